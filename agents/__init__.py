@@ -1,0 +1,1 @@
+"""Thin Faust agents, their wiring, and the command line."""

@@ -1,0 +1,242 @@
+"""The HTTP interface: thin views over a `Service`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from aiohttp import web
+
+from agents.metrics import Metrics
+from agents.service import Service
+from agents.web.body import MAX_BODY_BYTES, read_json
+from agents.web.errors import error_middleware, json_response
+from agents.web.query import deadline_ms, identifier, integer, request_from_query, request_of
+from schemas.errors import BadEvent, BadInput, BadItem, BadRequest
+from schemas.records import Interaction, Item, SlateItem
+from schemas.validation import interaction_from, item_from
+
+__all__ = ["MAX_EVENTS", "attach", "build_app", "routes"]
+
+MAX_EVENTS = 1_000
+"Events that one body may hold."
+PAGE = Path(__file__).with_name("page.html")
+IMAGE_TYPES = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".gif": "image/gif",
+    ".webp": "image/webp",
+}
+
+
+def build_app(
+    service: Service, metrics: Metrics, *, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+) -> web.Application:
+    """An aiohttp application with the whole interface."""
+    app = web.Application(client_max_size=MAX_BODY_BYTES)
+    attach(app, service, metrics, now_ms=now_ms)
+    return app
+
+
+def attach(
+    app: web.Application,
+    service: Service,
+    metrics: Metrics,
+    *,
+    now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+) -> None:
+    """Mount the interface on an application that has not started yet.
+
+    Its errors become JSON for every path of that application, also for paths that it does not know.
+    """
+    app.middlewares.append(error_middleware(metrics))
+    app.add_routes(routes(service, metrics, now_ms=now_ms))
+
+
+def routes(
+    service: Service, metrics: Metrics, *, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+) -> web.RouteTableDef:
+    """The views. `now_ms` is the time given to events that carry none, epoch milliseconds."""
+    table = web.RouteTableDef()
+    _events(table, service, metrics, now_ms)
+    _recommendations(table, service)
+    _users(table, service)
+    _items(table, service)
+    _operations(table, service)
+    return table
+
+
+def _events(table: web.RouteTableDef, service: Service, metrics: Metrics, now_ms: Callable[[], int]) -> None:
+    @table.post("/v1/events")
+    async def events(request: web.Request) -> web.Response:
+        """One event or a list of up to 1,000.
+
+        A list is answered 202 with `{"accepted", "rejected": [{"index", "error"}], "tokens"}`, also when all of it is
+        rejected: its good events are stored whatever their neighbours are. A single event that is rejected is answered
+        400 with the same body and an `error`. A body that is not JSON, or neither an object nor a list, is 400 with
+        `error` alone; so is a list that is too long. `tokens` stand in the order of the accepted events.
+        """
+        body = await read_json(request)
+        if not isinstance(body, dict | list):
+            raise BadRequest("invalid_body", "the body must be an event or a list of events")
+        batch = body if isinstance(body, list) else [body]
+        if len(batch) > MAX_EVENTS:
+            raise BadRequest(
+                "too_many_events", f"the list holds {len(batch)} events, at most {MAX_EVENTS} are taken at once"
+            )
+        accepted, rejected = _parse_events(batch, now_ms())
+        tokens = await service.send_events(accepted) if accepted else ()
+        metrics.count("http_events", len(accepted), outcome="accepted")
+        metrics.count("http_events", len(rejected), outcome="rejected")
+        answer: dict[str, object] = {
+            "accepted": len(accepted),
+            "rejected": rejected,
+            "tokens": [{"partition": token.partition, "offset": token.offset} for token in tokens],
+        }
+        if isinstance(body, dict) and rejected:
+            return json_response({"error": rejected[0]["error"], **answer}, 400)
+        return json_response(answer, 202)
+
+
+def _parse_events(batch: list[object], now_ms: int) -> tuple[list[Interaction], list[dict[str, object]]]:
+    accepted: list[Interaction] = []
+    rejected: list[dict[str, object]] = []
+    for index, entry in enumerate(batch):
+        try:
+            if not isinstance(entry, dict):
+                raise BadEvent("invalid_event", "an event must be a JSON object")
+            accepted.append(interaction_from(entry, now_ms=now_ms))
+        except BadInput as error:
+            rejected.append({"index": index, "error": error.to_json()})
+    return accepted, rejected
+
+
+def _recommendations(table: web.RouteTableDef, service: Service) -> None:
+    @table.get("/v1/recommend/{user_id}")
+    async def recommend(request: web.Request) -> web.Response:
+        """A slate; parameters as in `request_from_query`, and `deadline_ms`."""
+        wanted = request_from_query(identifier(request.match_info["user_id"], "user_id"), request.query)
+        slate = await service.recommend(wanted, deadline_ms(request.query, request.headers))
+        return json_response(slate.to_json())
+
+    @table.post("/v1/recommend")
+    async def recommend_body(request: web.Request) -> web.Response:
+        """A slate for a whole request body, `candidates` included; the deadline as in `deadline_ms`."""
+        wanted = request_of(_object(await read_json(request)))
+        slate = await service.recommend(wanted, deadline_ms(request.query, request.headers))
+        return json_response(slate.to_json())
+
+    @table.get("/v1/similar/{item_id}")
+    async def similar(request: web.Request) -> web.Response:
+        """Items like one item; 404 when it is unknown."""
+        item_id = identifier(request.match_info["item_id"], "item_id")
+        k = integer(request.query, "k", 1, 500) if "k" in request.query else 10
+        found = await service.similar(item_id, k)
+        return json_response({"item_id": item_id, "items": [_slate_item(item) for item in found]})
+
+
+def _users(table: web.RouteTableDef, service: Service) -> None:
+    @table.get("/v1/users/{user_id}")
+    async def user(request: web.Request) -> web.Response:
+        """What is known of a person; 404 when nothing is."""
+        user_id = identifier(request.match_info["user_id"], "user_id")
+        known = await service.user(user_id)
+        if known is None:
+            raise BadRequest("unknown_user", "nothing is known of this user", "user_id")
+        return json_response({"user_id": user_id, **known})
+
+    @table.delete("/v1/users/{user_id}")
+    async def erase(request: web.Request) -> web.Response:
+        """Erasure of a person; the same answer whether or not anything was known."""
+        user_id = identifier(request.match_info["user_id"], "user_id")
+        await service.erase(user_id)
+        return json_response({"user_id": user_id, "erased": True})
+
+
+def _items(table: web.RouteTableDef, service: Service) -> None:
+    @table.get("/v1/items/{item_id}")
+    async def item(request: web.Request) -> web.Response:
+        """A catalogue entry; 404 when it is unknown."""
+        known = await service.item(identifier(request.match_info["item_id"], "item_id"))
+        if known is None:
+            raise BadItem("unknown_item", "there is no such item", "item_id")
+        return json_response(_item(known))
+
+    @table.put("/v1/items/{item_id}")
+    async def put(request: web.Request) -> web.Response:
+        """Store a catalogue entry; the id in the body, if there is one, must be the one in the path."""
+        item_id = identifier(request.match_info["item_id"], "item_id")
+        body = _object(await read_json(request))
+        if body.get("item_id", item_id) != item_id:
+            raise BadItem("invalid_field", "item_id in the body is not the one in the path", "item_id")
+        await service.put_item(item_from({**body, "item_id": item_id}))
+        return json_response({"item_id": item_id, "accepted": 1}, 202)
+
+    @table.delete("/v1/items/{item_id}")
+    async def delete(request: web.Request) -> web.Response:
+        """Remove a catalogue entry; the same answer whether or not it was there."""
+        item_id = identifier(request.match_info["item_id"], "item_id")
+        await service.delete_item(item_id)
+        return json_response({"item_id": item_id, "accepted": 1}, 202)
+
+    @table.get("/v1/items/{item_id}/image")
+    async def image(request: web.Request) -> web.StreamResponse:
+        """The item's image, from the local file recorded for it and nowhere else."""
+        path = await service.image(identifier(request.match_info["item_id"], "item_id"))
+        kind = IMAGE_TYPES.get(path.suffix.lower()) if path is not None else None
+        if path is None or kind is None or not path.is_file():
+            raise BadItem("no_image", "there is no local image of this item", "item_id")
+        headers = {"Content-Type": kind, "Cache-Control": "max-age=3600", "X-Content-Type-Options": "nosniff"}
+        return web.FileResponse(path, headers=headers)
+
+
+def _operations(table: web.RouteTableDef, service: Service) -> None:
+    @table.get("/healthz")
+    async def healthz(request: web.Request) -> web.Response:  # noqa: ARG001
+        """200 while the process answers at all."""
+        return json_response({"status": "ok"})
+
+    @table.get("/readyz")
+    async def readyz(request: web.Request) -> web.Response:  # noqa: ARG001
+        """200 when requests are answered, else 503; both say how each part is."""
+        ready, parts = service.ready()
+        return json_response({"ready": ready, **parts}, 200 if ready else 503)
+
+    @table.get("/metrics")
+    async def metrics_text(request: web.Request) -> web.Response:  # noqa: ARG001
+        """Prometheus text."""
+        headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        return web.Response(body=service.metrics().encode(), headers=headers)
+
+    if PAGE.is_file():
+
+        @table.get("/")
+        async def page(request: web.Request) -> web.StreamResponse:  # noqa: ARG001
+            """A page to look at slates."""
+            return web.FileResponse(PAGE, headers={"Content-Type": "text/html; charset=utf-8"})
+
+
+def _object(value: object) -> Mapping[str, object]:
+    if not isinstance(value, dict):
+        raise BadRequest("invalid_body", "the body must be a JSON object")
+    return value
+
+
+def _slate_item(item: SlateItem) -> dict[str, object]:
+    return {"item_id": item.item_id, "score": item.score, "sources": list(item.sources)}
+
+
+def _item(item: Item) -> dict[str, object]:
+    return {
+        "item_id": item.item_id,
+        "title": item.title,
+        "text": item.text,
+        "categories": list(item.categories),
+        "image": item.image,
+        "price": item.price,
+        "available": item.available,
+        "published_at": item.published_at,
+        "attributes": dict(item.attributes),
+    }

@@ -1,0 +1,79 @@
+"""Stand-ins for what tests do not start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agents.metrics import Metrics
+from schemas.errors import BadRequest
+from schemas.records import After, Interaction, Item, Request, Slate, SlateItem
+
+
+@dataclass
+class FakeService:
+    """A worker in memory: a slate is the catalogue without what the user touched; every call raises `failure` if set."""
+
+    registry: Metrics = field(default_factory=Metrics)
+    catalogue: dict[str, Item] = field(default_factory=dict)
+    images: dict[str, Path] = field(default_factory=dict)
+    events: list[Interaction] = field(default_factory=list)
+    requests: list[tuple[Request, int | None]] = field(default_factory=list)
+    is_ready: bool = True
+    failure: Exception | None = None
+
+    def _guard(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+
+    async def recommend(self, request: Request, deadline_ms: int | None) -> Slate:
+        self._guard()
+        self.requests.append((request, deadline_ms))
+        hidden = {event.item_id for event in self.events if event.user_id == request.user_id} | set(request.exclude)
+        chosen = [item_id for item_id in request.candidates or self.catalogue if item_id not in hidden][: request.k]
+        items = tuple(SlateItem(item_id, 1.0 / rank, ("popular",)) for rank, item_id in enumerate(chosen, 1))
+        return Slate(request.request_id, request.user_id, items, "none", "default", timings_ms={"total": 1.0})
+
+    async def similar(self, item_id: str, k: int) -> Sequence[SlateItem]:
+        self._guard()
+        if item_id not in self.catalogue:
+            raise BadRequest("unknown_item", "there is no such item", "item_id")
+        return [SlateItem(other, 0.5, ("content",)) for other in self.catalogue if other != item_id][:k]
+
+    async def user(self, user_id: str) -> Mapping[str, object] | None:
+        self._guard()
+        found = [event.item_id for event in self.events if event.user_id == user_id]
+        return {"event_count": len(found), "history": found} if found else None
+
+    async def erase(self, user_id: str) -> None:
+        self._guard()
+        self.events = [event for event in self.events if event.user_id != user_id]
+
+    async def send_events(self, events: Sequence[Interaction]) -> Sequence[After]:
+        self._guard()
+        first = len(self.events)
+        self.events.extend(events)
+        return [After(0, first + index) for index in range(len(events))]
+
+    async def put_item(self, item: Item) -> None:
+        self._guard()
+        self.catalogue[item.item_id] = item
+
+    async def delete_item(self, item_id: str) -> None:
+        self._guard()
+        self.catalogue.pop(item_id, None)
+
+    async def item(self, item_id: str) -> Item | None:
+        self._guard()
+        return self.catalogue.get(item_id)
+
+    async def image(self, item_id: str) -> Path | None:
+        self._guard()
+        return self.images.get(item_id)
+
+    def ready(self) -> tuple[bool, Mapping[str, object]]:
+        return self.is_ready, {"broker": self.is_ready}
+
+    def metrics(self) -> str:
+        return self.registry.render()
