@@ -13,7 +13,7 @@ from schemas.records import After, Interaction, Item, Request, Slate, SlateItem
 
 @dataclass
 class FakeService:
-    """A worker in memory: a slate is the catalogue without what the user touched; every call raises `failure` if set."""
+    """A worker in memory: a slate is the catalogue without what the user touched; calls raise `failure` if set."""
 
     registry: Metrics = field(default_factory=Metrics)
     catalogue: dict[str, Item] = field(default_factory=dict)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import orjson
-from aiohttp import ClientPayloadError, web
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp import web
 
 from schemas.errors import BadRequest
 
@@ -30,7 +29,7 @@ async def read_json(request: web.Request) -> object:
             body += part
             if len(body) > MAX_BODY_BYTES:
                 raise _too_large()
-    except (ClientPayloadError, HttpProcessingError) as exc:
+    except web.RequestPayloadError as exc:
         raise BadRequest("unreadable_body", "the body breaks off or is not encoded as its headers say") from exc
     if not body.strip():
         raise BadRequest("empty_body", "the body must be JSON, but it is empty")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -112,7 +113,7 @@ async def test_a_malformed_body_is_a_clear_error(client: Client, body: bytes, co
 
 
 async def test_a_body_is_bounded_in_bytes_and_events(client: Client) -> None:
-    assert (await error_of(await client.post("/v1/events", data=b" " * (MAX_BODY_BYTES + 1)), 413))[
+    assert (await error_of(await client.post("/v1/events", data=io.BytesIO(b" " * (MAX_BODY_BYTES + 1))), 413))[
         "code"
     ] == "too_large"
     error = await error_of(await client.post("/v1/events", json=[event()] * (MAX_EVENTS + 1)), 400)

@@ -1,0 +1,170 @@
+"""The HTTP part of the contract against a running worker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+
+from streams.settings import Settings
+
+pytestmark = pytest.mark.integration
+
+START_MS = 1_700_000_000_000
+PATIENCE_S = 60.0
+BAD = 100
+
+
+@pytest.fixture
+async def http(worker: Settings) -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(worker.web, timeout=aiohttp.ClientTimeout(total=30)) as session:
+        for n in range(30):
+            body = {"title": f"Title {n}", "categories": ["even" if n % 2 == 0 else "odd"]}
+            async with session.put(f"/v1/items/item-{n}", json=body) as response:
+                assert response.status == 202
+        yield session
+
+
+async def get(http: aiohttp.ClientSession, path: str, **params: Any) -> tuple[int, Any]:
+    async with http.get(path, params={name: str(value) for name, value in params.items()}) as response:
+        return response.status, await response.json()
+
+
+async def slate_when(http: aiohttp.ClientSession, user_id: str, holds: Any, **params: Any) -> list[str]:
+    """Items of the first slate for which `holds`: the catalogue reaches the worker without a token to wait on."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            status, slate = await get(http, f"/v1/recommend/{user_id}", deadline_ms=10_000, **params)
+            found = [item["item_id"] for item in slate.get("items", ())]
+            if status == 200 and holds(found):
+                return found
+
+
+def malformed(n: int) -> bytes:
+    """The n-th malformed body: ten ways, each with something of its own."""
+    event = {"user_id": f"user-{n}", "item_id": "item-1", "event_time": START_MS}
+    ways: list[bytes] = [
+        b"{" * (n + 1),
+        json.dumps(event).encode()[:-1],
+        b"\xff" * (n + 1),
+        b"",
+        json.dumps({**event, "user_id": ""}).encode(),
+        json.dumps({**event, "event_time": f"yesterday {n}"}).encode(),
+        json.dumps({**event, "value": "NaN"}).encode(),
+        json.dumps({**event, f"field{n}": 1}).encode(),
+        json.dumps({**event, "item_id": "x" * (300 + n)}).encode(),
+        json.dumps(f"text {n}").encode(),
+    ]
+    return ways[n % len(ways)]
+
+
+async def test_an_event_changes_the_next_slate(http: aiohttp.ClientSession) -> None:
+    found = await slate_when(http, "ann", lambda items: len(items) == 5, k=5)
+    for n in range(3):
+        touched = found[0]
+        body = {"user_id": "ann", "item_id": touched, "event_time": START_MS + n}
+        async with http.post("/v1/events", json=body) as response:
+            assert response.status == 202
+            token = (await response.json())["tokens"][0]
+        after = f"{token['partition']}:{token['offset']}"
+        status, slate = await get(http, "/v1/recommend/ann", k=5, after=after, deadline_ms=10_000)
+        assert status == 200
+        found = [item["item_id"] for item in slate["items"]]
+        assert "stale" not in slate["degraded"]
+        assert touched not in found
+        assert slate["as_of"]["offset"] >= token["offset"]
+    status, known = await get(http, "/v1/users/ann")
+    assert (status, known["event_count"]) == (200, 3)
+
+
+async def test_an_excluded_or_deleted_item_is_never_in_a_slate(http: aiohttp.ClientSession) -> None:
+    found = await slate_when(http, "bob", lambda items: len(items) == 10, k=10)
+    _, slate = await get(http, "/v1/recommend/bob", k=10, exclude=",".join(found[:4]), deadline_ms=10_000)
+    assert not {item["item_id"] for item in slate["items"]} & set(found[:4])
+    _, slate = await get(http, "/v1/recommend/bob", k=30, category="even", deadline_ms=10_000)
+    assert all(int(item["item_id"].split("-")[1]) % 2 == 0 for item in slate["items"])
+    async with http.delete(f"/v1/items/{found[0]}") as response:
+        assert response.status == 202
+    await slate_when(http, "bob", lambda items: items and found[0] not in items, k=30)
+
+
+async def test_similar_items_are_known_items(http: aiohttp.ClientSession) -> None:
+    await slate_when(http, "cat", lambda items: len(items) == 30, k=30)
+    status, body = await get(http, "/v1/similar/item-1", k=5)
+    assert status == 200
+    similar = [item["item_id"] for item in body["items"]]
+    assert similar
+    assert "item-1" not in similar
+    status, body = await get(http, "/v1/similar/unheard-of")
+    assert (status, body["error"]["code"]) == (404, "unknown_item")
+
+
+async def test_erasure_forgets_the_person(http: aiohttp.ClientSession) -> None:
+    async with http.post("/v1/events", json={"user_id": "dan", "item_id": "item-2"}) as response:
+        token = (await response.json())["tokens"][0]
+    after = f"{token['partition']}:{token['offset']}"
+    await get(http, "/v1/recommend/dan", after=after, deadline_ms=10_000)
+    assert (await get(http, "/v1/users/dan"))[0] == 200
+    async with http.delete("/v1/users/dan") as response:
+        assert response.status == 200
+    status, body = await get(http, "/v1/users/dan")
+    assert (status, body["error"]["code"]) == (404, "unknown_user")
+
+
+async def test_malformed_bodies_are_clear_errors_and_good_ones_between_them_are_stored(
+    http: aiohttp.ClientSession,
+) -> None:
+    accepted = 0
+    token: dict[str, int] = {}
+    for n in range(BAD):
+        async with http.post("/v1/events", data=malformed(n)) as response:
+            assert response.status == 400, malformed(n)
+            error = (await response.json())["error"]
+            assert error["code"]
+            assert error["message"]
+            assert "Traceback" not in await response.text()
+        body = {"user_id": "eve", "item_id": f"item-{n}", "event_time": START_MS + n}
+        async with http.post("/v1/events", json=body) as response:
+            assert response.status == 202
+            answer = await response.json()
+            accepted += answer["accepted"]
+            token = answer["tokens"][0]
+    assert accepted == BAD
+    mixed = [{"user_id": "eve", "item_id": "a"}, 1, {"item_id": "b"}, {"user_id": "eve", "item_id": "c"}]
+    async with http.post("/v1/events", json=mixed) as response:
+        assert response.status == 202
+        answer = await response.json()
+    assert answer["accepted"] == len(answer["tokens"]) == 2
+    assert [entry["index"] for entry in answer["rejected"]] == [1, 2]
+    token = answer["tokens"][-1]
+    after = f"{token['partition']}:{token['offset']}"
+    _, slate = await get(http, "/v1/recommend/eve", after=after, deadline_ms=10_000)
+    assert "stale" not in slate["degraded"]
+    _, known = await get(http, "/v1/users/eve")
+    assert known["event_count"] == BAD + 2
+    async with http.get("/metrics") as response:
+        text = await response.text()
+    assert counter(text, 'riffle_http_events_total{outcome="accepted"}') == BAD + 2
+
+
+async def test_unknown_paths_methods_and_parameters_are_json_errors(http: aiohttp.ClientSession) -> None:
+    for method, path, status in [
+        ("GET", "/v1/nothing", 404),
+        ("GET", "/table/users", 404),
+        ("DELETE", "/v1/events", 405),
+        ("GET", "/v1/recommend/ann?k=0", 400),
+        ("GET", "/v1/recommend/ann?unknown=1", 400),
+    ]:
+        async with http.request(method, path) as response:
+            assert response.status == status
+            assert (await response.json())["error"]["code"]
+
+
+def counter(text: str, series: str) -> float:
+    found = re.search(rf"^{re.escape(series)} (\S+)$", text, re.MULTILINE)
+    return float(found[1]) if found else 0.0

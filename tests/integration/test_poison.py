@@ -1,0 +1,117 @@
+"""Malformed records among good ones: each is a dead letter with reason and origin, and its neighbours never notice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from typing import Any
+
+import aiohttp
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from schemas.codec import decode, encode
+from streams.settings import Settings
+
+pytestmark = pytest.mark.integration
+
+JSON_HEADERS = [("content-type", b"application/json")]
+START_MS = 1_700_000_000_000
+USERS = 10
+GOOD_PER_BAD = 3
+BAD = 100
+PATIENCE_S = 60.0
+
+
+def good(n: int) -> dict[str, Any]:
+    user = f"user-{n % USERS}"
+    return {"event_id": f"e{n}", "user_id": user, "item_id": f"item-{n}", "event_time": START_MS + n, "action": "view"}
+
+
+def poison(n: int) -> tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]:
+    """Key, value and headers of the n-th malformed record: ten ways, each many times."""
+    event = good(1_000_000 + n)
+    key = event["user_id"].encode()
+    avro = encode("interaction", event)
+    as_json = json.dumps(event).encode()
+    ways: list[tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]] = [
+        (key, b"", []),
+        (key, None, []),
+        (None, avro, []),
+        (b"somebody else", avro, []),
+        (key, avro[: 12 + n % 5], []),
+        (key, avro + b"\x00", []),
+        (key, b"\xc3\x01" + bytes(8) + avro[10:], []),
+        (key, b"\x7fgarbage", []),
+        (key, as_json[:-1], JSON_HEADERS),
+        (key, json.dumps({**event, "event_time": "yesterday"}).encode(), JSON_HEADERS),
+    ]
+    return ways[n % len(ways)]
+
+
+def total(text: str, name: str) -> float:
+    """Sum of a counter over its labels."""
+    return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE))
+
+
+async def test_malformed_records_become_dead_letters_and_their_neighbours_are_unaffected(worker: Settings) -> None:
+    topic = worker.topic("interactions")
+    producer = AIOKafkaProducer(bootstrap_servers=worker.bootstrap_servers, acks="all", linger_ms=5)
+    await producer.start()
+    sent_bad, sent_good = [], []
+    for n in range(BAD):
+        key, value, headers = poison(n)
+        sent_bad.append(await producer.send(topic, key=key, value=value, headers=headers))
+        for m in range(n * GOOD_PER_BAD, (n + 1) * GOOD_PER_BAD):
+            event = good(m)
+            as_json = m % 2 == 0
+            value = json.dumps(event).encode() if as_json else encode("interaction", event)
+            key = event["user_id"].encode()
+            sent_good.append(await producer.send(topic, key=key, value=value, headers=JSON_HEADERS if as_json else []))
+    bad = {(meta.partition, meta.offset): n for n, meta in enumerate(await asyncio.gather(*sent_bad))}
+    tokens = await asyncio.gather(*sent_good)
+    await producer.stop()
+
+    letters = await dead_letters(worker, BAD)
+    assert {(letter["partition"], letter["offset"]) for letter in letters} == set(bad)
+    for letter in letters:
+        key, value, _ = poison(bad[letter["partition"], letter["offset"]])
+        assert letter["topic"] == topic
+        assert letter["code"]
+        assert letter["reason"]
+        assert letter["key"] == key
+        assert letter["value"] == value
+
+    async with aiohttp.ClientSession(worker.web) as session:
+        for user in range(USERS):
+            token = max((meta for n, meta in enumerate(tokens) if n % USERS == user), key=lambda meta: meta.offset)
+            query = {"after": f"{token.partition}:{token.offset}", "deadline_ms": "10000"}
+            async with session.get(f"/v1/recommend/user-{user}", params=query) as response:
+                assert response.status == 200
+                assert "stale" not in (await response.json())["degraded"]
+            async with session.get(f"/v1/users/user-{user}") as response:
+                assert (await response.json())["event_count"] == BAD * GOOD_PER_BAD // USERS
+        async with session.get("/metrics") as response:
+            text = await response.text()
+    assert total(text, "riffle_dead_letters_total") == BAD
+    assert total(text, "riffle_events_applied_total") == BAD * GOOD_PER_BAD
+
+
+async def dead_letters(settings: Settings, count: int) -> list[dict[str, Any]]:
+    """All dead letters, at least `count`, and none that comes while one more read is empty."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=settings.bootstrap_servers, auto_offset_reset="earliest", isolation_level="read_committed"
+    )
+    await consumer.start()
+    found: list[dict[str, Any]] = []
+    try:
+        consumer.assign([TopicPartition(settings.topic("dead-letters"), 0)])
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                fetched = await consumer.getmany(timeout_ms=500)
+                found += [decode("dead_letter", r.value, r.headers)[0] for rs in fetched.values() for r in rs]
+                if len(found) >= count and not fetched:
+                    return found
+    finally:
+        await consumer.stop()

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import orjson
+import pytest
+from aiokafka.errors import KafkaError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.codec import Framing, decode, encode
+from schemas.errors import BadRequest, DeadlineExceeded, NotReady, RiffleError
+from schemas.records import After, AsOf, Interaction, Request, Slate, SlateItem
+from streams.client import JSON_HEADERS, EventProducer, RiffleClient, slate_from
+from streams.settings import Settings
+
+SETTINGS = Settings(home=Path("/nowhere"))
+SLATE = Slate(
+    "r",
+    "u",
+    (SlateItem("i", 0.5, ("popular", "content"), {"source": "popular"}), SlateItem("j", 0.25, ("fresh",))),
+    "r1",
+    "default",
+    ("stale",),
+    AsOf(1, 7, 1_700_000_000_000),
+    {"rank": 1.5},
+)
+
+
+class Broker:
+    """Takes the place of an aiokafka producer: keeps what was sent, and answers or fails as told."""
+
+    def __init__(self) -> None:
+        self.sent: list[dict[str, object]] = []
+        self.acks: list[asyncio.Future[object]] = []
+        self.failure: Exception | None = None
+        self.on_send = lambda headers: None
+
+    async def send(self, topic: str, *, value: bytes, key: bytes, headers: list[tuple[str, bytes]]) -> asyncio.Future:
+        if self.failure is not None:
+            raise self.failure
+        self.sent.append({"topic": topic, "value": value, "key": key, "headers": dict(headers)})
+        ack: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        self.acks.append(ack)
+        self.on_send(dict(headers))
+        return ack
+
+    async def stop(self) -> None:
+        for ack in self.acks:
+            ack.cancel()
+
+
+@pytest.fixture
+def broker() -> Broker:
+    return Broker()
+
+
+@pytest.fixture
+async def client(broker: Broker) -> AsyncIterator[RiffleClient]:
+    client = RiffleClient(SETTINGS, max_waiting=2)
+    client._producer = broker
+    client._reader = asyncio.create_task(asyncio.Event().wait())
+    yield client
+    await client.stop()
+
+
+def reply(slate: Slate, correlation_id: str, framing: Framing) -> tuple[bytes, list[tuple[str, bytes]]]:
+    headers = [("Faust-Ag-CorrelationId", correlation_id.encode())]
+    body = slate.to_json()
+    if framing is Framing.JSON:
+        envelope = {"key": slate.user_id, "value": body, "correlation_id": correlation_id}
+        return orjson.dumps(envelope), [*headers, *JSON_HEADERS]
+    for entry in body["items"]:
+        entry["explanation"] = orjson.dumps(entry["explanation"]).decode() if "explanation" in entry else None
+    return encode("slate", {**body, "error": None, "correlation_id": correlation_id}), headers
+
+
+@pytest.mark.parametrize("framing", [Framing.JSON, Framing.SINGLE_OBJECT])
+def test_a_slate_survives_its_reply(framing: Framing) -> None:
+    assert slate_from(*reply(SLATE, "c", framing)) == SLATE
+
+
+@pytest.mark.parametrize("framing", [Framing.JSON, Framing.SINGLE_OBJECT])
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("deadline_exceeded", DeadlineExceeded),
+        ("not_ready", NotReady),
+        ("invalid_field", BadRequest),
+        ("internal", RiffleError),
+    ],
+)
+def test_an_error_reply_becomes_the_error_it_names(framing: Framing, code: str, kind: type[RiffleError]) -> None:
+    error = {"code": code, "message": "why", "field": "k"}
+    if framing is Framing.JSON:
+        value, headers = orjson.dumps({"key": "u", "value": {"error": error}, "correlation_id": "c"}), JSON_HEADERS
+    else:
+        value, headers = encode("slate", {"request_id": "", "user_id": "u", "error": error}), []
+    with pytest.raises(RiffleError) as caught:
+        slate_from(value, headers)
+    assert type(caught.value) is kind
+    assert caught.value.to_json() == error
+
+
+@given(st.one_of(st.none(), st.binary(max_size=60)), st.booleans())
+def test_an_unreadable_reply_is_one_kind_of_error(value: bytes | None, is_json: bool) -> None:
+    with pytest.raises(RiffleError) as caught:
+        slate_from(value, JSON_HEADERS if is_json else [])
+    assert caught.value.code == "unreadable_reply"
+
+
+async def test_a_request_is_registered_before_it_is_sent(client: RiffleClient, broker: Broker) -> None:
+    def answer_at_once(headers: dict[str, bytes]) -> None:
+        client._receive(*reply(SLATE, headers["Faust-Ag-CorrelationId"].decode(), Framing.SINGLE_OBJECT))
+
+    broker.on_send = answer_at_once
+    request = Request("r", "u", k=3, exclude=("x",), after=After(1, 7))
+    assert await client.recommend(request, 1_000) == SLATE
+    sent = broker.sent[0]
+    assert (sent["topic"], sent["key"]) == ("riffle.requests", b"u")
+    assert sent["headers"]["Faust-Ag-ReplyTo"] == b"riffle.replies"
+    assert 0 < int(sent["headers"]["deadline-ms"]) <= 1_000
+    datum, framing = decode("request", sent["value"])
+    assert framing is Framing.SINGLE_OBJECT
+    assert datum["exclude"] == ["x"]
+    assert datum["after"] == {"partition": 1, "offset": 7}
+    assert client.waiting == 0
+
+
+async def test_a_late_reply_is_dropped_and_counted(client: RiffleClient, broker: Broker) -> None:
+    with pytest.raises(DeadlineExceeded):
+        await client.recommend(Request("r", "u"), 1)
+    assert client.waiting == 0
+    correlation_id = broker.sent[0]["headers"]["Faust-Ag-CorrelationId"].decode()
+    client._receive(*reply(SLATE, correlation_id, Framing.JSON))
+    client._receive(*reply(SLATE, "of-another-client", Framing.JSON))
+    assert client.counters == {"sent": 1, "deadline": 1, "late": 1, "foreign": 1}
+
+
+async def test_what_waits_is_bounded_and_ends_when_the_client_stops(client: RiffleClient, broker: Broker) -> None:
+    both_sent = asyncio.Event()
+    broker.on_send = lambda headers: both_sent.set() if len(broker.sent) == 2 else None
+    asked = [asyncio.create_task(client.recommend(Request("r", "u"), 60_000)) for _ in range(2)]
+    await both_sent.wait()
+    with pytest.raises(NotReady) as caught:
+        await client.recommend(Request("r", "u"), 60_000)
+    assert caught.value.code == "too_many_waiting"
+    await client.stop()
+    for outcome in await asyncio.gather(*asked, return_exceptions=True):
+        assert isinstance(outcome, NotReady)
+    assert client.waiting == 0
+
+
+async def test_a_request_that_the_broker_refuses_fails_at_once(client: RiffleClient, broker: Broker) -> None:
+    broker.on_send = lambda headers: broker.acks[-1].set_exception(KafkaError("gone"))
+    with pytest.raises(NotReady):
+        await client.recommend(Request("r", "u"), 60_000)
+    broker.failure = KafkaError("gone")
+    with pytest.raises(NotReady):
+        await client.recommend(Request("r", "u"), 60_000)
+    assert client.waiting == 0
+
+
+async def test_nothing_is_sent_before_start() -> None:
+    with pytest.raises(NotReady):
+        await RiffleClient(SETTINGS).recommend(Request("r", "u"))
+    with pytest.raises(NotReady):
+        await EventProducer(SETTINGS).send_events([Interaction("e", "u", "i", 0)])
