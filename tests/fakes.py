@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from agents.metrics import Metrics
-from schemas.errors import BadRequest
-from schemas.records import After, Interaction, Item, Request, Slate, SlateItem
+from schemas.errors import BadItem, BadRequest
+from schemas.records import Interaction, Item, Request, Slate, SlateItem
 
 
 @dataclass
 class FakeService:
     """A worker in memory: a slate is the catalogue without what the user touched; calls raise `failure` if set."""
 
-    registry: Metrics = field(default_factory=Metrics)
+    metrics: Metrics = field(default_factory=Metrics)
     catalogue: dict[str, Item] = field(default_factory=dict)
-    images: dict[str, Path] = field(default_factory=dict)
     events: list[Interaction] = field(default_factory=list)
     requests: list[tuple[Request, int | None]] = field(default_factory=list)
     is_ready: bool = True
@@ -27,7 +25,7 @@ class FakeService:
         if self.failure is not None:
             raise self.failure
 
-    async def recommend(self, request: Request, deadline_ms: int | None) -> Slate:
+    async def recommend(self, request: Request, deadline_ms: int | None = None) -> Slate:
         self._guard()
         self.requests.append((request, deadline_ms))
         hidden = {event.item_id for event in self.events if event.user_id == request.user_id} | set(request.exclude)
@@ -35,26 +33,29 @@ class FakeService:
         items = tuple(SlateItem(item_id, 1.0 / rank, ("popular",)) for rank, item_id in enumerate(chosen, 1))
         return Slate(request.request_id, request.user_id, items, "none", "default", timings_ms={"total": 1.0})
 
-    async def similar(self, item_id: str, k: int) -> Sequence[SlateItem]:
+    def similar(self, item_id: str, k: int) -> Sequence[SlateItem]:
         self._guard()
         if item_id not in self.catalogue:
-            raise BadRequest("unknown_item", "there is no such item", "item_id")
+            raise BadItem("not_found", "there is no such item", "item_id")
         return [SlateItem(other, 0.5, ("content",)) for other in self.catalogue if other != item_id][:k]
 
-    async def user(self, user_id: str) -> Mapping[str, object] | None:
+    def user(self, user_id: str) -> Mapping[str, object]:
         self._guard()
         found = [event.item_id for event in self.events if event.user_id == user_id]
-        return {"event_count": len(found), "history": found} if found else None
+        if not found:
+            raise BadRequest("not_found", "nothing is known of this person", "user_id")
+        return {"user_id": user_id, "events": len(found)}
 
-    async def erase(self, user_id: str) -> None:
+    async def erase(self, user_id: str) -> Mapping[str, int]:
         self._guard()
         self.events = [event for event in self.events if event.user_id != user_id]
+        return {"partition": 0, "offset": len(self.events)}
 
-    async def send_events(self, events: Sequence[Interaction]) -> Sequence[After]:
+    async def send_events(self, events: Sequence[Interaction]) -> Sequence[Mapping[str, int]]:
         self._guard()
         first = len(self.events)
         self.events.extend(events)
-        return [After(0, first + index) for index in range(len(events))]
+        return [{"partition": 0, "offset": first + index} for index in range(len(events))]
 
     async def put_item(self, item: Item) -> None:
         self._guard()
@@ -64,16 +65,14 @@ class FakeService:
         self._guard()
         self.catalogue.pop(item_id, None)
 
-    async def item(self, item_id: str) -> Item | None:
+    def item(self, item_id: str) -> Item:
         self._guard()
-        return self.catalogue.get(item_id)
-
-    async def image(self, item_id: str) -> Path | None:
-        self._guard()
-        return self.images.get(item_id)
+        if item_id not in self.catalogue:
+            raise BadItem("not_found", "there is no such item", "item_id")
+        return self.catalogue[item_id]
 
     def ready(self) -> tuple[bool, Mapping[str, object]]:
-        return self.is_ready, {"broker": self.is_ready}
+        return self.is_ready, {} if self.is_ready else {"catalogue": "being read"}
 
-    def metrics(self) -> str:
-        return self.registry.render()
+    def render_metrics(self) -> str:
+        return self.metrics.render()

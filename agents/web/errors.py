@@ -10,19 +10,19 @@ from urllib.parse import urlsplit
 import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
+from aiokafka.errors import KafkaError
 
 from agents.metrics import Metrics
-from schemas.errors import BadInput, DeadlineExceeded, RiffleError, TransientError
+from schemas.errors import BadInput, DeadlineExceeded, NotReady, RiffleError, TransientError
 
 __all__ = ["error_middleware", "error_response", "json_response", "status_of"]
 
 log = logging.getLogger(__name__)
 
-NOT_FOUND = frozenset({"unknown_item", "unknown_user", "no_image"})
 HTTP_CODES = {
     400: "bad_request",
     403: "forbidden",
-    404: "unknown_path",
+    404: "not_found",
     405: "method_not_allowed",
     411: "length_required",
     413: "too_large",
@@ -45,7 +45,7 @@ def error_response(error: RiffleError, status: int) -> web.Response:
 def status_of(error: RiffleError) -> int:
     """400 for input to mend, 404 and 413 by code, 503 and 504 for what may pass, 500 for the rest."""
     if isinstance(error, BadInput):
-        if error.code in NOT_FOUND:
+        if error.code == "not_found":
             return 404
         return 413 if error.code == "too_large" else 400
     if isinstance(error, DeadlineExceeded):
@@ -67,6 +67,10 @@ def error_middleware(metrics: Metrics) -> Middleware:
             response = _foreign_origin(request) or await handler(request)
         except RiffleError as error:
             response = error_response(error, status_of(error))
+        except KafkaError as exc:
+            log.warning("%s %s: %r", request.method, request.path, exc)
+            unavailable = NotReady("broker_unavailable", "the broker did not take it all; sending it again is safe")
+            response = error_response(unavailable, 503)
         except web.HTTPException as exc:
             response = _of_http(request, exc)
         except (asyncio.CancelledError, ConnectionError):

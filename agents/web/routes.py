@@ -1,230 +1,238 @@
-"""HTTP routes of the contract, on aiohttp. Errors are JSON with a code, never a stack trace."""
+"""The HTTP interface: thin views over a `Service`."""
 
 from __future__ import annotations
 
-import json
-import logging
-import uuid
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict
-from typing import Any
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from aiohttp import web
 
-from agents.service import Service
-from schemas.errors import BadEvent, BadInput, BadRequest, DeadlineExceeded, NotReady, RiffleError
-from schemas.validation import interaction_from, item_from, request_from
+from agents.web.body import MAX_BODY_BYTES, read_json
+from agents.web.errors import error_middleware, json_response
+from agents.web.query import deadline_ms, identifier, integer, request_from_query, request_of
+from agents.web.service import Service, Token
+from schemas.errors import BadEvent, BadInput, BadItem, BadRequest
+from schemas.records import Interaction, Item, SlateItem
+from schemas.validation import interaction_from, item_from
 
-__all__ = ["attach", "build_app"]
+__all__ = ["MAX_EVENTS", "attach", "build_app", "routes"]
 
-log = logging.getLogger(__name__)
-
-MAX_BODY = 1 << 20
 MAX_EVENTS = 1_000
-SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
-
-routes = web.RouteTableDef()
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-def _error(status: int, code: str, message: str, field: str | None = None) -> web.Response:
-    return web.json_response({"error": {"code": code, "message": message, "field": field}}, status=status)
-
-
-@web.middleware
-async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every failure as the contract's error object with the right status."""
-    try:
-        return await handler(request)
-    except BadInput as exc:
-        return web.json_response({"error": exc.to_json()}, status=404 if exc.code == "not_found" else 400)
-    except DeadlineExceeded as exc:
-        return web.json_response({"error": exc.to_json()}, status=504)
-    except NotReady as exc:
-        return web.json_response({"error": exc.to_json()}, status=503, headers={"Retry-After": "1"})
-    except RiffleError as exc:
-        return web.json_response({"error": exc.to_json()}, status=500)
-    except web.HTTPRequestEntityTooLarge:
-        return _error(413, "too_large", f"a body has at most {MAX_BODY} bytes")
-    except web.HTTPException as exc:
-        code = {404: "not_found", 405: "method_not_allowed"}.get(exc.status, "http_error")
-        return _error(exc.status, code, f"{request.method} {request.path}: {exc.reason}")
-    except Exception:
-        log.exception("%s %s failed", request.method, request.path)
-        return _error(500, "internal", "this is a fault of the service; its log says more")
+"Events that one body may hold."
+PAGE = Path(__file__).with_name("page.html")
+IMAGE_TYPES = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".gif": "image/gif",
+    ".webp": "image/webp",
+}
 
 
-async def _json(request: web.Request) -> Any:
-    if (request.content_length or 0) > MAX_BODY:
-        raise web.HTTPRequestEntityTooLarge(MAX_BODY, request.content_length or 0)
-    body = bytearray()
-    async for part in request.content.iter_chunked(1 << 16):
-        body += part
-        if len(body) > MAX_BODY:
-            raise web.HTTPRequestEntityTooLarge(MAX_BODY, len(body))
-    try:
-        return json.loads(bytes(body), parse_constant=_no_constant)
-    except (ValueError, RecursionError) as exc:
-        raise BadRequest("not_json", f"the body is not JSON: {str(exc)[:200]}") from exc
+def wall_clock_ms() -> int:
+    """Now, epoch milliseconds."""
+    return time.time_ns() // 1_000_000
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+def build_app(service: Service, *, now_ms: Callable[[], int] = wall_clock_ms) -> web.Application:
+    """An aiohttp application with the whole interface."""
+    app = web.Application(client_max_size=MAX_BODY_BYTES)
+    attach(app, service, now_ms=now_ms)
+    return app
 
 
-def _number(request: web.Request, name: str, default: int | None) -> int | None:
-    text = request.query.get(name)
-    if text is None:
-        return default
-    try:
-        return int(text)
-    except ValueError as exc:
-        raise BadRequest("invalid_field", f"{name} must be a whole number, is {text[:40]!r}", name) from exc
+def attach(app: web.Application, service: Service, *, now_ms: Callable[[], int] = wall_clock_ms) -> None:
+    """Mount the interface on an application that has not started yet.
 
-
-def _list(request: web.Request, name: str) -> list[str]:
-    return [part for text in request.query.getall(name, []) for part in text.split(",") if part]
-
-
-@routes.post("/v1/events")
-async def post_events(request: web.Request) -> web.Response:
-    """One event, or a list of at most 1,000.
-
-    202 with how many were accepted, an error for each that was not (by index), and a read-your-writes token for each
-    accepted one, in order. A body that is no JSON, or neither an object nor a list, is 400 as a whole.
+    Its errors become JSON for every path of that application, also for paths that it does not know.
     """
-    service = request.app[SERVICE]
-    body = await _json(request)
-    entries = body if isinstance(body, list) else [body]
-    if not isinstance(body, list | dict) or len(entries) > MAX_EVENTS:
-        raise BadRequest("invalid_body", f"send one event object or a list of at most {MAX_EVENTS}")
-    accepted, rejected = [], []
-    for index, entry in enumerate(entries):
+    app.middlewares.append(error_middleware(service.metrics))
+    app.add_routes(routes(service, now_ms=now_ms))
+
+
+def routes(service: Service, *, now_ms: Callable[[], int] = wall_clock_ms) -> web.RouteTableDef:
+    """The views. `now_ms` is the time given to events that carry none, epoch milliseconds."""
+    table = web.RouteTableDef()
+    _events(table, service, now_ms)
+    _recommendations(table, service)
+    _users(table, service)
+    _items(table, service)
+    _operations(table, service)
+    return table
+
+
+def _events(table: web.RouteTableDef, service: Service, now_ms: Callable[[], int]) -> None:
+    @table.post("/v1/events")
+    async def events(request: web.Request) -> web.Response:
+        """One event or a list of up to 1,000.
+
+        A list is answered 202 with `{"accepted", "rejected": [{"index", "error"}], "tokens"}`, also when all of it is
+        rejected: its good events are stored whatever their neighbours are. A single event that is rejected is answered
+        400 with the same body and an `error`. A body that is not JSON, or neither an object nor a list, is 400 with
+        `error` alone; so is a list that is too long. `tokens` stand in the order of the accepted events.
+        """
+        body = await read_json(request)
+        if not isinstance(body, dict | list):
+            raise BadRequest("invalid_body", "the body must be an event or a list of events")
+        batch = body if isinstance(body, list) else [body]
+        if len(batch) > MAX_EVENTS:
+            raise BadRequest(
+                "too_many_events", f"the list holds {len(batch)} events, at most {MAX_EVENTS} are taken at once"
+            )
+        accepted, rejected = _parse_events(batch, now_ms())
+        tokens: Sequence[Token] = await service.send_events(accepted) if accepted else ()
+        service.metrics.count("http_events", len(accepted), outcome="accepted")
+        service.metrics.count("http_events", len(rejected), outcome="rejected")
+        answer: dict[str, object] = {
+            "accepted": len(accepted),
+            "rejected": rejected,
+            "tokens": [dict(token) for token in tokens],
+        }
+        if isinstance(body, dict) and rejected:
+            return json_response({"error": rejected[0]["error"], **answer}, 400)
+        return json_response(answer, 202)
+
+
+def _parse_events(batch: list[object], now_ms: int) -> tuple[list[Interaction], list[dict[str, object]]]:
+    accepted: list[Interaction] = []
+    rejected: list[dict[str, object]] = []
+    for index, entry in enumerate(batch):
         try:
             if not isinstance(entry, dict):
-                raise BadEvent("invalid_event", "an event is a JSON object")
-            accepted.append(interaction_from(entry, now_ms=service.now_ms()))
-        except BadEvent as exc:
-            service.metrics.count("http_events", outcome="rejected", code=exc.code)
-            rejected.append({"index": index, "error": exc.to_json()})
-    tokens = await service.send_events(accepted)
-    service.metrics.count("http_events", len(tokens), outcome="accepted")
-    return web.json_response({"accepted": len(tokens), "rejected": rejected, "tokens": tokens}, status=202)
+                raise BadEvent("invalid_event", "an event must be a JSON object")
+            accepted.append(interaction_from(entry, now_ms=now_ms))
+        except BadInput as error:
+            rejected.append({"index": index, "error": error.to_json()})
+    return accepted, rejected
 
 
-@routes.put("/v1/items/{item_id}")
-async def put_item(request: web.Request) -> web.Response:
-    """Add or replace a catalogue entry."""
-    body = await _json(request)
-    if not isinstance(body, dict):
-        raise BadRequest("invalid_body", "an item is a JSON object")
-    named = request.match_info["item_id"]
-    if body.setdefault("item_id", named) != named:
-        raise BadRequest("invalid_field", "item_id in the body is not the one in the path", "item_id")
-    await request.app[SERVICE].put_item(item_from(body))
-    return web.json_response({"item_id": named}, status=202)
+def _recommendations(table: web.RouteTableDef, service: Service) -> None:
+    @table.get("/v1/recommend/{user_id}")
+    async def recommend(request: web.Request) -> web.Response:
+        """A slate; parameters as in `request_from_query`, and `deadline_ms`."""
+        wanted = request_from_query(identifier(request.match_info["user_id"], "user_id"), request.query)
+        slate = await service.recommend(wanted, deadline_ms(request.query, request.headers))
+        return json_response(slate.to_json())
+
+    @table.post("/v1/recommend")
+    async def recommend_body(request: web.Request) -> web.Response:
+        """A slate for a whole request body, `candidates` included; the deadline as in `deadline_ms`."""
+        wanted = request_of(_object(await read_json(request)))
+        slate = await service.recommend(wanted, deadline_ms(request.query, request.headers))
+        return json_response(slate.to_json())
+
+    @table.get("/v1/similar/{item_id}")
+    async def similar(request: web.Request) -> web.Response:
+        """Items like one item; 404 when it is unknown."""
+        item_id = identifier(request.match_info["item_id"], "item_id")
+        k = integer(request.query, "k", 1, 500) if "k" in request.query else 10
+        found = service.similar(item_id, k)
+        return json_response({"item_id": item_id, "items": [_slate_item(item) for item in found]})
 
 
-@routes.get("/v1/items/{item_id}")
-async def get_item(request: web.Request) -> web.Response:
-    """A catalogue entry."""
-    return web.json_response(asdict(request.app[SERVICE].item(request.match_info["item_id"])))
+def _users(table: web.RouteTableDef, service: Service) -> None:
+    @table.get("/v1/users/{user_id}")
+    async def user(request: web.Request) -> web.Response:
+        """What is known of a person; 404 when nothing is."""
+        user_id = identifier(request.match_info["user_id"], "user_id")
+        return json_response({"user_id": user_id, **service.user(user_id)})
+
+    @table.delete("/v1/users/{user_id}")
+    async def erase(request: web.Request) -> web.Response:
+        """Erasure of a person, known or not; what is asked `after` the token no longer knows them."""
+        user_id = identifier(request.match_info["user_id"], "user_id")
+        token = await service.erase(user_id)
+        return json_response({"user_id": user_id, "token": dict(token)}, 202)
 
 
-@routes.delete("/v1/items/{item_id}")
-async def delete_item(request: web.Request) -> web.Response:
-    """Delete a catalogue entry."""
-    service = request.app[SERVICE]
-    service.item(request.match_info["item_id"])
-    await service.delete_item(request.match_info["item_id"])
-    return web.json_response({"item_id": request.match_info["item_id"]}, status=202)
+def _items(table: web.RouteTableDef, service: Service) -> None:
+    @table.get("/v1/items/{item_id}")
+    async def item(request: web.Request) -> web.Response:
+        """A catalogue entry; 404 when it is unknown."""
+        return json_response(_item(service.item(identifier(request.match_info["item_id"], "item_id"))))
+
+    @table.put("/v1/items/{item_id}")
+    async def put(request: web.Request) -> web.Response:
+        """Store a catalogue entry; the id in the body, if there is one, must be the one in the path."""
+        item_id = identifier(request.match_info["item_id"], "item_id")
+        body = _object(await read_json(request))
+        if body.get("item_id", item_id) != item_id:
+            raise BadItem("invalid_field", "item_id in the body is not the one in the path", "item_id")
+        await service.put_item(item_from({**body, "item_id": item_id}))
+        return json_response({"item_id": item_id, "accepted": 1}, 202)
+
+    @table.delete("/v1/items/{item_id}")
+    async def delete(request: web.Request) -> web.Response:
+        """Remove a catalogue entry; the same answer whether or not it was there."""
+        item_id = identifier(request.match_info["item_id"], "item_id")
+        await service.delete_item(item_id)
+        return json_response({"item_id": item_id, "accepted": 1}, 202)
+
+    @table.get("/v1/items/{item_id}/image")
+    async def image(request: web.Request) -> web.StreamResponse:
+        """The item's image, from the local file recorded for it (an absolute path) and nowhere else."""
+        path = _image_of(service.item(identifier(request.match_info["item_id"], "item_id")))
+        headers = {
+            "Content-Type": IMAGE_TYPES[path.suffix.lower()],
+            "Cache-Control": "max-age=3600",
+            "X-Content-Type-Options": "nosniff",
+        }
+        return web.FileResponse(path, headers=headers)
 
 
-@routes.get("/v1/recommend/{user_id}")
-async def get_recommend(request: web.Request) -> web.Response:
-    """A slate. Query: k, explain, exclude, category (repeat or comma), after=partition:offset, deadline_ms."""
-    source: dict[str, Any] = {"user_id": request.match_info["user_id"], "k": _number(request, "k", None)}
-    source["exclude"], source["categories"] = _list(request, "exclude"), _list(request, "category")
-    source["explain"] = request.query.get("explain", "0").lower() in ("1", "true", "yes")
-    if (after := request.query.get("after")) is not None:
-        partition, _, offset = after.partition(":")
-        if not (partition.isdecimal() and offset.isdecimal()):
-            raise BadRequest("invalid_field", "after must be partition:offset", "after")
-        source["after"] = {"partition": int(partition), "offset": int(offset)}
-    return await _recommend(request, source)
+def _operations(table: web.RouteTableDef, service: Service) -> None:
+    @table.get("/healthz")
+    async def healthz(request: web.Request) -> web.Response:  # noqa: ARG001
+        """200 while the process answers at all."""
+        return json_response({"status": "ok"})
+
+    @table.get("/readyz")
+    async def readyz(request: web.Request) -> web.Response:  # noqa: ARG001
+        """200 when requests are answered, else 503 with the reasons."""
+        ready, reasons = service.ready()
+        return json_response({"ready": ready, "reasons": dict(reasons)}, 200 if ready else 503)
+
+    @table.get("/metrics")
+    async def metrics_text(request: web.Request) -> web.Response:  # noqa: ARG001
+        """Prometheus text."""
+        headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        return web.Response(body=service.render_metrics().encode(), headers=headers)
+
+    if PAGE.is_file():
+
+        @table.get("/")
+        async def page(request: web.Request) -> web.StreamResponse:  # noqa: ARG001
+            """A page to look at slates."""
+            return web.FileResponse(PAGE, headers={"Content-Type": "text/html; charset=utf-8"})
 
 
-@routes.post("/v1/recommend")
-async def post_recommend(request: web.Request) -> web.Response:
-    """A slate for a whole request body."""
-    body = await _json(request)
-    if not isinstance(body, dict):
-        raise BadRequest("invalid_body", "a request is a JSON object")
-    return await _recommend(request, body)
+def _image_of(item: Item) -> Path:
+    path = Path(item.image or "")
+    if path.suffix.lower() not in IMAGE_TYPES or not path.is_absolute() or not path.is_file():
+        raise BadItem("not_found", "there is no local image of this item", "item_id")
+    return path
 
 
-async def _recommend(request: web.Request, source: dict[str, Any]) -> web.Response:
-    deadline = _number(request, "deadline_ms", None)
-    if deadline is not None and not 1 <= deadline <= 60_000:
-        raise BadRequest("invalid_field", "deadline_ms must lie in 1..60000", "deadline_ms")
-    wanted = request_from(source, request_id=uuid.uuid4().hex)
-    slate = await request.app[SERVICE].recommend(wanted, deadline)
-    return web.json_response(slate.to_json())
+def _object(value: object) -> Mapping[str, object]:
+    if not isinstance(value, dict):
+        raise BadRequest("invalid_body", "the body must be a JSON object")
+    return value
 
 
-@routes.get("/v1/similar/{item_id}")
-async def get_similar(request: web.Request) -> web.Response:
-    """Items like this one."""
-    k = _number(request, "k", 10) or 0
-    if not 1 <= k <= 500:
-        raise BadRequest("invalid_field", "k must lie in 1..500", "k")
-    found = request.app[SERVICE].similar(request.match_info["item_id"], k)
-    items = [{"item_id": item.item_id, "score": item.score, "sources": list(item.sources)} for item in found]
-    return web.json_response({"item_id": request.match_info["item_id"], "items": items})
+def _slate_item(item: SlateItem) -> dict[str, object]:
+    return {"item_id": item.item_id, "score": item.score, "sources": list(item.sources)}
 
 
-@routes.get("/v1/users/{user_id}")
-async def get_user(request: web.Request) -> web.Response:
-    """What is known of a person."""
-    return web.json_response(request.app[SERVICE].user(request.match_info["user_id"]))
-
-
-@routes.delete("/v1/users/{user_id}")
-async def delete_user(request: web.Request) -> web.Response:
-    """Erase a person's state; the token tells when it is done."""
-    token = await request.app[SERVICE].erase(request.match_info["user_id"])
-    return web.json_response({"user_id": request.match_info["user_id"], "token": token}, status=202)
-
-
-@routes.get("/healthz")
-async def healthz(request: web.Request) -> web.Response:  # noqa: ARG001
-    """Whether the process answers at all."""
-    return web.json_response({"status": "ok"})
-
-
-@routes.get("/readyz")
-async def readyz(request: web.Request) -> web.Response:
-    """Whether it can answer requests, and why not."""
-    ready, reasons = request.app[SERVICE].ready()
-    body = {"ready": ready, "release": None, "reasons": reasons}
-    return web.json_response(body, status=200 if ready else 503)
-
-
-@routes.get("/metrics")
-async def metrics(request: web.Request) -> web.Response:
-    """Prometheus text."""
-    return web.Response(text=request.app[SERVICE].render_metrics(), content_type="text/plain")
-
-
-def attach(app: web.Application, service: Service) -> None:
-    """Mount the routes on an aiohttp application that has not started."""
-    app[SERVICE] = service
-    app.middlewares.append(errors)
-    app.add_routes(routes)
-
-
-def build_app(service: Service) -> web.Application:
-    """An application of these routes alone."""
-    app = web.Application(client_max_size=MAX_BODY)
-    attach(app, service)
-    return app
+def _item(item: Item) -> dict[str, object]:
+    return {
+        "item_id": item.item_id,
+        "title": item.title,
+        "text": item.text,
+        "categories": list(item.categories),
+        "image": item.image,
+        "price": item.price,
+        "available": item.available,
+        "published_at": item.published_at,
+        "attributes": dict(item.attributes),
+    }

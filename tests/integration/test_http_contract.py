@@ -79,7 +79,7 @@ async def test_an_event_changes_the_next_slate(http: aiohttp.ClientSession) -> N
         assert touched not in found
         assert slate["as_of"]["offset"] >= token["offset"]
     status, known = await get(http, "/v1/users/ann")
-    assert (status, known["event_count"]) == (200, 3)
+    assert (status, known["events"]) == (200, 3)
 
 
 async def test_an_excluded_or_deleted_item_is_never_in_a_slate(http: aiohttp.ClientSession) -> None:
@@ -101,7 +101,7 @@ async def test_similar_items_are_known_items(http: aiohttp.ClientSession) -> Non
     assert similar
     assert "item-1" not in similar
     status, body = await get(http, "/v1/similar/unheard-of")
-    assert (status, body["error"]["code"]) == (404, "unknown_item")
+    assert (status, body["error"]["code"]) == (404, "not_found")
 
 
 async def test_erasure_forgets_the_person(http: aiohttp.ClientSession) -> None:
@@ -111,9 +111,12 @@ async def test_erasure_forgets_the_person(http: aiohttp.ClientSession) -> None:
     await get(http, "/v1/recommend/dan", after=after, deadline_ms=10_000)
     assert (await get(http, "/v1/users/dan"))[0] == 200
     async with http.delete("/v1/users/dan") as response:
-        assert response.status == 200
+        assert response.status == 202
+        token = (await response.json())["token"]
+    after = f"{token['partition']}:{token['offset']}"
+    await get(http, "/v1/recommend/dan", after=after, deadline_ms=10_000)
     status, body = await get(http, "/v1/users/dan")
-    assert (status, body["error"]["code"]) == (404, "unknown_user")
+    assert (status, body["error"]["code"]) == (404, "not_found")
 
 
 async def test_malformed_bodies_are_clear_errors_and_good_ones_between_them_are_stored(
@@ -146,7 +149,7 @@ async def test_malformed_bodies_are_clear_errors_and_good_ones_between_them_are_
     _, slate = await get(http, "/v1/recommend/eve", after=after, deadline_ms=10_000)
     assert "stale" not in slate["degraded"]
     _, known = await get(http, "/v1/users/eve")
-    assert known["event_count"] == BAD + 2
+    assert known["events"] == BAD + 2
     async with http.get("/metrics") as response:
         text = await response.text()
     assert counter(text, 'riffle_http_events_total{outcome="accepted"}') == BAD + 2

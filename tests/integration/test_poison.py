@@ -50,9 +50,10 @@ def poison(n: int) -> tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
     return ways[n % len(ways)]
 
 
-def total(text: str, name: str) -> float:
-    """Sum of a counter over its labels."""
-    return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE))
+def total(text: str, name: str, outcome: str) -> float:
+    """Sum of a counter over its series with this outcome."""
+    found = re.findall(rf'^{name}{{[^}}]*outcome="{outcome}"[^}}]*}} (\S+)$', text, re.MULTILINE)
+    return sum(float(value) for value in found)
 
 
 async def test_malformed_records_become_dead_letters_and_their_neighbours_are_unaffected(worker: Settings) -> None:
@@ -91,11 +92,12 @@ async def test_malformed_records_become_dead_letters_and_their_neighbours_are_un
                 assert response.status == 200
                 assert "stale" not in (await response.json())["degraded"]
             async with session.get(f"/v1/users/user-{user}") as response:
-                assert (await response.json())["event_count"] == BAD * GOOD_PER_BAD // USERS
+                assert (await response.json())["events"] == BAD * GOOD_PER_BAD // USERS
         async with session.get("/metrics") as response:
             text = await response.text()
-    assert total(text, "riffle_dead_letters_total") == BAD
-    assert total(text, "riffle_events_applied_total") == BAD * GOOD_PER_BAD
+    assert total(text, "riffle_events_total", outcome="dead_letter") == BAD
+    assert total(text, "riffle_events_total", outcome="applied") == BAD * GOOD_PER_BAD
+    assert total(text, "riffle_events_total", outcome="duplicate") == 0
 
 
 async def dead_letters(settings: Settings, count: int) -> list[dict[str, Any]]:

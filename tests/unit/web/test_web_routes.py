@@ -28,7 +28,7 @@ def service() -> FakeService:
 
 @pytest.fixture
 async def client(service: FakeService) -> AsyncIterator[Client]:
-    async with TestClient(TestServer(build_app(service, service.registry, now_ms=lambda: NOW_MS))) as client:
+    async with TestClient(TestServer(build_app(service, now_ms=lambda: NOW_MS))) as client:
         yield client
 
 
@@ -224,7 +224,7 @@ async def test_similar_items(client: Client) -> None:
     response = await client.get("/v1/similar/i1?k=2")
     assert response.status == 200
     assert [item["item_id"] for item in (await response.json())["items"]] == ["i0", "i2"]
-    assert (await error_of(await client.get("/v1/similar/nothing"), 404))["code"] == "unknown_item"
+    assert (await error_of(await client.get("/v1/similar/nothing"), 404))["code"] == "not_found"
     await error_of(await client.get("/v1/similar/i1?k=0"), 400)
 
 
@@ -235,10 +235,10 @@ async def test_erasure_leaves_nothing(client: Client) -> None:
     await client.post("/v1/events", json=event())
     known = await (await client.get("/v1/users/u")).json()
     assert known["user_id"] == "u"
-    assert known["event_count"] == 1
-    assert (await client.delete("/v1/users/u")).status == 200
-    assert (await error_of(await client.get("/v1/users/u"), 404))["code"] == "unknown_user"
-    assert (await client.delete("/v1/users/u")).status == 200
+    assert known["events"] == 1
+    assert (await client.delete("/v1/users/u")).status == 202
+    assert (await error_of(await client.get("/v1/users/u"), 404))["code"] == "not_found"
+    assert (await client.delete("/v1/users/u")).status == 202
 
 
 async def test_an_item_is_put_read_and_deleted(client: Client, service: FakeService) -> None:
@@ -272,12 +272,13 @@ async def test_an_image_comes_only_from_its_recorded_file(client: Client, servic
     picture.write_bytes(b"\x89PNG")
     secret = tmp_path / "secret.txt"
     secret.write_text("secret")
-    service.images = {"i1": picture, "i2": tmp_path / "gone.png", "i3": secret}
+    recorded = {"i1": picture, "i2": tmp_path / "gone.png", "i3": secret, "i4": "pages/p.png", "i5": None}
+    service.catalogue = {name: Item(name, image=path and str(path)) for name, path in recorded.items()}
     response = await client.get("/v1/items/i1/image")
     assert response.status == 200
     assert response.content_type == "image/png"
     assert await response.read() == b"\x89PNG"
-    for item_id in ("i2", "i3", "i4", "..%2F..%2Fetc%2Fpasswd"):
+    for item_id in ("i2", "i3", "i4", "i5", "i6", "..%2F..%2Fetc%2Fpasswd"):
         await error_of(await client.get(f"/v1/items/{item_id}/image"), 404)
 
 
@@ -289,7 +290,7 @@ async def test_readiness_follows_the_worker_and_health_does_not(client: Client, 
     service.is_ready = False
     response = await client.get("/readyz")
     assert response.status == 503
-    assert await response.json() == {"ready": False, "broker": False}
+    assert await response.json() == {"ready": False, "reasons": {"catalogue": "being read"}}
     assert (await client.get("/healthz")).status == 200
 
 
@@ -306,7 +307,7 @@ async def test_metrics_count_requests_by_route_and_events_by_outcome(client: Cli
 
 
 async def test_unknown_paths_and_methods_are_json_errors(client: Client) -> None:
-    assert (await error_of(await client.get("/v2/anything"), 404))["code"] == "unknown_path"
+    assert (await error_of(await client.get("/v2/anything"), 404))["code"] == "not_found"
     response = await client.delete("/v1/events")
     assert (await error_of(response, 405))["code"] == "method_not_allowed"
     assert response.headers["Allow"] == "POST"
@@ -353,7 +354,7 @@ async def test_it_mounts_on_an_application_that_has_views_of_its_own(service: Fa
         return web.json_response("other")
 
     app = web.Application()
-    attach(app, service, service.registry)
+    attach(app, service)
     app.router.add_get("/other", other)
     async with TestClient(TestServer(app)) as client:
         assert json.loads(await (await client.get("/other")).text()) == "other"
