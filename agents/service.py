@@ -1,76 +1,176 @@
-"""What the HTTP interface asks of the worker behind it."""
+"""What the HTTP interface asks of a worker."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Protocol
+from typing import Any
 
-from schemas.records import After, Interaction, Item, Request, Slate, SlateItem
+from aiokafka import AIOKafkaProducer
+from aiokafka.partitioner import DefaultPartitioner
 
-__all__ = ["Service", "Token"]
+from agents.metrics import Metrics
+from agents.recommend import Recommend
+from agents.users import UserPartition
+from models.items import ItemStore
+from models.pipeline.pipeline import CandidatePipeline
+from models.state import AFFINITY_HALF_LIFE_MS, UserRecord
+from schemas.codec import encode
+from schemas.columns import ERASE
+from schemas.errors import BadItem, NotReady
+from schemas.records import Interaction, Item, Request, Slate, SlateItem
+from streams.settings import Settings
 
-Token = After
-"Where an event was stored; a request that carries it as `after` reflects that event."
+__all__ = ["Service", "summary"]
 
 
-class Service(Protocol):
-    """One worker, as seen from outside. Errors are `schemas.errors`; anything else is answered as an internal error."""
+def summary(record: UserRecord, items: ItemStore) -> dict[str, Any]:
+    """What is known of a person, for people to read."""
+    newest = record.last_ms
+    affinity = {
+        name: round(weight * 2.0 ** (-(newest - at) / AFFINITY_HALF_LIFE_MS), 4)
+        for name, (weight, at) in record.affinities.items()
+    }
+    recent = []
+    for event in record.history[-20:][::-1]:
+        value = float(event["value"])
+        recent.append(
+            {
+                "item_id": items.id_of_hash.get(int(event["item"])),
+                "action": record.actions[int(event["action"])],
+                "event_time": int(event["time"]),
+                "value": value if value == value else None,
+            }
+        )
+    session_id, started, events = record.session
+    return {
+        "events": sum(record.counts.values()),
+        "counts": record.counts,
+        "first_event_time": record.first_ms,
+        "last_event_time": newest,
+        "affinities": dict(sorted(affinity.items(), key=lambda pair: -pair[1])[:20]),
+        "recent": recent,
+        "seen": sum(record.seen.counts),
+        "session": {"session_id": session_id or None, "started_at": started, "events": events},
+    }
 
-    async def recommend(self, request: Request, deadline_ms: int | None) -> Slate:
-        """The slate for a request; `deadline_ms` None means the default of the settings.
 
-        Raises:
-            BadRequest: the request breaks a rule.
-            DeadlineExceeded: there was no answer in time.
-            NotReady: the user's partition is not here, or still being restored.
-        """
-        ...
+class Service:
+    """The worker as its HTTP interface sees it."""
 
-    async def similar(self, item_id: str, k: int) -> Sequence[SlateItem]:
-        """The `k` items most like one item, best first.
+    def __init__(
+        self,
+        settings: Settings,
+        items: ItemStore,
+        pipeline: CandidatePipeline,
+        recommend: Recommend,
+        partitions: Mapping[int, UserPartition],
+        producer: AIOKafkaProducer,
+        metrics: Metrics,
+    ) -> None:
+        self._settings = settings
+        self._items = items
+        self._pipeline = pipeline
+        self._recommend = recommend
+        self._partitions = partitions
+        self._producer = producer
+        self.metrics = metrics
+        self._partitioner = DefaultPartitioner()
+        self.caught_up = False
+        "Whether the broadcast topics were read."
 
-        Raises:
-            BadInput: code `unknown_item` when there is no such item.
-        """
-        ...
+    def partition_of(self, user_id: str) -> int:
+        """Partition that holds a person's state: the default partitioner's choice."""
+        every = list(range(self._settings.partitions))
+        return int(self._partitioner(user_id.encode(), every, every))
 
-    async def user(self, user_id: str) -> Mapping[str, object] | None:
-        """What is known of a person, as JSON values; None for a person never seen or erased."""
-        ...
+    def _owned(self, user_id: str) -> UserPartition:
+        number = self.partition_of(user_id)
+        partition = self._partitions.get(number)
+        if partition is None or not partition.state.ready.is_set():
+            raise NotReady("not_ready", f"partition {number} of this person is not restored here: try again")
+        return partition
 
-    async def erase(self, user_id: str) -> None:
-        """Forget a person; returns when the erasure is durable. An unknown person is no error."""
-        ...
+    async def recommend(self, request: Request, deadline_ms: int | None = None) -> Slate:
+        """A slate; raises RiffleError with the terminal error."""
+        self._owned(request.user_id)
+        budget = deadline_ms or self._settings.deadline_ms
+        return await self._recommend.recommend(request, self.partition_of(request.user_id), budget)
 
-    async def send_events(self, events: Sequence[Interaction]) -> Sequence[Token]:
-        """Store events; one token per event, in their order, when the broker has acknowledged all of them.
+    def similar(self, item_id: str, k: int) -> list[SlateItem]:
+        """Items like this one; raises BadItem `not_found`."""
+        if self._items.row_of(item_id) < 0:
+            raise BadItem("not_found", f"no item {item_id!r}", "item_id")
+        return self._pipeline.similar(item_id, k)
 
-        Raises:
-            TransientError: the broker did not take them all; sending them again is safe (`event_id` deduplicates).
-        """
-        ...
+    def item(self, item_id: str) -> Item:
+        """A catalogue entry; raises BadItem `not_found`."""
+        row = self._items.row_of(item_id)
+        found = self._items.items[row] if row >= 0 else None
+        if found is None:
+            raise BadItem("not_found", f"no item {item_id!r}", "item_id")
+        return found
+
+    def user(self, user_id: str) -> dict[str, Any]:
+        """What is known of a person; raises BadItem `not_found`."""
+        record = self._owned(user_id).lookup([user_id])[0]
+        if record is None:
+            raise BadItem("not_found", f"nothing is known of {user_id!r}", "user_id")
+        return {"user_id": user_id, **summary(record, self._items)}
+
+    async def send_events(self, events: Sequence[Interaction]) -> list[dict[str, int]]:
+        """Produce events, acknowledged by all replicas; returns their tokens in order."""
+        topic = self._settings.topic("interactions")
+        sent = []
+        for event in events:
+            datum = {name: getattr(event, name) for name in Interaction.__dataclass_fields__}
+            sent.append(
+                await self._producer.send(topic, encode("interaction", datum), key=event.user_id.encode())
+            )
+        done = [await future for future in sent]
+        return [{"partition": meta.partition, "offset": meta.offset} for meta in done]
+
+    async def erase(self, user_id: str) -> dict[str, int]:
+        """Ask for a person's state to be forgotten; returns the token of that event."""
+        meta = await self._producer.send_and_wait(
+            self._settings.topic("interactions"), None, key=user_id.encode(), headers=[ERASE]
+        )
+        return {"partition": meta.partition, "offset": meta.offset}
 
     async def put_item(self, item: Item) -> None:
-        """Store or replace a catalogue entry; returns when the broker has acknowledged it."""
-        ...
+        """Add or replace a catalogue entry."""
+        datum = {name: getattr(item, name) for name in Item.__dataclass_fields__}
+        datum["categories"] = list(item.categories)
+        topic = self._settings.topic("items")
+        await self._producer.send_and_wait(topic, encode("item", datum), key=item.item_id.encode())
 
     async def delete_item(self, item_id: str) -> None:
-        """Remove a catalogue entry; returns when the broker has acknowledged it. An unknown item is no error."""
-        ...
+        """Delete a catalogue entry."""
+        await self._producer.send_and_wait(self._settings.topic("items"), None, key=item_id.encode())
 
-    async def item(self, item_id: str) -> Item | None:
-        """A catalogue entry as this worker knows it."""
-        ...
+    def ready(self) -> tuple[bool, dict[str, object]]:
+        """Whether this worker answers, and what is missing if not."""
+        waiting = sorted(n for n, p in self._partitions.items() if not p.state.ready.is_set())
+        reasons: dict[str, object] = {}
+        if not self.caught_up:
+            reasons["catalogue"] = "the broadcast topics are still being read"
+        if not self._partitions:
+            reasons["partitions"] = "no partition is assigned yet"
+        elif waiting:
+            reasons["restoring"] = waiting
+        return not reasons, reasons
 
-    async def image(self, item_id: str) -> Path | None:
-        """Local file recorded as the item's image, if there is one."""
-        ...
+    def render_metrics(self) -> str:
+        """Prometheus text."""
+        for (kind, name), n in self._pipeline.counters.items():
+            self.metrics.gauge(f"pipeline_{kind}", n, name=name)
+        self.metrics.gauge("items", len(self._items))
+        for number, partition in self._partitions.items():
+            self.metrics.gauge("applied_offset", partition.state.applied, partition=str(number))
+            self.metrics.gauge("durable_offset", partition.state.durable, partition=str(number))
+        return self.metrics.render()
 
-    def ready(self) -> tuple[bool, Mapping[str, object]]:
-        """Whether this worker answers requests now, with what each part says."""
-        ...
-
-    def metrics(self) -> str:
-        """Prometheus text of the whole worker, including what the HTTP interface counted."""
-        ...
+    @staticmethod
+    def now_ms() -> int:
+        """Wall clock, for events that come without a time."""
+        return int(time.time() * 1000)

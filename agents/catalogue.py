@@ -1,0 +1,58 @@
+"""Broadcast topics into the item store."""
+
+from __future__ import annotations
+
+from agents.metrics import Metrics
+from models.items import ItemStore
+from models.state import ItemStatRow
+from schemas.codec import Registry, decode
+from schemas.errors import BadInput
+from schemas.validation import item_from
+from streams.chunks import Chunk
+
+__all__ = ["Catalogue"]
+
+
+class Catalogue:
+    """Handlers of the items, item-stats and neighbours topics. A bad record is counted and skipped."""
+
+    def __init__(self, items: ItemStore, metrics: Metrics, registry: Registry | None = None) -> None:
+        self._items = items
+        self._metrics = metrics
+        self._registry = registry
+
+    def on_items(self, chunk: Chunk) -> None:
+        """The catalogue: an empty value deletes."""
+        for key, value, headers in zip(chunk.keys, chunk.values, chunk.headers, strict=True):
+            try:
+                if not value:
+                    self._items.remove((key or b"").decode())
+                else:
+                    self._items.upsert(item_from(decode("item", value, headers, self._registry)[0]))
+            except (BadInput, UnicodeDecodeError) as exc:
+                code = exc.code if isinstance(exc, BadInput) else "invalid_key"
+                self._metrics.count("items", outcome="rejected", code=code)
+            else:
+                self._metrics.count("items", outcome="applied")
+
+    def on_statistics(self, chunk: Chunk) -> None:
+        """Absolute statistics per (item, source partition)."""
+        for value in chunk.values:
+            if value:
+                stats = decode("item_statistics", value)[0]
+                row = ItemStatRow(
+                    stats["counts"],
+                    stats["value_sum"],
+                    stats["value_count"],
+                    stats["popularity"],
+                    stats["updated_at"],
+                    stats["first_at"],
+                )
+                self._items.set_statistics(stats["item_id"], stats["partition"], row)
+
+    def on_neighbours(self, chunk: Chunk) -> None:
+        """Absolute neighbours per item."""
+        for value in chunk.values:
+            if value:
+                datum = decode("neighbours", value)[0]
+                self._items.set_neighbours(datum["item_id"], datum["others"], datum["weights"], datum["total"])

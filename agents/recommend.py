@@ -1,0 +1,268 @@
+"""Answering requests: every accepted request gets exactly one terminal answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import orjson
+from aiokafka import AIOKafkaProducer
+
+from agents.metrics import Metrics
+from agents.users import UserPartition, dead_letter
+from models.pipeline.pipeline import CandidatePipeline
+from schemas.codec import Framing, Registry, decode, encode
+from schemas.errors import BadInput, BadRequest, DeadlineExceeded, NotReady, RiffleError
+from schemas.records import Request, Slate
+from schemas.validation import request_from
+from streams.chunks import Chunk
+from streams.settings import Settings
+
+__all__ = ["Recommend", "reply_body"]
+
+log = logging.getLogger(__name__)
+
+MARGIN_S = 0.03
+"Kept back of a deadline for ranking and the reply's way."
+MAX_WAITING = 2_000
+"Requests that may wait for their token at once; more are answered as stale."
+MAX_BATCH = 32
+
+
+@dataclass(slots=True)
+class _Pending:
+    request: Request
+    partition: int
+    deadline: float
+    "On `time.time`'s clock."
+    reply: Callable[[Slate | RiffleError], None]
+    stale: bool = False
+
+
+def reply_body(
+    framing: Framing, user_id: str, answer: Slate | RiffleError, correlation_id: str, registry: Registry | None = None
+) -> bytes:
+    """A reply's value, encoded as the request was: JSON as Faust's `ask` reads it, or the Avro slate record."""
+    if framing is Framing.JSON:
+        value = answer.to_json() if isinstance(answer, Slate) else {"error": answer.to_json()}
+        return orjson.dumps({"key": user_id, "value": value, "correlation_id": correlation_id})
+    if isinstance(answer, Slate):
+        datum = answer.to_json()
+        for item in datum["items"]:  # type: ignore[attr-defined]
+            if "explanation" in item:
+                item["explanation"] = orjson.dumps(item["explanation"]).decode()
+    else:
+        datum = {"request_id": "", "user_id": user_id, "error": answer.to_json()}
+    return encode("slate", {**datum, "correlation_id": correlation_id}, framing, registry)
+
+
+class Recommend:
+    """Batches what waits, runs the pipeline, sends replies and impressions."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        pipeline: CandidatePipeline,
+        partitions: Mapping[int, UserPartition],
+        producer: AIOKafkaProducer,
+        metrics: Metrics,
+        registry: Registry | None = None,
+    ) -> None:
+        self._settings = settings
+        self._pipeline = pipeline
+        self._partitions = partitions
+        self._producer = producer
+        self._metrics = metrics
+        self._registry = registry
+        self._waiting: set[asyncio.Task[None]] = set()
+        self._outstanding: dict[int, set[int]] = {}
+        self._next: dict[int, int] = {}
+
+    def committable(self) -> dict[int, int]:
+        """Per partition of the requests topic: the next offset to read, below which every request is answered."""
+        return {p: min(self._outstanding.get(p) or (offset,)) for p, offset in self._next.items()}
+
+    def forget(self, partition: int) -> None:
+        """The partition went to another worker."""
+        self._next.pop(partition, None)
+        self._outstanding.pop(partition, None)
+
+    async def on_chunk(self, chunk: Chunk) -> None:
+        """Answer a chunk of requests. Those that must wait for an event wait on their own, the others are answered now."""
+        ready: list[_Pending] = []
+        self._next[chunk.partition] = chunk.last_offset + 1
+        for index in range(len(chunk)):
+            pending = await self._accept(chunk, index)
+            if pending is None:
+                continue
+            after = pending.request.after
+            partition = self._partitions.get(chunk.partition)
+            if after is None or partition is None or (after.partition == chunk.partition and partition.reflects(after)):
+                ready.append(pending)
+            else:
+                self._spawn(self._after(pending, chunk.partition, chunk.offsets[index]))
+        for start in range(0, len(ready), MAX_BATCH):
+            self._answer(ready[start : start + MAX_BATCH])
+            await asyncio.sleep(0)
+
+    async def _accept(self, chunk: Chunk, index: int) -> _Pending | None:
+        """Parse one request; one that is malformed gets its error here, or goes to the dead letters if nobody can hear it."""
+        headers = dict(chunk.headers[index])
+        reply_to, correlation = headers.get("Faust-Ag-ReplyTo"), headers.get("Faust-Ag-CorrelationId", b"")
+        key = (chunk.keys[index] or b"").decode(errors="replace")
+        framing = Framing.JSON
+        try:
+            value = chunk.values[index]
+            if value is None:
+                raise BadRequest("null_value", "a request needs a body")
+            datum, framing = decode("request", value, chunk.headers[index], self._registry)
+            request = request_from(datum, request_id=correlation.decode(errors="replace")[:256] or uuid.uuid4().hex)
+            if not reply_to:
+                raise BadRequest("no_reply_to", "header Faust-Ag-ReplyTo is missing", "Faust-Ag-ReplyTo")
+            budget = int(headers.get("deadline-ms", b"") or self._settings.deadline_ms)
+            if not 1 <= budget <= 60_000:
+                raise BadRequest("invalid_field", "deadline-ms must lie in 1..60000", "deadline-ms")
+        except ValueError:
+            error: RiffleError = BadRequest("invalid_field", "deadline-ms must be a whole number", "deadline-ms")
+        except BadInput as exc:
+            error = exc
+        else:
+            send = self._replier(reply_to.decode(errors="replace"), correlation, framing, request.user_id)
+            return _Pending(request, chunk.partition, chunk.timestamps[index] / 1000 + budget / 1000, send)
+        self._metrics.count("requests", outcome="malformed", code=error.code)
+        if reply_to:
+            self._replier(reply_to.decode(errors="replace"), correlation, framing, key)(error)
+        else:
+            letter = dead_letter(self._settings, chunk, index, error.code, error.message)
+            await self._producer.send_and_wait(letter.topic, letter.value, key=letter.key, partition=0)
+        return None
+
+    def _replier(
+        self, topic: str, correlation: bytes, framing: Framing, user_id: str
+    ) -> Callable[[Slate | RiffleError], None]:
+        def reply(answer: Slate | RiffleError) -> None:
+            body = reply_body(framing, user_id, answer, correlation.decode(errors="replace"), self._registry)
+            headers = [("Faust-Ag-CorrelationId", correlation)]
+            if framing is Framing.JSON:
+                headers.append(("content-type", b"application/json"))
+            self._send(topic, user_id.encode(), body, headers, "reply")
+
+        return reply
+
+    def _send(
+        self, topic: str, key: bytes, value: bytes, headers: list[tuple[str, bytes]], what: str
+    ) -> None:
+        async def send() -> None:
+            try:
+                await self._producer.send_and_wait(topic, value, key=key, headers=headers)
+            except Exception as exc:
+                log.warning("%s to %s failed: %s", what, topic, exc)
+                self._metrics.count("sends_failed", what=what)
+
+        self._spawn(send())
+
+    def _spawn(self, work: object) -> None:
+        task = asyncio.ensure_future(work)  # type: ignore[arg-type]
+        self._waiting.add(task)
+        task.add_done_callback(self._waiting.discard)
+
+    async def _after(self, pending: _Pending, partition: int, offset: int) -> None:
+        outstanding = self._outstanding.setdefault(partition, set())
+        outstanding.add(offset)
+        try:
+            pending.stale = not await self._reflected(pending)
+            self._answer([pending])
+        finally:
+            outstanding.discard(offset)
+
+    async def _reflected(self, pending: _Pending) -> bool:
+        after = pending.request.after
+        partition = self._partitions.get(pending.partition)
+        if after is None:
+            return True
+        if partition is None or after.partition != pending.partition or len(self._waiting) > MAX_WAITING:
+            return False
+        return await partition.wait_for(after, pending.deadline - MARGIN_S - time.time())
+
+    async def recommend(self, request: Request, partition: int, deadline_ms: int) -> Slate:
+        """Answer one request of this worker's own HTTP interface.
+
+        Raises:
+            RiffleError: the terminal error.
+        """
+        done: asyncio.Future[Slate | RiffleError] = asyncio.get_running_loop().create_future()
+        pending = _Pending(request, partition, time.time() + deadline_ms / 1000, done.set_result)
+        pending.stale = not await self._reflected(pending)
+        self._answer([pending])
+        answer = await done
+        if isinstance(answer, Slate):
+            return answer
+        raise answer
+
+    def _answer(self, batch: list[_Pending]) -> None:
+        """Answer each of a batch, exactly once, with a slate or an error."""
+        now = time.time()
+        alive: list[_Pending] = []
+        for pending in batch:
+            partition = self._partitions.get(pending.partition)
+            if now > pending.deadline:
+                self._finish(pending, DeadlineExceeded("deadline_exceeded", "the deadline had passed before ranking"))
+            elif partition is None or not partition.state.ready.is_set():
+                self._finish(pending, NotReady("not_ready", "the user's partition is not restored here yet: try again"))
+            else:
+                alive.append(pending)
+        if not alive:
+            return
+        try:
+            users = [self._partitions[p.partition].lookup([p.request.user_id])[0] for p in alive]
+            as_of = [self._partitions[p.partition].as_of for p in alive]
+            slates = self._pipeline.run([p.request for p in alive], users, as_of)
+        except Exception:
+            log.exception("the pipeline failed for %d requests", len(alive))
+            for pending in alive:
+                self._finish(pending, NotReady("internal", "ranking failed; the worker's log says why"))
+            return
+        for pending, slate in zip(alive, slates, strict=True):
+            degraded = (*slate.degraded, "stale") if pending.stale else slate.degraded
+            final = replace(slate, degraded=degraded)
+            self._finish(pending, final)
+            self._impression(final)
+
+    def _finish(self, pending: _Pending, answer: Slate | RiffleError) -> None:
+        outcome = answer.code if isinstance(answer, RiffleError) else "degraded" if answer.degraded else "slate"
+        self._metrics.count("requests", outcome=outcome)
+        pending.reply(answer)
+
+    def _impression(self, slate: Slate) -> None:
+        as_of = slate.to_json()["as_of"]
+        datum = {
+            "request_id": slate.request_id,
+            "user_id": slate.user_id,
+            "event_time": slate.as_of.event_time if slate.as_of else 0,
+            "release": slate.release,
+            "arm": slate.arm,
+            "feature_spec": "none",
+            "as_of": as_of,
+            "items": [
+                {
+                    "item_id": item.item_id,
+                    "position": position,
+                    "score": item.score,
+                    "propensity": 1.0,
+                    "sources": list(item.sources),
+                    "features": [],
+                }
+                for position, item in enumerate(slate.items)
+            ],
+        }
+        topic = self._settings.topic("impressions")
+        self._send(topic, slate.user_id.encode(), encode("impression", datum), [], "impression")
+
+    async def drain(self, timeout_s: float = 5.0) -> None:
+        """Wait for replies under way."""
+        if self._waiting:
+            await asyncio.wait(set(self._waiting), timeout=timeout_s)

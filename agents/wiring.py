@@ -1,0 +1,224 @@
+"""The composition root: everything a worker is made of, put together once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from faust.types import TP
+
+from agents.catalogue import Catalogue
+from agents.covisits import CovisitPartition
+from agents.metrics import Metrics
+from agents.recommend import Recommend
+from agents.service import Service
+from agents.users import UserPartition
+from agents.web.routes import attach
+from models.items import ItemStore
+from models.pipeline.pipeline import CandidatePipeline
+from schemas.registry import ConfluentRegistry
+from streams.broadcast import BroadcastReader
+from streams.chunks import Chunk, ChunkedApp
+from streams.settings import Settings
+from streams.store import block_cache
+from streams.topics import ensure_topics
+
+__all__ = ["Worker", "create_app"]
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """One worker's parts and their life."""
+
+    def __init__(self, settings: Settings, app: ChunkedApp) -> None:
+        self._settings = settings
+        self._app = app
+        self.metrics = Metrics()
+        self.items = ItemStore(settings.partitions)
+        self.pipeline = CandidatePipeline(self.items)
+        self.users: dict[int, UserPartition] = {}
+        self.covisits: dict[int, CovisitPartition] = {}
+        self._cache = block_cache(settings.block_cache_mb)
+        self._registry = ConfluentRegistry.at(settings.registry_url) if settings.registry_url else None
+        self._flusher: asyncio.Task[None] | None = None
+        self._settled = asyncio.Event()
+        "Set while the partitions of the current group generation are open."
+        self._generation = 0
+        self.recommend: Recommend | None = None
+        self.service: Service | None = None
+        self._replies: AIOKafkaProducer | None = None
+        self._events: AIOKafkaProducer | None = None
+        self._reader: BroadcastReader | None = None
+
+    async def start(self) -> None:
+        """Check topics, start producers, begin to read the broadcast topics; before the consumer joins its group."""
+        settings = self._settings
+        await ensure_topics(settings)
+        servers = settings.bootstrap_servers
+        self._replies = AIOKafkaProducer(bootstrap_servers=servers, linger_ms=0, acks=1)
+        self._events = AIOKafkaProducer(
+            bootstrap_servers=servers, linger_ms=2, acks="all", enable_idempotence=True, max_request_size=2 << 20
+        )
+        await self._replies.start()
+        await self._events.start()
+        catalogue = Catalogue(self.items, self.metrics, self._registry)
+        self._reader = BroadcastReader(
+            settings,
+            {
+                "items": catalogue.on_items,
+                "item-stats": catalogue.on_statistics,
+                "neighbours": catalogue.on_neighbours,
+            },
+        )
+        self.recommend = Recommend(
+            settings, self.pipeline, self.users, self._replies, self.metrics, self._registry
+        )
+        self.service = Service(
+            settings, self.items, self.pipeline, self.recommend, self.users, self._events, self.metrics
+        )
+        await self._reader.start(self._crash)
+        await self._reader.caught_up.wait()
+        self.service.caught_up = True
+        self._flusher = asyncio.create_task(self._flush_forever(), name="flusher")
+
+    async def stop(self) -> None:
+        """Flush what is applied, answer what is under way, let go of everything."""
+        if self._flusher is not None:
+            self._flusher.cancel()
+            await asyncio.gather(self._flusher, return_exceptions=True)
+        if self.recommend is not None:
+            await self.recommend.drain()
+        for part in (*self.users.values(), *self.covisits.values()):
+            await part.close()
+        if self._reader is not None:
+            await self._reader.stop()
+        for producer in (self._replies, self._events):
+            if producer is not None:
+                await producer.stop()
+
+    def _crash(self, error: BaseException) -> None:
+        log.critical("the worker stops: %s: %s", type(error).__name__, error, exc_info=error)
+        asyncio.ensure_future(self._app.crash(error))  # noqa: RUF006 - the app keeps it
+
+    async def assigned(self, partitions: set[TP]) -> None:
+        """Open what is new among the assigned partitions."""
+        generation = self._app.consumer_generation_id
+        names = {self._settings.topic(name): name for name in ("interactions", "covisits")}
+        for tp in sorted(partitions):
+            kind = names.get(tp.topic)
+            if kind == "interactions" and tp.partition not in self.users:
+                user = UserPartition(
+                    self._settings, tp.partition, self.items, self._cache, self.metrics, self._registry
+                )
+                self.users[tp.partition] = user
+                await user.open()
+            elif kind == "covisits" and tp.partition not in self.covisits:
+                covisit = CovisitPartition(self._settings, tp.partition, self._cache, self.metrics)
+                self.covisits[tp.partition] = covisit
+                await covisit.open()
+        self._generation = generation
+        self._settled.set()
+
+    async def apply(self, parts: Mapping[int, UserPartition | CovisitPartition], chunk: Chunk) -> None:
+        """Apply a chunk to its partition; one of an earlier generation is dropped, because it is read again."""
+        await self._settled.wait()
+        part = parts.get(chunk.partition)
+        if part is None or chunk.generation < self._generation:
+            self.metrics.count("chunks_dropped", reason="earlier generation")
+            return
+        part.apply(chunk)
+
+    async def revoked(self, partitions: set[TP]) -> None:
+        """Flush and let go of revoked partitions, before another worker opens them."""
+        self._settled.clear()
+        await self.flush()
+        for tp in partitions:
+            if tp.topic == self._settings.topic("interactions") and tp.partition in self.users:
+                await self.users.pop(tp.partition).close()
+            elif tp.topic == self._settings.topic("covisits") and tp.partition in self.covisits:
+                await self.covisits.pop(tp.partition).close()
+            elif tp.topic == self._settings.topic("requests") and self.recommend is not None:
+                self.recommend.forget(tp.partition)
+
+    async def flush(self) -> None:
+        """Make everything applied durable, and commit what requests are answered."""
+        parts = [*self.users.values(), *self.covisits.values()]
+        await asyncio.gather(*(part.flush() for part in parts if part.state.ready.is_set()))
+        if self.recommend is not None and (answered := self.recommend.committable()):
+            topic = self._settings.topic("requests")
+            await self._app.consumer.commit_offsets({TP(topic, p): offset for p, offset in answered.items()})
+
+    async def _flush_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.commit_interval_s)
+            if self._app.rebalancing:
+                continue
+            try:
+                await self.flush()
+            except asyncio.CancelledError:
+                raise
+            except BaseException as error:  # noqa: BLE001 - whatever it was, nothing may be applied after it
+                if self._app.rebalancing or self._app.should_stop:
+                    log.warning("flush during a rebalance failed, its records will be read again: %s", error)
+                    continue
+                self._crash(error)
+                return
+
+
+class RiffleApp(ChunkedApp):
+    """The Faust app with Riffle's parts in its life cycle."""
+
+    worker: Worker
+
+    async def on_start(self) -> None:
+        """Start the parts before Faust's consumer joins the group."""
+        await super().on_start()
+        await self.worker.start()
+        assert self.worker.service is not None
+        attach(self.web.web_app, self.worker.service)
+
+    async def on_stop(self) -> None:
+        """Flush while the consumer still owns its partitions."""
+        if not self.crashed:
+            await self.worker.flush()
+        await self.worker.stop()
+        await super().on_stop()
+
+
+def create_app(settings: Settings) -> RiffleApp:
+    """The worker that `settings` describe, with its agents registered."""
+    app: RiffleApp = RiffleApp.create(settings)  # type: ignore[assignment]
+    worker = app.worker = Worker(settings, app)
+
+    def topic(name: str) -> Any:
+        return app.topic(settings.topic(name), key_serializer="raw", value_serializer="raw")
+
+    @app.agent(topic("interactions"), name="riffle.features")
+    async def features(stream: Any) -> None:
+        async for chunk in stream:
+            await worker.apply(worker.users, chunk)
+
+    @app.agent(topic("covisits"), name="riffle.neighbours")
+    async def neighbours(stream: Any) -> None:
+        async for chunk in stream:
+            await worker.apply(worker.covisits, chunk)
+
+    @app.agent(topic("requests"), name="riffle.recommend")
+    async def recommend(stream: Any) -> None:
+        async for chunk in stream:
+            assert worker.recommend is not None
+            await worker.recommend.on_chunk(chunk)
+
+    @app.on_partitions_assigned.connect
+    async def assigned(_app: Any, assigned: set[TP], **_kwargs: Any) -> None:
+        await worker.assigned(assigned)
+
+    @app.on_partitions_revoked.connect
+    async def revoked(_app: Any, revoked: set[TP], **_kwargs: Any) -> None:
+        await worker.revoked(revoked)
+
+    return app

@@ -1,0 +1,30 @@
+"""`python -m agents.worker`: one worker in the foreground."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from agents.wiring import create_app
+from schemas.errors import RiffleError
+from streams.settings import Settings
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run a worker until it is told to stop (SIGTERM, SIGINT)."""
+    settings = Settings.from_env()
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for folder in (settings.data_dir, settings.data_dir / "faust"):
+        folder.mkdir(parents=True, exist_ok=True)
+    app = create_app(settings)
+    worker = app.Worker(loglevel=settings.log_level, quiet=True, override_logging=False, redirect_stdouts=False)
+    try:
+        worker.execute_from_commandline()
+    except RiffleError as exc:
+        sys.exit(f"riffle: {exc.message}")
+
+
+if __name__ == "__main__":
+    main()

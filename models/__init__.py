@@ -1,0 +1,1 @@
+"""Everything about recommending that needs no Kafka."""

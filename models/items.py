@@ -1,0 +1,163 @@
+"""The item store: everything a worker knows of the catalogue, as NumPy columns indexed by item row."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.bloom import SLICES, positions
+from models.state import POPULARITY_HALF_LIFE_MS, ItemStatRow, hash64
+from schemas.records import Item
+
+__all__ = ["NEIGHBOURS", "TEXT_DIMENSIONS", "ItemStore", "text_vector"]
+
+TEXT_DIMENSIONS = 128
+NEIGHBOURS = 64
+CATEGORIES = 8
+MAX_TOKENS = 400
+WORD = re.compile(r"\w{3,}")
+
+
+def text_vector(item: Item) -> NDArray[np.float32]:
+    """Signed feature hashing of title, text and categories (Weinberger et al. 2009): float32 `(TEXT_DIMENSIONS,)`, length 1 or 0.
+
+    Needs no learned weights, so that a new item is found by its content as soon as it arrives.
+    """
+    vector = np.zeros(TEXT_DIMENSIONS, np.float32)
+    tokens = [(f"c:{name.lower()}", 3.0) for name in item.categories[:CATEGORIES]]
+    tokens += [(word, 2.0) for word in WORD.findall(item.title.lower())[:MAX_TOKENS]]
+    tokens += [(word, 1.0) for word in WORD.findall(item.text.lower())[:MAX_TOKENS]]
+    for token, weight in tokens:
+        code = zlib.crc32(token.encode())
+        vector[code % TEXT_DIMENSIONS] += weight if code >> 31 else -weight
+    length = float(np.linalg.norm(vector))
+    return vector / length if length else vector
+
+
+class ItemStore:
+    """Columns over item rows. A row is never reused; `remove` makes its item unavailable.
+
+    Statistics are absolute per (item, source partition): hearing them again overwrites and never adds.
+    """
+
+    def __init__(self, partitions: int = 4, capacity: int = 1024) -> None:
+        self.partitions = partitions
+        self.ids: list[str] = []
+        self.items: list[Item | None] = []
+        self.category_names: list[str] = []
+        self.stream_time_ms = 0
+        "Newest event time heard of: the clock of decay."
+        self._row_of: dict[str, int] = {}
+        self._category_of: dict[str, int] = {}
+        self.row_of_hash: dict[int, int] = {}
+        self.categories_of_hash: dict[int, tuple[str, ...]] = {}
+        self.id_of_hash: dict[int, str] = {}
+        self._columns(capacity)
+
+    def _columns(self, capacity: int) -> None:
+        self.available = np.zeros(capacity, np.bool_)
+        "Known to the catalogue and available."
+        self.category_ids = np.full((capacity, CATEGORIES), -1, np.int32)
+        self.published_ms = np.zeros(capacity, np.int64)
+        self.bloom = np.zeros((capacity, SLICES), np.int32)
+        self.text = np.zeros((capacity, TEXT_DIMENSIONS), np.float32)
+        self.popularity = np.zeros((capacity, self.partitions), np.float64)
+        self.popularity_ms = np.zeros((capacity, self.partitions), np.int64)
+        self.events = np.zeros((capacity, self.partitions), np.int64)
+        self.first_ms = np.zeros(capacity, np.int64)
+        self.neighbour_rows = np.full((capacity, NEIGHBOURS), -1, np.int32)
+        self.neighbour_weights = np.zeros((capacity, NEIGHBOURS), np.float32)
+        self.neighbour_total = np.zeros(capacity, np.float32)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def row_of(self, item_id: str) -> int:
+        """Row of an item, -1 when it was never heard of."""
+        return self._row_of.get(item_id, -1)
+
+    def rows_of(self, item_ids: Sequence[str]) -> NDArray[np.int32]:
+        """Rows of items, -1 where unknown: int32 `(len(item_ids),)`."""
+        return np.fromiter((self._row_of.get(name, -1) for name in item_ids), np.int32, len(item_ids))
+
+    def rows_of_hashes(self, hashes: NDArray[np.uint64]) -> NDArray[np.int32]:
+        """Rows of items by `hash64` of their ids, -1 where unknown; same shape."""
+        get = self.row_of_hash.get
+        return np.fromiter((get(h, -1) for h in hashes.ravel().tolist()), np.int32, hashes.size).reshape(hashes.shape)
+
+    def _row(self, item_id: str) -> int:
+        row = self._row_of.get(item_id)
+        if row is None:
+            row = len(self.ids)
+            if row == len(self.available):
+                self._grow()
+            self.ids.append(item_id)
+            self.items.append(None)
+            self._row_of[item_id] = row
+            self.bloom[row] = positions(item_id)
+            self.row_of_hash[hash64(item_id)] = row
+            self.id_of_hash[hash64(item_id)] = item_id
+        return row
+
+    def _grow(self) -> None:
+        old = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        self._columns(2 * len(self.available))
+        for name, value in old.items():
+            getattr(self, name)[: len(value)] = value
+
+    def upsert(self, item: Item) -> int:
+        """Add or replace a catalogue entry; returns its row."""
+        row = self._row(item.item_id)
+        self.items[row] = item
+        self.available[row] = item.available
+        names = item.categories[:CATEGORIES]
+        self.category_ids[row] = -1
+        for n, name in enumerate(names):
+            if name not in self._category_of:
+                self._category_of[name] = len(self.category_names)
+                self.category_names.append(name)
+            self.category_ids[row, n] = self._category_of[name]
+        self.categories_of_hash[hash64(item.item_id)] = names
+        self.published_ms[row] = item.published_at or 0
+        self.text[row] = text_vector(item)
+        return row
+
+    def remove(self, item_id: str) -> None:
+        """Make an item unavailable; its row, and what people did with it, stay."""
+        self.available[self._row(item_id)] = False
+
+    def category_rows(self, names: Sequence[str]) -> NDArray[np.int32]:
+        """Numbers of the categories that exist among `names`."""
+        return np.asarray([self._category_of[name] for name in names if name in self._category_of], np.int32)
+
+    def set_statistics(self, item_id: str, partition: int, stats: ItemStatRow) -> None:
+        """Replace an item's statistics over one source partition."""
+        row = self._row(item_id)
+        self.popularity[row, partition] = stats.popularity
+        self.popularity_ms[row, partition] = stats.updated_ms
+        self.events[row, partition] = sum(stats.counts.values())
+        first = int(self.first_ms[row])
+        self.first_ms[row] = min(first, stats.first_ms) if first else stats.first_ms
+        self.stream_time_ms = max(self.stream_time_ms, stats.updated_ms)
+
+    def set_neighbours(self, item_id: str, others: Sequence[str], weights: Sequence[float], total: float) -> None:
+        """Replace an item's neighbours by co-visitation, heaviest first."""
+        row = self._row(item_id)
+        others, weights = others[:NEIGHBOURS], weights[:NEIGHBOURS]
+        rows = [self._row(other) for other in others]
+        self.neighbour_rows[row] = -1
+        self.neighbour_weights[row] = 0.0
+        self.neighbour_rows[row, : len(rows)] = rows
+        self.neighbour_weights[row, : len(rows)] = weights
+        self.neighbour_total[row] = total
+
+    def popularity_now(self) -> NDArray[np.float32]:
+        """Decayed number of events per item at `stream_time_ms`, over all partitions: float32 `(len(self),)`."""
+        n = len(self)
+        age = np.maximum(self.stream_time_ms - self.popularity_ms[:n], 0)
+        now: NDArray[np.float32] = (self.popularity[:n] * np.exp2(-age / POPULARITY_HALF_LIFE_MS)).sum(axis=1)
+        return now.astype(np.float32)

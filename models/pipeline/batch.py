@@ -1,0 +1,120 @@
+"""The columns that go through the pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.items import ItemStore
+from models.state import UserRecord
+from schemas.records import Request
+
+__all__ = ["RECENT", "Candidates", "Queries", "Retrieved"]
+
+RECENT = 30
+"Newest events of a person that retrieval looks at."
+
+
+@dataclass(slots=True)
+class Queries:
+    """A batch of q requests, hydrated."""
+
+    requests: Sequence[Request]
+    users: Sequence[UserRecord | None]
+    recent_rows: NDArray[np.int32]
+    "Item rows of the newest events, newest first, -1 where there is none: `(q, RECENT)`."
+    excluded: Sequence[NDArray[np.int32]]
+    "Rows each request excludes."
+    categories: Sequence[NDArray[np.int32]]
+    "Category numbers each request asks for; empty with `requests[n].categories` set means: none exists."
+    degraded: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    @classmethod
+    def hydrate(cls, requests: Sequence[Request], users: Sequence[UserRecord | None], items: ItemStore) -> Queries:
+        """Look up what the batch needs of its people; `users[n]` is None for a person never heard of."""
+        hashes = np.zeros((len(requests), RECENT), np.uint64)
+        lengths = np.zeros(len(requests), np.int64)
+        for n, user in enumerate(users):
+            if user is not None and user.size:
+                newest = user.history["item"][-RECENT:][::-1]
+                hashes[n, : len(newest)] = newest
+                lengths[n] = len(newest)
+        rows = items.rows_of_hashes(hashes)
+        rows[np.arange(RECENT) >= lengths[:, None]] = -1
+        return cls(
+            requests,
+            users,
+            rows,
+            [items.rows_of(request.exclude) for request in requests],
+            [items.category_rows(request.categories) for request in requests],
+        )
+
+
+@dataclass(slots=True)
+class Retrieved:
+    """What one source brought: three columns of one length."""
+
+    query_row: NDArray[np.int32]
+    item_row: NDArray[np.int32]
+    score: NDArray[np.float32]
+
+    @classmethod
+    def none(cls) -> Retrieved:
+        """Nothing."""
+        return cls(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.float32))
+
+    @classmethod
+    def join(cls, parts: Sequence[Retrieved]) -> Retrieved:
+        """The parts, one after the other."""
+        if not parts:
+            return cls.none()
+        return cls(
+            np.concatenate([p.query_row for p in parts]),
+            np.concatenate([p.item_row for p in parts]),
+            np.concatenate([p.score for p in parts]),
+        )
+
+    @classmethod
+    def of_query(cls, query: int, item_row: NDArray[np.int32], score: NDArray[np.float32]) -> Retrieved:
+        """Items for one query."""
+        return cls(np.full(len(item_row), query, np.int32), item_row.astype(np.int32), score.astype(np.float32))
+
+
+@dataclass(slots=True)
+class Candidates:
+    """n candidates of all queries, each (query, item) once, ordered by query."""
+
+    query_row: NDArray[np.int32]
+    item_row: NDArray[np.int32]
+    source_scores: NDArray[np.float32]
+    "Score of each source, NaN where it did not bring the candidate: `(n, sources)`."
+    score: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.item_row)
+
+    @classmethod
+    def merge(cls, retrieved: Sequence[Retrieved], n_items: int) -> Candidates:
+        """Join what the sources brought; a source that brings a candidate twice counts with its better score."""
+        keys = [r.query_row.astype(np.int64) * max(n_items, 1) + r.item_row for r in retrieved]
+        unique, place = np.unique(np.concatenate(keys) if keys else np.zeros(0, np.int64), return_inverse=True)
+        scores = np.full((len(unique), len(retrieved)), np.nan, np.float32)
+        start = 0
+        for column, part in enumerate(retrieved):
+            at = place[start : start + len(part.item_row)]
+            best = np.full(len(unique), -np.inf, np.float32)
+            np.maximum.at(best, at, part.score)
+            scores[at, column] = best[at]
+            start += len(part.item_row)
+        query_row, item_row = np.divmod(unique, max(n_items, 1))
+        return cls(query_row.astype(np.int32), item_row.astype(np.int32), scores, np.zeros(len(unique), np.float32))
+
+    def take(self, index: NDArray[np.bool_] | NDArray[np.intp]) -> Candidates:
+        """The candidates at `index`, in its order."""
+        return Candidates(self.query_row[index], self.item_row[index], self.source_scores[index], self.score[index])

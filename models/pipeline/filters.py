@@ -1,0 +1,76 @@
+"""What must not be shown."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.items import ItemStore
+from models.pipeline.batch import Candidates, Queries
+
+__all__ = ["CategoryFilter", "ExcludedFilter", "SeenFilter", "UnavailableFilter"]
+
+
+def _spans(queries: Queries, candidates: Candidates) -> NDArray[np.intp]:
+    """Where each query's candidates start and end: they are ordered by query."""
+    return np.searchsorted(candidates.query_row, np.arange(len(queries) + 1))
+
+
+class UnavailableFilter:
+    """Drops items that are unavailable, deleted, or not in the catalogue."""
+
+    name = "unavailable"
+
+    def keep(self, queries: Queries, candidates: Candidates, items: ItemStore) -> NDArray[np.bool_]:  # noqa: ARG002
+        """Available ones."""
+        kept: NDArray[np.bool_] = items.available[candidates.item_row]
+        return kept
+
+
+class SeenFilter:
+    """Drops what the person has interacted with, by their Bloom filters: may hide an unseen item, never shows a seen one."""
+
+    name = "seen"
+
+    def keep(self, queries: Queries, candidates: Candidates, items: ItemStore) -> NDArray[np.bool_]:
+        """Those not in the seen-set."""
+        keep = np.ones(len(candidates), np.bool_)
+        spans = _spans(queries, candidates)
+        for n, user in enumerate(queries.users):
+            if user is not None:
+                span = slice(spans[n], spans[n + 1])
+                keep[span] = ~user.seen.contains_many(items.bloom[candidates.item_row[span]])
+        return keep
+
+
+class ExcludedFilter:
+    """Drops what the request excludes."""
+
+    name = "excluded"
+
+    def keep(self, queries: Queries, candidates: Candidates, items: ItemStore) -> NDArray[np.bool_]:  # noqa: ARG002
+        """Those not excluded."""
+        keep = np.ones(len(candidates), np.bool_)
+        spans = _spans(queries, candidates)
+        for n, rows in enumerate(queries.excluded):
+            if len(rows):
+                span = slice(spans[n], spans[n + 1])
+                keep[span] = ~np.isin(candidates.item_row[span], rows)
+        return keep
+
+
+class CategoryFilter:
+    """Keeps items of the categories that the request asks for."""
+
+    name = "category"
+
+    def keep(self, queries: Queries, candidates: Candidates, items: ItemStore) -> NDArray[np.bool_]:
+        """Those with at least one of the categories."""
+        keep = np.ones(len(candidates), np.bool_)
+        spans = _spans(queries, candidates)
+        for n, request in enumerate(queries.requests):
+            if request.categories:
+                span = slice(spans[n], spans[n + 1])
+                of_item = items.category_ids[candidates.item_row[span]]
+                keep[span] = np.isin(of_item, queries.categories[n]).any(axis=1)
+        return keep

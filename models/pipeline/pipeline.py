@@ -1,0 +1,222 @@
+"""The path of a batch of requests, once through."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.items import ItemStore
+from models.pipeline.batch import Candidates, Queries, Retrieved
+from models.pipeline.filters import CategoryFilter, ExcludedFilter, SeenFilter, UnavailableFilter
+from models.pipeline.scoring import LightScorer
+from models.pipeline.sources import ContentSource, CovisitationSource, FreshSource, PopularSource, RequestedSource
+from models.pipeline.stages import Filter, Scorer, Source
+from models.state import UserRecord
+from schemas.records import AsOf, Request, Slate, SlateItem
+
+__all__ = ["CandidatePipeline", "PipelineSettings"]
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineSettings:
+    """How the pipeline selects."""
+
+    light_top: int = 300
+    "Candidates per request that are left after light scoring."
+    diversity: float = 0.02
+    "Taken from a candidate's score, per item already in the slate with the same first category, times the best score."
+
+
+@dataclass(slots=True)
+class _Run:
+    """What a run notes on its way."""
+
+    timings: dict[str, float] = field(default_factory=dict)
+    degraded: list[str] = field(default_factory=list)
+    dropped: dict[str, NDArray[np.int32]] = field(default_factory=dict)
+    "Per filter: the query of each candidate it dropped."
+
+
+class CandidatePipeline:
+    """Sources, filters and scorers over one item store. Not thread-safe: one event loop calls it."""
+
+    def __init__(
+        self,
+        items: ItemStore,
+        settings: PipelineSettings = PipelineSettings(),  # noqa: B008 - frozen
+        sources: Sequence[Source] | None = None,
+        filters: Sequence[Filter] | None = None,
+        scorer: Scorer | None = None,
+    ) -> None:
+        self.items = items
+        self._settings = settings
+        self.sources = sources or (
+            CovisitationSource(),
+            ContentSource(),
+            PopularSource(),
+            FreshSource(),
+            RequestedSource(),
+        )
+        self.filters = filters or (UnavailableFilter(), SeenFilter(), ExcludedFilter(), CategoryFilter())
+        self.scorer = scorer or LightScorer([source.name for source in self.sources])
+        self.counters: Counter[tuple[str, str]] = Counter()
+        "Candidates dropped (`filter`, name), parts that failed (`failed`, name)."
+
+    def run(
+        self, requests: Sequence[Request], users: Sequence[UserRecord | None], as_of: Sequence[AsOf | None]
+    ) -> list[Slate]:
+        """Answer a batch. One request is a batch of one; its answer does not depend on who it is batched with.
+
+        Raises:
+            Exception: whatever a filter raises: a slate that might hold what must not be shown is never returned.
+        """
+        run = _Run()
+        queries = self._timed(run, "hydrate", lambda: Queries.hydrate(requests, users, self.items))
+        retrieved = self._timed(run, "retrieve", lambda: self._retrieve(run, queries))
+        candidates = self._timed(run, "merge", lambda: Candidates.merge(retrieved, len(self.items)))
+        candidates = self._timed(run, "filter", lambda: self._filter(run, queries, candidates))
+        candidates = self._timed(run, "light", lambda: self._light(queries, candidates))
+        chosen = self._timed(run, "select", lambda: self._select(queries, candidates))
+        return self._slates(run, queries, candidates, chosen, as_of)
+
+    @staticmethod
+    def _timed(run: _Run, stage: str, work: Callable[[], T]) -> T:
+        started = time.perf_counter()
+        done = work()
+        run.timings[stage] = (time.perf_counter() - started) * 1e3
+        return done
+
+    def _retrieve(self, run: _Run, queries: Queries) -> list[Retrieved]:
+        brought = []
+        for source in self.sources:
+            try:
+                brought.append(source.retrieve(queries, self.items))
+            except Exception:
+                log.exception("source %s failed", source.name)
+                self.counters["failed", source.name] += 1
+                run.degraded.append(f"source:{source.name}")
+                brought.append(Retrieved.none())
+        return brought
+
+    def _filter(self, run: _Run, queries: Queries, candidates: Candidates) -> Candidates:
+        for stage in self.filters:
+            keep = stage.keep(queries, candidates, self.items)
+            run.dropped[stage.name] = candidates.query_row[~keep]
+            self.counters["filter", stage.name] += int((~keep).sum())
+            candidates = candidates.take(keep)
+        return candidates
+
+    def _light(self, queries: Queries, candidates: Candidates) -> Candidates:
+        """Score, put each query's candidates in order (ties by item row), and keep its best."""
+        scores = self.scorer.score(queries, candidates, self.items)
+        candidates.score = np.where(np.isfinite(scores), scores, -np.inf).astype(np.float32)
+        order = np.lexsort((candidates.item_row, -candidates.score, candidates.query_row))
+        ordered = candidates.take(order)
+        starts = np.searchsorted(ordered.query_row, ordered.query_row, side="left")
+        return ordered.take(np.arange(len(ordered)) - starts < self._settings.light_top)
+
+    def _select(self, queries: Queries, candidates: Candidates) -> list[NDArray[np.intp]]:
+        """Per query: places of its slate, best first. Each item lowers those that share its first category a little."""
+        spans = np.searchsorted(candidates.query_row, np.arange(len(queries) + 1))
+        chosen = []
+        for n, request in enumerate(queries.requests):
+            places = np.arange(spans[n], spans[n + 1])
+            if request.candidates is None and self._settings.diversity and len(places) > 1:
+                places = self._diverse(candidates, places, request.k)
+            chosen.append(places[: request.k])
+        return chosen
+
+    def _diverse(self, candidates: Candidates, places: NDArray[np.intp], k: int) -> NDArray[np.intp]:
+        category = self.items.category_ids[candidates.item_row[places], 0]
+        score = candidates.score[places].astype(np.float64)
+        step = self._settings.diversity * max(float(score[0]), 0.0)
+        if not np.isfinite(step):
+            return places
+        picked = []
+        for _ in range(min(k, len(places))):
+            best = int(np.argmax(score))
+            picked.append(best)
+            score[best] = -np.inf
+            if category[best] >= 0:
+                score[category == category[best]] -= step
+        rest = np.setdiff1d(np.arange(len(places)), picked, assume_unique=True)
+        return places[np.concatenate([np.asarray(picked, np.intp), rest])]
+
+    def _slates(
+        self,
+        run: _Run,
+        queries: Queries,
+        candidates: Candidates,
+        chosen: Sequence[NDArray[np.intp]],
+        as_of: Sequence[AsOf | None],
+    ) -> list[Slate]:
+        names = [source.name for source in self.sources]
+        slates = []
+        for n, request in enumerate(queries.requests):
+            items = []
+            dropped = {name: int((rows == n).sum()) for name, rows in run.dropped.items()} if request.explain else {}
+            for place in chosen[n].tolist():
+                brought = candidates.source_scores[place]
+                by = [s for s in range(len(names)) if not np.isnan(brought[s])]
+                explanation: Mapping[str, object] | None = None
+                if request.explain:
+                    explanation = {
+                        "sources": {names[s]: round(float(brought[s]), 6) for s in by},
+                        "light": round(float(candidates.score[place]), 6),
+                        "dropped": dropped,
+                    }
+                score = float(candidates.score[place])
+                items.append(
+                    SlateItem(
+                        self.items.ids[int(candidates.item_row[place])],
+                        score if np.isfinite(score) else -1e30,
+                        tuple(names[s] for s in by),
+                        explanation,
+                    )
+                )
+            timings = {stage: round(ms, 3) for stage, ms in run.timings.items()}
+            slates.append(
+                Slate(
+                    request.request_id,
+                    request.user_id,
+                    tuple(items),
+                    "none",
+                    "default",
+                    tuple(run.degraded),
+                    as_of[n],
+                    timings,
+                )
+            )
+        return slates
+
+    def similar(self, item_id: str, k: int) -> list[SlateItem]:
+        """Items that people meet together with this one, then items of like content."""
+        row = self.items.row_of(item_id)
+        if row < 0:
+            return []
+        n = len(self.items)
+        scores = 0.5 * (self.items.text[:n] @ self.items.text[row])
+        near, weight = self.items.neighbour_rows[row], self.items.neighbour_weights[row]
+        there = near >= 0
+        together = np.zeros(n, np.float32)
+        if there.any():
+            together[near[there]] = weight[there] / max(float(weight.max()), 1e-9)
+        total = np.where(self.items.available[:n], scores + together, -np.inf)
+        total[row] = -np.inf
+        best = np.argsort(-total, kind="stable")[:k]
+        found = []
+        for place in best[np.isfinite(total[best])].tolist():
+            by = ("covisitation",) if together[place] else ("content",)
+            found.append(SlateItem(self.items.ids[place], float(total[place]), by))
+        return found

@@ -1,0 +1,147 @@
+"""Where candidates come from."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.items import ItemStore
+from models.pipeline.batch import RECENT, Queries, Retrieved
+
+__all__ = ["ContentSource", "CovisitationSource", "FreshSource", "PopularSource", "RequestedSource"]
+
+RECENCY = np.float32(0.9) ** np.arange(RECENT, dtype=np.float32)
+"Weight of a person's newest events, newest first."
+
+
+def _top(scores: NDArray[np.float32], most: int) -> NDArray[np.intp]:
+    """Places of the `most` largest scores above 0, in no particular order."""
+    if len(scores) > most:
+        places = np.argpartition(scores, -most)[-most:]
+        return places[scores[places] > 0]
+    return np.flatnonzero(scores > 0)
+
+
+class PopularSource:
+    """What most people do now: decayed counts, overall, and within the categories a request asks for."""
+
+    name = "popular"
+
+    def __init__(self, most: int = 300) -> None:
+        self._most = most
+
+    def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:
+        """The most popular items; each person's share grows with what they have seen, so that some are left."""
+        popularity = np.where(items.available[: len(items)], items.popularity_now() + 1e-6, 0.0).astype(np.float32)
+        parts = []
+        tops: dict[int, NDArray[np.intp]] = {}
+        for n, request in enumerate(queries.requests):
+            if request.candidates is not None:
+                continue
+            user = queries.users[n]
+            most = self._most + (sum(user.seen.counts) if user is not None else 0) + len(request.exclude)
+            if request.categories:
+                wanted = np.isin(items.category_ids[: len(items)], queries.categories[n]).any(axis=1)
+                within = np.where(wanted, popularity, 0.0).astype(np.float32)
+                top = _top(within, most)
+            else:
+                top = tops[most] if most in tops else tops.setdefault(most, _top(popularity, most))
+            parts.append(Retrieved.of_query(n, top.astype(np.int32), np.log1p(popularity[top])))
+        return Retrieved.join(parts)
+
+
+class CovisitationSource:
+    """What follows a person's newest items in other people's streams: cosine-normalised co-visitation, newest weigh most."""
+
+    name = "covisitation"
+
+    def __init__(self, most: int = 300) -> None:
+        self._most = most
+
+    def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:
+        """Neighbours of the newest items."""
+        parts = []
+        total = np.sqrt(np.maximum(items.neighbour_total[: len(items)], 1.0))
+        for n, request in enumerate(queries.requests):
+            recent = queries.recent_rows[n]
+            known = recent >= 0
+            if request.candidates is not None or not known.any():
+                continue
+            recent, weight = recent[known], RECENCY[known]
+            rows = items.neighbour_rows[recent]
+            scores = items.neighbour_weights[recent] * (weight / total[recent])[:, None]
+            there = rows >= 0
+            found = np.bincount(rows[there], scores[there], minlength=len(items))
+            found = (found / total).astype(np.float32)
+            top = _top(found, self._most)
+            parts.append(Retrieved.of_query(n, top.astype(np.int32), found[top]))
+        return Retrieved.join(parts)
+
+
+class ContentSource:
+    """What resembles a person's newest items by content."""
+
+    name = "content"
+
+    def __init__(self, most: int = 150) -> None:
+        self._most = most
+
+    def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:
+        """Items nearest, by cosine, to the weighted mean of the newest items' vectors."""
+        asked = np.asarray([r.candidates is None for r in queries.requests], np.bool_)
+        known = (queries.recent_rows >= 0) & asked[:, None]
+        if not known.any() or not len(items):
+            return Retrieved.none()
+        weights = np.where(known, RECENCY, np.float32(0))
+        profile = np.einsum("qr,qrd->qd", weights, items.text[np.maximum(queries.recent_rows, 0)])
+        length = np.linalg.norm(profile, axis=1, keepdims=True)
+        profile = np.divide(profile, length, out=np.zeros_like(profile), where=length > 0)
+        similar = profile @ items.text[: len(items)].T
+        parts = []
+        for n in np.flatnonzero(known.any(axis=1)).tolist():
+            top = _top(similar[n], self._most)
+            parts.append(Retrieved.of_query(n, top.astype(np.int32), similar[n][top]))
+        return Retrieved.join(parts)
+
+
+class FreshSource:
+    """Items that nobody or few have met yet, the newest first: how a new item gets its first events."""
+
+    name = "fresh"
+
+    def __init__(self, most: int = 50, few: int = 5) -> None:
+        self._most = most
+        self._few = few
+
+    def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:
+        """The same newest items for everyone."""
+        n = len(items)
+        new = items.available[:n] & (items.events[:n].sum(axis=1) <= self._few) & (items.published_ms[:n] > 0)
+        places = np.flatnonzero(new)
+        if not len(places):
+            return Retrieved.none()
+        newest = places[np.argsort(-items.published_ms[places], kind="stable")[: self._most]]
+        score = np.linspace(1.0, 0.1, len(newest), dtype=np.float32)
+        return Retrieved.join(
+            [
+                Retrieved.of_query(query, newest.astype(np.int32), score)
+                for query, request in enumerate(queries.requests)
+                if request.candidates is None
+            ]
+        )
+
+
+class RequestedSource:
+    """The candidates that a re-ranking request brings itself."""
+
+    name = "requested"
+
+    def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:
+        """Those of the candidates that were ever heard of."""
+        parts = []
+        for n, request in enumerate(queries.requests):
+            if request.candidates is not None:
+                rows = items.rows_of(request.candidates)
+                rows = rows[rows >= 0]
+                parts.append(Retrieved.of_query(n, rows, np.zeros(len(rows), np.float32)))
+        return Retrieved.join(parts)

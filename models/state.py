@@ -1,0 +1,319 @@
+"""What is kept of a person and of an item, and how events change it. Event time drives decay; wall clock never does."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import struct
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from models.bloom import SeenSet
+from schemas.columns import InteractionColumns
+from schemas.errors import StoreCorrupt
+
+__all__ = [
+    "Applied",
+    "ItemStatRow",
+    "NeighbourRow",
+    "UserRecord",
+    "apply_interactions",
+    "apply_statistics",
+    "decayed",
+    "hash64",
+]
+
+FORMAT = 1
+HISTORY = 200
+"Events kept per person."
+SLACK = 56
+AFFINITIES = 64
+"Categories kept per person."
+AFFINITY_HALF_LIFE_MS = 30 * 86_400_000
+POPULARITY_HALF_LIFE_MS = 14 * 86_400_000
+SESSION_GAP_MS = 30 * 60_000
+COVISIT_WINDOW = 8
+"Distinct earlier items that an event is co-visited with."
+COVISIT_DECAY = 0.8
+COVISIT_BACKWARD = 0.5
+NEIGHBOURS = 128
+"Neighbours kept per item."
+
+EVENT = np.dtype([("time", "<i8"), ("item", "<u8"), ("event", "<u8"), ("value", "<f4"), ("action", "<u2")])
+HEAD = struct.Struct("<BIIHH")  # format, length of the JSON part, length of the history, tiers, reserved
+
+
+@functools.lru_cache(maxsize=200_000)
+def hash64(text: str) -> int:
+    """A stable 64-bit hash of an id."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def decayed(weight: float, at_ms: int, event_ms: int, half_life_ms: float) -> tuple[float, int]:
+    """Add one event to an exponentially decayed counter; an event out of order adds what is left of it by now."""
+    if event_ms >= at_ms:
+        return weight * 2.0 ** (-(event_ms - at_ms) / half_life_ms) + 1.0, event_ms
+    return weight + 2.0 ** (-(at_ms - event_ms) / half_life_ms), at_ms
+
+
+@dataclass(slots=True)
+class UserRecord:
+    """All that is kept of one person: bounded, versioned, a few kB."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    "Events per action."
+    actions: list[str] = field(default_factory=list)
+    "Names of the history's action numbers."
+    affinities: dict[str, tuple[float, int]] = field(default_factory=dict)
+    "Per category: decayed number of events, and the event time (epoch ms) it is valid at."
+    first_ms: int = 0
+    session: tuple[str, int, int] = ("", 0, 0)
+    "Current session: id, start (epoch ms), events."
+    seen: SeenSet = field(default_factory=SeenSet)
+    buffer: NDArray[np.void] = field(default_factory=lambda: np.zeros(HISTORY + SLACK, EVENT))
+    size: int = 0
+    _events: set[int] | None = None
+
+    @property
+    def history(self) -> NDArray[np.void]:
+        """The newest events by event time, newest last: structured `EVENT` `(≤ HISTORY,)`, a view."""
+        return self.buffer[max(0, self.size - HISTORY) : self.size]
+
+    @property
+    def last_ms(self) -> int:
+        """Newest event time, epoch ms; 0 when there is none."""
+        return int(self.buffer["time"][self.size - 1]) if self.size else 0
+
+    def knows_event(self, event: int) -> bool:
+        """Whether an event of this hash is within the kept window."""
+        if self._events is None:
+            self._events = set(self.history["event"].tolist())
+        return event in self._events
+
+    def append(self, time: int, item: int, event: int, value: float, action: str) -> None:
+        """Put an event into the history at its event time."""
+        if action not in self.actions:
+            self.actions.append(action)
+        if self.size == len(self.buffer):
+            self.buffer[:HISTORY] = self.buffer[self.size - HISTORY : self.size].copy()
+            self.size = HISTORY
+            self._events = None
+        place = self.size
+        times = self.buffer["time"]
+        if place and times[place - 1] > time:
+            place = int(np.searchsorted(times[: self.size], time, side="right"))
+            self.buffer[place + 1 : self.size + 1] = self.buffer[place : self.size].copy()
+        self.buffer[place] = (time, item, event, value, self.actions.index(action))
+        self.size += 1
+        if self._events is not None:
+            self._events.add(event)
+            if self.size > HISTORY:
+                self._events.discard(int(self.buffer["event"][self.size - HISTORY - 1]))
+
+    def encode(self) -> bytes:
+        """Versioned bytes: header, JSON of the small maps, history, seen-set. The same state gives the same bytes."""
+        tier_counts, bits = self.seen.to_bytes()
+        small = orjson.dumps(
+            [self.counts, self.actions, self.affinities, self.first_ms, self.session, tier_counts],
+            option=orjson.OPT_SORT_KEYS,
+        )
+        history = self.history.tobytes()
+        return HEAD.pack(FORMAT, len(small), len(history), len(tier_counts), 0) + small + history + bits
+
+    @classmethod
+    def decode(cls, data: bytes) -> UserRecord:
+        """The inverse of `encode`.
+
+        Raises:
+            StoreCorrupt: another format, or lengths that do not fit.
+        """
+        try:
+            form, small_size, history_size, tiers, _ = HEAD.unpack_from(data)
+            if form != FORMAT:
+                raise StoreCorrupt("record_format", f"user record of format {form}, this version reads {FORMAT}")
+            start = HEAD.size + small_size
+            counts, actions, affinities, first_ms, session, tier_counts = orjson.loads(data[HEAD.size : start])
+            history = np.frombuffer(data, EVENT, history_size // EVENT.itemsize, start)
+            if len(tier_counts) != tiers:
+                raise StoreCorrupt("record_format", "user record with a wrong number of tiers")
+            made = cls(
+                counts,
+                actions,
+                {name: (weight, at) for name, (weight, at) in affinities.items()},
+                first_ms,
+                (session[0], session[1], session[2]),
+                SeenSet.of_bytes(tier_counts, data[start + history_size :]),
+            )
+        except (struct.error, ValueError, TypeError) as exc:
+            raise StoreCorrupt("record_format", f"user record that cannot be read: {exc}") from exc
+        made.size = len(history)
+        made.buffer[: made.size] = history
+        return made
+
+
+@dataclass(slots=True)
+class Applied:
+    """What applying a chunk did."""
+
+    accepted: NDArray[np.bool_]
+    "Per event: False for a duplicate."
+    covisits: dict[str, dict[str, float]]
+    "Per item: co-visitation weight of each other item."
+
+
+def apply_interactions(
+    records: Mapping[str, UserRecord],
+    events: InteractionColumns,
+    categories: Mapping[int, tuple[str, ...]],
+    item_ids: Mapping[int, str],
+) -> Applied:
+    """Apply events, in stream order, to the records of their users.
+
+    `records` holds a record for every user of `events`; `categories` and `item_ids` give, by `hash64` of the item id, what
+    the catalogue knows (an unknown item has no category and is co-visited with nothing that came before it is known).
+    Events are dropped as duplicates when their `event_id` is within the user's kept window. Deterministic: the same
+    events in the same order, in whatever chunks, leave the same records.
+    """
+    accepted = np.zeros(len(events), np.bool_)
+    covisits: dict[str, dict[str, float]] = {}
+    values = events.value.tolist()
+    for n, time in enumerate(events.event_time.tolist()):
+        record = records[events.user_id[n]]
+        event_hash = hash64(events.event_id[n])
+        if record.knows_event(event_hash):
+            continue
+        accepted[n] = True
+        item_id, action = events.item_id[n], events.action[n]
+        item = hash64(item_id)
+        _covisit(record, item_id, item, item_ids, covisits)
+        _session(record, events.session_id[n], time)
+        record.first_ms = min(record.first_ms, time) if record.size else time
+        record.append(time, item, event_hash, values[n], action)
+        record.counts[action] = record.counts.get(action, 0) + 1
+        record.seen.add(item_id)
+        for name in categories.get(item, ()):
+            weight, at = record.affinities.get(name, (0.0, time))
+            record.affinities[name] = decayed(weight, at, time, AFFINITY_HALF_LIFE_MS)
+        if len(record.affinities) > AFFINITIES:
+            _prune(record)
+    return Applied(accepted, covisits)
+
+
+def _covisit(
+    record: UserRecord, item_id: str, item: int, item_ids: Mapping[int, str], out: dict[str, dict[str, float]]
+) -> None:
+    distinct: list[int] = []
+    for other in record.history["item"][-4 * COVISIT_WINDOW :][::-1].tolist():
+        if other != item and other not in distinct:
+            distinct.append(other)
+            if len(distinct) == COVISIT_WINDOW:
+                break
+    for rank, other in enumerate(distinct):
+        other_id = item_ids.get(other)
+        if other_id is None:
+            continue
+        weight = COVISIT_DECAY**rank
+        forward = out.setdefault(other_id, {})
+        forward[item_id] = forward.get(item_id, 0.0) + weight
+        backward = out.setdefault(item_id, {})
+        backward[other_id] = backward.get(other_id, 0.0) + weight * COVISIT_BACKWARD
+
+
+def _session(record: UserRecord, session_id: str | None, time: int) -> None:
+    name, start, count = record.session
+    fresh = record.size == 0 or time - record.last_ms > SESSION_GAP_MS
+    if fresh or (session_id is not None and session_id != name):
+        record.session = (session_id or "", time, 1)
+    else:
+        record.session = (name, start, count + 1)
+
+
+def _prune(record: UserRecord) -> None:
+    """Keep the affinities that weigh most at the newest event time; ties by name."""
+    newest = max(at for _, at in record.affinities.values())
+
+    def left(entry: tuple[str, tuple[float, int]]) -> tuple[float, str]:
+        name, (weight, at) = entry
+        return -weight * 2.0 ** (-(newest - at) / AFFINITY_HALF_LIFE_MS), name
+
+    record.affinities = dict(sorted(record.affinities.items(), key=left)[:AFFINITIES])
+
+
+@dataclass(slots=True)
+class ItemStatRow:
+    """Statistics of one item over the events of one source partition."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    value_sum: float = 0.0
+    value_count: int = 0
+    popularity: float = 0.0
+    "Decayed number of events, valid at `updated_ms`."
+    updated_ms: int = 0
+    first_ms: int = 0
+
+    def encode(self) -> bytes:
+        """Versioned bytes."""
+        fields = [self.counts, self.value_sum, self.value_count, self.popularity, self.updated_ms, self.first_ms]
+        return bytes([FORMAT]) + orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)
+
+    @classmethod
+    def decode(cls, data: bytes) -> ItemStatRow:
+        """The inverse of `encode`; raises StoreCorrupt."""
+        if data[:1] != bytes([FORMAT]):
+            raise StoreCorrupt("record_format", "item statistics of an unknown format")
+        return cls(*orjson.loads(data[1:]))
+
+
+def apply_statistics(
+    rows: MutableMapping[str, ItemStatRow], events: InteractionColumns, accepted: NDArray[np.bool_]
+) -> set[str]:
+    """Count accepted events into `rows`, made as needed; returns the items touched."""
+    touched: set[str] = set()
+    for n in np.flatnonzero(accepted).tolist():
+        item_id, time, value = events.item_id[n], int(events.event_time[n]), float(events.value[n])
+        row = rows.get(item_id)
+        if row is None:
+            row = rows[item_id] = ItemStatRow(first_ms=time)
+        row.counts[events.action[n]] = row.counts.get(events.action[n], 0) + 1
+        if value == value:  # not NaN
+            row.value_sum += value
+            row.value_count += 1
+        row.popularity, row.updated_ms = decayed(row.popularity, row.updated_ms, time, POPULARITY_HALF_LIFE_MS)
+        row.first_ms = min(row.first_ms, time)
+        touched.add(item_id)
+    return touched
+
+
+@dataclass(slots=True)
+class NeighbourRow:
+    """Co-visitation weights of one item, bounded: the lightest neighbours go first."""
+
+    weights: dict[str, float] = field(default_factory=dict)
+    total: float = 0.0
+
+    def add(self, others: list[str], weights: list[float]) -> None:
+        """Add increments."""
+        for other, weight in zip(others, weights, strict=True):
+            self.weights[other] = self.weights.get(other, 0.0) + weight
+            self.total += weight
+        if len(self.weights) > 2 * NEIGHBOURS:
+            self.weights = dict(self.heaviest(NEIGHBOURS))
+
+    def heaviest(self, most: int) -> list[tuple[str, float]]:
+        """The heaviest neighbours, heaviest first, ties by id."""
+        return sorted(self.weights.items(), key=lambda pair: (-pair[1], pair[0]))[:most]
+
+    def encode(self) -> bytes:
+        """Versioned bytes."""
+        return bytes([FORMAT]) + orjson.dumps([self.weights, self.total], option=orjson.OPT_SORT_KEYS)
+
+    @classmethod
+    def decode(cls, data: bytes) -> NeighbourRow:
+        """The inverse of `encode`; raises StoreCorrupt."""
+        if data[:1] != bytes([FORMAT]):
+            raise StoreCorrupt("record_format", "neighbours of an unknown format")
+        return cls(*orjson.loads(data[1:]))

@@ -1,0 +1,1 @@
+"""What Riffle's records look like: schemas, framing, validation, errors."""

@@ -1,0 +1,178 @@
+"""Framing and coding of stream records: Avro single-object encoding, Confluent wire format, JSON.
+
+The three are told apart by the record alone: JSON carries the header `content-type: application/json`, Confluent framing
+starts with byte 0x00 and a 4-byte schema id, single-object encoding with 0xC3 0x01 and the schema's little-endian
+CRC-64-AVRO fingerprint (Avro 1.12 specification, "Single-object encoding").
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import io
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import fastavro
+import orjson
+
+from schemas.errors import BadEvent
+
+__all__ = ["NAMES", "Framing", "Registry", "decode", "encode", "fingerprint", "framing_of", "load", "schema_text"]
+
+FOLDER = Path(__file__).parent
+NAMES = tuple(sorted(path.stem for path in FOLDER.glob("*.avsc")))
+MAX_VALUE_BYTES = 1 << 20
+MARKER = b"\xc3\x01"
+CONFLUENT = struct.Struct(">bI")
+
+Headers = Sequence[tuple[str, bytes]]
+
+
+class Framing(enum.Enum):
+    """How a record's value is encoded."""
+
+    SINGLE_OBJECT = "avro-single-object"
+    CONFLUENT = "avro-confluent"
+    JSON = "json"
+
+
+class Registry(Protocol):
+    """What the codec needs of a schema registry."""
+
+    def id_of(self, name: str) -> int:
+        """Id under which the current version of schema `name` is registered."""
+
+    def schema_of(self, schema_id: int) -> str:
+        """Text of a registered schema; raises KeyError when the registry does not know the id."""
+
+
+def schema_text(name: str) -> str:
+    """Text of the current version of schema `name`."""
+    return (FOLDER / f"{name}.avsc").read_text(encoding="utf-8")
+
+
+@functools.cache
+def load(name: str) -> Any:
+    """The current version of schema `name`, parsed for fastavro."""
+    return fastavro.parse_schema(json.loads(schema_text(name)))
+
+
+def fingerprint(schema: Any) -> bytes:
+    """Little-endian CRC-64-AVRO of a parsed schema's canonical form: 8 bytes."""
+    canonical = fastavro.schema.to_parsing_canonical_form(schema)
+    return bytes.fromhex(fastavro.schema.fingerprint(canonical, "CRC-64-AVRO"))
+
+
+@functools.cache
+def _header(name: str) -> bytes:
+    return MARKER + fingerprint(load(name))
+
+
+@functools.cache
+def _writers(name: str) -> dict[bytes, Any]:
+    """Every version of `name` that can still be read, by fingerprint."""
+    found = {fingerprint(load(name)): load(name)}
+    for path in sorted((FOLDER / "previous" / name).glob("*.avsc")):
+        schema = fastavro.parse_schema(json.loads(path.read_text(encoding="utf-8")))
+        found.setdefault(fingerprint(schema), schema)
+    return found
+
+
+@functools.lru_cache(maxsize=1024)
+def _registered(registry: Registry, schema_id: int) -> Any:
+    return fastavro.parse_schema(json.loads(registry.schema_of(schema_id)))
+
+
+def framing_of(value: bytes, headers: Headers = ()) -> Framing:
+    """How `value` is framed.
+
+    Raises:
+        BadEvent: `unknown_framing`.
+    """
+    for key, content in headers:
+        if key == "content-type" and content.split(b";")[0].strip() == b"application/json":
+            return Framing.JSON
+    if value[:2] == MARKER:
+        return Framing.SINGLE_OBJECT
+    if value[:1] == b"\x00":
+        return Framing.CONFLUENT
+    raise BadEvent("unknown_framing", "neither Avro (0xC3 0x01 or 0x00 first) nor JSON by content-type header")
+
+
+def encode(
+    name: str, datum: Mapping[str, Any], framing: Framing = Framing.SINGLE_OBJECT, registry: Registry | None = None
+) -> bytes:
+    """Encode `datum` with the current version of schema `name`.
+
+    Raises:
+        BadEvent: `unencodable`, the datum does not fit the schema; `no_registry`.
+    """
+    if framing is Framing.JSON:
+        return orjson.dumps(datum)
+    out = io.BytesIO()
+    if framing is Framing.SINGLE_OBJECT:
+        out.write(_header(name))
+    elif registry is None:
+        raise BadEvent("no_registry", "Confluent framing needs a schema registry: set RIFFLE_REGISTRY_URL")
+    else:
+        out.write(CONFLUENT.pack(0, registry.id_of(name)))
+    try:
+        fastavro.schemaless_writer(out, load(name), datum)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, struct.error) as exc:
+        raise BadEvent("unencodable", f"does not fit schema {name}: {exc}") from exc
+    return out.getvalue()
+
+
+def decode(
+    name: str, value: bytes, headers: Headers = (), registry: Registry | None = None
+) -> tuple[dict[str, Any], Framing]:
+    """Decode a record's value to the current version of schema `name`; JSON is returned as it came, unvalidated.
+
+    Raises:
+        BadEvent: `too_large`, `unknown_framing`, `unknown_schema`, `no_registry`, `not_json`, `truncated`.
+    """
+    if len(value) > MAX_VALUE_BYTES:
+        raise BadEvent("too_large", f"{len(value)} bytes, at most {MAX_VALUE_BYTES} are read")
+    framing = framing_of(value, headers)
+    if framing is Framing.JSON:
+        try:
+            parsed = orjson.loads(value)
+        except orjson.JSONDecodeError as exc:
+            raise BadEvent("not_json", f"not JSON: {exc}") from exc
+        if not isinstance(parsed, dict):
+            raise BadEvent("not_json", "the JSON value is not an object")
+        return parsed, framing
+    if framing is Framing.SINGLE_OBJECT:
+        if value[:10] == _header(name):
+            return _read(value, 10, load(name), None), framing
+        writer = _writers(name).get(value[2:10])
+        if writer is None:
+            raise BadEvent("unknown_schema", f"schema fingerprint {value[2:10].hex()} is no version of {name}")
+        return _read(value, 10, writer, load(name)), framing
+    if registry is None:
+        raise BadEvent("no_registry", "Confluent framing, but no schema registry is configured")
+    if len(value) < CONFLUENT.size:
+        raise BadEvent("truncated", "shorter than the Confluent header")
+    try:
+        writer = _registered(registry, CONFLUENT.unpack_from(value)[1])
+    except KeyError as exc:
+        raise BadEvent("unknown_schema", f"the registry knows no schema {exc}") from exc
+    return _read(value, CONFLUENT.size, writer, load(name)), framing
+
+
+def _read(value: bytes, start: int, writer: Any, reader: Any) -> dict[str, Any]:
+    stream = io.BytesIO(value)
+    stream.seek(start)
+    try:
+        datum = fastavro.schemaless_reader(stream, writer, reader)
+    except Exception as exc:  # fastavro raises a dozen kinds on bytes that are not of the schema
+        raise BadEvent("truncated", f"not a datum of the schema: {type(exc).__name__}: {exc}") from exc
+    if stream.tell() != len(value):
+        raise BadEvent("truncated", f"{len(value) - stream.tell()} bytes left after the datum")
+    if not isinstance(datum, dict):
+        raise BadEvent("unknown_schema", "the writer's schema is not a record")
+    return datum

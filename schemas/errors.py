@@ -1,0 +1,90 @@
+"""The exception tree, split by who acts on it.
+
+    RiffleError
+    ├── BadInput            the caller mends its input (HTTP 4xx, dead letter)
+    │   ├── BadEvent        → dead-letter topic
+    │   ├── BadItem
+    │   ├── BadRequest
+    │   └── BadDataset
+    ├── TransientError      the caller may retry
+    │   ├── DeadlineExceeded
+    │   └── NotReady
+    ├── ReleaseRejected     the old release keeps serving
+    ├── StoreCorrupt        the store is rebuilt from its changelog
+    └── ConfigError         whoever runs Riffle mends the settings
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BadDataset",
+    "BadEvent",
+    "BadInput",
+    "BadItem",
+    "BadRequest",
+    "ConfigError",
+    "DeadlineExceeded",
+    "NotReady",
+    "ReleaseRejected",
+    "RiffleError",
+    "StoreCorrupt",
+    "TransientError",
+]
+
+
+class RiffleError(Exception):
+    """Base of all errors that carry a stable `code`, a message for people, and the field at fault if there is one."""
+
+    def __init__(self, code: str, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.field = field
+
+    def to_json(self) -> dict[str, str | None]:
+        """The error object of the HTTP and Kafka contracts."""
+        return {"code": self.code, "message": self.message, "field": self.field}
+
+
+class BadInput(RiffleError):
+    """Input that cannot be used as it is."""
+
+
+class BadEvent(BadInput):
+    """A stream record that cannot be decoded or breaks a rule."""
+
+
+class BadItem(BadInput):
+    """A catalogue entry that breaks a rule."""
+
+
+class BadRequest(BadInput):
+    """A recommendation request that breaks a rule."""
+
+
+class BadDataset(BadInput):
+    """A dataset folder that cannot be read."""
+
+
+class TransientError(RiffleError):
+    """A failure that may pass."""
+
+
+class DeadlineExceeded(TransientError):
+    """No answer came before the deadline."""
+
+
+class NotReady(TransientError):
+    """The part that was asked is not ready yet."""
+
+
+class ReleaseRejected(RiffleError):
+    """A release that must not serve."""
+
+
+class StoreCorrupt(RiffleError):
+    """Stored bytes that cannot be read."""
+
+
+class ConfigError(RiffleError):
+    """Settings that cannot work."""

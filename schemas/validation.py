@@ -1,0 +1,221 @@
+"""Rules of what comes from outside, whatever it was encoded in. Every input is bounded in size and number."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+from schemas.errors import BadEvent, BadInput, BadItem, BadRequest
+from schemas.records import After, Interaction, Item, Request
+
+__all__ = ["event_id_of", "interaction_from", "item_from", "request_from"]
+
+MAX_ID_BYTES = 256
+MAX_TEXT_CHARS = 65_536
+MAX_TIME_MS = 2**53
+MAX_K = 500
+MAX_EXCLUDE = 10_000
+MAX_CATEGORIES = 100
+MAX_CANDIDATES = 5_000
+MAX_CONTEXT = 100
+
+INTERACTION_FIELDS = frozenset(Interaction.__dataclass_fields__)
+ITEM_FIELDS = frozenset(Item.__dataclass_fields__)
+REQUEST_FIELDS = frozenset(Request.__dataclass_fields__)
+
+
+class _Fields:
+    """Typed access to the fields of an untrusted mapping; every failure names the field."""
+
+    def __init__(self, source: Mapping[str, Any], known: frozenset[str], error: type[BadInput]) -> None:
+        self.source = source
+        self.error = error
+        unknown = [name for name in source if name not in known]
+        if unknown:
+            self.fail(unknown[0], f"unknown field {unknown[0]!r}; known: {', '.join(sorted(known))}")
+
+    def fail(self, field: str, message: str, code: str = "invalid_field") -> NoReturn:
+        raise self.error(code, message, field)
+
+    def identifier(self, field: str, default: str | None = None) -> str:
+        value = self.source.get(field)
+        if value is None:
+            if default is not None:
+                return default
+            self.fail(field, f"{field} is missing", "missing_field")
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+        if not isinstance(value, str):
+            self.fail(field, f"{field} must be a string")
+        try:
+            size = len(value.encode())
+        except UnicodeEncodeError:
+            self.fail(field, f"{field} is not valid Unicode")
+        if not 0 < size <= MAX_ID_BYTES:
+            self.fail(field, f"{field} must have 1 to {MAX_ID_BYTES} bytes, has {size}")
+        return value
+
+    def optional_identifier(self, field: str) -> str | None:
+        return None if self.source.get(field) is None else self.identifier(field)
+
+    def number(self, field: str) -> float | None:
+        value = self.source.get(field)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            self.fail(field, f"{field} must be a finite number")
+        if abs(value) > 3e38:
+            self.fail(field, f"{field} is out of range")
+        return float(value)
+
+    def integer(self, field: str, low: int, high: int) -> int | None:
+        value = self.source.get(field)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int):
+            self.fail(field, f"{field} must be a whole number")
+        if not low <= value <= high:
+            self.fail(field, f"{field} must lie in {low}..{high}, is {value}")
+        return value
+
+    def time_ms(self, field: str) -> int | None:
+        value = self.source.get(field)
+        if isinstance(value, str):
+            try:
+                parsed = datetime.fromisoformat(value)
+            except ValueError:
+                self.fail(field, f"{field} is neither epoch milliseconds nor ISO 8601: {value[:40]!r}")
+            value = round((parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp() * 1000)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < MAX_TIME_MS:
+            self.fail(field, f"{field} must be epoch milliseconds in 0..2^53 or ISO 8601")
+        return value
+
+    def text(self, field: str) -> str:
+        value = self.source.get(field)
+        if value is None:
+            return ""
+        if not isinstance(value, str) or len(value) > MAX_TEXT_CHARS:
+            self.fail(field, f"{field} must be text of at most {MAX_TEXT_CHARS} characters")
+        return value
+
+    def flag(self, field: str, *, default: bool) -> bool:
+        value = self.source.get(field)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            self.fail(field, f"{field} must be true or false")
+        return value
+
+    def strings(self, field: str, most: int) -> tuple[str, ...]:
+        value = self.source.get(field)
+        if value is None:
+            return ()
+        if not isinstance(value, Sequence) or isinstance(value, str | bytes) or len(value) > most:
+            self.fail(field, f"{field} must be a list of at most {most} strings")
+        if any(not isinstance(entry, str) or not 0 < len(entry) <= MAX_ID_BYTES for entry in value):
+            self.fail(field, f"every entry of {field} must be a string of 1 to {MAX_ID_BYTES} characters")
+        return tuple(value)
+
+    def strings_by_name(self, field: str, most: int) -> dict[str, str]:
+        value = self.source.get(field)
+        if value is None:
+            return {}
+        if not isinstance(value, Mapping) or len(value) > most:
+            self.fail(field, f"{field} must be an object of at most {most} entries")
+        if any(not isinstance(k, str) or not isinstance(v, str | int | float | bool) for k, v in value.items()):
+            self.fail(field, f"{field} must map names to plain values")
+        if any(len(k) > MAX_ID_BYTES or len(str(v)) > 4_096 for k, v in value.items()):
+            self.fail(field, f"an entry of {field} is too long")
+        return {k: str(v) for k, v in value.items()}
+
+
+def event_id_of(user_id: str, item_id: str, action: str, event_time: int, occurrence: int = 0) -> str:
+    """A deterministic id for an event that came without one: the same event gets the same id again."""
+    text = "\x1f".join((user_id, item_id, action, str(event_time), str(occurrence)))
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def interaction_from(source: Mapping[str, Any], *, now_ms: int | None = None) -> Interaction:
+    """An interaction from untrusted fields. Without `event_time` it happened at `now_ms`.
+
+    Raises:
+        BadEvent: `missing_field`, `invalid_field`; the field is named.
+    """
+    get = _Fields(source, INTERACTION_FIELDS, BadEvent)
+    user_id, item_id = get.identifier("user_id"), get.identifier("item_id")
+    action = get.identifier("action", "view")
+    event_time = get.time_ms("event_time")
+    if event_time is None:
+        if now_ms is None:
+            get.fail("event_time", "event_time is missing", "missing_field")
+        event_time = now_ms
+    return Interaction(
+        get.identifier("event_id", event_id_of(user_id, item_id, action, event_time)),
+        user_id,
+        item_id,
+        event_time,
+        action,
+        get.number("value"),
+        get.optional_identifier("session_id"),
+        get.optional_identifier("request_id"),
+        get.integer("position", 0, 1_000_000),
+    )
+
+
+def item_from(source: Mapping[str, Any]) -> Item:
+    """A catalogue entry from untrusted fields.
+
+    Raises:
+        BadItem: `missing_field`, `invalid_field`; the field is named.
+    """
+    get = _Fields(source, ITEM_FIELDS, BadItem)
+    image = source.get("image")
+    if image is not None and (not isinstance(image, str) or len(image) > 4_096):
+        get.fail("image", "image must be a path or URL of at most 4096 characters")
+    return Item(
+        get.identifier("item_id"),
+        get.text("title"),
+        get.text("text"),
+        get.strings("categories", MAX_CATEGORIES),
+        image or None,
+        get.number("price"),
+        get.flag("available", default=True),
+        get.time_ms("published_at"),
+        get.strings_by_name("attributes", MAX_CONTEXT),
+    )
+
+
+def request_from(source: Mapping[str, Any], *, request_id: str) -> Request:
+    """A recommendation request from untrusted fields; `request_id` is used when it names none.
+
+    Raises:
+        BadRequest: `missing_field`, `invalid_field`; the field is named.
+    """
+    get = _Fields(source, REQUEST_FIELDS, BadRequest)
+    after = source.get("after")
+    token = None
+    if after is not None:
+        if not isinstance(after, Mapping):
+            get.fail("after", 'after must be {"partition", "offset"}')
+        inner = _Fields(after, frozenset(("partition", "offset")), BadRequest)
+        partition, offset = inner.integer("partition", 0, 1 << 20), inner.integer("offset", 0, 1 << 62)
+        if partition is None or offset is None:
+            get.fail("after", 'after must be {"partition", "offset"}')
+        token = After(partition, offset)
+    candidates = source.get("candidates")
+    return Request(
+        get.identifier("request_id", request_id) if source.get("request_id") else request_id,
+        get.identifier("user_id"),
+        get.integer("k", 1, MAX_K) or 10,
+        get.strings_by_name("context", MAX_CONTEXT),
+        get.strings("exclude", MAX_EXCLUDE),
+        get.strings("categories", MAX_CATEGORIES),
+        get.flag("explain", default=False),
+        token,
+        None if candidates is None else get.strings("candidates", MAX_CANDIDATES),
+    )

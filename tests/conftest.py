@@ -1,0 +1,121 @@
+"""Fixtures shared by all tests: one embedded stack per run, own topics per test."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from streams.embedded.kafka import EmbeddedKafka
+from streams.embedded.process import wait_until
+from streams.embedded.redis import EmbeddedRedis
+from streams.settings import Settings
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """A running embedded Kafka and Redis."""
+    settings = Settings(
+        home=tmp_path_factory.mktemp("riffle"),
+        kafka_port=free_port(),
+        controller_port=free_port(),
+        redis_port=free_port(),
+        web_port=free_port(),
+    ).resolved()
+    kafka, redis = EmbeddedKafka(settings), EmbeddedRedis(settings)
+    try:
+        kafka.start()
+        redis.start()
+        yield settings
+    finally:
+        redis.stop()
+        kafka.stop()
+
+
+@pytest.fixture
+def fresh(stack: Settings, tmp_path: Path) -> Settings:
+    """Settings on the running stack with topics, group, port and folder of their own."""
+    name = uuid.uuid4().hex[:8]
+    return replace(
+        stack,
+        home=tmp_path,
+        bootstrap=stack.bootstrap_servers,
+        topic_prefix=f"t{name}.",
+        app_id=f"riffle-{name}",
+        web_port=free_port(),
+        commit_interval_s=0.2,
+        deadline_ms=2_000,
+    )
+
+
+class WorkerProcess:
+    """A worker as its own process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.process: subprocess.Popen[bytes] | None = None
+        self.log = settings.home / "worker.log"
+
+    def start(self) -> WorkerProcess:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "agents.worker"],
+                env={**os.environ, **self.settings.environment()},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        alive = self.process
+        assert wait_until(lambda: self.ready() or alive.poll() is not None, 60)
+        assert self.ready(), self.log.read_text()[-4000:]
+        return self
+
+    def ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.settings.web}/readyz", timeout=2) as response:
+                return bool(response.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+
+@pytest.fixture
+def worker_of() -> Iterator[Callable[[Settings], WorkerProcess]]:
+    """Starts workers and stops them at the end."""
+    made: list[WorkerProcess] = []
+
+    def make(settings: Settings) -> WorkerProcess:
+        made.append(WorkerProcess(settings))
+        return made[-1]
+
+    yield make
+    for process in made:
+        process.stop()
