@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import struct
+from collections import deque
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 
@@ -43,8 +44,8 @@ COVISIT_BACKWARD = 0.5
 NEIGHBOURS = 128
 "Neighbours kept per item."
 
-EVENT = np.dtype([("time", "<i8"), ("item", "<u8"), ("event", "<u8"), ("value", "<f4"), ("action", "<u2")])
-HEAD = struct.Struct("<BIIHH")  # format, length of the JSON part, length of the history, tiers, reserved
+EVENT = np.dtype([("time", "<i8"), ("item", "<u8"), ("value", "<f4"), ("action", "<u2")])
+HEAD = struct.Struct("<BIIHH")  # format, length of the JSON part, length of the history, event hashes, tiers
 
 
 @functools.lru_cache(maxsize=200_000)
@@ -76,7 +77,9 @@ class UserRecord:
     seen: SeenSet = field(default_factory=SeenSet)
     buffer: NDArray[np.void] = field(default_factory=lambda: np.zeros(HISTORY + SLACK, EVENT))
     size: int = 0
-    _events: set[int] | None = None
+    arrived: deque[int] = field(default_factory=deque)
+    "Hashes of the newest events by arrival, newest last, at most HISTORY: the window in which duplicates are dropped."
+    _arrived: set[int] | None = None
 
     @property
     def history(self) -> NDArray[np.void]:
@@ -88,31 +91,32 @@ class UserRecord:
         """Newest event time, epoch ms; 0 when there is none."""
         return int(self.buffer["time"][self.size - 1]) if self.size else 0
 
-    def knows_event(self, event: int) -> bool:
-        """Whether an event of this hash is within the kept window."""
-        if self._events is None:
-            self._events = set(self.history["event"].tolist())
-        return event in self._events
+    def arrive(self, event: int) -> bool:
+        """Note an event's hash; returns whether it is new within the window. By arrival, because an event may be late."""
+        if self._arrived is None:
+            self._arrived = set(self.arrived)
+        if event in self._arrived:
+            return False
+        self._arrived.add(event)
+        self.arrived.append(event)
+        if len(self.arrived) > HISTORY:
+            self._arrived.discard(self.arrived.popleft())
+        return True
 
-    def append(self, time: int, item: int, event: int, value: float, action: str) -> None:
+    def append(self, time: int, item: int, value: float, action: str) -> None:
         """Put an event into the history at its event time."""
         if action not in self.actions:
             self.actions.append(action)
         if self.size == len(self.buffer):
             self.buffer[:HISTORY] = self.buffer[self.size - HISTORY : self.size].copy()
             self.size = HISTORY
-            self._events = None
         place = self.size
         times = self.buffer["time"]
         if place and times[place - 1] > time:
             place = int(np.searchsorted(times[: self.size], time, side="right"))
             self.buffer[place + 1 : self.size + 1] = self.buffer[place : self.size].copy()
-        self.buffer[place] = (time, item, event, value, self.actions.index(action))
+        self.buffer[place] = (time, item, value, self.actions.index(action))
         self.size += 1
-        if self._events is not None:
-            self._events.add(event)
-            if self.size > HISTORY:
-                self._events.discard(int(self.buffer["event"][self.size - HISTORY - 1]))
 
     def encode(self) -> bytes:
         """Versioned bytes: header, JSON of the small maps, history, seen-set. The same state gives the same bytes."""
@@ -122,7 +126,9 @@ class UserRecord:
             option=orjson.OPT_SORT_KEYS,
         )
         history = self.history.tobytes()
-        return HEAD.pack(FORMAT, len(small), len(history), len(tier_counts), 0) + small + history + bits
+        arrived = np.fromiter(self.arrived, "<u8", len(self.arrived)).tobytes()
+        head = HEAD.pack(FORMAT, len(small), len(history), len(self.arrived), len(tier_counts))
+        return head + small + history + arrived + bits
 
     @classmethod
     def decode(cls, data: bytes) -> UserRecord:
@@ -132,12 +138,13 @@ class UserRecord:
             StoreCorrupt: another format, or lengths that do not fit.
         """
         try:
-            form, small_size, history_size, tiers, _ = HEAD.unpack_from(data)
+            form, small_size, history_size, hashes, tiers = HEAD.unpack_from(data)
             if form != FORMAT:
                 raise StoreCorrupt("record_format", f"user record of format {form}, this version reads {FORMAT}")
             start = HEAD.size + small_size
             counts, actions, affinities, first_ms, session, tier_counts = orjson.loads(data[HEAD.size : start])
             history = np.frombuffer(data, EVENT, history_size // EVENT.itemsize, start)
+            arrived = np.frombuffer(data, "<u8", hashes, start + history_size)
             if len(tier_counts) != tiers:
                 raise StoreCorrupt("record_format", "user record with a wrong number of tiers")
             made = cls(
@@ -146,12 +153,13 @@ class UserRecord:
                 {name: (weight, at) for name, (weight, at) in affinities.items()},
                 first_ms,
                 (session[0], session[1], session[2]),
-                SeenSet.of_bytes(tier_counts, data[start + history_size :]),
+                SeenSet.of_bytes(tier_counts, data[start + history_size + arrived.nbytes :]),
             )
         except (struct.error, ValueError, TypeError) as exc:
             raise StoreCorrupt("record_format", f"user record that cannot be read: {exc}") from exc
         made.size = len(history)
         made.buffer[: made.size] = history
+        made.arrived = deque(arrived.tolist())
         return made
 
 
@@ -183,8 +191,7 @@ def apply_interactions(
     values = events.value.tolist()
     for n, time in enumerate(events.event_time.tolist()):
         record = records[events.user_id[n]]
-        event_hash = hash64(events.event_id[n])
-        if record.knows_event(event_hash):
+        if not record.arrive(hash64(events.event_id[n])):
             continue
         accepted[n] = True
         item_id, action = events.item_id[n], events.action[n]
@@ -192,7 +199,7 @@ def apply_interactions(
         _covisit(record, item_id, item, item_ids, covisits)
         _session(record, events.session_id[n], time)
         record.first_ms = min(record.first_ms, time) if record.size else time
-        record.append(time, item, event_hash, values[n], action)
+        record.append(time, item, values[n], action)
         record.counts[action] = record.counts.get(action, 0) + 1
         record.seen.add(item_id)
         for name in categories.get(item, ()):

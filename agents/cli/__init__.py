@@ -1,1 +1,59 @@
-"""The command line."""
+"""The command line. Commands load when they are called, so that `riffle --help` is instant."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from schemas.errors import RiffleError
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS = {
+    "up": ("agents.cli.operate", "up", "Start the embedded Kafka and Redis and one worker."),
+    "down": ("agents.cli.operate", "down", "Stop what `up` started."),
+    "status": ("agents.cli.operate", "status", "Print addresses, readiness and process ids."),
+    "doctor": ("agents.cli.operate", "doctor", "Check what could be wrong, and say what to do."),
+    "worker": ("agents.cli.operate", "worker", "Run one worker in the foreground."),
+    "topics": ("agents.cli.operate", "topics", "List the topics, or create what is missing."),
+    "load": ("agents.cli.data", "load", "Validate a dataset folder and produce its items and events."),
+    "replay": ("agents.cli.data", "replay", "Produce a dataset folder's events at a rate."),
+    "ask": ("agents.cli.ask", "ask", "Ask for a slate."),
+    "demo": ("agents.cli.demo", "demo", "Start everything, load a dataset, and show an event change a slate."),
+}
+
+
+class _Lazy(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        module, name, _ = COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(module), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, about) for name, (_, _, about) in COMMANDS.items()])
+
+
+@click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+def _group() -> None:
+    """Riffle: a real-time recommender on an event stream.
+
+    Example: riffle up && riffle load my-dataset && riffle ask some-user
+    """
+
+
+def main() -> None:
+    """Entry point: errors that have a message for people are shown as that message."""
+    try:
+        _group(standalone_mode=True)
+    except RiffleError as exc:
+        click.echo(f"riffle: {exc.message}", err=True)
+        sys.exit(1)

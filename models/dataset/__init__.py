@@ -1,0 +1,1 @@
+"""Datasets as people bring them: a folder."""
