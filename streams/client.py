@@ -16,8 +16,9 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from schemas.codec import Framing, Registry, decode, encode
-from schemas.errors import BadInput, BadRequest, DeadlineExceeded, NotReady, RiffleError
+from schemas.errors import BadInput, BadRequest, DeadlineExceeded, NotReady, RiffleError, TransientError
 from schemas.records import After, AsOf, Interaction, Item, Request, Slate, SlateItem
+from schemas.validation import request_from
 from streams.settings import Settings
 
 __all__ = ["EventProducer", "RiffleClient", "slate_from"]
@@ -34,9 +35,7 @@ KINDS: Mapping[str, type[RiffleError]] = {"deadline_exceeded": DeadlineExceeded,
 class EventProducer:
     """Idempotent, acknowledged writes of events and items; keyed, so that one user's events keep their order."""
 
-    def __init__(
-        self, settings: Settings, framing: Framing = Framing.SINGLE_OBJECT, registry: Registry | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, framing: Framing = Framing.SINGLE_OBJECT, registry: Registry | None = None) -> None:
         self._settings = settings
         self._framing = framing
         self._registry = registry
@@ -237,7 +236,7 @@ class RiffleClient:
                 slate = await answer
         except TimeoutError as exc:
             self.counters["deadline"] += 1
-            raise DeadlineExceeded("deadline_exceeded", f"no answer within {limit} ms") from exc
+            raise DeadlineExceeded("deadline_exceeded", f"no answer within {limit} ms: is a worker up?") from exc
         except RiffleError:
             self.counters["errors"] += 1
             raise
@@ -245,6 +244,19 @@ class RiffleClient:
             self._waiting.pop(correlation_id, None)
         self.counters["answered"] += 1
         return slate
+
+    async def ask(self, body: Mapping[str, Any], deadline_ms: int | None = None) -> dict[str, Any]:
+        """The slate for a request body of the contract, as JSON values, or `{"error": …}` when it is refused.
+
+        Raises:
+            DeadlineExceeded, NotReady: as `recommend`.
+        """
+        try:
+            return (await self.recommend(request_from(body, request_id=uuid4().hex), deadline_ms)).to_json()
+        except TransientError:
+            raise
+        except RiffleError as error:
+            return {"error": error.to_json()}
 
     async def send_events(self, events: Sequence[Interaction]) -> list[After]:
         """See `EventProducer.send_events`."""
@@ -258,9 +270,7 @@ class RiffleClient:
         """See `EventProducer.delete_item`."""
         return await self._events.delete_item(item_id)
 
-    async def _send(
-        self, producer: AIOKafkaProducer, correlation_id: str, user_id: str, value: bytes, limit_ms: int
-    ) -> None:
+    async def _send(self, producer: AIOKafkaProducer, correlation_id: str, user_id: str, value: bytes, limit_ms: int) -> None:
         travel_ms = min(MAX_TRAVEL_MS, limit_ms // 5)
         headers = [
             ("Faust-Ag-ReplyTo", self.reply_topic.encode()),
@@ -269,9 +279,7 @@ class RiffleClient:
             *(JSON_HEADERS if self._framing is Framing.JSON else ()),
         ]
         try:
-            sent = await producer.send(
-                self._settings.topic("requests"), value=value, key=user_id.encode(), headers=headers
-            )
+            sent = await producer.send(self._settings.topic("requests"), value=value, key=user_id.encode(), headers=headers)
         except KafkaError as exc:
             raise NotReady("broker_unavailable", f"the request was not sent: {exc}") from exc
 
@@ -332,7 +340,10 @@ class RiffleClient:
             await admin.start()
         except KafkaError as exc:
             await admin.close()
-            raise NotReady("broker_unavailable", f"no broker at {self._settings.bootstrap_servers}: {exc}") from exc
+            raise NotReady(
+                "broker_unavailable",
+                f"no Kafka answers at {self._settings.bootstrap_servers}: run `riffle up`, or see `riffle doctor`",
+            ) from exc
         try:
             configuration = {
                 "cleanup.policy": "delete",

@@ -90,9 +90,7 @@ class Program:
 
     async def put_item(self, item_id: str, **fields: Any) -> None:
         value = self.value("item", {"item_id": item_id, **fields})
-        await self.producer.send_and_wait(
-            self.settings.topic("items"), value=value, key=item_id.encode(), headers=self.headers
-        )
+        await self.producer.send_and_wait(self.settings.topic("items"), value=value, key=item_id.encode(), headers=self.headers)
 
     async def event(self, user_id: str, item_id: str, **fields: Any) -> dict[str, int]:
         datum = {"event_id": uuid.uuid4().hex, "user_id": user_id, "item_id": item_id, "event_time": next(self.times)}
@@ -182,9 +180,7 @@ async def test_the_contract_over_kafka(program: Program) -> None:
         assert slate["as_of"]["offset"] >= token["offset"]
 
     # a token from the future is answered before the deadline, and says so
-    slate = await program.ask(
-        "ann", 300, k=5, after={"partition": token["partition"], "offset": token["offset"] + 1_000}
-    )
+    slate = await program.ask("ann", 300, k=5, after={"partition": token["partition"], "offset": token["offset"] + 1_000})
     assert "stale" in slate["degraded"]
 
     # exclusions and categories hold

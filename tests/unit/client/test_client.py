@@ -129,6 +129,14 @@ async def test_a_request_is_registered_before_it_is_sent(client: RiffleClient, b
     assert client.waiting == 0
 
 
+async def test_a_body_is_answered_with_a_slate_or_the_error_it_deserves(client: RiffleClient, broker: Broker) -> None:
+    broker.on_send = lambda headers: client._receive(*reply(SLATE, headers["Faust-Ag-CorrelationId"].decode(), Framing.JSON))
+    assert await client.ask({"user_id": "u", "k": 3}, 1_000) == SLATE.to_json()
+    refused = await client.ask({"user_id": "u", "k": 0})
+    assert refused["error"]["field"] == "k"
+    assert len(broker.sent) == 1
+
+
 async def test_a_late_reply_is_dropped_and_counted(client: RiffleClient, broker: Broker) -> None:
     with pytest.raises(DeadlineExceeded):
         await client.recommend(Request("r", "u"), 1)
