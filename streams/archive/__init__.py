@@ -1,0 +1,1 @@
+"""The stream as Parquet files, idempotent by offset range."""

@@ -1,0 +1,184 @@
+"""The archive agent: its own consumer group, files first, offsets after."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import CommitFailedError, IllegalStateError
+
+from schemas.codec import Framing, Registry, decode, encode
+from schemas.columns import ERASE
+from schemas.errors import BadEvent, ConfigError
+from schemas.validation import interaction_from
+from streams.archive.files import SCHEMAS, ArchiveFile, next_offsets, parquet
+from streams.archive.target import Target, open_target
+from streams.settings import Settings
+
+__all__ = ["Archiver"]
+
+log = logging.getLogger(__name__)
+
+POLL_MS = 500
+
+
+@dataclass(slots=True)
+class _Held:
+    """Consumed records of one partition that no file has yet."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    first: int = -1
+    last: int = -1
+    first_timestamp_ms: int = 0
+    since: float = 0.0
+
+
+class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Writes interactions and impressions to the archive.
+
+    A file is durable before its offsets are committed, and a start continues after the highest offset found in files: a
+    crash at any point repeats nothing and loses nothing. When a write fails `run` raises; what was held is read again.
+    """
+
+    def __init__(self, settings: Settings, registry: Registry | None = None, target: Target | None = None) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._target = target or open_target(settings.archive_target)
+        self._topics = {settings.topic(name): name for name in SCHEMAS}
+        self._held: dict[TopicPartition, _Held] = {}
+        self._failure: BaseException | None = None
+        "What went wrong in a rebalance: aiokafka only logs it, `run` raises it."
+        self._stopping = asyncio.Event()
+        self._consumer: Any = None
+        self.counters: Counter[str] = Counter()
+        "`records`, `bad`, `erasures`, `files`, `commits_lost`."
+
+    async def run(self) -> None:
+        """Archive until `stop`; then write what is held and leave the group.
+
+        Raises:
+            ConfigError: the archive is ahead of its topic, which was re-created.
+        """
+        self._consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._settings.bootstrap_servers,
+            group_id=f"{self._settings.app_id}-archive",
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            max_poll_records=5_000,
+            fetch_max_wait_ms=250,
+        )
+        await self._consumer.start()
+        try:
+            self._consumer.subscribe(list(self._topics), listener=self)
+            while not self._stopping.is_set():
+                batches = await self._consumer.getmany(timeout_ms=POLL_MS)
+                if self._failure is not None:
+                    raise self._failure
+                for partition, records in batches.items():
+                    self._take(partition, records)
+                await self._write_due()
+            await self._write_due(everything=True)
+        finally:
+            await self._consumer.stop()
+
+    def stop(self) -> None:
+        """Ask `run` to finish."""
+        self._stopping.set()
+
+    async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
+        """Forget what is held: the next owner reads it again."""
+        for partition in revoked:
+            self._held.pop(partition, None)
+
+    async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
+        """Continue after the newest file of each partition."""
+        try:
+            await self._continue(assigned)
+        except Exception as exc:
+            self._failure = exc
+            raise
+
+    async def _continue(self, assigned: Sequence[TopicPartition]) -> None:
+        ends = await self._consumer.end_offsets(list(assigned))
+        for full in {partition.topic for partition in assigned}:
+            archived = await asyncio.to_thread(next_offsets, self._target, self._topics[full])
+            for partition in (p for p in assigned if p.topic == full):
+                position = archived.get(partition.partition, 0)
+                if position > ends[partition]:
+                    raise ConfigError(
+                        "archive_ahead",
+                        f"the archive of {full} reaches offset {position}, the topic ends at {ends[partition]}: the topic "
+                        "was re-created; move the archive away or set RIFFLE_ARCHIVE to a new place",
+                        "archive",
+                    )
+                # without files the archive starts over, wherever the group was
+                committed = await self._consumer.committed(partition) if position else None
+                self._consumer.seek(partition, max(position, committed or 0))
+
+    def _take(self, partition: TopicPartition, records: Sequence[Any]) -> None:
+        if partition not in self._consumer.assignment():
+            return
+        held = self._held.setdefault(partition, _Held())
+        if held.first < 0:
+            held.first, held.first_timestamp_ms = records[0].offset, records[0].timestamp
+            held.since = time.monotonic()
+        held.last = records[-1].offset
+        for record in records:
+            try:
+                row = self._row(record)
+            except Exception as exc:
+                self.counters["bad"] += 1
+                log.info("not archived: %s-%d@%d: %s", record.topic, record.partition, record.offset, exc)
+            else:
+                if row is not None:
+                    held.rows.append(row)
+                    self.counters["records"] += 1
+
+    def _row(self, record: Any) -> dict[str, Any] | None:
+        """The record as a row by the rules of the worker that reads it; None for an erasure."""
+        topic = self._topics[record.topic]
+        if record.value is None:
+            if ERASE in record.headers:
+                self.counters["erasures"] += 1
+                return None
+            raise BadEvent("null_value", "no value")
+        datum, framing = decode(SCHEMAS[topic], record.value, record.headers, self._registry)
+        if topic == "interactions":
+            datum = asdict(interaction_from(datum))
+            if record.key is None or record.key.decode() != datum["user_id"]:
+                raise BadEvent("key_mismatch", "the key is not the user_id", "key")
+        elif framing is Framing.JSON:
+            datum = decode(SCHEMAS[topic], encode(SCHEMAS[topic], datum))[0]
+        return {
+            **datum,
+            "_partition": record.partition,
+            "_offset": record.offset,
+            "_timestamp": record.timestamp,
+        }
+
+    async def _write_due(self, *, everything: bool = False) -> None:
+        now = time.monotonic()
+        for partition, held in list(self._held.items()):
+            full = len(held.rows) >= self._settings.archive_rows
+            late = now - held.since >= self._settings.archive_interval_s
+            if not (everything or full or late):
+                continue
+            del self._held[partition]
+            if held.rows:
+                topic = self._topics[partition.topic]
+                file = ArchiveFile.of(topic, partition.partition, held.first, held.last, held.first_timestamp_ms)
+                data = await asyncio.to_thread(parquet, topic, held.rows)
+                await asyncio.to_thread(self._target.write, file.path, data)
+                self.counters["files"] += 1
+            try:
+                await self._consumer.commit({partition: held.last + 1})
+            except (CommitFailedError, IllegalStateError):
+                # the partition went to another worker meanwhile; reading drops what both wrote
+                self.counters["commits_lost"] += 1

@@ -1,0 +1,108 @@
+"""Names of archive files, their rows, and reading them back.
+
+`topic=<topic>/date=<UTC day of the first record>/<topic>-<partition>-<first offset>-<last offset>.parquet`
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+
+from schemas.codec import schema_text
+from streams.archive.target import Target
+
+__all__ = ["ArchiveFile", "columns", "next_offsets", "parquet", "read_archive"]
+
+SCHEMAS = {"interactions": "interaction", "impressions": "impression"}
+"Topic, by short name, to the schema of its values."
+ORIGIN: dict[str, Any] = {"_partition": pl.Int32, "_offset": pl.Int64, "_timestamp": pl.Int64}
+KINDS: dict[str, Any] = {
+    "string": pl.String,
+    "long": pl.Int64,
+    "int": pl.Int32,
+    "double": pl.Float64,
+    "float": pl.Float32,
+    "boolean": pl.Boolean,
+}
+NAME = re.compile(r"topic=(?P<t>[^/]+)/date=(?P<d>\d{4}-\d\d-\d\d)/(?P=t)-(?P<p>\d{5,})-(?P<f>\d{20})-(?P<l>\d{20})\.parquet")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ArchiveFile:
+    """A file's identity. `first` and `last` bound the offsets that it answers for, undecodable records included."""
+
+    topic: str
+    date: str
+    partition: int
+    first: int
+    last: int
+
+    @classmethod
+    def of(cls, topic: str, partition: int, first: int, last: int, timestamp_ms: int) -> ArchiveFile:
+        """The file of this range, whose first record has this timestamp."""
+        return cls(topic, datetime.fromtimestamp(timestamp_ms / 1000, UTC).strftime("%Y-%m-%d"), partition, first, last)
+
+    @classmethod
+    def parse(cls, path: str) -> ArchiveFile | None:
+        """The identity in a path; None when it is no archive file."""
+        found = NAME.fullmatch(path)
+        return found and cls(found["t"], found["d"], int(found["p"]), int(found["f"]), int(found["l"]))
+
+    @property
+    def path(self) -> str:
+        """Path below the target."""
+        name = f"{self.topic}-{self.partition:05d}-{self.first:020d}-{self.last:020d}.parquet"
+        return f"topic={self.topic}/date={self.date}/{name}"
+
+
+def _kind(avro: Any) -> Any:
+    if isinstance(avro, list):
+        return _kind(next(entry for entry in avro if entry != "null"))
+    if isinstance(avro, Mapping):
+        if avro["type"] == "array":
+            return pl.List(_kind(avro["items"]))
+        if avro["type"] == "record":
+            return pl.Struct({field["name"]: _kind(field["type"]) for field in avro["fields"]})
+        return _kind(avro["type"])
+    return KINDS[avro]
+
+
+def columns(topic: str) -> dict[str, Any]:
+    """Column names and types of a topic's files: the schema's fields, then where the record came from."""
+    fields = json.loads(schema_text(SCHEMAS[topic]))["fields"]
+    return {field["name"]: _kind(field["type"]) for field in fields} | ORIGIN
+
+
+def parquet(topic: str, rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """These rows as a Parquet file."""
+    out = io.BytesIO()
+    pl.DataFrame([dict(row) for row in rows], schema=columns(topic), orient="row").write_parquet(out, compression="zstd")
+    return out.getvalue()
+
+
+def files(target: Target, topic: str) -> list[ArchiveFile]:
+    """The topic's files, by date, partition and range; anything else in the folder is left out."""
+    return sorted(file for path in target.names(f"topic={topic}/") if (file := ArchiveFile.parse(path)) is not None)
+
+
+def next_offsets(target: Target, topic: str) -> dict[int, int]:
+    """Per partition, the offset after the highest that a file answers for."""
+    found: dict[int, int] = {}
+    for file in files(target, topic):
+        found[file.partition] = max(found.get(file.partition, 0), file.last + 1)
+    return found
+
+
+def read_archive(target: Target, topic: str) -> pl.LazyFrame:
+    """A topic's records, each (partition, offset) once: ranges that two writers both covered are not counted twice."""
+    paths = [file.path for file in files(target, topic)]
+    if not paths:
+        return pl.LazyFrame(schema=columns(topic))
+    return target.scan(paths).unique(["_partition", "_offset"], keep="first", maintain_order=True)

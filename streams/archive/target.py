@@ -1,0 +1,109 @@
+"""Where archive files go: a folder, or a prefix of an S3 bucket. A file is either there and whole, or not there."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import polars as pl
+
+from schemas.errors import ConfigError
+
+__all__ = ["LocalFolder", "S3Folder", "Target", "open_target"]
+
+
+class Target(Protocol):
+    """A flat store of immutable files named by `/`-separated paths."""
+
+    def write(self, path: str, data: bytes) -> None:
+        """Make `path` durable with these bytes, all or nothing. Writing the same path again replaces it whole."""
+
+    def names(self, prefix: str) -> list[str]:
+        """Sorted paths below `prefix`, unfinished files left out."""
+
+    def scan(self, paths: Sequence[str]) -> pl.LazyFrame:
+        """The rows of these Parquet files, at least one, in this order."""
+
+
+class LocalFolder:
+    """A folder: written beside, synced, renamed, and the folder synced."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def write(self, path: str, data: bytes) -> None:
+        """See `Target.write`."""
+        final = self.root / path
+        final.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=final.parent)
+        try:
+            with os.fdopen(handle, "wb") as out:
+                out.write(data)
+                out.flush()
+                os.fsync(out.fileno())
+            Path(name).replace(final)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        folder = os.open(final.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def names(self, prefix: str) -> list[str]:
+        """See `Target.names`."""
+        base = self.root / prefix
+        return sorted(str(path.relative_to(self.root)) for path in base.rglob("*.parquet") if path.name[0] != ".")
+
+    def scan(self, paths: Sequence[str]) -> pl.LazyFrame:
+        """See `Target.scan`."""
+        return pl.scan_parquet([self.root / path for path in paths], hive_partitioning=False)
+
+
+class S3Folder:
+    """`s3://bucket/prefix`. Credentials, region and endpoint are boto3's own, from the environment."""
+
+    def __init__(self, bucket: str, prefix: str = "", client: Any = None) -> None:
+        if client is None:
+            import boto3
+
+            client = boto3.client("s3")
+        self._client = client
+        self.bucket = bucket
+        self.prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+
+    def write(self, path: str, data: bytes) -> None:
+        """See `Target.write`."""
+        self._client.put_object(Bucket=self.bucket, Key=self.prefix + path, Body=data)
+
+    def names(self, prefix: str) -> list[str]:
+        """See `Target.names`."""
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
+        keys = (entry["Key"] for page in pages for entry in page.get("Contents", ()))
+        return sorted(key.removeprefix(self.prefix) for key in keys if key.endswith(".parquet"))
+
+    def scan(self, paths: Sequence[str]) -> pl.LazyFrame:
+        """See `Target.scan`. The files are read into memory."""
+        bodies = (self._client.get_object(Bucket=self.bucket, Key=self.prefix + path)["Body"] for path in paths)
+        return pl.concat([pl.read_parquet(io.BytesIO(body.read())) for body in bodies]).lazy()
+
+
+def open_target(text: str) -> Target:
+    """The target that `Settings.archive_target` names.
+
+    Raises:
+        ConfigError: a URL of another kind than `s3://bucket/prefix`.
+    """
+    if text.startswith("s3://"):
+        bucket, _, prefix = text.removeprefix("s3://").partition("/")
+        if not bucket:
+            raise ConfigError("invalid_setting", "RIFFLE_ARCHIVE must be s3://bucket/prefix", "archive")
+        return S3Folder(bucket, prefix)
+    if "://" in text:
+        raise ConfigError("invalid_setting", f"RIFFLE_ARCHIVE={text!r} is neither a folder nor s3://…", "archive")
+    return LocalFolder(Path(text))

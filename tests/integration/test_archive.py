@@ -1,0 +1,97 @@
+"""The archiver on a real broker: a crash at any point loses nothing and repeats nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from schemas.errors import ConfigError
+from schemas.records import Interaction
+from streams.archive.archiver import Archiver
+from streams.archive.files import ArchiveFile, read_archive
+from streams.archive.target import LocalFolder
+from streams.produce import produce_events
+from streams.settings import Settings
+from streams.topics import ensure_topics
+
+pytestmark = pytest.mark.integration
+
+
+def events(start: int, stop: int) -> list[Interaction]:
+    return [Interaction(f"e{n}", f"u{n % 17}", f"i{n % 29}", 1_700_000_000_000 + n) for n in range(start, stop)]
+
+
+async def until(archiver: Archiver, enough: Callable[[Archiver], bool]) -> asyncio.Task[None]:
+    task = asyncio.create_task(archiver.run())
+    async with asyncio.timeout(60):
+        while not enough(archiver):
+            if task.done():
+                task.result()
+            await asyncio.sleep(0.05)
+    return task
+
+
+async def finish(archiver: Archiver, task: asyncio.Task[None]) -> None:
+    archiver.stop()
+    await task
+
+
+class DiesAfter(LocalFolder):
+    """A disk that takes `whole` files; the worker dies right after the next, before it could commit."""
+
+    whole = 2
+
+    def write(self, path: str, data: bytes) -> None:
+        super().write(path, data)
+        self.whole -= 1
+        if self.whole < 0:
+            raise OSError("killed")
+
+
+async def test_killed_between_file_and_commit_then_restarted(fresh: Settings) -> None:
+    settings = replace(fresh, archive_rows=50, archive_interval_s=0.2)
+    await ensure_topics(settings)
+    folder = LocalFolder(settings.home / "archive")
+    await produce_events(settings, events(0, 600))
+    with pytest.raises(OSError, match="killed"):
+        await Archiver(settings, target=DiesAfter(folder.root)).run()
+    held = read_archive(folder, "interactions").collect().height
+    await produce_events(settings, events(600, 800))
+    second = Archiver(settings, target=folder)
+    await finish(second, await until(second, lambda a: a.counters["records"] >= 800 - held))
+    found = read_archive(folder, "interactions").collect()
+    assert sorted(found["event_id"]) == sorted(f"e{n}" for n in range(800))
+    files = sorted(f for p in folder.names("topic=interactions/") if (f := ArchiveFile.parse(p)))
+    ranges = sorted((f.partition, f.first, f.last) for f in files)
+    assert all(a[0] != b[0] or a[2] < b[1] for a, b in pairwise(ranges)), "ranges overlap"
+
+
+async def test_what_cannot_be_decoded_is_counted_and_passed_over(fresh: Settings) -> None:
+    settings = replace(fresh, archive_interval_s=0.2)
+    await ensure_topics(settings)
+    async with AIOKafkaProducer(bootstrap_servers=settings.bootstrap_servers) as producer:
+        for key, value in ((b"u", b"rubbish"), (None, b""), (b"u", b"\xc3\x01tooshort")):
+            await producer.send_and_wait(settings.topic("interactions"), value, key=key)
+        event = b'{"user_id": "u", "item_id": "i", "event_time": 5, "value": 0.1, "position": 3}'
+        header = [("content-type", b"application/json")]
+        await producer.send_and_wait(settings.topic("interactions"), event, key=b"u", headers=header)
+        await producer.send_and_wait(settings.topic("interactions"), event, key=b"other", headers=header)
+        await producer.send_and_wait(settings.topic("impressions"), b'{"items": 3}', key=b"u", headers=header)
+    archiver = Archiver(settings)
+    await finish(archiver, await until(archiver, lambda a: a.counters["bad"] + a.counters["records"] >= 6))
+    assert (archiver.counters["bad"], archiver.counters["records"]) == (5, 1)
+    found = read_archive(LocalFolder(settings.home / "archive"), "interactions").collect().to_dicts()
+    assert [(e["user_id"], e["event_time"], e["value"], e["position"]) for e in found] == [("u", 5, 0.1, 3)]
+
+
+async def test_an_archive_ahead_of_its_topic_is_refused(fresh: Settings) -> None:
+    await ensure_topics(fresh)
+    target = LocalFolder(fresh.home / "archive")
+    target.write(ArchiveFile.of("interactions", 0, 0, 99, 0).path, b"")
+    with pytest.raises(ConfigError, match="re-created"):
+        await Archiver(fresh, target=target).run()
