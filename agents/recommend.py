@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 
 import orjson
@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaProducer
 from agents.metrics import Metrics
 from agents.users import UserPartition, dead_letter
 from models.pipeline.pipeline import CandidatePipeline
-from schemas.codec import Framing, Registry, decode, encode
+from schemas.codec import Framing, Registry, decode, encode, framing_of
 from schemas.errors import BadInput, BadRequest, DeadlineExceeded, NotReady, RiffleError
 from schemas.records import Request, Slate
 from schemas.validation import request_from
@@ -119,7 +119,8 @@ class Recommend:
             value = chunk.values[index]
             if value is None:
                 raise BadRequest("null_value", "a request needs a body")
-            datum, framing = decode("request", value, chunk.headers[index], self._registry)
+            framing = framing_of(value, chunk.headers[index])
+            datum, _ = decode("request", value, chunk.headers[index], self._registry)
             request = request_from(datum, request_id=correlation.decode(errors="replace")[:256] or uuid.uuid4().hex)
             if not reply_to:
                 raise BadRequest("no_reply_to", "header Faust-Ag-ReplyTo is missing", "Faust-Ag-ReplyTo")
@@ -141,9 +142,7 @@ class Recommend:
             await self._producer.send_and_wait(letter.topic, letter.value, key=letter.key, partition=0)
         return None
 
-    def _replier(
-        self, topic: str, correlation: bytes, framing: Framing, user_id: str
-    ) -> Callable[[Slate | RiffleError], None]:
+    def _replier(self, topic: str, correlation: bytes, framing: Framing, user_id: str) -> Callable[[Slate | RiffleError], None]:
         def reply(answer: Slate | RiffleError) -> None:
             body = reply_body(framing, user_id, answer, correlation.decode(errors="replace"), self._registry)
             headers = [("Faust-Ag-CorrelationId", correlation)]
@@ -153,9 +152,7 @@ class Recommend:
 
         return reply
 
-    def _send(
-        self, topic: str, key: bytes, value: bytes, headers: list[tuple[str, bytes]], what: str
-    ) -> None:
+    def _send(self, topic: str, key: bytes, value: bytes, headers: list[tuple[str, bytes]], what: str) -> None:
         async def send() -> None:
             try:
                 await self._producer.send_and_wait(topic, value, key=key, headers=headers)
@@ -165,8 +162,8 @@ class Recommend:
 
         self._spawn(send())
 
-    def _spawn(self, work: object) -> None:
-        task = asyncio.ensure_future(work)  # type: ignore[arg-type]
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
         self._waiting.add(task)
         task.add_done_callback(self._waiting.discard)
 

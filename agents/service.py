@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -39,7 +40,7 @@ def summary(record: UserRecord, items: ItemStore) -> dict[str, Any]:
                 "item_id": items.id_of_hash.get(int(event["item"])),
                 "action": record.actions[int(event["action"])],
                 "event_time": int(event["time"]),
-                "value": value if value == value else None,
+                "value": None if math.isnan(value) else value,
             }
         )
     session_id, started, events = record.session
@@ -124,9 +125,7 @@ class Service:
         sent = []
         for event in events:
             datum = {name: getattr(event, name) for name in Interaction.__dataclass_fields__}
-            sent.append(
-                await self._producer.send(topic, encode("interaction", datum), key=event.user_id.encode())
-            )
+            sent.append(await self._producer.send(topic, encode("interaction", datum), key=event.user_id.encode()))
         done = [await future for future in sent]
         return [{"partition": meta.partition, "offset": meta.offset} for meta in done]
 

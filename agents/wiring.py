@@ -74,12 +74,8 @@ class Worker:
                 "neighbours": catalogue.on_neighbours,
             },
         )
-        self.recommend = Recommend(
-            settings, self.pipeline, self.users, self._replies, self.metrics, self._registry
-        )
-        self.service = Service(
-            settings, self.items, self.pipeline, self.recommend, self.users, self._events, self.metrics
-        )
+        self.recommend = Recommend(settings, self.pipeline, self.users, self._replies, self.metrics, self._registry)
+        self.service = Service(settings, self.items, self.pipeline, self.recommend, self.users, self._events, self.metrics)
         await self._reader.start(self._crash)
         await self._reader.caught_up.wait()
         self.service.caught_up = True
@@ -92,13 +88,16 @@ class Worker:
             await asyncio.gather(self._flusher, return_exceptions=True)
         if self.recommend is not None:
             await self.recommend.drain()
-        for part in (*self.users.values(), *self.covisits.values()):
+        for part in self._parts():
             await part.close()
         if self._reader is not None:
             await self._reader.stop()
         for producer in (self._replies, self._events):
             if producer is not None:
                 await producer.stop()
+
+    def _parts(self) -> list[UserPartition | CovisitPartition]:
+        return [*self.users.values(), *self.covisits.values()]
 
     def _crash(self, error: BaseException) -> None:
         log.critical("the worker stops: %s: %s", type(error).__name__, error, exc_info=error)
@@ -111,9 +110,7 @@ class Worker:
         for tp in sorted(partitions):
             kind = names.get(tp.topic)
             if kind == "interactions" and tp.partition not in self.users:
-                user = UserPartition(
-                    self._settings, tp.partition, self.items, self._cache, self.metrics, self._registry
-                )
+                user = UserPartition(self._settings, tp.partition, self.items, self._cache, self.metrics, self._registry)
                 self.users[tp.partition] = user
                 await user.open()
             elif kind == "covisits" and tp.partition not in self.covisits:
@@ -146,8 +143,7 @@ class Worker:
 
     async def flush(self) -> None:
         """Make everything applied durable, and commit what requests are answered."""
-        parts = [*self.users.values(), *self.covisits.values()]
-        await asyncio.gather(*(part.flush() for part in parts if part.state.ready.is_set()))
+        await asyncio.gather(*(part.flush() for part in self._parts() if part.state.ready.is_set()))
         if self.recommend is not None and (answered := self.recommend.committable()):
             topic = self._settings.topic("requests")
             await self._app.consumer.commit_offsets({TP(topic, p): offset for p, offset in answered.items()})
@@ -161,7 +157,7 @@ class Worker:
                 await self.flush()
             except asyncio.CancelledError:
                 raise
-            except BaseException as error:  # noqa: BLE001 - whatever it was, nothing may be applied after it
+            except BaseException as error:
                 if self._app.rebalancing or self._app.should_stop:
                     log.warning("flush during a rebalance failed, its records will be read again: %s", error)
                     continue
@@ -191,7 +187,7 @@ class RiffleApp(ChunkedApp):
 
 def create_app(settings: Settings) -> RiffleApp:
     """The worker that `settings` describe, with its agents registered."""
-    app: RiffleApp = RiffleApp.create(settings)  # type: ignore[assignment]
+    app: RiffleApp = RiffleApp.create(settings)
     worker = app.worker = Worker(settings, app)
 
     def topic(name: str) -> Any:

@@ -33,9 +33,7 @@ TIER_BYTES = (BITS + 7) // 8
 def positions(item_id: str) -> NDArray[np.int32]:
     """Bit positions of an item in every tier: int32 `(SLICES,)`, read-only."""
     per_slice = _TEMPLATE.bits_per_slice
-    found = np.fromiter(
-        (n * per_slice + h for n, h in enumerate(_TEMPLATE.make_hashes(item_id))), dtype=np.int32, count=SLICES
-    )
+    found = np.fromiter((n * per_slice + h for n, h in enumerate(_TEMPLATE.make_hashes(item_id))), dtype=np.int32, count=SLICES)
     found.flags.writeable = False
     return found
 

@@ -23,9 +23,10 @@ WORD = re.compile(r"\w{3,}")
 
 
 def text_vector(item: Item) -> NDArray[np.float32]:
-    """Signed feature hashing of title, text and categories (Weinberger et al. 2009): float32 `(TEXT_DIMENSIONS,)`, length 1 or 0.
+    """Signed feature hashing of title, text and categories (Weinberger et al. 2009).
 
-    Needs no learned weights, so that a new item is found by its content as soon as it arrives.
+    float32 `(TEXT_DIMENSIONS,)`, of length 1, or 0 for an item without words. Needs no learned weights, so that a new
+    item is found by its content as soon as it arrives.
     """
     vector = np.zeros(TEXT_DIMENSIONS, np.float32)
     tokens = [(f"c:{name.lower()}", 3.0) for name in item.categories[:CATEGORIES]]
@@ -128,7 +129,8 @@ class ItemStore:
 
     def remove(self, item_id: str) -> None:
         """Make an item unavailable; its row, and what people did with it, stay."""
-        self.available[self._row(item_id)] = False
+        row = self._row(item_id)  # may replace the columns by larger ones
+        self.available[row] = False
 
     def category_rows(self, names: Sequence[str]) -> NDArray[np.int32]:
         """Numbers of the categories that exist among `names`."""

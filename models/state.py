@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import struct
 from collections import deque
 from collections.abc import Mapping, MutableMapping
@@ -286,7 +287,7 @@ def apply_statistics(
         if row is None:
             row = rows[item_id] = ItemStatRow(first_ms=time)
         row.counts[events.action[n]] = row.counts.get(events.action[n], 0) + 1
-        if value == value:  # not NaN
+        if not math.isnan(value):
             row.value_sum += value
             row.value_count += 1
         row.popularity, row.updated_ms = decayed(row.popularity, row.updated_ms, time, POPULARITY_HALF_LIFE_MS)

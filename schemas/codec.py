@@ -43,6 +43,10 @@ class Framing(enum.Enum):
 class Registry(Protocol):
     """What the codec needs of a schema registry."""
 
+    def __hash__(self) -> int:
+        """Identity: parsed schemas are cached per registry."""
+        ...
+
     def id_of(self, name: str) -> int:
         """Id under which the current version of schema `name` is registered."""
 
@@ -127,9 +131,7 @@ def encode(
     return out.getvalue()
 
 
-def decode(
-    name: str, value: bytes, headers: Headers = (), registry: Registry | None = None
-) -> tuple[dict[str, Any], Framing]:
+def decode(name: str, value: bytes, headers: Headers = (), registry: Registry | None = None) -> tuple[dict[str, Any], Framing]:
     """Decode a record's value to the current version of schema `name`; JSON is returned as it came, unvalidated.
 
     Raises:

@@ -1,17 +1,17 @@
 """The exception tree, split by who acts on it.
 
-    RiffleError
-    ├── BadInput            the caller mends its input (HTTP 4xx, dead letter)
-    │   ├── BadEvent        → dead-letter topic
-    │   ├── BadItem
-    │   ├── BadRequest
-    │   └── BadDataset
-    ├── TransientError      the caller may retry
-    │   ├── DeadlineExceeded
-    │   └── NotReady
-    ├── ReleaseRejected     the old release keeps serving
-    ├── StoreCorrupt        the store is rebuilt from its changelog
-    └── ConfigError         whoever runs Riffle mends the settings
+RiffleError
+├── BadInput            the caller mends its input (HTTP 4xx, dead letter)
+│   ├── BadEvent        → dead-letter topic
+│   ├── BadItem
+│   ├── BadRequest
+│   └── BadDataset
+├── TransientError      the caller may retry
+│   ├── DeadlineExceeded
+│   └── NotReady
+├── ReleaseRejected     the old release keeps serving
+├── StoreCorrupt        the store is rebuilt from its changelog
+└── ConfigError         whoever runs Riffle mends the settings
 """
 
 from __future__ import annotations

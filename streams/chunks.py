@@ -103,7 +103,7 @@ class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
     def _new_consumer_thread(self) -> ChunkedConsumerThread:
         return ChunkedConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
-    async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:  # noqa: ARG002, FBT001, FBT002
+    async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:  # noqa: ARG002
         """Faust's periodic commit does nothing: offsets are committed by whoever made their effect durable."""
         return False
 

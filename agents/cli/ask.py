@@ -1,125 +1,105 @@
-"""`riffle ask`: one request over Kafka, its slate as a table."""
+"""`riffle ask`."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from uuid import uuid4
+import json
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from typing import Any
 
-import aiohttp
 import click
-import orjson
+from aiokafka.errors import KafkaError
 from rich.console import Console
 from rich.table import Table
-from yarl import URL
 
-from schemas.errors import RiffleError
-from schemas.records import Request, Slate
-from schemas.validation import request_from
+from schemas.errors import NotReady
 from streams.client import RiffleClient
 from streams.settings import Settings
 
-__all__ = ["ask", "titles"]
-
-TITLES_TIMEOUT_S = 2.0
+__all__ = ["ask", "print_slate", "request_slate"]
 
 
-@click.command(epilog="Example: riffle ask 42 -k 5 --explain --category Comedy")
-@click.argument("user_id", metavar="USER")
-@click.option("-k", "k", default=10, show_default=True, help="Items wanted.")
-@click.option("--explain", is_flag=True, help="Say why each item is there.")
-@click.option("--category", multiple=True, help="Only items of this category; may repeat.")
-@click.option("--exclude", multiple=True, metavar="ITEM", help="Leave this item out; may repeat.")
-@click.option("--after", metavar="P:O", help="Reflect the event with this token (partition:offset).")
-@click.option("--deadline-ms", default=2_000, show_default=True, help="Milliseconds to wait for the answer.")
-@click.option("--json", "as_json", is_flag=True, help="One line of JSON: the slate of the contract.")
-def ask(  # noqa: PLR0917
-    user_id: str,
+def request_slate(settings: Settings, body: dict[str, Any], deadline_ms: int) -> dict[str, Any]:
+    """One request over Kafka; raises RiffleError."""
+
+    async def run() -> dict[str, Any]:
+        client = RiffleClient(settings)
+        try:
+            await client.start()
+            return await client.ask(body, deadline_ms)
+        except KafkaError as exc:
+            message = f"no Kafka answers at {settings.bootstrap_servers}: run `riffle up`, or see `riffle doctor`"
+            raise NotReady("no_broker", message) from exc
+        finally:
+            await client.stop()
+
+    return asyncio.run(run())
+
+
+def title_of(settings: Settings, item_id: str) -> str:
+    """An item's title by HTTP; empty when nobody answers."""
+    try:
+        url = f"{settings.web}/v1/items/{urllib.parse.quote(item_id, safe='')}"
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return str(json.load(response)["title"])
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+def print_slate(settings: Settings, slate: dict[str, Any], console: Console) -> None:
+    """A slate for people."""
+    table = Table("", "item", "title", "score", "brought by", title=f"for {slate['user_id']}", title_justify="left")
+    for position, item in enumerate(slate["items"], 1):
+        title = title_of(settings, item["item_id"])
+        table.add_row(str(position), item["item_id"], title, f"{item['score']:.3f}", ", ".join(item["sources"]))
+    console.print(table)
+    took = sum(slate["timings_ms"].values())
+    as_of = slate["as_of"] or {}
+    where = f"partition {as_of.get('partition')}, offset {as_of.get('offset')}"
+    degraded = f"; degraded: {', '.join(slate['degraded'])}" if slate["degraded"] else ""
+    console.print(f"release {slate['release']}, arm {slate['arm']}, {took:.1f} ms in the pipeline, as of {where}{degraded}")
+
+
+@click.command()
+@click.argument("user")
+@click.option("-k", default=10, show_default=True, help="How many items.")
+@click.option("--explain", is_flag=True, help="Ask for scores and what filters dropped (shown with --json).")
+@click.option("--category", multiple=True, help="Only these categories.")
+@click.option("--exclude", multiple=True, help="Not these items.")
+@click.option("--after", help="partition:offset of an event that the slate must reflect.")
+@click.option("--deadline-ms", default=5_000, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="The slate as one line of JSON.")
+def ask(
+    user: str,
     k: int,
     explain: bool,
-    category: Sequence[str],
-    exclude: Sequence[str],
+    category: tuple[str, ...],
+    exclude: tuple[str, ...],
     after: str | None,
     deadline_ms: int,
     as_json: bool,
 ) -> None:
-    """Ask for USER's slate over Kafka and print it with titles and sources."""
+    """Ask for a slate over Kafka.
+
+    Example: riffle ask u0001 -k 5 --explain
+    """
     settings = Settings.from_env()
-    body: dict[str, object] = {"user_id": user_id, "k": k, "explain": explain}
-    body |= {"categories": list(category), "exclude": list(exclude), "after": _after(after)}
-    try:
-        request = request_from(body, request_id=uuid4().hex)
-        slate, names = asyncio.run(_ask(settings, request, deadline_ms, with_titles=not as_json))
-    except RiffleError as error:
-        if as_json:
-            click.echo(orjson.dumps({"error": error.to_json()}))
-            raise SystemExit(1) from error
-        raise click.ClickException(f"{error.message} ({error.code})") from error
+    body: dict[str, Any] = {"user_id": user, "k": k, "explain": explain}
+    body |= {"categories": list(category), "exclude": list(exclude)}
+    if after:
+        partition, _, offset = after.partition(":")
+        if not (partition.isdecimal() and offset.isdecimal()):
+            raise click.BadParameter("write it as partition:offset", param_hint="--after")
+        body["after"] = {"partition": int(partition), "offset": int(offset)}
+    slate = request_slate(settings, body, deadline_ms)
     if as_json:
-        click.echo(orjson.dumps(slate.to_json()))
+        click.echo(json.dumps(slate))
+    elif "error" in slate:
+        click.echo(f"riffle: {slate['error']['message']}", err=True)
     else:
-        _show(slate, names, explain=explain)
-
-
-def _after(text: str | None) -> dict[str, int] | None:
-    if text is None:
-        return None
-    partition, _, offset = text.partition(":")
-    if not (partition.isdecimal() and offset.isdecimal()):
-        raise click.BadParameter("must be partition:offset", param_hint="--after")
-    return {"partition": int(partition), "offset": int(offset)}
-
-
-async def _ask(
-    settings: Settings, request: Request, deadline_ms: int, *, with_titles: bool
-) -> tuple[Slate, dict[str, str]]:
-    async with RiffleClient(settings) as client:
-        slate = await client.recommend(request, deadline_ms)
-    names = await titles(settings.web, [item.item_id for item in slate.items]) if with_titles else {}
-    return slate, names
-
-
-async def titles(web: str, item_ids: Sequence[str]) -> dict[str, str]:
-    """Titles of items over HTTP; items without one are left out, and all of them when HTTP does not answer."""
-
-    async def title(session: aiohttp.ClientSession, item_id: str) -> tuple[str, str]:
-        async with session.get(URL(web) / "v1" / "items" / item_id) as response:
-            body = await response.json() if response.status == 200 else {}
-            return item_id, str(body.get("title") or "")
-
-    try:
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TITLES_TIMEOUT_S)) as session:
-            found = await asyncio.gather(*(title(session, item_id) for item_id in item_ids))
-    except (aiohttp.ClientError, TimeoutError, ValueError):
-        return {}
-    return {item_id: name for item_id, name in found if name}
-
-
-def _show(slate: Slate, names: dict[str, str], *, explain: bool) -> None:
-    console = Console()
-    table = Table(title=f"Slate for {slate.user_id}", caption=_caption(slate), caption_justify="left")
-    table.add_column("#", justify="right")
-    table.add_column("item")
-    table.add_column("title", overflow="fold")
-    table.add_column("score", justify="right")
-    table.add_column("sources")
-    if explain:
-        table.add_column("why", overflow="fold")
-    for rank, item in enumerate(slate.items, 1):
-        row = [str(rank), item.item_id, names.get(item.item_id, ""), f"{item.score:.4f}", ", ".join(item.sources)]
-        table.add_row(*row, *([_why(item.explanation)] if explain else []))
-    console.print(table)
-
-
-def _why(explanation: object) -> str:
-    return orjson.dumps(explanation, default=str).decode() if explanation else ""
-
-
-def _caption(slate: Slate) -> str:
-    parts = [f"release {slate.release or '-'}", f"arm {slate.arm or '-'}"]
-    if slate.as_of is not None:
-        parts.append(f"as of {slate.as_of.partition}:{slate.as_of.offset}")
-    if slate.degraded:
-        parts.append(f"degraded: {', '.join(slate.degraded)}")
-    parts.append(" ".join(f"{stage} {ms:.1f} ms" for stage, ms in slate.timings_ms.items()))
-    return " · ".join(parts)
+        print_slate(settings, slate, Console())
+    if "error" in slate:
+        sys.exit(1)

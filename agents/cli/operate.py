@@ -67,7 +67,7 @@ def start_stack(settings: Settings, console: Console, *, with_worker: bool = Tru
 
 @click.command()
 @click.option("--no-worker", is_flag=True, help="Start Kafka and Redis only.")
-def up(no_worker: bool) -> None:  # noqa: FBT001
+def up(no_worker: bool) -> None:
     """Start the embedded Kafka and Redis and one worker; what runs already is left alone.
 
     Example: RIFFLE_HOME=/tmp/one RIFFLE_WEB_PORT=7070 riffle up
@@ -96,7 +96,7 @@ def down() -> None:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
-def status(as_json: bool) -> None:  # noqa: FBT001
+def status(as_json: bool) -> None:
     """Print addresses, readiness and process ids.
 
     Example: riffle status --json
@@ -139,7 +139,7 @@ def worker() -> None:
 @click.command()
 @click.argument("action", type=click.Choice(["list", "create"]), default="list")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
-def topics(action: str, as_json: bool) -> None:  # noqa: FBT001
+def topics(action: str, as_json: bool) -> None:
     """List the topics, or create what is missing.
 
     Example: riffle topics create
@@ -169,7 +169,7 @@ def _unreachable(settings: Settings) -> NotReady:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
-def doctor(as_json: bool) -> None:  # noqa: FBT001
+def doctor(as_json: bool) -> None:
     """Check what could be wrong, and say what to do. Exit code 1 when something is.
 
     Example: riffle doctor
@@ -206,7 +206,7 @@ def _checks(settings: Settings) -> list[tuple[str, bool, str]]:
         counts: dict[str, int] = {}
         try:
             counts = asyncio.run(partition_counts(settings))
-        except Exception as exc:  # noqa: BLE001 - a doctor reports whatever it meets
+        except Exception as exc:
             checks.append(("topics", False, str(exc)))
         missing = [name for name in TOPICS if name not in counts]
         checks.append(("topics", not missing, f"missing {missing}: run `riffle topics create`"))

@@ -36,9 +36,7 @@ async def read_json(request: web.Request) -> object:
     try:
         value: object = orjson.loads(bytes(body))
     except orjson.JSONDecodeError as exc:
-        raise BadRequest(
-            "not_json", f"the body is not JSON: {exc.msg} (line {exc.lineno}, column {exc.colno})"
-        ) from exc
+        raise BadRequest("not_json", f"the body is not JSON: {exc.msg} (line {exc.lineno}, column {exc.colno})") from exc
     check_depth(value)
     return value
 

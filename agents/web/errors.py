@@ -77,9 +77,7 @@ def error_middleware(metrics: Metrics) -> Middleware:
             raise
         except Exception:
             log.exception("%s %s failed", request.method, request.path)
-            response = error_response(
-                RiffleError("internal", "the request failed; the worker's log has the cause"), 500
-            )
+            response = error_response(RiffleError("internal", "the request failed; the worker's log has the cause"), 500)
         resource = request.match_info.route.resource
         route = resource.canonical if resource is not None else "unknown"
         method = request.method if request.method in _METHODS else "other"

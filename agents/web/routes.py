@@ -77,9 +77,7 @@ def _events(table: web.RouteTableDef, service: Service, now_ms: Callable[[], int
             raise BadRequest("invalid_body", "the body must be an event or a list of events")
         batch = body if isinstance(body, list) else [body]
         if len(batch) > MAX_EVENTS:
-            raise BadRequest(
-                "too_many_events", f"the list holds {len(batch)} events, at most {MAX_EVENTS} are taken at once"
-            )
+            raise BadRequest("too_many_events", f"the list holds {len(batch)} events, at most {MAX_EVENTS} are taken at once")
         accepted, rejected = _parse_events(batch, now_ms())
         tokens: Sequence[Token] = await service.send_events(accepted) if accepted else ()
         service.metrics.count("http_events", len(accepted), outcome="accepted")

@@ -93,7 +93,9 @@ def _events(
     people = rng.normal(0.0, 1.6, (PEOPLE, DIMENSIONS))
     active = rng.pareto(1.5, PEOPLE) + 0.3
     per_day = rng.poisson(np.outer(active / active.sum(), np.full(DAYS, EVENTS / DAYS / 1.3)))
-    out: dict[str, list[object]] = {name: [] for name in ("event_id", "user_id", "item_id", "action", "event_time", "session_id")}
+    out: dict[str, list[object]] = {
+        name: [] for name in ("event_id", "user_id", "item_id", "action", "event_time", "session_id")
+    }
     seen: list[set[int]] = [set() for _ in range(PEOPLE)]
     for day in range(DAYS):
         people = 0.995 * people + rng.normal(0.0, 0.16, people.shape)

@@ -54,7 +54,7 @@ class CandidatePipeline:
     def __init__(
         self,
         items: ItemStore,
-        settings: PipelineSettings = PipelineSettings(),  # noqa: B008 - frozen
+        settings: PipelineSettings = PipelineSettings(),
         sources: Sequence[Source] | None = None,
         filters: Sequence[Filter] | None = None,
         scorer: Scorer | None = None,
@@ -73,9 +73,7 @@ class CandidatePipeline:
         self.counters: Counter[tuple[str, str]] = Counter()
         "Candidates dropped (`filter`, name), parts that failed (`failed`, name)."
 
-    def run(
-        self, requests: Sequence[Request], users: Sequence[UserRecord | None], as_of: Sequence[AsOf | None]
-    ) -> list[Slate]:
+    def run(self, requests: Sequence[Request], users: Sequence[UserRecord | None], as_of: Sequence[AsOf | None]) -> list[Slate]:
         """Answer a batch. One request is a batch of one; its answer does not depend on who it is batched with.
 
         Raises:
@@ -151,7 +149,8 @@ class CandidatePipeline:
             if category[best] >= 0:
                 score[category == category[best]] -= step
         rest = np.setdiff1d(np.arange(len(places)), picked, assume_unique=True)
-        return places[np.concatenate([np.asarray(picked, np.intp), rest])]
+        ordered: NDArray[np.intp] = places[np.concatenate([np.asarray(picked, np.intp), rest])]
+        return ordered
 
     def _slates(
         self,

@@ -71,8 +71,8 @@ class CovisitationSource:
             rows = items.neighbour_rows[recent]
             scores = items.neighbour_weights[recent] * (weight / total[recent])[:, None]
             there = rows >= 0
-            found = np.bincount(rows[there], scores[there], minlength=len(items))
-            found = (found / total).astype(np.float32)
+            summed = np.bincount(rows[there], scores[there], minlength=len(items))
+            found: NDArray[np.float32] = (summed / total).astype(np.float32)
             top = _top(found, self._most)
             parts.append(Retrieved.of_query(n, top.astype(np.int32), found[top]))
         return Retrieved.join(parts)

@@ -65,7 +65,7 @@ def class_path(cache: Path) -> str:
     Raises:
         NotReady: the jars are neither cached nor to be had.
     """
-    stored = cache / f"kafka-{KAFKA.split(':')[2].split('+')[0]}.classpath"
+    stored = cache / f"kafka-{KAFKA.split(':')[2].split('+', maxsplit=1)[0]}.classpath"
     if stored.exists():
         text = stored.read_text(encoding="utf-8")
         if all(Path(entry).exists() for entry in text.split(os.pathsep)):
@@ -79,7 +79,8 @@ def class_path(cache: Path) -> str:
         environment = jgo.build(KAFKA, cache_dir=cache / "jgo")
     except Exception as exc:
         raise NotReady(
-            "kafka_not_resolved", f"could not resolve {KAFKA} from Maven Central: {exc}; try again, or set RIFFLE_BOOTSTRAP"
+            "kafka_not_resolved",
+            f"could not resolve {KAFKA} from Maven Central: {exc}; try again, or set RIFFLE_BOOTSTRAP",
         ) from exc
     text = os.pathsep.join(str(entry) for entry in environment.all_jars)
     cache.mkdir(parents=True, exist_ok=True)
@@ -126,8 +127,10 @@ class EmbeddedKafka:
         if not (logs / "meta.properties").exists():
             cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
             formatted = subprocess.run(
-                [JAVA, "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", path, "kafka.tools.StorageTool", "format"]
-                + ["--cluster-id", cluster, "--config", str(properties), "--ignore-formatted"],
+                [
+                    *(JAVA, "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", path, "kafka.tools.StorageTool", "format"),
+                    *("--ignore-formatted", "--cluster-id", cluster, "--config", str(properties)),
+                ],
                 capture_output=True,
                 text=True,
                 check=False,

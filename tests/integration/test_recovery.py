@@ -33,7 +33,7 @@ async def records(settings: Settings, topic: str) -> dict[int, dict[bytes, bytes
     consumer.assign(tps)
     ends = await consumer.end_offsets(tps)
     held: dict[int, dict[bytes, bytes]] = {tp.partition: {} for tp in tps}
-    while any([await consumer.position(tp) < ends[tp] for tp in tps]):  # noqa: C419 - awaits
+    while any([await consumer.position(tp) < ends[tp] for tp in tps]):
         for tp, batch in (await consumer.getmany(timeout_ms=100)).items():
             for record in batch:
                 if record.value is None:
@@ -66,7 +66,7 @@ def recomputed(events: Mapping[int, list[Interaction]]) -> tuple[dict[bytes, byt
 
 
 async def test_tables_equal_an_offline_recomputation_after_kills(fresh: Settings, worker_of: Any) -> None:
-    rng = random.Random(11)  # noqa: S311
+    rng = random.Random(11)
     await ensure_topics(fresh)
     producer = AIOKafkaProducer(bootstrap_servers=fresh.bootstrap_servers, acks="all", linger_ms=5)
     await producer.start()

@@ -152,9 +152,7 @@ async def test_writes_from_pages_of_another_origin_are_refused(client: Client, s
 
 
 async def test_every_parameter_reaches_the_request(client: Client, service: FakeService) -> None:
-    query = (
-        "k=3&explain=1&exclude=i0,i1&exclude=i2&category=A&category=B,C&after=2:17&deadline_ms=900&context.device=tv"
-    )
+    query = "k=3&explain=1&exclude=i0,i1&exclude=i2&category=A&category=B,C&after=2:17&deadline_ms=900&context.device=tv"
     response = await client.get(f"/v1/recommend/some%20one?{query}")
     assert response.status == 200
     request, deadline_ms = service.requests[0]
@@ -213,9 +211,7 @@ async def test_a_bad_parameter_is_a_clear_error(client: Client, query: str) -> N
     assert error["field"]
 
 
-@pytest.mark.parametrize(
-    "body", [[], "u", {}, {"user_id": 1.5}, {"user_id": "u", "k": "many"}, {"user_id": "u", "x": 1}]
-)
+@pytest.mark.parametrize("body", [[], "u", {}, {"user_id": 1.5}, {"user_id": "u", "k": "many"}, {"user_id": "u", "x": 1}])
 async def test_a_bad_request_body_is_a_clear_error(client: Client, body: object) -> None:
     await error_of(await client.post("/v1/recommend", json=body), 400)
 

@@ -1,0 +1,38 @@
+# Everything runs from .venv; `make setup` builds it from hash-pinned lists.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup
+UV := UV_SYSTEM_CERTS=1 $(BIN)/uv
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: setup demo test lint typecheck clean lock
+
+setup: $(STAMP)
+
+$(STAMP): requirements/uv.txt requirements/dev.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/uv.txt
+	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: setup
+	$(BIN)/riffle demo $(if $(DATA),--data $(DATA))
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lock: setup
+	$(UV) pip compile pyproject.toml --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q --extra train --extra dev --extra bench -o requirements/bench.txt
+	$(UV) pip compile pyproject.toml --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q --extra train --extra dev -c requirements/bench.txt -o requirements/dev.txt
+	$(UV) pip compile pyproject.toml --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -c requirements/bench.txt -o requirements/serve.txt
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache

@@ -1,0 +1,132 @@
+"""`riffle demo`: the main job, shown."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import urllib.request
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+
+from agents.cli.ask import print_slate, request_slate
+from agents.cli.data import with_progress
+from agents.cli.operate import start_stack, worker_daemon
+from models.dataset.builtin import build_builtin
+from models.dataset.folder import Dataset
+from schemas.records import Interaction
+from streams.embedded.kafka import EmbeddedKafka
+from streams.embedded.redis import EmbeddedRedis
+from streams.produce import produce_events, produce_items
+from streams.settings import Settings
+
+__all__ = ["demo"]
+
+DEADLINE_MS = 60_000
+
+
+@click.command()
+@click.option("--data", type=click.Path(path_type=Path), help="A dataset folder; without it the built-in prints.")
+@click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
+def demo(data: Path | None, as_json: bool) -> None:
+    """Start everything, load and replay a dataset, and show that one more event changes a person's slate.
+
+    Example: riffle demo --data my-dataset
+    """
+    settings, console = Settings.from_env(), Console(stderr=as_json)
+    clock = time.perf_counter
+    took: dict[str, float] = {}
+    at = clock()
+    if data is None:
+        data = settings.home / "datasets" / "prints"
+        with Progress(console=console) as bar:
+            task = bar.add_task("drawing the built-in dataset", total=1)
+            build_builtin(data, progress=lambda done, of: bar.update(task, completed=done, total=of))
+        took["build"], at = clock() - at, clock()
+    dataset = Dataset.open(data)
+    start_stack(settings, console)
+    took["start"], at = clock() - at, clock()
+    n_items, n_events = dataset.counts()
+    with_progress("items", n_items, lambda done: produce_items(settings, dataset.items(), done))
+    first = request_slate(settings, {"user_id": "someone-new", "k": 5}, DEADLINE_MS)
+    took["items and first slate"], at = clock() - at, clock()
+    people: Counter[str] = Counter()
+    last: list[Interaction] = []
+
+    def events() -> Any:
+        for event in dataset.events():
+            people[event.user_id] += 1
+            last[:] = [event]
+            yield event
+
+    tokens = with_progress("events", n_events, lambda done: produce_events(settings, events(), None, done))
+    took["replay"], at = clock() - at, clock()
+    with console.status("waiting until every event is reflected"):
+        for request in _one_per_partition(settings, tokens, people):
+            request_slate(settings, request, DEADLINE_MS)
+    took["caught up"] = clock() - at
+    typical = [user for user, _ in people.most_common()[:: max(1, len(people) // 4)]][1:4] or list(people)[:3]
+    changes = []
+    for user in typical:
+        before = request_slate(settings, {"user_id": user, "k": 5}, DEADLINE_MS)
+        print_slate(settings, before, console)
+        if not before["items"]:
+            continue
+        picked = before["items"][0]["item_id"]
+        event = Interaction(f"demo-{user}-{picked}", user, picked, last[0].event_time + 1_000, last[0].action, last[0].value)
+        sent = asyncio.run(produce_events(settings, [event]))
+        ((partition, offset),) = sent.items()
+        after = {"partition": partition, "offset": offset}
+        changed = request_slate(settings, {"user_id": user, "k": 5, "after": after}, DEADLINE_MS)
+        console.print(f"[bold]{user} now does “{event.action}” on {picked}; the next slate:[/bold]")
+        print_slate(settings, changed, console)
+        changes.append({"user": user, "event": picked, "before": _ids(before), "after": _ids(changed)})
+    memory = {
+        name: _resident_mb(daemon.pid())
+        for name, daemon in {
+            "kafka": EmbeddedKafka(settings).daemon,
+            "redis": EmbeddedRedis(settings).daemon,
+            "worker": worker_daemon(settings),
+        }.items()
+    }
+    facts = {"items": n_items, "events": n_events, "bad_rows": dataset.bad_count, "memory_mb": memory}
+    seconds = {part: round(time_s, 1) for part, time_s in took.items()}
+    console.print(f"{n_events} events over {n_items} items; seconds: {seconds}; memory in MB: {memory}")
+    console.print(f"the service is up at {settings.web}: try {settings.web}/v1/recommend/{typical[0]}?k=5&explain=1")
+    console.print("stop it with: riffle down")
+    with urllib.request.urlopen(f"{settings.web}/readyz", timeout=5) as response:
+        ready = json.load(response)["ready"]
+    if as_json:
+        click.echo(json.dumps({**facts, "seconds": seconds, "first": _ids(first), "changes": changes, "ready": ready}))
+
+
+def _ids(slate: dict[str, Any]) -> list[str]:
+    return [item["item_id"] for item in slate["items"]]
+
+
+def _one_per_partition(settings: Settings, tokens: dict[int, int], people: Counter[str]) -> list[dict[str, Any]]:
+    """A request for one person of each partition, to be answered after that partition's last event."""
+    from aiokafka.partitioner import DefaultPartitioner
+
+    partitioner, every = DefaultPartitioner(), list(range(settings.partitions))
+    found: dict[int, str] = {}
+    for user in people:
+        found.setdefault(int(partitioner(user.encode(), every, every)), user)
+    return [
+        {"user_id": user, "k": 1, "after": {"partition": partition, "offset": tokens[partition]}}
+        for partition, user in found.items()
+    ]
+
+
+def _resident_mb(pid: int | None) -> int | None:
+    if pid is None:
+        return None
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) >> 10
+    return None

@@ -1,0 +1,97 @@
+"""Dataset folders in every form people bring them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from PIL import Image
+
+from models.dataset import builtin
+from models.dataset.folder import Dataset
+from schemas.errors import BadDataset
+
+
+def write(folder: Path, name: str, kind: str, rows: list[dict[str, object]]) -> None:
+    frame = pl.DataFrame(rows)
+    if kind == "parquet":
+        frame.write_parquet(folder / f"{name}.parquet")
+    elif kind == "csv":
+        frame.write_csv(folder / f"{name}.csv")
+    else:
+        frame.write_ndjson(folder / f"{name}.jsonl")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
+@pytest.mark.parametrize(
+    "times", [[30, 10, 20], ["1970-01-01T00:00:00.030Z", "1970-01-01T00:00:00.010Z", "1970-01-01T00:00:00.020Z"]]
+)
+def test_every_file_kind_and_time_form_reads_the_same(tmp_path: Path, kind: str, times: list[object]) -> None:
+    write(tmp_path, "items", kind, [{"item_id": "a", "title": "A", "categories": "x|y", "colour": "red"}, {"item_id": "b"}])
+    write(tmp_path, "events", kind, [{"user_id": f"u{n}", "item_id": "a", "event_time": t} for n, t in enumerate(times)])
+    dataset = Dataset.open(tmp_path)
+    items = list(dataset.items())
+    assert items[0].categories == ("x", "y")
+    assert items[0].attributes == {"colour": "red"}
+    assert [(e.user_id, e.event_time) for e in dataset.events()] == [("u1", 10), ("u2", 20), ("u0", 30)]
+    assert dataset.bad_count == 0
+
+
+def test_events_without_an_id_get_the_same_one_again(tmp_path: Path) -> None:
+    write(tmp_path, "items", "csv", [{"item_id": "a"}])
+    write(tmp_path, "events", "csv", [{"user_id": "u", "item_id": "a", "event_time": 5}] * 3)
+    ids = [event.event_id for event in Dataset.open(tmp_path).events()]
+    assert len(set(ids)) == 3
+    assert ids == [event.event_id for event in Dataset.open(tmp_path).events()]
+
+
+def test_bad_rows_are_reported_and_skipped(tmp_path: Path) -> None:
+    write(tmp_path, "items", "jsonl", [{"item_id": "a", "price": 1.0}, {"item_id": "", "price": 2.0}])
+    rows = [
+        {"user_id": "u", "item_id": "a", "event_time": 1, "position": 0},
+        {"user_id": None, "item_id": "a", "event_time": 2, "position": 0},
+        {"user_id": "u", "item_id": "a", "event_time": 3, "position": -4},
+    ]
+    write(tmp_path, "events", "jsonl", rows)
+    dataset = Dataset.open(tmp_path)
+    assert [item.item_id for item in dataset.items()] == ["a"]
+    assert len(list(dataset.events())) == 1
+    assert [(bad.file, bad.field) for bad in dataset.bad] == [
+        ("items.jsonl", "item_id"),
+        ("events.jsonl", "user_id"),
+        ("events.jsonl", "position"),
+    ]
+
+
+def test_a_folder_without_its_files_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadDataset, match="items"):
+        Dataset.open(tmp_path)
+    with pytest.raises(BadDataset, match="not a folder"):
+        Dataset.open(tmp_path / "none")
+
+
+def test_an_image_outside_the_folder_is_a_bad_row(tmp_path: Path) -> None:
+    write(tmp_path, "items", "jsonl", [{"item_id": "a", "image": "../../etc/passwd"}, {"item_id": "b", "image": "x.png"}])
+    write(tmp_path, "events", "jsonl", [{"user_id": "u", "item_id": "a", "event_time": 1}])
+    dataset = Dataset.open(tmp_path)
+    assert [item.image for item in dataset.items()] == [str(tmp_path / "x.png")]
+    assert dataset.bad[0].field == "image"
+
+
+def test_the_builtin_dataset_is_seeded_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builtin, "ITEMS", 120)
+    monkeypatch.setattr(builtin, "PEOPLE", 40)
+    monkeypatch.setattr(builtin, "EVENTS", 900)
+    one, two = (Dataset.open(builtin.build_builtin(tmp_path / name, seed=3)) for name in ("one", "two"))
+    events = list(one.events())
+    assert events == list(two.events())
+    items = {item.item_id: item for item in one.items()}
+    assert len(items) == 120
+    assert all(items[event.item_id].published_at <= event.event_time for event in events)  # type: ignore[operator]
+    assert {event.action for event in events} == {"view", "like"}
+    with Image.open(str(next(iter(items.values())).image)) as image:
+        assert image.size == (96, 96)
+    assert (one.name, one.positive, one.bad_count) == ("prints", "action == 'like'", 0)
+    assert json.dumps(one.counts())

@@ -1,0 +1,79 @@
+"""A pid file never leads to the wrong process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from schemas.errors import ConfigError, NotReady
+from streams.embedded.process import Daemon, require_free_port, wait_until
+from streams.settings import Settings
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
+
+
+def daemon(folder: Path) -> Daemon:
+    return Daemon("sleeper", folder / "run" / "s.pid", folder / "logs" / "s.log")
+
+
+def test_start_stop_and_start_again(tmp_path: Path) -> None:
+    made = daemon(tmp_path)
+    assert made.pid() is None
+    pid = made.start(SLEEP, dict(os.environ), tmp_path)
+    assert made.pid() == pid
+    os.kill(pid, signal.SIGKILL)
+    assert wait_until(lambda: made.pid() is None, 5)
+    again = made.start(SLEEP, dict(os.environ), tmp_path)
+    assert again != pid
+    assert made.stop()
+    assert made.pid() is None
+    assert not made.stop()
+
+
+def test_a_recycled_pid_is_never_touched(tmp_path: Path) -> None:
+    made = daemon(tmp_path)
+    made.record(os.getpid())
+    stored = json.loads(made.pid_file.read_text())
+    made.pid_file.write_text(json.dumps({"pid": stored["pid"], "started": stored["started"] - 1}))
+    assert made.pid() is None
+    assert not made.stop()
+
+
+@pytest.mark.parametrize("text", ["", "12", "{}", '{"pid": "x", "started": 1}', "null"])
+def test_a_broken_pid_file_means_not_running(tmp_path: Path, text: str) -> None:
+    made = daemon(tmp_path)
+    made.pid_file.parent.mkdir(parents=True)
+    made.pid_file.write_text(text)
+    assert made.pid() is None
+
+
+def test_a_process_that_ends_early_shows_its_log(tmp_path: Path) -> None:
+    made = daemon(tmp_path)
+    made.start([sys.executable, "-c", "print('the reason')"], dict(os.environ), tmp_path)
+    with pytest.raises(NotReady, match="the reason"):
+        made.await_ready(lambda: False, 10)
+
+
+def test_a_taken_port_is_named_with_its_variable() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(ConfigError, match="RIFFLE_X_PORT"):
+            require_free_port(taken.getsockname()[1], "RIFFLE_X_PORT")
+
+
+def test_settings_survive_the_environment(tmp_path: Path) -> None:
+    made = Settings(home=tmp_path, kafka_port=1, commit_interval_s=0.25).resolved()
+    assert Settings.from_env(made.environment()) == made
+
+
+@pytest.mark.parametrize(("name", "value"), [("PARTITIONS", "x"), ("PARTITIONS", "0"), ("COMMIT_INTERVAL_S", "0")])
+def test_bad_settings_are_refused(name: str, value: str) -> None:
+    with pytest.raises(ConfigError):
+        Settings.from_env({f"RIFFLE_{name}": value})

@@ -1,0 +1,195 @@
+"""Laws of the pipeline."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.items import ItemStore
+from models.pipeline.batch import Candidates, Queries, Retrieved
+from models.pipeline.pipeline import CandidatePipeline, PipelineSettings
+from models.pipeline.scoring import LightScorer
+from models.state import ItemStatRow, NeighbourRow, UserRecord, apply_interactions, apply_statistics
+from schemas.columns import InteractionColumns
+from schemas.records import Interaction, Item, Request
+
+N = 25
+ITEMS = [f"i{n}" for n in range(N)]
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> tuple[ItemStore, dict[str, UserRecord], list[Request]]:
+    items = ItemStore(1, capacity=4)
+    for n, name in enumerate(ITEMS):
+        if draw(st.booleans()) or n < 10:
+            categories = tuple(draw(st.lists(st.sampled_from(["a", "b", "c"]), max_size=2, unique=True)))
+            items.upsert(Item(name, f"word{n % 4} thing", categories=categories, available=draw(st.integers(0, 5)) > 0))
+    for name in draw(st.lists(st.sampled_from(ITEMS), max_size=3)):
+        items.remove(name)
+    events = [
+        Interaction(f"e{n}", f"u{user}", ITEMS[item], 1_000 + n)
+        for n, (user, item) in enumerate(draw(st.lists(st.tuples(st.integers(0, 3), st.integers(0, N - 1)), max_size=40)))
+    ]
+    columns = InteractionColumns.of(events, range(len(events)))
+    users = {user: UserRecord() for user in columns.user_id}
+    applied = apply_interactions(users, columns, items.categories_of_hash, items.id_of_hash)
+    rows: dict[str, ItemStatRow] = {}
+    apply_statistics(rows, columns, applied.accepted)
+    for item, row in rows.items():
+        items.set_statistics(item, 0, row)
+    for item, others in applied.covisits.items():
+        neighbours = NeighbourRow()
+        neighbours.add(list(others), list(others.values()))
+        heaviest = neighbours.heaviest(64)
+        items.set_neighbours(item, [o for o, _ in heaviest], [w for _, w in heaviest], neighbours.total)
+    requests = draw(
+        st.lists(
+            st.builds(
+                Request,
+                request_id=st.uuids().map(str),
+                user_id=st.integers(0, 5).map(lambda n: f"u{n}"),
+                k=st.integers(1, 30),
+                exclude=st.lists(st.sampled_from(ITEMS), max_size=5).map(tuple),
+                categories=st.lists(st.sampled_from(["a", "b", "nope"]), max_size=2).map(tuple),
+                explain=st.booleans(),
+                candidates=st.none() | st.lists(st.sampled_from([*ITEMS, "unknown"]), max_size=8).map(tuple),
+            ),
+            min_size=1,
+            max_size=4,
+        )
+    )
+    return items, users, requests
+
+
+@settings(max_examples=120, deadline=None)
+@given(worlds())
+def test_a_slate_never_holds_what_must_not_be_shown(world: tuple[ItemStore, dict[str, UserRecord], list[Request]]) -> None:
+    items, users, requests = world
+    slates = CandidatePipeline(items).run(requests, [users.get(r.user_id) for r in requests], [None] * len(requests))
+    for request, slate in zip(requests, slates, strict=True):
+        shown = [item.item_id for item in slate.items]
+        assert len(shown) == len(set(shown)) <= request.k
+        assert not set(shown) & set(request.exclude)
+        user = users.get(request.user_id)
+        for name in shown:
+            entry = items.items[items.row_of(name)]
+            assert entry is not None
+            assert items.available[items.row_of(name)]
+            assert user is None or name not in user.seen
+            assert not request.categories or set(entry.categories) & set(request.categories)
+            assert request.candidates is None or name in request.candidates
+        scores = [item.score for item in slate.items]
+        assert all(np.isfinite(scores))
+        assert all(item.sources for item in slate.items)
+        if request.candidates is not None:
+            wanted = {
+                name
+                for name in set(request.candidates) - set(request.exclude)
+                if items.row_of(name) >= 0
+                and items.available[items.row_of(name)]
+                and (user is None or name not in user.seen)
+                and (not request.categories or set(items.items[items.row_of(name)].categories) & set(request.categories))  # type: ignore[union-attr]
+            }
+            assert len(shown) == min(len(wanted), request.k)
+            assert set(shown) <= wanted
+
+
+@settings(max_examples=60, deadline=None)
+@given(worlds())
+def test_an_answer_does_not_depend_on_its_batch(world: tuple[ItemStore, dict[str, UserRecord], list[Request]]) -> None:
+    items, users, requests = world
+    pipeline = CandidatePipeline(items)
+    together = pipeline.run(requests, [users.get(r.user_id) for r in requests], [None] * len(requests))
+    for request, slate in zip(requests, together, strict=True):
+        alone = pipeline.run([request], [users.get(request.user_id)], [None])[0]
+        assert [i.item_id for i in alone.items] == [i.item_id for i in slate.items]
+        assert [i.score for i in alone.items] == pytest.approx([i.score for i in slate.items], rel=1e-5)
+
+
+def small() -> ItemStore:
+    items = ItemStore(1)
+    for n, name in enumerate(ITEMS):
+        items.upsert(Item(name, f"word{n}", categories=("even" if n % 2 == 0 else "odd",), published_at=n + 1))
+    return items
+
+
+class Failing:
+    name = "failing"
+
+    def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:
+        raise RuntimeError("no")
+
+
+def test_a_source_that_fails_costs_its_part_and_is_named() -> None:
+    pipeline = CandidatePipeline(small())
+    pipeline.sources = [*pipeline.sources, Failing()]
+    pipeline.scorer = LightScorer([source.name for source in pipeline.sources])
+    slate = pipeline.run([Request("r", "u")], [None], [None])[0]
+    assert slate.degraded == ("source:failing",)
+    assert len(slate.items) == 10
+    assert pipeline.counters["failed", "failing"] == 1
+
+
+def test_nan_scores_rank_last() -> None:
+    class Odd:
+        name = "odd"
+
+        def score(self, queries: Queries, candidates: Candidates, items: ItemStore) -> Any:
+            scores = candidates.item_row.astype(np.float32)
+            scores[candidates.item_row == 20] = np.nan
+            scores[candidates.item_row == 21] = np.inf
+            return scores
+
+    pipeline = CandidatePipeline(small(), PipelineSettings(diversity=0.0), scorer=Odd())
+    shown = [item.item_id for item in pipeline.run([Request("r", "u", k=30)], [None], [None])[0].items]
+    assert set(shown[-2:]) == {"i20", "i21"}
+    assert shown[0] == "i24"
+
+
+def test_a_new_person_gets_a_slate_and_a_new_item_is_found() -> None:
+    items = small()
+    slate = CandidatePipeline(items).run([Request("r", "nobody", k=5)], [None], [None])[0]
+    assert len(slate.items) == 5
+    user = UserRecord()
+    events = InteractionColumns.of([Interaction("e", "u", "i3", 5)], [0])
+    apply_interactions({"u": user}, events, items.categories_of_hash, items.id_of_hash)
+    items.upsert(Item("new", "word3", categories=("odd",), published_at=10**12))
+    shown = CandidatePipeline(items).run([Request("r", "u", k=3)], [user], [None])[0].items
+    assert shown[0].item_id == "new"
+    assert {"content", "fresh"} <= set(shown[0].sources)
+
+
+def test_explanations_say_what_brought_an_item_and_what_was_dropped() -> None:
+    request = Request("r", "u", k=2, exclude=("i1", "i2"), explain=True)
+    slate = CandidatePipeline(small()).run([request], [None], [None])[0]
+    explanation = slate.items[0].explanation
+    assert explanation is not None
+    assert explanation["dropped"] == {"unavailable": 0, "seen": 0, "excluded": 2, "category": 0}
+    assert set(explanation["sources"]) == set(slate.items[0].sources)  # type: ignore[call-overload]
+    assert set(slate.timings_ms) == {"hydrate", "retrieve", "merge", "filter", "light", "select"}
+
+
+def test_no_items_is_an_empty_slate() -> None:
+    assert CandidatePipeline(ItemStore()).run([Request("r", "u")], [None], [None])[0].items == ()
+
+
+def test_similar_leaves_out_the_item_itself_and_what_is_unavailable() -> None:
+    items = small()
+    items.remove("i4")
+    found = [item.item_id for item in CandidatePipeline(items).similar("i2", 30)]
+    assert "i2" not in found
+    assert "i4" not in found
+    assert CandidatePipeline(items).similar("unknown", 3) == []
+
+
+def test_more_of_one_category_is_held_back_a_little() -> None:
+    items = small()
+    even = CandidatePipeline(items, replace(PipelineSettings(), diversity=0.5))
+    slate = even.run([Request("r", "u", k=6)], [None], [None])[0]
+    kinds = {int(item.item_id[1:]) % 2 for item in slate.items}
+    assert kinds == {0, 1}

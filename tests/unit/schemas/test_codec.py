@@ -1,0 +1,164 @@
+"""Laws of framing and coding."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import avro.io
+import avro.schema
+import orjson
+import pytest
+from confluent_kafka.schema_registry import SchemaRegistryClient
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.codec import NAMES, Framing, decode, encode, fingerprint, load, schema_text
+from schemas.columns import ERASE, decode_interactions
+from schemas.compatibility import check_all, incompatibilities
+from schemas.errors import BadEvent, BadInput, BadRequest
+from schemas.registry import ConfluentRegistry
+from schemas.validation import interaction_from, item_from, request_from
+
+GOLDEN = Path(__file__).parent / "golden.json"
+IDS = st.text(min_size=1, max_size=20).filter(lambda text: text.encode("utf-8", "ignore").decode() == text)
+EVENTS = st.fixed_dictionaries(
+    {
+        "event_id": IDS,
+        "user_id": IDS,
+        "item_id": IDS,
+        "event_time": st.integers(0, 2**53 - 1),
+        "action": IDS,
+        "value": st.none() | st.floats(-1e6, 1e6),
+        "session_id": st.none() | IDS,
+        "request_id": st.none() | IDS,
+        "position": st.none() | st.integers(0, 1_000_000),
+    }
+)
+
+
+def example(schema: Any, depth: int = 0) -> Any:
+    """A datum of a schema, the same every time."""
+    if isinstance(schema, list):
+        return example(schema[-1], depth)
+    kind = schema["type"] if isinstance(schema, dict) else schema
+    if kind == "record":
+        return {field["name"]: example(field["type"], depth + 1) for field in schema["fields"]}
+    if kind == "array":
+        return [example(schema["items"], depth + 1)]
+    if kind == "map":
+        return {"k": example(schema["values"], depth + 1)}
+    plain = {"string": "ü", "long": 1_700_000_000_000, "int": 7, "boolean": True, "bytes": b"\x00\xff"}
+    return plain.get(kind, 0.5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_golden_bytes(name: str) -> None:
+    golden = json.loads(GOLDEN.read_text())
+    datum = example(json.loads(schema_text(name)))
+    assert encode(name, datum).hex() == golden[name]
+    assert decode(name, bytes.fromhex(golden[name]))[0] == datum
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fastavro_equals_apache_avro(name: str) -> None:
+    datum = example(json.loads(schema_text(name)))
+    schema = avro.schema.parse(schema_text(name))
+    out = io.BytesIO()
+    avro.io.DatumWriter(schema).write(datum, avro.io.BinaryEncoder(out))
+    encoded = encode(name, datum)
+    assert encoded[10:] == out.getvalue()
+    assert encoded[:10] == b"\xc3\x01" + schema.fingerprint()
+    assert avro.io.DatumReader(schema).read(avro.io.BinaryDecoder(io.BytesIO(encoded[10:]))) == datum
+
+
+@given(EVENTS)
+def test_every_framing_decodes_to_the_same_event(datum: dict[str, Any]) -> None:
+    registry = ConfluentRegistry(SchemaRegistryClient({"url": "mock://"}))
+    registry._ids["interaction"] = 5
+    registry.schema_of = lambda _id: schema_text("interaction")  # type: ignore[method-assign]
+    wanted = interaction_from(datum)
+    for framing in Framing:
+        value = encode("interaction", datum, framing, registry)
+        headers = [("content-type", b"application/json")] if framing is Framing.JSON else []
+        decoded, found = decode("interaction", value, headers, registry)
+        assert found is framing
+        assert interaction_from(decoded) == wanted
+
+
+@given(st.binary(max_size=80), st.booleans())
+def test_random_bytes_raise_nothing_but_bad_event(value: bytes, as_json: bool) -> None:
+    headers = [("content-type", b"application/json")] if as_json else []
+    for prefix in (b"", b"\xc3\x01" + fingerprint(load("interaction"))):
+        try:
+            interaction_from(decode("interaction", prefix + value, headers)[0])
+        except BadEvent as exc:
+            assert exc.code
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda c: st.lists(c) | st.dictionaries(st.text(), c),
+    )
+)
+def test_any_json_is_accepted_or_refused_with_a_field(body: Any) -> None:
+    for parse in (interaction_from, item_from, lambda b: request_from(b, request_id="r")):
+        if isinstance(body, dict):
+            try:
+                parse(body)
+            except BadInput as exc:
+                assert exc.field
+
+
+@given(st.lists(st.tuples(EVENTS, st.sampled_from(["ok", "garbage", "null", "nokey", "badkey", "erase"])), max_size=20))
+def test_a_bad_record_never_changes_its_neighbours(rows: list[tuple[dict[str, Any], str]]) -> None:
+    values: list[bytes | None] = []
+    keys: list[bytes | None] = []
+    headers: list[list[tuple[str, bytes]]] = []
+    for datum, kind in rows:
+        values.append({"garbage": b"\x07nope", "null": None, "erase": None}.get(kind, encode("interaction", datum)))
+        keys.append({"nokey": None, "badkey": b"\xff"}.get(kind, datum["user_id"].encode()))
+        headers.append([ERASE] if kind == "erase" else [])
+    decoded = decode_interactions(values, keys, headers, range(len(rows)))
+    good = [n for n, (_, kind) in enumerate(rows) if kind == "ok"]
+    assert decoded.columns.offset.tolist() == good
+    assert decoded.columns.event_id == [rows[n][0]["event_id"] for n in good]
+    assert [n for n, _ in decoded.erasures] == [n for n, (_, kind) in enumerate(rows) if kind == "erase"]
+    assert len(decoded.bad) + len(decoded.erasures) + len(good) == len(rows)
+
+
+def test_todays_schemas_read_what_was_written_before() -> None:
+    assert check_all() == {}
+
+
+def test_an_incompatible_change_is_noticed() -> None:
+    schema = json.loads(schema_text("interaction"))
+    schema["fields"].append({"name": "needed", "type": "string"})
+    assert incompatibilities(json.dumps(schema), schema_text("interaction"))
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"user_id": "u", "k": 501}, "k"),
+        ({"user_id": "u", "exclude": ["x"] * 10_001}, "exclude"),
+        ({"user_id": "u", "candidates": "abc"}, "candidates"),
+        ({"user_id": ""}, "user_id"),
+        ({"user_id": "u", "surprise": 1}, "surprise"),
+        ({"user_id": "u", "after": {"partition": 0}}, "after"),
+    ],
+)
+def test_requests_are_bounded(body: dict[str, Any], field: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        request_from(body, request_id="r")
+    assert caught.value.field == field
+
+
+def test_iso_times_and_milliseconds_are_the_same_moment() -> None:
+    base = {"user_id": "u", "item_id": "i"}
+    iso = interaction_from({**base, "event_time": "2023-11-14T22:13:20Z"})
+    assert iso == interaction_from({**base, "event_time": 1_700_000_000_000})
+    assert orjson.loads(encode("interaction", {**base, "event_time": 1}, Framing.JSON))["event_time"] == 1
