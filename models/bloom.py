@@ -41,29 +41,36 @@ def positions(item_id: str) -> NDArray[np.int32]:
 class SeenSet:
     """Items a person has interacted with. Never denies an item it holds, until its tier ages out."""
 
-    __slots__ = ("counts", "tiers")
+    __slots__ = ("_raw", "counts", "tiers")
 
     def __init__(self) -> None:
         self.tiers: list[NDArray[np.uint8]] = []
         "Bits of each tier, oldest first: uint8 `(TIER_BYTES,)`, least significant bit first."
+        self._raw: list[bytearray] = []
+        "The memory under `tiers`: adding one item touches single bytes, where NumPy calls would cost more than the work."
         self.counts: list[int] = []
         "Items added to each tier."
 
     def add(self, item_id: str) -> bool:
         """Add an item; returns whether it was new."""
-        where = positions(item_id)
-        index, mask = where >> 3, np.left_shift(1, where & 7).astype(np.uint8)
-        for tier in self.tiers:
-            if np.all(tier[index] & mask):
+        bits = [(where >> 3, 1 << (where & 7)) for where in positions(item_id).tolist()]
+        for tier in self._raw:
+            if all(tier[index] & mask for index, mask in bits):
                 return False
         if not self.tiers or self.counts[-1] >= CAPACITY:
-            self.tiers.append(np.zeros(TIER_BYTES, np.uint8))
-            self.counts.append(0)
+            self._append(bytearray(TIER_BYTES), 0)
             if len(self.tiers) > MAX_TIERS:
-                del self.tiers[0], self.counts[0]
-        np.bitwise_or.at(self.tiers[-1], index, mask)
+                del self.tiers[0], self._raw[0], self.counts[0]
+        newest = self._raw[-1]
+        for index, mask in bits:
+            newest[index] |= mask
         self.counts[-1] += 1
         return True
+
+    def _append(self, raw: bytearray, count: int) -> None:
+        self._raw.append(raw)
+        self.tiers.append(np.frombuffer(raw, np.uint8))
+        self.counts.append(count)
 
     def contains_many(self, where: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Which of m items are held. `where`: bit positions int32 `(m, SLICES)`; returns bool `(m,)`."""
@@ -88,6 +95,6 @@ class SeenSet:
         if len(bits) != len(counts) * TIER_BYTES:
             raise ValueError("seen-set bits do not fit the number of tiers")
         made = cls()
-        made.counts = list(counts)
-        made.tiers = [np.frombuffer(bits, np.uint8, TIER_BYTES, n * TIER_BYTES).copy() for n in range(len(counts))]
+        for n, count in enumerate(counts):
+            made._append(bytearray(bits[n * TIER_BYTES : (n + 1) * TIER_BYTES]), count)
         return made

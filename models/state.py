@@ -9,6 +9,7 @@ import struct
 from collections import deque
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import orjson
@@ -42,6 +43,7 @@ COVISIT_WINDOW = 8
 "Distinct earlier items that an event is co-visited with."
 COVISIT_DECAY = 0.8
 COVISIT_BACKWARD = 0.5
+COVISIT_WEIGHTS = tuple(COVISIT_DECAY**rank for rank in range(COVISIT_WINDOW))
 NEIGHBOURS = 128
 "Neighbours kept per item."
 
@@ -156,10 +158,10 @@ class UserRecord:
                 (session[0], session[1], session[2]),
                 SeenSet.of_bytes(tier_counts, data[start + history_size + arrived.nbytes :]),
             )
-        except (struct.error, ValueError, TypeError) as exc:
+            made.size = len(history)
+            made.buffer[: made.size] = history
+        except (struct.error, ValueError, TypeError, AttributeError, IndexError) as exc:
             raise StoreCorrupt("record_format", f"user record that cannot be read: {exc}") from exc
-        made.size = len(history)
-        made.buffer[: made.size] = history
         made.arrived = deque(arrived.tolist())
         return made
 
@@ -215,19 +217,22 @@ def _covisit(
     record: UserRecord, item_id: str, item: int, item_ids: Mapping[int, str], out: dict[str, dict[str, float]]
 ) -> None:
     distinct: list[int] = []
-    for other in record.history["item"][-4 * COVISIT_WINDOW :][::-1].tolist():
+    for other in record.history["item"][: -4 * COVISIT_WINDOW - 1 : -1].tolist():
         if other != item and other not in distinct:
             distinct.append(other)
             if len(distinct) == COVISIT_WINDOW:
                 break
-    for rank, other in enumerate(distinct):
-        other_id = item_ids.get(other)
-        if other_id is None:
-            continue
-        weight = COVISIT_DECAY**rank
-        forward = out.setdefault(other_id, {})
+    known = [
+        (other_id, w) for h, w in zip(distinct, COVISIT_WEIGHTS, strict=False) if (other_id := item_ids.get(h)) is not None
+    ]
+    if not known:
+        return
+    backward = out.setdefault(item_id, {})
+    for other_id, weight in known:
+        forward = out.get(other_id)
+        if forward is None:
+            forward = out[other_id] = {}
         forward[item_id] = forward.get(item_id, 0.0) + weight
-        backward = out.setdefault(item_id, {})
         backward[other_id] = backward.get(other_id, 0.0) + weight * COVISIT_BACKWARD
 
 
@@ -249,6 +254,17 @@ def _prune(record: UserRecord) -> None:
         return -weight * 2.0 ** (-(newest - at) / AFFINITY_HALF_LIFE_MS), name
 
     record.affinities = dict(sorted(record.affinities.items(), key=left)[:AFFINITIES])
+
+
+def _fields(data: bytes, count: int) -> list[Any]:
+    """The JSON list after the format byte; raises StoreCorrupt unless it has `count` entries, the first an object."""
+    try:
+        fields = orjson.loads(data[1:])
+    except orjson.JSONDecodeError as exc:
+        raise StoreCorrupt("record_format", f"row that cannot be read: {exc}") from exc
+    if not isinstance(fields, list) or len(fields) != count or not isinstance(fields[0], dict):
+        raise StoreCorrupt("record_format", "row with wrong fields")
+    return fields
 
 
 @dataclass(slots=True)
@@ -273,7 +289,7 @@ class ItemStatRow:
         """The inverse of `encode`; raises StoreCorrupt."""
         if data[:1] != bytes([FORMAT]):
             raise StoreCorrupt("record_format", "item statistics of an unknown format")
-        return cls(*orjson.loads(data[1:]))
+        return cls(*_fields(data, 6))
 
 
 def apply_statistics(
@@ -324,4 +340,4 @@ class NeighbourRow:
         """The inverse of `encode`; raises StoreCorrupt."""
         if data[:1] != bytes([FORMAT]):
             raise StoreCorrupt("record_format", "neighbours of an unknown format")
-        return cls(*orjson.loads(data[1:]))
+        return cls(*_fields(data, 2))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -64,7 +66,7 @@ def play(
     accepted: list[bool] = []
     covisits: dict[str, dict[str, float]] = {}
     edges = [0, *sorted(cut % (len(stream) + 1) for cut in cuts), len(stream)]
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in pairwise(edges):
         chunk = columns.slice(start, stop)
         applied = apply_interactions(records, chunk, STORE.categories_of_hash, STORE.id_of_hash)
         apply_statistics(rows, chunk, applied.accepted)
@@ -176,10 +178,8 @@ def test_damaged_bytes_are_refused_as_such_or_read(stream: list[Interaction], pl
         damaged = bytearray(data)
         damaged[place % len(data)] = byte
         for bad in (bytes(damaged), data[: place % len(data)]):
-            try:
+            with suppress(StoreCorrupt):
                 UserRecord.decode(bad)
-            except StoreCorrupt:
-                pass
 
 
 @pytest.mark.parametrize("decode", [UserRecord.decode, ItemStatRow.decode, NeighbourRow.decode])
@@ -199,7 +199,14 @@ def test_golden_bytes_of_a_record() -> None:
     assert data[:-bits].hex() == GOLDEN
 
 
-GOLDEN = ""
+GOLDEN = (
+    "01b40000002c000000020001005b7b2272617465223a312c2276696577223a317d2c5b2276696577222c2272617465225d2c"
+    "7b226331223a5b312e302c313730303030303030303030305d2c226332223a5b312e302c313730303030303030313030305d"
+    "2c226431223a5b312e302c313730303030303030303030305d2c226432223a5b312e302c313730303030303030313030305d"
+    "7d2c313730303030303030303030302c5b227331222c313730303030303030303030302c325d2c5b325d5d0068e5cf8b0100"
+    "00ae2a1effba11cf0a0000c07f0000e86be5cf8b010000209ea37d642c97320000904001001b5d5e51f54f0f04fed135082f"
+    "0eff78"
+)
 
 
 @given(events)
