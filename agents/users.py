@@ -77,6 +77,9 @@ class UserPartition:
         self._dirty_items: set[str] = set()
         self._covisits: dict[str, dict[str, float]] = {}
         self._outputs: list[Output] = []
+        self.flushed: set[str] = set()
+        "People whose records became durable since somebody last cleared this."
+        self._taken: set[str] = set()
         self._event_time = 0
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
 
@@ -209,12 +212,14 @@ class UserPartition:
         for item_id, others in self._covisits.items():
             datum = {"item_id": item_id, "others": list(others), "weights": list(others.values())}
             flush.outputs.append(Output(covisits, item_id.encode(), encode("covisit", datum)))
+        self._taken = self._dirty
         self._dirty, self._dirty_items, self._covisits, self._outputs = set(), set(), {}, []
         return flush
 
     async def flush(self) -> None:
         """Make what is applied durable, then forget clean records beyond the cache's size."""
         if await self.state.flush():
+            self.flushed |= self._taken
             self._metrics.gauge("flush_seconds", self.state.flush_seconds, table="users", partition=str(self.partition))
         excess = len(self._users) - self._settings.cache_users
         if excess > 0:

@@ -14,14 +14,16 @@ from agents.catalogue import Catalogue
 from agents.covisits import CovisitPartition
 from agents.metrics import Metrics
 from agents.recommend import Recommend
-from agents.service import Service
+from agents.service import Service, summary
 from agents.users import UserPartition
 from agents.web.routes import attach
 from models.items import ItemStore
 from models.pipeline.pipeline import CandidatePipeline
 from schemas.registry import ConfluentRegistry
+from streams.archive.archiver import Archiver
 from streams.broadcast import BroadcastReader
 from streams.chunks import Chunk, ChunkedApp
+from streams.redis_mirror import UserMirror
 from streams.settings import Settings
 from streams.store import block_cache
 from streams.topics import ensure_topics
@@ -29,6 +31,10 @@ from streams.topics import ensure_topics
 __all__ = ["Worker", "create_app"]
 
 log = logging.getLogger(__name__)
+
+MIRRORED_AT_ONCE = 100
+MIRROR_INTERVAL_S = 0.05
+ARCHIVE_RETRY_S = 10.0
 
 
 class Worker:
@@ -44,7 +50,11 @@ class Worker:
         self.covisits: dict[int, CovisitPartition] = {}
         self._cache = block_cache(settings.block_cache_mb)
         self._registry = ConfluentRegistry.at(settings.registry_url) if settings.registry_url else None
-        self._flusher: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._archiver: Archiver | None = None
+        self._mirror = UserMirror(settings.redis, prefix=settings.topic_prefix)
+        self._changed: dict[str, int] = {}
+        "People whose summary is to be mirrored, and their partitions."
         self._settled = asyncio.Event()
         "Set while the partitions of the current group generation are open."
         self._generation = 0
@@ -79,13 +89,20 @@ class Worker:
         await self._reader.start(self._crash)
         await self._reader.caught_up.wait()
         self.service.caught_up = True
-        self._flusher = asyncio.create_task(self._flush_forever(), name="flusher")
+        await self._mirror.start()
+        self._tasks = [asyncio.create_task(self._flush_forever()), asyncio.create_task(self._mirror_forever())]
+        if settings.archive != "off":
+            self._tasks.append(asyncio.create_task(self._archive_forever()))
 
     async def stop(self) -> None:
         """Flush what is applied, answer what is under way, let go of everything."""
-        if self._flusher is not None:
-            self._flusher.cancel()
-            await asyncio.gather(self._flusher, return_exceptions=True)
+        if self._archiver is not None:
+            self._archiver.stop()
+            await asyncio.wait(self._tasks[2:], timeout=10.0)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._mirror.stop()
         if self.recommend is not None:
             await self.recommend.drain()
         for part in self._parts():
@@ -144,9 +161,41 @@ class Worker:
     async def flush(self) -> None:
         """Make everything applied durable, and commit what requests are answered."""
         await asyncio.gather(*(part.flush() for part in self._parts() if part.state.ready.is_set()))
+        for number, part in self.users.items():
+            self._changed.update(dict.fromkeys(part.flushed, number))
+            part.flushed = set()
         if self.recommend is not None and (answered := self.recommend.committable()):
             topic = self._settings.topic("requests")
             await self._app.consumer.commit_offsets({TP(topic, p): offset for p, offset in answered.items()})
+
+    async def _mirror_forever(self) -> None:
+        """Queue summaries of changed people, a few at a time, so that a replay does not hold up requests."""
+        while True:
+            await asyncio.sleep(MIRROR_INTERVAL_S)
+            for user in list(self._changed)[:MIRRORED_AT_ONCE]:
+                part = self.users.get(self._changed.pop(user))
+                if part is None or not part.state.ready.is_set():
+                    continue
+                record = part.lookup([user])[0]
+                if record is None:
+                    self._mirror.remove(user)
+                else:
+                    self._mirror.put(user, {"user_id": user, **summary(record, self.items)})
+            for outcome, n in self._mirror.counters.items():
+                self.metrics.gauge("mirrored_users", n, outcome=outcome)
+
+    async def _archive_forever(self) -> None:
+        """Archive; a failure is counted and retried from the last durable file, and serving goes on."""
+        while True:
+            self._archiver = Archiver(self._settings, self._registry)
+            try:
+                await self._archiver.run()
+            except Exception:
+                log.exception("the archive failed; it is tried again in %.0f s", ARCHIVE_RETRY_S)
+                self.metrics.count("archive_failures")
+                await asyncio.sleep(ARCHIVE_RETRY_S)
+            else:
+                return
 
     async def _flush_forever(self) -> None:
         while True:

@@ -42,7 +42,7 @@ class Settings:
     replication: int = 1
     "Replication factor of topics that Riffle creates."
     archive: str = ""
-    "Where the stream is archived: a folder or `s3://bucket/prefix`. Empty: `<home>/archive`."
+    "Where the stream is archived: a folder or `s3://bucket/prefix`. Empty: `<home>/archive`; `off`: nowhere."
     releases: str = ""
     "Folder of releases. Empty: `<home>/releases`."
     registry_url: str = ""

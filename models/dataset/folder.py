@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
-from schemas.errors import BadDataset, BadInput
+from models.dataset.rows import count, rows, time_ms, typed
+from schemas.errors import BadDataset, BadInput, BadItem
 from schemas.records import Interaction, Item
 from schemas.validation import INTERACTION_FIELDS, ITEM_FIELDS, event_id_of, interaction_from, item_from
 
 __all__ = ["BadRow", "Dataset"]
 
 EXTENSIONS = ("parquet", "csv", "jsonl")
-ROWS_PER_SLICE = 20_000
 KEPT_ROWS = 1_000
+ROWS_IN_MEMORY = 500_000
+"Events held at once; more are sorted slice of time by slice of time."
+SLICES = 4_096
 
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that cannot be used. `row` counts from 0."""
+    """A row that cannot be used. The first row is number 1; a CSV header does not count."""
 
     file: str
     row: int
@@ -43,7 +49,14 @@ class Dataset:
     _items: Path = field(repr=False)
     _events: Path = field(repr=False)
     bad: list[BadRow] = field(default_factory=list)
-    bad_count: int = 0
+    warnings: Counter[str] = field(default_factory=Counter)
+    "What costs no row: `image_missing`, in the latest pass."
+    _counts: Counter[str] = field(default_factory=Counter, repr=False)
+
+    @property
+    def bad_count(self) -> int:
+        """Bad rows in the latest pass over items and over events."""
+        return self._counts.total()
 
     @classmethod
     def open(cls, folder: Path) -> Dataset:
@@ -70,66 +83,178 @@ class Dataset:
 
     def counts(self) -> tuple[int, int]:
         """Rows of items and of events."""
-        return _scan(self._items).select(pl.len()).collect().item(), _scan(self._events).select(pl.len()).collect().item()
+        return count(self._items), count(self._events)
 
     def items(self) -> Iterator[Item]:
-        """The catalogue. Columns beyond the known ones become attributes; an image becomes an absolute path or a URL."""
-        for row, source in _rows(_scan(self._items), self._items):
-            known = {name: source[name] for name in ITEM_FIELDS if source.get(name) is not None}
-            known["attributes"] = {
-                name: value
-                for name, value in source.items()
-                if name not in ITEM_FIELDS and isinstance(value, str | int | float | bool)
-            }
+        """The catalogue. Columns beyond the known ones become attributes; an image becomes an absolute path or a URL.
+
+        Of rows with the same `item_id` the first counts. An image file that is not there yet is counted in `warnings`.
+        """
+        self._begin(self._items)
+        self.warnings.clear()
+        seen: set[str] = set()
+        for row, source in rows(self._items):
             try:
-                categories = known.get("categories")
-                if isinstance(categories, str):
-                    known["categories"] = [c.strip() for c in categories.replace("|", ",").split(",") if c.strip()]
-                if image := known.get("image"):
-                    known["image"] = self._image(str(image))
-                yield item_from(_plain(known))
+                if isinstance(source, str):
+                    raise BadItem("invalid_row", source)
+                item = self._item(source)
+                if item.item_id in seen:
+                    raise BadItem("repeated_item", f"item_id {item.item_id!r} was there before", "item_id")
             except BadInput as exc:
                 self._note(self._items, row, exc)
+                continue
+            seen.add(item.item_id)
+            yield item
+
+    def _item(self, source: dict[str, Any]) -> Item:
+        known = typed({name: source[name] for name in ITEM_FIELDS if name != "attributes" and name in source})
+        known["attributes"] = {
+            name: _text(value)
+            for name, value in source.items()
+            if (name not in ITEM_FIELDS or name == "attributes") and value is not None and value != ""
+        }
+        for name in ("title", "text"):
+            if isinstance(known.get(name), int | float):
+                known[name] = str(known[name])
+        categories = known.get("categories")
+        if isinstance(categories, str):
+            parts = categories.split("|" if "|" in categories else ",")
+            known["categories"] = [part.strip() for part in parts if part.strip()]
+        elif isinstance(categories, list):
+            known["categories"] = [part for part in categories if part not in {None, ""}]
+        if image := known.get("image"):
+            known["image"] = self._image(str(image))
+        return item_from(known)
 
     def _image(self, image: str) -> str:
         if image.startswith(("http://", "https://", "s3://")):
             return image
         path = (self.folder / image).resolve()
-        if not path.is_relative_to(self.folder.resolve()):
-            raise BadDataset("image_outside", f"image {image!r} leads out of the folder", "image")
+        if "://" in image or "\0" in image or not path.is_relative_to(self.folder.resolve()):
+            raise BadItem("image_outside", f"image {image[:200]!r} leads out of the folder", "image")
+        if not path.is_file():
+            self.warnings["image_missing"] += 1
         return str(path)
 
     def events(self) -> Iterator[Interaction]:
-        """Events in event-time order; rows of the same time keep the file's order."""
-        scan = _scan(self._events)
-        columns = scan.collect_schema()
+        """Events in event-time order; rows of the same time keep the file's order.
+
+        An event without `event_id` gets one that follows from user, item, action, time and how many the same came before.
+
+        Raises:
+            BadDataset: the file cannot be read, or has no `event_time`.
+        """
+        self._begin(self._events)
+        columns = self._columns()
         if "event_time" not in columns:
             raise BadDataset("no_event_time", f"{self._events} has no column event_time", "event_time")
-        if columns["event_time"] == pl.String:
-            parsed = pl.col("event_time").str.to_datetime(strict=False, time_zone="UTC").dt.epoch("ms")
-            scan = scan.with_columns(pl.coalesce(parsed, pl.col("event_time").cast(pl.Int64, strict=False)))
-        elif columns["event_time"].is_temporal():
-            scan = scan.with_columns(pl.col("event_time").dt.epoch("ms"))
-        scan = scan.sort("event_time", maintain_order=True, nulls_last=True)
-        occurrences: dict[tuple[str, str, str, int], int] = {}
-        for row, source in _rows(scan, self._events):
-            known = {name: source[name] for name in INTERACTION_FIELDS if source.get(name) is not None}
+        if columns["event_time"].is_numeric() or columns["event_time"].is_temporal():
+            time = pl.col("event_time")
+            if columns["event_time"].is_temporal():
+                time = time.cast(pl.Datetime("ms", getattr(columns["event_time"], "time_zone", None))).dt.epoch("ms")
+            scan = pl.scan_parquet(self._events).with_row_index("_row", 1)
+            kept = ["_row", *(name for name in columns if name in INTERACTION_FIELDS)]
+            yield from self._sorted(scan.select(*kept, time.cast(pl.Int64, strict=False).alias("_time")))
+            return
+        folder = Path(tempfile.mkdtemp(prefix="riffle-events-"))
+        try:
+            yield from self._sorted(self._spill(folder))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _columns(self) -> dict[str, Any]:
+        if self._events.suffix != ".parquet":
+            return {"event_time": pl.String()}
+        try:
+            return dict(pl.scan_parquet(self._events).collect_schema())
+        except (pl.exceptions.PolarsError, OSError) as exc:
+            raise BadDataset("unreadable", f"{self._events}: {exc}") from exc
+
+    def _spill(self, folder: Path) -> pl.LazyFrame:
+        """The events as text columns with `_row` and `_time`, in Parquet files of bounded size."""
+        names = sorted(INTERACTION_FIELDS)
+        schema = {"_row": pl.Int64, "_time": pl.Int64} | dict.fromkeys(names, pl.String)
+        held: list[tuple[Any, ...]] = []
+        parts = 0
+
+        def write() -> None:
+            pl.DataFrame(held, schema=schema, orient="row").write_parquet(folder / f"{parts:06d}.parquet")
+            held.clear()
+
+        for row, source in rows(self._events):
+            if isinstance(source, str):
+                self._note(self._events, row, BadInput("invalid_row", source))
+                continue
+            time = time_ms(source.get("event_time"))
+            in_range = time is not None and 0 <= time < 2**53
+            texts = (None if (v := source.get(name)) is None else _text(v) for name in names)
+            held.append((row, time if in_range else None, *texts))
+            if len(held) >= ROWS_IN_MEMORY // 5:
+                write()
+                parts += 1
+        write()
+        return pl.scan_parquet(folder / "*.parquet", glob=True)
+
+    def _sorted(self, scan: pl.LazyFrame) -> Iterator[Interaction]:
+        try:
+            for bounds in _bounds(scan):
+                frame = scan.filter(bounds).sort("_time", "_row", nulls_last=False).collect()
+                yield from self._interactions(frame)
+        except (pl.exceptions.PolarsError, OSError) as exc:
+            raise BadDataset("unreadable", f"{self._events}: {exc}") from exc
+
+    def _interactions(self, frame: pl.DataFrame) -> Iterator[Interaction]:
+        now, same_before = -1, Counter[tuple[str, str, str]]()
+        for source in frame.iter_rows(named=True):
+            row, time = source.pop("_row"), source.pop("_time")
+            known = typed(source)
+            if time is not None:
+                known["event_time"] = time
             try:
-                event = interaction_from(_plain(known))
+                event = interaction_from(known)
             except BadInput as exc:
                 self._note(self._events, row, exc)
                 continue
             if "event_id" not in known:
-                same = (event.user_id, event.item_id, event.action, event.event_time)
-                count = occurrences[same] = occurrences.get(same, -1) + 1
-                known["event_id"] = event_id_of(*same, count)
-                event = interaction_from(_plain(known))
+                if event.event_time != now:
+                    now = event.event_time
+                    same_before.clear()
+                same = event.user_id, event.item_id, event.action
+                event = replace(event, event_id=event_id_of(*same, event.event_time, same_before[same]))
+                same_before[same] += 1
             yield event
 
+    def _begin(self, file: Path) -> None:
+        self._counts[file.name] = 0
+        self.bad = [bad for bad in self.bad if bad.file != file.name]
+
     def _note(self, file: Path, row: int, exc: BadInput) -> None:
-        self.bad_count += 1
+        self._counts[file.name] += 1
         if len(self.bad) < KEPT_ROWS:
             self.bad.append(BadRow(file.name, row, exc.field, exc.message))
+
+
+def _bounds(scan: pl.LazyFrame) -> Iterator[pl.Expr]:
+    """Filters that split the rows by time into parts of about `ROWS_IN_MEMORY`, earliest first; those without come first."""
+    time = pl.col("_time")
+    about = scan.select(time.min().alias("low"), time.max().alias("high"), pl.len().alias("n")).collect().row(0)
+    low, high, n = about
+    if n <= ROWS_IN_MEMORY or low is None:
+        yield pl.lit(value=True)
+        return
+    width = max(1, -(-(high - low + 1) // SLICES))
+    sizes = scan.filter(time.is_not_null()).group_by(((time - low) // width).alias("slice")).len().sort("slice").collect()
+    yield time.is_null()
+    part = np.cumsum(sizes["len"].to_numpy()) // ROWS_IN_MEMORY
+    for _, group in sizes.with_columns(pl.Series("part", part)).group_by("part", maintain_order=True):
+        first, last = group["slice"][0], group["slice"][-1]
+        yield time.is_between(low + first * width, low + (last + 1) * width - 1)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(str(entry) for entry in value)
+    return str(value)
 
 
 def _find(folder: Path, name: str) -> Path:
@@ -137,26 +262,3 @@ def _find(folder: Path, name: str) -> Path:
         if (path := folder / f"{name}.{extension}").exists():
             return path
     raise BadDataset("no_file", f"{folder} has no {name}.parquet, {name}.csv or {name}.jsonl")
-
-
-def _scan(path: Path) -> pl.LazyFrame:
-    if path.suffix == ".parquet":
-        return pl.scan_parquet(path)
-    if path.suffix == ".csv":
-        return pl.scan_csv(path, infer_schema_length=10_000)
-    return pl.scan_ndjson(path, infer_schema_length=10_000)
-
-
-def _rows(scan: pl.LazyFrame, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        frame = scan.collect()
-    except (pl.exceptions.PolarsError, OSError) as exc:
-        raise BadDataset("unreadable", f"{path}: {exc}") from exc
-    for start in range(0, len(frame), ROWS_PER_SLICE):
-        for n, row in enumerate(frame.slice(start, ROWS_PER_SLICE).iter_rows(named=True)):
-            yield start + n, row
-
-
-def _plain(source: Mapping[str, Any]) -> dict[str, Any]:
-    """Values as JSON would have them: times as ISO text, ids that are numbers stay numbers."""
-    return {k: v.isoformat() if isinstance(v, datetime) else v for k, v in source.items()}
