@@ -4,21 +4,80 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
+from aiokafka.partitioner import DefaultPartitioner
 
-from schemas.codec import encode
+from schemas.codec import Framing, encode
+from schemas.errors import TransientError
 from schemas.records import Interaction, Item
+from schemas.registry import ConfluentRegistry
 from streams.settings import Settings
 
 __all__ = ["produce", "produce_events", "produce_items"]
 
-WINDOW = 5_000
-"Records that may be unacknowledged at once."
+ROUND = 2_000
+"Records after which every partition's batch goes out, full or not: partitions stay close in time."
+BATCHES = 64
+"Batches that may be unacknowledged at once."
+BATCH_BYTES = 1 << 18
+TICK_S = 0.01
 
 Progress = Callable[[int], None]
+
+
+class _Batches:
+    """One batch per partition being filled; `last` is the newest acknowledged offset per partition.
+
+    Keys go to the partition that every Kafka client's default partitioner (murmur2) gives them. Batches of one partition
+    are sent in the order in which they were filled, so a key's records keep their order.
+    """
+
+    def __init__(self, producer: Any, topic: str, partitions: list[int]) -> None:
+        self._producer = producer
+        self._topic = topic
+        self._partitions = partitions
+        self._partition_of = DefaultPartitioner()
+        self._filling: dict[int, Any] = {}
+        self._sent: list[tuple[int, int, Any]] = []
+        self.last: dict[int, int] = {}
+
+    async def add(self, key: bytes, value: bytes) -> None:
+        """Queue a record; waits while the broker is behind."""
+        partition = self._partition_of(key, self._partitions, self._partitions)
+        for _ in range(2):
+            batch = self._filling.get(partition)
+            if batch is None:
+                batch = self._filling[partition] = self._producer.create_batch()
+            if batch.append(key=key, value=value, timestamp=None) is not None:
+                return
+            await self._send(partition)
+        raise MessageSizeTooLargeError(f"a record of {len(value)} bytes fits no batch")
+
+    async def _send(self, partition: int) -> None:
+        batch = self._filling.pop(partition)
+        if not batch.record_count():
+            return
+        batch.close()
+        if len(self._sent) >= BATCHES:
+            await self.acknowledged(len(self._sent) - BATCHES + 1)
+        future = await self._producer.send_batch(batch, self._topic, partition=partition)
+        self._sent.append((partition, batch.record_count(), future))
+
+    async def send_all(self) -> None:
+        """Hand over what is queued, full batches or not."""
+        for partition in list(self._filling):
+            await self._send(partition)
+
+    async def acknowledged(self, oldest: int | None = None) -> None:
+        """Wait for the oldest batches, or all."""
+        due, self._sent = self._sent[:oldest], self._sent[len(self._sent) if oldest is None else oldest :]
+        for partition, count, future in due:
+            self.last[partition] = (await future).offset + count - 1
 
 
 async def produce(
@@ -31,68 +90,71 @@ async def produce(
 ) -> dict[int, int]:
     """Send (key, datum) records; returns the last offset per partition when all are acknowledged.
 
-    `rate`: records per second, paced by when each is due, so that a slow broker does not lower it silently; None: as fast
+    `rate`: records per second, open loop: each is sent when it is due, whatever became of those before it; None: as fast
     as acknowledgements allow.
 
     Raises:
-        aiokafka.errors.KafkaError: a record was refused; those before it are in.
+        TransientError: the broker cannot be reached or refused a record; those before it are in.
     """
+    registry = ConfluentRegistry.at(settings.registry_url) if settings.registry_url else None
+    framing = Framing.CONFLUENT if registry else Framing.SINGLE_OBJECT
     producer = AIOKafkaProducer(
         bootstrap_servers=settings.bootstrap_servers,
         acks="all",
         enable_idempotence=True,
-        linger_ms=10,
-        max_batch_size=1 << 18,
+        linger_ms=0,
+        max_batch_size=BATCH_BYTES,
         max_request_size=2 << 20,
     )
-    await producer.start()
-    last: dict[int, int] = {}
     try:
-        started, pending, sent = time.perf_counter(), [], 0
+        await producer.start()
+        batches = _Batches(producer, topic, sorted(await producer.partitions_for(topic)))
+        started, sent = time.perf_counter(), 0
         for key, datum in records:
-            if rate is not None:
-                due = started + sent / rate
-                if (wait := due - time.perf_counter()) > 0:
-                    await asyncio.sleep(wait)
-            pending.append(await producer.send(topic, encode(schema, datum), key=key.encode()))
+            if rate is not None and (wait := started + sent / rate - time.perf_counter()) > 0:
+                await batches.send_all()
+                if progress is not None:
+                    progress(sent)
+                await asyncio.sleep(max(wait, TICK_S))
+            await batches.add(key.encode(), encode(schema, datum, framing, registry))
             sent += 1
-            if len(pending) >= WINDOW:
-                _note(last, [await future for future in pending])
-                pending.clear()
+            if sent % ROUND == 0:
+                await batches.send_all()
             if progress is not None and sent % 500 == 0:
                 progress(sent)
-        await producer.flush()
-        _note(last, [await future for future in pending])
+        await batches.send_all()
+        await batches.acknowledged()
         if progress is not None:
             progress(sent)
+    except (KafkaError, KafkaTimeoutError) as exc:
+        raise TransientError(
+            "not_produced",
+            f"the broker at {settings.bootstrap_servers} did not take a record of {topic}: {exc!r}; "
+            "see `riffle doctor`, then run the command again: repeated events are recognised by their ids",
+        ) from exc
     finally:
         await producer.stop()
-    return last
+    return batches.last
 
 
-def _note(last: dict[int, int], acknowledged: list[Any]) -> None:
-    for meta in acknowledged:
-        last[meta.partition] = max(last.get(meta.partition, -1), meta.offset)
-
-
-async def produce_items(settings: Settings, items: Iterable[Item], progress: Progress | None = None) -> None:
+async def produce_items(settings: Settings, items: Iterable[Item], progress: Progress | None = None) -> dict[int, int]:
     """Send catalogue entries."""
-    names = Item.__dataclass_fields__
+    names = [field.name for field in fields(Item)]
 
-    def data() -> Iterable[tuple[str, Mapping[str, Any]]]:
+    def data() -> Iterator[tuple[str, Mapping[str, Any]]]:
         for item in items:
             yield item.item_id, {**{n: getattr(item, n) for n in names}, "categories": list(item.categories)}
 
-    await produce(settings, settings.topic("items"), data(), "item", progress=progress)
+    return await produce(settings, settings.topic("items"), data(), "item", progress=progress)
 
 
 async def produce_events(
     settings: Settings, events: Iterable[Interaction], rate: float | None = None, progress: Progress | None = None
 ) -> dict[int, int]:
     """Send events, keyed by user; returns the last offset per partition: a token for each."""
-    names = Interaction.__dataclass_fields__
+    names = [field.name for field in fields(Interaction)]
 
-    def data() -> Iterable[tuple[str, Mapping[str, Any]]]:
+    def data() -> Iterator[tuple[str, Mapping[str, Any]]]:
         for event in events:
             yield event.user_id, {n: getattr(event, n) for n in names}
 
