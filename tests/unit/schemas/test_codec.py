@@ -110,7 +110,7 @@ def test_any_json_is_accepted_or_refused_with_a_field(body: Any) -> None:
             try:
                 parse(body)
             except BadInput as exc:
-                assert exc.field
+                assert exc.field is not None
 
 
 @given(st.lists(st.tuples(EVENTS, st.sampled_from(["ok", "garbage", "null", "nokey", "badkey", "erase"])), max_size=20))

@@ -1,0 +1,92 @@
+"""A stack of its own for a benchmark: free ports, a temporary home, one worker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from schemas.records import Interaction, Item
+from streams.embedded.kafka import EmbeddedKafka
+from streams.embedded.process import wait_until
+from streams.embedded.redis import EmbeddedRedis
+from streams.produce import produce_events, produce_items
+from streams.settings import Settings
+from streams.topics import ensure_topics
+
+
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def stack() -> Iterator[Settings]:
+    with tempfile.TemporaryDirectory() as home:
+        settings = Settings(
+            home=Path(home), kafka_port=port(), controller_port=port(), redis_port=port(), web_port=port(), archive="off"
+        ).resolved()
+        kafka, redis = EmbeddedKafka(settings), EmbeddedRedis(settings)
+        try:
+            kafka.start()
+            redis.start()
+            asyncio.run(ensure_topics(settings))
+            yield settings
+        finally:
+            redis.stop()
+            kafka.stop()
+
+
+@contextlib.contextmanager
+def worker(settings: Settings) -> Iterator[None]:
+    log = (settings.home / "worker.log").open("ab")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "agents.worker"], env={**os.environ, **settings.environment()}, stdout=log, stderr=log
+    )
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def get(settings: Settings, path: str) -> str:
+    try:
+        with urllib.request.urlopen(settings.web + path, timeout=5) as response:
+            return response.read().decode()
+    except OSError:
+        return ""
+
+
+def await_ready(settings: Settings) -> None:
+    if not wait_until(lambda: '"ready": true' in get(settings, "/readyz"), 60):
+        raise SystemExit((settings.home / "worker.log").read_text()[-3000:])
+
+
+def fill(settings: Settings, n: int, users: int, items: int, keys: str) -> None:
+    """`n` synthetic events of `users` people on `items` items, Zipf or even users; the items first."""
+    rng = np.random.default_rng(7)
+    who = rng.zipf(1.2, n) % users if keys == "zipf" else rng.integers(0, users, n)
+    what = rng.zipf(1.1, n) % items
+    asyncio.run(produce_items(settings, (Item(f"i{k}", f"title {k % 97}", categories=(f"c{k % 20}",)) for k in range(items))))
+    base = 1_700_000_000_000
+    events = (Interaction(f"{k:016x}", f"u{who[k]}", f"i{what[k]}", base + k, "click") for k in range(n))
+    asyncio.run(produce_events(settings, events))
+
+
+def peers(script: Path, settings: Settings, *options: str) -> dict[str, object]:
+    """What a peers' script prints as JSON, run on the same broker."""
+    command = [sys.executable, str(script), "--bootstrap", settings.bootstrap_servers, *options, "--json"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    return dict(json.loads(ran.stdout.strip().splitlines()[-1]))
