@@ -12,10 +12,9 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
 from aiokafka.partitioner import DefaultPartitioner
 
-from schemas.codec import Framing, encode
+from schemas.codec import Framing, Registry, encode
 from schemas.errors import TransientError
 from schemas.records import Interaction, Item
-from schemas.registry import ConfluentRegistry
 from streams.settings import Settings
 
 __all__ = ["produce", "produce_events", "produce_items"]
@@ -80,6 +79,15 @@ class _Batches:
             self.last[partition] = (await future).offset + count - 1
 
 
+def _registry(settings: Settings) -> Registry | None:
+    if not settings.registry_url:
+        return None
+    # because the client's own dependencies take a while to import, and warn
+    from schemas.registry import ConfluentRegistry
+
+    return ConfluentRegistry.at(settings.registry_url)
+
+
 async def produce(
     settings: Settings,
     topic: str,
@@ -96,7 +104,7 @@ async def produce(
     Raises:
         TransientError: the broker cannot be reached or refused a record; those before it are in.
     """
-    registry = ConfluentRegistry.at(settings.registry_url) if settings.registry_url else None
+    registry = _registry(settings)
     framing = Framing.CONFLUENT if registry else Framing.SINGLE_OBJECT
     producer = AIOKafkaProducer(
         bootstrap_servers=settings.bootstrap_servers,
