@@ -1,0 +1,116 @@
+"""Laws of the prequential protocol."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.errors import BadDataset
+from schemas.records import Interaction, Item
+from training.evaluate import BEYOND, Figures, Prober, World, evaluate
+from training.rules import PositiveRule
+
+ranks = st.lists(st.integers(BEYOND, 299), max_size=60)
+
+
+def drawn(seed: int, n: int = 240) -> tuple[list[Item], list[Interaction]]:
+    rng = np.random.default_rng(seed)
+    items = [Item(f"i{x}", title=f"word{x % 7} thing{x}", categories=(f"c{x % 3}",)) for x in range(30)]
+    events = [
+        Interaction(
+            event_id=f"e{x}",
+            user_id=f"u{rng.integers(12)}",
+            item_id=f"i{rng.integers(30)}",
+            action="rate",
+            event_time=1_000_000 + 60_000 * x,
+            value=float(rng.integers(1, 6)),
+        )
+        for x in range(n)
+    ]
+    return items, events
+
+
+def liked(action: str, value: float | None) -> bool:
+    return action == "rate" and value is not None and value >= 4
+
+
+@given(ranks)
+def test_metrics_equal_a_plain_recomputation(found: list[int]) -> None:
+    got = Figures(ranks=found).to_json()
+    n = max(len(found), 1)
+    assert got["ndcg@10"] == pytest.approx(sum(1 / math.log2(r + 2) for r in found if 0 <= r < 10) / n, abs=1e-4)
+    assert got["hr@10"] == pytest.approx(sum(0 <= r < 10 for r in found) / n, abs=1e-4)
+    assert got["recall@50"] == pytest.approx(sum(0 <= r < 50 for r in found) / n, abs=1e-4)
+    assert got["mrr"] == pytest.approx(sum(1 / (r + 1) for r in found if r >= 0) / n, abs=1e-4)
+
+
+def test_an_answer_never_depends_on_the_event_asked_about_or_later_ones() -> None:
+    """Every query's rank is what a world that only ever heard of the events before it gives."""
+    items, events = drawn(1)
+    cut, got = 192, evaluate(*drawn(1), liked).ranks
+    expected = []
+    for n in range(cut, len(events)):
+        if liked(events[n].action, events[n].value):
+            world = World(items)
+            for event in events[:n]:
+                world.apply([event])
+            user, item = events[n].user_id, events[n].item_id
+            expected.append(Prober(world.items).probe(user, world.records.get(user), item)[0])
+    assert got == expected
+
+
+def test_later_events_change_no_earlier_rank() -> None:
+    items, events = drawn(2)
+    rest = [replace(e, user_id="u0", item_id="i0", value=5.0) for e in events[220:]]
+    before = sum(liked(e.action, e.value) for e in events[192:220])
+    whole, altered = evaluate(items, events, liked), evaluate(items, events[:220] + rest, liked)
+    assert whole.ranks[:before] == altered.ranks[:before]
+
+
+def test_every_query_ends_in_one_stage_and_seen_items_are_never_ranked() -> None:
+    items, events = drawn(3)
+    got = evaluate(items, events, liked)
+    assert got.stages.total() == len(got.ranks) == sum(liked(e.action, e.value) for e in events[192:])
+    seen = {(e.user_id, e.item_id) for e in events[:192]}
+    rank = iter(got.ranks)
+    for event in events[192:]:
+        if liked(event.action, event.value):
+            found = next(rank)
+            assert found == BEYOND or (event.user_id, event.item_id) not in seen
+        seen.add((event.user_id, event.item_id))
+
+
+def test_an_item_is_in_no_slate_before_it_is_published() -> None:
+    items, events = drawn(4)
+    late = Item("late", title="word1 late", published_at=events[200].event_time)
+    world = World([*items, late])
+    world.apply(events[:192])
+    world.publish(events[199].event_time)
+    assert Prober(world.items).probe("nobody", None, "late") == (BEYOND, "not_retrieved", [])
+    world.publish(events[200].event_time)
+    assert Prober(world.items).probe("nobody", None, "late")[1] == "ranked"
+
+
+def test_no_events_give_zeros() -> None:
+    assert evaluate([], [], liked).to_json()["ndcg@10"] == 0.0
+
+
+@given(st.sampled_from(["rate", "view"]), st.floats(allow_nan=False))
+@pytest.mark.parametrize(
+    "text", ["True", "action == 'rate' and value >= 4.0", "not (value < 3)", "action != 'view' or 1 < value <= 2"]
+)
+def test_a_rule_agrees_with_python(text: str, action: str, value: float) -> None:
+    assert PositiveRule(text)(action, value) == bool(eval(text, {}, {"action": action, "value": value}))
+
+
+@pytest.mark.parametrize("text", ["__import__('os')", "value.real > 1", "user == 'x'", "value >", "[x for x in y]", "2**9"])
+def test_a_rule_runs_no_code(text: str) -> None:
+    with pytest.raises(BadDataset):
+        PositiveRule(text)
+
+
+def test_an_absent_value_is_not_positive() -> None:
+    assert not PositiveRule("value >= 4.0")("rate", None)

@@ -1,0 +1,79 @@
+"""Which events are positive: a rule over event columns, read without running code."""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from schemas.errors import BadDataset
+
+__all__ = ["PositiveRule"]
+
+NAMES = frozenset({"action", "value"})
+COMPARISONS: Mapping[type[ast.cmpop], Callable[[Any, Any], Any]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
+
+
+class PositiveRule:
+    """A rule such as `action == 'rate' and value >= 4.0`: names, constants, comparisons, `and`, `or`, `not`.
+
+    Agrees with Python's own evaluation, except that comparing an absent value with a number is false, not an error.
+    """
+
+    def __init__(self, text: str) -> None:
+        """Read a rule.
+
+        Raises:
+            BadDataset: it does not parse, or uses anything else.
+        """
+        try:
+            self._tree = ast.parse(text, mode="eval").body
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as exc:
+            raise BadDataset("bad_rule", f"positive rule {text[:200]!r}: {exc}", "positive") from exc
+        for node in ast.walk(self._tree):
+            if not _allowed(node):
+                raise BadDataset("bad_rule", f"positive rule {text[:200]!r} may not use {type(node).__name__}", "positive")
+
+    def __call__(self, action: str, value: float | None) -> bool:
+        """Whether an event with these columns is positive."""
+        return bool(_evaluate(self._tree, {"action": action, "value": value}))
+
+
+def _allowed(node: ast.AST) -> bool:
+    if isinstance(node, ast.Name):
+        return node.id in NAMES
+    if isinstance(node, ast.UnaryOp):
+        return isinstance(node.op, ast.Not)
+    shapes = (ast.Constant, ast.BoolOp, ast.And, ast.Or, ast.Not, ast.Compare, ast.Load)
+    return isinstance(node, shapes) or type(node) in COMPARISONS
+
+
+def _evaluate(node: ast.expr, columns: Mapping[str, Any]) -> Any:  # noqa: PLR0911
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, ast.Name):
+        return columns[node.id]
+    if isinstance(node, ast.UnaryOp):
+        return not _evaluate(node.operand, columns)
+    if isinstance(node, ast.BoolOp):
+        parts = (bool(_evaluate(part, columns)) for part in node.values)
+        return all(parts) if isinstance(node.op, ast.And) else any(parts)
+    assert isinstance(node, ast.Compare)
+    left = _evaluate(node.left, columns)
+    for compare, other in zip(node.ops, node.comparators, strict=True):
+        right = _evaluate(other, columns)
+        try:
+            if not COMPARISONS[type(compare)](left, right):
+                return False
+        except TypeError:
+            return False
+        left = right
+    return True
