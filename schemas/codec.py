@@ -163,6 +163,8 @@ def decode(name: str, value: bytes, headers: Headers = (), registry: Registry | 
         writer = _registered(registry, CONFLUENT.unpack_from(value)[1])
     except KeyError as exc:
         raise BadEvent("unknown_schema", f"the registry knows no schema {exc}") from exc
+    except (ValueError, TypeError, fastavro.schema.SchemaParseException, fastavro.schema.UnknownType) as exc:
+        raise BadEvent("unknown_schema", f"the registered schema is not Avro: {exc}") from exc
     return _read(value, CONFLUENT.size, writer, load(name)), framing
 
 

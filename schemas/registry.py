@@ -8,8 +8,11 @@ from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 from schemas.codec import schema_text
+from schemas.errors import NotReady
 
 __all__ = ["ConfluentRegistry"]
+
+NOT_FOUND = 404
 
 
 class ConfluentRegistry:
@@ -35,9 +38,16 @@ class ConfluentRegistry:
         return self._ids[name]
 
     def schema_of(self, schema_id: int) -> str:
-        """Text of a registered schema; raises KeyError when the registry does not know the id."""
+        """Text of a registered schema.
+
+        Raises:
+            KeyError: the registry does not know the id.
+            NotReady: the registry failed; the record may be good, so it must be retried, not dead-lettered.
+        """
         try:
             found: Any = self._client.get_schema(schema_id)
         except SchemaRegistryError as exc:
-            raise KeyError(schema_id) from exc
+            if exc.http_status_code == NOT_FOUND:
+                raise KeyError(schema_id) from exc
+            raise NotReady("registry_unavailable", f"the schema registry failed: {exc}") from exc
         return str(found.schema_str)

@@ -65,7 +65,11 @@ class _Fields:
         value = self.source.get(field)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or (isinstance(value, float) and not math.isfinite(value))
+        ):
             self.fail(field, f"{field} must be a finite number")
         if abs(value) > 3e38:
             self.fail(field, f"{field} is out of range")

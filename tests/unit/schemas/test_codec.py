@@ -12,13 +12,14 @@ import avro.schema
 import orjson
 import pytest
 from confluent_kafka.schema_registry import SchemaRegistryClient
+from confluent_kafka.schema_registry.error import SchemaRegistryError
 from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.codec import NAMES, Framing, decode, encode, fingerprint, load, schema_text
 from schemas.columns import ERASE, decode_interactions
 from schemas.compatibility import check_all, incompatibilities
-from schemas.errors import BadEvent, BadInput, BadRequest
+from schemas.errors import BadEvent, BadInput, BadRequest, NotReady
 from schemas.registry import ConfluentRegistry
 from schemas.validation import interaction_from, item_from, request_from
 
@@ -162,3 +163,41 @@ def test_iso_times_and_milliseconds_are_the_same_moment() -> None:
     iso = interaction_from({**base, "event_time": "2023-11-14T22:13:20Z"})
     assert iso == interaction_from({**base, "event_time": 1_700_000_000_000})
     assert orjson.loads(encode("interaction", {**base, "event_time": 1}, Framing.JSON))["event_time"] == 1
+
+
+class OddRegistry:
+    """A registry whose answer to any id is given."""
+
+    def __init__(self, answer: str | Exception) -> None:
+        self.answer = answer
+
+    def id_of(self, name: str) -> int:
+        return 1
+
+    def schema_of(self, schema_id: int) -> str:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+@pytest.mark.parametrize("answer", ['{"type": "object"}', "syntax = proto3;", '{"type": "record"}', KeyError(1)])
+def test_a_writer_schema_that_is_not_avro_is_a_bad_event(answer: str | Exception) -> None:
+    with pytest.raises(BadEvent) as caught:
+        decode("interaction", b"\x00\x00\x00\x00\x01abc", (), OddRegistry(answer))
+    assert caught.value.code == "unknown_schema"
+
+
+@pytest.mark.parametrize(("status", "error"), [(404, KeyError), (500, NotReady), (503, NotReady)])
+def test_a_failing_registry_is_no_reason_to_refuse_a_record(status: int, error: type[Exception]) -> None:
+    class Client:
+        def get_schema(self, schema_id: int) -> None:
+            raise SchemaRegistryError(status, 1, "no")
+
+    with pytest.raises(error):
+        ConfluentRegistry(Client()).schema_of(1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), 1e39, float("nan"), float("inf")])
+def test_a_value_beyond_float32_is_refused(value: float) -> None:
+    with pytest.raises(BadEvent):
+        interaction_from({"user_id": "u", "item_id": "i", "event_time": 1, "value": value})
