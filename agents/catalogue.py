@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from agents.metrics import Metrics
 from models.items import ItemStore
 from models.state import ItemStatRow
 from schemas.codec import Registry, decode
-from schemas.errors import BadInput
+from schemas.errors import BadEvent, BadInput, BadItem
 from schemas.validation import item_from
 from streams.chunks import Chunk
 
@@ -25,6 +27,8 @@ class Catalogue:
         """The catalogue: an empty value deletes."""
         for key, value, headers in zip(chunk.keys, chunk.values, chunk.headers, strict=True):
             try:
+                if not value and not key:
+                    raise BadItem("null_key", "a deletion needs the item_id as its key")
                 if not value:
                     self._items.remove((key or b"").decode())
                 else:
@@ -35,11 +39,20 @@ class Catalogue:
             else:
                 self._metrics.count("items", outcome="applied")
 
+    def _decoded(self, name: str, value: bytes | None) -> dict[str, Any] | None:
+        if not value:
+            return None
+        try:
+            return decode(name, value)[0]
+        except BadEvent as exc:
+            self._metrics.count("broadcast_rejected", schema=name, code=exc.code)
+            return None
+
     def on_statistics(self, chunk: Chunk) -> None:
         """Absolute statistics per (item, source partition)."""
         for value in chunk.values:
-            if value:
-                stats = decode("item_statistics", value)[0]
+            stats = self._decoded("item_statistics", value)
+            if stats is not None and 0 <= stats["partition"] < self._items.partitions:
                 row = ItemStatRow(
                     stats["counts"],
                     stats["value_sum"],
@@ -53,6 +66,6 @@ class Catalogue:
     def on_neighbours(self, chunk: Chunk) -> None:
         """Absolute neighbours per item."""
         for value in chunk.values:
-            if value:
-                datum = decode("neighbours", value)[0]
+            datum = self._decoded("neighbours", value)
+            if datum is not None:
                 self._items.set_neighbours(datum["item_id"], datum["others"], datum["weights"], datum["total"])

@@ -16,7 +16,7 @@ from agents.metrics import Metrics
 from agents.users import UserPartition, dead_letter
 from models.pipeline.pipeline import CandidatePipeline
 from schemas.codec import Framing, Registry, decode, encode, framing_of
-from schemas.errors import BadInput, BadRequest, DeadlineExceeded, NotReady, RiffleError
+from schemas.errors import BadRequest, DeadlineExceeded, NotReady, RiffleError
 from schemas.records import Request, Slate
 from schemas.validation import request_from
 from streams.chunks import Chunk
@@ -129,12 +129,14 @@ class Recommend:
                 raise BadRequest("invalid_field", "deadline-ms must lie in 1..60000", "deadline-ms")
         except ValueError:
             error: RiffleError = BadRequest("invalid_field", "deadline-ms must be a whole number", "deadline-ms")
-        except BadInput as exc:
+        except RiffleError as exc:
             error = exc
         else:
             send = self._replier(reply_to.decode(errors="replace"), correlation, framing, request.user_id)
             return _Pending(request, chunk.partition, chunk.timestamps[index] / 1000 + budget / 1000, send)
         self._metrics.count("requests", outcome="malformed", code=error.code)
+        if framing is Framing.CONFLUENT and self._registry is None:
+            framing = Framing.JSON  # without a registry there is no schema id to answer with
         if reply_to:
             self._replier(reply_to.decode(errors="replace"), correlation, framing, key)(error)
         else:

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 MIRRORED_AT_ONCE = 100
 MIRROR_INTERVAL_S = 0.05
+MIRROR_CAPACITY = 100_000
 ARCHIVE_RETRY_S = 10.0
 
 
@@ -58,6 +59,8 @@ class Worker:
         self._settled = asyncio.Event()
         "Set while the partitions of the current group generation are open."
         self._generation = 0
+        self._broken = False
+        "A chunk could not be applied: memory is not to be trusted any more."
         self.recommend: Recommend | None = None
         self.service: Service | None = None
         self._replies: AIOKafkaProducer | None = None
@@ -140,11 +143,19 @@ class Worker:
     async def apply(self, parts: Mapping[int, UserPartition | CovisitPartition], chunk: Chunk) -> None:
         """Apply a chunk to its partition; one of an earlier generation is dropped, because it is read again."""
         await self._settled.wait()
+        if self._broken:
+            return
         part = parts.get(chunk.partition)
         if part is None or chunk.generation < self._generation:
             self.metrics.count("chunks_dropped", reason="earlier generation")
             return
-        part.apply(chunk)
+        try:
+            part.apply(chunk)
+        except Exception as error:
+            # half applied: nothing of it may become durable, and no later chunk may be applied over it
+            self._broken = True
+            self._crash(error)
+            raise
 
     async def revoked(self, partitions: set[TP]) -> None:
         """Flush and let go of revoked partitions, before another worker opens them."""
@@ -160,9 +171,14 @@ class Worker:
 
     async def flush(self) -> None:
         """Make everything applied durable, and commit what requests are answered."""
+        if self._broken:
+            return
         await asyncio.gather(*(part.flush() for part in self._parts() if part.state.ready.is_set()))
         for number, part in self.users.items():
-            self._changed.update(dict.fromkeys(part.flushed, number))
+            if len(self._changed) < MIRROR_CAPACITY:
+                self._changed.update(dict.fromkeys(part.flushed, number))
+            else:
+                self.metrics.count("mirror_dropped", len(part.flushed))
             part.flushed = set()
         if self.recommend is not None and (answered := self.recommend.committable()):
             topic = self._settings.topic("requests")
@@ -256,7 +272,11 @@ def create_app(settings: Settings) -> RiffleApp:
     async def recommend(stream: Any) -> None:
         async for chunk in stream:
             assert worker.recommend is not None
-            await worker.recommend.on_chunk(chunk)
+            try:
+                await worker.recommend.on_chunk(chunk)
+            except Exception:
+                log.exception("requests at %s-%d up to %d failed", chunk.topic, chunk.partition, chunk.last_offset)
+                worker.metrics.count("request_chunks_failed")
 
     @app.on_partitions_assigned.connect
     async def assigned(_app: Any, assigned: set[TP], **_kwargs: Any) -> None:

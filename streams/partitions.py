@@ -82,6 +82,7 @@ class PartitionState:
         self._take = take
         self._producer: AIOKafkaProducer | None = None
         self._lock = asyncio.Lock()
+        self._failed = False
         self.applied = -1
         "Newest source offset in memory: set by the owner while it applies chunks."
         self.durable = -1
@@ -160,15 +161,21 @@ class PartitionState:
         Raises:
             aiokafka.errors.KafkaError: the transaction failed or this owner was fenced. Nothing of this flush is visible
                 to anyone; the worker must stop.
+            StoreCorrupt: an earlier flush failed.
         """
         async with self._lock:
+            if self._failed:
+                raise StoreCorrupt("flush_failed", f"{self.changelog}-{self.partition}: an earlier flush failed")
             taken = self._take()
             if taken is None:
                 return False
             started = time.perf_counter()
             taken.rows[APPLIED] = APPLIED_LAYOUT.pack(1, taken.applied)
+            # what was taken is nowhere else: after a failure a later flush would commit past it
+            self._failed = True
             position = await self._transaction(taken)
             self.store.write(taken.rows, position)
+            self._failed = False
             self.durable = taken.applied
             self.flush_seconds = time.perf_counter() - started
             return True

@@ -21,6 +21,7 @@ COMMANDS = {
     "load": ("agents.cli.data", "load", "Validate a dataset folder and produce its items and events."),
     "replay": ("agents.cli.data", "replay", "Produce a dataset folder's events at a rate."),
     "ask": ("agents.cli.ask", "ask", "Ask for a slate."),
+    "evaluate": ("training.cli", "evaluate_command", "Measure the slates on a dataset folder, query by query in time order."),
     "demo": ("agents.cli.demo", "demo", "Start everything, load a dataset, and show an event change a slate."),
 }
 

@@ -142,7 +142,7 @@ class CandidatePipeline:
         if not np.isfinite(step):
             return places
         picked = []
-        for _ in range(min(k, len(places))):
+        for _ in range(min(k, int(np.isfinite(score).sum()))):
             best = int(np.argmax(score))
             picked.append(best)
             score[best] = -np.inf

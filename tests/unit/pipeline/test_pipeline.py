@@ -145,10 +145,12 @@ def test_nan_scores_rank_last() -> None:
             scores[candidates.item_row == 21] = np.inf
             return scores
 
-    pipeline = CandidatePipeline(small(), PipelineSettings(diversity=0.0), scorer=Odd())
-    shown = [item.item_id for item in pipeline.run([Request("r", "u", k=30)], [None], [None])[0].items]
-    assert set(shown[-2:]) == {"i20", "i21"}
-    assert shown[0] == "i24"
+    for chosen in (PipelineSettings(diversity=0.0), PipelineSettings()):
+        pipeline = CandidatePipeline(small(), chosen, scorer=Odd())
+        shown = [item.item_id for item in pipeline.run([Request("r", "u", k=30)], [None], [None])[0].items]
+        assert len(shown) == len(set(shown)) == N
+        assert set(shown[-2:]) == {"i20", "i21"}
+        assert shown[0] == "i24"
 
 
 def test_a_new_person_gets_a_slate_and_a_new_item_is_found() -> None:
