@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import orjson
 from aiokafka import AIOKafkaProducer
+from aiokafka.partitioner import DefaultPartitioner
 
 from agents.metrics import Metrics
 from agents.users import UserPartition, dead_letter
@@ -79,7 +80,9 @@ class Recommend:
         self._metrics = metrics
         self._registry = registry
         self._waiting: set[asyncio.Task[None]] = set()
+        self._partitioner = DefaultPartitioner()
         self._outstanding: dict[int, set[int]] = {}
+        "Per partition of the requests topic: offsets whose answer is not sent yet."
         self._next: dict[int, int] = {}
 
     def committable(self) -> dict[int, int]:
@@ -94,26 +97,39 @@ class Recommend:
     async def on_chunk(self, chunk: Chunk) -> None:
         """Answer a chunk of requests. Those that must wait for an event wait on their own, the others are answered now."""
         ready: list[_Pending] = []
+        outstanding = self._outstanding.setdefault(chunk.partition, set())
+        outstanding.update(chunk.offsets)
         self._next[chunk.partition] = chunk.last_offset + 1
         for index in range(len(chunk)):
-            pending = await self._accept(chunk, index)
+            try:
+                pending = self._accept(chunk, index)
+            except Exception:
+                log.exception("request at %s-%d, offset %d failed", chunk.topic, chunk.partition, chunk.offsets[index])
+                self._metrics.count("requests", outcome="lost")
+                outstanding.discard(chunk.offsets[index])
+                continue
             if pending is None:
                 continue
             after = pending.request.after
-            partition = self._partitions.get(chunk.partition)
-            if after is None or partition is None or (after.partition == chunk.partition and partition.reflects(after)):
+            partition = self._partitions.get(pending.partition)
+            if after is None or partition is None or (after.partition == pending.partition and partition.reflects(after)):
                 ready.append(pending)
             else:
-                self._spawn(self._after(pending, chunk.partition, chunk.offsets[index]))
+                self._spawn(self._after(pending))
         for start in range(0, len(ready), MAX_BATCH):
             self._answer(ready[start : start + MAX_BATCH])
             await asyncio.sleep(0)
 
-    async def _accept(self, chunk: Chunk, index: int) -> _Pending | None:
+    def _accept(self, chunk: Chunk, index: int) -> _Pending | None:
         """Parse one request; one that is malformed gets its error here, or goes to the dead letters if nobody can hear it."""
         headers = dict(chunk.headers[index])
         reply_to, correlation = headers.get("Faust-Ag-ReplyTo"), headers.get("Faust-Ag-CorrelationId", b"")
         key = (chunk.keys[index] or b"").decode(errors="replace")
+        outstanding, offset = self._outstanding[chunk.partition], chunk.offsets[index]
+
+        def done() -> None:
+            outstanding.discard(offset)
+
         framing = Framing.JSON
         try:
             value = chunk.values[index]
@@ -132,35 +148,46 @@ class Recommend:
         except RiffleError as exc:
             error = exc
         else:
-            send = self._replier(reply_to.decode(errors="replace"), correlation, framing, request.user_id)
-            return _Pending(request, chunk.partition, chunk.timestamps[index] / 1000 + budget / 1000, send)
+            send = self._replier(reply_to.decode(errors="replace"), correlation, framing, request.user_id, done)
+            return _Pending(request, self.partition_of(request.user_id), chunk.timestamps[index] / 1000 + budget / 1000, send)
         self._metrics.count("requests", outcome="malformed", code=error.code)
         if framing is Framing.CONFLUENT and self._registry is None:
             framing = Framing.JSON  # without a registry there is no schema id to answer with
         if reply_to:
-            self._replier(reply_to.decode(errors="replace"), correlation, framing, key)(error)
+            self._replier(reply_to.decode(errors="replace"), correlation, framing, key, done)(error)
         else:
             letter = dead_letter(self._settings, chunk, index, error.code, error.message)
-            await self._producer.send_and_wait(letter.topic, letter.value, key=letter.key, partition=0)
+            self._send(letter.topic, letter.key, letter.value or b"", [], "dead_letter", done)
         return None
 
-    def _replier(self, topic: str, correlation: bytes, framing: Framing, user_id: str) -> Callable[[Slate | RiffleError], None]:
+    def partition_of(self, user_id: str) -> int:
+        """Partition that holds a person's state, whatever partition a request came by: the default partitioner's choice."""
+        every = list(range(self._settings.partitions))
+        return int(self._partitioner(user_id.encode(), every, every))
+
+    def _replier(
+        self, topic: str, correlation: bytes, framing: Framing, user_id: str, done: Callable[[], None]
+    ) -> Callable[[Slate | RiffleError], None]:
         def reply(answer: Slate | RiffleError) -> None:
             body = reply_body(framing, user_id, answer, correlation.decode(errors="replace"), self._registry)
             headers = [("Faust-Ag-CorrelationId", correlation)]
             if framing is Framing.JSON:
                 headers.append(("content-type", b"application/json"))
-            self._send(topic, user_id.encode(), body, headers, "reply")
+            self._send(topic, user_id.encode(), body, headers, "reply", done)
 
         return reply
 
-    def _send(self, topic: str, key: bytes, value: bytes, headers: list[tuple[str, bytes]], what: str) -> None:
+    def _send(
+        self, topic: str, key: bytes | None, value: bytes, headers: list[tuple[str, bytes]], what: str, done: Callable[[], None]
+    ) -> None:
         async def send() -> None:
             try:
                 await self._producer.send_and_wait(topic, value, key=key, headers=headers)
             except Exception as exc:
                 log.warning("%s to %s failed: %s", what, topic, exc)
                 self._metrics.count("sends_failed", what=what)
+            finally:
+                done()
 
         self._spawn(send())
 
@@ -169,14 +196,9 @@ class Recommend:
         self._waiting.add(task)
         task.add_done_callback(self._waiting.discard)
 
-    async def _after(self, pending: _Pending, partition: int, offset: int) -> None:
-        outstanding = self._outstanding.setdefault(partition, set())
-        outstanding.add(offset)
-        try:
-            pending.stale = not await self._reflected(pending)
-            self._answer([pending])
-        finally:
-            outstanding.discard(offset)
+    async def _after(self, pending: _Pending) -> None:
+        pending.stale = not await self._reflected(pending)
+        self._answer([pending])
 
     async def _reflected(self, pending: _Pending) -> bool:
         after = pending.request.after
@@ -259,7 +281,7 @@ class Recommend:
             ],
         }
         topic = self._settings.topic("impressions")
-        self._send(topic, slate.user_id.encode(), encode("impression", datum), [], "impression")
+        self._send(topic, slate.user_id.encode(), encode("impression", datum), [], "impression", lambda: None)
 
     async def drain(self, timeout_s: float = 5.0) -> None:
         """Wait for replies under way."""

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.partitioner import DefaultPartitioner
 
 from agents.metrics import Metrics
 from agents.recommend import Recommend
@@ -76,14 +75,12 @@ class Service:
         self._partitions = partitions
         self._producer = producer
         self.metrics = metrics
-        self._partitioner = DefaultPartitioner()
         self.caught_up = False
         "Whether the broadcast topics were read."
 
     def partition_of(self, user_id: str) -> int:
         """Partition that holds a person's state: the default partitioner's choice."""
-        every = list(range(self._settings.partitions))
-        return int(self._partitioner(user_id.encode(), every, every))
+        return self._recommend.partition_of(user_id)
 
     def _owned(self, user_id: str) -> UserPartition:
         number = self.partition_of(user_id)

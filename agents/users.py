@@ -24,10 +24,13 @@ __all__ = ["UserPartition", "dead_letter"]
 log = logging.getLogger(__name__)
 
 USER, ITEM = b"u", b"i"
+DEAD_VALUE_BYTES = 256 << 10
+"A dead letter must always fit the broker's limit: one that does not would stop its partition for good."
+DEAD_KEY_BYTES = 4 << 10
 
 
 def dead_letter(settings: Settings, chunk: Chunk, index: int, code: str, reason: str) -> Output:
-    """The dead-letter record of a chunk's record `index`."""
+    """The dead-letter record of a chunk's record `index`; what is large is cut, its origin finds the original."""
     value = encode(
         "dead_letter",
         {
@@ -37,12 +40,12 @@ def dead_letter(settings: Settings, chunk: Chunk, index: int, code: str, reason:
             "timestamp": chunk.timestamps[index],
             "code": code,
             "reason": reason[:1000],
-            "key": chunk.keys[index],
-            "value": chunk.values[index],
-            "headers": dict(chunk.headers[index]),
+            "key": (chunk.keys[index] or b"")[:DEAD_KEY_BYTES] if chunk.keys[index] is not None else None,
+            "value": (chunk.values[index] or b"")[:DEAD_VALUE_BYTES] if chunk.values[index] is not None else None,
+            "headers": {name[:256]: (value or b"")[:1024] for name, value in chunk.headers[index][:50]},
         },
     )
-    return Output(settings.topic("dead-letters"), chunk.keys[index], value, partition=0)
+    return Output(settings.topic("dead-letters"), (chunk.keys[index] or b"")[:DEAD_KEY_BYTES] or None, value, partition=0)
 
 
 class UserPartition:

@@ -90,7 +90,7 @@ class Worker:
         self.recommend = Recommend(settings, self.pipeline, self.users, self._replies, self.metrics, self._registry)
         self.service = Service(settings, self.items, self.pipeline, self.recommend, self.users, self._events, self.metrics)
         await self._reader.start(self._crash)
-        await self._reader.caught_up.wait()
+        await self._reader.wait()
         self.service.caught_up = True
         await self._mirror.start()
         self._tasks = [asyncio.create_task(self._flush_forever()), asyncio.create_task(self._mirror_forever())]
@@ -244,6 +244,10 @@ class RiffleApp(ChunkedApp):
 
     async def on_stop(self) -> None:
         """Flush while the consumer still owns its partitions."""
+        # no more chunks: what arrives from here on is read again by the next owner
+        self.consumer.stop_flow()
+        self.flow_control.suspend()
+        self.flow_control.clear()
         if not self.crashed:
             await self.worker.flush()
         await self.worker.stop()

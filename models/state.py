@@ -36,6 +36,8 @@ HISTORY = 200
 SLACK = 56
 AFFINITIES = 64
 "Categories kept per person."
+ACTIONS = 64
+"Distinct actions counted per person and per item."
 AFFINITY_HALF_LIFE_MS = 30 * 86_400_000
 POPULARITY_HALF_LIFE_MS = 14 * 86_400_000
 SESSION_GAP_MS = 30 * 60_000
@@ -55,6 +57,11 @@ HEAD = struct.Struct("<BIIHH")  # format, length of the JSON part, length of the
 def hash64(text: str) -> int:
     """A stable 64-bit hash of an id."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def bounded(action: str, known: Mapping[str, int]) -> str:
+    """The action under which an event is counted: `other` beyond ACTIONS distinct ones, so that a row stays small."""
+    return action if action in known or len(known) < ACTIONS else "other"
 
 
 def decayed(weight: float, at_ms: int, event_ms: int, half_life_ms: float) -> tuple[float, int]:
@@ -197,7 +204,7 @@ def apply_interactions(
         if not record.arrive(hash64(events.event_id[n])):
             continue
         accepted[n] = True
-        item_id, action = events.item_id[n], events.action[n]
+        item_id, action = events.item_id[n], bounded(events.action[n], record.counts)
         item = hash64(item_id)
         _covisit(record, item_id, item, item_ids, covisits)
         _session(record, events.session_id[n], time)
@@ -302,7 +309,8 @@ def apply_statistics(
         row = rows.get(item_id)
         if row is None:
             row = rows[item_id] = ItemStatRow(first_ms=time)
-        row.counts[events.action[n]] = row.counts.get(events.action[n], 0) + 1
+        action = bounded(events.action[n], row.counts)
+        row.counts[action] = row.counts.get(action, 0) + 1
         if not math.isnan(value):
             row.value_sum += value
             row.value_count += 1

@@ -41,6 +41,15 @@ class BroadcastReader:
 
         self._task.add_done_callback(ended)
 
+    async def wait(self) -> None:
+        """Wait until `caught_up`; raises what ended the reader if that came first."""
+        assert self._task is not None
+        waiting = asyncio.create_task(self.caught_up.wait())
+        await asyncio.wait({waiting, self._task}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if self._task.done():
+            self._task.result()
+
     async def stop(self) -> None:
         """Stop reading."""
         if self._task is not None:

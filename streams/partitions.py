@@ -114,13 +114,19 @@ class PartitionState:
             log.warning("rebuilding %s-%d from its changelog: %s", self.changelog, self.partition, exc)
             self.store.wipe()
             self.store.open()
-        await self._restore()
+        source_end = await self._restore()
         stored = self.store.get_many([APPLIED])[0]
-        self.applied = self.durable = APPLIED_LAYOUT.unpack(stored)[1] if stored else -1
+        applied = APPLIED_LAYOUT.unpack(stored)[1] if stored else -1
+        if applied >= source_end:
+            log.warning("%s-%d ends at %d, %d was applied: it was made anew", self.source, self.partition, source_end, applied)
+            applied = -1
+        self.applied = self.durable = applied
 
-    async def _restore(self) -> None:
+    async def _restore(self) -> int:
+        """Bring the rows up to the changelog's end; returns the end of the source partition."""
         started = time.perf_counter()
         tp = TopicPartition(self.changelog, self.partition)
+        source = TopicPartition(self.source, self.partition)
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self._settings.bootstrap_servers,
             enable_auto_commit=False,
@@ -132,7 +138,8 @@ class PartitionState:
         await consumer.start()
         try:
             consumer.assign([tp])
-            end = (await consumer.end_offsets([tp]))[tp]
+            ends = await consumer.end_offsets([tp, source])
+            end = ends[tp]
             if self.store.position > end:
                 log.warning("%s-%d: rows at %d, changelog ends at %d: rebuilding", *tp, self.store.position, end)
                 self.store.wipe()
@@ -154,6 +161,7 @@ class PartitionState:
         finally:
             await consumer.stop()
         self.restore_seconds = time.perf_counter() - started
+        return int(ends[source])
 
     async def flush(self) -> bool:
         """Make everything applied so far durable; returns whether there was anything to do.
