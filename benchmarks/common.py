@@ -70,7 +70,7 @@ def get(settings: Settings, path: str) -> str:
 
 
 def await_ready(settings: Settings) -> None:
-    if not wait_until(lambda: '"ready": true' in get(settings, "/readyz"), 60):
+    if not wait_until(lambda: json.loads(get(settings, "/readyz") or "{}").get("ready") is True, 60):
         raise SystemExit((settings.home / "worker.log").read_text()[-3000:])
 
 
