@@ -1,1 +1,1 @@
-"""Training: datasets, encoders, models, evaluation. Nothing here yet imports Kafka, and nothing that serves imports this."""
+"""Evaluation of the pipeline that serves. Nothing here imports Kafka, and nothing that serves imports this."""
