@@ -13,11 +13,13 @@ from models.bloom import SLICES, positions
 from models.state import POPULARITY_HALF_LIFE_MS, ItemStatRow, hash64
 from schemas.records import Item
 
-__all__ = ["NEIGHBOURS", "TEXT_DIMENSIONS", "ItemStore", "text_vector"]
+__all__ = ["ACTION_SLOTS", "NEIGHBOURS", "TEXT_DIMENSIONS", "ItemStore", "text_vector"]
 
 TEXT_DIMENSIONS = 128
 NEIGHBOURS = 64
 CATEGORIES = 8
+ACTION_SLOTS = 32
+"Distinct actions counted per item."
 MAX_TOKENS = 400
 WORD = re.compile(r"\w{3,}")
 
@@ -52,6 +54,9 @@ class ItemStore:
         self.category_names: list[str] = []
         self.stream_time_ms = 0
         "Newest event time heard of: the clock of decay."
+        self.changes = 0
+        "Catalogue entries added or replaced so far."
+        self.action_names: list[str] = []
         self._row_of: dict[str, int] = {}
         self._category_of: dict[str, int] = {}
         self.row_of_hash: dict[int, int] = {}
@@ -60,15 +65,22 @@ class ItemStore:
         self._columns(capacity)
 
     def _columns(self, capacity: int) -> None:
+        self.changed = np.zeros(capacity, np.int64)
+        "Value of `changes` when the catalogue entry was last replaced."
         self.available = np.zeros(capacity, np.bool_)
         "Known to the catalogue and available."
         self.category_ids = np.full((capacity, CATEGORIES), -1, np.int32)
         self.published_ms = np.zeros(capacity, np.int64)
+        self.price = np.full(capacity, np.nan, np.float32)
         self.bloom = np.zeros((capacity, SLICES), np.int32)
         self.text = np.zeros((capacity, TEXT_DIMENSIONS), np.float32)
         self.popularity = np.zeros((capacity, self.partitions), np.float64)
         self.popularity_ms = np.zeros((capacity, self.partitions), np.int64)
         self.events = np.zeros((capacity, self.partitions), np.int64)
+        self.value_sum = np.zeros((capacity, self.partitions), np.float64)
+        self.value_count = np.zeros((capacity, self.partitions), np.int64)
+        self.actions = np.zeros((capacity, self.partitions, ACTION_SLOTS), np.int64)
+        "Events per action, for the first ACTION_SLOTS actions of `action_names`."
         self.first_ms = np.zeros(capacity, np.int64)
         self.neighbour_rows = np.full((capacity, NEIGHBOURS), -1, np.int32)
         self.neighbour_weights = np.zeros((capacity, NEIGHBOURS), np.float32)
@@ -124,6 +136,9 @@ class ItemStore:
             self.category_ids[row, n] = self._category_of[name]
         self.categories_of_hash[hash64(item.item_id)] = names
         self.published_ms[row] = item.published_at or 0
+        self.price[row] = np.nan if item.price is None else item.price
+        self.changes += 1
+        self.changed[row] = self.changes
         self.text[row] = text_vector(item)
         return row
 
@@ -142,9 +157,23 @@ class ItemStore:
         self.popularity[row, partition] = stats.popularity
         self.popularity_ms[row, partition] = stats.updated_ms
         self.events[row, partition] = sum(stats.counts.values())
+        self.value_sum[row, partition] = stats.value_sum
+        self.value_count[row, partition] = stats.value_count
+        for action, count in stats.counts.items():
+            slot = self.action_slot(action)
+            if slot >= 0:
+                self.actions[row, partition, slot] = count
         first = int(self.first_ms[row])
         self.first_ms[row] = min(first, stats.first_ms) if first else stats.first_ms
         self.stream_time_ms = max(self.stream_time_ms, stats.updated_ms)
+
+    def action_slot(self, action: str) -> int:
+        """Column of an action in `actions`, -1 beyond the first ACTION_SLOTS that were heard of."""
+        if action not in self.action_names:
+            if len(self.action_names) == ACTION_SLOTS:
+                return -1
+            self.action_names.append(action)
+        return self.action_names.index(action)
 
     def set_neighbours(self, item_id: str, others: Sequence[str], weights: Sequence[float], total: float) -> None:
         """Replace an item's neighbours by co-visitation, heaviest first."""
@@ -157,9 +186,9 @@ class ItemStore:
         self.neighbour_weights[row, : len(rows)] = weights
         self.neighbour_total[row] = total
 
-    def popularity_now(self) -> NDArray[np.float32]:
-        """Decayed number of events per item at `stream_time_ms`, over all partitions: float32 `(len(self),)`."""
-        n = len(self)
-        age = np.maximum(self.stream_time_ms - self.popularity_ms[:n], 0)
-        now: NDArray[np.float32] = (self.popularity[:n] * np.exp2(-age / POPULARITY_HALF_LIFE_MS)).sum(axis=1)
+    def popularity_now(self, rows: NDArray[np.int32] | slice | None = None) -> NDArray[np.float32]:
+        """Decayed number of events at `stream_time_ms`, over all partitions, of all items or of `rows`: float32."""
+        rows = slice(len(self)) if rows is None else rows
+        age = np.maximum(self.stream_time_ms - self.popularity_ms[rows], 0)
+        now: NDArray[np.float32] = (self.popularity[rows] * np.exp2(-age / POPULARITY_HALF_LIFE_MS)).sum(axis=1)
         return now.astype(np.float32)

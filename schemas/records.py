@@ -69,6 +69,8 @@ class SlateItem:
     score: float
     sources: tuple[str, ...]
     explanation: Mapping[str, object] | None = None
+    features: tuple[float, ...] = ()
+    "What the ranker saw, for the impression; no part of the answer."
 
 
 @dataclass(frozen=True, slots=True)

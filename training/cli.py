@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from models.dataset.folder import Dataset
+from models.rules import PositiveRule
 from training.evaluate import evaluate
-from training.rules import PositiveRule
 
 __all__ = ["evaluate_command"]
 

@@ -21,6 +21,7 @@ from models.items import NEIGHBOURS, ItemStore
 from models.pipeline.batch import Candidates, Queries, Retrieved
 from models.pipeline.pipeline import CandidatePipeline, PipelineSettings
 from models.pipeline.stages import Filter, Source
+from models.slot import ModelSlot
 from models.state import ItemStatRow, NeighbourRow, UserRecord, apply_interactions, apply_statistics
 from schemas.columns import InteractionColumns
 from schemas.records import Interaction, Item, Request
@@ -39,8 +40,10 @@ class World:
     An item with `published_at` enters the catalogue when event time reaches it, others are there from the start.
     """
 
-    def __init__(self, items: Iterable[Item]) -> None:
+    def __init__(self, items: Iterable[Item], slot: ModelSlot | None = None) -> None:
         self.items = ItemStore(partitions=1)
+        self.slot = slot or ModelSlot()
+        "The release that answers, if any."
         self.records: dict[str, UserRecord] = {}
         self._statistics: dict[str, ItemStatRow] = {}
         self._neighbours: dict[str, NeighbourRow] = {}
@@ -117,7 +120,7 @@ class _WatchedFilter:
 class Prober:
     """The serving pipeline, asked where one item ends up."""
 
-    def __init__(self, items: ItemStore) -> None:
+    def __init__(self, items: ItemStore, slot: ModelSlot | None = None) -> None:
         self._watched = _Watched()
         plain = CandidatePipeline(items)
         self._items = items
@@ -127,6 +130,7 @@ class Prober:
             sources=[_WatchedSource(source, self._watched) for source in plain.sources],
             filters=[_WatchedFilter(stage, self._watched) for stage in plain.filters],
             scorer=plain.scorer,
+            slot=slot,
         )
 
     def probe(self, user_id: str, user: UserRecord | None, item_id: str) -> tuple[int, str, list[str]]:
@@ -182,13 +186,20 @@ def evaluate(
     positive: Callable[[str, float | None], bool],
     share: float = 0.8,
     progress: Callable[[int, int], None] = lambda done, of: None,  # noqa: ARG005
+    slot: ModelSlot | None = None,
+    most: int | None = None,
 ) -> Figures:
     """Apply the first `share` of the events, then query at each positive one of the rest and apply it.
 
-    `events` are in event-time order. `progress` is called with events done and events in all. Deterministic.
+    `events` are in event-time order. `progress` is called with events done and events in all. With `most`, only that many
+    of the queries are asked, evenly spread. Deterministic.
     """
-    world, figures = World(items), Figures()
-    prober, cut = Prober(world.items), int(len(events) * share)
+    world, figures = World(items, slot), Figures()
+    prober, cut = Prober(world.items, world.slot), int(len(events) * share)
+    asked = [n for n in range(cut, len(events)) if positive(events[n].action, events[n].value)]
+    if most is not None and len(asked) > most:
+        asked = [asked[place] for place in np.linspace(0, len(asked) - 1, most).astype(int).tolist()]
+    queries = set(asked)
     liked: set[str] = set()
     for start in range(0, cut, CHUNK):
         chunk = events[start : min(start + CHUNK, cut)]
@@ -196,15 +207,16 @@ def evaluate(
         world.apply(chunk)
         liked.update(event.user_id for event in chunk if positive(event.action, event.value))
         progress(start + len(chunk), len(events))
-    for n, event in enumerate(events[cut:], cut + 1):
+    for n, event in enumerate(events[cut:], cut):
         world.publish(event.event_time)
-        if positive(event.action, event.value):
+        if n in queries:
             rank, stage, sources = prober.probe(event.user_id, world.records.get(event.user_id), event.item_id)
             figures.ranks.append(rank)
             figures.stages[stage] += 1
             figures.sources.update(sources)
             figures.without_history += event.user_id not in liked
+        if positive(event.action, event.value):
             liked.add(event.user_id)
         world.apply([event])
-        progress(n, len(events))
+        progress(n + 1, len(events))
     return figures

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.items import ItemStore
-from models.state import UserRecord
+from models.signals import Signal
+from models.state import HISTORY, UserRecord
 from schemas.records import Request
+
+if TYPE_CHECKING:
+    from models.serving import ServingModel
 
 __all__ = ["RECENT", "Candidates", "Queries", "Retrieved"]
 
@@ -30,29 +35,42 @@ class Queries:
     "Rows each request excludes."
     categories: Sequence[NDArray[np.int32]]
     "Category numbers each request asks for; empty with `requests[n].categories` set means: none exists."
-    degraded: list[str] = field(default_factory=list)
+    history_rows: NDArray[np.int32]
+    "Item rows of all kept events, newest first, -1 where there is none or the item is unknown: `(q, HISTORY)`."
+    model: ServingModel | None = None
+    "The release that serves this batch, the same from its first stage to its last."
+    signals: dict[str, Signal] = field(default_factory=dict)
+    "What the retrieval models say of this batch, by source."
+    liked: list[NDArray[np.bool_]] = field(default_factory=list)
+    "Per query, newest event first: whether the serving release counts it as liked. Empty without a release."
+    user_vectors: NDArray[np.float32] | None = None
+    "What the serving release's user tower says: `(q, d)`; None without a release."
 
     def __len__(self) -> int:
         return len(self.requests)
 
     @classmethod
-    def hydrate(cls, requests: Sequence[Request], users: Sequence[UserRecord | None], items: ItemStore) -> Queries:
+    def hydrate(
+        cls,
+        requests: Sequence[Request],
+        users: Sequence[UserRecord | None],
+        items: ItemStore,
+        model: ServingModel | None = None,
+    ) -> Queries:
         """Look up what the batch needs of its people; `users[n]` is None for a person never heard of."""
-        hashes = np.zeros((len(requests), RECENT), np.uint64)
-        lengths = np.zeros(len(requests), np.int64)
+        rows = np.full((len(requests), HISTORY), -1, np.int32)
         for n, user in enumerate(users):
             if user is not None and user.size:
-                newest = user.history["item"][-RECENT:][::-1]
-                hashes[n, : len(newest)] = newest
-                lengths[n] = len(newest)
-        rows = items.rows_of_hashes(hashes)
-        rows[np.arange(RECENT) >= lengths[:, None]] = -1
+                newest = items.rows_of_hashes(user.history["item"][::-1])
+                rows[n, : len(newest)] = newest
         return cls(
             requests,
             users,
-            rows,
+            rows[:, :RECENT],
             [items.rows_of(request.exclude) for request in requests],
             [items.category_rows(request.categories) for request in requests],
+            rows,
+            model,
         )
 
 
@@ -95,9 +113,19 @@ class Candidates:
     source_scores: NDArray[np.float32]
     "Score of each source, NaN where it did not bring the candidate: `(n, sources)`."
     score: NDArray[np.float32]
+    light: NDArray[np.float32]
+    "The light score: `(n,)`."
+    features: NDArray[np.float32]
+    "Features as the ranker saw them, `(n, len(FEATURES))`; `(n, 0)` before ranking and without a release."
+    heads: NDArray[np.float32]
+    "The ranker's probability per head, `(n, heads)`; `(n, 0)` likewise."
 
     def __len__(self) -> int:
         return len(self.item_row)
+
+    def spans(self, queries: int) -> NDArray[np.intp]:
+        """Where each query's candidates start, and the end: they are ordered by query. `(queries + 1,)`."""
+        return np.searchsorted(self.query_row, np.arange(queries + 1))
 
     @classmethod
     def merge(cls, retrieved: Sequence[Retrieved], n_items: int) -> Candidates:
@@ -113,8 +141,18 @@ class Candidates:
             scores[at, column] = best[at]
             start += len(part.item_row)
         query_row, item_row = np.divmod(unique, max(n_items, 1))
-        return cls(query_row.astype(np.int32), item_row.astype(np.int32), scores, np.zeros(len(unique), np.float32))
+        n, none = len(unique), np.zeros((len(unique), 0), np.float32)
+        zero = np.zeros(n, np.float32)
+        return cls(query_row.astype(np.int32), item_row.astype(np.int32), scores, zero, zero, none, none)
 
     def take(self, index: NDArray[np.bool_] | NDArray[np.intp]) -> Candidates:
         """The candidates at `index`, in its order."""
-        return Candidates(self.query_row[index], self.item_row[index], self.source_scores[index], self.score[index])
+        return Candidates(
+            self.query_row[index],
+            self.item_row[index],
+            self.source_scores[index],
+            self.score[index],
+            self.light[index],
+            self.features[index],
+            self.heads[index],
+        )

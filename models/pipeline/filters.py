@@ -11,11 +11,6 @@ from models.pipeline.batch import Candidates, Queries
 __all__ = ["CategoryFilter", "ExcludedFilter", "SeenFilter", "UnavailableFilter"]
 
 
-def _spans(queries: Queries, candidates: Candidates) -> NDArray[np.intp]:
-    """Where each query's candidates start and end: they are ordered by query."""
-    return np.searchsorted(candidates.query_row, np.arange(len(queries) + 1))
-
-
 class UnavailableFilter:
     """Drops items that are unavailable, deleted, or not in the catalogue."""
 
@@ -35,7 +30,7 @@ class SeenFilter:
     def keep(self, queries: Queries, candidates: Candidates, items: ItemStore) -> NDArray[np.bool_]:
         """Those not in the seen-set."""
         keep = np.ones(len(candidates), np.bool_)
-        spans = _spans(queries, candidates)
+        spans = candidates.spans(len(queries))
         for n, user in enumerate(queries.users):
             if user is not None:
                 span = slice(spans[n], spans[n + 1])
@@ -51,7 +46,7 @@ class ExcludedFilter:
     def keep(self, queries: Queries, candidates: Candidates, items: ItemStore) -> NDArray[np.bool_]:  # noqa: ARG002
         """Those not excluded."""
         keep = np.ones(len(candidates), np.bool_)
-        spans = _spans(queries, candidates)
+        spans = candidates.spans(len(queries))
         for n, rows in enumerate(queries.excluded):
             if len(rows):
                 span = slice(spans[n], spans[n + 1])
@@ -67,7 +62,7 @@ class CategoryFilter:
     def keep(self, queries: Queries, candidates: Candidates, items: ItemStore) -> NDArray[np.bool_]:
         """Those with at least one of the categories."""
         keep = np.ones(len(candidates), np.bool_)
-        spans = _spans(queries, candidates)
+        spans = candidates.spans(len(queries))
         for n, request in enumerate(queries.requests):
             if request.categories:
                 span = slice(spans[n], spans[n + 1])

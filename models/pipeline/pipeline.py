@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from models.items import ItemStore
 from models.pipeline.batch import Candidates, Queries, Retrieved
 from models.pipeline.filters import CategoryFilter, ExcludedFilter, SeenFilter, UnavailableFilter
-from models.pipeline.scoring import LightScorer
-from models.pipeline.sources import ContentSource, CovisitationSource, FreshSource, PopularSource, RequestedSource
-from models.pipeline.stages import Filter, Scorer, Source
+from models.pipeline.hydrators import CovisitationHydrator, ReleaseHydrator
+from models.pipeline.scoring import LightScorer, OnnxRanker
+from models.pipeline.sources import ContentSource, FreshSource, LearnedSource, PopularSource, RequestedSource, SignalSource
+from models.pipeline.stages import Filter, QueryHydrator, Scorer, Source
+from models.slot import ModelSlot
 from models.state import UserRecord
 from schemas.records import AsOf, Request, Slate, SlateItem
 
@@ -58,18 +60,24 @@ class CandidatePipeline:
         sources: Sequence[Source] | None = None,
         filters: Sequence[Filter] | None = None,
         scorer: Scorer | None = None,
+        slot: ModelSlot | None = None,
     ) -> None:
         self.items = items
+        self.slot = slot or ModelSlot()
         self._settings = settings
         self.sources = sources or (
-            CovisitationSource(),
+            SignalSource("covisitation"),
+            SignalSource("ease"),
+            LearnedSource(),
             ContentSource(),
             PopularSource(),
             FreshSource(),
             RequestedSource(),
         )
         self.filters = filters or (UnavailableFilter(), SeenFilter(), ExcludedFilter(), CategoryFilter())
+        self.hydrators: Sequence[QueryHydrator] = (CovisitationHydrator(), ReleaseHydrator())
         self.scorer = scorer or LightScorer([source.name for source in self.sources])
+        self.ranker = OnnxRanker([source.name for source in self.sources])
         self.counters: Counter[tuple[str, str]] = Counter()
         "Candidates dropped (`filter`, name), parts that failed (`failed`, name)."
 
@@ -80,11 +88,12 @@ class CandidatePipeline:
             Exception: whatever a filter raises: a slate that might hold what must not be shown is never returned.
         """
         run = _Run()
-        queries = self._timed(run, "hydrate", lambda: Queries.hydrate(requests, users, self.items))
+        queries = self._timed(run, "hydrate", lambda: self._hydrate(run, requests, users))
         retrieved = self._timed(run, "retrieve", lambda: self._retrieve(run, queries))
         candidates = self._timed(run, "merge", lambda: Candidates.merge(retrieved, len(self.items)))
         candidates = self._timed(run, "filter", lambda: self._filter(run, queries, candidates))
         candidates = self._timed(run, "light", lambda: self._light(queries, candidates))
+        candidates = self._timed(run, "rank", lambda: self._rank(run, queries, candidates))
         chosen = self._timed(run, "select", lambda: self._select(queries, candidates))
         return self._slates(run, queries, candidates, chosen, as_of)
 
@@ -94,6 +103,17 @@ class CandidatePipeline:
         done = work()
         run.timings[stage] = (time.perf_counter() - started) * 1e3
         return done
+
+    def _hydrate(self, run: _Run, requests: Sequence[Request], users: Sequence[UserRecord | None]) -> Queries:
+        queries = Queries.hydrate(requests, users, self.items, self.slot.current)
+        for hydrator in self.hydrators:
+            try:
+                hydrator.hydrate(queries, self.items)
+            except Exception:
+                log.exception("hydrator %s failed", hydrator.name)
+                self.counters["failed", hydrator.name] += 1
+                run.degraded.append(f"hydrator:{hydrator.name}")
+        return queries
 
     def _retrieve(self, run: _Run, queries: Queries) -> list[Retrieved]:
         brought = []
@@ -118,15 +138,38 @@ class CandidatePipeline:
     def _light(self, queries: Queries, candidates: Candidates) -> Candidates:
         """Score, put each query's candidates in order (ties by item row), and keep its best."""
         scores = self.scorer.score(queries, candidates, self.items)
-        candidates.score = np.where(np.isfinite(scores), scores, -np.inf).astype(np.float32)
-        order = np.lexsort((candidates.item_row, -candidates.score, candidates.query_row))
-        ordered = candidates.take(order)
+        candidates.score = candidates.light = np.where(np.isfinite(scores), scores, -np.inf).astype(np.float32)
+        ordered = self._ordered(candidates)
         starts = np.searchsorted(ordered.query_row, ordered.query_row, side="left")
-        return ordered.take(np.arange(len(ordered)) - starts < self._settings.light_top)
+        asked = np.asarray([request.candidates is not None for request in queries.requests], np.bool_)
+        kept = (np.arange(len(ordered)) - starts < self._settings.light_top) | asked[ordered.query_row]
+        return ordered.take(kept)
+
+    @staticmethod
+    def _ordered(candidates: Candidates) -> Candidates:
+        """Each query's candidates best first, ties by item row."""
+        return candidates.take(np.lexsort((candidates.item_row, -candidates.score, candidates.query_row)))
+
+    def _rank(self, run: _Run, queries: Queries, candidates: Candidates) -> Candidates:
+        """Rank by the serving release. When that fails the light order stands, and the slate says so."""
+        if queries.model is None:
+            return candidates
+        try:
+            self.ranker.rank(queries, candidates, self.items)
+        except Exception:
+            log.exception("the ranker of release %s failed", queries.model.name)
+            self.counters["failed", "ranker"] += 1
+            run.degraded.append("ranker")
+            return candidates
+        if not candidates.heads.size:
+            run.degraded.append("ranker")
+            return candidates
+        candidates.score = np.where(np.isfinite(candidates.score), candidates.score, -np.inf).astype(np.float32)
+        return self._ordered(candidates)
 
     def _select(self, queries: Queries, candidates: Candidates) -> list[NDArray[np.intp]]:
         """Per query: places of its slate, best first. Each item lowers those that share its first category a little."""
-        spans = np.searchsorted(candidates.query_row, np.arange(len(queries) + 1))
+        spans = candidates.spans(len(queries))
         chosen = []
         for n, request in enumerate(queries.requests):
             places = np.arange(spans[n], spans[n + 1])
@@ -160,7 +203,7 @@ class CandidatePipeline:
         chosen: Sequence[NDArray[np.intp]],
         as_of: Sequence[AsOf | None],
     ) -> list[Slate]:
-        names = [source.name for source in self.sources]
+        names, model = [source.name for source in self.sources], queries.model
         slates = []
         for n, request in enumerate(queries.requests):
             items = []
@@ -168,13 +211,16 @@ class CandidatePipeline:
             for place in chosen[n].tolist():
                 brought = candidates.source_scores[place]
                 by = [s for s in range(len(names)) if not np.isnan(brought[s])]
-                explanation: Mapping[str, object] | None = None
+                explanation: dict[str, object] | None = None
                 if request.explain:
                     explanation = {
                         "sources": {names[s]: round(float(brought[s]), 6) for s in by},
-                        "light": round(float(candidates.score[place]), 6),
+                        "light": round(float(candidates.light[place]), 6),
                         "dropped": dropped,
                     }
+                    if model is not None and candidates.heads.size:
+                        heads = candidates.heads[place].tolist()
+                        explanation["heads"] = {name: round(p, 6) for name, p in zip(model.heads, heads, strict=True)}
                 score = float(candidates.score[place])
                 items.append(
                     SlateItem(
@@ -182,6 +228,7 @@ class CandidatePipeline:
                         score if np.isfinite(score) else -1e30,
                         tuple(names[s] for s in by),
                         explanation,
+                        tuple(candidates.features[place].tolist()),
                     )
                 )
             timings = {stage: round(ms, 3) for stage, ms in run.timings.items()}
@@ -190,7 +237,7 @@ class CandidatePipeline:
                     request.request_id,
                     request.user_id,
                     tuple(items),
-                    "none",
+                    "none" if model is None else model.name,
                     "default",
                     tuple(run.degraded),
                     as_of[n],

@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from models.items import ItemStore
 from models.pipeline.batch import Candidates, Queries
 
-__all__ = ["DEFAULT_WEIGHTS", "LightScorer"]
+__all__ = ["DEFAULT_WEIGHTS", "LightScorer", "OnnxRanker"]
 
 DEFAULT_WEIGHTS: Mapping[str, float] = {
     "covisitation": 1.0,
+    "ease": 1.0,
+    "learned": 0.5,
     "content": 0.25,
     "popular": 0.35,
     "fresh": 0.15,
@@ -22,23 +24,31 @@ DEFAULT_WEIGHTS: Mapping[str, float] = {
 
 
 class LightScorer:
-    """Weighted sum of the sources' scores, each divided by its largest within the query so that scales do not matter."""
+    """Weighted sum of the sources' scores, each divided by its largest within the query so that scales do not matter.
+
+    The serving release brings weights that were fitted; without one they are DEFAULT_WEIGHTS.
+    """
 
     name = "light"
 
     def __init__(self, sources: Sequence[str], weights: Mapping[str, float] = DEFAULT_WEIGHTS) -> None:
+        self._sources = tuple(sources)
         self._weights = np.asarray([weights.get(name, 0.0) for name in sources], np.float32)
 
     def score(self, queries: Queries, candidates: Candidates, items: ItemStore) -> NDArray[np.float32]:
         """Light scores; a re-ranking request is scored by content and popularity of what it brings."""
+        weights = self._weights
+        if queries.model is not None:
+            learned = queries.model.release.manifest.light
+            weights = np.asarray([learned.get(name, 0.0) for name in self._sources], np.float32)
         brought = np.nan_to_num(candidates.source_scores, nan=0.0, posinf=0.0, neginf=0.0)
         scores = np.zeros(len(candidates), np.float32)
-        spans = np.searchsorted(candidates.query_row, np.arange(len(queries) + 1))
+        spans = candidates.spans(len(queries))
         for n in range(len(queries)):
             part = brought[spans[n] : spans[n + 1]]
             if len(part):
                 largest = np.maximum(part.max(axis=0), 1e-9)
-                scores[spans[n] : spans[n + 1]] = (part / largest) @ self._weights
+                scores[spans[n] : spans[n + 1]] = (part / largest) @ weights
         requested = np.asarray([r.candidates is not None for r in queries.requests], np.bool_)
         if requested.any():
             mine = requested[candidates.query_row]
@@ -55,3 +65,23 @@ class LightScorer:
         popularity = np.log1p(items.popularity_now()[candidates.item_row])
         scores: NDArray[np.float32] = content + 0.1 * popularity
         return scores
+
+
+class OnnxRanker:
+    """The serving release's ranker: features of every candidate of the batch, one run, a probability per head."""
+
+    name = "ranker"
+
+    def __init__(self, sources: Sequence[str]) -> None:
+        self._sources = tuple(sources)
+
+    def rank(self, queries: Queries, candidates: Candidates, items: ItemStore) -> None:
+        """Replace `score` by the heads' weighted sum, and keep features and heads with the candidates."""
+        model = queries.model
+        if model is None or queries.user_vectors is None or not len(candidates):
+            return
+        features = model.features(queries, candidates, items, self._sources)
+        users = queries.user_vectors[candidates.query_row]
+        heads = model.rank(features, users, model.vectors[candidates.item_row])
+        candidates.features, candidates.heads = features, heads
+        candidates.score = model.score(heads)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from models.items import ItemStore
 from models.pipeline.batch import RECENT, Queries, Retrieved
 
-__all__ = ["ContentSource", "CovisitationSource", "FreshSource", "PopularSource", "RequestedSource"]
+__all__ = ["RECENCY", "ContentSource", "FreshSource", "LearnedSource", "PopularSource", "RequestedSource", "SignalSource"]
 
 RECENCY = np.float32(0.9) ** np.arange(RECENT, dtype=np.float32)
 "Weight of a person's newest events, newest first."
@@ -50,31 +50,52 @@ class PopularSource:
         return Retrieved.join(parts)
 
 
-class CovisitationSource:
-    """What follows a person's newest items in other people's streams: cosine-normalised co-visitation, newest weigh most."""
+class SignalSource:
+    """The best items of a signal that hydration left in the batch; brings nothing when the signal is not there."""
 
-    name = "covisitation"
+    def __init__(self, name: str, most: int = 300) -> None:
+        self.name = name
+        self._most = most
+
+    def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:  # noqa: ARG002
+        """The signal's best."""
+        signal = queries.signals.get(self.name)
+        if signal is None:
+            return Retrieved.none()
+        return Retrieved.join(
+            [
+                Retrieved.of_query(n, *signal.top(n, self._most))
+                for n, request in enumerate(queries.requests)
+                if request.candidates is None
+            ]
+        )
+
+
+class LearnedSource:
+    """Two-tower retrieval by the serving release: the items whose vectors have the largest product with the person's."""
+
+    name = "learned"
 
     def __init__(self, most: int = 300) -> None:
         self._most = most
 
     def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:
-        """Neighbours of the newest items."""
+        """Exact search over the whole catalogue."""
+        model, vectors = queries.model, queries.user_vectors
+        if model is None or vectors is None:
+            return Retrieved.none()
+        bound = min(model.bound, len(items))
+        scores = vectors @ model.vectors[:bound].T
+        scores[:, ~items.available[:bound]] = -np.inf
         parts = []
-        total = np.sqrt(np.maximum(items.neighbour_total[: len(items)], 1.0))
         for n, request in enumerate(queries.requests):
-            recent = queries.recent_rows[n]
-            known = recent >= 0
-            if request.candidates is not None or not known.any():
-                continue
-            recent, weight = recent[known], RECENCY[known]
-            rows = items.neighbour_rows[recent]
-            scores = items.neighbour_weights[recent] * (weight / total[recent])[:, None]
-            there = rows >= 0
-            summed = np.bincount(rows[there], scores[there], minlength=len(items))
-            found: NDArray[np.float32] = (summed / total).astype(np.float32)
-            top = _top(found, self._most)
-            parts.append(Retrieved.of_query(n, top.astype(np.int32), found[top]))
+            if request.candidates is None and bound:
+                most = min(self._most, bound)
+                top = np.argpartition(scores[n], -most)[-most:]
+                top = top[np.isfinite(scores[n, top])]
+                # the sources' scores are compared as shares of the best: towers score on a logarithmic scale
+                score = np.exp(scores[n, top] - scores[n, top].max()) if len(top) else scores[n, top]
+                parts.append(Retrieved.of_query(n, top.astype(np.int32), score))
         return Retrieved.join(parts)
 
 

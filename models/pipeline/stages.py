@@ -10,7 +10,16 @@ from numpy.typing import NDArray
 from models.items import ItemStore
 from models.pipeline.batch import Candidates, Queries, Retrieved
 
-__all__ = ["Filter", "Scorer", "Source"]
+__all__ = ["Filter", "QueryHydrator", "Scorer", "Source"]
+
+
+class QueryHydrator(Protocol):
+    """Looks up what later stages need of the batch. One that raises costs its part of the slate, never the request."""
+
+    name: str
+
+    def hydrate(self, queries: Queries, items: ItemStore) -> None:
+        """Add to `queries`."""
 
 
 class Source(Protocol):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
 from training.evaluate import BEYOND, Figures, Prober, World, evaluate
-from training.rules import PositiveRule
+from models.rules import PositiveRule
 
 ranks = st.lists(st.integers(BEYOND, 299), max_size=60)
 

@@ -1,0 +1,47 @@
+"""What is looked up for a batch before retrieval."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from models.items import ItemStore
+from models.pipeline.batch import Queries
+from models.pipeline.sources import RECENCY
+from models.signals import Scratch, Signal
+
+__all__ = ["CovisitationHydrator", "ReleaseHydrator"]
+
+
+class CovisitationHydrator:
+    """What follows a person's newest items in other people's streams: cosine-normalised co-visitation, newest weigh most."""
+
+    name = "covisitation"
+
+    def __init__(self) -> None:
+        self._scratch = Scratch()
+
+    def hydrate(self, queries: Queries, items: ItemStore) -> None:
+        """Leave the signal `covisitation` in the batch."""
+        rows, values = [], []
+        for recent in queries.recent_rows:
+            known = recent >= 0
+            mine, weight = recent[known], RECENCY[known]
+            near = items.neighbour_rows[mine]
+            norm = np.sqrt(np.maximum(items.neighbour_total[mine], 1.0))
+            there = near >= 0
+            scores = items.neighbour_weights[mine] * (weight / norm)[:, None]
+            found, sums = self._scratch.sum(near[there], scores[there], len(items))
+            rows.append(found)
+            values.append(sums / np.sqrt(np.maximum(items.neighbour_total[found], 1.0)))
+        queries.signals["covisitation"] = Signal(rows, values)
+
+
+class ReleaseHydrator:
+    """What the serving release says of the people: user vectors, liked histories, item-to-item scores. Nothing without one."""
+
+    name = "release"
+
+    def hydrate(self, queries: Queries, items: ItemStore) -> None:
+        """Leave `user_vectors`, `liked` and the signal `ease` in the batch."""
+        if queries.model is not None:
+            queries.model.hydrate(queries, items)

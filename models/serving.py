@@ -1,0 +1,188 @@
+"""A release bound to an item store: sessions, vectors by item row, and what it says of a batch of queries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.features import FEATURES, SPEC, compute
+from models.items import TEXT_DIMENSIONS, ItemStore
+from models.pipeline.batch import Candidates, Queries
+from models.release import Release
+from models.sequences import EVENT_WIDTH, LENGTH, Vocabulary, history_inputs
+from models.signals import Scratch, Signal
+from schemas.errors import ReleaseRejected
+
+__all__ = ["ServingModel"]
+
+SYNC_AT_ONCE = 2_000
+"Unseen items that get a vector per batch of requests, so that a flood of them does not hold up answers."
+LIKED_DECAY = np.float32(0.97)
+WARM_BATCHES = (1, 32)
+
+
+def _session(graph: bytes, threads: int) -> Any:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    available = ort.get_available_providers()
+    providers = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in available]
+    # from bytes: a graph that refers to files beside it does not load
+    return ort.InferenceSession(graph, options, providers=providers)
+
+
+class ServingModel:
+    """What answers requests once it is warm. `prepare` may run in any thread, all else in the thread of the item store."""
+
+    def __init__(self, release: Release, threads: int = 1) -> None:
+        """Open the graphs and try them.
+
+        Raises:
+            ReleaseRejected: features of another specification, or a graph that does not run or gives what is not finite.
+        """
+        manifest = release.manifest
+        if manifest.feature_spec != SPEC:
+            raise ReleaseRejected(
+                "feature_spec", f"release {release.name} needs features {manifest.feature_spec}, this has {SPEC}"
+            )
+        self.release = release
+        self.name = release.name
+        self.heads = tuple(head.action for head in manifest.heads)
+        self._weights = np.asarray([head.weight for head in manifest.heads], np.float32)
+        self.vocabulary = Vocabulary(manifest.actions, manifest.value_mean, manifest.value_deviation, manifest.positive)
+        self.dimensions = release.item_vectors.shape[1]
+        try:
+            self._user_tower = _session(release.graphs["user_tower.onnx"], threads)
+            self._item_tower = _session(release.graphs["item_tower.onnx"], threads)
+            self._ranker = _session(release.graphs["ranker.onnx"], threads)
+            for n in WARM_BATCHES:
+                self._try(n)
+        except ReleaseRejected:
+            raise
+        except Exception as exc:
+            raise ReleaseRejected("graph", f"a graph of release {release.name} does not run: {exc}") from exc
+        self._index_of = {item_id: n for n, item_id in enumerate(release.item_ids)}
+        self._scratch = Scratch()
+        self.index_of_row = np.full(0, -1, np.int32)
+        "Release's item number per item row, -1 for an item that training did not see."
+        self.row_of_index = np.full(len(release.item_ids), -1, np.int32)
+        self.vectors = np.zeros((0, self.dimensions), np.float32)
+        "Retrieval vector per item row."
+        self.bound = 0
+        "Item rows that `vectors` covers."
+        self._changes = 0
+
+    def _try(self, n: int) -> None:
+        shapes = self._user(
+            np.zeros((n, LENGTH, self.dimensions), np.float32),
+            np.zeros((n, LENGTH, EVENT_WIDTH), np.float32),
+            np.zeros((n, LENGTH), np.float32),
+        )
+        items = self._item(np.zeros((n, TEXT_DIMENSIONS), np.float32))
+        heads = self.rank(np.zeros((n, len(FEATURES)), np.float32), shapes, items)
+        for array, shape in ((shapes, (n, self.dimensions)), (items, (n, self.dimensions)), (heads, (n, len(self.heads)))):
+            if array.shape != shape or not bool(np.isfinite(array).all()):
+                raise ReleaseRejected("graph", f"a graph of release {self.name} gives {array.shape}, not finite {shape}")
+
+    def _user(self, items: NDArray[np.float32], events: NDArray[np.float32], mask: NDArray[np.float32]) -> NDArray[np.float32]:
+        found: NDArray[np.float32] = self._user_tower.run(None, {"items": items, "events": events, "mask": mask})[0]
+        return found
+
+    def _item(self, content: NDArray[np.float32]) -> NDArray[np.float32]:
+        n = len(content)
+        inputs = {
+            "content": content,
+            "text": np.zeros((n, self.release.text.shape[1]), np.float32),
+            "image": np.zeros((n, self.release.image.shape[1]), np.float32),
+            "present": np.zeros((n, 2), np.float32),
+        }
+        found: NDArray[np.float32] = self._item_tower.run(None, inputs)[0]
+        return found
+
+    def rank(
+        self, features: NDArray[np.float32], users: NDArray[np.float32], items: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Calibrated probability per head: float32 `(n, heads)`."""
+        inputs = {"features": features, "user_vectors": users, "item_vectors": items}
+        found: NDArray[np.float32] = self._ranker.run(None, inputs)[0]
+        return found
+
+    def score(self, heads: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The score that candidates are ranked by: the heads' weighted sum, float32 `(n,)`."""
+        weighted: NDArray[np.float32] = heads @ self._weights
+        return weighted
+
+    def sync(self, items: ItemStore) -> None:
+        """Take in what changed in the catalogue, at most SYNC_AT_ONCE items that need the item tower."""
+        if items.changes == self._changes and self.bound == len(items):
+            return
+        capacity = len(items.available)
+        if len(self.vectors) < capacity:
+            vectors, index = np.zeros((capacity, self.dimensions), np.float32), np.full(capacity, -1, np.int32)
+            vectors[: len(self.vectors)], index[: len(self.index_of_row)] = self.vectors, self.index_of_row
+            self.vectors, self.index_of_row = vectors, index
+        first = self.bound
+        found = np.fromiter((self._index_of.get(name, -1) for name in items.ids[first:]), np.int32, len(items) - first)
+        self.index_of_row[first : len(items)] = found
+        rows = first + np.flatnonzero(found >= 0)
+        self.row_of_index[found[found >= 0]] = rows
+        self.vectors[rows] = self.release.item_vectors[found[found >= 0]]
+        self.bound = len(items)
+        unseen = np.flatnonzero((items.changed[: len(items)] > self._changes) & (self.index_of_row[: len(items)] < 0))
+        if len(unseen) > SYNC_AT_ONCE:
+            unseen = unseen[np.argsort(items.changed[unseen], kind="stable")[:SYNC_AT_ONCE]]
+            self._changes = int(items.changed[unseen].max())
+        else:
+            self._changes = items.changes
+        if len(unseen):
+            self.vectors[unseen] = self._item(items.text[unseen])
+
+    def hydrate(self, queries: Queries, items: ItemStore) -> None:
+        """Put user vectors, liked histories and the item-to-item signal of this release into the batch."""
+        self.sync(items)
+        n = len(queries)
+        vectors = np.zeros((n, LENGTH, self.dimensions), np.float32)
+        events, mask = np.zeros((n, LENGTH, EVENT_WIDTH), np.float32), np.zeros((n, LENGTH), np.float32)
+        ease_rows: list[NDArray[np.int32]] = []
+        ease_values: list[NDArray[np.float32]] = []
+        for q, user in enumerate(queries.users):
+            size = 0 if user is None else len(user.history)
+            liked = np.zeros(0, np.bool_)
+            if user is not None and size:
+                liked = self.vocabulary.liked_history(user)
+                inputs = history_inputs(user, self.vocabulary, liked)
+                rows = queries.history_rows[q, : len(inputs)][::-1]
+                vectors[q, LENGTH - len(inputs) :] = np.where(rows[:, None] >= 0, self.vectors[rows], 0)
+                events[q, LENGTH - len(inputs) :] = inputs
+                mask[q, LENGTH - len(inputs) :] = 1.0
+            queries.liked.append(liked)
+            found, values = self._ease(queries.history_rows[q, :size], liked, len(items))
+            ease_rows.append(found)
+            ease_values.append(values)
+        queries.user_vectors = self._user(vectors, events, mask)
+        queries.signals["ease"] = Signal(ease_rows, ease_values)
+
+    def _ease(
+        self, history: NDArray[np.int32], liked: NDArray[np.bool_], size: int
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Sum of the liked items' weights, newest weigh most (Steck 2019, on the live history)."""
+        rows = history[liked]
+        weight = LIKED_DECAY ** np.arange(len(rows), dtype=np.float32)
+        index = np.where(rows >= 0, self.index_of_row[rows], -1)
+        index, weight = index[index >= 0], weight[index >= 0]
+        neighbours = self.release.ease_index[index]
+        rows = np.where(neighbours >= 0, self.row_of_index[neighbours], -1)
+        there = rows >= 0
+        return self._scratch.sum(rows[there], (self.release.ease_weight[index] * weight[:, None])[there], size)
+
+    def features(
+        self, queries: Queries, candidates: Candidates, items: ItemStore, sources: Sequence[str]
+    ) -> NDArray[np.float32]:
+        """The candidates' features by `models.features`."""
+        return compute(queries, candidates, items, sources, self)

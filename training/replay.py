@@ -1,0 +1,216 @@
+"""Ranking examples from replayed history: events in time order through the code that serves, features as it computed them.
+
+At sampled first meetings the pipeline is asked before the event is applied. So a feature never sees its own event or a
+later one; only the labels look ahead, as far as the attribution window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.items import ItemStore
+from models.pipeline.batch import Candidates, Queries
+from models.pipeline.pipeline import CandidatePipeline
+from models.pipeline.scoring import OnnxRanker
+from models.pipeline.stages import Scorer
+from models.serving import ServingModel
+from schemas.records import Interaction, Request
+from training.data import ATTRIBUTION_MS, EventTable
+from training.evaluate import World
+from training.ranker import Examples
+
+__all__ = ["Replayed", "replay"]
+
+KEPT = 100
+"Candidates kept per query: all that are met later, others at random."
+LIGHT_KEPT = 200
+FADE = 0.85
+"Each further meeting ahead counts this much less in the listwise target."
+CHUNK = 1_000
+Progress = Callable[[int, int], None]
+
+
+@dataclass(slots=True)
+class Replayed:
+    """What replay gathered."""
+
+    examples: Examples
+    light_scores: NDArray[np.float32]
+    "Normalised source scores of sampled candidates, the liked one first: `(q, LIGHT_KEPT, sources)`."
+    sources: list[str]
+
+
+@dataclass(slots=True)
+class _Tap:
+    """Keeps what passes the light scorer and the ranker."""
+
+    scorer: Scorer
+    ranker: OnnxRanker
+    name: str = "tap"
+    merged: Candidates | None = None
+    ranked: Candidates | None = None
+    queries: Queries | None = None
+    sources: list[str] = field(default_factory=list)
+
+    def score(self, queries: Queries, candidates: Candidates, items: ItemStore) -> NDArray[np.float32]:
+        """The scorer's."""
+        self.merged, self.queries = candidates, queries
+        return self.scorer.score(queries, candidates, items)
+
+    def rank(self, queries: Queries, candidates: Candidates, items: ItemStore) -> None:
+        """The ranker's."""
+        self.ranker.rank(queries, candidates, items)
+        self.ranked = candidates
+
+
+class _Gathered:
+    def __init__(self, heads: int) -> None:
+        self.heads = heads
+        self.rows: list[dict[str, NDArray[np.float32]]] = []
+        self.light: list[NDArray[np.float32]] = []
+
+    def examples(self, features: int, dimensions: int) -> Examples:
+        q = len(self.rows)
+        out = Examples(
+            np.zeros((q, KEPT, features), np.float32),
+            np.zeros((q, dimensions), np.float32),
+            np.zeros((q, KEPT, dimensions), np.float32),
+            np.zeros((q, KEPT, self.heads), np.float32),
+            np.zeros((q, KEPT), np.float32),
+            np.zeros((q, KEPT), np.bool_),
+            np.zeros((q, KEPT), np.float32),
+        )
+        for n, row in enumerate(self.rows):
+            c = len(row["gains"])
+            out.user_vectors[n] = row["user"]
+            out.valid[n, :c] = True
+            for name, array in (
+                ("features", out.features),
+                ("items", out.item_vectors),
+                ("labels", out.labels),
+                ("gains", out.gains),
+                ("correction", out.correction),
+            ):
+                array[n, :c] = row[name]
+        return out
+
+
+def replay(
+    world: World,
+    model: ServingModel,
+    events: Sequence[Interaction],
+    table: EventTable,
+    start: int,
+    most: int,
+    seed: int,
+    progress: Progress | None = None,
+) -> Replayed:
+    """Apply `events` to `world`; from number `start` on, gather examples at up to `most` first meetings.
+
+    `table` holds the same events, in the same order, with the items of the catalogue numbered as their ids come.
+    """
+    world.slot.swap(model)
+    pipeline = CandidatePipeline(world.items, slot=world.slot)
+    tap = _Tap(pipeline.scorer, pipeline.ranker)
+    pipeline.scorer, pipeline.ranker = tap, tap  # type: ignore[assignment]
+    rng = np.random.default_rng(seed)
+    meetings = start + np.flatnonzero(table.first[start:])
+    liked = meetings[table.labels[meetings, 0] > 0]
+    # three of four queries end in a like: those teach the order, the others teach the level
+    other = np.setdiff1d(meetings, liked)
+    picked = set(rng.permutation(liked)[: most - most // 4].tolist()) | set(rng.permutation(other)[: most // 4].tolist())
+    ahead = _Ahead(table)
+    gathered = _Gathered(table.labels.shape[1])
+    todo, done = sorted(picked), 0
+    at = 0
+    for n in todo:
+        while at < n:
+            stop = min(n, at + CHUNK)
+            world.publish(events[stop - 1].event_time)
+            world.apply(events[at:stop])
+            at = stop
+        world.publish(events[n].event_time)
+        user = events[n].user_id
+        pipeline.run([Request("replay", user, k=1)], [world.records.get(user)], [None])
+        _gather(gathered, tap, model, world.items, ahead.of(n, events), rng, len(world.items))
+        done += 1
+        if progress is not None:
+            progress(done, len(todo))
+    from models.features import FEATURES
+
+    examples = gathered.examples(len(FEATURES), model.dimensions)
+    light = np.stack(gathered.light) if gathered.light else np.zeros((0, LIGHT_KEPT, 0), np.float32)
+    return Replayed(examples, light, [source.name for source in pipeline.sources])
+
+
+class _Ahead:
+    """First meetings of each person, to look up what follows an event."""
+
+    def __init__(self, table: EventTable) -> None:
+        self._table = table
+        self._of: dict[int, list[int]] = {}
+        for n in np.flatnonzero(table.first).tolist():
+            self._of.setdefault(int(table.user[n]), []).append(n)
+        self._place = {n: (user, k) for user, rows in self._of.items() for k, n in enumerate(rows)}
+
+    def of(self, n: int, events: Sequence[Interaction]) -> list[tuple[str, NDArray[np.float32], float]]:
+        """(item, labels, listwise gain) of the meeting at event n and of those after it within the attribution window."""
+        user, place = self._place[n]
+        found, gain = [], 1.0
+        for m in self._of[user][place : place + 50]:
+            if self._table.time_ms[m] - self._table.time_ms[n] > ATTRIBUTION_MS:
+                break
+            labels = self._table.labels[m]
+            found.append((events[m].item_id, labels, gain * float(labels[0])))
+            gain *= FADE
+        return found
+
+
+def _gather(
+    gathered: _Gathered,
+    tap: _Tap,
+    model: ServingModel,
+    items: ItemStore,
+    ahead: list[tuple[str, NDArray[np.float32], float]],
+    rng: np.random.Generator,
+    size: int,
+) -> None:
+    ranked, merged, queries = tap.ranked, tap.merged, tap.queries
+    if ranked is None or merged is None or queries is None or queries.user_vectors is None or not ranked.features.size:
+        return
+    label = np.zeros((size, gathered.heads), np.float32)
+    gain = np.zeros(size, np.float32)
+    for item_id, labels, value in ahead:
+        row = items.row_of(item_id)
+        if row >= 0:
+            label[row], gain[row] = labels, value
+    rows = ranked.item_row
+    followed = np.flatnonzero(label[rows].any(axis=1))[: KEPT // 2]
+    rest = np.setdiff1d(np.arange(len(rows)), followed)
+    drawn = rng.permutation(rest)[: KEPT - len(followed)]
+    kept = np.concatenate([followed, drawn])
+    correction = np.zeros(len(kept), np.float32)
+    correction[len(followed) :] = np.log(max(len(rest), 1) / max(len(drawn), 1))
+    gathered.rows.append(
+        {
+            "features": ranked.features[kept],
+            "user": queries.user_vectors[0],
+            "items": model.vectors[rows[kept]],
+            "labels": label[rows[kept]],
+            "gains": gain[rows[kept]],
+            "correction": correction,
+        }
+    )
+    target = items.row_of(ahead[0][0])
+    place = np.flatnonzero(merged.item_row == target)
+    if ahead[0][2] > 0 and len(place):
+        scores = np.nan_to_num(merged.source_scores, nan=0.0)
+        scores = scores / np.maximum(scores.max(axis=0), 1e-9)
+        others = rng.permutation(np.setdiff1d(np.arange(len(merged)), place))[: LIGHT_KEPT - 1]
+        sample = np.zeros((LIGHT_KEPT, scores.shape[1]), np.float32)
+        sample[: 1 + len(others)] = scores[np.concatenate([place, others])]
+        gathered.light.append(sample)
