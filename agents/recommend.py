@@ -15,6 +15,7 @@ from aiokafka.partitioner import DefaultPartitioner
 
 from agents.metrics import Metrics
 from agents.users import UserPartition, dead_letter
+from models.features import SPEC
 from models.pipeline.pipeline import CandidatePipeline
 from schemas.codec import Framing, Registry, decode, encode, framing_of
 from schemas.errors import BadRequest, DeadlineExceeded, NotReady, RiffleError
@@ -266,7 +267,7 @@ class Recommend:
             "event_time": slate.as_of.event_time if slate.as_of else 0,
             "release": slate.release,
             "arm": slate.arm,
-            "feature_spec": "none",
+            "feature_spec": "none" if slate.release == "none" else SPEC,
             "as_of": as_of,
             "items": [
                 {
@@ -275,7 +276,7 @@ class Recommend:
                     "score": item.score,
                     "propensity": 1.0,
                     "sources": list(item.sources),
-                    "features": [],
+                    "features": [float(value) for value in item.features],
                 }
                 for position, item in enumerate(slate.items)
             ],

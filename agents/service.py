@@ -144,6 +144,16 @@ class Service:
         """Delete a catalogue entry."""
         await self._producer.send_and_wait(self._settings.topic("items"), None, key=item_id.encode())
 
+    @property
+    def release(self) -> str:
+        """Name of the serving release, `none` without one."""
+        return self._pipeline.slot.name
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Releases that were refused here, and why."""
+        return self._pipeline.slot.refused
+
     def ready(self) -> tuple[bool, dict[str, object]]:
         """Whether this worker answers, and what is missing if not."""
         waiting = sorted(n for n, p in self._partitions.items() if not p.state.ready.is_set())
@@ -161,6 +171,8 @@ class Service:
         for (kind, name), n in self._pipeline.counters.items():
             self.metrics.gauge(f"pipeline_{kind}", n, name=name)
         self.metrics.gauge("items", len(self._items))
+        model = self._pipeline.slot.current
+        self.metrics.gauge("release_trained_until_ms", model.release.manifest.trained_until_ms if model else 0)
         for number, partition in self._partitions.items():
             self.metrics.gauge("applied_offset", partition.state.applied, partition=str(number))
             self.metrics.gauge("durable_offset", partition.state.durable, partition=str(number))

@@ -14,11 +14,13 @@ from agents.catalogue import Catalogue
 from agents.covisits import CovisitPartition
 from agents.metrics import Metrics
 from agents.recommend import Recommend
+from agents.releases import Releases
 from agents.service import Service, summary
 from agents.users import UserPartition
 from agents.web.routes import attach
 from models.items import ItemStore
 from models.pipeline.pipeline import CandidatePipeline
+from models.slot import ModelSlot
 from schemas.registry import ConfluentRegistry
 from streams.archive.archiver import Archiver
 from streams.broadcast import BroadcastReader
@@ -46,7 +48,8 @@ class Worker:
         self._app = app
         self.metrics = Metrics()
         self.items = ItemStore(settings.partitions)
-        self.pipeline = CandidatePipeline(self.items)
+        self.slot = ModelSlot()
+        self.pipeline = CandidatePipeline(self.items, slot=self.slot)
         self.users: dict[int, UserPartition] = {}
         self.covisits: dict[int, CovisitPartition] = {}
         self._cache = block_cache(settings.block_cache_mb)
@@ -79,21 +82,29 @@ class Worker:
         await self._replies.start()
         await self._events.start()
         catalogue = Catalogue(self.items, self.metrics, self._registry)
+        releases = Releases(settings, self.slot, self.items, self.metrics)
         self._reader = BroadcastReader(
             settings,
             {
                 "items": catalogue.on_items,
                 "item-stats": catalogue.on_statistics,
                 "neighbours": catalogue.on_neighbours,
+                "models": releases.on_models,
             },
         )
         self.recommend = Recommend(settings, self.pipeline, self.users, self._replies, self.metrics, self._registry)
         self.service = Service(settings, self.items, self.pipeline, self.recommend, self.users, self._events, self.metrics)
         await self._reader.start(self._crash)
         await self._reader.wait()
+        # a worker that is ready serves what is announced, or says why not
+        await releases.take_up()
         self.service.caught_up = True
         await self._mirror.start()
-        self._tasks = [asyncio.create_task(self._flush_forever()), asyncio.create_task(self._mirror_forever())]
+        self._tasks = [
+            asyncio.create_task(self._flush_forever()),
+            asyncio.create_task(self._mirror_forever()),
+            asyncio.create_task(releases.follow()),
+        ]
         if settings.archive != "off":
             self._tasks.append(asyncio.create_task(self._archive_forever()))
 
@@ -101,7 +112,7 @@ class Worker:
         """Flush what is applied, answer what is under way, let go of everything."""
         if self._archiver is not None:
             self._archiver.stop()
-            await asyncio.wait(self._tasks[2:], timeout=10.0)
+            await asyncio.wait(self._tasks[3:], timeout=10.0)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

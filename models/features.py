@@ -139,7 +139,7 @@ def _item(out: NDArray[np.float32], rows: NDArray[np.int32], items: ItemStore, m
 
 def _profiles(queries: Queries, items: ItemStore, model: ServingModel) -> list[tuple[NDArray[np.float32], ...]]:
     """Per query: mean content vector and matrices of the newest items' text and image vectors, liked ones if there are any."""
-    found = []
+    found: list[tuple[NDArray[np.float32], ...]] = []
     for q in range(len(queries)):
         rows = queries.history_rows[q]
         liked = queries.liked[q] if q < len(queries.liked) else np.zeros(0, np.bool_)

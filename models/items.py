@@ -186,6 +186,10 @@ class ItemStore:
         self.neighbour_weights[row, : len(rows)] = weights
         self.neighbour_total[row] = total
 
+    def set_neighbour_total(self, item_id: str, total: float) -> None:
+        """Replace an item's weight over all neighbours alone."""
+        self.neighbour_total[self._row(item_id)] = total
+
     def popularity_now(self, rows: NDArray[np.int32] | slice | None = None) -> NDArray[np.float32]:
         """Decayed number of events at `stream_time_ms`, over all partitions, of all items or of `rows`: float32."""
         rows = slice(len(self)) if rows is None else rows

@@ -118,9 +118,13 @@ class ServingModel:
         weighted: NDArray[np.float32] = heads @ self._weights
         return weighted
 
+    def synced(self, items: ItemStore) -> bool:
+        """Whether every item of the catalogue has its vector."""
+        return items.changes == self._changes and self.bound == len(items)
+
     def sync(self, items: ItemStore) -> None:
         """Take in what changed in the catalogue, at most SYNC_AT_ONCE items that need the item tower."""
-        if items.changes == self._changes and self.bound == len(items):
+        if self.synced(items):
             return
         capacity = len(items.available)
         if len(self.vectors) < capacity:

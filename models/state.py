@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+import operator
 import struct
 from collections import deque
 from collections.abc import Mapping, MutableMapping
@@ -337,7 +338,9 @@ class NeighbourRow:
 
     def heaviest(self, most: int) -> list[tuple[str, float]]:
         """The heaviest neighbours, heaviest first, ties by id."""
-        return sorted(self.weights.items(), key=lambda pair: (-pair[1], pair[0]))[:most]
+        pairs = sorted(self.weights.items())
+        pairs.sort(key=operator.itemgetter(1), reverse=True)  # stable: ties stay by id
+        return pairs[:most]
 
     def encode(self) -> bytes:
         """Versioned bytes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 __all__ = ["After", "AsOf", "Interaction", "Item", "Request", "Slate", "SlateItem"]
@@ -69,7 +69,7 @@ class SlateItem:
     score: float
     sources: tuple[str, ...]
     explanation: Mapping[str, object] | None = None
-    features: tuple[float, ...] = ()
+    features: Sequence[float] = field(default=(), compare=False)
     "What the ranker saw, for the impression; no part of the answer."
 
 

@@ -20,6 +20,8 @@ class FakeService:
     requests: list[tuple[Request, int | None]] = field(default_factory=list)
     is_ready: bool = True
     failure: Exception | None = None
+    release: str = "none"
+    refused: dict[str, str] = field(default_factory=dict)
 
     def _guard(self) -> None:
         if self.failure is not None:

@@ -56,7 +56,7 @@ class Encoder(Protocol):
 
 
 class TextEncoder:
-    """Mean-pooled, length-1 token vectors of a transformer. `source` is a folder or a hub name; empty means the packaged MiniLM."""
+    """Mean-pooled, length-1 token vectors. `source` is a folder or a hub name; empty means the packaged MiniLM."""
 
     def __init__(self, source: str = "", max_tokens: int = MAX_TOKENS) -> None:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -101,7 +101,7 @@ class TextEncoder:
 
 
 class ImageEncoder:
-    """Pooled, length-1 features of EfficientNet-Lite0, ImageNet weights from their package. URLs are not fetched: they count as missing."""
+    """Pooled, length-1 features of EfficientNet-Lite0. Image URLs are not fetched: they count as missing."""
 
     name = f"image-efficientnet-lite0-{IMAGE_SIDE}"
     dimensions = 1280
@@ -163,7 +163,8 @@ def _pixels(content: bytes) -> NDArray[np.float32] | None:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
     scaled = np.asarray(image, np.float32).transpose(2, 0, 1) / 255.0
-    mean, deviation = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+    mean = np.asarray([0.485, 0.456, 0.406], np.float32)
+    deviation = np.asarray([0.229, 0.224, 0.225], np.float32)
     standard: NDArray[np.float32] = (scaled - mean[:, None, None]) / deviation[:, None, None]
     return standard
 

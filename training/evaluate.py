@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.items import NEIGHBOURS, ItemStore
-from models.pipeline.batch import Candidates, Queries, Retrieved
+from models.pipeline.batch import RECENT, Candidates, Queries, Retrieved
 from models.pipeline.pipeline import CandidatePipeline, PipelineSettings
 from models.pipeline.stages import Filter, Source
 from models.slot import ModelSlot
@@ -47,6 +47,8 @@ class World:
         self.records: dict[str, UserRecord] = {}
         self._statistics: dict[str, ItemStatRow] = {}
         self._neighbours: dict[str, NeighbourRow] = {}
+        self._stale: set[str] = set()
+        "Items whose neighbours in the item store are older than the rows here."
         catalogue = list(items)
         for item in catalogue:
             if item.published_at is None:
@@ -71,6 +73,17 @@ class World:
         for item_id, others in applied.covisits.items():
             row = self._neighbours.setdefault(item_id, NeighbourRow())
             row.add(list(others), list(others.values()))
+            self.items.set_neighbour_total(item_id, row.total)
+            self._stale.add(item_id)
+
+    def know(self, user: UserRecord | None) -> None:
+        """Bring the neighbours that an answer to this person looks at up to date; the others wait until they are looked at."""
+        if user is None:
+            return
+        newest = set(user.history["item"][-RECENT:].tolist())
+        for item_id in [name for h in newest if (name := self.items.id_of_hash.get(h)) is not None and name in self._stale]:
+            self._stale.discard(item_id)
+            row = self._neighbours[item_id]
             heaviest = row.heaviest(NEIGHBOURS)
             self.items.set_neighbours(item_id, [name for name, _ in heaviest], [weight for _, weight in heaviest], row.total)
 
@@ -210,6 +223,7 @@ def evaluate(
     for n, event in enumerate(events[cut:], cut):
         world.publish(event.event_time)
         if n in queries:
+            world.know(world.records.get(event.user_id))
             rank, stage, sources = prober.probe(event.user_id, world.records.get(event.user_id), event.item_id)
             figures.ranks.append(rank)
             figures.stages[stage] += 1

@@ -40,8 +40,8 @@ FEWEST = 200
 class LearnSettings:
     """How a release is trained."""
 
-    towers: TowerSettings = TowerSettings()
-    ranker: RankerSettings = RankerSettings()
+    towers: TowerSettings = field(default_factory=TowerSettings)
+    ranker: RankerSettings = field(default_factory=RankerSettings)
     ease_l2: float = 300.0
     neighbours: int = 128
     replayed_share: float = 0.3

@@ -92,7 +92,8 @@ class Ranker(nn.Module):
         for gate, tower in zip(self.gates, self.towers, strict=True):
             weights = torch.softmax(gate(x), dim=-1)
             outs.append(tower((weights.unsqueeze(-1) * experts).sum(dim=-2)))
-        return torch.cat(outs, dim=-1) + self.linear(standard)
+        total: Tensor = torch.cat(outs, dim=-1) + self.linear(standard)
+        return total
 
     def forward(self, features: Tensor, user_vectors: Tensor, item_vectors: Tensor) -> Tensor:
         """Calibrated probability per head."""
@@ -134,7 +135,7 @@ def train_ranker(examples: Examples, settings: RankerSettings, progress: Progres
             logits, (_, _, _, labels, gains, valid, correction) = _run(model, learn.take(rows))
             loss = _loss(logits, labels, gains, valid, correction, settings.pointwise)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
             schedule.step()

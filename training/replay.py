@@ -125,9 +125,9 @@ def replay(
     picked = set(rng.permutation(liked)[: most - most // 4].tolist()) | set(rng.permutation(other)[: most // 4].tolist())
     ahead = _Ahead(table)
     gathered = _Gathered(table.labels.shape[1])
-    todo, done = sorted(picked), 0
+    todo = sorted(picked)
     at = 0
-    for n in todo:
+    for done, n in enumerate(todo, 1):
         while at < n:
             stop = min(n, at + CHUNK)
             world.publish(events[stop - 1].event_time)
@@ -135,9 +135,9 @@ def replay(
             at = stop
         world.publish(events[n].event_time)
         user = events[n].user_id
+        world.know(world.records.get(user))
         pipeline.run([Request("replay", user, k=1)], [world.records.get(user)], [None])
         _gather(gathered, tap, model, world.items, ahead.of(n, events), rng, len(world.items))
-        done += 1
         if progress is not None:
             progress(done, len(todo))
     from models.features import FEATURES

@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import cast
 
 import numpy as np
 import torch
@@ -131,11 +133,14 @@ class _Block(nn.Module):
         weights = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(shape[-1]) + bias, dim=-1)
         mixed = (self.dropout(weights) @ v).transpose(1, 2).reshape(x.shape[0], -1, x.shape[-1])
         x = x + self.dropout(self.out(mixed))
-        return x + self.dropout(self.deep(self.norm2(x)))
+        mixed = x + self.dropout(self.deep(self.norm2(x)))
+        return cast("Tensor", mixed)
 
 
 class UserTower(nn.Module):
     """Recent events to a vector; its last column is 1, which lets the item's bias in."""
+
+    fade: Tensor
 
     def __init__(self, settings: TowerSettings) -> None:
         super().__init__()
@@ -188,7 +193,7 @@ def _windows(table: EventTable) -> _Windows:
     order = np.lexsort((np.arange(len(table)), table.user))
     bounds = np.flatnonzero(np.diff(table.user[order], prepend=-1, append=-1))
     rows, scored, following = [], [], []
-    for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, end in pairwise(bounds):
         mine = order[start:end]
         for stop in range(len(mine), 0, -LENGTH // 2):
             begin = max(0, stop - LENGTH)
@@ -284,7 +289,7 @@ def train_towers(
             mine = weights.new_tensor(0) + wanted[places]
             total = ((loss + 0.1 * general) * mine).sum() / mine.sum()
             optimizer.zero_grad(set_to_none=True)
-            total.backward()
+            total.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()

@@ -21,7 +21,13 @@ COMMANDS = {
     "load": ("agents.cli.data", "load", "Validate a dataset folder and produce its items and events."),
     "replay": ("agents.cli.data", "replay", "Produce a dataset folder's events at a rate."),
     "ask": ("agents.cli.ask", "ask", "Ask for a slate."),
-    "evaluate": ("training.cli", "evaluate_command", "Measure the slates on a dataset folder, query by query in time order."),
+    "train": ("agents.cli.release", "train", "Train a release from the archive or a dataset folder, and judge it."),
+    "release": ("agents.cli.release", "release", "List releases, let one serve, or go back to the one before."),
+    "evaluate": (
+        "training.cli",
+        "evaluate_command",
+        "Train on a dataset folder's first part, measure on the rest.",
+    ),
     "demo": ("agents.cli.demo", "demo", "Start everything, load a dataset, and show an event change a slate."),
 }
 

@@ -17,8 +17,12 @@ from rich.progress import Progress
 from agents.cli.ask import print_slate, request_slate
 from agents.cli.data import with_progress
 from agents.cli.operate import start_stack, worker_daemon
+from agents.cli.release import await_served, current_champion, print_training, promote, run_training
+from models.archive.files import next_offsets
+from models.archive.target import open_target
 from models.dataset.builtin import build_builtin
 from models.dataset.folder import Dataset
+from schemas.errors import NotReady
 from schemas.records import Interaction
 from streams.embedded.kafka import EmbeddedKafka
 from streams.embedded.redis import EmbeddedRedis
@@ -28,13 +32,15 @@ from streams.settings import Settings
 __all__ = ["demo"]
 
 DEADLINE_MS = 60_000
+ARCHIVED_TIMEOUT_S = 120.0
+METRICS = ("ndcg@10", "hr@10", "recall@50", "mrr")
 
 
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path), help="A dataset folder; without it the built-in prints.")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 def demo(data: Path | None, as_json: bool) -> None:
-    """Start everything, load and replay a dataset, and show that one more event changes a person's slate.
+    """Start everything, load and replay a dataset, show that one more event changes a person's slate, train, and swap in.
 
     Example: riffle demo --data my-dataset
     """
@@ -86,6 +92,11 @@ def demo(data: Path | None, as_json: bool) -> None:
         console.print(f"[bold]{user} now does “{event.action}” on {picked}; the next slate:[/bold]")
         print_slate(settings, changed, console)
         changes.append({"user": user, "event": picked, "before": _ids(before), "after": _ids(changed)})
+    at = clock()
+    facts = _learn(settings, dataset.positive, tokens, console)
+    took["train and swap in"] = clock() - at
+    for user in typical:
+        print_slate(settings, request_slate(settings, {"user_id": user, "k": 5}, DEADLINE_MS), console)
     memory = {
         name: _resident_mb(daemon.pid())
         for name, daemon in {
@@ -94,7 +105,7 @@ def demo(data: Path | None, as_json: bool) -> None:
             "worker": worker_daemon(settings),
         }.items()
     }
-    facts = {"items": n_items, "events": n_events, "bad_rows": dataset.bad_count, "memory_mb": memory}
+    facts |= {"items": n_items, "events": n_events, "bad_rows": dataset.bad_count, "memory_mb": memory}
     seconds = {part: round(time_s, 1) for part, time_s in took.items()}
     console.print(f"{n_events} events over {n_items} items; seconds: {seconds}; memory in MB: {memory}")
     console.print(f"the service is up at {settings.web}: try {settings.web}/v1/recommend/{typical[0]}?k=5&explain=1")
@@ -103,6 +114,28 @@ def demo(data: Path | None, as_json: bool) -> None:
         ready = json.load(response)["ready"]
     if as_json:
         click.echo(json.dumps({**facts, "seconds": seconds, "first": _ids(first), "changes": changes, "ready": ready}))
+
+
+def _learn(settings: Settings, positive: str, tokens: dict[int, int], console: Console) -> dict[str, Any]:
+    """Train from the archived stream, let the release serve, and print the quality before and after."""
+    with console.status("waiting until the stream is archived"):
+        target = open_target(settings.archive_target)
+        until = time.monotonic() + ARCHIVED_TIMEOUT_S
+        while any(next_offsets(target, "interactions").get(p, 0) <= offset for p, offset in tokens.items()):
+            if time.monotonic() > until:
+                raise NotReady("not_archived", f"the stream is not archived at {settings.archive_target}: see `riffle doctor`")
+            time.sleep(0.5)
+    console.print("[bold]training from the archived stream[/bold] (the first time every text and image is encoded)")
+    champion = current_champion(settings)
+    options = [settings.archive_target, "--positive", positive, "--against", champion, "--quick"]
+    trained = run_training(settings, options, console)
+    served = False
+    if trained["gate"]["passed"]:
+        promote(settings, trained["release"])
+        served = await_served(settings, trained["release"], console)
+    print_training(trained, console)
+    kept = {name: {m: trained[name][m] for m in METRICS} for name in ("before", "after")}
+    return {"release": trained["release"], "gate": trained["gate"], "served": served, "quality": kept}
 
 
 def _ids(slate: dict[str, Any]) -> list[str]:

@@ -189,7 +189,8 @@ def _operations(table: web.RouteTableDef, service: Service) -> None:
     async def readyz(request: web.Request) -> web.Response:  # noqa: ARG001
         """200 when requests are answered, else 503 with the reasons."""
         ready, reasons = service.ready()
-        return json_response({"ready": ready, "reasons": dict(reasons)}, 200 if ready else 503)
+        body = {"ready": ready, "reasons": dict(reasons), "release": service.release, "refused": dict(service.refused)}
+        return json_response(body, 200 if ready else 503)
 
     @table.get("/metrics")
     async def metrics_text(request: web.Request) -> web.Response:  # noqa: ARG001

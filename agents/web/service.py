@@ -66,6 +66,14 @@ class Service(Protocol):
             BadItem: code `not_found`.
         """
 
+    @property
+    def release(self) -> str:
+        """Name of the serving release, `none` without one."""
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Releases that were announced but refused, and why."""
+
     def ready(self) -> tuple[bool, Mapping[str, object]]:
         """Whether this worker answers requests now, and what is missing if not."""
 

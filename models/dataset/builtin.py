@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 
 __all__ = ["build_builtin"]
 
-ITEMS, PEOPLE, DAYS, EVENTS = 2_000, 1_000, 90, 60_000
+ITEMS, PEOPLE, DAYS, EVENTS = 2_000, 1_000, 90, 70_000
 START_MS = 1_760_000_000_000
 DAY_MS = 86_400_000
 SIZE = 96
@@ -109,14 +109,12 @@ def _events(
                 seen[person].add(item)
                 time += int(rng.integers(5_000, 90_000))
                 likes = rng.random() < 1 / (1 + np.exp(-(float(taste[item] @ people[person]) - 2.0)))
-                for action in ("view", "like") if likes else ("view",):
-                    time += 1_000
-                    out["event_id"].append(f"e{len(out['event_id']):06d}")
-                    out["user_id"].append(f"u{person:04d}")
-                    out["item_id"].append(f"p{item:04d}")
-                    out["action"].append(action)
-                    out["event_time"].append(time)
-                    out["session_id"].append(f"s{person:04d}-{day}")
+                out["event_id"].append(f"e{len(out['event_id']):06d}")
+                out["user_id"].append(f"u{person:04d}")
+                out["item_id"].append(f"p{item:04d}")
+                out["action"].append("like" if likes else "view")
+                out["event_time"].append(time)
+                out["session_id"].append(f"s{person:04d}-{day}")
     return pl.DataFrame(out).sort("event_time", maintain_order=True)
 
 

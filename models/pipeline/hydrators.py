@@ -32,7 +32,7 @@ class CovisitationHydrator:
             scores = items.neighbour_weights[mine] * (weight / norm)[:, None]
             found, sums = self._scratch.sum(near[there], scores[there], len(items))
             rows.append(found)
-            values.append(sums / np.sqrt(np.maximum(items.neighbour_total[found], 1.0)))
+            values.append((sums / np.sqrt(np.maximum(items.neighbour_total[found], np.float32(1)))).astype(np.float32))
         queries.signals["covisitation"] = Signal(rows, values)
 
 

@@ -36,7 +36,7 @@ class PipelineSettings:
 
     light_top: int = 300
     "Candidates per request that are left after light scoring."
-    diversity: float = 0.02
+    diversity: float = 0.003
     "Taken from a candidate's score, per item already in the slate with the same first category, times the best score."
 
 
@@ -203,18 +203,18 @@ class CandidatePipeline:
         chosen: Sequence[NDArray[np.intp]],
         as_of: Sequence[AsOf | None],
     ) -> list[Slate]:
+        there = ~np.isnan(candidates.source_scores)
         names, model = [source.name for source in self.sources], queries.model
         slates = []
         for n, request in enumerate(queries.requests):
             items = []
             dropped = {name: int((rows == n).sum()) for name, rows in run.dropped.items()} if request.explain else {}
             for place in chosen[n].tolist():
-                brought = candidates.source_scores[place]
-                by = [s for s in range(len(names)) if not np.isnan(brought[s])]
+                by = np.flatnonzero(there[place]).tolist()
                 explanation: dict[str, object] | None = None
                 if request.explain:
                     explanation = {
-                        "sources": {names[s]: round(float(brought[s]), 6) for s in by},
+                        "sources": {names[s]: round(float(candidates.source_scores[place, s]), 6) for s in by},
                         "light": round(float(candidates.light[place]), 6),
                         "dropped": dropped,
                     }
@@ -228,7 +228,7 @@ class CandidatePipeline:
                         score if np.isfinite(score) else -1e30,
                         tuple(names[s] for s in by),
                         explanation,
-                        tuple(candidates.features[place].tolist()),
+                        candidates.features[place],
                     )
                 )
             timings = {stage: round(ms, 3) for stage, ms in run.timings.items()}

@@ -13,12 +13,12 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError
 
+from models.archive.files import SCHEMAS, ArchiveFile, next_offsets, parquet
+from models.archive.target import Target, open_target
 from schemas.codec import Framing, Registry, decode, encode
 from schemas.columns import ERASE
 from schemas.errors import BadEvent, ConfigError
-from schemas.validation import interaction_from
-from streams.archive.files import SCHEMAS, ArchiveFile, next_offsets, parquet
-from streams.archive.target import Target, open_target
+from schemas.validation import interaction_from, item_from
 from streams.settings import Settings
 
 __all__ = ["Archiver"]
@@ -40,7 +40,7 @@ class _Held:
 
 
 class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Writes interactions and impressions to the archive.
+    """Writes interactions, impressions and catalogue entries to the archive.
 
     A file is durable before its offsets are committed, and a start continues after the highest offset found in files: a
     crash at any point repeats nothing and loses nothing. When a write fails `run` raises; what was held is read again.
@@ -57,7 +57,7 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
         self._stopping = asyncio.Event()
         self._consumer: Any = None
         self.counters: Counter[str] = Counter()
-        "`records`, `bad`, `erasures`, `files`, `commits_lost`."
+        "`records`, `bad`, `erasures`, `deletions`, `files`, `commits_lost`."
 
     async def run(self) -> None:
         """Archive until `stop`; then write what is held and leave the group.
@@ -142,9 +142,12 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
                     self.counters["records"] += 1
 
     def _row(self, record: Any) -> dict[str, Any] | None:
-        """The record as a row by the rules of the worker that reads it; None for an erasure."""
+        """The record as a row by the rules of the worker that reads it; None for an erasure or a deletion."""
         topic = self._topics[record.topic]
         if record.value is None:
+            if topic == "items":
+                self.counters["deletions"] += 1
+                return None
             if ERASE in record.headers:
                 self.counters["erasures"] += 1
                 return None
@@ -154,6 +157,10 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
             datum = asdict(interaction_from(datum))
             if record.key is None or record.key.decode() != datum["user_id"]:
                 raise BadEvent("key_mismatch", "the key is not the user_id", "key")
+        elif topic == "items":
+            datum = asdict(item_from(datum))
+            datum["categories"] = list(datum["categories"])
+            datum["attributes"] = [{"key": key, "value": value} for key, value in datum["attributes"].items()]
         elif framing is Framing.JSON:
             datum = decode(SCHEMAS[topic], encode(SCHEMAS[topic], datum))[0]
         return {

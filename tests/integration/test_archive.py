@@ -10,11 +10,11 @@ from itertools import pairwise
 import pytest
 from aiokafka import AIOKafkaProducer
 
+from models.archive.files import ArchiveFile, read_archive
+from models.archive.target import LocalFolder
 from schemas.errors import ConfigError
 from schemas.records import Interaction
 from streams.archive.archiver import Archiver
-from streams.archive.files import ArchiveFile, read_archive
-from streams.archive.target import LocalFolder
 from streams.produce import produce_events
 from streams.settings import Settings
 from streams.topics import ensure_topics

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 
+from models.archive.files import ArchiveFile, columns, next_offsets, parquet, read_archive
+from models.archive.target import LocalFolder, S3Folder, Target, open_target
 from schemas.errors import ConfigError
-from streams.archive.files import ArchiveFile, columns, next_offsets, parquet, read_archive
-from streams.archive.target import LocalFolder, S3Folder, Target, open_target
 
 OFFSETS = st.integers(0, 2**62)
 TOPICS = st.sampled_from(["interactions", "impressions"])

@@ -66,7 +66,7 @@ def test_every_format_gives_the_same_events_in_time_order(rows: list[dict[str, A
     assert len({e.event_id for e in seen[0]}) == len(rows), "the same event twice is two events"
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(ROWS)
 def test_large_files_give_what_small_ones_give(rows: list[dict[str, Any]]) -> None:
     kept = folder_module.ROWS_IN_MEMORY

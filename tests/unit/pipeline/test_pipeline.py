@@ -173,7 +173,7 @@ def test_explanations_say_what_brought_an_item_and_what_was_dropped() -> None:
     assert explanation is not None
     assert explanation["dropped"] == {"unavailable": 0, "seen": 0, "excluded": 2, "category": 0}
     assert set(explanation["sources"]) == set(slate.items[0].sources)  # type: ignore[call-overload]
-    assert set(slate.timings_ms) == {"hydrate", "retrieve", "merge", "filter", "light", "select"}
+    assert set(slate.timings_ms) == {"hydrate", "retrieve", "merge", "filter", "light", "rank", "select"}
 
 
 def test_no_items_is_an_empty_slate() -> None:

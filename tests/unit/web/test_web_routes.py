@@ -286,7 +286,12 @@ async def test_readiness_follows_the_worker_and_health_does_not(client: Client, 
     service.is_ready = False
     response = await client.get("/readyz")
     assert response.status == 503
-    assert await response.json() == {"ready": False, "reasons": {"catalogue": "being read"}}
+    assert await response.json() == {
+        "ready": False,
+        "reasons": {"catalogue": "being read"},
+        "release": "none",
+        "refused": {},
+    }
     assert (await client.get("/healthz")).status == 200
 
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import polars as pl
 
+from models.archive.target import Target
 from schemas.codec import schema_text
-from streams.archive.target import Target
 
 __all__ = ["ArchiveFile", "columns", "next_offsets", "parquet", "read_archive"]
 
-SCHEMAS = {"interactions": "interaction", "impressions": "impression"}
+SCHEMAS = {"interactions": "interaction", "impressions": "impression", "items": "item"}
 "Topic, by short name, to the schema of its values."
 ORIGIN: dict[str, Any] = {"_partition": pl.Int32, "_offset": pl.Int64, "_timestamp": pl.Int64}
 KINDS: dict[str, Any] = {
@@ -68,6 +68,8 @@ def _kind(avro: Any) -> Any:
     if isinstance(avro, Mapping):
         if avro["type"] == "array":
             return pl.List(_kind(avro["items"]))
+        if avro["type"] == "map":
+            return pl.List(pl.Struct({"key": pl.String, "value": _kind(avro["values"])}))
         if avro["type"] == "record":
             return pl.Struct({field["name"]: _kind(field["type"]) for field in avro["fields"]})
         return _kind(avro["type"])

@@ -1,0 +1,227 @@
+"""`riffle train` and `riffle release`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from typing import Any
+
+import click
+from aiokafka.errors import KafkaError
+from rich.console import Console
+from rich.table import Table
+
+from agents.cli.operate import readiness
+from models.release import Manifest, Release, list_releases
+from schemas.errors import NotReady, ReleaseRejected
+from streams.announce import CHAMPION, PREVIOUS, Announcement, announce, announced
+from streams.release_store import manifest_sha256, upload_release
+from streams.settings import Settings
+
+__all__ = ["await_served", "current_champion", "print_training", "promote", "release", "run_training", "train"]
+
+SERVED_TIMEOUT_S = 60.0
+
+
+def _aliases(settings: Settings) -> dict[str, Announcement | None]:
+    try:
+        return asyncio.run(announced(settings))
+    except (KafkaError, OSError) as exc:
+        message = f"no Kafka answers at {settings.bootstrap_servers}: run `riffle up`, or see `riffle doctor`"
+        raise NotReady("no_broker", message) from exc
+
+
+def current_champion(settings: Settings) -> str:
+    """Name of the announced champion, `none` without one."""
+    champion = _aliases(settings).get(CHAMPION)
+    return champion.release if champion else "none"
+
+
+def run_training(settings: Settings, options: list[str], console: Console) -> dict[str, Any]:
+    """`python -m training train …` in a process of its own, so that its memory goes when it ends; returns its figures."""
+    command = [sys.executable, "-m", "training", "train", *options, "--json"]
+    command += ["--out", str(settings.releases_dir), "--cache", str(settings.cache)]
+    ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if ran.returncode:
+        console.print("the training did not end well; what it says is above")
+        sys.exit(ran.returncode)
+    return dict(json.loads(ran.stdout.strip().splitlines()[-1]))
+
+
+def promote(settings: Settings, name: str, *, force: bool = False, upload: str = "") -> dict[str, Any]:
+    """Announce a release as the champion, after verifying it here; the one that served becomes `previous`.
+
+    Raises:
+        ReleaseRejected: it does not verify, or the gate refused it and `force` is not given.
+    """
+    folder = settings.releases_dir / name
+    manifest = Release.open(folder).manifest
+    gate = manifest.metrics.get("gate", {})
+    if not gate.get("passed") and not force:
+        reasons = "; ".join(gate.get("reasons", ())) or "it was never judged"
+        raise ReleaseRejected("gate", f"the gate refused {name}: {reasons}. --force promotes it all the same")
+    before = _aliases(settings).get(CHAMPION)
+    if before is not None and before.release == name:
+        return {"champion": name, "previous": name}
+    uri = upload_release(folder, upload) if upload else ""
+    asyncio.run(announce(settings, {PREVIOUS: before, CHAMPION: Announcement(name, manifest_sha256(folder), uri)}))
+    return {"champion": name, "previous": before.release if before else "none"}
+
+
+def await_served(settings: Settings, name: str, console: Console) -> bool:
+    """Wait until the worker here serves a release; false when it refuses it, or there is no worker."""
+    until = time.monotonic() + SERVED_TIMEOUT_S
+    with console.status(f"waiting until the worker serves {name}"):
+        while time.monotonic() < until:
+            state = readiness(settings)
+            if state.get("release") == name:
+                return True
+            if (reason := (state.get("refused") or {}).get(name)) is not None:
+                console.print(f"the worker refuses {name}: {reason}")
+                return False
+            if state.get("release") is None:
+                console.print(
+                    f"no worker answers at {settings.web}: the announcement stands, workers take it up when they start"
+                )
+                return False
+            time.sleep(0.1)
+    return False
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("source", required=False, metavar="[DIR|ARCHIVE]")
+@click.option("--promote/--no-promote", "promoting", default=False, help="Let it serve when the gate passes it.")
+@click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def train(source: str | None, promoting: bool, as_json: bool, options: tuple[str, ...]) -> None:
+    """Train a release from the archive of the stream, or from a dataset folder, and judge it on the newest events.
+
+    \b
+    Further options: --positive RULE  which events are liked     --quick        fewer passes
+                     --holdout SHARE  events kept for the gate   --seed N       another draw
+                     --text-model M   another text encoder
+
+    Example: riffle train --positive "action == 'like'" --promote
+    """
+    settings, console = Settings.from_env(), Console(stderr=True)
+    if source is not None and source.startswith("--"):
+        options, source = (source, *options), None
+    against = "none"
+    if promoting:
+        against = current_champion(settings)
+    facts = run_training(settings, [source or settings.archive_target, "--against", against, *options], console)
+    if promoting and facts["gate"]["passed"]:
+        facts |= promote(settings, facts["release"])
+        facts["served"] = await_served(settings, facts["release"], console)
+    if as_json:
+        click.echo(json.dumps(facts))
+    else:
+        print_training(facts, console)
+
+
+def print_training(facts: dict[str, Any], console: Console) -> None:
+    """Quality without a release and with it, and the gate's verdict."""
+    table = Table("", "NDCG@10", "HR@10", "Recall@50", "MRR", title=f"release {facts['release']}", title_justify="left")
+    for name in ("before", "after"):
+        figures = facts[name]
+        what = "without a release" if name == "before" else "with it"
+        table.add_row(what, *(f"{figures[m]:.4f}" for m in ("ndcg@10", "hr@10", "recall@50", "mrr")))
+    console.print(table)
+    gate = facts["gate"]
+    console.print("the gate passes it" if gate["passed"] else f"the gate refuses it: {'; '.join(gate['reasons'])}")
+    if "champion" not in facts:
+        console.print(f"let it serve with: riffle release promote {facts['release']}")
+
+
+@click.group()
+def release() -> None:
+    """List releases, let one serve, or go back to the one before.
+
+    Example: riffle release list
+    """
+
+
+def _row(manifest: Manifest, serving: str | None) -> dict[str, Any]:
+    after, gate = manifest.metrics.get("after", {}), manifest.metrics.get("gate", {})
+    return {
+        "release": manifest.name,
+        "serving": manifest.name == serving,
+        "trained_until": manifest.trained_until_ms,
+        "events": manifest.trained_events,
+        "ndcg@10": after.get("ndcg@10"),
+        "recall@50": after.get("recall@50"),
+        "gate": "passed" if gate.get("passed") else "; ".join(gate.get("reasons", ())) or "not judged",
+        "parent": manifest.parent,
+    }
+
+
+@release.command("list")
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
+def list_command(as_json: bool) -> None:
+    """Releases in the releases folder, and which one the worker here serves.
+
+    Example: riffle release list --json
+    """
+    settings = Settings.from_env()
+    serving = readiness(settings).get("release")
+    rows = [_row(manifest, serving) for manifest in list_releases(settings.releases_dir)]
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    if not rows:
+        click.echo(f"no releases in {settings.releases_dir}: train one with `riffle train`")
+        return
+    table = Table("", "release", "trained until", "events", "NDCG@10", "Recall@50", "gate")
+    for row in rows:
+        day = time.strftime("%Y-%m-%d", time.gmtime(row["trained_until"] / 1000))
+        figures = [f"{row[m]:.4f}" if row[m] is not None else "" for m in ("ndcg@10", "recall@50")]
+        table.add_row("serves" if row["serving"] else "", row["release"], day, str(row["events"]), *figures, row["gate"])
+    Console().print(table)
+
+
+@release.command("promote")
+@click.argument("name")
+@click.option("--force", is_flag=True, help="Also when the gate refused it.")
+@click.option("--upload", default="", help="s3://bucket/prefix to copy it to first, for workers on other machines.")
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
+def promote_command(name: str, force: bool, upload: str, as_json: bool) -> None:
+    """Verify a release and announce it: every worker verifies it again, warms it up and swaps it in.
+
+    Example: riffle release promote 20260131-0123456789
+    """
+    settings, console = Settings.from_env(), Console(stderr=True)
+    facts = promote(settings, name, force=force, upload=upload)
+    facts["served"] = await_served(settings, name, console)
+    _report(facts, as_json=as_json)
+
+
+@release.command("rollback")
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
+def rollback_command(as_json: bool) -> None:
+    """Go back to the release that served before, or to none.
+
+    Example: riffle release rollback
+    """
+    settings, console = Settings.from_env(), Console(stderr=True)
+    aliases = _aliases(settings)
+    champion, previous = aliases.get(CHAMPION), aliases.get(PREVIOUS)
+    if champion is None and previous is None:
+        raise ReleaseRejected("no_previous", "no release was ever promoted: there is nothing to go back to")
+    asyncio.run(announce(settings, {CHAMPION: previous, PREVIOUS: champion}))
+    facts: dict[str, Any] = {
+        "champion": previous.release if previous else "none",
+        "previous": champion.release if champion else "none",
+    }
+    facts["served"] = await_served(settings, facts["champion"], console)
+    _report(facts, as_json=as_json)
+
+
+def _report(facts: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    where = "the worker serves it" if facts["served"] else "announced"
+    click.echo(f"champion {facts['champion']} ({where}), before it {facts['previous']}")

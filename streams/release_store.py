@@ -1,0 +1,74 @@
+"""Where releases lie: a local folder of them, filled from S3 when an announcement says so."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from schemas.errors import ReleaseRejected
+from streams.announce import Announcement
+
+__all__ = ["fetch_release", "manifest_sha256", "upload_release"]
+
+
+def manifest_sha256(folder: Path) -> str:
+    """What pins a release: the hash of its manifest, which holds the hashes of all other files."""
+    return hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+
+
+def _client() -> Any:
+    import boto3
+
+    return boto3.client("s3")
+
+
+def _split(uri: str) -> tuple[str, str]:
+    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    return bucket, prefix.strip("/")
+
+
+def fetch_release(root: Path, wanted: Announcement, client: Any = None) -> Path:
+    """The release's folder below `root`, downloaded when it is not there and the announcement names an `s3://` place.
+
+    What comes is not trusted: `Release.open` verifies it against the announced manifest.
+
+    Raises:
+        ReleaseRejected: it is not here and cannot be fetched.
+    """
+    folder = root / wanted.release
+    if folder.is_dir():
+        return folder
+    if not wanted.uri.startswith("s3://"):
+        raise ReleaseRejected(
+            "not_here", f"{folder} does not exist, and {wanted.uri or 'no place'} is nowhere to fetch it from"
+        )
+    # because models.release is needed only here, and this module is imported by commands that must start fast
+    from models.release import FILES, read_manifest
+
+    bucket, prefix = _split(wanted.uri)
+    s3 = client or _client()
+    root.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=".part-", dir=root))
+    try:
+        s3.download_file(bucket, f"{prefix}/manifest.json", str(part / "manifest.json"))
+        read_manifest(part, wanted.manifest_sha256)
+        for name in sorted(FILES):
+            s3.download_file(bucket, f"{prefix}/{name}", str(part / name))
+        part.chmod(0o755)
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def upload_release(folder: Path, target: str, client: Any = None) -> str:
+    """Copy a release below `s3://bucket/prefix`, the manifest last; returns its `s3://` address."""
+    bucket, prefix = _split(target)
+    s3 = client or _client()
+    base = f"{prefix}/{folder.name}".strip("/")
+    for path in sorted(folder.iterdir(), key=lambda path: (path.name == "manifest.json", path.name)):
+        s3.upload_file(str(path), bucket, f"{base}/{path.name}")
+    return f"s3://{bucket}/{base}"

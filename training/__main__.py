@@ -1,0 +1,26 @@
+"""`python -m training …`: the same command on a laptop, in a Kubernetes Job, in a SageMaker training job."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from schemas.errors import RiffleError
+from training.cli import evaluate_command, train_command
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run a command of training."""
+    group = click.Group("training", commands={"train": train_command, "evaluate": evaluate_command})
+    try:
+        group(prog_name="python -m training")
+    except RiffleError as exc:
+        click.echo(f"riffle: {exc.message}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""What to learn from: a dataset folder, or the archive of the stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from models.archive.files import read_archive
+from models.archive.target import Target, open_target
+from models.dataset.folder import Dataset
+from schemas.errors import BadDataset
+from schemas.records import Interaction, Item
+
+__all__ = ["Corpus", "open_corpus"]
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Items, and events in event-time order."""
+
+    name: str
+    items: list[Item]
+    events: list[Interaction]
+    positive: str
+    bad_rows: int = 0
+
+
+def open_corpus(source: str, positive: str | None = None) -> Corpus:
+    """Read a dataset folder, or an archive (a folder or `s3://bucket/prefix`).
+
+    `positive`: rule over event columns that says which events are liked; None means the folder's own, and for an archive
+    that every event is.
+
+    Raises:
+        BadDataset: neither, or it holds no items or no events.
+    """
+    folder = Path(source)
+    if "://" not in source and any((folder / f"events.{kind}").exists() for kind in ("parquet", "csv", "jsonl")):
+        dataset = Dataset.open(folder)
+        items, events = list(dataset.items()), list(dataset.events())
+        return Corpus(dataset.name, items, events, positive or dataset.positive, dataset.bad_count)
+    if "://" not in source and not folder.is_dir():
+        raise BadDataset("no_folder", f"{source} is neither a dataset folder nor an archive")
+    target = open_target(source)
+    items, events = list(_items(target)), list(_events(target))
+    if not items or not events:
+        raise BadDataset(
+            "empty", f"{source} holds {len(items)} items and {len(events)} events: is it a dataset folder or an archive?"
+        )
+    return Corpus(folder.name or source, items, events, positive or "True")
+
+
+def _items(target: Target) -> Iterator[Item]:
+    """Each item as it was archived last."""
+    names = [field.name for field in fields(Item)]
+    frame = read_archive(target, "items").sort("_partition", "_offset").unique("item_id", keep="last", maintain_order=True)
+    for row in frame.select(names).collect().iter_rows(named=True):
+        known: dict[str, Any] = {**row, "categories": tuple(row["categories"] or ())}
+        known["attributes"] = {pair["key"]: pair["value"] for pair in row["attributes"] or ()}
+        yield Item(**known)
+
+
+def _events(target: Target) -> Iterator[Interaction]:
+    """Events by event time, each producer's duplicate once."""
+    names = [field.name for field in fields(Interaction)]
+    frame = read_archive(target, "interactions").sort("_partition", "_offset")
+    frame = frame.unique(["user_id", "event_id"], keep="first", maintain_order=True)
+    frame = frame.sort("event_time", "_partition", "_offset").select(names)
+    for row in frame.collect().iter_rows(named=True):
+        yield Interaction(**row)
