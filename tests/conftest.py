@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,6 +20,9 @@ from streams.embedded.kafka import EmbeddedKafka
 from streams.embedded.process import wait_until
 from streams.embedded.redis import EmbeddedRedis
 from streams.settings import Settings
+
+if TYPE_CHECKING:
+    from training.learn import Learned
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -119,3 +123,23 @@ def worker_of() -> Iterator[Callable[[Settings], WorkerProcess]]:
     yield make
     for process in made:
         process.stop()
+
+
+@pytest.fixture(scope="session")
+def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of encoded vectors."""
+    return tmp_path_factory.mktemp("vectors")
+
+
+@pytest.fixture(scope="session")
+def learned(vectors: Path) -> Learned:
+    """A release trained on `learning_corpus`, once per run."""
+    from learning_corpus import small_release
+
+    return small_release(vectors)
+
+
+@pytest.fixture
+def folder(learned: Learned, tmp_path: Path) -> Path:
+    """The release as a folder below `tmp_path/releases`."""
+    return learned.write(tmp_path / "releases", {"gate": {"passed": True}})

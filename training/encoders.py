@@ -88,6 +88,9 @@ class TextEncoder:
         from transformers import AutoModel, AutoTokenizer
 
         if self._model is None:
+            from transformers.utils import logging as noise
+
+            noise.disable_progress_bar()
             self._tokenizer = AutoTokenizer.from_pretrained(self._source)
             self._model = AutoModel.from_pretrained(self._source).eval()
         texts = [content.decode() for content in contents]

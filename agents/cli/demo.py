@@ -131,7 +131,7 @@ def _learn(settings: Settings, positive: str, tokens: dict[int, int], console: C
     trained = run_training(settings, options, console)
     served = False
     if trained["gate"]["passed"]:
-        promote(settings, trained["release"])
+        trained |= promote(settings, trained["release"])
         served = await_served(settings, trained["release"], console)
     print_training(trained, console)
     kept = {name: {m: trained[name][m] for m in METRICS} for name in ("before", "after")}

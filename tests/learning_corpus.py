@@ -1,0 +1,49 @@
+"""A small corpus with learnable tastes, and a release trained on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from schemas.records import Interaction, Item
+from training.learn import Learned, LearnSettings, learn
+from training.ranker import RankerSettings
+from training.towers import TowerSettings
+
+POSITIVE = "action == 'like'"
+COLOURS = ("red", "green", "blue")
+
+
+def corpus(seed: int = 0, n_items: int = 40, n_users: int = 30, n_events: int = 900) -> tuple[list[Item], list[Interaction]]:
+    """People like one colour; what they open is mostly of it, what they like always is."""
+    rng = np.random.default_rng(seed)
+    items = [
+        Item(f"i{n}", f"{COLOURS[n % 3]} thing {n}", f"made of {COLOURS[n % 3]} glass", (COLOURS[n % 3],))
+        for n in range(n_items)
+    ]
+    events, seen = [], set()
+    for n in range(n_events):
+        user = int(rng.integers(n_users))
+        of_colour = np.flatnonzero(np.arange(n_items) % 3 == user % 3)
+        item = int(rng.choice(of_colour)) if rng.random() < 0.8 else int(rng.integers(n_items))
+        action = "like" if item % 3 == user % 3 and (user, item) not in seen and rng.random() < 0.7 else "view"
+        seen.add((user, item))
+        value = float(rng.integers(1, 6)) if n % 4 else None
+        events.append(Interaction(f"e{n}", f"u{user}", f"i{item}", 1_000_000_000 + 3_600_000 * n, action, value))
+    return items, events
+
+
+SMALL = LearnSettings(
+    towers=TowerSettings(dimensions=16, blocks=1, epochs=30, batch=8, rate=1e-2, other=0.0),
+    ranker=RankerSettings(width=16, experts=2, epochs=4, batch=16),
+    neighbours=16,
+    queries=120,
+)
+
+
+def small_release(cache: Path, seed: int = 0) -> Learned:
+    torch.set_num_threads(1)
+    items, events = corpus(seed)
+    return learn(items, events, POSITIVE, cache, SMALL)

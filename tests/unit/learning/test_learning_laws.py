@@ -1,0 +1,236 @@
+"""Laws of what is learned from, and of what is learned."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from learning_corpus import POSITIVE, SMALL, corpus, small_release
+
+from models.features import FEATURES
+from models.items import ItemStore
+from models.pipeline.batch import Queries
+from models.sequences import EVENT_WIDTH, LENGTH, history_inputs
+from models.serving import ServingModel
+from models.signals import Scratch, Signal
+from models.state import UserRecord, apply_interactions
+from schemas.columns import InteractionColumns
+from schemas.errors import BadDataset
+from schemas.records import Interaction, Item, Request
+from training.data import ATTRIBUTION_MS, EventTable, heads_of, vocabulary_of
+from training.ease import ease
+from training.evaluate import Figures, World
+from training.export import to_onnx
+from training.gate import judge
+from training.learn import Learned, learn
+from training.ranker import Ranker, RankerSettings
+from training.replay import replay
+from training.towers import TowerSettings, UserTower, _inputs
+
+few = settings(max_examples=40, deadline=None)
+
+
+# ---- signals
+
+
+@few
+@given(st.lists(st.tuples(st.integers(0, 19), st.floats(0, 5, width=32)), max_size=60), st.integers(1, 30))
+def test_a_signal_says_what_a_dense_vector_says(pairs: list[tuple[int, float]], most: int) -> None:
+    rows, weights = np.asarray([r for r, _ in pairs], np.int32), np.asarray([w for _, w in pairs], np.float32)
+    scratch = Scratch()
+    for _ in range(2):  # what a sum leaves behind must not show in the next
+        found, sums = scratch.sum(rows, weights, 20)
+        dense = np.bincount(rows, weights, minlength=20)
+        assert np.array_equal(found, np.unique(rows))
+        assert sums == pytest.approx(dense[found], rel=1e-5)
+    signal = Signal([found], [sums])
+    assert signal.at(0, np.arange(20, dtype=np.int32)) == pytest.approx(dense, rel=1e-5)
+    top, values = signal.top(0, most)
+    assert sorted(values.tolist(), reverse=True) == pytest.approx(sorted(dense[dense > 0], reverse=True)[:most], rel=1e-5)
+    assert (values > 0).all()
+    assert len(top) == len(set(top.tolist()))
+
+
+# ---- what is learned from
+
+EVENTS = st.lists(
+    st.tuples(
+        st.integers(0, 2), st.integers(0, 4), st.integers(0, 2 * ATTRIBUTION_MS), st.sampled_from(["view", "like", "buy"])
+    ),
+    min_size=1,
+    max_size=30,
+)
+
+
+@few
+@given(EVENTS)
+def test_labels_equal_a_plain_recomputation(drawn: list[tuple[int, int, int, str]]) -> None:
+    events = [
+        Interaction(f"e{n}", f"u{u}", f"i{i}", t, action)
+        for n, (u, i, t, action) in enumerate(sorted(drawn, key=lambda d: d[2]))
+    ]
+    items = [Item(f"i{n}") for n in range(5)]
+    vocabulary = vocabulary_of(events, POSITIVE)
+    heads = (("positive", 1.0), ("view", 0.1))
+    table = EventTable.of(events, items, vocabulary, heads)
+    for n, event in enumerate(events):
+        before = [e for e in events[:n] if (e.user_id, e.item_id) == (event.user_id, event.item_id)]
+        assert table.first[n] == (not before)
+        if table.first[n]:
+            after = [
+                e
+                for e in events[n:]
+                if (e.user_id, e.item_id) == (event.user_id, event.item_id)
+                and e.event_time - event.event_time <= ATTRIBUTION_MS
+            ]
+            slot_of_view = vocabulary.slots(["view"])[0]
+            assert table.labels[n, 0] == any(e.action == "like" for e in after)
+            assert table.labels[n, 1] == any(vocabulary.slots([e.action])[0] == slot_of_view for e in after)
+
+
+def test_training_and_serving_read_the_same_history() -> None:
+    """What the towers are trained on, event by event, is what a worker makes of the person's record."""
+    items, events = corpus(3)
+    vocabulary = vocabulary_of(events, POSITIVE)
+    table = EventTable.of(events, items, vocabulary, heads_of(events, vocabulary, POSITIVE))
+    inputs = _inputs(table)
+    records = {event.user_id: UserRecord() for event in events}
+    apply_interactions(records, InteractionColumns.of(events, range(len(events))), {}, {})
+    for user, record in records.items():
+        mine = [n for n, event in enumerate(events) if event.user_id == user][-LENGTH:]
+        served = history_inputs(record, vocabulary, vocabulary.liked_history(record))
+        assert served == pytest.approx(inputs[mine], abs=1e-6)
+
+
+def test_too_little_to_learn_from_is_said(vectors: Path) -> None:
+    items, events = corpus()
+    with pytest.raises(BadDataset, match="too little"):
+        learn(items, events[:50], POSITIVE, vectors, SMALL)
+    with pytest.raises(BadDataset, match="too little"):
+        learn(items, events, "action == 'never'", vectors, SMALL)
+
+
+# ---- replay
+
+
+def replayed(learned: Learned, events: list[Interaction]) -> np.ndarray:
+    items, _ = corpus()
+    vocabulary = vocabulary_of(corpus()[1], POSITIVE)
+    table = EventTable.of(events, items, vocabulary, heads_of(corpus()[1], vocabulary, POSITIVE))
+    model = ServingModel(learned.release())
+    return replay(World(items), model, events, table, 600, 10_000, 0).examples.features
+
+
+def test_a_replayed_feature_never_sees_its_own_event_or_a_later_one(learned: Learned) -> None:
+    """Other events from some moment on change no feature gathered before it: candidates kept are compared as sets."""
+    _, events = corpus()
+    n = 700
+    altered = events[:n] + [replace(event, item_id="i0", action="view", value=5.0) for event in events[n:]]
+    whole, changed = replayed(learned, events), replayed(learned, altered)
+    pairs = {(e.user_id, e.item_id) for e in events[:600]}
+    first = [e for e in events[600:n] if (e.user_id, e.item_id) not in pairs and not pairs.add((e.user_id, e.item_id))]  # type: ignore[func-returns-value]
+    assert len(first) > 20
+    for a, b in zip(whole[: len(first)], changed[: len(first)], strict=True):
+        assert np.array_equal(np.unique(a.round(5), axis=0), np.unique(b.round(5), axis=0))
+
+
+# ---- models
+
+
+def test_ease_is_the_closed_form() -> None:
+    rng = np.random.default_rng(1)
+    x = (rng.random((50, 12)) < 0.3).astype(np.float64)
+    users, items = np.nonzero(x)
+    index, weight = ease(users, items, 12, neighbours=12, l2=5.0, least=1)
+    inverse = np.linalg.inv(x.T @ x + 5.0 * np.eye(12))
+    expected = -inverse / np.diag(inverse)
+    np.fill_diagonal(expected, 0)
+    got = np.zeros((12, 12))
+    for i in range(12):
+        there = index[i] >= 0
+        got[i, index[i][there]] = weight[i][there]
+    assert got == pytest.approx(np.maximum(expected, 0), abs=1e-4)
+
+
+def test_a_user_tower_on_a_window_is_the_user_tower_on_the_newest_events() -> None:
+    """Padding in front changes nothing: a short history gives the same vector wherever the window starts."""
+    torch.manual_seed(0)
+    tower = UserTower(TowerSettings(dimensions=16)).eval()
+    items, events = torch.randn(1, LENGTH, 17), torch.rand(1, LENGTH, EVENT_WIDTH)
+    mask = torch.zeros(1, LENGTH)
+    mask[:, -10:] = 1
+    with torch.inference_mode():
+        padded = tower(items, events, mask)
+        noise = items.clone()
+        noise[:, :-10] = 100.0
+        assert torch.allclose(tower(noise, events, mask), padded, atol=1e-5)
+        states = tower.states(items, events, torch.ones(1, LENGTH))
+        altered = items.clone()
+        altered[:, 40:] = 7.0
+        assert torch.allclose(tower.states(altered, events, torch.ones(1, LENGTH))[:, :40], states[:, :40], atol=1e-5)
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+def test_onnx_gives_what_torch_gives(heads: int) -> None:
+    torch.manual_seed(heads)
+    rng = np.random.default_rng(heads)
+    ranker = Ranker(len(FEATURES), 17, heads, RankerSettings(width=16)).eval()
+    inputs = {
+        "features": rng.normal(0, 10, (256, len(FEATURES))).astype(np.float32),
+        "user_vectors": rng.normal(size=(256, 17)).astype(np.float32),
+        "item_vectors": rng.normal(size=(256, 17)).astype(np.float32),
+    }
+    graph, worst = to_onnx(ranker, inputs, "heads", checks=(1, 2, 255))
+    assert worst <= 1e-4
+    assert to_onnx(ranker, inputs, "heads")[0] == graph, "the same model gives the same bytes"
+
+
+def test_the_same_seed_and_data_give_the_same_release(learned: Learned, vectors: Path, tmp_path: Path) -> None:
+    again = small_release(vectors)
+    assert again.write(tmp_path / "a", {}).name == learned.write(tmp_path / "b", {}).name
+
+
+def test_what_was_learned_beats_chance_and_content_carries_new_items(learned: Learned) -> None:
+    """People of a colour get its items, also those that training never saw."""
+    items, _ = corpus()
+    model = ServingModel(learned.release())
+    store = ItemStore(1)
+    for item in items:
+        store.upsert(item)
+    for n in range(60, 66):
+        store.upsert(Item(f"new{n}", f"{('red', 'green', 'blue')[n % 3]} thing", "", (("red", "green", "blue")[n % 3],)))
+    user = UserRecord()
+    liked = [Interaction(f"e{n}", "u", f"i{3 * n}", n * 1000 + 1, "like") for n in range(6)]
+    apply_interactions({"u": user}, InteractionColumns.of(liked, range(6)), store.categories_of_hash, store.id_of_hash)
+    queries = Queries.hydrate([Request("r", "u")], [user], store, model)
+    model.hydrate(queries, store)
+    assert model.synced(store)
+    assert queries.user_vectors is not None
+    scores = model.vectors[: len(store)] @ queries.user_vectors[0]
+    red = np.arange(40) % 3 == 0
+    assert scores[:40][red].mean() > scores[:40][~red].mean()
+    assert np.abs(model.vectors[40 : len(store)]).sum(axis=1).all(), "new items have vectors"
+
+
+# ---- gate
+
+
+def figures(ranks: list[int]) -> Figures:
+    return Figures(ranks=ranks)
+
+
+def test_the_gate_passes_what_is_better_beyond_noise_only() -> None:
+    rng = np.random.default_rng(0)
+    weak, strong = rng.integers(0, 60, 400).tolist(), rng.integers(0, 15, 400).tolist()
+    assert judge(figures(strong), figures(weak), 1e-6).passed
+    assert not judge(figures(weak), figures(strong), 1e-6).passed
+    assert "beyond noise" in judge(figures(weak), figures(weak), 1e-6).reasons[0]
+    assert "differs from torch" in judge(figures(strong), figures(weak), 1e-2).reasons[0]
+    assert "queries" in judge(figures(strong[:20]), figures(weak[:20]), 1e-6).reasons[0]
+    with pytest.raises(ValueError, match="same queries"):
+        judge(figures(strong), figures(weak[:-1]), 0.0)
