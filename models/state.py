@@ -86,7 +86,7 @@ class UserRecord:
     session: tuple[str, int, int] = ("", 0, 0)
     "Current session: id, start (epoch ms), events."
     seen: SeenSet = field(default_factory=SeenSet)
-    buffer: NDArray[np.void] = field(default_factory=lambda: np.zeros(HISTORY + SLACK, EVENT))
+    buffer: NDArray[np.void] = field(default_factory=lambda: np.zeros(HISTORY + SLACK, EVENT), repr=False)
     size: int = 0
     arrived: deque[int] = field(default_factory=deque)
     "Hashes of the newest events by arrival, newest last, at most HISTORY: the window in which duplicates are dropped."

@@ -53,7 +53,7 @@ class LearnSettings:
     seed: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Learned:
     """The parts of a release, not yet written."""
 

@@ -152,7 +152,7 @@ class CandidatePipeline:
 
     def _rank(self, run: _Run, queries: Queries, candidates: Candidates) -> Candidates:
         """Rank by the serving release. When that fails the light order stands, and the slate says so."""
-        if queries.model is None:
+        if queries.model is None or not len(candidates):
             return candidates
         try:
             self.ranker.rank(queries, candidates, self.items)

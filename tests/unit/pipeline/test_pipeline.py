@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from models.items import ItemStore
 from models.pipeline.batch import Candidates, Queries, Retrieved
 from models.pipeline.pipeline import CandidatePipeline, PipelineSettings
 from models.pipeline.scoring import LightScorer
+from models.slot import ModelSlot
 from models.state import ItemStatRow, NeighbourRow, UserRecord, apply_interactions, apply_statistics
 from schemas.columns import InteractionColumns
 from schemas.records import Interaction, Item, Request
+
+if TYPE_CHECKING:
+    from training.learn import Learned
 
 N = 25
 ITEMS = [f"i{n}" for n in range(N)]
@@ -66,12 +70,31 @@ def worlds(draw: st.DrawFn) -> tuple[ItemStore, dict[str, UserRecord], list[Requ
     return items, users, requests
 
 
-@settings(max_examples=120, deadline=None)
-@given(worlds())
-def test_a_slate_never_holds_what_must_not_be_shown(world: tuple[ItemStore, dict[str, UserRecord], list[Request]]) -> None:
+def slot_of(learned: Learned | None) -> ModelSlot:
+    slot = ModelSlot()
+    if learned is not None:
+        from models.serving import ServingModel
+
+        slot.swap(ServingModel(learned.release()))
+    return slot
+
+
+@pytest.fixture(params=["without a release", "with a release"])
+def release(request: pytest.FixtureRequest) -> Learned | None:
+    return request.getfixturevalue("learned") if request.param == "with a release" else None
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(world=worlds())
+def test_a_slate_never_holds_what_must_not_be_shown(
+    release: Learned | None, world: tuple[ItemStore, dict[str, UserRecord], list[Request]]
+) -> None:
     items, users, requests = world
-    slates = CandidatePipeline(items).run(requests, [users.get(r.user_id) for r in requests], [None] * len(requests))
+    slot = slot_of(release)
+    slates = CandidatePipeline(items, slot=slot).run(requests, [users.get(r.user_id) for r in requests], [None] * len(requests))
     for request, slate in zip(requests, slates, strict=True):
+        assert slate.release == slot.name
+        assert slate.degraded == ()
         shown = [item.item_id for item in slate.items]
         assert len(shown) == len(set(shown)) <= request.k
         assert not set(shown) & set(request.exclude)
@@ -99,16 +122,19 @@ def test_a_slate_never_holds_what_must_not_be_shown(world: tuple[ItemStore, dict
             assert set(shown) <= wanted
 
 
-@settings(max_examples=60, deadline=None)
-@given(worlds())
-def test_an_answer_does_not_depend_on_its_batch(world: tuple[ItemStore, dict[str, UserRecord], list[Request]]) -> None:
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(world=worlds())
+def test_an_answer_does_not_depend_on_its_batch(
+    release: Learned | None, world: tuple[ItemStore, dict[str, UserRecord], list[Request]]
+) -> None:
     items, users, requests = world
-    pipeline = CandidatePipeline(items)
+    pipeline = CandidatePipeline(items, slot=slot_of(release))
     together = pipeline.run(requests, [users.get(r.user_id) for r in requests], [None] * len(requests))
     for request, slate in zip(requests, together, strict=True):
         alone = pipeline.run([request], [users.get(request.user_id)], [None])[0]
-        assert [i.item_id for i in alone.items] == [i.item_id for i in slate.items]
-        assert [i.score for i in alone.items] == pytest.approx([i.score for i in slate.items], rel=1e-5)
+        assert [i.score for i in alone.items] == pytest.approx([i.score for i in slate.items], rel=1e-4)
+        if release is None:  # a graph's last bits depend on the batch's size, so that near ties may change places
+            assert [i.item_id for i in alone.items] == [i.item_id for i in slate.items]
 
 
 def small() -> ItemStore:
@@ -195,3 +221,80 @@ def test_more_of_one_category_is_held_back_a_little() -> None:
     slate = even.run([Request("r", "u", k=6)], [None], [None])[0]
     kinds = {int(item.item_id[1:]) % 2 for item in slate.items}
     assert kinds == {0, 1}
+
+
+# ---- with a release
+
+
+def with_release(learned: Learned) -> tuple[CandidatePipeline, UserRecord]:
+    from learning_corpus import corpus
+
+    items = ItemStore(1)
+    for item in corpus()[0]:
+        items.upsert(item)
+    user = UserRecord()
+    liked = [Interaction(f"e{n}", "u", f"i{3 * n}", n * 1000 + 1, "like") for n in range(4)]
+    apply_interactions({"u": user}, InteractionColumns.of(liked, range(4)), items.categories_of_hash, items.id_of_hash)
+    return CandidatePipeline(items, slot=slot_of(learned)), user
+
+
+def test_a_release_ranks_explains_and_logs_what_it_saw(learned: Learned) -> None:
+    from models.features import FEATURES
+
+    pipeline, user = with_release(learned)
+    slate = pipeline.run([Request("r", "u", k=5, explain=True)], [user], [None])[0]
+    assert slate.release == learned.manifest.name
+    for item in slate.items:
+        assert item.explanation is not None
+        heads = item.explanation["heads"]
+        assert isinstance(heads, dict)
+        assert set(heads) == {head.action for head in learned.manifest.heads}
+        weights = {head.action: head.weight for head in learned.manifest.heads}
+        assert item.score == pytest.approx(sum(weights[name] * p for name, p in heads.items()), abs=1e-4)
+        assert len(item.features) == len(FEATURES)
+        assert np.isfinite(item.features).all()
+    assert {"learned"} & {source for item in slate.items for source in item.sources}
+
+
+def test_a_ranker_that_fails_leaves_the_light_order_and_says_so(learned: Learned, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline, user = with_release(learned)
+
+    def fails(*args: object) -> None:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(pipeline.ranker, "rank", fails)
+    slate = pipeline.run([Request("r", "u", k=5, explain=True)], [user], [None])[0]
+    assert slate.degraded == ("ranker",)
+    assert len(slate.items) == 5
+    light = [item.explanation["light"] for item in slate.items if item.explanation]
+    assert light == sorted(light, reverse=True)  # type: ignore[type-var]
+    assert pipeline.counters["failed", "ranker"] == 1
+
+
+def test_a_hydrator_that_fails_costs_its_part(learned: Learned, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline, user = with_release(learned)
+
+    def fails(*args: object) -> None:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(pipeline.hydrators[1], "hydrate", fails)
+    slate = pipeline.run([Request("r", "u", k=5)], [user], [None])[0]
+    assert set(slate.degraded) == {"hydrator:release", "ranker"}
+    assert len(slate.items) == 5
+
+
+def test_every_requested_candidate_is_ranked_even_beyond_the_light_cut(learned: Learned) -> None:
+    pipeline, _ = with_release(learned)
+    few = CandidatePipeline(pipeline.items, PipelineSettings(light_top=3), slot=pipeline.slot)
+    asked = tuple(f"i{n}" for n in range(20))
+    slate = few.run([Request("r", "u", k=30, candidates=asked)], [None], [None])[0]
+    assert {item.item_id for item in slate.items} == set(asked)
+
+
+def test_an_item_that_arrives_under_a_release_is_retrieved_by_its_content(learned: Learned) -> None:
+    pipeline, user = with_release(learned)
+    pipeline.run([Request("r", "u")], [user], [None])
+    pipeline.items.upsert(Item("late", "red thing", "made of red glass", ("red",)))
+    slate = pipeline.run([Request("r", "u", k=45)], [user], [None])[0]
+    late = next(item for item in slate.items if item.item_id == "late")
+    assert "learned" in late.sources
