@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,8 @@ from schemas.codec import encode
 from schemas.columns import ERASE
 from schemas.errors import BadItem, NotReady
 from schemas.records import Interaction, Item, Request, Slate, SlateItem
+from streams.client import RiffleClient
+from streams.redis_mirror import UserMirror
 from streams.settings import Settings
 
 __all__ = ["Service", "summary"]
@@ -67,8 +70,12 @@ class Service:
         partitions: Mapping[int, UserPartition],
         producer: AIOKafkaProducer,
         metrics: Metrics,
+        mirror: UserMirror,
     ) -> None:
         self._settings = settings
+        self._mirror = mirror
+        self._client: RiffleClient | None = None
+        self._connecting = asyncio.Lock()
         self._items = items
         self._pipeline = pipeline
         self._recommend = recommend
@@ -82,17 +89,34 @@ class Service:
         """Partition that holds a person's state: the default partitioner's choice."""
         return self._recommend.partition_of(user_id)
 
-    def _owned(self, user_id: str) -> UserPartition:
+    def _owned(self, user_id: str) -> UserPartition | None:
+        """The person's partition; None when another worker has it. Raises NotReady while it is being restored here."""
         number = self.partition_of(user_id)
         partition = self._partitions.get(number)
-        if partition is None or not partition.state.ready.is_set():
-            raise NotReady("not_ready", f"partition {number} of this person is not restored here: try again")
+        if partition is not None and not partition.state.ready.is_set():
+            raise NotReady("not_ready", f"partition {number} of this person is being restored here: try again")
         return partition
 
+    async def _others(self) -> RiffleClient:
+        """The client by which requests for other workers' people go over Kafka, where the key routes them."""
+        async with self._connecting:
+            if self._client is None:
+                client = RiffleClient(self._settings)
+                await client.start()
+                self._client = client
+        return self._client
+
+    async def stop(self) -> None:
+        """Disconnect."""
+        if self._client is not None:
+            await self._client.stop()
+
     async def recommend(self, request: Request, deadline_ms: int | None = None) -> Slate:
-        """A slate; raises RiffleError with the terminal error."""
-        self._owned(request.user_id)
+        """A slate, from here or from the worker that has the person's partition; raises RiffleError with the terminal error."""
         budget = deadline_ms or self._settings.deadline_ms
+        if self._owned(request.user_id) is None:
+            self.metrics.count("requests_forwarded")
+            return await (await self._others()).recommend(request, budget)
         return await self._recommend.recommend(request, self.partition_of(request.user_id), budget)
 
     def similar(self, item_id: str, k: int) -> list[SlateItem]:
@@ -109,9 +133,17 @@ class Service:
             raise BadItem("not_found", f"no item {item_id!r}", "item_id")
         return found
 
-    def user(self, user_id: str) -> dict[str, Any]:
-        """What is known of a person; raises BadItem `not_found`."""
-        record = self._owned(user_id).lookup([user_id])[0]
+    async def user(self, user_id: str) -> dict[str, Any]:
+        """What is known of a person; of another worker's, what that worker mirrored last. Raises BadItem `not_found`."""
+        partition = self._owned(user_id)
+        if partition is None:
+            mirrored = await self._mirror.get(user_id)
+            if mirrored is None:
+                raise BadItem(
+                    "not_found", f"nothing is mirrored of {user_id!r}, whose partition is on another worker", "user_id"
+                )
+            return mirrored
+        record = partition.lookup([user_id])[0]
         if record is None:
             raise BadItem("not_found", f"nothing is known of {user_id!r}", "user_id")
         return {"user_id": user_id, **summary(record, self._items)}

@@ -93,7 +93,9 @@ class Worker:
             },
         )
         self.recommend = Recommend(settings, self.pipeline, self.users, self._replies, self.metrics, self._registry)
-        self.service = Service(settings, self.items, self.pipeline, self.recommend, self.users, self._events, self.metrics)
+        self.service = Service(
+            settings, self.items, self.pipeline, self.recommend, self.users, self._events, self.metrics, self._mirror
+        )
         await self._reader.start(self._crash)
         await self._reader.wait()
         # a worker that is ready serves what is announced, or says why not
@@ -117,6 +119,8 @@ class Worker:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._mirror.stop()
+        if self.service is not None:
+            await self.service.stop()
         if self.recommend is not None:
             await self.recommend.drain()
         for part in self._parts():

@@ -33,7 +33,7 @@ class UserMirror:
         self._waiting: dict[str, bytes | None] = {}
         self._task: asyncio.Task[None] | None = None
         self.counters: Counter[str] = Counter()
-        "`written`, `dropped`, `failed`: users, not calls."
+        "`written`, `dropped`, `failed`, `failed_reads`: users, not calls."
 
     def put(self, user_id: str, summary: Mapping[str, object]) -> None:
         """Queue a summary. Never waits."""
@@ -48,6 +48,15 @@ class UserMirror:
             self.counters["dropped"] += 1
             return
         self._waiting[user_id] = value
+
+    async def get(self, user_id: str) -> dict[str, object] | None:
+        """A person's summary as it was mirrored last; None when there is none, or Redis does not answer."""
+        try:
+            found = await self._redis.get(f"{self._prefix}user:{user_id}")
+        except (RedisError, OSError, TimeoutError):
+            self.counters["failed_reads"] += 1
+            return None
+        return None if found is None else dict(orjson.loads(found))
 
     async def start(self) -> None:
         """Begin to write."""

@@ -41,7 +41,7 @@ class FakeService:
             raise BadItem("not_found", "there is no such item", "item_id")
         return [SlateItem(other, 0.5, ("content",)) for other in self.catalogue if other != item_id][:k]
 
-    def user(self, user_id: str) -> Mapping[str, object]:
+    async def user(self, user_id: str) -> Mapping[str, object]:
         self._guard()
         found = [event.item_id for event in self.events if event.user_id == user_id]
         if not found:

@@ -63,6 +63,7 @@ def load(folder: Path, strict: bool, items_only: bool, as_json: bool) -> None:
     """
     settings, dataset = Settings.from_env(), Dataset.open(folder)
     n_items, n_events = dataset.counts()
+    n_users = sum(1 for _ in dataset.users())
     if strict:
         for _ in dataset.items():
             pass
@@ -80,7 +81,9 @@ def load(folder: Path, strict: bool, items_only: bool, as_json: bool) -> None:
     tokens = {}
     if not items_only:
         tokens = with_progress("events", n_events, lambda at: produce_events(settings, dataset.events(), None, at))
-    facts = {"name": dataset.name, "items": n_items, "events": 0 if items_only else n_events, "last_offsets": tokens}
+    facts: dict[str, Any] = {"name": dataset.name, "items": n_items, "events": 0 if items_only else n_events}
+    facts |= {"users": n_users} if dataset.has_users else {}
+    facts |= {"last_offsets": tokens}
     _finish({**facts, **_report(dataset)}, dataset, as_json=as_json, strict=strict)
 
 

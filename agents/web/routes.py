@@ -134,7 +134,7 @@ def _users(table: web.RouteTableDef, service: Service) -> None:
     async def user(request: web.Request) -> web.Response:
         """What is known of a person; 404 when nothing is."""
         user_id = identifier(request.match_info["user_id"], "user_id")
-        return json_response({"user_id": user_id, **service.user(user_id)})
+        return json_response({"user_id": user_id, **await service.user(user_id)})
 
     @table.delete("/v1/users/{user_id}")
     async def erase(request: web.Request) -> web.Response:

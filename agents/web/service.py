@@ -36,7 +36,7 @@ class Service(Protocol):
             BadItem: code `not_found`.
         """
 
-    def user(self, user_id: str) -> Mapping[str, object]:
+    async def user(self, user_id: str) -> Mapping[str, object]:
         """What is known of a person, as JSON values.
 
         Raises:

@@ -48,6 +48,7 @@ class Dataset:
     "Rule over event columns that says which events are liked; `True` when the folder names none."
     _items: Path = field(repr=False)
     _events: Path = field(repr=False)
+    _users: Path | None = field(default=None, repr=False)
     bad: list[BadRow] = field(default_factory=list)
     warnings: Counter[str] = field(default_factory=Counter)
     "What costs no row: `image_missing`, in the latest pass."
@@ -79,7 +80,39 @@ class Dataset:
             str(described.get("positive", "True")),
             _find(folder, "items"),
             _find(folder, "events"),
+            next((path for e in EXTENSIONS if (path := folder / f"users.{e}").exists()), None),
         )
+
+    @property
+    def has_users(self) -> bool:
+        """Whether the folder describes its people."""
+        return self._users is not None
+
+    def users(self) -> Iterator[tuple[str, dict[str, str]]]:
+        """(user_id, further columns as text) of each row of `users.*`; nothing without that file.
+
+        Nothing is learned from these columns yet: they are checked, so that a bad file is known early.
+        """
+        if self._users is None:
+            return
+        self._begin(self._users)
+        seen: set[str] = set()
+        for row, source in rows(self._users):
+            try:
+                if isinstance(source, str):
+                    raise BadInput("invalid_row", source)
+                user_id = typed({"user_id": source.get("user_id")}).get("user_id")
+                if isinstance(user_id, int):
+                    user_id = str(user_id)
+                if not isinstance(user_id, str) or len(user_id) > 256:
+                    raise BadInput("missing_field", "user_id is missing, or longer than 256 characters", "user_id")
+                if user_id in seen:
+                    raise BadInput("repeated_user", f"user_id {user_id!r} was there before", "user_id")
+            except BadInput as exc:
+                self._note(self._users, row, exc)
+                continue
+            seen.add(user_id)
+            yield user_id, {k: _text(v) for k, v in source.items() if k != "user_id" and v not in {None, ""}}
 
     def counts(self) -> tuple[int, int]:
         """Rows of items and of events."""
