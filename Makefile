@@ -6,7 +6,7 @@ STAMP := $(VENV)/.setup
 UV := UV_SYSTEM_CERTS=1 $(BIN)/uv
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test lint typecheck clean lock
+.PHONY: setup demo test quality bench lint clean lock
 
 setup: $(STAMP)
 
@@ -22,6 +22,15 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+# Needs DATA=folder: trains on its first 80 %, measures the slates on the rest. Some minutes.
+quality: setup
+	$(BIN)/riffle evaluate $(DATA) --before --json
+
+# Throughput and latency; PEERS=folder runs the peers' ingest.py and echo.py on the same broker.
+bench: setup
+	$(BIN)/python benchmarks/ingest.py --json $(if $(PEERS),--peers $(PEERS)/ingest.py)
+	$(BIN)/python benchmarks/serve.py --json $(if $(PEERS),--peers $(PEERS)/echo.py)
 
 lint: setup
 	$(BIN)/ruff check .

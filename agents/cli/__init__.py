@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 
 import click
@@ -50,11 +51,14 @@ class _Lazy(click.Group):
 
 
 @click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
-def _group() -> None:
+@click.option("--debug", is_flag=True, help="Show where an error comes from, and what libraries log.")
+def _group(debug: bool) -> None:
     """Riffle: a real-time recommender on an event stream.
 
     Example: riffle up && riffle load my-dataset && riffle ask some-user
     """
+    if debug:
+        logging.basicConfig(level=logging.DEBUG)
 
 
 def main() -> None:
@@ -62,5 +66,7 @@ def main() -> None:
     try:
         _group(standalone_mode=True)
     except RiffleError as exc:
+        if "--debug" in sys.argv[1:2]:
+            raise
         click.echo(f"riffle: {exc.message}", err=True)
         sys.exit(1)

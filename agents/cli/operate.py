@@ -9,6 +9,7 @@ import shutil
 import sys
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import click
@@ -184,13 +185,20 @@ def doctor(as_json: bool) -> None:
     sys.exit(0 if all(ok for _, ok, _ in checks) else 1)
 
 
+def _available_gib() -> float:
+    lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    return next((int(line.split()[1]) / 2**20 for line in lines if line.startswith("MemAvailable")), 0.0)
+
+
 def _checks(settings: Settings) -> list[tuple[str, bool, str]]:
     kafka, redis = EmbeddedKafka(settings), EmbeddedRedis(settings)
     settings.home.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(settings.home).free >> 30
+    memory = _available_gib()
     checks = [
         ("Python 3.11", sys.version_info[:2] == (3, 11), f"this is {sys.version.split()[0]}: run make setup with 3.11"),
         (f"{free} GiB of disk free", free >= 2, f"free some space near {settings.home}"),
+        (f"{memory:.1f} GiB of memory available", memory >= 1.5, "Kafka, Redis and a worker need about 1 GiB, training 2 more"),
     ]
     if settings.embedded_kafka:
         runs = kafka.daemon.pid() is not None
@@ -202,6 +210,8 @@ def _checks(settings: Settings) -> list[tuple[str, bool, str]]:
     ready = readiness(settings)
     advice = f"{json.dumps(ready.get('reasons', {}))}; run `riffle up`; log: {worker_daemon(settings).log_file}"
     checks.append(("the worker is ready", bool(ready["ready"]), advice))
+    for name, reason in (ready.get("refused") or {}).items():
+        checks.append((f"release {name}", False, f"the worker refused it: {reason}; `riffle release rollback`, or train again"))
     if ready["ready"]:
         counts: dict[str, int] = {}
         try:

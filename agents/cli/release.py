@@ -174,11 +174,12 @@ def list_command(as_json: bool) -> None:
     if not rows:
         click.echo(f"no releases in {settings.releases_dir}: train one with `riffle train`")
         return
-    table = Table("", "release", "trained until", "events", "NDCG@10", "Recall@50", "gate")
+    table = Table("", "trained until", "events", "NDCG@10", "Recall@50", "gate")
+    table.add_column("release", no_wrap=True)
     for row in rows:
         day = time.strftime("%Y-%m-%d", time.gmtime(row["trained_until"] / 1000))
         figures = [f"{row[m]:.4f}" if row[m] is not None else "" for m in ("ndcg@10", "recall@50")]
-        table.add_row("serves" if row["serving"] else "", row["release"], day, str(row["events"]), *figures, row["gate"])
+        table.add_row("serves" if row["serving"] else "", day, str(row["events"]), *figures, row["gate"], row["release"])
     Console().print(table)
 
 

@@ -1,0 +1,110 @@
+"""`riffle train`, `riffle release` and `riffle evaluate`, as people call them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from learning_corpus import POSITIVE, corpus
+
+from models.archive.files import next_offsets
+from models.archive.target import LocalFolder
+from streams.embedded.process import wait_until
+from streams.produce import produce_events, produce_items
+from streams.settings import Settings
+from training.sources import open_corpus
+
+pytestmark = pytest.mark.integration
+
+
+def riffle(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from agents.cli import main; main()", *arguments],
+        env={**os.environ, **settings.environment()},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+
+
+def last_json(ran: subprocess.CompletedProcess[str]) -> Any:
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return json.loads(ran.stdout.strip().splitlines()[-1])
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    folder = tmp_path / "glass"
+    folder.mkdir()
+    items, events = corpus()
+    rows = [{"item_id": i.item_id, "title": i.title, "text": i.text, "categories": "|".join(i.categories)} for i in items]
+    pl.DataFrame(rows).write_csv(folder / "items.csv")
+    fields = ("event_id", "user_id", "item_id", "event_time", "action", "value")
+    pl.DataFrame([{name: getattr(e, name) for name in fields} for e in events]).write_csv(folder / "events.csv")
+    (folder / "dataset.toml").write_text(f'name = "glass"\npositive = "{POSITIVE}"\n')
+    return folder
+
+
+def test_evaluate_trains_and_measures(dataset: Path, fresh: Settings, vectors: Path) -> None:
+    cache = ("--cache", str(vectors.parent), "--quick", "--json")
+    plain = last_json(riffle(fresh, "evaluate", str(dataset), "--no-train", *cache))
+    trained = last_json(riffle(fresh, "evaluate", str(dataset), "--before", *cache))
+    for found in (plain, trained):
+        assert {"ndcg@10", "hr@10", "recall@50", "mrr", "stages"} <= set(found)
+        assert found["dataset"] == "glass"
+        assert all(0 <= found[metric] <= 1 for metric in ("ndcg@10", "hr@10", "recall@50", "mrr"))
+    assert plain["release"] == "none"
+    assert trained["release"] != "none"
+    assert trained["queries"] == plain["queries"] > 0
+    assert trained["before"]["ndcg@10"] == plain["ndcg@10"]
+    assert {"learned", "ease"} & set(trained["sources"])
+
+
+def test_from_the_archived_stream_to_a_release_that_serves_and_back(worker: Settings, tmp_path: Path) -> None:
+    items, events = corpus()
+    asyncio.run(produce_items(worker, items))
+    tokens = asyncio.run(produce_events(worker, events))
+    asyncio.run(produce_events(worker, events[:50]))  # a producer's repetition counts once
+    target = LocalFolder(Path(worker.archive_target))
+
+    def archived() -> bool:
+        enough = all(next_offsets(target, "interactions").get(p, 0) > offset for p, offset in tokens.items())
+        return enough and bool(next_offsets(target, "items"))
+
+    assert wait_until(archived, 40)
+    found = open_corpus(worker.archive_target, POSITIVE)
+    assert sorted(map(str, map(asdict, found.items))) == sorted(map(str, map(asdict, items)))
+    assert found.events == events
+
+    trained = last_json(riffle(worker, "train", "--positive", POSITIVE, "--quick", "--promote", "--json"))
+    assert trained["events"] == int(len(events) * 0.9)
+    assert not trained["gate"]["passed"], "so few queries prove nothing"
+    assert any("queries" in reason for reason in trained["gate"]["reasons"])
+    name = trained["release"]
+    refused = riffle(worker, "release", "promote", name)
+    assert refused.returncode == 1
+    assert "the gate refused" in refused.stderr
+    assert last_json(riffle(worker, "release", "promote", name, "--force", "--json"))["served"] is True
+    listed = last_json(riffle(worker, "release", "list", "--json"))
+    assert [(row["release"], row["serving"]) for row in listed] == [(name, True)]
+    back = last_json(riffle(worker, "release", "rollback", "--json"))
+    assert back == {"champion": "none", "previous": name, "served": True}
+
+
+def test_training_on_nothing_says_what_is_wrong(fresh: Settings, tmp_path: Path) -> None:
+    missing = riffle(fresh, "evaluate", str(tmp_path / "nowhere"))
+    assert missing.returncode == 1
+    assert "neither a dataset folder nor an archive" in missing.stderr
+    (tmp_path / "empty").mkdir()
+    empty = riffle(fresh, "train", str(tmp_path / "empty"))
+    assert empty.returncode == 1
+    assert "0 items and 0 events" in empty.stderr
