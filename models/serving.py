@@ -74,6 +74,8 @@ class ServingModel:
         self.row_of_index = np.full(len(release.item_ids), -1, np.int32)
         self.vectors = np.zeros((0, self.dimensions), np.float32)
         "Retrieval vector per item row."
+        self.content = np.zeros((0, TEXT_DIMENSIONS + release.text.shape[1] + release.image.shape[1]), np.float32)
+        "Hashed words, text and image vector per item row, together of length 1; parts that an item lacks are 0."
         self.bound = 0
         "Item rows that `vectors` covers."
         self._changes = 0
@@ -130,7 +132,9 @@ class ServingModel:
         if len(self.vectors) < capacity:
             vectors, index = np.zeros((capacity, self.dimensions), np.float32), np.full(capacity, -1, np.int32)
             vectors[: len(self.vectors)], index[: len(self.index_of_row)] = self.vectors, self.index_of_row
-            self.vectors, self.index_of_row = vectors, index
+            content = np.zeros((capacity, self.content.shape[1]), np.float32)
+            content[: len(self.content)] = self.content
+            self.vectors, self.index_of_row, self.content = vectors, index, content
         first = self.bound
         found = np.fromiter((self._index_of.get(name, -1) for name in items.ids[first:]), np.int32, len(items) - first)
         self.index_of_row[first : len(items)] = found
@@ -138,6 +142,7 @@ class ServingModel:
         self.row_of_index[found[found >= 0]] = rows
         self.vectors[rows] = self.release.item_vectors[found[found >= 0]]
         self.bound = len(items)
+        self._join_content(np.flatnonzero(items.changed[: len(items)] > self._changes), items)
         unseen = np.flatnonzero((items.changed[: len(items)] > self._changes) & (self.index_of_row[: len(items)] < 0))
         if len(unseen) > SYNC_AT_ONCE:
             unseen = unseen[np.argsort(items.changed[unseen], kind="stable")[:SYNC_AT_ONCE]]
@@ -146,6 +151,15 @@ class ServingModel:
             self._changes = items.changes
         if len(unseen):
             self.vectors[unseen] = self._item(items.text[unseen])
+
+    def _join_content(self, rows: NDArray[np.intp], items: ItemStore) -> None:
+        index = self.index_of_row[rows]
+        known = (index >= 0)[:, None]
+        release, there = self.release, np.maximum(index, 0)
+        parts = (items.text[rows], release.text[there] * known, release.image[there] * known)
+        joined = np.concatenate(parts, axis=1)
+        length = np.linalg.norm(joined, axis=1, keepdims=True)
+        self.content[rows] = np.divide(joined, length, out=np.zeros_like(joined), where=length > 0)
 
     def hydrate(self, queries: Queries, items: ItemStore) -> None:
         """Put user vectors, liked histories and the item-to-item signal of this release into the batch."""

@@ -100,7 +100,7 @@ class LearnedSource:
 
 
 class ContentSource:
-    """What resembles a person's newest items by content."""
+    """What resembles a person's newest items by content: hashed words, and with a release its text and image vectors."""
 
     name = "content"
 
@@ -114,10 +114,13 @@ class ContentSource:
         if not known.any() or not len(items):
             return Retrieved.none()
         weights = np.where(known, RECENCY, np.float32(0))
-        profile = np.einsum("qr,qrd->qd", weights, items.text[np.maximum(queries.recent_rows, 0)])
+        vectors = items.text if queries.model is None or not queries.model.bound else queries.model.content
+        # rows that came after the release was bound wait for the next batch
+        known &= queries.recent_rows < len(vectors)
+        profile = np.einsum("qr,qrd->qd", weights * known, vectors[np.where(known, queries.recent_rows, 0)])
         length = np.linalg.norm(profile, axis=1, keepdims=True)
         profile = np.divide(profile, length, out=np.zeros_like(profile), where=length > 0)
-        similar = profile @ items.text[: len(items)].T
+        similar = profile @ vectors[: len(items)].T
         parts = []
         for n in np.flatnonzero(known.any(axis=1)).tolist():
             top = _top(similar[n], self._most)

@@ -1,0 +1,61 @@
+"""Summaries of people in Redis follow the stream, and go when a person is erased."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis.asyncio
+
+from schemas.records import Interaction, Item
+from streams.produce import produce_events, produce_items
+from streams.redis_mirror import UserMirror
+from streams.settings import Settings
+
+pytestmark = pytest.mark.integration
+
+
+async def until(client: Any, name: str, holds: Callable[[Any], bool]) -> Any:
+    async with asyncio.timeout(20):
+        while not holds(found := await client.get(name)):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        return found
+
+
+def call(settings: Settings, path: str, method: str = "GET") -> dict[str, Any]:
+    request = urllib.request.Request(settings.web + path, method=method)
+    with urllib.request.urlopen(request, timeout=10) as response:
+        return dict(json.load(response))
+
+
+async def test_the_mirror_follows_the_stream_and_forgets_who_is_erased(worker: Settings) -> None:
+    client = redis.asyncio.Redis.from_url(worker.redis)
+    name = f"{worker.topic_prefix}user:ann"
+    try:
+        await produce_items(worker, [Item("i1", categories=("tea",)), Item("i2")])
+        await produce_events(worker, [Interaction("e1", "ann", "i1", 1_000_000, "like", 5.0)])
+        first = json.loads(await until(client, name, lambda found: found is not None))
+        assert first["counts"] == {"like": 1}
+        assert first == await asyncio.to_thread(call, worker, "/v1/users/ann")
+        assert await client.ttl(name) > 0
+        await produce_events(worker, [Interaction("e2", "ann", "i2", 1_000_001, "view")])
+        await until(client, name, lambda found: json.loads(found)["events"] == 2)
+        await asyncio.to_thread(call, worker, "/v1/users/ann", "DELETE")
+        await until(client, name, lambda found: found is None)
+    finally:
+        await client.aclose()
+
+
+async def test_a_redis_that_is_gone_costs_counts_and_nothing_else() -> None:
+    mirror = UserMirror("redis://127.0.0.1:1/0", prefix="x.")
+    mirror.put("ann", {"events": 1})
+    mirror.remove("bob")
+    await mirror.flush()
+    assert mirror.counters["failed"] == 2
+    assert await mirror.get("ann") is None
+    assert mirror.counters["failed_reads"] == 1
+    await mirror.stop()
