@@ -129,7 +129,8 @@ class EmbeddedKafka:
             formatted = subprocess.run(
                 [
                     *(JAVA, "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", path, "kafka.tools.StorageTool", "format"),
-                    *("--ignore-formatted", "--cluster-id", cluster, "--config", str(properties)),
+                    # joined by "=", because an id may begin with a dash
+                    *("--ignore-formatted", f"--cluster-id={cluster}", "--config", str(properties)),
                 ],
                 capture_output=True,
                 text=True,
