@@ -48,11 +48,14 @@ class Catalogue:
             self._metrics.count("broadcast_rejected", schema=name, code=exc.code)
             return None
 
+    def _listens(self, partition: int) -> bool:
+        return 0 <= partition < self._items.partitions and partition not in self._items.own_partitions
+
     def on_statistics(self, chunk: Chunk) -> None:
         """Absolute statistics per (item, source partition)."""
         for value in chunk.values:
             stats = self._decoded("item_statistics", value)
-            if stats is not None and 0 <= stats["partition"] < self._items.partitions:
+            if stats is not None and self._listens(stats["partition"]):
                 row = ItemStatRow(
                     stats["counts"],
                     stats["value_sum"],

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Sequence
 
+import numpy as np
 from rocksdict import Cache
 
 from agents.metrics import Metrics
 from agents.users import dead_letter
-from models.items import NEIGHBOURS
-from models.state import NeighbourRow
-from schemas.codec import decode, encode
-from schemas.errors import BadEvent
+from models.items import NEIGHBOURS, ItemStore
+from models.kernels.records import UNIT
+from models.state import NeighbourRow, hash64
+from models.tables import Increments, NeighbourTable
+from schemas.codec import decode, encode, header
+from schemas.errors import BadEvent, StoreCorrupt
 from streams.chunks import Chunk
 from streams.partitions import Flush, Output, PartitionState
 from streams.settings import Settings
@@ -21,6 +26,37 @@ __all__ = ["CovisitPartition"]
 
 log = logging.getLogger(__name__)
 
+ROW = b"\x01"
+"First byte of a row's key; the hash of the item's id follows."
+UNPUBLISHED = b"\x00unpublished"
+PUBLISHED_AT_ONCE = 500
+"Items whose neighbours one flush publishes, at most."
+WAITING_AT_MOST = 100_000
+"Unpublished items remembered through a restart; others are published when they next change."
+LAZY_ROWS = 2_000
+LAZY_S = 5.0
+
+
+def increments_of(value: bytes, headers: Sequence[tuple[str, bytes]]) -> Increments:
+    """Increments of a covisits record: a block, or one item's in the earlier schema.
+
+    Raises:
+        BadEvent: as `schemas.codec.decode`, or `truncated`, columns that do not fit together.
+    """
+    if value[:10] == header("covisit"):
+        datum = decode("covisit", value, headers)[0]
+        others = np.asarray([hash64(other) for other in datum["others"]], np.uint64)
+        units = np.asarray([round(weight / UNIT) for weight in datum["weights"]], np.uint64)
+        return Increments(np.asarray([hash64(datum["item_id"])], np.uint64), np.asarray([len(others)]), others, units)
+    datum = decode("covisit_block", value, headers)[0]
+    if any(len(column) % 8 for column in datum.values()):
+        raise BadEvent("truncated", "a column is no whole number of values")
+    items, ends, others, units = (np.frombuffer(datum[name], "<u8") for name in ("items", "ends", "others", "units"))
+    fits = len(items) == len(ends) and len(others) == len(units) and (int(ends[-1]) if len(ends) else 0) == len(others)
+    if not fits or (np.diff(ends.astype(np.int64)) < 0).any():
+        raise BadEvent("truncated", "columns of different lengths")
+    return Increments(items, ends.astype(np.int64), others.astype(np.uint64), units.astype(np.uint64))
+
 
 class CovisitPartition:
     """Neighbours of the items of one partition of the covisits topic.
@@ -29,9 +65,11 @@ class CovisitPartition:
     offset rule, so that each event counts once from end to end.
     """
 
-    def __init__(self, settings: Settings, partition: int, cache: Cache, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, partition: int, items: ItemStore, cache: Cache, metrics: Metrics) -> None:
         self._settings = settings
+        self._items = items
         self._metrics = metrics
+        self._replaced: list[bytes] = []
         self.partition = partition
         self.state = PartitionState(
             settings,
@@ -42,65 +80,86 @@ class CovisitPartition:
             group=settings.app_id,
             take=self._take,
         )
-        self._rows: dict[str, NeighbourRow] = {}
-        self._dirty: set[str] = set()
+        self._table = NeighbourTable(lambda keys: self.state.store.get_many([ROW + key for key in keys]))
         self._outputs: list[Output] = []
+        self._unpublished: dict[bytes, None] = {}
+        "Keys of rows that changed since they were published, longest waiting first."
+        self._flushed_s = 0.0
 
     async def open(self) -> None:
         """Restore; afterwards `apply` may be called."""
         await self.state.open()
+        waiting = self.state.store.get_many([UNPUBLISHED])[0] or b"\x01"
+        if waiting[0] != 1:
+            raise StoreCorrupt("record_format", "unpublished neighbours of an unknown format")
+        self._unpublished = dict.fromkeys(waiting[n : n + 8] for n in range(1, len(waiting), 8))
+        self._upgrade()
         self.state.ready.set()
+
+    def _upgrade(self) -> None:
+        """Rows of format 1 were keyed by the item's id; they are written anew under its hash."""
+        old = [(key, row) for key, row in self.state.store.scan(b"") if key[:1] not in {b"\x00", ROW}]
+        self._replaced = [key for key, _ in old]
+        for key, row in old:
+            self._table.put(hash64(key.decode()).to_bytes(8, "little"), NeighbourRow.decode(row))
 
     def apply(self, chunk: Chunk) -> None:
         """Add a chunk's increments."""
-        increments: list[tuple[str, list[str], list[float]]] = []
         for n, offset in enumerate(chunk.offsets):
             if offset <= self.state.applied:
                 continue
             try:
-                datum = decode("covisit", chunk.values[n] or b"", chunk.headers[n])[0]
+                increments = increments_of(chunk.values[n] or b"", chunk.headers[n])
             except BadEvent as exc:
                 self._metrics.count("covisits", outcome="dead_letter")
                 self._outputs.append(dead_letter(self._settings, chunk, n, exc.code, exc.message))
                 continue
-            increments.append((datum["item_id"], datum["others"], datum["weights"]))
-        self._load({item_id for item_id, _, _ in increments})
-        for item_id, others, weights in increments:
-            self._rows[item_id].add(others, weights)
-            self._dirty.add(item_id)
+            self._table.add(increments)
         self.state.applied = max(self.state.applied, chunk.last_offset)
 
-    def _load(self, items: set[str]) -> None:
-        missing = [item for item in items if item not in self._rows]
-        for item, data in zip(missing, self.state.store.get_many([i.encode() for i in missing]), strict=True):
-            self._rows[item] = NeighbourRow() if data is None else NeighbourRow.decode(data)
-
     def _take(self) -> Flush | None:
-        if self.state.applied == self.state.durable:
+        if self.state.applied == self.state.durable and not self._unpublished and not self._replaced:
             return None
         flush = Flush(outputs=self._outputs, applied=self.state.applied)
-        topic = self._settings.topic("neighbours")
-        for item_id in self._dirty:
-            row = self._rows[item_id]
-            flush.rows[item_id.encode()] = row.encode()
-            heaviest = row.heaviest(NEIGHBOURS)
-            datum = {
-                "item_id": item_id,
-                "others": [other for other, _ in heaviest],
-                "weights": [weight for _, weight in heaviest],
-                "total": row.total,
-            }
-            flush.outputs.append(Output(topic, item_id.encode(), encode("neighbours", datum), partition=0))
-        self._dirty, self._outputs = set(), []
+        self._outputs = []
+        rows = self._table.take()
+        flush.rows = {ROW + key: row for key, row in rows.items()}
+        flush.rows.update(dict.fromkeys(self._replaced))
+        self._replaced = []
+        self._unpublished.update(dict.fromkeys(rows))
+        published = list(self._unpublished)[:PUBLISHED_AT_ONCE]
+        for key, row in zip(published, self._table.lookup(published), strict=True):
+            del self._unpublished[key]
+            item_id = self._items.id_of(int.from_bytes(key, "little"))
+            if row is not None and item_id is not None:
+                flush.outputs.append(self._neighbours_record(item_id, row))
+        waiting = list(self._unpublished)
+        if len(waiting) > WAITING_AT_MOST:
+            self._metrics.count("neighbours_not_kept_waiting", len(waiting) - WAITING_AT_MOST)
+        flush.rows[UNPUBLISHED] = b"\x01" + b"".join(waiting[-WAITING_AT_MOST:])
         return flush
 
-    async def flush(self) -> None:
-        """Make what is applied durable, then forget clean rows beyond the cache's size."""
+    def _neighbours_record(self, item_id: str, row: NeighbourRow) -> Output:
+        named = [(other, weight) for code, weight in row.heaviest(NEIGHBOURS) if (other := self._items.id_of(code)) is not None]
+        datum = {
+            "item_id": item_id,
+            "others": [other for other, _ in named],
+            "weights": [weight for _, weight in named],
+            "total": row.total * UNIT,
+        }
+        return Output(self._settings.topic("neighbours"), item_id.encode(), encode("neighbours", datum), partition=0)
+
+    async def flush(self, *, now: bool = True) -> None:
+        """Make what is applied durable, then forget clean rows beyond the cache's size.
+
+        Without `now`, many changed rows wait for LAZY_S: an item's row changes with each of its events, and what is not yet
+        durable is read again from the covisits topic.
+        """
+        if not now and self._table.changed > LAZY_ROWS and time.monotonic() - self._flushed_s < LAZY_S:
+            return
         await self.state.flush()
-        excess = len(self._rows) - self._settings.cache_users
-        if excess > 0:
-            for item in [item for item in self._rows if item not in self._dirty][:excess]:
-                del self._rows[item]
+        self._flushed_s = time.monotonic()
+        self._table.trim(self._settings.cache_users)
 
     async def close(self) -> None:
         """Let go of the partition without a flush."""

@@ -39,7 +39,7 @@ def summary(record: UserRecord, items: ItemStore) -> dict[str, Any]:
         value = float(event["value"])
         recent.append(
             {
-                "item_id": items.id_of_hash.get(int(event["item"])),
+                "item_id": items.id_of(int(event["item"])),
                 "action": record.actions[int(event["action"])],
                 "event_time": int(event["time"]),
                 "value": None if math.isnan(value) else value,

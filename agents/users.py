@@ -10,9 +10,10 @@ from rocksdict import Cache
 
 from agents.metrics import Metrics
 from models.items import ItemStore
-from models.state import ItemStatRow, UserRecord, apply_interactions, apply_statistics
+from models.state import ItemStatRow, UserRecord
+from models.tables import CovisitSums, StatisticsTable, UserTable
 from schemas.codec import Registry, encode
-from schemas.columns import InteractionColumns, decode_interactions
+from schemas.columns import EventColumns, decode_interactions
 from schemas.records import After, AsOf
 from streams.chunks import Chunk
 from streams.partitions import Flush, Output, PartitionState
@@ -24,6 +25,8 @@ __all__ = ["UserPartition", "dead_letter"]
 log = logging.getLogger(__name__)
 
 USER, ITEM = b"u", b"i"
+PUBLISHED_AT_ONCE = 500
+"Items whose statistics one flush publishes, at most: what readers pay is bounded, whatever the rate of events."
 DEAD_VALUE_BYTES = 256 << 10
 "A dead letter must always fit the broker's limit: one that does not would stop its partition for good."
 DEAD_KEY_BYTES = 4 << 10
@@ -74,23 +77,29 @@ class UserPartition:
             group=settings.app_id,
             take=self._take,
         )
-        self._users: dict[str, UserRecord | None] = {}
-        self._dirty: set[str] = set()
-        self._statistics: dict[str, ItemStatRow] = {}
-        self._dirty_items: set[str] = set()
-        self._covisits: dict[str, dict[str, float]] = {}
+        self._users = UserTable(items, lambda keys: self.state.store.get_many([USER + key for key in keys]))
+        self._statistics = StatisticsTable(items)
+        self._covisits = CovisitSums(items)
         self._outputs: list[Output] = []
         self.flushed: set[str] = set()
         "People whose records became durable since somebody last cleared this."
         self._taken: set[str] = set()
+        self._more = False
+        "Whether statistics wait to be published."
         self._event_time = 0
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
 
     async def open(self) -> None:
         """Restore; afterwards `apply` and `lookup` may be called."""
         await self.state.open()
-        self._statistics = {k[1:].decode(): ItemStatRow.decode(v) for k, v in self.state.store.scan(ITEM)}
-        self._event_time = max((row.updated_ms for row in self._statistics.values()), default=0)
+        for key, value in self.state.store.scan(ITEM):
+            row = ItemStatRow.decode(value)
+            self._statistics.put(key[1:].decode(), row)
+            self._items.set_statistics(key[1:].decode(), self.partition, row)
+            self._event_time = max(self._event_time, row.updated_ms)
+        # after a crash, what others heard last is not known: all is published again, a few at a time
+        self._more = True
+        self._items.own_partitions.add(self.partition)
         self.state.ready.set()
         log.info(
             "users-%d ready at offset %d: %d records from the changelog in %.2f s",
@@ -117,41 +126,23 @@ class UserPartition:
         for index, user in decoded.erasures:
             until = int(columns.offset.searchsorted(chunk.offsets[start + index]))
             self._apply(columns.slice(row, until))
-            self._users[user] = None
-            self._dirty.add(user)
+            self._users.erase(user.encode())
             self._metrics.count("erasures")
             row = until
         self._apply(columns.slice(row, len(columns)))
         self._advance(chunk.last_offset)
 
-    def _apply(self, events: InteractionColumns) -> None:
+    def _apply(self, events: EventColumns) -> None:
         if not len(events):
             return
-        records = self._load(set(events.user_id))
-        applied = apply_interactions(records, events, self._items.categories_of_hash, self._items.id_of_hash)
-        self._dirty.update(records)
-        self._dirty_items |= apply_statistics(self._statistics, events, applied.accepted)
-        for item_id, others in applied.covisits.items():
-            mine = self._covisits.setdefault(item_id, {})
-            for other, weight in others.items():
-                mine[other] = mine.get(other, 0.0) + weight
+        applied = self._users.apply(events)
+        self._statistics.apply(events, applied)
+        self._covisits.add(applied)
         accepted = int(applied.accepted.sum())
         self._event_time = max(self._event_time, int(events.event_time.max()))
         self._items.stream_time_ms = max(self._items.stream_time_ms, self._event_time)
         self._metrics.count("events", accepted, outcome="applied")
         self._metrics.count("events", len(events) - accepted, outcome="duplicate")
-
-    def _load(self, users: set[str]) -> dict[str, UserRecord]:
-        missing = [user for user in users if user not in self._users]
-        for user, data in zip(missing, self.state.store.get_many([USER + u.encode() for u in missing]), strict=True):
-            self._users[user] = None if data is None else UserRecord.decode(data)
-        found: dict[str, UserRecord] = {}
-        for user in users:
-            record = self._users[user]
-            if record is None:
-                record = self._users[user] = UserRecord()
-            found[user] = record
-        return found
 
     def _advance(self, offset: int) -> None:
         self.state.applied = offset
@@ -162,12 +153,7 @@ class UserPartition:
 
     def lookup(self, users: Sequence[str]) -> list[UserRecord | None]:
         """Records of people, as of the newest applied event; None for a person never heard of."""
-        missing = [user for user in users if user not in self._users]
-        stored = dict(zip(missing, self.state.store.get_many([USER + u.encode() for u in missing]), strict=True))
-        return [
-            self._users[user] if user in self._users else UserRecord.decode(data) if (data := stored[user]) else None
-            for user in users
-        ]
+        return self._users.lookup(users)
 
     def reflects(self, after: After) -> bool:
         """Whether the event of a token is applied."""
@@ -189,46 +175,49 @@ class UserPartition:
         return AsOf(self.partition, self.state.applied, self._event_time)
 
     def _take(self) -> Flush | None:
-        if self.state.applied == self.state.durable:
+        if self.state.applied == self.state.durable and not self._more:
             return None
         flush = Flush(outputs=self._outputs, applied=self.state.applied)
-        for user in self._dirty:
-            record = self._users[user]
-            flush.rows[USER + user.encode()] = None if record is None else record.encode()
-        statistics, covisits = self._settings.topic("item-stats"), self._settings.topic("covisits")
-        for item_id in self._dirty_items:
-            row = self._statistics[item_id]
-            flush.rows[ITEM + item_id.encode()] = row.encode()
-            datum = {
-                "item_id": item_id,
-                "partition": self.partition,
-                "offset": flush.applied,
-                "counts": row.counts,
-                "value_sum": row.value_sum,
-                "value_count": row.value_count,
-                "popularity": row.popularity,
-                "updated_at": row.updated_ms,
-                "first_at": row.first_ms,
-            }
-            key = f"{item_id}|{self.partition}".encode()
-            flush.outputs.append(Output(statistics, key, encode("item_statistics", datum), partition=0))
-        for item_id, others in self._covisits.items():
-            datum = {"item_id": item_id, "others": list(others), "weights": list(others.values())}
-            flush.outputs.append(Output(covisits, item_id.encode(), encode("covisit", datum)))
-        self._taken = self._dirty
-        self._dirty, self._dirty_items, self._covisits, self._outputs = set(), set(), {}, []
+        self._outputs = []
+        people = self._users.take()
+        flush.rows = {USER + user: row for user, row in people.items()}
+        self._taken = {user.decode() for user in people}
+        self._statistics.show(self.partition)
+        flush.rows.update((ITEM + item_id.encode(), row) for item_id, row in self._statistics.take().items())
+        published = self._statistics.unpublished(PUBLISHED_AT_ONCE)
+        self._more = len(published) == PUBLISHED_AT_ONCE
+        flush.outputs += [self._statistics_record(row, flush.applied) for row in published]
+        topic = self._settings.topic("covisits")
+        for owner, sums in self._covisits.take(self._settings.partitions):
+            columns = {"items": sums.items, "ends": sums.ends, "others": sums.others, "units": sums.units}
+            datum = {name: column.astype("<u8").tobytes() for name, column in columns.items()}
+            flush.outputs.append(Output(topic, None, encode("covisit_block", datum), partition=owner))
         return flush
+
+    def _statistics_record(self, row: int, offset: int) -> Output:
+        stats, item_id = self._statistics.get(row), self._items.ids[row]
+        datum = {
+            "item_id": item_id,
+            "partition": self.partition,
+            "offset": offset,
+            "counts": stats.counts,
+            "value_sum": stats.value_sum,
+            "value_count": stats.value_count,
+            "popularity": stats.popularity,
+            "updated_at": stats.updated_ms,
+            "first_at": stats.first_ms,
+        }
+        key = f"{item_id}|{self.partition}".encode()
+        return Output(self._settings.topic("item-stats"), key, encode("item_statistics", datum), partition=0)
 
     async def flush(self) -> None:
         """Make what is applied durable, then forget clean records beyond the cache's size."""
         if await self.state.flush():
             self.flushed |= self._taken
             self._metrics.gauge("flush_seconds", self.state.flush_seconds, table="users", partition=str(self.partition))
-        excess = len(self._users) - self._settings.cache_users
-        if excess > 0:
-            for user in [user for user in self._users if user not in self._dirty][:excess]:
-                del self._users[user]
+        self._users.trim(self._settings.cache_users)
 
     async def close(self) -> None:
         """Let go of the partition without a flush."""
+        self._items.own_partitions.discard(self.partition)
         await self.state.close()

@@ -149,7 +149,7 @@ class Worker:
                 self.users[tp.partition] = user
                 await user.open()
             elif kind == "covisits" and tp.partition not in self.covisits:
-                covisit = CovisitPartition(self._settings, tp.partition, self._cache, self.metrics)
+                covisit = CovisitPartition(self._settings, tp.partition, self.items, self._cache, self.metrics)
                 self.covisits[tp.partition] = covisit
                 await covisit.open()
         self._generation = generation
@@ -184,11 +184,13 @@ class Worker:
             elif tp.topic == self._settings.topic("requests") and self.recommend is not None:
                 self.recommend.forget(tp.partition)
 
-    async def flush(self) -> None:
-        """Make everything applied durable, and commit what requests are answered."""
+    async def flush(self, *, now: bool = True) -> None:
+        """Make everything applied durable, and commit what requests are answered. Without `now`, neighbours may wait."""
         if self._broken:
             return
-        await asyncio.gather(*(part.flush() for part in self._parts() if part.state.ready.is_set()))
+        users = [part.flush() for part in self.users.values() if part.state.ready.is_set()]
+        covisits = [part.flush(now=now) for part in self.covisits.values() if part.state.ready.is_set()]
+        await asyncio.gather(*users, *covisits)
         for number, part in self.users.items():
             if len(self._changed) < MIRROR_CAPACITY:
                 self._changed.update(dict.fromkeys(part.flushed, number))
@@ -234,7 +236,7 @@ class Worker:
             if self._app.rebalancing:
                 continue
             try:
-                await self.flush()
+                await self.flush(now=False)
             except asyncio.CancelledError:
                 raise
             except BaseException as error:

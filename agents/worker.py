@@ -6,6 +6,7 @@ import logging
 import sys
 
 from agents.wiring import create_app
+from models.warm import warm
 from schemas.errors import RiffleError
 from streams.settings import Settings
 
@@ -18,6 +19,7 @@ def main() -> None:
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for folder in (settings.data_dir, settings.data_dir / "faust"):
         folder.mkdir(parents=True, exist_ok=True)
+    warm()
     app = create_app(settings)
     worker = app.Worker(loglevel=settings.log_level, quiet=True, override_logging=False, redirect_stdouts=False)
     try:

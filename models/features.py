@@ -79,7 +79,7 @@ def compute(
         span = slice(int(spans[q]), int(spans[q + 1]))
         if span.start == span.stop:
             continue
-        if user is not None and user.size:
+        if user is not None and len(user.history):
             out[span, : len(USER)] = _user(user, queries.liked[q] if q < len(queries.liked) else None, items, model)
         _cross(out[span, len(USER) + len(ITEM) :], q, candidates.item_row[span], queries, items, model, profiles)
     start = len(FEATURES) - len(SOURCES)
@@ -204,7 +204,7 @@ def _cross(
         out[:, 9] = (texts @ text_last.T).max(axis=1) * known
         out[:, 11] = (images @ image_last.T).max(axis=1) * known
     user = queries.users[q]
-    if user is not None and user.size:
+    if user is not None and len(user.history):
         out[:, 12:16] = _categories(
             user, queries.history_rows[q], queries.liked[q] if q < len(queries.liked) else None, rows, items, model
         )

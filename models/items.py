@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bloom import SLICES, positions
+from models.kernels.index import HashIndex
 from models.state import POPULARITY_HALF_LIFE_MS, ItemStatRow, hash64
 from schemas.records import Item
 
@@ -59,14 +60,22 @@ class ItemStore:
         self.action_names: list[str] = []
         self._row_of: dict[str, int] = {}
         self._category_of: dict[str, int] = {}
-        self.row_of_hash: dict[int, int] = {}
-        self.categories_of_hash: dict[int, tuple[str, ...]] = {}
-        self.id_of_hash: dict[int, str] = {}
+        self.index = HashIndex()
+        "Rows by `hash64` of the ids."
+        self.category_hashes = np.zeros(0, np.uint64)
+        "`hash64` of each category's name."
+        self.category_texts = np.zeros(0, np.uint8)
+        "The categories' names in UTF-8, one after the other: category c at `category_starts[c]:category_starts[c + 1]`."
+        self.category_starts = np.zeros(1, np.int64)
+        self.own_partitions: set[int] = set()
+        "Source partitions whose statistics this process keeps itself: what others say of them is not listened to."
         self._columns(capacity)
 
     def _columns(self, capacity: int) -> None:
         self.changed = np.zeros(capacity, np.int64)
         "Value of `changes` when the catalogue entry was last replaced."
+        self.hashes = np.zeros(capacity, np.uint64)
+        "`hash64` of the ids."
         self.available = np.zeros(capacity, np.bool_)
         "Known to the catalogue and available."
         self.category_ids = np.full((capacity, CATEGORIES), -1, np.int32)
@@ -99,10 +108,15 @@ class ItemStore:
 
     def rows_of_hashes(self, hashes: NDArray[np.uint64]) -> NDArray[np.int32]:
         """Rows of items by `hash64` of their ids, -1 where unknown; same shape."""
-        get = self.row_of_hash.get
-        return np.fromiter((get(h, -1) for h in hashes.ravel().tolist()), np.int32, hashes.size).reshape(hashes.shape)
+        return self.index.find_many(np.ascontiguousarray(hashes).ravel()).reshape(hashes.shape)
 
-    def _row(self, item_id: str) -> int:
+    def id_of(self, item: int) -> str | None:
+        """The id whose `hash64` is `item`, None when it was never heard of."""
+        row = int(self.index.find_many(np.asarray([item], np.uint64))[0])
+        return None if row < 0 else self.ids[row]
+
+    def row_for(self, item_id: str) -> int:
+        """Row of an item; one never heard of gets an unavailable row."""
         row = self._row_of.get(item_id)
         if row is None:
             row = len(self.ids)
@@ -112,29 +126,28 @@ class ItemStore:
             self.items.append(None)
             self._row_of[item_id] = row
             self.bloom[row] = positions(item_id)
-            self.row_of_hash[hash64(item_id)] = row
-            self.id_of_hash[hash64(item_id)] = item_id
+            self.hashes[row] = hash64(item_id)
+            self.index.add(hash64(item_id), row)
         return row
 
     def _grow(self) -> None:
-        old = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
-        self._columns(2 * len(self.available))
+        size = len(self.available)
+        old = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray) and len(value) == size}
+        self._columns(2 * size)
         for name, value in old.items():
             getattr(self, name)[: len(value)] = value
 
     def upsert(self, item: Item) -> int:
         """Add or replace a catalogue entry; returns its row."""
-        row = self._row(item.item_id)
+        row = self.row_for(item.item_id)
         self.items[row] = item
         self.available[row] = item.available
         names = item.categories[:CATEGORIES]
         self.category_ids[row] = -1
         for n, name in enumerate(names):
             if name not in self._category_of:
-                self._category_of[name] = len(self.category_names)
-                self.category_names.append(name)
+                self._add_category(name)
             self.category_ids[row, n] = self._category_of[name]
-        self.categories_of_hash[hash64(item.item_id)] = names
         self.published_ms[row] = item.published_at or 0
         self.price[row] = np.nan if item.price is None else item.price
         self.changes += 1
@@ -142,9 +155,17 @@ class ItemStore:
         self.text[row] = text_vector(item)
         return row
 
+    def _add_category(self, name: str) -> None:
+        self._category_of[name] = len(self.category_names)
+        self.category_names.append(name)
+        text = np.frombuffer(name.encode(), np.uint8)
+        self.category_texts = np.concatenate([self.category_texts, text])
+        self.category_starts = np.append(self.category_starts, len(self.category_texts))
+        self.category_hashes = np.append(self.category_hashes, np.uint64(hash64(name)))
+
     def remove(self, item_id: str) -> None:
         """Make an item unavailable; its row, and what people did with it, stay."""
-        row = self._row(item_id)  # may replace the columns by larger ones
+        row = self.row_for(item_id)  # may replace the columns by larger ones
         self.available[row] = False
 
     def category_rows(self, names: Sequence[str]) -> NDArray[np.int32]:
@@ -153,7 +174,7 @@ class ItemStore:
 
     def set_statistics(self, item_id: str, partition: int, stats: ItemStatRow) -> None:
         """Replace an item's statistics over one source partition."""
-        row = self._row(item_id)
+        row = self.row_for(item_id)
         self.popularity[row, partition] = stats.popularity
         self.popularity_ms[row, partition] = stats.updated_ms
         self.events[row, partition] = sum(stats.counts.values())
@@ -177,9 +198,9 @@ class ItemStore:
 
     def set_neighbours(self, item_id: str, others: Sequence[str], weights: Sequence[float], total: float) -> None:
         """Replace an item's neighbours by co-visitation, heaviest first."""
-        row = self._row(item_id)
+        row = self.row_for(item_id)
         others, weights = others[:NEIGHBOURS], weights[:NEIGHBOURS]
-        rows = [self._row(other) for other in others]
+        rows = [self.row_for(other) for other in others]
         self.neighbour_rows[row] = -1
         self.neighbour_weights[row] = 0.0
         self.neighbour_rows[row, : len(rows)] = rows
@@ -188,7 +209,7 @@ class ItemStore:
 
     def set_neighbour_total(self, item_id: str, total: float) -> None:
         """Replace an item's weight over all neighbours alone."""
-        self.neighbour_total[self._row(item_id)] = total
+        self.neighbour_total[self.row_for(item_id)] = total
 
     def popularity_now(self, rows: NDArray[np.int32] | slice | None = None) -> NDArray[np.float32]:
         """Decayed number of events at `stream_time_ms`, over all partitions, of all items or of `rows`: float32."""

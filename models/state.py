@@ -1,75 +1,83 @@
-"""What is kept of a person and of an item, and how events change it. Event time drives decay; wall clock never does."""
+"""What is kept of a person and of an item, as values and as bytes. Event time drives decay; wall clock never does.
+
+The compiled loops of `models.kernels` change the bytes; the classes here read them, and write them when an older format is
+brought up to date. All numbers are little-endian; rows are padded with zeros to a multiple of 8 bytes.
+"""
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import math
-import operator
 import struct
-from collections import deque
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from models.bloom import SeenSet
-from schemas.columns import InteractionColumns
+from models.bloom import TIER_BYTES, SeenSet
+from models.kernels.records import AFFINITY_HALF_LIFE_MS, DENSE, HISTORY, SPARSE, UNIT, WORDS
+from models.kernels.statistics import POPULARITY_HALF_LIFE_MS
 from schemas.errors import StoreCorrupt
 
 __all__ = [
-    "Applied",
+    "AFFINITY_HALF_LIFE_MS",
+    "EVENT",
+    "HISTORY",
+    "POPULARITY_HALF_LIFE_MS",
     "ItemStatRow",
     "NeighbourRow",
     "UserRecord",
-    "apply_interactions",
-    "apply_statistics",
-    "decayed",
     "hash64",
 ]
 
-FORMAT = 1
-HISTORY = 200
-"Events kept per person."
-SLACK = 56
-AFFINITIES = 64
-"Categories kept per person."
-ACTIONS = 64
-"Distinct actions counted per person and per item."
-AFFINITY_HALF_LIFE_MS = 30 * 86_400_000
-POPULARITY_HALF_LIFE_MS = 14 * 86_400_000
-SESSION_GAP_MS = 30 * 60_000
-COVISIT_WINDOW = 8
-"Distinct earlier items that an event is co-visited with."
-COVISIT_DECAY = 0.8
-COVISIT_BACKWARD = 0.5
-COVISIT_WEIGHTS = tuple(COVISIT_DECAY**rank for rank in range(COVISIT_WINDOW))
-NEIGHBOURS = 128
-"Neighbours kept per item."
-
+T = TypeVar("T")
+FORMAT = 2
 EVENT = np.dtype([("time", "<i8"), ("item", "<u8"), ("value", "<f4"), ("action", "<u2")])
-HEAD = struct.Struct("<BIIHH")  # format, length of the JSON part, length of the history, event hashes, tiers
+HEAD_1 = struct.Struct("<BIIHH")
+"Format 1: format, length of the JSON part, length of the history, event hashes, tiers."
+HEAD_2 = struct.Struct("<BBHHHHHIqqIIII")
+"""Format 2: format, tiers, actions, affinities, events, event hashes, bytes of the session id, events of the session, first
+event and session start (epoch ms), positions of sparse tiers, place of the 2-byte section (in 2 bytes), of the 4-byte
+section (in 4), 0."""
+STATISTICS_2 = struct.Struct("<BBHIdqdqq")
+"Format 2: format, 0, actions, bytes of their names, value sum, value count, popularity, updated, first (epoch ms)."
+NEIGHBOURS_2 = struct.Struct("<BBHIQ")
+"Format 2: format, 0, 0, neighbours, total in units."
 
 
 @functools.lru_cache(maxsize=200_000)
 def hash64(text: str) -> int:
-    """A stable 64-bit hash of an id."""
+    """A stable 64-bit hash of an id: BLAKE2b (RFC 7693) with a digest of 8 bytes."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def bounded(action: str, known: Mapping[str, int]) -> str:
-    """The action under which an event is counted: `other` beyond ACTIONS distinct ones, so that a row stays small."""
-    return action if action in known or len(known) < ACTIONS else "other"
+def _padded(*parts: bytes) -> bytes:
+    data = b"".join(parts)
+    return data + bytes(-len(data) % 8)
 
 
-def decayed(weight: float, at_ms: int, event_ms: int, half_life_ms: float) -> tuple[float, int]:
-    """Add one event to an exponentially decayed counter; an event out of order adds what is left of it by now."""
-    if event_ms >= at_ms:
-        return weight * 2.0 ** (-(event_ms - at_ms) / half_life_ms) + 1.0, event_ms
-    return weight + 2.0 ** (-(at_ms - event_ms) / half_life_ms), at_ms
+class _Reader:
+    """Takes arrays off the front of bytes; raises ValueError where they end."""
+
+    def __init__(self, data: bytes, at: int) -> None:
+        self.data, self.at = data, at
+
+    def take(self, dtype: str, count: int) -> NDArray[Any]:
+        found = np.frombuffer(self.data, dtype, count, self.at)
+        self.at += found.nbytes
+        return found
+
+    def texts(self, lengths: NDArray[np.uint16]) -> list[str]:
+        found = []
+        for length in lengths.tolist():
+            if self.at + length > len(self.data):
+                raise ValueError("cut within a name")
+            found.append(self.data[self.at : self.at + length].decode())
+            self.at += length
+        return found
 
 
 @dataclass(slots=True)
@@ -77,202 +85,151 @@ class UserRecord:
     """All that is kept of one person: bounded, versioned, a few kB."""
 
     counts: dict[str, int] = field(default_factory=dict)
-    "Events per action."
-    actions: list[str] = field(default_factory=list)
-    "Names of the history's action numbers."
+    "Events per action, in the order of their first; the history numbers actions by it."
     affinities: dict[str, tuple[float, int]] = field(default_factory=dict)
     "Per category: decayed number of events, and the event time (epoch ms) it is valid at."
     first_ms: int = 0
     session: tuple[str, int, int] = ("", 0, 0)
     "Current session: id, start (epoch ms), events."
     seen: SeenSet = field(default_factory=SeenSet)
-    buffer: NDArray[np.void] = field(default_factory=lambda: np.zeros(HISTORY + SLACK, EVENT), repr=False)
-    size: int = 0
-    arrived: deque[int] = field(default_factory=deque)
+    history: NDArray[np.void] = field(default_factory=lambda: np.zeros(0, EVENT), repr=False)
+    "The newest events by event time, newest last: structured `EVENT` `(≤ HISTORY,)`."
+    arrived: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64), repr=False)
     "Hashes of the newest events by arrival, newest last, at most HISTORY: the window in which duplicates are dropped."
-    _arrived: set[int] | None = None
 
     @property
-    def history(self) -> NDArray[np.void]:
-        """The newest events by event time, newest last: structured `EVENT` `(≤ HISTORY,)`, a view."""
-        return self.buffer[max(0, self.size - HISTORY) : self.size]
+    def actions(self) -> list[str]:
+        """Names of the history's action numbers."""
+        return list(self.counts)
 
     @property
     def last_ms(self) -> int:
         """Newest event time, epoch ms; 0 when there is none."""
-        return int(self.buffer["time"][self.size - 1]) if self.size else 0
-
-    def arrive(self, event: int) -> bool:
-        """Note an event's hash; returns whether it is new within the window. By arrival, because an event may be late."""
-        if self._arrived is None:
-            self._arrived = set(self.arrived)
-        if event in self._arrived:
-            return False
-        self._arrived.add(event)
-        self.arrived.append(event)
-        if len(self.arrived) > HISTORY:
-            self._arrived.discard(self.arrived.popleft())
-        return True
-
-    def append(self, time: int, item: int, value: float, action: str) -> None:
-        """Put an event into the history at its event time."""
-        if action not in self.actions:
-            self.actions.append(action)
-        if self.size == len(self.buffer):
-            self.buffer[:HISTORY] = self.buffer[self.size - HISTORY : self.size].copy()
-            self.size = HISTORY
-        place = self.size
-        times = self.buffer["time"]
-        if place and times[place - 1] > time:
-            place = int(np.searchsorted(times[: self.size], time, side="right"))
-            self.buffer[place + 1 : self.size + 1] = self.buffer[place : self.size].copy()
-        self.buffer[place] = (time, item, value, self.actions.index(action))
-        self.size += 1
+        return int(self.history["time"][-1]) if len(self.history) else 0
 
     def encode(self) -> bytes:
-        """Versioned bytes: header, JSON of the small maps, history, seen-set. The same state gives the same bytes."""
-        tier_counts, bits = self.seen.to_bytes()
-        small = orjson.dumps(
-            [self.counts, self.actions, self.affinities, self.first_ms, self.session, tier_counts],
-            option=orjson.OPT_SORT_KEYS,
+        """The bytes that the compiled loops leave for the same state: 8-byte, 4-byte, 2-byte columns, then names."""
+        names = [self.session[0], *self.counts, *self.affinities]
+        texts = [name.encode() for name in names]
+        wide = [
+            self.history["time"].astype("<i8"),
+            self.history["item"].astype("<u8"),
+            self.arrived.astype("<u8"),
+            np.asarray([hash64(name) for name in self.counts], "<u8"),
+            np.asarray([hash64(name) for name in self.affinities], "<u8"),
+            np.asarray([weight for weight, _ in self.affinities.values()], "<f8"),
+            np.asarray([at for _, at in self.affinities.values()], "<i8"),
+        ]
+        held, positions = [], []
+        for tier in self.seen.tiers:
+            bits = np.flatnonzero(np.unpackbits(tier, bitorder="little"))
+            if len(bits) > SPARSE:
+                wide.append(np.frombuffer(tier.tobytes() + bytes(8 * WORDS - TIER_BYTES), "<u8"))
+                held.append(DENSE)
+            else:
+                positions.append(bits.astype("<u2"))
+                held.append(len(bits))
+        words = HEAD_2.size // 8 + sum(map(len, wide))
+        medium = [self.history["value"].astype("<f4"), np.asarray(list(self.counts.values()), "<u4")]
+        narrow = [
+            self.history["action"].astype("<u2"),
+            np.asarray([len(text) for text in texts[1:]], "<u2"),
+            np.asarray([*self.seen.counts, *held], "<u2"),
+            *positions,
+        ]
+        head = HEAD_2.pack(
+            FORMAT,
+            len(self.seen.tiers),
+            len(self.counts),
+            len(self.affinities),
+            len(self.history),
+            len(self.arrived),
+            len(texts[0]),
+            self.session[2],
+            self.first_ms,
+            self.session[1],
+            sum(map(len, positions)),
+            4 * words + 2 * sum(map(len, medium)),
+            2 * words,
+            0,
         )
-        history = self.history.tobytes()
-        arrived = np.fromiter(self.arrived, "<u8", len(self.arrived)).tobytes()
-        head = HEAD.pack(FORMAT, len(small), len(history), len(self.arrived), len(tier_counts))
-        return head + small + history + arrived + bits
+        return _padded(head, *(part.tobytes() for part in (*wide, *medium, *narrow)), *texts)
 
     @classmethod
     def decode(cls, data: bytes) -> UserRecord:
-        """The inverse of `encode`.
+        """A record of any format written so far.
 
         Raises:
-            StoreCorrupt: another format, or lengths that do not fit.
+            StoreCorrupt: an unknown format, or lengths that do not fit.
         """
-        try:
-            form, small_size, history_size, hashes, tiers = HEAD.unpack_from(data)
-            if form != FORMAT:
-                raise StoreCorrupt("record_format", f"user record of format {form}, this version reads {FORMAT}")
-            start = HEAD.size + small_size
-            counts, actions, affinities, first_ms, session, tier_counts = orjson.loads(data[HEAD.size : start])
-            history = np.frombuffer(data, EVENT, history_size // EVENT.itemsize, start)
-            arrived = np.frombuffer(data, "<u8", hashes, start + history_size)
-            if len(tier_counts) != tiers:
-                raise StoreCorrupt("record_format", "user record with a wrong number of tiers")
-            made = cls(
-                counts,
-                actions,
-                {name: (weight, at) for name, (weight, at) in affinities.items()},
-                first_ms,
-                (session[0], session[1], session[2]),
-                SeenSet.of_bytes(tier_counts, data[start + history_size + arrived.nbytes :]),
-            )
-            made.size = len(history)
-            made.buffer[: made.size] = history
-        except (struct.error, ValueError, TypeError, AttributeError, IndexError) as exc:
-            raise StoreCorrupt("record_format", f"user record that cannot be read: {exc}") from exc
-        made.arrived = deque(arrived.tolist())
-        return made
+        return _decoded(data, {1: cls._of_1, 2: cls._of_2}, "user record")
+
+    @classmethod
+    def _of_2(cls, data: bytes) -> UserRecord:
+        head = HEAD_2.unpack_from(data)
+        tiers, actions, affinities, events, hashes, session_bytes, session_events = head[1:8]
+        first_ms, session_ms, sparse, _, medium_at, _ = head[8:]
+        read = _Reader(data, HEAD_2.size)
+        history = np.zeros(events, EVENT)
+        history["time"], history["item"] = read.take("<i8", events), read.take("<u8", events)
+        arrived = read.take("<u8", hashes)
+        read.take("<u8", actions + affinities)
+        weights, at = read.take("<f8", affinities), read.take("<i8", affinities)
+        # where the words of dense tiers end is told by the head
+        dense = _Reader(data, read.at)
+        read.at = 4 * medium_at
+        history["value"], counts = read.take("<f4", events), read.take("<u4", actions)
+        history["action"] = read.take("<u2", events)
+        lengths = read.take("<u2", actions + affinities)
+        items, held = read.take("<u2", tiers), read.take("<u2", tiers)
+        positions = _Reader(read.take("<u2", sparse).tobytes(), 0)
+        bits = b""
+        for count in held.tolist():
+            if count == DENSE:
+                bits += dense.take("<u8", WORDS).tobytes()[:TIER_BYTES]
+            else:
+                tier = np.zeros(8 * TIER_BYTES, np.uint8)
+                tier[positions.take("<u2", count)] = 1
+                bits += np.packbits(tier, bitorder="little").tobytes()
+        names = read.texts(np.concatenate([[session_bytes], lengths]).astype(np.uint16))
+        return cls(
+            dict(zip(names[1 : 1 + actions], counts.tolist(), strict=True)),
+            {n: (w, a) for n, w, a in zip(names[1 + actions :], weights.tolist(), at.tolist(), strict=True)},
+            first_ms,
+            (names[0], session_ms, session_events),
+            SeenSet.of_bytes(items.tolist(), bits),
+            history,
+            arrived,
+        )
+
+    @classmethod
+    def _of_1(cls, data: bytes) -> UserRecord:
+        _, small_size, history_size, hashes, tiers = HEAD_1.unpack_from(data)
+        start = HEAD_1.size + small_size
+        counts, actions, affinities, first_ms, session, tier_counts = orjson.loads(data[HEAD_1.size : start])
+        history = np.frombuffer(data, EVENT, history_size // EVENT.itemsize, start)
+        arrived = np.frombuffer(data, "<u8", hashes, start + history_size)
+        if len(tier_counts) != tiers:
+            raise ValueError("a wrong number of tiers")
+        return cls(
+            {name: counts[name] for name in actions},
+            {name: (weight, at) for name, (weight, at) in affinities.items()},
+            first_ms,
+            (session[0], session[1], session[2]),
+            SeenSet.of_bytes(tier_counts, data[start + history_size + arrived.nbytes :]),
+            history,
+            arrived,
+        )
 
 
-@dataclass(slots=True)
-class Applied:
-    """What applying a chunk did."""
-
-    accepted: NDArray[np.bool_]
-    "Per event: False for a duplicate."
-    covisits: dict[str, dict[str, float]]
-    "Per item: co-visitation weight of each other item."
-
-
-def apply_interactions(
-    records: Mapping[str, UserRecord],
-    events: InteractionColumns,
-    categories: Mapping[int, tuple[str, ...]],
-    item_ids: Mapping[int, str],
-) -> Applied:
-    """Apply events, in stream order, to the records of their users.
-
-    `records` holds a record for every user of `events`; `categories` and `item_ids` give, by `hash64` of the item id, what
-    the catalogue knows (an unknown item has no category and is co-visited with nothing that came before it is known).
-    Events are dropped as duplicates when their `event_id` is within the user's kept window. Deterministic: the same
-    events in the same order, in whatever chunks, leave the same records.
-    """
-    accepted = np.zeros(len(events), np.bool_)
-    covisits: dict[str, dict[str, float]] = {}
-    values = events.value.tolist()
-    for n, time in enumerate(events.event_time.tolist()):
-        record = records[events.user_id[n]]
-        if not record.arrive(hash64(events.event_id[n])):
-            continue
-        accepted[n] = True
-        item_id, action = events.item_id[n], bounded(events.action[n], record.counts)
-        item = hash64(item_id)
-        _covisit(record, item_id, item, item_ids, covisits)
-        _session(record, events.session_id[n], time)
-        record.first_ms = min(record.first_ms, time) if record.size else time
-        record.append(time, item, values[n], action)
-        record.counts[action] = record.counts.get(action, 0) + 1
-        record.seen.add(item_id)
-        for name in categories.get(item, ()):
-            weight, at = record.affinities.get(name, (0.0, time))
-            record.affinities[name] = decayed(weight, at, time, AFFINITY_HALF_LIFE_MS)
-        if len(record.affinities) > AFFINITIES:
-            _prune(record)
-    return Applied(accepted, covisits)
-
-
-def _covisit(
-    record: UserRecord, item_id: str, item: int, item_ids: Mapping[int, str], out: dict[str, dict[str, float]]
-) -> None:
-    distinct: list[int] = []
-    for other in record.history["item"][: -4 * COVISIT_WINDOW - 1 : -1].tolist():
-        if other != item and other not in distinct:
-            distinct.append(other)
-            if len(distinct) == COVISIT_WINDOW:
-                break
-    known = [
-        (other_id, w) for h, w in zip(distinct, COVISIT_WEIGHTS, strict=False) if (other_id := item_ids.get(h)) is not None
-    ]
-    if not known:
-        return
-    backward = out.setdefault(item_id, {})
-    for other_id, weight in known:
-        forward = out.get(other_id)
-        if forward is None:
-            forward = out[other_id] = {}
-        forward[item_id] = forward.get(item_id, 0.0) + weight
-        backward[other_id] = backward.get(other_id, 0.0) + weight * COVISIT_BACKWARD
-
-
-def _session(record: UserRecord, session_id: str | None, time: int) -> None:
-    name, start, count = record.session
-    fresh = record.size == 0 or time - record.last_ms > SESSION_GAP_MS
-    if fresh or (session_id is not None and session_id != name):
-        record.session = (session_id or "", time, 1)
-    else:
-        record.session = (name, start, count + 1)
-
-
-def _prune(record: UserRecord) -> None:
-    """Keep the affinities that weigh most at the newest event time; ties by name."""
-    newest = max(at for _, at in record.affinities.values())
-
-    def left(entry: tuple[str, tuple[float, int]]) -> tuple[float, str]:
-        name, (weight, at) = entry
-        return -weight * 2.0 ** (-(newest - at) / AFFINITY_HALF_LIFE_MS), name
-
-    record.affinities = dict(sorted(record.affinities.items(), key=left)[:AFFINITIES])
-
-
-def _fields(data: bytes, count: int) -> list[Any]:
-    """The JSON list after the format byte; raises StoreCorrupt unless it has `count` entries, the first an object."""
+def _decoded(data: bytes, formats: Mapping[int, Callable[[bytes], T]], what: str) -> T:
+    read = formats.get(data[0]) if data else None
+    if read is None:
+        raise StoreCorrupt("record_format", f"{what} of an unknown format; this version reads {', '.join(map(str, formats))}")
     try:
-        fields = orjson.loads(data[1:])
-    except orjson.JSONDecodeError as exc:
-        raise StoreCorrupt("record_format", f"row that cannot be read: {exc}") from exc
-    if not isinstance(fields, list) or len(fields) != count or not isinstance(fields[0], dict):
-        raise StoreCorrupt("record_format", "row with wrong fields")
-    return fields
+        return read(data)
+    except (struct.error, ValueError, TypeError, AttributeError, IndexError, KeyError, OverflowError) as exc:
+        raise StoreCorrupt("record_format", f"{what} that cannot be read: {exc}") from exc
 
 
 @dataclass(slots=True)
@@ -280,6 +237,7 @@ class ItemStatRow:
     """Statistics of one item over the events of one source partition."""
 
     counts: dict[str, int] = field(default_factory=dict)
+    "Events per action, by `hash64` of their names."
     value_sum: float = 0.0
     value_count: int = 0
     popularity: float = 0.0
@@ -288,67 +246,83 @@ class ItemStatRow:
     first_ms: int = 0
 
     def encode(self) -> bytes:
-        """Versioned bytes."""
-        fields = [self.counts, self.value_sum, self.value_count, self.popularity, self.updated_ms, self.first_ms]
-        return bytes([FORMAT]) + orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)
+        """The bytes that the compiled loops leave for the same statistics."""
+        counts = sorted(self.counts.items(), key=lambda entry: hash64(entry[0]))
+        texts = [name.encode() for name, _ in counts]
+        head = STATISTICS_2.pack(
+            FORMAT,
+            0,
+            len(counts),
+            sum(map(len, texts)),
+            self.value_sum,
+            self.value_count,
+            self.popularity,
+            self.updated_ms,
+            self.first_ms,
+        )
+        numbers = np.asarray([count for _, count in counts], "<u8").tobytes()
+        return _padded(head, numbers, np.asarray([len(text) for text in texts], "<u2").tobytes(), *texts)
 
     @classmethod
     def decode(cls, data: bytes) -> ItemStatRow:
-        """The inverse of `encode`; raises StoreCorrupt."""
-        if data[:1] != bytes([FORMAT]):
-            raise StoreCorrupt("record_format", "item statistics of an unknown format")
-        return cls(*_fields(data, 6))
+        """A row of any format written so far; raises StoreCorrupt."""
+        return _decoded(data, {1: cls._of_1, 2: cls._of_2}, "item statistics")
 
+    @classmethod
+    def _of_2(cls, data: bytes) -> ItemStatRow:
+        _, _, actions, _, value_sum, value_count, popularity, updated, first = STATISTICS_2.unpack_from(data)
+        read = _Reader(data, STATISTICS_2.size)
+        counts, lengths = read.take("<u8", actions), read.take("<u2", actions)
+        names = read.texts(lengths)
+        return cls(dict(zip(names, counts.tolist(), strict=True)), value_sum, value_count, popularity, updated, first)
 
-def apply_statistics(
-    rows: MutableMapping[str, ItemStatRow], events: InteractionColumns, accepted: NDArray[np.bool_]
-) -> set[str]:
-    """Count accepted events into `rows`, made as needed; returns the items touched."""
-    touched: set[str] = set()
-    for n in np.flatnonzero(accepted).tolist():
-        item_id, time, value = events.item_id[n], int(events.event_time[n]), float(events.value[n])
-        row = rows.get(item_id)
-        if row is None:
-            row = rows[item_id] = ItemStatRow(first_ms=time)
-        action = bounded(events.action[n], row.counts)
-        row.counts[action] = row.counts.get(action, 0) + 1
-        if not math.isnan(value):
-            row.value_sum += value
-            row.value_count += 1
-        row.popularity, row.updated_ms = decayed(row.popularity, row.updated_ms, time, POPULARITY_HALF_LIFE_MS)
-        row.first_ms = min(row.first_ms, time)
-        touched.add(item_id)
-    return touched
+    @classmethod
+    def _of_1(cls, data: bytes) -> ItemStatRow:
+        return cls(*_fields_1(data, 6))
 
 
 @dataclass(slots=True)
 class NeighbourRow:
     """Co-visitation weights of one item, bounded: the lightest neighbours go first."""
 
-    weights: dict[str, float] = field(default_factory=dict)
-    total: float = 0.0
+    units: dict[int, int] = field(default_factory=dict)
+    "Weight of each neighbour, by `hash64` of its id, in units of UNIT."
+    total: int = 0
+    "Weight of all neighbours ever, in units."
 
-    def add(self, others: list[str], weights: list[float]) -> None:
-        """Add increments."""
-        for other, weight in zip(others, weights, strict=True):
-            self.weights[other] = self.weights.get(other, 0.0) + weight
-            self.total += weight
-        if len(self.weights) > 2 * NEIGHBOURS:
-            self.weights = dict(self.heaviest(NEIGHBOURS))
-
-    def heaviest(self, most: int) -> list[tuple[str, float]]:
-        """The heaviest neighbours, heaviest first, ties by id."""
-        pairs = sorted(self.weights.items())
-        pairs.sort(key=operator.itemgetter(1), reverse=True)  # stable: ties stay by id
-        return pairs[:most]
+    def heaviest(self, most: int) -> list[tuple[int, float]]:
+        """The heaviest neighbours and their weights, heaviest first, ties by hash."""
+        pairs = sorted(self.units.items(), key=lambda pair: (-pair[1], pair[0]))
+        return [(other, units * UNIT) for other, units in pairs[:most]]
 
     def encode(self) -> bytes:
-        """Versioned bytes."""
-        return bytes([FORMAT]) + orjson.dumps([self.weights, self.total], option=orjson.OPT_SORT_KEYS)
+        """The bytes that the compiled loops leave for the same neighbours: hashes ascending, then units."""
+        pairs = sorted(self.units.items())
+        head = NEIGHBOURS_2.pack(FORMAT, 0, 0, len(pairs), self.total)
+        columns = np.asarray(pairs, "<u8").reshape(-1, 2)
+        return head + columns[:, 0].tobytes() + columns[:, 1].tobytes()
 
     @classmethod
     def decode(cls, data: bytes) -> NeighbourRow:
-        """The inverse of `encode`; raises StoreCorrupt."""
-        if data[:1] != bytes([FORMAT]):
-            raise StoreCorrupt("record_format", "neighbours of an unknown format")
-        return cls(*_fields(data, 2))
+        """A row of any format written so far; raises StoreCorrupt."""
+        return _decoded(data, {1: cls._of_1, 2: cls._of_2}, "neighbours")
+
+    @classmethod
+    def _of_2(cls, data: bytes) -> NeighbourRow:
+        _, _, _, count, total = NEIGHBOURS_2.unpack_from(data)
+        read = _Reader(data, NEIGHBOURS_2.size)
+        others, units = read.take("<u8", count), read.take("<u8", count)
+        return cls(dict(zip(others.tolist(), units.tolist(), strict=True)), total)
+
+    @classmethod
+    def _of_1(cls, data: bytes) -> NeighbourRow:
+        weights, total = _fields_1(data, 2)
+        return cls({hash64(other): round(weight / UNIT) for other, weight in weights.items()}, round(total / UNIT))
+
+
+def _fields_1(data: bytes, count: int) -> list[Any]:
+    """Format 1: the JSON list after the format byte; raises ValueError unless it has `count` entries, the first an object."""
+    fields = orjson.loads(data[1:])
+    if not isinstance(fields, list) or len(fields) != count or not isinstance(fields[0], dict):
+        raise ValueError("wrong fields")
+    return fields

@@ -21,7 +21,7 @@ import orjson
 
 from schemas.errors import BadEvent
 
-__all__ = ["NAMES", "Framing", "Registry", "decode", "encode", "fingerprint", "framing_of", "load", "schema_text"]
+__all__ = ["NAMES", "Framing", "Registry", "decode", "encode", "fingerprint", "framing_of", "header", "load", "schema_text"]
 
 FOLDER = Path(__file__).parent
 NAMES = tuple(sorted(path.stem for path in FOLDER.glob("*.avsc")))
@@ -72,7 +72,8 @@ def fingerprint(schema: Any) -> bytes:
 
 
 @functools.cache
-def _header(name: str) -> bytes:
+def header(name: str) -> bytes:
+    """What a value in single-object encoding of the current version of schema `name` starts with: 10 bytes."""
     return MARKER + fingerprint(load(name))
 
 
@@ -119,7 +120,7 @@ def encode(
         return orjson.dumps(datum)
     out = io.BytesIO()
     if framing is Framing.SINGLE_OBJECT:
-        out.write(_header(name))
+        out.write(header(name))
     elif registry is None:
         raise BadEvent("no_registry", "Confluent framing needs a schema registry: set RIFFLE_REGISTRY_URL")
     else:
@@ -149,7 +150,7 @@ def decode(name: str, value: bytes, headers: Headers = (), registry: Registry | 
             raise BadEvent("not_json", "the JSON value is not an object")
         return parsed, framing
     if framing is Framing.SINGLE_OBJECT:
-        if value[:10] == _header(name):
+        if value[:10] == header(name):
             return _read(value, 10, load(name), None), framing
         writer = _writers(name).get(value[2:10])
         if writer is None:

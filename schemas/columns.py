@@ -3,58 +3,83 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.codec import Registry, decode
+from schemas.codec import MAX_VALUE_BYTES, Registry, decode, encode, header
 from schemas.errors import BadEvent
+from schemas.kernels import decode_block
 from schemas.records import Interaction
 from schemas.validation import interaction_from
 
-__all__ = ["ERASE", "BadRecord", "Decoded", "InteractionColumns", "decode_interactions"]
+__all__ = ["ERASE", "BadRecord", "Decoded", "EventColumns", "decode_interactions"]
 
 ERASE = ("riffle-op", b"erase")
+EVENT, ITEM, ACTION, SESSION = range(4)
 
 
 @dataclass(slots=True)
-class InteractionColumns:
-    """Interactions as columns of one length n, in stream order."""
+class EventColumns:
+    """n interactions in stream order. Texts stay in the bytes they came in, found by start and length."""
 
+    data: NDArray[np.uint8]
+    "The records' bytes, one after the other."
+    users: Sequence[bytes]
+    "UTF-8 user ids (the record keys)."
     offset: NDArray[np.int64]
-    event_id: list[str]
-    user_id: list[str]
-    item_id: list[str]
-    action: list[str]
+    starts: NDArray[np.int64]
+    "int64 `(4, n)`: where event id, item id, action and session id start in `data`."
+    lengths: NDArray[np.int64]
+    "int64 `(4, n)`: their bytes; -1 for no session."
+    hashes: NDArray[np.uint64]
+    "uint64 `(3, n)`: `hash64` of event id, item id and action."
     event_time: NDArray[np.int64]
     "Epoch ms."
     value: NDArray[np.float32]
     "NaN where absent."
-    session_id: list[str | None]
-    request_id: list[str | None]
 
     def __len__(self) -> int:
-        return len(self.event_id)
+        return len(self.offset)
 
     @classmethod
-    def of(cls, events: Sequence[Interaction], offsets: Sequence[int]) -> InteractionColumns:
-        """Columns of `events`, which were read at `offsets`."""
-        return cls(
-            np.asarray(offsets, np.int64),
-            [e.event_id for e in events],
-            [e.user_id for e in events],
-            [e.item_id for e in events],
-            [e.action for e in events],
-            np.asarray([e.event_time for e in events], np.int64),
-            np.asarray([np.nan if e.value is None else e.value for e in events], np.float32),
-            [e.session_id for e in events],
-            [e.request_id for e in events],
+    def of(cls, events: Sequence[Interaction], offsets: Sequence[int]) -> EventColumns:
+        """Columns of valid `events`, as if they had been read at `offsets`."""
+        values = [_encoded(event) for event in events]
+        keys = [event.user_id.encode() for event in events]
+        return _read(values, keys, np.asarray(offsets, np.int64), np.ones(len(values), np.uint8))[1]
+
+    def slice(self, start: int, stop: int) -> EventColumns:
+        """Rows `start` to `stop` (exclusive)."""
+        rows = slice(start, stop)
+        return EventColumns(
+            self.data,
+            self.users[rows],
+            self.offset[rows],
+            np.ascontiguousarray(self.starts[:, rows]),
+            np.ascontiguousarray(self.lengths[:, rows]),
+            np.ascontiguousarray(self.hashes[:, rows]),
+            self.event_time[rows],
+            self.value[rows],
         )
 
-    def slice(self, start: int, stop: int) -> InteractionColumns:
-        """Rows `start` to `stop` (exclusive)."""
-        return InteractionColumns(*(getattr(self, f.name)[start:stop] for f in fields(self)))
+    def _take(self, rows: NDArray[np.int64]) -> EventColumns:
+        return EventColumns(
+            self.data,
+            [self.users[n] for n in rows.tolist()],
+            self.offset[rows],
+            np.ascontiguousarray(self.starts[:, rows]),
+            np.ascontiguousarray(self.lengths[:, rows]),
+            np.ascontiguousarray(self.hashes[:, rows]),
+            self.event_time[rows],
+            self.value[rows],
+        )
+
+    def text(self, column: int, row: int) -> str:
+        """Text of a row; `column` is EVENT, ITEM, ACTION or SESSION. Empty where absent."""
+        start = int(self.starts[column, row])
+        return self.data[start : start + max(int(self.lengths[column, row]), 0)].tobytes().decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +95,32 @@ class BadRecord:
 class Decoded:
     """A decoded chunk: every input record is in exactly one of the three."""
 
-    columns: InteractionColumns
+    columns: EventColumns
     bad: list[BadRecord]
     erasures: list[tuple[int, str]]
     "Position in the chunk, and user to erase."
+
+
+def _encoded(event: Interaction) -> bytes:
+    return encode("interaction", {name: getattr(event, name) for name in Interaction.__dataclass_fields__})
+
+
+def _read(
+    values: Sequence[bytes | None], keys: Sequence[bytes | None], offsets: NDArray[np.int64], checked: NDArray[np.uint8]
+) -> tuple[NDArray[np.uint8], EventColumns]:
+    """Status per record, and columns of all of them (of those that are not 0: zeros)."""
+    n = len(values)
+    bounds, key_starts = np.zeros(n + 1, np.int64), np.zeros(n + 1, np.int64)
+    full = [value or b"" for value in values]
+    users = [key or b"" for key in keys]
+    np.cumsum(np.fromiter(map(len, full), np.int64, n), out=bounds[1:])
+    key_lengths = np.fromiter(map(len, users), np.int64, n)
+    np.cumsum(key_lengths, out=key_starts[1:])
+    data = np.frombuffer(b"".join(full), np.uint8)
+    names = np.frombuffer(b"".join(users), np.uint8)
+    head = np.frombuffer(header("interaction"), np.uint8)
+    status, *columns = decode_block(data, bounds, head, names, key_starts, key_lengths, checked)
+    return status, EventColumns(data, users, offsets, *columns)
 
 
 def decode_interactions(
@@ -86,30 +133,52 @@ def decode_interactions(
     """Decode a chunk of the interactions topic. A bad record never affects its neighbours and never raises.
 
     The key must be the UTF-8 `user_id`: it decides the partition that holds the user's state. A record without value and
-    with header `riffle-op: erase` asks to forget the user named by its key.
+    with header `riffle-op: erase` asks to forget the user named by its key. Records of the current schema in single-object
+    encoding are read by compiled loops; all others, and whatever those loops find odd, by the general decoder.
     """
-    events: list[Interaction] = []
-    kept: list[int] = []
+    where = np.asarray(offsets, np.int64)
+    status, columns = _read(values, keys, where, np.zeros(len(values), np.uint8))
+    if any(headers):
+        # JSON is told by its header, even where its bytes would read as Avro
+        status[[n for n, head in enumerate(headers) if any(name == "content-type" for name, _ in head)]] = 1
+    odd = np.flatnonzero(status).tolist()
+    if not odd:
+        return Decoded(columns, [], [])
     bad: list[BadRecord] = []
     erasures: list[tuple[int, str]] = []
-    for index, (value, key, head) in enumerate(zip(values, keys, headers, strict=True)):
+    mended = list(values)
+    checked = np.zeros(len(values), np.uint8)
+    for index in odd:
+        mended[index] = None
         try:
-            if key is None:
-                raise BadEvent("null_key", "the key must be the user_id", "key")
-            user = key.decode()
-            if value is None:
-                if ERASE not in head:
-                    raise BadEvent("null_value", "no value, and no riffle-op header that would ask for an erasure")
-                erasures.append((index, user))
-                continue
-            event = interaction_from(decode("interaction", value, head, registry)[0])
-            if event.user_id != user:
-                raise BadEvent("key_mismatch", f"key {user[:64]!r} is not user_id {event.user_id[:64]!r}", "key")
+            event = _general(values[index], keys[index], headers[index], registry)
         except BadEvent as exc:
             bad.append(BadRecord(index, exc.code, exc.message))
         except UnicodeDecodeError:
             bad.append(BadRecord(index, "invalid_key", "the key is not UTF-8"))
         else:
-            events.append(event)
-            kept.append(offsets[index])
-    return Decoded(InteractionColumns.of(events, kept), bad, erasures)
+            if isinstance(event, str):
+                erasures.append((index, event))
+            else:
+                mended[index], checked[index] = _encoded(event), 1
+    status, columns = _read(mended, keys, where, checked)
+    return Decoded(columns._take(np.flatnonzero(status == 0)), bad, erasures)
+
+
+def _general(
+    value: bytes | None, key: bytes | None, head: Sequence[tuple[str, bytes]], registry: Registry | None
+) -> Interaction | str:
+    """The event of one record, or the user to erase; raises BadEvent, UnicodeDecodeError."""
+    if key is None:
+        raise BadEvent("null_key", "the key must be the user_id", "key")
+    user = key.decode()
+    if value is None:
+        if ERASE not in head:
+            raise BadEvent("null_value", "no value, and no riffle-op header that would ask for an erasure")
+        return user
+    if len(value) > MAX_VALUE_BYTES:
+        raise BadEvent("too_large", f"{len(value)} bytes, at most {MAX_VALUE_BYTES} are read")
+    event = interaction_from(decode("interaction", value, head, registry)[0])
+    if event.user_id != user:
+        raise BadEvent("key_mismatch", f"key {user[:64]!r} is not user_id {event.user_id[:64]!r}", "key")
+    return event

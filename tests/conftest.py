@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from models.warm import warm
 from streams.embedded.kafka import EmbeddedKafka
 from streams.embedded.process import wait_until
 from streams.embedded.redis import EmbeddedRedis
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
     from training.learn import Learned
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled() -> None:
+    """Compiled loops are ready before the first test that is held to a deadline."""
+    warm()
 
 
 def free_port() -> int:

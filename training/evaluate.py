@@ -18,12 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.items import NEIGHBOURS, ItemStore
+from models.kernels.records import UNIT
 from models.pipeline.batch import RECENT, Candidates, Queries, Retrieved
 from models.pipeline.pipeline import CandidatePipeline, PipelineSettings
 from models.pipeline.stages import Filter, Source
 from models.slot import ModelSlot
-from models.state import ItemStatRow, NeighbourRow, UserRecord, apply_interactions, apply_statistics
-from schemas.columns import InteractionColumns
+from models.state import UserRecord
+from models.tables import CovisitSums, NeighbourTable, StatisticsTable, UserTable
+from schemas.columns import EventColumns
 from schemas.records import Interaction, Item, Request
 
 __all__ = ["Figures", "World", "evaluate"]
@@ -44,11 +46,12 @@ class World:
         self.items = ItemStore(partitions=1)
         self.slot = slot or ModelSlot()
         "The release that answers, if any."
-        self.records: dict[str, UserRecord] = {}
-        self._statistics: dict[str, ItemStatRow] = {}
-        self._neighbours: dict[str, NeighbourRow] = {}
-        self._stale: set[str] = set()
-        "Items whose neighbours in the item store are older than the rows here."
+        self._users = UserTable(self.items, lambda keys: [None] * len(keys))
+        self._statistics = StatisticsTable(self.items)
+        self._covisits = CovisitSums(self.items)
+        self._neighbours = NeighbourTable(lambda keys: [None] * len(keys))
+        self._stale: set[int] = set()
+        "Items (by hash) whose neighbours in the item store are older than the rows here."
         catalogue = list(items)
         for item in catalogue:
             if item.published_at is None:
@@ -63,29 +66,39 @@ class World:
 
     def apply(self, events: Sequence[Interaction]) -> None:
         """Apply events in order. Chunks of any size leave the same state when all items are published."""
-        for event in events:
-            if event.user_id not in self.records:
-                self.records[event.user_id] = UserRecord()
-        columns = InteractionColumns.of(events, range(len(events)))
-        applied = apply_interactions(self.records, columns, self.items.categories_of_hash, self.items.id_of_hash)
-        for item_id in sorted(apply_statistics(self._statistics, columns, applied.accepted)):
-            self.items.set_statistics(item_id, 0, self._statistics[item_id])
-        for item_id, others in applied.covisits.items():
-            row = self._neighbours.setdefault(item_id, NeighbourRow())
-            row.add(list(others), list(others.values()))
-            self.items.set_neighbour_total(item_id, row.total)
-            self._stale.add(item_id)
+        columns = EventColumns.of(events, range(len(events)))
+        if not len(columns):
+            return
+        applied = self._users.apply(columns)
+        self._statistics.apply(columns, applied)
+        self._statistics.show(0)
+        self._statistics.take()
+        self.items.stream_time_ms = max(self.items.stream_time_ms, int(columns.event_time.max()))
+        self._covisits.add(applied)
+        for _, increments in self._covisits.take(1):
+            self._neighbours.add(increments)
+            for code in increments.items.tolist():
+                self._stale.add(code)
+                if (item_id := self.items.id_of(code)) is not None:
+                    self.items.set_neighbour_total(item_id, self._neighbours.total(code))
+
+    def record(self, user_id: str) -> UserRecord | None:
+        """What is kept of a person."""
+        return self._users.lookup([user_id])[0]
 
     def know(self, user: UserRecord | None) -> None:
         """Bring the neighbours that an answer to this person looks at up to date; the others wait until they are looked at."""
         if user is None:
             return
-        newest = set(user.history["item"][-RECENT:].tolist())
-        for item_id in [name for h in newest if (name := self.items.id_of_hash.get(h)) is not None and name in self._stale]:
-            self._stale.discard(item_id)
-            row = self._neighbours[item_id]
-            heaviest = row.heaviest(NEIGHBOURS)
-            self.items.set_neighbours(item_id, [name for name, _ in heaviest], [weight for _, weight in heaviest], row.total)
+        looked_at = self._stale.intersection(user.history["item"][-RECENT:].tolist())
+        self._stale -= looked_at
+        codes = sorted(looked_at)
+        for code, row in zip(codes, self._neighbours.lookup([c.to_bytes(8, "little") for c in codes]), strict=True):
+            item_id = self.items.id_of(code)
+            if row is not None and item_id is not None:
+                named = [(other, weight) for o, weight in row.heaviest(NEIGHBOURS) if (other := self.items.id_of(o))]
+                others, weights = [other for other, _ in named], [weight for _, weight in named]
+                self.items.set_neighbours(item_id, others, weights, row.total * UNIT)
 
 
 @dataclass(slots=True)
@@ -223,8 +236,8 @@ def evaluate(
     for n, event in enumerate(events[cut:], cut):
         world.publish(event.event_time)
         if n in queries:
-            world.know(world.records.get(event.user_id))
-            rank, stage, sources = prober.probe(event.user_id, world.records.get(event.user_id), event.item_id)
+            world.know(world.record(event.user_id))
+            rank, stage, sources = prober.probe(event.user_id, world.record(event.user_id), event.item_id)
             figures.ranks.append(rank)
             figures.stages[stage] += 1
             figures.sources.update(sources)

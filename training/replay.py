@@ -135,8 +135,8 @@ def replay(
             at = stop
         world.publish(events[n].event_time)
         user = events[n].user_id
-        world.know(world.records.get(user))
-        pipeline.run([Request("replay", user, k=1)], [world.records.get(user)], [None])
+        world.know(world.record(user))
+        pipeline.run([Request("replay", user, k=1)], [world.record(user)], [None])
         _gather(gathered, tap, model, world.items, ahead.of(n, events), rng, len(world.items))
         if progress is not None:
             progress(done, len(todo))

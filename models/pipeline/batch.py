@@ -60,7 +60,7 @@ class Queries:
         """Look up what the batch needs of its people; `users[n]` is None for a person never heard of."""
         rows = np.full((len(requests), HISTORY), -1, np.int32)
         for n, user in enumerate(users):
-            if user is not None and user.size:
+            if user is not None and len(user.history):
                 newest = items.rows_of_hashes(user.history["item"][::-1])
                 rows[n, : len(newest)] = newest
         return cls(

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from reference import Tables
 
-from models.state import ItemStatRow, NeighbourRow, UserRecord, apply_interactions, apply_statistics, hash64
+from models.state import hash64
 from schemas.codec import encode
-from schemas.columns import InteractionColumns
 from schemas.records import Interaction
 from streams.settings import Settings
 from streams.topics import ensure_topics
@@ -44,25 +44,21 @@ async def records(settings: Settings, topic: str) -> dict[int, dict[bytes, bytes
     return held
 
 
-def recomputed(events: Mapping[int, list[Interaction]]) -> tuple[dict[bytes, bytes], dict[str, dict[str, float]]]:
-    """The tables from the events alone, partition by partition, without Kafka."""
+def recomputed(events: Mapping[int, list[Interaction]]) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
+    """The tables from the events alone, partition by partition, without Kafka: people and statistics, and neighbours."""
     rows: dict[bytes, bytes] = {}
-    covisits: dict[str, dict[str, float]] = {}
-    names = {hash64(item): item for item in ITEMS}
-    categories = {hash64(item): (f"c{n % 5}",) for n, item in enumerate(ITEMS)}
+    categories = {item: (f"c{n % 5}",) for n, item in enumerate(ITEMS)}
+    together = Tables()
     for partition, stream in events.items():
-        columns = InteractionColumns.of(stream, range(len(stream)))
-        users = {user: UserRecord() for user in columns.user_id}
-        applied = apply_interactions(users, columns, categories, names)
-        statistics: dict[str, ItemStatRow] = {}
-        apply_statistics(statistics, columns, applied.accepted)
-        rows |= {b"u" + user.encode(): record.encode() for user, record in users.items()}
-        rows |= {f"i{item}|{partition}".encode(): row.encode() for item, row in statistics.items()}
-        for item, others in applied.covisits.items():
-            mine = covisits.setdefault(item, {})
+        tables = Tables.after(stream, categories)
+        rows |= {b"u" + user.encode(): person.record().encode() for user, person in tables.people.items()}
+        rows |= {f"i{item}|{partition}".encode(): row.encode() for item, row in tables.statistics.items()}
+        for item, others in tables.covisits.items():
+            mine = together.covisits.setdefault(item, {})
             for other, weight in others.items():
                 mine[other] = mine.get(other, 0.0) + weight
-    return rows, covisits
+    neighbours = {hash64(item).to_bytes(8, "little"): row.encode() for item, row in together.neighbours().items()}
+    return rows, neighbours
 
 
 async def test_tables_equal_an_offline_recomputation_after_kills(fresh: Settings, worker_of: Any) -> None:
@@ -126,20 +122,11 @@ async def test_tables_equal_an_offline_recomputation_after_kills(fresh: Settings
     assert found == expected
     for _ in range(30):
         tables = await records(fresh, "covisits-changelog")
-        neighbours = {
-            key.decode(): NeighbourRow.decode(value).weights
-            for held in tables.values()
-            for key, value in held.items()
-            if key[:1] != b"\x00"
-        }
-        if neighbours.keys() == covisits.keys() and all(
-            mine == pytest.approx(covisits[item]) for item, mine in neighbours.items()
-        ):
+        neighbours = {key[1:]: value for held in tables.values() for key, value in held.items() if key[:1] == b"\x01"}
+        if neighbours == covisits:
             break
         await asyncio.sleep(0.5)
-    assert neighbours.keys() == covisits.keys()
-    for item, mine in neighbours.items():
-        assert mine == pytest.approx(covisits[item])
+    assert neighbours == covisits
     # what is on disk after a clean stop is what the changelog says
     worker.stop()
     from streams.store import PartitionStore, block_cache

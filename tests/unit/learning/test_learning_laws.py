@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from learning_corpus import POSITIVE, SMALL, corpus, small_release
+from reference import records_of
 
 from models.features import FEATURES
 from models.items import ItemStore
@@ -18,8 +19,6 @@ from models.pipeline.batch import Queries
 from models.sequences import EVENT_WIDTH, LENGTH, history_inputs
 from models.serving import ServingModel
 from models.signals import Scratch, Signal
-from models.state import UserRecord, apply_interactions
-from schemas.columns import InteractionColumns
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item, Request
 from training.data import ATTRIBUTION_MS, EventTable, heads_of, vocabulary_of
@@ -99,8 +98,7 @@ def test_training_and_serving_read_the_same_history() -> None:
     vocabulary = vocabulary_of(events, POSITIVE)
     table = EventTable.of(events, items, vocabulary, heads_of(events, vocabulary, POSITIVE))
     inputs = _inputs(table)
-    records = {event.user_id: UserRecord() for event in events}
-    apply_interactions(records, InteractionColumns.of(events, range(len(events))), {}, {})
+    records = records_of(events, ItemStore(1))
     for user, record in records.items():
         mine = [n for n, event in enumerate(events) if event.user_id == user][-LENGTH:]
         served = history_inputs(record, vocabulary, vocabulary.liked_history(record))
@@ -204,9 +202,8 @@ def test_what_was_learned_beats_chance_and_content_carries_new_items(learned: Le
         store.upsert(item)
     for n in range(60, 66):
         store.upsert(Item(f"new{n}", f"{('red', 'green', 'blue')[n % 3]} thing", "", (("red", "green", "blue")[n % 3],)))
-    user = UserRecord()
     liked = [Interaction(f"e{n}", "u", f"i{3 * n}", n * 1000 + 1, "like") for n in range(6)]
-    apply_interactions({"u": user}, InteractionColumns.of(liked, range(6)), store.categories_of_hash, store.id_of_hash)
+    user = records_of(liked, store)["u"]
     queries = Queries.hydrate([Request("r", "u")], [user], store, model)
     model.hydrate(queries, store)
     assert model.synced(store)

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from reference import Tables, records_of
 
 from models.items import ItemStore
 from models.pipeline.batch import Candidates, Queries, Retrieved
 from models.pipeline.pipeline import CandidatePipeline, PipelineSettings
 from models.pipeline.scoring import LightScorer
 from models.slot import ModelSlot
-from models.state import ItemStatRow, NeighbourRow, UserRecord, apply_interactions, apply_statistics
-from schemas.columns import InteractionColumns
+from models.state import UserRecord
 from schemas.records import Interaction, Item, Request
 
 if TYPE_CHECKING:
@@ -39,18 +39,13 @@ def worlds(draw: st.DrawFn) -> tuple[ItemStore, dict[str, UserRecord], list[Requ
         Interaction(f"e{n}", f"u{user}", ITEMS[item], 1_000 + n)
         for n, (user, item) in enumerate(draw(st.lists(st.tuples(st.integers(0, 3), st.integers(0, N - 1)), max_size=40)))
     ]
-    columns = InteractionColumns.of(events, range(len(events)))
-    users = {user: UserRecord() for user in columns.user_id}
-    applied = apply_interactions(users, columns, items.categories_of_hash, items.id_of_hash)
-    rows: dict[str, ItemStatRow] = {}
-    apply_statistics(rows, columns, applied.accepted)
-    for item, row in rows.items():
+    users = records_of(events, items)
+    tables = Tables.after(events, {})
+    for item, row in tables.statistics.items():
         items.set_statistics(item, 0, row)
-    for item, others in applied.covisits.items():
-        neighbours = NeighbourRow()
-        neighbours.add(list(others), list(others.values()))
-        heaviest = neighbours.heaviest(64)
-        items.set_neighbours(item, [o for o, _ in heaviest], [w for _, w in heaviest], neighbours.total)
+    for item, others in tables.covisits.items():
+        heaviest = sorted(others.items(), key=lambda pair: (-pair[1], pair[0]))
+        items.set_neighbours(item, [o for o, _ in heaviest], [w for _, w in heaviest], sum(others.values()))
     requests = draw(
         st.lists(
             st.builds(
@@ -183,9 +178,7 @@ def test_a_new_person_gets_a_slate_and_a_new_item_is_found() -> None:
     items = small()
     slate = CandidatePipeline(items).run([Request("r", "nobody", k=5)], [None], [None])[0]
     assert len(slate.items) == 5
-    user = UserRecord()
-    events = InteractionColumns.of([Interaction("e", "u", "i3", 5)], [0])
-    apply_interactions({"u": user}, events, items.categories_of_hash, items.id_of_hash)
+    user = records_of([Interaction("e", "u", "i3", 5)], items)["u"]
     items.upsert(Item("new", "word3", categories=("odd",), published_at=10**12))
     shown = CandidatePipeline(items).run([Request("r", "u", k=3)], [user], [None])[0].items
     assert shown[0].item_id == "new"
@@ -232,9 +225,8 @@ def with_release(learned: Learned) -> tuple[CandidatePipeline, UserRecord]:
     items = ItemStore(1)
     for item in corpus()[0]:
         items.upsert(item)
-    user = UserRecord()
     liked = [Interaction(f"e{n}", "u", f"i{3 * n}", n * 1000 + 1, "like") for n in range(4)]
-    apply_interactions({"u": user}, InteractionColumns.of(liked, range(4)), items.categories_of_hash, items.id_of_hash)
+    user = records_of(liked, items)["u"]
     return CandidatePipeline(items, slot=slot_of(learned)), user
 
 

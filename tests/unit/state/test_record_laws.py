@@ -11,21 +11,26 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import Tables, decayed, records_of
 
 from models.items import ItemStore
+from models.kernels.covisits import add_pairs, grouped, merge_rows
+from models.kernels.decay import halved
+from models.kernels.index import find_many
+from models.kernels.records import UNIT, apply_records
+from models.kernels.statistics import count_events, write_rows
 from models.state import (
     AFFINITY_HALF_LIFE_MS,
     HISTORY,
     ItemStatRow,
     NeighbourRow,
     UserRecord,
-    apply_interactions,
-    apply_statistics,
-    decayed,
     hash64,
 )
-from schemas.columns import InteractionColumns
+from models.tables import CovisitSums, Increments, NeighbourTable, StatisticsTable, UserTable
+from schemas.columns import EventColumns
 from schemas.errors import StoreCorrupt
+from schemas.kernels import decode_block, hash_many
 from schemas.records import Interaction, Item
 
 DAY = 86_400_000
@@ -56,45 +61,62 @@ def catalogue() -> ItemStore:
 STORE = catalogue()
 
 
+CATEGORIES = {f"i{n}": (f"c{n % 3}", f"d{n % 5}") for n in range(25)}
+
+
 def play(
     stream: list[Interaction], cuts: list[int], through_bytes: bool = False
-) -> tuple[dict[str, bytes], dict[str, bytes], list[bool], dict[str, dict[str, float]]]:
-    """Records, statistics, what was accepted and summed co-visits after `stream`, applied in chunks cut at `cuts`."""
-    columns = InteractionColumns.of(stream, range(len(stream)))
-    records = {event.user_id: UserRecord() for event in stream}
-    rows: dict[str, ItemStatRow] = {}
+) -> tuple[dict[str, bytes], dict[str, bytes], list[bool], dict[int, bytes]]:
+    """Records, statistics, what was accepted and neighbours after `stream`, applied in chunks cut at `cuts`."""
+    store = catalogue()
+    columns = EventColumns.of(stream, range(len(stream)))
+    people: dict[bytes, bytes | None] = {}
+    rows: dict[str, bytes] = {}
+    around: dict[bytes, bytes | None] = {}
     accepted: list[bool] = []
-    covisits: dict[str, dict[str, float]] = {}
+
+    def tables() -> tuple[UserTable, StatisticsTable, NeighbourTable]:
+        statistics = StatisticsTable(store)
+        for item_id, row in rows.items():
+            statistics.put(item_id, ItemStatRow.decode(row))
+        users = UserTable(store, lambda keys: [people.get(key) for key in keys])
+        return users, statistics, NeighbourTable(lambda keys: [around.get(key) for key in keys])
+
+    users, statistics, neighbours = tables()
+    sums = CovisitSums(store)
     edges = [0, *sorted(cut % (len(stream) + 1) for cut in cuts), len(stream)]
     for start, stop in pairwise(edges):
         chunk = columns.slice(start, stop)
-        applied = apply_interactions(records, chunk, STORE.categories_of_hash, STORE.id_of_hash)
-        apply_statistics(rows, chunk, applied.accepted)
-        accepted += applied.accepted.tolist()
-        for item_id, others in applied.covisits.items():
-            mine = covisits.setdefault(item_id, {})
-            for other, weight in others.items():
-                mine[other] = mine.get(other, 0.0) + weight
+        applied = users.apply(chunk)
+        statistics.apply(chunk, applied)
+        sums.add(applied)
+        accepted += applied.accepted.astype(bool).tolist()
+        people.update(users.take())
+        rows.update(statistics.take())
+        for _, increments in sums.take(3, most=7):
+            neighbours.add(increments)
+        around.update(neighbours.take())
         if through_bytes:
-            records = {user: UserRecord.decode(record.encode()) for user, record in records.items()}
-            rows = {item_id: ItemStatRow.decode(row.encode()) for item_id, row in rows.items()}
+            users, statistics, neighbours = tables()
     return (
-        {user: record.encode() for user, record in records.items()},
-        {item_id: row.encode() for item_id, row in rows.items()},
+        {user.decode(): row for user, row in people.items() if row is not None},
+        rows,
         accepted,
-        covisits,
+        {int.from_bytes(key, "little"): row for key, row in around.items() if row is not None},
     )
 
 
+@settings(max_examples=200)
 @given(events, st.lists(st.integers(0, 80), max_size=6), st.booleans())
-def test_any_chunking_and_any_restart_gives_the_same_bytes(
+def test_the_compiled_loops_leave_what_plain_python_leaves(
     stream: list[Interaction], cuts: list[int], through_bytes: bool
 ) -> None:
-    whole, parts = play(stream, []), play(stream, cuts, through_bytes)
-    assert whole[:3] == parts[:3]
-    assert whole[3].keys() == parts[3].keys()
-    for item_id, others in whole[3].items():
-        assert others == pytest.approx(parts[3][item_id])
+    expected = Tables.after(stream, CATEGORIES)
+    people, rows, accepted, neighbours = play(stream, cuts, through_bytes)
+    assert accepted == expected.accepted
+    assert people == {user: person.record().encode() for user, person in expected.people.items()}
+    assert rows == {item: row.encode() for item, row in expected.statistics.items()}
+    assert neighbours == {hash64(item): row.encode() for item, row in expected.neighbours().items()}
 
 
 @given(st.integers(0, 2**32), st.booleans())
@@ -106,7 +128,11 @@ def test_a_history_longer_than_the_window_gives_the_same_bytes_through_restarts(
         Interaction(f"e{n}", "ann", f"i{draw.integers(40)}", START + n * 60_000 + int(draw.integers(jitter)))
         for n in range(3 * HISTORY)
     ]
-    assert play(stream, [])[:3] == play(stream, list(range(0, len(stream), 37)), through_bytes=True)[:3]
+    people, rows, accepted, _ = play(stream, list(range(0, len(stream), 37)), through_bytes=True)
+    expected = Tables.after(stream, CATEGORIES)
+    assert accepted == expected.accepted
+    assert people["ann"] == expected.people["ann"].record().encode()
+    assert rows == {item: row.encode() for item, row in expected.statistics.items()}
 
 
 @given(events, st.data())
@@ -150,6 +176,11 @@ def test_affinities_are_finite_and_never_negative(stream: list[Interaction]) -> 
             assert weight >= 0.0
 
 
+@given(st.floats(0.0, 1e6), st.integers(0, 2**53))
+def test_decay_is_the_power_of_two_it_says(weight: float, age: int) -> None:
+    assert halved(weight, age, DAY) == pytest.approx(weight * math.exp2(-age / DAY), rel=1e-14, abs=1e-300)
+
+
 @given(st.floats(0.0, 1e6), st.integers(0, 2**52), st.integers(1, 20))
 def test_a_counter_halves_in_a_half_life(weight: float, at: int, times: int) -> None:
     later, when = decayed(weight, at, at + times * AFFINITY_HALF_LIFE_MS, AFFINITY_HALF_LIFE_MS)
@@ -189,17 +220,7 @@ def test_bytes_of_another_format_are_refused(decode: Callable[[bytes], object], 
         decode(data)
 
 
-def test_golden_bytes_of_a_record() -> None:
-    stream = [
-        Interaction("e1", "ann", "i1", START, "view", None, "s1"),
-        Interaction("e2", "ann", "i2", START + 1000, "rate", 4.5, "s1"),
-    ]
-    data = play(stream, [])[0]["ann"]
-    bits = len(UserRecord.decode(data).seen.tiers[0])
-    assert data[:-bits].hex() == GOLDEN
-
-
-GOLDEN = (
+OLD_RECORD = (
     "01b40000002c000000020001005b7b2272617465223a312c2276696577223a317d2c5b2276696577222c2272617465225d2c"
     "7b226331223a5b312e302c313730303030303030303030305d2c226332223a5b312e302c313730303030303030313030305d"
     "2c226431223a5b312e302c313730303030303030303030305d2c226432223a5b312e302c313730303030303030313030305d"
@@ -207,6 +228,72 @@ GOLDEN = (
     "00ae2a1effba11cf0a0000c07f0000e86be5cf8b010000209ea37d642c97320000904001001b5d5e51f54f0f04fed135082f"
     "0eff78"
 )
+GOLDEN = (
+    "020102000400020002000200020000000068e5cf8b0100000068e5cf8b010000160000007000000034000000000000000068"
+    "e5cf8b010000e86be5cf8b010000ae2a1effba11cf0a209ea37d642c97321b5d5e51f54f0f04fed135082f0eff782c622af1"
+    "d043f3afda26cf16cdaef8b343f000a36f6d744efcd38eb77616f227054f7d0d9e505c5db42c3e6f12633c41000000000000"
+    "f03f000000000000f03f000000000000f03f000000000000f03f0068e5cf8b0100000068e5cf8b010000e86be5cf8b010000"
+    "e86be5cf8b0100000000c07f00009040010000000100000000000100040004000200020002000200020016009a00cc00b101"
+    "70022303db03470549051e06ec06da0747088008bf09d7098a0abd0b6c0ca60df30dcd0ef30e733176696577726174656331"
+    "643163326432000000000000"
+)
+SAME = [
+    Interaction("e1", "ann", "i1", START, "view", None, "s1"),
+    Interaction("e2", "ann", "i2", START + 1000, "rate", 4.5, "s1"),
+]
+
+
+def test_golden_bytes_of_a_record() -> None:
+    assert play(SAME, [])[0]["ann"].hex() == GOLDEN
+
+
+def test_a_record_of_the_first_format_reads_as_todays() -> None:
+    seen = UserRecord.decode(bytes.fromhex(GOLDEN)).seen.to_bytes()[1]
+    store = catalogue()
+    table = UserTable(store, lambda keys: [bytes.fromhex(OLD_RECORD) + seen for _ in keys])
+    again = table.apply(EventColumns.of(SAME, [0, 1]))
+    assert again.accepted.tolist() == [0, 0]
+    old, new = UserRecord.decode(table.take()[b"ann"] or b""), UserRecord.decode(bytes.fromhex(GOLDEN))
+    assert (old.counts, old.affinities, old.session, old.first_ms) == (new.counts, new.affinities, new.session, new.first_ms)
+    assert old.history.tobytes() == new.history.tobytes()
+    assert old.arrived.tolist() == new.arrived.tolist()
+    assert old.seen.to_bytes() == new.seen.to_bytes()
+
+
+def test_rows_of_the_first_format_read_as_todays() -> None:
+    old = b'\x01[{"like":1,"view":2},3.5,1,1.25,1700000000000,1690000000000]'
+    assert ItemStatRow.decode(old) == ItemStatRow({"like": 1, "view": 2}, 3.5, 1, 1.25, 1700000000000, 1690000000000)
+    row = NeighbourRow.decode(b'\x01[{"i1":0.5,"i2":1.0},2.5]')
+    assert row.heaviest(9) == [(hash64("i2"), 1.0), (hash64("i1"), 0.5)]
+    assert row.total * UNIT == 2.5
+
+
+def test_golden_bytes_of_rows() -> None:
+    _, rows, _, neighbours = play(SAME, [])
+    assert rows["i2"].hex() == GOLDEN_STATISTICS
+    assert neighbours[hash64("i1")].hex() == GOLDEN_NEIGHBOURS
+
+
+GOLDEN_STATISTICS = (
+    "020001000400000000000000000012400100000000000000000000000000f03fe86be5cf8b010000e86be5cf8b0100000100"
+    "0000000000000400726174650000"
+)
+GOLDEN_NEIGHBOURS = "02000000010000000000020000000000209ea37d642c97320000020000000000"
+
+
+def test_loops_are_compiled_once_for_all_their_callers() -> None:
+    """A second signature would be compiled while events wait."""
+    play([*SAME, Interaction("e3", "bob", "ž", START)], [1], through_bytes=True)
+    for loop in (apply_records, count_events, write_rows, add_pairs, grouped, merge_rows, decode_block, find_many):
+        assert len(loop.signatures) == 1, loop
+
+
+@given(st.lists(st.text(max_size=300), max_size=20))
+def test_the_compiled_hash_is_blake2b(texts: list[str]) -> None:
+    data = [text.encode() for text in texts]
+    starts = np.cumsum([0, *map(len, data)])[:-1]
+    found = hash_many(np.frombuffer(b"".join(data), np.uint8), starts, np.asarray([len(d) for d in data], np.int64))
+    assert found.tolist() == [hash64(text) for text in texts]
 
 
 @given(events)
@@ -251,9 +338,33 @@ def test_a_removed_item_keeps_its_row_and_is_unavailable() -> None:
 
 
 def test_neighbours_are_bounded_and_the_heaviest_stay() -> None:
-    row = NeighbourRow()
+    table = NeighbourTable(lambda keys: [None] * len(keys))
     for n in range(1000):
-        row.add([f"i{n}", "dear"], [0.1, 1.0])
-    assert len(row.weights) <= 256
-    assert row.heaviest(1)[0][0] == "dear"
-    assert NeighbourRow.decode(row.encode()).heaviest(64) == row.heaviest(64)
+        others = np.asarray([hash64(f"i{n}"), hash64("dear")], np.uint64)
+        units = np.asarray([100 + n, 5000], np.uint64)
+        table.add(Increments(np.asarray([7], np.uint64), np.asarray([2], np.int64), others, units))
+    row = table.lookup([(7).to_bytes(8, "little")])[0]
+    assert row is not None
+    assert len(row.units) <= 256
+    assert row.heaviest(2) == [(hash64("dear"), 5_000_000 * UNIT), (hash64("i999"), 1099 * UNIT)]
+    assert row.total == 5_000_000 + sum(range(100, 1100))
+
+
+def test_many_actions_and_categories_stay_bounded() -> None:
+    store = ItemStore(capacity=4)
+    for n in range(100):
+        store.upsert(Item(f"i{n}", categories=tuple(f"c{n}-{k}" for k in range(3))))
+    stream = [Interaction(f"e{n}", "ann", f"i{n % 100}", START + (n * 7919) % 5000, f"a{n}") for n in range(300)]
+    record = records_of(stream, store)["ann"]
+    categories = {f"i{n}": tuple(f"c{n}-{k}" for k in range(3)) for n in range(100)}
+    assert record.encode() == Tables.after(stream, categories).people["ann"].record().encode()
+    assert len(record.counts) == 65
+    assert record.counts["other"] == 300 - 64
+    assert len(record.affinities) == 64
+
+
+def test_a_seen_set_ages_out_as_the_plain_one_does() -> None:
+    stream = [Interaction(f"e{n}", "ann", f"x{n}", START + n) for n in range(17 * 256 + 5)]
+    record = records_of(stream, ItemStore(capacity=4))["ann"]
+    assert record.encode() == Tables.after(stream, {}).people["ann"].record().encode()
+    assert len(record.seen.tiers) == 16

@@ -58,8 +58,8 @@ def test_an_answer_never_depends_on_the_event_asked_about_or_later_ones() -> Non
             for event in events[:n]:
                 world.apply([event])
             user, item = events[n].user_id, events[n].item_id
-            world.know(world.records.get(user))
-            expected.append(Prober(world.items).probe(user, world.records.get(user), item)[0])
+            world.know(world.record(user))
+            expected.append(Prober(world.items).probe(user, world.record(user), item)[0])
     assert got == expected
 
 

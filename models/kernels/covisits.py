@@ -1,0 +1,153 @@
+"""Co-visitation: increments summed per pair until the flush, and added to the rows of the items they belong to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit, uint64
+
+__all__ = ["KEPT", "add_pairs", "grouped", "merge_rows"]
+
+FORMAT = 2
+HEAD = 16
+KEPT = 128
+"Neighbours left when a row has grown beyond twice as many."
+SPREAD = 0x9E3779B97F4A7C15
+
+
+@njit(cache=True)
+def add_pairs(pairs: Any, units: Any, count: int, keys: Any, sums: Any, size: int) -> int:
+    """Add `count` increments to the open-addressing table `keys`, `sums` (uint64; a sum of 0 marks a free place).
+
+    A key is the item's row in the high and the neighbour's in the low 32 bits. The table must have room; returns its new size.
+    """
+    mask = len(keys) - 1
+    for i in range(count):
+        key = (uint64(pairs[i, 0]) << uint64(32)) | uint64(pairs[i, 1])
+        at = np.int64((key * uint64(SPREAD)) >> uint64(20)) & mask
+        while sums[at] != uint64(0) and keys[at] != key:
+            at = (at + 1) & mask
+        if sums[at] == uint64(0):
+            keys[at] = key
+            size += 1
+        sums[at] += units[i]
+    return size
+
+
+@njit(cache=True)
+def grow(keys: Any, sums: Any, new_keys: Any, new_sums: Any) -> None:
+    """Enter all sums into a larger, empty table."""
+    mask = len(new_keys) - 1
+    for i in range(len(keys)):
+        if sums[i] != uint64(0):
+            at = np.int64((keys[i] * uint64(SPREAD)) >> uint64(20)) & mask
+            while new_sums[at] != uint64(0):
+                at = (at + 1) & mask
+            new_keys[at], new_sums[at] = keys[i], sums[i]
+
+
+@njit(cache=True)
+def grouped(keys: Any, sums: Any, size: int, item_hashes: Any, partitions: int) -> Any:
+    """The table's sums by owner partition (hash of the item modulo `partitions`) and item.
+
+    Returns, over the distinct items m and pairs p: owner int64 `(m,)` ascending, item hash uint64 `(m,)`, end of the
+    item's pairs int64 `(m,)`, neighbour hash uint64 `(p,)`, units uint64 `(p,)`.
+    """
+    n = len(item_hashes)
+    per_item = np.zeros(n + 1, np.int64)
+    for i in range(len(keys)):
+        if sums[i] != uint64(0):
+            per_item[np.int64(keys[i] >> uint64(32))] += 1
+    per_owner = np.zeros(partitions + 1, np.int64)
+    for row in range(n):
+        if per_item[row]:
+            per_owner[np.int64(item_hashes[row] % uint64(partitions)) + 1] += 1
+    for owner in range(partitions):
+        per_owner[owner + 1] += per_owner[owner]
+    m = per_owner[partitions]
+    owners, items, ends, rows = np.empty(m, np.int64), np.empty(m, np.uint64), np.empty(m, np.int64), np.empty(m, np.int64)
+    for row in range(n):
+        if per_item[row]:
+            owner = np.int64(item_hashes[row] % uint64(partitions))
+            rows[per_owner[owner]] = row
+            owners[per_owner[owner]] = owner
+            per_owner[owner] += 1
+    place = np.zeros(n, np.int64)
+    at = 0
+    for i in range(m):
+        items[i] = item_hashes[rows[i]]
+        place[rows[i]] = at
+        at += per_item[rows[i]]
+        ends[i] = at
+    others, units = np.empty(size, np.uint64), np.empty(size, np.uint64)
+    for i in range(len(keys)):
+        if sums[i] != uint64(0):
+            row = np.int64(keys[i] >> uint64(32))
+            others[place[row]] = item_hashes[np.int64(keys[i] & uint64(0xFFFFFFFF))]
+            units[place[row]] = sums[i]
+            place[row] += 1
+    return owners, items, ends, others, units
+
+
+@njit(cache=True)
+def merge_rows(old: Any, old_starts: Any, ends: Any, others: Any, units: Any, new: Any, new_starts: Any) -> None:
+    """Add increments to m rows (`models.state.NeighbourRow`), ascending by hash on both sides after a sort of the increments.
+
+    Row i is `old[old_starts[i]:old_starts[i + 1]]` (uint8, empty for a new one), its increments end at `ends[i]` of
+    `others` and `units` (uint64; a neighbour may occur more than once). Rows after: `new`, `new_starts`.
+    """
+    old32, old64 = old.view(np.uint32), old.view(np.uint64)
+    new32, new64 = new.view(np.uint32), new.view(np.uint64)
+    at, begin = 0, 0
+    new_starts[0] = 0
+    for i in range(len(ends)):
+        base = old_starts[i] // 8
+        n, total = 0, uint64(0)
+        if old_starts[i + 1] > old_starts[i]:
+            n, total = np.int64(old32[2 * base + 1]), old64[base + 1]
+        here = others[begin : ends[i]]
+        order = np.argsort(here)
+        hashes, sums = np.empty(n + len(here), np.uint64), np.empty(n + len(here), np.uint64)
+        a, b, made = 0, 0, 0
+        while a < n or b < len(here):
+            if b == len(here) or (a < n and old64[base + 2 + a] < here[order[b]]):
+                hashes[made], sums[made] = old64[base + 2 + a], old64[base + 2 + n + a]
+                a += 1
+                made += 1
+                continue
+            other, weight = here[order[b]], units[begin + order[b]]
+            total += weight
+            b += 1
+            if a < n and old64[base + 2 + a] == other:
+                hashes[made], sums[made] = other, old64[base + 2 + n + a] + weight
+                a += 1
+                made += 1
+            elif made and hashes[made - 1] == other:
+                sums[made - 1] += weight
+            else:
+                hashes[made], sums[made] = other, weight
+                made += 1
+        keep = made
+        bar, ties = uint64(0), made
+        if made > 2 * KEPT:
+            keep = KEPT
+            bar = np.sort(sums[:made])[made - KEPT]
+            above = 0
+            for k in range(made):
+                above += sums[k] > bar
+            ties = KEPT - above
+        w = at // 8
+        new64[w] = uint64(0)
+        new[at] = FORMAT
+        new32[2 * w + 1], new64[w + 1] = keep, total
+        put = 0
+        for k in range(made):
+            if sums[k] > bar or (sums[k] == bar and ties > 0):
+                if sums[k] == bar:
+                    ties -= 1
+                new64[w + 2 + put], new64[w + 2 + keep + put] = hashes[k], sums[k]
+                put += 1
+        at += HEAD + 16 * keep
+        new_starts[i + 1] = at
+        begin = ends[i]

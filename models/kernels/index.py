@@ -1,0 +1,65 @@
+"""An open-addressing table from 64-bit hashes to row numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit, uint64
+from numpy.typing import NDArray
+
+__all__ = ["HashIndex", "find"]
+
+SPREAD = 0x9E3779B97F4A7C15
+
+
+@njit(inline="always")
+def find(keys: Any, rows: Any, key: Any) -> Any:
+    """Row of `key`, -1 when absent. Linear probing; the tables' length is a power of two and never full."""
+    mask = len(keys) - 1
+    at = np.int64((key * uint64(SPREAD)) >> uint64(20)) & mask
+    while rows[at] >= 0 and keys[at] != key:
+        at = (at + 1) & mask
+    return rows[at]
+
+
+@njit(cache=True)
+def find_many(keys: Any, rows: Any, wanted: Any) -> NDArray[np.int32]:
+    out = np.empty(len(wanted), np.int32)
+    for i in range(len(wanted)):
+        out[i] = find(keys, rows, wanted[i])
+    return out
+
+
+@njit(cache=True)
+def insert(keys: Any, rows: Any, new_keys: Any, new_rows: Any) -> None:
+    mask = len(keys) - 1
+    for i in range(len(new_keys)):
+        at = np.int64((new_keys[i] * uint64(SPREAD)) >> uint64(20)) & mask
+        while rows[at] >= 0 and keys[at] != new_keys[i]:
+            at = (at + 1) & mask
+        keys[at], rows[at] = new_keys[i], new_rows[i]
+
+
+class HashIndex:
+    """Row numbers by 64-bit hash; grows, never forgets."""
+
+    def __init__(self) -> None:
+        self.keys = np.zeros(1024, np.uint64)
+        self.rows = np.full(1024, -1, np.int32)
+        self._size = 0
+
+    def add(self, key: int, row: int) -> None:
+        """Enter a key that is not in the table."""
+        if 2 * self._size >= len(self.keys):
+            held = self.rows >= 0
+            keys, rows = np.zeros(2 * len(self.keys), np.uint64), np.full(2 * len(self.rows), -1, np.int32)
+            insert(keys, rows, self.keys[held], self.rows[held])
+            self.keys, self.rows = keys, rows
+        insert(self.keys, self.rows, np.asarray([key], np.uint64), np.asarray([row], np.int32))
+        self._size += 1
+
+    def find_many(self, keys: NDArray[np.uint64]) -> NDArray[np.int32]:
+        """Rows of `keys`, -1 where absent: int32 `(len(keys),)`."""
+        found: NDArray[np.int32] = find_many(self.keys, self.rows, keys)
+        return found

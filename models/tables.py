@@ -1,0 +1,392 @@
+"""The tables that a partition of the stream keeps: columns in, rows of bytes changed. No Kafka and no disk in here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.items import ItemStore
+from models.kernels import covisits, records, statistics
+from models.state import ItemStatRow, NeighbourRow, UserRecord, hash64
+from schemas.columns import ACTION, ITEM, EventColumns
+
+__all__ = ["Applied", "CovisitSums", "Increments", "NeighbourTable", "StatisticsTable", "UserTable"]
+
+Load = Callable[[Sequence[bytes]], Sequence[bytes | None]]
+"Stored rows of keys, None where there is none."
+ACTIONS = 64
+"Distinct actions counted in one source partition; further ones count as `other`."
+
+
+def _joined(rows: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    starts = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum(np.fromiter(map(len, rows), np.int64, len(rows)), out=starts[1:])
+    return np.frombuffer(b"".join(rows), np.uint8), starts
+
+
+@dataclass(slots=True)
+class Applied:
+    """What applying events did."""
+
+    accepted: NDArray[np.uint8]
+    "`(n,)`, 0 for a duplicate."
+    item_rows: NDArray[np.int32]
+    "`(n,)`: rows of the events' items in the store."
+    pairs: NDArray[np.int32]
+    "`(m, 2)`: the item whose neighbours grow, and the neighbour, as rows."
+    units: NDArray[np.uint64]
+    "`(m,)`: co-visitation weights."
+
+
+class UserTable:
+    """Records of people as bytes: those changed since the last `take`, and a cache of others."""
+
+    def __init__(self, items: ItemStore, load: Load) -> None:
+        self._items = items
+        self._load = load
+        self._rows: dict[bytes, bytes | None] = {}
+        self._dirty: set[bytes] = set()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def apply(self, events: EventColumns) -> Applied:
+        """Apply events, in stream order, to the records of their users.
+
+        Events whose `event_id` is within their user's kept window are dropped as duplicates. The same events in the same
+        order, in whatever chunks, leave the same bytes.
+        """
+        items, n = self._items, len(events)
+        item_rows = items.index.find_many(np.ascontiguousarray(events.hashes[ITEM]))
+        for e in np.flatnonzero(item_rows < 0).tolist():
+            item_rows[e] = items.row_for(events.text(ITEM, e))
+        codes: dict[bytes, int] = {}
+        who = np.fromiter([codes.setdefault(user, len(codes)) for user in events.users], np.int64, n)
+        order = np.argsort(who, kind="stable")
+        bounds = np.searchsorted(who[order], np.arange(len(codes) + 1))
+        users = list(codes)
+        old, old_starts = _joined([row or b"" for row in self._get(users)])
+        accepted = np.zeros(n, np.uint8)
+        pairs, units = np.empty((2 * records.WINDOW * n, 2), np.int32), np.empty(2 * records.WINDOW * n, np.uint64)
+        new_starts = np.zeros(len(users) + 1, np.int64)
+        size = len(old) + 512 * n + 1024
+        while True:
+            new = np.empty(size // 8, np.uint64).view(np.uint8)
+            made = records.apply_records(
+                order,
+                bounds,
+                events.data,
+                events.starts,
+                events.lengths,
+                events.hashes,
+                events.event_time,
+                events.value,
+                item_rows,
+                items.bloom,
+                items.category_ids,
+                items.category_hashes,
+                items.category_starts,
+                items.category_texts,
+                items.index.keys,
+                items.index.rows,
+                old,
+                old_starts,
+                new,
+                new_starts,
+                accepted,
+                pairs,
+                units,
+            )
+            if made >= 0:
+                break
+            size *= 2
+            accepted[:] = 0
+        data, ends = new[: new_starts[-1]].tobytes(), new_starts.tolist()
+        for k, user in enumerate(users):
+            self._rows[user] = data[ends[k] : ends[k + 1]]
+        self._dirty.update(users)
+        return Applied(accepted, item_rows, pairs[:made], units[:made])
+
+    def _get(self, users: Sequence[bytes]) -> list[bytes | None]:
+        rows = self._rows
+        missing = [user for user in users if user not in rows]
+        if missing:
+            for user, row in zip(missing, self._load(missing), strict=True):
+                # an older format is brought up to date when it is read
+                rows[user] = UserRecord.decode(row).encode() if row and row[0] != records.FORMAT else row
+        return [rows[user] for user in users]
+
+    def erase(self, user: bytes) -> None:
+        """Forget a person; the next `take` says so."""
+        self._rows[user] = None
+        self._dirty.add(user)
+
+    def lookup(self, users: Sequence[str]) -> list[UserRecord | None]:
+        """Records of people, None for a person never heard of."""
+        keys = [user.encode() for user in users]
+        missing = [key for key in keys if key not in self._rows]
+        stored = dict(zip(missing, self._load(missing), strict=True)) if missing else {}
+        found = [self._rows[key] if key in self._rows else stored[key] for key in keys]
+        return [UserRecord.decode(row) if row else None for row in found]
+
+    def take(self) -> dict[bytes, bytes | None]:
+        """Rows changed since the last call; None where a person was erased."""
+        taken = {user: self._rows[user] for user in self._dirty}
+        self._dirty = set()
+        return taken
+
+    def trim(self, most: int) -> None:
+        """Drop clean rows beyond `most`."""
+        excess = len(self._rows) - most
+        if excess > 0:
+            for user in [user for user in self._rows if user not in self._dirty][:excess]:
+                del self._rows[user]
+
+
+class StatisticsTable:
+    """Statistics of all items over one source partition: columns over item rows of the store."""
+
+    def __init__(self, items: ItemStore) -> None:
+        self._items = items
+        self._names: list[str] = []
+        self._slots: dict[int, int] = {}
+        self._columns(1024, 4)
+
+    def _columns(self, capacity: int, actions: int) -> None:
+        self._counts = np.zeros((capacity, actions), np.int64)
+        self._value_sum, self._popularity = np.zeros(capacity), np.zeros(capacity)
+        self._value_count, self._updated = np.zeros(capacity, np.int64), np.zeros(capacity, np.int64)
+        self._first = np.zeros(capacity, np.int64)
+        self._dirty, self._unpublished = np.zeros(capacity, np.uint8), np.zeros(capacity, np.uint8)
+
+    def _fit(self) -> None:
+        rows, actions = self._counts.shape
+        more = max(rows, len(self._items.available)), max(actions, 2 * len(self._names))
+        if more[0] > rows or len(self._names) > actions:
+            old = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+            self._columns(*more)
+            for name, value in old.items():
+                getattr(self, name)[tuple(slice(0, n) for n in value.shape)] = value
+
+    def _slot(self, name: str) -> int:
+        code = hash64(name)
+        slot = self._slots.get(code)
+        if slot is None:
+            if len(self._names) >= ACTIONS and name != "other":
+                return self._slot("other")
+            slot = self._slots[code] = len(self._names)
+            self._names.append(name)
+        return slot
+
+    def put(self, item_id: str, stats: ItemStatRow) -> None:
+        """Enter a stored row."""
+        row = self._items.row_for(item_id)
+        slots = [self._slot(name) for name in stats.counts]
+        self._fit()
+        for slot, count in zip(slots, stats.counts.values(), strict=True):
+            self._counts[row, slot] += count
+        self._value_sum[row], self._value_count[row] = stats.value_sum, stats.value_count
+        self._popularity[row], self._updated[row], self._first[row] = stats.popularity, stats.updated_ms, stats.first_ms
+        self._unpublished[row] = 1
+
+    def get(self, row: int) -> ItemStatRow:
+        """Statistics of the item in `row`."""
+        counts = {name: n for name, n in zip(self._names, self._counts[row].tolist(), strict=False) if n}
+        return ItemStatRow(
+            counts,
+            float(self._value_sum[row]),
+            int(self._value_count[row]),
+            float(self._popularity[row]),
+            int(self._updated[row]),
+            int(self._first[row]),
+        )
+
+    def apply(self, events: EventColumns, applied: Applied) -> None:
+        """Count accepted events."""
+        codes, where, inverse = np.unique(events.hashes[ACTION], return_index=True, return_inverse=True)
+        known = [
+            slot if (slot := self._slots.get(code)) is not None else self._slot(events.text(ACTION, e))
+            for code, e in zip(codes.tolist(), where.tolist(), strict=True)
+        ]
+        self._fit()
+        statistics.count_events(
+            applied.item_rows,
+            np.asarray(known, np.int64)[inverse.reshape(-1)],
+            events.event_time,
+            events.value,
+            applied.accepted,
+            self._counts,
+            self._value_sum,
+            self._value_count,
+            self._popularity,
+            self._updated,
+            self._first,
+            self._dirty,
+        )
+
+    def take(self) -> dict[str, bytes]:
+        """Rows changed since the last call, by item id."""
+        rows = np.flatnonzero(self._dirty)
+        self._unpublished[rows] = 1
+        self._dirty[:] = 0
+        texts = [name.encode() for name in self._names]
+        starts = np.zeros(len(texts) + 1, np.int64)
+        np.cumsum([len(text) for text in texts], out=starts[1:])
+        hashes = np.asarray([hash64(name) for name in self._names], np.uint64)
+        size = len(rows) * (statistics.HEAD + 8 + 10 * len(texts) + int(starts[-1]) + 8)
+        out, ends = np.zeros(size // 8 + 1, np.uint64).view(np.uint8), np.zeros(len(rows) + 1, np.int64)
+        statistics.write_rows(
+            rows,
+            np.argsort(hashes),
+            starts,
+            np.frombuffer(b"".join(texts), np.uint8),
+            self._counts,
+            self._value_sum,
+            self._value_count,
+            self._popularity,
+            self._updated,
+            self._first,
+            out,
+            ends,
+        )
+        data, cuts, ids = out[: ends[-1]].tobytes(), ends.tolist(), self._items.ids
+        return {ids[row]: data[cuts[k] : cuts[k + 1]] for k, row in enumerate(rows.tolist())}
+
+    def unpublished(self, most: int) -> list[int]:
+        """At most `most` rows that changed since they were last returned here."""
+        rows = np.flatnonzero(self._unpublished)[:most]
+        self._unpublished[rows] = 0
+        return [int(row) for row in rows]
+
+    def show(self, partition: int) -> None:
+        """Copy what changed since `take` last ran into the store's columns of `partition`."""
+        self._fit()
+        rows = np.flatnonzero(self._dirty)
+        if not len(rows):
+            return
+        store = self._items
+        store.popularity[rows, partition] = self._popularity[rows]
+        store.popularity_ms[rows, partition] = self._updated[rows]
+        store.events[rows, partition] = self._counts[rows].sum(axis=1)
+        store.value_sum[rows, partition] = self._value_sum[rows]
+        store.value_count[rows, partition] = self._value_count[rows]
+        for slot, name in enumerate(self._names):
+            if (shared := store.action_slot(name)) >= 0:
+                store.actions[rows, partition, shared] = self._counts[rows, slot]
+        first = store.first_ms[rows]
+        store.first_ms[rows] = np.where(first > 0, np.minimum(first, self._first[rows]), self._first[rows])
+        store.stream_time_ms = max(store.stream_time_ms, int(self._updated[rows].max()))
+
+
+@dataclass(slots=True)
+class Increments:
+    """Co-visitation increments of m items, p in all; the columns of a covisits record."""
+
+    items: NDArray[np.uint64]
+    "`hash64` of the items `(m,)`."
+    ends: NDArray[np.int64]
+    "Where each item's increments end `(m,)`."
+    others: NDArray[np.uint64]
+    "`hash64` of the neighbours `(p,)`."
+    units: NDArray[np.uint64]
+    "Weights in units of `models.kernels.records.UNIT` `(p,)`."
+
+
+class CovisitSums:
+    """Co-visits summed per pair of items until they are sent."""
+
+    def __init__(self, items: ItemStore) -> None:
+        self._items = items
+        self._clear()
+
+    def _clear(self) -> None:
+        self._keys, self._sums, self._size = np.zeros(4096, np.uint64), np.zeros(4096, np.uint64), 0
+
+    def add(self, applied: Applied) -> None:
+        """Add what applying events brought."""
+        while len(self._keys) < 2 * (self._size + len(applied.units)):
+            self.grow()
+        self._size = covisits.add_pairs(applied.pairs, applied.units, len(applied.units), self._keys, self._sums, self._size)
+
+    def grow(self) -> None:
+        """Double the room."""
+        keys, sums = np.zeros(2 * len(self._keys), np.uint64), np.zeros(2 * len(self._keys), np.uint64)
+        covisits.grow(self._keys, self._sums, keys, sums)
+        self._keys, self._sums = keys, sums
+
+    def take(self, partitions: int, most: int = 40_000) -> Iterator[tuple[int, Increments]]:
+        """The sums since the last call as (owner partition, increments), at most about `most` pairs in each."""
+        hashes = self._items.hashes[: len(self._items)]
+        owners, items, ends, others, units = covisits.grouped(self._keys, self._sums, self._size, hashes, partitions)
+        self._clear()
+        for owner in range(partitions):
+            low, high = np.searchsorted(owners, [owner, owner + 1]).tolist()
+            while low < high:
+                begin = int(ends[low - 1]) if low else 0
+                stop = max(low + 1, min(high, int(np.searchsorted(ends, begin + most, side="right"))))
+                end = int(ends[stop - 1])
+                yield owner, Increments(items[low:stop], ends[low:stop] - begin, others[begin:end], units[begin:end])
+                low = stop
+
+
+class NeighbourTable:
+    """Neighbours of items as bytes: those changed since the last `take`, and a cache of others. Keys: hashes, 8 bytes."""
+
+    def __init__(self, load: Load) -> None:
+        self._load = load
+        self._rows: dict[bytes, bytes | None] = {}
+        self._dirty: set[bytes] = set()
+
+    def add(self, increments: Increments) -> None:
+        """Add increments. An item may occur once."""
+        data = increments.items.astype("<u8").tobytes()
+        keys = [data[n : n + 8] for n in range(0, len(data), 8)]
+        old, starts = _joined([row or b"" for row in self._get(keys)])
+        new = np.empty(len(old) // 8 + 2 * len(keys) + 2 * len(increments.others), np.uint64).view(np.uint8)
+        ends = np.zeros(len(keys) + 1, np.int64)
+        covisits.merge_rows(old, starts, increments.ends, increments.others, increments.units, new, ends)
+        rows, cuts = new[: ends[-1]].tobytes(), ends.tolist()
+        for n, key in enumerate(keys):
+            self._rows[key] = rows[cuts[n] : cuts[n + 1]]
+        self._dirty.update(keys)
+
+    def _get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        missing = [key for key in keys if key not in self._rows]
+        if missing:
+            self._rows.update(zip(missing, self._load(missing), strict=True))
+        return [self._rows[key] for key in keys]
+
+    def put(self, key: bytes, row: NeighbourRow) -> None:
+        """Replace a row."""
+        self._rows[key] = row.encode()
+        self._dirty.add(key)
+
+    def lookup(self, keys: Sequence[bytes]) -> list[NeighbourRow | None]:
+        """Rows of items, None where nothing is known."""
+        return [NeighbourRow.decode(row) if row else None for row in self._get(keys)]
+
+    def total(self, item: int) -> float:
+        """Weight of all neighbours of the item with this hash."""
+        row = self._get([item.to_bytes(8, "little")])[0]
+        return int.from_bytes(row[8:16], "little") * records.UNIT if row else 0.0
+
+    @property
+    def changed(self) -> int:
+        """Rows changed since the last `take`."""
+        return len(self._dirty)
+
+    def take(self) -> Mapping[bytes, bytes | None]:
+        """Rows changed since the last call."""
+        taken = {key: self._rows[key] for key in self._dirty}
+        self._dirty = set()
+        return taken
+
+    def trim(self, most: int) -> None:
+        """Drop clean rows beyond `most`."""
+        excess = len(self._rows) - most
+        if excess > 0:
+            for key in [key for key in self._rows if key not in self._dirty][:excess]:
+                del self._rows[key]

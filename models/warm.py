@@ -1,0 +1,33 @@
+"""Compile the stream's loops ahead of time: `python -m models.warm`, once per installation."""
+
+from __future__ import annotations
+
+from models.items import ItemStore
+from models.tables import CovisitSums, NeighbourTable, StatisticsTable, UserTable
+from schemas.columns import EventColumns
+from schemas.records import Interaction, Item
+
+__all__ = ["warm"]
+
+
+def warm() -> None:
+    """Run every compiled loop once on two events: some 20 s at the first call on a machine, a second later on.
+
+    A loop that is compiled while events wait would hold up the whole worker.
+    """
+    store = ItemStore(1)
+    store.upsert(Item("i1", categories=("c",)))
+    events = EventColumns.of([Interaction("e1", "u", "i1", 1), Interaction("e2", "u", "i2", 2, value=1.0)], [0, 1])
+    users, statistics = UserTable(store, lambda keys: [None] * len(keys)), StatisticsTable(store)
+    applied = users.apply(events)
+    statistics.apply(events, applied)
+    statistics.take()
+    sums, neighbours = CovisitSums(store), NeighbourTable(lambda keys: [None] * len(keys))
+    sums.add(applied)
+    sums.grow()
+    for _, increments in sums.take(1):
+        neighbours.add(increments)
+
+
+if __name__ == "__main__":
+    warm()
