@@ -20,6 +20,8 @@ __all__ = ["Releases"]
 
 log = logging.getLogger(__name__)
 
+RETRY_S = 30.0
+
 
 class Releases:
     """Keeps the slot at the announced champion. A release that is refused leaves the old one serving."""
@@ -61,8 +63,12 @@ class Releases:
             self._slot.swap(None)
             self._note("withdrawn", "none")
             return
+        self._slot.refused.pop(wanted.release, None)
         try:
             model = await asyncio.to_thread(self._prepare, wanted)
+            while not model.synced(self._items):
+                model.sync(self._items)
+                await asyncio.sleep(0)
         except ReleaseRejected as exc:
             self._slot.refused[wanted.release] = exc.message
             self._metrics.count("releases", outcome="refused", code=exc.code)
@@ -72,10 +78,9 @@ class Releases:
             self._slot.refused[wanted.release] = f"{type(exc).__name__}: {exc}"
             self._metrics.count("releases", outcome="refused", code="not_fetched")
             log.exception("release %s could not be loaded, %s keeps serving", wanted.release[:80], self._slot.name)
+            # it may be the network or the disk: a release that is bad is refused above and not tried again
+            asyncio.get_running_loop().call_later(RETRY_S, self._changed.set)
             return
-        while not model.synced(self._items):
-            model.sync(self._items)
-            await asyncio.sleep(0)
         self._slot.swap(model)
         self._note("served", model.name)
 

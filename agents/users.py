@@ -117,7 +117,12 @@ class UserPartition:
         if start == len(chunk):
             return
         decoded = decode_interactions(
-            chunk.values[start:], chunk.keys[start:], chunk.headers[start:], chunk.offsets[start:], self._registry
+            chunk.values[start:],
+            chunk.keys[start:],
+            chunk.headers[start:],
+            chunk.offsets[start:],
+            self._registry,
+            chunk.timestamps[start:],
         )
         for bad in decoded.bad:
             self._metrics.count("events", outcome="dead_letter", code=bad.code)

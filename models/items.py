@@ -167,6 +167,7 @@ class ItemStore:
         """Make an item unavailable; its row, and what people did with it, stay."""
         row = self.row_for(item_id)  # may replace the columns by larger ones
         self.available[row] = False
+        self.items[row] = None
 
     def category_rows(self, names: Sequence[str]) -> NDArray[np.int32]:
         """Numbers of the categories that exist among `names`."""

@@ -7,6 +7,8 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from schemas.errors import BadDataset
 
 __all__ = ["PositiveRule"]
@@ -25,7 +27,8 @@ COMPARISONS: Mapping[type[ast.cmpop], Callable[[Any, Any], Any]] = {
 class PositiveRule:
     """A rule such as `action == 'rate' and value >= 4.0`: names, constants, comparisons, `and`, `or`, `not`.
 
-    Agrees with Python's own evaluation, except that comparing an absent value with a number is false, not an error.
+    Agrees with Python's own evaluation, except that comparing an absent value with a number is false, not an error, and
+    that numbers are compared in the 32 bits in which values are kept: 0.7 is at least 0.7 wherever it is asked.
     """
 
     def __init__(self, text: str) -> None:
@@ -44,7 +47,8 @@ class PositiveRule:
 
     def __call__(self, action: str, value: float | None) -> bool:
         """Whether an event with these columns is positive."""
-        return bool(_evaluate(self._tree, {"action": action, "value": value}))
+        exact = None if value is None else float(np.float32(value))
+        return bool(_evaluate(self._tree, {"action": action, "value": exact}))
 
 
 def _allowed(node: ast.AST) -> bool:
@@ -58,7 +62,7 @@ def _allowed(node: ast.AST) -> bool:
 
 def _evaluate(node: ast.expr, columns: Mapping[str, Any]) -> Any:  # noqa: PLR0911
     if isinstance(node, ast.Constant):
-        return node.value
+        return float(np.float32(node.value)) if isinstance(node.value, float) else node.value
     if isinstance(node, ast.Name):
         return columns[node.id]
     if isinstance(node, ast.UnaryOp):

@@ -12,7 +12,7 @@ from schemas.codec import MAX_VALUE_BYTES, Registry, decode, encode, header
 from schemas.errors import BadEvent
 from schemas.kernels import decode_block
 from schemas.records import Interaction
-from schemas.validation import interaction_from
+from schemas.validation import FUTURE_MS, check_time, interaction_from
 
 __all__ = ["ERASE", "BadRecord", "Decoded", "EventColumns", "decode_interactions"]
 
@@ -129,18 +129,23 @@ def decode_interactions(
     headers: Sequence[Sequence[tuple[str, bytes]]],
     offsets: Sequence[int],
     registry: Registry | None = None,
+    timestamps: Sequence[int] | None = None,
 ) -> Decoded:
     """Decode a chunk of the interactions topic. A bad record never affects its neighbours and never raises.
 
     The key must be the UTF-8 `user_id`: it decides the partition that holds the user's state. A record without value and
     with header `riffle-op: erase` asks to forget the user named by its key. Records of the current schema in single-object
     encoding are read by compiled loops; all others, and whatever those loops find odd, by the general decoder.
+    `timestamps`: when the records were produced, epoch ms; events more than FUTURE_MS later are bad.
     """
     where = np.asarray(offsets, np.int64)
     status, columns = _read(values, keys, where, np.zeros(len(values), np.uint8))
     if any(headers):
         # JSON is told by its header, even where its bytes would read as Avro
         status[[n for n, head in enumerate(headers) if any(name == "content-type" for name, _ in head)]] = 1
+    produced = None if timestamps is None else np.asarray(timestamps, np.int64)
+    if produced is not None:
+        status[columns.event_time > produced + FUTURE_MS] = 1
     odd = np.flatnonzero(status).tolist()
     if not odd:
         return Decoded(columns, [], [])
@@ -152,6 +157,8 @@ def decode_interactions(
         mended[index] = None
         try:
             event = _general(values[index], keys[index], headers[index], registry)
+            if timestamps is not None and not isinstance(event, str):
+                check_time(event.event_time, timestamps[index])
         except BadEvent as exc:
             bad.append(BadRecord(index, exc.code, exc.message))
         except UnicodeDecodeError:

@@ -11,11 +11,13 @@ from typing import Any, NoReturn
 from schemas.errors import BadEvent, BadInput, BadItem, BadRequest
 from schemas.records import After, Interaction, Item, Request
 
-__all__ = ["event_id_of", "interaction_from", "item_from", "request_from"]
+__all__ = ["FUTURE_MS", "check_time", "event_id_of", "interaction_from", "item_from", "request_from"]
 
 MAX_ID_BYTES = 256
 MAX_TEXT_CHARS = 65_536
 MAX_TIME_MS = 2**53
+FUTURE_MS = 86_400_000
+"How far an event may lie after the moment its record was produced: clocks differ, and one far off would age everything."
 MAX_K = 500
 MAX_EXCLUDE = 10_000
 MAX_CATEGORIES = 100
@@ -169,6 +171,16 @@ def interaction_from(source: Mapping[str, Any], *, now_ms: int | None = None) ->
         get.optional_identifier("request_id"),
         get.integer("position", 0, 1_000_000),
     )
+
+
+def check_time(event_time: int, produced_ms: int) -> None:
+    """Refuse an event from the future; the newest event time is the clock by which everything decays.
+
+    Raises:
+        BadEvent: `future_event_time`.
+    """
+    if event_time > produced_ms + FUTURE_MS:
+        raise BadEvent("future_event_time", f"event_time {event_time} is more than a day after {produced_ms}", "event_time")
 
 
 def item_from(source: Mapping[str, Any]) -> Item:

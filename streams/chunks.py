@@ -24,7 +24,7 @@ from streams.settings import Settings
 
 __all__ = ["Chunk", "ChunkedApp"]
 
-MAX_POLL_RECORDS = 500
+MAX_POLL_RECORDS = 1_000
 FETCH_MAX_WAIT_MS = 20
 QUEUE_CHUNKS = 4
 

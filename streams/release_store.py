@@ -58,7 +58,11 @@ def fetch_release(root: Path, wanted: Announcement, client: Any = None) -> Path:
         for name in sorted(FILES):
             s3.download_file(bucket, f"{prefix}/{name}", str(part / name))
         part.chmod(0o755)
-        part.rename(folder)
+        try:
+            part.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another worker was faster
+                raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder

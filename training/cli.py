@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from models.rules import PositiveRule
 from models.serving import ServingModel
 from models.slot import ModelSlot
 from schemas.errors import ReleaseRejected
+from schemas.records import Interaction, Item
 from training.evaluate import Figures, evaluate
 from training.gate import judge
 from training.learn import LearnSettings, learn
@@ -130,9 +131,8 @@ def evaluate_command(
         if not no_train:
             _threads()
             train = corpus.events[: int(len(corpus.events) * share)]
-            learned = learn(
-                corpus.items, train, corpus.positive, _cache(cache), _settings(seed, text_model, quick=quick), report
-            )
+            known, settings = _published(corpus.items, train), _settings(seed, text_model, quick=quick)
+            learned = learn(known, train, corpus.positive, _cache(cache), settings, report)
             model, seconds = ServingModel(learned.release(), os.cpu_count() or 1), learned.seconds
         plain = _measure(corpus, share, report, "measure without a release", None, queries) if before else None
         figures = _measure(corpus, share, report, "measure", model, queries)
@@ -182,7 +182,7 @@ def train_command(
         share = 1.0 - holdout
         train = corpus.events[: int(len(corpus.events) * share)]
         settings = _settings(seed, text_model, quick=quick)
-        learned = learn(corpus.items, train, corpus.positive, _cache(cache), settings, report)
+        learned = learn(_published(corpus.items, train), train, corpus.positive, _cache(cache), settings, report)
         threads = os.cpu_count() or 1
         mine = _measure(
             corpus, share, report, "measure the new release", ServingModel(learned.release(), threads), GATE_QUERIES
@@ -194,6 +194,8 @@ def train_command(
                 serving = ServingModel(Release.open(out / against), threads)
                 theirs = _measure(corpus, share, report, f"measure {against}", serving, GATE_QUERIES)
             except ReleaseRejected as exc:
+                if exc.code != "feature_spec":  # one made for other features cannot be asked; any other must be found
+                    raise
                 refused = exc.message
     verdict = judge(mine, theirs, learned.parity)
     metrics = {"gate": verdict.to_json(), "before": plain.to_json(), "after": mine.to_json(), "seed": seed}
@@ -212,6 +214,12 @@ def train_command(
     }
     (out / f"{folder.name}.report.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     _finish(facts, console, as_json=as_json)
+
+
+def _published(items: Sequence[Item], events: Sequence[Interaction]) -> list[Item]:
+    """The items that were there when the last of `events` happened: a later one must be served as the new item that it is."""
+    until = events[-1].event_time if events else 0
+    return [item for item in items if item.published_at is None or item.published_at <= until]
 
 
 def _finish(facts: dict[str, Any], console: Console, *, as_json: bool) -> None:

@@ -118,7 +118,11 @@ class ImageEncoder:
             return None
         path = Path(item.image)
         try:
-            return path.read_bytes() if path.stat().st_size <= MAX_IMAGE_BYTES else None
+            if not path.is_file():  # a device or a pipe would never end
+                return None
+            with path.open("rb") as file:
+                content = file.read(MAX_IMAGE_BYTES + 1)
+            return content if len(content) <= MAX_IMAGE_BYTES else None
         except OSError:
             return None
 

@@ -123,7 +123,9 @@ def train_ranker(examples: Examples, settings: RankerSettings, progress: Progres
     seen = learn.features[learn.valid]
     with torch.no_grad():
         model.mean.copy_(torch.from_numpy(seen.mean(axis=0)))
-        model.scale.copy_(torch.from_numpy(np.maximum(seen.std(axis=0), 1e-3)))
+        # a feature that never varied taught its weights nothing: it stays 0 whatever it says later
+        deviation = seen.std(axis=0)
+        model.scale.copy_(torch.from_numpy(np.where(deviation < 1e-3, np.float32(1e9), deviation)))
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=settings.rate, weight_decay=settings.weight_decay)
     per_epoch = max(1, -(-len(learn) // settings.batch))

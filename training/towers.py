@@ -164,7 +164,7 @@ class UserTower(nn.Module):
         x = x * mask.unsqueeze(-1)
         bias = self.fade.unsqueeze(0) + (mask[:, None, None, :] - 1) * 1e9
         # an event always sees itself, so that a padded row has something to look at
-        bias = torch.maximum(bias, torch.eye(LENGTH).mul(1e9).sub(1e9))
+        bias = torch.maximum(bias, torch.eye(LENGTH, device=mask.device).mul(1e9).sub(1e9))
         for block in self.blocks:
             x = block(x, bias)
         out = self.out(self.norm(x))
@@ -174,7 +174,7 @@ class UserTower(nn.Module):
         """The vector after the newest event; of a person without events, a vector learned for that case."""
         last = self.states(items, events, mask)[:, -1]
         known = mask[:, -1:]
-        nobody = torch.cat([self.start, torch.ones(1)]).expand_as(last)
+        nobody = torch.cat([self.start, torch.ones_like(self.start[:1])]).expand_as(last)
         return known * last + (1 - known) * nobody
 
 

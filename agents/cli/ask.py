@@ -54,7 +54,7 @@ def print_slate(settings: Settings, slate: dict[str, Any], console: Console) -> 
     table = Table("", "item", "title", "score", "brought by", title=f"for {slate['user_id']}", title_justify="left")
     for position, item in enumerate(slate["items"], 1):
         title = title_of(settings, item["item_id"])
-        table.add_row(str(position), item["item_id"], title, f"{item['score']:.3f}", ", ".join(item["sources"]))
+        table.add_row(str(position), item["item_id"], title, f"{item['score']:.3g}", ", ".join(item["sources"]))
     console.print(table)
     took = sum(slate["timings_ms"].values())
     as_of = slate["as_of"] or {}

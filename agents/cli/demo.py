@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
+import sys
 import time
 import urllib.request
 from collections import Counter
@@ -108,8 +110,8 @@ def demo(data: Path | None, as_json: bool) -> None:
     facts |= {"items": n_items, "events": n_events, "bad_rows": dataset.bad_count, "memory_mb": memory}
     seconds = {part: round(time_s, 1) for part, time_s in took.items()}
     console.print(f"{n_events} events over {n_items} items; seconds: {seconds}; memory in MB: {memory}")
-    console.print(f"the service is up at {settings.web}: try {settings.web}/v1/recommend/{typical[0]}?k=5&explain=1")
-    console.print("stop it with: riffle down")
+    console.print(f"the service is up at {settings.web}: try curl '{settings.web}/v1/recommend/{typical[0]}?k=5&explain=1'")
+    console.print(f"stop it with: {shlex.join([sys.argv[0]])} down")
     with urllib.request.urlopen(f"{settings.web}/readyz", timeout=5) as response:
         ready = json.load(response)["ready"]
     if as_json:

@@ -58,16 +58,26 @@ def promote(settings: Settings, name: str, *, force: bool = False, upload: str =
         ReleaseRejected: it does not verify, or the gate refused it and `force` is not given.
     """
     folder = settings.releases_dir / name
+    if not folder.is_dir():
+        raise ReleaseRejected(
+            "not_found", f"there is no release {name[:80]!r} in {settings.releases_dir}: see riffle release list"
+        )
     manifest = Release.open(folder).manifest
     gate = manifest.metrics.get("gate", {})
     if not gate.get("passed") and not force:
         reasons = "; ".join(gate.get("reasons", ())) or "it was never judged"
         raise ReleaseRejected("gate", f"the gate refused {name}: {reasons}. --force promotes it all the same")
-    before = _aliases(settings).get(CHAMPION)
-    if before is not None and before.release == name:
-        return {"champion": name, "previous": name}
+    aliases = _aliases(settings)
+    before = aliases.get(CHAMPION)
+    again = before is not None and before.release == name
+    if before is not None and not again and manifest.parent != before.release and not force:
+        judged = "no release" if manifest.parent == "none" else manifest.parent
+        raise ReleaseRejected(
+            "gate", f"{name} was judged against {judged}, but {before.release} serves: train again, or promote it with --force"
+        )
     uri = upload_release(folder, upload) if upload else ""
-    asyncio.run(announce(settings, {PREVIOUS: before, CHAMPION: Announcement(name, manifest_sha256(folder), uri)}))
+    previous = aliases.get(PREVIOUS) if again else before
+    asyncio.run(announce(settings, {PREVIOUS: previous, CHAMPION: Announcement(name, manifest_sha256(folder), uri)}))
     return {"champion": name, "previous": before.release if before else "none"}
 
 
@@ -110,7 +120,7 @@ def train(source: str | None, promoting: bool, as_json: bool, options: tuple[str
     if source is not None and source.startswith("--"):
         options, source = (source, *options), None
     against = "none"
-    if promoting:
+    if promoting or readiness(settings).get("release") is not None:
         against = current_champion(settings)
     facts = run_training(settings, [source or settings.archive_target, "--against", against, *options], console)
     if promoting and facts["gate"]["passed"]:

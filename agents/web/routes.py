@@ -14,7 +14,7 @@ from agents.web.query import deadline_ms, identifier, integer, request_from_quer
 from agents.web.service import Service, Token
 from schemas.errors import BadEvent, BadInput, BadItem, BadRequest
 from schemas.records import Interaction, Item, SlateItem
-from schemas.validation import interaction_from, item_from
+from schemas.validation import check_time, interaction_from, item_from
 
 __all__ = ["MAX_EVENTS", "attach", "build_app", "routes"]
 
@@ -99,7 +99,9 @@ def _parse_events(batch: list[object], now_ms: int) -> tuple[list[Interaction], 
         try:
             if not isinstance(entry, dict):
                 raise BadEvent("invalid_event", "an event must be a JSON object")
-            accepted.append(interaction_from(entry, now_ms=now_ms))
+            event = interaction_from(entry, now_ms=now_ms)
+            check_time(event.event_time, now_ms)
+            accepted.append(event)
         except BadInput as error:
             rejected.append({"index": index, "error": error.to_json()})
     return accepted, rejected
@@ -157,7 +159,11 @@ def _items(table: web.RouteTableDef, service: Service) -> None:
         body = _object(await read_json(request))
         if body.get("item_id", item_id) != item_id:
             raise BadItem("invalid_field", "item_id in the body is not the one in the path", "item_id")
-        await service.put_item(item_from({**body, "item_id": item_id}))
+        item = item_from({**body, "item_id": item_id})
+        if item.image is not None and not item.image.startswith(("https://", "http://")):
+            # a path would be read from this machine's disk, by whoever may write to the catalogue over the network
+            raise BadItem("invalid_field", "image must be an http(s) URL; files come with a dataset folder", "image")
+        await service.put_item(item)
         return json_response({"item_id": item_id, "accepted": 1}, 202)
 
     @table.delete("/v1/items/{item_id}")

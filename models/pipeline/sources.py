@@ -22,6 +22,10 @@ def _top(scores: NDArray[np.float32], most: int) -> NDArray[np.intp]:
     return np.flatnonzero(scores > 0)
 
 
+EVER = 0.001
+"What an event weighs in popularity for ever: after a quiet time, a handful of new events does not erase what came before."
+
+
 class PopularSource:
     """What most people do now: decayed counts, overall, and within the categories a request asks for."""
 
@@ -32,7 +36,8 @@ class PopularSource:
 
     def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:
         """The most popular items; each person's share grows with what they have seen, so that some are left."""
-        popularity = np.where(items.available[: len(items)], items.popularity_now() + 1e-6, 0.0).astype(np.float32)
+        ever = items.events[: len(items)].sum(axis=1) * EVER
+        popularity = np.where(items.available[: len(items)], items.popularity_now() + ever + 1e-6, 0.0).astype(np.float32)
         parts = []
         tops: dict[int, NDArray[np.intp]] = {}
         for n, request in enumerate(queries.requests):

@@ -18,7 +18,7 @@ from models.archive.target import Target, open_target
 from schemas.codec import Framing, Registry, decode, encode
 from schemas.columns import ERASE
 from schemas.errors import BadEvent, ConfigError
-from schemas.validation import interaction_from, item_from
+from schemas.validation import check_time, interaction_from, item_from
 from streams.settings import Settings
 
 __all__ = ["Archiver"]
@@ -155,6 +155,7 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
         datum, framing = decode(SCHEMAS[topic], record.value, record.headers, self._registry)
         if topic == "interactions":
             datum = asdict(interaction_from(datum))
+            check_time(datum["event_time"], record.timestamp)
             if record.key is None or record.key.decode() != datum["user_id"]:
                 raise BadEvent("key_mismatch", "the key is not the user_id", "key")
         elif topic == "items":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -91,6 +92,15 @@ async def test_an_excluded_or_deleted_item_is_never_in_a_slate(http: aiohttp.Cli
     async with http.delete(f"/v1/items/{found[0]}") as response:
         assert response.status == 202
     await slate_when(http, "bob", lambda items: items and found[0] not in items, k=30)
+    assert (await get(http, f"/v1/items/{found[0]}"))[0] == 404
+
+
+async def test_an_event_from_the_future_is_rejected(http: aiohttp.ClientSession) -> None:
+    event = {"user_id": "bob", "item_id": "item-1", "event_time": int(time.time() * 1_000_000)}
+    async with http.post("/v1/events", json=[event]) as response:
+        body = await response.json()
+    assert body["accepted"] == 0
+    assert body["rejected"][0]["error"]["code"] == "future_event_time"
 
 
 async def test_similar_items_are_known_items(http: aiohttp.ClientSession) -> None:

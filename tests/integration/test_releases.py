@@ -66,7 +66,7 @@ async def test_a_release_is_swapped_in_under_load_and_each_answer_comes_from_one
 ) -> None:
     token = await filled(worker)
     first = learned.write(worker.releases_dir, {"gate": {"passed": True}, "n": 1})
-    second = learned.write(worker.releases_dir, {"gate": {"passed": True}, "n": 2})
+    second = learned.write(worker.releases_dir, {"gate": {"passed": True}, "n": 2}, parent=first.name)
     client = RiffleClient(worker)
     await client.start()
     answers: list[dict[str, Any]] = []
@@ -105,8 +105,11 @@ async def test_a_release_that_is_not_what_was_announced_is_refused_and_a_rollbac
 ) -> None:
     await filled(worker)
     good = learned.write(worker.releases_dir, {"gate": {"passed": True}, "n": 1})
-    bad = learned.write(worker.releases_dir, {"gate": {"passed": True}, "n": 2})
+    bad = learned.write(worker.releases_dir, {"gate": {"passed": True}, "n": 2}, parent=good.name)
+    other = learned.write(worker.releases_dir, {"gate": {"passed": True}, "n": 3}, parent="another")
     await asyncio.to_thread(promote, worker, good.name)
+    with pytest.raises(ReleaseRejected, match="judged against another"):
+        await asyncio.to_thread(promote, worker, other.name)
     await until(worker, lambda found: found["release"] == good.name)
     pin = manifest_sha256(bad)
     data = bytearray((bad / "ranker.onnx").read_bytes())

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from learning_corpus import POSITIVE, SMALL, corpus, small_release
+from numpy.typing import NDArray
 from reference import records_of
 
 from models.features import FEATURES
@@ -231,3 +232,27 @@ def test_the_gate_passes_what_is_better_beyond_noise_only() -> None:
     assert "queries" in judge(figures(strong[:20]), figures(weak[:20]), 1e-6).reasons[0]
     with pytest.raises(ValueError, match="same queries"):
         judge(figures(strong), figures(weak[:-1]), 0.0)
+
+
+def test_a_feature_that_never_varied_in_training_moves_no_score() -> None:
+    """Else an item the release has not seen would be scored by weights that nothing ever taught."""
+    import torch
+
+    from training.ranker import Examples, RankerSettings, train_ranker
+
+    rng = np.random.default_rng(3)
+
+    def draw(*shape: int) -> NDArray[np.float32]:
+        return rng.normal(size=shape).astype(np.float32)
+
+    labels = (rng.random((64, 5, 2)) < 0.3).astype(np.float32)
+    valid, none = np.ones((64, 5), np.bool_), np.zeros((64, 5), np.float32)
+    examples = Examples(draw(64, 5, 3), draw(64, 8), draw(64, 5, 8), labels, labels[..., 0], valid, none)
+    examples.features[..., 0] = 1.0
+    model = train_ranker(examples, RankerSettings(epochs=1)).eval()
+    columns = (examples.features[:, 0], examples.user_vectors, examples.item_vectors[:, 0])
+    flat = tuple(torch.from_numpy(np.ascontiguousarray(column)) for column in columns)
+    unseen = flat[0].clone()
+    unseen[:, 0] = 0.0
+    with torch.no_grad():
+        assert torch.allclose(model(*flat), model(unseen, *flat[1:]), atol=1e-6)

@@ -9,6 +9,7 @@ from typing import Any
 
 import avro.io
 import avro.schema
+import numpy as np
 import orjson
 import pytest
 from confluent_kafka.schema_registry import SchemaRegistryClient
@@ -21,7 +22,7 @@ from schemas.columns import ERASE, decode_interactions
 from schemas.compatibility import check_all, incompatibilities
 from schemas.errors import BadEvent, BadInput, BadRequest, NotReady
 from schemas.registry import ConfluentRegistry
-from schemas.validation import interaction_from, item_from, request_from
+from schemas.validation import FUTURE_MS, interaction_from, item_from, request_from
 
 GOLDEN = Path(__file__).parent / "golden.json"
 IDS = st.text(min_size=1, max_size=20).filter(lambda text: text.encode("utf-8", "ignore").decode() == text)
@@ -201,3 +202,47 @@ def test_a_failing_registry_is_no_reason_to_refuse_a_record(status: int, error: 
 def test_a_value_beyond_float32_is_refused(value: float) -> None:
     with pytest.raises(BadEvent):
         interaction_from({"user_id": "u", "item_id": "i", "event_time": 1, "value": value})
+
+
+def test_an_event_from_the_future_is_a_bad_record() -> None:
+    """One producer that sends microseconds must not age everybody's popularity to nothing."""
+    now = 1_700_000_000_000
+    times = [now, now + FUTURE_MS, now + FUTURE_MS + 1, now * 1000]
+    events = [{"event_id": f"e{n}", "user_id": "u", "item_id": "i", "event_time": time} for n, time in enumerate(times)]
+    values = [encode("interaction", event) for event in events]
+    decoded = decode_interactions(values, [b"u"] * 4, [()] * 4, range(4), timestamps=[now] * 4)
+    assert decoded.columns.offset.tolist() == [0, 1]
+    assert [(bad.index, bad.code) for bad in decoded.bad] == [(2, "future_event_time"), (3, "future_event_time")]
+
+
+def test_the_compiled_and_the_general_decoder_agree() -> None:
+    """Each event alone, in every framing, gives the same columns."""
+    events = [
+        {"event_id": "e", "user_id": "ann", "item_id": "i", "event_time": 5, "action": "rate", "value": 4.5, "session_id": "s"},
+        {"event_id": "é" * 100, "user_id": "ann", "item_id": "ž", "event_time": 0, "request_id": "r", "position": 3},
+        {"event_id": "e" * 256, "user_id": "ann", "item_id": "i" * 256, "event_time": 2**53 - 1, "value": -3e38},
+    ]
+    for event in events:
+        avro = decode_interactions([encode("interaction", event)], [b"ann"], [()], [7])
+        plain = decode_interactions([json.dumps(event).encode()], [b"ann"], [[("content-type", b"application/json")]], [7])
+        assert not avro.bad
+        assert not plain.bad
+        for column in range(4):
+            assert avro.columns.text(column, 0) == plain.columns.text(column, 0)
+        assert avro.columns.hashes.tolist() == plain.columns.hashes.tolist()
+        assert avro.columns.event_time.tolist() == [event["event_time"]]
+        assert np.array_equal(avro.columns.value, plain.columns.value, equal_nan=True)
+
+
+@given(st.binary(max_size=80), st.integers(0, 60))
+def test_damaged_avro_is_bad_or_read_as_the_general_decoder_reads_it(noise: bytes, cut: int) -> None:
+    good = encode("interaction", {"event_id": "e", "user_id": "u", "item_id": "i", "event_time": 5, "value": 1.0})
+    for value in (good[:cut] + noise, good[:10] + noise, good[: len(good) - cut % len(good)]):
+        decoded = decode_interactions([value], [b"u"], [()], [0])
+        assert len(decoded.columns) + len(decoded.bad) == 1
+        try:
+            expected = interaction_from(decode("interaction", value)[0])
+        except BadEvent:
+            assert decoded.bad
+        else:
+            assert bool(decoded.bad) == (expected.user_id != "u")

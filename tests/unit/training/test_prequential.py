@@ -99,7 +99,7 @@ def test_no_events_give_zeros() -> None:
     assert evaluate([], [], liked).to_json()["ndcg@10"] == 0.0
 
 
-@given(st.sampled_from(["rate", "view"]), st.floats(allow_nan=False))
+@given(st.sampled_from(["rate", "view"]), st.floats(allow_nan=False, width=32))
 @pytest.mark.parametrize(
     "text", ["True", "action == 'rate' and value >= 4.0", "not (value < 3)", "action != 'view' or 1 < value <= 2"]
 )
@@ -115,3 +115,10 @@ def test_a_rule_runs_no_code(text: str) -> None:
 
 def test_an_absent_value_is_not_positive() -> None:
     assert not PositiveRule("value >= 4.0")("rate", None)
+
+
+def test_a_rule_compares_in_the_precision_values_are_kept_in() -> None:
+    rule = PositiveRule("value >= 0.7")
+    assert rule("rate", 0.7)
+    assert rule("rate", float(np.float32(0.7)))
+    assert not rule("rate", 0.69)

@@ -250,7 +250,17 @@ async def test_an_item_is_put_read_and_deleted(client: Client, service: FakeServ
 
 
 @pytest.mark.parametrize(
-    "body", [{"item_id": "other"}, {"title": 5}, {"price": "free"}, {"unheard_of": 1}, [], {"title": "x" * 70_000}]
+    "body",
+    [
+        {"item_id": "other"},
+        {"title": 5},
+        {"price": "free"},
+        {"unheard_of": 1},
+        [],
+        {"title": "x" * 70_000},
+        {"image": "/etc/x.png"},
+        {"image": "../x.png"},
+    ],
 )
 async def test_a_bad_item_is_a_clear_error(client: Client, service: FakeService, body: object) -> None:
     await error_of(await client.put("/v1/items/new", json=body), 400)
