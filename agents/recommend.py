@@ -81,6 +81,8 @@ class Recommend:
         self._metrics = metrics
         self._registry = registry
         self._waiting: set[asyncio.Task[None]] = set()
+        self._later: dict[int, set[asyncio.Task[None]]] = {}
+        "Per partition of the requests topic: requests that wait for an event."
         self._partitioner = DefaultPartitioner()
         self._outstanding: dict[int, set[int]] = {}
         "Per partition of the requests topic: offsets whose answer is not sent yet."
@@ -90,8 +92,15 @@ class Recommend:
         """Per partition of the requests topic: the next offset to read, below which every request is answered."""
         return {p: min(self._outstanding.get(p) or (offset,)) for p, offset in self._next.items()}
 
+    async def leave(self, partitions: set[int]) -> None:
+        """Before partitions go to another worker: let answers under way out, and leave what waits to that worker."""
+        for partition in partitions:
+            for task in self._later.pop(partition, ()):
+                task.cancel()
+        await self.drain()
+
     def forget(self, partition: int) -> None:
-        """The partition went to another worker."""
+        """The partition went to another worker; `leave` came before."""
         self._next.pop(partition, None)
         self._outstanding.pop(partition, None)
 
@@ -116,8 +125,12 @@ class Recommend:
             if after is None or partition is None or (after.partition == pending.partition and partition.reflects(after)):
                 ready.append(pending)
             else:
-                self._spawn(self._after(pending))
+                task, later = self._spawn(self._after(pending)), self._later.setdefault(chunk.partition, set())
+                later.add(task)
+                task.add_done_callback(later.discard)
         for start in range(0, len(ready), MAX_BATCH):
+            if chunk.partition not in self._next:
+                return  # it was revoked meanwhile: the rest is read, and answered, by its next owner
             self._answer(ready[start : start + MAX_BATCH])
             await asyncio.sleep(0)
 
@@ -194,10 +207,11 @@ class Recommend:
 
         self._spawn(send())
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._waiting.add(task)
         task.add_done_callback(self._waiting.discard)
+        return task
 
     async def _after(self, pending: _Pending) -> None:
         pending.stale = not await self._reflected(pending)

@@ -16,6 +16,7 @@ from schemas.codec import Registry, encode
 from schemas.columns import EventColumns, decode_interactions
 from schemas.records import After, AsOf
 from streams.chunks import Chunk
+from streams.dead_letters import CUT_BYTES
 from streams.partitions import Flush, Output, PartitionState
 from streams.settings import Settings
 from streams.store import PartitionStore
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 USER, ITEM = b"u", b"i"
 PUBLISHED_AT_ONCE = 500
 "Items whose statistics one flush publishes, at most: what readers pay is bounded, whatever the rate of events."
-DEAD_VALUE_BYTES = 256 << 10
+DEAD_VALUE_BYTES = CUT_BYTES
 "A dead letter must always fit the broker's limit: one that does not would stop its partition for good."
 DEAD_KEY_BYTES = 4 << 10
 

@@ -175,6 +175,8 @@ class Worker:
     async def revoked(self, partitions: set[TP]) -> None:
         """Flush and let go of revoked partitions, before another worker opens them."""
         self._settled.clear()
+        if self.recommend is not None:
+            await self.recommend.leave({tp.partition for tp in partitions if tp.topic == self._settings.topic("requests")})
         await self.flush()
         for tp in partitions:
             if tp.topic == self._settings.topic("interactions") and tp.partition in self.users:

@@ -201,5 +201,6 @@ class ChunkedApp(faust.App):  # type: ignore[misc]
             broker_heartbeat_interval=3.0,
             broker_request_timeout=40.0,
             consumer_auto_offset_reset="earliest",
+            consumer_group_instance_id=settings.instance or None,
             autodiscover=False,
         )

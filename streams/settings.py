@@ -35,6 +35,10 @@ class Settings:
     "Port of the HTTP interface."
     app_id: str = "riffle"
     "Consumer group, and prefix of transactional ids."
+    instance: str = ""
+    """A name of this worker that no other has, and that it keeps when it is started again (a StatefulSet's pod name). With
+    one, a worker that comes back within the session timeout takes its partitions up at once, without a rebalance; one that
+    is gone for good is missed only after that timeout. Empty: the group gives every start a new name."""
     topic_prefix: str = "riffle."
     "Put in front of every topic's name."
     partitions: int = 4

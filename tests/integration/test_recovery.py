@@ -6,6 +6,7 @@ import asyncio
 import random
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -61,7 +62,9 @@ def recomputed(events: Mapping[int, list[Interaction]]) -> tuple[dict[bytes, byt
     return rows, neighbours
 
 
-async def test_tables_equal_an_offline_recomputation_after_kills(fresh: Settings, worker_of: Any) -> None:
+@pytest.mark.parametrize("instance", ["", "one"])
+async def test_tables_equal_an_offline_recomputation_after_kills(fresh: Settings, worker_of: Any, instance: str) -> None:
+    fresh = replace(fresh, instance=instance)
     rng = random.Random(11)
     await ensure_topics(fresh)
     producer = AIOKafkaProducer(bootstrap_servers=fresh.bootstrap_servers, acks="all", linger_ms=5)

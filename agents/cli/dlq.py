@@ -1,0 +1,116 @@
+"""Dead letters: records that could not be used, looked at and produced again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from schemas.errors import BadRequest
+from streams.dead_letters import read_letters, replay_letters
+from streams.settings import Settings
+
+__all__ = ["dlq"]
+
+
+def _letters(code: str | None = None, letter: int | None = None) -> list[dict[str, Any]]:
+    async def read() -> list[dict[str, Any]]:
+        return [
+            found
+            async for found in read_letters(Settings.from_env())
+            if code in {None, found["code"]} and letter in {None, found["letter"]}
+        ]
+
+    return asyncio.run(read())
+
+
+def _text(data: bytes | None, most: int | None = None) -> str | None:
+    if data is None:
+        return None
+    text = data.decode("utf-8", "backslashreplace")
+    return text if most is None or len(text) <= most else text[:most] + "…"
+
+
+def _plain(letter: dict[str, Any]) -> dict[str, Any]:
+    headers = {name: _text(value) for name, value in letter.get("headers", {}).items()}
+    return {**letter, "key": _text(letter.get("key")), "value": _text(letter.get("value")), "headers": headers}
+
+
+@click.group()
+def dlq() -> None:
+    """Records that could not be used: see why, mend the cause, produce them again.
+
+    Example: riffle dlq list
+    """
+
+
+@dlq.command("list")
+@click.option("--code", help="Only those with this reason code.")
+@click.option("--last", default=20, show_default=True, type=click.IntRange(1, 10_000), help="Show this many, newest last.")
+@click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
+def list_letters(code: str | None, last: int, as_json: bool) -> None:
+    """How many dead letters there are per reason, and the newest of them.
+
+    Example: riffle dlq list --code key_mismatch
+    """
+    letters = _letters(code)
+    codes = Counter(letter["code"] for letter in letters)
+    if as_json:
+        click.echo(json.dumps({"total": len(letters), "codes": codes, "letters": [_plain(one) for one in letters[-last:]]}))
+        return
+    console = Console()
+    if not letters:
+        console.print("no dead letters")
+        return
+    console.print(", ".join(f"{name} {count}" for name, count in codes.most_common()))
+    table = Table("letter", "when", "from", "code", "key", "reason")
+    for one in letters[-last:]:
+        when = datetime.fromtimestamp(one.get("timestamp", 0) / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        origin = f"{one.get('topic')}-{one.get('partition')}@{one.get('offset')}"
+        table.add_row(str(one["letter"]), when, origin, one["code"], _text(one.get("key"), 24), one["reason"][:80])
+    console.print(table)
+    console.print("see one with: riffle dlq show LETTER")
+
+
+@dlq.command()
+@click.argument("letter", type=click.IntRange(min=0))
+def show(letter: int) -> None:
+    """One dead letter whole, as JSON.
+
+    Example: riffle dlq show 17
+    """
+    found = _letters(letter=letter)
+    if not found:
+        raise BadRequest("not_found", f"there is no dead letter {letter}: see riffle dlq list")
+    click.echo(json.dumps(_plain(found[0]), indent=1, ensure_ascii=False))
+
+
+@dlq.command()
+@click.option("--code", help="Those with this reason code.")
+@click.option("--letter", type=click.IntRange(min=0), help="This one.")
+@click.option("--all", "everything", is_flag=True, help="All of them.")
+@click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
+def replay(code: str | None, letter: int | None, everything: bool, as_json: bool) -> None:
+    """Produce dead letters to the topics they came from again, after what was wrong with them is mended.
+
+    Nothing counts twice: events that were applied meanwhile are dropped as duplicates.
+
+    Example: riffle dlq replay --code unknown_schema
+    """
+    if code is None and letter is None and not everything:
+        raise click.UsageError("say which: --code CODE, --letter N or --all")
+    outcome = asyncio.run(replay_letters(Settings.from_env(), _letters(code, letter)))
+    if as_json:
+        click.echo(json.dumps(outcome))
+        return
+    click.echo(f"{outcome['sent']} produced again")
+    if outcome["cut"]:
+        click.echo(f"{outcome['cut']} were too large to be kept whole: produce them again from their source")
+    if outcome["unreadable"]:
+        click.echo(f"{outcome['unreadable']} are no dead letters")

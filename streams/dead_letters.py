@@ -1,0 +1,72 @@
+"""The dead-letter topic, for people: read it, and produce records again once what was wrong is mended."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from schemas.codec import decode
+from schemas.errors import BadEvent
+from streams.settings import Settings
+
+__all__ = ["CUT_BYTES", "REPLAYED_FROM", "read_letters", "replay_letters"]
+
+CUT_BYTES = 256 << 10
+"A value of this length was cut when it became a dead letter: only its origin holds it whole."
+REPLAYED_FROM = "riffle-replayed-from"
+"Header of a record that was produced again: topic, partition and offset of the first time."
+
+
+async def read_letters(settings: Settings) -> AsyncIterator[dict[str, Any]]:
+    """Each dead letter up to now, oldest first: the fields of its schema, and `letter`, its offset in the topic."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=settings.bootstrap_servers,
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+        isolation_level="read_committed",
+    )
+    await consumer.start()
+    try:
+        tp = TopicPartition(settings.topic("dead-letters"), 0)
+        consumer.assign([tp])
+        end = (await consumer.end_offsets([tp]))[tp]
+        while await consumer.position(tp) < end:
+            for record in (await consumer.getmany(tp, timeout_ms=200, max_records=1_000)).get(tp, ()):
+                try:
+                    yield {"letter": record.offset, **decode("dead_letter", record.value or b"")[0]}
+                except BadEvent as exc:
+                    yield {"letter": record.offset, "code": exc.code, "reason": f"not a dead letter: {exc.message}"}
+    finally:
+        await consumer.stop()
+
+
+async def replay_letters(settings: Settings, letters: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Produce the records of `letters` to their topics again; returns how many were sent and how many could not be.
+
+    What was applied before is dropped again as a duplicate, and what is still wrong becomes a dead letter again.
+    """
+    outcome = {"sent": 0, "cut": 0, "unreadable": 0}
+    producer = AIOKafkaProducer(bootstrap_servers=settings.bootstrap_servers, acks="all", enable_idempotence=True)
+    await producer.start()
+    try:
+        for letter in letters:
+            if "topic" not in letter:
+                outcome["unreadable"] += 1
+                continue
+            if letter["value"] is not None and len(letter["value"]) >= CUT_BYTES:
+                outcome["cut"] += 1
+                continue
+            origin = f"{letter['topic']}-{letter['partition']}@{letter['offset']}"
+            headers = [(name, value) for name, value in letter["headers"].items() if name != REPLAYED_FROM]
+            headers.append((REPLAYED_FROM, origin.encode()))
+            # without a key, where it was: a record with one goes where its key belongs, wherever it was before
+            partition = letter["partition"] if letter["key"] is None else None
+            await producer.send_and_wait(
+                letter["topic"], letter["value"], key=letter["key"], headers=headers, partition=partition
+            )
+            outcome["sent"] += 1
+    finally:
+        await producer.stop()
+    return outcome

@@ -1,0 +1,62 @@
+"""Dead letters are read and produced again by command."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaProducer
+from click.testing import CliRunner
+
+from agents.cli.dlq import dlq
+from schemas.codec import encode
+from streams.dead_letters import REPLAYED_FROM
+from streams.settings import Settings
+
+pytestmark = pytest.mark.integration
+EVENT = {"event_id": "e", "user_id": "ann", "item_id": "i", "event_time": 1_700_000_000_000}
+
+
+def run(settings: Settings, *arguments: str) -> str:
+    done = CliRunner().invoke(dlq, arguments, env=settings.environment(), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def listed(settings: Settings, count: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for _ in range(100):
+        found = json.loads(run(settings, "list", "--json").splitlines()[-1])
+        if found["total"] >= count:
+            break
+    return found
+
+
+async def produced(settings: Settings, *records: tuple[bytes | None, bytes]) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=settings.bootstrap_servers, acks="all")
+    await producer.start()
+    for key, value in records:
+        await producer.send_and_wait(settings.topic("interactions"), value, key=key)
+    await producer.stop()
+
+
+def test_letters_are_listed_shown_and_replayed(worker: Settings) -> None:
+    import asyncio
+
+    wrong = encode("interaction", EVENT)
+    asyncio.run(produced(worker, (b"bob", wrong), (None, b"\x07nonsense"), (b"ann", b"x" * (300 << 10))))
+    found = listed(worker, 3)
+    assert found["codes"] == {"key_mismatch": 1, "null_key": 1, "unknown_framing": 1}
+    mismatch = next(letter for letter in found["letters"] if letter["code"] == "key_mismatch")
+    assert mismatch["key"] == "bob"
+    shown = json.loads(run(worker, "show", str(mismatch["letter"])))
+    assert shown["topic"] == worker.topic("interactions")
+    assert "no dead letter 999" in str(CliRunner().invoke(dlq, ["show", "999"], env=worker.environment()).exception)
+    # nothing was mended: each comes back, with where it was first
+    outcome = json.loads(run(worker, "replay", "--all", "--json").splitlines()[-1])
+    assert outcome == {"sent": 2, "cut": 1, "unreadable": 0}
+    again = listed(worker, 5)
+    assert again["codes"] == {"key_mismatch": 2, "null_key": 2, "unknown_framing": 1}
+    assert [letter["headers"].get(REPLAYED_FROM) is not None for letter in again["letters"]] == [False] * 3 + [True] * 2
+    assert CliRunner().invoke(dlq, ["replay"]).exit_code == 2
