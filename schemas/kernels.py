@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 from numba import njit, uint64
-from numpy.typing import NDArray
 
-__all__ = ["NULL", "SLOW", "TIME_LIMIT_MS", "decode_block", "hash_bytes", "hash_many"]
+__all__ = ["NULL", "SLOW", "TIME_LIMIT_MS", "decode_block", "hash_bytes"]
 
 TIME_LIMIT_MS = 2**53
 MAX_ID = 256
@@ -113,16 +112,6 @@ def hash_bytes(data: Any, start: int, length: int, h: Any, m: Any) -> Any:
         h[7] ^= v7 ^ v15
         if last:
             return h[0]
-
-
-@njit(cache=True)
-def hash_many(data: Any, starts: Any, lengths: Any) -> NDArray[np.uint64]:
-    """`hash64` of n texts in `data` (uint8): uint64 `(n,)`."""
-    out = np.empty(len(starts), np.uint64)
-    h, m = np.empty(8, np.uint64), np.empty(16, np.uint64)
-    for i in range(len(starts)):
-        out[i] = hash_bytes(data, starts[i], lengths[i], h, m)
-    return out
 
 
 @njit(inline="always")

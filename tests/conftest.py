@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from models.kernels.decay import halved
 from models.warm import warm
 from streams.embedded.kafka import EmbeddedKafka
 from streams.embedded.process import wait_until
@@ -32,6 +33,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 def compiled() -> None:
     """Compiled loops are ready before the first test that is held to a deadline."""
     warm()
+    halved(1.0, 1, 1)
 
 
 def free_port() -> int:
