@@ -6,7 +6,7 @@ STAMP := $(VENV)/.setup
 UV := UV_SYSTEM_CERTS=1 $(BIN)/uv
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test quality bench lint clean lock
+.PHONY: setup demo test faults quality bench lint clean lock
 
 setup: $(STAMP)
 
@@ -23,6 +23,10 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+# Faults at random moments under load: TRIALS seeds of each (20 takes hours), FAULT=name for one kind.
+faults: setup
+	TRIALS=$(or $(TRIALS),20) $(BIN)/python -m pytest tests/faults $(if $(FAULT),-k $(FAULT))
 
 # Needs DATA=folder: trains on its first 80 %, measures the slates on the rest. Some minutes.
 quality: setup

@@ -49,9 +49,10 @@ def increments_of(value: bytes, headers: Sequence[tuple[str, bytes]]) -> Increme
         units = np.asarray([round(weight / UNIT) for weight in datum["weights"]], np.uint64)
         return Increments(np.asarray([hash64(datum["item_id"])], np.uint64), np.asarray([len(others)]), others, units)
     datum = decode("covisit_block", value, headers)[0]
-    if any(len(column) % 8 for column in datum.values()):
+    names = ("items", "ends", "others", "units")
+    if any(not isinstance(datum.get(name), bytes) or len(datum[name]) % 8 for name in names):
         raise BadEvent("truncated", "a column is no whole number of values")
-    items, ends, others, units = (np.frombuffer(datum[name], "<u8") for name in ("items", "ends", "others", "units"))
+    items, ends, others, units = (np.frombuffer(datum[name], "<u8") for name in names)
     fits = len(items) == len(ends) and len(others) == len(units) and (int(ends[-1]) if len(ends) else 0) == len(others)
     if not fits or (np.diff(ends.astype(np.int64)) < 0).any():
         raise BadEvent("truncated", "columns of different lengths")
