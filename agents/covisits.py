@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 ROW = b"\x01"
 "First byte of a row's key; the hash of the item's id follows."
 UNPUBLISHED = b"\x00unpublished"
-PUBLISHED_AT_ONCE = 500
+PUBLISHED_AT_ONCE = 100
 "Items whose neighbours one flush publishes, at most."
 WAITING_AT_MOST = 100_000
 "Unpublished items remembered through a restart; others are published when they next change."
@@ -129,24 +129,26 @@ class CovisitPartition:
         self._replaced = []
         self._unpublished.update(dict.fromkeys(rows))
         published = list(self._unpublished)[:PUBLISHED_AT_ONCE]
-        for key, row in zip(published, self._table.lookup(published), strict=True):
+        for key in published:
             del self._unpublished[key]
             item_id = self._items.id_of(int.from_bytes(key, "little"))
-            if row is not None and item_id is not None:
-                flush.outputs.append(self._neighbours_record(item_id, row))
+            if item_id is not None:
+                flush.outputs.append(self._neighbours_record(item_id, key))
         waiting = list(self._unpublished)
         if len(waiting) > WAITING_AT_MOST:
             self._metrics.count("neighbours_not_kept_waiting", len(waiting) - WAITING_AT_MOST)
         flush.rows[UNPUBLISHED] = b"\x01" + b"".join(waiting[-WAITING_AT_MOST:])
         return flush
 
-    def _neighbours_record(self, item_id: str, row: NeighbourRow) -> Output:
-        named = [(other, weight) for code, weight in row.heaviest(NEIGHBOURS) if (other := self._items.id_of(code)) is not None]
+    def _neighbours_record(self, item_id: str, key: bytes) -> Output:
+        codes, weights = self._table.heaviest(key, NEIGHBOURS)
+        rows = self._items.index.find_many(codes)
+        known = rows >= 0
         datum = {
             "item_id": item_id,
-            "others": [other for other, _ in named],
-            "weights": [weight for _, weight in named],
-            "total": row.total * UNIT,
+            "others": [self._items.ids[row] for row in rows[known].tolist()],
+            "weights": weights[known].tolist(),
+            "total": self._table.total(int.from_bytes(key, "little")),
         }
         return Output(self._settings.topic("neighbours"), item_id.encode(), encode("neighbours", datum), partition=0)
 

@@ -26,7 +26,7 @@ __all__ = ["UserPartition", "dead_letter"]
 log = logging.getLogger(__name__)
 
 USER, ITEM = b"u", b"i"
-PUBLISHED_AT_ONCE = 500
+PUBLISHED_AT_ONCE = 200
 "Items whose statistics one flush publishes, at most: what readers pay is bounded, whatever the rate of events."
 DEAD_VALUE_BYTES = CUT_BYTES
 "A dead letter must always fit the broker's limit: one that does not would stop its partition for good."

@@ -368,6 +368,13 @@ class NeighbourTable:
         """Rows of items, None where nothing is known."""
         return [NeighbourRow.decode(row) if row else None for row in self._get(keys)]
 
+    def heaviest(self, key: bytes, most: int) -> tuple[NDArray[np.uint64], NDArray[np.float64]]:
+        """Hashes and weights of the heaviest neighbours, as `NeighbourRow.heaviest`: `(≤ most,)` each."""
+        row = self._get([key])[0] or b""
+        columns = np.frombuffer(row, "<u8", offset=covisits.HEAD).reshape(2, -1) if row else np.zeros((2, 0), np.uint64)
+        order = np.lexsort((columns[0], -columns[1].astype(np.float64)))[:most]
+        return columns[0][order], columns[1][order] * records.UNIT
+
     def total(self, item: int) -> float:
         """Weight of all neighbours of the item with this hash."""
         row = self._get([item.to_bytes(8, "little")])[0]

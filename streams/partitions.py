@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 
 APPLIED = b"\x00applied"
 APPLIED_LAYOUT = struct.Struct("<Bq")
-MAX_BATCH_BYTES = 512 << 10
+MAX_BATCH_BYTES = 256 << 10
+YIELD_EVERY = 20
 
 
 @dataclass(slots=True, frozen=True)
@@ -182,7 +183,7 @@ class PartitionState:
             # what was taken is nowhere else: after a failure a later flush would commit past it
             self._failed = True
             position = await self._transaction(taken)
-            self.store.write(taken.rows, position)
+            await asyncio.to_thread(self.store.write, taken.rows, position)
             self._failed = False
             self.durable = taken.applied
             self.flush_seconds = time.perf_counter() - started
@@ -193,7 +194,9 @@ class PartitionState:
         assert producer is not None
         async with producer.transaction():
             sent = await self._send_rows(producer, taken.rows)
-            for output in taken.outputs:
+            for n, output in enumerate(taken.outputs):
+                if n % YIELD_EVERY == 0:
+                    await asyncio.sleep(0)  # requests do not wait for a whole flush
                 sent.append(
                     await producer.send(
                         output.topic,
@@ -218,6 +221,7 @@ class PartitionState:
             length = len(key) + len(value or b"")
             if size and size + length > MAX_BATCH_BYTES:
                 futures.append(await self._send_batch(producer, batch))
+                await asyncio.sleep(0)
                 batch, size = producer.create_batch(), 0
             if batch.append(key=key, value=value, timestamp=None) is None:
                 futures.append(await self._send_batch(producer, batch))

@@ -349,6 +349,8 @@ def test_neighbours_are_bounded_and_the_heaviest_stay() -> None:
     assert len(row.units) <= 256
     assert row.heaviest(2) == [(hash64("dear"), 5_000_000 * UNIT), (hash64("i999"), 1099 * UNIT)]
     assert row.total == 5_000_000 + sum(range(100, 1100))
+    codes, weights = table.heaviest((7).to_bytes(8, "little"), 64)
+    assert list(zip(codes.tolist(), weights.tolist(), strict=True)) == row.heaviest(64)
 
 
 def test_many_actions_and_categories_stay_bounded() -> None:
