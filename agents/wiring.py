@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import faulthandler
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -45,6 +47,7 @@ class Worker:
 
     def __init__(self, settings: Settings, app: ChunkedApp) -> None:
         self._settings = settings
+        self.stop_timeout_s = settings.stop_timeout_s
         self._app = app
         self.metrics = Metrics()
         self.items = ItemStore(settings.partitions)
@@ -55,6 +58,8 @@ class Worker:
         self._cache = block_cache(settings.block_cache_mb)
         self._registry = ConfluentRegistry.at(settings.registry_url) if settings.registry_url else None
         self._tasks: list[asyncio.Task[None]] = []
+        self._flushing: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
         self._archiver: Archiver | None = None
         self._mirror = UserMirror(settings.redis, prefix=settings.topic_prefix)
         self._changed: dict[str, int] = {}
@@ -102,8 +107,8 @@ class Worker:
         await releases.take_up()
         self.service.caught_up = True
         await self._mirror.start()
+        self._flushing = asyncio.create_task(self._flush_forever())
         self._tasks = [
-            asyncio.create_task(self._flush_forever()),
             asyncio.create_task(self._mirror_forever()),
             asyncio.create_task(releases.follow()),
         ]
@@ -114,7 +119,11 @@ class Worker:
         """Flush what is applied, answer what is under way, let go of everything."""
         if self._archiver is not None:
             self._archiver.stop()
-            await asyncio.wait(self._tasks[3:], timeout=10.0)
+            await asyncio.wait(self._tasks[2:], timeout=10.0)
+        self._stopping.set()
+        if self._flushing is not None:
+            # never cut a transaction off: what it had queued can neither be sent nor dropped, and would hold up the end
+            await asyncio.gather(self._flushing, return_exceptions=True)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -123,8 +132,7 @@ class Worker:
             await self.service.stop()
         if self.recommend is not None:
             await self.recommend.drain()
-        for part in self._parts():
-            await part.close()
+        await asyncio.gather(*(part.close() for part in self._parts()))
         if self._reader is not None:
             await self._reader.stop()
         for producer in (self._replies, self._events):
@@ -233,9 +241,10 @@ class Worker:
                 return
 
     async def _flush_forever(self) -> None:
-        while True:
-            await asyncio.sleep(self._settings.commit_interval_s)
-            if self._app.rebalancing:
+        while not self._stopping.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), self._settings.commit_interval_s)
+            if self._app.rebalancing or self._stopping.is_set():
                 continue
             try:
                 await self.flush(now=False)
@@ -262,7 +271,8 @@ class RiffleApp(ChunkedApp):
         attach(self.web.web_app, self.worker.service)
 
     async def on_stop(self) -> None:
-        """Flush while the consumer still owns its partitions."""
+        """Flush while the consumer still owns its partitions; end by force when that takes too long, which costs no data."""
+        faulthandler.dump_traceback_later(self.worker.stop_timeout_s, exit=True)
         # no more chunks: what arrives from here on is read again by the next owner
         self.consumer.stop_flow()
         self.flow_control.suspend()

@@ -32,6 +32,8 @@ APPLIED = b"\x00applied"
 APPLIED_LAYOUT = struct.Struct("<Bq")
 MAX_BATCH_BYTES = 256 << 10
 YIELD_EVERY = 20
+CLOSE_S = 5.0
+"Seconds that a producer may take to close: one whose transaction was cut off may wait for what cannot be sent any more."
 
 
 @dataclass(slots=True, frozen=True)
@@ -193,7 +195,8 @@ class PartitionState:
         producer = self._producer
         assert producer is not None
         async with producer.transaction():
-            sent = await self._send_rows(producer, taken.rows)
+            rows = await self._send_rows(producer, taken.rows)
+            sent = []
             for n, output in enumerate(taken.outputs):
                 if n % YIELD_EVERY == 0:
                     await asyncio.sleep(0)  # requests do not wait for a whole flush
@@ -209,11 +212,15 @@ class PartitionState:
             await producer.send_offsets_to_transaction(
                 {TopicPartition(self.source, self.partition): OffsetAndMetadata(taken.applied + 1, "")}, self._group
             )
-            done = await asyncio.gather(*sent)
+            await asyncio.gather(*sent, *(future for future, _ in rows))
+            ends = [int(future.result().offset) + count for future, count in rows]
         # the commit marker takes one more offset than the last row
-        return max(int(meta.offset) for meta in done if meta.topic == self.changelog) + 1
+        return max(ends)
 
-    async def _send_rows(self, producer: AIOKafkaProducer, rows: Mapping[bytes, bytes | None]) -> list[Any]:
+    async def _send_rows(
+        self, producer: AIOKafkaProducer, rows: Mapping[bytes, bytes | None]
+    ) -> list[tuple[asyncio.Future[Any], int]]:
+        """Send rows in batches; returns per batch what acknowledges it, and its number of records."""
         futures = []
         batch = producer.create_batch()
         size = 0
@@ -233,21 +240,19 @@ class PartitionState:
             futures.append(await self._send_batch(producer, batch))
         return futures
 
-    async def _send_batch(self, producer: AIOKafkaProducer, batch: Any) -> Any:
+    async def _send_batch(self, producer: AIOKafkaProducer, batch: Any) -> tuple[asyncio.Future[Any], int]:
         batch.close()
-        future = await producer.send_batch(batch, self.changelog, partition=self.partition)
-        count = batch.record_count()
-
-        async def acknowledged() -> Any:
-            meta = await future
-            return meta._replace(offset=meta.offset + count - 1)
-
-        return acknowledged()
+        return await producer.send_batch(batch, self.changelog, partition=self.partition), batch.record_count()
 
     async def close(self) -> None:
         """Release the folder and the producer, without a flush."""
         self.ready.clear()
         if self._producer is not None:
-            await asyncio.gather(self._producer.stop(), return_exceptions=True)
+            stopping = asyncio.create_task(self._producer.stop())
+            _, late = await asyncio.wait({stopping}, timeout=CLOSE_S)
+            if late:
+                log.warning("the producer of %s-%d does not close; it is let go", self.changelog, self.partition)
+                stopping.cancel()
+                await asyncio.gather(self._producer.client.close(), return_exceptions=True)
             self._producer = None
         self.store.close()

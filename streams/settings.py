@@ -53,6 +53,9 @@ class Settings:
     "Schema registry. Empty: Avro single-object encoding, no registry."
     commit_interval_s: float = 0.5
     "Seconds between flushes of a partition's state (changelog, outputs and offsets in one transaction). Must be > 0."
+    stop_timeout_s: float = 25.0
+    """Seconds that a worker told to stop may take to flush and let go. One that takes longer writes where it hangs to its log,
+    ends with status 1, and its events are read again. Keep it below what kills it (Kubernetes: terminationGracePeriodSeconds)."""
     deadline_ms: int = 250
     "Milliseconds a request has when it names no deadline."
     cache_users: int = 50_000
@@ -71,7 +74,7 @@ class Settings:
     def __post_init__(self) -> None:
         if self.partitions < 1 or self.replication < 1:
             raise ConfigError("invalid_setting", "partitions and replication must be at least 1", "partitions")
-        if not self.commit_interval_s > 0 or not self.archive_interval_s > 0:
+        if not self.commit_interval_s > 0 or not self.archive_interval_s > 0 or not self.stop_timeout_s > 0:
             raise ConfigError("invalid_setting", "intervals must be greater than 0 seconds", "commit_interval_s")
 
     @classmethod

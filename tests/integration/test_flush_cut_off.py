@@ -1,0 +1,66 @@
+"""A flush that is cut off at any moment: its partition closes all the same, and the next owner finds a consistent cut."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import replace
+
+import pytest
+from stream_check import records
+
+from streams.partitions import APPLIED, APPLIED_LAYOUT, Flush, Output, PartitionState
+from streams.settings import Settings
+from streams.store import PartitionStore, block_cache
+from streams.topics import ensure_topics
+
+pytestmark = pytest.mark.integration
+ROWS = 400
+
+
+class Owner:
+    """Owner of partition 0: every flush writes its number into all rows and tells it to another topic."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.number = 0
+        self.state = PartitionState(
+            settings,
+            PartitionStore(settings.data_dir / "tables" / "cut" / "0", block_cache(8)),
+            source=settings.topic("interactions"),
+            changelog=settings.topic("users-changelog"),
+            partition=0,
+            group=settings.app_id,
+            take=self.take,
+        )
+
+    def take(self) -> Flush:
+        value = self.number.to_bytes(4, "little") * 300
+        outputs = [Output(self.settings.topic("item-stats"), b"k%d" % n, value, partition=0) for n in range(50)]
+        return Flush({b"u%d" % n: value for n in range(ROWS)}, outputs, self.state.applied)
+
+
+async def test_a_flush_that_is_cut_off_leaves_all_of_it_or_nothing_and_does_not_hold_up_the_end(fresh: Settings) -> None:
+    await ensure_topics(fresh)
+    rng = random.Random(5)
+    number = 0
+    for _ in range(12):
+        owner = Owner(fresh)
+        await owner.state.open()
+        # the source topic is empty: what was applied is found again as far as it ends, so only the rows tell
+        owner.number = number = number + 1
+        await owner.state.flush()
+        owner.number = number = number + 1
+        flushing = asyncio.create_task(owner.state.flush())
+        await asyncio.sleep(rng.random() * 0.08)
+        flushing.cancel()
+        await asyncio.gather(flushing, return_exceptions=True)
+        async with asyncio.timeout(20):
+            await owner.state.close()
+        held = (await records(fresh, "users-changelog"))[0]
+        values = {value[:4] for key, value in held.items() if key[:1] == b"u"}
+        assert len(values) == 1
+        told = {value[:4] for value in (await records(replace(fresh, partitions=1), "item-stats"))[0].values()}
+        assert told == values, "outputs and rows are of the same flush"
+        assert int.from_bytes(values.pop(), "little") in {number - 1, number}
+        assert APPLIED_LAYOUT.unpack(held[APPLIED])[0] == 1
