@@ -55,7 +55,7 @@ class Settings:
     "Seconds between flushes of a partition's state (changelog, outputs and offsets in one transaction). Must be > 0."
     stop_timeout_s: float = 25.0
     """Seconds that a worker told to stop may take to flush and let go. One that takes longer writes where it hangs to its log,
-    ends with status 1, and its events are read again. Keep it below what kills it (Kubernetes: terminationGracePeriodSeconds)."""
+    ends with status 1, and its events are read again. Keep it below terminationGracePeriodSeconds."""
     deadline_ms: int = 250
     "Milliseconds a request has when it names no deadline."
     cache_users: int = 50_000
