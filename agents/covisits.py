@@ -74,7 +74,7 @@ class CovisitPartition:
         self.partition = partition
         self.state = PartitionState(
             settings,
-            PartitionStore(settings.data_dir / "tables" / "covisits" / str(partition), cache),
+            PartitionStore(settings.table_dir("covisits", partition), cache),
             source=settings.topic("covisits"),
             changelog=settings.topic("covisits-changelog"),
             partition=partition,

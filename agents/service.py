@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from aiokafka import AIOKafkaProducer
 
@@ -24,7 +24,14 @@ from streams.client import RiffleClient
 from streams.redis_mirror import UserMirror
 from streams.settings import Settings
 
-__all__ = ["Service", "summary"]
+__all__ = ["Service", "Tables", "summary"]
+
+
+class Tables(Protocol):
+    """Says which table partitions are here."""
+
+    async def __call__(self, *, digests: bool = False) -> Sequence[Mapping[str, object]]:
+        """One entry a table partition; with `digests` hashed, which reads them whole."""
 
 
 def summary(record: UserRecord, items: ItemStore) -> dict[str, Any]:
@@ -71,9 +78,13 @@ class Service:
         producer: AIOKafkaProducer,
         metrics: Metrics,
         mirror: UserMirror,
+        tables: Tables,
+        stuck: Callable[[], Mapping[str, float]],
     ) -> None:
         self._settings = settings
         self._mirror = mirror
+        self._tables = tables
+        self._stuck = stuck
         self._client: RiffleClient | None = None
         self._connecting = asyncio.Lock()
         self._items = items
@@ -185,6 +196,14 @@ class Service:
     def refused(self) -> Mapping[str, str]:
         """Releases that were refused here, and why."""
         return self._pipeline.slot.refused
+
+    def stuck(self) -> Mapping[str, float]:
+        """Partitions that have work waiting and do not get on, and for how many seconds."""
+        return self._stuck()
+
+    async def tables(self, *, digests: bool = False) -> Sequence[Mapping[str, object]]:
+        """The table partitions that this worker owns or stands by for; with `digests` hashed, which reads them whole."""
+        return await self._tables(digests=digests)
 
     def ready(self) -> tuple[bool, dict[str, object]]:
         """Whether this worker answers, and what is missing if not."""

@@ -71,7 +71,7 @@ class UserPartition:
         self.partition = partition
         self.state = PartitionState(
             settings,
-            PartitionStore(settings.data_dir / "tables" / "users" / str(partition), cache),
+            PartitionStore(settings.table_dir("users", partition), cache),
             source=settings.topic("interactions"),
             changelog=settings.topic("users-changelog"),
             partition=partition,

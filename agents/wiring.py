@@ -15,6 +15,7 @@ from faust.types import TP
 from agents.catalogue import Catalogue
 from agents.covisits import CovisitPartition
 from agents.metrics import Metrics
+from agents.ownership import Ownership
 from agents.recommend import Recommend
 from agents.releases import Releases
 from agents.service import Service, summary
@@ -25,12 +26,13 @@ from models.pipeline.pipeline import CandidatePipeline
 from models.slot import ModelSlot
 from schemas.registry import ConfluentRegistry
 from streams.archive.archiver import Archiver
+from streams.assignor import HoldingAssignor
 from streams.broadcast import BroadcastReader
-from streams.chunks import Chunk, ChunkedApp
+from streams.chunks import Chunk, ChunkedApp, Progress
 from streams.redis_mirror import UserMirror
 from streams.settings import Settings
-from streams.store import block_cache
 from streams.topics import ensure_topics
+from streams.watchdog import Watchdog
 
 __all__ = ["Worker", "create_app"]
 
@@ -40,6 +42,7 @@ MIRRORED_AT_ONCE = 100
 MIRROR_INTERVAL_S = 0.05
 MIRROR_CAPACITY = 100_000
 ARCHIVE_RETRY_S = 10.0
+WATCH_INTERVAL_S, WATCH_TIMEOUT_S = 2.0, 60.0
 
 
 class Worker:
@@ -53,10 +56,9 @@ class Worker:
         self.items = ItemStore(settings.partitions)
         self.slot = ModelSlot()
         self.pipeline = CandidatePipeline(self.items, slot=self.slot)
-        self.users: dict[int, UserPartition] = {}
-        self.covisits: dict[int, CovisitPartition] = {}
-        self._cache = block_cache(settings.block_cache_mb)
         self._registry = ConfluentRegistry.at(settings.registry_url) if settings.registry_url else None
+        self.ownership = Ownership(settings, self.items, self.metrics, self._registry)
+        self.users, self.covisits = self.ownership.users, self.ownership.covisits
         self._tasks: list[asyncio.Task[None]] = []
         self._flushing: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
@@ -69,6 +71,7 @@ class Worker:
         self._generation = 0
         self._broken = False
         "A chunk could not be applied: memory is not to be trusted any more."
+        self._watchdog = Watchdog(settings.stuck_s)
         self.recommend: Recommend | None = None
         self.service: Service | None = None
         self._replies: AIOKafkaProducer | None = None
@@ -99,7 +102,16 @@ class Worker:
         )
         self.recommend = Recommend(settings, self.pipeline, self.users, self._replies, self.metrics, self._registry)
         self.service = Service(
-            settings, self.items, self.pipeline, self.recommend, self.users, self._events, self.metrics, self._mirror
+            settings,
+            self.items,
+            self.pipeline,
+            self.recommend,
+            self.users,
+            self._events,
+            self.metrics,
+            self._mirror,
+            self.ownership.tables,
+            self._watchdog.stuck,
         )
         await self._reader.start(self._crash)
         await self._reader.wait()
@@ -111,6 +123,7 @@ class Worker:
         self._tasks = [
             asyncio.create_task(self._mirror_forever()),
             asyncio.create_task(releases.follow()),
+            asyncio.create_task(self._watch_forever()),
         ]
         if settings.archive != "off":
             self._tasks.append(asyncio.create_task(self._archive_forever()))
@@ -119,7 +132,7 @@ class Worker:
         """Flush what is applied, answer what is under way, let go of everything."""
         if self._archiver is not None:
             self._archiver.stop()
-            await asyncio.wait(self._tasks[2:], timeout=10.0)
+            await asyncio.wait(self._tasks[3:], timeout=10.0)
         self._stopping.set()
         if self._flushing is not None:
             # never cut a transaction off: what it had queued can neither be sent nor dropped, and would hold up the end
@@ -132,34 +145,25 @@ class Worker:
             await self.service.stop()
         if self.recommend is not None:
             await self.recommend.drain()
-        await asyncio.gather(*(part.close() for part in self._parts()))
+        await self.ownership.close()
         if self._reader is not None:
             await self._reader.stop()
         for producer in (self._replies, self._events):
             if producer is not None:
                 await producer.stop()
 
-    def _parts(self) -> list[UserPartition | CovisitPartition]:
-        return [*self.users.values(), *self.covisits.values()]
-
     def _crash(self, error: BaseException) -> None:
         log.critical("the worker stops: %s: %s", type(error).__name__, error, exc_info=error)
         asyncio.ensure_future(self._app.crash(error))  # noqa: RUF006 - the app keeps it
 
     async def assigned(self, partitions: set[TP]) -> None:
-        """Open what is new among the assigned partitions."""
+        """Open what is new among the assigned partitions, keep what came back, let go of the rest."""
         generation = self._app.consumer_generation_id
-        names = {self._settings.topic(name): name for name in ("interactions", "covisits")}
-        for tp in sorted(partitions):
-            kind = names.get(tp.topic)
-            if kind == "interactions" and tp.partition not in self.users:
-                user = UserPartition(self._settings, tp.partition, self.items, self._cache, self.metrics, self._registry)
-                self.users[tp.partition] = user
-                await user.open()
-            elif kind == "covisits" and tp.partition not in self.covisits:
-                covisit = CovisitPartition(self._settings, tp.partition, self.items, self._cache, self.metrics)
-                self.covisits[tp.partition] = covisit
-                await covisit.open()
+        users, covisits = (
+            {tp.partition for tp in partitions if tp.topic == self._settings.topic(name)}
+            for name in ("interactions", "covisits")
+        )
+        await self.ownership.take(users, covisits, self._app.holding.standby)
         self._generation = generation
         self._settled.set()
 
@@ -181,17 +185,13 @@ class Worker:
             raise
 
     async def revoked(self, partitions: set[TP]) -> None:
-        """Flush and let go of revoked partitions, before another worker opens them."""
+        """Flush, and answer what can be answered, before another worker may open these partitions; `assigned` closes them."""
         self._settled.clear()
         if self.recommend is not None:
             await self.recommend.leave({tp.partition for tp in partitions if tp.topic == self._settings.topic("requests")})
         await self.flush()
         for tp in partitions:
-            if tp.topic == self._settings.topic("interactions") and tp.partition in self.users:
-                await self.users.pop(tp.partition).close()
-            elif tp.topic == self._settings.topic("covisits") and tp.partition in self.covisits:
-                await self.covisits.pop(tp.partition).close()
-            elif tp.topic == self._settings.topic("requests") and self.recommend is not None:
+            if tp.topic == self._settings.topic("requests") and self.recommend is not None:
                 self.recommend.forget(tp.partition)
 
     async def flush(self, *, now: bool = True) -> None:
@@ -240,6 +240,36 @@ class Worker:
             else:
                 return
 
+    async def _watch_forever(self) -> None:
+        """Notice partitions that have work waiting and stand still. An unreachable broker is no fault of this worker."""
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            try:
+                progress = await asyncio.wait_for(self._app.consumer.progress(), WATCH_TIMEOUT_S)
+            except TimeoutError:
+                self._watchdog.observe("the consumer's thread", None, waiting=True)
+                continue
+            except Exception as error:
+                log.warning("where reading stands is not known: %s", error)
+                continue
+            for tp, at in progress.items():
+                self._observe(tp, at)
+                self.metrics.gauge("lag", at.end - at.position, topic=tp.topic, partition=str(tp.partition))
+            self._watchdog.keep({f"{tp.topic}-{tp.partition}" for tp in progress})
+
+    def _observe(self, tp: TP, at: Progress) -> None:
+        tables: dict[str, Mapping[int, UserPartition | CovisitPartition]] = {
+            self._settings.topic("interactions"): self.users,
+            self._settings.topic("covisits"): self.covisits,
+        }
+        part = tables.get(tp.topic, {}).get(tp.partition)
+        waiting, mark = at.end > at.position, (at.position, at.delivered, -1, -1)
+        if part is not None:
+            state = part.state
+            waiting |= (at.delivered or 0) > state.applied + 1 or state.applied > state.durable
+            mark = (at.position, at.delivered, state.applied, state.durable)
+        self._watchdog.observe(f"{tp.topic}-{tp.partition}", mark, waiting=waiting)
+
     async def _flush_forever(self) -> None:
         while not self._stopping.is_set():
             with contextlib.suppress(TimeoutError):
@@ -287,6 +317,7 @@ def create_app(settings: Settings) -> RiffleApp:
     """The worker that `settings` describe, with its agents registered."""
     app: RiffleApp = RiffleApp.create(settings)
     worker = app.worker = Worker(settings, app)
+    app.holding = HoldingAssignor(worker.ownership.held, settings.standbys)
 
     def topic(name: str) -> Any:
         return app.topic(settings.topic(name), key_serializer="raw", value_serializer="raw")

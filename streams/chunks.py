@@ -20,13 +20,17 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
+from streams.assignor import HoldingAssignor
 from streams.settings import Settings
 
-__all__ = ["Chunk", "ChunkedApp"]
+__all__ = ["Chunk", "ChunkedApp", "Progress"]
 
 MAX_POLL_RECORDS = 1_000
 FETCH_MAX_WAIT_MS = 20
 QUEUE_CHUNKS = 4
+"Chunks that may wait for an agent; with one being applied and one waiting for room, a topic holds six at most."
+IDLE_WAIT_S, BUSY_WAIT_S = 1.0, 0.005
+"How long a fetch waits for records; shorter while a topic is left out because its agent is behind."
 
 
 @dataclass(slots=True, frozen=True)
@@ -67,20 +71,30 @@ class Chunk:
         )
 
 
+@dataclass(slots=True, frozen=True)
+class Progress:
+    """Where reading a partition stands; offsets of what comes next."""
+
+    position: int
+    end: int
+    delivered: int | None
+    "After the newest record handed to an agent; None: nothing yet."
+
+
 class ChunkedConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
-    """Consumer thread with bounded fetch waits, committed reads and co-partitioned assignment."""
+    """Consumer thread with bounded fetch waits, committed reads and assignment to whoever holds the rows."""
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         conf = self.app.conf
-        # Range gives partition n of every topic with the same partition count to the same member, so the worker that
-        # answers a user's requests holds that user's record.
-        self._assignor = RangePartitionAssignor
+        # Both give partition n of every topic to the same member, so the worker that answers a user's requests holds that
+        # user's record. Range is what a group falls back to while it has members that know no other.
+        self._assignor = self.app.holding
         return aiokafka.AIOKafkaConsumer(
             client_id=conf.broker_client_id,
             group_id=conf.id,
             group_instance_id=conf.consumer_group_instance_id,
             bootstrap_servers=driver.server_list(transport.url, transport.default_port),
-            partition_assignment_strategy=[RangePartitionAssignor],
+            partition_assignment_strategy=[self.app.holding, RangePartitionAssignor],
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             max_poll_records=MAX_POLL_RECORDS,
@@ -100,6 +114,9 @@ class ChunkedConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc
 class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
     """Delivers one `Chunk` per partition and fetch; never commits on its own."""
 
+    _busy: frozenset[str] = frozenset()
+    "Topics with a delivery under way: not fetched from."
+
     def _new_consumer_thread(self) -> ChunkedConsumerThread:
         return ChunkedConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
@@ -117,11 +134,39 @@ class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
         plain = {driver.ensure_aiokafka_TP(tp): OffsetAndMetadata(offset, "") for tp, offset in offsets.items()}
         await self._thread.call_thread(consumer.commit, plain)
 
+    async def progress(self) -> dict[TP, Progress]:
+        """Where reading stands, per assigned partition.
+
+        Raises:
+            aiokafka.errors.KafkaError: the broker does not answer.
+        """
+        consumer = self._thread._ensure_consumer()
+
+        async def ask() -> dict[TP, Progress]:
+            assigned = list(consumer.assignment())
+            ends = await consumer.end_offsets(assigned) if assigned else {}
+            return {
+                TP(*tp): Progress(await consumer.position(tp), int(ends[tp]), self._read_offset.get(TP(*tp))) for tp in assigned
+            }
+
+        found: dict[TP, Progress] = await self._thread.call_thread(ask)
+        return found
+
     async def _drain_messages(self, fetcher: Any) -> None:
+        """Fetch and hand on, until stopped.
+
+        Each topic has one delivery under way at most, and while it waits for room in the agent's queue nothing more of that
+        topic is taken from the fetcher. So memory is bounded, a slow topic holds up no other, and requests never wait behind
+        events.
+        """
+        deliveries: dict[str, asyncio.Task[None]] = {}
         try:
             while not (self._stopped.is_set() or fetcher._stopped.is_set()):
                 generation = self.app.consumer_generation_id
-                records, active = await self._wait_next_records(timeout=1.0)
+                for topic in [topic for topic, task in deliveries.items() if task.done()]:
+                    deliveries.pop(topic).result()
+                self._busy = frozenset(deliveries)
+                records, active = await self._wait_next_records(timeout=BUSY_WAIT_S if deliveries else IDLE_WAIT_S)
                 if not self.flow_active or generation != self.app.consumer_generation_id:
                     # a rebalance began while the fetch was under way: what it brought is read again
                     await self.perform_seek()
@@ -129,20 +174,38 @@ class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
                 if not records:
                     await asyncio.sleep(0)
                     continue
-                # few records first: requests do not queue behind bulk events fetched with them
-                for tp, batch in sorted(records.items(), key=lambda pair: len(pair[1])):
-                    if not self.flow_active:
-                        break
-                    if active is None or tp in active or tp in self._buffered_partitions:
-                        await self._deliver(TP(*tp), batch)
+                mine = {tp: batch for tp, batch in records.items() if active is None or tp in active}
+                for topic in {tp.topic for tp in mine}:
+                    batches = [(TP(*tp), batch) for tp, batch in mine.items() if tp.topic == topic]
+                    deliveries[topic] = asyncio.create_task(self._deliver_all(batches, generation))
+                await asyncio.sleep(0)
         except self.consumer_stopped_errors:
             if not self.transport.app.should_stop:
                 raise
         except asyncio.CancelledError:
             if not self.transport.app.should_stop:
                 raise
+        finally:
+            self._busy = frozenset()
+            for task in deliveries.values():
+                task.cancel()
+            await asyncio.gather(*deliveries.values(), return_exceptions=True)
 
-    async def _deliver(self, tp: TP, batch: Sequence[Any]) -> None:
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109 - Faust's signature
+        if active_partitions and self._busy:
+            active_partitions = {tp for tp in active_partitions if tp.topic not in self._busy}
+            if not active_partitions:
+                await asyncio.sleep(timeout)
+                return {}
+        return await super()._getmany(active_partitions, timeout)
+
+    async def _deliver_all(self, batches: Sequence[tuple[TP, Sequence[Any]]], generation: int) -> None:
+        for tp, batch in batches:
+            if not self.flow_active or generation != self.app.consumer_generation_id:
+                return  # the next assignment seeks to what is committed
+            await self._deliver(tp, batch, generation)
+
+    async def _deliver(self, tp: TP, batch: Sequence[Any], generation: int) -> None:
         read = self._read_offset.get(tp)
         if read is not None and batch[-1].offset < read:
             return
@@ -155,15 +218,16 @@ class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
             last.timestamp_type,
             (),
             None,
-            Chunk.of(tp.topic, tp.partition, batch, self.app.consumer_generation_id),
+            Chunk.of(tp.topic, tp.partition, batch, generation),
             None,
             None,
             None,
             tp,
-            generation_id=self.app.consumer_generation_id,
+            generation_id=generation,
         )
         await self.wait_first(self.callback(event), self.suspend_flow.wait())
-        self._read_offset[tp] = last.offset + 1
+        if self.flow_active and generation == self.app.consumer_generation_id:
+            self._read_offset[tp] = last.offset + 1
 
 
 class ChunkedTransport(driver.Transport):  # type: ignore[misc]
@@ -174,6 +238,9 @@ class ChunkedTransport(driver.Transport):  # type: ignore[misc]
 
 class ChunkedApp(faust.App):  # type: ignore[misc]
     """A Faust app whose streams deliver chunks."""
+
+    holding: HoldingAssignor
+    "Set before the app starts."
 
     def _new_transport(self) -> ChunkedTransport:
         return ChunkedTransport(self.conf.broker_consumer, self)
@@ -197,8 +264,8 @@ class ChunkedApp(faust.App):  # type: ignore[misc]
             stream_wait_empty=False,
             stream_buffer_maxsize=QUEUE_CHUNKS,
             stream_publish_on_commit=False,
-            broker_session_timeout=15.0,
-            broker_heartbeat_interval=3.0,
+            broker_session_timeout=settings.session_timeout_s,
+            broker_heartbeat_interval=settings.session_timeout_s / 5,
             broker_request_timeout=40.0,
             consumer_auto_offset_reset="earliest",
             consumer_group_instance_id=settings.instance or None,

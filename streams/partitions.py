@@ -22,6 +22,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from schemas.errors import StoreCorrupt
 from streams.settings import Settings
+from streams.standby import open_or_rebuild
 from streams.store import PartitionStore
 
 __all__ = ["Flush", "Output", "PartitionState"]
@@ -111,12 +112,7 @@ class PartitionState:
             request_timeout_ms=20_000,
         )
         await self._producer.start()
-        try:
-            self.store.open()
-        except StoreCorrupt as exc:
-            log.warning("rebuilding %s-%d from its changelog: %s", self.changelog, self.partition, exc)
-            self.store.wipe()
-            self.store.open()
+        open_or_rebuild(self.store, f"{self.changelog}-{self.partition}")
         source_end = await self._restore()
         stored = self.store.get_many([APPLIED])[0]
         applied = APPLIED_LAYOUT.unpack(stored)[1] if stored else -1

@@ -43,6 +43,9 @@ class Settings:
     "Put in front of every topic's name."
     partitions: int = 4
     "Partitions of the topics keyed by user. More later means a rebuild by replay."
+    standbys: int = 1
+    """Copies of each table partition that other workers of the group keep up to date from the changelog, to take it over at
+    once. 0: none; a new owner then replays what it lacks."""
     replication: int = 1
     "Replication factor of topics that Riffle creates."
     archive: str = ""
@@ -56,6 +59,10 @@ class Settings:
     stop_timeout_s: float = 25.0
     """Seconds that a worker told to stop may take to flush and let go. One that takes longer writes where it hangs to its log,
     ends with status 1, and its events are read again. Keep it below terminationGracePeriodSeconds."""
+    stuck_s: float = 60.0
+    "Seconds that a partition with work waiting may stand still before /healthz answers 503, so that the worker is restarted."
+    session_timeout_s: float = 15.0
+    "Seconds without a heartbeat after which the group gives a worker's partitions to others."
     deadline_ms: int = 250
     "Milliseconds a request has when it names no deadline."
     cache_users: int = 50_000
@@ -72,6 +79,8 @@ class Settings:
     "Level of the worker's log."
 
     def __post_init__(self) -> None:
+        if self.standbys < 0:
+            raise ConfigError("invalid_setting", "standbys must be at least 0", "standbys")
         if self.partitions < 1 or self.replication < 1:
             raise ConfigError("invalid_setting", "partitions and replication must be at least 1", "partitions")
         if not self.commit_interval_s > 0 or not self.archive_interval_s > 0 or not self.stop_timeout_s > 0:
@@ -142,6 +151,10 @@ class Settings:
     def archive_target(self) -> str:
         """Folder or `s3://` URL of the archive."""
         return self.archive or str(self.home / "archive")
+
+    def table_dir(self, table: str, partition: int) -> Path:
+        """Folder of one partition of a table."""
+        return self.data_dir / "tables" / table / str(partition)
 
     @property
     def releases_dir(self) -> Path:

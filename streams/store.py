@@ -10,6 +10,7 @@ from pathlib import Path
 from rocksdict import BlockBasedOptions, Cache, Options, Rdict, WriteBatch
 
 from schemas.errors import StoreCorrupt
+from streams.digests import Digest, digest
 
 __all__ = ["PartitionStore", "block_cache"]
 
@@ -96,6 +97,22 @@ class PartitionStore:
             if not key.startswith(prefix):
                 return
             yield key, value
+
+    def digest(self) -> tuple[int, Digest]:
+        """A hash over all rows, and the position they include, as of one moment; may run in a thread beside writes."""
+        assert self._db is not None
+        position = -1
+
+        def rows() -> Iterator[tuple[bytes, bytes]]:
+            nonlocal position
+            for key, value in self._db.snapshot().items():  # type: ignore[union-attr]
+                if key == POSITION:
+                    position = POSITION_LAYOUT.unpack(value)[1]
+                else:
+                    yield key, value
+
+        made = digest(rows())
+        return position, made
 
     def close(self) -> None:
         """Close the folder; safe to call twice."""

@@ -19,6 +19,7 @@ class FakeService:
     events: list[Interaction] = field(default_factory=list)
     requests: list[tuple[Request, int | None]] = field(default_factory=list)
     is_ready: bool = True
+    standing_still: dict[str, float] = field(default_factory=dict)
     failure: Exception | None = None
     release: str = "none"
     refused: dict[str, str] = field(default_factory=dict)
@@ -72,6 +73,12 @@ class FakeService:
         if item_id not in self.catalogue:
             raise BadItem("not_found", "there is no such item", "item_id")
         return self.catalogue[item_id]
+
+    def stuck(self) -> Mapping[str, float]:
+        return self.standing_still
+
+    async def tables(self, *, digests: bool = False) -> Sequence[Mapping[str, object]]:
+        return [{"table": "users", "partition": 0, "role": "owner", "position": 7, **({"hash": "0"} if digests else {})}]
 
     def ready(self) -> tuple[bool, Mapping[str, object]]:
         return self.is_ready, {} if self.is_ready else {"catalogue": "being read"}

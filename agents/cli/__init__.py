@@ -22,6 +22,7 @@ COMMANDS = {
     "load": ("agents.cli.data", "load", "Validate a dataset folder and produce its items and events."),
     "replay": ("agents.cli.data", "replay", "Produce a dataset folder's events at a rate."),
     "dlq": ("agents.cli.dlq", "dlq", "See records that could not be used, and produce them again."),
+    "tables": ("agents.cli.tables", "tables", "Show table partitions, and compare them with their changelogs."),
     "ask": ("agents.cli.ask", "ask", "Ask for a slate."),
     "train": ("agents.cli.release", "train", "Train a release from the archive or a dataset folder, and judge it."),
     "release": ("agents.cli.release", "release", "List releases, let one serve, or go back to the one before."),

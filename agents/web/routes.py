@@ -188,8 +188,9 @@ def _items(table: web.RouteTableDef, service: Service) -> None:
 def _operations(table: web.RouteTableDef, service: Service) -> None:
     @table.get("/healthz")
     async def healthz(request: web.Request) -> web.Response:  # noqa: ARG001
-        """200 while the process answers at all."""
-        return json_response({"status": "ok"})
+        """200 while the process answers and gets on; 503 when partitions with work waiting stand still: restart it."""
+        stuck = service.stuck()
+        return json_response({"status": "stuck", "stuck": dict(stuck)} if stuck else {"status": "ok"}, 503 if stuck else 200)
 
     @table.get("/readyz")
     async def readyz(request: web.Request) -> web.Response:  # noqa: ARG001
@@ -197,6 +198,12 @@ def _operations(table: web.RouteTableDef, service: Service) -> None:
         ready, reasons = service.ready()
         body = {"ready": ready, "reasons": dict(reasons), "release": service.release, "refused": dict(service.refused)}
         return json_response(body, 200 if ready else 503)
+
+    @table.get("/v1/tables")
+    async def tables(request: web.Request) -> web.Response:
+        """The table partitions here, owned or stood by for; `digests=1` adds a hash over each, which reads it whole."""
+        found = await service.tables(digests=request.query.get("digests") == "1")
+        return json_response({"tables": [dict(facts) for facts in found]})
 
     @table.get("/metrics")
     async def metrics_text(request: web.Request) -> web.Response:  # noqa: ARG001

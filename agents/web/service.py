@@ -74,6 +74,12 @@ class Service(Protocol):
     def refused(self) -> Mapping[str, str]:
         """Releases that were announced but refused, and why."""
 
+    def stuck(self) -> Mapping[str, float]:
+        """Partitions that have work waiting and do not get on, and for how many seconds."""
+
+    async def tables(self, *, digests: bool = False) -> Sequence[Mapping[str, object]]:
+        """The table partitions that this worker owns or stands by for; with `digests` hashed, which reads them whole."""
+
     def ready(self) -> tuple[bool, Mapping[str, object]]:
         """Whether this worker answers requests now, and what is missing if not."""
 

@@ -371,3 +371,16 @@ async def test_it_mounts_on_an_application_that_has_views_of_its_own(service: Fa
         assert json.loads(await (await client.get("/other")).text()) == "other"
         assert (await client.get("/v1/recommend/u")).status == 200
         await error_of(await client.get("/nowhere"), 404)
+
+
+async def test_a_worker_that_stands_still_says_so(client: Client, service: FakeService) -> None:
+    service.standing_still["riffle.interactions-3"] = 61.5
+    response = await client.get("/healthz")
+    assert response.status == 503
+    assert await response.json() == {"status": "stuck", "stuck": {"riffle.interactions-3": 61.5}}
+
+
+async def test_tables_are_listed_and_hashed_only_when_asked(client: Client) -> None:
+    plain = (await (await client.get("/v1/tables")).json())["tables"]
+    assert plain == [{"table": "users", "partition": 0, "role": "owner", "position": 7}]
+    assert (await (await client.get("/v1/tables?digests=1")).json())["tables"] == [{**plain[0], "hash": "0"}]

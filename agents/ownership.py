@@ -1,0 +1,125 @@
+"""Which partitions this worker holds: those it owns, and copies of those it stands by for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from aiokafka.admin import AIOKafkaAdminClient
+
+from agents.covisits import CovisitPartition
+from agents.metrics import Metrics
+from agents.users import UserPartition
+from models.items import ItemStore
+from schemas.codec import Registry
+from streams.assignor import ON_DISK, OWNER, STANDBY
+from streams.settings import Settings
+from streams.standby import Standby
+from streams.store import PartitionStore, block_cache
+
+__all__ = ["TABLES", "Ownership"]
+
+log = logging.getLogger(__name__)
+
+TABLES = {"users": ("interactions", "users-changelog"), "covisits": ("covisits", "covisits-changelog")}
+"Per table: its source topic and its changelog, by short name."
+Partition = UserPartition | CovisitPartition
+
+
+class Ownership:
+    """Opens, keeps and closes partitions as the group assigns them.
+
+    A partition that comes back in a rebalance stays open: its rows in memory are still right unless another worker owned it
+    in between, which the committed offset tells.
+    """
+
+    def __init__(self, settings: Settings, items: ItemStore, metrics: Metrics, registry: Registry | None) -> None:
+        self._settings = settings
+        self._items = items
+        self._metrics = metrics
+        self._registry = registry
+        self._cache = block_cache(settings.block_cache_mb)
+        self.users: dict[int, UserPartition] = {}
+        self.covisits: dict[int, CovisitPartition] = {}
+        changelogs = {table: settings.topic(changelog) for table, (_, changelog) in TABLES.items()}
+        self._hashing = asyncio.Lock()
+        self.standby = Standby(settings, changelogs, settings.table_dir, self._cache)
+
+    def held(self) -> dict[int, int]:
+        """How this worker holds partition numbers, for the assignor; called from the consumer's thread."""
+        found = {}
+        for folder in (self._settings.data_dir / "tables" / "users").glob("*"):
+            if folder.name.isdigit():
+                found[int(folder.name)] = ON_DISK
+        found.update(dict.fromkeys(self.standby.numbers, STANDBY))
+        found.update(dict.fromkeys(list(self.users), OWNER))
+        return found
+
+    def parts(self) -> list[Partition]:
+        """All that are owned."""
+        return [*self.users.values(), *self.covisits.values()]
+
+    async def take(self, users: set[int], covisits: set[int], standby: frozenset[int]) -> None:
+        """Own exactly these partitions of the two tables, and stand by for those numbers; returns when all are restored."""
+        wanted: tuple[tuple[dict[int, Any], set[int]], ...] = ((self.users, users), (self.covisits, covisits))
+        committed = await self._committed() if self.parts() else {}
+        for parts, numbers in wanted:
+            for number, part in list(parts.items()):
+                if number in numbers and committed.get((part.state.source, number), -1) <= part.state.durable + 1:
+                    continue
+                if number in numbers:
+                    log.warning("%s-%d was owned by another worker meanwhile: reading its rows anew", part.state.source, number)
+                del parts[number]
+                await part.close()
+        await self.standby.follow(standby - users - covisits)
+        opening: list[Partition] = []
+        for number in sorted(users - self.users.keys()):
+            user = UserPartition(self._settings, number, self._items, self._cache, self._metrics, self._registry)
+            self.users[number] = user
+            opening.append(user)
+        for number in sorted(covisits - self.covisits.keys()):
+            covisit = CovisitPartition(self._settings, number, self._items, self._cache, self._metrics)
+            self.covisits[number] = covisit
+            opening.append(covisit)
+        await asyncio.gather(*(part.open() for part in opening))
+
+    async def _committed(self) -> dict[tuple[str, int], int]:
+        """Committed offset (the next to read) per source topic and partition, as the group stands now."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self._settings.bootstrap_servers)
+        await admin.start()
+        try:
+            offsets = await admin.list_consumer_group_offsets(self._settings.app_id)
+        finally:
+            await admin.close()
+        return {(tp.topic, tp.partition): meta.offset for tp, meta in offsets.items()}
+
+    async def close(self) -> None:
+        """Let go of everything, without a flush."""
+        await asyncio.gather(self.standby.stop(), *(part.close() for part in self.parts()))
+        self.users.clear()
+        self.covisits.clear()
+
+    def _stores(self) -> Iterator[tuple[str, int, str, PartitionStore, int]]:
+        owned: tuple[tuple[str, Mapping[int, Any]], ...] = (("users", self.users), ("covisits", self.covisits))
+        for table, parts in owned:
+            for number, part in sorted(parts.items()):
+                if part.state.ready.is_set():
+                    yield table, number, "owner", part.state.store, 0
+        for (table, number), store in sorted(self.standby.stores.items()):
+            yield table, number, "standby", store, self.standby.lag.get((table, number), -1)
+
+    async def tables(self, *, digests: bool = False) -> list[dict[str, object]]:
+        """Every table partition here: its role, the changelog offset its disk includes; with `digests` a hash over its rows."""
+        found = []
+        for table, number, role, store, lag in list(self._stores()):
+            facts: dict[str, object] = {"table": table, "partition": number, "role": role, "position": store.position}
+            if role == "standby":
+                facts["lag"] = lag
+            if digests:
+                async with self._hashing:
+                    position, made = await asyncio.to_thread(store.digest)
+                facts |= {"position": position, "rows": made.rows, "hash": made.hash}
+            found.append(facts)
+        return found

@@ -1,0 +1,114 @@
+"""Who owns which partitions: balanced, to whoever holds their rows already, with standbys beside the owners.
+
+A member tells the group which partition numbers it holds, as owner, as standby, or as rows left on its disk. The group's
+leader gives number n of every topic to one member, because requests, events and co-visits of a number belong together. A
+partition stays where it is as long as the balance allows; one whose owner is gone goes to its standby.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
+
+__all__ = ["ON_DISK", "OWNER", "STANDBY", "HoldingAssignor", "Placement", "place"]
+
+OWNER, STANDBY, ON_DISK = 3, 2, 1
+"How a member holds a partition; the larger, the less it has to catch up."
+VERSION = 1
+_ENTRY = struct.Struct("<IB")
+
+
+@dataclass(slots=True)
+class Placement:
+    """Partition numbers per member."""
+
+    owned: dict[str, list[int]] = field(default_factory=dict)
+    standby: dict[str, list[int]] = field(default_factory=dict)
+
+
+def place(partitions: Sequence[int], held: Mapping[str, Mapping[int, int]], standbys: int) -> Placement:
+    """Place `partitions` on the members that `held` names (at least one), with up to `standbys` copies beside each owner.
+
+    `held`: per member, how it holds each number. Deterministic. No member owns two more than another. While the members
+    stay the same, nothing moves.
+    """
+    members = sorted(held)
+    placed = Placement({m: [] for m in members}, {m: [] for m in members})
+    least, extra = divmod(len(partitions), len(members))
+    left = []
+    # the best holders choose first; a member that is full, or one of too many with an extra partition, must let go
+    claims = sorted((-how, n, m) for m in members for n, how in held[m].items() if n in set(partitions))
+    taken: set[int] = set()
+    for _, n, member in claims:
+        full = sum(len(mine) > least for mine in placed.owned.values()) >= extra
+        if n not in taken and len(placed.owned[member]) < least + (0 if full else 1):
+            placed.owned[member].append(n)
+            taken.add(n)
+    left = [n for n in partitions if n not in taken]
+    for n in left:
+        member = min(members, key=lambda m: (len(placed.owned[m]), m))
+        placed.owned[member].append(n)
+    owner = {n: m for m, mine in placed.owned.items() for n in mine}
+    most = -(-len(partitions) * standbys // len(members))
+    for n in partitions:
+        others = [m for m in members if m != owner[n]]
+        others.sort(key=lambda m: (len(placed.standby[m]) >= most, -held[m].get(n, 0), len(placed.standby[m]), m))
+        for member in others[:standbys]:
+            placed.standby[member].append(n)
+    for mine in (*placed.owned.values(), *placed.standby.values()):
+        mine.sort()
+    return placed
+
+
+def packed(held: Mapping[int, int]) -> bytes:
+    """What a member holds, as bytes for the group protocol."""
+    return bytes([VERSION]) + b"".join(_ENTRY.pack(n, how) for n, how in sorted(held.items()))
+
+
+def unpacked(data: bytes | None) -> dict[int, int]:
+    """The reverse of `packed`; nothing for a member of another version, which is then treated as holding nothing."""
+    if not data or data[0] != VERSION or (len(data) - 1) % _ENTRY.size:
+        return {}
+    return dict(_ENTRY.iter_unpack(data[1:]))
+
+
+class HoldingAssignor(AbstractPartitionAssignor):  # type: ignore[misc]
+    """`place` as an assignor of aiokafka. Called in the consumer's thread."""
+
+    name = "riffle"
+
+    def __init__(self, held: Callable[[], Mapping[int, int]], standbys: int) -> None:
+        self._held = held
+        self._standbys = standbys
+        self.standby: frozenset[int] = frozenset()
+        "Partition numbers to stand by for, since the last assignment."
+
+    def metadata(self, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
+        """What this member subscribes to and holds."""
+        return ConsumerProtocolMemberMetadata(VERSION, list(topics), packed(self._held()))
+
+    def assign(
+        self, cluster: Any, members: Mapping[str, ConsumerProtocolMemberMetadata]
+    ) -> dict[str, ConsumerProtocolMemberAssignment]:
+        """As the group's leader: who gets what."""
+        topics = sorted({topic for metadata in members.values() for topic in metadata.subscription})
+        numbers = {topic: cluster.partitions_for_topic(topic) or set() for topic in topics}
+        held = {member: unpacked(metadata.user_data) for member, metadata in members.items()}
+        placed = place(sorted(set().union(*numbers.values())), held, self._standbys)
+        return {
+            member: ConsumerProtocolMemberAssignment(
+                VERSION,
+                [(topic, [n for n in placed.owned[member] if n in numbers[topic]]) for topic in topics],
+                packed(dict.fromkeys(placed.standby[member], STANDBY)),
+            )
+            for member in members
+        }
+
+    def on_assignment(self, assignment: ConsumerProtocolMemberAssignment) -> None:
+        """This member's share arrived."""
+        self.standby = frozenset(unpacked(assignment.user_data))

@@ -1,0 +1,87 @@
+"""Laws of placing partitions on workers."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.assignor import ON_DISK, OWNER, STANDBY, HoldingAssignor, Placement, packed, place, unpacked
+
+members = st.lists(st.sampled_from([f"w{n}" for n in range(7)]), min_size=1, unique=True)
+holding = st.dictionaries(st.integers(0, 20), st.sampled_from([ON_DISK, STANDBY, OWNER]), max_size=12)
+
+
+@st.composite
+def groups(draw: Any) -> dict[str, dict[int, int]]:
+    return {member: draw(holding) for member in draw(members)}
+
+
+def held_after(placed: Placement) -> dict[str, dict[int, int]]:
+    return {m: dict.fromkeys(placed.standby[m], STANDBY) | dict.fromkeys(placed.owned[m], OWNER) for m in placed.owned}
+
+
+@given(st.integers(1, 20), groups(), st.integers(0, 3))
+def test_every_partition_has_one_owner_and_the_load_is_even(n: int, held: dict[str, dict[int, int]], standbys: int) -> None:
+    placed = place(range(n), held, standbys)
+    assert sorted(p for mine in placed.owned.values() for p in mine) == list(range(n))
+    sizes = [len(mine) for mine in placed.owned.values()]
+    assert max(sizes) - min(sizes) <= 1
+    for member in held:
+        assert not set(placed.owned[member]) & set(placed.standby[member])
+    copies = [p for mine in placed.standby.values() for p in mine]
+    for p in range(n):
+        assert copies.count(p) == min(standbys, len(held) - 1)
+
+
+@given(st.integers(1, 20), groups(), st.integers(0, 2))
+def test_nothing_moves_while_the_members_stay(n: int, held: dict[str, dict[int, int]], standbys: int) -> None:
+    first = place(range(n), held, standbys)
+    assert place(range(n), held_after(first), standbys) == first
+
+
+@given(st.integers(1, 20), groups())
+def test_what_a_lost_worker_owned_goes_to_its_standbys_as_far_as_the_balance_allows(
+    n: int, held: dict[str, dict[int, int]]
+) -> None:
+    first = place(range(n), held, 1)
+    lost = sorted(held)[0]
+    left = {m: kept for m, kept in held_after(first).items() if m != lost}
+    if not left:
+        return
+    second = place(range(n), left, 1)
+    room = -(-n // len(left))
+    for member, rows in left.items():
+        assert set(first.owned[member]) <= set(second.owned[member]), "those who stay keep what they own"
+        cold = [p for p in second.owned[member] if p not in rows]
+        waiting = [p for p in first.standby[member] if p not in second.owned[member] and p in first.owned[lost]]
+        # it was given rows that it does not hold only where it holds none that it could have had instead
+        assert not cold or not waiting or len(second.owned[member]) > room - 1
+
+
+@given(holding)
+def test_what_is_held_survives_the_group_protocol(held: dict[int, int]) -> None:
+    assert unpacked(packed(held)) == held
+    assert unpacked(b"\x09" + packed(held)[1:]) == {}
+    assert unpacked(packed(held) + b"x") == {}
+
+
+def test_a_number_of_every_topic_goes_to_one_member_and_standbys_are_told() -> None:
+    cluster = SimpleNamespace(partitions_for_topic=lambda topic: {0, 1, 2, 3})
+    holds: dict[str, dict[int, int]] = {"a": {2: OWNER, 3: OWNER}, "b": {}}
+    assignors = {member: HoldingAssignor(lambda held=held: held, 1) for member, held in holds.items()}
+    joined = {
+        member: ConsumerProtocolMemberMetadata.decode(assignor.metadata(["events", "requests"]).encode())
+        for member, assignor in assignors.items()
+    }
+    shares = assignors["a"].assign(cluster, joined)
+    for member, assignor in assignors.items():
+        share = ConsumerProtocolMemberAssignment.decode(shares[member].encode())
+        assignor.on_assignment(share)
+        by_topic = dict(share.assignment)
+        assert by_topic["events"] == by_topic["requests"]
+    assert dict(shares["a"].assignment)["events"] == [2, 3]
+    assert (assignors["a"].standby, assignors["b"].standby) == ({0, 1}, {2, 3})
