@@ -7,6 +7,7 @@ from typing import Any
 from agents.metrics import Metrics
 from models.items import ItemStore
 from models.state import ItemStatRow
+from models.vectors import vectors_from
 from schemas.codec import Registry, decode
 from schemas.errors import BadEvent, BadInput, BadItem
 from schemas.validation import item_from
@@ -16,7 +17,7 @@ __all__ = ["Catalogue"]
 
 
 class Catalogue:
-    """Handlers of the items, item-stats and neighbours topics. A bad record is counted and skipped."""
+    """Handlers of the items, item-vectors, item-stats and neighbours topics. A bad record is counted and skipped."""
 
     def __init__(self, items: ItemStore, metrics: Metrics, registry: Registry | None = None) -> None:
         self._items = items
@@ -38,6 +39,21 @@ class Catalogue:
                 self._metrics.count("items", outcome="rejected", code=code)
             else:
                 self._metrics.count("items", outcome="applied")
+
+    def on_vectors(self, chunk: Chunk) -> None:
+        """Raw vectors per item, as encoders give them: an empty value takes them away."""
+        for key, value in zip(chunk.keys, chunk.values, strict=True):
+            try:
+                if not value:
+                    self._items.remove_vectors((key or b"").decode())
+                    outcome = "removed"
+                else:
+                    item_id, vectors = vectors_from(decode("item_vectors", value)[0])
+                    outcome = "odd_size" if self._items.set_vectors(item_id, vectors) else "applied"
+            except (BadEvent, UnicodeDecodeError) as exc:
+                self._metrics.count("item_vectors", outcome=exc.code if isinstance(exc, BadEvent) else "invalid_key")
+            else:
+                self._metrics.count("item_vectors", outcome=outcome)
 
     def _decoded(self, name: str, value: bytes | None) -> dict[str, Any] | None:
         if not value:

@@ -95,6 +95,7 @@ class Worker:
             settings,
             {
                 "items": catalogue.on_items,
+                "item-vectors": catalogue.on_vectors,
                 "item-stats": catalogue.on_statistics,
                 "neighbours": catalogue.on_neighbours,
                 "models": releases.on_models,

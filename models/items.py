@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from models.bloom import SLICES, positions
 from models.kernels.index import HashIndex
 from models.state import POPULARITY_HALF_LIFE_MS, ItemStatRow, hash64
+from models.vectors import ItemVector, VectorStore
 from schemas.records import Item
 
 __all__ = ["ACTION_SLOTS", "NEIGHBOURS", "TEXT_DIMENSIONS", "ItemStore", "text_vector"]
@@ -67,6 +68,8 @@ class ItemStore:
         self.category_texts = np.zeros(0, np.uint8)
         "The categories' names in UTF-8, one after the other: category c at `category_starts[c]:category_starts[c + 1]`."
         self.category_starts = np.zeros(1, np.int64)
+        self.vectors = VectorStore()
+        "What encoders say of the items, by item row."
         self.own_partitions: set[int] = set()
         "Source partitions whose statistics this process keeps itself: what others say of them is not listened to."
         self._columns(capacity)
@@ -168,6 +171,16 @@ class ItemStore:
         row = self.row_for(item_id)  # may replace the columns by larger ones
         self.available[row] = False
         self.items[row] = None
+
+    def set_vectors(self, item_id: str, vectors: Sequence[ItemVector]) -> int:
+        """Replace what encoders say of an item; returns how many of the vectors were of another size than their encoder's."""
+        return self.vectors.put(self.row_for(item_id), vectors)
+
+    def remove_vectors(self, item_id: str) -> None:
+        """Forget what encoders say of an item."""
+        row = self.row_of(item_id)
+        if row >= 0:
+            self.vectors.remove(row)
 
     def category_rows(self, names: Sequence[str]) -> NDArray[np.int32]:
         """Numbers of the categories that exist among `names`."""

@@ -3,12 +3,17 @@
     manifest.json       format, feature spec, heads, sizes, sha256 of every file
     item_ids.json       ids of the n trained items
     item_vectors.npy    float32 (n, d): retrieval vectors, the last column is the item's bias
+    text_projection.npy image_projection.npy   float32 (raw + 1, kept): from an encoder's vectors to `text` and `image` of the
+                        item tower; the last row is added. For items that training did not see (format 2)
     text.npy image.npy  float32 (n, ·): content vectors for features, 0 where missing
     present.npy         bool (n, 2): has text, has image
     ease_index.npy      int32 (n, m), ease_weight.npy float32 (n, m): heaviest item-to-item weights, -1 where none
     user_tower.onnx     recent history → user vector
     item_tower.onnx     content alone → item vector, for items that training did not see
     ranker.onnx         features, vectors → calibrated probability per head
+    weights.safetensors optional: what a warm start of training begins with; serving checks it and does not load it
+
+Format 1 has no projections: under it, new items have vectors from words and categories alone.
 
 Nothing in it is code that Python would run: JSON, NumPy arrays without pickle, ONNX graphs without external data.
 """
@@ -33,9 +38,9 @@ from numpy.typing import NDArray
 from models.rules import PositiveRule
 from schemas.errors import ReleaseRejected, RiffleError
 
-__all__ = ["FORMAT", "Head", "Manifest", "Release", "list_releases", "read_manifest", "write_release"]
+__all__ = ["FILES", "FORMAT", "WEIGHTS", "Head", "Manifest", "Release", "list_releases", "read_manifest", "write_release"]
 
-FORMAT = 1
+FORMAT = 2
 ARRAYS: Mapping[str, tuple[str, int]] = {
     "item_vectors.npy": ("<f4", 2),
     "text.npy": ("<f4", 2),
@@ -44,8 +49,16 @@ ARRAYS: Mapping[str, tuple[str, int]] = {
     "ease_index.npy": ("<i4", 2),
     "ease_weight.npy": ("<f4", 2),
 }
+PROJECTIONS = ("text_projection.npy", "image_projection.npy")
 GRAPHS = ("user_tower.onnx", "item_tower.onnx", "ranker.onnx")
-FILES = frozenset((*ARRAYS, *GRAPHS, "item_ids.json"))
+WEIGHTS = "weights.safetensors"
+FILES_OF: Mapping[int, frozenset[str]] = {
+    1: frozenset((*ARRAYS, *GRAPHS, "item_ids.json")),
+    2: frozenset((*ARRAYS, *PROJECTIONS, *GRAPHS, "item_ids.json")),
+}
+"Files of a release, by format."
+FILES = FILES_OF[FORMAT]
+OPTIONAL = frozenset((WEIGHTS,))
 NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_FILE_BYTES = 8 << 30
@@ -85,6 +98,8 @@ class Manifest:
     format: int = FORMAT
     files: Mapping[str, str] = field(default_factory=dict)
     "sha256 of every file, hexadecimal."
+    encoders: Mapping[str, str] = field(default_factory=dict)
+    "Per modality that training saw: the encoder whose vectors its projection takes."
 
     def to_bytes(self) -> bytes:
         """JSON, the same bytes for the same manifest."""
@@ -101,15 +116,18 @@ class Manifest:
             fields = json.loads(data)
             if not isinstance(fields, dict):
                 raise TypeError("not an object")
-            if fields.get("format") != FORMAT:
-                raise ReleaseRejected("unknown_format", f"release of format {fields.get('format')!r}, this reads {FORMAT}")
+            if fields.get("format") not in FILES_OF:
+                raise ReleaseRejected(
+                    "unknown_format", f"release of format {fields.get('format')!r}, this reads up to {FORMAT}"
+                )
             fields["heads"] = tuple(Head(str(h["action"]), float(h["weight"])) for h in fields["heads"])
             made = cls(**fields)
             PositiveRule(made.positive)
             numbers = (made.value_mean, made.value_deviation, *made.light.values(), *(h.weight for h in made.heads))
             if not made.heads or not all(isinstance(n, int | float) and np.isfinite(n) for n in numbers):
                 raise ValueError("heads, weights and value statistics must be finite numbers")
-            if not all(isinstance(a, str) for a in (*made.actions, *made.files, *made.files.values(), made.name)):
+            texts = (*made.actions, *made.files, *made.files.values(), *made.encoders, *made.encoders.values(), made.name)
+            if not all(isinstance(text, str) for text in texts):
                 raise TypeError("names must be text")
         except ReleaseRejected:
             raise
@@ -117,6 +135,9 @@ class Manifest:
             raise ReleaseRejected("bad_manifest", f"manifest that cannot be read: {exc}") from exc
         if not NAME.fullmatch(made.name):
             raise ReleaseRejected("bad_manifest", f"release name {made.name[:80]!r}", "name")
+        wrong = (set(made.files) - OPTIONAL) ^ FILES_OF[made.format]
+        if made.files and wrong:
+            raise ReleaseRejected("wrong_files", f"release {made.name} lists {sorted(wrong)[:5]} wrongly")
         return made
 
 
@@ -165,6 +186,10 @@ class Release:
         self.present: NDArray[np.bool_] = arrays["present.npy"]
         self.ease_index: NDArray[np.int32] = arrays["ease_index.npy"]
         self.ease_weight: NDArray[np.float32] = arrays["ease_weight.npy"]
+        self.projections: Mapping[str, NDArray[np.float32]] = {
+            name.removesuffix("_projection.npy"): arrays[name] for name in PROJECTIONS if name in arrays
+        }
+        "By modality; none in a release of format 1."
         self.graphs = graphs
 
     @property
@@ -180,11 +205,11 @@ class Release:
             ReleaseRejected: a file is missing, changed, unknown, or its content does not fit.
         """
         manifest = read_manifest(folder, sha256)
-        if set(manifest.files) != FILES:
-            raise ReleaseRejected("wrong_files", f"release {manifest.name} lists {sorted(set(manifest.files) ^ FILES)} wrongly")
+        if not manifest.files:
+            raise ReleaseRejected("wrong_files", f"release {manifest.name} lists no files")
         if manifest.name != folder.name:
             raise ReleaseRejected("wrong_name", f"release {manifest.name} lies in a folder named {folder.name}", "name")
-        extra = {path.name for path in folder.iterdir()} - FILES - {"manifest.json"}
+        extra = {path.name for path in folder.iterdir()} - set(manifest.files) - {"manifest.json"}
         if extra:
             raise ReleaseRejected("wrong_files", f"release {manifest.name} holds files it does not list: {sorted(extra)[:5]}")
         for name, digest in manifest.files.items():
@@ -192,22 +217,32 @@ class Release:
                 raise ReleaseRejected("checksum", f"{name} of release {manifest.name} does not match its checksum", name)
         arrays = {name: _array(folder / name, kind, rank) for name, (kind, rank) in ARRAYS.items()}
         graphs = {name: (folder / name).read_bytes() for name in GRAPHS}
+        projections = {name: _array(folder / name, "<f4", 2) for name in PROJECTIONS if name in manifest.files}
         try:
             ids = json.loads((folder / "item_ids.json").read_bytes())
         except ValueError as exc:
             raise ReleaseRejected("bad_file", f"item_ids.json: {exc}", "item_ids.json") from exc
         if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids) or len(set(ids)) != len(ids):
             raise ReleaseRejected("bad_file", "item_ids.json must list distinct ids", "item_ids.json")
-        wrong = [name for name, array in arrays.items() if len(array) != len(ids)]
-        if wrong or arrays["present.npy"].shape[1] != 2 or arrays["ease_index.npy"].shape != arrays["ease_weight.npy"].shape:
-            raise ReleaseRejected("shapes", f"arrays of release {manifest.name} do not fit each other: {wrong}")
-        index = arrays["ease_index.npy"]
-        if index.size and (int(index.max()) >= len(ids) or int(index.min()) < -1):
-            raise ReleaseRejected("shapes", "ease_index.npy points beyond the items", "ease_index.npy")
-        for name, array in arrays.items():
-            if array.dtype.kind == "f" and not bool(np.isfinite(array).all()):
-                raise ReleaseRejected("not_finite", f"{name} of release {manifest.name} holds values that are not finite", name)
-        return cls(manifest, arrays, graphs, ids)
+        _check_arrays(manifest.name, arrays, projections, len(ids))
+        return cls(manifest, {**arrays, **projections}, graphs, ids)
+
+
+def _check_arrays(name: str, arrays: Mapping[str, NDArray[Any]], projections: Mapping[str, NDArray[Any]], n_items: int) -> None:
+    """Raises ReleaseRejected when arrays do not fit each other, or hold what is not finite."""
+    wrong = [file for file, array in arrays.items() if len(array) != n_items]
+    if wrong or arrays["present.npy"].shape[1] != 2 or arrays["ease_index.npy"].shape != arrays["ease_weight.npy"].shape:
+        raise ReleaseRejected("shapes", f"arrays of release {name} do not fit each other: {wrong}")
+    index = arrays["ease_index.npy"]
+    if index.size and (int(index.max()) >= n_items or int(index.min()) < -1):
+        raise ReleaseRejected("shapes", "ease_index.npy points beyond the items", "ease_index.npy")
+    for file, projection in projections.items():
+        kept = arrays[file.replace("_projection", "")].shape[1]
+        if not len(projection) or projection.shape[1] != kept:
+            raise ReleaseRejected("shapes", f"{file} gives {projection.shape[1]} dimensions, the release has {kept}", file)
+    for file, array in (*arrays.items(), *projections.items()):
+        if array.dtype.kind == "f" and not bool(np.isfinite(array).all()):
+            raise ReleaseRejected("not_finite", f"{file} of release {name} holds values that are not finite", file)
 
 
 def _array(path: Path, kind: str, rank: int) -> NDArray[Any]:
@@ -221,9 +256,14 @@ def _array(path: Path, kind: str, rank: int) -> NDArray[Any]:
 
 
 def write_release(
-    root: Path, manifest: Manifest, arrays: Mapping[str, NDArray[Any]], graphs: Mapping[str, bytes], ids: Sequence[str]
+    root: Path,
+    manifest: Manifest,
+    arrays: Mapping[str, NDArray[Any]],
+    graphs: Mapping[str, bytes],
+    ids: Sequence[str],
+    weights: bytes = b"",
 ) -> Path:
-    """Write a release below `root`, whole or not at all; returns its folder.
+    """Write a release below `root`, whole or not at all; returns its folder. `weights` are kept for a warm start, if given.
 
     Its name is `manifest.name` followed by the hash of what it holds, so that the same content has the same name.
     """
@@ -232,6 +272,8 @@ def write_release(
         out = io.BytesIO()
         np.save(out, np.ascontiguousarray(array), allow_pickle=False)
         contents[name] = out.getvalue()
+    if weights:
+        contents[WEIGHTS] = weights
     files = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(contents.items())}
     unnamed = {**asdict(manifest), "heads": tuple(manifest.heads), "files": files}
     content_hash = hashlib.sha256(Manifest(**unnamed).to_bytes()).hexdigest()[:10]

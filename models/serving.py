@@ -14,6 +14,7 @@ from models.pipeline.batch import Candidates, Queries
 from models.release import Release
 from models.sequences import EVENT_WIDTH, LENGTH, Vocabulary, history_inputs
 from models.signals import Scratch, Signal
+from models.vectors import MODALITIES, project
 from schemas.errors import ReleaseRejected
 
 __all__ = ["ServingModel"]
@@ -76,9 +77,16 @@ class ServingModel:
         "Retrieval vector per item row."
         self.content = np.zeros((0, TEXT_DIMENSIONS + release.text.shape[1] + release.image.shape[1]), np.float32)
         "Hashed words, text and image vector per item row, together of length 1; parts that an item lacks are 0."
+        self.text = np.zeros((0, release.text.shape[1]), np.float32)
+        self.image = np.zeros((0, release.image.shape[1]), np.float32)
+        "Text and image vector per item row as this release projects them, of length 1; 0 where there is none."
+        self.present = np.zeros((0, len(MODALITIES)), np.bool_)
+        "Whether the item row has a text vector, an image vector."
         self.bound = 0
         "Item rows that `vectors` covers."
         self._changes = 0
+        self._heard = 0
+        "Changes of the items' raw vectors that were taken in."
 
     def _try(self, n: int) -> None:
         shapes = self._user(
@@ -86,7 +94,8 @@ class ServingModel:
             np.zeros((n, LENGTH, EVENT_WIDTH), np.float32),
             np.zeros((n, LENGTH), np.float32),
         )
-        items = self._item(np.zeros((n, TEXT_DIMENSIONS), np.float32))
+        content = np.zeros((n, TEXT_DIMENSIONS), np.float32)
+        items = self._item(content, *(np.zeros((n, width), np.float32) for width in (*self._widths, len(MODALITIES))))
         heads = self.rank(np.zeros((n, len(FEATURES)), np.float32), shapes, items)
         for array, shape in ((shapes, (n, self.dimensions)), (items, (n, self.dimensions)), (heads, (n, len(self.heads)))):
             if array.shape != shape or not bool(np.isfinite(array).all()):
@@ -96,16 +105,37 @@ class ServingModel:
         found: NDArray[np.float32] = self._user_tower.run(None, {"items": items, "events": events, "mask": mask})[0]
         return found
 
-    def _item(self, content: NDArray[np.float32]) -> NDArray[np.float32]:
-        n = len(content)
-        inputs = {
-            "content": content,
-            "text": np.zeros((n, self.release.text.shape[1]), np.float32),
-            "image": np.zeros((n, self.release.image.shape[1]), np.float32),
-            "present": np.zeros((n, 2), np.float32),
-        }
+    @property
+    def _widths(self) -> tuple[int, int]:
+        return self.release.text.shape[1], self.release.image.shape[1]
+
+    def _item(
+        self,
+        content: NDArray[np.float32],
+        text: NDArray[np.float32],
+        image: NDArray[np.float32],
+        present: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        inputs = {"content": content, "text": text, "image": image, "present": present}
         found: NDArray[np.float32] = self._item_tower.run(None, inputs)[0]
         return found
+
+    def live(self, rows: NDArray[np.intp], items: ItemStore) -> tuple[list[NDArray[np.float32]], NDArray[np.bool_]]:
+        """Text and image of these items from their raw vectors, as training projected them, and which there are.
+
+        A modality that training did not see, or whose vectors come from another encoder than it had, counts as missing.
+        """
+        parts, present = [], np.zeros((len(rows), len(MODALITIES)), np.bool_)
+        for n, modality in enumerate(MODALITIES):
+            projected = np.zeros((len(rows), self._widths[n]), np.float32)
+            projection = self.release.projections.get(modality)
+            encoder = self.release.manifest.encoders.get(modality)
+            if projection is not None and encoder is not None:
+                raw, present[:, n] = items.vectors.read(encoder, rows, len(projection) - 1)
+                if present[:, n].any():
+                    projected[present[:, n]] = project(raw[present[:, n]], projection)
+            parts.append(projected)
+        return parts, present
 
     def rank(
         self, features: NDArray[np.float32], users: NDArray[np.float32], items: NDArray[np.float32]
@@ -122,44 +152,68 @@ class ServingModel:
 
     def synced(self, items: ItemStore) -> bool:
         """Whether every item of the catalogue has its vector."""
-        return items.changes == self._changes and self.bound == len(items)
+        return items.changes == self._changes and items.vectors.changes == self._heard and self.bound == len(items)
 
     def sync(self, items: ItemStore) -> None:
-        """Take in what changed in the catalogue, at most SYNC_AT_ONCE items that need the item tower."""
+        """Take in what changed in the catalogue and what encoders say of it, at most SYNC_AT_ONCE items of each."""
         if self.synced(items):
             return
-        capacity = len(items.available)
-        if len(self.vectors) < capacity:
-            vectors, index = np.zeros((capacity, self.dimensions), np.float32), np.full(capacity, -1, np.int32)
-            vectors[: len(self.vectors)], index[: len(self.index_of_row)] = self.vectors, self.index_of_row
-            content = np.zeros((capacity, self.content.shape[1]), np.float32)
-            content[: len(self.content)] = self.content
-            self.vectors, self.index_of_row, self.content = vectors, index, content
-        first = self.bound
-        found = np.fromiter((self._index_of.get(name, -1) for name in items.ids[first:]), np.int32, len(items) - first)
-        self.index_of_row[first : len(items)] = found
-        rows = first + np.flatnonzero(found >= 0)
-        self.row_of_index[found[found >= 0]] = rows
-        self.vectors[rows] = self.release.item_vectors[found[found >= 0]]
-        self.bound = len(items)
-        self._join_content(np.flatnonzero(items.changed[: len(items)] > self._changes), items)
-        unseen = np.flatnonzero((items.changed[: len(items)] > self._changes) & (self.index_of_row[: len(items)] < 0))
-        if len(unseen) > SYNC_AT_ONCE:
-            unseen = unseen[np.argsort(items.changed[unseen], kind="stable")[:SYNC_AT_ONCE]]
-            self._changes = int(items.changed[unseen].max())
-        else:
-            self._changes = items.changes
-        if len(unseen):
-            self.vectors[unseen] = self._item(items.text[unseen])
+        self._grow(len(items.available))
+        first, size = self.bound, len(items)
+        found = np.fromiter((self._index_of.get(name, -1) for name in items.ids[first:]), np.int32, size - first)
+        self.index_of_row[first:size] = found
+        known = first + np.flatnonzero(found >= 0)
+        self._take_released(known, found[found >= 0])
+        self.bound = size
+        changed = self._due(items)
+        heard = items.vectors.changed(self._heard)[:SYNC_AT_ONCE]
+        self._changes = int(items.changed[changed].max(initial=self._changes))
+        if len(heard):
+            self._heard = items.vectors.change_of(int(heard[-1]))
+        self._refresh(np.unique(np.concatenate([changed, heard])), items)
 
-    def _join_content(self, rows: NDArray[np.intp], items: ItemStore) -> None:
+    def _due(self, items: ItemStore) -> NDArray[np.intp]:
+        """Rows whose catalogue entry changed, oldest change first, until SYNC_AT_ONCE of them need the item tower."""
+        rows = np.flatnonzero(items.changed[: self.bound] > self._changes)
+        rows = rows[np.argsort(items.changed[rows], kind="stable")]
+        towered = np.flatnonzero(self.index_of_row[rows] < 0)
+        return rows[: towered[SYNC_AT_ONCE]] if len(towered) > SYNC_AT_ONCE else rows
+
+    def _grow(self, capacity: int) -> None:
+        old = len(self.vectors)
+        if old >= capacity:
+            return
+        for name in ("vectors", "index_of_row", "content", "text", "image", "present"):
+            column = getattr(self, name)
+            larger = np.full((capacity, *column.shape[1:]), -1 if name == "index_of_row" else 0, column.dtype)
+            larger[:old] = column
+            setattr(self, name, larger)
+
+    def _take_released(self, rows: NDArray[np.intp], index: NDArray[np.int32]) -> None:
+        release = self.release
+        self.row_of_index[index] = rows
+        self.vectors[rows], self.present[rows] = release.item_vectors[index], release.present[index]
+        self.text[rows], self.image[rows] = release.text[index], release.image[index]
+
+    def _refresh(self, rows: NDArray[np.intp], items: ItemStore) -> None:
+        """Content of these rows anew, and the tower's vector of those that training did not see.
+
+        What training saw keeps the release's text and image until the encoders say otherwise; what it did not see has what
+        they say, or nothing. An item whose words changed keeps its vectors until the encoders have read the new ones.
+        """
+        parts, present = self.live(rows, items)
         index = self.index_of_row[rows]
-        known = (index >= 0)[:, None]
-        release, there = self.release, np.maximum(index, 0)
-        parts = (items.text[rows], release.text[there] * known, release.image[there] * known)
-        joined = np.concatenate(parts, axis=1)
-        length = np.linalg.norm(joined, axis=1, keepdims=True)
-        self.content[rows] = np.divide(joined, length, out=np.zeros_like(joined), where=length > 0)
+        known, there = index >= 0, np.maximum(index, 0)
+        released = self.release.present[there] & known[:, None]
+        kept = ((self.text, self.release.text), (self.image, self.release.image))
+        for (column, trained), part, mine, theirs in zip(kept, parts, present.T, released.T, strict=True):
+            column[rows] = np.where(mine[:, None], _unit_rows(part), trained[there] * theirs[:, None])
+        self.present[rows] = present | released
+        self.content[rows] = _unit_rows(np.concatenate([items.text[rows], self.text[rows], self.image[rows]], axis=1))
+        unseen = ~known
+        if unseen.any():
+            inputs = (items.text[rows[unseen]], *(part[unseen] for part in parts), present[unseen].astype(np.float32))
+            self.vectors[rows[unseen]] = self._item(*inputs)
 
     def hydrate(self, queries: Queries, items: ItemStore) -> None:
         """Put user vectors, liked histories and the item-to-item signal of this release into the batch."""
@@ -204,3 +258,9 @@ class ServingModel:
     ) -> NDArray[np.float32]:
         """The candidates' features by `models.features`."""
         return compute(queries, candidates, items, sources, self)
+
+
+def _unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    scaled: NDArray[np.float32] = np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
+    return scaled

@@ -46,7 +46,7 @@ def fetch_release(root: Path, wanted: Announcement, client: Any = None) -> Path:
             "not_here", f"{folder} does not exist, and {wanted.uri or 'no place'} is nowhere to fetch it from"
         )
     # because models.release is needed only here, and this module is imported by commands that must start fast
-    from models.release import FILES, read_manifest
+    from models.release import read_manifest
 
     bucket, prefix = _split(wanted.uri)
     s3 = client or _client()
@@ -54,8 +54,8 @@ def fetch_release(root: Path, wanted: Announcement, client: Any = None) -> Path:
     part = Path(tempfile.mkdtemp(prefix=".part-", dir=root))
     try:
         s3.download_file(bucket, f"{prefix}/manifest.json", str(part / "manifest.json"))
-        read_manifest(part, wanted.manifest_sha256)
-        for name in sorted(FILES):
+        # its names of files are those of its format and no others
+        for name in sorted(read_manifest(part, wanted.manifest_sha256).files):
             s3.download_file(bucket, f"{prefix}/{name}", str(part / name))
         part.chmod(0o755)
         try:

@@ -25,6 +25,7 @@ from training.ease import ease
 from training.encoders import Encoder, ImageEncoder, TextEncoder, encode_items
 from training.evaluate import World
 from training.export import to_onnx
+from training.projections import fit_projection, projected
 from training.ranker import Ranker, RankerSettings, fit_light, train_ranker
 from training.replay import replay
 from training.towers import Content, ItemTower, TowerSettings, UserTower, item_vectors, train_towers
@@ -99,37 +100,34 @@ class _Clock:
         self._part = ""
 
 
-def _projected(vectors: NDArray[np.float32], present: NDArray[np.bool_], dimensions: int) -> NDArray[np.float32]:
-    """Centred, rotated to the principal axes, of mean square 1; zeros where missing."""
-    out = np.zeros((len(vectors), dimensions), np.float32)
-    known = vectors[present].astype(np.float64)
-    if not len(known):
-        return out
-    centred = known - known.mean(axis=0)
-    _, axes = np.linalg.eigh(centred.T @ centred)
-    most = min(dimensions, axes.shape[1])
-    axes = axes[:, ::-1][:, :most]
-    # the sign of an axis is arbitrary: fix it, so that the same data gives the same release
-    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(most)])
-    turned = centred @ axes
-    out[present, :most] = turned / max(float(np.sqrt((turned**2).mean())), 1e-9)
-    return out
+@dataclass(slots=True)
+class _Encoded:
+    """Content vectors, and how they came about."""
+
+    content: Content
+    projections: dict[str, NDArray[np.float32]]
+    encoders: dict[str, str]
+    "Per modality that some item has: its encoder."
 
 
-def _content(items: Sequence[Item], settings: LearnSettings, cache: Path, clock: _Clock) -> Content:
+def _encoded(items: Sequence[Item], settings: LearnSettings, cache: Path, clock: _Clock) -> _Encoded:
     """Content vectors. An encoder runs only where its modality exists."""
-    parts = []
-    encoders: tuple[tuple[str, Callable[[], Encoder], int], ...] = (
-        ("encode text", lambda: TextEncoder(settings.text_model), TEXT_KEPT),
-        ("encode images", ImageEncoder, IMAGE_KEPT),
+    parts, projections, names = [], {}, {}
+    encoders: tuple[tuple[str, str, Callable[[], Encoder], int], ...] = (
+        ("text", "encode text", lambda: TextEncoder(settings.text_model), TEXT_KEPT),
+        ("image", "encode images", ImageEncoder, IMAGE_KEPT),
     )
-    for name, make, kept in encoders:
-        progress = clock.part(name)
-        vectors, present = encode_items(items, make(), cache, progress)
-        parts.append((_projected(vectors, present, kept), present))
+    for modality, part, make, kept in encoders:
+        progress, encoder = clock.part(part), make()
+        vectors, present = encode_items(items, encoder, cache, progress)
+        projections[modality] = fit_projection(vectors, present, kept)
+        parts.append((projected(vectors, present, projections[modality]), present))
+        if present.any():
+            names[modality] = encoder.name
     (text, has_text), (image, has_image) = parts
     hashed = np.stack([text_vector(item) for item in items]) if items else np.zeros((0, TEXT_DIMENSIONS), np.float32)
-    return Content(hashed, text, image, np.stack([has_text, has_image], axis=1).astype(np.float32))
+    there = np.stack([has_text, has_image], axis=1).astype(np.float32)
+    return _Encoded(Content(hashed, text, image, there), projections, names)
 
 
 def learn(
@@ -157,10 +155,10 @@ def learn(
     if len(events) < FEWEST or not bool((table.labels[:, 0] > 0).any()):
         message = f"{len(events)} events on known items, {int(table.liked.sum())} liked by the rule {positive!r}"
         raise BadDataset("too_little", f"too little to learn from: {message}; at least {FEWEST} are needed, some liked")
-    content = _content(items, settings, cache, clock)
+    encoded = _encoded(items, settings, cache, clock)
     start = int(len(events) * (1 - settings.replayed_share))
     base = EventTable.of(events[:start], items, vocabulary, heads)
-    maker = _Maker(items, vocabulary, heads, content, settings, clock, positive)
+    maker = _Maker(items, vocabulary, heads, encoded.content, settings, clock, positive, encoded)
     first = maker.retrieval(base, "older part")
     arrays, graphs, _ = maker.parts(first, None)
     manifest = maker.manifest(events[:start], dict(DEFAULT_WEIGHTS))
@@ -197,6 +195,7 @@ class _Maker:
     settings: LearnSettings
     clock: _Clock
     positive: str
+    encoded: _Encoded
 
     def retrieval(self, table: EventTable, what: str) -> _Retrieval:
         self.clock.part(f"item-to-item weights, {what}")
@@ -223,6 +222,7 @@ class _Maker:
             light=light,
             trained_until_ms=until,
             trained_events=len(events),
+            encoders=self.encoded.encoders,
         )
 
     def parts(self, made: _Retrieval, ranker: Ranker | None) -> tuple[dict[str, NDArray[Any]], dict[str, bytes], float]:
@@ -257,6 +257,7 @@ class _Maker:
             "present.npy": self.content.present > 0,
             "ease_index.npy": made.ease_index,
             "ease_weight.npy": made.ease_weight,
+            **{f"{modality}_projection.npy": fitted for modality, fitted in self.encoded.projections.items()},
         }
         return arrays, graphs, max(worst, difference)
 
