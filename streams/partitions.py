@@ -58,6 +58,12 @@ class Flush:
     "Source offset of the newest record that `rows` and `outputs` include."
 
 
+def _heeded(future: asyncio.Future[Any]) -> asyncio.Future[Any]:
+    """Mark a failure as looked at: when one send of a transaction fails, nobody waits for the others any more."""
+    future.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return future
+
+
 class PartitionState:
     """Rows derived from one partition of one source topic.
 
@@ -196,15 +202,14 @@ class PartitionState:
             for n, output in enumerate(taken.outputs):
                 if n % YIELD_EVERY == 0:
                     await asyncio.sleep(0)  # requests do not wait for a whole flush
-                sent.append(
-                    await producer.send(
-                        output.topic,
-                        value=output.value,
-                        key=output.key,
-                        partition=output.partition,
-                        headers=list(output.headers),
-                    )
+                future = await producer.send(
+                    output.topic,
+                    value=output.value,
+                    key=output.key,
+                    partition=output.partition,
+                    headers=list(output.headers),
                 )
+                sent.append(_heeded(future))
             await producer.send_offsets_to_transaction(
                 {TopicPartition(self.source, self.partition): OffsetAndMetadata(taken.applied + 1, "")}, self._group
             )
@@ -238,7 +243,7 @@ class PartitionState:
 
     async def _send_batch(self, producer: AIOKafkaProducer, batch: Any) -> tuple[asyncio.Future[Any], int]:
         batch.close()
-        return await producer.send_batch(batch, self.changelog, partition=self.partition), batch.record_count()
+        return _heeded(await producer.send_batch(batch, self.changelog, partition=self.partition)), batch.record_count()
 
     async def close(self) -> None:
         """Release the folder and the producer, without a flush."""

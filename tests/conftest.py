@@ -86,10 +86,12 @@ class WorkerProcess:
         self.process: subprocess.Popen[bytes] | None = None
         self.log = settings.home / "worker.log"
 
-    def start(self) -> WorkerProcess:
+    def start(self, *, fault: str = "") -> WorkerProcess:
+        """Start and wait until it is ready; `fault` names one of `tests/faults/faulty.py`, which its build then has."""
+        script = [str(Path(__file__).parent / "faults" / "faulty.py"), fault] if fault else ["-m", "agents.worker"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "agents.worker"],
+                [sys.executable, *script],
                 env={**os.environ, **self.settings.environment()},
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -10,8 +10,11 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from reference import Tables
 
 from models.state import hash64
-from schemas.codec import encode
+from schemas.codec import decode, encode
+from schemas.errors import BadEvent
 from schemas.records import Interaction
+from schemas.validation import interaction_from
+from streams.partitions import APPLIED, APPLIED_LAYOUT
 from streams.settings import Settings
 from streams.store import PartitionStore, block_cache
 
@@ -59,14 +62,70 @@ def recomputed(events: Mapping[int, list[Interaction]]) -> tuple[dict[bytes, byt
     return rows, neighbours
 
 
+class Log:
+    """The interactions topic as it is, read on from where the last reading ended: what the tables must come of."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._positions: dict[TopicPartition, int] = {}
+        self.good: dict[int, list[Interaction]] = {p: [] for p in range(settings.partitions)}
+        "Per partition: the events that can be used, in stream order."
+        self.bad: set[tuple[int, int]] = set()
+        "Partition and offset of the records that cannot."
+        self.last: dict[int, int] = dict.fromkeys(range(settings.partitions), -1)
+        "Per partition: the newest offset."
+
+    async def read(self) -> None:
+        """Read to the end."""
+        consumer = AIOKafkaConsumer(bootstrap_servers=self._settings.bootstrap_servers, auto_offset_reset="earliest")
+        await consumer.start()
+        tps = [TopicPartition(self._settings.topic("interactions"), p) for p in self.good]
+        consumer.assign(tps)
+        for tp in tps:
+            consumer.seek(tp, self._positions.get(tp, 0))
+        ends = await consumer.end_offsets(tps)
+        while any([await consumer.position(tp) < ends[tp] for tp in tps]):
+            for tp, batch in (await consumer.getmany(timeout_ms=100)).items():
+                for record in batch:
+                    self.last[tp.partition] = record.offset
+                    try:
+                        event = interaction_from(decode("interaction", record.value, record.headers)[0])
+                    except BadEvent:
+                        self.bad.add((tp.partition, record.offset))
+                        continue
+                    if record.key is None:
+                        self.bad.add((tp.partition, record.offset))
+                    else:
+                        self.good[tp.partition].append(event)
+        self._positions = {tp: await consumer.position(tp) for tp in tps}
+        await consumer.stop()
+
+
+POISON = (
+    lambda rng: (b"u1", rng.randbytes(40)),
+    lambda rng: (b"u2", b"\x00" + rng.randbytes(4) + b"of a schema id that no registry knows"),
+    lambda rng: (None, encode("interaction", {**BARE, "event_id": str(rng.random())})),
+    lambda rng: (b"u3", b"\xc3\x01" + rng.randbytes(900_000)),
+)
+BARE = {"event_id": "", "user_id": "u1", "item_id": "i1", "event_time": START, "action": "view", "value": None}
+
+
 class Sent:
-    """A producer that remembers what it sent, per partition."""
+    """Produces events, and compares what comes of them with what the topic holds."""
 
     def __init__(self, settings: Settings, seed: int) -> None:
         self.settings, self.rng = settings, random.Random(seed)
-        self.streams: dict[int, list[Interaction]] = {p: [] for p in range(settings.partitions)}
+        self.log = Log(settings)
         self._sent: list[Interaction] = []
-        self._producer = AIOKafkaProducer(bootstrap_servers=settings.bootstrap_servers, acks="all", linger_ms=5)
+        # idempotent, so that a broker that restarts gets each record once and in order
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=settings.bootstrap_servers, enable_idempotence=True, linger_ms=5, max_request_size=2 << 20
+        )
+
+    @property
+    def sent(self) -> int:
+        """Events produced so far."""
+        return len(self._sent)
 
     async def start(self) -> None:
         """Produce the catalogue."""
@@ -75,26 +134,30 @@ class Sent:
             datum = {"item_id": item, "title": item, "categories": [f"c{n % 5}"]}
             await self._producer.send_and_wait(self.settings.topic("items"), encode("item", datum), key=item.encode())
 
-    async def events(self, count: int) -> None:
-        """Produce events: a tenth duplicates, some hours late, a few a week late."""
-        rng, topic = self.rng, self.settings.topic("interactions")
+    def _event(self) -> Interaction:
+        """The next event: a tenth are duplicates, some are hours late, a few a week late."""
+        rng, number = self.rng, len(self._sent)
+        if number % 10 == 9:
+            return rng.choice(self._sent[-50:])
+        late = rng.choice((0, 0, 0, 40_000_000, WEEK if number % 50 == 0 else 0))
+        user = f"u{int(rng.paretovariate(0.8)) % 200}"
+        time_ms = START + number * 1_000 - late
+        action, value = rng.choice(("view", "like")), rng.choice((None, 1.0, 4.5))
+        return Interaction(f"e{number}", user, rng.choice(ITEMS), time_ms, action, value)
+
+    async def events(self, count: int, *, times: int = 1, poison: float = 0.0) -> None:
+        """Produce `count` events, each `times` times; `poison` of all records are ones that cannot be used."""
+        topic = self.settings.topic("interactions")
         for n in range(count):
-            number = len(self._sent)
-            event = Interaction(
-                f"e{number}",
-                f"u{int(rng.paretovariate(0.8)) % 200}",
-                rng.choice(ITEMS),
-                START + number * 1_000 - rng.choice((0, 0, 0, 40_000_000, WEEK if n % 50 == 0 else 0)),
-                rng.choice(("view", "like")),
-                rng.choice((None, 1.0, 4.5)),
-            )
-            if n % 10 == 0 and self._sent:
-                event = rng.choice(self._sent[-50:])
+            event = self._event()
             self._sent.append(event)
             value = {name: getattr(event, name) for name in Interaction.__dataclass_fields__}
-            done = await self._producer.send(topic, encode("interaction", value), key=event.user_id.encode())
-            done.add_done_callback(lambda f, e=event: self.streams[f.result().partition].append(e))
-            if n % 100 == 99:
+            for _ in range(times):
+                done = await self._producer.send(topic, encode("interaction", value), key=event.user_id.encode())
+            if self.rng.random() < poison:
+                key, bad = self.rng.choice(POISON)(self.rng)
+                done = await self._producer.send(topic, bad, key=key)
+            if n % 50 == 49:
                 await done
         await self._producer.flush()
 
@@ -102,33 +165,61 @@ class Sent:
         await self._producer.stop()
 
     async def check(self, timeout_s: float = 60.0) -> None:
-        """The changelogs come to hold, byte for byte, what the events alone give."""
-        expected, around = recomputed(self.streams)
+        """The changelogs come to hold, byte for byte, what the topic's events give; what is bad is a dead letter, once."""
+        await self.log.read()
+        assert sum(map(len, self.log.good.values())) >= len(self._sent)
+        expected, around = recomputed(self.log.good)
         until = asyncio.get_running_loop().time() + timeout_s
         while True:
+            users = await records(self.settings, "users-changelog")
             found = {
                 key if key[:1] == b"u" else key + f"|{partition}".encode(): value
-                for partition, held in (await records(self.settings, "users-changelog")).items()
+                for partition, held in users.items()
                 for key, value in held.items()
                 if key[:1] in {b"u", b"i"}
             }
+            applied = {p: APPLIED_LAYOUT.unpack(held[APPLIED])[1] if APPLIED in held else -1 for p, held in users.items()}
             tables = await records(self.settings, "covisits-changelog")
             neighbours = {key[1:]: value for held in tables.values() for key, value in held.items() if key[:1] == b"\x01"}
-            if (found == expected and neighbours == around) or asyncio.get_running_loop().time() > until:
+            done = found == expected and neighbours == around and applied == self.log.last
+            if done or asyncio.get_running_loop().time() > until:
                 break
             await asyncio.sleep(0.5)
         assert found.keys() == expected.keys()
         assert found == expected
         assert neighbours == around
+        assert applied == self.log.last, "every offset is applied, deduplicated or dead-lettered"
+        letters = await dead_letters(self.settings)
+        assert len(letters) == len(set(letters)), "a record became two dead letters"
+        assert set(letters) == self.log.bad
 
     def check_disk(self, settings: Settings) -> None:
         """What the one worker left on disk is what the events alone give."""
-        expected, _ = recomputed(self.streams)
+        expected, _ = recomputed(self.log.good)
         local: dict[bytes, bytes] = {}
         for partition in range(settings.partitions):
-            store = PartitionStore(settings.data_dir / "tables" / "users" / str(partition), block_cache(8))
+            store = PartitionStore(settings.table_dir("users", partition), block_cache(8))
             store.open()
             local |= dict(store.scan(b"u"))
             local |= {key + f"|{partition}".encode(): value for key, value in store.scan(b"i")}
             store.close()
         assert local == expected
+
+
+async def dead_letters(settings: Settings) -> list[tuple[int, int]]:
+    """Partition and offset of every dead-lettered interaction, in the order of the letters."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=settings.bootstrap_servers, auto_offset_reset="earliest", isolation_level="read_committed"
+    )
+    await consumer.start()
+    tp = TopicPartition(settings.topic("dead-letters"), 0)
+    consumer.assign([tp])
+    end = (await consumer.end_offsets([tp]))[tp]
+    found = []
+    while await consumer.position(tp) < end:
+        for record in (await consumer.getmany(tp, timeout_ms=200)).get(tp, ()):
+            letter = decode("dead_letter", record.value, record.headers)[0]
+            if letter["topic"] == settings.topic("interactions"):
+                found.append((letter["partition"], letter["offset"]))
+    await consumer.stop()
+    return found

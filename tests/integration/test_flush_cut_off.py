@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 from dataclasses import replace
 
 import pytest
+from aiokafka.errors import ProducerFenced
 from stream_check import records
 
+from schemas.errors import StoreCorrupt
 from streams.partitions import APPLIED, APPLIED_LAYOUT, Flush, Output, PartitionState
 from streams.settings import Settings
 from streams.store import PartitionStore, block_cache
@@ -64,3 +67,22 @@ async def test_a_flush_that_is_cut_off_leaves_all_of_it_or_nothing_and_does_not_
         assert told == values, "outputs and rows are of the same flush"
         assert int.from_bytes(values.pop(), "little") in {number - 1, number}
         assert APPLIED_LAYOUT.unpack(held[APPLIED])[0] == 1
+
+
+async def test_an_owner_that_was_succeeded_cannot_write_any_more(fresh: Settings) -> None:
+    await ensure_topics(fresh)
+    first, second = Owner(fresh), Owner(replace(fresh, home=fresh.home / "second"))
+    await first.state.open()
+    first.number = 1
+    await first.state.flush()
+    await second.state.open()
+    first.number, second.number = 2, 3
+    with pytest.raises(ProducerFenced):
+        await first.state.flush()
+    with pytest.raises(StoreCorrupt):
+        await first.state.flush()
+    await second.state.flush()
+    await asyncio.gather(first.state.close(), second.state.close())
+    gc.collect()  # the client's own unheeded futures complain here, not in the midst of another test
+    held = (await records(fresh, "users-changelog"))[0]
+    assert {int.from_bytes(value[:4], "little") for key, value in held.items() if key[:1] == b"u"} == {3}

@@ -1,0 +1,22 @@
+"""One worker for a test of faults."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from fault_trial import Trial
+
+from streams.embedded.kafka import EmbeddedKafka
+from streams.settings import Settings
+from streams.topics import ensure_topics
+
+
+@pytest.fixture
+async def trial(stack: Settings, fresh: Settings, worker_of: Any) -> Trial:
+    """A worker that is ready, on topics of its own, with a session timeout of 6 s."""
+    made = Trial(replace(fresh, session_timeout_s=6.0, instance="one"), EmbeddedKafka(stack), worker_of)
+    await ensure_topics(made.settings)
+    await made.sent.start()
+    return made

@@ -1,0 +1,191 @@
+"""A worker with a fault built in: `python faulty.py NAME[:NUMBER]`.
+
+Some kill the worker at the NUMBER-th time it comes by a certain place. Others are builds that are wrong on purpose, to show
+that the checks would notice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+
+import agents.worker
+from agents.covisits import CovisitPartition
+from agents.users import UserPartition
+from models.tables import StatisticsTable
+from streams import partitions
+from streams.partitions import PartitionState
+from streams.store import PartitionStore
+
+HOUR_S = 3_600
+
+
+def countdown(number: int) -> Callable[[], None]:
+    """Kills this process at its `number`-th call."""
+    left = number
+
+    def step() -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return step
+
+
+def dies_in_mid_chunk(number: int) -> None:
+    """Records are changed in memory, statistics not yet."""
+    step, whole = countdown(number), StatisticsTable.apply
+
+    def apply(self: StatisticsTable, *args: Any) -> None:
+        step()
+        whole(self, *args)
+
+    StatisticsTable.apply = apply  # type: ignore[method-assign]
+
+
+def dies_before_the_acknowledgement(number: int) -> None:
+    """Changelog records are on their way; nothing is acknowledged."""
+    step, whole = countdown(number), PartitionState._send_rows
+
+    async def send(self: PartitionState, *args: Any) -> Any:
+        sent = await whole(self, *args)
+        step()
+        return sent
+
+    PartitionState._send_rows = send  # type: ignore[method-assign]
+
+
+def dies_before_the_commit(number: int) -> None:
+    """All is acknowledged, the transaction is still open."""
+    step, whole = countdown(number), AIOKafkaProducer.commit_transaction
+
+    async def commit(self: AIOKafkaProducer) -> None:
+        step()
+        await whole(self)
+
+    AIOKafkaProducer.commit_transaction = commit
+
+
+def dies_after_the_commit(number: int) -> None:
+    """The transaction is committed, RocksDB does not have it."""
+    step, whole = countdown(number), PartitionState._transaction
+
+    async def transaction(self: PartitionState, *args: Any) -> Any:
+        position = await whole(self, *args)
+        step()
+        return position
+
+    PartitionState._transaction = transaction  # type: ignore[method-assign]
+
+
+def dies_after_the_write(number: int) -> None:
+    """RocksDB has it too; the worker does not know yet."""
+    step, whole = countdown(number), PartitionStore.write
+
+    def write(self: PartitionStore, *args: Any) -> None:
+        whole(self, *args)
+        step()
+
+    PartitionStore.write = write  # type: ignore[method-assign]
+
+
+def steps_the_clock(number: int) -> None:
+    """The wall clock jumps an hour ahead, then two back, and so on, at every `number`-th chunk."""
+    whole, now, now_ns = UserPartition.apply, time.time, time.time_ns
+    seen = 0
+
+    def ahead() -> int:
+        return (0, HOUR_S, -HOUR_S)[(seen // number) % 3]
+
+    def apply(self: UserPartition, chunk: Any) -> None:
+        nonlocal seen
+        seen += 1
+        whole(self, chunk)
+
+    UserPartition.apply = apply  # type: ignore[method-assign]
+    time.time = lambda: now() + ahead()
+    time.time_ns = lambda: now_ns() + ahead() * 10**9
+
+
+def stands_still(_: int) -> None:
+    """A chunk of partition 0 never ends."""
+    from agents.wiring import Worker
+
+    whole = Worker.apply
+
+    async def apply(self: Worker, parts: Any, chunk: Any) -> None:
+        if chunk.partition == 0 and chunk.topic.endswith("interactions"):
+            await asyncio.sleep(10_000)
+        await whole(self, parts, chunk)
+
+    Worker.apply = apply  # type: ignore[method-assign]
+
+
+def wrong_disk_first(number: int) -> None:
+    """Wrong: RocksDB is written before the transaction, and the worker dies between the two."""
+    step, whole = countdown(number), PartitionState._transaction
+
+    async def transaction(self: PartitionState, taken: Any) -> Any:
+        self.store.write(taken.rows, self.store.position)
+        step()
+        return await whole(self, taken)
+
+    PartitionState._transaction = transaction  # type: ignore[method-assign]
+
+
+def wrong_offsets_only(number: int) -> None:
+    """Wrong: the number-th flush commits its offsets and forgets its rows."""
+    whole, flushes = PartitionState._send_rows, 0
+
+    async def send(self: PartitionState, producer: Any, rows: Any) -> Any:
+        nonlocal flushes
+        flushes += 1
+        kept = {key: value for key, value in rows.items() if key == partitions.APPLIED} if flushes == number else rows
+        return await whole(self, producer, kept)
+
+    PartitionState._send_rows = send  # type: ignore[method-assign]
+
+
+def wrong_applies_again(_: int) -> None:
+    """Wrong: co-visits that are read again count again."""
+    whole = CovisitPartition.apply
+
+    def apply(self: CovisitPartition, chunk: Any) -> None:
+        for _ in range(2):
+            self.state.applied = -1
+            whole(self, chunk)
+
+    CovisitPartition.apply = apply  # type: ignore[method-assign]
+
+
+def wrong_swallows_bad_records(_: int) -> None:
+    """Wrong: what cannot be decoded is dropped without a dead letter."""
+    import agents.users
+
+    def letterless(*args: Any) -> Any:
+        from streams.partitions import Output
+
+        return Output(args[0].topic("item-stats"), b"nothing", b"", partition=0)
+
+    agents.users.dead_letter = letterless
+
+
+def main() -> None:
+    """Build the fault in, then run a worker."""
+    name, _, number = sys.argv[1].partition(":")
+    fault = globals()[name]
+    fault(int(number or 1))
+    sys.argv = sys.argv[:1]
+    agents.worker.main()
+
+
+if __name__ == "__main__":
+    main()
