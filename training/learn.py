@@ -25,10 +25,11 @@ from training.ease import ease
 from training.encoders import Encoder, ImageEncoder, TextEncoder, encode_items
 from training.evaluate import World
 from training.export import to_onnx
+from training.fit_towers import train_towers
 from training.projections import fit_projection, projected
 from training.ranker import Ranker, RankerSettings, fit_light, train_ranker
 from training.replay import replay
-from training.towers import Content, ItemTower, TowerSettings, UserTower, item_vectors, train_towers
+from training.towers import Content, ItemTower, TowerSettings, UserTower, item_vectors
 
 __all__ = ["LearnSettings", "Learned", "learn"]
 

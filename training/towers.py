@@ -2,33 +2,24 @@
 
 The user tower is a causal transformer (Kang & McAuley 2018) whose attention fades with distance (Press et al. 2022), so
 that training on windows and serving on the newest events are the same function. The item tower hides ids at random in
-training: an item that nobody met yet has a vector from its content alone. Loss: softmax over the whole catalogue, or over
-sampled items with the sampling correction (Yi et al. 2019) above FULL_SOFTMAX items.
+training: an item that nobody met yet has a vector from its content alone. `training.fit_towers` trains them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.items import TEXT_DIMENSIONS
-from models.sequences import EVENT_WIDTH, LENGTH, event_inputs
-from training.data import EventTable
+from models.sequences import EVENT_WIDTH, LENGTH
 
-__all__ = ["Content", "ItemTower", "TowerSettings", "UserTower", "item_vectors", "train_towers"]
-
-FULL_SOFTMAX = 20_000
-SAMPLED = 8_192
-Progress = Callable[[int, int], None]
+__all__ = ["Content", "ItemTower", "TowerSettings", "UserTower", "item_vectors"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,124 +167,6 @@ class UserTower(nn.Module):
         known = mask[:, -1:]
         nobody = torch.cat([self.start, torch.ones_like(self.start[:1])]).expand_as(last)
         return known * last + (1 - known) * nobody
-
-
-@dataclass(slots=True)
-class _Windows:
-    """Windows over people's histories: `rows` are event numbers, -1 for padding, oldest first."""
-
-    rows: NDArray[np.int64]
-    scored: NDArray[np.bool_]
-    "Where the prediction of the next event counts."
-    following: NDArray[np.int64]
-    "Number of the next event of the same person, -1 at the end."
-
-
-def _windows(table: EventTable) -> _Windows:
-    order = np.lexsort((np.arange(len(table)), table.user))
-    bounds = np.flatnonzero(np.diff(table.user[order], prepend=-1, append=-1))
-    rows, scored, following = [], [], []
-    for start, end in pairwise(bounds):
-        mine = order[start:end]
-        for stop in range(len(mine), 0, -LENGTH // 2):
-            begin = max(0, stop - LENGTH)
-            part = mine[begin:stop]
-            pad = LENGTH - len(part)
-            rows.append(np.concatenate([np.full(pad, -1), part]))
-            after = mine[begin + 1 : stop + 1]
-            following.append(np.concatenate([np.full(pad, -1), after, np.full(len(part) - len(after), -1)]))
-            # each event is predicted once: by the window in which it has the longest history before it
-            scored.append(np.arange(LENGTH) >= (LENGTH // 2 if begin else 0))
-            if begin == 0:
-                break
-    shape = (len(rows), LENGTH)
-    return _Windows(
-        np.asarray(rows, np.int64).reshape(shape),
-        np.asarray(scored, np.bool_).reshape(shape),
-        np.asarray(following, np.int64).reshape(shape),
-    )
-
-
-def _inputs(table: EventTable) -> NDArray[np.float32]:
-    previous = np.full(len(table), -1)
-    newest: dict[int, int] = {}
-    for n, user in enumerate(table.user.tolist()):
-        previous[n] = newest.get(user, -1)
-        newest[user] = n
-    gaps = np.where(previous >= 0, table.time_ms - table.time_ms[previous], 0)
-    return event_inputs(table.slot, table.value, table.has_value, gaps, table.liked)
-
-
-def train_towers(
-    table: EventTable, content: Content, settings: TowerSettings, progress: Progress | None = None
-) -> tuple[UserTower, ItemTower]:
-    """Train both towers on all events of `table`; deterministic for one seed and one number of threads."""
-    torch.manual_seed(settings.seed)
-    rng = np.random.default_rng(settings.seed)
-    n_items = len(content.hashed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tensors = tuple(t.to(device) for t in content.tensors())
-    user_tower = UserTower(settings).to(device)
-    item_tower = ItemTower(n_items, content.text.shape[1], content.image.shape[1], settings.dimensions).to(device)
-    parameters = [*user_tower.parameters(), *item_tower.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=settings.weight_decay)
-    windows, inputs = _windows(table), torch.from_numpy(_inputs(table))
-    item = torch.from_numpy(table.item)
-    weight = np.where(table.first, np.where(table.labels[:, 0] > 0, 1.0, settings.other), 0.0).astype(np.float32)
-    weights = torch.from_numpy(weight)
-    popularity = np.bincount(table.item, minlength=n_items) + 1.0
-    with torch.no_grad():
-        item_tower.id_bias.weight[:, 0] = torch.from_numpy(np.log(popularity / popularity.mean()) * 0.5).float()
-    steps = max(1, -(-len(windows.rows) // settings.batch)) * settings.epochs
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=settings.rate, total_steps=steps, pct_start=0.1)
-    sampled = n_items > FULL_SOFTMAX
-    step = 0
-    for _ in range(settings.epochs):
-        for part in np.array_split(rng.permutation(len(windows.rows)), max(1, -(-len(windows.rows) // settings.batch))):
-            rows, following = windows.rows[part], windows.following[part]
-            target_events = np.where(windows.scored[part] & (following >= 0) & (rows >= 0), following, -1)
-            wanted = torch.from_numpy(np.where(target_events >= 0, weight[np.maximum(target_events, 0)], 0)).to(device)
-            places = wanted > 0
-            step += 1
-            if progress is not None:
-                progress(step, steps)
-            if not bool(places.any()):
-                schedule.step()
-                continue
-            targets = item[torch.from_numpy(np.maximum(target_events, 0))].to(device)[places]
-            if sampled:
-                pool = np.unique(
-                    np.concatenate([targets.cpu().numpy(), table.item[rows[rows >= 0]], rng.integers(0, n_items, SAMPLED)])
-                )
-            else:
-                pool = np.arange(n_items)
-            pool_rows = torch.from_numpy(pool).to(device)
-            hidden = (torch.rand(len(pool), device=device) < settings.hidden_ids).float()
-            vectors = item_tower.known(pool_rows, hidden, *(t[pool_rows] for t in tensors))
-            position = torch.full((n_items + 1,), 0, dtype=torch.long, device=device)
-            position[pool_rows] = torch.arange(len(pool), device=device)
-            there = torch.from_numpy(rows >= 0).to(device)
-            history = position[item[torch.from_numpy(np.maximum(rows, 0))].to(device)]
-            events = inputs[torch.from_numpy(np.maximum(rows, 0))].to(device)
-            states = user_tower.states(vectors[history] * there.unsqueeze(-1), events, there.float())
-            users = F.dropout(states[places], settings.dropout, training=True)
-            logits = users @ vectors.T
-            if sampled:
-                # items of the batch come more often than uniform ones: take the logarithm of their share back
-                share = torch.full((len(pool),), SAMPLED / n_items, device=device)
-                share[position[targets]] = 1.0
-                logits = logits - torch.log(share)
-            loss = F.cross_entropy(logits, position[targets], reduction="none", label_smoothing=0.0)
-            nobody = torch.cat([user_tower.start, torch.ones(1, device=device)]) @ vectors.T
-            general = -torch.log_softmax(nobody, dim=-1)[position[targets]]
-            mine = weights.new_tensor(0) + wanted[places]
-            total = ((loss + 0.1 * general) * mine).sum() / mine.sum()
-            optimizer.zero_grad(set_to_none=True)
-            total.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            schedule.step()
-    return user_tower.cpu().eval(), item_tower.cpu().eval()
 
 
 def item_vectors(tower: ItemTower, content: Content, hide: bool = False) -> NDArray[np.float32]:

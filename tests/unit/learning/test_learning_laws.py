@@ -26,11 +26,12 @@ from training.data import ATTRIBUTION_MS, EventTable, heads_of, vocabulary_of
 from training.ease import ease
 from training.evaluate import Figures, World
 from training.export import to_onnx
+from training.fit_towers import _inputs
 from training.gate import judge
 from training.learn import Learned, learn
 from training.ranker import Ranker, RankerSettings
 from training.replay import replay
-from training.towers import TowerSettings, UserTower, _inputs
+from training.towers import TowerSettings, UserTower
 
 few = settings(max_examples=40, deadline=None)
 

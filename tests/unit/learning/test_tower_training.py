@@ -1,0 +1,156 @@
+"""A training that was stopped ends as one that was not, alone and in a group; a sampled softmax stands for the full one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from tower_corpus import tower_corpus
+
+from schemas.errors import StoreCorrupt
+from training import fit_towers
+from training.checkpoints import Checkpoints, read_checkpoint
+from training.fit_towers import drawn_pool, train_towers
+from training.towers import TowerSettings
+
+TINY = TowerSettings(dimensions=8, blocks=1, epochs=2, batch=8, rate=1e-2)
+
+
+def weights(towers: tuple[nn.Module, ...]) -> dict[str, Tensor]:
+    return {f"{n}.{name}": value for n, tower in enumerate(towers) for name, value in tower.state_dict().items()}
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+class Stopped(Exception):
+    pass
+
+
+def stopped_at(step: int, folder: Checkpoints) -> None:
+    table, content = tower_corpus()
+
+    def progress(done: int, of: int) -> None:
+        if done == step:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train_towers(table, content, TINY, progress, checkpoints=folder)
+
+
+# ---- checkpoints
+
+
+@pytest.mark.parametrize("full_softmax", [20_000, 10])
+def test_a_training_stopped_anywhere_ends_as_one_that_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_softmax: int
+) -> None:
+    monkeypatch.setattr(fit_towers, "FULL_SOFTMAX", full_softmax)
+    monkeypatch.setattr(fit_towers, "SAMPLED", 8)
+    torch.set_num_threads(1)
+    table, content = tower_corpus()
+    of: list[int] = []
+    whole = weights(train_towers(table, content, TINY, lambda done, n: of.append(n)))
+    for step in (2, of[0] // 2, of[0] // 2 + 1, of[0]):
+        folder = Checkpoints(tmp_path / f"{step}", every=1)
+        stopped_at(step, folder)
+        steps: list[int] = []
+        again = train_towers(table, content, TINY, lambda done, n, steps=steps: steps.append(done), checkpoints=folder)
+        assert steps[0] == step, "it goes on where it was"
+        assert equal(weights(again), whole)
+        steps.clear()
+        finished = train_towers(table, content, TINY, lambda done, n, steps=steps: steps.append(done), checkpoints=folder)
+        assert not steps, "what is done is not done again"
+        assert equal(weights(finished), whole)
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_those_of_other_settings_are_not_touched(tmp_path: Path) -> None:
+    folder = Checkpoints(tmp_path, every=2)
+    stopped_at(8, folder)
+    (training,) = tmp_path.iterdir()
+    older, newer = sorted(training.iterdir())
+    assert [older.name, newer.name] == ["step-000000004", "step-000000006"], "the newest two are kept"
+    data = bytearray((newer / "tensors.safetensors").read_bytes())
+    data[-1] ^= 1
+    (newer / "tensors.safetensors").write_bytes(bytes(data))
+    with pytest.raises(StoreCorrupt):
+        read_checkpoint(newer)
+    found = folder.newest(training.name)
+    assert found is not None
+    assert found.step == 4
+    (older / "state.json").write_text("{")
+    assert folder.newest(training.name) is None
+    assert folder.newest("0" * 16) is None
+
+
+# ---- a group of processes
+
+
+def test_two_processes_end_with_the_same_weights_and_go_on_after_one_is_killed(tmp_path: Path) -> None:
+    tests = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
+    command += ["--standalone", "--local-addr", "127.0.0.1", "-m", "tower_process", str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}
+    environment["PYTHONPATH"] = os.pathsep.join([str(tests.parent), str(tests)])
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    first, second = (load_file(tmp_path / f"rank{rank}.safetensors") for rank in range(2))
+    assert equal(first, second), "both processes hold the same towers"
+    assert "first_step.9" in first, "the second life begins after the checkpoint of step 8"
+    resumed = {name.removeprefix("resumed."): value for name, value in first.items() if name.startswith("resumed.")}
+    whole = {name.removeprefix("whole."): value for name, value in first.items() if name.startswith("whole.")}
+    assert equal(resumed, whole), "killed and resumed is as never killed"
+
+
+# ---- the sampled softmax
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(2, 500), st.lists(st.integers(0, 499), min_size=1, max_size=60), st.integers(1, 200), st.integers(0, 99))
+def test_a_pool_holds_what_the_batch_holds_for_certain(n: int, batch: list[int], sampled: int, seed: int) -> None:
+    certain = np.asarray(batch, np.int64) % n
+    pool, log_chance = drawn_pool(certain, n, sampled, np.random.default_rng(seed))
+    assert (np.diff(pool) > 0).all()
+    assert np.isin(certain, pool).all()
+    assert (log_chance[np.isin(pool, certain)] == 0).all()
+    assert (log_chance <= 0).all()
+
+
+def test_the_sampled_softmax_is_an_unbiased_stand_in_for_the_full_one() -> None:
+    """Its partition sum equals the full one on average, whatever the batch holds; loss and gradient come near."""
+    rng = np.random.default_rng(0)
+    n, sampled, draws = 600, 150, 800
+    vectors = torch.from_numpy(rng.normal(size=(n, 8)).astype(np.float32) * 0.6).requires_grad_()
+    users = torch.from_numpy(rng.normal(size=(5, 8)).astype(np.float32))
+    targets = np.asarray([1, 1, 4, 300, 2], np.int64)
+    certain = np.concatenate([targets, np.arange(40), [5, 5, 7]])  # the history of the batch: nearly always popular items
+    logits = users @ vectors.T
+    full = F.cross_entropy(logits, torch.from_numpy(targets))
+    (wanted,) = torch.autograd.grad(full, vectors)
+    whole = torch.exp(logits).sum(dim=1).detach().numpy()
+    sums, losses, gradient, uncorrected = [], [], torch.zeros_like(vectors), []
+    for _ in range(draws):
+        pool, log_chance = drawn_pool(certain, n, sampled, rng)
+        part = users @ vectors[torch.from_numpy(pool)].T - torch.from_numpy(log_chance)
+        sums.append(torch.exp(part).sum(dim=1).detach().numpy())
+        uncorrected.append(torch.exp(part + torch.from_numpy(log_chance)).sum(dim=1).detach().numpy())
+        loss = F.cross_entropy(part, torch.from_numpy(np.searchsorted(pool, targets)))
+        losses.append(loss.item())
+        gradient += torch.autograd.grad(loss, vectors)[0] / draws
+    error = np.std(sums, axis=0) / np.sqrt(draws)
+    assert (np.abs(np.mean(sums, axis=0) - whole) < 4 * error).all()
+    assert (np.abs(np.mean(uncorrected, axis=0) - whole) > 20 * error).all(), "without the correction it is far off"
+    assert np.mean(losses) == pytest.approx(full.item(), abs=0.05), "a logarithm of an estimate is a little low"
+    assert float(F.cosine_similarity(gradient.flatten(), wanted.flatten(), dim=0)) > 0.995
+    assert float((gradient - wanted).norm() / wanted.norm()) < 0.1
