@@ -6,16 +6,17 @@ vector computed live is the one that training would have given to the same conte
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.state import hash64
 from schemas.errors import BadEvent
 
-__all__ = ["MODALITIES", "ItemVector", "VectorStore", "project", "rounded", "vectors_from", "vectors_to"]
+__all__ = ["MODALITIES", "ItemVector", "VectorStore", "fingerprint", "project", "rounded", "vectors_from", "vectors_to"]
 
 MODALITIES = ("text", "image")
 MAX_DIMENSIONS = 8_192
@@ -44,6 +45,11 @@ class ItemVector:
     content_sha256: bytes
     "Of the content that was encoded, 32 bytes; empty where the item lacks the modality."
     values: NDArray[np.float16] | None
+
+
+def fingerprint(parts: Iterable[tuple[str, str, bytes]]) -> int:
+    """What an item's vectors are made of: (modality, encoder, content sha256) of each, as one number of 64 bits."""
+    return hash64("\x1f".join(f"{modality} {encoder} {sha256.hex()}" for modality, encoder, sha256 in sorted(parts)))
 
 
 def vectors_to(item_id: str, vectors: Sequence[ItemVector]) -> dict[str, Any]:

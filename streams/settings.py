@@ -73,6 +73,11 @@ class Settings:
     "Seconds after which the archiver writes what it holds, even when a file is not full."
     archive_rows: int = 50_000
     "Records per partition after which the archiver writes a file at once."
+    encoder: str = "auto"
+    """Whether `riffle up` starts the encoder of new items' texts and images, which needs torch: `on`, `off`, or `auto`: when it
+    is installed. Without it new items are found by words and categories until the next release."""
+    text_model: str = ""
+    "Folder or hub name of the text encoder; it must be the one that releases are trained with. Empty: the packaged MiniLM."
     cache: Path = Path("~/.cache/riffle")
     "Folder shared by instances: the broker's class path, encoded item vectors."
     log_level: str = "INFO"
@@ -81,6 +86,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.standbys < 0:
             raise ConfigError("invalid_setting", "standbys must be at least 0", "standbys")
+        if self.encoder not in {"on", "off", "auto"}:
+            raise ConfigError("invalid_setting", "encoder must be on, off or auto", "encoder")
         if self.partitions < 1 or self.replication < 1:
             raise ConfigError("invalid_setting", "partitions and replication must be at least 1", "partitions")
         if not self.commit_interval_s > 0 or not self.archive_interval_s > 0 or not self.stop_timeout_s > 0:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from schemas.records import Interaction, Item
 from training.learn import Learned, LearnSettings, learn
@@ -43,7 +45,29 @@ SMALL = LearnSettings(
 )
 
 
+KINDS = ("both", "text", "image", "neither")
+
+
+def pictured(folder: Path, seed: int = 0) -> tuple[list[Item], list[Item]]:
+    """The corpus with an image for two of three items; and items that nobody meets, one of each of KINDS of content."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for n, name in enumerate(COLOURS):
+        for shade in range(20):
+            colour = [20 + 3 * shade] * 3
+            colour[n] = 250 - 4 * shade
+            Image.new("RGB", (40 + shade, 40), (colour[0], colour[1], colour[2])).save(folder / f"{name}{shade}.png")
+    items, _ = corpus(seed)
+    seen = [replace(i, image=str(folder / f"{COLOURS[n % 3]}{n % 20}.png") if n % 3 else None) for n, i in enumerate(items)]
+    unmet = [
+        Item("unmet-both", "a red thing", "of glass", ("red",), str(folder / "red3.png")),
+        Item("unmet-text", "a green thing", "of glass", ("green",)),
+        Item("unmet-image", image=str(folder / "blue4.png")),
+        Item("unmet-neither"),
+    ]
+    return seen, unmet
+
+
 def small_release(cache: Path, seed: int = 0) -> Learned:
     torch.set_num_threads(1)
-    items, events = corpus(seed)
-    return learn(items, events, POSITIVE, cache, SMALL)
+    seen, unmet = pictured(cache / "images", seed)
+    return learn([*seen, *unmet], corpus(seed)[1], POSITIVE, cache, SMALL)

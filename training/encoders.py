@@ -22,11 +22,13 @@ from numpy.typing import NDArray
 from schemas.errors import BadDataset
 from schemas.records import Item
 
-__all__ = ["Encoder", "ImageEncoder", "TextEncoder", "VectorCache", "encode_items", "text_of"]
+__all__ = ["Encoder", "ImageEncoder", "TextEncoder", "VectorCache", "encode_into", "encode_items", "text_of"]
 
 BATCH = 64
 SHARD = 512
 "Vectors per file of the cache."
+SMALL_FILES = 64
+"Files of the cache that are not full, at which they are joined: items that came a few at a time leave many."
 MAX_TOKENS = 96
 IMAGE_SIDE = 128
 MAX_IMAGE_BYTES = 20 << 20
@@ -188,18 +190,32 @@ class VectorCache:
         self._kind = np.dtype([("key", "S32"), ("readable", "?"), ("vector", "<f4", (encoder.dimensions,))])
         self._vectors: dict[bytes, NDArray[np.float32] | None] = {}
         self._held: list[tuple[bytes, bool, NDArray[np.float32]]] = []
-        for path in sorted(self._folder.glob("*.npy")):
-            self._read(path)
+        self._written: set[Path] = set()
+        small = [path for path in sorted(self._folder.glob("*.npy")) if 0 < self._read(path) < SHARD]
+        if len(small) >= SMALL_FILES:
+            self._join(small)
 
-    def _read(self, path: Path) -> None:
+    def _read(self, path: Path) -> int:
         try:
             rows = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError):
             path.unlink(missing_ok=True)  # a cache: what cannot be read is encoded again
-            return
-        if rows.dtype == self._kind:
-            for row in rows:
-                self._vectors[bytes(row["key"]).ljust(32, b"\0")] = row["vector"] if row["readable"] else None
+            return 0
+        if rows.dtype != self._kind:
+            return 0
+        for row in rows:
+            self._vectors[bytes(row["key"]).ljust(32, b"\0")] = row["vector"] if row["readable"] else None
+        return len(rows)
+
+    def _join(self, paths: Sequence[Path]) -> None:
+        """Write the entries of these files into full ones, and only then take the files away."""
+        for path in paths:
+            for row in np.load(path, allow_pickle=False):
+                self.put(bytes(row["key"]).ljust(32, b"\0"), row["vector"], bool(row["readable"]))
+        written = self.flush()
+        for path in paths:
+            if path not in written:
+                path.unlink(missing_ok=True)
 
     def __len__(self) -> int:
         return len(self._vectors)
@@ -218,10 +234,10 @@ class VectorCache:
         if len(self._held) >= SHARD:
             self.flush()
 
-    def flush(self) -> None:
-        """Write what is held."""
+    def flush(self) -> set[Path]:
+        """Write what is held; returns the files written since the cache was opened."""
         if not self._held:
-            return
+            return self._written
         self._folder.mkdir(parents=True, exist_ok=True)
         rows = np.array(self._held, self._kind)
         name = hashlib.sha256(rows["key"].tobytes()).hexdigest()[:24]
@@ -229,7 +245,9 @@ class VectorCache:
         with part.open("wb") as out:
             np.save(out, rows, allow_pickle=False)
         part.replace(self._folder / f"{name}.npy")
+        self._written.add(self._folder / f"{name}.npy")
         self._held = []
+        return self._written
 
 
 def encode_items(
@@ -237,6 +255,20 @@ def encode_items(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Vectors of items, zeros where missing, float32 `(n, d)`, and where they are present, bool `(n,)`."""
     kept = VectorCache(cache, encoder)
+    keys = encode_into(kept, items, encoder, progress)
+    out = np.zeros((len(items), encoder.dimensions), np.float32)
+    present = np.zeros(len(items), np.bool_)
+    for n, key in enumerate(keys):
+        vector = None if key is None else kept.get(key)
+        if vector is not None:
+            out[n], present[n] = vector, True
+    return out, present
+
+
+def encode_into(
+    kept: VectorCache, items: Sequence[Item], encoder: Encoder, progress: Progress | None = None
+) -> list[bytes | None]:
+    """See that `kept` holds what can be read of these items; returns each one's content sha256, None where it lacks any."""
     keys: list[bytes | None] = []
     todo: dict[bytes, int] = {}
     lengths: list[int] = []
@@ -261,13 +293,7 @@ def encode_items(
                 progress(done, len(order))
     finally:
         kept.flush()
-    out = np.zeros((len(items), encoder.dimensions), np.float32)
-    present = np.zeros(len(items), np.bool_)
-    for n, key in enumerate(keys):
-        vector = None if key is None else kept.get(key)
-        if vector is not None:
-            out[n], present[n] = vector, True
-    return out, present
+    return keys
 
 
 def _batches(rows: Sequence[tuple[bytes, int]], size: int) -> Iterator[Sequence[tuple[bytes, int]]]:

@@ -25,6 +25,7 @@ COMMANDS = {
     "tables": ("agents.cli.tables", "tables", "Show table partitions, and compare them with their changelogs."),
     "ask": ("agents.cli.ask", "ask", "Ask for a slate."),
     "train": ("agents.cli.release", "train", "Train a release from the archive or a dataset folder, and judge it."),
+    "encode": ("agents.cli.encode", "encode", "Encode texts and images of items as they arrive."),
     "release": ("agents.cli.release", "release", "List releases, let one serve, or go back to the one before."),
     "evaluate": (
         "training.cli",

@@ -16,7 +16,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from schemas.errors import NotReady, RiffleError
+from schemas.errors import ConfigError, NotReady, RiffleError
 from streams.embedded.kafka import EmbeddedKafka
 from streams.embedded.process import Daemon, port_is_free, require_free_port
 from streams.embedded.redis import EmbeddedRedis
@@ -29,6 +29,22 @@ __all__ = ["doctor", "down", "start_stack", "status", "topics", "up", "worker"]
 def worker_daemon(settings: Settings) -> Daemon:
     """The worker that `up` starts."""
     return Daemon("the worker", settings.run_dir / "worker.pid", settings.logs_dir / "worker.log")
+
+
+def encoder_daemon(settings: Settings) -> Daemon:
+    """The encoder of new items that `up` starts."""
+    return Daemon("the encoder", settings.run_dir / "encoder.pid", settings.logs_dir / "encoder.log")
+
+
+def _start_encoder(settings: Settings) -> None:
+    from agents.cli.encode import NO_TORCH, can_encode
+
+    if settings.encoder == "on" and not can_encode():
+        raise ConfigError("no_torch", f"RIFFLE_ENCODER is on, but {NO_TORCH}", "encoder")
+    if settings.encoder != "off" and can_encode() and encoder_daemon(settings).pid() is None:
+        environment = {**os.environ, **settings.environment()}
+        command = [sys.executable, "-c", "from agents.cli import main; main()", "encode"]
+        encoder_daemon(settings).start(command, environment, settings.home)
 
 
 def readiness(settings: Settings) -> dict[str, Any]:
@@ -64,12 +80,13 @@ def start_stack(settings: Settings, console: Console, *, with_worker: bool = Tru
         daemon.start([sys.executable, "-m", "agents.worker"], environment, settings.home)
     with console.status("waiting for the worker"):
         daemon.await_ready(lambda: bool(readiness(settings)["ready"]), 60.0)
+    _start_encoder(settings)
 
 
 @click.command()
 @click.option("--no-worker", is_flag=True, help="Start Kafka and Redis only.")
 def up(no_worker: bool) -> None:
-    """Start the embedded Kafka and Redis and one worker; what runs already is left alone.
+    """Start the embedded Kafka and Redis, one worker, and the encoder of new items; what runs already is left alone.
 
     Example: RIFFLE_HOME=/tmp/one RIFFLE_WEB_PORT=7070 riffle up
     """
@@ -82,14 +99,19 @@ def up(no_worker: bool) -> None:
 
 @click.command()
 def down() -> None:
-    """Stop the worker, then Redis, then Kafka. What they hold stays under RIFFLE_HOME.
+    """Stop the encoder and the worker, then Redis, then Kafka. What they hold stays under RIFFLE_HOME.
 
     Example: riffle down
     """
     settings = Settings.from_env()
     stopped = [
         daemon.name
-        for daemon in (worker_daemon(settings), EmbeddedRedis(settings).daemon, EmbeddedKafka(settings).daemon)
+        for daemon in (
+            encoder_daemon(settings),
+            worker_daemon(settings),
+            EmbeddedRedis(settings).daemon,
+            EmbeddedKafka(settings).daemon,
+        )
         if daemon.stop()
     ]
     click.echo(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
@@ -114,6 +136,7 @@ def status(as_json: bool) -> None:
             "kafka": EmbeddedKafka(settings).daemon.pid(),
             "redis": EmbeddedRedis(settings).daemon.pid(),
             "worker": worker_daemon(settings).pid(),
+            "encoder": encoder_daemon(settings).pid(),
         },
     }
     if as_json:

@@ -66,7 +66,7 @@ def status_of(riffle: Riffle, settings: Settings) -> dict[str, Any]:
     assert answer.returncode == 0, answer.stderr
     facts = json.loads(answer.stdout.splitlines()[-1])
     assert list(facts) == KEYS
-    assert list(facts["pids"]) == ["kafka", "redis", "worker"]
+    assert list(facts["pids"]) == ["kafka", "redis", "worker", "encoder"]
     return dict(facts)
 
 
@@ -102,7 +102,7 @@ async def test_whatever_is_killed_comes_back_with_its_records(own: Settings, rif
     await consumer.stop()
 
     stopped = riffle("down")
-    assert stopped.stdout.strip() == "stopped: the worker, Redis, Kafka"
+    assert stopped.stdout.strip() == "stopped: the encoder, the worker, Redis, Kafka"
     assert riffle("down").stdout.strip() == "nothing was running"
     assert set(status_of(riffle, own)["pids"].values()) == {None}
 
@@ -113,6 +113,7 @@ def test_two_instances_run_side_by_side(stack: Settings, own: Settings, riffle: 
     assert started.returncode == 0, started.stderr
     there = status_of(riffle, own)
     assert there["pids"]["worker"] is None
+    assert there["pids"]["encoder"] is None
     assert None not in (there["pids"]["kafka"], there["pids"]["redis"])
     assert there["pids"]["kafka"] != here["pids"]["kafka"]
     riffle("down")

@@ -1,0 +1,101 @@
+"""`riffle encode`: vectors of new and changed items, as they arrive. A process of its own: it needs torch, serving does not."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+import json
+import logging
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import click
+from aiokafka.errors import KafkaError
+
+from schemas.errors import NotReady
+from streams.encoding import ItemEncoders, ItemEncoding
+from streams.settings import Settings
+from streams.topics import ensure_topics
+
+__all__ = ["NO_TORCH", "can_encode", "encode"]
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 5.0
+NO_TORCH = "encoding needs torch and transformers: install riffle with its extra `train`"
+NICENESS = 10
+"Serving goes first where both share the cores."
+
+
+def can_encode() -> bool:
+    """Whether what the encoders need is installed. Imports none of it."""
+    return all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers", "training"))
+
+
+def _encoders(settings: Settings) -> ItemEncoders:
+    # by name, as the commands of training: what serves must not import it
+    make: Callable[..., ItemEncoders] = importlib.import_module("training.encoding").LiveEncoders
+    return make(settings.cache / "vectors", settings.text_model)
+
+
+async def _follow(settings: Settings, encoders: ItemEncoders, registry: Any, *, once: bool) -> Counter[str]:
+    loop, stopping = asyncio.get_running_loop(), asyncio.Event()
+    running: list[ItemEncoding] = []
+
+    def stop() -> None:
+        stopping.set()
+        for encoding in running:
+            encoding.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    counters: Counter[str] = Counter()
+    while not stopping.is_set():
+        encoding = ItemEncoding(settings, encoders, registry)
+        running[:] = [encoding]
+        try:
+            await ensure_topics(settings)
+            await encoding.run(once=once)
+        except (KafkaError, OSError) as exc:
+            if once:
+                raise NotReady("no_broker", f"the broker at {settings.bootstrap_servers} does not answer: {exc!r}") from exc
+            log.warning("the broker does not answer, trying again in %.0f s: %r", RETRY_S, exc)
+            try:
+                await asyncio.wait_for(stopping.wait(), RETRY_S)
+            except TimeoutError:
+                continue
+        finally:
+            counters.update(encoding.counters)
+        if once:
+            break
+    return counters
+
+
+@click.command()
+@click.option("--once", is_flag=True, help="End when everything that is on the topic now is encoded.")
+@click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
+def encode(once: bool, as_json: bool) -> None:
+    """Encode texts and images of new and changed items, and publish their vectors, until SIGTERM or Ctrl-C.
+
+    Workers project the vectors with the release that serves: a new item is found by its text and image at once, not with
+    the next release. `riffle up` starts this when torch is installed (RIFFLE_ENCODER).
+
+    Example: RIFFLE_BOOTSTRAP=kafka://broker:9092 riffle encode
+    """
+    settings = Settings.from_env()
+    if not can_encode():
+        raise NotReady("no_torch", NO_TORCH)
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    os.nice(NICENESS)
+    registry = None
+    if settings.registry_url:
+        # because the client's own dependencies take a while to import, and warn
+        from schemas.registry import ConfluentRegistry
+
+        registry = ConfluentRegistry.at(settings.registry_url)
+    counters = asyncio.run(_follow(settings, _encoders(settings), registry, once=once))
+    click.echo(json.dumps(counters) if as_json else ", ".join(f"{name} {n}" for name, n in counters.items()) or "nothing to do")

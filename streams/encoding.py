@@ -1,0 +1,217 @@
+"""Vectors of items as they arrive: follows the catalogue, publishes what the encoders say of new and changed items.
+
+The encoders are a parameter, because they need torch, which nothing here does. A batch's vectors and its offset are one
+transaction, whose id belongs to the partition: a process that is killed repeats nothing that was published and leaves out
+nothing, and one that slept through a rebalance cannot overwrite what its successor says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import ProducerFenced
+from aiokafka.structs import OffsetAndMetadata
+
+from models.vectors import ItemVector, fingerprint, vectors_from, vectors_to
+from schemas.codec import Registry, decode, encode
+from schemas.errors import BadEvent, BadInput
+from schemas.records import Item
+from schemas.validation import item_from
+from streams.settings import Settings
+
+__all__ = ["ItemEncoders", "ItemEncoding"]
+
+log = logging.getLogger(__name__)
+
+BATCH = 64
+"Catalogue entries per transaction: few, so that the first of many is not kept waiting by the last."
+POLL_MS = 200
+
+
+class ItemEncoders(Protocol):
+    """What turns items into vectors. Called in a thread; one call at a time."""
+
+    def fingerprints(self, items: Sequence[Item]) -> list[int]:
+        """Per item, `models.vectors.fingerprint` of what its vectors would be made of."""
+
+    def encode(self, items: Sequence[Item]) -> list[tuple[ItemVector, ...]]:
+        """Per item its vector in every modality."""
+
+
+class ItemEncoding(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Follows the items topic in a consumer group of its own: of several processes one works, the others stand by."""
+
+    def __init__(self, settings: Settings, encoders: ItemEncoders, registry: Registry | None = None) -> None:
+        self._settings = settings
+        self._encoders = encoders
+        self._registry = registry
+        self._group = f"{settings.app_id}-encoder"
+        self._producers: dict[TopicPartition, AIOKafkaProducer] = {}
+        self._published: dict[str, int] = {}
+        "Fingerprint of what is published of each item."
+        self._failure: BaseException | None = None
+        self._publishing = asyncio.Lock()
+        "Held by a transaction: a producer is not stopped within one."
+        self._stopping = asyncio.Event()
+        self._consumer: Any = None
+        self.counters: Counter[str] = Counter()
+        "`items`, `encoded`, `unchanged`, `deleted`, `bad`, `fenced`."
+
+    def stop(self) -> None:
+        """Ask `run` to finish."""
+        self._stopping.set()
+
+    async def run(self, *, once: bool = False) -> None:
+        """Encode until `stop`; with `once`, until all that was there at the start is done.
+
+        Raises:
+            aiokafka.errors.KafkaError: the broker is gone. Nothing of the batch under way is visible; run again.
+        """
+        self._consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._settings.bootstrap_servers,
+            group_id=self._group,
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=100,
+            session_timeout_ms=15_000,
+        )
+        await self._consumer.start()
+        try:
+            self._consumer.subscribe([self._settings.topic("items")], listener=self)
+            while not self._stopping.is_set():
+                batches = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH)
+                if self._failure is not None:
+                    raise self._failure
+                for partition, records in batches.items():
+                    await self._take(partition, records)
+                if once and not batches and await self._done():
+                    return
+        finally:
+            await self._consumer.stop()
+            await self._let_go()
+
+    async def _done(self) -> bool:
+        assigned = list(self._consumer.assignment())
+        ends = await self._consumer.end_offsets(assigned)
+        return bool(assigned) and all([await self._consumer.position(tp) >= ends[tp] for tp in assigned])
+
+    async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:  # noqa: ARG002
+        """Let go: a batch under way is given up, and read again by the next owner."""
+        await self._let_go()
+
+    async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
+        """Shut a former owner out, and learn what is published."""
+        try:
+            for partition in assigned:
+                self._producers[partition] = await self._producer(partition)
+            if assigned:
+                self._published = await self._read_published()
+        except Exception as exc:
+            self._failure = exc  # aiokafka would only log it
+            raise
+
+    async def _producer(self, partition: TopicPartition) -> AIOKafkaProducer:
+        producer = AIOKafkaProducer(
+            bootstrap_servers=self._settings.bootstrap_servers,
+            transactional_id=f"{self._group}-{partition.topic}-{partition.partition}",
+            acks="all",
+            max_request_size=2 << 20,
+            transaction_timeout_ms=60_000,
+        )
+        await producer.start()
+        return producer
+
+    async def _let_go(self) -> None:
+        async with self._publishing:
+            while self._producers:
+                await self._producers.popitem()[1].stop()
+
+    async def _read_published(self) -> dict[str, int]:
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._settings.bootstrap_servers,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            fetch_max_wait_ms=50,
+        )
+        await consumer.start()
+        found: dict[str, int] = {}
+        try:
+            partition = TopicPartition(self._settings.topic("item-vectors"), 0)
+            consumer.assign([partition])
+            await consumer.seek_to_beginning(partition)
+            end = (await consumer.end_offsets([partition]))[partition]
+            while await consumer.position(partition) < end:
+                for record in (await consumer.getmany(timeout_ms=200)).get(partition, ()):
+                    item_id = (record.key or b"").decode(errors="replace")
+                    found.pop(item_id, None)
+                    if record.value:
+                        try:
+                            _, vectors = vectors_from(decode("item_vectors", record.value)[0])
+                        except BadEvent:
+                            continue
+                        found[item_id] = fingerprint((v.modality, v.encoder, v.content_sha256) for v in vectors)
+        finally:
+            await consumer.stop()
+        return found
+
+    def _newest(self, records: Sequence[Any]) -> dict[str, Item | None]:
+        """The newest state of each item among these records; None: it is deleted."""
+        newest: dict[str, Item | None] = {}
+        for record in records:
+            self.counters["items"] += 1
+            try:
+                if record.value:
+                    item = item_from(decode("item", record.value, record.headers, self._registry)[0])
+                    newest[item.item_id] = item
+                elif record.key:
+                    newest[record.key.decode()] = None
+            except (BadInput, UnicodeDecodeError) as exc:
+                # workers skip and count such a record too
+                self.counters["bad"] += 1
+                log.info("not encoded: %s-%d@%d: %s", record.topic, record.partition, record.offset, exc)
+        return newest
+
+    async def _take(self, partition: TopicPartition, records: Sequence[Any]) -> None:
+        newest = self._newest(records)
+        items = [item for item in newest.values() if item is not None]
+        made = await asyncio.to_thread(self._encoders.fingerprints, items)
+        new = {item.item_id: mark for item, mark in zip(items, made, strict=True) if self._published.get(item.item_id) != mark}
+        todo = [item for item in items if item.item_id in new]
+        vectors = await asyncio.to_thread(self._encoders.encode, todo) if todo else []
+        gone = [item_id for item_id, item in newest.items() if item is None and item_id in self._published]
+        values: list[tuple[str, bytes | None]] = [(item_id, None) for item_id in gone]
+        for item, mine in zip(todo, vectors, strict=True):
+            values.append((item.item_id, encode("item_vectors", vectors_to(item.item_id, mine))))
+        if not await self._publish(partition, records[-1].offset + 1, values):
+            return
+        self._published.update(new)
+        for item_id in gone:
+            self._published.pop(item_id, None)
+        self.counters["encoded"] += len(todo)
+        self.counters["unchanged"] += len(items) - len(todo)
+        self.counters["deleted"] += len(gone)
+
+    async def _publish(self, partition: TopicPartition, offset: int, values: Sequence[tuple[str, bytes | None]]) -> bool:
+        """Values and offset in one transaction; false when the partition is another process's, which reads the batch again."""
+        topic = self._settings.topic("item-vectors")
+        async with self._publishing:
+            producer = self._producers.get(partition)
+            if producer is None:
+                return False
+            try:
+                async with producer.transaction():
+                    sent = [await producer.send(topic, value, key=item_id.encode(), partition=0) for item_id, value in values]
+                    await producer.send_offsets_to_transaction({partition: OffsetAndMetadata(offset, "")}, self._group)
+                    await asyncio.gather(*sent)
+            except ProducerFenced:
+                self.counters["fenced"] += 1
+                log.warning("another process has taken over %s-%d", partition.topic, partition.partition)
+                return False
+        return True

@@ -1,0 +1,241 @@
+"""An item that arrives after training has the vector that training would have given it; what is missing is learned."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from learning_corpus import KINDS, pictured
+from PIL import Image
+
+from models.items import TEXT_DIMENSIONS, ItemStore
+from models.release import Release
+from models.serving import SYNC_AT_ONCE, ServingModel
+from models.vectors import HALF, ItemVector, VectorStore, fingerprint, vectors_from, vectors_to
+from schemas.codec import decode, encode
+from schemas.errors import BadEvent, ReleaseRejected
+from schemas.records import Item
+from training.encoding import LiveEncoders
+from training.learn import Learned
+
+World = tuple[Learned, list[Item], list[Item], Path]
+
+
+@pytest.fixture
+def world(learned: Learned, vectors: Path) -> World:
+    """The release, the items that people met in training, those that nobody met, and the cache of vectors."""
+    return learned, *pictured(vectors / "images"), vectors
+
+
+def bound(learned: Learned, items: Sequence[Item], store: ItemStore | None = None) -> tuple[ServingModel, ItemStore]:
+    store = store or ItemStore(1)
+    for item in items:
+        store.upsert(item)
+    model = ServingModel(learned.release())
+    while not model.synced(store):
+        model.sync(store)
+    return model, store
+
+
+def twins(unmet: Sequence[Item]) -> list[Item]:
+    return [replace(item, item_id=item.item_id.replace("unmet", "twin")) for item in unmet]
+
+
+def arrive(model: ServingModel, store: ItemStore, items: Sequence[Item], cache: Path) -> None:
+    for item, vectors in zip(items, LiveEncoders(cache).encode(items), strict=True):
+        assert store.set_vectors(item.item_id, vectors) == 0
+    while not model.synced(store):
+        model.sync(store)
+
+
+@pytest.mark.parametrize("shared_cache", [True, False])
+def test_a_live_vector_is_the_one_that_training_gives_to_the_same_content_with_its_id_hidden(
+    world: World, tmp_path: Path, shared_cache: bool
+) -> None:
+    learned, seen, unmet, cache = world
+    model, store = bound(learned, [*seen, *unmet, *twins(unmet)])
+    arrive(model, store, twins(unmet), cache if shared_cache else tmp_path)
+    trained = model.vectors[store.rows_of([item.item_id for item in unmet])]
+    live = model.vectors[store.rows_of([item.item_id for item in twins(unmet)])]
+    # other batches may round to the other neighbour in half precision
+    assert live == pytest.approx(trained, abs=1e-5 if shared_cache else 5e-3)
+    for columns in (model.text, model.image, model.content):
+        pairs = [columns[store.rows_of([f"{kind}-{name}" for name in KINDS])] for kind in ("unmet", "twin")]
+        assert pairs[1] == pytest.approx(pairs[0], abs=1e-5 if shared_cache else 5e-3)
+
+
+def test_each_modality_moves_the_vector_and_missing_is_not_zero(
+    world: World,
+) -> None:
+    """The tower learned what to do without text or image: it differs from a text or image whose vector is 0."""
+    learned, _, _, _ = world
+    model = ServingModel(learned.release())
+    hashed = np.zeros((4, TEXT_DIMENSIONS), np.float32)
+    zeros = [np.zeros((4, model.release.text.shape[1]), np.float32), np.zeros((4, model.release.image.shape[1]), np.float32)]
+    present = np.asarray([[0, 0], [1, 0], [0, 1], [1, 1]], np.float32)
+    found = model._item(hashed, *zeros, present)
+    apart = [float(np.abs(found[a] - found[b]).max()) for a in range(4) for b in range(a)]
+    assert min(apart) > 1e-3
+
+
+def test_vectors_that_come_late_or_change_or_go_change_what_serves(
+    world: World,
+) -> None:
+    learned, seen, unmet, cache = world
+    both = twins(unmet)[0]
+    model, store = bound(learned, [*seen, both])
+    row = store.row_of(both.item_id)
+    without = model.vectors[row].copy()
+    assert not model.present[row].any()
+    arrive(model, store, [both], cache)
+    full = model.vectors[row].copy()
+    assert model.present[row].all()
+    assert np.abs(full - without).max() > 1e-3
+    store.upsert(replace(both, title="something else"))  # its vectors stay until the encoders have read it again
+    model.sync(store)
+    assert model.present[row].all()
+    store.upsert(both)
+    store.remove_vectors(both.item_id)
+    model.sync(store)
+    assert model.vectors[row] == pytest.approx(without, abs=1e-6)
+    known = store.row_of(seen[1].item_id)
+    before = model.vectors[known].copy()
+    arrive(model, store, [replace(seen[1], image=None)], cache)
+    assert np.array_equal(model.vectors[known], before), "what training saw keeps its vector"
+
+
+def test_vectors_may_come_before_their_item(world: World) -> None:
+    learned, seen, unmet, cache = world
+    both = twins(unmet)[0]
+    model, store = bound(learned, seen)
+    arrive(model, store, [both], cache)
+    store.upsert(both)
+    model.sync(store)
+    other, theirs = bound(learned, [*seen, both])
+    arrive(other, theirs, [both], cache)
+    assert model.vectors[store.row_of(both.item_id)] == pytest.approx(other.vectors[theirs.row_of(both.item_id)], abs=1e-6)
+
+
+def test_another_encoder_than_training_had_counts_as_missing(world: World) -> None:
+    learned, seen, unmet, cache = world
+    both = twins(unmet)[0]
+    model, store = bound(learned, [*seen, both])
+    without = model.vectors[store.row_of(both.item_id)].copy()
+    for vectors in LiveEncoders(cache).encode([both]):
+        store.set_vectors(both.item_id, [replace(vector, encoder=f"{vector.encoder}-next") for vector in vectors])
+    model.sync(store)
+    assert np.array_equal(model.vectors[store.row_of(both.item_id)], without)
+    assert not model.present[store.row_of(both.item_id)].any()
+
+
+def test_a_release_of_format_1_serves_as_it_did(world: World, tmp_path: Path) -> None:
+    learned, seen, unmet, cache = world
+    folder = learned.write(tmp_path / "a", {})
+    old = tmp_path / "b" / folder.name
+    shutil.copytree(folder, old)
+    (old / "text_projection.npy").unlink()
+    (old / "image_projection.npy").unlink()
+    fields = json.loads((folder / "manifest.json").read_text())
+    files = {name: digest for name, digest in fields["files"].items() if "projection" not in name}
+    first = {name: value for name, value in fields.items() if name != "encoders"} | {"format": 1, "files": files}
+    (old / "manifest.json").write_text(json.dumps(first))
+    model = ServingModel(Release.open(old))
+    store = ItemStore(1)
+    for item in (*seen, *twins(unmet)):
+        store.upsert(item)
+    model.sync(store)
+    before = model.vectors.copy()
+    arrive(model, store, twins(unmet), cache)
+    assert np.array_equal(model.vectors, before)
+    both = store.row_of("twin-both")
+    alone = model._item(store.text[[both]], *(np.zeros((1, w), np.float32) for w in (*model._widths, 2)))
+    assert model.vectors[both] == pytest.approx(alone[0], abs=1e-6)
+    (folder / "manifest.json").write_text(json.dumps({**fields, "format": 1}))
+    with pytest.raises(ReleaseRejected, match="wrongly"):
+        Release.open(folder)
+
+
+def test_many_unseen_items_are_taken_in_a_bounded_number_at_a_time(world: World) -> None:
+    learned, seen, _, _ = world
+    model, store = ServingModel(learned.release()), ItemStore(1)
+    many = [Item(f"n{n}", f"thing {n}") for n in range(SYNC_AT_ONCE + 50)]
+    for item in (*many, *seen):
+        store.upsert(item)
+    model.sync(store)
+    assert not model.synced(store)
+    assert model.vectors[SYNC_AT_ONCE - 1].any()
+    assert not model.vectors[SYNC_AT_ONCE].any()
+    model.sync(store)
+    assert model.synced(store)
+    assert np.abs(model.vectors[: len(store)]).sum(axis=1).all()
+    assert model.content[store.row_of(seen[0].item_id)].any()
+
+
+VECTORS = st.lists(
+    st.tuples(st.integers(0, 30), st.sampled_from(["a", "b"]), st.none() | st.integers(1, 9), st.booleans()), max_size=40
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(VECTORS)
+def test_a_store_holds_the_newest_vector_of_each_item_and_encoder(drawn: list[tuple[int, str, int | None, bool]]) -> None:
+    store, expected, touched = VectorStore(), dict[tuple[int, str], int | None](), list[int]()
+    for row, encoder, value, gone in drawn:
+        if gone:
+            store.remove(row)
+            expected = {key: v for key, v in expected.items() if key[0] != row}
+        else:
+            values = None if value is None else np.full(3, value, HALF)
+            store.put(row, [ItemVector("text", encoder, b"", values)])
+            expected[row, encoder] = value
+        touched.append(row)
+    rows = np.arange(40)
+    for encoder in ("a", "b"):
+        values, present = store.read(encoder, rows, 3)
+        for row in rows.tolist():
+            value = expected.get((row, encoder))
+            assert present[row] == (value is not None)
+            assert values[row].tolist() == [float(value or 0)] * 3
+    assert store.changed(0).tolist() == [r for n, r in enumerate(touched) if r not in touched[n + 1 :]]
+    assert not store.read("a", rows, 4)[1].any()
+
+
+VALUES = st.lists(st.floats(-1, 1, width=16), min_size=1, max_size=9)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["text", "image"]), st.none() | VALUES), max_size=4))
+def test_vectors_survive_the_wire(drawn: list[tuple[str, list[float] | None]]) -> None:
+    vectors = [ItemVector(m, f"{m}-1", b"x" * 32, None if v is None else np.asarray(v, HALF)) for m, v in drawn]
+    item_id, back = vectors_from(decode("item_vectors", encode("item_vectors", vectors_to("ü", vectors)))[0])
+    assert item_id == "ü"
+    for given_, found in zip(vectors, back, strict=True):
+        assert (found.modality, found.encoder, found.content_sha256) == (given_.modality, given_.encoder, b"x" * 32)
+        assert (found.values is None) == (given_.values is None)
+        assert found.values is None or np.array_equal(found.values, given_.values)  # type: ignore[arg-type]
+    marks = [fingerprint((v.modality, v.encoder, v.content_sha256) for v in way) for way in (vectors, vectors[::-1])]
+    assert marks[0] == marks[1], "the order says nothing"
+
+
+@pytest.mark.parametrize("values", [b"\x00", np.asarray([np.inf], HALF).tobytes(), b"\x00" * 20_000])
+def test_vectors_that_are_none_are_refused(values: bytes) -> None:
+    entry = {"modality": "text", "encoder": "e", "content_sha256": b"", "values": values}
+    with pytest.raises(BadEvent):
+        vectors_from({"item_id": "i", "vectors": [entry]})
+
+
+def test_fingerprints_change_with_the_content_alone(tmp_path: Path) -> None:
+    encoders, item = LiveEncoders(tmp_path), Item("a", "a title", image=str(tmp_path / "a.png"))
+    (first,) = encoders.fingerprints([item])
+    assert encoders.fingerprints([replace(item, item_id="b", price=3.0, available=False)]) == [first]
+    (second,) = encoders.fingerprints([replace(item, title="another")])
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    (third,) = encoders.fingerprints([item])
+    assert len({first, second, third}) == 3

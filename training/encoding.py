@@ -1,0 +1,63 @@
+"""The encoders of text and image as one, for items that arrive one after the other: what `riffle encode` asks by name.
+
+Nothing is loaded before the first item that needs it: an encoder that has nothing to do holds no weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.vectors import HALF, ItemVector, fingerprint
+from schemas.records import Item
+from training.encoders import Encoder, ImageEncoder, TextEncoder, VectorCache, encode_into
+
+__all__ = ["LiveEncoders"]
+
+
+class LiveEncoders:
+    """Text and image vectors of items, by the same encoders and the same cache as training."""
+
+    def __init__(self, cache: Path, text_model: str = "") -> None:
+        """`cache`: the folder of vectors that training uses; `text_model`: what `riffle train --text-model` is given."""
+        self._cache = cache
+        self._makers: dict[str, Callable[[], Encoder]] = {"text": lambda: TextEncoder(text_model), "image": ImageEncoder}
+        self._made: dict[str, tuple[Encoder, VectorCache]] = {}
+
+    def _encoders(self) -> dict[str, tuple[Encoder, VectorCache]]:
+        if not self._made:
+            for modality, make in self._makers.items():
+                encoder = make()
+                self._made[modality] = (encoder, VectorCache(self._cache, encoder))
+        return self._made
+
+    def fingerprints(self, items: Sequence[Item]) -> list[int]:
+        """Per item, what its vectors would be made of now: those of an item whose content did not change are the same."""
+        found = []
+        for item in items:
+            contents = [(m, encoder.name, encoder.content(item)) for m, (encoder, _) in self._encoders().items()]
+            found.append(
+                fingerprint((m, name, hashlib.sha256(c).digest() if c is not None else b"") for m, name, c in contents)
+            )
+        return found
+
+    def encode(self, items: Sequence[Item]) -> list[tuple[ItemVector, ...]]:
+        """Per item its vector in every modality; a content that was encoded before, here or in training, is not again."""
+        columns = []
+        for modality, (encoder, kept) in self._encoders().items():
+            keys = encode_into(kept, items, encoder)
+            columns.append([_vector(modality, encoder, key, kept) for key in keys])
+        return list(zip(*columns, strict=True))
+
+
+def _digest(content: bytes | None) -> bytes:
+    return b"" if content is None else hashlib.sha256(content).digest()
+
+
+def _vector(modality: str, encoder: Encoder, key: bytes | None, kept: VectorCache) -> ItemVector:
+    values: NDArray[np.float32] | None = None if key is None else kept.get(key)
+    return ItemVector(modality, encoder.name, key or b"", None if values is None else values.astype(HALF))
