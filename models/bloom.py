@@ -14,16 +14,28 @@ import numpy as np
 from numpy.typing import NDArray
 from pybloom_live import BloomFilter
 
-__all__ = ["BITS", "CAPACITY", "MAX_TIERS", "SLICES", "TIER_BYTES", "SeenSet", "positions"]
+from models.kernels.seen import contained
+
+__all__ = ["BITS", "CAPACITY", "EARLIER_BITS", "EARLIER_TIER_BYTES", "MAX_TIERS", "SLICES", "TIER_BYTES", "EarlierSeenSet"]
+__all__ += ["SeenSet", "earlier_positions", "positions"]
 
 ERROR_RATE = 0.01
 "Probability that a person's whole seen-set claims an item that it does not hold."
-CAPACITY = 256
+CAPACITY = 1_400
 "Items of one tier."
-MAX_TIERS = 16
-"Tiers kept; with one more, the oldest is dropped and its items may be shown again."
+MAX_TIERS = 3
+"""Tiers kept; with one more, the oldest is dropped and its items may be shown again. The error rate is divided among the tiers,
+which costs bits: few tiers that hold much take 1.28 times the theoretical bits per item, sixteen small ones took 1.66."""
+EARLIER_CAPACITY, EARLIER_TIERS = 256, 16
+"What tiers were in records of formats 1 and 2."
 
-_TEMPLATE = BloomFilter(CAPACITY, ERROR_RATE / MAX_TIERS)
+TIER_RATE = 0.85 * ERROR_RATE / MAX_TIERS
+"Error rate that a tier is made for: bits divided into slices err a little more often than the formula says."
+
+_TEMPLATE = BloomFilter(CAPACITY, TIER_RATE)
+_EARLIER = BloomFilter(EARLIER_CAPACITY, ERROR_RATE / EARLIER_TIERS)
+EARLIER_BITS: int = _EARLIER.num_bits
+EARLIER_TIER_BYTES = (EARLIER_BITS + 7) // 8
 SLICES: int = _TEMPLATE.num_slices
 BITS: int = _TEMPLATE.num_bits
 TIER_BYTES = (BITS + 7) // 8
@@ -32,8 +44,17 @@ TIER_BYTES = (BITS + 7) // 8
 @functools.lru_cache(maxsize=100_000)
 def positions(item_id: str) -> NDArray[np.int32]:
     """Bit positions of an item in every tier: int32 `(SLICES,)`, read-only."""
-    per_slice = _TEMPLATE.bits_per_slice
-    found = np.fromiter((n * per_slice + h for n, h in enumerate(_TEMPLATE.make_hashes(item_id))), dtype=np.int32, count=SLICES)
+    return _positions(_TEMPLATE, item_id)
+
+
+def earlier_positions(item_id: str) -> NDArray[np.int32]:
+    """Bit positions of an item in a tier of a record of format 1 or 2: int32, read-only."""
+    return _positions(_EARLIER, item_id)
+
+
+def _positions(template: BloomFilter, item_id: str) -> NDArray[np.int32]:
+    per_slice = template.bits_per_slice
+    found = np.fromiter((n * per_slice + h for n, h in enumerate(template.make_hashes(item_id))), dtype=np.int32)
     found.flags.writeable = False
     return found
 
@@ -74,12 +95,9 @@ class SeenSet:
 
     def contains_many(self, where: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Which of m items are held. `where`: bit positions int32 `(m, SLICES)`; returns bool `(m,)`."""
-        found = np.zeros(len(where), np.bool_)
         if not self.tiers:
-            return found
-        index, shift = where >> 3, (where & 7).astype(np.uint8)
-        for tier in self.tiers:
-            found |= ((tier[index] >> shift) & 1).all(axis=1)
+            return np.zeros(len(where), np.bool_)
+        found: NDArray[np.bool_] = contained(np.stack(self.tiers), np.ascontiguousarray(where))
         return found
 
     def __contains__(self, item_id: str) -> bool:
@@ -98,3 +116,19 @@ class SeenSet:
         for n, count in enumerate(counts):
             made._append(bytearray(bits[n * TIER_BYTES : (n + 1) * TIER_BYTES]), count)
         return made
+
+
+class EarlierSeenSet:
+    """The seen-set of a record of format 1 or 2. Its tiers have other bits, so its items must be found to be kept."""
+
+    __slots__ = ("_tiers",)
+
+    def __init__(self, tiers: int, bits: bytes) -> None:
+        """Raises ValueError when the bits do not fit the number of tiers."""
+        self._tiers = np.frombuffer(bits, np.uint8).reshape(tiers, EARLIER_TIER_BYTES)
+
+    def held(self, item_ids: Sequence[str], where: NDArray[np.int32]) -> list[str]:
+        """Those of m items that it claims; `where`: their `earlier_positions`, int32 `(m, slices)`."""
+        if not len(self._tiers) or not len(item_ids):
+            return []
+        return [item_ids[n] for n in np.flatnonzero(contained(self._tiers, where)).tolist()]

@@ -17,7 +17,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from models.bloom import TIER_BYTES, SeenSet
+from models.bloom import EARLIER_BITS, EARLIER_TIER_BYTES, TIER_BYTES, EarlierSeenSet, SeenSet
+from models.kernels import records
 from models.kernels.records import AFFINITY_HALF_LIFE_MS, DENSE, HISTORY, SPARSE, UNIT, WORDS
 from models.kernels.statistics import POPULARITY_HALF_LIFE_MS
 from schemas.errors import StoreCorrupt
@@ -35,12 +36,13 @@ __all__ = [
 
 T = TypeVar("T")
 FORMAT = 2
+"Of statistics and neighbours; records of people have `models.kernels.records.FORMAT`."
 EVENT = np.dtype([("time", "<i8"), ("item", "<u8"), ("value", "<f4"), ("action", "<u2")])
 HEAD_1 = struct.Struct("<BIIHH")
 "Format 1: format, length of the JSON part, length of the history, event hashes, tiers."
 HEAD_2 = struct.Struct("<BBHHHHHIqqIIII")
-"""Format 2: format, tiers, actions, affinities, events, event hashes, bytes of the session id, events of the session, first
-event and session start (epoch ms), positions of sparse tiers, place of the 2-byte section (in 2 bytes), of the 4-byte
+"""Formats 2 and 3: format, tiers, actions, affinities, events, event hashes, bytes of the session id, events of the session,
+first event and session start (epoch ms), positions of sparse tiers, place of the 2-byte section (in 2 bytes), of the 4-byte
 section (in 4), 0."""
 STATISTICS_2 = struct.Struct("<BBHIdqdqq")
 "Format 2: format, 0, actions, bytes of their names, value sum, value count, popularity, updated, first (epoch ms)."
@@ -96,6 +98,8 @@ class UserRecord:
     "The newest events by event time, newest last: structured `EVENT` `(≤ HISTORY,)`."
     arrived: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64), repr=False)
     "Hashes of the newest events by arrival, newest last, at most HISTORY: the window in which duplicates are dropped."
+    earlier: EarlierSeenSet | None = field(default=None, repr=False, compare=False)
+    "The seen-set of a record of format 1 or 2; `seen` is empty then, until somebody who knows the items moves them over."
 
     @property
     def actions(self) -> list[str]:
@@ -138,7 +142,7 @@ class UserRecord:
             *positions,
         ]
         head = HEAD_2.pack(
-            FORMAT,
+            records.FORMAT,
             len(self.seen.tiers),
             len(self.counts),
             len(self.affinities),
@@ -162,10 +166,14 @@ class UserRecord:
         Raises:
             StoreCorrupt: an unknown format, or lengths that do not fit.
         """
-        return _decoded(data, {1: cls._of_1, 2: cls._of_2}, "user record")
+        return _decoded(data, {1: cls._of_1, 2: cls._of_2, 3: cls._of_3}, "user record")
 
     @classmethod
     def _of_2(cls, data: bytes) -> UserRecord:
+        return cls._of_3(data, EARLIER_TIER_BYTES, (EARLIER_BITS + 63) // 64)
+
+    @classmethod
+    def _of_3(cls, data: bytes, tier_bytes: int = TIER_BYTES, tier_words: int = WORDS) -> UserRecord:
         head = HEAD_2.unpack_from(data)
         tiers, actions, affinities, events, hashes, session_bytes, session_events = head[1:8]
         first_ms, session_ms, sparse, _, medium_at, _ = head[8:]
@@ -186,9 +194,9 @@ class UserRecord:
         bits = b""
         for count in held.tolist():
             if count == DENSE:
-                bits += dense.take("<u8", WORDS).tobytes()[:TIER_BYTES]
+                bits += dense.take("<u8", tier_words).tobytes()[:tier_bytes]
             else:
-                tier = np.zeros(8 * TIER_BYTES, np.uint8)
+                tier = np.zeros(8 * tier_bytes, np.uint8)
                 tier[positions.take("<u2", count)] = 1
                 bits += np.packbits(tier, bitorder="little").tobytes()
         names = read.texts(np.concatenate([[session_bytes], lengths]).astype(np.uint16))
@@ -197,9 +205,10 @@ class UserRecord:
             {n: (w, a) for n, w, a in zip(names[1 + actions :], weights.tolist(), at.tolist(), strict=True)},
             first_ms,
             (names[0], session_ms, session_events),
-            SeenSet.of_bytes(items.tolist(), bits),
+            SeenSet.of_bytes(items.tolist(), bits) if tier_bytes == TIER_BYTES else SeenSet(),
             history,
             arrived,
+            EarlierSeenSet(tiers, bits) if tier_bytes != TIER_BYTES else None,
         )
 
     @classmethod
@@ -216,9 +225,10 @@ class UserRecord:
             {name: (weight, at) for name, (weight, at) in affinities.items()},
             first_ms,
             (session[0], session[1], session[2]),
-            SeenSet.of_bytes(tier_counts, data[start + history_size + arrived.nbytes :]),
+            SeenSet(),
             history,
             arrived,
+            EarlierSeenSet(tiers, data[start + history_size + arrived.nbytes :]),
         )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from models.bloom import earlier_positions
 from models.items import ItemStore
 from models.kernels import covisits, records, statistics
 from models.state import ItemStatRow, NeighbourRow, UserRecord, hash64
@@ -49,6 +50,8 @@ class UserTable:
         self._load = load
         self._rows: dict[bytes, bytes | None] = {}
         self._dirty: set[bytes] = set()
+        self._earlier = np.zeros((0, len(earlier_positions(""))), np.int32)
+        "Positions of the catalogue's items in earlier seen-sets, as far as such were met."
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -116,7 +119,7 @@ class UserTable:
         if missing:
             for user, row in zip(missing, self._load(missing), strict=True):
                 # an older format is brought up to date when it is read
-                rows[user] = UserRecord.decode(row).encode() if row and row[0] != records.FORMAT else row
+                rows[user] = self._current(row).encode() if row and row[0] != records.FORMAT else row
         return [rows[user] for user in users]
 
     def erase(self, user: bytes) -> None:
@@ -130,7 +133,20 @@ class UserTable:
         missing = [key for key in keys if key not in self._rows]
         stored = dict(zip(missing, self._load(missing), strict=True)) if missing else {}
         found = [self._rows[key] if key in self._rows else stored[key] for key in keys]
-        return [UserRecord.decode(row) if row else None for row in found]
+        return [self._current(row) if row else None for row in found]
+
+    def _current(self, row: bytes) -> UserRecord:
+        """A record of any format as today's. Of an earlier seen-set those items are kept that the catalogue knows."""
+        record = UserRecord.decode(row)
+        if record.earlier is not None:
+            ids = self._items.ids
+            if len(self._earlier) < len(ids):
+                more = [earlier_positions(item_id) for item_id in ids[len(self._earlier) :]]
+                self._earlier = np.concatenate([self._earlier, np.stack(more)])
+            for item_id in record.earlier.held(ids, self._earlier[: len(ids)]):
+                record.seen.add(item_id)
+            record.earlier = None
+        return record
 
     def take(self) -> dict[bytes, bytes | None]:
         """Rows changed since the last call; None where a person was erased."""

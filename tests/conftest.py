@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from models.kernels.decay import halved
 from models.warm import warm
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from training.learn import Learned
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# how long an example takes says something about the machine, not about the law
+hypothesis_settings.register_profile("riffle", deadline=None)
+hypothesis_settings.load_profile("riffle")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -19,7 +19,8 @@ from models.kernels.index import find
 __all__ = ["ACTIONS", "AFFINITIES", "AFFINITY_HALF_LIFE_MS", "DENSE", "FORMAT", "FORWARD_UNITS", "HEAD", "HISTORY", "WORDS"]
 __all__ += ["SESSION_GAP_MS", "SLACK", "UNIT", "WINDOW", "apply_records"]
 
-FORMAT = 2
+FORMAT = 3
+"Format 2 was the same with tiers of another size."
 HEAD = 48
 HISTORY = 200
 "Events kept per person."

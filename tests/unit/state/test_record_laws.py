@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import pairwise
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pybloom_live import BloomFilter
 from reference import Tables, decayed, records_of
 
+from models.bloom import CAPACITY, EARLIER_CAPACITY, EARLIER_TIERS, ERROR_RATE, MAX_TIERS
 from models.items import ItemStore
 from models.kernels.covisits import add_pairs, grouped, merge_rows
 from models.kernels.decay import halved
@@ -228,7 +232,7 @@ OLD_RECORD = (
     "00ae2a1effba11cf0a0000c07f0000e86be5cf8b010000209ea37d642c97320000904001001b5d5e51f54f0f04fed135082f"
     "0eff78"
 )
-GOLDEN = (
+GOLDEN_2 = (
     "020102000400020002000200020000000068e5cf8b0100000068e5cf8b010000160000007000000034000000000000000068"
     "e5cf8b010000e86be5cf8b010000ae2a1effba11cf0a209ea37d642c97321b5d5e51f54f0f04fed135082f0eff782c622af1"
     "d043f3afda26cf16cdaef8b343f000a36f6d744efcd38eb77616f227054f7d0d9e505c5db42c3e6f12633c41000000000000"
@@ -236,6 +240,15 @@ GOLDEN = (
     "e86be5cf8b0100000000c07f00009040010000000100000000000100040004000200020002000200020016009a00cc00b101"
     "70022303db03470549051e06ec06da0747088008bf09d7098a0abd0b6c0ca60df30dcd0ef30e733176696577726174656331"
     "643163326432000000000000"
+)
+GOLDEN = (
+    "030102000400020002000200020000000068e5cf8b0100000068e5cf8b010000120000007000000034000000000000000068"
+    "e5cf8b010000e86be5cf8b010000ae2a1effba11cf0a209ea37d642c97321b5d5e51f54f0f04fed135082f0eff782c622af1"
+    "d043f3afda26cf16cdaef8b343f000a36f6d744efcd38eb77616f227054f7d0d9e505c5db42c3e6f12633c41000000000000"
+    "f03f000000000000f03f000000000000f03f000000000000f03f0068e5cf8b0100000068e5cf8b010000e86be5cf8b010000"
+    "e86be5cf8b0100000000c07f00009040010000000100000000000100040004000200020002000200020012006f050606770b"
+    "660d31159d1575161b1b8b208c212d29912b233163329734e53a843dbe417331766965777261746563316431633264320000"
+    "00000000"
 )
 SAME = [
     Interaction("e1", "ann", "i1", START, "view", None, "s1"),
@@ -247,17 +260,45 @@ def test_golden_bytes_of_a_record() -> None:
     assert play(SAME, [])[0]["ann"].hex() == GOLDEN
 
 
-def test_a_record_of_the_first_format_reads_as_todays() -> None:
-    seen = UserRecord.decode(bytes.fromhex(GOLDEN)).seen.to_bytes()[1]
-    store = catalogue()
-    table = UserTable(store, lambda keys: [bytes.fromhex(OLD_RECORD) + seen for _ in keys])
-    again = table.apply(EventColumns.of(SAME, [0, 1]))
-    assert again.accepted.tolist() == [0, 0]
-    old, new = UserRecord.decode(table.take()[b"ann"] or b""), UserRecord.decode(bytes.fromhex(GOLDEN))
-    assert (old.counts, old.affinities, old.session, old.first_ms) == (new.counts, new.affinities, new.session, new.first_ms)
-    assert old.history.tobytes() == new.history.tobytes()
-    assert old.arrived.tolist() == new.arrived.tolist()
-    assert old.seen.to_bytes() == new.seen.to_bytes()
+def earlier_tiers(items: list[list[str]]) -> bytes:
+    """Tiers of a seen-set of formats 1 and 2."""
+    found = b""
+    for held in items:
+        tier = BloomFilter(EARLIER_CAPACITY, ERROR_RATE / EARLIER_TIERS)
+        for item_id in held:
+            tier.add(item_id)
+        found += tier.bitarray.tobytes()
+    return found
+
+
+@pytest.mark.parametrize("old", [OLD_RECORD + earlier_tiers([["i1", "i2"]]).hex(), GOLDEN_2], ids=["format 1", "format 2"])
+def test_a_record_of_an_earlier_format_reads_as_todays(old: str) -> None:
+    table = UserTable(catalogue(), lambda keys: [bytes.fromhex(old) for _ in keys])
+    looked_up = table.lookup(["ann"])[0]
+    assert table.apply(EventColumns.of(SAME, [0, 1])).accepted.tolist() == [0, 0]
+    assert looked_up is not None
+    new = UserRecord.decode(bytes.fromhex(GOLDEN))
+    for read in (looked_up, UserRecord.decode(table.take()[b"ann"] or b"")):
+        assert (read.counts, read.affinities, read.session) == (new.counts, new.affinities, new.session)
+        assert read.first_ms == new.first_ms
+        assert read.history.tobytes() == new.history.tobytes()
+        assert read.arrived.tolist() == new.arrived.tolist()
+        assert read.seen.to_bytes() == new.seen.to_bytes()
+
+
+@given(st.lists(st.integers(0, 2_000).map("i{}".format), max_size=700, unique=True))
+@settings(max_examples=25, deadline=None)
+def test_what_an_earlier_seen_set_held_stays_seen(held: list[str]) -> None:
+    store = ItemStore(capacity=4)
+    for n in range(2_001):
+        store.row_for(f"i{n}")
+    tiers = [held[start : start + EARLIER_CAPACITY] for start in range(0, len(held), EARLIER_CAPACITY)]
+    small = orjson.dumps([{}, [], {}, 0, ["", 0, 0], [len(tier) for tier in tiers]])
+    old = struct.pack("<BIIHH", 1, len(small), 0, 0, len(tiers)) + small + earlier_tiers(tiers)
+    record = UserTable(store, lambda keys: [old for _ in keys]).lookup(["u"])[0]
+    assert record is not None
+    assert all(item_id in record.seen for item_id in held)
+    assert sum(record.seen.counts) <= len(held) + 40, "and next to nothing else"
 
 
 def test_rows_of_the_first_format_read_as_todays() -> None:
@@ -367,7 +408,7 @@ def test_many_actions_and_categories_stay_bounded() -> None:
 
 
 def test_a_seen_set_ages_out_as_the_plain_one_does() -> None:
-    stream = [Interaction(f"e{n}", "ann", f"x{n}", START + n) for n in range(17 * 256 + 5)]
+    stream = [Interaction(f"e{n}", "ann", f"x{n}", START + n) for n in range((MAX_TIERS + 1) * CAPACITY + 5)]
     record = records_of(stream, ItemStore(capacity=4))["ann"]
     assert record.encode() == Tables.after(stream, {}).people["ann"].record().encode()
-    assert len(record.seen.tiers) == 16
+    assert len(record.seen.tiers) == MAX_TIERS

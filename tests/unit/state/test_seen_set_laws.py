@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pybloom_live import BloomFilter
 
-from models.bloom import CAPACITY, ERROR_RATE, MAX_TIERS, SeenSet, positions
+from models.bloom import BITS, CAPACITY, ERROR_RATE, MAX_TIERS, TIER_RATE, SeenSet, positions
 
 ids = st.lists(st.text(min_size=1, max_size=12), max_size=60)
 
@@ -27,7 +29,7 @@ def test_what_was_added_is_never_denied(item_ids: list[str]) -> None:
 
 @given(ids, ids)
 def test_one_tier_holds_the_bits_and_gives_the_answers_of_pybloom_live(item_ids: list[str], asked: list[str]) -> None:
-    seen, peer = of(item_ids), BloomFilter(CAPACITY, ERROR_RATE / MAX_TIERS)
+    seen, peer = of(item_ids), BloomFilter(CAPACITY, TIER_RATE)
     for item_id in item_ids:
         peer.add(item_id)
     if item_ids:
@@ -37,7 +39,7 @@ def test_one_tier_holds_the_bits_and_gives_the_answers_of_pybloom_live(item_ids:
 
 @given(ids)
 def test_add_says_whether_the_item_was_new_as_pybloom_live_does(item_ids: list[str]) -> None:
-    seen, peer = SeenSet(), BloomFilter(CAPACITY, ERROR_RATE / MAX_TIERS)
+    seen, peer = SeenSet(), BloomFilter(CAPACITY, TIER_RATE)
     assert [not seen.add(item_id) for item_id in item_ids] == [peer.add(item_id) for item_id in item_ids]
 
 
@@ -75,3 +77,7 @@ def test_beyond_the_last_tier_the_oldest_items_age_out_and_the_newest_stay() -> 
     # An item that an older tier falsely claimed goes when that tier goes.
     assert seen.contains_many(newest).mean() >= 1 - ERROR_RATE
     assert not seen.contains_many(np.stack([positions(item_id) for item_id in held[:CAPACITY]])).mean() > ERROR_RATE * 2
+
+
+def test_a_full_seen_set_takes_at_most_1_3_times_the_theoretical_bits_per_item() -> None:
+    assert 1.3 * 1.44 * math.log2(1 / ERROR_RATE) >= BITS / CAPACITY

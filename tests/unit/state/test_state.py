@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pybloom_live import BloomFilter
 
-from models.bloom import CAPACITY, ERROR_RATE, MAX_TIERS, SeenSet, positions
+from models.bloom import CAPACITY, ERROR_RATE, TIER_RATE, SeenSet, positions
 from models.items import ItemStore, text_vector
 from models.state import ItemStatRow
 from schemas.records import Item
@@ -16,7 +16,7 @@ from schemas.records import Item
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=CAPACITY, unique=True), st.lists(st.text(max_size=12)))
 def test_seen_set_answers_as_pybloom_does(held: list[str], others: list[str]) -> None:
-    mine, theirs = SeenSet(), BloomFilter(CAPACITY, ERROR_RATE / MAX_TIERS)
+    mine, theirs = SeenSet(), BloomFilter(CAPACITY, TIER_RATE)
     for item in held:
         assert mine.add(item) == (not theirs.add(item))
     wanted = [item in theirs for item in held + others]
