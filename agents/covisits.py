@@ -80,6 +80,7 @@ class CovisitPartition:
             partition=partition,
             group=settings.app_id,
             take=self._take,
+            timed=lambda part: metrics.timed("work_seconds", part=part),
         )
         self._table = NeighbourTable(lambda keys: self.state.store.get_many([ROW + key for key in keys]))
         self._outputs: list[Output] = []
@@ -115,7 +116,8 @@ class CovisitPartition:
                 self._metrics.count("covisits", outcome="dead_letter")
                 self._outputs.append(dead_letter(self._settings, chunk, n, exc.code, exc.message))
                 continue
-            self._table.add(increments)
+            with self._metrics.timed("work_seconds", part="neighbours"):
+                self._table.add(increments)
         self.state.applied = max(self.state.applied, chunk.last_offset)
 
     def _take(self) -> Flush | None:

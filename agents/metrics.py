@@ -5,7 +5,9 @@ from __future__ import annotations
 import bisect
 import math
 import threading
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 __all__ = ["BUCKETS_S", "MAX_SERIES", "Metrics"]
 
@@ -60,6 +62,15 @@ class Metrics:
             series = self._counters.setdefault(name, {})
             key = _series(series, labels)
             series[key] = series.get(key, 0) + n
+
+    @contextmanager
+    def timed(self, name: str, /, **labels: object) -> Iterator[None]:
+        """Count the seconds that a block takes, by the wall clock."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.count(name, time.perf_counter() - started, **labels)
 
     def gauge(self, name: str, value: float, /, **labels: object) -> None:
         """Set a gauge."""

@@ -77,6 +77,7 @@ class UserPartition:
             partition=partition,
             group=settings.app_id,
             take=self._take,
+            timed=lambda part: metrics.timed("work_seconds", part=part),
         )
         self._users = UserTable(items, lambda keys: self.state.store.get_many([USER + key for key in keys]))
         self._statistics = StatisticsTable(items)
@@ -117,14 +118,15 @@ class UserPartition:
             self._metrics.count("events", start, outcome="replayed")
         if start == len(chunk):
             return
-        decoded = decode_interactions(
-            chunk.values[start:],
-            chunk.keys[start:],
-            chunk.headers[start:],
-            chunk.offsets[start:],
-            self._registry,
-            chunk.timestamps[start:],
-        )
+        with self._metrics.timed("work_seconds", part="decode"):
+            decoded = decode_interactions(
+                chunk.values[start:],
+                chunk.keys[start:],
+                chunk.headers[start:],
+                chunk.offsets[start:],
+                self._registry,
+                chunk.timestamps[start:],
+            )
         for bad in decoded.bad:
             self._metrics.count("events", outcome="dead_letter", code=bad.code)
             self._outputs.append(dead_letter(self._settings, chunk, start + bad.index, bad.code, bad.reason))
@@ -141,9 +143,12 @@ class UserPartition:
     def _apply(self, events: EventColumns) -> None:
         if not len(events):
             return
-        applied = self._users.apply(events)
-        self._statistics.apply(events, applied)
-        self._covisits.add(applied)
+        with self._metrics.timed("work_seconds", part="records"):
+            applied = self._users.apply(events)
+        with self._metrics.timed("work_seconds", part="statistics"):
+            self._statistics.apply(events, applied)
+        with self._metrics.timed("work_seconds", part="covisits"):
+            self._covisits.add(applied)
         accepted = int(applied.accepted.sum())
         self._event_time = max(self._event_time, int(events.event_time.max()))
         self._items.stream_time_ms = max(self._items.stream_time_ms, self._event_time)

@@ -11,7 +11,9 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
+import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,7 @@ def port() -> int:
 
 @contextlib.contextmanager
 def stack() -> Iterator[Settings]:
+    """A broker and a Redis; topics are for `instance` to make."""
     with tempfile.TemporaryDirectory() as home:
         settings = Settings(
             home=Path(home), kafka_port=port(), controller_port=port(), redis_port=port(), web_port=port(), archive="off"
@@ -41,24 +44,43 @@ def stack() -> Iterator[Settings]:
         try:
             kafka.start()
             redis.start()
-            asyncio.run(ensure_topics(settings))
             yield settings
         finally:
             redis.stop()
             kafka.stop()
 
 
+def instance(on: Settings, partitions: int = 4) -> Settings:
+    """Topics, group and folder of their own on a running stack."""
+    name = uuid.uuid4().hex[:8]
+    home = on.home / name
+    home.mkdir()
+    settings = replace(
+        on, home=home, bootstrap=on.bootstrap_servers, topic_prefix=f"b{name}.", app_id=f"b{name}", partitions=partitions
+    )
+    asyncio.run(ensure_topics(settings))
+    return settings
+
+
 @contextlib.contextmanager
-def worker(settings: Settings) -> Iterator[None]:
+def worker(settings: Settings) -> Iterator[int]:
+    """A worker process; yields its pid."""
+    settings.home.mkdir(exist_ok=True)
     log = (settings.home / "worker.log").open("ab")
     process = subprocess.Popen(
         [sys.executable, "-m", "agents.worker"], env={**os.environ, **settings.environment()}, stdout=log, stderr=log
     )
     try:
-        yield
+        yield process.pid
     finally:
         process.terminate()
         process.wait(30)
+
+
+def resident_mb(pid: int) -> float:
+    """Resident memory of a process, MB (proc(5), VmRSS)."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) / 1e3 for line in lines if line.startswith("VmRSS"))
 
 
 def get(settings: Settings, path: str) -> str:

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from common import await_ready, fill, peers, stack, worker
+from common import await_ready, fill, instance, peers, stack, worker
 
 from schemas.errors import RiffleError
 from streams.client import RiffleClient
@@ -63,7 +63,8 @@ def main() -> None:
     options.add_argument("--peers", type=Path, help="script of the echo peers; without it only Riffle runs")
     options.add_argument("--json", action="store_true")
     asked = options.parse_args()
-    with stack() as settings:
+    with stack() as running:
+        settings = instance(running)
         fill(settings, asked.events, 2_000, asked.items, "zipf")
         with worker(settings):
             await_ready(settings)

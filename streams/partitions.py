@@ -14,6 +14,7 @@ import logging
 import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,7 +70,8 @@ class PartitionState:
 
     `take` is called at every flush and must return, without awaiting, everything changed since its last call: it is
     called again only after the previous flush is durable. When a flush fails the state is unusable and the worker must
-    stop: the records are read again from the last committed offset.
+    stop: the records are read again from the last committed offset. `timed` is given the name of a part of the work, and
+    times it.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class PartitionState:
         partition: int,
         group: str,
         take: Callable[[], Flush | None],
+        timed: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext(),
     ) -> None:
         self._settings = settings
         self.store = store
@@ -90,6 +93,7 @@ class PartitionState:
         self.partition = partition
         self._group = group
         self._take = take
+        self._timed = timed
         self._producer: AIOKafkaProducer | None = None
         self._lock = asyncio.Lock()
         self._failed = False
@@ -179,15 +183,18 @@ class PartitionState:
         async with self._lock:
             if self._failed:
                 raise StoreCorrupt("flush_failed", f"{self.changelog}-{self.partition}: an earlier flush failed")
-            taken = self._take()
+            with self._timed("take"):
+                taken = self._take()
             if taken is None:
                 return False
             started = time.perf_counter()
             taken.rows[APPLIED] = APPLIED_LAYOUT.pack(1, taken.applied)
             # what was taken is nowhere else: after a failure a later flush would commit past it
             self._failed = True
-            position = await self._transaction(taken)
-            await asyncio.to_thread(self.store.write, taken.rows, position)
+            with self._timed("transaction (waiting included)"):
+                position = await self._transaction(taken)
+            with self._timed("rocksdb (in a thread)"):
+                await asyncio.to_thread(self.store.write, taken.rows, position)
             self._failed = False
             self.durable = taken.applied
             self.flush_seconds = time.perf_counter() - started

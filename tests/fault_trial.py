@@ -44,6 +44,13 @@ class Trial:
         """Start the worker, with a fault built in or without."""
         await asyncio.to_thread(self.worker.start, fault=fault)
 
+    async def supervise(self) -> None:
+        """As a supervisor would: start the worker again when it has ended."""
+        while True:
+            await asyncio.sleep(0.5)
+            if self.worker.process.poll() is not None:
+                await self.start()
+
     async def ended(self, timeout_s: float = 60.0) -> int:
         """The worker ends by itself; its exit status."""
         return int(await asyncio.to_thread(self.worker.process.wait, timeout_s))

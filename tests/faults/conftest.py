@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,9 +15,10 @@ from streams.topics import ensure_topics
 
 
 @pytest.fixture
-async def trial(stack: Settings, fresh: Settings, worker_of: Any) -> Trial:
+async def trial(stack: Settings, fresh: Settings, worker_of: Any) -> AsyncIterator[Trial]:
     """A worker that is ready, on topics of its own, with a session timeout of 6 s."""
     made = Trial(replace(fresh, session_timeout_s=6.0, instance="one"), EmbeddedKafka(stack), worker_of)
     await ensure_topics(made.settings)
     await made.sent.start()
-    return made
+    yield made
+    await made.sent.stop()
