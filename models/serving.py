@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.features import FEATURES, SPEC, compute
+from models.index import STANDARD, Found, IndexSettings, VectorIndex, exact_top
 from models.items import TEXT_DIMENSIONS, ItemStore
 from models.pipeline.batch import Candidates, Queries
 from models.release import Release
@@ -41,8 +42,8 @@ def _session(graph: bytes, threads: int) -> Any:
 class ServingModel:
     """What answers requests once it is warm. `prepare` may run in any thread, all else in the thread of the item store."""
 
-    def __init__(self, release: Release, threads: int = 1) -> None:
-        """Open the graphs and try them.
+    def __init__(self, release: Release, threads: int = 1, index: IndexSettings = STANDARD) -> None:
+        """Open the graphs and try them; above `index.exact_below` items, build an index over their vectors.
 
         Raises:
             ReleaseRejected: features of another specification, or a graph that does not run or gives what is not finite.
@@ -68,6 +69,10 @@ class ServingModel:
             raise
         except Exception as exc:
             raise ReleaseRejected("graph", f"a graph of release {release.name} does not run: {exc}") from exc
+        self.index: VectorIndex | None = None
+        "Over the release's items by their number there; None where all vectors are looked at."
+        if len(release.item_ids) >= index.exact_below:
+            self.index = VectorIndex(release.item_vectors, self._sampled_queries(index), index)
         self._index_of = {item_id: n for n, item_id in enumerate(release.item_ids)}
         self._scratch = Scratch()
         self.index_of_row = np.full(0, -1, np.int32)
@@ -100,6 +105,35 @@ class ServingModel:
         for array, shape in ((shapes, (n, self.dimensions)), (items, (n, self.dimensions)), (heads, (n, len(self.heads)))):
             if array.shape != shape or not bool(np.isfinite(array).all()):
                 raise ReleaseRejected("graph", f"a graph of release {self.name} gives {array.shape}, not finite {shape}")
+
+    def _sampled_queries(self, settings: IndexSettings) -> NDArray[np.float32]:
+        """Vectors of people with drawn histories: what the index will be asked, more or less. float32 `(sampled, d)`."""
+        rng, n = np.random.default_rng(settings.seed), settings.sampled
+        picked = np.sort(rng.integers(0, len(self.release.item_ids), (n, LENGTH)), axis=1)
+        mask = (np.arange(LENGTH) >= LENGTH - rng.integers(1, LENGTH + 1, (n, 1))).astype(np.float32)
+        events = np.zeros((n, LENGTH, EVENT_WIDTH), np.float32)
+        events[:, :, 3:5] = 1.0  # liked, by the most frequent action
+        return self._user(self.release.item_vectors[picked] * mask[:, :, None], events * mask[:, :, None], mask)
+
+    def nearest(self, users: NDArray[np.float32], items: ItemStore, most: int) -> list[Found]:
+        """Item rows of largest product per person vector, and the products, best first; available ones only.
+
+        Items that training did not see are looked at one by one, beside the index.
+        """
+        bound = min(self.bound, len(items))
+        if self.index is None:
+            return exact_top(users, self.vectors[:bound], items.available[:bound], most)
+        rows = self.row_of_index
+        there = rows >= 0
+        there[there] = (rows[there] < bound) & items.available[rows[there]]
+        late = np.flatnonzero((self.index_of_row[:bound] < 0) & items.available[:bound])
+        among = exact_top(users, self.vectors[late], np.ones(len(late), np.bool_), most)
+        found = []
+        for (number, score), (place, late_score) in zip(self.index.search(users, there, most), among, strict=True):
+            joined, scores = np.concatenate([rows[number], late[place]]), np.concatenate([score, late_score])
+            order = np.lexsort((joined, -scores))[:most]
+            found.append((joined[order].astype(np.int32), scores[order]))
+        return found
 
     def _user(self, items: NDArray[np.float32], events: NDArray[np.float32], mask: NDArray[np.float32]) -> NDArray[np.float32]:
         found: NDArray[np.float32] = self._user_tower.run(None, {"items": items, "events": events, "mask": mask})[0]

@@ -85,22 +85,15 @@ class LearnedSource:
         self._most = most
 
     def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:
-        """Exact search over the whole catalogue."""
+        """Search over the whole catalogue: exact, or by the release's index where it has one."""
         model, vectors = queries.model, queries.user_vectors
-        if model is None or vectors is None:
+        asked = [n for n, request in enumerate(queries.requests) if request.candidates is None]
+        if model is None or vectors is None or not asked:
             return Retrieved.none()
-        bound = min(model.bound, len(items))
-        scores = vectors @ model.vectors[:bound].T
-        scores[:, ~items.available[:bound]] = -np.inf
         parts = []
-        for n, request in enumerate(queries.requests):
-            if request.candidates is None and bound:
-                most = min(self._most, bound)
-                top = np.argpartition(scores[n], -most)[-most:]
-                top = top[np.isfinite(scores[n, top])]
-                # the sources' scores are compared as shares of the best: towers score on a logarithmic scale
-                score = np.exp(scores[n, top] - scores[n, top].max()) if len(top) else scores[n, top]
-                parts.append(Retrieved.of_query(n, top.astype(np.int32), score))
+        for n, (rows, scores) in zip(asked, model.nearest(vectors[asked], items, self._most), strict=True):
+            # the sources' scores are compared as shares of the best: towers score on a logarithmic scale
+            parts.append(Retrieved.of_query(n, rows, np.exp(scores - scores[:1])))
         return Retrieved.join(parts)
 
 

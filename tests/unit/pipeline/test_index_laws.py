@@ -1,0 +1,151 @@
+"""The index finds what brute force finds: all of it below a size, a stated share above; never what must not be found."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from models.index import IndexSettings, VectorIndex, exact_top
+from models.items import ItemStore
+from models.serving import ServingModel
+from schemas.errors import ConfigError
+from schemas.records import Item
+from training.learn import Learned
+
+few = settings(max_examples=60, deadline=None)
+N, D = 60_000, 33
+
+
+def drawn(n: int, d: int, seed: int) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def catalogue() -> NDArray[np.float32]:
+    """Vectors in groups, as learned ones are; the last column says how popular an item is."""
+    rng = np.random.default_rng(0)
+    vectors = 0.7 * drawn(300, D, 1)[rng.integers(0, 300, N)] + 0.7 * drawn(N, D, 2)
+    vectors[:, -1] = rng.normal(size=N)
+    return (vectors / np.sqrt(D)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def people(catalogue: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Vectors near some items'; the last column lets popularity in."""
+    near = catalogue[np.random.default_rng(3).integers(0, N, 300)] * np.sqrt(D) + 0.5 * drawn(300, D, 4)
+    near[:, -1] = 1.0
+    return near.astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def index(catalogue: NDArray[np.float32], people: NDArray[np.float32]) -> VectorIndex:
+    return VectorIndex(catalogue, people[:100])
+
+
+# ---- exact
+
+
+@few
+@given(st.integers(0, 200), st.integers(1, 9), st.integers(1, 40), st.integers(0, 999), st.floats(0, 1))
+def test_the_exact_search_equals_brute_force(n: int, q: int, most: int, seed: int, share: float) -> None:
+    rng = np.random.default_rng(seed)
+    vectors, queries = drawn(n, 5, seed), drawn(q, 5, seed + 1)
+    vectors = vectors.round(rng.integers(0, 3))  # with ties
+    allowed = rng.random(n) < share
+    for query, (rows, scores) in zip(queries, exact_top(queries, vectors, allowed, most), strict=True):
+        products = np.einsum("nd,d->n", vectors, query)
+        expected = sorted(np.flatnonzero(allowed).tolist(), key=lambda row: (-products[row], row))[:most]
+        assert rows.tolist() == expected
+        assert np.array_equal(scores, products[rows])
+
+
+@few
+@given(st.integers(1, 300), st.integers(2, 40), st.integers(1, 50), st.integers(0, 999))
+def test_an_exact_result_does_not_depend_on_the_batch(n: int, q: int, most: int, seed: int) -> None:
+    vectors, queries, allowed = drawn(n, 65, seed)[np.arange(n) // 2], drawn(q, 65, seed + 1), np.ones(n, np.bool_)
+    for query, (rows, scores) in zip(queries, exact_top(queries, vectors, allowed, most), strict=True):
+        ((alone, alone_scores),) = exact_top(query[None], vectors, allowed, most)
+        assert rows.tolist() == alone.tolist()
+        assert np.array_equal(scores, alone_scores)
+
+
+# ---- approximate
+
+
+def test_an_index_over_many_finds_its_share_of_what_brute_force_finds(
+    index: VectorIndex, people: NDArray[np.float32], catalogue: NDArray[np.float32]
+) -> None:
+    new = people[100:]
+    assert index.recall >= 0.95, "on sampled queries that did not choose the number of lists"
+    assert index.measured(new) >= 0.95, "and on queries it never saw"
+    narrow = replace(index.settings, recall=0.01)
+    assert VectorIndex(catalogue, people[:20], narrow).measured(new) < 0.95, "fewer lists find less: the figure can fall"
+    assert index.probes < index._lists / 2, "and it does not look at everything"
+
+
+def test_an_approximate_result_does_not_depend_on_the_batch(index: VectorIndex, people: NDArray[np.float32]) -> None:
+    allowed = np.ones(N, np.bool_)
+    together = index.search(people[:64], allowed, 50)
+    for n in range(0, 64, 7):
+        ((rows, scores),) = index.search(people[n : n + 1], allowed, 50)
+        assert rows.tolist() == together[n][0].tolist()
+        assert np.array_equal(scores, together[n][1])
+
+
+def test_what_is_not_allowed_is_never_found_and_the_next_best_takes_its_place(
+    index: VectorIndex, people: NDArray[np.float32], catalogue: NDArray[np.float32]
+) -> None:
+    allowed = np.ones(N, np.bool_)
+    before = index.search(people[:20], allowed, 30)
+    for rows, _ in before:
+        allowed[rows[::2]] = False
+    for (rows, scores), query in zip(index.search(people[:20], allowed, 30), people, strict=False):
+        assert allowed[rows].all()
+        assert len(rows) == 30
+        assert np.array_equal(scores, np.einsum("nd,d->n", catalogue[rows], query)), "scores are exact"
+
+
+def test_within_little_memory_an_index_still_finds_its_share(
+    people: NDArray[np.float32], catalogue: NDArray[np.float32]
+) -> None:
+    small = VectorIndex(catalogue, people[:60], IndexSettings(most_bytes=N * 3 * D))
+    assert small.nbytes < N * 2 * D + 4 * D * small._lists
+    assert small.measured(people[200:]) >= 0.95
+
+
+def test_settings_that_cannot_work_are_refused() -> None:
+    for wrong in ({"exact_below": 0}, {"recall": 0.0}, {"recall": 1.5}, {"most_bytes": 0}):
+        with pytest.raises(ConfigError):
+            IndexSettings(**wrong)  # type: ignore[arg-type]
+
+
+# ---- in a release
+
+
+def test_a_release_with_an_index_serves_new_items_and_no_removed_ones(learned: Learned) -> None:
+    exact = ServingModel(learned.release())
+    indexed = ServingModel(learned.release(), index=IndexSettings(exact_below=1, recall=1.0, depth=20))
+    assert exact.index is None
+    assert indexed.index is not None
+    assert indexed.index.recall == 1.0
+    store = ItemStore(1)
+    for name in [*learned.item_ids[::-1], "new1", "new2"]:  # in another order than in the release
+        store.upsert(Item(name, "a red thing"))
+    store.remove(learned.item_ids[3])
+    store.remove("new2")
+    people = drawn(9, exact.dimensions, 5)
+    for model in (exact, indexed):
+        model.sync(store)
+    for most in (3, 10, 1_000):
+        for (rows, scores), (others, their_scores) in zip(
+            exact.nearest(people, store, most), indexed.nearest(people, store, most), strict=True
+        ):
+            assert rows.tolist() == others.tolist()
+            assert np.allclose(scores, their_scores)
+            assert store.available[rows].all()
+    assert store.row_of("new1") in rows.tolist()
