@@ -21,6 +21,7 @@ from models.pipeline.sources import ContentSource, FreshSource, LearnedSource, P
 from models.pipeline.stages import Filter, QueryHydrator, Scorer, Source
 from models.slot import ModelSlot
 from models.state import UserRecord
+from schemas.errors import BadItem
 from schemas.records import AsOf, Request, Slate, SlateItem
 
 __all__ = ["CandidatePipeline", "PipelineSettings"]
@@ -35,7 +36,7 @@ class PipelineSettings:
     """How the pipeline selects."""
 
     light_top: int = 300
-    "Candidates per request that are left after light scoring."
+    "Candidates per request that are left after light scoring; as many as it asks for when that is more."
     diversity: float = 0.003
     "Taken from a candidate's score, per item already in the slate with the same first category, times the best score."
 
@@ -141,9 +142,11 @@ class CandidatePipeline:
         candidates.score = candidates.light = np.where(np.isfinite(scores), scores, -np.inf).astype(np.float32)
         ordered = self._ordered(candidates)
         starts = np.searchsorted(ordered.query_row, ordered.query_row, side="left")
-        asked = np.asarray([request.candidates is not None for request in queries.requests], np.bool_)
-        kept = (np.arange(len(ordered)) - starts < self._settings.light_top) | asked[ordered.query_row]
-        return ordered.take(kept)
+        most = [
+            max(self._settings.light_top, request.k) if request.candidates is None else len(ordered)
+            for request in queries.requests
+        ]
+        return ordered.take(np.arange(len(ordered)) - starts < np.asarray(most, np.int64)[ordered.query_row])
 
     @staticmethod
     def _ordered(candidates: Candidates) -> Candidates:
@@ -247,10 +250,14 @@ class CandidatePipeline:
         return slates
 
     def similar(self, item_id: str, k: int) -> list[SlateItem]:
-        """Items that people meet together with this one, then items of like content."""
+        """At most `k` items that people meet together with this one, then items of like content; none without either.
+
+        Raises:
+            BadItem: code `not_found`: the catalogue does not hold the item, or no longer.
+        """
         row = self.items.row_of(item_id)
-        if row < 0:
-            return []
+        if row < 0 or self.items.items[row] is None:
+            raise BadItem("not_found", f"no item {item_id!r}", "item_id")
         n = len(self.items)
         scores = 0.5 * (self.items.text[:n] @ self.items.text[row])
         near, weight = self.items.neighbour_rows[row], self.items.neighbour_weights[row]
@@ -258,7 +265,7 @@ class CandidatePipeline:
         together = np.zeros(n, np.float32)
         if there.any():
             together[near[there]] = weight[there] / max(float(weight.max()), 1e-9)
-        total = np.where(self.items.available[:n], scores + together, -np.inf)
+        total = np.where(self.items.available[:n] & (scores + together > 0), scores + together, -np.inf)
         total[row] = -np.inf
         best = np.argsort(-total, kind="stable")[:k]
         found = []

@@ -16,7 +16,8 @@ from models.pipeline.batch import Candidates, Queries, Retrieved
 from models.pipeline.pipeline import CandidatePipeline, PipelineSettings
 from models.pipeline.scoring import LightScorer
 from models.slot import ModelSlot
-from models.state import UserRecord
+from models.state import ItemStatRow, UserRecord
+from schemas.errors import BadItem
 from schemas.records import Interaction, Item, Request
 
 if TYPE_CHECKING:
@@ -205,7 +206,47 @@ def test_similar_leaves_out_the_item_itself_and_what_is_unavailable() -> None:
     found = [item.item_id for item in CandidatePipeline(items).similar("i2", 30)]
     assert "i2" not in found
     assert "i4" not in found
-    assert CandidatePipeline(items).similar("unknown", 3) == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(world=worlds(), k=st.integers(1, 40))
+def test_similar_items_have_a_reason_and_what_the_catalogue_lost_is_not_found(
+    world: tuple[ItemStore, dict[str, UserRecord], list[Request]], k: int
+) -> None:
+    items, _, _ = world
+    pipeline = CandidatePipeline(items)
+    for name in [*ITEMS, "unknown"]:
+        row = items.row_of(name)
+        if row < 0 or items.items[row] is None:
+            with pytest.raises(BadItem) as refused:
+                pipeline.similar(name, k)
+            assert refused.value.code == "not_found"
+            continue
+        found = pipeline.similar(name, k)
+        assert len(found) <= k
+        assert all(item.score > 0 for item in found)
+        assert all(items.available[items.row_of(item.item_id)] for item in found)
+
+
+def test_nothing_in_common_is_not_similar() -> None:
+    items = ItemStore(1)
+    for name, title in (("a", "red glass"), ("b", "red stone"), ("c", ""), ("d", "")):
+        items.upsert(Item(name, title))
+    assert [item.item_id for item in CandidatePipeline(items).similar("a", 10)] == ["b"]
+    assert CandidatePipeline(items).similar("c", 10) == []
+
+
+@settings(max_examples=40, deadline=None)
+@given(ks=st.lists(st.integers(1, 40), min_size=1, max_size=3))
+def test_the_light_cut_leaves_as_many_as_are_asked_for(ks: list[int]) -> None:
+    items = ItemStore(1)
+    for n in range(40):
+        items.upsert(Item(f"i{n}", "red glass"))
+        items.set_statistics(f"i{n}", 0, ItemStatRow({"view": 1}, 0.0, 0, 1.0 + n, 1_000, 1_000))
+    pipeline = CandidatePipeline(items, PipelineSettings(light_top=5))
+    requests = [Request(f"r{n}", f"u{n}", k=k) for n, k in enumerate(ks)]
+    slates = pipeline.run(requests, [None] * len(ks), [None] * len(ks))
+    assert [len(slate.items) for slate in slates] == ks
 
 
 def test_more_of_one_category_is_held_back_a_little() -> None:
