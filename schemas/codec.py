@@ -99,7 +99,8 @@ def framing_of(value: bytes, headers: Headers = ()) -> Framing:
         BadEvent: `unknown_framing`.
     """
     for key, content in headers:
-        if key == "content-type" and content.split(b";")[0].strip() == b"application/json":
+        # names of headers and of media types have no case (RFC 9110, 5.1 and 8.3.1)
+        if key.lower() == "content-type" and content.split(b";")[0].strip().lower() == b"application/json":
             return Framing.JSON
     if value[:2] == MARKER:
         return Framing.SINGLE_OBJECT
@@ -136,7 +137,8 @@ def decode(name: str, value: bytes, headers: Headers = (), registry: Registry | 
     """Decode a record's value to the current version of schema `name`; JSON is returned as it came, unvalidated.
 
     Raises:
-        BadEvent: `too_large`, `unknown_framing`, `unknown_schema`, `no_registry`, `not_json`, `truncated`.
+        BadEvent: `too_large`, `unknown_framing`, `unknown_schema`, `no_registry`, `not_json`, `truncated`,
+            `trailing_bytes`.
     """
     if len(value) > MAX_VALUE_BYTES:
         raise BadEvent("too_large", f"{len(value)} bytes, at most {MAX_VALUE_BYTES} are read")
@@ -177,7 +179,7 @@ def _read(value: bytes, start: int, writer: Any, reader: Any) -> dict[str, Any]:
     except Exception as exc:  # fastavro raises a dozen kinds on bytes that are not of the schema
         raise BadEvent("truncated", f"not a datum of the schema: {type(exc).__name__}: {exc}") from exc
     if stream.tell() != len(value):
-        raise BadEvent("truncated", f"{len(value) - stream.tell()} bytes left after the datum")
+        raise BadEvent("trailing_bytes", f"{len(value) - stream.tell()} bytes left after the datum")
     if not isinstance(datum, dict):
         raise BadEvent("unknown_schema", "the writer's schema is not a record")
     return datum

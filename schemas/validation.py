@@ -32,15 +32,16 @@ REQUEST_FIELDS = frozenset(Request.__dataclass_fields__)
 class _Fields:
     """Typed access to the fields of an untrusted mapping; every failure names the field."""
 
-    def __init__(self, source: Mapping[str, Any], known: frozenset[str], error: type[BadInput]) -> None:
+    def __init__(self, source: Mapping[str, Any], known: frozenset[str], error: type[BadInput], within: str = "") -> None:
         self.source = source
         self.error = error
+        self.within = within
         unknown = [name for name in source if name not in known]
         if unknown:
             self.fail(unknown[0], f"unknown field {unknown[0]!r}; known: {', '.join(sorted(known))}")
 
     def fail(self, field: str, message: str, code: str = "invalid_field") -> NoReturn:
-        raise self.error(code, message, field)
+        raise self.error(code, self.within + message, self.within + field)
 
     def identifier(self, field: str, default: str | None = None) -> str:
         value = self.source.get(field)
@@ -51,7 +52,7 @@ class _Fields:
         if isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
         if not isinstance(value, str):
-            self.fail(field, f"{field} must be a string")
+            self.fail(field, f"{field} must be a string or a whole number")
         try:
             size = len(value.encode())
         except UnicodeEncodeError:
@@ -105,6 +106,8 @@ class _Fields:
         value = self.source.get(field)
         if value is None:
             return ""
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            value = str(value)
         if not isinstance(value, str) or len(value) > MAX_TEXT_CHARS:
             self.fail(field, f"{field} must be text of at most {MAX_TEXT_CHARS} characters")
         return value
@@ -122,10 +125,11 @@ class _Fields:
         if value is None:
             return ()
         if not isinstance(value, Sequence) or isinstance(value, str | bytes) or len(value) > most:
-            self.fail(field, f"{field} must be a list of at most {most} strings")
-        if any(not isinstance(entry, str) or not 0 < len(entry) <= MAX_ID_BYTES for entry in value):
-            self.fail(field, f"every entry of {field} must be a string of 1 to {MAX_ID_BYTES} characters")
-        return tuple(value)
+            self.fail(field, f"{field} must be a list of at most {most} strings or whole numbers")
+        found = tuple(str(entry) if isinstance(entry, int) and not isinstance(entry, bool) else entry for entry in value)
+        if any(not isinstance(entry, str) or not 0 < len(entry) <= MAX_ID_BYTES for entry in found):
+            self.fail(field, f"every entry of {field} must be a string of 1 to {MAX_ID_BYTES} characters, or a whole number")
+        return found
 
     def strings_by_name(self, field: str, most: int) -> dict[str, str]:
         value = self.source.get(field)
@@ -218,7 +222,7 @@ def request_from(source: Mapping[str, Any], *, request_id: str) -> Request:
     if after is not None:
         if not isinstance(after, Mapping):
             get.fail("after", 'after must be {"partition", "offset"}')
-        inner = _Fields(after, frozenset(("partition", "offset")), BadRequest)
+        inner = _Fields(after, frozenset(("partition", "offset")), BadRequest, "after.")
         partition, offset = inner.integer("partition", 0, 1 << 20), inner.integer("offset", 0, 1 << 62)
         if partition is None or offset is None:
             get.fail("after", 'after must be {"partition", "offset"}')

@@ -83,7 +83,7 @@ def integer(query: Mapping[str, str], name: str, low: int = -(2**63), high: int 
     if not (digits.isascii() and digits.isdigit() and len(digits) <= 18):
         raise BadRequest("invalid_field", f"{name} must be a whole number", name)
     if not low <= int(text) <= high:
-        raise BadRequest("invalid_field", f"{name} must be from {low} to {high}", name)
+        raise BadRequest("invalid_field", f"{name} must lie in {low}..{high}, is {int(text)}", name)
     return int(text)
 
 
@@ -114,6 +114,6 @@ def _after(text: str) -> dict[str, int]:
     if not colon:
         raise BadRequest("invalid_field", "after must be partition:offset", "after")
     try:
-        return {name: integer(parts, name, 0) for name in parts}
+        return {name: integer(parts, name) for name in parts}
     except BadRequest as exc:
-        raise BadRequest("invalid_field", "after must be partition:offset, two whole numbers", "after") from exc
+        raise BadRequest(exc.code, f"after.{exc.message}", f"after.{exc.field}") from exc

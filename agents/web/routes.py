@@ -147,6 +147,12 @@ def _users(table: web.RouteTableDef, service: Service) -> None:
 
 
 def _items(table: web.RouteTableDef, service: Service) -> None:
+    def _stored_image(item_id: str) -> str | None:
+        try:
+            return service.item(item_id).image
+        except BadItem:
+            return None
+
     @table.get("/v1/items/{item_id}")
     async def item(request: web.Request) -> web.Response:
         """A catalogue entry; 404 when it is unknown."""
@@ -154,15 +160,17 @@ def _items(table: web.RouteTableDef, service: Service) -> None:
 
     @table.put("/v1/items/{item_id}")
     async def put(request: web.Request) -> web.Response:
-        """Store a catalogue entry; the id in the body, if there is one, must be the one in the path."""
+        """Store a catalogue entry, what `GET` answered included; an id in the body must be the one in the path."""
         item_id = identifier(request.match_info["item_id"], "item_id")
-        body = _object(await read_json(request))
-        if body.get("item_id", item_id) != item_id:
+        item = item_from({"item_id": item_id, **_object(await read_json(request))})
+        if item.item_id != item_id:
             raise BadItem("invalid_field", "item_id in the body is not the one in the path", "item_id")
-        item = item_from({**body, "item_id": item_id})
-        if item.image is not None and not item.image.startswith(("https://", "http://")):
+        is_path = item.image is not None and not item.image.startswith(("https://", "http://"))
+        if is_path and item.image != _stored_image(item_id):
             # a path would be read from this machine's disk, by whoever may write to the catalogue over the network
-            raise BadItem("invalid_field", "image must be an http(s) URL; files come with a dataset folder", "image")
+            raise BadItem(
+                "invalid_field", "image must be an http(s) URL, or as it was; files come with a dataset folder", "image"
+            )
         await service.put_item(item)
         return json_response({"item_id": item_id, "accepted": 1}, 202)
 

@@ -246,3 +246,40 @@ def test_damaged_avro_is_bad_or_read_as_the_general_decoder_reads_it(noise: byte
             assert decoded.bad
         else:
             assert bool(decoded.bad) == (expected.user_id != "u")
+
+
+@given(st.lists(st.booleans(), min_size=40, max_size=40), EVENTS)
+def test_the_content_type_header_has_no_case(upper: list[bool], event: dict[str, Any]) -> None:
+    letters = iter(upper)
+    name, kind = ("".join(c.upper() if next(letters) else c for c in text) for text in ("content-type", "application/json"))
+    value = orjson.dumps(event)
+    headers = [(name, f"{kind}; charset=utf-8".encode())]
+    assert decode("interaction", value, headers) == (orjson.loads(value), Framing.JSON)
+    decoded = decode_interactions([value], [event["user_id"].encode()], [headers], [0])
+    assert (len(decoded.columns.event_time), decoded.bad) == (1, [])
+
+
+@given(EVENTS, st.integers(1, 9), st.binary(min_size=1, max_size=9))
+def test_what_breaks_off_and_what_goes_on_are_told_apart(event: dict[str, Any], cut: int, more: bytes) -> None:
+    value = encode("interaction", event)
+    for bytes_, code in ((value[:-cut], "truncated"), (value + more, "trailing_bytes")):
+        with pytest.raises(BadEvent) as refused:
+            decode("interaction", bytes_)
+        assert refused.value.code == code
+
+
+@given(st.integers(-(2**60), 2**60))
+def test_whole_numbers_are_ids_wherever_ids_stand(number: int) -> None:
+    text = str(number)
+    request = request_from({"user_id": number, "exclude": [number], "candidates": [number, text]}, request_id="r")
+    assert (request.user_id, request.exclude, request.candidates) == (text, (text,), (text, text))
+    item = item_from({"item_id": number, "title": number, "categories": [number]})
+    assert (item.item_id, item.title, item.categories) == (text, text, (text,))
+
+
+@pytest.mark.parametrize("odd", [1.5, True, [1], {"a": 1}])
+def test_an_id_of_another_kind_is_told_what_it_may_be(odd: object) -> None:
+    with pytest.raises(BadRequest, match="user_id must be a string or a whole number"):
+        request_from({"user_id": odd}, request_id="r")
+    with pytest.raises(BadRequest, match="whole number"):
+        request_from({"user_id": "u", "exclude": [odd]}, request_id="r")

@@ -216,6 +216,31 @@ async def test_a_bad_request_body_is_a_clear_error(client: Client, body: object)
     await error_of(await client.post("/v1/recommend", json=body), 400)
 
 
+@pytest.mark.parametrize("path", ["/v1/recommend/u", "/v1/similar/i1"])
+@pytest.mark.parametrize("k", [0, 501, -1])
+async def test_ranges_have_one_wording(client: Client, path: str, k: int) -> None:
+    error = await error_of(await client.get(f"{path}?k={k}"), 400)
+    assert error["message"] == f"k must lie in 1..500, is {k}"
+    posted = await error_of(await client.post("/v1/recommend", json={"user_id": "u", "k": k}), 400)
+    assert posted == error
+
+
+@pytest.mark.parametrize(
+    ("query", "after", "field"),
+    [
+        ("after=1:x", {"partition": 1, "offset": "x"}, "after.offset"),
+        ("after=1:-2", {"partition": 1, "offset": -2}, "after.offset"),
+        ("after=y:2", {"partition": "y", "offset": 2}, "after.partition"),
+    ],
+)
+async def test_the_bad_part_of_a_token_is_named(client: Client, query: str, after: dict[str, object], field: str) -> None:
+    asked = await error_of(await client.get(f"/v1/recommend/u?{query}"), 400)
+    posted = await error_of(await client.post("/v1/recommend", json={"user_id": "u", "after": after}), 400)
+    assert asked["field"] == field
+    assert posted == asked
+    assert str(asked["message"]).startswith(f"{field} must ")
+
+
 async def test_similar_items(client: Client) -> None:
     response = await client.get("/v1/similar/i1?k=2")
     assert response.status == 200
@@ -237,6 +262,19 @@ async def test_erasure_leaves_nothing(client: Client) -> None:
     assert (await client.delete("/v1/users/u")).status == 202
 
 
+async def test_what_get_answers_can_be_put_and_no_path_comes_in_that_way(client: Client, service: FakeService) -> None:
+    service.catalogue["p"] = Item("p", "Print", image="/data/prints/p.png", attributes={"ink": "red"})
+    answered = await (await client.get("/v1/items/p")).json()
+    assert (await client.put("/v1/items/p", json={**answered, "title": 7})).status == 202
+    assert service.catalogue["p"] == Item("p", "7", image="/data/prints/p.png", attributes={"ink": "red"})
+    for item_id in ("p", "i1", "new"):
+        error = await error_of(await client.put(f"/v1/items/{item_id}", json={"image": "/etc/passwd.png"}), 400)
+        assert error["field"] == "image"
+    error = await error_of(await client.put("/v1/items/i1", json={"image": "/data/prints/p.png"}), 400)
+    assert error["field"] == "image"
+    assert (await client.put("/v1/items/7", json={"item_id": 7})).status == 202
+
+
 async def test_an_item_is_put_read_and_deleted(client: Client, service: FakeService) -> None:
     body = {"title": "New", "categories": ["A"], "price": 2.5, "attributes": {"year": "1999"}}
     response = await client.put("/v1/items/new%2Fone", json=body)
@@ -253,7 +291,7 @@ async def test_an_item_is_put_read_and_deleted(client: Client, service: FakeServ
     "body",
     [
         {"item_id": "other"},
-        {"title": 5},
+        {"title": [5]},
         {"price": "free"},
         {"unheard_of": 1},
         [],
