@@ -97,7 +97,7 @@ class ItemEncoding(ConsumerRebalanceListener):  # type: ignore[misc]
             await self._let_go()
 
     async def _done(self) -> bool:
-        assigned = list(self._consumer.assignment())
+        assigned = [partition for partition in self._consumer.assignment() if partition in self._producers]
         ends = await self._consumer.end_offsets(assigned)
         return bool(assigned) and all([await self._consumer.position(tp) >= ends[tp] for tp in assigned])
 
@@ -106,12 +106,17 @@ class ItemEncoding(ConsumerRebalanceListener):  # type: ignore[misc]
         await self._let_go()
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
-        """Shut a former owner out, and learn what is published."""
+        """Shut a former owner out, learn what is published, and go on after what is committed.
+
+        Records may come before this is done: they find no producer, are dropped, and are read again because of the seek.
+        """
         try:
+            producers = {partition: await self._producer(partition) for partition in assigned}
+            committed = {partition: await self._consumer.committed(partition) for partition in assigned}
+            self._published = await self._read_published() if assigned else {}
             for partition in assigned:
-                self._producers[partition] = await self._producer(partition)
-            if assigned:
-                self._published = await self._read_published()
+                self._consumer.seek(partition, committed[partition] or 0)
+            self._producers.update(producers)
         except Exception as exc:
             self._failure = exc  # aiokafka would only log it
             raise
@@ -179,6 +184,8 @@ class ItemEncoding(ConsumerRebalanceListener):  # type: ignore[misc]
         return newest
 
     async def _take(self, partition: TopicPartition, records: Sequence[Any]) -> None:
+        if partition not in self._producers:
+            return
         newest = self._newest(records)
         items = [item for item in newest.values() if item is not None]
         made = await asyncio.to_thread(self._encoders.fingerprints, items)
