@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 from models.rules import PositiveRule
 from models.sequences import ACTION_SLOTS, Vocabulary
 from schemas.records import Interaction, Item
+from training.events import EventFrame
 
-__all__ = ["ATTRIBUTION_MS", "EventTable", "Heads", "heads_of", "vocabulary_of"]
+__all__ = ["ATTRIBUTION_MS", "EventTable", "Heads", "heads_of", "of_known_items", "vocabulary_of"]
 
 ATTRIBUTION_MS = 86_400_000
 "How long after first meeting an item an action still counts for that meeting."
@@ -23,12 +25,32 @@ Heads = tuple[tuple[str, float], ...]
 "(action, weight in the score) of each thing to predict."
 
 
+def of_known_items(events: Sequence[Interaction], items: Sequence[Item]) -> Sequence[Interaction]:
+    """The events whose item is in the catalogue."""
+    if isinstance(events, EventFrame):
+        return events.of_items([item.item_id for item in items])
+    known = {item.item_id for item in items}
+    return [event for event in events if event.item_id in known]
+
+
+def _actions(events: Sequence[Interaction]) -> list[str]:
+    if isinstance(events, EventFrame):
+        return events.frame["action"].cast(pl.String).to_list()
+    return [event.action for event in events]
+
+
+def _values(events: Sequence[Interaction]) -> NDArray[np.float64]:
+    """NaN where there is none."""
+    if isinstance(events, EventFrame):
+        return events.frame["value"].fill_null(np.nan).to_numpy()
+    return np.asarray([np.nan if event.value is None else event.value for event in events], np.float64)
+
+
 def vocabulary_of(events: Sequence[Interaction], positive: str) -> Vocabulary:
     """How these events are to be read."""
-    counts: dict[str, int] = {}
-    values = np.asarray([e.value for e in events if e.value is not None], np.float64)
-    for event in events:
-        counts[event.action] = counts.get(event.action, 0) + 1
+    values = _values(events)
+    values = values[~np.isnan(values)]
+    counts = Counter(_actions(events))
     actions = sorted(counts, key=lambda name: (-counts[name], name))[: ACTION_SLOTS - 1]
     mean, deviation = (float(values.mean()), float(values.std())) if len(values) else (0.0, 1.0)
     return Vocabulary(actions, mean, deviation or 1.0, positive)
@@ -38,10 +60,11 @@ def heads_of(events: Sequence[Interaction], vocabulary: Vocabulary, positive: st
     """`positive` with weight 1, and each frequent action that says something else, with a tenth of that."""
     rule = PositiveRule(positive)
     heads: list[tuple[str, float]] = [("positive", 1.0)]
+    met = {(a, None if v != v else v) for a, v in zip(_actions(events), _values(events).tolist(), strict=True)}  # noqa: PLR0124
+    liked = {pair for pair in met if rule(*pair)}
     for action in vocabulary.actions[: MAX_HEADS - 1]:
-        mine = [rule(e.action, e.value) for e in events if e.action == action]
-        everything_else = any(rule(e.action, e.value) for e in events if e.action != action)
-        if not (all(mine) and not everything_else):
+        mine = {pair for pair in met if pair[0] == action}
+        if mine != liked:
             heads.append((action, 0.1))
     return tuple(heads)
 
@@ -70,17 +93,18 @@ class EventTable:
     @classmethod
     def of(cls, events: Sequence[Interaction], items: Sequence[Item], vocabulary: Vocabulary, heads: Heads) -> EventTable:
         """The table of events whose item is in the catalogue; others are left out."""
-        number = {item.item_id: n for n, item in enumerate(items)}
-        events = [event for event in events if event.item_id in number]
-        users: dict[str, int] = {}
-        user = np.asarray([users.setdefault(event.user_id, len(users)) for event in events], np.int64)
-        item = np.asarray([number[event.item_id] for event in events], np.int64)
-        time = np.asarray([event.event_time for event in events], np.int64)
-        raw = np.asarray([np.nan if event.value is None else event.value for event in events], np.float32)
-        liked = np.asarray(
-            [vocabulary.liked(event.action, float(v)) for event, v in zip(events, raw.tolist(), strict=True)], np.bool_
-        )
-        slot = vocabulary.slots([event.action for event in events])
+        events = of_known_items(events, items)
+        if isinstance(events, EventFrame):
+            user, item = events.codes("user_id"), events.codes("item_id", [item.item_id for item in items])
+            time = events.frame["event_time"].to_numpy()
+        else:
+            number, users = {item.item_id: n for n, item in enumerate(items)}, dict[str, int]()
+            user = np.asarray([users.setdefault(event.user_id, len(users)) for event in events], np.int64)
+            item = np.asarray([number[event.item_id] for event in events], np.int64)
+            time = np.asarray([event.event_time for event in events], np.int64)
+        raw, actions = _values(events).astype(np.float32), _actions(events)
+        liked = np.asarray([vocabulary.liked(a, v) for a, v in zip(actions, raw.tolist(), strict=True)], np.bool_)
+        slot = vocabulary.slots(actions)
         hits = {
             f"head{n}": liked if name == "positive" else slot == vocabulary.slots([name])[0]
             for n, (name, _) in enumerate(heads)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from models.archive.files import read_archive
+from models.archive.standing import standing_events, standing_items
 from models.archive.target import Target, open_target
 from models.dataset.folder import Dataset
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
+from training.events import EventFrame
 
 __all__ = ["Corpus", "open_corpus"]
 
@@ -22,7 +23,8 @@ class Corpus:
 
     name: str
     items: list[Item]
-    events: list[Interaction]
+    events: Sequence[Interaction]
+    "Of an archive columns, whose rows become objects when they are asked for."
     positive: str
     bad_rows: int = 0
 
@@ -39,12 +41,12 @@ def open_corpus(source: str, positive: str | None = None) -> Corpus:
     folder = Path(source)
     if "://" not in source and any((folder / f"events.{kind}").exists() for kind in ("parquet", "csv", "jsonl")):
         dataset = Dataset.open(folder)
-        items, events = list(dataset.items()), list(dataset.events())
-        return Corpus(dataset.name, items, events, positive or dataset.positive, dataset.bad_count)
+        catalogue, history = list(dataset.items()), list(dataset.events())
+        return Corpus(dataset.name, catalogue, history, positive or dataset.positive, dataset.bad_count)
     if "://" not in source and not folder.is_dir():
         raise BadDataset("no_folder", f"{source} is neither a dataset folder nor an archive")
     target = open_target(source)
-    items, events = list(_items(target)), list(_events(target))
+    items, events = list(_items(target)), _events(target)
     if not items or not events:
         raise BadDataset(
             "empty", f"{source} holds {len(items)} items and {len(events)} events: is it a dataset folder or an archive?"
@@ -53,20 +55,14 @@ def open_corpus(source: str, positive: str | None = None) -> Corpus:
 
 
 def _items(target: Target) -> Iterator[Item]:
-    """Each item as it was archived last."""
+    """The catalogue as it stands."""
     names = [field.name for field in fields(Item)]
-    frame = read_archive(target, "items").sort("_partition", "_offset").unique("item_id", keep="last", maintain_order=True)
-    for row in frame.select(names).collect().iter_rows(named=True):
+    for row in standing_items(target).select(names).collect(engine="streaming").iter_rows(named=True):
         known: dict[str, Any] = {**row, "categories": tuple(row["categories"] or ())}
         known["attributes"] = {pair["key"]: pair["value"] for pair in row["attributes"] or ()}
         yield Item(**known)
 
 
-def _events(target: Target) -> Iterator[Interaction]:
-    """Events by event time, each producer's duplicate once."""
-    names = [field.name for field in fields(Interaction)]
-    frame = read_archive(target, "interactions").sort("_partition", "_offset")
-    frame = frame.unique(["user_id", "event_id"], keep="first", maintain_order=True)
-    frame = frame.sort("event_time", "_partition", "_offset").select(names)
-    for row in frame.collect().iter_rows(named=True):
-        yield Interaction(**row)
+def _events(target: Target) -> EventFrame:
+    """Events by event time, then by partition and offset."""
+    return EventFrame.collect(standing_events(target))

@@ -1,6 +1,9 @@
 """Names of archive files, their rows, and reading them back.
 
 `topic=<topic>/date=<UTC day of the first record>/<topic>-<partition>-<first offset>-<last offset>.parquet`
+
+A row with `_removed` takes something away: an item from the catalogue, or all that a person did before. It names what, and
+where it came from; its other columns are empty. Files written before there were such rows lack the column: they hold none.
 """
 
 from __future__ import annotations
@@ -18,11 +21,14 @@ import polars as pl
 from models.archive.target import Target
 from schemas.codec import schema_text
 
-__all__ = ["ArchiveFile", "columns", "next_offsets", "parquet", "read_archive"]
+__all__ = ["ArchiveFile", "columns", "next_offsets", "parquet", "partitions", "read_archive", "record_columns"]
 
 SCHEMAS = {"interactions": "interaction", "impressions": "impression", "items": "item"}
 "Topic, by short name, to the schema of its values."
 ORIGIN: dict[str, Any] = {"_partition": pl.Int32, "_offset": pl.Int64, "_timestamp": pl.Int64}
+REMOVED: dict[str, Any] = {"_removed": pl.Boolean}
+NAMED = {"items": "item_id", "interactions": "user_id"}
+"Topics whose rows may take something away, and the column that says what."
 KINDS: dict[str, Any] = {
     "string": pl.String,
     "long": pl.Int64,
@@ -76,10 +82,14 @@ def _kind(avro: Any) -> Any:
     return KINDS[avro]
 
 
+def record_columns(schema: str) -> dict[str, Any]:
+    """Column names and types of a schema's fields."""
+    return {field["name"]: _kind(field["type"]) for field in json.loads(schema_text(schema))["fields"]}
+
+
 def columns(topic: str) -> dict[str, Any]:
-    """Column names and types of a topic's files: the schema's fields, then where the record came from."""
-    fields = json.loads(schema_text(SCHEMAS[topic]))["fields"]
-    return {field["name"]: _kind(field["type"]) for field in fields} | ORIGIN
+    """Column names and types of a topic's files: the schema's fields, where the record came from, and whether it removes."""
+    return record_columns(SCHEMAS[topic]) | ORIGIN | (REMOVED if topic in NAMED else {})
 
 
 def parquet(topic: str, rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -102,9 +112,35 @@ def next_offsets(target: Target, topic: str) -> dict[int, int]:
     return found
 
 
-def read_archive(target: Target, topic: str) -> pl.LazyFrame:
-    """A topic's records, each (partition, offset) once: ranges that two writers both covered are not counted twice."""
-    paths = [file.path for file in files(target, topic)]
-    if not paths:
-        return pl.LazyFrame(schema=columns(topic))
-    return target.scan(paths).unique(["_partition", "_offset"], keep="first", maintain_order=True)
+def _pieces(topic_files: Sequence[ArchiveFile]) -> tuple[list[str], list[tuple[str, int]]]:
+    """Files to read whole, and those of which only what comes from an offset on is new: ranges that two writers covered."""
+    whole, parts = [], []
+    reached: dict[int, int] = {}
+    for file in sorted(topic_files, key=lambda file: (file.partition, file.first, file.last, file.date)):
+        after = reached.get(file.partition, -1)
+        if file.first > after:
+            whole.append(file.path)
+        elif file.last > after:
+            parts.append((file.path, after + 1))
+        reached[file.partition] = max(after, file.last)
+    return whole, parts
+
+
+def partitions(target: Target, topic: str) -> list[int]:
+    """Partitions of which there are files."""
+    return sorted({file.partition for file in files(target, topic)})
+
+
+def read_archive(target: Target, topic: str, partition: int | None = None) -> pl.LazyFrame:
+    """A topic's records, or one partition's, each (partition, offset) once, however many files cover it.
+
+    By partition and offset where ranges do not overlap. Rows with `_removed` are among them.
+    """
+    kinds = columns(topic)
+    whole, parts = _pieces([file for file in files(target, topic) if partition in {None, file.partition}])
+    scans = [target.scan(whole, kinds)] if whole else []
+    scans += [target.scan([path], kinds).filter(pl.col("_offset") >= offset) for path, offset in parts]
+    if not scans:
+        return pl.LazyFrame(schema=kinds)
+    found = pl.concat(scans)
+    return found.with_columns(pl.col("_removed").fill_null(value=False)) if topic in NAMED else found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,8 +25,11 @@ class Target(Protocol):
     def names(self, prefix: str) -> list[str]:
         """Sorted paths below `prefix`, unfinished files left out."""
 
-    def scan(self, paths: Sequence[str]) -> pl.LazyFrame:
-        """The rows of these Parquet files, at least one, in this order."""
+    def scan(self, paths: Sequence[str], kinds: Mapping[str, Any]) -> pl.LazyFrame:
+        """The rows of these Parquet files, at least one, in this order, with columns of these names and types.
+
+        A column that a file lacks is null; one that is not named here is left out.
+        """
 
 
 class LocalFolder:
@@ -60,9 +63,15 @@ class LocalFolder:
         base = self.root / prefix
         return sorted(str(path.relative_to(self.root)) for path in base.rglob("*.parquet") if path.name[0] != ".")
 
-    def scan(self, paths: Sequence[str]) -> pl.LazyFrame:
+    def scan(self, paths: Sequence[str], kinds: Mapping[str, Any]) -> pl.LazyFrame:
         """See `Target.scan`."""
-        return pl.scan_parquet([self.root / path for path in paths], hive_partitioning=False)
+        return pl.scan_parquet(
+            [self.root / path for path in paths],
+            hive_partitioning=False,
+            schema=dict(kinds),
+            missing_columns="insert",
+            extra_columns="ignore",
+        )
 
 
 class S3Folder:
@@ -87,10 +96,16 @@ class S3Folder:
         keys = (entry["Key"] for page in pages for entry in page.get("Contents", ()))
         return sorted(key.removeprefix(self.prefix) for key in keys if key.endswith(".parquet"))
 
-    def scan(self, paths: Sequence[str]) -> pl.LazyFrame:
+    def scan(self, paths: Sequence[str], kinds: Mapping[str, Any]) -> pl.LazyFrame:
         """See `Target.scan`. The files are read into memory."""
         bodies = (self._client.get_object(Bucket=self.bucket, Key=self.prefix + path)["Body"] for path in paths)
-        return pl.concat([pl.read_parquet(io.BytesIO(body.read())) for body in bodies]).lazy()
+        scans = [
+            pl.scan_parquet(
+                io.BytesIO(body.read()), schema=dict(kinds), missing_columns="insert", extra_columns="ignore"
+            ).collect()
+            for body in bodies
+        ]
+        return pl.concat(scans).lazy()
 
 
 def open_target(text: str) -> Target:

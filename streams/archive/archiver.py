@@ -13,7 +13,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError
 
-from models.archive.files import SCHEMAS, ArchiveFile, next_offsets, parquet
+from models.archive.files import NAMED, SCHEMAS, ArchiveFile, next_offsets, parquet
 from models.archive.target import Target, open_target
 from schemas.codec import Framing, Registry, decode, encode
 from schemas.columns import ERASE
@@ -40,7 +40,7 @@ class _Held:
 
 
 class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Writes interactions, impressions and catalogue entries to the archive.
+    """Writes interactions, impressions and catalogue entries to the archive, and who and what was erased and deleted.
 
     A file is durable before its offsets are committed, and a start continues after the highest offset found in files: a
     crash at any point repeats nothing and loses nothing. When a write fails `run` raises; what was held is read again.
@@ -137,20 +137,20 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
                 self.counters["bad"] += 1
                 log.info("not archived: %s-%d@%d: %s", record.topic, record.partition, record.offset, exc)
             else:
-                if row is not None:
-                    held.rows.append(row)
-                    self.counters["records"] += 1
+                held.rows.append(row)
 
-    def _row(self, record: Any) -> dict[str, Any] | None:
-        """The record as a row by the rules of the worker that reads it; None for an erasure or a deletion."""
+    def _row(self, record: Any) -> dict[str, Any]:
+        """The record as a row by the rules of the worker that reads it; a deletion or an erasure as one that removes."""
         topic = self._topics[record.topic]
+        origin = {"_partition": record.partition, "_offset": record.offset, "_timestamp": record.timestamp}
+        erases = topic == "interactions" and record.value is None and ERASE in record.headers
+        if erases or (topic == "items" and not record.value):
+            if not record.key:
+                raise BadEvent("null_key", "what is to be removed must be the key", "key")
+            removed = {NAMED[topic]: record.key.decode(), **origin, "_removed": True}
+            self.counters["deletions" if topic == "items" else "erasures"] += 1
+            return removed
         if record.value is None:
-            if topic == "items":
-                self.counters["deletions"] += 1
-                return None
-            if ERASE in record.headers:
-                self.counters["erasures"] += 1
-                return None
             raise BadEvent("null_value", "no value")
         datum, framing = decode(SCHEMAS[topic], record.value, record.headers, self._registry)
         if topic == "interactions":
@@ -164,12 +164,8 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
             datum["attributes"] = [{"key": key, "value": value} for key, value in datum["attributes"].items()]
         elif framing is Framing.JSON:
             datum = decode(SCHEMAS[topic], encode(SCHEMAS[topic], datum))[0]
-        return {
-            **datum,
-            "_partition": record.partition,
-            "_offset": record.offset,
-            "_timestamp": record.timestamp,
-        }
+        self.counters["records"] += 1
+        return {**datum, **origin, **({"_removed": False} if topic in NAMED else {})}
 
     async def _write_due(self, *, everything: bool = False) -> None:
         now = time.monotonic()

@@ -12,12 +12,14 @@ from aiokafka import AIOKafkaProducer
 
 from models.archive.files import ArchiveFile, read_archive
 from models.archive.target import LocalFolder
+from schemas.columns import ERASE
 from schemas.errors import ConfigError
-from schemas.records import Interaction
+from schemas.records import Interaction, Item
 from streams.archive.archiver import Archiver
-from streams.produce import produce_events
+from streams.produce import produce_events, produce_items
 from streams.settings import Settings
 from streams.topics import ensure_topics
+from training.sources import open_corpus
 
 pytestmark = pytest.mark.integration
 
@@ -87,6 +89,35 @@ async def test_what_cannot_be_decoded_is_counted_and_passed_over(fresh: Settings
     assert (archiver.counters["bad"], archiver.counters["records"]) == (5, 1)
     found = read_archive(LocalFolder(settings.home / "archive"), "interactions").collect().to_dicts()
     assert [(e["user_id"], e["event_time"], e["value"], e["position"]) for e in found] == [("u", 5, 0.1, 3)]
+
+
+async def test_what_is_deleted_and_who_is_erased_are_archived_once_however_the_worker_dies(fresh: Settings) -> None:
+    settings = replace(fresh, archive_rows=20, archive_interval_s=0.2)
+    await ensure_topics(settings)
+    folder = LocalFolder(settings.home / "archive")
+    await produce_items(settings, [Item(f"i{n}", f"thing {n}") for n in range(30)])
+    await produce_events(settings, events(0, 100))
+    async with AIOKafkaProducer(bootstrap_servers=settings.bootstrap_servers) as producer:
+        for item in (b"i3", b"i4"):
+            await producer.send_and_wait(settings.topic("items"), None, key=item)
+        for user in (b"u1", b"u2"):
+            await producer.send_and_wait(settings.topic("interactions"), None, key=user, headers=[ERASE])
+    await produce_items(settings, [Item("i4", "thing 4, again")])
+    await produce_events(settings, events(100, 140))
+    with pytest.raises(OSError, match="killed"):
+        await Archiver(settings, target=DiesAfter(folder.root)).run()
+    held = sum(read_archive(folder, topic).collect().height for topic in ("interactions", "items"))
+    second = Archiver(settings, target=folder)
+    done = ("records", "deletions", "erasures", "bad")
+    await finish(second, await until(second, lambda a: sum(a.counters[name] for name in done) >= 175 - held))
+    assert read_archive(folder, "items").collect()["_removed"].sum() == 2
+    assert read_archive(folder, "interactions").collect()["_removed"].sum() == 2
+    corpus = open_corpus(str(folder.root))
+    titles = {item.item_id: item.title for item in corpus.items}
+    assert set(titles) == {f"i{n}" for n in range(30)} - {"i3"}
+    assert titles["i4"] == "thing 4, again"
+    left = [e for n, e in enumerate(events(0, 140)) if n >= 100 or e.user_id not in {"u1", "u2"}]
+    assert corpus.events == left
 
 
 async def test_an_archive_ahead_of_its_topic_is_refused(fresh: Settings) -> None:

@@ -1,0 +1,57 @@
+"""What an archive says now: the catalogue as it stands, and events and slates of people who were not erased since."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from models.archive.files import read_archive
+from models.archive.target import Target
+
+__all__ = ["standing_events", "standing_impressions", "standing_items"]
+
+ORIGIN = ["_partition", "_offset"]
+
+
+def standing_items(target: Target) -> pl.LazyFrame:
+    """Each item as it was archived last; one whose last word is a deletion is left out."""
+    newest = read_archive(target, "items").sort(ORIGIN).unique("item_id", keep="last", maintain_order=True)
+    return newest.filter(~pl.col("_removed")).drop("_removed")
+
+
+def _erasures(target: Target) -> pl.LazyFrame:
+    """Per person and partition: where they were erased last, and when."""
+    # a person's partition is fixed by the key; another one, because partitions were added, is told by the clock alone
+    removed = read_archive(target, "interactions").filter(pl.col("_removed"))
+    return removed.group_by("user_id", "_partition").agg(
+        pl.col("_offset").max().alias("_erased"), pl.col("_timestamp").max().alias("_erased_ms")
+    )
+
+
+def standing_events(target: Target, partition: int | None = None) -> pl.LazyFrame:
+    """Events that were not followed by an erasure of the person; each producer's duplicate, by `event_id`, once.
+
+    By partition and offset.
+    """
+    events = read_archive(target, "interactions", partition).filter(~pl.col("_removed")).drop("_removed")
+    erased = _erasures(target)
+    here = erased.select("user_id", "_partition", "_erased")
+    clock = erased.group_by("user_id").agg(pl.col("_erased_ms").max())
+    events = events.join(here, on=["user_id", "_partition"], how="left").join(clock, on="user_id", how="left")
+    offset, timestamp = pl.col("_offset") > pl.col("_erased"), pl.col("_timestamp") > pl.col("_erased_ms")
+    kept = events.filter(pl.coalesce(offset, timestamp, pl.lit(value=True))).drop("_erased", "_erased_ms")
+    return kept.sort(ORIGIN).unique(["user_id", "event_id"], keep="first", maintain_order=True)
+
+
+def standing_impressions(target: Target, partition: int | None = None, columns: Sequence[str] | None = None) -> pl.LazyFrame:
+    """Slates that were shown to people who were not erased since; an answer that was sent twice, by `request_id`, once.
+
+    By partition and offset.
+    """
+    shown = read_archive(target, "impressions", partition)
+    shown = shown if columns is None else shown.select(columns)
+    clock = _erasures(target).group_by("user_id").agg(pl.col("_erased_ms").max())
+    shown = shown.join(clock, on="user_id", how="left")
+    kept = shown.filter(pl.col("_erased_ms").is_null() | (pl.col("_timestamp") > pl.col("_erased_ms"))).drop("_erased_ms")
+    return kept.sort(ORIGIN).unique(["user_id", "request_id"], keep="first", maintain_order=True)

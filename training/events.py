@@ -1,0 +1,82 @@
+"""Events as columns that behave like a list of records: an archive of millions is held without an object for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from typing import overload
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from schemas.records import Interaction
+
+__all__ = ["EventFrame"]
+
+NAMES = [field.name for field in fields(Interaction)]
+REPEATED = ["user_id", "item_id", "action"]
+"Columns whose texts come often: they are held once."
+ORDER = ["event_time", "_partition", "_offset"]
+BATCH = 10_000
+
+
+class EventFrame(Sequence[Interaction]):
+    """n events by event time, then partition and offset. A slice shares the columns; an element is made when asked for."""
+
+    def __init__(self, frame: pl.DataFrame) -> None:
+        """`frame`: columns NAMES and ORDER, sorted by ORDER."""
+        self.frame = frame
+
+    @classmethod
+    def collect(cls, events: pl.LazyFrame) -> EventFrame:
+        """Read `events`, whatever their order, by the streaming engine."""
+        held = events.select(*NAMES, "_partition", "_offset").with_columns(pl.col(REPEATED).cast(pl.Categorical))
+        return cls(held.sort(ORDER).collect(engine="streaming"))
+
+    def __len__(self) -> int:
+        return self.frame.height
+
+    @overload
+    def __getitem__(self, index: int) -> Interaction: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> EventFrame: ...
+
+    def __getitem__(self, index: int | slice) -> Interaction | EventFrame:
+        if isinstance(index, slice):
+            return EventFrame(self.frame[index])
+        return Interaction(*self.frame.row(index)[: len(NAMES)])
+
+    def __iter__(self) -> Iterator[Interaction]:
+        for start in range(0, len(self), BATCH):
+            for row in self.frame[start : start + BATCH].select(NAMES).iter_rows():
+                yield Interaction(*row)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def of_items(self, item_ids: Sequence[str]) -> EventFrame:
+        """Those whose item is among `item_ids`."""
+        return EventFrame(self.frame.filter(pl.col("item_id").cast(pl.String).is_in(list(item_ids))))
+
+    def codes(self, name: str, known: Sequence[str] | None = None) -> NDArray[np.int64]:
+        """A text column as numbers: the place in `known` (-1: not there), or without it the order of first appearance."""
+        texts = self.frame[name].cast(pl.String)
+        names = texts.unique(maintain_order=True) if known is None else pl.Series(list(known), dtype=pl.String)
+        place = pl.DataFrame({name: names}).with_row_index("_place")
+        joined = texts.to_frame().join(place, on=name, how="left", maintain_order="left")
+        return joined["_place"].cast(pl.Int64).fill_null(-1).to_numpy()
+
+    def places(self, time_ms: NDArray[np.int64], partition: NDArray[np.int64], offset: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many events came up to each of these points: earlier, or at that time and up to that partition and offset."""
+        points = pl.DataFrame({"event_time": time_ms, "_partition": partition, "_offset": offset}).with_row_index("_n")
+        points = points.with_columns(pl.lit(1, pl.Int8).alias("_point"), pl.col("_partition").cast(pl.Int32))
+        mine = self.frame.select(ORDER).with_columns(pl.lit(0, pl.UInt32).alias("_n"), pl.lit(0, pl.Int8).alias("_point"))
+        both = pl.concat([mine, points.select(mine.columns)]).sort([*ORDER, "_point"])
+        before = both.with_columns((1 - pl.col("_point")).cast(pl.Int64).cum_sum().alias("_before")).filter(
+            pl.col("_point") == 1
+        )
+        return before.sort("_n")["_before"].to_numpy()
