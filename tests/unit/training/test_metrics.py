@@ -1,0 +1,171 @@
+"""Laws of the measures, and their equality with a library's."""
+
+from __future__ import annotations
+
+import itertools
+
+import ir_measures
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ir_measures import AP, MRR, P, R, nDCG
+from numpy.typing import NDArray
+
+from training.metrics import (
+    auc,
+    average_precision,
+    bootstrap,
+    coverage,
+    diversity,
+    grouped_auc,
+    ndcg_at,
+    novelty,
+    precision_at,
+    recall_at,
+    reciprocal_rank,
+    reliability,
+    self_information,
+)
+
+few = settings(max_examples=60, deadline=None)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def run(seed: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Lists of some queries, and how many relevant items each has, some of them not listed."""
+    rng = np.random.default_rng(seed)
+    q, places = int(rng.integers(1, 12)), int(rng.integers(0, 40))
+    hits = rng.random((q, places)) < rng.random()
+    return hits, (hits.sum(axis=1) + rng.integers(0, 4, q)).astype(np.int64)
+
+
+@few
+@given(seeds)
+def test_ranked_measures_equal_those_of_ir_measures(seed: int) -> None:
+    hits, relevant = run(seed)
+    wanted = [nDCG @ 10, nDCG @ 50, P @ 5, P @ 10, R @ 10, R @ 50, AP, AP @ 10, MRR @ 1000]
+    got = [
+        ndcg_at(hits, relevant, 10),
+        ndcg_at(hits, relevant, 50),
+        precision_at(hits, 5),
+        precision_at(hits, 10),
+        recall_at(hits, relevant, 10),
+        recall_at(hits, relevant, 50),
+        average_precision(hits, relevant),
+        average_precision(hits, relevant, 10),
+        reciprocal_rank(hits),
+    ]
+    judged = [
+        ir_measures.Qrel(f"q{q}", f"d{q}-{place}", int(hit)) for q, row in enumerate(hits) for place, hit in enumerate(row)
+    ]
+    judged += [
+        ir_measures.Qrel(f"q{q}", f"x{q}-{n}", 1) for q, row in enumerate(hits) for n in range(int(relevant[q] - row.sum()))
+    ]
+    scored = [
+        ir_measures.ScoredDoc(f"q{q}", f"d{q}-{place}", float(-place))
+        for q, row in enumerate(hits)
+        for place in range(len(row))
+    ]
+    scored += [ir_measures.ScoredDoc("none", "none", 0.0)]  # a run of no documents at all is refused by the library
+    expected = {(m.query_id, str(m.measure)): m.value for m in ir_measures.iter_calc(wanted, judged, scored)} if judged else {}
+    for measure, values in zip(wanted, got, strict=True):
+        assert values == pytest.approx([expected.get((f"q{q}", str(measure)), 0.0) for q in range(len(hits))], abs=1e-9)
+
+
+@few
+@given(seeds)
+def test_ranked_measures_lie_between_0_and_1_and_grow_when_a_hit_moves_up(seed: int) -> None:
+    hits, relevant = run(seed)
+    better = np.sort(hits, axis=1)[:, ::-1]
+    for measure in (
+        lambda h: ndcg_at(h, relevant, 10),
+        lambda h: recall_at(h, relevant, 10),
+        lambda h: precision_at(h, 10),
+        lambda h: average_precision(h, relevant),
+        reciprocal_rank,
+    ):
+        values = measure(hits)
+        assert ((values >= 0) & (values <= 1 + 1e-12)).all()
+        assert (measure(better) >= values - 1e-12).all()
+
+
+@few
+@given(st.lists(st.lists(st.integers(-1, 9), min_size=4, max_size=4), max_size=6), seeds)
+def test_lists_beyond_accuracy_equal_a_plain_recomputation(drawn: list[list[int]], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    lists = np.asarray(drawn, np.int64).reshape(-1, 4)
+    vectors = rng.normal(size=(10, 3))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[3] = 0.0
+    counts = rng.integers(0, 50, 10)
+    bits = self_information(counts)
+    assert np.exp2(-bits).sum() == pytest.approx(1.0)
+    assert (bits[np.argsort(counts)][:-1] >= bits[np.argsort(counts)][1:]).all(), "what is rarer says more"
+    assert coverage(lists, 10) == len({i for row in drawn for i in row if i >= 0}) / 10
+    for row, new, apart in zip(drawn, novelty(lists, bits), diversity(lists, vectors), strict=True):
+        there = [i for i in row if i >= 0]
+        pairs = [1 - float(vectors[a] @ vectors[b]) for a, b in itertools.combinations(there, 2)]
+        assert new == pytest.approx(np.mean(bits[there]) if there else 0.0)
+        assert apart == pytest.approx(np.mean(pairs) if pairs else 0.0, abs=1e-9)
+
+
+predictions = st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.25, 0.5, 1.0]), st.booleans(), st.integers(0, 3)), max_size=40)
+
+
+@few
+@given(predictions)
+def test_auc_is_the_chance_that_a_true_one_is_above_a_false_one(drawn: list[tuple[float, bool, int]]) -> None:
+    def plain(part: list[tuple[float, bool, int]]) -> float:
+        pairs = [(s > t) + 0.5 * (s == t) for s, a, _ in part for t, b, _ in part if a and not b]
+        return float(np.mean(pairs)) if pairs else float("nan")
+
+    score, came, group = (np.asarray([d[n] for d in drawn], t) for n, t in enumerate((np.float64, np.bool_, np.int64)))
+    assert auc(score, came) == pytest.approx(plain(drawn), nan_ok=True)
+    parts = [[d for d in drawn if d[2] == g] for g in range(4)]
+    said = [(plain(part), len(part)) for part in parts if plain(part) == plain(part)]
+    expected = sum(a * n for a, n in said) / sum(n for _, n in said) if said else float("nan")
+    assert grouped_auc(score, came, group) == pytest.approx(expected, nan_ok=True)
+
+
+@few
+@given(predictions, st.booleans(), st.integers(1, 12))
+def test_reliability_bins_hold_every_prediction_once(drawn: list[tuple[float, bool, int]], wide: bool, bins: int) -> None:
+    said, came = np.asarray([d[0] for d in drawn]), np.asarray([d[1] for d in drawn], np.bool_)
+    got = reliability(said, came, bins, equal_width=wide)
+    assert got.size.sum() == len(drawn)
+    assert len(got.size) <= bins
+    assert (got.said * got.size).sum() == pytest.approx(said.sum())
+    assert (got.came * got.size).sum() == pytest.approx(came.sum())
+    assert (np.diff(got.said) > 0).all()
+    assert 0 <= got.error <= 1
+    assert got.error >= abs(said.mean() - came.mean()) - 1e-9 if drawn else got.error == 0
+
+
+def test_what_is_calibrated_has_a_small_error_and_what_is_not_a_large_one() -> None:
+    rng = np.random.default_rng(0)
+    said = rng.beta(1, 30, 200_000)
+    came = rng.random(200_000) < said
+    assert reliability(said, came).error < 0.003
+    assert reliability(np.sqrt(said), came).error > 0.05
+
+
+def test_an_interval_covers_the_truth_as_often_as_it_says_and_knows_that_people_repeat_themselves() -> None:
+    """95 % intervals of the mean, over 200 worlds; people whose 8 queries are all alike count as one each."""
+    covered = {"by person": 0, "one by one": 0}
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        people = np.repeat(np.arange(60), 8)
+        values = np.repeat(rng.normal(0.0, 1.0, 60), 8)
+        for how, groups in (("by person", people), ("one by one", None)):
+            found = bootstrap(values, groups, resamples=300, seed=seed)
+            covered[how] += found.low <= 0.0 <= found.high
+            assert found.low <= found.mean <= found.high
+    assert covered["by person"] >= 180
+    assert covered["one by one"] <= 130
+
+
+def test_the_same_seed_gives_the_same_interval_and_nothing_gives_zero() -> None:
+    values = np.random.default_rng(1).random(50)
+    assert bootstrap(values, seed=3) == bootstrap(values, seed=3)
+    assert bootstrap(np.zeros(0)).to_json() == [0.0, 0.0, 0.0]
