@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -11,6 +13,24 @@ from typing import get_type_hints
 from schemas.errors import ConfigError
 
 __all__ = ["Settings"]
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+LIMITS: Mapping[str, int] = {
+    **dict.fromkeys(("kafka_port", "controller_port", "redis_port", "web_port"), 65_535),
+    **dict.fromkeys(("commit_interval_s", "archive_interval_s", "stop_timeout_s", "stuck_s", "session_timeout_s"), 0),
+    **dict.fromkeys(("partitions", "replication", "standbys", "cache_users", "block_cache_mb", "archive_rows"), 0),
+    "deadline_ms": 60_000,
+}
+"Settings that must be positive (`standbys` may be 0), and the most that each may be; 0 for no limit."
+
+
+def _variable(name: str) -> str:
+    return f"RIFFLE_{name.upper()}"
+
+
+def _demand(holds: bool, name: str, rule: str) -> None:
+    if not holds:
+        raise ConfigError("invalid_setting", f"{_variable(name)} {rule}", name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,46 +104,89 @@ class Settings:
     "Level of the worker's log."
 
     def __post_init__(self) -> None:
-        if self.standbys < 0:
-            raise ConfigError("invalid_setting", "standbys must be at least 0", "standbys")
-        if self.encoder not in {"on", "off", "auto"}:
-            raise ConfigError("invalid_setting", "encoder must be on, off or auto", "encoder")
-        if self.partitions < 1 or self.replication < 1:
-            raise ConfigError("invalid_setting", "partitions and replication must be at least 1", "partitions")
-        if not self.commit_interval_s > 0 or not self.archive_interval_s > 0 or not self.stop_timeout_s > 0:
-            raise ConfigError("invalid_setting", "intervals must be greater than 0 seconds", "commit_interval_s")
+        for name, most in LIMITS.items():
+            value = getattr(self, name)
+            least = 0 if name == "standbys" else 1
+            if isinstance(value, float):
+                _demand(0 < value < math.inf, name, f"must be greater than 0 seconds, is {value}")
+            else:
+                within = f"lie in {least}..{most}" if most else f"be at least {least}"
+                _demand(least <= value <= (most or value), name, f"must {within}, is {value}")
+        _demand(self.encoder in {"on", "off", "auto"}, "encoder", f"must be on, off or auto, is {self.encoder!r}")
+        _demand(self.log_level.upper() in LEVELS, "log_level", f"must be one of {', '.join(LEVELS)}, is {self.log_level!r}")
+        url = not self.redis_url or self.redis_url.startswith(("redis://", "rediss://", "unix://"))
+        _demand(url, "redis_url", f"must begin with redis://, rediss:// or unix://, is {self.redis_url!r}")
+        bucket = "://" not in self.archive or (self.archive.startswith("s3://") and self.archive.strip("/") != "s3:")
+        _demand(bucket, "archive", f"must be a folder, s3://bucket/prefix or off, is {self.archive!r}")
+        taken: dict[int, str] = {}
+        for name in self._ports():
+            other = taken.setdefault(getattr(self, name), name)
+            same = f"must be another port than {_variable(other)}, both are {getattr(self, name)}"
+            _demand(other == name, name, same)
+
+    def _ports(self) -> list[str]:
+        """Names of the ports that this instance listens on."""
+        kafka = ["kafka_port", "controller_port"] if self.embedded_kafka else []
+        return [*kafka, *(["redis_port"] if self.embedded_redis else []), "web_port"]
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """Read `RIFFLE_*`.
 
         Raises:
-            ConfigError: a value does not parse or is out of range; the message names the variable.
+            ConfigError: a value does not parse or is out of range, or `home` cannot be a folder; the message names the
+                variable.
         """
         source = os.environ if environ is None else environ
         kinds = get_type_hints(cls)
         values: dict[str, object] = {}
         for field in fields(cls):
-            name = f"RIFFLE_{field.name.upper()}"
+            name = _variable(field.name)
             text = source.get(name, "").strip()
             if not text:
                 continue
             try:
                 values[field.name] = Path(text) if kinds[field.name] is Path else kinds[field.name](text)
             except ValueError as exc:
-                raise ConfigError("invalid_setting", f"{name}={text!r} is not {kinds[field.name].__name__}", name) from exc
-        return cls(**values).resolved()  # type: ignore[arg-type]
+                kind = {"int": "a whole number", "float": "a number"}.get(kinds[field.name].__name__, "a path")
+                raise ConfigError("invalid_setting", f"{name}={text!r} is not {kind}", name) from exc
+        found = cls(**values).resolved()  # type: ignore[arg-type]
+        above = next(folder for folder in (found.home, *found.home.parents) if folder.exists())
+        usable = above.is_dir() and os.access(above, os.W_OK | os.X_OK)
+        _demand(usable, "home", f"must be a folder that can be written, {found.home} cannot: see {above}")
+        return found
+
+    @classmethod
+    def unknown(cls, environ: Mapping[str, str] | None = None) -> dict[str, str]:
+        """`RIFFLE_*` variables that are no setting, each with the one that it may be meant to be, or an empty text."""
+        known = {_variable(field.name).removeprefix("RIFFLE_"): _variable(field.name) for field in fields(cls)}
+        given = os.environ if environ is None else environ
+        odd = sorted(name for name in given if name.startswith("RIFFLE_") and name not in known.values())
+        near = {name: difflib.get_close_matches(name.removeprefix("RIFFLE_"), known, 1) for name in odd}
+        return {name: known[found[0]] if found else "" for name, found in near.items()}
 
     def resolved(self) -> Settings:
         """The same settings with absolute folders, so that a change of working directory changes nothing."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["home"] = self.home.expanduser().absolute()
         values["cache"] = self.cache.expanduser().absolute()
+        values["log_level"] = self.log_level.upper()
         return Settings(**values)
+
+    def make_home(self) -> None:
+        """Create `home` unless it is there.
+
+        Raises:
+            ConfigError: it cannot be created.
+        """
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise ConfigError("invalid_setting", f"RIFFLE_HOME={self.home} cannot be created: {exc.strerror}", "home") from exc
 
     def environment(self) -> dict[str, str]:
         """The `RIFFLE_*` variables that recreate these settings in another process."""
-        return {f"RIFFLE_{field.name.upper()}": str(getattr(self, field.name)) for field in fields(self)}
+        return {_variable(field.name): str(getattr(self, field.name)) for field in fields(self)}
 
     def topic(self, name: str) -> str:
         """Full name of one of `streams.topics.TOPICS`."""

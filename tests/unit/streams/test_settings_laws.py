@@ -1,0 +1,104 @@
+"""Settings: what cannot work is refused at once, in a line that names its variable."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.errors import ConfigError
+from streams.settings import Settings
+
+PORTS = ("kafka_port", "controller_port", "redis_port", "web_port")
+POSITIVE = ("commit_interval_s", "archive_interval_s", "stop_timeout_s", "stuck_s", "session_timeout_s")
+COUNTS = ("partitions", "replication", "cache_users", "block_cache_mb", "archive_rows", "deadline_ms")
+
+
+def refused(**values: object) -> str:
+    """The message with which these variables are refused."""
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env({f"RIFFLE_{name.upper()}": str(value) for name, value in values.items()})
+    return caught.value.message
+
+
+@given(st.lists(st.integers(1, 65_535), min_size=4, max_size=4, unique=True))
+def test_distinct_ports_are_taken_as_they_are(ports: list[int]) -> None:
+    made = Settings.from_env({f"RIFFLE_{name.upper()}": str(port) for name, port in zip(PORTS, ports, strict=True)})
+    assert [getattr(made, name) for name in PORTS] == ports
+
+
+@given(st.sampled_from(PORTS), st.integers(-70_000, 0) | st.integers(65_536, 2**40))
+def test_a_port_beyond_its_range_is_named(name: str, port: int) -> None:
+    assert refused(**{name: port}) == f"RIFFLE_{name.upper()} must lie in 1..65535, is {port}"
+
+
+@given(st.lists(st.sampled_from(PORTS), min_size=2, max_size=2, unique=True))
+def test_two_ports_are_never_the_same(names: list[str]) -> None:
+    message = refused(**dict.fromkeys(names, 5_000))
+    assert all(f"RIFFLE_{name.upper()}" in message for name in names)
+
+
+def test_ports_of_what_is_not_started_do_not_matter() -> None:
+    Settings(bootstrap="kafka:9092", redis_url="redis://there", kafka_port=7000, redis_port=7000, web_port=7000)
+
+
+@given(st.sampled_from(POSITIVE), st.sampled_from(["0", "-1", "nan", "inf"]))
+def test_seconds_are_positive_and_finite(name: str, value: str) -> None:
+    assert refused(**{name: value}).startswith(f"RIFFLE_{name.upper()} must be greater than 0 seconds")
+
+
+@given(st.sampled_from(COUNTS), st.integers(-5, 0))
+def test_counts_are_positive(name: str, value: int) -> None:
+    assert refused(**{name: value}).startswith(f"RIFFLE_{name.upper()} must ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("deadline_ms", "60001"),
+        ("standbys", "-1"),
+        ("kafka_port", "many"),
+        ("log_level", "LOUD"),
+        ("archive", "gs://bucket/x"),
+        ("archive", "s3://"),
+        ("redis_url", "localhost:6379"),
+        ("redis_url", "http://localhost"),
+        ("encoder", "maybe"),
+    ],
+)
+def test_what_cannot_work_is_named(name: str, value: str) -> None:
+    assert refused(**{name: value}).startswith(f"RIFFLE_{name.upper()}")
+
+
+@pytest.mark.parametrize("value", ["redis://h:1/0", "rediss://h", "unix:///run/redis.sock"])
+def test_any_redis_url_will_do(value: str) -> None:
+    assert Settings.from_env({"RIFFLE_REDIS_URL": value}).redis == value
+
+
+def test_what_may_be_written_in_several_ways() -> None:
+    assert Settings.from_env({"RIFFLE_LOG_LEVEL": "warning"}).log_level == "WARNING"
+    for archive in ("off", "kept", "/tmp/kept", "s3://bucket/prefix"):
+        assert Settings.from_env({"RIFFLE_ARCHIVE": archive}).archive == archive
+
+
+@pytest.mark.parametrize("below", ["", "deeper/still"])
+def test_a_home_that_cannot_be_a_folder_is_named(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_text("")
+    assert "RIFFLE_HOME" in refused(home=tmp_path / "file" / below)
+    with pytest.raises(ConfigError, match="RIFFLE_HOME"):
+        Settings(home=tmp_path / "file" / "home").make_home()
+
+
+def test_unknown_variables_are_named_with_what_they_may_mean() -> None:
+    given_ = {"RIFFLE_KAFKA_PROT": "1", "RIFFLE_XYZ": "2", "RIFFLE_WEB_PORT": "3", "OTHER": "4"}
+    assert Settings.unknown(given_) == {"RIFFLE_KAFKA_PROT": "RIFFLE_KAFKA_PORT", "RIFFLE_XYZ": ""}
+    assert Settings.unknown(Settings().environment()) == {}
+
+
+def test_every_default_is_a_setting_that_works() -> None:
+    made = Settings.from_env({})
+    assert Settings.from_env(made.environment()) == made
+    assert all(hasattr(made, field.name) for field in fields(Settings))
