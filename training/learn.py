@@ -27,7 +27,7 @@ from training.evaluate import World
 from training.export import to_onnx
 from training.fit_towers import train_towers
 from training.projections import fit_projection, projected
-from training.ranker import Ranker, RankerSettings, fit_light, train_ranker
+from training.ranker import Ranker, RankerSettings, fit_light, make_ranker, train_ranker
 from training.replay import replay
 from training.towers import Content, ItemTower, TowerSettings, UserTower, item_vectors
 
@@ -233,7 +233,7 @@ class _Maker:
         picked = rng.integers(0, len(self.items), n)
         if ranker is None:
             torch.manual_seed(0)
-            ranker = Ranker(len(FEATURES), d, len(self.heads), self.settings.ranker).eval()
+            ranker = make_ranker(len(FEATURES), d, len(self.heads), self.settings.ranker).eval()
         mask = (np.arange(LENGTH) >= LENGTH - rng.integers(0, LENGTH + 1, (n, 1))).astype(np.float32)
         history = made.vectors[rng.integers(0, len(self.items), (n, LENGTH))]
         events = rng.random((n, LENGTH, EVENT_WIDTH), np.float32)

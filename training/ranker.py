@@ -1,4 +1,4 @@
-"""The multi-task ranker: multi-gate mixture of experts (Ma et al., KDD 2018) over features and the towers' interaction.
+"""The multi-task ranker: what all kinds share, how they are trained, and the multi-gate mixture of experts (Ma et al. 2018).
 
 Trained listwise on what retrieval really returned (softmax over a query's candidates) and pointwise per head; then each
 head is calibrated on later queries by Platt's method (1999), which keeps the order.
@@ -6,8 +6,10 @@ head is calibrated on later queries by Platt's method (1999), which keeps the or
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +17,12 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-__all__ = ["Examples", "Ranker", "RankerSettings", "fit_light", "train_ranker"]
+from schemas.errors import ConfigError
+from training.distributed import Group
+
+__all__ = ["KINDS", "Examples", "MMoE", "Ranker", "RankerSettings", "fit_light", "make_ranker", "reliability", "train_ranker"]
+
+KINDS = ("mmoe", "deepfm")
 
 Progress = Callable[[int, int], None]
 
@@ -24,8 +31,15 @@ Progress = Callable[[int, int], None]
 class RankerSettings:
     """How the ranker is built and trained."""
 
+    kind: str = "mmoe"
+    "Which one: of KINDS."
     experts: int = 4
+    "Of `mmoe`."
     width: int = 96
+    embedding: int = 8
+    "Dimensions of a field, of `deepfm`."
+    buckets: int = 16
+    "Intervals of equal share that a feature's values fall into, of `deepfm`."
     epochs: int = 8
     batch: int = 64
     "Queries per step."
@@ -35,6 +49,10 @@ class RankerSettings:
     pointwise: float = 0.3
     "Weight of the pointwise loss beside the listwise one."
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ConfigError("ranker", f"there is no ranker {self.kind!r}: it is one of {', '.join(KINDS)}", "kind")
 
 
 @dataclass(slots=True)
@@ -65,12 +83,47 @@ class Examples:
 
 
 class Ranker(nn.Module):
-    """Features `(n, f)` and vectors `(n, d)` to a logit per head."""
+    """Features `(n, f)` and vectors `(n, d)` to a logit per head. Kinds differ in `logits`."""
 
-    def __init__(self, features: int, dimensions: int, heads: int, settings: RankerSettings) -> None:
+    def __init__(self, features: int, heads: int) -> None:
         super().__init__()
         self.mean = nn.Parameter(torch.zeros(features), requires_grad=False)
         self.scale = nn.Parameter(torch.ones(features), requires_grad=False)
+        self._heads = heads
+
+    def _calibrated(self) -> None:
+        """Add the calibration, last: slope and offset per head."""
+        ones, zeros = torch.ones(self._heads), torch.zeros(self._heads)
+        self.platt = nn.Parameter(torch.stack([ones, zeros]), requires_grad=False)
+
+    def fit(self, seen: NDArray[np.float32]) -> None:
+        """Learn how features are spread, before training: `(n, f)`, the valid candidates of all training queries.
+
+        A feature that never varied taught its weights nothing: it stays 0 whatever it says later.
+        """
+        deviation = seen.std(axis=0)
+        with torch.no_grad():
+            self.mean.copy_(torch.from_numpy(seen.mean(axis=0)))
+            self.scale.copy_(torch.from_numpy(np.where(deviation < 1e-3, np.float32(1e9), deviation)))
+
+    def standard(self, features: Tensor) -> Tensor:
+        """Features of mean 0 and deviation 1, clipped."""
+        return ((features - self.mean) / self.scale).clamp(-5, 5)
+
+    @abstractmethod
+    def logits(self, features: Tensor, users: Tensor, items: Tensor) -> Tensor:
+        """Uncalibrated logits `(n, heads)`. The first head's order the listwise loss."""
+
+    def forward(self, features: Tensor, user_vectors: Tensor, item_vectors: Tensor) -> Tensor:
+        """Calibrated probability per head."""
+        return torch.sigmoid(self.logits(features, user_vectors, item_vectors) * self.platt[0] + self.platt[1])
+
+
+class MMoE(Ranker):
+    """Experts shared by the heads, mixed by a gate per head; beside them, a linear part."""
+
+    def __init__(self, features: int, dimensions: int, heads: int, settings: RankerSettings) -> None:
+        super().__init__(features, heads)
         width, inputs = settings.width, features + dimensions
         self.experts = nn.ModuleList(
             nn.Sequential(
@@ -81,11 +134,11 @@ class Ranker(nn.Module):
         self.gates = nn.ModuleList(nn.Linear(inputs, settings.experts) for _ in range(heads))
         self.towers = nn.ModuleList(nn.Sequential(nn.Linear(width // 2, 16), nn.GELU(), nn.Linear(16, 1)) for _ in range(heads))
         self.linear = nn.Linear(features, heads)
-        self.platt = nn.Parameter(torch.stack([torch.ones(heads), torch.zeros(heads)]), requires_grad=False)
+        self._calibrated()
 
     def logits(self, features: Tensor, users: Tensor, items: Tensor) -> Tensor:
         """Uncalibrated logits."""
-        standard = ((features - self.mean) / self.scale).clamp(-5, 5)
+        standard = self.standard(features)
         x = torch.cat([standard, users * items], dim=-1)
         experts = torch.stack([expert(x) for expert in self.experts], dim=-2)
         outs = []
@@ -95,17 +148,22 @@ class Ranker(nn.Module):
         total: Tensor = torch.cat(outs, dim=-1) + self.linear(standard)
         return total
 
-    def forward(self, features: Tensor, user_vectors: Tensor, item_vectors: Tensor) -> Tensor:
-        """Calibrated probability per head."""
-        return torch.sigmoid(self.logits(features, user_vectors, item_vectors) * self.platt[0] + self.platt[1])
+
+def make_ranker(features: int, dimensions: int, heads: int, settings: RankerSettings) -> Ranker:
+    """An untrained ranker of the kind that the settings ask for."""
+    if settings.kind == "deepfm":
+        from training.deepfm import DeepFM
+
+        return DeepFM(features, dimensions, heads, settings)
+    return MMoE(features, dimensions, heads, settings)
 
 
-def _tensors(part: Examples) -> tuple[Tensor, ...]:
-    return tuple(torch.from_numpy(np.ascontiguousarray(getattr(part, name))) for name in part.__slots__)
+def _tensors(part: Examples, device: torch.device) -> tuple[Tensor, ...]:
+    return tuple(torch.from_numpy(np.ascontiguousarray(getattr(part, name))).to(device) for name in part.__slots__)
 
 
 def _run(model: Ranker, part: Examples) -> tuple[Tensor, tuple[Tensor, ...]]:
-    tensors = _tensors(part)
+    tensors = _tensors(part, model.mean.device)
     features, users, items = tensors[:3]
     shape = features.shape[:2]
     users = users.unsqueeze(1).expand(-1, shape[1], -1)
@@ -114,18 +172,17 @@ def _run(model: Ranker, part: Examples) -> tuple[Tensor, tuple[Tensor, ...]]:
 
 
 def train_ranker(examples: Examples, settings: RankerSettings, progress: Progress | None = None) -> Ranker:
-    """Train on the first nine tenths of the queries, calibrate on the rest; deterministic for one seed."""
+    """Train on the first nine tenths of the queries, calibrate on the rest; on a GPU where there is one.
+
+    Deterministic for one seed and one number of threads. The ranker comes back on the CPU.
+    """
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
-    cut = max(1, int(len(examples) * 0.9))
-    learn, later = examples.take(slice(0, cut)), examples.take(slice(cut, None))
-    model = Ranker(examples.features.shape[2], examples.user_vectors.shape[1], examples.labels.shape[2], settings)
-    seen = learn.features[learn.valid]
-    with torch.no_grad():
-        model.mean.copy_(torch.from_numpy(seen.mean(axis=0)))
-        # a feature that never varied taught its weights nothing: it stays 0 whatever it says later
-        deviation = seen.std(axis=0)
-        model.scale.copy_(torch.from_numpy(np.where(deviation < 1e-3, np.float32(1e9), deviation)))
+    learn, later = _parts(examples)
+    shape = examples.features.shape[2], examples.user_vectors.shape[1], examples.labels.shape[2]
+    model = make_ranker(*shape, settings)
+    model.fit(learn.features[learn.valid])
+    model.to(Group.current().device)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=settings.rate, weight_decay=settings.weight_decay)
     per_epoch = max(1, -(-len(learn) // settings.batch))
@@ -145,8 +202,27 @@ def train_ranker(examples: Examples, settings: RankerSettings, progress: Progres
             if progress is not None:
                 progress(step, steps)
     model.eval()
-    _calibrate(model, later if len(later) >= 50 else learn)
-    return model
+    logits, labels, weight = _scored(model, later)
+    slope, offset = _platt(logits, labels, weight)
+    with torch.no_grad():
+        model.platt[0], model.platt[1] = slope, offset
+    return model.cpu()
+
+
+def _parts(examples: Examples) -> tuple[Examples, Examples]:
+    """What is learned from, and the later queries that calibrate; all queries where those would be too few."""
+    cut = max(1, int(len(examples) * 0.9))
+    learn, later = examples.take(slice(0, cut)), examples.take(slice(cut, None))
+    return learn, later if len(later) >= 50 else learn
+
+
+def _scored(model: Ranker, part: Examples) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits and labels of the valid candidates, and how many each stands for."""
+    with torch.inference_mode():
+        logits, (_, _, _, labels, _, valid, correction) = _run(model, part)
+        found = logits[valid], labels[valid], torch.exp(correction[valid])
+    # outside of inference mode a copy can take part in gradients
+    return found[0].clone(), found[1].clone(), found[2].clone()
 
 
 def _loss(logits: Tensor, labels: Tensor, gains: Tensor, valid: Tensor, correction: Tensor, pointwise: float) -> Tensor:
@@ -160,13 +236,10 @@ def _loss(logits: Tensor, labels: Tensor, gains: Tensor, valid: Tensor, correcti
     return (listwise * there).sum() / there.sum().clamp(min=1) + pointwise * point * logits.shape[1] / 10
 
 
-def _calibrate(model: Ranker, part: Examples) -> None:
-    """Fit slope and offset of each head; the slope stays positive."""
-    with torch.inference_mode():
-        logits, (_, _, _, labels, _, valid, correction) = _run(model, part)
-    z, y = logits[valid].clone(), labels[valid].clone()
-    weight = torch.exp(correction[valid])
-    slope, offset = torch.zeros(z.shape[1], requires_grad=True), torch.zeros(z.shape[1], requires_grad=True)
+def _platt(z: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Slope and offset of each head; the slope stays positive."""
+    slope = torch.zeros(z.shape[1], requires_grad=True, device=z.device)
+    offset = torch.zeros(z.shape[1], requires_grad=True, device=z.device)
     optimizer = torch.optim.LBFGS([slope, offset], max_iter=50)
 
     def closure() -> Tensor:
@@ -177,9 +250,39 @@ def _calibrate(model: Ranker, part: Examples) -> None:
         return loss
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
-    with torch.no_grad():
-        model.platt[0] = torch.exp(slope.clamp(-3, 3)).detach()
-        model.platt[1] = offset.detach()
+    return torch.exp(slope.clamp(-3, 3)).detach(), offset.detach()
+
+
+def reliability(model: Ranker, examples: Examples, bins: int = 10) -> list[list[dict[str, float]]]:
+    """How far the ranker's probabilities hold on the later queries: per head, bins of equal weight by probability.
+
+    Each bin says the mean probability `predicted`, the share `observed`, and the `weight` of its candidates. Two halves of the
+    queries are each calibrated by the other, so that no figure comes from what its own calibration was fitted to.
+    """
+    later = _parts(examples)[1]
+    halves = [_scored(model, later.take(np.arange(half, len(later), 2))) for half in (0, 1)]
+    probabilities = []
+    for mine, other in zip(halves, halves[::-1], strict=True):
+        slope, offset = _platt(*other)
+        probabilities.append(torch.sigmoid(mine[0] * slope + offset))
+    predicted = torch.cat(probabilities).numpy()
+    observed, weight = torch.cat([half[1] for half in halves]).numpy(), torch.cat([half[2] for half in halves]).numpy()
+    return [_bins(predicted[:, head], observed[:, head], weight, bins) for head in range(predicted.shape[1])]
+
+
+def _bins(
+    predicted: NDArray[np.float32], observed: NDArray[np.float32], weight: NDArray[np.float32], bins: int
+) -> list[dict[str, float]]:
+    order = np.argsort(predicted, kind="stable")
+    before = np.cumsum(weight[order], dtype=np.float64) - weight[order]
+    number = np.minimum((before / max(float(weight.sum(dtype=np.float64)), 1e-9) * bins).astype(np.int64), bins - 1)
+    found = []
+    for n in np.unique(number).tolist():
+        rows: Any = order[number == n]
+        mass = weight[rows].astype(np.float64)
+        means = [float((column[rows] * mass).sum() / mass.sum()) for column in (predicted, observed)]
+        found.append({"predicted": round(means[0], 6), "observed": round(means[1], 6), "weight": round(float(mass.sum()), 2)})
+    return found
 
 
 def fit_light(

@@ -29,7 +29,7 @@ from training.export import to_onnx
 from training.fit_towers import _inputs
 from training.gate import judge
 from training.learn import Learned, learn
-from training.ranker import Ranker, RankerSettings
+from training.ranker import RankerSettings, make_ranker
 from training.replay import replay
 from training.towers import TowerSettings, UserTower
 
@@ -179,7 +179,7 @@ def test_a_user_tower_on_a_window_is_the_user_tower_on_the_newest_events() -> No
 def test_onnx_gives_what_torch_gives(heads: int) -> None:
     torch.manual_seed(heads)
     rng = np.random.default_rng(heads)
-    ranker = Ranker(len(FEATURES), 17, heads, RankerSettings(width=16)).eval()
+    ranker = make_ranker(len(FEATURES), 17, heads, RankerSettings(width=16)).eval()
     inputs = {
         "features": rng.normal(0, 10, (256, len(FEATURES))).astype(np.float32),
         "user_vectors": rng.normal(size=(256, 17)).astype(np.float32),

@@ -1,0 +1,156 @@
+"""What every kind of ranker must do: the same tests for all."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from learning_corpus import SMALL
+from numpy.typing import NDArray
+
+from models.features import FEATURES
+from models.release import Release
+from models.serving import ServingModel
+from schemas.errors import ConfigError, ReleaseRejected
+from training import export
+from training.export import to_half, to_onnx
+from training.learn import Learned
+from training.ranker import KINDS, Examples, Ranker, RankerSettings, make_ranker, reliability, train_ranker
+
+F, D, C = 6, 8, 12
+SETTINGS = RankerSettings(width=32, experts=2, epochs=12, batch=32, rate=1e-2, dropout=0.0)
+
+pytestmark = pytest.mark.parametrize("kind", KINDS)
+
+
+def drawn(queries: int, seed: int = 0) -> Examples:
+    """Likes follow a product of two features, and the agreement of the vectors; the second head follows one feature's sign."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(queries, C, F)).astype(np.float32) * 10 + 5
+    features[..., 5] = 1.0
+    users, items = rng.normal(size=(queries, D)).astype(np.float32), rng.normal(size=(queries, C, D)).astype(np.float32)
+    z = (features - 5) / 10
+    chance = 1 / (1 + np.exp(-(2 * z[..., 0] * z[..., 1] + 0.5 * np.einsum("qd,qcd->qc", users, items) - 1)))
+    liked = rng.random(chance.shape) < chance
+    labels = np.stack([liked, z[..., 2] > 0], axis=-1).astype(np.float32)
+    valid = np.ones((queries, C), np.bool_)
+    return Examples(features, users, items, labels, labels[..., 0], valid, np.zeros((queries, C), np.float32))
+
+
+def flat(examples: Examples) -> tuple[torch.Tensor, ...]:
+    users = np.repeat(examples.user_vectors[:, None], C, axis=1)
+    parts = (examples.features, users, examples.item_vectors)
+    return tuple(torch.from_numpy(np.ascontiguousarray(part.reshape(-1, part.shape[-1]))) for part in parts)
+
+
+def told(ranker: Ranker, examples: Examples) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        found: NDArray[np.float32] = ranker(*flat(examples)).numpy()
+    return found
+
+
+def auc(scores: NDArray[np.float32], labels: NDArray[np.float32]) -> float:
+    ranks = np.argsort(np.argsort(scores)) + 1.0
+    positive = labels > 0
+    n = positive.sum()
+    return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * (len(labels) - n)))
+
+
+@pytest.fixture(scope="module")
+def trained() -> dict[str, Ranker]:
+    torch.set_num_threads(1)
+    return {kind: train_ranker(drawn(700), replace(SETTINGS, kind=kind)) for kind in KINDS}
+
+
+def test_it_learns_crosses_and_each_heads_own_task(kind: str, trained: dict[str, Ranker]) -> None:
+    fresh = drawn(200, 9)
+    heads, labels = told(trained[kind], fresh), fresh.labels.reshape(-1, 2)
+    assert auc(heads[:, 0], labels[:, 0]) > 0.8
+    assert auc(heads[:, 1], labels[:, 1]) > 0.97
+
+
+def test_its_probabilities_hold(kind: str, trained: dict[str, Ranker]) -> None:
+    fresh = drawn(300, 8)
+    heads, labels = told(trained[kind], fresh), fresh.labels.reshape(-1, 2)
+    assert ((heads >= 0) & (heads <= 1)).all()
+    assert heads.mean(axis=0) == pytest.approx(labels.mean(axis=0), abs=0.05)
+    for bins in reliability(trained[kind], drawn(2_000, 7)):
+        assert sum(b["weight"] for b in bins) == 200 * C, "of the later tenth"
+        assert [b["predicted"] for b in bins] == sorted(b["predicted"] for b in bins)
+        gap = sum(b["weight"] * abs(b["predicted"] - b["observed"]) for b in bins) / sum(b["weight"] for b in bins)
+        assert gap < 0.08, gap
+    assert (trained[kind].platt[0] > 0).all(), "calibration keeps the order"
+
+
+def test_the_same_seed_gives_the_same_ranker(kind: str) -> None:
+    torch.set_num_threads(1)
+    short = replace(SETTINGS, kind=kind, epochs=1, dropout=0.2)
+    first, again, other = (train_ranker(drawn(60), s).state_dict() for s in (short, short, replace(short, seed=1)))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_a_feature_that_never_varied_moves_no_score(kind: str, trained: dict[str, Ranker]) -> None:
+    fresh = drawn(10, 3)
+    before = told(trained[kind], fresh)
+    fresh.features[..., 5] = 40.0
+    assert told(trained[kind], fresh) == pytest.approx(before, abs=1e-6)
+
+
+def test_scores_are_finite_and_do_not_depend_on_the_batch(kind: str, trained: dict[str, Ranker]) -> None:
+    fresh = drawn(10, 4)
+    fresh.features[:5] *= 1e6
+    together = told(trained[kind], fresh)
+    assert np.isfinite(together).all()
+    assert together[:C] == pytest.approx(told(trained[kind], fresh.take(slice(0, 1))), abs=1e-6)
+
+
+def test_onnx_gives_what_torch_gives_at_any_batch_size(kind: str, trained: dict[str, Ranker]) -> None:
+    fresh = drawn(30, 5)
+    inputs = dict(zip(("features", "user_vectors", "item_vectors"), (t.numpy() for t in flat(fresh)), strict=True))
+    # also exactly on the bounds of intervals
+    inputs["features"] = np.concatenate([inputs["features"], np.quantile(inputs["features"], np.arange(1, 16) / 16, axis=0)])
+    inputs = {name: array[-200:].astype(np.float32) for name, array in inputs.items()}
+    graph, worst = to_onnx(trained[kind], inputs, "heads", checks=(1, 2, 200))
+    assert worst <= 1e-5
+    half, share = to_half(graph, inputs, "heads", checks=(1, 2, 200))
+    assert 0 < share <= 1e-2
+    assert len(half) < len(graph)
+    kinds = {tensor.data_type for tensor in onnx.load_from_string(half).graph.initializer}
+    assert onnx.TensorProto.FLOAT16 in kinds
+    found = ort.InferenceSession(half, providers=["CPUExecutionProvider"]).run(None, inputs)[0]
+    whole = ort.InferenceSession(graph, providers=["CPUExecutionProvider"]).run(None, inputs)[0]
+    assert found.dtype == np.float32
+    best = np.argsort(-whole[:, 0])[:20]
+    assert len(np.intersect1d(best, np.argsort(-found[:, 0])[:20])) >= 18, "nearly the same items come first"
+
+
+def test_half_precision_that_is_too_coarse_is_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = {"x": np.ones((4, 3), np.float32)}
+    graph, _ = to_onnx(torch.nn.Linear(3, 2), inputs, "heads")
+    monkeypatch.setattr(export, "HALF_PARITY", 1e-7)
+    with pytest.raises(ReleaseRejected, match="half precision"):
+        to_half(graph, inputs, "heads")
+
+
+def test_it_serves_in_a_release(kind: str, learned: Learned) -> None:
+    torch.manual_seed(0)
+    dimensions, heads = learned.arrays["item_vectors.npy"].shape[1], len(learned.manifest.heads)
+    ranker = make_ranker(len(FEATURES), dimensions, heads, replace(SMALL.ranker, kind=kind)).eval()
+    shapes = {"features": len(FEATURES), "user_vectors": dimensions, "item_vectors": dimensions}
+    rng = np.random.default_rng(0)
+    inputs = {name: rng.normal(size=(64, width)).astype(np.float32) for name, width in shapes.items()}
+    whole, _ = to_onnx(ranker, inputs, "heads")
+    for graph in (whole, to_half(whole, inputs, "heads")[0]):
+        parts = {**learned.graphs, "ranker.onnx": graph}
+        model = ServingModel(Release(learned.manifest, learned.arrays, parts, learned.item_ids))
+        assert model.rank(*inputs.values()).shape == (64, heads)
+
+
+def test_an_unknown_kind_is_refused(kind: str) -> None:
+    with pytest.raises(ConfigError, match="no ranker"):
+        RankerSettings(kind=f"{kind}2")
