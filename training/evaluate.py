@@ -19,20 +19,21 @@ from numpy.typing import NDArray
 
 from models.items import NEIGHBOURS, ItemStore
 from models.kernels.records import UNIT
-from models.pipeline.batch import RECENT, Candidates, Queries, Retrieved
-from models.pipeline.pipeline import CandidatePipeline, PipelineSettings
-from models.pipeline.stages import Filter, Source
+from models.pipeline.batch import RECENT
 from models.slot import ModelSlot
 from models.state import UserRecord
 from models.tables import CovisitSums, NeighbourTable, StatisticsTable, UserTable
 from schemas.columns import EventColumns
-from schemas.records import Interaction, Item, Request
+from schemas.records import Interaction, Item
+from training.following import Following
+from training.probe import BEYOND, Probed, Prober
 
-__all__ = ["Figures", "World", "evaluate"]
+__all__ = ["BEYOND", "DEEP", "Asked", "Figures", "K", "Prober", "World", "asked_of", "evaluate"]
 
 K = 10
 DEEP = 50
-BEYOND = -1
+WINDOW_DEPTH = 100
+"Places of a slate that are held against all that a person likes within the attribution window."
 CHUNK = 1_000
 
 
@@ -101,79 +102,25 @@ class World:
                 self.items.set_neighbours(item_id, others, weights, row.total * UNIT)
 
 
-@dataclass(slots=True)
-class _Watched:
-    """What happens to one item on its way through the pipeline."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One query: who, after what, what became of it, and what the person liked from then on."""
 
-    row: int = -1
-    stage: str = "not_retrieved"
-    sources: list[str] = field(default_factory=list)
-
-
-class _WatchedSource:
-    """A source that notes whether it brought the watched item."""
-
-    def __init__(self, source: Source, watched: _Watched) -> None:
-        self.name = source.name
-        self._source = source
-        self._watched = watched
-
-    def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:
-        """What the source brings."""
-        brought = self._source.retrieve(queries, items)
-        if self._watched.row >= 0 and bool((brought.item_row == self._watched.row).any()):
-            self._watched.sources.append(self.name)
-            self._watched.stage = "light_cut"
-        return brought
-
-
-class _WatchedFilter:
-    """A filter that notes whether it dropped the watched item."""
-
-    def __init__(self, stage: Filter, watched: _Watched) -> None:
-        self.name = stage.name
-        self._filter = stage
-        self._watched = watched
-
-    def keep(self, queries: Queries, candidates: Candidates, items: ItemStore) -> NDArray[np.bool_]:
-        """What the filter keeps."""
-        keep = self._filter.keep(queries, candidates, items)
-        if bool((candidates.item_row[~keep] == self._watched.row).any()):
-            self._watched.stage = f"filtered:{self.name}"
-        return keep
-
-
-class Prober:
-    """The serving pipeline, asked where one item ends up."""
-
-    def __init__(self, items: ItemStore, slot: ModelSlot | None = None) -> None:
-        self._watched = _Watched()
-        plain = CandidatePipeline(items)
-        self._items = items
-        self._depth = PipelineSettings().light_top
-        self._pipeline = CandidatePipeline(
-            items,
-            sources=[_WatchedSource(source, self._watched) for source in plain.sources],
-            filters=[_WatchedFilter(stage, self._watched) for stage in plain.filters],
-            scorer=plain.scorer,
-            slot=slot,
-        )
-
-    def probe(self, user_id: str, user: UserRecord | None, item_id: str) -> tuple[int, str, list[str]]:
-        """Rank of the item in the slate (0 is first, BEYOND when it is not there), where it ended, who brought it.
-
-        Raises:
-            RuntimeError: a part of the pipeline failed; figures of a degraded pipeline would mislead.
-        """
-        watched = self._watched
-        watched.row, watched.stage, watched.sources = self._items.row_of(item_id), "not_retrieved", []
-        slate = self._pipeline.run([Request("evaluate", user_id, k=self._depth)], [user], [None])[0]
-        if slate.degraded:
-            raise RuntimeError(f"the pipeline is degraded: {', '.join(slate.degraded)}")
-        for rank, item in enumerate(slate.items):
-            if item.item_id == item_id:
-                return rank, "ranked", watched.sources
-        return BEYOND, watched.stage, watched.sources
+    user_id: str
+    item_id: str
+    probed: Probed
+    without_history: bool
+    "The person had liked nothing before."
+    unmet: bool
+    "Nobody had met the item before."
+    top: tuple[str, ...]
+    "The first K item ids of the slate."
+    hits: NDArray[np.bool_]
+    "Whether the person liked the item at each place within the attribution window, from this event on: `(places,)`."
+    relevant: int
+    "Items liked within that window, of those met for the first time, whether shown or not."
+    came: NDArray[np.bool_]
+    "Per item that the ranker scored, and head: whether it came true within the window. `(ranked, heads)`."
 
 
 @dataclass(slots=True)
@@ -186,6 +133,18 @@ class Figures:
     sources: Counter[str] = field(default_factory=Counter)
     "Queries whose item each source brought."
     without_history: int = 0
+    asked: list[Asked] = field(default_factory=list)
+    "What is kept of each query."
+    heads: tuple[str, ...] = ()
+    "What the release predicts; none without one."
+
+    def note(self, asked: Asked) -> None:
+        """Count one query."""
+        self.asked.append(asked)
+        self.ranks.append(asked.probed.rank)
+        self.stages[asked.probed.stage] += 1
+        self.sources.update(asked.probed.sources)
+        self.without_history += asked.without_history
 
     def to_json(self) -> dict[str, object]:
         """Means over all queries, 0 without any."""
@@ -199,11 +158,34 @@ class Figures:
             f"hr@{K}": round(int((there & (ranks < K)).sum()) / n, 4),
             f"recall@{DEEP}": round(int((there & (ranks < DEEP)).sum()) / n, 4),
             "mrr": round(float(reciprocal.sum()) / n, 4),
+            **self._of_candidates(),
             "queries": len(ranks),
             "queries_without_history": self.without_history,
             "stages": {name: round(count / n, 4) for name, count in sorted(self.stages.items())},
             "sources": {name: round(count / n, 4) for name, count in sorted(self.sources.items())},
         }
+
+    def _of_candidates(self) -> dict[str, object]:
+        """What the candidate stage holds: the first DEEP of it by the light score, and all of it."""
+        places = np.asarray([asked.probed.candidate_rank for asked in self.asked], np.int64)
+        if not len(places):
+            return {}
+        there = places >= 0
+        return {
+            f"candidate_recall@{DEEP}": round(float((there & (places < DEEP)).mean()), 4),
+            "candidate_recall": round(float(there.mean()), 4),
+            "candidates": round(float(np.mean([asked.probed.candidates for asked in self.asked])), 1),
+        }
+
+
+def asked_of(
+    events: Sequence[Interaction], positive: Callable[[str, float | None], bool], share: float, most: int | None = None
+) -> list[int]:
+    """Numbers of the events that are queries: the positive ones after the first `share`, or `most` of them, evenly spread."""
+    asked = [n for n in range(int(len(events) * share), len(events)) if positive(events[n].action, events[n].value)]
+    if most is not None and len(asked) > most:
+        asked = [asked[place] for place in np.linspace(0, len(asked) - 1, most).astype(int).tolist()]
+    return asked
 
 
 def evaluate(
@@ -214,18 +196,20 @@ def evaluate(
     progress: Callable[[int, int], None] = lambda done, of: None,  # noqa: ARG005
     slot: ModelSlot | None = None,
     most: int | None = None,
+    at_cut: Callable[[World], None] | None = None,
 ) -> Figures:
     """Apply the first `share` of the events, then query at each positive one of the rest and apply it.
 
     `events` are in event-time order. `progress` is called with events done and events in all. With `most`, only that many
-    of the queries are asked, evenly spread. Deterministic.
+    of the queries are asked, evenly spread. `at_cut` is called when the first part is applied. Deterministic.
     """
+    items = list(items)
     world, figures = World(items, slot), Figures()
     prober, cut = Prober(world.items, world.slot), int(len(events) * share)
-    asked = [n for n in range(cut, len(events)) if positive(events[n].action, events[n].value)]
-    if most is not None and len(asked) > most:
-        asked = [asked[place] for place in np.linspace(0, len(asked) - 1, most).astype(int).tolist()]
-    queries = set(asked)
+    queries = set(asked_of(events, positive, share, most))
+    heads = ("positive",) if world.slot.current is None else world.slot.current.heads
+    following = Following(events, positive, heads)
+    figures.heads = () if world.slot.current is None else heads
     liked: set[str] = set()
     for start in range(0, cut, CHUNK):
         chunk = events[start : min(start + CHUNK, cut)]
@@ -233,17 +217,39 @@ def evaluate(
         world.apply(chunk)
         liked.update(event.user_id for event in chunk if positive(event.action, event.value))
         progress(start + len(chunk), len(events))
+    if at_cut is not None:
+        at_cut(world)
     for n, event in enumerate(events[cut:], cut):
         world.publish(event.event_time)
         if n in queries:
             world.know(world.record(event.user_id))
-            rank, stage, sources = prober.probe(event.user_id, world.record(event.user_id), event.item_id)
-            figures.ranks.append(rank)
-            figures.stages[stage] += 1
-            figures.sources.update(sources)
-            figures.without_history += event.user_id not in liked
+            probed = prober.probe(event.user_id, world.record(event.user_id), event.item_id)
+            ahead = following.of(event.user_id, n, event.event_time)
+            figures.note(_asked(world, event, probed, ahead, len(heads), event.user_id not in liked))
         if positive(event.action, event.value):
             liked.add(event.user_id)
         world.apply([event])
         progress(n + 1, len(events))
     return figures
+
+
+def _asked(
+    world: World, event: Interaction, probed: Probed, following: dict[str, NDArray[np.bool_]], heads: int, without_history: bool
+) -> Asked:
+    rows = world.items.rows_of(list(following))
+    came = np.zeros((len(world.items), heads), np.bool_)
+    for row, labels in zip(rows.tolist(), following.values(), strict=True):
+        if row >= 0:
+            came[row] = labels
+    met = world.items.row_of(event.item_id)
+    return Asked(
+        event.user_id,
+        event.item_id,
+        probed,
+        without_history,
+        unmet=met < 0 or not int(world.items.events[met].sum()),
+        top=tuple(world.items.ids[row] for row in probed.slate[:K].tolist()),
+        hits=came[probed.slate[:WINDOW_DEPTH], 0],
+        relevant=sum(bool(labels[0]) for labels in following.values()),
+        came=came[probed.ranked],
+    )

@@ -59,7 +59,7 @@ def test_an_answer_never_depends_on_the_event_asked_about_or_later_ones() -> Non
                 world.apply([event])
             user, item = events[n].user_id, events[n].item_id
             world.know(world.record(user))
-            expected.append(Prober(world.items).probe(user, world.record(user), item)[0])
+            expected.append(Prober(world.items).probe(user, world.record(user), item).rank)
     assert got == expected
 
 
@@ -90,9 +90,10 @@ def test_an_item_is_in_no_slate_before_it_is_published() -> None:
     world = World([*items, late])
     world.apply(events[:192])
     world.publish(events[199].event_time)
-    assert Prober(world.items).probe("nobody", None, "late") == (BEYOND, "not_retrieved", [])
+    probed = Prober(world.items).probe("nobody", None, "late")
+    assert (probed.rank, probed.stage, probed.sources, probed.candidate_rank) == (BEYOND, "not_retrieved", [], BEYOND)
     world.publish(events[200].event_time)
-    assert Prober(world.items).probe("nobody", None, "late")[1] == "ranked"
+    assert Prober(world.items).probe("nobody", None, "late").stage == "ranked"
 
 
 def test_no_events_give_zeros() -> None:
