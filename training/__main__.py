@@ -8,13 +8,16 @@ import click
 
 from schemas.errors import RiffleError
 from training.cli import evaluate_command, train_command
+from training.examples import examples_command
 
 __all__ = ["main"]
 
 
 def main() -> None:
     """Run a command of training."""
-    group = click.Group("training", commands={"train": train_command, "evaluate": evaluate_command})
+    group = click.Group(
+        "training", commands={"train": train_command, "evaluate": evaluate_command, "examples": examples_command}
+    )
     try:
         group(prog_name="python -m training")
     except RiffleError as exc:

@@ -182,7 +182,8 @@ def train_command(
         share = 1.0 - holdout
         train = corpus.events[: int(len(corpus.events) * share)]
         settings = _settings(seed, text_model, quick=quick)
-        learned = learn(_published(corpus.items, train), train, corpus.positive, _cache(cache), settings, report)
+        known = _published(corpus.items, train)
+        learned = learn(known, train, corpus.positive, _cache(cache), settings, report, corpus.logged)
         threads = os.cpu_count() or 1
         mine = _measure(
             corpus, share, report, "measure the new release", ServingModel(learned.release(), threads), GATE_QUERIES

@@ -20,12 +20,14 @@ from models.sequences import EVENT_WIDTH, LENGTH, Vocabulary
 from models.serving import ServingModel
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
-from training.data import EventTable, Heads, heads_of, vocabulary_of
+from training.data import EventTable, Heads, heads_of, of_known_items, vocabulary_of
 from training.ease import ease
 from training.encoders import Encoder, ImageEncoder, TextEncoder, encode_items
 from training.evaluate import World
+from training.events import EventFrame
 from training.export import to_onnx
 from training.fit_towers import train_towers
+from training.logged import Logged, slates_of
 from training.projections import fit_projection, projected
 from training.ranker import Ranker, RankerSettings, fit_light, make_ranker, train_ranker
 from training.replay import replay
@@ -50,6 +52,8 @@ class LearnSettings:
     "Newest part of the training events on which the ranker learns, from retrieval that was trained without it."
     queries: int = 4_000
     "Ranking queries, at most."
+    logged_share: float = 0.5
+    "Share of them that may be slates as they were logged, newest first; the others are replayed history."
     text_model: str = ""
     "Folder or hub name of the text encoder; empty means the packaged MiniLM."
     seed: int = 0
@@ -138,8 +142,9 @@ def learn(
     cache: Path,
     settings: LearnSettings = LearnSettings(),
     report: Report | None = None,
+    logged: Logged | None = None,
 ) -> Learned:
-    """Train everything on `events`, in event-time order.
+    """Train everything on `events`, in event-time order; the ranker also on `logged` slates, if there are any.
 
     Retrieval is trained twice: on the older part, so that the ranker learns from candidates and features of models that
     had not seen its labels, and then on all of it, for the release.
@@ -150,8 +155,7 @@ def learn(
     clock = _Clock(report)
     vocabulary = vocabulary_of(events, positive)
     heads = heads_of(events, vocabulary, positive)
-    known = {item.item_id for item in items}
-    events = [event for event in events if event.item_id in known]
+    events = of_known_items(events, items)
     table = EventTable.of(events, items, vocabulary, heads)
     if len(events) < FEWEST or not bool((table.labels[:, 0] > 0).any()):
         message = f"{len(events)} events on known items, {int(table.liked.sum())} liked by the rule {positive!r}"
@@ -165,8 +169,13 @@ def learn(
     manifest = maker.manifest(events[:start], dict(DEFAULT_WEIGHTS))
     ids = [item.item_id for item in items]
     model = ServingModel(Release(manifest, arrays, graphs, ids), threads=torch.get_num_threads())
-    progress = clock.part("replay")
-    replayed = replay(World(items), model, events, table, start, settings.queries, settings.seed, progress)
+    clock.part("read logged slates")
+    slates = []
+    if logged is not None and isinstance(events, EventFrame):
+        most = int(settings.queries * settings.logged_share)
+        slates = slates_of(logged(events[start].event_time, events[-1].event_time, most), events, heads)
+    progress, replays = clock.part("replay"), settings.queries - len(slates)
+    replayed = replay(World(items), model, events, table, start, replays, settings.seed, progress, slates)
     progress = clock.part("train the ranker")
     ranker = train_ranker(replayed.examples, settings.ranker, progress)
     hits = np.zeros(len(replayed.light_scores), np.int64)

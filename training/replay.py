@@ -21,6 +21,7 @@ from models.serving import ServingModel
 from schemas.records import Interaction, Request
 from training.data import ATTRIBUTION_MS, EventTable
 from training.evaluate import World
+from training.logged import LoggedSlate
 from training.ranker import Examples
 
 __all__ = ["Replayed", "replay"]
@@ -108,8 +109,9 @@ def replay(
     most: int,
     seed: int,
     progress: Progress | None = None,
+    logged: Sequence[LoggedSlate] = (),
 ) -> Replayed:
-    """Apply `events` to `world`; from number `start` on, gather examples at up to `most` first meetings.
+    """Apply `events` to `world`; from number `start` on, gather examples at up to `most` first meetings and at logged slates.
 
     `table` holds the same events, in the same order, with the items of the catalogue numbered as their ids come.
     """
@@ -125,14 +127,19 @@ def replay(
     picked = set(rng.permutation(liked)[: most - most // 4].tolist()) | set(rng.permutation(other)[: most // 4].tolist())
     ahead = _Ahead(table)
     gathered = _Gathered(table.labels.shape[1])
-    todo = sorted(picked)
+    todo: list[tuple[int, LoggedSlate | None]] = [(n, None) for n in picked]
+    todo += [(slate.place, slate) for slate in logged if slate.place >= start]
+    todo.sort(key=lambda query: query[0])
     at = 0
-    for done, n in enumerate(todo, 1):
+    for done, (n, slate) in enumerate(todo, 1):
         while at < n:
             stop = min(n, at + CHUNK)
             world.publish(events[stop - 1].event_time)
             world.apply(events[at:stop])
             at = stop
+        if slate is not None:
+            _gather_logged(gathered, slate, model, world)
+            continue
         world.publish(events[n].event_time)
         user = events[n].user_id
         world.know(world.record(user))
@@ -145,6 +152,25 @@ def replay(
     examples = gathered.examples(len(FEATURES), model.dimensions)
     light = np.stack(gathered.light) if gathered.light else np.zeros((0, LIGHT_KEPT, 0), np.float32)
     return Replayed(examples, light, [source.name for source in pipeline.sources])
+
+
+def _gather_logged(gathered: _Gathered, slate: LoggedSlate, model: ServingModel, world: World) -> None:
+    queries = Queries.hydrate([Request("logged", slate.user_id, k=1)], [world.record(slate.user_id)], world.items, model)
+    model.hydrate(queries, world.items)
+    rows = world.items.rows_of(slate.item_ids)[:KEPT]
+    known = np.flatnonzero(rows >= 0)
+    if queries.user_vectors is None or not len(known):
+        return
+    gathered.rows.append(
+        {
+            "features": slate.features[known],
+            "user": queries.user_vectors[0],
+            "items": model.vectors[rows[known]],
+            "labels": slate.labels[known],
+            "gains": slate.labels[known, 0],
+            "correction": np.log(slate.weight[known]),
+        }
+    )
 
 
 class _Ahead:

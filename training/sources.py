@@ -13,6 +13,7 @@ from models.dataset.folder import Dataset
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
 from training.events import EventFrame
+from training.logged import Logged, logged_of
 
 __all__ = ["Corpus", "open_corpus"]
 
@@ -27,6 +28,8 @@ class Corpus:
     "Of an archive columns, whose rows become objects when they are asked for."
     positive: str
     bad_rows: int = 0
+    logged: Logged | None = None
+    "Slates that were shown, with what followed; None where there are none."
 
 
 def open_corpus(source: str, positive: str | None = None) -> Corpus:
@@ -51,7 +54,8 @@ def open_corpus(source: str, positive: str | None = None) -> Corpus:
         raise BadDataset(
             "empty", f"{source} holds {len(items)} items and {len(events)} events: is it a dataset folder or an archive?"
         )
-    return Corpus(folder.name or source, items, events, positive or "True")
+    rule = positive or "True"
+    return Corpus(folder.name or source, items, events, rule, logged=logged_of(target, rule))
 
 
 def _items(target: Target) -> Iterator[Item]:

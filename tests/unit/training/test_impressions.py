@@ -1,0 +1,179 @@
+"""What was shown, joined with what followed: by plain recomputation, partition by partition, and never by the future."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.archive.files import ArchiveFile, parquet
+from models.archive.target import LocalFolder
+from schemas.codec import decode, encode
+from schemas.records import Interaction
+from training.impressions import ImpressionSettings, build_examples, examples_of, read_examples
+
+NOW = 1_700_000_000_000
+WINDOWS = ImpressionSettings(positive="action == 'like'", window_ms=10, windows_ms={"buy": 25})
+
+ACT = st.tuples(
+    st.just("act"),
+    st.integers(0, 3),
+    st.integers(0, 3),
+    st.sampled_from(["view", "like", "buy"]),
+    st.integers(0, 12),
+    st.none() | st.integers(0, 5),
+)
+SHOW = st.tuples(st.just("show"), st.integers(0, 3), st.lists(st.integers(0, 3), min_size=0, max_size=3, unique=True))
+STEPS = st.lists(st.one_of(ACT, SHOW), max_size=40)
+
+
+def history(steps: list[tuple[Any, ...]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Events and slates as archived, of people over two partitions; event time goes on by what each event draws."""
+    events: list[dict[str, Any]] = []
+    slates: list[dict[str, Any]] = []
+    time = NOW
+    for n, step in enumerate(steps):
+        partition = step[1] % 2
+        mine = [e for e in events if e["_partition"] == partition]
+        if step[0] == "act":
+            _, user, item, action, gap, request = step
+            time += gap
+            made = Interaction(
+                f"e{n}", f"u{user}", f"i{item}", time, action, None, None, None if request is None else f"r{request}"
+            )
+            origin = {"_partition": partition, "_offset": len(mine), "_timestamp": NOW + n, "_removed": False}
+            events.append({**asdict(made), **origin})
+        else:
+            last = mine[-1] if mine else None
+            as_of = last and {"partition": partition, "offset": last["_offset"], "event_time": last["event_time"]}
+            items = [
+                {"item_id": f"i{item}", "position": p, "score": 1.0, "propensity": 0.5, "sources": [], "features": [n, p]}
+                for p, item in enumerate(step[2])
+            ]
+            offset = sum(s["_partition"] == partition for s in slates)
+            slate = {"request_id": f"r{len(slates)}", "user_id": f"u{step[1]}", "event_time": last["event_time"] if last else 0}
+            slate |= {"release": "x", "arm": "default", "feature_spec": "f1", "as_of": as_of, "items": items}
+            slates.append({**slate, "_partition": partition, "_offset": offset, "_timestamp": NOW + n})
+    return events, slates
+
+
+def archived(folder: str, events: list[dict[str, Any]], slates: list[dict[str, Any]]) -> LocalFolder:
+    target = LocalFolder(Path(folder))
+    for topic, rows in (("interactions", events), ("impressions", slates)):
+        for partition in (0, 1):
+            mine = [row for row in rows if row["_partition"] == partition]
+            if mine:
+                file = ArchiveFile.of(topic, partition, mine[0]["_offset"], mine[-1]["_offset"], NOW)
+                target.write(file.path, parquet(topic, mine))
+    return target
+
+
+def examples(target: LocalFolder, partition: int, how: ImpressionSettings = WINDOWS) -> list[dict[str, Any]]:
+    return examples_of(target, partition, how).collect().to_dicts()
+
+
+def expected_labels(events: list[dict[str, Any]], slates: list[dict[str, Any]]) -> dict[tuple[str, str], set[str]]:
+    """What follows what, event by event."""
+    found: dict[tuple[str, str], set[str]] = {
+        (slate["request_id"], item["item_id"]): set() for slate in slates for item in slate["items"]
+    }
+    for event in events:
+        window = 25 if event["action"] == "buy" else 10
+        candidates = []
+        for slate in slates:
+            if slate["user_id"] != event["user_id"] or event["item_id"] not in {i["item_id"] for i in slate["items"]}:
+                continue
+            if event["request_id"] not in {None, slate["request_id"]}:
+                continue
+            as_of = slate["as_of"]
+            elapsed = event["event_time"] - as_of["event_time"] if as_of else event["_timestamp"] - slate["_timestamp"]
+            after = event["_offset"] > as_of["offset"] if as_of else True
+            if after and elapsed <= window and (event["request_id"] is not None or elapsed >= 0):
+                candidates.append(slate)
+        if candidates:
+            chosen = max(candidates, key=lambda s: (s["as_of"]["offset"] if s["as_of"] else -1, s["_offset"]))
+            label = found[chosen["request_id"], event["item_id"]]
+            label.add(event["action"])
+            if event["action"] == "like":
+                label.add("positive")
+    return found
+
+
+@settings(max_examples=30, deadline=None)
+@given(STEPS)
+def test_labels_equal_a_plain_recomputation_and_nothing_is_counted_twice(steps: list[tuple[Any, ...]]) -> None:
+    events, slates = history(steps)
+    with tempfile.TemporaryDirectory() as folder:
+        target = archived(folder, events, slates)
+        found = [row for partition in (0, 1) for row in examples(target, partition)]
+    labels = {(row["request_id"], row["item_id"]): {pair["key"] for pair in row["labels"]} for row in found}
+    assert labels == expected_labels(events, slates)
+    assert len(found) == len(labels) == sum(len(slate["items"]) for slate in slates)
+    given_ = sum(len(names - {"positive"}) for names in labels.values())
+    assert given_ <= len(events)
+    shown = {(s["request_id"], i["item_id"]): (s, i) for s in slates for i in s["items"]}
+    for row in found:
+        slate, item = shown[row["request_id"], row["item_id"]]
+        assert (row["features"], row["position"], row["propensity"]) == (item["features"], item["position"], 0.5)
+        assert (row["user_id"], row["event_time"], row["feature_spec"]) == (slate["user_id"], slate["event_time"], "f1")
+        weight = 2.0 * (1.0 if row["labels"] else (1 + item["position"]) ** -0.5)
+        assert row["weight"] == pytest.approx(weight, rel=1e-6)
+        again = {**row, "labels": {pair["key"]: pair["value"] for pair in row["labels"]}}
+        assert decode("training_example", encode("training_example", again))[0]["labels"] == again["labels"]
+
+
+@settings(max_examples=15, deadline=None)
+@given(STEPS, st.randoms(use_true_random=False))
+def test_features_know_no_event_and_labels_know_none_from_before(steps: list[tuple[Any, ...]], random: Any) -> None:
+    """Events after the slates may vanish or change: features stay. Events before them may: labels stay."""
+    events, slates = history(steps)
+    with tempfile.TemporaryDirectory() as folder:
+        whole = [row for p in (0, 1) for row in examples(archived(folder, events, slates), p)]
+    kept = ["request_id", "item_id", "features", "position", "propensity", "event_time", "as_of"]
+    altered = [{**e, "action": "view", "item_id": f"i{random.randrange(4)}"} for e in events]
+    with tempfile.TemporaryDirectory() as folder:
+        other = [row for p in (0, 1) for row in examples(archived(folder, altered, slates), p)]
+    assert [[row[name] for name in kept] for row in whole] == [[row[name] for name in kept] for row in other]
+    reflected = [(s["_partition"], s["as_of"]["offset"] if s["as_of"] else -1) for s in slates]
+    first = {p: min((offset for q, offset in reflected if p == q), default=-1) for p in (0, 1)}
+    past = [{**e, "action": "buy"} if e["_offset"] <= first[e["_partition"]] else e for e in events]
+    with tempfile.TemporaryDirectory() as folder:
+        assert [row for p in (0, 1) for row in examples(archived(folder, past, slates), p)] == whole
+
+
+@settings(max_examples=12, deadline=None)
+@given(STEPS)
+def test_one_partition_alone_gives_exactly_its_rows(steps: list[tuple[Any, ...]]) -> None:
+    events, slates = history(steps)
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as out:
+        target = archived(folder, events, slates)
+        files = build_examples(target, Path(out) / "all", WINDOWS)
+        assert len(files) == len({slate["_partition"] for slate in slates})
+        for file in files:
+            partition = int(file.stem[-5:])
+            (alone,) = build_examples(target, Path(out) / "one", WINDOWS, [partition], at_once=1)
+            assert pl.read_parquet(alone).equals(pl.read_parquet(file))
+            assert alone.read_bytes() == file.read_bytes()
+        rows = sum(len(slate["items"]) for slate in slates)
+        assert read_examples(files, "f1").collect().height == rows
+        assert read_examples(files, "f2").collect().height == 0
+
+
+@settings(max_examples=12, deadline=None)
+@given(STEPS, st.integers(0, 100))
+def test_nothing_after_the_end_is_looked_at(steps: list[tuple[Any, ...]], after: int) -> None:
+    events, slates = history(steps)
+    until = NOW + after
+    cut = replace(WINDOWS, until_ms=until)
+    early = [e for e in events if e["event_time"] <= until], [s for s in slates if s["event_time"] <= until]
+    with tempfile.TemporaryDirectory() as folder:
+        whole = archived(folder, events, slates)
+        bounded = [row for p in (0, 1) for row in examples(whole, p, cut)]
+    with tempfile.TemporaryDirectory() as folder:
+        assert [row for p in (0, 1) for row in examples(archived(folder, *early), p)] == bounded

@@ -1,0 +1,64 @@
+"""`python -m training examples`: the job that joins shown slates with what followed, whole or one partition of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import click
+import polars as pl
+
+from models.archive.target import open_target
+from training.data import ATTRIBUTION_MS
+from training.impressions import ImpressionSettings, build_examples
+
+__all__ = ["examples_command"]
+
+
+def _window(text: str) -> tuple[str, int]:
+    action, _, seconds = text.partition("=")
+    try:
+        return action, round(float(seconds) * 1000)
+    except ValueError as exc:
+        raise click.BadParameter(f"{text!r} is not action=seconds", param_hint="--window-of") from exc
+
+
+@click.command("examples")
+@click.argument("archive")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of one Parquet file per partition.")
+@click.option("--positive", default="True", show_default=True, help="Rule over event columns that says which events are liked.")
+@click.option("--window", default=ATTRIBUTION_MS / 1000, show_default=True, help="Seconds that an action may follow its slate.")
+@click.option("--window-of", multiple=True, metavar="ACTION=SECONDS", help="Another window for an action.")
+@click.option("--position-bias", default=0.5, show_default=True, help="0: a position says nothing of what was looked at.")
+@click.option("--partition", "partitions", multiple=True, type=int, help="These partitions only: each may be a job.")
+@click.option("--at-once", default=2, show_default=True, help="Partitions side by side.")
+@click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
+def examples_command(
+    archive: str,
+    out: Path,
+    positive: str,
+    window: float,
+    window_of: tuple[str, ...],
+    position_bias: float,
+    partitions: tuple[int, ...],
+    at_once: int,
+    as_json: bool,
+) -> None:
+    """Join the slates of an archive with what followed, and write ranking examples.
+
+    Example: python -m training examples .riffle/archive --out examples --partition 0
+    """
+    started = time.perf_counter()
+    windows = dict(_window(text) for text in window_of)
+    settings = ImpressionSettings(positive, round(window * 1000), windows, position_bias)
+    files = build_examples(open_target(archive), out, settings, partitions or None, at_once)
+    followed = pl.col("labels").list.len() > 0
+    counts = [pl.scan_parquet(path).select(pl.len(), followed.sum().alias("followed")).collect().row(0) for path in files]
+    facts = {
+        "files": [str(path) for path in files],
+        "examples": sum(count for count, _ in counts),
+        "followed": sum(count for _, count in counts),
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+    click.echo(json.dumps(facts) if as_json else f"{facts['examples']} examples, {facts['followed']} followed, in {out}")

@@ -1,0 +1,75 @@
+"""Logged slates as ranking queries: features as they were logged, vectors of people and items by today's retrieval.
+
+A slate is taken up at its place in history, when everything it reflected has been applied and nothing else of the person's
+partition: so the user vector that goes with the logged features is as old as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from models.archive.target import Target
+from models.features import FEATURES, SPEC
+from training.data import Heads
+from training.events import EventFrame
+from training.impressions import ImpressionSettings, newest_examples
+
+__all__ = ["Logged", "LoggedSlate", "logged_of", "slates_of"]
+
+Logged = Callable[[int, int, int], pl.DataFrame]
+"(after ms, until ms, most slates) to examples: rows of schema `training_example`."
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedSlate:
+    """One slate of c items."""
+
+    place: int
+    "How many of the training events had been applied when it was shown."
+    user_id: str
+    item_ids: Sequence[str]
+    features: NDArray[np.float32]
+    "`(c, len(FEATURES))`."
+    labels: NDArray[np.float32]
+    "`(c, heads)`."
+    weight: NDArray[np.float32]
+    "Of each item: propensity and position, see `ImpressionSettings`."
+
+
+def logged_of(target: Target, positive: str) -> Logged:
+    """The newest slates of an archive."""
+
+    def read(after_ms: int, until_ms: int, most: int) -> pl.DataFrame:
+        return newest_examples(target, ImpressionSettings(positive, until_ms=until_ms), SPEC, after_ms, most)
+
+    return read
+
+
+def slates_of(examples: pl.DataFrame, events: EventFrame, heads: Heads) -> list[LoggedSlate]:
+    """Slates in the order of their places; those whose features are not as many as the specification says are left out."""
+    examples = examples.filter(pl.col("features").list.len() == len(FEATURES))
+    if not examples.height:
+        return []
+    as_of = examples["as_of"].struct
+    points = (examples["event_time"], as_of.field("partition"), as_of.field("offset"))
+    places = events.places(*(column.cast(pl.Int64).to_numpy() for column in points))
+    found = []
+    frame = examples.with_columns(pl.Series("_place", places))
+    for slate in frame.partition_by("user_id", "request_id", maintain_order=True):
+        names = [{pair["key"] for pair in labels} for labels in slate["labels"].to_list()]
+        found.append(
+            LoggedSlate(
+                int(slate["_place"][0]),
+                str(slate["user_id"][0]),
+                slate["item_id"].to_list(),
+                np.asarray(slate["features"].to_list(), np.float32),
+                np.asarray([[name in mine for name, _ in heads] for mine in names], np.float32),
+                slate["weight"].to_numpy(),
+            )
+        )
+    return sorted(found, key=lambda slate: slate.place)
