@@ -191,7 +191,7 @@ class Measurement:
                         "sources": [sum(1 << brought.index(name) for name in row) for row in self.sources],
                         "tops": self.tops.tolist(),
                     },
-                    "values": {name: [round(v, 6) for v in column.tolist()] for name, column in self.values.items()},
+                    "values": {name: column.tolist() for name, column in self.values.items()},
                 },
                 ensure_ascii=False,
             )
@@ -287,7 +287,7 @@ def _values(figures: Figures, tops: NDArray[np.int64], catalogue: Catalogue) -> 
         metrics.novelty(tops, metrics.self_information(catalogue.events)),
         metrics.diversity(tops, catalogue.vectors),
     )
-    return {name: np.asarray(column, np.float64) for name, column in zip(MEASURES, columns, strict=True)}
+    return {name: np.round(np.asarray(column, np.float64), 6) for name, column in zip(MEASURES, columns, strict=True)}
 
 
 def _calibration(figures: Figures, people: NDArray[np.int64]) -> dict[str, dict[str, Any]]:
