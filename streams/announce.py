@@ -52,9 +52,9 @@ async def announced(settings: Settings) -> dict[str, Announcement | None]:
         auto_offset_reset="earliest",
         fetch_max_wait_ms=50,
     )
-    await consumer.start()
     found: dict[str, Announcement | None] = {}
     try:
+        await consumer.start()
         partition = TopicPartition(settings.topic("models"), 0)
         consumer.assign([partition])
         await consumer.seek_to_beginning(partition)
@@ -73,8 +73,8 @@ async def announced(settings: Settings) -> dict[str, Announcement | None]:
 async def announce(settings: Settings, aliases: Mapping[str, Announcement | None]) -> None:
     """Set aliases; None takes one away. Returns when the broker has acknowledged all."""
     producer = AIOKafkaProducer(bootstrap_servers=settings.bootstrap_servers, acks="all", enable_idempotence=True)
-    await producer.start()
     try:
+        await producer.start()
         for alias, announcement in aliases.items():
             value = None
             if announcement is not None:

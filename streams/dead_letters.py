@@ -27,8 +27,8 @@ async def read_letters(settings: Settings) -> AsyncIterator[dict[str, Any]]:
         enable_auto_commit=False,
         isolation_level="read_committed",
     )
-    await consumer.start()
     try:
+        await consumer.start()
         tp = TopicPartition(settings.topic("dead-letters"), 0)
         consumer.assign([tp])
         end = (await consumer.end_offsets([tp]))[tp]
@@ -49,8 +49,8 @@ async def replay_letters(settings: Settings, letters: Iterable[Mapping[str, Any]
     """
     outcome = {"sent": 0, "cut": 0, "unreadable": 0}
     producer = AIOKafkaProducer(bootstrap_servers=settings.bootstrap_servers, acks="all", enable_idempotence=True)
-    await producer.start()
     try:
+        await producer.start()
         for letter in letters:
             if "topic" not in letter:
                 outcome["unreadable"] += 1

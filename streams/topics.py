@@ -50,8 +50,8 @@ TOPICS: dict[str, TopicSpec] = {
 async def partition_counts(settings: Settings) -> dict[str, int]:
     """Partition count of each topic of `TOPICS` that exists, by short name."""
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.bootstrap_servers)
-    await admin.start()
     try:
+        await admin.start()
         described = await admin.describe_topics([settings.topic(name) for name in TOPICS])
     finally:
         await admin.close()
@@ -66,8 +66,8 @@ async def ensure_topics(settings: Settings) -> dict[str, int]:
         ConfigError: a topic exists with another partition count than these settings need.
     """
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.bootstrap_servers)
-    await admin.start()
     try:
+        await admin.start()
         present = set(await admin.list_topics())
         missing = [
             NewTopic(

@@ -5,18 +5,20 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+from typing import NoReturn
 
 import click
 
 from schemas.errors import RiffleError
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "guarded", "main"]
 
+LIBRARIES = ("aiokafka", "asyncio", "botocore", "urllib3")
 COMMANDS = {
     "up": ("agents.cli.operate", "up", "Start the embedded Kafka and Redis and one worker."),
     "down": ("agents.cli.operate", "down", "Stop what `up` started."),
     "status": ("agents.cli.operate", "status", "Print addresses, readiness and process ids."),
-    "doctor": ("agents.cli.operate", "doctor", "Check what could be wrong, and say what to do."),
+    "doctor": ("agents.cli.doctor", "doctor", "Check what could be wrong, and say what to do."),
     "worker": ("agents.cli.operate", "worker", "Run one worker in the foreground."),
     "topics": ("agents.cli.operate", "topics", "List the topics, or create what is missing."),
     "load": ("agents.cli.data", "load", "Validate a dataset folder and produce its items and events."),
@@ -54,6 +56,7 @@ class _Lazy(click.Group):
 
 
 @click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="riffle", message="riffle %(version)s")
 @click.option("--debug", is_flag=True, help="Show where an error comes from, and what libraries log.")
 def _group(debug: bool) -> None:
     """Riffle: a real-time recommender on an event stream.
@@ -62,14 +65,42 @@ def _group(debug: bool) -> None:
     """
     if debug:
         logging.basicConfig(level=logging.DEBUG)
+    for name in LIBRARIES:
+        # what goes wrong there is told by the command; `worker` and `encode` log to handlers of their own
+        logging.getLogger(name).addHandler(logging.NullHandler())
 
 
 def main() -> None:
-    """Entry point: errors that have a message for people are shown as that message."""
+    """Entry point."""
+    guarded(_group)
+
+
+def guarded(command: click.Command, name: str | None = None) -> NoReturn:
+    """Run a command, called `name` in its usage: errors that have a message for people are shown as that message."""
     try:
-        _group(standalone_mode=True)
-    except RiffleError as exc:
-        if "--debug" in sys.argv[1:2]:
+        command.main(prog_name=name)
+    except Exception as exc:
+        message = _message(exc)
+        if message is None or "--debug" in sys.argv[1:2]:
             raise
-        click.echo(f"riffle: {exc.message}", err=True)
+        click.echo(f"riffle: {message}", err=True)
         sys.exit(1)
+
+
+def _message(exc: Exception) -> str | None:
+    """What a person needs to know of an error; None when only its stack trace would tell."""
+    if isinstance(exc, RiffleError):
+        return exc.message
+    if "aiokafka" in sys.modules:  # what was never imported raised nothing, and takes a while to import
+        from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError, NodeNotReadyError
+
+        from streams.settings import Settings
+
+        there = Settings.from_env().bootstrap_servers
+        if isinstance(exc, KafkaConnectionError | KafkaTimeoutError | NodeNotReadyError | ConnectionError):
+            return f"no Kafka answers at {there}: run `riffle up`, or see `riffle doctor`"
+        if isinstance(exc, KafkaError):
+            return f"Kafka at {there} refused: {exc!r}; see `riffle doctor`"
+    if isinstance(exc, OSError) and exc.filename is not None:
+        return f"{exc.filename}: {exc.strerror}"
+    return None

@@ -11,11 +11,9 @@ import urllib.request
 from typing import Any
 
 import click
-from aiokafka.errors import KafkaError
 from rich.console import Console
 from rich.table import Table
 
-from schemas.errors import NotReady
 from streams.client import RiffleClient
 from streams.settings import Settings
 
@@ -23,16 +21,13 @@ __all__ = ["ask", "print_slate", "request_slate"]
 
 
 def request_slate(settings: Settings, body: dict[str, Any], deadline_ms: int) -> dict[str, Any]:
-    """One request over Kafka; raises RiffleError."""
+    """One request over Kafka; raises RiffleError, KafkaError."""
 
     async def run() -> dict[str, Any]:
         client = RiffleClient(settings)
         try:
             await client.start()
             return await client.ask(body, deadline_ms)
-        except KafkaError as exc:
-            message = f"no Kafka answers at {settings.bootstrap_servers}: run `riffle up`, or see `riffle doctor`"
-            raise NotReady("no_broker", message) from exc
         finally:
             await client.stop()
 

@@ -62,7 +62,7 @@ async def _follow(settings: Settings, encoders: ItemEncoders, registry: Any, *, 
             await encoding.run(once=once)
         except (KafkaError, OSError) as exc:
             if once:
-                raise NotReady("no_broker", f"the broker at {settings.bootstrap_servers} does not answer: {exc!r}") from exc
+                raise
             log.warning("the broker does not answer, trying again in %.0f s: %r", RETRY_S, exc)
             try:
                 await asyncio.wait_for(stopping.wait(), RETRY_S)

@@ -5,25 +5,28 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import sys
 import urllib.error
 import urllib.request
-from pathlib import Path
+from http.client import HTTPException
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
+from aiokafka.errors import KafkaError
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from agents.cli.progress import step
 from schemas.errors import ConfigError, NotReady, RiffleError
 from streams.embedded.kafka import EmbeddedKafka
-from streams.embedded.process import Daemon, port_is_free, require_free_port
+from streams.embedded.process import Daemon, answer_of, require_free_port
 from streams.embedded.redis import EmbeddedRedis
 from streams.settings import Settings
 from streams.topics import TOPICS, ensure_topics, partition_counts
 
-__all__ = ["doctor", "down", "start_stack", "status", "topics", "up", "worker"]
+__all__ = ["down", "facts_of", "readiness", "start_stack", "status", "topics", "up", "worker", "worker_daemon"]
 
 
 def worker_daemon(settings: Settings) -> Daemon:
@@ -49,38 +52,88 @@ def _start_encoder(settings: Settings) -> None:
 
 def readiness(settings: Settings) -> dict[str, Any]:
     """What /readyz says; `{"ready": False}` when nobody answers."""
+    web = worker_daemon(settings).address() or settings.web
+    place = urlsplit(web)
+    silent = {"ready": False, "release": None, "reasons": {"web": f"{web} does not answer"}}
+    # asked first whether anyone listens, because a client that polls a port of its own range may meet itself there
+    if place.hostname is None or answer_of(place.port or 80, b"", 0, place.hostname, 2.0) is None:
+        return silent
     try:
-        with urllib.request.urlopen(f"{settings.web}/readyz", timeout=2) as response:
+        with urllib.request.urlopen(f"{web}/readyz", timeout=2) as response:
             return dict(json.load(response))
     except urllib.error.HTTPError as exc:
-        return dict(json.load(exc))
-    except (OSError, ValueError):
-        return {"ready": False, "release": None, "reasons": {"web": f"{settings.web} does not answer"}}
+        try:
+            return dict(json.load(exc))
+        except ValueError:
+            return silent
+    except (OSError, ValueError, HTTPException):
+        return silent
 
 
-def start_stack(settings: Settings, console: Console, *, with_worker: bool = True) -> None:
-    """Start what does not run yet, and wait until it is ready.
+def start_stack(settings: Settings, console: Console, *, with_worker: bool = True) -> list[str]:
+    """Start what does not run yet, and wait until it is ready; returns the names of what ran already.
 
     Raises:
-        RiffleError: a part did not start; the message says why.
+        RiffleError: a port is taken, and nothing was started; or a part did not start: the message says why, and what runs.
     """
+    daemons, before = _daemons(settings), _running(settings)
+    settings.make_home()
     if settings.embedded_kafka:
-        with console.status("starting Kafka (the first time its jars are fetched: half a minute)"):
+        EmbeddedKafka(settings).check()
+    if settings.embedded_redis:
+        EmbeddedRedis(settings).check()
+    if with_worker and daemons["worker"].pid() is None:
+        require_free_port(settings.web_port, "RIFFLE_WEB_PORT")
+    elif with_worker:
+        daemons["worker"].require_address(settings.web, "RIFFLE_WEB_PORT")
+    try:
+        _start(settings, console, with_worker=with_worker)
+    except Exception as exc:
+        running = _running(settings)
+        if not running or not isinstance(exc, RiffleError | KafkaError):
+            raise
+        why = exc.message if isinstance(exc, RiffleError) else repr(exc)
+        raise NotReady("not_started", f"{why}\nstill running: {', '.join(running)}; `riffle down` stops them") from exc
+    return before
+
+
+def _start(settings: Settings, console: Console, *, with_worker: bool) -> None:
+    if settings.embedded_kafka:
+        with step(console, "starting Kafka (the first time its jars are fetched: half a minute)"):
             EmbeddedKafka(settings).start()
     if settings.embedded_redis:
-        with console.status("starting Redis"):
+        with step(console, "starting Redis"):
             EmbeddedRedis(settings).start()
     asyncio.run(ensure_topics(settings))
-    daemon = worker_daemon(settings)
     if not with_worker:
         return
+    daemon = worker_daemon(settings)
     if daemon.pid() is None:
-        require_free_port(settings.web_port, "RIFFLE_WEB_PORT")
         environment = {**os.environ, **settings.environment()}
-        daemon.start([sys.executable, "-m", "agents.worker"], environment, settings.home)
-    with console.status("waiting for the worker"):
+        daemon.start([sys.executable, "-m", "agents.worker"], environment, settings.home, settings.web)
+    with step(console, "waiting for the worker"):
         daemon.await_ready(lambda: bool(readiness(settings)["ready"]), 60.0)
     _start_encoder(settings)
+
+
+def _daemons(settings: Settings) -> dict[str, Daemon]:
+    """What `up` starts, in that order."""
+    kafka, redis = EmbeddedKafka(settings).daemon, EmbeddedRedis(settings).daemon
+    return {"kafka": kafka, "redis": redis, "worker": worker_daemon(settings), "encoder": encoder_daemon(settings)}
+
+
+def _running(settings: Settings) -> list[str]:
+    return [daemon.name for daemon in _daemons(settings).values() if daemon.pid() is not None]
+
+
+def facts_of(settings: Settings) -> dict[str, str]:
+    """Addresses of what runs; of what does not, where the settings say that it would."""
+    daemons = _daemons(settings)
+    return {
+        "bootstrap": (settings.embedded_kafka and daemons["kafka"].address()) or settings.bootstrap_servers,
+        "redis": (settings.embedded_redis and daemons["redis"].address()) or settings.redis,
+        "web": daemons["worker"].address() or settings.web,
+    }
 
 
 @click.command()
@@ -91,10 +144,13 @@ def up(no_worker: bool) -> None:
     Example: RIFFLE_HOME=/tmp/one RIFFLE_WEB_PORT=7070 riffle up
     """
     settings, console = Settings.from_env(), Console(stderr=True)
-    start_stack(settings, console, with_worker=not no_worker)
-    console.print(f"Kafka  {settings.bootstrap_servers}\nRedis  {settings.redis}")
+    before = start_stack(settings, console, with_worker=not no_worker)
+    if before:
+        console.print(f"already running: {', '.join(before)}")
+    facts = facts_of(settings)
+    console.print(f"Kafka  {facts['bootstrap']}\nRedis  {facts['redis']}")
     if not no_worker:
-        console.print(f"HTTP   {settings.web}\nnext:  riffle load DIR, riffle ask USER, riffle down")
+        console.print(f"HTTP   {facts['web']}\nnext:  riffle load DIR, riffle ask USER, riffle down")
 
 
 @click.command()
@@ -104,16 +160,7 @@ def down() -> None:
     Example: riffle down
     """
     settings = Settings.from_env()
-    stopped = [
-        daemon.name
-        for daemon in (
-            encoder_daemon(settings),
-            worker_daemon(settings),
-            EmbeddedRedis(settings).daemon,
-            EmbeddedKafka(settings).daemon,
-        )
-        if daemon.stop()
-    ]
+    stopped = [daemon.name for daemon in reversed(_daemons(settings).values()) if daemon.stop()]
     click.echo(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
 
 
@@ -126,25 +173,23 @@ def status(as_json: bool) -> None:
     """
     settings = Settings.from_env()
     ready = readiness(settings)
-    facts = {
-        "bootstrap": settings.bootstrap_servers,
-        "redis": settings.redis,
-        "web": settings.web,
+    facts: dict[str, Any] = {
+        **facts_of(settings),
         "release": ready.get("release"),
         "ready": bool(ready["ready"]),
-        "pids": {
-            "kafka": EmbeddedKafka(settings).daemon.pid(),
-            "redis": EmbeddedRedis(settings).daemon.pid(),
-            "worker": worker_daemon(settings).pid(),
-            "encoder": encoder_daemon(settings).pid(),
-        },
+        "pids": {name: daemon.pid() for name, daemon in _daemons(settings).items()},
     }
     if as_json:
         click.echo(json.dumps(facts))
         return
+    pids = facts.pop("pids")
     table = Table(show_header=False)
-    for name, value in facts.items():
-        table.add_row(name, json.dumps(value) if isinstance(value, dict) else str(value))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    shown = {**facts, "release": facts["release"] or "unknown", "ready": "yes" if facts["ready"] else "no"}
+    shown |= {f"process id of {name}": pid or "not running" for name, pid in pids.items()}
+    for name, value in shown.items():
+        table.add_row(name, str(value))
     Console().print(table)
 
 
@@ -169,78 +214,16 @@ def topics(action: str, as_json: bool) -> None:
     Example: riffle topics create
     """
     settings = Settings.from_env()
-    try:
-        counts = asyncio.run(ensure_topics(settings) if action == "create" else partition_counts(settings))
-    except OSError as exc:
-        raise _unreachable(settings) from exc
-    except Exception as exc:
-        if isinstance(exc, RiffleError):
-            raise
-        raise _unreachable(settings) from exc
+    counts = asyncio.run(ensure_topics(settings) if action == "create" else partition_counts(settings))
     if as_json:
         click.echo(json.dumps({settings.topic(name): counts.get(name) for name in TOPICS}))
         return
-    table = Table("topic", "partitions", "kind", "purpose")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("topic", overflow="fold")
+    table.add_column("partitions", justify="right")
+    table.add_column("kind", no_wrap=True)
+    table.add_column("purpose", overflow="fold")
     for name, spec in TOPICS.items():
         kind = "compacted" if spec.compacted else "log"
         table.add_row(settings.topic(name), str(counts.get(name, "missing")), kind, spec.purpose)
     Console().print(table)
-
-
-def _unreachable(settings: Settings) -> NotReady:
-    return NotReady("no_broker", f"no Kafka answers at {settings.bootstrap_servers}: run `riffle up`, or see `riffle doctor`")
-
-
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
-def doctor(as_json: bool) -> None:
-    """Check what could be wrong, and say what to do. Exit code 1 when something is.
-
-    Example: riffle doctor
-    """
-    settings = Settings.from_env()
-    checks = _checks(settings)
-    if as_json:
-        click.echo(json.dumps([{"check": name, "ok": ok, "advice": advice} for name, ok, advice in checks]))
-    else:
-        for name, ok, advice in checks:
-            click.echo(f"{'ok  ' if ok else 'BAD '} {name}" + ("" if ok else f": {advice}"))
-    sys.exit(0 if all(ok for _, ok, _ in checks) else 1)
-
-
-def _available_gib() -> float:
-    lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    return next((int(line.split()[1]) / 2**20 for line in lines if line.startswith("MemAvailable")), 0.0)
-
-
-def _checks(settings: Settings) -> list[tuple[str, bool, str]]:
-    kafka, redis = EmbeddedKafka(settings), EmbeddedRedis(settings)
-    settings.home.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(settings.home).free >> 30
-    memory = _available_gib()
-    checks = [
-        ("Python 3.11", sys.version_info[:2] == (3, 11), f"this is {sys.version.split()[0]}: run make setup with 3.11"),
-        (f"{free} GiB of disk free", free >= 2, f"free some space near {settings.home}"),
-        (f"{memory:.1f} GiB of memory available", memory >= 1.5, "Kafka, Redis and a worker need about 1 GiB, training 2 more"),
-    ]
-    if settings.embedded_kafka:
-        runs = kafka.daemon.pid() is not None
-        ports = runs or (port_is_free(settings.kafka_port) and port_is_free(settings.controller_port))
-        checks.append(("Kafka's ports", ports, "another program holds them: set RIFFLE_KAFKA_PORT, RIFFLE_CONTROLLER_PORT"))
-        checks.append(("Kafka answers", runs and kafka.answers(), f"run `riffle up`; log: {kafka.daemon.log_file}"))
-    if settings.embedded_redis:
-        checks.append(("Redis answers", redis.answers(), f"run `riffle up`; log: {redis.daemon.log_file}"))
-    ready = readiness(settings)
-    advice = f"{json.dumps(ready.get('reasons', {}))}; run `riffle up`; log: {worker_daemon(settings).log_file}"
-    checks.append(("the worker is ready", bool(ready["ready"]), advice))
-    for name, reason in (ready.get("refused") or {}).items():
-        checks.append((f"release {name}", False, f"the worker refused it: {reason}; `riffle release rollback`, or train again"))
-    if ready["ready"]:
-        counts: dict[str, int] = {}
-        try:
-            counts = asyncio.run(partition_counts(settings))
-        except Exception as exc:
-            checks.append(("topics", False, str(exc)))
-        missing = [name for name in TOPICS if name not in counts]
-        checks.append(("topics", not missing, f"missing {missing}: run `riffle topics create`"))
-    return checks

@@ -10,13 +10,12 @@ import time
 from typing import Any
 
 import click
-from aiokafka.errors import KafkaError
 from rich.console import Console
 from rich.table import Table
 
 from agents.cli.operate import readiness
 from models.release import Manifest, Release, list_releases
-from schemas.errors import NotReady, ReleaseRejected
+from schemas.errors import ReleaseRejected
 from streams.announce import CHAMPION, PREVIOUS, Announcement, announce, announced
 from streams.release_store import manifest_sha256, upload_release
 from streams.settings import Settings
@@ -24,14 +23,12 @@ from streams.settings import Settings
 __all__ = ["await_served", "current_champion", "print_training", "promote", "release", "run_training", "train"]
 
 SERVED_TIMEOUT_S = 60.0
+TRAIN = "from agents.cli import guarded; from training.cli import train_command; guarded(train_command, 'riffle train')"
+"What the process of its own runs: what is wrong with its options is told as this command's."
 
 
 def _aliases(settings: Settings) -> dict[str, Announcement | None]:
-    try:
-        return asyncio.run(announced(settings))
-    except (KafkaError, OSError) as exc:
-        message = f"no Kafka answers at {settings.bootstrap_servers}: run `riffle up`, or see `riffle doctor`"
-        raise NotReady("no_broker", message) from exc
+    return asyncio.run(announced(settings))
 
 
 def current_champion(settings: Settings) -> str:
@@ -42,11 +39,12 @@ def current_champion(settings: Settings) -> str:
 
 def run_training(settings: Settings, options: list[str], console: Console) -> dict[str, Any]:
     """`python -m training train …` in a process of its own, so that its memory goes when it ends; returns its figures."""
-    command = [sys.executable, "-m", "training", "train", *options, "--json"]
+    command = [sys.executable, "-c", TRAIN, *options, "--json"]
     command += ["--out", str(settings.releases_dir), "--cache", str(settings.cache)]
     ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if ran.returncode:
-        console.print("the training did not end well; what it says is above")
+        if ran.returncode != click.UsageError.exit_code:
+            console.print("the training did not end well; what it says is above")
         sys.exit(ran.returncode)
     return dict(json.loads(ran.stdout.strip().splitlines()[-1]))
 

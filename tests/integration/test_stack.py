@@ -92,8 +92,16 @@ async def test_whatever_is_killed_comes_back_with_its_records(own: Settings, rif
     after = status_of(riffle, own)
     assert after["ready"] is True
     assert not set(after["pids"].values()) & set(before["pids"].values())
-    assert riffle("up").returncode == 0
+    third = riffle("up")
+    assert third.returncode == 0
+    assert "already running: Kafka, Redis, the worker, the encoder" in third.stderr
     assert status_of(riffle, own)["pids"] == after["pids"]
+    changed = replace(own, kafka_port=free_ports(1)[0])
+    joined = riffle("up", settings=changed)
+    assert joined.returncode == 1, "it would be another instance's"
+    assert "RIFFLE_KAFKA_PORT now says" in joined.stderr
+    moved = replace(changed, redis_port=free_ports(1)[0], web_port=free_ports(1)[0])
+    assert status_of(riffle, moved) == {**before, "pids": after["pids"]}, "what really runs"
     consumer = AIOKafkaConsumer(
         own.topic("dead-letters"), bootstrap_servers=own.bootstrap_servers, auto_offset_reset="earliest"
     )
@@ -121,7 +129,13 @@ def test_two_instances_run_side_by_side(stack: Settings, own: Settings, riffle: 
 
 
 @pytest.mark.parametrize(
-    ("field", "variable"), [("kafka_port", "RIFFLE_KAFKA_PORT"), ("controller_port", "RIFFLE_CONTROLLER_PORT")]
+    ("field", "variable"),
+    [
+        ("kafka_port", "RIFFLE_KAFKA_PORT"),
+        ("controller_port", "RIFFLE_CONTROLLER_PORT"),
+        ("redis_port", "RIFFLE_REDIS_PORT"),
+        ("web_port", "RIFFLE_WEB_PORT"),
+    ],
 )
 def test_a_taken_port_is_one_clear_line(own: Settings, riffle: Riffle, field: str, variable: str) -> None:
     with socket.socket() as taken:
@@ -132,6 +146,7 @@ def test_a_taken_port_is_one_clear_line(own: Settings, riffle: Riffle, field: st
     assert variable in answer.stderr
     assert len(answer.stderr.strip().splitlines()) == 1
     assert "Traceback" not in answer.stderr
+    assert set(status_of(riffle, own)["pids"].values()) == {None}, "nothing is started before every port is known to be free"
 
 
 def test_an_unknown_command_is_a_usage_error(riffle: Riffle) -> None:

@@ -1,0 +1,145 @@
+"""`riffle doctor`."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from aiokafka.errors import KafkaError
+
+from agents.cli.operate import facts_of, readiness, worker_daemon
+from schemas.errors import ConfigError
+from streams.embedded.kafka import EmbeddedKafka
+from streams.embedded.redis import EmbeddedRedis
+from streams.settings import Settings
+from streams.topics import TOPICS, partition_counts
+
+__all__ = ["doctor"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    name: str
+    ok: bool
+    advice: str = ""
+    "What to do when it is not ok."
+    warning: str = ""
+    "What may be meant otherwise, though nothing is broken."
+
+    def to_json(self) -> dict[str, object]:
+        if not self.ok:
+            return {"check": self.name, "ok": False, "advice": self.advice}
+        return {"check": self.name, "ok": True, **({"warning": self.warning} if self.warning else {})}
+
+    def line(self) -> str:
+        if not self.ok:
+            return f"BAD  {self.name}: {self.advice}"
+        return f"WARN {self.name}: {self.warning}" if self.warning else f"ok   {self.name}"
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
+def doctor(as_json: bool) -> None:
+    """Check what could be wrong, and say what to do. Exit code 1 when something is.
+
+    Example: riffle doctor
+    """
+    settings = Settings.from_env()
+    settings.make_home()
+    checks = [*_machine(settings), *_variables(), *_kafka(settings), *_redis(settings), *_worker(settings), _topics(settings)]
+    if as_json:
+        click.echo(json.dumps([check.to_json() for check in checks]))
+    else:
+        for check in checks:
+            click.echo(check.line())
+    sys.exit(0 if all(check.ok for check in checks) else 1)
+
+
+def _available_gib() -> float:
+    lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    return next((int(line.split()[1]) / 2**20 for line in lines if line.startswith("MemAvailable")), 0.0)
+
+
+def _machine(settings: Settings) -> list[_Check]:
+    free, memory = shutil.disk_usage(settings.home).free >> 30, _available_gib()
+    return [
+        _Check("Python 3.11", sys.version_info[:2] == (3, 11), f"this is {sys.version.split()[0]}: run make setup with 3.11"),
+        _Check(f"{free} GiB of disk free", free >= 2, f"free some space near {settings.home}"),
+        _Check(f"{memory:.1f} GiB of memory available", memory >= 1.5, "Kafka, Redis and a worker need 1 GiB, training 2 more"),
+    ]
+
+
+def _variables() -> list[_Check]:
+    found = Settings.unknown(os.environ)
+    return [
+        _Check(name, ok=True, warning="there is no such setting" + (f"; is {near} meant?" if near else ""))
+        for name, near in found.items()
+    ]
+
+
+def _configured(name: str, server: EmbeddedKafka | EmbeddedRedis) -> _Check:
+    try:
+        server.check()
+    except ConfigError as exc:
+        return _Check(name, ok=False, advice=exc.message)
+    return _Check(name, ok=True)
+
+
+def _kafka(settings: Settings) -> list[_Check]:
+    name = f"Kafka answers at {settings.bootstrap_servers}"
+    if settings.embedded_kafka:
+        kafka = EmbeddedKafka(settings)
+        answers = kafka.daemon.pid() is not None and kafka.answers()
+        return [
+            _configured("Kafka's ports", kafka),
+            _Check(name, answers, f"run `riffle up`; log: {kafka.daemon.log_file}"),
+        ]
+    try:
+        asyncio.run(partition_counts(settings))
+    except (KafkaError, OSError) as exc:
+        return [_Check(name, ok=False, advice=f"{exc}; see RIFFLE_BOOTSTRAP")]
+    return [_Check(name, ok=True)]
+
+
+def _redis(settings: Settings) -> list[_Check]:
+    if settings.embedded_redis:
+        server = EmbeddedRedis(settings)
+        answers = server.daemon.pid() is not None and server.answers()
+        advice = f"run `riffle up`; log: {server.daemon.log_file}"
+        return [_configured("Redis's port", server), _Check(f"Redis answers at {settings.redis}", answers, advice)]
+    redis: Any = importlib.import_module("redis")
+    name = "Redis answers at RIFFLE_REDIS_URL"  # which may hold a password
+    try:
+        with redis.Redis.from_url(settings.redis, socket_timeout=2, socket_connect_timeout=2) as client:
+            client.ping()
+    except (redis.RedisError, OSError, ValueError) as exc:
+        return [_Check(name, ok=False, advice=f"{exc}; see RIFFLE_REDIS_URL")]
+    return [_Check(name, ok=True)]
+
+
+def _worker(settings: Settings) -> list[_Check]:
+    ready = readiness(settings)
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in ready.get("reasons", {}).items())
+    advice = f"{reasons}; run `riffle up`; log: {worker_daemon(settings).log_file}"
+    found = [_Check(f"the worker at {facts_of(settings)['web']} is ready", bool(ready["ready"]), advice)]
+    for name, reason in (ready.get("refused") or {}).items():
+        advice = f"the worker refused it: {reason}; `riffle release rollback`, or train again"
+        found.append(_Check(f"release {name}", ok=False, advice=advice))
+    return found
+
+
+def _topics(settings: Settings) -> _Check:
+    try:
+        counts = asyncio.run(partition_counts(settings))
+    except (KafkaError, OSError):
+        return _Check("topics", ok=False, advice="not to be seen while Kafka does not answer")
+    missing = [settings.topic(name) for name in TOPICS if name not in counts]
+    return _Check("topics", not missing, f"missing {', '.join(missing)}: run `riffle topics create`")

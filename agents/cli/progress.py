@@ -1,0 +1,60 @@
+"""How far a long step is: a bar on a terminal, a line now and then where there is none."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+__all__ = ["advance", "step", "with_progress"]
+
+EVERY_S = 10.0
+"Seconds between two lines."
+
+
+@contextmanager
+def advance(
+    what: str, total: int, console: Console, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Callable[[int], None]]:
+    """A function to be told how much of `total` is done."""
+    if console.is_terminal:
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda done: bar.update(task, completed=done)
+        return
+    last = clock()
+
+    def report(done: int) -> None:
+        nonlocal last
+        if clock() - last >= EVERY_S:
+            last = clock()
+            console.print(f"{what}: {100 * done // max(1, total)} % of {total}", highlight=False)
+
+    yield report
+
+
+def with_progress(what: str, total: int, work: Callable[[Callable[[int], None]], Awaitable[Any]]) -> Any:
+    """Run `work`, which is given a function to be told how much is done; shown on stderr."""
+
+    async def run() -> Any:
+        with advance(what, total, Console(stderr=True)) as report:
+            return await work(report)
+
+    return asyncio.run(run())
+
+
+@contextmanager
+def step(console: Console, what: str) -> Iterator[None]:
+    """Say what is waited for."""
+    if console.is_terminal:
+        with console.status(what):
+            yield
+    else:
+        console.print(f"{what} …", highlight=False)
+        yield
