@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from agents.metrics import Metrics
@@ -9,11 +10,13 @@ from models.items import ItemStore
 from models.state import ItemStatRow
 from models.vectors import vectors_from
 from schemas.codec import Registry, decode
-from schemas.errors import BadEvent, BadInput, BadItem
+from schemas.errors import BadEvent, BadInput, BadItem, TransientError
 from schemas.validation import item_from
 from streams.chunks import Chunk
 
 __all__ = ["Catalogue"]
+
+log = logging.getLogger(__name__)
 
 
 class Catalogue:
@@ -37,6 +40,11 @@ class Catalogue:
             except (BadInput, UnicodeDecodeError) as exc:
                 code = exc.code if isinstance(exc, BadInput) else "invalid_key"
                 self._metrics.count("items", outcome="rejected", code=code)
+            except TransientError:
+                raise
+            except Exception:
+                log.exception("a record of the catalogue")
+                self._metrics.count("items", outcome="rejected", code="internal")
             else:
                 self._metrics.count("items", outcome="applied")
 

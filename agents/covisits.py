@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Sequence
@@ -91,16 +92,20 @@ class CovisitPartition:
     async def open(self) -> None:
         """Restore; afterwards `apply` may be called."""
         await self.state.open()
+        try:
+            await self._load()
+        except StoreCorrupt as exc:
+            await self.state.rebuild(exc)
+            await self._load()
+        self.state.ready.set()
+
+    async def _load(self) -> None:
         waiting = self.state.store.get_many([UNPUBLISHED])[0] or b"\x01"
         if waiting[0] != 1:
             raise StoreCorrupt("record_format", "unpublished neighbours of an unknown format")
         self._unpublished = dict.fromkeys(waiting[n : n + 8] for n in range(1, len(waiting), 8))
-        self._upgrade()
-        self.state.ready.set()
-
-    def _upgrade(self) -> None:
-        """Rows of format 1 were keyed by the item's id; they are written anew under its hash."""
-        old = [(key, row) for key, row in self.state.store.scan(b"") if key[:1] not in {b"\x00", ROW}]
+        # rows of format 1 were keyed by the item's id, which begins above ROW; they are written anew under its hash
+        old = await asyncio.to_thread(lambda: list(self.state.store.scan(b"", start=b"\x02")))
         self._replaced = [key for key, _ in old]
         for key, row in old:
             self._table.put(hash64(key.decode()).to_bytes(8, "little"), NeighbourRow.decode(row))
@@ -112,9 +117,10 @@ class CovisitPartition:
                 continue
             try:
                 increments = increments_of(chunk.values[n] or b"", chunk.headers[n])
-            except BadEvent as exc:
+            except Exception as exc:  # whatever it is, its neighbours are not affected
+                code = exc.code if isinstance(exc, BadEvent) else "internal"
                 self._metrics.count("covisits", outcome="dead_letter")
-                self._outputs.append(dead_letter(self._settings, chunk, n, exc.code, exc.message))
+                self._outputs.append(dead_letter(self._settings, chunk, n, code, str(exc)))
                 continue
             with self._metrics.timed("work_seconds", part="neighbours"):
                 self._table.add(increments)
@@ -165,6 +171,11 @@ class CovisitPartition:
         await self.state.flush()
         self._flushed_s = time.monotonic()
         self._table.trim(self._settings.cache_users)
+
+    @property
+    def unflushed(self) -> int:
+        """Rows that the next flush will hold."""
+        return self._table.changed
 
     async def close(self) -> None:
         """Let go of the partition without a flush."""

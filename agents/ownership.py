@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 from aiokafka.admin import AIOKafkaAdminClient
 
@@ -14,6 +15,7 @@ from agents.metrics import Metrics
 from agents.users import UserPartition
 from models.items import ItemStore
 from schemas.codec import Registry
+from schemas.errors import ConfigError, StoreCorrupt
 from streams.assignor import ON_DISK, OWNER, STANDBY
 from streams.settings import Settings
 from streams.standby import Standby
@@ -45,6 +47,7 @@ class Ownership:
         self.covisits: dict[int, CovisitPartition] = {}
         changelogs = {table: settings.topic(changelog) for table, (_, changelog) in TABLES.items()}
         self._hashing = asyncio.Lock()
+        self._lock: IO[str] | None = None
         self.standby = Standby(settings, changelogs, settings.table_dir, self._cache)
 
     def held(self) -> dict[int, int]:
@@ -57,6 +60,21 @@ class Ownership:
         found.update(dict.fromkeys(list(self.users), OWNER))
         return found
 
+    def lock(self) -> None:
+        """Take the tables' folder for this process.
+
+        Raises:
+            ConfigError: another worker has it.
+        """
+        folder = self._settings.data_dir / "tables"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (folder / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            message = f"another worker runs on {folder}: give each its own RIFFLE_HOME, or wait until that one has ended"
+            raise ConfigError("folder_in_use", message, "RIFFLE_HOME") from exc
+
     def parts(self) -> list[Partition]:
         """All that are owned."""
         return [*self.users.values(), *self.covisits.values()]
@@ -64,7 +82,7 @@ class Ownership:
     async def take(self, users: set[int], covisits: set[int], standby: frozenset[int]) -> None:
         """Own exactly these partitions of the two tables, and stand by for those numbers; returns when all are restored."""
         wanted: tuple[tuple[dict[int, Any], set[int]], ...] = ((self.users, users), (self.covisits, covisits))
-        committed = await self._committed() if self.parts() else {}
+        committed = await self._committed()
         for parts, numbers in wanted:
             for number, part in list(parts.items()):
                 if number in numbers and committed.get((part.state.source, number), -1) <= part.state.durable + 1:
@@ -84,6 +102,13 @@ class Ownership:
             self.covisits[number] = covisit
             opening.append(covisit)
         await asyncio.gather(*(part.open() for part in opening))
+        lost = [part for part in opening if committed.get((part.state.source, part.partition), -1) > part.state.applied + 1]
+        for part in lost:
+            await part.state.move_back()
+        if lost:
+            names = ", ".join(f"{part.state.changelog}-{part.partition}" for part in lost)
+            message = f"{names} lack rows of events that were applied: these are read again at the next start"
+            raise StoreCorrupt("changelog_short", message)
 
     async def _committed(self) -> dict[tuple[str, int], int]:
         """Committed offset (the next to read) per source topic and partition, as the group stands now."""

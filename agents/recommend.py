@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import re
 import time
 import uuid
 from collections.abc import Callable, Coroutine, Mapping
@@ -13,7 +15,9 @@ import orjson
 from aiokafka import AIOKafkaProducer
 from aiokafka.partitioner import DefaultPartitioner
 
+from agents.backlog import Backlog
 from agents.metrics import Metrics
+from agents.outbox import Letter, Outbox
 from agents.users import UserPartition, dead_letter
 from models.features import SPEC
 from models.pipeline.pipeline import CandidatePipeline
@@ -23,16 +27,23 @@ from schemas.records import Request, Slate
 from schemas.validation import request_from
 from streams.chunks import Chunk
 from streams.settings import Settings
+from streams.topics import TOPICS
 
 __all__ = ["Recommend", "reply_body"]
 
 log = logging.getLogger(__name__)
 
-MARGIN_S = 0.03
-"Kept back of a deadline for ranking and the reply's way."
+MARGIN_S = 0.01
+"Kept back of a deadline when a request waits for an event, beside what ranking takes."
+REPLY_S = 0.008
+"Kept back of every deadline for the reply's way, and for what the event loop does in between."
+MAX_BACKLOG = 4_000
+"Requests that may wait for ranking at once."
 MAX_WAITING = 2_000
 "Requests that may wait for their token at once; more are answered as stale."
-MAX_BATCH = 32
+MAX_BATCH, BATCH_S = 32, 0.05
+"Requests ranked together, and for how long the worker may do nothing else, as far as it can tell beforehand."
+TOPIC_NAME = re.compile(rb"(?!__)[A-Za-z0-9._-]{1,249}")
 
 
 @dataclass(slots=True)
@@ -40,7 +51,7 @@ class _Pending:
     request: Request
     partition: int
     deadline: float
-    "On `time.time`'s clock."
+    "On `time.monotonic`'s clock, which nobody sets."
     reply: Callable[[Slate | RiffleError], None]
     stale: bool = False
 
@@ -77,36 +88,37 @@ class Recommend:
         self._settings = settings
         self._pipeline = pipeline
         self._partitions = partitions
-        self._producer = producer
+        self._outbox = Outbox(producer, metrics)
         self._metrics = metrics
         self._registry = registry
         self._waiting: set[asyncio.Task[None]] = set()
-        self._later: dict[int, set[asyncio.Task[None]]] = {}
-        "Per partition of the requests topic: requests that wait for an event."
+        self._later: dict[int, dict[asyncio.Task[None], asyncio.Event]] = {}
+        "Per partition of the requests topic: requests that wait for an event, and what ends the wait."
         self._partitioner = DefaultPartitioner()
         self._outstanding: dict[int, set[int]] = {}
         "Per partition of the requests topic: offsets whose answer is not sent yet."
         self._next: dict[int, int] = {}
+        self._backlog: Backlog[_Pending] = Backlog(
+            time.monotonic, most=MAX_BACKLOG, batch=MAX_BATCH, reply_s=REPLY_S, batch_s=BATCH_S
+        )
+        self._work = asyncio.Event()
+        "Set while requests wait for ranking."
+        self._idle = asyncio.Event()
+        "The opposite."
+        self._idle.set()
+        self._own = frozenset(settings.topic(name) for name in TOPICS)
 
     def committable(self) -> dict[int, int]:
         """Per partition of the requests topic: the next offset to read, below which every request is answered."""
         return {p: min(self._outstanding.get(p) or (offset,)) for p, offset in self._next.items()}
 
-    async def leave(self, partitions: set[int]) -> None:
-        """Before partitions go to another worker: let answers under way out, and leave what waits to that worker."""
-        for partition in partitions:
-            for task in self._later.pop(partition, ()):
-                task.cancel()
-        await self.drain()
-
     def forget(self, partition: int) -> None:
-        """The partition went to another worker; `leave` came before."""
+        """The partition may go to another worker; `drain` came before."""
         self._next.pop(partition, None)
         self._outstanding.pop(partition, None)
 
     async def on_chunk(self, chunk: Chunk) -> None:
-        """Answer a chunk of requests. Those that must wait for an event wait on their own, the others are answered now."""
-        ready: list[_Pending] = []
+        """Take in a chunk of requests: those that must wait for an event wait on their own, the others for their turn."""
         outstanding = self._outstanding.setdefault(chunk.partition, set())
         outstanding.update(chunk.offsets)
         self._next[chunk.partition] = chunk.last_offset + 1
@@ -123,21 +135,49 @@ class Recommend:
             after = pending.request.after
             partition = self._partitions.get(pending.partition)
             if after is None or partition is None or (after.partition == pending.partition and partition.reflects(after)):
-                ready.append(pending)
+                self._submit(pending)
             else:
-                task, later = self._spawn(self._after(pending)), self._later.setdefault(chunk.partition, set())
-                later.add(task)
-                task.add_done_callback(later.discard)
-        for start in range(0, len(ready), MAX_BATCH):
-            if chunk.partition not in self._next:
-                return  # it was revoked meanwhile: the rest is read, and answered, by its next owner
-            self._answer(ready[start : start + MAX_BATCH])
+                wake, later = asyncio.Event(), self._later.setdefault(chunk.partition, {})
+                task = self._spawn(self._after(pending, wake))
+                later[task] = wake
+                task.add_done_callback(lambda done, later=later: later.pop(done, None))  # type: ignore[misc]
+
+    def _submit(self, pending: _Pending) -> None:
+        """Have a request answered in its turn, or at once with an error when its turn would come too late."""
+        if self._backlog.offer(pending, pending.deadline):
+            self._work.set()
+            self._idle.clear()
+        else:
+            waiting, expected_ms = len(self._backlog), self._backlog.seconds() * 1e3
+            message = f"{waiting} requests wait, an answer takes {expected_ms:.0f} ms: too long for this deadline"
+            self._finish(pending, DeadlineExceeded("deadline_exceeded", message))
+
+    async def run(self) -> None:
+        """Rank what waits and send what is answered, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._outbox.run())
+            group.create_task(self._rank_forever())
+
+    async def _rank_forever(self) -> None:
+        """Answer what waits, a batch at a time; between two batches events and other requests have their turn."""
+        while True:
+            await self._work.wait()
+            batch, late = self._backlog.take()
+            for pending in late:
+                self._finish(pending, DeadlineExceeded("deadline_exceeded", "the deadline came before its turn"))
+            if batch:
+                started = time.perf_counter()
+                self._answer(batch)
+                self._backlog.cost.learn(len(batch), time.perf_counter() - started)
+            if not len(self._backlog):
+                self._work.clear()
+                self._idle.set()
             await asyncio.sleep(0)
 
     def _accept(self, chunk: Chunk, index: int) -> _Pending | None:
         """Parse one request; one that is malformed gets its error here, or goes to the dead letters if nobody can hear it."""
         headers = dict(chunk.headers[index])
-        reply_to, correlation = headers.get("Faust-Ag-ReplyTo"), headers.get("Faust-Ag-CorrelationId", b"")
+        reply_to, correlation = headers.get("Faust-Ag-ReplyTo"), headers.get("Faust-Ag-CorrelationId") or b""
         key = (chunk.keys[index] or b"").decode(errors="replace")
         outstanding, offset = self._outstanding[chunk.partition], chunk.offsets[index]
 
@@ -154,6 +194,10 @@ class Recommend:
             request = request_from(datum, request_id=correlation.decode(errors="replace")[:256] or uuid.uuid4().hex)
             if not reply_to:
                 raise BadRequest("no_reply_to", "header Faust-Ag-ReplyTo is missing", "Faust-Ag-ReplyTo")
+            if reply_to.decode(errors="replace") in self._own or not TOPIC_NAME.fullmatch(reply_to):
+                reply_to = None
+                message = "not a topic that replies may go to: Riffle's own, or no valid name"
+                raise BadRequest("invalid_reply_to", message, "Faust-Ag-ReplyTo")
             budget = int(headers.get("deadline-ms", b"") or self._settings.deadline_ms)
             if not 1 <= budget <= 60_000:
                 raise BadRequest("invalid_field", "deadline-ms must lie in 1..60000", "deadline-ms")
@@ -164,8 +208,8 @@ class Recommend:
         else:
             send = self._replier(reply_to.decode(errors="replace"), correlation, framing, request.user_id, done)
             # a producer's clock that is ahead gives no longer time than asked for
-            since = min(chunk.timestamps[index] / 1000, time.time())
-            return _Pending(request, self.partition_of(request.user_id), since + budget / 1000, send)
+            waited = max(time.time() - chunk.timestamps[index] / 1000, 0.0)
+            return _Pending(request, self.partition_of(request.user_id), time.monotonic() - waited + budget / 1000, send)
         self._metrics.count("requests", outcome="malformed", code=error.code)
         if framing is Framing.CONFLUENT and self._registry is None:
             framing = Framing.JSON  # without a registry there is no schema id to answer with
@@ -173,7 +217,7 @@ class Recommend:
             self._replier(reply_to.decode(errors="replace"), correlation, framing, key, done)(error)
         else:
             letter = dead_letter(self._settings, chunk, index, error.code, error.message)
-            self._send(letter.topic, letter.key, letter.value or b"", [], "dead_letter", done)
+            self._outbox.put(Letter(letter.topic, letter.key, letter.value or b"", (), "dead_letter", done))
         return None
 
     def partition_of(self, user_id: str) -> int:
@@ -185,27 +229,19 @@ class Recommend:
         self, topic: str, correlation: bytes, framing: Framing, user_id: str, done: Callable[[], None]
     ) -> Callable[[Slate | RiffleError], None]:
         def reply(answer: Slate | RiffleError) -> None:
-            body = reply_body(framing, user_id, answer, correlation.decode(errors="replace"), self._registry)
+            named, used = correlation.decode(errors="replace"), framing
+            try:
+                body = reply_body(used, user_id, answer, named, self._registry)
+            except RiffleError as exc:  # the registry does not answer: better a reply in another encoding than none
+                log.warning("a reply as %s failed: %s", used, exc.message)
+                used = Framing.JSON
+                body = reply_body(used, user_id, answer, named)
             headers = [("Faust-Ag-CorrelationId", correlation)]
-            if framing is Framing.JSON:
+            if used is Framing.JSON:
                 headers.append(("content-type", b"application/json"))
-            self._send(topic, user_id.encode(), body, headers, "reply", done)
+            self._outbox.put(Letter(topic, user_id.encode(), body, headers, "reply", done))
 
         return reply
-
-    def _send(
-        self, topic: str, key: bytes | None, value: bytes, headers: list[tuple[str, bytes]], what: str, done: Callable[[], None]
-    ) -> None:
-        async def send() -> None:
-            try:
-                await self._producer.send_and_wait(topic, value, key=key, headers=headers)
-            except Exception as exc:
-                log.warning("%s to %s failed: %s", what, topic, exc)
-                self._metrics.count("sends_failed", what=what)
-            finally:
-                done()
-
-        self._spawn(send())
 
     def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -213,9 +249,13 @@ class Recommend:
         task.add_done_callback(self._waiting.discard)
         return task
 
-    async def _after(self, pending: _Pending) -> None:
-        pending.stale = not await self._reflected(pending)
-        self._answer([pending])
+    async def _after(self, pending: _Pending, wake: asyncio.Event) -> None:
+        reflected, ended = asyncio.create_task(self._reflected(pending)), asyncio.create_task(wake.wait())
+        await asyncio.wait({reflected, ended}, return_when=asyncio.FIRST_COMPLETED)
+        pending.stale = not (reflected.done() and reflected.result())
+        reflected.cancel()
+        ended.cancel()
+        self._submit(pending)
 
     async def _reflected(self, pending: _Pending) -> bool:
         after = pending.request.after
@@ -224,7 +264,8 @@ class Recommend:
             return True
         if partition is None or after.partition != pending.partition or len(self._waiting) > MAX_WAITING:
             return False
-        return await partition.wait_for(after, pending.deadline - MARGIN_S - time.time())
+        margin = MARGIN_S + 2 * self._backlog.seconds()
+        return await partition.wait_for(after, pending.deadline - margin - time.monotonic())
 
     async def recommend(self, request: Request, partition: int, deadline_ms: int) -> Slate:
         """Answer one request of this worker's own HTTP interface.
@@ -233,9 +274,9 @@ class Recommend:
             RiffleError: the terminal error.
         """
         done: asyncio.Future[Slate | RiffleError] = asyncio.get_running_loop().create_future()
-        pending = _Pending(request, partition, time.time() + deadline_ms / 1000, done.set_result)
+        pending = _Pending(request, partition, time.monotonic() + deadline_ms / 1000, done.set_result)
         pending.stale = not await self._reflected(pending)
-        self._answer([pending])
+        self._submit(pending)
         answer = await done
         if isinstance(answer, Slate):
             return answer
@@ -243,13 +284,10 @@ class Recommend:
 
     def _answer(self, batch: list[_Pending]) -> None:
         """Answer each of a batch, exactly once, with a slate or an error."""
-        now = time.time()
         alive: list[_Pending] = []
         for pending in batch:
             partition = self._partitions.get(pending.partition)
-            if now > pending.deadline:
-                self._finish(pending, DeadlineExceeded("deadline_exceeded", "the deadline had passed before ranking"))
-            elif partition is None or not partition.state.ready.is_set():
+            if partition is None or not partition.state.ready.is_set():
                 self._finish(pending, NotReady("not_ready", "the user's partition is not restored here yet: try again"))
             else:
                 alive.append(pending)
@@ -298,9 +336,20 @@ class Recommend:
             ],
         }
         topic = self._settings.topic("impressions")
-        self._send(topic, slate.user_id.encode(), encode("impression", datum), [], "impression", lambda: None)
+        self._outbox.put(Letter(topic, slate.user_id.encode(), encode("impression", datum), (), "impression"))
 
     async def drain(self, timeout_s: float = 5.0) -> None:
-        """Wait for replies under way."""
-        if self._waiting:
-            await asyncio.wait(set(self._waiting), timeout=timeout_s)
+        """Answer all that is under way, before partitions may go to another worker; those that wait for an event as stale.
+
+        Left to the next owner they would be answered in time, but so would, a second time, all that came after them.
+        """
+        until = time.monotonic() + timeout_s
+        waiting = set(self._waiting)
+        for later in self._later.values():
+            for wake in later.values():
+                wake.set()
+        if waiting:
+            await asyncio.wait(waiting, timeout=timeout_s)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), max(until - time.monotonic(), 0.001))
+        await self._outbox.drained(max(until - time.monotonic(), 0.001))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 from aiokafka import AIOKafkaProducer
@@ -32,6 +33,21 @@ class Tables(Protocol):
 
     async def __call__(self, *, digests: bool = False) -> Sequence[Mapping[str, object]]:
         """One entry a table partition; with `digests` hashed, which reads them whole."""
+
+
+SEND_S = 5.0
+"Seconds that the broker has to take what came over HTTP."
+
+
+@asynccontextmanager
+async def _taken() -> AsyncIterator[None]:
+    """Bounds how long the broker may take; raises NotReady when it takes longer, which it may still make good later."""
+    try:
+        async with asyncio.timeout(SEND_S):
+            yield
+    except TimeoutError as exc:
+        message = f"Kafka did not acknowledge within {SEND_S:.0f} s; it may still: sending again with the same ids is safe"
+        raise NotReady("broker_unavailable", message) from exc
 
 
 def summary(record: UserRecord, items: ItemStore) -> dict[str, Any]:
@@ -95,6 +111,8 @@ class Service:
         self.metrics = metrics
         self.caught_up = False
         "Whether the broadcast topics were read."
+        self.broker = True
+        "Whether a bootstrap server accepts connections."
 
     def partition_of(self, user_id: str) -> int:
         """Partition that holds a person's state: the default partitioner's choice."""
@@ -163,17 +181,19 @@ class Service:
         """Produce events, acknowledged by all replicas; returns their tokens in order."""
         topic = self._settings.topic("interactions")
         sent = []
-        for event in events:
-            datum = {name: getattr(event, name) for name in Interaction.__dataclass_fields__}
-            sent.append(await self._producer.send(topic, encode("interaction", datum), key=event.user_id.encode()))
-        done = [await future for future in sent]
+        async with _taken():
+            for event in events:
+                datum = {name: getattr(event, name) for name in Interaction.__dataclass_fields__}
+                sent.append(await self._producer.send(topic, encode("interaction", datum), key=event.user_id.encode()))
+            done = [await future for future in sent]
         return [{"partition": meta.partition, "offset": meta.offset} for meta in done]
 
     async def erase(self, user_id: str) -> dict[str, int]:
         """Ask for a person's state to be forgotten; returns the token of that event."""
-        meta = await self._producer.send_and_wait(
-            self._settings.topic("interactions"), None, key=user_id.encode(), headers=[ERASE]
-        )
+        async with _taken():
+            meta = await self._producer.send_and_wait(
+                self._settings.topic("interactions"), None, key=user_id.encode(), headers=[ERASE]
+            )
         return {"partition": meta.partition, "offset": meta.offset}
 
     async def put_item(self, item: Item) -> None:
@@ -181,11 +201,13 @@ class Service:
         datum = {name: getattr(item, name) for name in Item.__dataclass_fields__}
         datum["categories"] = list(item.categories)
         topic = self._settings.topic("items")
-        await self._producer.send_and_wait(topic, encode("item", datum), key=item.item_id.encode())
+        async with _taken():
+            await self._producer.send_and_wait(topic, encode("item", datum), key=item.item_id.encode())
 
     async def delete_item(self, item_id: str) -> None:
         """Delete a catalogue entry."""
-        await self._producer.send_and_wait(self._settings.topic("items"), None, key=item_id.encode())
+        async with _taken():
+            await self._producer.send_and_wait(self._settings.topic("items"), None, key=item_id.encode())
 
     @property
     def release(self) -> str:
@@ -209,6 +231,8 @@ class Service:
         """Whether this worker answers, and what is missing if not."""
         waiting = sorted(n for n, p in self._partitions.items() if not p.state.ready.is_set())
         reasons: dict[str, object] = {}
+        if not self.broker:
+            reasons["broker"] = f"no Kafka accepts connections at {self._settings.bootstrap_servers}"
         if not self.caught_up:
             reasons["catalogue"] = "the broadcast topics are still being read"
         if not self._partitions:

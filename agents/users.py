@@ -14,6 +14,7 @@ from models.state import ItemStatRow, UserRecord
 from models.tables import CovisitSums, StatisticsTable, UserTable
 from schemas.codec import Registry, encode
 from schemas.columns import EventColumns, decode_interactions
+from schemas.errors import StoreCorrupt
 from schemas.records import After, AsOf
 from streams.chunks import Chunk
 from streams.dead_letters import CUT_BYTES
@@ -26,6 +27,8 @@ __all__ = ["UserPartition", "dead_letter"]
 log = logging.getLogger(__name__)
 
 USER, ITEM = b"u", b"i"
+LOADED_AT_ONCE = 500
+"Rows entered between two turns of the event loop while a partition is opened."
 PUBLISHED_AT_ONCE = 200
 "Items whose statistics one flush publishes, at most: what readers pay is bounded, whatever the rate of events."
 DEAD_VALUE_BYTES = CUT_BYTES
@@ -85,7 +88,10 @@ class UserPartition:
         self._outputs: list[Output] = []
         self.flushed: set[str] = set()
         "People whose records became durable since somebody last cleared this."
+        self.erased: set[str] = set()
+        "Those of them who were erased."
         self._taken: set[str] = set()
+        self._gone: set[str] = set()
         self._more = False
         "Whether statistics wait to be published."
         self._event_time = 0
@@ -94,7 +100,14 @@ class UserPartition:
     async def open(self) -> None:
         """Restore; afterwards `apply` and `lookup` may be called."""
         await self.state.open()
-        for key, value in self.state.store.scan(ITEM):
+        try:
+            rows = await asyncio.to_thread(lambda: list(self.state.store.scan(ITEM)))
+        except StoreCorrupt as exc:
+            await self.state.rebuild(exc)
+            rows = await asyncio.to_thread(lambda: list(self.state.store.scan(ITEM)))
+        for n, (key, value) in enumerate(rows):
+            if n % LOADED_AT_ONCE == 0:
+                await asyncio.sleep(0)
             row = ItemStatRow.decode(value)
             self._statistics.put(key[1:].decode(), row)
             self._items.set_statistics(key[1:].decode(), self.partition, row)
@@ -175,9 +188,14 @@ class UserPartition:
         if self.reflects(after):
             return True
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append((after.offset, waiter))
-        await asyncio.wait([waiter], timeout=max(timeout_s, 0.0))
-        waiter.cancel()
+        entry = (after.offset, waiter)
+        self._waiters.append(entry)
+        try:
+            await asyncio.wait([waiter], timeout=max(timeout_s, 0.0))
+        finally:
+            waiter.cancel()
+            if entry in self._waiters:
+                self._waiters.remove(entry)
         return self.reflects(after)
 
     @property
@@ -193,6 +211,7 @@ class UserPartition:
         people = self._users.take()
         flush.rows = {USER + user: row for user, row in people.items()}
         self._taken = {user.decode() for user in people}
+        self._gone = {user.decode() for user, row in people.items() if row is None}
         self._statistics.show(self.partition)
         flush.rows.update((ITEM + item_id.encode(), row) for item_id, row in self._statistics.take().items())
         published = self._statistics.unpublished(PUBLISHED_AT_ONCE)
@@ -225,8 +244,14 @@ class UserPartition:
         """Make what is applied durable, then forget clean records beyond the cache's size."""
         if await self.state.flush():
             self.flushed |= self._taken
+            self.erased = (self.erased - self._taken) | self._gone
             self._metrics.gauge("flush_seconds", self.state.flush_seconds, table="users", partition=str(self.partition))
         self._users.trim(self._settings.cache_users)
+
+    @property
+    def unflushed(self) -> int:
+        """Rows that the next flush will hold, at least."""
+        return self._users.changed
 
     async def close(self) -> None:
         """Let go of the partition without a flush."""

@@ -61,11 +61,15 @@ class Worker:
         self.users, self.covisits = self.ownership.users, self.ownership.covisits
         self._tasks: list[asyncio.Task[None]] = []
         self._flushing: asyncio.Task[None] | None = None
+        self._ranking: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._archiver: Archiver | None = None
         self._mirror = UserMirror(settings.redis, prefix=settings.topic_prefix)
         self._changed: dict[str, int] = {}
         "People whose summary is to be mirrored, and their partitions."
+        self._taking = asyncio.Lock()
+        self._assignments = 0
+        self._restoring: list[asyncio.Task[None]] = []
         self._settled = asyncio.Event()
         "Set while the partitions of the current group generation are open."
         self._generation = 0
@@ -81,6 +85,7 @@ class Worker:
     async def start(self) -> None:
         """Check topics, start producers, begin to read the broadcast topics; before the consumer joins its group."""
         settings = self._settings
+        self.ownership.lock()
         await ensure_topics(settings)
         servers = settings.bootstrap_servers
         self._replies = AIOKafkaProducer(bootstrap_servers=servers, linger_ms=0, acks=1)
@@ -121,10 +126,13 @@ class Worker:
         self.service.caught_up = True
         await self._mirror.start()
         self._flushing = asyncio.create_task(self._flush_forever())
+        self._ranking = asyncio.create_task(self.recommend.run())
+        self._ranking.add_done_callback(self._ended)
         self._tasks = [
             asyncio.create_task(self._mirror_forever()),
             asyncio.create_task(releases.follow()),
             asyncio.create_task(self._watch_forever()),
+            asyncio.create_task(self._look_for_the_broker()),
         ]
         if settings.archive != "off":
             self._tasks.append(asyncio.create_task(self._archive_forever()))
@@ -133,8 +141,11 @@ class Worker:
         """Flush what is applied, answer what is under way, let go of everything."""
         if self._archiver is not None:
             self._archiver.stop()
-            await asyncio.wait(self._tasks[3:], timeout=10.0)
+            await asyncio.wait(self._tasks[4:], timeout=10.0)
         self._stopping.set()
+        for task in self._restoring:
+            task.cancel()
+        await asyncio.gather(*self._restoring, return_exceptions=True)
         if self._flushing is not None:
             # never cut a transaction off: what it had queued can neither be sent nor dropped, and would hold up the end
             await asyncio.gather(self._flushing, return_exceptions=True)
@@ -146,6 +157,9 @@ class Worker:
             await self.service.stop()
         if self.recommend is not None:
             await self.recommend.drain()
+        if self._ranking is not None:
+            self._ranking.cancel()
+            await asyncio.gather(self._ranking, return_exceptions=True)
         await self.ownership.close()
         if self._reader is not None:
             await self._reader.stop()
@@ -157,16 +171,34 @@ class Worker:
         log.critical("the worker stops: %s: %s", type(error).__name__, error, exc_info=error)
         asyncio.ensure_future(self._app.crash(error))  # noqa: RUF006 - the app keeps it
 
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._crash(error)
+
     async def assigned(self, partitions: set[TP]) -> None:
         """Open what is new among the assigned partitions, keep what came back, let go of the rest."""
-        generation = self._app.consumer_generation_id
+        self._assignments += 1
         users, covisits = (
             {tp.partition for tp in partitions if tp.topic == self._settings.topic(name)}
             for name in ("interactions", "covisits")
         )
-        await self.ownership.take(users, covisits, self._app.holding.standby)
-        self._generation = generation
-        self._settled.set()
+        # not awaited: while a long restore held the assignment, the group would hear no heartbeat and give the worker up
+        restoring = self._restore(users, covisits, self._assignments, self._app.consumer_generation_id)
+        self._restoring = [task for task in self._restoring if not task.done()] + [asyncio.create_task(restoring)]
+
+    async def _restore(self, users: set[int], covisits: set[int], number: int, generation: int) -> None:
+        """Own these partitions; chunks wait until then. An assignment that another one has followed is left to that one."""
+        try:
+            async with self._taking:
+                if number != self._assignments:
+                    return
+                await self.ownership.take(users, covisits, self._app.holding.standby)
+        except Exception as error:
+            self._crash(error)
+            return
+        if number == self._assignments:
+            self._generation = generation
+            self._settled.set()
 
     async def apply(self, parts: Mapping[int, UserPartition | CovisitPartition], chunk: Chunk) -> None:
         """Apply a chunk to its partition; one of an earlier generation is dropped, because it is read again."""
@@ -177,6 +209,8 @@ class Worker:
         if part is None or chunk.generation < self._generation:
             self.metrics.count("chunks_dropped", reason="earlier generation")
             return
+        if part.unflushed > self._settings.cache_users:
+            await self._flushed(part)  # what is not durable stays bounded, also when events come faster than flushes
         try:
             part.apply(chunk)
         except Exception as error:
@@ -185,11 +219,18 @@ class Worker:
             self._crash(error)
             raise
 
+    async def _flushed(self, part: UserPartition | CovisitPartition) -> None:
+        try:
+            await part.flush()
+        except Exception as error:
+            self._crash(error)
+            raise
+
     async def revoked(self, partitions: set[TP]) -> None:
         """Flush, and answer what can be answered, before another worker may open these partitions; `assigned` closes them."""
         self._settled.clear()
         if self.recommend is not None:
-            await self.recommend.leave({tp.partition for tp in partitions if tp.topic == self._settings.topic("requests")})
+            await self.recommend.drain()
         await self.flush()
         for tp in partitions:
             if tp.topic == self._settings.topic("requests") and self.recommend is not None:
@@ -203,6 +244,11 @@ class Worker:
         covisits = [part.flush(now=now) for part in self.covisits.values() if part.state.ready.is_set()]
         await asyncio.gather(*users, *covisits)
         for number, part in self.users.items():
+            for user in part.erased:
+                self._mirror.remove(user)
+                self._changed.pop(user, None)
+            part.flushed -= part.erased
+            part.erased = set()
             if len(self._changed) < MIRROR_CAPACITY:
                 self._changed.update(dict.fromkeys(part.flushed, number))
             else:
@@ -241,6 +287,21 @@ class Worker:
             else:
                 return
 
+    async def _look_for_the_broker(self) -> None:
+        """Whether any bootstrap server accepts connections, for readiness: what needs the broker fails while none does."""
+        assert self.service is not None
+        while True:
+            found = False
+            for server in self._settings.bootstrap_servers.split(","):
+                host, _, port = server.rpartition(":")
+                with contextlib.suppress(OSError, TimeoutError):
+                    _, writer = await asyncio.wait_for(asyncio.open_connection(host, int(port)), WATCH_INTERVAL_S)
+                    writer.close()
+                    found = True
+                    break
+            self.service.broker = found
+            await asyncio.sleep(WATCH_INTERVAL_S)
+
     async def _watch_forever(self) -> None:
         """Notice partitions that have work waiting and stand still. An unreachable broker is no fault of this worker."""
         while True:
@@ -265,7 +326,9 @@ class Worker:
         }
         part = tables.get(tp.topic, {}).get(tp.partition)
         waiting, mark = at.end > at.position, (at.position, at.delivered, -1, -1)
-        if part is not None:
+        if part is not None and not part.state.ready.is_set():
+            waiting = False  # being restored, which may take its time
+        elif part is not None:
             state = part.state
             waiting |= (at.delivered or 0) > state.applied + 1 or state.applied > state.durable
             mark = (at.position, at.delivered, state.applied, state.durable)

@@ -3,6 +3,8 @@
 serve.py [--items 10000] [--events 50000] [--peers PATH/echo.py] [--json]
 
 One request in flight, then open loop at 50 and 100 requests a second for 5 s: latency counts from the moment a request was due.
+Then 1,000 requests at once with 250 ms each: how many got a slate, how many were told that there is no time, how many answers
+came after the deadline.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import argparse
 import asyncio
 import json
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -52,8 +55,28 @@ async def measure(settings: Settings, users: int) -> dict[str, object]:
                 await asyncio.sleep(wait)
             tasks.append(asyncio.create_task(one(due)))
         out[f"{rate}/s"] = percentiles(list(await asyncio.gather(*tasks)))
+    out["burst of 1000, 250 ms each"] = await burst(client, users)
     await client.stop()
     return {**out, "failed": failed}
+
+
+async def burst(client: RiffleClient, users: int, count: int = 1_000, deadline_ms: int = 250) -> dict[str, int]:
+    """All at once. `late`: answers that came when the client had given up; `unanswered`: requests it gave up on."""
+    before = Counter(client.counters)
+    found = {"slates": 0, "refused": 0}
+
+    async def one(n: int) -> None:
+        try:
+            await client.ask({"user_id": f"u{n % users}", "k": 10}, deadline_ms)
+            found["slates"] += 1
+        except RiffleError:
+            found["refused"] += 1
+
+    await asyncio.gather(*(one(n) for n in range(count)))
+    await asyncio.sleep(2)
+    gave_up = client.counters["deadline"] - before["deadline"]
+    found["refused"] -= gave_up
+    return {**found, "unanswered": gave_up, "late": client.counters["late"] - before["late"]}
 
 
 def main() -> None:

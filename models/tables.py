@@ -148,6 +148,11 @@ class UserTable:
             record.earlier = None
         return record
 
+    @property
+    def changed(self) -> int:
+        """Rows changed since the last `take`."""
+        return len(self._dirty)
+
     def take(self) -> dict[bytes, bytes | None]:
         """Rows changed since the last call; None where a person was erased."""
         taken = {user: self._rows[user] for user in self._dirty}
@@ -169,6 +174,8 @@ class StatisticsTable:
         self._items = items
         self._names: list[str] = []
         self._slots: dict[int, int] = {}
+        self._next = 0
+        "The row from which `unpublished` goes on."
         self._columns(1024, 4)
 
     def _columns(self, capacity: int, actions: int) -> None:
@@ -191,7 +198,7 @@ class StatisticsTable:
         code = hash64(name)
         slot = self._slots.get(code)
         if slot is None:
-            if len(self._names) >= ACTIONS and name != "other":
+            if len(self._names) - ("other" in self._names) >= ACTIONS and name != "other":
                 return self._slot("other")
             slot = self._slots[code] = len(self._names)
             self._names.append(name)
@@ -272,9 +279,12 @@ class StatisticsTable:
         return {ids[row]: data[cuts[k] : cuts[k + 1]] for k, row in enumerate(rows.tolist())}
 
     def unpublished(self, most: int) -> list[int]:
-        """At most `most` rows that changed since they were last returned here."""
-        rows = np.flatnonzero(self._unpublished)[:most]
+        """At most `most` rows that changed since they were last returned here; in turn, so that every row has its turn."""
+        waiting = np.flatnonzero(self._unpublished)
+        rows = np.roll(waiting, -int(waiting.searchsorted(self._next)))[:most]
         self._unpublished[rows] = 0
+        if len(rows):
+            self._next = int(rows[-1]) + 1
         return [int(row) for row in rows]
 
     def show(self, partition: int) -> None:
@@ -333,8 +343,8 @@ class CovisitSums:
         covisits.grow(self._keys, self._sums, keys, sums)
         self._keys, self._sums = keys, sums
 
-    def take(self, partitions: int, most: int = 40_000) -> Iterator[tuple[int, Increments]]:
-        """The sums since the last call as (owner partition, increments), at most about `most` pairs in each."""
+    def take(self, partitions: int, most: int = 16_000) -> Iterator[tuple[int, Increments]]:
+        """The sums since the last call as (owner partition, increments), at most `most` items and about as many pairs each."""
         hashes = self._items.hashes[: len(self._items)]
         owners, items, ends, others, units = covisits.grouped(self._keys, self._sums, self._size, hashes, partitions)
         self._clear()
@@ -342,7 +352,7 @@ class CovisitSums:
             low, high = np.searchsorted(owners, [owner, owner + 1]).tolist()
             while low < high:
                 begin = int(ends[low - 1]) if low else 0
-                stop = max(low + 1, min(high, int(np.searchsorted(ends, begin + most, side="right"))))
+                stop = max(low + 1, min(high, low + most, int(np.searchsorted(ends, begin + most, side="right"))))
                 end = int(ends[stop - 1])
                 yield owner, Increments(items[low:stop], ends[low:stop] - begin, others[begin:end], units[begin:end])
                 low = stop

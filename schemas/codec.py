@@ -100,7 +100,7 @@ def framing_of(value: bytes, headers: Headers = ()) -> Framing:
     """
     for key, content in headers:
         # names of headers and of media types have no case (RFC 9110, 5.1 and 8.3.1)
-        if key.lower() == "content-type" and content.split(b";")[0].strip().lower() == b"application/json":
+        if key.lower() == "content-type" and (content or b"").split(b";")[0].strip().lower() == b"application/json":
             return Framing.JSON
     if value[:2] == MARKER:
         return Framing.SINGLE_OBJECT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.codec import MAX_VALUE_BYTES, Registry, decode, encode, header
-from schemas.errors import BadEvent
+from schemas.errors import BadEvent, TransientError
 from schemas.kernels import decode_block
 from schemas.records import Interaction
 from schemas.validation import FUTURE_MS, check_time, interaction_from
 
 __all__ = ["ERASE", "BadRecord", "Decoded", "EventColumns", "decode_interactions"]
+
+log = logging.getLogger(__name__)
 
 ERASE = ("riffle-op", b"erase")
 EVENT, ITEM, ACTION, SESSION = range(4)
@@ -163,6 +166,11 @@ def decode_interactions(
             bad.append(BadRecord(index, exc.code, exc.message))
         except UnicodeDecodeError:
             bad.append(BadRecord(index, "invalid_key", "the key is not UTF-8"))
+        except TransientError:
+            raise  # the registry does not answer: the chunk is read again
+        except Exception as exc:  # whatever it is, its neighbours are not affected, nor is the partition
+            log.exception("record %d of a chunk", index)
+            bad.append(BadRecord(index, "internal", f"{type(exc).__name__}: {exc}"))
         else:
             if isinstance(event, str):
                 erasures.append((index, event))

@@ -16,6 +16,10 @@ __all__ = ["BroadcastReader"]
 log = logging.getLogger(__name__)
 
 
+AT_ONCE = 50
+"Records handled between two turns of the event loop."
+
+
 class BroadcastReader:
     """Reads whole topics from their beginning, without a consumer group, and keeps following them.
 
@@ -78,8 +82,9 @@ class BroadcastReader:
             while True:
                 fetched = await consumer.getmany(timeout_ms=100, max_records=2_000)
                 for tp, records in fetched.items():
-                    self._handlers[tp.topic](Chunk.of(tp.topic, tp.partition, records))
-                    await asyncio.sleep(0)
+                    for start in range(0, len(records), AT_ONCE):
+                        self._handlers[tp.topic](Chunk.of(tp.topic, tp.partition, records[start : start + AT_ONCE]))
+                        await asyncio.sleep(0)
                 if not self.caught_up.is_set():
                     # `position` also passes transaction markers, which are never delivered
                     positions = {tp: await consumer.position(tp) for tp in partitions}

@@ -131,6 +131,21 @@ class PartitionState:
             applied = -1
         self.applied = self.durable = applied
 
+    async def rebuild(self, reason: StoreCorrupt) -> None:
+        """Empty the folder and replay the changelog: rows turned out to be damaged. Between `open` and `ready` only."""
+        log.warning("rebuilding %s-%d from its changelog: %s", self.changelog, self.partition, reason.message)
+        self.store.wipe()
+        self.store.open()
+        await self._restore()
+
+    async def move_back(self) -> None:
+        """Have the group read the source again from what is applied: rows of later records are lost."""
+        assert self._producer is not None
+        async with self._producer.transaction():
+            await self._producer.send_offsets_to_transaction(
+                {TopicPartition(self.source, self.partition): OffsetAndMetadata(self.applied + 1, "")}, self._group
+            )
+
     async def _restore(self) -> int:
         """Bring the rows up to the changelog's end; returns the end of the source partition."""
         started = time.perf_counter()
@@ -163,7 +178,7 @@ class PartitionState:
                 rows = {r.key: r.value for r in records}
                 reached = records[-1].offset + 1 if records else await consumer.position(tp)
                 if rows or reached > position:
-                    self.store.write(rows, reached)
+                    await asyncio.to_thread(self.store.write, rows, reached)
                 self.restored_records += len(rows)
             if self.store.position < 0:
                 self.store.write({}, 0)

@@ -18,8 +18,8 @@ PER_PIPELINE = 500
 class UserMirror:
     """Write-behind to `<prefix>user:<user_id>` (JSON, with a time to live).
 
-    At most `capacity` users wait; the newest summary of a user replaces a waiting one. Failures and drops are counted,
-    never raised: the next change of that user writes it again.
+    At most `capacity` users wait, beside those to be removed, who are never dropped; the newest summary of a user replaces
+    a waiting one. Failures and drops are counted, never raised: the next change of that user writes it again.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class UserMirror:
         self._queue(user_id, None)
 
     def _queue(self, user_id: str, value: bytes | None) -> None:
-        if user_id not in self._waiting and len(self._waiting) >= self._capacity:
+        if value is not None and user_id not in self._waiting and len(self._waiting) >= self._capacity:
             self.counters["dropped"] += 1
             return
         self._waiting[user_id] = value

@@ -16,6 +16,7 @@ from rocksdict import Cache
 from schemas.errors import StoreCorrupt
 from streams.settings import Settings
 from streams.store import PartitionStore
+from streams.topics import TOMBSTONES_MS
 
 __all__ = ["Standby", "open_or_rebuild"]
 
@@ -26,8 +27,10 @@ RETRY_S = 2.0
 
 
 def open_or_rebuild(store: PartitionStore, name: str) -> None:
-    """Open a store; one that RocksDB cannot read is emptied, so that its changelog fills it again."""
+    """Open a store; one that is damaged, or too old to know of all deletions, is emptied: its changelog fills it again."""
     try:
+        if store.idle_s() > TOMBSTONES_MS / 2_000:
+            raise StoreCorrupt("store_old", f"nothing was written here for {store.idle_s() / 86_400:.1f} days")
         store.open()
     except StoreCorrupt as exc:
         log.warning("rebuilding %s from its changelog: %s", name, exc)

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import shutil
 import struct
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rocksdict import BlockBasedOptions, Cache, Options, Rdict, WriteBatch
 
-from schemas.errors import StoreCorrupt
+from schemas.errors import NotReady, RiffleError, StoreCorrupt
 from streams.digests import Digest, digest
 
 __all__ = ["PartitionStore", "block_cache"]
 
 FORMAT = 1
+DAMAGE = ("Corruption", "Invalid argument", "IO error: No such file")
+"How RocksDB's messages about damaged or missing files begin."
+DAMAGED = "DAMAGED"
+"A file of this name in the folder says that it must be rebuilt."
 POSITION = b"\x00position"
 POSITION_LAYOUT = struct.Struct("<Bq")
 
@@ -35,6 +42,7 @@ class PartitionStore:
         self.folder = folder
         self._cache = cache
         self._db: Rdict | None = None
+        self._reading, self._closing = threading.Lock(), threading.Event()
         self.position = -1
 
     def open(self) -> None:
@@ -58,7 +66,10 @@ class PartitionStore:
             self._db = Rdict(str(self.folder), options)
             stored = self._db.get(POSITION)
         except Exception as exc:
-            raise StoreCorrupt("store_unreadable", f"{self.folder}: {exc}") from exc
+            raise self._fault(exc) from exc
+        if (self.folder / DAMAGED).exists():
+            self._release()
+            raise StoreCorrupt("store_unreadable", f"{self.folder}: a damaged block was met earlier")
         if stored is None:
             self.position = -1
             return
@@ -66,16 +77,37 @@ class PartitionStore:
             raise StoreCorrupt("store_format", f"{self.folder}: position record of an unknown format")
         self.position = POSITION_LAYOUT.unpack(stored)[1]
 
+    def idle_s(self) -> float:
+        """Seconds since anything was written here, by the wall clock; 0 for a new folder."""
+        times = [path.stat().st_mtime for path in self.folder.glob("*")]
+        return max(time.time() - max(times), 0.0) if times else 0.0
+
     def wipe(self) -> None:
         """Delete the folder; the next `open` starts empty."""
         self.close()
         shutil.rmtree(self.folder, ignore_errors=True)
         self.position = -1
 
+    def _fault(self, exc: Exception) -> RiffleError:
+        """What an error of RocksDB means. Only damage is mended by emptying the folder: a lock or a full disk costs no rows."""
+        text = str(exc)
+        if any(text.startswith(sign) for sign in DAMAGE):
+            if self._db is not None and self.folder.is_dir():
+                (self.folder / DAMAGED).touch()
+            return StoreCorrupt("store_unreadable", f"{self.folder}: {text}")
+        return NotReady("store_unavailable", f"{self.folder} cannot be opened now: {text}")
+
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Values of `keys`, None where absent, in the same order."""
+        """Values of `keys`, None where absent, in the same order.
+
+        Raises:
+            StoreCorrupt: a damaged block; the next `open` says so too.
+        """
         assert self._db is not None
-        return list(self._db.get(list(keys))) if keys else []
+        try:
+            return list(self._db.get(list(keys))) if keys else []
+        except Exception as exc:
+            raise self._fault(exc) from exc
 
     def write(self, rows: Mapping[bytes, bytes | None], position: int) -> None:
         """Write all rows (None deletes) and `position` in one atomic batch."""
@@ -90,22 +122,48 @@ class PartitionStore:
         self._db.write(batch)
         self.position = position
 
-    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Rows whose key starts with `prefix`, in key order."""
+    def scan(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Rows whose key starts with `prefix`, from `start` on, in key order.
+
+        Raises:
+            StoreCorrupt: a damaged block; the next `open` says so too.
+        """
         assert self._db is not None
-        for key, value in self._db.items(from_key=prefix):
+        yield from self._rows(self._db.iter(), max(prefix, start), prefix)
+
+    def _rows(self, cursor: Any, start: bytes, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        cursor.seek(start)
+        while cursor.valid():
+            key = cursor.key()
             if not key.startswith(prefix):
                 return
-            yield key, value
+            yield key, cursor.value()
+            cursor.next()
+        try:
+            cursor.status()  # a cursor ends at a damaged block as it does at the last row
+        except Exception as exc:
+            raise self._fault(exc) from exc
 
     def digest(self) -> tuple[int, Digest]:
-        """A hash over all rows, and the position they include, as of one moment; may run in a thread beside writes."""
-        assert self._db is not None
+        """A hash over all rows, and the position they include, as of one moment; may run in a thread beside writes.
+
+        Raises:
+            NotReady: the store is being closed.
+            StoreCorrupt: a damaged block.
+        """
+        with self._reading:
+            return self._digest()
+
+    def _digest(self) -> tuple[int, Digest]:
+        if self._db is None:
+            raise NotReady("store_closed", f"{self.folder} is closed")
         position = -1
 
         def rows() -> Iterator[tuple[bytes, bytes]]:
             nonlocal position
-            for key, value in self._db.snapshot().items():  # type: ignore[union-attr]
+            for n, (key, value) in enumerate(self._rows(self._db.snapshot().iter(), b"", b"")):  # type: ignore[union-attr]
+                if n % 256 == 0 and self._closing.is_set():
+                    raise NotReady("store_closed", f"{self.folder} is being closed")
                 if key == POSITION:
                     position = POSITION_LAYOUT.unpack(value)[1]
                 else:
@@ -115,7 +173,13 @@ class PartitionStore:
         return position, made
 
     def close(self) -> None:
-        """Close the folder; safe to call twice."""
+        """Close the folder; safe to call twice. A digest under way ends first: it would keep the folder locked."""
+        self._closing.set()
+        with self._reading:
+            self._release()
+        self._closing.clear()
+
+    def _release(self) -> None:
         if self._db is not None:
             self._db.close()
             self._db = None

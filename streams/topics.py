@@ -13,6 +13,9 @@ from streams.settings import Settings
 __all__ = ["TOPICS", "TopicSpec", "ensure_topics", "partition_counts"]
 
 RETENTION_MS = 30 * 86_400_000
+TOMBSTONES_MS = 7 * 86_400_000
+"""How long a compacted topic keeps what says that a key is gone. Rows on a disk that is older may lack a deletion: a worker
+rebuilds tables that nobody wrote to for half of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,18 +25,22 @@ class TopicSpec:
     partitions: int = 0
     compacted: bool = False
     retention_ms: int = RETENTION_MS
+    stamped: bool = False
+    "Whether the broker's clock stamps the records, so that no client's clock matters."
     purpose: str = ""
 
     def configuration(self) -> dict[str, str]:
         """Topic configuration. Compacted topics are never `compact,delete`: recovery stalls on records that vanish."""
         if self.compacted:
-            return {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.3", "segment.ms": "3600000"}
-        return {"cleanup.policy": "delete", "retention.ms": str(self.retention_ms)}
+            kept = {"min.cleanable.dirty.ratio": "0.3", "segment.ms": "3600000", "delete.retention.ms": str(TOMBSTONES_MS)}
+            return {"cleanup.policy": "compact", **kept}
+        stamped = {"message.timestamp.type": "LogAppendTime"} if self.stamped else {}
+        return {"cleanup.policy": "delete", "retention.ms": str(self.retention_ms), **stamped}
 
 
 TOPICS: dict[str, TopicSpec] = {
     "interactions": TopicSpec(retention_ms=-1, purpose="what people did, key user_id"),
-    "requests": TopicSpec(retention_ms=3_600_000, purpose="recommendation requests, key user_id"),
+    "requests": TopicSpec(retention_ms=3_600_000, stamped=True, purpose="recommendation requests, key user_id"),
     "impressions": TopicSpec(purpose="slates as shown, key user_id"),
     "items": TopicSpec(partitions=1, compacted=True, purpose="the catalogue, key item_id; an empty value deletes"),
     "item-vectors": TopicSpec(partitions=1, compacted=True, purpose="vectors as encoders give them, key item_id"),

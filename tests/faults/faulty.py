@@ -142,13 +142,13 @@ def wrong_disk_first(number: int) -> None:
 
 
 def wrong_offsets_only(number: int) -> None:
-    """Wrong: the number-th flush commits its offsets and forgets its rows."""
+    """Wrong: each number-th flush commits its offsets and forgets its rows."""
     whole, flushes = PartitionState._send_rows, 0
 
     async def send(self: PartitionState, producer: Any, rows: Any) -> Any:
         nonlocal flushes
         flushes += 1
-        kept = {key: value for key, value in rows.items() if key == partitions.APPLIED} if flushes == number else rows
+        kept = {key: value for key, value in rows.items() if key == partitions.APPLIED} if flushes % number == 0 else rows
         return await whole(self, producer, kept)
 
     PartitionState._send_rows = send  # type: ignore[method-assign]

@@ -29,13 +29,13 @@ def good(n: int) -> dict[str, Any]:
     return {"event_id": f"e{n}", "user_id": user, "item_id": f"item-{n}", "event_time": START_MS + n, "action": "view"}
 
 
-def poison(n: int) -> tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]:
-    """Key, value and headers of the n-th malformed record: ten ways, each many times."""
+def poison(n: int) -> tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]]]:
+    """Key, value and headers of the n-th malformed record: eleven ways, each many times."""
     event = good(1_000_000 + n)
     key = event["user_id"].encode()
     avro = encode("interaction", event)
     as_json = json.dumps(event).encode()
-    ways: list[tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]] = [
+    ways: list[tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]]]] = [
         (key, b"", []),
         (key, None, []),
         (None, avro, []),
@@ -46,6 +46,7 @@ def poison(n: int) -> tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
         (key, b"\x7fgarbage", []),
         (key, as_json[:-1], JSON_HEADERS),
         (key, json.dumps({**event, "event_time": "yesterday"}).encode(), JSON_HEADERS),
+        (key, b"\x7fgarbage", [("content-type", None)]),
     ]
     return ways[n % len(ways)]
 

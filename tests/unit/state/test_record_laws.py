@@ -412,3 +412,17 @@ def test_a_seen_set_ages_out_as_the_plain_one_does() -> None:
     record = records_of(stream, ItemStore(capacity=4))["ann"]
     assert record.encode() == Tables.after(stream, {}).people["ann"].record().encode()
     assert len(record.seen.tiers) == MAX_TIERS
+
+
+def test_every_item_that_changed_is_published_in_its_turn() -> None:
+    store = ItemStore(1)
+    users, statistics = UserTable(store, lambda keys: [None] * len(keys)), StatisticsTable(store)
+    published: set[int] = set()
+    for flush in range(4):
+        # all items change again before each flush, more than one flush publishes
+        stream = [Interaction(f"e{flush}-{n}", "ann", f"i{n}", START + n) for n in range(300)]
+        columns = EventColumns.of(stream, range(300))
+        statistics.apply(columns, users.apply(columns))
+        statistics.take()
+        published |= set(statistics.unpublished(100))
+    assert len(published) == 300

@@ -1,0 +1,79 @@
+"""Laws of the backlog, on a clock that only the test moves."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agents.backlog import Backlog, Cost
+
+arrivals = st.lists(st.tuples(st.floats(0, 0.02), st.floats(0.001, 0.3)), min_size=1, max_size=150)
+
+
+class World:
+    """A pipeline that takes exactly what the backlog expects."""
+
+    def __init__(self, most: int = 1_000, batch: int = 8) -> None:
+        self.now = 100.0
+        self.backlog: Backlog[int] = Backlog(lambda: self.now, most=most, batch=batch, reply_s=0.002)
+        self.refused: list[int] = []
+        self.late: list[int] = []
+        self.done: dict[int, float] = {}
+
+    def work(self, until: float) -> None:
+        while len(self.backlog) and self.now < until:
+            batch, late = self.backlog.take()
+            self.late += late
+            if batch:
+                self.now += self.backlog.cost.of(len(batch), 8)
+            for entry in batch:
+                assert entry not in self.done
+                self.done[entry] = self.now
+        self.now = max(self.now, until)
+
+
+@given(arrivals)
+def test_each_request_has_one_end_and_none_is_answered_late(seen: list[tuple[float, float]]) -> None:
+    world, deadlines, at = World(), {}, 100.0
+    for n, (gap, budget) in enumerate(seen):
+        at += gap
+        world.work(at)
+        deadlines[n] = at + budget
+        if not world.backlog.offer(n, deadlines[n]):
+            world.refused.append(n)
+    world.work(at + 100)
+    assert sorted([*world.refused, *world.late, *world.done]) == list(range(len(seen)))
+    for n, when in world.done.items():
+        assert when <= deadlines[n]
+    assert list(world.done) == sorted(world.done), "first come, first served"
+
+
+@given(st.integers(1, 60), st.integers(0, 80))
+def test_no_more_wait_than_allowed(most: int, offered: int) -> None:
+    world = World(most=most)
+    taken = sum(world.backlog.offer(n, 1e9) for n in range(offered))
+    assert taken == len(world.backlog) == min(most, offered)
+
+
+def test_what_cannot_be_answered_in_time_is_refused_at_once_and_the_urgent_gets_a_small_batch() -> None:
+    world = World()
+    assert not world.backlog.offer(0, world.now + 0.001)
+    assert world.backlog.offer(1, world.now + world.backlog.cost.of(2, 8) + 0.0025)
+    for n in range(2, 9):
+        assert world.backlog.offer(n, world.now + 10)
+    batch, late = world.backlog.take()
+    assert batch == [1, 2]
+    assert not late
+
+
+@pytest.mark.parametrize(("fixed", "each"), [(0.002, 0.0003), (0.01, 0.001), (0.001, 0.004), (0.02, 0.0001)])
+def test_the_cost_of_batches_is_learned(fixed: float, each: float) -> None:
+    cost, rng = Cost(), random.Random(1)
+    for _ in range(2_000):
+        n = rng.randint(1, 32)
+        cost.learn(n, fixed + n * each)
+    for n in (1, 8, 32):
+        assert cost.of(n, 32) == pytest.approx(fixed + n * each, rel=0.2, abs=0.001)
