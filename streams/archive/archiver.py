@@ -71,7 +71,7 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
             isolation_level="read_committed",
             enable_auto_commit=False,
             auto_offset_reset="earliest",
-            max_poll_records=5_000,
+            max_poll_records=200,  # so many are decoded between two turns of the event loop
             fetch_max_wait_ms=250,
         )
         await self._consumer.start()
@@ -83,6 +83,7 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
                     raise self._failure
                 for partition, records in batches.items():
                     self._take(partition, records)
+                    await asyncio.sleep(0)
                 await self._write_due()
             await self._write_due(everything=True)
         finally:
