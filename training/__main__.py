@@ -1,4 +1,4 @@
-"""`python -m training …`: the same command on a laptop, in a Kubernetes Job, in a SageMaker training job."""
+"""`python -m training …`: the same command on a laptop, under `torchrun`, in a Kubernetes Job, in a SageMaker training job."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import click
 
 from schemas.errors import RiffleError
 from training.cli import evaluate_command, train_command
+from training.commands import tune_command
+from training.distributed import NotFirst, joined
 from training.examples import examples_command
 
 __all__ = ["main"]
@@ -16,10 +18,14 @@ __all__ = ["main"]
 def main() -> None:
     """Run a command of training."""
     group = click.Group(
-        "training", commands={"train": train_command, "evaluate": evaluate_command, "examples": examples_command}
+        "training",
+        commands={"train": train_command, "evaluate": evaluate_command, "tune": tune_command, "examples": examples_command},
     )
     try:
-        group(prog_name="python -m training")
+        with joined():
+            group(prog_name="python -m training")
+    except NotFirst:  # the first process of the group does the rest
+        sys.exit(0)
     except RiffleError as exc:
         click.echo(f"riffle: {exc.message}", err=True)
         sys.exit(1)

@@ -98,9 +98,10 @@ class Checkpoints:
                 log.warning("%s: the checkpoint before it is used", exc)
         return None
 
-    def clear(self, training: str) -> None:
-        """Remove a training's checkpoints."""
-        shutil.rmtree(self.folder / training, ignore_errors=True)
+    def clear(self) -> None:
+        """Remove all checkpoints: what they led to is safe. Whatever else lies in the folder stays."""
+        for training in self.folder.glob("[0-9a-f]" * 16):
+            shutil.rmtree(training, ignore_errors=True)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:

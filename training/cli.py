@@ -24,6 +24,7 @@ from schemas.records import Interaction, Item
 from training.evaluate import Figures, evaluate
 from training.gate import judge
 from training.learn import LearnSettings, learn
+from training.options import MORE, chosen
 from training.ranker import RankerSettings
 from training.sources import Corpus, open_corpus
 from training.towers import TowerSettings
@@ -61,7 +62,7 @@ def _settings(seed: int, text_model: str, *, quick: bool) -> LearnSettings:
     )
     if quick:
         settings = replace(settings, towers=replace(settings.towers, epochs=3), queries=1_500)
-    return settings
+    return chosen(settings)
 
 
 def _threads() -> None:
@@ -82,6 +83,7 @@ def _measure(corpus: Corpus, share: float, report: Report, what: str, model: Ser
 
 
 LEARNING = (
+    *MORE,
     click.option("--positive", help="Rule over event columns that says which events are liked."),
     click.option("--text-model", default="", help="Folder or hub name of a text encoder; the packaged MiniLM without it."),
     click.option("--seed", default=0, show_default=True),

@@ -5,7 +5,7 @@ Loss: softmax over the whole catalogue; above FULL_SOFTMAX items over a part of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 
@@ -21,7 +21,7 @@ from training.data import EventTable
 from training.distributed import Group
 from training.towers import Content, ItemTower, TowerSettings, UserTower
 
-__all__ = ["drawn_pool", "train_towers"]
+__all__ = ["Watch", "drawn_pool", "event_columns", "train_towers"]
 
 FULL_SOFTMAX = 20_000
 "Items up to which the loss is a softmax over all of them."
@@ -68,7 +68,8 @@ def _windows(table: EventTable) -> _Windows:
     )
 
 
-def _inputs(table: EventTable) -> NDArray[np.float32]:
+def event_columns(table: EventTable) -> NDArray[np.float32]:
+    """Events as the user tower reads them: float32 `(n, EVENT_WIDTH)`."""
     previous = np.full(len(table), -1)
     newest: dict[int, int] = {}
     for n, user in enumerate(table.user.tolist()):
@@ -156,7 +157,7 @@ class _Steps:
         self._group = group
         self._device = group.device
         self._item = table.item
-        self._inputs = torch.from_numpy(_inputs(table))
+        self._inputs = torch.from_numpy(event_columns(table))
         liked = np.where(table.labels[:, 0] > 0, 1.0, settings.other)
         self._weight = np.where(table.first, liked, 0.0).astype(np.float32)
 
@@ -225,7 +226,7 @@ def train_towers(
     training, name = Training({"user": user, "item": item}, optimizer, schedule, rng, group), ""
     done = 0
     if checkpoints is not None:
-        name = _name(table, content, settings, group)
+        name = _name(table, content, settings, group, parameters)
         done = training.load(checkpoints, name)
     for epoch in range(done // steps.per_epoch, settings.epochs):
         skipped = done - epoch * steps.per_epoch
@@ -267,10 +268,14 @@ def _made(
     return user, item, optimizer
 
 
-def _name(table: EventTable, content: Content, settings: TowerSettings, group: Group) -> str:
+def _name(
+    table: EventTable, content: Content, settings: TowerSettings, group: Group, parameters: Sequence[nn.Parameter]
+) -> str:
+    """Of this training: its data, its settings, and the weights that it begins with."""
     facts = {**asdict(settings), "processes": group.size, "device": group.device.type, "torch": torch.__version__}
     columns = (getattr(table, column) for column in table.__slots__)
-    return fingerprint(facts, (*columns, *content.arrays()))
+    weights = (parameter.detach().cpu().numpy() for parameter in parameters)
+    return fingerprint(facts, (*columns, *content.arrays(), *weights))
 
 
 def _learn(

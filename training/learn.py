@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.features import FEATURES, SPEC
+from models.index import STANDARD, VectorIndex
 from models.items import TEXT_DIMENSIONS, text_vector
 from models.pipeline.scoring import DEFAULT_WEIGHTS
 from models.release import Head, Manifest, Release, write_release
@@ -20,18 +21,21 @@ from models.sequences import EVENT_WIDTH, LENGTH, Vocabulary
 from models.serving import ServingModel
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
+from training.checkpoints import Checkpoints
 from training.data import EventTable, Heads, heads_of, of_known_items, vocabulary_of
+from training.distributed import Group, NotFirst
 from training.ease import ease
 from training.encoders import Encoder, ImageEncoder, TextEncoder, encode_items
 from training.evaluate import World
 from training.events import EventFrame
-from training.export import to_onnx
-from training.fit_towers import train_towers
+from training.export import to_half, to_onnx
+from training.fit_towers import Watch, train_towers
 from training.logged import Logged, slates_of
 from training.projections import fit_projection, projected
-from training.ranker import Ranker, RankerSettings, fit_light, make_ranker, train_ranker
+from training.ranker import Ranker, RankerSettings, fit_light, make_ranker, reliability, train_ranker
 from training.replay import replay
 from training.towers import Content, ItemTower, TowerSettings, UserTower, item_vectors
+from training.validation import Validation
 
 __all__ = ["LearnSettings", "Learned", "learn"]
 
@@ -57,6 +61,10 @@ class LearnSettings:
     text_model: str = ""
     "Folder or hub name of the text encoder; empty means the packaged MiniLM."
     seed: int = 0
+    half: bool = False
+    "Whether the graphs multiply matrices in half precision (`training.export.to_half`)."
+    checkpoints: str = ""
+    "Folder of checkpoints, for one training at a time; empty means none are written."
 
 
 @dataclass(slots=True, repr=False)
@@ -69,15 +77,21 @@ class Learned:
     item_ids: list[str]
     seconds: dict[str, float] = field(default_factory=dict)
     parity: float = 0.0
+    measured: dict[str, Any] = field(default_factory=dict)
+    "What training measured of itself, for the manifest: `reliability` per head, `index` and `half` where there are."
+    checkpoints: Checkpoints | None = None
 
     def release(self) -> Release:
         """As a release in memory."""
         return Release(self.manifest, self.arrays, self.graphs, self.item_ids)
 
     def write(self, root: Path, metrics: Mapping[str, Any], parent: str = "none") -> Path:
-        """Write a release folder below `root`."""
-        manifest = replace(self.manifest, metrics=metrics, parent=parent)
-        return write_release(root, manifest, self.arrays, self.graphs, self.item_ids)
+        """Write a release folder below `root`; the training's checkpoints have then served."""
+        manifest = replace(self.manifest, metrics={**self.measured, **metrics}, parent=parent)
+        folder = write_release(root, manifest, self.arrays, self.graphs, self.item_ids)
+        if self.checkpoints is not None:
+            self.checkpoints.clear()
+        return folder
 
 
 Report = Callable[[str, int, int], None]
@@ -143,15 +157,21 @@ def learn(
     settings: LearnSettings = LearnSettings(),
     report: Report | None = None,
     logged: Logged | None = None,
+    watch: Callable[[int, float], None] | None = None,
 ) -> Learned:
     """Train everything on `events`, in event-time order; the ranker also on `logged` slates, if there are any.
 
     Retrieval is trained twice: on the older part, so that the ranker learns from candidates and features of models that
-    had not seen its labels, and then on all of it, for the release.
+    had not seen its labels, and then on all of it, for the release. `watch` is called after each epoch of the first towers
+    with its number and their NDCG@10 on the newer part; what it raises ends the training.
+
+    Under `torchrun` every process calls it with the same arguments: all train the towers, the first one does the rest.
 
     Raises:
         BadDataset: too few events or items to learn from.
+        NotFirst: this process is not the first of its group, and its part is done.
     """
+    group = Group.current()
     clock = _Clock(report)
     vocabulary = vocabulary_of(events, positive)
     heads = heads_of(events, vocabulary, positive)
@@ -160,11 +180,20 @@ def learn(
     if len(events) < FEWEST or not bool((table.labels[:, 0] > 0).any()):
         message = f"{len(events)} events on known items, {int(table.liked.sum())} liked by the rule {positive!r}"
         raise BadDataset("too_little", f"too little to learn from: {message}; at least {FEWEST} are needed, some liked")
+    if not group.first:  # the first process encodes what is new, the others find it in the cache
+        group.wait()
     encoded = _encoded(items, settings, cache, clock)
+    if group.first:
+        group.wait()
     start = int(len(events) * (1 - settings.replayed_share))
     base = EventTable.of(events[:start], items, vocabulary, heads)
     maker = _Maker(items, vocabulary, heads, encoded.content, settings, clock, positive, encoded)
-    first = maker.retrieval(base, "older part")
+    if not group.first:
+        for part in (base, table):
+            maker.towers(part, "", None)
+        raise NotFirst
+    validation = Validation(table, encoded.content, start, settings.seed) if watch is not None else None
+    first = maker.retrieval(base, "older part", _watching(watch, validation))
     arrays, graphs, _ = maker.parts(first, None)
     manifest = maker.manifest(events[:start], dict(DEFAULT_WEIGHTS))
     ids = [item.item_id for item in items]
@@ -183,8 +212,16 @@ def learn(
     second = maker.retrieval(table, "all")
     clock.part("export")
     arrays, graphs, parity = maker.parts(second, ranker)
+    maker.measured["reliability"] = dict(zip(dict(heads), reliability(ranker, replayed.examples), strict=True))
     clock.end()
-    return Learned(maker.manifest(events, light), arrays, graphs, ids, clock.seconds, parity)
+    manifest = maker.manifest(events, light)
+    return Learned(manifest, arrays, graphs, ids, clock.seconds, parity, maker.measured, maker.checkpoints)
+
+
+def _watching(watch: Callable[[int, float], None] | None, validation: Validation | None) -> Watch | None:
+    if watch is None or validation is None:
+        return None
+    return lambda epoch, user, item: watch(epoch, validation(user, item))
 
 
 @dataclass(slots=True)
@@ -206,14 +243,22 @@ class _Maker:
     clock: _Clock
     positive: str
     encoded: _Encoded
+    measured: dict[str, Any] = field(default_factory=dict)
 
-    def retrieval(self, table: EventTable, what: str) -> _Retrieval:
+    @property
+    def checkpoints(self) -> Checkpoints | None:
+        return Checkpoints(Path(self.settings.checkpoints)) if self.settings.checkpoints else None
+
+    def towers(self, table: EventTable, what: str, watch: Watch | None) -> tuple[UserTower, ItemTower]:
+        progress = self.clock.part(f"train the towers, {what}")
+        return train_towers(table, self.content, self.settings.towers, progress, watch, self.checkpoints)
+
+    def retrieval(self, table: EventTable, what: str, watch: Watch | None = None) -> _Retrieval:
         self.clock.part(f"item-to-item weights, {what}")
         index, weight = ease(
             table.user[table.liked], table.item[table.liked], len(self.items), self.settings.neighbours, self.settings.ease_l2
         )
-        progress = self.clock.part(f"train the towers, {what}")
-        user, item = train_towers(table, self.content, self.settings.towers, progress)
+        user, item = self.towers(table, what, watch)
         vectors = item_vectors(item, self.content)
         trained = np.bincount(table.item, minlength=len(self.items)) > 0
         vectors[~trained] = item_vectors(item, self.content, hide=True)[~trained]
@@ -236,8 +281,8 @@ class _Maker:
         )
 
     def parts(self, made: _Retrieval, ranker: Ranker | None) -> tuple[dict[str, NDArray[Any]], dict[str, bytes], float]:
-        """Arrays, graphs, and the largest difference between torch and ONNX."""
-        d, n = made.vectors.shape[1], 256
+        """Arrays, graphs, and the largest difference between torch and ONNX. Without a ranker, an untrained one."""
+        d, n, final = made.vectors.shape[1], 256, ranker is not None
         rng = np.random.default_rng(0)
         picked = rng.integers(0, len(self.items), n)
         if ranker is None:
@@ -251,7 +296,8 @@ class _Maker:
         graphs["user_tower.onnx"], difference = to_onnx(made.user, users, "user_vectors")
         worst = max(worst, difference)
         fields = zip(("content", "text", "image", "present"), self.content.arrays(), strict=True)
-        graphs["item_tower.onnx"], difference = to_onnx(made.item, {name: a[picked] for name, a in fields}, "item_vectors")
+        content = {name: array[picked] for name, array in fields}
+        graphs["item_tower.onnx"], difference = to_onnx(made.item, content, "item_vectors")
         worst = max(worst, difference)
         spread = rng.normal(0, 1, (n, len(FEATURES))).astype(np.float32)
         ranked = {
@@ -260,6 +306,16 @@ class _Maker:
             "item_vectors": made.vectors[picked],
         }
         graphs["ranker.onnx"], difference = to_onnx(ranker, ranked, "heads")
+        if final and self.settings.half:
+            examples = (("user_tower.onnx", users), ("item_tower.onnx", content), ("ranker.onnx", ranked))
+            for name, inputs in examples:
+                graphs[name], share = to_half(graphs[name], inputs, name)
+                self.measured["half"] = max(share, self.measured.get("half", 0.0))
+        if final and len(self.items) >= STANDARD.exact_below:
+            with torch.inference_mode():
+                asked = made.user(*(torch.from_numpy(part) for part in users.values())).numpy()
+            index = VectorIndex(made.vectors, asked)
+            self.measured["index"] = {"recall": round(index.recall, 4), "probes": index.probes, "bytes": index.nbytes}
         arrays: dict[str, NDArray[Any]] = {
             "item_vectors.npy": made.vectors,
             "text.npy": _unit_rows(self.content.text),

@@ -26,7 +26,7 @@ from training.data import ATTRIBUTION_MS, EventTable, heads_of, vocabulary_of
 from training.ease import ease
 from training.evaluate import Figures, World
 from training.export import to_onnx
-from training.fit_towers import _inputs
+from training.fit_towers import event_columns
 from training.gate import judge
 from training.learn import Learned, learn
 from training.ranker import RankerSettings, make_ranker
@@ -99,7 +99,7 @@ def test_training_and_serving_read_the_same_history() -> None:
     items, events = corpus(3)
     vocabulary = vocabulary_of(events, POSITIVE)
     table = EventTable.of(events, items, vocabulary, heads_of(events, vocabulary, POSITIVE))
-    inputs = _inputs(table)
+    inputs = event_columns(table)
     records = records_of(events, ItemStore(1))
     for user, record in records.items():
         mine = [n for n, event in enumerate(events) if event.user_id == user][-LENGTH:]

@@ -1,0 +1,158 @@
+"""A study goes on where it was, ends what is not worth going on with, and never looks at what comes after its part."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from learning_corpus import POSITIVE, SMALL, corpus
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import TrialState, create_trial
+from tower_corpus import tower_corpus
+
+from schemas.errors import ConfigError
+from training import tune as tuning
+from training.data import EventTable
+from training.fit_towers import train_towers
+from training.learn import LearnSettings
+from training.ranker import KINDS
+from training.settings import BOUNDS, read_settings, write_settings
+from training.towers import TowerSettings
+from training.tune import SPACE, TuneSettings, _expressible, _opened, tried, tune
+from training.validation import Validation
+
+SMALLER = replace(SMALL, towers=replace(SMALL.towers, epochs=3), queries=40)
+HOW = TuneSettings(validation=0.2, queries=40, startup=1)
+
+# ---- the study
+
+
+def test_a_study_goes_on_prunes_and_tries_again_what_was_cut_off(
+    tmp_path: Path, vectors: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(1)
+    narrow = {**SPACE, "towers.dimensions": CategoricalDistribution([16, 8]), "ranker.width": CategoricalDistribution([16, 8])}
+    monkeypatch.setattr(tuning, "SPACE", narrow)
+    items, events = corpus()
+    file = tmp_path / "s.jsonl"
+    found = tune(items, events[:700], POSITIVE, vectors, file, 1, SMALLER, HOW)
+    assert found.states == {"complete": 1}
+    assert 0 < found.value <= 1
+    assert found.best == tried(_expressible(SMALLER), SMALLER) == SMALLER, "the first trial is the standard"
+    study = _opened(file, HOW)
+    (first,) = study.trials
+    assert sorted(first.intermediate_values) == [1, 2, 3], "an NDCG after each epoch"
+    for _ in range(3):  # trials so good that whatever comes next is worse
+        study.add_trial(
+            create_trial(
+                params=first.params, distributions=narrow, value=0.0, intermediate_values=dict.fromkeys(range(1, 4), 0.99)
+            )
+        )
+    cut_off = study.ask(narrow)  # a call that was killed while it tried this
+    again = tune(items, events[:700], POSITIVE, vectors, file, 1, SMALLER, HOW)
+    assert again.states == {"complete": 4, "fail": 1, "pruned": 1}
+    assert (again.best, again.value) == (found.best, found.value)
+    last = _opened(file, HOW).trials[-1]
+    assert last.state == TrialState.PRUNED
+    assert last.params == cut_off.params
+    assert len(last.intermediate_values) == 2, "ended after the second epoch, not the last"
+    assert all(isinstance(json.loads(line), dict) for line in file.read_text().splitlines()), "plain JSON, nothing pickled"
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data())
+def test_whatever_is_tried_can_be_written_and_read_again(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    drawn = {}
+    for name, distribution in SPACE.items():
+        if isinstance(distribution, CategoricalDistribution):
+            drawn[name] = data.draw(st.sampled_from(distribution.choices))
+        else:
+            share = data.draw(st.floats(0, 1))
+            drawn[name] = type(distribution.low)(distribution.low + share * (distribution.high - distribution.low))
+    made = tried(drawn, LearnSettings())
+    file = tmp_path_factory.mktemp("settings") / "s.json"
+    write_settings(file, made, LearnSettings())
+    assert read_settings(file, LearnSettings()) == made
+    assert tried(_expressible(made), LearnSettings()) == made
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"towers": 3}',
+        '{"towers": {"layers": 3}}',
+        '{"other": 1}',
+        '{"towers": {"epochs": 0}}',
+        '{"towers": {"epochs": 2.5}}',
+        '{"towers": {"epochs": true}}',
+        '{"towers": {"rate": NaN}}',
+        '{"towers": {"rate": "1"}}',
+        '{"towers": {"dimensions": 30, "attention_heads": 4}}',
+        '{"ranker": {"kind": "trees"}}',
+        '{"text_model": 1}',
+    ],
+)
+def test_settings_that_cannot_be_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "s.json").write_text(text)
+    with pytest.raises(ConfigError):
+        read_settings(tmp_path / "s.json", LearnSettings())
+    with pytest.raises(ConfigError):
+        read_settings(tmp_path / "missing.json", LearnSettings())
+
+
+def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text('{"ranker": {"kind": "deepfm"}, "ease_l2": 100}')
+    standard = LearnSettings(seed=3, towers=TowerSettings(seed=3))
+    found = read_settings(tmp_path / "s.json", standard)
+    assert found == replace(standard, ease_l2=100.0, ranker=replace(standard.ranker, kind="deepfm"))
+    assert set(KINDS) == {"mmoe", "deepfm"}
+    for name in BOUNDS:  # every bound is that of a setting
+        part, _, inner = name.rpartition(".")
+        assert isinstance(getattr(getattr(standard, part) if part else standard, inner), int | float)
+
+
+# ---- what trials are judged by while they train
+
+
+def test_validation_never_looks_at_its_own_event_or_a_later_one() -> None:
+    table, content = tower_corpus()
+    towers = train_towers(table, content, TowerSettings(dimensions=8, blocks=1, epochs=1, batch=8))
+    start = 600
+    validation = Validation(table, content, start, 0, most=10_000)
+    assert len(validation) > 20
+    for n, row in enumerate(validation._rows):
+        query = int(np.flatnonzero((table.item == validation._targets[n]) & table.first & (np.arange(len(table)) >= start))[0])
+        assert (row < len(table)).all()
+        assert validation._targets[n] not in validation._met[n]
+        assert query >= start
+    later = EventTable(*(getattr(table, name).copy() for name in table.__slots__))
+    last = int(np.max(validation._rows))
+    later.item[last + 1 :] = 0
+    later.slot[last + 1 :] = 0
+    changed = Validation(later, content, start, 0, most=10_000)
+    assert np.array_equal(changed._rows, validation._rows)
+    assert np.array_equal(changed._inputs[: last + 1], validation._inputs[: last + 1])
+    assert 0 <= validation(*towers) <= 1
+
+
+def test_watching_a_training_changes_nothing_and_a_learned_tower_does_better() -> None:
+    torch.set_num_threads(1)
+    table, content = tower_corpus()
+    few = TowerSettings(dimensions=16, blocks=1, epochs=6, batch=8, rate=1e-2, other=0.0)
+    base = table.until(600)
+    validation = Validation(table, content, 600, 0)
+    seen: list[float] = []
+    watched = train_towers(base, content, few, watch=lambda epoch, user, item: seen.append(validation(user, item)))
+    plain = train_towers(base, content, few)
+    for a, b in zip(watched, plain, strict=True):
+        assert all(torch.equal(a.state_dict()[name], b.state_dict()[name]) for name in a.state_dict())
+    assert len(seen) == few.epochs
+    assert seen[-1] > seen[0]

@@ -1,0 +1,60 @@
+"""Options that the commands of training share: which ranker, settings from a file, checkpoints, half precision."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from training.learn import LearnSettings
+from training.ranker import KINDS
+from training.settings import read_settings
+
+__all__ = ["MORE", "chosen"]
+
+
+def _keep(context: click.Context, option: click.Parameter, value: Any) -> None:
+    context.meta[f"training.{option.name}"] = value
+
+
+MORE = (
+    click.option("--ranker", type=click.Choice(KINDS), expose_value=False, callback=_keep, help="mmoe without it."),
+    click.option(
+        "--settings",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        expose_value=False,
+        callback=_keep,
+        help="JSON file of settings, as `riffle tune` writes it.",
+    ),
+    click.option(
+        "--checkpoints",
+        default="",
+        expose_value=False,
+        callback=_keep,
+        help="Folder of checkpoints: a training that was killed goes on from there.",
+    ),
+    click.option("--fp16", is_flag=True, expose_value=False, callback=_keep, help="Export graphs in half precision, for GPUs."),
+)
+"To be added to a command; their values do not reach it as arguments, but through `chosen`."
+
+
+def chosen(settings: LearnSettings) -> LearnSettings:
+    """The settings with what the options of the running command say; the file first, then the single options.
+
+    Raises:
+        ConfigError: the file holds what cannot be.
+    """
+    context = click.get_current_context(silent=True)
+    given = {} if context is None else context.meta
+    file, ranker = given.get("training.settings"), given.get("training.ranker")
+    if file is not None:
+        settings = read_settings(file, settings)
+    if ranker is not None:
+        settings = replace(settings, ranker=replace(settings.ranker, kind=ranker))
+    if given.get("training.checkpoints"):
+        settings = replace(settings, checkpoints=given["training.checkpoints"])
+    if given.get("training.fp16"):
+        settings = replace(settings, half=True)
+    return settings

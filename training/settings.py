@@ -1,0 +1,112 @@
+"""Settings of training as a file: JSON with the fields of `LearnSettings`, those that differ from the standard ones."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from schemas.errors import ConfigError
+from training.learn import LearnSettings
+
+__all__ = ["read_settings", "write_settings"]
+
+T = TypeVar("T")
+
+MOST_BYTES = 1 << 20
+BOUNDS: Mapping[str, tuple[float, float]] = {
+    "towers.dimensions": (4, 1_024),
+    "towers.blocks": (1, 24),
+    "towers.attention_heads": (1, 64),
+    "towers.epochs": (1, 1_000),
+    "towers.batch": (1, 100_000),
+    "towers.rate": (1e-7, 1.0),
+    "towers.dropout": (0.0, 0.95),
+    "towers.weight_decay": (0.0, 10.0),
+    "towers.hidden_ids": (0.0, 1.0),
+    "towers.other": (0.0, 1.0),
+    "ranker.experts": (1, 64),
+    "ranker.width": (2, 8_192),
+    "ranker.embedding": (1, 256),
+    "ranker.buckets": (2, 1_024),
+    "ranker.epochs": (1, 1_000),
+    "ranker.batch": (1, 100_000),
+    "ranker.rate": (1e-7, 1.0),
+    "ranker.dropout": (0.0, 0.95),
+    "ranker.weight_decay": (0.0, 10.0),
+    "ranker.pointwise": (0.0, 100.0),
+    "ease_l2": (1e-3, 1e9),
+    "neighbours": (1, 4_096),
+    "replayed_share": (0.01, 0.9),
+    "queries": (1, 10_000_000),
+}
+"Smallest and largest value of each number; one that is not here may be anything."
+
+
+def read_settings(path: Path, standard: LearnSettings) -> LearnSettings:
+    """`standard` with what the file says.
+
+    Raises:
+        ConfigError: it cannot be read, or holds a name or a value that there is not.
+    """
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise ConfigError("settings_file", f"{path} is no settings file: it is larger than {MOST_BYTES} bytes")
+        given = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as exc:
+        raise ConfigError("settings_file", f"settings {path} cannot be read: {exc}") from exc
+    made = _merged(standard, given, "")
+    if made.towers.dimensions % made.towers.attention_heads:
+        message = f"{made.towers.dimensions} dimensions cannot be split over {made.towers.attention_heads} attention heads"
+        raise ConfigError("settings_file", message, "towers.attention_heads")
+    return made
+
+
+def write_settings(path: Path, settings: LearnSettings, standard: LearnSettings) -> None:
+    """Write what differs from `standard`, whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    part.write_text(json.dumps(_differing(settings, standard), indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def _differing(settings: Any, standard: Any) -> dict[str, Any]:
+    found = {}
+    for name in (field.name for field in fields(settings)):
+        mine, theirs = getattr(settings, name), getattr(standard, name)
+        if is_dataclass(mine):
+            if inner := _differing(mine, theirs):
+                found[name] = inner
+        elif mine != theirs:
+            found[name] = mine
+    return found
+
+
+def _merged(standard: T, given: Any, where: str) -> T:
+    if not isinstance(given, dict):
+        raise ConfigError("settings_file", f"{where or 'the settings'} must be an object", where or None)
+    known = {field.name for field in fields(standard)}  # type: ignore[arg-type]
+    changes = {}
+    for name, value in given.items():
+        if name not in known:
+            message = f"there is no setting {where}{name[:80]}: there are {', '.join(sorted(known))}"
+            raise ConfigError("settings_file", message, name)
+        before = getattr(standard, name)
+        inner = f"{where}{name}"
+        changes[name] = _merged(before, value, f"{inner}.") if is_dataclass(before) else _value(inner, before, value)
+    return replace(standard, **changes)  # type: ignore[type-var]
+
+
+def _value(name: str, before: Any, value: Any) -> Any:
+    if isinstance(before, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not type(before):
+        raise ConfigError("settings_file", f"{name} must be {type(before).__name__}, not {value!r:.80}", name)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        low, high = BOUNDS.get(name, (-math.inf, math.inf))
+        if not low <= value <= high or not math.isfinite(value):
+            raise ConfigError("settings_file", f"{name} must be from {low:g} to {high:g}, not {value!r}", name)
+    return value

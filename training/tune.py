@@ -1,0 +1,186 @@
+"""Search for better settings (Optuna, Akiba et al. 2019): trials on the training part, judged by its own newest slice.
+
+A trial trains on the older events of the part that is given, and is judged by NDCG@10 of the pipeline that serves on the newer
+ones. While its first towers train, their next-item NDCG after each epoch goes to the pruner, which ends a trial that does worse
+than half of those before it did. The study is a file of JSON lines: a later call goes on with it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from models.rules import PositiveRule
+from models.serving import ServingModel
+from models.slot import ModelSlot
+from schemas.errors import BadDataset, ReleaseRejected
+from schemas.records import Interaction, Item
+from training.evaluate import evaluate
+from training.learn import LearnSettings, learn
+from training.ranker import KINDS
+
+__all__ = ["SPACE", "Study", "TuneSettings", "tried", "tune"]
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@dataclass(frozen=True, slots=True)
+class TuneSettings:
+    """How the search goes."""
+
+    validation: float = 0.1
+    "Newest share of the events that trials are judged on. They are never trained on."
+    queries: int = 500
+    "Queries a trial is judged by, at most."
+    startup: int = 4
+    "Trials before any is pruned."
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """What was found."""
+
+    best: LearnSettings
+    value: float
+    "NDCG@10 of the best trial on the validation slice."
+    states: dict[str, int]
+    "Trials by how they ended: complete, pruned, failed."
+
+
+SPACE: Mapping[str, BaseDistribution] = {
+    "towers.dimensions": CategoricalDistribution([32, 64, 96, 128]),
+    "towers.blocks": IntDistribution(1, 3),
+    "towers.rate": FloatDistribution(3e-4, 1e-2, log=True),
+    "towers.dropout": FloatDistribution(0.1, 0.5),
+    "towers.weight_decay": FloatDistribution(1e-3, 0.3, log=True),
+    "towers.hidden_ids": FloatDistribution(0.05, 0.5),
+    "towers.other": FloatDistribution(0.0, 0.5),
+    "ranker.kind": CategoricalDistribution(list(KINDS)),
+    "ranker.width": CategoricalDistribution([48, 96, 192]),
+    "ranker.rate": FloatDistribution(3e-4, 1e-2, log=True),
+    "ranker.dropout": FloatDistribution(0.0, 0.3),
+    "ranker.pointwise": FloatDistribution(0.05, 1.0, log=True),
+    "ease_l2": FloatDistribution(20.0, 3_000.0, log=True),
+}
+"What is searched, by the name of the setting."
+
+
+def tried(parameters: Mapping[str, Any], standard: LearnSettings) -> LearnSettings:
+    """`standard` with these values."""
+    found = standard
+    for name, value in parameters.items():
+        part, _, inner = name.rpartition(".")
+        found = replace(found, **{part: replace(getattr(found, part), **{inner: value})} if part else {inner: value})
+    return found
+
+
+def _expressible(settings: LearnSettings) -> dict[str, Any]:
+    """The settings' own values, where the space holds them."""
+    found = {}
+    for name, distribution in SPACE.items():
+        part, _, inner = name.rpartition(".")
+        value = getattr(getattr(settings, part) if part else settings, inner)
+        if isinstance(distribution, CategoricalDistribution):
+            there = value in distribution.choices
+        else:
+            there = distribution.low <= value <= distribution.high  # type: ignore[attr-defined]
+        if there:
+            found[name] = value
+    return found
+
+
+def _opened(file: Path, settings: TuneSettings) -> optuna.Study:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        storage = JournalStorage(JournalFileBackend(str(file)))
+    study = optuna.create_study(
+        study_name="riffle",
+        storage=storage,
+        direction="maximize",
+        load_if_exists=True,
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=settings.startup, n_warmup_steps=2),
+    )
+    # the draws of a study that goes on are not those that it began with
+    study.sampler = optuna.samplers.TPESampler(seed=settings.seed + len(study.trials), multivariate=False)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        # of a call that was killed: what it tried is tried again first
+        study.tell(trial.number, state=TrialState.FAIL)
+        study.enqueue_trial(trial.params)
+    return study
+
+
+def tune(
+    items: Sequence[Item],
+    events: Sequence[Interaction],
+    positive: str,
+    cache: Path,
+    file: Path,
+    trials: int,
+    standard: LearnSettings,
+    settings: TuneSettings,
+    progress: Callable[[int, int], None] = lambda done, of: None,  # noqa: ARG005
+) -> Study:
+    """Run `trials` more trials of the study in `file`. `events` are the training part: what is tested on must not be in it.
+
+    A first trial tries `standard` itself, so that the best is never worse than it on the slice.
+
+    Raises:
+        BadDataset: too little to learn from.
+    """
+    study = _opened(file, settings)
+    if not study.trials:
+        study.enqueue_trial(_expressible(standard))
+    for done in range(trials):
+        trial = study.ask(dict(SPACE))
+        try:
+            value = _value(trial, items, events, positive, cache, tried(trial.params, standard), settings)
+        except optuna.TrialPruned:
+            study.tell(trial, state=TrialState.PRUNED)
+        except (ReleaseRejected, ArithmeticError) as exc:  # settings that cannot be trained with are not the best ones
+            trial.set_user_attr("failure", str(exc))
+            study.tell(trial, state=TrialState.FAIL)
+        else:
+            study.tell(trial, value)
+        progress(done + 1, trials)
+    ended = [trial.state.name.lower() for trial in study.get_trials(deepcopy=False)]
+    if "complete" not in ended:
+        raise BadDataset("no_trial", "no trial was completed: there is nothing to choose from")
+    states = {state: ended.count(state) for state in sorted(set(ended))}
+    return Study(tried(study.best_params, standard), study.best_value, states)
+
+
+def _value(
+    trial: optuna.Trial,
+    items: Sequence[Item],
+    events: Sequence[Interaction],
+    positive: str,
+    cache: Path,
+    settings: LearnSettings,
+    how: TuneSettings,
+) -> float:
+    """NDCG@10 on the validation slice; raises TrialPruned where that is not worth finding out."""
+    cut = int(len(events) * (1.0 - how.validation))
+    until = events[cut - 1].event_time
+    known = [item for item in items if item.published_at is None or item.published_at <= until]
+
+    def watch(epoch: int, ndcg: float) -> None:
+        trial.report(ndcg, epoch)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+
+    learned = learn(known, events[:cut], positive, cache, settings, watch=watch)
+    slot = ModelSlot()
+    slot.swap(ServingModel(learned.release()))
+    figures = evaluate(items, events, PositiveRule(positive), 1.0 - how.validation, slot=slot, most=how.queries)
+    return float(str(figures.to_json()["ndcg@10"]))
