@@ -22,6 +22,26 @@ COMPARISONS: Mapping[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
+WORDS: Mapping[type[ast.AST], str] = {
+    ast.Call: "calls",
+    ast.Attribute: "attributes",
+    ast.BinOp: "arithmetic",
+    ast.UnaryOp: "signs",
+    ast.Subscript: "subscripts",
+    ast.In: "in",
+    ast.NotIn: "not in",
+    ast.Is: "is",
+    ast.IsNot: "is not",
+    ast.IfExp: "if",
+    ast.Lambda: "functions",
+    ast.List: "lists",
+    ast.Tuple: "tuples",
+    ast.Set: "sets",
+    ast.Dict: "dictionaries",
+    ast.JoinedStr: "formatted strings",
+    ast.NamedExpr: "assignments",
+}
+"What people call the syntax that a rule may not use."
 
 
 class PositiveRule:
@@ -37,13 +57,24 @@ class PositiveRule:
         Raises:
             BadDataset: it does not parse, or uses anything else.
         """
+        rule = f"positive rule {text[:200]!r}"
         try:
-            self._tree = ast.parse(text, mode="eval").body
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as exc:
-            raise BadDataset("bad_rule", f"positive rule {text[:200]!r}: {exc}", "positive") from exc
+            self._tree = ast.parse(text.strip(), mode="eval").body
+        except SyntaxError as exc:
+            raise BadDataset("bad_rule", f"{rule} cannot be read: {exc.msg}, at character {exc.offset}", "positive") from exc
+        except (ValueError, RecursionError, MemoryError) as exc:
+            raise BadDataset("bad_rule", f"{rule} cannot be read: {exc}", "positive") from exc
         for node in ast.walk(self._tree):
+            if isinstance(node, ast.Name) and node.id not in NAMES:
+                known = " and ".join(sorted(NAMES))
+                raise BadDataset("bad_rule", f"{rule}: there is no column {node.id}; a rule may ask for {known}", "positive")
             if not _allowed(node):
-                raise BadDataset("bad_rule", f"positive rule {text[:200]!r} may not use {type(node).__name__}", "positive")
+                what = WORDS.get(type(node), f"“{ast.unparse(node)[:40]}”")
+                raise BadDataset(
+                    "bad_rule",
+                    f"{rule} may not use {what}: only comparisons with constants, and, or, not",
+                    "positive",
+                )
 
     def __call__(self, action: str, value: float | None) -> bool:
         """Whether an event with these columns is positive."""

@@ -4,84 +4,104 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from models.dataset.folder import Dataset
+from agents.cli.progress import with_progress
+from models.dataset.folder import BadRow, Dataset
 from streams.produce import produce_events, produce_items
 from streams.settings import Settings
 from streams.topics import ensure_topics
 
-__all__ = ["load", "replay", "with_progress"]
+__all__ = ["load", "replay"]
+
+T = TypeVar("T")
+SHOWN = 20
+"Bad rows, and warnings, that a report names."
 
 
-def with_progress(what: str, total: int, work: Callable[[Callable[[int], None]], Awaitable[Any]]) -> Any:
-    """Run `work` under a progress bar on stderr."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-
-    async def run() -> Any:
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task(what, total=total)
-            return await work(lambda done: bar.update(task, completed=done))
-
-    return asyncio.run(run())
+def _counted(rows: Iterable[T], counts: Counter[str], name: str) -> Iterator[T]:
+    for row in rows:
+        counts[name] += 1
+        yield row
 
 
 def _report(dataset: Dataset) -> dict[str, Any]:
     return {
         "bad_rows": dataset.bad_count,
-        "examples": [{"file": b.file, "row": b.row, "field": b.field, "reason": b.reason} for b in dataset.bad[:20]],
+        "warnings": sum(dataset.warnings.values()),
+        "examples": [{"file": b.file, "row": b.row, "field": b.field, "reason": b.reason} for b in dataset.bad[:SHOWN]],
     }
 
 
+def _place(row: BadRow) -> str:
+    return f"{row.file} row {row.row}" if row.row else row.file
+
+
 def _finish(facts: dict[str, Any], dataset: Dataset, *, as_json: bool, strict: bool) -> None:
-    for bad in dataset.bad[:20]:
-        click.echo(f"{bad.file} row {bad.row}: {bad.reason}", err=True)
-    if dataset.bad_count > 20:
-        click.echo(f"… and {dataset.bad_count - 20} more bad rows", err=True)
-    click.echo(json.dumps(facts) if as_json else ", ".join(f"{k} {v}" for k, v in facts.items() if k != "examples"))
+    for bad in dataset.bad[:SHOWN]:
+        click.echo(f"{_place(bad)}: {bad.reason}", err=True)
+    if dataset.bad_count > SHOWN:
+        click.echo(f"… and {dataset.bad_count - SHOWN} more bad rows", err=True)
+    for warned in dataset.warned[:SHOWN]:
+        click.echo(f"warning: {_place(warned)}: {warned.reason}", err=True)
+    warnings = sum(dataset.warnings.values())
+    if warnings > SHOWN:
+        click.echo(f"… and {warnings - SHOWN} more warnings", err=True)
+    if as_json:
+        click.echo(json.dumps(facts))
+    else:
+        click.echo(", ".join(_words(name, value) for name, value in facts.items() if name != "examples"))
     if strict and dataset.bad_count:
         sys.exit(1)
+
+
+def _words(name: str, value: object) -> str:
+    if isinstance(value, dict):
+        value = " ".join(f"{partition}:{offset}" for partition, offset in sorted(value.items())) or "none"
+    return f"{name.replace('_', ' ')} {value}"
 
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--strict", is_flag=True, help="Produce nothing and exit with 1 when any row is bad.")
-@click.option("--items-only", is_flag=True, help="Leave the events to `riffle replay`.")
+@click.option("--items-only", is_flag=True, help="Leave the events to `riffle replay`; there need be none.")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 def load(folder: Path, strict: bool, items_only: bool, as_json: bool) -> None:
     """Validate a dataset folder, then produce its items and events. Bad rows are reported and skipped.
 
     Example: riffle load my-dataset --strict
     """
-    settings, dataset = Settings.from_env(), Dataset.open(folder)
+    settings, dataset = Settings.from_env(), Dataset.open(folder, events=not items_only)
+    dataset.check(events=not items_only)
     n_items, n_events = dataset.counts()
     n_users = sum(1 for _ in dataset.users())
+    now_ms = int(time.time() * 1000)
     if strict:
         for _ in dataset.items():
             pass
-        for _ in dataset.events():
+        for _ in () if items_only else dataset.events(now_ms):
             pass
         if dataset.bad_count:
-            _finish(
-                {"name": dataset.name, "items": 0, "events": 0, **_report(dataset)},
-                dataset,
-                as_json=as_json,
-                strict=True,
-            )
+            nothing = {"name": dataset.name, "items": 0, "events": 0, **_report(dataset)}
+            _finish(nothing, dataset, as_json=as_json, strict=True)
     asyncio.run(ensure_topics(settings))
-    with_progress("items", n_items, lambda at: produce_items(settings, dataset.items(), at))
+    sent: Counter[str] = Counter()
+    items = _counted(dataset.items(), sent, "items")
+    with_progress("items", n_items, lambda at: produce_items(settings, items, at))
     tokens = {}
     if not items_only:
-        tokens = with_progress("events", n_events, lambda at: produce_events(settings, dataset.events(), None, at))
-    facts: dict[str, Any] = {"name": dataset.name, "items": n_items, "events": 0 if items_only else n_events}
+        events = _counted(dataset.events(now_ms), sent, "events")
+        tokens = with_progress("events", n_events, lambda at: produce_events(settings, events, None, at))
+    facts: dict[str, Any] = {"name": dataset.name, "items": sent["items"], "events": sent["events"]}
     facts |= {"users": n_users} if dataset.has_users else {}
     facts |= {"last_offsets": tokens}
     _finish({**facts, **_report(dataset)}, dataset, as_json=as_json, strict=strict)
@@ -97,18 +117,19 @@ def replay(folder: Path, rate: str, limit: int | None, as_json: bool) -> None:
 
     Example: riffle replay my-dataset --rate 500
     """
-    settings, dataset = Settings.from_env(), Dataset.open(folder)
     try:
         per_second = None if rate == "max" else float(rate)
     except ValueError as exc:
         raise click.BadParameter(f"{rate!r} is neither a number nor max", param_hint="--rate") from exc
-    if per_second is not None and not per_second > 0:
+    if per_second is not None and not 0 < per_second < math.inf:
         raise click.BadParameter("must be greater than 0", param_hint="--rate")
+    settings, dataset = Settings.from_env(), Dataset.open(folder)
+    dataset.check()
     total = min(dataset.counts()[1], limit or sys.maxsize)
     asyncio.run(ensure_topics(settings))
-    started = time.perf_counter()
-    events = (event for _, event in zip(range(total), dataset.events(), strict=False))
+    started, sent = time.perf_counter(), Counter[str]()
+    events = _counted(islice(dataset.events(int(time.time() * 1000)), limit), sent, "events")
     tokens = with_progress("events", total, lambda at: produce_events(settings, events, per_second, at))
     took = time.perf_counter() - started
-    facts = {"name": dataset.name, "events": total, "seconds": round(took, 2), "per_s": round(total / took)}
+    facts = {"name": dataset.name, "events": sent["events"], "seconds": round(took, 2), "per_s": round(sent["events"] / took)}
     _finish({**facts, "last_offsets": tokens, **_report(dataset)}, dataset, as_json=as_json, strict=False)

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from agents.cli.ask import print_slate, request_slate
-from agents.cli.data import with_progress
 from agents.cli.operate import start_stack, worker_daemon
+from agents.cli.progress import with_progress
 from agents.cli.release import await_served, current_champion, print_training, promote, run_training
 from models.archive.files import next_offsets
 from models.archive.target import open_target

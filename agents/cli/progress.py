@@ -27,6 +27,8 @@ def advance(
         with Progress(*columns, console=console) as bar:
             task = bar.add_task(what, total=total)
             yield lambda done: bar.update(task, completed=done)
+            # rows that were bad are never done: what is left over is not to come
+            bar.update(task, total=bar.tasks[task].completed)
         return
     last = clock()
 

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from models.dataset.rows import count, rows, time_ms, typed
+from models.dataset.images import is_image
+from models.dataset.rows import IDS, columns, count, rows, time_ms, typed
+from models.rules import PositiveRule
 from schemas.errors import BadDataset, BadInput, BadItem
 from schemas.records import Interaction, Item
-from schemas.validation import INTERACTION_FIELDS, ITEM_FIELDS, event_id_of, interaction_from, item_from
+from schemas.validation import INTERACTION_FIELDS, ITEM_FIELDS, check_time, event_id_of, interaction_from, item_from
 
 __all__ = ["BadRow", "Dataset"]
 
@@ -26,11 +28,15 @@ KEPT_ROWS = 1_000
 ROWS_IN_MEMORY = 500_000
 "Events held at once; more are sorted slice of time by slice of time."
 SLICES = 4_096
+ABOUT = ("name", "positive")
+"Keys of dataset.toml."
+EARLIEST_MS = 10**11
+"Epoch milliseconds, in March 1973: where every event is earlier its time is rather in seconds, which reach it in 5138."
 
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that cannot be used. The first row is number 1; a CSV header does not count."""
+    """What is wrong with a row. The first row is number 1; a CSV header does not count; 0 stands for the whole file."""
 
     file: str
     row: int
@@ -40,18 +46,20 @@ class BadRow:
 
 @dataclass(slots=True)
 class Dataset:
-    """A dataset folder. Rows that break a rule are skipped and noted in `bad` (the first 1,000 of them)."""
+    """A dataset folder. Rows that break a rule are skipped and noted in `bad` (the first 1,000 of them), in their order."""
 
     folder: Path
     name: str
     positive: str
     "Rule over event columns that says which events are liked; `True` when the folder names none."
     _items: Path = field(repr=False)
-    _events: Path = field(repr=False)
+    _events: Path | None = field(repr=False)
     _users: Path | None = field(default=None, repr=False)
     bad: list[BadRow] = field(default_factory=list)
+    warned: list[BadRow] = field(default_factory=list)
+    "What costs no row, the first 1,000 of the latest pass: images that are not there, unknown keys."
     warnings: Counter[str] = field(default_factory=Counter)
-    "What costs no row: `image_missing`, in the latest pass."
+    "How many of each: `image_missing`, `not_an_image`, `unknown_key`."
     _counts: Counter[str] = field(default_factory=Counter, repr=False)
 
     @property
@@ -60,11 +68,11 @@ class Dataset:
         return self._counts.total()
 
     @classmethod
-    def open(cls, folder: Path) -> Dataset:
-        """Find the files.
+    def open(cls, folder: Path, *, events: bool = True) -> Dataset:
+        """Find the files; without `events` there need be none.
 
         Raises:
-            BadDataset: there is no such folder, or a file is missing or unreadable.
+            BadDataset: there is no such folder, or a file is missing, unreadable or there in two forms.
         """
         if not folder.is_dir():
             raise BadDataset("no_folder", f"{folder} is not a folder")
@@ -74,14 +82,41 @@ class Dataset:
                 described = tomllib.loads(about.read_text(encoding="utf-8"))
             except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
                 raise BadDataset("bad_toml", f"{about}: {exc}") from exc
-        return cls(
-            folder.absolute(),
-            str(described.get("name", folder.name)),
-            str(described.get("positive", "True")),
-            _find(folder, "items"),
-            _find(folder, "events"),
-            next((path for e in EXTENSIONS if (path := folder / f"users.{e}").exists()), None),
-        )
+        items, users = _find(folder, "items"), _found(folder, "users")
+        found = _find(folder, "events") if events else _found(folder, "events")
+        name, positive = str(described.get("name", folder.name)), str(described.get("positive", "True"))
+        dataset = cls(folder.absolute(), name, positive, items, found, users)
+        for key in sorted(set(described) - set(ABOUT)):
+            dataset._warn(about, 0, "unknown_key", f"there is no key {key!r}; known: {', '.join(ABOUT)}")
+        return dataset
+
+    def check(self, *, events: bool = True) -> None:
+        """What a look into the files tells before they are read whole. Without `events` it looks at the items only.
+
+        Raises:
+            BadDataset: a file has no rows or lacks a column, the rule for liked events does not fit, or times are in seconds.
+        """
+        needed: dict[Path, tuple[str, ...]] = {self._items: ("item_id",)}
+        if events and self._events is not None:
+            needed[self._events] = ("user_id", "item_id", "event_time")
+        for file, names in needed.items():
+            if not count(file):
+                raise BadDataset("empty", f"{file.name} holds no rows")
+            there = columns(file)
+            for name in names:
+                if there and name not in there:
+                    raise BadDataset("no_column", f"{file.name} has no column {name}", name)
+        PositiveRule(self.positive)
+        if events and self._events is not None:
+            times = (time_ms(row.get("event_time")) for _, row in rows(self._events) if isinstance(row, dict))
+            first = next((time for time in times if time is not None), EARLIEST_MS)
+            if first < EARLIEST_MS and all(time is None or time < EARLIEST_MS for time in times):
+                raise BadDataset(
+                    "seconds",
+                    f"every event_time of {self._events.name} lies before March 1973, "
+                    f"such as {first}: it looks like seconds; write epoch milliseconds (1,000 times that), or ISO 8601",
+                    "event_time",
+                )
 
     @property
     def has_users(self) -> bool:
@@ -116,15 +151,15 @@ class Dataset:
 
     def counts(self) -> tuple[int, int]:
         """Rows of items and of events."""
-        return count(self._items), count(self._events)
+        return count(self._items), 0 if self._events is None else count(self._events)
 
     def items(self) -> Iterator[Item]:
         """The catalogue. Columns beyond the known ones become attributes; an image becomes an absolute path or a URL.
 
-        Of rows with the same `item_id` the first counts. An image file that is not there yet is counted in `warnings`.
+        Of rows with the same `item_id` the first counts. An item whose image is not there, or is none, comes without it:
+        see `warned`.
         """
         self._begin(self._items)
-        self.warnings.clear()
         seen: set[str] = set()
         for row, source in rows(self._items):
             try:
@@ -133,6 +168,7 @@ class Dataset:
                 item = self._item(source)
                 if item.item_id in seen:
                     raise BadItem("repeated_item", f"item_id {item.item_id!r} was there before", "item_id")
+                item = self._with_image(item, row)
             except BadInput as exc:
                 self._note(self._items, row, exc)
                 continue
@@ -165,45 +201,58 @@ class Dataset:
         path = (self.folder / image).resolve()
         if "://" in image or "\0" in image or not path.is_relative_to(self.folder.resolve()):
             raise BadItem("image_outside", f"image {image[:200]!r} leads out of the folder", "image")
-        if not path.is_file():
-            self.warnings["image_missing"] += 1
         return str(path)
 
-    def events(self) -> Iterator[Interaction]:
+    def _with_image(self, item: Item, row: int) -> Item:
+        if item.image is None or "://" in item.image:
+            return item
+        path = Path(item.image)
+        shown = path.relative_to(self.folder.resolve())
+        if not path.is_file():
+            self._warn(self._items, row, "image_missing", f"there is no image {shown}; the item comes without it", "image")
+        elif not is_image(path):
+            self._warn(self._items, row, "not_an_image", f"{shown} is no image; the item comes without it", "image")
+        else:
+            return item
+        return replace(item, image=None)
+
+    def events(self, now_ms: int | None = None) -> Iterator[Interaction]:
         """Events in event-time order; rows of the same time keep the file's order.
 
         An event without `event_id` gets one that follows from user, item, action, time and how many the same came before.
+        With `now_ms`, those that a worker would refuse for their time when they are produced then are bad rows.
 
         Raises:
             BadDataset: the file cannot be read, or has no `event_time`.
         """
+        if self._events is None:
+            return
         self._begin(self._events)
-        columns = self._columns()
+        try:
+            yield from self._interactions_of(self._events, now_ms)
+        finally:
+            order = [self._items.name, self._events.name]
+            self.bad.sort(key=lambda bad: (order.index(bad.file) if bad.file in order else len(order), bad.row))
+
+    def _interactions_of(self, file: Path, now_ms: int | None) -> Iterator[Interaction]:
+        columns = _types(file)
         if "event_time" not in columns:
-            raise BadDataset("no_event_time", f"{self._events} has no column event_time", "event_time")
+            raise BadDataset("no_event_time", f"{file.name} has no column event_time", "event_time")
         if columns["event_time"].is_numeric() or columns["event_time"].is_temporal():
             time = pl.col("event_time")
             if columns["event_time"].is_temporal():
                 time = time.cast(pl.Datetime("ms", getattr(columns["event_time"], "time_zone", None))).dt.epoch("ms")
-            scan = pl.scan_parquet(self._events).with_row_index("_row", 1)
+            scan = pl.scan_parquet(file).with_row_index("_row", 1)
             kept = ["_row", *(name for name in columns if name in INTERACTION_FIELDS)]
-            yield from self._sorted(scan.select(*kept, time.cast(pl.Int64, strict=False).alias("_time")))
+            yield from self._sorted(file, scan.select(*kept, time.cast(pl.Int64, strict=False).alias("_time")), now_ms)
             return
         folder = Path(tempfile.mkdtemp(prefix="riffle-events-"))
         try:
-            yield from self._sorted(self._spill(folder))
+            yield from self._sorted(file, self._spill(file, folder), now_ms)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _columns(self) -> dict[str, Any]:
-        if self._events.suffix != ".parquet":
-            return {"event_time": pl.String()}
-        try:
-            return dict(pl.scan_parquet(self._events).collect_schema())
-        except (pl.exceptions.PolarsError, OSError) as exc:
-            raise BadDataset("unreadable", f"{self._events}: {exc}") from exc
-
-    def _spill(self, folder: Path) -> pl.LazyFrame:
+    def _spill(self, file: Path, folder: Path) -> pl.LazyFrame:
         """The events as text columns with `_row` and `_time`, in Parquet files of bounded size."""
         names = sorted(INTERACTION_FIELDS)
         schema = {"_row": pl.Int64, "_time": pl.Int64} | dict.fromkeys(names, pl.String)
@@ -214,13 +263,16 @@ class Dataset:
             pl.DataFrame(held, schema=schema, orient="row").write_parquet(folder / f"{parts:06d}.parquet")
             held.clear()
 
-        for row, source in rows(self._events):
-            if isinstance(source, str):
-                self._note(self._events, row, BadInput("invalid_row", source))
+        for row, source in rows(file):
+            try:
+                if isinstance(source, str):
+                    raise BadInput("invalid_row", source)
+                texts = [_plain(name, source.get(name)) for name in names]
+            except BadInput as exc:
+                self._note(file, row, exc)
                 continue
             time = time_ms(source.get("event_time"))
             in_range = time is not None and 0 <= time < 2**53
-            texts = (None if (v := source.get(name)) is None else _text(v) for name in names)
             held.append((row, time if in_range else None, *texts))
             if len(held) >= ROWS_IN_MEMORY // 5:
                 write()
@@ -228,15 +280,15 @@ class Dataset:
         write()
         return pl.scan_parquet(folder / "*.parquet", glob=True)
 
-    def _sorted(self, scan: pl.LazyFrame) -> Iterator[Interaction]:
+    def _sorted(self, file: Path, scan: pl.LazyFrame, now_ms: int | None) -> Iterator[Interaction]:
         try:
             for bounds in _bounds(scan):
                 frame = scan.filter(bounds).sort("_time", "_row", nulls_last=False).collect()
-                yield from self._interactions(frame)
+                yield from self._interactions(file, frame, now_ms)
         except (pl.exceptions.PolarsError, OSError) as exc:
-            raise BadDataset("unreadable", f"{self._events}: {exc}") from exc
+            raise BadDataset("unreadable", f"{file}: {exc}") from exc
 
-    def _interactions(self, frame: pl.DataFrame) -> Iterator[Interaction]:
+    def _interactions(self, file: Path, frame: pl.DataFrame, now_ms: int | None) -> Iterator[Interaction]:
         now, same_before = -1, Counter[tuple[str, str, str]]()
         for source in frame.iter_rows(named=True):
             row, time = source.pop("_row"), source.pop("_time")
@@ -245,8 +297,10 @@ class Dataset:
                 known["event_time"] = time
             try:
                 event = interaction_from(known)
+                if now_ms is not None:
+                    check_time(event.event_time, now_ms)
             except BadInput as exc:
-                self._note(self._events, row, exc)
+                self._note(file, row, exc)
                 continue
             if "event_id" not in known:
                 if event.event_time != now:
@@ -260,11 +314,28 @@ class Dataset:
     def _begin(self, file: Path) -> None:
         self._counts[file.name] = 0
         self.bad = [bad for bad in self.bad if bad.file != file.name]
+        if file == self._items:
+            self.warned = [warned for warned in self.warned if warned.file != file.name]
+            self.warnings -= Counter(image_missing=self.warnings["image_missing"], not_an_image=self.warnings["not_an_image"])
 
     def _note(self, file: Path, row: int, exc: BadInput) -> None:
         self._counts[file.name] += 1
         if len(self.bad) < KEPT_ROWS:
             self.bad.append(BadRow(file.name, row, exc.field, exc.message))
+
+    def _warn(self, file: Path, row: int, code: str, reason: str, field: str | None = None) -> None:
+        self.warnings[code] += 1
+        if len(self.warned) < KEPT_ROWS:
+            self.warned.append(BadRow(file.name, row, field, reason))
+
+
+def _types(file: Path) -> dict[str, Any]:
+    if file.suffix != ".parquet":
+        return {"event_time": pl.String()}
+    try:
+        return dict(pl.scan_parquet(file).collect_schema())
+    except (pl.exceptions.PolarsError, OSError) as exc:
+        raise BadDataset("unreadable", f"{file}: {exc}") from exc
 
 
 def _bounds(scan: pl.LazyFrame) -> Iterator[pl.Expr]:
@@ -290,8 +361,27 @@ def _text(value: object) -> str:
     return str(value)
 
 
+def _plain(name: str, value: object) -> str | None:
+    """A field of an event as text; what a whole file cannot hold in one column must be refused before it becomes text."""
+    if value is None:
+        return None
+    if name in IDS and isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, list | tuple | dict) or (name in IDS and isinstance(value, bool | float)):
+        raise BadInput("invalid_field", f"{name} must be a string or a whole number", name)
+    return str(value)
+
+
+def _found(folder: Path, name: str) -> Path | None:
+    found = [path for extension in EXTENSIONS if (path := folder / f"{name}.{extension}").exists()]
+    if len(found) > 1:
+        names = " and ".join(path.name for path in found)
+        raise BadDataset("two_files", f"{folder} has both {names}: keep the one that is meant")
+    return found[0] if found else None
+
+
 def _find(folder: Path, name: str) -> Path:
-    for extension in EXTENSIONS:
-        if (path := folder / f"{name}.{extension}").exists():
-            return path
-    raise BadDataset("no_file", f"{folder} has no {name}.parquet, {name}.csv or {name}.jsonl")
+    found = _found(folder, name)
+    if found is None:
+        raise BadDataset("no_file", f"{folder} has no {name}.parquet, {name}.csv or {name}.jsonl")
+    return found

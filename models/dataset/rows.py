@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import polars as pl
 
 from schemas.errors import BadDataset
 
-__all__ = ["count", "rows", "time_ms", "typed"]
+__all__ = ["columns", "count", "rows", "time_ms", "typed"]
 
 ROWS_PER_SLICE = 50_000
 NUMBERS = frozenset(("value", "price"))
@@ -55,6 +56,24 @@ def count(path: Path) -> int:
             return max(0, sum(1 for line in lines if line.strip()) - (path.suffix == ".csv"))
     except (pl.exceptions.PolarsError, OSError) as exc:
         raise BadDataset("unreadable", f"{path}: {exc}") from exc
+
+
+def columns(path: Path) -> list[str]:
+    """Names of a file's columns; of JSON lines, those of its first 100 objects.
+
+    Raises:
+        BadDataset: the file cannot be read at all.
+    """
+    try:
+        if path.suffix == ".parquet":
+            return list(pl.scan_parquet(path).collect_schema())
+        if path.suffix == ".csv":
+            with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+                return [name.strip() for name in next(csv.reader(lines), [])]
+    except (pl.exceptions.PolarsError, OSError, csv.Error) as exc:
+        raise BadDataset("unreadable", f"{path}: {exc}") from exc
+    first = (row for _, row in islice(rows(path), 100) if isinstance(row, dict))
+    return list(dict.fromkeys(name for row in first for name in row))
 
 
 def _parquet(path: Path) -> Iterator[Row]:

@@ -76,6 +76,7 @@ def test_an_image_outside_the_folder_is_a_bad_row(tmp_path: Path) -> None:
     write(tmp_path, "items", "jsonl", [{"item_id": "a", "image": "../../etc/passwd"}, {"item_id": "b", "image": "x.png"}])
     write(tmp_path, "events", "jsonl", [{"user_id": "u", "item_id": "a", "event_time": 1}])
     dataset = Dataset.open(tmp_path)
+    Image.new("RGB", (2, 2)).save(tmp_path / "x.png")
     assert [item.image for item in dataset.items()] == [str(tmp_path / "x.png")]
     assert dataset.bad[0].field == "image"
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from models.dataset import folder as folder_module
 from models.dataset.folder import Dataset
-from schemas.errors import BadDataset
+from schemas.errors import BadDataset, BadEvent
+from schemas.validation import check_time
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0\r\n", exclude_categories=["Cs"]), min_size=1, max_size=8)
 ROWS = st.lists(
@@ -121,7 +122,8 @@ def test_bad_events_are_named_by_row_and_field_and_cost_only_themselves(tmp_path
 
 
 def test_items_from_another_domain(tmp_path: Path) -> None:
-    (tmp_path / "photo.png").write_bytes(b"x")
+    (tmp_path / "photo.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (tmp_path / "text.png").write_bytes(b"no image")
     lines = [
         {"item_id": 7, "title": "Lamp", "categories": "home|light, warm", "price": "9.5", "image": "photo.png", "brand": "B"},
         {"item_id": "8", "categories": ["x", ""], "published_at": "2024-01-02", "available": "no", "image": "gone.png"},
@@ -129,22 +131,24 @@ def test_items_from_another_domain(tmp_path: Path) -> None:
         {"item_id": "10", "image": "/etc/passwd"},
         {"item_id": "11", "image": "file:///etc/passwd"},
         {"item_id": "12", "image": "https://example.org/a.png", "categories": "a, b", "tags": ["p", "q"]},
-        {"item_id": "8"},
+        {"item_id": "8", "image": "gone.png"},
         {"title": "no id"},
+        {"item_id": "13", "image": "text.png"},
     ]
     (tmp_path / "items.jsonl").write_text("\n".join(json.dumps(line) for line in lines) + "\n{broken\n")
     (tmp_path / "events.jsonl").write_text("")
     dataset = Dataset.open(tmp_path)
     found = {item.item_id: item for item in dataset.items()}
-    assert list(found) == ["7", "8", "12"]
+    assert list(found) == ["7", "8", "12", "13"]
     assert (found["7"].categories, found["7"].price) == (("home", "light, warm"), 9.5)
     assert found["7"].image == str((tmp_path / "photo.png").resolve())
     assert found["7"].attributes == {"brand": "B"}
     assert (found["8"].published_at, found["8"].available, found["8"].image) == (
         1704153600000,
         False,
-        str(tmp_path.resolve() / "gone.png"),
+        None,
     )
+    assert found["13"].image is None
     assert (found["12"].categories, found["12"].attributes) == (("a", "b"), {"tags": "p, q"})
     assert [(bad.row, bad.field) for bad in dataset.bad] == [
         (3, "image"),
@@ -152,9 +156,12 @@ def test_items_from_another_domain(tmp_path: Path) -> None:
         (5, "image"),
         (7, "item_id"),
         (8, "item_id"),
-        (9, None),
+        (10, None),
     ]
-    assert dataset.warnings == {"image_missing": 1}
+    assert [(warned.row, warned.field) for warned in dataset.warned] == [(2, "image"), (9, "image")]
+    assert "gone.png" in dataset.warned[0].reason
+    list(dataset.items())
+    assert dataset.warnings == {"image_missing": 1, "not_an_image": 1}, "a second pass does not count twice"
     assert list(dataset.events()) == []
 
 
@@ -181,3 +188,114 @@ def test_what_cannot_be_opened_says_why(tmp_path: Path) -> None:
     (tmp_path / "dataset.toml").write_text("name = ")
     with pytest.raises(BadDataset, match=r"dataset\.toml"):
         Dataset.open(tmp_path)
+
+
+def folder_of(root: Path, items: str = "item_id\na\n", events: str = "user_id,item_id,event_time\nu,a,1700000000000\n") -> Path:
+    (root / "items.csv").write_text(items)
+    (root / "events.csv").write_text(events)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"items": ""}, "items.csv holds no rows"),
+        ({"items": "item_id\n"}, "items.csv holds no rows"),
+        ({"events": "user_id,item_id,event_time\n"}, "events.csv holds no rows"),
+        ({"items": "id\na\nb\n"}, "items.csv has no column item_id"),
+        ({"events": "user_id,item_id,when\nu,a,1700000000000\n"}, "events.csv has no column event_time"),
+        ({"events": "user_id,item_id,event_time\nu,a,\nu,a,1700000000\nu,b,1700000001\n"}, "looks like seconds"),
+    ],
+)
+def test_what_is_wrong_with_a_whole_file_is_said_once(tmp_path: Path, files: dict[str, str], message: str) -> None:
+    with pytest.raises(BadDataset, match=message):
+        Dataset.open(folder_of(tmp_path, **files)).check()
+
+
+@given(st.lists(st.integers(0, 2**41), min_size=1, max_size=5))
+def test_times_are_taken_for_seconds_only_when_every_one_is_small(times: list[int]) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        text = "user_id,item_id,event_time\n" + "".join(f"u,a,{time}\n" for time in times)
+        dataset = Dataset.open(folder_of(Path(root), events=text))
+        if max(times) < 10**11:
+            with pytest.raises(BadDataset, match="seconds"):
+                dataset.check()
+        else:
+            dataset.check()
+        dataset.check(events=False)
+
+
+@pytest.mark.parametrize("kinds", [("csv", "jsonl"), ("parquet", "csv")])
+@pytest.mark.parametrize("name", ["items", "events", "users"])
+def test_a_file_in_two_forms_is_refused_by_both_names(tmp_path: Path, name: str, kinds: tuple[str, str]) -> None:
+    folder_of(tmp_path)
+    for kind in kinds:
+        (tmp_path / f"{name}.{kind}").touch()
+    with pytest.raises(BadDataset, match=rf"{name}\.{kinds[0]} and {name}\.{kinds[1]}"):
+        Dataset.open(tmp_path)
+
+
+def test_items_alone_will_do_where_no_events_are_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("item_id\na\n")
+    dataset = Dataset.open(tmp_path, events=False)
+    dataset.check(events=False)
+    assert [item.item_id for item in dataset.items()] == ["a"]
+    assert list(dataset.events()) == []
+    assert dataset.counts() == (1, 0)
+
+
+@given(st.permutations(range(8)), st.sampled_from(["parquet", "csv", "jsonl"]))
+def test_bad_rows_come_in_their_order_whatever_their_times(order: list[int], form: str) -> None:
+    rows = [{"user_id": "u", "item_id": "a", "event_time": 2**40 + n, "value": None, "position": n - 4} for n in order]
+    with tempfile.TemporaryDirectory() as root:
+        dataset = write(Path(root), frame(rows), form)
+        assert len(list(dataset.events())) == 4
+        wrong = [place for place, n in enumerate(order, 1) if n < 4]
+        assert [bad.row for bad in dataset.bad] == wrong
+
+
+@given(st.integers(-(2**40), 2**40))
+def test_events_from_the_future_are_bad_rows_by_the_rule_that_workers_have(ahead: int) -> None:
+    now = 2**41
+    with tempfile.TemporaryDirectory() as root:
+        text = f"user_id,item_id,event_time\nu,a,{now + ahead}\n"
+        dataset = Dataset.open(folder_of(Path(root), events=text))
+        kept = len(list(dataset.events(now)))
+        try:
+            check_time(now + ahead, now)
+        except BadEvent:
+            assert (kept, [bad.field for bad in dataset.bad]) == (0, ["event_time"])
+        else:
+            assert (kept, dataset.bad) == (1, [])
+        assert len(list(dataset.events())) == 1
+
+
+@pytest.mark.parametrize("field", ["user_id", "item_id"])
+@pytest.mark.parametrize("value", [["u"], {"id": "u"}, True, 1.5])
+def test_an_id_that_is_no_id_is_a_bad_row(tmp_path: Path, field: str, value: object) -> None:
+    folder_of(tmp_path)
+    (tmp_path / "events.csv").unlink()
+    row = {"user_id": "u", "item_id": "a", "event_time": 1_700_000_000_000}
+    (tmp_path / "events.jsonl").write_text(json.dumps(row) + "\n" + json.dumps({**row, field: value}) + "\n")
+    dataset = Dataset.open(tmp_path)
+    assert len(list(dataset.events())) == 1
+    assert [(bad.row, bad.field) for bad in dataset.bad] == [(2, field)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("rating >= 4", "there is no column rating"),
+        ("len(action) > 2", "may not use calls"),
+        ("value + 1 > 2", "may not use arithmetic"),
+        ("action in ['a']", "may not use"),
+        ("value >", "cannot be read"),
+    ],
+)
+def test_a_rule_that_does_not_fit_is_told_in_words(tmp_path: Path, rule: str, message: str) -> None:
+    folder_of(tmp_path)
+    (tmp_path / "dataset.toml").write_text(f'name = "x"\npositive = "{rule}"\nnmae = 1\n')
+    dataset = Dataset.open(tmp_path)
+    assert [(warned.file, "nmae" in warned.reason) for warned in dataset.warned] == [("dataset.toml", True)]
+    with pytest.raises(BadDataset, match=message):
+        dataset.check()

@@ -1,0 +1,21 @@
+"""Whether a file is an image, by its first bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["is_image"]
+
+STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"BM", b"II*\x00", b"MM\x00*")
+"PNG, JPEG, GIF, BMP and TIFF."
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file begins as an image of a known kind does; what follows may still be damaged.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        start = file.read(12)
+    return start.startswith(STARTS) or (start[:4] == b"RIFF" and start[8:] == b"WEBP")

@@ -1,0 +1,81 @@
+"""`riffle load` and `riffle replay` on a real broker: what is told is what is on the topics."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from click.testing import CliRunner
+
+from agents.cli.data import load, replay
+from schemas.codec import decode
+from streams.settings import Settings
+
+pytestmark = pytest.mark.integration
+DAY_MS = 86_400_000
+NOW_MS = 1_700_000_000_000
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "shop"
+    made.mkdir()
+    (made / "items.csv").write_text("item_id,title,image\na,A,\nb,B,gone.png\n,C,\nc,C,\na,again,\nd,D,\n,E,\n")
+    far = NOW_MS * 10
+    rows = [f"u{n},a,{NOW_MS + n}" for n in range(5)] + [f"u9,a,{far}", ",a,3", f"u1,a,{NOW_MS}"]
+    (made / "events.csv").write_text("user_id,item_id,event_time\n" + "\n".join(rows) + "\n")
+    return made
+
+
+def run(command: Any, settings: Settings, *arguments: str, code: int = 0) -> tuple[str, str]:
+    done = CliRunner().invoke(command, arguments, env=settings.environment(), catch_exceptions=False)
+    assert done.exit_code == code, done.output
+    return done.stdout, done.stderr
+
+
+async def on_topic(settings: Settings, name: str) -> list[dict[str, Any]]:
+    consumer = AIOKafkaConsumer(bootstrap_servers=settings.bootstrap_servers, auto_offset_reset="earliest")
+    await consumer.start()
+    try:
+        topic = settings.topic(name)
+        partitions = [TopicPartition(topic, n) for n in range(1 if name == "items" else settings.partitions)]
+        consumer.assign(partitions)
+        ends = await consumer.end_offsets(partitions)
+        found: list[Any] = []
+        for partition, end in ends.items():
+            while await consumer.position(partition) < end:
+                found += (await consumer.getmany(partition, timeout_ms=200)).get(partition, ())
+        schema = "item" if name == "items" else "interaction"
+        return [decode(schema, record.value)[0] for record in found]
+    finally:
+        await consumer.stop()
+
+
+def test_what_is_told_is_what_is_there(fresh: Settings, folder: Path) -> None:
+    import asyncio
+
+    out, err = run(load, fresh, str(folder), "--json")
+    facts = json.loads(out.splitlines()[-1])
+    assert (facts["items"], facts["events"], facts["bad_rows"], facts["warnings"]) == (4, 6, 5, 1)
+    places = [(example["file"], example["row"]) for example in facts["examples"]]
+    assert places == [("items.csv", 3), ("items.csv", 5), ("items.csv", 7), ("events.csv", 6), ("events.csv", 7)]
+    assert "warning: items.csv row 2: there is no image gone.png" in err
+    items = asyncio.run(on_topic(fresh, "items"))
+    assert [(item["item_id"], item["image"]) for item in items] == [("a", None), ("b", None), ("c", None), ("d", None)]
+    events = asyncio.run(on_topic(fresh, "interactions"))
+    assert len(events) == sum(offset + 1 for offset in facts["last_offsets"].values()) == 6
+    text, _ = run(replay, fresh, str(folder), "--limit", "2")
+    assert "events 2" in text
+    assert "{" not in text
+    run(load, fresh, str(folder), "--strict", code=1)
+    assert len(asyncio.run(on_topic(fresh, "items"))) == 4
+
+
+def test_items_alone(fresh: Settings, folder: Path) -> None:
+    (folder / "events.csv").unlink()
+    out, _ = run(load, fresh, str(folder), "--items-only", "--json")
+    facts = json.loads(out.splitlines()[-1])
+    assert (facts["items"], facts["events"]) == (4, 0)
