@@ -33,17 +33,20 @@ __all__ = ["evaluate_command", "train_command"]
 
 GATE_QUERIES = 1_000
 DEFAULT_CACHE = "~/.cache/riffle"
+SAID_EVERY_S = 10.0
 Report = Callable[[str, int, int], None]
 
 
 @contextmanager
-def _progress(console: Console) -> Iterator[Report]:
-    """A bar per part, kept on the screen when it is done."""
+def _progress(console: Console, clock: Callable[[], float] = time.monotonic) -> Iterator[Report]:
+    """A bar per part, kept on the screen when it is done; a line every `SAID_EVERY_S` where there is no terminal."""
     columns = (TextColumn("{task.description:36s}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     tasks: dict[str, TaskID] = {}
+    said = clock()
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
 
         def report(part: str, done: int, of: int) -> None:
+            nonlocal said
             if part not in tasks:
                 for task in tasks.values():
                     bar.update(task, completed=bar.tasks[task].total)
@@ -51,6 +54,10 @@ def _progress(console: Console) -> Iterator[Report]:
                 tasks[part] = bar.add_task(part, total=of)
                 if not console.is_terminal:
                     console.print(f"{part} …")
+                    said = clock()
+            elif not console.is_terminal and clock() - said >= SAID_EVERY_S:
+                said = clock()
+                console.print(f"{part}: {100 * done // max(1, of)} %", highlight=False)
             bar.update(tasks[part], completed=done, total=of)
 
         yield report

@@ -17,7 +17,7 @@ from rich.table import Table
 from streams.client import RiffleClient
 from streams.settings import Settings
 
-__all__ = ["ask", "print_slate", "request_slate"]
+__all__ = ["ask", "print_slate", "request_slate", "title_of"]
 
 
 def request_slate(settings: Settings, body: dict[str, Any], deadline_ms: int) -> dict[str, Any]:
@@ -45,12 +45,19 @@ def title_of(settings: Settings, item_id: str) -> str:
 
 
 def print_slate(settings: Settings, slate: dict[str, Any], console: Console) -> None:
-    """A slate for people."""
-    table = Table("", "item", "title", "score", "brought by", title=f"for {slate['user_id']}", title_justify="left")
+    """A slate for people; with what explains it, where that was asked for."""
+    table = Table(title=f"for {slate['user_id']}", title_justify="left")
+    table.add_column("", justify="right", no_wrap=True)
+    for name in ("item", "title"):
+        table.add_column(name, overflow="fold")
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("brought by", overflow="fold")
     for position, item in enumerate(slate["items"], 1):
         title = title_of(settings, item["item_id"])
-        table.add_row(str(position), item["item_id"], title, f"{item['score']:.3g}", ", ".join(item["sources"]))
+        table.add_row(str(position), item["item_id"], title, f"{item['score']:.3g}", _reasons(item))
     console.print(table)
+    if dropped := _dropped(slate):
+        console.print(f"filters dropped: {dropped}")
     took = sum(slate["timings_ms"].values())
     as_of = slate["as_of"] or {}
     where = f"partition {as_of.get('partition')}, offset {as_of.get('offset')}"
@@ -58,10 +65,26 @@ def print_slate(settings: Settings, slate: dict[str, Any], console: Console) -> 
     console.print(f"release {slate['release']}, arm {slate['arm']}, {took:.1f} ms in the pipeline, as of {where}{degraded}")
 
 
+def _reasons(item: dict[str, Any]) -> str:
+    """Sources; when they are explained with the score that each gave, and what the ranker expects."""
+    explanation = item.get("explanation") or {}
+    scores, heads = explanation.get("sources", {}), explanation.get("heads", {})
+    lines = [", ".join(f"{name} {scores[name]:.3g}" if name in scores else name for name in item["sources"])]
+    if heads:
+        lines.append("expects " + ", ".join(f"{action} {chance:.3g}" for action, chance in heads.items()))
+    return "\n".join(lines)
+
+
+def _dropped(slate: dict[str, Any]) -> str:
+    """How many candidates each filter dropped; empty where it was not asked for. The same for every item of a slate."""
+    explanation: dict[str, Any] = next((item["explanation"] for item in slate["items"] if item.get("explanation")), {})
+    return ", ".join(f"{name} {count}" for name, count in explanation.get("dropped", {}).items())
+
+
 @click.command()
 @click.argument("user")
 @click.option("-k", default=10, show_default=True, help="How many items.")
-@click.option("--explain", is_flag=True, help="Ask for scores and what filters dropped (shown with --json).")
+@click.option("--explain", is_flag=True, help="Show the sources' scores, the ranker's, and what filters dropped.")
 @click.option("--category", multiple=True, help="Only these categories.")
 @click.option("--exclude", multiple=True, help="Not these items.")
 @click.option("--after", help="partition:offset of an event that the slate must reflect.")

@@ -7,23 +7,26 @@ import json
 import shlex
 import sys
 import time
+import urllib.parse
 import urllib.request
 from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import Progress
 
-from agents.cli.ask import print_slate, request_slate
+from agents.cli.ask import print_slate, request_slate, title_of
 from agents.cli.operate import start_stack, worker_daemon
-from agents.cli.progress import with_progress
+from agents.cli.progress import advance, step, with_progress
 from agents.cli.release import await_served, current_champion, print_training, promote, run_training
 from models.archive.files import next_offsets
 from models.archive.target import open_target
-from models.dataset.builtin import build_builtin
+from models.dataset.builtin import ITEMS, build_builtin
 from models.dataset.folder import Dataset
+from models.rules import PositiveRule
 from schemas.errors import NotReady
 from schemas.records import Interaction
 from streams.embedded.kafka import EmbeddedKafka
@@ -31,9 +34,11 @@ from streams.embedded.redis import EmbeddedRedis
 from streams.produce import produce_events, produce_items
 from streams.settings import Settings
 
-__all__ = ["demo"]
+__all__ = ["demo", "promising"]
 
 DEADLINE_MS = 60_000
+WIDE = 50
+"Items looked at to find an event that changes the first five."
 ARCHIVED_TIMEOUT_S = 120.0
 METRICS = ("ndcg@10", "hr@10", "recall@50", "mrr")
 
@@ -52,11 +57,12 @@ def demo(data: Path | None, as_json: bool) -> None:
     at = clock()
     if data is None:
         data = settings.home / "datasets" / "prints"
-        with Progress(console=console) as bar:
-            task = bar.add_task("drawing the built-in dataset", total=1)
-            build_builtin(data, progress=lambda done, of: bar.update(task, completed=done, total=of))
+        with advance("drawing the built-in dataset", ITEMS, console) as report:
+            build_builtin(data, progress=lambda done, _: report(done))
         took["build"], at = clock() - at, clock()
     dataset = Dataset.open(data)
+    dataset.check()
+    liked = PositiveRule(dataset.positive)
     start_stack(settings, console)
     took["start"], at = clock() - at, clock()
     n_items, n_events = dataset.counts()
@@ -65,35 +71,45 @@ def demo(data: Path | None, as_json: bool) -> None:
     took["items and first slate"], at = clock() - at, clock()
     people: Counter[str] = Counter()
     last: list[Interaction] = []
+    like: list[Interaction] = []
 
     def events() -> Any:
-        for event in dataset.events():
+        for event in dataset.events(int(time.time() * 1000)):
             people[event.user_id] += 1
             last[:] = [event]
+            if liked(event.action, event.value):
+                like[:] = [event]
             yield event
 
     tokens = with_progress("events", n_events, lambda done: produce_events(settings, events(), None, done))
     took["replay"], at = clock() - at, clock()
-    with console.status("waiting until every event is reflected"):
+    with step(console, "waiting until every event is reflected"):
         for request in _one_per_partition(settings, tokens, people):
             request_slate(settings, request, DEADLINE_MS)
     took["caught up"] = clock() - at
     typical = [user for user, _ in people.most_common()[:: max(1, len(people) // 4)]][1:4] or list(people)[:3]
     changes = []
     for user in typical:
-        before = request_slate(settings, {"user_id": user, "k": 5}, DEADLINE_MS)
+        wide = request_slate(settings, {"user_id": user, "k": WIDE}, DEADLINE_MS)
+        before = {**wide, "items": wide["items"][:5]}
         print_slate(settings, before, console)
-        if not before["items"]:
+        picked = promising(_ids(wide), lambda item_id: _similar(settings, item_id))
+        if picked is None:
             continue
-        picked = before["items"][0]["item_id"]
-        event = Interaction(f"demo-{user}-{picked}", user, picked, last[0].event_time + 1_000, last[0].action, last[0].value)
+        how = (like or last)[0]
+        event = Interaction(f"demo-{user}-{picked}", user, picked, last[0].event_time + 1_000, how.action, how.value)
         sent = asyncio.run(produce_events(settings, [event]))
         ((partition, offset),) = sent.items()
         after = {"partition": partition, "offset": offset}
         changed = request_slate(settings, {"user_id": user, "k": 5, "after": after}, DEADLINE_MS)
-        console.print(f"[bold]{user} now does “{event.action}” on {picked}; the next slate:[/bold]")
+        title = title_of(settings, picked) or picked
+        console.print(f"[bold]{user} now does “{event.action}” on {picked}, {title}; the next slate:[/bold]")
         print_slate(settings, changed, console)
-        changes.append({"user": user, "event": picked, "before": _ids(before), "after": _ids(changed)})
+        was, now = _ids(before), _ids(changed)
+        places = sum(one != other for one, other in zip_longest(was, now))
+        new = [item_id for item_id in now if item_id not in was]
+        console.print(f"{places} of {len(now)} places changed; new on the slate: {', '.join(new) or 'nothing'}")
+        changes.append({"user": user, "event": picked, "before": was, "after": now, "places_changed": places})
     at = clock()
     facts = _learn(settings, dataset.positive, tokens, console)
     took["train and swap in"] = clock() - at
@@ -109,7 +125,9 @@ def demo(data: Path | None, as_json: bool) -> None:
     }
     facts |= {"items": n_items, "events": n_events, "bad_rows": dataset.bad_count, "memory_mb": memory}
     seconds = {part: round(time_s, 1) for part, time_s in took.items()}
-    console.print(f"{n_events} events over {n_items} items; seconds: {seconds}; memory in MB: {memory}")
+    console.print(f"{n_events} events over {n_items} items")
+    console.print("took: " + ", ".join(f"{part} {time_s} s" for part, time_s in seconds.items()))
+    console.print("memory: " + ", ".join(f"{name} {'unknown' if mb is None else mb} MB" for name, mb in memory.items()))
     console.print(f"the service is up at {settings.web}: try curl '{settings.web}/v1/recommend/{typical[0]}?k=5&explain=1'")
     console.print(f"stop it with: {shlex.join([sys.argv[0]])} down")
     with urllib.request.urlopen(f"{settings.web}/readyz", timeout=5) as response:
@@ -120,7 +138,7 @@ def demo(data: Path | None, as_json: bool) -> None:
 
 def _learn(settings: Settings, positive: str, tokens: dict[int, int], console: Console) -> dict[str, Any]:
     """Train from the archived stream, let the release serve, and print the quality before and after."""
-    with console.status("waiting until the stream is archived"):
+    with step(console, "waiting until the stream is archived"):
         target = open_target(settings.archive_target)
         until = time.monotonic() + ARCHIVED_TIMEOUT_S
         while any(next_offsets(target, "interactions").get(p, 0) <= offset for p, offset in tokens.items()):
@@ -138,6 +156,29 @@ def _learn(settings: Settings, positive: str, tokens: dict[int, int], console: C
     print_training(trained, console)
     kept = {name: {m: trained[name][m] for m in METRICS} for name in ("before", "after")}
     return {"release": trained["release"], "gate": trained["gate"], "served": served, "quality": kept}
+
+
+def promising(ranked: Sequence[str], similar: Callable[[str], Sequence[str]]) -> str | None:
+    """The item a person would have to like for their slate to change most, as far as one can tell before.
+
+    `ranked`: what they are recommended, best first; the first five are the slate. Chosen among the next twenty: the one of
+    whose similar items most stand below the slate, where a push brings them into it; the best ranked of those.
+    Without that many, the last of what there is; None when there is nothing.
+    """
+    below = set(ranked[5:])
+    few = list(ranked[5:25]) or list(ranked[-1:])
+    gains = [len(below & set(similar(item_id)) - {item_id}) for item_id in few]
+    return few[gains.index(max(gains))] if few else None
+
+
+def _similar(settings: Settings, item_id: str) -> list[str]:
+    """Ids of similar items, by HTTP; none when nobody answers."""
+    try:
+        url = f"{settings.web}/v1/similar/{urllib.parse.quote(item_id, safe='')}?k=10"
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return _ids(json.load(response))
+    except (OSError, ValueError, KeyError):
+        return []
 
 
 def _ids(slate: dict[str, Any]) -> list[str]:

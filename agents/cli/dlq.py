@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -69,12 +70,16 @@ def list_letters(code: str | None, last: int, as_json: bool) -> None:
         console.print("no dead letters")
         return
     console.print(", ".join(f"{name} {count}" for name, count in codes.most_common()))
-    table = Table("letter", "when", "from", "code", "key", "reason")
+    table = Table("letter", "when (UTC)", "code", "key", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in table.columns:
+        column.overflow = "fold"
     for one in letters[-last:]:
         when = datetime.fromtimestamp(one.get("timestamp", 0) / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        origin = f"{one.get('topic')}-{one.get('partition')}@{one.get('offset')}"
-        table.add_row(str(one["letter"]), when, origin, one["code"], _text(one.get("key"), 24), one["reason"][:80])
+        table.add_row(str(one["letter"]), when, one["code"], _text(one.get("key"), 24))
     console.print(table)
+    for one in letters[-last:]:
+        origin = f"{one['topic']}-{one['partition']}@{one['offset']}" if "topic" in one else "origin unknown"
+        console.print(f"{one['letter']}: {one['reason'][:200]} ({origin})", markup=False, highlight=False)
     console.print("see one with: riffle dlq show LETTER")
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agents.cli.operate import readiness
+from agents.cli.progress import step
 from models.release import Manifest, Release, list_releases
 from schemas.errors import ReleaseRejected
 from streams.announce import CHAMPION, PREVIOUS, Announcement, announce, announced
@@ -23,6 +24,7 @@ from streams.settings import Settings
 __all__ = ["await_served", "current_champion", "print_training", "promote", "release", "run_training", "train"]
 
 SERVED_TIMEOUT_S = 60.0
+NOT_JUDGED = "not judged"
 TRAIN = "from agents.cli import guarded; from training.cli import train_command; guarded(train_command, 'riffle train')"
 "What the process of its own runs: what is wrong with its options is told as this command's."
 
@@ -82,7 +84,7 @@ def promote(settings: Settings, name: str, *, force: bool = False, upload: str =
 def await_served(settings: Settings, name: str, console: Console) -> bool:
     """Wait until the worker here serves a release; false when it refuses it, or there is no worker."""
     until = time.monotonic() + SERVED_TIMEOUT_S
-    with console.status(f"waiting until the worker serves {name}"):
+    with step(console, f"waiting until the worker serves {name}"):
         while time.monotonic() < until:
             state = readiness(settings)
             if state.get("release") == name:
@@ -161,7 +163,7 @@ def _row(manifest: Manifest, serving: str | None) -> dict[str, Any]:
         "events": manifest.trained_events,
         "ndcg@10": after.get("ndcg@10"),
         "recall@50": after.get("recall@50"),
-        "gate": "passed" if gate.get("passed") else "; ".join(gate.get("reasons", ())) or "not judged",
+        "gate": "passed" if gate.get("passed") else "; ".join(gate.get("reasons", ())) or NOT_JUDGED,
         "parent": manifest.parent,
     }
 
@@ -182,13 +184,24 @@ def list_command(as_json: bool) -> None:
     if not rows:
         click.echo(f"no releases in {settings.releases_dir}: train one with `riffle train`")
         return
-    table = Table("", "trained until", "events", "NDCG@10", "Recall@50", "gate")
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("", no_wrap=True)
     table.add_column("release", no_wrap=True)
+    for name in ("until", "events", "NDCG@10", "Recall@50"):
+        table.add_column(name, justify="right")
+    table.add_column("gate")
     for row in rows:
         day = time.strftime("%Y-%m-%d", time.gmtime(row["trained_until"] / 1000))
         figures = [f"{row[m]:.4f}" if row[m] is not None else "" for m in ("ndcg@10", "recall@50")]
-        table.add_row("serves" if row["serving"] else "", day, str(row["events"]), *figures, row["gate"], row["release"])
-    Console().print(table)
+        gate = row["gate"] if row["gate"] in {"passed", NOT_JUDGED} else "refused"
+        table.add_row("*" if row["serving"] else "", row["release"], day, str(row["events"]), *figures, gate)
+    console = Console()
+    console.print(table)
+    if any(row["serving"] for row in rows):
+        console.print("* serves now")
+    for row in rows:
+        if row["gate"] not in {"passed", NOT_JUDGED}:
+            console.print(f"{row['release']} was refused: {row['gate']}", highlight=False)
 
 
 @release.command("promote")

@@ -41,3 +41,16 @@ def test_what_is_waited_for_is_said_without_a_terminal() -> None:
     out = io.StringIO()
     with step(Console(file=out, force_terminal=False), "starting Kafka"):
         assert out.getvalue() == "starting Kafka …\n"
+
+
+def test_training_says_how_far_it_is_without_a_terminal() -> None:
+    from training.cli import SAID_EVERY_S, _progress
+
+    now, out = 0.0, io.StringIO()
+    with _progress(Console(file=out, force_terminal=False), lambda: now) as report:
+        report("towers", 0, 50)
+        for done in range(1, 50):
+            now += SAID_EVERY_S / 4
+            report("towers", done, 50)
+        report("ranker", 0, 1)
+    assert out.getvalue().splitlines() == ["towers …", *(f"towers: {2 * n} %" for n in range(4, 50, 4)), "ranker …"]

@@ -1,0 +1,142 @@
+"""What is shown fits a screen of 80 columns, says all of it, and holds no Python."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from agents.cli import dlq as dlq_module
+from agents.cli import operate, release
+from agents.cli.ask import print_slate
+from agents.cli.demo import promising
+from streams.settings import Settings
+from streams.topics import TOPICS
+
+WIDTH = 80
+REASON = "NDCG@10 0.0512 is not beyond noise above 0.0498 of 20260131-0123456789; 1,204 queries are too few"
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(WIDTH))
+
+
+def shown(command: Any, *arguments: str) -> str:
+    done = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert all(len(line) <= WIDTH for line in done.output.splitlines())
+    assert "{" not in done.output
+    assert "…" not in done.output, "nothing is cut"
+    return done.output
+
+
+def test_topics_are_named_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def counts(settings: Settings) -> dict[str, int]:
+        return dict.fromkeys(TOPICS, 4)
+
+    monkeypatch.setattr(operate, "partition_counts", counts)
+    text = shown(operate.topics)
+    assert all(Settings().topic(name) in text for name in TOPICS)
+
+
+def test_releases_are_named_whole_and_the_gate_has_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    gates = [{"passed": True}, {"passed": False, "reasons": [REASON]}, {}]
+    rows = [
+        {
+            "release": f"20260131-012345678{n}",
+            "serving": n == 0,
+            "trained_until": 1_700_000_000_000,
+            "events": 12_345_678,
+            "ndcg@10": 0.0512,
+            "recall@50": 0.2,
+            "gate": "passed" if gate.get("passed") else "; ".join(gate.get("reasons", [])) or "not judged",  # type: ignore[attr-defined]
+            "parent": "none",
+        }
+        for n, gate in enumerate(gates)
+    ]
+    monkeypatch.setattr(release, "list_releases", lambda folder: [0, 1, 2])
+    monkeypatch.setattr(release, "_row", lambda manifest, serving: rows[manifest])
+    text = shown(release.release, "list")
+    assert all(row["release"] in text for row in rows)  # type: ignore[operator]
+    assert "* serves now" in text
+    assert REASON in " ".join(text.split())
+
+
+def test_dead_letters_are_told_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    origin = {"topic": "riffle.interactions", "partition": 3, "offset": 1_234_567_890}
+    letters: list[dict[str, Any]] = [
+        {
+            "letter": 17,
+            "timestamp": 1_700_000_000_000,
+            "code": "future_event_time",
+            "key": b"k" * 24,
+            "reason": REASON,
+            **origin,
+        },
+        {"letter": 18, "code": "truncated", "reason": "not a dead letter: [/x]"},
+    ]
+    monkeypatch.setattr(dlq_module, "_letters", lambda code: letters)
+    text = " ".join(shown(dlq_module.dlq, "list").split())
+    assert REASON in text
+    assert "riffle.interactions-3@1234567890" in text
+    assert "[/x]" in text
+
+
+def test_an_explained_slate_shows_sources_scores_heads_and_drops() -> None:
+    explanation = {
+        "sources": {"covisitation": 0.25, "popular": 12.5},
+        "light": 0.5,
+        "dropped": {"seen": 41, "unavailable": 0},
+        "heads": {"like": 0.125, "view": 0.75},
+    }
+    item = {"item_id": "p1", "score": 0.3, "sources": ["covisitation", "popular"], "explanation": explanation}
+    slate = {
+        "user_id": "u",
+        "items": [item],
+        "release": "r",
+        "arm": "default",
+        "degraded": [],
+        "as_of": None,
+        "timings_ms": {"rank": 1.0},
+    }
+    out = io.StringIO()
+    print_slate(Settings(web_port=1), slate, Console(file=out, width=WIDTH))
+    text = " ".join(out.getvalue().replace("│", " ").split())
+    for part in ("covisitation 0.25", "popular 12.5", "like 0.125", "view 0.75", "filters dropped: seen 41, unavailable 0"):
+        assert part in text
+    plain = io.StringIO()
+    print_slate(Settings(web_port=1), {**slate, "items": [{**item, "explanation": None}]}, Console(file=plain, width=WIDTH))
+    assert "dropped" not in plain.getvalue()
+
+
+@given(st.lists(st.integers(0, 99), unique=True, max_size=60), st.dictionaries(st.integers(0, 99), st.sets(st.integers(0, 99))))
+def test_the_demo_picks_what_pushes_most_items_into_the_slate(ranked: list[int], near: dict[int, set[int]]) -> None:
+    names = [str(n) for n in ranked]
+
+    def similar(item_id: str) -> list[str]:
+        return [str(n) for n in sorted(near.get(int(item_id), ()))]
+
+    picked = promising(names, similar)
+    assert picked == promising(names, similar), "the same every time"
+    if len(names) <= 5:
+        assert picked == (names[-1] if names else None)
+        return
+    gains = {name: len(set(similar(name)) & set(names[5:]) - {name}) for name in names[5:25]}
+    assert picked in gains
+    assert gains[picked] == max(gains.values())
+    assert all(gains[name] < gains[picked] for name in names[5 : names.index(picked)])
+
+
+def test_a_status_is_rows_of_words(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, web_port=1).resolved()
+    done = CliRunner().invoke(operate.status, env=settings.environment(), catch_exceptions=False)
+    assert "{" not in done.output
+    assert json.loads(CliRunner().invoke(operate.status, ["--json"], env=settings.environment()).output)["ready"] is False
