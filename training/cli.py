@@ -23,6 +23,7 @@ from schemas.errors import ReleaseRejected
 from schemas.records import Interaction, Item
 from training.evaluate import Figures, evaluate
 from training.gate import judge
+from training.incremental import updated
 from training.learn import LearnSettings, learn
 from training.options import MORE, chosen
 from training.ranker import RankerSettings
@@ -164,12 +165,14 @@ def evaluate_command(
 @click.option(
     "--holdout", default=0.1, type=click.FloatRange(0.01, 0.5), show_default=True, help="Newest share of events for the gate."
 )
+@click.option("--incremental", is_flag=True, help="Go on from the release that serves: new events, and a sample of the old.")
 @_learning
 def train_command(
     source: str,
     out: Path,
     against: str,
     holdout: float,
+    incremental: bool,
     positive: str | None,
     text_model: str,
     seed: int,
@@ -191,8 +194,11 @@ def train_command(
         share = 1.0 - holdout
         train = corpus.events[: int(len(corpus.events) * share)]
         settings = _settings(seed, text_model, quick=quick)
-        known = _published(corpus.items, train)
-        learned = learn(known, train, corpus.positive, _cache(cache), settings, report, corpus.logged)
+        if incremental:
+            learned = updated(corpus, share, out, against, settings, _cache(cache), report)
+        else:
+            known = _published(corpus.items, train)
+            learned = learn(known, train, corpus.positive, _cache(cache), settings, report, corpus.logged)
         threads = os.cpu_count() or 1
         mine = _measure(
             corpus, share, report, "measure the new release", ServingModel(learned.release(), threads), GATE_QUERIES

@@ -20,6 +20,7 @@ from training.checkpoints import Checkpoints, Training, fingerprint
 from training.data import EventTable
 from training.distributed import Group
 from training.towers import Content, ItemTower, TowerSettings, UserTower
+from training.weights import Start
 
 __all__ = ["Watch", "drawn_pool", "event_columns", "train_towers"]
 
@@ -201,11 +202,13 @@ def train_towers(
     progress: Progress | None = None,
     watch: Watch | None = None,
     checkpoints: Checkpoints | None = None,
+    start: Start | None = None,
 ) -> tuple[UserTower, ItemTower]:
     """Train both towers on all events of `table`; deterministic for one seed, one number of threads and of processes.
 
     All processes of the group call it with the same arguments, and all return the same towers. With `checkpoints` it goes on
-    from the newest one of the same training: the result is that of a training that was never stopped.
+    from the newest one of the same training: the result is that of a training that was never stopped. `start` puts weights
+    into the towers first.
 
     Raises:
         ConfigError: the processes of the group do not see the same data or checkpoints.
@@ -214,6 +217,8 @@ def train_towers(
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
     user, item, optimizer = _made(table, content, settings, group.device)
+    if start is not None:
+        start(user, item)
     module = _Towers(user, item, tuple(t.to(group.device) for t in content.tensors()), settings)
     parameters = list(module.parameters())
     group.share(parameters)

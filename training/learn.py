@@ -36,6 +36,7 @@ from training.ranker import Ranker, RankerSettings, fit_light, make_ranker, reli
 from training.replay import replay
 from training.towers import Content, ItemTower, TowerSettings, UserTower, item_vectors
 from training.validation import Validation
+from training.weights import weights_of
 
 __all__ = ["LearnSettings", "Learned", "learn"]
 
@@ -80,6 +81,8 @@ class Learned:
     measured: dict[str, Any] = field(default_factory=dict)
     "What training measured of itself, for the manifest: `reliability` per head, `index` and `half` where there are."
     checkpoints: Checkpoints | None = None
+    weights: bytes = b""
+    "Both towers' weights, for an update to go on from."
 
     def release(self) -> Release:
         """As a release in memory."""
@@ -88,7 +91,7 @@ class Learned:
     def write(self, root: Path, metrics: Mapping[str, Any], parent: str = "none") -> Path:
         """Write a release folder below `root`; the training's checkpoints have then served."""
         manifest = replace(self.manifest, metrics={**self.measured, **metrics}, parent=parent)
-        folder = write_release(root, manifest, self.arrays, self.graphs, self.item_ids)
+        folder = write_release(root, manifest, self.arrays, self.graphs, self.item_ids, self.weights)
         if self.checkpoints is not None:
             self.checkpoints.clear()
         return folder
@@ -215,7 +218,8 @@ def learn(
     maker.measured["reliability"] = dict(zip(dict(heads), reliability(ranker, replayed.examples), strict=True))
     clock.end()
     manifest = maker.manifest(events, light)
-    return Learned(manifest, arrays, graphs, ids, clock.seconds, parity, maker.measured, maker.checkpoints)
+    weights = weights_of(second.user, second.item, settings.towers)
+    return Learned(manifest, arrays, graphs, ids, clock.seconds, parity, maker.measured, maker.checkpoints, weights)
 
 
 def _watching(watch: Callable[[int, float], None] | None, validation: Validation | None) -> Watch | None:

@@ -1,0 +1,46 @@
+"""The Kubernetes manifests are what Kubernetes takes, and name commands and settings that exist."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from agents.cli import COMMANDS
+from streams.settings import Settings
+
+FOLDER = Path(__file__).parents[3] / "deploy" / "kubernetes"
+OWN = {"retrain.yaml"}
+
+
+def documents(path: Path) -> list[dict[str, Any]]:
+    return [document for document in yaml.safe_load_all(path.read_text(encoding="utf-8")) if document]
+
+
+@pytest.mark.parametrize("name", sorted(OWN))
+def test_every_document_is_valid(name: str) -> None:
+    found = documents(FOLDER / name)
+    assert found
+    for document in found:
+        kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_retraining_is_weekly_in_full_hourly_from_the_champion_and_never_twice_at_once() -> None:
+    jobs = {d["metadata"]["name"]: d["spec"] for d in documents(FOLDER / "retrain.yaml") if d["kind"] == "CronJob"}
+    args = {}
+    for name, spec in jobs.items():
+        assert spec["concurrencyPolicy"] == "Forbid"
+        (container,) = spec["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+        args[name] = container["args"]
+        known = {f"RIFFLE_{field.name.upper()}" for field in fields(Settings)}
+        assert {variable["name"] for variable in container["env"]} <= known
+        assert container["args"][0] == "riffle"
+        assert container["args"][1] in COMMANDS
+    assert "--incremental" in args["riffle-train-incremental"]
+    assert "--incremental" not in args["riffle-train"]
+    assert jobs["riffle-train-incremental"]["schedule"].split()[1:] == ["*"] * 4
+    assert jobs["riffle-train"]["schedule"].split()[2:] == ["*", "*", "0"]

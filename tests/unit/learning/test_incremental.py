@@ -1,0 +1,136 @@
+"""An update goes on from the champion: what it knew it knows, what is new is learned, and the rest is as it was."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from learning_corpus import COLOURS, SMALL, corpus, pictured
+
+from models.release import WEIGHTS, Release
+from models.sequences import LENGTH, Vocabulary
+from models.serving import ServingModel
+from schemas.errors import BadDataset
+from schemas.records import Interaction, Item
+from training.data import EventTable
+from training.incremental import rows_to_learn, update
+from training.learn import Learned
+from training.towers import Content, ItemTower, UserTower, item_vectors
+from training.weights import Champion, warm_start
+
+few = settings(max_examples=40, deadline=None)
+DRAWN = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), min_size=1, max_size=60)
+
+
+def table_of(drawn: list[tuple[int, int]]) -> EventTable:
+    events = [Interaction(f"e{n}", f"u{u}", f"i{i}", 1_000 + n, "view") for n, (u, i) in enumerate(drawn)]
+    vocabulary = Vocabulary(("view",), 0.0, 1.0, "True")
+    return EventTable.of(events, [Item(f"i{n}") for n in range(10)], vocabulary, (("positive", 1.0),))
+
+
+@few
+@given(DRAWN, st.integers(0, 60))
+def test_an_update_sees_every_new_event_and_about_as_many_old_ones(drawn: list[tuple[int, int]], new: int) -> None:
+    table, cut = table_of(drawn), max(0, len(drawn) - new)
+    rows = rows_to_learn(table, 1_000 + cut - 1, 0)
+    assert sorted(set(rows.tolist())) == rows.tolist()
+    assert set(range(cut, len(drawn))) <= set(rows.tolist())
+    active = set(table.user[cut:].tolist())
+    of_active = [n for n in range(len(drawn)) if table.user[n] in active]
+    assert set(of_active) <= set(rows.tolist()), "their newest events, which here are all"
+    others = [n for n in rows.tolist() if table.user[n] not in active]
+    people = [int((table.user == u).sum()) for u in set(table.user.tolist()) - active]
+    assert len(others) <= len(of_active) + max(people, default=0)
+
+
+def test_a_long_history_is_cut_to_what_the_tower_reads() -> None:
+    table = table_of([(0, n % 10) for n in range(LENGTH + 40)] + [(1, 0)] * 10)
+    rows = rows_to_learn(table, 1_000 + LENGTH + 29, 0)
+    assert rows[rows < LENGTH + 40].tolist() == list(range(30, LENGTH + 40))
+
+
+@pytest.fixture
+def champion(learned: Learned, tmp_path: Path) -> Champion:
+    return Champion.open(learned.write(tmp_path / "releases", {}))
+
+
+def later() -> tuple[list[Item], list[Interaction]]:
+    """Two new items, and new likes of them by people who like their colour."""
+    _, events = corpus()
+    new = [Item(f"new{n}", f"{COLOURS[n]} thing", "of glass", (COLOURS[n],)) for n in range(2)]
+    start = events[-1].event_time
+    likes = [
+        Interaction(f"n{n}", f"u{n % 30}", f"new{n % 3 % 2}" if n % 3 < 2 else f"i{n % 40}", start + 1_000 * (n + 1), "like")
+        for n in range(90)
+    ]
+    return new, events + likes
+
+
+def test_warm_towers_are_the_champions_towers(champion: Champion, learned: Learned, vectors: Path) -> None:
+    n = len(learned.item_ids)
+    ids = [*reversed(learned.item_ids), "new"]
+    user = UserTower(champion.settings)
+    item = ItemTower(
+        n + 1, learned.arrays["text.npy"].shape[1], learned.arrays["image.npy"].shape[1], champion.settings.dimensions
+    )
+    warm_start(champion, ids)(user, item)
+    for name, tensor in user.state_dict().items():
+        assert torch.equal(tensor, champion.weights[f"user.{name}"])
+    old = champion.weights["item.ids.weight"]
+    assert torch.equal(item.ids.weight[:n].detach(), old.flip(0))
+    assert torch.equal(item.ids.weight[n].detach(), item.no_id.detach()), "a new id starts where a hidden one is"
+    content = Content(
+        np.zeros((n + 1, 128), np.float32),
+        np.zeros((n + 1, item.text.in_features), np.float32),
+        np.zeros((n + 1, item.image.in_features), np.float32),
+        np.zeros((n + 1, 2), np.float32),
+    )
+    shown, hidden = item_vectors(item.eval(), content), item_vectors(item, content, hide=True)
+    assert shown[n] == pytest.approx(hidden[n], abs=1e-6)
+
+
+def test_an_update_learns_what_is_new_and_keeps_what_was(
+    champion: Champion, learned: Learned, vectors: Path, tmp_path: Path
+) -> None:
+    seen, unmet = pictured(vectors / "images")
+    new, events = later()
+    items = [*seen, *unmet, *new]
+    made = update(champion, items, events, vectors, SMALL)
+    again = update(champion, items, events, vectors, SMALL)
+    folder = made.write(tmp_path / "releases", {}, champion.release.name)
+    assert again.write(tmp_path / "releases", {}, champion.release.name) == folder, "the same seed, the same release"
+    release = Release.open(folder)
+    before = champion.release.manifest
+    assert release.manifest.trained_until_ms == events[-1].event_time > before.trained_until_ms
+    for name in ("heads", "actions", "value_mean", "light", "encoders", "feature_spec"):
+        assert getattr(release.manifest, name) == getattr(before, name)
+    assert release.graphs["ranker.onnx"] == champion.release.graphs["ranker.onnx"]
+    for modality, projection in champion.release.projections.items():
+        assert np.array_equal(release.projections[modality], projection)
+    assert WEIGHTS in release.manifest.files
+    ServingModel(release)
+    old = len(champion.release.item_ids)
+    both = champion.release.item_vectors.ravel() @ release.item_vectors[:old].ravel()
+    lengths = np.linalg.norm(champion.release.item_vectors) * np.linalg.norm(release.item_vectors[:old])
+    assert both / lengths > 0.9, "moved, not replaced"
+    assert not np.array_equal(champion.release.item_vectors, release.item_vectors[:old])
+    assert (release.ease_index[old:] >= 0).any(), "new items have neighbours"
+    assert len(Champion.open(folder).weights["item.ids.weight"]) == len(items), "the next update goes on from this one"
+
+
+def test_what_cannot_be_gone_on_from_is_said(learned: Learned, champion: Champion, vectors: Path, tmp_path: Path) -> None:
+    seen, unmet = pictured(vectors / "images")
+    with pytest.raises(BadDataset, match="newer than release"):
+        update(champion, [*seen, *unmet], corpus()[1], vectors, SMALL)
+    bare = replace(learned, weights=b"").write(tmp_path / "bare", {})
+    with pytest.raises(BadDataset, match="no weights"):
+        Champion.open(bare)
+    manifest = replace(learned.manifest, encoders={**learned.manifest.encoders, "text": "text-another"})
+    other = Champion.open(replace(learned, manifest=manifest).write(tmp_path / "other", {}))
+    with pytest.raises(BadDataset, match="another"):
+        update(other, [*seen, *unmet, *later()[0]], later()[1], vectors, SMALL)
