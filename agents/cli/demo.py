@@ -39,6 +39,8 @@ __all__ = ["demo", "promising"]
 DEADLINE_MS = 60_000
 WIDE = 50
 "Items looked at to find an event that changes the first five."
+TRIES, ENOUGH = 3, 2
+"Events at most, until so many items are new on the slate."
 ARCHIVED_TIMEOUT_S = 120.0
 METRICS = ("ndcg@10", "hr@10", "recall@50", "mrr")
 
@@ -88,28 +90,7 @@ def demo(data: Path | None, as_json: bool) -> None:
             request_slate(settings, request, DEADLINE_MS)
     took["caught up"] = clock() - at
     typical = [user for user, _ in people.most_common()[:: max(1, len(people) // 4)]][1:4] or list(people)[:3]
-    changes = []
-    for user in typical:
-        wide = request_slate(settings, {"user_id": user, "k": WIDE}, DEADLINE_MS)
-        before = {**wide, "items": wide["items"][:5]}
-        print_slate(settings, before, console)
-        picked = promising(_ids(wide), lambda item_id: _similar(settings, item_id))
-        if picked is None:
-            continue
-        how = (like or last)[0]
-        event = Interaction(f"demo-{user}-{picked}", user, picked, last[0].event_time + 1_000, how.action, how.value)
-        sent = asyncio.run(produce_events(settings, [event]))
-        ((partition, offset),) = sent.items()
-        after = {"partition": partition, "offset": offset}
-        changed = request_slate(settings, {"user_id": user, "k": 5, "after": after}, DEADLINE_MS)
-        title = title_of(settings, picked) or picked
-        console.print(f"[bold]{user} now does “{event.action}” on {picked}, {title}; the next slate:[/bold]")
-        print_slate(settings, changed, console)
-        was, now = _ids(before), _ids(changed)
-        places = sum(one != other for one, other in zip_longest(was, now))
-        new = [item_id for item_id in now if item_id not in was]
-        console.print(f"{places} of {len(now)} places changed; new on the slate: {', '.join(new) or 'nothing'}")
-        changes.append({"user": user, "event": picked, "before": was, "after": now, "places_changed": places})
+    changes = [_change(settings, user, last[0], (like or last)[0], console) for user in typical]
     at = clock()
     facts = _learn(settings, dataset.positive, tokens, console)
     took["train and swap in"] = clock() - at
@@ -158,17 +139,42 @@ def _learn(settings: Settings, positive: str, tokens: dict[int, int], console: C
     return {"release": trained["release"], "gate": trained["gate"], "served": served, "quality": kept}
 
 
-def promising(ranked: Sequence[str], similar: Callable[[str], Sequence[str]]) -> str | None:
-    """The item a person would have to like for their slate to change most, as far as one can tell before.
+def _change(settings: Settings, user: str, last: Interaction, how: Interaction, console: Console) -> dict[str, Any]:
+    """A person's slate, what they then do, and the next slate; more than once while hardly anything changes.
 
-    `ranked`: what they are recommended, best first; the first five are the slate. Chosen among the next twenty: the one of
-    whose similar items most stand below the slate, where a push brings them into it; the best ranked of those.
-    Without that many, the last of what there is; None when there is nothing.
+    `last` is the newest event of the stream, `how` one as they come from people who like what they see.
     """
-    below = set(ranked[5:])
-    few = list(ranked[5:25]) or list(ranked[-1:])
-    gains = [len(below & set(similar(item_id)) - {item_id}) for item_id in few]
-    return few[gains.index(max(gains))] if few else None
+    wide = request_slate(settings, {"user_id": user, "k": WIDE}, DEADLINE_MS)
+    before = changed = {**wide, "items": wide["items"][:5]}
+    print_slate(settings, before, console)
+    did: list[str] = []
+    for n, picked in enumerate(promising(_ids(wide), lambda item_id: _similar(settings, item_id))[:TRIES], 1):
+        event = Interaction(f"demo-{user}-{picked}", user, picked, last.event_time + n * 1_000, how.action, how.value)
+        ((partition, offset),) = asyncio.run(produce_events(settings, [event])).items()
+        after = {"partition": partition, "offset": offset}
+        changed = request_slate(settings, {"user_id": user, "k": 5, "after": after}, DEADLINE_MS)
+        did.append(picked)
+        title = title_of(settings, picked) or picked
+        console.print(f"[bold]{user} now does “{event.action}” on {picked}, {title}; the next slate:[/bold]")
+        if len(set(_ids(changed)) - set(_ids(before))) >= ENOUGH:
+            break
+    print_slate(settings, changed, console)
+    was, now = _ids(before), _ids(changed)
+    places = sum(one != other for one, other in zip_longest(was, now))
+    new = [item_id for item_id in now if item_id not in was]
+    console.print(f"{places} of {len(now)} places changed; new on the slate: {', '.join(new) or 'nothing'}")
+    return {"user": user, "events": did, "before": was, "after": now, "places_changed": places}
+
+
+def promising(ranked: Sequence[str], similar: Callable[[str], Sequence[str]]) -> list[str]:
+    """The items a person would have to like for their slate to change, the one that changes most first, as far as one can tell.
+
+    `ranked`: what they are recommended, best first; the first five are the slate. Of the next twenty those come first of whose
+    similar items most stand below the slate, where a push brings them into it; then the better ranked. With five or fewer
+    there is only the last.
+    """
+    below, few = set(ranked[5:]), list(ranked[5:25]) or list(ranked[-1:])
+    return sorted(few, key=lambda item_id: -len(below & set(similar(item_id)) - {item_id}))
 
 
 def _similar(settings: Settings, item_id: str) -> list[str]:
