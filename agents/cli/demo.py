@@ -155,15 +155,17 @@ def _change(settings: Settings, user: str, last: Interaction, how: Interaction, 
         changed = request_slate(settings, {"user_id": user, "k": 5, "after": after}, DEADLINE_MS)
         did.append(picked)
         title = title_of(settings, picked) or picked
-        console.print(f"[bold]{user} now does “{event.action}” on {picked}, {title}; the next slate:[/bold]")
+        console.print(f"[bold]{user} now does “{event.action}” on {picked}, {title}[/bold]")
         if len(set(_ids(changed)) - set(_ids(before))) >= ENOUGH:
             break
+    console.print("the next slate:")
     print_slate(settings, changed, console)
     was, now = _ids(before), _ids(changed)
     places = sum(one != other for one, other in zip_longest(was, now))
     new = [item_id for item_id in now if item_id not in was]
     console.print(f"{places} of {len(now)} places changed; new on the slate: {', '.join(new) or 'nothing'}")
-    return {"user": user, "events": did, "before": was, "after": now, "places_changed": places}
+    facts = {"event": did[-1] if did else None, "events": did, "before": was, "after": now, "places_changed": places}
+    return {"user": user, **facts}
 
 
 def promising(ranked: Sequence[str], similar: Callable[[str], Sequence[str]]) -> list[str]:

@@ -99,11 +99,14 @@ def start_stack(settings: Settings, console: Console, *, with_worker: bool = Tru
 
 def _start(settings: Settings, console: Console, *, with_worker: bool) -> None:
     if settings.embedded_kafka:
-        with step(console, "starting Kafka (the first time its jars are fetched: half a minute)"):
-            EmbeddedKafka(settings).start()
+        kafka = EmbeddedKafka(settings)
+        first = "starting Kafka (the first time its jars are fetched: half a minute)"
+        with step(console, "waiting for Kafka" if kafka.daemon.pid() else first):
+            kafka.start()
     if settings.embedded_redis:
-        with step(console, "starting Redis"):
-            EmbeddedRedis(settings).start()
+        redis = EmbeddedRedis(settings)
+        with step(console, f"{'waiting for' if redis.daemon.pid() else 'starting'} Redis"):
+            redis.start()
     asyncio.run(ensure_topics(settings))
     if not with_worker:
         return
