@@ -6,7 +6,7 @@ STAMP := $(VENV)/.setup
 UV := UV_SYSTEM_CERTS=1 $(BIN)/uv
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test faults quality bench lint clean lock
+.PHONY: setup demo test faults soak quality bench lint clean lock
 
 setup: $(STAMP)
 
@@ -27,6 +27,10 @@ test: setup
 # Faults at random moments under load: TRIALS seeds of each (20 takes hours), FAULT=name for one kind.
 faults: setup
 	TRIALS=$(or $(TRIALS),20) $(BIN)/python -m pytest tests/faults $(if $(FAULT),-k $(FAULT))
+
+# Memory of a worker at full rate; MINUTES=10.
+soak: setup
+	$(BIN)/python benchmarks/soak.py --minutes $(or $(MINUTES),10) --json
 
 # Needs DATA=folder: trains on its first 80 %, measures the slates on the rest. Some minutes.
 quality: setup
