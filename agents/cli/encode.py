@@ -90,6 +90,8 @@ def encode(once: bool, as_json: bool) -> None:
     if not can_encode():
         raise NotReady("no_torch", NO_TORCH)
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if once:
+        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it ends with the reason
     os.nice(NICENESS)
     registry = None
     if settings.registry_url:

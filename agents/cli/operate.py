@@ -8,6 +8,7 @@ import os
 import sys
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
@@ -202,6 +203,9 @@ def worker() -> None:
 
     Example: RIFFLE_BOOTSTRAP=kafka://broker:9092 riffle worker
     """
+    # asked first, in a thread, because the worker needs the main thread's event loop: no broker is one line, not a trace
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, partition_counts(Settings.from_env())).result()
     from agents.worker import main
 
     sys.argv = sys.argv[:1]
