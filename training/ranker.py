@@ -36,9 +36,9 @@ class RankerSettings:
     experts: int = 4
     "Of `mmoe`."
     width: int = 96
-    embedding: int = 8
+    embedding: int = 4
     "Dimensions of a field, of `deepfm`."
-    buckets: int = 16
+    buckets: int = 8
     "Intervals of equal share that a feature's values fall into, of `deepfm`."
     epochs: int = 8
     batch: int = 64
