@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,26 +15,25 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from models.release import Release
-from models.rules import PositiveRule
 from models.serving import ServingModel
-from models.slot import ModelSlot
 from schemas.errors import ReleaseRejected
-from schemas.records import Interaction, Item
-from training.evaluate import Figures, evaluate
-from training.gate import judge
+from training.gate import HALF, STANDARD, judge
 from training.incremental import updated
-from training.learn import LearnSettings, learn
+from training.learn import LearnSettings
+from training.measurement import Measurement
+from training.measuring import Asked, measure, measurement, threads, trained
 from training.options import MORE, chosen
 from training.ranker import RankerSettings
-from training.sources import Corpus, open_corpus
+from training.sources import open_corpus
 from training.towers import TowerSettings
 
-__all__ = ["evaluate_command", "train_command"]
+__all__ = ["evaluate_command", "report_command", "train_command"]
 
 GATE_QUERIES = 1_000
 DEFAULT_CACHE = "~/.cache/riffle"
 SAID_EVERY_S = 10.0
 Report = Callable[[str, int, int], None]
+WRITTEN = click.Path(dir_okay=False, writable=True, path_type=Path)
 
 
 @contextmanager
@@ -73,21 +71,8 @@ def _settings(seed: int, text_model: str, *, quick: bool) -> LearnSettings:
     return chosen(settings)
 
 
-def _threads() -> None:
-    import torch
-
-    torch.set_num_threads(os.cpu_count() or 1)
-
-
 def _cache(folder: str) -> Path:
     return Path(folder).expanduser() / "vectors"
-
-
-def _measure(corpus: Corpus, share: float, report: Report, what: str, model: ServingModel | None, most: int | None) -> Figures:
-    slot = ModelSlot()
-    slot.swap(model)
-    rule = PositiveRule(corpus.positive)
-    return evaluate(corpus.items, corpus.events, rule, share, lambda done, of: report(what, done, of), slot, most)
 
 
 LEARNING = (
@@ -113,6 +98,9 @@ def _learning(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--no-train", is_flag=True, help="Measure the pipeline without a release.")
 @click.option("--before", is_flag=True, help="Measure without a release as well.")
 @click.option("--queries", type=click.IntRange(min=1), help="Ask only that many of the queries, evenly spread.")
+@click.option("--parity", default=0, help="Requests on which the exported graphs are held against torch.")
+@click.option("--save", type=WRITTEN, help="Write what was measured, query by query, as JSON for `riffle report`.")
+@click.option("--report", "page", type=WRITTEN, help="Write an HTML page with plots.")
 @_learning
 def evaluate_command(
     source: str,
@@ -120,6 +108,9 @@ def evaluate_command(
     no_train: bool,
     before: bool,
     queries: int | None,
+    parity: int,
+    save: Path | None,
+    page: Path | None,
     positive: str | None,
     text_model: str,
     seed: int,
@@ -129,33 +120,60 @@ def evaluate_command(
 ) -> None:
     """Train on the first part of a dataset folder, then measure the slates on the rest, query by query in time order.
 
-    NDCG@10, HR@10, Recall@50 and MRR, through the pipeline that serves, and where liked items are lost.
+    NDCG@10, HR@10, Recall@50 and MRR, through the pipeline that serves, of all queries and of parts of them, with intervals;
+    what the candidates hold; where liked items are lost; calibration, coverage, novelty, diversity.
 
-    Example: riffle evaluate my-dataset --json
+    Example: riffle evaluate my-dataset --report quality.html --json
     """
     console, started = Console(stderr=True), time.monotonic()
+    asked = Asked(share, queries, parity)
     with _progress(console) as report:
         report("read", 0, 1)
         corpus = open_corpus(source, positive)
-        model, seconds = None, {}
+        model, learned, label = None, None, "without a release"
         if not no_train:
-            _threads()
-            train = corpus.events[: int(len(corpus.events) * share)]
-            known, settings = _published(corpus.items, train), _settings(seed, text_model, quick=quick)
-            learned = learn(known, train, corpus.positive, _cache(cache), settings, report)
-            model, seconds = ServingModel(learned.release(), os.cpu_count() or 1), learned.seconds
-        plain = _measure(corpus, share, report, "measure without a release", None, queries) if before else None
-        figures = _measure(corpus, share, report, "measure", model, queries)
+            cores = threads()
+            learned = trained(corpus, share, _settings(seed, text_model, quick=quick), _cache(cache), report)
+            model, label = ServingModel(learned.release(), cores), "with a release"
+        plain = measure(corpus, asked, report, "measure without a release", None)[0] if before else None
+        figures, held = measure(corpus, asked, report, "measure", model, learned)
+    facts: dict[str, Any] = {
+        "bad_rows": corpus.bad_rows,
+        "training_seconds": {} if learned is None else learned.seconds,
+        **({"parity": held.to_json()} if held else {}),
+    }
+    name = "none" if model is None else model.name
+    found = [measurement(corpus, asked, figures, label, name, facts)]
+    if plain is not None:
+        found.insert(0, measurement(corpus, asked, plain, "without a release", "none"))
+    if save is not None:
+        found[-1].save(save)
+    if page is not None:
+        _write_page(page, found)
     out: dict[str, Any] = {
         "dataset": corpus.name,
-        "release": "none" if model is None else model.name,
+        "release": name,
         **figures.to_json(),
         **({"before": plain.to_json()} if plain else {}),
-        "bad_rows": corpus.bad_rows,
-        "training_seconds": seconds,
+        **found[-1].summary(),
+        **facts,
         "seconds": round(time.monotonic() - started, 1),
     }
     _finish(out, console, as_json=as_json)
+
+
+@click.command("report")
+@click.argument("saved", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--out", required=True, type=WRITTEN, help="The HTML page to write.")
+def report_command(saved: tuple[Path, ...], out: Path) -> None:
+    """Compare saved measurements on one HTML page: the first is what the others are held against.
+
+    They must be of the same queries. The page needs no network and runs no script.
+
+    Example: riffle report before.json after.json --out quality.html
+    """
+    _write_page(out, [Measurement.load(path) for path in saved])
+    click.echo(f"wrote {out}")
 
 
 @click.command("train")
@@ -165,6 +183,10 @@ def evaluate_command(
 @click.option(
     "--holdout", default=0.1, type=click.FloatRange(0.01, 0.5), show_default=True, help="Newest share of events for the gate."
 )
+@click.option(
+    "--rank-ms", default=STANDARD.rank_ms, show_default=True, help="What ranking one request may take, 99th percentile."
+)
+@click.option("--size-mb", default=STANDARD.size_mb, show_default=True, help="What the release's files may hold.")
 @click.option("--incremental", is_flag=True, help="Go on from the release that serves: new events, and a sample of the old.")
 @_learning
 def train_command(
@@ -173,6 +195,8 @@ def train_command(
     against: str,
     holdout: float,
     incremental: bool,
+    rank_ms: float,
+    size_mb: float,
     positive: str | None,
     text_model: str,
     seed: int,
@@ -190,30 +214,27 @@ def train_command(
     with _progress(console) as report:
         report("read", 0, 1)
         corpus = open_corpus(source, positive)
-        _threads()
-        share = 1.0 - holdout
-        train = corpus.events[: int(len(corpus.events) * share)]
+        cores, asked = threads(), Asked(1.0 - holdout, GATE_QUERIES, GATE_QUERIES)
         settings = _settings(seed, text_model, quick=quick)
         if incremental:
-            learned = updated(corpus, share, out, against, settings, _cache(cache), report)
+            learned = updated(corpus, asked.share, out, against, settings, _cache(cache), report)
         else:
-            known = _published(corpus.items, train)
-            learned = learn(known, train, corpus.positive, _cache(cache), settings, report, corpus.logged)
-        threads = os.cpu_count() or 1
-        mine = _measure(
-            corpus, share, report, "measure the new release", ServingModel(learned.release(), threads), GATE_QUERIES
+            learned = trained(corpus, asked.share, settings, _cache(cache), report)
+        mine, parity = measure(
+            corpus, asked, report, "measure the new release", ServingModel(learned.release(), cores), learned
         )
-        plain = _measure(corpus, share, report, "measure without a release", None, GATE_QUERIES)
+        plain = measure(corpus, asked, report, "measure without a release", None)[0]
         theirs, refused = plain, ""
         if against != "none":
             try:
-                serving = ServingModel(Release.open(out / against), threads)
-                theirs = _measure(corpus, share, report, f"measure {against}", serving, GATE_QUERIES)
+                serving = ServingModel(Release.open(out / against), cores)
+                theirs = measure(corpus, asked, report, f"measure {against}", serving)[0]
             except ReleaseRejected as exc:
                 if exc.code != "feature_spec":  # one made for other features cannot be asked; any other must be found
                     raise
                 refused = exc.message
-    verdict = judge(mine, theirs, learned.parity)
+    bounds = replace(HALF if "half" in learned.measured else STANDARD, rank_ms=rank_ms, size_mb=size_mb)
+    verdict = judge(mine, theirs, learned.parity, parity, learned.size_mb, bounds)
     metrics = {"gate": verdict.to_json(), "before": plain.to_json(), "after": mine.to_json(), "seed": seed}
     folder = learned.write(out, metrics, against)
     facts = {
@@ -223,7 +244,7 @@ def train_command(
         "against": against,
         **({"against_refused": refused} if refused else {}),
         "parity": learned.parity,
-        "events": len(train),
+        "events": int(len(corpus.events) * asked.share),
         "items": len(corpus.items),
         "training_seconds": learned.seconds,
         "seconds": round(time.monotonic() - started, 1),
@@ -232,10 +253,10 @@ def train_command(
     _finish(facts, console, as_json=as_json)
 
 
-def _published(items: Sequence[Item], events: Sequence[Interaction]) -> list[Item]:
-    """The items that were there when the last of `events` happened: a later one must be served as the new item that it is."""
-    until = events[-1].event_time if events else 0
-    return [item for item in items if item.published_at is None or item.published_at <= until]
+def _write_page(path: Path, found: list[Measurement]) -> None:
+    from training.report import html_report  # it draws, and nothing else here does
+
+    path.write_text(html_report(found), encoding="utf-8")
 
 
 def _finish(facts: dict[str, Any], console: Console, *, as_json: bool) -> None:

@@ -31,6 +31,7 @@ from training.events import EventFrame
 from training.export import to_half, to_onnx
 from training.fit_towers import Watch, train_towers
 from training.logged import Logged, slates_of
+from training.parity import Modules
 from training.projections import fit_projection, projected
 from training.ranker import Ranker, RankerSettings, fit_light, make_ranker, reliability, train_ranker
 from training.replay import replay
@@ -81,8 +82,16 @@ class Learned:
     measured: dict[str, Any] = field(default_factory=dict)
     "What training measured of itself, for the manifest: `reliability` per head, `index` and `half` where there are."
     checkpoints: Checkpoints | None = None
+    modules: Modules | None = None
+    "What was exported, as torch has it."
     weights: bytes = b""
     "Both towers' weights, for an update to go on from."
+
+    @property
+    def size_mb(self) -> float:
+        """Bytes of what the release's files will hold, MB."""
+        parts = (*(array.nbytes for array in self.arrays.values()), *map(len, self.graphs.values()), len(self.weights))
+        return sum(parts) / 1e6
 
     def release(self) -> Release:
         """As a release in memory."""
@@ -218,8 +227,9 @@ def learn(
     maker.measured["reliability"] = dict(zip(dict(heads), reliability(ranker, replayed.examples), strict=True))
     clock.end()
     manifest = maker.manifest(events, light)
+    modules = Modules(second.user, second.item, ranker)
     weights = weights_of(second.user, second.item, settings.towers)
-    return Learned(manifest, arrays, graphs, ids, clock.seconds, parity, maker.measured, maker.checkpoints, weights)
+    return Learned(manifest, arrays, graphs, ids, clock.seconds, parity, maker.measured, maker.checkpoints, modules, weights)
 
 
 def _watching(watch: Callable[[int, float], None] | None, validation: Validation | None) -> Watch | None:

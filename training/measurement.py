@@ -273,7 +273,7 @@ def _values(figures: Figures, tops: NDArray[np.int64], catalogue: Catalogue) -> 
     for n, one in enumerate(figures.asked):
         hits[n, : len(one.hits)] = one.hits
     relevant = np.asarray([one.relevant for one in figures.asked], np.int64)
-    columns = (
+    columns: tuple[NDArray[Any], ...] = (
         gain,
         (ranks >= 0) & (ranks < K),
         (ranks >= 0) & (ranks < DEEP),
@@ -287,7 +287,7 @@ def _values(figures: Figures, tops: NDArray[np.int64], catalogue: Catalogue) -> 
         metrics.novelty(tops, metrics.self_information(catalogue.events)),
         metrics.diversity(tops, catalogue.vectors),
     )
-    return {name: np.round(np.asarray(column, np.float64), 6) for name, column in zip(MEASURES, columns, strict=True)}
+    return {name: column.astype(np.float64).round(6) for name, column in zip(MEASURES, columns, strict=True)}
 
 
 def _calibration(figures: Figures, people: NDArray[np.int64]) -> dict[str, dict[str, Any]]:

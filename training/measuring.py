@@ -1,0 +1,106 @@
+"""From a corpus to measurements: train on its first part, ask about the rest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.items import text_vector
+from models.rules import PositiveRule
+from models.serving import ServingModel
+from models.slot import ModelSlot
+from schemas.records import Interaction, Item
+from training.evaluate import Figures, World, evaluate
+from training.learn import Learned, LearnSettings, learn
+from training.measurement import Catalogue, Measurement
+from training.parity import Parity, in_parity
+from training.sources import Corpus
+
+__all__ = ["Asked", "catalogue_of", "measure", "measurement", "published", "threads", "trained", "without"]
+
+Report = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked of a corpus."""
+
+    share: float = 0.8
+    "Events before the first query."
+    queries: int | None = None
+    "Only that many of the queries, evenly spread; None asks all."
+    parity: int = 0
+    "Requests on which the exported graphs are held against torch."
+
+
+def trained(corpus: Corpus, share: float, settings: LearnSettings, cache: Path, report: Report) -> Learned:
+    """A release from the first `share` of the events."""
+    train = corpus.events[: int(len(corpus.events) * share)]
+    return learn(published(corpus.items, train), train, corpus.positive, cache, settings, report, corpus.logged)
+
+
+def measure(
+    corpus: Corpus,
+    asked: Asked,
+    report: Report,
+    what: str,
+    model: ServingModel | None,
+    learned: Learned | None = None,
+) -> tuple[Figures, Parity | None]:
+    """Ask the pipeline with that release, or with none. Parity is seen where `learned` is what `model` was made of."""
+    slot = ModelSlot()
+    slot.swap(model)
+    found: list[Parity] = []
+
+    def at_cut(world: World) -> None:
+        if learned is not None and learned.modules is not None and asked.parity:
+            report("hold ONNX against torch", 0, 1)
+            cut = int(len(corpus.events) * asked.share)
+            people = list(dict.fromkeys(event.user_id for event in corpus.events[:cut]))
+            found.append(in_parity(world, learned.release(), learned.modules, people, asked.parity))
+
+    rule = PositiveRule(corpus.positive)
+    progress = lambda done, of: report(what, done, of)
+    figures = evaluate(corpus.items, corpus.events, rule, asked.share, progress, slot, asked.queries, at_cut)
+    return figures, found[0] if found else None
+
+
+def measurement(
+    corpus: Corpus, asked: Asked, figures: Figures, label: str, release: str, facts: Mapping[str, Any] = {}
+) -> Measurement:
+    """What was found, query by query."""
+    return Measurement.of(figures, catalogue_of(corpus, asked.share), label, corpus.name, release, facts)
+
+
+def catalogue_of(corpus: Corpus, share: float) -> Catalogue:
+    """The items, and how often each was met in the first `share` of the events."""
+    number = {item.item_id: n for n, item in enumerate(corpus.items)}
+    met = [number.get(event.item_id, -1) for event in corpus.events[: int(len(corpus.events) * share)]]
+    counts = np.bincount(np.asarray([n for n in met if n >= 0], np.int64), minlength=len(corpus.items))
+    vectors = np.stack([text_vector(item) for item in corpus.items]) if corpus.items else np.zeros((0, 1), np.float32)
+    return Catalogue([item.item_id for item in corpus.items], counts, vectors)
+
+
+def without(corpus: Corpus, modality: str) -> Corpus:
+    """The corpus as if no item had a `text` (titles and texts) or an `image`."""
+    less: dict[str, Any] = {"title": "", "text": ""} if modality == "text" else {"image": None}
+    return replace(corpus, items=[replace(item, **less) for item in corpus.items])
+
+
+def published(items: Sequence[Item], events: Sequence[Interaction]) -> list[Item]:
+    """The items that were there when the last of `events` happened: a later one must be served as the new item that it is."""
+    until = events[-1].event_time if events else 0
+    return [item for item in items if item.published_at is None or item.published_at <= until]
+
+
+def threads() -> int:
+    """All cores, for torch and for the graphs."""
+    import torch
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    return os.cpu_count() or 1

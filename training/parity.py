@@ -1,0 +1,185 @@
+"""Does the exported release answer as the trained one does? The whole path is asked twice: its graphs, and torch instead.
+
+Everything else is the same code, so a difference anywhere (a person's vector, a new item's, a probability) shows in the
+answers. On the way it is seen how long ranking takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from models.items import ItemStore
+from models.pipeline.batch import Candidates, Queries
+from models.pipeline.pipeline import CandidatePipeline
+from models.pipeline.scoring import OnnxRanker
+from models.release import Release
+from models.serving import ServingModel
+from models.slot import ModelSlot
+from schemas.records import Request, Slate
+from training.evaluate import K, World
+
+__all__ = ["Modules", "Parity", "TorchModel", "in_parity"]
+
+TIE = 1e-6
+"Scores this near may change places: a hundredth of what they may differ at all."
+HELD_BACK = 0.1
+"Share of the catalogue that a person's second and later requests exclude, so that no two are alike."
+ROUNDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Modules:
+    """What was trained, as torch has it."""
+
+    user: nn.Module
+    item: nn.Module
+    ranker: nn.Module
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far the two are apart, and what ranking costs."""
+
+    worst: float
+    "Largest difference of a candidate's score."
+    differing: int
+    "Requests whose first K differ otherwise than by changing places of equal scores."
+    swapped: int
+    "Requests whose first K differ at all."
+    requests: int
+    rank_p99_ms: float
+    "99th percentile of ranking one request's candidates (features and graph), of the quietest third of the requests."
+    candidates: int
+    "Candidates of those requests, in the median."
+
+    def to_json(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {
+            "scores": float(f"{self.worst:.3g}"),
+            "top10_differing": self.differing,
+            "top10_swapped": self.swapped,
+            "requests": self.requests,
+            "rank_p99_ms": round(self.rank_p99_ms, 2),
+            "candidates": self.candidates,
+        }
+
+
+class TorchModel(ServingModel):
+    """A release whose graphs are not run: torch computes in their place."""
+
+    def __init__(self, release: Release, modules: Modules, threads: int = 1) -> None:
+        self._modules: Modules | None = None
+        super().__init__(release, threads)
+        self._modules = modules
+
+    def _user(self, items: NDArray[np.float32], events: NDArray[np.float32], mask: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self._modules is None:
+            return super()._user(items, events, mask)
+        return _run(self._modules.user, items, events, mask)
+
+    def _item(
+        self,
+        content: NDArray[np.float32],
+        text: NDArray[np.float32],
+        image: NDArray[np.float32],
+        present: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        if self._modules is None:
+            return super()._item(content, text, image, present)
+        return _run(self._modules.item, content, text, image, present)
+
+    def rank(
+        self, features: NDArray[np.float32], users: NDArray[np.float32], items: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Calibrated probability per head: float32 `(n, heads)`."""
+        if self._modules is None:
+            return super().rank(features, users, items)
+        return _run(self._modules.ranker, features, users, items)
+
+
+def _run(module: nn.Module, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        found: NDArray[np.float32] = module(*(torch.from_numpy(np.ascontiguousarray(part)) for part in inputs)).numpy()
+    return found
+
+
+class _Heard(OnnxRanker):
+    """The ranker, keeping the last candidates with their scores."""
+
+    def __init__(self, sources: Sequence[str]) -> None:
+        super().__init__(sources)
+        self.last: list[Candidates] = []
+
+    def rank(self, queries: Queries, candidates: Candidates, items: ItemStore) -> None:
+        """The ranker's."""
+        super().rank(queries, candidates, items)
+        self.last = [candidates]
+
+
+class _Side:
+    """One of the two, behind a pipeline of its own."""
+
+    def __init__(self, world: World, model: ServingModel) -> None:
+        slot = ModelSlot()
+        slot.swap(model)
+        self._world = world
+        self._pipeline = CandidatePipeline(world.items, slot=slot)
+        self._heard = _Heard([source.name for source in self._pipeline.sources])
+        self._pipeline.ranker = self._heard
+
+    def ask(self, request: Request) -> tuple[Slate, dict[int, float]]:
+        """The slate, and the score of every candidate by item row."""
+        self._heard.last = []
+        slate = self._pipeline.run([request], [self._world.record(request.user_id)], [None])[0]
+        pairs = [zip(last.item_row.tolist(), last.score.tolist(), strict=True) for last in self._heard.last]
+        return slate, {row: score for last in pairs for row, score in last}
+
+
+def in_parity(world: World, release: Release, modules: Modules, people: Sequence[str], requests: int, seed: int = 0) -> Parity:
+    """Ask both the same `requests` of `people` (drawn in turn), as the world stands.
+
+    With fewer people than requests, each further request of a person excludes other items.
+    """
+    rng = np.random.default_rng(seed)
+    mine, theirs = _Side(world, ServingModel(release)), _Side(world, TorchModel(release, modules))
+    catalogue = world.items.ids
+    order = [people[n] for n in rng.permutation(len(people)).tolist()]
+    worst, differing, swapped = 0.0, 0, 0
+    cost: list[float] = []
+    sizes: list[int] = []
+    for n in range(requests if people else 0):
+        user = order[n % len(order)]
+        held_back = rng.permutation(len(catalogue))[: int(len(catalogue) * HELD_BACK)] if n >= len(order) else ()
+        request = Request("parity", user, k=K, exclude=tuple(catalogue[row] for row in held_back))
+        world.know(world.record(user))
+        slate, scores = mine.ask(request)
+        other, expected = theirs.ask(request)
+        both = scores.keys() & expected.keys()
+        worst = max([worst, *(abs(scores[row] - expected[row]) for row in both)])
+        got, wanted = ([item.item_id for item in s.items] for s in (slate, other))
+        swapped += got != wanted
+        differing += not _same(slate, other)
+        cost.append(slate.timings_ms["rank"])
+        sizes.append(len(scores))
+    return Parity(worst, differing, swapped, len(cost), _quiet_p99(cost), int(np.median(sizes)) if sizes else 0)
+
+
+def _same(a: Slate, b: Slate) -> bool:
+    """The same items in the same places, but for those whose scores are equal."""
+    if len(a.items) != len(b.items):
+        return False
+    return all(x.item_id == y.item_id or abs(x.score - y.score) <= TIE for x, y in zip(a.items, b.items, strict=True))
+
+
+def _quiet_p99(cost: list[float]) -> float:
+    """Of the third of the requests in which the machine was least busy with other things."""
+    if not cost:
+        return 0.0
+    return min(float(np.quantile(part, 0.99)) for part in np.array_split(np.asarray(cost), ROUNDS) if len(part))
