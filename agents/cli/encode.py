@@ -92,7 +92,7 @@ def encode(once: bool, as_json: bool) -> None:
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if once:
         logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it ends with the reason
-    os.nice(NICENESS)
+    os.setpriority(os.PRIO_PROCESS, 0, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
     registry = None
     if settings.registry_url:
         # because the client's own dependencies take a while to import, and warn
