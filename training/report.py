@@ -59,7 +59,7 @@ def html_report(found: Sequence[Measurement]) -> str:
     first, last = found[0], found[-1]
     people = len(set(last.people.tolist()))
     about = f"{len(last):,} queries of {people:,} people, {last.catalogue_size:,} items. Intervals: 95 %, people drawn whole."
-    held = f" Differences: to “{html.escape(first.label)}”, query by query." if len(found) > 1 else ""
+    held = f" Differences: to “{html.escape(first.label)}”, query by query; ± is within noise." if len(found) > 1 else ""
     parts = [
         _section("How good the slates are", "The place in the slate of what the person then liked.", _headline(found)),
         _section(
@@ -110,12 +110,10 @@ def _legend(found: Sequence[Measurement]) -> str:
 
 
 def _headline(found: Sequence[Measurement]) -> str:
-    names = (*HEADLINE, f"coverage@{K}")
-    head = "".join(f'<th title="{html.escape(MEASURES.get(name, ""))}">{_named(name)}</th>' for name in names)
+    head = "".join(f'<th title="{html.escape(MEASURES.get(name, ""))}">{_named(name)}</th>' for name in HEADLINE)
     rows = []
     for n, one in enumerate(found):
         cells = [_cell(one.interval(m), one.against(found[0], m) if n else None) for m in HEADLINE]
-        cells.append(f"<b>{one.coverage():.1%}</b>")
         title = f"{_key(n)}{html.escape(one.label)}<small>{html.escape(one.release)}</small>"
         rows.append(f"<tr><td>{title}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
@@ -123,7 +121,7 @@ def _headline(found: Sequence[Measurement]) -> str:
 
 def _named(measure: str) -> str:
     name, _, k = measure.partition("@")
-    shown = {"ndcg": "NDCG", "hr": "HR", "mrr": "MRR", "recall": "Recall", "coverage": "Coverage"}.get(name)
+    shown = {"ndcg": "NDCG", "hr": "HR", "mrr": "MRR", "recall": "Recall"}.get(name)
     return (shown or name.replace("_", " ").capitalize()) + (f"@{k}" if k else "")
 
 
@@ -132,8 +130,7 @@ def _cell(interval: Interval, difference: Interval | None = None) -> str:
     if difference is None:
         return text
     kind = "good" if difference.low > 0 else "bad" if difference.high < 0 else ""
-    word = "" if kind else ", within noise"
-    return f'{text}<small class="{kind}">{difference.mean:+.4f}{word}</small>'
+    return f'{text}<small class="{kind}">{difference.mean:+.4f}{"" if kind else " ±"}</small>'
 
 
 def _table(found: Sequence[Measurement]) -> str:

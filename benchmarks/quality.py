@@ -1,0 +1,212 @@
+"""How good the slates are, beside classical recommenders on the same queries, and beside content alone on new items.
+
+quality.py DATASET [--peers PATH/quality.py] [--queries N] [--quick] [--ablations] [--twice] [--out FOLDER] [--json]
+
+Trains on the first 80 % of the events, asks at each liked event of the rest, through the pipeline that serves. With
+--ablations again without texts (and titles) and without images; with --twice the training is repeated, to compare the
+releases byte by byte. Without --queries everything is asked, as the peers' script does: only then are ratios to it printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.items import text_vector
+from models.release import list_releases
+from models.rules import PositiveRule
+from models.serving import ServingModel
+from training.encoders import ImageEncoder, TextEncoder, encode_items
+from training.evaluate import asked_of
+from training.learn import Learned, LearnSettings
+from training.measurement import Measurement
+from training.measuring import Asked, measure, measurement, threads, trained, without
+from training.metrics import bootstrap
+from training.nearest import nearest_ranks
+from training.ranker import RankerSettings
+from training.report import html_report
+from training.sources import Corpus, open_corpus
+from training.towers import TowerSettings
+
+SHARE = 0.8
+PARITY = 1_000
+ENCODED = 200
+COLD = "items_new"
+
+
+def say(part: str, done: int, of: int) -> None:  # noqa: ARG001
+    if not done:
+        print(f"{time.strftime('%H:%M:%S')} {part}", file=sys.stderr, flush=True)
+
+
+def settings(seed: int, *, quick: bool) -> LearnSettings:
+    made = LearnSettings(seed=seed, towers=TowerSettings(seed=seed), ranker=RankerSettings(seed=seed))
+    return replace(made, towers=replace(made.towers, epochs=3), queries=1_500) if quick else made
+
+
+def run(corpus: Corpus, asked: Asked, label: str, options: argparse.Namespace) -> tuple[Measurement, Learned, dict[str, Any]]:
+    learned = trained(corpus, SHARE, settings(options.seed, quick=options.quick), options.cache, say)
+    cores = threads()
+    figures, parity = measure(corpus, asked, say, f"measure {label}", ServingModel(learned.release(), cores), learned)
+    found = measurement(corpus, asked, figures, label, learned.manifest.name, {"training_seconds": learned.seconds})
+    return found, learned, {"parity": parity.to_json()} if parity else {}
+
+
+def content_alone(corpus: Corpus, asked: Asked, learned: Learned, measured: Measurement) -> dict[str, Any]:
+    """HR@10 on cold items of nearest neighbours by content, on the release's own vectors, and the difference to the best."""
+    cold = measured.within(COLD)
+    if not cold.any():
+        return {}
+    trained_on = {item_id: n for n, item_id in enumerate(learned.item_ids)}
+    rows = np.asarray([trained_on.get(item.item_id, -1) for item in corpus.items])
+    parts = {name: learned.arrays[f"{name}.npy"][rows] * (rows >= 0)[:, None] for name in ("text", "image")}
+    words = np.stack([text_vector(item) for item in corpus.items])
+    kinds = {
+        "text": parts["text"],
+        "image": parts["image"],
+        "text and image": np.concatenate([parts["text"], parts["image"]], axis=1),
+        "text, image and words": np.concatenate([parts["text"], parts["image"], words], axis=1),
+    }
+    rule = PositiveRule(corpus.positive)
+    queries = asked_of(corpus.events, rule, SHARE, asked.queries)
+    hits = {}
+    for kind, vectors in kinds.items():
+        say(f"content alone: {kind}", 0, 1)
+        ranks = nearest_ranks(corpus.items, corpus.events, rule, queries, vectors.astype(np.float32))
+        hits[kind] = (ranks >= 0) & (ranks < 10)
+    best = max(hits, key=lambda kind: float(hits[kind][cold].mean()))
+    mine = measured.values["hr@10"]
+    return {
+        "content_hr@10": {kind: round(float(hit[cold].mean()), 4) for kind, hit in hits.items()},
+        "best": best,
+        "difference": bootstrap(mine[cold] - hits[best][cold], measured.people[cold]).to_json(),
+    }
+
+
+def encoding_rate(corpus: Corpus) -> dict[str, float]:
+    """Items encoded per second, of a sample and without a cache."""
+    rates = {}
+    for name, encoder, there in (
+        ("text", TextEncoder(), [i for i in corpus.items if i.title or i.text]),
+        ("image", ImageEncoder(), [i for i in corpus.items if i.image]),
+    ):
+        sample = there[:: max(1, len(there) // ENCODED)][:ENCODED]
+        if sample:
+            with tempfile.TemporaryDirectory() as cache:
+                encode_items(sample[:8], encoder, Path(cache))  # the weights load
+                started = time.perf_counter()
+                encode_items(sample[8:], encoder, Path(cache))
+                rates[name] = round(len(sample[8:]) / (time.perf_counter() - started), 1)
+    if rates:
+        rates["both, one after the other"] = round(1 / sum(1 / rate for rate in rates.values()), 1)
+    return rates
+
+
+def peers(script: Path, dataset: str) -> dict[str, dict[str, float]]:
+    ran = subprocess.run([sys.executable, str(script), dataset, "--json"], capture_output=True, text=True, check=True)
+    return dict(json.loads(ran.stdout.strip().splitlines()[-1])["peers"])
+
+
+def ratios(mine: dict[str, Any], theirs: dict[str, dict[str, float]]) -> dict[str, Any]:
+    found = {}
+    for what, peer in (
+        ("ndcg@10", "ndcg@10"),
+        ("hr@10", "hr@10"),
+        ("candidate_recall@50", "recall@50"),
+        ("recall@50", "recall@50"),
+    ):
+        best = max(theirs, key=lambda name: theirs[name][peer])
+        found[f"{what} / {peer}"] = {
+            "riffle": mine[what],
+            "best_peer": best,
+            "peer": theirs[best][peer],
+            "ratio": round(mine[what] / max(theirs[best][peer], 1e-9), 3),
+        }
+    return found
+
+
+def same_bytes(corpus: Corpus, learned: Learned, options: argparse.Namespace) -> dict[str, Any]:
+    """Train once more; the releases' names hold the hash of what they hold."""
+    again = trained(corpus, SHARE, settings(options.seed, quick=options.quick), options.cache, say)
+    with tempfile.TemporaryDirectory() as folder:
+        names = {made.write(Path(folder), {}).name for made in (learned, again)}
+        files = [manifest.files for manifest in list_releases(Path(folder))]
+    differing = sorted({name for one in files for name in one if any(one[name] != other.get(name) for other in files)})
+    return {"same": len(names) == 1, "differing_files": differing}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset")
+    parser.add_argument("--peers", type=Path, help="script of the classical peers, run on the same dataset")
+    parser.add_argument("--queries", type=int, help="ask only that many, evenly spread")
+    parser.add_argument("--quick", action="store_true", help="train with fewer passes")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ablations", action="store_true")
+    parser.add_argument("--twice", action="store_true")
+    parser.add_argument("--cache", type=Path, default=Path("~/.cache/riffle/vectors").expanduser())
+    parser.add_argument("--out", type=Path, help="folder for measurements and the report")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+
+    threads()
+    corpus, asked = open_corpus(options.dataset), Asked(SHARE, options.queries, PARITY)
+    measured, learned, facts = run(corpus, asked, "text and image", options)
+    means = {name: round(float(values.mean()), 4) for name, values in measured.values.items()}
+    out: dict[str, Any] = {
+        "dataset": corpus.name,
+        "queries": len(measured),
+        **means,
+        "cold": {
+            "queries": int(measured.within(COLD).sum()),
+            "hr@10": measured.interval("hr@10", COLD).to_json(),
+            **content_alone(corpus, asked, learned, measured),
+        },
+        **facts,
+        "training_seconds": round(sum(s for part, s in learned.seconds.items() if not part.startswith("encode")), 1),
+        "encoding_items_per_s": encoding_rate(corpus),
+    }
+    if options.peers:
+        say("peers", 0, 1)
+        out["peers"] = peers(options.peers, options.dataset)
+        if options.queries is None:
+            out["ratios"] = ratios(means, out["peers"])
+    if options.twice:
+        out["same_seed"] = same_bytes(corpus, learned, options)
+    every = [measured]
+    if options.ablations:
+        out["ablations"] = {}
+        for modality in ("text", "image"):
+            less, _, _ = run(without(corpus, modality), replace(asked, parity=0), f"without {modality}", options)
+            every.insert(0, less)
+            out["ablations"][f"without {modality}"] = {
+                "ndcg@10": less.interval("ndcg@10").to_json(),
+                "cold_hr@10": less.interval("hr@10", COLD).to_json(),
+                "effect_on_ndcg@10": measured.against(less, "ndcg@10").to_json(),
+                "effect_on_cold_hr@10": measured.against(less, "hr@10", COLD).to_json(),
+            }
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        for one in every:
+            one.save(options.out / f"{one.label.replace(' ', '-')}.json")
+        (options.out / "quality.html").write_text(html_report(every), encoding="utf-8")
+    if options.json:
+        print(json.dumps(out))
+        return
+    for name, value in out.items():
+        print(f"{name:24s}", value if not isinstance(value, dict) else "")
+        for inner, figure in value.items() if isinstance(value, dict) else ():
+            print(f"    {inner:28s}", figure)
+
+
+if __name__ == "__main__":
+    main()
