@@ -44,7 +44,8 @@ class PopularSource:
             if request.candidates is not None:
                 continue
             user = queries.users[n]
-            most = self._most + (sum(user.seen.counts) if user is not None else 0) + len(request.exclude)
+            seen = sum(user.seen.counts) if user is not None else 0
+            most = max(self._most, request.k) + seen + len(request.exclude)
             if request.categories:
                 wanted = np.isin(items.category_ids[: len(items)], queries.categories[n]).any(axis=1)
                 within = np.where(wanted, popularity, 0.0).astype(np.float32)

@@ -331,3 +331,12 @@ def test_an_item_that_arrives_under_a_release_is_retrieved_by_its_content(learne
     slate = pipeline.run([Request("r", "u", k=45)], [user], [None])[0]
     late = next(item for item in slate.items if item.item_id == "late")
     assert "learned" in late.sources
+
+
+@pytest.mark.parametrize("k", [1, 300, 500])
+def test_somebody_new_gets_as_many_items_as_are_asked_for(k: int) -> None:
+    items = ItemStore(1)
+    for n in range(600):
+        items.upsert(Item(f"i{n}", f"thing {n}"))
+    slate = CandidatePipeline(items).run([Request("r", "nobody", k=k)], [None], [None])[0]
+    assert len(slate.items) == k
