@@ -13,12 +13,15 @@ from schemas.codec import decode, encode
 from schemas.errors import BadEvent
 from streams.settings import Settings
 
-__all__ = ["CHAMPION", "PREVIOUS", "Announcement", "announce", "announced", "decode_announcement"]
+__all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "Announcement", "announce", "announced", "decode_announcement"]
 
 CHAMPION = "champion"
 "Alias of the release that serves."
 PREVIOUS = "previous"
 "Alias of the release that served before: what a rollback returns to."
+
+CHALLENGER = "challenger"
+"Alias of the release that may serve next. It is recorded, and no worker serves it."
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import sys
 import click
 
 from schemas.errors import RiffleError
-from training.cli import evaluate_command, train_command
+from training.cli import evaluate_command, report_command, train_command
 from training.commands import tune_command
 from training.distributed import NotFirst, joined
 from training.examples import examples_command
@@ -19,7 +19,13 @@ def main() -> None:
     """Run a command of training."""
     group = click.Group(
         "training",
-        commands={"train": train_command, "evaluate": evaluate_command, "tune": tune_command, "examples": examples_command},
+        commands={
+            "train": train_command,
+            "evaluate": evaluate_command,
+            "report": report_command,
+            "tune": tune_command,
+            "examples": examples_command,
+        },
     )
     try:
         with joined():

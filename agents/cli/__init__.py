@@ -34,6 +34,7 @@ COMMANDS = {
         "evaluate_command",
         "Train on a dataset folder's first part, measure on the rest.",
     ),
+    "report": ("training.cli", "report_command", "Compare saved measurements on one HTML page."),
     "tune": ("training.commands", "tune_command", "Search for better settings of training."),
     "launch": ("training.launch.cli", "launch_command", "Train on Kubernetes, Kubeflow or SageMaker."),
     "demo": ("agents.cli.demo", "demo", "Start everything, load a dataset, and show an event change a slate."),

@@ -7,17 +7,20 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
+from aiokafka.errors import KafkaError
 from rich.console import Console
 from rich.table import Table
 
 from agents.cli.operate import readiness
 from agents.cli.progress import step
-from models.release import Manifest, Release, list_releases
+from models.release import NAME, Manifest, Release, list_releases
 from schemas.errors import ReleaseRejected
-from streams.announce import CHAMPION, PREVIOUS, Announcement, announce, announced
+from streams.announce import CHALLENGER, CHAMPION, PREVIOUS, Announcement, announce, announced
 from streams.release_store import manifest_sha256, upload_release
 from streams.settings import Settings
 
@@ -51,14 +54,10 @@ def run_training(settings: Settings, options: list[str], console: Console) -> di
     return dict(json.loads(ran.stdout.strip().splitlines()[-1]))
 
 
-def promote(settings: Settings, name: str, *, force: bool = False, upload: str = "") -> dict[str, Any]:
-    """Announce a release as the champion, after verifying it here; the one that served becomes `previous`.
-
-    Raises:
-        ReleaseRejected: it does not verify, or the gate refused it and `force` is not given.
-    """
+def _passed(settings: Settings, name: str, doing: str, *, force: bool) -> tuple[Path, Manifest]:
+    """Folder and manifest of a release that verifies and, unless `force`, passed the gate; raises ReleaseRejected."""
     folder = settings.releases_dir / name
-    if not folder.is_dir():
+    if not NAME.fullmatch(name) or not folder.is_dir():
         raise ReleaseRejected(
             "not_found", f"there is no release {name[:80]!r} in {settings.releases_dir}: see riffle release list"
         )
@@ -66,7 +65,17 @@ def promote(settings: Settings, name: str, *, force: bool = False, upload: str =
     gate = manifest.metrics.get("gate", {})
     if not gate.get("passed") and not force:
         reasons = "; ".join(gate.get("reasons", ())) or "it was never judged"
-        raise ReleaseRejected("gate", f"the gate refused {name}: {reasons}. --force promotes it all the same")
+        raise ReleaseRejected("gate", f"the gate refused {name}: {reasons}. --force {doing} all the same")
+    return folder, manifest
+
+
+def promote(settings: Settings, name: str, *, force: bool = False, upload: str = "") -> dict[str, Any]:
+    """Announce a release as the champion, after verifying it here; the one that served becomes `previous`.
+
+    Raises:
+        ReleaseRejected: it does not verify, or the gate refused it and `force` is not given.
+    """
+    folder, manifest = _passed(settings, name, "promotes it", force=force)
     aliases = _aliases(settings)
     before = aliases.get(CHAMPION)
     again = before is not None and before.release == name
@@ -77,7 +86,11 @@ def promote(settings: Settings, name: str, *, force: bool = False, upload: str =
         )
     uri = upload_release(folder, upload) if upload else ""
     previous = aliases.get(PREVIOUS) if again else before
-    asyncio.run(announce(settings, {PREVIOUS: previous, CHAMPION: Announcement(name, manifest_sha256(folder), uri)}))
+    changes = {PREVIOUS: previous, CHAMPION: Announcement(name, manifest_sha256(folder), uri)}
+    challenger = aliases.get(CHALLENGER)
+    if challenger is not None and challenger.release == name:  # it challenges nobody any more
+        changes[CHALLENGER] = None
+    asyncio.run(announce(settings, changes))
     return {"champion": name, "previous": before.release if before else "none"}
 
 
@@ -154,11 +167,12 @@ def release() -> None:
     """
 
 
-def _row(manifest: Manifest, serving: str | None) -> dict[str, Any]:
+def _row(manifest: Manifest, serving: str | None, aliases: Mapping[str, Announcement | None]) -> dict[str, Any]:
     after, gate = manifest.metrics.get("after", {}), manifest.metrics.get("gate", {})
     return {
         "release": manifest.name,
         "serving": manifest.name == serving,
+        "aliases": sorted(alias for alias, named in aliases.items() if named is not None and named.release == manifest.name),
         "trained_until": manifest.trained_until_ms,
         "events": manifest.trained_events,
         "ndcg@10": after.get("ndcg@10"),
@@ -177,7 +191,11 @@ def list_command(as_json: bool) -> None:
     """
     settings = Settings.from_env()
     serving = readiness(settings).get("release")
-    rows = [_row(manifest, serving) for manifest in list_releases(settings.releases_dir)]
+    try:
+        aliases = _aliases(settings)
+    except (KafkaError, OSError):  # the folder can be listed all the same
+        aliases = {}
+    rows = [_row(manifest, serving, aliases) for manifest in list_releases(settings.releases_dir)]
     if as_json:
         click.echo(json.dumps(rows))
         return
@@ -190,11 +208,14 @@ def list_command(as_json: bool) -> None:
     for name in ("until", "events", "NDCG@10", "Recall@50"):
         table.add_column(name, justify="right")
     table.add_column("gate")
+    table.add_column("alias")
     for row in rows:
         day = time.strftime("%Y-%m-%d", time.gmtime(row["trained_until"] / 1000))
         figures = [f"{row[m]:.4f}" if row[m] is not None else "" for m in ("ndcg@10", "recall@50")]
         gate = row["gate"] if row["gate"] in {"passed", NOT_JUDGED} else "refused"
-        table.add_row("*" if row["serving"] else "", row["release"], day, str(row["events"]), *figures, gate)
+        table.add_row(
+            "*" if row["serving"] else "", row["release"], day, str(row["events"]), *figures, gate, ", ".join(row["aliases"])
+        )
     console = Console()
     console.print(table)
     if any(row["serving"] for row in rows):
@@ -218,6 +239,30 @@ def promote_command(name: str, force: bool, upload: str, as_json: bool) -> None:
     facts = promote(settings, name, force=force, upload=upload)
     facts["served"] = await_served(settings, name, console)
     _report(facts, as_json=as_json)
+
+
+@release.command("alias")
+@click.argument("alias", type=click.Choice([CHALLENGER]))
+@click.argument("name")
+@click.option("--force", is_flag=True, help="Also when the gate refused it.")
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
+def alias_command(alias: str, name: str, force: bool, as_json: bool) -> None:
+    """Record a verified release as the challenger of the one that serves; `none` takes the alias away.
+
+    Nothing is served by it: `riffle release list` shows it, and `riffle release promote` lets it serve. The champion is set by
+    promoting and rolling back alone.
+
+    Example: riffle release alias challenger 20260131-0123456789
+    """
+    settings, named = Settings.from_env(), None
+    if name != "none":
+        folder, _ = _passed(settings, name, "records it", force=force)
+        champion = _aliases(settings).get(CHAMPION)
+        if champion is not None and champion.release == name:
+            raise ReleaseRejected("champion", f"{name} is the champion: it cannot challenge itself")
+        named = Announcement(name, manifest_sha256(folder))
+    asyncio.run(announce(settings, {alias: named}))
+    click.echo(json.dumps({alias: name}) if as_json else f"{alias} {name}")
 
 
 @release.command("rollback")

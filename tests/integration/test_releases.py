@@ -13,10 +13,11 @@ import aiohttp
 import boto3
 import pytest
 from aiokafka import AIOKafkaConsumer
+from click.testing import CliRunner
 from learning_corpus import corpus
 from moto.server import ThreadedMotoServer
 
-from agents.cli.release import promote
+from agents.cli.release import promote, release
 from models.features import FEATURES
 from models.release import Release
 from schemas.codec import decode
@@ -203,3 +204,38 @@ def test_a_release_travels_through_s3_and_is_verified_on_arrival(
         assert list((tmp_path / "there").iterdir()) == []
     finally:
         server.stop()
+
+
+def test_a_challenger_is_recorded_and_serves_nobody(fresh: Settings, learned: Learned, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is listed, it cannot be what the gate refused or the champion itself, and who is promoted challenges no more."""
+    from streams.topics import ensure_topics
+
+    asyncio.run(ensure_topics(fresh))
+    for name, value in fresh.environment().items():
+        monkeypatch.setenv(name, value)
+    passed = learned.write(fresh.releases_dir, {"gate": {"passed": True}}).name
+    refused = learned.write(fresh.releases_dir, {"gate": {"passed": False, "reasons": ["too slow"]}}).name
+
+    def riffle(*arguments: str) -> str:
+        ran = CliRunner().invoke(release, [*arguments], catch_exceptions=False)
+        assert ran.exit_code == 0, ran.output
+        return ran.stdout.strip().splitlines()[-1]
+
+    def aliases() -> dict[str, list[str]]:
+        return {row["release"]: row["aliases"] for row in json.loads(riffle("list", "--json"))}
+
+    with pytest.raises(ReleaseRejected, match="too slow"):
+        riffle("alias", "challenger", refused)
+    assert json.loads(riffle("alias", "challenger", passed, "--json")) == {"challenger": passed}
+    assert aliases() == {passed: ["challenger"], refused: []}
+    named = asyncio.run(announced(fresh))
+    assert named.get(CHAMPION) is None, "nothing serves by it"
+    promote(fresh, passed)
+    assert aliases() == {passed: ["champion"], refused: []}
+    with pytest.raises(ReleaseRejected, match="is the champion"):
+        riffle("alias", "challenger", passed)
+    riffle("alias", "challenger", refused, "--force")
+    riffle("alias", "challenger", "none")
+    assert aliases() == {passed: ["champion"], refused: []}
+    with pytest.raises(ReleaseRejected, match="no release"):
+        riffle("alias", "challenger", "../up")
