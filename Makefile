@@ -21,8 +21,11 @@ $(STAMP): requirements/uv.txt requirements/dev.txt pyproject.toml
 demo: setup
 	$(BIN)/riffle demo $(if $(DATA),--data $(DATA))
 
+# Unit and integration tests side by side, because the latter mostly wait; what the former say is shown after them.
 test: setup
-	$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest tests/unit > $(VENV)/unit.log 2>&1 & unit=$$!; \
+	$(BIN)/python -m pytest tests/integration; integration=$$?; \
+	wait $$unit; unit=$$?; cat $(VENV)/unit.log; exit $$((unit | integration))
 
 # Faults at random moments under load: TRIALS seeds of each (20 takes hours), FAULT=name for one kind.
 faults: setup

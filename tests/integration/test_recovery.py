@@ -18,7 +18,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.mark.parametrize("instance", ["", "one"])
 async def test_tables_equal_an_offline_recomputation_after_kills(fresh: Settings, worker_of: Any, instance: str) -> None:
-    fresh = replace(fresh, instance=instance)
+    fresh = replace(fresh, instance=instance, session_timeout_s=6.0)
     await ensure_topics(fresh)
     sent = Sent(fresh, seed=11)
     await sent.start()

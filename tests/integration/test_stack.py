@@ -39,7 +39,12 @@ def own(tmp_path: Path) -> Settings:
     """Settings of an instance that shares nothing with the session's stack."""
     kafka, controller, redis, web = free_ports(4)
     return Settings(
-        home=tmp_path / "home", kafka_port=kafka, controller_port=controller, redis_port=redis, web_port=web
+        session_timeout_s=6.0,
+        home=tmp_path / "home",
+        kafka_port=kafka,
+        controller_port=controller,
+        redis_port=redis,
+        web_port=web,
     ).resolved()
 
 
