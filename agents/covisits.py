@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 ROW = b"\x01"
 "First byte of a row's key; the hash of the item's id follows."
 UNPUBLISHED = b"\x00unpublished"
-PUBLISHED_AT_ONCE = 100
+PUBLISHED_AT_ONCE = 50
 "Items whose neighbours one flush publishes, at most."
 WAITING_AT_MOST = 100_000
 "Unpublished items remembered through a restart; others are published when they next change."

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 USER, ITEM = b"u", b"i"
 LOADED_AT_ONCE = 500
 "Rows entered between two turns of the event loop while a partition is opened."
-PUBLISHED_AT_ONCE = 200
+PUBLISHED_AT_ONCE = 100
 "Items whose statistics one flush publishes, at most: what readers pay is bounded, whatever the rate of events."
 DEAD_VALUE_BYTES = CUT_BYTES
 "A dead letter must always fit the broker's limit: one that does not would stop its partition for good."

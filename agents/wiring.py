@@ -38,11 +38,13 @@ __all__ = ["Worker", "create_app"]
 
 log = logging.getLogger(__name__)
 
-MIRRORED_AT_ONCE = 100
+MIRRORED_AT_ONCE = 25
 MIRROR_INTERVAL_S = 0.05
 MIRROR_CAPACITY = 100_000
 ARCHIVE_RETRY_S = 10.0
 WATCH_INTERVAL_S, WATCH_TIMEOUT_S = 2.0, 60.0
+SPREAD = 0.75
+"Share of the commit interval over which partitions begin their flushes."
 
 
 class Worker:
@@ -237,12 +239,16 @@ class Worker:
                 self.recommend.forget(tp.partition)
 
     async def flush(self, *, now: bool = True) -> None:
-        """Make everything applied durable, and commit what requests are answered. Without `now`, neighbours may wait."""
+        """Make everything applied durable, and commit what requests are answered.
+
+        Without `now` neighbours may wait, and partitions begin one after the other over the commit interval: each holds up the
+        event loop for some milliseconds when its rows are listed, all at once would hold up requests for a tenth of a second.
+        """
         if self._broken:
             return
-        users = [part.flush() for part in self.users.values() if part.state.ready.is_set()]
-        covisits = [part.flush(now=now) for part in self.covisits.values() if part.state.ready.is_set()]
-        await asyncio.gather(*users, *covisits)
+        parts = [part for part in self.ownership.parts() if part.state.ready.is_set()]
+        step = 0.0 if now else SPREAD * self._settings.commit_interval_s / max(len(parts), 1)
+        await asyncio.gather(*(self._flush_part(part, n * step, now=now) for n, part in enumerate(parts)))
         for number, part in self.users.items():
             for user in part.erased:
                 self._mirror.remove(user)
@@ -257,6 +263,16 @@ class Worker:
         if self.recommend is not None and (answered := self.recommend.committable()):
             topic = self._settings.topic("requests")
             await self._app.consumer.commit_offsets({TP(topic, p): offset for p, offset in answered.items()})
+
+    async def _flush_part(self, part: UserPartition | CovisitPartition, wait_s: float, *, now: bool) -> None:
+        if not now:
+            await asyncio.sleep(wait_s)
+            if self._app.rebalancing or not part.state.ready.is_set():
+                return  # whoever takes or lets go of partitions flushes them
+        if isinstance(part, UserPartition):
+            await part.flush()
+        else:
+            await part.flush(now=now)
 
     async def _mirror_forever(self) -> None:
         """Queue summaries of changed people, a few at a time, so that a replay does not hold up requests."""
@@ -337,7 +353,7 @@ class Worker:
     async def _flush_forever(self) -> None:
         while not self._stopping.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), self._settings.commit_interval_s)
+                await asyncio.wait_for(self._stopping.wait(), (1 - SPREAD) * self._settings.commit_interval_s)
             if self._app.rebalancing or self._stopping.is_set():
                 continue
             try:
