@@ -54,10 +54,12 @@ def dataset(tmp_path: Path) -> Path:
     return folder
 
 
-def test_evaluate_trains_and_measures(dataset: Path, fresh: Settings, vectors: Path) -> None:
+def test_evaluate_trains_and_measures(dataset: Path, fresh: Settings, vectors: Path, tmp_path: Path) -> None:
     cache = ("--cache", str(vectors.parent), "--quick", "--json")
     plain = last_json(riffle(fresh, "evaluate", str(dataset), "--no-train", *cache))
-    trained = last_json(riffle(fresh, "evaluate", str(dataset), "--before", *cache))
+    saved, page = tmp_path / "after.json", tmp_path / "page.html"
+    written = ("--save", str(saved), "--report", str(page), "--parity", "20")
+    trained = last_json(riffle(fresh, "evaluate", str(dataset), "--before", *written, *cache))
     for found in (plain, trained):
         assert {"ndcg@10", "hr@10", "recall@50", "mrr", "stages"} <= set(found)
         assert found["dataset"] == "glass"
@@ -67,6 +69,13 @@ def test_evaluate_trains_and_measures(dataset: Path, fresh: Settings, vectors: P
     assert trained["queries"] == plain["queries"] > 0
     assert trained["before"]["ndcg@10"] == plain["ndcg@10"]
     assert {"learned", "ease"} & set(trained["sources"])
+    assert trained["segments"]["all"]["ndcg@10"][0] == pytest.approx(trained["ndcg@10"], abs=1e-4)
+    assert trained["parity"]["requests"] == 20
+    assert trained["parity"]["top10_differing"] == 0
+    assert set(trained["calibration"]) >= {"positive"}
+    assert "without a release" in page.read_text(encoding="utf-8")
+    again = riffle(fresh, "report", str(saved), str(saved), "--out", str(page))
+    assert again.returncode == 0, again.stderr
 
 
 def test_from_the_archived_stream_to_a_release_that_serves_and_back(worker: Settings, tmp_path: Path) -> None:
