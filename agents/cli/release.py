@@ -208,18 +208,18 @@ def list_command(as_json: bool) -> None:
     for name in ("until", "events", "NDCG@10", "Recall@50"):
         table.add_column(name, justify="right")
     table.add_column("gate")
-    table.add_column("alias")
     for row in rows:
         day = time.strftime("%Y-%m-%d", time.gmtime(row["trained_until"] / 1000))
         figures = [f"{row[m]:.4f}" if row[m] is not None else "" for m in ("ndcg@10", "recall@50")]
         gate = row["gate"] if row["gate"] in {"passed", NOT_JUDGED} else "refused"
-        table.add_row(
-            "*" if row["serving"] else "", row["release"], day, str(row["events"]), *figures, gate, ", ".join(row["aliases"])
-        )
+        table.add_row("*" if row["serving"] else "", row["release"], day, str(row["events"]), *figures, gate)
     console = Console()
     console.print(table)
     if any(row["serving"] for row in rows):
         console.print("* serves now")
+    for row in rows:
+        if row["aliases"]:
+            console.print(f"{', '.join(row['aliases'])}: {row['release']}")
     for row in rows:
         if row["gate"] not in {"passed", NOT_JUDGED}:
             console.print(f"{row['release']} was refused: {row['gate']}", highlight=False)

@@ -54,6 +54,7 @@ def test_releases_are_named_whole_and_the_gate_has_a_line(monkeypatch: pytest.Mo
         {
             "release": f"20260131-012345678{n}",
             "serving": n == 0,
+            "aliases": ["champion"] if n == 0 else [],
             "trained_until": 1_700_000_000_000,
             "events": 12_345_678,
             "ndcg@10": 0.0512,
@@ -64,7 +65,7 @@ def test_releases_are_named_whole_and_the_gate_has_a_line(monkeypatch: pytest.Mo
         for n, gate in enumerate(gates)
     ]
     monkeypatch.setattr(release, "list_releases", lambda folder: [0, 1, 2])
-    monkeypatch.setattr(release, "_row", lambda manifest, serving: rows[manifest])
+    monkeypatch.setattr(release, "_row", lambda manifest, *_: rows[manifest])
     text = shown(release.release, "list")
     assert all(row["release"] in text for row in rows)  # type: ignore[operator]
     assert "* serves now" in text
