@@ -1,9 +1,10 @@
-"""Replies and what else goes out beside the answers: sent in order by one task, none waited for before the next."""
+"""Replies and what else goes out beside the answers: sent by one task, replies first, none waited for before the next."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,42 +36,55 @@ class Letter:
     "For the counter of what failed."
     done: Callable[[], None] = _nothing
     "Called when it is acknowledged, or given up."
+    put_s: float = 0.0
+    "When it was queued, on `time.perf_counter`'s clock."
 
 
 class Outbox:
     """A queue before a producer. What fails is counted and given up; a topic that does not exist holds up nothing else."""
 
-    def __init__(self, producer: AIOKafkaProducer, metrics: Metrics) -> None:
+    def __init__(self, producer: AIOKafkaProducer, metrics: Metrics, took: Callable[[float], None] = lambda _: None) -> None:
+        """`took` hears the seconds from `put` to the acknowledgement of each reply to a known topic."""
         self._producer = producer
         self._metrics = metrics
-        self._queue: deque[Letter] = deque()
+        self._took = took
+        self._replies: deque[Letter] = deque()
+        self._others: deque[Letter] = deque()
         self._work = asyncio.Event()
         self._empty = asyncio.Event()
         "Set while nothing is queued or on its way."
         self._empty.set()
         self._under_way = 0
-        self._looking: set[asyncio.Task[None]] = set()
+        self._looking: dict[str, asyncio.Task[None]] = {}
+        self._unknown: dict[str, list[Letter]] = {}
+        "Letters to topics that are being looked up."
 
     def put(self, letter: Letter) -> None:
         """Queue a letter. Never waits."""
-        self._queue.append(letter)
+        letter.put_s = time.perf_counter()
+        (self._replies if letter.what == "reply" else self._others).append(letter)
         self._under_way += 1
         self._empty.clear()
         self._work.set()
+
+    def expect(self, topic: str) -> None:
+        """Letters to a topic will come: look it up meanwhile if it is unknown."""
+        if topic not in self._unknown and not self._producer.client.cluster.partitions_for_topic(topic):
+            self._unknown[topic] = []
+            self._looking[topic] = asyncio.create_task(self._look_up(topic))
 
     async def run(self) -> None:
         """Send what is queued, until cancelled."""
         while True:
             await self._work.wait()
             self._work.clear()
-            while self._queue:
-                letter = self._queue.popleft()
-                if self._producer.client.cluster.partitions_for_topic(letter.topic):
-                    await self._send(letter)
+            while self._replies or self._others:
+                letter = (self._replies or self._others).popleft()
+                self.expect(letter.topic)
+                if letter.topic in self._unknown:
+                    self._unknown[letter.topic].append(letter)
                 else:
-                    task = asyncio.create_task(self._look_up(letter))
-                    self._looking.add(task)
-                    task.add_done_callback(self._looking.discard)
+                    await self._send(letter, timed=letter.what == "reply")
 
     async def drained(self, timeout_s: float) -> bool:
         """Wait until nothing is queued or on its way; returns whether that came."""
@@ -80,7 +94,7 @@ class Outbox:
             return False
         return True
 
-    async def _send(self, letter: Letter) -> None:
+    async def _send(self, letter: Letter, *, timed: bool = False) -> None:
         try:
             future = await self._producer.send(letter.topic, letter.value, key=letter.key, headers=list(letter.headers))
         except Exception as exc:
@@ -91,26 +105,35 @@ class Outbox:
             if not sent.cancelled() and (error := sent.exception()) is not None:
                 self._failed(letter, "refused", error)
             else:
+                if timed:
+                    self._took(time.perf_counter() - letter.put_s)
                 self._end(letter)
 
         future.add_done_callback(acknowledged)
 
-    async def _look_up(self, letter: Letter) -> None:
-        """Ask for an unknown topic a few times, because the brokers may just be making it."""
-        client = self._producer.client
+    async def _look_up(self, topic: str) -> None:
+        """Ask for an unknown topic a few times, because the brokers may just be making it; then send what waits for it."""
+        client, error = self._producer.client, None
+        reason = "no_topic"
         try:
             for _ in range(TOPIC_TRIES):
-                await client.add_topic(letter.topic)
-                if client.cluster.partitions_for_topic(letter.topic):
-                    await self._send(letter)
-                    return
+                await client.add_topic(topic)
+                if client.cluster.partitions_for_topic(topic):
+                    break
                 await asyncio.sleep(TOPIC_WAIT_S)
-            # nor is its name remembered: anybody may write one into a header
-            await client.set_topics([known for known in client.cluster.topics() if known != letter.topic])
+            else:
+                error = LookupError("there is no such topic")
+                # nor is its name remembered: anybody may write one into a header
+                await client.set_topics([known for known in client.cluster.topics() if known != topic])
         except Exception as exc:
-            self._failed(letter, "refused", exc)
-            return
-        self._failed(letter, "no_topic", LookupError("there is no such topic"))
+            reason, error = "refused", exc
+        letters = self._unknown.pop(topic)
+        del self._looking[topic]
+        for letter in letters:
+            if error is None:
+                await self._send(letter)
+            else:
+                self._failed(letter, reason, error)
 
     def _failed(self, letter: Letter, reason: str, error: BaseException) -> None:
         log.warning("%s to %s failed: %s", letter.what, letter.topic, error)

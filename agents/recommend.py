@@ -35,14 +35,14 @@ log = logging.getLogger(__name__)
 
 MARGIN_S = 0.01
 "Kept back of a deadline when a request waits for an event, beside what ranking takes."
-REPLY_S = 0.008
-"Kept back of every deadline for the reply's way, and for what the event loop does in between."
 MAX_BACKLOG = 4_000
 "Requests that may wait for ranking at once."
 MAX_WAITING = 2_000
 "Requests that may wait for their token at once; more are answered as stale."
-MAX_BATCH, BATCH_S = 32, 0.05
+MAX_BATCH, BATCH_S = 32, 0.02
 "Requests ranked together, and for how long the worker may do nothing else, as far as it can tell beforehand."
+PAUSE_S, PAUSES = 0.001, 20
+"After a batch with more behind it: what else is ready has its turn first, for so many rounds of the event loop at most."
 TOPIC_NAME = re.compile(rb"(?!__)[A-Za-z0-9._-]{1,249}")
 
 
@@ -88,7 +88,8 @@ class Recommend:
         self._settings = settings
         self._pipeline = pipeline
         self._partitions = partitions
-        self._outbox = Outbox(producer, metrics)
+        self._backlog: Backlog[_Pending] = Backlog(time.monotonic, most=MAX_BACKLOG, batch=MAX_BATCH, batch_s=BATCH_S)
+        self._outbox = Outbox(producer, metrics, self._backlog.reply.learn)
         self._metrics = metrics
         self._registry = registry
         self._waiting: set[asyncio.Task[None]] = set()
@@ -98,9 +99,6 @@ class Recommend:
         self._outstanding: dict[int, set[int]] = {}
         "Per partition of the requests topic: offsets whose answer is not sent yet."
         self._next: dict[int, int] = {}
-        self._backlog: Backlog[_Pending] = Backlog(
-            time.monotonic, most=MAX_BACKLOG, batch=MAX_BATCH, reply_s=REPLY_S, batch_s=BATCH_S
-        )
         self._work = asyncio.Event()
         "Set while requests wait for ranking."
         self._idle = asyncio.Event()
@@ -162,17 +160,31 @@ class Recommend:
         """Answer what waits, a batch at a time; between two batches events and other requests have their turn."""
         while True:
             await self._work.wait()
+            started = time.perf_counter()
             batch, late = self._backlog.take()
             for pending in late:
                 self._finish(pending, DeadlineExceeded("deadline_exceeded", "the deadline came before its turn"))
             if batch:
-                started = time.perf_counter()
                 self._answer(batch)
-                self._backlog.cost.learn(len(batch), time.perf_counter() - started)
-            if not len(self._backlog):
+            if len(self._backlog):
+                await self._let_others()
+            else:
                 self._work.clear()
                 self._idle.set()
-            await asyncio.sleep(0)
+            if batch:
+                # with what came between: while requests wait, that too is time they have to expect
+                self._backlog.cost.learn(len(batch), time.perf_counter() - started)
+            if not len(self._backlog):
+                await asyncio.sleep(0)
+
+    @staticmethod
+    async def _let_others() -> None:
+        """Let requests come in and answers go out, until a round of the event loop has nothing to do."""
+        for _ in range(PAUSES):
+            before = time.perf_counter()
+            await asyncio.sleep(PAUSE_S)
+            if time.perf_counter() - before < 2 * PAUSE_S:
+                return
 
     def _accept(self, chunk: Chunk, index: int) -> _Pending | None:
         """Parse one request; one that is malformed gets its error here, or goes to the dead letters if nobody can hear it."""
@@ -206,6 +218,7 @@ class Recommend:
         except RiffleError as exc:
             error = exc
         else:
+            self._outbox.expect(reply_to.decode())
             send = self._replier(reply_to.decode(errors="replace"), correlation, framing, request.user_id, done)
             # a producer's clock that is ahead gives no longer time than asked for
             waited = max(time.time() - chunk.timestamps[index] / 1000, 0.0)

@@ -1,9 +1,16 @@
 """`python -m agents.worker`: one worker in the foreground."""
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 import logging
+import os
 import sys
+
+# Read when NumPy is first imported: products over a catalogue are too small to be shared out, and threads that wait for
+# the next one by spinning take the cores from everything else (decision 0008).
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
 
 from agents.wiring import create_app
 from models.warm import warm

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.backlog import Backlog, Cost
+from agents.backlog import Backlog, Cost, Delay
 
 arrivals = st.lists(st.tuples(st.floats(0, 0.02), st.floats(0.001, 0.3)), min_size=1, max_size=150)
 
@@ -18,7 +18,7 @@ class World:
 
     def __init__(self, most: int = 1_000, batch: int = 8) -> None:
         self.now = 100.0
-        self.backlog: Backlog[int] = Backlog(lambda: self.now, most=most, batch=batch, reply_s=0.002)
+        self.backlog: Backlog[int] = Backlog(lambda: self.now, most=most, batch=batch, reply=Delay(0.002))
         self.refused: list[int] = []
         self.late: list[int] = []
         self.done: dict[int, float] = {}
