@@ -113,18 +113,20 @@ class Outbox:
 
     async def _look_up(self, topic: str) -> None:
         """Ask for an unknown topic a few times, because the brokers may just be making it; then send what waits for it."""
-        client, error = self._producer.client, None
-        reason = "no_topic"
+        client, reason = self._producer.client, "no_topic"
+        error: Exception | None = None
         try:
+            await client.add_topic(topic)
             for _ in range(TOPIC_TRIES):
-                await client.add_topic(topic)
                 if client.cluster.partitions_for_topic(topic):
                     break
                 await asyncio.sleep(TOPIC_WAIT_S)
+                # a topic that the client follows is not asked for again by adding it
+                await client.force_metadata_update()
             else:
                 error = LookupError("there is no such topic")
                 # nor is its name remembered: anybody may write one into a header
-                await client.set_topics([known for known in client.cluster.topics() if known != topic])
+                await client.set_topics({*client.cluster.topics(), *self._unknown} - {topic})
         except Exception as exc:
             reason, error = "refused", exc
         letters = self._unknown.pop(topic)

@@ -77,3 +77,68 @@ def test_the_cost_of_batches_is_learned(fixed: float, each: float) -> None:
         cost.learn(n, fixed + n * each)
     for n in (1, 8, 32):
         assert cost.of(n, 32) == pytest.approx(fixed + n * each, rel=0.2, abs=0.001)
+
+
+@given(arrivals, st.lists(st.floats(0.2, 5.0), min_size=1, max_size=20))
+def test_however_long_batches_take_who_gets_no_slate_is_told_in_time_or_right_after_the_batch_that_took_it(
+    seen: list[tuple[float, float]], factors: list[float]
+) -> None:
+    now, delay = 100.0, 0.002
+    backlog: Backlog[int] = Backlog(lambda: now, most=1_000, batch=8, reply=Delay(delay, delay, delay))
+    deadlines: dict[int, float] = {}
+    ended: list[int] = []
+    at, runs = 100.0, 0
+
+    def batch_after() -> None:
+        nonlocal now, runs
+        began_s, expected = now, backlog.cost.of(1, 8)
+        batch, late = backlog.take()
+        for entry in late:
+            # it could still have been answered when the batch before it began, unless that took longer than expected
+            assert now <= deadlines[entry] - delay or last_s > 0
+            assert now - last_s <= deadlines[entry] - delay
+        ended.extend([*batch, *late])
+        assert began_s == now
+        assert not batch or all(now + expected + delay <= deadlines[entry] for entry in batch)
+        now += backlog.cost.of(len(batch), 8) * factors[runs % len(factors)] if batch else 0.0
+        runs += 1
+
+    last_s = 0.0
+    for n, (gap, budget) in enumerate(seen):
+        at += gap
+        while len(backlog) and now < at:
+            before = now
+            batch_after()
+            last_s = now - before
+        now = max(now, at)
+        last_s = max(last_s, now - at)
+        deadlines[n] = now + budget
+        if not backlog.offer(n, deadlines[n]):
+            ended.append(n)
+    while len(backlog):
+        before = now
+        batch_after()
+        last_s = now - before
+    assert sorted(ended) == list(range(len(seen)))
+
+
+def test_one_odd_batch_does_not_shut_everybody_out_for_good() -> None:
+    world = World()
+    world.backlog.cost.learn(1, 60.0)
+    told = 0
+    while not world.backlog.offer(told, world.now + 0.05):
+        told += 1
+        assert told < 100
+
+
+@given(st.lists(st.floats(0.0, 0.5), min_size=1, max_size=100))
+def test_an_answers_way_is_expected_to_take_what_it_took_of_late_within_bounds(seconds: list[float]) -> None:
+    delay = Delay()
+    for took in seconds:
+        before = delay.seconds
+        delay.learn(took)
+        assert delay.least_s <= delay.seconds <= delay.most_s
+        assert min(before, took) - 1e-9 <= delay.seconds <= max(before, took, delay.least_s) + 1e-9
+    for _ in range(400):
+        delay.learn(0.03)
+    assert delay.seconds == pytest.approx(0.03, rel=0.05)
