@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from typing import Any
 
 from agents.metrics import Metrics
@@ -29,6 +30,7 @@ class Catalogue:
 
     def on_items(self, chunk: Chunk) -> None:
         """The catalogue: an empty value deletes."""
+        outcomes: Counter[tuple[str, str]] = Counter()
         for key, value, headers in zip(chunk.keys, chunk.values, chunk.headers, strict=True):
             try:
                 if not value and not key:
@@ -39,14 +41,16 @@ class Catalogue:
                     self._items.upsert(item_from(decode("item", value, headers, self._registry)[0]))
             except (BadInput, UnicodeDecodeError) as exc:
                 code = exc.code if isinstance(exc, BadInput) else "invalid_key"
-                self._metrics.count("items", outcome="rejected", code=code)
+                outcomes["rejected", code] += 1
             except TransientError:
                 raise
             except Exception:
                 log.exception("a record of the catalogue")
-                self._metrics.count("items", outcome="rejected", code="internal")
+                outcomes["rejected", "internal"] += 1
             else:
-                self._metrics.count("items", outcome="applied")
+                outcomes["applied", ""] += 1
+        for (outcome, code), n in outcomes.items():
+            self._metrics.count("items", n, outcome=outcome, **({"code": code} if code else {}))
 
     def on_vectors(self, chunk: Chunk) -> None:
         """Raw vectors per item, as encoders give them: an empty value takes them away."""

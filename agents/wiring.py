@@ -7,7 +7,7 @@ import contextlib
 import faulthandler
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaProducer
 from faust.types import TP
@@ -24,8 +24,6 @@ from agents.web.routes import attach
 from models.items import ItemStore
 from models.pipeline.pipeline import CandidatePipeline
 from models.slot import ModelSlot
-from schemas.registry import ConfluentRegistry
-from streams.archive.archiver import Archiver
 from streams.assignor import HoldingAssignor
 from streams.broadcast import BroadcastReader
 from streams.chunks import Chunk, ChunkedApp, Progress
@@ -33,6 +31,10 @@ from streams.redis_mirror import UserMirror
 from streams.settings import Settings
 from streams.topics import ensure_topics
 from streams.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from schemas.codec import Registry
+    from streams.archive.archiver import Archiver
 
 __all__ = ["Worker", "create_app"]
 
@@ -58,7 +60,7 @@ class Worker:
         self.items = ItemStore(settings.partitions)
         self.slot = ModelSlot()
         self.pipeline = CandidatePipeline(self.items, slot=self.slot)
-        self._registry = ConfluentRegistry.at(settings.registry_url) if settings.registry_url else None
+        self._registry = _registry(settings)
         self.ownership = Ownership(settings, self.items, self.metrics, self._registry)
         self.users, self.covisits = self.ownership.users, self.ownership.covisits
         self._tasks: list[asyncio.Task[None]] = []
@@ -293,8 +295,8 @@ class Worker:
     async def _archive_forever(self) -> None:
         """Archive; a failure is counted and retried from the last durable file, and serving goes on."""
         while True:
-            self._archiver = Archiver(self._settings, self._registry)
             try:
+                self._archiver = await asyncio.to_thread(_archiver, self._settings, self._registry)
                 await self._archiver.run()
             except Exception:
                 log.exception("the archive failed; it is tried again in %.0f s", ARCHIVE_RETRY_S)
@@ -366,6 +368,22 @@ class Worker:
                     continue
                 self._crash(error)
                 return
+
+
+def _registry(settings: Settings) -> Registry | None:
+    if not settings.registry_url:
+        return None
+    # its client alone takes half a second to import
+    from schemas.registry import ConfluentRegistry
+
+    return ConfluentRegistry.at(settings.registry_url)
+
+
+def _archiver(settings: Settings, registry: Registry | None) -> Archiver:
+    # so does what writes Parquet, and nothing that answers needs it
+    from streams.archive.archiver import Archiver
+
+    return Archiver(settings, registry)
 
 
 class RiffleApp(ChunkedApp):

@@ -39,6 +39,11 @@ EARLIER_TIER_BYTES = (EARLIER_BITS + 7) // 8
 SLICES: int = _TEMPLATE.num_slices
 BITS: int = _TEMPLATE.num_bits
 TIER_BYTES = (BITS + 7) // 8
+_STARTS = {
+    template.bits_per_slice: np.arange(template.num_slices, dtype=np.int32) * np.int32(template.bits_per_slice)
+    for template in (_TEMPLATE, _EARLIER)
+}
+"First bit of each slice."
 
 
 @functools.lru_cache(maxsize=100_000)
@@ -53,8 +58,8 @@ def earlier_positions(item_id: str) -> NDArray[np.int32]:
 
 
 def _positions(template: BloomFilter, item_id: str) -> NDArray[np.int32]:
-    per_slice = template.bits_per_slice
-    found = np.fromiter((n * per_slice + h for n, h in enumerate(template.make_hashes(item_id))), dtype=np.int32)
+    found = np.array(list(template.make_hashes(item_id)), np.int32)
+    found += _STARTS[template.bits_per_slice][: len(found)]
     found.flags.writeable = False
     return found
 

@@ -16,6 +16,7 @@ import aiokafka
 import faust
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.structs import OffsetAndMetadata
+from faust.tables import TableManager
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage
@@ -236,6 +237,15 @@ class ChunkedTransport(driver.Transport):  # type: ignore[misc]
     Consumer: ClassVar[type] = ChunkedConsumer
 
 
+class NoTables(TableManager):  # type: ignore[misc]
+    """Faust's table manager without its second of waiting for tables to be registered: there are none."""
+
+    async def on_start(self) -> None:
+        """Go on at once."""
+        await self._update_channels()
+        await self.recovery.start()
+
+
 class ChunkedApp(faust.App):  # type: ignore[misc]
     """A Faust app whose streams deliver chunks."""
 
@@ -252,6 +262,7 @@ class ChunkedApp(faust.App):  # type: ignore[misc]
             settings.app_id,
             broker=f"kafka://{settings.bootstrap_servers.replace(',', ';')}",
             store="memory://",
+            TableManager=NoTables,
             datadir=str(settings.data_dir / "faust"),
             topic_partitions=settings.partitions,
             topic_allow_declare=False,
