@@ -53,6 +53,7 @@ lint: setup
 lock: setup
 	$(UV) pip compile pyproject.toml --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q --extra train --extra dev --extra bench -o requirements/bench.txt
 	$(UV) pip compile pyproject.toml --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q --extra train --extra dev -c requirements/bench.txt -o requirements/dev.txt
+	$(UV) pip compile pyproject.toml --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q --extra train -c requirements/bench.txt -o requirements/train.txt
 	$(UV) pip compile pyproject.toml --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -c requirements/bench.txt -o requirements/serve.txt
 
 clean:
