@@ -19,6 +19,7 @@ class Counting:
 
     name = "counting"
     dimensions = 4
+    batch = 64
 
     def __init__(self, fail_after: int | None = None) -> None:
         self.asked: list[bytes] = []
