@@ -7,6 +7,7 @@ import contextlib
 import faulthandler
 import logging
 from collections.abc import Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaProducer
@@ -40,7 +41,9 @@ __all__ = ["Worker", "create_app"]
 
 log = logging.getLogger(__name__)
 
-MIRRORED_AT_ONCE = 25
+MIRRORED_AT_ONCE, MIRRORED_WHEN_BUSY = 25, 5
+BUSY_CHUNK = 100
+"Records of a chunk that tell of a replay or a backlog: summaries then wait, and change less often before they are written."
 MIRROR_INTERVAL_S = 0.05
 MIRROR_CAPACITY = 100_000
 ARCHIVE_RETRY_S = 10.0
@@ -72,6 +75,8 @@ class Worker:
         self._changed: dict[str, int] = {}
         "People whose summary is to be mirrored, and their partitions."
         self._taking = asyncio.Lock()
+        self._applied = 0
+        "Chunks of many events applied since the mirror's last turn."
         self._assignments = 0
         self._restoring: list[asyncio.Task[None]] = []
         self._settled = asyncio.Event()
@@ -215,6 +220,7 @@ class Worker:
             return
         if part.unflushed > self._settings.cache_users:
             await self._flushed(part)  # what is not durable stays bounded, also when events come faster than flushes
+        self._applied += len(chunk) >= BUSY_CHUNK
         try:
             part.apply(chunk)
         except Exception as error:
@@ -280,7 +286,9 @@ class Worker:
         """Queue summaries of changed people, a few at a time, so that a replay does not hold up requests."""
         while True:
             await asyncio.sleep(MIRROR_INTERVAL_S)
-            for user in list(self._changed)[:MIRRORED_AT_ONCE]:
+            most = MIRRORED_WHEN_BUSY if self._applied else MIRRORED_AT_ONCE
+            self._applied = 0
+            for user in list(islice(self._changed, most)):
                 part = self.users.get(self._changed.pop(user))
                 if part is None or not part.state.ready.is_set():
                     continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -263,5 +263,24 @@ def _finish(facts: dict[str, Any], console: Console, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(facts))
         return
+    for line in _lines(facts):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _lines(facts: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """Names and figures, one a line, parts of a part below it; long lists only by their length."""
     for name, value in facts.items():
-        console.print(f"{name:24s} {value}")
+        head = f"{indent}{name:{max(28 - len(indent), 1)}s}"
+        if isinstance(value, Mapping) and value:
+            yield head.rstrip()
+            yield from _lines(value, indent + "  ")
+        elif isinstance(value, (list, tuple)) and (len(value) > 4 or any(isinstance(v, (list, tuple, dict)) for v in value)):
+            yield f"{head} {len(value)} values (--json shows them)"
+        elif isinstance(value, (list, tuple)):
+            yield f"{head} {'  '.join(_figure(v) for v in value)}"
+        else:
+            yield f"{head} {_figure(value)}"
+
+
+def _figure(value: object) -> str:
+    return f"{value:.4f}".rstrip("0").rstrip(".") if isinstance(value, float) and abs(value) < 1e6 else str(value)
