@@ -48,6 +48,9 @@ MIRROR_INTERVAL_S = 0.05
 MIRROR_CAPACITY = 100_000
 ARCHIVE_RETRY_S = 10.0
 WATCH_INTERVAL_S, WATCH_TIMEOUT_S = 2.0, 60.0
+BACKLOG_PER_S, BACKLOG_INTERVALS = 5_000, 3.0
+"""Events a second that tell of a backlog, and commit intervals between flushes then: a row that changes all the time is written
+less often, and of what is read from memory nothing is later for it."""
 SPREAD = 0.75
 "Share of the commit interval over which partitions begin their flushes."
 
@@ -77,6 +80,8 @@ class Worker:
         self._taking = asyncio.Lock()
         self._applied = 0
         "Chunks of many events applied since the mirror's last turn."
+        self._taken_in = 0
+        "Events handed to partitions so far, replayed ones too."
         self._assignments = 0
         self._restoring: list[asyncio.Task[None]] = []
         self._settled = asyncio.Event()
@@ -221,6 +226,7 @@ class Worker:
         if part.unflushed > self._settings.cache_users:
             await self._flushed(part)  # what is not durable stays bounded, also when events come faster than flushes
         self._applied += len(chunk) >= BUSY_CHUNK
+        self._taken_in += len(chunk)
         try:
             part.apply(chunk)
         except Exception as error:
@@ -361,9 +367,14 @@ class Worker:
         self._watchdog.observe(f"{tp.topic}-{tp.partition}", mark, waiting=waiting)
 
     async def _flush_forever(self) -> None:
+        interval = self._settings.commit_interval_s
+        seconds = (1 - SPREAD) * interval
         while not self._stopping.is_set():
+            before = self._taken_in
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), (1 - SPREAD) * self._settings.commit_interval_s)
+                await asyncio.wait_for(self._stopping.wait(), seconds)
+            backlog = self._taken_in - before > BACKLOG_PER_S * seconds
+            seconds = (BACKLOG_INTERVALS - SPREAD if backlog else 1 - SPREAD) * interval
             if self._app.rebalancing or self._stopping.is_set():
                 continue
             try:
