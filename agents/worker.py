@@ -3,6 +3,7 @@
 # ruff: noqa: E402
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sys
@@ -11,6 +12,8 @@ import sys
 # the next one by spinning take the cores from everything else (decision 0008).
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+
+import uvloop
 
 from agents.wiring import create_app
 from models.warm import warm
@@ -27,6 +30,7 @@ def main() -> None:
     for folder in (settings.data_dir, settings.data_dir / "faust"):
         folder.mkdir(parents=True, exist_ok=True)
     warm()
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     app = create_app(settings)
     worker = app.Worker(loglevel=settings.log_level, quiet=True, override_logging=False, redirect_stdouts=False)
     try:
