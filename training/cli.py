@@ -78,7 +78,12 @@ def _cache(folder: str) -> Path:
 LEARNING = (
     *MORE,
     click.option("--positive", help="Rule over event columns that says which events are liked."),
-    click.option("--text-model", default="", help="Folder or hub name of a text encoder; the packaged MiniLM without it."),
+    click.option(
+        "--text-model",
+        default="",
+        envvar="RIFFLE_TEXT_MODEL",
+        help="Folder or hub name of a text encoder; the packaged MiniLM without it.",
+    ),
     click.option("--seed", default=0, show_default=True),
     click.option("--quick", is_flag=True, help="Fewer passes: a release of slightly lower quality in a third of the time."),
     click.option("--cache", default=DEFAULT_CACHE, show_default=True, help="Folder of encoded item vectors."),

@@ -38,7 +38,12 @@ def _with_more(command: click.Command) -> click.Command:
 @click.option("--queries", default=500, show_default=True, type=click.IntRange(min=1), help="Queries per trial.")
 @click.option("--epochs", default=8, show_default=True, type=click.IntRange(min=1), help="Of the towers.")
 @click.option("--positive", help="Rule over event columns that says which events are liked.")
-@click.option("--text-model", default="", help="Folder or hub name of a text encoder; the packaged MiniLM without it.")
+@click.option(
+    "--text-model",
+    default="",
+    envvar="RIFFLE_TEXT_MODEL",
+    help="Folder or hub name of a text encoder; the packaged MiniLM without it.",
+)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--cache", default="~/.cache/riffle", show_default=True, help="Folder of encoded item vectors.")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")

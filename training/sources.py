@@ -39,11 +39,12 @@ def open_corpus(source: str, positive: str | None = None) -> Corpus:
     that every event is.
 
     Raises:
-        BadDataset: neither, or it holds no items or no events.
+        BadDataset: neither, or it holds no items or no events, or lacks a column, or has times in seconds.
     """
     folder = Path(source)
     if "://" not in source and any((folder / f"events.{kind}").exists() for kind in ("parquet", "csv", "jsonl")):
         dataset = Dataset.open(folder)
+        dataset.check()
         catalogue, history = list(dataset.items()), list(dataset.events())
         return Corpus(dataset.name, catalogue, history, positive or dataset.positive, dataset.bad_count)
     if "://" not in source and not folder.is_dir():
