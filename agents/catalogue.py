@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from agents.metrics import Metrics
@@ -81,7 +82,7 @@ class Catalogue:
 
     def on_statistics(self, chunk: Chunk) -> None:
         """Absolute statistics per (item, source partition)."""
-        for value in chunk.values:
+        for value in _newest(chunk):
             stats = self._decoded("item_statistics", value)
             if stats is not None and self._listens(stats["partition"]):
                 row = ItemStatRow(
@@ -96,7 +97,16 @@ class Catalogue:
 
     def on_neighbours(self, chunk: Chunk) -> None:
         """Absolute neighbours per item."""
-        for value in chunk.values:
+        for value in _newest(chunk):
             datum = self._decoded("neighbours", value)
             if datum is not None:
                 self._items.set_neighbours(datum["item_id"], datum["others"], datum["weights"], datum["total"])
+
+
+def _newest(chunk: Chunk) -> Iterable[bytes | None]:
+    """Values of a chunk, of one key the newest alone: each replaces what came before it."""
+    keyed = {
+        offset if key is None else key: value
+        for key, offset, value in zip(chunk.keys, chunk.offsets, chunk.values, strict=True)
+    }
+    return keyed.values()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FEATURES", "SOURCES", "SPEC", "compute"]
 
-SPEC = "f1"
+SPEC = "f2"
 "Name of this specification. Any change to a feature's meaning changes it: a release of another one is refused."
 SOURCES = ("covisitation", "ease", "learned", "content", "popular", "fresh")
 ACTIONS = 4
@@ -130,7 +130,7 @@ def _item(out: NDArray[np.float32], rows: NDArray[np.int32], items: ItemStore, m
     out[:, 7] = np.log1p(np.maximum(np.nan_to_num(price), 0))
     out[:, 8] = ~np.isnan(price)
     out[:, 9] = index >= 0
-    out[:, 10:12] = model.release.present[np.maximum(index, 0)] & (index >= 0)[:, None]
+    out[:, 10:12] = model.present[rows]
     for n, name in enumerate(model.vocabulary.actions[:ACTIONS]):
         if name in items.action_names:
             slot = items.action_names.index(name)
@@ -145,9 +145,7 @@ def _profiles(queries: Queries, items: ItemStore, model: ServingModel) -> list[t
         liked = queries.liked[q] if q < len(queries.liked) else np.zeros(0, np.bool_)
         wanted = rows[: len(liked)][liked] if liked.any() else rows
         wanted = wanted[wanted >= 0][: queries.recent_rows.shape[1]]
-        index = model.index_of_row[wanted]
-        index = index[index >= 0]
-        text, image = model.release.text[index], model.release.image[index]
+        text, image = model.text[wanted], model.image[wanted]
         found.append(
             (
                 _unit(items.text[wanted].sum(axis=0)),
@@ -195,14 +193,13 @@ def _cross(
         out[:, 6] = (dots - dots.mean()) / (float(dots.std()) + 1e-6)
     content, text, text_last, image, image_last = profiles[q]
     out[:, 7] = items.text[rows] @ content
-    index = model.index_of_row[rows]
-    known = index >= 0
-    texts, images = model.release.text[np.maximum(index, 0)], model.release.image[np.maximum(index, 0)]
-    out[:, 8] = (texts @ text) * known
-    out[:, 10] = (images @ image) * known
+    texts, images = model.text[rows], model.image[rows]
+    out[:, 8] = texts @ text
+    out[:, 10] = images @ image
     if len(text_last):
-        out[:, 9] = (texts @ text_last.T).max(axis=1) * known
-        out[:, 11] = (images @ image_last.T).max(axis=1) * known
+        out[:, 9] = (texts @ text_last.T).max(axis=1)
+    if len(image_last):
+        out[:, 11] = (images @ image_last.T).max(axis=1)
     user = queries.users[q]
     if user is not None and len(user.history):
         out[:, 12:16] = _categories(

@@ -26,7 +26,7 @@ LIKED_DECAY = np.float32(0.97)
 WARM_BATCHES = (1, 32)
 
 
-def _session(graph: bytes, threads: int) -> Any:
+def session_of(graph: bytes, threads: int) -> Any:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -60,9 +60,9 @@ class ServingModel:
         self.vocabulary = Vocabulary(manifest.actions, manifest.value_mean, manifest.value_deviation, manifest.positive)
         self.dimensions = release.item_vectors.shape[1]
         try:
-            self._user_tower = _session(release.graphs["user_tower.onnx"], threads)
-            self._item_tower = _session(release.graphs["item_tower.onnx"], threads)
-            self._ranker = _session(release.graphs["ranker.onnx"], threads)
+            self._user_tower = session_of(release.graphs["user_tower.onnx"], threads)
+            self._item_tower = session_of(release.graphs["item_tower.onnx"], threads)
+            self._ranker = session_of(release.graphs["ranker.onnx"], threads)
             for n in WARM_BATCHES:
                 self._try(n)
         except ReleaseRejected:

@@ -16,8 +16,8 @@ __all__ = ["BroadcastReader"]
 log = logging.getLogger(__name__)
 
 
-AT_ONCE = 50
-"Records handled between two turns of the event loop."
+AT_ONCE, AT_MOST = 50, 4_000
+"Records handled between two turns of the event loop; fetched together, and handled so until all is read."
 
 
 class BroadcastReader:
@@ -80,10 +80,12 @@ class BroadcastReader:
             await consumer.seek_to_beginning(*partitions)
             ends = await consumer.end_offsets(partitions)
             while True:
-                fetched = await consumer.getmany(timeout_ms=100, max_records=2_000)
+                fetched = await consumer.getmany(timeout_ms=100, max_records=AT_MOST)
                 for tp, records in fetched.items():
-                    for start in range(0, len(records), AT_ONCE):
-                        self._handlers[tp.topic](Chunk.of(tp.topic, tp.partition, records[start : start + AT_ONCE]))
+                    # until all is read nobody is answered: then of records with one key the newest are enough to look at
+                    size = AT_ONCE if self.caught_up.is_set() else len(records)
+                    for start in range(0, len(records), size):
+                        self._handlers[tp.topic](Chunk.of(tp.topic, tp.partition, records[start : start + size]))
                         await asyncio.sleep(0)
                 if not self.caught_up.is_set():
                     # `position` also passes transaction markers, which are never delivered

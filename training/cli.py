@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from models.release import Release
 from models.serving import ServingModel
-from schemas.errors import ReleaseRejected
+from schemas.errors import BadDataset, ReleaseRejected
 from training.gate import HALF, STANDARD, judge
 from training.incremental import updated
 from training.learn import LearnSettings
@@ -218,8 +218,15 @@ def train_command(
     console, started = Console(stderr=True), time.monotonic()
     with _progress(console) as report:
         report("read", 0, 1)
-        corpus = open_corpus(source, positive)
-        cores, asked = threads(), Asked(1.0 - holdout, GATE_QUERIES, GATE_QUERIES)
+        champion = None if against == "none" else Release.open(out / against)
+        corpus = open_corpus(source, positive, champion.manifest.positive if champion else None)
+        if incremental and champion is not None and corpus.positive != champion.manifest.positive:
+            raise BadDataset(
+                "positive_changed",
+                f"{against} learned by {champion.manifest.positive!r}, here it is {corpus.positive!r}: train in full",
+                "positive",
+            )
+        cores, asked = threads(), Asked(1.0 - holdout, GATE_QUERIES, GATE_QUERIES, first=True)
         settings = _settings(seed, text_model, quick=quick)
         if incremental:
             learned = updated(corpus, asked.share, out, against, settings, _cache(cache), report)
@@ -230,9 +237,9 @@ def train_command(
         )
         plain = measure(corpus, asked, report, "measure without a release", None)[0]
         theirs, refused = plain, ""
-        if against != "none":
+        if champion is not None:
             try:
-                serving = ServingModel(Release.open(out / against), cores)
+                serving = ServingModel(champion, cores)
                 theirs = measure(corpus, asked, report, f"measure {against}", serving)[0]
             except ReleaseRejected as exc:
                 if exc.code != "feature_spec":  # one made for other features cannot be asked; any other must be found
@@ -241,7 +248,7 @@ def train_command(
     bounds = replace(HALF if "half" in learned.measured else STANDARD, rank_ms=rank_ms, size_mb=size_mb)
     verdict = judge(mine, theirs, learned.parity, parity, learned.size_mb, bounds)
     metrics = {"gate": verdict.to_json(), "before": plain.to_json(), "after": mine.to_json(), "seed": seed}
-    folder = learned.write(out, metrics, against)
+    folder = learned.write(out, {**metrics, "gate": verdict.untimed()}, against)
     facts = {
         "release": folder.name,
         "folder": str(folder),

@@ -57,7 +57,10 @@ def vocabulary_of(events: Sequence[Interaction], positive: str) -> Vocabulary:
 
 
 def heads_of(events: Sequence[Interaction], vocabulary: Vocabulary, positive: str) -> Heads:
-    """`positive` with weight 1, and each frequent action that says something else, with a tenth of that."""
+    """`positive` with weight 1, and each frequent action that says something else: with a tenth of that where it may be liked.
+
+    What is never liked (a skip, a dislike; a view where only a purchase counts) is learned and explained, and raises no score.
+    """
     rule = PositiveRule(positive)
     heads: list[tuple[str, float]] = [("positive", 1.0)]
     met = {(a, None if v != v else v) for a, v in zip(_actions(events), _values(events).tolist(), strict=True)}  # noqa: PLR0124
@@ -65,7 +68,7 @@ def heads_of(events: Sequence[Interaction], vocabulary: Vocabulary, positive: st
     for action in vocabulary.actions[: MAX_HEADS - 1]:
         mine = {pair for pair in met if pair[0] == action}
         if mine != liked:
-            heads.append((action, 0.1))
+            heads.append((action, 0.1 if mine & liked else 0.0))
     return tuple(heads)
 
 

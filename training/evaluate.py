@@ -113,6 +113,8 @@ class Asked:
     "The person had liked nothing before."
     unmet: bool
     "Nobody had met the item before."
+    met: bool
+    "The person had met the item before: it is seen, and no slate holds it."
     top: tuple[str, ...]
     "The first K item ids of the slate."
     hits: NDArray[np.bool_]
@@ -161,6 +163,7 @@ class Figures:
             **self._of_candidates(),
             "queries": len(ranks),
             "queries_without_history": self.without_history,
+            "queries_on_met_items": sum(asked.met for asked in self.asked),
             "stages": {name: round(count / n, 4) for name, count in sorted(self.stages.items())},
             "sources": {name: round(count / n, 4) for name, count in sorted(self.sources.items())},
         }
@@ -179,10 +182,23 @@ class Figures:
 
 
 def asked_of(
-    events: Sequence[Interaction], positive: Callable[[str, float | None], bool], share: float, most: int | None = None
+    events: Sequence[Interaction],
+    positive: Callable[[str, float | None], bool],
+    share: float,
+    most: int | None = None,
+    *,
+    first: bool = False,
 ) -> list[int]:
-    """Numbers of the events that are queries: the positive ones after the first `share`, or `most` of them, evenly spread."""
-    asked = [n for n in range(int(len(events) * share), len(events)) if positive(events[n].action, events[n].value)]
+    """Numbers of the events that are queries: the positive ones after the first `share`, or `most` of them, evenly spread.
+
+    With `first` they are those at which a person first meets an item that they like within the attribution window, then or
+    later: what a slate could have shown, where people view before they buy or come back to what they like.
+    """
+    cut = int(len(events) * share)
+    if first:
+        asked = [n for n in Following(events, positive, ("positive",)).liked() if n >= cut]
+    else:
+        asked = [n for n in range(cut, len(events)) if positive(events[n].action, events[n].value)]
     if most is not None and len(asked) > most:
         asked = [asked[place] for place in np.linspace(0, len(asked) - 1, most).astype(int).tolist()]
     return asked
@@ -197,20 +213,24 @@ def evaluate(
     slot: ModelSlot | None = None,
     most: int | None = None,
     at_cut: Callable[[World], None] | None = None,
+    *,
+    first: bool = False,
 ) -> Figures:
     """Apply the first `share` of the events, then query at each positive one of the rest and apply it.
 
     `events` are in event-time order. `progress` is called with events done and events in all. With `most`, only that many
-    of the queries are asked, evenly spread. `at_cut` is called when the first part is applied. Deterministic.
+    of the queries are asked, evenly spread; `first`: as `asked_of`. `at_cut` is called when the first part is applied.
+    Deterministic.
     """
     items = list(items)
     world, figures = World(items, slot), Figures()
     prober, cut = Prober(world.items, world.slot), int(len(events) * share)
-    queries = set(asked_of(events, positive, share, most))
+    queries = set(asked_of(events, positive, share, most, first=first))
     heads = ("positive",) if world.slot.current is None else world.slot.current.heads
     following = Following(events, positive, heads)
     figures.heads = () if world.slot.current is None else heads
     liked: set[str] = set()
+    met: set[tuple[str, str]] = {(event.user_id, event.item_id) for event in events[:cut]}
     for start in range(0, cut, CHUNK):
         chunk = events[start : min(start + CHUNK, cut)]
         world.publish(chunk[-1].event_time)
@@ -221,33 +241,42 @@ def evaluate(
         at_cut(world)
     for n, event in enumerate(events[cut:], cut):
         world.publish(event.event_time)
+        pair = (event.user_id, event.item_id)
         if n in queries:
             world.know(world.record(event.user_id))
             probed = prober.probe(event.user_id, world.record(event.user_id), event.item_id)
             ahead = following.of(event.user_id, n, event.event_time)
-            figures.note(_asked(world, event, probed, ahead, len(heads), event.user_id not in liked))
+            figures.note(_asked(world, event, probed, ahead, len(heads), event.user_id not in liked, pair in met))
         if positive(event.action, event.value):
             liked.add(event.user_id)
+        met.add(pair)
         world.apply([event])
         progress(n + 1, len(events))
     return figures
 
 
 def _asked(
-    world: World, event: Interaction, probed: Probed, following: dict[str, NDArray[np.bool_]], heads: int, without_history: bool
+    world: World,
+    event: Interaction,
+    probed: Probed,
+    following: dict[str, NDArray[np.bool_]],
+    heads: int,
+    without_history: bool,
+    met: bool,
 ) -> Asked:
     rows = world.items.rows_of(list(following))
     came = np.zeros((len(world.items), heads), np.bool_)
     for row, labels in zip(rows.tolist(), following.values(), strict=True):
         if row >= 0:
             came[row] = labels
-    met = world.items.row_of(event.item_id)
+    row = world.items.row_of(event.item_id)
     return Asked(
         event.user_id,
         event.item_id,
         probed,
         without_history,
-        unmet=met < 0 or not int(world.items.events[met].sum()),
+        unmet=row < 0 or not int(world.items.events[row].sum()),
+        met=met,
         top=tuple(world.items.ids[row] for row in probed.slate[:K].tolist()),
         hits=came[probed.slate[:WINDOW_DEPTH], 0],
         relevant=sum(bool(labels[0]) for labels in following.values()),

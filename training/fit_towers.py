@@ -19,6 +19,7 @@ from models.sequences import LENGTH, event_inputs
 from training.checkpoints import Checkpoints, Training, fingerprint
 from training.data import EventTable
 from training.distributed import Group
+from training.schedule import one_cycle
 from training.towers import Content, ItemTower, TowerSettings, UserTower
 from training.weights import Start
 
@@ -227,7 +228,7 @@ def train_towers(
     steps = _Steps(table, len(content.hashed), settings, group)
     of = steps.per_epoch * settings.epochs
     group.agree("the number of steps", of)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=settings.rate, total_steps=of, pct_start=0.1)
+    schedule = one_cycle(optimizer, settings.rate, of)
     training, name = Training({"user": user, "item": item}, optimizer, schedule, rng, group), ""
     done = 0
     if checkpoints is not None:

@@ -37,6 +37,13 @@ class Following:
                 for head, name in enumerate(self._heads):
                     met[1][head] |= positive(event.action, event.value) if name == "positive" else event.action == name
 
+    def liked(self) -> list[int]:
+        """Numbers of the events at which a person first meets what they like within the window, ascending; head 0 says so."""
+        numbered = [
+            (n, came[0]) for user, met in self._met.items() for n, (_, _, came) in zip(self._numbers[user], met, strict=True)
+        ]
+        return sorted(n for n, came in numbered if came)
+
     def of(self, user_id: str, n: int, time_ms: int) -> dict[str, NDArray[np.bool_]]:
         """Items that the person first meets at event number `n` or later, within the window from `time_ms` on: what comes."""
         start = bisect_left(self._numbers.get(user_id, ()), n)

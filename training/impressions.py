@@ -156,12 +156,19 @@ def newest_examples(target: Target, settings: ImpressionSettings, feature_spec: 
     """The examples of the newest slates after `after_ms` whose features are of this specification, at most `most` slates.
 
     Slates of another specification were scored by features that mean something else. Slates that say nothing of when they
-    were shown (no `as_of`) are left out.
+    were shown (no `as_of`) are left out, and with `settings.until_ms` those whose windows are still open then: what
+    has not followed yet is no answer.
     """
     slate, found = ["user_id", "request_id"], []
+    closed = pl.lit(True)
+    if settings.until_ms is not None:
+        closed = pl.col("event_time") <= settings.until_ms - max(settings.window_ms, *settings.windows_ms.values(), 0)
     for partition in partitions_of(target, "impressions"):
         rows = examples_of(target, partition, settings).filter(
-            (pl.col("feature_spec") == feature_spec) & (pl.col("event_time") > after_ms) & pl.col("as_of").is_not_null()
+            (pl.col("feature_spec") == feature_spec)
+            & (pl.col("event_time") > after_ms)
+            & pl.col("as_of").is_not_null()
+            & closed
         )
         slates = rows.select(*slate, "event_time").unique(slate).sort("event_time", *slate).tail(most)
         found.append(rows.join(slates.select(slate), on=slate, how="semi").collect(engine="streaming"))

@@ -21,11 +21,13 @@ from models.sequences import EVENT_WIDTH, LENGTH, Vocabulary
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
 from training.data import EventTable, of_known_items
+from training.distributed import Group, NotFirst
 from training.ease import ease
 from training.encoders import Encoder, ImageEncoder, TextEncoder, encode_items
 from training.export import to_onnx
 from training.fit_towers import train_towers
 from training.learn import Learned, LearnSettings
+from training.parity import Frozen, Modules
 from training.projections import projected
 from training.sources import Corpus
 from training.towers import Content, ItemTower, UserTower, item_vectors
@@ -115,6 +117,7 @@ def update(
 
     Raises:
         BadDataset: too few new events, or the champion's encoders are not the ones here.
+        NotFirst: this process is not the first of its group, and its part is done.
     """
     seconds, since = dict[str, float](), time.perf_counter()
     before = champion.release.manifest
@@ -125,7 +128,12 @@ def update(
     fresh = int((table.time_ms > before.trained_until_ms).sum())
     if fresh < FEWEST:
         raise BadDataset("too_little", f"{fresh} events are newer than release {champion.release.name}, {FEWEST} are needed")
+    group = Group.current()
+    if not group.first:  # the first process encodes what is new, the others find it in the cache
+        group.wait()
     content = _content(items, champion, settings.text_model, cache)
+    if group.first:
+        group.wait()
     rows = rows_to_learn(table, before.trained_until_ms, settings.seed)
     part = EventTable(*(getattr(table, name)[rows] for name in EventTable.__slots__))
     ids = [item.item_id for item in items]
@@ -133,6 +141,8 @@ def update(
     what = f"update the towers, {fresh} new events"
     progress = None if report is None else lambda done, of: report(what, done, of)
     user, item = train_towers(part, content, towers, progress, start=warm_start(champion, ids))
+    if not group.first:
+        raise NotFirst
     vectors = item_vectors(item, content)
     met = np.bincount(table.item, minlength=len(items)) > 0
     vectors[~met] = item_vectors(item, content, hide=True)[~met]
@@ -158,7 +168,9 @@ def update(
     }
     graphs["ranker.onnx"] = champion.release.graphs["ranker.onnx"]
     seconds["update"] = round(time.perf_counter() - since, 1)
-    return Learned(manifest, arrays, graphs, ids, seconds, parity, weights=weights_of(user, item, champion.settings))
+    modules = Modules(user, item, Frozen(graphs["ranker.onnx"]))
+    weights = weights_of(user, item, champion.settings)
+    return Learned(manifest, arrays, graphs, ids, seconds, parity, modules=modules, weights=weights)
 
 
 def _graphs(

@@ -36,6 +36,8 @@ class Asked:
     "Only that many of the queries, evenly spread; None asks all."
     parity: int = 0
     "Requests on which the exported graphs are held against torch."
+    first: bool = False
+    "Ask at first meetings of what is liked then or later, instead of at every positive event (`training.evaluate.asked_of`)."
 
 
 def trained(corpus: Corpus, share: float, settings: LearnSettings, cache: Path, report: Report) -> Learned:
@@ -66,7 +68,7 @@ def measure(
 
     rule = PositiveRule(corpus.positive)
     progress = lambda done, of: report(what, done, of)
-    figures = evaluate(corpus.items, corpus.events, rule, asked.share, progress, slot, asked.queries, at_cut)
+    figures = evaluate(corpus.items, corpus.events, rule, asked.share, progress, slot, asked.queries, at_cut, first=asked.first)
     return figures, found[0] if found else None
 
 

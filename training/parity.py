@@ -13,19 +13,19 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from models.items import ItemStore
 from models.pipeline.batch import Candidates, Queries
 from models.pipeline.pipeline import CandidatePipeline
 from models.pipeline.scoring import OnnxRanker
 from models.release import Release
-from models.serving import ServingModel
+from models.serving import ServingModel, session_of
 from models.slot import ModelSlot
 from schemas.records import Request, Slate
 from training.evaluate import K, World
 
-__all__ = ["Modules", "Parity", "TorchModel", "in_parity"]
+__all__ = ["Frozen", "Modules", "Parity", "TorchModel", "in_parity"]
 
 TIE = 1e-6
 "Scores this near may change places: a hundredth of what they may differ at all."
@@ -41,6 +41,19 @@ class Modules:
     user: nn.Module
     item: nn.Module
     ranker: nn.Module
+
+
+class Frozen(nn.Module):
+    """A graph in the place of a module: for a part that an update takes over as it is."""
+
+    def __init__(self, graph: bytes) -> None:
+        super().__init__()
+        self._session = session_of(graph, 1)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The graph's first output."""
+        named = {wanted.name: given.numpy() for wanted, given in zip(self._session.get_inputs(), inputs, strict=True)}
+        return torch.from_numpy(self._session.run(None, named)[0])
 
 
 @dataclass(frozen=True, slots=True)

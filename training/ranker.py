@@ -17,8 +17,9 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from schemas.errors import ConfigError
+from schemas.errors import BadDataset, ConfigError
 from training.distributed import Group
+from training.schedule import one_cycle
 
 __all__ = ["KINDS", "Examples", "MMoE", "Ranker", "RankerSettings", "fit_light", "make_ranker", "reliability", "train_ranker"]
 
@@ -175,7 +176,12 @@ def train_ranker(examples: Examples, settings: RankerSettings, progress: Progres
     """Train on the first nine tenths of the queries, calibrate on the rest; on a GPU where there is one.
 
     Deterministic for one seed and one number of threads. The ranker comes back on the CPU.
+
+    Raises:
+        BadDataset: there are no examples.
     """
+    if not len(examples):
+        raise BadDataset("no_meetings", "nobody meets an item for the first time in the newer part: there is nothing to rank")
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
     learn, later = _parts(examples)
@@ -187,7 +193,7 @@ def train_ranker(examples: Examples, settings: RankerSettings, progress: Progres
     optimizer = torch.optim.AdamW(trained, lr=settings.rate, weight_decay=settings.weight_decay)
     per_epoch = max(1, -(-len(learn) // settings.batch))
     steps = per_epoch * settings.epochs
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=settings.rate, total_steps=steps, pct_start=0.1)
+    schedule = one_cycle(optimizer, settings.rate, steps)
     step = 0
     for _ in range(settings.epochs):
         for rows in np.array_split(rng.permutation(len(learn)), per_epoch):

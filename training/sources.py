@@ -32,11 +32,11 @@ class Corpus:
     "Slates that were shown, with what followed; None where there are none."
 
 
-def open_corpus(source: str, positive: str | None = None) -> Corpus:
+def open_corpus(source: str, positive: str | None = None, champions: str | None = None) -> Corpus:
     """Read a dataset folder, or an archive (a folder or `s3://bucket/prefix`).
 
     `positive`: rule over event columns that says which events are liked; None means the folder's own, and for an archive
-    that every event is.
+    `champions`, the rule of the release that serves; without one every event is liked.
 
     Raises:
         BadDataset: neither, or it holds no items or no events, or lacks a column, or has times in seconds.
@@ -55,7 +55,7 @@ def open_corpus(source: str, positive: str | None = None) -> Corpus:
         raise BadDataset(
             "empty", f"{source} holds {len(items)} items and {len(events)} events: is it a dataset folder or an archive?"
         )
-    rule = positive or "True"
+    rule = positive or champions or "True"
     return Corpus(folder.name or source, items, events, rule, logged=logged_of(target, rule))
 
 

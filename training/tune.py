@@ -182,5 +182,5 @@ def _value(
     learned = learn(known, events[:cut], positive, cache, settings, watch=watch)
     slot = ModelSlot()
     slot.swap(ServingModel(learned.release()))
-    figures = evaluate(items, events, PositiveRule(positive), 1.0 - how.validation, slot=slot, most=how.queries)
+    figures = evaluate(items, events, PositiveRule(positive), 1.0 - how.validation, slot=slot, most=how.queries, first=True)
     return float(str(figures.to_json()["ndcg@10"]))

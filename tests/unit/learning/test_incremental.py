@@ -18,8 +18,10 @@ from models.serving import ServingModel
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
 from training.data import EventTable
+from training.evaluate import World
 from training.incremental import rows_to_learn, update
 from training.learn import Learned
+from training.parity import in_parity
 from training.towers import Content, ItemTower, UserTower, item_vectors
 from training.weights import Champion, warm_start
 
@@ -102,6 +104,12 @@ def test_an_update_learns_what_is_new_and_keeps_what_was(
     items = [*seen, *unmet, *new]
     made = update(champion, items, events, vectors, SMALL)
     again = update(champion, items, events, vectors, SMALL)
+    world, people = World(items), sorted({event.user_id for event in events})
+    world.apply(events)
+    assert made.modules is not None
+    held = in_parity(world, made.release(), made.modules, people, 40)
+    assert held.worst <= 1e-4
+    assert held.differing == 0
     folder = made.write(tmp_path / "releases", {}, champion.release.name)
     assert again.write(tmp_path / "releases", {}, champion.release.name) == folder, "the same seed, the same release"
     release = Release.open(folder)

@@ -94,6 +94,16 @@ def test_labels_equal_a_plain_recomputation(drawn: list[tuple[int, int, int, str
             assert table.labels[n, 1] == any(vocabulary.slots([e.action])[0] == slot_of_view for e in after)
 
 
+def test_what_is_never_liked_raises_no_score() -> None:
+    events = [
+        Interaction(f"e{n}", "u", "i", n, action, value)
+        for n, (action, value) in enumerate([("rate", 5.0), ("rate", 1.0), ("skip", None), ("like", None)] * 3)
+    ]
+    rule = "(action == 'rate' and value >= 4) or action == 'like'"
+    heads = dict(heads_of(events, vocabulary_of(events, rule), rule))
+    assert heads == {"positive": 1.0, "rate": 0.1, "like": 0.1, "skip": 0.0}
+
+
 def test_training_and_serving_read_the_same_history() -> None:
     """What the towers are trained on, event by event, is what a worker makes of the person's record."""
     items, events = corpus(3)

@@ -15,13 +15,18 @@ from hypothesis import strategies as st
 from learning_corpus import KINDS, pictured
 from PIL import Image
 
+from models.features import FEATURES
 from models.items import TEXT_DIMENSIONS, ItemStore
+from models.pipeline.pipeline import CandidatePipeline
 from models.release import Release
 from models.serving import SYNC_AT_ONCE, ServingModel
+from models.slot import ModelSlot
+from models.tables import UserTable
 from models.vectors import HALF, ItemVector, VectorStore, fingerprint, vectors_from, vectors_to
 from schemas.codec import decode, encode
+from schemas.columns import EventColumns
 from schemas.errors import BadEvent, ReleaseRejected
-from schemas.records import Item
+from schemas.records import Interaction, Item, Request
 from training.encoding import LiveEncoders
 from training.learn import Learned
 
@@ -69,6 +74,27 @@ def test_a_live_vector_is_the_one_that_training_gives_to_the_same_content_with_i
     for columns in (model.text, model.image, model.content):
         pairs = [columns[store.rows_of([f"{kind}-{name}" for name in KINDS])] for kind in ("unmet", "twin")]
         assert pairs[1] == pytest.approx(pairs[0], abs=1e-5 if shared_cache else 5e-3)
+
+
+def test_the_ranker_sees_a_live_item_as_one_of_the_release_with_the_same_content(world: World) -> None:
+    learned, seen, unmet, cache = world
+    model, store = bound(learned, [*seen, *unmet, *twins(unmet)])
+    arrive(model, store, twins(unmet), cache)
+    table = UserTable(store, lambda keys: [None] * len(keys))
+    liked = [Interaction(f"e{n}", "u", item.item_id, 1_000 + n, "like", 1.0) for n, item in enumerate(seen[:12])]
+    table.apply(EventColumns.of(liked, range(len(liked))))
+    slot = ModelSlot()
+    slot.swap(model)
+    asked = [*unmet, *twins(unmet)]
+    request = Request("r", "u", k=len(asked), candidates=tuple(item.item_id for item in asked))
+    (slate,) = CandidatePipeline(store, slot=slot).run([request], table.lookup(["u"]), [None])
+    found = {item.item_id: np.asarray(item.features) for item in slate.items}
+    alike = [n for n, name in enumerate(FEATURES) if name != "item_trained"]
+    for one, other in zip(unmet, twins(unmet), strict=True):
+        assert found[other.item_id][alike] == pytest.approx(found[one.item_id][alike], abs=1e-4)
+    content = [FEATURES.index(name) for name in ("item_text", "item_image", "text", "image", "text_last")]
+    whole = next(item for item in twins(unmet) if item.image and item.title)
+    assert (np.abs(found[whole.item_id][content]) > 1e-3).all()
 
 
 def test_each_modality_moves_the_vector_and_missing_is_not_zero(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from models.features import FEATURES
 from models.release import Release
 from models.serving import ServingModel
-from schemas.errors import ConfigError, ReleaseRejected
+from schemas.errors import BadDataset, ConfigError, ReleaseRejected
 from training import export
 from training.export import to_half, to_onnx
 from training.learn import Learned
@@ -154,3 +154,8 @@ def test_it_serves_in_a_release(kind: str, learned: Learned) -> None:
 def test_an_unknown_kind_is_refused(kind: str) -> None:
     with pytest.raises(ConfigError, match="no ranker"):
         RankerSettings(kind=f"{kind}2")
+
+
+def test_without_examples_it_says_what_is_missing(kind: str) -> None:
+    with pytest.raises(BadDataset, match="first time"):
+        train_ranker(drawn(3).take(slice(0, 0)), replace(SETTINGS, kind=kind))

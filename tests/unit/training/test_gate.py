@@ -24,7 +24,7 @@ def figures(ranks: list[int], people: int = 0) -> Figures:
     for n in range(len(ranks) if people else 0):
         probed = Probed(ranks[n], "ranked", [], 0, 0, NONE, NONE, np.zeros((0, 0), np.float32))
         none = np.zeros(0, np.bool_)
-        found.asked.append(Asked(f"u{n % people}", "i", probed, False, False, (), none, 0, none.reshape(0, 0)))
+        found.asked.append(Asked(f"u{n % people}", "i", probed, False, False, False, (), none, 0, none.reshape(0, 0)))
     return found
 
 
@@ -54,10 +54,28 @@ def test_many_queries_of_few_people_are_not_many_proofs() -> None:
     worse = [30] * 600
     better = [0 if n % 10 == 0 else 30 for n in range(600)]
     one_by_one = judge(figures(better), figures(worse), 0.0)
-    by_person = judge(figures(better, 10), figures(worse, 10), 0.0, bounds=replace(STANDARD, level=0.95))
+    by_person = judge(figures(better, 10), figures(worse, 10), 0.0, HELD, bounds=replace(STANDARD, level=0.95, people=10))
     assert one_by_one.difference_low > by_person.difference_low
     assert one_by_one.passed
     assert not by_person.passed
+
+
+def test_a_handful_of_people_is_not_judged_by_and_what_was_not_asked_is_not_passed() -> None:
+    """Of an interval drawn from 5 people 13 in 100 lie above 0 by chance, where 5 should."""
+    better, worse = figures([0] * 300, 29), figures([30] * 300, 29)
+    assert judge(better, worse, 0.0, HELD).reasons == ["only 29 people to judge by, 30 are needed"]
+    assert judge(figures([0] * 300, 30), figures([30] * 300, 30), 0.0, HELD).passed
+    (reason,) = judge(figures([0] * 300, 30), figures([30] * 300, 30), 0.0, None).reasons
+    assert "neither parity on requests nor latency" in reason
+
+
+def test_a_verdict_for_the_manifest_holds_no_timing() -> None:
+    one, other = (
+        judge(figures([0] * 300, 30), figures([30] * 300, 30), 0.0, replace(HELD, rank_p99_ms=ms)) for ms in (3.1, 3.2)
+    )
+    assert one.untimed() == other.untimed()
+    assert one.to_json() != other.to_json()
+    assert one.untimed()["parity"]["requests"] == HELD.requests
 
 
 def asked_world(learned: Learned) -> tuple[World, Release, list[str]]:

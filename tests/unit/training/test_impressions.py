@@ -16,7 +16,7 @@ from models.archive.files import ArchiveFile, parquet
 from models.archive.target import LocalFolder
 from schemas.codec import decode, encode
 from schemas.records import Interaction
-from training.impressions import ImpressionSettings, build_examples, examples_of, read_examples
+from training.impressions import ImpressionSettings, build_examples, examples_of, newest_examples, read_examples
 
 NOW = 1_700_000_000_000
 WINDOWS = ImpressionSettings(positive="action == 'like'", window_ms=10, windows_ms={"buy": 25})
@@ -177,3 +177,17 @@ def test_nothing_after_the_end_is_looked_at(steps: list[tuple[Any, ...]], after:
         bounded = [row for p in (0, 1) for row in examples(whole, p, cut)]
     with tempfile.TemporaryDirectory() as folder:
         assert [row for p in (0, 1) for row in examples(archived(folder, *early), p)] == bounded
+
+
+@settings(max_examples=25, deadline=None)
+@given(STEPS, st.integers(0, 100))
+def test_a_slate_is_learned_from_only_when_its_windows_are_over(steps: list[tuple[Any, ...]], after: int) -> None:
+    """What has not followed yet is no answer: of the newest slates those count whose longest window ends in time."""
+    events, slates = history(steps)
+    cut = replace(WINDOWS, until_ms=NOW + after)
+    with tempfile.TemporaryDirectory() as folder:
+        found = newest_examples(archived(folder, events, slates), cut, "f1", 0, 1_000)
+    shown = {
+        (s["user_id"], s["request_id"]) for s in slates if s["items"] and s["as_of"] and s["event_time"] <= NOW + after - 25
+    }
+    assert set(found.select("user_id", "request_id").iter_rows()) == shown

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from models.rules import PositiveRule
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
-from training.evaluate import BEYOND, Figures, Prober, World, evaluate
+from training.evaluate import BEYOND, Figures, Prober, World, asked_of, evaluate
 
 ranks = st.lists(st.integers(BEYOND, 299), max_size=60)
 
@@ -98,6 +98,39 @@ def test_an_item_is_in_no_slate_before_it_is_published() -> None:
 
 def test_no_events_give_zeros() -> None:
     assert evaluate([], [], liked).to_json()["ndcg@10"] == 0.0
+
+
+def test_who_views_before_buying_is_asked_about_at_the_view() -> None:
+    """At the purchase the item is seen, and no slate holds it; at first meetings every query can be answered."""
+    rng = np.random.default_rng(3)
+    items, events, at = [Item(f"i{n}", categories=(f"c{n % 3}",)) for n in range(30)], [], 1_000_000
+    for n in range(300):
+        user, item, at = f"u{rng.integers(20)}", f"i{rng.integers(30)}", at + 60_000
+        events.append(Interaction(f"v{n}", user, item, at, "view"))
+        if n % 2:
+            events.append(Interaction(f"b{n}", user, item, at + 30_000, "buy"))
+    bought = lambda action, value: action == "buy"
+    plain = evaluate(items, events, bought).to_json()
+    assert plain["queries"] == plain["queries_on_met_items"] > 0
+    assert plain["hr@10"] == 0.0
+    asked = asked_of(events, bought, 0.8, first=True)
+    met = {(event.user_id, event.item_id) for event in events[: int(len(events) * 0.8)]}
+    for n in range(int(len(events) * 0.8), len(events)):
+        pair = (events[n].user_id, events[n].item_id)
+        follows = any((e.user_id, e.item_id, e.action) == (*pair, "buy") for e in events[n:])
+        assert (n in asked) == (pair not in met and follows)
+        met.add(pair)
+    first = evaluate(items, events, bought, first=True).to_json()
+    assert first["queries"] == len(asked) > 0
+    assert first["queries_on_met_items"] == 0
+    assert first["hr@10"] > 0.0
+
+
+def test_where_everybody_meets_an_item_once_both_ways_ask_the_same() -> None:
+    _, events = drawn(1)
+    once = list({(event.user_id, event.item_id): event for event in reversed(events)}.values())[::-1]
+    once.sort(key=lambda event: event.event_time)
+    assert asked_of(once, liked, 0.8) == asked_of(once, liked, 0.8, first=True)
 
 
 @given(st.sampled_from(["rate", "view"]), st.floats(allow_nan=False, width=32))
