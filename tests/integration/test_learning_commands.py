@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ def dataset(tmp_path: Path) -> Path:
     folder = tmp_path / "glass"
     folder.mkdir()
     items, events = corpus()
+    events = [replace(event, event_time=event.event_time + 1_600_000_000_000) for event in events]
     rows = [{"item_id": i.item_id, "title": i.title, "text": i.text, "categories": "|".join(i.categories)} for i in items]
     pl.DataFrame(rows).write_csv(folder / "items.csv")
     fields = ("event_id", "user_id", "item_id", "event_time", "action", "value")

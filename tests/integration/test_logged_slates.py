@@ -26,7 +26,7 @@ from streams.client import RiffleClient
 from streams.embedded.process import wait_until
 from streams.produce import produce_events, produce_items
 from streams.settings import Settings
-from training.data import EventTable, heads_of, of_known_items, vocabulary_of
+from training.data import ATTRIBUTION_MS, EventTable, heads_of, of_known_items, vocabulary_of
 from training.evaluate import World
 from training.events import EventFrame
 from training.learn import Learned
@@ -82,7 +82,7 @@ async def test_what_was_shown_and_what_followed_reach_the_ranker(
     found = open_corpus(str(target.root), POSITIVE)
     assert found.logged is not None
     assert isinstance(found.events, EventFrame)
-    examples = found.logged(0, LAST_MS + 1_000, 100)
+    examples = found.logged(0, LAST_MS + 2 * ATTRIBUTION_MS, 100)
     asked = {slate["request_id"] for slate in slates}
     rows = [row for row in examples.to_dicts() if row["request_id"] in asked]
     labels = {(row["request_id"], row["position"]): {pair["key"] for pair in row["labels"]} for row in rows}
