@@ -21,7 +21,7 @@ from agents.cli.progress import step
 from models.release import NAME, Manifest, Release, list_releases
 from schemas.errors import ReleaseRejected
 from streams.announce import CHALLENGER, CHAMPION, PREVIOUS, Announcement, announce, announced
-from streams.release_store import manifest_sha256, upload_release
+from streams.release_store import fetch_release, manifest_sha256, upload_release
 from streams.settings import Settings
 
 __all__ = ["await_served", "current_champion", "print_training", "promote", "release", "run_training", "train"]
@@ -40,6 +40,19 @@ def current_champion(settings: Settings) -> str:
     """Name of the announced champion, `none` without one."""
     champion = _aliases(settings).get(CHAMPION)
     return champion.release if champion else "none"
+
+
+def _at_hand(settings: Settings) -> str:
+    """Name of the champion, whose folder is here or was fetched: before hours of training, not after them."""
+    champion = _aliases(settings).get(CHAMPION)
+    if champion is None:
+        return "none"
+    try:
+        fetch_release(settings.releases_dir, champion)
+    except ReleaseRejected as exc:
+        message = f"the release that serves must be here to be better than: {exc.message}; --against none judges without it"
+        raise ReleaseRejected(exc.code, message) from exc
+    return champion.release
 
 
 def run_training(settings: Settings, options: list[str], console: Console) -> dict[str, Any]:
@@ -117,9 +130,10 @@ def await_served(settings: Settings, name: str, console: Console) -> bool:
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("source", required=False, metavar="[DIR|ARCHIVE]")
 @click.option("--promote/--no-promote", "promoting", default=False, help="Let it serve when the gate passes it.")
+@click.option("--upload", default="", help="With --promote: s3://bucket/prefix to copy it to first, for workers elsewhere.")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
-def train(source: str | None, promoting: bool, as_json: bool, options: tuple[str, ...]) -> None:
+def train(source: str | None, promoting: bool, upload: str, as_json: bool, options: tuple[str, ...]) -> None:
     """Train a release from the archive of the stream, or from a dataset folder, and judge it on the newest events.
 
     \b
@@ -133,11 +147,11 @@ def train(source: str | None, promoting: bool, as_json: bool, options: tuple[str
     if source is not None and source.startswith("--"):
         options, source = (source, *options), None
     against = "none"
-    if promoting or readiness(settings).get("release") is not None:
-        against = current_champion(settings)
+    if "--against" not in options and (promoting or readiness(settings).get("release") is not None):
+        against = _at_hand(settings)
     facts = run_training(settings, [source or settings.archive_target, "--against", against, *options], console)
     if promoting and facts["gate"]["passed"]:
-        facts |= promote(settings, facts["release"])
+        facts |= promote(settings, facts["release"], upload=upload)
         facts["served"] = await_served(settings, facts["release"], console)
     if as_json:
         click.echo(json.dumps(facts))
