@@ -7,6 +7,7 @@ expected, and a batch is no larger than its most urgent request allows.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,18 +42,48 @@ class Cost:
         self.each_s *= 0.8
 
 
-@dataclass(slots=True)
-class Delay:
-    """Seconds that an answer takes on its way: close to the longest of late, because one in two would be too few in time."""
+HOPE = 0.5
+"Share of the expected time within which those before a request might still be done: beyond that it is refused before its turn."
 
-    seconds: float = 0.02
-    least_s: float = 0.01
-    most_s: float = 0.1
+
+class Delay:
+    """Seconds that an answer takes on its way: close to the longest of late, because one in two would be too few in time.
+
+    What a burst taught is forgotten by half within HALF_S, so that who asks afterwards is not refused for it.
+    """
+
+    HALF_S = 0.5
+
+    def __init__(
+        self, clock: Callable[[], float], least_s: float = 0.01, most_s: float = 0.1, expected_s: float = 0.08
+    ) -> None:
+        """`clock` in seconds; `least_s` and `most_s` bound what is expected, `expected_s` stands before anything is known: the
+        first answers of a worker, to a broker that it has sent nothing yet, take that long."""
+        self._clock = clock
+        self._least_s, self._most_s = least_s, most_s
+        self._above_s, self._at = min(max(expected_s, least_s), most_s) - least_s, clock()
+        self._known = False
+
+    @property
+    def seconds(self) -> float:
+        """What an answer that leaves now has to expect."""
+        faded = math.exp2(-(self._clock() - self._at) / self.HALF_S) if self._known else 1.0
+        return self._least_s + self._above_s * faded
 
     def learn(self, seconds: float) -> None:
         """An answer took `seconds`."""
-        share = 0.5 if seconds > self.seconds else 0.02
-        self.seconds = min(max(self.seconds + share * (seconds - self.seconds), self.least_s), self.most_s)
+        before = self.seconds
+        share = 0.5 if seconds > before else 0.02
+        now = min(max(before + share * (seconds - before), self._least_s), self._most_s)
+        self._above_s, self._at, self._known = now - self._least_s, self._clock(), True
+
+
+@dataclass(slots=True)
+class _Waiting(Generic[T]):
+    entry: T
+    deadline: float
+    near: bool
+    "Its answer goes no way that `reply` is learned from."
 
 
 class Backlog(Generic[T]):
@@ -67,47 +98,53 @@ class Backlog(Generic[T]):
         self._clock = clock
         self._most = most
         self._batch = batch
-        self.reply = reply or Delay()
-        self._waiting: deque[tuple[T, float]] = deque()
+        self.reply = reply or Delay(clock)
+        self._waiting: deque[_Waiting[T]] = deque()
         self.cost = Cost()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def seconds(self) -> float:
-        """What a request that comes now has to expect until it is answered."""
-        return self.cost.of(len(self._waiting) + 1, self._batch) + self.reply.seconds
+    def seconds(self, *, near: bool = False) -> float:
+        """What a request that comes now has to expect until it is answered; `near`: by an answer without a way to go."""
+        return self.cost.of(len(self._waiting) + 1, self._batch) + (0.0 if near else self.reply.seconds)
 
-    def offer(self, entry: T, deadline: float) -> bool:
-        """Let a request wait; False when it could not be answered by `deadline`, or too many wait."""
+    def offer(self, entry: T, deadline: float, *, near: bool = False) -> bool:
+        """Let a request wait; False when there is no hope to answer it by `deadline`, or too many wait."""
         if len(self._waiting) >= self._most:
             return False
-        if self._clock() + self.seconds() > deadline:
+        before = HOPE * self.cost.of(len(self._waiting), self._batch)
+        if self._clock() + before + self.cost.of(1, self._batch) + (0.0 if near else self.reply.seconds) > deadline:
             if not self._waiting:
                 self.cost.relax()
             return False
-        self._waiting.append((entry, deadline))
+        self._waiting.append(_Waiting(entry, deadline, near))
         return True
 
     def take(self) -> tuple[list[T], list[T]]:
-        """The next batch, and those whose turn would now come too late."""
-        start = self._clock() + self.reply.seconds
-        one, late = self.cost.of(1, self._batch), []
-        while self._waiting and start + one > self._waiting[0][1]:
-            late.append(self._waiting.popleft()[0])
-        size, urgent, end = 0, float("inf"), start
-        for _, deadline in self._waiting:
-            urgent = min(urgent, deadline)
-            seconds = self.cost.of(size + 1, self._batch)
-            if size == self._batch or (size and (seconds > self._batch_s or start + seconds > urgent)):
-                break
-            size, end = size + 1, start + seconds
-        batch = [self._waiting.popleft()[0] for _ in range(size)]
-        kept: deque[tuple[T, float]] = deque()
-        for entry, deadline in self._waiting:
-            if end + self.cost.of(len(kept) + 1, self._batch) > deadline:
-                late.append(entry)
+        """The next batch, and those for whom there is no hope any more."""
+        now, way, one = self._clock(), self.reply.seconds, self.cost.of(1, self._batch)
+        late: list[T] = []
+        batch: list[T] = []
+        kept: deque[_Waiting[T]] = deque()
+        end, urgent, full = now, float("inf"), False
+        for waiting in self._waiting:
+            by = waiting.deadline - (0.0 if waiting.near else way)
+            if not full:
+                seconds = self.cost.of(len(batch) + 1, self._batch)
+                if not batch and now + one > by:
+                    late.append(waiting.entry)
+                    continue
+                urgent = min(urgent, by)
+                full = len(batch) == self._batch or bool(batch and (seconds > self._batch_s or now + seconds > urgent))
+                if not full:
+                    batch.append(waiting.entry)
+                    end = now + seconds
+                    continue
+            # whoever is not in this batch waits for its end, and may hope that those before it then take half as long
+            if end + one + HOPE * self.cost.of(len(kept), self._batch) > by:
+                late.append(waiting.entry)
             else:
-                kept.append((entry, deadline))
+                kept.append(waiting)
         self._waiting = kept
         return batch, late

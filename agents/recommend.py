@@ -54,6 +54,8 @@ class _Pending:
     "On `time.monotonic`'s clock, which nobody sets."
     reply: Callable[[Slate | RiffleError], None]
     stale: bool = False
+    near: bool = False
+    "Asked over this worker's own HTTP interface."
 
 
 def reply_body(
@@ -142,11 +144,11 @@ class Recommend:
 
     def _submit(self, pending: _Pending) -> None:
         """Have a request answered in its turn, or at once with an error when its turn would come too late."""
-        if self._backlog.offer(pending, pending.deadline):
+        if self._backlog.offer(pending, pending.deadline, near=pending.near):
             self._work.set()
             self._idle.clear()
         else:
-            waiting, expected_ms = len(self._backlog), self._backlog.seconds() * 1e3
+            waiting, expected_ms = len(self._backlog), self._backlog.seconds(near=pending.near) * 1e3
             message = f"{waiting} requests wait, an answer takes {expected_ms:.0f} ms: too long for this deadline"
             self._finish(pending, DeadlineExceeded("deadline_exceeded", message))
 
@@ -163,7 +165,12 @@ class Recommend:
             started = time.perf_counter()
             batch, late = self._backlog.take()
             for pending in late:
-                self._finish(pending, DeadlineExceeded("deadline_exceeded", "the deadline came before its turn"))
+                self._finish(
+                    pending,
+                    DeadlineExceeded(
+                        "deadline_exceeded", "those before it take longer than expected: its turn would come too late"
+                    ),
+                )
             if batch:
                 self._answer(batch)
             if len(self._backlog):
@@ -287,7 +294,7 @@ class Recommend:
             RiffleError: the terminal error.
         """
         done: asyncio.Future[Slate | RiffleError] = asyncio.get_running_loop().create_future()
-        pending = _Pending(request, partition, time.monotonic() + deadline_ms / 1000, done.set_result)
+        pending = _Pending(request, partition, time.monotonic() + deadline_ms / 1000, done.set_result, near=True)
         pending.stale = not await self._reflected(pending)
         self._submit(pending)
         answer = await done

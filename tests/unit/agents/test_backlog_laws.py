@@ -18,7 +18,9 @@ class World:
 
     def __init__(self, most: int = 1_000, batch: int = 8) -> None:
         self.now = 100.0
-        self.backlog: Backlog[int] = Backlog(lambda: self.now, most=most, batch=batch, reply=Delay(0.002))
+        self.backlog: Backlog[int] = Backlog(
+            lambda: self.now, most=most, batch=batch, reply=Delay(lambda: self.now, 0.002, 0.002, 0.002)
+        )
         self.refused: list[int] = []
         self.late: list[int] = []
         self.done: dict[int, float] = {}
@@ -84,7 +86,7 @@ def test_however_long_batches_take_who_gets_no_slate_is_told_in_time_or_right_af
     seen: list[tuple[float, float]], factors: list[float]
 ) -> None:
     now, delay = 100.0, 0.002
-    backlog: Backlog[int] = Backlog(lambda: now, most=1_000, batch=8, reply=Delay(delay, delay, delay))
+    backlog: Backlog[int] = Backlog(lambda: now, most=1_000, batch=8, reply=Delay(lambda: now, delay, delay, delay))
     deadlines: dict[int, float] = {}
     ended: list[int] = []
     at, runs = 100.0, 0
@@ -131,14 +133,49 @@ def test_one_odd_batch_does_not_shut_everybody_out_for_good() -> None:
         assert told < 100
 
 
-@given(st.lists(st.floats(0.0, 0.5), min_size=1, max_size=100))
-def test_an_answers_way_is_expected_to_take_what_it_took_of_late_within_bounds(seconds: list[float]) -> None:
-    delay = Delay()
-    for took in seconds:
+@given(st.lists(st.tuples(st.floats(0.0, 0.5), st.floats(0.0, 2.0)), min_size=1, max_size=100))
+def test_an_answers_way_is_expected_to_take_what_it_took_of_late_within_bounds(seen: list[tuple[float, float]]) -> None:
+    now = 0.0
+    delay = Delay(lambda: now, 0.01, 0.1)
+    for took, gap in seen:
         before = delay.seconds
         delay.learn(took)
-        assert delay.least_s <= delay.seconds <= delay.most_s
-        assert min(before, took) - 1e-9 <= delay.seconds <= max(before, took, delay.least_s) + 1e-9
+        assert 0.01 - 1e-9 <= delay.seconds <= 0.1 + 1e-9
+        assert min(before, took) - 1e-9 <= delay.seconds <= max(before, took, 0.01) + 1e-9
+        after = delay.seconds
+        now += gap
+        assert delay.seconds <= after + 1e-9
+    now += 10 * Delay.HALF_S
+    assert delay.seconds == pytest.approx(0.01, abs=1e-3), "what a burst taught is forgotten"
     for _ in range(400):
         delay.learn(0.03)
     assert delay.seconds == pytest.approx(0.03, rel=0.05)
+
+
+def test_after_a_burst_a_lone_request_is_answered_again() -> None:
+    world = World(batch=32)
+    for n in range(300):
+        world.backlog.offer(n, world.now + 0.25)
+    while len(world.backlog):
+        batch, _ = world.backlog.take()
+        world.backlog.cost.learn(len(batch), 0.02 + 0.012 * len(batch))
+        world.backlog.reply.learn(0.2)
+        world.now += 0.05
+    world.now += 5.0
+    taken = []
+    for n in range(30):
+        if world.backlog.offer(n, world.now + 0.03):
+            batch, late = world.backlog.take()
+            assert (batch, late) == ([n], [])
+            world.backlog.cost.learn(1, 0.006)
+            taken.append(n)
+    assert len(taken) >= 15
+    assert taken[-1] == 29
+
+
+def test_an_answer_without_a_way_to_go_is_not_refused_for_the_way_of_others() -> None:
+    now = 0.0
+    backlog: Backlog[int] = Backlog(lambda: now, most=10, batch=8, reply=Delay(lambda: now, 0.05, 0.05, 0.05))
+    assert not backlog.offer(0, 0.02)
+    assert backlog.offer(1, 0.02, near=True)
+    assert backlog.take() == ([1], [])
