@@ -18,7 +18,7 @@ from models.signals import Scratch, Signal
 from models.vectors import MODALITIES, project
 from schemas.errors import ReleaseRejected
 
-__all__ = ["ServingModel"]
+__all__ = ["ServingModel", "session_of"]
 
 SYNC_AT_ONCE = 2_000
 "Unseen items that get a vector per batch of requests, so that a flood of them does not hold up answers."
@@ -27,6 +27,7 @@ WARM_BATCHES = (1, 32)
 
 
 def session_of(graph: bytes, threads: int) -> Any:
+    """An ONNX Runtime session of a graph that refers to no file."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()

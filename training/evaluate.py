@@ -230,7 +230,6 @@ def evaluate(
     following = Following(events, positive, heads)
     figures.heads = () if world.slot.current is None else heads
     liked: set[str] = set()
-    met: set[tuple[str, str]] = {(event.user_id, event.item_id) for event in events[:cut]}
     for start in range(0, cut, CHUNK):
         chunk = events[start : min(start + CHUNK, cut)]
         world.publish(chunk[-1].event_time)
@@ -241,15 +240,17 @@ def evaluate(
         at_cut(world)
     for n, event in enumerate(events[cut:], cut):
         world.publish(event.event_time)
-        pair = (event.user_id, event.item_id)
         if n in queries:
             world.know(world.record(event.user_id))
             probed = prober.probe(event.user_id, world.record(event.user_id), event.item_id)
             ahead = following.of(event.user_id, n, event.event_time)
-            figures.note(_asked(world, event, probed, ahead, len(heads), event.user_id not in liked, pair in met))
+            figures.note(
+                _asked(
+                    world, event, probed, ahead, len(heads), event.user_id not in liked, not following.begins(event.user_id, n)
+                )
+            )
         if positive(event.action, event.value):
             liked.add(event.user_id)
-        met.add(pair)
         world.apply([event])
         progress(n + 1, len(events))
     return figures

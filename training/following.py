@@ -37,6 +37,12 @@ class Following:
                 for head, name in enumerate(self._heads):
                     met[1][head] |= positive(event.action, event.value) if name == "positive" else event.action == name
 
+    def begins(self, user_id: str, n: int) -> bool:
+        """Whether the person meets an item for the first time at event number `n`."""
+        numbers = self._numbers.get(user_id, [])
+        place = bisect_left(numbers, n)
+        return place < len(numbers) and numbers[place] == n
+
     def liked(self) -> list[int]:
         """Numbers of the events at which a person first meets what they like within the window, ascending; head 0 says so."""
         numbered = [
