@@ -295,4 +295,4 @@ def _lines(facts: Mapping[str, Any], indent: str = "") -> Iterator[str]:
 
 
 def _figure(value: object) -> str:
-    return f"{value:.4f}".rstrip("0").rstrip(".") if isinstance(value, float) and abs(value) < 1e6 else str(value)
+    return f"{value:.4g}" if isinstance(value, float) and abs(value) < 1e4 else str(value)

@@ -11,15 +11,17 @@ def test_every_figure_is_on_a_line_of_its_own_below_what_it_belongs_to() -> None
         "stages": {"ranked": 0.5, "lost": {}},
         "interval": (0.1, 0.25, 0.3),
         "n": 3,
+        "apart": 1.79e-07,
         "bins": [[1.0, 2.0]],
     }
     assert [line.split() for line in _lines(facts)] == [
-        ["ndcg@10", "0.082"],
+        ["ndcg@10", "0.08204"],
         ["stages"],
         ["ranked", "0.5"],
         ["lost", "{}"],
         ["interval", "0.1", "0.25", "0.3"],
         ["n", "3"],
+        ["apart", "1.79e-07"],
         ["bins", "1", "values", "(--json", "shows", "them)"],
     ]
-    assert [len(line) - len(line.lstrip()) for line in _lines(facts)] == [0, 0, 2, 2, 0, 0, 0]
+    assert [len(line) - len(line.lstrip()) for line in _lines(facts)] == [0, 0, 2, 2, 0, 0, 0, 0]
