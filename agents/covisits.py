@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 from rocksdict import Cache
@@ -18,6 +19,7 @@ from models.state import NeighbourRow, hash64
 from models.tables import Increments, NeighbourTable
 from schemas.codec import decode, encode, header
 from schemas.errors import BadEvent, StoreCorrupt
+from streams.aside import aside
 from streams.chunks import Chunk
 from streams.partitions import Flush, Output, PartitionState
 from streams.settings import Settings
@@ -35,6 +37,8 @@ PUBLISHED_AT_ONCE = 50
 WAITING_AT_MOST = 100_000
 "Unpublished items remembered through a restart; others are published when they next change."
 LAZY_ROWS = 2_000
+SMALLEST_BYTES = 16
+"Bytes of an increment."
 LAZY_S = 5.0
 
 
@@ -110,8 +114,12 @@ class CovisitPartition:
         for key, row in old:
             self._table.put(hash64(key.decode()).to_bytes(8, "little"), NeighbourRow.decode(row))
 
-    def apply(self, chunk: Chunk) -> None:
-        """Add a chunk's increments."""
+    async def apply(self, chunk: Chunk) -> None:
+        """Add a chunk's increments; the caller holds `state.still`."""
+        await aside(sum(len(value or b"") for value in chunk.values) // SMALLEST_BYTES, self._add, chunk)
+        self.state.applied = max(self.state.applied, chunk.last_offset)
+
+    def _add(self, chunk: Chunk) -> None:
         for n, offset in enumerate(chunk.offsets):
             if offset <= self.state.applied:
                 continue
@@ -124,19 +132,26 @@ class CovisitPartition:
                 continue
             with self._metrics.timed("work_seconds", part="neighbours"):
                 self._table.add(increments)
-        self.state.applied = max(self.state.applied, chunk.last_offset)
 
-    def _take(self) -> Flush | None:
+    async def _take(self) -> Flush | None:
         if self.state.applied == self.state.durable and not self._unpublished and not self._replaced:
             return None
         flush = Flush(outputs=self._outputs, applied=self.state.applied)
         self._outputs = []
+        await aside(self._table.changed + len(self._unpublished), self._list, flush)
+        return flush
+
+    def _list(self, flush: Flush) -> None:
+        with self._metrics.timed("work_seconds", part="take (in a thread)"):
+            self._fill(flush)
+
+    def _fill(self, flush: Flush) -> None:
         rows = self._table.take()
         flush.rows = {ROW + key: row for key, row in rows.items()}
         flush.rows.update(dict.fromkeys(self._replaced))
         self._replaced = []
         self._unpublished.update(dict.fromkeys(rows))
-        published = list(self._unpublished)[:PUBLISHED_AT_ONCE]
+        published = list(islice(self._unpublished, PUBLISHED_AT_ONCE))
         for key in published:
             del self._unpublished[key]
             item_id = self._items.id_of(int.from_bytes(key, "little"))
@@ -146,7 +161,6 @@ class CovisitPartition:
         if len(waiting) > WAITING_AT_MOST:
             self._metrics.count("neighbours_not_kept_waiting", len(waiting) - WAITING_AT_MOST)
         flush.rows[UNPUBLISHED] = b"\x01" + b"".join(waiting[-WAITING_AT_MOST:])
-        return flush
 
     def _neighbours_record(self, item_id: str, key: bytes) -> Output:
         codes, weights = self._table.heaviest(key, NEIGHBOURS)
@@ -170,7 +184,8 @@ class CovisitPartition:
             return
         await self.state.flush()
         self._flushed_s = time.monotonic()
-        self._table.trim(self._settings.cache_users)
+        async with self.state.still:
+            self._table.trim(self._settings.cache_users)
 
     @property
     def unflushed(self) -> int:
@@ -179,4 +194,5 @@ class CovisitPartition:
 
     async def close(self) -> None:
         """Let go of the partition without a flush."""
-        await self.state.close()
+        async with self.state.still:
+            await self.state.close()

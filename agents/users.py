@@ -11,11 +11,12 @@ from rocksdict import Cache
 from agents.metrics import Metrics
 from models.items import ItemStore
 from models.state import ItemStatRow, UserRecord
-from models.tables import CovisitSums, StatisticsTable, UserTable
+from models.tables import Changed, CovisitSums, ItemsOf, StatisticsTable, UserTable
 from schemas.codec import Registry, encode
-from schemas.columns import EventColumns, decode_interactions
+from schemas.columns import Decoded, EventColumns, decode_interactions
 from schemas.errors import StoreCorrupt
 from schemas.records import After, AsOf
+from streams.aside import aside
 from streams.chunks import Chunk
 from streams.dead_letters import CUT_BYTES
 from streams.partitions import Flush, Output, PartitionState
@@ -124,15 +125,34 @@ class UserPartition:
             self.state.restore_seconds,
         )
 
-    def apply(self, chunk: Chunk) -> None:
-        """Apply a chunk. Records at or below the applied offset were applied before and change nothing."""
+    async def apply(self, chunk: Chunk) -> None:
+        """Apply a chunk, whole, before a flush can take anything of it; the caller holds `state.still`.
+
+        Records at or below the applied offset were applied before and change nothing. Long chunks are worked on in a thread,
+        while requests are answered: nothing of theirs is looked up before all of it is entered.
+        """
         start = next((n for n, offset in enumerate(chunk.offsets) if offset > self.state.applied), len(chunk))
         if start:
             self._metrics.count("events", start, outcome="replayed")
         if start == len(chunk):
             return
+        decoded = await aside(len(chunk), self._decode, chunk, start)
+        for bad in decoded.bad:
+            self._metrics.count("events", outcome="dead_letter", code=bad.code)
+            self._outputs.append(dead_letter(self._settings, chunk, start + bad.index, bad.code, bad.reason))
+        columns, row = decoded.columns, 0
+        for index, user in decoded.erasures:
+            until = int(columns.offset.searchsorted(chunk.offsets[start + index]))
+            await self._apply(columns.slice(row, until))
+            self._users.erase(user.encode())
+            self._metrics.count("erasures")
+            row = until
+        await self._apply(columns.slice(row, len(columns)))
+        self._advance(chunk.last_offset)
+
+    def _decode(self, chunk: Chunk, start: int) -> Decoded:
         with self._metrics.timed("work_seconds", part="decode"):
-            decoded = decode_interactions(
+            return decode_interactions(
                 chunk.values[start:],
                 chunk.keys[start:],
                 chunk.headers[start:],
@@ -140,33 +160,26 @@ class UserPartition:
                 self._registry,
                 chunk.timestamps[start:],
             )
-        for bad in decoded.bad:
-            self._metrics.count("events", outcome="dead_letter", code=bad.code)
-            self._outputs.append(dead_letter(self._settings, chunk, start + bad.index, bad.code, bad.reason))
-        columns, row = decoded.columns, 0
-        for index, user in decoded.erasures:
-            until = int(columns.offset.searchsorted(chunk.offsets[start + index]))
-            self._apply(columns.slice(row, until))
-            self._users.erase(user.encode())
-            self._metrics.count("erasures")
-            row = until
-        self._apply(columns.slice(row, len(columns)))
-        self._advance(chunk.last_offset)
 
-    def _apply(self, events: EventColumns) -> None:
+    async def _apply(self, events: EventColumns) -> None:
         if not len(events):
             return
-        with self._metrics.timed("work_seconds", part="records"):
-            applied = self._users.apply(events)
-        with self._metrics.timed("work_seconds", part="statistics"):
-            self._statistics.apply(events, applied)
-        with self._metrics.timed("work_seconds", part="covisits"):
-            self._covisits.add(applied)
+        changed = await aside(len(events), self._change, events, self._users.look_up(events))
+        applied = self._users.enter(changed)
         accepted = int(applied.accepted.sum())
         self._event_time = max(self._event_time, int(events.event_time.max()))
         self._items.stream_time_ms = max(self._items.stream_time_ms, self._event_time)
         self._metrics.count("events", accepted, outcome="applied")
         self._metrics.count("events", len(events) - accepted, outcome="duplicate")
+
+    def _change(self, events: EventColumns, of: ItemsOf) -> Changed:
+        with self._metrics.timed("work_seconds", part="records"):
+            changed = self._users.change(events, of)
+        with self._metrics.timed("work_seconds", part="statistics"):
+            self._statistics.apply(events, changed.applied)
+        with self._metrics.timed("work_seconds", part="covisits"):
+            self._covisits.add(changed.applied)
+        return changed
 
     def _advance(self, offset: int) -> None:
         self.state.applied = offset
@@ -203,26 +216,32 @@ class UserPartition:
         """The newest event that `lookup` reflects."""
         return AsOf(self.partition, self.state.applied, self._event_time)
 
-    def _take(self) -> Flush | None:
+    async def _take(self) -> Flush | None:
         if self.state.applied == self.state.durable and not self._more:
             return None
+        with self._metrics.timed("work_seconds", part="take"):
+            self._statistics.show(self.partition)
         flush = Flush(outputs=self._outputs, applied=self.state.applied)
         self._outputs = []
-        people = self._users.take()
-        flush.rows = {USER + user: row for user, row in people.items()}
-        self._taken = {user.decode() for user in people}
-        self._gone = {user.decode() for user, row in people.items() if row is None}
-        self._statistics.show(self.partition)
-        flush.rows.update((ITEM + item_id.encode(), row) for item_id, row in self._statistics.take().items())
-        published = self._statistics.unpublished(PUBLISHED_AT_ONCE)
-        self._more = len(published) == PUBLISHED_AT_ONCE
-        flush.outputs += [self._statistics_record(row, flush.applied) for row in published]
-        topic = self._settings.topic("covisits")
-        for owner, sums in self._covisits.take(self._settings.partitions):
-            columns = {"items": sums.items, "ends": sums.ends, "others": sums.others, "units": sums.units}
-            datum = {name: column.astype("<u8").tobytes() for name, column in columns.items()}
-            flush.outputs.append(Output(topic, None, encode("covisit_block", datum), partition=owner))
+        await aside(self._users.changed, self._list, flush)
+        with self._metrics.timed("work_seconds", part="take"):
+            published = self._statistics.unpublished(PUBLISHED_AT_ONCE)
+            self._more = len(published) == PUBLISHED_AT_ONCE
+            flush.outputs += [self._statistics_record(row, flush.applied) for row in published]
         return flush
+
+    def _list(self, flush: Flush) -> None:
+        with self._metrics.timed("work_seconds", part="take (in a thread)"):
+            people = self._users.take()
+            flush.rows = {USER + user: row for user, row in people.items()}
+            self._taken = {user.decode() for user in people}
+            self._gone = {user.decode() for user, row in people.items() if row is None}
+            flush.rows.update((ITEM + item_id.encode(), row) for item_id, row in self._statistics.take().items())
+            topic = self._settings.topic("covisits")
+            for owner, sums in self._covisits.take(self._settings.partitions):
+                columns = {"items": sums.items, "ends": sums.ends, "others": sums.others, "units": sums.units}
+                datum = {name: column.astype("<u8").tobytes() for name, column in columns.items()}
+                flush.outputs.append(Output(topic, None, encode("covisit_block", datum), partition=owner))
 
     def _statistics_record(self, row: int, offset: int) -> Output:
         stats, item_id = self._statistics.get(row), self._items.ids[row]
@@ -246,7 +265,8 @@ class UserPartition:
             self.flushed |= self._taken
             self.erased = (self.erased - self._taken) | self._gone
             self._metrics.gauge("flush_seconds", self.state.flush_seconds, table="users", partition=str(self.partition))
-        self._users.trim(self._settings.cache_users)
+        async with self.state.still:
+            self._users.trim(self._settings.cache_users)
 
     @property
     def unflushed(self) -> int:
@@ -256,4 +276,5 @@ class UserPartition:
     async def close(self) -> None:
         """Let go of the partition without a flush."""
         self._items.own_partitions.discard(self.partition)
-        await self.state.close()
+        async with self.state.still:
+            await self.state.close()

@@ -41,13 +41,15 @@ __all__ = ["Worker", "create_app"]
 
 log = logging.getLogger(__name__)
 
-MIRRORED_AT_ONCE, MIRRORED_WHEN_BUSY = 25, 5
+MIRRORED_AT_ONCE, MIRRORED_WHEN_BUSY = 25, 2
 BUSY_CHUNK = 100
 "Records of a chunk that tell of a replay or a backlog: summaries then wait, and change less often before they are written."
 MIRROR_INTERVAL_S = 0.05
 MIRROR_CAPACITY = 100_000
 ARCHIVE_RETRY_S = 10.0
 WATCH_INTERVAL_S, WATCH_TIMEOUT_S = 2.0, 60.0
+APPLIED_AT_ONCE = 2
+"Chunks being applied at once, of different partitions: what compiled loops do in threads is shared out over two cores."
 BACKLOG_PER_S, BACKLOG_INTERVALS = 5_000, 3.0
 """Events a second that tell of a backlog, and commit intervals between flushes then: a row that changes all the time is written
 less often, and of what is read from memory nothing is later for it."""
@@ -80,6 +82,8 @@ class Worker:
         self._taking = asyncio.Lock()
         self._applied = 0
         "Chunks of many events applied since the mirror's last turn."
+        self._applying: dict[tuple[str, int], asyncio.Task[None]] = {}
+        "Chunks being applied, by topic and partition."
         self._taken_in = 0
         "Events handed to partitions so far, replayed ones too."
         self._assignments = 0
@@ -215,32 +219,47 @@ class Worker:
             self._settled.set()
 
     async def apply(self, parts: Mapping[int, UserPartition | CovisitPartition], chunk: Chunk) -> None:
-        """Apply a chunk to its partition; one of an earlier generation is dropped, because it is read again."""
-        await self._settled.wait()
-        if self._broken:
-            return
-        part = parts.get(chunk.partition)
-        if part is None or chunk.generation < self._generation:
-            self.metrics.count("chunks_dropped", reason="earlier generation")
-            return
-        if part.unflushed > self._settings.cache_users:
-            await self._flushed(part)  # what is not durable stays bounded, also when events come faster than flushes
-        self._applied += len(chunk) >= BUSY_CHUNK
-        self._taken_in += len(chunk)
-        try:
-            part.apply(chunk)
-        except Exception as error:
-            # half applied: nothing of it may become durable, and no later chunk may be applied over it
-            self._broken = True
-            self._crash(error)
-            raise
+        """Have a chunk applied after those of its partition that came before; returns when another one may be.
 
-    async def _flushed(self, part: UserPartition | CovisitPartition) -> None:
-        try:
-            await part.flush()
-        except Exception as error:
-            self._crash(error)
-            raise
+        It is applied to its end, whoever is cancelled meanwhile: half a chunk must not be left behind. One of an earlier
+        generation is dropped, because it is read again.
+        """
+        lane = chunk.topic, chunk.partition
+        while lane in self._applying or len(self._applying) >= APPLIED_AT_ONCE:
+            await asyncio.wait(self._applying.values(), return_when=asyncio.FIRST_COMPLETED)
+        task = self._applying[lane] = asyncio.create_task(self._apply(parts, chunk))
+
+        def done(task: asyncio.Task[None]) -> None:
+            del self._applying[lane]
+            self._ended(task)
+
+        task.add_done_callback(done)
+
+    async def _apply(self, parts: Mapping[int, UserPartition | CovisitPartition], chunk: Chunk) -> None:
+        while True:
+            await self._settled.wait()
+            if self._broken:
+                return
+            part = parts.get(chunk.partition)
+            if part is None or chunk.generation < self._generation:
+                self.metrics.count("chunks_dropped", reason="earlier generation")
+                return
+            if part.unflushed > self._settings.cache_users:
+                await part.flush()  # what is not durable stays bounded, also when events come faster than flushes
+            async with part.state.still:
+                still_mine = parts.get(chunk.partition) is part and chunk.generation >= self._generation
+                if not still_mine or self._broken or not self._settled.is_set():
+                    continue  # a rebalance began while this waited
+                self._applied += len(chunk) >= BUSY_CHUNK
+                self._taken_in += len(chunk)
+                try:
+                    await part.apply(chunk)
+                except BaseException:
+                    # half applied: nothing of it may become durable, and no later chunk may be applied over it
+                    self._broken = True
+                    part.state.spoil()
+                    raise
+                return
 
     async def revoked(self, partitions: set[TP]) -> None:
         """Flush, and answer what can be answered, before another worker may open these partitions; `assigned` closes them."""

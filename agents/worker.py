@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import sys
@@ -22,6 +23,12 @@ from streams.settings import Settings
 
 __all__ = ["main"]
 
+COLLECT = 50_000, 20, 50
+"""Objects made between two looks for cycles, and so on by generation: a chunk is thousands of records, which go without a look,
+and a look visits the whole catalogue."""
+SWITCH_S = 0.0005
+"How long the event loop waits for a thread that runs Python (the consumer's, or work aside): a tenth of Python's default."
+
 
 def main() -> None:
     """Run a worker until it is told to stop (SIGTERM, SIGINT)."""
@@ -30,6 +37,8 @@ def main() -> None:
     for folder in (settings.data_dir, settings.data_dir / "faust"):
         folder.mkdir(parents=True, exist_ok=True)
     warm()
+    sys.setswitchinterval(SWITCH_S)
+    gc.set_threshold(*COLLECT)
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     app = create_app(settings)
     worker = app.Worker(loglevel=settings.log_level, quiet=True, override_logging=False, redirect_stdouts=False)

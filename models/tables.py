@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ __all__ = ["Applied", "CovisitSums", "Increments", "NeighbourTable", "Statistics
 
 Load = Callable[[Sequence[bytes]], Sequence[bytes | None]]
 "Stored rows of keys, None where there is none."
+MISSING = object()
 ACTIONS = 64
 "Distinct actions counted in one source partition; further ones count as `other`."
 
@@ -42,6 +44,31 @@ class Applied:
     "`(m,)`: co-visitation weights."
 
 
+@dataclass(slots=True)
+class ItemsOf:
+    """What events need of the item store, as of one moment: it may grow and change while they are applied."""
+
+    rows: NDArray[np.int32]
+    "`(n,)`: rows of the events' items."
+    bloom: NDArray[np.int32]
+    "`(n, SLICES)`: places of the events' items in a seen-set."
+    category_ids: NDArray[np.int32]
+    "`(n, CATEGORIES)`: their categories, -1 where there are no more."
+    category_hashes: NDArray[np.uint64]
+    category_starts: NDArray[np.int64]
+    category_texts: NDArray[np.uint8]
+    index_keys: NDArray[np.uint64]
+    index_rows: NDArray[np.int32]
+
+
+@dataclass(slots=True)
+class Changed:
+    """Records that events changed, not yet entered in their table."""
+
+    rows: dict[bytes, bytes]
+    applied: Applied
+
+
 class UserTable:
     """Records of people as bytes: those changed since the last `take`, and a cache of others."""
 
@@ -50,6 +77,7 @@ class UserTable:
         self._load = load
         self._rows: dict[bytes, bytes | None] = {}
         self._dirty: set[bytes] = set()
+        self._reading_earlier = threading.Lock()
         self._earlier = np.zeros((0, len(earlier_positions(""))), np.int32)
         "Positions of the catalogue's items in earlier seen-sets, as far as such were met."
 
@@ -62,10 +90,27 @@ class UserTable:
         Events whose `event_id` is within their user's kept window are dropped as duplicates. The same events in the same
         order, in whatever chunks, leave the same bytes.
         """
-        items, n = self._items, len(events)
-        item_rows = items.index.find_many(np.ascontiguousarray(events.hashes[ITEM]))
-        for e in np.flatnonzero(item_rows < 0).tolist():
-            item_rows[e] = items.row_for(events.text(ITEM, e))
+        return self.enter(self.change(events, self.look_up(events)))
+
+    def look_up(self, events: EventColumns) -> ItemsOf:
+        """The first third of `apply`, which may enter items: in the thread that the item store belongs to."""
+        items = self._items
+        rows = items.index.find_many(np.ascontiguousarray(events.hashes[ITEM]))
+        for e in np.flatnonzero(rows < 0).tolist():
+            rows[e] = items.row_for(events.text(ITEM, e))
+        return ItemsOf(
+            rows,
+            items.bloom[rows],
+            items.category_ids[rows],
+            items.category_hashes,
+            items.category_starts,
+            items.category_texts,
+            *items.index.table,
+        )
+
+    def change(self, events: EventColumns, of: ItemsOf) -> Changed:
+        """The second third, nearly all of the work: in any thread, while nothing else changes this table."""
+        n = len(events)
         codes: dict[bytes, int] = {}
         who = np.fromiter([codes.setdefault(user, len(codes)) for user in events.users], np.int64, n)
         order = np.argsort(who, kind="stable")
@@ -87,14 +132,14 @@ class UserTable:
                 events.hashes,
                 events.event_time,
                 events.value,
-                item_rows,
-                items.bloom,
-                items.category_ids,
-                items.category_hashes,
-                items.category_starts,
-                items.category_texts,
-                items.index.keys,
-                items.index.rows,
+                of.rows,
+                of.bloom,
+                of.category_ids,
+                of.category_hashes,
+                of.category_starts,
+                of.category_texts,
+                of.index_keys,
+                of.index_rows,
                 old,
                 old_starts,
                 new,
@@ -108,19 +153,23 @@ class UserTable:
             size *= 2
             accepted[:] = 0
         data, ends = new[: new_starts[-1]].tobytes(), new_starts.tolist()
-        for k, user in enumerate(users):
-            self._rows[user] = data[ends[k] : ends[k + 1]]
-        self._dirty.update(users)
-        return Applied(accepted, item_rows, pairs[:made], units[:made])
+        rows = {user: data[ends[k] : ends[k + 1]] for k, user in enumerate(users)}
+        return Changed(rows, Applied(accepted, of.rows, pairs[:made], units[:made]))
+
+    def enter(self, changed: Changed) -> Applied:
+        """The last third: from here on `lookup` and `take` see what was changed."""
+        self._rows.update(changed.rows)
+        self._dirty.update(changed.rows)
+        return changed.applied
 
     def _get(self, users: Sequence[bytes]) -> list[bytes | None]:
-        rows = self._rows
-        missing = [user for user in users if user not in rows]
-        if missing:
-            for user, row in zip(missing, self._load(missing), strict=True):
-                # an older format is brought up to date when it is read
-                rows[user] = self._current(row).encode() if row and row[0] != records.FORMAT else row
-        return [rows[user] for user in users]
+        held = self._rows.get
+        found: list[bytes | object | None] = [held(user, MISSING) for user in users]
+        missing = [n for n, row in enumerate(found) if row is MISSING]
+        for n, row in zip(missing, self._load([users[n] for n in missing]) if missing else (), strict=True):
+            # an older format is brought up to date when it is read
+            found[n] = self._current(row).encode() if row and row[0] != records.FORMAT else row
+        return found  # type: ignore[return-value]
 
     def erase(self, user: bytes) -> None:
         """Forget a person; the next `take` says so."""
@@ -138,7 +187,9 @@ class UserTable:
     def _current(self, row: bytes) -> UserRecord:
         """A record of any format as today's. Of an earlier seen-set those items are kept that the catalogue knows."""
         record = UserRecord.decode(row)
-        if record.earlier is not None:
+        if record.earlier is None:
+            return record
+        with self._reading_earlier:
             ids = self._items.ids
             if len(self._earlier) < len(ids):
                 more = [earlier_positions(item_id) for item_id in ids[len(self._earlier) :]]
@@ -326,10 +377,10 @@ class CovisitSums:
 
     def __init__(self, items: ItemStore) -> None:
         self._items = items
-        self._clear()
+        self._clear(4096)
 
-    def _clear(self) -> None:
-        self._keys, self._sums, self._size = np.zeros(4096, np.uint64), np.zeros(4096, np.uint64), 0
+    def _clear(self, room: int) -> None:
+        self._keys, self._sums, self._size = np.zeros(room, np.uint64), np.zeros(room, np.uint64), 0
 
     def add(self, applied: Applied) -> None:
         """Add what applying events brought."""
@@ -347,7 +398,8 @@ class CovisitSums:
         """The sums since the last call as (owner partition, increments), at most `most` items and about as many pairs each."""
         hashes = self._items.hashes[: len(self._items)]
         owners, items, ends, others, units = covisits.grouped(self._keys, self._sums, self._size, hashes, partitions)
-        self._clear()
+        # as much room as was needed now: to grow to it again costs more
+        self._clear(len(self._keys) // 2 if 4096 < len(self._keys) > 8 * self._size else len(self._keys))
         for owner in range(partitions):
             low, high = np.searchsorted(owners, [owner, owner + 1]).tolist()
             while low < high:

@@ -71,7 +71,7 @@ def _mix(a: Any, b: Any, c: Any, d: Any, x: Any, y: Any) -> Any:
     return a, b, c, d
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def hash_bytes(data: Any, start: int, length: int, h: Any, m: Any) -> Any:
     """`hash64`: BLAKE2b (RFC 7693) with a digest of 8 bytes, little-endian. `h`, `m`: uint64 scratch `(8,)`, `(16,)`."""
     for i in range(8):
@@ -153,7 +153,7 @@ def _optional(data: Any, at: int, end: int, plain: bool) -> Any:
     return _identifier(data, at, end, plain)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def decode_block(data: Any, bounds: Any, header: Any, keys: Any, key_starts: Any, key_lengths: Any, checked: Any) -> Any:
     """Decode n interactions, one after the other in `data` (uint8, record i at `bounds[i]:bounds[i + 1]`).
 

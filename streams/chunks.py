@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import aiokafka
 import faust
+from aiokafka.consumer.fetcher import FetchResult
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.structs import OffsetAndMetadata
 from faust.tables import TableManager
@@ -26,10 +27,12 @@ from streams.settings import Settings
 
 __all__ = ["Chunk", "ChunkedApp", "Progress"]
 
-MAX_POLL_RECORDS = 1_000
+MAX_POLL_RECORDS = 4_000
+"Records of a chunk at most: what is written once per person and chunk is shared by more events, and long work is done aside."
 FETCH_MAX_WAIT_MS = 20
-QUEUE_CHUNKS = 4
-"Chunks that may wait for an agent; with one being applied and one waiting for room, a topic holds six at most."
+QUEUE_CHUNKS = 2
+"Chunks that may wait for an agent; with one being applied and one waiting for room, a topic holds four at most."
+PREFETCH_BACKOFF_S = 0.005
 IDLE_WAIT_S, BUSY_WAIT_S = 1.0, 0.005
 "How long a fetch waits for records; shorter while a topic is left out because its agent is behind."
 
@@ -59,7 +62,7 @@ class Chunk:
 
     @classmethod
     def of(cls, topic: str, partition: int, records: Sequence[Any], generation: int = 0) -> Chunk:
-        """Columns of aiokafka `ConsumerRecord`s (at least one)."""
+        """Columns of aiokafka's records, parsed or `ConsumerRecord`s (at least one)."""
         return cls(
             topic,
             partition,
@@ -80,6 +83,11 @@ class Progress:
     end: int
     delivered: int | None
     "After the newest record handed to an agent; None: nothing yet."
+
+
+def _as_parsed(_tp: object, record: Any) -> Any:
+    """A record as parsed, which has all that a chunk takes; to make a `ConsumerRecord` costs more than the rest of a fetch."""
+    return record
 
 
 class ChunkedConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
@@ -107,6 +115,22 @@ class ChunkedConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc
             heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000.0),
             isolation_level="read_committed",
         )
+
+    async def _fetch_records(
+        self,
+        consumer: aiokafka.AIOKafkaConsumer,
+        active_partitions: set[TP],
+        timeout: float | None = None,  # noqa: ASYNC109 - Faust's signature
+        max_records: int | None = None,
+    ) -> Any:
+        # While records of one partition wait to be taken, aiokafka asks the same broker for no others, for 0.1 s: requests
+        # would wait behind a backlog of events.
+        fetcher = consumer._fetcher
+        fetcher._prefetch_backoff = PREFETCH_BACKOFF_S
+        for fetched in fetcher._records.values():
+            if isinstance(fetched, FetchResult) and fetched.has_more():
+                fetched._partition_records._consumer_record = _as_parsed
+        return await super()._fetch_records(consumer, active_partitions, timeout, max_records)
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Faust's own livelock check reads acknowledgements that chunks do not make; lag is a metric instead."""
@@ -191,6 +215,12 @@ class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
             for task in deliveries.values():
                 task.cancel()
             await asyncio.gather(*deliveries.values(), return_exceptions=True)
+
+    def on_buffer_full(self, tp: TP) -> None:
+        """Nothing: a delivery waits for room by itself, and a partition left out here too would wait for a fetch without it."""
+
+    def on_buffer_drop(self, tp: TP) -> None:
+        """As `on_buffer_full`."""
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109 - Faust's signature
         if active_partitions and self._busy:

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import struct
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,8 +68,9 @@ def _heeded(future: asyncio.Future[Any]) -> asyncio.Future[Any]:
 class PartitionState:
     """Rows derived from one partition of one source topic.
 
-    `take` is called at every flush and must return, without awaiting, everything changed since its last call: it is
-    called again only after the previous flush is durable. When a flush fails the state is unusable and the worker must
+    `take` is awaited at every flush and must return everything changed since its last call: it is called again only after
+    the previous flush is durable. Whoever changes rows holds `still` until they and `applied` fit; `take` is awaited within
+    it too. When a flush fails the state is unusable and the worker must
     stop: the records are read again from the last committed offset. `timed` is given the name of a part of the work, and
     times it.
     """
@@ -83,7 +84,7 @@ class PartitionState:
         changelog: str,
         partition: int,
         group: str,
-        take: Callable[[], Flush | None],
+        take: Callable[[], Awaitable[Flush | None]],
         timed: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext(),
     ) -> None:
         self._settings = settings
@@ -96,6 +97,7 @@ class PartitionState:
         self._timed = timed
         self._producer: AIOKafkaProducer | None = None
         self._lock = asyncio.Lock()
+        self.still = asyncio.Lock()
         self._failed = False
         self.applied = -1
         "Newest source offset in memory: set by the owner while it applies chunks."
@@ -187,25 +189,30 @@ class PartitionState:
         self.restore_seconds = time.perf_counter() - started
         return int(ends[source])
 
+    def spoil(self) -> None:
+        """Rows were half changed: nothing of them may become durable."""
+        self._failed = True
+
     async def flush(self) -> bool:
         """Make everything applied so far durable; returns whether there was anything to do.
 
         Raises:
             aiokafka.errors.KafkaError: the transaction failed or this owner was fenced. Nothing of this flush is visible
                 to anyone; the worker must stop.
-            StoreCorrupt: an earlier flush failed.
+            StoreCorrupt: an earlier flush failed, or rows were spoiled.
         """
         async with self._lock:
-            if self._failed:
-                raise StoreCorrupt("flush_failed", f"{self.changelog}-{self.partition}: an earlier flush failed")
-            with self._timed("take"):
-                taken = self._take()
+            async with self.still:
+                if self._failed:
+                    raise StoreCorrupt("flush_failed", f"{self.changelog}-{self.partition}: an earlier flush or chunk failed")
+                # what is taken is nowhere else: after a failure a later flush would commit past it
+                self._failed = True
+                taken = await self._take()
             if taken is None:
+                self._failed = False
                 return False
             started = time.perf_counter()
             taken.rows[APPLIED] = APPLIED_LAYOUT.pack(1, taken.applied)
-            # what was taken is nowhere else: after a failure a later flush would commit past it
-            self._failed = True
             with self._timed("transaction (waiting included)"):
                 position = await self._transaction(taken)
             with self._timed("rocksdb (in a thread)"):
@@ -244,28 +251,31 @@ class PartitionState:
         self, producer: AIOKafkaProducer, rows: Mapping[bytes, bytes | None]
     ) -> list[tuple[asyncio.Future[Any], int]]:
         """Send rows in batches; returns per batch what acknowledges it, and its number of records."""
-        futures = []
-        batch = producer.create_batch()
-        size = 0
+        batches = await asyncio.to_thread(self._batches, producer, rows)
+        return [
+            (_heeded(await producer.send_batch(batch, self.changelog, partition=self.partition)), batch.record_count())
+            for batch in batches
+        ]
+
+    def _batches(self, producer: AIOKafkaProducer, rows: Mapping[bytes, bytes | None]) -> list[Any]:
+        batches = []
+        batch, size = producer.create_batch(), 0
         for key, value in rows.items():
             length = len(key) + len(value or b"")
             if size and size + length > MAX_BATCH_BYTES:
-                futures.append(await self._send_batch(producer, batch))
-                await asyncio.sleep(0)
+                batches.append(batch)
                 batch, size = producer.create_batch(), 0
             if batch.append(key=key, value=value, timestamp=None) is None:
-                futures.append(await self._send_batch(producer, batch))
+                batches.append(batch)
                 batch, size = producer.create_batch(), 0
                 if batch.append(key=key, value=value, timestamp=None) is None:
                     raise StoreCorrupt("row_too_large", f"row {key!r} of {length} bytes fits no batch")
             size += length
         if size:
-            futures.append(await self._send_batch(producer, batch))
-        return futures
-
-    async def _send_batch(self, producer: AIOKafkaProducer, batch: Any) -> tuple[asyncio.Future[Any], int]:
-        batch.close()
-        return _heeded(await producer.send_batch(batch, self.changelog, partition=self.partition)), batch.record_count()
+            batches.append(batch)
+        for batch in batches:
+            batch.close()
+        return batches
 
     async def close(self) -> None:
         """Release the folder and the producer, without a flush."""

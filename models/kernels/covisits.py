@@ -16,7 +16,7 @@ KEPT = 128
 SPREAD = 0x9E3779B97F4A7C15
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def add_pairs(pairs: Any, units: Any, count: int, keys: Any, sums: Any, size: int) -> int:
     """Add `count` increments to the open-addressing table `keys`, `sums` (uint64; a sum of 0 marks a free place).
 
@@ -35,7 +35,7 @@ def add_pairs(pairs: Any, units: Any, count: int, keys: Any, sums: Any, size: in
     return size
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def grow(keys: Any, sums: Any, new_keys: Any, new_sums: Any) -> None:
     """Enter all sums into a larger, empty table."""
     mask = len(new_keys) - 1
@@ -47,7 +47,7 @@ def grow(keys: Any, sums: Any, new_keys: Any, new_sums: Any) -> None:
             new_keys[at], new_sums[at] = keys[i], sums[i]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def grouped(keys: Any, sums: Any, size: int, item_hashes: Any, partitions: int) -> Any:
     """The table's sums by owner partition (hash of the item modulo `partitions`) and item.
 
@@ -90,7 +90,7 @@ def grouped(keys: Any, sums: Any, size: int, item_hashes: Any, partitions: int) 
     return owners, items, ends, others, units
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def merge_rows(old: Any, old_starts: Any, ends: Any, others: Any, units: Any, new: Any, new_starts: Any) -> None:
     """Add increments to m rows (`models.state.NeighbourRow`), ascending by hash on both sides after a sort of the increments.
 

@@ -17,7 +17,7 @@ COEFFICIENTS = np.array([math.log(2.0) ** n / math.factorial(n) for n in range(1
 "Taylor series of 2^x around 0: beyond the 13th power nothing is left of |x| ≤ 0.5 in 64 bits."
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def halved(weight: float, age_ms: int, half_life_ms: int) -> float:
     """`weight * 2 ** (-age_ms / half_life_ms)` for an age that is not negative."""
     x = -np.float64(age_ms) / np.float64(half_life_ms)

@@ -23,7 +23,7 @@ def find(keys: Any, rows: Any, key: Any) -> Any:
     return rows[at]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def find_many(keys: Any, rows: Any, wanted: Any) -> NDArray[np.int32]:
     out = np.empty(len(wanted), np.int32)
     for i in range(len(wanted)):
@@ -31,7 +31,7 @@ def find_many(keys: Any, rows: Any, wanted: Any) -> NDArray[np.int32]:
     return out
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def insert(keys: Any, rows: Any, new_keys: Any, new_rows: Any) -> None:
     mask = len(keys) - 1
     for i in range(len(new_keys)):
@@ -45,21 +45,23 @@ class HashIndex:
     """Row numbers by 64-bit hash; grows, never forgets."""
 
     def __init__(self) -> None:
-        self.keys = np.zeros(1024, np.uint64)
-        self.rows = np.full(1024, -1, np.int32)
+        self.table = np.zeros(1024, np.uint64), np.full(1024, -1, np.int32)
+        """Keys and rows, which belong together: one look reads both, also in a thread beside the one that adds. A key that is
+        being added is found or not, as if it came later."""
         self._size = 0
 
     def add(self, key: int, row: int) -> None:
         """Enter a key that is not in the table."""
-        if 2 * self._size >= len(self.keys):
-            held = self.rows >= 0
-            keys, rows = np.zeros(2 * len(self.keys), np.uint64), np.full(2 * len(self.rows), -1, np.int32)
-            insert(keys, rows, self.keys[held], self.rows[held])
-            self.keys, self.rows = keys, rows
-        insert(self.keys, self.rows, np.asarray([key], np.uint64), np.asarray([row], np.int32))
+        keys, rows = self.table
+        if 2 * self._size >= len(keys):
+            held = rows >= 0
+            more = np.zeros(2 * len(keys), np.uint64), np.full(2 * len(rows), -1, np.int32)
+            insert(*more, keys[held], rows[held])
+            self.table = keys, rows = more
+        insert(keys, rows, np.asarray([key], np.uint64), np.asarray([row], np.int32))
         self._size += 1
 
     def find_many(self, keys: NDArray[np.uint64]) -> NDArray[np.int32]:
         """Rows of `keys`, -1 where absent: int32 `(len(keys),)`."""
-        found: NDArray[np.int32] = find_many(self.keys, self.rows, keys)
+        found: NDArray[np.int32] = find_many(*self.table, keys)
         return found

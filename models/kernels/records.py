@@ -48,7 +48,7 @@ OTHER_HASH = 12_651_461_517_645_861_078
 IN_RECORD, IN_EVENT, IN_CATALOGUE, IS_OTHER = 0, 1, 2, 3
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _name(out: Any, at: int, kind: int, start: int, length: int, record: Any, events: Any, catalogue: Any) -> int:
     """Copy a name from where it lies to `out[at:]`; returns the next position."""
     for i in range(length):
@@ -63,7 +63,7 @@ def _name(out: Any, at: int, kind: int, start: int, length: int, record: Any, ev
     return at + length
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def apply_records(
     order: Any,
     bounds: Any,
@@ -92,7 +92,8 @@ def apply_records(
     """Apply a chunk's events to the records of its u persons.
 
     Events (`schemas.columns.EventColumns`) are visited in `order` int64 `(n,)`, those of person p at
-    `order[bounds[p]:bounds[p + 1]]`; `item_rows` int32 `(n,)` are their items in the store, whose columns follow.
+    `order[bounds[p]:bounds[p + 1]]`; `item_rows` int32 `(n,)` are their items in the store, whose places in a seen-set and
+    categories `bloom` and `category_ids` give, event by event (`models.tables.ItemsOf`).
     Records before: `old` uint8, p at `old_starts[p]:old_starts[p + 1]`, 8-byte aligned, empty for a new person. Records
     after go to `new` and `new_starts`. `accepted` uint8 `(n,)` is set for what is no duplicate. Co-visits go to `pairs`
     int32 `(m, 2)` (the item whose neighbours grow, the neighbour) and `units` uint64 `(m,)`.
@@ -267,7 +268,7 @@ def apply_records(
             for t in range(n_tiers):
                 whole = True
                 for i in range(SLICES):
-                    bit = bloom[row, i]
+                    bit = bloom[e, i]
                     whole &= (tiers[t, bit >> 6] >> uint64(bit & 63)) & uint64(1) != uint64(0)
                 seen |= whole
             if not seen:
@@ -282,12 +283,12 @@ def apply_records(
                         tiers[n_tiers, i] = uint64(0)
                     n_tiers += 1
                 for i in range(SLICES):
-                    bit = bloom[row, i]
+                    bit = bloom[e, i]
                     tiers[n_tiers - 1, bit >> 6] |= uint64(1) << uint64(bit & 63)
                 tier_items[n_tiers - 1] += 1
             # affinities
             for c in range(category_ids.shape[1]):
-                category = category_ids[row, c]
+                category = category_ids[e, c]
                 if category < 0:
                     break
                 mine = category_hashes[category]

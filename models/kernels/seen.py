@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 __all__ = ["contained"]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def contained(tiers: Any, where: Any) -> NDArray[np.bool_]:
     """Which of m items some tier holds.
 

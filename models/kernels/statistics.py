@@ -16,7 +16,7 @@ HEAD = 48
 POPULARITY_HALF_LIFE_MS = 14 * 86_400_000
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def count_events(
     rows: Any, slots: Any, times: Any, values: Any, accepted: Any,
     counts: Any, value_sum: Any, value_count: Any, popularity: Any, updated: Any, first: Any, dirty: Any,
@@ -41,7 +41,7 @@ def count_events(
         dirty[row] = 1
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def write_rows(
     rows: Any, order: Any, name_starts: Any, names: Any,
     counts: Any, value_sum: Any, value_count: Any, popularity: Any, updated: Any, first: Any,

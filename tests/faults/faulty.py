@@ -105,10 +105,10 @@ def steps_the_clock(number: int) -> None:
     def ahead() -> int:
         return (0, HOUR_S, -HOUR_S)[(seen // number) % 3]
 
-    def apply(self: UserPartition, chunk: Any) -> None:
+    async def apply(self: UserPartition, chunk: Any) -> None:
         nonlocal seen
         seen += 1
-        whole(self, chunk)
+        await whole(self, chunk)
 
     UserPartition.apply = apply  # type: ignore[method-assign]
     time.time = lambda: now() + ahead()
@@ -158,10 +158,10 @@ def wrong_applies_again(_: int) -> None:
     """Wrong: co-visits that are read again count again."""
     whole = CovisitPartition.apply
 
-    def apply(self: CovisitPartition, chunk: Any) -> None:
+    async def apply(self: CovisitPartition, chunk: Any) -> None:
         for _ in range(2):
             self.state.applied = -1
-            whole(self, chunk)
+            await whole(self, chunk)
 
     CovisitPartition.apply = apply  # type: ignore[method-assign]
 

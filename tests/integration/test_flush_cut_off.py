@@ -37,7 +37,7 @@ class Owner:
             take=self.take,
         )
 
-    def take(self) -> Flush:
+    async def take(self) -> Flush:
         value = self.number.to_bytes(4, "little") * 300
         outputs = [Output(self.settings.topic("item-stats"), b"k%d" % n, value, partition=0) for n in range(50)]
         return Flush({b"u%d" % n: value for n in range(ROWS)}, outputs, self.state.applied)
