@@ -32,6 +32,8 @@ LOADED_AT_ONCE = 500
 "Rows entered between two turns of the event loop while a partition is opened."
 PUBLISHED_AT_ONCE = 100
 "Items whose statistics one flush publishes, at most: what readers pay is bounded, whatever the rate of events."
+PAIRS_PER_ROW = 30
+"Co-visits that take as much memory as a person's record."
 DEAD_VALUE_BYTES = CUT_BYTES
 "A dead letter must always fit the broker's limit: one that does not would stop its partition for good."
 DEAD_KEY_BYTES = 4 << 10
@@ -270,8 +272,8 @@ class UserPartition:
 
     @property
     def unflushed(self) -> int:
-        """Rows that the next flush will hold, at least."""
-        return self._users.changed
+        """Rows that the next flush will hold, at least; co-visits count by what they take of memory."""
+        return max(self._users.changed, self._covisits.waiting // PAIRS_PER_ROW)
 
     async def close(self) -> None:
         """Let go of the partition without a flush."""

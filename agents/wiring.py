@@ -50,7 +50,7 @@ ARCHIVE_RETRY_S = 10.0
 WATCH_INTERVAL_S, WATCH_TIMEOUT_S = 2.0, 60.0
 APPLIED_AT_ONCE = 2
 "Chunks being applied at once, of different partitions: what compiled loops do in threads is shared out over two cores."
-BACKLOG_PER_S, BACKLOG_INTERVALS = 5_000, 3.0
+BACKLOG_PER_S, BACKLOG_INTERVALS = 5_000, 2.0
 """Events a second that tell of a backlog, and commit intervals between flushes then: a row that changes all the time is written
 less often, and of what is read from memory nothing is later for it."""
 SPREAD = 0.75

@@ -20,6 +20,10 @@ __all__ = ["Applied", "CovisitSums", "Increments", "NeighbourTable", "Statistics
 Load = Callable[[Sequence[bytes]], Sequence[bytes | None]]
 "Stored rows of keys, None where there is none."
 MISSING = object()
+SUMMED = 1 << 14
+"Places of pairs whose co-visits are summed before they are sent: 256 kB."
+WAITING_PAIRS = 1 << 20
+"Increments that wait to be merged into rows, at most: 16 MB."
 ACTIONS = 64
 "Distinct actions counted in one source partition; further ones count as `other`."
 
@@ -373,33 +377,41 @@ class Increments:
 
 
 class CovisitSums:
-    """Co-visits summed per pair of items until they are sent."""
+    """Co-visits of pairs of items until they are sent: what comes often summed, the rest one by one."""
 
     def __init__(self, items: ItemStore) -> None:
         self._items = items
         self._clear(4096)
 
     def _clear(self, room: int) -> None:
-        self._keys, self._sums, self._size = np.zeros(room, np.uint64), np.zeros(room, np.uint64), 0
+        self._keys, self._sums = np.zeros(SUMMED, np.uint64), np.zeros(SUMMED, np.uint64)
+        self._more_keys, self._more_sums = np.empty(room, np.uint64), np.empty(room, np.uint64)
+        self._size = 0
+
+    @property
+    def waiting(self) -> int:
+        """Pairs to be sent, beside those that are summed."""
+        return self._size
 
     def add(self, applied: Applied) -> None:
         """Add what applying events brought."""
-        while len(self._keys) < 2 * (self._size + len(applied.units)):
-            self.grow()
-        self._size = covisits.add_pairs(applied.pairs, applied.units, len(applied.units), self._keys, self._sums, self._size)
-
-    def grow(self) -> None:
-        """Double the room."""
-        keys, sums = np.zeros(2 * len(self._keys), np.uint64), np.zeros(2 * len(self._keys), np.uint64)
-        covisits.grow(self._keys, self._sums, keys, sums)
-        self._keys, self._sums = keys, sums
+        count = len(applied.units)
+        while len(self._more_keys) < self._size + count:
+            self._more_keys, self._more_sums = (np.concatenate([kept, kept]) for kept in (self._more_keys, self._more_sums))
+        self._size = covisits.add_pairs(
+            applied.pairs, applied.units, count, self._keys, self._sums, self._more_keys, self._more_sums, self._size
+        )
 
     def take(self, partitions: int, most: int = 16_000) -> Iterator[tuple[int, Increments]]:
         """The sums since the last call as (owner partition, increments), at most `most` items and about as many pairs each."""
-        hashes = self._items.hashes[: len(self._items)]
-        owners, items, ends, others, units = covisits.grouped(self._keys, self._sums, self._size, hashes, partitions)
+        held = self._sums != 0
+        keys = np.concatenate([self._more_keys[: self._size], self._keys[held]])
+        sums = np.concatenate([self._more_sums[: self._size], self._sums[held]])
         # as much room as was needed now: to grow to it again costs more
-        self._clear(len(self._keys) // 2 if 4096 < len(self._keys) > 8 * self._size else len(self._keys))
+        room = len(self._more_keys)
+        self._clear(room // 2 if room > 4096 and self._size < room // 8 else room)
+        hashes = self._items.hashes[: len(self._items)]
+        owners, items, ends, others, units = covisits.grouped(keys, sums, hashes, partitions)
         for owner in range(partitions):
             low, high = np.searchsorted(owners, [owner, owner + 1]).tolist()
             while low < high:
@@ -411,15 +423,38 @@ class CovisitSums:
 
 
 class NeighbourTable:
-    """Neighbours of items as bytes: those changed since the last `take`, and a cache of others. Keys: hashes, 8 bytes."""
+    """Neighbours of items as bytes: those changed since the last `take`, and a cache of others. Keys: hashes, 8 bytes.
+
+    Increments wait until rows are asked for: an item's row is long, and most increments bring few neighbours to many items.
+    """
 
     def __init__(self, load: Load) -> None:
         self._load = load
+        self._waiting: list[Increments] = []
+        self._pairs = 0
+        "Of those that wait."
         self._rows: dict[bytes, bytes | None] = {}
         self._dirty: set[bytes] = set()
 
     def add(self, increments: Increments) -> None:
-        """Add increments. An item may occur once."""
+        """Add increments; an item or a neighbour may occur more than once."""
+        self._waiting.append(increments)
+        self._pairs += len(increments.others)
+        if self._pairs > WAITING_PAIRS:
+            self._merge()
+
+    def _merge(self) -> None:
+        if not self._waiting:
+            return
+        waiting, self._waiting, self._pairs = self._waiting, [], 0
+        offsets = np.cumsum([0, *(len(each.others) for each in waiting)])
+        items, others, units = (
+            np.concatenate([getattr(each, name) for each in waiting]) for name in ("items", "others", "units")
+        )
+        ends = np.concatenate([each.ends + offset for each, offset in zip(waiting, offsets, strict=False)])
+        self._enter(Increments(*covisits.regrouped(items, ends, others, units, np.argsort(items, kind="stable"))))
+
+    def _enter(self, increments: Increments) -> None:
         data = increments.items.astype("<u8").tobytes()
         keys = [data[n : n + 8] for n in range(0, len(data), 8)]
         old, starts = _joined([row or b"" for row in self._get(keys)])
@@ -439,15 +474,18 @@ class NeighbourTable:
 
     def put(self, key: bytes, row: NeighbourRow) -> None:
         """Replace a row."""
+        self._merge()
         self._rows[key] = row.encode()
         self._dirty.add(key)
 
     def lookup(self, keys: Sequence[bytes]) -> list[NeighbourRow | None]:
         """Rows of items, None where nothing is known."""
+        self._merge()
         return [NeighbourRow.decode(row) if row else None for row in self._get(keys)]
 
     def heaviest(self, key: bytes, most: int) -> tuple[NDArray[np.uint64], NDArray[np.float64]]:
         """Hashes and weights of the heaviest neighbours, as `NeighbourRow.heaviest`: `(≤ most,)` each."""
+        self._merge()
         row = self._get([key])[0] or b""
         columns = np.frombuffer(row, "<u8", offset=covisits.HEAD).reshape(2, -1) if row else np.zeros((2, 0), np.uint64)
         order = np.lexsort((columns[0], -columns[1].astype(np.float64)))[:most]
@@ -455,16 +493,18 @@ class NeighbourTable:
 
     def total(self, item: int) -> float:
         """Weight of all neighbours of the item with this hash."""
+        self._merge()
         row = self._get([item.to_bytes(8, "little")])[0]
         return int.from_bytes(row[8:16], "little") * records.UNIT if row else 0.0
 
     @property
     def changed(self) -> int:
-        """Rows changed since the last `take`."""
-        return len(self._dirty)
+        """Rows changed since the last `take`, at most: what waits may change one more than once."""
+        return len(self._dirty) + sum(len(each.items) for each in self._waiting)
 
     def take(self) -> Mapping[bytes, bytes | None]:
         """Rows changed since the last call."""
+        self._merge()
         taken = {key: self._rows[key] for key in self._dirty}
         self._dirty = set()
         return taken

@@ -25,9 +25,9 @@ def warm() -> None:
     statistics.take()
     sums, neighbours = CovisitSums(store), NeighbourTable(lambda keys: [None] * len(keys))
     sums.add(applied)
-    sums.grow()
     for _, increments in sums.take(1):
         neighbours.add(increments)
+    neighbours.take()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import struct
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +22,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.structs import OffsetAndMetadata
 
 from schemas.errors import StoreCorrupt
+from streams.aside import aside
 from streams.settings import Settings
 from streams.standby import open_or_rebuild
 from streams.store import PartitionStore
@@ -32,7 +33,8 @@ log = logging.getLogger(__name__)
 
 APPLIED = b"\x00applied"
 APPLIED_LAYOUT = struct.Struct("<Bq")
-MAX_BATCH_BYTES = 256 << 10
+MAX_BATCH_BYTES, MOST_BATCHES = 256 << 10, 8
+"Of a changelog batch, and of batches made before they are sent."
 YIELD_EVERY = 20
 CLOSE_S = 5.0
 "Seconds that a producer may take to close: one whose transaction was cut off may wait for what cannot be sent any more."
@@ -251,28 +253,28 @@ class PartitionState:
         self, producer: AIOKafkaProducer, rows: Mapping[bytes, bytes | None]
     ) -> list[tuple[asyncio.Future[Any], int]]:
         """Send rows in batches; returns per batch what acknowledges it, and its number of records."""
-        batches = await asyncio.to_thread(self._batches, producer, rows)
-        return [
-            (_heeded(await producer.send_batch(batch, self.changelog, partition=self.partition)), batch.record_count())
-            for batch in batches
-        ]
+        sent, waiting = [], iter(rows.items())
+        while batches := await aside(len(rows), self._batches, producer, waiting):
+            for batch in batches:
+                future = await producer.send_batch(batch, self.changelog, partition=self.partition)
+                sent.append((_heeded(future), batch.record_count()))
+        return sent
 
-    def _batches(self, producer: AIOKafkaProducer, rows: Mapping[bytes, bytes | None]) -> list[Any]:
-        batches = []
-        batch, size = producer.create_batch(), 0
-        for key, value in rows.items():
+    def _batches(self, producer: AIOKafkaProducer, rows: Iterator[tuple[bytes, bytes | None]]) -> list[Any]:
+        """The next MOST_BATCHES of rows, or fewer; a row that fits no more begins the last of them."""
+        batches: list[Any] = []
+        size = MAX_BATCH_BYTES
+        for key, value in rows:
             length = len(key) + len(value or b"")
-            if size and size + length > MAX_BATCH_BYTES:
-                batches.append(batch)
-                batch, size = producer.create_batch(), 0
-            if batch.append(key=key, value=value, timestamp=None) is None:
-                batches.append(batch)
-                batch, size = producer.create_batch(), 0
-                if batch.append(key=key, value=value, timestamp=None) is None:
+            fits = size + length <= MAX_BATCH_BYTES and batches[-1].append(key=key, value=value, timestamp=None) is not None
+            if not fits:
+                batches.append(producer.create_batch())
+                size = 0
+                if batches[-1].append(key=key, value=value, timestamp=None) is None:
                     raise StoreCorrupt("row_too_large", f"row {key!r} of {length} bytes fits no batch")
             size += length
-        if size:
-            batches.append(batch)
+            if len(batches) == MOST_BATCHES and size >= MAX_BATCH_BYTES // 2:
+                break
         for batch in batches:
             batch.close()
         return batches

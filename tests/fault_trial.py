@@ -19,7 +19,8 @@ from agents.cli.tables import changelog_digests
 from streams.embedded.kafka import EmbeddedKafka
 from streams.settings import Settings
 
-TRIALS = int(os.environ.get("TRIALS", "20"))
+FIRST, TRIALS = int(os.environ.get("FIRST", "0")), int(os.environ.get("TRIALS", "20"))
+"The first seed, and how many."
 EVENTS = 800
 "Events of one trial; the fault comes while they are produced."
 

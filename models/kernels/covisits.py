@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numba import njit, uint64
 
-__all__ = ["KEPT", "add_pairs", "grouped", "merge_rows"]
+__all__ = ["KEPT", "add_pairs", "grouped", "merge_rows", "regrouped"]
 
 FORMAT = 2
 HEAD = 16
@@ -17,39 +17,29 @@ SPREAD = 0x9E3779B97F4A7C15
 
 
 @njit(cache=True, nogil=True)
-def add_pairs(pairs: Any, units: Any, count: int, keys: Any, sums: Any, size: int) -> int:
-    """Add `count` increments to the open-addressing table `keys`, `sums` (uint64; a sum of 0 marks a free place).
+def add_pairs(pairs: Any, units: Any, count: int, keys: Any, sums: Any, more_keys: Any, more_sums: Any, size: int) -> int:
+    """Add `count` increments to the table `keys`, `sums` (uint64, a power of two long; a sum of 0 marks a free place).
 
-    A key is the item's row in the high and the neighbour's in the low 32 bits. The table must have room; returns its new size.
+    A key is the item's row in the high and the neighbour's in the low 32 bits. Each key has one place: what is found there
+    under another key makes room and is appended to `more_keys`, `more_sums` at `size`, which must have room for `count`.
+    So pairs that come often are summed within a table that the processor's cache holds. Returns the new `size`.
     """
     mask = len(keys) - 1
     for i in range(count):
         key = (uint64(pairs[i, 0]) << uint64(32)) | uint64(pairs[i, 1])
         at = np.int64((key * uint64(SPREAD)) >> uint64(20)) & mask
-        while sums[at] != uint64(0) and keys[at] != key:
-            at = (at + 1) & mask
-        if sums[at] == uint64(0):
-            keys[at] = key
+        if sums[at] != uint64(0) and keys[at] != key:
+            more_keys[size], more_sums[size] = keys[at], sums[at]
             size += 1
+            sums[at] = uint64(0)
+        keys[at] = key
         sums[at] += units[i]
     return size
 
 
 @njit(cache=True, nogil=True)
-def grow(keys: Any, sums: Any, new_keys: Any, new_sums: Any) -> None:
-    """Enter all sums into a larger, empty table."""
-    mask = len(new_keys) - 1
-    for i in range(len(keys)):
-        if sums[i] != uint64(0):
-            at = np.int64((keys[i] * uint64(SPREAD)) >> uint64(20)) & mask
-            while new_sums[at] != uint64(0):
-                at = (at + 1) & mask
-            new_keys[at], new_sums[at] = keys[i], sums[i]
-
-
-@njit(cache=True, nogil=True)
-def grouped(keys: Any, sums: Any, size: int, item_hashes: Any, partitions: int) -> Any:
-    """The table's sums by owner partition (hash of the item modulo `partitions`) and item.
+def grouped(keys: Any, sums: Any, item_hashes: Any, partitions: int) -> Any:
+    """Sums of pairs, which may occur more than once, by owner partition (hash of the item modulo `partitions`) and item.
 
     Returns, over the distinct items m and pairs p: owner int64 `(m,)` ascending, item hash uint64 `(m,)`, end of the
     item's pairs int64 `(m,)`, neighbour hash uint64 `(p,)`, units uint64 `(p,)`.
@@ -57,8 +47,7 @@ def grouped(keys: Any, sums: Any, size: int, item_hashes: Any, partitions: int) 
     n = len(item_hashes)
     per_item = np.zeros(n + 1, np.int64)
     for i in range(len(keys)):
-        if sums[i] != uint64(0):
-            per_item[np.int64(keys[i] >> uint64(32))] += 1
+        per_item[np.int64(keys[i] >> uint64(32))] += 1
     per_owner = np.zeros(partitions + 1, np.int64)
     for row in range(n):
         if per_item[row]:
@@ -80,14 +69,35 @@ def grouped(keys: Any, sums: Any, size: int, item_hashes: Any, partitions: int) 
         place[rows[i]] = at
         at += per_item[rows[i]]
         ends[i] = at
-    others, units = np.empty(size, np.uint64), np.empty(size, np.uint64)
+    others, units = np.empty(len(keys), np.uint64), np.empty(len(keys), np.uint64)
     for i in range(len(keys)):
-        if sums[i] != uint64(0):
-            row = np.int64(keys[i] >> uint64(32))
-            others[place[row]] = item_hashes[np.int64(keys[i] & uint64(0xFFFFFFFF))]
-            units[place[row]] = sums[i]
-            place[row] += 1
+        row = np.int64(keys[i] >> uint64(32))
+        others[place[row]] = item_hashes[np.int64(keys[i] & uint64(0xFFFFFFFF))]
+        units[place[row]] = sums[i]
+        place[row] += 1
     return owners, items, ends, others, units
+
+
+@njit(cache=True, nogil=True)
+def regrouped(items: Any, ends: Any, others: Any, units: Any, order: Any) -> Any:
+    """Increments whose items may occur more than once, each item's together: `order` sorts `items`.
+
+    Arguments and result as the columns of `models.tables.Increments`.
+    """
+    m, p = len(items), len(others)
+    new_items, new_ends = np.empty(m, np.uint64), np.empty(m, np.int64)
+    new_others, new_units = np.empty(p, np.uint64), np.empty(p, np.uint64)
+    made, at = 0, 0
+    for k in range(m):
+        i = order[k]
+        if made == 0 or new_items[made - 1] != items[i]:
+            new_items[made] = items[i]
+            made += 1
+        for j in range(ends[i - 1] if i else 0, ends[i]):
+            new_others[at], new_units[at] = others[j], units[j]
+            at += 1
+        new_ends[made - 1] = at
+    return new_items[:made], new_ends[:made], new_others, new_units
 
 
 @njit(cache=True, nogil=True)
