@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import signal
 import urllib.request
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -41,9 +42,13 @@ class Trial:
         """Wait for a random time."""
         await asyncio.sleep(self.rng.random() * most_s)
 
-    async def start(self, fault: str = "") -> None:
-        """Start the worker, with a fault built in or without."""
-        await asyncio.to_thread(self.worker.start, fault=fault)
+    async def start(self, fault: str = "works", *, may_die: bool = False) -> None:
+        """Start the worker, with a fault built in or without; `may_die`: perhaps so soon that it is never ready."""
+        try:
+            await asyncio.to_thread(self.worker.start, fault=fault)
+        except AssertionError:
+            if not may_die or self.worker.process.poll() != -signal.SIGKILL:
+                raise
 
     async def supervise(self) -> None:
         """As a supervisor would: start the worker again when it has ended."""

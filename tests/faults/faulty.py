@@ -1,4 +1,4 @@
-"""A worker with a fault built in: `python faulty.py NAME[:NUMBER]`.
+"""A worker with a fault built in: `python faulty.py NAME[:NUMBER]`. All its chunks are worked on in threads, as long ones are.
 
 Some kill the worker at the NUMBER-th time it comes by a certain place. Others are builds that are wrong on purpose, to show
 that the checks would notice.
@@ -18,9 +18,9 @@ from aiokafka import AIOKafkaProducer
 
 import agents.worker
 from agents.covisits import CovisitPartition
-from agents.users import UserPartition
+from agents.users import ITEM, USER, UserPartition
 from models.tables import StatisticsTable
-from streams import partitions
+from streams import aside, partitions
 from streams.partitions import PartitionState
 from streams.store import PartitionStore
 
@@ -38,6 +38,10 @@ def countdown(number: int) -> Callable[[], None]:
             os.kill(os.getpid(), signal.SIGKILL)
 
     return step
+
+
+def works(_: int) -> None:
+    """No fault."""
 
 
 def dies_in_mid_chunk(number: int) -> None:
@@ -135,7 +139,8 @@ def wrong_disk_first(number: int) -> None:
 
     async def transaction(self: PartitionState, taken: Any) -> Any:
         self.store.write(taken.rows, self.store.position)
-        step()
+        if any(key.startswith(USER) for key in taken.rows):
+            step()
         return await whole(self, taken)
 
     PartitionState._transaction = transaction  # type: ignore[method-assign]
@@ -178,11 +183,55 @@ def wrong_swallows_bad_records(_: int) -> None:
     agents.users.dead_letter = letterless
 
 
+def wrong_takes_half_a_chunk(_: int) -> None:
+    """Wrong: a flush does not wait for the chunk that is being applied; the worker dies after the first that did not."""
+
+    class Open:
+        """Not a lock."""
+
+        async def __aenter__(self) -> None: ...
+
+        async def __aexit__(self, *_: object) -> None: ...
+
+    prepare, change, take = PartitionState.__init__, UserPartition._change, UserPartition._take
+    transaction = PartitionState._transaction
+    halfway: set[int] = set()
+    half: set[PartitionState] = set()
+
+    def init(self: PartitionState, *args: Any, **kwargs: Any) -> None:
+        prepare(self, *args, **kwargs)
+        self.still = Open()  # type: ignore[assignment]
+
+    def slowly(self: UserPartition, *args: Any) -> Any:
+        changed = change(self, *args)
+        halfway.add(self.partition)
+        time.sleep(0.3)
+        halfway.discard(self.partition)
+        return changed
+
+    async def taken(self: UserPartition) -> Any:
+        mid = self.partition in halfway
+        flush = await take(self)
+        if mid and flush is not None and any(key.startswith(ITEM) for key in flush.rows):
+            half.add(self.state)
+        return flush
+
+    async def committed(self: PartitionState, *args: Any) -> Any:
+        position = await transaction(self, *args)
+        if self in half:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return position
+
+    PartitionState.__init__, PartitionState._transaction = init, committed  # type: ignore[method-assign]
+    UserPartition._change, UserPartition._take = slowly, taken  # type: ignore[method-assign]
+
+
 def main() -> None:
     """Build the fault in, then run a worker."""
     name, _, number = sys.argv[1].partition(":")
     fault = globals()[name]
     fault(int(number or 1))
+    aside.LONG = 1
     sys.argv = sys.argv[:1]
     agents.worker.main()
 
