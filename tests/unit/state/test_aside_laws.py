@@ -1,0 +1,126 @@
+"""Chunks worked on in a thread: what the store becomes meanwhile changes nothing, and nothing shows before all is entered."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from reference import Tables
+
+from models.items import ItemStore
+from models.kernels.index import HashIndex
+from models.state import hash64
+from models.tables import CovisitSums, Increments, NeighbourTable, UserTable
+from schemas.columns import EventColumns
+from schemas.records import Interaction, Item
+from streams.aside import LONG, aside
+
+START = 1_700_000_000_000
+PAIRS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), min_size=1, max_size=40)
+
+
+def events_of(pairs: list[tuple[int, int]]) -> list[Interaction]:
+    return [Interaction(f"e{n}", f"u{user}", f"i{item}", START + n, "view") for n, (user, item) in enumerate(pairs)]
+
+
+def catalogue() -> tuple[ItemStore, dict[str, tuple[str, ...]]]:
+    store = ItemStore(capacity=4)
+    categories = {f"i{n}": (f"c{n % 3}", f"d{n % 2}") for n in range(8)}
+    for item, names in categories.items():
+        store.upsert(Item(item, categories=names))
+    return store, categories
+
+
+@given(PAIRS, st.integers(0, 300))
+def test_a_catalogue_that_changes_meanwhile_changes_no_record(pairs: list[tuple[int, int]], more: int) -> None:
+    store, categories = catalogue()
+    events = EventColumns.of(events_of(pairs), range(len(pairs)))
+    table = UserTable(store, lambda keys: [None] * len(keys))
+    found = table.look_up(events)
+    for n in range(8):
+        store.upsert(Item(f"i{n}", categories=tuple(f"new{n}-{k}" for k in range(8))))
+    for n in range(more):
+        store.row_for(f"x{n}")
+    changed = table.change(events, found)
+    assert table.lookup(["u0", "u1", "u2", "u3"]) == [None] * 4, "nothing shows before it is entered"
+    table.enter(changed)
+    expected = Tables.after(events_of(pairs), categories).people
+    assert table.take() == {user.encode(): person.record().encode() for user, person in expected.items()}
+
+
+def test_an_index_is_read_while_it_grows() -> None:
+    index, stop = HashIndex(), threading.Event()
+    wanted = np.asarray([hash64(f"i{n}") for n in range(200)], np.uint64)
+    for n, code in enumerate(wanted.tolist()):
+        index.add(code, n)
+    wrong: list[int] = []
+
+    def read() -> None:
+        while not stop.is_set():
+            rows = index.find_many(wanted)
+            wrong.extend(np.flatnonzero(rows != np.arange(200)).tolist())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for n in range(200, 20_000):
+            index.add(hash64(f"i{n}"), n)
+    finally:
+        stop.set()
+        reader.join()
+    assert not wrong
+
+
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(0, 5), st.integers(0, 50), st.integers(1, 9)), min_size=1, max_size=30), max_size=6
+    ),
+    st.integers(0, 60),
+)
+def test_increments_add_up_whenever_they_are_merged(blocks: list[list[tuple[int, int, int]]], most: int) -> None:
+    import models.tables
+
+    held, models.tables.WAITING_PAIRS = models.tables.WAITING_PAIRS, most
+    try:
+        table = NeighbourTable(lambda keys: [None] * len(keys))
+        sums: dict[int, dict[int, int]] = {}
+        for block in blocks:
+            # in the order they come: an item may occur more than once, and so may a neighbour
+            items, others, units = (np.asarray(column, np.uint64) for column in zip(*block, strict=True))
+            table.add(Increments(items, np.arange(1, len(block) + 1), others, units))
+            for item, other, unit in block:
+                mine = sums.setdefault(item, {})
+                mine[other] = mine.get(other, 0) + unit
+        keys = [item.to_bytes(8, "little") for item in sums]
+        assert table.changed >= len(sums)
+        rows = table.lookup(keys)
+        assert [row.units for row in rows if row] == list(sums.values())
+        assert set(table.take()) == set(keys)
+        assert table.changed == 0
+    finally:
+        models.tables.WAITING_PAIRS = held
+
+
+def test_pairs_that_come_often_are_sent_once_and_none_is_lost() -> None:
+    store = ItemStore(capacity=4)
+    stream = [Interaction(f"e{n}", f"u{n % 50}", f"i{(n * 7919) % 300}", START + n, "view") for n in range(20_000)]
+    often = [Interaction(f"o{n}", "ann", f"i{n % 2}", START + n, "view") for n in range(4_000)]
+    sums, users = CovisitSums(store), UserTable(store, lambda keys: [None] * len(keys))
+    brought, total = 0, 0
+    for n in range(0, len(stream), 1_000):
+        chunk = stream[n : n + 1_000] + often[n // 5 : n // 5 + 200]
+        applied = users.apply(EventColumns.of(chunk, range(len(chunk))))
+        brought += len(applied.units)
+        total += int(applied.units.sum())
+        sums.add(applied)
+    sent = [increments for _, increments in sums.take(4)]
+    assert sum(int(each.units.sum()) for each in sent) == total
+    assert sum(len(each.units) for each in sent) < brought
+    assert sums.waiting == 0
+
+
+async def test_long_work_leaves_the_event_loops_thread_and_short_work_does_not() -> None:
+    assert await aside(LONG, threading.get_ident) != threading.get_ident()
+    assert await aside(LONG - 1, threading.get_ident) == threading.get_ident()
