@@ -59,6 +59,7 @@ FILES_OF: Mapping[int, frozenset[str]] = {
 "Files of a release, by format."
 FILES = FILES_OF[FORMAT]
 OPTIONAL = frozenset((WEIGHTS,))
+DAY_MS = 86_400_000
 NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_FILE_BYTES = 8 << 30
@@ -71,6 +72,8 @@ class Head:
     action: str
     weight: float
     "Its part in the score that candidates are ranked by."
+    window_ms: int = DAY_MS
+    "How long after a person first meets an item the action counts as having followed."
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,9 @@ class Manifest:
                 raise ReleaseRejected(
                     "unknown_format", f"release of format {fields.get('format')!r}, this reads up to {FORMAT}"
                 )
-            fields["heads"] = tuple(Head(str(h["action"]), float(h["weight"])) for h in fields["heads"])
+            fields["heads"] = tuple(
+                Head(str(h["action"]), float(h["weight"]), int(h.get("window_ms", DAY_MS))) for h in fields["heads"]
+            )
             made = cls(**fields)
             PositiveRule(made.positive)
             numbers = (made.value_mean, made.value_deviation, *made.light.values(), *(h.weight for h in made.heads))

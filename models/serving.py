@@ -57,6 +57,8 @@ class ServingModel:
         self.release = release
         self.name = release.name
         self.heads = tuple(head.action for head in manifest.heads)
+        self.windows_ms = {head.action: head.window_ms for head in manifest.heads}
+        "How long after a first meeting each head's action counts."
         self._weights = np.asarray([head.weight for head in manifest.heads], np.float32)
         self.vocabulary = Vocabulary(manifest.actions, manifest.value_mean, manifest.value_deviation, manifest.positive)
         self.dimensions = release.item_vectors.shape[1]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import polars as pl
@@ -12,14 +13,16 @@ from numpy.typing import NDArray
 
 from models.rules import PositiveRule
 from models.sequences import ACTION_SLOTS, Vocabulary
+from schemas.errors import ConfigError
 from schemas.records import Interaction, Item
 from training.events import EventFrame
 
 __all__ = ["ATTRIBUTION_MS", "EventTable", "Heads", "heads_of", "of_known_items", "vocabulary_of"]
 
 ATTRIBUTION_MS = 86_400_000
-"How long after first meeting an item an action still counts for that meeting."
+"How long after first meeting an item an action still counts for that meeting, unless a setting says otherwise."
 MAX_HEADS = 4
+"Unless they are named."
 
 Heads = tuple[tuple[str, float], ...]
 "(action, weight in the score) of each thing to predict."
@@ -56,11 +59,22 @@ def vocabulary_of(events: Sequence[Interaction], positive: str) -> Vocabulary:
     return Vocabulary(actions, mean, deviation or 1.0, positive)
 
 
-def heads_of(events: Sequence[Interaction], vocabulary: Vocabulary, positive: str) -> Heads:
+def heads_of(
+    events: Sequence[Interaction], vocabulary: Vocabulary, positive: str, weights: Mapping[str, float] = MappingProxyType({})
+) -> Heads:
     """`positive` with weight 1, and each frequent action that says something else: with a tenth of that where it may be liked.
 
     What is never liked (a skip, a dislike; a view where only a purchase counts) is learned and explained, and raises no score.
+    With `weights` by action: `positive` and the actions that are named, with these; a negative one lowers the score.
+
+    Raises:
+        ConfigError: an action is named that is not among the frequent ones.
     """
+    if weights:
+        if unknown := sorted(set(weights) - {"positive", *vocabulary.actions}):
+            message = f"no frequent action is called {unknown[0]!r}: there are {', '.join(vocabulary.actions)}"
+            raise ConfigError("head", message, f"heads.{unknown[0]}")
+        return tuple({"positive": 1.0, **weights}.items())
     rule = PositiveRule(positive)
     heads: list[tuple[str, float]] = [("positive", 1.0)]
     met = {(a, None if v != v else v) for a, v in zip(_actions(events), _values(events).tolist(), strict=True)}  # noqa: PLR0124
@@ -94,8 +108,15 @@ class EventTable:
         return len(self.user)
 
     @classmethod
-    def of(cls, events: Sequence[Interaction], items: Sequence[Item], vocabulary: Vocabulary, heads: Heads) -> EventTable:
-        """The table of events whose item is in the catalogue; others are left out."""
+    def of(
+        cls,
+        events: Sequence[Interaction],
+        items: Sequence[Item],
+        vocabulary: Vocabulary,
+        heads: Heads,
+        windows_ms: Mapping[str, int] = MappingProxyType({}),
+    ) -> EventTable:
+        """The table of events whose item is in the catalogue; others are left out. `windows_ms`: other windows, by head."""
         events = of_known_items(events, items)
         if isinstance(events, EventFrame):
             user, item = events.codes("user_id"), events.codes("item_id", [item.item_id for item in items])
@@ -118,8 +139,10 @@ class EventTable:
             pl.col("row").min().over(pair).alias("first_row"),
             pl.col("time").first().over(pair, order_by="row").alias("first_time"),
         )
-        within = pl.col("time") - pl.col("first_time") <= ATTRIBUTION_MS
-        frame = frame.with_columns(*((pl.col(name) & within).any().over(pair).alias(name) for name in hits)).sort("row")
+        windows = {f"head{n}": windows_ms.get(name, ATTRIBUTION_MS) for n, (name, _) in enumerate(heads)}
+        age = pl.col("time") - pl.col("first_time")
+        came = [(pl.col(name) & (age <= windows[name])).any().over(pair).alias(name) for name in hits]
+        frame = frame.with_columns(*came).sort("row")
         return cls(
             user,
             item,

@@ -24,6 +24,8 @@ from schemas.records import Item
 
 __all__ = ["Encoder", "ImageEncoder", "TextEncoder", "VectorCache", "encode_into", "encode_items", "text_of"]
 
+ON_GPU = 256
+"Contents encoded together where there is a GPU."
 TEXTS, IMAGES = 16, 8
 "Encoded together on a CPU: larger batches leave its caches; 64 images at once take 3.5 times as long as 8 times 8."
 SHARD = 512
@@ -60,10 +62,14 @@ class Encoder(Protocol):
         """Vectors, float32 `(n, dimensions)`, and which contents could be read, bool `(n,)`."""
 
 
+def _gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
 class TextEncoder:
     """Mean-pooled, length-1 token vectors. `source` is a folder or a hub name; empty means the packaged MiniLM."""
-
-    batch = TEXTS
 
     def __init__(self, source: str = "", max_tokens: int = MAX_TOKENS) -> None:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -76,6 +82,8 @@ class TextEncoder:
         self._model: Any = None
         self.name = f"text-{_slug(source or 'all-MiniLM-L6-v2')}-{max_tokens}"
         self.dimensions = self._config_dimensions()
+        self._device = "cuda" if _gpu() else "cpu"
+        self.batch = ON_GPU if _gpu() else TEXTS
 
     def _config_dimensions(self) -> int:
         from transformers import AutoConfig
@@ -99,14 +107,15 @@ class TextEncoder:
 
             noise.disable_progress_bar()
             self._tokenizer = AutoTokenizer.from_pretrained(self._source)
-            self._model = AutoModel.from_pretrained(self._source).eval()
+            self._model = AutoModel.from_pretrained(self._source).eval().to(self._device)
         texts = [content.decode() for content in contents]
         tokens = self._tokenizer(texts, padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt")
+        tokens = tokens.to(self._device)
         with torch.inference_mode():
             hidden = self._model(**tokens).last_hidden_state
             mask = tokens["attention_mask"].unsqueeze(-1).to(hidden.dtype)
             pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
-            vectors: NDArray[np.float32] = torch.nn.functional.normalize(pooled, dim=-1).float().numpy()
+            vectors: NDArray[np.float32] = torch.nn.functional.normalize(pooled, dim=-1).float().cpu().numpy()
         return vectors, np.ones(len(texts), np.bool_)
 
 
@@ -115,10 +124,11 @@ class ImageEncoder:
 
     name = f"image-efficientnet-lite0-{IMAGE_SIDE}"
     dimensions = 1280
-    batch = IMAGES
 
     def __init__(self) -> None:
         self._model: Any = None
+        self._device = "cuda" if _gpu() else "cpu"
+        self.batch = ON_GPU if _gpu() else IMAGES
 
     def content(self, item: Item) -> bytes | None:
         """The bytes of the item's image file."""
@@ -139,7 +149,7 @@ class ImageEncoder:
         import torch
 
         if self._model is None:
-            self._model = _efficientnet()
+            self._model = _efficientnet().to(self._device)
         pixels = np.zeros((len(contents), 3, IMAGE_SIDE, IMAGE_SIDE), np.float32)
         readable = np.zeros(len(contents), np.bool_)
         for n, content in enumerate(contents):
@@ -147,8 +157,8 @@ class ImageEncoder:
             if image is not None:
                 pixels[n], readable[n] = image, True
         with torch.inference_mode():
-            features = self._model.extract_features(torch.from_numpy(pixels)).mean(dim=(2, 3))
-            vectors: NDArray[np.float32] = torch.nn.functional.normalize(features, dim=-1).numpy()
+            features = self._model.extract_features(torch.from_numpy(pixels).to(self._device)).mean(dim=(2, 3))
+            vectors: NDArray[np.float32] = torch.nn.functional.normalize(features, dim=-1).cpu().numpy()
         return vectors, readable
 
 

@@ -226,9 +226,10 @@ def evaluate(
     world, figures = World(items, slot), Figures()
     prober, cut = Prober(world.items, world.slot), int(len(events) * share)
     queries = set(asked_of(events, positive, share, most, first=first))
-    heads = ("positive",) if world.slot.current is None else world.slot.current.heads
-    following = Following(events, positive, heads)
-    figures.heads = () if world.slot.current is None else heads
+    model = world.slot.current
+    heads, windows = (("positive",), {}) if model is None else (model.heads, model.windows_ms)
+    following = Following(events, positive, heads, windows)
+    figures.heads = () if model is None else heads
     liked: set[str] = set()
     for start in range(0, cut, CHUNK):
         chunk = events[start : min(start + CHUNK, cut)]

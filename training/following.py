@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +19,17 @@ class Following:
     """First meetings of people with items, and what came of each within the attribution window: as training labels them."""
 
     def __init__(
-        self, events: Sequence[Interaction], positive: Callable[[str, float | None], bool], heads: Sequence[str]
+        self,
+        events: Sequence[Interaction],
+        positive: Callable[[str, float | None], bool],
+        heads: Sequence[str],
+        windows_ms: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
-        """`events` in event-time order; `heads` are actions, or `positive` for what `positive` says of an event."""
-        self._heads = tuple(heads)
+        """`events` in event-time order; `heads` are actions, or `positive` for what `positive` says of an event.
+
+        `windows_ms`: other windows than a day, by head.
+        """
+        self._heads = tuple((name, windows_ms.get(name, ATTRIBUTION_MS)) for name in heads)
         self._numbers: dict[str, list[int]] = {}
         self._met: dict[str, list[tuple[str, int, NDArray[np.bool_]]]] = {}
         "By person: item, time, and per head whether it came; `_numbers` holds the events' numbers, ascending."
@@ -33,8 +41,8 @@ class Following:
                 met = first[pair] = (event.event_time, np.zeros(len(self._heads), np.bool_))
                 self._numbers.setdefault(event.user_id, []).append(n)
                 self._met.setdefault(event.user_id, []).append((event.item_id, *met))
-            if event.event_time - met[0] <= ATTRIBUTION_MS:
-                for head, name in enumerate(self._heads):
+            for head, (name, window) in enumerate(self._heads):
+                if event.event_time - met[0] <= window:
                     met[1][head] |= positive(event.action, event.value) if name == "positive" else event.action == name
 
     def begins(self, user_id: str, n: int) -> bool:

@@ -124,7 +124,8 @@ def update(
     vocabulary = Vocabulary(before.actions, before.value_mean, before.value_deviation, before.positive)
     heads = tuple((head.action, head.weight) for head in before.heads)
     events = of_known_items(events, items)
-    table = EventTable.of(events, items, vocabulary, heads)
+    windows = {head.action: head.window_ms for head in before.heads}
+    table = EventTable.of(events, items, vocabulary, heads, windows)
     fresh = int((table.time_ms > before.trained_until_ms).sum())
     if fresh < FEWEST:
         raise BadDataset("too_little", f"{fresh} events are newer than release {champion.release.name}, {FEWEST} are needed")

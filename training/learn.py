@@ -22,7 +22,7 @@ from models.serving import ServingModel
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
 from training.checkpoints import Checkpoints
-from training.data import EventTable, Heads, heads_of, of_known_items, vocabulary_of
+from training.data import ATTRIBUTION_MS, EventTable, Heads, heads_of, of_known_items, vocabulary_of
 from training.distributed import Group, NotFirst
 from training.ease import ease
 from training.encoders import Encoder, ImageEncoder, TextEncoder, encode_items
@@ -60,6 +60,10 @@ class LearnSettings:
     "Ranking queries, at most."
     logged_share: float = 0.5
     "Share of them that may be slates as they were logged, newest first; the others are replayed history."
+    heads: dict[str, float] = field(default_factory=dict)
+    "Weight in the score by action, of the actions to predict beside `positive`; empty: the frequent ones, by `heads_of`."
+    windows_s: dict[str, float] = field(default_factory=dict)
+    "Seconds after a first meeting or a slate in which an action counts, by action or `positive`; a day where not said."
     text_model: str = ""
     "Folder or hub name of the text encoder; empty means the packaged MiniLM."
     seed: int = 0
@@ -186,9 +190,10 @@ def learn(
     group = Group.current()
     clock = _Clock(report)
     vocabulary = vocabulary_of(events, positive)
-    heads = heads_of(events, vocabulary, positive)
+    heads = heads_of(events, vocabulary, positive, settings.heads)
+    windows = {name: round(seconds * 1000) for name, seconds in settings.windows_s.items()}
     events = of_known_items(events, items)
-    table = EventTable.of(events, items, vocabulary, heads)
+    table = EventTable.of(events, items, vocabulary, heads, windows)
     if len(events) < FEWEST or not bool((table.labels[:, 0] > 0).any()):
         message = f"{len(events)} events on known items, {int(table.liked.sum())} liked by the rule {positive!r}"
         raise BadDataset("too_little", f"too little to learn from: {message}; at least {FEWEST} are needed, some liked")
@@ -198,8 +203,8 @@ def learn(
     if group.first:
         group.wait()
     start = int(len(events) * (1 - settings.replayed_share))
-    base = EventTable.of(events[:start], items, vocabulary, heads)
-    maker = _Maker(items, vocabulary, heads, encoded.content, settings, clock, positive, encoded)
+    base = EventTable.of(events[:start], items, vocabulary, heads, windows)
+    maker = _Maker(items, vocabulary, heads, windows, encoded.content, settings, clock, positive, encoded)
     if not group.first:
         for part in (base, table):
             maker.towers(part, "", None)
@@ -214,7 +219,8 @@ def learn(
     slates = []
     if logged is not None and isinstance(events, EventFrame):
         most = int(settings.queries * settings.logged_share)
-        slates = slates_of(logged(events[start].event_time, events[-1].event_time, most), events, heads)
+        shown = logged(events[start].event_time, events[-1].event_time, most, windows)
+        slates = slates_of(shown, events, heads)
     progress, replays = clock.part("replay"), settings.queries - len(slates)
     replayed = replay(World(items), model, events, table, start, replays, settings.seed, progress, slates)
     progress = clock.part("train the ranker")
@@ -252,6 +258,7 @@ class _Maker:
     items: Sequence[Item]
     vocabulary: Vocabulary
     heads: Heads
+    windows: Mapping[str, int]
     content: Content
     settings: LearnSettings
     clock: _Clock
@@ -283,7 +290,7 @@ class _Maker:
         return Manifest(
             name=time.strftime("%Y%m%d", time.gmtime(until / 1000)),
             feature_spec=SPEC,
-            heads=tuple(Head(name, weight) for name, weight in self.heads),
+            heads=tuple(Head(name, weight, self.windows.get(name, ATTRIBUTION_MS)) for name, weight in self.heads),
             positive=self.positive,
             actions=self.vocabulary.actions,
             value_mean=self.vocabulary.value_mean,

@@ -6,7 +6,7 @@ partition: so the user vector that goes with the logged features is as old as th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from training.impressions import ImpressionSettings, newest_examples
 
 __all__ = ["Logged", "LoggedSlate", "logged_of", "slates_of"]
 
-Logged = Callable[[int, int, int], pl.DataFrame]
+Logged = Callable[[int, int, int, Mapping[str, int]], pl.DataFrame]
 "(after ms, until ms, most slates) to examples: rows of schema `training_example`."
 
 
@@ -44,8 +44,9 @@ class LoggedSlate:
 def logged_of(target: Target, positive: str) -> Logged:
     """The newest slates of an archive."""
 
-    def read(after_ms: int, until_ms: int, most: int) -> pl.DataFrame:
-        return newest_examples(target, ImpressionSettings(positive, until_ms=until_ms), SPEC, after_ms, most)
+    def read(after_ms: int, until_ms: int, most: int, windows_ms: Mapping[str, int]) -> pl.DataFrame:
+        settings = ImpressionSettings(positive, windows_ms=windows_ms, until_ms=until_ms)
+        return newest_examples(target, settings, SPEC, after_ms, most)
 
     return read
 

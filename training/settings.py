@@ -42,8 +42,11 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "neighbours": (1, 4_096),
     "replayed_share": (0.01, 0.9),
     "queries": (1, 10_000_000),
+    "heads": (-1_000.0, 1_000.0),
+    "windows_s": (1e-3, 1e9),
 }
-"Smallest and largest value of each number; one that is not here may be anything."
+"Smallest and largest value of each number, of a table those of all its values; one that is not here may be anything."
+MOST_NAMES = 64
 
 
 def read_settings(path: Path, standard: LearnSettings) -> LearnSettings:
@@ -105,8 +108,17 @@ def _value(name: str, before: Any, value: Any) -> Any:
         value = float(value)
     if type(value) is not type(before):
         raise ConfigError("settings_file", f"{name} must be {type(before).__name__}, not {value!r:.80}", name)
+    if isinstance(value, dict):
+        if len(value) > MOST_NAMES:
+            raise ConfigError("settings_file", f"{name} has {len(value)} names, at most {MOST_NAMES} can be", name)
+        return {inner: _number(f"{name}.{inner[:80]}", BOUNDS[name], value[inner]) for inner in value}
     if isinstance(value, int | float) and not isinstance(value, bool):
-        low, high = BOUNDS.get(name, (-math.inf, math.inf))
-        if not low <= value <= high or not math.isfinite(value):
-            raise ConfigError("settings_file", f"{name} must be from {low:g} to {high:g}, not {value!r}", name)
+        return _number(name, BOUNDS.get(name, (-math.inf, math.inf)), value)
+    return value
+
+
+def _number(name: str, bounds: tuple[float, float], value: Any) -> Any:
+    low, high = bounds
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high or not math.isfinite(value):
+        raise ConfigError("settings_file", f"{name} must be from {low:g} to {high:g}, not {value!r:.80}", name)
     return value

@@ -82,7 +82,7 @@ async def test_what_was_shown_and_what_followed_reach_the_ranker(
     found = open_corpus(str(target.root), POSITIVE)
     assert found.logged is not None
     assert isinstance(found.events, EventFrame)
-    examples = found.logged(0, LAST_MS + 2 * ATTRIBUTION_MS, 100)
+    examples = found.logged(0, LAST_MS + 2 * ATTRIBUTION_MS, 100, {})
     asked = {slate["request_id"] for slate in slates}
     rows = [row for row in examples.to_dicts() if row["request_id"] in asked]
     labels = {(row["request_id"], row["position"]): {pair["key"] for pair in row["labels"]} for row in rows}

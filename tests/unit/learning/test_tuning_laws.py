@@ -116,7 +116,7 @@ def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
     assert set(KINDS) == {"mmoe", "deepfm"}
     for name in BOUNDS:  # every bound is that of a setting
         part, _, inner = name.rpartition(".")
-        assert isinstance(getattr(getattr(standard, part) if part else standard, inner), int | float)
+        assert isinstance(getattr(getattr(standard, part) if part else standard, inner), int | float | dict)
 
 
 # ---- what trials are judged by while they train
