@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from schemas.codec import MAX_VALUE_BYTES, Registry, decode, encode, header
 from schemas.errors import BadEvent, TransientError
 from schemas.kernels import decode_block
+from schemas.plain_json import plain_json
 from schemas.records import Interaction
 from schemas.validation import FUTURE_MS, check_time, interaction_from
 
@@ -158,14 +159,16 @@ def decode_interactions(
     checked = np.zeros(len(values), np.uint8)
     for index in odd:
         mended[index] = None
+        plain = plain_json(values[index], keys[index], headers[index])
+        if plain is not None and (timestamps is None or plain[0] <= timestamps[index] + FUTURE_MS):
+            mended[index], checked[index] = plain[1], 1
+            continue
         try:
             event = _general(values[index], keys[index], headers[index], registry)
             if timestamps is not None and not isinstance(event, str):
                 check_time(event.event_time, timestamps[index])
         except BadEvent as exc:
             bad.append(BadRecord(index, exc.code, exc.message))
-        except UnicodeDecodeError:
-            bad.append(BadRecord(index, "invalid_key", "the key is not UTF-8"))
         except TransientError:
             raise  # the registry does not answer: the chunk is read again
         except Exception as exc:  # whatever it is, its neighbours are not affected, nor is the partition
@@ -183,10 +186,13 @@ def decode_interactions(
 def _general(
     value: bytes | None, key: bytes | None, head: Sequence[tuple[str, bytes]], registry: Registry | None
 ) -> Interaction | str:
-    """The event of one record, or the user to erase; raises BadEvent, UnicodeDecodeError."""
+    """The event of one record, or the user to erase; raises BadEvent."""
     if key is None:
         raise BadEvent("null_key", "the key must be the user_id", "key")
-    user = key.decode()
+    try:
+        user = key.decode()
+    except UnicodeDecodeError as exc:
+        raise BadEvent("invalid_key", "the key is not UTF-8", "key") from exc
     if value is None:
         if ERASE not in head:
             raise BadEvent("null_value", "no value, and no riffle-op header that would ask for an erasure")

@@ -164,8 +164,9 @@ def interaction_from(source: Mapping[str, Any], *, now_ms: int | None = None) ->
         if now_ms is None:
             get.fail("event_time", "event_time is missing", "missing_field")
         event_time = now_ms
+    made = "" if source.get("event_id") is not None else event_id_of(user_id, item_id, action, event_time)
     return Interaction(
-        get.identifier("event_id", event_id_of(user_id, item_id, action, event_time)),
+        get.identifier("event_id", made),
         user_id,
         item_id,
         event_time,

@@ -21,6 +21,8 @@ from schemas.codec import NAMES, Framing, decode, encode, fingerprint, load, sch
 from schemas.columns import ERASE, decode_interactions
 from schemas.compatibility import check_all, incompatibilities
 from schemas.errors import BadEvent, BadInput, BadRequest, NotReady
+from schemas.plain_json import plain_json
+from schemas.records import Interaction
 from schemas.registry import ConfluentRegistry
 from schemas.validation import FUTURE_MS, interaction_from, item_from, request_from
 
@@ -232,6 +234,31 @@ def test_the_compiled_and_the_general_decoder_agree() -> None:
         assert avro.columns.hashes.tolist() == plain.columns.hashes.tolist()
         assert avro.columns.event_time.tolist() == [event["event_time"]]
         assert np.array_equal(avro.columns.value, plain.columns.value, equal_nan=True)
+
+
+ODD = st.sampled_from([None, "", "x" * 65, 5, 2.5, -1, True, [], {}, "2026-01-01T00:00:00Z", 2**60, 1e300])
+NAMED = st.sampled_from(sorted(Interaction.__dataclass_fields__))
+
+
+@given(EVENTS, st.dictionaries(NAMED | st.just("unknown"), ODD, max_size=2), st.sets(NAMED, max_size=2), st.booleans())
+def test_plain_json_is_what_the_general_decoder_makes_of_it(
+    event: dict[str, Any], odd: dict[str, Any], left_out: set[str], other_key: bool
+) -> None:
+    given = {name: value for name, value in (event | odd).items() if name not in left_out}
+    key = b"another" if other_key else str(given.get("user_id") or "nobody").encode()
+    value, header = orjson.dumps(given), [("content-type", b"application/json")]
+    plain = plain_json(value, key, header)
+    try:
+        expected = interaction_from(given)
+    except BadEvent:
+        assert plain is None
+        return
+    if plain is not None:
+        assert expected.user_id.encode() == key
+        fields = {name: getattr(expected, name) for name in Interaction.__dataclass_fields__}
+        assert plain == (expected.event_time, encode("interaction", fields))
+    elif not odd and not left_out and not other_key:
+        raise AssertionError("a plain event is read the slow way")
 
 
 @given(st.binary(max_size=80), st.integers(0, 60))

@@ -1,0 +1,78 @@
+"""Events in JSON that are as they are meant to be, straight to records: what most senders of JSON send."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from schemas.codec import MAX_VALUE_BYTES, header
+from schemas.validation import INTERACTION_FIELDS, MAX_TIME_MS
+
+__all__ = ["plain_json"]
+
+JSON = ("content-type", b"application/json")
+SHORT = 64
+"Characters of an id that is plain: no more bytes than an id may have, whatever they are."
+DOUBLE = struct.Struct("<d")
+
+
+def _long(n: int) -> bytes:
+    """A long as Avro writes it, zigzag and of variable length; n at least 0."""
+    left, out = n << 1, bytearray()
+    while left > 0x7F:
+        out.append(left & 0x7F | 0x80)
+        left >>= 7
+    out.append(left)
+    return bytes(out)
+
+
+LENGTHS = [_long(n) for n in range(4 * SHORT + 1)]
+
+
+def _is_plain(event: dict[str, Any]) -> bool:
+    for name in ("event_id", "user_id", "item_id", "action"):
+        text = event.get(name)
+        if type(text) is not str or not 0 < len(text) <= SHORT:
+            return False
+    for name in ("session_id", "request_id"):
+        text = event.get(name)
+        if text is not None and (type(text) is not str or not 0 < len(text) <= SHORT):
+            return False
+    time, number, position = event.get("event_time"), event.get("value"), event.get("position")
+    return (
+        type(time) is int
+        and 0 <= time < MAX_TIME_MS
+        and (number is None or (type(number) in (int, float) and abs(number) <= 3e38))
+        and (position is None or (type(position) is int and 0 <= position <= 1_000_000))
+    )
+
+
+def plain_json(value: bytes | None, key: bytes | None, head: Sequence[tuple[str, bytes]]) -> tuple[int, bytes] | None:
+    """Event time, and the event as a record of schema `interaction`; None for whatever has anything odd about it.
+
+    Gives what `schemas.validation.interaction_from` and `schemas.codec.encode` give, several times as fast.
+    """
+    if value is None or key is None or len(value) > MAX_VALUE_BYTES or JSON not in head:
+        return None
+    try:
+        event = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return None
+    if type(event) is not dict or not event.keys() <= INTERACTION_FIELDS or not _is_plain(event):
+        return None
+    if event["user_id"].encode() != key:
+        return None
+    parts = [header("interaction")]
+    for name in ("event_id", "user_id", "item_id"):
+        text = event[name].encode()
+        parts += LENGTHS[len(text)], text
+    text, number, position = event["action"].encode(), event.get("value"), event.get("position")
+    parts += _long(event["event_time"]), LENGTHS[len(text)], text, b"\0" if number is None else b"\2" + DOUBLE.pack(number)
+    for name in ("session_id", "request_id"):
+        given = event.get(name)
+        parts += (b"\0",) if given is None else (b"\2", LENGTHS[len(given.encode())], given.encode())
+    parts.append(b"\0" if position is None else b"\2" + _long(position))
+    return event["event_time"], b"".join(parts)
