@@ -135,6 +135,10 @@ class Ownership:
         for (table, number), store in sorted(self.standby.stores.items()):
             yield table, number, "standby", store, self.standby.lag.get((table, number), -1)
 
+    def damaged(self) -> list[str]:
+        """Folders here in which a damaged block was met, by whatever read it; the next start rebuilds them."""
+        return [str(store.folder) for _, _, _, store, _ in self._stores() if store.damaged]
+
     async def tables(self, *, digests: bool = False) -> list[dict[str, object]]:
         """Every table partition here: its role, the changelog offset its disk includes; with `digests` a hash over its rows."""
         found = []

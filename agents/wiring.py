@@ -25,6 +25,7 @@ from agents.web.routes import attach
 from models.items import ItemStore
 from models.pipeline.pipeline import CandidatePipeline
 from models.slot import ModelSlot
+from schemas.errors import StoreCorrupt
 from streams.assignor import HoldingAssignor
 from streams.broadcast import BroadcastReader
 from streams.chunks import Chunk, ChunkedApp, Progress
@@ -357,6 +358,10 @@ class Worker:
         """Notice partitions that have work waiting and stand still. An unreachable broker is no fault of this worker."""
         while True:
             await asyncio.sleep(WATCH_INTERVAL_S)
+            if damaged := self.ownership.damaged():
+                message = f"a damaged block was met in {', '.join(damaged)}: rebuilt from the changelog at the next start"
+                self._crash(StoreCorrupt("store_unreadable", message))
+                return
             try:
                 progress = await asyncio.wait_for(self._app.consumer.progress(), WATCH_TIMEOUT_S)
             except TimeoutError:

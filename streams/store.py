@@ -44,6 +44,8 @@ class PartitionStore:
         self._db: Rdict | None = None
         self._reading, self._closing = threading.Lock(), threading.Event()
         self.position = -1
+        self.damaged = False
+        "Whether a damaged block was met since the folder was opened: only a rebuild mends it."
 
     def open(self) -> None:
         """Open or create the folder.
@@ -87,6 +89,7 @@ class PartitionStore:
         self.close()
         shutil.rmtree(self.folder, ignore_errors=True)
         self.position = -1
+        self.damaged = False
 
     def _fault(self, exc: Exception) -> RiffleError:
         """What an error of RocksDB means. Only damage is mended by emptying the folder: a lock or a full disk costs no rows."""
@@ -94,6 +97,7 @@ class PartitionStore:
         if any(text.startswith(sign) for sign in DAMAGE):
             if self._db is not None and self.folder.is_dir():
                 (self.folder / DAMAGED).touch()
+                self.damaged = True
             return StoreCorrupt("store_unreadable", f"{self.folder}: {text}")
         return NotReady("store_unavailable", f"{self.folder} cannot be opened now: {text}")
 

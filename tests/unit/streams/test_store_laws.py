@@ -97,12 +97,14 @@ def test_a_damaged_block_is_noticed_by_every_way_of_reading_and_by_the_next_open
         store.open()
         with pytest.raises(StoreCorrupt):
             read(store)
+        assert store.damaged
         store.close()
         with pytest.raises(StoreCorrupt):
             store.open()
         store.wipe()
         store.open()
         assert store.position == -1
+        assert not store.damaged
         store.close()
 
 
