@@ -2,7 +2,7 @@
 
 soak.py [--minutes 10] [--users 1000000] [--items 20000] [--json]
 
-Events come as fast as the worker applies them, with at most 50,000 waiting. Prints resident memory every 15 s, and the growth
+Events come as fast as the worker applies them, with some 200,000 waiting. Prints resident memory every 15 s, and the growth
 per minute over the second half.
 """
 
@@ -14,13 +14,14 @@ import json
 import time
 
 import numpy as np
-from common import get, instance, resident_mb, stack, worker
+from common import await_ready, get, instance, resident_mb, stack, worker
+from firehose import Firehose
 from ingest import applied
 
-from schemas.records import Interaction, Item
-from streams.produce import produce_events, produce_items
+from schemas.records import Item
+from streams.produce import produce_items
 
-ROUND = 50_000
+ROUND, WAITING = 50_000, 200_000
 EVERY_S = 15.0
 
 
@@ -31,25 +32,20 @@ def main() -> None:
     options.add_argument("--items", type=int, default=20_000)
     options.add_argument("--json", action="store_true")
     asked = options.parse_args()
-    rng = np.random.default_rng(5)
     samples: list[tuple[float, float, int]] = []
     with stack() as running:
         settings = instance(running)
         asyncio.run(
             produce_items(settings, (Item(f"i{k}", f"title {k % 97}", categories=(f"c{k % 20}",)) for k in range(asked.items)))
         )
+        hose = Firehose(settings, asked.users, asked.items)
         with worker(settings) as pid:
-            started, sent, next_sample = time.monotonic(), 0, 0.0
+            await_ready(settings)
+            started, next_sample = time.monotonic(), 0.0
             while (now := time.monotonic() - started) < asked.minutes * 60:
-                who, what = rng.integers(0, asked.users, ROUND).tolist(), (rng.zipf(1.1, ROUND) % asked.items).tolist()
-                events = (
-                    Interaction(f"{sent + k:016x}", f"u{who[k]}", f"i{what[k]}", 1_700_000_000_000 + sent + k, "click")
-                    for k in range(ROUND)
-                )
-                asyncio.run(produce_events(settings, events))
-                sent += ROUND
-                while (done := applied([settings])) < sent - ROUND:
-                    time.sleep(0.05)
+                asyncio.run(hose.send(ROUND))
+                while (done := applied([settings])) < hose.sent - WAITING:
+                    time.sleep(0.02)
                 if now >= next_sample:
                     samples.append((round(now, 1), round(resident_mb(pid), 1), int(done)))
                     next_sample = now + EVERY_S
