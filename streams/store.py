@@ -114,7 +114,12 @@ class PartitionStore:
             raise self._fault(exc) from exc
 
     def write(self, rows: Mapping[bytes, bytes | None], position: int) -> None:
-        """Write all rows (None deletes) and `position` in one atomic batch."""
+        """Write all rows (None deletes) and `position` in one atomic batch.
+
+        Raises:
+            StoreCorrupt: a damaged block; the next `open` says so too.
+            NotReady: it cannot be written to now, as on a full disk.
+        """
         assert self._db is not None
         batch = WriteBatch(raw_mode=True)
         for key, value in rows.items():
@@ -123,7 +128,10 @@ class PartitionStore:
             else:
                 batch.put(key, value)
         batch.put(POSITION, POSITION_LAYOUT.pack(FORMAT, position))
-        self._db.write(batch)
+        try:
+            self._db.write(batch)
+        except Exception as exc:  # also what a compaction met since the last write
+            raise self._fault(exc) from exc
         self.position = position
 
     def scan(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import random
-import signal
 import urllib.request
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -47,7 +46,7 @@ class Trial:
         try:
             await asyncio.to_thread(self.worker.start, fault=fault)
         except AssertionError:
-            if not may_die or self.worker.process.poll() != -signal.SIGKILL:
+            if not may_die or self.worker.process.poll() is None:
                 raise
 
     async def supervise(self) -> None:
@@ -55,7 +54,7 @@ class Trial:
         while True:
             await asyncio.sleep(0.5)
             if self.worker.process.poll() is not None:
-                await self.start()
+                await self.start(may_die=True)
 
     async def ended(self, timeout_s: float = 60.0) -> int:
         """The worker ends by itself; its exit status."""

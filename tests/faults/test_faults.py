@@ -114,7 +114,7 @@ async def finds_a_flipped_byte(trial: Trial) -> None:
         data = bytearray(path.read_bytes())
         data[trial.rng.randrange(len(data))] ^= 0x55
         path.write_bytes(bytes(data))
-    await trial.start()
+    await trial.start(may_die=True)  # of what it finds
 
 
 async def cannot_write_its_changelog(trial: Trial) -> None:
