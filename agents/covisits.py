@@ -185,12 +185,12 @@ class CovisitPartition:
         await self.state.flush()
         self._flushed_s = time.monotonic()
         async with self.state.still:
-            self._table.trim(self._settings.cache_users)
+            self._table.trim(self._settings.cache_users, self._settings.cache_bytes)
 
     @property
-    def unflushed(self) -> int:
-        """Rows that the next flush will hold."""
-        return self._table.changed
+    def full(self) -> bool:
+        """Whether so much waits to be flushed that it must be, before more is applied: memory stays bounded."""
+        return self._table.changed > self._settings.cache_users or self._table.held > 2 * self._settings.cache_bytes
 
     async def close(self) -> None:
         """Let go of the partition without a flush."""

@@ -268,12 +268,13 @@ class UserPartition:
             self.erased = (self.erased - self._taken) | self._gone
             self._metrics.gauge("flush_seconds", self.state.flush_seconds, table="users", partition=str(self.partition))
         async with self.state.still:
-            self._users.trim(self._settings.cache_users)
+            self._users.trim(self._settings.cache_users, self._settings.cache_bytes)
 
     @property
-    def unflushed(self) -> int:
-        """Rows that the next flush will hold, at least; co-visits count by what they take of memory."""
-        return max(self._users.changed, self._covisits.waiting // PAIRS_PER_ROW)
+    def full(self) -> bool:
+        """Whether so much waits to be flushed that it must be, before more is applied: memory stays bounded."""
+        waiting = max(self._users.changed, self._covisits.waiting // PAIRS_PER_ROW)
+        return waiting > self._settings.cache_users or self._users.held > 2 * self._settings.cache_bytes
 
     async def close(self) -> None:
         """Let go of the partition without a flush."""

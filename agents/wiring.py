@@ -245,7 +245,7 @@ class Worker:
             if part is None or chunk.generation < self._generation:
                 self.metrics.count("chunks_dropped", reason="earlier generation")
                 return
-            if part.unflushed > self._settings.cache_users:
+            if part.full:
                 await part.flush()  # what is not durable stays bounded, also when events come faster than flushes
             async with part.state.still:
                 still_mine = parts.get(chunk.partition) is part and chunk.generation >= self._generation

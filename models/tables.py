@@ -70,17 +70,48 @@ class Changed:
     """Records that events changed, not yet entered in their table."""
 
     rows: dict[bytes, bytes]
+    grown: int
+    "Bytes that they take more of memory than those they replace there."
     applied: Applied
 
 
-class UserTable:
-    """Records of people as bytes: those changed since the last `take`, and a cache of others."""
+class _Rows:
+    """Rows in memory: those changed since they were last taken, and a cache of others."""
 
-    def __init__(self, items: ItemStore, load: Load) -> None:
-        self._items = items
+    def __init__(self, load: Load) -> None:
         self._load = load
         self._rows: dict[bytes, bytes | None] = {}
         self._dirty: set[bytes] = set()
+        self.held = 0
+        "Bytes of all rows in memory."
+
+    def _taken(self) -> dict[bytes, bytes | None]:
+        taken = {key: self._rows[key] for key in self._dirty}
+        self._dirty = set()
+        return taken
+
+    def trim(self, most: int, most_bytes: int) -> None:
+        """Drop clean rows, those first that came first, until no more than `most` are left with `most_bytes`, or none."""
+        excess, over = len(self._rows) - most, self.held - most_bytes
+        if excess <= 0 and over <= 0:
+            return
+        dropped = []
+        for key, row in self._rows.items():
+            if excess <= 0 and over <= 0:
+                break
+            if key not in self._dirty:
+                dropped.append(key)
+                excess, over = excess - 1, over - len(row or b"")
+        for key in dropped:
+            self.held -= len(self._rows.pop(key) or b"")
+
+
+class UserTable(_Rows):
+    """Records of people as bytes."""
+
+    def __init__(self, items: ItemStore, load: Load) -> None:
+        super().__init__(load)
+        self._items = items
         self._reading_earlier = threading.Lock()
         self._earlier = np.zeros((0, len(earlier_positions(""))), np.int32)
         "Positions of the catalogue's items in earlier seen-sets, as far as such were met."
@@ -120,7 +151,8 @@ class UserTable:
         order = np.argsort(who, kind="stable")
         bounds = np.searchsorted(who[order], np.arange(len(codes) + 1))
         users = list(codes)
-        old, old_starts = _joined([row or b"" for row in self._get(users)])
+        rows, held = self._get(users)
+        old, old_starts = _joined([row or b"" for row in rows])
         accepted = np.zeros(n, np.uint8)
         pairs, units = np.empty((2 * records.WINDOW * n, 2), np.int32), np.empty(2 * records.WINDOW * n, np.uint64)
         new_starts = np.zeros(len(users) + 1, np.int64)
@@ -157,26 +189,30 @@ class UserTable:
             size *= 2
             accepted[:] = 0
         data, ends = new[: new_starts[-1]].tobytes(), new_starts.tolist()
-        rows = {user: data[ends[k] : ends[k + 1]] for k, user in enumerate(users)}
-        return Changed(rows, Applied(accepted, of.rows, pairs[:made], units[:made]))
+        made_rows = {user: data[ends[k] : ends[k + 1]] for k, user in enumerate(users)}
+        return Changed(made_rows, len(data) - held, Applied(accepted, of.rows, pairs[:made], units[:made]))
 
     def enter(self, changed: Changed) -> Applied:
         """The last third: from here on `lookup` and `take` see what was changed."""
+        self.held += changed.grown
         self._rows.update(changed.rows)
         self._dirty.update(changed.rows)
         return changed.applied
 
-    def _get(self, users: Sequence[bytes]) -> list[bytes | None]:
+    def _get(self, users: Sequence[bytes]) -> tuple[list[bytes | None], int]:
+        """Rows of users, and the bytes of those that were in memory."""
         held = self._rows.get
         found: list[bytes | object | None] = [held(user, MISSING) for user in users]
         missing = [n for n, row in enumerate(found) if row is MISSING]
+        size = sum(len(row) for row in found if type(row) is bytes)
         for n, row in zip(missing, self._load([users[n] for n in missing]) if missing else (), strict=True):
             # an older format is brought up to date when it is read
             found[n] = self._current(row).encode() if row and row[0] != records.FORMAT else row
-        return found  # type: ignore[return-value]
+        return found, size  # type: ignore[return-value]
 
     def erase(self, user: bytes) -> None:
         """Forget a person; the next `take` says so."""
+        self.held -= len(self._rows.get(user) or b"")
         self._rows[user] = None
         self._dirty.add(user)
 
@@ -210,16 +246,7 @@ class UserTable:
 
     def take(self) -> dict[bytes, bytes | None]:
         """Rows changed since the last call; None where a person was erased."""
-        taken = {user: self._rows[user] for user in self._dirty}
-        self._dirty = set()
-        return taken
-
-    def trim(self, most: int) -> None:
-        """Drop clean rows beyond `most`."""
-        excess = len(self._rows) - most
-        if excess > 0:
-            for user in [user for user in self._rows if user not in self._dirty][:excess]:
-                del self._rows[user]
+        return self._taken()
 
 
 class StatisticsTable:
@@ -422,19 +449,17 @@ class CovisitSums:
                 low = stop
 
 
-class NeighbourTable:
-    """Neighbours of items as bytes: those changed since the last `take`, and a cache of others. Keys: hashes, 8 bytes.
+class NeighbourTable(_Rows):
+    """Neighbours of items as bytes. Keys: hashes, 8 bytes.
 
     Increments wait until rows are asked for: an item's row is long, and most increments bring few neighbours to many items.
     """
 
     def __init__(self, load: Load) -> None:
-        self._load = load
+        super().__init__(load)
         self._waiting: list[Increments] = []
         self._pairs = 0
         "Of those that wait."
-        self._rows: dict[bytes, bytes | None] = {}
-        self._dirty: set[bytes] = set()
 
     def add(self, increments: Increments) -> None:
         """Add increments; an item or a neighbour may occur more than once."""
@@ -462,6 +487,7 @@ class NeighbourTable:
         ends = np.zeros(len(keys) + 1, np.int64)
         covisits.merge_rows(old, starts, increments.ends, increments.others, increments.units, new, ends)
         rows, cuts = new[: ends[-1]].tobytes(), ends.tolist()
+        self.held += len(rows) - len(old)
         for n, key in enumerate(keys):
             self._rows[key] = rows[cuts[n] : cuts[n + 1]]
         self._dirty.update(keys)
@@ -469,13 +495,17 @@ class NeighbourTable:
     def _get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         missing = [key for key in keys if key not in self._rows]
         if missing:
-            self._rows.update(zip(missing, self._load(missing), strict=True))
+            loaded = self._load(missing)
+            self._rows.update(zip(missing, loaded, strict=True))
+            self.held += sum(len(row or b"") for row in loaded)
         return [self._rows[key] for key in keys]
 
     def put(self, key: bytes, row: NeighbourRow) -> None:
         """Replace a row."""
         self._merge()
-        self._rows[key] = row.encode()
+        encoded = row.encode()
+        self.held += len(encoded) - len(self._rows.get(key) or b"")
+        self._rows[key] = encoded
         self._dirty.add(key)
 
     def lookup(self, keys: Sequence[bytes]) -> list[NeighbourRow | None]:
@@ -505,13 +535,4 @@ class NeighbourTable:
     def take(self) -> Mapping[bytes, bytes | None]:
         """Rows changed since the last call."""
         self._merge()
-        taken = {key: self._rows[key] for key in self._dirty}
-        self._dirty = set()
-        return taken
-
-    def trim(self, most: int) -> None:
-        """Drop clean rows beyond `most`."""
-        excess = len(self._rows) - most
-        if excess > 0:
-            for key in [key for key in self._rows if key not in self._dirty][:excess]:
-                del self._rows[key]
+        return self._taken()

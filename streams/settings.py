@@ -18,7 +18,7 @@ LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 LIMITS: Mapping[str, int] = {
     **dict.fromkeys(("kafka_port", "controller_port", "redis_port", "web_port"), 65_535),
     **dict.fromkeys(("commit_interval_s", "archive_interval_s", "stop_timeout_s", "stuck_s", "session_timeout_s"), 0),
-    **dict.fromkeys(("partitions", "replication", "standbys", "cache_users", "block_cache_mb", "archive_rows"), 0),
+    **dict.fromkeys(("partitions", "replication", "standbys", "cache_users", "cache_mb", "block_cache_mb", "archive_rows"), 0),
     "deadline_ms": 60_000,
 }
 "Settings that must be positive (`standbys` may be 0), and the most that each may be; 0 for no limit."
@@ -86,7 +86,9 @@ class Settings:
     deadline_ms: int = 250
     "Milliseconds a request has when it names no deadline."
     cache_users: int = 50_000
-    "User records kept in memory per partition beside those not yet flushed."
+    "Rows of a table kept in memory per partition, at most, and rows that wait to be flushed."
+    cache_mb: int = 128
+    "What rows kept in memory take, of all partitions of a table, in MiB: each has its share. Twice as much, and it is flushed."
     block_cache_mb: int = 32
     "RocksDB block cache per worker, in MiB, shared by its partitions."
     archive_interval_s: float = 10.0
@@ -187,6 +189,11 @@ class Settings:
     def environment(self) -> dict[str, str]:
         """The `RIFFLE_*` variables that recreate these settings in another process."""
         return {_variable(field.name): str(getattr(self, field.name)) for field in fields(self)}
+
+    @property
+    def cache_bytes(self) -> int:
+        """The share of one partition of a table in `cache_mb`."""
+        return (self.cache_mb << 20) // self.partitions
 
     def topic(self, name: str) -> str:
         """Full name of one of `streams.topics.TOPICS`."""

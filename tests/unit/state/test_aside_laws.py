@@ -124,3 +124,35 @@ def test_pairs_that_come_often_are_sent_once_and_none_is_lost() -> None:
 async def test_long_work_leaves_the_event_loops_thread_and_short_work_does_not() -> None:
     assert await aside(LONG, threading.get_ident) != threading.get_ident()
     assert await aside(LONG - 1, threading.get_ident) == threading.get_ident()
+
+
+@given(st.lists(st.tuples(st.sampled_from(["apply", "take", "trim", "erase"]), PAIRS, st.integers(0, 5_000)), max_size=8))
+def test_what_rows_in_memory_take_is_known_and_trimmed_but_nothing_that_changed_is_dropped(
+    steps: list[tuple[str, list[tuple[int, int]], int]],
+) -> None:
+    stored: dict[bytes, bytes | None] = {}
+    users = UserTable(catalogue()[0], lambda keys: [stored.get(key) for key in keys])
+    around = NeighbourTable(lambda keys: [None] * len(keys))
+    number = 0
+    for step, pairs, most in steps:
+        if step == "apply":
+            events = [Interaction(f"e{number + n}", f"u{u}", f"i{i}", START + n, "view") for n, (u, i) in enumerate(pairs)]
+            users.apply(EventColumns.of(events, range(len(events))))
+            number += len(events)
+            ends = np.arange(1, len(pairs) + 1)
+            items, others = (np.asarray(column, np.uint64) for column in zip(*pairs, strict=True))
+            around.add(Increments(items, ends, others, np.ones(len(pairs), np.uint64)))
+        elif step == "take":
+            stored.update(users.take())
+            around.take()
+        elif step == "erase":
+            users.erase(b"u1")
+        else:
+            changed = {key: row for key, row in users._rows.items() if key in users._dirty}
+            users.trim(2, most)
+            around.trim(2, most)
+            assert changed.items() <= users._rows.items()
+            assert len(users._rows) <= max(2, len(changed))
+            assert users.held <= max(most, sum(len(row or b"") for row in changed.values()))
+        for table in (users, around):
+            assert table.held == sum(len(row or b"") for row in table._rows.values())
