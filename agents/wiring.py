@@ -162,6 +162,9 @@ class Worker:
             self._archiver.stop()
             await asyncio.wait(self._tasks[4:], timeout=10.0)
         self._stopping.set()
+        self._settled.set()  # chunks that wait are left to the next owner, those in work are ended
+        if self._applying:
+            await asyncio.wait(self._applying.values())
         for task in self._restoring:
             task.cancel()
         await asyncio.gather(*self._restoring, return_exceptions=True)
@@ -239,7 +242,7 @@ class Worker:
     async def _apply(self, parts: Mapping[int, UserPartition | CovisitPartition], chunk: Chunk) -> None:
         while True:
             await self._settled.wait()
-            if self._broken:
+            if self._broken or self._stopping.is_set():
                 return
             part = parts.get(chunk.partition)
             if part is None or chunk.generation < self._generation:
@@ -249,8 +252,8 @@ class Worker:
                 await part.flush()  # what is not durable stays bounded, also when events come faster than flushes
             async with part.state.still:
                 still_mine = parts.get(chunk.partition) is part and chunk.generation >= self._generation
-                if not still_mine or self._broken or not self._settled.is_set():
-                    continue  # a rebalance began while this waited
+                if not still_mine or self._broken or self._stopping.is_set() or not self._settled.is_set():
+                    continue  # a rebalance began while this waited, or the end
                 self._applied += len(chunk) >= BUSY_CHUNK
                 self._taken_in += len(chunk)
                 try:
