@@ -25,8 +25,10 @@ from streams.settings import Settings
 
 __all__ = ["main"]
 
-M_ARENA_MAX, ARENAS = -8, 2
-"mallopt(3). Arrays of a chunk are made in one thread and freed in another: an arena for each would keep a sixth more memory."
+M_ARENA_MAX, M_MMAP_THRESHOLD = -8, -3
+MALLOC = (M_ARENA_MAX, 2), (M_MMAP_THRESHOLD, 1 << 20)
+"""mallopt(3). Arrays of a chunk are made in one thread and freed in another: an arena for each, and large arrays in arenas, keep a
+third more memory than is in use."""
 COLLECT = 50_000, 20, 50
 """Objects made between two looks for cycles, and so on by generation: a chunk is thousands of records, which go without a look,
 and a look visits the whole catalogue."""
@@ -42,7 +44,8 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     warm()
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").mallopt(M_ARENA_MAX, ARENAS)
+        for parameter, value in MALLOC:
+            ctypes.CDLL("libc.so.6").mallopt(parameter, value)
     sys.setswitchinterval(SWITCH_S)
     gc.set_threshold(*COLLECT)
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())

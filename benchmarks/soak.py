@@ -1,6 +1,6 @@
 """Memory of a worker at full rate, for minutes: does it stay flat?
 
-soak.py [--minutes 10] [--users 1000000] [--items 20000] [--json]
+soak.py [--minutes 10] [--users 200000] [--items 20000] [--json]
 
 Events come as fast as the worker applies them, with some 200,000 waiting. Prints resident memory every 15 s, and the growth
 per minute over the second half.
@@ -28,7 +28,7 @@ EVERY_S = 15.0
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--minutes", type=float, default=10.0)
-    options.add_argument("--users", type=int, default=1_000_000)
+    options.add_argument("--users", type=int, default=200_000)
     options.add_argument("--items", type=int, default=20_000)
     options.add_argument("--json", action="store_true")
     asked = options.parse_args()
