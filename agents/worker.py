@@ -27,8 +27,8 @@ __all__ = ["main"]
 
 M_ARENA_MAX, M_MMAP_THRESHOLD = -8, -3
 MALLOC = (M_ARENA_MAX, 2), (M_MMAP_THRESHOLD, 1 << 20)
-"""mallopt(3). Arrays of a chunk are made in one thread and freed in another: an arena for each, and large arrays in them, keep a
-third more memory than is in use."""
+"""mallopt(3). Arrays of a chunk are made in one thread and freed in another: an arena for each, and large arrays in them, keep
+a third more memory than is in use."""
 COLLECT = 50_000, 20, 50
 """Objects made between two looks for cycles, and so on by generation: a chunk is thousands of records, which go without a look,
 and a look visits the whole catalogue."""
