@@ -15,6 +15,7 @@ from faust.types import TP
 
 from agents.catalogue import Catalogue
 from agents.covisits import CovisitPartition
+from agents.memory import GIVE_BACK_S, give_back
 from agents.metrics import Metrics
 from agents.ownership import Ownership
 from agents.recommend import Recommend
@@ -152,6 +153,7 @@ class Worker:
             asyncio.create_task(releases.follow()),
             asyncio.create_task(self._watch_forever()),
             asyncio.create_task(self._look_for_the_broker()),
+            asyncio.create_task(self._give_back_forever()),
         ]
         if settings.archive != "off":
             self._tasks.append(asyncio.create_task(self._archive_forever()))
@@ -160,7 +162,7 @@ class Worker:
         """Flush what is applied, answer what is under way, let go of everything."""
         if self._archiver is not None:
             self._archiver.stop()
-            await asyncio.wait(self._tasks[4:], timeout=10.0)
+            await asyncio.wait(self._tasks[5:], timeout=10.0)
         self._stopping.set()
         self._settled.set()  # chunks that wait are left to the next owner, those in work are ended
         if self._applying:
@@ -341,6 +343,11 @@ class Worker:
                 await asyncio.sleep(ARCHIVE_RETRY_S)
             else:
                 return
+
+    async def _give_back_forever(self) -> None:
+        while True:
+            await asyncio.sleep(GIVE_BACK_S)
+            await asyncio.to_thread(give_back)
 
     async def _look_for_the_broker(self) -> None:
         """Whether any bootstrap server accepts connections, for readiness: what needs the broker fails while none does."""

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ctypes
 import gc
 import logging
 import os
@@ -18,6 +16,7 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 import uvloop
 
+from agents.memory import few_arenas
 from agents.wiring import create_app
 from models.warm import warm
 from schemas.errors import RiffleError
@@ -25,10 +24,6 @@ from streams.settings import Settings
 
 __all__ = ["main"]
 
-M_ARENA_MAX, M_MMAP_THRESHOLD = -8, -3
-MALLOC = (M_ARENA_MAX, 2), (M_MMAP_THRESHOLD, 1 << 20)
-"""mallopt(3). Arrays of a chunk are made in one thread and freed in another: an arena for each, and large arrays in them, keep
-a third more memory than is in use."""
 COLLECT = 50_000, 20, 50
 """Objects made between two looks for cycles, and so on by generation: a chunk is thousands of records, which go without a look,
 and a look visits the whole catalogue."""
@@ -43,9 +38,7 @@ def main() -> None:
     for folder in (settings.data_dir, settings.data_dir / "faust"):
         folder.mkdir(parents=True, exist_ok=True)
     warm()
-    with contextlib.suppress(OSError, AttributeError):
-        for parameter, value in MALLOC:
-            ctypes.CDLL("libc.so.6").mallopt(parameter, value)
+    few_arenas()
     sys.setswitchinterval(SWITCH_S)
     gc.set_threshold(*COLLECT)
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
