@@ -137,14 +137,16 @@ class _Towers(nn.Module):
         hidden = (torch.rand(len(step.pool), device=step.pool.device) < settings.hidden_ids).float()
         vectors = self.item.known(step.pool, hidden, *(part[step.pool] for part in self._content))
         there = step.rows >= 0
-        states = user.states(vectors[step.history] * there.unsqueeze(-1), step.events, there.float())
+        # not vectors[…]: with several threads the gradients of an index add up in any order
+        history = F.embedding(step.history, vectors) * there.unsqueeze(-1)
+        states = user.states(history, step.events, there.float())
         users = F.dropout(states[step.places], settings.dropout, training=True)
         logits = users @ vectors.T
         nobody = torch.cat([user.start, torch.ones(1, device=step.pool.device)]) @ vectors.T
         if step.log_chance is not None:
             logits, nobody = logits - step.log_chance, nobody - step.log_chance
         loss = F.cross_entropy(logits, step.targets, reduction="none", label_smoothing=0.0)
-        general = -torch.log_softmax(nobody, dim=-1)[step.targets]
+        general = -torch.log_softmax(nobody, dim=-1).index_select(0, step.targets)
         total: Tensor = ((loss + 0.1 * general) * step.weights).sum()
         return total
 
