@@ -59,7 +59,7 @@ def increments_of(value: bytes, headers: Sequence[tuple[str, bytes]]) -> Increme
         raise BadEvent("truncated", "a column is no whole number of values")
     items, ends, others, units = (np.frombuffer(datum[name], "<u8") for name in names)
     fits = len(items) == len(ends) and len(others) == len(units) and (int(ends[-1]) if len(ends) else 0) == len(others)
-    if not fits or (np.diff(ends.astype(np.int64)) < 0).any():
+    if not fits or (np.diff(ends.astype(np.int64), prepend=0) < 0).any():
         raise BadEvent("truncated", "columns of different lengths")
     return Increments(items, ends.astype(np.int64), others.astype(np.uint64), units.astype(np.uint64))
 

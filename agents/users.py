@@ -6,6 +6,8 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
 from rocksdict import Cache
 
 from agents.metrics import Metrics
@@ -225,14 +227,14 @@ class UserPartition:
             self._statistics.show(self.partition)
         flush = Flush(outputs=self._outputs, applied=self.state.applied)
         self._outputs = []
-        await aside(self._users.changed, self._list, flush)
+        await aside(self._users.changed, self._list, flush, self._covisits.hashes())
         with self._metrics.timed("work_seconds", part="take"):
             published = self._statistics.unpublished(PUBLISHED_AT_ONCE)
             self._more = len(published) == PUBLISHED_AT_ONCE
             flush.outputs += [self._statistics_record(row, flush.applied) for row in published]
         return flush
 
-    def _list(self, flush: Flush) -> None:
+    def _list(self, flush: Flush, hashes: NDArray[np.uint64]) -> None:
         with self._metrics.timed("work_seconds", part="take (in a thread)"):
             people = self._users.take()
             flush.rows = {USER + user: row for user, row in people.items()}
@@ -240,7 +242,7 @@ class UserPartition:
             self._gone = {user.decode() for user, row in people.items() if row is None}
             flush.rows.update((ITEM + item_id.encode(), row) for item_id, row in self._statistics.take().items())
             topic = self._settings.topic("covisits")
-            for owner, sums in self._covisits.take(self._settings.partitions):
+            for owner, sums in self._covisits.take(self._settings.partitions, hashes):
                 columns = {"items": sums.items, "ends": sums.ends, "others": sums.others, "units": sums.units}
                 datum = {name: column.astype("<u8").tobytes() for name, column in columns.items()}
                 flush.outputs.append(Output(topic, None, encode("covisit_block", datum), partition=owner))

@@ -458,10 +458,12 @@ class RiffleApp(ChunkedApp):
         self.consumer.stop_flow()
         self.flow_control.suspend()
         self.flow_control.clear()
-        if not self.crashed:
-            await self.worker.flush()
-        await self.worker.stop()
-        await super().on_stop()
+        try:
+            if not self.crashed:
+                await self.worker.flush()
+        finally:
+            await self.worker.stop()
+            await super().on_stop()
 
 
 def create_app(settings: Settings) -> RiffleApp:

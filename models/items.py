@@ -135,10 +135,14 @@ class ItemStore:
 
     def _grow(self) -> None:
         size = len(self.available)
-        old = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray) and len(value) == size}
-        self._columns(2 * size)
-        for name, value in old.items():
-            getattr(self, name)[: len(value)] = value
+        larger = object.__new__(ItemStore)
+        larger.partitions = self.partitions
+        larger._columns(2 * size)
+        columns = {name: value for name, value in vars(larger).items() if isinstance(value, np.ndarray)}
+        for name, value in columns.items():
+            value[:size] = getattr(self, name)
+        for name, value in columns.items():  # filled before anybody sees it: threads may be reading
+            setattr(self, name, value)
 
     def upsert(self, item: Item) -> int:
         """Add or replace a catalogue entry; returns its row."""

@@ -429,24 +429,31 @@ class CovisitSums:
             applied.pairs, applied.units, count, self._keys, self._sums, self._more_keys, self._more_sums, self._size
         )
 
-    def take(self, partitions: int, most: int = 16_000) -> Iterator[tuple[int, Increments]]:
-        """The sums since the last call as (owner partition, increments), at most `most` items and about as many pairs each."""
+    def hashes(self) -> NDArray[np.uint64]:
+        """Of all items so far, for `take`; in the thread that the item store belongs to, after the last `add`."""
+        return self._items.hashes[: len(self._items)]
+
+    def take(self, partitions: int, hashes: NDArray[np.uint64], most: int = 16_000) -> Iterator[tuple[int, Increments]]:
+        """The sums since the last call as (owner partition, increments), at most `most` items and as many pairs each.
+
+        An item with more pairs is in several. In any thread, while nothing else changes this table.
+        """
         held = self._sums != 0
         keys = np.concatenate([self._more_keys[: self._size], self._keys[held]])
         sums = np.concatenate([self._more_sums[: self._size], self._sums[held]])
         # as much room as was needed now: to grow to it again costs more
         room = len(self._more_keys)
         self._clear(room // 2 if room > 4096 and self._size < room // 8 else room)
-        hashes = self._items.hashes[: len(self._items)]
         owners, items, ends, others, units = covisits.grouped(keys, sums, hashes, partitions)
         for owner in range(partitions):
             low, high = np.searchsorted(owners, [owner, owner + 1]).tolist()
+            at = int(ends[low - 1]) if low else 0
             while low < high:
-                begin = int(ends[low - 1]) if low else 0
-                stop = max(low + 1, min(high, low + most, int(np.searchsorted(ends, begin + most, side="right"))))
-                end = int(ends[stop - 1])
-                yield owner, Increments(items[low:stop], ends[low:stop] - begin, others[begin:end], units[begin:end])
-                low = stop
+                stop = min(high, low + most, int(np.searchsorted(ends, at + most, side="right")))
+                end = int(ends[stop - 1]) if stop > low else at + most
+                upto = max(stop, low + 1)
+                yield owner, Increments(items[low:upto], np.minimum(ends[low:upto], end) - at, others[at:end], units[at:end])
+                low, at = stop, end
 
 
 class NeighbourTable(_Rows):

@@ -25,7 +25,7 @@ def warm() -> None:
     statistics.take()
     sums, neighbours = CovisitSums(store), NeighbourTable(lambda keys: [None] * len(keys))
     sums.add(applied)
-    for _, increments in sums.take(1):
+    for _, increments in sums.take(1, sums.hashes()):
         neighbours.add(increments)
     neighbours.take()
 

@@ -31,7 +31,7 @@ MAX_POLL_RECORDS = 4_000
 "Records of a chunk at most: what is written once per person and chunk is shared by more events, and long work is done aside."
 FETCH_MAX_WAIT_MS = 20
 QUEUE_CHUNKS = 2
-"Chunks that may wait for an agent; with one being applied and one waiting for room, a topic holds four at most."
+"Chunks that may wait for an agent; two may be in work, one on its way there and the rest of a fetch wait for room."
 PREFETCH_BACKOFF_S = 0.005
 IDLE_WAIT_S, BUSY_WAIT_S = 1.0, 0.005
 "How long a fetch waits for records; shorter while a topic is left out because its agent is behind."

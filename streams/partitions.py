@@ -100,7 +100,7 @@ class PartitionState:
         self._producer: AIOKafkaProducer | None = None
         self._lock = asyncio.Lock()
         self.still = asyncio.Lock()
-        self._failed = False
+        self._failed = self._spoiled = False
         self.applied = -1
         "Newest source offset in memory: set by the owner while it applies chunks."
         self.durable = -1
@@ -192,8 +192,8 @@ class PartitionState:
         return int(ends[source])
 
     def spoil(self) -> None:
-        """Rows were half changed: nothing of them may become durable."""
-        self._failed = True
+        """Rows were half changed: nothing of them may become durable any more, whatever a flush under way comes to."""
+        self._spoiled = True
 
     async def flush(self) -> bool:
         """Make everything applied so far durable; returns whether there was anything to do.
@@ -205,7 +205,7 @@ class PartitionState:
         """
         async with self._lock:
             async with self.still:
-                if self._failed:
+                if self._failed or self._spoiled:
                     raise StoreCorrupt("flush_failed", f"{self.changelog}-{self.partition}: an earlier flush or chunk failed")
                 # what is taken is nowhere else: after a failure a later flush would commit past it
                 self._failed = True

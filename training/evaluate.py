@@ -76,7 +76,7 @@ class World:
         self._statistics.take()
         self.items.stream_time_ms = max(self.items.stream_time_ms, int(columns.event_time.max()))
         self._covisits.add(applied)
-        for _, increments in self._covisits.take(1):
+        for _, increments in self._covisits.take(1, self._covisits.hashes()):
             self._neighbours.add(increments)
             for code in increments.items.tolist():
                 self._stale.add(code)

@@ -18,9 +18,11 @@ def find(keys: Any, rows: Any, key: Any) -> Any:
     """Row of `key`, -1 when absent. Linear probing; the tables' length is a power of two and never full."""
     mask = len(keys) - 1
     at = np.int64((key * uint64(SPREAD)) >> uint64(20)) & mask
-    while rows[at] >= 0 and keys[at] != key:
+    row = rows[at]  # read once: another thread may be filling the place
+    while row >= 0 and keys[at] != key:
         at = (at + 1) & mask
-    return rows[at]
+        row = rows[at]
+    return row
 
 
 @njit(cache=True, nogil=True)

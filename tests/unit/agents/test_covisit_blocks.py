@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from agents.covisits import increments_of
 from models.items import ItemStore
 from models.kernels.records import UNIT
 from models.state import hash64
-from models.tables import CovisitSums, NeighbourTable, UserTable
+from models.tables import Applied, CovisitSums, NeighbourTable, UserTable
 from schemas.codec import encode
 from schemas.columns import EventColumns
 from schemas.errors import BadEvent
@@ -44,6 +45,7 @@ def test_the_schema_before_blocks_is_read() -> None:
         block(units=bytes(16)),
         block(ends=np.asarray([2], "<u8").tobytes()),
         block(items=bytes(16), ends=np.asarray([2**63, 1], "<u8").tobytes()),
+        block(items=bytes(16), ends=np.asarray([2**64 - 5, 1], "<u8").tobytes()),
         b"\x07nonsense",
     ],
 )
@@ -65,7 +67,7 @@ def test_what_is_sent_in_blocks_adds_up_at_the_owners(pairs: list[tuple[int, int
     sums = CovisitSums(store)
     if events:
         sums.add(UserTable(store, lambda keys: [None] * len(keys)).apply(EventColumns.of(events, range(len(events)))))
-    for owner, sent in sums.take(partitions, most=most):
+    for owner, sent in sums.take(partitions, sums.hashes(), most=most):
         columns = {"items": sent.items, "ends": sent.ends, "others": sent.others, "units": sent.units}
         datum = {name: column.astype("<u8").tobytes() for name, column in columns.items()}
         assert all(code % partitions == owner for code in sent.items.tolist())
@@ -73,4 +75,68 @@ def test_what_is_sent_in_blocks_adds_up_at_the_owners(pairs: list[tuple[int, int
     held = {key: row for table in owners for key, row in table.take().items()}
     expected = Tables.after(events, {}).neighbours()
     assert held == {hash64(item).to_bytes(8, "little"): row.encode() for item, row in expected.items()}
-    assert not list(sums.take(partitions))
+    assert not list(sums.take(partitions, sums.hashes()))
+
+
+def test_an_item_with_more_pairs_than_fit_a_record_is_in_several() -> None:
+    store, pairs = ItemStore(), 70_000
+    for n in range(3):
+        store.row_for(f"i{n}")
+    rng = np.random.default_rng(1)
+    sums = CovisitSums(store)
+    others = rng.integers(0, 40_000, pairs)
+    for n in range(40_000):
+        store.row_for(f"o{n}")
+    rows = np.stack([np.zeros(pairs, np.int64), others + 3], axis=1).astype(np.int32)
+    units = np.ones(pairs, np.uint64)
+    sums.add(Applied(np.ones(1, np.uint8), np.zeros(1, np.int32), rows, units))
+    sums.add(Applied(np.ones(1, np.uint8), np.zeros(1, np.int32), np.asarray([[1, 2]], np.int32), units[:1]))
+    held: dict[int, int] = {}
+    blocks = [increments for _, increments in sums.take(1, sums.hashes(), most=16_000)]
+    for sent in blocks:
+        assert len(sent.others) <= 16_000
+        assert int(sent.ends[-1]) == len(sent.others) == len(sent.units)
+        for item, weight in zip(sent.items.tolist(), np.add.reduceat(sent.units, [0, *sent.ends[:-1]]).tolist(), strict=True):
+            held[item] = held.get(item, 0) + weight
+    assert len(blocks) > 3
+    assert held == {hash64("i0"): pairs, hash64("i1"): 1}
+
+
+def test_a_store_that_grows_while_sums_are_taken_changes_nothing() -> None:
+    store = ItemStore(capacity=4)
+    for n in range(2_000):
+        store.row_for(f"i{n}")
+    rows = np.stack([np.arange(2_000), (np.arange(2_000) + 1) % 2_000], axis=1).astype(np.int32)
+    for _ in range(3):
+        sums = CovisitSums(store)
+        sums.add(Applied(np.ones(1, np.uint8), np.zeros(1, np.int32), rows, np.ones(2_000, np.uint64)))
+        found: list[int] = []
+        hashes = sums.hashes()
+        taking = threading.Thread(
+            target=lambda: found.extend(item for _, sent in sums.take(4, hashes) for item in sent.items.tolist())  # noqa: B023
+        )
+        taking.start()
+        for _ in range(2):
+            store._grow()
+        taking.join()
+        assert sorted(found) == sorted(hash64(f"i{n}") for n in range(2_000))
+
+
+def test_a_store_is_filled_before_it_is_seen_to_have_grown() -> None:
+    store, stop = ItemStore(capacity=4), threading.Event()
+    wanted = np.asarray([hash64(f"i{n}") for n in range(500)], np.uint64)
+    for n in range(500):
+        store.row_for(f"i{n}")
+    wrong: list[int] = []
+
+    def read() -> None:
+        while not stop.is_set():
+            wrong.extend(np.flatnonzero(store.hashes[:500] != wanted).tolist())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for _ in range(6):
+        store._grow()
+    stop.set()
+    reader.join()
+    assert not wrong

@@ -97,7 +97,7 @@ def play(
         accepted += applied.accepted.astype(bool).tolist()
         people.update(users.take())
         rows.update(statistics.take())
-        for _, increments in sums.take(3, most=7):
+        for _, increments in sums.take(3, sums.hashes(), most=7):
             neighbours.add(increments)
         around.update(neighbours.take())
         if through_bytes:
