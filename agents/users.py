@@ -133,7 +133,7 @@ class UserPartition:
         """Apply a chunk, whole, before a flush can take anything of it; the caller holds `state.still`.
 
         Records at or below the applied offset were applied before and change nothing. Long chunks are worked on in a thread,
-        while requests are answered: nothing of theirs is looked up before all of it is entered.
+        while requests are answered: nothing of theirs is looked up before all of it is entered, or all before an erasure.
         """
         start = next((n for n, offset in enumerate(chunk.offsets) if offset > self.state.applied), len(chunk))
         if start:

@@ -306,7 +306,7 @@ class Worker:
     async def _flush_part(self, part: UserPartition | CovisitPartition, wait_s: float, *, now: bool) -> None:
         if not now:
             await asyncio.sleep(wait_s)
-            if self._app.rebalancing or not part.state.ready.is_set():
+            if self._app.rebalancing or not self._settled.is_set() or not part.state.ready.is_set():
                 return  # whoever takes or lets go of partitions flushes them
         if isinstance(part, UserPartition):
             await part.flush()

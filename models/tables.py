@@ -50,7 +50,7 @@ class Applied:
 
 @dataclass(slots=True)
 class ItemsOf:
-    """What events need of the item store, as of one moment: it may grow and change while they are applied."""
+    """What events need of the item store as of one moment, and its index: it may grow and change while they are applied."""
 
     rows: NDArray[np.int32]
     "`(n,)`: rows of the events' items."
@@ -536,8 +536,8 @@ class NeighbourTable(_Rows):
 
     @property
     def changed(self) -> int:
-        """Rows changed since the last `take`, at most: what waits may change one more than once."""
-        return len(self._dirty) + sum(len(each.items) for each in self._waiting)
+        """Rows changed since the last `take`, at least: much the same ones may wait to be changed again."""
+        return max([len(self._dirty), *(len(each.items) for each in self._waiting)])
 
     def take(self) -> Mapping[bytes, bytes | None]:
         """Rows changed since the last call."""

@@ -11,15 +11,16 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from models.release import DAY_MS
 from models.rules import PositiveRule
 from models.sequences import ACTION_SLOTS, Vocabulary
 from schemas.errors import ConfigError
 from schemas.records import Interaction, Item
 from training.events import EventFrame
 
-__all__ = ["ATTRIBUTION_MS", "EventTable", "Heads", "heads_of", "of_known_items", "vocabulary_of"]
+__all__ = ["ATTRIBUTION_MS", "EventTable", "Heads", "heads_of", "of_known_items", "vocabulary_of", "windows_of"]
 
-ATTRIBUTION_MS = 86_400_000
+ATTRIBUTION_MS = DAY_MS
 "How long after first meeting an item an action still counts for that meeting, unless a setting says otherwise."
 MAX_HEADS = 4
 "Unless they are named."
@@ -59,6 +60,22 @@ def vocabulary_of(events: Sequence[Interaction], positive: str) -> Vocabulary:
     return Vocabulary(actions, mean, deviation or 1.0, positive)
 
 
+def _demand_known(setting: str, named: Mapping[str, float], vocabulary: Vocabulary) -> None:
+    if unknown := sorted(set(named) - {"positive", *vocabulary.actions}):
+        message = f"no frequent action is called {unknown[0]!r}: there are {', '.join(vocabulary.actions)}"
+        raise ConfigError("unknown_action", message, f"{setting}.{unknown[0]}")
+
+
+def windows_of(windows_s: Mapping[str, float], vocabulary: Vocabulary) -> dict[str, int]:
+    """Windows in ms by action or `positive`.
+
+    Raises:
+        ConfigError: an action is named that is not among the frequent ones.
+    """
+    _demand_known("windows_s", windows_s, vocabulary)
+    return {name: round(seconds * 1000) for name, seconds in windows_s.items()}
+
+
 def heads_of(
     events: Sequence[Interaction], vocabulary: Vocabulary, positive: str, weights: Mapping[str, float] = MappingProxyType({})
 ) -> Heads:
@@ -71,9 +88,7 @@ def heads_of(
         ConfigError: an action is named that is not among the frequent ones.
     """
     if weights:
-        if unknown := sorted(set(weights) - {"positive", *vocabulary.actions}):
-            message = f"no frequent action is called {unknown[0]!r}: there are {', '.join(vocabulary.actions)}"
-            raise ConfigError("head", message, f"heads.{unknown[0]}")
+        _demand_known("heads", weights, vocabulary)
         return tuple({"positive": 1.0, **weights}.items())
     rule = PositiveRule(positive)
     heads: list[tuple[str, float]] = [("positive", 1.0)]

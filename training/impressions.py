@@ -40,7 +40,7 @@ class ImpressionSettings:
     window_ms: int = ATTRIBUTION_MS
     "How long after the slate an action still counts for it. Must be > 0."
     windows_ms: Mapping[str, int] = field(default_factory=dict)
-    "Other windows, by action."
+    "Other windows, by action, or `positive` for what is liked whatever its action is."
     position_bias: float = 0.5
     """What was shown lower was looked at less: an item at position p (0 is first) that was not acted on weighs
     (1 + p) ^ -position_bias, the chance that it was looked at (Joachims et al. 2017); one that was acted on was looked at. 0:
@@ -65,24 +65,26 @@ def _shown(target: Target, partition: int, settings: ImpressionSettings) -> pl.L
 
 
 def _followed(target: Target, partition: int, settings: ImpressionSettings) -> pl.LazyFrame:
-    """What people did, with the label it gives and how long it may come after the slate."""
-    window = pl.col("action").replace_strict(dict(settings.windows_ms), default=settings.window_ms, return_dtype=pl.Int64)
+    """What people did, with the label it gives and how long it may come after the slate, as an action and as what is liked."""
+    acted = pl.col("action").replace_strict(dict(settings.windows_ms), default=settings.window_ms, return_dtype=pl.Int64)
     events = standing_events(target, partition).select(
-        *PAIR, "request_id", "action", "value", "event_time", "_offset", "_timestamp", window.alias("_window")
+        *PAIR, "request_id", "action", "value", "event_time", "_offset", "_timestamp", acted.alias("_window")
     )
     if settings.until_ms is not None:
         events = events.filter(pl.col("event_time") <= settings.until_ms)
     kinds = events.select("action", "value").unique().collect(engine="streaming")
     rule = PositiveRule(settings.positive)
     liked = [rule(action, value) for action, value in kinds.iter_rows()]
-    named = kinds.with_columns(pl.Series("_liked", liked, dtype=pl.Boolean)).lazy()
+    window = settings.windows_ms.get(POSITIVE, settings.window_ms)
+    windows = pl.Series("_liked_window", [window if like else -1 for like in liked], pl.Int64)
+    named = kinds.with_columns(windows).lazy()
     return events.join(named, on=["action", "value"], how="left", nulls_equal=True).rename(
         {"event_time": "_event_ms", "_offset": "_event", "_timestamp": "_event_log_ms"}
     )
 
 
 def _attributed(shown: pl.LazyFrame, followed: pl.LazyFrame) -> pl.LazyFrame:
-    """(user, request, item, action, liked) of every event that follows a slate; each event at most once."""
+    """(user, request, item, action, acted, liked) of every event that follows a slate; each event at most once."""
     slate = shown.select(*PAIR, "request_id", "event_time", "_shown_ms", "_at", "_timeless", pl.col("_offset").alias("_slate"))
     # without an event before it a slate has no event time: then the log's clock tells how long after it something came
     after = (
@@ -90,14 +92,17 @@ def _attributed(shown: pl.LazyFrame, followed: pl.LazyFrame) -> pl.LazyFrame:
         .then(pl.col("_event_log_ms") - pl.col("_shown_ms"))
         .otherwise(pl.col("_event_ms") - pl.col("event_time"))
     )
-    later, within = pl.col("_event") >= pl.col("_at"), after <= pl.col("_window")
+    later, acted, liked = pl.col("_event") >= pl.col("_at"), after <= pl.col("_window"), after <= pl.col("_liked_window")
+    # a slate without an event before it may be told to come after what followed: what is not liked is not liked then either
+    liked &= pl.col("_liked_window") >= 0
+    within = acted | liked
     named = followed.filter(pl.col("request_id").is_not_null())
     named = named.join(slate, on=[*PAIR, "request_id"], how="inner").filter(later & within)
     nameless = followed.filter(pl.col("request_id").is_null()).drop("request_id")
     nameless = nameless.join(slate, on=PAIR, how="inner").filter(later & within & (after >= 0))
     newest = ["_at", "_slate"]
     nameless = nameless.sort(newest).unique(["_event"], keep="last", maintain_order=True)
-    columns = [*PAIR, "request_id", "action", "_liked"]
+    columns = [*PAIR, "request_id", "action", acted.alias("_acted"), liked.alias("_liked")]
     return pl.concat([named.select(columns), nameless.select(columns)])
 
 
@@ -110,7 +115,7 @@ def examples_of(target: Target, partition: int, settings: ImpressionSettings = I
     shown = _shown(target, partition, settings)
     key = ["user_id", "request_id", "item_id"]
     attributed = _attributed(shown, _followed(target, partition, settings))
-    actions = attributed.select(*key, pl.col("action").alias("key"))
+    actions = attributed.filter("_acted").select(*key, pl.col("action").alias("key"))
     liked = attributed.filter("_liked").select(*key, pl.lit(POSITIVE).alias("key"))
     names = pl.concat([actions, liked]).unique().sort([*key, "key"])
     pairs = pl.struct(pl.col("key"), pl.lit(1.0, pl.Float32).alias("value"))

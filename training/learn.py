@@ -22,7 +22,7 @@ from models.serving import ServingModel
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
 from training.checkpoints import Checkpoints
-from training.data import ATTRIBUTION_MS, EventTable, Heads, heads_of, of_known_items, vocabulary_of
+from training.data import ATTRIBUTION_MS, EventTable, Heads, heads_of, of_known_items, vocabulary_of, windows_of
 from training.distributed import Group, NotFirst
 from training.ease import ease
 from training.encoders import Encoder, ImageEncoder, TextEncoder, encode_items
@@ -191,7 +191,7 @@ def learn(
     clock = _Clock(report)
     vocabulary = vocabulary_of(events, positive)
     heads = heads_of(events, vocabulary, positive, settings.heads)
-    windows = {name: round(seconds * 1000) for name, seconds in settings.windows_s.items()}
+    windows = windows_of(settings.windows_s, vocabulary)
     events = of_known_items(events, items)
     table = EventTable.of(events, items, vocabulary, heads, windows)
     if len(events) < FEWEST or not bool((table.labels[:, 0] > 0).any()):

@@ -14,7 +14,7 @@ from models.release import DAY_MS, Head, Manifest
 from models.rules import PositiveRule
 from schemas.errors import ConfigError
 from schemas.records import Interaction, Item
-from training.data import EventTable, heads_of, vocabulary_of
+from training.data import EventTable, heads_of, vocabulary_of, windows_of
 from training.following import Following
 from training.learn import LearnSettings
 from training.settings import read_settings, write_settings
@@ -99,3 +99,10 @@ def test_the_manifest_says_the_window_and_one_that_does_not_means_a_day() -> Non
     assert [head.window_ms for head in read.heads] == [DAY_MS, HOUR_MS]
     fields = asdict(manifest) | {"heads": [{"action": "positive", "weight": 1.0}]}
     assert Manifest.parse(json.dumps(fields).encode()).heads == (Head("positive", 1.0, DAY_MS),)
+
+
+def test_a_window_of_an_action_that_there_is_not_is_refused() -> None:
+    vocabulary = vocabulary_of([Interaction("e", "u", "i", 0, "buy")], POSITIVE)
+    assert windows_of({"buy": 1.5, "positive": 60}, vocabulary) == {"buy": 1_500, "positive": 60_000}
+    with pytest.raises(ConfigError, match="byu"):
+        windows_of({"byu": 60}, vocabulary)

@@ -20,6 +20,7 @@ from training.impressions import ImpressionSettings, build_examples, examples_of
 
 NOW = 1_700_000_000_000
 WINDOWS = ImpressionSettings(positive="action == 'like'", window_ms=10, windows_ms={"buy": 25})
+LIKED_LONGER = replace(WINDOWS, positive="action != 'view'", windows_ms={"buy": 5, "positive": 18})
 
 ACT = st.tuples(
     st.just("act"),
@@ -78,13 +79,17 @@ def examples(target: LocalFolder, partition: int, how: ImpressionSettings = WIND
     return examples_of(target, partition, how).collect().to_dicts()
 
 
-def expected_labels(events: list[dict[str, Any]], slates: list[dict[str, Any]]) -> dict[tuple[str, str], set[str]]:
+def expected_labels(
+    events: list[dict[str, Any]], slates: list[dict[str, Any]], how: ImpressionSettings
+) -> dict[tuple[str, str], set[str]]:
     """What follows what, event by event."""
     found: dict[tuple[str, str], set[str]] = {
         (slate["request_id"], item["item_id"]): set() for slate in slates for item in slate["items"]
     }
     for event in events:
-        window = 25 if event["action"] == "buy" else 10
+        liked = event["action"] in ("like", "buy") if how is LIKED_LONGER else event["action"] == "like"
+        window = how.windows_ms.get(event["action"], 10)
+        liked_window = how.windows_ms.get("positive", 10) if liked else -(10**15)
         candidates = []
         for slate in slates:
             if slate["user_id"] != event["user_id"] or event["item_id"] not in {i["item_id"] for i in slate["items"]}:
@@ -94,26 +99,29 @@ def expected_labels(events: list[dict[str, Any]], slates: list[dict[str, Any]]) 
             as_of = slate["as_of"]
             elapsed = event["event_time"] - as_of["event_time"] if as_of else event["_timestamp"] - slate["_timestamp"]
             after = event["_offset"] > as_of["offset"] if as_of else True
-            if after and elapsed <= window and (event["request_id"] is not None or elapsed >= 0):
-                candidates.append(slate)
+            if after and elapsed <= max(window, liked_window) and (event["request_id"] is not None or elapsed >= 0):
+                candidates.append((slate, elapsed))
         if candidates:
-            chosen = max(candidates, key=lambda s: (s["as_of"]["offset"] if s["as_of"] else -1, s["_offset"]))
+            chosen, elapsed = max(candidates, key=lambda c: (c[0]["as_of"]["offset"] if c[0]["as_of"] else -1, c[0]["_offset"]))
             label = found[chosen["request_id"], event["item_id"]]
-            label.add(event["action"])
-            if event["action"] == "like":
+            if elapsed <= window:
+                label.add(event["action"])
+            if elapsed <= liked_window:
                 label.add("positive")
     return found
 
 
 @settings(max_examples=30, deadline=None)
-@given(STEPS)
-def test_labels_equal_a_plain_recomputation_and_nothing_is_counted_twice(steps: list[tuple[Any, ...]]) -> None:
+@given(STEPS, st.sampled_from([WINDOWS, LIKED_LONGER]))
+def test_labels_equal_a_plain_recomputation_and_nothing_is_counted_twice(
+    steps: list[tuple[Any, ...]], how: ImpressionSettings
+) -> None:
     events, slates = history(steps)
     with tempfile.TemporaryDirectory() as folder:
         target = archived(folder, events, slates)
-        found = [row for partition in (0, 1) for row in examples(target, partition)]
+        found = [row for partition in (0, 1) for row in examples(target, partition, how)]
     labels = {(row["request_id"], row["item_id"]): {pair["key"] for pair in row["labels"]} for row in found}
-    assert labels == expected_labels(events, slates)
+    assert labels == expected_labels(events, slates, how)
     assert len(found) == len(labels) == sum(len(slate["items"]) for slate in slates)
     given_ = sum(len(names - {"positive"}) for names in labels.values())
     assert given_ <= len(events)
