@@ -180,7 +180,7 @@ class CovisitPartition:
         Without `now`, many changed rows wait for LAZY_S: an item's row changes with each of its events, and what is not yet
         durable is read again from the covisits topic.
         """
-        if not now and self._table.changed > LAZY_ROWS and time.monotonic() - self._flushed_s < LAZY_S:
+        if not now and self._table.changed_at_most > LAZY_ROWS and time.monotonic() - self._flushed_s < LAZY_S:
             return
         await self.state.flush()
         self._flushed_s = time.monotonic()

@@ -539,6 +539,11 @@ class NeighbourTable(_Rows):
         """Rows changed since the last `take`, at least: much the same ones may wait to be changed again."""
         return max([len(self._dirty), *(len(each.items) for each in self._waiting)])
 
+    @property
+    def changed_at_most(self) -> int:
+        """As `changed`, if no two of those that wait change the same row."""
+        return len(self._dirty) + sum(len(each.items) for each in self._waiting)
+
     def take(self) -> Mapping[bytes, bytes | None]:
         """Rows changed since the last call."""
         self._merge()

@@ -130,7 +130,11 @@ class ChunkedConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc
         for fetched in fetcher._records.values():
             if isinstance(fetched, FetchResult) and fetched.has_more():
                 fetched._partition_records._consumer_record = _as_parsed
-        return await super()._fetch_records(consumer, active_partitions, timeout, max_records)
+        taken = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
+        for tp in taken:
+            if tp in fetcher._records:  # the others have their turn first: chunks of two partitions are worked on at once
+                fetcher._records[tp] = fetcher._records.pop(tp)
+        return taken
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Faust's own livelock check reads acknowledgements that chunks do not make; lag is a metric instead."""

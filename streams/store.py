@@ -1,4 +1,4 @@
-"""One partition's rows on disk: a RocksDB folder whose every write is atomic and names the log position it includes."""
+"""One partition's rows on disk: a RocksDB folder whose every write names the log position that it includes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rocksdict import BlockBasedOptions, Cache, Options, Rdict, WriteBatch
+from rocksdict import BlockBasedOptions, Cache, Options, Rdict, WriteBatch, WriteOptions
 
 from schemas.errors import NotReady, RiffleError, StoreCorrupt
 from streams.digests import Digest, digest
@@ -24,6 +24,8 @@ DAMAGED = "DAMAGED"
 "A file of this name in the folder says that it must be rebuilt."
 POSITION = b"\x00position"
 POSITION_LAYOUT = struct.Struct("<Bq")
+MAX_BATCH_BYTES = 1 << 20
+"Of values, in one batch of a write."
 
 
 def block_cache(megabytes: int) -> Cache:
@@ -34,8 +36,9 @@ def block_cache(megabytes: int) -> Cache:
 class PartitionStore:
     """Rows of one table partition.
 
-    `position` is the changelog offset up to which the rows are complete (-1: nothing yet). It is stored in the same
-    batch as the rows, so that after a crash the rows and the position always fit.
+    `position` is the changelog offset up to which the rows are complete (-1: nothing yet). It is stored with the last of
+    the rows, so that after a crash no row is missing that it includes. There is no log beside the changelog: what was not yet
+    in a file when the process died is replayed from there.
     """
 
     def __init__(self, folder: Path, cache: Cache) -> None:
@@ -43,6 +46,10 @@ class PartitionStore:
         self._cache = cache
         self._db: Rdict | None = None
         self._reading, self._closing = threading.Lock(), threading.Event()
+        self._unlogged = WriteOptions()
+        self._unlogged.disable_wal = True
+        self._writing = threading.Lock()
+        "Held from the first batch of a write to the last: no snapshot shows a part of it."
         self.position = -1
         self.damaged = False
         "Whether a damaged block was met since the folder was opened: only a rebuild mends it."
@@ -114,25 +121,37 @@ class PartitionStore:
             raise self._fault(exc) from exc
 
     def write(self, rows: Mapping[bytes, bytes | None], position: int) -> None:
-        """Write all rows (None deletes) and `position` in one atomic batch.
+        """Write all rows (None deletes), and with the last of them `position`.
+
+        Many rows go in several batches: one would wholly be held by one memtable, however large. After a crash some rows may be
+        newer than `position`, and the replay from there writes them again, with the values that they have by then.
 
         Raises:
             StoreCorrupt: a damaged block; the next `open` says so too.
             NotReady: it cannot be written to now, as on a full disk.
         """
         assert self._db is not None
-        batch = WriteBatch(raw_mode=True)
-        for key, value in rows.items():
-            if value is None:
-                batch.delete(key)
-            else:
-                batch.put(key, value)
-        batch.put(POSITION, POSITION_LAYOUT.pack(FORMAT, position))
+        batch, size = WriteBatch(raw_mode=True), 0
+        with self._writing:
+            for key, value in rows.items():
+                if value is None:
+                    batch.delete(key)
+                else:
+                    batch.put(key, value)
+                    size += len(value)
+                if size >= MAX_BATCH_BYTES:
+                    self._write(batch)
+                    batch, size = WriteBatch(raw_mode=True), 0
+            batch.put(POSITION, POSITION_LAYOUT.pack(FORMAT, position))
+            self._write(batch)
+            self.position = position
+
+    def _write(self, batch: WriteBatch) -> None:
+        assert self._db is not None
         try:
-            self._db.write(batch)
+            self._db.write(batch, self._unlogged)
         except Exception as exc:  # also what a compaction met since the last write
             raise self._fault(exc) from exc
-        self.position = position
 
     def scan(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Rows whose key starts with `prefix`, from `start` on, in key order.
@@ -170,10 +189,12 @@ class PartitionStore:
         if self._db is None:
             raise NotReady("store_closed", f"{self.folder} is closed")
         position = -1
+        with self._writing:
+            cursors = [self._db.snapshot().iter()]
 
         def rows() -> Iterator[tuple[bytes, bytes]]:
             nonlocal position
-            for n, (key, value) in enumerate(self._rows(self._db.snapshot().iter(), b"", b"")):  # type: ignore[union-attr]
+            for n, (key, value) in enumerate(self._rows(cursors.pop(), b"", b"")):
                 if n % 256 == 0 and self._closing.is_set():
                     raise NotReady("store_closed", f"{self.folder} is being closed")
                 if key == POSITION:

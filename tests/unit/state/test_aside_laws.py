@@ -94,6 +94,7 @@ def test_increments_add_up_whenever_they_are_merged(blocks: list[list[tuple[int,
                 mine = sums.setdefault(item, {})
                 mine[other] = mine.get(other, 0) + unit
         keys = [item.to_bytes(8, "little") for item in sums]
+        assert table.changed_at_most >= len(sums)
         assert table.changed <= max(len(sums), max((len(block) for block in blocks), default=0))
         rows = table.lookup(keys)
         assert [row.units for row in rows if row] == list(sums.values())

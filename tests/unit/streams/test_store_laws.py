@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rocksdict import WriteBatch
 
 from schemas.errors import NotReady, StoreCorrupt
 from streams.digests import digest
@@ -61,6 +64,88 @@ def test_a_stores_digest_is_that_of_its_rows_and_names_the_position(tmp_path: Pa
     store.write({b"a": b"1", b"b": b"2", b"c": b"3"}, 7)
     store.write({b"a": b"4", b"b": None}, 9)
     assert store.digest() == (9, digest({b"a": b"4", b"c": b"3"}.items()))
+    store.close()
+
+
+def generation(number: int) -> dict[bytes, bytes | None]:
+    """More rows than one batch holds; each generation changes all and drops some of the one before."""
+    kept = {b"k%04d" % n: b"%08d" % number * 100 for n in range(4_000)}
+    return {**kept, **{b"k%04d" % n: None for n in range(number % 3, 4_000, 3)}}
+
+
+def test_a_write_that_ends_half_way_leaves_the_earlier_position_and_replaying_from_it_mends_the_rows(tmp_path: Path) -> None:
+    store = PartitionStore(tmp_path / "0", block_cache(8))
+    store.open()
+    store.write(generation(1), 7)
+    batches, write = [], store._write
+
+    def failing(batch: WriteBatch) -> None:
+        if len(batches) == 2:
+            raise NotReady("store_unavailable", "the disk is full")
+        batches.append(batch)
+        write(batch)
+
+    store._write = failing  # type: ignore[method-assign]
+    with pytest.raises(NotReady):
+        store.write(generation(2), 9)
+    assert store.position == 7
+    store.close()
+    again = PartitionStore(tmp_path / "0", block_cache(8))
+    again.open()
+    assert again.position == 7
+    assert again.get_many([b"k0000"]) == [b"00000002" * 100]
+    again.write(generation(2) | generation(3), 11)
+    whole = PartitionStore(tmp_path / "1", block_cache(8))
+    whole.open()
+    for number, position in ((1, 7), (2, 9), (3, 11)):
+        whole.write(generation(number), position)
+    assert again.digest() == whole.digest()
+    whole.close()
+    again.close()
+
+
+WRITES_UNTIL_KILLED = """
+import sys
+from itertools import count
+from pathlib import Path
+from streams.store import PartitionStore, block_cache
+store = PartitionStore(Path(sys.argv[1]), block_cache(8))
+store.open()
+for number in count(1):
+    store.write({b"k%04d" % n: b"%08d" % number * 100 for n in range(4_000)}, number)
+    print(number, flush=True)
+"""
+
+
+def test_rows_of_a_killed_process_are_at_least_as_new_as_their_position(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WRITES_UNTIL_KILLED, str(tmp_path / "0")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]) as writing:
+        assert writing.stdout is not None
+        for line in writing.stdout:
+            if int(line) == 20:
+                writing.kill()
+    store = PartitionStore(tmp_path / "0", block_cache(8))
+    store.open()
+    assert store.position >= 1  # a memtable holds two generations and a half
+    numbers = [int(value[:8]) for _, value in store.scan(b"k")]
+    assert len(numbers) == 4_000
+    assert min(numbers) >= store.position
+    store.close()
+
+
+def test_a_digest_beside_writes_sees_each_of_them_whole_or_not_at_all(tmp_path: Path) -> None:
+    store = PartitionStore(tmp_path / "0", block_cache(8))
+    store.open()
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(lambda: [store.write(generation(number), number) for number in range(30)])
+        seen = []
+        while not writing.done():
+            seen.append(store.digest())
+        writing.result()
+    assert len({position for position, _ in seen}) > 1
+    for position, found in seen:
+        rows = generation(position) if position >= 0 else {}
+        assert found == digest((key, value) for key, value in rows.items() if value is not None)
     store.close()
 
 
