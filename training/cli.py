@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from models.release import Release
 from models.serving import ServingModel
 from schemas.errors import BadDataset, ReleaseRejected
+from training.encoding import encoded
 from training.gate import HALF, STANDARD, judge
 from training.incremental import updated
 from training.learn import LearnSettings
@@ -136,12 +138,14 @@ def evaluate_command(
         report("read", 0, 1)
         corpus = open_corpus(source, positive)
         model, learned, label = None, None, "without a release"
+        settings = _settings(seed, text_model, quick=quick)
+        encode = partial(encoded, cache=_cache(cache), text_model=settings.text_model)
         if not no_train:
             cores = threads()
-            learned = trained(corpus, share, _settings(seed, text_model, quick=quick), _cache(cache), report)
+            learned = trained(corpus, share, settings, _cache(cache), report)
             model, label = ServingModel(learned.release(), cores), "with a release"
-        plain = measure(corpus, asked, report, "measure without a release", None)[0] if before else None
-        figures, held = measure(corpus, asked, report, "measure", model, learned)
+        plain = measure(corpus, asked, report, "measure without a release", None, encode)[0] if before else None
+        figures, held = measure(corpus, asked, report, "measure", model, encode, learned)
     facts: dict[str, Any] = {
         "bad_rows": corpus.bad_rows,
         "training_seconds": {} if learned is None else learned.seconds,
@@ -228,19 +232,20 @@ def train_command(
             )
         cores, asked = threads(), Asked(1.0 - holdout, GATE_QUERIES, GATE_QUERIES, first=True)
         settings = _settings(seed, text_model, quick=quick)
+        encode = partial(encoded, cache=_cache(cache), text_model=settings.text_model)
         if incremental:
             learned = updated(corpus, asked.share, out, against, settings, _cache(cache), report)
         else:
             learned = trained(corpus, asked.share, settings, _cache(cache), report)
         mine, parity = measure(
-            corpus, asked, report, "measure the new release", ServingModel(learned.release(), cores), learned
+            corpus, asked, report, "measure the new release", ServingModel(learned.release(), cores), encode, learned
         )
-        plain = measure(corpus, asked, report, "measure without a release", None)[0]
+        plain = measure(corpus, asked, report, "measure without a release", None, encode)[0]
         theirs, refused = plain, ""
         if champion is not None:
             try:
                 serving = ServingModel(champion, cores)
-                theirs = measure(corpus, asked, report, f"measure {against}", serving)[0]
+                theirs = measure(corpus, asked, report, f"measure {against}", serving, encode)[0]
             except ReleaseRejected as exc:
                 if exc.code != "feature_spec":  # one made for other features cannot be asked; any other must be found
                     raise

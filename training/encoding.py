@@ -16,7 +16,7 @@ from models.vectors import HALF, ItemVector, fingerprint
 from schemas.records import Item
 from training.encoders import Encoder, ImageEncoder, TextEncoder, VectorCache, encode_into
 
-__all__ = ["LiveEncoders"]
+__all__ = ["LiveEncoders", "encoded"]
 
 
 class LiveEncoders:
@@ -54,8 +54,12 @@ class LiveEncoders:
         return list(zip(*columns, strict=True))
 
 
-def _digest(content: bytes | None) -> bytes:
-    return b"" if content is None else hashlib.sha256(content).digest()
+def encoded(items: Sequence[Item], cache: Path, text_model: str = "") -> dict[str, tuple[ItemVector, ...]]:
+    """By item id what `riffle encode` would publish of these items; loads nothing where there are none."""
+    if not items:
+        return {}
+    vectors = LiveEncoders(cache, text_model).encode(items)
+    return {item.item_id: mine for item, mine in zip(items, vectors, strict=True)}
 
 
 def _vector(modality: str, encoder: Encoder, key: bytes | None, kept: VectorCache) -> ItemVector:
