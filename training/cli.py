@@ -139,7 +139,7 @@ def evaluate_command(
         corpus = open_corpus(source, positive)
         model, learned, label = None, None, "without a release"
         settings = _settings(seed, text_model, quick=quick)
-        encode = partial(encoded, cache=_cache(cache), text_model=settings.text_model)
+        encode = partial(encoded, cache=_cache(cache), text_model=settings.text_model, image_hosts=settings.image_hosts)
         if not no_train:
             cores = threads()
             learned = trained(corpus, share, settings, _cache(cache), report)
@@ -149,6 +149,7 @@ def evaluate_command(
     facts: dict[str, Any] = {
         "bad_rows": corpus.bad_rows,
         "training_seconds": {} if learned is None else learned.seconds,
+        **({"images_by_url": learned.images} if learned is not None and learned.images else {}),
         **({"parity": held.to_json()} if held else {}),
     }
     name = "none" if model is None else model.name
@@ -232,7 +233,7 @@ def train_command(
             )
         cores, asked = threads(), Asked(1.0 - holdout, GATE_QUERIES, GATE_QUERIES, first=True)
         settings = _settings(seed, text_model, quick=quick)
-        encode = partial(encoded, cache=_cache(cache), text_model=settings.text_model)
+        encode = partial(encoded, cache=_cache(cache), text_model=settings.text_model, image_hosts=settings.image_hosts)
         if incremental:
             learned = updated(corpus, asked.share, out, against, settings, _cache(cache), report)
         else:
@@ -264,6 +265,7 @@ def train_command(
         "events": int(len(corpus.events) * asked.share),
         "items": len(corpus.items),
         "training_seconds": learned.seconds,
+        **({"images_by_url": learned.images} if learned.images else {}),
         "seconds": round(time.monotonic() - started, 1),
     }
     (out / f"{folder.name}.report.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

@@ -184,7 +184,7 @@ def _value(
     slot = ModelSlot()
     slot.swap(ServingModel(learned.release()))
     held = set(learned.item_ids)
-    vectors = encoded([item for item in items if item.item_id not in held], cache, settings.text_model)
+    vectors = encoded([item for item in items if item.item_id not in held], cache, settings.text_model, settings.image_hosts)
     rule, share = PositiveRule(positive), 1.0 - how.validation
     figures = evaluate(items, events, rule, share, slot=slot, most=how.queries, vectors=vectors, first=True)
     return float(str(figures.to_json()["ndcg@10"]))
