@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from models.release import Release
 from models.serving import ServingModel
+from models.tracking import Tracking
 from schemas.errors import BadDataset, ReleaseRejected
 from training.encoding import encoded
 from training.gate import HALF, STANDARD, judge
@@ -26,6 +27,7 @@ from training.measurement import Measurement
 from training.measuring import Asked, measure, measurement, threads, trained
 from training.options import MORE, chosen
 from training.ranker import RankerSettings
+from training.record import forewarn, record
 from training.sources import open_corpus
 from training.towers import TowerSettings
 
@@ -197,6 +199,7 @@ def report_command(saved: tuple[Path, ...], out: Path) -> None:
     "--rank-ms", default=STANDARD.rank_ms, show_default=True, help="What ranking one request may take, 99th percentile."
 )
 @click.option("--size-mb", default=STANDARD.size_mb, show_default=True, help="What the release's files may hold.")
+@click.option("--report", "page", type=WRITTEN, help="Write an HTML page of what the gate measured.")
 @click.option("--incremental", is_flag=True, help="Go on from the release that serves: new events, and a sample of the old.")
 @_learning
 def train_command(
@@ -204,6 +207,7 @@ def train_command(
     out: Path,
     against: str,
     holdout: float,
+    page: Path | None,
     incremental: bool,
     rank_ms: float,
     size_mb: float,
@@ -217,10 +221,12 @@ def train_command(
     """Train a release from a dataset folder or an archive, and judge it on the newest events.
 
     The release is written whatever the gate says; its manifest holds the verdict, and `riffle release promote` heeds it.
+    With MLFLOW_TRACKING_URI it is recorded there as a run.
 
     Example: python -m training train .riffle/archive --out .riffle/releases --positive "action == 'like'"
     """
     console, started = Console(stderr=True), time.monotonic()
+    forewarn(tracking := Tracking.from_env())
     with _progress(console) as report:
         report("read", 0, 1)
         champion = None if against == "none" else Release.open(out / against)
@@ -268,7 +274,15 @@ def train_command(
         **({"images_by_url": learned.images} if learned.images else {}),
         "seconds": round(time.monotonic() - started, 1),
     }
-    (out / f"{folder.name}.report.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    kept = [out / f"{folder.name}.report.json", folder / "manifest.json"]
+    kept[0].write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    if page is not None:
+        compared = [(plain, "without a release", "none"), (theirs, "what serves", against), (mine, "with it", folder.name)]
+        del compared[1 : 1 + (theirs is plain)]
+        _write_page(page, [measurement(corpus, asked, *one) for one in compared])
+        kept.append(page)
+    if tracking is not None:
+        facts["mlflow"] = record(tracking, facts, corpus.name, settings, {path.name: path.read_bytes() for path in kept})
     _finish(facts, console, as_json=as_json)
 
 
