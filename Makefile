@@ -6,7 +6,7 @@ STAMP := $(VENV)/.setup
 UV := UV_SYSTEM_CERTS=1 $(BIN)/uv
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test faults soak quality bench lint clean lock
+.PHONY: setup demo test faults soak quality bench mlflow lint clean lock
 
 setup: $(STAMP)
 
@@ -44,6 +44,12 @@ bench: setup
 	$(BIN)/python benchmarks/ingest.py --json $(if $(PEERS),--peers $(PEERS)/ingest.py)
 	$(BIN)/python benchmarks/serve.py --json $(if $(PEERS),--peers $(PEERS)/echo.py)
 
+# Runs are recorded on a real MLflow server, which has an environment of its own: it needs older packages than the rest.
+mlflow: setup
+	$(UV) venv --quiet --allow-existing --python $(BIN)/python $(VENV)/mlflow
+	$(UV) pip install --quiet --python $(VENV)/mlflow/bin/python --require-hashes -r requirements/mlflow.txt
+	$(BIN)/python -m pytest tests/unit/training/test_mlflow.py -rs
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -55,6 +61,7 @@ lock: setup
 	$(UV) pip compile pyproject.toml --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q --extra train --extra dev -c requirements/bench.txt -o requirements/dev.txt
 	$(UV) pip compile pyproject.toml --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q --extra train -c requirements/bench.txt -o requirements/train.txt
 	$(UV) pip compile pyproject.toml --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -c requirements/bench.txt -o requirements/serve.txt
+	$(UV) pip compile requirements/mlflow.in --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements/mlflow.txt
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from models.release import list_releases
 from models.rules import PositiveRule
 from models.serving import ServingModel
 from training.encoders import ImageEncoder, TextEncoder, encode_items
+from training.encoding import encoded
 from training.evaluate import asked_of
 from training.learn import Learned, LearnSettings
 from training.measurement import Measurement
@@ -55,8 +57,8 @@ def settings(seed: int, *, quick: bool) -> LearnSettings:
 
 def run(corpus: Corpus, asked: Asked, label: str, options: argparse.Namespace) -> tuple[Measurement, Learned, dict[str, Any]]:
     learned = trained(corpus, SHARE, settings(options.seed, quick=options.quick), options.cache, say)
-    cores = threads()
-    figures, parity = measure(corpus, asked, say, f"measure {label}", ServingModel(learned.release(), cores), learned)
+    model, encode = ServingModel(learned.release(), threads()), partial(encoded, cache=options.cache)
+    figures, parity = measure(corpus, asked, say, f"measure {label}", model, encode, learned)
     found = measurement(corpus, asked, figures, label, learned.manifest.name, {"training_seconds": learned.seconds})
     return found, learned, {"parity": parity.to_json()} if parity else {}
 

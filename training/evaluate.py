@@ -4,14 +4,15 @@ Events in time order. Each positive event of the last part is a query: recommend
 before that moment, out of the whole catalogue, without what the person has already met. The place of the item that the
 person then liked gives NDCG@10, HR@10, Recall@50 and MRR. The event is then applied, as a worker would apply it.
 
-Two things differ from a worker, and are exact here: statistics and neighbours are known at once instead of some milliseconds
-later, and they are summed over one partition. What the pipeline does not rank counts as beyond every rank.
+Three things differ from a worker, and are exact here: statistics and neighbours are known at once instead of some milliseconds
+later, they are summed over one partition, and a new item's text and image vectors are there with the item instead of some
+seconds later. What the pipeline does not rank counts as beyond every rank.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,12 +24,16 @@ from models.pipeline.batch import RECENT
 from models.slot import ModelSlot
 from models.state import UserRecord
 from models.tables import CovisitSums, NeighbourTable, StatisticsTable, UserTable
+from models.vectors import ItemVector
 from schemas.columns import EventColumns
 from schemas.records import Interaction, Item
 from training.following import Following
 from training.probe import BEYOND, Probed, Prober
 
-__all__ = ["BEYOND", "DEEP", "Asked", "Figures", "K", "Prober", "World", "asked_of", "evaluate"]
+__all__ = ["BEYOND", "DEEP", "Asked", "Figures", "K", "Prober", "Vectors", "World", "asked_of", "evaluate"]
+
+Vectors = Mapping[str, Sequence[ItemVector]]
+"What encoders say of items, by item id."
 
 K = 10
 DEEP = 50
@@ -40,10 +45,11 @@ CHUNK = 1_000
 class World:
     """What workers know after the events applied so far: people, statistics, neighbours, and a catalogue.
 
-    An item with `published_at` enters the catalogue when event time reaches it, others are there from the start.
+    An item with `published_at` enters the catalogue when event time reaches it, others are there from the start; what
+    `vectors` say of an item comes with it, and not before.
     """
 
-    def __init__(self, items: Iterable[Item], slot: ModelSlot | None = None) -> None:
+    def __init__(self, items: Iterable[Item], slot: ModelSlot | None = None, vectors: Vectors | None = None) -> None:
         self.items = ItemStore(partitions=1)
         self.slot = slot or ModelSlot()
         "The release that answers, if any."
@@ -53,17 +59,23 @@ class World:
         self._neighbours = NeighbourTable(lambda keys: [None] * len(keys))
         self._stale: set[int] = set()
         "Items (by hash) whose neighbours in the item store are older than the rows here."
+        self._vectors = vectors or {}
         catalogue = list(items)
         for item in catalogue:
             if item.published_at is None:
-                self.items.upsert(item)
+                self._enter(item)
         late = [item for item in catalogue if item.published_at is not None]
         self._unpublished = deque(sorted(late, key=lambda item: item.published_at or 0))
 
     def publish(self, now_ms: int) -> None:
         """Let in the items published by `now_ms`."""
         while self._unpublished and (self._unpublished[0].published_at or 0) <= now_ms:
-            self.items.upsert(self._unpublished.popleft())
+            self._enter(self._unpublished.popleft())
+
+    def _enter(self, item: Item) -> None:
+        self.items.upsert(item)
+        if item.item_id in self._vectors:
+            self.items.set_vectors(item.item_id, self._vectors[item.item_id])
 
     def apply(self, events: Sequence[Interaction]) -> None:
         """Apply events in order. Chunks of any size leave the same state when all items are published."""
@@ -213,6 +225,7 @@ def evaluate(
     slot: ModelSlot | None = None,
     most: int | None = None,
     at_cut: Callable[[World], None] | None = None,
+    vectors: Vectors | None = None,
     *,
     first: bool = False,
 ) -> Figures:
@@ -220,10 +233,10 @@ def evaluate(
 
     `events` are in event-time order. `progress` is called with events done and events in all. With `most`, only that many
     of the queries are asked, evenly spread; `first`: as `asked_of`. `at_cut` is called when the first part is applied.
-    Deterministic.
+    `vectors` are of the items that the release does not hold, or not as they are now: see `World`. Deterministic.
     """
     items = list(items)
-    world, figures = World(items, slot), Figures()
+    world, figures = World(items, slot, vectors), Figures()
     prober, cut = Prober(world.items, world.slot), int(len(events) * share)
     queries = set(asked_of(events, positive, share, most, first=first))
     model = world.slot.current
@@ -237,6 +250,8 @@ def evaluate(
         world.apply(chunk)
         liked.update(event.user_id for event in chunk if positive(event.action, event.value))
         progress(start + len(chunk), len(events))
+    while model is not None and not model.synced(world.items):  # a worker has long taken in what was there by then
+        model.sync(world.items)
     if at_cut is not None:
         at_cut(world)
     for n, event in enumerate(events[cut:], cut):

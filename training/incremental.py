@@ -8,7 +8,7 @@ projections stay the champion's: they are learned by a full training, from retri
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from schemas.records import Interaction, Item
 from training.data import EventTable, of_known_items
 from training.distributed import Group, NotFirst
 from training.ease import ease
-from training.encoders import Encoder, ImageEncoder, TextEncoder, encode_items
+from training.encoders import Encoder, TextEncoder, encode_items, image_encoder
 from training.export import to_onnx
 from training.fit_towers import train_towers
 from training.learn import Learned, LearnSettings
@@ -31,6 +31,7 @@ from training.parity import Frozen, Modules
 from training.projections import projected
 from training.sources import Corpus
 from training.towers import Content, ItemTower, UserTower, item_vectors
+from training.web_images import OFF
 from training.weights import Champion, warm_start, weights_of
 
 __all__ = ["rows_to_learn", "update", "updated"]
@@ -83,8 +84,12 @@ def updated(
     return update(Champion.open(releases / champion), known, events, cache, settings, report)
 
 
-def _content(items: Sequence[Item], champion: Champion, text_model: str, cache: Path) -> Content:
-    encoders: dict[str, Callable[[], Encoder]] = {"text": lambda: TextEncoder(text_model), "image": ImageEncoder}
+def _content(
+    items: Sequence[Item], champion: Champion, text_model: str, image_hosts: str, cache: Path
+) -> tuple[Content, Mapping[str, int]]:
+    """Content vectors; and of images by URL, how many were fetched, and by reason how many were not."""
+    images = image_encoder(cache, image_hosts)
+    encoders: dict[str, Callable[[], Encoder]] = {"text": lambda: TextEncoder(text_model), "image": lambda: images}
     parts, there = [], []
     for modality, make in encoders.items():
         projection, encoder = champion.release.projections[modality], champion.release.manifest.encoders.get(modality)
@@ -99,7 +104,7 @@ def _content(items: Sequence[Item], champion: Champion, text_model: str, cache: 
         parts.append(projected(vectors, present, projection))
         there.append(present)
     hashed = np.stack([text_vector(item) for item in items]) if items else np.zeros((0, TEXT_DIMENSIONS), np.float32)
-    return Content(hashed, parts[0], parts[1], np.stack(there, axis=1).astype(np.float32))
+    return Content(hashed, parts[0], parts[1], np.stack(there, axis=1).astype(np.float32)), images.counters
 
 
 def update(
@@ -132,7 +137,9 @@ def update(
     group = Group.current()
     if not group.first:  # the first process encodes what is new, the others find it in the cache
         group.wait()
-    content = _content(items, champion, settings.text_model, cache)
+    # what the first could not have, the others do not try: all must learn from the same
+    hosts = settings.image_hosts if group.first else OFF
+    content, images = _content(items, champion, settings.text_model, hosts, cache)
     if group.first:
         group.wait()
     rows = rows_to_learn(table, before.trained_until_ms, settings.seed)
@@ -171,7 +178,7 @@ def update(
     seconds["update"] = round(time.perf_counter() - since, 1)
     modules = Modules(user, item, Frozen(graphs["ranker.onnx"]))
     weights = weights_of(user, item, champion.settings)
-    return Learned(manifest, arrays, graphs, ids, seconds, parity, modules=modules, weights=weights)
+    return Learned(manifest, arrays, graphs, ids, seconds, parity, modules=modules, weights=weights, images=dict(images))
 
 
 def _graphs(

@@ -25,7 +25,7 @@ from training.checkpoints import Checkpoints
 from training.data import ATTRIBUTION_MS, EventTable, Heads, heads_of, of_known_items, vocabulary_of, windows_of
 from training.distributed import Group, NotFirst
 from training.ease import ease
-from training.encoders import Encoder, ImageEncoder, TextEncoder, encode_items
+from training.encoders import Encoder, TextEncoder, encode_items, image_encoder
 from training.evaluate import World
 from training.events import EventFrame
 from training.export import to_half, to_onnx
@@ -37,6 +37,7 @@ from training.ranker import Ranker, RankerSettings, fit_light, make_ranker, reli
 from training.replay import replay
 from training.towers import Content, ItemTower, TowerSettings, UserTower, item_vectors
 from training.validation import Validation
+from training.web_images import OFF
 from training.weights import weights_of
 
 __all__ = ["LearnSettings", "Learned", "learn"]
@@ -66,6 +67,8 @@ class LearnSettings:
     "Seconds after a first meeting or a slate in which an action counts, by action or `positive`; a day where not said."
     text_model: str = ""
     "Folder or hub name of the text encoder; empty means the packaged MiniLM."
+    image_hosts: str = ""
+    "Hosts whose images are fetched though their addresses are not public, separated by commas; `off`: none is fetched."
     seed: int = 0
     half: bool = False
     "Whether the graphs multiply matrices in half precision (`training.export.to_half`)."
@@ -90,6 +93,8 @@ class Learned:
     "What was exported, as torch has it."
     weights: bytes = b""
     "Both towers' weights, for an update to go on from."
+    images: Mapping[str, int] = field(default_factory=dict)
+    "Of images by URL, how many were fetched, and by reason how many were not."
 
     @property
     def size_mb(self) -> float:
@@ -143,14 +148,17 @@ class _Encoded:
     projections: dict[str, NDArray[np.float32]]
     encoders: dict[str, str]
     "Per modality that some item has: its encoder."
+    images: Mapping[str, int]
+    "Of images by URL, how many were fetched, and by reason how many were not."
 
 
 def _encoded(items: Sequence[Item], settings: LearnSettings, cache: Path, clock: _Clock) -> _Encoded:
     """Content vectors. An encoder runs only where its modality exists."""
     parts, projections, names = [], {}, {}
+    images = image_encoder(cache, settings.image_hosts)
     encoders: tuple[tuple[str, str, Callable[[], Encoder], int], ...] = (
         ("text", "encode text", lambda: TextEncoder(settings.text_model), TEXT_KEPT),
-        ("image", "encode images", ImageEncoder, IMAGE_KEPT),
+        ("image", "encode images", lambda: images, IMAGE_KEPT),
     )
     for modality, part, make, kept in encoders:
         progress, encoder = clock.part(part), make()
@@ -162,7 +170,7 @@ def _encoded(items: Sequence[Item], settings: LearnSettings, cache: Path, clock:
     (text, has_text), (image, has_image) = parts
     hashed = np.stack([text_vector(item) for item in items]) if items else np.zeros((0, TEXT_DIMENSIONS), np.float32)
     there = np.stack([has_text, has_image], axis=1).astype(np.float32)
-    return _Encoded(Content(hashed, text, image, there), projections, names)
+    return _Encoded(Content(hashed, text, image, there), projections, names, images.counters)
 
 
 def learn(
@@ -199,7 +207,8 @@ def learn(
         raise BadDataset("too_little", f"too little to learn from: {message}; at least {FEWEST} are needed, some liked")
     if not group.first:  # the first process encodes what is new, the others find it in the cache
         group.wait()
-    encoded = _encoded(items, settings, cache, clock)
+    # what the first could not have, the others do not try: all must learn from the same
+    encoded = _encoded(items, settings if group.first else replace(settings, image_hosts=OFF), cache, clock)
     if group.first:
         group.wait()
     start = int(len(events) * (1 - settings.replayed_share))
@@ -235,7 +244,19 @@ def learn(
     manifest = maker.manifest(events, light)
     modules = Modules(second.user, second.item, ranker)
     weights = weights_of(second.user, second.item, settings.towers)
-    return Learned(manifest, arrays, graphs, ids, clock.seconds, parity, maker.measured, maker.checkpoints, modules, weights)
+    return Learned(
+        manifest,
+        arrays,
+        graphs,
+        ids,
+        clock.seconds,
+        parity,
+        maker.measured,
+        maker.checkpoints,
+        modules,
+        weights,
+        dict(encoded.images),
+    )
 
 
 def _watching(watch: Callable[[int, float], None] | None, validation: Validation | None) -> Watch | None:

@@ -15,15 +15,17 @@ from models.rules import PositiveRule
 from models.serving import ServingModel
 from models.slot import ModelSlot
 from schemas.records import Interaction, Item
-from training.evaluate import Figures, World, evaluate
+from training.evaluate import Figures, Vectors, World, evaluate
 from training.learn import Learned, LearnSettings, learn
 from training.measurement import Catalogue, Measurement
 from training.parity import Parity, in_parity
 from training.sources import Corpus
 
-__all__ = ["Asked", "catalogue_of", "measure", "measurement", "published", "threads", "trained", "without"]
+__all__ = ["Asked", "Encode", "catalogue_of", "measure", "measurement", "published", "threads", "trained", "without"]
 
 Report = Callable[[str, int, int], None]
+Encode = Callable[[Sequence[Item]], Vectors]
+"What encoders say of items, as a worker hears it: `training.encoding.encoded`."
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +54,24 @@ def measure(
     report: Report,
     what: str,
     model: ServingModel | None,
+    encode: Encode,
     learned: Learned | None = None,
 ) -> tuple[Figures, Parity | None]:
-    """Ask the pipeline with that release, or with none. Parity is seen where `learned` is what `model` was made of."""
+    """Ask the pipeline with that release, or with none. Parity is seen where `learned` is what `model` was made of.
+
+    Items that `model` was not made with, and all of them where that is not known, get their vectors from `encode`, as in
+    serving: from their publication on.
+    """
     slot = ModelSlot()
     slot.swap(model)
     found: list[Parity] = []
+    vectors: Vectors = {}
+    if model is not None:
+        known = set() if learned is None else set(learned.item_ids)
+        since = [item for item in corpus.items if item.item_id not in known]
+        if since:
+            report("encode items that came since", 0, 1)
+            vectors = encode(since)
 
     def at_cut(world: World) -> None:
         if learned is not None and learned.modules is not None and asked.parity:
@@ -68,7 +82,9 @@ def measure(
 
     rule = PositiveRule(corpus.positive)
     progress = lambda done, of: report(what, done, of)
-    figures = evaluate(corpus.items, corpus.events, rule, asked.share, progress, slot, asked.queries, at_cut, first=asked.first)
+    figures = evaluate(
+        corpus.items, corpus.events, rule, asked.share, progress, slot, asked.queries, at_cut, vectors, first=asked.first
+    )
     return figures, found[0] if found else None
 
 

@@ -35,6 +35,14 @@ MORE = (
         callback=_keep,
         help="Folder of checkpoints: a training that was killed goes on from there.",
     ),
+    click.option(
+        "--image-hosts",
+        default="",
+        envvar="RIFFLE_IMAGE_HOSTS",
+        expose_value=False,
+        callback=_keep,
+        help="Hosts whose images are fetched though their addresses are not public; off: no image is fetched by URL.",
+    ),
     click.option("--fp16", is_flag=True, expose_value=False, callback=_keep, help="Export graphs in half precision, for GPUs."),
 )
 "To be added to a command; their values do not reach it as arguments, but through `chosen`."
@@ -55,6 +63,8 @@ def chosen(settings: LearnSettings) -> LearnSettings:
         settings = replace(settings, ranker=replace(settings.ranker, kind=ranker))
     if given.get("training.checkpoints"):
         settings = replace(settings, checkpoints=given["training.checkpoints"])
+    if given.get("training.image_hosts"):
+        settings = replace(settings, image_hosts=given["training.image_hosts"])
     if given.get("training.fp16"):
         settings = replace(settings, half=True)
     return settings

@@ -24,6 +24,7 @@ from models.serving import ServingModel
 from models.slot import ModelSlot
 from schemas.errors import BadDataset, ReleaseRejected
 from schemas.records import Interaction, Item
+from training.encoding import encoded
 from training.evaluate import evaluate
 from training.learn import LearnSettings, learn
 from training.ranker import KINDS
@@ -182,5 +183,8 @@ def _value(
     learned = learn(known, events[:cut], positive, cache, settings, watch=watch)
     slot = ModelSlot()
     slot.swap(ServingModel(learned.release()))
-    figures = evaluate(items, events, PositiveRule(positive), 1.0 - how.validation, slot=slot, most=how.queries, first=True)
+    held = set(learned.item_ids)
+    vectors = encoded([item for item in items if item.item_id not in held], cache, settings.text_model, settings.image_hosts)
+    rule, share = PositiveRule(positive), 1.0 - how.validation
+    figures = evaluate(items, events, rule, share, slot=slot, most=how.queries, vectors=vectors, first=True)
     return float(str(figures.to_json()["ndcg@10"]))

@@ -39,7 +39,7 @@ def can_encode() -> bool:
 def _encoders(settings: Settings) -> ItemEncoders:
     # by name, as the commands of training: what serves must not import it
     make: Callable[..., ItemEncoders] = importlib.import_module("training.encoding").LiveEncoders
-    return make(settings.cache / "vectors", settings.text_model)
+    return make(settings.cache / "vectors", settings.text_model, settings.image_hosts)
 
 
 async def _follow(settings: Settings, encoders: ItemEncoders, registry: Any, *, once: bool) -> Counter[str]:
@@ -99,5 +99,7 @@ def encode(once: bool, as_json: bool) -> None:
         from schemas.registry import ConfluentRegistry
 
         registry = ConfluentRegistry.at(settings.registry_url)
-    counters = asyncio.run(_follow(settings, _encoders(settings), registry, once=once))
+    encoders = _encoders(settings)
+    counters = asyncio.run(_follow(settings, encoders, registry, once=once))
+    counters.update({f"images_{what}": n for what, n in encoders.counters.items()})
     click.echo(json.dumps(counters) if as_json else ", ".join(f"{name} {n}" for name, n in counters.items()) or "nothing to do")

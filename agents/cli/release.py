@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import subprocess
 import sys
 import time
@@ -19,12 +20,15 @@ from rich.table import Table
 from agents.cli.operate import readiness
 from agents.cli.progress import step
 from models.release import NAME, Manifest, Release, list_releases
-from schemas.errors import ReleaseRejected
+from models.tracking import Tracker, Tracking
+from schemas.errors import NotReady, ReleaseRejected
 from streams.announce import CHALLENGER, CHAMPION, PREVIOUS, Announcement, announce, announced
 from streams.release_store import fetch_release, manifest_sha256, upload_release
 from streams.settings import Settings
 
-__all__ = ["await_served", "current_champion", "print_training", "promote", "release", "run_training", "train"]
+__all__ = ["await_served", "current_champion", "note", "print_training", "promote", "release", "run_training", "train"]
+
+log = logging.getLogger(__name__)
 
 SERVED_TIMEOUT_S = 60.0
 NOT_JUDGED = "not judged"
@@ -104,7 +108,20 @@ def promote(settings: Settings, name: str, *, force: bool = False, upload: str =
     if challenger is not None and challenger.release == name:  # it challenges nobody any more
         changes[CHALLENGER] = None
     asyncio.run(announce(settings, changes))
-    return {"champion": name, "previous": before.release if before else "none"}
+    facts = {"champion": name, "previous": before.release if before else "none"}
+    passed = bool(manifest.metrics.get("gate", {}).get("passed"))
+    note(name, {"riffle.decision": "promoted" if passed else "promoted by force", "riffle.previous": facts["previous"]})
+    return facts
+
+
+def note(name: str, tags: Mapping[str, str]) -> None:
+    """Tag the MLflow runs of a release, where MLFLOW_TRACKING_URI says; what serves does not depend on it."""
+    tracking = Tracking.from_env()
+    if tracking is not None:
+        try:
+            Tracker(tracking).tag(name, tags)
+        except NotReady as exc:
+            log.warning("not recorded of release %s: %s", name, exc.message)
 
 
 def await_served(settings: Settings, name: str, console: Console) -> bool:
@@ -292,6 +309,10 @@ def rollback_command(as_json: bool) -> None:
     if champion is None and previous is None:
         raise ReleaseRejected("no_previous", "no release was ever promoted: there is nothing to go back to")
     asyncio.run(announce(settings, {CHAMPION: previous, PREVIOUS: champion}))
+    if champion is not None:
+        note(champion.release, {"riffle.decision": "rolled back"})
+    if previous is not None:
+        note(previous.release, {"riffle.decision": "promoted"})
     facts: dict[str, Any] = {
         "champion": previous.release if previous else "none",
         "previous": champion.release if champion else "none",

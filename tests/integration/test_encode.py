@@ -131,6 +131,7 @@ class Deterministic:
 
     def __init__(self, dies: str = "") -> None:
         self.asked: list[str] = []
+        self.counters: dict[str, int] = {}
         self._dies = dies
 
     def fingerprints(self, items: Sequence[Item]) -> list[int]:

@@ -25,6 +25,9 @@ class Counting:
         self.asked: list[bytes] = []
         self._fail_after = fail_after
 
+    def prepare(self, items: Sequence[Item], progress: object = None) -> None:
+        pass
+
     def content(self, item: Item) -> bytes | None:
         return item.title.encode() or None
 

@@ -67,6 +67,8 @@ def test_counts_are_positive(name: str, value: int) -> None:
         ("redis_url", "localhost:6379"),
         ("redis_url", "http://localhost"),
         ("encoder", "maybe"),
+        ("image_hosts", "http://media.internal"),
+        ("image_hosts", "*.internal"),
     ],
 )
 def test_what_cannot_work_is_named(name: str, value: str) -> None:

@@ -1,0 +1,238 @@
+"""Runs on an MLflow tracking server, by its REST interface: no client to install, every call within seconds.
+
+Settings are MLflow's own variables. Nothing depends on a run: who records goes on when the server does not answer.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import os
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from schemas.errors import NotReady
+
+__all__ = ["RELEASE", "Run", "Tracker", "Tracking"]
+
+EXPERIMENT = "riffle"
+RELEASE = "riffle.release"
+"The tag by which the run of a release is found."
+PARAMS, METRICS, TAGS = 100, 1_000, 100
+"Of each, in one request at most."
+PARAM_LENGTH, TAG_LENGTH = 500, 5_000
+PROXIED = "mlflow-artifacts:"
+SAID = 300
+"Characters of an answer that an error repeats."
+
+
+@dataclass(frozen=True, slots=True)
+class Tracking:
+    """Where runs are recorded."""
+
+    uri: str
+    "Base URL of the server, without credentials. Another kind of store is refused when it is used."
+    experiment: str = EXPERIMENT
+    authorization: str = field(default="", repr=False)
+    "Value of the header of that name; empty: none is sent."
+    timeout_s: float = 10.0
+    "For each request."
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Tracking | None:
+        """What `MLFLOW_TRACKING_URI`, `…_USERNAME`, `…_PASSWORD`, `…_TOKEN` and `MLFLOW_EXPERIMENT_NAME` say.
+
+        None without the first.
+        """
+        given = os.environ if environ is None else environ
+        uri = given.get("MLFLOW_TRACKING_URI", "").strip()
+        if not uri:
+            return None
+        name, password = given.get("MLFLOW_TRACKING_USERNAME", ""), given.get("MLFLOW_TRACKING_PASSWORD", "")
+        parts = urllib.parse.urlsplit(uri)
+        if parts.username is not None:
+            name, password = urllib.parse.unquote(parts.username), urllib.parse.unquote(parts.password or "")
+            uri = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        authorization = ""
+        if name:
+            authorization = "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
+        elif token := given.get("MLFLOW_TRACKING_TOKEN", ""):
+            authorization = f"Bearer {token}"
+        return cls(uri.rstrip("/"), given.get("MLFLOW_EXPERIMENT_NAME", "").strip() or EXPERIMENT, authorization)
+
+    def demand_server(self) -> None:
+        """Look at the address; asks nobody.
+
+        Raises:
+            NotReady: it is not one of a server.
+        """
+        if not self.uri.startswith(("http://", "https://")):
+            raise NotReady(
+                "not_recorded",
+                f"MLFLOW_TRACKING_URI must be the http(s) address of a tracking server, is {self.uri[:200]!r}: "
+                "start one with `mlflow server`, or unset it",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What is recorded. Names are made fit for MLflow (`ndcg@10` becomes `ndcg_at_10`), long texts are cut."""
+
+    name: str
+    started_ms: int
+    ended_ms: int
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+    artifacts: Mapping[str, bytes]
+    "Files by name."
+
+
+class _Refused(Exception):
+    """The server answered, with an error."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Tracker:
+    """Speaks with the server."""
+
+    def __init__(self, tracking: Tracking) -> None:
+        self._tracking = tracking
+
+    def check(self) -> None:
+        """See that runs can be recorded; the experiment is there then.
+
+        Raises:
+            NotReady: they cannot.
+        """
+        with _expected():
+            self._experiment()
+
+    def record(self, run: Run) -> str:
+        """Record a whole run; returns its address, for people.
+
+        Raises:
+            NotReady: the server cannot be reached or refuses; some of the run may be there.
+        """
+        with _expected():
+            return self._record(run)
+
+    def _record(self, run: Run) -> str:
+        experiment = self._experiment()
+        tags = [{"key": _name(key), "value": value[:TAG_LENGTH]} for key, value in run.tags.items()]
+        created = self._call(
+            "runs/create",
+            {"experiment_id": experiment, "run_name": run.name, "start_time": run.started_ms, "tags": tags[:TAGS]},
+        )["run"]["info"]
+        run_id = created["run_id"]
+        metrics = [
+            {"key": _name(key), "value": value, "timestamp": run.ended_ms, "step": 0} for key, value in run.metrics.items()
+        ]
+        params = [{"key": _name(key), "value": value[:PARAM_LENGTH]} for key, value in run.params.items()]
+        for part in _parts(metrics, METRICS):
+            self._call("runs/log-batch", {"run_id": run_id, "metrics": part})
+        for part in _parts(params, PARAMS):
+            self._call("runs/log-batch", {"run_id": run_id, "params": part})
+        for name, content in run.artifacts.items():
+            self._upload(created["artifact_uri"], name, content)
+        self._call("runs/update", {"run_id": run_id, "status": "FINISHED", "end_time": run.ended_ms})
+        return f"{self._tracking.uri}/#/experiments/{experiment}/runs/{run_id}"
+
+    def tag(self, release: str, tags: Mapping[str, str]) -> int:
+        """Tag the runs of a release; returns how many there are.
+
+        Raises:
+            NotReady: the server cannot be reached or refuses.
+        """
+        with _expected():
+            query = {"experiment_ids": [self._experiment()], "filter": f"tags.`{RELEASE}` = '{release}'", "max_results": 100}
+            runs = self._call("runs/search", query).get("runs", [])
+            for run in runs:
+                for key, value in tags.items():
+                    self._call("runs/set-tag", {"run_id": run["info"]["run_id"], "key": key, "value": value[:TAG_LENGTH]})
+            return len(runs)
+
+    def _experiment(self) -> str:
+        name = self._tracking.experiment
+        path = f"experiments/get-by-name?{urllib.parse.urlencode({'experiment_name': name})}"
+        try:
+            return str(self._ask(path)["experiment"]["experiment_id"])
+        except _Refused as exc:
+            if exc.code != "RESOURCE_DOES_NOT_EXIST":
+                raise NotReady("not_recorded", f"MLflow refuses: {exc}") from exc
+        try:
+            return str(self._ask("experiments/create", {"name": name})["experiment_id"])
+        except _Refused as exc:
+            if exc.code != "RESOURCE_ALREADY_EXISTS":  # another training was first
+                raise NotReady("not_recorded", f"MLflow refuses: {exc}") from exc
+        return str(self._call(path)["experiment"]["experiment_id"])
+
+    def _upload(self, root: str, name: str, content: bytes) -> None:
+        if not root.startswith(PROXIED):
+            raise NotReady("not_recorded", f"MLflow keeps artifacts at {root[:100]}: start its server with --serve-artifacts")
+        folder = urllib.parse.quote(urllib.parse.urlsplit(root).path.strip("/"))
+        self._call(f"{folder}/{urllib.parse.quote(name)}", content, base="mlflow-artifacts/artifacts")
+
+    def _call(self, path: str, body: Mapping[str, Any] | bytes | None = None, base: str = "mlflow") -> dict[str, Any]:
+        try:
+            return self._ask(path, body, base)
+        except _Refused as exc:
+            raise NotReady("not_recorded", f"MLflow refuses: {exc}") from exc
+
+    def _ask(self, path: str, body: Mapping[str, Any] | bytes | None = None, base: str = "mlflow") -> dict[str, Any]:
+        """GET without a body, POST of JSON, PUT of bytes."""
+        self._tracking.demand_server()
+        file = isinstance(body, bytes)
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        request = urllib.request.Request(
+            f"{self._tracking.uri}/api/2.0/{base}/{path}",
+            data,
+            {"Content-Type": "application/octet-stream" if file else "application/json"},
+            method="GET" if body is None else "PUT" if file else "POST",
+        )
+        if self._tracking.authorization:  # a redirect elsewhere does not take it along
+            request.add_unredirected_header("Authorization", self._tracking.authorization)
+        try:
+            with urllib.request.urlopen(request, timeout=self._tracking.timeout_s) as response:
+                found = json.loads(response.read() or b"{}")
+        except urllib.error.HTTPError as exc:
+            with exc:
+                raise _Refused(*_reason(exc)) from exc
+        except (OSError, ValueError, http.client.HTTPException) as exc:
+            raise NotReady("not_recorded", f"MLflow at {self._tracking.uri} does not answer: {exc}") from exc
+        return dict(found) if isinstance(found, dict) else {}
+
+
+@contextmanager
+def _expected() -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as exc:
+        raise NotReady("not_recorded", f"what answers is something else than MLflow, or another version: {exc!r}") from exc
+
+
+def _reason(exc: urllib.error.HTTPError) -> tuple[str, str]:
+    try:
+        said = json.loads(exc.read())
+        return str(said["error_code"]), f"{said['error_code']}: {said.get('message', '')}"[:SAID]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "", f"HTTP {exc.code}"
+
+
+def _name(text: str) -> str:
+    return re.sub(r"[^\w\-. /]", "_", text.replace("@", "_at_"))[:250]
+
+
+def _parts(entries: Sequence[dict[str, Any]], size: int) -> Iterator[Sequence[dict[str, Any]]]:
+    for start in range(0, len(entries), size):
+        yield entries[start : start + size]
