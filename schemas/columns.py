@@ -14,6 +14,7 @@ from schemas.errors import BadEvent, TransientError
 from schemas.kernels import decode_block
 from schemas.plain_json import plain_json
 from schemas.records import Interaction
+from schemas.spans import Spans
 from schemas.validation import FUTURE_MS, check_time, interaction_from
 
 __all__ = ["ERASE", "BadRecord", "Decoded", "EventColumns", "decode_interactions"]
@@ -29,7 +30,7 @@ class EventColumns:
     """n interactions in stream order. Texts stay in the bytes they came in, found by start and length."""
 
     data: NDArray[np.uint8]
-    "The records' bytes, one after the other."
+    "The bytes that hold the records."
     users: Sequence[bytes]
     "UTF-8 user ids (the record keys)."
     offset: NDArray[np.int64]
@@ -113,18 +114,12 @@ def _read(
     values: Sequence[bytes | None], keys: Sequence[bytes | None], offsets: NDArray[np.int64], checked: NDArray[np.uint8]
 ) -> tuple[NDArray[np.uint8], EventColumns]:
     """Status per record, and columns of all of them (of those that are not 0: zeros)."""
-    n = len(values)
-    bounds, key_starts = np.zeros(n + 1, np.int64), np.zeros(n + 1, np.int64)
-    full = [value or b"" for value in values]
-    users = [key or b"" for key in keys]
-    np.cumsum(np.fromiter(map(len, full), np.int64, n), out=bounds[1:])
-    key_lengths = np.fromiter(map(len, users), np.int64, n)
-    np.cumsum(key_lengths, out=key_starts[1:])
-    data = np.frombuffer(b"".join(full), np.uint8)
-    names = np.frombuffer(b"".join(users), np.uint8)
-    head = np.frombuffer(header("interaction"), np.uint8)
-    status, *columns = decode_block(data, bounds, head, names, key_starts, key_lengths, checked)
-    return status, EventColumns(data, users, offsets, *columns)
+    texts = values if isinstance(values, Spans) else Spans.of(values)
+    names = keys if isinstance(keys, Spans) else Spans.of(keys)
+    data, head = np.frombuffer(texts.data, np.uint8), np.frombuffer(header("interaction"), np.uint8)
+    owners, lengths = np.frombuffer(names.data, np.uint8), np.maximum(names.lengths, 0)
+    status, *columns = decode_block(data, texts.starts, texts.ends, head, owners, names.starts, lengths, checked)
+    return status, EventColumns(data, names.whole(), offsets, *columns)
 
 
 def decode_interactions(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numba import njit, uint64
 
-__all__ = ["NULL", "SLOW", "TIME_LIMIT_MS", "decode_block", "hash_bytes"]
+__all__ = ["NULL", "SLOW", "TIME_LIMIT_MS", "decode_block", "hash_bytes", "read_batch"]
 
 TIME_LIMIT_MS = 2**53
 MAX_ID = 256
@@ -154,8 +154,10 @@ def _optional(data: Any, at: int, end: int, plain: bool) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def decode_block(data: Any, bounds: Any, header: Any, keys: Any, key_starts: Any, key_lengths: Any, checked: Any) -> Any:
-    """Decode n interactions, one after the other in `data` (uint8, record i at `bounds[i]:bounds[i + 1]`).
+def decode_block(
+    data: Any, begins: Any, ends: Any, header: Any, keys: Any, key_starts: Any, key_lengths: Any, checked: Any
+) -> Any:
+    """Decode n interactions in `data` (uint8, record i at `begins[i]:ends[i]`), with keys in `keys`.
 
     Each starts with `header` (10 bytes: single-object marker and fingerprint of the current schema). `checked[i]` is
     nonzero for a record that the general decoder already accepted: its texts may hold more than ASCII.
@@ -164,7 +166,7 @@ def decode_block(data: Any, bounds: Any, header: Any, keys: Any, key_starts: Any
     event id, item id, action and session int64 `(4, n)` each (NULL length: absent); hashes of the first three uint64 `(3, n)`;
     event time int64 `(n,)`; value float32 `(n,)`, NaN where absent.
     """
-    n = len(bounds) - 1
+    n = len(begins)
     status = np.full(n, SLOW, np.uint8)
     starts, lengths = np.zeros((4, n), np.int64), np.zeros((4, n), np.int64)
     hashes = np.zeros((3, n), np.uint64)
@@ -173,7 +175,7 @@ def decode_block(data: Any, bounds: Any, header: Any, keys: Any, key_starts: Any
     word = np.zeros(1, np.uint64)
     double = word.view(np.float64)
     for i in range(n):
-        at, end = bounds[i], bounds[i + 1]
+        at, end = begins[i], ends[i]
         if end - at < 10:
             continue
         same = True
@@ -233,3 +235,33 @@ def decode_block(data: Any, bounds: Any, header: Any, keys: Any, key_starts: Any
             hashes[j, i] = hash_bytes(data, starts[j, i], lengths[j, i], h, m)
         status[i] = 0
     return status, starts, lengths, hashes, times, values
+
+
+@njit(cache=True, nogil=True)
+def read_batch(data: Any, at: int, end: int, columns: Any) -> bool:
+    """Read the records of a Kafka batch (message format v2) from `data[at:end]` into `columns`, int64 `(6, n)`.
+
+    Offset and timestamp (after the batch's first ones), start and length of the key, start and length of the value; NULL
+    length: none. Returns whether all n are there, whole, and without headers.
+    """
+    for i in range(columns.shape[1]):
+        size, at = _varint(data, at, end)
+        if at < 0 or size < 1 or size > end - at:
+            return False
+        stop = at + size
+        columns[1, i], at = _varint(data, at + 1, stop)
+        if at < 0:
+            return False
+        columns[0, i], at = _varint(data, at, stop)
+        for column in (2, 4):
+            if at < 0:
+                return False
+            length, at = _varint(data, at, stop)
+            if at < 0 or length < NULL or length > stop - at:
+                return False
+            columns[column, i], columns[column + 1, i] = at, length
+            at += max(length, 0)
+        headers, at = _varint(data, at, stop)
+        if at != stop or headers != 0:
+            return False
+    return at == end

@@ -23,6 +23,7 @@ from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
 from streams.assignor import HoldingAssignor
+from streams.records import Records, in_columns
 from streams.settings import Settings
 
 __all__ = ["Chunk", "ChunkedApp", "Progress"]
@@ -61,8 +62,11 @@ class Chunk:
         return self.offsets[-1]
 
     @classmethod
-    def of(cls, topic: str, partition: int, records: Sequence[Any], generation: int = 0) -> Chunk:
-        """Columns of aiokafka's records, parsed or `ConsumerRecord`s (at least one)."""
+    def of(cls, topic: str, partition: int, records: Sequence[Any] | Records, generation: int = 0) -> Chunk:
+        """Columns of `Records`, or of what aiokafka parsed (at least one)."""
+        if isinstance(records, Records):
+            offsets, timestamps = records.offsets.tolist(), records.timestamps.tolist()
+            return cls(topic, partition, offsets, records.keys, records.values, timestamps, records.headers, generation)
         return cls(
             topic,
             partition,
@@ -127,8 +131,10 @@ class ChunkedConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc
         # would wait behind a backlog of events.
         fetcher = consumer._fetcher
         fetcher._prefetch_backoff = PREFETCH_BACKOFF_S
-        for fetched in fetcher._records.values():
-            if isinstance(fetched, FetchResult) and fetched.has_more():
+        for tp, fetched in fetcher._records.items():
+            if not isinstance(fetched, FetchResult) or not fetched.has_more():
+                continue
+            if tp.topic not in self.app.bulk or not in_columns(fetched):
                 fetched._partition_records._consumer_record = _as_parsed
         taken = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
         for tp in taken:
@@ -234,26 +240,26 @@ class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
                 return {}
         return await super()._getmany(active_partitions, timeout)
 
-    async def _deliver_all(self, batches: Sequence[tuple[TP, Sequence[Any]]], generation: int) -> None:
+    async def _deliver_all(self, batches: Sequence[tuple[TP, Sequence[Any] | Records]], generation: int) -> None:
         for tp, batch in batches:
             if not self.flow_active or generation != self.app.consumer_generation_id:
                 return  # the next assignment seeks to what is committed
             await self._deliver(tp, batch, generation)
 
-    async def _deliver(self, tp: TP, batch: Sequence[Any], generation: int) -> None:
+    async def _deliver(self, tp: TP, batch: Sequence[Any] | Records, generation: int) -> None:
         read = self._read_offset.get(tp)
-        if read is not None and batch[-1].offset < read:
+        chunk = Chunk.of(tp.topic, tp.partition, batch, generation)
+        if read is not None and chunk.last_offset < read:
             return
-        last = batch[-1]
         event = ConsumerMessage(
             tp.topic,
             tp.partition,
-            last.offset,
-            (last.timestamp or 0) / 1000.0,
-            last.timestamp_type,
+            chunk.last_offset,
+            chunk.timestamps[-1] / 1000.0,
+            0,
             (),
             None,
-            Chunk.of(tp.topic, tp.partition, batch, generation),
+            chunk,
             None,
             None,
             None,
@@ -262,7 +268,7 @@ class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
         )
         await self.wait_first(self.callback(event), self.suspend_flow.wait())
         if self.flow_active and generation == self.app.consumer_generation_id:
-            self._read_offset[tp] = last.offset + 1
+            self._read_offset[tp] = chunk.last_offset + 1
 
 
 class ChunkedTransport(driver.Transport):  # type: ignore[misc]
@@ -285,6 +291,8 @@ class ChunkedApp(faust.App):  # type: ignore[misc]
 
     holding: HoldingAssignor
     "Set before the app starts."
+    bulk: frozenset[str]
+    "Topics whose chunks are read in columns: they have many records in few batches."
 
     def _new_transport(self) -> ChunkedTransport:
         return ChunkedTransport(self.conf.broker_consumer, self)
@@ -292,7 +300,7 @@ class ChunkedApp(faust.App):  # type: ignore[misc]
     @classmethod
     def create(cls, settings: Settings) -> ChunkedApp:
         """The app that `settings` describe."""
-        return cls(
+        app = cls(
             settings.app_id,
             broker=f"kafka://{settings.bootstrap_servers.replace(',', ';')}",
             store="memory://",
@@ -316,3 +324,5 @@ class ChunkedApp(faust.App):  # type: ignore[misc]
             consumer_group_instance_id=settings.instance or None,
             autodiscover=False,
         )
+        app.bulk = frozenset({settings.topic("interactions")})
+        return app

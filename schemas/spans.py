@@ -1,0 +1,72 @@
+"""Many byte strings within one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Spans"]
+
+NULL = -1
+
+
+class Spans(Sequence[bytes | None]):
+    """n byte strings, or None, found in `data` by start and length. Cut out only when asked for."""
+
+    __slots__ = ("data", "lengths", "starts")
+
+    def __init__(self, data: bytes, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
+        self.data, self.starts, self.lengths = data, starts, lengths
+        "`lengths` is NULL for None."
+
+    @classmethod
+    def of(cls, values: Sequence[bytes | None]) -> Spans:
+        """Spans of `values`, put one after the other."""
+        lengths = np.fromiter((NULL if value is None else len(value) for value in values), np.int64, len(values))
+        starts = np.zeros(len(values) + 1, np.int64)
+        np.cumsum(np.maximum(lengths, 0), out=starts[1:])
+        return cls(b"".join([value or b"" for value in values]), starts[:-1], lengths)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Spans]) -> Spans:
+        """All of them (at least one), without a copy where they lie in the same bytes."""
+        starts, lengths = [part.starts for part in parts], np.concatenate([part.lengths for part in parts])
+        data = parts[0].data
+        if any(part.data is not data for part in parts):
+            at, moved = 0, []
+            pieces: list[bytes] = []
+            for part in parts:
+                if not pieces or pieces[-1] is not part.data:
+                    at += len(pieces[-1]) if pieces else 0
+                    pieces.append(part.data)
+                moved.append(part.starts + at)
+            data, starts = b"".join(pieces), moved
+        return cls(data, np.concatenate(starts), lengths)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @overload
+    def __getitem__(self, at: int) -> bytes | None: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Spans: ...
+
+    def __getitem__(self, at: int | slice) -> bytes | Spans | None:
+        if isinstance(at, slice):
+            return Spans(self.data, self.starts[at], self.lengths[at])
+        start, length = int(self.starts[at]), int(self.lengths[at])
+        return None if length < 0 else self.data[start : start + length]
+
+    @property
+    def ends(self) -> NDArray[np.int64]:
+        """Where each ends, int64 `(n,)`; where it starts if it is None."""
+        return self.starts + np.maximum(self.lengths, 0)
+
+    def whole(self) -> list[bytes]:
+        """All, cut out; None is empty."""
+        data = self.data
+        return [data[start:end] for start, end in zip(self.starts.tolist(), self.ends.tolist(), strict=True)]

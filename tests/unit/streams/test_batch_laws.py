@@ -1,0 +1,118 @@
+"""Laws of reading Kafka's record batches in columns: the same records as aiokafka gives, wherever reading begins and stops."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.structs import TopicPartition
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.kernels import read_batch
+from streams.chunks import Chunk
+from streams.records import Records, _Fetched, in_columns
+
+READ_COMMITTED = 1
+TP = TopicPartition("t", 0)
+PRODUCERS = (-1, 5, 6)
+texts = st.none() | st.binary(max_size=300)
+headers = (
+    st.just([]) | st.just([]) | st.lists(st.tuples(st.sampled_from(["content-type", "ž"]), st.binary(max_size=5)), max_size=2)
+)
+records = st.tuples(texts, texts, st.integers(0, 2**40), headers, st.integers(0, 3))
+batches = st.lists(
+    st.tuples(st.lists(records, min_size=1, max_size=8), st.sampled_from([0, 0, 0, 1]), st.sampled_from(PRODUCERS)), max_size=6
+)
+
+
+def written(batch: list[tuple[Any, ...]], codec: int, producer: int, offset: int) -> tuple[bytes, int]:
+    """A batch from `offset` on, and the offset after it; offsets between its records may be missing, as after compaction."""
+    transactional = int(producer >= 0)
+    builder = DefaultRecordBatchBuilder(2, codec, transactional, producer, 0, 0, 1 << 20)
+    at = 0
+    for key, value, timestamp, head, gap in batch:
+        at += gap
+        builder.append(at, 1_700_000_000_000 + timestamp, key, value, head)
+        at += 1
+    data = bytearray(builder.build())
+    struct.pack_into(">q", data, 0, offset)
+    return bytes(data), offset + at
+
+
+class State:
+    """What a fetch result asks of an assignment."""
+
+    active, paused = True, False
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+
+    def state_value(self, _tp: object) -> State:
+        return self
+
+    def consumed_to(self, position: int) -> None:
+        self.position = position
+
+
+def result(records_of: Any, data: bytes, aborted: list[tuple[int, int]], offset: int) -> FetchResult:
+    found = PartitionRecords(TP, records_of(data), list(aborted), offset, None, None, True, READ_COMMITTED)
+    return FetchResult(TP, assignment=State(offset), partition_records=found, backoff=0)
+
+
+def rows(chunk: Chunk) -> list[tuple[Any, ...]]:
+    heads = [[tuple(pair) for pair in head] for head in chunk.headers]
+    return list(zip(chunk.offsets, chunk.keys, chunk.values, chunk.timestamps, heads, strict=True))
+
+
+@given(batches, st.integers(0, 40), st.booleans(), st.lists(st.integers(1, 9), min_size=60, max_size=60))
+def test_records_in_columns_are_those_that_aiokafka_gives(
+    given_: list[tuple[Any, ...]], begin: int, abort: bool, asked: list[int]
+) -> None:
+    data, offset, starts = b"", 0, {}
+    for batch, codec, producer in given_:
+        starts.setdefault(producer, offset)
+        more, offset = written(batch, codec, producer, offset)
+        data += more
+    aborted = [(6, starts[6])] if abort and 6 in starts else []
+    begin = min(begin, offset)
+    expected, mine = result(MemoryRecords, data, aborted, begin), result(_Fetched, data, aborted, begin)
+    in_columns(mine)
+    found: list[tuple[Any, ...]] = []
+    for most in asked:
+        if not mine.has_more():
+            break
+        taken = mine.getall(most)
+        assert len(taken) <= most
+        if len(taken):
+            assert isinstance(taken, Records)
+            chunk = Chunk.of("t", 0, taken)
+            found += rows(chunk)
+            later = [n for n, row in enumerate(found) if row[0] >= mine._assignment.position]
+            assert not later, "what was taken is before the position"
+    whole = expected.getall(None)
+    assert found == (rows(Chunk.of("t", 0, whole)) if whole else [])
+    if not mine.has_more():
+        assert mine._assignment.position == expected._assignment.position
+
+
+@given(st.binary(max_size=60), st.integers(1, 4))
+def test_bytes_that_are_no_records_are_refused_and_never_read_beyond_their_end(data: bytes, count: int) -> None:
+    import numpy as np
+
+    columns = np.full((6, count), 99, np.int64)
+    if read_batch(np.frombuffer(data, np.uint8), 0, len(data), columns):
+        ends = np.maximum(columns[4], 0) + np.maximum(columns[5], 0)
+        assert int(ends.max()) <= len(data)
+
+
+def test_a_result_that_nobody_wants_in_columns_is_read_as_ever() -> None:
+    data, _ = written([(b"k", b"v", 7, [], 0), (None, None, 8, [("h", b"x")], 0)], 0, -1, 0)
+    taken = result(_Fetched, data, [], 0).getall(None)
+    assert [(r.offset, r.key, r.value, r.timestamp) for r in taken] == [
+        (0, b"k", b"v", 1_700_000_000_007),
+        (1, None, None, 1_700_000_000_008),
+    ]
