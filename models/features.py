@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from models.context import CONTEXT, context_of, hour_nearness
 from models.items import ItemStore
 from models.pipeline.batch import Candidates, Queries
 from models.state import AFFINITY_HALF_LIFE_MS, UserRecord
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FEATURES", "SOURCES", "SPEC", "compute"]
 
-SPEC = "f2"
+SPEC = "f3"
 "Name of this specification. Any change to a feature's meaning changes it: a release of another one is refused."
 SOURCES = ("covisitation", "ease", "learned", "content", "popular", "fresh")
 ACTIONS = 4
@@ -60,11 +61,16 @@ CROSS = (
     "affinity_share",
     "category_value",
     "category_liked",
+    "category_hour",
     "popularity_share",
     *(f"by_{name}" for name in SOURCES),
 )
-FEATURES = (*USER, *ITEM, *CROSS)
+FEATURES = (*USER, *CONTEXT, *ITEM, *CROSS)
 "Names, in the order of the columns."
+OF_USER = slice(0, len(USER))
+OF_CONTEXT = slice(OF_USER.stop, OF_USER.stop + len(CONTEXT))
+OF_ITEM = slice(OF_CONTEXT.stop, OF_CONTEXT.stop + len(ITEM))
+OF_CROSS = slice(OF_ITEM.stop, OF_ITEM.stop + len(CROSS))
 
 
 def compute(
@@ -72,7 +78,8 @@ def compute(
 ) -> NDArray[np.float32]:
     """Features of every candidate: float32 `(n, len(FEATURES))`, all finite. `sources` names the columns of source scores."""
     out = np.zeros((len(candidates), len(FEATURES)), np.float32)
-    _item(out[:, len(USER) : len(USER) + len(ITEM)], candidates.item_row, items, model)
+    out[:, OF_CONTEXT] = context_of(queries, items.stream_time_ms)[candidates.query_row]
+    _item(out[:, OF_ITEM], candidates.item_row, items, model)
     spans = candidates.spans(len(queries))
     profiles = _profiles(queries, items, model)
     for q, user in enumerate(queries.users):
@@ -80,19 +87,20 @@ def compute(
         if span.start == span.stop:
             continue
         if user is not None and len(user.history):
-            out[span, : len(USER)] = _user(user, queries.liked[q] if q < len(queries.liked) else None, items, model)
-        _cross(out[span, len(USER) + len(ITEM) :], q, candidates.item_row[span], queries, items, model, profiles)
+            out[span, OF_USER] = _user(user, queries.liked[q] if q < len(queries.liked) else None, items, model)
+        _cross(out[span, OF_CROSS], q, candidates.item_row[span], queries, items, model, profiles)
     start = len(FEATURES) - len(SOURCES)
     for n, name in enumerate(SOURCES):
         if name in sources:
             out[:, start + n] = ~np.isnan(candidates.source_scores[:, list(sources).index(name)])
-    place = len(USER) + len(ITEM) + CROSS.index("popularity_share")
-    popular = out[:, len(USER)]
+    place = OF_CROSS.start + CROSS.index("popularity_share")
+    popular = out[:, OF_ITEM.start]
     for q in range(len(queries)):
         part = popular[spans[q] : spans[q + 1]]
         if len(part):
             out[spans[q] : spans[q + 1], place] = part / max(float(part.max()), 1e-6)
-    return np.nan_to_num(out, nan=0.0, posinf=0.0, neginf=0.0)
+    out[~np.isfinite(out)] = 0.0
+    return out
 
 
 def _user(user: UserRecord, liked: NDArray[np.bool_] | None, items: ItemStore, model: ServingModel) -> tuple[float, ...]:
@@ -202,7 +210,7 @@ def _cross(
         out[:, 11] = (images @ image_last.T).max(axis=1)
     user = queries.users[q]
     if user is not None and len(user.history):
-        out[:, 12:16] = _categories(
+        out[:, 12:17] = _categories(
             user, queries.history_rows[q], queries.liked[q] if q < len(queries.liked) else None, rows, items, model
         )
 
@@ -215,11 +223,13 @@ def _categories(
     items: ItemStore,
     model: ServingModel,
 ) -> NDArray[np.float32]:
-    """Decayed affinity, its share, usual value and liked share of the candidates' categories: `(n, 4)`."""
+    """Of the candidates' categories: decayed affinity, its share, usual value, liked share, and how much larger their share of
+    the person's events is at this time of day than at any. `(n, 5)`.
+    """
     size = len(items.category_names)
     if not size:
-        return np.zeros((len(rows), 4), np.float32)
-    affinity = np.zeros(size + 1, np.float32)
+        return np.zeros((len(rows), 5), np.float32)
+    affinity = np.zeros(size + 1)
     for name, (weight, at) in user.affinities.items():
         number = items.category_rows([name])
         if len(number):
@@ -230,18 +240,21 @@ def _categories(
     values = model.vocabulary.standard(events["value"][known])
     there = categories >= 0
     flat = categories[there]
-    width = categories.shape[1]
+    event = np.nonzero(there)[0]
     count = np.bincount(flat, minlength=size + 1)
-    value = np.bincount(flat, np.repeat(values, width).reshape(categories.shape)[there], minlength=size + 1) / (count + 3.0)
+    value = np.bincount(flat, values[event], minlength=size + 1) / (count + 3.0)
     fond = np.zeros(len(values)) if liked is None else liked[: len(events)][known].astype(np.float64)
-    share = np.bincount(flat, np.repeat(fond, width).reshape(categories.shape)[there], minlength=size + 1) / (count + 3.0)
+    share = np.bincount(flat, fond[event], minlength=size + 1) / (count + 3.0)
+    near = hour_nearness(events["time"][known], items.stream_time_ms)
+    hour = np.bincount(flat, near[event], minlength=size + 1)
+    hour = (hour - near.sum() * count / max(len(near), 1)) / (near.sum() + 3.0)
     mine = items.category_ids[rows]
     valid = mine >= 0
     number = np.maximum(valid.sum(axis=1), 1)
-    mine = np.where(valid, mine, size)
-    out = np.empty((len(rows), 4), np.float32)
-    out[:, 0] = np.log1p((affinity[mine] * valid).sum(axis=1))
-    out[:, 1] = (affinity[mine] * valid).sum(axis=1) / number / max(float(affinity.max()), 1e-6)
-    out[:, 2] = (value[mine] * valid).sum(axis=1) / number
-    out[:, 3] = (share[mine] * valid).sum(axis=1) / number
+    # no category is number `size`, where every column is 0
+    mine = np.where(valid, mine, size)[:, valid.any(axis=0)]
+    told = np.stack([affinity, affinity / max(float(affinity.max()), 1e-6), value, share, hour])
+    sums = told[:, mine].sum(axis=2)
+    out: NDArray[np.float32] = (sums / number).T.astype(np.float32)
+    out[:, 0] = np.log1p(sums[0])
     return out

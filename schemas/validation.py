@@ -23,6 +23,7 @@ MAX_EXCLUDE = 10_000
 MAX_CATEGORIES = 100
 MAX_CANDIDATES = 5_000
 MAX_CONTEXT = 100
+MAX_VALUE_CHARS = 4_096
 
 INTERACTION_FIELDS = frozenset(Interaction.__dataclass_fields__)
 ITEM_FIELDS = frozenset(Item.__dataclass_fields__)
@@ -139,9 +140,14 @@ class _Fields:
             self.fail(field, f"{field} must be an object of at most {most} entries")
         if any(not isinstance(k, str) or not isinstance(v, str | int | float | bool) for k, v in value.items()):
             self.fail(field, f"{field} must map names to plain values")
-        if any(len(k) > MAX_ID_BYTES or len(str(v)) > 4_096 for k, v in value.items()):
-            self.fail(field, f"an entry of {field} is too long")
-        return {k: str(v) for k, v in value.items()}
+        found = {k: str(v).lower() if isinstance(v, bool) else str(v) for k, v in value.items()}
+        if any(len(k) > MAX_ID_BYTES or len(v) > MAX_VALUE_CHARS for k, v in found.items()):
+            self.fail(field, f"{field} must have names of at most {MAX_ID_BYTES} characters, values of {MAX_VALUE_CHARS}")
+        try:
+            "".join((*found, *found.values())).encode()
+        except UnicodeEncodeError:
+            self.fail(field, f"an entry of {field} is not valid Unicode")
+        return found
 
 
 def event_id_of(user_id: str, item_id: str, action: str, event_time: int, occurrence: int = 0) -> str:

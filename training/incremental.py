@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.features import SPEC
 from models.items import TEXT_DIMENSIONS, text_vector
 from models.sequences import EVENT_WIDTH, LENGTH, Vocabulary
 from schemas.errors import BadDataset
@@ -121,11 +122,14 @@ def update(
     Deterministic for one seed.
 
     Raises:
-        BadDataset: too few new events, or the champion's encoders are not the ones here.
+        BadDataset: too few new events, or the champion's encoders or features are not the ones here.
         NotFirst: this process is not the first of its group, and its part is done.
     """
     seconds, since = dict[str, float](), time.perf_counter()
     before = champion.release.manifest
+    if before.feature_spec != SPEC:
+        message = f"release {champion.release.name} ranks by features {before.feature_spec}, this has {SPEC}: train in full"
+        raise BadDataset("feature_spec", message)
     vocabulary = Vocabulary(before.actions, before.value_mean, before.value_deviation, before.positive)
     heads = tuple((head.action, head.weight) for head in before.heads)
     events = of_known_items(events, items)

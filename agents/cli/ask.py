@@ -87,6 +87,7 @@ def _dropped(slate: dict[str, Any]) -> str:
 @click.option("--explain", is_flag=True, help="Show the sources' scores, the ranker's, and what filters dropped.")
 @click.option("--category", multiple=True, help="Only these categories.")
 @click.option("--exclude", multiple=True, help="Not these items.")
+@click.option("--context", multiple=True, metavar="NAME=VALUE", help="What is to be known of the moment, such as device=tv.")
 @click.option("--after", help="partition:offset of an event that the slate must reflect.")
 @click.option("--deadline-ms", default=5_000, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="The slate as one line of JSON.")
@@ -96,6 +97,7 @@ def ask(
     explain: bool,
     category: tuple[str, ...],
     exclude: tuple[str, ...],
+    context: tuple[str, ...],
     after: str | None,
     deadline_ms: int,
     as_json: bool,
@@ -107,6 +109,9 @@ def ask(
     settings = Settings.from_env()
     body: dict[str, Any] = {"user_id": user, "k": k, "explain": explain}
     body |= {"categories": list(category), "exclude": list(exclude)}
+    if unnamed := [entry for entry in context if "=" not in entry]:
+        raise click.BadParameter(f"{unnamed[0]!r} is not NAME=VALUE", param_hint="--context")
+    body["context"] = {name: value for name, _, value in (entry.partition("=") for entry in context)}
     if after:
         partition, _, offset = after.partition(":")
         if not (partition.isdecimal() and offset.isdecimal()):

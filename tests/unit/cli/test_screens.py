@@ -16,7 +16,7 @@ from rich.console import Console
 
 from agents.cli import dlq as dlq_module
 from agents.cli import operate, release
-from agents.cli.ask import print_slate
+from agents.cli.ask import ask, print_slate
 from agents.cli.demo import promising
 from streams.settings import Settings
 from streams.topics import TOPICS
@@ -142,3 +142,20 @@ def test_a_status_is_rows_of_words(tmp_path: Path) -> None:
     done = CliRunner().invoke(operate.status, env=settings.environment(), catch_exceptions=False)
     assert "{" not in done.output
     assert json.loads(CliRunner().invoke(operate.status, ["--json"], env=settings.environment()).output)["ready"] is False
+
+
+def test_what_is_said_of_the_moment_goes_into_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    bodies: list[dict[str, Any]] = []
+
+    def answered(settings: Settings, body: dict[str, Any], deadline_ms: int) -> dict[str, Any]:
+        bodies.append(body)
+        return {"user_id": "ann", "items": []}
+
+    monkeypatch.setattr("agents.cli.ask.request_slate", answered)
+    said = CliRunner().invoke(ask, ["ann", "--json", "--context", "device=tv", "--context", "query=a=b"])
+    assert said.exit_code == 0
+    assert bodies[0]["context"] == {"device": "tv", "query": "a=b"}
+    refused = CliRunner().invoke(ask, ["ann", "--context", "tv"])
+    assert refused.exit_code == 2
+    assert "'tv' is not NAME=VALUE" in refused.output
+    assert len(bodies) == 1

@@ -133,6 +133,10 @@ def test_an_update_learns_what_is_new_and_keeps_what_was(
 
 def test_what_cannot_be_gone_on_from_is_said(learned: Learned, champion: Champion, vectors: Path, tmp_path: Path) -> None:
     seen, unmet = pictured(vectors / "images")
+    earlier = replace(champion.release.manifest, feature_spec="f0")
+    before = Release(earlier, learned.arrays, champion.release.graphs, champion.release.item_ids)
+    with pytest.raises(BadDataset, match=r"features f0, this has .*train in full"):
+        update(replace(champion, release=before), [*seen, *unmet], later()[1], vectors, SMALL)
     with pytest.raises(BadDataset, match="newer than release"):
         update(champion, [*seen, *unmet], corpus()[1], vectors, SMALL)
     bare = replace(learned, weights=b"").write(tmp_path / "bare", {})

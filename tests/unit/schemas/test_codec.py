@@ -153,12 +153,24 @@ def test_an_incompatible_change_is_noticed() -> None:
         ({"user_id": ""}, "user_id"),
         ({"user_id": "u", "surprise": 1}, "surprise"),
         ({"user_id": "u", "after": {"partition": 0}}, "after"),
+        ({"user_id": "u", "context": ["tv"]}, "context"),
+        ({"user_id": "u", "context": {"device": ["tv"]}}, "context"),
+        ({"user_id": "u", "context": {"x" * 257: "tv"}}, "context"),
+        ({"user_id": "u", "context": {"device": "x" * 4_097}}, "context"),
+        ({"user_id": "u", "context": {f"n{n}": "x" for n in range(101)}}, "context"),
+        ({"user_id": "u", "context": {"device": "\ud800"}}, "context"),
     ],
 )
 def test_requests_are_bounded(body: dict[str, Any], field: str) -> None:
     with pytest.raises(BadRequest) as caught:
         request_from(body, request_id="r")
     assert caught.value.field == field
+
+
+def test_a_context_says_the_same_in_json_as_in_a_query_string() -> None:
+    plain = {"page": 3, "share": 0.5, "home": True, "night": False, "device": "TV"}
+    said = {"page": "3", "share": "0.5", "home": "true", "night": "false", "device": "TV"}
+    assert request_from({"user_id": "u", "context": plain}, request_id="r").context == said
 
 
 def test_iso_times_and_milliseconds_are_the_same_moment() -> None:
