@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+import numpy as np
 from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
@@ -12,7 +13,11 @@ from aiokafka.structs import TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.kernels import read_batch
+from models.warm import warm
+from schemas.codec import encode
+from schemas.columns import decode_interactions
+from schemas.kernels import decode_block, read_batch
+from schemas.records import Interaction
 from streams.chunks import Chunk
 from streams.records import Records, _Fetched, in_columns
 
@@ -101,8 +106,6 @@ def test_records_in_columns_are_those_that_aiokafka_gives(
 
 @given(st.binary(max_size=60), st.integers(1, 4))
 def test_bytes_that_are_no_records_are_refused_and_never_read_beyond_their_end(data: bytes, count: int) -> None:
-    import numpy as np
-
     columns = np.full((6, count), 99, np.int64)
     if read_batch(np.frombuffer(data, np.uint8), 0, len(data), columns):
         ends = np.maximum(columns[4], 0) + np.maximum(columns[5], 0)
@@ -116,3 +119,19 @@ def test_a_result_that_nobody_wants_in_columns_is_read_as_ever() -> None:
         (0, b"k", b"v", 1_700_000_000_007),
         (1, None, None, 1_700_000_000_008),
     ]
+
+
+def test_what_the_installation_compiled_serves_batches_of_a_broker() -> None:
+    warm()
+    events = [Interaction(f"e{n}", "u", "i", 1_700_000_000_000 + n) for n in range(20)]
+    values = [
+        encode("interaction", {name: getattr(event, name) for name in Interaction.__dataclass_fields__}) for event in events
+    ]
+    data, _ = written([(b"u", value, n, [], 0) for n, value in enumerate(values)], 0, -1, 100)
+    mine = result(_Fetched, data, [], 103)
+    assert in_columns(mine)
+    chunk = Chunk.of("t", 0, mine.getall(10))
+    decoded = decode_interactions(chunk.values, chunk.keys, chunk.headers, chunk.offsets, None, chunk.timestamps)
+    assert (decoded.bad, decoded.columns.offset.tolist()) == ([], list(range(103, 113)))
+    assert [decoded.columns.text(0, n) for n in range(10)] == [f"e{n}" for n in range(3, 13)]
+    assert [len(loop.signatures) for loop in (read_batch, decode_block)] == [1, 1]
