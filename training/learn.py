@@ -22,6 +22,7 @@ from models.serving import ServingModel
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
 from training.checkpoints import Checkpoints
+from training.cycles import without_short_cycles
 from training.data import ATTRIBUTION_MS, EventTable, Heads, heads_of, of_known_items, vocabulary_of, windows_of
 from training.distributed import Group, NotFirst
 from training.ease import ease
@@ -233,13 +234,14 @@ def learn(
     progress, replays = clock.part("replay"), settings.queries - len(slates)
     replayed = replay(World(items), model, events, table, start, replays, settings.seed, progress, slates)
     progress = clock.part("train the ranker")
-    ranker = train_ranker(replayed.examples, settings.ranker, progress)
+    examples = without_short_cycles(replayed.examples, int(events[-1].event_time - events[start].event_time))
+    ranker = train_ranker(examples, settings.ranker, progress)
     hits = np.zeros(len(replayed.light_scores), np.int64)
     light = fit_light(replayed.light_scores, hits, replayed.sources, dict(DEFAULT_WEIGHTS))
     second = maker.retrieval(table, "all")
     clock.part("export")
     arrays, graphs, parity = maker.parts(second, ranker)
-    maker.measured["reliability"] = dict(zip(dict(heads), reliability(ranker, replayed.examples), strict=True))
+    maker.measured["reliability"] = dict(zip(dict(heads), reliability(ranker, examples), strict=True))
     clock.end()
     manifest = maker.manifest(events, light)
     modules = Modules(second.user, second.item, ranker)
