@@ -32,19 +32,17 @@ class Spans(Sequence[bytes | None]):
 
     @classmethod
     def joined(cls, parts: Sequence[Spans]) -> Spans:
-        """All of them (at least one), without a copy where they lie in the same bytes."""
-        starts, lengths = [part.starts for part in parts], np.concatenate([part.lengths for part in parts])
-        data = parts[0].data
-        if any(part.data is not data for part in parts):
-            at, moved = 0, []
-            pieces: list[bytes] = []
-            for part in parts:
-                if not pieces or pieces[-1] is not part.data:
-                    at += len(pieces[-1]) if pieces else 0
-                    pieces.append(part.data)
-                moved.append(part.starts + at)
-            data, starts = b"".join(pieces), moved
-        return cls(data, np.concatenate(starts), lengths)
+        """All of them (at least one); what lies in the same bytes goes on lying in them."""
+        at: dict[int, int] = {}
+        pieces, size = [], 0
+        for part in parts:
+            if id(part.data) not in at:
+                at[id(part.data)] = size
+                pieces.append(part.data)
+                size += len(part.data)
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        starts = np.concatenate([part.starts + at[id(part.data)] for part in parts])
+        return cls(data, starts, np.concatenate([part.lengths for part in parts]))
 
     def __len__(self) -> int:
         return len(self.starts)

@@ -6,6 +6,7 @@ The format: Kafka's message format v2 (kafka.apache.org/documentation, "Record B
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import GEN_CREATED, getgeneratorstate
@@ -26,6 +27,8 @@ HEAD = 61
 LENGTH_AT, MAGIC_AT, ATTRIBUTES_AT, FIRST_TIME_AT, LAST_TIME_AT, COUNT_AT = 8, 16, 21, 27, 35, 57
 COMPRESSED, LOG_APPEND_TIME = 0x07, 0x08
 "Bits of a batch's attributes."
+FEWEST = 32
+"Records of a batch from which on columns cost less than objects."
 
 
 @dataclass(slots=True, frozen=True)
@@ -79,14 +82,20 @@ def _number(data: bytes, at: int, size: int) -> int:
     return int.from_bytes(data[at : at + size], "big", signed=True)
 
 
+def _plain(data: bytes, start: int) -> int:
+    """Number of records of the batch at `start`; 0 where it is compressed, of an earlier format, or cut."""
+    if len(data) < start + HEAD or data[start + MAGIC_AT] != 2 or _number(data, start + ATTRIBUTES_AT, 2) & COMPRESSED:
+        return 0
+    count, size = _number(data, start + COUNT_AT, 4), 12 + _number(data, start + LENGTH_AT, 4)
+    return count if 0 < count <= (size - HEAD) // 7 and start + size <= len(data) else 0  # the shortest record has 7 bytes
+
+
 def _read(data: bytes, start: int, base_offset: int) -> Records | None:
-    """Records of the batch at `start`; None where they are not plain: compressed, of an earlier format, or with headers."""
-    if data[start + MAGIC_AT] != 2:
+    """Records of the batch at `start`; None where they are not plain, or have headers."""
+    count = _plain(data, start)
+    if not count:
         return None
-    attributes, count = _number(data, start + ATTRIBUTES_AT, 2), _number(data, start + COUNT_AT, 4)
-    end = start + 12 + _number(data, start + LENGTH_AT, 4)
-    if attributes & COMPRESSED or not 0 < count <= (end - start - HEAD) // 7:  # the shortest record has 7 bytes
-        return None
+    attributes, end = _number(data, start + ATTRIBUTES_AT, 2), start + 12 + _number(data, start + LENGTH_AT, 4)
     columns = np.empty((6, count), np.int64)
     if not read_batch(np.frombuffer(data, np.uint8), start + HEAD, end, columns):
         return None
@@ -123,6 +132,8 @@ class _Fetched:
         self._data, self._at = data or b"", 0
         self._records = MemoryRecords(data)
         self.in_columns = False
+        self.large = _plain(self._data, 0) >= FEWEST
+        "Whether its first batch is worth reading in columns."
 
     def has_next(self) -> bool:
         return bool(self._records.has_next())
@@ -141,15 +152,19 @@ fetcher.MemoryRecords = _Fetched
 
 
 class _Taking:
-    """Instead of a fetch result's `getall`: at most as many records as are asked for, as `Records`."""
+    """Instead of a fetch result's `getall`: at most as many records as are asked for, as `Records`.
+
+    What is held here is held weakly: a fetch is up to 1 MB, and must go when the last of it was taken, not when Python next
+    looks for cycles.
+    """
 
     def __init__(self, result: fetcher.FetchResult) -> None:
-        self._result = result
+        self._result = weakref.ref(result)
         self._left: Records | None = None
 
     def __call__(self, most: int) -> Records | Sequence[Any]:
-        result = self._result
-        if not result.check_assignment(result._topic_partition) or not result.has_more():
+        result = self._result()
+        if result is None or not result.check_assignment(result._topic_partition) or not result.has_more():
             return ()
         batches, parts, count = result._partition_records, [], 0
         while count < most:
@@ -160,6 +175,7 @@ class _Taking:
             self._left = rest if len(rest) else None
             parts.append(part)
             count += len(part)
+        taken: Records | Sequence[Any] = Records.joined(parts) if parts else ()
         if self._left is not None:
             batches.next_fetch_offset = int(self._left.offsets[0])
         elif parts:
@@ -167,22 +183,33 @@ class _Taking:
         result._update_position()
         if count < most:
             result._partition_records = None
-        return Records.joined(parts) if parts else ()
+        return taken
+
+
+class _Wanted:
+    """Instead of a partition's `_consumer_record`: of a batch those records that the fetch asked for."""
+
+    def __init__(self, batches: fetcher.PartitionRecords) -> None:
+        self._batches = weakref.ref(batches)
+
+    def __call__(self, _tp: object, records: Records) -> Records:
+        # a fetch begins with the batch that holds the offset asked for, which need not be its first record
+        batches = self._batches()
+        assert batches is not None
+        return records[int(np.searchsorted(records.offsets, batches.next_fetch_offset)) :]
 
 
 def in_columns(result: fetcher.FetchResult) -> bool:
-    """Have a fetch result's `getall` return `Records`; returns whether it does. It cannot once a part was taken otherwise."""
+    """Have a fetch result's `getall` return `Records`; returns whether it does.
+
+    It does not where its batches are small or not plain, and cannot once a part was taken otherwise.
+    """
     batches = result._partition_records
     if batches._records.in_columns:
         return True
-    if getgeneratorstate(batches._records_iterator) != GEN_CREATED:
+    if not batches._records.large or getgeneratorstate(batches._records_iterator) != GEN_CREATED:
         return False
     batches._records.in_columns = True
-
-    def wanted(_tp: object, records: Records) -> Records:
-        # a fetch begins with the batch that holds the offset asked for, which need not be its first record
-        return records[int(np.searchsorted(records.offsets, batches.next_fetch_offset)) :]
-
-    batches._consumer_record = wanted
+    batches._consumer_record = _Wanted(batches)
     result.getall = _Taking(result)
     return True

@@ -29,9 +29,9 @@ RETRY_S = 2.0
 def open_or_rebuild(store: PartitionStore, name: str) -> None:
     """Open a store; one that is damaged, or too old to know of all deletions, is emptied: its changelog fills it again."""
     try:
-        if store.idle_s() > TOMBSTONES_MS / 2_000:
-            raise StoreCorrupt("store_old", f"nothing was written here for {store.idle_s() / 86_400:.1f} days")
         store.open()
+        if store.idle_s() > TOMBSTONES_MS / 2_000:
+            raise StoreCorrupt("store_old", f"its rows are {store.idle_s() / 86_400:.1f} days old")
     except StoreCorrupt as exc:
         log.warning("rebuilding %s from its changelog: %s", name, exc)
         store.wipe()

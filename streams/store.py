@@ -6,7 +6,7 @@ import shutil
 import struct
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,16 @@ from streams.digests import Digest, digest
 
 __all__ = ["PartitionStore", "block_cache"]
 
-FORMAT = 1
+FORMAT = 2
+"Of the position's record. Format 1 had no time: its folders had a log that every write touched."
 DAMAGE = ("Corruption", "Invalid argument", "IO error: No such file")
 "How RocksDB's messages about damaged or missing files begin."
 DAMAGED = "DAMAGED"
 "A file of this name in the folder says that it must be rebuilt."
 POSITION = b"\x00position"
-POSITION_LAYOUT = struct.Struct("<Bq")
+POSITION_LAYOUT = struct.Struct("<Bqq")
+"Format, position, epoch ms when it was written."
+POSITION_1 = struct.Struct("<Bq")
 MAX_BATCH_BYTES = 1 << 20
 "Of values, in one batch of a write."
 
@@ -41,8 +44,10 @@ class PartitionStore:
     in a file when the process died is replayed from there.
     """
 
-    def __init__(self, folder: Path, cache: Cache) -> None:
+    def __init__(self, folder: Path, cache: Cache, clock: Callable[[], float] = time.time) -> None:
         self.folder = folder
+        self._clock = clock
+        self._opened_ms = self._written_ms = self._touched_ms = 0
         self._cache = cache
         self._db: Rdict | None = None
         self._reading, self._closing = threading.Lock(), threading.Event()
@@ -71,6 +76,8 @@ class PartitionStore:
         table.set_bloom_filter(10, False)
         options.set_block_based_table_factory(table)
         self.folder.parent.mkdir(parents=True, exist_ok=True)
+        self._opened_ms = self._now_ms()
+        self._touched_ms = max((round(path.stat().st_mtime * 1000) for path in self.folder.glob("*")), default=self._opened_ms)
         try:
             self._db = Rdict(str(self.folder), options)
             stored = self._db.get(POSITION)
@@ -79,17 +86,22 @@ class PartitionStore:
         if (self.folder / DAMAGED).exists():
             self._release()
             raise StoreCorrupt("store_unreadable", f"{self.folder}: a damaged block was met earlier")
-        if stored is None:
-            self.position = -1
-            return
-        if len(stored) != POSITION_LAYOUT.size or stored[0] != FORMAT:
-            raise StoreCorrupt("store_format", f"{self.folder}: position record of an unknown format")
-        self.position = POSITION_LAYOUT.unpack(stored)[1]
+        self.position, self._written_ms = self._stored(stored) if stored is not None else (-1, self._now_ms())
+
+    def _stored(self, stored: bytes) -> tuple[int, int]:
+        """Position, and epoch ms when it was written."""
+        if len(stored) == POSITION_LAYOUT.size and stored[0] == FORMAT:
+            return POSITION_LAYOUT.unpack(stored)[1:]
+        if len(stored) == POSITION_1.size and stored[0] == 1:
+            return POSITION_1.unpack(stored)[1], self._touched_ms
+        raise StoreCorrupt("store_format", f"{self.folder}: position record of an unknown format")
+
+    def _now_ms(self) -> int:
+        return round(self._clock() * 1000)
 
     def idle_s(self) -> float:
-        """Seconds since anything was written here, by the wall clock; 0 for a new folder."""
-        times = [path.stat().st_mtime for path in self.folder.glob("*")]
-        return max(time.time() - max(times), 0.0) if times else 0.0
+        """Seconds, by the wall clock, between the moment that the rows on disk are of and the folder's being opened."""
+        return max(self._opened_ms - self._written_ms, 0) / 1000
 
     def wipe(self) -> None:
         """Delete the folder; the next `open` starts empty."""
@@ -128,11 +140,13 @@ class PartitionStore:
 
         Raises:
             StoreCorrupt: a damaged block; the next `open` says so too.
-            NotReady: it cannot be written to now, as on a full disk.
+            NotReady: it cannot be written to now, as on a full disk, or it was closed.
         """
-        assert self._db is not None
+        opened = self._db
         batch, size = WriteBatch(raw_mode=True), 0
         with self._writing:
+            if self._db is None or self._db is not opened:
+                raise NotReady("store_closed", f"{self.folder} was closed")
             for key, value in rows.items():
                 if value is None:
                     batch.delete(key)
@@ -142,7 +156,7 @@ class PartitionStore:
                 if size >= MAX_BATCH_BYTES:
                     self._write(batch)
                     batch, size = WriteBatch(raw_mode=True), 0
-            batch.put(POSITION, POSITION_LAYOUT.pack(FORMAT, position))
+            batch.put(POSITION, POSITION_LAYOUT.pack(FORMAT, position, self._now_ms()))
             self._write(batch)
             self.position = position
 
@@ -198,7 +212,7 @@ class PartitionStore:
                 if n % 256 == 0 and self._closing.is_set():
                     raise NotReady("store_closed", f"{self.folder} is being closed")
                 if key == POSITION:
-                    position = POSITION_LAYOUT.unpack(value)[1]
+                    position = self._stored(value)[0]
                 else:
                     yield key, value
 
@@ -206,9 +220,9 @@ class PartitionStore:
         return position, made
 
     def close(self) -> None:
-        """Close the folder; safe to call twice. A digest under way ends first: it would keep the folder locked."""
+        """Close the folder; safe to call twice. A digest and a write under way end first."""
         self._closing.set()
-        with self._reading:
+        with self._reading, self._writing:
             self._release()
         self._closing.clear()
 

@@ -12,6 +12,8 @@ from aiohttp.resolver import ThreadedResolver
 __all__ = ["NotPublic", "PublicResolver", "is_public"]
 
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+NOT_PUBLIC = (ipaddress.ip_network("168.63.129.16/32"), ipaddress.ip_network("3fff::/20"))
+"An address inside of a cloud, and one for documentation (RFC 9637), that Python 3.11 takes for public."
 
 
 class NotPublic(Exception):
@@ -33,8 +35,10 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(found) & 0xFFFF_FFFF)
         if inner is not None:
             return is_public(str(inner))
-        if found.teredo is not None:
+        if found.teredo is not None or found.is_site_local:
             return False
+    if any(found in network for network in NOT_PUBLIC if network.version == found.version):
+        return False
     return found.is_global and not found.is_multicast and not found.is_reserved
 
 

@@ -101,6 +101,9 @@ class WebImages:
         Raises:
             OSError: one cannot be written.
         """
+        now = self._clock()
+        self._failed = {url: until for url, until in self._failed.items() if now < until}
+        self._given_up = {host: until for host, until in self._given_up.items() if now < until}
         todo = [] if self._off else [url for url in dict.fromkeys(urls) if self._wanted(url)]
         if not todo:
             return
@@ -164,9 +167,11 @@ class WebImages:
 
     def _heard(self, host: str, *, missed: bool) -> None:
         for name, most in ((host, self._limits.misses), (ANY_HOST, self._limits.all_misses)):
-            self._misses[name] = self._misses[name] + 1 if missed else 0
-            if self._misses[name] >= most:
-                self._misses[name] = 0
+            self._misses[name] += 1
+            if not missed:
+                del self._misses[name]
+            elif self._misses[name] >= most:
+                del self._misses[name]
                 self._given_up[name] = self._clock() + self._limits.given_up_s
                 log.warning("images of %s are given up for now: %d could not be had in a row", name or "all hosts", most)
 

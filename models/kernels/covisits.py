@@ -13,6 +13,8 @@ FORMAT = 2
 HEAD = 16
 KEPT = 128
 "Neighbours left when a row has grown beyond twice as many."
+UNEVEN = 64
+"Increments with the same leading bits from which on they are sorted otherwise: hashes of a hot item, or chosen ones."
 SPREAD = 0x9E3779B97F4A7C15
 
 
@@ -102,10 +104,10 @@ def regrouped(items: Any, ends: Any, others: Any, units: Any, order: Any) -> Any
 
 @njit(cache=True, nogil=True)
 def _sort(others: Any, units: Any, hashes: Any, sums: Any, places: Any) -> None:
-    """Increments ascending by hash, in linear time because hashes are spread evenly: `others`, `units` to `hashes`, `sums`.
+    """Increments ascending by hash, in linear time where hashes are spread evenly: `others`, `units` to `hashes`, `sums`.
 
     First by the leading bits, of which there are about as many values as increments, then by insertion. `places` is int64,
-    at least twice as long and one more.
+    at least twice as long and three more.
     """
     n, bits = len(others), 1
     while (1 << bits) < n:
@@ -114,8 +116,15 @@ def _sort(others: Any, units: Any, hashes: Any, sums: Any, places: Any) -> None:
     places[: (1 << bits) + 1] = 0
     for i in range(n):
         places[np.int64(others[i] >> shift) + 1] += 1
+    fullest = 0
     for k in range(1 << bits):
+        fullest = max(fullest, places[k + 1])
         places[k + 1] += places[k]
+    if fullest > UNEVEN:
+        order = np.argsort(others)
+        for i in range(n):
+            hashes[i], sums[i] = others[order[i]], units[order[i]]
+        return
     for i in range(n):
         k = np.int64(others[i] >> shift)
         hashes[places[k]], sums[places[k]] = others[i], units[i]

@@ -265,7 +265,8 @@ def test_an_address_in_another_form_is_as_public_as_the_plain_one(address: ipadd
     assert {is_public(str(form)) for form in (mapped, nat64, sixtofour)} == {is_public(str(address))}
 
 
-NEARBY = """127.0.0.1 10.1.2.3 172.16.0.1 192.168.1.1 169.254.169.254 100.64.0.1 0.0.0.0 224.0.0.1 240.0.0.1
+NEARBY = """fec0::1 3fff::1 168.63.129.16
+127.0.0.1 10.1.2.3 172.16.0.1 192.168.1.1 169.254.169.254 100.64.0.1 0.0.0.0 224.0.0.1 240.0.0.1
 255.255.255.255 :: ::1 fe80::1 fe80::1%eth0 fd00::1 ff02::1 2001:0:1::1 nothing 127.1"""
 
 

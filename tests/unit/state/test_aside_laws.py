@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from reference import Tables
 
 from models.items import ItemStore
+from models.kernels.covisits import KEPT
 from models.kernels.index import HashIndex
 from models.state import hash64
 from models.tables import CovisitSums, Increments, NeighbourTable, UserTable
@@ -157,3 +158,29 @@ def test_what_rows_in_memory_take_is_known_and_trimmed_but_nothing_that_changed_
             assert users.held <= max(most, sum(len(row or b"") for row in changed.values()))
         for table in (users, around):
             assert table.held == sum(len(row or b"") for row in table._rows.values())
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0, 8, 40, 60]), st.integers(1, 900))
+def test_rows_keep_the_heaviest_neighbours_however_their_hashes_are_spread(seed: int, shared_bits: int, most: int) -> None:
+    rng = np.random.default_rng(seed)
+    table = NeighbourTable(lambda keys: [None] * len(keys))
+    sums: dict[int, dict[int, int]] = {item: {} for item in range(3)}
+    for _ in range(3):
+        n = int(rng.integers(1, most + 1))
+        others = rng.integers(0, 2**64, n, np.uint64) >> np.uint64(shared_bits)
+        others = others[rng.integers(0, n, n)]
+        units = rng.integers(1, 4, n).astype(np.uint64)
+        cuts = np.sort(rng.integers(0, n + 1, 2))
+        ends = np.asarray([cuts[0], cuts[1], n], np.int64)
+        table.add(Increments(np.arange(3, dtype=np.uint64), ends, others, units))
+        table.take()
+        begin = 0
+        for item, end in enumerate(ends.tolist()):
+            mine = sums[item]
+            for other, unit in zip(others[begin:end].tolist(), units[begin:end].tolist(), strict=True):
+                mine[other] = mine.get(other, 0) + unit
+            if len(mine) > 2 * KEPT:
+                sums[item] = dict(sorted(mine.items(), key=lambda pair: (-pair[1], pair[0]))[:KEPT])
+            begin = end
+    rows = table.lookup([item.to_bytes(8, "little") for item in range(3)])
+    assert [row.units if row else {} for row in rows] == list(sums.values())

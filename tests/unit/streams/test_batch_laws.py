@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import struct
+import weakref
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from schemas.columns import decode_interactions
 from schemas.kernels import decode_block, read_batch
 from schemas.records import Interaction
 from streams.chunks import Chunk
-from streams.records import Records, _Fetched, in_columns
+from streams.records import FEWEST, Records, _Fetched, in_columns
 
 READ_COMMITTED = 1
 TP = TopicPartition("t", 0)
@@ -65,6 +67,8 @@ class State:
 
 def result(records_of: Any, data: bytes, aborted: list[tuple[int, int]], offset: int) -> FetchResult:
     found = PartitionRecords(TP, records_of(data), list(aborted), offset, None, None, True, READ_COMMITTED)
+    if records_of is _Fetched:
+        found._records.large = True  # also what is too small to be worth it must be read right
     return FetchResult(TP, assignment=State(offset), partition_records=found, backoff=0)
 
 
@@ -119,6 +123,46 @@ def test_a_result_that_nobody_wants_in_columns_is_read_as_ever() -> None:
         (0, b"k", b"v", 1_700_000_000_007),
         (1, None, None, 1_700_000_000_008),
     ]
+
+
+def test_what_was_fetched_is_freed_with_the_last_of_it_and_needs_no_search_for_cycles() -> None:
+    data, _ = written([(b"u", b"v" * 1000, n, [], 0) for n in range(40)], 0, -1, 0)
+    gc.collect()
+    gc.disable()
+    try:
+        mine = result(_Fetched, data, [], 0)
+        assert in_columns(mine)
+        held = [weakref.ref(mine), weakref.ref(mine._partition_records), weakref.ref(mine._partition_records._records)]
+        assert len(mine.getall(10)) == 10
+        assert len(mine.getall(100)) == 30
+        assert not mine.has_more()
+        del mine
+        assert [each() for each in held] == [None, None, None]
+    finally:
+        gc.enable()
+
+
+def test_batches_read_in_both_ways_by_turns_take_no_more_than_their_bytes_twice() -> None:
+    data, offset = b"", 0
+    for n in range(400):
+        more, offset = written([(b"k", b"v" * 50, n, [("h", b"x")] if n % 2 else [], 0)], 0, -1, offset)
+        data += more
+    mine = result(_Fetched, data, [], 0)
+    assert in_columns(mine)
+    taken = mine.getall(1_000)
+    assert len(taken) == 400
+    assert len(taken.keys.data) + len(taken.values.data) < 4 * len(data)
+    assert taken.values.whole() == [b"v" * 50] * 400
+
+
+def test_small_batches_and_those_that_are_not_plain_are_left_to_aiokafka() -> None:
+    many = [(b"k", b"v", n, [], 0) for n in range(FEWEST)]
+    for batch, codec, expected in ((many, 0, True), (many[1:], 0, False), (many, 1, False)):
+        data, _ = written(batch, codec, -1, 0)
+        found = PartitionRecords(TP, _Fetched(data), [], 0, None, None, True, READ_COMMITTED)
+        fetched = FetchResult(TP, assignment=State(0), partition_records=found, backoff=0)
+        assert in_columns(fetched) == expected
+        assert len(fetched.getall(None if not expected else 1_000)) == len(batch)
 
 
 def test_what_the_installation_compiled_serves_batches_of_a_broker() -> None:

@@ -216,12 +216,77 @@ def test_closing_does_not_wait_for_a_digest_of_everything_and_leaves_no_lock(tmp
     store.close()
 
 
-def test_a_folder_older_than_the_deletions_its_changelog_remembers_is_rebuilt(tmp_path: Path) -> None:
-    filled(tmp_path / "0", 10).close()
-    long_ago = time.time() - TOMBSTONES_MS / 1_000
-    for path in (tmp_path / "0").glob("*"):
-        os.utime(path, (long_ago, long_ago))
+DAY_S = 86_400.0
+
+
+def crashed(store: PartitionStore, folder: Path) -> None:
+    """What a crash would leave of an open store: the files, without what is only in memory."""
+    shutil.copytree(store.folder, folder, ignore=shutil.ignore_patterns("LOCK"))
+
+
+def test_rows_older_than_the_deletions_a_changelog_remembers_are_rebuilt_however_new_the_files_are(tmp_path: Path) -> None:
+    now = time.time()
+    store = PartitionStore(tmp_path / "0", block_cache(8), clock=lambda: now)
+    store.open()
+    store.write({b"k": b"of a person"}, 10)
+    store.close()
+    now += TOMBSTONES_MS / 1_000
+    store.open()
+    store.write({b"k": None}, 20)  # in memory alone
+    crashed(store, tmp_path / "1")
+    store.close()
+    left = PartitionStore(tmp_path / "1", block_cache(8), clock=lambda: now + 60)
+    left.open()
+    assert (left.position, list(left.scan(b"k"))) == (10, [(b"k", b"of a person")])
+    left.close()
+    open_or_rebuild(left, "it")
+    assert (left.position, list(left.scan(b"k"))) == (-1, [])
+    left.close()
+    kept = PartitionStore(tmp_path / "0", block_cache(8), clock=lambda: now + 60)
+    open_or_rebuild(kept, "it")
+    assert kept.position == 20
+    kept.close()
+
+
+def test_a_position_of_format_1_is_read_and_is_as_old_as_the_newest_file(tmp_path: Path) -> None:
     store = PartitionStore(tmp_path / "0", block_cache(8))
-    open_or_rebuild(store, "it")
+    store.open()
+    store.write({b"k": b"v"}, 7)
+    store._db.put(b"\x00position", bytes.fromhex("010700000000000000"))  # type: ignore[union-attr]
+    store.close()
+    store.open()
+    assert (store.position, round(store.idle_s() / DAY_S)) == (7, 0)
+    store.close()
+    for path in (tmp_path / "0").glob("*"):
+        os.utime(path, (time.time() - 5 * DAY_S,) * 2)
+    store.open()
+    assert (store.position, round(store.idle_s() / DAY_S)) == (7, 5)
+    store.close()
+
+
+def test_the_position_has_its_golden_bytes(tmp_path: Path) -> None:
+    store = PartitionStore(tmp_path / "0", block_cache(8), clock=lambda: 1_700_000_000.5)
+    store.open()
+    store.write({}, 513)
+    assert store.get_many([b"\x00position"])[0].hex() == "020102000000000000f469e5cf8b010000"  # type: ignore[union-attr]
+    store.close()
+
+
+def test_a_write_that_outlives_its_folder_leaves_nothing_in_the_next_one(tmp_path: Path) -> None:
+    store = PartitionStore(tmp_path / "0", block_cache(8))
+    store.open()
+    store._writing.acquire()
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(store.write, {b"k": b"v"}, 77)
+        while not late.running():
+            time.sleep(0.01)
+        time.sleep(0.05)
+        store._db.close()  # type: ignore[union-attr]
+        store._db = None
+        store._writing.release()
+        with pytest.raises(NotReady):
+            late.result()
+    store.wipe()
+    store.open()
     assert (store.position, list(store.scan(b"k"))) == (-1, [])
     store.close()
