@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import struct
 import threading
@@ -16,6 +17,8 @@ from schemas.errors import NotReady, RiffleError, StoreCorrupt
 from streams.digests import Digest, digest
 
 __all__ = ["PartitionStore", "block_cache"]
+
+log = logging.getLogger(__name__)
 
 FORMAT = 2
 "Of the position's record. Format 1 had no time: its folders had a log that every write touched."
@@ -75,6 +78,8 @@ class PartitionStore:
         table.set_block_cache(self._cache)
         table.set_bloom_filter(10, False)
         options.set_block_based_table_factory(table)
+        if (self.folder / DAMAGED).exists():
+            raise StoreCorrupt("store_unreadable", f"{self.folder}: a damaged block was met earlier")
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         self._opened_ms = self._now_ms()
         self._touched_ms = max((round(path.stat().st_mtime * 1000) for path in self.folder.glob("*")), default=self._opened_ms)
@@ -83,9 +88,6 @@ class PartitionStore:
             stored = self._db.get(POSITION)
         except Exception as exc:
             raise self._fault(exc) from exc
-        if (self.folder / DAMAGED).exists():
-            self._release()
-            raise StoreCorrupt("store_unreadable", f"{self.folder}: a damaged block was met earlier")
         self.position, self._written_ms = self._stored(stored) if stored is not None else (-1, self._now_ms())
 
     def _stored(self, stored: bytes) -> tuple[int, int]:
@@ -228,5 +230,8 @@ class PartitionStore:
 
     def _release(self) -> None:
         if self._db is not None:
-            self._db.close()
+            try:
+                self._db.close()
+            except Exception as exc:  # what is not in a file by now is replayed
+                log.warning("not all could be written at the end: %s", self._fault(exc))
             self._db = None

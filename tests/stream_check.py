@@ -24,8 +24,13 @@ WEEK = 7 * 86_400_000
 ITEMS = [f"i{n}" for n in range(40)]
 
 
-async def records(settings: Settings, topic: str) -> dict[int, dict[bytes, bytes]]:
-    """What a compacted topic holds, per partition, as a committed reader sees it."""
+async def records(
+    settings: Settings, topic: str, begun: Mapping[int, tuple[int, dict[bytes, bytes]]] | None = None
+) -> dict[int, dict[bytes, bytes]]:
+    """What a compacted topic holds, per partition, as a committed reader sees it.
+
+    `begun`: per partition, from which offset on it is read, and what is held before.
+    """
     consumer = AIOKafkaConsumer(
         bootstrap_servers=settings.bootstrap_servers, auto_offset_reset="earliest", isolation_level="read_committed"
     )
@@ -34,6 +39,10 @@ async def records(settings: Settings, topic: str) -> dict[int, dict[bytes, bytes
     consumer.assign(tps)
     ends = await consumer.end_offsets(tps)
     held: dict[int, dict[bytes, bytes]] = {tp.partition: {} for tp in tps}
+    for partition, (position, rows) in (begun or {}).items():
+        held[partition] = dict(rows)
+        if position >= 0:
+            consumer.seek(tps[partition], position)
     while any([await consumer.position(tp) < ends[tp] for tp in tps]):
         for tp, batch in (await consumer.getmany(timeout_ms=100)).items():
             for record in batch:
@@ -193,16 +202,19 @@ class Sent:
         assert len(letters) == len(set(letters)), "a record became two dead letters"
         assert set(letters) == self.log.bad
 
-    def check_disk(self, settings: Settings) -> None:
-        """What the one worker left on disk is what the events alone give."""
+    async def check_disk(self, settings: Settings) -> None:
+        """What the one worker left on disk, and the changelog from there on, is what the events alone give."""
         expected, _ = recomputed(self.log.good)
-        local: dict[bytes, bytes] = {}
+        left: dict[int, tuple[int, dict[bytes, bytes]]] = {}
         for partition in range(settings.partitions):
             store = PartitionStore(settings.table_dir("users", partition), block_cache(8))
             store.open()
-            local |= dict(store.scan(b"u"))
-            local |= {key + f"|{partition}".encode(): value for key, value in store.scan(b"i")}
+            left[partition] = store.position, dict(store.scan(b""))
             store.close()
+        local: dict[bytes, bytes] = {}
+        for partition, rows in (await records(settings, "users-changelog", left)).items():
+            local |= {key: value for key, value in rows.items() if key[:1] == b"u"}
+            local |= {key + f"|{partition}".encode(): value for key, value in rows.items() if key[:1] == b"i"}
         assert local == expected
 
 

@@ -139,6 +139,8 @@ def wrong_disk_first(number: int) -> None:
 
     async def transaction(self: PartitionState, taken: Any) -> Any:
         self.store.write(taken.rows, self.store.position)
+        assert self.store._db is not None
+        self.store._db.flush()  # what is in memory alone would die with the worker, and do no harm
         if any(key.startswith(USER) for key in taken.rows):
             step()
         return await whole(self, taken)

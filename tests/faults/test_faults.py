@@ -193,7 +193,7 @@ async def test_nothing_is_lost_or_counted_twice_when_a_worker(fault: Fault, tria
             supervisor.cancel()
             await asyncio.gather(supervisor, return_exceptions=True)
     await asyncio.to_thread(trial.worker.stop)
-    trial.sent.check_disk(trial.settings)
+    await trial.sent.check_disk(trial.settings)
 
 
 WRONG: list[tuple[str, bool]] = [

@@ -35,4 +35,4 @@ async def test_tables_equal_an_offline_recomputation_after_kills(fresh: Settings
     assert sent.sent == 7_500
     await sent.check()
     worker.stop()
-    sent.check_disk(fresh)
+    await sent.check_disk(fresh)

@@ -193,6 +193,24 @@ def test_a_damaged_block_is_noticed_by_every_way_of_reading_and_by_the_next_open
         store.close()
 
 
+def test_a_folder_that_cannot_be_closed_in_peace_is_closed_and_rebuilt(tmp_path: Path) -> None:
+    store = filled(tmp_path / "0", 5_000)
+    store._db.close()  # type: ignore[union-attr]
+
+    class Broken:
+        def close(self) -> None:
+            raise Exception("Corruption: block checksum mismatch")
+
+    store._db = Broken()  # type: ignore[assignment]
+    store.close()
+    assert store.damaged
+    with pytest.raises(StoreCorrupt):
+        store.open()
+    open_or_rebuild(store, "it")
+    assert store.position == -1
+    store.close()
+
+
 def test_a_folder_that_is_in_use_is_not_taken_for_damaged(tmp_path: Path) -> None:
     first, second = filled(tmp_path / "0", 10), PartitionStore(tmp_path / "0", block_cache(8))
     with pytest.raises(NotReady):
