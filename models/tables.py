@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,10 @@ SUMMED = 1 << 14
 "Places of pairs whose co-visits are summed before they are sent: 256 kB."
 WAITING_PAIRS = 1 << 20
 "Increments that wait to be merged into rows, at most: 16 MB."
+GROUP_BYTES = 2 << 20
+"Of records that are changed together."
+GROWTH = 512
+"Bytes by which an event makes a record longer, of which most are not used."
 ACTIONS = 64
 "Distinct actions counted in one source partition; further ones count as `other`."
 
@@ -73,6 +78,60 @@ class Changed:
     grown: int
     "Bytes that they take more of memory than those they replace there."
     applied: Applied
+
+
+def _groups(rows: Sequence[bytes | None], bounds: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Ranges of persons whose records are changed together: what that takes stays small, however long records are."""
+    sizes = np.fromiter((len(row or b"") for row in rows), np.int64, len(rows)) + GROWTH * np.diff(bounds)
+    cuts = [0, *(np.flatnonzero(np.diff(np.cumsum(sizes) // GROUP_BYTES)) + 1).tolist(), len(rows)]
+    yield from pairwise(cuts)
+
+
+def _changed(
+    events: EventColumns,
+    of: ItemsOf,
+    order: NDArray[np.int64],
+    bounds: NDArray[np.int64],
+    rows: Sequence[bytes],
+    accepted: NDArray[np.uint8],
+    pairs: NDArray[np.int32],
+    units: NDArray[np.uint64],
+) -> tuple[bytes, list[int], int]:
+    """Persons' records after their events, joined, where each starts and the last ends, and the number of co-visits."""
+    old, old_starts = _joined(rows)
+    starts = np.zeros(len(rows) + 1, np.int64)
+    size = len(old) + GROWTH * int(bounds[-1] - bounds[0]) + 1024
+    while True:
+        new = np.empty(size // 8, np.uint64).view(np.uint8)
+        made = records.apply_records(
+            order,
+            bounds,
+            events.data,
+            events.starts,
+            events.lengths,
+            events.hashes,
+            events.event_time,
+            events.value,
+            of.rows,
+            of.bloom,
+            of.category_ids,
+            of.category_hashes,
+            of.category_starts,
+            of.category_texts,
+            of.index_keys,
+            of.index_rows,
+            old,
+            old_starts,
+            new,
+            starts,
+            accepted,
+            pairs,
+            units,
+        )
+        if made >= 0:
+            return new[: starts[-1]].tobytes(), starts.tolist(), int(made)
+        size *= 2
+        accepted[order[bounds[0] : bounds[-1]]] = 0
 
 
 class _Rows:
@@ -152,45 +211,15 @@ class UserTable(_Rows):
         bounds = np.searchsorted(who[order], np.arange(len(codes) + 1))
         users = list(codes)
         rows, held = self._get(users)
-        old, old_starts = _joined([row or b"" for row in rows])
         accepted = np.zeros(n, np.uint8)
         pairs, units = np.empty((2 * records.WINDOW * n, 2), np.int32), np.empty(2 * records.WINDOW * n, np.uint64)
-        new_starts = np.zeros(len(users) + 1, np.int64)
-        size = len(old) + 512 * n + 1024
-        while True:
-            new = np.empty(size // 8, np.uint64).view(np.uint8)
-            made = records.apply_records(
-                order,
-                bounds,
-                events.data,
-                events.starts,
-                events.lengths,
-                events.hashes,
-                events.event_time,
-                events.value,
-                of.rows,
-                of.bloom,
-                of.category_ids,
-                of.category_hashes,
-                of.category_starts,
-                of.category_texts,
-                of.index_keys,
-                of.index_rows,
-                old,
-                old_starts,
-                new,
-                new_starts,
-                accepted,
-                pairs,
-                units,
-            )
-            if made >= 0:
-                break
-            size *= 2
-            accepted[:] = 0
-        data, ends = new[: new_starts[-1]].tobytes(), new_starts.tolist()
-        made_rows = {user: data[ends[k] : ends[k + 1]] for k, user in enumerate(users)}
-        return Changed(made_rows, len(data) - held, Applied(accepted, of.rows, pairs[:made], units[:made]))
+        made, size, made_rows = 0, 0, dict[bytes, bytes]()
+        for low, high in _groups(rows, bounds):
+            old, found = [row or b"" for row in rows[low:high]], (accepted, pairs[made:], units[made:])
+            new, starts, more = _changed(events, of, order, bounds[low : high + 1], old, *found)
+            made_rows.update({users[low + k]: new[starts[k] : starts[k + 1]] for k in range(high - low)})
+            made, size = made + more, size + len(new)
+        return Changed(made_rows, size - held, Applied(accepted, of.rows, pairs[:made], units[:made]))
 
     def enter(self, changed: Changed) -> Applied:
         """The last third: from here on `lookup` and `take` see what was changed."""

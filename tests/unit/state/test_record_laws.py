@@ -111,12 +111,17 @@ def play(
 
 
 @settings(max_examples=200)
-@given(events, st.lists(st.integers(0, 80), max_size=6), st.booleans())
+@given(
+    events, st.lists(st.integers(0, 80), max_size=6), st.booleans(), st.sampled_from([1, 700, 3_000, 2 << 20]), st.booleans()
+)
 def test_the_compiled_loops_leave_what_plain_python_leaves(
-    stream: list[Interaction], cuts: list[int], through_bytes: bool
+    stream: list[Interaction], cuts: list[int], through_bytes: bool, group_bytes: int, little_room: bool
 ) -> None:
     expected = Tables.after(stream, CATEGORIES)
-    people, rows, accepted, neighbours = play(stream, cuts, through_bytes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("models.tables.GROUP_BYTES", group_bytes)
+        patch.setattr("models.tables.GROWTH", 1 if little_room else 512)
+        people, rows, accepted, neighbours = play(stream, cuts, through_bytes)
     assert accepted == expected.accepted
     assert people == {user: person.record().encode() for user, person in expected.people.items()}
     assert rows == {item: row.encode() for item, row in expected.statistics.items()}
