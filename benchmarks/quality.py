@@ -1,10 +1,12 @@
 """How good the slates are, beside classical recommenders on the same queries, and beside content alone on new items.
 
-quality.py DATASET [--peers PATH/quality.py] [--queries N] [--quick] [--ablations] [--twice] [--out FOLDER] [--json]
+quality.py DATASET [--peers PATH/quality.py] [--share 0.8] [--queries N] [--quick] [--ablations] [--twice]
+    [--out FOLDER] [--json]
 
 Trains on the first 80 % of the events, asks at each liked event of the rest, through the pipeline that serves. With
---ablations again without texts (and titles) and without images; with --twice the training is repeated, to compare the
-releases byte by byte. Without --queries everything is asked, as the peers' script does: only then are ratios to it printed.
+--ablations again without texts (and titles), without images and without both; with --twice the training is repeated, to
+compare the releases byte by byte. Without --queries and --share everything is asked that the peers' script asks: only then
+are ratios to it printed. A smaller share leaves more items that are new, for the ablations.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ from training.sources import Corpus, open_corpus
 from training.towers import TowerSettings
 
 SHARE = 0.8
+"Events before the first query, as the peers' script has it."
 PARITY = 1_000
 ENCODED = 200
 COLD = "items_new"
@@ -56,7 +59,7 @@ def settings(seed: int, *, quick: bool) -> LearnSettings:
 
 
 def run(corpus: Corpus, asked: Asked, label: str, options: argparse.Namespace) -> tuple[Measurement, Learned, dict[str, Any]]:
-    learned = trained(corpus, SHARE, settings(options.seed, quick=options.quick), options.cache, say)
+    learned = trained(corpus, asked.share, settings(options.seed, quick=options.quick), options.cache, say)
     model, encode = ServingModel(learned.release(), threads()), partial(encoded, cache=options.cache)
     figures, parity = measure(corpus, asked, say, f"measure {label}", model, encode, learned)
     found = measurement(corpus, asked, figures, label, learned.manifest.name, {"training_seconds": learned.seconds})
@@ -79,7 +82,7 @@ def content_alone(corpus: Corpus, asked: Asked, learned: Learned, measured: Meas
         "text, image and words": np.concatenate([parts["text"], parts["image"], words], axis=1),
     }
     rule = PositiveRule(corpus.positive)
-    queries = asked_of(corpus.events, rule, SHARE, asked.queries)
+    queries = asked_of(corpus.events, rule, asked.share, asked.queries)
     hits = {}
     for kind, vectors in kinds.items():
         say(f"content alone: {kind}", 0, 1)
@@ -138,7 +141,7 @@ def ratios(mine: dict[str, Any], theirs: dict[str, dict[str, float]]) -> dict[st
 
 def same_bytes(corpus: Corpus, learned: Learned, options: argparse.Namespace) -> dict[str, Any]:
     """Train once more; the releases' names hold the hash of what they hold."""
-    again = trained(corpus, SHARE, settings(options.seed, quick=options.quick), options.cache, say)
+    again = trained(corpus, options.share, settings(options.seed, quick=options.quick), options.cache, say)
     with tempfile.TemporaryDirectory() as folder:
         names = {made.write(Path(folder), {}).name for made in (learned, again)}
         files = [manifest.files for manifest in list_releases(Path(folder))]
@@ -146,10 +149,44 @@ def same_bytes(corpus: Corpus, learned: Learned, options: argparse.Namespace) ->
     return {"same": len(names) == 1, "differing_files": differing}
 
 
+def ablations(
+    corpus: Corpus, asked: Asked, measured: Measurement, options: argparse.Namespace
+) -> tuple[dict[str, Any], list[Measurement]]:
+    """What text and image each add, to the other and alone."""
+
+    def less(*modalities: str) -> Measurement:
+        there = corpus
+        for modality in modalities:
+            there = without(there, modality)
+        return run(there, replace(asked, parity=0), f"without {' and '.join(modalities)}", options)[0]
+
+    no_text, no_image, neither = less("text"), less("image"), less("text", "image")
+    pairs = {
+        "text, beside images": (measured, no_text),
+        "image, beside texts": (measured, no_image),
+        "text alone": (no_image, neither),
+        "image alone": (no_text, neither),
+        "both": (measured, neither),
+    }
+    effects = {
+        name: {
+            "ndcg@10": more.against(without_it, "ndcg@10").to_json(),
+            **{f"cold {what}": more.against(without_it, what, COLD).to_json() for what in ("hr@10", "mrr", "recall@50")},
+        }
+        for name, (more, without_it) in pairs.items()
+    }
+    values = {
+        one.label: {"ndcg@10": one.interval("ndcg@10").to_json(), "cold_hr@10": one.interval("hr@10", COLD).to_json()}
+        for one in (neither, no_text, no_image)
+    }
+    return {"effects": effects, "measured": values}, [neither, no_text, no_image]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset")
     parser.add_argument("--peers", type=Path, help="script of the classical peers, run on the same dataset")
+    parser.add_argument("--share", type=float, default=SHARE, help="part of the events to train on")
     parser.add_argument("--queries", type=int, help="ask only that many, evenly spread")
     parser.add_argument("--quick", action="store_true", help="train with fewer passes")
     parser.add_argument("--seed", type=int, default=0)
@@ -161,7 +198,7 @@ def main() -> None:
     options = parser.parse_args()
 
     threads()
-    corpus, asked = open_corpus(options.dataset), Asked(SHARE, options.queries, PARITY)
+    corpus, asked = open_corpus(options.dataset), Asked(options.share, options.queries, PARITY)
     measured, learned, facts = run(corpus, asked, "text and image", options)
     means = {name: round(float(values.mean()), 4) for name, values in measured.values.items()}
     out: dict[str, Any] = {
@@ -180,22 +217,14 @@ def main() -> None:
     if options.peers:
         say("peers", 0, 1)
         out["peers"] = peers(options.peers, options.dataset)
-        if options.queries is None:
+        if options.queries is None and options.share == SHARE:
             out["ratios"] = ratios(means, out["peers"])
     if options.twice:
         out["same_seed"] = same_bytes(corpus, learned, options)
     every = [measured]
     if options.ablations:
-        out["ablations"] = {}
-        for modality in ("text", "image"):
-            less, _, _ = run(without(corpus, modality), replace(asked, parity=0), f"without {modality}", options)
-            every.insert(0, less)
-            out["ablations"][f"without {modality}"] = {
-                "ndcg@10": less.interval("ndcg@10").to_json(),
-                "cold_hr@10": less.interval("hr@10", COLD).to_json(),
-                "effect_on_ndcg@10": measured.against(less, "ndcg@10").to_json(),
-                "effect_on_cold_hr@10": measured.against(less, "hr@10", COLD).to_json(),
-            }
+        out["ablations"], less = ablations(corpus, asked, measured, options)
+        every = [*less, measured]
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
         for one in every:

@@ -89,6 +89,8 @@ async def loses_its_broker(trial: Trial) -> None:
     pid = trial.kafka.daemon.pid()
     assert pid is not None
     await asyncio.to_thread(trial.kafka.daemon._signal, pid, signal.SIGKILL)
+    # a process that is still dying would be taken for one that runs
+    await asyncio.to_thread(wait_until, lambda: trial.kafka.daemon.pid() is None, 10.0)
     await trial.moment()
     # to ride it out and to end rather than pass something over are both right
     await asyncio.to_thread(trial.kafka.start)
