@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import os
 import sys
 
@@ -20,6 +19,7 @@ from agents.memory import few_arenas
 from agents.wiring import create_app
 from models.warm import warm
 from schemas.errors import RiffleError
+from streams.logs import log_to_stderr
 from streams.settings import Settings
 
 __all__ = ["main"]
@@ -34,7 +34,7 @@ SWITCH_S = 0.0005
 def main() -> None:
     """Run a worker until it is told to stop (SIGTERM, SIGINT)."""
     settings = Settings.from_env()
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_to_stderr(settings.log_level)
     for folder in (settings.data_dir, settings.data_dir / "faust"):
         folder.mkdir(parents=True, exist_ok=True)
     warm()

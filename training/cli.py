@@ -25,7 +25,7 @@ from training.incremental import updated
 from training.learn import LearnSettings
 from training.measurement import Measurement
 from training.measuring import Asked, measure, measurement, threads, trained
-from training.options import MORE, chosen
+from training.options import MORE, chosen, newest
 from training.ranker import RankerSettings
 from training.record import forewarn, record
 from training.sources import open_corpus
@@ -138,7 +138,7 @@ def evaluate_command(
     asked = Asked(share, queries, parity)
     with _progress(console) as report:
         report("read", 0, 1)
-        corpus = open_corpus(source, positive)
+        corpus = open_corpus(source, positive, newest=newest())
         model, learned, label = None, None, "without a release"
         settings = _settings(seed, text_model, quick=quick)
         encode = partial(encoded, cache=_cache(cache), text_model=settings.text_model, image_hosts=settings.image_hosts)
@@ -230,7 +230,7 @@ def train_command(
     with _progress(console) as report:
         report("read", 0, 1)
         champion = None if against == "none" else Release.open(out / against)
-        corpus = open_corpus(source, positive, champion.manifest.positive if champion else None)
+        corpus = open_corpus(source, positive, champion.manifest.positive if champion else None, newest())
         if incremental and champion is not None and corpus.positive != champion.manifest.positive:
             raise BadDataset(
                 "positive_changed",

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from training.learn import LearnSettings
-from training.options import MORE, chosen
+from training.options import MORE, chosen, newest
 from training.ranker import RankerSettings
 from training.settings import write_settings
 from training.sources import open_corpus
@@ -69,7 +69,7 @@ def tune_command(
     Example: riffle tune my-dataset --trials 20 --out tuned.json
     """
     console = Console(stderr=True)
-    corpus = open_corpus(source, positive)
+    corpus = open_corpus(source, positive, newest=newest())
     plain = LearnSettings(
         towers=TowerSettings(seed=seed, epochs=epochs), ranker=RankerSettings(seed=seed), text_model=text_model, seed=seed
     )

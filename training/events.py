@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple, fields
+from itertools import islice
 from typing import overload
 
 import numpy as np
@@ -19,6 +20,14 @@ REPEATED = ["user_id", "item_id", "action"]
 "Columns whose texts come often: they are held once."
 ORDER = ["event_time", "_partition", "_offset"]
 BATCH = 10_000
+TYPES = {
+    **dict.fromkeys(NAMES, pl.String),
+    "event_time": pl.Int64,
+    "value": pl.Float64,
+    "position": pl.Int64,
+    "_partition": pl.Int32,
+    "_offset": pl.Int64,
+}
 
 
 class EventFrame(Sequence[Interaction]):
@@ -29,10 +38,35 @@ class EventFrame(Sequence[Interaction]):
         self.frame = frame
 
     @classmethod
-    def collect(cls, events: pl.LazyFrame) -> EventFrame:
-        """Read `events`, whatever their order, by the streaming engine."""
-        held = events.select(*NAMES, "_partition", "_offset").with_columns(pl.col(REPEATED).cast(pl.Categorical))
-        return cls(held.sort(ORDER).collect(engine="streaming"))
+    def collect(cls, parts: Iterable[pl.LazyFrame], newest: int = 0) -> EventFrame:
+        """Read `parts` one after the other, each in any order, by the streaming engine.
+
+        With `newest`, only so many of the newest events are kept: memory is bounded by them and by what one part needs. Of
+        events with the same `user_id` and `event_id` the earliest counts: a person may be in two parts.
+        """
+        held = pl.DataFrame(schema=TYPES)
+        for part in parts:
+            held = pl.concat([held, _newest(part.select(pl.col(name).cast(kind) for name, kind in TYPES.items()), newest)])
+            if newest:
+                held = _newest(held.lazy(), newest)
+        once = held.lazy().sort(ORDER).unique(["user_id", "event_id"], keep="first", maintain_order=True)
+        return cls(once.with_columns(pl.col(REPEATED).cast(pl.Categorical)).collect(engine="streaming"))
+
+    @classmethod
+    def of(cls, events: Iterable[Interaction], newest: int = 0) -> EventFrame:
+        """Columns of `events`, which are in event-time order; read once, a few at a time. `newest` as in `collect`."""
+        rest, done = iter(events), 0
+        parts: list[pl.DataFrame] = []
+        while rows := [(*astuple(event), 0, n) for n, event in enumerate(islice(rest, BATCH), done)]:
+            done += len(rows)
+            part = pl.DataFrame(rows, schema=TYPES, orient="row")
+            parts.append(part.with_columns(pl.col(REPEATED).cast(pl.Categorical)))
+            while newest and done - parts[0]["_offset"][-1] > newest:
+                parts.pop(0)
+        if not parts:
+            return cls(pl.DataFrame(schema=TYPES))
+        held = pl.concat(parts)
+        return cls((held.tail(newest) if newest else held).rechunk())
 
     def __len__(self) -> int:
         return self.frame.height
@@ -80,3 +114,7 @@ class EventFrame(Sequence[Interaction]):
             pl.col("_point") == 1
         )
         return before.sort("_n")["_before"].to_numpy()
+
+
+def _newest(events: pl.LazyFrame, most: int) -> pl.DataFrame:
+    return (events.top_k(most, by=ORDER) if most else events).collect(engine="streaming")

@@ -1,4 +1,4 @@
-"""Options that the commands of training share: which ranker, settings from a file, checkpoints, half precision."""
+"""Options that the commands of training share: which ranker, settings from a file, checkpoints, how many events."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from training.learn import LearnSettings
 from training.ranker import KINDS
 from training.settings import read_settings
 
-__all__ = ["MORE", "chosen"]
+__all__ = ["MORE", "chosen", "newest"]
 
 
 def _keep(context: click.Context, option: click.Parameter, value: Any) -> None:
@@ -43,9 +43,23 @@ MORE = (
         callback=_keep,
         help="Hosts whose images are fetched though their addresses are not public; off: no image is fetched by URL.",
     ),
+    click.option(
+        "--newest",
+        default=0,
+        type=click.IntRange(min=0),
+        expose_value=False,
+        callback=_keep,
+        help="Read only so many events, the newest: memory grows with them. 0: all.",
+    ),
     click.option("--fp16", is_flag=True, expose_value=False, callback=_keep, help="Export graphs in half precision, for GPUs."),
 )
-"To be added to a command; their values do not reach it as arguments, but through `chosen`."
+"To be added to a command; their values do not reach it as arguments, but through `chosen` and `newest`."
+
+
+def newest() -> int:
+    """How many events the running command is to read; 0 means all."""
+    context = click.get_current_context(silent=True)
+    return 0 if context is None else int(context.meta.get("training.newest") or 0)
 
 
 def chosen(settings: LearnSettings) -> LearnSettings:

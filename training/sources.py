@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from models.archive.files import partitions
 from models.archive.standing import standing_events, standing_items
 from models.archive.target import Target, open_target
 from models.dataset.folder import Dataset
@@ -25,18 +26,19 @@ class Corpus:
     name: str
     items: list[Item]
     events: Sequence[Interaction]
-    "Of an archive columns, whose rows become objects when they are asked for."
+    "Columns, whose rows become objects when they are asked for."
     positive: str
     bad_rows: int = 0
     logged: Logged | None = None
     "Slates that were shown, with what followed; None where there are none."
 
 
-def open_corpus(source: str, positive: str | None = None, champions: str | None = None) -> Corpus:
+def open_corpus(source: str, positive: str | None = None, champions: str | None = None, newest: int = 0) -> Corpus:
     """Read a dataset folder, or an archive (a folder or `s3://bucket/prefix`).
 
     `positive`: rule over event columns that says which events are liked; None means the folder's own, and for an archive
-    `champions`, the rule of the release that serves; without one every event is liked.
+    `champions`, the rule of the release that serves; without one every event is liked. `newest`: of the events only so many,
+    the newest ones, which bounds memory; 0 means all.
 
     Raises:
         BadDataset: neither, or it holds no items or no events, or lacks a column, or has times in seconds.
@@ -45,12 +47,12 @@ def open_corpus(source: str, positive: str | None = None, champions: str | None 
     if "://" not in source and any((folder / f"events.{kind}").exists() for kind in ("parquet", "csv", "jsonl")):
         dataset = Dataset.open(folder)
         dataset.check()
-        catalogue, history = list(dataset.items()), list(dataset.events())
+        catalogue, history = list(dataset.items()), EventFrame.of(dataset.events(), newest)
         return Corpus(dataset.name, catalogue, history, positive or dataset.positive, dataset.bad_count)
     if "://" not in source and not folder.is_dir():
         raise BadDataset("no_folder", f"{source} is neither a dataset folder nor an archive")
     target = open_target(source)
-    items, events = list(_items(target)), _events(target)
+    items, events = list(_items(target)), _events(target, newest)
     if not items or not events:
         raise BadDataset(
             "empty", f"{source} holds {len(items)} items and {len(events)} events: is it a dataset folder or an archive?"
@@ -68,6 +70,6 @@ def _items(target: Target) -> Iterator[Item]:
         yield Item(**known)
 
 
-def _events(target: Target) -> EventFrame:
-    """Events by event time, then by partition and offset."""
-    return EventFrame.collect(standing_events(target))
+def _events(target: Target, newest: int) -> EventFrame:
+    """Events by event time, then by partition and offset; one partition is read after the other."""
+    return EventFrame.collect((standing_events(target, n) for n in partitions(target, "interactions")), newest)

@@ -18,6 +18,7 @@ from aiokafka.errors import KafkaError
 
 from schemas.errors import NotReady
 from streams.encoding import ItemEncoders, ItemEncoding
+from streams.logs import log_to_stderr
 from streams.settings import Settings
 from streams.topics import ensure_topics
 
@@ -89,7 +90,7 @@ def encode(once: bool, as_json: bool) -> None:
     settings = Settings.from_env()
     if not can_encode():
         raise NotReady("no_torch", NO_TORCH)
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_to_stderr(settings.log_level)
     if once:
         logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it ends with the reason
     os.setpriority(os.PRIO_PROCESS, 0, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))

@@ -143,7 +143,7 @@ def test_columns_behave_like_the_list_of_their_records(
         event(n, user, n, user % 2, item, event_time=time, action=action, value=value)
         for n, (user, item, time, action, value) in enumerate(drawn)
     ]
-    frame = EventFrame.collect(pl.LazyFrame(rows, schema=columns("interactions")))
+    frame = EventFrame.collect([pl.LazyFrame(rows, schema=columns("interactions"))])
     rows.sort(key=lambda r: (r["event_time"], r["_partition"], r["_offset"]))  # type: ignore[arg-type,return-value]
     records = [Interaction(**{k: v for k, v in row.items() if k[0] != "_"}) for row in rows]  # type: ignore[arg-type]
     assert list(frame) == records
@@ -168,3 +168,35 @@ def test_columns_behave_like_the_list_of_their_records(
         columns_ = [pl.Series(list(column), dtype=pl.Int64).to_numpy() for column in zip(*points, strict=True)]
         keys = [(r["event_time"], r["_partition"], r["_offset"]) for r in rows]
         assert frame.places(*columns_).tolist() == [sum(key <= point for key in keys) for point in points]
+
+
+@settings(max_examples=60, deadline=None)
+@given(EVENTS, st.integers(0, 45), st.integers(1, 3))
+def test_the_newest_events_are_those_that_reading_all_would_end_with(
+    drawn: list[tuple[int, int, int, str, int | None]], newest: int, parts: int
+) -> None:
+    rows = [
+        event(n, user, n, user % parts, item, event_time=time, action=action, value=value)
+        for n, (user, item, time, action, value) in enumerate(drawn)
+    ]
+    schema = columns("interactions")
+    frames = [pl.LazyFrame([row for row in rows if row["_partition"] == p], schema=schema) for p in range(parts)]
+    every, some = EventFrame.collect(frames), EventFrame.collect(frames, newest)
+    assert list(every) == list(EventFrame.collect([pl.LazyFrame(rows, schema=schema)]))
+    assert list(some) == (list(every)[-newest:] if newest else list(every))
+    listed = EventFrame.of(iter(list(every)), newest)
+    assert list(listed) == list(some)
+    assert listed.codes("item_id").tolist() == some.codes("item_id").tolist()
+
+
+def test_one_event_in_two_partitions_counts_once() -> None:
+    rows = [event(1, 0, 7, partition, 3, event_time=5, action="a", value=None) for partition in (0, 1)]
+    frames = [pl.LazyFrame([row], schema=columns("interactions")) for row in rows]
+    assert len(EventFrame.collect(frames)) == 1
+
+
+def test_long_histories_are_cut_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.events.BATCH", 7)
+    events = [Interaction(f"e{n}", f"u{n % 3}", f"i{n % 5}", n // 2, value=n / 2) for n in range(100)]
+    for newest in (0, 1, 6, 7, 8, 50, 99, 100, 500):
+        assert list(EventFrame.of(events, newest)) == events[-newest:]
