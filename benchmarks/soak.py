@@ -56,6 +56,8 @@ def main() -> None:
             seconds = time.monotonic() - started
             total = applied([settings])
             assert get(settings, "/healthz")
+    if sum(sample[0] >= asked.after * 60 for sample in samples) < 2:
+        raise SystemExit(f"fewer than two samples after the first {asked.after} minutes: raise --minutes")
     counted = np.asarray([sample for sample in samples if sample[0] >= asked.after * 60])
     later, earlier = np.triu_indices(len(counted), 1)[::-1]
     slopes = (counted[later, 1] - counted[earlier, 1]) / (counted[later, 0] - counted[earlier, 0]) * 60

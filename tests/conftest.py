@@ -113,8 +113,14 @@ class WorkerProcess:
         return self
 
     def ready(self) -> bool:
+        return self._says("readyz")
+
+    def alive(self) -> bool:
+        return self._says("healthz")
+
+    def _says(self, what: str) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.settings.web}/readyz", timeout=2) as response:
+            with urllib.request.urlopen(f"{self.settings.web}/{what}", timeout=2) as response:
                 return bool(response.status == 200)
         except (urllib.error.URLError, OSError):
             return False

@@ -23,6 +23,8 @@ FIRST, TRIALS = int(os.environ.get("FIRST", "0")), int(os.environ.get("TRIALS", 
 "The first seed, and how many."
 EVENTS = 800
 "Events of one trial; the fault comes while they are produced."
+UNWELL = 6
+"Answers that a supervisor misses before it kills a worker."
 
 
 class Trial:
@@ -50,11 +52,15 @@ class Trial:
                 raise
 
     async def supervise(self) -> None:
-        """As a supervisor would: start the worker again when it has ended."""
+        """As a supervisor would: start the worker again when it has ended, or when it does not say that it is alive."""
+        unwell = 0
         while True:
             await asyncio.sleep(0.5)
             if self.worker.process.poll() is not None:
                 await self.start(may_die=True)
+            unwell = 0 if await asyncio.to_thread(self.worker.alive) else unwell + 1
+            if unwell == UNWELL:
+                self.worker.kill()
 
     async def ended(self, timeout_s: float = 60.0) -> int:
         """The worker ends by itself; its exit status."""

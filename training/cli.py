@@ -18,13 +18,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from models.release import Release
 from models.serving import ServingModel
 from models.tracking import Tracking
-from schemas.errors import BadDataset, ReleaseRejected
+from schemas.errors import BadDataset, ConfigError, ReleaseRejected
 from training.encoding import encoded
 from training.gate import HALF, STANDARD, judge
 from training.incremental import updated
 from training.learn import LearnSettings
 from training.measurement import Measurement
-from training.measuring import Asked, measure, measurement, threads, trained
+from training.measuring import Asked, measure, measurement, threads, trained, unseen_share
 from training.options import MORE, chosen, newest
 from training.ranker import RankerSettings
 from training.record import forewarn, record
@@ -231,13 +231,18 @@ def train_command(
         report("read", 0, 1)
         champion = None if against == "none" else Release.open(out / against)
         corpus = open_corpus(source, positive, champion.manifest.positive if champion else None, newest())
+        if incremental and newest():
+            raise ConfigError(
+                "newest", "an update needs all that its release learned from: leave out --newest, or --incremental"
+            )
         if incremental and champion is not None and corpus.positive != champion.manifest.positive:
             raise BadDataset(
                 "positive_changed",
                 f"{against} learned by {champion.manifest.positive!r}, here it is {corpus.positive!r}: train in full",
                 "positive",
             )
-        cores, asked = threads(), Asked(1.0 - holdout, GATE_QUERIES, GATE_QUERIES, first=True)
+        share = unseen_share(corpus.events, 1.0 - holdout, champion.manifest.trained_until_ms if champion else 0)
+        cores, asked = threads(), Asked(share, GATE_QUERIES, GATE_QUERIES, first=True)
         settings = _settings(seed, text_model, quick=quick)
         encode = partial(encoded, cache=_cache(cache), text_model=settings.text_model, image_hosts=settings.image_hosts)
         if incremental:

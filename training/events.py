@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, fields
+from dataclasses import fields
 from itertools import islice
+from operator import attrgetter
 from typing import overload
 
 import numpy as np
@@ -16,6 +18,7 @@ from schemas.records import Interaction
 __all__ = ["EventFrame"]
 
 NAMES = [field.name for field in fields(Interaction)]
+FIELDS = attrgetter(*NAMES)
 REPEATED = ["user_id", "item_id", "action"]
 "Columns whose texts come often: they are held once."
 ORDER = ["event_time", "_partition", "_offset"]
@@ -41,32 +44,33 @@ class EventFrame(Sequence[Interaction]):
     def collect(cls, parts: Iterable[pl.LazyFrame], newest: int = 0) -> EventFrame:
         """Read `parts` one after the other, each in any order, by the streaming engine.
 
-        With `newest`, only so many of the newest events are kept: memory is bounded by them and by what one part needs. Of
-        events with the same `user_id` and `event_id` the earliest counts: a person may be in two parts.
+        Of events with the same `user_id` and `event_id` the earliest counts: a person may be in two parts. With `newest`, only
+        so many of the newest events are kept, and memory is bounded by them and by what one part needs; one whose earlier twin
+        in another part was too old to be kept is then taken for new.
         """
-        held = pl.DataFrame(schema=TYPES)
+        held: list[pl.DataFrame] = []
         for part in parts:
-            held = pl.concat([held, _newest(part.select(pl.col(name).cast(kind) for name, kind in TYPES.items()), newest)])
+            read = part.select(pl.col(name).cast(kind) for name, kind in TYPES.items())
             if newest:
-                held = _newest(held.lazy(), newest)
-        once = held.lazy().sort(ORDER).unique(["user_id", "event_id"], keep="first", maintain_order=True)
-        return cls(once.with_columns(pl.col(REPEATED).cast(pl.Categorical)).collect(engine="streaming"))
+                held = [_once(pl.concat([*held, read.top_k(newest, by=ORDER).collect(engine="streaming")])).tail(newest)]
+            else:
+                held.append(_coded(read).collect(engine="streaming"))
+        return cls(_coded(_once(pl.concat(held or [pl.DataFrame(schema=TYPES)])).lazy()).collect())
 
     @classmethod
     def of(cls, events: Iterable[Interaction], newest: int = 0) -> EventFrame:
         """Columns of `events`, which are in event-time order; read once, a few at a time. `newest` as in `collect`."""
         rest, done = iter(events), 0
-        parts: list[pl.DataFrame] = []
-        while rows := [(*astuple(event), 0, n) for n, event in enumerate(islice(rest, BATCH), done)]:
+        parts: deque[pl.DataFrame] = deque()
+        while rows := [(*FIELDS(event), 0, n) for n, event in enumerate(islice(rest, BATCH), done)]:
             done += len(rows)
             part = pl.DataFrame(rows, schema=TYPES, orient="row")
-            parts.append(part.with_columns(pl.col(REPEATED).cast(pl.Categorical)))
+            # of what is dropped again no text may be remembered
+            parts.append(part if newest else _coded(part.lazy()).collect())
             while newest and done - parts[0]["_offset"][-1] > newest:
-                parts.pop(0)
-        if not parts:
-            return cls(pl.DataFrame(schema=TYPES))
-        held = pl.concat(parts)
-        return cls((held.tail(newest) if newest else held).rechunk())
+                parts.popleft()
+        held = pl.concat(parts) if parts else pl.DataFrame(schema=TYPES)
+        return cls(_coded((held.tail(newest) if newest else held).lazy()).collect().rechunk())
 
     def __len__(self) -> int:
         return self.frame.height
@@ -116,5 +120,9 @@ class EventFrame(Sequence[Interaction]):
         return before.sort("_n")["_before"].to_numpy()
 
 
-def _newest(events: pl.LazyFrame, most: int) -> pl.DataFrame:
-    return (events.top_k(most, by=ORDER) if most else events).collect(engine="streaming")
+def _once(events: pl.DataFrame) -> pl.DataFrame:
+    return events.sort(ORDER).unique(["user_id", "event_id"], keep="first", maintain_order=True)
+
+
+def _coded(events: pl.LazyFrame) -> pl.LazyFrame:
+    return events.with_columns(pl.col(REPEATED).cast(pl.Categorical))

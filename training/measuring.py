@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,18 @@ from training.measurement import Catalogue, Measurement
 from training.parity import Parity, in_parity
 from training.sources import Corpus
 
-__all__ = ["Asked", "Encode", "catalogue_of", "measure", "measurement", "published", "threads", "trained", "without"]
+__all__ = [
+    "Asked",
+    "Encode",
+    "catalogue_of",
+    "measure",
+    "measurement",
+    "published",
+    "threads",
+    "trained",
+    "unseen_share",
+    "without",
+]
 
 Report = Callable[[str, int, int], None]
 Encode = Callable[[Sequence[Item]], Vectors]
@@ -93,6 +105,17 @@ def measurement(
 ) -> Measurement:
     """What was found, query by query."""
     return Measurement.of(figures, catalogue_of(corpus, asked.share), label, corpus.name, release, facts)
+
+
+def unseen_share(events: Sequence[Interaction], share: float, until_ms: int) -> float:
+    """`share` of the events, or more, up to where a release that was trained until `until_ms` has seen them.
+
+    It must not be asked about what it has learned. One that has seen all is of other data, or nothing new has come: `share`.
+    """
+    n, cut = len(events), int(len(events) * share)
+    if cut >= n or events[cut].event_time >= until_ms or events[-1].event_time < until_ms:
+        return share
+    return (bisect_left(events, until_ms, cut, key=lambda event: event.event_time) + 0.5) / n
 
 
 def catalogue_of(corpus: Corpus, share: float) -> Catalogue:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from models.archive.files import partitions
-from models.archive.standing import standing_events, standing_items
+from models.archive.standing import erasures, standing_events, standing_items
 from models.archive.target import Target, open_target
 from models.dataset.folder import Dataset
 from schemas.errors import BadDataset
@@ -72,4 +72,5 @@ def _items(target: Target) -> Iterator[Item]:
 
 def _events(target: Target, newest: int) -> EventFrame:
     """Events by event time, then by partition and offset; one partition is read after the other."""
-    return EventFrame.collect((standing_events(target, n) for n in partitions(target, "interactions")), newest)
+    erased = erasures(target).collect(engine="streaming").lazy()
+    return EventFrame.collect((standing_events(target, n, erased) for n in partitions(target, "interactions")), newest)

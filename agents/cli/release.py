@@ -156,7 +156,7 @@ def train(source: str | None, promoting: bool, upload: str, as_json: bool, optio
     \b
     Further options: --positive RULE  which events are liked     --quick        fewer passes
                      --holdout SHARE  events kept for the gate   --seed N       another draw
-                     --text-model M   another text encoder
+                     --text-model M   another text encoder       --newest N     read only the newest events
 
     Example: riffle train --positive "action == 'like'" --promote
     """

@@ -9,7 +9,7 @@ import polars as pl
 from models.archive.files import read_archive
 from models.archive.target import Target
 
-__all__ = ["standing_events", "standing_impressions", "standing_items"]
+__all__ = ["erasures", "standing_events", "standing_impressions", "standing_items"]
 
 ORIGIN = ["_partition", "_offset"]
 
@@ -20,8 +20,8 @@ def standing_items(target: Target) -> pl.LazyFrame:
     return newest.filter(~pl.col("_removed")).drop("_removed")
 
 
-def _erasures(target: Target) -> pl.LazyFrame:
-    """Per person and partition: where they were erased last, and when."""
+def erasures(target: Target) -> pl.LazyFrame:
+    """Per person and partition: where they were erased last, and when. Looks into every file of the interactions."""
     # a person's partition is fixed by the key; another one, because partitions were added, is told by the clock alone
     removed = read_archive(target, "interactions").filter(pl.col("_removed"))
     return removed.group_by("user_id", "_partition").agg(
@@ -29,13 +29,13 @@ def _erasures(target: Target) -> pl.LazyFrame:
     )
 
 
-def standing_events(target: Target, partition: int | None = None) -> pl.LazyFrame:
+def standing_events(target: Target, partition: int | None = None, erased: pl.LazyFrame | None = None) -> pl.LazyFrame:
     """Events that were not followed by an erasure of the person; each producer's duplicate, by `event_id`, once.
 
-    By partition and offset.
+    By partition and offset. `erased`: what `erasures` found, for who asks for one partition after the other.
     """
     events = read_archive(target, "interactions", partition).filter(~pl.col("_removed")).drop("_removed")
-    erased = _erasures(target)
+    erased = erasures(target) if erased is None else erased
     here = erased.select("user_id", "_partition", "_erased")
     clock = erased.group_by("user_id").agg(pl.col("_erased_ms").max())
     events = events.join(here, on=["user_id", "_partition"], how="left").join(clock, on="user_id", how="left")
@@ -51,7 +51,7 @@ def standing_impressions(target: Target, partition: int | None = None, columns: 
     """
     shown = read_archive(target, "impressions", partition)
     shown = shown if columns is None else shown.select(columns)
-    clock = _erasures(target).group_by("user_id").agg(pl.col("_erased_ms").max())
+    clock = erasures(target).group_by("user_id").agg(pl.col("_erased_ms").max())
     shown = shown.join(clock, on="user_id", how="left")
     kept = shown.filter(pl.col("_erased_ms").is_null() | (pl.col("_timestamp") > pl.col("_erased_ms"))).drop("_erased_ms")
     return kept.sort(ORIGIN).unique(["user_id", "request_id"], keep="first", maintain_order=True)

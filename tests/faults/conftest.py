@@ -16,8 +16,8 @@ from streams.topics import ensure_topics
 
 @pytest.fixture
 async def trial(stack: Settings, fresh: Settings, worker_of: Any) -> AsyncIterator[Trial]:
-    """A worker that is ready, on topics of its own, with a session timeout of 6 s."""
-    made = Trial(replace(fresh, session_timeout_s=6.0, instance="one"), EmbeddedKafka(stack), worker_of)
+    """A worker that is ready, on topics of its own, with a session timeout of 6 s, that is not alive when stuck for 20 s."""
+    made = Trial(replace(fresh, session_timeout_s=6.0, stuck_s=20.0, instance="one"), EmbeddedKafka(stack), worker_of)
     await ensure_topics(made.settings)
     await made.sent.start()
     yield made

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import training.events
 from models.archive.files import ArchiveFile, columns, parquet, read_archive
 from models.archive.standing import standing_events, standing_impressions, standing_items
 from models.archive.target import LocalFolder
@@ -189,10 +190,36 @@ def test_the_newest_events_are_those_that_reading_all_would_end_with(
     assert listed.codes("item_id").tolist() == some.codes("item_id").tolist()
 
 
-def test_one_event_in_two_partitions_counts_once() -> None:
-    rows = [event(1, 0, 7, partition, 3, event_time=5, action="a", value=None) for partition in (0, 1)]
-    frames = [pl.LazyFrame([row], schema=columns("interactions")) for row in rows]
-    assert len(EventFrame.collect(frames)) == 1
+TWINS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 12)), max_size=20)
+
+
+@settings(max_examples=60, deadline=None)
+@given(TWINS, st.integers(1, 22))
+def test_one_event_in_two_partitions_counts_once(drawn: list[tuple[int, int]], newest: int) -> None:
+    rows = [event(n, 0, k, partition) for k, (partition, n) in enumerate(drawn)]
+    unique = {(row["_partition"], row["event_id"]): row for row in rows}.values()
+    schema = columns("interactions")
+    frames = [pl.LazyFrame([row for row in unique if row["_partition"] == p], schema=schema) for p in range(3)]
+    every = list(EventFrame.collect(frames))
+    assert sorted(found.event_id for found in every) == sorted({f"e{n}" for _, n in drawn})
+    assert list(EventFrame.collect(frames, newest)) == every[-newest:]
+
+
+def test_texts_of_events_that_are_left_out_are_never_made_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    coded: list[int] = []
+    whole = training.events._coded
+
+    def counting(events: pl.LazyFrame) -> pl.LazyFrame:
+        coded.append(events.collect().height)
+        return whole(events)
+
+    monkeypatch.setattr("training.events._coded", counting)
+    events = [Interaction(f"e{n}", f"u{n}", f"i{n}", n) for n in range(30_000)]
+    assert list(EventFrame.of(iter(events), 100)) == events[-100:]
+    rows = [event(n, n, n, 0) for n in range(500)]
+    assert len(EventFrame.collect([pl.LazyFrame(rows, schema=columns("interactions"))], 100)) == 100
+    # codes keep their texts for as long as the process lives
+    assert sum(coded) == 200
 
 
 def test_long_histories_are_cut_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:

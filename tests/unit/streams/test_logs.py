@@ -15,7 +15,7 @@ MESSAGES = st.lists(
 
 
 def record(line: int, level: int, name: str = "aiokafka.client") -> logging.LogRecord:
-    return logging.LogRecord(name, level, "client.py", line, "node %d: %s", (line, "refused"), None)
+    return logging.LogRecord(name, level, "client.py", 1, "node %s: %s, errno %d", ("abcd"[line], "refused", line), None)
 
 
 @given(MESSAGES)
@@ -39,7 +39,7 @@ def test_every_repetition_is_written_or_counted(messages: list[tuple[float, int,
             text = one.getMessage()
             told[line] += 1 + (int(text.split("(")[1].split()[0]) if "more like it" in text else 0)
             assert told[line] == sent[line]
-            assert text.startswith(f"node {line}: refused")
+            assert text.startswith(f"node {'abcd'[line]}: refused")
 
 
 def test_other_loggers_are_left_alone() -> None:
@@ -50,6 +50,19 @@ def test_other_loggers_are_left_alone() -> None:
 
 def test_what_is_remembered_is_bounded() -> None:
     seldom = Seldom("aiokafka", 10.0, lambda: 0.0)
-    for line in range(3 * MOST):
-        seldom.filter(record(line, logging.ERROR))
+    for n in range(3 * MOST):
+        name = "".join("abcdefghij"[int(digit)] for digit in str(n))
+        assert seldom.filter(logging.LogRecord("aiokafka", logging.ERROR, "client.py", 1, name, (), None))
     assert len(seldom._written) <= MOST
+
+
+def test_messages_that_differ_in_more_than_numbers_are_all_written() -> None:
+    seldom = Seldom("aiokafka", 10.0, lambda: 0.0)
+    texts = ("node 1: refused", "node 2: expired", "node 3: refused", "node 1: refused")
+    made = [logging.LogRecord("aiokafka", logging.ERROR, "client.py", 1, text, (), None) for text in texts]
+    assert [seldom.filter(one) for one in made] == [True, True, False, False]
+
+
+def test_a_call_that_does_not_format_is_left_to_the_handler() -> None:
+    broken = logging.LogRecord("aiokafka", logging.ERROR, "client.py", 1, "%d", ("text",), None)
+    assert Seldom("aiokafka").filter(broken)

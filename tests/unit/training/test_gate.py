@@ -6,12 +6,19 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 from learning_corpus import corpus
 
 from models.release import Release
+from schemas.errors import ConfigError
+from schemas.records import Interaction
+from training.cli import train_command
 from training.evaluate import Asked, Figures, World
 from training.gate import HALF, STANDARD, judge
 from training.learn import Learned
+from training.measuring import unseen_share
 from training.parity import Modules, Parity, in_parity
 from training.probe import Probed
 
@@ -110,3 +117,22 @@ def test_a_release_whose_graphs_are_of_other_weights_is_found_out(learned: Learn
         ranker.load_state_dict(kept)
     assert found.worst > 1e-4
     assert found.differing > 0
+
+
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=40), st.floats(0.0, 1.0), st.integers(-1, 22))
+def test_a_release_is_not_asked_about_what_it_has_learned(times: list[int], share: float, until_ms: int) -> None:
+    events = [Interaction(f"e{n}", "u", "i", time) for n, time in enumerate(sorted(times))]
+    found = unseen_share(events, share, until_ms)
+    cut, asked = int(len(events) * share), events[int(len(events) * found) :]
+    assert found >= share
+    if events[-1].event_time < until_ms or cut >= len(events):
+        assert found == share
+    else:
+        assert asked
+        assert asked == [event for event in events[cut:] if event.event_time >= until_ms]
+
+
+def test_an_update_reads_all_events() -> None:
+    made = CliRunner().invoke(train_command, ["nowhere", "--incremental", "--newest", "10"])
+    assert isinstance(made.exception, ConfigError)
+    assert "--newest" in made.exception.message
