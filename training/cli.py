@@ -225,16 +225,14 @@ def train_command(
 
     Example: python -m training train .riffle/archive --out .riffle/releases --positive "action == 'like'"
     """
+    if incremental and newest():
+        raise ConfigError("newest", "an update needs all that its release learned from: leave out --newest, or --incremental")
     console, started = Console(stderr=True), time.monotonic()
     forewarn(tracking := Tracking.from_env())
     with _progress(console) as report:
         report("read", 0, 1)
         champion = None if against == "none" else Release.open(out / against)
         corpus = open_corpus(source, positive, champion.manifest.positive if champion else None, newest())
-        if incremental and newest():
-            raise ConfigError(
-                "newest", "an update needs all that its release learned from: leave out --newest, or --incremental"
-            )
         if incremental and champion is not None and corpus.positive != champion.manifest.positive:
             raise BadDataset(
                 "positive_changed",
