@@ -95,6 +95,23 @@ class Run:
     "Files by name."
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """What is posted would arrive elsewhere as a question, and credentials are for one server."""
+
+    def redirect_request(self, req: urllib.request.Request, fp: Any, *rest: Any) -> None:
+        """Refuse.
+
+        Raises:
+            NotReady: always; the message shows where the server is.
+        """
+        fp.close()
+        elsewhere = str(rest[-1]).partition("/api/2.0/")[0][:SAID]
+        raise NotReady("not_recorded", f"{req.host} leads on to {elsewhere}: set MLFLOW_TRACKING_URI to that")
+
+
+_OPENER = urllib.request.build_opener(_NoRedirects)
+
+
 class _Refused(Exception):
     """The server answered, with an error."""
 
@@ -200,10 +217,10 @@ class Tracker:
             {"Content-Type": "application/octet-stream" if file else "application/json"},
             method="GET" if body is None else "PUT" if file else "POST",
         )
-        if self._tracking.authorization:  # a redirect elsewhere does not take it along
-            request.add_unredirected_header("Authorization", self._tracking.authorization)
+        if self._tracking.authorization:
+            request.add_header("Authorization", self._tracking.authorization)
         try:
-            with urllib.request.urlopen(request, timeout=self._tracking.timeout_s) as response:
+            with _OPENER.open(request, timeout=self._tracking.timeout_s) as response:
                 found = json.loads(response.read() or b"{}")
         except urllib.error.HTTPError as exc:
             with exc:

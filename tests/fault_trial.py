@@ -61,6 +61,7 @@ class Trial:
             unwell = 0 if await asyncio.to_thread(self.worker.alive) else unwell + 1
             if unwell == UNWELL:
                 self.worker.kill()
+                unwell = 0
 
     async def ended(self, timeout_s: float = 60.0) -> int:
         """The worker ends by itself; its exit status."""

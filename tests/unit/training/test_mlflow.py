@@ -352,3 +352,21 @@ def test_a_passed_release_is_one() -> None:
     run = run_of(facts, "d", LearnSettings(), {}, 100_000)
     assert (run.tags["riffle.decision"], run.tags["riffle.reasons"], run.metrics["gate.passed"]) == ("passed", "", 1.0)
     assert (run.started_ms, run.ended_ms) == (87_500, 100_000)
+
+
+def test_where_a_server_leads_on_is_told(fake: Fake) -> None:
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(301)
+            self.send_header("Location", fake.uri + self.path)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as before:
+        Thread(target=before.serve_forever, daemon=True).start()
+        with pytest.raises(NotReady, match="set MLFLOW_TRACKING_URI to that") as found:
+            Tracker(Tracking(f"http://127.0.0.1:{before.server_port}")).check()
+        before.shutdown()
+    assert fake.uri in found.value.message
+    assert not fake.runs
