@@ -94,6 +94,19 @@ def _as_parsed(_tp: object, record: Any) -> Any:
     return record
 
 
+async def seek_to_committed(consumer: aiokafka.AIOKafkaConsumer) -> dict[Any, int | None]:
+    """Seek every assigned partition to what is committed, or to its beginning; returns what is committed.
+
+    aiokafka leaves a partition without a committed offset where it is: records that were fetched and let go because a
+    rebalance began would never be read.
+    """
+    found: dict[Any, int | None] = await consumer.seek_to_committed()
+    begun = [tp for tp, offset in found.items() if not offset and tp in consumer.assignment()]
+    if begun:
+        await consumer.seek_to_beginning(*begun)
+    return found
+
+
 class ChunkedConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     """Consumer thread with bounded fetch waits, committed reads and assignment to whoever holds the rows."""
 
@@ -141,6 +154,10 @@ class ChunkedConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc
             if tp in fetcher._records:  # the others have their turn first: chunks of two partitions are worked on at once
                 fetcher._records[tp] = fetcher._records.pop(tp)
         return taken
+
+    async def seek_to_committed(self) -> Any:
+        """See the function of this name."""
+        return await self.call_thread(seek_to_committed, self._ensure_consumer())
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Faust's own livelock check reads acknowledgements that chunks do not make; lag is a metric instead."""

@@ -17,6 +17,9 @@ from schemas.errors import ConfigError, NotReady
 
 __all__ = ["Daemon", "answer_of", "port_is_free", "require_free_port", "wait_until"]
 
+PORT_S = 2.0
+"Seconds that the port of a process that died may stay taken."
+
 
 def _started_at(pid: int) -> int | None:
     """Start time of a live process in clock ticks since boot (proc(5), field 22); None when there is none."""
@@ -163,12 +166,12 @@ def port_is_free(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def require_free_port(port: int, variable: str) -> None:
-    """Check that `port` is free.
+    """Check that `port` is free, or soon is: a process that was just killed may still hold it.
 
     Raises:
         ConfigError: it is not; the message names the variable to set.
     """
-    if not port_is_free(port):
+    if not wait_until(lambda: port_is_free(port), PORT_S):
         raise ConfigError("port_in_use", f"port {port} is in use by another program: set {variable} to a free one")
 
 

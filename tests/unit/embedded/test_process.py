@@ -7,12 +7,13 @@ import os
 import signal
 import socket
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from schemas.errors import ConfigError, NotReady
-from streams.embedded.process import Daemon, require_free_port, wait_until
+from streams.embedded.process import Daemon, port_is_free, require_free_port, wait_until
 from streams.settings import Settings
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -66,6 +67,16 @@ def test_a_taken_port_is_named_with_its_variable() -> None:
         taken.listen()
         with pytest.raises(ConfigError, match="RIFFLE_X_PORT"):
             require_free_port(taken.getsockname()[1], "RIFFLE_X_PORT")
+
+
+def test_a_port_that_is_given_back_in_a_moment_is_waited_for() -> None:
+    taken = socket.create_server(("127.0.0.1", 0))
+    port = taken.getsockname()[1]
+    giving = threading.Timer(0.3, taken.close)
+    giving.start()
+    assert not port_is_free(port)
+    require_free_port(port, "RIFFLE_X_PORT")
+    giving.join()
 
 
 def test_settings_survive_the_environment(tmp_path: Path) -> None:

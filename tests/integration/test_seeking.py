@@ -1,0 +1,46 @@
+"""What was fetched and let go is read again, whether or not anything of the partition was ever committed."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from streams.chunks import seek_to_committed
+from streams.settings import Settings
+from streams.topics import ensure_topics
+
+pytestmark = pytest.mark.integration
+
+
+async def offsets(consumer: AIOKafkaConsumer, count: int) -> dict[int, list[int]]:
+    """Of the next `count` records, by partition."""
+    found: dict[int, list[int]] = {}
+    for _ in range(count):
+        record = await asyncio.wait_for(consumer.getone(), 20)
+        found.setdefault(record.partition, []).append(record.offset)
+    return found
+
+
+async def test_a_partition_without_a_commit_is_read_again_from_its_beginning(fresh: Settings) -> None:
+    await ensure_topics(fresh)
+    topic = fresh.topic("interactions")
+    async with AIOKafkaProducer(bootstrap_servers=fresh.bootstrap_servers) as producer:
+        for n in range(30):
+            await producer.send_and_wait(topic, b"%d" % n, partition=n % 3)
+    consumer = AIOKafkaConsumer(
+        topic,
+        bootstrap_servers=fresh.bootstrap_servers,
+        group_id=fresh.app_id,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+    )
+    async with consumer:
+        first = await offsets(consumer, 30)
+        assert first == {p: list(range(10)) for p in range(3)}
+        # one partition committed, one committed at its very beginning, one never
+        await consumer.commit({TopicPartition(topic, 0): 4, TopicPartition(topic, 1): 0})
+        committed = await seek_to_committed(consumer)
+        assert {tp.partition: offset for tp, offset in committed.items()} == {0: 4, 1: 0, 2: None, 3: None}
+        assert await offsets(consumer, 26) == {0: list(range(4, 10)), 1: list(range(10)), 2: list(range(10))}
