@@ -6,7 +6,7 @@ answers. On the way it is seen how long ranking takes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -182,14 +182,21 @@ def in_parity(world: World, release: Release, modules: Modules, people: Sequence
         worst = max([worst, *(abs(scores[row] - expected[row]) for row in both)])
         got, wanted = ([item.item_id for item in s.items] for s in (slate, other))
         swapped += got != wanted
-        if not _same(slate, other):
-            alone = scores.keys() ^ expected.keys()
-            without = replace(request, exclude=request.exclude + tuple(catalogue[row] for row in alone))
-            tied = 0 < len(alone) <= ONE_SIDED
-            differing += not (tied and _same(mine.ask(without)[0], theirs.ask(without)[0]))
+        alone = [catalogue[row] for row in scores.keys() ^ expected.keys()]
+        differing += not _agree(request, slate, other, alone, lambda asked: (mine.ask(asked)[0], theirs.ask(asked)[0]))
         cost.append(slate.timings_ms["rank"])
         sizes.append(len(scores))
     return Parity(worst, differing, swapped, len(cost), _quiet_p99(cost), int(np.median(sizes)) if sizes else 0)
+
+
+def _agree(request: Request, a: Slate, b: Slate, alone: Sequence[str], again: Callable[[Request], tuple[Slate, Slate]]) -> bool:
+    """Whether two answers to a request are the same, or are once both are asked `again` without the few items that were candidates
+    of one `alone`."""
+    if _same(a, b):
+        return True
+    if not 0 < len(alone) <= ONE_SIDED:
+        return False
+    return _same(*again(replace(request, exclude=(*request.exclude, *alone))))
 
 
 def _same(a: Slate, b: Slate) -> bool:

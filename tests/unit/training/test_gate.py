@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from click.testing import CliRunner
 from hypothesis import given
@@ -13,7 +14,8 @@ from learning_corpus import corpus
 
 from models.release import Release
 from schemas.errors import ConfigError
-from schemas.records import Interaction
+from schemas.records import Interaction, Request, Slate, SlateItem
+from training import parity
 from training.cli import train_command
 from training.evaluate import Asked, Figures, World
 from training.gate import HALF, STANDARD, judge
@@ -117,6 +119,32 @@ def test_a_release_whose_graphs_are_of_other_weights_is_found_out(learned: Learn
         ranker.load_state_dict(kept)
     assert found.worst > 1e-4
     assert found.differing > 0
+
+
+def slate(*items: tuple[str, float]) -> Slate:
+    return Slate("r", "u", tuple(SlateItem(item_id, score, ()) for item_id, score in items), "one", "a")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "alone", "again", "same"),
+    [
+        ([("b", 0.5), ("a", 0.5)], [], None, True),  # equal scores change places
+        ([("b", 0.5), ("c", 0.3)], [], None, False),
+        ([("a", 0.5), ("c", 0.4)], ["b", "c"], [("a", 0.5), ("d", 0.2)], True),  # each retrieved another at a tie
+        ([("a", 0.5), ("c", 0.4)], ["b", "c"], [("d", 0.2), ("a", 0.5)], False),
+        ([("a", 0.5), ("c", 0.4)], ["b", "c", "e", "f", "g"], [("a", 0.5), ("d", 0.2)], False),  # no tie has so many
+    ],
+)
+def test_answers_are_the_same_but_for_ties(
+    theirs: list[tuple[str, float]], alone: list[str], again: list[tuple[str, float]] | None, same: bool
+) -> None:
+    def ask(request: Request) -> tuple[Slate, Slate]:
+        assert request.exclude == ("x", *alone)
+        assert again is not None
+        return slate(("a", 0.5), ("d", 0.2)), slate(*again)
+
+    request = Request("parity", "u", exclude=("x",))
+    assert parity._agree(request, slate(("a", 0.5), ("b", 0.5)), slate(*theirs), alone, ask) is same
 
 
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=40), st.floats(0.0, 1.0), st.integers(-1, 22))
