@@ -190,8 +190,10 @@ def in_parity(world: World, release: Release, modules: Modules, people: Sequence
 
 
 def _agree(request: Request, a: Slate, b: Slate, alone: Sequence[str], again: Callable[[Request], tuple[Slate, Slate]]) -> bool:
-    """Whether two answers to a request are the same, or are once both are asked `again` without the few items that were candidates
-    of one `alone`."""
+    """Whether two answers to a request are the same.
+
+    They also are if both answer the same when asked `again` without the few items that were candidates of one `alone`.
+    """
     if _same(a, b):
         return True
     if not 0 < len(alone) <= ONE_SIDED:
