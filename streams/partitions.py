@@ -36,6 +36,8 @@ APPLIED_LAYOUT = struct.Struct("<Bq")
 MAX_BATCH_BYTES, MOST_BATCHES = 256 << 10, 8
 "Of a changelog batch, and of batches made before they are sent."
 YIELD_EVERY = 20
+UNSETTLED_S = 20.0
+"Seconds that a transaction of a changelog may stay open after its producer was fenced."
 CLOSE_S = 5.0
 "Seconds that a producer may take to close: one whose transaction was cut off may wait for what cannot be sent any more."
 
@@ -167,7 +169,7 @@ class PartitionState:
         try:
             consumer.assign([tp])
             ends = await consumer.end_offsets([tp, source])
-            end = ends[tp]
+            end = ends[tp] = await self._settled_end(consumer, tp)
             if self.store.position > end:
                 log.warning("%s-%d: rows at %d, changelog ends at %d: rebuilding", *tp, self.store.position, end)
                 self.store.wipe()
@@ -190,6 +192,36 @@ class PartitionState:
             await consumer.stop()
         self.restore_seconds = time.perf_counter() - started
         return int(ends[source])
+
+    async def _settled_end(self, consumer: AIOKafkaConsumer, tp: TopicPartition) -> int:
+        """Where committed rows of the changelog end, when no transaction is open in it: ours ended before the producer started.
+
+        Raises:
+            StoreCorrupt: one stays open, so what it holds is neither there nor gone. To read on would count its events twice if
+                it is committed later.
+        """
+        newest = AIOKafkaConsumer(bootstrap_servers=self._settings.bootstrap_servers, enable_auto_commit=False)
+        await newest.start()
+        try:
+            until = time.monotonic() + UNSETTLED_S
+            while True:
+                last = (await newest.end_offsets([tp]))[tp]
+                end = (await consumer.end_offsets([tp]))[tp]
+                if end >= last:
+                    return int(end)
+                if time.monotonic() > until:
+                    break
+                await asyncio.sleep(0.1)
+        finally:
+            await newest.stop()
+        if self.store.position > end:
+            self.store.wipe()  # with what may be aborted
+        raise StoreCorrupt(
+            "transaction_unfinished",
+            f"{tp.topic}-{tp.partition}: a transaction is open from offset {end} on, and who wrote it is gone: the broker lost "
+            "its end. Find it with Kafka's `kafka-transactions.sh find-hanging`, end it in every partition that it names with "
+            "`kafka-transactions.sh abort`, and start again",
+        )
 
     def spoil(self) -> None:
         """Rows were half changed: nothing of them may become durable any more, whatever a flush under way comes to."""

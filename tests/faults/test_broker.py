@@ -1,0 +1,108 @@
+"""The embedded broker is killed while transactions end: once it is back, each of them is ended, everywhere in the same way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
+from fault_trial import FIRST, TRIALS
+
+from streams.embedded.kafka import EmbeddedKafka
+from streams.embedded.process import wait_until
+from streams.settings import Settings
+from streams.topics import ensure_topics
+
+PRODUCERS = 6
+TOPICS = ("users-changelog", "covisits", "item-stats")
+
+
+class Ending:
+    """A producer that ends one transaction after the other, and knows which ones it was told of."""
+
+    def __init__(self, settings: Settings, name: str) -> None:
+        self.settings, self.name = settings, name
+        self.begun = self.told = 0
+        "Numbers of the newest transaction begun, and of the newest one that the broker said is committed."
+
+    async def run(self) -> None:
+        """Until the broker is gone."""
+        producer = AIOKafkaProducer(bootstrap_servers=self.settings.bootstrap_servers, transactional_id=self.name)
+        try:
+            await producer.start()
+            while True:
+                self.begun += 1
+                await producer.begin_transaction()
+                for topic in TOPICS:
+                    await producer.send(self.settings.topic(topic), b"%d" % self.begun, key=self.name.encode(), partition=0)
+                await producer.commit_transaction()
+                self.told = self.begun
+        finally:
+            # one whose transaction was cut off would wait for what cannot be sent any more
+            stopping = asyncio.create_task(producer.stop())
+            await asyncio.wait({stopping}, timeout=1)
+            stopping.cancel()
+            await asyncio.gather(stopping, producer.client.close(), return_exceptions=True)
+
+
+async def ends(settings: Settings, isolation: str) -> list[int]:
+    async with AIOKafkaConsumer(bootstrap_servers=settings.bootstrap_servers, isolation_level=isolation) as consumer:
+        found = await consumer.end_offsets([TopicPartition(settings.topic(topic), 0) for topic in TOPICS])
+    return list(found.values())
+
+
+async def told(settings: Settings, topic: str) -> dict[str, list[int]]:
+    """Numbers of committed transactions by producer, in the order of the topic."""
+    found: dict[str, list[int]] = {}
+    tp = TopicPartition(settings.topic(topic), 0)
+    async with AIOKafkaConsumer(
+        bootstrap_servers=settings.bootstrap_servers, auto_offset_reset="earliest", isolation_level="read_committed"
+    ) as consumer:
+        consumer.assign([tp])
+        end = (await consumer.end_offsets([tp]))[tp]
+        while await consumer.position(tp) < end:
+            for record in (await consumer.getmany(tp, timeout_ms=200)).get(tp, ()):
+                found.setdefault(record.key.decode(), []).append(int(record.value))
+    return found
+
+
+async def test_transactions_that_were_ending_are_ended(stack: Settings, fresh: Settings) -> None:
+    await ensure_topics(fresh)
+    kafka = EmbeddedKafka(stack)
+    producers = [Ending(fresh, f"{fresh.app_id}-{n}") for n in range(PRODUCERS)]
+    for seed in range(FIRST, FIRST + TRIALS):
+        rng = random.Random(seed)
+        running = [asyncio.create_task(producer.run()) for producer in producers]
+        await asyncio.sleep(1 + rng.random())
+        pid = kafka.daemon.pid()
+        assert pid is not None
+        kafka.daemon._signal(pid, signal.SIGKILL)
+        await asyncio.to_thread(wait_until, lambda: kafka.daemon.pid() is None, 10.0)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await asyncio.to_thread(kafka.start)
+
+        # who takes over an id has its open transaction aborted; one that was ending is ended before
+        for producer in producers:
+            next_one = AIOKafkaProducer(bootstrap_servers=fresh.bootstrap_servers, transactional_id=producer.name)
+            await asyncio.wait_for(next_one.start(), 30)
+            await next_one.stop()
+        until = asyncio.get_running_loop().time() + 20
+        while True:
+            with contextlib.suppress(KafkaError):
+                committed, newest = await ends(fresh, "read_committed"), await ends(fresh, "read_uncommitted")
+                if committed == newest:
+                    break
+            assert asyncio.get_running_loop().time() < until, f"seed {seed}: transactions are open: {committed}, {newest}"
+            await asyncio.sleep(0.2)
+        first = await told(fresh, TOPICS[0])
+        for topic in TOPICS[1:]:
+            assert await told(fresh, topic) == first, f"seed {seed}: a transaction is in one topic and not in another"
+        for producer in producers:
+            numbers = first[producer.name]
+            assert len(set(numbers)) == len(numbers)
+            assert numbers[-1] >= producer.told, f"seed {seed}: a transaction that was committed is not there"
