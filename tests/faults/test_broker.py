@@ -7,6 +7,7 @@ import contextlib
 import random
 import signal
 
+import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 from fault_trial import FIRST, TRIALS
@@ -16,6 +17,7 @@ from streams.embedded.process import wait_until
 from streams.settings import Settings
 from streams.topics import ensure_topics
 
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(7_200)]
 PRODUCERS = 6
 TOPICS = ("users-changelog", "covisits", "item-stats")
 
