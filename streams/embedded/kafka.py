@@ -225,4 +225,5 @@ class EmbeddedKafka:
 
     def stop(self) -> bool:
         """Stop the broker; returns whether it ran."""
+        self._controller.stop()
         return self.daemon.stop()

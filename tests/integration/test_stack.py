@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
+from streams.embedded.kafka import FENCED
 from streams.settings import Settings
 
 pytestmark = pytest.mark.integration
@@ -97,6 +98,8 @@ async def test_whatever_is_killed_comes_back_with_its_records(own: Settings, rif
     after = status_of(riffle, own)
     assert after["ready"] is True
     assert not set(after["pids"].values()) & set(before["pids"].values())
+    controller = own.logs_dir / "kafka-controller.log"
+    assert FENCED in controller.read_text(), "the new broker took itself for the leader that the killed one was"
     third = riffle("up")
     assert third.returncode == 0
     assert "already running: Kafka, Redis, the worker, the encoder" in third.stderr
@@ -117,6 +120,10 @@ async def test_whatever_is_killed_comes_back_with_its_records(own: Settings, rif
     stopped = riffle("down")
     assert stopped.stdout.strip() == "stopped: the encoder, the worker, Redis, Kafka"
     assert riffle("down").stdout.strip() == "nothing was running"
+    controller.unlink()
+    assert riffle("up", "--no-worker").returncode == 0
+    assert not controller.exists(), "after a clean stop nothing is to be written off"
+    assert riffle("down").returncode == 0
     assert set(status_of(riffle, own)["pids"].values()) == {None}
 
 
