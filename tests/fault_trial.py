@@ -7,7 +7,8 @@ import json
 import os
 import random
 import urllib.request
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,22 +46,35 @@ class Trial:
 
     async def start(self, fault: str = "works", *, may_die: bool = False) -> None:
         """Start the worker, with a fault built in or without; `may_die`: perhaps so soon that it is never ready."""
+        await self._start(self.worker, fault, may_die=may_die)
+
+    async def _start(self, worker: Any, fault: str = "works", *, may_die: bool) -> None:
         try:
-            await asyncio.to_thread(self.worker.start, fault=fault)
+            await asyncio.to_thread(worker.start, fault=fault)
         except AssertionError:
-            if not may_die or self.worker.process.poll() is None:
+            if not may_die or worker.process.poll() is None:
                 raise
 
-    async def supervise(self) -> None:
-        """As a supervisor would: start the worker again when it has ended, or when it does not say that it is alive."""
+    @asynccontextmanager
+    async def supervised(self, *workers: Any) -> AsyncIterator[None]:
+        """As a supervisor would: start these again when they have ended, or when they do not say that they are alive."""
+        tasks = [asyncio.create_task(self._supervise(worker)) for worker in workers]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _supervise(self, worker: Any) -> None:
         unwell = 0
         while True:
             await asyncio.sleep(0.5)
-            if self.worker.process.poll() is not None:
-                await self.start(may_die=True)
-            unwell = 0 if await asyncio.to_thread(self.worker.alive) else unwell + 1
+            if worker.process.poll() is not None:
+                await self._start(worker, may_die=True)
+            unwell = 0 if await asyncio.to_thread(worker.alive) else unwell + 1
             if unwell == UNWELL:
-                self.worker.kill()
+                worker.kill()
                 unwell = 0
 
     async def ended(self, timeout_s: float = 60.0) -> int:
@@ -74,12 +88,13 @@ class Trial:
     async def agree(self, *workers: Settings, timeout_s: float = 60.0) -> None:
         """Rows of these workers, owned or stood by for, come to agree with their changelogs."""
         until = asyncio.get_running_loop().time() + timeout_s
+        missed: OSError | None = None
         while True:
             changelogs = await changelog_digests(self.settings)
             try:
                 found = [facts for settings in workers for facts in await asyncio.to_thread(_tables, settings)]
-            except OSError:  # one that meets a damaged block says so, ends, and is started again
-                found = []
+            except OSError as error:  # one that meets a damaged block says so, ends, and is started again
+                found, missed = [], error
             different = []
             for facts in found:
                 newest, made = changelogs[facts["table"], facts["partition"]]
@@ -90,7 +105,7 @@ class Trial:
             owners = [(facts["table"], facts["partition"]) for facts in found if facts["role"] == "owner"]
             if not different and sorted(owners) == sorted(changelogs):
                 return
-            assert asyncio.get_running_loop().time() < until, different or owners
+            assert asyncio.get_running_loop().time() < until, different or owners or missed
             await asyncio.sleep(0.5)
 
 
