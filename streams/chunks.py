@@ -8,6 +8,7 @@ Commits are not driven by Faust's acknowledgements: `streams.partitions` commits
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -34,6 +35,8 @@ FETCH_MAX_WAIT_MS = 20
 QUEUE_CHUNKS = 2
 "Chunks that may wait for an agent; two may be in work, one on its way there and the rest of a fetch wait for room."
 PREFETCH_BACKOFF_S = 0.005
+SEEK_S = 5.0
+"How long a seek to the beginning is waited for."
 IDLE_WAIT_S, BUSY_WAIT_S = 1.0, 0.005
 "How long a fetch waits for records; shorter while a topic is left out because its agent is behind."
 
@@ -103,7 +106,8 @@ async def seek_to_committed(consumer: aiokafka.AIOKafkaConsumer) -> dict[Any, in
     found: dict[Any, int | None] = await consumer.seek_to_committed()
     begun = [tp for tp, offset in found.items() if not offset and tp in consumer.assignment()]
     if begun:
-        await consumer.seek_to_beginning(*begun)
+        with contextlib.suppress(TimeoutError):  # the consumer goes on by itself; others must not wait for one without a leader
+            await asyncio.wait_for(consumer.seek_to_beginning(*begun), SEEK_S)
     return found
 
 

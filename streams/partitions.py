@@ -21,7 +21,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.structs import OffsetAndMetadata
 
-from schemas.errors import StoreCorrupt
+from schemas.errors import NotReady, StoreCorrupt
 from streams.aside import aside
 from streams.settings import Settings
 from streams.standby import open_or_rebuild
@@ -36,8 +36,8 @@ APPLIED_LAYOUT = struct.Struct("<Bq")
 MAX_BATCH_BYTES, MOST_BATCHES = 256 << 10, 8
 "Of a changelog batch, and of batches made before they are sent."
 YIELD_EVERY = 20
-UNSETTLED_S = 20.0
-"Seconds that a transaction of a changelog may stay open after its producer was fenced."
+UNSETTLED_S = 90.0
+"Seconds that a transaction of a changelog may stay open; Kafka ends one itself once its timeout, 60 s of ours, is over."
 CLOSE_S = 5.0
 "Seconds that a producer may take to close: one whose transaction was cut off may wait for what cannot be sent any more."
 
@@ -168,8 +168,8 @@ class PartitionState:
         await consumer.start()
         try:
             consumer.assign([tp])
-            ends = await consumer.end_offsets([tp, source])
-            end = ends[tp] = await self._settled_end(consumer, tp)
+            end = await self._settled_end(consumer, tp)
+            source_end = int((await consumer.end_offsets([source]))[source])
             if self.store.position > end:
                 log.warning("%s-%d: rows at %d, changelog ends at %d: rebuilding", *tp, self.store.position, end)
                 self.store.wipe()
@@ -191,36 +191,40 @@ class PartitionState:
         finally:
             await consumer.stop()
         self.restore_seconds = time.perf_counter() - started
-        return int(ends[source])
+        return source_end
 
     async def _settled_end(self, consumer: AIOKafkaConsumer, tp: TopicPartition) -> int:
         """Where committed rows of the changelog end, when no transaction is open in it: ours ended before the producer started.
 
         Raises:
-            StoreCorrupt: one stays open, so what it holds is neither there nor gone. To read on would count its events twice if
-                it is committed later.
+            NotReady: one stays open, so what it holds is neither there nor gone. To read on would count its events twice if it
+                is committed later.
         """
         newest = AIOKafkaConsumer(bootstrap_servers=self._settings.bootstrap_servers, enable_auto_commit=False)
-        await newest.start()
         try:
-            until = time.monotonic() + UNSETTLED_S
+            await newest.start()
+            open_at, until = -1, 0.0
             while True:
                 last = (await newest.end_offsets([tp]))[tp]
-                end = (await consumer.end_offsets([tp]))[tp]
+                end = int((await consumer.end_offsets([tp]))[tp])
                 if end >= last:
-                    return int(end)
-                if time.monotonic() > until:
+                    return end
+                if end != open_at:
+                    open_at, until = end, time.monotonic() + UNSETTLED_S
+                elif time.monotonic() > until:
                     break
                 await asyncio.sleep(0.1)
         finally:
             await newest.stop()
         if self.store.position > end:
             self.store.wipe()  # with what may be aborted
-        raise StoreCorrupt(
+        raise NotReady(
             "transaction_unfinished",
-            f"{tp.topic}-{tp.partition}: a transaction is open from offset {end} on, and who wrote it is gone: the broker lost "
-            "its end. Find it with Kafka's `kafka-transactions.sh find-hanging`, end it in every partition that it names with "
-            "`kafka-transactions.sh abort`, and start again",
+            f"{tp.topic}-{tp.partition}: a transaction is open from offset {end} on and does not end. Unless its producer "
+            "lives, the broker lost its end. `kafka-transactions.sh find-hanging --broker-id N --max-transaction-timeout 1` "
+            "names it in every partition, `kafka-transactions.sh abort "
+            f"--topic {tp.topic} --partition {tp.partition} --start-offset {end}` ends it here, and so on for the others; "
+            "then start again",
         )
 
     def spoil(self) -> None:

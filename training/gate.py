@@ -28,6 +28,9 @@ class Bounds:
     "Largest difference of a score between the exported graphs and torch."
     differing: int = 0
     "Requests, of those asked, whose first K may differ from torch's."
+    tied: float = 0.01
+    """Share of requests that may differ by the few candidates that only one of the two retrieved: true ties are rare (1 of
+    1,000 was seen), and a graph that is wrong for some items has them everywhere."""
     rank_ms: float = 100.0
     "99th percentile of ranking one request's candidates on this machine, ms."
     size_mb: float = 4_096.0
@@ -37,7 +40,7 @@ class Bounds:
 
 
 STANDARD = Bounds()
-HALF = Bounds(parity=1e-2, differing=10**9)
+HALF = Bounds(parity=1e-2, differing=10**9, tied=1.0)
 "For graphs in half precision, which differ by design: they are measured as they serve, and must be better all the same."
 
 
@@ -115,6 +118,8 @@ def judge(
     if parity is not None:
         if parity.differing > bounds.differing:
             reasons.append(f"{parity.differing} of {parity.requests} requests get another first {K} from ONNX than from torch")
+        if parity.tied > bounds.tied * parity.requests:
+            reasons.append(f"in {parity.tied} of {parity.requests} requests ONNX and torch retrieve other items")
         if not parity.rank_p99_ms <= bounds.rank_ms:
             took = f"{parity.rank_p99_ms:.1f} ms (99th percentile, {parity.candidates} candidates)"
             reasons.append(f"ranking takes {took}, {bounds.rank_ms:g} ms are allowed")

@@ -66,6 +66,8 @@ class Parity:
     "Largest difference of a candidate's score."
     differing: int
     "Requests whose first K differ otherwise than by equal scores, be it in their order or for a candidate's last place."
+    tied: int
+    "Requests that would be among them, but for the few candidates that only one side has."
     swapped: int
     "Requests whose first K differ at all."
     requests: int
@@ -79,6 +81,7 @@ class Parity:
         return {
             "scores": float(f"{self.worst:.3g}"),
             "top10_differing": self.differing,
+            "top10_tied": self.tied,
             "top10_swapped": self.swapped,
             "requests": self.requests,
             "rank_p99_ms": round(self.rank_p99_ms, 2),
@@ -162,13 +165,13 @@ def in_parity(world: World, release: Release, modules: Modules, people: Sequence
 
     With fewer people than requests, each further request of a person excludes other items. Where scores tie for the last
     place among candidates, torch and ONNX may retrieve another item each, and the better of them may be slated: such a
-    request is asked again without the few that only one side has, and is the same if those answers are.
+    request is asked again without the few that only one side has, and counts as tied if those answers are the same.
     """
     rng = np.random.default_rng(seed)
     mine, theirs = _Side(world, ServingModel(release)), _Side(world, TorchModel(release, modules))
     catalogue = world.items.ids
     order = [people[n] for n in rng.permutation(len(people)).tolist()]
-    worst, differing, swapped = 0.0, 0, 0
+    worst, differing, tied, swapped = 0.0, 0, 0, 0
     cost: list[float] = []
     sizes: list[int] = []
     for n in range(requests if people else 0):
@@ -183,19 +186,16 @@ def in_parity(world: World, release: Release, modules: Modules, people: Sequence
         got, wanted = ([item.item_id for item in s.items] for s in (slate, other))
         swapped += got != wanted
         alone = [catalogue[row] for row in scores.keys() ^ expected.keys()]
-        differing += not _agree(request, slate, other, alone, lambda asked: (mine.ask(asked)[0], theirs.ask(asked)[0]))
+        if not _same(slate, other):
+            agree = _tied(request, alone, lambda asked: (mine.ask(asked)[0], theirs.ask(asked)[0]))
+            differing, tied = differing + (not agree), tied + agree
         cost.append(slate.timings_ms["rank"])
         sizes.append(len(scores))
-    return Parity(worst, differing, swapped, len(cost), _quiet_p99(cost), int(np.median(sizes)) if sizes else 0)
+    return Parity(worst, differing, tied, swapped, len(cost), _quiet_p99(cost), int(np.median(sizes)) if sizes else 0)
 
 
-def _agree(request: Request, a: Slate, b: Slate, alone: Sequence[str], again: Callable[[Request], tuple[Slate, Slate]]) -> bool:
-    """Whether two answers to a request are the same.
-
-    They also are if both answer the same when asked `again` without the few items that were candidates of one `alone`.
-    """
-    if _same(a, b):
-        return True
+def _tied(request: Request, alone: Sequence[str], again: Callable[[Request], tuple[Slate, Slate]]) -> bool:
+    """Whether both answer the same when asked `again` without the few items that were candidates of one `alone`."""
     if not 0 < len(alone) <= ONE_SIDED:
         return False
     return _same(*again(replace(request, exclude=(*request.exclude, *alone))))

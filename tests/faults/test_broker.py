@@ -77,12 +77,17 @@ async def test_transactions_that_were_ending_are_ended(stack: Settings, fresh: S
     producers = [Ending(fresh, f"{fresh.app_id}-{n}") for n in range(PRODUCERS)]
     for seed in range(FIRST, FIRST + TRIALS):
         rng = random.Random(seed)
+        before = [producer.told for producer in producers]
         running = [asyncio.create_task(producer.run()) for producer in producers]
-        await asyncio.sleep(1 + rng.random())
+        async with asyncio.timeout(60):
+            while any(producer.told <= last for producer, last in zip(producers, before, strict=True)):
+                assert not any(task.done() for task in running), "a producer ended before the broker did"
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(rng.random())
         pid = kafka.daemon.pid()
         assert pid is not None
         kafka.daemon._signal(pid, signal.SIGKILL)
-        await asyncio.to_thread(wait_until, lambda: kafka.daemon.pid() is None, 10.0)
+        assert await asyncio.to_thread(wait_until, lambda: kafka.daemon.pid() is None, 10.0)
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)

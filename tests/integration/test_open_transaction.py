@@ -6,7 +6,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from stream_check import records
 
-from schemas.errors import StoreCorrupt
+from schemas.errors import NotReady
 from streams import partitions
 from streams.partitions import Flush, PartitionState
 from streams.settings import Settings
@@ -47,9 +47,17 @@ async def test_a_changelog_with_an_open_transaction_is_not_read_past(fresh: Sett
     await orphan.begin_transaction()
     await orphan.send_and_wait(fresh.topic("users-changelog"), b"half", key=b"ub", partition=0)
     state = state_of(fresh)
-    with pytest.raises(StoreCorrupt, match="find-hanging") as error:
+    with pytest.raises(NotReady, match="find-hanging") as error:
         await state.open()
     assert error.value.code == "transaction_unfinished"
+    assert state.store.get_many([b"ua"]) == [b"row"]
+    ahead = state.store.position + 2
+    state.store.write({b"ub": b"half"}, ahead)  # as one who was told that it is committed
+    await state.close()
+    state = state_of(fresh)
+    with pytest.raises(NotReady):
+        await state.open()
+    assert state.store.position == -1, "what may be aborted was kept"
     await state.close()
 
     await orphan.abort_transaction()

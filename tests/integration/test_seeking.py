@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from streams.chunks import seek_to_committed
+from streams.chunks import ChunkedConsumerThread, seek_to_committed
 from streams.settings import Settings
 from streams.topics import ensure_topics
 
@@ -44,3 +44,18 @@ async def test_a_partition_without_a_commit_is_read_again_from_its_beginning(fre
         committed = await seek_to_committed(consumer)
         assert {tp.partition: offset for tp, offset in committed.items()} == {0: 4, 1: 0, 2: None, 3: None}
         assert await offsets(consumer, 26) == {0: list(range(4, 10)), 1: list(range(10)), 2: list(range(10))}
+
+
+async def test_the_consumers_thread_seeks_so() -> None:
+    class Thread:
+        asked: tuple[object, ...] = ()
+
+        def _ensure_consumer(self) -> str:
+            return "its consumer"
+
+        async def call_thread(self, *asked: object) -> None:
+            self.asked = asked
+
+    thread = Thread()
+    await ChunkedConsumerThread.seek_to_committed(thread)
+    assert thread.asked == (seek_to_committed, "its consumer")

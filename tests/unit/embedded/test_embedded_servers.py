@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import redis
+from click.testing import CliRunner
 
+from agents.cli.operate import down
 from schemas.errors import ConfigError
 from streams.embedded import process
 from streams.embedded.kafka import EmbeddedKafka
@@ -105,3 +108,19 @@ def test_a_server_that_runs_says_where(settings: Settings, server: EmbeddedRedis
     assert server.daemon.address() == settings.redis
     server.start()  # what runs is left alone
     assert server.answers()
+
+
+def test_a_controller_that_was_left_alone_is_in_nobodys_way_and_is_stopped_with_kafka(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kafka = EmbeddedKafka(settings)
+    # a start that was cut off leaves it: it listens on the controller's port
+    listening = f"import socket, time; s = socket.create_server(('127.0.0.1', {settings.controller_port})); time.sleep(60)"
+    kafka._controller.start([sys.executable, "-c", listening], dict(os.environ), settings.home)
+    assert process.wait_until(lambda: not process.port_is_free(settings.controller_port), 10)
+    kafka.check()
+    for name, value in settings.environment().items():
+        monkeypatch.setenv(name, value)
+    assert CliRunner().invoke(down).output.strip() == "stopped: Kafka"
+    assert kafka._controller.pid() is None
+    assert CliRunner().invoke(down).output.strip() == "nothing was running"
