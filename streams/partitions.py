@@ -36,6 +36,8 @@ APPLIED_LAYOUT = struct.Struct("<Bq")
 MAX_BATCH_BYTES, MOST_BATCHES = 256 << 10, 8
 "Of a changelog batch, and of batches made before they are sent."
 YIELD_EVERY = 20
+AWAY_MS = 45_000
+"How long a broker may be away while a transaction is sent; less than the 60 s after which the transaction is aborted."
 UNSETTLED_S = 90.0
 "Seconds that a transaction of a changelog may stay open; Kafka ends one itself once its timeout, 60 s of ours, is over."
 CLOSE_S = 5.0
@@ -125,7 +127,7 @@ class PartitionState:
             max_batch_size=1 << 20,
             max_request_size=2 << 20,
             transaction_timeout_ms=60_000,
-            request_timeout_ms=20_000,
+            request_timeout_ms=AWAY_MS,
         )
         await self._producer.start()
         open_or_rebuild(self.store, f"{self.changelog}-{self.partition}")

@@ -111,13 +111,23 @@ def _start(settings: Settings, console: Console, *, with_worker: bool) -> None:
     asyncio.run(ensure_topics(settings))
     if not with_worker:
         return
+    ran = worker_daemon(settings).pid() is not None
+    try:
+        _start_worker(settings, console)
+    except NotReady:
+        if not ran or worker_daemon(settings).pid() is not None:
+            raise
+        _start_worker(settings, console)  # Kafka was away for so long that the one that ran has ended
+    _start_encoder(settings)
+
+
+def _start_worker(settings: Settings, console: Console) -> None:
     daemon = worker_daemon(settings)
     if daemon.pid() is None:
         environment = {**os.environ, **settings.environment()}
         daemon.start([sys.executable, "-m", "agents.worker"], environment, settings.home, settings.web)
     with step(console, "waiting for the worker"):
         daemon.await_ready(lambda: bool(readiness(settings)["ready"]), 60.0)
-    _start_encoder(settings)
 
 
 def _daemons(settings: Settings) -> dict[str, Daemon]:
