@@ -107,6 +107,9 @@ def _learning(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--no-train", is_flag=True, help="Measure the pipeline without a release.")
 @click.option("--before", is_flag=True, help="Measure without a release as well.")
 @click.option("--queries", type=click.IntRange(min=1), help="Ask only that many of the queries, evenly spread.")
+@click.option(
+    "--first", is_flag=True, help="Ask where a person first meets what they then like: for logged impressions and views."
+)
 @click.option("--parity", default=0, help="Requests on which the exported graphs are held against torch.")
 @click.option("--save", type=WRITTEN, help="Write what was measured, query by query, as JSON for `riffle report`.")
 @click.option("--report", "page", type=WRITTEN, help="Write an HTML page with plots.")
@@ -117,6 +120,7 @@ def evaluate_command(
     no_train: bool,
     before: bool,
     queries: int | None,
+    first: bool,
     parity: int,
     save: Path | None,
     page: Path | None,
@@ -132,10 +136,12 @@ def evaluate_command(
     NDCG@10, HR@10, Recall@50 and MRR, through the pipeline that serves, of all queries and of parts of them, with intervals;
     what the candidates hold; where liked items are lost; calibration, coverage, novelty, diversity.
 
+    A slate never holds what a person has met. Where likes follow impressions or views of the same item, ask with --first.
+
     Example: riffle evaluate my-dataset --report quality.html --json
     """
     console, started = Console(stderr=True), time.monotonic()
-    asked = Asked(share, queries, parity)
+    asked = Asked(share, queries, parity, first)
     with _progress(console) as report:
         report("read", 0, 1)
         corpus = open_corpus(source, positive, newest=newest())
@@ -148,6 +154,10 @@ def evaluate_command(
             model, label = ServingModel(learned.release(), cores), "with a release"
         plain = measure(corpus, asked, report, "measure without a release", None, encode)[0] if before else None
         figures, held = measure(corpus, asked, report, "measure", model, encode, learned)
+    met = sum(one.met for one in figures.asked)
+    if 2 * met > len(figures.asked):
+        note = f"{met:,} of {len(figures.asked):,} queries are for items that the person has met before, which no slate holds: "
+        console.print(f"[yellow]{note}ask with --first", highlight=False)
     facts: dict[str, Any] = {
         "bad_rows": corpus.bad_rows,
         "training_seconds": {} if learned is None else learned.seconds,

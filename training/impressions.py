@@ -6,7 +6,7 @@ Before and after are told by the log: a slate says up to which offset of the per
 whatever follows it lies beyond. Features are those that were logged: nothing is computed again, so no later event is in them.
 
 Everything of a person is in one partition, so each is a job of its own: `python -m training examples … --partition 3` anywhere
-gives exactly the rows that the whole gives for partition 3. Polars streams the files; a partition need not fit in memory.
+gives exactly the rows that the whole gives for partition 3. A partition is held in memory, at some 2.4 kB an example.
 """
 
 from __future__ import annotations
