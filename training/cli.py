@@ -194,7 +194,10 @@ def report_command(saved: tuple[Path, ...], out: Path) -> None:
 
     Example: riffle report before.json after.json --out quality.html
     """
-    _write_page(out, [Measurement.load(path) for path in saved])
+    found = [Measurement.load(path) for path in saved]
+    if len({each.label for each in found}) < len(found):  # of the same kind: told apart by their files
+        found = [replace(each, label=path.stem) for each, path in zip(found, saved, strict=True)]
+    _write_page(out, found)
     click.echo(f"wrote {out}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -45,13 +45,22 @@ def _with(options: tuple[Callable[..., Any], ...]) -> Callable[[Callable[..., No
     return add
 
 
+def _pairs(option: str, given: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint=option)
+        found[name] = value
+    return found
+
+
+def _kept(claim: str) -> None:
+    if not claim:
+        click.echo("without --claim the release is lost with the pod that made it", err=True)
+
+
 def _job(source: str, options: tuple[str, ...], out: str, checkpoints: str, given: dict[str, Any]) -> TrainingJob:
-    environment = {}
-    for pair in given["environment"]:
-        name, found, value = pair.partition("=")
-        if not found:
-            raise click.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint="--env")
-        environment[name] = value
     arguments = ("train", source, "--out", out, "--checkpoints", checkpoints, "--json", *options)
     return TrainingJob(
         name=given["name"] or f"riffle-train-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}",
@@ -63,7 +72,7 @@ def _job(source: str, options: tuple[str, ...], out: str, checkpoints: str, give
         cpus=given["cpus"],
         memory=given["memory"],
         max_seconds=given["max_seconds"],
-        environment=environment,
+        environment=_pairs("--env", given["environment"]),
     )
 
 
@@ -89,6 +98,7 @@ def kubernetes_command(
 
     Example: riffle launch kubernetes s3://bucket/archive --image riffle-train --nodes 2 --claim riffle --dry-run
     """
+    _kept(claim)
     settings = KubernetesSettings(namespace, claim, secret, service_account)
     job = _job(source, options, f"{STATE}/releases", f"{STATE}/checkpoints", given)
     objects = kubernetes_job(job, settings)
@@ -107,6 +117,7 @@ def kubeflow_command(
 
     Example: riffle launch kubeflow s3://bucket/archive --image riffle-train --nodes 2 --claim riffle --dry-run
     """
+    _kept(claim)
     settings = KubernetesSettings(namespace, claim, "", service_account)
     job = _job(source, options, f"{STATE}/releases", f"{STATE}/checkpoints", given)
     objects = train_job(job, settings, runtime)
@@ -143,7 +154,7 @@ def sagemaker_command(source: str, options: tuple[str, ...], tags: tuple[str, ..
         max_wait_seconds=given["max_wait_seconds"],
         subnets=given["subnets"],
         security_groups=given["security_groups"],
-        tags={key: value for key, _, value in (tag.partition("=") for tag in tags)},
+        tags=_pairs("--tag", tags),
         region=given["region"],
     )
     job = _job(source, options, sagemaker.MODEL, sagemaker.CHECKPOINTS, given)

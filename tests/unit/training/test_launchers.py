@@ -131,13 +131,25 @@ def test_submission_goes_through_kubectl_and_says_what_failed(tmp_path: Path) ->
         apply(objects, str(tmp_path / "none"))
 
 
-def test_the_templates_in_deploy_are_what_is_submitted() -> None:
-    for name, objects in (
-        ("train-job.yaml", kubernetes_job(JOB, ON)),
-        ("train-trainjob.yaml", train_job(JOB, replace(ON, secret=""))),
-    ):
-        text = (DEPLOY / name).read_text()
-        assert list(yaml.safe_load_all(text)) == objects
+@pytest.mark.parametrize(
+    ("name", "platform"),
+    [("train-job.yaml", ("kubernetes", "--secret", "riffle-train")), ("train-trainjob.yaml", ("kubeflow",))],
+)
+def test_the_templates_in_deploy_are_what_is_submitted(name: str, platform: tuple[str, ...]) -> None:
+    asked = "s3://b/archive --image riffle-train:latest --name riffle-train --namespace learning --claim riffle"
+    more = "--service-account riffle --nodes 2 --processes 2 --dry-run --ranker deepfm"
+    made = CliRunner().invoke(launch_command, [*platform, *asked.split(), *more.split()])
+    assert made.exit_code == 0, made.output
+    assert list(yaml.safe_load_all((DEPLOY / name).read_text())) == list(yaml.safe_load_all(made.stdout))
+
+
+def test_a_launch_whose_release_would_be_lost_says_so_and_a_tag_without_a_value_is_refused() -> None:
+    bare = ["s3://b/archive", "--image", "i", "--dry-run"]
+    assert "without --claim the release is lost" in CliRunner().invoke(launch_command, ["kubernetes", *bare]).stderr
+    aws = ["sagemaker", *bare, "--role", "r", "--output", "s3://b/o", "--region", "eu-central-1"]
+    refused = CliRunner().invoke(launch_command, [*aws, "--tag", "team"])
+    assert refused.exit_code == 2
+    assert "'team' is not NAME=VALUE" in refused.stderr
 
 
 # ---- SageMaker
@@ -219,9 +231,9 @@ def test_a_dry_run_prints_and_submits_nothing(platform: str) -> None:
         options += ["--role", AWS.role, "--output", AWS.output]
     environment = {name: "" for name in os.environ if name.startswith("AWS_")}
     ran = CliRunner(env=environment).invoke(launch_command, [platform, *options])
-    assert ran.exit_code == 0, ran.output
-    (made, *_) = list(yaml.safe_load_all(ran.output))
+    assert ran.exit_code == 0, ran.stdout
+    (made, *_) = list(yaml.safe_load_all(ran.stdout))
     assert "once" in json.dumps(made)
-    flat = json.dumps(list(yaml.safe_load_all(ran.output)))
+    flat = json.dumps(list(yaml.safe_load_all(ran.stdout)))
     assert '"train", "s3://b/archive", "--out"' in flat
     assert '"--positive", "True"' in flat

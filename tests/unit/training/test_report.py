@@ -124,3 +124,15 @@ def test_a_browser_shows_it_within_its_width_and_without_complaint(pair: list[Me
         browser.close()
     assert said == []
     assert len(inks) == 2, "figures follow light and dark"
+
+
+def test_saved_measurements_of_one_kind_are_told_apart_by_their_files(pair: list[Measurement], tmp_path: Path) -> None:
+    saved = [tmp_path / f"{name}.json" for name in ("spring", "autumn")]
+    for path in saved:
+        replace(pair[0], label="with a release").save(path)
+    made = CliRunner().invoke(report_command, [*map(str, saved), "--out", str(tmp_path / "p.html")])
+    assert made.exit_code == 0, made.output
+    page = (tmp_path / "p.html").read_text()
+    assert "spring" in page
+    assert "autumn" in page
+    assert "with a release" not in page
