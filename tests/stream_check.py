@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from reference import Tables
@@ -14,7 +14,7 @@ from schemas.codec import decode, encode
 from schemas.errors import BadEvent
 from schemas.records import Interaction
 from schemas.validation import interaction_from
-from streams.partitions import APPLIED, APPLIED_LAYOUT
+from streams.partitions import APPLIED, APPLIED_LAYOUT, Flush, PartitionState
 from streams.settings import Settings
 from streams.store import PartitionStore, block_cache
 
@@ -108,6 +108,19 @@ class Log:
                         self.good[tp.partition].append(event)
         self._positions = {tp: await consumer.position(tp) for tp in tps}
         await consumer.stop()
+
+
+def partition_state(settings: Settings, take: Callable[[], Awaitable[Flush]]) -> PartitionState:
+    """Partition 0 of the people's table, with rows of a test's own."""
+    return PartitionState(
+        settings,
+        PartitionStore(settings.data_dir / "tables" / "own" / "0", block_cache(8)),
+        source=settings.topic("interactions"),
+        changelog=settings.topic("users-changelog"),
+        partition=0,
+        group=settings.app_id,
+        take=take,
+    )
 
 
 POISON = (

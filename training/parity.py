@@ -185,8 +185,8 @@ def in_parity(world: World, release: Release, modules: Modules, people: Sequence
         worst = max([worst, *(abs(scores[row] - expected[row]) for row in both)])
         got, wanted = ([item.item_id for item in s.items] for s in (slate, other))
         swapped += got != wanted
-        alone = [catalogue[row] for row in scores.keys() ^ expected.keys()]
         if not _same(slate, other):
+            alone = [catalogue[row] for row in scores.keys() ^ expected.keys()]
             agree = _tied(request, alone, lambda asked: (mine.ask(asked)[0], theirs.ask(asked)[0]))
             differing, tied = differing + (not agree), tied + agree
         cost.append(slate.timings_ms["rank"])

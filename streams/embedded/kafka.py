@@ -127,8 +127,8 @@ class EmbeddedKafka:
         self._settings = settings
         self._folder = settings.data_dir / "kafka"
         self.daemon = Daemon("Kafka", settings.run_dir / "kafka.pid", settings.logs_dir / "kafka.log")
-        log = settings.logs_dir / "kafka-controller.log"
-        self._controller = Daemon("Kafka's controller", settings.run_dir / "kafka-controller.pid", log)
+        said = settings.logs_dir / "kafka-controller.log"
+        self._controller = Daemon("Kafka's controller", settings.run_dir / "kafka-controller.pid", said)
 
     def start(self, timeout_s: float = 90.0) -> None:
         """Start the broker unless it runs; returns when it answers.

@@ -9,12 +9,11 @@ from dataclasses import replace
 
 import pytest
 from aiokafka.errors import ProducerFenced
-from stream_check import records
+from stream_check import partition_state, records
 
 from schemas.errors import StoreCorrupt
-from streams.partitions import APPLIED, APPLIED_LAYOUT, Flush, Output, PartitionState
+from streams.partitions import APPLIED, APPLIED_LAYOUT, Flush, Output
 from streams.settings import Settings
-from streams.store import PartitionStore, block_cache
 from streams.topics import ensure_topics
 
 pytestmark = pytest.mark.integration
@@ -27,15 +26,7 @@ class Owner:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.number = 0
-        self.state = PartitionState(
-            settings,
-            PartitionStore(settings.data_dir / "tables" / "cut" / "0", block_cache(8)),
-            source=settings.topic("interactions"),
-            changelog=settings.topic("users-changelog"),
-            partition=0,
-            group=settings.app_id,
-            take=self.take,
-        )
+        self.state = partition_state(settings, self.take)
 
     async def take(self) -> Flush:
         value = self.number.to_bytes(4, "little") * 300

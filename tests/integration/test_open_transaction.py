@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from stream_check import records
+from stream_check import partition_state, records
 
 from schemas.errors import NotReady
 from streams import partitions
-from streams.partitions import Flush, PartitionState
+from streams.partitions import Flush
 from streams.settings import Settings
-from streams.store import PartitionStore, block_cache
 from streams.topics import ensure_topics
 
 pytestmark = pytest.mark.integration
 
 
-def state_of(settings: Settings) -> PartitionState:
-    async def take() -> Flush:
-        return Flush({b"ua": b"row"}, [], 0)
-
-    return PartitionState(
-        settings,
-        PartitionStore(settings.data_dir / "tables" / "open" / "0", block_cache(8)),
-        source=settings.topic("interactions"),
-        changelog=settings.topic("users-changelog"),
-        partition=0,
-        group=settings.app_id,
-        take=take,
-    )
+async def take() -> Flush:
+    return Flush({b"ua": b"row"}, [], 0)
 
 
 async def test_a_changelog_with_an_open_transaction_is_not_read_past(fresh: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,7 +24,7 @@ async def test_a_changelog_with_an_open_transaction_is_not_read_past(fresh: Sett
     await ensure_topics(fresh)
     async with AIOKafkaProducer(bootstrap_servers=fresh.bootstrap_servers) as events:
         await events.send_and_wait(fresh.topic("interactions"), b"one", partition=0)
-    state = state_of(fresh)
+    state = partition_state(fresh, take)
     await state.open()
     assert await state.flush()
     await state.close()
@@ -46,7 +34,7 @@ async def test_a_changelog_with_an_open_transaction_is_not_read_past(fresh: Sett
     await orphan.start()
     await orphan.begin_transaction()
     await orphan.send_and_wait(fresh.topic("users-changelog"), b"half", key=b"ub", partition=0)
-    state = state_of(fresh)
+    state = partition_state(fresh, take)
     with pytest.raises(NotReady, match="find-hanging") as error:
         await state.open()
     assert error.value.code == "transaction_unfinished"
@@ -54,7 +42,7 @@ async def test_a_changelog_with_an_open_transaction_is_not_read_past(fresh: Sett
     ahead = state.store.position + 2
     state.store.write({b"ub": b"half"}, ahead)  # as one who was told that it is committed
     await state.close()
-    state = state_of(fresh)
+    state = partition_state(fresh, take)
     with pytest.raises(NotReady):
         await state.open()
     assert state.store.position == -1, "what may be aborted was kept"
@@ -62,7 +50,7 @@ async def test_a_changelog_with_an_open_transaction_is_not_read_past(fresh: Sett
 
     await orphan.abort_transaction()
     await orphan.stop()
-    state = state_of(fresh)
+    state = partition_state(fresh, take)
     await state.open()
     assert state.store.get_many([b"ua", b"ub"]) == [b"row", None]
     assert state.applied == 0

@@ -1,16 +1,20 @@
 """Laws of the prequential protocol."""
 
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 from models.rules import PositiveRule
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
+from training.cli import evaluate_command
 from training.evaluate import BEYOND, Figures, Prober, World, asked_of, evaluate
 
 ranks = st.lists(st.integers(BEYOND, 299), max_size=60)
@@ -124,6 +128,27 @@ def test_who_views_before_buying_is_asked_about_at_the_view() -> None:
     assert first["queries"] == len(asked) > 0
     assert first["queries_on_met_items"] == 0
     assert first["hr@10"] > 0.0
+
+
+def test_the_command_says_that_what_was_viewed_is_asked_for_with_first(tmp_path: Path) -> None:
+    items = [{"item_id": f"i{n}", "title": f"lamp {n}"} for n in range(20)]
+    rng, events = np.random.default_rng(5), []
+    for n in range(200):
+        seen, at = {"user_id": f"u{rng.integers(20)}", "item_id": f"i{rng.integers(20)}"}, 1_700_000_000_000 + 60_000 * n
+        events += [{**seen, "event_time": at, "action": "view"}, {**seen, "event_time": at + 30_000, "action": "buy"}]
+    for name, rows in (("items", items), ("events", events)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = [str(tmp_path), "--no-train", "--positive", "action == 'buy'", "--share", "0.5", "--json"]
+    plain = CliRunner().invoke(evaluate_command, asked)
+    assert plain.exit_code == 0, plain.output
+    assert "ask with --first" in plain.stderr
+    assert json.loads(plain.stdout)["hr@10"] == 0.0
+    first = CliRunner().invoke(evaluate_command, [*asked, "--first"])
+    assert first.exit_code == 0, first.output
+    assert "ask with --first" not in first.stderr
+    made = json.loads(first.stdout)
+    assert made["queries_on_met_items"] == 0
+    assert made["hr@10"] > 0.0
 
 
 def test_where_everybody_meets_an_item_once_both_ways_ask_the_same() -> None:
