@@ -154,6 +154,8 @@ def _digest(path: Path) -> str:
 def _plain(folder: Path, name: str, limit: int) -> Path:
     """A regular file of bounded size directly in `folder`; raises ReleaseRejected."""
     path = folder / name
+    if not folder.is_dir():
+        raise ReleaseRejected("not_found", f"there is no release {folder.name!r} in {folder.parent}")
     try:
         size = path.lstat().st_size
     except OSError as exc:

@@ -47,6 +47,12 @@ def test_the_same_content_has_the_same_name_and_other_content_another(learned: L
     assert learned.write(folder.parent, {"gate": {"passed": False}}).name != folder.name
 
 
+def test_a_release_that_is_not_there_is_named_with_where_it_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(ReleaseRejected, match="there is no release 'nope' in ") as error:
+        Release.open(tmp_path / "nope")
+    assert error.value.code == "not_found"
+
+
 @pytest.mark.parametrize("name", sorted(FILES))
 def test_one_changed_byte_in_any_file_is_noticed(folder: Path, name: str) -> None:
     data = bytearray((folder / name).read_bytes())
