@@ -13,7 +13,7 @@ from rocksdict import Cache
 from agents.metrics import Metrics
 from models.items import ItemStore
 from models.state import ItemStatRow, UserRecord
-from models.tables import Changed, CovisitSums, ItemsOf, StatisticsTable, UserTable
+from models.tables import Changed, CovisitSums, ItemsOf, StatisticsTable, UserTable, meetings
 from schemas.codec import Registry, encode
 from schemas.columns import Decoded, EventColumns, decode_interactions
 from schemas.errors import StoreCorrupt
@@ -166,6 +166,10 @@ class UserPartition:
             )
 
     async def _apply(self, events: EventColumns) -> None:
+        met = meetings(events)
+        if len(met) < len(events):
+            self._metrics.count("events", len(events) - len(met), outcome="shown")
+        events = met
         if not len(events):
             return
         changed = await aside(len(events), self._change, events, self._users.look_up(events))

@@ -11,8 +11,10 @@ import numpy as np
 
 from schemas.errors import BadDataset
 
-__all__ = ["PositiveRule"]
+__all__ = ["SHOWN", "PositiveRule"]
 
+SHOWN = "impression"
+"Action of an event that says that an item was shown: no meeting, so neither seen nor history. Training learns from it."
 NAMES = frozenset({"action", "value"})
 COMPARISONS: Mapping[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
@@ -51,29 +53,29 @@ class PositiveRule:
     that numbers are compared in the 32 bits in which values are kept: 0.7 is at least 0.7 wherever it is asked.
     """
 
-    def __init__(self, text: str) -> None:
-        """Read a rule.
+    def __init__(self, text: str, name: str = "positive") -> None:
+        """Read a rule; `name` is what errors call it.
 
         Raises:
             BadDataset: it does not parse, or uses anything else.
         """
-        rule = f"positive rule {text[:200]!r}"
+        rule = f"{name} rule {text[:200]!r}"
         try:
             self._tree = ast.parse(text.strip(), mode="eval").body
         except SyntaxError as exc:
-            raise BadDataset("bad_rule", f"{rule} cannot be read: {exc.msg}, at character {exc.offset}", "positive") from exc
+            raise BadDataset("bad_rule", f"{rule} cannot be read: {exc.msg}, at character {exc.offset}", name) from exc
         except (ValueError, RecursionError, MemoryError) as exc:
-            raise BadDataset("bad_rule", f"{rule} cannot be read: {exc}", "positive") from exc
+            raise BadDataset("bad_rule", f"{rule} cannot be read: {exc}", name) from exc
         for node in ast.walk(self._tree):
             if isinstance(node, ast.Name) and node.id not in NAMES:
                 known = " and ".join(sorted(NAMES))
-                raise BadDataset("bad_rule", f"{rule}: there is no column {node.id}; a rule may ask for {known}", "positive")
+                raise BadDataset("bad_rule", f"{rule}: there is no column {node.id}; a rule may ask for {known}", name)
             if not _allowed(node):
                 what = WORDS.get(type(node), f"“{ast.unparse(node)[:40]}”")
                 raise BadDataset(
                     "bad_rule",
                     f"{rule} may not use {what}: only comparisons with constants, and, or, not",
-                    "positive",
+                    name,
                 )
 
     def __call__(self, action: str, value: float | None) -> bool:

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from models.bloom import earlier_positions
 from models.items import ItemStore
 from models.kernels import covisits, records, statistics
+from models.rules import SHOWN
 from models.state import ItemStatRow, NeighbourRow, UserRecord, hash64
 from schemas.columns import ACTION, ITEM, EventColumns
 
-__all__ = ["Applied", "CovisitSums", "Increments", "NeighbourTable", "StatisticsTable", "UserTable"]
+__all__ = ["Applied", "CovisitSums", "Increments", "NeighbourTable", "StatisticsTable", "UserTable", "meetings"]
 
 Load = Callable[[Sequence[bytes]], Sequence[bytes | None]]
 "Stored rows of keys, None where there is none."
@@ -31,6 +32,12 @@ GROWTH = 512
 "Bytes by which an event makes a record longer, of which most are not used."
 ACTIONS = 64
 "Distinct actions counted in one source partition; further ones count as `other`."
+
+
+def meetings(events: EventColumns) -> EventColumns:
+    """Those of the events that the tables keep: what was only shown (`models.rules.SHOWN`) is left to the archive."""
+    shown = events.hashes[ACTION] == np.uint64(hash64(SHOWN))
+    return events.take(np.flatnonzero(~shown)) if shown.any() else events
 
 
 def _joined(rows: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

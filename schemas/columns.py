@@ -69,7 +69,8 @@ class EventColumns:
             self.value[rows],
         )
 
-    def _take(self, rows: NDArray[np.int64]) -> EventColumns:
+    def take(self, rows: NDArray[np.int64]) -> EventColumns:
+        """The rows numbered `rows`, in their order."""
         return EventColumns(
             self.data,
             [self.users[n] for n in rows.tolist()],
@@ -175,7 +176,7 @@ def decode_interactions(
             else:
                 mended[index], checked[index] = _encoded(event), 1
     status, columns = _read(mended, keys, where, checked)
-    return Decoded(columns._take(np.flatnonzero(status == 0)), bad, erasures)
+    return Decoded(columns.take(np.flatnonzero(status == 0)), bad, erasures)
 
 
 def _general(

@@ -23,7 +23,7 @@ from models.kernels.records import UNIT
 from models.pipeline.batch import RECENT
 from models.slot import ModelSlot
 from models.state import UserRecord
-from models.tables import CovisitSums, NeighbourTable, StatisticsTable, UserTable
+from models.tables import CovisitSums, NeighbourTable, StatisticsTable, UserTable, meetings
 from models.vectors import ItemVector
 from schemas.columns import EventColumns
 from schemas.records import Interaction, Item
@@ -79,7 +79,7 @@ class World:
 
     def apply(self, events: Sequence[Interaction]) -> None:
         """Apply events in order. Chunks of any size leave the same state when all items are published."""
-        columns = EventColumns.of(events, range(len(events)))
+        columns = meetings(EventColumns.of(events, range(len(events))))
         if not len(columns):
             return
         applied = self._users.apply(columns)

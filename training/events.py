@@ -100,6 +100,11 @@ class EventFrame(Sequence[Interaction]):
         """Those whose item is among `item_ids`."""
         return EventFrame(self.frame.filter(pl.col("item_id").cast(pl.String).is_in(list(item_ids))))
 
+    def split(self, action: str) -> tuple[EventFrame, EventFrame]:
+        """The events of other actions, and those of `action`."""
+        is_it = pl.col("action").cast(pl.String) == action
+        return EventFrame(self.frame.filter(~is_it)), EventFrame(self.frame.filter(is_it))
+
     def codes(self, name: str, known: Sequence[str] | None = None) -> NDArray[np.int64]:
         """A text column as numbers: the place in `known` (-1: not there), or without it the order of first appearance."""
         texts = self.frame[name].cast(pl.String)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from numpy.typing import NDArray
 
@@ -17,6 +18,7 @@ from models.index import STANDARD, VectorIndex
 from models.items import TEXT_DIMENSIONS, text_vector
 from models.pipeline.scoring import DEFAULT_WEIGHTS
 from models.release import Head, Manifest, Release, write_release
+from models.rules import PositiveRule
 from models.sequences import EVENT_WIDTH, LENGTH, Vocabulary
 from models.serving import ServingModel
 from schemas.errors import BadDataset
@@ -31,11 +33,12 @@ from training.evaluate import World
 from training.events import EventFrame
 from training.export import to_half, to_onnx
 from training.fit_towers import Watch, train_towers
-from training.logged import Logged, slates_of
+from training.logged import Logged, LoggedSlate, slates_of
 from training.parity import Modules
 from training.projections import fit_projection, projected
 from training.ranker import Ranker, RankerSettings, fit_light, make_ranker, reliability, train_ranker
 from training.replay import replay
+from training.shown import shown_slates
 from training.towers import Content, ItemTower, TowerSettings, UserTower, item_vectors
 from training.validation import Validation
 from training.web_images import OFF
@@ -183,8 +186,9 @@ def learn(
     report: Report | None = None,
     logged: Logged | None = None,
     watch: Callable[[int, float], None] | None = None,
+    shown: EventFrame | None = None,
 ) -> Learned:
-    """Train everything on `events`, in event-time order; the ranker also on `logged` slates, if there are any.
+    """Train everything on `events`, in event-time order; the ranker also on `logged` slates and on those that `shown` tells.
 
     Retrieval is trained twice: on the older part, so that the ranker learns from candidates and features of models that
     had not seen its labels, and then on all of it, for the release. `watch` is called after each epoch of the first towers
@@ -226,11 +230,17 @@ def learn(
     ids = [item.item_id for item in items]
     model = ServingModel(Release(manifest, arrays, graphs, ids), threads=torch.get_num_threads())
     clock.part("read logged slates")
-    slates = []
-    if logged is not None and isinstance(events, EventFrame):
-        most = int(settings.queries * settings.logged_share)
-        shown = logged(events[start].event_time, events[-1].event_time, most, windows)
-        slates = slates_of(shown, events, heads)
+    slates: list[LoggedSlate] = []
+    if isinstance(events, EventFrame):
+        most, after_ms = int(settings.queries * settings.logged_share), events[start].event_time
+        asked = pl.DataFrame()
+        if logged is not None:
+            asked = logged(after_ms, events[-1].event_time, most, windows)
+            slates = slates_of(asked, events, heads)
+        if shown is not None:
+            known = set(asked.select("user_id", "request_id").iter_rows()) if len(asked) else set()
+            rule, left = PositiveRule(positive), most - len(slates)
+            slates += shown_slates(shown, events, heads, rule, windows, after_ms, left, known)
     progress, replays = clock.part("replay"), settings.queries - len(slates)
     replayed = replay(World(items), model, events, table, start, replays, settings.seed, progress, slates)
     progress = clock.part("train the ranker")

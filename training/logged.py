@@ -1,4 +1,4 @@
-"""Logged slates as ranking queries: features as they were logged, vectors of people and items by today's retrieval.
+"""Slates that were shown as ranking queries: features as they were logged, vectors of people and items by today's retrieval.
 
 A slate is taken up at its place in history, when everything it reflected has been applied and nothing else of the person's
 partition: so the user vector that goes with the logged features is as old as they are.
@@ -33,12 +33,14 @@ class LoggedSlate:
     "How many of the training events had been applied when it was shown."
     user_id: str
     item_ids: Sequence[str]
-    features: NDArray[np.float32]
-    "`(c, len(FEATURES))`."
+    features: NDArray[np.float32] | None
+    "`(c, len(FEATURES))`; None where none were logged: replay computes them."
     labels: NDArray[np.float32]
     "`(c, heads)`."
     weight: NDArray[np.float32]
     "Of each item: propensity and position, see `ImpressionSettings`."
+    shown_ms: int = 0
+    "Event time, where no features were logged."
 
 
 def logged_of(target: Target, positive: str) -> Logged:

@@ -57,7 +57,9 @@ class Asked:
 def trained(corpus: Corpus, share: float, settings: LearnSettings, cache: Path, report: Report) -> Learned:
     """A release from the first `share` of the events."""
     train = corpus.events[: int(len(corpus.events) * share)]
-    return learn(published(corpus.items, train), train, corpus.positive, cache, settings, report, corpus.logged)
+    return learn(
+        published(corpus.items, train), train, corpus.positive, cache, settings, report, corpus.logged, shown=corpus.shown
+    )
 
 
 def measure(

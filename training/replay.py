@@ -52,6 +52,8 @@ class _Tap:
     scorer: Scorer
     ranker: OnnxRanker
     name: str = "tap"
+    asked: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    "Item rows that are ranked whether the light scorer keeps them or not."
     merged: Candidates | None = None
     ranked: Candidates | None = None
     queries: Queries | None = None
@@ -66,6 +68,26 @@ class _Tap:
         """The ranker's."""
         self.ranker.rank(queries, candidates, items)
         self.ranked = candidates
+        if len(more := np.setdiff1d(self.asked, candidates.item_row)):
+            every = _joined(candidates, self._brought(more, candidates.source_scores.shape[1]))
+            self.ranker.rank(queries, every, items)
+            # some features tell a candidate among the others: those that serving ranks keep what they are there
+            self.ranked = _joined(candidates, every.take(np.arange(len(candidates), len(every))))
+
+    def _brought(self, rows: NDArray[np.int32], sources: int) -> Candidates:
+        """Candidates of these rows, with the scores of the sources that brought them."""
+        scores = np.full((len(rows), sources), np.nan, np.float32)
+        if self.merged is not None:
+            _, mine, theirs = np.intersect1d(rows, self.merged.item_row, return_indices=True)
+            scores[mine] = self.merged.source_scores[theirs]
+        zero, none = np.zeros(len(rows), np.float32), np.zeros((0, 0), np.float32)
+        return Candidates(np.zeros(len(rows), np.int32), rows, scores, zero, zero, none, none)
+
+
+def _joined(one: Candidates, other: Candidates) -> Candidates:
+    """Candidates of the same query; without features and heads, where either has none."""
+    parts = [(getattr(one, name), getattr(other, name)) for name in Candidates.__slots__]
+    return Candidates(*(np.concatenate(pair) if len(pair[1]) == len(other) else pair[1] for pair in parts))
 
 
 class _Gathered:
@@ -73,6 +95,21 @@ class _Gathered:
         self.heads = heads
         self.rows: list[dict[str, NDArray[np.float32]]] = []
         self.light: list[NDArray[np.float32]] = []
+
+    def slate(
+        self,
+        slate: LoggedSlate,
+        known: NDArray[np.intp],
+        features: NDArray[np.float32],
+        user: NDArray[np.float32],
+        items: NDArray[np.float32],
+    ) -> None:
+        """The items of a slate numbered `known`, with the features and vectors of just these."""
+        if not len(known):
+            return
+        labels, correction = slate.labels[known], np.log(slate.weight[known])
+        row = {"features": features, "user": user, "items": items, "labels": labels, "gains": labels[:, 0]}
+        self.rows.append({**row, "correction": correction})
 
     def examples(self, features: int, dimensions: int) -> Examples:
         q = len(self.rows)
@@ -111,7 +148,7 @@ def replay(
     progress: Progress | None = None,
     logged: Sequence[LoggedSlate] = (),
 ) -> Replayed:
-    """Apply `events` to `world`; from number `start` on, gather examples at up to `most` first meetings and at logged slates.
+    """Apply `events` to `world`; from number `start` on, gather examples at up to `most` first meetings and at `logged` slates.
 
     `table` holds the same events, in the same order, with the items of the catalogue numbered as their ids come.
     """
@@ -137,14 +174,19 @@ def replay(
             world.publish(events[stop - 1].event_time)
             world.apply(events[at:stop])
             at = stop
-        if slate is not None:
-            _gather_logged(gathered, slate, model, world)
+        if slate is not None and slate.features is not None:
+            _gather_logged(gathered, slate, slate.features, model, world)
             continue
-        world.publish(events[n].event_time)
-        user = events[n].user_id
+        user, time_ms = (events[n].user_id, events[n].event_time) if slate is None else (slate.user_id, slate.shown_ms)
+        world.publish(time_ms)
         world.know(world.record(user))
+        tap.asked = np.zeros(0, np.int32) if slate is None else world.items.rows_of(slate.item_ids)
+        tap.asked = tap.asked[tap.asked >= 0]
         pipeline.run([Request("replay", user, k=1)], [world.record(user)], [None])
-        _gather(gathered, tap, model, world.items, ahead.of(n, events), rng, len(world.items))
+        if slate is None:
+            _gather(gathered, tap, model, world.items, ahead.of(n, events), rng, len(world.items))
+        else:
+            _gather_shown(gathered, tap, slate, model, world.items)
         if progress is not None:
             progress(done, len(todo))
     from models.features import FEATURES
@@ -154,23 +196,28 @@ def replay(
     return Replayed(examples, light, [source.name for source in pipeline.sources])
 
 
-def _gather_logged(gathered: _Gathered, slate: LoggedSlate, model: ServingModel, world: World) -> None:
+def _gather_shown(gathered: _Gathered, tap: _Tap, slate: LoggedSlate, model: ServingModel, items: ItemStore) -> None:
+    """A slate without features: those that its items had among the candidates of that moment."""
+    ranked, queries = tap.ranked, tap.queries
+    if ranked is None or queries is None or queries.user_vectors is None or not ranked.features.size:
+        return
+    rows = items.rows_of(slate.item_ids)[:KEPT]
+    known = np.flatnonzero(rows >= 0)
+    place = np.zeros(len(items), np.int64)
+    place[ranked.item_row] = np.arange(len(ranked))
+    gathered.slate(slate, known, ranked.features[place[rows[known]]], queries.user_vectors[0], model.vectors[rows[known]])
+
+
+def _gather_logged(
+    gathered: _Gathered, slate: LoggedSlate, features: NDArray[np.float32], model: ServingModel, world: World
+) -> None:
     queries = Queries.hydrate([Request("logged", slate.user_id, k=1)], [world.record(slate.user_id)], world.items, model)
     model.hydrate(queries, world.items)
     rows = world.items.rows_of(slate.item_ids)[:KEPT]
     known = np.flatnonzero(rows >= 0)
-    if queries.user_vectors is None or not len(known):
+    if queries.user_vectors is None:
         return
-    gathered.rows.append(
-        {
-            "features": slate.features[known],
-            "user": queries.user_vectors[0],
-            "items": model.vectors[rows[known]],
-            "labels": slate.labels[known],
-            "gains": slate.labels[known, 0],
-            "correction": np.log(slate.weight[known]),
-        }
-    )
+    gathered.slate(slate, known, features[known], queries.user_vectors[0], model.vectors[rows[known]])
 
 
 class _Ahead:

@@ -11,6 +11,7 @@ from models.archive.files import partitions
 from models.archive.standing import erasures, standing_events, standing_items
 from models.archive.target import Target, open_target
 from models.dataset.folder import Dataset
+from models.rules import SHOWN
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
 from training.events import EventFrame
@@ -31,6 +32,8 @@ class Corpus:
     bad_rows: int = 0
     logged: Logged | None = None
     "Slates that were shown, with what followed; None where there are none."
+    shown: EventFrame | None = None
+    "What events say was shown, in event-time order: no part of `events`."
 
 
 def open_corpus(source: str, positive: str | None = None, champions: str | None = None, newest: int = 0) -> Corpus:
@@ -47,18 +50,18 @@ def open_corpus(source: str, positive: str | None = None, champions: str | None 
     if "://" not in source and any((folder / f"events.{kind}").exists() for kind in ("parquet", "csv", "jsonl")):
         dataset = Dataset.open(folder)
         dataset.check()
-        catalogue, history = list(dataset.items()), EventFrame.of(dataset.events(), newest)
-        return Corpus(dataset.name, catalogue, history, positive or dataset.positive, dataset.bad_count)
+        catalogue, (events, shown) = list(dataset.items()), EventFrame.of(dataset.events(), newest).split(SHOWN)
+        return Corpus(dataset.name, catalogue, events, positive or dataset.positive, dataset.bad_count, shown=shown)
     if "://" not in source and not folder.is_dir():
         raise BadDataset("no_folder", f"{source} is neither a dataset folder nor an archive")
     target = open_target(source)
-    items, events = list(_items(target)), _events(target, newest)
+    items, (events, shown) = list(_items(target)), _events(target, newest).split(SHOWN)
     if not items or not events:
         raise BadDataset(
             "empty", f"{source} holds {len(items)} items and {len(events)} events: is it a dataset folder or an archive?"
         )
     rule = positive or champions or "True"
-    return Corpus(folder.name or source, items, events, rule, logged=logged_of(target, rule))
+    return Corpus(folder.name or source, items, events, rule, logged=logged_of(target, rule), shown=shown)
 
 
 def _items(target: Target) -> Iterator[Item]:

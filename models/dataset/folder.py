@@ -16,7 +16,7 @@ import polars as pl
 
 from models.dataset.images import is_image
 from models.dataset.rows import IDS, columns, count, rows, time_ms, typed
-from models.rules import PositiveRule
+from models.rules import SHOWN, PositiveRule
 from schemas.errors import BadDataset, BadInput, BadItem
 from schemas.records import Interaction, Item
 from schemas.validation import INTERACTION_FIELDS, ITEM_FIELDS, check_time, event_id_of, interaction_from, item_from
@@ -28,8 +28,10 @@ KEPT_ROWS = 1_000
 ROWS_IN_MEMORY = 500_000
 "Events held at once; more are sorted slice of time by slice of time."
 SLICES = 4_096
-ABOUT = ("name", "positive")
+ABOUT = ("name", "positive", "shown")
 "Keys of dataset.toml."
+SHOWS = f"action == {SHOWN!r}"
+"The rule for what was only shown, where the folder names none."
 EARLIEST_MS = 10**11
 "Epoch milliseconds, in March 1973: where every event is earlier its time is rather in seconds, which reach it in 5138."
 
@@ -52,6 +54,8 @@ class Dataset:
     name: str
     positive: str
     "Rule over event columns that says which events are liked; `True` when the folder names none."
+    shown: str
+    "Rule that says which events tell that an item was shown; their action is read as `models.rules.SHOWN`."
     _items: Path = field(repr=False)
     _events: Path | None = field(repr=False)
     _users: Path | None = field(default=None, repr=False)
@@ -85,7 +89,8 @@ class Dataset:
         items, users = _find(folder, "items"), _found(folder, "users")
         found = _find(folder, "events") if events else _found(folder, "events")
         name, positive = str(described.get("name", folder.name)), str(described.get("positive", "True"))
-        dataset = cls(folder.absolute(), name, positive, items, found, users)
+        shown = str(described.get("shown", SHOWS))
+        dataset = cls(folder.absolute(), name, positive, shown, items, found, users)
         for key in sorted(set(described) - set(ABOUT)):
             dataset._warn(about, 0, "unknown_key", f"there is no key {key!r}; known: {', '.join(ABOUT)}")
         return dataset
@@ -107,6 +112,7 @@ class Dataset:
                 if there and name not in there:
                     raise BadDataset("no_column", f"{file.name} has no column {name}", name)
         PositiveRule(self.positive)
+        PositiveRule(self.shown, "shown")
         if events and self._events is not None:
             times = (time_ms(row.get("event_time")) for _, row in rows(self._events) if isinstance(row, dict))
             first = next((time for time in times if time is not None), EARLIEST_MS)
@@ -289,7 +295,7 @@ class Dataset:
             raise BadDataset("unreadable", f"{file}: {exc}") from exc
 
     def _interactions(self, file: Path, frame: pl.DataFrame, now_ms: int | None) -> Iterator[Interaction]:
-        now, same_before = -1, Counter[tuple[str, str, str]]()
+        now, same_before, shown = -1, Counter[tuple[str, str, str]](), self._shows()
         for source in frame.iter_rows(named=True):
             row, time = source.pop("_row"), source.pop("_time")
             known = typed(source)
@@ -309,7 +315,10 @@ class Dataset:
                 same = event.user_id, event.item_id, event.action
                 event = replace(event, event_id=event_id_of(*same, event.event_time, same_before[same]))
                 same_before[same] += 1
-            yield event
+            yield replace(event, action=SHOWN) if shown is not None and shown(event.action, event.value) else event
+
+    def _shows(self) -> PositiveRule | None:
+        return None if self.shown == SHOWS else PositiveRule(self.shown, "shown")
 
     def _begin(self, file: Path) -> None:
         self._counts[file.name] = 0

@@ -103,6 +103,23 @@ async def test_an_event_from_the_future_is_rejected(http: aiohttp.ClientSession)
     assert body["rejected"][0]["error"]["code"] == "future_event_time"
 
 
+async def test_an_item_that_was_only_shown_is_not_met(http: aiohttp.ClientSession) -> None:
+    found = await slate_when(http, "flo", lambda items: len(items) == 30, k=30)
+    told: list[dict[str, Any]] = [
+        {"user_id": "flo", "item_id": item, "event_time": START_MS, "action": "impression", "request_id": "r", "position": n}
+        for n, item in enumerate(found[:3])
+    ]
+    told.append({"user_id": "flo", "item_id": found[1], "event_time": START_MS})
+    async with http.post("/v1/events", json=told) as response:
+        token = (await response.json())["tokens"][-1]
+    after = f"{token['partition']}:{token['offset']}"
+    _, slate = await get(http, "/v1/recommend/flo", k=30, after=after, deadline_ms=10_000)
+    assert "stale" not in slate["degraded"]
+    assert {item["item_id"] for item in slate["items"]} == set(found) - {found[1]}
+    _, known = await get(http, "/v1/users/flo")
+    assert known["events"] == 1
+
+
 async def test_similar_items_are_known_items(http: aiohttp.ClientSession) -> None:
     await slate_when(http, "cat", lambda items: len(items) == 30, k=30)
     status, body = await get(http, "/v1/similar/item-1", k=5)

@@ -1,0 +1,209 @@
+"""Slates that events tell: whole, labelled by plain recomputation, with the features that serving has at that moment."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from learning_corpus import POSITIVE, SMALL, corpus
+
+from models.pipeline.pipeline import CandidatePipeline
+from models.rules import SHOWN, PositiveRule
+from models.serving import ServingModel
+from schemas.records import Interaction, Item, Request
+from training.data import EventTable, vocabulary_of
+from training.evaluate import World, evaluate
+from training.events import EventFrame
+from training.learn import Learned, learn
+from training.replay import replay
+from training.shown import shown_slates
+from training.sources import open_corpus
+
+RULE = PositiveRule(POSITIVE)
+HEADS = (("positive", 1.0), ("buy", 0.5))
+WINDOWS = {"positive": 12, "buy": 25}
+STEPS = st.lists(
+    st.tuples(
+        st.integers(0, 2),
+        st.integers(0, 3),
+        st.sampled_from([SHOWN, SHOWN, "view", "like", "buy"]),
+        st.integers(0, 6),
+        st.none() | st.integers(0, 4),
+        st.none() | st.integers(0, 3),
+    ),
+    max_size=40,
+)
+
+
+def stream(steps: list[tuple[Any, ...]]) -> list[Interaction]:
+    """Event time goes on by what each event draws; a late one closes all windows."""
+    events, time = [], 0
+    for n, (user, item, action, gap, request, position) in enumerate(steps):
+        time += gap
+        asked = None if request is None else f"r{request}"
+        events.append(Interaction(f"e{n}", f"u{user}", f"i{item}", time, action, None, None, asked, position))
+    return [*events, Interaction("end", "nobody", "i0", time + 1_000, "view")]
+
+
+def expected(events: list[Interaction]) -> dict[tuple[str, str], dict[str, tuple[bool, bool]]]:
+    """Per slate, by person and what it is called: what came of each item."""
+    told = {(e.user_id, e.request_id) for e in events if e.action == SHOWN and e.request_id is not None}
+    slates: dict[tuple[str, str], dict[str, list[bool]]] = defaultdict(dict)
+    first: dict[tuple[str, str], int] = {}
+    for n, e in enumerate(events):
+        if e.action == SHOWN or (e.user_id, e.request_id) in told:
+            key = e.user_id, f"t{e.event_time}" if e.request_id is None else f"r{e.request_id}"
+            slates[key].setdefault(e.item_id, [False, False])
+            first.setdefault(key, n)
+    slates = {key: items for key, items in slates.items() if len(items) > 1 and events[first[key]].event_time > 0}
+    for n, e in enumerate(events):
+        if e.action == SHOWN:
+            continue
+        mine = [key for key, items in slates.items() if key[0] == e.user_id and e.item_id in items and first[key] <= n]
+        mine = [key for key in mine if e.event_time - events[first[key]].event_time <= 25]
+        if e.request_id is not None:
+            mine = [key for key in mine if key[1] == f"r{e.request_id}"]
+        if mine:
+            newest = max(mine, key=lambda key: (sum(x.action != SHOWN for x in events[: first[key]]), key[1]))
+            age, came = e.event_time - events[first[newest]].event_time, slates[newest][e.item_id]
+            came[0] |= e.action == "like" and age <= 12
+            came[1] |= e.action == "buy" and age <= 25
+    return {key: {item: (a, b) for item, (a, b) in items.items()} for key, items in slates.items()}
+
+
+@settings(max_examples=150, deadline=None)
+@given(STEPS)
+def test_labels_equal_a_plain_recomputation(steps: list[tuple[Any, ...]]) -> None:
+    events = stream(steps)
+    history, shown = EventFrame.of(events).split(SHOWN)
+    wanted = expected(events)
+    found = shown_slates(shown, history, HEADS, RULE, WINDOWS, 0, 1_000)
+    assert len(found) == len(wanted)
+    by_labels = sorted((s.user_id, sorted(zip(s.item_ids, s.labels.astype(bool).tolist(), strict=True))) for s in found)
+    assert by_labels == sorted(
+        (user, sorted((item, list(came)) for item, came in items.items())) for (user, _), items in wanted.items()
+    )
+    for slate in found:
+        assert slate.place == sum(e.event_time < slate.shown_ms for e in history) or any(
+            e.event_time == slate.shown_ms for e in history
+        )
+        assert slate.features is None
+    assert [s.place for s in found] == sorted(s.place for s in found)
+
+
+@settings(max_examples=60, deadline=None)
+@given(STEPS, st.integers(1, 4))
+def test_of_many_slates_the_newest_are_taken_first_those_with_a_like(steps: list[tuple[Any, ...]], most: int) -> None:
+    history, shown = EventFrame.of(stream(steps)).split(SHOWN)
+    every = shown_slates(shown, history, HEADS, RULE, WINDOWS, 0, 1_000)
+    some = shown_slates(shown, history, HEADS, RULE, WINDOWS, 0, most)
+    assert len(some) == min(most, len(every))
+    apart = {(s.user_id, s.item_ids[0], s.shown_ms) for s in some}
+    assert apart <= {(s.user_id, s.item_ids[0], s.shown_ms) for s in every}
+    likes = [bool(s.labels[:, 0].any()) for s in some]
+    if sum(bool(s.labels[:, 0].any()) for s in every) >= most:
+        assert sum(likes) >= int(most * 0.75)
+
+
+def test_what_was_shown_lower_and_not_acted_on_weighs_less_and_requests_known_otherwise_are_left_out() -> None:
+    events = [Interaction(f"e{n}", "u", f"i{n}", 10, SHOWN, None, None, "r", n) for n in range(4)]
+    events += [Interaction("like", "u", "i2", 11, "like", None, None, "r", 2), Interaction("end", "u", "i0", 999, "view")]
+    history, shown = EventFrame.of(events).split(SHOWN)
+    (slate,) = shown_slates(shown, history, HEADS, RULE, WINDOWS, 0, 9)
+    assert slate.weight == pytest.approx([1, 2**-0.5, 1, 4**-0.5])
+    assert shown_slates(shown, history, HEADS, RULE, WINDOWS, 0, 9, [("u", "r")]) == []
+
+
+def with_slates(seed: int = 0, per_slate: int = 6) -> tuple[list[Item], list[Interaction]]:
+    """The corpus, in which before each event the person is shown its item among others; items of one category are never met."""
+    items, events = corpus(seed)
+    dull = [Item(f"dull{n}", f"grey thing {n}", "made of grey glass", ("grey",)) for n in range(10)]
+    rng, told = np.random.default_rng(seed), []
+    for n, event in enumerate(events):
+        others = rng.choice(len(dull), per_slate - 1, replace=False)
+        names = [f"dull{other}" for other in others]
+        names.insert(int(rng.integers(per_slate)), event.item_id)
+        for place, name in enumerate(names):
+            shown = Interaction(
+                f"s{n}-{place}", event.user_id, name, event.event_time - 1_000, SHOWN, None, None, f"r{n}", place
+            )
+            told.append(shown)
+        told.append(replace(event, request_id=f"r{n}"))
+    return [*items, *dull], told
+
+
+def test_features_are_those_that_serving_has_as_the_slate_is_shown(learned: Learned) -> None:
+    items, told = with_slates()
+    history, shown = EventFrame.of(told).split(SHOWN)
+    vocabulary = vocabulary_of(history, POSITIVE)
+    heads = tuple((head.action, head.weight) for head in learned.manifest.heads)
+    table, model = EventTable.of(history, items, vocabulary, heads), ServingModel(learned.release(), 1)
+    slates = shown_slates(shown, history, heads, RULE, {}, history[600].event_time, 20)
+    assert len(slates) == 20
+    found = replay(World(items), model, history, table, 600, 0, 0, None, slates).examples
+    world = World(items)
+    world.slot.swap(model)
+    pipeline, at = CandidatePipeline(world.items, slot=world.slot), 0
+    for n, slate in enumerate(slates):
+        world.apply(list(history[at : slate.place]))
+        at = slate.place
+        record = world.record(slate.user_id)
+        world.know(record)
+        (served,) = pipeline.run([Request("r", slate.user_id, k=300)], [record], [None])
+        features = {item.item_id: item.features for item in served.items}
+        for place, item_id in enumerate(slate.item_ids):
+            if item_id in features:
+                assert found.features[n, place] == pytest.approx(np.asarray(features[item_id]), abs=1e-5)
+        assert set(slate.item_ids) & set(features)
+        assert found.valid[n].sum() == len(slate.item_ids) == 6
+        assert np.array_equal(found.labels[n, :6], slate.labels)
+
+
+def test_the_ranker_learns_from_what_was_shown_and_left(tmp_path: Path) -> None:
+    items, told = with_slates()
+    history, shown = EventFrame.of(told).split(SHOWN)
+    seen = learn(items, history, POSITIVE, tmp_path, SMALL, shown=shown)
+    blind = learn(items, history, POSITIVE, tmp_path, SMALL)
+    assert seen.graphs["ranker.onnx"] != blind.graphs["ranker.onnx"]
+    assert seen.graphs["user_tower.onnx"] == blind.graphs["user_tower.onnx"]
+    shares = {}
+    for name, made in (("seen", seen), ("blind", blind)):
+        world = World(items)
+        world.slot.swap(ServingModel(made.release(), 1))
+        world.apply(list(history))
+        pipeline = CandidatePipeline(world.items, slot=world.slot)
+        users = [f"u{n}" for n in range(30)]
+        names = tuple(item.item_id for item in items)
+        slates = pipeline.run(
+            [Request("r", user, k=50, candidates=names) for user in users], [world.record(user) for user in users], [None] * 30
+        )
+        scores = {item.item_id: item.score for slate in slates for item in slate.items}
+        dull = np.mean([score for item_id, score in scores.items() if item_id.startswith("dull")])
+        shares[name] = float(dull / np.mean([score for item_id, score in scores.items() if not item_id.startswith("dull")]))
+    assert shares["seen"] < 0.5 * shares["blind"]
+
+
+def test_a_folder_with_impressions_is_asked_about_what_was_clicked_not_about_what_was_seen(tmp_path: Path) -> None:
+    """What a person was shown is neither met nor history: a slate may hold it, and its later click is a query."""
+    _, told = with_slates()
+    rows = [{name: getattr(event, name) for name in Interaction.__dataclass_fields__} for event in told]
+    frame = pl.DataFrame(rows, infer_schema_length=None).with_columns(pl.col("event_time") + 10**12)
+    items = [{"item_id": item.item_id, "title": item.title} for item in with_slates()[0]]
+    for folder, action, rule in (("named", SHOWN, ""), ("ruled", "exposure", "shown = \"action == 'exposure'\"\n")):
+        (tmp_path / folder).mkdir()
+        pl.DataFrame(items).write_csv(tmp_path / folder / "items.csv")
+        frame.with_columns(pl.col("action").replace(SHOWN, action)).write_csv(tmp_path / folder / "events.csv")
+        (tmp_path / folder / "dataset.toml").write_text(f'positive = "{POSITIVE}"\n{rule}')
+        found = open_corpus(str(tmp_path / folder))
+        assert found.shown is not None
+        assert (len(found.events), len(found.shown)) == (900, 5_400)
+        figures = evaluate(found.items, found.events, RULE, 0.8)
+        assert figures.ranks
+        assert sum(asked.met for asked in figures.asked) < len(figures.asked) / 4
