@@ -135,7 +135,9 @@ class _Towers(nn.Module):
         """Sum of the weighted losses."""
         settings, user = self._settings, self.user
         hidden = (torch.rand(len(step.pool), device=step.pool.device) < settings.hidden_ids).float()
-        vectors = self.item.known(step.pool, hidden, *(part[step.pool] for part in self._content))
+        hashed, text, image, present = (part[step.pool] for part in self._content)
+        present = present * (torch.rand(present.shape, device=present.device) >= settings.hidden_content)
+        vectors = self.item.known(step.pool, hidden, hashed, text, image, present)
         there = step.rows >= 0
         # not vectors[…]: with several threads the gradients of an index add up in any order
         history = F.embedding(step.history, vectors) * there.unsqueeze(-1)

@@ -37,6 +37,9 @@ class TowerSettings:
     weight_decay: float = 0.05
     hidden_ids: float = 0.2
     "Share of items whose id is hidden in a step."
+    hidden_content: float = 0.1
+    """Share of items whose text is hidden in a step, and whose image is: what stands for a missing one is learned where no item
+    lacks it, and a vector leans on neither alone."""
     other: float = 0.1
     "Weight of a first meeting that is not liked; a liked one weighs 1."
     seed: int = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from schemas.errors import StoreCorrupt
 from training import fit_towers
 from training.checkpoints import Checkpoints, read_checkpoint
 from training.fit_towers import drawn_pool, train_towers
-from training.towers import TowerSettings
+from training.towers import TowerSettings, item_vectors
 
 TINY = TowerSettings(dimensions=8, blocks=1, epochs=2, batch=8, rate=1e-2)
 
@@ -156,3 +157,30 @@ def test_the_sampled_softmax_is_an_unbiased_stand_in_for_the_full_one() -> None:
     assert np.mean(losses) == pytest.approx(full.item(), abs=0.05), "a logarithm of an estimate is a little low"
     assert float(F.cosine_similarity(gradient.flatten(), wanted.flatten(), dim=0)) > 0.995
     assert float((gradient - wanted).norm() / wanted.norm()) < 0.1
+
+
+# ---- what is missing
+
+
+@pytest.mark.parametrize("full_softmax", [20_000, 10])
+def test_what_stands_for_a_missing_text_or_image_is_learned_where_no_item_lacks_it(
+    monkeypatch: pytest.MonkeyPatch, full_softmax: int
+) -> None:
+    """Then an item without one stays nearer to what it is with it."""
+    monkeypatch.setattr(fit_towers, "FULL_SOFTMAX", full_softmax)
+    monkeypatch.setattr(fit_towers, "SAMPLED", 8)
+    torch.set_num_threads(1)
+    table, content = tower_corpus()
+    content.image = np.random.default_rng(1).normal(size=content.image.shape).astype(np.float32)
+    content.present = np.ones_like(content.present)
+    near = {}
+    for share in (0.0, 0.3):
+        _, tower = train_towers(table, content, replace(TINY, epochs=12, hidden_content=share))
+        assert tower.missing.any(dim=1).tolist() == [share > 0] * 2
+        whole = torch.from_numpy(item_vectors(tower, content, hide=True))
+        for modality in range(2):
+            present = content.present.copy()
+            present[:, modality] = 0
+            less = torch.from_numpy(item_vectors(tower, replace(content, present=present), hide=True))
+            near[share, modality] = float((whole - less).norm(dim=1).mean() / whole.norm(dim=1).mean())
+    assert all(near[0.3, modality] < near[0.0, modality] for modality in range(2))
