@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FEATURES", "SOURCES", "SPEC", "compute"]
 
-SPEC = "f3"
+SPEC = "f4"
 "Name of this specification. Any change to a feature's meaning changes it: a release of another one is refused."
 SOURCES = ("covisitation", "ease", "learned", "content", "popular", "fresh")
 ACTIONS = 4
@@ -62,6 +62,8 @@ CROSS = (
     "category_value",
     "category_liked",
     "category_hour",
+    "price_above",
+    "price_far",
     "popularity_share",
     *(f"by_{name}" for name in SOURCES),
 )
@@ -149,10 +151,7 @@ def _profiles(queries: Queries, items: ItemStore, model: ServingModel) -> list[t
     """Per query: mean content vector and matrices of the newest items' text and image vectors, liked ones if there are any."""
     found: list[tuple[NDArray[np.float32], ...]] = []
     for q in range(len(queries)):
-        rows = queries.history_rows[q]
-        liked = queries.liked[q] if q < len(queries.liked) else np.zeros(0, np.bool_)
-        wanted = rows[: len(liked)][liked] if liked.any() else rows
-        wanted = wanted[wanted >= 0][: queries.recent_rows.shape[1]]
+        wanted = _newest(queries, q)
         text, image = model.text[wanted], model.image[wanted]
         found.append(
             (
@@ -164,6 +163,25 @@ def _profiles(queries: Queries, items: ItemStore, model: ServingModel) -> list[t
             )
         )
     return found
+
+
+def _newest(queries: Queries, q: int) -> NDArray[np.int32]:
+    """Rows of the newest items of a query's person, newest first: those they liked, if there are any."""
+    rows = queries.history_rows[q]
+    liked = queries.liked[q] if q < len(queries.liked) else np.zeros(0, np.bool_)
+    wanted = rows[: len(liked)][liked] if liked.any() else rows
+    newest: NDArray[np.int32] = wanted[wanted >= 0][: queries.recent_rows.shape[1]]
+    return newest
+
+
+def _price_above(newest: NDArray[np.int32], rows: NDArray[np.int32], items: ItemStore) -> NDArray[np.float32]:
+    """How far a candidate's price lies above what the person's newest items cost, as a logarithm; 0 where either is unknown."""
+    usual = items.price[newest]
+    usual = np.log1p(np.maximum(usual[~np.isnan(usual)], 0))
+    if not len(usual):
+        return np.zeros(len(rows), np.float32)
+    above: NDArray[np.float32] = np.nan_to_num(np.log1p(np.maximum(items.price[rows], 0)) - usual.mean())
+    return above
 
 
 def _unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -213,6 +231,8 @@ def _cross(
         out[:, 12:17] = _categories(
             user, queries.history_rows[q], queries.liked[q] if q < len(queries.liked) else None, rows, items, model
         )
+    above = _price_above(_newest(queries, q), rows, items)
+    out[:, 17], out[:, 18] = above, np.abs(above)
 
 
 def _categories(

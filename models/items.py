@@ -24,10 +24,19 @@ ACTION_SLOTS = 32
 "Distinct actions counted per item."
 MAX_TOKENS = 400
 WORD = re.compile(r"\w{3,}")
+ATTRIBUTES = 32
+"Attributes of an item that count for its content."
+LONGEST_KIND = 64
+"Letters of an attribute that still names a kind, as a brand or a colour does; a number or a longer text does not."
+
+
+def is_kind(value: str) -> bool:
+    """Whether an attribute names a kind of item rather than measures or describes one."""
+    return len(value) <= LONGEST_KIND and any(letter.isalpha() for letter in value)
 
 
 def text_vector(item: Item) -> NDArray[np.float32]:
-    """Signed feature hashing of title, text and categories (Weinberger et al. 2009).
+    """Signed feature hashing of title, text, categories and attributes (Weinberger et al. 2009).
 
     float32 `(TEXT_DIMENSIONS,)`, of length 1, or 0 for an item without words. Needs no learned weights, so that a new
     item is found by its content as soon as it arrives.
@@ -36,6 +45,8 @@ def text_vector(item: Item) -> NDArray[np.float32]:
     tokens = [(f"c:{name.lower()}", 3.0) for name in item.categories[:CATEGORIES]]
     tokens += [(word, 2.0) for word in WORD.findall(item.title.lower())[:MAX_TOKENS]]
     tokens += [(word, 1.0) for word in WORD.findall(item.text.lower())[:MAX_TOKENS]]
+    said = [(name, value.lower()) for name, value in sorted(item.attributes.items())[:ATTRIBUTES] if is_kind(value)]
+    tokens += [(f"a:{name}={value}", 1.0) for name, value in said]
     for token, weight in tokens:
         code = zlib.crc32(token.encode())
         vector[code % TEXT_DIMENSIONS] += weight if code >> 31 else -weight

@@ -158,6 +158,31 @@ def test_what_a_person_does_at_this_time_of_day_shows(learned: Learned) -> None:
     assert shares[15] == pytest.approx({"red": 0, "green": 0, "blue": 0}, abs=1e-6)
 
 
+# ---- prices
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 39), st.sampled_from(["view", "like"])), max_size=12), st.integers(0, 99))
+def test_a_price_is_held_against_what_the_persons_newest_items_cost(
+    learned: Learned, met: list[tuple[int, str]], seed: int
+) -> None:
+    """Those they liked, if they liked any; without prices on both sides it says nothing."""
+    rng = np.random.default_rng(seed)
+    prices = [None if rng.random() < 0.3 else float(rng.integers(0, 500)) for _ in range(40)]
+    items = [replace(item, price=price) for item, price in zip(corpus()[0], prices, strict=True)]
+    world, _, pipeline = serving(learned, items)
+    world.apply([Interaction(f"e{n}", "u", f"i{item}", 1_000 + n, action) for n, (item, action) in enumerate(met)])
+    liked = [item for item, action in met if action == "like"]
+    usual = [np.log1p(price) for item in liked or [item for item, _ in met] if (price := prices[item]) is not None]
+    slate = answer(world, pipeline, Request("r", "u", k=40, candidates=tuple(f"i{n}" for n in range(40))))
+    above, far = FEATURES.index("price_above"), FEATURES.index("price_far")
+    for item in slate.items:
+        price = prices[int(item.item_id[1:])]
+        expected = 0.0 if price is None or not usual else np.log1p(price) - np.mean(usual)
+        assert item.features[above] == pytest.approx(expected, abs=1e-4)
+        assert item.features[far] == pytest.approx(abs(expected), abs=1e-4)
+
+
 # ---- in training
 
 

@@ -52,3 +52,14 @@ def test_the_store_grows_and_keeps_what_it_held() -> None:
     assert items.category_names == ["c0", "c1", "c2"]
     assert np.array_equal(items.text[0], text_vector(Item("i0", "title number0", categories=("c0",))))
     assert np.array_equal(items.bloom[39], positions("i39"))
+
+
+def test_attributes_that_name_a_kind_count_for_content_and_numbers_do_not() -> None:
+    one, same, other = (Item(f"i{n}", "shoe", attributes={"brand": brand, "size": "41"}) for n, brand in enumerate("AAB"))
+    assert np.array_equal(text_vector(one), text_vector(same))
+    assert float(text_vector(one) @ text_vector(other)) < 0.95
+    plain = Item("i3", "shoe", attributes={"brand": "A"})
+    assert np.array_equal(text_vector(plain), text_vector(one)), "how large it is, is no kind"
+    assert np.array_equal(text_vector(Item("i4", "shoe", attributes={"note": "x" * 65})), text_vector(Item("i5", "shoe")))
+    swapped = Item("i6", "shoe", attributes={"size": "41", "brand": "A"})
+    assert np.array_equal(text_vector(swapped), text_vector(one))
