@@ -24,7 +24,7 @@ from training.gate import HALF, STANDARD, judge
 from training.incremental import updated
 from training.learn import LearnSettings
 from training.measurement import Measurement
-from training.measuring import Asked, measure, measurement, threads, trained, unseen_share
+from training.measuring import Asked, gate_share, measure, measurement, threads, trained, unseen_share
 from training.options import MORE, chosen, newest
 from training.ranker import RankerSettings
 from training.record import forewarn, record
@@ -206,7 +206,11 @@ def report_command(saved: tuple[Path, ...], out: Path) -> None:
 @click.option("--out", default="releases", show_default=True, type=click.Path(path_type=Path), help="Folder of releases.")
 @click.option("--against", default="none", show_default=True, help="The release that serves, to be better than.")
 @click.option(
-    "--holdout", default=0.1, type=click.FloatRange(0.01, 0.5), show_default=True, help="Newest share of events for the gate."
+    "--holdout",
+    default=0.1,
+    type=click.FloatRange(0.01, 0.5),
+    show_default=True,
+    help=f"Newest share of events that may be kept for the gate; of it only as many as hold {GATE_QUERIES:,} queries.",
 )
 @click.option(
     "--rank-ms", default=STANDARD.rank_ms, show_default=True, help="What ranking one request may take, 99th percentile."
@@ -253,6 +257,7 @@ def train_command(
                 "positive",
             )
         share = unseen_share(corpus.events, 1.0 - holdout, champion.manifest.trained_until_ms if champion else 0)
+        share = gate_share(corpus.events, corpus.positive, share, GATE_QUERIES)
         cores, asked = threads(), Asked(share, GATE_QUERIES, GATE_QUERIES, first=True)
         settings = _settings(seed, text_model, quick=quick)
         encode = partial(encoded, cache=_cache(cache), text_model=settings.text_model, image_hosts=settings.image_hosts)

@@ -155,7 +155,7 @@ def train(source: str | None, promoting: bool, upload: str, as_json: bool, optio
 
     \b
     Further options: --positive RULE  which events are liked     --quick        fewer passes
-                     --holdout SHARE  events kept for the gate   --seed N       another draw
+                     --holdout SHARE  at most, for the gate      --seed N       another draw
                      --text-model M   another text encoder       --newest N     read only the newest events
                      --incremental    go on from the champion    --ranker KIND  mmoe or deepfm
                      --settings FILE  heads, windows, sizes      --report FILE  a page that compares
