@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,19 +12,20 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from models.release import Release
 from models.serving import ServingModel
 from models.tracking import Tracking
 from schemas.errors import BadDataset, ConfigError, ReleaseRejected
+from training.distributed import Group
 from training.encoding import encoded
 from training.gate import HALF, STANDARD, judge
-from training.incremental import updated
+from training.incremental import FEWEST, new_events, updated
 from training.learn import LearnSettings
 from training.measurement import Measurement
 from training.measuring import Asked, gate_share, measure, measurement, threads, trained, unseen_share
-from training.options import MORE, chosen, newest
+from training.options import FP16, MORE, chosen, newest
+from training.progress import progress
 from training.ranker import RankerSettings
 from training.record import forewarn, record
 from training.sources import open_corpus
@@ -35,35 +35,7 @@ __all__ = ["evaluate_command", "report_command", "train_command"]
 
 GATE_QUERIES = 1_000
 DEFAULT_CACHE = "~/.cache/riffle"
-SAID_EVERY_S = 10.0
-Report = Callable[[str, int, int], None]
 WRITTEN = click.Path(dir_okay=False, writable=True, path_type=Path)
-
-
-@contextmanager
-def _progress(console: Console, clock: Callable[[], float] = time.monotonic) -> Iterator[Report]:
-    """A bar per part, kept on the screen when it is done; a line every `SAID_EVERY_S` where there is no terminal."""
-    columns = (TextColumn("{task.description:36s}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    tasks: dict[str, TaskID] = {}
-    said = clock()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-
-        def report(part: str, done: int, of: int) -> None:
-            nonlocal said
-            if part not in tasks:
-                for task in tasks.values():
-                    bar.update(task, completed=bar.tasks[task].total)
-                    bar.stop_task(task)
-                tasks[part] = bar.add_task(part, total=of)
-                if not console.is_terminal:
-                    console.print(f"{part} …")
-                    said = clock()
-            elif not console.is_terminal and clock() - said >= SAID_EVERY_S:
-                said = clock()
-                console.print(f"{part}: {100 * done // max(1, of)} %", highlight=False)
-            bar.update(tasks[part], completed=done, total=of)
-
-        yield report
 
 
 def _settings(seed: int, text_model: str, *, quick: bool) -> LearnSettings:
@@ -81,6 +53,7 @@ def _cache(folder: str) -> Path:
 
 LEARNING = (
     *MORE,
+    FP16,
     click.option("--positive", help="Rule over event columns that says which events are liked."),
     click.option(
         "--text-model",
@@ -141,12 +114,11 @@ def evaluate_command(
     Example: riffle evaluate my-dataset --report quality.html --json
     """
     console, started = Console(stderr=True), time.monotonic()
-    asked = Asked(share, queries, parity, first)
-    with _progress(console) as report:
+    asked, settings = Asked(share, queries, parity, first), _settings(seed, text_model, quick=quick)
+    with progress(console) as report:
         report("read", 0, 1)
         corpus = open_corpus(source, positive, newest=newest())
         model, learned, label = None, None, "without a release"
-        settings = _settings(seed, text_model, quick=quick)
         encode = partial(encoded, cache=_cache(cache), text_model=settings.text_model, image_hosts=settings.image_hosts)
         if not no_train:
             cores = threads()
@@ -238,6 +210,7 @@ def train_command(
     """Train a release from a dataset folder or an archive, and judge it on the newest events.
 
     The release is written whatever the gate says; its manifest holds the verdict, and `riffle release promote` heeds it.
+    With --incremental, too little that is new is no error: nothing is written, and the command ends well.
     With MLFLOW_TRACKING_URI it is recorded there as a run.
 
     Example: python -m training train .riffle/archive --out .riffle/releases --positive "action == 'like'"
@@ -245,8 +218,9 @@ def train_command(
     if incremental and newest():
         raise ConfigError("newest", "an update needs all that its release learned from: leave out --newest, or --incremental")
     console, started = Console(stderr=True), time.monotonic()
+    settings = _settings(seed, text_model, quick=quick)
     forewarn(tracking := Tracking.from_env())
-    with _progress(console) as report:
+    with progress(console) as report:
         report("read", 0, 1)
         champion = None if against == "none" else Release.open(out / against)
         corpus = open_corpus(source, positive, champion.manifest.positive if champion else None, newest())
@@ -258,8 +232,14 @@ def train_command(
             )
         share = unseen_share(corpus.events, 1.0 - holdout, champion.manifest.trained_until_ms if champion else 0)
         share = gate_share(corpus.events, corpus.positive, share, GATE_QUERIES)
+        if incremental and champion is not None:
+            found = new_events(corpus, share, champion.manifest.trained_until_ms)
+            if found < FEWEST:
+                _skip(against, found, as_json=as_json)
+                return
+            if "half" in champion.manifest.metrics and not settings.half:
+                console.print(f"the graphs of {against} are in half precision: so are the update's", highlight=False)
         cores, asked = threads(), Asked(share, GATE_QUERIES, GATE_QUERIES, first=True)
-        settings = _settings(seed, text_model, quick=quick)
         encode = partial(encoded, cache=_cache(cache), text_model=settings.text_model, image_hosts=settings.image_hosts)
         if incremental:
             learned = updated(corpus, asked.share, out, against, settings, _cache(cache), report)
@@ -289,6 +269,7 @@ def train_command(
         "against": against,
         **({"against_refused": refused} if refused else {}),
         "parity": learned.parity,
+        **({"half": learned.measured["half"]} if "half" in learned.measured else {}),
         "events": int(len(corpus.events) * asked.share),
         "items": len(corpus.items),
         "training_seconds": learned.seconds,
@@ -305,6 +286,17 @@ def train_command(
     if tracking is not None:
         facts["mlflow"] = record(tracking, facts, corpus.name, settings, {path.name: path.read_bytes() for path in kept})
     _finish(facts, console, as_json=as_json)
+
+
+def _skip(against: str, found: int, *, as_json: bool) -> None:
+    """Say that an update is not worth a release yet."""
+    if not Group.current().first:
+        return
+    newer = f"{found} events are newer than {against} and not kept for the gate"
+    click.echo(f"nothing to learn yet: {newer}, {FEWEST} are needed", err=True)
+    if as_json:
+        why = {"skipped": "nothing_new", "new_events": found, "needed": FEWEST, "against": against}
+        click.echo(json.dumps({"release": None, **why}))
 
 
 def _write_page(path: Path, found: list[Measurement]) -> None:

@@ -69,11 +69,11 @@ def tune_command(
     Example: riffle tune my-dataset --trials 20 --out tuned.json
     """
     console = Console(stderr=True)
-    corpus = open_corpus(source, positive, newest=newest())
     plain = LearnSettings(
         towers=TowerSettings(seed=seed, epochs=epochs), ranker=RankerSettings(seed=seed), text_model=text_model, seed=seed
     )
     standard = chosen(plain)
+    corpus = open_corpus(source, positive, newest=newest())
     study = file or out.with_suffix(".study.jsonl")
     with Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("trials", total=trials)

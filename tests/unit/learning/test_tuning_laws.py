@@ -6,9 +6,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from learning_corpus import POSITIVE, SMALL, corpus
@@ -18,6 +20,8 @@ from tower_corpus import tower_corpus
 
 from schemas.errors import ConfigError
 from training import tune as tuning
+from training.cli import evaluate_command, train_command
+from training.commands import tune_command
 from training.data import EventTable
 from training.fit_towers import train_towers
 from training.learn import LearnSettings
@@ -106,6 +110,19 @@ def test_settings_that_cannot_be_are_refused(tmp_path: Path, text: str) -> None:
         read_settings(tmp_path / "s.json", LearnSettings())
     with pytest.raises(ConfigError):
         read_settings(tmp_path / "missing.json", LearnSettings())
+
+
+@pytest.mark.parametrize("command", [evaluate_command, train_command, tune_command])
+def test_settings_are_read_before_the_data(tmp_path: Path, command: click.Command) -> None:
+    (tmp_path / "s.json").write_text('{"layers": 3}')
+    made = CliRunner().invoke(command, [str(tmp_path / "nowhere"), "--settings", str(tmp_path / "s.json")])
+    assert isinstance(made.exception, ConfigError)
+    assert "there is no setting layers" in made.exception.message
+    assert "read" not in made.output
+
+
+def test_a_search_exports_nothing_and_has_no_option_for_it() -> None:
+    assert "no such option" in CliRunner().invoke(tune_command, ["d", "--fp16"]).output.lower()
 
 
 def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
