@@ -19,6 +19,7 @@ from models.tracking import Tracking
 from schemas.errors import BadDataset, ConfigError, ReleaseRejected
 from training.distributed import Group
 from training.encoding import encoded
+from training.existing import find_release, newer_share, seen_events
 from training.gate import HALF, STANDARD, judge
 from training.incremental import FEWEST, new_events, updated
 from training.learn import LearnSettings
@@ -35,6 +36,8 @@ __all__ = ["evaluate_command", "report_command", "train_command"]
 
 GATE_QUERIES = 1_000
 DEFAULT_CACHE = "~/.cache/riffle"
+OF_TRAINING = ("quick", "seed", "ranker", "settings", "checkpoints", "fp16")
+"Options that say something of a training alone."
 WRITTEN = click.Path(dir_okay=False, writable=True, path_type=Path)
 
 
@@ -75,9 +78,17 @@ def _learning(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command("evaluate")
-@click.argument("source", metavar="DIR")
-@click.option("--share", default=0.8, type=click.FloatRange(0.0, 1.0), show_default=True, help="Events before the first query.")
+@click.argument("source", metavar="DIR|ARCHIVE")
+@click.option(
+    "--share",
+    type=click.FloatRange(0.0, 1.0),
+    help="Events before the first query: 0.8 without it; with --release those that it was trained on.",
+)
 @click.option("--no-train", is_flag=True, help="Measure the pipeline without a release.")
+@click.option("--release", "named", help="Train nothing: measure the release in this folder, or of this name in --releases.")
+@click.option("--releases", type=click.Path(path_type=Path), help="Folder of releases; RIFFLE_HOME/releases without it.")
+@click.option("--home", default=".riffle", envvar="RIFFLE_HOME", hidden=True)
+@click.option("--seen", is_flag=True, help="With --release: ask also about events that it was trained on.")
 @click.option("--before", is_flag=True, help="Measure without a release as well.")
 @click.option("--queries", type=click.IntRange(min=1), help="Ask only that many of the queries, evenly spread.")
 @click.option(
@@ -89,8 +100,12 @@ def _learning(command: Callable[..., None]) -> Callable[..., None]:
 @_learning
 def evaluate_command(
     source: str,
-    share: float,
+    share: float | None,
     no_train: bool,
+    named: str | None,
+    releases: Path | None,
+    home: str,
+    seen: bool,
     before: bool,
     queries: int | None,
     first: bool,
@@ -106,6 +121,8 @@ def evaluate_command(
 ) -> None:
     """Train on the first part of a dataset folder, then measure the slates on the rest, query by query in time order.
 
+    With --release nothing is trained: a release that exists is asked about the events that are newer than what it learned from.
+
     NDCG@10, HR@10, Recall@50 and MRR, through the pipeline that serves, of all queries and of parts of them, with intervals;
     what the candidates hold; where liked items are lost; calibration, coverage, novelty, diversity.
 
@@ -114,15 +131,30 @@ def evaluate_command(
     Example: riffle evaluate my-dataset --report quality.html --json
     """
     console, started = Console(stderr=True), time.monotonic()
-    asked, settings = Asked(share, queries, parity, first), _settings(seed, text_model, quick=quick)
+    settings = _settings(seed, text_model, quick=quick)
+    if named is not None:
+        _demand_untrained()
+    existing = None if named is None else find_release(named, releases or Path(home) / "releases")
+    about: dict[str, Any] = {}
     with progress(console) as report:
         report("read", 0, 1)
-        corpus = open_corpus(source, positive, newest=newest())
+        corpus = open_corpus(source, positive, existing.manifest.positive if existing else None, newest())
         model, learned, label = None, None, "without a release"
+        if existing is not None:
+            until = existing.manifest.trained_until_ms
+            share = newer_share(corpus.events, until, existing.name) if share is None and not seen else share
+            known = seen_events(corpus.events, 0.8 if share is None else share, until, existing.name, allowed=seen)
+            about = {"trained_until_ms": until, "seen_events": known}
+            if known:
+                about["warning"] = f"{existing.name} was trained on {known} of the events that it was asked about"
+                console.print(f"[yellow]{about['warning']}", highlight=False)
+        asked = Asked(0.8 if share is None else share, queries, parity, first)
         encode = partial(encoded, cache=_cache(cache), text_model=settings.text_model, image_hosts=settings.image_hosts)
-        if not no_train:
+        if existing is not None:
+            model, label = ServingModel(existing, threads()), existing.name
+        elif not no_train:
             cores = threads()
-            learned = trained(corpus, share, settings, _cache(cache), report)
+            learned = trained(corpus, asked.share, settings, _cache(cache), report)
             model, label = ServingModel(learned.release(), cores), "with a release"
         plain = measure(corpus, asked, report, "measure without a release", None, encode)[0] if before else None
         figures, held = measure(corpus, asked, report, "measure", model, encode, learned)
@@ -132,6 +164,7 @@ def evaluate_command(
         console.print(f"[yellow]{note}ask with --first", highlight=False)
     facts: dict[str, Any] = {
         "bad_rows": corpus.bad_rows,
+        **about,
         "training_seconds": {} if learned is None else learned.seconds,
         **({"images_by_url": learned.images} if learned is not None and learned.images else {}),
         **({"parity": held.to_json()} if held else {}),
@@ -154,6 +187,15 @@ def evaluate_command(
         "seconds": round(time.monotonic() - started, 1),
     }
     _finish(out, console, as_json=as_json)
+
+
+def _demand_untrained() -> None:
+    """Raise ConfigError where an option of training, or of what only a training gives, was named."""
+    context = click.get_current_context()
+    for name in ("no_train", "parity", *OF_TRAINING):
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError("release", f"--release measures what is there, and trains nothing: leave out {option}", name)
 
 
 @click.command("report")
@@ -237,7 +279,7 @@ def train_command(
             if found < FEWEST:
                 _skip(against, found, as_json=as_json)
                 return
-            if "half" in champion.manifest.metrics and not settings.half:
+            if "half" in champion.manifest.metrics and not settings.half and Group.current().first:
                 console.print(f"the graphs of {against} are in half precision: so are the update's", highlight=False)
         cores, asked = threads(), Asked(share, GATE_QUERIES, GATE_QUERIES, first=True)
         encode = partial(encoded, cache=_cache(cache), text_model=settings.text_model, image_hosts=settings.image_hosts)
