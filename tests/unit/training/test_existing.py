@@ -19,6 +19,7 @@ from training.cli import evaluate_command
 from training.existing import newer_share, seen_events
 from training.learn import Learned
 from training.measurement import Measurement
+from training.report import html_report
 
 AGES_MS = 10**12
 
@@ -75,8 +76,22 @@ def test_a_release_is_measured_without_training(data: Path, release: Path, tmp_p
     assert "warning" not in said
     assert set(said["calibration"]) >= {"positive"}
     assert said["before"]["queries"] == said["queries"]
-    assert Measurement.load(saved).release == release.name
+    kept = Measurement.load(saved)
+    assert (kept.release, kept.calibration) == (release.name, said["calibration"])
     assert release.name in page.read_text()
+    for head in said["calibration"].values():
+        parts = head["segments"]
+        assert set(parts) == {name for name, part in said["segments"].items() if part["queries"]}
+        assert parts["all"]["ece"] == head["ece"]
+        for area in ("auc", "gauc"):
+            assert (parts["all"][area] or [None])[0] == head[area]
+            assert all(low <= mean <= high for mean, low, high in (part[area] for part in parts.values() if part[area]))
+    earlier = replace(kept, calibration={name: {**said, "segments": {}} for name, said in kept.calibration.items()})
+    assert "By segment" in html_report([kept])
+    for head in earlier.calibration.values():
+        del head["segments"]  # as it was saved before there were any
+    earlier.save(saved)
+    assert "By segment" not in html_report([Measurement.load(saved)])
     named = CliRunner().invoke(
         evaluate_command,
         [str(data), "--queries", "20", "--json", "--cache", str(data), "--release", release.name],
