@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,19 +12,21 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from models.release import Release
 from models.serving import ServingModel
 from models.tracking import Tracking
 from schemas.errors import BadDataset, ConfigError, ReleaseRejected
+from training.distributed import Group
 from training.encoding import encoded
+from training.existing import find_release, newer_share, seen_events
 from training.gate import HALF, STANDARD, judge
-from training.incremental import updated
+from training.incremental import FEWEST, new_events, updated
 from training.learn import LearnSettings
 from training.measurement import Measurement
-from training.measuring import Asked, measure, measurement, threads, trained, unseen_share
-from training.options import MORE, chosen, newest
+from training.measuring import Asked, gate_share, measure, measurement, threads, trained, unseen_share
+from training.options import FP16, MORE, chosen, newest
+from training.progress import progress
 from training.ranker import RankerSettings
 from training.record import forewarn, record
 from training.sources import open_corpus
@@ -35,35 +36,9 @@ __all__ = ["evaluate_command", "report_command", "train_command"]
 
 GATE_QUERIES = 1_000
 DEFAULT_CACHE = "~/.cache/riffle"
-SAID_EVERY_S = 10.0
-Report = Callable[[str, int, int], None]
+OF_TRAINING = ("quick", "seed", "ranker", "settings", "checkpoints", "fp16")
+"Options that say something of a training alone."
 WRITTEN = click.Path(dir_okay=False, writable=True, path_type=Path)
-
-
-@contextmanager
-def _progress(console: Console, clock: Callable[[], float] = time.monotonic) -> Iterator[Report]:
-    """A bar per part, kept on the screen when it is done; a line every `SAID_EVERY_S` where there is no terminal."""
-    columns = (TextColumn("{task.description:36s}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    tasks: dict[str, TaskID] = {}
-    said = clock()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-
-        def report(part: str, done: int, of: int) -> None:
-            nonlocal said
-            if part not in tasks:
-                for task in tasks.values():
-                    bar.update(task, completed=bar.tasks[task].total)
-                    bar.stop_task(task)
-                tasks[part] = bar.add_task(part, total=of)
-                if not console.is_terminal:
-                    console.print(f"{part} …")
-                    said = clock()
-            elif not console.is_terminal and clock() - said >= SAID_EVERY_S:
-                said = clock()
-                console.print(f"{part}: {100 * done // max(1, of)} %", highlight=False)
-            bar.update(tasks[part], completed=done, total=of)
-
-        yield report
 
 
 def _settings(seed: int, text_model: str, *, quick: bool) -> LearnSettings:
@@ -81,6 +56,7 @@ def _cache(folder: str) -> Path:
 
 LEARNING = (
     *MORE,
+    FP16,
     click.option("--positive", help="Rule over event columns that says which events are liked."),
     click.option(
         "--text-model",
@@ -102,9 +78,17 @@ def _learning(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command("evaluate")
-@click.argument("source", metavar="DIR")
-@click.option("--share", default=0.8, type=click.FloatRange(0.0, 1.0), show_default=True, help="Events before the first query.")
+@click.argument("source", metavar="DIR|ARCHIVE")
+@click.option(
+    "--share",
+    type=click.FloatRange(0.0, 1.0),
+    help="Events before the first query: 0.8 without it; with --release those that it was trained on.",
+)
 @click.option("--no-train", is_flag=True, help="Measure the pipeline without a release.")
+@click.option("--release", "named", help="Train nothing: measure the release in this folder, or of this name in --releases.")
+@click.option("--releases", type=click.Path(path_type=Path), help="Folder of releases; RIFFLE_HOME/releases without it.")
+@click.option("--home", default=".riffle", envvar="RIFFLE_HOME", hidden=True)
+@click.option("--seen", is_flag=True, help="With --release: ask also about events that it was trained on.")
 @click.option("--before", is_flag=True, help="Measure without a release as well.")
 @click.option("--queries", type=click.IntRange(min=1), help="Ask only that many of the queries, evenly spread.")
 @click.option(
@@ -116,8 +100,12 @@ def _learning(command: Callable[..., None]) -> Callable[..., None]:
 @_learning
 def evaluate_command(
     source: str,
-    share: float,
+    share: float | None,
     no_train: bool,
+    named: str | None,
+    releases: Path | None,
+    home: str,
+    seen: bool,
     before: bool,
     queries: int | None,
     first: bool,
@@ -133,6 +121,8 @@ def evaluate_command(
 ) -> None:
     """Train on the first part of a dataset folder, then measure the slates on the rest, query by query in time order.
 
+    With --release nothing is trained: a release that exists is asked about the events that are newer than what it learned from.
+
     NDCG@10, HR@10, Recall@50 and MRR, through the pipeline that serves, of all queries and of parts of them, with intervals;
     what the candidates hold; where liked items are lost; calibration, coverage, novelty, diversity.
 
@@ -141,16 +131,30 @@ def evaluate_command(
     Example: riffle evaluate my-dataset --report quality.html --json
     """
     console, started = Console(stderr=True), time.monotonic()
-    asked = Asked(share, queries, parity, first)
-    with _progress(console) as report:
+    settings = _settings(seed, text_model, quick=quick)
+    if named is not None:
+        _demand_untrained()
+    existing = None if named is None else find_release(named, releases or Path(home) / "releases")
+    about: dict[str, Any] = {}
+    with progress(console) as report:
         report("read", 0, 1)
-        corpus = open_corpus(source, positive, newest=newest())
+        corpus = open_corpus(source, positive, existing.manifest.positive if existing else None, newest())
         model, learned, label = None, None, "without a release"
-        settings = _settings(seed, text_model, quick=quick)
+        if existing is not None:
+            until = existing.manifest.trained_until_ms
+            share = newer_share(corpus.events, until, existing.name) if share is None and not seen else share
+            known = seen_events(corpus.events, 0.8 if share is None else share, until, existing.name, allowed=seen)
+            about = {"trained_until_ms": until, "seen_events": known}
+            if known:
+                about["warning"] = f"{existing.name} was trained on {known} of the events that it was asked about"
+                console.print(f"[yellow]{about['warning']}", highlight=False)
+        asked = Asked(0.8 if share is None else share, queries, parity, first)
         encode = partial(encoded, cache=_cache(cache), text_model=settings.text_model, image_hosts=settings.image_hosts)
-        if not no_train:
+        if existing is not None:
+            model, label = ServingModel(existing, threads()), existing.name
+        elif not no_train:
             cores = threads()
-            learned = trained(corpus, share, settings, _cache(cache), report)
+            learned = trained(corpus, asked.share, settings, _cache(cache), report)
             model, label = ServingModel(learned.release(), cores), "with a release"
         plain = measure(corpus, asked, report, "measure without a release", None, encode)[0] if before else None
         figures, held = measure(corpus, asked, report, "measure", model, encode, learned)
@@ -160,6 +164,7 @@ def evaluate_command(
         console.print(f"[yellow]{note}ask with --first", highlight=False)
     facts: dict[str, Any] = {
         "bad_rows": corpus.bad_rows,
+        **about,
         "training_seconds": {} if learned is None else learned.seconds,
         **({"images_by_url": learned.images} if learned is not None and learned.images else {}),
         **({"parity": held.to_json()} if held else {}),
@@ -184,6 +189,15 @@ def evaluate_command(
     _finish(out, console, as_json=as_json)
 
 
+def _demand_untrained() -> None:
+    """Raise ConfigError where an option of training, or of what only a training gives, was named."""
+    context = click.get_current_context()
+    for name in ("no_train", "parity", *OF_TRAINING):
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError("release", f"--release measures what is there, and trains nothing: leave out {option}", name)
+
+
 @click.command("report")
 @click.argument("saved", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--out", required=True, type=WRITTEN, help="The HTML page to write.")
@@ -206,7 +220,11 @@ def report_command(saved: tuple[Path, ...], out: Path) -> None:
 @click.option("--out", default="releases", show_default=True, type=click.Path(path_type=Path), help="Folder of releases.")
 @click.option("--against", default="none", show_default=True, help="The release that serves, to be better than.")
 @click.option(
-    "--holdout", default=0.1, type=click.FloatRange(0.01, 0.5), show_default=True, help="Newest share of events for the gate."
+    "--holdout",
+    default=0.1,
+    type=click.FloatRange(0.01, 0.5),
+    show_default=True,
+    help=f"Newest share of events that may be kept for the gate; of it only as many as hold {GATE_QUERIES:,} queries.",
 )
 @click.option(
     "--rank-ms", default=STANDARD.rank_ms, show_default=True, help="What ranking one request may take, 99th percentile."
@@ -234,6 +252,7 @@ def train_command(
     """Train a release from a dataset folder or an archive, and judge it on the newest events.
 
     The release is written whatever the gate says; its manifest holds the verdict, and `riffle release promote` heeds it.
+    With --incremental, too little that is new is no error: nothing is written, and the command ends well.
     With MLFLOW_TRACKING_URI it is recorded there as a run.
 
     Example: python -m training train .riffle/archive --out .riffle/releases --positive "action == 'like'"
@@ -241,8 +260,9 @@ def train_command(
     if incremental and newest():
         raise ConfigError("newest", "an update needs all that its release learned from: leave out --newest, or --incremental")
     console, started = Console(stderr=True), time.monotonic()
+    settings = _settings(seed, text_model, quick=quick)
     forewarn(tracking := Tracking.from_env())
-    with _progress(console) as report:
+    with progress(console) as report:
         report("read", 0, 1)
         champion = None if against == "none" else Release.open(out / against)
         corpus = open_corpus(source, positive, champion.manifest.positive if champion else None, newest())
@@ -253,8 +273,15 @@ def train_command(
                 "positive",
             )
         share = unseen_share(corpus.events, 1.0 - holdout, champion.manifest.trained_until_ms if champion else 0)
+        share = gate_share(corpus.events, corpus.positive, share, GATE_QUERIES)
+        if incremental and champion is not None:
+            found = new_events(corpus, share, champion.manifest.trained_until_ms)
+            if found < FEWEST:
+                _skip(against, found, as_json=as_json)
+                return
+            if "half" in champion.manifest.metrics and not settings.half and Group.current().first:
+                console.print(f"the graphs of {against} are in half precision: so are the update's", highlight=False)
         cores, asked = threads(), Asked(share, GATE_QUERIES, GATE_QUERIES, first=True)
-        settings = _settings(seed, text_model, quick=quick)
         encode = partial(encoded, cache=_cache(cache), text_model=settings.text_model, image_hosts=settings.image_hosts)
         if incremental:
             learned = updated(corpus, asked.share, out, against, settings, _cache(cache), report)
@@ -284,6 +311,7 @@ def train_command(
         "against": against,
         **({"against_refused": refused} if refused else {}),
         "parity": learned.parity,
+        **({"half": learned.measured["half"]} if "half" in learned.measured else {}),
         "events": int(len(corpus.events) * asked.share),
         "items": len(corpus.items),
         "training_seconds": learned.seconds,
@@ -300,6 +328,17 @@ def train_command(
     if tracking is not None:
         facts["mlflow"] = record(tracking, facts, corpus.name, settings, {path.name: path.read_bytes() for path in kept})
     _finish(facts, console, as_json=as_json)
+
+
+def _skip(against: str, found: int, *, as_json: bool) -> None:
+    """Say that an update is not worth a release yet."""
+    if not Group.current().first:
+        return
+    newer = f"{found} events are newer than {against} and not kept for the gate"
+    click.echo(f"nothing to learn yet: {newer}, {FEWEST} are needed", err=True)
+    if as_json:
+        why = {"skipped": "nothing_new", "new_events": found, "needed": FEWEST, "against": against}
+        click.echo(json.dumps({"release": None, **why}))
 
 
 def _write_page(path: Path, found: list[Measurement]) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import Progress
 
 from training.learn import LearnSettings
 from training.options import MORE, chosen, newest
+from training.progress import progress
 from training.ranker import RankerSettings
 from training.settings import write_settings
 from training.sources import open_corpus
@@ -64,19 +64,18 @@ def tune_command(
 ) -> None:
     """Search for better settings on the first part of the events, and write the best for `riffle train --settings FILE`.
 
-    A later call with the same study goes on with it.
+    A later call with the same study goes on with it; a study is of one part of one dataset, and of the same fixed settings.
 
     Example: riffle tune my-dataset --trials 20 --out tuned.json
     """
     console = Console(stderr=True)
-    corpus = open_corpus(source, positive, newest=newest())
     plain = LearnSettings(
         towers=TowerSettings(seed=seed, epochs=epochs), ranker=RankerSettings(seed=seed), text_model=text_model, seed=seed
     )
     standard = chosen(plain)
+    corpus = open_corpus(source, positive, newest=newest())
     study = file or out.with_suffix(".study.jsonl")
-    with Progress(console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("trials", total=trials)
+    with progress(console) as report:
         found = tune(
             corpus.items,
             corpus.events[: int(len(corpus.events) * share)],
@@ -86,7 +85,9 @@ def tune_command(
             trials,
             standard,
             TuneSettings(validation=validation, queries=queries, seed=seed),
-            lambda done, of: bar.update(task, completed=done, total=of),
+            report,
+            corpus.logged,
+            {"dataset": corpus.name, "share": share},
         )
     write_settings(out, found.best, LearnSettings())
     facts = {"settings": str(out), "study": str(study), "ndcg@10": found.value, "trials": found.states}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from models.features import SPEC
@@ -25,7 +26,8 @@ from training.data import EventTable, of_known_items
 from training.distributed import Group, NotFirst
 from training.ease import ease
 from training.encoders import Encoder, TextEncoder, encode_items, image_encoder
-from training.export import to_onnx
+from training.events import EventFrame
+from training.export import to_half, to_onnx
 from training.fit_towers import train_towers
 from training.learn import Learned, LearnSettings
 from training.parity import Frozen, Modules
@@ -35,7 +37,7 @@ from training.towers import Content, ItemTower, UserTower, item_vectors
 from training.web_images import OFF
 from training.weights import Champion, warm_start, weights_of
 
-__all__ = ["rows_to_learn", "update", "updated"]
+__all__ = ["FEWEST", "new_events", "rows_to_learn", "update", "updated"]
 
 FEWEST = 50
 "New events below which an update is not worth a release."
@@ -69,6 +71,21 @@ def rows_to_learn(table: EventTable, since_ms: int, seed: int) -> NDArray[np.int
     return np.sort(np.concatenate([mine, sample]))
 
 
+def new_events(corpus: Corpus, share: float, since_ms: int) -> int:
+    """How many of the first `share` of the events, on items that were there then, are later than `since_ms`."""
+    events, known = _until(corpus, share)
+    if isinstance(events, EventFrame):
+        events = EventFrame(events.frame.filter(pl.col("event_time") > since_ms))
+    return sum(event.event_time > since_ms for event in of_known_items(events, known))
+
+
+def _until(corpus: Corpus, share: float) -> tuple[Sequence[Interaction], list[Item]]:
+    """The first `share` of the events, and the items that were published by the last of them."""
+    events = corpus.events[: int(len(corpus.events) * share)]
+    until = events[-1].event_time if len(events) else 0
+    return events, [item for item in corpus.items if item.published_at is None or item.published_at <= until]
+
+
 def updated(
     corpus: Corpus, share: float, releases: Path, champion: str, settings: LearnSettings, cache: Path, report: Report
 ) -> Learned:
@@ -79,9 +96,7 @@ def updated(
     """
     if champion == "none":
         raise BadDataset("no_champion", "there is no release to go on from: train in full, and promote it")
-    events = corpus.events[: int(len(corpus.events) * share)]
-    until = events[-1].event_time if len(events) else 0
-    known = [item for item in corpus.items if item.published_at is None or item.published_at <= until]
+    events, known = _until(corpus, share)
     return update(Champion.open(releases / champion), known, events, cache, settings, report)
 
 
@@ -118,8 +133,9 @@ def update(
 ) -> Learned:
     """A release that goes on from `champion` over `events`, which are in event-time order and hold what it was trained on.
 
-    Of `settings` those of item-to-item weights, the text model and the seed count: the towers' are the champion's.
-    Deterministic for one seed.
+    Of `settings` those of item-to-item weights, the text model, the seed and half precision count: the towers' are the
+    champion's. Their graphs are in half precision if `settings` say so or the champion's are; the ranker's is the champion's
+    as it is. Deterministic for one seed.
 
     Raises:
         BadDataset: too few new events, or the champion's encoders or features are not the ones here.
@@ -159,7 +175,7 @@ def update(
     met = np.bincount(table.item, minlength=len(items)) > 0
     vectors[~met] = item_vectors(item, content, hide=True)[~met]
     index, weight = ease(table.user[table.liked], table.item[table.liked], len(items), settings.neighbours, settings.ease_l2)
-    graphs, parity = _graphs(user, item, content, vectors)
+    graphs, parity, measured = _graphs(user, item, content, vectors, half=settings.half or "half" in before.metrics)
     manifest = replace(
         before,
         name=f"{time.strftime('%Y%m%d', time.gmtime(events[-1].event_time / 1000))}-u",
@@ -182,12 +198,15 @@ def update(
     seconds["update"] = round(time.perf_counter() - since, 1)
     modules = Modules(user, item, Frozen(graphs["ranker.onnx"]))
     weights = weights_of(user, item, champion.settings)
-    return Learned(manifest, arrays, graphs, ids, seconds, parity, modules=modules, weights=weights, images=dict(images))
+    return Learned(
+        manifest, arrays, graphs, ids, seconds, parity, measured, modules=modules, weights=weights, images=dict(images)
+    )
 
 
 def _graphs(
-    user: UserTower, item: ItemTower, content: Content, vectors: NDArray[np.float32], n: int = 256
-) -> tuple[dict[str, bytes], float]:
+    user: UserTower, item: ItemTower, content: Content, vectors: NDArray[np.float32], n: int = 256, *, half: bool
+) -> tuple[dict[str, bytes], float, dict[str, float]]:
+    """The towers' graphs, the largest difference from torch, and with `half` what half precision changes."""
     rng = np.random.default_rng(0)
     mask = (np.arange(LENGTH) >= LENGTH - rng.integers(0, LENGTH + 1, (n, 1))).astype(np.float32)
     history = vectors[rng.integers(0, len(vectors), (n, LENGTH))]
@@ -195,8 +214,14 @@ def _graphs(
     users, first = to_onnx(user, people, "user_vectors")
     picked = rng.integers(0, len(vectors), n)
     fields = zip(("content", "text", "image", "present"), content.arrays(), strict=True)
-    contents, second = to_onnx(item, {name: array[picked] for name, array in fields}, "item_vectors")
-    return {"user_tower.onnx": users, "item_tower.onnx": contents}, max(first, second)
+    given = {name: array[picked] for name, array in fields}
+    contents, second = to_onnx(item, given, "item_vectors")
+    measured: dict[str, float] = {}
+    if half:
+        users, of_users = to_half(users, people, "user_tower.onnx")
+        contents, of_items = to_half(contents, given, "item_tower.onnx")
+        measured["half"] = max(of_users, of_items)
+    return {"user_tower.onnx": users, "item_tower.onnx": contents}, max(first, second), measured
 
 
 def _unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -85,7 +85,8 @@ class Measurement:
     item_ids: list[str]
     catalogue_size: int
     calibration: dict[str, dict[str, Any]] = field(default_factory=dict)
-    "Per head: reliability bins, expected calibration error, AUC, GAUC by person."
+    """Per head: reliability bins, expected calibration error, AUC, GAUC by person; in `segments` the last three by segment,
+    AUC and GAUC with their intervals, people drawn whole. Saved before there were segments, it lacks them."""
     facts: dict[str, Any] = field(default_factory=dict)
     "Whatever else is known: training seconds, parity."
 
@@ -117,7 +118,7 @@ class Measurement:
             catalogue_size=len(catalogue.item_ids),
             facts=dict(facts),
         )
-        made.calibration = _calibration(figures, made.people)
+        made.calibration = _calibration(figures, made.people, {name: made.within(name) for name in SEGMENTS})
         return made
 
     def __len__(self) -> int:
@@ -290,14 +291,17 @@ def _values(figures: Figures, tops: NDArray[np.int64], catalogue: Catalogue) -> 
     return {name: column.astype(np.float64).round(6) for name, column in zip(MEASURES, columns, strict=True)}
 
 
-def _calibration(figures: Figures, people: NDArray[np.int64]) -> dict[str, dict[str, Any]]:
+def _calibration(
+    figures: Figures, people: NDArray[np.int64], segments: Mapping[str, NDArray[np.bool_]]
+) -> dict[str, dict[str, Any]]:
     """Of every candidate that was ranked. The moments are those of liked events, so somewhat more comes than at any moment."""
     ranked = [(n, one) for n, one in enumerate(figures.asked) if one.probed.heads.size]
     if not ranked:
         return {}
     said = np.concatenate([one.probed.heads for _, one in ranked])
     came = np.concatenate([one.came for _, one in ranked])
-    person = np.repeat(people[[n for n, _ in ranked]], [len(one.came) for _, one in ranked])
+    query = np.repeat([n for n, _ in ranked], [len(one.came) for _, one in ranked])
+    person = people[query]
     found: dict[str, dict[str, Any]] = {}
     for head, name in enumerate(figures.heads):
         bins = metrics.reliability(said[:, head], came[:, head])
@@ -309,8 +313,21 @@ def _calibration(figures: Figures, people: NDArray[np.int64]) -> dict[str, dict[
                 [round(s, 6), round(c, 6), int(n)]
                 for s, c, n in zip(bins.said.tolist(), bins.came.tolist(), bins.size.tolist(), strict=True)
             ],
+            "segments": {
+                segment: _of_part(said[rows, head], came[rows, head], person[rows])
+                for segment, held in segments.items()
+                if (rows := held[query]).any()
+            },
         }
     return found
+
+
+def _of_part(said: NDArray[np.floating], came: NDArray[np.bool_], person: NDArray[np.int64]) -> dict[str, Any]:
+    areas = {"auc": metrics.auc_interval(said, came, person), "gauc": metrics.grouped_auc_interval(said, came, person)}
+    return {
+        "ece": round(metrics.reliability(said, came).error, 6),
+        **{name: None if area is None else area.to_json() for name, area in areas.items()},
+    }
 
 
 def _known(value: float) -> float | None:

@@ -16,7 +16,8 @@ from models.rules import PositiveRule
 from models.serving import ServingModel
 from models.slot import ModelSlot
 from schemas.records import Interaction, Item
-from training.evaluate import Figures, Vectors, World, evaluate
+from training.evaluate import Figures, Vectors, World, asked_of, evaluate
+from training.gate import STANDARD, Bounds
 from training.learn import Learned, LearnSettings, learn
 from training.measurement import Catalogue, Measurement
 from training.parity import Parity, in_parity
@@ -26,6 +27,7 @@ __all__ = [
     "Asked",
     "Encode",
     "catalogue_of",
+    "gate_share",
     "measure",
     "measurement",
     "published",
@@ -118,6 +120,21 @@ def unseen_share(events: Sequence[Interaction], share: float, until_ms: int) -> 
     if cut >= n or events[cut].event_time >= until_ms or events[-1].event_time < until_ms:
         return share
     return (bisect_left(events, until_ms, cut, key=lambda event: event.event_time) + 0.5) / n
+
+
+def gate_share(events: Sequence[Interaction], positive: str, share: float, queries: int, bounds: Bounds = STANDARD) -> float:
+    """`share` of the events, or more, up to where what is left still holds what the gate asks.
+
+    That are `queries` first meetings of what is liked (`asked_of`), of as many people as `bounds` want; where the rest after
+    `share` holds fewer of either, it is all kept. So what is kept from training does not grow with the history.
+    """
+    asked = asked_of(events, PositiveRule(positive), share, first=True)
+    needed, people = max(queries, bounds.queries), set[str]()
+    for found, n in enumerate(reversed(asked), 1):
+        people.add(events[n].user_id)
+        if found >= needed and len(people) >= bounds.people:
+            return (n + 0.5) / len(events)
+    return share
 
 
 def catalogue_of(corpus: Corpus, share: float) -> Catalogue:

@@ -14,6 +14,7 @@ Tibshirani 1993 (bootstrap). The ranked ones equal `ir_measures` (trec_eval) on 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +23,13 @@ __all__ = [
     "Interval",
     "Reliability",
     "auc",
+    "auc_interval",
     "average_precision",
     "bootstrap",
     "coverage",
     "diversity",
     "grouped_auc",
+    "grouped_auc_interval",
     "ndcg_at",
     "novelty",
     "precision_at",
@@ -183,10 +186,16 @@ def auc(scores: NDArray[np.floating], came: NDArray[np.bool_]) -> float:
 
 def grouped_auc(scores: NDArray[np.floating], came: NDArray[np.bool_], groups: NDArray[np.integer]) -> float:
     """Mean AUC within groups (people, say), weighted by their size; groups of one outcome say nothing. NaN without any."""
+    each, size = _aucs(scores, came, groups)
+    return float((each * size).sum() / size.sum()) if len(each) else float("nan")
+
+
+def _aucs(scores: NDArray[np.floating], came: NDArray[np.bool_], groups: NDArray[np.integer]) -> tuple[Floats, Floats]:
+    """AUC and size of each group that holds both outcomes."""
     order = np.lexsort((scores, groups))
     group, score, true = groups[order], scores[order], came[order].astype(np.float64)
     if not len(group):
-        return float("nan")
+        return np.zeros(0), np.zeros(0)
     starts = np.flatnonzero(np.diff(group, prepend=group[0] - 1))
     number = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(group))))
     # equal scores of one group share their mean place
@@ -198,11 +207,9 @@ def grouped_auc(scores: NDArray[np.floating], came: NDArray[np.bool_], groups: N
     hits = np.bincount(number, true)
     misses = size - hits
     says = (hits > 0) & (misses > 0)
-    if not says.any():
-        return float("nan")
     above = np.bincount(number, mean_place * true) - hits * (hits + 1) / 2.0
-    each = above[says] / (hits[says] * misses[says])
-    return float((each * size[says]).sum() / size[says].sum())
+    each: Floats = above[says] / (hits[says] * misses[says])
+    return each, size[says]
 
 
 # ---- how sure
@@ -241,10 +248,76 @@ def bootstrap(
         return Interval(0.0, 0.0, 0.0)
     number = np.arange(len(values)) if groups is None else np.unique(groups, return_inverse=True)[1]
     total, size = np.bincount(number, values.astype(np.float64)), np.bincount(number).astype(np.float64)
+    low, high = _drawn(total, size, level, resamples, seed)
+    return Interval(float(values.mean()), low, high)
+
+
+def _drawn(total: NDArray[Any], size: Floats, level: float, resamples: int, seed: int) -> tuple[float, float]:
+    """Interval of the sum of `total` as a share of that of `size`, groups drawn."""
     rng, n = np.random.default_rng(seed), len(total)
     means = np.empty(resamples)
     for start in range(0, resamples, DRAWN_AT_ONCE):
         drawn = rng.integers(0, n, (min(DRAWN_AT_ONCE, resamples - start), n))
         means[start : start + len(drawn)] = total[drawn].sum(axis=1) / size[drawn].sum(axis=1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(values.mean()), float(low), float(high))
+    return float(low), float(high)
+
+
+def grouped_auc_interval(
+    scores: NDArray[np.floating], came: NDArray[np.bool_], groups: NDArray[np.integer], level: float = 0.95, seed: int = 0
+) -> Interval | None:
+    """`grouped_auc` and its interval, groups drawn whole; None where no group holds both outcomes."""
+    each, size = _aucs(scores, came, groups)
+    if not len(each):
+        return None
+    return Interval(float((each * size).sum() / size.sum()), *_drawn(each * size, size, level, RESAMPLES, seed))
+
+
+AUC_RESAMPLES, AUC_BINS, AUC_GROUPS = 400, 256, 2_000
+
+
+def auc_interval(
+    scores: NDArray[np.floating], came: NDArray[np.bool_], groups: NDArray[np.integer], level: float = 0.95, seed: int = 0
+) -> Interval | None:
+    """`auc` and its interval, groups drawn whole; None where only one outcome is there.
+
+    What it costs is bounded: a resample counts outcomes in AUC_BINS bins of scores instead of ordering them anew (the interval
+    is moved by what that changes of the whole), and more than AUC_GROUPS groups are drawn as so many random bundles of them.
+    """
+    whole = auc(scores, came)
+    if whole != whole:  # noqa: PLR0124 - NaN differs from itself
+        return None
+    rng = np.random.default_rng(seed)
+    number = np.unique(groups, return_inverse=True)[1]
+    n = int(number.max()) + 1
+    if n > AUC_GROUPS:
+        number, n = rng.permutation(n)[number] % AUC_GROUPS, AUC_GROUPS
+    place = np.searchsorted(_edges(scores, came), scores, side="left")
+    width = int(place.max()) + 1
+    true, false = (
+        np.bincount(number[part] * width + place[part], minlength=n * width).reshape(n, width).astype(np.float32)
+        for part in (came, ~came)
+    )
+    weights = rng.multinomial(n, np.full(n, 1 / n), AUC_RESAMPLES).astype(np.float32)
+    found = _binned_auc(weights @ true, weights @ false)
+    low, high = np.nanquantile(found, [(1 - level) / 2, (1 + level) / 2])
+    moved = whole - float(_binned_auc(true.sum(axis=0)[None], false.sum(axis=0)[None])[0])
+    return Interval(whole, max(0.0, float(low) + moved), min(1.0, float(high) + moved))
+
+
+def _edges(scores: NDArray[np.floating], came: NDArray[np.bool_]) -> NDArray[np.floating]:
+    """Ascending right ends of bins, all but the last; half of them divide all scores evenly, half those of what came true."""
+    there = np.unique(scores)
+    if len(there) <= AUC_BINS:
+        return there[:-1]
+    shares = np.arange(1, AUC_BINS // 2) / (AUC_BINS // 2)
+    return np.unique(np.concatenate([np.quantile(scores, shares), np.quantile(scores[came], shares)]))
+
+
+def _binned_auc(true: NDArray[np.float32], false: NDArray[np.float32]) -> Floats:
+    """AUC of counts by bin, `(r, bins)`, ties count half: `(r,)`; NaN when only one of the two is there."""
+    wins, losses = true.astype(np.float64), false.astype(np.float64)
+    above = (wins * (np.cumsum(losses, axis=1) - losses / 2)).sum(axis=1)
+    pairs = wins.sum(axis=1) * losses.sum(axis=1)
+    found: Floats = np.divide(above, pairs, out=np.full(len(wins), np.nan), where=pairs > 0)
+    return found

@@ -12,7 +12,7 @@ from training.learn import LearnSettings
 from training.ranker import KINDS
 from training.settings import read_settings
 
-__all__ = ["MORE", "chosen", "newest"]
+__all__ = ["FP16", "MORE", "chosen", "newest"]
 
 
 def _keep(context: click.Context, option: click.Parameter, value: Any) -> None:
@@ -51,9 +51,12 @@ MORE = (
         callback=_keep,
         help="Read only so many events, the newest: memory grows with them. 0: all.",
     ),
-    click.option("--fp16", is_flag=True, expose_value=False, callback=_keep, help="Export graphs in half precision, for GPUs."),
 )
 "To be added to a command; their values do not reach it as arguments, but through `chosen` and `newest`."
+FP16 = click.option(
+    "--fp16", is_flag=True, expose_value=False, callback=_keep, help="Export graphs in half precision, for GPUs."
+)
+"Likewise, where a release is exported."
 
 
 def newest() -> int:

@@ -159,4 +159,22 @@ def _calibration(found: Sequence[Measurement]) -> str:
             cells = "".join(f"<td>{figure}</td>" for figure in figures)
             rows.append(f"<tr><td>{_key(n)}{html.escape(one.label)}: {html.escape(head)}</td>{cells}</tr>")
     head = "<th></th><th>Expected calibration error</th><th>AUC</th><th>GAUC by person</th>"
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>{_calibration_by_segment(found, head)}"
+
+
+def _calibration_by_segment(found: Sequence[Measurement], head: str) -> str:
+    """A table per measurement, where it was saved with segments."""
+    out = []
+    for n, one in enumerate(found):
+        rows = []
+        for name, said in one.calibration.items():
+            for segment, figures in said.get("segments", {}).items():
+                areas = [_cell(Interval(*figures[area])) if figures[area] else "–" for area in ("auc", "gauc")]
+                cells = "".join(f"<td>{cell}</td>" for cell in (f"{figures['ece']:.4f}", *areas))
+                what = f'title="{html.escape(SEGMENTS.get(segment, ""))}"'
+                rows.append(f"<tr><td {what}>{html.escape(name)}: {html.escape(segment.replace('_', ', '))}</td>{cells}</tr>")
+        if rows:
+            body = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+            summary = f"{_key(n)}By segment: {html.escape(one.label)}"
+            out.append(f'<details><summary>{summary}</summary><div class="wide">{body}</div></details>')
+    return "".join(out)

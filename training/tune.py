@@ -2,15 +2,19 @@
 
 A trial trains on the older events of the part that is given, and is judged by NDCG@10 of the pipeline that serves on the newer
 ones. While its first towers train, their next-item NDCG after each epoch goes to the pruner, which ends a trial that does worse
-than half of those before it did. The study is a file of JSON lines: a later call goes on with it.
+than half of those before it did. The study is a file of JSON lines: a later call goes on with it, if it is of the same data and
+settings.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import optuna
@@ -22,14 +26,20 @@ from optuna.trial import TrialState
 from models.rules import PositiveRule
 from models.serving import ServingModel
 from models.slot import ModelSlot
-from schemas.errors import BadDataset, ReleaseRejected
+from schemas.errors import BadDataset, ConfigError, ReleaseRejected
 from schemas.records import Interaction, Item
 from training.encoding import encoded
 from training.evaluate import evaluate
 from training.learn import LearnSettings, learn
+from training.logged import Logged
 from training.ranker import KINDS
 
 __all__ = ["SPACE", "Study", "TuneSettings", "tried", "tune"]
+
+OF = "of"
+"The study's attribute that says what it is of."
+PARTS = 12
+"Parts of a trial that progress tells apart, at most: those of `learn`, and the questions."
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -100,6 +110,58 @@ def _expressible(settings: LearnSettings) -> dict[str, Any]:
     return found
 
 
+def _fingerprint(
+    about: Mapping[str, Any],
+    items: Sequence[Item],
+    events: Sequence[Interaction],
+    positive: str,
+    standard: LearnSettings,
+    settings: TuneSettings,
+) -> dict[str, Any]:
+    """What the trials of a study have in common: the data, how they are judged, and the settings that are not searched."""
+    of_items, of_events = hashlib.sha256(), hashlib.sha256()
+    for item in items:
+        of_items.update(repr((item.item_id, item.title, item.text, item.categories)).encode())
+    for event in events:
+        of_events.update(repr((event.event_id, event.user_id, event.item_id, event.event_time, event.action)).encode())
+    fixed = {name: value for name, value in asdict(standard).items() if name not in (*SPACE, "checkpoints", "image_hosts")}
+    for name in SPACE:
+        part, _, inner = name.rpartition(".")
+        if part:
+            del fixed[part][inner]
+    found = {
+        **about,
+        "items": len(items),
+        "content of the items": of_items.hexdigest()[:16],
+        "events": len(events),
+        "content of the events": of_events.hexdigest()[:16],
+        "positive": positive,
+        "validation": settings.validation,
+        "queries": settings.queries,
+        **{
+            f"settings of {name}" if isinstance(value, dict) else name: value
+            for name, value in fixed.items()
+            if name != "queries"
+        },
+        "queries of a training": fixed["queries"],
+    }
+    return dict(json.loads(json.dumps(found)))
+
+
+def _bind(study: optuna.Study, file: Path, mine: Mapping[str, Any]) -> None:
+    """Note what the study is of, or hold it against what it was; raises ConfigError."""
+    theirs = study.user_attrs.get(OF)
+    if theirs is None:
+        study.set_user_attr(OF, dict(mine))
+        return
+    differing = [name for name in {**theirs, **mine} if theirs.get(name) != mine.get(name)]
+    if differing:
+        what = "; ".join(f"{name} {theirs.get(name)!r:.80}, here {mine.get(name)!r:.80}" for name in differing[:3])
+        more = f", and {len(differing) - 3} more" if len(differing) > 3 else ""
+        message = f"{file} is a study of something else ({what}{more}): name another file with --study"
+        raise ConfigError("other_study", message, "study")
+
+
 def _opened(file: Path, settings: TuneSettings) -> optuna.Study:
     file.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
@@ -130,22 +192,30 @@ def tune(
     trials: int,
     standard: LearnSettings,
     settings: TuneSettings,
-    progress: Callable[[int, int], None] = lambda done, of: None,  # noqa: ARG005
+    progress: Callable[[str, int, int], None] = lambda part, done, of: None,  # noqa: ARG005
+    logged: Logged | None = None,
+    about: Mapping[str, Any] = MappingProxyType({}),
 ) -> Study:
     """Run `trials` more trials of the study in `file`. `events` are the training part: what is tested on must not be in it.
 
-    A first trial tries `standard` itself, so that the best is never worse than it on the slice.
+    A first trial tries `standard` itself, so that the best is never worse than it on the slice. `logged` slates as in `learn`.
+    A study is bound to what it was first of: items, events, `positive`, settings that are not searched, and what else `about`
+    says; `progress` is called with a trial's name, and how far it is.
 
     Raises:
         BadDataset: too little to learn from.
+        ConfigError: the study is of something else.
     """
+    mine = _fingerprint(about, items, events, positive, standard, settings)
     study = _opened(file, settings)
+    _bind(study, file, mine)
     if not study.trials:
         study.enqueue_trial(_expressible(standard))
     for done in range(trials):
         trial = study.ask(dict(SPACE))
         try:
-            value = _value(trial, items, events, positive, cache, tried(trial.params, standard), settings)
+            report = _parts(f"trial {done + 1} of {trials}", progress)
+            value = _value(trial, items, events, positive, cache, tried(trial.params, standard), settings, report, logged)
         except optuna.TrialPruned:
             study.tell(trial, state=TrialState.PRUNED)
         except (ReleaseRejected, ArithmeticError) as exc:  # settings that cannot be trained with are not the best ones
@@ -153,12 +223,23 @@ def tune(
             study.tell(trial, state=TrialState.FAIL)
         else:
             study.tell(trial, value)
-        progress(done + 1, trials)
     ended = [trial.state.name.lower() for trial in study.get_trials(deepcopy=False)]
     if "complete" not in ended:
         raise BadDataset("no_trial", "no trial was completed: there is nothing to choose from")
     states = {state: ended.count(state) for state in sorted(set(ended))}
     return Study(tried(study.best_params, standard), study.best_value, states)
+
+
+def _parts(name: str, progress: Callable[[str, int, int], None]) -> Callable[[str, int, int], None]:
+    """Progress of a trial, from that of its parts."""
+    begun: list[str] = []
+
+    def report(part: str, done: int, of: int) -> None:  # noqa: ARG001
+        if part not in begun:
+            begun.append(part)
+        progress(name, min(len(begun) - 1, PARTS), PARTS)
+
+    return report
 
 
 def _value(
@@ -169,6 +250,8 @@ def _value(
     cache: Path,
     settings: LearnSettings,
     how: TuneSettings,
+    report: Callable[[str, int, int], None],
+    logged: Logged | None,
 ) -> float:
     """NDCG@10 on the validation slice; raises TrialPruned where that is not worth finding out."""
     cut = int(len(events) * (1.0 - how.validation))
@@ -180,11 +263,12 @@ def _value(
         if trial.should_prune():
             raise optuna.TrialPruned
 
-    learned = learn(known, events[:cut], positive, cache, settings, watch=watch)
+    learned = learn(known, events[:cut], positive, cache, settings, report, logged, watch)
     slot = ModelSlot()
     slot.swap(ServingModel(learned.release()))
     held = set(learned.item_ids)
     vectors = encoded([item for item in items if item.item_id not in held], cache, settings.text_model, settings.image_hosts)
     rule, share = PositiveRule(positive), 1.0 - how.validation
-    figures = evaluate(items, events, rule, share, slot=slot, most=how.queries, vectors=vectors, first=True)
+    told = lambda done, of: report("measure", done, of)
+    figures = evaluate(items, events, rule, share, told, slot, how.queries, vectors=vectors, first=True)
     return float(str(figures.to_json()["ndcg@10"]))

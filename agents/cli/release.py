@@ -155,7 +155,7 @@ def train(source: str | None, promoting: bool, upload: str, as_json: bool, optio
 
     \b
     Further options: --positive RULE  which events are liked     --quick        fewer passes
-                     --holdout SHARE  events kept for the gate   --seed N       another draw
+                     --holdout SHARE  at most, for the gate      --seed N       another draw
                      --text-model M   another text encoder       --newest N     read only the newest events
                      --incremental    go on from the champion    --ranker KIND  mmoe or deepfm
                      --settings FILE  heads, windows, sizes      --report FILE  a page that compares
@@ -170,6 +170,10 @@ def train(source: str | None, promoting: bool, upload: str, as_json: bool, optio
     if "--against" not in options and (promoting or readiness(settings).get("release") is not None):
         against = _at_hand(settings)
     facts = run_training(settings, [source or settings.archive_target, "--against", against, *options], console)
+    if facts.get("skipped"):  # an update that is not worth a release yet, as the training has said
+        if as_json:
+            click.echo(json.dumps(facts))
+        return
     if promoting and facts["gate"]["passed"]:
         facts |= promote(settings, facts["release"], upload=upload)
         facts["served"] = await_served(settings, facts["release"], console)

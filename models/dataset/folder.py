@@ -61,9 +61,9 @@ class Dataset:
     _users: Path | None = field(default=None, repr=False)
     bad: list[BadRow] = field(default_factory=list)
     warned: list[BadRow] = field(default_factory=list)
-    "What costs no row, the first 1,000 of the latest pass: images that are not there, unknown keys."
+    "What costs no row, the first 1,000 of the latest pass: images that are not there, unknown keys, columns that are not read."
     warnings: Counter[str] = field(default_factory=Counter)
-    "How many of each: `image_missing`, `not_an_image`, `unknown_key`."
+    "How many of each: `image_missing`, `not_an_image`, `unknown_key`, `unknown_column`."
     _counts: Counter[str] = field(default_factory=Counter, repr=False)
 
     @property
@@ -98,16 +98,24 @@ class Dataset:
     def check(self, *, events: bool = True) -> None:
         """What a look into the files tells before they are read whole. Without `events` it looks at the items only.
 
+        A column of events that is not read is a warning; in JSON lines it is looked for in the first 100 of them.
+
         Raises:
             BadDataset: a file has no rows or lacks a column, the rule for liked events does not fit, or times are in seconds.
         """
         needed: dict[Path, tuple[str, ...]] = {self._items: ("item_id",)}
         if events and self._events is not None:
             needed[self._events] = ("user_id", "item_id", "event_time")
+        if self._events is not None:
+            self.warned = [warned for warned in self.warned if warned.file != self._events.name]
+        del self.warnings["unknown_column"]
         for file, names in needed.items():
             if not count(file):
                 raise BadDataset("empty", f"{file.name} holds no rows")
             there = columns(file)
+            for name in (name for name in there if file == self._events and name not in INTERACTION_FIELDS):
+                reason = f"column {name[:80]!r} is not read; known: {', '.join(sorted(INTERACTION_FIELDS))}"
+                self._warn(file, 0, "unknown_column", reason, name)
             for name in names:
                 if there and name not in there:
                     raise BadDataset("no_column", f"{file.name} has no column {name}", name)

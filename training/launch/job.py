@@ -16,6 +16,10 @@ MASTER_PORT = 29_400
 STATE = "/var/lib/riffle"
 "Where a volume for releases and checkpoints is mounted."
 NAME = re.compile(r"[a-z]([a-z0-9-]{0,50}[a-z0-9])?")
+QUANTITY = re.compile(r"(?P<number>\d+(\.\d*)?|\.\d+)(?P<suffix>[num]|[kMGTPE]|[KMGTPE]i|[eE][+-]?\d{1,2})?")
+"https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/, without a sign: nothing here is negative."
+POWERS = {"n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
+MOST_CPUS, LEAST_BYTES = 10_000, 64 << 20
 SECRET = re.compile(r"SECRET|PASSWORD|PASSWD|TOKEN|CREDENTIAL|PRIVATE|(^|_)KEY(_|$)", re.IGNORECASE)
 
 
@@ -34,7 +38,9 @@ class TrainingJob:
     gpus: int = 0
     "Per node."
     cpus: str = "4"
+    "A quantity as Kubernetes writes them, per node: 4, 500m."
     memory: str = "16Gi"
+    "Likewise: 16Gi, 16000M."
     max_seconds: int = 86_400
     restarts: int = 3
     "How often a process that ended badly is started again; it goes on from its checkpoint."
@@ -52,6 +58,14 @@ class TrainingJob:
             raise ConfigError("job", "a job needs at least one node, one process and one second")
         if self.gpus and self.processes > self.gpus:
             raise ConfigError("job", f"{self.processes} processes cannot share {self.gpus} GPUs", "processes")
+        cpus, memory = _quantity(self.cpus, "cpus", "4 or 500m"), _quantity(self.memory, "memory", "16Gi")
+        if not 0 < cpus <= MOST_CPUS:
+            raise ConfigError("quantity", f"{self.cpus} are no number of CPUs: write 4, or 500m for half of one", "cpus")
+        if memory < LEAST_BYTES:
+            message = (
+                f"{self.memory} are {memory:g} bytes, in which nothing can be trained: is {self.memory.rstrip('m')}Gi meant?"
+            )
+            raise ConfigError("quantity", message, "memory")
         for name in self.environment:
             if SECRET.search(name):
                 message = f"{name} looks like a secret: name a secret of the cluster, or use the machine's role"
@@ -61,3 +75,14 @@ class TrainingJob:
     def command(self) -> list[str]:
         """The whole container command."""
         return [*COMMAND, *self.arguments]
+
+
+def _quantity(text: str, name: str, such_as: str) -> float:
+    """The number that a quantity says; raises ConfigError."""
+    found = QUANTITY.fullmatch(text)
+    if found is None:
+        raise ConfigError("quantity", f"{text[:80]!r} is no quantity of {name}: write such as {such_as}", name)
+    number, suffix = float(found["number"]), found["suffix"] or ""
+    if suffix.endswith("i"):
+        return number * float(1024 ** ("KMGTPE".index(suffix[0]) + 1))
+    return number * 10.0 ** (POWERS[suffix] if suffix in POWERS else int(suffix[1:] or 0))

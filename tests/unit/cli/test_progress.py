@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -44,13 +45,32 @@ def test_what_is_waited_for_is_said_without_a_terminal() -> None:
 
 
 def test_training_says_how_far_it_is_without_a_terminal() -> None:
-    from training.cli import SAID_EVERY_S, _progress
+    from training.progress import SAID_EVERY_S, progress
 
     now, out = 0.0, io.StringIO()
-    with _progress(Console(file=out, force_terminal=False), lambda: now) as report:
+    with progress(Console(file=out, force_terminal=False), lambda: now) as report:
         report("towers", 0, 50)
         for done in range(1, 50):
             now += SAID_EVERY_S / 4
             report("towers", done, 50)
         report("ranker", 0, 1)
     assert out.getvalue().splitlines() == ["towers …", *(f"towers: {2 * n} %" for n in range(4, 50, 4)), "ranker …"]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_of_processes_that_train_together_the_first_alone_says_how_far_it_is(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from training.distributed import Group
+    from training.progress import progress
+
+    said = []
+    for rank in range(2):
+        monkeypatch.setattr(Group, "current", classmethod(lambda cls, rank=rank: cls(rank, 2)))
+        out = io.StringIO()
+        with progress(Console(file=out, force_terminal=terminal)) as report:
+            report("towers", 0, 50)
+            report("towers", 50, 50)
+        said.append(out.getvalue())
+    assert "towers" in said[0]
+    assert said[1] == ""

@@ -299,3 +299,29 @@ def test_a_rule_that_does_not_fit_is_told_in_words(tmp_path: Path, rule: str, me
     assert [(warned.file, "nmae" in warned.reason) for warned in dataset.warned] == [("dataset.toml", True)]
     with pytest.raises(BadDataset, match=message):
         dataset.check()
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_column_of_events_that_is_not_read_is_a_warning_and_costs_no_row(tmp_path: Path, kind: str) -> None:
+    pl.DataFrame({"item_id": ["a"], "colour": ["red"]}).write_csv(tmp_path / "items.csv")
+    rows = {
+        "user_id": ["u", "v"],
+        "item_id": ["a", "a"],
+        "event_time": [10**12, 10**12 + 1],
+        "rating": [5, 3],
+        "note": ["x", "y"],
+    }
+    frame, file = pl.DataFrame(rows), tmp_path / f"events.{kind}"
+    {"csv": frame.write_csv, "jsonl": frame.write_ndjson, "parquet": frame.write_parquet}[kind](file)
+    dataset = Dataset.open(tmp_path)
+    for _ in range(2):
+        dataset.check()
+        assert len(list(dataset.items())) == 1, "of items they are attributes"
+        assert len(list(dataset.events())) == 2
+        assert dataset.warnings == {"unknown_column": 2}, "a second look does not count twice"
+        assert [(warned.file, warned.row, warned.field) for warned in dataset.warned] == [
+            (file.name, 0, "rating"),
+            (file.name, 0, "note"),
+        ]
+    assert "'rating' is not read; known: action, event_id" in dataset.warned[0].reason
+    assert dataset.bad_count == 0

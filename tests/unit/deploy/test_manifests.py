@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -45,3 +46,15 @@ def test_retraining_is_weekly_in_full_hourly_from_the_champion_and_never_twice_a
     # on no day of both: an update that is promoted meanwhile has the full training refused
     assert jobs["riffle-train-incremental"]["schedule"].split()[1:] == ["*", "*", "*", "1-6"]
     assert jobs["riffle-train"]["schedule"].split()[2:] == ["*", "*", "0"]
+
+
+def test_a_laptops_crontab_is_the_clusters_schedule() -> None:
+    readme = (FOLDER.parents[1] / "README.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^((?:\S+ +){5})cd .* \.venv/bin/(riffle train .*) >> ", readme, re.MULTILINE)
+    at_home = {" ".join(schedule.split()): command.split() for schedule, command in lines}
+    jobs = [d["spec"] for d in documents(FOLDER / "retrain.yaml") if d["kind"] == "CronJob"]
+    in_a_cluster = {}
+    for spec in jobs:
+        (container,) = spec["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+        in_a_cluster[spec["schedule"]] = container["args"][: container["args"].index("--upload")]
+    assert at_home == in_a_cluster

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from learning_corpus import COLOURS, SMALL, corpus, pictured
+from learning_corpus import COLOURS, POSITIVE, SMALL, corpus, pictured
 
-from models.release import WEIGHTS, Release
+from models.release import ARRAYS, PROJECTIONS, WEIGHTS, Release, write_release
 from models.sequences import LENGTH, Vocabulary
 from models.serving import ServingModel
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
+from training.cli import train_command
 from training.data import EventTable
 from training.evaluate import World
+from training.gate import HALF
 from training.incremental import rows_to_learn, update
 from training.learn import Learned
 from training.parity import in_parity
 from training.towers import Content, ItemTower, UserTower, item_vectors
 from training.weights import Champion, warm_start
 
+AGES_MS = 10**12
 few = settings(max_examples=40, deadline=None)
 DRAWN = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), min_size=1, max_size=60)
 
@@ -129,6 +135,71 @@ def test_an_update_learns_what_is_new_and_keeps_what_was(
     assert not np.array_equal(champion.release.item_vectors, release.item_vectors[:old])
     assert (release.ease_index[old:] >= 0).any(), "new items have neighbours"
     assert len(Champion.open(folder).weights["item.ids.weight"]) == len(items), "the next update goes on from this one"
+
+
+def test_an_update_in_half_precision_is_measured_as_such_and_stays_so(
+    champion: Champion, vectors: Path, tmp_path: Path
+) -> None:
+    seen, unmet = pictured(vectors / "images")
+    new, events = later()
+    items = [*seen, *unmet, *new]
+    made = update(champion, items, events, vectors, replace(SMALL, half=True))
+    assert 0 < made.measured["half"] <= 1e-2
+    for name in ("user_tower.onnx", "item_tower.onnx"):
+        assert products(made.graphs[name]) == {onnx.TensorProto.FLOAT16}
+        assert products(champion.release.graphs[name]) == {onnx.TensorProto.FLOAT}
+    assert made.graphs["ranker.onnx"] == champion.release.graphs["ranker.onnx"]
+    world, people = World(items), sorted({event.user_id for event in events})
+    world.apply(events)
+    assert made.modules is not None
+    assert 1e-7 < in_parity(world, made.release(), made.modules, people, 20).worst <= HALF.parity
+    after = Champion.open(made.write(tmp_path / "releases", {}, champion.release.name))
+    further = [replace(e, event_id=f"{e.event_id}+", event_time=e.event_time + 10**6) for e in events[-90:]]
+    again = update(after, items, [*events, *further], vectors, SMALL)
+    assert "half" in again.measured, "an update of half precision stays in it"
+
+
+def test_nothing_new_is_no_error_and_writes_nothing(champion: Champion, vectors: Path, tmp_path: Path) -> None:
+    """A job that runs every hour is not red for an hour in which nothing happened."""
+    data, (items, events) = tmp_path / "data", corpus()
+    data.mkdir()
+    (data / "items.jsonl").write_text("".join(json.dumps(asdict(item)) + "\n" for item in items))
+    name, releases = champion.release.name, tmp_path / "releases"
+    options = ["--out", str(releases), "--against", name, "--incremental", "--positive", POSITIVE, "--cache", str(tmp_path)]
+    asked = replace(champion.release.manifest, name="20260131", trained_until_ms=events[-1].event_time + AGES_MS, files={})
+    folder = write_release(
+        releases,
+        asked,
+        {name: np.load(releases / champion.release.name / name) for name in (*ARRAYS, *PROJECTIONS)},
+        champion.release.graphs,
+        champion.release.item_ids,
+    )
+    options[3] = folder.name
+    before = sorted(path.name for path in releases.iterdir())
+    for more in (0, 40):
+        last = events[-1].event_time + AGES_MS
+        late = [Interaction(f"l{n}", f"u{n % 30}", f"i{n}", last + 1 + n, "view") for n in range(more)]
+        moved = [replace(event, event_time=event.event_time + AGES_MS) for event in events]
+        (data / "events.jsonl").write_text("".join(json.dumps(asdict(event)) + "\n" for event in [*moved, *late]))
+        ran = CliRunner().invoke(train_command, [str(data), *options, "--json"], catch_exceptions=False)
+        assert ran.exit_code == 0, ran.output
+        said = json.loads(ran.stdout)
+        assert (said["release"], said["skipped"], said["needed"], said["against"]) == (None, "nothing_new", 50, folder.name)
+        assert 0 <= said["new_events"] <= more
+        assert "nothing to learn yet" in ran.stderr
+    assert sorted(path.name for path in releases.iterdir()) == before
+    options[3] = "none"
+    refused = CliRunner().invoke(train_command, [str(data), *options])
+    assert isinstance(refused.exception, BadDataset), "what cannot be done stays an error"
+
+
+def products(graph: bytes) -> set[int]:
+    """Types of the weights that matrices are multiplied with."""
+    model = onnx.load_from_string(graph).graph
+    types = {tensor.name: tensor.data_type for tensor in model.initializer}
+    return {
+        types[name] for node in model.node if node.op_type in {"MatMul", "Gemm"} for name in node.input[1:2] if name in types
+    }
 
 
 def test_what_cannot_be_gone_on_from_is_said(learned: Learned, champion: Champion, vectors: Path, tmp_path: Path) -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import click
 import numpy as np
+import polars as pl
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from learning_corpus import POSITIVE, SMALL, corpus
@@ -18,13 +23,16 @@ from tower_corpus import tower_corpus
 
 from schemas.errors import ConfigError
 from training import tune as tuning
+from training.cli import evaluate_command, train_command
+from training.commands import tune_command
 from training.data import EventTable
+from training.events import EventFrame
 from training.fit_towers import train_towers
 from training.learn import LearnSettings
 from training.ranker import KINDS
 from training.settings import BOUNDS, read_settings, write_settings
 from training.towers import TowerSettings
-from training.tune import SPACE, TuneSettings, _expressible, _opened, tried, tune
+from training.tune import SPACE, TuneSettings, _bind, _expressible, _fingerprint, _opened, tried, tune
 from training.validation import Validation
 
 SMALLER = replace(SMALL, towers=replace(SMALL.towers, epochs=3), queries=40)
@@ -41,7 +49,21 @@ def test_a_study_goes_on_prunes_and_tries_again_what_was_cut_off(
     monkeypatch.setattr(tuning, "SPACE", narrow)
     items, events = corpus()
     file = tmp_path / "s.jsonl"
-    found = tune(items, events[:700], POSITIVE, vectors, file, 1, SMALLER, HOW)
+    said: list[tuple[str, int, int]] = []
+    asked: list[int] = []
+
+    def logged(after_ms: int, until_ms: int, most: int, windows_ms: Mapping[str, int]) -> pl.DataFrame:
+        asked.append(until_ms)
+        return pl.DataFrame(schema={"features": pl.List(pl.Float32)})
+
+    columns, progress = EventFrame.of(events[:700]), lambda *told: said.append(told)
+    found = tune(items, columns, POSITIVE, vectors, file, 1, SMALLER, HOW, progress, logged)
+    assert asked == [events[559].event_time], "logged slates of the trial's own part"
+    assert {part for part, _, _ in said} == {"trial 1 of 1"}
+    assert [done for _, done, _ in said] == sorted(done for _, done, _ in said)
+    assert all(0 <= done <= of for _, done, of in said)
+    with pytest.raises(ConfigError, match="a study of something else"):
+        tune(items, events[:699], POSITIVE, vectors, file, 1, SMALLER, HOW)
     assert found.states == {"complete": 1}
     assert 0 < found.value <= 1
     assert found.best == tried(_expressible(SMALLER), SMALLER) == SMALLER, "the first trial is the standard"
@@ -63,6 +85,40 @@ def test_a_study_goes_on_prunes_and_tries_again_what_was_cut_off(
     assert last.params == cut_off.params
     assert len(last.intermediate_values) == 2, "ended after the second epoch, not the last"
     assert all(isinstance(json.loads(line), dict) for line in file.read_text().splitlines()), "plain JSON, nothing pickled"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"events": 699}, "events 700, here 699"),
+        ({"items": 39}, "items 40, here 39"),
+        ({"name": "prints"}, "dataset 'glass', here 'prints'"),
+        ({"positive": "True"}, "positive \"action == 'like'\", here 'True'"),
+        ({"how": replace(HOW, queries=41)}, "queries 40, here 41"),
+        ({"standard": replace(SMALLER, neighbours=17)}, "neighbours 16, here 17"),
+        ({"moved": True}, "content of the events"),
+    ],
+)
+def test_a_study_is_of_one_thing(tmp_path: Path, vectors: Path, change: dict[str, Any], said: str) -> None:
+    items, events = corpus()
+
+    def bound(**other: Any) -> None:
+        of = events[: other.get("events", 700)]
+        if other.get("moved"):
+            of = [*of[:-1], replace(of[-1], item_id="i0")]
+        given = items[: other.get("items", 40)], of, other.get("positive", POSITIVE)
+        mine = _fingerprint(
+            {"dataset": other.get("name", "glass")}, *given, other.get("standard", SMALLER), other.get("how", HOW)
+        )
+        _bind(_opened(tmp_path / "s.jsonl", HOW), tmp_path / "s.jsonl", mine)
+
+    bound()
+    bound(standard=replace(SMALLER, ease_l2=7.0, checkpoints="elsewhere"))  # what is searched, and where things lie, may differ
+    with pytest.raises(ConfigError) as refused:
+        bound(**change)
+    assert said in refused.value.message
+    assert "--study" in refused.value.message
+    bound()
 
 
 @settings(max_examples=50, deadline=None)
@@ -106,6 +162,19 @@ def test_settings_that_cannot_be_are_refused(tmp_path: Path, text: str) -> None:
         read_settings(tmp_path / "s.json", LearnSettings())
     with pytest.raises(ConfigError):
         read_settings(tmp_path / "missing.json", LearnSettings())
+
+
+@pytest.mark.parametrize("command", [evaluate_command, train_command, tune_command])
+def test_settings_are_read_before_the_data(tmp_path: Path, command: click.Command) -> None:
+    (tmp_path / "s.json").write_text('{"layers": 3}')
+    made = CliRunner().invoke(command, [str(tmp_path / "nowhere"), "--settings", str(tmp_path / "s.json")])
+    assert isinstance(made.exception, ConfigError)
+    assert "there is no setting layers" in made.exception.message
+    assert "read" not in made.output
+
+
+def test_a_search_exports_nothing_and_has_no_option_for_it() -> None:
+    assert "no such option" in CliRunner().invoke(tune_command, ["d", "--fp16"]).output.lower()
 
 
 def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:

@@ -10,17 +10,18 @@ import torch
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from learning_corpus import corpus
+from learning_corpus import POSITIVE, corpus
 
 from models.release import Release
+from models.rules import PositiveRule
 from schemas.errors import ConfigError
 from schemas.records import Interaction, Request, Slate, SlateItem
 from training import parity
 from training.cli import train_command
-from training.evaluate import Asked, Figures, World
-from training.gate import HALF, STANDARD, judge
+from training.evaluate import Asked, Figures, World, asked_of
+from training.gate import HALF, STANDARD, Bounds, judge
 from training.learn import Learned
-from training.measuring import unseen_share
+from training.measuring import gate_share, unseen_share
 from training.parity import Modules, Parity, in_parity
 from training.probe import Probed
 
@@ -169,6 +170,41 @@ def test_a_release_is_not_asked_about_what_it_has_learned(times: list[int], shar
     else:
         assert asked
         assert asked == [event for event in events[cut:] if event.event_time >= until_ms]
+
+
+met = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9), st.sampled_from(["view", "like"])), min_size=1, max_size=80)
+
+
+@given(met, st.floats(0.0, 1.0), st.integers(1, 12), st.integers(1, 4))
+def test_no_more_is_kept_from_training_than_the_gate_asks(
+    drawn: list[tuple[int, int, str]], share: float, queries: int, people: int
+) -> None:
+    liked, fewest = PositiveRule(POSITIVE), Bounds(queries=3, people=people)
+    events = [Interaction(f"e{n}", f"u{u}", f"i{i}", 1_000 + n, action) for n, (u, i, action) in enumerate(drawn)]
+    cut, allowed = int(len(events) * (found := gate_share(events, POSITIVE, share, queries, fewest))), int(len(events) * share)
+
+    def enough(start: int) -> bool:
+        asked = [n for n in asked_of(events, liked, 0.0, first=True) if n >= start]
+        return len(asked) >= max(queries, 3) and len({events[n].user_id for n in asked}) >= people
+
+    assert found >= share, "never more than the share"
+    if enough(allowed):
+        assert enough(cut), "as much as the gate asks"
+        assert not enough(cut + 1), "and not an event more"
+    else:
+        assert found == share, "all of it, where that is too little"
+    assert gate_share(events, POSITIVE, share, queries + 1, fewest) <= found
+    assert gate_share(events, POSITIVE, share, queries, replace(fewest, people=people + 1)) <= found
+    assert gate_share(events, POSITIVE, share / 2, queries, fewest) <= found
+
+
+def test_what_the_gate_keeps_does_not_grow_with_the_history() -> None:
+    """Ten times the history, and as many of the newest events are kept from training."""
+    kept = set()
+    for n in (1_000, 10_000):
+        events = [Interaction(f"e{k}", f"u{(n - k) % 40}", f"i{k}", 1_000 + k, "like") for k in range(n)]
+        kept.add(len(events) - int(len(events) * gate_share(events, POSITIVE, 0.9, 60)))
+    assert kept == {60}
 
 
 def test_an_update_reads_all_events() -> None:

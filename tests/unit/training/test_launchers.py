@@ -21,7 +21,7 @@ from schemas.errors import ConfigError, TransientError
 from training.launch import sagemaker
 from training.launch.__main__ import machines
 from training.launch.cli import launch_command
-from training.launch.job import TrainingJob
+from training.launch.job import TrainingJob, _quantity
 from training.launch.kubeflow import train_job
 from training.launch.kubernetes import KubernetesSettings, apply, kubernetes_job, to_yaml
 from training.launch.sagemaker import EFA_ENVIRONMENT, SageMakerSettings, training_job
@@ -62,6 +62,16 @@ def test_every_platform_runs_the_same_command() -> None:
         {"arguments": ()},
         {"nodes": 0},
         {"gpus": 1, "processes": 2},
+        {"memory": "lots"},
+        {"memory": "16"},
+        {"memory": "512m"},
+        {"memory": "-1Gi"},
+        {"memory": "16 Gi"},
+        {"memory": "16gi"},
+        {"memory": ""},
+        {"cpus": "four"},
+        {"cpus": "0"},
+        {"cpus": "4Gi"},
         {"environment": {"AWS_SECRET_ACCESS_KEY": "x"}},
         {"environment": {"DB_PASSWORD": "x"}},
         {"environment": {"API_KEY": "x"}},
@@ -70,6 +80,30 @@ def test_every_platform_runs_the_same_command() -> None:
 def test_a_job_that_cannot_be_or_that_holds_a_secret_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         replace(JOB, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("4", 4),
+        ("500m", 0.5),
+        (".5", 0.5),
+        ("2.", 2),
+        ("16Gi", 16 * 2**30),
+        ("1.5M", 1.5e6),
+        ("2E", 2e18),
+        ("3e9", 3e9),
+        ("3E-2", 0.03),
+    ],
+)
+def test_quantities_are_read_as_a_cluster_reads_them(text: str, says: float) -> None:
+    assert _quantity(text, "memory", "16Gi") == pytest.approx(says)
+
+
+def test_a_quantity_that_is_none_is_named() -> None:
+    made = CliRunner().invoke(launch_command, ["kubernetes", "s3://b/a", "--image", "i", "--dry-run", "--memory", "lots"])
+    assert isinstance(made.exception, ConfigError)
+    assert "'lots' is no quantity of memory: write such as 16Gi" in made.exception.message
 
 
 # ---- Kubernetes

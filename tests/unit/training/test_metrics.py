@@ -12,13 +12,16 @@ from hypothesis import strategies as st
 from ir_measures import AP, MRR, P, R, nDCG
 from numpy.typing import NDArray
 
+from training import metrics
 from training.metrics import (
     auc,
+    auc_interval,
     average_precision,
     bootstrap,
     coverage,
     diversity,
     grouped_auc,
+    grouped_auc_interval,
     ndcg_at,
     novelty,
     precision_at,
@@ -169,3 +172,55 @@ def test_the_same_seed_gives_the_same_interval_and_nothing_gives_zero() -> None:
     values = np.random.default_rng(1).random(50)
     assert bootstrap(values, seed=3) == bootstrap(values, seed=3)
     assert bootstrap(np.zeros(0)).to_json() == [0.0, 0.0, 0.0]
+
+
+def ranked(
+    seed: int, people: int, each: int, unlike: float
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64]]:
+    """Scores of `each` candidates of each person; how well they tell what comes true differs by person."""
+    rng = np.random.default_rng(seed)
+    person = np.repeat(np.arange(people), each)
+    came = rng.random(people * each) < 0.3
+    return came * (1 + unlike * rng.normal(size=people))[person] + rng.normal(size=people * each), came, person
+
+
+@few
+@given(seeds, st.booleans())
+def test_intervals_of_auc_hold_it_and_are_nothing_where_every_person_is_the_same(seed: int, few_scores: bool) -> None:
+    score, came, person = ranked(seed, 6, 40, 1.0)
+    score = score.round(1) if few_scores else score
+    for interval, plain in (
+        (auc_interval(score, came, person), auc(score, came)),
+        (grouped_auc_interval(score, came, person), grouped_auc(score, came, person)),
+    ):
+        assert interval is not None
+        assert interval.mean == pytest.approx(plain)
+        assert 0 <= interval.low <= interval.high <= 1
+    same = np.tile(score[:40], 5), np.tile(came[:40], 5), np.repeat(np.arange(5), 40)
+    for interval in (auc_interval(*same), grouped_auc_interval(*same)):
+        assert interval is None or interval.low == pytest.approx(interval.high)
+    none = np.zeros(len(score), np.bool_)
+    assert auc_interval(score, none, person) is grouped_auc_interval(score, none, person) is None
+
+
+def test_binned_resamples_equal_those_that_are_ordered_anew_and_bundles_are_as_wide_as_people(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    score, came, person = ranked(1, 300, 40, 0.8)
+    found = auc_interval(score, came, person)
+    assert found is not None
+    rng, rows = np.random.default_rng(5), [np.flatnonzero(person == p) for p in range(300)]
+    anew = []
+    for _ in range(400):
+        drawn = np.concatenate([rows[p] for p in rng.integers(0, 300, 300)])
+        anew.append(auc(score[drawn], came[drawn]))
+    low, high = np.quantile(anew, [0.025, 0.975])
+    width = high - low
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.2 * width)
+    one_by_one = auc_interval(score, came, np.arange(len(score)))
+    assert one_by_one is not None
+    assert one_by_one.high - one_by_one.low < 0.8 * width, "who is drawn is a person"
+    monkeypatch.setattr(metrics, "AUC_GROUPS", 100)
+    bundled = auc_interval(score, came, person)
+    assert bundled is not None
+    assert bundled.high - bundled.low == pytest.approx(width, rel=0.35)
