@@ -41,12 +41,12 @@ class LoggedSlate:
     "Of each item: propensity and position, see `ImpressionSettings`."
 
 
-def logged_of(target: Target, positive: str) -> Logged:
-    """The newest slates of an archive."""
+def logged_of(target: Target, positive: str, erased: pl.LazyFrame) -> Logged:
+    """The newest slates of an archive. `erased`: what `erasures` found."""
 
     def read(after_ms: int, until_ms: int, most: int, windows_ms: Mapping[str, int]) -> pl.DataFrame:
         settings = ImpressionSettings(positive, windows_ms=windows_ms, until_ms=until_ms)
-        return newest_examples(target, settings, SPEC, after_ms, most)
+        return newest_examples(target, settings, SPEC, after_ms, most, erased)
 
     return read
 
