@@ -16,10 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import polars as pl
-from polars.io.plugins import register_io_source
 
 from models.archive.files import partitions as partitions_of
 from models.archive.files import record_columns
+from models.archive.lazy import lazily
 from models.archive.standing import erasures
 from models.archive.target import Target
 from training.attribution import ImpressionSettings, attributed, read_slates, shown_slates
@@ -48,18 +48,13 @@ def examples_of(
     shown and not acted on is there without labels. `erased`: what `erasures` found, so that a job asks once.
     """
 
-    def read(columns: list[str] | None, predicate: pl.Expr | None, most: int | None, _: int | None) -> Iterator[pl.DataFrame]:
+    def parts() -> Iterator[pl.LazyFrame]:
         gone = erasures(target) if erased is None else erased
         slates = shown_slates(target, partition, settings, gone)
         names = attributed(target, partition, slates, settings, gone)
-        for rows in _rows(target, partition, slates, names, settings):
-            found = rows if predicate is None else rows.filter(predicate)
-            found = found if columns is None else found.select(columns)
-            yield found if most is None else found.head(most)
-            if most is not None and (most := most - found.height) <= 0:
-                return
+        return (rows.lazy() for rows in _rows(target, partition, slates, names, settings))
 
-    return register_io_source(read, schema=KINDS)
+    return lazily(parts, KINDS)
 
 
 def _rows(
