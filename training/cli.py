@@ -23,12 +23,13 @@ from training.encoding import encoded
 from training.gate import HALF, STANDARD, judge
 from training.incremental import updated
 from training.learn import LearnSettings
+from training.logged import logged_in
 from training.measurement import Measurement
 from training.measuring import Asked, measure, measurement, threads, trained, unseen_share
 from training.options import MORE, chosen, newest
 from training.ranker import RankerSettings
 from training.record import forewarn, record
-from training.sources import open_corpus
+from training.sources import Corpus, open_corpus
 from training.towers import TowerSettings
 
 __all__ = ["evaluate_command", "report_command", "train_command"]
@@ -161,6 +162,7 @@ def evaluate_command(
     facts: dict[str, Any] = {
         "bad_rows": corpus.bad_rows,
         "training_seconds": {} if learned is None else learned.seconds,
+        **({"logged_slates": learned.measured.get("logged_slates", 0)} if learned is not None else {}),
         **({"images_by_url": learned.images} if learned is not None and learned.images else {}),
         **({"parity": held.to_json()} if held else {}),
     }
@@ -214,6 +216,11 @@ def report_command(saved: tuple[Path, ...], out: Path) -> None:
 @click.option("--size-mb", default=STANDARD.size_mb, show_default=True, help="What the release's files may hold.")
 @click.option("--report", "page", type=WRITTEN, help="Write an HTML page of what the gate measured.")
 @click.option("--incremental", is_flag=True, help="Go on from the release that serves: new events, and a sample of the old.")
+@click.option(
+    "--examples",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder that `riffle examples` wrote: its slates are not joined again.",
+)
 @_learning
 def train_command(
     source: str,
@@ -222,6 +229,7 @@ def train_command(
     holdout: float,
     page: Path | None,
     incremental: bool,
+    examples: Path | None,
     rank_ms: float,
     size_mb: float,
     positive: str | None,
@@ -240,6 +248,8 @@ def train_command(
     """
     if incremental and newest():
         raise ConfigError("newest", "an update needs all that its release learned from: leave out --newest, or --incremental")
+    if incremental and examples is not None:
+        raise ConfigError("examples", "an update keeps its release's ranker: leave out --examples, or --incremental")
     console, started = Console(stderr=True), time.monotonic()
     forewarn(tracking := Tracking.from_env())
     with _progress(console) as report:
@@ -255,6 +265,8 @@ def train_command(
         share = unseen_share(corpus.events, 1.0 - holdout, champion.manifest.trained_until_ms if champion else 0)
         cores, asked = threads(), Asked(share, GATE_QUERIES, GATE_QUERIES, first=True)
         settings = _settings(seed, text_model, quick=quick)
+        if examples is not None:
+            corpus = _with_examples(corpus, examples, settings)
         encode = partial(encoded, cache=_cache(cache), text_model=settings.text_model, image_hosts=settings.image_hosts)
         if incremental:
             learned = updated(corpus, asked.share, out, against, settings, _cache(cache), report)
@@ -284,6 +296,7 @@ def train_command(
         "against": against,
         **({"against_refused": refused} if refused else {}),
         "parity": learned.parity,
+        "logged_slates": learned.measured.get("logged_slates", 0),
         "events": int(len(corpus.events) * asked.share),
         "items": len(corpus.items),
         "training_seconds": learned.seconds,
@@ -300,6 +313,12 @@ def train_command(
     if tracking is not None:
         facts["mlflow"] = record(tracking, facts, corpus.name, settings, {path.name: path.read_bytes() for path in kept})
     _finish(facts, console, as_json=as_json)
+
+
+def _with_examples(corpus: Corpus, folder: Path, settings: LearnSettings) -> Corpus:
+    if corpus.logged is None:
+        raise ConfigError("examples", "examples are of an archive's slates: train from that archive, or leave out --examples")
+    return replace(corpus, logged=logged_in(folder, corpus.positive, settings.windows_s))
 
 
 def _write_page(path: Path, found: list[Measurement]) -> None:

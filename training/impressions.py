@@ -11,8 +11,10 @@ kB for each of the largest file (`benchmarks/examples.py`).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import polars as pl
@@ -24,7 +26,7 @@ from models.archive.standing import erasures
 from models.archive.target import Target
 from training.attribution import ImpressionSettings, attributed, read_slates, shown_slates
 
-__all__ = ["ImpressionSettings", "build_examples", "examples_of", "newest_examples", "read_examples"]
+__all__ = ["ImpressionSettings", "build_examples", "examples_of", "made_with", "newest_examples", "newest_of", "read_examples"]
 
 KINDS = record_columns("training_example")
 SLATE = ["user_id", "request_id"]
@@ -34,6 +36,8 @@ SLATES = 1_000
 "Whose items become rows at once."
 FOREVER = 2**63 - 1
 STANDARD = ImpressionSettings()
+MADE = "riffle.examples"
+"Name of the settings in a file's metadata."
 
 
 def examples_of(
@@ -101,17 +105,18 @@ def build_examples(
 ) -> list[Path]:
     """Write one Parquet file of examples per partition (all, or those named), `at_once` side by side; returns the files.
 
-    A file is whole or not there. The same archive and settings give the same rows.
+    A file is whole or not there, and says in its metadata how it was made (`made_with`). The same archive and settings give the
+    same rows.
     """
     wanted = partitions_of(target, "impressions") if partitions is None else list(partitions)
     out.mkdir(parents=True, exist_ok=True)
-    erased = erasures(target)
+    erased, made = erasures(target), json.dumps(asdict(settings))
 
     def one(partition: int) -> Path:
         path = out / f"training_example-{partition:05d}.parquet"
         part = path.with_suffix(".part")
         examples = examples_of(target, partition, settings, erased)
-        examples.sink_parquet(part, compression="zstd", row_group_size=ROWS, engine="streaming")
+        examples.sink_parquet(part, compression="zstd", row_group_size=ROWS, metadata={MADE: made}, engine="streaming")
         part.replace(path)
         return path
 
@@ -156,6 +161,24 @@ def newest_examples(
         names = attributed(target, partition, _rivals(rivals[partition], mine), settings, erased)
         found += _rows(target, partition, mine, names, settings)
     return pl.concat(found).sort("event_time", *SLATE, "position", maintain_order=True)
+
+
+def newest_of(files: Sequence[Path], settings: ImpressionSettings, feature_spec: str, after_ms: int, most: int) -> pl.DataFrame:
+    """What `newest_examples` finds, from files that were made with these settings but for `until_ms`: of slates whose windows
+    are over then, nothing that followed is later.
+    """
+    rows = read_examples(files, feature_spec).filter(
+        (pl.col("event_time") > after_ms) & pl.col("as_of").is_not_null() & (pl.col("event_time") <= _closed_ms(settings))
+    )
+    newest = rows.select(*SLATE, "event_time").unique(SLATE).sort("event_time", *SLATE).tail(most).collect(engine="streaming")
+    found = rows.join(newest.lazy(), on=SLATE, how="semi", maintain_order="left").collect(engine="streaming")
+    return found.sort("event_time", *SLATE, "position", maintain_order=True)
+
+
+def made_with(file: Path) -> ImpressionSettings | None:
+    """How a file of examples was made; None when it does not say."""
+    said = pl.read_parquet_metadata(file).get(MADE)
+    return None if said is None else ImpressionSettings(**json.loads(said))
 
 
 def _closed_ms(settings: ImpressionSettings) -> int:

@@ -43,6 +43,8 @@ class Replayed:
     light_scores: NDArray[np.float32]
     "Normalised source scores of sampled candidates, the liked one first: `(q, LIGHT_KEPT, sources)`."
     sources: list[str]
+    logged: int = 0
+    "How many of the queries are logged slates; one of unknown items alone is none."
 
 
 @dataclass(slots=True)
@@ -130,7 +132,7 @@ def replay(
     todo: list[tuple[int, LoggedSlate | None]] = [(n, None) for n in picked]
     todo += [(slate.place, slate) for slate in logged if slate.place >= start]
     todo.sort(key=lambda query: query[0])
-    at = 0
+    at = slates = 0
     for done, (n, slate) in enumerate(todo, 1):
         while at < n:
             stop = min(n, at + CHUNK)
@@ -138,7 +140,7 @@ def replay(
             world.apply(events[at:stop])
             at = stop
         if slate is not None:
-            _gather_logged(gathered, slate, model, world)
+            slates += _gather_logged(gathered, slate, model, world)
             continue
         world.publish(events[n].event_time)
         user = events[n].user_id
@@ -151,16 +153,16 @@ def replay(
 
     examples = gathered.examples(len(FEATURES), model.dimensions)
     light = np.stack(gathered.light) if gathered.light else np.zeros((0, LIGHT_KEPT, 0), np.float32)
-    return Replayed(examples, light, [source.name for source in pipeline.sources])
+    return Replayed(examples, light, [source.name for source in pipeline.sources], slates)
 
 
-def _gather_logged(gathered: _Gathered, slate: LoggedSlate, model: ServingModel, world: World) -> None:
+def _gather_logged(gathered: _Gathered, slate: LoggedSlate, model: ServingModel, world: World) -> bool:
     queries = Queries.hydrate([Request("logged", slate.user_id, k=1)], [world.record(slate.user_id)], world.items, model)
     model.hydrate(queries, world.items)
     rows = world.items.rows_of(slate.item_ids)[:KEPT]
     known = np.flatnonzero(rows >= 0)
     if queries.user_vectors is None or not len(known):
-        return
+        return False
     gathered.rows.append(
         {
             "features": slate.features[known],
@@ -171,6 +173,7 @@ def _gather_logged(gathered: _Gathered, slate: LoggedSlate, model: ServingModel,
             "correction": np.log(slate.weight[known]),
         }
     )
+    return True
 
 
 class _Ahead:

@@ -20,7 +20,15 @@ from models.archive.files import ArchiveFile, parquet
 from models.archive.target import LocalFolder
 from schemas.codec import decode, encode
 from schemas.records import Interaction
-from training.impressions import ImpressionSettings, build_examples, examples_of, newest_examples, read_examples
+from training.impressions import (
+    ImpressionSettings,
+    build_examples,
+    examples_of,
+    made_with,
+    newest_examples,
+    newest_of,
+    read_examples,
+)
 
 NOW = 1_700_000_000_000
 WINDOWS = ImpressionSettings(positive="action == 'like'", window_ms=10, windows_ms={"buy": 25})
@@ -301,6 +309,20 @@ def test_however_an_archive_is_cut_and_read_its_examples_are_those_of_a_plain_re
     assert everything == sorted(timed, key=order)
     names = sorted({order(row) for row in timed if row["event_time"] > NOW + 5})[-most:] if most else []
     assert newest == sorted((row for row in timed if order(row) in names), key=order)
+
+
+@settings(max_examples=25, deadline=None)
+@given(STEPS, st.integers(0, 100), st.integers(0, 8), st.sampled_from([WINDOWS, LIKED_LONGER]))
+def test_the_newest_slates_are_the_same_in_files_that_were_joined_before(
+    steps: list[tuple[Any, ...]], after: int, most: int, how: ImpressionSettings
+) -> None:
+    events, slates, _, _ = muddled(*history(steps), 3, 0)
+    cut = replace(how, until_ms=NOW + after)
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as out:
+        target = archived(folder, events, slates)
+        files = build_examples(target, Path(out), how)
+        assert [made_with(file) for file in files] == [how] * len(files)
+        assert newest_of(files, cut, "f1", 0, most).equals(newest_examples(target, cut, "f1", 0, most))
 
 
 class Counted(LocalFolder):
