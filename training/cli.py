@@ -23,13 +23,14 @@ from training.existing import find_release, newer_share, seen_events
 from training.gate import HALF, STANDARD, judge
 from training.incremental import FEWEST, new_events, updated
 from training.learn import LearnSettings
+from training.logged import logged_in
 from training.measurement import Measurement
 from training.measuring import Asked, gate_share, measure, measurement, threads, trained, unseen_share
 from training.options import FP16, MORE, chosen, newest
 from training.progress import progress
 from training.ranker import RankerSettings
 from training.record import forewarn, record
-from training.sources import open_corpus
+from training.sources import Corpus, open_corpus
 from training.towers import TowerSettings
 
 __all__ = ["evaluate_command", "report_command", "train_command"]
@@ -166,6 +167,7 @@ def evaluate_command(
         "bad_rows": corpus.bad_rows,
         **about,
         "training_seconds": {} if learned is None else learned.seconds,
+        **({"logged_slates": learned.measured.get("logged_slates", 0)} if learned is not None else {}),
         **({"images_by_url": learned.images} if learned is not None and learned.images else {}),
         **({"parity": held.to_json()} if held else {}),
     }
@@ -232,6 +234,11 @@ def report_command(saved: tuple[Path, ...], out: Path) -> None:
 @click.option("--size-mb", default=STANDARD.size_mb, show_default=True, help="What the release's files may hold.")
 @click.option("--report", "page", type=WRITTEN, help="Write an HTML page of what the gate measured.")
 @click.option("--incremental", is_flag=True, help="Go on from the release that serves: new events, and a sample of the old.")
+@click.option(
+    "--examples",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder that `riffle examples` wrote: its slates are not joined again.",
+)
 @_learning
 def train_command(
     source: str,
@@ -240,6 +247,7 @@ def train_command(
     holdout: float,
     page: Path | None,
     incremental: bool,
+    examples: Path | None,
     rank_ms: float,
     size_mb: float,
     positive: str | None,
@@ -257,8 +265,8 @@ def train_command(
 
     Example: python -m training train .riffle/archive --out .riffle/releases --positive "action == 'like'"
     """
-    if incremental and newest():
-        raise ConfigError("newest", "an update needs all that its release learned from: leave out --newest, or --incremental")
+    if incremental:
+        _demand_updatable(examples)
     console, started = Console(stderr=True), time.monotonic()
     settings = _settings(seed, text_model, quick=quick)
     forewarn(tracking := Tracking.from_env())
@@ -282,6 +290,7 @@ def train_command(
             if "half" in champion.manifest.metrics and not settings.half and Group.current().first:
                 console.print(f"the graphs of {against} are in half precision: so are the update's", highlight=False)
         cores, asked = threads(), Asked(share, GATE_QUERIES, GATE_QUERIES, first=True)
+        corpus = _with_examples(corpus, examples, settings)
         encode = partial(encoded, cache=_cache(cache), text_model=settings.text_model, image_hosts=settings.image_hosts)
         if incremental:
             learned = updated(corpus, asked.share, out, against, settings, _cache(cache), report)
@@ -312,6 +321,7 @@ def train_command(
         **({"against_refused": refused} if refused else {}),
         "parity": learned.parity,
         **({"half": learned.measured["half"]} if "half" in learned.measured else {}),
+        "logged_slates": learned.measured.get("logged_slates", 0),
         "events": int(len(corpus.events) * asked.share),
         "items": len(corpus.items),
         "training_seconds": learned.seconds,
@@ -330,6 +340,13 @@ def train_command(
     _finish(facts, console, as_json=as_json)
 
 
+def _demand_updatable(examples: Path | None) -> None:
+    if newest():
+        raise ConfigError("newest", "an update needs all that its release learned from: leave out --newest, or --incremental")
+    if examples is not None:
+        raise ConfigError("examples", "an update keeps its release's ranker: leave out --examples, or --incremental")
+
+
 def _skip(against: str, found: int, *, as_json: bool) -> None:
     """Say that an update is not worth a release yet."""
     if not Group.current().first:
@@ -339,6 +356,14 @@ def _skip(against: str, found: int, *, as_json: bool) -> None:
     if as_json:
         why = {"skipped": "nothing_new", "new_events": found, "needed": FEWEST, "against": against}
         click.echo(json.dumps({"release": None, **why}))
+
+
+def _with_examples(corpus: Corpus, folder: Path | None, settings: LearnSettings) -> Corpus:
+    if folder is None:
+        return corpus
+    if corpus.logged is None:
+        raise ConfigError("examples", "examples are of an archive's slates: train from that archive, or leave out --examples")
+    return replace(corpus, logged=logged_in(folder, corpus.positive, settings.windows_s))
 
 
 def _write_page(path: Path, found: list[Measurement]) -> None:

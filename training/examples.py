@@ -47,7 +47,7 @@ def examples_command(
 ) -> None:
     """Join the slates of an archive with what followed, and write ranking examples.
 
-    Example: python -m training examples .riffle/archive --out examples --partition 0
+    Example: riffle examples .riffle/archive --out examples --positive "action == 'like'"
     """
     started = time.perf_counter()
     windows = dict(_window(text) for text in window_of)

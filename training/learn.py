@@ -91,7 +91,8 @@ class Learned:
     seconds: dict[str, float] = field(default_factory=dict)
     parity: float = 0.0
     measured: dict[str, Any] = field(default_factory=dict)
-    "What training measured of itself, for the manifest: `reliability` per head, `index` and `half` where there are."
+    """What training measured of itself, for the manifest: `reliability` per head, how many `logged_slates` the ranker learned
+    from, `index` and `half` where there are."""
     checkpoints: Checkpoints | None = None
     modules: Modules | None = None
     "What was exported, as torch has it."
@@ -243,6 +244,7 @@ def learn(
             slates += shown_slates(shown, events, heads, rule, windows, after_ms, left, known)
     progress, replays = clock.part("replay"), settings.queries - len(slates)
     replayed = replay(World(items), model, events, table, start, replays, settings.seed, progress, slates)
+    maker.measured["logged_slates"] = replayed.logged
     progress = clock.part("train the ranker")
     span_ms = int(events[-1].event_time - events[start].event_time)
     # history says when people acted, not when they are asked: its hours are no guide to a request's

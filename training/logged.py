@@ -7,7 +7,9 @@ partition: so the user vector that goes with the logged features is as old as th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -15,11 +17,12 @@ from numpy.typing import NDArray
 
 from models.archive.target import Target
 from models.features import FEATURES, SPEC
+from schemas.errors import BadDataset
 from training.data import Heads
 from training.events import EventFrame
-from training.impressions import ImpressionSettings, newest_examples
+from training.impressions import ImpressionSettings, made_with, newest_examples, newest_of
 
-__all__ = ["Logged", "LoggedSlate", "logged_of", "slates_of"]
+__all__ = ["Logged", "LoggedSlate", "logged_in", "logged_of", "slates_of"]
 
 Logged = Callable[[int, int, int, Mapping[str, int]], pl.DataFrame]
 "(after ms, until ms, most slates) to examples: rows of schema `training_example`."
@@ -43,14 +46,44 @@ class LoggedSlate:
     "Event time, where no features were logged."
 
 
-def logged_of(target: Target, positive: str) -> Logged:
-    """The newest slates of an archive."""
+def logged_of(target: Target, positive: str, erased: pl.LazyFrame) -> Logged:
+    """The newest slates of an archive. `erased`: what `erasures` found."""
 
     def read(after_ms: int, until_ms: int, most: int, windows_ms: Mapping[str, int]) -> pl.DataFrame:
         settings = ImpressionSettings(positive, windows_ms=windows_ms, until_ms=until_ms)
-        return newest_examples(target, settings, SPEC, after_ms, most)
+        return newest_examples(target, settings, SPEC, after_ms, most, erased)
 
     return read
+
+
+def logged_in(folder: Path, positive: str, windows_s: Mapping[str, float]) -> Logged:
+    """The newest slates of a folder that `python -m training examples` wrote.
+
+    Raises:
+        BadDataset: it holds no such files, or what followed was joined by another rule or other windows than these.
+    """
+    files = sorted(folder.glob("training_example-*.parquet"))
+    if not files:
+        raise BadDataset("no_examples", f"{folder} holds no examples: write them with riffle examples ARCHIVE --out {folder}")
+    windows_ms = {name: round(seconds * 1000) for name, seconds in windows_s.items()}
+    settings = ImpressionSettings(positive, windows_ms=windows_ms)
+    for file in files:
+        made = made_with(file)
+        if made is None or _joined(made) != _joined(settings):
+            said = "" if made is None else f" by {_joined(made)}"
+            message = f"{file} was joined{said}, the training says {_joined(settings)}: write the examples anew with these"
+            raise BadDataset("other_examples", message)
+
+    def read(after_ms: int, until_ms: int, most: int, _: Mapping[str, int]) -> pl.DataFrame:
+        return newest_of(files, replace(settings, until_ms=until_ms), SPEC, after_ms, most)
+
+    return read
+
+
+def _joined(settings: ImpressionSettings) -> dict[str, Any]:
+    """What decides which labels there are, and how late they may come."""
+    others = {name: window for name, window in sorted(settings.windows_ms.items()) if window != settings.window_ms}
+    return {"positive": settings.positive, "until_ms": settings.until_ms, "window_ms": settings.window_ms, "windows_ms": others}
 
 
 def slates_of(examples: pl.DataFrame, events: EventFrame, heads: Heads) -> list[LoggedSlate]:

@@ -18,7 +18,18 @@ __all__ = ["forewarn", "record", "run_of"]
 
 log = logging.getLogger(__name__)
 
-MEASURED = ("before", "after", "gate", "training_seconds", "images_by_url", "parity", "events", "items", "seconds")
+MEASURED = (
+    "before",
+    "after",
+    "gate",
+    "training_seconds",
+    "images_by_url",
+    "parity",
+    "logged_slates",
+    "events",
+    "items",
+    "seconds",
+)
 
 
 def run_of(facts: Mapping[str, Any], dataset: str, settings: LearnSettings, artifacts: Mapping[str, bytes], now_ms: int) -> Run:

@@ -43,6 +43,8 @@ class Replayed:
     light_scores: NDArray[np.float32]
     "Normalised source scores of sampled candidates, the liked one first: `(q, LIGHT_KEPT, sources)`."
     sources: list[str]
+    logged: int = 0
+    "How many of the queries are logged slates; one of unknown items alone is none."
 
 
 @dataclass(slots=True)
@@ -103,13 +105,14 @@ class _Gathered:
         features: NDArray[np.float32],
         user: NDArray[np.float32],
         items: NDArray[np.float32],
-    ) -> None:
-        """The items of a slate numbered `known`, with the features and vectors of just these."""
+    ) -> bool:
+        """The items of a slate numbered `known`, with the features and vectors of just these; whether there are any."""
         if not len(known):
-            return
+            return False
         labels, correction = slate.labels[known], np.log(slate.weight[known])
         row = {"features": features, "user": user, "items": items, "labels": labels, "gains": labels[:, 0]}
         self.rows.append({**row, "correction": correction})
+        return True
 
     def examples(self, features: int, dimensions: int) -> Examples:
         q = len(self.rows)
@@ -167,7 +170,7 @@ def replay(
     todo: list[tuple[int, LoggedSlate | None]] = [(n, None) for n in picked]
     todo += [(slate.place, slate) for slate in logged if slate.place >= start]
     todo.sort(key=lambda query: query[0])
-    at = 0
+    at = slates = 0
     for done, (n, slate) in enumerate(todo, 1):
         while at < n:
             stop = min(n, at + CHUNK)
@@ -175,7 +178,7 @@ def replay(
             world.apply(events[at:stop])
             at = stop
         if slate is not None and slate.features is not None:
-            _gather_logged(gathered, slate, slate.features, model, world)
+            slates += _gather_logged(gathered, slate, slate.features, model, world)
             continue
         user, time_ms = (events[n].user_id, events[n].event_time) if slate is None else (slate.user_id, slate.shown_ms)
         world.publish(time_ms)
@@ -186,38 +189,39 @@ def replay(
         if slate is None:
             _gather(gathered, tap, model, world.items, ahead.of(n, events), rng, len(world.items))
         else:
-            _gather_shown(gathered, tap, slate, model, world.items)
+            slates += _gather_shown(gathered, tap, slate, model, world.items)
         if progress is not None:
             progress(done, len(todo))
     from models.features import FEATURES
 
     examples = gathered.examples(len(FEATURES), model.dimensions)
     light = np.stack(gathered.light) if gathered.light else np.zeros((0, LIGHT_KEPT, 0), np.float32)
-    return Replayed(examples, light, [source.name for source in pipeline.sources])
+    return Replayed(examples, light, [source.name for source in pipeline.sources], slates)
 
 
-def _gather_shown(gathered: _Gathered, tap: _Tap, slate: LoggedSlate, model: ServingModel, items: ItemStore) -> None:
-    """A slate without features: those that its items had among the candidates of that moment."""
+def _gather_shown(gathered: _Gathered, tap: _Tap, slate: LoggedSlate, model: ServingModel, items: ItemStore) -> bool:
+    """A slate without features: those that its items had among the candidates of that moment. Whether there were any."""
     ranked, queries = tap.ranked, tap.queries
     if ranked is None or queries is None or queries.user_vectors is None or not ranked.features.size:
-        return
+        return False
     rows = items.rows_of(slate.item_ids)[:KEPT]
     known = np.flatnonzero(rows >= 0)
     place = np.zeros(len(items), np.int64)
     place[ranked.item_row] = np.arange(len(ranked))
-    gathered.slate(slate, known, ranked.features[place[rows[known]]], queries.user_vectors[0], model.vectors[rows[known]])
+    features = ranked.features[place[rows[known]]]
+    return gathered.slate(slate, known, features, queries.user_vectors[0], model.vectors[rows[known]])
 
 
 def _gather_logged(
     gathered: _Gathered, slate: LoggedSlate, features: NDArray[np.float32], model: ServingModel, world: World
-) -> None:
+) -> bool:
     queries = Queries.hydrate([Request("logged", slate.user_id, k=1)], [world.record(slate.user_id)], world.items, model)
     model.hydrate(queries, world.items)
     rows = world.items.rows_of(slate.item_ids)[:KEPT]
     known = np.flatnonzero(rows >= 0)
     if queries.user_vectors is None:
-        return
-    gathered.slate(slate, known, features[known], queries.user_vectors[0], model.vectors[rows[known]])
+        return False
+    return gathered.slate(slate, known, features[known], queries.user_vectors[0], model.vectors[rows[known]])
 
 
 class _Ahead:

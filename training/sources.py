@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from models.archive.files import partitions
 from models.archive.standing import erasures, standing_events, standing_items
 from models.archive.target import Target, open_target
@@ -55,13 +57,14 @@ def open_corpus(source: str, positive: str | None = None, champions: str | None 
     if "://" not in source and not folder.is_dir():
         raise BadDataset("no_folder", f"{source} is neither a dataset folder nor an archive")
     target = open_target(source)
-    items, (events, shown) = list(_items(target)), _events(target, newest).split(SHOWN)
+    erased = erasures(target)
+    items, (events, shown) = list(_items(target)), _events(target, newest, erased).split(SHOWN)
     if not items or not events:
         raise BadDataset(
             "empty", f"{source} holds {len(items)} items and {len(events)} events: is it a dataset folder or an archive?"
         )
     rule = positive or champions or "True"
-    return Corpus(folder.name or source, items, events, rule, logged=logged_of(target, rule), shown=shown)
+    return Corpus(folder.name or source, items, events, rule, logged=logged_of(target, rule, erased), shown=shown)
 
 
 def _items(target: Target) -> Iterator[Item]:
@@ -73,7 +76,6 @@ def _items(target: Target) -> Iterator[Item]:
         yield Item(**known)
 
 
-def _events(target: Target, newest: int) -> EventFrame:
+def _events(target: Target, newest: int, erased: pl.LazyFrame) -> EventFrame:
     """Events by event time, then by partition and offset; one partition is read after the other."""
-    erased = erasures(target).collect(engine="streaming").lazy()
     return EventFrame.collect((standing_events(target, n, erased) for n in partitions(target, "interactions")), newest)

@@ -35,6 +35,11 @@ COMMANDS = {
         "Train on a dataset folder's first part, measure on the rest.",
     ),
     "report": ("training.cli", "report_command", "Compare saved measurements on one HTML page."),
+    "examples": (
+        "training.examples",
+        "examples_command",
+        "Join an archive's slates with what followed, once for all trainings.",
+    ),
     "tune": ("training.commands", "tune_command", "Search for better settings of training."),
     "launch": ("training.launch.cli", "launch_command", "Train on Kubernetes, Kubeflow or SageMaker."),
     "demo": ("agents.cli.demo", "demo", "Start everything, load a dataset, and show an event change a slate."),

@@ -160,6 +160,7 @@ def train(source: str | None, promoting: bool, upload: str, as_json: bool, optio
                      --incremental    go on from the champion    --ranker KIND  mmoe or deepfm
                      --settings FILE  heads, windows, sizes      --report FILE  a page that compares
                      --against NAME   instead of the champion    --checkpoints FOLDER  to go on after a kill
+                     --examples FOLDER  slates that `riffle examples` joined
 
     Example: riffle train --positive "action == 'like'" --promote
     """

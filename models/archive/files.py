@@ -21,7 +21,18 @@ import polars as pl
 from models.archive.target import Target
 from schemas.codec import schema_text
 
-__all__ = ["ArchiveFile", "columns", "next_offsets", "parquet", "partitions", "read_archive", "record_columns"]
+__all__ = [
+    "ArchiveFile",
+    "Piece",
+    "columns",
+    "next_offsets",
+    "parquet",
+    "partitions",
+    "pieces",
+    "read_archive",
+    "read_pieces",
+    "record_columns",
+]
 
 SCHEMAS = {"interactions": "interaction", "impressions": "impression", "items": "item"}
 "Topic, by short name, to the schema of its values."
@@ -112,18 +123,30 @@ def next_offsets(target: Target, topic: str) -> dict[int, int]:
     return found
 
 
-def _pieces(topic_files: Sequence[ArchiveFile]) -> tuple[list[str], list[tuple[str, int]]]:
-    """Files to read whole, and those of which only what comes from an offset on is new: ranges that two writers covered."""
-    whole, parts = [], []
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The rows of a file that no other piece has: all, or those from an offset on where two writers covered the same range."""
+
+    path: str
+    partition: int
+    first: int
+    last: int
+    "The rows lie in first..last; there need not be one at each offset."
+    whole: bool
+
+
+def pieces(target: Target, topic: str, partition: int | None = None) -> list[Piece]:
+    """What the topic's files hold, or one partition's, by partition and offset; ranges of pieces do not overlap."""
+    found = []
     reached: dict[int, int] = {}
-    for file in sorted(topic_files, key=lambda file: (file.partition, file.first, file.last, file.date)):
+    mine = [file for file in files(target, topic) if partition in {None, file.partition}]
+    for file in sorted(mine, key=lambda file: (file.partition, file.first, file.last, file.date)):
         after = reached.get(file.partition, -1)
-        if file.first > after:
-            whole.append(file.path)
-        elif file.last > after:
-            parts.append((file.path, after + 1))
+        if file.last > after:
+            first = max(file.first, after + 1)
+            found.append(Piece(file.path, file.partition, first, file.last, whole=first == file.first))
         reached[file.partition] = max(after, file.last)
-    return whole, parts
+    return found
 
 
 def partitions(target: Target, topic: str) -> list[int]:
@@ -136,10 +159,15 @@ def read_archive(target: Target, topic: str, partition: int | None = None) -> pl
 
     By partition and offset where ranges do not overlap. Rows with `_removed` are among them.
     """
+    return read_pieces(target, topic, pieces(target, topic, partition))
+
+
+def read_pieces(target: Target, topic: str, wanted: Sequence[Piece]) -> pl.LazyFrame:
+    """The records of some of a topic's pieces: those of whole files in their order, then the others."""
     kinds = columns(topic)
-    whole, parts = _pieces([file for file in files(target, topic) if partition in {None, file.partition}])
+    whole = [piece.path for piece in wanted if piece.whole]
     scans = [target.scan(whole, kinds)] if whole else []
-    scans += [target.scan([path], kinds).filter(pl.col("_offset") >= offset) for path, offset in parts]
+    scans += [target.scan([each.path], kinds).filter(pl.col("_offset") >= each.first) for each in wanted if not each.whole]
     if not scans:
         return pl.LazyFrame(schema=kinds)
     found = pl.concat(scans)

@@ -21,20 +21,26 @@ def standing_items(target: Target) -> pl.LazyFrame:
 
 
 def erasures(target: Target) -> pl.LazyFrame:
-    """Per person and partition: where they were erased last, and when. Looks into every file of the interactions."""
+    """Per person and partition: where they were erased last, and when. Reads every file of the interactions, once, now."""
     # a person's partition is fixed by the key; another one, because partitions were added, is told by the clock alone
     removed = read_archive(target, "interactions").filter(pl.col("_removed"))
-    return removed.group_by("user_id", "_partition").agg(
+    found = removed.group_by("user_id", "_partition").agg(
         pl.col("_offset").max().alias("_erased"), pl.col("_timestamp").max().alias("_erased_ms")
     )
+    return found.collect(engine="streaming").lazy()
 
 
-def standing_events(target: Target, partition: int | None = None, erased: pl.LazyFrame | None = None) -> pl.LazyFrame:
+def standing_events(
+    target: Target, partition: int | None = None, erased: pl.LazyFrame | None = None, people: pl.LazyFrame | None = None
+) -> pl.LazyFrame:
     """Events that were not followed by an erasure of the person; each producer's duplicate, by `event_id`, once.
 
-    By partition and offset. `erased`: what `erasures` found, for who asks for one partition after the other.
+    By partition and offset. `erased`: what `erasures` found, so that a job asks once; None: it is asked now. `people`: only of
+    those, by `user_id`.
     """
     events = read_archive(target, "interactions", partition).filter(~pl.col("_removed")).drop("_removed")
+    if people is not None:
+        events = events.join(people.select("user_id"), on="user_id", how="semi")
     erased = erasures(target) if erased is None else erased
     here = erased.select("user_id", "_partition", "_erased")
     clock = erased.group_by("user_id").agg(pl.col("_erased_ms").max())
@@ -44,14 +50,21 @@ def standing_events(target: Target, partition: int | None = None, erased: pl.Laz
     return kept.sort(ORIGIN).unique(["user_id", "event_id"], keep="first", maintain_order=True)
 
 
-def standing_impressions(target: Target, partition: int | None = None, columns: Sequence[str] | None = None) -> pl.LazyFrame:
+def standing_impressions(
+    target: Target,
+    partition: int | None = None,
+    erased: pl.LazyFrame | None = None,
+    columns: Sequence[str | pl.Expr] | None = None,
+) -> pl.LazyFrame:
     """Slates that were shown to people who were not erased since; an answer that was sent twice, by `request_id`, once.
 
-    By partition and offset.
+    By partition and offset. `erased` as for `standing_events`. `columns`: only these, with ids, origin and `_timestamp` among
+    them.
     """
     shown = read_archive(target, "impressions", partition)
     shown = shown if columns is None else shown.select(columns)
-    clock = erasures(target).group_by("user_id").agg(pl.col("_erased_ms").max())
+    erased = erasures(target) if erased is None else erased
+    clock = erased.group_by("user_id").agg(pl.col("_erased_ms").max())
     shown = shown.join(clock, on="user_id", how="left")
     kept = shown.filter(pl.col("_erased_ms").is_null() | (pl.col("_timestamp") > pl.col("_erased_ms"))).drop("_erased_ms")
     return kept.sort(ORIGIN).unique(["user_id", "request_id"], keep="first", maintain_order=True)

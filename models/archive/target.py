@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import polars as pl
 
+from models.archive.lazy import lazily
+from models.archive.spool import Spool
 from schemas.errors import ConfigError
 
 __all__ = ["LocalFolder", "S3Folder", "Target", "open_target"]
@@ -65,13 +66,7 @@ class LocalFolder:
 
     def scan(self, paths: Sequence[str], kinds: Mapping[str, Any]) -> pl.LazyFrame:
         """See `Target.scan`."""
-        return pl.scan_parquet(
-            [self.root / path for path in paths],
-            hive_partitioning=False,
-            schema=dict(kinds),
-            missing_columns="insert",
-            extra_columns="ignore",
-        )
+        return _scan([self.root / path for path in paths], kinds)
 
 
 class S3Folder:
@@ -85,6 +80,8 @@ class S3Folder:
         self._client = client
         self.bucket = bucket
         self.prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        start = self.prefix
+        self._spool = Spool(lambda path, local: client.download_file(bucket, start + path, str(local)))
 
     def write(self, path: str, data: bytes) -> None:
         """See `Target.write`."""
@@ -97,15 +94,20 @@ class S3Folder:
         return sorted(key.removeprefix(self.prefix) for key in keys if key.endswith(".parquet"))
 
     def scan(self, paths: Sequence[str], kinds: Mapping[str, Any]) -> pl.LazyFrame:
-        """See `Target.scan`. The files are read into memory."""
-        bodies = (self._client.get_object(Bucket=self.bucket, Key=self.prefix + path)["Body"] for path in paths)
-        scans = [
-            pl.scan_parquet(
-                io.BytesIO(body.read()), schema=dict(kinds), missing_columns="insert", extra_columns="ignore"
-            ).collect()
-            for body in bodies
-        ]
-        return pl.concat(scans).lazy()
+        """See `Target.scan`. Files are fetched one after the other when a query reads them."""
+
+        def parts() -> Iterator[pl.LazyFrame]:
+            for path in paths:
+                with self._spool.file(path) as local:
+                    yield _scan([local], kinds)
+
+        return lazily(parts, kinds)
+
+
+def _scan(files: Sequence[Path], kinds: Mapping[str, Any]) -> pl.LazyFrame:
+    return pl.scan_parquet(
+        list(files), hive_partitioning=False, schema=dict(kinds), missing_columns="insert", extra_columns="ignore"
+    )
 
 
 def open_target(text: str) -> Target:

@@ -97,6 +97,7 @@ def test_from_the_archived_stream_to_a_release_that_serves_and_back(worker: Sett
 
     trained = last_json(riffle(worker, "train", "--positive", POSITIVE, "--quick", "--promote", "--json"))
     assert trained["events"] == int(len(events) * 0.9)
+    assert trained["logged_slates"] == 0
     assert not trained["gate"]["passed"], "so few queries prove nothing"
     assert any("queries" in reason for reason in trained["gate"]["reasons"])
     name = trained["release"]

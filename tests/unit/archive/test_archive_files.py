@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import boto3
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 
 from models.archive.files import ArchiveFile, columns, next_offsets, parquet, read_archive
+from models.archive.spool import Spool
 from models.archive.target import LocalFolder, S3Folder, Target, open_target
 from schemas.errors import ConfigError
 
@@ -92,8 +95,8 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_s3_is_a_target(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -102,9 +105,74 @@ def test_s3_is_a_target(monkeypatch: pytest.MonkeyPatch) -> None:
         host, port = server.get_host_and_port()
         client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1")
         client.create_bucket(Bucket="riffle")
-        laws_of_a_target(S3Folder("riffle", "some/prefix", client))
+        yield client
     finally:
         server.stop()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_s3_is_a_target(s3: Any) -> None:
+    laws_of_a_target(S3Folder("riffle", "some/prefix", s3))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_files_of_s3_are_fetched_when_they_are_read_and_once(s3: Any) -> None:
+    target = S3Folder("riffle", "fetched", s3)
+    for n in range(3):
+        put(target, 0, 10 * n, 10 * n + 9)
+    fetched: list[str] = []
+    s3.meta.events.register("before-call.s3.GetObject", lambda params, **_: fetched.append(params["url_path"]))
+    rows = read_archive(target, "interactions")
+    assert fetched == []
+    assert rows.select("_offset").head(3).collect()["_offset"].to_list() == [0, 1, 2]
+    assert len(fetched) == 1
+    for engine in ("in-memory", "streaming"):
+        assert rows.filter(pl.col("_offset") > 17).select("event_id").collect(engine=engine)["event_id"].to_list() == [
+            f"e{n}" for n in range(18, 30)
+        ]
+    assert len(fetched) == len(set(fetched)) == 3
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_file_that_s3_no_longer_has_is_an_error(s3: Any) -> None:
+    target = S3Folder("riffle", "gone", s3)
+    put(target, 0, 0, 9)
+    rows = read_archive(target, "interactions")
+    s3.delete_object(Bucket="riffle", Key=target.prefix + target.names("")[0])
+    with pytest.raises(Exception, match="404"):
+        rows.collect()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=30), st.integers(0, 40))
+def test_a_spool_gives_what_it_fetched_and_keeps_to_its_room(reads: list[tuple[int, bool]], room: int) -> None:
+    fetched: list[str] = []
+
+    def fetch(path: str, local: Path) -> None:
+        fetched.append(path)
+        if failing:
+            raise OSError("away")
+        local.write_bytes(path.encode() * 10)
+
+    spool, newest = Spool(fetch, room), list[str]()
+    for number, failing in reads:
+        path, before = str(number), len(fetched)
+        there = path in newest[-(room // 10) :] if room >= 10 else False
+        try:
+            with spool.file(path) as local, spool.file(path) as again:
+                assert local == again
+                assert local.read_bytes() == path.encode() * 10
+                folder = local.parent
+        except OSError:
+            assert failing
+            assert not there
+            continue
+        assert (len(fetched) == before) == there
+        newest = [*(name for name in newest if name != path), path]
+        assert sum(file.stat().st_size for file in folder.iterdir()) <= room
+    kept = spool._folder
+    del spool
+    assert kept is None or not kept.exists()
 
 
 def test_impressions_keep_their_nested_items() -> None:

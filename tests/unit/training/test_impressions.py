@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import training.attribution
+import training.impressions
 from models.archive.files import ArchiveFile, parquet
 from models.archive.target import LocalFolder
 from schemas.codec import decode, encode
 from schemas.records import Interaction
-from training.impressions import ImpressionSettings, build_examples, examples_of, newest_examples, read_examples
+from training.impressions import (
+    ImpressionSettings,
+    build_examples,
+    examples_of,
+    made_with,
+    newest_examples,
+    newest_of,
+    read_examples,
+)
 
 NOW = 1_700_000_000_000
 WINDOWS = ImpressionSettings(positive="action == 'like'", window_ms=10, windows_ms={"buy": 25})
@@ -199,3 +211,142 @@ def test_a_slate_is_learned_from_only_when_its_windows_are_over(steps: list[tupl
         (s["user_id"], s["request_id"]) for s in slates if s["items"] and s["as_of"] and s["event_time"] <= NOW + after - 25
     }
     assert set(found.select("user_id", "request_id").iter_rows()) == shown
+
+
+SHOWN_TWICE: list[tuple[Any, ...]] = [
+    ("act", 0, 0, "view", 1, None),
+    ("show", 0, [0]),
+    ("show", 0, [0]),
+    ("act", 0, 0, "like", 1, None),
+]
+
+
+def cut_up(folder: str, events: list[dict[str, Any]], slates: list[dict[str, Any]], size: int) -> LocalFolder:
+    """An archive of files of `size` rows, each of which begins with the last row of the one before."""
+    target = LocalFolder(Path(folder))
+    for topic, rows in (("interactions", events), ("impressions", slates)):
+        for partition in (0, 1):
+            mine = [row for row in rows if row["_partition"] == partition]
+            for start in range(0, len(mine), size):
+                part = mine[max(0, start - 1) : start + size]
+                file = ArchiveFile.of(topic, partition, part[0]["_offset"], part[-1]["_offset"], NOW)
+                target.write(file.path, parquet(topic, part))
+    return target
+
+
+def muddled(
+    events: list[dict[str, Any]], slates: list[dict[str, Any]], erased: int, again: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+    """What is archived, and what of it stands: someone was erased, events and slates were sent again, items shown twice.
+
+    Every other slate has features of another specification.
+    """
+    slates = [{**s, "feature_spec": "f2" if s["_offset"] % 2 else "f1"} for s in slates]
+    gone = next((e for e in events if e["user_id"] == f"u{erased}"), None)
+    limit = -1 if gone is None else gone["_timestamp"]
+    removed = dict.fromkeys(gone) if gone else {}
+    kept = {"user_id", "_partition", "_offset", "_timestamp"}
+    archived_events = [
+        {**removed, **{k: v for k, v in e.items() if k in kept}, "_removed": True} if e is gone else e for e in events
+    ]
+    standing_e = [e for e in events if e["user_id"] != f"u{erased}" or e["_timestamp"] > limit]
+    standing_s = [s for s in slates if s["user_id"] != f"u{erased}" or s["_timestamp"] > limit]
+    for standing, rows in ((standing_e, archived_events), (standing_s, slates)):
+        for row in standing[:again]:
+            offset = 1 + max(r["_offset"] for r in rows if r["_partition"] == row["_partition"])
+            rows.append({**row, "_offset": offset, "_timestamp": NOW + 1_000})
+    twice = [{**s, "items": [*s["items"], *({**i, "position": 9} for i in s["items"][:1])]} for s in slates]
+    return archived_events, twice, standing_e, standing_s
+
+
+def recomputed(events: list[dict[str, Any]], slates: list[dict[str, Any]], how: ImpressionSettings) -> list[dict[str, Any]]:
+    """The examples, slate by slate, in their order."""
+    labels, rows = expected_labels(events, slates, how), []
+    for slate in sorted(slates, key=lambda s: (s["_partition"], s["_offset"])):
+        as_of = slate["as_of"] and {name: slate["as_of"][name] for name in ("partition", "offset")}
+        same = {name: slate[name] for name in ("request_id", "user_id", "event_time", "feature_spec", "release")}
+        for item in slate["items"]:
+            names = sorted(labels[slate["request_id"], item["item_id"]])
+            weight = 2.0 if names else 2.0 * (1 + item["position"]) ** -0.5
+            mine = {name: item[name] for name in ("item_id", "features", "position", "propensity")}
+            said = [{"key": name, "value": 1.0} for name in names]
+            rows.append({**same, **mine, "as_of": as_of, "labels": said, "weight": pytest.approx(weight, rel=1e-6)})
+    return rows
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    STEPS,
+    st.sampled_from([WINDOWS, LIKED_LONGER]),
+    st.integers(1, 6),
+    st.integers(1, 4),
+    st.integers(0, 3),
+    st.integers(0, 2),
+    st.integers(0, 12),
+)
+@example(SHOWN_TWICE, WINDOWS, 2, 2, 3, 0, 12)
+def test_however_an_archive_is_cut_and_read_its_examples_are_those_of_a_plain_recomputation(
+    steps: list[tuple[Any, ...]], how: ImpressionSettings, size: int, at_once: int, erased: int, again: int, most: int
+) -> None:
+    events, slates, standing_events, standing_slates = muddled(*history(steps), erased, again)
+    expected = recomputed(standing_events, standing_slates, how)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        tempfile.TemporaryDirectory() as folder,
+        tempfile.TemporaryDirectory() as out,
+    ):
+        patch.setattr(training.attribution, "AT_ONCE", at_once)
+        patch.setattr(training.impressions, "SLATES", 1)
+        target = cut_up(folder, events, slates, size)
+        found = [row for partition in (0, 1) for row in examples(target, partition, how)]
+        written = [row for file in build_examples(target, Path(out), how) for row in pl.read_parquet(file).to_dicts()]
+        newest = newest_examples(target, how, "f1", NOW + 5, most).to_dicts()
+        everything = newest_examples(target, how, "f1", 0, 1_000).to_dicts()
+    assert found == expected
+    assert written == found
+    timed = [row for row in expected if row["as_of"] and row["feature_spec"] == "f1"]
+    order = lambda row: (row["event_time"], row["user_id"], row["request_id"])
+    assert everything == sorted(timed, key=order)
+    names = sorted({order(row) for row in timed if row["event_time"] > NOW + 5})[-most:] if most else []
+    assert newest == sorted((row for row in timed if order(row) in names), key=order)
+
+
+@settings(max_examples=25, deadline=None)
+@given(STEPS, st.integers(0, 100), st.integers(0, 8), st.sampled_from([WINDOWS, LIKED_LONGER]))
+def test_the_newest_slates_are_the_same_in_files_that_were_joined_before(
+    steps: list[tuple[Any, ...]], after: int, most: int, how: ImpressionSettings
+) -> None:
+    events, slates, _, _ = muddled(*history(steps), 3, 0)
+    cut = replace(how, until_ms=NOW + after)
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as out:
+        target = archived(folder, events, slates)
+        files = build_examples(target, Path(out), how)
+        assert [made_with(file) for file in files] == [how] * len(files)
+        assert newest_of(files, cut, "f1", 0, most).equals(newest_examples(target, cut, "f1", 0, most))
+
+
+class Counted(LocalFolder):
+    """A folder that counts how often each file is read."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.reads: Counter[str] = Counter()
+
+    def scan(self, paths: Sequence[str], kinds: Mapping[str, Any]) -> pl.LazyFrame:
+        self.reads.update(paths)
+        return super().scan(paths, kinds)
+
+
+def test_a_job_looks_once_for_who_was_erased(tmp_path: Path) -> None:
+    steps = [("act", n % 4, n % 3, "view", 1, None) for n in range(8)] + [("show", n, [0, 1]) for n in range(4)]
+    target = Counted(archived(str(tmp_path), *history(steps)).root)
+    events = target.names("topic=interactions/")
+    assert len(events) == 2
+    for job in (
+        lambda: build_examples(target, tmp_path / "out", WINDOWS),
+        lambda: newest_examples(target, WINDOWS, "f1", 0, 10),
+    ):
+        target.reads.clear()
+        job()
+        # for who was erased, and for what followed
+        assert {path: target.reads[path] for path in events} == dict.fromkeys(events, 2)

@@ -1,0 +1,29 @@
+"""Frames that are made one after the other while a query reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import polars as pl
+from polars.io.plugins import register_io_source
+
+__all__ = ["lazily"]
+
+
+def lazily(parts: Callable[[], Iterator[pl.LazyFrame]], kinds: Mapping[str, Any]) -> pl.LazyFrame:
+    """The rows of `parts()`, all with columns of these names and types, one part after the other, each time they are read.
+
+    Of a part only what the query needs of it is collected, and it is let go before the next one is made.
+    """
+
+    def read(columns: list[str] | None, predicate: pl.Expr | None, most: int | None, _: int | None) -> Iterator[pl.DataFrame]:
+        for part in parts():
+            found = part if predicate is None else part.filter(predicate)
+            found = found if most is None else found.head(most)
+            rows = (found if columns is None else found.select(columns)).collect(engine="streaming")
+            yield rows
+            if most is not None and (most := most - rows.height) <= 0:
+                return
+
+    return register_io_source(read, schema=dict(kinds))

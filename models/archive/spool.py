@@ -1,0 +1,77 @@
+"""Files of a remote store, fetched when they are read, kept while there is room, gone with the process."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+
+__all__ = ["Spool"]
+
+ROOM = 4 << 30
+"Bytes on disk, in the system's temporary folder (TMPDIR); what is being read may go beyond."
+
+
+@dataclass(slots=True, eq=False)
+class _Held:
+    local: Path
+    fetching: Lock = field(default_factory=Lock)
+    size: int = -1
+    "Bytes; -1 until it is fetched."
+    readers: int = 0
+
+
+class Spool:
+    """Local copies of immutable files; those that were not read for longest make room. Threads may share it."""
+
+    def __init__(self, fetch: Callable[[str, Path], None], room: int = ROOM) -> None:
+        """`fetch(path, local)` writes the file at `path` to `local`."""
+        self._fetch, self._room = fetch, room
+        self._folder: Path | None = None
+        self._held: dict[str, _Held] = {}
+        "The one that was read last is last."
+        self._made = 0
+        self._lock = Lock()
+
+    @contextmanager
+    def file(self, path: str) -> Iterator[Path]:
+        """The local copy, which stays as long as the context; what `fetch` raises comes through."""
+        held = self._take(path)
+        try:
+            with held.fetching:
+                if held.size < 0:
+                    self._fetch(path, held.local)
+                    held.size = held.local.stat().st_size
+            yield held.local
+        finally:
+            with self._lock:
+                held.readers -= 1
+                self._make_room()
+
+    def _take(self, path: str) -> _Held:
+        with self._lock:
+            if self._folder is None:
+                self._folder = Path(tempfile.mkdtemp(prefix="riffle-archive-"))
+                weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+            held = self._held.pop(path, None)
+            if held is None:
+                held = _Held(self._folder / f"{self._made}.parquet")
+                self._made += 1
+            self._held[path] = held
+            held.readers += 1
+            return held
+
+    def _make_room(self) -> None:
+        over = sum(max(held.size, 0) for held in self._held.values()) - self._room
+        for path, held in list(self._held.items()):
+            if over <= 0:
+                return
+            if not held.readers:
+                over -= max(held.size, 0)
+                held.local.unlink(missing_ok=True)
+                del self._held[path]
