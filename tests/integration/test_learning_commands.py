@@ -105,6 +105,8 @@ def test_from_the_archived_stream_to_a_release_that_serves_and_back(worker: Sett
     assert refused.returncode == 1
     assert "the gate refused" in refused.stderr
     assert last_json(riffle(worker, "release", "promote", name, "--force", "--json"))["served"] is True
+    nothing = last_json(riffle(worker, "train", "--incremental", "--promote", "--json"))
+    assert nothing == {"release": None, "skipped": "nothing_new", "new_events": 0, "needed": 50, "against": name}
     listed = last_json(riffle(worker, "release", "list", "--json"))
     assert [(row["release"], row["serving"]) for row in listed] == [(name, True)]
     back = last_json(riffle(worker, "release", "rollback", "--json"))
