@@ -88,6 +88,7 @@ def tune_command(
             report,
             corpus.logged,
             {"dataset": corpus.name, "share": share},
+            corpus.shown,
         )
     write_settings(out, found.best, LearnSettings())
     facts = {"settings": str(out), "study": str(study), "ndcg@10": found.value, "trials": found.states}

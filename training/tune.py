@@ -30,6 +30,7 @@ from schemas.errors import BadDataset, ConfigError, ReleaseRejected
 from schemas.records import Interaction, Item
 from training.encoding import encoded
 from training.evaluate import evaluate
+from training.events import EventFrame
 from training.learn import LearnSettings, learn
 from training.logged import Logged
 from training.ranker import KINDS
@@ -195,10 +196,11 @@ def tune(
     progress: Callable[[str, int, int], None] = lambda part, done, of: None,  # noqa: ARG005
     logged: Logged | None = None,
     about: Mapping[str, Any] = MappingProxyType({}),
+    shown: EventFrame | None = None,
 ) -> Study:
     """Run `trials` more trials of the study in `file`. `events` are the training part: what is tested on must not be in it.
 
-    A first trial tries `standard` itself, so that the best is never worse than it on the slice. `logged` slates as in `learn`.
+    A first trial tries `standard` itself, so that the best is never worse than it there. `logged` and `shown` as in `learn`.
     A study is bound to what it was first of: items, events, `positive`, settings that are not searched, and what else `about`
     says; `progress` is called with a trial's name, and how far it is.
 
@@ -215,7 +217,9 @@ def tune(
         trial = study.ask(dict(SPACE))
         try:
             report = _parts(f"trial {done + 1} of {trials}", progress)
-            value = _value(trial, items, events, positive, cache, tried(trial.params, standard), settings, report, logged)
+            value = _value(
+                trial, items, events, positive, cache, tried(trial.params, standard), settings, report, logged, shown
+            )
         except optuna.TrialPruned:
             study.tell(trial, state=TrialState.PRUNED)
         except (ReleaseRejected, ArithmeticError) as exc:  # settings that cannot be trained with are not the best ones
@@ -252,6 +256,7 @@ def _value(
     how: TuneSettings,
     report: Callable[[str, int, int], None],
     logged: Logged | None,
+    shown: EventFrame | None,
 ) -> float:
     """NDCG@10 on the validation slice; raises TrialPruned where that is not worth finding out."""
     cut = int(len(events) * (1.0 - how.validation))
@@ -263,7 +268,7 @@ def _value(
         if trial.should_prune():
             raise optuna.TrialPruned
 
-    learned = learn(known, events[:cut], positive, cache, settings, report, logged, watch)
+    learned = learn(known, events[:cut], positive, cache, settings, report, logged, watch, shown)
     slot = ModelSlot()
     slot.swap(ServingModel(learned.release()))
     held = set(learned.item_ids)

@@ -18,6 +18,7 @@ import training.attribution
 import training.impressions
 from models.archive.files import ArchiveFile, parquet
 from models.archive.target import LocalFolder
+from models.rules import SHOWN
 from schemas.codec import decode, encode
 from schemas.records import Interaction
 from training.impressions import (
@@ -38,7 +39,7 @@ ACT = st.tuples(
     st.just("act"),
     st.integers(0, 3),
     st.integers(0, 3),
-    st.sampled_from(["view", "like", "buy"]),
+    st.sampled_from(["view", "like", "buy", SHOWN]),
     st.integers(0, 12),
     st.none() | st.integers(0, 5),
 )
@@ -99,6 +100,8 @@ def expected_labels(
         (slate["request_id"], item["item_id"]): set() for slate in slates for item in slate["items"]
     }
     for event in events:
+        if event["action"] == SHOWN:
+            continue
         liked = event["action"] in ("like", "buy") if how is LIKED_LONGER else event["action"] == "like"
         window = how.windows_ms.get(event["action"], 10)
         liked_window = how.windows_ms.get("positive", 10) if liked else -(10**15)
