@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,10 +16,12 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from models.release import Release
+from models.release import Release, manifest_sha256
+from models.release_source import take
 from models.serving import ServingModel
 from models.tracking import Tracking
 from schemas.errors import BadDataset, ConfigError, ReleaseRejected
+from training.distributed import Group
 from training.encoding import encoded
 from training.gate import HALF, STANDARD, judge
 from training.incremental import updated
@@ -204,9 +207,17 @@ def report_command(saved: tuple[Path, ...], out: Path) -> None:
 @click.command("train")
 @click.argument("source", metavar="DIR|ARCHIVE")
 @click.option("--out", default="releases", show_default=True, type=click.Path(path_type=Path), help="Folder of releases.")
-@click.option("--against", default="none", show_default=True, help="The release that serves, to be better than.")
+@click.option(
+    "--against",
+    default="none",
+    show_default=True,
+    help="The release that serves, to be better than: its name, or where it lies: a folder/, s3://bucket/prefix/NAME.",
+)
 @click.option(
     "--holdout", default=0.1, type=click.FloatRange(0.01, 0.5), show_default=True, help="Newest share of events for the gate."
+)
+@click.option(
+    "--queries", default=GATE_QUERIES, show_default=True, type=click.IntRange(min=1), help="What the gate asks, at most."
 )
 @click.option(
     "--rank-ms", default=STANDARD.rank_ms, show_default=True, help="What ranking one request may take, 99th percentile."
@@ -220,6 +231,7 @@ def train_command(
     out: Path,
     against: str,
     holdout: float,
+    queries: int,
     page: Path | None,
     incremental: bool,
     rank_ms: float,
@@ -240,11 +252,15 @@ def train_command(
     """
     if incremental and newest():
         raise ConfigError("newest", "an update needs all that its release learned from: leave out --newest, or --incremental")
-    console, started = Console(stderr=True), time.monotonic()
-    forewarn(tracking := Tracking.from_env())
-    with _progress(console) as report:
+    first = Group.current().first
+    console, started = Console(stderr=True, quiet=not first), time.monotonic()
+    forewarn(tracking := Tracking.from_env() if first else None)
+    with _progress(console) as report, tempfile.TemporaryDirectory(prefix="riffle-against-") as fetched:
         report("read", 0, 1)
-        champion = None if against == "none" else Release.open(out / against)
+        champion, releases = None, out
+        if against != "none":
+            at = take(Path(fetched), against) if "/" in against else out / against
+            champion, releases, against = Release.open(at), at.parent, at.name
         corpus = open_corpus(source, positive, champion.manifest.positive if champion else None, newest())
         if incremental and champion is not None and corpus.positive != champion.manifest.positive:
             raise BadDataset(
@@ -253,11 +269,11 @@ def train_command(
                 "positive",
             )
         share = unseen_share(corpus.events, 1.0 - holdout, champion.manifest.trained_until_ms if champion else 0)
-        cores, asked = threads(), Asked(share, GATE_QUERIES, GATE_QUERIES, first=True)
+        cores, asked = threads(), Asked(share, queries, queries, first=True)
         settings = _settings(seed, text_model, quick=quick)
         encode = partial(encoded, cache=_cache(cache), text_model=settings.text_model, image_hosts=settings.image_hosts)
         if incremental:
-            learned = updated(corpus, asked.share, out, against, settings, _cache(cache), report)
+            learned = updated(corpus, asked.share, releases, against, settings, _cache(cache), report)
         else:
             learned = trained(corpus, asked.share, settings, _cache(cache), report)
         mine, parity = measure(
@@ -280,6 +296,7 @@ def train_command(
     facts = {
         "release": folder.name,
         "folder": str(folder),
+        "manifest_sha256": manifest_sha256(folder),
         **metrics,
         "against": against,
         **({"against_refused": refused} if refused else {}),
