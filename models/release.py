@@ -38,7 +38,23 @@ from numpy.typing import NDArray
 from models.rules import PositiveRule
 from schemas.errors import ReleaseRejected, RiffleError
 
-__all__ = ["FILES", "FORMAT", "WEIGHTS", "Head", "Manifest", "Release", "list_releases", "read_manifest", "write_release"]
+__all__ = [
+    "FILES",
+    "FILES_OF",
+    "FORMAT",
+    "MAX_FILE_BYTES",
+    "MAX_MANIFEST_BYTES",
+    "OPTIONAL",
+    "WEIGHTS",
+    "Head",
+    "Manifest",
+    "Release",
+    "list_releases",
+    "manifest_sha256",
+    "plain_file",
+    "read_manifest",
+    "write_release",
+]
 
 FORMAT = 2
 ARRAYS: Mapping[str, tuple[str, int]] = {
@@ -151,7 +167,7 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(data, "sha256").hexdigest()
 
 
-def _plain(folder: Path, name: str, limit: int) -> Path:
+def plain_file(folder: Path, name: str, limit: int) -> Path:
     """A regular file of bounded size directly in `folder`; raises ReleaseRejected."""
     path = folder / name
     if not folder.is_dir():
@@ -171,12 +187,17 @@ def read_manifest(folder: Path, sha256: str | None = None) -> Manifest:
     Raises:
         ReleaseRejected: missing, unreadable, or other bytes than announced.
     """
-    data = _plain(folder, "manifest.json", MAX_MANIFEST_BYTES).read_bytes()
+    data = plain_file(folder, "manifest.json", MAX_MANIFEST_BYTES).read_bytes()
     if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
         raise ReleaseRejected(
             "manifest_changed", f"the manifest of {folder.name} is not the one that was announced", "manifest"
         )
     return Manifest.parse(data)
+
+
+def manifest_sha256(folder: Path) -> str:
+    """What pins a release: the hash of its manifest, which holds the hashes of all other files."""
+    return hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
 
 
 class Release:
@@ -220,7 +241,7 @@ class Release:
         if extra:
             raise ReleaseRejected("wrong_files", f"release {manifest.name} holds files it does not list: {sorted(extra)[:5]}")
         for name, digest in manifest.files.items():
-            if _digest(_plain(folder, name, MAX_FILE_BYTES)) != digest:
+            if _digest(plain_file(folder, name, MAX_FILE_BYTES)) != digest:
                 raise ReleaseRejected("checksum", f"{name} of release {manifest.name} does not match its checksum", name)
         arrays = {name: _array(folder / name, kind, rank) for name, (kind, rank) in ARRAYS.items()}
         graphs = {name: (folder / name).read_bytes() for name in GRAPHS}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -11,23 +10,13 @@ from typing import Any
 from schemas.errors import ReleaseRejected
 from streams.announce import Announcement
 
-__all__ = ["fetch_release", "manifest_sha256", "upload_release"]
-
-
-def manifest_sha256(folder: Path) -> str:
-    """What pins a release: the hash of its manifest, which holds the hashes of all other files."""
-    return hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+__all__ = ["fetch_release", "upload_release"]
 
 
 def _client() -> Any:
     import boto3
 
     return boto3.client("s3")
-
-
-def _split(uri: str) -> tuple[str, str]:
-    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-    return bucket, prefix.strip("/")
 
 
 def fetch_release(root: Path, wanted: Announcement, client: Any = None) -> Path:
@@ -45,18 +34,14 @@ def fetch_release(root: Path, wanted: Announcement, client: Any = None) -> Path:
         raise ReleaseRejected(
             "not_here", f"{folder} does not exist, and {wanted.uri or 'no place'} is nowhere to fetch it from"
         )
-    # because models.release is needed only here, and this module is imported by commands that must start fast
-    from models.release import read_manifest
+    # because it is needed only here, and this module is imported by commands that must start fast
+    from models.release_source import download, split
 
-    bucket, prefix = _split(wanted.uri)
-    s3 = client or _client()
+    bucket, prefix = split(wanted.uri)
     root.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=".part-", dir=root))
     try:
-        s3.download_file(bucket, f"{prefix}/manifest.json", str(part / "manifest.json"))
-        # its names of files are those of its format and no others
-        for name in sorted(read_manifest(part, wanted.manifest_sha256).files):
-            s3.download_file(bucket, f"{prefix}/{name}", str(part / name))
+        download(client or _client(), bucket, prefix, part, wanted.manifest_sha256)
         part.chmod(0o755)
         try:
             part.rename(folder)
@@ -70,7 +55,9 @@ def fetch_release(root: Path, wanted: Announcement, client: Any = None) -> Path:
 
 def upload_release(folder: Path, target: str, client: Any = None) -> str:
     """Copy a release below `s3://bucket/prefix`, the manifest last; returns its `s3://` address."""
-    bucket, prefix = _split(target)
+    from models.release_source import split
+
+    bucket, prefix = split(target)
     s3 = client or _client()
     base = f"{prefix}/{folder.name}".strip("/")
     for path in sorted(folder.iterdir(), key=lambda path: (path.name == "manifest.json", path.name)):

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import torch
 from PIL import Image
 
@@ -37,6 +38,36 @@ def corpus(seed: int = 0, n_items: int = 40, n_users: int = 30, n_events: int = 
     return items, events
 
 
+def contrary_corpus(n_items: int = 120, n_users: int = 60, n_events: int = 3_000) -> tuple[list[Item], list[Interaction]]:
+    """People open things of one colour and like those of the next: only who learns from likes serves them well."""
+    rng = np.random.default_rng(0)
+    items, events = corpus(n_items=n_items, n_events=0)[0], []
+    for n in range(n_events):
+        user, likes = int(rng.integers(n_users)), bool(rng.random() < 0.25)
+        item = int(rng.choice(np.flatnonzero(np.arange(n_items) % 3 == (user + likes) % 3)))
+        events.append(Interaction(f"e{n}", f"u{user}", f"i{item}", 1_000_000_000 + 60_000 * n, "like" if likes else "view"))
+    return items, events
+
+
+def write_dataset(folder: Path, items: list[Item], events: list[Interaction]) -> Path:
+    """As a dataset folder, of a time when there were such."""
+    folder.mkdir(parents=True)
+    events = [replace(event, event_time=event.event_time + 1_600_000_000_000) for event in events]
+    rows = [{"item_id": i.item_id, "title": i.title, "text": i.text, "categories": "|".join(i.categories)} for i in items]
+    pl.DataFrame(rows).write_csv(folder / "items.csv")
+    fields = ("event_id", "user_id", "item_id", "event_time", "action", "value")
+    pl.DataFrame([{name: getattr(e, name) for name in fields} for e in events]).write_csv(folder / "events.csv")
+    (folder / "dataset.toml").write_text(f'name = "glass"\npositive = "{POSITIVE}"\n')
+    return folder
+
+
+QUICK = {
+    "towers": {"dimensions": 16, "blocks": 1, "epochs": 6, "batch": 8, "rate": 0.01},
+    "ranker": {"width": 16, "experts": 2, "epochs": 3},
+    "queries": 300,
+    "neighbours": 16,
+}
+"A settings file that is enough for `contrary_corpus`."
 SMALL = LearnSettings(
     towers=TowerSettings(dimensions=16, blocks=1, epochs=30, batch=8, rate=1e-2, other=0.0),
     ranker=RankerSettings(width=16, experts=2, epochs=4, batch=16),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -13,21 +14,23 @@ from typing import Any
 import click
 from rich.console import Console
 
-from models.release import Release
+from models.release import Release, manifest_sha256
+from models.release_source import take
 from models.serving import ServingModel
 from models.tracking import Tracking
 from schemas.errors import BadDataset, ConfigError, ReleaseRejected
 from training.distributed import Group
 from training.encoding import encoded
+from training.evaluate import Figures
 from training.existing import find_release, newer_share, seen_events
 from training.gate import HALF, STANDARD, judge
 from training.incremental import FEWEST, new_events, updated
 from training.learn import LearnSettings
 from training.logged import logged_in
 from training.measurement import Measurement
-from training.measuring import Asked, gate_share, measure, measurement, threads, trained, unseen_share
+from training.measuring import Asked, Encode, gate_share, measure, measurement, threads, trained, unseen_share
 from training.options import FP16, MORE, chosen, newest
-from training.progress import progress
+from training.progress import Report, progress
 from training.ranker import RankerSettings
 from training.record import forewarn, record
 from training.sources import Corpus, open_corpus
@@ -220,13 +223,21 @@ def report_command(saved: tuple[Path, ...], out: Path) -> None:
 @click.command("train")
 @click.argument("source", metavar="DIR|ARCHIVE")
 @click.option("--out", default="releases", show_default=True, type=click.Path(path_type=Path), help="Folder of releases.")
-@click.option("--against", default="none", show_default=True, help="The release that serves, to be better than.")
+@click.option(
+    "--against",
+    default="none",
+    show_default=True,
+    help="The release that serves, to be better than: its name, or where it lies: a folder/, s3://bucket/prefix/NAME.",
+)
 @click.option(
     "--holdout",
     default=0.1,
     type=click.FloatRange(0.01, 0.5),
     show_default=True,
     help=f"Newest share of events that may be kept for the gate; of it only as many as hold {GATE_QUERIES:,} queries.",
+)
+@click.option(
+    "--queries", default=GATE_QUERIES, show_default=True, type=click.IntRange(min=1), help="What the gate asks, at most."
 )
 @click.option(
     "--rank-ms", default=STANDARD.rank_ms, show_default=True, help="What ranking one request may take, 99th percentile."
@@ -245,6 +256,7 @@ def train_command(
     out: Path,
     against: str,
     holdout: float,
+    queries: int,
     page: Path | None,
     incremental: bool,
     examples: Path | None,
@@ -267,12 +279,16 @@ def train_command(
     """
     if incremental:
         _demand_updatable(examples)
-    console, started = Console(stderr=True), time.monotonic()
+    first = Group.current().first
+    console, started = Console(stderr=True, quiet=not first), time.monotonic()
     settings = _settings(seed, text_model, quick=quick)
-    forewarn(tracking := Tracking.from_env())
-    with progress(console) as report:
+    forewarn(tracking := Tracking.from_env() if first else None)
+    with progress(console) as report, tempfile.TemporaryDirectory(prefix="riffle-against-") as fetched:
         report("read", 0, 1)
-        champion = None if against == "none" else Release.open(out / against)
+        champion, releases = None, out
+        if against != "none":
+            at = take(Path(fetched), against) if "/" in against else out / against
+            champion, releases, against = Release.open(at), at.parent, at.name
         corpus = open_corpus(source, positive, champion.manifest.positive if champion else None, newest())
         if incremental and champion is not None and corpus.positive != champion.manifest.positive:
             raise BadDataset(
@@ -281,19 +297,19 @@ def train_command(
                 "positive",
             )
         share = unseen_share(corpus.events, 1.0 - holdout, champion.manifest.trained_until_ms if champion else 0)
-        share = gate_share(corpus.events, corpus.positive, share, GATE_QUERIES)
+        share = gate_share(corpus.events, corpus.positive, share, queries)
         if incremental and champion is not None:
             found = new_events(corpus, share, champion.manifest.trained_until_ms)
             if found < FEWEST:
                 _skip(against, found, as_json=as_json)
                 return
-            if "half" in champion.manifest.metrics and not settings.half and Group.current().first:
+            if "half" in champion.manifest.metrics and not settings.half:
                 console.print(f"the graphs of {against} are in half precision: so are the update's", highlight=False)
-        cores, asked = threads(), Asked(share, GATE_QUERIES, GATE_QUERIES, first=True)
+        cores, asked = threads(), Asked(share, queries, queries, first=True)
         corpus = _with_examples(corpus, examples, settings)
         encode = partial(encoded, cache=_cache(cache), text_model=settings.text_model, image_hosts=settings.image_hosts)
         if incremental:
-            learned = updated(corpus, asked.share, out, against, settings, _cache(cache), report)
+            learned = updated(corpus, asked.share, releases, against, settings, _cache(cache), report)
         else:
             learned = trained(corpus, asked.share, settings, _cache(cache), report)
         mine, parity = measure(
@@ -302,13 +318,7 @@ def train_command(
         plain = measure(corpus, asked, report, "measure without a release", None, encode)[0]
         theirs, refused = plain, ""
         if champion is not None:
-            try:
-                serving = ServingModel(champion, cores)
-                theirs = measure(corpus, asked, report, f"measure {against}", serving, encode)[0]
-            except ReleaseRejected as exc:
-                if exc.code != "feature_spec":  # one made for other features cannot be asked; any other must be found
-                    raise
-                refused = exc.message
+            theirs, refused = _of_champion(champion, corpus, asked, report, encode, plain)
     bounds = replace(HALF if "half" in learned.measured else STANDARD, rank_ms=rank_ms, size_mb=size_mb)
     verdict = judge(mine, theirs, learned.parity, parity, learned.size_mb, bounds)
     metrics = {"gate": verdict.to_json(), "before": plain.to_json(), "after": mine.to_json(), "seed": seed}
@@ -316,6 +326,7 @@ def train_command(
     facts = {
         "release": folder.name,
         "folder": str(folder),
+        "manifest_sha256": manifest_sha256(folder),
         **metrics,
         "against": against,
         **({"against_refused": refused} if refused else {}),
@@ -338,6 +349,19 @@ def train_command(
     if tracking is not None:
         facts["mlflow"] = record(tracking, facts, corpus.name, settings, {path.name: path.read_bytes() for path in kept})
     _finish(facts, console, as_json=as_json)
+
+
+def _of_champion(
+    champion: Release, corpus: Corpus, asked: Asked, report: Report, encode: Encode, plain: Figures
+) -> tuple[Figures, str]:
+    """What the release that serves is measured at; of one made for other features `plain`, and why."""
+    try:
+        serving = ServingModel(champion, threads())
+        return measure(corpus, asked, report, f"measure {champion.name}", serving, encode)[0], ""
+    except ReleaseRejected as exc:
+        if exc.code != "feature_spec":  # one made for other features cannot be asked; any other must be found
+            raise
+        return plain, exc.message
 
 
 def _demand_updatable(examples: Path | None) -> None:

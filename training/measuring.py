@@ -159,8 +159,9 @@ def published(items: Sequence[Item], events: Sequence[Interaction]) -> list[Item
 
 
 def threads() -> int:
-    """All cores, for torch and for the graphs."""
+    """This process's share of the cores (`torchrun` says how many processes are here), for torch and for the graphs."""
     import torch
 
-    torch.set_num_threads(os.cpu_count() or 1)
-    return os.cpu_count() or 1
+    cores = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    torch.set_num_threads(cores)
+    return cores

@@ -19,11 +19,12 @@ from rich.table import Table
 
 from agents.cli.operate import readiness
 from agents.cli.progress import step
-from models.release import NAME, Manifest, Release, list_releases
+from models.release import NAME, Manifest, Release, list_releases, manifest_sha256
+from models.release_source import take
 from models.tracking import Tracker, Tracking
 from schemas.errors import NotReady, ReleaseRejected
 from streams.announce import CHALLENGER, CHAMPION, PREVIOUS, Announcement, announce, announced
-from streams.release_store import fetch_release, manifest_sha256, upload_release
+from streams.release_store import fetch_release, upload_release
 from streams.settings import Settings
 
 __all__ = ["await_served", "current_champion", "note", "print_training", "promote", "release", "run_training", "train"]
@@ -161,6 +162,7 @@ def train(source: str | None, promoting: bool, upload: str, as_json: bool, optio
                      --settings FILE  heads, windows, sizes      --report FILE  a page that compares
                      --against NAME   instead of the champion    --checkpoints FOLDER  to go on after a kill
                      --examples FOLDER  slates that `riffle examples` joined
+                     --queries N      the gate asks
 
     Example: riffle train --positive "action == 'like'" --promote
     """
@@ -278,6 +280,23 @@ def promote_command(name: str, force: bool, upload: str, as_json: bool) -> None:
     facts = promote(settings, name, force=force, upload=upload)
     facts["served"] = await_served(settings, name, console)
     _report(facts, as_json=as_json)
+
+
+@release.command("import")
+@click.argument("source", metavar="FOLDER|TAR.GZ|S3")
+@click.option("--sha256", default="", help="What its manifest must hash to: `manifest_sha256` in what the training printed.")
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
+def import_command(source: str, sha256: str, as_json: bool) -> None:
+    """Take a release that was trained elsewhere into the releases folder: a folder, a model.tar.gz, or s3://… of either.
+
+    Every file must have the sum that its manifest says, and nothing is loaded before. That does not say who wrote it: where
+    others can write to the bucket, give the --sha256 that the job's log says. Nothing serves by it; promote it then.
+
+    Example: riffle release import s3://bucket/out/riffle-train-20260131-120000/output/model.tar.gz
+    """
+    folder = take(Settings.from_env().releases_dir, source, sha256)
+    facts = {"release": folder.name, "folder": str(folder), "manifest_sha256": manifest_sha256(folder)}
+    click.echo(json.dumps(facts) if as_json else f"{folder.name}; let it serve with: riffle release promote {folder.name}")
 
 
 @release.command("alias")

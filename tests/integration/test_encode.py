@@ -7,8 +7,13 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +81,31 @@ def get(settings: Settings, path: str) -> Any:
         return json.load(response)
 
 
+def put(settings: Settings, item_id: str, item: dict[str, Any]) -> None:
+    request = urllib.request.Request(
+        f"{settings.web}/v1/items/{item_id}",
+        json.dumps(item).encode(),
+        {"Content-Type": "application/json"},
+        method="PUT",
+    )
+    with urllib.request.urlopen(request, timeout=10) as response:
+        assert response.status == 202
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The folder over HTTP; yields its address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
 async def learned_score(settings: Settings, item_id: str) -> float | None:
     """What the learned source says of an item for u0; None when it does not bring it."""
     client = RiffleClient(settings)
@@ -106,7 +136,7 @@ async def test_a_new_item_gets_its_text_and_image_into_the_worker_that_serves(
         # it is retrieved at once, by what is known of it
         while (before := await learned_score(worker, "arrived")) is None:
             pass
-    process = encoder(worker)
+    process = encoder(replace(worker, image_hosts="127.0.0.1"))
     try:
         assert await asyncio.to_thread(
             wait_until, lambda: f'item_vectors_total{{outcome="applied"}} {len(corpus()[0]) + 1}' in metrics(worker), 200
@@ -114,6 +144,19 @@ async def test_a_new_item_gets_its_text_and_image_into_the_worker_that_serves(
         after = await learned_score(worker, "arrived")
         assert after is not None
         assert after != before, "its image has moved the tower's vector"
+        with served(vectors / "images") as images:
+            put(worker, "put", {"title": "red bowl", "text": "made of red glass", "image": f"{images}/red3.png"})
+            assert await asyncio.to_thread(
+                wait_until, lambda: f'item_vectors_total{{outcome="applied"}} {len(corpus()[0]) + 2}' in metrics(worker), 60
+            ), (worker.home / "encoder.log").read_text()[-2000:]
+        ((text, image),) = (kinds for kinds in (await published(worker))["put"] if kinds is not None)
+        assert (text.modality, image.modality) == ("text", "image")
+        assert text.values is not None
+        assert image.values is not None
+        assert await learned_score(worker, "put") is not None
+        assert "put" in {item["item_id"] for item in get(worker, "/v1/similar/i0?k=40")["items"]}, "i0 is of red glass too"
+        like = [item["item_id"] for item in get(worker, "/v1/similar/put?k=5")["items"]]
+        assert {int(item_id[1:]) % 3 for item_id in like} == {0}, "of the red ones"
         async with asyncio.timeout(30):
             async with AIOKafkaProducer(bootstrap_servers=worker.bootstrap_servers) as producer:
                 await producer.send_and_wait(worker.topic("items"), None, key=b"arrived")

@@ -7,19 +7,24 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict, replace
+import urllib.request
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
-from learning_corpus import POSITIVE, corpus
+from click.testing import CliRunner
+from learning_corpus import POSITIVE, QUICK, contrary_corpus, corpus, write_dataset
 
+from agents.cli import release
 from models.archive.files import next_offsets
 from models.archive.target import LocalFolder
+from streams.announce import announced
 from streams.embedded.process import wait_until
 from streams.produce import produce_events, produce_items
 from streams.settings import Settings
+from streams.topics import ensure_topics
+from training.learn import Learned
 from training.sources import open_corpus
 
 pytestmark = pytest.mark.integration
@@ -41,18 +46,14 @@ def last_json(ran: subprocess.CompletedProcess[str]) -> Any:
     return json.loads(ran.stdout.strip().splitlines()[-1])
 
 
+def recommended(settings: Settings, user: str) -> Any:
+    with urllib.request.urlopen(f"{settings.web}/v1/recommend/{user}?k=5&deadline_ms=10000", timeout=20) as response:
+        return json.load(response)
+
+
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
-    folder = tmp_path / "glass"
-    folder.mkdir()
-    items, events = corpus()
-    events = [replace(event, event_time=event.event_time + 1_600_000_000_000) for event in events]
-    rows = [{"item_id": i.item_id, "title": i.title, "text": i.text, "categories": "|".join(i.categories)} for i in items]
-    pl.DataFrame(rows).write_csv(folder / "items.csv")
-    fields = ("event_id", "user_id", "item_id", "event_time", "action", "value")
-    pl.DataFrame([{name: getattr(e, name) for name in fields} for e in events]).write_csv(folder / "events.csv")
-    (folder / "dataset.toml").write_text(f'name = "glass"\npositive = "{POSITIVE}"\n')
-    return folder
+    return write_dataset(tmp_path / "glass", *corpus())
 
 
 def test_evaluate_trains_and_measures(dataset: Path, fresh: Settings, vectors: Path, tmp_path: Path) -> None:
@@ -80,7 +81,7 @@ def test_evaluate_trains_and_measures(dataset: Path, fresh: Settings, vectors: P
 
 
 def test_from_the_archived_stream_to_a_release_that_serves_and_back(worker: Settings, tmp_path: Path) -> None:
-    items, events = corpus()
+    items, events = contrary_corpus()
     asyncio.run(produce_items(worker, items))
     tokens = asyncio.run(produce_events(worker, events))
     asyncio.run(produce_events(worker, events[:50]))  # a producer's repetition counts once
@@ -95,22 +96,40 @@ def test_from_the_archived_stream_to_a_release_that_serves_and_back(worker: Sett
     assert sorted(map(str, map(asdict, found.items))) == sorted(map(str, map(asdict, items)))
     assert found.events == events
 
-    trained = last_json(riffle(worker, "train", "--positive", POSITIVE, "--quick", "--promote", "--json"))
-    assert trained["events"] == int(len(events) * 0.9)
+    (quick := tmp_path / "quick.json").write_text(json.dumps(QUICK))
+    gate = ("--holdout", "0.3", "--queries", "200")
+    how = ("--settings", str(quick), *gate, "--rank-ms", "10000")
+    trained = last_json(riffle(worker, "train", "--positive", POSITIVE, *how, "--promote", "--json"))
+    assert int(len(events) * 0.7) <= trained["events"] < len(events)
     assert trained["logged_slates"] == 0
-    assert not trained["gate"]["passed"], "so few queries prove nothing"
-    assert any("queries" in reason for reason in trained["gate"]["reasons"])
+    assert trained["gate"]["passed"], trained["gate"]["reasons"]
     name = trained["release"]
-    refused = riffle(worker, "release", "promote", name)
-    assert refused.returncode == 1
-    assert "the gate refused" in refused.stderr
-    assert last_json(riffle(worker, "release", "promote", name, "--force", "--json"))["served"] is True
-    nothing = last_json(riffle(worker, "train", "--incremental", "--promote", "--json"))
+    assert (trained["champion"], trained["previous"], trained["served"]) == (name, "none", True)
+    nothing = last_json(riffle(worker, "train", "--incremental", *gate, "--promote", "--json"))
     assert nothing == {"release": None, "skipped": "nothing_new", "new_events": 0, "needed": 50, "against": name}
     listed = last_json(riffle(worker, "release", "list", "--json"))
-    assert [(row["release"], row["serving"]) for row in listed] == [(name, True)]
+    assert [(row["release"], row["serving"], row["aliases"]) for row in listed] == [(name, True, ["champion"])]
+    for user in ("u0", "u1", "u2"):
+        slate = recommended(worker, user)
+        assert (slate["release"], slate["degraded"], len(slate["items"])) == (name, [], 5)
     back = last_json(riffle(worker, "release", "rollback", "--json"))
     assert back == {"champion": "none", "previous": name, "served": True}
+    assert recommended(worker, "u0")["release"] == "none"
+
+
+def test_what_the_gate_refuses_is_not_promoted(fresh: Settings, learned: Learned, monkeypatch: pytest.MonkeyPatch) -> None:
+    asyncio.run(ensure_topics(fresh))
+    for variable, value in fresh.environment().items():
+        monkeypatch.setenv(variable, value)
+    gate = {"passed": False, "reasons": ["only 6 queries"]}
+    folder = learned.write(fresh.releases_dir, {"gate": gate})
+    monkeypatch.setattr(release, "run_training", lambda *_: {"release": folder.name, "gate": gate})
+    ran = CliRunner().invoke(release.train, ["--promote", "--json"], catch_exceptions=False)
+    assert json.loads(ran.stdout) == {"release": folder.name, "gate": gate}
+    assert asyncio.run(announced(fresh)) == {}
+    refused = riffle(fresh, "release", "promote", folder.name)
+    assert refused.returncode == 1
+    assert "the gate refused" in refused.stderr
 
 
 def test_training_on_nothing_says_what_is_wrong(fresh: Settings, tmp_path: Path) -> None:

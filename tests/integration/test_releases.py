@@ -19,13 +19,13 @@ from moto.server import ThreadedMotoServer
 
 from agents.cli.release import promote, release
 from models.features import FEATURES
-from models.release import Release
+from models.release import Release, manifest_sha256
 from schemas.codec import decode
 from schemas.errors import ReleaseRejected
 from streams.announce import CHAMPION, Announcement, announce, announced
 from streams.client import RiffleClient
 from streams.produce import produce_events, produce_items
-from streams.release_store import fetch_release, manifest_sha256, upload_release
+from streams.release_store import fetch_release, upload_release
 from streams.settings import Settings
 from training.learn import Learned
 

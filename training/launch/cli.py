@@ -80,7 +80,7 @@ def _job(source: str, options: tuple[str, ...], out: str, checkpoints: str, give
 def launch_command() -> None:
     """Train on a cluster: the same container command as a Kubernetes Job, a Kubeflow TrainJob or a SageMaker training job.
 
-    What follows the source goes to `train`, for example --positive RULE or --settings FILE.
+    What follows the source goes to `train`, for example --positive RULE or --against s3://bucket/releases/NAME.
 
     Example: riffle launch kubernetes s3://bucket/archive --image riffle-train --dry-run
     """

@@ -57,6 +57,20 @@ def test_dependencies_are_pinned_with_hashes_and_nothing_runs_as_root(name: str)
     assert [rest for verb, rest in steps if verb == "USER"] == ["10001"]
 
 
+def test_training_stands_on_a_base_that_can_be_chosen() -> None:
+    """Python's own image, as the worker's, unless the machines' network needs more; a base of another Python is refused."""
+    steps = recipe("Dockerfile.train")
+    assert steps[:2] == [("ARG", f"BASE={dict(recipe('Dockerfile.worker'))['FROM']}"), ("FROM", "${BASE}")]
+    check = next(rest for verb, rest in steps if verb == "RUN" and "version_info" in rest)
+    assert steps.index(("RUN", check)) < next(n for n, (_, rest) in enumerate(steps) if "pip install" in rest)
+    program = re.fullmatch(r'python -c "([^"]+)"', check)
+    assert program is not None
+    assert subprocess.run([sys.executable, "-c", program[1]], check=False).returncode == 0
+    other = program[1].replace("(3, 11)", "(3, 12)")
+    refused = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True, check=False)
+    assert (refused.returncode, "Python 3.11" in refused.stderr) == (1, True)
+
+
 def test_the_worker_image_holds_what_a_worker_imports_and_no_torch(tmp_path: Path) -> None:
     environment = copied("Dockerfile.worker", tmp_path)
     assert environment["PYTHONPATH"] == "/opt/riffle"

@@ -169,8 +169,9 @@ def test_features_are_those_that_serving_has_as_the_slate_is_shown(learned: Lear
 def test_the_ranker_learns_from_what_was_shown_and_left(tmp_path: Path) -> None:
     items, told = with_slates()
     history, shown = EventFrame.of(told).split(SHOWN)
-    seen = learn(items, history, POSITIVE, tmp_path, SMALL, shown=shown)
-    blind = learn(items, history, POSITIVE, tmp_path, SMALL)
+    how = replace(SMALL, queries=300, ranker=replace(SMALL.ranker, epochs=10))
+    seen = learn(items, history, POSITIVE, tmp_path, how, shown=shown)
+    blind = learn(items, history, POSITIVE, tmp_path, how)
     assert seen.graphs["ranker.onnx"] != blind.graphs["ranker.onnx"]
     assert seen.graphs["user_tower.onnx"] == blind.graphs["user_tower.onnx"]
     shares = {}

@@ -1,0 +1,89 @@
+"""What is trained and exported on a GPU is what a CPU would have: the same loss up to rounding, the same answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from tower_corpus import tower_corpus
+
+from models.sequences import EVENT_WIDTH, LENGTH
+from models.serving import session_of
+from training import distributed
+from training.export import HALF_PARITY, to_half, to_onnx
+from training.fit_towers import event_columns, train_towers
+from training.towers import ItemTower, TowerSettings, UserTower, item_vectors
+
+# without what is drawn on the device, whose numbers are its own
+SETTINGS = TowerSettings(dimensions=8, blocks=1, epochs=2, batch=8, rate=1e-2, dropout=0.0, hidden_ids=0.0)
+
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
+onnx_cuda = pytest.mark.skipif("CUDAExecutionProvider" not in ort.get_available_providers(), reason="no onnxruntime-gpu here")
+
+
+def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed.Group, "device", torch.device("cpu"))
+
+
+def loss(user: UserTower, item: ItemTower) -> float:
+    """Of predicting each person's last event from the one before it, over the catalogue."""
+    table, content = tower_corpus()
+    vectors, columns = torch.from_numpy(item_vectors(item, content)), torch.from_numpy(event_columns(table))
+    losses = []
+    for person in np.unique(table.user):
+        mine = np.flatnonzero(table.user == person)[-LENGTH - 1 :]
+        past, last = mine[:-1], mine[-1]
+        items, events = torch.zeros(1, LENGTH, vectors.shape[1]), torch.zeros(1, LENGTH, EVENT_WIDTH)
+        mask = torch.zeros(1, LENGTH)
+        n = len(past)
+        items[0, LENGTH - n :], events[0, LENGTH - n :] = vectors[table.item[past]], columns[past]
+        mask[0, LENGTH - n :] = 1
+        with torch.inference_mode():
+            logits = user(items, events, mask) @ vectors.T
+        losses.append(float(F.cross_entropy(logits, torch.tensor([int(table.item[last])]))))
+    return float(np.mean(losses))
+
+
+def test_the_loss_tells_trained_towers_from_untrained_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the comparison below rests on, where there is a GPU or none."""
+    on_cpu(monkeypatch)
+    table, content = tower_corpus()
+    trained = train_towers(table, content, SETTINGS)
+    torch.manual_seed(1)
+    fresh = UserTower(SETTINGS).eval(), ItemTower(len(content.hashed), 6, 4, SETTINGS.dimensions).eval()
+    assert loss(*trained) < 0.95 * loss(*fresh)
+
+
+@cuda
+def test_towers_trained_on_cuda_learn_what_they_learn_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    table, content = tower_corpus()
+    assert distributed.Group.current().device.type == "cuda"
+    there = train_towers(table, content, SETTINGS)
+    assert all(parameter.device.type == "cpu" for tower in there for parameter in tower.parameters())
+    on_cpu(monkeypatch)
+    here = train_towers(table, content, SETTINGS)
+    assert loss(*there) == pytest.approx(loss(*here), rel=0.02)
+
+
+@onnx_cuda
+@pytest.mark.parametrize("half", [False, True])
+def test_exported_graphs_give_on_cuda_what_they_give_on_the_cpu(half: bool) -> None:
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    user = UserTower(SETTINGS).eval()
+    inputs = {
+        "items": rng.normal(size=(64, LENGTH, SETTINGS.dimensions + 1)).astype(np.float32) * 0.1,
+        "events": rng.random((64, LENGTH, EVENT_WIDTH), np.float32),
+        "mask": (np.arange(LENGTH) >= LENGTH - rng.integers(0, LENGTH + 1, (64, 1))).astype(np.float32),
+    }
+    graph, _ = to_onnx(user, inputs, "user_vectors")
+    make: Callable[[bytes], bytes] = (lambda g: to_half(g, inputs, "user_vectors")[0]) if half else (lambda g: g)
+    session = session_of(made := make(graph), 1)
+    assert session.get_providers()[0] == "CUDAExecutionProvider"
+    expected = ort.InferenceSession(made, providers=["CPUExecutionProvider"]).run(None, inputs)[0]
+    allowed = (HALF_PARITY if half else 1e-3) * float(np.abs(expected).max())
+    assert float(np.abs(session.run(None, inputs)[0] - expected).max()) <= allowed

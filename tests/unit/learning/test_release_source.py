@@ -1,0 +1,118 @@
+"""A release from elsewhere arrives whole and as its manifest says, or not at all, and writes nothing but its own files."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from models import release_source
+from models.release import Release, manifest_sha256
+from models.release_source import take
+from schemas.errors import ReleaseRejected
+
+
+def packed(folder: Path, to: Path, more: Callable[[tarfile.TarFile], None] = lambda tar: None) -> Path:
+    """As SageMaker packs what a job leaves: the release's folder, and its report beside it."""
+    with tarfile.open(to, "w:gz") as tar:
+        tar.add(folder, folder.name)
+        member(tar, f"{folder.name}.report.json", b"{}")
+        more(tar)
+    return to
+
+
+def member(tar: tarfile.TarFile, name: str, data: bytes = b"", kind: bytes = tarfile.REGTYPE, link: str = "") -> None:
+    info = tarfile.TarInfo(name)
+    info.size, info.type, info.linkname = len(data), kind, link
+    tar.addfile(info, io.BytesIO(data))
+
+
+def refused(root: Path, source: Path, sha256: str = "") -> str:
+    with pytest.raises(ReleaseRejected) as caught:
+        take(root, str(source), sha256)
+    assert not root.exists() or not list(root.iterdir()), "nothing of it is left"
+    return caught.value.code
+
+
+def test_a_folder_and_an_archive_arrive_and_coming_twice_changes_nothing(folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "there"
+    for source in (folder, packed(folder, tmp_path / "model.tar.gz")):
+        taken = take(root, str(source), manifest_sha256(folder).upper())
+        assert taken == root / folder.name
+        assert [path.name for path in root.iterdir()] == [folder.name], "its report stays where it was"
+        assert Release.open(taken).name == folder.name
+        assert take(root, str(source)) == taken
+        shutil.rmtree(root)
+
+
+def test_a_damaged_release_is_refused_and_so_is_another_than_was_heard_of(folder: Path, tmp_path: Path) -> None:
+    root, good = tmp_path / "there", packed(folder, tmp_path / "good.tar.gz")
+    assert refused(root, good, "0" * 64) == "manifest_changed"
+    (folder / "ranker.onnx").write_bytes(b"another")
+    assert refused(root, folder) == "checksum"
+    assert refused(root, packed(folder, tmp_path / "bad.tar.gz")) == "checksum"
+    (folder / "ranker.onnx").unlink()
+    assert refused(root, packed(folder, tmp_path / "less.tar.gz")) == "missing_file"
+    assert refused(root, tmp_path / "nowhere") == "not_found"
+    (tmp_path / "empty").mkdir()
+    assert refused(root, tmp_path / "empty") == "missing_file"
+    cut = tmp_path / "cut.tar.gz"
+    cut.write_bytes(good.read_bytes()[:-2_000])
+    assert refused(root, cut) == "bad_archive"
+
+
+def test_a_folder_of_links_is_not_followed(folder: Path, tmp_path: Path) -> None:
+    (folder / "ranker.onnx").rename(tmp_path / "ranker.onnx")
+    (folder / "ranker.onnx").symlink_to(tmp_path / "ranker.onnx")
+    assert refused(tmp_path / "there", folder) == "bad_file"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "kind", "link"),
+    [
+        ("../ranker.onnx", b"x", tarfile.REGTYPE, ""),
+        ("/tmp/ranker.onnx", b"x", tarfile.REGTYPE, ""),
+        ("a/../../ranker.onnx", b"x", tarfile.REGTYPE, ""),
+        ("link", b"", tarfile.SYMTYPE, "/etc/passwd"),
+        ("hard", b"", tarfile.LNKTYPE, "ranker.onnx"),
+        ("pipe", b"", tarfile.FIFOTYPE, ""),
+        ("device", b"", tarfile.CHRTYPE, ""),
+        ("other/manifest.json", b"{}", tarfile.REGTYPE, ""),
+    ],
+)
+def test_an_archive_with_what_does_not_belong_there_is_refused(
+    folder: Path, tmp_path: Path, name: str, data: bytes, kind: bytes, link: str
+) -> None:
+    source = packed(folder, tmp_path / "model.tar.gz", lambda tar: member(tar, name, data, kind, link))
+    assert refused(tmp_path / "there", source) == "bad_archive"
+
+
+def test_an_archive_that_holds_a_file_twice_is_refused(folder: Path, tmp_path: Path) -> None:
+    again = f"{folder.name}/ranker.onnx"
+    source = packed(folder, tmp_path / "model.tar.gz", lambda tar: member(tar, again, b"x"))
+    assert refused(tmp_path / "there", source) == "bad_archive"
+
+
+def test_number_and_size_are_bounded(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = packed(folder, tmp_path / "many.tar.gz", lambda tar: [member(tar, f"f{n}") for n in range(1_000)] and None)
+    assert refused(tmp_path / "there", many) == "bad_archive"
+    whole = packed(folder, tmp_path / "whole.tar.gz")
+    monkeypatch.setattr(release_source, "MOST_BYTES", whole.stat().st_size)
+    assert refused(tmp_path / "there", whole) == "too_large", "by what it holds, not by what it is"
+
+
+def test_a_header_cannot_ask_for_more_memory_than_a_header_needs(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("././@PaxHeader")
+    info.type, info.size = tarfile.XHDTYPE, 64 << 20
+    source = tmp_path / "model.tar.gz"
+    with gzip.open(source, "wb", 1) as out:
+        out.write(info.tobuf())
+        for _ in range(64):
+            out.write(bytes(1 << 20))
+    with pytest.raises(ReleaseRejected, match="a header of"):
+        take(tmp_path / "there", str(source))
