@@ -166,29 +166,50 @@ def test_features_are_those_that_serving_has_as_the_slate_is_shown(learned: Lear
         assert np.array_equal(found.labels[n, :6], slate.labels)
 
 
+def with_left_ones() -> tuple[list[Item], list[Interaction]]:
+    """Dear and cheap items are liked as often; of those that slates show, dear ones never."""
+    rng = np.random.default_rng(0)
+    items = [Item(f"i{n}", f"thing {n}", categories=(f"c{n % 3}",), price=100.0 if n // 3 % 2 else 1.0) for n in range(240)]
+    dear = np.asarray([item.price == 100 for item in items])
+    events, unmet = list[Interaction](), {user: np.ones(240, np.bool_) for user in range(30)}
+    for n in range(600):
+        user, time_ms = int(rng.integers(30)), 1_000_000_000 + 3_600_000 * n
+        own = unmet[user] & (np.arange(240) % 3 == user % 3)
+        cheap, costly = (rng.permutation(np.flatnonzero(own & kind))[:3].tolist() for kind in (~dear, dear))
+        liked, asked = (cheap[0], f"r{n}") if n % 2 else (costly[0], "elsewhere")
+        shown = rng.permutation([*cheap, *costly]).tolist() if n % 2 else []
+        events += [
+            Interaction(f"s{n}-{at}", f"u{user}", f"i{item}", time_ms - 1_000, SHOWN, None, None, f"r{n}", at)
+            for at, item in enumerate(shown)
+        ]
+        events.append(Interaction(f"e{n}", f"u{user}", f"i{liked}", time_ms, "like", None, None, asked))
+        unmet[user][liked] = False
+    return items, events
+
+
 def test_the_ranker_learns_from_what_was_shown_and_left(tmp_path: Path) -> None:
-    items, told = with_slates()
+    items, told = with_left_ones()
     history, shown = EventFrame.of(told).split(SHOWN)
-    how = replace(SMALL, queries=300, ranker=replace(SMALL.ranker, epochs=10))
-    seen = learn(items, history, POSITIVE, tmp_path, how, shown=shown)
-    blind = learn(items, history, POSITIVE, tmp_path, how)
-    assert seen.graphs["ranker.onnx"] != blind.graphs["ranker.onnx"]
-    assert seen.graphs["user_tower.onnx"] == blind.graphs["user_tower.onnx"]
-    shares = {}
-    for name, made in (("seen", seen), ("blind", blind)):
+    names, people = tuple(item.item_id for item in items), [f"u{n}" for n in range(30)]
+    share, how = {}, replace(SMALL, queries=240, ranker=replace(SMALL.ranker, epochs=12))
+    for kind, kept in (("seen", shown), ("blind", None)):
+        made = learn(items, history, POSITIVE, tmp_path, how, shown=kept)
+        assert made.measured["logged_slates"] == (0 if kept is None else 78), "those whose windows are over"
         world = World(items)
         world.slot.swap(ServingModel(made.release(), 1))
         world.apply(list(history))
         pipeline = CandidatePipeline(world.items, slot=world.slot)
-        users = [f"u{n}" for n in range(30)]
-        names = tuple(item.item_id for item in items)
-        slates = pipeline.run(
-            [Request("r", user, k=50, candidates=names) for user in users], [world.record(user) for user in users], [None] * 30
-        )
-        scores = {item.item_id: item.score for slate in slates for item in slate.items}
-        dull = np.mean([score for item_id, score in scores.items() if item_id.startswith("dull")])
-        shares[name] = float(dull / np.mean([score for item_id, score in scores.items() if not item_id.startswith("dull")]))
-    assert shares["seen"] < 0.5 * shares["blind"]
+        requests = [Request("r", user, k=240, candidates=names) for user in people]
+        slates = pipeline.run(requests, [world.record(user) for user in people], [None] * len(people))
+        scores: dict[bool, list[float]] = {True: [], False: []}
+        for slate in slates:
+            for item in slate.items:
+                number = int(item.item_id[1:])
+                if number % 3 == int(slate.user_id[1:]) % 3:
+                    scores[items[number].price == 100].append(item.score)
+        share[kind] = float(np.mean(scores[True]) / np.mean(scores[False]))
+    assert share["blind"] > 0.7
+    assert share["seen"] < 0.7 * share["blind"]
 
 
 def test_a_folder_with_impressions_is_asked_about_what_was_clicked_not_about_what_was_seen(tmp_path: Path) -> None:
