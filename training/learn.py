@@ -248,7 +248,7 @@ def learn(
     progress = clock.part("train the ranker")
     span_ms = int(events[-1].event_time - events[start].event_time)
     # history says when people acted, not when they are asked: its hours are no guide to a request's
-    examples = without_short_cycles(replayed.examples, span_ms if slates else 0)
+    examples = without_short_cycles(replayed.examples, span_ms if replayed.logged else 0)
     ranker = train_ranker(examples, settings.ranker, progress)
     hits = np.zeros(len(replayed.light_scores), np.int64)
     light = fit_light(replayed.light_scores, hits, replayed.sources, dict(DEFAULT_WEIGHTS))

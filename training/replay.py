@@ -7,22 +7,21 @@ later one; only the labels look ahead, as far as the attribution window.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.items import ItemStore
-from models.pipeline.batch import Candidates, Queries
+from models.pipeline.batch import Queries
 from models.pipeline.pipeline import CandidatePipeline
-from models.pipeline.scoring import OnnxRanker
-from models.pipeline.stages import Scorer
 from models.serving import ServingModel
 from schemas.records import Interaction, Request
 from training.data import ATTRIBUTION_MS, EventTable
 from training.evaluate import World
 from training.logged import LoggedSlate
 from training.ranker import Examples
+from training.tap import Tap
 
 __all__ = ["Replayed", "replay"]
 
@@ -45,51 +44,6 @@ class Replayed:
     sources: list[str]
     logged: int = 0
     "How many of the queries are logged slates; one of unknown items alone is none."
-
-
-@dataclass(slots=True)
-class _Tap:
-    """Keeps what passes the light scorer and the ranker."""
-
-    scorer: Scorer
-    ranker: OnnxRanker
-    name: str = "tap"
-    asked: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
-    "Item rows that are ranked whether the light scorer keeps them or not."
-    merged: Candidates | None = None
-    ranked: Candidates | None = None
-    queries: Queries | None = None
-    sources: list[str] = field(default_factory=list)
-
-    def score(self, queries: Queries, candidates: Candidates, items: ItemStore) -> NDArray[np.float32]:
-        """The scorer's."""
-        self.merged, self.queries = candidates, queries
-        return self.scorer.score(queries, candidates, items)
-
-    def rank(self, queries: Queries, candidates: Candidates, items: ItemStore) -> None:
-        """The ranker's."""
-        self.ranker.rank(queries, candidates, items)
-        self.ranked = candidates
-        if len(more := np.setdiff1d(self.asked, candidates.item_row)):
-            every = _joined(candidates, self._brought(more, candidates.source_scores.shape[1]))
-            self.ranker.rank(queries, every, items)
-            # some features tell a candidate among the others: those that serving ranks keep what they are there
-            self.ranked = _joined(candidates, every.take(np.arange(len(candidates), len(every))))
-
-    def _brought(self, rows: NDArray[np.int32], sources: int) -> Candidates:
-        """Candidates of these rows, with the scores of the sources that brought them."""
-        scores = np.full((len(rows), sources), np.nan, np.float32)
-        if self.merged is not None:
-            _, mine, theirs = np.intersect1d(rows, self.merged.item_row, return_indices=True)
-            scores[mine] = self.merged.source_scores[theirs]
-        zero, none = np.zeros(len(rows), np.float32), np.zeros((0, 0), np.float32)
-        return Candidates(np.zeros(len(rows), np.int32), rows, scores, zero, zero, none, none)
-
-
-def _joined(one: Candidates, other: Candidates) -> Candidates:
-    """Candidates of the same query; without features and heads, where either has none."""
-    parts = [(getattr(one, name), getattr(other, name)) for name in Candidates.__slots__]
-    return Candidates(*(np.concatenate(pair) if len(pair[1]) == len(other) else pair[1] for pair in parts))
 
 
 class _Gathered:
@@ -157,8 +111,7 @@ def replay(
     """
     world.slot.swap(model)
     pipeline = CandidatePipeline(world.items, slot=world.slot)
-    tap = _Tap(pipeline.scorer, pipeline.ranker)
-    pipeline.scorer, pipeline.ranker = tap, tap  # type: ignore[assignment]
+    tap = Tap.into(pipeline)
     rng = np.random.default_rng(seed)
     meetings = start + np.flatnonzero(table.first[start:])
     liked = meetings[table.labels[meetings, 0] > 0]
@@ -167,9 +120,9 @@ def replay(
     picked = set(rng.permutation(liked)[: most - most // 4].tolist()) | set(rng.permutation(other)[: most // 4].tolist())
     ahead = _Ahead(table)
     gathered = _Gathered(table.labels.shape[1])
-    todo: list[tuple[int, LoggedSlate | None]] = [(n, None) for n in picked]
-    todo += [(slate.place, slate) for slate in logged if slate.place >= start]
-    todo.sort(key=lambda query: query[0])
+    # a slate comes before the event at its place
+    todo: list[tuple[int, LoggedSlate | None]] = [(slate.place, slate) for slate in logged if slate.place >= start]
+    todo = sorted([*todo, *((n, None) for n in picked)], key=lambda query: query[0])
     at = slates = 0
     for done, (n, slate) in enumerate(todo, 1):
         while at < n:
@@ -183,8 +136,7 @@ def replay(
         user, time_ms = (events[n].user_id, events[n].event_time) if slate is None else (slate.user_id, slate.shown_ms)
         world.publish(time_ms)
         world.know(world.record(user))
-        tap.asked = np.zeros(0, np.int32) if slate is None else world.items.rows_of(slate.item_ids)
-        tap.asked = tap.asked[tap.asked >= 0]
+        tap.clear()
         pipeline.run([Request("replay", user, k=1)], [world.record(user)], [None])
         if slate is None:
             _gather(gathered, tap, model, world.items, ahead.of(n, events), rng, len(world.items))
@@ -199,17 +151,14 @@ def replay(
     return Replayed(examples, light, [source.name for source in pipeline.sources], slates)
 
 
-def _gather_shown(gathered: _Gathered, tap: _Tap, slate: LoggedSlate, model: ServingModel, items: ItemStore) -> bool:
+def _gather_shown(gathered: _Gathered, tap: Tap, slate: LoggedSlate, model: ServingModel, items: ItemStore) -> bool:
     """A slate without features: those that its items had among the candidates of that moment. Whether there were any."""
-    ranked, queries = tap.ranked, tap.queries
-    if ranked is None or queries is None or queries.user_vectors is None or not ranked.features.size:
-        return False
     rows = items.rows_of(slate.item_ids)[:KEPT]
     known = np.flatnonzero(rows >= 0)
-    place = np.zeros(len(items), np.int64)
-    place[ranked.item_row] = np.arange(len(ranked))
-    features = ranked.features[place[rows[known]]]
-    return gathered.slate(slate, known, features, queries.user_vectors[0], model.vectors[rows[known]])
+    features = tap.features(rows[known], items)
+    if features is None or tap.queries is None or tap.queries.user_vectors is None:
+        return False
+    return gathered.slate(slate, known, features, tap.queries.user_vectors[0], model.vectors[rows[known]])
 
 
 def _gather_logged(
@@ -249,7 +198,7 @@ class _Ahead:
 
 def _gather(
     gathered: _Gathered,
-    tap: _Tap,
+    tap: Tap,
     model: ServingModel,
     items: ItemStore,
     ahead: list[tuple[str, NDArray[np.float32], float]],

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from learning_corpus import POSITIVE, SMALL, corpus
 
+from models.features import FEATURES
 from models.pipeline.pipeline import CandidatePipeline
 from models.rules import SHOWN, PositiveRule
 from models.serving import ServingModel
@@ -22,6 +23,7 @@ from training.data import EventTable, vocabulary_of
 from training.evaluate import World, evaluate
 from training.events import EventFrame
 from training.learn import Learned, learn
+from training.logged import LoggedSlate
 from training.replay import replay
 from training.shown import shown_slates
 from training.sources import open_corpus
@@ -42,17 +44,19 @@ STEPS = st.lists(
 )
 
 
-def stream(steps: list[tuple[Any, ...]]) -> list[Interaction]:
-    """Event time goes on by what each event draws; a late one closes all windows."""
+def stream(steps: list[tuple[Any, ...]], rest: int = 1_000) -> list[Interaction]:
+    """Event time goes on by what each event draws; the last comes `rest` later, and closes the windows until then."""
     events, time = [], 0
     for n, (user, item, action, gap, request, position) in enumerate(steps):
         time += gap
         asked = None if request is None else f"r{request}"
         events.append(Interaction(f"e{n}", f"u{user}", f"i{item}", time, action, None, None, asked, position))
-    return [*events, Interaction("end", "nobody", "i0", time + 1_000, "view")]
+    return [*events, Interaction("end", "nobody", "i0", time + rest, "view")]
 
 
-def expected(events: list[Interaction]) -> dict[tuple[str, str], dict[str, tuple[bool, bool]]]:
+def expected(
+    events: list[Interaction], after_ms: int, but: set[tuple[str, str]]
+) -> dict[tuple[str, str], dict[str, tuple[bool, bool]]]:
     """Per slate, by person and what it is called: what came of each item."""
     told = {(e.user_id, e.request_id) for e in events if e.action == SHOWN and e.request_id is not None}
     slates: dict[tuple[str, str], dict[str, list[bool]]] = defaultdict(dict)
@@ -62,7 +66,6 @@ def expected(events: list[Interaction]) -> dict[tuple[str, str], dict[str, tuple
             key = e.user_id, f"t{e.event_time}" if e.request_id is None else f"r{e.request_id}"
             slates[key].setdefault(e.item_id, [False, False])
             first.setdefault(key, n)
-    slates = {key: items for key, items in slates.items() if len(items) > 1 and events[first[key]].event_time > 0}
     for n, e in enumerate(events):
         if e.action == SHOWN:
             continue
@@ -71,31 +74,55 @@ def expected(events: list[Interaction]) -> dict[tuple[str, str], dict[str, tuple
         if e.request_id is not None:
             mine = [key for key in mine if key[1] == f"r{e.request_id}"]
         if mine:
-            newest = max(mine, key=lambda key: (sum(x.action != SHOWN for x in events[: first[key]]), key[1]))
+            newest = max(mine, key=lambda key: first[key])
             age, came = e.event_time - events[first[newest]].event_time, slates[newest][e.item_id]
             came[0] |= e.action == "like" and age <= 12
             came[1] |= e.action == "buy" and age <= 25
-    return {key: {item: (a, b) for item, (a, b) in items.items()} for key, items in slates.items()}
+    until = [e.event_time for e in events if e.action != SHOWN][-1] - 25
+    taken = {
+        key: items
+        for key, items in slates.items()
+        if len(items) > 1 and after_ms < events[first[key]].event_time <= until and (key[0], key[1][1:]) not in but
+    }
+    return {key: {item: (a, b) for item, (a, b) in items.items()} for key, items in taken.items()}
 
 
-@settings(max_examples=150, deadline=None)
-@given(STEPS)
-def test_labels_equal_a_plain_recomputation(steps: list[tuple[Any, ...]]) -> None:
-    events = stream(steps)
+def labels(slates: list[LoggedSlate]) -> list[Any]:
+    return sorted((s.user_id, sorted(zip(s.item_ids, s.labels.astype(bool).tolist(), strict=True))) for s in slates)
+
+
+LIKED_AFTER_ANOTHER = [(0, 1, SHOWN, 1, 1, 0), (0, 2, SHOWN, 0, 1, 1)]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    STEPS,
+    st.sampled_from([0, 10, 1_000]),
+    st.integers(0, 30),
+    st.sets(st.tuples(st.integers(0, 2), st.integers(0, 4)), max_size=3),
+)
+@example(
+    [*LIKED_AFTER_ANOTHER, (0, 1, SHOWN, 1, 0, 0), (0, 2, SHOWN, 0, 0, 1), (0, 1, "like", 1, None, None)], 1_000, 0, {(0, 0)}
+)
+@example([*LIKED_AFTER_ANOTHER, (0, 1, SHOWN, 1, 0, 0), (0, 2, SHOWN, 0, 0, 1), (0, 1, "like", 1, None, None)], 1_000, 0, set())
+@example([*LIKED_AFTER_ANOTHER, (0, 1, SHOWN, 1, 2, 0), (0, 1, "like", 1, None, None)], 1_000, 0, set())
+@example([*LIKED_AFTER_ANOTHER, (0, 1, SHOWN, 20, 2, 0), (0, 1, "like", 1, None, None)], 10, 0, set())
+def test_labels_equal_a_plain_recomputation(
+    steps: list[tuple[Any, ...]], rest: int, after_ms: int, but: set[tuple[int, int]]
+) -> None:
+    events = stream(steps, rest)
     history, shown = EventFrame.of(events).split(SHOWN)
-    wanted = expected(events)
-    found = shown_slates(shown, history, HEADS, RULE, WINDOWS, 0, 1_000)
-    assert len(found) == len(wanted)
-    by_labels = sorted((s.user_id, sorted(zip(s.item_ids, s.labels.astype(bool).tolist(), strict=True))) for s in found)
-    assert by_labels == sorted(
+    apart = {(f"u{user}", f"r{request}") for user, request in but}
+    wanted = expected(events, after_ms, apart)
+    found = shown_slates(shown, history, HEADS, RULE, WINDOWS, after_ms, 1_000, apart)
+    assert labels(found) == sorted(
         (user, sorted((item, list(came)) for item, came in items.items())) for (user, _), items in wanted.items()
     )
     for slate in found:
-        assert slate.place == sum(e.event_time < slate.shown_ms for e in history) or any(
-            e.event_time == slate.shown_ms for e in history
-        )
+        assert sum(e.event_time < slate.shown_ms for e in history) <= slate.place
+        assert slate.place <= sum(e.event_time <= slate.shown_ms for e in history)
         assert slate.features is None
-    assert [s.place for s in found] == sorted(s.place for s in found)
+    assert [(s.shown_ms, s.place) for s in found] == sorted((s.shown_ms, s.place) for s in found)
 
 
 @settings(max_examples=60, deadline=None)
@@ -150,7 +177,9 @@ def test_features_are_those_that_serving_has_as_the_slate_is_shown(learned: Lear
     found = replay(World(items), model, history, table, 600, 0, 0, None, slates).examples
     world = World(items)
     world.slot.swap(model)
-    pipeline, at = CandidatePipeline(world.items, slot=world.slot), 0
+    pipeline, at, ranked_beside = CandidatePipeline(world.items, slot=world.slot), 0, 0
+    among = ("tower_standard", "popularity_share", *(name for name in FEATURES if name.startswith("by_")), "asked_candidates")
+    own = [n for n, name in enumerate(FEATURES) if name not in among]
     for n, slate in enumerate(slates):
         world.apply(list(history[at : slate.place]))
         at = slate.place
@@ -158,12 +187,44 @@ def test_features_are_those_that_serving_has_as_the_slate_is_shown(learned: Lear
         world.know(record)
         (served,) = pipeline.run([Request("r", slate.user_id, k=300)], [record], [None])
         features = {item.item_id: item.features for item in served.items}
+        requested = Request("r", slate.user_id, k=6, candidates=tuple(slate.item_ids))
+        (alone,) = pipeline.run([requested], [record], [None])
+        of_item = {item.item_id: np.asarray(item.features) for item in alone.items}
         for place, item_id in enumerate(slate.item_ids):
             if item_id in features:
                 assert found.features[n, place] == pytest.approx(np.asarray(features[item_id]), abs=1e-5)
+            if item_id in of_item:  # not what it says of an item among others, nor of who brought it
+                assert found.features[n, place][own] == pytest.approx(of_item[item_id][own], abs=1e-4)
+        ranked_beside += len(set(slate.item_ids) - set(features))
         assert set(slate.item_ids) & set(features)
         assert found.valid[n].sum() == len(slate.item_ids) == 6
         assert np.array_equal(found.labels[n, :6], slate.labels)
+    assert ranked_beside, "what serving would not have ranked is ranked beside"
+
+
+def test_a_person_who_has_met_everything_has_features_of_their_own(learned: Learned) -> None:
+    """Then nothing is left to rank: what was shown is ranked all the same, and nobody else's features are taken for it."""
+    items, events = corpus()
+    everything = [Interaction(f"a{n}", "u0", item.item_id, events[-1].event_time + n, "view") for n, item in enumerate(items)]
+    time_ms = everything[-1].event_time + 2
+    told = [
+        Interaction(f"s{user}{n}", f"u{user}", f"i{n}", time_ms - user, SHOWN, None, None, f"r{user}", n)
+        for user in (1, 0)
+        for n in range(4)
+    ]
+    end = Interaction("end", "u2", "i0", time_ms + 10**9, "view")
+    history, shown = EventFrame.of([*events, *everything, *told, end]).split(SHOWN)
+    heads = tuple((head.action, head.weight) for head in learned.manifest.heads)
+    slates = shown_slates(shown, history, heads, RULE, {}, 0, 9)
+    table, model = EventTable.of(history, items, vocabulary_of(history, POSITIVE), heads), ServingModel(learned.release(), 1)
+    replayed = replay(World(items), model, history, table, 0, 0, 0, None, slates)
+    assert [slate.user_id for slate in slates] == ["u1", "u0"]
+    assert replayed.logged == 2
+    counted = replayed.examples.features[:, 0, FEATURES.index("user_events")]
+    world = World(items)
+    world.apply(list(history[:-1]))
+    records = [world.record(user) for user in ("u1", "u0")]
+    assert counted == pytest.approx([np.log1p(sum(record.counts.values())) for record in records if record], abs=1e-5)
 
 
 def with_left_ones() -> tuple[list[Item], list[Interaction]]:
