@@ -28,6 +28,7 @@ MOST_BYTES = 2 * MAX_FILE_BYTES
 "What an archive may hold, and be."
 MOST_MEMBERS = 1_000
 MOST_AT_ONCE = 1 << 20
+FORBIDDEN, NOT_FOUND = 403, 404
 
 
 def take(root: Path, source: str, sha256: str = "", client: Any = None) -> Path:
@@ -36,7 +37,8 @@ def take(root: Path, source: str, sha256: str = "", client: Any = None) -> Path:
     `source`: a folder, a `.tar.gz`, or `s3://bucket/…` of either. `sha256` is what its manifest's bytes must hash to, if given.
 
     Raises:
-        ReleaseRejected: there is none, or it is not what its manifest or `sha256` says, or another of its name is below `root`.
+        ReleaseRejected: there is none, it may not be read, it is not what its manifest or `sha256` says, or another of its name
+            is below `root`.
         TransientError: S3 cannot be reached, or there are no credentials.
     """
     root.mkdir(parents=True, exist_ok=True)
@@ -91,6 +93,8 @@ def _unpack(archive: Path, part: Path) -> None:
     try:
         with _Sparing(archive) as data, tarfile.open(fileobj=data, mode="r:") as tar:
             for number, member in enumerate(tar, 1):
+                if member.size < 0:
+                    raise ReleaseRejected("bad_archive", f"{archive.name} holds a file of {member.size} bytes")
                 total += member.size
                 _bounded(archive.name, total, MOST_BYTES)
                 path = PurePosixPath(member.name)
@@ -104,11 +108,13 @@ def _unpack(archive: Path, part: Path) -> None:
                     continue
                 if folder not in (None, path.parent) or (part / path.name).exists():
                     raise ReleaseRejected("bad_archive", f"{archive.name} holds more than one {path.name}, or release")
+                limit = MAX_MANIFEST_BYTES if path.name == MANIFEST else MAX_FILE_BYTES
+                _bounded(f"{path.name} in {archive.name}", member.size, limit)
                 folder, content = path.parent, tar.extractfile(member)
                 assert content is not None
                 with content, (part / path.name).open("xb") as out:
                     shutil.copyfileobj(content, out)
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as exc:
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, RecursionError) as exc:  # headers nest without end
         raise ReleaseRejected("bad_archive", f"{archive.name} cannot be unpacked: {exc}") from exc
 
 
@@ -142,6 +148,7 @@ def _get(s3: Any, bucket: str, key: str, to: Path, limit: int) -> None:
 
 def _from_s3(source: str, part: Path, client: Any) -> None:
     import boto3
+    from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
 
     bucket, key = split(source)
@@ -154,6 +161,12 @@ def _from_s3(source: str, part: Path, client: Any) -> None:
         else:
             download(s3, bucket, key, part)
     except ClientError as exc:
-        raise ReleaseRejected("not_found", f"{source} cannot be had: {exc}") from exc
-    except BotoCoreError as exc:
+        status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if status == NOT_FOUND:
+            raise ReleaseRejected("not_found", f"there is no {source}: {exc}") from exc
+        if status == FORBIDDEN:
+            message = f"S3 does not let these credentials read {source}, nor say whether it is there: {exc}"
+            raise ReleaseRejected("forbidden", message) from exc
+        raise TransientError("s3", f"S3 cannot be asked for {source}: {exc}") from exc
+    except (BotoCoreError, Boto3Error) as exc:
         raise TransientError("s3", f"S3 cannot be asked for {source}: {exc}") from exc

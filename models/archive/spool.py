@@ -45,7 +45,11 @@ class Spool:
         try:
             with held.fetching:
                 if held.size < 0:
-                    self._fetch(path, held.local)
+                    try:
+                        self._fetch(path, held.local)
+                    except BaseException:
+                        held.local.unlink(missing_ok=True)
+                        raise
                     held.size = held.local.stat().st_size
             yield held.local
         finally:

@@ -151,6 +151,7 @@ def test_a_spool_gives_what_it_fetched_and_keeps_to_its_room(reads: list[tuple[i
     def fetch(path: str, local: Path) -> None:
         fetched.append(path)
         if failing:
+            local.write_bytes(b"par")
             raise OSError("away")
         local.write_bytes(path.encode() * 10)
 
@@ -166,6 +167,8 @@ def test_a_spool_gives_what_it_fetched_and_keeps_to_its_room(reads: list[tuple[i
         except OSError:
             assert failing
             assert not there
+            assert spool._folder is not None
+            assert len(list(spool._folder.iterdir())) <= room // 10, "nothing stays of what was fetched in part"
             continue
         assert (len(fetched) == before) == there
         newest = [*(name for name in newest if name != path), path]

@@ -8,13 +8,16 @@ import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from boto3.exceptions import RetriesExceededError
+from botocore.exceptions import ClientError
 
 from models import release_source
 from models.release import Release, manifest_sha256
 from models.release_source import take
-from schemas.errors import ReleaseRejected
+from schemas.errors import ReleaseRejected, RiffleError, TransientError
 
 
 def packed(folder: Path, to: Path, more: Callable[[tarfile.TarFile], None] = lambda tar: None) -> Path:
@@ -104,6 +107,62 @@ def test_number_and_size_are_bounded(folder: Path, tmp_path: Path, monkeypatch: 
     whole = packed(folder, tmp_path / "whole.tar.gz")
     monkeypatch.setattr(release_source, "MOST_BYTES", whole.stat().st_size)
     assert refused(tmp_path / "there", whole) == "too_large", "by what it holds, not by what it is"
+
+
+def test_no_size_is_taken_back(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def less(tar: tarfile.TarFile) -> None:
+        info = tarfile.TarInfo("less")
+        info.type, info.size = tarfile.DIRTYPE, -(10**15)
+        tar.fileobj.write(info.tobuf(tarfile.GNU_FORMAT))  # type: ignore[union-attr]
+        tar.offset += tarfile.BLOCKSIZE
+
+    assert refused(tmp_path / "there", packed(folder, tmp_path / "model.tar.gz", less)) == "bad_archive"
+    whole = packed(folder, tmp_path / "whole.tar.gz")
+    monkeypatch.setattr(release_source, "MAX_FILE_BYTES", max(path.stat().st_size for path in folder.iterdir()) - 1)
+    with pytest.raises(ReleaseRejected, match=r" in whole.tar.gz holds"):
+        take(tmp_path / "there", str(whole))
+
+
+def test_headers_of_headers_without_end_are_refused(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("././@PaxHeader")
+    info.type = tarfile.XHDTYPE
+    source = tmp_path / "model.tar.gz"
+    with gzip.open(source, "wb", 1) as out:
+        out.write(info.tobuf() * 5_000)
+    assert refused(tmp_path / "there", source) == "bad_archive"
+
+
+class Refusing:
+    """An S3 that answers every question so."""
+
+    def __init__(self, answer: Exception) -> None:
+        self._answer = answer
+
+    def head_object(self, **_: Any) -> dict[str, Any]:
+        """As boto3's."""
+        raise self._answer
+
+
+def client_error(status: int) -> ClientError:
+    said: Any = {"Error": {"Code": str(status), "Message": "so"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return ClientError(said, "HeadObject")
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "code"),
+    [
+        (client_error(404), ReleaseRejected, "not_found"),
+        (client_error(403), ReleaseRejected, "forbidden"),
+        (client_error(503), TransientError, "s3"),
+        (RetriesExceededError(OSError("cut off")), TransientError, "s3"),
+    ],
+)
+def test_why_s3_gives_nothing_is_told_apart(tmp_path: Path, answer: Exception, kind: type[RiffleError], code: str) -> None:
+    for source in ("s3://bucket/some/release", "s3://bucket/model.tar.gz"):
+        with pytest.raises(kind) as caught:
+            take(tmp_path / "there", source, client=Refusing(answer))
+        assert caught.value.code == code
+        assert not list((tmp_path / "there").iterdir())
 
 
 def test_a_header_cannot_ask_for_more_memory_than_a_header_needs(tmp_path: Path) -> None:
