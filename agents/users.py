@@ -100,6 +100,7 @@ class UserPartition:
         self._more = False
         "Whether statistics wait to be published."
         self._event_time = 0
+        "Newest event time of what is applied; after a restart that of the newest meeting, until something comes."
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
 
     async def open(self) -> None:
@@ -166,17 +167,20 @@ class UserPartition:
             )
 
     async def _apply(self, events: EventColumns) -> None:
-        met = meetings(events)
-        if len(met) < len(events):
-            self._metrics.count("events", len(events) - len(met), outcome="shown")
-        events = met
         if not len(events):
             return
+        newest, met = int(events.event_time.max()), meetings(events)
+        if len(met) < len(events):
+            self._metrics.count("events", len(events) - len(met), outcome="shown")
+        if len(met):
+            await self._meet(met)
+        self._event_time = max(self._event_time, newest)
+
+    async def _meet(self, events: EventColumns) -> None:
         changed = await aside(len(events), self._change, events, self._users.look_up(events))
         applied = self._users.enter(changed)
         accepted = int(applied.accepted.sum())
-        self._event_time = max(self._event_time, int(events.event_time.max()))
-        self._items.stream_time_ms = max(self._items.stream_time_ms, self._event_time)
+        self._items.stream_time_ms = max(self._items.stream_time_ms, int(events.event_time.max()))
         self._metrics.count("events", accepted, outcome="applied")
         self._metrics.count("events", len(events) - accepted, outcome="duplicate")
 
