@@ -248,7 +248,7 @@ def report_command(saved: tuple[Path, ...], out: Path) -> None:
 @click.option(
     "--examples",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder that `riffle examples` wrote: its slates are not joined again.",
+    help="Folder that `riffle examples` wrote: its slates are not joined again; those of who was erased since are left out.",
 )
 @_learning
 def train_command(
@@ -385,9 +385,9 @@ def _skip(against: str, found: int, *, as_json: bool) -> None:
 def _with_examples(corpus: Corpus, folder: Path | None, settings: LearnSettings) -> Corpus:
     if folder is None:
         return corpus
-    if corpus.logged is None:
+    if corpus.target is None or corpus.erased is None:
         raise ConfigError("examples", "examples are of an archive's slates: train from that archive, or leave out --examples")
-    return replace(corpus, logged=logged_in(folder, corpus.positive, settings.windows_s))
+    return replace(corpus, logged=logged_in(folder, corpus.positive, settings.windows_s, corpus.target, corpus.erased))
 
 
 def _write_page(path: Path, found: list[Measurement]) -> None:

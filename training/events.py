@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from schemas.records import Interaction
 
-__all__ = ["EventFrame"]
+__all__ = ["NAMES", "EventFrame"]
 
 NAMES = [field.name for field in fields(Interaction)]
+"Columns of `EventFrame.frame` that are an event's own."
 FIELDS = attrgetter(*NAMES)
 REPEATED = ["user_id", "item_id", "action"]
 "Columns whose texts come often: they are held once."
@@ -60,17 +61,20 @@ class EventFrame(Sequence[Interaction]):
     @classmethod
     def of(cls, events: Iterable[Interaction], newest: int = 0) -> EventFrame:
         """Columns of `events`, which are in event-time order; read once, a few at a time. `newest` as in `collect`."""
-        rest, done = iter(events), 0
-        parts: deque[pl.DataFrame] = deque()
-        while rows := [(*FIELDS(event), 0, n) for n, event in enumerate(islice(rest, BATCH), done)]:
-            done += len(rows)
-            part = pl.DataFrame(rows, schema=TYPES, orient="row")
-            # of what is dropped again no text may be remembered
-            parts.append(part if newest else _coded(part.lazy()).collect())
-            while newest and done - parts[0]["_offset"][-1] > newest:
-                parts.popleft()
-        held = pl.concat(parts) if parts else pl.DataFrame(schema=TYPES)
-        return cls(_coded((held.tail(newest) if newest else held).lazy()).collect().rechunk())
+        held = _Held(newest)
+        for part in _parts(events):
+            held.add(part)
+        return cls(held.frame())
+
+    @classmethod
+    def apart(cls, events: Iterable[Interaction], action: str, newest: int = 0) -> tuple[EventFrame, EventFrame]:
+        """The events of other actions, and those of `action`, of each `newest`: as `of`, then `split`, where that is 0."""
+        others, its = _Held(newest), _Held(newest)
+        for part in _parts(events):
+            is_it = part["action"] == action
+            others.add(part.filter(~is_it))
+            its.add(part.filter(is_it))
+        return cls(others.frame()), cls(its.frame())
 
     def __len__(self) -> int:
         return self.frame.height
@@ -123,6 +127,33 @@ class EventFrame(Sequence[Interaction]):
             pl.col("_point") == 1
         )
         return before.sort("_n")["_before"].to_numpy()
+
+
+class _Held:
+    """Events that come part by part in event-time order: all, or the newest."""
+
+    def __init__(self, newest: int) -> None:
+        self._newest = newest
+        self._parts: deque[pl.DataFrame] = deque()
+        self._height = 0
+
+    def add(self, part: pl.DataFrame) -> None:
+        # of what is dropped again no text may be remembered
+        self._parts.append(part if self._newest else _coded(part.lazy()).collect())
+        self._height += part.height
+        while self._newest and self._height - self._parts[0].height >= self._newest:
+            self._height -= self._parts.popleft().height
+
+    def frame(self) -> pl.DataFrame:
+        held = pl.concat(self._parts) if self._parts else pl.DataFrame(schema=TYPES)
+        return _coded((held.tail(self._newest) if self._newest else held).lazy()).collect().rechunk()
+
+
+def _parts(events: Iterable[Interaction]) -> Iterator[pl.DataFrame]:
+    rest, done = iter(events), 0
+    while rows := [(*FIELDS(event), 0, n) for n, event in enumerate(islice(rest, BATCH), done)]:
+        done += len(rows)
+        yield pl.DataFrame(rows, schema=TYPES, orient="row")
 
 
 def _once(events: pl.DataFrame) -> pl.DataFrame:

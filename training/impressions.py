@@ -163,13 +163,22 @@ def newest_examples(
     return pl.concat(found).sort("event_time", *SLATE, "position", maintain_order=True)
 
 
-def newest_of(files: Sequence[Path], settings: ImpressionSettings, feature_spec: str, after_ms: int, most: int) -> pl.DataFrame:
+def newest_of(
+    files: Sequence[Path], settings: ImpressionSettings, feature_spec: str, after_ms: int, most: int, erased: pl.LazyFrame
+) -> pl.DataFrame:
     """What `newest_examples` finds, from files that were made with these settings but for `until_ms`: of slates whose windows
     are over then, nothing that followed is later.
+
+    `erased`: what `erasures` finds now, which may be more than when the files were made. Left out are the slates that do not
+    reflect it, and those of people who were erased in another partition than theirs.
     """
     rows = read_examples(files, feature_spec).filter(
         (pl.col("event_time") > after_ms) & pl.col("as_of").is_not_null() & (pl.col("event_time") <= _closed_ms(settings))
     )
+    as_of = pl.col("as_of").struct
+    since = (as_of.field("partition") == pl.col("_partition")) & (as_of.field("offset") >= pl.col("_erased"))
+    gone = rows.select(*SLATE, "as_of").unique(SLATE).join(erased, on="user_id").filter(~since)
+    rows = rows.join(gone, on=SLATE, how="anti", maintain_order="left")
     newest = rows.select(*SLATE, "event_time").unique(SLATE).sort("event_time", *SLATE).tail(most).collect(engine="streaming")
     found = rows.join(newest.lazy(), on=SLATE, how="semi", maintain_order="left").collect(engine="streaming")
     return found.sort("event_time", *SLATE, "position", maintain_order=True)

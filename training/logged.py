@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from models.archive.files import partitions
 from models.archive.target import Target
 from models.features import FEATURES, SPEC
 from schemas.errors import BadDataset
@@ -56,11 +57,13 @@ def logged_of(target: Target, positive: str, erased: pl.LazyFrame) -> Logged:
     return read
 
 
-def logged_in(folder: Path, positive: str, windows_s: Mapping[str, float]) -> Logged:
-    """The newest slates of a folder that `python -m training examples` wrote.
+def logged_in(folder: Path, positive: str, windows_s: Mapping[str, float], target: Target, erased: pl.LazyFrame) -> Logged:
+    """The newest slates of a folder that `python -m training examples` wrote, of people who were not erased from the archive
+    since. `erased`: what `erasures` found there.
 
     Raises:
-        BadDataset: it holds no such files, or what followed was joined by another rule or other windows than these.
+        BadDataset: it holds no such files, or none of a partition of the archive, or what followed was joined by other settings
+            than these.
     """
     files = sorted(folder.glob("training_example-*.parquet"))
     if not files:
@@ -73,17 +76,21 @@ def logged_in(folder: Path, positive: str, windows_s: Mapping[str, float]) -> Lo
             said = "" if made is None else f" by {_joined(made)}"
             message = f"{file} was joined{said}, the training says {_joined(settings)}: write the examples anew with these"
             raise BadDataset("other_examples", message)
+    if lacking := sorted(set(partitions(target, "impressions")) - {int(file.stem.rpartition("-")[2]) for file in files}):
+        message = f"{folder} holds no examples of partition {', '.join(map(str, lacking))} of the archive"
+        raise BadDataset("partial_examples", f"{message}: write them with riffle examples ARCHIVE --out {folder}")
 
     def read(after_ms: int, until_ms: int, most: int, _: Mapping[str, int]) -> pl.DataFrame:
-        return newest_of(files, replace(settings, until_ms=until_ms), SPEC, after_ms, most)
+        return newest_of(files, replace(settings, until_ms=until_ms), SPEC, after_ms, most, erased)
 
     return read
 
 
 def _joined(settings: ImpressionSettings) -> dict[str, Any]:
-    """What decides which labels there are, and how late they may come."""
+    """What decides which labels there are, how late they may come, and what an example weighs."""
     others = {name: window for name, window in sorted(settings.windows_ms.items()) if window != settings.window_ms}
-    return {"positive": settings.positive, "until_ms": settings.until_ms, "window_ms": settings.window_ms, "windows_ms": others}
+    names = ("positive", "until_ms", "window_ms", "position_bias", "largest_weight")
+    return {**{name: getattr(settings, name) for name in names}, "windows_ms": others}
 
 
 def slates_of(examples: pl.DataFrame, events: EventFrame, heads: Heads) -> list[LoggedSlate]:

@@ -49,7 +49,7 @@ MORE = (
         type=click.IntRange(min=0),
         expose_value=False,
         callback=_keep,
-        help="Read only so many events, the newest: memory grows with them. 0: all.",
+        help="Read only so many events, the newest, and as many that say what was shown: memory grows with them. 0: all.",
     ),
 )
 "To be added to a command; their values do not reach it as arguments, but through `chosen` and `newest`."

@@ -34,6 +34,10 @@ class Corpus:
     bad_rows: int = 0
     logged: Logged | None = None
     "Slates that were shown, with what followed; None where there are none."
+    target: Target | None = None
+    "The archive, where it is one."
+    erased: pl.LazyFrame | None = None
+    "What `erasures` found in it."
     shown: EventFrame | None = None
     "What events say was shown, in event-time order: no part of `events`."
 
@@ -43,7 +47,7 @@ def open_corpus(source: str, positive: str | None = None, champions: str | None 
 
     `positive`: rule over event columns that says which events are liked; None means the folder's own, and for an archive
     `champions`, the rule of the release that serves; without one every event is liked. `newest`: of the events only so many,
-    the newest ones, which bounds memory; 0 means all.
+    the newest ones, and as many of what events say was shown, which bounds memory; 0 means all.
 
     Raises:
         BadDataset: neither, or it holds no items or no events, or lacks a column, or has times in seconds.
@@ -52,19 +56,20 @@ def open_corpus(source: str, positive: str | None = None, champions: str | None 
     if "://" not in source and any((folder / f"events.{kind}").exists() for kind in ("parquet", "csv", "jsonl")):
         dataset = Dataset.open(folder)
         dataset.check()
-        catalogue, (events, shown) = list(dataset.items()), EventFrame.of(dataset.events(), newest).split(SHOWN)
+        catalogue, (events, shown) = list(dataset.items()), EventFrame.apart(dataset.events(), SHOWN, newest)
         return Corpus(dataset.name, catalogue, events, positive or dataset.positive, dataset.bad_count, shown=shown)
     if "://" not in source and not folder.is_dir():
         raise BadDataset("no_folder", f"{source} is neither a dataset folder nor an archive")
     target = open_target(source)
     erased = erasures(target)
-    items, (events, shown) = list(_items(target)), _events(target, newest, erased).split(SHOWN)
+    items, (events, shown) = list(_items(target)), _events(target, newest, erased)
     if not items or not events:
         raise BadDataset(
             "empty", f"{source} holds {len(items)} items and {len(events)} events: is it a dataset folder or an archive?"
         )
     rule = positive or champions or "True"
-    return Corpus(folder.name or source, items, events, rule, logged=logged_of(target, rule, erased), shown=shown)
+    logged = logged_of(target, rule, erased)
+    return Corpus(folder.name or source, items, events, rule, logged=logged, target=target, erased=erased, shown=shown)
 
 
 def _items(target: Target) -> Iterator[Item]:
@@ -76,6 +81,12 @@ def _items(target: Target) -> Iterator[Item]:
         yield Item(**known)
 
 
-def _events(target: Target, newest: int, erased: pl.LazyFrame) -> EventFrame:
-    """Events by event time, then by partition and offset; one partition is read after the other."""
-    return EventFrame.collect((standing_events(target, n, erased) for n in partitions(target, "interactions")), newest)
+def _events(target: Target, newest: int, erased: pl.LazyFrame) -> tuple[EventFrame, EventFrame]:
+    """Events by event time, then by partition and offset, and what they say was shown; one partition is read at a time."""
+    parts = [standing_events(target, n, erased) for n in partitions(target, "interactions")]
+    if not newest:
+        return EventFrame.collect(parts).split(SHOWN)
+    # each is bounded by itself: there may be many of one for each of the other
+    is_it = pl.col("action") == SHOWN
+    others, its = [part.filter(~is_it) for part in parts], [part.filter(is_it) for part in parts]
+    return EventFrame.collect(others, newest), EventFrame.collect(its, newest)

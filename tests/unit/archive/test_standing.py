@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import polars as pl
@@ -188,6 +188,8 @@ def test_the_newest_events_are_those_that_reading_all_would_end_with(
     listed = EventFrame.of(iter(list(every)), newest)
     assert list(listed) == list(some)
     assert listed.codes("item_id").tolist() == some.codes("item_id").tolist()
+    for mine, all_ in zip(EventFrame.apart(iter(list(every)), "a", newest), every.split("a"), strict=True):
+        assert list(mine) == (list(all_)[-newest:] if newest else list(all_))
 
 
 TWINS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 12)), max_size=20)
@@ -227,3 +229,7 @@ def test_long_histories_are_cut_in_pieces(monkeypatch: pytest.MonkeyPatch) -> No
     events = [Interaction(f"e{n}", f"u{n % 3}", f"i{n % 5}", n // 2, value=n / 2) for n in range(100)]
     for newest in (0, 1, 6, 7, 8, 50, 99, 100, 500):
         assert list(EventFrame.of(events, newest)) == events[-newest:]
+        rare = [replace(event, action="rare" if n % 10 == 0 else "view") for n, event in enumerate(events)]
+        views, rares = EventFrame.apart(rare, "rare", newest)
+        assert list(rares) == rare[::10][-newest:]
+        assert list(views) == [event for event in rare if event.action == "view"][-newest:]

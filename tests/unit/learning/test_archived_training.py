@@ -16,10 +16,13 @@ from click.testing import CliRunner
 from learning_corpus import POSITIVE, SMALL, corpus
 from moto.server import ThreadedMotoServer
 
-from models.archive.files import ArchiveFile, parquet
+from models.archive.files import ArchiveFile, columns, parquet
+from models.archive.standing import erasures
 from models.archive.target import LocalFolder, S3Folder, Target
 from models.features import FEATURES, SPEC
+from models.rules import SHOWN
 from schemas.errors import BadDataset, ConfigError
+from schemas.records import Interaction, Item
 from training.cli import train_command
 from training.impressions import ImpressionSettings, build_examples
 from training.learn import Learned, learn
@@ -71,9 +74,10 @@ def archive(target: Target) -> None:
         put(target, "interactions", part, start)
 
 
-def put(target: Target, topic: str, rows: list[dict[str, object]], first: int = 0) -> None:
-    placed = [{**row, "_partition": 0, "_offset": first + n, "_timestamp": 1_000_000_000 + n} for n, row in enumerate(rows)]
-    target.write(ArchiveFile.of(topic, 0, first, first + len(rows) - 1, 1_000_000_000).path, parquet(topic, placed))
+def put(target: Target, topic: str, rows: list[dict[str, object]], first: int = 0, partition: int = 0) -> None:
+    origin = {"_partition": partition}
+    placed = [{**row, **origin, "_offset": first + n, "_timestamp": 1_000_000_000 + n} for n, row in enumerate(rows)]
+    target.write(ArchiveFile.of(topic, partition, first, first + len(rows) - 1, 1_000_000_000).path, parquet(topic, placed))
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +126,7 @@ def test_slates_that_were_joined_before_are_those_of_the_archive(folder: Path, t
     build_examples(LocalFolder(folder), tmp_path, ImpressionSettings(POSITIVE))
     found = open_corpus(str(folder), POSITIVE)
     assert found.logged is not None
-    joined = logged_in(tmp_path, POSITIVE, {})
+    joined = logged_in(tmp_path, POSITIVE, {}, target := LocalFolder(folder), erasures(target))
     for until, most in ((found.events[-1].event_time, 1_000), (found.events[700].event_time, 5)):
         slates = found.logged(0, until, most, {})
         assert slates.height
@@ -130,14 +134,32 @@ def test_slates_that_were_joined_before_are_those_of_the_archive(folder: Path, t
 
 
 def test_slates_that_were_joined_otherwise_are_refused(folder: Path, tmp_path: Path) -> None:
+    target = LocalFolder(folder)
+    archived = target, erasures(target)
     with pytest.raises(BadDataset, match="riffle examples"):
-        logged_in(tmp_path, POSITIVE, {})
+        logged_in(tmp_path, POSITIVE, {}, *archived)
     day = 86_400
-    build_examples(LocalFolder(folder), tmp_path, ImpressionSettings(POSITIVE, windows_ms={"like": 1_000}))
-    logged_in(tmp_path, POSITIVE, {"like": 1, "view": day})
+    like = ImpressionSettings(POSITIVE, windows_ms={"like": 1_000})
+    build_examples(target, tmp_path / "bias", replace(like, position_bias=0.0))
+    with pytest.raises(BadDataset, match=r"'position_bias': 0\.0"):
+        logged_in(tmp_path / "bias", POSITIVE, {"like": 1}, *archived)
+    build_examples(target, tmp_path, like)
+    logged_in(tmp_path, POSITIVE, {"like": 1, "view": day}, *archived)
     for rule, windows in (("True", {"like": 1.0}), (POSITIVE, {}), (POSITIVE, {"like": 1.0, "view": 2.0})):
         with pytest.raises(BadDataset, match="anew"):
-            logged_in(tmp_path, rule, windows)
+            logged_in(tmp_path, rule, windows, *archived)
+
+
+def test_examples_of_a_part_of_the_archive_are_refused(folder: Path, tmp_path: Path) -> None:
+    archived = tmp_path / "archive"
+    shutil.copytree(folder, archived)
+    target, out = LocalFolder(archived), tmp_path / "examples"
+    put(target, "impressions", [dict.fromkeys(columns("impressions"))], partition=7)
+    build_examples(target, out, ImpressionSettings(POSITIVE), [0])
+    with pytest.raises(BadDataset, match="no examples of partition 7"):
+        logged_in(out, POSITIVE, {}, target, erasures(target))
+    build_examples(target, out, ImpressionSettings(POSITIVE), [7])
+    logged_in(out, POSITIVE, {}, target, erasures(target))
 
 
 def test_training_says_how_many_logged_slates_it_learned_from(
@@ -171,3 +193,21 @@ def test_examples_need_their_archive_and_a_full_training(folder: Path, tmp_path:
     for said, why in (([str(glass)], "archive's slates"), ([str(folder), "--incremental"], "an update keeps")):
         with pytest.raises(ConfigError, match=why):
             CliRunner().invoke(train_command, [*said, "--examples", str(tmp_path)], catch_exceptions=False)
+
+
+def test_of_what_was_shown_as_many_are_read_as_of_what_was_done(tmp_path: Path) -> None:
+    start, action = 1_700_000_000_000, lambda n: "like" if n % 10 == 0 else SHOWN
+    events = [Interaction(f"e{n}", f"u{n % 7}", f"i{n % 3}", start + n, action(n)) for n in range(300)]
+    target, dataset = LocalFolder(tmp_path / "archive"), tmp_path / "dataset"
+    items = [{**asdict(Item(f"i{n}")), "categories": [], "attributes": [], "_removed": False} for n in range(3)]
+    put(target, "items", items)
+    put(target, "interactions", [{**asdict(event), "_removed": False} for event in events[:200]])
+    put(target, "interactions", [{**asdict(event), "_removed": False} for event in events[200:]], partition=1)
+    dataset.mkdir()
+    (dataset / "items.csv").write_text("item_id\ni0\ni1\ni2\n")
+    (dataset / "events.jsonl").write_text("".join(json.dumps(asdict(event)) + "\n" for event in events))
+    for source in (target.root, dataset):
+        for newest in (0, 20):
+            found = open_corpus(str(source), newest=newest)
+            assert list(found.events) == [event for event in events if event.action == "like"][-newest:]
+            assert list(found.shown or ()) == [event for event in events if event.action == SHOWN][-newest:]

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import training.attribution
 import training.impressions
 from models.archive.files import ArchiveFile, parquet
+from models.archive.standing import erasures
 from models.archive.target import LocalFolder
 from models.rules import SHOWN
 from schemas.codec import decode, encode
@@ -224,6 +225,16 @@ SHOWN_TWICE: list[tuple[Any, ...]] = [
 ]
 
 
+SHOWN_AROUND_AN_ERASURE: list[tuple[Any, ...]] = [
+    ("act", 2, 0, "view", 1, None),
+    ("show", 0, [0]),
+    ("act", 0, 0, "view", 1, None),
+    ("show", 0, [0]),
+    ("show", 0, [0]),
+]
+NOBODY = 9
+
+
 def cut_up(folder: str, events: list[dict[str, Any]], slates: list[dict[str, Any]], size: int) -> LocalFolder:
     """An archive of files of `size` rows, each of which begins with the last row of the one before."""
     target = LocalFolder(Path(folder))
@@ -315,17 +326,29 @@ def test_however_an_archive_is_cut_and_read_its_examples_are_those_of_a_plain_re
 
 
 @settings(max_examples=25, deadline=None)
-@given(STEPS, st.integers(0, 100), st.integers(0, 8), st.sampled_from([WINDOWS, LIKED_LONGER]))
+@given(STEPS, st.integers(0, 100), st.integers(0, 8), st.sampled_from([WINDOWS, LIKED_LONGER]), st.integers(0, 3))
+@example([("act", 0, 0, "view", 1, None), ("show", 0, [0])], 100, 8, WINDOWS, 0)
+@example(SHOWN_AROUND_AN_ERASURE, 100, 8, WINDOWS, 0)
 def test_the_newest_slates_are_the_same_in_files_that_were_joined_before(
-    steps: list[tuple[Any, ...]], after: int, most: int, how: ImpressionSettings
+    steps: list[tuple[Any, ...]], after: int, most: int, how: ImpressionSettings, erased: int
 ) -> None:
-    events, slates, _, _ = muddled(*history(steps), 3, 0)
+    """Also where somebody was erased whose slates are in the files."""
     cut = replace(how, until_ms=NOW + after)
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as out:
-        target = archived(folder, events, slates)
-        files = build_examples(target, Path(out), how)
+    with tempfile.TemporaryDirectory() as before, tempfile.TemporaryDirectory() as since, tempfile.TemporaryDirectory() as out:
+        files = build_examples(archived(before, *muddled(*history(steps), NOBODY, 0)[:2]), Path(out), how)
         assert [made_with(file) for file in files] == [how] * len(files)
-        assert newest_of(files, cut, "f1", 0, most).equals(newest_examples(target, cut, "f1", 0, most))
+        target = archived(since, *muddled(*history(steps), erased, 0)[:2])
+        found = newest_of(files, cut, "f1", 0, most, erasures(target))
+        assert found.equals(newest_examples(target, cut, "f1", 0, most))
+
+
+def test_slates_of_a_partition_that_a_person_has_left_are_gone_with_its_erasure(tmp_path: Path) -> None:
+    target = archived(str(tmp_path), *history([("act", 0, 0, "view", 1, None), ("show", 0, [0]), ("show", 2, [0])]))
+    files = build_examples(target, tmp_path / "out", WINDOWS)
+    elsewhere = erasures(target).clear().collect()
+    gone = pl.DataFrame([("u0", 5, 0, NOW)], schema=elsewhere.schema, orient="row").lazy()
+    assert newest_of(files, WINDOWS, "f1", 0, 9, elsewhere.lazy())["user_id"].unique().sort().to_list() == ["u0", "u2"]
+    assert newest_of(files, WINDOWS, "f1", 0, 9, gone)["user_id"].to_list() == ["u2"]
 
 
 class Counted(LocalFolder):
