@@ -18,7 +18,7 @@ from schemas.errors import ConfigError
 from schemas.records import Interaction, Item
 from training.events import EventFrame
 
-__all__ = ["ATTRIBUTION_MS", "EventTable", "Heads", "heads_of", "of_known_items", "vocabulary_of", "windows_of"]
+__all__ = ["ATTRIBUTION_MS", "EventTable", "Heads", "heads_of", "of_known_items", "published", "vocabulary_of", "windows_of"]
 
 ATTRIBUTION_MS = DAY_MS
 "How long after first meeting an item an action still counts for that meeting, unless a setting says otherwise."
@@ -35,6 +35,12 @@ def of_known_items(events: Sequence[Interaction], items: Sequence[Item]) -> Sequ
         return events.of_items([item.item_id for item in items])
     known = {item.item_id for item in items}
     return [event for event in events if event.item_id in known]
+
+
+def published(items: Sequence[Item], events: Sequence[Interaction]) -> list[Item]:
+    """The items that were there when the last of `events` happened: a later one must be served as the new item that it is."""
+    until = events[-1].event_time if events else 0
+    return [item for item in items if item.published_at is None or item.published_at <= until]
 
 
 def _actions(events: Sequence[Interaction]) -> list[str]:

@@ -28,9 +28,10 @@ from models.serving import ServingModel
 from models.slot import ModelSlot
 from schemas.errors import BadDataset, ConfigError, ReleaseRejected
 from schemas.records import Interaction, Item
+from training.data import published
 from training.encoding import encoded
 from training.evaluate import evaluate
-from training.events import EventFrame
+from training.events import NAMES, EventFrame
 from training.learn import LearnSettings, learn
 from training.logged import Logged
 from training.ranker import KINDS
@@ -41,6 +42,8 @@ OF = "of"
 "The study's attribute that says what it is of."
 PARTS = 12
 "Parts of a trial that progress tells apart, at most: those of `learn`, and the questions."
+
+HASHED_AT_ONCE = 100_000
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -118,13 +121,10 @@ def _fingerprint(
     positive: str,
     standard: LearnSettings,
     settings: TuneSettings,
+    shown: EventFrame | None = None,
 ) -> dict[str, Any]:
     """What the trials of a study have in common: the data, how they are judged, and the settings that are not searched."""
-    of_items, of_events = hashlib.sha256(), hashlib.sha256()
-    for item in items:
-        of_items.update(repr((item.item_id, item.title, item.text, item.categories)).encode())
-    for event in events:
-        of_events.update(repr((event.event_id, event.user_id, event.item_id, event.event_time, event.action)).encode())
+    told = EventFrame.of([]) if shown is None else shown
     fixed = {name: value for name, value in asdict(standard).items() if name not in (*SPACE, "checkpoints", "image_hosts")}
     for name in SPACE:
         part, _, inner = name.rpartition(".")
@@ -133,9 +133,11 @@ def _fingerprint(
     found = {
         **about,
         "items": len(items),
-        "content of the items": of_items.hexdigest()[:16],
+        "content of the items": _items_hash(items),
         "events": len(events),
-        "content of the events": of_events.hexdigest()[:16],
+        "content of the events": _events_hash(events),
+        "shown": len(told),
+        "content of what was shown": _events_hash(told),
         "positive": positive,
         "validation": settings.validation,
         "queries": settings.queries,
@@ -147,6 +149,22 @@ def _fingerprint(
         "queries of a training": fixed["queries"],
     }
     return dict(json.loads(json.dumps(found)))
+
+
+def _items_hash(items: Sequence[Item]) -> str:
+    found = hashlib.sha256()
+    for item in items:
+        found.update(repr(replace(item, attributes=dict(sorted(item.attributes.items())))).encode())
+    return found.hexdigest()[:16]
+
+
+def _events_hash(events: Sequence[Interaction]) -> str:
+    """Of every field, the same for columns and for a list of records."""
+    found = hashlib.sha256()
+    columns = events if isinstance(events, EventFrame) else EventFrame.of(events)
+    for part in columns.frame.select(NAMES).iter_slices(HASHED_AT_ONCE):
+        found.update(part.write_csv(include_header=False).encode())
+    return found.hexdigest()[:16]
 
 
 def _bind(study: optuna.Study, file: Path, mine: Mapping[str, Any]) -> None:
@@ -201,14 +219,14 @@ def tune(
     """Run `trials` more trials of the study in `file`. `events` are the training part: what is tested on must not be in it.
 
     A first trial tries `standard` itself, so that the best is never worse than it there. `logged` and `shown` as in `learn`.
-    A study is bound to what it was first of: items, events, `positive`, settings that are not searched, and what else `about`
-    says; `progress` is called with a trial's name, and how far it is.
+    A study is bound to what it was first of: items, events, what was shown, `positive`, settings that are not searched, and
+    what else `about` says; `progress` is called with a trial's name, and how far it is.
 
     Raises:
         BadDataset: too little to learn from.
         ConfigError: the study is of something else.
     """
-    mine = _fingerprint(about, items, events, positive, standard, settings)
+    mine = _fingerprint(about, items, events, positive, standard, settings, shown)
     study = _opened(file, settings)
     _bind(study, file, mine)
     if not study.trials:
@@ -260,15 +278,14 @@ def _value(
 ) -> float:
     """NDCG@10 on the validation slice; raises TrialPruned where that is not worth finding out."""
     cut = int(len(events) * (1.0 - how.validation))
-    until = events[cut - 1].event_time
-    known = [item for item in items if item.published_at is None or item.published_at <= until]
 
     def watch(epoch: int, ndcg: float) -> None:
         trial.report(ndcg, epoch)
         if trial.should_prune():
             raise optuna.TrialPruned
 
-    learned = learn(known, events[:cut], positive, cache, settings, report, logged, watch, shown)
+    train = events[:cut]
+    learned = learn(published(items, train), train, positive, cache, settings, report, logged, watch, shown)
     slot = ModelSlot()
     slot.swap(ServingModel(learned.release()))
     held = set(learned.item_ids)

@@ -22,6 +22,7 @@ from optuna.trial import TrialState, create_trial
 from tower_corpus import tower_corpus
 
 from schemas.errors import ConfigError
+from schemas.records import Interaction
 from training import tune as tuning
 from training.cli import evaluate_command, train_command
 from training.commands import tune_command
@@ -96,7 +97,13 @@ def test_a_study_goes_on_prunes_and_tries_again_what_was_cut_off(
         ({"positive": "True"}, "positive \"action == 'like'\", here 'True'"),
         ({"how": replace(HOW, queries=41)}, "queries 40, here 41"),
         ({"standard": replace(SMALLER, neighbours=17)}, "neighbours 16, here 17"),
-        ({"moved": True}, "content of the events"),
+        ({"moved": {"item_id": "i0"}}, "content of the events"),
+        ({"moved": {"value": 0.5}}, "content of the events"),
+        ({"moved": {"request_id": "r"}}, "content of the events"),
+        ({"changed": {"image": "b.png"}}, "content of the items"),
+        ({"changed": {"attributes": {"by": "x"}}}, "content of the items"),
+        ({"changed": {"published_at": 1}}, "content of the items"),
+        ({"shown": [Interaction("s", "u", "i1", 1, "impression")]}, "shown 0, here 1"),
     ],
 )
 def test_a_study_is_of_one_thing(tmp_path: Path, vectors: Path, change: dict[str, Any], said: str) -> None:
@@ -105,14 +112,15 @@ def test_a_study_is_of_one_thing(tmp_path: Path, vectors: Path, change: dict[str
     def bound(**other: Any) -> None:
         of = events[: other.get("events", 700)]
         if other.get("moved"):
-            of = [*of[:-1], replace(of[-1], item_id="i0")]
-        given = items[: other.get("items", 40)], of, other.get("positive", POSITIVE)
-        mine = _fingerprint(
-            {"dataset": other.get("name", "glass")}, *given, other.get("standard", SMALLER), other.get("how", HOW)
-        )
+            of = [*of[:-1], replace(of[-1], **other["moved"])]
+        some = [*items[: other.get("items", 40) - 1], replace(items[-1], **other.get("changed", {}))]
+        given = some, other.get("columns", list)(of), other.get("positive", POSITIVE)
+        how = other.get("standard", SMALLER), other.get("how", HOW), EventFrame.of(other.get("shown", []))
+        mine = _fingerprint({"dataset": other.get("name", "glass")}, *given, *how)
         _bind(_opened(tmp_path / "s.jsonl", HOW), tmp_path / "s.jsonl", mine)
 
     bound()
+    bound(columns=EventFrame.of)
     bound(standard=replace(SMALLER, ease_l2=7.0, checkpoints="elsewhere"))  # what is searched, and where things lie, may differ
     with pytest.raises(ConfigError) as refused:
         bound(**change)
