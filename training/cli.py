@@ -136,7 +136,9 @@ def evaluate_command(
     """
     console, started = Console(stderr=True), time.monotonic()
     settings = _settings(seed, text_model, quick=quick)
-    if named is not None:
+    if named is None:
+        _demand_release()
+    else:
         _demand_untrained()
     existing = None if named is None else find_release(named, releases or Path(home) / "releases")
     about: dict[str, Any] = {}
@@ -194,13 +196,24 @@ def evaluate_command(
     _finish(out, console, as_json=as_json)
 
 
+def _said(*names: str) -> Iterator[tuple[str, str]]:
+    """Those of these parameters of the running command that were named, each with its option."""
+    context = click.get_current_context()
+    for name in names:
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            yield name, f"--{name.replace('_', '-')}"
+
+
+def _demand_release() -> None:
+    """Raise ConfigError where an option was named that says something of a release that exists."""
+    for name, option in _said("seen", "releases"):
+        raise ConfigError("release", f"{option} is of a release that exists: name it with --release, or leave it out", name)
+
+
 def _demand_untrained() -> None:
     """Raise ConfigError where an option of training, or of what only a training gives, was named."""
-    context = click.get_current_context()
-    for name in ("no_train", "parity", *OF_TRAINING):
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            option = f"--{name.replace('_', '-')}"
-            raise ConfigError("release", f"--release measures what is there, and trains nothing: leave out {option}", name)
+    for name, option in _said("no_train", "parity", *OF_TRAINING):
+        raise ConfigError("release", f"--release measures what is there, and trains nothing: leave out {option}", name)
 
 
 @click.command("report")
@@ -237,7 +250,11 @@ def report_command(saved: tuple[Path, ...], out: Path) -> None:
     help=f"Newest share of events that may be kept for the gate; of it only as many as hold {GATE_QUERIES:,} queries.",
 )
 @click.option(
-    "--queries", default=GATE_QUERIES, show_default=True, type=click.IntRange(min=1), help="What the gate asks, at most."
+    "--queries",
+    default=GATE_QUERIES,
+    show_default=True,
+    type=click.IntRange(min=STANDARD.queries),
+    help=f"What the gate asks, at most; with fewer than {STANDARD.queries} no release passes.",
 )
 @click.option(
     "--rank-ms", default=STANDARD.rank_ms, show_default=True, help="What ranking one request may take, 99th percentile."
@@ -300,6 +317,7 @@ def train_command(
         share = gate_share(corpus.events, corpus.positive, share, queries)
         if incremental and champion is not None:
             found = new_events(corpus, share, champion.manifest.trained_until_ms)
+            Group.current().agree("new events", found)
             if found < FEWEST:
                 _skip(against, found, as_json=as_json)
                 return

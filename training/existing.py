@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -45,13 +45,15 @@ def newer_share(events: Sequence[Interaction], until_ms: int, name: str) -> floa
 
 
 def seen_events(events: Sequence[Interaction], share: float, until_ms: int, name: str, *, allowed: bool) -> int:
-    """How many of the events after the first `share` are older than what a release was trained on until `until_ms`.
+    """How many of the events after the first `share` are up to `until_ms`, until which a release was trained.
+
+    One of that very moment counts as seen: nothing tells whether it was.
 
     Raises:
         ConfigError: there are some, and that is not `allowed`.
     """
     cut = int(len(events) * share)
-    seen = max(0, bisect_left(events, until_ms, key=TIME) - cut)
+    seen = max(0, bisect_right(events, until_ms, key=TIME) - cut)
     if seen and not allowed:
         message = f"{name} was trained until {_day(until_ms)}, on {seen:,} of the events after the first {share:g}"
         raise ConfigError("seen", f"{message}: leave out --share, which asks about newer ones, or give --seen", "share")

@@ -22,7 +22,7 @@ from models.items import TEXT_DIMENSIONS, text_vector
 from models.sequences import EVENT_WIDTH, LENGTH, Vocabulary
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
-from training.data import EventTable, of_known_items
+from training.data import EventTable, of_known_items, published
 from training.distributed import Group, NotFirst
 from training.ease import ease
 from training.encoders import Encoder, TextEncoder, encode_items, image_encoder
@@ -82,8 +82,7 @@ def new_events(corpus: Corpus, share: float, since_ms: int) -> int:
 def _until(corpus: Corpus, share: float) -> tuple[Sequence[Interaction], list[Item]]:
     """The first `share` of the events, and the items that were published by the last of them."""
     events = corpus.events[: int(len(corpus.events) * share)]
-    until = events[-1].event_time if len(events) else 0
-    return events, [item for item in corpus.items if item.published_at is None or item.published_at <= until]
+    return events, published(corpus.items, events)
 
 
 def updated(

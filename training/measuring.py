@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from models.rules import PositiveRule
 from models.serving import ServingModel
 from models.slot import ModelSlot
 from schemas.records import Interaction, Item
+from training.data import published
 from training.evaluate import Figures, Vectors, World, asked_of, evaluate
 from training.gate import STANDARD, Bounds
 from training.learn import Learned, LearnSettings, learn
@@ -30,7 +31,6 @@ __all__ = [
     "gate_share",
     "measure",
     "measurement",
-    "published",
     "threads",
     "trained",
     "unseen_share",
@@ -114,12 +114,13 @@ def measurement(
 def unseen_share(events: Sequence[Interaction], share: float, until_ms: int) -> float:
     """`share` of the events, or more, up to where a release that was trained until `until_ms` has seen them.
 
-    It must not be asked about what it has learned. One that has seen all is of other data, or nothing new has come: `share`.
+    It must not be asked about what it has learned, events of that very moment included. One that has seen all is of other data,
+    or nothing new has come: `share`.
     """
     n, cut = len(events), int(len(events) * share)
-    if cut >= n or events[cut].event_time >= until_ms or events[-1].event_time < until_ms:
+    if cut >= n or events[cut].event_time > until_ms or events[-1].event_time <= until_ms:
         return share
-    return (bisect_left(events, until_ms, cut, key=lambda event: event.event_time) + 0.5) / n
+    return (bisect_right(events, until_ms, cut, key=lambda event: event.event_time) + 0.5) / n
 
 
 def gate_share(events: Sequence[Interaction], positive: str, share: float, queries: int, bounds: Bounds = STANDARD) -> float:
@@ -150,12 +151,6 @@ def without(corpus: Corpus, modality: str) -> Corpus:
     """The corpus as if no item had a `text` (titles and texts) or an `image`."""
     less: dict[str, Any] = {"title": "", "text": ""} if modality == "text" else {"image": None}
     return replace(corpus, items=[replace(item, **less) for item in corpus.items])
-
-
-def published(items: Sequence[Item], events: Sequence[Interaction]) -> list[Item]:
-    """The items that were there when the last of `events` happened: a later one must be served as the new item that it is."""
-    until = events[-1].event_time if events else 0
-    return [item for item in items if item.published_at is None or item.published_at <= until]
 
 
 def threads() -> int:

@@ -19,7 +19,7 @@ from training.fit_towers import event_columns, train_towers
 from training.towers import ItemTower, TowerSettings, UserTower, item_vectors
 
 # without what is drawn on the device, whose numbers are its own
-SETTINGS = TowerSettings(dimensions=8, blocks=1, epochs=2, batch=8, rate=1e-2, dropout=0.0, hidden_ids=0.0)
+SETTINGS = TowerSettings(dimensions=8, blocks=1, epochs=2, batch=8, rate=1e-2, dropout=0.0, hidden_ids=0.0, hidden_content=0.0)
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
 onnx_cuda = pytest.mark.skipif("CUDAExecutionProvider" not in ort.get_available_providers(), reason="no onnxruntime-gpu here")

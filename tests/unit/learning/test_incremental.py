@@ -22,6 +22,7 @@ from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
 from training.cli import train_command
 from training.data import EventTable
+from training.distributed import Group
 from training.evaluate import World
 from training.gate import HALF
 from training.incremental import rows_to_learn, update
@@ -159,8 +160,12 @@ def test_an_update_in_half_precision_is_measured_as_such_and_stays_so(
     assert "half" in again.measured, "an update of half precision stays in it"
 
 
-def test_nothing_new_is_no_error_and_writes_nothing(champion: Champion, vectors: Path, tmp_path: Path) -> None:
+def test_nothing_new_is_no_error_and_writes_nothing(
+    champion: Champion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A job that runs every hour is not red for an hour in which nothing happened."""
+    agreed: list[tuple[str, int]] = []
+    monkeypatch.setattr(Group, "agree", lambda _, what, value: agreed.append((what, value)))
     data, (items, events) = tmp_path / "data", corpus()
     data.mkdir()
     (data / "items.jsonl").write_text("".join(json.dumps(asdict(item)) + "\n" for item in items))
@@ -186,6 +191,7 @@ def test_nothing_new_is_no_error_and_writes_nothing(champion: Champion, vectors:
         said = json.loads(ran.stdout)
         assert (said["release"], said["skipped"], said["needed"], said["against"]) == (None, "nothing_new", 50, folder.name)
         assert 0 <= said["new_events"] <= more
+        assert agreed.pop() == ("new events", said["new_events"]), "by all processes, or by none"
         assert "nothing to learn yet" in ran.stderr
     assert sorted(path.name for path in releases.iterdir()) == before
     options[3] = "none"

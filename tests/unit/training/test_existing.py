@@ -15,8 +15,9 @@ from learning_corpus import corpus
 
 from schemas.errors import BadDataset, ConfigError, ReleaseRejected
 from schemas.records import Interaction
-from training.cli import evaluate_command
+from training.cli import evaluate_command, train_command
 from training.existing import newer_share, seen_events
+from training.gate import STANDARD
 from training.learn import Learned
 from training.measurement import Measurement
 from training.report import html_report
@@ -33,7 +34,7 @@ def test_what_is_asked_is_newer_than_what_was_learned(times: list[int], until_ms
     else:
         with pytest.raises(BadDataset, match="no event is newer"):
             newer_share(events, until_ms, "r")
-    learned = [event for event in events[int(len(events) * share) :] if event.event_time < until_ms]
+    learned = [event for event in events[int(len(events) * share) :] if event.event_time <= until_ms]
     assert seen_events(events, share, until_ms, "r", allowed=True) == len(learned)
     if learned:
         with pytest.raises(ConfigError, match="--seen"):
@@ -107,8 +108,8 @@ def test_what_it_learned_is_asked_about_only_when_told(data: Path, release: Path
     told = asked(data, "--release", str(release), "--share", "0.7", "--seen")
     assert told.exit_code == 0, told.output
     said = json.loads(told.stdout)
-    assert said["seen_events"] == 719 - 630
-    assert "was trained on 89" in said["warning"]
+    assert said["seen_events"] == 720 - 630
+    assert "was trained on 90" in said["warning"]
     for options, error in (
         (("--quick",), ConfigError),
         (("--parity", "5"), ConfigError),
@@ -119,3 +120,17 @@ def test_what_it_learned_is_asked_about_only_when_told(data: Path, release: Path
     missing = asked(data, "--release", "20260131-none", "--releases", str(tmp_path / "other"))
     assert isinstance(missing.exception, ReleaseRejected)
     assert "other" in missing.exception.message
+
+
+def test_options_of_a_release_that_exists_need_one(data: Path, tmp_path: Path) -> None:
+    for options in (("--seen",), ("--releases", str(tmp_path))):
+        refused = asked(data, *options)
+        assert isinstance(refused.exception, ConfigError), options
+        assert refused.exception.field == options[0].removeprefix("--")
+        assert "--release" in refused.exception.message
+
+
+def test_training_does_not_ask_fewer_queries_than_the_gate_needs(data: Path) -> None:
+    refused = CliRunner().invoke(train_command, [str(data), "--queries", str(STANDARD.queries - 1)])
+    assert refused.exit_code == 2
+    assert "--queries" in refused.output

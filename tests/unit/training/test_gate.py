@@ -165,11 +165,11 @@ def test_a_release_is_not_asked_about_what_it_has_learned(times: list[int], shar
     found = unseen_share(events, share, until_ms)
     cut, asked = int(len(events) * share), events[int(len(events) * found) :]
     assert found >= share
-    if events[-1].event_time < until_ms or cut >= len(events):
+    if events[-1].event_time <= until_ms or cut >= len(events):
         assert found == share
     else:
         assert asked
-        assert asked == [event for event in events[cut:] if event.event_time >= until_ms]
+        assert asked == [event for event in events[cut:] if event.event_time > until_ms]
 
 
 met = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9), st.sampled_from(["view", "like"])), min_size=1, max_size=80)
