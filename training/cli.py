@@ -30,7 +30,7 @@ from training.logged import logged_in
 from training.measurement import Measurement
 from training.measuring import Asked, Encode, gate_share, measure, measurement, threads, trained, unseen_share
 from training.options import FP16, MORE, chosen, newest
-from training.progress import Report, progress
+from training.progress import Report, note, progress
 from training.ranker import RankerSettings
 from training.record import forewarn, record
 from training.sources import Corpus, open_corpus
@@ -39,6 +39,8 @@ from training.towers import TowerSettings
 __all__ = ["evaluate_command", "report_command", "train_command"]
 
 GATE_QUERIES = 1_000
+MET_SAID = 10
+"Where more than one query in so many is for what was met before, it is said."
 DEFAULT_CACHE = "~/.cache/riffle"
 OF_TRAINING = ("quick", "seed", "ranker", "settings", "checkpoints", "fp16")
 "Options that say something of a training alone."
@@ -145,6 +147,7 @@ def evaluate_command(
     with progress(console) as report:
         report("read", 0, 1)
         corpus = open_corpus(source, positive, existing.manifest.positive if existing else None, newest())
+        note(console, corpus)
         model, learned, label = None, None, "without a release"
         if existing is not None:
             until = existing.manifest.trained_until_ms
@@ -165,9 +168,9 @@ def evaluate_command(
         plain = measure(corpus, asked, report, "measure without a release", None, encode)[0] if before else None
         figures, held = measure(corpus, asked, report, "measure", model, encode, learned)
     met = sum(one.met for one in figures.asked)
-    if 2 * met > len(figures.asked):
-        note = f"{met:,} of {len(figures.asked):,} queries are for items that the person has met before, which no slate holds: "
-        console.print(f"[yellow]{note}ask with --first", highlight=False)
+    if MET_SAID * met > len(figures.asked):
+        said = f"{met:,} of {len(figures.asked):,} queries are for items that the person has met before, which no slate holds: "
+        console.print(f"[yellow]{said}ask with --first", highlight=False)
     facts: dict[str, Any] = {
         "bad_rows": corpus.bad_rows,
         **about,
@@ -307,6 +310,7 @@ def train_command(
             at = take(Path(fetched), against) if "/" in against else out / against
             champion, releases, against = Release.open(at), at.parent, at.name
         corpus = open_corpus(source, positive, champion.manifest.positive if champion else None, newest())
+        note(console, corpus)
         if incremental and champion is not None and corpus.positive != champion.manifest.positive:
             raise BadDataset(
                 "positive_changed",

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from training.learn import LearnSettings
 from training.options import MORE, chosen, newest
-from training.progress import progress
+from training.progress import note, progress
 from training.ranker import RankerSettings
 from training.settings import write_settings
 from training.sources import open_corpus
@@ -74,6 +74,7 @@ def tune_command(
     )
     standard = chosen(plain)
     corpus = open_corpus(source, positive, newest=newest())
+    note(console, corpus)
     study = file or out.with_suffix(".study.jsonl")
     with progress(console) as report:
         found = tune(

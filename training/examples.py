@@ -9,7 +9,9 @@ from pathlib import Path
 import click
 import polars as pl
 
+from models.archive.files import files
 from models.archive.target import open_target
+from schemas.errors import BadDataset
 from training.data import ATTRIBUTION_MS
 from training.impressions import ImpressionSettings, build_examples
 
@@ -45,18 +47,23 @@ def examples_command(
     at_once: int,
     as_json: bool,
 ) -> None:
-    """Join the slates of an archive with what followed, and write ranking examples.
+    """Join the slates that Riffle logged in an archive with what followed, and write ranking examples.
+
+    A file for each partition that holds slates. Those that events with the action `impression` tell of are not among them:
+    training finds them itself.
 
     Example: riffle examples .riffle/archive --out examples --positive "action == 'like'"
     """
-    started = time.perf_counter()
+    started, target = time.perf_counter(), open_target(archive)
+    if not files(target, "impressions") and not files(target, "interactions"):
+        raise BadDataset("no_archive", f"{archive} is no archive: it holds no files of slates or events")
     windows = dict(_window(text) for text in window_of)
     settings = ImpressionSettings(positive, round(window * 1000), windows, position_bias)
-    files = build_examples(open_target(archive), out, settings, partitions or None, at_once)
+    written = build_examples(target, out, settings, partitions or None, at_once)
     followed = pl.col("labels").list.len() > 0
-    counts = [pl.scan_parquet(path).select(pl.len(), followed.sum().alias("followed")).collect().row(0) for path in files]
+    counts = [pl.scan_parquet(path).select(pl.len(), followed.sum().alias("followed")).collect().row(0) for path in written]
     facts = {
-        "files": [str(path) for path in files],
+        "files": [str(path) for path in written],
         "examples": sum(count for count, _ in counts),
         "followed": sum(count for _, count in counts),
         "seconds": round(time.perf_counter() - started, 2),

@@ -24,7 +24,7 @@ from models.serving import ServingModel
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
 from training.checkpoints import Checkpoints
-from training.cycles import without_short_cycles
+from training.choice import trained_ranker
 from training.data import ATTRIBUTION_MS, EventTable, Heads, heads_of, of_known_items, vocabulary_of, windows_of
 from training.distributed import Group, NotFirst
 from training.ease import ease
@@ -36,7 +36,7 @@ from training.fit_towers import Watch, train_towers
 from training.logged import Logged, LoggedSlate, slates_of
 from training.parity import Modules
 from training.projections import fit_projection, projected
-from training.ranker import Ranker, RankerSettings, fit_light, make_ranker, reliability, train_ranker
+from training.ranker import Ranker, RankerSettings, fit_light, make_ranker, reliability
 from training.replay import replay
 from training.shown import shown_slates
 from training.towers import Content, ItemTower, TowerSettings, UserTower, item_vectors
@@ -242,14 +242,12 @@ def learn(
             known = set(asked.select("user_id", "request_id").iter_rows()) if len(asked) else set()
             rule, left = PositiveRule(positive), most - len(slates)
             slates += shown_slates(shown, events, heads, rule, windows, after_ms, left, known)
-    progress, replays = clock.part("replay"), settings.queries - len(slates)
+    # whether those that events told of are of use is not known yet: they take the place of no other query
+    progress, replays = clock.part("replay"), settings.queries - sum(slate.features is not None for slate in slates)
     replayed = replay(World(items), model, events, table, start, replays, settings.seed, progress, slates)
-    maker.measured["logged_slates"] = replayed.logged
     progress = clock.part("train the ranker")
     span_ms = int(events[-1].event_time - events[start].event_time)
-    # history says when people acted, not when they are asked: its hours are no guide to a request's
-    examples = without_short_cycles(replayed.examples, span_ms if replayed.logged else 0)
-    ranker = train_ranker(examples, settings.ranker, progress)
+    ranker, examples, maker.measured["logged_slates"] = trained_ranker(replayed, span_ms, settings.ranker, progress)
     hits = np.zeros(len(replayed.light_scores), np.int64)
     light = fit_light(replayed.light_scores, hits, replayed.sources, dict(DEFAULT_WEIGHTS))
     second = maker.retrieval(table, "all")

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from training.distributed import Group
+from training.sources import Corpus
 
-__all__ = ["SAID_EVERY_S", "Report", "progress"]
+__all__ = ["SAID_EVERY_S", "Report", "note", "progress"]
 
 SAID_EVERY_S = 10.0
 Report = Callable[[str, int, int], None]
@@ -48,3 +49,10 @@ def progress(console: Console, clock: Callable[[], float] = time.monotonic) -> I
             bar.update(tasks[part], completed=done, total=of)
 
         yield report
+
+
+def note(console: Console, corpus: Corpus) -> None:
+    """Say what is to be known of the rows that were read."""
+    if Group.current().first:
+        for line in corpus.notes:
+            console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)

@@ -21,7 +21,19 @@ from schemas.errors import BadDataset, ConfigError
 from training.distributed import Group
 from training.schedule import one_cycle
 
-__all__ = ["KINDS", "Examples", "MMoE", "Ranker", "RankerSettings", "fit_light", "make_ranker", "reliability", "train_ranker"]
+__all__ = [
+    "KINDS",
+    "Examples",
+    "MMoE",
+    "Ranker",
+    "RankerSettings",
+    "calibrated_from",
+    "fit_light",
+    "listwise_ndcg",
+    "make_ranker",
+    "reliability",
+    "train_ranker",
+]
 
 KINDS = ("mmoe", "deepfm")
 
@@ -74,6 +86,8 @@ class Examples:
     "`(q, c)`."
     correction: NDArray[np.float32]
     "Logarithm of how many candidates one stands for: `(q, c)`."
+    shown: NDArray[np.bool_]
+    "Whether the query is a slate: its labels say what followed once an item was shown, others what followed of itself. `(q,)`."
 
     def __len__(self) -> int:
         return len(self.features)
@@ -93,9 +107,11 @@ class Ranker(nn.Module):
         self._heads = heads
 
     def _calibrated(self) -> None:
-        """Add the calibration, last: slope and offset per head."""
+        """Add what comes after the logits, last: slope and offset per head, and what training alone knows."""
         ones, zeros = torch.ones(self._heads), torch.zeros(self._heads)
         self.platt = nn.Parameter(torch.stack([ones, zeros]), requires_grad=False)
+        # per head: how much likelier an action is where an item was shown; what the logits say is without it
+        self.apart = nn.Parameter(torch.zeros(self._heads))
 
     def fit(self, seen: NDArray[np.float32]) -> None:
         """Learn how features are spread, before training: `(n, f)`, the valid candidates of all training queries.
@@ -106,6 +122,13 @@ class Ranker(nn.Module):
         with torch.no_grad():
             self.mean.copy_(torch.from_numpy(seen.mean(axis=0)))
             self.scale.copy_(torch.from_numpy(np.where(deviation < 1e-3, np.float32(1e9), deviation)))
+
+    def set_apart(self, seen: Examples) -> None:
+        """Begin with how much likelier each head's action is in slates than elsewhere, as a difference of log odds."""
+        if seen.shown.any() and not seen.shown.all():
+            odds = [_log_odds(seen.take(np.flatnonzero(seen.shown == kind))) for kind in (True, False)]
+            with torch.no_grad():
+                self.apart.copy_(torch.from_numpy(odds[0] - odds[1]))
 
     def standard(self, features: Tensor) -> Tensor:
         """Features of mean 0 and deviation 1, clipped."""
@@ -169,7 +192,8 @@ def _run(model: Ranker, part: Examples) -> tuple[Tensor, tuple[Tensor, ...]]:
     shape = features.shape[:2]
     users = users.unsqueeze(1).expand(-1, shape[1], -1)
     logits = model.logits(features.flatten(0, 1), users.flatten(0, 1), items.flatten(0, 1))
-    return logits.reshape(*shape, -1), tensors
+    shown = tensors[-1][:, None, None].to(logits.dtype)
+    return logits.reshape(*shape, -1) + shown * model.apart, tensors
 
 
 def train_ranker(examples: Examples, settings: RankerSettings, progress: Progress | None = None) -> Ranker:
@@ -188,6 +212,7 @@ def train_ranker(examples: Examples, settings: RankerSettings, progress: Progres
     shape = examples.features.shape[2], examples.user_vectors.shape[1], examples.labels.shape[2]
     model = make_ranker(*shape, settings)
     model.fit(learn.features[learn.valid])
+    model.set_apart(learn)
     model.to(Group.current().device)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=settings.rate, weight_decay=settings.weight_decay)
@@ -197,7 +222,7 @@ def train_ranker(examples: Examples, settings: RankerSettings, progress: Progres
     step = 0
     for _ in range(settings.epochs):
         for rows in np.array_split(rng.permutation(len(learn)), per_epoch):
-            logits, (_, _, _, labels, gains, valid, correction) = _run(model, learn.take(rows))
+            logits, (_, _, _, labels, gains, valid, correction, _) = _run(model, learn.take(rows))
             loss = _loss(logits, labels, gains, valid, correction, settings.pointwise)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -215,9 +240,35 @@ def train_ranker(examples: Examples, settings: RankerSettings, progress: Progres
     return model.cpu()
 
 
+def _log_odds(part: Examples) -> NDArray[np.float32]:
+    """Of each head's labels, with half a label of either kind more."""
+    weight = np.exp(part.correction[part.valid])[:, None]
+    hits = (part.labels[part.valid] * weight).sum(axis=0) + 0.5
+    odds: NDArray[np.float32] = np.log(hits / (weight.sum() - hits + 1.0)).astype(np.float32)
+    return odds
+
+
+def calibrated_from(queries: int) -> int:
+    """Number of the first of so many queries that is not trained on."""
+    return min(queries - 1, max(1, int(queries * 0.9)))
+
+
+def listwise_ndcg(model: Ranker, examples: Examples) -> float:
+    """Mean NDCG of the valid candidates in the order of the first head, of the queries with a gain; 0 without any."""
+    if not len(examples):
+        return 0.0
+    with torch.inference_mode():
+        logits, _ = _run(model, examples)
+    scores = np.where(examples.valid, logits[..., 0].numpy(), -np.inf)
+    discount = 1.0 / np.log2(np.arange(scores.shape[1]) + 2.0)
+    gains = np.take_along_axis(examples.gains, np.argsort(-scores, axis=1, kind="stable"), axis=1) @ discount
+    best = -np.sort(-examples.gains, axis=1) @ discount
+    return float((gains[best > 0] / best[best > 0]).mean()) if (best > 0).any() else 0.0
+
+
 def _parts(examples: Examples) -> tuple[Examples, Examples]:
     """What is learned from, and the later queries that calibrate; all queries where those would be too few."""
-    cut = max(1, int(len(examples) * 0.9))
+    cut = calibrated_from(len(examples))
     learn, later = examples.take(slice(0, cut)), examples.take(slice(cut, None))
     return learn, later if len(later) >= 50 else learn
 
@@ -225,7 +276,7 @@ def _parts(examples: Examples) -> tuple[Examples, Examples]:
 def _scored(model: Ranker, part: Examples) -> tuple[Tensor, Tensor, Tensor]:
     """Logits and labels of the valid candidates, and how many each stands for."""
     with torch.inference_mode():
-        logits, (_, _, _, labels, _, valid, correction) = _run(model, part)
+        logits, (_, _, _, labels, _, valid, correction, _) = _run(model, part)
         found = logits[valid], labels[valid], torch.exp(correction[valid])
     # outside of inference mode a copy can take part in gradients
     return found[0].clone(), found[1].clone(), found[2].clone()

@@ -42,14 +42,18 @@ class Replayed:
     light_scores: NDArray[np.float32]
     "Normalised source scores of sampled candidates, the liked one first: `(q, LIGHT_KEPT, sources)`."
     sources: list[str]
-    logged: int = 0
-    "How many of the queries are logged slates; one of unknown items alone is none."
+    logged: int
+    "How many of the queries are slates; one of unknown items alone is none."
+    told: NDArray[np.bool_]
+    "Which of the queries are slates without logged features, which events told of: `(q,)`."
 
 
 class _Gathered:
     def __init__(self, heads: int) -> None:
         self.heads = heads
         self.rows: list[dict[str, NDArray[np.float32]]] = []
+        self.shown: list[bool] = []
+        self.told: list[bool] = []
         self.light: list[NDArray[np.float32]] = []
 
     def slate(
@@ -66,6 +70,8 @@ class _Gathered:
         labels, correction = slate.labels[known], np.log(slate.weight[known])
         row = {"features": features, "user": user, "items": items, "labels": labels, "gains": labels[:, 0]}
         self.rows.append({**row, "correction": correction})
+        self.shown.append(True)
+        self.told.append(slate.features is None)
         return True
 
     def examples(self, features: int, dimensions: int) -> Examples:
@@ -78,6 +84,7 @@ class _Gathered:
             np.zeros((q, KEPT), np.float32),
             np.zeros((q, KEPT), np.bool_),
             np.zeros((q, KEPT), np.float32),
+            np.asarray(self.shown, np.bool_),
         )
         for n, row in enumerate(self.rows):
             c = len(row["gains"])
@@ -148,7 +155,8 @@ def replay(
 
     examples = gathered.examples(len(FEATURES), model.dimensions)
     light = np.stack(gathered.light) if gathered.light else np.zeros((0, LIGHT_KEPT, 0), np.float32)
-    return Replayed(examples, light, [source.name for source in pipeline.sources], slates)
+    told = np.asarray(gathered.told, np.bool_)
+    return Replayed(examples, light, [source.name for source in pipeline.sources], slates, told)
 
 
 def _gather_shown(gathered: _Gathered, tap: Tap, slate: LoggedSlate, model: ServingModel, items: ItemStore) -> bool:
@@ -231,6 +239,8 @@ def _gather(
             "correction": correction,
         }
     )
+    gathered.shown.append(False)
+    gathered.told.append(False)
     target = items.row_of(ahead[0][0])
     place = np.flatnonzero(merged.item_row == target)
     if ahead[0][2] > 0 and len(place):

@@ -12,7 +12,7 @@ import polars as pl
 from models.archive.files import partitions
 from models.archive.standing import erasures, standing_events, standing_items
 from models.archive.target import Target, open_target
-from models.dataset.folder import Dataset
+from models.dataset.folder import EXTENSIONS, Dataset
 from models.rules import SHOWN
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
@@ -40,6 +40,8 @@ class Corpus:
     "What `erasures` found in it."
     shown: EventFrame | None = None
     "What events say was shown, in event-time order: no part of `events`."
+    notes: tuple[str, ...] = ()
+    "What whoever reads the figures should know of the rows: how many could not be used and why, keys that say nothing."
 
 
 def open_corpus(source: str, positive: str | None = None, champions: str | None = None, newest: int = 0) -> Corpus:
@@ -53,13 +55,11 @@ def open_corpus(source: str, positive: str | None = None, champions: str | None 
         BadDataset: neither, or it holds no items or no events, or lacks a column, or has times in seconds.
     """
     folder = Path(source)
-    if "://" not in source and any((folder / f"events.{kind}").exists() for kind in ("parquet", "csv", "jsonl")):
-        dataset = Dataset.open(folder)
-        dataset.check()
-        catalogue, (events, shown) = list(dataset.items()), EventFrame.apart(dataset.events(), SHOWN, newest)
-        return Corpus(dataset.name, catalogue, events, positive or dataset.positive, dataset.bad_count, shown=shown)
+    if "://" not in source and any((folder / f"{name}.{kind}").exists() for name in ("events", "items") for kind in EXTENSIONS):
+        return _of_folder(Dataset.open(folder), positive, newest)
     if "://" not in source and not folder.is_dir():
-        raise BadDataset("no_folder", f"{source} is neither a dataset folder nor an archive")
+        later = "a worker's archive is there some ten seconds after its first events"
+        raise BadDataset("no_folder", f"{source} is neither a dataset folder nor an archive: {later}")
     target = open_target(source)
     erased = erasures(target)
     items, (events, shown) = list(_items(target)), _events(target, newest, erased)
@@ -70,6 +70,21 @@ def open_corpus(source: str, positive: str | None = None, champions: str | None 
     rule = positive or champions or "True"
     logged = logged_of(target, rule, erased)
     return Corpus(folder.name or source, items, events, rule, logged=logged, target=target, erased=erased, shown=shown)
+
+
+def _of_folder(dataset: Dataset, positive: str | None, newest: int) -> Corpus:
+    dataset.check()
+    catalogue, (events, shown) = list(dataset.items()), EventFrame.apart(dataset.events(), SHOWN, newest)
+    notes, rows = [], dataset.bad_count
+    if dataset.bad:
+        first = dataset.bad[0]
+        notes.append(f"{rows:,} rows cannot be used; the first is row {first.row} of {first.file}: {first.reason}")
+    notes += [f"{found.file}: {found.reason}" for found in dataset.warned if found.row == 0]
+    if not len(events) or not catalogue:
+        what = "item" if not catalogue else "event that is not an impression" if len(shown) else "event"
+        raise BadDataset("empty", f"{dataset.folder} holds no {what} that can be used" + "".join(f"; {note}" for note in notes))
+    rule = positive or dataset.positive
+    return Corpus(dataset.name, catalogue, events, rule, rows, shown=shown, notes=tuple(notes))
 
 
 def _items(target: Target) -> Iterator[Item]:

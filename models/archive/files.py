@@ -25,6 +25,7 @@ __all__ = [
     "ArchiveFile",
     "Piece",
     "columns",
+    "files",
     "next_offsets",
     "parquet",
     "partitions",

@@ -21,7 +21,7 @@ from schemas.errors import BadDataset, BadInput, BadItem
 from schemas.records import Interaction, Item
 from schemas.validation import INTERACTION_FIELDS, ITEM_FIELDS, check_time, event_id_of, interaction_from, item_from
 
-__all__ = ["BadRow", "Dataset"]
+__all__ = ["EXTENSIONS", "BadRow", "Dataset"]
 
 EXTENSIONS = ("parquet", "csv", "jsonl")
 KEPT_ROWS = 1_000

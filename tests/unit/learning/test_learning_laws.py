@@ -258,7 +258,9 @@ def test_a_feature_that_never_varied_in_training_moves_no_score() -> None:
 
     labels = (rng.random((64, 5, 2)) < 0.3).astype(np.float32)
     valid, none = np.ones((64, 5), np.bool_), np.zeros((64, 5), np.float32)
-    examples = Examples(draw(64, 5, 3), draw(64, 8), draw(64, 5, 8), labels, labels[..., 0], valid, none)
+    examples = Examples(
+        draw(64, 5, 3), draw(64, 8), draw(64, 5, 8), labels, labels[..., 0], valid, none, np.zeros(64, np.bool_)
+    )
     examples.features[..., 0] = 1.0
     model = train_ranker(examples, RankerSettings(epochs=1)).eval()
     columns = (examples.features[:, 0], examples.user_vectors, examples.item_vectors[:, 0])

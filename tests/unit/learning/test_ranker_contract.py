@@ -38,7 +38,9 @@ def drawn(queries: int, seed: int = 0) -> Examples:
     liked = rng.random(chance.shape) < chance
     labels = np.stack([liked, z[..., 2] > 0], axis=-1).astype(np.float32)
     valid = np.ones((queries, C), np.bool_)
-    return Examples(features, users, items, labels, labels[..., 0], valid, np.zeros((queries, C), np.float32))
+    return Examples(
+        features, users, items, labels, labels[..., 0], valid, np.zeros((queries, C), np.float32), np.zeros(queries, np.bool_)
+    )
 
 
 def flat(examples: Examples) -> tuple[torch.Tensor, ...]:
@@ -71,6 +73,22 @@ def test_it_learns_crosses_and_each_heads_own_task(kind: str, trained: dict[str,
     heads, labels = told(trained[kind], fresh), fresh.labels.reshape(-1, 2)
     assert auc(heads[:, 0], labels[:, 0]) > 0.8
     assert auc(heads[:, 1], labels[:, 1]) > 0.97
+
+
+def test_that_shown_items_are_taken_more_often_says_nothing_of_the_others(kind: str) -> None:
+    """Slates show what retrieval does not, and what is shown is taken more often: neither makes it likelier of itself."""
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(3)
+    examples, fresh = drawn(800, 4), drawn(200, 5)
+    examples.shown = rng.random(800) < 0.5
+    for part in (examples, fresh):
+        part.features[..., 4] = rng.normal(size=part.features.shape[:2])
+    examples.features[examples.shown, :, 4] += 3
+    chance = 1 / (1 + np.exp(-(examples.features[..., 4] * -1.0 + np.where(examples.shown, 6.0, -1.0)[:, None])))
+    examples.labels[..., 1] = rng.random(chance.shape) < chance
+    wanted = rng.random(fresh.labels.shape[:2]) < 1 / (1 + np.exp(fresh.features[..., 4] + 1))
+    heads = told(train_ranker(examples, replace(SETTINGS, kind=kind, width=16)), fresh)
+    assert auc(heads[:, 1], wanted.reshape(-1).astype(np.float32)) > 0.65
 
 
 def test_its_probabilities_hold(kind: str, trained: dict[str, Ranker]) -> None:

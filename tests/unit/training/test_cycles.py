@@ -37,7 +37,7 @@ def shown(queries: int, start_ms: int, span_ms: int, seed: int) -> Examples:
     labels = (wanted == wanted.max(axis=1, keepdims=True)).astype(np.float32)
     vectors = rng.normal(size=(queries, 6, 4)).astype(np.float32)
     valid, none = np.ones((queries, 6), np.bool_), np.zeros((queries, 6), np.float32)
-    return Examples(features, vectors[:, 0], vectors, labels[..., None], labels, valid, none)
+    return Examples(features, vectors[:, 0], vectors, labels[..., None], labels, valid, none, np.zeros(queries, np.bool_))
 
 
 def scores(ranker: Ranker, examples: Examples) -> NDArray[np.float32]:
