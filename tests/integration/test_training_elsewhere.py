@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -73,6 +74,7 @@ def run_job(described: dict[str, Any], source: str, folder: Path) -> Ran:
     environment = {
         **os.environ,
         **described["Environment"],
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),  # the image's python
         "PET_MASTER_PORT": str(free_port()),
         "PET_LOG_DIR": str(logs),
         "PET_REDIRECTS": "3",
@@ -90,6 +92,7 @@ def run_job(described: dict[str, Any], source: str, folder: Path) -> Ran:
         timeout=280,
         check=False,
     )
+    assert logs.is_dir(), ran.stderr[-2_000:]
     found = [next(logs.glob(f"*/attempt_0/{rank}")) for rank in range(2)]
     said = [(each / "stderr.log").read_text() for each in found]
     assert ran.returncode == 0, (ran.stderr[-2_000:], *said)
