@@ -171,7 +171,7 @@ def test_what_a_job_made_is_judged_against_what_serves_and_promoted_after_it(
     found = imported(f"s3://riffle/{key}", "--sha256", ran.facts["manifest_sha256"])
     assert found["release"] == ran.facts["release"]
     assert found["manifest_sha256"] == manifest_sha256(fresh.releases_dir / found["release"])
-    with pytest.raises(ReleaseRejected, match="cannot be had"):
+    with pytest.raises(ReleaseRejected, match="there is no"):
         imported("s3://riffle/out/none/output/model.tar.gz")
     promote(fresh, serving)
     assert promote(fresh, found["release"]) == {"champion": found["release"], "previous": serving}
