@@ -110,6 +110,8 @@ class Ranker(nn.Module):
         """Add what comes after the logits, last: slope and offset per head, and what training alone knows."""
         ones, zeros = torch.ones(self._heads), torch.zeros(self._heads)
         self.platt = nn.Parameter(torch.stack([ones, zeros]), requires_grad=False)
+        # per head: log odds that training begins with, so that no weight need learn how rare an action is (Lin et al. 2017)
+        self.prior = nn.Parameter(torch.zeros(self._heads))
         # per head: how much likelier an action is where an item was shown; what the logits say is without it
         self.apart = nn.Parameter(torch.zeros(self._heads))
 
@@ -123,12 +125,13 @@ class Ranker(nn.Module):
             self.mean.copy_(torch.from_numpy(seen.mean(axis=0)))
             self.scale.copy_(torch.from_numpy(np.where(deviation < 1e-3, np.float32(1e9), deviation)))
 
-    def set_apart(self, seen: Examples) -> None:
-        """Begin with how much likelier each head's action is in slates than elsewhere, as a difference of log odds."""
-        if seen.shown.any() and not seen.shown.all():
-            odds = [_log_odds(seen.take(np.flatnonzero(seen.shown == kind))) for kind in (True, False)]
-            with torch.no_grad():
-                self.apart.copy_(torch.from_numpy(odds[0] - odds[1]))
+    def set_prior(self, seen: Examples) -> None:
+        """Begin with how often each head's action follows, and how much more often in slates than elsewhere, as log odds."""
+        kinds = [seen.take(np.flatnonzero(seen.shown == kind)) for kind in (False, True)]
+        odds = [_log_odds(part) for part in kinds if len(part)]
+        with torch.no_grad():
+            self.prior.copy_(torch.from_numpy(odds[0]))
+            self.apart.copy_(torch.from_numpy(odds[-1] - odds[0]))
 
     def standard(self, features: Tensor) -> Tensor:
         """Features of mean 0 and deviation 1, clipped."""
@@ -140,7 +143,7 @@ class Ranker(nn.Module):
 
     def forward(self, features: Tensor, user_vectors: Tensor, item_vectors: Tensor) -> Tensor:
         """Calibrated probability per head."""
-        return torch.sigmoid(self.logits(features, user_vectors, item_vectors) * self.platt[0] + self.platt[1])
+        return torch.sigmoid((self.logits(features, user_vectors, item_vectors) + self.prior) * self.platt[0] + self.platt[1])
 
 
 class MMoE(Ranker):
@@ -193,7 +196,7 @@ def _run(model: Ranker, part: Examples) -> tuple[Tensor, tuple[Tensor, ...]]:
     users = users.unsqueeze(1).expand(-1, shape[1], -1)
     logits = model.logits(features.flatten(0, 1), users.flatten(0, 1), items.flatten(0, 1))
     shown = tensors[-1][:, None, None].to(logits.dtype)
-    return logits.reshape(*shape, -1) + shown * model.apart, tensors
+    return logits.reshape(*shape, -1) + model.prior + shown * model.apart, tensors
 
 
 def train_ranker(examples: Examples, settings: RankerSettings, progress: Progress | None = None) -> Ranker:
@@ -212,7 +215,7 @@ def train_ranker(examples: Examples, settings: RankerSettings, progress: Progres
     shape = examples.features.shape[2], examples.user_vectors.shape[1], examples.labels.shape[2]
     model = make_ranker(*shape, settings)
     model.fit(learn.features[learn.valid])
-    model.set_apart(learn)
+    model.set_prior(learn)
     model.to(Group.current().device)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=settings.rate, weight_decay=settings.weight_decay)

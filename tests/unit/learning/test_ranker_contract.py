@@ -91,6 +91,21 @@ def test_that_shown_items_are_taken_more_often_says_nothing_of_the_others(kind: 
     assert auc(heads[:, 1], wanted.reshape(-1).astype(np.float32)) > 0.65
 
 
+def test_a_head_of_a_rare_action_learns_from_few_queries(kind: str) -> None:
+    """That it is rare is known from the start: the weights need not learn it from the features."""
+    torch.set_num_threads(1)
+
+    def rare(examples: Examples, seed: int) -> Examples:
+        z = (examples.features[..., 1] - 5) / 10
+        chance = np.minimum(0.004 * np.exp(1.5 * z), 1.0)
+        examples.labels[..., 1] = np.random.default_rng(seed).random(z.shape) < chance
+        return examples
+
+    few = replace(SETTINGS, kind=kind, epochs=10, rate=4e-3, width=16)
+    ranker, fresh = train_ranker(rare(drawn(400, 6), 1), few), rare(drawn(2_000, 7), 2)
+    assert auc(told(ranker, fresh)[:, 1], fresh.labels.reshape(-1, 2)[:, 1]) > 0.7
+
+
 def test_its_probabilities_hold(kind: str, trained: dict[str, Ranker]) -> None:
     fresh = drawn(300, 8)
     heads, labels = told(trained[kind], fresh), fresh.labels.reshape(-1, 2)
