@@ -30,13 +30,14 @@ GROUP_BYTES = 2 << 20
 "Of records that are changed together."
 GROWTH = 512
 "Bytes by which an event makes a record longer, of which most are not used."
+SHOWN_HASH = np.uint64(hash64(SHOWN))
 ACTIONS = 64
 "Distinct actions counted in one source partition; further ones count as `other`."
 
 
 def meetings(events: EventColumns) -> EventColumns:
     """Those of the events that the tables keep: what was only shown (`models.rules.SHOWN`) is left to the archive."""
-    shown = events.hashes[ACTION] == np.uint64(hash64(SHOWN))
+    shown = events.hashes[ACTION] == SHOWN_HASH
     return events.take(np.flatnonzero(~shown)) if shown.any() else events
 
 

@@ -17,7 +17,7 @@ from models.archive.files import Piece, pieces, read_pieces
 from models.archive.standing import standing_events, standing_impressions
 from models.archive.target import Target
 from models.rules import SHOWN, PositiveRule
-from training.data import ATTRIBUTION_MS
+from training.data import ATTRIBUTION_MS, with_liked
 
 __all__ = ["POSITIVE", "ImpressionSettings", "attributed", "read_slates", "recorded_slates"]
 
@@ -122,14 +122,11 @@ def _followed(
     found = events.rename({"event_time": "_event_ms", "_offset": "_event", "_timestamp": "_event_log_ms"}).collect(
         engine="streaming"
     )
-    kinds = found.select("action", "value").unique()
-    rule = PositiveRule(settings.positive)
-    liked = [rule(action, value) for action, value in kinds.iter_rows()]
     window = settings.windows_ms.get(POSITIVE, settings.window_ms)
     acted = pl.col("action").replace_strict(dict(settings.windows_ms), default=settings.window_ms, return_dtype=pl.Int64)
-    windows = pl.Series("_liked_window", [window if like else -1 for like in liked], pl.Int64)
-    kinds = kinds.with_columns(windows, acted.alias("_window"))
-    return found.join(kinds, on=["action", "value"], how="left", nulls_equal=True).drop("value")
+    liked = pl.when("_liked").then(pl.lit(window, pl.Int64)).otherwise(-1)
+    found = with_liked(found, PositiveRule(settings.positive))
+    return found.with_columns(liked.alias("_liked_window"), acted.alias("_window")).drop("value", "_liked")
 
 
 def _after(slates: pl.DataFrame, read: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:

@@ -18,7 +18,17 @@ from schemas.errors import ConfigError
 from schemas.records import Interaction, Item
 from training.events import EventFrame
 
-__all__ = ["ATTRIBUTION_MS", "EventTable", "Heads", "heads_of", "of_known_items", "published", "vocabulary_of", "windows_of"]
+__all__ = [
+    "ATTRIBUTION_MS",
+    "EventTable",
+    "Heads",
+    "heads_of",
+    "of_known_items",
+    "published",
+    "vocabulary_of",
+    "windows_of",
+    "with_liked",
+]
 
 ATTRIBUTION_MS = DAY_MS
 "How long after first meeting an item an action still counts for that meeting, unless a setting says otherwise."
@@ -54,6 +64,13 @@ def _values(events: Sequence[Interaction]) -> NDArray[np.float64]:
     if isinstance(events, EventFrame):
         return events.frame["value"].fill_null(np.nan).to_numpy()
     return np.asarray([np.nan if event.value is None else event.value for event in events], np.float64)
+
+
+def with_liked(events: pl.DataFrame, rule: PositiveRule) -> pl.DataFrame:
+    """`events`, of columns `action` and `value`, with a column `_liked`: what `rule` says, asked once per kind."""
+    kinds = events.select("action", "value").unique()
+    liked = pl.Series("_liked", [rule(action, value) for action, value in kinds.iter_rows()], pl.Boolean)
+    return events.join(kinds.with_columns(liked), on=["action", "value"], how="left", nulls_equal=True, maintain_order="left")
 
 
 def vocabulary_of(events: Sequence[Interaction], positive: str) -> Vocabulary:

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from models.rules import PositiveRule
-from training.data import ATTRIBUTION_MS, Heads
+from training.data import ATTRIBUTION_MS, Heads, with_liked
 from training.events import ORDER, EventFrame
 from training.impressions import ImpressionSettings
 from training.logged import LoggedSlate
@@ -110,11 +110,8 @@ def _wanted(slates: pl.DataFrame, until_ms: int, but: Collection[tuple[str, str]
 
 def _hits(acts: pl.DataFrame, heads: Heads, rule: PositiveRule) -> pl.DataFrame:
     """What each event says of each head, in columns `head0`, …"""
-    kinds = acts.select("action", "value").unique()
-    liked = [rule(action, value) for action, value in kinds.iter_rows()]
-    acts = acts.join(kinds.with_columns(pl.Series("_liked", liked, pl.Boolean)), on=["action", "value"], nulls_equal=True)
     said = [pl.col("_liked") if name == "positive" else pl.col("action") == name for name, _ in heads]
-    return acts.with_columns(one.alias(f"head{n}") for n, one in enumerate(said))
+    return with_liked(acts, rule).with_columns(one.alias(f"head{n}") for n, one in enumerate(said))
 
 
 def _labelled(rows: pl.DataFrame, acts: pl.DataFrame, windows: list[int]) -> pl.DataFrame:

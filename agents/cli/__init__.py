@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import sys
+from collections.abc import Mapping
 from typing import NoReturn
 
 import click
@@ -84,15 +86,28 @@ def main() -> None:
 
 
 def guarded(command: click.Command, name: str | None = None) -> NoReturn:
-    """Run a command, called `name` in its usage: errors that have a message for people are shown as that message."""
+    """Run a command, called `name` in its usage: errors that have a message for people are shown as that message.
+
+    With `--json` the last line of the output is then `{"error": {"code", "message", "field"}}`.
+    """
     try:
         command.main(prog_name=name)
+    except SystemExit as exc:
+        if isinstance(wrong := exc.__context__, click.ClickException):
+            _tell({"code": "usage", "message": wrong.format_message(), "field": None})
+        raise
     except Exception as exc:
         message = _message(exc)
         if message is None or "--debug" in sys.argv[1:2]:
             raise
         click.echo(f"riffle: {message}", err=True)
+        _tell(exc.to_json() if isinstance(exc, RiffleError) else {"code": "failed", "message": message, "field": None})
         sys.exit(1)
+
+
+def _tell(error: Mapping[str, str | None]) -> None:
+    if "--json" in sys.argv:
+        click.echo(json.dumps({"error": error}))
 
 
 def _message(exc: Exception) -> str | None:

@@ -68,6 +68,8 @@ def run_training(settings: Settings, options: list[str], console: Console) -> di
     if ran.returncode:
         if ran.returncode != click.UsageError.exit_code:
             console.print("the training did not end well; what it says is above")
+        if "--json" in sys.argv:
+            click.echo(ran.stdout, nl=False)
         sys.exit(ran.returncode)
     return dict(json.loads(ran.stdout.strip().splitlines()[-1]))
 
@@ -197,7 +199,8 @@ def print_training(facts: dict[str, Any], console: Console) -> None:
     gate = facts["gate"]
     console.print("the gate passes it" if gate["passed"] else f"the gate refuses it: {'; '.join(gate['reasons'])}")
     if "champion" not in facts:
-        console.print(f"let it serve with: riffle release promote {facts['release']}")
+        force = "" if gate["passed"] else " --force (all the same)"
+        console.print(f"let it serve with: riffle release promote {facts['release']}{force}")
 
 
 @click.group()

@@ -103,3 +103,30 @@ def test_doctor_warns_of_unknown_variables_and_advises_on_what_is_bad_alone(noth
 def test_a_setting_that_cannot_work_is_one_line(nothing_runs: Settings) -> None:
     ran = run(nothing_runs, "status", RIFFLE_WEB_PORT="70000")
     assert ran.stderr.splitlines() == ["riffle: RIFFLE_WEB_PORT must lie in 1..65535, is 70000", "[1] status"]
+
+
+def test_with_json_what_goes_wrong_is_the_last_line_too(nothing_runs: Settings, tmp_path: Path) -> None:
+    lines = [
+        f"load {tmp_path}/nope --json",
+        "release promote nope --json",
+        f"evaluate {tmp_path}/nope --json",
+        "evaluate --frob --json",
+        f"train {tmp_path}/nope --json",
+        f"train {tmp_path}/nope --frob --json",
+        f"examples {tmp_path}/nope --out {tmp_path}/out --json",
+        "dlq list --json",
+    ]
+    ran = run(nothing_runs, *lines)
+    told = [json.loads(line)["error"] for line in ran.stdout.splitlines()]
+    assert [error["code"] for error in told] == [
+        "no_folder",
+        "not_found",
+        "no_folder",
+        "usage",
+        "no_folder",
+        "usage",
+        "no_archive",
+        "failed",
+    ]
+    assert all(error["message"] for error in told)
+    assert "Traceback" not in ran.stderr
