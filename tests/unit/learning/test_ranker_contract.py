@@ -19,7 +19,7 @@ from schemas.errors import BadDataset, ConfigError, ReleaseRejected
 from training import export
 from training.export import to_half, to_onnx
 from training.learn import Learned
-from training.ranker import KINDS, Examples, Ranker, RankerSettings, make_ranker, reliability, train_ranker
+from training.ranker import KINDS, Examples, Ranker, RankerSettings, listwise_ndcg, make_ranker, reliability, train_ranker
 
 F, D, C = 6, 8, 12
 SETTINGS = RankerSettings(width=32, experts=2, epochs=12, batch=32, rate=1e-2, dropout=0.0)
@@ -104,6 +104,22 @@ def test_a_head_of_a_rare_action_learns_from_few_queries(kind: str) -> None:
     few = replace(SETTINGS, kind=kind, epochs=10, rate=4e-3, width=16)
     ranker, fresh = train_ranker(rare(drawn(400, 6), 1), few), rare(drawn(2_000, 7), 2)
     assert auc(told(ranker, fresh)[:, 1], fresh.labels.reshape(-1, 2)[:, 1]) > 0.7
+
+
+def test_how_high_it_puts_what_has_gains_equals_a_plain_recomputation(kind: str, trained: dict[str, Ranker]) -> None:
+    examples = drawn(40, 11)
+    rng = np.random.default_rng(0)
+    examples.gains[:] = np.where(rng.random(examples.gains.shape) < 0.2, rng.random(examples.gains.shape), 0)
+    examples.valid[:, 9:] = False
+    examples.gains[:, 9:] = 0
+    scores, found = told(trained[kind], examples)[:, 0].reshape(examples.gains.shape), []
+    for score, gain in zip(scores[:, :9], examples.gains[:, :9], strict=True):
+        order, best = np.argsort(-score, kind="stable"), np.sort(gain)[::-1]
+        discounted = [sum(g / np.log2(n + 2) for n, g in enumerate(gains)) for gains in (gain[order], best)]
+        if discounted[1] > 0:
+            found.append(discounted[0] / discounted[1])
+    assert listwise_ndcg(trained[kind], examples) == pytest.approx(np.mean(found), abs=1e-5)
+    assert listwise_ndcg(trained[kind], examples.take(slice(0, 0))) == 0
 
 
 def test_its_probabilities_hold(kind: str, trained: dict[str, Ranker]) -> None:
