@@ -1,10 +1,12 @@
 """Training of the towers: one process, or several under `torchrun`; from the start, or from a checkpoint.
 
-Loss: softmax over the whole catalogue; above FULL_SOFTMAX items over a part of it, whose bias is taken back (`drawn_pool`).
+Loss: softmax over the items that somebody has met; above FULL_SOFTMAX of them over a part, whose bias is taken back
+(`drawn_pool`). Before its first meeting an item counts as little as `TowerSettings.early` says: it may not have been there.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -23,12 +25,14 @@ from training.schedule import one_cycle
 from training.towers import Content, ItemTower, TowerSettings, UserTower
 from training.weights import Start
 
-__all__ = ["Watch", "drawn_pool", "event_columns", "train_towers"]
+__all__ = ["NEVER", "Watch", "drawn_pool", "event_columns", "first_meetings", "train_towers"]
 
 FULL_SOFTMAX = 20_000
-"Items up to which the loss is a softmax over all of them."
+"Items that somebody has met up to which the loss is a softmax over all of them."
 SAMPLED = 8_192
 "Items drawn per step above that, beside those that the step's histories and targets hold."
+NEVER = np.iinfo(np.int64).max
+"First meeting of an item that nobody has met, ms."
 Progress = Callable[[int, int], None]
 Watch = Callable[[int, UserTower, ItemTower], None]
 "Called after each epoch, with its number from 1 and the towers in evaluation mode; whatever it raises ends the training."
@@ -117,6 +121,8 @@ class _Step:
     "Place in the pool of what is to be predicted: `(t,)`."
     weights: Tensor
     "`(t,)`."
+    early: Tensor
+    "Whether the target was met before anybody had met the item of the pool: `(t, p)`."
     pool: Tensor
     log_chance: Tensor | None
 
@@ -130,6 +136,7 @@ class _Towers(nn.Module):
         self.item = item
         self._content = content
         self._settings = settings
+        self._early = math.log(settings.early) if settings.early else -math.inf
 
     def forward(self, step: _Step) -> Tensor:
         """Sum of the weighted losses."""
@@ -143,7 +150,7 @@ class _Towers(nn.Module):
         history = F.embedding(step.history, vectors) * there.unsqueeze(-1)
         states = user.states(history, step.events, there.float())
         users = F.dropout(states[step.places], settings.dropout, training=True)
-        logits = users @ vectors.T
+        logits = users @ vectors.T + torch.where(step.early, self._early, 0.0)
         nobody = torch.cat([user.start, torch.ones(1, device=step.pool.device)]) @ vectors.T
         if step.log_chance is not None:
             logits, nobody = logits - step.log_chance, nobody - step.log_chance
@@ -156,10 +163,12 @@ class _Towers(nn.Module):
 class _Steps:
     """Makes the steps of one process from an event table."""
 
-    def __init__(self, table: EventTable, n_items: int, settings: TowerSettings, group: Group) -> None:
+    def __init__(self, table: EventTable, first_ms: NDArray[np.int64], settings: TowerSettings, group: Group) -> None:
         self.windows = _windows(table)
         self.per_epoch = max(1, -(-len(self.windows.rows) // settings.batch))
-        self._n_items = n_items
+        self._first_ms = first_ms
+        self._met = np.flatnonzero(first_ms < NEVER)
+        self._time_ms = table.time_ms
         self._group = group
         self._device = group.device
         self._item = table.item
@@ -177,14 +186,14 @@ class _Steps:
         if not self._group.total(float(places.sum())):
             return None
         targets = self._item[events[places]]
-        n, log_chance = self._n_items, None
-        if n > FULL_SOFTMAX:
-            certain = np.concatenate([targets, self._item[rows[rows >= 0]]])
-            pool, log_chance = drawn_pool(certain, n, SAMPLED, rng)
-        else:
-            pool = np.arange(n)
-        place = np.zeros(n, np.int64)
+        pool, log_chance = self._met, None
+        if len(pool) > FULL_SOFTMAX:
+            certain = np.searchsorted(pool, np.concatenate([targets, self._item[rows[rows >= 0]]]))
+            drawn, log_chance = drawn_pool(certain, len(pool), SAMPLED, rng)
+            pool = pool[drawn]
+        place = np.zeros(len(self._first_ms), np.int64)
         place[pool] = np.arange(len(pool))
+        early = self._first_ms[pool] > self._time_ms[events[places]][:, None]
         return _Step(
             rows=self._there(rows),
             history=self._there(place[self._item[np.maximum(rows, 0)]]),
@@ -192,12 +201,20 @@ class _Steps:
             places=self._there(places),
             targets=self._there(place[targets]),
             weights=self._there(wanted[places]),
+            early=self._there(early),
             pool=self._there(pool),
             log_chance=None if log_chance is None else self._there(log_chance),
         )
 
     def _there(self, array: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(array).to(self._device)
+
+
+def first_meetings(table: EventTable, n_items: int) -> NDArray[np.int64]:
+    """When each item was first met by anybody, ms, NEVER where it was not: `(n_items,)`."""
+    found = np.full(n_items, NEVER, np.int64)
+    np.minimum.at(found, table.item, table.time_ms)
+    return found
 
 
 def train_towers(
@@ -208,12 +225,13 @@ def train_towers(
     watch: Watch | None = None,
     checkpoints: Checkpoints | None = None,
     start: Start | None = None,
+    first_ms: NDArray[np.int64] | None = None,
 ) -> tuple[UserTower, ItemTower]:
     """Train both towers on all events of `table`; deterministic for one seed, one number of threads and of processes.
 
     All processes of the group call it with the same arguments, and all return the same towers. With `checkpoints` it goes on
     from the newest one of the same training: the result is that of a training that was never stopped. `start` puts weights
-    into the towers first.
+    into the towers first. `first_ms`: `first_meetings` of a longer history that `table` is a part of.
 
     Raises:
         ConfigError: the processes of the group do not see the same data or checkpoints.
@@ -229,14 +247,15 @@ def train_towers(
     group.share(parameters)
     if not group.first:  # the same weights, other random numbers
         torch.manual_seed(settings.seed + 1_000_003 * group.rank)
-    steps = _Steps(table, len(content.hashed), settings, group)
+    first_ms = first_meetings(table, len(content.hashed)) if first_ms is None else first_ms
+    steps = _Steps(table, first_ms, settings, group)
     of = steps.per_epoch * settings.epochs
     group.agree("the number of steps", of)
     schedule = one_cycle(optimizer, settings.rate, of)
     training, name = Training({"user": user, "item": item}, optimizer, schedule, rng, group), ""
     done = 0
     if checkpoints is not None:
-        name = _name(table, content, settings, group, parameters)
+        name = _name(table, content, first_ms, settings, group, parameters)
         done = training.load(checkpoints, name)
     for epoch in range(done // steps.per_epoch, settings.epochs):
         skipped = done - epoch * steps.per_epoch
@@ -279,13 +298,18 @@ def _made(
 
 
 def _name(
-    table: EventTable, content: Content, settings: TowerSettings, group: Group, parameters: Sequence[nn.Parameter]
+    table: EventTable,
+    content: Content,
+    first_ms: NDArray[np.int64],
+    settings: TowerSettings,
+    group: Group,
+    parameters: Sequence[nn.Parameter],
 ) -> str:
     """Of this training: its data, its settings, and the weights that it begins with."""
     facts = {**asdict(settings), "processes": group.size, "device": group.device.type, "torch": torch.__version__}
     columns = (getattr(table, column) for column in table.__slots__)
     weights = (parameter.detach().cpu().numpy() for parameter in parameters)
-    return fingerprint(facts, (*columns, *content.arrays(), *weights))
+    return fingerprint(facts, (*columns, *content.arrays(), first_ms, *weights))
 
 
 def _learn(

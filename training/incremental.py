@@ -28,7 +28,7 @@ from training.ease import ease
 from training.encoders import Encoder, TextEncoder, encode_items, image_encoder
 from training.events import EventFrame
 from training.export import to_half, to_onnx
-from training.fit_towers import train_towers
+from training.fit_towers import first_meetings, train_towers
 from training.learn import Learned, LearnSettings
 from training.parity import Frozen, Modules
 from training.projections import projected
@@ -165,9 +165,9 @@ def update(
     part = EventTable(*(getattr(table, name)[rows] for name in EventTable.__slots__))
     ids = [item.item_id for item in items]
     towers = replace(champion.settings, rate=champion.settings.rate * RATE, epochs=EPOCHS, seed=settings.seed)
-    what = f"update the towers, {fresh} new events"
+    what, first_ms = f"update the towers, {fresh} new events", first_meetings(table, len(items))
     progress = None if report is None else lambda done, of: report(what, done, of)
-    user, item = train_towers(part, content, towers, progress, start=warm_start(champion, ids))
+    user, item = train_towers(part, content, towers, progress, start=warm_start(champion, ids), first_ms=first_ms)
     if not group.first:
         raise NotFirst
     vectors = item_vectors(item, content)

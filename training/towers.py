@@ -40,6 +40,9 @@ class TowerSettings:
     hidden_content: float = 0.1
     """Share of items whose text is hidden in a step, and whose image is: what stands for a missing one is learned where no item
     lacks it, and a vector leans on neither alone."""
+    early: float = 0.1
+    """How much an item counts as not chosen in a step's events from before anybody had met it. An item that nobody met does not
+    count at all: whether it would be chosen is not known, and what is like it is not to be thought little of."""
     other: float = 0.1
     "Weight of a first meeting that is not liked; a liked one weighs 1."
     seed: int = 0
@@ -82,6 +85,8 @@ class ItemTower(nn.Module):
         self.bias = nn.Linear(dimensions, 1)
         nn.init.normal_(self.ids.weight, std=0.1)
         nn.init.zeros_(self.id_bias.weight)
+        nn.init.zeros_(self.text.weight)  # content that says nothing of use then adds nothing
+        nn.init.zeros_(self.image.weight)
 
     def fuse(self, hashed: Tensor, text: Tensor, image: Tensor, present: Tensor, ids: Tensor, id_bias: Tensor) -> Tensor:
         """Vectors from content and id vectors."""

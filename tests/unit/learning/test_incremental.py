@@ -14,16 +14,19 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from learning_corpus import COLOURS, POSITIVE, SMALL, corpus, pictured
+from numpy.typing import NDArray
 
 from models.release import ARRAYS, PROJECTIONS, WEIGHTS, Release, write_release
 from models.sequences import LENGTH, Vocabulary
 from models.serving import ServingModel
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
+from training import incremental
 from training.cli import train_command
 from training.data import EventTable
 from training.distributed import Group
 from training.evaluate import World
+from training.fit_towers import NEVER, train_towers
 from training.gate import HALF
 from training.incremental import rows_to_learn, update
 from training.learn import Learned
@@ -136,6 +139,29 @@ def test_an_update_learns_what_is_new_and_keeps_what_was(
     assert not np.array_equal(champion.release.item_vectors, release.item_vectors[:old])
     assert (release.ease_index[old:] >= 0).any(), "new items have neighbours"
     assert len(Champion.open(folder).weights["item.ids.weight"]) == len(items), "the next update goes on from this one"
+
+
+def test_what_was_met_before_an_update_counts_as_not_chosen_in_it(
+    monkeypatch: pytest.MonkeyPatch, champion: Champion, vectors: Path
+) -> None:
+    """Though it learns from a part of the history, and what was met outside of that part is not in it."""
+    seen, unmet = pictured(vectors / "images")
+    new, events = later()
+    items = [*seen, *unmet, *new]
+    asked: list[NDArray[np.int64]] = []
+
+    def trained(*args: object, first_ms: NDArray[np.int64], **more: object) -> object:
+        asked.append(first_ms)
+        return train_towers(*args, first_ms=first_ms, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(incremental, "train_towers", trained)
+    update(champion, items, events, vectors, SMALL)
+    number, expected = {item.item_id: n for n, item in enumerate(items)}, [NEVER] * len(items)
+    for event in events:
+        expected[number[event.item_id]] = min(expected[number[event.item_id]], event.event_time)
+    assert asked[0].tolist() == expected
+    assert any(first == NEVER for first in expected)
+    assert any(first < NEVER for first in expected)
 
 
 def test_an_update_in_half_precision_is_measured_as_such_and_stays_so(

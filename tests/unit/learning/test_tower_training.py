@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from tower_corpus import tower_corpus
@@ -21,8 +22,11 @@ from tower_corpus import tower_corpus
 from schemas.errors import StoreCorrupt
 from training import fit_towers
 from training.checkpoints import Checkpoints, read_checkpoint
-from training.fit_towers import drawn_pool, train_towers
-from training.towers import TowerSettings, item_vectors
+from training.data import EventTable
+from training.distributed import Group
+from training.fit_towers import NEVER, drawn_pool, first_meetings, train_towers
+from training.towers import Content, ItemTower, TowerSettings, UserTower, item_vectors
+from training.validation import Validation
 
 TINY = TowerSettings(dimensions=8, blocks=1, epochs=2, batch=8, rate=1e-2)
 
@@ -166,21 +170,77 @@ def test_the_sampled_softmax_is_an_unbiased_stand_in_for_the_full_one() -> None:
 def test_what_stands_for_a_missing_text_or_image_is_learned_where_no_item_lacks_it(
     monkeypatch: pytest.MonkeyPatch, full_softmax: int
 ) -> None:
-    """Then an item without one stays nearer to what it is with it."""
     monkeypatch.setattr(fit_towers, "FULL_SOFTMAX", full_softmax)
     monkeypatch.setattr(fit_towers, "SAMPLED", 8)
     torch.set_num_threads(1)
     table, content = tower_corpus()
     content.image = np.random.default_rng(1).normal(size=content.image.shape).astype(np.float32)
     content.present = np.ones_like(content.present)
-    near = {}
     for share in (0.0, 0.3):
-        _, tower = train_towers(table, content, replace(TINY, epochs=12, hidden_content=share))
+        _, tower = train_towers(table, content, replace(TINY, hidden_content=share))
         assert tower.missing.any(dim=1).tolist() == [share > 0] * 2
-        whole = torch.from_numpy(item_vectors(tower, content, hide=True))
-        for modality in range(2):
-            present = content.present.copy()
-            present[:, modality] = 0
-            less = torch.from_numpy(item_vectors(tower, replace(content, present=present), hide=True))
-            near[share, modality] = float((whole - less).norm(dim=1).mean() / whole.norm(dim=1).mean())
-    assert all(near[0.3, modality] < near[0.0, modality] for modality in range(2))
+
+
+# ---- what nobody has met
+
+
+def loss_of(
+    table: EventTable, content: Content, settings: TowerSettings, first_ms: NDArray[np.int64] | None = None
+) -> tuple[float, ItemTower]:
+    """The loss of a first step over everything, and the item tower with its gradients."""
+    first_ms = first_meetings(table, len(content.text)) if first_ms is None else first_ms
+    torch.manual_seed(0)
+    user, item = UserTower(settings).eval(), ItemTower(len(content.text), 6, 4, settings.dimensions)
+    steps = fit_towers._Steps(table, first_ms, settings, Group.current())
+    step = steps.step(np.arange(len(steps.windows.rows)), np.random.default_rng(0))
+    assert step is not None
+    torch.manual_seed(0)
+    loss = fit_towers._Towers(user, item, content.tensors(), settings).eval()(step)
+    loss.backward()
+    return loss.item(), item
+
+
+@pytest.mark.parametrize("full_softmax", [20_000, 10])
+def test_what_nobody_has_met_is_not_taken_for_not_chosen(monkeypatch: pytest.MonkeyPatch, full_softmax: int) -> None:
+    monkeypatch.setattr(fit_towers, "FULL_SOFTMAX", full_softmax)
+    table, content = tower_corpus()
+    kept = table.item < 30
+    part = EventTable(*(getattr(table, name)[kept] for name in EventTable.__slots__))
+    first = first_meetings(part, len(content.text))
+    assert (first[:30] == [part.time_ms[part.item == n].min() for n in range(30)]).all()
+    assert (first[30:] == NEVER).all()
+    _, item = loss_of(part, content, replace(TINY, hidden_ids=0.0, hidden_content=0.0))
+    assert item.ids.weight.grad is not None
+    assert item.ids.weight.grad[:30].any(dim=1).all()
+    assert not item.ids.weight.grad[30:].any(), "and nothing teaches what is like it to be thought little of"
+
+
+def test_before_its_first_meeting_an_item_counts_as_little_as_the_setting_says() -> None:
+    table, content = tower_corpus()
+    times = np.where(table.item == 7, table.time_ms.max(), table.time_ms)
+    late = EventTable(*(times if name == "time_ms" else getattr(table, name) for name in EventTable.__slots__))
+    late.labels = np.where((table.item == 7)[:, None], np.float32(0), table.labels)
+    certain = replace(TINY, hidden_ids=0.0, hidden_content=0.0, other=0.0)
+    losses = [loss_of(late, content, replace(certain, early=early))[0] for early in (0.0, 0.1, 0.5, 1.0)]
+    assert losses == sorted(losses), "the more counts as not chosen, the larger the loss"
+    assert losses[0] < losses[1] < losses[3]
+    always = np.zeros(len(content.text), np.int64)
+    assert loss_of(late, content, replace(certain, early=0.0), always)[0] == pytest.approx(losses[3])
+
+
+def test_an_item_that_nobody_met_is_ranked_by_what_it_is() -> None:
+    """People like one colour: a new item of it stands above old ones of the others for most people, though nobody met it."""
+    torch.set_num_threads(1)
+    table, content = tower_corpus(n_users=30)
+    kept = table.item < 30
+    part = EventTable(*(getattr(table, name)[kept] for name in EventTable.__slots__))
+    people = Validation(part, content, len(part) // 2, 0)
+    colour = np.arange(len(content.text)) % 3
+
+    user, item = train_towers(part, content, replace(TINY, dimensions=16, epochs=30, hidden_ids=0.4))
+    vectors = np.concatenate([item_vectors(item, content)[:30], item_vectors(item, content, hide=True)[30:]])
+    with torch.inference_mode():
+        scores = people._people(user, torch.from_numpy(vectors), people._rows).numpy() @ vectors.T
+    wanted = (colour == colour[target] for target in people._targets)
+    above = [(row[30:][mine[30:], None] > row[:30][~mine[:30]]).mean() for row, mine in zip(scores, wanted, strict=True)]
+    assert np.mean(above) > 0.8
