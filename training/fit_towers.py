@@ -1,7 +1,7 @@
 """Training of the towers: one process, or several under `torchrun`; from the start, or from a checkpoint.
 
-Loss: softmax over the items that somebody has met; above FULL_SOFTMAX of them over a part, whose bias is taken back
-(`drawn_pool`). Before its first meeting an item counts as little as `TowerSettings.early` says: it may not have been there.
+Loss: softmax over the whole catalogue; above FULL_SOFTMAX items over a part of it, whose bias is taken back (`drawn_pool`).
+Before its first meeting an item counts as little as `TowerSettings.unmet` says: that it was not chosen says little then.
 """
 
 from __future__ import annotations
@@ -25,10 +25,19 @@ from training.schedule import one_cycle
 from training.towers import Content, ItemTower, TowerSettings, UserTower
 from training.weights import Start
 
-__all__ = ["NEVER", "Watch", "drawn_pool", "event_columns", "first_meetings", "train_towers"]
+__all__ = [
+    "NEVER",
+    "Watch",
+    "drawn_pool",
+    "event_columns",
+    "first_meetings",
+    "less_before",
+    "log_sums_before",
+    "train_towers",
+]
 
 FULL_SOFTMAX = 20_000
-"Items that somebody has met up to which the loss is a softmax over all of them."
+"Items up to which the loss is a softmax over all of them."
 SAMPLED = 8_192
 "Items drawn per step above that, beside those that the step's histories and targets hold."
 NEVER = np.iinfo(np.int64).max
@@ -121,9 +130,11 @@ class _Step:
     "Place in the pool of what is to be predicted: `(t,)`."
     weights: Tensor
     "`(t,)`."
-    early: Tensor
-    "Whether the target was met before anybody had met the item of the pool: `(t, p)`."
+    times_ms: Tensor
+    "When the targets were met: `(t,)`."
     pool: Tensor
+    first_ms: Tensor
+    "When anybody first met the items of the pool: `(p,)`."
     log_chance: Tensor | None
 
 
@@ -136,7 +147,6 @@ class _Towers(nn.Module):
         self.item = item
         self._content = content
         self._settings = settings
-        self._early = math.log(settings.early) if settings.early else -math.inf
 
     def forward(self, step: _Step) -> Tensor:
         """Sum of the weighted losses."""
@@ -150,14 +160,32 @@ class _Towers(nn.Module):
         history = F.embedding(step.history, vectors) * there.unsqueeze(-1)
         states = user.states(history, step.events, there.float())
         users = F.dropout(states[step.places], settings.dropout, training=True)
-        logits = users @ vectors.T + torch.where(step.early, self._early, 0.0)
+        logits = users @ vectors.T
         nobody = torch.cat([user.start, torch.ones(1, device=step.pool.device)]) @ vectors.T
         if step.log_chance is not None:
             logits, nobody = logits - step.log_chance, nobody - step.log_chance
+        logits = less_before(logits, step.first_ms, step.times_ms, settings.unmet)
         loss = F.cross_entropy(logits, step.targets, reduction="none", label_smoothing=0.0)
-        general = -torch.log_softmax(nobody, dim=-1).index_select(0, step.targets)
+        sums = log_sums_before(nobody, step.first_ms, step.times_ms, settings.unmet)
+        general = sums - nobody.index_select(0, step.targets)
         total: Tensor = ((loss + 0.1 * general) * step.weights).sum()
         return total
+
+
+def less_before(logits: Tensor, first_ms: Tensor, times_ms: Tensor, unmet: float) -> Tensor:
+    """Logits `(t, p)`, changed in place: an item first met, `(p,)`, after the target was, `(t,)`, counts `unmet` (0 to 1)."""
+    before = first_ms > times_ms[:, None]
+    return logits.add_(before, alpha=math.log(unmet)) if unmet else logits.masked_fill_(before, -torch.inf)
+
+
+def log_sums_before(logits: Tensor, first_ms: Tensor, times_ms: Tensor, unmet: float) -> Tensor:
+    """Per target `(t,)`: logarithm of the sum of exponentials of `logits` `(p,)`, where items count as in `less_before`."""
+    order = torch.argsort(first_ms, stable=True)
+    largest = logits.max().detach()
+    sums = torch.cumsum(torch.exp(logits.index_select(0, order) - largest), 0)
+    met = torch.searchsorted(first_ms[order], times_ms, right=True)
+    counted = sums.index_select(0, met - 1) * (1 - unmet) + sums[-1] * unmet
+    return torch.log(counted.clamp(min=1e-30)) + largest
 
 
 class _Steps:
@@ -167,7 +195,6 @@ class _Steps:
         self.windows = _windows(table)
         self.per_epoch = max(1, -(-len(self.windows.rows) // settings.batch))
         self._first_ms = first_ms
-        self._met = np.flatnonzero(first_ms < NEVER)
         self._time_ms = table.time_ms
         self._group = group
         self._device = group.device
@@ -186,14 +213,14 @@ class _Steps:
         if not self._group.total(float(places.sum())):
             return None
         targets = self._item[events[places]]
-        pool, log_chance = self._met, None
-        if len(pool) > FULL_SOFTMAX:
-            certain = np.searchsorted(pool, np.concatenate([targets, self._item[rows[rows >= 0]]]))
-            drawn, log_chance = drawn_pool(certain, len(pool), SAMPLED, rng)
-            pool = pool[drawn]
-        place = np.zeros(len(self._first_ms), np.int64)
+        n, log_chance = len(self._first_ms), None
+        if n > FULL_SOFTMAX:
+            certain = np.concatenate([targets, self._item[rows[rows >= 0]]])
+            pool, log_chance = drawn_pool(certain, n, SAMPLED, rng)
+        else:
+            pool = np.arange(n)
+        place = np.zeros(n, np.int64)
         place[pool] = np.arange(len(pool))
-        early = self._first_ms[pool] > self._time_ms[events[places]][:, None]
         return _Step(
             rows=self._there(rows),
             history=self._there(place[self._item[np.maximum(rows, 0)]]),
@@ -201,8 +228,9 @@ class _Steps:
             places=self._there(places),
             targets=self._there(place[targets]),
             weights=self._there(wanted[places]),
-            early=self._there(early),
+            times_ms=self._there(self._time_ms[events[places]]),
             pool=self._there(pool),
+            first_ms=self._there(self._first_ms[pool]),
             log_chance=None if log_chance is None else self._there(log_chance),
         )
 
@@ -247,7 +275,8 @@ def train_towers(
     group.share(parameters)
     if not group.first:  # the same weights, other random numbers
         torch.manual_seed(settings.seed + 1_000_003 * group.rank)
-    first_ms = first_meetings(table, len(content.hashed)) if first_ms is None else first_ms
+    mine = first_meetings(table, len(content.hashed))
+    first_ms = mine if first_ms is None else np.minimum(first_ms, mine)
     steps = _Steps(table, first_ms, settings, group)
     of = steps.per_epoch * settings.epochs
     group.agree("the number of steps", of)

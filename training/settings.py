@@ -28,7 +28,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "towers.weight_decay": (0.0, 10.0),
     "towers.hidden_ids": (0.0, 1.0),
     "towers.hidden_content": (0.0, 0.95),
-    "towers.early": (0.0, 1.0),
+    "towers.unmet": (0.0, 1.0),
     "towers.other": (0.0, 1.0),
     "ranker.experts": (1, 64),
     "ranker.width": (2, 8_192),

@@ -40,9 +40,9 @@ class TowerSettings:
     hidden_content: float = 0.1
     """Share of items whose text is hidden in a step, and whose image is: what stands for a missing one is learned where no item
     lacks it, and a vector leans on neither alone."""
-    early: float = 0.1
-    """How much an item counts as not chosen in a step's events from before anybody had met it. An item that nobody met does not
-    count at all: whether it would be chosen is not known, and what is like it is not to be thought little of."""
+    unmet: float = 0.1
+    """How much an item counts as not chosen at an event from before anybody had met it: always, if nobody ever did. Whether it
+    would have been chosen is not known, and what is like it is not to be thought little of."""
     other: float = 0.1
     "Weight of a first meeting that is not liked; a liked one weighs 1."
     seed: int = 0

@@ -26,7 +26,7 @@ from training.cli import train_command
 from training.data import EventTable
 from training.distributed import Group
 from training.evaluate import World
-from training.fit_towers import NEVER, train_towers
+from training.fit_towers import NEVER, first_meetings, train_towers
 from training.gate import HALF
 from training.incremental import rows_to_learn, update
 from training.learn import Learned
@@ -148,20 +148,26 @@ def test_what_was_met_before_an_update_counts_as_not_chosen_in_it(
     seen, unmet = pictured(vectors / "images")
     new, events = later()
     items = [*seen, *unmet, *new]
-    asked: list[NDArray[np.int64]] = []
+    # who did nothing new and met one thing so long ago that it is not in the part
+    start = events[0].event_time
+    old = [Interaction(f"o{n}", "old", f"i{n % 40}" if n else unmet[0].item_id, start, "view") for n in range(LENGTH + 5)]
+    events = [*old, *events]
+    asked: list[tuple[EventTable, NDArray[np.int64]]] = []
 
-    def trained(*args: object, first_ms: NDArray[np.int64], **more: object) -> object:
-        asked.append(first_ms)
-        return train_towers(*args, first_ms=first_ms, **more)  # type: ignore[arg-type]
+    def trained(table: EventTable, *more: object, first_ms: NDArray[np.int64], **named: object) -> object:
+        asked.append((table, first_ms))
+        return train_towers(table, *more, first_ms=first_ms, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(incremental, "train_towers", trained)
     update(champion, items, events, vectors, SMALL)
     number, expected = {item.item_id: n for n, item in enumerate(items)}, [NEVER] * len(items)
     for event in events:
         expected[number[event.item_id]] = min(expected[number[event.item_id]], event.event_time)
-    assert asked[0].tolist() == expected
-    assert any(first == NEVER for first in expected)
-    assert any(first < NEVER for first in expected)
+    ((part, first_ms),) = asked
+    assert first_ms.tolist() == expected
+    long_ago = number[unmet[0].item_id]
+    assert first_ms[long_ago] == start
+    assert first_meetings(part, len(items))[long_ago] == NEVER
 
 
 def test_an_update_in_half_precision_is_measured_as_such_and_stays_so(

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from tower_corpus import tower_corpus
@@ -24,10 +23,11 @@ from training import fit_towers
 from training.checkpoints import Checkpoints, read_checkpoint
 from training.data import EventTable
 from training.distributed import Group
-from training.fit_towers import NEVER, drawn_pool, first_meetings, train_towers
+from training.fit_towers import NEVER, drawn_pool, first_meetings, less_before, log_sums_before, train_towers
 from training.towers import Content, ItemTower, TowerSettings, UserTower, item_vectors
 from training.validation import Validation
 
+few = settings(max_examples=60, deadline=None)
 TINY = TowerSettings(dimensions=8, blocks=1, epochs=2, batch=8, rate=1e-2)
 
 
@@ -184,48 +184,64 @@ def test_what_stands_for_a_missing_text_or_image_is_learned_where_no_item_lacks_
 # ---- what nobody has met
 
 
-def loss_of(
-    table: EventTable, content: Content, settings: TowerSettings, first_ms: NDArray[np.int64] | None = None
-) -> tuple[float, ItemTower]:
-    """The loss of a first step over everything, and the item tower with its gradients."""
-    first_ms = first_meetings(table, len(content.text)) if first_ms is None else first_ms
-    torch.manual_seed(0)
+def id_gradients(table: EventTable, content: Content, unmet: float) -> Tensor:
+    """Of the loss of a first step over some windows, by item: `(n, d)`."""
+    settings = replace(TINY, hidden_ids=0.0, hidden_content=0.0, unmet=unmet)
     user, item = UserTower(settings).eval(), ItemTower(len(content.text), 6, 4, settings.dimensions)
-    steps = fit_towers._Steps(table, first_ms, settings, Group.current())
-    step = steps.step(np.arange(len(steps.windows.rows)), np.random.default_rng(0))
+    steps = fit_towers._Steps(table, first_meetings(table, len(content.text)), settings, Group.current())
+    step = steps.step(np.arange(3), np.random.default_rng(0))
     assert step is not None
-    torch.manual_seed(0)
-    loss = fit_towers._Towers(user, item, content.tensors(), settings).eval()(step)
-    loss.backward()
-    return loss.item(), item
+    assert len(step.targets) > 3
+    fit_towers._Towers(user, item, content.tensors(), settings).eval()(step).backward()
+    assert item.ids.weight.grad is not None
+    return item.ids.weight.grad
 
 
 @pytest.mark.parametrize("full_softmax", [20_000, 10])
-def test_what_nobody_has_met_is_not_taken_for_not_chosen(monkeypatch: pytest.MonkeyPatch, full_softmax: int) -> None:
+def test_what_nobody_has_met_counts_as_not_chosen_as_little_as_the_setting_says(
+    monkeypatch: pytest.MonkeyPatch, full_softmax: int
+) -> None:
     monkeypatch.setattr(fit_towers, "FULL_SOFTMAX", full_softmax)
+    monkeypatch.setattr(fit_towers, "SAMPLED", 30)
     table, content = tower_corpus()
-    kept = table.item < 30
+    kept = table.item % 4 > 0
     part = EventTable(*(getattr(table, name)[kept] for name in EventTable.__slots__))
     first = first_meetings(part, len(content.text))
-    assert (first[:30] == [part.time_ms[part.item == n].min() for n in range(30)]).all()
-    assert (first[30:] == NEVER).all()
-    _, item = loss_of(part, content, replace(TINY, hidden_ids=0.0, hidden_content=0.0))
-    assert item.ids.weight.grad is not None
-    assert item.ids.weight.grad[:30].any(dim=1).all()
-    assert not item.ids.weight.grad[30:].any(), "and nothing teaches what is like it to be thought little of"
+    unmet = np.arange(len(content.text)) % 4 == 0
+    assert (first[unmet] == NEVER).all()
+    assert all(first[n] == part.time_ms[part.item == n].min() for n in np.flatnonzero(~unmet))
+    none, little, whole = (id_gradients(part, content, share)[unmet] for share in (0.0, 0.1, 1.0))
+    assert not none.any()
+    assert 0 < float(little.norm()) < 0.2 * float(whole.norm())
 
 
-def test_before_its_first_meeting_an_item_counts_as_little_as_the_setting_says() -> None:
-    table, content = tower_corpus()
-    times = np.where(table.item == 7, table.time_ms.max(), table.time_ms)
-    late = EventTable(*(times if name == "time_ms" else getattr(table, name) for name in EventTable.__slots__))
-    late.labels = np.where((table.item == 7)[:, None], np.float32(0), table.labels)
-    certain = replace(TINY, hidden_ids=0.0, hidden_content=0.0, other=0.0)
-    losses = [loss_of(late, content, replace(certain, early=early))[0] for early in (0.0, 0.1, 0.5, 1.0)]
-    assert losses == sorted(losses), "the more counts as not chosen, the larger the loss"
-    assert losses[0] < losses[1] < losses[3]
-    always = np.zeros(len(content.text), np.int64)
-    assert loss_of(late, content, replace(certain, early=0.0), always)[0] == pytest.approx(losses[3])
+TIMES = st.sampled_from([3, 5, 5, 8, 13, NEVER])
+
+
+@few
+@given(
+    st.lists(st.tuples(st.floats(-20, 20, width=32), TIMES), min_size=1, max_size=30),
+    st.lists(st.integers(3, 20), min_size=1, max_size=8),
+    st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+)
+def test_before_its_first_meeting_an_item_counts_a_share_in_each_sum(
+    items: list[tuple[float, int]], times: list[int], unmet: float
+) -> None:
+    items = [(0.5, 3), *items]  # something has been met
+    logits = torch.tensor([logit for logit, _ in items])
+    first, when = torch.tensor([first for _, first in items]), torch.tensor(times)
+    plain = [np.log(sum(np.exp(logit) * (unmet if first_ms > time else 1.0) for logit, first_ms in items)) for time in times]
+    rows = logits.repeat(len(times), 1)
+    assert torch.logsumexp(less_before(rows, first, when, unmet), 1).numpy() == pytest.approx(plain, abs=1e-4)
+    assert log_sums_before(logits, first, when, unmet).numpy() == pytest.approx(plain, abs=1e-3)
+
+
+def test_text_and_image_say_nothing_before_they_are_learned() -> None:
+    _, content = tower_corpus()
+    content.image = np.ones_like(content.image)
+    tower = ItemTower(len(content.text), 6, 4, 8).eval()
+    without = replace(content, present=np.zeros_like(content.present))
+    assert np.array_equal(item_vectors(tower, content), item_vectors(tower, without))
 
 
 def test_an_item_that_nobody_met_is_ranked_by_what_it_is() -> None:
@@ -236,8 +252,7 @@ def test_an_item_that_nobody_met_is_ranked_by_what_it_is() -> None:
     part = EventTable(*(getattr(table, name)[kept] for name in EventTable.__slots__))
     people = Validation(part, content, len(part) // 2, 0)
     colour = np.arange(len(content.text)) % 3
-
-    user, item = train_towers(part, content, replace(TINY, dimensions=16, epochs=30, hidden_ids=0.4))
+    user, item = train_towers(part, content, replace(TINY, dimensions=16, epochs=30))
     vectors = np.concatenate([item_vectors(item, content)[:30], item_vectors(item, content, hide=True)[30:]])
     with torch.inference_mode():
         scores = people._people(user, torch.from_numpy(vectors), people._rows).numpy() @ vectors.T

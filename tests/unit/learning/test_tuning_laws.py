@@ -220,6 +220,27 @@ def test_validation_never_looks_at_its_own_event_or_a_later_one() -> None:
     assert 0 <= validation(*towers) <= 1
 
 
+def test_what_nobody_has_met_is_validated_by_its_content_as_a_release_has_it() -> None:
+    torch.set_num_threads(1)
+    table, content = tower_corpus()
+    start = 600
+    cold = table.item % 5 == 0
+    kept = np.flatnonzero(~cold | (np.arange(len(table)) >= start))
+    table = EventTable(*(getattr(table, name)[kept] for name in table.__slots__))
+    start = int((kept < start).sum())
+    validation = Validation(table, content, start, 0, most=10_000)
+    user, item = train_towers(table.until(start), content, TowerSettings(dimensions=8, blocks=1, epochs=2, batch=8))
+    before = validation(user, item)
+    with torch.no_grad():
+        item.ids.weight[::5] = 7.0
+        item.id_bias.weight[::5] = 7.0
+    assert validation(user, item) == before, "ids that nothing taught are not read"
+    with torch.no_grad():
+        item.ids.weight[1] = 7.0
+        item.id_bias.weight[1] = 7.0
+    assert validation(user, item) != before
+
+
 def test_watching_a_training_changes_nothing_and_a_learned_tower_does_better() -> None:
     torch.set_num_threads(1)
     table, content = tower_corpus()
