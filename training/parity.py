@@ -165,7 +165,7 @@ def in_parity(world: World, release: Release, modules: Modules, people: Sequence
 
     With fewer people than requests, each further request of a person excludes other items. Where scores tie for the last
     place among candidates, torch and ONNX may retrieve another item each, and the better of them may be slated: such a
-    request is asked again without the few that only one side has, and counts as tied if those answers are the same.
+    request is asked again without the few that only one side has, and counts as tied if those answers are the same (`_tied`).
     """
     rng = np.random.default_rng(seed)
     mine, theirs = _Side(world, ServingModel(release)), _Side(world, TorchModel(release, modules))
@@ -186,19 +186,31 @@ def in_parity(world: World, release: Release, modules: Modules, people: Sequence
         got, wanted = ([item.item_id for item in s.items] for s in (slate, other))
         swapped += got != wanted
         if not _same(slate, other):
-            alone = [catalogue[row] for row in scores.keys() ^ expected.keys()]
-            agree = _tied(request, alone, lambda asked: (mine.ask(asked)[0], theirs.ask(asked)[0]))
+            agree = _tied(request, catalogue, lambda asked: (mine.ask(asked), theirs.ask(asked)))
             differing, tied = differing + (not agree), tied + agree
         cost.append(slate.timings_ms["rank"])
         sizes.append(len(scores))
     return Parity(worst, differing, tied, swapped, len(cost), _quiet_p99(cost), int(np.median(sizes)) if sizes else 0)
 
 
-def _tied(request: Request, alone: Sequence[str], again: Callable[[Request], tuple[Slate, Slate]]) -> bool:
-    """Whether both answer the same when asked `again` without the few items that were candidates of one `alone`."""
-    if not 0 < len(alone) <= ONE_SIDED:
-        return False
-    return _same(*again(replace(request, exclude=(*request.exclude, *alone))))
+_Answer = tuple[Slate, dict[int, float]]
+
+
+def _tied(request: Request, catalogue: Sequence[str], ask: Callable[[Request], tuple[_Answer, _Answer]]) -> bool:
+    """Whether both answer the same without the few items that were candidates of one of them alone.
+
+    Another tie may follow into the place of those: what is left out grows until both retrieve the same, or by too many.
+    """
+    left_out: list[str] = []
+    while True:
+        asked = replace(request, exclude=(*request.exclude, *left_out))
+        (slate, scores), (other, expected) = ask(asked)
+        if left_out and _same(slate, other):
+            return True
+        alone = [catalogue[row] for row in sorted(scores.keys() ^ expected.keys())]
+        left_out += alone
+        if not alone or len(left_out) > ONE_SIDED:
+            return False
 
 
 def _same(a: Slate, b: Slate) -> bool:

@@ -126,24 +126,37 @@ def slate(*items: tuple[str, float]) -> Slate:
     return Slate("r", "u", tuple(SlateItem(item_id, score, ()) for item_id, score in items), "one", "a")
 
 
+SAME, OTHER = [("a", 0.5), ("d", 0.2)], [("d", 0.2), ("a", 0.5)]
+
+
 @pytest.mark.parametrize(
-    ("alone", "again", "tied"),
+    ("rounds", "tied"),
     [
-        ([], None, False),
-        (["b", "c"], [("a", 0.5), ("d", 0.2)], True),  # each retrieved another at a tie
-        (["b", "c"], [("d", 0.2), ("a", 0.5)], False),
-        (["b", "c", "e", "f", "g"], None, False),  # no tie has so many
+        ([([], OTHER)], False),  # both had the same candidates
+        ([(["b", "c"], OTHER), ([], SAME)], True),  # each retrieved another at a tie
+        ([(["b", "c"], OTHER), (["e", "f"], OTHER), ([], SAME)], True),  # and another tie came into their place
+        ([(["b", "c"], OTHER), ([], OTHER)], False),
+        ([(["b", "c"], OTHER), (["e", "f"], OTHER), ([], OTHER)], False),
+        ([(["b", "c", "e", "f", "g"], OTHER)], False),  # no tie has so many
+        ([(["b", "c"], OTHER), (["e", "f", "g"], OTHER)], False),
     ],
 )
 def test_answers_that_differ_by_candidates_of_one_side_are_tied(
-    alone: list[str], again: list[tuple[str, float]] | None, tied: bool
+    rounds: list[tuple[list[str], list[tuple[str, float]]]], tied: bool
 ) -> None:
-    def ask(request: Request) -> tuple[Slate, Slate]:
-        assert request.exclude == ("x", *alone)
-        assert again is not None
-        return slate(("a", 0.5), ("d", 0.2)), slate(*again)
+    """`rounds`: per time it is asked, the candidates of one side alone and the other's slate."""
+    catalogue, asked = list("abcdefg"), list[tuple[str, ...]]()
 
-    assert parity._tied(Request("parity", "u", exclude=("x",)), alone, ask) is tied
+    def ask(request: Request) -> tuple[tuple[Slate, dict[int, float]], tuple[Slate, dict[int, float]]]:
+        asked.append(request.exclude)
+        alone, other = rounds[len(asked) - 1]
+        return (slate(*SAME), {0: 0.5, 3: 0.2}), (slate(*other), {0: 0.5, 3: 0.2, **{catalogue.index(i): 0.1 for i in alone}})
+
+    assert parity._tied(Request("parity", "u", exclude=("x",)), catalogue, ask) is tied
+    left_out = ("x",)
+    for n, exclude in enumerate(asked):
+        assert exclude == left_out
+        left_out += tuple(rounds[n][0])
 
 
 def test_equal_scores_may_change_places_and_others_may_not() -> None:
