@@ -195,4 +195,8 @@ class EventTable:
 
     def until(self, n: int) -> EventTable:
         """The first n events. Their labels may look beyond: recompute with `of` where that matters."""
-        return EventTable(*(getattr(self, name)[:n] for name in self.__slots__))
+        return self.take(slice(n))
+
+    def take(self, rows: slice | NDArray[np.intp] | NDArray[np.bool_]) -> EventTable:
+        """Some of the events; `first` and labels stay what they are among all."""
+        return EventTable(*(getattr(self, name)[rows] for name in self.__slots__))

@@ -28,7 +28,7 @@ from training.ease import ease
 from training.encoders import Encoder, TextEncoder, encode_items, image_encoder
 from training.events import EventFrame
 from training.export import to_half, to_onnx
-from training.fit_towers import first_meetings, train_towers
+from training.fit_towers import NEVER, first_meetings, train_towers
 from training.learn import Learned, LearnSettings
 from training.parity import Frozen, Modules
 from training.projections import projected
@@ -162,7 +162,7 @@ def update(
     if group.first:
         group.wait()
     rows = rows_to_learn(table, before.trained_until_ms, settings.seed)
-    part = EventTable(*(getattr(table, name)[rows] for name in EventTable.__slots__))
+    part = table.take(rows)
     ids = [item.item_id for item in items]
     towers = replace(champion.settings, rate=champion.settings.rate * RATE, epochs=EPOCHS, seed=settings.seed)
     what, first_ms = f"update the towers, {fresh} new events", first_meetings(table, len(items))
@@ -170,9 +170,7 @@ def update(
     user, item = train_towers(part, content, towers, progress, start=warm_start(champion, ids), first_ms=first_ms)
     if not group.first:
         raise NotFirst
-    vectors = item_vectors(item, content)
-    met = np.bincount(table.item, minlength=len(items)) > 0
-    vectors[~met] = item_vectors(item, content, hide=True)[~met]
+    vectors = item_vectors(item, content, first_ms == NEVER)
     index, weight = ease(table.user[table.liked], table.item[table.liked], len(items), settings.neighbours, settings.ease_l2)
     graphs, parity, measured = _graphs(user, item, content, vectors, half=settings.half or "half" in before.metrics)
     manifest = replace(

@@ -32,7 +32,7 @@ from training.encoders import Encoder, TextEncoder, encode_items, image_encoder
 from training.evaluate import World
 from training.events import EventFrame
 from training.export import to_half, to_onnx
-from training.fit_towers import Watch, train_towers
+from training.fit_towers import NEVER, Watch, first_meetings, train_towers
 from training.logged import Logged, LoggedSlate, slates_of
 from training.parity import Modules
 from training.projections import fit_projection, projected
@@ -315,9 +315,7 @@ class _Maker:
             table.user[table.liked], table.item[table.liked], len(self.items), self.settings.neighbours, self.settings.ease_l2
         )
         user, item = self.towers(table, what, watch)
-        vectors = item_vectors(item, self.content)
-        trained = np.bincount(table.item, minlength=len(self.items)) > 0
-        vectors[~trained] = item_vectors(item, self.content, hide=True)[~trained]
+        vectors = item_vectors(item, self.content, first_meetings(table, len(self.items)) == NEVER)
         return _Retrieval(user, item, vectors, index, weight)
 
     def manifest(self, events: Sequence[Interaction], light: Mapping[str, float]) -> Manifest:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.sequences import LENGTH
 from training.data import EventTable
-from training.fit_towers import event_columns
+from training.fit_towers import NEVER, event_columns, first_meetings
 from training.towers import Content, ItemTower, UserTower
 
 __all__ = ["Validation"]
@@ -31,7 +31,7 @@ class Validation:
         self._content = content
         self._targets = table.item[queries]
         self._items = table.item
-        self._unmet = (np.bincount(table.item[:start], minlength=len(content.hashed)) == 0).astype(np.float32)
+        self._unmet = (first_meetings(table.until(start), len(content.hashed)) == NEVER).astype(np.float32)
         self._inputs = event_columns(table)
         self._rows = np.full((len(queries), LENGTH), -1, np.int64)
         self._met: list[NDArray[np.int64]] = []

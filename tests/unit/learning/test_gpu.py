@@ -32,7 +32,10 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def loss(user: UserTower, item: ItemTower) -> float:
     """Of predicting each person's last event from the one before it, over the catalogue."""
     table, content = tower_corpus()
-    vectors, columns = torch.from_numpy(item_vectors(item, content)), torch.from_numpy(event_columns(table))
+    vectors, columns = (
+        torch.from_numpy(item_vectors(item, content, np.zeros(len(content.text), np.bool_))),
+        torch.from_numpy(event_columns(table)),
+    )
     losses = []
     for person in np.unique(table.user):
         mine = np.flatnonzero(table.user == person)[-LENGTH - 1 :]

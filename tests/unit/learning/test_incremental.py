@@ -102,7 +102,7 @@ def test_warm_towers_are_the_champions_towers(champion: Champion, learned: Learn
         np.zeros((n + 1, item.image.in_features), np.float32),
         np.zeros((n + 1, 2), np.float32),
     )
-    shown, hidden = item_vectors(item.eval(), content), item_vectors(item, content, hide=True)
+    shown, hidden = (item_vectors(item.eval(), content, np.full(n + 1, unmet)) for unmet in (False, True))
     assert shown[n] == pytest.approx(hidden[n], abs=1e-6)
 
 

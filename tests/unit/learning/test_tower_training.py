@@ -205,7 +205,7 @@ def test_what_nobody_has_met_counts_as_not_chosen_as_little_as_the_setting_says(
     monkeypatch.setattr(fit_towers, "SAMPLED", 30)
     table, content = tower_corpus()
     kept = table.item % 4 > 0
-    part = EventTable(*(getattr(table, name)[kept] for name in EventTable.__slots__))
+    part = table.take(kept)
     first = first_meetings(part, len(content.text))
     unmet = np.arange(len(content.text)) % 4 == 0
     assert (first[unmet] == NEVER).all()
@@ -241,7 +241,8 @@ def test_text_and_image_say_nothing_before_they_are_learned() -> None:
     content.image = np.ones_like(content.image)
     tower = ItemTower(len(content.text), 6, 4, 8).eval()
     without = replace(content, present=np.zeros_like(content.present))
-    assert np.array_equal(item_vectors(tower, content), item_vectors(tower, without))
+    met = np.zeros(len(content.text), np.bool_)
+    assert np.array_equal(item_vectors(tower, content, met), item_vectors(tower, without, met))
 
 
 def test_an_item_that_nobody_met_is_ranked_by_what_it_is() -> None:
@@ -249,11 +250,11 @@ def test_an_item_that_nobody_met_is_ranked_by_what_it_is() -> None:
     torch.set_num_threads(1)
     table, content = tower_corpus(n_users=30)
     kept = table.item < 30
-    part = EventTable(*(getattr(table, name)[kept] for name in EventTable.__slots__))
+    part = table.take(kept)
     people = Validation(part, content, len(part) // 2, 0)
     colour = np.arange(len(content.text)) % 3
     user, item = train_towers(part, content, replace(TINY, dimensions=16, epochs=30))
-    vectors = np.concatenate([item_vectors(item, content)[:30], item_vectors(item, content, hide=True)[30:]])
+    vectors = item_vectors(item, content, np.arange(len(colour)) >= 30)
     with torch.inference_mode():
         scores = people._people(user, torch.from_numpy(vectors), people._rows).numpy() @ vectors.T
     wanted = (colour == colour[target] for target in people._targets)
