@@ -65,9 +65,9 @@ class Parity:
     worst: float
     "Largest difference of a candidate's score."
     differing: int
-    "Requests whose first K differ otherwise than by equal scores, be it in their order or for a candidate's last place."
+    "Requests whose first K differ otherwise than by a tie: of two scores, for a candidate's last place, or in the selection."
     tied: int
-    "Requests that would be among them, but for the few candidates that only one side has."
+    "Requests whose first K differ by a tie for a candidate's last place or in the selection."
     swapped: int
     "Requests whose first K differ at all."
     requests: int
@@ -141,6 +141,11 @@ class _Heard(OnnxRanker):
         self.last = [candidates]
 
 
+_Answer = tuple[Slate, dict[int, float]]
+"A slate, and the score of every candidate by item row."
+_Answers = tuple[_Answer, _Answer]
+
+
 class _Side:
     """One of the two, behind a pipeline of its own."""
 
@@ -152,8 +157,8 @@ class _Side:
         self._heard = _Heard([source.name for source in self._pipeline.sources])
         self._pipeline.ranker = self._heard
 
-    def ask(self, request: Request) -> tuple[Slate, dict[int, float]]:
-        """The slate, and the score of every candidate by item row."""
+    def ask(self, request: Request) -> _Answer:
+        """The pipeline's."""
         self._heard.last = []
         slate = self._pipeline.run([request], [self._world.record(request.user_id)], [None])[0]
         pairs = [zip(last.item_row.tolist(), last.score.tolist(), strict=True) for last in self._heard.last]
@@ -165,7 +170,8 @@ def in_parity(world: World, release: Release, modules: Modules, people: Sequence
 
     With fewer people than requests, each further request of a person excludes other items. Where scores tie for the last
     place among candidates, torch and ONNX may retrieve another item each, and the better of them may be slated: such a
-    request is asked again without the few that only one side has, and counts as tied if those answers are the same (`_tied`).
+    request is asked again without the few that only one side has, and counts as tied if those answers are the same. So does
+    one for which both score the same candidates the same: what the selection then weighs against likeness had tied.
     """
     rng = np.random.default_rng(seed)
     mine, theirs = _Side(world, ServingModel(release)), _Side(world, TorchModel(release, modules))
@@ -186,31 +192,24 @@ def in_parity(world: World, release: Release, modules: Modules, people: Sequence
         got, wanted = ([item.item_id for item in s.items] for s in (slate, other))
         swapped += got != wanted
         if not _same(slate, other):
-            agree = _tied(request, catalogue, lambda asked: (mine.ask(asked), theirs.ask(asked)))
+            alone = [catalogue[row] for row in scores.keys() ^ expected.keys()]
+            found = ((slate, scores), (other, expected))
+            agree = _tied(request, alone, found, lambda asked: (mine.ask(asked), theirs.ask(asked)))
             differing, tied = differing + (not agree), tied + agree
         cost.append(slate.timings_ms["rank"])
         sizes.append(len(scores))
     return Parity(worst, differing, tied, swapped, len(cost), _quiet_p99(cost), int(np.median(sizes)) if sizes else 0)
 
 
-_Answer = tuple[Slate, dict[int, float]]
-
-
-def _tied(request: Request, catalogue: Sequence[str], ask: Callable[[Request], tuple[_Answer, _Answer]]) -> bool:
-    """Whether both answer the same without the few items that were candidates of one of them alone.
-
-    Another tie may follow into the place of those: what is left out grows until both retrieve the same, or by too many.
-    """
-    left_out: list[str] = []
-    while True:
-        asked = replace(request, exclude=(*request.exclude, *left_out))
-        (slate, scores), (other, expected) = ask(asked)
-        if left_out and _same(slate, other):
-            return True
-        alone = [catalogue[row] for row in sorted(scores.keys() ^ expected.keys())]
-        left_out += alone
-        if not alone or len(left_out) > ONE_SIDED:
-            return False
+def _tied(request: Request, alone: Sequence[str], found: _Answers, again: Callable[[Request], _Answers]) -> bool:
+    """Whether both answer the same, but for ties, when asked `again` without the few items that were one's `alone`."""
+    if len(alone) > ONE_SIDED:
+        return False
+    answers = again(replace(request, exclude=(*request.exclude, *alone))) if alone else found
+    (slate, scores), (other, expected) = answers
+    # one selection made both slates: of the same candidates with the same scores it makes the same one, but for ties
+    alike = scores.keys() == expected.keys() and all(abs(score - expected[row]) <= TIE for row, score in scores.items())
+    return alike or _same(slate, other)
 
 
 def _same(a: Slate, b: Slate) -> bool:

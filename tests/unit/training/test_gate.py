@@ -126,37 +126,31 @@ def slate(*items: tuple[str, float]) -> Slate:
     return Slate("r", "u", tuple(SlateItem(item_id, score, ()) for item_id, score in items), "one", "a")
 
 
-SAME, OTHER = [("a", 0.5), ("d", 0.2)], [("d", 0.2), ("a", 0.5)]
+FIRST = slate(("a", 0.5), ("d", 0.2)), {0: 0.5, 3: 0.2, 4: 0.1}
 
 
 @pytest.mark.parametrize(
-    ("rounds", "tied"),
+    ("alone", "again", "tied"),
     [
-        ([([], OTHER)], False),  # both had the same candidates
-        ([(["b", "c"], OTHER), ([], SAME)], True),  # each retrieved another at a tie
-        ([(["b", "c"], OTHER), (["e", "f"], OTHER), ([], SAME)], True),  # and another tie came into their place
-        ([(["b", "c"], OTHER), ([], OTHER)], False),
-        ([(["b", "c"], OTHER), (["e", "f"], OTHER), ([], OTHER)], False),
-        ([(["b", "c", "e", "f", "g"], OTHER)], False),  # no tie has so many
-        ([(["b", "c"], OTHER), (["e", "f", "g"], OTHER)], False),
+        (["b", "c"], (slate(("a", 0.5), ("d", 0.2)), {0: 0.5, 3: 0.2}), True),  # each retrieved another at a tie
+        (["b", "c"], (slate(("d", 0.2), ("a", 0.5)), {0: 0.5, 3: 0.3, 4: 0.1}), False),
+        (["b", "c"], (slate(("d", 0.2), ("a", 0.5)), {0: 0.5, 3: 0.2}), False),  # others again are candidates of one alone
+        (["b", "c", "e", "f", "g"], None, False),  # no tie has so many
+        ([], (slate(("d", 0.2), ("a", 0.5)), {0: 0.5, 3: 0.2, 4: 0.1 + 1e-7}), True),  # the selection tied
+        ([], (slate(("d", 0.2), ("a", 0.5)), {0: 0.5, 3: 0.2, 4: 0.1 + 1e-5}), False),
     ],
 )
-def test_answers_that_differ_by_candidates_of_one_side_are_tied(
-    rounds: list[tuple[list[str], list[tuple[str, float]]]], tied: bool
+def test_answers_that_differ_by_a_tie_in_retrieval_or_selection_are_tied(
+    alone: list[str], again: tuple[Slate, dict[int, float]] | None, tied: bool
 ) -> None:
-    """`rounds`: per time it is asked, the candidates of one side alone and the other's slate."""
-    catalogue, asked = list("abcdefg"), list[tuple[str, ...]]()
-
     def ask(request: Request) -> tuple[tuple[Slate, dict[int, float]], tuple[Slate, dict[int, float]]]:
-        asked.append(request.exclude)
-        alone, other = rounds[len(asked) - 1]
-        return (slate(*SAME), {0: 0.5, 3: 0.2}), (slate(*other), {0: 0.5, 3: 0.2, **{catalogue.index(i): 0.1 for i in alone}})
+        assert alone
+        assert request.exclude == ("x", *alone)
+        assert again is not None
+        return FIRST, again
 
-    assert parity._tied(Request("parity", "u", exclude=("x",)), catalogue, ask) is tied
-    left_out = ("x",)
-    for n, exclude in enumerate(asked):
-        assert exclude == left_out
-        left_out += tuple(rounds[n][0])
+    found = (FIRST, (slate(("d", 0.2), ("a", 0.5)), {}) if again is None else again)
+    assert parity._tied(Request("parity", "u", exclude=("x",)), alone, found, ask) is tied
 
 
 def test_equal_scores_may_change_places_and_others_may_not() -> None:
