@@ -34,8 +34,10 @@ def session_of(graph: bytes, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    available = ort.get_available_providers()
-    providers = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in available]
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if "CUDAExecutionProvider" in ort.get_available_providers():
+        # products of 32-bit floats in 32 bits: in TF32 answers differ by 1e-3 from those of a CPU
+        providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0"}))
     # from bytes: a graph that refers to files beside it does not load
     return ort.InferenceSession(graph, options, providers=providers)
 
@@ -66,6 +68,8 @@ class ServingModel:
             self._user_tower = session_of(release.graphs["user_tower.onnx"], threads)
             self._item_tower = session_of(release.graphs["item_tower.onnx"], threads)
             self._ranker = session_of(release.graphs["ranker.onnx"], threads)
+            self.ranks_by_vectors = len(self._ranker.get_inputs()) > 1
+            "Whether the ranker reads the towers' vectors beside features, as those of older releases do."
             for n in WARM_BATCHES:
                 self._try(n)
         except ReleaseRejected:
@@ -104,7 +108,7 @@ class ServingModel:
         )
         content = np.zeros((n, TEXT_DIMENSIONS), np.float32)
         items = self._item(content, *(np.zeros((n, width), np.float32) for width in (*self._widths, len(MODALITIES))))
-        heads = self.rank(np.zeros((n, len(FEATURES)), np.float32), shapes, items)
+        heads = self.rank(np.zeros((n, len(FEATURES)), np.float32), *((shapes, items) if self.ranks_by_vectors else ()))
         for array, shape in ((shapes, (n, self.dimensions)), (items, (n, self.dimensions)), (heads, (n, len(self.heads)))):
             if array.shape != shape or not bool(np.isfinite(array).all()):
                 raise ReleaseRejected("graph", f"a graph of release {self.name} gives {array.shape}, not finite {shape}")
@@ -174,11 +178,11 @@ class ServingModel:
             parts.append(projected)
         return parts, present
 
-    def rank(
-        self, features: NDArray[np.float32], users: NDArray[np.float32], items: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        """Calibrated probability per head: float32 `(n, heads)`."""
-        inputs = {"features": features, "user_vectors": users, "item_vectors": items}
+    def rank(self, features: NDArray[np.float32], *vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Calibrated probability per head: float32 `(n, heads)`. `vectors`: per candidate, the person's and its own, float32
+        `(n, d)` each, where `ranks_by_vectors`.
+        """
+        inputs = dict(zip(("features", "user_vectors", "item_vectors"), (features, *vectors), strict=False))
         found: NDArray[np.float32] = self._ranker.run(None, inputs)[0]
         return found
 

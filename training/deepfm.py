@@ -16,7 +16,7 @@ BEYOND = 3e38
 
 
 class DeepFM(Ranker):
-    """Each feature is a field, and so are the person's and the item's vector.
+    """Each feature is a field.
 
     A feature's embedding is that of the interval that its value falls into, plus its standardised value times a vector: steps
     where a feature matters by steps, slopes where it matters by degree. The products of all pairs of fields, summed, are the
@@ -26,7 +26,7 @@ class DeepFM(Ranker):
 
     bounds: Tensor
 
-    def __init__(self, features: int, dimensions: int, heads: int, settings: RankerSettings) -> None:
+    def __init__(self, features: int, heads: int, settings: RankerSettings) -> None:
         super().__init__(features, heads)
         k, buckets = settings.embedding, settings.buckets
         self._buckets = buckets
@@ -34,12 +34,10 @@ class DeepFM(Ranker):
         "Where a feature's intervals end: `(features, buckets - 1)`."
         self.table = nn.Embedding(features * buckets, k)
         self.slope = nn.Parameter(torch.randn(features, k) * 0.05)
-        self.user = nn.Linear(dimensions, k)
-        self.item = nn.Linear(dimensions, k)
         self.linear = nn.Linear(features, heads)
         self.steps = nn.Embedding(features * buckets, heads)
         self.pairs = nn.Linear(k, heads)
-        inputs = (features + 2) * k + features + dimensions
+        inputs = features * k + features
         self.deep = nn.Sequential(
             nn.Linear(inputs, settings.width),
             nn.GELU(),
@@ -68,14 +66,13 @@ class DeepFM(Ranker):
         with torch.no_grad():
             self.bounds.copy_(torch.from_numpy(np.sort(bounds, axis=1)))
 
-    def logits(self, features: Tensor, users: Tensor, items: Tensor) -> Tensor:
+    def logits(self, features: Tensor) -> Tensor:
         """Uncalibrated logits."""
         standard = self.standard(features)
         # raw values against raw bounds: no arithmetic whose rounding could differ between torch and ONNX
         interval = (features.unsqueeze(-1) > self.bounds).long().sum(dim=-1) + self.first
         fields = self.table(interval) + standard.unsqueeze(-1) * self.slope
-        fields = torch.cat([fields, self.user(users).unsqueeze(-2), self.item(items).unsqueeze(-2)], dim=-2)
         pairs = 0.5 * (fields.sum(dim=-2) ** 2 - (fields**2).sum(dim=-2))
-        deep = self.deep(torch.cat([fields.flatten(-2), standard, users * items], dim=-1))
+        deep = self.deep(torch.cat([fields.flatten(-2), standard], dim=-1))
         total: Tensor = self.linear(standard) + self.steps(interval).sum(dim=-2) + self.pairs(pairs) + deep
         return total

@@ -336,12 +336,12 @@ class _Maker:
 
     def parts(self, made: _Retrieval, ranker: Ranker | None) -> tuple[dict[str, NDArray[Any]], dict[str, bytes], float]:
         """Arrays, graphs, and the largest difference between torch and ONNX. Without a ranker, an untrained one."""
-        d, n, final = made.vectors.shape[1], 256, ranker is not None
+        n, final = 256, ranker is not None
         rng = np.random.default_rng(0)
         picked = rng.integers(0, len(self.items), n)
         if ranker is None:
             torch.manual_seed(0)
-            ranker = make_ranker(len(FEATURES), d, len(self.heads), self.settings.ranker).eval()
+            ranker = make_ranker(len(FEATURES), len(self.heads), self.settings.ranker).eval()
         mask = (np.arange(LENGTH) >= LENGTH - rng.integers(0, LENGTH + 1, (n, 1))).astype(np.float32)
         history = made.vectors[rng.integers(0, len(self.items), (n, LENGTH))]
         events = rng.random((n, LENGTH, EVENT_WIDTH), np.float32)
@@ -354,11 +354,7 @@ class _Maker:
         graphs["item_tower.onnx"], difference = to_onnx(made.item, content, "item_vectors")
         worst = max(worst, difference)
         spread = rng.normal(0, 1, (n, len(FEATURES))).astype(np.float32)
-        ranked = {
-            "features": spread * ranker.scale.detach().numpy() + ranker.mean.detach().numpy(),
-            "user_vectors": rng.normal(0, 1, (n, d)).astype(np.float32),
-            "item_vectors": made.vectors[picked],
-        }
+        ranked = {"features": spread * ranker.scale.detach().numpy() + ranker.mean.detach().numpy()}
         graphs["ranker.onnx"], difference = to_onnx(ranker, ranked, "heads")
         if final and self.settings.half:
             examples = (("user_tower.onnx", users), ("item_tower.onnx", content), ("ranker.onnx", ranked))

@@ -74,10 +74,6 @@ class Examples:
 
     features: NDArray[np.float32]
     "`(q, c, features)`."
-    user_vectors: NDArray[np.float32]
-    "`(q, d)`."
-    item_vectors: NDArray[np.float32]
-    "`(q, c, d)`."
     labels: NDArray[np.float32]
     "Whether each head's action followed within the attribution window: `(q, c, heads)`."
     gains: NDArray[np.float32]
@@ -98,7 +94,11 @@ class Examples:
 
 
 class Ranker(nn.Module):
-    """Features `(n, f)` and vectors `(n, d)` to a logit per head. Kinds differ in `logits`."""
+    """Features `(n, f)` to a logit per head. Kinds differ in `logits`.
+
+    The towers' vectors are no inputs: retrieval is trained twice, and what a column of them means in one training it does not
+    in the other. What both mean alike, the product of a person's and an item's, is a feature.
+    """
 
     def __init__(self, features: int, heads: int) -> None:
         super().__init__()
@@ -138,51 +138,50 @@ class Ranker(nn.Module):
         return ((features - self.mean) / self.scale).clamp(-5, 5)
 
     @abstractmethod
-    def logits(self, features: Tensor, users: Tensor, items: Tensor) -> Tensor:
+    def logits(self, features: Tensor) -> Tensor:
         """Uncalibrated logits `(n, heads)`. The first head's order the listwise loss."""
 
-    def forward(self, features: Tensor, user_vectors: Tensor, item_vectors: Tensor) -> Tensor:
+    def forward(self, features: Tensor) -> Tensor:
         """Calibrated probability per head."""
-        return torch.sigmoid((self.logits(features, user_vectors, item_vectors) + self.prior) * self.platt[0] + self.platt[1])
+        return torch.sigmoid((self.logits(features) + self.prior) * self.platt[0] + self.platt[1])
 
 
 class MMoE(Ranker):
     """Experts shared by the heads, mixed by a gate per head; beside them, a linear part."""
 
-    def __init__(self, features: int, dimensions: int, heads: int, settings: RankerSettings) -> None:
+    def __init__(self, features: int, heads: int, settings: RankerSettings) -> None:
         super().__init__(features, heads)
-        width, inputs = settings.width, features + dimensions
+        width = settings.width
         self.experts = nn.ModuleList(
             nn.Sequential(
-                nn.Linear(inputs, width), nn.GELU(), nn.Dropout(settings.dropout), nn.Linear(width, width // 2), nn.GELU()
+                nn.Linear(features, width), nn.GELU(), nn.Dropout(settings.dropout), nn.Linear(width, width // 2), nn.GELU()
             )
             for _ in range(settings.experts)
         )
-        self.gates = nn.ModuleList(nn.Linear(inputs, settings.experts) for _ in range(heads))
+        self.gates = nn.ModuleList(nn.Linear(features, settings.experts) for _ in range(heads))
         self.towers = nn.ModuleList(nn.Sequential(nn.Linear(width // 2, 16), nn.GELU(), nn.Linear(16, 1)) for _ in range(heads))
         self.linear = nn.Linear(features, heads)
         self._calibrated()
 
-    def logits(self, features: Tensor, users: Tensor, items: Tensor) -> Tensor:
+    def logits(self, features: Tensor) -> Tensor:
         """Uncalibrated logits."""
         standard = self.standard(features)
-        x = torch.cat([standard, users * items], dim=-1)
-        experts = torch.stack([expert(x) for expert in self.experts], dim=-2)
+        experts = torch.stack([expert(standard) for expert in self.experts], dim=-2)
         outs = []
         for gate, tower in zip(self.gates, self.towers, strict=True):
-            weights = torch.softmax(gate(x), dim=-1)
+            weights = torch.softmax(gate(standard), dim=-1)
             outs.append(tower((weights.unsqueeze(-1) * experts).sum(dim=-2)))
         total: Tensor = torch.cat(outs, dim=-1) + self.linear(standard)
         return total
 
 
-def make_ranker(features: int, dimensions: int, heads: int, settings: RankerSettings) -> Ranker:
+def make_ranker(features: int, heads: int, settings: RankerSettings) -> Ranker:
     """An untrained ranker of the kind that the settings ask for."""
     if settings.kind == "deepfm":
         from training.deepfm import DeepFM
 
-        return DeepFM(features, dimensions, heads, settings)
-    return MMoE(features, dimensions, heads, settings)
+        return DeepFM(features, heads, settings)
+    return MMoE(features, heads, settings)
 
 
 def _tensors(part: Examples, device: torch.device) -> tuple[Tensor, ...]:
@@ -191,12 +190,10 @@ def _tensors(part: Examples, device: torch.device) -> tuple[Tensor, ...]:
 
 def _run(model: Ranker, part: Examples) -> tuple[Tensor, tuple[Tensor, ...]]:
     tensors = _tensors(part, model.mean.device)
-    features, users, items = tensors[:3]
-    shape = features.shape[:2]
-    users = users.unsqueeze(1).expand(-1, shape[1], -1)
-    logits = model.logits(features.flatten(0, 1), users.flatten(0, 1), items.flatten(0, 1))
+    features = tensors[0]
+    logits = model.logits(features.flatten(0, 1))
     shown = tensors[-1][:, None, None].to(logits.dtype)
-    return logits.reshape(*shape, -1) + model.prior + shown * model.apart, tensors
+    return logits.reshape(*features.shape[:2], -1) + model.prior + shown * model.apart, tensors
 
 
 def train_ranker(examples: Examples, settings: RankerSettings, progress: Progress | None = None) -> Ranker:
@@ -212,8 +209,7 @@ def train_ranker(examples: Examples, settings: RankerSettings, progress: Progres
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
     learn, later = _parts(examples)
-    shape = examples.features.shape[2], examples.user_vectors.shape[1], examples.labels.shape[2]
-    model = make_ranker(*shape, settings)
+    model = make_ranker(examples.features.shape[2], examples.labels.shape[2], settings)
     model.fit(learn.features[learn.valid])
     model.set_prior(learn)
     model.to(Group.current().device)
@@ -225,7 +221,7 @@ def train_ranker(examples: Examples, settings: RankerSettings, progress: Progres
     step = 0
     for _ in range(settings.epochs):
         for rows in np.array_split(rng.permutation(len(learn)), per_epoch):
-            logits, (_, _, _, labels, gains, valid, correction, _) = _run(model, learn.take(rows))
+            logits, (_, labels, gains, valid, correction, _) = _run(model, learn.take(rows))
             loss = _loss(logits, labels, gains, valid, correction, settings.pointwise)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -279,7 +275,7 @@ def _parts(examples: Examples) -> tuple[Examples, Examples]:
 def _scored(model: Ranker, part: Examples) -> tuple[Tensor, Tensor, Tensor]:
     """Logits and labels of the valid candidates, and how many each stands for."""
     with torch.inference_mode():
-        logits, (_, _, _, labels, _, valid, correction, _) = _run(model, part)
+        logits, (_, labels, _, valid, correction, _) = _run(model, part)
         found = logits[valid], labels[valid], torch.exp(correction[valid])
     # outside of inference mode a copy can take part in gradients
     return found[0].clone(), found[1].clone(), found[2].clone()

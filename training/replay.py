@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.items import ItemStore
-from models.pipeline.batch import Queries
 from models.pipeline.pipeline import CandidatePipeline
 from models.serving import ServingModel
 from schemas.records import Interaction, Request
@@ -56,30 +55,21 @@ class _Gathered:
         self.told: list[bool] = []
         self.light: list[NDArray[np.float32]] = []
 
-    def slate(
-        self,
-        slate: LoggedSlate,
-        known: NDArray[np.intp],
-        features: NDArray[np.float32],
-        user: NDArray[np.float32],
-        items: NDArray[np.float32],
-    ) -> bool:
-        """The items of a slate numbered `known`, with the features and vectors of just these; whether there are any."""
+    def slate(self, slate: LoggedSlate, known: NDArray[np.intp], features: NDArray[np.float32]) -> bool:
+        """The items of a slate numbered `known`, with the features of just these; whether there are any."""
         if not len(known):
             return False
         labels, correction = slate.labels[known], np.log(slate.weight[known])
-        row = {"features": features, "user": user, "items": items, "labels": labels, "gains": labels[:, 0]}
-        self.rows.append({**row, "correction": correction})
+        row = {"features": features, "labels": labels, "gains": labels[:, 0], "correction": correction}
+        self.rows.append(row)
         self.shown.append(True)
         self.told.append(slate.features is None)
         return True
 
-    def examples(self, features: int, dimensions: int) -> Examples:
+    def examples(self, features: int) -> Examples:
         q = len(self.rows)
         out = Examples(
             np.zeros((q, KEPT, features), np.float32),
-            np.zeros((q, dimensions), np.float32),
-            np.zeros((q, KEPT, dimensions), np.float32),
             np.zeros((q, KEPT, self.heads), np.float32),
             np.zeros((q, KEPT), np.float32),
             np.zeros((q, KEPT), np.bool_),
@@ -88,11 +78,9 @@ class _Gathered:
         )
         for n, row in enumerate(self.rows):
             c = len(row["gains"])
-            out.user_vectors[n] = row["user"]
             out.valid[n, :c] = True
             for name, array in (
                 ("features", out.features),
-                ("items", out.item_vectors),
                 ("labels", out.labels),
                 ("gains", out.gains),
                 ("correction", out.correction),
@@ -138,7 +126,7 @@ def replay(
             world.apply(events[at:stop])
             at = stop
         if slate is not None and slate.features is not None:
-            slates += _gather_logged(gathered, slate, slate.features, model, world)
+            slates += _gather_logged(gathered, slate, slate.features, world.items)
             continue
         user, time_ms = (events[n].user_id, events[n].event_time) if slate is None else (slate.user_id, slate.shown_ms)
         world.publish(time_ms)
@@ -146,39 +134,30 @@ def replay(
         tap.clear()
         pipeline.run([Request("replay", user, k=1)], [world.record(user)], [None])
         if slate is None:
-            _gather(gathered, tap, model, world.items, ahead.of(n, events), rng, len(world.items))
+            _gather(gathered, tap, world.items, ahead.of(n, events), rng, len(world.items))
         else:
-            slates += _gather_shown(gathered, tap, slate, model, world.items)
+            slates += _gather_shown(gathered, tap, slate, world.items)
         if progress is not None:
             progress(done, len(todo))
     from models.features import FEATURES
 
-    examples = gathered.examples(len(FEATURES), model.dimensions)
+    examples = gathered.examples(len(FEATURES))
     light = np.stack(gathered.light) if gathered.light else np.zeros((0, LIGHT_KEPT, 0), np.float32)
     told = np.asarray(gathered.told, np.bool_)
     return Replayed(examples, light, [source.name for source in pipeline.sources], slates, told)
 
 
-def _gather_shown(gathered: _Gathered, tap: Tap, slate: LoggedSlate, model: ServingModel, items: ItemStore) -> bool:
+def _gather_shown(gathered: _Gathered, tap: Tap, slate: LoggedSlate, items: ItemStore) -> bool:
     """A slate without features: those that its items had among the candidates of that moment. Whether there were any."""
     rows = items.rows_of(slate.item_ids)[:KEPT]
     known = np.flatnonzero(rows >= 0)
     features = tap.features(rows[known], items)
-    if features is None or tap.queries is None or tap.queries.user_vectors is None:
-        return False
-    return gathered.slate(slate, known, features, tap.queries.user_vectors[0], model.vectors[rows[known]])
+    return features is not None and gathered.slate(slate, known, features)
 
 
-def _gather_logged(
-    gathered: _Gathered, slate: LoggedSlate, features: NDArray[np.float32], model: ServingModel, world: World
-) -> bool:
-    queries = Queries.hydrate([Request("logged", slate.user_id, k=1)], [world.record(slate.user_id)], world.items, model)
-    model.hydrate(queries, world.items)
-    rows = world.items.rows_of(slate.item_ids)[:KEPT]
-    known = np.flatnonzero(rows >= 0)
-    if queries.user_vectors is None:
-        return False
-    return gathered.slate(slate, known, features[known], queries.user_vectors[0], model.vectors[rows[known]])
+def _gather_logged(gathered: _Gathered, slate: LoggedSlate, features: NDArray[np.float32], items: ItemStore) -> bool:
+    known = np.flatnonzero(items.rows_of(slate.item_ids)[:KEPT] >= 0)
+    return gathered.slate(slate, known, features[known])
 
 
 class _Ahead:
@@ -207,14 +186,13 @@ class _Ahead:
 def _gather(
     gathered: _Gathered,
     tap: Tap,
-    model: ServingModel,
     items: ItemStore,
     ahead: list[tuple[str, NDArray[np.float32], float]],
     rng: np.random.Generator,
     size: int,
 ) -> None:
-    ranked, merged, queries = tap.ranked, tap.merged, tap.queries
-    if ranked is None or merged is None or queries is None or queries.user_vectors is None or not ranked.features.size:
+    ranked, merged = tap.ranked, tap.merged
+    if ranked is None or merged is None or not ranked.features.size:
         return
     label = np.zeros((size, gathered.heads), np.float32)
     gain = np.zeros(size, np.float32)
@@ -232,8 +210,6 @@ def _gather(
     gathered.rows.append(
         {
             "features": ranked.features[kept],
-            "user": queries.user_vectors[0],
-            "items": model.vectors[rows[kept]],
             "labels": label[rows[kept]],
             "gains": gain[rows[kept]],
             "correction": correction,

@@ -81,7 +81,9 @@ class OnnxRanker:
         if model is None or queries.user_vectors is None or not len(candidates):
             return
         features = model.features(queries, candidates, items, self._sources)
-        users = queries.user_vectors[candidates.query_row]
-        heads = model.rank(features, users, model.vectors[candidates.item_row])
+        vectors: tuple[NDArray[np.float32], ...] = ()
+        if model.ranks_by_vectors:
+            vectors = queries.user_vectors[candidates.query_row], model.vectors[candidates.item_row]
+        heads = model.rank(features, *vectors)
         candidates.features, candidates.heads = features, heads
         candidates.score = model.score(heads)

@@ -207,7 +207,7 @@ def shown(learned: Learned, said: bool) -> Examples:
         features = np.asarray([item.features for item in slate.items], np.float32)
         slates.append(LoggedSlate(place, slate.user_id, names, features, labels, np.ones(len(names), np.float32)))
     examples = replay(World(items), model, events, table_of(events, items), 300, 0, 0, None, slates).examples
-    parts = {name: getattr(examples, name)[:, :8] for name in Examples.__slots__ if name not in {"user_vectors", "shown"}}
+    parts = {name: getattr(examples, name)[:, :8] for name in Examples.__slots__ if name != "shown"}
     return replace(examples, **parts)
 
 
@@ -217,9 +217,8 @@ def first_liked(examples: Examples, kind: str) -> float:
     cut = len(examples) - 150
     ranker = train_ranker(examples.take(slice(0, cut)), replace(SMALL.ranker, kind=kind, epochs=12, rate=1e-2))
     held = examples.take(slice(cut, None))
-    users = np.repeat(held.user_vectors[:, None], held.features.shape[1], axis=1)
     with torch.inference_mode():
-        heads = ranker(*(torch.from_numpy(part) for part in (held.features, users, held.item_vectors)))[..., 0].numpy()
+        heads = ranker(torch.from_numpy(held.features))[..., 0].numpy()
     best = np.where(held.valid, heads, -np.inf).argmax(axis=1)
     return float(held.labels[np.arange(len(held)), best, 0].mean())
 

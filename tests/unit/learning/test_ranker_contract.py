@@ -21,37 +21,33 @@ from training.export import to_half, to_onnx
 from training.learn import Learned
 from training.ranker import KINDS, Examples, Ranker, RankerSettings, listwise_ndcg, make_ranker, reliability, train_ranker
 
-F, D, C = 6, 8, 12
+F, C = 6, 12
 SETTINGS = RankerSettings(width=32, experts=2, epochs=12, batch=32, rate=1e-2, dropout=0.0)
 
 pytestmark = pytest.mark.parametrize("kind", KINDS)
 
 
 def drawn(queries: int, seed: int = 0) -> Examples:
-    """Likes follow a product of two features, and the agreement of the vectors; the second head follows one feature's sign."""
+    """Likes follow a product of two features; the second head follows one feature's sign."""
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(queries, C, F)).astype(np.float32) * 10 + 5
     features[..., 5] = 1.0
-    users, items = rng.normal(size=(queries, D)).astype(np.float32), rng.normal(size=(queries, C, D)).astype(np.float32)
     z = (features - 5) / 10
-    chance = 1 / (1 + np.exp(-(2 * z[..., 0] * z[..., 1] + 0.5 * np.einsum("qd,qcd->qc", users, items) - 1)))
+    chance = 1 / (1 + np.exp(-(2 * z[..., 0] * z[..., 1] - 1)))
     liked = rng.random(chance.shape) < chance
     labels = np.stack([liked, z[..., 2] > 0], axis=-1).astype(np.float32)
     valid = np.ones((queries, C), np.bool_)
-    return Examples(
-        features, users, items, labels, labels[..., 0], valid, np.zeros((queries, C), np.float32), np.zeros(queries, np.bool_)
-    )
+    none = np.zeros((queries, C), np.float32)
+    return Examples(features, labels, labels[..., 0], valid, none, np.zeros(queries, np.bool_))
 
 
-def flat(examples: Examples) -> tuple[torch.Tensor, ...]:
-    users = np.repeat(examples.user_vectors[:, None], C, axis=1)
-    parts = (examples.features, users, examples.item_vectors)
-    return tuple(torch.from_numpy(np.ascontiguousarray(part.reshape(-1, part.shape[-1]))) for part in parts)
+def flat(examples: Examples) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(examples.features.reshape(-1, F)))
 
 
 def told(ranker: Ranker, examples: Examples) -> NDArray[np.float32]:
     with torch.inference_mode():
-        found: NDArray[np.float32] = ranker(*flat(examples)).numpy()
+        found: NDArray[np.float32] = ranker(flat(examples)).numpy()
     return found
 
 
@@ -71,7 +67,7 @@ def trained() -> dict[str, Ranker]:
 def test_it_learns_crosses_and_each_heads_own_task(kind: str, trained: dict[str, Ranker]) -> None:
     fresh = drawn(200, 9)
     heads, labels = told(trained[kind], fresh), fresh.labels.reshape(-1, 2)
-    assert auc(heads[:, 0], labels[:, 0]) > 0.8
+    assert auc(heads[:, 0], labels[:, 0]) > 0.78
     assert auc(heads[:, 1], labels[:, 1]) > 0.97
 
 
@@ -160,10 +156,10 @@ def test_scores_are_finite_and_do_not_depend_on_the_batch(kind: str, trained: di
 
 def test_onnx_gives_what_torch_gives_at_any_batch_size(kind: str, trained: dict[str, Ranker]) -> None:
     fresh = drawn(30, 5)
-    inputs = dict(zip(("features", "user_vectors", "item_vectors"), (t.numpy() for t in flat(fresh)), strict=True))
+    seen = flat(fresh).numpy()
     # also exactly on the bounds of intervals
-    inputs["features"] = np.concatenate([inputs["features"], np.quantile(inputs["features"], np.arange(1, 16) / 16, axis=0)])
-    inputs = {name: array[-200:].astype(np.float32) for name, array in inputs.items()}
+    seen = np.concatenate([seen, np.quantile(seen, np.arange(1, 16) / 16, axis=0)])
+    inputs = {"features": seen[-200:].astype(np.float32)}
     graph, worst = to_onnx(trained[kind], inputs, "heads", checks=(1, 2, 200))
     assert worst <= 1e-5
     half, share = to_half(graph, inputs, "heads", checks=(1, 2, 200))
@@ -188,16 +184,14 @@ def test_half_precision_that_is_too_coarse_is_refused(kind: str, monkeypatch: py
 
 def test_it_serves_in_a_release(kind: str, learned: Learned) -> None:
     torch.manual_seed(0)
-    dimensions, heads = learned.arrays["item_vectors.npy"].shape[1], len(learned.manifest.heads)
-    ranker = make_ranker(len(FEATURES), dimensions, heads, replace(SMALL.ranker, kind=kind)).eval()
-    shapes = {"features": len(FEATURES), "user_vectors": dimensions, "item_vectors": dimensions}
-    rng = np.random.default_rng(0)
-    inputs = {name: rng.normal(size=(64, width)).astype(np.float32) for name, width in shapes.items()}
+    heads = len(learned.manifest.heads)
+    ranker = make_ranker(len(FEATURES), heads, replace(SMALL.ranker, kind=kind)).eval()
+    inputs = {"features": np.random.default_rng(0).normal(size=(64, len(FEATURES))).astype(np.float32)}
     whole, _ = to_onnx(ranker, inputs, "heads")
     for graph in (whole, to_half(whole, inputs, "heads")[0]):
         parts = {**learned.graphs, "ranker.onnx": graph}
         model = ServingModel(Release(learned.manifest, learned.arrays, parts, learned.item_ids))
-        assert model.rank(*inputs.values()).shape == (64, heads)
+        assert model.rank(inputs["features"]).shape == (64, heads)
 
 
 def test_an_unknown_kind_is_refused(kind: str) -> None:

@@ -35,16 +35,13 @@ def shown(queries: int, start_ms: int, span_ms: int, seed: int) -> Examples:
     features[..., [PRICE, TEXT]] = rng.normal(size=(queries, 6, 2))
     wanted = features[..., TEXT] - features[..., PRICE] + rng.normal(size=(queries, 6))
     labels = (wanted == wanted.max(axis=1, keepdims=True)).astype(np.float32)
-    vectors = rng.normal(size=(queries, 6, 4)).astype(np.float32)
     valid, none = np.ones((queries, 6), np.bool_), np.zeros((queries, 6), np.float32)
-    return Examples(features, vectors[:, 0], vectors, labels[..., None], labels, valid, none, np.zeros(queries, np.bool_))
+    return Examples(features, labels[..., None], labels, valid, none, np.zeros(queries, np.bool_))
 
 
 def scores(ranker: Ranker, examples: Examples) -> NDArray[np.float32]:
-    users = np.repeat(examples.user_vectors[:, None], 6, axis=1)
     with torch.inference_mode():
-        inputs = (torch.from_numpy(part) for part in (examples.features, users, examples.item_vectors))
-        found: NDArray[np.float32] = ranker(*inputs)[..., 0].numpy()
+        found: NDArray[np.float32] = ranker(torch.from_numpy(examples.features))[..., 0].numpy()
     return found
 
 
