@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FEATURES", "SOURCES", "SPEC", "compute"]
 
-SPEC = "f4"
+SPEC = "f5"
 "Name of this specification. Any change to a feature's meaning changes it: a release of another one is refused."
 SOURCES = ("covisitation", "ease", "learned", "content", "popular", "fresh")
 ACTIONS = 4
@@ -64,6 +64,8 @@ CROSS = (
     "category_hour",
     "price_above",
     "price_far",
+    "similar",
+    "similar_last",
     "popularity_share",
     *(f"by_{name}" for name in SOURCES),
 )
@@ -160,6 +162,8 @@ def _profiles(queries: Queries, items: ItemStore, model: ServingModel) -> list[t
                 text[:LAST],
                 _unit(image.sum(axis=0)),
                 image[:LAST],
+                _unit(model.content[wanted].sum(axis=0)),
+                model.content[wanted[:LAST]],
             )
         )
     return found
@@ -217,7 +221,7 @@ def _cross(
         dots = model.vectors[rows] @ queries.user_vectors[q]
         out[:, 5] = dots
         out[:, 6] = (dots - dots.mean()) / (float(dots.std()) + 1e-6)
-    content, text, text_last, image, image_last = profiles[q]
+    content, text, text_last, image, image_last, similar, similar_last = profiles[q]
     out[:, 7] = items.text[rows] @ content
     texts, images = model.text[rows], model.image[rows]
     out[:, 8] = texts @ text
@@ -226,6 +230,10 @@ def _cross(
         out[:, 9] = (texts @ text_last.T).max(axis=1)
     if len(image_last):
         out[:, 11] = (images @ image_last.T).max(axis=1)
+    contents = model.content[rows]
+    out[:, 19] = contents @ similar
+    if len(similar_last):
+        out[:, 20] = (contents @ similar_last.T).max(axis=1)
     user = queries.users[q]
     if user is not None and len(user.history):
         out[:, 12:17] = _categories(

@@ -119,6 +119,8 @@ class Manifest:
     "sha256 of every file, hexadecimal."
     encoders: Mapping[str, str] = field(default_factory=dict)
     "Per modality that training saw: the encoder whose vectors its projection takes."
+    content: Mapping[str, float] = field(default_factory=dict)
+    "Weight of the cosine of `words`, `text` and `image` where items are compared by content; 1 where nothing is said."
 
     def to_bytes(self) -> bytes:
         """JSON, the same bytes for the same manifest."""
@@ -144,7 +146,15 @@ class Manifest:
             )
             made = cls(**fields)
             PositiveRule(made.positive)
-            numbers = (made.value_mean, made.value_deviation, *made.light.values(), *(h.weight for h in made.heads))
+            numbers = (
+                made.value_mean,
+                made.value_deviation,
+                *made.light.values(),
+                *made.content.values(),
+                *(h.weight for h in made.heads),
+            )
+            if any(weight < 0 for weight in made.content.values()):
+                raise ValueError("weights of content must not be negative")
             if not made.heads or not all(isinstance(n, int | float) and np.isfinite(n) for n in numbers):
                 raise ValueError("heads, weights and value statistics must be finite numbers")
             texts = (*made.actions, *made.files, *made.files.values(), *made.encoders, *made.encoders.values(), made.name)

@@ -26,8 +26,8 @@ LIKED_DECAY = np.float32(0.97)
 WARM_BATCHES = (1, 32)
 
 
-def session_of(graph: bytes, threads: int) -> Any:
-    """An ONNX Runtime session of a graph that refers to no file."""
+def session_of(graph: bytes, threads: int, *, gpu: bool = True) -> Any:
+    """An ONNX Runtime session of a graph that refers to no file; on a GPU where there is one and `gpu` is set."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -35,7 +35,7 @@ def session_of(graph: bytes, threads: int) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     providers: list[Any] = ["CPUExecutionProvider"]
-    if "CUDAExecutionProvider" in ort.get_available_providers():
+    if gpu and "CUDAExecutionProvider" in ort.get_available_providers():
         # products of 32-bit floats in 32 bits: in TF32 answers differ by 1e-3 from those of a CPU
         providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0"}))
     # from bytes: a graph that refers to files beside it does not load
@@ -64,6 +64,9 @@ class ServingModel:
         self._weights = np.asarray([head.weight for head in manifest.heads], np.float32)
         self.vocabulary = Vocabulary(manifest.actions, manifest.value_mean, manifest.value_deviation, manifest.positive)
         self.dimensions = release.item_vectors.shape[1]
+        weights = [manifest.content.get(name, 1.0) for name in ("words", *MODALITIES)]
+        # the product of two vectors then holds each part's by its weight
+        self._content_scale = np.sqrt(np.asarray(weights, np.float32))
         try:
             self._user_tower = session_of(release.graphs["user_tower.onnx"], threads)
             self._item_tower = session_of(release.graphs["item_tower.onnx"], threads)
@@ -88,7 +91,7 @@ class ServingModel:
         self.vectors = np.zeros((0, self.dimensions), np.float32)
         "Retrieval vector per item row."
         self.content = np.zeros((0, TEXT_DIMENSIONS + release.text.shape[1] + release.image.shape[1]), np.float32)
-        "Hashed words, text and image vector per item row, together of length 1; parts that an item lacks are 0."
+        "Hashed words, text and image vector per item row, weighed, together of length 1; parts that an item lacks are 0."
         self.text = np.zeros((0, release.text.shape[1]), np.float32)
         self.image = np.zeros((0, release.image.shape[1]), np.float32)
         "Text and image vector per item row as this release projects them, of length 1; 0 where there is none."
@@ -250,7 +253,8 @@ class ServingModel:
         for (column, trained), part, mine, theirs in zip(kept, parts, present.T, released.T, strict=True):
             column[rows] = np.where(mine[:, None], _unit_rows(part), trained[there] * theirs[:, None])
         self.present[rows] = present | released
-        self.content[rows] = _unit_rows(np.concatenate([items.text[rows], self.text[rows], self.image[rows]], axis=1))
+        said = zip((items.text, self.text, self.image), self._content_scale, strict=True)
+        self.content[rows] = _unit_rows(np.concatenate([column[rows] * scale for column, scale in said], axis=1))
         unseen = ~known
         if unseen.any():
             inputs = (items.text[rows[unseen]], *(part[unseen] for part in parts), present[unseen].astype(np.float32))

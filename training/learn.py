@@ -39,6 +39,7 @@ from training.projections import fit_projection, projected
 from training.ranker import Ranker, RankerSettings, fit_light, make_ranker, reliability
 from training.replay import replay
 from training.shown import shown_slates
+from training.similarity import content_weights
 from training.towers import Content, ItemTower, TowerSettings, UserTower, item_vectors
 from training.validation import Validation
 from training.web_images import OFF
@@ -155,6 +156,18 @@ class _Encoded:
     "Per modality that some item has: its encoder."
     images: Mapping[str, int]
     "Of images by URL, how many were fetched, and by reason how many were not."
+    weights: dict[str, float] = field(default_factory=dict)
+    "Of words, text and image, where items are compared by content (`training.similarity`)."
+
+    def weigh(self, table: EventTable, seed: int) -> None:
+        """Learn the weights from history, and have the towers read what says less in smaller numbers."""
+        content = self.content
+        parts = {"words": content.hashed, "text": _unit_rows(content.text), "image": _unit_rows(content.image)}
+        self.weights = content_weights(table, parts, seed)
+        for name in self.projections:
+            scale = np.float32(np.sqrt(self.weights[name]))
+            self.projections[name] = self.projections[name] * scale
+            setattr(content, name, getattr(content, name) * scale)
 
 
 def _encoded(items: Sequence[Item], settings: LearnSettings, cache: Path, clock: _Clock) -> _Encoded:
@@ -219,6 +232,7 @@ def learn(
         group.wait()
     start = int(len(events) * (1 - settings.replayed_share))
     base = EventTable.of(events[:start], items, vocabulary, heads, windows)
+    encoded.weigh(base, settings.seed)
     maker = _Maker(items, vocabulary, heads, windows, encoded.content, settings, clock, positive, encoded)
     if not group.first:
         for part in (base, table):
@@ -332,6 +346,7 @@ class _Maker:
             trained_until_ms=until,
             trained_events=len(events),
             encoders=self.encoded.encoders,
+            content=self.encoded.weights,
         )
 
     def parts(self, made: _Retrieval, ranker: Ranker | None) -> tuple[dict[str, NDArray[Any]], dict[str, bytes], float]:

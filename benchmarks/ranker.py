@@ -1,0 +1,73 @@
+"""What ranking costs: both rankers, in single and half precision, on a GPU where onnxruntime-gpu finds one, and on the CPU.
+
+ranker.py [--rows 512 8192 65536] [--threads 1 2] [--runs 40] [--json]
+
+Untrained rankers of the standard settings, exported as a release's are; each run is timed from arrays to arrays, copies to and
+from the GPU included. Prints rows per run, p50 and p99, ms, after three runs to warm up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import torch
+
+from models.features import FEATURES
+from models.serving import session_of
+from training.export import to_half, to_onnx
+from training.ranker import KINDS, RankerSettings, make_ranker
+
+HEADS = 3
+
+
+def graphs(kind: str) -> dict[str, bytes]:
+    torch.manual_seed(0)
+    ranker = make_ranker(len(FEATURES), HEADS, RankerSettings(kind=kind)).eval()
+    inputs = {"features": np.random.default_rng(0).normal(size=(256, len(FEATURES))).astype(np.float32)}
+    graph, _ = to_onnx(ranker, inputs, "heads")
+    return {"fp32": graph, "fp16": to_half(graph, inputs, "heads")[0]}
+
+
+def timed(session: Any, rows: int, runs: int) -> list[float]:
+    """Milliseconds of each run."""
+    inputs = {"features": np.random.default_rng(1).normal(size=(rows, len(FEATURES))).astype(np.float32)}
+    took = []
+    for _ in range(3 + runs):
+        since = time.perf_counter()
+        session.run(None, inputs)
+        took.append((time.perf_counter() - since) * 1e3)
+    return took[3:]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[512, 8192, 65536])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of the CPU")
+    parser.add_argument("--runs", type=int, default=40)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    on_gpu = "CUDAExecutionProvider" in ort.get_available_providers()
+    found: list[dict[str, Any]] = []
+    for kind in KINDS:
+        for precision, graph in graphs(kind).items():
+            sessions = [(f"cpu, {n} threads", session_of(graph, n, gpu=False)) for n in options.threads]
+            if on_gpu:
+                sessions.insert(0, ("gpu", session_of(graph, 1)))
+            for where, session in sessions:
+                for rows in options.rows:
+                    took = timed(session, rows, options.runs)
+                    p50, p99 = (round(float(np.percentile(took, p)), 3) for p in (50, 99))
+                    found.append({"ranker": kind, "precision": precision, "where": where, "rows": rows, "p50": p50, "p99": p99})
+                    if not options.json:
+                        print(f"{kind:8s} {precision} {where:16s} {rows:7d} rows p50 {p50:8.2f} p99 {p99:8.2f} ms", flush=True)
+    if options.json:
+        print(json.dumps({"onnxruntime": ort.__version__, "gpu": on_gpu, "runs": found}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""What is compared by content is compared by what history says of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from learning_corpus import corpus
+from numpy.typing import NDArray
+
+from models.features import FEATURES
+from models.pipeline.pipeline import CandidatePipeline
+from models.pipeline.sources import RECENCY
+from models.release import Manifest, Release
+from models.serving import ServingModel
+from models.slot import ModelSlot
+from schemas.errors import ReleaseRejected
+from schemas.records import Request
+from training.data import EventTable
+from training.evaluate import World
+from training.learn import Learned
+from training.similarity import FEWEST, LEAST, content_weights
+from training.tap import Tap
+
+ITEMS, TASTES = 300, 6
+
+
+def units(rng: np.random.Generator, n: int, d: int) -> NDArray[np.float32]:
+    drawn = rng.normal(size=(n, d)).astype(np.float32)
+    return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+
+
+def told(rng: np.random.Generator, taste: NDArray[np.int64], clearly: float) -> NDArray[np.float32]:
+    """Vectors that say of which taste an item is, the more the larger `clearly`."""
+    vectors = clearly * units(rng, TASTES, 16)[taste] + units(rng, len(taste), 16)
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def history(rng: np.random.Generator, taste: NDArray[np.int64], people: int = 60, each: int = 20) -> EventTable:
+    """Everybody likes items of one taste, one after the other, among others' events."""
+    user = np.tile(np.arange(people), each)
+    item = np.asarray([rng.choice(np.flatnonzero(taste == u % TASTES)) for u in user], np.int64)
+    n, seen = len(user), set[tuple[int, int]]()
+    first = np.ones(n, np.bool_)
+    for k, pair in enumerate(zip(user.tolist(), item.tolist(), strict=True)):
+        first[k] = pair not in seen
+        seen.add(pair)
+    ones, none = np.ones(n, np.bool_), np.zeros(n, np.float32)
+    return EventTable(user, item, np.arange(n), np.zeros(n, np.int64), none, ~ones, ones, first, none[:, None])
+
+
+@pytest.mark.parametrize("telling", ["words", "text", "image"])
+def test_what_says_more_of_what_is_liked_weighs_more(telling: str) -> None:
+    rng = np.random.default_rng(1)
+    taste = rng.integers(0, TASTES, ITEMS)
+    parts = {name: told(rng, taste, 1.0 if name == telling else 0.0) for name in ("words", "text", "image")}
+    weights = content_weights(history(rng, taste), parts)
+    assert weights[telling] == 1.0
+    assert all(LEAST <= weight < 0.3 for name, weight in weights.items() if name != telling)
+
+
+def test_what_says_as_much_weighs_as_much() -> None:
+    rng = np.random.default_rng(2)
+    taste = rng.integers(0, TASTES, ITEMS)
+    weights = content_weights(history(rng, taste), {name: told(rng, taste, 0.7) for name in ("words", "text")})
+    assert min(weights.values()) > 0.6
+
+
+def test_what_no_item_has_changes_nothing() -> None:
+    rng = np.random.default_rng(3)
+    taste = rng.integers(0, TASTES, ITEMS)
+    table, parts = history(rng, taste), {"words": told(rng, taste, 0.5), "text": told(rng, taste, 1.0)}
+    without = content_weights(table, parts)
+    assert content_weights(table, {**parts, "image": np.zeros((ITEMS, 8), np.float32)}) == {**without, "image": 1.0}
+    assert content_weights(table, {"words": parts["words"], "text": np.zeros((ITEMS, 8), np.float32)}) == {
+        "words": 1,
+        "text": 1,
+    }
+
+
+def test_from_too_little_nothing_is_learned() -> None:
+    rng = np.random.default_rng(4)
+    taste = rng.integers(0, TASTES, ITEMS)
+    few = history(rng, taste, people=5, each=FEWEST // 5)  # the first of each person has nothing before it
+    assert content_weights(few, {"words": told(rng, taste, 1.0), "text": told(rng, taste, 0.0)}) == {"words": 1, "text": 1}
+
+
+def test_it_is_learned_from_what_came_before_alone() -> None:
+    """Nothing of a like, or of what follows it, is in what it is compared with."""
+    rng = np.random.default_rng(5)
+    taste = rng.integers(0, TASTES, ITEMS)
+    table, noise = history(rng, taste), told(rng, taste, 0.0)
+    # everybody meets an item twice in a row: the second time it was known
+    again = np.repeat(np.arange(len(table)), 2)
+    table = replace(table.take(again), first=table.first[again] & (np.arange(len(again)) % 2 == 0))
+    weights = content_weights(table, {"words": told(rng, taste, 0.5), "text": noise})
+    assert weights["words"] == 1.0
+    assert weights["text"] < 0.3
+
+
+# ---- in a release
+
+
+def serving(learned: Learned, content: dict[str, float]) -> tuple[World, ServingModel, Tap, CandidatePipeline]:
+    manifest = replace(learned.manifest, content=content)
+    world, slot = World(corpus()[0]), ModelSlot()
+    slot.swap(model := ServingModel(Release(manifest, learned.arrays, learned.graphs, learned.item_ids)))
+    pipeline = CandidatePipeline(world.items, slot=slot)
+    world.apply(corpus()[1][:300])
+    return world, model, Tap.into(pipeline), pipeline
+
+
+@pytest.mark.parametrize("content", [{}, {"words": 0.3, "text": 1.0, "image": 0.09}, {"words": 0.0, "text": 0.0, "image": 1.0}])
+def test_content_is_compared_by_the_releases_weights(learned: Learned, content: dict[str, float]) -> None:
+    """As by a plain recomputation: for retrieval, and the ranker's features."""
+    world, model, tap, pipeline = serving(learned, content)
+    user = world.record("u1")
+    pipeline.run([Request("r", "u1", k=5)], [user], [None])
+    items, queries, ranked = world.items, tap.queries, tap.ranked
+    assert queries is not None
+    assert ranked is not None
+    n = len(items)
+    parts = [items.text[:n], model.text[:n], model.image[:n]]
+    scale = [content.get(name, 1.0) ** 0.5 for name in ("words", "text", "image")]
+    plain = np.concatenate([part * by for part, by in zip(parts, scale, strict=True)], axis=1)
+    plain /= np.maximum(np.linalg.norm(plain, axis=1, keepdims=True), 1e-12)
+    assert np.allclose(model.content[:n], plain, atol=1e-6)
+    rows = queries.history_rows[0]
+    wanted = rows[: len(queries.liked[0])][queries.liked[0]][: len(RECENCY)]
+    mean = plain[wanted].sum(axis=0)
+    place = FEATURES.index("similar"), FEATURES.index("similar_last")
+    assert np.allclose(ranked.features[:, place[0]], plain[ranked.item_row] @ (mean / np.linalg.norm(mean)), atol=1e-5)
+    assert np.allclose(ranked.features[:, place[1]], (plain[ranked.item_row] @ plain[wanted[:5]].T).max(axis=1), atol=1e-5)
+
+
+def test_weights_are_kept_with_a_release_and_an_older_one_has_none(learned: Learned) -> None:
+    assert set(learned.manifest.content) == {"words", "text", "image"}
+    assert Manifest.parse(learned.manifest.to_bytes()).content == learned.manifest.content
+    before = learned.manifest.to_bytes().decode()
+    start = before.index(' "content": {')
+    older = before[:start] + before[before.index("},", start) + 3 :]
+    assert Manifest.parse(older.encode()).content == {}
+    with pytest.raises(ReleaseRejected, match="negative"):
+        Manifest.parse(replace(learned.manifest, content={"text": -0.1}).to_bytes())
