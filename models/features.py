@@ -53,10 +53,8 @@ CROSS = (
     "tower",
     "tower_standard",
     "content",
-    "text",
-    "text_last",
-    "image",
-    "image_last",
+    "similar",
+    "similar_last",
     "affinity",
     "affinity_share",
     "category_value",
@@ -64,8 +62,6 @@ CROSS = (
     "category_hour",
     "price_above",
     "price_far",
-    "similar",
-    "similar_last",
     "popularity_share",
     *(f"by_{name}" for name in SOURCES),
 )
@@ -150,22 +146,12 @@ def _item(out: NDArray[np.float32], rows: NDArray[np.int32], items: ItemStore, m
 
 
 def _profiles(queries: Queries, items: ItemStore, model: ServingModel) -> list[tuple[NDArray[np.float32], ...]]:
-    """Per query: mean content vector and matrices of the newest items' text and image vectors, liked ones if there are any."""
+    """Per query, of the newest items, liked ones if there are any: mean of their words and of their content, and the last's."""
     found: list[tuple[NDArray[np.float32], ...]] = []
     for q in range(len(queries)):
         wanted = _newest(queries, q)
-        text, image = model.text[wanted], model.image[wanted]
-        found.append(
-            (
-                _unit(items.text[wanted].sum(axis=0)),
-                _unit(text.sum(axis=0)),
-                text[:LAST],
-                _unit(image.sum(axis=0)),
-                image[:LAST],
-                _unit(model.content[wanted].sum(axis=0)),
-                model.content[wanted[:LAST]],
-            )
-        )
+        content = model.content[wanted]
+        found.append((_unit(items.text[wanted].sum(axis=0)), _unit(content.sum(axis=0)), content[:LAST]))
     return found
 
 
@@ -221,26 +207,18 @@ def _cross(
         dots = model.vectors[rows] @ queries.user_vectors[q]
         out[:, 5] = dots
         out[:, 6] = (dots - dots.mean()) / (float(dots.std()) + 1e-6)
-    content, text, text_last, image, image_last, similar, similar_last = profiles[q]
-    out[:, 7] = items.text[rows] @ content
-    texts, images = model.text[rows], model.image[rows]
-    out[:, 8] = texts @ text
-    out[:, 10] = images @ image
-    if len(text_last):
-        out[:, 9] = (texts @ text_last.T).max(axis=1)
-    if len(image_last):
-        out[:, 11] = (images @ image_last.T).max(axis=1)
+    words, similar, last_ones = profiles[q]
     contents = model.content[rows]
-    out[:, 19] = contents @ similar
-    if len(similar_last):
-        out[:, 20] = (contents @ similar_last.T).max(axis=1)
+    out[:, 7], out[:, 8] = items.text[rows] @ words, contents @ similar
+    if len(last_ones):
+        out[:, 9] = (contents @ last_ones.T).max(axis=1)
     user = queries.users[q]
     if user is not None and len(user.history):
-        out[:, 12:17] = _categories(
+        out[:, 10:15] = _categories(
             user, queries.history_rows[q], queries.liked[q] if q < len(queries.liked) else None, rows, items, model
         )
     above = _price_above(_newest(queries, q), rows, items)
-    out[:, 17], out[:, 18] = above, np.abs(above)
+    out[:, 15], out[:, 16] = above, np.abs(above)
 
 
 def _categories(

@@ -160,14 +160,10 @@ class _Encoded:
     "Of words, text and image, where items are compared by content (`training.similarity`)."
 
     def weigh(self, table: EventTable, seed: int) -> None:
-        """Learn the weights from history, and have the towers read what says less in smaller numbers."""
+        """Learn the weights from history."""
         content = self.content
         parts = {"words": content.hashed, "text": _unit_rows(content.text), "image": _unit_rows(content.image)}
         self.weights = content_weights(table, parts, seed)
-        for name in self.projections:
-            scale = np.float32(np.sqrt(self.weights[name]))
-            self.projections[name] = self.projections[name] * scale
-            setattr(content, name, getattr(content, name) * scale)
 
 
 def _encoded(items: Sequence[Item], settings: LearnSettings, cache: Path, clock: _Clock) -> _Encoded:

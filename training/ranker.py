@@ -53,7 +53,7 @@ class RankerSettings:
     "Dimensions of a field, of `deepfm`."
     buckets: int = 8
     "Intervals of equal share that a feature's values fall into, of `deepfm`."
-    epochs: int = 8
+    epochs: int = 5
     batch: int = 64
     "Queries per step."
     rate: float = 2e-3

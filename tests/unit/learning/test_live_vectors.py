@@ -92,7 +92,7 @@ def test_the_ranker_sees_a_live_item_as_one_of_the_release_with_the_same_content
     alike = [n for n, name in enumerate(FEATURES) if name != "item_trained"]
     for one, other in zip(unmet, twins(unmet), strict=True):
         assert found[other.item_id][alike] == pytest.approx(found[one.item_id][alike], abs=1e-4)
-    content = [FEATURES.index(name) for name in ("item_text", "item_image", "text", "image", "text_last")]
+    content = [FEATURES.index(name) for name in ("item_text", "item_image", "similar", "similar_last")]
     whole = next(item for item in twins(unmet) if item.image and item.title)
     assert (np.abs(found[whole.item_id][content]) > 1e-3).all()
 

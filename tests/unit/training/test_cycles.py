@@ -23,7 +23,7 @@ MONDAY_8 = 1_699_862_400_000
 HOUR = 3_600_000
 SPAN = 2 * HOUR
 COLUMNS = [FEATURES.index(name) for name in CONTEXT]
-PRICE, TEXT = FEATURES.index("item_price"), FEATURES.index("text")
+PRICE, TEXT = FEATURES.index("item_price"), FEATURES.index("similar")
 
 
 def shown(queries: int, start_ms: int, span_ms: int, seed: int) -> Examples:
