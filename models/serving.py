@@ -71,8 +71,6 @@ class ServingModel:
             self._user_tower = session_of(release.graphs["user_tower.onnx"], threads)
             self._item_tower = session_of(release.graphs["item_tower.onnx"], threads)
             self._ranker = session_of(release.graphs["ranker.onnx"], threads)
-            self.ranks_by_vectors = len(self._ranker.get_inputs()) > 1
-            "Whether the ranker reads the towers' vectors beside features, as those of older releases do."
             for n in WARM_BATCHES:
                 self._try(n)
         except ReleaseRejected:
@@ -111,7 +109,7 @@ class ServingModel:
         )
         content = np.zeros((n, TEXT_DIMENSIONS), np.float32)
         items = self._item(content, *(np.zeros((n, width), np.float32) for width in (*self._widths, len(MODALITIES))))
-        heads = self.rank(np.zeros((n, len(FEATURES)), np.float32), *((shapes, items) if self.ranks_by_vectors else ()))
+        heads = self.rank(np.zeros((n, len(FEATURES)), np.float32))
         for array, shape in ((shapes, (n, self.dimensions)), (items, (n, self.dimensions)), (heads, (n, len(self.heads)))):
             if array.shape != shape or not bool(np.isfinite(array).all()):
                 raise ReleaseRejected("graph", f"a graph of release {self.name} gives {array.shape}, not finite {shape}")
@@ -181,12 +179,9 @@ class ServingModel:
             parts.append(projected)
         return parts, present
 
-    def rank(self, features: NDArray[np.float32], *vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Calibrated probability per head: float32 `(n, heads)`. `vectors`: per candidate, the person's and its own, float32
-        `(n, d)` each, where `ranks_by_vectors`.
-        """
-        inputs = dict(zip(("features", "user_vectors", "item_vectors"), (features, *vectors), strict=False))
-        found: NDArray[np.float32] = self._ranker.run(None, inputs)[0]
+    def rank(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Calibrated probability per head: float32 `(n, heads)`."""
+        found: NDArray[np.float32] = self._ranker.run(None, {"features": features})[0]
         return found
 
     def score(self, heads: NDArray[np.float32]) -> NDArray[np.float32]:

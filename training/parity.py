@@ -113,11 +113,9 @@ class TorchModel(ServingModel):
             return super()._item(content, text, image, present)
         return _run(self._modules.item, content, text, image, present)
 
-    def rank(self, features: NDArray[np.float32], *vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    def rank(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Calibrated probability per head: float32 `(n, heads)`."""
-        if self._modules is None:
-            return super().rank(features, *vectors)
-        return _run(self._modules.ranker, features, *vectors)
+        return super().rank(features) if self._modules is None else _run(self._modules.ranker, features)
 
 
 def _run(module: nn.Module, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -81,9 +81,6 @@ class OnnxRanker:
         if model is None or queries.user_vectors is None or not len(candidates):
             return
         features = model.features(queries, candidates, items, self._sources)
-        vectors: tuple[NDArray[np.float32], ...] = ()
-        if model.ranks_by_vectors:
-            vectors = queries.user_vectors[candidates.query_row], model.vectors[candidates.item_row]
-        heads = model.rank(features, *vectors)
+        heads = model.rank(features)
         candidates.features, candidates.heads = features, heads
         candidates.score = model.score(heads)

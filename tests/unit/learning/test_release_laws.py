@@ -5,26 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-import torch
-from learning_corpus import corpus
 
-from models.pipeline.pipeline import CandidatePipeline
 from models.release import FILES, Manifest, Release, list_releases, write_release
 from models.serving import ServingModel
 from models.slot import ModelSlot
 from schemas.errors import ReleaseRejected
-from schemas.records import Request
-from training.evaluate import World
-from training.export import to_onnx
 from training.learn import Learned
-from training.tap import Tap
 
 
 def reseal(folder: Path, **changes: Any) -> Path:
@@ -155,36 +147,6 @@ def test_a_release_in_memory_runs_for_any_batch(learned: Learned) -> None:
     alone = np.concatenate([model.rank(features[n : n + 1]) for n in range(300)])
     assert np.allclose(together, alone, atol=1e-5)
     assert ((together >= 0) & (together <= 1)).all()
-
-
-class OfBefore(torch.nn.Module):
-    """A ranker as releases once had them: it reads the towers' vectors beside the features."""
-
-    def forward(self, features: torch.Tensor, user_vectors: torch.Tensor, item_vectors: torch.Tensor) -> torch.Tensor:
-        logits = features[:, :1] * 0.1 + (user_vectors * item_vectors).sum(dim=-1, keepdim=True)
-        return torch.sigmoid(logits)
-
-
-def test_a_release_whose_ranker_reads_vectors_still_serves(learned: Learned) -> None:
-    rng, d = np.random.default_rng(0), learned.arrays["item_vectors.npy"].shape[1]
-    shapes = {"features": len(_features()), "user_vectors": d, "item_vectors": d}
-    inputs = {name: rng.normal(size=(256, width)).astype(np.float32) for name, width in shapes.items()}
-    graphs = {**learned.graphs, "ranker.onnx": to_onnx(OfBefore(), inputs, "heads")[0]}
-    manifest = replace(learned.manifest, heads=learned.manifest.heads[:1])
-    world, slot = World(corpus()[0]), ModelSlot()
-    slot.swap(model := ServingModel(Release(manifest, learned.arrays, graphs, learned.item_ids)))
-    pipeline = CandidatePipeline(world.items, slot=slot)
-    tap = Tap.into(pipeline)
-    world.apply(corpus()[1][:200])
-    user = corpus()[1][0].user_id
-    pipeline.run([Request("r", user, k=5)], [world.record(user)], [None])
-    assert tap.queries is not None
-    assert tap.queries.user_vectors is not None
-    assert tap.ranked is not None
-    assert len(tap.ranked) > 5
-    products = model.vectors[tap.ranked.item_row] @ tap.queries.user_vectors[0]
-    expected = 1 / (1 + np.exp(-(tap.ranked.features[:, 0] * 0.1 + products)))
-    assert np.allclose(tap.ranked.heads[:, 0], expected, atol=1e-5)
 
 
 def _features() -> tuple[str, ...]:
