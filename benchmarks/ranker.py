@@ -26,6 +26,7 @@ HEADS = 3
 
 
 def graphs(kind: str) -> dict[str, bytes]:
+    """An untrained ranker's graph by precision."""
     torch.manual_seed(0)
     ranker = make_ranker(len(FEATURES), HEADS, RankerSettings(kind=kind)).eval()
     inputs = {"features": np.random.default_rng(0).normal(size=(256, len(FEATURES))).astype(np.float32)}
@@ -58,6 +59,8 @@ def main() -> None:
             sessions = [(f"cpu, {n} threads", session_of(graph, n, gpu=False)) for n in options.threads]
             if on_gpu:
                 sessions.insert(0, ("gpu", session_of(graph, 1)))
+                if sessions[0][1].get_providers()[0] != "CUDAExecutionProvider":
+                    raise SystemExit("onnxruntime-gpu is here, and CUDA does not load: are its libraries on LD_LIBRARY_PATH?")
             for where, session in sessions:
                 for rows in options.rows:
                     took = timed(session, rows, options.runs)

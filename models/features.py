@@ -207,11 +207,11 @@ def _cross(
         dots = model.vectors[rows] @ queries.user_vectors[q]
         out[:, 5] = dots
         out[:, 6] = (dots - dots.mean()) / (float(dots.std()) + 1e-6)
-    words, similar, last_ones = profiles[q]
+    words, similar, latest = profiles[q]
     contents = model.content[rows]
     out[:, 7], out[:, 8] = items.text[rows] @ words, contents @ similar
-    if len(last_ones):
-        out[:, 9] = (contents @ last_ones.T).max(axis=1)
+    if len(latest):
+        out[:, 9] = (contents @ latest.T).max(axis=1)
     user = queries.users[q]
     if user is not None and len(user.history):
         out[:, 10:15] = _categories(

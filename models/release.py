@@ -10,7 +10,7 @@
     ease_index.npy      int32 (n, m), ease_weight.npy float32 (n, m): heaviest item-to-item weights, -1 where none
     user_tower.onnx     recent history → user vector
     item_tower.onnx     content alone → item vector, for items that training did not see
-    ranker.onnx         features, vectors → calibrated probability per head
+    ranker.onnx         features → calibrated probability per head
     weights.safetensors optional: what a warm start of training begins with; serving checks it and does not load it
 
 Format 1 has no projections: under it, new items have vectors from words and categories alone.
@@ -36,6 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.rules import PositiveRule
+from models.vectors import MODALITIES
 from schemas.errors import ReleaseRejected, RiffleError
 
 __all__ = [
@@ -81,6 +82,11 @@ MAX_MANIFEST_BYTES = 1 << 20
 MAX_FILE_BYTES = 8 << 30
 
 
+CONTENT_PARTS = frozenset({"words", *MODALITIES})
+LEAST_CONTENT = 1e-3
+"Smallest weight of a part of content: the square root of a smaller one could round to nothing."
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
     """One thing the ranker predicts. `action` is an action's name, or `positive` for the dataset's own rule."""
@@ -120,7 +126,7 @@ class Manifest:
     encoders: Mapping[str, str] = field(default_factory=dict)
     "Per modality that training saw: the encoder whose vectors its projection takes."
     content: Mapping[str, float] = field(default_factory=dict)
-    "Weight of the cosine of `words`, `text` and `image` where items are compared by content; 1 where nothing is said."
+    "Weight of the cosine of each of CONTENT_PARTS where items are compared by content; 1 where nothing is said."
 
     def to_bytes(self) -> bytes:
         """JSON, the same bytes for the same manifest."""
@@ -153,8 +159,10 @@ class Manifest:
                 *made.content.values(),
                 *(h.weight for h in made.heads),
             )
-            if any(weight < 0 for weight in made.content.values()):
-                raise ValueError("weights of content must not be negative")
+            if not set(made.content) <= CONTENT_PARTS or not all(LEAST_CONTENT <= w <= 1 for w in made.content.values()):
+                raise ValueError(
+                    f"weights of content are of {', '.join(sorted(CONTENT_PARTS))}, each between {LEAST_CONTENT} and 1"
+                )
             if not made.heads or not all(isinstance(n, int | float) and np.isfinite(n) for n in numbers):
                 raise ValueError("heads, weights and value statistics must be finite numbers")
             texts = (*made.actions, *made.files, *made.files.values(), *made.encoders, *made.encoders.values(), made.name)

@@ -93,7 +93,7 @@ class Learned:
     parity: float = 0.0
     measured: dict[str, Any] = field(default_factory=dict)
     """What training measured of itself, for the manifest: `reliability` per head, how many `logged_slates` the ranker learned
-    from, `index` and `half` where there are."""
+    from and how many `content_queries` the weights of content, `index` and `half` where there are."""
     checkpoints: Checkpoints | None = None
     modules: Modules | None = None
     "What was exported, as torch has it."
@@ -159,11 +159,12 @@ class _Encoded:
     weights: dict[str, float] = field(default_factory=dict)
     "Of words, text and image, where items are compared by content (`training.similarity`)."
 
-    def weigh(self, table: EventTable, seed: int) -> None:
-        """Learn the weights from history."""
+    def weigh(self, table: EventTable, seed: int) -> int:
+        """Learn the weights from history; returns from how many meetings."""
         content = self.content
-        parts = {"words": content.hashed, "text": _unit_rows(content.text), "image": _unit_rows(content.image)}
-        self.weights = content_weights(table, parts, seed)
+        parts = {"words": content.hashed, "text": content.text, "image": content.image}
+        self.weights, asked = content_weights(table, parts, seed)
+        return asked
 
 
 def _encoded(items: Sequence[Item], settings: LearnSettings, cache: Path, clock: _Clock) -> _Encoded:
@@ -228,12 +229,13 @@ def learn(
         group.wait()
     start = int(len(events) * (1 - settings.replayed_share))
     base = EventTable.of(events[:start], items, vocabulary, heads, windows)
-    encoded.weigh(base, settings.seed)
     maker = _Maker(items, vocabulary, heads, windows, encoded.content, settings, clock, positive, encoded)
     if not group.first:
         for part in (base, table):
             maker.towers(part, "", None)
         raise NotFirst
+    clock.part("weigh content")
+    maker.measured["content_queries"] = encoded.weigh(base, settings.seed)
     validation = Validation(table, encoded.content, start, settings.seed) if watch is not None else None
     first = maker.retrieval(base, "older part", _watching(watch, validation))
     arrays, graphs, _ = maker.parts(first, None)

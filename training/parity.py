@@ -199,8 +199,8 @@ def in_parity(world: World, release: Release, modules: Modules, people: Sequence
 
 def _tied(request: Request, alone: Sequence[str], found: _Answers, again: Callable[[Request], _Answers]) -> bool:
     """Whether both answer the same, but for ties, when asked `again` without the few items that were one's `alone`."""
-    if len(alone) > ONE_SIDED:
-        return False
+    if len(alone) > ONE_SIDED or any(slate.degraded or not scores for slate, scores in found):
+        return False  # a side that failed ties with nothing
     answers = again(replace(request, exclude=(*request.exclude, *alone))) if alone else found
     (slate, scores), (other, expected) = answers
     # one selection made both slates: of the same candidates with the same scores it makes the same one, but for ties

@@ -6,82 +6,113 @@ picture says more than its name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
+from torch import Tensor
 
 from models.pipeline.sources import RECENCY
 from training.data import EventTable
 
 __all__ = ["ASKED", "FEWEST", "LEAST", "content_weights"]
 
-ASKED = 6_000
-"Liked first meetings that are learned from, at most."
+ASKED, OTHERS = 3_000, 50
+"First meetings of what is liked that are learned from, at most, and items drawn beside each."
 FEWEST = 100
-"Liked first meetings below which nothing is learned: all weigh the same."
-OTHERS = 100
-"Items drawn beside each."
-STEPS, RATE = 200, 0.05
+"First meetings below which nothing is learned: of all parts, or of one."
+STEPS, RATE = 150, 0.05
+PULL = 1e-3
+"Towards equal weights: what history does not tell apart weighs the same."
 LEAST = 0.01
-"Smallest weight of what some item has: another history may say more of it."
+"Smallest weight: another history may say more of it."
 
 
-def content_weights(table: EventTable, parts: Mapping[str, NDArray[np.float32]], seed: int = 0) -> dict[str, float]:
-    """Weight of each part's cosine, the largest 1: by a softmax of the item that was liked over itself and drawn ones.
+def content_weights(table: EventTable, parts: Mapping[str, NDArray[np.float32]], seed: int = 0) -> tuple[dict[str, float], int]:
+    """Weight of each part's cosine, the largest 1, and how many meetings they were learned from.
 
-    `parts`: by name, an item's vector of length 1, or 0 where it has none, float32 `(items, d)`. What is compared with an item
-    are a person's newest items before it, the newest weigh most, as retrieval by content does. Weights stay positive
-    (softplus). A part that no item has weighs 1, as it says nothing. Deterministic for one seed.
+    By a softmax of the item that was liked over itself and others, drawn as often as they are met, so that being popular tells
+    nothing; all scored as retrieval by content does it. `parts`: by name, an item's vector, 0 where it has none, float32
+    `(items, d)`. Weights stay positive (softplus). A part that those meetings say nothing of weighs LEAST; with fewer than
+    FEWEST meetings all weigh 1. Deterministic for one seed.
     """
     rng = np.random.default_rng(seed)
-    asked = _asked(table, rng)
-    there = [name for name, vectors in parts.items() if vectors.any()]
-    weights = dict.fromkeys(parts, 1.0)
-    if len(asked) < FEWEST or len(there) < 2:
-        return weights
-    cosines = _cosines(asked, table.item, [parts[name] for name in there], rng)
-    x, target = torch.from_numpy(cosines), torch.zeros(len(cosines), dtype=torch.long)
-    raw, heat = torch.zeros(len(there), requires_grad=True), torch.tensor(1.0, requires_grad=True)
-    optimizer = torch.optim.Adam([raw, heat], lr=RATE)
-    for _ in range(STEPS):
-        optimizer.zero_grad()
-        loss = F.cross_entropy(x @ F.softplus(raw) * torch.exp(heat), target)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    found = F.softplus(raw).detach().numpy()
-    for name, weight in zip(there, (found / found.max()).tolist(), strict=True):
-        weights[name] = round(max(weight, LEAST), 4)
-    return weights
+    asked, before = _asked(table, rng)
+    if len(asked) < FEWEST:
+        return dict.fromkeys(parts, 1.0), len(asked)
+    drawn = table.item[rng.integers(0, len(table), (len(asked), OTHERS))]
+    among = np.concatenate([table.item[asked][:, None], drawn], axis=1)
+    past = np.where(before >= 0, table.item[before], -1)
+    cosines, lengths, lengths_past = _compared(among, past, list(parts.values()))
+    told = np.flatnonzero((cosines != 0).any(axis=(1, 2)).sum(axis=0) >= FEWEST)
+    known = (drawn[:, :, None] == np.concatenate([past, among[:, :1]], axis=1)[:, None, :]).any(axis=2)
+    taken = torch.from_numpy(np.pad(known, ((0, 0), (1, 0))))
+    recency = torch.from_numpy((RECENCY * (past >= 0)).astype(np.float32))
+    x, mine, theirs = (torch.from_numpy(array[..., told]) for array in (cosines, lengths, lengths_past))
+    found = _fitted(x, mine, theirs, recency, taken)
+    weights = dict.fromkeys(parts, LEAST)
+    names = list(parts)
+    for n, weight in zip(told.tolist(), (found / found.max(initial=LEAST)).tolist(), strict=True):
+        weights[names[n]] = round(max(weight, LEAST), 4)
+    return weights, len(asked)
 
 
-def _asked(table: EventTable, rng: np.random.Generator) -> list[tuple[int, NDArray[np.intp]]]:
-    """Numbers of liked first meetings, and those of the person's newest events before each, newest first."""
+def _asked(table: EventTable, rng: np.random.Generator) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Events at which a person first meets what they like, then or later, and their newest events before it, newest first.
+
+    `(q,)`, and `(q, len(RECENCY))` with -1 where there is none. The first event of a person is none: nothing came before.
+    """
     order = np.argsort(table.user, kind="stable")
     begins = np.flatnonzero(np.diff(table.user[order], prepend=-1))
-    place = np.empty(len(order), np.intp)
-    place[order] = np.arange(len(order)) - np.repeat(begins, np.diff(np.append(begins, len(order))))
-    liked = np.flatnonzero(table.first & table.liked & (place > 0))
-    picked = np.sort(rng.permutation(liked)[:ASKED])
-    at = np.empty(len(order), np.intp)
+    at, begin = np.empty(len(order), np.intp), np.empty(len(order), np.intp)
     at[order] = np.arange(len(order))
-    longest = len(RECENCY)
-    return [(n, order[at[n] - min(place[n], longest) : at[n]][::-1]) for n in picked.tolist()]
+    begin[order] = np.repeat(begins, np.diff(np.append(begins, len(order))))
+    liked = np.flatnonzero(table.first & (table.labels[:, 0] > 0) & (at > begin))
+    picked = np.sort(rng.permutation(liked)[:ASKED])
+    places = at[picked][:, None] - 1 - np.arange(len(RECENCY))
+    before = np.where(places >= begin[picked][:, None], order[np.maximum(places, 0)], -1)
+    return picked, before
 
 
-def _cosines(
-    asked: Sequence[tuple[int, NDArray[np.intp]]],
-    item: NDArray[np.int64],
-    parts: Sequence[NDArray[np.float32]],
-    rng: np.random.Generator,
-) -> NDArray[np.float32]:
-    """Of the item of each query, first, and of drawn ones, with the person's newest: `(q, 1 + OTHERS, parts)`."""
-    out = np.zeros((len(asked), 1 + OTHERS, len(parts)), np.float32)
-    for q, (n, before) in enumerate(asked):
-        rows = np.append(item[n], rng.integers(0, len(parts[0]), OTHERS))
-        for m, vectors in enumerate(parts):
-            profile = RECENCY[: len(before)] @ vectors[item[before]]
-            out[q, :, m] = vectors[rows] @ (profile / max(float(np.linalg.norm(profile)), 1e-9))
-    return out
+def _compared(
+    among: NDArray[np.int64], past: NDArray[np.int64], parts: list[NDArray[np.float32]]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Cosine of each item `among` `(q, c)` with each of `past` `(q, h)`, -1 is none, by part; and which of both have the part.
+
+    float32 `(q, c, h, parts)`, `(q, c, parts)` and `(q, h, parts)`.
+    """
+    (q, c), h, m = among.shape, past.shape[1], len(parts)
+    cosines = np.zeros((q, c, h, m), np.float32)
+    mine, theirs = np.zeros((q, c, m), np.float32), np.zeros((q, h, m), np.float32)
+    for n in range(q):
+        for k, vectors in enumerate(parts):
+            one, other = _unit_rows(vectors[among[n]]), _unit_rows(vectors[past[n]] * (past[n] >= 0)[:, None])
+            cosines[n, :, :, k] = one @ other.T
+            mine[n, :, k], theirs[n, :, k] = one.any(axis=1), other.any(axis=1)
+    return cosines, mine, theirs
+
+
+def _fitted(x: Tensor, mine: Tensor, theirs: Tensor, recency: Tensor, taken: Tensor) -> NDArray[np.float32]:
+    """Weights per part by which the first of each query's items scores best; those that are `taken` do not count."""
+    raw, heat = torch.zeros(x.shape[-1], requires_grad=True), torch.tensor(1.0, requires_grad=True)
+    optimizer, target = torch.optim.Adam([raw, heat], lr=RATE), torch.zeros(len(x), dtype=torch.long)
+    for _ in range(STEPS):
+        weights = F.softplus(raw)
+        # an item's vector holds its parts by the root of their weights, and has length 1: so does a serving release's
+        one, other = ((there @ weights).clamp(min=1e-9).rsqrt() for there in (mine, theirs))
+        scores = ((x @ weights) @ (other * recency).unsqueeze(-1)).squeeze(-1) * one / recency.sum(dim=1, keepdim=True)
+        logits = (scores * torch.exp(heat)).masked_fill(taken, -1e9)
+        loss = F.cross_entropy(logits, target) + PULL * (raw**2).sum()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    found: NDArray[np.float32] = F.softplus(raw).detach().numpy()
+    return found
+
+
+def _unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    scaled: NDArray[np.float32] = np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
+    return scaled

@@ -125,7 +125,7 @@ def test_an_update_learns_what_is_new_and_keeps_what_was(
     release = Release.open(folder)
     before = champion.release.manifest
     assert release.manifest.trained_until_ms == events[-1].event_time > before.trained_until_ms
-    for name in ("heads", "actions", "value_mean", "light", "encoders", "feature_spec"):
+    for name in ("heads", "actions", "value_mean", "light", "encoders", "content", "feature_spec"):
         assert getattr(release.manifest, name) == getattr(before, name)
     assert release.graphs["ranker.onnx"] == champion.release.graphs["ranker.onnx"]
     for modality, projection in champion.release.projections.items():

@@ -38,16 +38,25 @@ def told(rng: np.random.Generator, taste: NDArray[np.int64], clearly: float) -> 
 
 
 def history(rng: np.random.Generator, taste: NDArray[np.int64], people: int = 60, each: int = 20) -> EventTable:
-    """Everybody likes items of one taste, one after the other, among others' events."""
+    """Everybody meets items of one taste, one after the other, and likes them."""
     user = np.tile(np.arange(people), each)
-    item = np.asarray([rng.choice(np.flatnonzero(taste == u % TASTES)) for u in user], np.int64)
+    return met(user, np.asarray([rng.choice(np.flatnonzero(taste == u % TASTES)) for u in user], np.int64))
+
+
+def met(user: NDArray[np.int64], item: NDArray[np.int64], liked: NDArray[np.bool_] | None = None) -> EventTable:
+    """All that is met is liked then or, where `liked` says so, later."""
     n, seen = len(user), set[tuple[int, int]]()
     first = np.ones(n, np.bool_)
     for k, pair in enumerate(zip(user.tolist(), item.tolist(), strict=True)):
         first[k] = pair not in seen
         seen.add(pair)
     ones, none = np.ones(n, np.bool_), np.zeros(n, np.float32)
-    return EventTable(user, item, np.arange(n), np.zeros(n, np.int64), none, ~ones, ones, first, none[:, None])
+    liked = ones if liked is None else liked
+    return EventTable(user, item, np.arange(n), np.zeros(n, np.int64), none, ~ones, liked, first, (none + 1)[:, None])
+
+
+def weighed(table: EventTable, parts: dict[str, NDArray[np.float32]]) -> dict[str, float]:
+    return content_weights(table, parts)[0]
 
 
 @pytest.mark.parametrize("telling", ["words", "text", "image"])
@@ -55,46 +64,81 @@ def test_what_says_more_of_what_is_liked_weighs_more(telling: str) -> None:
     rng = np.random.default_rng(1)
     taste = rng.integers(0, TASTES, ITEMS)
     parts = {name: told(rng, taste, 1.0 if name == telling else 0.0) for name in ("words", "text", "image")}
-    weights = content_weights(history(rng, taste), parts)
+    weights, asked = content_weights(history(rng, taste), parts)
     assert weights[telling] == 1.0
     assert all(LEAST <= weight < 0.3 for name, weight in weights.items() if name != telling)
+    assert 900 < asked < 1_140  # each person's first event has nothing before it, and some meet an item again
 
 
 def test_what_says_as_much_weighs_as_much() -> None:
     rng = np.random.default_rng(2)
     taste = rng.integers(0, TASTES, ITEMS)
-    weights = content_weights(history(rng, taste), {name: told(rng, taste, 0.7) for name in ("words", "text")})
-    assert min(weights.values()) > 0.6
+    table = history(rng, taste)
+    for clearly in (0.7, 0.0):
+        weights = weighed(table, {name: told(rng, taste, clearly) for name in ("words", "text")})
+        assert min(weights.values()) > 0.5
 
 
-def test_what_no_item_has_changes_nothing() -> None:
+def test_where_likes_follow_views_they_are_learned_from(telling: str = "image") -> None:
+    """What is liked was met before: it counts as it was when it was met."""
+    rng = np.random.default_rng(6)
+    taste = rng.integers(0, TASTES, ITEMS)
+    plain = history(rng, taste)
+    twice = np.repeat(np.arange(len(plain)), 2)
+    table = met(plain.user[twice], plain.item[twice], np.arange(len(twice)) % 2 == 1)
+    assert not (table.first & table.liked).any()
+    weights, asked = content_weights(table, {"text": told(rng, taste, 0.0), telling: told(rng, taste, 1.0)})
+    assert asked > 900
+    assert weights[telling] == 1.0
+    assert weights["text"] < 0.3
+
+
+def test_being_popular_says_nothing_of_what_is_alike() -> None:
+    """The popular half of the items has an image of one style, which says nothing of taste."""
+    rng = np.random.default_rng(7)
+    taste = rng.integers(0, TASTES, ITEMS)
+    often = np.where(np.arange(ITEMS) < ITEMS // 2, 20.0, 1.0)
+    user = np.tile(np.arange(60), 20)
+    item = []
+    for u in user:
+        odds = often * (taste == u % TASTES)
+        item.append(rng.choice(ITEMS, p=odds / odds.sum()))
+    style = np.zeros((ITEMS, 16), np.float32)
+    style[: ITEMS // 2, 0] = 1.0
+    weights = weighed(met(user, np.asarray(item, np.int64)), {"text": told(rng, taste, 1.0), "image": style + 0.01})
+    assert weights["text"] == 1.0
+    assert weights["image"] < 0.3
+
+
+def test_what_history_says_nothing_of_weighs_least() -> None:
+    """No item has it, or only some that nobody met."""
     rng = np.random.default_rng(3)
     taste = rng.integers(0, TASTES, ITEMS)
-    table, parts = history(rng, taste), {"words": told(rng, taste, 0.5), "text": told(rng, taste, 1.0)}
-    without = content_weights(table, parts)
-    assert content_weights(table, {**parts, "image": np.zeros((ITEMS, 8), np.float32)}) == {**without, "image": 1.0}
-    assert content_weights(table, {"words": parts["words"], "text": np.zeros((ITEMS, 8), np.float32)}) == {
-        "words": 1,
-        "text": 1,
-    }
+    taste[-5:] = TASTES  # nobody's
+    table, parts = history(rng, taste), {"words": told(rng, taste % TASTES, 0.5), "text": told(rng, taste % TASTES, 1.0)}
+    image = np.zeros((ITEMS, 8), np.float32)
+    without = weighed(table, parts)
+    assert weighed(table, {**parts, "image": image}) == {**without, "image": LEAST}
+    image[-5:] = 1.0
+    assert weighed(table, {**parts, "image": image}) == {**without, "image": LEAST}
 
 
 def test_from_too_little_nothing_is_learned() -> None:
     rng = np.random.default_rng(4)
     taste = rng.integers(0, TASTES, ITEMS)
     few = history(rng, taste, people=5, each=FEWEST // 5)  # the first of each person has nothing before it
-    assert content_weights(few, {"words": told(rng, taste, 1.0), "text": told(rng, taste, 0.0)}) == {"words": 1, "text": 1}
+    assert weighed(few, {"words": told(rng, taste, 1.0), "text": told(rng, taste, 0.0)}) == {"words": 1, "text": 1}
 
 
 def test_it_is_learned_from_what_came_before_alone() -> None:
-    """Nothing of a like, or of what follows it, is in what it is compared with."""
+    """Nothing of a like, or of what follows it, is in what it is compared with: everybody meets each item twice in a row."""
     rng = np.random.default_rng(5)
     taste = rng.integers(0, TASTES, ITEMS)
-    table, noise = history(rng, taste), told(rng, taste, 0.0)
-    # everybody meets an item twice in a row: the second time it was known
-    again = np.repeat(np.arange(len(table)), 2)
-    table = replace(table.take(again), first=table.first[again] & (np.arange(len(again)) % 2 == 0))
-    weights = content_weights(table, {"words": told(rng, taste, 0.5), "text": noise})
+    plain = history(rng, taste)
+    again = np.repeat(np.arange(len(plain)), 2)
+    weights = weighed(
+        met(plain.user[again], plain.item[again]), {"words": told(rng, taste, 0.5), "text": told(rng, taste, 0.0)}
+    )
     assert weights["words"] == 1.0
     assert weights["text"] < 0.3
 
@@ -111,7 +155,9 @@ def serving(learned: Learned, content: dict[str, float]) -> tuple[World, Serving
     return world, model, Tap.into(pipeline), pipeline
 
 
-@pytest.mark.parametrize("content", [{}, {"words": 0.3, "text": 1.0, "image": 0.09}, {"words": 0.0, "text": 0.0, "image": 1.0}])
+@pytest.mark.parametrize(
+    "content", [{}, {"words": 0.3, "text": 1.0, "image": 0.09}, {"words": 0.001, "text": 0.001, "image": 1.0}]
+)
 def test_content_is_compared_by_the_releases_weights(learned: Learned, content: dict[str, float]) -> None:
     """As by a plain recomputation: for retrieval, and the ranker's features."""
     world, model, tap, pipeline = serving(learned, content)
@@ -134,12 +180,14 @@ def test_content_is_compared_by_the_releases_weights(learned: Learned, content: 
     assert np.allclose(ranked.features[:, place[1]], (plain[ranked.item_row] @ plain[wanted[:5]].T).max(axis=1), atol=1e-5)
 
 
-def test_weights_are_kept_with_a_release_and_an_older_one_has_none(learned: Learned) -> None:
+def test_weights_are_kept_with_a_release_and_may_be_missing(learned: Learned) -> None:
     assert set(learned.manifest.content) == {"words", "text", "image"}
     assert Manifest.parse(learned.manifest.to_bytes()).content == learned.manifest.content
     before = learned.manifest.to_bytes().decode()
     start = before.index(' "content": {')
     older = before[:start] + before[before.index("},", start) + 3 :]
     assert Manifest.parse(older.encode()).content == {}
-    with pytest.raises(ReleaseRejected, match="negative"):
-        Manifest.parse(replace(learned.manifest, content={"text": -0.1}).to_bytes())
+    wrong: list[dict[str, float]] = [{"text": -0.1}, {"text": 0.0}, {"text": 1e39}, {"txt": 1.0}, {"text": float("nan")}]
+    for content in wrong:
+        with pytest.raises(ReleaseRejected):
+            Manifest.parse(replace(learned.manifest, content=content).to_bytes())

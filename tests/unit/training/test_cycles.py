@@ -23,7 +23,7 @@ MONDAY_8 = 1_699_862_400_000
 HOUR = 3_600_000
 SPAN = 2 * HOUR
 COLUMNS = [FEATURES.index(name) for name in CONTEXT]
-PRICE, TEXT = FEATURES.index("item_price"), FEATURES.index("similar")
+PRICE, SIMILAR = FEATURES.index("item_price"), FEATURES.index("similar")
 
 
 def shown(queries: int, start_ms: int, span_ms: int, seed: int) -> Examples:
@@ -32,8 +32,8 @@ def shown(queries: int, start_ms: int, span_ms: int, seed: int) -> Examples:
     features = np.zeros((queries, 6, len(FEATURES)), np.float32)
     for q, time_ms in enumerate(np.sort(rng.integers(start_ms, start_ms + span_ms, queries)).tolist()):
         features[q][:, COLUMNS] = context_of(Queries.hydrate([Request("r", "u")], [None], ItemStore(1)), time_ms)
-    features[..., [PRICE, TEXT]] = rng.normal(size=(queries, 6, 2))
-    wanted = features[..., TEXT] - features[..., PRICE] + rng.normal(size=(queries, 6))
+    features[..., [PRICE, SIMILAR]] = rng.normal(size=(queries, 6, 2))
+    wanted = features[..., SIMILAR] - features[..., PRICE] + rng.normal(size=(queries, 6))
     labels = (wanted == wanted.max(axis=1, keepdims=True)).astype(np.float32)
     valid, none = np.ones((queries, 6), np.bool_), np.zeros((queries, 6), np.float32)
     return Examples(features, labels[..., None], labels, valid, none, np.zeros(queries, np.bool_))

@@ -149,6 +149,7 @@ def test_answers_that_differ_by_a_tie_in_retrieval_or_selection_are_tied(
         assert again is not None
         return FIRST, again
 
+    assert not parity._tied(Request("parity", "u"), [], ((FIRST[0], {}), (slate(("x", 0.1)), {})), ask), "both sides failed"
     found = (FIRST, (slate(("d", 0.2), ("a", 0.5)), {}) if again is None else again)
     assert parity._tied(Request("parity", "u", exclude=("x",)), alone, found, ask) is tied
 
