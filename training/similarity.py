@@ -99,10 +99,7 @@ def _fitted(x: Tensor, mine: Tensor, theirs: Tensor, recency: Tensor, taken: Ten
     raw, heat = torch.zeros(x.shape[-1], requires_grad=True), torch.tensor(1.0, requires_grad=True)
     optimizer, target = torch.optim.Adam([raw, heat], lr=RATE), torch.zeros(len(x), dtype=torch.long)
     for _ in range(STEPS):
-        weights = F.softplus(raw)
-        # an item's vector holds its parts by the root of their weights, and has length 1: so does a serving release's
-        one, other = ((there @ weights).clamp(min=1e-9).rsqrt() for there in (mine, theirs))
-        scores = ((x @ weights) @ (other * recency).unsqueeze(-1)).squeeze(-1) * one / recency.sum(dim=1, keepdim=True)
+        scores = _scores(x, mine, theirs, recency, F.softplus(raw))
         logits = (scores * torch.exp(heat)).masked_fill(taken, -1e9)
         loss = F.cross_entropy(logits, target) + PULL * (raw**2).sum()
         optimizer.zero_grad()
@@ -110,6 +107,15 @@ def _fitted(x: Tensor, mine: Tensor, theirs: Tensor, recency: Tensor, taken: Ten
         optimizer.step()
     found: NDArray[np.float32] = F.softplus(raw).detach().numpy()
     return found
+
+
+def _scores(x: Tensor, mine: Tensor, theirs: Tensor, recency: Tensor, weights: Tensor) -> Tensor:
+    """Of each query's items, `(q, c)`: in the order in which a release with these weights retrieves them by content.
+
+    An item's vector holds its parts by the root of their weights, and has length 1; a person's is the mean of their newest.
+    """
+    one, other = ((there @ weights).clamp(min=1e-9).rsqrt() for there in (mine, theirs))
+    return ((x @ weights) @ (other * recency).unsqueeze(-1)).squeeze(-1) * one / recency.sum(dim=1, keepdim=True)
 
 
 def _unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from learning_corpus import corpus
 from numpy.typing import NDArray
 
@@ -17,6 +18,7 @@ from models.serving import ServingModel
 from models.slot import ModelSlot
 from schemas.errors import ReleaseRejected
 from schemas.records import Request
+from training import similarity
 from training.data import EventTable
 from training.evaluate import World
 from training.learn import Learned
@@ -79,7 +81,7 @@ def test_what_says_as_much_weighs_as_much() -> None:
         assert min(weights.values()) > 0.5
 
 
-def test_where_likes_follow_views_they_are_learned_from(telling: str = "image") -> None:
+def test_where_likes_follow_views_they_are_learned_from() -> None:
     """What is liked was met before: it counts as it was when it was met."""
     rng = np.random.default_rng(6)
     taste = rng.integers(0, TASTES, ITEMS)
@@ -87,9 +89,9 @@ def test_where_likes_follow_views_they_are_learned_from(telling: str = "image") 
     twice = np.repeat(np.arange(len(plain)), 2)
     table = met(plain.user[twice], plain.item[twice], np.arange(len(twice)) % 2 == 1)
     assert not (table.first & table.liked).any()
-    weights, asked = content_weights(table, {"text": told(rng, taste, 0.0), telling: told(rng, taste, 1.0)})
+    weights, asked = content_weights(table, {"text": told(rng, taste, 0.0), "image": told(rng, taste, 1.0)})
     assert asked > 900
-    assert weights[telling] == 1.0
+    assert weights["image"] == 1.0
     assert weights["text"] < 0.3
 
 
@@ -141,6 +143,22 @@ def test_it_is_learned_from_what_came_before_alone() -> None:
     )
     assert weights["words"] == 1.0
     assert weights["text"] < 0.3
+
+
+def test_weights_are_learned_on_the_scores_that_serve() -> None:
+    """Up to one factor per person, also for items that lack a part: as vectors of length 1, each part by its weight's root."""
+    rng = np.random.default_rng(8)
+    weights = np.asarray([0.2, 1.0, 0.6], np.float32)
+    parts = [units(rng, 40, 8) * (rng.random((40, 1)) < 0.7).astype(np.float32) for _ in weights]
+    among, past = rng.integers(0, 40, (5, 30)), rng.integers(0, 40, (5, len(RECENCY)))
+    past[0, 7:] = -1
+    recency = RECENCY * (past >= 0)
+    compared = [torch.from_numpy(array) for array in similarity._compared(among, past, parts)]
+    scores = similarity._scores(*compared, torch.from_numpy(recency), torch.from_numpy(weights)).numpy()
+    whole = np.concatenate([part * np.sqrt(weight) for part, weight in zip(parts, weights, strict=True)], axis=1)
+    whole /= np.maximum(np.linalg.norm(whole, axis=1, keepdims=True), 1e-9)
+    served = np.einsum("qcd,qd->qc", whole[among], np.einsum("qh,qhd->qd", recency, whole[past]))
+    assert np.allclose(scores * recency.sum(axis=1, keepdims=True), served, atol=1e-5)
 
 
 # ---- in a release
