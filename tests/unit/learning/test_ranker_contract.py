@@ -67,7 +67,7 @@ def trained() -> dict[str, Ranker]:
 def test_it_learns_crosses_and_each_heads_own_task(kind: str, trained: dict[str, Ranker]) -> None:
     fresh = drawn(200, 9)
     heads, labels = told(trained[kind], fresh), fresh.labels.reshape(-1, 2)
-    assert auc(heads[:, 0], labels[:, 0]) > 0.78
+    assert auc(heads[:, 0], labels[:, 0]) > 0.78  # the chances that they were drawn by: 0.806
     assert auc(heads[:, 1], labels[:, 1]) > 0.97
 
 
