@@ -15,7 +15,7 @@ from models.pipeline.batch import Candidates, Queries
 from models.release import Release
 from models.sequences import EVENT_WIDTH, LENGTH, Vocabulary, history_inputs
 from models.signals import Scratch, Signal
-from models.vectors import MODALITIES, project
+from models.vectors import MODALITIES, project, unit_rows
 from schemas.errors import ReleaseRejected
 
 __all__ = ["ServingModel", "session_of"]
@@ -246,10 +246,10 @@ class ServingModel:
         released = self.release.present[there] & known[:, None]
         kept = ((self.text, self.release.text), (self.image, self.release.image))
         for (column, trained), part, mine, theirs in zip(kept, parts, present.T, released.T, strict=True):
-            column[rows] = np.where(mine[:, None], _unit_rows(part), trained[there] * theirs[:, None])
+            column[rows] = np.where(mine[:, None], unit_rows(part), trained[there] * theirs[:, None])
         self.present[rows] = present | released
         said = zip((items.text, self.text, self.image), self._content_scale, strict=True)
-        self.content[rows] = _unit_rows(np.concatenate([column[rows] * scale for column, scale in said], axis=1))
+        self.content[rows] = unit_rows(np.concatenate([column[rows] * scale for column, scale in said], axis=1))
         unseen = ~known
         if unseen.any():
             inputs = (items.text[rows[unseen]], *(part[unseen] for part in parts), present[unseen].astype(np.float32))
@@ -298,9 +298,3 @@ class ServingModel:
     ) -> NDArray[np.float32]:
         """The candidates' features by `models.features`."""
         return compute(queries, candidates, items, sources, self)
-
-
-def _unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    scaled: NDArray[np.float32] = np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
-    return scaled

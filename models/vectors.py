@@ -16,12 +16,29 @@ from numpy.typing import NDArray
 from models.state import hash64
 from schemas.errors import BadEvent
 
-__all__ = ["MODALITIES", "ItemVector", "VectorStore", "fingerprint", "project", "rounded", "vectors_from", "vectors_to"]
+__all__ = [
+    "MODALITIES",
+    "ItemVector",
+    "VectorStore",
+    "fingerprint",
+    "project",
+    "rounded",
+    "unit_rows",
+    "vectors_from",
+    "vectors_to",
+]
 
 MODALITIES = ("text", "image")
 MAX_DIMENSIONS = 8_192
 MAX_VECTORS = 16
 HALF = np.dtype("<f2")
+
+
+def unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The rows at length 1, float32 `(n, d)`; those of length 0 stay."""
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    scaled: NDArray[np.float32] = np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
+    return scaled
 
 
 def rounded(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

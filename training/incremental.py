@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from models.features import SPEC
 from models.items import TEXT_DIMENSIONS, text_vector
 from models.sequences import EVENT_WIDTH, LENGTH, Vocabulary
+from models.vectors import unit_rows
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
 from training.data import EventTable, of_known_items, published
@@ -184,8 +185,8 @@ def update(
     )
     arrays: dict[str, NDArray[Any]] = {
         "item_vectors.npy": vectors,
-        "text.npy": _unit_rows(content.text),
-        "image.npy": _unit_rows(content.image),
+        "text.npy": unit_rows(content.text),
+        "image.npy": unit_rows(content.image),
         "present.npy": content.present > 0,
         "ease_index.npy": index,
         "ease_weight.npy": weight,
@@ -219,9 +220,3 @@ def _graphs(
         contents, of_items = to_half(contents, given, "item_tower.onnx")
         measured["half"] = max(of_users, of_items)
     return {"user_tower.onnx": users, "item_tower.onnx": contents}, max(first, second), measured
-
-
-def _unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    scaled: NDArray[np.float32] = np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
-    return scaled

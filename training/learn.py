@@ -21,6 +21,7 @@ from models.release import Head, Manifest, Release, write_release
 from models.rules import PositiveRule
 from models.sequences import EVENT_WIDTH, LENGTH, Vocabulary
 from models.serving import ServingModel
+from models.vectors import unit_rows
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
 from training.checkpoints import Checkpoints
@@ -381,20 +382,14 @@ class _Maker:
             self.measured["index"] = {"recall": round(index.recall, 4), "probes": index.probes, "bytes": index.nbytes}
         arrays: dict[str, NDArray[Any]] = {
             "item_vectors.npy": made.vectors,
-            "text.npy": _unit_rows(self.content.text),
-            "image.npy": _unit_rows(self.content.image),
+            "text.npy": unit_rows(self.content.text),
+            "image.npy": unit_rows(self.content.image),
             "present.npy": self.content.present > 0,
             "ease_index.npy": made.ease_index,
             "ease_weight.npy": made.ease_weight,
             **{f"{modality}_projection.npy": fitted for modality, fitted in self.encoded.projections.items()},
         }
         return arrays, graphs, max(worst, difference)
-
-
-def _unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    scaled: NDArray[np.float32] = np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
-    return scaled
 
 
 def described(settings: LearnSettings) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.pipeline.sources import RECENCY
+from models.vectors import unit_rows
 from training.data import EventTable
 
 __all__ = ["ASKED", "FEWEST", "LEAST", "content_weights"]
@@ -88,7 +89,7 @@ def _compared(
     mine, theirs = np.zeros((q, c, m), np.float32), np.zeros((q, h, m), np.float32)
     for n in range(q):
         for k, vectors in enumerate(parts):
-            one, other = _unit_rows(vectors[among[n]]), _unit_rows(vectors[past[n]] * (past[n] >= 0)[:, None])
+            one, other = unit_rows(vectors[among[n]]), unit_rows(vectors[past[n]] * (past[n] >= 0)[:, None])
             cosines[n, :, :, k] = one @ other.T
             mine[n, :, k], theirs[n, :, k] = one.any(axis=1), other.any(axis=1)
     return cosines, mine, theirs
@@ -116,9 +117,3 @@ def _scores(x: Tensor, mine: Tensor, theirs: Tensor, recency: Tensor, weights: T
     """
     one, other = ((there @ weights).clamp(min=1e-9).rsqrt() for there in (mine, theirs))
     return ((x @ weights) @ (other * recency).unsqueeze(-1)).squeeze(-1) * one / recency.sum(dim=1, keepdim=True)
-
-
-def _unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    scaled: NDArray[np.float32] = np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
-    return scaled
