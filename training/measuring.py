@@ -134,7 +134,7 @@ def gate_share(events: Sequence[Interaction], positive: str, share: float, queri
     for found, n in enumerate(reversed(asked), 1):
         people.add(events[n].user_id)
         if found >= needed and len(people) >= bounds.people:
-            return (n + 0.5) / len(events)
+            return max(share, (n + 0.5) / len(events))  # of the same events, be it the share or a little less
     return share
 
 
