@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FEATURES", "SOURCES", "SPEC", "compute"]
 
-SPEC = "f5"
+SPEC = "f6"
 "Name of this specification. Any change to a feature's meaning changes it: a release of another one is refused."
 SOURCES = ("covisitation", "ease", "learned", "content", "popular", "fresh")
 ACTIONS = 4
@@ -39,7 +39,7 @@ ITEM = (
     "item_values",
     "item_price",
     "item_priced",
-    "item_trained",
+    "item_learned",
     "item_text",
     "item_image",
     *(f"item_action{n}" for n in range(ACTIONS)),
@@ -137,7 +137,8 @@ def _item(out: NDArray[np.float32], rows: NDArray[np.int32], items: ItemStore, m
     out[:, 6] = np.log1p(counted)
     out[:, 7] = np.log1p(np.maximum(np.nan_to_num(price), 0))
     out[:, 8] = ~np.isnan(price)
-    out[:, 9] = index >= 0
+    # that training met it: what of the rest is known of it comes from its content, and no item-to-item weight speaks of it
+    out[:, 9] = (index >= 0) & (first > 0) & (first <= model.release.manifest.trained_until_ms)
     out[:, 10:12] = model.present[rows]
     for n, name in enumerate(model.vocabulary.actions[:ACTIONS]):
         if name in items.action_names:

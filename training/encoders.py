@@ -1,9 +1,9 @@
 """Vectors of texts and images, computed once per content and kept.
 
-Text: a BERT-class model through `transformers`, mean-pooled (Reimers & Gurevych 2019). Image: EfficientNet-Lite0, pooled
-features (Tan & Le 2019). Both run in batches. What is encoded is appended to a store keyed by the content's sha256, so that a
-run that was stopped goes on where it was, and an item is encoded again only when its content changes. Images by URL are
-fetched before (`training.web_images`).
+Text: a BERT-class model through `transformers`, mean-pooled (Reimers & Gurevych 2019). Image: EfficientNet-Lite0, features
+pooled at several depths (Tan & Le 2019). Both run in batches. What is encoded is appended to a store keyed by the content's
+sha256, so that a run that was stopped goes on where it was, and an item is encoded again only when its content changes. Images
+by URL are fetched before (`training.web_images`).
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ SMALL_FILES = 64
 "Files of the cache that are not full, at which they are joined: items that came a few at a time leave many."
 MAX_TOKENS = 96
 IMAGE_SIDE = 128
+DEPTHS = (5, 8, 11)
+"Blocks of the image model whose output is pooled beside the last layer's."
 MAX_IMAGE_BYTES = 20 << 20
 MAX_IMAGE_PIXELS = 50_000_000
 IMAGE_KINDS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")
@@ -130,13 +132,18 @@ class TextEncoder:
 
 
 class ImageEncoder:
-    """Pooled, length-1 features of EfficientNet-Lite0. Without `web`, images by URL count as missing."""
+    """Features of EfficientNet-Lite0, pooled at four depths, each part of them as long: the whole has length 1.
 
-    name = f"image-efficientnet-lite0-{IMAGE_SIDE}"
-    dimensions = 1280
+    The last layer says what is seen; the means and deviations of those before, how it looks: colours, textures, style. What
+    people like is told by both. Without `web`, images by URL count as missing.
+    """
+
+    name = f"image-efficientnet-lite0-{IMAGE_SIDE}-depths"
+    dimensions = 1280 + 2 * (80 + 112 + 192)
 
     def __init__(self, web: WebImages | None = None) -> None:
         self._model: Any = None
+        self._passed: list[Any] = []
         self._web = web
         self._device = "cuda" if _gpu() else "cpu"
         self.batch = ON_GPU if _gpu() else IMAGES
@@ -173,15 +180,21 @@ class ImageEncoder:
 
         if self._model is None:
             self._model = _efficientnet().to(self._device)
+            for block in DEPTHS:
+                self._model._blocks[block].register_forward_hook(lambda _, __, out: self._passed.append(out))
         pixels = np.zeros((len(contents), 3, IMAGE_SIDE, IMAGE_SIDE), np.float32)
         readable = np.zeros(len(contents), np.bool_)
         for n, content in enumerate(contents):
             image = _pixels(content)
             if image is not None:
                 pixels[n], readable[n] = image, True
+        self._passed.clear()
         with torch.inference_mode():
-            features = self._model.extract_features(torch.from_numpy(pixels).to(self._device)).mean(dim=(2, 3))
-            vectors: NDArray[np.float32] = torch.nn.functional.normalize(features, dim=-1).cpu().numpy()
+            last = self._model.extract_features(torch.from_numpy(pixels).to(self._device))
+            pooled = [how for out in self._passed for how in (out.mean(dim=(2, 3)), out.std(dim=(2, 3)))]
+            parts = [torch.nn.functional.normalize(part, dim=-1) for part in (*pooled, last.mean(dim=(2, 3)))]
+            vectors: NDArray[np.float32] = torch.nn.functional.normalize(torch.cat(parts, dim=-1), dim=-1).cpu().numpy()
+        self._passed.clear()
         return vectors, readable
 
 

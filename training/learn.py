@@ -49,6 +49,8 @@ from training.weights import weights_of
 __all__ = ["LearnSettings", "Learned", "learn"]
 
 TEXT_KEPT, IMAGE_KEPT = 128, 64
+FLATTENED = {"text": 0.0, "image": 0.5}
+"How far each modality's axes are brought to one width: a few axes of an image, as how bright it is, else drown the rest."
 FEWEST = 200
 "Events below which nothing can be learned."
 
@@ -161,10 +163,17 @@ class _Encoded:
     "Of words, text and image, where items are compared by content (`training.similarity`)."
 
     def weigh(self, table: EventTable, seed: int) -> int:
-        """Learn the weights from history; returns from how many meetings."""
+        """Learn the weights from history; returns from how many meetings.
+
+        The towers read text and image by the root of their weights, as a comparison does: what says little is then little to
+        learn from by heart. The factor is part of the projection, so that a worker does the same.
+        """
         content = self.content
         parts = {"words": content.hashed, "text": content.text, "image": content.image}
         self.weights, asked = content_weights(table, parts, seed)
+        factors = {name: np.float32(np.sqrt(self.weights[name])) for name in self.projections}
+        self.projections = {name: fitted * factors[name] for name, fitted in self.projections.items()}
+        self.content = replace(content, text=content.text * factors["text"], image=content.image * factors["image"])
         return asked
 
 
@@ -179,7 +188,7 @@ def _encoded(items: Sequence[Item], settings: LearnSettings, cache: Path, clock:
     for modality, part, make, kept in encoders:
         progress, encoder = clock.part(part), make()
         vectors, present = encode_items(items, encoder, cache, progress)
-        projections[modality] = fit_projection(vectors, present, kept)
+        projections[modality] = fit_projection(vectors, present, kept, FLATTENED[modality])
         parts.append((projected(vectors, present, projections[modality]), present))
         if present.any():
             names[modality] = encoder.name
@@ -230,13 +239,14 @@ def learn(
         group.wait()
     start = int(len(events) * (1 - settings.replayed_share))
     base = EventTable.of(events[:start], items, vocabulary, heads, windows)
+    clock.part("weigh content")
+    content_queries = encoded.weigh(base, settings.seed)
     maker = _Maker(items, vocabulary, heads, windows, encoded.content, settings, clock, positive, encoded)
+    maker.measured["content_queries"] = content_queries
     if not group.first:
         for part in (base, table):
             maker.towers(part, "", None)
         raise NotFirst
-    clock.part("weigh content")
-    maker.measured["content_queries"] = encoded.weigh(base, settings.seed)
     validation = Validation(table, encoded.content, start, settings.seed) if watch is not None else None
     first = maker.retrieval(base, "older part", _watching(watch, validation))
     arrays, graphs, _ = maker.parts(first, None)

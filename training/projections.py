@@ -13,10 +13,13 @@ LEAST_SHARE = 1e-9
 "Axes along which the vectors vary less than this share of the widest teach nothing: they are left out."
 
 
-def fit_projection(vectors: NDArray[np.float32], present: NDArray[np.bool_], kept: int) -> NDArray[np.float32]:
+def fit_projection(
+    vectors: NDArray[np.float32], present: NDArray[np.bool_], kept: int, flatten: float = 0.0
+) -> NDArray[np.float32]:
     """Centre, turn to the principal axes, scale to mean square 1: float32 `(d + 1, kept)`, read by `models.vectors.project`.
 
     `vectors`: float32 `(n, d)`, as they come over the topic; `present`: where there are any, bool `(n,)`. Zeros without any.
+    `flatten`: how far the axes are brought to one width, 0 (as they are) to 1 (all alike, whitened).
     """
     d = vectors.shape[1]
     out = np.zeros((d + 1, kept), np.float32)
@@ -32,6 +35,7 @@ def fit_projection(vectors: NDArray[np.float32], present: NDArray[np.bool_], kep
     axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(most)])
     # an axis that no item of training varies along would give new items numbers that nothing taught the towers to read
     axes[:, size <= LEAST_SHARE * max(float(size[0]), 1e-12)] = 0.0
+    axes = axes * np.maximum(size / max(float(size[0]), 1e-12), LEAST_SHARE) ** (-flatten / 2)
     scale = max(float(np.sqrt(((centred @ axes) ** 2).mean())), 1e-9)
     out[:-1, :most] = axes / scale
     out[-1, :most] = -(mean @ axes) / scale

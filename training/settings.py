@@ -29,6 +29,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "towers.hidden_ids": (0.0, 1.0),
     "towers.hidden_content": (0.0, 0.95),
     "towers.unmet": (0.0, 1.0),
+    "towers.resemblance": (0.0, 100.0),
     "towers.other": (0.0, 1.0),
     "ranker.experts": (1, 64),
     "ranker.width": (2, 8_192),

@@ -21,6 +21,9 @@ from models.sequences import EVENT_WIDTH, LENGTH
 
 __all__ = ["Content", "ItemTower", "TowerSettings", "UserTower", "item_vectors"]
 
+MEAN_RATE = 0.1
+"How fast an item's weight in the mean of a history falls with every event after it, before anything is learned."
+
 
 @dataclass(frozen=True, slots=True)
 class TowerSettings:
@@ -43,6 +46,9 @@ class TowerSettings:
     unmet: float = 0.1
     """How much an item counts as not chosen at an event from before anybody had met it: always, if nobody ever did. Whether it
     would have been chosen is not known, and what is like it is not to be thought little of."""
+    resemblance: float = 8.0
+    """How much of the mean of the history's item vectors a person's vector has before anything is learned: like goes to like,
+    also where an item's vector comes from its content alone and no event has taught it."""
     other: float = 0.1
     "Weight of a first meeting that is not liked; a liked one weighs 1."
     seed: int = 0
@@ -137,9 +143,15 @@ class _Block(nn.Module):
 
 
 class UserTower(nn.Module):
-    """Recent events to a vector; its last column is 1, which lets the item's bias in."""
+    """Recent events to a vector; its last column is 1, which lets the item's bias in.
+
+    To what the transformer makes of them comes the mean of the items' vectors, per dimension as strong as is learned. A
+    product of vectors is then their likeness from the start, and what is like the history scores high though nobody has met it.
+    """
 
     fade: Tensor
+    distance: Tensor
+    causal: Tensor
 
     def __init__(self, settings: TowerSettings) -> None:
         super().__init__()
@@ -151,11 +163,18 @@ class UserTower(nn.Module):
         self.norm = nn.LayerNorm(d)
         self.out = nn.Linear(d, d)
         self.dropout = nn.Dropout(settings.dropout)
+        self.mean_gain = nn.Parameter(torch.full((d,), settings.resemblance))
+        self.mean_weight = nn.Linear(EVENT_WIDTH, 1)
+        self.mean_rate = nn.Parameter(torch.tensor(MEAN_RATE))
+        nn.init.zeros_(self.mean_weight.weight)
+        nn.init.zeros_(self.mean_weight.bias)
         place = torch.arange(LENGTH)
         distance = (place[:, None] - place[None, :]).float()
         slopes = torch.tensor([0.25 / 4**n for n in range(settings.attention_heads)])
         bias = -slopes[:, None, None] * distance
         self.register_buffer("fade", bias.masked_fill(distance < 0, -1e9), persistent=False)
+        self.register_buffer("distance", distance.clamp(min=0), persistent=False)
+        self.register_buffer("causal", (distance >= 0).float(), persistent=False)
 
     def states(self, items: Tensor, events: Tensor, mask: Tensor) -> Tensor:
         """A vector after every event: `(batch, LENGTH, d + 1)`."""
@@ -166,8 +185,14 @@ class UserTower(nn.Module):
         bias = torch.maximum(bias, torch.eye(LENGTH, device=mask.device).mul(1e9).sub(1e9))
         for block in self.blocks:
             x = block(x, bias)
-        out = self.out(self.norm(x))
+        out = self.out(self.norm(x)) + self.mean_gain * self._mean(items, events, mask)
         return torch.cat([out, torch.ones_like(out[..., :1])], dim=-1)
+
+    def _mean(self, items: Tensor, events: Tensor, mask: Tensor) -> Tensor:
+        """Of the item vectors up to every event, newer ones and what events say is telling weighing more: `(…, LENGTH, d)`."""
+        says = torch.sigmoid(self.mean_weight(events)).squeeze(-1) * mask
+        weights = self.causal * torch.exp(-self.mean_rate.abs() * self.distance) * says[:, None, :]
+        return (weights @ items[..., :-1]) / weights.sum(dim=-1, keepdim=True).clamp(min=1e-6)
 
     def forward(self, items: Tensor, events: Tensor, mask: Tensor) -> Tensor:
         """The vector after the newest event; of a person without events, a vector learned for that case."""

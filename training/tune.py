@@ -79,6 +79,7 @@ SPACE: Mapping[str, BaseDistribution] = {
     "towers.dropout": FloatDistribution(0.1, 0.5),
     "towers.weight_decay": FloatDistribution(1e-3, 0.3, log=True),
     "towers.hidden_ids": FloatDistribution(0.05, 0.5),
+    "towers.resemblance": FloatDistribution(0.0, 16.0),
     "towers.other": FloatDistribution(0.0, 0.5),
     "ranker.kind": CategoricalDistribution(list(KINDS)),
     "ranker.width": CategoricalDistribution([48, 96, 192]),

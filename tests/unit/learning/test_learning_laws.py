@@ -185,6 +185,39 @@ def test_a_user_tower_on_a_window_is_the_user_tower_on_the_newest_events() -> No
         assert torch.allclose(tower.states(altered, events, torch.ones(1, LENGTH))[:, :40], states[:, :40], atol=1e-5)
 
 
+def _mean_of(tower: UserTower, items: torch.Tensor, events: torch.Tensor) -> torch.Tensor:
+    """What the mean of the history adds to the newest vector."""
+    mask = torch.ones(items.shape[0], LENGTH)
+    gain = tower.mean_gain.detach().clone()
+    with torch.inference_mode():
+        with_it = tower(items, events, mask)
+        tower.mean_gain.zero_()
+        without = tower(items, events, mask)
+        tower.mean_gain.copy_(gain)
+    return with_it - without
+
+
+def test_a_person_is_the_mean_of_what_they_met_before_anything_is_learned() -> None:
+    """By a plain recomputation: the newest weigh most, what lies ahead nothing, and an event weighs as what it says."""
+    torch.manual_seed(0)
+    tower = UserTower(TowerSettings(dimensions=16, resemblance=3.0)).eval()
+    items, events = torch.randn(2, LENGTH, 17), torch.rand(2, LENGTH, EVENT_WIDTH)
+    age = torch.arange(LENGTH - 1, -1, -1, dtype=torch.float32)
+    for rate, told in ((0.1, 0.0), (0.0, 0.0), (0.5, 2.0)):
+        with torch.no_grad():
+            tower.mean_rate.fill_(rate)
+            tower.mean_weight.weight[0, 3] = told
+        weights = torch.exp(-rate * age) * torch.sigmoid(told * events[..., 3])
+        expected = 3.0 * (weights.unsqueeze(-1) * items[..., :-1]).sum(1) / weights.sum(1, keepdim=True)
+        found = _mean_of(tower, items, events)
+        assert torch.allclose(found[:, :-1], expected, atol=1e-4)
+        assert not found[:, -1].any(), "the bias of an item stays as it is"
+        states = tower.states(items, events, torch.ones(2, LENGTH))
+        ahead = items.clone()
+        ahead[:, 40:] = 7.0
+        assert torch.allclose(tower.states(ahead, events, torch.ones(2, LENGTH))[:, :40], states[:, :40], atol=1e-5)
+
+
 @pytest.mark.parametrize("heads", [1, 3])
 def test_onnx_gives_what_torch_gives(heads: int) -> None:
     torch.manual_seed(heads)

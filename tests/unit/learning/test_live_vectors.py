@@ -27,6 +27,7 @@ from schemas.codec import decode, encode
 from schemas.columns import EventColumns
 from schemas.errors import BadEvent, ReleaseRejected
 from schemas.records import Interaction, Item, Request
+from training import evaluate
 from training.encoding import LiveEncoders
 from training.learn import Learned
 
@@ -89,12 +90,32 @@ def test_the_ranker_sees_a_live_item_as_one_of_the_release_with_the_same_content
     request = Request("r", "u", k=len(asked), candidates=tuple(item.item_id for item in asked))
     (slate,) = CandidatePipeline(store, slot=slot).run([request], table.lookup(["u"]), [None])
     found = {item.item_id: np.asarray(item.features) for item in slate.items}
-    alike = [n for n, name in enumerate(FEATURES) if name != "item_trained"]
     for one, other in zip(unmet, twins(unmet), strict=True):
-        assert found[other.item_id][alike] == pytest.approx(found[one.item_id][alike], abs=1e-4)
+        assert found[other.item_id] == pytest.approx(found[one.item_id], abs=1e-4)
     content = [FEATURES.index(name) for name in ("item_text", "item_image", "similar", "similar_last")]
     whole = next(item for item in twins(unmet) if item.image and item.title)
     assert (np.abs(found[whole.item_id][content]) > 1e-3).all()
+
+
+def test_the_ranker_tells_what_training_met_from_what_was_met_since(world: World) -> None:
+    """Also among the release's items: an id that nothing was learned of is in the release, too."""
+    learned, seen, unmet, _ = world
+    release = learned.release()
+    until = 1_000_005
+    release.manifest = replace(release.manifest, trained_until_ms=until)
+    stream = evaluate.World([*seen, *unmet, *twins(unmet)])
+    slot = ModelSlot()
+    slot.swap(ServingModel(release))
+    pipeline = CandidatePipeline(stream.items, slot=slot)
+    met = [*(item.item_id for item in seen[:12]), twins(unmet)[0].item_id, "unmet-text", seen[0].item_id]
+    stream.apply([Interaction(f"e{n}", "u", item_id, 1_000_000 + n, "like", 1.0) for n, item_id in enumerate(met)])
+    everything = tuple(item.item_id for item in [*seen, *unmet, *twins(unmet)])
+    request = Request("r", "other", k=len(everything), candidates=everything)
+    (slate,) = pipeline.run([request], [None], [None])
+    place = FEATURES.index("item_learned")
+    assert len(slate.items) == len(everything)
+    told = {item.item_id for item in slate.items if np.asarray(item.features)[place] == 1}
+    assert told == {item.item_id for item in seen[:6]}, "first met until then, whenever else"
 
 
 def test_each_modality_moves_the_vector_and_missing_is_not_zero(
