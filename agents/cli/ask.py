@@ -56,6 +56,8 @@ def print_slate(settings: Settings, slate: dict[str, Any], console: Console) -> 
         title = title_of(settings, item["item_id"])
         table.add_row(str(position), item["item_id"], title, f"{item['score']:.3g}", _reasons(item))
     console.print(table)
+    if not slate["items"]:
+        console.print("no item is left: none of the categories that were asked for, or all were met, excluded or not available")
     if dropped := _dropped(slate):
         console.print(f"filters dropped: {dropped}")
     took = sum(slate["timings_ms"].values())

@@ -116,6 +116,10 @@ def test_an_explained_slate_shows_sources_scores_heads_and_drops() -> None:
         assert part in text
     plain = io.StringIO()
     print_slate(Settings(web_port=1), {**slate, "items": [{**item, "explanation": None}]}, Console(file=plain, width=WIDTH))
+    nothing = io.StringIO()
+    print_slate(Settings(web_port=1), {**slate, "items": []}, Console(file=nothing, width=WIDTH))
+    assert "no item is left" in nothing.getvalue()
+    assert "no item is left" not in plain.getvalue()
     assert "dropped" not in plain.getvalue()
 
 
