@@ -126,7 +126,6 @@ def _item(out: NDArray[np.float32], rows: NDArray[np.int32], items: ItemStore, m
     now = items.stream_time_ms
     first, published = items.first_ms[rows], items.published_ms[rows]
     price = items.price[rows]
-    index = model.index_of_row[rows]
     standard = model.vocabulary.standard(np.where(counted > 0, mean, np.nan).astype(np.float32))
     out[:, 0] = np.log1p(popularity)
     out[:, 1] = np.log1p(events)
@@ -137,8 +136,7 @@ def _item(out: NDArray[np.float32], rows: NDArray[np.int32], items: ItemStore, m
     out[:, 6] = np.log1p(counted)
     out[:, 7] = np.log1p(np.maximum(np.nan_to_num(price), 0))
     out[:, 8] = ~np.isnan(price)
-    # that training met it: what of the rest is known of it comes from its content, and no item-to-item weight speaks of it
-    out[:, 9] = (index >= 0) & (first > 0) & (first <= model.release.manifest.trained_until_ms)
+    out[:, 9] = model.met[rows]
     out[:, 10:12] = model.present[rows]
     for n, name in enumerate(model.vocabulary.actions[:ACTIONS]):
         if name in items.action_names:

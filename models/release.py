@@ -7,13 +7,15 @@
                         item tower; the last row is added. For items that training did not see (format 2)
     text.npy image.npy  float32 (n, ·): content vectors for features, 0 where missing
     present.npy         bool (n, 2): has text, has image
+    met.npy             bool (n,): somebody met it in training; what is known of the others comes from their content (format 3)
     ease_index.npy      int32 (n, m), ease_weight.npy float32 (n, m): heaviest item-to-item weights, -1 where none
     user_tower.onnx     recent history → user vector
     item_tower.onnx     content alone → item vector, for items that training did not see
     ranker.onnx         features → calibrated probability per head
     weights.safetensors optional: what a warm start of training begins with; serving checks it and does not load it
 
-Format 1 has no projections: under it, new items have vectors from words and categories alone.
+Format 1 has no projections: under it, new items have vectors from words and categories alone. Of releases before format 3
+all items count as met.
 
 Nothing in it is code that Python would run: JSON, NumPy arrays without pickle, ONNX graphs without external data.
 """
@@ -57,7 +59,7 @@ __all__ = [
     "write_release",
 ]
 
-FORMAT = 2
+FORMAT = 3
 ARRAYS: Mapping[str, tuple[str, int]] = {
     "item_vectors.npy": ("<f4", 2),
     "text.npy": ("<f4", 2),
@@ -66,12 +68,14 @@ ARRAYS: Mapping[str, tuple[str, int]] = {
     "ease_index.npy": ("<i4", 2),
     "ease_weight.npy": ("<f4", 2),
 }
+MET = "met.npy"
 PROJECTIONS = ("text_projection.npy", "image_projection.npy")
 GRAPHS = ("user_tower.onnx", "item_tower.onnx", "ranker.onnx")
 WEIGHTS = "weights.safetensors"
 FILES_OF: Mapping[int, frozenset[str]] = {
     1: frozenset((*ARRAYS, *GRAPHS, "item_ids.json")),
     2: frozenset((*ARRAYS, *PROJECTIONS, *GRAPHS, "item_ids.json")),
+    3: frozenset((*ARRAYS, MET, *PROJECTIONS, *GRAPHS, "item_ids.json")),
 }
 "Files of a release, by format."
 FILES = FILES_OF[FORMAT]
@@ -230,6 +234,7 @@ class Release:
         self.text: NDArray[np.float32] = arrays["text.npy"]
         self.image: NDArray[np.float32] = arrays["image.npy"]
         self.present: NDArray[np.bool_] = arrays["present.npy"]
+        self.met: NDArray[np.bool_] = arrays[MET] if MET in arrays else np.ones(len(ids), np.bool_)
         self.ease_index: NDArray[np.int32] = arrays["ease_index.npy"]
         self.ease_weight: NDArray[np.float32] = arrays["ease_weight.npy"]
         self.projections: Mapping[str, NDArray[np.float32]] = {
@@ -262,6 +267,8 @@ class Release:
             if _digest(plain_file(folder, name, MAX_FILE_BYTES)) != digest:
                 raise ReleaseRejected("checksum", f"{name} of release {manifest.name} does not match its checksum", name)
         arrays = {name: _array(folder / name, kind, rank) for name, (kind, rank) in ARRAYS.items()}
+        if MET in manifest.files:
+            arrays[MET] = _array(folder / MET, "|b1", 1)
         graphs = {name: (folder / name).read_bytes() for name in GRAPHS}
         projections = {name: _array(folder / name, "<f4", 2) for name in PROJECTIONS if name in manifest.files}
         try:

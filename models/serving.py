@@ -66,7 +66,7 @@ class ServingModel:
         self.dimensions = release.item_vectors.shape[1]
         weights = [manifest.content.get(name, 1.0) for name in ("words", *MODALITIES)]
         # the product of two vectors then holds each part's by its weight
-        self._content_scale = np.sqrt(np.asarray(weights, np.float32))
+        self._content_scale = np.sqrt(np.asarray(weights, np.float32) / np.float32(sum(weights)))
         try:
             self._user_tower = session_of(release.graphs["user_tower.onnx"], threads)
             self._item_tower = session_of(release.graphs["item_tower.onnx"], threads)
@@ -88,8 +88,10 @@ class ServingModel:
         self.row_of_index = np.full(len(release.item_ids), -1, np.int32)
         self.vectors = np.zeros((0, self.dimensions), np.float32)
         "Retrieval vector per item row."
+        self.met = np.zeros(0, np.bool_)
+        "Whether training met the item row: the release knows more of it than its content."
         self.content = np.zeros((0, TEXT_DIMENSIONS + release.text.shape[1] + release.image.shape[1]), np.float32)
-        "Hashed words, text and image vector per item row, weighed, together of length 1; parts that an item lacks are 0."
+        "Hashed words, text and image vector per item row, weighed: of length 1 where it has all, parts that it lacks are 0."
         self.text = np.zeros((0, release.text.shape[1]), np.float32)
         self.image = np.zeros((0, release.image.shape[1]), np.float32)
         "Text and image vector per item row as this release projects them, of length 1; 0 where there is none."
@@ -222,7 +224,7 @@ class ServingModel:
         old = len(self.vectors)
         if old >= capacity:
             return
-        for name in ("vectors", "index_of_row", "content", "text", "image", "present"):
+        for name in ("vectors", "index_of_row", "met", "content", "text", "image", "present"):
             column = getattr(self, name)
             larger = np.full((capacity, *column.shape[1:]), -1 if name == "index_of_row" else 0, column.dtype)
             larger[:old] = column
@@ -232,6 +234,7 @@ class ServingModel:
         release = self.release
         self.row_of_index[index] = rows
         self.vectors[rows], self.present[rows] = release.item_vectors[index], release.present[index]
+        self.met[rows] = release.met[index]
         self.text[rows], self.image[rows] = release.text[index], release.image[index]
 
     def _refresh(self, rows: NDArray[np.intp], items: ItemStore) -> None:
@@ -249,7 +252,8 @@ class ServingModel:
             column[rows] = np.where(mine[:, None], unit_rows(part), trained[there] * theirs[:, None])
         self.present[rows] = present | released
         said = zip((items.text, self.text, self.image), self._content_scale, strict=True)
-        self.content[rows] = unit_rows(np.concatenate([column[rows] * scale for column, scale in said], axis=1))
+        # not brought to length 1: what an item lacks says nothing for it, as a mean cosine does, and nothing else more
+        self.content[rows] = np.concatenate([unit_rows(column[rows]) * scale for column, scale in said], axis=1)
         unseen = ~known
         if unseen.any():
             inputs = (items.text[rows[unseen]], *(part[unseen] for part in parts), present[unseen].astype(np.float32))

@@ -40,6 +40,10 @@ class ItemEncoders(Protocol):
     def counters(self) -> Mapping[str, int]:
         """What became of contents that had to be fetched, by reason."""
 
+    @property
+    def names(self) -> Sequence[str]:
+        """Of the encoders: vectors of any other are not theirs."""
+
     def fingerprints(self, items: Sequence[Item]) -> list[int]:
         """Per item, `models.vectors.fingerprint` of what its vectors would be made of."""
 
@@ -117,9 +121,10 @@ class ItemEncoding(ConsumerRebalanceListener):  # type: ignore[misc]
         try:
             producers = {partition: await self._producer(partition) for partition in assigned}
             committed = {partition: await self._consumer.committed(partition) for partition in assigned}
-            self._published = await self._read_published() if assigned else {}
+            others = await self._read_published() if assigned else False
             for partition in assigned:
-                self._consumer.seek(partition, committed[partition] or 0)
+                # what another encoder made is made anew: of the catalogue, then, everything is looked at again
+                self._consumer.seek(partition, 0 if others else committed[partition] or 0)
             self._producers.update(producers)
         except Exception as exc:
             self._failure = exc  # aiokafka would only log it
@@ -141,7 +146,8 @@ class ItemEncoding(ConsumerRebalanceListener):  # type: ignore[misc]
             while self._producers:
                 await self._producers.popitem()[1].stop()
 
-    async def _read_published(self) -> dict[str, int]:
+    async def _read_published(self) -> bool:
+        """Learn what is published; returns whether some of it is of other encoders."""
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self._settings.bootstrap_servers,
             enable_auto_commit=False,
@@ -151,6 +157,7 @@ class ItemEncoding(ConsumerRebalanceListener):  # type: ignore[misc]
         )
         await consumer.start()
         found: dict[str, int] = {}
+        others, names = set[str](), frozenset(self._encoders.names)
         try:
             partition = TopicPartition(self._settings.topic("item-vectors"), 0)
             consumer.assign([partition])
@@ -160,15 +167,19 @@ class ItemEncoding(ConsumerRebalanceListener):  # type: ignore[misc]
                 for record in (await consumer.getmany(timeout_ms=200)).get(partition, ()):
                     item_id = (record.key or b"").decode(errors="replace")
                     found.pop(item_id, None)
+                    others.discard(item_id)
                     if record.value:
                         try:
                             _, vectors = vectors_from(decode("item_vectors", record.value)[0])
                         except BadEvent:
                             continue
                         found[item_id] = fingerprint((v.modality, v.encoder, v.content_sha256) for v in vectors)
+                        if not names.issuperset(v.encoder for v in vectors):
+                            others.add(item_id)
         finally:
             await consumer.stop()
-        return found
+        self._published = found
+        return bool(others)
 
     def _newest(self, records: Sequence[Any]) -> dict[str, Item | None]:
         """The newest state of each item among these records; None: it is deleted."""

@@ -138,12 +138,11 @@ class ImageEncoder:
     people like is told by both. Without `web`, images by URL count as missing.
     """
 
-    name = f"image-efficientnet-lite0-{IMAGE_SIDE}-depths"
+    name = f"image-efficientnet-lite0-{IMAGE_SIDE}-{'.'.join(map(str, DEPTHS))}"
     dimensions = 1280 + 2 * (80 + 112 + 192)
 
     def __init__(self, web: WebImages | None = None) -> None:
         self._model: Any = None
-        self._passed: list[Any] = []
         self._web = web
         self._device = "cuda" if _gpu() else "cpu"
         self.batch = ON_GPU if _gpu() else IMAGES
@@ -180,22 +179,26 @@ class ImageEncoder:
 
         if self._model is None:
             self._model = _efficientnet().to(self._device)
-            for block in DEPTHS:
-                self._model._blocks[block].register_forward_hook(lambda _, __, out: self._passed.append(out))
         pixels = np.zeros((len(contents), 3, IMAGE_SIDE, IMAGE_SIDE), np.float32)
         readable = np.zeros(len(contents), np.bool_)
         for n, content in enumerate(contents):
             image = _pixels(content)
             if image is not None:
                 pixels[n], readable[n] = image, True
-        self._passed.clear()
         with torch.inference_mode():
-            last = self._model.extract_features(torch.from_numpy(pixels).to(self._device))
-            pooled = [how for out in self._passed for how in (out.mean(dim=(2, 3)), out.std(dim=(2, 3)))]
-            parts = [torch.nn.functional.normalize(part, dim=-1) for part in (*pooled, last.mean(dim=(2, 3)))]
+            parts = [torch.nn.functional.normalize(part, dim=-1) for part in self._pooled(torch.from_numpy(pixels))]
             vectors: NDArray[np.float32] = torch.nn.functional.normalize(torch.cat(parts, dim=-1), dim=-1).cpu().numpy()
-        self._passed.clear()
         return vectors, readable
+
+    def _pooled(self, pixels: Any) -> list[Any]:
+        """Of the blocks DEPTHS means and deviations, of the last layer the mean: `(n, channels)` each."""
+        model, found = self._model, []
+        x = model._swish(model._bn0(model._conv_stem(pixels.to(self._device))))
+        for n, block in enumerate(model._blocks):
+            x = block(x)
+            if n in DEPTHS:
+                found += [x.mean(dim=(2, 3)), x.std(dim=(2, 3))]
+        return [*found, model._swish(model._bn1(model._conv_head(x))).mean(dim=(2, 3))]
 
 
 def image_encoder(cache: Path, hosts: str = "") -> ImageEncoder:

@@ -44,6 +44,11 @@ class LiveEncoders:
                 self._made[modality] = (encoder, VectorCache(self._cache, encoder))
         return self._made
 
+    @property
+    def names(self) -> list[str]:
+        """Of the encoders."""
+        return [encoder.name for encoder, _ in self._encoders().values()]
+
     def fingerprints(self, items: Sequence[Item]) -> list[int]:
         """Per item, what its vectors would be made of now: those of an item whose content did not change are the same."""
         found = []

@@ -188,6 +188,7 @@ def update(
         "text.npy": unit_rows(content.text),
         "image.npy": unit_rows(content.image),
         "present.npy": content.present > 0,
+        "met.npy": first_ms != NEVER,
         "ease_index.npy": index,
         "ease_weight.npy": weight,
         **{f"{modality}_projection.npy": np.asarray(fitted) for modality, fitted in champion.release.projections.items()},

@@ -51,6 +51,8 @@ __all__ = ["LearnSettings", "Learned", "learn"]
 TEXT_KEPT, IMAGE_KEPT = 128, 64
 FLATTENED = {"text": 0.0, "image": 0.5}
 "How far each modality's axes are brought to one width: a few axes of an image, as how bright it is, else drown the rest."
+LEAST_READ = 0.05
+"Weight by which the towers read text and image at least: what history does not tell of yet must not be learned slowly."
 FEWEST = 200
 "Events below which nothing can be learned."
 
@@ -163,7 +165,7 @@ class _Encoded:
     "Of words, text and image, where items are compared by content (`training.similarity`)."
 
     def weigh(self, table: EventTable, seed: int) -> int:
-        """Learn the weights from history; returns from how many meetings.
+        """Learn the weights from history; returns from how many meetings. Every process of the group gets the first one's.
 
         The towers read text and image by the root of their weights, as a comparison does: what says little is then little to
         learn from by heart. The factor is part of the projection, so that a worker does the same.
@@ -171,7 +173,9 @@ class _Encoded:
         content = self.content
         parts = {"words": content.hashed, "text": content.text, "image": content.image}
         self.weights, asked = content_weights(table, parts, seed)
-        factors = {name: np.float32(np.sqrt(self.weights[name])) for name in self.projections}
+        everybodys = Group.current().gathered(torch.tensor(list(self.weights.values()), dtype=torch.float64))
+        self.weights = dict(zip(self.weights, everybodys[0].tolist(), strict=True))
+        factors = {name: np.float32(np.sqrt(max(self.weights[name], LEAST_READ))) for name in self.projections}
         self.projections = {name: fitted * factors[name] for name, fitted in self.projections.items()}
         self.content = replace(content, text=content.text * factors["text"], image=content.image * factors["image"])
         return asked
@@ -307,6 +311,7 @@ class _Retrieval:
     user: UserTower
     item: ItemTower
     vectors: NDArray[np.float32]
+    met: NDArray[np.bool_]
     ease_index: NDArray[np.int32]
     ease_weight: NDArray[np.float32]
 
@@ -338,8 +343,8 @@ class _Maker:
             table.user[table.liked], table.item[table.liked], len(self.items), self.settings.neighbours, self.settings.ease_l2
         )
         user, item = self.towers(table, what, watch)
-        vectors = item_vectors(item, self.content, first_meetings(table, len(self.items)) == NEVER)
-        return _Retrieval(user, item, vectors, index, weight)
+        met = first_meetings(table, len(self.items)) != NEVER
+        return _Retrieval(user, item, item_vectors(item, self.content, ~met), met, index, weight)
 
     def manifest(self, events: Sequence[Interaction], light: Mapping[str, float]) -> Manifest:
         until = events[-1].event_time
@@ -395,6 +400,7 @@ class _Maker:
             "text.npy": unit_rows(self.content.text),
             "image.npy": unit_rows(self.content.image),
             "present.npy": self.content.present > 0,
+            "met.npy": made.met,
             "ease_index.npy": made.ease_index,
             "ease_weight.npy": made.ease_weight,
             **{f"{modality}_projection.npy": fitted for modality, fitted in self.encoded.projections.items()},

@@ -11,6 +11,8 @@ __all__ = ["fit_projection", "projected"]
 
 LEAST_SHARE = 1e-9
 "Axes along which the vectors vary less than this share of the widest teach nothing: they are left out."
+LEAST_WIDTH = 1e-4
+"Share of the widest axis' variance below which none is widened further: noise there would drown a new item's other axes."
 
 
 def fit_projection(
@@ -35,7 +37,7 @@ def fit_projection(
     axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(most)])
     # an axis that no item of training varies along would give new items numbers that nothing taught the towers to read
     axes[:, size <= LEAST_SHARE * max(float(size[0]), 1e-12)] = 0.0
-    axes = axes * np.maximum(size / max(float(size[0]), 1e-12), LEAST_SHARE) ** (-flatten / 2)
+    axes = axes * np.maximum(size / max(float(size[0]), 1e-12), LEAST_WIDTH) ** (-flatten / 2)
     scale = max(float(np.sqrt(((centred @ axes) ** 2).mean())), 1e-9)
     out[:-1, :most] = axes / scale
     out[-1, :most] = -(mean @ axes) / scale

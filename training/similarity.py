@@ -46,13 +46,12 @@ def content_weights(table: EventTable, parts: Mapping[str, NDArray[np.float32]],
     drawn = table.item[rng.integers(0, len(table), (len(asked), OTHERS))]
     among = np.concatenate([table.item[asked][:, None], drawn], axis=1)
     past = np.where(before >= 0, table.item[before], -1)
-    cosines, lengths, lengths_past = _compared(among, past, list(parts.values()))
+    cosines = _compared(among, past, list(parts.values()))
     told = np.flatnonzero((cosines != 0).any(axis=(1, 2)).sum(axis=0) >= FEWEST)
     known = (drawn[:, :, None] == np.concatenate([past, among[:, :1]], axis=1)[:, None, :]).any(axis=2)
     taken = torch.from_numpy(np.pad(known, ((0, 0), (1, 0))))
     recency = torch.from_numpy((RECENCY * (past >= 0)).astype(np.float32))
-    x, mine, theirs = (torch.from_numpy(array[..., told]) for array in (cosines, lengths, lengths_past))
-    found = _fitted(x, mine, theirs, recency, taken)
+    found = _fitted(torch.from_numpy(cosines[..., told]), recency, taken)
     weights = dict.fromkeys(parts, LEAST)
     names = list(parts)
     for n, weight in zip(told.tolist(), (found / found.max(initial=LEAST)).tolist(), strict=True):
@@ -77,30 +76,26 @@ def _asked(table: EventTable, rng: np.random.Generator) -> tuple[NDArray[np.intp
     return picked, before
 
 
-def _compared(
-    among: NDArray[np.int64], past: NDArray[np.int64], parts: list[NDArray[np.float32]]
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Cosine of each item `among` `(q, c)` with each of `past` `(q, h)`, -1 is none, by part; and which of both have the part.
+def _compared(among: NDArray[np.int64], past: NDArray[np.int64], parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Cosine of each item `among` `(q, c)` with each of `past` `(q, h)`, -1 is none, by part: float32 `(q, c, h, parts)`.
 
-    float32 `(q, c, h, parts)`, `(q, c, parts)` and `(q, h, parts)`.
+    0 where either lacks the part.
     """
     (q, c), h, m = among.shape, past.shape[1], len(parts)
     cosines = np.zeros((q, c, h, m), np.float32)
-    mine, theirs = np.zeros((q, c, m), np.float32), np.zeros((q, h, m), np.float32)
     for n in range(q):
         for k, vectors in enumerate(parts):
             one, other = unit_rows(vectors[among[n]]), unit_rows(vectors[past[n]] * (past[n] >= 0)[:, None])
             cosines[n, :, :, k] = one @ other.T
-            mine[n, :, k], theirs[n, :, k] = one.any(axis=1), other.any(axis=1)
-    return cosines, mine, theirs
+    return cosines
 
 
-def _fitted(x: Tensor, mine: Tensor, theirs: Tensor, recency: Tensor, taken: Tensor) -> NDArray[np.float32]:
+def _fitted(x: Tensor, recency: Tensor, taken: Tensor) -> NDArray[np.float32]:
     """Weights per part by which the first of each query's items scores best; those that are `taken` do not count."""
     raw, heat = torch.zeros(x.shape[-1], requires_grad=True), torch.tensor(1.0, requires_grad=True)
     optimizer, target = torch.optim.Adam([raw, heat], lr=RATE), torch.zeros(len(x), dtype=torch.long)
     for _ in range(STEPS):
-        scores = _scores(x, mine, theirs, recency, F.softplus(raw))
+        scores = _scores(x, recency, F.softplus(raw))
         logits = (scores * torch.exp(heat)).masked_fill(taken, -1e9)
         loss = F.cross_entropy(logits, target) + PULL * (raw**2).sum()
         optimizer.zero_grad()
@@ -110,10 +105,10 @@ def _fitted(x: Tensor, mine: Tensor, theirs: Tensor, recency: Tensor, taken: Ten
     return found
 
 
-def _scores(x: Tensor, mine: Tensor, theirs: Tensor, recency: Tensor, weights: Tensor) -> Tensor:
+def _scores(x: Tensor, recency: Tensor, weights: Tensor) -> Tensor:
     """Of each query's items, `(q, c)`: in the order in which a release with these weights retrieves them by content.
 
-    An item's vector holds its parts by the root of their weights, and has length 1; a person's is the mean of their newest.
+    An item's vector holds its parts, each of length 1 or 0, by the root of their weights; a person's is the mean of their
+    newest.
     """
-    one, other = ((there @ weights).clamp(min=1e-9).rsqrt() for there in (mine, theirs))
-    return ((x @ weights) @ (other * recency).unsqueeze(-1)).squeeze(-1) * one / recency.sum(dim=1, keepdim=True)
+    return ((x @ weights) @ recency.unsqueeze(-1)).squeeze(-1) / recency.sum(dim=1, keepdim=True)

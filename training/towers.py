@@ -151,7 +151,6 @@ class UserTower(nn.Module):
 
     fade: Tensor
     distance: Tensor
-    causal: Tensor
 
     def __init__(self, settings: TowerSettings) -> None:
         super().__init__()
@@ -164,17 +163,15 @@ class UserTower(nn.Module):
         self.out = nn.Linear(d, d)
         self.dropout = nn.Dropout(settings.dropout)
         self.mean_gain = nn.Parameter(torch.full((d,), settings.resemblance))
-        self.mean_weight = nn.Linear(EVENT_WIDTH, 1)
+        self.mean_weight = nn.Linear(EVENT_WIDTH, 1, bias=False)
         self.mean_rate = nn.Parameter(torch.tensor(MEAN_RATE))
         nn.init.zeros_(self.mean_weight.weight)
-        nn.init.zeros_(self.mean_weight.bias)
         place = torch.arange(LENGTH)
         distance = (place[:, None] - place[None, :]).float()
         slopes = torch.tensor([0.25 / 4**n for n in range(settings.attention_heads)])
         bias = -slopes[:, None, None] * distance
         self.register_buffer("fade", bias.masked_fill(distance < 0, -1e9), persistent=False)
-        self.register_buffer("distance", distance.clamp(min=0), persistent=False)
-        self.register_buffer("causal", (distance >= 0).float(), persistent=False)
+        self.register_buffer("distance", distance, persistent=False)
 
     def states(self, items: Tensor, events: Tensor, mask: Tensor) -> Tensor:
         """A vector after every event: `(batch, LENGTH, d + 1)`."""
@@ -189,10 +186,15 @@ class UserTower(nn.Module):
         return torch.cat([out, torch.ones_like(out[..., :1])], dim=-1)
 
     def _mean(self, items: Tensor, events: Tensor, mask: Tensor) -> Tensor:
-        """Of the item vectors up to every event, newer ones and what events say is telling weighing more: `(…, LENGTH, d)`."""
-        says = torch.sigmoid(self.mean_weight(events)).squeeze(-1) * mask
-        weights = self.causal * torch.exp(-self.mean_rate.abs() * self.distance) * says[:, None, :]
-        return (weights @ items[..., :-1]) / weights.sum(dim=-1, keepdim=True).clamp(min=1e-6)
+        """Of the item vectors up to every event, newer ones and what events say is telling weighing more: `(…, LENGTH, d)`.
+
+        An item that has no vector is left out: it would draw the mean to 0.
+        """
+        vectors = items[..., :-1]
+        there = mask * (vectors != 0).any(dim=-1).float()
+        weights = self.mean_weight(events).transpose(1, 2) - self.mean_rate.abs() * self.distance
+        weights = weights.masked_fill(self.distance < 0, -1e9) + (there - 1)[:, None, :] * 1e9
+        return torch.softmax(weights, dim=-1) @ vectors
 
     def forward(self, items: Tensor, events: Tensor, mask: Tensor) -> Tensor:
         """The vector after the newest event; of a person without events, a vector learned for that case."""

@@ -23,12 +23,14 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from models.features import SPEC
 from models.rules import PositiveRule
 from models.serving import ServingModel
 from models.slot import ModelSlot
 from schemas.errors import BadDataset, ConfigError, ReleaseRejected
 from schemas.records import Interaction, Item
 from training.data import published
+from training.encoders import ImageEncoder, TextEncoder
 from training.encoding import encoded
 from training.evaluate import evaluate
 from training.events import NAMES, EventFrame
@@ -140,6 +142,9 @@ def _fingerprint(
         "shown": len(told),
         "content of what was shown": _events_hash(told),
         "positive": positive,
+        "features": SPEC,
+        "encoders": [encoder.name for encoder in (TextEncoder(standard.text_model), ImageEncoder())],
+        "searched": sorted(SPACE),
         "validation": settings.validation,
         "queries": settings.queries,
         **{

@@ -53,8 +53,7 @@ class Champion:
             with safe_open(folder / WEIGHTS, "pt") as file:
                 metadata = file.metadata() or {}
                 weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-            # a user tower of before there was a mean of the history has none of it
-            settings = TowerSettings(**{"resemblance": 0.0, **json.loads(metadata["towers"])})
+            settings = TowerSettings(**json.loads(metadata["towers"]))
         except (SafetensorError, KeyError, ValueError, TypeError) as exc:
             raise BadDataset("no_weights", f"weights of release {release.name} cannot be read: {exc}") from exc
         return cls(release, weights, settings)
@@ -70,8 +69,7 @@ def warm_start(champion: Champion, item_ids: Sequence[str]) -> Start:
         for name, tensor in champion.weights.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = tensor
-        of_mean = {name: tensor for name, tensor in user.state_dict().items() if name.startswith("mean_")}
-        user.load_state_dict({**of_mean, **parts["user"]})
+        user.load_state_dict(parts["user"])
         known = old >= 0
         for name in OF_ITEMS:
             theirs = parts["item"][name]

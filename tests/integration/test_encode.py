@@ -172,20 +172,21 @@ async def test_a_new_item_gets_its_text_and_image_into_the_worker_that_serves(
 class Deterministic:
     """Encoders without weights. What they are asked is kept; the process `dies` at an item."""
 
-    def __init__(self, dies: str = "") -> None:
+    def __init__(self, dies: str = "", name: str = "t") -> None:
         self.asked: list[str] = []
         self.counters: dict[str, int] = {}
+        self.names = [name]
         self._dies = dies
 
     def fingerprints(self, items: Sequence[Item]) -> list[int]:
-        return [fingerprint([("text", "t", item.title.encode())]) for item in items]
+        return [fingerprint([("text", self.names[0], item.title.encode())]) for item in items]
 
     def encode(self, items: Sequence[Item]) -> list[tuple[ItemVector, ...]]:
         if any(item.item_id == self._dies for item in items):
             raise KeyboardInterrupt
         self.asked.extend(item.item_id for item in items)
         values = [np.full(3, len(item.title), np.float16) for item in items]
-        return [(ItemVector("text", "t", item.title.encode(), v),) for item, v in zip(items, values, strict=True)]
+        return [(ItemVector("text", self.names[0], item.title.encode(), v),) for item, v in zip(items, values, strict=True)]
 
 
 async def test_what_dies_in_the_middle_goes_on_there_and_only_what_changed_is_encoded(fresh: Settings) -> None:
@@ -226,6 +227,22 @@ async def test_what_dies_in_the_middle_goes_on_there_and_only_what_changed_is_en
     assert len(last["i4"]) == 2
     assert last["i4"][-1] is not None
     assert "never-there" not in last
+
+
+async def test_what_another_encoder_made_is_made_anew_and_only_once(fresh: Settings) -> None:
+    await ensure_topics(fresh)
+    many = [Item(f"i{n}", f"title {n}") for n in range(20)]
+    await produce_items(fresh, many)
+    asked = []
+    for name in ("t", "t", "u", "u"):
+        encoders = Deterministic(name=name)
+        await ItemEncoding(fresh, encoders).run(once=True)
+        async with asyncio.timeout(30):
+            while {records[-1][0].encoder for records in (await published(fresh)).values() if records[-1]} != {name}:
+                pass
+        asked.append(sorted(encoders.asked))
+    everything = sorted(item.item_id for item in many)
+    assert asked == [everything, [], everything, []]
 
 
 def test_a_killed_encoder_is_replaced_and_nothing_is_missing(fresh: Settings, vectors: Path) -> None:

@@ -15,10 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from learning_corpus import COLOURS, POSITIVE, SMALL, corpus, pictured
 from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.torch import save
 
-from models.release import ARRAYS, PROJECTIONS, WEIGHTS, Release, write_release
+from models.release import ARRAYS, MET, PROJECTIONS, WEIGHTS, Release, write_release
 from models.sequences import LENGTH, Vocabulary
 from models.serving import ServingModel
 from schemas.errors import BadDataset
@@ -106,31 +104,6 @@ def test_warm_towers_are_the_champions_towers(champion: Champion, learned: Learn
     )
     shown, hidden = (item_vectors(item.eval(), content, np.full(n + 1, unmet)) for unmet in (False, True))
     assert shown[n] == pytest.approx(hidden[n], abs=1e-6)
-
-
-def test_towers_of_before_there_was_a_mean_go_on_as_they_were(champion: Champion, learned: Learned, tmp_path: Path) -> None:
-    """Such weights lack its parameters, and their settings its strength."""
-    made = learned.write(tmp_path / "old", {})
-    with safe_open(made / WEIGHTS, "pt") as file:
-        told = {name: value for name, value in json.loads(file.metadata()["towers"]).items() if name != "resemblance"}
-        tensors = {name: file.get_tensor(name) for name in file.keys() if ".mean_" not in name}  # noqa: SIM118 - no mapping
-    old = save(tensors, metadata={"towers": json.dumps(told)})
-    release = learned.release()
-    folder = write_release(
-        tmp_path / "older", replace(release.manifest, files={}), learned.arrays, learned.graphs, learned.item_ids, old
-    )
-    before = Champion.open(folder)
-    assert before.settings == replace(champion.settings, resemblance=0.0)
-    user = UserTower(before.settings)
-    item = ItemTower(
-        len(learned.item_ids),
-        learned.arrays["text.npy"].shape[1],
-        learned.arrays["image.npy"].shape[1],
-        before.settings.dimensions,
-    )
-    warm_start(before, learned.item_ids)(user, item)
-    assert torch.equal(user.out.weight, champion.weights["user.out.weight"])
-    assert not user.mean_gain.any()
 
 
 def test_an_update_learns_what_is_new_and_keeps_what_was(
@@ -234,7 +207,7 @@ def test_nothing_new_is_no_error_and_writes_nothing(
     folder = write_release(
         releases,
         asked,
-        {name: np.load(releases / champion.release.name / name) for name in (*ARRAYS, *PROJECTIONS)},
+        {name: np.load(releases / champion.release.name / name) for name in (*ARRAYS, MET, *PROJECTIONS)},
         champion.release.graphs,
         champion.release.item_ids,
     )

@@ -207,11 +207,16 @@ def test_a_person_is_the_mean_of_what_they_met_before_anything_is_learned() -> N
         with torch.no_grad():
             tower.mean_rate.fill_(rate)
             tower.mean_weight.weight[0, 3] = told
-        weights = torch.exp(-rate * age) * torch.sigmoid(told * events[..., 3])
+        weights = torch.exp(told * events[..., 3] - rate * age)
         expected = 3.0 * (weights.unsqueeze(-1) * items[..., :-1]).sum(1) / weights.sum(1, keepdim=True)
         found = _mean_of(tower, items, events)
         assert torch.allclose(found[:, :-1], expected, atol=1e-4)
         assert not found[:, -1].any(), "the bias of an item stays as it is"
+        gone = items.clone()
+        gone[:, 60:] = 0  # items that have no vector draw nothing to 0
+        weights[:, 60:] = 0
+        expected = 3.0 * (weights.unsqueeze(-1) * gone[..., :-1]).sum(1) / weights.sum(1, keepdim=True)
+        assert torch.allclose(_mean_of(tower, gone, events)[:, :-1], expected, atol=1e-4)
         states = tower.states(items, events, torch.ones(2, LENGTH))
         ahead = items.clone()
         ahead[:, 40:] = 7.0

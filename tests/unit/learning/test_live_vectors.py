@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from learning_corpus import KINDS, pictured
+from learning_corpus import KINDS, corpus, pictured
 from PIL import Image
 
 from models.features import FEATURES
@@ -97,25 +97,22 @@ def test_the_ranker_sees_a_live_item_as_one_of_the_release_with_the_same_content
     assert (np.abs(found[whole.item_id][content]) > 1e-3).all()
 
 
-def test_the_ranker_tells_what_training_met_from_what_was_met_since(world: World) -> None:
-    """Also among the release's items: an id that nothing was learned of is in the release, too."""
+@pytest.mark.parametrize("known", [0, 900])
+def test_the_ranker_tells_what_training_met_whatever_the_worker_has_seen(world: World, known: int) -> None:
+    """Also among the release's items, of which some were met by nobody; whether its history is the training's or not."""
     learned, seen, unmet, _ = world
-    release = learned.release()
-    until = 1_000_005
-    release.manifest = replace(release.manifest, trained_until_ms=until)
-    stream = evaluate.World([*seen, *unmet, *twins(unmet)])
-    slot = ModelSlot()
-    slot.swap(ServingModel(release))
+    every = [*seen, *unmet, *twins(unmet)]
+    stream, slot = evaluate.World(every), ModelSlot()
+    slot.swap(ServingModel(learned.release()))
     pipeline = CandidatePipeline(stream.items, slot=slot)
-    met = [*(item.item_id for item in seen[:12]), twins(unmet)[0].item_id, "unmet-text", seen[0].item_id]
-    stream.apply([Interaction(f"e{n}", "u", item_id, 1_000_000 + n, "like", 1.0) for n, item_id in enumerate(met)])
-    everything = tuple(item.item_id for item in [*seen, *unmet, *twins(unmet)])
-    request = Request("r", "other", k=len(everything), candidates=everything)
+    since = [Interaction(f"since{n}", "u", item.item_id, 1_000 + n, "like") for n, item in enumerate([*unmet, *twins(unmet)])]
+    stream.apply([*corpus()[1][:known], *since])
+    request = Request("r", "other", k=len(every), candidates=tuple(item.item_id for item in every))
     (slate,) = pipeline.run([request], [None], [None])
     place = FEATURES.index("item_learned")
-    assert len(slate.items) == len(everything)
+    assert len(slate.items) == len(every)
     told = {item.item_id for item in slate.items if np.asarray(item.features)[place] == 1}
-    assert told == {item.item_id for item in seen[:6]}, "first met until then, whenever else"
+    assert told == {event.item_id for event in corpus()[1]}
 
 
 def test_each_modality_moves_the_vector_and_missing_is_not_zero(
@@ -189,11 +186,13 @@ def test_a_release_of_format_1_serves_as_it_did(world: World, tmp_path: Path) ->
     shutil.copytree(folder, old)
     (old / "text_projection.npy").unlink()
     (old / "image_projection.npy").unlink()
+    (old / "met.npy").unlink()
     fields = json.loads((folder / "manifest.json").read_text())
-    files = {name: digest for name, digest in fields["files"].items() if "projection" not in name}
+    files = {name: digest for name, digest in fields["files"].items() if "projection" not in name and name != "met.npy"}
     first = {name: value for name, value in fields.items() if name != "encoders"} | {"format": 1, "files": files}
     (old / "manifest.json").write_text(json.dumps(first))
     model = ServingModel(Release.open(old))
+    assert model.release.met.all(), "of those before format 3 nothing says otherwise"
     store = ItemStore(1)
     for item in (*seen, *twins(unmet)):
         store.upsert(item)

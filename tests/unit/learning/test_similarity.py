@@ -20,10 +20,12 @@ from schemas.errors import ReleaseRejected
 from schemas.records import Request
 from training import similarity
 from training.data import EventTable
+from training.distributed import Group
 from training.evaluate import World
-from training.learn import Learned
+from training.learn import Learned, _Encoded
 from training.similarity import FEWEST, LEAST, content_weights
 from training.tap import Tap
+from training.towers import Content
 
 ITEMS, TASTES = 300, 6
 
@@ -146,19 +148,33 @@ def test_it_is_learned_from_what_came_before_alone() -> None:
 
 
 def test_weights_are_learned_on_the_scores_that_serve() -> None:
-    """Up to one factor per person, also for items that lack a part: as vectors of length 1, each part by its weight's root."""
+    """Up to one factor per person, also for items that lack a part: it says nothing for them, and the others no more."""
     rng = np.random.default_rng(8)
     weights = np.asarray([0.2, 1.0, 0.6], np.float32)
     parts = [units(rng, 40, 8) * (rng.random((40, 1)) < 0.7).astype(np.float32) for _ in weights]
     among, past = rng.integers(0, 40, (5, 30)), rng.integers(0, 40, (5, len(RECENCY)))
     past[0, 7:] = -1
     recency = RECENCY * (past >= 0)
-    compared = [torch.from_numpy(array) for array in similarity._compared(among, past, parts)]
-    scores = similarity._scores(*compared, torch.from_numpy(recency), torch.from_numpy(weights)).numpy()
+    compared = torch.from_numpy(similarity._compared(among, past, parts))
+    scores = similarity._scores(compared, torch.from_numpy(recency), torch.from_numpy(weights)).numpy()
     whole = np.concatenate([part * np.sqrt(weight) for part, weight in zip(parts, weights, strict=True)], axis=1)
-    whole /= np.maximum(np.linalg.norm(whole, axis=1, keepdims=True), 1e-9)
     served = np.einsum("qcd,qd->qc", whole[among], np.einsum("qh,qhd->qd", recency, whole[past]))
     assert np.allclose(scores * recency.sum(axis=1, keepdims=True), served, atol=1e-5)
+
+
+def test_all_processes_of_a_training_read_content_by_the_first_ones_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    taste = rng.integers(0, TASTES, ITEMS)
+    parts = [told(rng, taste, clearly) for clearly in (0.5, 1.0, 0.2)]
+    projections = {"text": np.eye(17, 16, dtype=np.float32), "image": np.eye(17, 16, dtype=np.float32)}
+    encoded = _Encoded(Content(*parts, np.ones((ITEMS, 2), np.float32)), projections, {}, {})
+    first = torch.tensor([0.5, 1.0, 0.25], dtype=torch.float64)
+    monkeypatch.setattr(Group, "gathered", lambda _, mine: [first, mine])
+    encoded.weigh(history(rng, taste), 0)
+    assert encoded.weights == {"words": 0.5, "text": 1.0, "image": 0.25}
+    assert np.allclose(encoded.content.image, parts[2] * 0.5)
+    assert np.allclose(encoded.projections["image"], projections["image"] * 0.5)
+    assert np.array_equal(encoded.content.text, parts[1])
 
 
 # ---- in a release
@@ -188,7 +204,8 @@ def test_content_is_compared_by_the_releases_weights(learned: Learned, content: 
     parts = [items.text[:n], model.text[:n], model.image[:n]]
     scale = [content.get(name, 1.0) ** 0.5 for name in ("words", "text", "image")]
     plain = np.concatenate([part * by for part, by in zip(parts, scale, strict=True)], axis=1)
-    plain /= np.maximum(np.linalg.norm(plain, axis=1, keepdims=True), 1e-12)
+    plain /= sum(content.get(name, 1.0) for name in ("words", "text", "image")) ** 0.5
+    assert (np.linalg.norm(plain, axis=1) <= 1 + 1e-5).all()
     assert np.allclose(model.content[:n], plain, atol=1e-6)
     rows = queries.history_rows[0]
     wanted = rows[: len(queries.liked[0])][queries.liked[0]][: len(RECENCY)]

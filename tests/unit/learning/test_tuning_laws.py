@@ -23,6 +23,7 @@ from tower_corpus import tower_corpus
 
 from schemas.errors import ConfigError
 from schemas.records import Interaction
+from training import tune as tune_module
 from training import tune as tuning
 from training.cli import evaluate_command, train_command
 from training.commands import tune_command
@@ -127,6 +128,25 @@ def test_a_study_is_of_one_thing(tmp_path: Path, vectors: Path, change: dict[str
     assert said in refused.value.message
     assert "--study" in refused.value.message
     bound()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [("SPEC", "f0", "features"), ("SPACE", {**SPACE, "towers.more": SPACE["towers.other"]}, "searched")],
+)
+def test_a_study_ends_where_what_is_learned_or_searched_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: Any, said: str
+) -> None:
+    items, events = corpus()
+    given = {"dataset": "glass"}, items, events, POSITIVE, SMALLER, HOW
+    file = tmp_path / "s.jsonl"
+    _bind(_opened(file, HOW), file, mine := _fingerprint(*given))
+    other = {**mine, "searched": sorted(value)}
+    if name == "SPEC":
+        monkeypatch.setattr(tune_module, name, value)
+        other = _fingerprint(*given)
+    with pytest.raises(ConfigError, match=said):
+        _bind(_opened(file, HOW), file, other)
 
 
 @settings(max_examples=50, deadline=None)
