@@ -42,7 +42,7 @@ class ItemEncoders(Protocol):
 
     @property
     def names(self) -> Sequence[str]:
-        """Of the encoders: vectors of any other are not theirs."""
+        """Of the encoders: vectors of any other are not theirs. Called in a thread."""
 
     def fingerprints(self, items: Sequence[Item]) -> list[int]:
         """Per item, `models.vectors.fingerprint` of what its vectors would be made of."""
@@ -62,6 +62,7 @@ class ItemEncoding(ConsumerRebalanceListener):  # type: ignore[misc]
         self._producers: dict[TopicPartition, AIOKafkaProducer] = {}
         self._published: dict[str, int] = {}
         "Fingerprint of what is published of each item."
+        self._names: frozenset[str] = frozenset()
         self._failure: BaseException | None = None
         self._publishing = asyncio.Lock()
         "Held by a transaction: a producer is not stopped within one."
@@ -80,6 +81,8 @@ class ItemEncoding(ConsumerRebalanceListener):  # type: ignore[misc]
         Raises:
             aiokafka.errors.KafkaError: the broker is gone. Nothing of the batch under way is visible; run again.
         """
+        # in a thread: to make encoders takes seconds, in which the group must hear of this consumer
+        self._names = await asyncio.to_thread(lambda: frozenset(self._encoders.names))
         self._consumer = AIOKafkaConsumer(
             bootstrap_servers=self._settings.bootstrap_servers,
             group_id=self._group,
@@ -157,7 +160,7 @@ class ItemEncoding(ConsumerRebalanceListener):  # type: ignore[misc]
         )
         await consumer.start()
         found: dict[str, int] = {}
-        others, names = set[str](), frozenset(self._encoders.names)
+        others = set[str]()
         try:
             partition = TopicPartition(self._settings.topic("item-vectors"), 0)
             consumer.assign([partition])
@@ -174,7 +177,7 @@ class ItemEncoding(ConsumerRebalanceListener):  # type: ignore[misc]
                         except BadEvent:
                             continue
                         found[item_id] = fingerprint((v.modality, v.encoder, v.content_sha256) for v in vectors)
-                        if not names.issuperset(v.encoder for v in vectors):
+                        if not self._names.issuperset(v.encoder for v in vectors):
                             others.add(item_id)
         finally:
             await consumer.stop()
