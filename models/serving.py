@@ -252,8 +252,8 @@ class ServingModel:
             column[rows] = np.where(mine[:, None], unit_rows(part), trained[there] * theirs[:, None])
         self.present[rows] = present | released
         said = zip((items.text, self.text, self.image), self._content_scale, strict=True)
-        # not brought to length 1: what an item lacks says nothing for it, as a mean cosine does, and nothing else more
-        self.content[rows] = np.concatenate([unit_rows(column[rows]) * scale for column, scale in said], axis=1)
+        # each part has length 1 or 0: what an item lacks says nothing for it, as a mean cosine does, and the rest no more
+        self.content[rows] = np.concatenate([column[rows] * scale for column, scale in said], axis=1)
         unseen = ~known
         if unseen.any():
             inputs = (items.text[rows[unseen]], *(part[unseen] for part in parts), present[unseen].astype(np.float32))

@@ -193,7 +193,9 @@ class UserTower(nn.Module):
         vectors = items[..., :-1]
         there = mask * (vectors != 0).any(dim=-1).float()
         weights = self.mean_weight(events).transpose(1, 2) - self.mean_rate.abs() * self.distance
-        weights = weights.masked_fill(self.distance < 0, -1e9) + (there - 1)[:, None, :] * 1e9
+        weights = weights + (there - 1)[:, None, :] * 1e9
+        # what lies ahead counts less than what is not there: where nothing is, the mean is 0 and never what is to come
+        weights = weights.masked_fill(self.distance < 0, -4e9)
         return torch.softmax(weights, dim=-1) @ vectors
 
     def forward(self, items: Tensor, events: Tensor, mask: Tensor) -> Tensor:

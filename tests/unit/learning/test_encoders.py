@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from schemas.records import Item
+from training import encoders
 from training.encoders import SHARD, ImageEncoder, TextEncoder, VectorCache, encode_items
 
 
@@ -89,6 +91,25 @@ def test_text_vectors_are_of_length_one_and_tell_topics_apart(tmp_path: Path) ->
     assert present.tolist() == [True, True, True, False]
     assert np.linalg.norm(vectors[:3], axis=1) == pytest.approx(1, abs=1e-4)
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2]
+
+
+def test_image_vectors_hold_what_the_networks_depths_say_in_equal_parts(tmp_path: Path) -> None:
+    """Against the network run by its own library, with the depths overheard."""
+    rng = np.random.default_rng(0)
+    paths = [str(tmp_path / f"{n}.png") for n in range(3)]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 255, (90, 70, 3), np.uint8)).save(path)
+    vectors, _ = encode_items([Item(path, image=path) for path in paths], ImageEncoder(), tmp_path / "cache")
+    model, heard = encoders._efficientnet(), list[torch.Tensor]()
+    for block in encoders.DEPTHS:
+        model._blocks[block].register_forward_hook(lambda _, __, out: heard.append(out))
+    with torch.inference_mode():
+        pixels = torch.from_numpy(np.stack([encoders._pixels(Path(path).read_bytes()) for path in paths]))  # type: ignore[arg-type]
+        last = model.extract_features(pixels)
+    pooled = [how for out in heard for how in (out.mean(dim=(2, 3)), out.std(dim=(2, 3)))] + [last.mean(dim=(2, 3))]
+    expected = np.concatenate([(part / part.norm(dim=1, keepdim=True)).numpy() for part in pooled], axis=1)
+    assert expected.shape == (3, ImageEncoder.dimensions)
+    assert vectors == pytest.approx(expected / np.sqrt(len(pooled)), abs=1e-5)
 
 
 def test_image_vectors_see_pictures_and_leave_out_what_is_none(tmp_path: Path) -> None:

@@ -217,6 +217,11 @@ def test_a_person_is_the_mean_of_what_they_met_before_anything_is_learned() -> N
         weights[:, 60:] = 0
         expected = 3.0 * (weights.unsqueeze(-1) * gone[..., :-1]).sum(1) / weights.sum(1, keepdim=True)
         assert torch.allclose(_mean_of(tower, gone, events)[:, :-1], expected, atol=1e-4)
+        gone[:, :40] = 0
+        ahead = gone.clone()
+        ahead[:, 40:] = 7.0
+        nothing = [tower.states(late, events, torch.ones(2, LENGTH))[:, :40] for late in (gone, ahead)]
+        assert torch.allclose(*nothing, atol=1e-5), "where nothing is there yet, the mean is not what is to come"
         states = tower.states(items, events, torch.ones(2, LENGTH))
         ahead = items.clone()
         ahead[:, 40:] = 7.0
