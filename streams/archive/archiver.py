@@ -54,6 +54,10 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
         self._held: dict[TopicPartition, _Held] = {}
         self._failure: BaseException | None = None
         "What went wrong in a rebalance: aiokafka only logs it, `run` raises it."
+        self._starts: dict[TopicPartition, int] | None = None
+        "Where to go on after an assignment; None when there is none to go on from."
+        self._placed = False
+        "Every partition was read from where its archive ends."
         self._stopping = asyncio.Event()
         self._consumer: Any = None
         self.counters: Counter[str] = Counter()
@@ -81,7 +85,15 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
                 batches = await self._consumer.getmany(timeout_ms=POLL_MS)
                 if self._failure is not None:
                     raise self._failure
+                if self._starts is not None:
+                    # here, so that no reading is under way; what was read before began elsewhere, and comes again
+                    for partition, position in self._starts.items():
+                        self._consumer.seek(partition, position)
+                    self._starts, self._placed = None, True
+                    continue
                 for partition, records in batches.items():
+                    if not self._placed:
+                        break
                     self._take(partition, records)
                     await asyncio.sleep(0)
                 await self._write_due()
@@ -95,18 +107,23 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
         """Forget what is held: the next owner reads it again."""
+        self._starts, self._placed = None, False
         for partition in revoked:
             self._held.pop(partition, None)
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
-        """Continue after the newest file of each partition."""
+        """Learn where each partition's archive ends.
+
+        aiokafka reads from what is committed while this is under way: `run` leaves that out, and seeks.
+        """
         try:
-            await self._continue(assigned)
+            self._starts = await self._ends(assigned)
         except Exception as exc:
             self._failure = exc
             raise
 
-    async def _continue(self, assigned: Sequence[TopicPartition]) -> None:
+    async def _ends(self, assigned: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        starts = dict[TopicPartition, int]()
         ends = await self._consumer.end_offsets(list(assigned))
         for full in {partition.topic for partition in assigned}:
             archived = await asyncio.to_thread(next_offsets, self._target, self._topics[full])
@@ -121,7 +138,8 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
                     )
                 # without files the archive starts over, wherever the group was
                 committed = await self._consumer.committed(partition) if position else None
-                self._consumer.seek(partition, max(position, committed or 0))
+                starts[partition] = max(position, committed or 0)
+        return starts
 
     def _take(self, partition: TopicPartition, records: Sequence[Any]) -> None:
         if partition not in self._consumer.assignment():
@@ -171,6 +189,8 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _write_due(self, *, everything: bool = False) -> None:
         now = time.monotonic()
         for partition, held in list(self._held.items()):
+            if self._held.get(partition) is not held:
+                continue  # revoked while the file before was written
             full = len(held.rows) >= self._settings.archive_rows
             late = now - held.since >= self._settings.archive_interval_s
             if not (everything or full or late):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -71,6 +72,29 @@ async def test_killed_between_file_and_commit_then_restarted(fresh: Settings) ->
     files = sorted(f for p in folder.names("topic=interactions/") if (f := ArchiveFile.parse(p)))
     ranges = sorted((f.partition, f.first, f.last) for f in files)
     assert all(a[0] != b[0] or a[2] < b[1] for a, b in pairwise(ranges)), "ranges overlap"
+
+
+class SlowToList(LocalFolder):
+    """A place of which it takes a while to say what it holds, as a bucket of many files does."""
+
+    def names(self, prefix: str) -> list[str]:
+        time.sleep(0.5)
+        return super().names(prefix)
+
+
+async def test_what_is_read_before_the_end_of_the_archive_is_known_is_not_archived_twice(fresh: Settings) -> None:
+    settings = replace(fresh, archive_rows=50, archive_interval_s=0.2)
+    await ensure_topics(settings)
+    folder = LocalFolder(settings.home / "archive")
+    await produce_events(settings, events(0, 600))
+    with pytest.raises(OSError, match="killed"):
+        await Archiver(settings, target=DiesAfter(folder.root)).run()
+    await produce_events(settings, events(600, 800))
+    # long enough for one file to hold what was read before and after
+    settings = replace(settings, archive_rows=1_000, archive_interval_s=3)
+    second = Archiver(settings, target=SlowToList(folder.root))
+    await finish(second, await until(second, lambda _: read_archive(folder, "interactions").collect().height >= 800))
+    assert sorted(read_archive(folder, "interactions").collect()["event_id"]) == sorted(f"e{n}" for n in range(800))
 
 
 async def test_what_cannot_be_decoded_is_counted_and_passed_over(fresh: Settings) -> None:
