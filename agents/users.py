@@ -20,7 +20,7 @@ from schemas.errors import StoreCorrupt
 from schemas.records import After, AsOf
 from streams.aside import aside
 from streams.chunks import Chunk
-from streams.dead_letters import CUT_BYTES
+from streams.dead_letters import letter_of
 from streams.partitions import Flush, Output, PartitionState
 from streams.settings import Settings
 from streams.store import PartitionStore
@@ -36,28 +36,13 @@ PUBLISHED_AT_ONCE = 100
 "Items whose statistics one flush publishes, at most: what readers pay is bounded, whatever the rate of events."
 PAIRS_PER_ROW = 30
 "Co-visits that take as much memory as a person's record."
-DEAD_VALUE_BYTES = CUT_BYTES
-"A dead letter must always fit the broker's limit: one that does not would stop its partition for good."
-DEAD_KEY_BYTES = 4 << 10
 
 
 def dead_letter(settings: Settings, chunk: Chunk, index: int, code: str, reason: str) -> Output:
-    """The dead-letter record of a chunk's record `index`; what is large is cut, its origin finds the original."""
-    value = encode(
-        "dead_letter",
-        {
-            "topic": chunk.topic,
-            "partition": chunk.partition,
-            "offset": chunk.offsets[index],
-            "timestamp": chunk.timestamps[index],
-            "code": code,
-            "reason": reason[:1000],
-            "key": (chunk.keys[index] or b"")[:DEAD_KEY_BYTES] if chunk.keys[index] is not None else None,
-            "value": (chunk.values[index] or b"")[:DEAD_VALUE_BYTES] if chunk.values[index] is not None else None,
-            "headers": {name[:256]: (value or b"")[:1024] for name, value in chunk.headers[index][:50]},
-        },
-    )
-    return Output(settings.topic("dead-letters"), (chunk.keys[index] or b"")[:DEAD_KEY_BYTES] or None, value, partition=0)
+    """The dead-letter record of a chunk's record `index`."""
+    origin = chunk.topic, chunk.partition, chunk.offsets[index], chunk.timestamps[index]
+    key, value = letter_of(origin, code, reason, chunk.keys[index], chunk.values[index], chunk.headers[index])
+    return Output(settings.topic("dead-letters"), key, value, partition=0)
 
 
 class UserPartition:

@@ -3,7 +3,7 @@
 RiffleError
 ├── BadInput            the caller mends its input (HTTP 4xx, dead letter)
 │   ├── BadEvent        → dead-letter topic
-│   ├── BadItem
+│   ├── BadItem         → dead-letter topic
 │   ├── BadRequest
 │   └── BadDataset
 ├── TransientError      the caller may retry

@@ -1,22 +1,52 @@
-"""The dead-letter topic, for people: read it, and produce records again once what was wrong is mended."""
+"""The dead-letter topic: what a letter holds, reading them, and producing records again once what was wrong is mended."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from schemas.codec import decode
+from schemas.codec import decode, encode
 from schemas.errors import BadEvent
 from streams.settings import Settings
 
-__all__ = ["CUT_BYTES", "REPLAYED_FROM", "read_letters", "replay_letters"]
+__all__ = ["CUT_BYTES", "REPLAYED_FROM", "letter_of", "read_letters", "replay_letters"]
 
 CUT_BYTES = 256 << 10
-"A value of this length was cut when it became a dead letter: only its origin holds it whole."
+"""A value of this length was cut when it became a dead letter: only its origin holds it whole. A letter must always fit the
+broker's limit: one that does not would stop its partition for good."""
+KEY_BYTES = 4 << 10
 REPLAYED_FROM = "riffle-replayed-from"
 "Header of a record that was produced again: topic, partition and offset of the first time."
+
+
+def letter_of(
+    origin: tuple[str, int, int, int],
+    code: str,
+    reason: str,
+    key: bytes | None,
+    value: bytes | None,
+    headers: Sequence[tuple[str, bytes | None]],
+) -> tuple[bytes | None, bytes]:
+    """Key and value of a record's dead letter; what is large is cut, its origin finds the original.
+
+    `origin`: topic, partition, offset, and timestamp in epoch milliseconds.
+    """
+    topic, partition, offset, timestamp = origin
+    kept = None if key is None else key[:KEY_BYTES]
+    letter = {
+        "topic": topic,
+        "partition": partition,
+        "offset": offset,
+        "timestamp": timestamp,
+        "code": code,
+        "reason": reason[:1000],
+        "key": kept,
+        "value": None if value is None else value[:CUT_BYTES],
+        "headers": {name[:256]: (value or b"")[:1024] for name, value in headers[:50]},
+    }
+    return kept or None, encode("dead_letter", letter)
 
 
 async def read_letters(settings: Settings) -> AsyncIterator[dict[str, Any]]:

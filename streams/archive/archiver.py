@@ -10,15 +10,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError
 
 from models.archive.files import NAMED, SCHEMAS, ArchiveFile, next_offsets, parquet
 from models.archive.target import Target, open_target
 from schemas.codec import Framing, Registry, decode, encode
 from schemas.columns import ERASE
-from schemas.errors import BadEvent, ConfigError
+from schemas.errors import BadEvent, BadInput, ConfigError, TransientError
 from schemas.validation import check_time, interaction_from, item_from
+from streams.dead_letters import letter_of
 from streams.settings import Settings
 
 __all__ = ["Archiver"]
@@ -33,6 +34,8 @@ class _Held:
     """Consumed records of one partition that no file has yet."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
+    letters: list[tuple[bytes | None, bytes]] = field(default_factory=list)
+    "Keys and values of dead letters."
     first: int = -1
     last: int = -1
     first_timestamp_ms: int = 0
@@ -44,6 +47,9 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
 
     A file is durable before its offsets are committed, and a start continues after the highest offset found in files: a
     crash at any point repeats nothing and loses nothing. When a write fails `run` raises; what was held is read again.
+
+    Every worker reads the whole catalogue; here a record of it is read by one. So its bad records become dead letters here,
+    before the file that answers for them; a crash between the two repeats them.
     """
 
     def __init__(self, settings: Settings, registry: Registry | None = None, target: Target | None = None) -> None:
@@ -60,6 +66,7 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
         "Every partition was read from where its archive ends."
         self._stopping = asyncio.Event()
         self._consumer: Any = None
+        self._producer: AIOKafkaProducer | None = None
         self.counters: Counter[str] = Counter()
         "`records`, `bad`, `erasures`, `deletions`, `files`, `commits_lost`."
 
@@ -100,6 +107,8 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
             await self._write_due(everything=True)
         finally:
             await self._consumer.stop()
+            if self._producer is not None:
+                await self._producer.stop()
 
     def stop(self) -> None:
         """Ask `run` to finish."""
@@ -152,8 +161,12 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
         for record in records:
             try:
                 row = self._row(record)
+            except TransientError:
+                raise  # nothing is wrong with the record; it is read again
             except Exception as exc:
                 self.counters["bad"] += 1
+                if self._topics[record.topic] == "items":
+                    held.letters.append(_letter(record, exc))
                 log.info("not archived: %s-%d@%d: %s", record.topic, record.partition, record.offset, exc)
             else:
                 held.rows.append(row)
@@ -196,6 +209,8 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
             if not (everything or full or late):
                 continue
             del self._held[partition]
+            if held.letters:
+                await self._send(held.letters)
             if held.rows:
                 topic = self._topics[partition.topic]
                 file = ArchiveFile.of(topic, partition.partition, held.first, held.last, held.first_timestamp_ms)
@@ -207,3 +222,19 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
             except (CommitFailedError, IllegalStateError):
                 # the partition went to another worker meanwhile; reading drops what both wrote
                 self.counters["commits_lost"] += 1
+
+    async def _send(self, letters: Sequence[tuple[bytes | None, bytes]]) -> None:
+        if self._producer is None:
+            self._producer = AIOKafkaProducer(
+                bootstrap_servers=self._settings.bootstrap_servers, acks="all", enable_idempotence=True
+            )
+            await self._producer.start()
+        for key, value in letters:
+            await self._producer.send_and_wait(self._settings.topic("dead-letters"), value, key=key, partition=0)
+
+
+def _letter(record: Any, exc: Exception) -> tuple[bytes | None, bytes]:
+    code = "invalid_key" if isinstance(exc, UnicodeDecodeError) else "internal"
+    code, reason = (exc.code, exc.message) if isinstance(exc, BadInput) else (code, str(exc))
+    origin = record.topic, record.partition, record.offset, record.timestamp
+    return letter_of(origin, code, reason, record.key, record.value, record.headers)

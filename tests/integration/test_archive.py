@@ -17,6 +17,7 @@ from schemas.columns import ERASE
 from schemas.errors import ConfigError
 from schemas.records import Interaction, Item
 from streams.archive.archiver import Archiver
+from streams.dead_letters import read_letters
 from streams.produce import produce_events, produce_items
 from streams.settings import Settings
 from streams.topics import ensure_topics
@@ -113,6 +114,36 @@ async def test_what_cannot_be_decoded_is_counted_and_passed_over(fresh: Settings
     assert (archiver.counters["bad"], archiver.counters["records"]) == (5, 1)
     found = read_archive(LocalFolder(settings.home / "archive"), "interactions").collect().to_dicts()
     assert [(e["user_id"], e["event_time"], e["value"], e["position"]) for e in found] == [("u", 5, 0.1, 3)]
+
+
+async def test_a_bad_catalogue_entry_is_one_dead_letter_and_its_neighbours_are_archived(fresh: Settings) -> None:
+    settings = replace(fresh, archive_interval_s=0.2)
+    await ensure_topics(settings)
+    topic, json_headers = settings.topic("items"), [("content-type", b"application/json")]
+    bad: list[tuple[bytes, bytes | None]] = [
+        (b"i1", b'{"title": "no id"}'),
+        (b"i2", b"\x7fgarbage"),
+        (b"\xff", None),
+        (b"i3", b'{"item_id": "i3", "price": "dear"}'),
+    ]
+    origins = {}
+    async with AIOKafkaProducer(bootstrap_servers=settings.bootstrap_servers) as producer:
+        for n, (key, value) in enumerate(bad):
+            sent = await producer.send_and_wait(topic, value, key=key, headers=json_headers, partition=0)
+            origins[sent.offset] = (key, value)
+            await producer.send_and_wait(topic, b'{"item_id": "g%d"}' % n, key=b"g%d" % n, headers=json_headers)
+    archiver = Archiver(settings)
+    await finish(archiver, await until(archiver, lambda a: a.counters["bad"] + a.counters["records"] >= 8))
+    again = Archiver(settings)
+    await produce_items(settings, [Item("g4")])
+    await finish(again, await until(again, lambda a: a.counters["records"] >= 1))
+    letters = [letter async for letter in read_letters(settings)]
+    assert {letter["offset"]: (letter["key"], letter["value"]) for letter in letters} == origins
+    assert len(letters) == len(bad), "a restart repeats none"
+    assert [letter["code"] for letter in letters] == ["missing_field", "not_json", "invalid_key", "invalid_field"]
+    assert all(letter["topic"] == topic and letter["reason"] for letter in letters)
+    found = read_archive(LocalFolder(settings.home / "archive"), "items").collect()
+    assert set(found["item_id"]) == {f"g{n}" for n in range(5)}
 
 
 async def test_what_is_deleted_and_who_is_erased_are_archived_once_however_the_worker_dies(fresh: Settings) -> None:
