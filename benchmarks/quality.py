@@ -1,12 +1,13 @@
 """How good the slates are, beside classical recommenders on the same queries, and beside content alone on new items.
 
-quality.py DATASET [--peers PATH/quality.py] [--share 0.8] [--queries N] [--quick] [--ablations] [--twice]
+quality.py DATASET [--peers PATH/quality.py] [--share 0.8] [--queries N] [--quick] [--ablations] [--seeds N] [--twice]
     [--out FOLDER] [--json]
 
 Trains on the first 80 % of the events, asks at each liked event of the rest, through the pipeline that serves. With
 --ablations again without texts (and titles), without images and without both; with --twice the training is repeated, to
 compare the releases byte by byte. Without --queries and --share everything is asked that the peers' script asks: only then
-are ratios to it printed. A smaller share leaves more items that are new, for the ablations.
+are ratios to it printed. A smaller share leaves more items that are new, for the ablations; with --seeds each of those
+trains so often, and what it says of a query is the mean: trainings of two seeds differ by more than an image adds.
 """
 
 from __future__ import annotations
@@ -149,37 +150,47 @@ def same_bytes(corpus: Corpus, learned: Learned, options: argparse.Namespace) ->
     return {"same": len(names) == 1, "differing_files": differing}
 
 
+def mean_of(measured: list[Measurement]) -> Measurement:
+    """The first, but what each query is measured by is the mean of all."""
+    values = {name: np.mean([one.values[name] for one in measured], axis=0) for name in measured[0].values}
+    return replace(measured[0], values=values)
+
+
 def ablations(
     corpus: Corpus, asked: Asked, measured: Measurement, options: argparse.Namespace
 ) -> tuple[dict[str, Any], list[Measurement]]:
-    """What text and image each add, to the other and alone."""
+    """What text and image each add, to the other and alone; `measured` is what has both, of the first seed."""
 
     def less(*modalities: str) -> Measurement:
-        there = corpus
+        there, found = corpus, [] if modalities else [measured]
         for modality in modalities:
             there = without(there, modality)
-        return run(there, replace(asked, parity=0), f"without {' and '.join(modalities)}", options)[0]
+        label = f"without {' and '.join(modalities)}" if modalities else measured.label
+        for seed in range(options.seed + len(found), options.seed + options.seeds):
+            seeded = argparse.Namespace(**{**vars(options), "seed": seed})
+            found.append(run(there, replace(asked, parity=0), label, seeded)[0])
+        return mean_of(found)
 
-    no_text, no_image, neither = less("text"), less("image"), less("text", "image")
+    both, no_text, no_image, neither = less(), less("text"), less("image"), less("text", "image")
     pairs = {
-        "text, beside images": (measured, no_text),
-        "image, beside texts": (measured, no_image),
+        "text, beside images": (both, no_text),
+        "image, beside texts": (both, no_image),
         "text alone": (no_image, neither),
         "image alone": (no_text, neither),
-        "both": (measured, neither),
+        "both": (both, neither),
     }
     effects = {
         name: {
-            "ndcg@10": more.against(without_it, "ndcg@10").to_json(),
+            **{what: more.against(without_it, what).to_json() for what in ("ndcg@10", "hr@10", "mrr", "recall@50")},
             **{f"cold {what}": more.against(without_it, what, COLD).to_json() for what in ("hr@10", "mrr", "recall@50")},
         }
         for name, (more, without_it) in pairs.items()
     }
     values = {
         one.label: {"ndcg@10": one.interval("ndcg@10").to_json(), "cold_hr@10": one.interval("hr@10", COLD).to_json()}
-        for one in (neither, no_text, no_image)
+        for one in (neither, no_text, no_image, both)
     }
-    return {"effects": effects, "measured": values}, [neither, no_text, no_image]
+    return {"seeds": options.seeds, "effects": effects, "measured": values}, [neither, no_text, no_image, both]
 
 
 def main() -> None:
@@ -191,6 +202,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="train with fewer passes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ablations", action="store_true")
+    parser.add_argument("--seeds", type=int, default=1, help="trainings of each, for the ablations")
     parser.add_argument("--twice", action="store_true")
     parser.add_argument("--cache", type=Path, default=Path("~/.cache/riffle/vectors").expanduser())
     parser.add_argument("--out", type=Path, help="folder for measurements and the report")
@@ -224,7 +236,7 @@ def main() -> None:
     every = [measured]
     if options.ablations:
         out["ablations"], less = ablations(corpus, asked, measured, options)
-        every = [*less, measured]
+        every = less
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
         for one in every:

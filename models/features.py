@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FEATURES", "SOURCES", "SPEC", "compute"]
 
-SPEC = "f6"
+SPEC = "f7"
 "Name of this specification. Any change to a feature's meaning changes it: a release of another one is refused."
 SOURCES = ("covisitation", "ease", "learned", "content", "popular", "fresh")
 ACTIONS = 4
@@ -40,8 +40,6 @@ ITEM = (
     "item_price",
     "item_priced",
     "item_learned",
-    "item_text",
-    "item_image",
     *(f"item_action{n}" for n in range(ACTIONS)),
 )
 CROSS = (
@@ -137,11 +135,10 @@ def _item(out: NDArray[np.float32], rows: NDArray[np.int32], items: ItemStore, m
     out[:, 7] = np.log1p(np.maximum(np.nan_to_num(price), 0))
     out[:, 8] = ~np.isnan(price)
     out[:, 9] = model.met[rows]
-    out[:, 10:12] = model.present[rows]
     for n, name in enumerate(model.vocabulary.actions[:ACTIONS]):
         if name in items.action_names:
             slot = items.action_names.index(name)
-            out[:, 12 + n] = items.actions[rows, :, slot].sum(axis=1) / (events + 5.0)
+            out[:, 10 + n] = items.actions[rows, :, slot].sum(axis=1) / (events + 5.0)
 
 
 def _profiles(queries: Queries, items: ItemStore, model: ServingModel) -> list[tuple[NDArray[np.float32], ...]]:

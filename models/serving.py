@@ -95,8 +95,6 @@ class ServingModel:
         self.text = np.zeros((0, release.text.shape[1]), np.float32)
         self.image = np.zeros((0, release.image.shape[1]), np.float32)
         "Text and image vector per item row as this release projects them, of length 1; 0 where there is none."
-        self.present = np.zeros((0, len(MODALITIES)), np.bool_)
-        "Whether the item row has a text vector, an image vector."
         self.bound = 0
         "Item rows that `vectors` covers."
         self._changes = 0
@@ -224,7 +222,7 @@ class ServingModel:
         old = len(self.vectors)
         if old >= capacity:
             return
-        for name in ("vectors", "index_of_row", "met", "content", "text", "image", "present"):
+        for name in ("vectors", "index_of_row", "met", "content", "text", "image"):
             column = getattr(self, name)
             larger = np.full((capacity, *column.shape[1:]), -1 if name == "index_of_row" else 0, column.dtype)
             larger[:old] = column
@@ -233,7 +231,7 @@ class ServingModel:
     def _take_released(self, rows: NDArray[np.intp], index: NDArray[np.int32]) -> None:
         release = self.release
         self.row_of_index[index] = rows
-        self.vectors[rows], self.present[rows] = release.item_vectors[index], release.present[index]
+        self.vectors[rows] = release.item_vectors[index]
         self.met[rows] = release.met[index]
         self.text[rows], self.image[rows] = release.text[index], release.image[index]
 
@@ -250,7 +248,6 @@ class ServingModel:
         kept = ((self.text, self.release.text), (self.image, self.release.image))
         for (column, trained), part, mine, theirs in zip(kept, parts, present.T, released.T, strict=True):
             column[rows] = np.where(mine[:, None], unit_rows(part), trained[there] * theirs[:, None])
-        self.present[rows] = present | released
         said = zip((items.text, self.text, self.image), self._content_scale, strict=True)
         # each part has length 1 or 0: what an item lacks says nothing for it, as a mean cosine does, and the rest no more
         self.content[rows] = np.concatenate([column[rows] * scale for column, scale in said], axis=1)

@@ -39,6 +39,7 @@ from training.parity import Modules
 from training.projections import fit_projection, projected
 from training.ranker import Ranker, RankerSettings, fit_light, make_ranker, reliability
 from training.replay import replay
+from training.retrieval import Retrieval, unlearned
 from training.shown import shown_slates
 from training.similarity import content_weights
 from training.towers import Content, ItemTower, TowerSettings, UserTower, item_vectors
@@ -67,6 +68,8 @@ class LearnSettings:
     neighbours: int = 128
     replayed_share: float = 0.3
     "Newest part of the training events on which the ranker learns, from retrieval that was trained without it."
+    unlearned_share: float = 0.1
+    "Share of the items that the older part met which are to the ranker as if nobody had: it learns what to make of such."
     queries: int = 4_000
     "Ranking queries, at most."
     logged_share: float = 0.5
@@ -253,6 +256,7 @@ def learn(
         raise NotFirst
     validation = Validation(table, encoded.content, start, settings.seed) if watch is not None else None
     first = maker.retrieval(base, "older part", _watching(watch, validation))
+    first = unlearned(first, encoded.content, settings.unlearned_share, settings.seed)
     arrays, graphs, _ = maker.parts(first, None)
     manifest = maker.manifest(events[:start], dict(DEFAULT_WEIGHTS))
     ids = [item.item_id for item in items]
@@ -307,16 +311,6 @@ def _watching(watch: Callable[[int, float], None] | None, validation: Validation
 
 
 @dataclass(slots=True)
-class _Retrieval:
-    user: UserTower
-    item: ItemTower
-    vectors: NDArray[np.float32]
-    met: NDArray[np.bool_]
-    ease_index: NDArray[np.int32]
-    ease_weight: NDArray[np.float32]
-
-
-@dataclass(slots=True)
 class _Maker:
     items: Sequence[Item]
     vocabulary: Vocabulary
@@ -337,14 +331,14 @@ class _Maker:
         progress = self.clock.part(f"train the towers, {what}")
         return train_towers(table, self.content, self.settings.towers, progress, watch, self.checkpoints)
 
-    def retrieval(self, table: EventTable, what: str, watch: Watch | None = None) -> _Retrieval:
+    def retrieval(self, table: EventTable, what: str, watch: Watch | None = None) -> Retrieval:
         self.clock.part(f"item-to-item weights, {what}")
         index, weight = ease(
             table.user[table.liked], table.item[table.liked], len(self.items), self.settings.neighbours, self.settings.ease_l2
         )
         user, item = self.towers(table, what, watch)
         met = first_meetings(table, len(self.items)) != NEVER
-        return _Retrieval(user, item, item_vectors(item, self.content, ~met), met, index, weight)
+        return Retrieval(user, item, item_vectors(item, self.content, ~met), met, index, weight)
 
     def manifest(self, events: Sequence[Interaction], light: Mapping[str, float]) -> Manifest:
         until = events[-1].event_time
@@ -363,7 +357,7 @@ class _Maker:
             content=self.encoded.weights,
         )
 
-    def parts(self, made: _Retrieval, ranker: Ranker | None) -> tuple[dict[str, NDArray[Any]], dict[str, bytes], float]:
+    def parts(self, made: Retrieval, ranker: Ranker | None) -> tuple[dict[str, NDArray[Any]], dict[str, bytes], float]:
         """Arrays, graphs, and the largest difference between torch and ONNX. Without a ranker, an untrained one."""
         n, final = 256, ranker is not None
         rng = np.random.default_rng(0)

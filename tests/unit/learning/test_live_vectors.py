@@ -92,7 +92,7 @@ def test_the_ranker_sees_a_live_item_as_one_of_the_release_with_the_same_content
     found = {item.item_id: np.asarray(item.features) for item in slate.items}
     for one, other in zip(unmet, twins(unmet), strict=True):
         assert found[other.item_id] == pytest.approx(found[one.item_id], abs=1e-4)
-    content = [FEATURES.index(name) for name in ("item_text", "item_image", "similar", "similar_last")]
+    content = [FEATURES.index(name) for name in ("similar", "similar_last")]
     whole = next(item for item in twins(unmet) if item.image and item.title)
     assert (np.abs(found[whole.item_id][content]) > 1e-3).all()
 
@@ -137,14 +137,17 @@ def test_vectors_that_come_late_or_change_or_go_change_what_serves(
     model, store = bound(learned, [*seen, both])
     row = store.row_of(both.item_id)
     without = model.vectors[row].copy()
-    assert not model.present[row].any()
+    assert not model.text[row].any()
+    assert not model.image[row].any()
     arrive(model, store, [both], cache)
     full = model.vectors[row].copy()
-    assert model.present[row].all()
+    assert model.text[row].any()
+    assert model.image[row].any()
     assert np.abs(full - without).max() > 1e-3
     store.upsert(replace(both, title="something else"))  # its vectors stay until the encoders have read it again
     model.sync(store)
-    assert model.present[row].all()
+    assert model.text[row].any()
+    assert model.image[row].any()
     store.upsert(both)
     store.remove_vectors(both.item_id)
     model.sync(store)
@@ -176,7 +179,9 @@ def test_another_encoder_than_training_had_counts_as_missing(world: World) -> No
         store.set_vectors(both.item_id, [replace(vector, encoder=f"{vector.encoder}-next") for vector in vectors])
     model.sync(store)
     assert np.array_equal(model.vectors[store.row_of(both.item_id)], without)
-    assert not model.present[store.row_of(both.item_id)].any()
+    row = store.row_of(both.item_id)
+    assert not model.text[row].any()
+    assert not model.image[row].any()
 
 
 def test_a_release_of_format_1_serves_as_it_did(world: World, tmp_path: Path) -> None:

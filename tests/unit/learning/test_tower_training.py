@@ -24,6 +24,7 @@ from training.checkpoints import Checkpoints, read_checkpoint
 from training.data import EventTable
 from training.distributed import Group
 from training.fit_towers import NEVER, drawn_pool, first_meetings, less_before, log_sums_before, train_towers
+from training.retrieval import Retrieval, unlearned
 from training.towers import Content, ItemTower, TowerSettings, UserTower, item_vectors
 from training.validation import Validation
 
@@ -262,3 +263,30 @@ def test_an_item_that_nobody_met_is_ranked_by_what_it_is() -> None:
     wanted = (colour == colour[target] for target in people._targets)
     above = [(row[30:][mine[30:], None] > row[:30][~mine[:30]]).mean() for row, mine in zip(scores, wanted, strict=True)]
     assert np.mean(above) > 0.8
+
+
+@few
+@given(share=st.floats(0, 1), seed=st.integers(0, 9), unmet=st.sets(st.integers(0, 11)))
+def test_an_item_that_is_as_if_nobody_had_met_it_has_its_content_alone(share: float, seed: int, unmet: set[int]) -> None:
+    _, content = tower_corpus()
+    n = len(content.text)
+    rng = np.random.default_rng(seed)
+    tower = ItemTower(n, 6, 4, 8).eval()
+    met = ~np.isin(np.arange(n), list(unmet))
+    index = rng.integers(-1, n, (n, 5)).astype(np.int32)
+    weight = np.where(index >= 0, rng.random((n, 5)), 0).astype(np.float32)
+    made = Retrieval(UserTower(TINY), tower, item_vectors(tower, content, ~met), met, index, weight)
+    found = unlearned(made, content, share, seed)
+    hidden = made.met & ~found.met
+    assert hidden.sum() == int(met.sum() * share)
+    assert not (found.met & ~made.met).any()
+    by_content = item_vectors(tower, content, np.ones(n, np.bool_))
+    assert np.array_equal(found.vectors[hidden], by_content[hidden])
+    assert np.array_equal(found.vectors[~hidden], made.vectors[~hidden])
+    gone = ~found.met[:, None] | (~found.met[index] & (index >= 0))
+    assert (found.ease_index[gone] == -1).all()
+    assert (found.ease_weight[gone] == 0).all()
+    assert np.array_equal(found.ease_index[~gone], index[~gone])
+    assert np.array_equal(found.ease_weight[~gone], weight[~gone])
+    again = unlearned(made, content, share, seed)
+    assert np.array_equal(again.met, found.met)

@@ -83,7 +83,7 @@ def test_a_late_item_has_in_an_evaluation_the_vectors_that_it_has_in_a_worker(
     assert places
     assert wanted == ([LATE] if own else [item.item_id for item in what.items]), "what training encoded needs no more"
     row = late_row(model)
-    assert model.present[row].tolist() == [False, True]
+    assert [model.text[row].any(), model.image[row].any()] == [False, True]
     store, serving = ItemStore(1), ServingModel(learned.release())
     for item in what.items:
         store.upsert(item)
