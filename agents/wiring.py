@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import faulthandler
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -78,6 +79,8 @@ class Worker:
         self._ranking: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._archiver: Archiver | None = None
+        self._archived = Counter[str]()
+        "What the archivers of this process counted."
         self._mirror = UserMirror(settings.redis, prefix=settings.topic_prefix)
         self._changed: dict[str, int] = {}
         "People whose summary is to be mirrored, and their partitions."
@@ -336,6 +339,7 @@ class Worker:
         while True:
             try:
                 self._archiver = await asyncio.to_thread(_archiver, self._settings, self._registry)
+                self._archiver.counters = self._archived
                 await self._archiver.run()
             except Exception:
                 log.exception("the archive failed; it is tried again in %.0f s", ARCHIVE_RETRY_S)
@@ -368,6 +372,8 @@ class Worker:
         """Notice partitions that have work waiting and stand still. An unreachable broker is no fault of this worker."""
         while True:
             await asyncio.sleep(WATCH_INTERVAL_S)
+            for what, n in self._archived.items():
+                self.metrics.gauge("archived", n, what=what)
             if damaged := self.ownership.damaged():
                 message = f"a damaged block was met in {', '.join(damaged)}: rebuilt from the changelog at the next start"
                 self._crash(StoreCorrupt("store_unreadable", message))

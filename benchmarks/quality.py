@@ -151,7 +151,7 @@ def same_bytes(corpus: Corpus, learned: Learned, options: argparse.Namespace) ->
 
 
 def mean_of(measured: list[Measurement]) -> Measurement:
-    """The first, but what each query is measured by is the mean of all."""
+    """Of the first, but what each query is measured by is the mean of all; to be compared, not to be shown."""
     values = {name: np.mean([one.values[name] for one in measured], axis=0) for name in measured[0].values}
     return replace(measured[0], values=values)
 
@@ -161,6 +161,8 @@ def ablations(
 ) -> tuple[dict[str, Any], list[Measurement]]:
     """What text and image each add, to the other and alone; `measured` is what has both, of the first seed."""
 
+    every: list[Measurement] = []
+
     def less(*modalities: str) -> Measurement:
         there, found = corpus, [] if modalities else [measured]
         for modality in modalities:
@@ -168,8 +170,9 @@ def ablations(
         label = f"without {' and '.join(modalities)}" if modalities else measured.label
         for seed in range(options.seed + len(found), options.seed + options.seeds):
             seeded = argparse.Namespace(**{**vars(options), "seed": seed})
-            found.append(run(there, replace(asked, parity=0), label, seeded)[0])
-        return mean_of(found)
+            found.append(run(there, replace(asked, parity=0), f"{label}, seed {seed}" if seed else label, seeded)[0])
+        every.extend(found)
+        return replace(mean_of(found), label=label)
 
     both, no_text, no_image, neither = less(), less("text"), less("image"), less("text", "image")
     pairs = {
@@ -190,7 +193,7 @@ def ablations(
         one.label: {"ndcg@10": one.interval("ndcg@10").to_json(), "cold_hr@10": one.interval("hr@10", COLD).to_json()}
         for one in (neither, no_text, no_image, both)
     }
-    return {"seeds": options.seeds, "effects": effects, "measured": values}, [neither, no_text, no_image, both]
+    return {"seeds": options.seeds, "effects": effects, "measured": values}, every
 
 
 def main() -> None:
@@ -208,6 +211,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for measurements and the report")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if options.seeds < 1 or (options.seeds > 1 and not options.ablations):
+        parser.error("--seeds says how often each of --ablations is trained: 1 or more, with --ablations")
 
     threads()
     corpus, asked = open_corpus(options.dataset), Asked(options.share, options.queries, PARITY)
@@ -240,7 +245,7 @@ def main() -> None:
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
         for one in every:
-            one.save(options.out / f"{one.label.replace(' ', '-')}.json")
+            one.save(options.out / f"{one.label.replace(',', '').replace(' ', '-')}.json")
         (options.out / "quality.html").write_text(html_report(every), encoding="utf-8")
     if options.json:
         print(json.dumps(out))

@@ -46,8 +46,8 @@ class ConfluentRegistry:
         """
         try:
             found: Any = self._client.get_schema(schema_id)
-        except SchemaRegistryError as exc:
-            if exc.http_status_code == NOT_FOUND:
+        except Exception as exc:  # also those of whatever HTTP client is below: nobody listens, no such host, too slow
+            if isinstance(exc, SchemaRegistryError) and exc.http_status_code == NOT_FOUND:
                 raise KeyError(schema_id) from exc
-            raise NotReady("registry_unavailable", f"the schema registry failed: {exc}") from exc
+            raise NotReady("registry_unavailable", f"the schema registry failed: {exc!r}") from exc
         return str(found.schema_str)

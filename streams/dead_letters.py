@@ -50,7 +50,11 @@ def letter_of(
 
 
 async def read_letters(settings: Settings) -> AsyncIterator[dict[str, Any]]:
-    """Each dead letter up to now, oldest first: the fields of its schema, and `letter`, its offset in the topic."""
+    """Each dead letter up to now, oldest first: the fields of its schema, and `letter`, its offset in the topic.
+
+    Of several that name the same record the first alone.
+    """
+    told = set[tuple[object, ...]]()
     consumer = AIOKafkaConsumer(
         bootstrap_servers=settings.bootstrap_servers,
         auto_offset_reset="earliest",
@@ -65,7 +69,11 @@ async def read_letters(settings: Settings) -> AsyncIterator[dict[str, Any]]:
         while await consumer.position(tp) < end:
             for record in (await consumer.getmany(tp, timeout_ms=200, max_records=1_000)).get(tp, ()):
                 try:
-                    yield {"letter": record.offset, **decode("dead_letter", record.value or b"")[0]}
+                    letter = decode("dead_letter", record.value or b"")[0]
+                    origin = tuple(letter[name] for name in ("topic", "partition", "offset", "timestamp"))
+                    if origin not in told:
+                        told.add(origin)
+                        yield {"letter": record.offset, **letter}
                 except BadEvent as exc:
                     yield {"letter": record.offset, "code": exc.code, "reason": f"not a dead letter: {exc.message}"}
     finally:
@@ -75,9 +83,12 @@ async def read_letters(settings: Settings) -> AsyncIterator[dict[str, Any]]:
 async def replay_letters(settings: Settings, letters: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     """Produce the records of `letters` to their topics again; returns how many were sent and how many could not be.
 
-    What was applied before is dropped again as a duplicate, and what is still wrong becomes a dead letter again.
+    An event that was applied before is dropped again as a duplicate. Of a catalogue entry the newest counts: one that another
+    followed is `superseded`, and not sent. What is still wrong becomes a dead letter again.
     """
-    outcome = {"sent": 0, "cut": 0, "unreadable": 0}
+    outcome = {"sent": 0, "cut": 0, "unreadable": 0, "superseded": 0}
+    letters = list(letters)
+    followed = await _newest(settings, [letter for letter in letters if letter.get("topic") == settings.topic("items")])
     producer = AIOKafkaProducer(bootstrap_servers=settings.bootstrap_servers, acks="all", enable_idempotence=True)
     try:
         await producer.start()
@@ -87,6 +98,9 @@ async def replay_letters(settings: Settings, letters: Iterable[Mapping[str, Any]
                 continue
             if letter["value"] is not None and len(letter["value"]) >= CUT_BYTES:
                 outcome["cut"] += 1
+                continue
+            if followed.get((letter["topic"], letter["key"]), -1) > letter["offset"]:
+                outcome["superseded"] += 1
                 continue
             origin = f"{letter['topic']}-{letter['partition']}@{letter['offset']}"
             headers = [(name, value) for name, value in letter["headers"].items() if name != REPLAYED_FROM]
@@ -100,3 +114,35 @@ async def replay_letters(settings: Settings, letters: Iterable[Mapping[str, Any]
     finally:
         await producer.stop()
     return outcome
+
+
+async def _newest(settings: Settings, letters: Sequence[Mapping[str, Any]]) -> dict[tuple[str, bytes | None], int]:
+    """Of the keys of these records, by topic, the newest offset in the records' own partition."""
+    found: dict[tuple[str, bytes | None], int] = {}
+    if not letters:
+        return found
+    oldest: dict[TopicPartition, int] = {}
+    for letter in letters:
+        tp = TopicPartition(letter["topic"], letter["partition"])
+        oldest[tp] = min(letter["offset"], oldest.get(tp, letter["offset"]))
+    asked = {(letter["topic"], letter["key"]) for letter in letters}
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=settings.bootstrap_servers,
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+        isolation_level="read_committed",
+    )
+    try:
+        await consumer.start()
+        consumer.assign(list(oldest))
+        ends = await consumer.end_offsets(list(oldest))
+        for tp, offset in oldest.items():
+            consumer.seek(tp, offset)
+        for tp, end in ends.items():
+            while await consumer.position(tp) < end:
+                for record in (await consumer.getmany(tp, timeout_ms=200, max_records=1_000)).get(tp, ()):
+                    if (tp.topic, record.key) in asked:
+                        found[tp.topic, record.key] = record.offset
+    finally:
+        await consumer.stop()
+    return found

@@ -104,7 +104,8 @@ def show(letter: int) -> None:
 def replay(code: str | None, letter: int | None, everything: bool, as_json: bool) -> None:
     """Produce dead letters to the topics they came from again, after what was wrong with them is mended.
 
-    Nothing counts twice: events that were applied meanwhile are dropped as duplicates.
+    Nothing counts twice: events that were applied meanwhile are dropped as duplicates, catalogue entries that newer ones
+    followed are not sent.
 
     Example: riffle dlq replay --code unknown_schema
     """
@@ -117,5 +118,7 @@ def replay(code: str | None, letter: int | None, everything: bool, as_json: bool
     click.echo(f"{outcome['sent']} produced again")
     if outcome["cut"]:
         click.echo(f"{outcome['cut']} were too large to be kept whole: produce them again from their source")
+    if outcome["superseded"]:
+        click.echo(f"{outcome['superseded']} catalogue entries were followed by newer ones and not sent")
     if outcome["unreadable"]:
         click.echo(f"{outcome['unreadable']} are no dead letters")

@@ -27,29 +27,41 @@ __all__ = ["Archiver"]
 log = logging.getLogger(__name__)
 
 POLL_MS = 500
+LETTER_BYTES = 4 << 20
+"Of dead letters in a partition, after which they go out and its file is written at once."
+WAIT_S = 5.0
+"Until a record whose schema the registry could not give is read again."
 
 
 @dataclass(slots=True)
 class _Held:
-    """Consumed records of one partition that no file has yet."""
+    """Consumed records of one partition that no file has yet, offsets first to last."""
 
+    first: int
+    first_timestamp_ms: int
+    since: float
+    "When the first was consumed, by the monotonic clock."
+    last: int = -1
     rows: list[dict[str, Any]] = field(default_factory=list)
     letters: list[tuple[bytes | None, bytes]] = field(default_factory=list)
     "Keys and values of dead letters."
-    first: int = -1
-    last: int = -1
-    first_timestamp_ms: int = 0
-    since: float = 0.0
+    letter_bytes: int = 0
+
+    def add_letter(self, key: bytes | None, value: bytes) -> None:
+        """Keep a dead letter until it is sent."""
+        self.letters.append((key, value))
+        self.letter_bytes += len(value)
 
 
 class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
     """Writes interactions, impressions and catalogue entries to the archive, and who and what was erased and deleted.
 
     A file is durable before its offsets are committed, and a start continues after the highest offset found in files: a
-    crash at any point repeats nothing and loses nothing. When a write fails `run` raises; what was held is read again.
+    crash at any point repeats no row and loses none. When a write fails `run` raises; what was held is read again.
 
     Every worker reads the whole catalogue; here a record of it is read by one. So its bad records become dead letters here,
-    before the file that answers for them; a crash between the two repeats them.
+    before the file that answers for them: at least once, again after a crash or a failed write between the two, or into an
+    archive that starts over. While a registry does not answer, the partition that needs it waits, the others go on.
     """
 
     def __init__(self, settings: Settings, registry: Registry | None = None, target: Target | None = None) -> None:
@@ -64,11 +76,15 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
         "Where to go on after an assignment; None when there is none to go on from."
         self._placed = False
         "Every partition was read from where its archive ends."
+        self._waiting: dict[TopicPartition, float] = {}
+        "Partitions that are not read for a while, until when."
+        self._writing = asyncio.Lock()
+        "Held while files are written: a rebalance waits, so that the next owner finds them."
         self._stopping = asyncio.Event()
         self._consumer: Any = None
-        self._producer: AIOKafkaProducer | None = None
+        self._producer: Any = None
         self.counters: Counter[str] = Counter()
-        "`records`, `bad`, `erasures`, `deletions`, `files`, `commits_lost`."
+        "`records`, `bad`, `letters`, `waits`, `erasures`, `deletions`, `files`, `commits_lost`."
 
     async def run(self) -> None:
         """Archive until `stop`; then write what is held and leave the group.
@@ -98,6 +114,7 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
                         self._consumer.seek(partition, position)
                     self._starts, self._placed = None, True
                     continue
+                self._resume_due()
                 for partition, records in batches.items():
                     if not self._placed:
                         break
@@ -106,19 +123,23 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
                 await self._write_due()
             await self._write_due(everything=True)
         finally:
-            await self._consumer.stop()
-            if self._producer is not None:
-                await self._producer.stop()
+            try:
+                await self._consumer.stop()
+            finally:
+                if self._producer is not None:
+                    await self._producer.stop()
 
     def stop(self) -> None:
         """Ask `run` to finish."""
         self._stopping.set()
 
-    async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
-        """Forget what is held: the next owner reads it again."""
+    async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:  # noqa: ARG002
+        """Forget what is held: the next owner reads it again. All is revoked at once, whatever aiokafka says of it."""
         self._starts, self._placed = None, False
-        for partition in revoked:
-            self._held.pop(partition, None)
+        self._held.clear()
+        self._waiting.clear()
+        async with self._writing:
+            pass
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
         """Learn where each partition's archive ends.
@@ -151,25 +172,38 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
         return starts
 
     def _take(self, partition: TopicPartition, records: Sequence[Any]) -> None:
-        if partition not in self._consumer.assignment():
-            return
-        held = self._held.setdefault(partition, _Held())
-        if held.first < 0:
-            held.first, held.first_timestamp_ms = records[0].offset, records[0].timestamp
-            held.since = time.monotonic()
-        held.last = records[-1].offset
+        held = self._held.get(partition)
+        if held is None:
+            held = _Held(records[0].offset, records[0].timestamp, time.monotonic())
         for record in records:
             try:
                 row = self._row(record)
-            except TransientError:
-                raise  # nothing is wrong with the record; it is read again
+            except TransientError as exc:
+                self._wait(partition, record.offset, exc)
+                break
             except Exception as exc:
                 self.counters["bad"] += 1
                 if self._topics[record.topic] == "items":
-                    held.letters.append(_letter(record, exc))
+                    held.add_letter(*_letter(record, exc))
                 log.info("not archived: %s-%d@%d: %s", record.topic, record.partition, record.offset, exc)
             else:
                 held.rows.append(row)
+            held.last = record.offset
+            self._held[partition] = held
+
+    def _wait(self, partition: TopicPartition, offset: int, exc: TransientError) -> None:
+        """Nothing is wrong with the record at this offset: read the partition from there in a while."""
+        self.counters["waits"] += 1
+        log.warning("the archive waits at %s-%d@%d: %s", partition.topic, partition.partition, offset, exc)
+        self._consumer.seek(partition, offset)
+        self._consumer.pause(partition)
+        self._waiting[partition] = time.monotonic() + WAIT_S
+
+    def _resume_due(self) -> None:
+        for partition, until in list(self._waiting.items()):
+            if time.monotonic() >= until:
+                del self._waiting[partition]
+                self._consumer.resume(partition)
 
     def _row(self, record: Any) -> dict[str, Any]:
         """The record as a row by the rules of the worker that reads it; a deletion or an erasure as one that removes."""
@@ -201,40 +235,46 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _write_due(self, *, everything: bool = False) -> None:
         now = time.monotonic()
-        for partition, held in list(self._held.items()):
-            if self._held.get(partition) is not held:
-                continue  # revoked while the file before was written
-            full = len(held.rows) >= self._settings.archive_rows
-            late = now - held.since >= self._settings.archive_interval_s
-            if not (everything or full or late):
-                continue
-            del self._held[partition]
-            if held.letters:
-                await self._send(held.letters)
-            if held.rows:
-                topic = self._topics[partition.topic]
-                file = ArchiveFile.of(topic, partition.partition, held.first, held.last, held.first_timestamp_ms)
-                data = await asyncio.to_thread(parquet, topic, held.rows)
-                await asyncio.to_thread(self._target.write, file.path, data)
-                self.counters["files"] += 1
-            try:
-                await self._consumer.commit({partition: held.last + 1})
-            except (CommitFailedError, IllegalStateError):
-                # the partition went to another worker meanwhile; reading drops what both wrote
-                self.counters["commits_lost"] += 1
+        async with self._writing:
+            for partition, held in list(self._held.items()):
+                if self._held.get(partition) is not held:
+                    continue  # revoked while the file before was written
+                full = len(held.rows) + len(held.letters) >= self._settings.archive_rows or held.letter_bytes >= LETTER_BYTES
+                if everything or full or now - held.since >= self._settings.archive_interval_s:
+                    del self._held[partition]
+                    await self._write(partition, held)
+
+    async def _write(self, partition: TopicPartition, held: _Held) -> None:
+        await self._send(held.letters)
+        # without rows there is a file where there are letters: it answers for them, so that they are sent once
+        if held.rows or held.letters:
+            topic = self._topics[partition.topic]
+            file = ArchiveFile.of(topic, partition.partition, held.first, held.last, held.first_timestamp_ms)
+            data = await asyncio.to_thread(parquet, topic, held.rows)
+            await asyncio.to_thread(self._target.write, file.path, data)
+            self.counters["files"] += 1
+        try:
+            await self._consumer.commit({partition: held.last + 1})
+        except (CommitFailedError, IllegalStateError):
+            # the partition went to another worker meanwhile; reading drops what both wrote
+            self.counters["commits_lost"] += 1
 
     async def _send(self, letters: Sequence[tuple[bytes | None, bytes]]) -> None:
-        if self._producer is None:
+        if letters and self._producer is None:
             self._producer = AIOKafkaProducer(
                 bootstrap_servers=self._settings.bootstrap_servers, acks="all", enable_idempotence=True
             )
             await self._producer.start()
-        for key, value in letters:
-            await self._producer.send_and_wait(self._settings.topic("dead-letters"), value, key=key, partition=0)
+        topic = self._settings.topic("dead-letters")
+        sent = [await self._producer.send(topic, value, key=key, partition=0) for key, value in letters]
+        await asyncio.gather(*sent)
+        self.counters["letters"] += len(letters)
 
 
 def _letter(record: Any, exc: Exception) -> tuple[bytes | None, bytes]:
-    code = "invalid_key" if isinstance(exc, UnicodeDecodeError) else "internal"
-    code, reason = (exc.code, exc.message) if isinstance(exc, BadInput) else (code, str(exc))
+    if isinstance(exc, BadInput):
+        code, reason = exc.code, exc.message
+    else:
+        code, reason = "invalid_key" if isinstance(exc, UnicodeDecodeError) else "internal", str(exc)
     origin = record.topic, record.partition, record.offset, record.timestamp
     return letter_of(origin, code, reason, record.key, record.value, record.headers)

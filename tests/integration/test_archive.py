@@ -13,11 +13,12 @@ from aiokafka import AIOKafkaProducer
 
 from models.archive.files import ArchiveFile, read_archive
 from models.archive.target import LocalFolder
+from schemas.codec import Framing, encode, schema_text
 from schemas.columns import ERASE
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, NotReady
 from schemas.records import Interaction, Item
 from streams.archive.archiver import Archiver
-from streams.dead_letters import read_letters
+from streams.dead_letters import read_letters, replay_letters
 from streams.produce import produce_events, produce_items
 from streams.settings import Settings
 from streams.topics import ensure_topics
@@ -144,6 +145,80 @@ async def test_a_bad_catalogue_entry_is_one_dead_letter_and_its_neighbours_are_a
     assert all(letter["topic"] == topic and letter["reason"] for letter in letters)
     found = read_archive(LocalFolder(settings.home / "archive"), "items").collect()
     assert set(found["item_id"]) == {f"g{n}" for n in range(5)}
+
+
+async def test_a_catalogue_of_which_nothing_can_be_used_is_told_once(fresh: Settings) -> None:
+    settings = replace(fresh, archive_interval_s=0.2)
+    await ensure_topics(settings)
+    for n in range(2):
+        async with AIOKafkaProducer(bootstrap_servers=settings.bootstrap_servers) as producer:
+            await producer.send_and_wait(settings.topic("items"), b"\x7fgarbage", key=b"i%d" % n)
+        archiver = Archiver(settings)
+        await finish(archiver, await until(archiver, lambda a: a.counters["files"] >= 1))
+        assert archiver.counters["letters"] == 1
+    assert [letter["key"] async for letter in read_letters(settings)] == [b"i0", b"i1"]
+    assert read_archive(LocalFolder(settings.home / "archive"), "items").collect().is_empty()
+    archiver = Archiver(settings)
+    await produce_items(settings, [Item("g")])
+    await finish(archiver, await until(archiver, lambda a: a.counters["records"] >= 1))
+    assert (archiver.counters["bad"], archiver.counters["letters"]) == (0, 0)
+
+
+class AwayAtFirst:
+    """A schema registry that answers the third time."""
+
+    asked = 0
+
+    def id_of(self, name: str) -> int:
+        return 7
+
+    def schema_of(self, schema_id: int) -> str:
+        self.asked += 1
+        if self.asked < 3:
+            raise NotReady("registry_unavailable", "away")
+        return schema_text("item")
+
+
+async def test_the_archive_waits_for_a_schema_and_what_needs_none_goes_on(
+    fresh: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.archive.archiver.WAIT_S", 2.0)
+    settings = replace(fresh, archive_interval_s=0.2)
+    await ensure_topics(settings)
+    registry = AwayAtFirst()
+    await produce_items(settings, [Item("before")])
+    async with AIOKafkaProducer(bootstrap_servers=settings.bootstrap_servers) as producer:
+        value = encode("item", {"item_id": "i", "title": "a thing"}, Framing.CONFLUENT, registry)
+        await producer.send_and_wait(settings.topic("items"), value, key=b"i")
+    await produce_items(settings, [Item("after")])
+    archiver = Archiver(settings, registry)
+    task = await until(archiver, lambda a: a.counters["waits"] >= 1)
+    await produce_events(settings, events(0, 50))
+    folder = LocalFolder(settings.home / "archive")
+    async with asyncio.timeout(60):
+        while read_archive(folder, "items").collect().height < 3:
+            found = read_archive(folder, "items").collect()["item_id"].to_list()
+            assert found in ([], ["before"])
+            await asyncio.sleep(0.05)
+    await finish(archiver, task)
+    assert read_archive(folder, "items").collect()["item_id"].to_list() == ["before", "i", "after"]
+    assert read_archive(folder, "interactions").collect().height == 50
+    assert (archiver.counters["waits"], archiver.counters["bad"]) == (2, 0)
+
+
+async def test_an_entry_is_produced_again_unless_a_newer_one_came(fresh: Settings) -> None:
+    settings = replace(fresh, archive_interval_s=0.2)
+    await ensure_topics(settings)
+    async with AIOKafkaProducer(bootstrap_servers=settings.bootstrap_servers) as producer:
+        for key in (b"mended", b"alone"):
+            await producer.send_and_wait(settings.topic("items"), b"\x7fgarbage", key=key)
+    await produce_items(settings, [Item("mended")])
+    archiver = Archiver(settings)
+    await finish(archiver, await until(archiver, lambda a: a.counters["records"] >= 1))
+    letters = [letter async for letter in read_letters(settings)]
+    assert await replay_letters(settings, letters) == {"sent": 1, "cut": 0, "unreadable": 0, "superseded": 1}
+    # once more: what was produced again is newer, too
+    assert (await replay_letters(settings, letters))["superseded"] == 2
 
 
 async def test_what_is_deleted_and_who_is_erased_are_archived_once_however_the_worker_dies(fresh: Settings) -> None:

@@ -55,7 +55,7 @@ def test_letters_are_listed_shown_and_replayed(worker: Settings) -> None:
     assert "no dead letter 999" in str(CliRunner().invoke(dlq, ["show", "999"], env=worker.environment()).exception)
     # nothing was mended: each comes back, with where it was first
     outcome = json.loads(run(worker, "replay", "--all", "--json").splitlines()[-1])
-    assert outcome == {"sent": 2, "cut": 1, "unreadable": 0}
+    assert outcome == {"sent": 2, "cut": 1, "unreadable": 0, "superseded": 0}
     again = listed(worker, 5)
     assert again["codes"] == {"key_mismatch": 2, "null_key": 2, "unknown_framing": 1}
     assert [letter["headers"].get(REPLAYED_FROM) is not None for letter in again["letters"]] == [False] * 3 + [True] * 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from training.fit_towers import event_columns
 from training.gate import judge
 from training.learn import Learned, learn
 from training.ranker import RankerSettings, make_ranker
-from training.replay import replay
+from training.replay import Replayed, replay
 from training.towers import TowerSettings, UserTower
 
 few = settings(max_examples=40, deadline=None)
@@ -242,6 +243,28 @@ def test_onnx_gives_what_torch_gives(heads: int) -> None:
 def test_the_same_seed_and_data_give_the_same_release(learned: Learned, vectors: Path, tmp_path: Path) -> None:
     again = small_release(vectors)
     assert again.write(tmp_path / "a", {}).name == learned.write(tmp_path / "b", {}).name
+
+
+def test_a_tenth_of_the_items_is_new_to_the_ranker_and_all_are_learned(
+    learned: Learned, vectors: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[ServingModel] = []
+
+    def watched(world: World, model: ServingModel, *rest: Any) -> Replayed:
+        asked.append(model)
+        return replay(world, model, *rest)
+
+    monkeypatch.setattr("training.learn.replay", watched)
+    small_release(vectors)
+    (model,) = asked
+    events = corpus()[1]
+    older = {event.item_id for event in events[: int(len(events) * 0.7)]}
+    assert model.release.met.sum() == len(older) - len(older) // 10
+    ids = np.asarray(model.release.item_ids)
+    assert set(ids[model.release.met]) < older
+    assert {str(ids[n]) for n in np.flatnonzero((model.release.ease_index >= 0).any(axis=1))} <= set(ids[model.release.met])
+    everything = {event.item_id for event in events}
+    assert {learned.item_ids[n] for n in np.flatnonzero(learned.arrays["met.npy"])} == everything
 
 
 def test_what_was_learned_beats_chance_and_content_carries_new_items(learned: Learned) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,16 @@ def test_a_failing_registry_is_no_reason_to_refuse_a_record(status: int, error: 
 
     with pytest.raises(error):
         ConfluentRegistry(Client()).schema_of(1)  # type: ignore[arg-type]
+
+
+def test_a_registry_that_nobody_answers_for_is_asked_again() -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # and never listens
+        registry = ConfluentRegistry.at(f"http://127.0.0.1:{held.getsockname()[1]}")
+        with pytest.raises(NotReady):
+            registry.schema_of(7)
+        with pytest.raises(NotReady):
+            decode("item", b"\x00\x00\x00\x00\x07abc", (), registry)
 
 
 @pytest.mark.parametrize("value", [10**400, -(10**400), 1e39, float("nan"), float("inf")])
