@@ -39,6 +39,8 @@ K = 10
 DEEP = 50
 WINDOW_DEPTH = 100
 "Places of a slate that are held against all that a person likes within the attribution window."
+ASKING = 100
+"Events that are applied while one query is asked, about."
 CHUNK = 1_000
 
 
@@ -231,14 +233,16 @@ def evaluate(
 ) -> Figures:
     """Apply the first `share` of the events, then query at each positive one of the rest and apply it.
 
-    `events` are in event-time order. `progress` is called with events done and events in all. With `most`, only that many
-    of the queries are asked, evenly spread; `first`: as `asked_of`. `at_cut` is called when the first part is applied.
+    `events` are in event-time order. `progress` is called with the work done and all of it, an event being 1. With `most`, only
+    that many of the queries are asked, evenly spread; `first`: as `asked_of`. `at_cut` is called when the first part is
+    applied.
     `vectors` are of the items that the release does not hold, or not as they are now: see `World`. Deterministic.
     """
     items = list(items)
     world, figures = World(items, slot, vectors), Figures()
     prober, cut = Prober(world.items, world.slot), int(len(events) * share)
     queries = set(asked_of(events, positive, share, most, first=first))
+    work = len(events) + ASKING * len(queries)
     model = world.slot.current
     heads, windows = (("positive",), {}) if model is None else (model.heads, model.windows_ms)
     following = Following(events, positive, heads, windows)
@@ -249,7 +253,7 @@ def evaluate(
         world.publish(chunk[-1].event_time)
         world.apply(chunk)
         liked.update(event.user_id for event in chunk if positive(event.action, event.value))
-        progress(start + len(chunk), len(events))
+        progress(start + len(chunk), work)
     while model is not None and not model.synced(world.items):  # a worker has long taken in what was there by then
         model.sync(world.items)
     if at_cut is not None:
@@ -268,7 +272,7 @@ def evaluate(
         if positive(event.action, event.value):
             liked.add(event.user_id)
         world.apply([event])
-        progress(n + 1, len(events))
+        progress(n + 1 + ASKING * len(figures.asked), work)
     return figures
 
 
