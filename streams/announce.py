@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 
 from schemas.codec import decode, encode
 from schemas.errors import BadEvent
+from streams.lenient import AIOKafkaConsumer
 from streams.settings import Settings
 
 __all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "Announcement", "announce", "announced", "decode_announcement"]

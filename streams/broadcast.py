@@ -6,9 +6,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 
 from streams.chunks import Chunk
+from streams.lenient import AIOKafkaConsumer
 from streams.settings import Settings
 
 __all__ = ["BroadcastReader"]

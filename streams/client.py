@@ -11,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 import orjson
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
@@ -19,6 +19,7 @@ from schemas.codec import Framing, Registry, decode, encode
 from schemas.errors import BadInput, BadRequest, DeadlineExceeded, NotReady, RiffleError, TransientError
 from schemas.records import After, AsOf, Interaction, Item, Request, Slate, SlateItem
 from schemas.validation import request_from
+from streams.lenient import AIOKafkaConsumer
 from streams.settings import Settings
 
 __all__ = ["EventProducer", "RiffleClient", "slate_from"]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 
 from schemas.codec import decode, encode
 from schemas.errors import BadEvent
+from streams.lenient import AIOKafkaConsumer
 from streams.settings import Settings
 
 __all__ = ["CUT_BYTES", "REPLAYED_FROM", "letter_of", "read_letters", "replay_letters"]
@@ -17,6 +18,8 @@ CUT_BYTES = 256 << 10
 """A value of this length was cut when it became a dead letter: only its origin holds it whole. A letter must always fit the
 broker's limit: one that does not would stop its partition for good."""
 KEY_BYTES = 4 << 10
+NAME_CHARACTERS, HEADER_BYTES, HEADERS = 256, 1 << 10, 50
+"Of a header, and how many."
 REPLAYED_FROM = "riffle-replayed-from"
 "Header of a record that was produced again: topic, partition and offset of the first time."
 
@@ -44,9 +47,20 @@ def letter_of(
         "reason": reason[:1000],
         "key": kept,
         "value": None if value is None else value[:CUT_BYTES],
-        "headers": {name[:256]: (value or b"")[:1024] for name, value in headers[:50]},
+        "headers": {name[:NAME_CHARACTERS]: (value or b"")[:HEADER_BYTES] for name, value in headers[:HEADERS]},
     }
     return kept or None, encode("dead_letter", letter)
+
+
+def _cut(letter: Mapping[str, Any]) -> bool:
+    """Whether the letter may not hold its record whole."""
+    headers = letter["headers"]
+    return (
+        len(letter["value"] or b"") >= CUT_BYTES
+        or len(letter["key"] or b"") >= KEY_BYTES
+        or len(headers) >= HEADERS
+        or any(len(name) >= NAME_CHARACTERS or len(value) >= HEADER_BYTES for name, value in headers.items())
+    )
 
 
 async def read_letters(settings: Settings) -> AsyncIterator[dict[str, Any]]:
@@ -84,10 +98,12 @@ async def replay_letters(settings: Settings, letters: Iterable[Mapping[str, Any]
     """Produce the records of `letters` to their topics again; returns how many were sent and how many could not be.
 
     An event that was applied before is dropped again as a duplicate. Of a catalogue entry the newest counts: one that another
-    followed is `superseded`, and not sent. What is still wrong becomes a dead letter again.
+    followed is `superseded`, and not sent; so is a record that was produced again before and came back as one of `letters`.
+    What is still wrong becomes a dead letter again.
     """
     outcome = {"sent": 0, "cut": 0, "unreadable": 0, "superseded": 0}
     letters = list(letters)
+    back = {letter["headers"].get(REPLAYED_FROM) for letter in letters if "topic" in letter}
     followed = await _newest(settings, [letter for letter in letters if letter.get("topic") == settings.topic("items")])
     producer = AIOKafkaProducer(bootstrap_servers=settings.bootstrap_servers, acks="all", enable_idempotence=True)
     try:
@@ -96,13 +112,13 @@ async def replay_letters(settings: Settings, letters: Iterable[Mapping[str, Any]
             if "topic" not in letter:
                 outcome["unreadable"] += 1
                 continue
-            if letter["value"] is not None and len(letter["value"]) >= CUT_BYTES:
+            if _cut(letter):
                 outcome["cut"] += 1
                 continue
-            if followed.get((letter["topic"], letter["key"]), -1) > letter["offset"]:
+            origin = f"{letter['topic']}-{letter['partition']}@{letter['offset']}"
+            if origin.encode() in back or followed.get((letter["topic"], letter["key"]), -1) > letter["offset"]:
                 outcome["superseded"] += 1
                 continue
-            origin = f"{letter['topic']}-{letter['partition']}@{letter['offset']}"
             headers = [(name, value) for name, value in letter["headers"].items() if name != REPLAYED_FROM]
             headers.append((REPLAYED_FROM, origin.encode()))
             # without a key, where it was: a record with one goes where its key belongs, wherever it was before

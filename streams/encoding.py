@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
+from aiokafka import AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import ProducerFenced
 from aiokafka.structs import OffsetAndMetadata
 
@@ -22,6 +22,7 @@ from schemas.codec import Registry, decode, encode
 from schemas.errors import BadEvent, BadInput
 from schemas.records import Item
 from schemas.validation import item_from
+from streams.lenient import AIOKafkaConsumer
 from streams.settings import Settings
 
 __all__ = ["ItemEncoders", "ItemEncoding"]

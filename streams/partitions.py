@@ -18,11 +18,12 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.structs import OffsetAndMetadata
 
 from schemas.errors import NotReady, StoreCorrupt
 from streams.aside import aside
+from streams.lenient import AIOKafkaConsumer
 from streams.settings import Settings
 from streams.standby import open_or_rebuild
 from streams.store import PartitionStore

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 from aiokafka.consumer import fetcher
-from aiokafka.record.memory_records import MemoryRecords
 from numpy.typing import NDArray
 
 from schemas.kernels import read_batch
 from schemas.spans import Spans
+from streams.lenient import Batch, Fetched
 
 __all__ = ["Records", "in_columns"]
 
@@ -105,11 +105,11 @@ def _read(data: bytes, start: int, base_offset: int) -> Records | None:
     return Records(offsets, timestamps, Spans(data, columns[2], columns[3]), Spans(data, columns[4], columns[5]), [()] * count)
 
 
-class _Batch:
+class _Columns:
     """A batch that is one record to aiokafka, its newest, which holds all of them."""
 
-    def __init__(self, batch: Any, data: bytes, start: int) -> None:
-        self._batch, self._data, self._start = batch, data, start
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._batch, name)
@@ -118,36 +118,28 @@ class _Batch:
         return next(self._batch)  # of a control batch
 
     def __iter__(self) -> Any:
-        records = _read(self._data, self._start, self._batch.base_offset)
+        records = _read(self._batch.data, self._batch.start, self._batch.base_offset)
         if records is None:
             parsed = list(self._batch)
             records = Records.of(parsed) if parsed else None
         return iter(() if records is None else (records,))
 
 
-class _Fetched:
-    """What a fetch brought of one partition, batch by batch."""
+class _Fetched(Fetched):
+    """The same, whose batches can be read in columns."""
 
     def __init__(self, data: bytes | None) -> None:
-        self._data, self._at = data or b"", 0
-        self._records = MemoryRecords(data)
+        super().__init__(data)
         self.in_columns = False
-        self.large = _plain(self._data, 0) >= FEWEST
+        self.large = _plain(data or b"", 0) >= FEWEST
         "Whether its first batch is worth reading in columns."
 
-    def has_next(self) -> bool:
-        return bool(self._records.has_next())
-
-    def size_in_bytes(self) -> int:
-        return int(self._records.size_in_bytes())
-
     def next_batch(self) -> Any:
-        batch, start = self._records.next_batch(), self._at
-        self._at += 12 + _number(self._data, start + LENGTH_AT, 4)
-        return _Batch(batch, self._data, start) if self.in_columns and batch is not None else batch
+        batch = super().next_batch()
+        return _Columns(batch) if self.in_columns and batch is not None else batch
 
 
-# aiokafka has no place to say of what class these are; to whoever does not ask for columns they are as before
+# to whoever does not ask for columns they are as before
 fetcher.MemoryRecords = _Fetched
 
 

@@ -10,10 +10,11 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from rocksdict import Cache
 
 from schemas.errors import StoreCorrupt
+from streams.lenient import AIOKafkaConsumer
 from streams.settings import Settings
 from streams.store import PartitionStore
 from streams.topics import TOMBSTONES_MS

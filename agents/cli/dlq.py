@@ -12,6 +12,7 @@ import click
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from schemas.errors import BadRequest
 from streams.dead_letters import read_letters, replay_letters
@@ -38,6 +39,11 @@ def _text(data: bytes | None, most: int | None = None) -> str | None:
     return text if most is None or len(text) <= most else text[:most] + "…"
 
 
+def _shown(text: str) -> str:
+    """What a terminal may be given: letters and signs as they are, anything else as in JSON."""
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+
+
 def _plain(letter: dict[str, Any]) -> dict[str, Any]:
     headers = {name: _text(value) for name, value in letter.get("headers", {}).items()}
     return {**letter, "key": _text(letter.get("key")), "value": _text(letter.get("value")), "headers": headers}
@@ -46,6 +52,8 @@ def _plain(letter: dict[str, Any]) -> dict[str, Any]:
 @click.group()
 def dlq() -> None:
     """Records that could not be used: see why, mend the cause, produce them again.
+
+    Those of the catalogue are told when they are archived, some ten seconds later (RIFFLE_ARCHIVE_INTERVAL_S).
 
     Example: riffle dlq list
     """
@@ -75,11 +83,11 @@ def list_letters(code: str | None, last: int, as_json: bool) -> None:
         column.overflow = "fold"
     for one in letters[-last:]:
         when = datetime.fromtimestamp(one.get("timestamp", 0) / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        table.add_row(str(one["letter"]), when, one["code"], _text(one.get("key"), 24))
+        table.add_row(str(one["letter"]), when, Text(_shown(one["code"])), Text(_shown(_text(one.get("key"), 24) or "")))
     console.print(table)
     for one in letters[-last:]:
         origin = f"{one['topic']}-{one['partition']}@{one['offset']}" if "topic" in one else "origin unknown"
-        console.print(f"{one['letter']}: {one['reason'][:200]} ({origin})", markup=False, highlight=False)
+        console.print(f"{one['letter']}: {_shown(one['reason'][:200])} ({origin})", markup=False, highlight=False)
     console.print("see one with: riffle dlq show LETTER")
 
 
@@ -93,7 +101,7 @@ def show(letter: int) -> None:
     found = _letters(letter=letter)
     if not found:
         raise BadRequest("not_found", f"there is no dead letter {letter}: see riffle dlq list")
-    click.echo(json.dumps(_plain(found[0]), indent=1, ensure_ascii=False))
+    click.echo("\n".join(map(_shown, json.dumps(_plain(found[0]), indent=1, ensure_ascii=False).split("\n"))))
 
 
 @dlq.command()
@@ -105,13 +113,16 @@ def replay(code: str | None, letter: int | None, everything: bool, as_json: bool
     """Produce dead letters to the topics they came from again, after what was wrong with them is mended.
 
     Nothing counts twice: events that were applied meanwhile are dropped as duplicates, catalogue entries that newer ones
-    followed are not sent.
+    followed are not sent, and of a record that came back as a dead letter the last alone is.
 
     Example: riffle dlq replay --code unknown_schema
     """
     if code is None and letter is None and not everything:
         raise click.UsageError("say which: --code CODE, --letter N or --all")
-    outcome = asyncio.run(replay_letters(Settings.from_env(), _letters(code, letter)))
+    letters = _letters(code, letter)
+    if letter is not None and not letters:
+        raise BadRequest("not_found", f"there is no such dead letter {letter}: see riffle dlq list")
+    outcome = asyncio.run(replay_letters(Settings.from_env(), letters))
     if as_json:
         click.echo(json.dumps(outcome))
         return
@@ -119,6 +130,6 @@ def replay(code: str | None, letter: int | None, everything: bool, as_json: bool
     if outcome["cut"]:
         click.echo(f"{outcome['cut']} were too large to be kept whole: produce them again from their source")
     if outcome["superseded"]:
-        click.echo(f"{outcome['superseded']} catalogue entries were followed by newer ones and not sent")
+        click.echo(f"{outcome['superseded']} not sent: a newer record followed, or they came back as later letters")
     if outcome["unreadable"]:
         click.echo(f"{outcome['unreadable']} are no dead letters")

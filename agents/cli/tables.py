@@ -9,13 +9,14 @@ import urllib.request
 from typing import Any
 
 import click
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from rich.console import Console
 from rich.table import Table
 
 from agents.ownership import TABLES
 from schemas.errors import NotReady
 from streams.digests import Digest, digest
+from streams.lenient import AIOKafkaConsumer
 from streams.settings import Settings
 
 __all__ = ["changelog_digests", "tables"]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
+from aiokafka import AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError
 
 from models.archive.files import NAMED, SCHEMAS, ArchiveFile, next_offsets, parquet
@@ -20,6 +20,7 @@ from schemas.columns import ERASE
 from schemas.errors import BadEvent, BadInput, ConfigError, TransientError
 from schemas.validation import check_time, interaction_from, item_from
 from streams.dead_letters import letter_of
+from streams.lenient import AIOKafkaConsumer
 from streams.settings import Settings
 
 __all__ = ["Archiver"]

@@ -60,3 +60,27 @@ def test_letters_are_listed_shown_and_replayed(worker: Settings) -> None:
     assert again["codes"] == {"key_mismatch": 2, "null_key": 2, "unknown_framing": 1}
     assert [letter["headers"].get(REPLAYED_FROM) is not None for letter in again["letters"]] == [False] * 3 + [True] * 2
     assert CliRunner().invoke(dlq, ["replay"]).exit_code == 2
+    # once more: each record once, however often it came back
+    outcome = json.loads(run(worker, "replay", "--all", "--json").splitlines()[-1])
+    assert outcome == {"sent": 2, "cut": 1, "unreadable": 0, "superseded": 2}
+    assert listed(worker, 7)["total"] == 7
+    assert "no such dead letter" in str(
+        CliRunner().invoke(dlq, ["replay", "--letter", "999"], env=worker.environment()).exception
+    )
+
+
+def test_a_key_is_shown_as_it_is_and_a_terminal_gets_no_control_characters(worker: Settings) -> None:
+    import asyncio
+
+    asyncio.run(
+        produced(worker, (b"[/b] [red]x\x1b[31m\xc2\x9b\xe2\x80\xae", b"\x07nonsense"), (b"k" * 5_000, b"\x07nonsense"))
+    )
+    found = listed(worker, 2)
+    plain = run(worker, "list")
+    assert "[/b][red]x\\u001b[31m" in "".join(plain.split())
+    odd = next(letter for letter in found["letters"] if letter["key"][0] == "[")
+    shown = run(worker, "show", str(odd["letter"]))
+    assert all(c.isprintable() or c == "\n" for c in plain + shown)
+    assert json.loads(shown)["key"] == "[/b] [red]x\x1b[31m\x9b\u202e"
+    outcome = json.loads(run(worker, "replay", "--all", "--json").splitlines()[-1])
+    assert (outcome["sent"], outcome["cut"]) == (1, 1), "a key that was cut is not sent"

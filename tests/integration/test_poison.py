@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
 from schemas.codec import decode, encode
 from streams.settings import Settings
@@ -99,6 +100,39 @@ async def test_malformed_records_become_dead_letters_and_their_neighbours_are_un
     assert total(text, "riffle_events_total", outcome="dead_letter") == BAD
     assert total(text, "riffle_events_total", outcome="applied") == BAD * GOOD_PER_BAD
     assert total(text, "riffle_events_total", outcome="duplicate") == 0
+
+
+class NoUtf8(str):
+    """A header name in bytes that are not UTF-8, as other clients than aiokafka can send them."""
+
+    def encode(self, *_: str) -> bytes:
+        return b"\xff\xfe\x80"
+
+
+async def test_a_header_name_that_is_not_utf8_stops_nobody(worker: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("producer", "message_accumulator"):
+        monkeypatch.setattr(f"aiokafka.producer.{module}.DefaultRecordBatchBuilder", _DefaultRecordBatchBuilderPy)
+    odd = [*JSON_HEADERS, (NoUtf8("odd"), b"v")]
+    event, item = good(5_000_000), {"item_id": "odd-item", "title": "odd"}
+    request = {"user_id": event["user_id"]}
+    async with AIOKafkaProducer(bootstrap_servers=worker.bootstrap_servers, acks="all") as producer:
+        for topic, body in (("items", item), ("requests", request), ("interactions", event)):
+            key = str(body["item_id"] if topic == "items" else body["user_id"]).encode()
+            token = await producer.send_and_wait(worker.topic(topic), json.dumps(body).encode(), key=key, headers=odd)
+    async with aiohttp.ClientSession(worker.web) as session:
+        query = {"after": f"{token.partition}:{token.offset}", "deadline_ms": "10000"}
+        async with session.get(f"/v1/recommend/{event['user_id']}", params=query) as response:
+            assert response.status == 200
+            assert "stale" not in (await response.json())["degraded"]
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                async with session.get("/v1/items/odd-item") as response:
+                    if response.status == 200:
+                        break
+                await asyncio.sleep(0.1)
+    letters = [letter for letter in await dead_letters(worker, 1) if letter["topic"] == worker.topic("requests")]
+    assert [letter["code"] for letter in letters] == ["no_reply_to"]
+    assert "\\xff\\xfe\\x80" in letters[0]["headers"]
 
 
 async def dead_letters(settings: Settings, count: int) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ import numpy as np
 from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
@@ -106,6 +107,23 @@ def test_records_in_columns_are_those_that_aiokafka_gives(
     assert found == (rows(Chunk.of("t", 0, whole)) if whole else [])
     if not mine.has_more():
         assert mine._assignment.position == expected._assignment.position
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=40), st.booleans(), st.integers(0, 40))
+def test_a_header_name_that_is_not_utf8_is_read_and_changes_nothing_else(kinds: list[int], columns: bool, begin: int) -> None:
+    heads = ([], [("content-type", b"j")], [("QQQQ", b"v"), ("a", b"w")])
+    data, _ = written([(b"k%d" % n, b"v%d" % n, n, heads[kind], 0) for n, kind in enumerate(kinds)], 0, -1, 0)
+    odd = bytearray(data.replace(b"QQQQ", b"Q\xff\xfe\x80"))
+    struct.pack_into(">I", odd, 17, calc_crc32c(bytes(odd[21:])))
+    expected, mine = result(MemoryRecords, data, [], begin), result(_Fetched, bytes(odd), [], begin)
+    if columns:
+        in_columns(mine)
+    whole, taken = expected.getall(None), mine.getall(1_000)
+    plain = rows(Chunk.of("t", 0, whole)) if whole else []
+    escaped = [[("Q\\xff\\xfe\\x80" if name == "QQQQ" else name, value) for name, value in row[4]] for row in plain]
+    found = rows(Chunk.of("t", 0, taken)) if len(taken) else []
+    assert found == [(*row[:4], head) for row, head in zip(plain, escaped, strict=True)]
+    assert mine._assignment.position == expected._assignment.position
 
 
 @given(st.binary(max_size=60), st.integers(1, 4))
