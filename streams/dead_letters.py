@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -63,12 +64,9 @@ def _cut(letter: Mapping[str, Any]) -> bool:
     )
 
 
-async def read_letters(settings: Settings) -> AsyncIterator[dict[str, Any]]:
-    """Each dead letter up to now, oldest first: the fields of its schema, and `letter`, its offset in the topic.
-
-    Of several that name the same record the first alone.
-    """
-    told = set[tuple[object, ...]]()
+@asynccontextmanager
+async def _reader(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
+    """A consumer of no group, of what is committed."""
     consumer = AIOKafkaConsumer(
         bootstrap_servers=settings.bootstrap_servers,
         auto_offset_reset="earliest",
@@ -77,6 +75,18 @@ async def read_letters(settings: Settings) -> AsyncIterator[dict[str, Any]]:
     )
     try:
         await consumer.start()
+        yield consumer
+    finally:
+        await consumer.stop()
+
+
+async def read_letters(settings: Settings) -> AsyncIterator[dict[str, Any]]:
+    """Each dead letter up to now, oldest first: the fields of its schema, and `letter`, its offset in the topic.
+
+    Of several that name the same record the first alone.
+    """
+    told = set[tuple[object, ...]]()
+    async with _reader(settings) as consumer:
         tp = TopicPartition(settings.topic("dead-letters"), 0)
         consumer.assign([tp])
         end = (await consumer.end_offsets([tp]))[tp]
@@ -90,8 +100,6 @@ async def read_letters(settings: Settings) -> AsyncIterator[dict[str, Any]]:
                         yield {"letter": record.offset, **letter}
                 except BadEvent as exc:
                     yield {"letter": record.offset, "code": exc.code, "reason": f"not a dead letter: {exc.message}"}
-    finally:
-        await consumer.stop()
 
 
 async def replay_letters(settings: Settings, letters: Iterable[Mapping[str, Any]]) -> dict[str, int]:
@@ -142,14 +150,7 @@ async def _newest(settings: Settings, letters: Sequence[Mapping[str, Any]]) -> d
         tp = TopicPartition(letter["topic"], letter["partition"])
         oldest[tp] = min(letter["offset"], oldest.get(tp, letter["offset"]))
     asked = {(letter["topic"], letter["key"]) for letter in letters}
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=settings.bootstrap_servers,
-        auto_offset_reset="earliest",
-        enable_auto_commit=False,
-        isolation_level="read_committed",
-    )
-    try:
-        await consumer.start()
+    async with _reader(settings) as consumer:
         consumer.assign(list(oldest))
         ends = await consumer.end_offsets(list(oldest))
         for tp, offset in oldest.items():
@@ -159,6 +160,4 @@ async def _newest(settings: Settings, letters: Sequence[Mapping[str, Any]]) -> d
                 for record in (await consumer.getmany(tp, timeout_ms=200, max_records=1_000)).get(tp, ()):
                     if (tp.topic, record.key) in asked:
                         found[tp.topic, record.key] = record.offset
-    finally:
-        await consumer.stop()
     return found
