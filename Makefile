@@ -6,7 +6,7 @@ STAMP := $(VENV)/.setup
 UV := UV_SYSTEM_CERTS=1 $(BIN)/uv
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test faults soak quality bench mlflow lint clean lock
+.PHONY: setup demo test fuzz faults soak quality bench mlflow lint clean lock
 
 setup: $(STAMP)
 
@@ -23,9 +23,13 @@ demo: setup
 
 # Unit and integration tests side by side, because the latter mostly wait; what the former say is shown after them.
 test: setup
-	@$(BIN)/python -m pytest tests/unit > $(VENV)/unit.log 2>&1 & unit=$$!; \
+	@$(BIN)/python -m pytest tests/unit tests/fuzz > $(VENV)/unit.log 2>&1 & unit=$$!; \
 	$(BIN)/python -m pytest tests/integration; integration=$$?; \
 	wait $$unit; unit=$$?; cat $(VENV)/unit.log; exit $$((unit | integration))
+
+# Generated input against every boundary: CASES a fuzzer (10000), FUZZ=name for one of tests/fuzz. Minutes.
+fuzz: setup
+	FUZZ_CASES=$(or $(CASES),10000) $(BIN)/python -m pytest tests/fuzz $(if $(FUZZ),-k $(FUZZ)) --durations=0
 
 # Faults at random moments under load: TRIALS seeds of each (20 takes hours), FAULT=name for one kind.
 faults: setup
