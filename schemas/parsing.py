@@ -1,7 +1,7 @@
 """Strict parsers of numbers, flags and times. Every text that comes from outside is read by these, wherever it comes from.
 
-Python's own `int()` and `float()` take underscores, surrounding blanks, a plus sign and the digits of every script, and `float()`
-takes "nan" and "infinity". Text that means a number to one reader and not to the next is refused here instead.
+Python's own `int()` and `float()` take underscores, surrounding blanks, a plus sign and the digits of every script, and
+`float()` takes "nan" and "infinity". Text that means a number to one reader and not to the next is refused here instead.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def flag(text: str) -> bool:
 def epoch_ms(value: object) -> int:
     """Epoch milliseconds of a time: a whole number (as a number or as digits), ISO 8601 text, a date or a datetime.
 
-    A time without a zone is UTC, and a date is its midnight in UTC. Parts of a millisecond are cut off (towards the past), so the
-    same instant gives the same milliseconds in whatever form it comes.
+    A time without a zone is UTC, and a date is its midnight in UTC. Parts of a millisecond are cut off (towards the past), so
+    the same instant gives the same milliseconds in whatever form it comes.
 
     Raises:
         ValueError: the value is none of these, or lies outside 0..2^53 ms; the message completes "NAME …".

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from fuzzing import must_find, fuzz
+from fuzzing import fuzz, must_find
 from hypothesis import given
 from hypothesis import strategies as st
 
