@@ -94,14 +94,13 @@ class CovisitPartition:
         self._flushed_s = 0.0
 
     async def open(self) -> None:
-        """Restore; afterwards `apply` may be called."""
+        """Restore; afterwards, and once `state.ready` is set, `apply` may be called."""
         await self.state.open()
         try:
             await self._load()
         except StoreCorrupt as exc:
             await self.state.rebuild(exc)
             await self._load()
-        self.state.ready.set()
 
     async def _load(self) -> None:
         waiting = self.state.store.get_many([UNPUBLISHED])[0] or b"\x01"
@@ -116,6 +115,7 @@ class CovisitPartition:
 
     async def apply(self, chunk: Chunk) -> None:
         """Add a chunk's increments; the caller holds `state.still`."""
+        self.state.expect(chunk.offsets[0])
         await aside(sum(len(value or b"") for value in chunk.values) // SMALLEST_BYTES, self._add, chunk)
         self.state.applied = max(self.state.applied, chunk.last_offset)
 

@@ -9,9 +9,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from aiokafka import AIOKafkaProducer
-
 from agents.metrics import Metrics
+from streams.producer import HealingProducer
 
 __all__ = ["Letter", "Outbox"]
 
@@ -43,7 +42,7 @@ class Letter:
 class Outbox:
     """A queue before a producer. What fails is counted and given up; a topic that does not exist holds up nothing else."""
 
-    def __init__(self, producer: AIOKafkaProducer, metrics: Metrics, took: Callable[[float], None] = lambda _: None) -> None:
+    def __init__(self, producer: HealingProducer, metrics: Metrics, took: Callable[[float], None] = lambda _: None) -> None:
         """`took` hears the seconds from `put` to the acknowledgement of each reply to a known topic."""
         self._producer = producer
         self._metrics = metrics

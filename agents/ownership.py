@@ -11,6 +11,7 @@ from typing import IO, Any
 from aiokafka.admin import AIOKafkaAdminClient
 
 from agents.covisits import CovisitPartition
+from agents.health import heals, why
 from agents.metrics import Metrics
 from agents.users import UserPartition
 from models.items import ItemStore
@@ -80,35 +81,80 @@ class Ownership:
         return [*self.users.values(), *self.covisits.values()]
 
     async def take(self, users: set[int], covisits: set[int], standby: frozenset[int]) -> None:
-        """Own exactly these partitions of the two tables, and stand by for those numbers; returns when all are restored."""
+        """Own exactly these partitions of the two tables, and stand by for those numbers; returns when all are restored.
+
+        One that cannot be restored is left with its `trouble`; the others are ready all the same.
+        """
         wanted: tuple[tuple[dict[int, Any], set[int]], ...] = ((self.users, users), (self.covisits, covisits))
         committed = await self._committed()
         for parts, numbers in wanted:
             for number, part in list(parts.items()):
-                if number in numbers and committed.get((part.state.source, number), -1) <= part.state.durable + 1:
+                state = part.state
+                mine = number in numbers and state.ready.is_set() and state.trouble is None
+                if mine and committed.get((state.source, number), -1) <= state.durable + 1:
                     continue
-                if number in numbers:
-                    log.warning("%s-%d was owned by another worker meanwhile: reading its rows anew", part.state.source, number)
+                if mine:
+                    log.warning("%s-%d was owned by another worker meanwhile: reading its rows anew", state.source, number)
                 del parts[number]
                 await part.close()
         await self.standby.follow(standby - users - covisits)
-        opening: list[Partition] = []
-        for number in sorted(users - self.users.keys()):
-            user = UserPartition(self._settings, number, self._items, self._cache, self._metrics, self._registry)
-            self.users[number] = user
-            opening.append(user)
-        for number in sorted(covisits - self.covisits.keys()):
-            covisit = CovisitPartition(self._settings, number, self._items, self._cache, self._metrics)
-            self.covisits[number] = covisit
-            opening.append(covisit)
-        await asyncio.gather(*(part.open() for part in opening))
-        lost = [part for part in opening if committed.get((part.state.source, part.partition), -1) > part.state.applied + 1]
-        for part in lost:
-            await part.state.move_back()
-        if lost:
-            names = ", ".join(f"{part.state.changelog}-{part.partition}" for part in lost)
-            message = f"{names} lack rows of events that were applied: these are read again at the next start"
-            raise StoreCorrupt("changelog_short", message)
+        for number in users - self.users.keys():
+            self.users[number] = self._made(self.users, number)
+        for number in covisits - self.covisits.keys():
+            self.covisits[number] = self._made(self.covisits, number)
+        opening = [part for part in self.parts() if not part.state.ready.is_set()]
+        await asyncio.gather(*(self._open(part, committed) for part in opening))
+
+    async def _open(self, part: Partition, committed: Mapping[tuple[str, int], int]) -> None:
+        """Restore a partition; whatever goes wrong becomes its `trouble`, unless it is a fault of this program."""
+        state = part.state
+        try:
+            await part.open()
+            if committed.get((state.source, part.partition), -1) > state.applied + 1:
+                await state.move_back()
+                raise StoreCorrupt(
+                    "changelog_short",
+                    f"{state.changelog}-{part.partition} lacks rows of events that were applied: these are read again",
+                )
+        except Exception as error:
+            if not heals(error):
+                raise
+            log.warning("%s-%d cannot be opened now: %s", state.changelog, part.partition, why(error))
+            state.trouble = error
+        else:
+            state.ready.set()
+            if state.missing:
+                self.count_missing(part, state.missing[1] - state.missing[0])
+
+    def count_missing(self, part: Partition, records: int) -> None:
+        """Count records that were deleted before they were applied."""
+        self._metrics.count("events_missing", max(records, 0), topic=part.state.source, partition=part.partition)
+
+    def _made(self, parts: Mapping[int, Any], number: int) -> Any:
+        """A partition of the table that `parts` is, not opened yet."""
+        if parts is self.users:
+            return UserPartition(self._settings, number, self._items, self._cache, self._metrics, self._registry)
+        return CovisitPartition(self._settings, number, self._items, self._cache, self._metrics)
+
+    def sources(self) -> list[tuple[str, int]]:
+        """Topics and partitions that the owned, restored tables are made of."""
+        return [(part.state.source, part.partition) for part in self.parts() if part.state.ready.is_set()]
+
+    def troubled(self) -> list[Partition]:
+        """Owned partitions that must be opened anew."""
+        return [part for part in self.parts() if part.state.trouble is not None]
+
+    async def reopen(self) -> bool:
+        """Try to open those that are in trouble; returns whether any was opened. Their records must then be read again."""
+        committed = await self._committed()
+        opened = False
+        for part in self.troubled():
+            parts: dict[int, Any] = self.users if isinstance(part, UserPartition) else self.covisits
+            await part.close()
+            fresh = parts[part.partition] = self._made(parts, part.partition)
+            await self._open(fresh, committed)
+            opened |= fresh.state.trouble is None
+        return opened
 
     async def _committed(self) -> dict[tuple[str, int], int]:
         """Committed offset (the next to read) per source topic and partition, as the group stands now."""
@@ -134,10 +180,6 @@ class Ownership:
                     yield table, number, "owner", part.state.store, 0
         for (table, number), store in sorted(self.standby.stores.items()):
             yield table, number, "standby", store, self.standby.lag.get((table, number), -1)
-
-    def damaged(self) -> list[str]:
-        """Folders here in which a damaged block was met, by whatever read it; the next start rebuilds them."""
-        return [str(store.folder) for _, _, _, store, _ in self._stores() if store.damaged]
 
     async def tables(self, *, digests: bool = False) -> list[dict[str, object]]:
         """Every table partition here: its role, the changelog offset its disk includes; with `digests` a hash over its rows."""

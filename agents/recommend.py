@@ -12,8 +12,6 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 
 import orjson
-from aiokafka import AIOKafkaProducer
-from aiokafka.partitioner import DefaultPartitioner
 
 from agents.backlog import Backlog
 from agents.metrics import Metrics
@@ -26,8 +24,9 @@ from schemas.errors import BadRequest, DeadlineExceeded, NotReady, RiffleError
 from schemas.records import Request, Slate
 from schemas.validation import request_from
 from streams.chunks import Chunk
+from streams.producer import HealingProducer
 from streams.settings import Settings
-from streams.topics import TOPICS
+from streams.topics import TOPICS, partition_of
 
 __all__ = ["Recommend", "reply_body"]
 
@@ -83,7 +82,7 @@ class Recommend:
         settings: Settings,
         pipeline: CandidatePipeline,
         partitions: Mapping[int, UserPartition],
-        producer: AIOKafkaProducer,
+        producer: HealingProducer,
         metrics: Metrics,
         registry: Registry | None = None,
     ) -> None:
@@ -97,7 +96,6 @@ class Recommend:
         self._waiting: set[asyncio.Task[None]] = set()
         self._later: dict[int, dict[asyncio.Task[None], asyncio.Event]] = {}
         "Per partition of the requests topic: requests that wait for an event, and what ends the wait."
-        self._partitioner = DefaultPartitioner()
         self._outstanding: dict[int, set[int]] = {}
         "Per partition of the requests topic: offsets whose answer is not sent yet."
         self._next: dict[int, int] = {}
@@ -242,8 +240,7 @@ class Recommend:
 
     def partition_of(self, user_id: str) -> int:
         """Partition that holds a person's state, whatever partition a request came by: the default partitioner's choice."""
-        every = list(range(self._settings.partitions))
-        return int(self._partitioner(user_id.encode(), every, every))
+        return partition_of(user_id.encode(), self._settings.partitions)
 
     def _replier(
         self, topic: str, correlation: bytes, framing: Framing, user_id: str, done: Callable[[], None]

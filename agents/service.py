@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
-from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
 
+from agents.health import Health, why
 from agents.metrics import Metrics
 from agents.recommend import Recommend
 from agents.users import UserPartition
@@ -19,9 +20,11 @@ from models.pipeline.pipeline import CandidatePipeline
 from models.state import AFFINITY_HALF_LIFE_MS, UserRecord
 from schemas.codec import encode
 from schemas.columns import ERASE
-from schemas.errors import BadItem, NotReady
+from schemas.errors import BadInput, BadItem, NotReady
 from schemas.records import Interaction, Item, Request, Slate, SlateItem
 from streams.client import RiffleClient
+from streams.kafka_errors import Action, action_of, advice_of, named
+from streams.producer import HealingProducer, Outgoing
 from streams.redis_mirror import UserMirror
 from streams.settings import Settings
 
@@ -41,13 +44,26 @@ SEND_S = 5.0
 
 @asynccontextmanager
 async def _taken() -> AsyncIterator[None]:
-    """Bounds how long the broker may take; raises NotReady when it takes longer, which it may still make good later."""
+    """Bounds how long the broker may take, and says what its refusals mean to the sender.
+
+    Raises:
+        NotReady: `broker_unavailable`, which passes by itself; `broker_refuses`, when a person must change something first.
+        BadInput: `too_large` or `rejected`: the record is at fault, and sending it again does not help.
+    """
     try:
         async with asyncio.timeout(SEND_S):
             yield
     except TimeoutError as exc:
         message = f"Kafka did not acknowledge within {SEND_S:.0f} s; it may still: sending again with the same ids is safe"
         raise NotReady("broker_unavailable", message) from exc
+    except KafkaError as exc:
+        action, text = action_of(exc), advice_of(exc)
+        if action is Action.REJECT:
+            code = "too_large" if named(exc).name in {"MESSAGE_TOO_LARGE", "RECORD_LIST_TOO_LARGE"} else "rejected"
+            raise BadInput(code, f"Kafka does not take this record: {text}") from exc
+        if action is Action.REFUSE:
+            raise NotReady("broker_refuses", f"Kafka refuses: {text}") from exc
+        raise NotReady("broker_unavailable", f"Kafka did not take it all ({text}); sending it again is safe") from exc
 
 
 def summary(record: UserRecord, items: ItemStore) -> dict[str, Any]:
@@ -91,16 +107,18 @@ class Service:
         pipeline: CandidatePipeline,
         recommend: Recommend,
         partitions: Mapping[int, UserPartition],
-        producer: AIOKafkaProducer,
+        producer: HealingProducer,
         metrics: Metrics,
         mirror: UserMirror,
         tables: Tables,
         stuck: Callable[[], Mapping[str, float]],
+        health: Health,
     ) -> None:
         self._settings = settings
         self._mirror = mirror
         self._tables = tables
         self._stuck = stuck
+        self._health = health
         self._client: RiffleClient | None = None
         self._connecting = asyncio.Lock()
         self._items = items
@@ -180,20 +198,20 @@ class Service:
     async def send_events(self, events: Sequence[Interaction]) -> list[dict[str, int]]:
         """Produce events, acknowledged by all replicas; returns their tokens in order."""
         topic = self._settings.topic("interactions")
-        sent = []
+        records = []
+        for event in events:
+            datum = {name: getattr(event, name) for name in Interaction.__dataclass_fields__}
+            value, partition = encode("interaction", datum), self.partition_of(event.user_id)
+            records.append(Outgoing(topic, event.user_id.encode(), value, partition=partition))
         async with _taken():
-            for event in events:
-                datum = {name: getattr(event, name) for name in Interaction.__dataclass_fields__}
-                sent.append(await self._producer.send(topic, encode("interaction", datum), key=event.user_id.encode()))
-            done = [await future for future in sent]
+            done = await self._producer.deliver(records)
         return [{"partition": meta.partition, "offset": meta.offset} for meta in done]
 
     async def erase(self, user_id: str) -> dict[str, int]:
         """Ask for a person's state to be forgotten; returns the token of that event."""
+        topic, partition = self._settings.topic("interactions"), self.partition_of(user_id)
         async with _taken():
-            meta = await self._producer.send_and_wait(
-                self._settings.topic("interactions"), None, key=user_id.encode(), headers=[ERASE]
-            )
+            (meta,) = await self._producer.deliver([Outgoing(topic, user_id.encode(), None, [ERASE], partition)])
         return {"partition": meta.partition, "offset": meta.offset}
 
     async def put_item(self, item: Item) -> None:
@@ -202,12 +220,12 @@ class Service:
         datum["categories"] = list(item.categories)
         topic = self._settings.topic("items")
         async with _taken():
-            await self._producer.send_and_wait(topic, encode("item", datum), key=item.item_id.encode())
+            await self._producer.deliver([Outgoing(topic, item.item_id.encode(), encode("item", datum))])
 
     async def delete_item(self, item_id: str) -> None:
         """Delete a catalogue entry."""
         async with _taken():
-            await self._producer.send_and_wait(self._settings.topic("items"), None, key=item_id.encode())
+            await self._producer.deliver([Outgoing(self._settings.topic("items"), item_id.encode(), None)])
 
     @property
     def release(self) -> str:
@@ -230,6 +248,7 @@ class Service:
     def ready(self) -> tuple[bool, dict[str, object]]:
         """Whether this worker answers, and what is missing if not."""
         waiting = sorted(n for n, p in self._partitions.items() if not p.state.ready.is_set())
+        troubles = {str(n): why(p.state.trouble) for n, p in self._partitions.items() if p.state.trouble is not None}
         reasons: dict[str, object] = {}
         if not self.broker:
             reasons["broker"] = f"no Kafka accepts connections at {self._settings.bootstrap_servers}"
@@ -239,7 +258,14 @@ class Service:
             reasons["partitions"] = "no partition is assigned yet"
         elif waiting:
             reasons["restoring"] = waiting
+        if troubles:
+            reasons["troubles"] = troubles
         return not reasons, reasons
+
+    @property
+    def warnings(self) -> Mapping[str, str]:
+        """What is not right though requests are answered."""
+        return self._health.current()
 
     def render_metrics(self) -> str:
         """Prometheus text."""

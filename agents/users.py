@@ -89,7 +89,7 @@ class UserPartition:
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
 
     async def open(self) -> None:
-        """Restore; afterwards `apply` and `lookup` may be called."""
+        """Restore; afterwards, and once `state.ready` is set, `apply` and `lookup` may be called."""
         await self.state.open()
         try:
             rows = await asyncio.to_thread(lambda: list(self.state.store.scan(ITEM)))
@@ -106,7 +106,6 @@ class UserPartition:
         # after a crash, what others heard last is not known: all is published again, a few at a time
         self._more = True
         self._items.own_partitions.add(self.partition)
-        self.state.ready.set()
         log.info(
             "users-%d ready at offset %d: %d records from the changelog in %.2f s",
             self.partition,
@@ -126,6 +125,7 @@ class UserPartition:
             self._metrics.count("events", start, outcome="replayed")
         if start == len(chunk):
             return
+        self.state.expect(chunk.offsets[start])
         decoded = await aside(len(chunk), self._decode, chunk, start)
         for bad in decoded.bad:
             self._metrics.count("events", outcome="dead_letter", code=bad.code)

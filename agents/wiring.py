@@ -6,20 +6,24 @@ import asyncio
 import contextlib
 import faulthandler
 import logging
+import time
 from collections import Counter
 from collections.abc import Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from agents.catalogue import Catalogue
 from agents.covisits import CovisitPartition
+from agents.health import BackOff, Health, code_of, heals, why
 from agents.memory import GIVE_BACK_S, give_back
 from agents.metrics import Metrics
 from agents.ownership import Ownership
 from agents.recommend import Recommend
+from agents.recovery import FIRST_S, MOST_S, Recovery
 from agents.releases import Releases
 from agents.service import Service, summary
 from agents.users import UserPartition
@@ -27,12 +31,14 @@ from agents.web.routes import attach
 from models.items import ItemStore
 from models.pipeline.pipeline import CandidatePipeline
 from models.slot import ModelSlot
-from schemas.errors import StoreCorrupt
+from schemas.errors import NotReady, RiffleError, StoreCorrupt
 from streams.assignor import HoldingAssignor
 from streams.broadcast import BroadcastReader
 from streams.chunks import Chunk, ChunkedApp, Progress
+from streams.producer import HealingProducer
 from streams.redis_mirror import UserMirror
 from streams.settings import Settings
+from streams.topic_watch import TopicWatch
 from streams.topics import ensure_topics
 from streams.watchdog import Watchdog
 
@@ -50,6 +56,12 @@ BUSY_CHUNK = 100
 MIRROR_INTERVAL_S = 0.05
 MIRROR_CAPACITY = 100_000
 ARCHIVE_RETRY_S = 10.0
+REJOIN_S, REJOIN_LOOK_S = 60.0, 0.05
+"Seconds that joining the group again may take, and between two looks whether it is done."
+READING_S = 30.0
+"Seconds without another failure after which reading counts as right again."
+NOTED_S = 600.0
+"Seconds that a finding about something that is over is shown."
 WATCH_INTERVAL_S, WATCH_TIMEOUT_S = 2.0, 60.0
 APPLIED_AT_ONCE = 2
 "Chunks being applied at once, of different partitions: what compiled loops do in threads is shared out over two cores."
@@ -79,12 +91,12 @@ class Worker:
         self._ranking: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._archiver: Archiver | None = None
+        self._archiving: asyncio.Task[None] | None = None
         self._archived = Counter[str]()
         "What the archivers of this process counted."
         self._mirror = UserMirror(settings.redis, prefix=settings.topic_prefix)
         self._changed: dict[str, int] = {}
         "People whose summary is to be mirrored, and their partitions."
-        self._taking = asyncio.Lock()
         self._applied = 0
         "Chunks of many events applied since the mirror's last turn."
         self._applying: dict[tuple[str, int], asyncio.Task[None]] = {}
@@ -99,10 +111,13 @@ class Worker:
         self._broken = False
         "A chunk could not be applied: memory is not to be trusted any more."
         self._watchdog = Watchdog(settings.stuck_s)
+        self.health = Health()
+        self._taking = asyncio.Lock()
+        self.recovery = Recovery(self.ownership, self.metrics, self._taking, lambda: self._generation, self._rejoin)
         self.recommend: Recommend | None = None
         self.service: Service | None = None
-        self._replies: AIOKafkaProducer | None = None
-        self._events: AIOKafkaProducer | None = None
+        self._replies: HealingProducer | None = None
+        self._events: HealingProducer | None = None
         self._reader: BroadcastReader | None = None
 
     async def start(self) -> None:
@@ -111,9 +126,14 @@ class Worker:
         self.ownership.lock()
         await ensure_topics(settings)
         servers = settings.bootstrap_servers
-        self._replies = AIOKafkaProducer(bootstrap_servers=servers, linger_ms=0, acks=1)
-        self._events = AIOKafkaProducer(
-            bootstrap_servers=servers, linger_ms=2, acks="all", enable_idempotence=True, max_request_size=2 << 20
+        self._replies = HealingProducer(
+            lambda: AIOKafkaProducer(bootstrap_servers=servers, linger_ms=0, acks=1), self._replaced
+        )
+        self._events = HealingProducer(
+            lambda: AIOKafkaProducer(
+                bootstrap_servers=servers, linger_ms=2, acks="all", enable_idempotence=True, max_request_size=2 << 20
+            ),
+            self._replaced,
         )
         await self._replies.start()
         await self._events.start()
@@ -128,6 +148,7 @@ class Worker:
                 "neighbours": catalogue.on_neighbours,
                 "models": releases.on_models,
             },
+            self.health.set,
         )
         self.recommend = Recommend(settings, self.pipeline, self.users, self._replies, self.metrics, self._registry)
         self.service = Service(
@@ -141,6 +162,7 @@ class Worker:
             self._mirror,
             self.ownership.tables,
             self._watchdog.stuck,
+            self.health,
         )
         await self._reader.start(self._crash)
         await self._reader.wait()
@@ -151,21 +173,29 @@ class Worker:
         self._flushing = asyncio.create_task(self._flush_forever())
         self._ranking = asyncio.create_task(self.recommend.run())
         self._ranking.add_done_callback(self._ended)
+        watch = TopicWatch(settings, self.health.set, self._made_anew, self.ownership.sources, self._begun)
         self._tasks = [
+            asyncio.create_task(self.recovery.run()),
+            asyncio.create_task(watch.run()),
             asyncio.create_task(self._mirror_forever()),
             asyncio.create_task(releases.follow()),
             asyncio.create_task(self._watch_forever()),
             asyncio.create_task(self._look_for_the_broker()),
             asyncio.create_task(self._give_back_forever()),
         ]
+        for task in self._tasks:
+            task.add_done_callback(self._ended)
         if settings.archive != "off":
-            self._tasks.append(asyncio.create_task(self._archive_forever()))
+            self._archiving = asyncio.create_task(self._archive_forever())
 
     async def stop(self) -> None:
         """Flush what is applied, answer what is under way, let go of everything."""
         if self._archiver is not None:
             self._archiver.stop()
-            await asyncio.wait(self._tasks[5:], timeout=10.0)
+        if self._archiving is not None:
+            await asyncio.wait([self._archiving], timeout=10.0)
+            self._archiving.cancel()
+            await asyncio.gather(self._archiving, return_exceptions=True)
         self._stopping.set()
         self._settled.set()  # chunks that wait are left to the next owner, those in work are ended
         if self._applying:
@@ -202,6 +232,53 @@ class Worker:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._crash(error)
 
+    def _replaced(self, reason: str) -> None:
+        self.metrics.count("producers_replaced")
+        self.health.warn("producer", f"a producer was replaced: {reason}", for_s=NOTED_S)
+
+    def reading_failed(self, error: KafkaError) -> None:
+        """The consumer could not do something, and tries again."""
+        self.metrics.count("reads_failed", code=code_of(error))
+        self.health.warn("reading", f"events and requests cannot be read: {why(error)}", for_s=READING_S)
+
+    async def _rejoin(self) -> int:
+        """Join the group again; returns the generation in which partitions were then opened."""
+        before = self._assignments
+        await self._app.consumer.rejoin()
+        until = time.monotonic() + REJOIN_S
+        while self._assignments == before or not self._settled.is_set():
+            if time.monotonic() > until:
+                return -1
+            await asyncio.sleep(REJOIN_LOOK_S)
+        return self._generation
+
+    def _made_anew(self, topics: frozenset[str]) -> None:
+        """These topics have other contents now, whatever their length: what was read of them counts for nothing."""
+        for part in self.ownership.parts():
+            if topics & {part.state.source, part.state.changelog} and part.state.ready.is_set():
+                message = f"{part.state.source} or {part.state.changelog} was made anew"
+                self.recovery.failed(part, NotReady("topic_replaced", message))
+        if self._reader is not None:
+            self._reader.read_again(topics)
+
+    def _begun(self, begins: Mapping[tuple[str, int], int]) -> None:
+        """Source partitions begin at these offsets: whether records were deleted before they were applied."""
+        for part in self.ownership.parts():
+            state, before = part.state, part.state.missing
+            begin = begins.get((state.source, part.partition))
+            if begin is not None and state.ready.is_set():
+                state.look_into(begin)
+            if state.missing and state.missing != before:
+                known = before[1] if before else state.missing[0]
+                self.ownership.count_missing(part, state.missing[1] - known)
+        missing = [
+            f"{part.state.source}-{part.partition}: records {part.state.missing[0]} to {part.state.missing[1] - 1}"
+            for part in self.ownership.parts()
+            if part.state.missing
+        ]
+        text = "deleted before they were applied, so the tables lack what they said: "
+        self.health.set("events_missing", text + "; ".join(missing) if missing else "")
+
     async def assigned(self, partitions: set[TP]) -> None:
         """Open what is new among the assigned partitions, keep what came back, let go of the rest."""
         self._assignments += 1
@@ -215,17 +292,27 @@ class Worker:
 
     async def _restore(self, users: set[int], covisits: set[int], number: int, generation: int) -> None:
         """Own these partitions; chunks wait until then. An assignment that another one has followed is left to that one."""
-        try:
-            async with self._taking:
-                if number != self._assignments:
+        back_off = BackOff(FIRST_S, MOST_S)
+        while True:
+            try:
+                async with self._taking:
+                    if number != self._assignments:
+                        return
+                    await self.ownership.take(users, covisits, self._app.holding.standby)
+                    self.health.clear("assignment")
+                    break
+            except Exception as error:
+                if not heals(error):
+                    self._crash(error)
                     return
-                await self.ownership.take(users, covisits, self._app.holding.standby)
-        except Exception as error:
-            self._crash(error)
-            return
+                log.warning("partitions cannot be taken now: %s", why(error))
+                self.health.warn("assignment", why(error))
+                await asyncio.sleep(back_off.failed())
         if number == self._assignments:
             self._generation = generation
             self._settled.set()
+            if self.ownership.troubled():
+                self.recovery.due.set()
 
     async def apply(self, parts: Mapping[int, UserPartition | CovisitPartition], chunk: Chunk) -> None:
         """Have a chunk applied after those of its partition that came before; returns when another one may be.
@@ -253,20 +340,33 @@ class Worker:
             if part is None or chunk.generation < self._generation:
                 self.metrics.count("chunks_dropped", reason="earlier generation")
                 return
+            if part.state.trouble is not None:
+                self.metrics.count("chunks_dropped", reason="partition in trouble")
+                return  # it is read again once the partition is open
             if part.full:
-                await part.flush()  # what is not durable stays bounded, also when events come faster than flushes
+                try:
+                    await part.flush()  # what is not durable stays bounded, also when events come faster than flushes
+                except Exception as error:
+                    if not heals(error):
+                        raise
+                    self.recovery.failed(part, error)
+                    continue
             async with part.state.still:
                 still_mine = parts.get(chunk.partition) is part and chunk.generation >= self._generation
-                if not still_mine or self._broken or self._stopping.is_set() or not self._settled.is_set():
+                usable = still_mine and part.state.trouble is None
+                if not usable or self._broken or self._stopping.is_set() or not self._settled.is_set():
                     continue  # a rebalance began while this waited, or the end
                 self._applied += len(chunk) >= BUSY_CHUNK
                 self._taken_in += len(chunk)
                 try:
                     await part.apply(chunk)
-                except BaseException:
+                except BaseException as error:
                     # half applied: nothing of it may become durable, and no later chunk may be applied over it
+                    part.state.spoil(error)
+                    if isinstance(error, RiffleError) and heals(error):
+                        self.recovery.failed(part, error)
+                        return
                     self._broken = True
-                    part.state.spoil()
                     raise
                 return
 
@@ -290,7 +390,15 @@ class Worker:
             return
         parts = [part for part in self.ownership.parts() if part.state.ready.is_set()]
         step = 0.0 if now else SPREAD * self._settings.commit_interval_s / max(len(parts), 1)
-        await asyncio.gather(*(self._flush_part(part, n * step, now=now) for n, part in enumerate(parts)))
+        ends = await asyncio.gather(
+            *(self._flush_part(part, n * step, now=now) for n, part in enumerate(parts)), return_exceptions=True
+        )
+        for part, end in zip(parts, ends, strict=True):
+            if isinstance(end, BaseException):
+                if not isinstance(end, Exception) or not heals(end):
+                    raise end
+                if self.ownership.parts().count(part):
+                    self.recovery.failed(part, end)
         for number, part in self.users.items():
             for user in part.erased:
                 self._mirror.remove(user)
@@ -304,13 +412,18 @@ class Worker:
             part.flushed = set()
         if self.recommend is not None and (answered := self.recommend.committable()):
             topic = self._settings.topic("requests")
-            await self._app.consumer.commit_offsets({TP(topic, p): offset for p, offset in answered.items()})
+            try:
+                await self._app.consumer.commit_offsets({TP(topic, p): offset for p, offset in answered.items()})
+            except KafkaError as error:
+                # the next flush commits them; until then a restart would answer them again
+                self.metrics.count("commits_failed", code=code_of(error))
+                self.health.warn("commits", f"answered requests cannot be committed: {why(error)}", for_s=NOTED_S)
 
     async def _flush_part(self, part: UserPartition | CovisitPartition, wait_s: float, *, now: bool) -> None:
         if not now:
             await asyncio.sleep(wait_s)
             if self._app.rebalancing or not self._settled.is_set() or not part.state.ready.is_set():
-                return  # whoever takes or lets go of partitions flushes them
+                return  # whoever takes, lets go of or opens partitions flushes them
         if isinstance(part, UserPartition):
             await part.flush()
         else:
@@ -341,9 +454,11 @@ class Worker:
                 self._archiver = await asyncio.to_thread(_archiver, self._settings, self._registry)
                 self._archiver.counters = self._archived
                 await self._archiver.run()
-            except Exception:
+            except Exception as error:
                 log.exception("the archive failed; it is tried again in %.0f s", ARCHIVE_RETRY_S)
                 self.metrics.count("archive_failures")
+                text = why(error) if heals(error) or isinstance(error, RiffleError) else f"{type(error).__name__}: {error}"
+                self.health.warn("archive", f"the archive stands still: {text}", for_s=ARCHIVE_RETRY_S * 3)
                 await asyncio.sleep(ARCHIVE_RETRY_S)
             else:
                 return
@@ -374,10 +489,14 @@ class Worker:
             await asyncio.sleep(WATCH_INTERVAL_S)
             for what, n in self._archived.items():
                 self.metrics.gauge("archived", n, what=what)
-            if damaged := self.ownership.damaged():
-                message = f"a damaged block was met in {', '.join(damaged)}: rebuilt from the changelog at the next start"
-                self._crash(StoreCorrupt("store_unreadable", message))
-                return
+            for part in self.ownership.parts():
+                if part.state.store.damaged and part.state.trouble is None:
+                    message = f"a damaged block was met in {part.state.store.folder}: it is rebuilt from the changelog"
+                    error = StoreCorrupt("store_unreadable", message)
+                    part.state.spoil(error)
+                    self.recovery.failed(part, error)
+            if self.ownership.standby.damaged():
+                self.recovery.due.set()  # joining the group again makes damaged copies anew
             try:
                 progress = await asyncio.wait_for(self._app.consumer.progress(), WATCH_TIMEOUT_S)
             except TimeoutError:
@@ -422,9 +541,6 @@ class Worker:
             except asyncio.CancelledError:
                 raise
             except BaseException as error:
-                if self._app.rebalancing or self._app.should_stop:
-                    log.warning("flush during a rebalance failed, its records will be read again: %s", error)
-                    continue
                 self._crash(error)
                 return
 
@@ -477,6 +593,7 @@ def create_app(settings: Settings) -> RiffleApp:
     app: RiffleApp = RiffleApp.create(settings)
     worker = app.worker = Worker(settings, app)
     app.holding = HoldingAssignor(worker.ownership.held, settings.standbys)
+    app.on_reading_failed = worker.reading_failed
 
     def topic(name: str) -> Any:
         return app.topic(settings.topic(name), key_serializer="raw", value_serializer="raw")

@@ -20,6 +20,8 @@ __all__ = ["ON_DISK", "OWNER", "STANDBY", "HoldingAssignor", "Placement", "place
 OWNER, STANDBY, ON_DISK = 3, 2, 1
 "How a member holds a partition; the larger, the less it has to catch up."
 VERSION = 1
+TURN = 2**32 - 1
+"In place of a partition number: how often the member asked to be assigned anew, in the lowest byte."
 _ENTRY = struct.Struct("<IB")
 
 
@@ -85,12 +87,15 @@ class HoldingAssignor(AbstractPartitionAssignor):  # type: ignore[misc]
     def __init__(self, held: Callable[[], Mapping[int, int]], standbys: int) -> None:
         self._held = held
         self._standbys = standbys
+        self.turn = 0
+        """Raised to be assigned anew: with unchanged metadata a member of a stable group gets its old assignment back, in the
+        old generation."""
         self.standby: frozenset[int] = frozenset()
         "Partition numbers to stand by for, since the last assignment."
 
     def metadata(self, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
         """What this member subscribes to and holds."""
-        return ConsumerProtocolMemberMetadata(VERSION, list(topics), packed(self._held()))
+        return ConsumerProtocolMemberMetadata(VERSION, list(topics), packed({**self._held(), TURN: self.turn & 0xFF}))
 
     def assign(
         self, cluster: Any, members: Mapping[str, ConsumerProtocolMemberMetadata]

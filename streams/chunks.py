@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ import aiokafka
 import faust
 from aiokafka.consumer.fetcher import FetchResult
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
 from faust.tables import TableManager
 from faust.transport.drivers import aiokafka as driver
@@ -24,11 +26,16 @@ from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
 from streams.assignor import HoldingAssignor
+from streams.kafka_errors import Action, action_of, advice_of
 from streams.records import Records, in_columns
 from streams.settings import Settings
 
 __all__ = ["Chunk", "ChunkedApp", "Progress"]
 
+log = logging.getLogger(__name__)
+
+RETRY_S = 0.5
+"Seconds after which the consumer tries again what the broker refused."
 MAX_POLL_RECORDS = 4_000
 "Records of a chunk at most: what is written once per person and chunk is shared by more events, and long work is done aside."
 FETCH_MAX_WAIT_MS = 20
@@ -160,8 +167,21 @@ class ChunkedConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc
         return taken
 
     async def seek_to_committed(self) -> Any:
-        """See the function of this name."""
-        return await self.call_thread(seek_to_committed, self._ensure_consumer())
+        """See the function of this name; tried again while the broker does not answer, or refuses."""
+        while True:
+            try:
+                return await self.call_thread(seek_to_committed, self._ensure_consumer())
+            except KafkaError as error:
+                if action_of(error) is Action.END or self.should_stop:
+                    raise
+                self.app.reading_failed(error)
+                await asyncio.sleep(RETRY_S)
+
+    def over(self) -> bool:
+        """Whether the consumer can read no more: one of its tasks has ended."""
+        consumer = self._ensure_consumer()
+        tasks = (consumer._coordinator._coordination_task, consumer._fetcher._fetch_task)
+        return any(task.done() for task in tasks)
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Faust's own livelock check reads acknowledgements that chunks do not make; lag is a metric instead."""
@@ -208,6 +228,16 @@ class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
         found: dict[TP, Progress] = await self._thread.call_thread(ask)
         return found
 
+    async def rejoin(self) -> None:
+        """Join the group again: everything is assigned anew, and read from what is committed, in a new generation."""
+        consumer = self._thread._ensure_consumer()
+
+        async def ask() -> None:
+            self.app.holding.turn += 1
+            consumer._coordinator.request_rejoin()
+
+        await self._thread.call_thread(ask)
+
     async def _drain_messages(self, fetcher: Any) -> None:
         """Fetch and hand on, until stopped.
 
@@ -222,7 +252,7 @@ class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
                 for topic in [topic for topic, task in deliveries.items() if task.done()]:
                     deliveries.pop(topic).result()
                 self._busy = frozenset(deliveries)
-                records, active = await self._wait_next_records(timeout=BUSY_WAIT_S if deliveries else IDLE_WAIT_S)
+                records, active = await self._next_records(BUSY_WAIT_S if deliveries else IDLE_WAIT_S)
                 if not self.flow_active or generation != self.app.consumer_generation_id:
                     # a rebalance began while the fetch was under way: what it brought is read again
                     await self.perform_seek()
@@ -246,6 +276,21 @@ class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
             for task in deliveries.values():
                 task.cancel()
             await asyncio.gather(*deliveries.values(), return_exceptions=True)
+
+    async def _next_records(self, wait_s: float) -> Any:
+        """Records, and the partitions that are read; without records when the broker refused something.
+
+        aiokafka reports errors of the group and of fetches when it is asked for records, once each, and goes on when it is
+        asked again.
+        """
+        try:
+            return await self._wait_next_records(timeout=wait_s)
+        except KafkaError as error:
+            if action_of(error) is Action.END or self._thread.over():
+                raise
+            self.app.reading_failed(error)
+            await asyncio.sleep(RETRY_S)
+            return {}, None
 
     def on_buffer_full(self, tp: TP) -> None:
         """Nothing: a delivery waits for room by itself, and a partition left out here too would wait for a fetch without it."""
@@ -312,8 +357,16 @@ class ChunkedApp(faust.App):  # type: ignore[misc]
 
     holding: HoldingAssignor
     "Set before the app starts."
+    on_reading_failed: Callable[[KafkaError], None] | None = None
+    "Called with what the consumer could not do; it tries again by itself."
     bulk: frozenset[str]
     "Topics whose chunks are read in columns: they have many records in few batches."
+
+    def reading_failed(self, error: KafkaError) -> None:
+        """Report an error of the consumer, after which it goes on."""
+        log.warning("reading from Kafka: %s; trying again", advice_of(error))
+        if self.on_reading_failed is not None:
+            self.on_reading_failed(error)
 
     def _new_transport(self) -> ChunkedTransport:
         return ChunkedTransport(self.conf.broker_consumer, self)

@@ -19,21 +19,28 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
 from schemas.errors import NotReady, StoreCorrupt
 from streams.aside import aside
+from streams.kafka_errors import advice_of
 from streams.lenient import AIOKafkaConsumer
+from streams.metadata import NO_ID, describe_topics, differ
 from streams.settings import Settings
 from streams.standby import open_or_rebuild
 from streams.store import PartitionStore
 
-__all__ = ["Flush", "Output", "PartitionState"]
+__all__ = ["Flush", "Output", "PartitionState", "pack_applied", "unpack_applied"]
 
 log = logging.getLogger(__name__)
 
 APPLIED = b"\x00applied"
-APPLIED_LAYOUT = struct.Struct("<Bq")
+APPLIED_LAYOUT = struct.Struct("<Bq16s")
+"Format, source offset, id of the source topic: an offset means nothing in a topic that was made anew."
+APPLIED_FORMAT = 2
+APPLIED_1 = struct.Struct("<Bq")
+"Format 1 had no id."
 MAX_BATCH_BYTES, MOST_BATCHES = 256 << 10, 8
 "Of a changelog batch, and of batches made before they are sent."
 YIELD_EVERY = 20
@@ -41,8 +48,32 @@ AWAY_MS = 45_000
 "How long a broker may be away while a transaction is sent; less than the 60 s after which the transaction is aborted."
 UNSETTLED_S = 90.0
 "Seconds that a transaction of a changelog may stay open; Kafka ends one itself once its timeout, 60 s of ours, is over."
+REFRESH_S = 6 * 3_600.0
+"""Seconds without a transaction after which an empty one is made: a broker forgets a transactional id that is not used for
+`transactional.id.expiration.ms` (a week unless set otherwise)."""
+JUMPS = 100
+"Jumps of offsets that are remembered until they are looked into."
 CLOSE_S = 5.0
 "Seconds that a producer may take to close: one whose transaction was cut off may wait for what cannot be sent any more."
+
+
+def pack_applied(offset: int, source_id: bytes = NO_ID) -> bytes:
+    """The row that says which source offset the others include."""
+    return APPLIED_LAYOUT.pack(APPLIED_FORMAT, offset, source_id)
+
+
+def unpack_applied(row: bytes) -> tuple[int, bytes]:
+    """Source offset, and id of the source topic (`NO_ID` in format 1).
+
+    Raises:
+        NotReady: a newer version wrote the row.
+    """
+    if row[:1] == b"\x01" and len(row) == APPLIED_1.size:
+        return int(APPLIED_1.unpack(row)[1]), NO_ID
+    if row[:1] == bytes([APPLIED_FORMAT]) and len(row) == APPLIED_LAYOUT.size:
+        _, offset, source_id = APPLIED_LAYOUT.unpack(row)
+        return int(offset), bytes(source_id)
+    raise NotReady("newer_format", f"the applied offset has format {row[:1].hex()}: a newer version of Riffle wrote it")
 
 
 @dataclass(slots=True, frozen=True)
@@ -77,9 +108,9 @@ class PartitionState:
 
     `take` is awaited at every flush and must return everything changed since its last call: it is called again only after
     the previous flush is durable. Whoever changes rows holds `still` until they and `applied` fit; `take` is awaited within
-    it too. When a flush fails the state is unusable and the worker must
-    stop: the records are read again from the last committed offset. `timed` is given the name of a part of the work, and
-    times it.
+    it too. When a flush fails the state is unusable, and `trouble` says why: it must be closed, and a new one opened, which
+    reads the records again from the last committed offset. `timed` is given the name of a part of the work, and times it.
+    `clock`: seconds, never set back.
     """
 
     def __init__(
@@ -93,8 +124,10 @@ class PartitionState:
         group: str,
         take: Callable[[], Awaitable[Flush | None]],
         timed: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext(),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
+        self._clock = clock
         self.store = store
         self.source = source
         self.changelog = changelog
@@ -106,6 +139,14 @@ class PartitionState:
         self._lock = asyncio.Lock()
         self.still = asyncio.Lock()
         self._failed = self._spoiled = False
+        self._source_id = NO_ID
+        self._flushed_s = clock()
+        self.trouble: BaseException | None = None
+        "Why this state can no longer be used; None while it can."
+        self.missing: tuple[int, int] | None = None
+        "Source offsets, first and end, that were deleted before they were applied."
+        self.jumps: list[tuple[int, int]] = []
+        "Offsets that were expected next, and those that came instead: deleted records, or only the markers of transactions."
         self.applied = -1
         "Newest source offset in memory: set by the owner while it applies chunks."
         self.durable = -1
@@ -118,7 +159,8 @@ class PartitionState:
     async def open(self) -> None:
         """Fence the previous owner, open the rows, replay what the changelog has beyond them.
 
-        A folder that RocksDB cannot read, or whose position lies beyond the changelog, is wiped and rebuilt.
+        A folder that RocksDB cannot read, whose position lies beyond the changelog, or that is of a changelog of another
+        identity is wiped and rebuilt.
         """
         self._producer = AIOKafkaProducer(
             bootstrap_servers=self._settings.bootstrap_servers,
@@ -132,13 +174,17 @@ class PartitionState:
         )
         await self._producer.start()
         open_or_rebuild(self.store, f"{self.changelog}-{self.partition}")
-        source_end = await self._restore()
+        begin, end = await self._restore()
         stored = self.store.get_many([APPLIED])[0]
-        applied = APPLIED_LAYOUT.unpack(stored)[1] if stored else -1
-        if applied >= source_end:
-            log.warning("%s-%d ends at %d, %d was applied: it was made anew", self.source, self.partition, source_end, applied)
+        applied, source_id = unpack_applied(stored) if stored else (-1, NO_ID)
+        if applied >= end or differ(source_id, self._source_id):
+            log.warning("%s-%d ends at %d, %d was applied: it was made anew", self.source, self.partition, end, applied)
             applied = -1
+        if begin > applied + 1:
+            self.miss(applied + 1, begin)
+            applied = begin - 1
         self.applied = self.durable = applied
+        self._flushed_s = self._clock()
 
     async def rebuild(self, reason: StoreCorrupt) -> None:
         """Empty the folder and replay the changelog: rows turned out to be damaged. Between `open` and `ready` only."""
@@ -146,6 +192,29 @@ class PartitionState:
         self.store.wipe()
         self.store.open()
         await self._restore()
+
+    def miss(self, first: int, end: int) -> None:
+        """Report source records that were deleted before they were applied: offsets `first` to `end`, which is not included."""
+        log.error(
+            "%s-%d: records %d to %d were deleted before they were applied: what they said is missing from the tables",
+            *(self.source, self.partition, first, end - 1),
+        )
+        self.missing = (min(first, self.missing[0]), end) if self.missing else (first, end)
+
+    def look_into(self, begin: int) -> None:
+        """Tell deleted records from markers of transactions, now that the source is known to begin at `begin`."""
+        jumps, self.jumps = self.jumps, []
+        deleted = [(first, min(begin, came)) for first, came in jumps if begin > first]
+        if begin > self.applied + 1 and not deleted:
+            deleted = [(self.applied + 1, begin)]
+        for first, end in deleted:
+            if self.missing is None or end > self.missing[1]:
+                self.miss(first, end)
+
+    def expect(self, offset: int) -> None:
+        """Records from `offset` on are about to be applied; called before `applied` is set."""
+        if self.applied >= 0 and offset > self.applied + 1 and len(self.jumps) < JUMPS:
+            self.jumps.append((self.applied + 1, offset))
 
     async def move_back(self) -> None:
         """Have the group read the source again from what is applied: rows of later records are lost."""
@@ -155,8 +224,8 @@ class PartitionState:
                 {TopicPartition(self.source, self.partition): OffsetAndMetadata(self.applied + 1, "")}, self._group
             )
 
-    async def _restore(self) -> int:
-        """Bring the rows up to the changelog's end; returns the end of the source partition."""
+    async def _restore(self) -> tuple[int, int]:
+        """Bring the rows up to the changelog's end; returns where the source partition begins and ends."""
         started = time.perf_counter()
         tp = TopicPartition(self.changelog, self.partition)
         source = TopicPartition(self.source, self.partition)
@@ -173,10 +242,14 @@ class PartitionState:
             consumer.assign([tp])
             end = await self._settled_end(consumer, tp)
             source_end = int((await consumer.end_offsets([source]))[source])
-            if self.store.position > end:
+            source_begin = int((await consumer.beginning_offsets([source]))[source])
+            facts = await describe_topics(consumer._client, [self.changelog, self.source])
+            self._source_id, log_id = facts[self.source].topic_id, facts[self.changelog].topic_id
+            if self.store.position > end or differ(self.store.log_id, log_id):
                 log.warning("%s-%d: rows at %d, changelog ends at %d: rebuilding", *tp, self.store.position, end)
                 self.store.wipe()
                 self.store.open()
+            self.store.log_id = log_id
             if self.store.position >= 0:
                 consumer.seek(tp, self.store.position)
             else:
@@ -194,7 +267,7 @@ class PartitionState:
         finally:
             await consumer.stop()
         self.restore_seconds = time.perf_counter() - started
-        return source_end
+        return source_begin, source_end
 
     async def _settled_end(self, consumer: AIOKafkaConsumer, tp: TopicPartition) -> int:
         """Where committed rows of the changelog end, when no transaction is open in it: ours ended before the producer started.
@@ -227,20 +300,24 @@ class PartitionState:
             "lives, the broker lost its end. `kafka-transactions.sh find-hanging --broker-id N --max-transaction-timeout 1` "
             "names it in every partition, `kafka-transactions.sh abort "
             f"--topic {tp.topic} --partition {tp.partition} --start-offset {end}` ends it here, and so on for the others; "
-            "then start again",
+            "the worker then goes on by itself",
         )
 
-    def spoil(self) -> None:
-        """Rows were half changed: nothing of them may become durable any more, whatever a flush under way comes to."""
+    def spoil(self, trouble: BaseException | None = None) -> None:
+        """Rows were half changed or cannot be read: nothing may become durable any more, whatever a flush under way does."""
         self._spoiled = True
+        self.trouble = (
+            self.trouble or trouble or StoreCorrupt("spoiled", f"{self.changelog}-{self.partition}: rows are spoiled")
+        )
 
     async def flush(self) -> bool:
         """Make everything applied so far durable; returns whether there was anything to do.
 
         Raises:
             aiokafka.errors.KafkaError: the transaction failed or this owner was fenced. Nothing of this flush is visible
-                to anyone; the worker must stop.
+                to anyone, unless only the answer to its commit was lost; the state is unusable, as `trouble` tells.
             StoreCorrupt: an earlier flush failed, or rows were spoiled.
+            NotReady: the rows cannot be written to the disk.
         """
         async with self._lock:
             async with self.still:
@@ -248,27 +325,42 @@ class PartitionState:
                     raise StoreCorrupt("flush_failed", f"{self.changelog}-{self.partition}: an earlier flush or chunk failed")
                 # what is taken is nowhere else: after a failure a later flush would commit past it
                 self._failed = True
-                taken = await self._take()
+                try:
+                    taken = await self._take()
+                except BaseException as error:
+                    self.trouble = error
+                    raise
+            if taken is None and self.applied >= 0 and self._clock() - self._flushed_s > REFRESH_S:
+                taken = Flush(applied=self.applied)
             if taken is None:
                 self._failed = False
                 return False
-            started = time.perf_counter()
-            taken.rows[APPLIED] = APPLIED_LAYOUT.pack(1, taken.applied)
-            with self._timed("transaction (waiting included)"):
-                position = await self._transaction(taken)
-            with self._timed("rocksdb (in a thread)"):
-                await asyncio.to_thread(self.store.write, taken.rows, position)
+            try:
+                await self._commit(taken)
+            except BaseException as error:
+                self.trouble = error
+                raise
             self._failed = False
-            self.durable = taken.applied
-            self.flush_seconds = time.perf_counter() - started
             return True
+
+    async def _commit(self, taken: Flush) -> None:
+        """Changelog, outputs and offset in one transaction; then the rows on disk."""
+        started = time.perf_counter()
+        taken.rows[APPLIED] = pack_applied(taken.applied, self._source_id)
+        with self._timed("transaction (waiting included)"):
+            position = await self._transaction(taken)
+        with self._timed("rocksdb (in a thread)"):
+            await asyncio.to_thread(self.store.write, taken.rows, position)
+        self.durable = taken.applied
+        self.flush_seconds = time.perf_counter() - started
+        self._flushed_s = self._clock()
 
     async def _transaction(self, taken: Flush) -> int:
         producer = self._producer
         assert producer is not None
         async with producer.transaction():
             rows = await self._send_rows(producer, taken.rows)
-            sent = []
+            sent: list[tuple[asyncio.Future[Any], str]] = []
             for n, output in enumerate(taken.outputs):
                 if n % YIELD_EVERY == 0:
                     await asyncio.sleep(0)  # requests do not wait for a whole flush
@@ -279,11 +371,15 @@ class PartitionState:
                     partition=output.partition,
                     headers=list(output.headers),
                 )
-                sent.append(_heeded(future))
+                sent.append((_heeded(future), output.topic))
             await producer.send_offsets_to_transaction(
                 {TopicPartition(self.source, self.partition): OffsetAndMetadata(taken.applied + 1, "")}, self._group
             )
-            await asyncio.gather(*sent, *(future for future, _ in rows))
+            for future, topic in [*((future, self.changelog) for future, _ in rows), *sent]:
+                try:
+                    await future
+                except KafkaError as exc:
+                    raise KafkaError(f"{topic}: {advice_of(exc)}") from exc
             ends = [int(future.result().offset) + count for future, count in rows]
         # the commit marker takes one more offset than the last row
         return max(ends)

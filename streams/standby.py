@@ -15,6 +15,7 @@ from rocksdict import Cache
 
 from schemas.errors import StoreCorrupt
 from streams.lenient import AIOKafkaConsumer
+from streams.metadata import describe_topics, differ
 from streams.settings import Settings
 from streams.store import PartitionStore
 from streams.topics import TOMBSTONES_MS
@@ -61,11 +62,15 @@ class Standby:
         return frozenset(number for _, number in self.stores)
 
     async def follow(self, numbers: frozenset[int]) -> None:
-        """Follow these partition numbers of every table, and let go of all others; on return those are closed."""
-        if numbers == self.numbers and (self._task is None or not self._task.done()):
+        """Follow these partition numbers of every table, and let go of all others; on return those are closed.
+
+        A copy in which a damaged block was met is made anew.
+        """
+        damaged = {key for key, store in self.stores.items() if store.damaged}
+        if numbers == self.numbers and not damaged and (self._task is None or not self._task.done()):
             return
         await self._end()
-        for key in [key for key in self.stores if key[1] not in numbers]:
+        for key in [key for key in self.stores if key[1] not in numbers or key in damaged]:
             self.stores.pop(key).close()
             self.lag.pop(key, None)
         for table in self._tables:
@@ -77,6 +82,10 @@ class Standby:
         if self.stores:
             self._stop.clear()
             self._task = asyncio.create_task(self._run(), name="standby")
+
+    def damaged(self) -> bool:
+        """Whether a damaged block was met in a copy; `follow` makes it anew."""
+        return any(store.damaged for store in self.stores.values())
 
     async def stop(self) -> None:
         """Let go of all copies."""
@@ -126,12 +135,14 @@ class Standby:
 
     async def _seek(self, consumer: AIOKafkaConsumer, of: Mapping[TopicPartition, tuple[str, int]]) -> None:
         ends = await consumer.end_offsets(list(of))
+        facts = await describe_topics(consumer._client, sorted({tp.topic for tp in of}))
         for tp, key in of.items():
-            store = self.stores[key]
-            if store.position > ends[tp]:
-                log.warning("standby of %s-%d is ahead of its changelog: rebuilding", *key)
+            store, log_id = self.stores[key], facts[tp.topic].topic_id
+            if store.position > ends[tp] or differ(store.log_id, log_id):
+                log.warning("standby of %s-%d is of another changelog, or ahead of it: rebuilding", *key)
                 store.wipe()
                 store.open()
+            store.log_id = log_id
             if store.position >= 0:
                 consumer.seek(tp, store.position)
             else:

@@ -15,20 +15,22 @@ from rocksdict import BlockBasedOptions, Cache, Options, Rdict, WriteBatch, Writ
 
 from schemas.errors import NotReady, RiffleError, StoreCorrupt
 from streams.digests import Digest, digest
+from streams.metadata import NO_ID
 
 __all__ = ["PartitionStore", "block_cache"]
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
-"Of the position's record. Format 1 had no time: its folders had a log that every write touched."
+FORMAT = 3
+"Of the position's record. Format 2 had no id; format 1 no time either: its folders had a log that every write touched."
 DAMAGE = ("Corruption", "Invalid argument", "IO error: No such file")
 "How RocksDB's messages about damaged or missing files begin."
 DAMAGED = "DAMAGED"
 "A file of this name in the folder says that it must be rebuilt."
 POSITION = b"\x00position"
-POSITION_LAYOUT = struct.Struct("<Bqq")
-"Format, position, epoch ms when it was written."
+POSITION_LAYOUT = struct.Struct("<Bqq16s")
+"Format, position, epoch ms when it was written, id of the changelog's topic (zeros: not known)."
+POSITION_2 = struct.Struct("<Bqq")
 POSITION_1 = struct.Struct("<Bq")
 MAX_BATCH_BYTES = 1 << 20
 "Of values, in one batch of a write."
@@ -59,6 +61,8 @@ class PartitionStore:
         self._writing = threading.Lock()
         "Held from the first batch of a write to the last: no snapshot shows a part of it."
         self.position = -1
+        self.log_id = NO_ID
+        "Id of the topic that `position` is an offset of; whoever writes sets it."
         self.damaged = False
         "Whether a damaged block was met since the folder was opened: only a rebuild mends it."
 
@@ -88,14 +92,17 @@ class PartitionStore:
             stored = self._db.get(POSITION)
         except Exception as exc:
             raise self._fault(exc) from exc
-        self.position, self._written_ms = self._stored(stored) if stored is not None else (-1, self._now_ms())
+        found = (-1, self._now_ms(), NO_ID) if stored is None else self._stored(stored)
+        self.position, self._written_ms, self.log_id = found
 
-    def _stored(self, stored: bytes) -> tuple[int, int]:
-        """Position, and epoch ms when it was written."""
+    def _stored(self, stored: bytes) -> tuple[int, int, bytes]:
+        """Position, epoch ms when it was written, and id of the changelog's topic."""
         if len(stored) == POSITION_LAYOUT.size and stored[0] == FORMAT:
             return POSITION_LAYOUT.unpack(stored)[1:]
+        if len(stored) == POSITION_2.size and stored[0] == 2:
+            return (*POSITION_2.unpack(stored)[1:], NO_ID)
         if len(stored) == POSITION_1.size and stored[0] == 1:
-            return POSITION_1.unpack(stored)[1], self._touched_ms
+            return POSITION_1.unpack(stored)[1], self._touched_ms, NO_ID
         raise StoreCorrupt("store_format", f"{self.folder}: position record of an unknown format")
 
     def _now_ms(self) -> int:
@@ -110,6 +117,7 @@ class PartitionStore:
         self.close()
         shutil.rmtree(self.folder, ignore_errors=True)
         self.position = -1
+        self.log_id = NO_ID
         self.damaged = False
 
     def _fault(self, exc: Exception) -> RiffleError:
@@ -158,7 +166,7 @@ class PartitionStore:
                 if size >= MAX_BATCH_BYTES:
                     self._write(batch)
                     batch, size = WriteBatch(raw_mode=True), 0
-            batch.put(POSITION, POSITION_LAYOUT.pack(FORMAT, position, self._now_ms()))
+            batch.put(POSITION, POSITION_LAYOUT.pack(FORMAT, position, self._now_ms(), self.log_id))
             self._write(batch)
             self.position = position
 

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import TopicAlreadyExistsError, for_code
+from aiokafka.partitioner import DefaultPartitioner
 
 from schemas.errors import ConfigError
+from streams.kafka_errors import advice_of
 from streams.settings import Settings
 
-__all__ = ["TOPICS", "TopicSpec", "ensure_topics", "partition_counts"]
+__all__ = ["TOPICS", "TopicSpec", "ensure_topics", "partition_counts", "partition_of", "partitions_of"]
 
 RETENTION_MS = 30 * 86_400_000
 TOMBSTONES_MS = 7 * 86_400_000
@@ -54,6 +56,23 @@ TOPICS: dict[str, TopicSpec] = {
 }
 
 
+def partitions_of(name: str, settings: Settings) -> int:
+    """How many partitions a topic of `TOPICS` must have."""
+    return TOPICS[name].partitions or settings.partitions
+
+
+_murmur2 = DefaultPartitioner()
+
+
+def partition_of(key: bytes, partitions: int) -> int:
+    """The partition of a key, as the default partitioner of Java clients and aiokafka chooses it (murmur2).
+
+    Riffle's producers name it, because the cluster may list more partitions than the tables have.
+    """
+    every = list(range(partitions))
+    return int(_murmur2(key, every, every))
+
+
 async def partition_counts(settings: Settings) -> dict[str, int]:
     """Partition count of each topic of `TOPICS` that exists, by short name."""
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.bootstrap_servers)
@@ -79,7 +98,7 @@ async def ensure_topics(settings: Settings) -> dict[str, int]:
         missing = [
             NewTopic(
                 settings.topic(name),
-                spec.partitions or settings.partitions,
+                partitions_of(name, settings),
                 settings.replication,
                 topic_configs=spec.configuration(),
             )
@@ -90,12 +109,13 @@ async def ensure_topics(settings: Settings) -> dict[str, int]:
             response = await admin.create_topics(missing)
             for topic, code, *_ in response.topic_errors:
                 if code not in (0, TopicAlreadyExistsError.errno):
-                    raise ConfigError("topic_not_created", f"{topic}: {for_code(code).__name__}", "partitions")
+                    message = f"{topic} cannot be created: {advice_of(for_code(code)())}"
+                    raise ConfigError("topic_not_created", message, "partitions")
     finally:
         await admin.close()
     counts = await partition_counts(settings)
     for name, count in counts.items():
-        wanted = TOPICS[name].partitions or settings.partitions
+        wanted = partitions_of(name, settings)
         if count != wanted:
             raise ConfigError(
                 "partition_count",

@@ -19,6 +19,7 @@ class FakeService:
     events: list[Interaction] = field(default_factory=list)
     requests: list[tuple[Request, int | None]] = field(default_factory=list)
     is_ready: bool = True
+    warned: Mapping[str, str] = field(default_factory=dict)
     standing_still: dict[str, float] = field(default_factory=dict)
     failure: Exception | None = None
     release: str = "none"
@@ -73,6 +74,10 @@ class FakeService:
         if item_id not in self.catalogue:
             raise BadItem("not_found", "there is no such item", "item_id")
         return self.catalogue[item_id]
+
+    @property
+    def warnings(self) -> Mapping[str, str]:
+        return self.warned
 
     def stuck(self) -> Mapping[str, float]:
         return self.standing_still

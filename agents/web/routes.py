@@ -204,7 +204,13 @@ def _operations(table: web.RouteTableDef, service: Service) -> None:
     async def readyz(request: web.Request) -> web.Response:  # noqa: ARG001
         """200 when requests are answered, else 503 with the reasons."""
         ready, reasons = service.ready()
-        body = {"ready": ready, "reasons": dict(reasons), "release": service.release, "refused": dict(service.refused)}
+        body = {
+            "ready": ready,
+            "reasons": dict(reasons),
+            "warnings": dict(service.warnings),
+            "release": service.release,
+            "refused": dict(service.refused),
+        }
         return json_response(body, 200 if ready else 503)
 
     @table.get("/v1/tables")

@@ -74,6 +74,10 @@ class Service(Protocol):
     def refused(self) -> Mapping[str, str]:
         """Releases that were announced but refused, and why."""
 
+    @property
+    def warnings(self) -> Mapping[str, str]:
+        """What is not right though requests are answered, by name."""
+
     def stuck(self) -> Mapping[str, float]:
         """Partitions that have work waiting and do not get on, and for how many seconds."""
 

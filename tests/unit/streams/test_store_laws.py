@@ -286,7 +286,25 @@ def test_the_position_has_its_golden_bytes(tmp_path: Path) -> None:
     store = PartitionStore(tmp_path / "0", block_cache(8), clock=lambda: 1_700_000_000.5)
     store.open()
     store.write({}, 513)
-    assert store.get_many([b"\x00position"])[0].hex() == "020102000000000000f469e5cf8b010000"  # type: ignore[union-attr]
+    assert store.get_many([b"\x00position"])[0].hex() == (  # type: ignore[union-attr]
+        "030102000000000000f469e5cf8b010000" + 16 * "00"
+    )
+    store.log_id = bytes(range(16))
+    store.write({}, 513)
+    assert store.get_many([b"\x00position"])[0].hex()[34:] == bytes(range(16)).hex()  # type: ignore[union-attr]
+    store.close()
+    store.open()
+    assert (store.position, store.log_id) == (513, bytes(range(16)))
+    store.close()
+
+
+def test_a_position_of_format_2_is_read_and_is_of_an_unknown_log(tmp_path: Path) -> None:
+    store = PartitionStore(tmp_path / "0", block_cache(8), clock=lambda: 1_700_000_060.5)
+    store.open()
+    store._db.put(b"\x00position", bytes.fromhex("020102000000000000f469e5cf8b010000"))  # type: ignore[union-attr]
+    store.close()
+    store.open()
+    assert (store.position, store.log_id, round(store.idle_s())) == (513, bytes(16), 60)
     store.close()
 
 

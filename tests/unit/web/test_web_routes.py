@@ -337,6 +337,7 @@ async def test_readiness_follows_the_worker_and_health_does_not(client: Client, 
     assert await response.json() == {
         "ready": False,
         "reasons": {"catalogue": "being read"},
+        "warnings": {},
         "release": "none",
         "refused": {},
     }
