@@ -338,10 +338,19 @@ class PartitionState:
             try:
                 await self._commit(taken)
             except BaseException as error:
-                self.trouble = error
-                raise
+                self.trouble = self._cause(error)
+                if self.trouble is error:
+                    raise
+                raise self.trouble from error
             self._failed = False
             return True
+
+    def _cause(self, error: BaseException) -> BaseException:
+        """Why a transaction failed: what ended the producer, if something did, rather than that it can no longer be used."""
+        task = self._producer._sender.sender_task if self._producer is not None else None
+        if task is None or not task.done() or task.cancelled():
+            return error
+        return task.exception() or error
 
     async def _commit(self, taken: Flush) -> None:
         """Changelog, outputs and offset in one transaction; then the rows on disk."""

@@ -1,0 +1,222 @@
+"""What the broker refuses, forgets or loses under a running worker: it goes on by itself, and says what a person must know."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from stream_check import ITEMS, Sent
+
+from schemas.codec import encode
+from schemas.records import Interaction
+from streams.settings import Settings
+from streams.topics import TOPICS, partition_of
+
+pytestmark = pytest.mark.integration
+WITHIN_S = 60.0
+
+
+@asynccontextmanager
+async def admin_of(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.bootstrap_servers)
+    await admin.start()
+    try:
+        yield admin
+    finally:
+        await admin.close()
+
+
+async def limit(settings: Settings, name: str, most_bytes: int) -> None:
+    async with admin_of(settings) as admin:
+        resource = ConfigResource(ConfigResourceType.TOPIC, settings.topic(name), {"max.message.bytes": str(most_bytes)})
+        await admin.alter_configs([resource])
+
+
+async def asked(settings: Settings, method: str, path: str, **options: Any) -> tuple[int, Any]:
+    async with aiohttp.ClientSession() as session, session.request(method, settings.web + path, **options) as response:
+        return response.status, await response.json()
+
+
+async def comes(settings: Settings, holds: Callable[[Mapping[str, Any]], bool]) -> Mapping[str, Any]:
+    """What /readyz says once `holds`."""
+    said: Mapping[str, Any] = {}
+    try:
+        async with asyncio.timeout(WITHIN_S):
+            while True:
+                said = (await asked(settings, "GET", "/readyz"))[1]
+                if holds(said):
+                    return said
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        pytest.fail(f"it never came; the worker says {said}")
+
+
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(WITHIN_S):
+        while not await holds():  # noqa: ASYNC110 - what is awaited happens in another process
+            await asyncio.sleep(0.1)
+
+
+async def known(settings: Settings, user: str) -> None:
+    """Until the worker knows this person."""
+
+    async def found() -> bool:
+        return (await asked(settings, "GET", f"/v1/users/{user}"))[0] == 200
+
+    await until(found)
+
+
+async def counter(settings: Settings, name: str) -> float:
+    async with aiohttp.ClientSession() as session, session.get(settings.web + "/metrics") as response:
+        lines = (await response.text()).splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"riffle_{name}"))
+
+
+@pytest.fixture
+async def sent(worker: Settings) -> AsyncIterator[Sent]:
+    made = Sent(worker, seed=1)
+    await made.start()
+    yield made
+    await made.stop()
+
+
+async def test_an_item_that_its_topic_does_not_take_is_refused_and_the_next_is_not(worker: Settings) -> None:
+    await limit(worker, "items", 100_000)
+    text = {"title": "t", "text": "x" * 60_000, "attributes": {f"a{n}": "y" * 4_000 for n in range(75)}}
+    status, body = await asked(worker, "PUT", "/v1/items/large", json=text)
+    assert (status, body["error"]["code"]) == (413, "too_large")
+    for n in range(3):
+        assert (await asked(worker, "PUT", f"/v1/items/i{n}", json={"title": "t"}))[0] == 202
+    assert await counter(worker, "producers_replaced_total") == 1
+
+
+async def test_a_fenced_partition_is_opened_anew_and_nothing_is_lost(sent: Sent) -> None:
+    settings = sent.settings
+    await sent.events(200)
+    for partition in (0, 1):
+        thief = AIOKafkaProducer(
+            bootstrap_servers=settings.bootstrap_servers,
+            transactional_id=f"{settings.app_id}-{settings.topic('users-changelog')}-{partition}",
+        )
+        await thief.start()
+        await thief.stop()
+    await sent.events(400)
+    await sent.check()
+    await comes(settings, lambda said: said["ready"])
+    assert await counter(settings, "partitions_failed_total") >= 1
+
+
+async def test_a_changelog_that_takes_no_rows_is_named_and_goes_on_when_it_does(sent: Sent) -> None:
+    settings = sent.settings
+    await sent.events(100)
+    await limit(settings, "users-changelog", 200)
+    await sent.events(100)
+    said = await comes(settings, lambda said: not said["ready"] and "troubles" in said["reasons"])
+    await limit(settings, "users-changelog", 2_097_152)
+    assert all("max.message.bytes" in why for why in said["reasons"]["troubles"].values())
+    await sent.events(100)
+    await sent.check()
+    await comes(settings, lambda said: said["ready"])
+
+
+async def test_events_deleted_before_they_were_applied_are_reported_with_their_range(
+    fresh: Settings, worker_of: Callable[[Settings], Any]
+) -> None:
+    worker, sent = worker_of(fresh), Sent(fresh, seed=2)
+    await asyncio.to_thread(worker.start)
+    await sent.start()
+    await sent.events(100)
+    await sent.check()
+    await asyncio.to_thread(worker.stop)
+    topic = fresh.topic("interactions")
+    async with AIOKafkaConsumer(bootstrap_servers=fresh.bootstrap_servers) as consumer:
+        applied = await consumer.end_offsets([TopicPartition(topic, p) for p in range(fresh.partitions)])
+    await sent.events(200)
+    async with AIOKafkaConsumer(bootstrap_servers=fresh.bootstrap_servers) as consumer:
+        ends = await consumer.end_offsets(list(applied))
+    async with admin_of(fresh) as admin:
+        await admin.delete_records({tp: RecordsToDelete(end) for tp, end in ends.items()})
+    await sent.events(50)
+    await asyncio.to_thread(worker.start)
+    said = await comes(fresh, lambda said: "events_missing" in said["warnings"])
+    lost = {tp.partition: (applied[tp], ends[tp]) for tp in ends if ends[tp] > applied[tp]}
+    for partition, (first, end) in lost.items():
+        assert f"{topic}-{partition}: records {first} to {end - 1}" in said["warnings"]["events_missing"]
+    assert await counter(fresh, "events_missing_total") == sum(end - first for first, end in lost.values())
+    await sent.stop()
+
+
+async def test_tables_and_changelog_that_are_gone_are_made_again_from_the_events(
+    fresh: Settings, worker_of: Callable[[Settings], Any]
+) -> None:
+    worker, sent = worker_of(fresh), Sent(fresh, seed=3)
+    await asyncio.to_thread(worker.start)
+    await sent.start()
+    await sent.events(200)
+    await sent.check()
+    await asyncio.to_thread(worker.stop)
+    shutil.rmtree(fresh.data_dir / "tables")
+    async with admin_of(fresh) as admin:
+        await admin.delete_topics([fresh.topic("users-changelog")])
+        await asyncio.sleep(1)
+        await admin.create_topics(
+            [NewTopic(fresh.topic("users-changelog"), fresh.partitions, 1, topic_configs={"cleanup.policy": "compact"})]
+        )
+    await asyncio.to_thread(worker.start)
+    await comes(fresh, lambda said: said["ready"])
+    await sent.events(50)
+    await sent.check(neighbours=False)
+    await sent.stop()
+
+
+async def test_a_topic_that_is_made_anew_is_read_from_its_beginning(sent: Sent) -> None:
+    """Longer than it was before, so that its length does not give it away."""
+    settings = sent.settings
+    await sent.events(40)
+    await sent.check()
+    topic = settings.topic("interactions")
+    async with admin_of(settings) as admin:
+        await admin.delete_topics([topic])
+        await asyncio.sleep(0.5)
+        await admin.create_topics([NewTopic(topic, settings.partitions, 1)])
+    users = [f"new{n}" for n in range(200)]
+    async with AIOKafkaProducer(bootstrap_servers=settings.bootstrap_servers) as producer:
+        for n, user in enumerate(users):
+            event = Interaction(f"n{n}", user, ITEMS[n % 40], 1_700_000_000_000 + n)
+            datum = {name: getattr(event, name) for name in Interaction.__dataclass_fields__}
+            await producer.send_and_wait(topic, encode("interaction", datum), key=user.encode())
+    for user in users:
+        await known(settings, user)
+    await comes(settings, lambda said: said["ready"])
+
+
+async def test_partitions_that_are_added_are_named_and_take_no_events_from_here(worker: Settings) -> None:
+    topic = worker.topic("interactions")
+    async with admin_of(worker) as admin:
+        await admin.create_partitions({topic: NewPartitions(worker.partitions * 2)})
+    said = await comes(worker, lambda said: f"topic {topic}" in said["warnings"])
+    assert "it has 8 partitions, these settings say 4" in said["warnings"][f"topic {topic}"]
+    events = [{"user_id": f"u{n}", "item_id": "i"} for n in range(64)]
+    status, body = await asked(worker, "POST", "/v1/events", json=events)
+    assert status == 202
+    assert [token["partition"] for token in body["tokens"]] == [partition_of(f"u{n}".encode(), 4) for n in range(64)]
+    for n in range(64):
+        await known(worker, f"u{n}")
+
+
+async def test_a_topic_that_is_missing_is_created(worker: Settings) -> None:
+    async with admin_of(worker) as admin:
+        await admin.delete_topics([worker.topic("impressions"), worker.topic("dead-letters")])
+
+        async def complete() -> bool:
+            return {worker.topic(name) for name in TOPICS} <= set(await admin.list_topics())
+
+        await until(complete)
