@@ -34,7 +34,7 @@ from models.slot import ModelSlot
 from schemas.errors import NotReady, RiffleError, StoreCorrupt
 from streams.assignor import HoldingAssignor
 from streams.broadcast import BroadcastReader
-from streams.chunks import Chunk, ChunkedApp, Progress
+from streams.chunks import METADATA_MAX_AGE_MS, Chunk, ChunkedApp, Progress
 from streams.producer import HealingProducer
 from streams.redis_mirror import UserMirror
 from streams.settings import Settings
@@ -90,6 +90,7 @@ class Worker:
         self._flushing: asyncio.Task[None] | None = None
         self._ranking: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
+        self._looking: asyncio.Task[None] | None = None
         self._archiver: Archiver | None = None
         self._archiving: asyncio.Task[None] | None = None
         self._archived = Counter[str]()
@@ -127,11 +128,17 @@ class Worker:
         await ensure_topics(settings)
         servers = settings.bootstrap_servers
         self._replies = HealingProducer(
-            lambda: AIOKafkaProducer(bootstrap_servers=servers, linger_ms=0, acks=1), self._replaced
+            lambda: AIOKafkaProducer(bootstrap_servers=servers, linger_ms=0, acks=1, metadata_max_age_ms=METADATA_MAX_AGE_MS),
+            self._replaced,
         )
         self._events = HealingProducer(
             lambda: AIOKafkaProducer(
-                bootstrap_servers=servers, linger_ms=2, acks="all", enable_idempotence=True, max_request_size=2 << 20
+                bootstrap_servers=servers,
+                linger_ms=2,
+                acks="all",
+                enable_idempotence=True,
+                max_request_size=2 << 20,
+                metadata_max_age_ms=METADATA_MAX_AGE_MS,
             ),
             self._replaced,
         )
@@ -260,6 +267,15 @@ class Worker:
                 self.recovery.failed(part, NotReady("topic_replaced", message))
         if self._reader is not None:
             self._reader.read_again(topics)
+        self._looking = asyncio.create_task(self._look_again(anew=self._settings.topic("requests") in topics))
+
+    async def _look_again(self, *, anew: bool) -> None:
+        try:
+            await self._app.consumer.look_again()
+            if anew:
+                await self._app.consumer.rejoin()
+        except KafkaError as error:
+            log.info("metadata cannot be asked for now: %s", why(error))
 
     def _begun(self, begins: Mapping[tuple[str, int], int]) -> None:
         """Source partitions begin at these offsets: whether records were deleted before they were applied."""

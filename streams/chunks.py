@@ -30,10 +30,12 @@ from streams.kafka_errors import Action, action_of, advice_of
 from streams.records import Records, in_columns
 from streams.settings import Settings
 
-__all__ = ["Chunk", "ChunkedApp", "Progress"]
+__all__ = ["METADATA_MAX_AGE_MS", "Chunk", "ChunkedApp", "Progress"]
 
 log = logging.getLogger(__name__)
 
+METADATA_MAX_AGE_MS = 30_000
+"How old what a client knows of the cluster may be: a topic that changed is noticed within that time."
 RETRY_S = 0.5
 "Seconds after which the consumer tries again what the broker refused."
 MAX_POLL_RECORDS = 4_000
@@ -138,6 +140,7 @@ class ChunkedConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc
             max_poll_interval_ms=300_000,
             max_partition_fetch_bytes=1 << 20,
             fetch_max_wait_ms=FETCH_MAX_WAIT_MS,
+            metadata_max_age_ms=METADATA_MAX_AGE_MS,
             request_timeout_ms=int(conf.broker_request_timeout * 1000.0),
             session_timeout_ms=int(conf.broker_session_timeout * 1000.0),
             heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000.0),
@@ -227,6 +230,11 @@ class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
 
         found: dict[TP, Progress] = await self._thread.call_thread(ask)
         return found
+
+    async def look_again(self) -> None:
+        """Ask for the cluster's metadata now; topics that came, went or changed make the group assign anew."""
+        consumer = self._thread._ensure_consumer()
+        await self._thread.call_thread(consumer._client.force_metadata_update)
 
     async def rejoin(self) -> None:
         """Join the group again: everything is assigned anew, and read from what is committed, in a new generation."""

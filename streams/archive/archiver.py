@@ -19,6 +19,7 @@ from schemas.codec import Framing, Registry, decode, encode
 from schemas.columns import ERASE
 from schemas.errors import BadEvent, BadInput, ConfigError, TransientError
 from schemas.validation import check_time, interaction_from, item_from
+from streams.chunks import METADATA_MAX_AGE_MS
 from streams.dead_letters import letter_of
 from streams.lenient import AIOKafkaConsumer
 from streams.settings import Settings
@@ -101,6 +102,7 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
             auto_offset_reset="earliest",
             max_poll_records=200,  # so many are decoded between two turns of the event loop
             fetch_max_wait_ms=250,
+            metadata_max_age_ms=METADATA_MAX_AGE_MS,
         )
         await self._consumer.start()
         try:
