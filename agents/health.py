@@ -8,7 +8,7 @@ from collections.abc import Callable
 from schemas.errors import ConfigError, RiffleError
 from streams.kafka_errors import Action, action_of, advice_of, named
 
-__all__ = ["BackOff", "Health", "code_of", "heals", "why"]
+__all__ = ["Health", "code_of", "heals", "why"]
 
 
 def heals(error: BaseException) -> bool:
@@ -61,24 +61,3 @@ class Health:
         for name in [name for name, until in self._until.items() if self._clock() > until]:
             self.clear(name)
         return dict(self.warnings)
-
-
-class BackOff:
-    """Seconds to wait before the next attempt: doubled with each failure, back to the first once all was well for a while.
-
-    `clock`: seconds, never set back.
-    """
-
-    def __init__(self, first_s: float, most_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._first_s, self._most_s, self._clock = first_s, most_s, clock
-        self._failures = 0
-        self._last_s = -float("inf")
-
-    def failed(self) -> float:
-        """Note a failure; returns how long to wait."""
-        now = self._clock()
-        if now - self._last_s > 4 * self._most_s:
-            self._failures = 0
-        self._failures += 1
-        self._last_s = now
-        return float(min(self._first_s * 2.0 ** min(self._failures - 1, 30), self._most_s))

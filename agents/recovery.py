@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable
 
 from aiokafka.errors import KafkaError
 
-from agents.health import BackOff, code_of, why
+from agents.health import code_of, why
 from agents.metrics import Metrics
 from agents.ownership import Ownership, Partition
+from streams.back_off import BackOff
 
 __all__ = ["FIRST_S", "MOST_S", "Recovery"]
 
@@ -60,20 +61,22 @@ class Recovery:
 
     async def run(self) -> None:
         """Recover until cancelled."""
-        confirmed = -1
+        confirmed, unread = -1, False
         while True:
             await self.due.wait()
             await asyncio.sleep(self._back_off.failed())
             async with self._taking:
                 self.due.clear()
-                if not self._ownership.troubled() and not self._ownership.standby.damaged():
-                    continue
-                if confirmed == self._generation() and not await self._reopened():
+                if self._ownership.troubled() or self._ownership.standby.damaged():
+                    # unread: the records that were dropped meanwhile must be read again, whatever comes of joining
+                    unread |= confirmed != self._generation() or await self._reopened()
+                    if not unread:
+                        self.due.set()
+            if unread:
+                confirmed = await self._rejoin()
+                unread = confirmed < 0
+                if unread:
                     self.due.set()
-                    continue
-            confirmed = await self._rejoin()
-            if confirmed < 0:
-                self.due.set()
 
     async def _reopened(self) -> bool:
         try:

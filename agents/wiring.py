@@ -18,7 +18,7 @@ from faust.types import TP
 
 from agents.catalogue import Catalogue
 from agents.covisits import CovisitPartition
-from agents.health import BackOff, Health, code_of, heals, why
+from agents.health import Health, code_of, heals, why
 from agents.memory import GIVE_BACK_S, give_back
 from agents.metrics import Metrics
 from agents.ownership import Ownership
@@ -33,6 +33,7 @@ from models.pipeline.pipeline import CandidatePipeline
 from models.slot import ModelSlot
 from schemas.errors import NotReady, RiffleError, StoreCorrupt
 from streams.assignor import HoldingAssignor
+from streams.back_off import BackOff
 from streams.broadcast import BroadcastReader
 from streams.chunks import METADATA_MAX_AGE_MS, Chunk, ChunkedApp, Progress
 from streams.producer import HealingProducer
@@ -91,6 +92,7 @@ class Worker:
         self._ranking: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
+        self._read_failed_s, self._read_failure = -READING_S, ""
         self._archiver: Archiver | None = None
         self._archiving: asyncio.Task[None] | None = None
         self._archived = Counter[str]()
@@ -246,7 +248,16 @@ class Worker:
     def reading_failed(self, error: KafkaError) -> None:
         """The consumer could not do something, and tries again."""
         self.metrics.count("reads_failed", code=code_of(error))
-        self.health.warn("reading", f"events and requests cannot be read: {why(error)}", for_s=READING_S)
+        self._read_failed_s, self._read_failure = time.monotonic(), why(error)
+
+    def _reading(self) -> str:
+        """Why events and requests cannot be read; empty while they can."""
+        trouble = self._app.consumer.trouble
+        if trouble is not None:
+            return f"the group cannot be followed: {why(trouble)}"
+        if time.monotonic() - self._read_failed_s < READING_S:
+            return f"events and requests cannot be read: {self._read_failure}"
+        return ""
 
     async def _rejoin(self) -> int:
         """Join the group again; returns the generation in which partitions were then opened."""
@@ -356,7 +367,7 @@ class Worker:
             if part is None or chunk.generation < self._generation:
                 self.metrics.count("chunks_dropped", reason="earlier generation")
                 return
-            if part.state.trouble is not None:
+            if not part.state.ready.is_set():
                 self.metrics.count("chunks_dropped", reason="partition in trouble")
                 return  # it is read again once the partition is open
             if part.full:
@@ -369,7 +380,7 @@ class Worker:
                     continue
             async with part.state.still:
                 still_mine = parts.get(chunk.partition) is part and chunk.generation >= self._generation
-                usable = still_mine and part.state.trouble is None
+                usable = still_mine and part.state.ready.is_set()
                 if not usable or self._broken or self._stopping.is_set() or not self._settled.is_set():
                     continue  # a rebalance began while this waited, or the end
                 self._applied += len(chunk) >= BUSY_CHUNK
@@ -505,6 +516,8 @@ class Worker:
             await asyncio.sleep(WATCH_INTERVAL_S)
             for what, n in self._archived.items():
                 self.metrics.gauge("archived", n, what=what)
+            if self._archiver is not None and (text := self._archiver.standing()):
+                self.health.warn("archive", f"the archive stands still: {text}", for_s=2 * WATCH_INTERVAL_S)
             for part in self.ownership.parts():
                 if part.state.store.damaged and part.state.trouble is None:
                     message = f"a damaged block was met in {part.state.store.folder}: it is rebuilt from the changelog"
@@ -513,6 +526,7 @@ class Worker:
                     self.recovery.failed(part, error)
             if self.ownership.standby.damaged():
                 self.recovery.due.set()  # joining the group again makes damaged copies anew
+            self.health.set("reading", self._reading())
             try:
                 progress = await asyncio.wait_for(self._app.consumer.progress(), WATCH_TIMEOUT_S)
             except TimeoutError:

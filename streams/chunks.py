@@ -25,6 +25,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
+import streams.coordinator  # noqa: F401 - so that a member of a group goes on after errors of its group
 from streams.assignor import HoldingAssignor
 from streams.kafka_errors import Action, action_of, advice_of
 from streams.records import Records, in_columns
@@ -231,6 +232,12 @@ class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
         found: dict[TP, Progress] = await self._thread.call_thread(ask)
         return found
 
+    @property
+    def trouble(self) -> BaseException | None:
+        """What the consumer group last failed with; None while all is well."""
+        found: BaseException | None = self._thread._ensure_consumer()._coordinator.trouble
+        return found
+
     async def look_again(self) -> None:
         """Ask for the cluster's metadata now; topics that came, went or changed make the group assign anew."""
         consumer = self._thread._ensure_consumer()
@@ -288,8 +295,7 @@ class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
     async def _next_records(self, wait_s: float) -> Any:
         """Records, and the partitions that are read; without records when the broker refused something.
 
-        aiokafka reports errors of the group and of fetches when it is asked for records, once each, and goes on when it is
-        asked again.
+        aiokafka reports errors of fetches when it is asked for records, once each, and goes on when it is asked again.
         """
         try:
             return await self._wait_next_records(timeout=wait_s)

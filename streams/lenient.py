@@ -16,6 +16,8 @@ from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords
 
+import streams.coordinator  # noqa: F401 - so that a member of a group goes on after errors of its group
+
 __all__ = ["AIOKafkaConsumer", "Batch", "Fetched"]
 
 LENGTH_AT, MAGIC_AT = 8, 16

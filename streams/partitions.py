@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import IllegalOperation, KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
 from schemas.errors import NotReady, StoreCorrupt
@@ -341,16 +341,23 @@ class PartitionState:
                 self.trouble = self._cause(error)
                 if self.trouble is error:
                     raise
-                raise self.trouble from error
+                raise self.trouble from self.trouble.__cause__
             self._failed = False
             return True
 
     def _cause(self, error: BaseException) -> BaseException:
-        """Why a transaction failed: what ended the producer, if something did, rather than that it can no longer be used."""
-        task = self._producer._sender.sender_task if self._producer is not None else None
-        if task is None or not task.done() or task.cancelled():
-            return error
-        return task.exception() or error
+        """Why a transaction failed, rather than that the producer can no longer be used after it."""
+        producer: Any = self._producer
+        task = producer._sender.sender_task
+        waiter = producer._txn_manager._transaction_waiter
+        found: BaseException | None = None
+        if waiter is not None and waiter.done() and not waiter.cancelled():
+            found = waiter.exception()
+        if task is not None and task.done() and not task.cancelled():
+            found = task.exception() or found
+        if isinstance(error, IllegalOperation | AssertionError):  # the producer is in a state that ends the transaction
+            return found or KafkaError(f"the transaction was ended: {error}")
+        return error if found is None else found
 
     async def _commit(self, taken: Flush) -> None:
         """Changelog, outputs and offset in one transaction; then the rows on disk."""
@@ -368,30 +375,38 @@ class PartitionState:
         producer = self._producer
         assert producer is not None
         async with producer.transaction():
-            rows = await self._send_rows(producer, taken.rows)
-            sent: list[tuple[asyncio.Future[Any], str]] = []
-            for n, output in enumerate(taken.outputs):
-                if n % YIELD_EVERY == 0:
-                    await asyncio.sleep(0)  # requests do not wait for a whole flush
-                future = await producer.send(
-                    output.topic,
-                    value=output.value,
-                    key=output.key,
-                    partition=output.partition,
-                    headers=list(output.headers),
-                )
-                sent.append((_heeded(future), output.topic))
-            await producer.send_offsets_to_transaction(
-                {TopicPartition(self.source, self.partition): OffsetAndMetadata(taken.applied + 1, "")}, self._group
-            )
-            for future, topic in [*((future, self.changelog) for future, _ in rows), *sent]:
-                try:
-                    await future
-                except KafkaError as exc:
-                    raise KafkaError(f"{topic}: {advice_of(exc)}") from exc
-            ends = [int(future.result().offset) + count for future, count in rows]
+            try:
+                ends = await self._send_all(producer, taken)
+            except (IllegalOperation, AssertionError) as error:
+                cause = self._cause(error)  # known only until the transaction is aborted
+                raise cause from cause.__cause__
         # the commit marker takes one more offset than the last row
         return max(ends)
+
+    async def _send_all(self, producer: AIOKafkaProducer, taken: Flush) -> list[int]:
+        """Send rows, outputs and the offset, and wait for all; returns where each batch of rows ends in the changelog."""
+        rows = await self._send_rows(producer, taken.rows)
+        sent: list[tuple[asyncio.Future[Any], str]] = []
+        for n, output in enumerate(taken.outputs):
+            if n % YIELD_EVERY == 0:
+                await asyncio.sleep(0)  # requests do not wait for a whole flush
+            future = await producer.send(
+                output.topic,
+                value=output.value,
+                key=output.key,
+                partition=output.partition,
+                headers=list(output.headers),
+            )
+            sent.append((_heeded(future), output.topic))
+        await producer.send_offsets_to_transaction(
+            {TopicPartition(self.source, self.partition): OffsetAndMetadata(taken.applied + 1, "")}, self._group
+        )
+        for future, topic in [*((future, self.changelog) for future, _ in rows), *sent]:
+            try:
+                await future
+            except KafkaError as exc:
+                raise KafkaError(f"{topic}: {advice_of(exc)}") from exc
+        return [int(future.result().offset) + count for future, count in rows]
 
     async def _send_rows(
         self, producer: AIOKafkaProducer, rows: Mapping[bytes, bytes | None]

@@ -21,6 +21,7 @@ from schemas.errors import BadEvent, BadInput, ConfigError, TransientError
 from schemas.validation import check_time, interaction_from, item_from
 from streams.chunks import METADATA_MAX_AGE_MS
 from streams.dead_letters import letter_of
+from streams.kafka_errors import advice_of
 from streams.lenient import AIOKafkaConsumer
 from streams.settings import Settings
 
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 POLL_MS = 500
 LETTER_BYTES = 4 << 20
 "Of dead letters in a partition, after which they go out and its file is written at once."
+STANDING_S = 60.0
+"Seconds without a turn of its loop after which the archive stands still."
 WAIT_S = 5.0
 "Until a record whose schema the registry could not give is read again."
 
@@ -85,6 +88,8 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
         self._stopping = asyncio.Event()
         self._consumer: Any = None
         self._producer: Any = None
+        self.turned_s = time.monotonic()
+        "When `run` last came round, by the monotonic clock."
         self.counters: Counter[str] = Counter()
         "`records`, `bad`, `letters`, `waits`, `erasures`, `deletions`, `files`, `commits_lost`."
 
@@ -108,6 +113,7 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
         try:
             self._consumer.subscribe(list(self._topics), listener=self)
             while not self._stopping.is_set():
+                self.turned_s = time.monotonic()
                 batches = await self._consumer.getmany(timeout_ms=POLL_MS)
                 if self._failure is not None:
                     raise self._failure
@@ -131,6 +137,18 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
             finally:
                 if self._producer is not None:
                     await self._producer.stop()
+
+    def standing(self) -> str:
+        """Why the archive does not get on; empty while it does."""
+        trouble = None if self._consumer is None else self._consumer._coordinator.trouble
+        if trouble is not None:
+            return f"its group cannot be followed: {advice_of(trouble)}"
+        waiting = [f"{tp.topic}-{tp.partition}" for tp in self._waiting]
+        if waiting:
+            return f"{', '.join(sorted(waiting))} wait for the schema registry"
+        if time.monotonic() - self.turned_s > STANDING_S:
+            return f"it has not moved for {time.monotonic() - self.turned_s:.0f} s"
+        return ""
 
     def stop(self) -> None:
         """Ask `run` to finish."""

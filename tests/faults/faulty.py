@@ -123,8 +123,8 @@ def steps_the_clock(number: int) -> None:
 def broker_answers(_: int) -> None:
     """The broker's answers carry the errors that the file `orders` in RIFFLE_HOME says, once each, in its order.
 
-    A line is `API CODE`, by their numbers in Kafka's protocol. The file is read at SIGUSR1; each line that was carried out is
-    appended to the file `done`. The broker has done what it was asked for all the same: only its answer is another.
+    A line is `API CODE`, by their numbers in Kafka's protocol. The file is read when it changes; each line that was carried out
+    is appended to the file `done`. The broker has done what it was asked for all the same: only its answer is another.
     """
     from aiokafka.protocol.api import Response
     from aiokafka.protocol.struct import Struct
@@ -132,9 +132,17 @@ def broker_answers(_: int) -> None:
 
     home = Path(os.environ["RIFFLE_HOME"])
     orders: list[tuple[int, int]] = []
+    read = [0]
 
-    def read(*_: Any) -> None:
-        orders[:] = [(int(api), int(code)) for api, code in map(str.split, (home / "orders").read_text().splitlines())]
+    def read_again() -> None:
+        try:
+            changed_ns = (home / "orders").stat().st_mtime_ns
+        except OSError:
+            return
+        if changed_ns != read[0]:
+            read[0] = changed_ns
+            lines = (home / "orders").read_text().splitlines()
+            orders[:] = [(int(api), int(code)) for api, code in map(str.split, lines)]
 
     def changed(kind: Any, value: Any, code: int) -> tuple[Any, int]:
         """A value with that code in place of each other, and how many there were."""
@@ -151,6 +159,7 @@ def broker_answers(_: int) -> None:
 
     def decode(cls: Any, data: Any) -> Any:
         found = whole(cls, data)
+        read_again()
         if orders and issubclass(cls, Response) and orders[0][0] == cls.API_KEY:
             api, code = orders[0]
             fields, errors = changed(cls.SCHEMA, [getattr(found, name) for name in cls.SCHEMA.names], code)
@@ -163,7 +172,6 @@ def broker_answers(_: int) -> None:
         return found
 
     Struct.decode = classmethod(decode)
-    signal.signal(signal.SIGUSR1, read)
 
 
 def stands_still(_: int) -> None:

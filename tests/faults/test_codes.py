@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
@@ -23,14 +23,18 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(7_200)]
 log = logging.getLogger(__name__)
 
 EVERY = int(os.environ.get("EVERY", "1"))
-AGAIN_S = 30.0
+AGAIN_S, GIVEN_AGAIN_S = 30.0, 6.0
 PRODUCE, FETCH, OFFSETS, METADATA, OFFSET_COMMIT, OFFSET_FETCH = 0, 1, 2, 3, 8, 9
 FIND_COORDINATOR, JOIN_GROUP, HEARTBEAT, SYNC_GROUP, INIT_PRODUCER = 10, 11, 12, 14, 22
 ADD_PARTITIONS, ADD_OFFSETS, END_TXN, TXN_OFFSET_COMMIT = 24, 25, 26, 28
 NOT_LEADER, REBALANCE, OUT_OF_ORDER, NOT_COORDINATOR = 6, 27, 45, 16
 
 ROLES: dict[str, list[list[tuple[int, int | None]]]] = {
-    "producer": [[(PRODUCE, None)], [(PRODUCE, OUT_OF_ORDER), (INIT_PRODUCER, None)]],
+    "producer": [
+        [(PRODUCE, None)],
+        [(PRODUCE, OUT_OF_ORDER), (INIT_PRODUCER, None)],
+        [(ADD_PARTITIONS, OUT_OF_ORDER), (INIT_PRODUCER, None)],
+    ],
     "transaction": [[(ADD_PARTITIONS, None)], [(ADD_OFFSETS, None)], [(TXN_OFFSET_COMMIT, None)], [(END_TXN, None)]],
     "consumer": [
         [(FETCH, None)],
@@ -57,11 +61,24 @@ class Orders:
 
     def give(self, steps: list[tuple[int, int]]) -> None:
         (self.home / "done").write_text("")
-        (self.home / "orders").write_text("".join(f"{api} {code}\n" for api, code in steps))
-        self.trial.worker.process.send_signal(signal.SIGUSR1)
+        (self.home / "new").write_text("".join(f"{api} {code}\n" for api, code in steps))
+        (self.home / "new").replace(self.home / "orders")
 
     def done(self) -> int:
         return len((self.home / "done").read_text().splitlines())
+
+    async def carried_out(self, steps: list[tuple[int, int]], load: Callable[[], Awaitable[object]]) -> None:
+        """Have it all read by the worker, under load; given again when what it reads first makes another client ask."""
+        self.give(steps)
+        given = time.monotonic()
+        async with asyncio.timeout(AGAIN_S + 60):
+            while self.done() < len(steps):
+                process = self.trial.worker.process
+                assert process.poll() is None, f"{steps} ended the worker\n{self.trial.worker.log.read_text()[-3_000:]}"
+                if time.monotonic() - given > GIVEN_AGAIN_S:
+                    self.give(steps)
+                    given = time.monotonic()
+                await load()
 
     async def serves(self, session: aiohttp.ClientSession) -> bool:
         """Whether events over HTTP are stored and applied, and slates reflect them."""
@@ -88,7 +105,7 @@ async def said(session: aiohttp.ClientSession, web: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("role", ROLES)
-async def test_codes(role: str, trial: Trial) -> None:
+async def test_every_code_once(role: str, trial: Trial) -> None:
     await trial.start("broker_answers")
     pid, orders, costs = trial.worker.process.pid, Orders(trial), dict[str, float]()
     timeout = aiohttp.ClientTimeout(total=15)
@@ -97,12 +114,12 @@ async def test_codes(role: str, trial: Trial) -> None:
             ways = ROLES[role]
             steps = [(api, code if given is None else given) for api, given in ways[n % len(ways)]]
             started = time.monotonic()
-            orders.give(steps)
-            async with asyncio.timeout(AGAIN_S + 60):
-                while orders.done() < len(steps):
-                    assert trial.worker.process.poll() is None, trial.worker.log.read_text()[-3_000:]
-                    await trial.sent.events(2)
-                    await orders.serves(session)
+
+            async def load() -> None:
+                await trial.sent.events(2)
+                await orders.serves(session)
+
+            await orders.carried_out(steps, load)
             name = f"{CODES[code].name} at {steps[-1][0]}"
             carried = time.monotonic()
             while not await orders.serves(session):
@@ -127,9 +144,6 @@ async def test_nothing_is_lost_when_every_role_meets_errors(trial: Trial) -> Non
         for way in ways:
             for code in (OUT_OF_ORDER, -1, 47, 10, 29, 3):
                 steps = [(api, code if given is None else given) for api, given in way]
-                orders.give(steps)
-                async with asyncio.timeout(AGAIN_S + 60):
-                    while orders.done() < len(steps):
-                        await trial.sent.events(5)
+                await orders.carried_out(steps, lambda: trial.sent.events(5))
     await trial.sent.events(100)
     await trial.sent.check(timeout_s=120)
