@@ -62,11 +62,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 lock: setup
-	$(UV) pip compile pyproject.toml --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q --extra train --extra dev --extra bench -o requirements/bench.txt
-	$(UV) pip compile pyproject.toml --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q --extra train --extra dev -c requirements/bench.txt -o requirements/dev.txt
-	$(UV) pip compile pyproject.toml --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q --extra train -c requirements/bench.txt -o requirements/train.txt
-	$(UV) pip compile pyproject.toml --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -c requirements/bench.txt -o requirements/serve.txt
-	$(UV) pip compile requirements/mlflow.in --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements/mlflow.txt
+	UV_SYSTEM_CERTS=1 requirements/lock $(BIN)/uv
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache
