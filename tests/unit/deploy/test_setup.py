@@ -1,4 +1,4 @@
-"""`make setup` finds an interpreter, notices an environment that cannot be used, and names what is missing in a sentence.
+"""`make setup` finds an interpreter, replaces an environment that cannot be used, and names what is missing in one sentence.
 
 The interpreters are this one behind scripts on a PATH of their own; what differs in them is set when they start.
 """
@@ -101,6 +101,19 @@ def test_the_lowest_version_comes_first_and_each_folder_is_looked_through(tmp_pa
     interpreter(second, "python3")
     lowest = interpreter(second, "python3.11")
     assert find(f"{first}::{second}").stdout == f"{lowest}\n"
+
+
+def test_the_lists_pin_one_version_of_each_package_by_hashes_and_name_no_index() -> None:
+    """A shorter list is a part of the longer ones, so that what was tested is what serves."""
+    pins: dict[str, set[str]] = {}
+    for name in ("uv", "mlflow", "serve", "train", "dev", "bench"):
+        lines = (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
+        stated = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
+        assert all(re.match(r"[a-z0-9][a-z0-9._-]*(\[\S+\])?==\S+ .*--hash=sha256:[0-9a-f]{64}", line) for line in stated), name
+        assert "://" not in "".join(lines)
+        pins[name] = {line.partition(" --hash")[0].strip() for line in stated}
+        assert len({pin.partition("==")[0] for pin in pins[name]}) == len(stated), name
+    assert pins["serve"] < pins["train"] < pins["dev"] < pins["bench"]
 
 
 @pytest.fixture
