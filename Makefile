@@ -1,22 +1,15 @@
-# Everything runs from .venv; `make setup` builds it from hash-pinned lists.
-PYTHON ?= python3.11
+# Everything runs from .venv; `make setup` builds it from hash-pinned lists. PYTHON=… names an interpreter (3.11 to 3.13); without
+# it, requirements/find-python looks for one.
+PYTHON ?=
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.setup
 UV := UV_SYSTEM_CERTS=1 $(BIN)/uv
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: setup demo test fuzz faults soak quality bench mlflow lint clean lock
 
-setup: $(STAMP)
-
-$(STAMP): requirements/uv.txt requirements/dev.txt pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/uv.txt
-	$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements/dev.txt
-	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
-	$(BIN)/python -m models.warm
-	touch $@
+setup:
+	@requirements/setup $(VENV) $(PYTHON)
 
 demo: setup
 	$(BIN)/riffle demo $(if $(DATA),--data $(DATA))
@@ -62,11 +55,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 lock: setup
-	$(UV) pip compile pyproject.toml --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q --extra train --extra dev --extra bench -o requirements/bench.txt
-	$(UV) pip compile pyproject.toml --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q --extra train --extra dev -c requirements/bench.txt -o requirements/dev.txt
-	$(UV) pip compile pyproject.toml --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q --extra train -c requirements/bench.txt -o requirements/train.txt
-	$(UV) pip compile pyproject.toml --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -c requirements/bench.txt -o requirements/serve.txt
-	$(UV) pip compile requirements/mlflow.in --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements/mlflow.txt
+	UV_SYSTEM_CERTS=1 requirements/lock $(BIN)/uv
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache
