@@ -429,7 +429,7 @@ def test_a_seen_set_grows_and_ages_out_as_the_plain_one_does(items: int) -> None
     assert record.seen.to_bytes() == plain.seen.to_bytes()
     assert record.encode() == row
     assert len(record.seen.tiers) == min(len(plain.seen.tiers), MAX_TIERS)
-    assert row[0] == (FORMAT if len(record.seen.tiers) <= FIRST_TIERS else LONG), "a version of three tiers refuses more of them"
+    assert row[0] == (FORMAT if len(record.seen.tiers) <= FIRST_TIERS else LONG)
 
 
 def test_more_tiers_than_are_kept_are_refused() -> None:
