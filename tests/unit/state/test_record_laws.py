@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import struct
 from collections.abc import Callable
@@ -430,6 +431,16 @@ def test_a_seen_set_grows_and_ages_out_as_the_plain_one_does(items: int) -> None
     assert record.encode() == row
     assert len(record.seen.tiers) == min(len(plain.seen.tiers), MAX_TIERS)
     assert row[0] == (FORMAT if len(record.seen.tiers) <= FIRST_TIERS else LONG)
+
+
+def test_golden_bytes_of_a_record_with_many_tiers() -> None:
+    stream = [Interaction(f"e{n}", "ann", f"x{n}", START + n) for n in range(5_500)]
+    row = records_of(stream, ItemStore(capacity=4))["ann"].encode()
+    assert row[:2] == bytes([4, 5])
+    assert hashlib.sha256(row).hexdigest() == GOLDEN_LONG
+
+
+GOLDEN_LONG = "6f442895fbf605275e04286c00a1eabd9681a31c6244706544146a847116bbe5"
 
 
 def test_more_tiers_than_are_kept_are_refused() -> None:
