@@ -16,21 +16,26 @@ from pybloom_live import BloomFilter
 
 from models.kernels.seen import contained
 
-__all__ = ["BITS", "CAPACITY", "EARLIER_BITS", "EARLIER_TIER_BYTES", "MAX_TIERS", "SLICES", "TIER_BYTES", "EarlierSeenSet"]
-__all__ += ["SeenSet", "earlier_positions", "positions"]
+__all__ = ["BITS", "CAPACITY", "EARLIER_BITS", "EARLIER_TIER_BYTES", "FIRST_TIERS", "LATER_CAPACITY", "MAX_TIERS", "SLICES"]
+__all__ += ["TIER_BYTES", "EarlierSeenSet", "SeenSet", "capacity", "earlier_positions", "positions"]
 
 ERROR_RATE = 0.01
-"Probability that a person's whole seen-set claims an item that it does not hold."
+"Probability that the first FIRST_TIERS tiers of a seen-set together claim an item that they do not hold."
+FIRST_TIERS = 3
+"""Tiers that most people never fill. The error rate is divided among them, which costs bits: few tiers that hold much take
+1.28 times the theoretical bits per item, sixteen small ones took 1.66."""
 CAPACITY = 1_400
-"Items of one tier."
-MAX_TIERS = 3
-"""Tiers kept; with one more, the oldest is dropped and its items may be shown again. The error rate is divided among the tiers,
-which costs bits: few tiers that hold much take 1.28 times the theoretical bits per item, sixteen small ones took 1.66."""
+"Items of one of the first tiers."
+LATER_CAPACITY = 1_000
+"""Items of a tier after those. It has the same bits, and with fewer items in them it errs a tenth as often: many tiers of a
+person who has seen much then err little more than the first ones do."""
+MAX_TIERS = 32
+"Tiers kept; with one more, the oldest is dropped and its items may be shown again."
 EARLIER_CAPACITY, EARLIER_TIERS = 256, 16
 "What tiers were in records of formats 1 and 2."
 
-TIER_RATE = 0.85 * ERROR_RATE / MAX_TIERS
-"Error rate that a tier is made for: bits divided into slices err a little more often than the formula says."
+TIER_RATE = 0.85 * ERROR_RATE / FIRST_TIERS
+"Error rate that one of the first tiers is made for: bits divided into slices err a little more often than the formula says."
 
 _TEMPLATE = BloomFilter(CAPACITY, TIER_RATE)
 _EARLIER = BloomFilter(EARLIER_CAPACITY, ERROR_RATE / EARLIER_TIERS)
@@ -64,8 +69,16 @@ def _positions(template: BloomFilter, item_id: str) -> NDArray[np.int32]:
     return found
 
 
+def capacity(tiers: int) -> int:
+    """Items that the newest of so many tiers takes."""
+    return CAPACITY if tiers <= FIRST_TIERS else LATER_CAPACITY
+
+
 class SeenSet:
-    """Items a person has interacted with. Never denies an item it holds, until its tier ages out."""
+    """Items a person has interacted with. Never denies an item it holds, until its tier ages out.
+
+    Nothing ages out before it holds `FIRST_TIERS * CAPACITY + (MAX_TIERS - FIRST_TIERS) * LATER_CAPACITY` items, 33,200.
+    """
 
     __slots__ = ("_raw", "counts", "tiers")
 
@@ -83,7 +96,7 @@ class SeenSet:
         for tier in self._raw:
             if all(tier[index] & mask for index, mask in bits):
                 return False
-        if not self.tiers or self.counts[-1] >= CAPACITY:
+        if not self.tiers or self.counts[-1] >= capacity(len(self.tiers)):
             self._append(bytearray(TIER_BYTES), 0)
             if len(self.tiers) > MAX_TIERS:
                 del self.tiers[0], self._raw[0], self.counts[0]

@@ -90,10 +90,13 @@ class ItemStore:
         "Value of `changes` when the catalogue entry was last replaced."
         self.hashes = np.zeros(capacity, np.uint64)
         "`hash64` of the ids."
+        self.listed = np.zeros(capacity, np.bool_)
+        "In the catalogue."
         self.available = np.zeros(capacity, np.bool_)
-        "Known to the catalogue and available."
+        "In the catalogue and available."
         self.category_ids = np.full((capacity, CATEGORIES), -1, np.int32)
         self.published_ms = np.zeros(capacity, np.int64)
+        "Time of publication (epoch ms), 0 where it is not known: such an item is published, and not a fresh one."
         self.price = np.full(capacity, np.nan, np.float32)
         self.bloom = np.zeros((capacity, SLICES), np.int32)
         self.text = np.zeros((capacity, TEXT_DIMENSIONS), np.float32)
@@ -159,7 +162,7 @@ class ItemStore:
         """Add or replace a catalogue entry; returns its row."""
         row = self.row_for(item.item_id)
         self.items[row] = item
-        self.available[row] = item.available
+        self.listed[row], self.available[row] = True, item.available
         names = item.categories[:CATEGORIES]
         self.category_ids[row] = -1
         for n, name in enumerate(names):
@@ -184,7 +187,7 @@ class ItemStore:
     def remove(self, item_id: str) -> None:
         """Make an item unavailable; its row, and what people did with it, stay."""
         row = self.row_for(item_id)  # may replace the columns by larger ones
-        self.available[row] = False
+        self.listed[row] = self.available[row] = False
         self.items[row] = None
 
     def set_vectors(self, item_id: str, vectors: Sequence[ItemVector]) -> int:
@@ -239,6 +242,11 @@ class ItemStore:
     def set_neighbour_total(self, item_id: str, total: float) -> None:
         """Replace an item's weight over all neighbours alone."""
         self.neighbour_total[self.row_for(item_id)] = total
+
+    def eligible(self, now_ms: int) -> NDArray[np.bool_]:
+        """Which items are available and published by `now_ms`: bool `(len(self),)`."""
+        found: NDArray[np.bool_] = self.available[: len(self)] & (self.published_ms[: len(self)] <= now_ms)
+        return found
 
     def popularity_now(self, rows: NDArray[np.int32] | slice | None = None) -> NDArray[np.float32]:
         """Decayed number of events at `stream_time_ms`, over all partitions, of all items or of `rows`: float32."""

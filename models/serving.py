@@ -15,6 +15,7 @@ from models.pipeline.batch import Candidates, Queries
 from models.release import Release
 from models.sequences import EVENT_WIDTH, LENGTH, Vocabulary, history_inputs
 from models.signals import Scratch, Signal
+from models.ties import Ties
 from models.vectors import MODALITIES, project, unit_rows
 from schemas.errors import ReleaseRejected
 
@@ -123,23 +124,26 @@ class ServingModel:
         events[:, :, 3:5] = 1.0  # liked, by the most frequent action
         return self._user(self.release.item_vectors[picked] * mask[:, :, None], events * mask[:, :, None], mask)
 
-    def nearest(self, users: NDArray[np.float32], items: ItemStore, most: int) -> list[Found]:
-        """Item rows of largest product per person vector, and the products, best first; available ones only.
+    def nearest(self, users: NDArray[np.float32], eligible: NDArray[np.bool_], most: int, ties: Sequence[Ties]) -> list[Found]:
+        """Item rows of largest product per person vector, and the products, best first; eligible ones only.
 
-        Items that training did not see are looked at one by one, beside the index.
+        `eligible`: bool by item row; `ties` per person. Items that training did not see are looked at one by one, beside the
+        index.
         """
-        bound = min(self.bound, len(items))
+        bound = min(self.bound, len(eligible))
         if self.index is None:
-            return exact_top(users, self.vectors[:bound], items.available[:bound], most)
+            return exact_top(users, self.vectors[:bound], eligible[:bound], most, [each.keys for each in ties])
         rows = self.row_of_index
-        there = rows >= 0
-        there[there] = (rows[there] < bound) & items.available[rows[there]]
-        late = np.flatnonzero((self.index_of_row[:bound] < 0) & items.available[:bound])
-        among = exact_top(users, self.vectors[late], np.ones(len(late), np.bool_), most)
+        there = (rows >= 0) & (rows < bound)
+        there[there] = eligible[rows[there]]
+        late = np.flatnonzero((self.index_of_row[:bound] < 0) & eligible[:bound])
+        of_late = [Ties(each.hashes[late], each.salt).keys for each in ties]
+        among = exact_top(users, self.vectors[late], np.ones(len(late), np.bool_), most, of_late)
         found = []
-        for (number, score), (place, late_score) in zip(self.index.search(users, there, most), among, strict=True):
+        searched = self.index.search(users, there, most)
+        for (number, score), (place, late_score), each in zip(searched, among, ties, strict=True):
             joined, scores = np.concatenate([rows[number], late[place]]), np.concatenate([score, late_score])
-            order = np.lexsort((joined, -scores))[:most]
+            order = np.lexsort((each.keys(joined), -scores))[:most]
             found.append((joined[order].astype(np.int32), scores[order]))
         return found
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from models.ties import Keys, best
+
 __all__ = ["Scratch", "Signal"]
 
 
@@ -41,14 +43,11 @@ class Signal:
     values: Sequence[NDArray[np.float32]]
     "Per query: their scores."
 
-    def top(self, query: int, most: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """The `most` best scores above 0 of a query, in no particular order."""
+    def top(self, query: int, most: int, keys: Keys) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """The `most` best scores above 0 of a query, in no particular order; `keys` of item rows decide among equals."""
         rows, values = self.rows[query], self.values[query]
-        if len(values) > most:
-            places = np.argpartition(values, -most)[-most:]
-            rows, values = rows[places], values[places]
-        positive = values > 0
-        return rows[positive], values[positive]
+        places = best(values, most, lambda equal: keys(rows[equal]))
+        return rows[places], values[places]
 
     def at(self, query: int, rows: NDArray[np.int32]) -> NDArray[np.float32]:
         """Scores of some items for a query, 0 where it has none: float32, same shape."""

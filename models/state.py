@@ -17,7 +17,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from models.bloom import EARLIER_BITS, EARLIER_TIER_BYTES, TIER_BYTES, EarlierSeenSet, SeenSet
+from models.bloom import EARLIER_BITS, EARLIER_TIER_BYTES, FIRST_TIERS, MAX_TIERS, TIER_BYTES, EarlierSeenSet, SeenSet
 from models.kernels import records
 from models.kernels.records import AFFINITY_HALF_LIFE_MS, DENSE, HISTORY, SPARSE, UNIT, WORDS
 from models.kernels.statistics import POPULARITY_HALF_LIFE_MS
@@ -36,12 +36,12 @@ __all__ = [
 
 T = TypeVar("T")
 FORMAT = 2
-"Of statistics and neighbours; records of people have `models.kernels.records.FORMAT`."
+"Of statistics and neighbours; records of people have `models.kernels.records.FORMAT` or, with many tiers, `LONG`."
 EVENT = np.dtype([("time", "<i8"), ("item", "<u8"), ("value", "<f4"), ("action", "<u2")])
 HEAD_1 = struct.Struct("<BIIHH")
 "Format 1: format, length of the JSON part, length of the history, event hashes, tiers."
 HEAD_2 = struct.Struct("<BBHHHHHIqqIIII")
-"""Formats 2 and 3: format, tiers, actions, affinities, events, event hashes, bytes of the session id, events of the session,
+"""Formats 2 to 4: format, tiers, actions, affinities, events, event hashes, bytes of the session id, events of the session,
 first event and session start (epoch ms), positions of sparse tiers, place of the 2-byte section (in 2 bytes), of the 4-byte
 section (in 4), 0."""
 STATISTICS_2 = struct.Struct("<BBHIdqdqq")
@@ -142,7 +142,7 @@ class UserRecord:
             *positions,
         ]
         head = HEAD_2.pack(
-            records.FORMAT,
+            records.FORMAT if len(self.seen.tiers) <= FIRST_TIERS else records.LONG,
             len(self.seen.tiers),
             len(self.counts),
             len(self.affinities),
@@ -166,7 +166,7 @@ class UserRecord:
         Raises:
             StoreCorrupt: an unknown format, or lengths that do not fit.
         """
-        return _decoded(data, {1: cls._of_1, 2: cls._of_2, 3: cls._of_3}, "user record")
+        return _decoded(data, {1: cls._of_1, 2: cls._of_2, 3: cls._of_3, 4: cls._of_3}, "user record")
 
     @classmethod
     def _of_2(cls, data: bytes) -> UserRecord:
@@ -177,6 +177,8 @@ class UserRecord:
         head = HEAD_2.unpack_from(data)
         tiers, actions, affinities, events, hashes, session_bytes, session_events = head[1:8]
         first_ms, session_ms, sparse, _, medium_at, _ = head[8:]
+        if tiers > MAX_TIERS:
+            raise ValueError(f"{tiers} tiers of a seen-set, at most {MAX_TIERS} are kept")
         read = _Reader(data, HEAD_2.size)
         history = np.zeros(events, EVENT)
         history["time"], history["item"] = read.take("<i8", events), read.take("<u8", events)
@@ -191,14 +193,15 @@ class UserRecord:
         lengths = read.take("<u2", actions + affinities)
         items, held = read.take("<u2", tiers), read.take("<u2", tiers)
         positions = _Reader(read.take("<u2", sparse).tobytes(), 0)
-        bits = b""
+        found = []
         for count in held.tolist():
             if count == DENSE:
-                bits += dense.take("<u8", tier_words).tobytes()[:tier_bytes]
+                found.append(dense.take("<u8", tier_words).tobytes()[:tier_bytes])
             else:
                 tier = np.zeros(8 * tier_bytes, np.uint8)
                 tier[positions.take("<u2", count)] = 1
-                bits += np.packbits(tier, bitorder="little").tobytes()
+                found.append(np.packbits(tier, bitorder="little").tobytes())
+        bits = b"".join(found)
         names = read.texts(np.concatenate([[session_bytes], lengths]).astype(np.uint16))
         return cls(
             dict(zip(names[1 : 1 + actions], counts.tolist(), strict=True)),

@@ -26,6 +26,8 @@ SUMMED = 1 << 14
 "Places of pairs whose co-visits are summed before they are sent: 256 kB."
 WAITING_PAIRS = 1 << 20
 "Increments that wait to be merged into rows, at most: 16 MB."
+CURRENT = (records.FORMAT, records.LONG)
+"Formats of records that the compiled loops change."
 GROUP_BYTES = 2 << 20
 "Of records that are changed together."
 GROWTH = 512
@@ -244,7 +246,7 @@ class UserTable(_Rows):
         size = sum(len(row) for row in found if type(row) is bytes)
         for n, row in zip(missing, self._load([users[n] for n in missing]) if missing else (), strict=True):
             # an older format is brought up to date when it is read
-            found[n] = self._current(row).encode() if row and row[0] != records.FORMAT else row
+            found[n] = self._current(row).encode() if row and row[0] not in CURRENT else row
         return found, size  # type: ignore[return-value]
 
     def erase(self, user: bytes) -> None:

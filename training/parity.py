@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from models.items import ItemStore
 from models.pipeline.batch import Candidates, Queries
+from models.pipeline.clock import after_all
 from models.pipeline.pipeline import CandidatePipeline
 from models.pipeline.scoring import OnnxRanker
 from models.release import Release
@@ -149,7 +150,7 @@ class _Side:
         slot = ModelSlot()
         slot.swap(model)
         self._world = world
-        self._pipeline = CandidatePipeline(world.items, slot=slot)
+        self._pipeline = CandidatePipeline(world.items, slot=slot, clock=after_all)
         self._heard = _Heard([source.name for source in self._pipeline.sources])
         self._pipeline.ranker = self._heard
 

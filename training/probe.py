@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from models.items import ItemStore
 from models.pipeline.batch import Candidates, Queries, Retrieved
+from models.pipeline.clock import after_all
 from models.pipeline.pipeline import CandidatePipeline, PipelineSettings
 from models.pipeline.scoring import OnnxRanker
 from models.pipeline.stages import Filter, Scorer, Source
@@ -106,8 +107,9 @@ class _WatchedScorer:
         if len(place):
             at = int(place[0])
             plain = np.where(np.isfinite(scores), scores, -np.inf)
-            # the pipeline's order: best first, ties by item row, which candidates come in
-            watched.candidate_rank = int((plain > plain[at]).sum() + (plain[:at] == plain[at]).sum())
+            # the pipeline's order: best first, equals by the asker's keys
+            keys = queries.order_keys(candidates.query_row, candidates.item_row)
+            watched.candidate_rank = int((plain > plain[at]).sum() + ((plain == plain[at]) & (keys < keys[at])).sum())
         return scores
 
 
@@ -129,7 +131,7 @@ class Prober:
 
     def __init__(self, items: ItemStore, slot: ModelSlot | None = None, settings: PipelineSettings = STANDARD) -> None:
         self._watched = watched = _Watched()
-        plain = CandidatePipeline(items)
+        plain = CandidatePipeline(items, clock=after_all)
         self._items = items
         self._depth = settings.light_top
         self._pipeline = CandidatePipeline(
@@ -139,6 +141,7 @@ class Prober:
             filters=[_WatchedFilter(stage, watched) for stage in plain.filters],
             scorer=_WatchedScorer(plain.scorer, watched),
             slot=slot,
+            clock=after_all,
         )
         self._pipeline.ranker = _WatchedRanker([source.name for source in plain.sources], watched)
 

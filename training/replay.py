@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.items import ItemStore
+from models.pipeline.clock import after_all
 from models.pipeline.pipeline import CandidatePipeline
 from models.serving import ServingModel
 from schemas.records import Interaction, Request
@@ -105,7 +106,7 @@ def replay(
     `table` holds the same events, in the same order, with the items of the catalogue numbered as their ids come.
     """
     world.slot.swap(model)
-    pipeline = CandidatePipeline(world.items, slot=world.slot)
+    pipeline = CandidatePipeline(world.items, slot=world.slot, clock=after_all)
     tap = Tap.into(pipeline)
     rng = np.random.default_rng(seed)
     meetings = start + np.flatnonzero(table.first[start:])

@@ -12,15 +12,18 @@ from typing import Any
 import numpy as np
 from numba import njit, uint64
 
-from models.bloom import BITS, CAPACITY, MAX_TIERS, SLICES
+from models.bloom import BITS, CAPACITY, FIRST_TIERS, LATER_CAPACITY, MAX_TIERS, SLICES
 from models.kernels.decay import halved
 from models.kernels.index import find
 
-__all__ = ["ACTIONS", "AFFINITIES", "AFFINITY_HALF_LIFE_MS", "DENSE", "FORMAT", "FORWARD_UNITS", "HEAD", "HISTORY", "WORDS"]
-__all__ += ["SESSION_GAP_MS", "SLACK", "UNIT", "WINDOW", "apply_records"]
+__all__ = ["ACTIONS", "AFFINITIES", "AFFINITY_HALF_LIFE_MS", "DENSE", "FORMAT", "FORWARD_UNITS", "HEAD", "HISTORY", "LONG"]
+__all__ += ["SESSION_GAP_MS", "SLACK", "UNIT", "WINDOW", "WORDS", "apply_records"]
 
 FORMAT = 3
 "Format 2 was the same with tiers of another size."
+LONG = 4
+"""Format of a record with more than FIRST_TIERS tiers; else it is the same. A version that keeps no more of them refuses it,
+where it would take its tiers for other bytes."""
 HEAD = 48
 HISTORY = 200
 "Events kept per person."
@@ -116,7 +119,9 @@ def apply_records(
     most = AFFINITIES + category_ids.shape[1]
     f_hash, f_weight, f_at = np.empty(most, np.uint64), np.empty(most, np.float64), np.empty(most, np.int64)
     f_name, f_left = np.empty((most, 3), np.int64), np.empty(most, np.float64)
-    tiers, tier_items = np.zeros((MAX_TIERS + 1, WORDS), np.uint64), np.zeros(MAX_TIERS + 1, np.int64)
+    # of each tier: its words, its items, and how many bits are set, or DENSE once they are stored as words
+    tiers = np.empty((MAX_TIERS, WORDS), np.uint64)
+    tier_items, tier_bits = np.zeros(MAX_TIERS, np.int64), np.zeros(MAX_TIERS, np.int64)
     distinct = np.empty(WINDOW, np.uint64)
     made = 0
     at = 0
@@ -165,6 +170,7 @@ def apply_records(
             for t in range(n_tiers):
                 tier_items[t] = np.int64(old16[q + t])
                 held = np.int64(old16[q + n_tiers + t])
+                tier_bits[t] = held
                 if held == DENSE:
                     for i in range(WORDS):
                         tiers[t, i] = old64[w + n_dense * WORDS + i]
@@ -266,26 +272,37 @@ def apply_records(
             # seen-set
             seen = False
             for t in range(n_tiers):
-                whole = True
+                seen = True
                 for i in range(SLICES):
                     bit = bloom[e, i]
-                    whole &= (tiers[t, bit >> 6] >> uint64(bit & 63)) & uint64(1) != uint64(0)
-                seen |= whole
+                    if (tiers[t, bit >> 6] >> uint64(bit & 63)) & uint64(1) == uint64(0):
+                        seen = False
+                        break
+                if seen:
+                    break
             if not seen:
-                if n_tiers == 0 or tier_items[n_tiers - 1] >= CAPACITY:
+                most_items = CAPACITY if n_tiers <= FIRST_TIERS else LATER_CAPACITY
+                if n_tiers == 0 or tier_items[n_tiers - 1] >= most_items:
                     if n_tiers == MAX_TIERS:
                         for t in range(MAX_TIERS - 1):
-                            tier_items[t] = tier_items[t + 1]
+                            tier_items[t], tier_bits[t] = tier_items[t + 1], tier_bits[t + 1]
                             tiers[t] = tiers[t + 1]
                         n_tiers -= 1
-                    tier_items[n_tiers] = 0
+                    tier_items[n_tiers] = tier_bits[n_tiers] = 0
                     for i in range(WORDS):
                         tiers[n_tiers, i] = uint64(0)
                     n_tiers += 1
+                newest = n_tiers - 1
                 for i in range(SLICES):
                     bit = bloom[e, i]
-                    tiers[n_tiers - 1, bit >> 6] |= uint64(1) << uint64(bit & 63)
-                tier_items[n_tiers - 1] += 1
+                    mask = uint64(1) << uint64(bit & 63)
+                    if tiers[newest, bit >> 6] & mask == uint64(0):
+                        tiers[newest, bit >> 6] |= mask
+                        if tier_bits[newest] != DENSE:
+                            tier_bits[newest] += 1
+                if tier_bits[newest] > SPARSE:
+                    tier_bits[newest] = DENSE
+                tier_items[newest] += 1
             # affinities
             for c in range(category_ids.shape[1]):
                 category = category_ids[e, c]
@@ -332,11 +349,17 @@ def apply_records(
             names += a_name[i, 2]
         for i in range(n_affinities):
             names += f_name[i, 2]
+        n_dense = n_positions = 0
+        for t in range(n_tiers):
+            if tier_bits[t] == DENSE:
+                n_dense += 1
+            else:
+                n_positions += tier_bits[t]
         largest = (
             HEAD
-            + 8 * (2 * kept + kept_arrived + n_actions + 3 * n_affinities + WORDS * n_tiers)
+            + 8 * (2 * kept + kept_arrived + n_actions + 3 * n_affinities + WORDS * n_dense)
             + 4 * (kept + n_actions)
-            + 2 * (kept + n_actions + n_affinities + 2 * n_tiers + SPARSE * n_tiers)
+            + 2 * (kept + n_actions + n_affinities + 2 * n_tiers + n_positions)
             + names
             + 8
         )
@@ -357,20 +380,11 @@ def apply_records(
         for i in range(n_affinities):
             new64[w + i], newf[w + n_affinities + i], news[w + 2 * n_affinities + i] = f_hash[i], f_weight[i], f_at[i]
         w += 3 * n_affinities
-        n_positions = 0
         for t in range(n_tiers):
-            held = 0
-            for i in range(WORDS):
-                word = tiers[t, i]
-                while word != uint64(0):
-                    word &= word - uint64(1)
-                    held += 1
-            if held > SPARSE:
+            if tier_bits[t] == DENSE:
                 for i in range(WORDS):
                     new64[w + i] = tiers[t, i]
                 w += WORDS
-            else:
-                n_positions += held
         v = 2 * w
         new32[at // 4 + 10] = v - at // 4
         for i in range(kept):
@@ -390,18 +404,10 @@ def apply_records(
         q += n_affinities
         positions_at = q + 2 * n_tiers
         for t in range(n_tiers):
-            new16[q + t] = tier_items[t]
-            begin = positions_at
-            held = 0
-            for i in range(WORDS):
-                word = tiers[t, i]
-                while word != uint64(0):
-                    word &= word - uint64(1)
-                    held += 1
-            if held > SPARSE:
-                new16[q + n_tiers + t] = DENSE
+            new16[q + t], new16[q + n_tiers + t] = tier_items[t], tier_bits[t]
+            if tier_bits[t] == DENSE:
                 continue
-            new16[q + n_tiers + t] = held
+            begin = positions_at
             for i in range(WORDS):
                 word = tiers[t, i]
                 bit = i * 64
@@ -420,7 +426,7 @@ def apply_records(
         while end & 7:
             new[end] = 0
             end += 1
-        new[at], new[at + 1] = FORMAT, n_tiers
+        new[at], new[at + 1] = FORMAT if n_tiers <= FIRST_TIERS else LONG, n_tiers
         new16[at // 2 + 1], new16[at // 2 + 2], new16[at // 2 + 3] = n_actions, n_affinities, kept
         new16[at // 2 + 4], new16[at // 2 + 5], new32[at // 4 + 3] = kept_arrived, session_length, session_events
         news[at // 8 + 2], news[at // 8 + 3] = first_ms, session_ms

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from models.items import ItemStore
 from models.signals import Signal
-from models.state import HISTORY, UserRecord
+from models.state import HISTORY, UserRecord, hash64
+from models.ties import Ties, tie_keys
+from schemas.parsing import MAX_TIME_MS
 from schemas.records import Request
 
 if TYPE_CHECKING:
@@ -37,6 +39,14 @@ class Queries:
     "Category numbers each request asks for; empty with `requests[n].categories` set means: none exists."
     history_rows: NDArray[np.int32]
     "Item rows of all kept events, newest first, -1 where there is none or the item is unknown: `(q, HISTORY)`."
+    requested: Sequence[Requested | None]
+    "The candidates that each request brings; None where Riffle retrieves."
+    now_ms: int
+    "The wall clock when the batch began: what is published later is not shown."
+    eligible: NDArray[np.bool_]
+    "By item row: whether the item is available and published."
+    ties: Sequence[Ties]
+    "The order among equals, per query."
     model: ServingModel | None = None
     "The release that serves this batch, the same from its first stage to its last."
     signals: dict[str, Signal] = field(default_factory=dict)
@@ -56,6 +66,7 @@ class Queries:
         users: Sequence[UserRecord | None],
         items: ItemStore,
         model: ServingModel | None = None,
+        now_ms: int = MAX_TIME_MS,
     ) -> Queries:
         """Look up what the batch needs of its people; `users[n]` is None for a person never heard of."""
         rows = np.full((len(requests), HISTORY), -1, np.int32)
@@ -70,8 +81,39 @@ class Queries:
             [items.rows_of(request.exclude) for request in requests],
             [items.category_rows(request.categories) for request in requests],
             rows,
+            [None if request.candidates is None else Requested.of(request.candidates, items) for request in requests],
+            now_ms,
+            items.eligible(now_ms),
+            [Ties(items.hashes, hash64(request.user_id)) for request in requests],
             model,
         )
+
+    def order_keys(self, query_row: NDArray[np.int32], item_row: NDArray[np.int32]) -> NDArray[np.uint64]:
+        """Keys that put candidates of equal score of a query in order: uint64, same shape."""
+        if not self.ties:
+            return np.zeros(0, np.uint64)
+        salts = np.asarray([each.salt for each in self.ties], np.uint64)
+        return tie_keys(self.ties[0].hashes[item_row], salts[query_row])
+
+
+@dataclass(frozen=True, slots=True)
+class Requested:
+    """The candidates that a re-ranking request brings."""
+
+    item_row: NDArray[np.int32]
+    "Those that the catalogue holds, each once."
+    unknown: int
+    "How many different ones it does not hold: it never did, or they were deleted."
+    repeated: int
+    "How many name a candidate again that was named before."
+
+    @classmethod
+    def of(cls, candidates: Sequence[str], items: ItemStore) -> Requested:
+        """Look up candidates by their ids."""
+        unique = list(dict.fromkeys(candidates))
+        rows = items.rows_of(unique)
+        held = rows[(rows >= 0) & items.listed[rows]]
+        return cls(held, len(unique) - len(held), len(candidates) - len(unique))
 
 
 @dataclass(slots=True)

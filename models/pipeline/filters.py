@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from models.items import ItemStore
 from models.pipeline.batch import Candidates, Queries
 
-__all__ = ["CategoryFilter", "ExcludedFilter", "SeenFilter", "UnavailableFilter"]
+__all__ = ["CategoryFilter", "ExcludedFilter", "SeenFilter", "UnavailableFilter", "UnpublishedFilter"]
 
 
 class UnavailableFilter:
@@ -19,6 +19,17 @@ class UnavailableFilter:
     def keep(self, queries: Queries, candidates: Candidates, items: ItemStore) -> NDArray[np.bool_]:  # noqa: ARG002
         """Available ones."""
         kept: NDArray[np.bool_] = items.available[candidates.item_row]
+        return kept
+
+
+class UnpublishedFilter:
+    """Drops items whose time of publication has not come, also those that a request brings itself."""
+
+    name = "unpublished"
+
+    def keep(self, queries: Queries, candidates: Candidates, items: ItemStore) -> NDArray[np.bool_]:
+        """Published ones, and those without a time of publication."""
+        kept: NDArray[np.bool_] = items.published_ms[candidates.item_row] <= queries.now_ms
         return kept
 
 

@@ -12,15 +12,26 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from models.index import exact_top
 from models.items import ItemStore
 from models.pipeline.batch import Candidates, Queries, Retrieved
-from models.pipeline.filters import CategoryFilter, ExcludedFilter, SeenFilter, UnavailableFilter
+from models.pipeline.clock import Clock, wall_ms
+from models.pipeline.filters import CategoryFilter, ExcludedFilter, SeenFilter, UnavailableFilter, UnpublishedFilter
 from models.pipeline.hydrators import CovisitationHydrator, ReleaseHydrator
 from models.pipeline.scoring import LightScorer, OnnxRanker
-from models.pipeline.sources import ContentSource, FreshSource, LearnedSource, PopularSource, RequestedSource, SignalSource
+from models.pipeline.sources import (
+    LEAST_ALIKE,
+    ContentSource,
+    FreshSource,
+    LearnedSource,
+    PopularSource,
+    RequestedSource,
+    SignalSource,
+)
 from models.pipeline.stages import Filter, QueryHydrator, Scorer, Source
 from models.slot import ModelSlot
 from models.state import UserRecord
+from models.ties import Ties
 from schemas.errors import BadItem
 from schemas.records import AsOf, Request, Slate, SlateItem
 
@@ -62,8 +73,10 @@ class CandidatePipeline:
         filters: Sequence[Filter] | None = None,
         scorer: Scorer | None = None,
         slot: ModelSlot | None = None,
+        clock: Clock = wall_ms,
     ) -> None:
         self.items = items
+        self._clock = clock
         self.slot = slot or ModelSlot()
         self._settings = settings
         self.sources = sources or (
@@ -75,12 +88,18 @@ class CandidatePipeline:
             FreshSource(),
             RequestedSource(),
         )
-        self.filters = filters or (UnavailableFilter(), SeenFilter(), ExcludedFilter(), CategoryFilter())
+        self.filters = filters or (
+            UnavailableFilter(),
+            UnpublishedFilter(),
+            SeenFilter(),
+            ExcludedFilter(),
+            CategoryFilter(),
+        )
         self.hydrators: Sequence[QueryHydrator] = (CovisitationHydrator(), ReleaseHydrator())
         self.scorer = scorer or LightScorer([source.name for source in self.sources])
         self.ranker = OnnxRanker([source.name for source in self.sources])
         self.counters: Counter[tuple[str, str]] = Counter()
-        "Candidates dropped (`filter`, name), parts that failed (`failed`, name)."
+        """Candidates dropped (`filter`, name of the filter, `unknown` or `repeated`), parts that failed (`failed`, name)."""
 
     def run(self, requests: Sequence[Request], users: Sequence[UserRecord | None], as_of: Sequence[AsOf | None]) -> list[Slate]:
         """Answer a batch. One request is a batch of one; its answer does not depend on who it is batched with.
@@ -91,7 +110,7 @@ class CandidatePipeline:
         run = _Run()
         queries = self._timed(run, "hydrate", lambda: self._hydrate(run, requests, users))
         retrieved = self._timed(run, "retrieve", lambda: self._retrieve(run, queries))
-        candidates = self._timed(run, "merge", lambda: Candidates.merge(retrieved, len(self.items)))
+        candidates = self._timed(run, "merge", lambda: self._merge(run, queries, retrieved))
         candidates = self._timed(run, "filter", lambda: self._filter(run, queries, candidates))
         candidates = self._timed(run, "light", lambda: self._light(queries, candidates))
         candidates = self._timed(run, "rank", lambda: self._rank(run, queries, candidates))
@@ -106,7 +125,7 @@ class CandidatePipeline:
         return done
 
     def _hydrate(self, run: _Run, requests: Sequence[Request], users: Sequence[UserRecord | None]) -> Queries:
-        queries = Queries.hydrate(requests, users, self.items, self.slot.current)
+        queries = Queries.hydrate(requests, users, self.items, self.slot.current, self._clock())
         for hydrator in self.hydrators:
             try:
                 hydrator.hydrate(queries, self.items)
@@ -128,33 +147,57 @@ class CandidatePipeline:
                 brought.append(Retrieved.none())
         return brought
 
+    def _merge(self, run: _Run, queries: Queries, retrieved: Sequence[Retrieved]) -> Candidates:
+        """Join what the sources brought; requested candidates that are no items, or the same again, are dropped before."""
+        unknown = [0 if requested is None else requested.unknown for requested in queries.requested]
+        repeated = [0 if requested is None else requested.repeated for requested in queries.requested]
+        for name, counts in (("unknown", unknown), ("repeated", repeated)):
+            self._drop(run, name, np.repeat(np.arange(len(queries), dtype=np.int32), counts))
+        return Candidates.merge(retrieved, len(self.items))
+
+    def _drop(self, run: _Run, name: str, query_row: NDArray[np.int32]) -> None:
+        run.dropped[name] = query_row
+        self.counters["filter", name] += len(query_row)
+
     def _filter(self, run: _Run, queries: Queries, candidates: Candidates) -> Candidates:
         for stage in self.filters:
             keep = stage.keep(queries, candidates, self.items)
-            run.dropped[stage.name] = candidates.query_row[~keep]
-            self.counters["filter", stage.name] += int((~keep).sum())
+            self._drop(run, stage.name, candidates.query_row[~keep])
             candidates = candidates.take(keep)
         return candidates
 
     def _light(self, queries: Queries, candidates: Candidates) -> Candidates:
-        """Score, put each query's candidates in order (ties by item row), and keep its best."""
+        """Score, put each query's candidates in order (equals by the asker's keys), and keep its best."""
         scores = self.scorer.score(queries, candidates, self.items)
         candidates.score = candidates.light = np.where(np.isfinite(scores), scores, -np.inf).astype(np.float32)
-        ordered = self._ordered(candidates)
-        starts = np.searchsorted(ordered.query_row, ordered.query_row, side="left")
-        most = [
-            max(self._settings.light_top, request.k) if request.candidates is None else len(ordered)
-            for request in queries.requests
-        ]
-        return ordered.take(np.arange(len(ordered)) - starts < np.asarray(most, np.int64)[ordered.query_row])
+        most = np.asarray(
+            [
+                max(self._settings.light_top, request.k) if request.candidates is None else len(candidates)
+                for request in queries.requests
+            ],
+            np.int64,
+        )
+        places = self._contending(candidates, most)
+        query_row = candidates.query_row[places]
+        keys = queries.order_keys(query_row, candidates.item_row[places])
+        order = np.lexsort((keys, -candidates.score[places], query_row))
+        places, query_row = places[order], query_row[order]
+        first = np.searchsorted(query_row, query_row, side="left")
+        return candidates.take(places[np.arange(len(places)) - first < most[query_row]])
 
     @staticmethod
-    def _ordered(candidates: Candidates) -> Candidates:
-        """Each query's candidates best first, ties by item row."""
-        return candidates.take(np.lexsort((candidates.item_row, -candidates.score, candidates.query_row)))
+    def _contending(candidates: Candidates, most: NDArray[np.int64]) -> NDArray[np.intp]:
+        """Places of each query's best candidates by score, and of those that equal the last of them: no others need sorting."""
+        keep = np.ones(len(candidates), np.bool_)
+        spans = candidates.spans(len(most))
+        for n, kept in enumerate(most.tolist()):
+            scores = candidates.score[spans[n] : spans[n + 1]]
+            if len(scores) > kept:
+                keep[spans[n] : spans[n + 1]] = scores >= np.partition(scores, -kept)[-kept]
+        return np.flatnonzero(keep)
 
     def _rank(self, run: _Run, queries: Queries, candidates: Candidates) -> Candidates:
-        """Rank by the serving release. When that fails the light order stands, and the slate says so."""
+        """Rank by the serving release; equals stay in the light order. When it fails that stands, and the slate says so."""
         if queries.model is None or not len(candidates):
             return candidates
         try:
@@ -168,7 +211,7 @@ class CandidatePipeline:
             run.degraded.append("ranker")
             return candidates
         candidates.score = np.where(np.isfinite(candidates.score), candidates.score, -np.inf).astype(np.float32)
-        return self._ordered(candidates)
+        return candidates.take(np.lexsort((-candidates.score, candidates.query_row)))
 
     def _select(self, queries: Queries, candidates: Candidates) -> list[NDArray[np.intp]]:
         """Per query: places of its slate, best first. Each item lowers those that share its first category a little."""
@@ -259,17 +302,22 @@ class CandidatePipeline:
         if row < 0 or self.items.items[row] is None:
             raise BadItem("not_found", f"no item {item_id!r}", "item_id")
         n = len(self.items)
-        scores = 0.5 * (self.items.text[:n] @ self.items.text[row])
         near, weight = self.items.neighbour_rows[row], self.items.neighbour_weights[row]
         there = near >= 0
         together = np.zeros(n, np.float32)
         if there.any():
             together[near[there]] = weight[there] / max(float(weight.max()), 1e-9)
-        total = np.where(self.items.available[:n] & (scores + together > 0), scores + together, -np.inf)
-        total[row] = -np.inf
-        best = np.argsort(-total, kind="stable")[:k]
+        eligible = self.items.eligible(self._clock())
+        eligible[row] = False
+        ties = Ties(self.items.hashes, int(self.items.hashes[row]))
+        # what is met together with it, and of the rest as much by its content alone as may come to stand beside that
+        text, own = self.items.text[:n], self.items.text[row]
+        ((alike, _),) = exact_top(own[None], text, eligible, k + len(near), [ties.keys], LEAST_ALIKE)
+        rows = np.union1d(near[there][eligible[near[there]]], alike)
+        total = together[rows] + np.float32(0.5) * np.einsum("nd,d->n", text[rows], own)
+        order = np.lexsort((ties.keys(rows), -total))[:k]
         found = []
-        for place in best[np.isfinite(total[best])].tolist():
-            by = ("covisitation",) if together[place] else ("content",)
-            found.append(SlateItem(self.items.ids[place], float(total[place]), by))
+        for place in order[total[order] > 0.5 * LEAST_ALIKE].tolist():
+            by = ("covisitation",) if together[rows[place]] else ("content",)
+            found.append(SlateItem(self.items.ids[rows[place]], float(total[place]), by))
         return found

@@ -48,11 +48,12 @@ class LightScorer:
             part = brought[spans[n] : spans[n + 1]]
             if len(part):
                 largest = np.maximum(part.max(axis=0), 1e-9)
-                scores[spans[n] : spans[n + 1]] = (part / largest) @ weights
+                # not a matrix product, whose roundings depend on where a candidate stands: equals must stay equal
+                scores[spans[n] : spans[n + 1]] = np.einsum("cs,s->c", part / largest, weights)
         requested = np.asarray([r.candidates is not None for r in queries.requests], np.bool_)
         if requested.any():
-            mine = requested[candidates.query_row]
-            scores[mine] = self._of_requested(queries, candidates, items)[mine]
+            mine = np.flatnonzero(requested[candidates.query_row])
+            scores[mine] = self._of_requested(queries, candidates.take(mine), items)
         return scores
 
     @staticmethod
@@ -62,7 +63,7 @@ class LightScorer:
         profile = np.where(known, items.text[recent], np.float32(0)).sum(axis=1)
         length = np.maximum(np.linalg.norm(profile, axis=1, keepdims=True), 1e-9)
         content = ((profile / length)[candidates.query_row] * items.text[candidates.item_row]).sum(axis=1)
-        popularity = np.log1p(items.popularity_now()[candidates.item_row])
+        popularity = np.log1p(items.popularity_now(candidates.item_row))
         scores: NDArray[np.float32] = content + 0.1 * popularity
         return scores
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from models.index import exact_top
 from models.items import ItemStore
 from models.pipeline.batch import RECENT, Queries, Retrieved
+from models.ties import Contenders, best
 
 __all__ = ["RECENCY", "ContentSource", "FreshSource", "LearnedSource", "PopularSource", "RequestedSource", "SignalSource"]
 
@@ -14,14 +15,8 @@ RECENCY = np.float32(0.9) ** np.arange(RECENT, dtype=np.float32)
 "Weight of a person's newest events, newest first."
 
 
-def _top(scores: NDArray[np.float32], most: int) -> NDArray[np.intp]:
-    """Places of the `most` largest scores above 0, in no particular order."""
-    if len(scores) > most:
-        places = np.argpartition(scores, -most)[-most:]
-        return places[scores[places] > 0]
-    return np.flatnonzero(scores > 0)
-
-
+LEAST_ALIKE = 1e-4
+"Cosine below which items are not alike: smaller ones are rounding."
 EVER = 0.001
 "What an event weighs in popularity for ever: after a quiet time, a handful of new events does not erase what came before."
 
@@ -36,22 +31,24 @@ class PopularSource:
 
     def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:
         """The most popular items; each person's share grows with what they have seen, so that some are left."""
+        asked = [n for n, request in enumerate(queries.requests) if request.candidates is None]
+        if not asked:
+            return Retrieved.none()
         ever = items.events[: len(items)].sum(axis=1) * EVER
-        popularity = np.where(items.available[: len(items)], items.popularity_now() + ever + 1e-6, 0.0).astype(np.float32)
+        popularity = np.where(queries.eligible, items.popularity_now() + ever + 1e-6, 0.0).astype(np.float32)
         parts = []
-        tops: dict[int, NDArray[np.intp]] = {}
-        for n, request in enumerate(queries.requests):
-            if request.candidates is not None:
-                continue
-            user = queries.users[n]
+        tops: dict[int, Contenders] = {}
+        for n in asked:
+            request, user = queries.requests[n], queries.users[n]
             seen = sum(user.seen.counts) if user is not None else 0
             most = max(self._most, request.k) + seen + len(request.exclude)
             if request.categories:
                 wanted = np.isin(items.category_ids[: len(items)], queries.categories[n]).any(axis=1)
-                within = np.where(wanted, popularity, 0.0).astype(np.float32)
-                top = _top(within, most)
+                top = best(np.where(wanted, popularity, np.float32(0)), most, queries.ties[n].keys)
             else:
-                top = tops[most] if most in tops else tops.setdefault(most, _top(popularity, most))
+                if most not in tops:
+                    tops[most] = Contenders.of(popularity, most)
+                top = tops[most].best(queries.ties[n].keys)
             parts.append(Retrieved.of_query(n, top.astype(np.int32), np.log1p(popularity[top])))
         return Retrieved.join(parts)
 
@@ -70,7 +67,7 @@ class SignalSource:
             return Retrieved.none()
         return Retrieved.join(
             [
-                Retrieved.of_query(n, *signal.top(n, self._most))
+                Retrieved.of_query(n, *signal.top(n, self._most, queries.ties[n].keys))
                 for n, request in enumerate(queries.requests)
                 if request.candidates is None
             ]
@@ -85,14 +82,15 @@ class LearnedSource:
     def __init__(self, most: int = 300) -> None:
         self._most = most
 
-    def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:
+    def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:  # noqa: ARG002
         """Search over the whole catalogue: exact, or by the release's index where it has one."""
         model, vectors = queries.model, queries.user_vectors
         asked = [n for n, request in enumerate(queries.requests) if request.candidates is None]
         if model is None or vectors is None or not asked:
             return Retrieved.none()
         parts = []
-        for n, (rows, scores) in zip(asked, model.nearest(vectors[asked], items, self._most), strict=True):
+        ties = [queries.ties[n] for n in asked]
+        for n, (rows, scores) in zip(asked, model.nearest(vectors[asked], queries.eligible, self._most, ties), strict=True):
             # the sources' scores are compared as shares of the best: towers score on a logarithmic scale
             parts.append(Retrieved.of_query(n, rows, np.exp(scores - scores[:1])))
         return Retrieved.join(parts)
@@ -119,12 +117,10 @@ class ContentSource:
         profile = np.einsum("qr,qrd->qd", weights * known, vectors[np.where(known, queries.recent_rows, 0)])
         length = np.linalg.norm(profile, axis=1, keepdims=True)
         profile = np.divide(profile, length, out=np.zeros_like(profile), where=length > 0)
-        similar = profile @ vectors[: len(items)].T
-        parts = []
-        for n in np.flatnonzero(known.any(axis=1)).tolist():
-            top = _top(similar[n], self._most)
-            parts.append(Retrieved.of_query(n, top.astype(np.int32), similar[n][top]))
-        return Retrieved.join(parts)
+        told, n_items = np.flatnonzero(known.any(axis=1)), min(len(vectors), len(items))
+        keys = [queries.ties[n].keys for n in told.tolist()]
+        near = exact_top(profile[told], vectors[:n_items], queries.eligible[:n_items], self._most, keys, LEAST_ALIKE)
+        return Retrieved.join([Retrieved.of_query(n, *found) for n, found in zip(told.tolist(), near, strict=True)])
 
 
 class FreshSource:
@@ -137,21 +133,24 @@ class FreshSource:
         self._few = few
 
     def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:
-        """The same newest items for everyone."""
+        """The same newest items for everyone, but for those that were published at the same moment."""
         n = len(items)
-        new = items.available[:n] & (items.events[:n].sum(axis=1) <= self._few) & (items.published_ms[:n] > 0)
+        new = queries.eligible & (items.events[:n].sum(axis=1) <= self._few) & (items.published_ms[:n] > 0)
         places = np.flatnonzero(new)
         if not len(places):
             return Retrieved.none()
-        newest = places[np.argsort(-items.published_ms[places], kind="stable")[: self._most]]
-        score = np.linspace(1.0, 0.1, len(newest), dtype=np.float32)
-        return Retrieved.join(
-            [
-                Retrieved.of_query(query, newest.astype(np.int32), score)
-                for query, request in enumerate(queries.requests)
-                if request.candidates is None
-            ]
-        )
+        if len(places) > self._most:
+            # all that were published with the last of the newest: who asks decides among those
+            last = np.partition(items.published_ms[places], -self._most)[-self._most]
+            places = places[items.published_ms[places] >= last]
+        published = items.published_ms[places]
+        score = np.linspace(1.0, 0.1, min(len(places), self._most), dtype=np.float32)
+        parts = []
+        for query, request in enumerate(queries.requests):
+            if request.candidates is None:
+                order = np.lexsort((queries.ties[query].keys(places), -published))[: self._most]
+                parts.append(Retrieved.of_query(query, places[order].astype(np.int32), score))
+        return Retrieved.join(parts)
 
 
 class RequestedSource:
@@ -159,12 +158,10 @@ class RequestedSource:
 
     name = "requested"
 
-    def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:
-        """Those of the candidates that were ever heard of."""
+    def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:  # noqa: ARG002
+        """Those of the candidates that the catalogue holds."""
         parts = []
-        for n, request in enumerate(queries.requests):
-            if request.candidates is not None:
-                rows = items.rows_of(request.candidates)
-                rows = rows[rows >= 0]
-                parts.append(Retrieved.of_query(n, rows, np.zeros(len(rows), np.float32)))
+        for n, requested in enumerate(queries.requested):
+            if requested is not None:
+                parts.append(Retrieved.of_query(n, requested.item_row, np.zeros(len(requested.item_row), np.float32)))
         return Retrieved.join(parts)

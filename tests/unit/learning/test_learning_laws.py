@@ -52,7 +52,7 @@ def test_a_signal_says_what_a_dense_vector_says(pairs: list[tuple[int, float]], 
         assert sums == pytest.approx(dense[found], rel=1e-5)
     signal = Signal([found], [sums])
     assert signal.at(0, np.arange(20, dtype=np.int32)) == pytest.approx(dense, rel=1e-5)
-    top, values = signal.top(0, most)
+    top, values = signal.top(0, most, lambda rows: rows.astype(np.uint64))
     assert sorted(values.tolist(), reverse=True) == pytest.approx(sorted(dense[dense > 0], reverse=True)[:most], rel=1e-5)
     assert (values > 0).all()
     assert len(top) == len(set(top.tolist()))

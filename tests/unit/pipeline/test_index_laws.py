@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from models.index import IndexSettings, VectorIndex, exact_top
 from models.items import ItemStore
 from models.serving import ServingModel
+from models.ties import Ties
 from schemas.errors import ConfigError
 from schemas.records import Item
 from training.learn import Learned
@@ -62,6 +63,22 @@ def test_the_exact_search_equals_brute_force(n: int, q: int, most: int, seed: in
         expected = sorted(np.flatnonzero(allowed).tolist(), key=lambda row: (-products[row], row))[:most]
         assert rows.tolist() == expected
         assert np.array_equal(scores, products[rows])
+
+
+@few
+@given(st.integers(1, 300), st.integers(1, 50), st.integers(0, 999), st.floats(-1, 1))
+def test_an_exact_result_does_not_depend_on_where_vectors_lie(n: int, most: int, seed: int, above: float) -> None:
+    vectors, queries, hashes = drawn(n, 65, seed)[np.arange(n) // 3], drawn(2, 65, seed + 1), np.arange(n, dtype=np.uint64)
+    moved = np.random.default_rng(seed).permutation(n)
+    allowed = np.random.default_rng(seed + 2).random(n) < 0.8
+    keys, keys_there = ([Ties(where, asker).keys for asker in range(2)] for where in (hashes, hashes[moved]))
+    here = exact_top(queries, vectors, allowed, most, keys, above)
+    there = exact_top(queries, vectors[moved], allowed[moved], most, keys_there, above)
+    for (rows, scores), (others, their_scores) in zip(here, there, strict=True):
+        assert rows.tolist() == moved[others].tolist()
+        assert np.array_equal(scores, their_scores)
+        assert allowed[rows].all()
+        assert (scores > above).all()
 
 
 @few
@@ -139,11 +156,12 @@ def test_a_release_with_an_index_serves_new_items_and_no_removed_ones(learned: L
     store.remove(learned.item_ids[3])
     store.remove("new2")
     people = drawn(9, exact.dimensions, 5)
+    eligible, ties = store.eligible(0), [Ties(store.hashes, asker) for asker in range(9)]
     for model in (exact, indexed):
         model.sync(store)
     for most in (3, 10, 1_000):
         for (rows, scores), (others, their_scores) in zip(
-            exact.nearest(people, store, most), indexed.nearest(people, store, most), strict=True
+            exact.nearest(people, eligible, most, ties), indexed.nearest(people, eligible, most, ties), strict=True
         ):
             assert rows.tolist() == others.tolist()
             assert np.allclose(scores, their_scores)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import struct
 from collections.abc import Callable
@@ -16,12 +17,12 @@ from hypothesis import strategies as st
 from pybloom_live import BloomFilter
 from reference import Tables, decayed, records_of
 
-from models.bloom import CAPACITY, EARLIER_CAPACITY, EARLIER_TIERS, ERROR_RATE, MAX_TIERS
+from models.bloom import CAPACITY, EARLIER_CAPACITY, EARLIER_TIERS, ERROR_RATE, FIRST_TIERS, LATER_CAPACITY, MAX_TIERS
 from models.items import ItemStore
 from models.kernels.covisits import add_pairs, grouped, merge_rows
 from models.kernels.decay import halved
 from models.kernels.index import find_many
-from models.kernels.records import UNIT, apply_records
+from models.kernels.records import FORMAT, LONG, UNIT, apply_records
 from models.kernels.statistics import count_events, write_rows
 from models.state import (
     AFFINITY_HALF_LIFE_MS,
@@ -39,6 +40,7 @@ from schemas.records import Interaction, Item
 
 DAY = 86_400_000
 START = 1_700_000_000_000
+BOUND = FIRST_TIERS * CAPACITY + (MAX_TIERS - FIRST_TIERS) * LATER_CAPACITY
 
 events = st.lists(
     st.builds(
@@ -412,11 +414,40 @@ def test_many_actions_and_categories_stay_bounded() -> None:
     assert len(record.affinities) == 64
 
 
-def test_a_seen_set_ages_out_as_the_plain_one_does() -> None:
-    stream = [Interaction(f"e{n}", "ann", f"x{n}", START + n) for n in range((MAX_TIERS + 1) * CAPACITY + 5)]
-    record = records_of(stream, ItemStore(capacity=4))["ann"]
-    assert record.encode() == Tables.after(stream, {}).people["ann"].record().encode()
-    assert len(record.seen.tiers) == MAX_TIERS
+@pytest.mark.parametrize("items", [FIRST_TIERS * CAPACITY - 100, FIRST_TIERS * CAPACITY + 100, BOUND + 2 * CAPACITY])
+def test_a_seen_set_grows_and_ages_out_as_the_plain_one_does(items: int) -> None:
+    store, stored = ItemStore(capacity=4), dict[bytes, bytes | None]()
+    plain = UserRecord()
+    for start in range(0, items, 997):
+        stream = [Interaction(f"e{n}", "ann", f"x{n}", START + n) for n in range(start, min(start + 997, items))]
+        users = UserTable(store, lambda keys: [stored.get(key) for key in keys])
+        users.apply(EventColumns.of(stream, range(len(stream))))
+        stored.update(users.take())
+        for event in stream:
+            plain.seen.add(event.item_id)
+    row = stored[b"ann"] or b""
+    record = UserRecord.decode(row)
+    assert record.seen.to_bytes() == plain.seen.to_bytes()
+    assert record.encode() == row
+    assert len(record.seen.tiers) == min(len(plain.seen.tiers), MAX_TIERS)
+    assert row[0] == (FORMAT if len(record.seen.tiers) <= FIRST_TIERS else LONG)
+
+
+def test_golden_bytes_of_a_record_with_many_tiers() -> None:
+    stream = [Interaction(f"e{n}", "ann", f"x{n}", START + n) for n in range(5_500)]
+    row = records_of(stream, ItemStore(capacity=4))["ann"].encode()
+    assert row[:2] == bytes([4, 5])
+    assert hashlib.sha256(row).hexdigest() == GOLDEN_LONG
+
+
+GOLDEN_LONG = "6f442895fbf605275e04286c00a1eabd9681a31c6244706544146a847116bbe5"
+
+
+def test_more_tiers_than_are_kept_are_refused() -> None:
+    damaged = bytearray.fromhex(GOLDEN)
+    damaged[1] = MAX_TIERS + 1
+    with pytest.raises(StoreCorrupt, match="33 tiers of a seen-set, at most 32 are kept"):
+        UserRecord.decode(bytes(damaged))
 
 
 def test_every_item_that_changed_is_published_in_its_turn() -> None:

@@ -5,11 +5,25 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pybloom_live import BloomFilter
 
-from models.bloom import BITS, CAPACITY, ERROR_RATE, MAX_TIERS, TIER_RATE, SeenSet, positions
+from models.bloom import (
+    BITS,
+    CAPACITY,
+    ERROR_RATE,
+    FIRST_TIERS,
+    LATER_CAPACITY,
+    MAX_TIERS,
+    TIER_RATE,
+    SeenSet,
+    capacity,
+    positions,
+)
+
+BOUND = FIRST_TIERS * CAPACITY + (MAX_TIERS - FIRST_TIERS) * LATER_CAPACITY
 
 ids = st.lists(st.text(min_size=1, max_size=12), max_size=60)
 
@@ -60,23 +74,34 @@ def test_bytes_give_the_same_set_back(item_ids: list[str]) -> None:
     assert again.to_bytes() == (list(counts), bits)
 
 
-def test_across_tiers_nothing_is_denied_and_false_positives_stay_within_the_setting() -> None:
-    held = [f"held-{n}" for n in range(MAX_TIERS * CAPACITY)]
-    seen = of(held)
-    assert len(seen.tiers) == MAX_TIERS
-    assert seen.contains_many(np.stack([positions(item_id) for item_id in held])).all()
-    others = np.stack([positions(f"other-{n}") for n in range(20_000)])
-    assert seen.contains_many(others).mean() <= ERROR_RATE
+def many(prefix: str, n: int) -> np.ndarray[tuple[int, int], np.dtype[np.int32]]:
+    return np.stack([positions(f"{prefix}-{k}") for k in range(n)])
+
+
+@pytest.mark.parametrize(
+    ("items", "most"), [(CAPACITY, ERROR_RATE / 3), (FIRST_TIERS * CAPACITY, ERROR_RATE), (10_000, 0.015), (BOUND, 0.025)]
+)
+def test_up_to_the_bound_nothing_is_denied_and_few_others_are_claimed(items: int, most: float) -> None:
+    seen = of([f"held-{n}" for n in range(items)])
+    assert seen.contains_many(many("held", items)).all()
+    assert seen.contains_many(many("other", 20_000)).mean() <= most
+
+
+def test_what_is_claimed_falsely_is_not_counted_and_so_tiers_are_full_when_they_are_left() -> None:
+    seen = of([f"held-{n}" for n in range(BOUND)])
+    assert len(seen.tiers) <= MAX_TIERS
+    assert seen.counts[:-1] == [capacity(n + 1) for n in range(len(seen.counts) - 1)]
+    assert sum(seen.counts) >= BOUND * (1 - 0.025)
 
 
 def test_beyond_the_last_tier_the_oldest_items_age_out_and_the_newest_stay() -> None:
-    held = [f"held-{n}" for n in range((MAX_TIERS + 2) * CAPACITY)]
+    held = [f"held-{n}" for n in range(BOUND + 3 * CAPACITY)]
     seen = of(held)
     assert len(seen.tiers) == MAX_TIERS
-    newest = np.stack([positions(item_id) for item_id in held[-(MAX_TIERS - 1) * CAPACITY :]])
+    newest = np.stack([positions(item_id) for item_id in held[-(MAX_TIERS - 2) * LATER_CAPACITY :]])
     # An item that an older tier falsely claimed goes when that tier goes.
     assert seen.contains_many(newest).mean() >= 1 - ERROR_RATE
-    assert not seen.contains_many(np.stack([positions(item_id) for item_id in held[:CAPACITY]])).mean() > ERROR_RATE * 2
+    assert seen.contains_many(np.stack([positions(item_id) for item_id in held[:CAPACITY]])).mean() <= 0.025
 
 
 def test_a_full_seen_set_takes_at_most_1_3_times_the_theoretical_bits_per_item() -> None:

@@ -28,7 +28,7 @@ def test_seen_set_answers_as_pybloom_does(held: list[str], others: list[str]) ->
 
 def test_false_positive_rate_is_within_its_setting() -> None:
     seen = SeenSet()
-    for n in range(10 * CAPACITY):
+    for n in range(3 * CAPACITY):
         seen.add(f"held{n}")
     where = np.stack([positions(f"other{n}") for n in range(5_000)])
     assert seen.contains_many(where).mean() <= ERROR_RATE
