@@ -255,6 +255,8 @@ class Worker:
                 return
             if part.full:
                 await part.flush()  # what is not durable stays bounded, also when events come faster than flushes
+            if isinstance(part, UserPartition):
+                await part.look_up(chunk)
             async with part.state.still:
                 still_mine = parts.get(chunk.partition) is part and chunk.generation >= self._generation
                 if not still_mine or self._broken or self._stopping.is_set() or not self._settled.is_set():

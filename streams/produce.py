@@ -102,9 +102,13 @@ async def produce(
     as acknowledgements allow.
 
     Raises:
-        TransientError: the broker cannot be reached or refused a record; those before it are in.
+        TransientError: the broker cannot be reached or refused a record; those before it are in. Or the schema registry gives
+            no answer; nothing is in.
     """
     registry = _registry(settings)
+    if registry is not None:
+        await registry.ready({schema})
+        registry.id_of(schema)
     framing = Framing.CONFLUENT if registry else Framing.SINGLE_OBJECT
     producer = AIOKafkaProducer(
         bootstrap_servers=settings.bootstrap_servers,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,7 @@ import avro.schema
 import numpy as np
 import orjson
 import pytest
-from confluent_kafka.schema_registry import SchemaRegistryClient
-from confluent_kafka.schema_registry.error import SchemaRegistryError
+from fakes import FakeRegistry
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +22,6 @@ from schemas.compatibility import check_all, incompatibilities
 from schemas.errors import BadEvent, BadInput, BadRequest, NotReady
 from schemas.plain_json import plain_json
 from schemas.records import Interaction
-from schemas.registry import ConfluentRegistry
 from schemas.validation import FUTURE_MS, interaction_from, item_from, request_from
 
 GOLDEN = Path(__file__).parent / "golden.json"
@@ -81,9 +78,7 @@ def test_fastavro_equals_apache_avro(name: str) -> None:
 
 @given(EVENTS)
 def test_every_framing_decodes_to_the_same_event(datum: dict[str, Any]) -> None:
-    registry = ConfluentRegistry(SchemaRegistryClient({"url": "mock://"}))
-    registry._ids["interaction"] = 5
-    registry.schema_of = lambda _id: schema_text("interaction")  # type: ignore[method-assign]
+    registry = FakeRegistry.of("interaction")
     wanted = interaction_from(datum)
     for framing in Framing:
         value = encode("interaction", datum, framing, registry)
@@ -181,46 +176,16 @@ def test_iso_times_and_milliseconds_are_the_same_moment() -> None:
     assert orjson.loads(encode("interaction", {**base, "event_time": 1}, Framing.JSON))["event_time"] == 1
 
 
-class OddRegistry:
-    """A registry whose answer to any id is given."""
-
-    def __init__(self, answer: str | Exception) -> None:
-        self.answer = answer
-
-    def id_of(self, name: str) -> int:
-        return 1
-
-    def schema_of(self, schema_id: int) -> str:
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
-
-
 @pytest.mark.parametrize("answer", ['{"type": "object"}', "syntax = proto3;", '{"type": "record"}', KeyError(1)])
 def test_a_writer_schema_that_is_not_avro_is_a_bad_event(answer: str | Exception) -> None:
     with pytest.raises(BadEvent) as caught:
-        decode("interaction", b"\x00\x00\x00\x00\x01abc", (), OddRegistry(answer))
+        decode("interaction", b"\x00\x00\x00\x00\x01abc", (), FakeRegistry({1: answer}))
     assert caught.value.code == "unknown_schema"
 
 
-@pytest.mark.parametrize(("status", "error"), [(404, KeyError), (500, NotReady), (503, NotReady)])
-def test_a_failing_registry_is_no_reason_to_refuse_a_record(status: int, error: type[Exception]) -> None:
-    class Client:
-        def get_schema(self, schema_id: int) -> None:
-            raise SchemaRegistryError(status, 1, "no")
-
-    with pytest.raises(error):
-        ConfluentRegistry(Client()).schema_of(1)  # type: ignore[arg-type]
-
-
-def test_a_registry_that_nobody_answers_for_is_asked_again() -> None:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))  # and never listens
-        registry = ConfluentRegistry.at(f"http://127.0.0.1:{held.getsockname()[1]}")
-        with pytest.raises(NotReady):
-            registry.schema_of(7)
-        with pytest.raises(NotReady):
-            decode("item", b"\x00\x00\x00\x00\x07abc", (), registry)
+def test_a_registry_without_an_answer_is_no_reason_to_refuse_a_record() -> None:
+    with pytest.raises(NotReady):
+        decode("item", b"\x00\x00\x00\x00\x07abc", (), FakeRegistry({7: NotReady("registry_unavailable", "away")}))
 
 
 @pytest.mark.parametrize("value", [10**400, -(10**400), 1e39, float("nan"), float("inf")])
