@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from agents.metrics import Metrics
@@ -14,6 +14,7 @@ from models.vectors import vectors_from
 from schemas.codec import Headers, Registry, decode, look_up, schema_ids
 from schemas.entries import entry_of
 from schemas.errors import BadEvent, BadInput, TransientError
+from schemas.parsing import MAX_TIME_MS
 from streams.chunks import Chunk
 
 __all__ = ["Catalogue"]
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 KEPT_BYTES = 64 << 20
 "Of entries that wait for their schema."
 RETRY_S = 1.0
+MAX_COUNT, MAX_SUM, MAX_WEIGHT = 2**40, 1e300, 3e38
+"Of what Riffle's own topics hold: far more than it writes, and no more than its columns hold."
 
 
 class Catalogue:
@@ -121,13 +124,17 @@ class Catalogue:
                 self._metrics.count("item_vectors", outcome=outcome)
 
     def _decoded(self, name: str, value: bytes | None) -> dict[str, Any] | None:
+        """A datum of one of Riffle's own topics; None, counted, for what Riffle would not have written."""
         if not value:
             return None
         try:
-            return decode(name, value)[0]
+            datum = decode(name, value)[0]
+            if not SOUND[name](datum):
+                raise BadEvent("invalid_field", "numbers that are out of range")
         except BadEvent as exc:
             self._metrics.count("broadcast_rejected", schema=name, code=exc.code)
             return None
+        return datum
 
     def _listens(self, partition: int) -> bool:
         return 0 <= partition < self._items.partitions and partition not in self._items.own_partitions
@@ -153,6 +160,26 @@ class Catalogue:
             datum = self._decoded("neighbours", value)
             if datum is not None:
                 self._items.set_neighbours(datum["item_id"], datum["others"], datum["weights"], datum["total"])
+
+
+def _sound_statistics(stats: Mapping[str, Any]) -> bool:
+    counts = [*stats["counts"].values(), stats["value_count"]]
+    return (
+        all(0 <= count <= MAX_COUNT for count in counts)
+        and all(0 <= stats[name] < MAX_TIME_MS for name in ("updated_at", "first_at"))
+        and all(abs(stats[name]) <= MAX_SUM for name in ("value_sum", "popularity"))
+    )
+
+
+def _sound_neighbours(datum: Mapping[str, Any]) -> bool:
+    numbers = [*datum["weights"], datum["total"]]
+    return len(datum["others"]) == len(datum["weights"]) and all(0 <= number <= MAX_WEIGHT for number in numbers)
+
+
+SOUND: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
+    "item_statistics": _sound_statistics,
+    "neighbours": _sound_neighbours,
+}
 
 
 def _newest(chunk: Chunk) -> Iterable[bytes | None]:
