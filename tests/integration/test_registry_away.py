@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import numpy as np
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from conftest import WorkerProcess, free_port
@@ -19,10 +21,15 @@ from fakes import FakeRegistry, RegistryServer, registry_server
 
 from models.archive.standing import standing_events
 from models.archive.target import LocalFolder
+from models.vectors import ItemVector, fingerprint
 from schemas.codec import Framing, decode, encode, framing_of, schema_text
+from schemas.errors import NotReady
 from schemas.kernels import partition_of
+from schemas.records import Item
 from streams.dead_letters import read_letters, replay_letters
+from streams.encoding import ItemEncoding
 from streams.settings import Settings
+from streams.topics import ensure_topics
 
 pytestmark = pytest.mark.integration
 
@@ -183,6 +190,49 @@ async def test_an_event_on_another_partition_is_a_dead_letter_until_it_is_produc
         await become(lambda: _codes(fresh), ["wrong_partition"] * 3)
         await replay_letters(fresh, [letter async for letter in read_letters(fresh)][2:])
         await become(lambda: other.events_of("ann"), 0)
+
+
+class SmallEncoders:
+    """One vector per title."""
+
+    counters: Mapping[str, int] = {}
+    names = ("small",)
+
+    def encode(self, items: Sequence[Item]) -> list[tuple[ItemVector, ...]]:
+        shas = [hashlib.sha256(item.title.encode()).digest() for item in items]
+        return [(ItemVector("text", "small", sha, np.frombuffer(sha[:8], np.uint8).astype(np.float16)),) for sha in shas]
+
+    def fingerprints(self, items: Sequence[Item]) -> list[int]:
+        made = self.encode(items)
+        return [fingerprint((v.modality, v.encoder, v.content_sha256) for v in vectors) for vectors in made]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_the_encoder_goes_on_and_comes_back_to_what_had_no_schema(
+    fresh: Settings, restarted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.encoding.RETRY_S", 0.2)
+    await ensure_topics(fresh)
+    async with outside(fresh) as other:
+        for title in ("old", "new"):
+            await other.send("items", "item", {"item_id": "waits", "title": title}, Framing.CONFLUENT)
+        await other.send("items", "item", {"item_id": "plain", "title": "t"}, Framing.JSON)
+    registry = FakeRegistry({2: NotReady("registry_unavailable", "away")})
+    encoding = ItemEncoding(fresh, SmallEncoders(), registry)
+    running = asyncio.create_task(encoding.run())
+    await become(lambda: encoding.counters["encoded"] >= 1 and encoding.counters["waits"] >= 2, True)
+    if restarted:
+        encoding.stop()
+        await running
+        with pytest.raises(NotReady, match="left out"):
+            await ItemEncoding(fresh, SmallEncoders(), registry).run(once=True)
+        encoding = ItemEncoding(fresh, SmallEncoders(), registry)
+        running = asyncio.create_task(encoding.run())
+    registry.schemas[2] = schema_text("item")
+    await become(lambda: encoding.counters["encoded"], 1 if restarted else 2)
+    encoding.stop()
+    await running
+    assert (encoding.counters["unchanged"] >= 1, encoding.counters["bad"]) == (True, 0)
 
 
 async def _codes(settings: Settings) -> list[str]:

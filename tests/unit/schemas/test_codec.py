@@ -298,3 +298,47 @@ def test_an_id_of_another_kind_is_told_what_it_may_be(odd: object) -> None:
         request_from({"user_id": odd}, request_id="r")
     with pytest.raises(BadRequest, match="whole number"):
         request_from({"user_id": "u", "exclude": [odd]}, request_id="r")
+
+
+PLAIN_TEXT = ("content-type", b"text/plain")
+AS_JSON = ("content-type", b"application/json")
+
+
+@pytest.mark.parametrize(
+    ("headers", "framing"),
+    [
+        ([AS_JSON], Framing.JSON),
+        ([PLAIN_TEXT, AS_JSON], Framing.JSON),
+        ([AS_JSON, PLAIN_TEXT], None),
+        ([AS_JSON, ("Content-Type", None)], None),
+        ([AS_JSON, ("x", b"y")], Framing.JSON),
+        ([("CONTENT-TYPE", b" application/JSON ;charset=latin-1")], Framing.JSON),
+        ([("content-type ", b"application/json")], None),
+    ],
+)
+def test_of_several_content_types_the_last_counts(headers: list[tuple[str, Any]], framing: Framing | None) -> None:
+    event = {"event_id": "e", "user_id": "u", "item_id": "i", "event_time": 5, "action": "view"}
+    for value in (orjson.dumps(event), encode("interaction", event)):
+        decoded = decode_interactions([value], [b"u"], [headers], [0])
+        expected = framing is Framing.JSON if value[:1] == b"{" else framing is None
+        assert (len(decoded.columns), len(decoded.bad)) == (int(expected), int(not expected))
+
+
+@pytest.mark.parametrize(
+    ("headers", "erases"),
+    [
+        ([ERASE], True),
+        ([("riffle-op", b"x"), ERASE], True),
+        ([ERASE, ("riffle-op", None)], False),
+        ([("Riffle-Op", b"erase")], False),
+    ],
+)
+def test_of_several_operations_the_last_counts(headers: list[tuple[str, Any]], erases: bool) -> None:
+    decoded = decode_interactions([None], [b"u"], [headers], [0])
+    assert decoded.erasures == ([(0, "u")] if erases else [])
+    assert [bad.code for bad in decoded.bad] == ([] if erases else ["null_value"])
+
+
+@pytest.mark.parametrize("key", [b"", b"k" * 257, b"\xff"])
+def test_nobody_is_erased_by_a_key_that_is_no_id(key: bytes) -> None:
+    assert [bad.code for bad in decode_interactions([None], [key], [[ERASE]], [0]).bad] == ["invalid_key"]
