@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import fastavro
 import orjson
 
-from schemas.errors import BadEvent, RiffleError
+from schemas.errors import BadEvent
 from schemas.spans import Spans
 
 __all__ = [
@@ -117,7 +117,57 @@ def _writers(name: str) -> dict[bytes, Any]:
 
 @functools.lru_cache(maxsize=1024)
 def _registered(registry: Registry, schema_id: int) -> Any:
-    return fastavro.parse_schema(json.loads(registry.schema_of(schema_id)))
+    return _parsed(registry.schema_of(schema_id))
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed(text: str) -> Any:
+    """A schema that somebody registered, parsed; why it cannot be, as a BadEvent, so that it is not tried for every record."""
+    try:
+        schema = fastavro.parse_schema(json.loads(text))
+        _least_bytes(schema, {}, frozenset())
+    except BadEvent as exc:
+        return exc
+    except Exception as exc:  # fastavro raises a dozen kinds on what is no schema
+        return BadEvent("unknown_schema", f"the registered schema is not Avro: {type(exc).__name__}: {exc}"[:500])
+    return schema
+
+
+def _least_bytes(schema: Any, named: dict[str, int], around: frozenset[str]) -> int:
+    """Bytes that a datum has at least, which its schema bounds in depth and number by the bytes of the record.
+
+    Raises:
+        BadEvent: `unknown_schema`. A recursive type may be nested deeper than the stack is, and an array of what takes no bytes
+            may have any length; fastavro guards against neither, and would end the process.
+    """
+    if isinstance(schema, list):
+        for branch in schema:
+            _least_bytes(branch, named, around)
+        return 1
+    kind = schema["type"] if isinstance(schema, dict) else schema
+    if isinstance(kind, dict | list):
+        return _least_bytes(kind, named, around)
+    if kind in around:
+        raise BadEvent("unknown_schema", f"the registered schema is recursive: {kind}")
+    if kind in named:
+        return named[kind]
+    if kind in {"record", "error"}:
+        inside = around | {schema["name"]}
+        least = sum(_least_bytes(field["type"], named, inside) for field in schema["fields"])
+    elif kind == "array":
+        if not _least_bytes(schema["items"], named, around):
+            raise BadEvent("unknown_schema", "the registered schema has an array of what takes no bytes")
+        return 1
+    elif kind == "map":
+        _least_bytes(schema["values"], named, around)
+        return 1
+    elif kind == "fixed":
+        least = schema["size"]
+    else:
+        least = int(kind != "null")
+    if isinstance(schema, dict) and "name" in schema:
+        named[schema["name"]] = least
+    return least
 
 
 def header_of(headers: Headers, name: str) -> bytes | None:
@@ -234,10 +284,8 @@ def decode(name: str, value: bytes, headers: Headers = (), registry: Registry | 
         writer = _registered(registry, CONFLUENT.unpack_from(value)[1])
     except KeyError as exc:
         raise BadEvent("unknown_schema", f"the registry knows no schema {exc}") from exc
-    except RiffleError:
-        raise
-    except Exception as exc:  # whatever somebody registered: fastavro raises a dozen kinds on what is no schema
-        raise BadEvent("unknown_schema", f"the registered schema is not Avro: {type(exc).__name__}: {exc}") from exc
+    if isinstance(writer, BadEvent):
+        raise writer
     return _read(value, CONFLUENT.size, writer, load(name)), framing
 
 

@@ -92,6 +92,7 @@ class ConfluentRegistry:
         self._silent_since: float | None = None
         "When the first attempt failed since the registry last answered anything."
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread()
         self._client: AsyncSchemaRegistryClient | None = None
         self._slots = asyncio.Semaphore(AT_ONCE)
 
@@ -147,12 +148,13 @@ class ConfluentRegistry:
             await asyncio.wait([_answer(asked, loop) for asked in missing], timeout=left)
 
     def close(self) -> None:
-        """Ask no more."""
+        """Ask no more; what is asked for later is asked again."""
         with self._lock:
             loop, self._loop, self._client = self._loop, None, None
             self._asked.clear()
         if loop is not None:
             loop.call_soon_threadsafe(loop.stop)
+            self._thread.join()
 
     def _is_answered(self, key: int | str) -> bool:
         return key in self._found or self._unknown.get(key, 0.0) > self._clock()
@@ -174,7 +176,8 @@ class ConfluentRegistry:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 self._slots = asyncio.Semaphore(AT_ONCE)
-                threading.Thread(target=_run, args=(self._loop,), name="schema-registry", daemon=True).start()
+                self._thread = threading.Thread(target=_run, args=(self._loop,), name="schema-registry", daemon=True)
+                self._thread.start()
             asked = self._asked[key] = _Asked(self._clock())
             asyncio.run_coroutine_threadsafe(self._look_up(key, asked), self._loop)
         return asked
@@ -252,9 +255,11 @@ def _answer(asked: _Asked, loop: asyncio.AbstractEventLoop) -> asyncio.Future[No
 def _run(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     loop.run_forever()
-    for task in asyncio.all_tasks(loop):
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
         task.cancel()
-    loop.run_until_complete(asyncio.sleep(0))
+    loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()
 
 
