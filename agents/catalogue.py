@@ -94,7 +94,7 @@ class Catalogue:
         """Apply what waits for a schema when the registry answers for it."""
         assert self._registry is not None
         while waiting := [key for key, (value, headers) in self._kept.items() if schema_id in schema_ids([value], [headers])]:
-            await self._registry.ready({schema_id}, None)
+            await self._registry.answered(schema_id)
             for key in waiting:
                 value, headers = self._kept.get(key, (b"", ()))
                 if schema_id in schema_ids([value], [headers]):

@@ -11,6 +11,7 @@ import enum
 import functools
 import io
 import json
+import math
 import struct
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -58,7 +59,7 @@ class Framing(enum.Enum):
 
 
 class Registry(Protocol):
-    """What the codec needs of a schema registry. No call but `ready` waits for it."""
+    """What the codec needs of a schema registry. No call but `ready` and `answered` waits for it."""
 
     def __hash__(self) -> int:
         """Identity: parsed schemas are cached per registry."""
@@ -78,8 +79,11 @@ class Registry(Protocol):
     def trouble(self) -> str:
         """What is wrong with the registry, for people to read; empty while nothing is."""
 
-    async def ready(self, wanted: Collection[int | str], timeout_s: float | None = -1.0) -> None:
-        """Wait until these schema ids and names of schemas are known, for a bounded time unless `timeout_s` is None."""
+    async def ready(self, wanted: Collection[int | str], within_s: float = math.inf) -> None:
+        """Wait until these schema ids and names of schemas are known, for a bounded time, at most `within_s`."""
+
+    async def answered(self, wanted: int | str) -> None:
+        """Wait until an id or a name is known, or known not to exist, however long that takes."""
 
 
 def schema_text(name: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -127,25 +128,31 @@ class ConfluentRegistry:
         longest = min(failing, key=lambda asked: asked.failing_since)
         return f"the schema registry has failed for {self._clock() - longest.failing_since:.0f} s: {longest.reason}"
 
-    async def ready(self, wanted: Collection[int | str], timeout_s: float | None = -1.0) -> None:
-        """Wait until ids and names are known, or known not to exist, at most `timeout_s` (default: `WAIT_S`) after they were
-        first asked for; None waits without end.
+    async def ready(self, wanted: Collection[int | str], within_s: float = math.inf) -> None:
+        """Wait until ids or names are known, or known not to exist: at most `within_s`, and `WAIT_S` since they were asked for.
 
-        While the registry has been in trouble for that long nobody waits: records that need it must not hold up others again
-        and again. Raises nothing: whoever uses an id or a name learns what became of it.
+        While the registry has failed for that long nobody waits: records that need it must not hold up others again and again.
+        Raises nothing: whoever uses an id or a name learns what became of it.
         """
-        limit = self._wait_s if timeout_s is not None and timeout_s < 0 else timeout_s
-        loop, until, missing = asyncio.get_running_loop(), self._clock(), list[_Asked]()
+        limit, until, missing = min(within_s, self._wait_s), self._clock(), list[_Asked]()
         with self._lock:
             for key in wanted:
                 if not self._is_answered(key) and (asked := self._ask_for(key)) is not None:
                     missing.append(asked)
-                    until = max(until, asked.since + (limit or 0.0))
-            if limit is not None and self._silent_since is not None:
+                    until = max(until, asked.since + limit)
+            if self._silent_since is not None:
                 until = min(until, self._silent_since + limit)
-        left = None if limit is None else until - self._clock()
-        if missing and (left is None or left > 0):
+        left = until - self._clock()
+        if missing and left > 0:
+            loop = asyncio.get_running_loop()
             await asyncio.wait([_answer(asked, loop) for asked in missing], timeout=left)
+
+    async def answered(self, wanted: int | str) -> None:
+        """Wait without end until an id or a name is known, or known not to exist; not while too many are asked for."""
+        with self._lock:
+            asked = None if self._is_answered(wanted) else self._ask_for(wanted)
+        if asked is not None:
+            await _answer(asked, asyncio.get_running_loop())
 
     def close(self) -> None:
         """Ask no more; what is asked for later is asked again."""

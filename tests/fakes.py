@@ -121,7 +121,10 @@ class FakeRegistry:
     def trouble(self) -> str:
         return ""
 
-    async def ready(self, wanted: Collection[int | str], timeout_s: float | None = -1.0) -> None:
+    async def ready(self, wanted: Collection[int | str], within_s: float = 0.0) -> None:
+        """Nothing to wait for."""
+
+    async def answered(self, wanted: int | str) -> None:
         """Nothing to wait for."""
 
 

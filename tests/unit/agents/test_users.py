@@ -89,7 +89,7 @@ async def test_short_chunks_do_not_ask_the_registry_on_the_event_loop(tmp_path: 
             assert metrics.value("events", outcome="applied") == 1
             server.mood = "sound"
             server.released.set()
-            await registry.ready({1}, None)
+            await registry.answered(1)
             again = replace(both, offsets=[2, 3], values=[value, value])
             await users.look_up(again)
             await users.apply(again)
