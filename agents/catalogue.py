@@ -2,56 +2,111 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from agents.metrics import Metrics
 from models.items import ItemStore
 from models.state import ItemStatRow
 from models.vectors import vectors_from
-from schemas.codec import Registry, decode
-from schemas.errors import BadEvent, BadInput, BadItem, TransientError
-from schemas.validation import item_from
+from schemas.codec import Headers, Registry, decode, look_up, schema_ids
+from schemas.entries import entry_of
+from schemas.errors import BadEvent, BadInput, TransientError
+from schemas.parsing import MAX_TIME_MS
 from streams.chunks import Chunk
 
 __all__ = ["Catalogue"]
 
 log = logging.getLogger(__name__)
 
+KEPT_BYTES = 64 << 20
+"Of entries that wait for their schema."
+RETRY_S = 1.0
+MAX_COUNT, MAX_SUM, MAX_WEIGHT = 2**40, 1e300, 3e38
+"Of what Riffle's own topics hold: far more than it writes, and no more than its columns hold."
+
 
 class Catalogue:
-    """Handlers of the items, item-vectors, item-stats and neighbours topics. A bad record is counted and skipped."""
+    """Handlers of the items, item-vectors, item-stats and neighbours topics. A bad record is counted and skipped.
+
+    An entry whose schema the registry could not give so far is kept until it can; others are read meanwhile.
+    """
 
     def __init__(self, items: ItemStore, metrics: Metrics, registry: Registry | None = None) -> None:
         self._items = items
         self._metrics = metrics
         self._registry = registry
+        self._kept: dict[bytes, tuple[bytes, Headers]] = {}
+        "Per key, the newest value, with its headers, that waits for its schema."
+        self._kept_bytes = 0
+        self._waiting: dict[int, asyncio.Task[None]] = {}
+        "Per schema id, what waits for it."
 
-    def on_items(self, chunk: Chunk) -> None:
+    async def on_items(self, chunk: Chunk) -> None:
         """The catalogue: an empty value deletes."""
-        outcomes: Counter[tuple[str, str]] = Counter()
+        await look_up(self._registry, chunk.values, chunk.headers)
         for key, value, headers in zip(chunk.keys, chunk.values, chunk.headers, strict=True):
             try:
-                if not value and not key:
-                    raise BadItem("null_key", "a deletion needs the item_id as its key")
-                if not value:
-                    self._items.remove((key or b"").decode())
-                else:
-                    self._items.upsert(item_from(decode("item", value, headers, self._registry)[0]))
-            except (BadInput, UnicodeDecodeError) as exc:
-                code = exc.code if isinstance(exc, BadInput) else "invalid_key"
-                outcomes["rejected", code] += 1
+                self._take(value, key, headers)
             except TransientError:
-                raise
-            except Exception:
-                log.exception("a record of the catalogue")
-                outcomes["rejected", "internal"] += 1
+                self._keep(key or b"", value or b"", headers)
+        self._metrics.gauge("items_waiting", len(self._kept))
+
+    def _take(self, value: bytes | None, key: bytes | None, headers: Headers) -> None:
+        """Apply an entry, or count why it cannot be; raises NotReady while its schema is not known."""
+        try:
+            entry = entry_of(value, key, headers, self._registry)
+            if isinstance(entry, str):
+                self._items.remove(entry)
             else:
-                outcomes["applied", ""] += 1
-        for (outcome, code), n in outcomes.items():
-            self._metrics.count("items", n, outcome=outcome, **({"code": code} if code else {}))
+                self._items.upsert(entry)
+                if key != entry.item_id.encode():
+                    self._metrics.count("items_under_another_key")
+        except BadInput as exc:
+            self._metrics.count("items", outcome="rejected", code=exc.code)
+        except TransientError:
+            raise
+        except Exception:
+            log.exception("a record of the catalogue")
+            self._metrics.count("items", outcome="rejected", code="internal")
+        else:
+            self._metrics.count("items", outcome="applied")
+            self._forget(key or b"")
+
+    def _keep(self, key: bytes, value: bytes, headers: Headers) -> None:
+        self._forget(key)
+        if self._kept_bytes + len(value) > KEPT_BYTES:
+            log.warning("a catalogue entry is left out until the next start: its schema is missing, and too many wait")
+            self._metrics.count("items", outcome="rejected", code="registry_unavailable")
+            return
+        self._kept[key] = (value, headers)
+        self._kept_bytes += len(value)
+        for schema_id in schema_ids([value], [headers]) - self._waiting.keys():
+            self._waiting[schema_id] = asyncio.create_task(self._after(schema_id))
+
+    def _forget(self, key: bytes) -> None:
+        """Let go of what a newer entry replaces."""
+        self._kept_bytes -= len(self._kept.pop(key, (b"",))[0])
+
+    async def _after(self, schema_id: int) -> None:
+        """Apply what waits for a schema when the registry answers for it."""
+        assert self._registry is not None
+        while waiting := [key for key, (value, headers) in self._kept.items() if schema_id in schema_ids([value], [headers])]:
+            await self._registry.answered(schema_id)
+            for key in waiting:
+                value, headers = self._kept.get(key, (b"", ()))
+                if schema_id in schema_ids([value], [headers]):
+                    self._forget(key)
+                    try:
+                        self._take(value, key, headers)
+                    except TransientError:  # so much is asked for that this is not, yet
+                        self._kept[key] = (value, headers)
+                        self._kept_bytes += len(value)
+                        await asyncio.sleep(RETRY_S)
+            self._metrics.gauge("items_waiting", len(self._kept))
+        del self._waiting[schema_id]
 
     def on_vectors(self, chunk: Chunk) -> None:
         """Raw vectors per item, as encoders give them: an empty value takes them away."""
@@ -69,13 +124,17 @@ class Catalogue:
                 self._metrics.count("item_vectors", outcome=outcome)
 
     def _decoded(self, name: str, value: bytes | None) -> dict[str, Any] | None:
+        """A datum of one of Riffle's own topics; None, counted, for what Riffle would not have written."""
         if not value:
             return None
         try:
-            return decode(name, value)[0]
+            datum = decode(name, value)[0]
+            if not SOUND[name](datum):
+                raise BadEvent("invalid_field", "numbers that are out of range")
         except BadEvent as exc:
             self._metrics.count("broadcast_rejected", schema=name, code=exc.code)
             return None
+        return datum
 
     def _listens(self, partition: int) -> bool:
         return 0 <= partition < self._items.partitions and partition not in self._items.own_partitions
@@ -101,6 +160,26 @@ class Catalogue:
             datum = self._decoded("neighbours", value)
             if datum is not None:
                 self._items.set_neighbours(datum["item_id"], datum["others"], datum["weights"], datum["total"])
+
+
+def _sound_statistics(stats: Mapping[str, Any]) -> bool:
+    counts = [*stats["counts"].values(), stats["value_count"]]
+    return (
+        all(0 <= count <= MAX_COUNT for count in counts)
+        and all(0 <= stats[name] < MAX_TIME_MS for name in ("updated_at", "first_at"))
+        and all(abs(stats[name]) <= MAX_SUM for name in ("value_sum", "popularity"))
+    )
+
+
+def _sound_neighbours(datum: Mapping[str, Any]) -> bool:
+    numbers = [*datum["weights"], datum["total"]]
+    return len(datum["others"]) == len(datum["weights"]) and all(0 <= number <= MAX_WEIGHT for number in numbers)
+
+
+SOUND: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
+    "item_statistics": _sound_statistics,
+    "neighbours": _sound_neighbours,
+}
 
 
 def _newest(chunk: Chunk) -> Iterable[bytes | None]:

@@ -8,7 +8,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass, replace
 
 import orjson
@@ -19,14 +19,16 @@ from agents.outbox import Letter, Outbox
 from agents.users import UserPartition, dead_letter
 from models.features import SPEC
 from models.pipeline.pipeline import CandidatePipeline
-from schemas.codec import Framing, Registry, decode, encode, framing_of
-from schemas.errors import BadRequest, DeadlineExceeded, NotReady, RiffleError
+from schemas.codec import Framing, Headers, Registry, decode, encode, framing_of, header_of, schema_ids
+from schemas.errors import BadRequest, DeadlineExceeded, NotReady, RiffleError, TransientError
+from schemas.kernels import partition_of
+from schemas.parsing import whole_number
 from schemas.records import Request, Slate
-from schemas.validation import request_from
+from schemas.validation import MAX_ID_BYTES, request_from
 from streams.chunks import Chunk
 from streams.producer import HealingProducer
 from streams.settings import Settings
-from streams.topics import TOPICS, partition_of
+from streams.topics import TOPICS
 
 __all__ = ["Recommend", "reply_body"]
 
@@ -42,7 +44,9 @@ MAX_BATCH, BATCH_S = 32, 0.02
 "Requests ranked together, and for how long the worker may do nothing else, as far as it can tell beforehand."
 PAUSE_S, PAUSES = 0.001, 20
 "After a batch with more behind it: what else is ready has its turn first, for so many rounds of the event loop at most."
-TOPIC_NAME = re.compile(rb"(?!__)[A-Za-z0-9._-]{1,249}")
+TOPIC_NAME = re.compile(rb"(?!__)(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
+MAX_CORRELATION_BYTES = 1_024
+MAX_DEADLINE_MS = 60_000
 
 
 @dataclass(slots=True)
@@ -72,6 +76,38 @@ def reply_body(
     else:
         datum = {"request_id": "", "user_id": user_id, "error": answer.to_json()}
     return encode("slate", {**datum, "correlation_id": correlation_id}, framing, registry)
+
+
+def _reply_topic(headers: Headers, own: Collection[str]) -> bytes:
+    """The topic that an answer goes to; raises BadRequest when nobody could hear it there."""
+    topic = header_of(headers, "Faust-Ag-ReplyTo")
+    if not topic:
+        raise BadRequest("no_reply_to", "header Faust-Ag-ReplyTo is missing", "Faust-Ag-ReplyTo")
+    if not TOPIC_NAME.fullmatch(topic) or topic.decode() in own:
+        message = "not a topic that replies may go to: Riffle's own, or no valid name"
+        raise BadRequest("invalid_reply_to", message, "Faust-Ag-ReplyTo")
+    if len(header_of(headers, "Faust-Ag-CorrelationId") or b"") > MAX_CORRELATION_BYTES:
+        message = f"the correlation id must have at most {MAX_CORRELATION_BYTES:,} bytes"
+        raise BadRequest("invalid_field", message, "Faust-Ag-CorrelationId")
+    return topic
+
+
+def _budget_ms(headers: Headers, settings: Settings) -> int:
+    given = header_of(headers, "deadline-ms")
+    if not given:
+        return settings.deadline_ms
+    try:
+        budget = whole_number(given.decode(errors="backslashreplace"))
+    except ValueError as exc:
+        raise BadRequest("invalid_field", f"deadline-ms {exc}", "deadline-ms") from exc
+    if not 1 <= budget <= MAX_DEADLINE_MS:
+        raise BadRequest("invalid_field", f"deadline-ms must lie in 1..{MAX_DEADLINE_MS}, is {budget}", "deadline-ms")
+    return budget
+
+
+def _waited_s(chunk: Chunk, index: int) -> float:
+    """Seconds since the request was stamped; a clock that is ahead gives no longer time than asked for."""
+    return max(time.time() - chunk.timestamps[index] / 1000, 0.0)
 
 
 class Recommend:
@@ -121,24 +157,54 @@ class Recommend:
         outstanding.update(chunk.offsets)
         self._next[chunk.partition] = chunk.last_offset + 1
         for index in range(len(chunk)):
-            try:
-                pending = self._accept(chunk, index)
-            except Exception:
-                log.exception("request at %s-%d, offset %d failed", chunk.topic, chunk.partition, chunk.offsets[index])
-                self._metrics.count("requests", outcome="lost")
-                outstanding.discard(chunk.offsets[index])
-                continue
-            if pending is None:
-                continue
-            after = pending.request.after
-            partition = self._partitions.get(pending.partition)
-            if after is None or partition is None or (after.partition == pending.partition and partition.reflects(after)):
-                self._submit(pending)
+            if self._lacks_schema(chunk, index) and len(self._waiting) <= MAX_WAITING:
+                self._spawn(self._take_in_later(chunk, index))
             else:
-                wake, later = asyncio.Event(), self._later.setdefault(chunk.partition, {})
-                task = self._spawn(self._after(pending, wake))
-                later[task] = wake
-                task.add_done_callback(lambda done, later=later: later.pop(done, None))  # type: ignore[misc]
+                self._take_in(chunk, index)
+
+    def _lacks_schema(self, chunk: Chunk, index: int) -> bool:
+        """Whether the registry has to be asked for a schema before the request can be read, or its answer written."""
+        if self._registry is None:
+            return False
+        wanted = schema_ids([chunk.values[index]], [chunk.headers[index]])
+        try:
+            for schema_id in wanted:
+                self._registry.id_of("slate")
+                self._registry.schema_of(schema_id)
+        except TransientError:
+            return True
+        except KeyError:
+            pass
+        return False
+
+    async def _take_in_later(self, chunk: Chunk, index: int) -> None:
+        """Take a request in when the registry gave what it needs, or at half its deadline: others do not wait for it."""
+        assert self._registry is not None
+        with contextlib.suppress(BadRequest):
+            left_s = _budget_ms(chunk.headers[index], self._settings) / 1000 - _waited_s(chunk, index)
+            wanted = schema_ids([chunk.values[index]], [chunk.headers[index]])
+            await self._registry.ready({"slate", *wanted}, max(left_s / 2, 0.0))
+        self._take_in(chunk, index)
+
+    def _take_in(self, chunk: Chunk, index: int) -> None:
+        try:
+            pending = self._accept(chunk, index)
+        except Exception:
+            log.exception("request at %s-%d, offset %d failed", chunk.topic, chunk.partition, chunk.offsets[index])
+            self._metrics.count("requests", outcome="lost")
+            self._outstanding[chunk.partition].discard(chunk.offsets[index])
+            return
+        if pending is None:
+            return
+        after = pending.request.after
+        partition = self._partitions.get(pending.partition)
+        if after is None or partition is None or (after.partition == pending.partition and partition.reflects(after)):
+            self._submit(pending)
+        else:
+            wake, later = asyncio.Event(), self._later.setdefault(chunk.partition, {})
+            task = self._spawn(self._after(pending, wake))
+            later[task] = wake
+            task.add_done_callback(lambda done, later=later: later.pop(done, None))  # type: ignore[misc]
 
     def _submit(self, pending: _Pending) -> None:
         """Have a request answered in its turn, or at once with an error when its turn would come too late."""
@@ -193,50 +259,59 @@ class Recommend:
 
     def _accept(self, chunk: Chunk, index: int) -> _Pending | None:
         """Parse one request; one that is malformed gets its error here, or goes to the dead letters if nobody can hear it."""
-        headers = dict(chunk.headers[index])
-        reply_to, correlation = headers.get("Faust-Ag-ReplyTo"), headers.get("Faust-Ag-CorrelationId") or b""
+        headers = chunk.headers[index]
+        correlation = header_of(headers, "Faust-Ag-CorrelationId") or b""
         key = (chunk.keys[index] or b"").decode(errors="replace")
-        outstanding, offset = self._outstanding[chunk.partition], chunk.offsets[index]
+        # made anew when the partition was let go meanwhile: then the next owner answers again
+        outstanding, offset = self._outstanding.setdefault(chunk.partition, set()), chunk.offsets[index]
 
         def done() -> None:
             outstanding.discard(offset)
 
-        framing = Framing.JSON
+        framing, reply_to, request = Framing.JSON, b"", None
         try:
+            unheard: BadRequest | None = None
+            try:
+                reply_to = _reply_topic(headers, self._own)
+            except BadRequest as exc:
+                unheard = exc
             value = chunk.values[index]
             if value is None:
                 raise BadRequest("null_value", "a request needs a body")
-            framing = framing_of(value, chunk.headers[index])
-            datum, _ = decode("request", value, chunk.headers[index], self._registry)
-            request = request_from(datum, request_id=correlation.decode(errors="replace")[:256] or uuid.uuid4().hex)
-            if not reply_to:
-                raise BadRequest("no_reply_to", "header Faust-Ag-ReplyTo is missing", "Faust-Ag-ReplyTo")
-            if reply_to.decode(errors="replace") in self._own or not TOPIC_NAME.fullmatch(reply_to):
-                reply_to = None
-                message = "not a topic that replies may go to: Riffle's own, or no valid name"
-                raise BadRequest("invalid_reply_to", message, "Faust-Ag-ReplyTo")
-            budget = int(headers.get("deadline-ms", b"") or self._settings.deadline_ms)
-            if not 1 <= budget <= 60_000:
-                raise BadRequest("invalid_field", "deadline-ms must lie in 1..60000", "deadline-ms")
-        except ValueError:
-            error: RiffleError = BadRequest("invalid_field", "deadline-ms must be a whole number", "deadline-ms")
-        except RiffleError as exc:
-            error = exc
-        else:
-            self._outbox.expect(reply_to.decode())
-            send = self._replier(reply_to.decode(errors="replace"), correlation, framing, request.user_id, done)
-            # a producer's clock that is ahead gives no longer time than asked for
-            waited = max(time.time() - chunk.timestamps[index] / 1000, 0.0)
-            return _Pending(request, self.partition_of(request.user_id), time.monotonic() - waited + budget / 1000, send)
-        self._metrics.count("requests", outcome="malformed", code=error.code)
-        if framing is Framing.CONFLUENT and self._registry is None:
-            framing = Framing.JSON  # without a registry there is no schema id to answer with
-        if reply_to:
-            self._replier(reply_to.decode(errors="replace"), correlation, framing, key, done)(error)
-        else:
-            letter = dead_letter(self._settings, chunk, index, error.code, error.message)
-            self._outbox.put(Letter(letter.topic, letter.key, letter.value or b"", (), "dead_letter", done))
-        return None
+            framing = framing_of(value, headers)
+            datum, _ = decode("request", value, headers, self._registry)
+            named = correlation.decode(errors="replace").encode()[:MAX_ID_BYTES].decode(errors="ignore")
+            request = request_from(datum, request_id=named or uuid.uuid4().hex)
+            if unheard is not None:
+                raise unheard
+            budget_ms = _budget_ms(headers, self._settings)
+            partition = self.partition_of(request.user_id)
+            if partition != chunk.partition and partition not in self._partitions:
+                raise self._misplaced(chunk, index, request.user_id, partition)
+        except RiffleError as error:
+            self._metrics.count("requests", outcome="malformed", code=error.code)
+            if framing is Framing.CONFLUENT and self._registry is None:
+                framing = Framing.JSON  # without a registry there is no schema id to answer with
+            if reply_to:
+                self._replier(reply_to.decode(), correlation, framing, request.user_id if request else key, done)(error)
+            else:
+                letter = dead_letter(self._settings, chunk, index, error.code, error.message)
+                self._outbox.put(Letter(letter.topic, letter.key, letter.value or b"", (), "dead_letter", done))
+            return None
+        self._outbox.expect(reply_to.decode())
+        send = self._replier(reply_to.decode(), correlation, framing, request.user_id, done)
+        return _Pending(request, partition, time.monotonic() - _waited_s(chunk, index) + budget_ms / 1000, send)
+
+    def _misplaced(self, chunk: Chunk, index: int, user_id: str, partition: int) -> BadRequest:
+        """Why this worker cannot answer, nor ever will: the record went to another worker than the person's."""
+        if chunk.keys[index] != user_id.encode():
+            return BadRequest("key_mismatch", "the record's key must be the user_id: it finds the worker that answers", "key")
+        self._metrics.count("wrong_partition", topic="requests")
+        message = (
+            f"the user_id belongs to partition {partition} of {self._settings.partitions}, the request came by "
+            f"{chunk.partition}: have the producer partition by murmur2 (librdkafka: partitioner=murmur2_random)"
+        )
+        return BadRequest("wrong_partition", message, "key")
 
     def partition_of(self, user_id: str) -> int:
         """Partition that holds a person's state, whatever partition a request came by: the default partitioner's choice."""

@@ -14,8 +14,8 @@ from agents.metrics import Metrics
 from models.items import ItemStore
 from models.state import ItemStatRow, UserRecord
 from models.tables import Changed, CovisitSums, ItemsOf, StatisticsTable, UserTable, meetings
-from schemas.codec import Registry, encode
-from schemas.columns import Decoded, EventColumns, decode_interactions
+from schemas.codec import Registry, encode, look_up
+from schemas.columns import Decoded, EventColumns, Placed, decode_interactions
 from schemas.errors import StoreCorrupt
 from schemas.records import After, AsOf
 from streams.aside import aside
@@ -34,6 +34,8 @@ LOADED_AT_ONCE = 500
 "Rows entered between two turns of the event loop while a partition is opened."
 PUBLISHED_AT_ONCE = 100
 "Items whose statistics one flush publishes, at most: what readers pay is bounded, whatever the rate of events."
+LETTERS_AT_ONCE = 20_000
+"Dead letters that wait for a flush, at most."
 PAIRS_PER_ROW = 30
 "Co-visits that take as much memory as a person's record."
 
@@ -114,6 +116,10 @@ class UserPartition:
             self.state.restore_seconds,
         )
 
+    async def look_up(self, chunk: Chunk) -> None:
+        """Have the schemas that a chunk needs looked up, before `apply` and without `state.still`; waits a bounded time."""
+        await look_up(self._registry, chunk.values, chunk.headers)
+
     async def apply(self, chunk: Chunk) -> None:
         """Apply a chunk, whole, before a flush can take anything of it; the caller holds `state.still`.
 
@@ -129,6 +135,8 @@ class UserPartition:
         decoded = await aside(len(chunk), self._decode, chunk, start)
         for bad in decoded.bad:
             self._metrics.count("events", outcome="dead_letter", code=bad.code)
+            if bad.code == "wrong_partition":
+                self._metrics.count("wrong_partition", topic="interactions")
             self._outputs.append(dead_letter(self._settings, chunk, start + bad.index, bad.code, bad.reason))
         columns, row = decoded.columns, 0
         for index, user in decoded.erasures:
@@ -149,6 +157,7 @@ class UserPartition:
                 chunk.offsets[start:],
                 self._registry,
                 chunk.timestamps[start:],
+                Placed(chunk.partition, self._settings.partitions),
             )
 
     async def _apply(self, events: EventColumns) -> None:
@@ -269,6 +278,8 @@ class UserPartition:
     def full(self) -> bool:
         """Whether so much waits to be flushed that it must be, before more is applied: memory stays bounded."""
         waiting = max(self._users.changed, self._covisits.waiting // PAIRS_PER_ROW)
+        if len(self._outputs) > LETTERS_AT_ONCE:
+            return True
         return waiting > self._settings.cache_users or self._users.held > 2 * self._settings.cache_bytes
 
     async def close(self) -> None:

@@ -378,6 +378,8 @@ class Worker:
                         raise
                     self.recovery.failed(part, error)
                     continue
+            if isinstance(part, UserPartition):
+                await part.look_up(chunk)
             async with part.state.still:
                 still_mine = parts.get(chunk.partition) is part and chunk.generation >= self._generation
                 usable = still_mine and part.state.ready.is_set()
@@ -622,7 +624,7 @@ def create_app(settings: Settings) -> RiffleApp:
     """The worker that `settings` describe, with its agents registered."""
     app: RiffleApp = RiffleApp.create(settings)
     worker = app.worker = Worker(settings, app)
-    app.holding = HoldingAssignor(worker.ownership.held, settings.standbys)
+    app.holding = HoldingAssignor(worker.ownership.held, settings.standbys, settings.partitions)
     app.on_reading_failed = worker.reading_failed
 
     def topic(name: str) -> Any:

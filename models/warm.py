@@ -6,8 +6,8 @@ import numpy as np
 
 from models.items import ItemStore
 from models.tables import CovisitSums, NeighbourTable, StatisticsTable, UserTable
-from schemas.columns import EventColumns
-from schemas.kernels import read_batch
+from schemas.columns import EventColumns, Placed, decode_interactions
+from schemas.kernels import partition_of, read_batch
 from schemas.records import Interaction, Item
 
 __all__ = ["warm"]
@@ -31,6 +31,7 @@ def warm() -> None:
     for _, increments in sums.take(1, sums.hashes()):
         neighbours.add(increments)
     neighbours.take()
+    decode_interactions([b""], [b"u"], [()], [0], placed=Placed(partition_of(b"u", 2), 2))
     read_batch(np.frombuffer(b"\x0c\0\0\0\1\1\0", np.uint8), 0, 7, np.empty((6, 1), np.int64))
 
 

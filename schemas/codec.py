@@ -11,8 +11,9 @@ import enum
 import functools
 import io
 import json
+import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,8 +21,24 @@ import fastavro
 import orjson
 
 from schemas.errors import BadEvent
+from schemas.spans import Spans
 
-__all__ = ["NAMES", "Framing", "Registry", "decode", "encode", "fingerprint", "framing_of", "header", "load", "schema_text"]
+__all__ = [
+    "NAMES",
+    "Framing",
+    "Registry",
+    "decode",
+    "encode",
+    "fingerprint",
+    "framing_of",
+    "header",
+    "header_of",
+    "is_json",
+    "load",
+    "look_up",
+    "schema_ids",
+    "schema_text",
+]
 
 FOLDER = Path(__file__).parent
 NAMES = tuple(sorted(path.stem for path in FOLDER.glob("*.avsc")))
@@ -30,6 +47,7 @@ MARKER = b"\xc3\x01"
 CONFLUENT = struct.Struct(">bI")
 
 Headers = Sequence[tuple[str, bytes]]
+"Names and values of a record's headers; Kafka allows a value to be null, which is None."
 
 
 class Framing(enum.Enum):
@@ -41,17 +59,31 @@ class Framing(enum.Enum):
 
 
 class Registry(Protocol):
-    """What the codec needs of a schema registry."""
+    """What the codec needs of a schema registry. No call but `ready` and `answered` waits for it."""
 
     def __hash__(self) -> int:
         """Identity: parsed schemas are cached per registry."""
         ...
 
     def id_of(self, name: str) -> int:
-        """Id under which the current version of schema `name` is registered."""
+        """Id under which the current version of schema `name` is registered; raises NotReady while it is not known."""
 
     def schema_of(self, schema_id: int) -> str:
-        """Text of a registered schema; raises KeyError when the registry does not know the id."""
+        """Text of a registered schema.
+
+        Raises:
+            KeyError: the registry does not know the id.
+            NotReady: `registry_unavailable`, it is not known whether it does.
+        """
+
+    def trouble(self) -> str:
+        """What is wrong with the registry, for people to read; empty while nothing is."""
+
+    async def ready(self, wanted: Collection[int | str], within_s: float = math.inf) -> None:
+        """Wait until these schema ids and names of schemas are known, for a bounded time, at most `within_s`."""
+
+    async def answered(self, wanted: int | str) -> None:
+        """Wait until an id or a name is known, or known not to exist, however long that takes."""
 
 
 def schema_text(name: str) -> str:
@@ -89,7 +121,74 @@ def _writers(name: str) -> dict[bytes, Any]:
 
 @functools.lru_cache(maxsize=1024)
 def _registered(registry: Registry, schema_id: int) -> Any:
-    return fastavro.parse_schema(json.loads(registry.schema_of(schema_id)))
+    return _parsed(registry.schema_of(schema_id))
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed(text: str) -> Any:
+    """A schema that somebody registered, parsed; why it cannot be, as a BadEvent, so that it is not tried for every record."""
+    try:
+        schema = fastavro.parse_schema(json.loads(text))
+        _least_bytes(schema, {}, frozenset())
+    except BadEvent as exc:
+        return exc
+    except Exception as exc:  # fastavro raises a dozen kinds on what is no schema
+        return BadEvent("unknown_schema", f"the registered schema is not Avro: {type(exc).__name__}: {exc}"[:500])
+    return schema
+
+
+def _least_bytes(schema: Any, named: dict[str, int], around: frozenset[str]) -> int:
+    """Bytes that a datum has at least, which its schema bounds in depth and number by the bytes of the record.
+
+    Raises:
+        BadEvent: `unknown_schema`. A recursive type may be nested deeper than the stack is, and an array of what takes no bytes
+            may have any length; fastavro guards against neither, and would end the process.
+    """
+    if isinstance(schema, list):
+        for branch in schema:
+            _least_bytes(branch, named, around)
+        return 1
+    kind = schema["type"] if isinstance(schema, dict) else schema
+    if isinstance(kind, dict | list):
+        return _least_bytes(kind, named, around)
+    if kind in around:
+        raise BadEvent("unknown_schema", f"the registered schema is recursive: {kind}")
+    if kind in named:
+        return named[kind]
+    if kind in {"record", "error"}:
+        inside = around | {schema["name"]}
+        least = sum(_least_bytes(field["type"], named, inside) for field in schema["fields"])
+    elif kind == "array":
+        if not _least_bytes(schema["items"], named, around):
+            raise BadEvent("unknown_schema", "the registered schema has an array of what takes no bytes")
+        return 1
+    elif kind == "map":
+        _least_bytes(schema["values"], named, around)
+        return 1
+    elif kind == "fixed":
+        least = schema["size"]
+    else:
+        least = int(kind != "null")
+    if isinstance(schema, dict) and "name" in schema:
+        named[schema["name"]] = least
+    return least
+
+
+def header_of(headers: Headers, name: str) -> bytes | None:
+    """Value of the last header called `name`, as Kafka's `lastHeader`; None without one, and where it is null."""
+    for key, content in reversed(headers):
+        if key == name:
+            return content
+    return None
+
+
+def is_json(headers: Headers) -> bool:
+    """Whether the content type is JSON: the last one, if there are several, without what follows a semicolon."""
+    for key, content in reversed(headers):
+        # names of headers and of media types have no case (RFC 9110, 5.1 and 8.3.1)
+        if key.lower() == "content-type":
+            return (content or b"").split(b";")[0].strip().lower() == b"application/json"
+    return False
 
 
 def framing_of(value: bytes, headers: Headers = ()) -> Framing:
@@ -98,15 +197,33 @@ def framing_of(value: bytes, headers: Headers = ()) -> Framing:
     Raises:
         BadEvent: `unknown_framing`.
     """
-    for key, content in headers:
-        # names of headers and of media types have no case (RFC 9110, 5.1 and 8.3.1)
-        if key.lower() == "content-type" and (content or b"").split(b";")[0].strip().lower() == b"application/json":
-            return Framing.JSON
+    if is_json(headers):
+        return Framing.JSON
     if value[:2] == MARKER:
         return Framing.SINGLE_OBJECT
     if value[:1] == b"\x00":
         return Framing.CONFLUENT
     raise BadEvent("unknown_framing", "neither Avro (0xC3 0x01 or 0x00 first) nor JSON by content-type header")
+
+
+def schema_ids(values: Sequence[bytes | None], headers: Sequence[Headers]) -> set[int]:
+    """Registry's ids of the schemas that records in Confluent framing are written with."""
+    if isinstance(values, Spans):
+        rows = values.beginning_with(0).tolist()
+    else:
+        rows = [n for n, value in enumerate(values) if value is not None and value[:1] == b"\x00"]
+    found = set()
+    for n in rows:
+        value = values[n] or b""
+        if CONFLUENT.size <= len(value) <= MAX_VALUE_BYTES and framing_of(value, headers[n]) is Framing.CONFLUENT:
+            found.add(CONFLUENT.unpack_from(value)[1])
+    return found
+
+
+async def look_up(registry: Registry | None, values: Sequence[bytes | None], headers: Sequence[Headers]) -> None:
+    """Have the schemas that records in Confluent framing need looked up, before they are decoded; waits a bounded time."""
+    if registry is not None and (wanted := schema_ids(values, headers)):
+        await registry.ready(wanted)
 
 
 def encode(
@@ -116,9 +233,13 @@ def encode(
 
     Raises:
         BadEvent: `unencodable`, the datum does not fit the schema; `no_registry`.
+        NotReady: `registry_unavailable`.
     """
     if framing is Framing.JSON:
-        return orjson.dumps(datum)
+        try:
+            return orjson.dumps(datum)
+        except TypeError as exc:
+            raise BadEvent("unencodable", f"{name} does not fit JSON: {exc}") from exc
     out = io.BytesIO()
     if framing is Framing.SINGLE_OBJECT:
         out.write(header(name))
@@ -139,6 +260,7 @@ def decode(name: str, value: bytes, headers: Headers = (), registry: Registry | 
     Raises:
         BadEvent: `too_large`, `unknown_framing`, `unknown_schema`, `no_registry`, `not_json`, `truncated`,
             `trailing_bytes`.
+        NotReady: `registry_unavailable`, the record may be good.
     """
     if len(value) > MAX_VALUE_BYTES:
         raise BadEvent("too_large", f"{len(value)} bytes, at most {MAX_VALUE_BYTES} are read")
@@ -166,8 +288,8 @@ def decode(name: str, value: bytes, headers: Headers = (), registry: Registry | 
         writer = _registered(registry, CONFLUENT.unpack_from(value)[1])
     except KeyError as exc:
         raise BadEvent("unknown_schema", f"the registry knows no schema {exc}") from exc
-    except (ValueError, TypeError, fastavro.schema.SchemaParseException, fastavro.schema.UnknownType) as exc:
-        raise BadEvent("unknown_schema", f"the registered schema is not Avro: {exc}") from exc
+    if isinstance(writer, BadEvent):
+        raise writer
     return _read(value, CONFLUENT.size, writer, load(name)), framing
 
 
@@ -176,6 +298,8 @@ def _read(value: bytes, start: int, writer: Any, reader: Any) -> dict[str, Any]:
     stream.seek(start)
     try:
         datum = fastavro.schemaless_reader(stream, writer, reader)
+    except fastavro.read.SchemaResolutionError as exc:
+        raise BadEvent("unknown_schema", f"its schema is not one of {reader['name']}: {exc}"[:500]) from exc
     except Exception as exc:  # fastavro raises a dozen kinds on bytes that are not of the schema
         raise BadEvent("truncated", f"not a datum of the schema: {type(exc).__name__}: {exc}") from exc
     if stream.tell() != len(value):

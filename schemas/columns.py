@@ -9,20 +9,37 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.codec import MAX_VALUE_BYTES, Registry, decode, encode, header
+from schemas.codec import MAX_VALUE_BYTES, Headers, Registry, decode, encode, header, header_of
 from schemas.errors import BadEvent, TransientError
-from schemas.kernels import decode_block
+from schemas.kernels import decode_block, partitions_of
 from schemas.plain_json import plain_json
 from schemas.records import Interaction
 from schemas.spans import Spans
-from schemas.validation import FUTURE_MS, check_time, interaction_from
+from schemas.validation import FUTURE_MS, MAX_ID_BYTES, check_time, interaction_from
 
-__all__ = ["ERASE", "BadRecord", "Decoded", "EventColumns", "decode_interactions"]
+__all__ = [
+    "ERASE",
+    "BadRecord",
+    "Decoded",
+    "EventColumns",
+    "Placed",
+    "check_place",
+    "decode_interactions",
+    "event_of",
+]
 
 log = logging.getLogger(__name__)
 
 ERASE = ("riffle-op", b"erase")
 EVENT, ITEM, ACTION, SESSION = range(4)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Which partition records were read from, of how many."""
+
+    partition: int
+    partitions: int
 
 
 @dataclass(slots=True)
@@ -53,7 +70,7 @@ class EventColumns:
         """Columns of valid `events`, as if they had been read at `offsets`."""
         values = [_encoded(event) for event in events]
         keys = [event.user_id.encode() for event in events]
-        return _read(values, keys, np.asarray(offsets, np.int64), np.ones(len(values), np.uint8))[1]
+        return _read(values, Spans.of(keys), np.asarray(offsets, np.int64), np.ones(len(values), np.uint8))[1]
 
     def slice(self, start: int, stop: int) -> EventColumns:
         """Rows `start` to `stop` (exclusive)."""
@@ -112,40 +129,67 @@ def _encoded(event: Interaction) -> bytes:
 
 
 def _read(
-    values: Sequence[bytes | None], keys: Sequence[bytes | None], offsets: NDArray[np.int64], checked: NDArray[np.uint8]
+    values: Sequence[bytes | None], names: Spans, offsets: NDArray[np.int64], checked: NDArray[np.uint8]
 ) -> tuple[NDArray[np.uint8], EventColumns]:
-    """Status per record, and columns of all of them (of those that are not 0: zeros)."""
+    """Status per record, and columns of all of them (of those that are not 0: zeros). `names` are the keys."""
     texts = values if isinstance(values, Spans) else Spans.of(values)
-    names = keys if isinstance(keys, Spans) else Spans.of(keys)
     data, head = np.frombuffer(texts.data, np.uint8), np.frombuffer(header("interaction"), np.uint8)
     owners, lengths = np.frombuffer(names.data, np.uint8), np.maximum(names.lengths, 0)
     status, *columns = decode_block(data, texts.starts, texts.ends, head, owners, names.starts, lengths, checked)
     return status, EventColumns(data, names.whole(), offsets, *columns)
 
 
+def _elsewhere(names: Spans, placed: Placed) -> NDArray[np.int64]:
+    """Partition of each key; that of the records where it is right, or there is no key."""
+    found = partitions_of(np.frombuffer(names.data, np.uint8), names.starts, names.lengths, placed.partitions)
+    return np.where(found < 0, placed.partition, found)
+
+
+def check_place(partition: int, placed: Placed) -> None:
+    """Refuse a record whose key belongs to another partition: whoever asks for its person looks there.
+
+    Raises:
+        BadEvent: `wrong_partition`.
+    """
+    if partition != placed.partition:
+        message = (
+            f"its key belongs to partition {partition} of {placed.partitions}, it came by {placed.partition}: have the "
+            "producer partition by murmur2 (librdkafka: partitioner=murmur2_random), then run "
+            "`riffle dlq replay --code wrong_partition`"
+        )
+        raise BadEvent("wrong_partition", message, "key")
+
+
 def decode_interactions(
     values: Sequence[bytes | None],
     keys: Sequence[bytes | None],
-    headers: Sequence[Sequence[tuple[str, bytes]]],
+    headers: Sequence[Headers],
     offsets: Sequence[int],
     registry: Registry | None = None,
     timestamps: Sequence[int] | None = None,
+    placed: Placed | None = None,
 ) -> Decoded:
     """Decode a chunk of the interactions topic. A bad record never affects its neighbours and never raises.
 
     The key must be the UTF-8 `user_id`: it decides the partition that holds the user's state. A record without value and
     with header `riffle-op: erase` asks to forget the user named by its key. Records of the current schema in single-object
     encoding are read by compiled loops; all others, and whatever those loops find odd, by the general decoder.
-    `timestamps`: when the records were produced, epoch ms; events more than FUTURE_MS later are bad.
+    `timestamps`: when the records were produced, epoch ms; events more than FUTURE_MS later are bad. `placed`: where the
+    records come from; those whose key belongs elsewhere are bad. A record whose schema the registry could not give so far is
+    bad, too, with the code `registry_unavailable`: call `schemas.codec.look_up` before.
     """
-    where = np.asarray(offsets, np.int64)
-    status, columns = _read(values, keys, where, np.zeros(len(values), np.uint8))
+    where, names = np.asarray(offsets, np.int64), keys if isinstance(keys, Spans) else Spans.of(keys)
+    status, columns = _read(values, names, where, np.zeros(len(values), np.uint8))
     if any(headers):
         # JSON is told by its header, even where its bytes would read as Avro
-        status[[n for n, head in enumerate(headers) if any(name == "content-type" for name, _ in head)]] = 1
+        status[[n for n, head in enumerate(headers) if any(name.lower() == "content-type" for name, _ in head)]] = 1
     produced = None if timestamps is None else np.asarray(timestamps, np.int64)
     if produced is not None:
         status[columns.event_time > produced + FUTURE_MS] = 1
+    owners = None if placed is None else _elsewhere(names, placed)
+    sound = status == 0
+    if placed is not None:
+        status[owners != placed.partition] = 1
     odd = np.flatnonzero(status).tolist()
     if not odd:
         return Decoded(columns, [], [])
@@ -155,42 +199,52 @@ def decode_interactions(
     checked = np.zeros(len(values), np.uint8)
     for index in odd:
         mended[index] = None
-        plain = plain_json(values[index], keys[index], headers[index])
-        if plain is not None and (timestamps is None or plain[0] <= timestamps[index] + FUTURE_MS):
-            mended[index], checked[index] = plain[1], 1
-            continue
         try:
-            event = _general(values[index], keys[index], headers[index], registry)
-            if timestamps is not None and not isinstance(event, str):
-                check_time(event.event_time, timestamps[index])
-        except BadEvent as exc:
+            found = None if sound[index] else _mended(values[index], keys[index], headers[index], registry)
+            if timestamps is not None and isinstance(found, tuple):
+                check_time(found[0], timestamps[index])
+            if placed is not None and owners is not None:
+                check_place(int(owners[index]), placed)
+        except (BadEvent, TransientError) as exc:
             bad.append(BadRecord(index, exc.code, exc.message))
-        except TransientError:
-            raise  # the registry does not answer: the chunk is read again
         except Exception as exc:  # whatever it is, its neighbours are not affected, nor is the partition
             log.exception("record %d of a chunk", index)
             bad.append(BadRecord(index, "internal", f"{type(exc).__name__}: {exc}"))
         else:
-            if isinstance(event, str):
-                erasures.append((index, event))
-            else:
-                mended[index], checked[index] = _encoded(event), 1
-    status, columns = _read(mended, keys, where, checked)
+            if isinstance(found, tuple):
+                mended[index], checked[index] = found[1], 1
+            elif found is not None:
+                erasures.append((index, found))
+    status, columns = _read(mended, names, where, checked)
     return Decoded(columns.take(np.flatnonzero(status == 0)), bad, erasures)
 
 
-def _general(
-    value: bytes | None, key: bytes | None, head: Sequence[tuple[str, bytes]], registry: Registry | None
-) -> Interaction | str:
-    """The event of one record, or the user to erase; raises BadEvent."""
+def _mended(value: bytes | None, key: bytes | None, head: Headers, registry: Registry | None) -> tuple[int, bytes] | str:
+    """Event time of a record, and the event as the compiled loops read it; or the user to erase. Raises BadEvent, NotReady."""
+    plain = plain_json(value, key, head)
+    if plain is not None:
+        return plain
+    event = event_of(value, key, head, registry)
+    return event if isinstance(event, str) else (event.event_time, _encoded(event))
+
+
+def event_of(value: bytes | None, key: bytes | None, head: Headers, registry: Registry | None = None) -> Interaction | str:
+    """The event of one record, or the user to erase.
+
+    Raises:
+        BadEvent: the record cannot be used.
+        NotReady: `registry_unavailable`.
+    """
     if key is None:
         raise BadEvent("null_key", "the key must be the user_id", "key")
     try:
         user = key.decode()
     except UnicodeDecodeError as exc:
         raise BadEvent("invalid_key", "the key is not UTF-8", "key") from exc
+    if not 0 < len(key) <= MAX_ID_BYTES:
+        raise BadEvent("invalid_key", f"the key must have 1 to {MAX_ID_BYTES} bytes, has {len(key)}", "key")
     if value is None:
-        if ERASE not in head:
+        if header_of(head, ERASE[0]) != ERASE[1]:
             raise BadEvent("null_value", "no value, and no riffle-op header that would ask for an erasure")
         return user
     if len(value) > MAX_VALUE_BYTES:

@@ -1,7 +1,7 @@
 """Compiled loops over bytes: the hash of ids, and Avro interactions straight to columns.
 
 Compiled by Numba on first use and kept beside the source (`__pycache__`, or `NUMBA_CACHE_DIR`). Integers that are shifted or
-hashed are `uint64` throughout: mixed with a signed one, Numba would make them floats.
+hashed are `uint64` or `uint32` throughout: mixed with a signed one, Numba would make them floats.
 """
 
 from __future__ import annotations
@@ -9,9 +9,19 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, uint64
+from numba import njit, uint32, uint64
 
-__all__ = ["NULL", "SLOW", "TIME_LIMIT_MS", "decode_block", "hash_bytes", "read_batch"]
+__all__ = [
+    "NULL",
+    "SLOW",
+    "TIME_LIMIT_MS",
+    "decode_block",
+    "hash_bytes",
+    "murmur2",
+    "partition_of",
+    "partitions_of",
+    "read_batch",
+]
 
 TIME_LIMIT_MS = 2**53
 MAX_ID = 256
@@ -112,6 +122,44 @@ def hash_bytes(data: Any, start: int, length: int, h: Any, m: Any) -> Any:
         h[7] ^= v7 ^ v15
         if last:
             return h[0]
+
+
+@njit(cache=True, nogil=True)
+def murmur2(data: Any, start: int, length: int) -> Any:
+    """Kafka's hash of a record's key (`org.apache.kafka.common.utils.Utils.murmur2`): uint32, over bytes of `data`."""
+    mix = uint32(0x5BD1E995)
+    h = uint32(0x9747B28C) ^ uint32(length)
+    whole = start + (length & ~3)
+    for at in range(start, whole, 4):
+        k = uint32(data[at]) | uint32(data[at + 1]) << uint32(8)
+        k = uint32(k | uint32(data[at + 2]) << uint32(16) | uint32(data[at + 3]) << uint32(24))
+        k = uint32(k * mix)
+        k = uint32(k ^ (k >> uint32(24)))
+        h = uint32(uint32(h * mix) ^ uint32(k * mix))
+    left = length & 3
+    if left == 3:
+        h = uint32(h ^ (uint32(data[whole + 2]) << uint32(16)))
+    if left >= 2:
+        h = uint32(h ^ (uint32(data[whole + 1]) << uint32(8)))
+    if left:
+        h = uint32(uint32(h ^ uint32(data[whole])) * mix)
+    h = uint32(uint32(h ^ (h >> uint32(13))) * mix)
+    return uint32(h ^ (h >> uint32(15)))
+
+
+@njit(cache=True, nogil=True)
+def partitions_of(keys: Any, starts: Any, lengths: Any, partitions: int) -> Any:
+    """Partition that Kafka's default partitioner gives each key, int64 `(n,)`; NULL where there is no key."""
+    found = np.full(len(starts), NULL, np.int64)
+    for i in range(len(starts)):
+        if lengths[i] >= 0:
+            found[i] = np.int64(murmur2(keys, starts[i], lengths[i]) & uint32(0x7FFFFFFF)) % partitions
+    return found
+
+
+def partition_of(key: bytes, partitions: int) -> int:
+    """Partition that Kafka's default partitioner gives a key."""
+    return int(murmur2(np.frombuffer(key, np.uint8), 0, len(key)) & 0x7FFFFFFF) % partitions
 
 
 @njit(inline="always")

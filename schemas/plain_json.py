@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from schemas.codec import MAX_VALUE_BYTES, header
+from schemas.codec import MAX_VALUE_BYTES, header, is_json
 from schemas.validation import INTERACTION_FIELDS, MAX_TIME_MS
 
 __all__ = ["plain_json"]
@@ -55,7 +55,9 @@ def plain_json(value: bytes | None, key: bytes | None, head: Sequence[tuple[str,
 
     Gives what `schemas.validation.interaction_from` and `schemas.codec.encode` give, several times as fast.
     """
-    if value is None or key is None or len(value) > MAX_VALUE_BYTES or JSON not in head:
+    if value is None or key is None or len(value) > MAX_VALUE_BYTES or not head:
+        return None
+    if head[-1] != JSON and not is_json(head):
         return None
     try:
         event = orjson.loads(value)

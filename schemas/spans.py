@@ -68,3 +68,10 @@ class Spans(Sequence[bytes | None]):
         """All, cut out; None is empty."""
         data = self.data
         return [data[start:end] for start, end in zip(self.starts.tolist(), self.ends.tolist(), strict=True)]
+
+    def beginning_with(self, byte: int) -> NDArray[np.int64]:
+        """Positions of those that begin with this byte."""
+        rows = np.flatnonzero(self.lengths > 0)
+        data = np.frombuffer(self.data, np.uint8)
+        found: NDArray[np.int64] = rows[data[self.starts[rows]] == byte]
+        return found

@@ -84,8 +84,10 @@ class HoldingAssignor(AbstractPartitionAssignor):  # type: ignore[misc]
 
     name = "riffle"
 
-    def __init__(self, held: Callable[[], Mapping[int, int]], standbys: int) -> None:
+    def __init__(self, held: Callable[[], Mapping[int, int]], standbys: int, partitions: int) -> None:
+        """`partitions`: how many the tables have; numbers beyond, of a topic that was given more, are assigned to nobody."""
         self._held = held
+        self._partitions = partitions
         self._standbys = standbys
         self.turn = 0
         """Raised to be assigned anew: with unchanged metadata a member of a stable group gets its old assignment back, in the
@@ -102,7 +104,8 @@ class HoldingAssignor(AbstractPartitionAssignor):  # type: ignore[misc]
     ) -> dict[str, ConsumerProtocolMemberAssignment]:
         """As the group's leader: who gets what."""
         topics = sorted({topic for metadata in members.values() for topic in metadata.subscription})
-        numbers = {topic: cluster.partitions_for_topic(topic) or set() for topic in topics}
+        tables = set(range(self._partitions))
+        numbers = {topic: tables & (cluster.partitions_for_topic(topic) or set()) for topic in topics}
         held = {member: unpacked(metadata.user_data) for member, metadata in members.items()}
         placed = place(sorted(set().union(*numbers.values())), held, self._standbys)
         return {

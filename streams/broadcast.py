@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
@@ -28,7 +28,8 @@ AT_ONCE, AT_MOST = 50, 4_000
 class BroadcastReader:
     """Reads whole topics from their beginning, without a consumer group, and keeps following them.
 
-    `handlers` maps a short topic name to a function called with each chunk, in partition order. A handler that raises
+    `handlers` maps a short topic name to a function called with each chunk, in partition order; what it returns is awaited
+    before the next chunk of any topic. A handler that raises
     stops the reader, and with it the worker: a partial view of the catalogue must not look like a whole one. So handlers
     catch what a single bad record may raise. What the broker refuses or answers oddly costs time: a new consumer goes on from
     where the last one stood, and `warn` is called with what is not right, or with an empty text.
@@ -37,7 +38,7 @@ class BroadcastReader:
     def __init__(
         self,
         settings: Settings,
-        handlers: Mapping[str, Callable[[Chunk], None]],
+        handlers: Mapping[str, Callable[[Chunk], Awaitable[None] | None]],
         warn: Callable[[str, str], None] = lambda _name, _text: None,
     ) -> None:
         self._settings = settings
@@ -115,7 +116,9 @@ class BroadcastReader:
                     # until all is read nobody is answered: then of records with one key the newest are enough to look at
                     size = AT_ONCE if self.caught_up.is_set() else len(records)
                     for start in range(0, len(records), size):
-                        self._handlers[tp.topic](Chunk.of(tp.topic, tp.partition, records[start : start + size]))
+                        handled = self._handlers[tp.topic](Chunk.of(tp.topic, tp.partition, records[start : start + size]))
+                        if handled is not None:
+                            await handled
                         await asyncio.sleep(0)
                     self._position[tp] = records[-1].offset + 1
                 self._warn("broadcast", "")

@@ -15,8 +15,8 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
-from schemas.codec import Framing, Registry, decode, encode
-from schemas.errors import BadInput, BadRequest, DeadlineExceeded, NotReady, RiffleError, TransientError
+from schemas.codec import Framing, Registry, decode, encode, header_of, look_up
+from schemas.errors import BadRequest, DeadlineExceeded, NotReady, RiffleError, TransientError
 from schemas.records import After, AsOf, Interaction, Item, Request, Slate, SlateItem
 from schemas.validation import request_from
 from streams.lenient import AIOKafkaConsumer
@@ -30,7 +30,11 @@ REPLIES = "replies"
 REPLY_RETENTION_MS = 600_000
 MAX_TRAVEL_MS = 25
 JSON_HEADERS = [("content-type", b"application/json")]
-KINDS: Mapping[str, type[RiffleError]] = {"deadline_exceeded": DeadlineExceeded, "not_ready": NotReady}
+KINDS: Mapping[str, type[RiffleError]] = {
+    "deadline_exceeded": DeadlineExceeded,
+    "not_ready": NotReady,
+    "registry_unavailable": NotReady,
+}
 
 
 class EventProducer:
@@ -71,8 +75,10 @@ class EventProducer:
 
         Raises:
             BadEvent: an event does not fit the schema; none was sent.
-            NotReady: the broker did not take all of them; sending them again is safe, `event_id` deduplicates.
+            NotReady: the broker did not take all of them; sending them again is safe, `event_id` deduplicates. Or the schema
+                registry gives no answer; none was sent.
         """
+        await _registered("interaction", self._framing, self._registry)
         values = [encode("interaction", asdict(event), self._framing, self._registry) for event in events]
         keys = [event.user_id.encode() for event in events]
         return await self._send("interactions", keys, values)
@@ -84,6 +90,7 @@ class EventProducer:
             NotReady: the broker did not take it.
         """
         datum = {**asdict(item), "categories": list(item.categories), "attributes": dict(item.attributes)}
+        await _registered("item", self._framing, self._registry)
         value = encode("item", datum, self._framing, self._registry)
         return (await self._send("items", [item.item_id.encode()], [value]))[0]
 
@@ -227,12 +234,13 @@ class RiffleClient:
             raise NotReady("too_many_waiting", f"{self._max_waiting} requests are waiting for their answer already")
         self._sequence += 1
         correlation_id = f"{self._id}-{self._sequence}"
-        value = encode("request", _datum(request), self._framing, self._registry)
         answer: asyncio.Future[Slate] = asyncio.get_running_loop().create_future()
         self._waiting[correlation_id] = answer
         self.counters["sent"] += 1
         try:
             async with asyncio.timeout(limit / 1000):
+                await _registered("request", self._framing, self._registry)
+                value = encode("request", _datum(request), self._framing, self._registry)
                 await self._send(self._producer, correlation_id, request.user_id, value, limit)
                 slate = await answer
         except TimeoutError as exc:
@@ -301,6 +309,7 @@ class RiffleClient:
                     continue
                 for records in fetched.values():
                     for record in records:
+                        await look_up(self._registry, [record.value], [record.headers])
                         self._receive(record.value, record.headers)
         except Exception as exc:
             log.exception("the reply reader ended")
@@ -308,7 +317,7 @@ class RiffleClient:
             raise
 
     def _receive(self, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> None:
-        correlation_id = next((v.decode("utf-8", "replace") for k, v in headers if k == "Faust-Ag-CorrelationId"), "")
+        correlation_id = (header_of(headers, "Faust-Ag-CorrelationId") or b"").decode("utf-8", "replace")
         if not correlation_id.startswith(self._id):
             self.counters["foreign"] += 1
             return
@@ -378,8 +387,10 @@ def slate_from(value: bytes | None, headers: Sequence[tuple[str, bytes]], regist
         if error is None:
             return _slate(body)
         code, message, field = str(error["code"]), str(error["message"]), error.get("field")
-    except (BadInput, KeyError, TypeError, ValueError, AttributeError) as exc:
-        raise RiffleError("unreadable_reply", f"the reply cannot be read: {exc}") from exc
+    except TransientError:
+        raise
+    except Exception as exc:  # whoever may write to the topic of replies wrote it
+        raise RiffleError("unreadable_reply", f"the reply cannot be read: {type(exc).__name__}: {exc}") from exc
     raise KINDS.get(code, RiffleError if code == "internal" else BadRequest)(code, message, field)
 
 
@@ -419,6 +430,12 @@ def _datum(request: Request) -> dict[str, Any]:
         "after": None if request.after is None else asdict(request.after),
         "candidates": None if request.candidates is None else list(request.candidates),
     }
+
+
+async def _registered(name: str, framing: Framing, registry: Registry | None) -> None:
+    """Have a schema registered before records are encoded with it; waits a bounded time."""
+    if framing is Framing.CONFLUENT and registry is not None:
+        await registry.ready({name})
 
 
 async def _started(part: AIOKafkaProducer | AIOKafkaConsumer) -> None:

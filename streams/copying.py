@@ -15,10 +15,11 @@ from typing import Any
 from aiokafka import AIOKafkaProducer, TopicPartition
 
 from schemas.errors import ConfigError
+from schemas.kernels import partition_of
 from streams.lenient import AIOKafkaConsumer
 from streams.metadata import describe_topics
 from streams.settings import Settings
-from streams.topics import ensure_topics, partition_of, partitions_of
+from streams.topics import ensure_topics, partitions_of
 
 __all__ = ["COPIED", "copy_topics"]
 

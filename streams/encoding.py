@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -18,10 +19,10 @@ from aiokafka.errors import ProducerFenced
 from aiokafka.structs import OffsetAndMetadata
 
 from models.vectors import ItemVector, fingerprint, vectors_from, vectors_to
-from schemas.codec import Registry, decode, encode
-from schemas.errors import BadEvent, BadInput
+from schemas.codec import Registry, decode, encode, look_up
+from schemas.entries import entry_of
+from schemas.errors import BadEvent, BadInput, NotReady, TransientError
 from schemas.records import Item
-from schemas.validation import item_from
 from streams.lenient import AIOKafkaConsumer
 from streams.settings import Settings
 
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 BATCH = 64
 "Catalogue entries per transaction: few, so that the first of many is not kept waiting by the last."
 POLL_MS = 200
+RETRY_S = 5.0
+"Until entries whose schema the registry could not give are read again."
 
 
 class ItemEncoders(Protocol):
@@ -64,13 +67,17 @@ class ItemEncoding(ConsumerRebalanceListener):  # type: ignore[misc]
         self._published: dict[str, int] = {}
         "Fingerprint of what is published of each item."
         self._names: frozenset[str] = frozenset()
+        self._missed: dict[TopicPartition, int] = {}
+        "Per partition, the first entry whose schema the registry could not give: what comes after is done, and not committed."
+        self._again = 0.0
+        "When to read from there again, by the monotonic clock."
         self._failure: BaseException | None = None
         self._publishing = asyncio.Lock()
         "Held by a transaction: a producer is not stopped within one."
         self._stopping = asyncio.Event()
         self._consumer: Any = None
         self.counters: Counter[str] = Counter()
-        "`items`, `encoded`, `unchanged`, `deleted`, `bad`, `fenced`."
+        "`items`, `encoded`, `unchanged`, `deleted`, `bad`, `waits`, `fenced`."
 
     def stop(self) -> None:
         """Ask `run` to finish."""
@@ -81,6 +88,7 @@ class ItemEncoding(ConsumerRebalanceListener):  # type: ignore[misc]
 
         Raises:
             aiokafka.errors.KafkaError: the broker is gone. Nothing of the batch under way is visible; run again.
+            NotReady: with `once`, the schema registry gives no answer for an entry; all others are done.
         """
         # in a thread: to make encoders takes seconds, in which the group must hear of this consumer
         self._names = await asyncio.to_thread(lambda: frozenset(self._encoders.names))
@@ -101,17 +109,29 @@ class ItemEncoding(ConsumerRebalanceListener):  # type: ignore[misc]
                 if self._failure is not None:
                     raise self._failure
                 for partition, records in batches.items():
+                    await look_up(self._registry, [r.value for r in records], [r.headers for r in records])
                     await self._take(partition, records)
+                self._read_missed()
                 if once and not batches and await self._done():
                     return
         finally:
             await self._consumer.stop()
             await self._let_go()
 
+    def _read_missed(self) -> None:
+        """Go back to what could not be read, after a while."""
+        if self._missed and time.monotonic() >= self._again:
+            for partition, offset in self._missed.items():
+                self._consumer.seek(partition, offset)
+            self._missed.clear()
+
     async def _done(self) -> bool:
         assigned = [partition for partition in self._consumer.assignment() if partition in self._producers]
         ends = await self._consumer.end_offsets(assigned)
-        return bool(assigned) and all([await self._consumer.position(tp) >= ends[tp] for tp in assigned])
+        done = bool(assigned) and all([await self._consumer.position(tp) >= ends[tp] for tp in assigned])
+        if done and self._missed and self._registry is not None:
+            raise NotReady("registry_unavailable", f"entries are left out: {self._registry.trouble()}; run it again")
+        return done
 
     async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:  # noqa: ARG002
         """Let go: a batch under way is given up, and read again by the next owner."""
@@ -146,6 +166,7 @@ class ItemEncoding(ConsumerRebalanceListener):  # type: ignore[misc]
         return producer
 
     async def _let_go(self) -> None:
+        self._missed.clear()
         async with self._publishing:
             while self._producers:
                 await self._producers.popitem()[1].stop()
@@ -191,16 +212,23 @@ class ItemEncoding(ConsumerRebalanceListener):  # type: ignore[misc]
         for record in records:
             self.counters["items"] += 1
             try:
-                if record.value:
-                    item = item_from(decode("item", record.value, record.headers, self._registry)[0])
-                    newest[item.item_id] = item
-                elif record.key:
-                    newest[record.key.decode()] = None
-            except (BadInput, UnicodeDecodeError) as exc:
+                entry = entry_of(record.value, record.key, record.headers, self._registry)
+                newest[entry if isinstance(entry, str) else entry.item_id] = None if isinstance(entry, str) else entry
+            except TransientError as exc:
+                self._miss(record, exc)
+            except BadInput as exc:
                 # workers skip and count such a record too
                 self.counters["bad"] += 1
                 log.info("not encoded: %s-%d@%d: %s", record.topic, record.partition, record.offset, exc)
         return newest
+
+    def _miss(self, record: Any, exc: TransientError) -> None:
+        self.counters["waits"] += 1
+        partition = TopicPartition(record.topic, record.partition)
+        if partition not in self._missed:
+            log.warning("not encoded until its schema is known: %s-%d@%d: %s", *partition, record.offset, exc)
+            self._missed[partition] = record.offset
+            self._again = time.monotonic() + RETRY_S
 
     async def _take(self, partition: TopicPartition, records: Sequence[Any]) -> None:
         if partition not in self._producers:
@@ -215,7 +243,7 @@ class ItemEncoding(ConsumerRebalanceListener):  # type: ignore[misc]
         values: list[tuple[str, bytes | None]] = [(item_id, None) for item_id in gone]
         for item, mine in zip(todo, vectors, strict=True):
             values.append((item.item_id, encode("item_vectors", vectors_to(item.item_id, mine))))
-        if not await self._publish(partition, records[-1].offset + 1, values):
+        if not await self._publish(partition, self._missed.get(partition, records[-1].offset + 1), values):
             return
         self._published.update(new)
         for item_id in gone:

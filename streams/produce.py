@@ -10,12 +10,13 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
-from aiokafka.partitioner import DefaultPartitioner
 
 from schemas.codec import Framing, Registry, encode
 from schemas.errors import TransientError
+from schemas.kernels import partition_of
 from schemas.records import Interaction, Item
 from streams.settings import Settings
+from streams.topics import partitions_of
 
 __all__ = ["produce", "produce_events", "produce_items"]
 
@@ -40,14 +41,13 @@ class _Batches:
         self._producer = producer
         self._topic = topic
         self._partitions = partitions
-        self._partition_of = DefaultPartitioner()
         self._filling: dict[int, Any] = {}
         self._sent: list[tuple[int, int, Any]] = []
         self.last: dict[int, int] = {}
 
     async def add(self, key: bytes, value: bytes) -> None:
         """Queue a record; waits while the broker is behind."""
-        partition = self._partition_of(key, self._partitions, self._partitions)
+        partition = self._partitions[partition_of(key, len(self._partitions))]
         for _ in range(2):
             batch = self._filling.get(partition)
             if batch is None:
@@ -102,9 +102,13 @@ async def produce(
     as acknowledgements allow.
 
     Raises:
-        TransientError: the broker cannot be reached or refused a record; those before it are in.
+        TransientError: the broker cannot be reached or refused a record; those before it are in. Or the schema registry gives
+            no answer; nothing is in.
     """
     registry = _registry(settings)
+    if registry is not None:
+        await registry.ready({schema})
+        registry.id_of(schema)
     framing = Framing.CONFLUENT if registry else Framing.SINGLE_OBJECT
     producer = AIOKafkaProducer(
         bootstrap_servers=settings.bootstrap_servers,
@@ -116,7 +120,9 @@ async def produce(
     )
     try:
         await producer.start()
-        batches = _Batches(producer, topic, sorted(await producer.partitions_for(topic)))
+        # the cluster may list more than the tables have, whose records nobody reads
+        wanted = partitions_of(topic.removeprefix(settings.topic_prefix), settings)
+        batches = _Batches(producer, topic, sorted(await producer.partitions_for(topic))[:wanted])
         started, sent = time.perf_counter(), 0
         for key, datum in records:
             if rate is not None and (wait := started + sent / rate - time.perf_counter()) > 0:

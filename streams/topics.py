@@ -6,13 +6,12 @@ from dataclasses import dataclass
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import TopicAlreadyExistsError, for_code
-from aiokafka.partitioner import DefaultPartitioner
 
 from schemas.errors import ConfigError
 from streams.kafka_errors import advice_of
 from streams.settings import Settings
 
-__all__ = ["TOPICS", "TopicSpec", "ensure_topics", "partition_counts", "partition_of", "partitions_of"]
+__all__ = ["TOPICS", "TopicSpec", "ensure_topics", "partition_counts", "partitions_of"]
 
 RETENTION_MS = 30 * 86_400_000
 TOMBSTONES_MS = 7 * 86_400_000
@@ -59,18 +58,6 @@ TOPICS: dict[str, TopicSpec] = {
 def partitions_of(name: str, settings: Settings) -> int:
     """How many partitions a topic of `TOPICS` must have."""
     return TOPICS[name].partitions or settings.partitions
-
-
-_murmur2 = DefaultPartitioner()
-
-
-def partition_of(key: bytes, partitions: int) -> int:
-    """The partition of a key, as the default partitioner of Java clients and aiokafka chooses it (murmur2).
-
-    Riffle's producers name it, because the cluster may list more partitions than the tables have.
-    """
-    every = list(range(partitions))
-    return int(_murmur2(key, every, every))
 
 
 async def partition_counts(settings: Settings) -> dict[str, int]:

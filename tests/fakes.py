@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import json
+import threading
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TypeVar
 
 from agents.metrics import Metrics
+from schemas.codec import schema_text
 from schemas.errors import BadItem, BadRequest
 from schemas.records import Interaction, Item, Request, Slate, SlateItem
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -90,3 +99,133 @@ class FakeService:
 
     def render_metrics(self) -> str:
         return self.metrics.render()
+
+
+@dataclass
+class FakeRegistry:
+    """A registry that knows at once: `schemas` by id, and their names' ids. An exception among them is raised."""
+
+    schemas: dict[int, str | Exception] = field(default_factory=dict)
+    names: dict[str, int | Exception] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, *names: str) -> FakeRegistry:
+        """The current schemas of these names, as 1, 2, …"""
+        ids = dict(zip(names, range(1, len(names) + 1), strict=True))
+        return cls({n: schema_text(name) for name, n in ids.items()}, dict(ids))
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def id_of(self, name: str) -> int:
+        return _raised(self.names.get(name, KeyError(name)))
+
+    def schema_of(self, schema_id: int) -> str:
+        return _raised(self.schemas.get(schema_id, KeyError(schema_id)))
+
+    def trouble(self) -> str:
+        return ""
+
+    async def ready(self, wanted: Collection[int | str], within_s: float = 0.0) -> None:
+        """Nothing to wait for."""
+
+    async def answered(self, wanted: int | str) -> None:
+        """Nothing to wait for."""
+
+
+def _raised(answer: T | Exception) -> T:
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+@dataclass
+class RegistryServer:
+    """A schema registry over HTTP on loopback that answers as `mood` says. Every id is its schema's place in `schemas`."""
+
+    schemas: list[str] = field(default_factory=lambda: [schema_text(name) for name in ("interaction", "item", "request")])
+    mood: str = "sound"
+    "`sound`, `html`, `odd`, `list`, `huge`, `hang`, `drip`, `silent`, or a status and, after a blank, the body."
+    url: str = ""
+    calls: Counter[str] = field(default_factory=Counter)
+    "Requests by path."
+    logins: set[str] = field(default_factory=set)
+    released: threading.Event = field(default_factory=threading.Event)
+    "Ends what hangs."
+
+
+@contextlib.contextmanager
+def registry_server(**given: object) -> Iterator[RegistryServer]:
+    """A running `RegistryServer`."""
+    state = RegistryServer(**given)  # type: ignore[arg-type]
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.0"
+
+        def log_message(self, *said: object) -> None:
+            """Nothing."""
+
+        def do_POST(self) -> None:
+            size = int(self.headers.get("Content-Length", 0))
+            self.answer(json.loads(self.rfile.read(size))["schema"])
+
+        def do_GET(self) -> None:
+            self.answer(None)
+
+        def answer(self, registered: str | None) -> None:
+            state.calls[self.path] += 1
+            state.logins.add(self.headers.get("Authorization", ""))
+            with contextlib.suppress(OSError):
+                self.say(state.mood, registered)
+
+        def say(self, mood: str, registered: str | None) -> None:
+            status, _, body = mood.partition(" ")
+            if mood == "sound":
+                status, body = "200", self.sound(registered)
+            elif mood == "html":
+                status, body = "200", "<html>It works!</html>"
+            elif mood == "odd":
+                status, body = "200", json.dumps({"schema": 5, "id": "one"})
+            elif mood == "list":
+                status, body = "200", "[]"
+            elif mood == "huge":
+                self.wfile.write(b"HTTP/1.0 200 OK\r\nContent-Length: 100000000000\r\n\r\n{")
+                return
+            elif mood == "hang":
+                state.released.wait(60)
+                return
+            elif mood == "drip":
+                self.wfile.write(b"HTTP/1.0 200 OK\r\nX-Long: ")
+                while not state.released.wait(0.01):
+                    self.wfile.write(b"x")
+                return
+            if not status.isdigit():
+                return  # the connection ends without a word
+            self.send_response(int(status))
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def sound(self, registered: str | None) -> str:
+            if registered is not None:
+                if registered not in state.schemas:
+                    state.schemas.append(registered)
+                return json.dumps({"id": state.schemas.index(registered) + 1})
+            number = int(self.path.rpartition("/")[2].partition("?")[0])
+            if not 0 < number <= len(state.schemas):
+                self.say('404 {"error_code": 40403, "message": "Schema not found"}', None)
+                raise OSError("said")
+            return json.dumps({"schema": state.schemas[number - 1]})
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    state.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        yield state
+    finally:
+        state.released.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()

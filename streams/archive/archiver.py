@@ -15,10 +15,13 @@ from aiokafka.errors import CommitFailedError, IllegalStateError
 
 from models.archive.files import NAMED, SCHEMAS, ArchiveFile, next_offsets, parquet
 from models.archive.target import Target, open_target
-from schemas.codec import Framing, Registry, decode, encode
-from schemas.columns import ERASE
+from schemas.codec import Framing, Registry, decode, encode, look_up
+from schemas.columns import Placed, check_place, event_of
+from schemas.entries import entry_of
 from schemas.errors import BadEvent, BadInput, ConfigError, TransientError
-from schemas.validation import check_time, interaction_from, item_from
+from schemas.kernels import partition_of
+from schemas.records import Item
+from schemas.validation import check_time
 from streams.chunks import METADATA_MAX_AGE_MS
 from streams.dead_letters import letter_of
 from streams.kafka_errors import advice_of
@@ -127,7 +130,9 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
                 for partition, records in batches.items():
                     if not self._placed:
                         break
-                    self._take(partition, records)
+                    await look_up(self._registry, [r.value for r in records], [r.headers for r in records])
+                    if self._placed:
+                        self._take(partition, records)
                     await asyncio.sleep(0)
                 await self._write_due()
             await self._write_due(everything=True)
@@ -230,27 +235,30 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
         """The record as a row by the rules of the worker that reads it; a deletion or an erasure as one that removes."""
         topic = self._topics[record.topic]
         origin = {"_partition": record.partition, "_offset": record.offset, "_timestamp": record.timestamp}
-        erases = topic == "interactions" and record.value is None and ERASE in record.headers
-        if erases or (topic == "items" and not record.value):
-            if not record.key:
-                raise BadEvent("null_key", "what is to be removed must be the key", "key")
-            removed = {NAMED[topic]: record.key.decode(), **origin, "_removed": True}
-            self.counters["deletions" if topic == "items" else "erasures"] += 1
-            return removed
-        if record.value is None:
-            raise BadEvent("null_value", "no value")
-        datum, framing = decode(SCHEMAS[topic], record.value, record.headers, self._registry)
         if topic == "interactions":
-            datum = asdict(interaction_from(datum))
-            check_time(datum["event_time"], record.timestamp)
-            if record.key is None or record.key.decode() != datum["user_id"]:
-                raise BadEvent("key_mismatch", "the key is not the user_id", "key")
+            event = event_of(record.value, record.key, record.headers, self._registry)
+            if not isinstance(event, str):
+                check_time(event.event_time, record.timestamp)
+            partitions = self._settings.partitions
+            check_place(partition_of(record.key, partitions), Placed(record.partition, partitions))
+            if isinstance(event, str):
+                self.counters["erasures"] += 1
+                return {NAMED[topic]: event, **origin, "_removed": True}
+            datum = asdict(event)
         elif topic == "items":
-            datum = asdict(item_from(datum))
+            entry = entry_of(record.value, record.key, record.headers, self._registry)
+            if not isinstance(entry, Item):
+                self.counters["deletions"] += 1
+                return {NAMED[topic]: entry, **origin, "_removed": True}
+            datum = asdict(entry)
             datum["categories"] = list(datum["categories"])
             datum["attributes"] = [{"key": key, "value": value} for key, value in datum["attributes"].items()]
-        elif framing is Framing.JSON:
-            datum = decode(SCHEMAS[topic], encode(SCHEMAS[topic], datum))[0]
+        else:
+            if record.value is None:
+                raise BadEvent("null_value", "no value")
+            datum, framing = decode(SCHEMAS[topic], record.value, record.headers, self._registry)
+            if framing is Framing.JSON:
+                datum = decode(SCHEMAS[topic], encode(SCHEMAS[topic], datum))[0]
         self.counters["records"] += 1
         return {**datum, **origin, **({"_removed": False} if topic in NAMED else {})}
 

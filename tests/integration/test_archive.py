@@ -10,10 +10,11 @@ from itertools import pairwise
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from fakes import FakeRegistry
 
 from models.archive.files import ArchiveFile, read_archive
 from models.archive.target import LocalFolder
-from schemas.codec import Framing, encode, schema_text
+from schemas.codec import Framing, encode
 from schemas.columns import ERASE
 from schemas.errors import ConfigError, NotReady
 from schemas.records import Interaction, Item
@@ -165,19 +166,16 @@ async def test_a_catalogue_of_which_nothing_can_be_used_is_told_once(fresh: Sett
     assert (archiver.counters["bad"], archiver.counters["letters"]) == (0, 0)
 
 
-class AwayAtFirst:
+class AwayAtFirst(FakeRegistry):
     """A schema registry that answers the third time."""
 
     asked = 0
-
-    def id_of(self, name: str) -> int:
-        return 7
 
     def schema_of(self, schema_id: int) -> str:
         self.asked += 1
         if self.asked < 3:
             raise NotReady("registry_unavailable", "away")
-        return schema_text("item")
+        return super().schema_of(schema_id)
 
 
 async def test_the_archive_waits_for_a_schema_and_what_needs_none_goes_on(
@@ -186,7 +184,7 @@ async def test_the_archive_waits_for_a_schema_and_what_needs_none_goes_on(
     monkeypatch.setattr("streams.archive.archiver.WAIT_S", 2.0)
     settings = replace(fresh, archive_interval_s=0.2)
     await ensure_topics(settings)
-    registry = AwayAtFirst()
+    registry = AwayAtFirst.of("item")
     await produce_items(settings, [Item("before")])
     async with AIOKafkaProducer(bootstrap_servers=settings.bootstrap_servers) as producer:
         value = encode("item", {"item_id": "i", "title": "a thing"}, Framing.CONFLUENT, registry)

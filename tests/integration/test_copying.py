@@ -10,9 +10,10 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 
 from schemas.errors import ConfigError
+from schemas.kernels import partition_of
 from streams.copying import copy_topics
 from streams.settings import Settings
-from streams.topics import ensure_topics, partition_of
+from streams.topics import ensure_topics
 
 pytestmark = pytest.mark.integration
 

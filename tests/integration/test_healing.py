@@ -16,9 +16,10 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from stream_check import ITEMS, Sent
 
 from schemas.codec import encode
+from schemas.kernels import partition_of
 from schemas.records import Interaction
 from streams.settings import Settings
-from streams.topics import TOPICS, partition_of
+from streams.topics import TOPICS
 
 pytestmark = pytest.mark.integration
 WITHIN_S = 60.0

@@ -1,18 +1,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import orjson
 import pytest
 from aiokafka.errors import KafkaError
+from fakes import FakeRegistry
 from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.codec import Framing, decode, encode
 from schemas.errors import BadRequest, DeadlineExceeded, NotReady, RiffleError
-from schemas.records import After, AsOf, Interaction, Request, Slate, SlateItem
+from schemas.records import After, AsOf, Interaction, Item, Request, Slate, SlateItem
 from streams.client import JSON_HEADERS, EventProducer, RiffleClient, slate_from
 from streams.settings import Settings
 
@@ -88,6 +90,8 @@ def test_a_slate_survives_its_reply(framing: Framing) -> None:
     [
         ("deadline_exceeded", DeadlineExceeded),
         ("not_ready", NotReady),
+        ("registry_unavailable", NotReady),
+        ("key_mismatch", BadRequest),
         ("invalid_field", BadRequest),
         ("internal", RiffleError),
     ],
@@ -176,3 +180,42 @@ async def test_nothing_is_sent_before_start() -> None:
         await RiffleClient(SETTINGS).recommend(Request("r", "u"))
     with pytest.raises(NotReady):
         await EventProducer(SETTINGS).send_events([Interaction("e", "u", "i", 0)])
+
+
+async def test_nothing_is_sent_while_the_registry_does_not_know_the_schema(broker: Broker) -> None:
+    away = FakeRegistry(names=dict.fromkeys(("interaction", "item", "request"), NotReady("registry_unavailable", "away")))
+    client = RiffleClient(SETTINGS, framing=Framing.CONFLUENT, registry=away)
+    client._producer = client._events._producer = broker
+    client._reader = asyncio.create_task(asyncio.Event().wait())
+    event = Interaction("e", "u", "i", 1)
+    for work in (client.recommend(Request("r", "u")), client.send_events([event]), client.put_item(Item("i"))):
+        with pytest.raises(NotReady, match="away"):
+            await work
+    assert (broker.sent, client.waiting) == ([], 0)
+    await client.stop()
+
+
+async def test_a_reply_in_confluent_framing_is_read(broker: Broker) -> None:
+    registry = FakeRegistry.of("request", "slate")
+    client = RiffleClient(SETTINGS, framing=Framing.CONFLUENT, registry=registry)
+    client._producer = broker
+    client._reader = asyncio.create_task(asyncio.Event().wait())
+
+    def answer(headers: dict[str, bytes]) -> None:
+        value, heads = reply(SLATE, headers["Faust-Ag-CorrelationId"].decode(), Framing.SINGLE_OBJECT)
+        client._receive(b"\0\0\0\0\2" + value[10:], heads)
+
+    broker.on_send = answer
+    assert await client.recommend(Request("r", "u"), 1_000) == SLATE
+    assert decode("request", broker.sent[0]["value"], (), registry)[1] is Framing.CONFLUENT  # type: ignore[arg-type]
+    await client.stop()
+
+
+@pytest.mark.parametrize("score", ["1", 10**400, None, [], "x", True])
+def test_a_score_that_is_none_makes_a_reply_unreadable_or_a_number(score: object) -> None:
+    body = SLATE.to_json() | {"items": [{"item_id": "i", "score": score, "sources": []}]}
+    value = json.dumps({"key": "u", "value": body}).encode()
+    try:
+        assert isinstance(slate_from(value, JSON_HEADERS).items[0].score, float)
+    except RiffleError as error:
+        assert error.code == "unreadable_reply"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,7 @@ import avro.schema
 import numpy as np
 import orjson
 import pytest
-from confluent_kafka.schema_registry import SchemaRegistryClient
-from confluent_kafka.schema_registry.error import SchemaRegistryError
+from fakes import FakeRegistry
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +22,6 @@ from schemas.compatibility import check_all, incompatibilities
 from schemas.errors import BadEvent, BadInput, BadRequest, NotReady
 from schemas.plain_json import plain_json
 from schemas.records import Interaction
-from schemas.registry import ConfluentRegistry
 from schemas.validation import FUTURE_MS, interaction_from, item_from, request_from
 
 GOLDEN = Path(__file__).parent / "golden.json"
@@ -81,9 +78,7 @@ def test_fastavro_equals_apache_avro(name: str) -> None:
 
 @given(EVENTS)
 def test_every_framing_decodes_to_the_same_event(datum: dict[str, Any]) -> None:
-    registry = ConfluentRegistry(SchemaRegistryClient({"url": "mock://"}))
-    registry._ids["interaction"] = 5
-    registry.schema_of = lambda _id: schema_text("interaction")  # type: ignore[method-assign]
+    registry = FakeRegistry.of("interaction")
     wanted = interaction_from(datum)
     for framing in Framing:
         value = encode("interaction", datum, framing, registry)
@@ -181,46 +176,49 @@ def test_iso_times_and_milliseconds_are_the_same_moment() -> None:
     assert orjson.loads(encode("interaction", {**base, "event_time": 1}, Framing.JSON))["event_time"] == 1
 
 
-class OddRegistry:
-    """A registry whose answer to any id is given."""
-
-    def __init__(self, answer: str | Exception) -> None:
-        self.answer = answer
-
-    def id_of(self, name: str) -> int:
-        return 1
-
-    def schema_of(self, schema_id: int) -> str:
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
-
-
 @pytest.mark.parametrize("answer", ['{"type": "object"}', "syntax = proto3;", '{"type": "record"}', KeyError(1)])
 def test_a_writer_schema_that_is_not_avro_is_a_bad_event(answer: str | Exception) -> None:
     with pytest.raises(BadEvent) as caught:
-        decode("interaction", b"\x00\x00\x00\x00\x01abc", (), OddRegistry(answer))
+        decode("interaction", b"\x00\x00\x00\x00\x01abc", (), FakeRegistry({1: answer}))
     assert caught.value.code == "unknown_schema"
 
 
-@pytest.mark.parametrize(("status", "error"), [(404, KeyError), (500, NotReady), (503, NotReady)])
-def test_a_failing_registry_is_no_reason_to_refuse_a_record(status: int, error: type[Exception]) -> None:
-    class Client:
-        def get_schema(self, schema_id: int) -> None:
-            raise SchemaRegistryError(status, 1, "no")
-
-    with pytest.raises(error):
-        ConfluentRegistry(Client()).schema_of(1)  # type: ignore[arg-type]
+NODE = {"type": "record", "name": "Node", "fields": [{"name": "next", "type": ["null", "Node"]}]}
+EMPTY = {"type": "record", "name": "Empty", "fields": [{"name": "nothing", "type": "null"}]}
 
 
-def test_a_registry_that_nobody_answers_for_is_asked_again() -> None:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))  # and never listens
-        registry = ConfluentRegistry.at(f"http://127.0.0.1:{held.getsockname()[1]}")
-        with pytest.raises(NotReady):
-            registry.schema_of(7)
-        with pytest.raises(NotReady):
-            decode("item", b"\x00\x00\x00\x00\x07abc", (), registry)
+@pytest.mark.parametrize(
+    ("kind", "rest"),
+    [
+        (NODE, b"\x02" * 900_000 + b"\x00"),
+        ({"type": "map", "values": NODE}, b"\x00"),
+        ({"type": "array", "items": "null"}, b"\xfe\xff\xff\xff\xff\x1f\x00"),
+        (["null", {"type": "array", "items": EMPTY}], b"\x02\xfe\xff\xff\xff\xff\x1f\x00"),
+        ({"type": "array", "items": {"type": "fixed", "name": "None", "size": 0}}, b"\xfe\xff\xff\xff\xff\x1f\x00"),
+    ],
+)
+def test_a_registered_schema_that_could_end_the_process_is_refused(kind: Any, rest: bytes) -> None:
+    """fastavro skips a field that Riffle does not know with as many calls or turns as the bytes say."""
+    schema = json.loads(schema_text("interaction"))
+    schema["fields"].append({"name": "more", "type": kind})
+    value = encode("interaction", {"event_id": "e", "user_id": "u", "item_id": "i", "event_time": 5})
+    with pytest.raises(BadEvent) as refused:
+        decode("interaction", b"\0\0\0\0\1" + value[10:] + rest, (), FakeRegistry({1: json.dumps(schema)}))
+    assert refused.value.code == "unknown_schema"
+
+
+@pytest.mark.parametrize("kind", ["string", {"type": "array", "items": ["null", "string"]}, {"type": "map", "values": "null"}])
+def test_a_field_that_riffle_does_not_know_is_skipped(kind: Any) -> None:
+    schema = json.loads(schema_text("interaction"))
+    schema["fields"].append({"name": "more", "type": kind})
+    value = encode("interaction", {"event_id": "e", "user_id": "u", "item_id": "i", "event_time": 5})
+    read = decode("interaction", b"\0\0\0\0\1" + value[10:] + b"\0", (), FakeRegistry({1: json.dumps(schema)}))
+    assert read[0]["item_id"] == "i"
+
+
+def test_a_registry_without_an_answer_is_no_reason_to_refuse_a_record() -> None:
+    with pytest.raises(NotReady):
+        decode("item", b"\x00\x00\x00\x00\x07abc", (), FakeRegistry({7: NotReady("registry_unavailable", "away")}))
 
 
 @pytest.mark.parametrize("value", [10**400, -(10**400), 1e39, float("nan"), float("inf")])
@@ -333,3 +331,47 @@ def test_an_id_of_another_kind_is_told_what_it_may_be(odd: object) -> None:
         request_from({"user_id": odd}, request_id="r")
     with pytest.raises(BadRequest, match="whole number"):
         request_from({"user_id": "u", "exclude": [odd]}, request_id="r")
+
+
+PLAIN_TEXT = ("content-type", b"text/plain")
+AS_JSON = ("content-type", b"application/json")
+
+
+@pytest.mark.parametrize(
+    ("headers", "framing"),
+    [
+        ([AS_JSON], Framing.JSON),
+        ([PLAIN_TEXT, AS_JSON], Framing.JSON),
+        ([AS_JSON, PLAIN_TEXT], None),
+        ([AS_JSON, ("Content-Type", None)], None),
+        ([AS_JSON, ("x", b"y")], Framing.JSON),
+        ([("CONTENT-TYPE", b" application/JSON ;charset=latin-1")], Framing.JSON),
+        ([("content-type ", b"application/json")], None),
+    ],
+)
+def test_of_several_content_types_the_last_counts(headers: list[tuple[str, Any]], framing: Framing | None) -> None:
+    event = {"event_id": "e", "user_id": "u", "item_id": "i", "event_time": 5, "action": "view"}
+    for value in (orjson.dumps(event), encode("interaction", event)):
+        decoded = decode_interactions([value], [b"u"], [headers], [0])
+        expected = framing is Framing.JSON if value[:1] == b"{" else framing is None
+        assert (len(decoded.columns), len(decoded.bad)) == (int(expected), int(not expected))
+
+
+@pytest.mark.parametrize(
+    ("headers", "erases"),
+    [
+        ([ERASE], True),
+        ([("riffle-op", b"x"), ERASE], True),
+        ([ERASE, ("riffle-op", None)], False),
+        ([("Riffle-Op", b"erase")], False),
+    ],
+)
+def test_of_several_operations_the_last_counts(headers: list[tuple[str, Any]], erases: bool) -> None:
+    decoded = decode_interactions([None], [b"u"], [headers], [0])
+    assert decoded.erasures == ([(0, "u")] if erases else [])
+    assert [bad.code for bad in decoded.bad] == ([] if erases else ["null_value"])
+
+
+@pytest.mark.parametrize("key", [b"", b"k" * 257, b"\xff"])
+def test_nobody_is_erased_by_a_key_that_is_no_id(key: bytes) -> None:
+    assert [bad.code for bad in decode_interactions([None], [key], [[ERASE]], [0]).bad] == ["invalid_key"]

@@ -70,9 +70,10 @@ def test_what_is_held_survives_the_group_protocol(held: dict[int, int]) -> None:
 
 
 def test_a_number_of_every_topic_goes_to_one_member_and_standbys_are_told() -> None:
-    cluster = SimpleNamespace(partitions_for_topic=lambda topic: {0, 1, 2, 3})
+    # 4 and 5 were added to the topics later: the tables have no such partitions
+    cluster = SimpleNamespace(partitions_for_topic=lambda topic: {0, 1, 2, 3, 4, 5})
     holds: dict[str, dict[int, int]] = {"a": {2: OWNER, 3: OWNER}, "b": {}}
-    assignors = {member: HoldingAssignor(lambda held=held: held, 1) for member, held in holds.items()}
+    assignors = {member: HoldingAssignor(lambda held=held: held, 1, 4) for member, held in holds.items()}
     joined = {
         member: ConsumerProtocolMemberMetadata.decode(assignor.metadata(["events", "requests"]).encode())
         for member, assignor in assignors.items()
@@ -84,4 +85,5 @@ def test_a_number_of_every_topic_goes_to_one_member_and_standbys_are_told() -> N
         by_topic = dict(share.assignment)
         assert by_topic["events"] == by_topic["requests"]
     assert dict(shares["a"].assignment)["events"] == [2, 3]
+    assert dict(shares["b"].assignment)["events"] == [0, 1]
     assert (assignors["a"].standby, assignors["b"].standby) == ({0, 1}, {2, 3})
