@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 import socket
 import sys
@@ -14,11 +12,9 @@ from pathlib import Path
 import pytest
 import redis
 from click.testing import CliRunner
-from rich.console import Console
 
-from agents.cli import operate
 from agents.cli.operate import down
-from schemas.errors import ConfigError, NotReady
+from schemas.errors import ConfigError
 from streams.embedded import process
 from streams.embedded.kafka import EmbeddedKafka
 from streams.embedded.process import answer_of
@@ -128,30 +124,3 @@ def test_a_controller_that_was_left_alone_is_in_nobodys_way_and_is_stopped_with_
     assert CliRunner().invoke(down).output.strip() == "stopped: Kafka"
     assert kafka._controller.pid() is None
     assert CliRunner().invoke(down).output.strip() == "nothing was running"
-
-
-@pytest.mark.parametrize(("ran", "ended", "started"), [(True, True, 2), (True, False, 1), (False, True, 1)])
-def test_up_starts_a_worker_anew_that_ended_while_kafka_was_away(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, ran: bool, ended: bool, started: int
-) -> None:
-    class Worker:
-        tries = 0
-
-        def pid(self) -> int | None:
-            return 1 if (ran if self.tries == 0 else not ended) else None
-
-    worker = Worker()
-
-    def start(_settings: Settings, _console: Console) -> None:
-        worker.tries += 1
-        if worker.tries == 1:
-            raise NotReady("not_started", "the worker ended")
-
-    external = replace(settings, bootstrap="elsewhere:1", redis_url="redis://elsewhere")
-    monkeypatch.setattr(operate, "ensure_topics", lambda _settings: asyncio.sleep(0))
-    monkeypatch.setattr(operate, "worker_daemon", lambda _settings: worker)
-    monkeypatch.setattr(operate, "_start_worker", start)
-    monkeypatch.setattr(operate, "_start_encoder", lambda _settings: None)
-    with contextlib.nullcontext() if started == 2 else pytest.raises(NotReady):
-        operate._start(external, Console(), with_worker=True)
-    assert worker.tries == started
