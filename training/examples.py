@@ -61,7 +61,8 @@ def examples_command(
     settings = ImpressionSettings(positive, round(window * 1000), windows, position_bias)
     written = build_examples(target, out, settings, partitions or None, at_once)
     followed = pl.col("labels").list.len() > 0
-    counts = [pl.scan_parquet(path).select(pl.len(), followed.sum().alias("followed")).collect().row(0) for path in written]
+    counted = pl.len(), followed.sum().alias("followed")
+    counts = [pl.scan_parquet(path, glob=False).select(counted).collect().row(0) for path in written]
     facts = {
         "files": [str(path) for path in written],
         "examples": sum(count for count, _ in counts),

@@ -21,6 +21,8 @@ from schemas.masking import masked
 __all__ = ["COMMANDS", "guarded", "main"]
 
 LIBRARIES = ("aiokafka", "asyncio", "botocore", "urllib3")
+NOT_WRITTEN = {errno.ENOSPC, errno.EBADF, errno.EIO, errno.EFBIG, errno.EDQUOT}
+"Errors of writing to a file that is open, which name none."
 READER_GONE = 141
 "Exit status of a command whose reader has gone, as of one that SIGPIPE ended."
 COMMANDS = {
@@ -99,29 +101,28 @@ def guarded(command: click.Command, name: str | None = None) -> NoReturn:
     terminal's encoding is replaced, and output that cannot be written at all is an error, unless whoever reads it has gone.
     """
     _open_streams()
+    status = _status_of(command, name)
     try:
-        status = _status_of(command, name)
         sys.stdout.flush()
-        sys.stderr.flush()
     except BrokenPipeError:  # as `| head` does it
-        status = READER_GONE
+        status = status or READER_GONE
         _forget_output()
     except OSError as exc:
-        status = 1
-        _forget_output()
-        with contextlib.suppress(OSError):
+        if not status:
             click.echo(f"riffle: the output cannot be written: {exc.strerror}", err=True)
+        status = status or 1
+        _forget_output()
     sys.exit(status)
 
 
 def _open_streams() -> None:
-    """Replace characters that the encoding lacks. A closed stream becomes a file that cannot be written."""
+    """Replace characters that the encoding lacks. A closed stdout becomes a file that cannot be written."""
     for number, stream in enumerate((sys.stdin, sys.stdout, sys.stderr)):
         if stream is None:
             with contextlib.suppress(OSError):
                 os.fstat(number)
                 continue
-            os.open(os.devnull, os.O_RDONLY)  # takes the lowest number that is free
+            os.open(os.devnull, os.O_RDONLY if number == 1 else os.O_RDWR)  # takes the lowest number that is free
     sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - as long as the process
     sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
@@ -136,7 +137,7 @@ def _forget_output() -> None:
 
 
 def _status_of(command: click.Command, name: str | None) -> int | str | None:
-    """Run the command, show what went wrong; returns the exit status. Raises OSError when the output cannot be written."""
+    """Run the command and show what went wrong; returns the exit status."""
     try:
         command.main(prog_name=name)
     except SystemExit as exc:
@@ -144,25 +145,13 @@ def _status_of(command: click.Command, name: str | None) -> int | str | None:
             _tell({"code": "usage", "message": masked(wrong.format_message()), "field": None})
         return exc.code
     except Exception as exc:
-        if isinstance(exc, OSError) and _is_of_output(exc):
-            raise
         message = _message(exc)
         if message is None or "--debug" in sys.argv[1:2]:
             raise
         click.echo(f"riffle: {masked(message)}", err=True)
-        _tell(exc.to_json() if isinstance(exc, RiffleError) else {"code": "failed", "message": masked(message), "field": None})
+        with contextlib.suppress(OSError):
+            _tell(exc.to_json() if isinstance(exc, RiffleError) else {"code": "failed", "message": masked(message), "field": None})
     return 1
-
-
-def _is_of_output(exc: OSError) -> bool:
-    """Whether it was a write to stdout that failed, which names no file."""
-    if exc.filename is not None or exc.errno not in {errno.ENOSPC, errno.EBADF, errno.EPIPE, errno.EIO, errno.EFBIG}:
-        return False
-    try:
-        sys.stdout.flush()
-    except OSError:
-        return True
-    return False
 
 
 def _tell(error: Mapping[str, str | None]) -> None:
@@ -184,6 +173,6 @@ def _message(exc: Exception) -> str | None:
             return f"no Kafka answers at {there}: run `riffle up`, or see `riffle doctor`"
         if isinstance(exc, KafkaError):
             return f"Kafka at {there} refused: {exc!r}; see `riffle doctor`"
-    if isinstance(exc, OSError) and exc.strerror is not None:
-        return f"{exc.filename}: {exc.strerror}" if exc.filename is not None else exc.strerror
+    if isinstance(exc, OSError) and exc.strerror is not None and (exc.filename is not None or exc.errno in NOT_WRITTEN):
+        return f"{exc.filename}: {exc.strerror}" if exc.filename is not None else f"cannot write: {exc.strerror}"
     return None

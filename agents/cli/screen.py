@@ -56,7 +56,8 @@ def print_table(
         for row in rows:
             for name, value in zip(names, row, strict=True):
                 if value:
-                    console.print(Text(f"{name}: {value}" if name and header else value, overflow="fold"))
+                    text = f"{name}: {value}" if name and header else value
+                    console.print("\n".join(line.rstrip() for line in text.split("\n")), soft_wrap=True)
             console.print()
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, show_header=header)
