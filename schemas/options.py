@@ -1,15 +1,16 @@
-"""Types of command-line options: numbers are read by the strict parsers, as numbers from anywhere else."""
+"""What an operator writes: numbers of options and of the environment are read by the strict parsers, as from anywhere else."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import click
 
+from schemas.errors import ConfigError
 from schemas.parsing import finite_number, whole_number
 
-__all__ = ["Number", "Whole"]
+__all__ = ["Number", "Whole", "whole_variable"]
 
 N = TypeVar("N", int, float)
 
@@ -55,3 +56,16 @@ class Number(click.ParamType):
             return _read(finite_number, value, self._least, self._most)
         except ValueError as exc:
             self.fail(str(exc), param, ctx)
+
+
+def whole_variable(environ: Mapping[str, str], name: str, default: int, least: int = 0) -> int:
+    """A whole number from an environment variable that is no setting of Riffle's; `default` where it is unset or empty.
+
+    Raises:
+        ConfigError: it is anything else, or less than `least`; the message names the variable.
+    """
+    text = environ.get(name, "")
+    try:
+        return _read(whole_number, text, least, None) if text else default
+    except ValueError as exc:
+        raise ConfigError("invalid_setting", f"{name} {exc}", name) from exc

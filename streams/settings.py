@@ -43,6 +43,11 @@ def _demand(holds: bool, name: str, rule: str) -> None:
         raise ConfigError("invalid_setting", f"{_variable(name)} {rule}", name)
 
 
+def _shown(text: str) -> str:
+    """A value as an error shows it, unless it may be a login in the wrong variable."""
+    return shown(text) if "@" not in text else "something with an @, which is not shown"
+
+
 def _is_text(text: str) -> bool:
     try:
         text.encode()
@@ -165,7 +170,7 @@ class Settings:
 
     def __repr__(self) -> str:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        safe = {name: masked_url(value) if name in URLS else value for name, value in values.items()}
+        safe = {name: masked_url(value) if isinstance(value, str) else value for name, value in values.items()}
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in safe.items())})"
 
     def __post_init__(self) -> None:
@@ -183,9 +188,9 @@ class Settings:
             else:
                 within = f"lie in {least}..{most}" if most else f"be at least {least}"
                 _demand(least <= value <= (most or value), name, f"must {within}, is {value}")
-        _demand(self.encoder in {"on", "off", "auto"}, "encoder", f"must be on, off or auto, is {shown(self.encoder)}")
+        _demand(self.encoder in {"on", "off", "auto"}, "encoder", f"must be on, off or auto, is {_shown(self.encoder)}")
         level = self.log_level.isascii() and self.log_level.upper() in LEVELS
-        _demand(level, "log_level", f"must be one of {', '.join(LEVELS)}, is {shown(self.log_level)}")
+        _demand(level, "log_level", f"must be one of {', '.join(LEVELS)}, is {_shown(self.log_level)}")
         # what may hold a login is not repeated
         url = not self.redis_url or self.redis_url.startswith(("redis://", "rediss://", "unix://"))
         _demand(url, "redis_url", "must begin with redis://, rediss:// or unix://")
@@ -196,10 +201,10 @@ class Settings:
         servers = not self.bootstrap or _is_servers(self.bootstrap)
         _demand(servers, "bootstrap", "must be host:port, or several separated by commas, without a login")
         bucket = "://" not in self.archive or (self.archive.startswith("s3://") and self.archive.strip("/") != "s3:")
-        _demand(bucket, "archive", f"must be a folder, s3://bucket/prefix or off, is {shown(masked_url(self.archive))}")
+        _demand(bucket, "archive", f"must be a folder, s3://bucket/prefix or off, is {_shown(self.archive)}")
         odd = [host for host in self.image_hosts.split(",") if set(host.strip()) & set("/ @?#*")]
         _demand(not odd, "image_hosts", "must be host names separated by commas, without scheme")
-        _demand(HOST.fullmatch(self.web_host) is not None, "web_host", f"must be an address, is {shown(self.web_host)}")
+        _demand(HOST.fullmatch(self.web_host) is not None, "web_host", f"must be an address, is {_shown(self.web_host)}")
         for name in ("topic_prefix", "instance", "app_id"):
             named = NAME.fullmatch(getattr(self, name)) is not None
             _demand(named, name, "must be at most 200 letters, digits, dots, dashes and underscores, all of ASCII")
@@ -234,7 +239,8 @@ class Settings:
             try:
                 values[field.name] = READERS[kinds[field.name]](text)
             except ValueError as exc:
-                raise ConfigError("invalid_setting", f"{name} {exc}", name) from exc
+                rule = str(exc) if "@" not in text else str(exc).partition(", is ")[0]
+                raise ConfigError("invalid_setting", f"{name} {rule}", name) from exc
         found = cls(**values).resolved()  # type: ignore[arg-type]
         try:
             above = next(folder for folder in (found.home, *found.home.parents) if folder.exists())

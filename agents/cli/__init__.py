@@ -150,7 +150,9 @@ def _status_of(command: click.Command, name: str | None) -> int | str | None:
             raise
         click.echo(f"riffle: {masked(message)}", err=True)
         with contextlib.suppress(OSError):
-            _tell(exc.to_json() if isinstance(exc, RiffleError) else {"code": "failed", "message": masked(message), "field": None})
+            _tell(
+                exc.to_json() if isinstance(exc, RiffleError) else {"code": "failed", "message": masked(message), "field": None}
+            )
     return 1
 
 
