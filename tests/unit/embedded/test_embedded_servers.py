@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from agents.cli.operate import down
 from schemas.errors import ConfigError
 from streams.embedded import process
-from streams.embedded.kafka import EmbeddedKafka
+from streams.embedded.kafka import CONTROLLER, SERVER, EmbeddedKafka, class_path
 from streams.embedded.process import answer_of
 from streams.embedded.redis import EmbeddedRedis
 from streams.settings import Settings
@@ -124,3 +124,39 @@ def test_a_controller_that_was_left_alone_is_in_nobodys_way_and_is_stopped_with_
     assert CliRunner().invoke(down).output.strip() == "stopped: Kafka"
     assert kafka._controller.pid() is None
     assert CliRunner().invoke(down).output.strip() == "nothing was running"
+
+
+def test_another_servers_answer_is_not_taken_for_its_own(settings: Settings, server: EmbeddedRedis) -> None:
+    other = EmbeddedRedis(replace(settings, home=settings.home / "other"))
+    assert server.answers()
+    assert not other.answers()
+    other.daemon.record(os.getpid(), settings.redis)  # alive, and listens elsewhere
+    assert not other.answers()
+
+
+@pytest.mark.parametrize("name", ["a,b", "a b", "a=b#c", "a\\b", "é日", "[x]*?", "%41", "--x", "'\"", "$HOME"])
+def test_redis_keeps_its_file_in_a_home_of_any_name(settings: Settings, name: str) -> None:
+    made = replace(settings, home=settings.home / name)
+    server = EmbeddedRedis(made)
+    server.start()
+    with redis.Redis.from_url(made.redis) as client:
+        client.set("kept", "1")
+    assert server.stop()
+    assert (made.home / "data" / "redis" / "dump.rdb").exists()
+    assert [path.name for path in settings.home.iterdir()] == [name]
+
+
+def test_the_brokers_settings_name_no_path(settings: Settings) -> None:
+    """A comma in a path would make two of it, and a backslash or a letter beyond Latin 1 another one."""
+    text = (SERVER + CONTROLLER).format(port=1, controller=2)
+    assert "log.dirs=log\n" in text
+    assert "/" not in text.replace("://", "")
+
+
+def test_a_cache_that_java_would_split_is_refused_before_anything_is_written(settings: Settings) -> None:
+    made = replace(settings, home=settings.home / "home", cache=settings.home / "a:b")
+    with pytest.raises(ConfigError, match="RIFFLE_CACHE"):
+        EmbeddedKafka(made).check()
+    with pytest.raises(ConfigError, match="RIFFLE_CACHE"):
+        class_path(made.cache)
+    assert list(settings.home.iterdir()) == []
