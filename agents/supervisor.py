@@ -6,6 +6,7 @@ the next one takes over what still runs. What it saw stands in `run/supervisor.j
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -20,7 +21,7 @@ from typing import Any, Protocol
 
 from schemas.errors import RiffleError
 from streams.embedded.kafka import EmbeddedKafka
-from streams.embedded.process import SAFE_PATH, Daemon, exit_status, python, riffle
+from streams.embedded.process import SAFE_PATH, Daemon, exit_status, is_alive, python, riffle, wait_until
 from streams.embedded.redis import EmbeddedRedis
 from streams.logs import log_to_stderr
 from streams.settings import Settings
@@ -160,6 +161,15 @@ class Supervisor:
         """Start what waits at the next look: somebody has mended what was wrong, or wants to know."""
         for watched in self._watched.values():
             watched.due = 0.0
+
+    def end_parts(self) -> None:
+        """End what runs: nothing could find it any more, because the folder with the process ids was removed."""
+        pids = [watched.process for watched in self._watched.values() if watched.process is not None]
+        for number in (signal.SIGTERM, signal.SIGKILL):  # without its folder Redis ignores the first
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, number)
+            wait_until(lambda: not any(is_alive(pid) for pid in pids), ENDING_S)
 
     def _look_at(self, watched: _Watched) -> None:
         now, history, pid = self.clock(), watched.history, watched.part.pid()
@@ -314,7 +324,7 @@ def _write(settings: Settings, found: Mapping[str, History]) -> None:
 
 
 def main() -> None:
-    """Supervise the parts that the arguments name until SIGTERM, which leaves them running."""
+    """Supervise the parts that the arguments name until SIGTERM, which leaves them running, or another one takes over."""
     settings = Settings.from_env()
     log_to_stderr(settings.log_level)
     supervisor = Supervisor(parts_of(settings, sys.argv[1:]), lambda found: _write(settings, found), histories(settings))
@@ -325,7 +335,19 @@ def main() -> None:
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
     signal.signal(signal.SIGUSR1, lambda *_: supervisor.try_now())
+    own, named = supervisor_daemon(settings), False
     while True:
+        # the pid file is written by whoever starts this process; without it, what is started here could not be found again
+        here = own.pid() == os.getpid()
+        if named and not here:
+            if not settings.run_dir.exists():
+                log.error("%s was removed: its parts are stopped", settings.run_dir)
+                supervisor.end_parts()
+            return
+        named |= here
+        if not named:
+            time.sleep(LOOK_S)
+            continue
         try:
             supervisor.look()
         except Exception:

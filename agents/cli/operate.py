@@ -141,13 +141,16 @@ def _start(settings: Settings, console: Console, names: list[str]) -> None:
     if "kafka" in names and not has_class_path(settings.cache):
         with step(console, "fetching Kafka's jars (half a minute, once)"):
             class_path(settings.cache)
+    if "kafka" not in names:  # nothing is started for a broker that does not answer
+        asyncio.run(ensure_topics(settings))
     _supervise(settings, names)
     kafka, redis = EmbeddedKafka(settings), EmbeddedRedis(settings)
     if "kafka" in names:
         _await(settings, console, "kafka", began_ms, kafka.answers, KAFKA_S)
     if "redis" in names:
         _await(settings, console, "redis", began_ms, redis.answers, REDIS_S)
-    asyncio.run(ensure_topics(settings))
+    if "kafka" in names:
+        asyncio.run(ensure_topics(settings))
     if "worker" in names:
         _await(settings, console, "worker", began_ms, lambda: bool(readiness(settings)["ready"]), WORKER_S)
 

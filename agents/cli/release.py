@@ -142,9 +142,8 @@ def await_served(settings: Settings, name: str, console: Console) -> bool:
                 console.print(f"the worker refuses {name}: {reason}")
                 return False
             if state.get("release") is None:
-                console.print(
-                    f"no worker answers at {settings.web}: the announcement stands, workers take it up when they start"
-                )
+                silent = (state.get("reasons") or {}).get("web", "no worker answers")
+                console.print(f"{silent}: the announcement stands, workers take it up when they start")
                 return False
             time.sleep(0.1)
     return False

@@ -26,6 +26,7 @@ __all__ = [
     "Daemon",
     "answer_of",
     "exit_status",
+    "is_alive",
     "listens",
     "port_is_free",
     "python",
@@ -105,6 +106,11 @@ def _started_at(pid: int) -> int | None:
         return None
     after_name = text.rpartition(")")[2].split()
     return None if after_name[0] == "Z" else int(after_name[19])
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process, and it has not ended."""
+    return _started_at(pid) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,7 @@ def test_no_command_prints_it(settings: Settings, name: str, command: str) -> No
     environment = {**os.environ, **made.environment()}
     done = subprocess.run(riffle(*command.split()), env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert "Traceback" not in done.stderr
+    assert not list(made.resolved().run_dir.glob("*.pid")), "nothing was started"
     assert not held(done.stdout + done.stderr)
     for file in made.resolved().home.rglob("*"):
         if file.is_file():
