@@ -164,7 +164,7 @@ class Supervisor:
 
     def end_parts(self) -> None:
         """End what runs: nothing could find it any more, because the folder with the process ids was removed."""
-        pids = [watched.process for watched in self._watched.values() if watched.process is not None]
+        pids = {watched.process for watched in self._watched.values() if watched.process is not None} | _children()
         for number in (signal.SIGTERM, signal.SIGKILL):  # without its folder Redis ignores the first
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -223,6 +223,14 @@ def _signal(status: int | None) -> str:
         return f"ended by {signal.Signals(-status).name}"
     except ValueError:
         return f"ended by signal {-status}"
+
+
+def _children() -> set[int]:
+    """Processes that this one started, and that nobody has noted yet: one that is starting just now, for one."""
+    try:
+        return set(map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split()))
+    except OSError:
+        return set()
 
 
 @dataclass(frozen=True, slots=True)
