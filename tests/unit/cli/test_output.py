@@ -137,9 +137,8 @@ def test_nothing_of_the_current_folder_is_imported(tmp_path: Path) -> None:
     script = shutil.which("riffle", path=str(Path(sys.executable).parent))
     assert script is not None
     for command in (
-        riffle("train", "nowhere"),
         [script, "train", "nowhere"],
-        [script, "status"],
+        riffle("status"),
         python("-m", "agents.supervisor", "--none"),
     ):
         done = subprocess.Popen(
