@@ -141,7 +141,8 @@ def test_what_ends_by_itself_is_started_again_and_said(own: Settings, riffle: Ri
     for name in ("worker", "redis", "kafka"):
         pid = status_of(riffle, own)["pids"][name]
         os.kill(pid, signal.SIGKILL)
-        assert wait_until(lambda name=name, pid=pid: status_of(riffle, own)["pids"][name] not in {None, pid}, SOON_S)
+        assert wait_until(lambda name=name: status_of(riffle, own)["restarts"][name]["restarts"] == 1, SOON_S)
+        assert status_of(riffle, own)["pids"][name] not in {None, pid}
         found = status_of(riffle, own)["restarts"][name]
         assert (found["restarts"], found["exit"], found["why"]) == (1, -signal.SIGKILL, "ended by SIGKILL")
         assert found["next_try_at"] is None
