@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
@@ -18,6 +19,7 @@ from models.items import ItemStore
 from schemas.codec import Registry
 from schemas.errors import ConfigError, StoreCorrupt
 from streams.assignor import ON_DISK, OWNER, STANDBY
+from streams.embedded.process import serving
 from streams.settings import Settings
 from streams.standby import Standby
 from streams.store import PartitionStore, block_cache
@@ -75,6 +77,7 @@ class Ownership:
         except OSError as exc:
             message = f"another worker runs on {folder}: give each its own RIFFLE_HOME, or wait until that one has ended"
             raise ConfigError("folder_in_use", message, "RIFFLE_HOME") from exc
+        serving(self._settings).record(os.getpid(), self._settings.web)
 
     def parts(self) -> list[Partition]:
         """All that are owned."""

@@ -18,7 +18,7 @@ import uvloop
 from agents.memory import few_arenas
 from agents.wiring import create_app
 from models.warm import warm
-from schemas.errors import RiffleError
+from schemas.errors import ConfigError, RiffleError
 from streams.logs import log_to_stderr
 from streams.settings import Settings
 
@@ -32,8 +32,18 @@ SWITCH_S = 0.0005
 
 
 def main() -> None:
-    """Run a worker until it is told to stop (SIGTERM, SIGINT)."""
-    settings = Settings.from_env()
+    """Run a worker until it is told to stop (SIGTERM, SIGINT).
+
+    Exit status: `EX_CONFIG` (78) when the settings cannot work, so that trying again changes nothing; 1 after any other error.
+    """
+    try:
+        _run(Settings.from_env())
+    except RiffleError as exc:
+        print(f"riffle: {exc.message}", file=sys.stderr, flush=True)  # noqa: T201 - before and after there is a log
+        sys.exit(os.EX_CONFIG if isinstance(exc, ConfigError) else 1)
+
+
+def _run(settings: Settings) -> None:
     log_to_stderr(settings.log_level)
     for folder in (settings.data_dir, settings.data_dir / "faust"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -44,10 +54,7 @@ def main() -> None:
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     app = create_app(settings)
     worker = app.Worker(loglevel=settings.log_level, quiet=True, override_logging=False, redirect_stdouts=False)
-    try:
-        worker.execute_from_commandline()
-    except RiffleError as exc:
-        sys.exit(f"riffle: {exc.message}")
+    worker.execute_from_commandline()
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from schemas.errors import NotReady
+from schemas.masking import masked_url
 
 __all__ = ["RELEASE", "Run", "Tracker", "Tracking"]
 
@@ -56,7 +57,10 @@ class Tracking:
         if not uri:
             return None
         name, password = given.get("MLFLOW_TRACKING_USERNAME", ""), given.get("MLFLOW_TRACKING_PASSWORD", "")
-        parts = urllib.parse.urlsplit(uri)
+        try:
+            parts = urllib.parse.urlsplit(uri)
+        except ValueError:  # refused when it is used
+            return cls(masked_url(uri))
         if parts.username is not None:
             name, password = urllib.parse.unquote(parts.username), urllib.parse.unquote(parts.password or "")
             uri = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
@@ -76,7 +80,7 @@ class Tracking:
         if not self.uri.startswith(("http://", "https://")):
             raise NotReady(
                 "not_recorded",
-                f"MLFLOW_TRACKING_URI must be the http(s) address of a tracking server, is {self.uri[:200]!r}: "
+                f"MLFLOW_TRACKING_URI must be the http(s) address of a tracking server, is {masked_url(self.uri)[:200]!r}: "
                 "start one with `mlflow server`, or unset it",
             )
 
@@ -110,6 +114,9 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 _OPENER = urllib.request.build_opener(_NoRedirects)
+_DIRECT = urllib.request.build_opener(_NoRedirects, urllib.request.ProxyHandler({}))
+LOOPBACK = re.compile(r"localhost|127\.[0-9.]+|::1")
+"Hosts that are never asked by a proxy, which would look for them on its own machine."
 
 
 class _Refused(Exception):
@@ -220,7 +227,8 @@ class Tracker:
         if self._tracking.authorization:
             request.add_header("Authorization", self._tracking.authorization)
         try:
-            with _OPENER.open(request, timeout=self._tracking.timeout_s) as response:
+            direct = LOOPBACK.fullmatch(urllib.parse.urlsplit(self._tracking.uri).hostname or "") is not None
+            with (_DIRECT if direct else _OPENER).open(request, timeout=self._tracking.timeout_s) as response:
                 found = json.loads(response.read() or b"{}")
         except urllib.error.HTTPError as exc:
             with exc:

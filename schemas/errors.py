@@ -16,6 +16,8 @@ RiffleError
 
 from __future__ import annotations
 
+from schemas.masking import masked
+
 __all__ = [
     "BadDataset",
     "BadEvent",
@@ -33,9 +35,13 @@ __all__ = [
 
 
 class RiffleError(Exception):
-    """Base of all errors that carry a stable `code`, a message for people, and the field at fault if there is one."""
+    """Base of all errors that carry a stable `code`, a message for people, and the field at fault if there is one.
+
+    Logins and secret parameters of URLs in the message are masked.
+    """
 
     def __init__(self, code: str, message: str, field: str | None = None) -> None:
+        message = masked(message)
         super().__init__(message)
         self.code = code
         self.message = message

@@ -1,14 +1,38 @@
-"""The log of a worker: what the Kafka client repeats while a broker is away is written now and then, with how often it came."""
+"""The log of a worker: without secrets, and without what libraries write of each step. What the Kafka client repeats while a
+broker is away is written now and then, with how often it came."""
 
 from __future__ import annotations
 
 import logging
 import re
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import TracebackType
 
-__all__ = ["Seldom", "log_to_stderr"]
+from schemas.masking import masked
+
+__all__ = ["Masking", "Seldom", "log_to_stderr"]
+
+LIBRARIES = (
+    "PIL",
+    "aiohttp",
+    "aiokafka",
+    "asyncio",
+    "boto3",
+    "botocore",
+    "faust",
+    "httpcore",
+    "httpx",
+    "jgo",
+    "mode",
+    "numba",
+    "s3transfer",
+    "transformers",
+    "urllib3",
+)
+"Loggers of libraries that write a line for each step, request or start."
 
 EVERY_S = 10.0
 MOST, LONGEST = 1_000, 300
@@ -55,8 +79,29 @@ class Seldom(logging.Filter):
         return True
 
 
+class Masking(logging.Formatter):
+    """Masks logins and secret parameters of URLs in what is written, stack traces included."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, or lines, of a record."""
+        return masked(super().format(record))
+
+
 def log_to_stderr(level: str) -> None:
-    """Set up logging for a process that runs for long."""
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for handler in logging.getLogger().handlers[:1]:
-        handler.addFilter(Seldom("aiokafka"))
+    """Set up logging for a process that runs for long. Of libraries only warnings are written, unless `level` is DEBUG."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(Masking("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.addFilter(Seldom("aiokafka"))
+    logging.basicConfig(level=level, handlers=[handler])
+    if level != "DEBUG":
+        for name in LIBRARIES:
+            logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level]))
+    shown = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            shown(kind, error, trace)
+        else:
+            logging.getLogger(__name__).critical("the process ends: %s", kind.__name__, exc_info=(kind, error, trace))
+
+    sys.excepthook = hook

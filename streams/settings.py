@@ -5,12 +5,15 @@ from __future__ import annotations
 import difflib
 import math
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import get_type_hints
 
 from schemas.errors import ConfigError
+from schemas.masking import masked_url
+from schemas.parsing import finite_number, shown, whole_number
 
 __all__ = ["Settings"]
 
@@ -22,6 +25,13 @@ LIMITS: Mapping[str, int] = {
     "deadline_ms": 60_000,
 }
 "Settings that must be positive (`standbys` may be 0), and the most that each may be; 0 for no limit."
+URLS = ("redis_url", "registry_url", "archive", "bootstrap")
+"Settings that may hold a login: never shown as they are."
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+SERVER = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})", re.ASCII)
+HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", re.ASCII)
+NAME = re.compile(r"[A-Za-z0-9._-]{0,200}", re.ASCII)
+"What may stand in the name of a topic or of a member of a group."
 
 
 def _variable(name: str) -> str:
@@ -33,7 +43,56 @@ def _demand(holds: bool, name: str, rule: str) -> None:
         raise ConfigError("invalid_setting", f"{_variable(name)} {rule}", name)
 
 
-@dataclass(frozen=True, slots=True)
+def _shown(text: str) -> str:
+    """A value as an error shows it, unless it may be a login in the wrong variable."""
+    return shown(text) if "@" not in text else "something with an @, which is not shown"
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return CONTROL.search(text) is None
+
+
+def _is_servers(text: str) -> bool:
+    found = [SERVER.fullmatch(server) for server in text.removeprefix("kafka://").split(",")]
+    return all(server is not None and 0 < int(server[1]) < 65_536 for server in found)
+
+
+def _has_home() -> bool:
+    try:
+        Path("~").expanduser()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _is_folder(text: str) -> bool:
+    try:
+        return Path(text).is_dir()
+    except OSError:  # a name is too long, or a folder must not be looked into
+        return False
+
+
+def _absolute(name: str, folder: Path) -> Path:
+    try:
+        return folder.expanduser().absolute()
+    except RuntimeError as exc:
+        message = f"{_variable(name)} begins with ~, and there is no such home directory: set it to an absolute path"
+        raise ConfigError("invalid_setting", message, name) from exc
+    except OSError as exc:
+        message = f"the working directory was deleted: change to another one, or set {_variable(name)} to an absolute path"
+        raise ConfigError("no_working_directory", message, name) from exc
+
+
+READERS: Mapping[object, Callable[[str], object]] = {int: whole_number, float: finite_number, str: str.strip, Path: Path}
+'How a variable is read, by the type of its field. Each raises ValueError with a message that completes "NAME …".'
+DEFAULT_CACHE = Path("~/.cache/riffle")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Settings:
     """What one Riffle instance runs with. Every field is read from `RIFFLE_<FIELD>`; an empty variable counts as unset."""
 
@@ -103,12 +162,24 @@ class Settings:
     image_hosts: str = ""
     """Images by URL are fetched from hosts whose addresses are all public. Names of others from which they are fetched too,
     separated by commas (`media.internal,10.0.0.7`); `off`: no image is fetched."""
-    cache: Path = Path("~/.cache/riffle")
-    "Folder shared by instances: the broker's class path, encoded item vectors, images fetched by URL."
+    cache: Path = DEFAULT_CACHE
+    """Folder shared by instances: the broker's class path, encoded item vectors, images fetched by URL. A user without a home
+    directory has it in `<home>/cache`."""
     log_level: str = "INFO"
     "Level of the worker's log."
 
+    def __repr__(self) -> str:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        safe = {name: masked_url(value) if isinstance(value, str) else value for name, value in values.items()}
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in safe.items())})"
+
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, str | Path):
+                _demand(_is_text(str(value)), field.name, "must be UTF-8 text without control characters")
+            if isinstance(value, str):
+                _demand(value == value.strip(), field.name, "must not begin or end with a blank")
         for name, most in LIMITS.items():
             value = getattr(self, name)
             least = 0 if name == "standbys" else 1
@@ -117,14 +188,27 @@ class Settings:
             else:
                 within = f"lie in {least}..{most}" if most else f"be at least {least}"
                 _demand(least <= value <= (most or value), name, f"must {within}, is {value}")
-        _demand(self.encoder in {"on", "off", "auto"}, "encoder", f"must be on, off or auto, is {self.encoder!r}")
-        _demand(self.log_level.upper() in LEVELS, "log_level", f"must be one of {', '.join(LEVELS)}, is {self.log_level!r}")
+        _demand(self.encoder in {"on", "off", "auto"}, "encoder", f"must be on, off or auto, is {_shown(self.encoder)}")
+        level = self.log_level.isascii() and self.log_level.upper() in LEVELS
+        _demand(level, "log_level", f"must be one of {', '.join(LEVELS)}, is {_shown(self.log_level)}")
+        # what may hold a login is not repeated
         url = not self.redis_url or self.redis_url.startswith(("redis://", "rediss://", "unix://"))
-        _demand(url, "redis_url", f"must begin with redis://, rediss:// or unix://, is {self.redis_url!r}")
+        _demand(url, "redis_url", "must begin with redis://, rediss:// or unix://")
+        registry = not self.registry_url or self.registry_url.startswith(("http://", "https://"))
+        _demand(registry, "registry_url", "must begin with http:// or https://")
+        for name in ("redis_url", "registry_url"):
+            _demand(not any(map(str.isspace, getattr(self, name))), name, "must hold no blanks: write them as %20")
+        servers = not self.bootstrap or _is_servers(self.bootstrap)
+        _demand(servers, "bootstrap", "must be host:port, or several separated by commas, without a login")
         bucket = "://" not in self.archive or (self.archive.startswith("s3://") and self.archive.strip("/") != "s3:")
-        _demand(bucket, "archive", f"must be a folder, s3://bucket/prefix or off, is {self.archive!r}")
+        _demand(bucket, "archive", f"must be a folder, s3://bucket/prefix or off, is {_shown(self.archive)}")
         odd = [host for host in self.image_hosts.split(",") if set(host.strip()) & set("/ @?#*")]
-        _demand(not odd, "image_hosts", f"must be host names separated by commas, without scheme, is {self.image_hosts!r}")
+        _demand(not odd, "image_hosts", "must be host names separated by commas, without scheme")
+        _demand(HOST.fullmatch(self.web_host) is not None, "web_host", f"must be an address, is {_shown(self.web_host)}")
+        for name in ("topic_prefix", "instance", "app_id"):
+            named = NAME.fullmatch(getattr(self, name)) is not None
+            _demand(named, name, "must be at most 200 letters, digits, dots, dashes and underscores, all of ASCII")
+        _demand(bool(self.app_id), "app_id", "must not be empty")
         taken: dict[int, str] = {}
         for name in self._ports():
             other = taken.setdefault(getattr(self, name), name)
@@ -149,17 +233,21 @@ class Settings:
         values: dict[str, object] = {}
         for field in fields(cls):
             name = _variable(field.name)
-            text = source.get(name, "").strip()
-            if not text:
+            text = source.get(name, "")
+            if not text or (kinds[field.name] is str and not text.strip()):
                 continue
             try:
-                values[field.name] = Path(text) if kinds[field.name] is Path else kinds[field.name](text)
+                values[field.name] = READERS[kinds[field.name]](text)
             except ValueError as exc:
-                kind = {"int": "a whole number", "float": "a number"}.get(kinds[field.name].__name__, "a path")
-                raise ConfigError("invalid_setting", f"{name}={text!r} is not {kind}", name) from exc
+                rule = str(exc) if "@" not in text else str(exc).partition(", is ")[0]
+                raise ConfigError("invalid_setting", f"{name} {rule}", name) from exc
         found = cls(**values).resolved()  # type: ignore[arg-type]
-        above = next(folder for folder in (found.home, *found.home.parents) if folder.exists())
-        usable = above.is_dir() and os.access(above, os.W_OK | os.X_OK)
+        try:
+            above = next(folder for folder in (found.home, *found.home.parents) if folder.exists())
+            usable = above.is_dir() and os.access(above, os.W_OK | os.X_OK)
+        except OSError as exc:  # a name is too long, or a folder must not be looked into
+            reason = f"cannot be used as a folder: {exc.strerror}"
+            raise ConfigError("invalid_setting", f"RIFFLE_HOME={shown(found.home)} {reason}", "home") from exc
         _demand(usable, "home", f"must be a folder that can be written, {found.home} cannot: see {above}")
         return found
 
@@ -173,10 +261,25 @@ class Settings:
         return {name: known[found[0]] if found else "" for name, found in near.items()}
 
     def resolved(self) -> Settings:
-        """The same settings with absolute folders, so that a change of working directory changes nothing."""
+        """The same settings with absolute folders, so that a change of working directory changes nothing.
+
+        Without a home directory of the user `~/.cache/riffle` becomes `<home>/cache`.
+
+        Raises:
+            ConfigError: a folder is relative and the working directory was deleted, or it begins with `~` and that user has no
+                home directory.
+        """
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        values["home"] = self.home.expanduser().absolute()
-        values["cache"] = self.cache.expanduser().absolute()
+        values["home"] = _absolute("home", self.home)
+        if self.cache == DEFAULT_CACHE and not _has_home():
+            values["cache"] = values["home"] / "cache"
+        values["cache"] = _absolute("cache", values["cache"])
+        for name in ("archive", "releases"):
+            text = str(values[name])
+            if text and text != "off" and "://" not in text:
+                values[name] = str(_absolute(name, Path(text)))
+        if self.text_model and _is_folder(self.text_model):
+            values["text_model"] = str(_absolute("text_model", Path(self.text_model)))
         values["log_level"] = self.log_level.upper()
         return Settings(**values)
 
@@ -189,7 +292,8 @@ class Settings:
         try:
             self.home.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
-            raise ConfigError("invalid_setting", f"RIFFLE_HOME={self.home} cannot be created: {exc.strerror}", "home") from exc
+            message = f"RIFFLE_HOME={shown(self.home)} cannot be created: {exc.strerror}"
+            raise ConfigError("invalid_setting", message, "home") from exc
 
     def environment(self) -> dict[str, str]:
         """The `RIFFLE_*` variables that recreate these settings in another process."""
@@ -227,7 +331,8 @@ class Settings:
     @property
     def web(self) -> str:
         """Base URL of the HTTP interface."""
-        return f"http://{self.web_host}:{self.web_port}"
+        host = f"[{self.web_host}]" if ":" in self.web_host else self.web_host
+        return f"http://{host}:{self.web_port}"
 
     @property
     def archive_target(self) -> str:

@@ -229,3 +229,41 @@ def registry_server(**given: object) -> Iterator[RegistryServer]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@dataclass
+class FakePart:
+    """A process in memory, as the supervisor sees it; `failure` is raised by the next starts."""
+
+    name: str
+    needs: Sequence[str] = ()
+    process: int | None = None
+    starts: int = 0
+    failure: Exception | None = None
+    ends_at_once: int | None = None
+    order: list[str] = field(default_factory=list)
+    status: int | None = None
+    words: str = ""
+
+    def pid(self) -> int | None:
+        return self.process
+
+    def start(self) -> int | None:
+        if self.failure is not None:
+            raise self.failure
+        self.starts += 1
+        self.order.append(self.name)
+        started = self.process = 1_000 + self.starts
+        if self.ends_at_once is not None:
+            self.end(self.ends_at_once)
+        return started
+
+    def end(self, status: int | None, words: str = "") -> None:
+        """It ends by itself."""
+        self.process, self.status, self.words = None, status, words
+
+    def exit_status(self) -> int | None:
+        return self.status
+
+    def last_words(self) -> str:
+        return self.words

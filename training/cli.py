@@ -19,6 +19,7 @@ from models.release_source import take
 from models.serving import ServingModel
 from models.tracking import Tracking
 from schemas.errors import BadDataset, ConfigError, ReleaseRejected
+from schemas.options import Number, Whole
 from training.distributed import Group
 from training.encoding import encoded
 from training.evaluate import Figures
@@ -70,7 +71,7 @@ LEARNING = (
         envvar="RIFFLE_TEXT_MODEL",
         help="Folder or hub name of a text encoder; the packaged MiniLM without it.",
     ),
-    click.option("--seed", default=0, show_default=True),
+    click.option("--seed", type=Whole(), default=0, show_default=True),
     click.option("--quick", is_flag=True, help="Fewer passes: a release of slightly lower quality in a third of the time."),
     click.option("--cache", default=DEFAULT_CACHE, show_default=True, help="Folder of encoded item vectors."),
     click.option("--json", "as_json", is_flag=True, help="End with one line of JSON."),
@@ -87,7 +88,7 @@ def _learning(command: Callable[..., None]) -> Callable[..., None]:
 @click.argument("source", metavar="DIR|ARCHIVE")
 @click.option(
     "--share",
-    type=click.FloatRange(0.0, 1.0),
+    type=Number(0.0, 1.0),
     help="Events before the first query: 0.8 without it; with --release those that it was trained on.",
 )
 @click.option("--no-train", is_flag=True, help="Measure the pipeline without a release.")
@@ -96,11 +97,11 @@ def _learning(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--home", default=".riffle", envvar="RIFFLE_HOME", hidden=True)
 @click.option("--seen", is_flag=True, help="With --release: ask also about events that it was trained on.")
 @click.option("--before", is_flag=True, help="Measure without a release as well.")
-@click.option("--queries", type=click.IntRange(min=1), help="Ask only that many of the queries, evenly spread.")
+@click.option("--queries", type=Whole(1), help="Ask only that many of the queries, evenly spread.")
 @click.option(
     "--first", is_flag=True, help="Ask where a person first meets what they then like: for logged impressions and views."
 )
-@click.option("--parity", default=0, help="Requests on which the exported graphs are held against torch.")
+@click.option("--parity", type=Whole(0), default=0, help="Requests on which the exported graphs are held against torch.")
 @click.option("--save", type=WRITTEN, help="Write what was measured, query by query, as JSON for `riffle report`.")
 @click.option("--report", "page", type=WRITTEN, help="Write an HTML page with plots.")
 @_learning
@@ -248,7 +249,7 @@ def report_command(saved: tuple[Path, ...], out: Path) -> None:
 @click.option(
     "--holdout",
     default=0.1,
-    type=click.FloatRange(0.01, 0.5),
+    type=Number(0.01, 0.5),
     show_default=True,
     help=f"Newest share of events that may be kept for the gate; of it only as many as hold {GATE_QUERIES:,} queries.",
 )
@@ -256,13 +257,19 @@ def report_command(saved: tuple[Path, ...], out: Path) -> None:
     "--queries",
     default=GATE_QUERIES,
     show_default=True,
-    type=click.IntRange(min=STANDARD.queries),
+    type=Whole(STANDARD.queries),
     help=f"What the gate asks, at most; with fewer than {STANDARD.queries} no release passes.",
 )
 @click.option(
-    "--rank-ms", default=STANDARD.rank_ms, show_default=True, help="What ranking one request may take, 99th percentile."
+    "--rank-ms",
+    type=Number(),
+    default=STANDARD.rank_ms,
+    show_default=True,
+    help="What ranking one request may take, 99th percentile.",
 )
-@click.option("--size-mb", default=STANDARD.size_mb, show_default=True, help="What the release's files may hold.")
+@click.option(
+    "--size-mb", type=Number(), default=STANDARD.size_mb, show_default=True, help="What the release's files may hold."
+)
 @click.option("--report", "page", type=WRITTEN, help="Write an HTML page of what the gate measured.")
 @click.option("--incremental", is_flag=True, help="Go on from the release that serves: new events, and a sample of the old.")
 @click.option(

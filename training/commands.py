@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from schemas.options import Number, Whole
 from training.learn import LearnSettings
 from training.options import MORE, chosen, newest
 from training.progress import note, progress
@@ -28,15 +29,13 @@ def _with_more(command: click.Command) -> click.Command:
 
 @click.command("tune")
 @click.argument("source", metavar="DIR|ARCHIVE")
-@click.option("--trials", default=20, show_default=True, type=click.IntRange(min=1), help="Further trials.")
+@click.option("--trials", default=20, show_default=True, type=Whole(1), help="Further trials.")
 @click.option("--out", default="tuned.json", show_default=True, type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--study", "file", type=click.Path(dir_okay=False, path_type=Path), help="File of the study.")
-@click.option("--share", default=0.8, type=click.FloatRange(0.1, 1.0), show_default=True, help="First part of the events.")
-@click.option(
-    "--validation", default=0.1, type=click.FloatRange(0.01, 0.5), show_default=True, help="Its newest share, to judge by."
-)
-@click.option("--queries", default=500, show_default=True, type=click.IntRange(min=1), help="Queries per trial.")
-@click.option("--epochs", default=8, show_default=True, type=click.IntRange(min=1), help="Of the towers.")
+@click.option("--share", default=0.8, type=Number(0.1, 1.0), show_default=True, help="First part of the events.")
+@click.option("--validation", default=0.1, type=Number(0.01, 0.5), show_default=True, help="Its newest share, to judge by.")
+@click.option("--queries", default=500, show_default=True, type=Whole(1), help="Queries per trial.")
+@click.option("--epochs", default=8, show_default=True, type=Whole(1), help="Of the towers.")
 @click.option("--positive", help="Rule over event columns that says which events are liked.")
 @click.option(
     "--text-model",
@@ -44,7 +43,7 @@ def _with_more(command: click.Command) -> click.Command:
     envvar="RIFFLE_TEXT_MODEL",
     help="Folder or hub name of a text encoder; the packaged MiniLM without it.",
 )
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", type=Whole(), default=0, show_default=True)
 @click.option("--cache", default="~/.cache/riffle", show_default=True, help="Folder of encoded item vectors.")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 def tune_command(

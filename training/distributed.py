@@ -20,6 +20,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from schemas.errors import ConfigError
+from schemas.options import whole_variable
 
 __all__ = ["Group", "NotFirst", "joined"]
 
@@ -120,12 +121,12 @@ def joined(environ: Mapping[str, str] = os.environ) -> Iterator[Group]:
     Without it, or with one process, there is nothing to join.
 
     Raises:
-        ConfigError: the others cannot be reached, or there are fewer GPUs than processes here.
+        ConfigError: a variable is no whole number, the others cannot be reached, or there are fewer GPUs than processes here.
     """
-    if int(environ.get("WORLD_SIZE", "1")) < 2:
+    if whole_variable(environ, "WORLD_SIZE", 1, 1) < 2:
         yield Group()
         return
-    cuda, local = torch.cuda.is_available(), int(environ.get("LOCAL_RANK", "0"))
+    cuda, local = torch.cuda.is_available(), whole_variable(environ, "LOCAL_RANK", 0)
     if cuda:
         if local >= torch.cuda.device_count():
             raise ConfigError("too_many", f"process {local} of this machine has no GPU: there are {torch.cuda.device_count()}")

@@ -12,6 +12,8 @@ import polars as pl
 from models.archive.files import files
 from models.archive.target import open_target
 from schemas.errors import BadDataset
+from schemas.options import Number, Whole
+from schemas.parsing import finite_number
 from training.data import ATTRIBUTION_MS
 from training.impressions import ImpressionSettings, build_examples
 
@@ -21,20 +23,28 @@ __all__ = ["examples_command"]
 def _window(text: str) -> tuple[str, int]:
     action, _, seconds = text.partition("=")
     try:
-        return action, round(float(seconds) * 1000)
+        return action, round(finite_number(seconds) * 1000)
     except ValueError as exc:
-        raise click.BadParameter(f"{text!r} is not action=seconds", param_hint="--window-of") from exc
+        raise click.BadParameter(f"{text!r} is not action=seconds: seconds {exc}", param_hint="--window-of") from exc
 
 
 @click.command("examples")
 @click.argument("archive")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of one Parquet file per partition.")
 @click.option("--positive", default="True", show_default=True, help="Rule over event columns that says which events are liked.")
-@click.option("--window", default=ATTRIBUTION_MS / 1000, show_default=True, help="Seconds that an action may follow its slate.")
+@click.option(
+    "--window",
+    type=Number(),
+    default=ATTRIBUTION_MS / 1000,
+    show_default=True,
+    help="Seconds that an action may follow its slate.",
+)
 @click.option("--window-of", multiple=True, metavar="ACTION=SECONDS", help="Another window for an action.")
-@click.option("--position-bias", default=0.5, show_default=True, help="0: a position says nothing of what was looked at.")
-@click.option("--partition", "partitions", multiple=True, type=int, help="These partitions only: each may be a job.")
-@click.option("--at-once", default=2, show_default=True, help="Partitions side by side.")
+@click.option(
+    "--position-bias", type=Number(), default=0.5, show_default=True, help="0: a position says nothing of what was looked at."
+)
+@click.option("--partition", "partitions", multiple=True, type=Whole(0), help="These partitions only: each may be a job.")
+@click.option("--at-once", type=Whole(1), default=2, show_default=True, help="Partitions side by side.")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 def examples_command(
     archive: str,
@@ -61,7 +71,8 @@ def examples_command(
     settings = ImpressionSettings(positive, round(window * 1000), windows, position_bias)
     written = build_examples(target, out, settings, partitions or None, at_once)
     followed = pl.col("labels").list.len() > 0
-    counts = [pl.scan_parquet(path).select(pl.len(), followed.sum().alias("followed")).collect().row(0) for path in written]
+    counted = pl.len(), followed.sum().alias("followed")
+    counts = [pl.scan_parquet(path, glob=False).select(counted).collect().row(0) for path in written]
     facts = {
         "files": [str(path) for path in written],
         "examples": sum(count for count, _ in counts),

@@ -220,4 +220,4 @@ def read_examples(files: Sequence[Path], feature_spec: str) -> pl.LazyFrame:
     """Examples of this feature specification: others were scored by features that mean something else."""
     if not files:
         return pl.LazyFrame(schema=KINDS)
-    return pl.scan_parquet(list(files), schema=KINDS).filter(pl.col("feature_spec") == feature_spec)
+    return pl.scan_parquet(list(files), glob=False, schema=KINDS).filter(pl.col("feature_spec") == feature_spec)

@@ -15,6 +15,7 @@ from models.items import text_vector
 from models.rules import PositiveRule
 from models.serving import ServingModel
 from models.slot import ModelSlot
+from schemas.options import whole_variable
 from schemas.records import Interaction, Item
 from training.data import published
 from training.evaluate import Figures, Vectors, World, asked_of, evaluate
@@ -157,6 +158,6 @@ def threads() -> int:
     """This process's share of the cores (`torchrun` says how many processes are here), for torch and for the graphs."""
     import torch
 
-    cores = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    cores = max(1, (os.cpu_count() or 1) // whole_variable(os.environ, "LOCAL_WORLD_SIZE", 1, 1))
     torch.set_num_threads(cores)
     return cores

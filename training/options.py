@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from schemas.options import Whole
 from training.learn import LearnSettings
 from training.ranker import KINDS
 from training.settings import read_settings
@@ -46,7 +47,7 @@ MORE = (
     click.option(
         "--newest",
         default=0,
-        type=click.IntRange(min=0),
+        type=Whole(0),
         expose_value=False,
         callback=_keep,
         help="Read only so many events, the newest, and as many that say what was shown: memory grows with them. 0: all.",

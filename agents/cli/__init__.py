@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
+import io
 import json
 import logging
+import os
 import sys
 from collections.abc import Mapping
 from typing import NoReturn
@@ -12,10 +16,15 @@ from typing import NoReturn
 import click
 
 from schemas.errors import RiffleError
+from schemas.masking import masked
 
 __all__ = ["COMMANDS", "guarded", "main"]
 
 LIBRARIES = ("aiokafka", "asyncio", "botocore", "urllib3")
+NOT_WRITTEN = {errno.ENOSPC, errno.EBADF, errno.EIO, errno.EFBIG, errno.EDQUOT}
+"Errors of writing to a file that is open, which name none."
+READER_GONE = 141
+"Exit status of a command whose reader has gone, as of one that SIGPIPE ended."
 COMMANDS = {
     "up": ("agents.cli.operate", "up", "Start the embedded Kafka and Redis and one worker."),
     "down": ("agents.cli.operate", "down", "Stop what `up` started."),
@@ -88,21 +97,63 @@ def main() -> None:
 def guarded(command: click.Command, name: str | None = None) -> NoReturn:
     """Run a command, called `name` in its usage: errors that have a message for people are shown as that message.
 
-    With `--json` the last line of the output is then `{"error": {"code", "message", "field"}}`.
+    With `--json` the last line of the output is then `{"error": {"code", "message", "field"}}`. What cannot be written in the
+    terminal's encoding is replaced, and output that cannot be written at all is an error, unless whoever reads it has gone.
     """
+    _open_streams()
+    status = _status_of(command, name)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # as `| head` does it
+        status = status or READER_GONE
+        _forget_output()
+    except OSError as exc:
+        if not status:
+            click.echo(f"riffle: the output cannot be written: {exc.strerror}", err=True)
+        status = status or 1
+        _forget_output()
+    sys.exit(status)
+
+
+def _open_streams() -> None:
+    """Replace characters that the encoding lacks. A closed stdout becomes a file that cannot be written."""
+    for number, stream in enumerate((sys.stdin, sys.stdout, sys.stderr)):
+        if stream is None:
+            with contextlib.suppress(OSError):
+                os.fstat(number)
+                continue
+            os.open(os.devnull, os.O_RDONLY if number == 1 else os.O_RDWR)  # takes the lowest number that is free
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - as long as the process
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _forget_output() -> None:
+    """Drop what waits to be written, so that the interpreter does not try again at its end and print a trace."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _status_of(command: click.Command, name: str | None) -> int | str | None:
+    """Run the command and show what went wrong; returns the exit status."""
     try:
         command.main(prog_name=name)
     except SystemExit as exc:
         if isinstance(wrong := exc.__context__, click.ClickException):
-            _tell({"code": "usage", "message": wrong.format_message(), "field": None})
-        raise
+            _tell({"code": "usage", "message": masked(wrong.format_message()), "field": None})
+        return exc.code
     except Exception as exc:
         message = _message(exc)
         if message is None or "--debug" in sys.argv[1:2]:
             raise
-        click.echo(f"riffle: {message}", err=True)
-        _tell(exc.to_json() if isinstance(exc, RiffleError) else {"code": "failed", "message": message, "field": None})
-        sys.exit(1)
+        click.echo(f"riffle: {masked(message)}", err=True)
+        with contextlib.suppress(OSError):
+            _tell(
+                exc.to_json() if isinstance(exc, RiffleError) else {"code": "failed", "message": masked(message), "field": None}
+            )
+    return 1
 
 
 def _tell(error: Mapping[str, str | None]) -> None:
@@ -124,6 +175,6 @@ def _message(exc: Exception) -> str | None:
             return f"no Kafka answers at {there}: run `riffle up`, or see `riffle doctor`"
         if isinstance(exc, KafkaError):
             return f"Kafka at {there} refused: {exc!r}; see `riffle doctor`"
-    if isinstance(exc, OSError) and exc.filename is not None:
-        return f"{exc.filename}: {exc.strerror}"
+    if isinstance(exc, OSError) and exc.strerror is not None and (exc.filename is not None or exc.errno in NOT_WRITTEN):
+        return f"{exc.filename}: {exc.strerror}" if exc.filename is not None else f"cannot write: {exc.strerror}"
     return None

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-import urllib.error
 import urllib.parse
-import urllib.request
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 
+from agents.cli import asking
+from agents.cli.operate import web_of
+from agents.cli.screen import plain_console, print_table
+from schemas.errors import NotReady
+from schemas.options import Whole
+from schemas.parsing import whole_number
 from streams.client import RiffleClient
 from streams.settings import Settings
 
@@ -37,26 +40,23 @@ def request_slate(settings: Settings, body: dict[str, Any], deadline_ms: int) ->
 def title_of(settings: Settings, item_id: str) -> str:
     """An item's title by HTTP; empty when nobody answers."""
     try:
-        url = f"{settings.web}/v1/items/{urllib.parse.quote(item_id, safe='')}"
-        with urllib.request.urlopen(url, timeout=2) as response:
-            return str(json.load(response)["title"])
-    except (OSError, ValueError, KeyError):
+        found = asking.ask(f"{web_of(settings)}/v1/items/{urllib.parse.quote(item_id, safe='')}", 2.0).body
+    except NotReady:
         return ""
+    return str(found["title"]) if isinstance(found, dict) and isinstance(found.get("title"), str) else ""
 
 
 def print_slate(settings: Settings, slate: dict[str, Any], console: Console) -> None:
     """A slate for people; with what explains it, where that was asked for."""
-    table = Table(title=f"for {slate['user_id']}", title_justify="left")
-    table.add_column("", justify="right", no_wrap=True)
-    for name in ("item", "title"):
-        table.add_column(name, overflow="fold")
-    table.add_column("score", justify="right", no_wrap=True)
-    table.add_column("brought by", overflow="fold")
-    for position, item in enumerate(slate["items"], 1):
-        title = title_of(settings, item["item_id"])
-        table.add_row(str(position), item["item_id"], title, f"{item['score']:.3g}", _reasons(item))
-    console.print(table)
-    if not slate["items"]:
+    console.print(f"for {slate['user_id']}")
+    rows = [
+        (str(position), item["item_id"], title_of(settings, item["item_id"]), f"{item['score']:.3g}", _reasons(item))
+        for position, item in enumerate(slate["items"], 1)
+    ]
+    names = ("rank", "item", "title", "score", "brought by")
+    if rows:
+        print_table(console, names, rows, fold=("item", "title", "brought by"), right=("rank", "score"))
+    else:
         console.print("no item is left: none of the categories that were asked for, or all were met, excluded or not available")
     if dropped := _dropped(slate):
         console.print(f"filters dropped: {dropped}")
@@ -64,7 +64,8 @@ def print_slate(settings: Settings, slate: dict[str, Any], console: Console) -> 
     as_of = slate["as_of"] or {}
     where = f"partition {as_of.get('partition')}, offset {as_of.get('offset')}"
     degraded = f"; degraded: {', '.join(slate['degraded'])}" if slate["degraded"] else ""
-    console.print(f"release {slate['release']}, arm {slate['arm']}, {took:.1f} ms in the pipeline, as of {where}{degraded}")
+    arm = "" if slate["arm"] == "default" else f", arm {slate['arm']}"
+    console.print(f"release {slate['release']}{arm}, {took:.1f} ms in the pipeline, as of {where}{degraded}")
 
 
 def _reasons(item: dict[str, Any]) -> str:
@@ -85,13 +86,13 @@ def _dropped(slate: dict[str, Any]) -> str:
 
 @click.command()
 @click.argument("user")
-@click.option("-k", default=10, show_default=True, help="How many items.")
+@click.option("-k", type=Whole(), default=10, show_default=True, help="How many items.")
 @click.option("--explain", is_flag=True, help="Show the sources' scores, the ranker's, and what filters dropped.")
 @click.option("--category", multiple=True, help="Only these categories.")
 @click.option("--exclude", multiple=True, help="Not these items.")
 @click.option("--context", multiple=True, metavar="NAME=VALUE", help="What is to be known of the moment, such as device=tv.")
 @click.option("--after", help="partition:offset of an event that the slate must reflect.")
-@click.option("--deadline-ms", default=5_000, show_default=True)
+@click.option("--deadline-ms", type=Whole(1, 60_000), default=5_000, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="The slate as one line of JSON.")
 def ask(
     user: str,
@@ -115,16 +116,17 @@ def ask(
         raise click.BadParameter(f"{unnamed[0]!r} is not NAME=VALUE", param_hint="--context")
     body["context"] = {name: value for name, _, value in (entry.partition("=") for entry in context)}
     if after:
-        partition, _, offset = after.partition(":")
-        if not (partition.isdecimal() and offset.isdecimal()):
-            raise click.BadParameter("write it as partition:offset", param_hint="--after")
-        body["after"] = {"partition": int(partition), "offset": int(offset)}
+        try:
+            partition, offset = map(whole_number, after.split(":"))
+        except ValueError as exc:
+            raise click.BadParameter("write it as partition:offset", param_hint="--after") from exc
+        body["after"] = {"partition": partition, "offset": offset}
     slate = request_slate(settings, body, deadline_ms)
     if as_json:
         click.echo(json.dumps(slate))
     elif "error" in slate:
         click.echo(f"riffle: {slate['error']['message']}", err=True)
     else:
-        print_slate(settings, slate, Console())
+        print_slate(settings, slate, plain_console())
     if "error" in slate:
         sys.exit(1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import sys
 import time
 from collections import Counter
@@ -17,6 +16,8 @@ import click
 
 from agents.cli.progress import with_progress
 from models.dataset.folder import BadRow, Dataset
+from schemas.options import Whole
+from schemas.parsing import finite_number
 from streams.produce import produce_events, produce_items
 from streams.settings import Settings
 from streams.topics import ensure_topics
@@ -110,7 +111,7 @@ def load(folder: Path, strict: bool, items_only: bool, as_json: bool) -> None:
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--rate", default="max", help="Events per second, or max.", show_default=True)
-@click.option("--limit", type=click.IntRange(min=1), help="Stop after this many events.")
+@click.option("--limit", type=Whole(1), help="Stop after this many events.")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 def replay(folder: Path, rate: str, limit: int | None, as_json: bool) -> None:
     """Produce a dataset folder's events in event-time order, at a rate.
@@ -118,10 +119,10 @@ def replay(folder: Path, rate: str, limit: int | None, as_json: bool) -> None:
     Example: riffle replay my-dataset --rate 500
     """
     try:
-        per_second = None if rate == "max" else float(rate)
+        per_second = None if rate == "max" else finite_number(rate)
     except ValueError as exc:
-        raise click.BadParameter(f"{rate!r} is neither a number nor max", param_hint="--rate") from exc
-    if per_second is not None and not 0 < per_second < math.inf:
+        raise click.BadParameter(f"{exc}, and not max", param_hint="--rate") from exc
+    if per_second is not None and per_second <= 0:
         raise click.BadParameter("must be greater than 0", param_hint="--rate")
     settings, dataset = Settings.from_env(), Dataset.open(folder)
     dataset.check()

@@ -8,7 +8,6 @@ import shlex
 import sys
 import time
 import urllib.parse
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
@@ -18,10 +17,12 @@ from typing import Any
 import click
 from rich.console import Console
 
+from agents.cli import asking
 from agents.cli.ask import print_slate, request_slate, title_of
-from agents.cli.operate import start_stack, worker_daemon
+from agents.cli.operate import readiness, start_stack, worker_daemon
 from agents.cli.progress import advance, step, with_progress
 from agents.cli.release import await_served, current_champion, print_training, promote, run_training
+from agents.cli.screen import plain_console
 from models.archive.files import next_offsets
 from models.archive.target import open_target
 from models.dataset.builtin import ITEMS, build_builtin
@@ -53,7 +54,7 @@ def demo(data: Path | None, as_json: bool) -> None:
 
     Example: riffle demo --data my-dataset
     """
-    settings, console = Settings.from_env(), Console(stderr=as_json)
+    settings, console = Settings.from_env(), plain_console(stderr=as_json)
     clock = time.perf_counter
     took: dict[str, float] = {}
     at = clock()
@@ -109,10 +110,10 @@ def demo(data: Path | None, as_json: bool) -> None:
     console.print(f"{n_events} events over {n_items} items")
     console.print("took: " + ", ".join(f"{part} {time_s} s" for part, time_s in seconds.items()))
     console.print("memory: " + ", ".join(f"{name} {'unknown' if mb is None else mb} MB" for name, mb in memory.items()))
-    console.print(f"the service is up at {settings.web}: try curl '{settings.web}/v1/recommend/{typical[0]}?k=5&explain=1'")
+    ready = bool(readiness(settings)["ready"])
+    state = "the service is up" if ready else "the service was up and is not ready now: see `riffle status`; it is"
+    console.print(f"{state} at {settings.web}: try curl '{settings.web}/v1/recommend/{typical[0]}?k=5&explain=1'")
     console.print(f"stop it with: {shlex.join([sys.argv[0]])} down")
-    with urllib.request.urlopen(f"{settings.web}/readyz", timeout=5) as response:
-        ready = json.load(response)["ready"]
     if as_json:
         click.echo(json.dumps({**facts, "seconds": seconds, "first": _ids(first), "changes": changes, "ready": ready}))
 
@@ -126,7 +127,7 @@ def _learn(settings: Settings, positive: str, tokens: dict[int, int], console: C
             if time.monotonic() > until:
                 raise NotReady("not_archived", f"the stream is not archived at {settings.archive_target}: see `riffle doctor`")
             time.sleep(0.5)
-    console.print("[bold]training from the archived stream[/bold] (the first time every text and image is encoded)")
+    console.print("training from the archived stream (the first time every text and image is encoded)", style="bold")
     champion = current_champion(settings)
     options = [settings.archive_target, "--positive", positive, "--against", champion, "--quick"]
     trained = run_training(settings, options, console)
@@ -155,7 +156,7 @@ def _change(settings: Settings, user: str, last: Interaction, how: Interaction, 
         changed = request_slate(settings, {"user_id": user, "k": 5, "after": after}, DEADLINE_MS)
         did.append(picked)
         title = title_of(settings, picked) or picked
-        console.print(f"[bold]{user} now does “{event.action}” on {picked}, {title}[/bold]")
+        console.print(f"{user} now does “{event.action}” on {picked}, {title}", style="bold")
         if len(set(_ids(changed)) - set(_ids(before))) >= ENOUGH:
             break
     console.print("the next slate:")
@@ -182,10 +183,8 @@ def promising(ranked: Sequence[str], similar: Callable[[str], Sequence[str]]) ->
 def _similar(settings: Settings, item_id: str) -> list[str]:
     """Ids of similar items, by HTTP; none when nobody answers."""
     try:
-        url = f"{settings.web}/v1/similar/{urllib.parse.quote(item_id, safe='')}?k=10"
-        with urllib.request.urlopen(url, timeout=5) as response:
-            return _ids(json.load(response))
-    except (OSError, ValueError, KeyError):
+        return _ids(asking.ask(f"{settings.web}/v1/similar/{urllib.parse.quote(item_id, safe='')}?k=10", 5.0).body)
+    except (NotReady, KeyError, TypeError):
         return []
 
 

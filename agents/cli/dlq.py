@@ -9,12 +9,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from agents.cli.screen import plain_console, print_table, printable
 from schemas.errors import BadRequest
+from schemas.options import Whole
 from streams.dead_letters import read_letters, replay_letters
 from streams.settings import Settings
 
@@ -39,11 +37,6 @@ def _text(data: bytes | None, most: int | None = None) -> str | None:
     return text if most is None or len(text) <= most else text[:most] + "…"
 
 
-def _shown(text: str) -> str:
-    """What a terminal may be given: letters and signs as they are, anything else as in JSON."""
-    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
-
-
 def _plain(letter: dict[str, Any]) -> dict[str, Any]:
     headers = {name: _text(value) for name, value in letter.get("headers", {}).items()}
     return {**letter, "key": _text(letter.get("key")), "value": _text(letter.get("value")), "headers": headers}
@@ -61,7 +54,7 @@ def dlq() -> None:
 
 @dlq.command("list")
 @click.option("--code", help="Only those with this reason code.")
-@click.option("--last", default=20, show_default=True, type=click.IntRange(1, 10_000), help="Show this many, newest last.")
+@click.option("--last", default=20, show_default=True, type=Whole(1, 10_000), help="Show this many, newest last.")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 def list_letters(code: str | None, last: int, as_json: bool) -> None:
     """How many dead letters there are per reason, and the newest of them.
@@ -73,26 +66,24 @@ def list_letters(code: str | None, last: int, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"total": len(letters), "codes": codes, "letters": [_plain(one) for one in letters[-last:]]}))
         return
-    console = Console()
+    console = plain_console()
     if not letters:
         console.print("no dead letters")
         return
     console.print(", ".join(f"{name} {count}" for name, count in codes.most_common()))
-    table = Table("letter", "when (UTC)", "code", "key", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in table.columns:
-        column.overflow = "fold"
+    rows = []
     for one in letters[-last:]:
         when = datetime.fromtimestamp(one.get("timestamp", 0) / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        table.add_row(str(one["letter"]), when, Text(_shown(one["code"])), Text(_shown(_text(one.get("key"), 24) or "")))
-    console.print(table)
+        rows.append((str(one["letter"]), when, one["code"], _text(one.get("key"), 24) or ""))
+    print_table(console, ("letter", "when (UTC)", "code", "key"), rows, fold=("code", "key"))
     for one in letters[-last:]:
         origin = f"{one['topic']}-{one['partition']}@{one['offset']}" if "topic" in one else "origin unknown"
-        console.print(f"{one['letter']}: {_shown(one['reason'][:200])} ({origin})", markup=False, highlight=False)
+        console.print(f"{one['letter']}: {printable(one['reason'][:200])} ({origin})")
     console.print("see one with: riffle dlq show LETTER")
 
 
 @dlq.command()
-@click.argument("letter", type=click.IntRange(min=0))
+@click.argument("letter", type=Whole(0))
 def show(letter: int) -> None:
     """One dead letter whole, as JSON.
 
@@ -101,12 +92,12 @@ def show(letter: int) -> None:
     found = _letters(letter=letter)
     if not found:
         raise BadRequest("not_found", f"there is no dead letter {letter}: see riffle dlq list")
-    click.echo("\n".join(map(_shown, json.dumps(_plain(found[0]), indent=1, ensure_ascii=False).split("\n"))))
+    click.echo("\n".join(map(printable, json.dumps(_plain(found[0]), indent=1, ensure_ascii=False).split("\n"))))
 
 
 @dlq.command()
 @click.option("--code", help="Those with this reason code.")
-@click.option("--letter", type=click.IntRange(min=0), help="This one.")
+@click.option("--letter", type=Whole(0), help="This one.")
 @click.option("--all", "everything", is_flag=True, help="All of them.")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 def replay(code: str | None, letter: int | None, everything: bool, as_json: bool) -> None:

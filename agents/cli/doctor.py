@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,19 @@ from typing import Any
 import click
 from aiokafka.errors import KafkaError
 
-from agents.cli.operate import facts_of, readiness, worker_daemon
+from agents.cli.operate import facts_of, kafka_answers, readiness, restarts_of
+from agents.supervisor import histories, supervisor_daemon, worker_daemon
 from schemas.errors import ConfigError
+from schemas.masking import masked
 from streams.embedded.kafka import EmbeddedKafka
 from streams.embedded.redis import EmbeddedRedis
 from streams.settings import Settings
 from streams.topics import TOPICS, partition_counts
 
 __all__ = ["doctor"]
+
+FAILING = 3
+"Ends in a row of a part that does not run well, though it runs just now."
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,7 @@ def doctor(as_json: bool) -> None:
     settings = Settings.from_env()
     settings.make_home()
     checks = [*_machine(settings), *_variables(), *_kafka(settings), *_redis(settings), *_worker(settings), _topics(settings)]
+    checks += _supervisor(settings)
     if as_json:
         click.echo(json.dumps([check.to_json() for check in checks]))
     else:
@@ -71,7 +78,7 @@ def _available_gib() -> float:
 def _machine(settings: Settings) -> list[_Check]:
     free, memory = shutil.disk_usage(settings.home).free >> 30, _available_gib()
     return [
-        _Check("Python 3.11", sys.version_info[:2] == (3, 11), f"this is {sys.version.split()[0]}: run make setup with 3.11"),
+        _Check("Python 3.11 to 3.13", (3, 11) <= sys.version_info[:2] <= (3, 13), f"this is {sys.version.split()[0]}"),
         _Check(f"{free} GiB of disk free", free >= 2, f"free some space near {settings.home}"),
         _Check(f"{memory:.1f} GiB of memory available", memory >= 1.5, "Kafka, Redis and a worker need 1 GiB, training 2 more"),
     ]
@@ -97,7 +104,7 @@ def _kafka(settings: Settings) -> list[_Check]:
     name = f"Kafka answers at {settings.bootstrap_servers}"
     if settings.embedded_kafka:
         kafka = EmbeddedKafka(settings)
-        answers = kafka.daemon.pid() is not None and kafka.answers()
+        answers = kafka_answers(settings)
         return [
             _configured("Kafka's ports", kafka),
             _Check(name, answers, f"run `riffle up`; log: {kafka.daemon.log_file}"),
@@ -105,14 +112,14 @@ def _kafka(settings: Settings) -> list[_Check]:
     try:
         asyncio.run(partition_counts(settings))
     except (KafkaError, OSError) as exc:
-        return [_Check(name, ok=False, advice=f"{exc}; see RIFFLE_BOOTSTRAP")]
+        return [_Check(name, ok=False, advice=masked(f"{exc!r}; see RIFFLE_BOOTSTRAP"))]
     return [_Check(name, ok=True)]
 
 
 def _redis(settings: Settings) -> list[_Check]:
     if settings.embedded_redis:
         server = EmbeddedRedis(settings)
-        answers = server.daemon.pid() is not None and server.answers()
+        answers = server.answers()
         advice = f"run `riffle up`; log: {server.daemon.log_file}"
         return [_configured("Redis's port", server), _Check(f"Redis answers at {settings.redis}", answers, advice)]
     redis: Any = importlib.import_module("redis")
@@ -121,7 +128,7 @@ def _redis(settings: Settings) -> list[_Check]:
         with redis.Redis.from_url(settings.redis, socket_timeout=2, socket_connect_timeout=2) as client:
             client.ping()
     except (redis.RedisError, OSError, ValueError) as exc:
-        return [_Check(name, ok=False, advice=f"{exc}; see RIFFLE_REDIS_URL")]
+        return [_Check(name, ok=False, advice=masked(f"{exc}; see RIFFLE_REDIS_URL"))]
     return [_Check(name, ok=True)]
 
 
@@ -133,6 +140,21 @@ def _worker(settings: Settings) -> list[_Check]:
     for name, reason in (ready.get("refused") or {}).items():
         advice = f"the worker refused it: {reason}; `riffle release rollback`, or train again"
         found.append(_Check(f"release {name}", ok=False, advice=advice))
+    for name, text in (ready.get("warnings") or {}).items():
+        found.append(_Check(name, ok=False, advice=str(text)))
+    return found
+
+
+def _supervisor(settings: Settings) -> list[_Check]:
+    """Whether what ended by itself is running again, and whether anything looks after what runs. Of no use in a cluster."""
+    now_ms = round(time.time() * 1000)
+    found = [
+        _Check(f"{name} runs well", history.next_try_at is None and history.in_row < FAILING, restarts_of(history, now_ms))
+        for name, history in histories(settings).items()
+    ]
+    if found:
+        advice = "nothing is started again when it ends: run `riffle up`"
+        found.append(_Check("the supervisor runs", supervisor_daemon(settings).pid() is not None, advice))
     return found
 
 

@@ -3,76 +3,106 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
+import signal
 import sys
-import urllib.error
-import urllib.request
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPException
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import click
 from aiokafka.errors import KafkaError
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
+from agents.cli.asking import ask
 from agents.cli.progress import step
+from agents.cli.screen import plain_console, print_table
+from agents.supervisor import (
+    MISCONFIGURED,
+    PARTS,
+    History,
+    encoder_daemon,
+    histories,
+    parts_of,
+    state_file,
+    supervisor_daemon,
+    worker_daemon,
+)
 from schemas.errors import ConfigError, NotReady, RiffleError
-from streams.embedded.kafka import EmbeddedKafka
-from streams.embedded.process import Daemon, answer_of, require_free_port
+from schemas.masking import masked_url
+from streams.embedded.kafka import EmbeddedKafka, broker_answers, class_path, has_class_path
+from streams.embedded.process import SAFE_PATH, Daemon, answer_of, listens, python, require_free_port, serving, wait_until
 from streams.embedded.redis import EmbeddedRedis
 from streams.settings import Settings
 from streams.topics import TOPICS, ensure_topics, partition_counts
 
-__all__ = ["down", "facts_of", "readiness", "start_stack", "status", "topics", "up", "worker", "worker_daemon"]
+__all__ = ["down", "facts_of", "kafka_answers", "readiness", "start_stack", "status", "topics", "up", "worker", "worker_daemon"]
+
+WORKER_S, KAFKA_S, REDIS_S = 60.0, 90.0, 20.0
+"Seconds that each may take until it is ready."
+TRIES = 2
+"Ends of a part in a row after which `up` gives up waiting for it; the supervisor does not."
+INTERRUPTED = 130
+"Exit status of a command that Ctrl-C ended, as of a shell's."
 
 
-def worker_daemon(settings: Settings) -> Daemon:
-    """The worker that `up` starts."""
-    return Daemon("the worker", settings.run_dir / "worker.pid", settings.logs_dir / "worker.log")
-
-
-def encoder_daemon(settings: Settings) -> Daemon:
-    """The encoder of new items that `up` starts."""
-    return Daemon("the encoder", settings.run_dir / "encoder.pid", settings.logs_dir / "encoder.log")
-
-
-def _start_encoder(settings: Settings) -> None:
+def _wanted(settings: Settings, *, with_worker: bool) -> list[str]:
+    """Names of the parts that `up` starts; raises ConfigError when the encoder is wanted and cannot run."""
     from agents.cli.encode import NO_TORCH, can_encode
 
-    if settings.encoder == "on" and not can_encode():
+    names = {"kafka": settings.embedded_kafka, "redis": settings.embedded_redis, "worker": with_worker}
+    if with_worker and settings.encoder == "on" and not can_encode():
         raise ConfigError("no_torch", f"RIFFLE_ENCODER is on, but {NO_TORCH}", "encoder")
-    if settings.encoder != "off" and can_encode() and encoder_daemon(settings).pid() is None:
-        environment = {**os.environ, **settings.environment()}
-        command = [sys.executable, "-c", "from agents.cli import main; main()", "encode"]
-        encoder_daemon(settings).start(command, environment, settings.home)
+    names["encoder"] = with_worker and settings.encoder != "off" and can_encode()
+    return [name for name, wanted in names.items() if wanted]
+
+
+def _silent(reason: str) -> dict[str, Any]:
+    return {"ready": False, "release": None, "reasons": {"web": reason}}
+
+
+def web_of(settings: Settings) -> str:
+    """Where this home's worker listens; where the settings say when none runs."""
+    return worker_daemon(settings).address() or serving(settings).address() or settings.web
 
 
 def readiness(settings: Settings) -> dict[str, Any]:
-    """What /readyz says; `{"ready": False}` when nobody answers."""
-    web = worker_daemon(settings).address() or settings.web
+    """What /readyz says of this home's worker; `{"ready": False}` when it does not answer, or another's worker does."""
+    web = web_of(settings)
     place = urlsplit(web)
-    silent = {"ready": False, "release": None, "reasons": {"web": f"{web} does not answer"}}
+    port = place.port or 80
     # asked first whether anyone listens, because a client that polls a port of its own range may meet itself there
-    if place.hostname is None or answer_of(place.port or 80, b"", 0, place.hostname, 2.0) is None:
-        return silent
+    if place.hostname is None or answer_of(port, b"", 0, place.hostname, 2.0) is None:
+        return _silent(f"{web} does not answer")
+    pids = [pid for daemon in (worker_daemon(settings), serving(settings)) if (pid := daemon.pid()) is not None]
+    if not any(listens(pid, port) for pid in pids):
+        return _silent(f"what answers at {web} is another program, or the worker of another RIFFLE_HOME than {settings.home}")
     try:
-        with urllib.request.urlopen(f"{web}/readyz", timeout=2) as response:
-            return dict(json.load(response))
-    except urllib.error.HTTPError as exc:
-        try:
-            return dict(json.load(exc))
-        except ValueError:
-            return silent
-    except (OSError, ValueError, HTTPException):
-        return silent
+        found = ask(f"{web}/readyz", 2.0).body
+    except NotReady as exc:
+        return _silent(exc.message)
+    return dict(found) if isinstance(found, dict) and isinstance(found.get("ready"), bool) else _silent(f"{web} gives no state")
+
+
+def kafka_answers(settings: Settings) -> bool:
+    """Whether this instance's broker, or one of the servers of `bootstrap`, answers a request now."""
+    if settings.embedded_kafka:
+        return EmbeddedKafka(settings).answers()
+    places = (server.rpartition(":") for server in settings.bootstrap_servers.split(","))
+    return any(broker_answers(host, int(port)) for host, _, port in places)
 
 
 def start_stack(settings: Settings, console: Console, *, with_worker: bool = True) -> list[str]:
     """Start what does not run yet, and wait until it is ready; returns the names of what ran already.
+
+    A supervisor starts it, and goes on to start again what ends by itself until `riffle down`.
 
     Raises:
         RiffleError: a port is taken, and nothing was started; or a part did not start: the message says why, and what runs.
@@ -87,53 +117,110 @@ def start_stack(settings: Settings, console: Console, *, with_worker: bool = Tru
         require_free_port(settings.web_port, "RIFFLE_WEB_PORT")
     elif with_worker:
         daemons["worker"].require_address(settings.web, "RIFFLE_WEB_PORT")
+    names = _wanted(settings, with_worker=with_worker)
     try:
-        _start(settings, console, with_worker=with_worker)
-    except Exception as exc:
+        _start(settings, console, names)
+    except KeyboardInterrupt:
+        # whoever interrupts this wants no more to be started behind their back
+        supervisor_daemon(settings).stop()
         running = _running(settings)
-        if not running or not isinstance(exc, RiffleError | KafkaError):
+        left = f"still running: {', '.join(running)}; `riffle down` stops them" if running else "nothing runs"
+        click.echo(f"riffle: interrupted; {left}", err=True)
+        sys.exit(INTERRUPTED)
+    except (RiffleError, KafkaError) as exc:
+        running = _running(settings)
+        if not running:
             raise
         why = exc.message if isinstance(exc, RiffleError) else repr(exc)
         raise NotReady("not_started", f"{why}\nstill running: {', '.join(running)}; `riffle down` stops them") from exc
-    return before
+    return [name for name in before if name != supervisor_daemon(settings).name]
 
 
-def _start(settings: Settings, console: Console, *, with_worker: bool) -> None:
-    if settings.embedded_kafka:
-        kafka = EmbeddedKafka(settings)
-        first = "starting Kafka (the first time its jars are fetched: half a minute)"
-        with step(console, "waiting for Kafka" if kafka.daemon.pid() else first):
-            kafka.start()
-    if settings.embedded_redis:
-        redis = EmbeddedRedis(settings)
-        with step(console, f"{'waiting for' if redis.daemon.pid() else 'starting'} Redis"):
-            redis.start()
-    asyncio.run(ensure_topics(settings))
-    if not with_worker:
-        return
-    ran = worker_daemon(settings).pid() is not None
+def _start(settings: Settings, console: Console, names: list[str]) -> None:
+    began_ms = round(time.time() * 1000)
+    if "kafka" in names and not has_class_path(settings.cache):
+        with step(console, "fetching Kafka's jars (half a minute, once)"):
+            class_path(settings.cache)
+    if "kafka" not in names:  # nothing is started for a broker that does not answer
+        asyncio.run(ensure_topics(settings))
+    _supervise(settings, names)
+    kafka, redis = EmbeddedKafka(settings), EmbeddedRedis(settings)
+    if "kafka" in names:
+        _await(settings, console, "kafka", began_ms, kafka.answers, KAFKA_S)
+    if "redis" in names:
+        _await(settings, console, "redis", began_ms, redis.answers, REDIS_S)
+    if "kafka" in names:
+        asyncio.run(ensure_topics(settings))
+    if "worker" in names:
+        _await(settings, console, "worker", began_ms, lambda: bool(readiness(settings)["ready"]), WORKER_S)
+
+
+@contextmanager
+def _one_at_a_time(settings: Settings) -> Iterator[None]:
+    settings.run_dir.mkdir(parents=True, exist_ok=True)
+    with (settings.run_dir / "supervisor.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _supervise(settings: Settings, names: list[str]) -> None:
+    """Have a supervisor with these settings look after these parts, and what another one looked after; they go on running."""
+    daemon = supervisor_daemon(settings)
+    with _one_at_a_time(settings):
+        pid = daemon.pid()
+        there, environment = _supervised(pid) if pid is not None else ([], {})
+        names = [name for name in PARTS if name in names or name in there]
+        wanted = settings.environment()
+        if there == names and {name: environment.get(name) for name in wanted} == wanted:
+            daemon.signal(signal.SIGUSR1)  # what waits to be started again is started now
+            return
+        daemon.stop()
+        if parts_of(settings, names):
+            command = python("-m", "agents.supervisor", *names)
+            daemon.start(command, {**os.environ, **settings.environment(), **SAFE_PATH}, settings.home)
+
+
+def _supervised(pid: int) -> tuple[list[str], dict[str, str]]:
+    """The parts that a running supervisor looks after, and the settings that it was started with."""
     try:
-        _start_worker(settings, console)
-    except NotReady:
-        if not ran or worker_daemon(settings).pid() is not None:
-            raise
-        _start_worker(settings, console)  # Kafka was away for so long that the one that ran has ended
-    _start_encoder(settings)
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        pairs = (entry.partition(b"=") for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
+        given = {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs if name.startswith(b"RIFFLE_")}
+    except OSError:
+        return [], {}
+    return [name for name in PARTS if name.encode() in arguments], given
 
 
-def _start_worker(settings: Settings, console: Console) -> None:
-    daemon = worker_daemon(settings)
-    if daemon.pid() is None:
-        environment = {**os.environ, **settings.environment()}
-        daemon.start([sys.executable, "-m", "agents.worker"], environment, settings.home, settings.web)
-    with step(console, "waiting for the worker"):
-        daemon.await_ready(lambda: bool(readiness(settings)["ready"]), 60.0)
+def _await(settings: Settings, console: Console, name: str, began_ms: int, ready: Callable[[], bool], timeout_s: float) -> None:
+    """Wait until a part is ready.
+
+    Raises:
+        NotReady: it ended `TRIES` times since `began_ms` or can never start, nothing supervises it, or the time is over.
+    """
+    daemon, supervisor = _daemons(settings)[name], supervisor_daemon(settings)
+
+    def failure() -> str:
+        history = histories(settings).get(name, History())
+        if supervisor.pid() is None:
+            return f"the supervisor has ended; {supervisor.log_file}:\n{supervisor.tail()}"
+        if history.ended_at is None or history.ended_at < began_ms or history.next_try_at is None:
+            return ""
+        if history.in_row < TRIES and history.exit != MISCONFIGURED:
+            return ""
+        return f"{daemon.name} ended; {daemon.log_file}:\n{history.why if history.exit is None else daemon.tail()}"
+
+    with step(console, f"waiting for {daemon.name}"):
+        wait_until(lambda: ready() or bool(failure()), timeout_s)
+        if not ready():
+            late = f"{daemon.name} did not become ready within {timeout_s:.0f} s; {daemon.log_file}:\n{daemon.tail()}"
+            raise NotReady("not_started", failure() or late)
 
 
 def _daemons(settings: Settings) -> dict[str, Daemon]:
-    """What `up` starts, in that order."""
+    """What `up` starts, in that order; the supervisor, which starts the others, is stopped first."""
     kafka, redis = EmbeddedKafka(settings).daemon, EmbeddedRedis(settings).daemon
-    return {"kafka": kafka, "redis": redis, "worker": worker_daemon(settings), "encoder": encoder_daemon(settings)}
+    found = {"kafka": kafka, "redis": redis, "worker": worker_daemon(settings), "encoder": encoder_daemon(settings)}
+    return {**found, "supervisor": supervisor_daemon(settings)}
 
 
 def _running(settings: Settings) -> list[str]:
@@ -141,12 +228,12 @@ def _running(settings: Settings) -> list[str]:
 
 
 def facts_of(settings: Settings) -> dict[str, str]:
-    """Addresses of what runs; of what does not, where the settings say that it would."""
+    """Addresses of what runs, without logins; of what does not, where the settings say that it would."""
     daemons = _daemons(settings)
     return {
         "bootstrap": (settings.embedded_kafka and daemons["kafka"].address()) or settings.bootstrap_servers,
-        "redis": (settings.embedded_redis and daemons["redis"].address()) or settings.redis,
-        "web": daemons["worker"].address() or settings.web,
+        "redis": masked_url((settings.embedded_redis and daemons["redis"].address()) or settings.redis),
+        "web": web_of(settings),
     }
 
 
@@ -155,9 +242,11 @@ def facts_of(settings: Settings) -> dict[str, str]:
 def up(no_worker: bool) -> None:
     """Start the embedded Kafka and Redis, one worker, and the encoder of new items; what runs already is left alone.
 
+    What ends by itself is started again, at growing intervals, until `riffle down`: `riffle status` shows how often it was.
+
     Example: RIFFLE_HOME=/tmp/one RIFFLE_WEB_PORT=7070 riffle up
     """
-    settings, console = Settings.from_env(), Console(stderr=True)
+    settings, console = Settings.from_env(), plain_console(stderr=True)
     before = start_stack(settings, console, with_worker=not no_worker)
     if before:
         console.print(f"already running: {', '.join(before)}")
@@ -169,44 +258,75 @@ def up(no_worker: bool) -> None:
 
 @click.command()
 def down() -> None:
-    """Stop the encoder and the worker, then Redis, then Kafka. What they hold stays under RIFFLE_HOME.
+    """Stop the supervisor, the encoder and the worker, then Redis, then Kafka. What they hold stays under RIFFLE_HOME.
 
     Example: riffle down
     """
     settings = Settings.from_env()
-    stopped = [daemon.name for name, daemon in reversed(_daemons(settings).items()) if name != "kafka" and daemon.stop()]
+    stopped = []
+    for name, daemon in reversed(_daemons(settings).items()):
+        if name != "kafka" and daemon.stop():
+            stopped.append(daemon.name)
     if (kafka := EmbeddedKafka(settings)).stop():
         stopped.append(kafka.daemon.name)
+    state_file(settings).unlink(missing_ok=True)
     click.echo(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
+
+
+def _when(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def restarts_of(history: History, now_ms: int) -> str:
+    """What became of a part, in words; empty when it never ended by itself."""
+    if history.ended_at is None:
+        return ""
+    how = "" if history.exit is None else f" with exit {history.exit}"
+    said = f"restarts: {history.restarts}, last ended at {_when(history.ended_at)}{how}"
+    if history.next_try_at is not None:
+        said += f", next try in {max(0, history.next_try_at - now_ms) / 1000:.0f} s"
+    return f"{said}: {history.why}" if history.why else said
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
 def status(as_json: bool) -> None:
-    """Print addresses, readiness and process ids.
+    """Print addresses, readiness, process ids and restarts.
+
+    Ready is said of this home's worker alone, and while Kafka answers.
 
     Example: riffle status --json
     """
     settings = Settings.from_env()
-    ready = readiness(settings)
+    state, found = readiness(settings), histories(settings)
+    reasons = dict(state.get("reasons") or {})
+    if not kafka_answers(settings):
+        reasons["kafka"] = f"no Kafka of this instance answers at {settings.bootstrap_servers}"
+    pids = {name: daemon.pid() for name, daemon in _daemons(settings).items()}
     facts: dict[str, Any] = {
         **facts_of(settings),
-        "release": ready.get("release"),
-        "ready": bool(ready["ready"]),
-        "pids": {name: daemon.pid() for name, daemon in _daemons(settings).items()},
+        "release": state.get("release"),
+        "ready": bool(state["ready"]) and not reasons,
+        "pids": pids,
+        "reasons": reasons,
+        "warnings": dict(state.get("warnings") or {}),
+        "restarts": {name: history.to_json() for name, history in found.items()},
     }
     if as_json:
         click.echo(json.dumps(facts))
         return
-    pids = facts.pop("pids")
-    table = Table(show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    shown = {**facts, "release": facts["release"] or "unknown", "ready": "yes" if facts["ready"] else "no"}
-    shown |= {f"process id of {name}": pid or "not running" for name, pid in pids.items()}
-    for name, value in shown.items():
-        table.add_row(name, str(value))
-    Console().print(table)
+    rows = [(name, str(facts[name])) for name in ("bootstrap", "redis", "web")]
+    rows += [("release", facts["release"] or "unknown"), ("ready", "yes" if facts["ready"] else "no")]
+    rows += [(f"not ready: {name}", str(reason)) for name, reason in reasons.items()]
+    rows += [(f"warning: {name}", str(text)) for name, text in facts["warnings"].items()]
+    rows += [(f"process id of {name}", str(pid or "not running")) for name, pid in pids.items()]
+    now_ms = round(time.time() * 1000)
+    rows += [(name, said) for name, history in found.items() if (said := restarts_of(history, now_ms))]
+    if pids["supervisor"] is None and any(pids.values()):
+        rows.append(
+            ("supervisor", "nothing is started again when it ends: `riffle up` changes that, `riffle down` stops the rest")
+        )
+    print_table(plain_console(), ("what", "state"), rows, fold=("state",), header=False)
 
 
 @click.command()
@@ -237,12 +357,9 @@ def topics(action: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({settings.topic(name): counts.get(name) for name in TOPICS}))
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("topic", overflow="fold")
-    table.add_column("partitions", justify="right")
-    table.add_column("kind", no_wrap=True)
-    table.add_column("purpose", overflow="fold")
-    for name, spec in TOPICS.items():
-        kind = "compacted" if spec.compacted else "log"
-        table.add_row(settings.topic(name), str(counts.get(name, "missing")), kind, spec.purpose)
-    Console().print(table)
+    rows = [
+        (settings.topic(name), str(counts.get(name, "missing")), "compacted" if spec.compacted else "log", spec.purpose)
+        for name, spec in TOPICS.items()
+    ]
+    names = ("topic", "partitions", "kind", "purpose")
+    print_table(plain_console(), names, rows, fold=("topic", "purpose"), right=("partitions",))

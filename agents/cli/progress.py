@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from agents.cli.screen import plain_console
+
 __all__ = ["advance", "step", "with_progress"]
 
 EVERY_S = 10.0
@@ -45,7 +47,7 @@ def with_progress(what: str, total: int, work: Callable[[Callable[[int], None]],
     """Run `work`, which is given a function to be told how much is done; shown on stderr."""
 
     async def run() -> Any:
-        with advance(what, total, Console(stderr=True)) as report:
+        with advance(what, total, plain_console(stderr=True)) as report:
             return await work(report)
 
     return asyncio.run(run())

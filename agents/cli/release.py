@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -15,15 +16,16 @@ from typing import Any
 import click
 from aiokafka.errors import KafkaError
 from rich.console import Console
-from rich.table import Table
 
 from agents.cli.operate import readiness
 from agents.cli.progress import step
+from agents.cli.screen import plain_console, print_table
 from models.release import NAME, Manifest, Release, list_releases, manifest_sha256
 from models.release_source import take
 from models.tracking import Tracker, Tracking
 from schemas.errors import NotReady, ReleaseRejected
 from streams.announce import CHALLENGER, CHAMPION, PREVIOUS, Announcement, announce, announced
+from streams.embedded.process import SAFE_PATH, python
 from streams.release_store import fetch_release, upload_release
 from streams.settings import Settings
 
@@ -62,9 +64,10 @@ def _at_hand(settings: Settings) -> str:
 
 def run_training(settings: Settings, options: list[str], console: Console) -> dict[str, Any]:
     """`python -m training train …` in a process of its own, so that its memory goes when it ends; returns its figures."""
-    command = [sys.executable, "-c", TRAIN, *options, "--json"]
-    command += ["--out", str(settings.releases_dir), "--cache", str(settings.cache)]
-    ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    command = python("-c", TRAIN, *options, "--json", "--out", str(settings.releases_dir), "--cache", str(settings.cache))
+    ran = subprocess.run(
+        command, env={**os.environ, **SAFE_PATH}, stdout=subprocess.PIPE, encoding="utf-8", errors="replace", check=False
+    )
     if ran.returncode:
         if ran.returncode != click.UsageError.exit_code:
             console.print("the training did not end well; what it says is above")
@@ -139,9 +142,8 @@ def await_served(settings: Settings, name: str, console: Console) -> bool:
                 console.print(f"the worker refuses {name}: {reason}")
                 return False
             if state.get("release") is None:
-                console.print(
-                    f"no worker answers at {settings.web}: the announcement stands, workers take it up when they start"
-                )
+                silent = (state.get("reasons") or {}).get("web", "no worker answers")
+                console.print(f"{silent}: the announcement stands, workers take it up when they start")
                 return False
             time.sleep(0.1)
     return False
@@ -168,7 +170,7 @@ def train(source: str | None, promoting: bool, upload: str, as_json: bool, optio
 
     Example: riffle train --positive "action == 'like'" --promote
     """
-    settings, console = Settings.from_env(), Console(stderr=True)
+    settings, console = Settings.from_env(), plain_console(stderr=True)
     if source is not None and source.startswith("--"):
         options, source = (source, *options), None
     against = "none"
@@ -190,12 +192,14 @@ def train(source: str | None, promoting: bool, upload: str, as_json: bool, optio
 
 def print_training(facts: dict[str, Any], console: Console) -> None:
     """Quality without a release and with it, and the gate's verdict."""
-    table = Table("", "NDCG@10", "HR@10", "Recall@50", "MRR", title=f"release {facts['release']}", title_justify="left")
+    console.print(f"release {facts['release']}")
+    rows = []
     for name in ("before", "after"):
         figures = facts[name]
         what = "without a release" if name == "before" else "with it"
-        table.add_row(what, *(f"{figures[m]:.4f}" for m in ("ndcg@10", "hr@10", "recall@50", "mrr")))
-    console.print(table)
+        rows.append((what, *(f"{figures[m]:.4f}" for m in ("ndcg@10", "hr@10", "recall@50", "mrr"))))
+    metrics = ("NDCG@10", "HR@10", "Recall@50", "MRR")
+    print_table(console, ("", *metrics), rows, right=metrics)
     gate = facts["gate"]
     console.print("the gate passes it" if gate["passed"] else f"the gate refuses it: {'; '.join(gate['reasons'])}")
     if "champion" not in facts:
@@ -246,19 +250,15 @@ def list_command(as_json: bool) -> None:
     if not rows:
         click.echo(f"no releases in {settings.releases_dir}: train one with `riffle train`")
         return
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("", no_wrap=True)
-    table.add_column("release", no_wrap=True)
-    for name in ("until", "events", "NDCG@10", "Recall@50"):
-        table.add_column(name, justify="right")
-    table.add_column("gate")
+    shown = []
     for row in rows:
         day = time.strftime("%Y-%m-%d", time.gmtime(row["trained_until"] / 1000))
         figures = [f"{row[m]:.4f}" if row[m] is not None else "" for m in ("ndcg@10", "recall@50")]
         gate = row["gate"] if row["gate"] in {"passed", NOT_JUDGED} else "refused"
-        table.add_row("*" if row["serving"] else "", row["release"], day, str(row["events"]), *figures, gate)
-    console = Console()
-    console.print(table)
+        shown.append(("*" if row["serving"] else "", row["release"], day, str(row["events"]), *figures, gate))
+    console = plain_console()
+    names = ("", "release", "until", "events", "NDCG@10", "Recall@50", "gate")
+    print_table(console, names, shown, right=names[2:-1])
     if any(row["serving"] for row in rows):
         console.print("* serves now")
     for row in rows:
@@ -266,7 +266,7 @@ def list_command(as_json: bool) -> None:
             console.print(f"{', '.join(row['aliases'])}: {row['release']}")
     for row in rows:
         if row["gate"] not in {"passed", NOT_JUDGED}:
-            console.print(f"{row['release']} was refused: {row['gate']}", highlight=False)
+            console.print(f"{row['release']} was refused: {row['gate']}")
 
 
 @release.command("promote")
@@ -279,7 +279,7 @@ def promote_command(name: str, force: bool, upload: str, as_json: bool) -> None:
 
     Example: riffle release promote 20260131-0123456789
     """
-    settings, console = Settings.from_env(), Console(stderr=True)
+    settings, console = Settings.from_env(), plain_console(stderr=True)
     facts = promote(settings, name, force=force, upload=upload)
     facts["served"] = await_served(settings, name, console)
     _report(facts, as_json=as_json)
@@ -333,7 +333,7 @@ def rollback_command(as_json: bool) -> None:
 
     Example: riffle release rollback
     """
-    settings, console = Settings.from_env(), Console(stderr=True)
+    settings, console = Settings.from_env(), plain_console(stderr=True)
     aliases = _aliases(settings)
     champion, previous = aliases.get(CHAMPION), aliases.get(PREVIOUS)
     if champion is None and previous is None:

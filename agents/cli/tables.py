@@ -5,21 +5,26 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-import urllib.request
 from typing import Any
 
 import click
 from aiokafka import TopicPartition
-from rich.console import Console
-from rich.table import Table
 
+from agents.cli import asking
+from agents.cli.operate import web_of
+from agents.cli.screen import plain_console, print_table
 from agents.ownership import TABLES
 from schemas.errors import NotReady
+from schemas.masking import masked_url
 from streams.digests import Digest, digest
 from streams.lenient import AIOKafkaConsumer
 from streams.settings import Settings
 
 __all__ = ["changelog_digests", "tables"]
+
+
+ASK_S, VERIFY_S = 30.0, 600.0
+"Seconds that a worker may take to answer; with digests it reads its tables whole."
 
 
 async def changelog_digests(settings: Settings) -> dict[tuple[str, int], tuple[int, Digest]]:
@@ -58,10 +63,13 @@ async def changelog_digests(settings: Settings) -> dict[tuple[str, int], tuple[i
 
 def _asked(url: str, *, digests: bool) -> list[dict[str, Any]]:
     try:
-        with urllib.request.urlopen(f"{url}/v1/tables{'?digests=1' if digests else ''}", timeout=600) as response:
-            return list(json.load(response)["tables"])
-    except OSError as exc:
-        raise NotReady("no_worker", f"no worker answers at {url}: run `riffle up`, or see `riffle doctor`") from exc
+        answer = asking.ask(f"{url.rstrip('/')}/v1/tables{'?digests=1' if digests else ''}", VERIFY_S if digests else ASK_S)
+    except NotReady as exc:
+        raise NotReady("no_worker", f"{exc.message}: run `riffle up`, or see `riffle doctor`") from exc
+    found = answer.body.get("tables") if isinstance(answer.body, dict) else None
+    if answer.status != 200 or not isinstance(found, list):
+        raise NotReady("no_worker", f"what answers at {url} is no worker: HTTP {answer.status}")
+    return found
 
 
 def _verdict(facts: dict[str, Any], changelog: tuple[int, Digest] | None) -> str:
@@ -85,7 +93,8 @@ def tables(verify: bool, urls: tuple[str, ...], as_json: bool) -> None:
     Example: riffle tables --verify --worker http://127.0.0.1:6066 --worker http://127.0.0.1:6067
     """
     settings = Settings.from_env()
-    found = [{"worker": url, **facts} for url in urls or (settings.web,) for facts in _asked(url, digests=verify)]
+    asked = urls or (web_of(settings),)
+    found = [{"worker": masked_url(url), **facts} for url in asked for facts in _asked(url, digests=verify)]
     if verify:
         changelogs = asyncio.run(changelog_digests(settings))
         for facts in found:
@@ -94,8 +103,8 @@ def tables(verify: bool, urls: tuple[str, ...], as_json: bool) -> None:
         click.echo(json.dumps({"tables": found}))
     else:
         columns = ["worker", "table", "partition", "role", "position", *(["rows", "hash", "verdict"] if verify else [])]
-        shown = Table(*columns)
-        for facts in found:
-            shown.add_row(*(str(facts.get(name, "")) for name in columns))
-        Console().print(shown)
+        if len(asked) == 1:
+            columns.remove("worker")
+        rows = [[str(facts.get(name, "")) for name in columns] for facts in found]
+        print_table(plain_console(), columns, rows, fold=("hash",), right=("partition", "position", "rows"))
     sys.exit(1 if any(facts.get("verdict") == "DIFFERS" for facts in found) else 0)

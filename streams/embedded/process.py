@@ -2,23 +2,100 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import struct
 import subprocess
+import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from schemas.errors import ConfigError, NotReady
+from schemas.masking import masked
+from streams.settings import Settings
 
-__all__ = ["Daemon", "answer_of", "port_is_free", "require_free_port", "wait_until"]
+__all__ = [
+    "Daemon",
+    "answer_of",
+    "exit_status",
+    "is_alive",
+    "listens",
+    "port_is_free",
+    "python",
+    "require_free_port",
+    "riffle",
+    "serving",
+    "uninterrupted",
+    "wait_until",
+]
 
 PORT_S = 2.0
 "Seconds that the port of a process that died may stay taken."
+SAFE_PATH = {"PYTHONSAFEPATH": "1"}
+"For the environment of Python processes, whose own Python processes then import nothing of the current folder either."
+LISTENING = "0A"
+"State of a listening socket in proc(5), net/tcp."
+TAIL_BYTES = 65_536
+
+
+def python(*arguments: str) -> list[str]:
+    """A command that runs this Python without the current folder on its path: a `polars.py` there is not imported."""
+    return [sys.executable, "-P", *arguments]
+
+
+def riffle(*arguments: str) -> list[str]:
+    """A command that runs `riffle`, wherever its script is."""
+    return python("-c", "from agents.cli import main; main()", *arguments)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """SIGINT and SIGTERM wait until the end of the block: what a handler raises would separate two steps that belong together.
+
+    In a thread other than the main one, where Python runs no handlers, nothing has to wait.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+
+    def later(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        came.append(number)
+
+    before = {number: signal.signal(number, later) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for reset, handler in before.items():
+            signal.signal(reset, signal.SIG_DFL if handler is None else handler)
+        for number in came[:1]:
+            signal.raise_signal(number)
+
+
+def listens(pid: int, port: int) -> bool:
+    """Whether a process has a TCP socket that listens on `port`; true as well where the system does not show it."""
+    folder = Path(f"/proc/{pid}")
+    try:
+        rows = [row.split() for name in ("tcp", "tcp6") for row in (folder / "net" / name).read_text("ascii").splitlines()[1:]]
+        sockets = {f"socket:[{row[9]}]" for row in rows if row[3] == LISTENING and int(row[1].rpartition(":")[2], 16) == port}
+        handles = list((folder / "fd").iterdir())
+    except ProcessLookupError:
+        return False
+    except (OSError, ValueError, IndexError):
+        return _started_at(pid) is not None
+    for handle in handles:
+        with contextlib.suppress(OSError):  # it was closed meanwhile
+            if str(handle.readlink()) in sockets:
+                return True
+    return False
 
 
 def _started_at(pid: int) -> int | None:
@@ -29,6 +106,11 @@ def _started_at(pid: int) -> int | None:
         return None
     after_name = text.rpartition(")")[2].split()
     return None if after_name[0] == "Z" else int(after_name[19])
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process, and it has not ended."""
+    return _started_at(pid) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +124,13 @@ class Daemon:
     def pid(self) -> int | None:
         """Pid of the live process that `start` made, else None."""
         return self._running()[0]
+
+    def last_pid(self) -> int:
+        """Pid of the process that `start` made last, whether or not it lives; 0 when that is not known."""
+        try:
+            return int(json.loads(self.pid_file.read_text(encoding="utf-8"))["pid"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0
 
     def address(self) -> str:
         """Where the live process that `start` made listens; empty when none runs, or it was started without one."""
@@ -72,7 +161,8 @@ class Daemon:
         """Start `command` in its own session, its output appended to the log; `address` is where it will listen."""
         for folder in (self.pid_file.parent, self.log_file.parent, cwd):
             folder.mkdir(parents=True, exist_ok=True)
-        with self.log_file.open("ab") as log:
+        # together with its pid file or not at all: a process that nothing knows of could not be stopped
+        with uninterrupted(), self.log_file.open("ab") as log:
             process = subprocess.Popen(
                 list(command),
                 env=dict(environment),
@@ -82,10 +172,15 @@ class Daemon:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self.record(process.pid, address)
-        # it outlives this object on purpose: without a return code its destructor would warn
-        process.returncode = 0
+            # it outlives this object on purpose: without a return code its destructor would warn
+            process.returncode = 0
+            self.record(process.pid, address)
         return process.pid
+
+    def listens(self, port: int) -> bool:
+        """Whether the live process that `start` made listens on `port`."""
+        pid = self.pid()
+        return pid is not None and listens(pid, port)
 
     def record(self, pid: int, address: str = "") -> None:
         """Write the pid file for `pid`, atomically."""
@@ -96,52 +191,84 @@ class Daemon:
         temporary.replace(self.pid_file)
 
     def stop(self, grace_s: float = 12.0) -> bool:
-        """Terminate, then kill after `grace_s`; returns whether anything ran. Safe to call when nothing does."""
+        """Terminate, then kill after `grace_s`; returns whether anything ran. Safe to call when nothing does.
+
+        Raises:
+            NotReady: it does not end even so (it waits for a disk, for one), or belongs to another user.
+        """
         pid = self.pid()
         if pid is not None:
-            self._signal(pid, signal.SIGTERM)
+            self.signal(signal.SIGTERM)
             if not wait_until(lambda: self.pid() is None, grace_s):
-                self._signal(pid, signal.SIGKILL)
-                wait_until(lambda: self.pid() is None, 5.0)
+                self.signal(signal.SIGKILL)
+                if not wait_until(lambda: self.pid() is None, 5.0):
+                    raise NotReady("not_stopped", f"{self.name} (process {pid}) does not end: stop it, then run this again")
             _reap(pid)
         self.pid_file.unlink(missing_ok=True)
         return pid is not None
 
-    @staticmethod
-    def _signal(pid: int, number: int) -> None:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            return
+    def signal(self, number: int) -> None:
+        """Send a signal to the live process that `start` made; nothing where there is none."""
+        pid = self.pid()
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)
 
     def tail(self, lines: int = 5) -> str:
-        """The last lines of the log."""
+        """The last lines of the log, logins of URLs masked."""
         try:
-            return "\n".join(self.log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+            with self.log_file.open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL_BYTES))
+                return masked("\n".join(log.read().decode("utf-8", "replace").splitlines()[-lines:]))
         except OSError:
             return ""
 
     def await_ready(self, ready: Callable[[], bool], timeout_s: float) -> None:
-        """Wait until `ready()`.
+        """Wait until `ready()`, which the process that `start` made must be: another's answer counts for nothing.
 
         Raises:
             NotReady: the process ended or `timeout_s` passed; the message shows the end of the log.
         """
 
         def settled() -> bool:
-            return ready() or self.pid() is None
+            return self.pid() is None or ready()
 
         wait_until(settled, timeout_s)
-        if not ready():
+        if self.pid() is None or not ready():
             state = "ended" if self.pid() is None else f"did not become ready within {timeout_s:.0f} s"
             raise NotReady("not_started", f"{self.name} {state}; {self.log_file}:\n{self.tail()}")
 
 
+def exit_status(pid: int, timeout_s: float = 0.0) -> int | None:
+    """How a child of this process ended: its exit status, or the number of the signal that ended it, negative.
+
+    None while it runs, and of a process that is no child. The system forgets the status once it was asked for. Of a process
+    that is ending, some of whose threads are left, it is waited for `timeout_s`.
+    """
+    end = time.monotonic() + timeout_s
+    while pid > 0:
+        try:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            return None
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() >= end:
+            return None
+        time.sleep(0.02)
+    return None
+
+
+def serving(settings: Settings) -> Daemon:
+    """The worker that has the tables of this home, whoever started it; it writes the pid file itself.
+
+    By it `riffle status` knows whose worker answers at an address.
+    """
+    return Daemon("the worker", settings.run_dir / "serving.pid", settings.logs_dir / "worker.log")
+
+
 def _reap(pid: int) -> None:
-    try:
-        os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        return
+    exit_status(pid)
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float, step_s: float = 0.05) -> bool:

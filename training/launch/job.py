@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from schemas.errors import ConfigError
+from schemas.masking import masked_url
 
 __all__ = ["COMMAND", "MASTER_PORT", "STATE", "TrainingJob"]
 
@@ -66,9 +67,11 @@ class TrainingJob:
                 f"{self.memory} are {memory:g} bytes, in which nothing can be trained: is {self.memory.rstrip('m')}Gi meant?"
             )
             raise ConfigError("quantity", message, "memory")
-        for name in self.environment:
-            if SECRET.search(name):
-                message = f"{name} looks like a secret: name a secret of the cluster, or use the machine's role"
+        for name, value in self.environment.items():
+            if SECRET.search(name) or masked_url(value) != value:
+                message = (
+                    f"{name} looks like a secret, or holds a login: name a secret of the cluster, or use the machine's role"
+                )
                 raise ConfigError("job_secret", message, "environment")
 
     @property

@@ -46,6 +46,11 @@ def run(into: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("name", ["Dockerfile.worker", "Dockerfile.train"])
+def test_nothing_of_the_current_folder_is_imported(name: str) -> None:
+    assert ("ENV", "PYTHONSAFEPATH=1") in recipe(name)
+
+
+@pytest.mark.parametrize("name", ["Dockerfile.worker", "Dockerfile.train"])
 def test_dependencies_are_pinned_with_hashes_and_nothing_runs_as_root(name: str) -> None:
     steps = recipe(name)
     installs = [rest for verb, rest in steps if verb == "RUN" and "pip install" in rest]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 import socket
 import sys
@@ -14,13 +12,11 @@ from pathlib import Path
 import pytest
 import redis
 from click.testing import CliRunner
-from rich.console import Console
 
-from agents.cli import operate
 from agents.cli.operate import down
-from schemas.errors import ConfigError, NotReady
+from schemas.errors import ConfigError
 from streams.embedded import process
-from streams.embedded.kafka import EmbeddedKafka
+from streams.embedded.kafka import CONTROLLER, SERVER, EmbeddedKafka, class_path
 from streams.embedded.process import answer_of
 from streams.embedded.redis import EmbeddedRedis
 from streams.settings import Settings
@@ -130,28 +126,37 @@ def test_a_controller_that_was_left_alone_is_in_nobodys_way_and_is_stopped_with_
     assert CliRunner().invoke(down).output.strip() == "nothing was running"
 
 
-@pytest.mark.parametrize(("ran", "ended", "started"), [(True, True, 2), (True, False, 1), (False, True, 1)])
-def test_up_starts_a_worker_anew_that_ended_while_kafka_was_away(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, ran: bool, ended: bool, started: int
-) -> None:
-    class Worker:
-        tries = 0
+def test_another_servers_answer_is_not_taken_for_its_own(settings: Settings, server: EmbeddedRedis) -> None:
+    other = EmbeddedRedis(replace(settings, home=settings.home / "other"))
+    assert server.answers()
+    assert not other.answers()
+    other.daemon.record(os.getpid(), settings.redis)  # alive, and listens elsewhere
+    assert not other.answers()
 
-        def pid(self) -> int | None:
-            return 1 if (ran if self.tries == 0 else not ended) else None
 
-    worker = Worker()
+@pytest.mark.parametrize("name", ["a,b", "a b", "a=b#c", "a\\b", "é日", "[x]*?", "%41", "--x", "'\"", "$HOME"])
+def test_redis_keeps_its_file_in_a_home_of_any_name(settings: Settings, name: str) -> None:
+    made = replace(settings, home=settings.home / name)
+    server = EmbeddedRedis(made)
+    server.start()
+    with redis.Redis.from_url(made.redis) as client:
+        client.set("kept", "1")
+    assert server.stop()
+    assert (made.home / "data" / "redis" / "dump.rdb").exists()
+    assert [path.name for path in settings.home.iterdir()] == [name]
 
-    def start(_settings: Settings, _console: Console) -> None:
-        worker.tries += 1
-        if worker.tries == 1:
-            raise NotReady("not_started", "the worker ended")
 
-    external = replace(settings, bootstrap="elsewhere:1", redis_url="redis://elsewhere")
-    monkeypatch.setattr(operate, "ensure_topics", lambda _settings: asyncio.sleep(0))
-    monkeypatch.setattr(operate, "worker_daemon", lambda _settings: worker)
-    monkeypatch.setattr(operate, "_start_worker", start)
-    monkeypatch.setattr(operate, "_start_encoder", lambda _settings: None)
-    with contextlib.nullcontext() if started == 2 else pytest.raises(NotReady):
-        operate._start(external, Console(), with_worker=True)
-    assert worker.tries == started
+def test_the_brokers_settings_name_no_path(settings: Settings) -> None:
+    """A comma in a path would make two of it, and a backslash or a letter beyond Latin 1 another one."""
+    text = (SERVER + CONTROLLER).format(port=1, controller=2)
+    assert "log.dirs=log\n" in text
+    assert "/" not in text.replace("://", "")
+
+
+def test_a_cache_that_java_would_split_is_refused_before_anything_is_written(settings: Settings) -> None:
+    made = replace(settings, home=settings.home / "home", cache=settings.home / "a:b")
+    with pytest.raises(ConfigError, match="RIFFLE_CACHE"):
+        EmbeddedKafka(made).check()
+    with pytest.raises(ConfigError, match="RIFFLE_CACHE"):
+        class_path(made.cache)
+    assert list(settings.home.iterdir()) == []

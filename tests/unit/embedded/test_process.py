@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import ConfigError, NotReady
-from streams.embedded.process import Daemon, port_is_free, require_free_port, wait_until
+from streams.embedded.process import Daemon, exit_status, listens, port_is_free, require_free_port, uninterrupted, wait_until
 from streams.settings import Settings
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -88,3 +88,70 @@ def test_settings_survive_the_environment(tmp_path: Path) -> None:
 def test_bad_settings_are_refused(name: str, value: str) -> None:
     with pytest.raises(ConfigError):
         Settings.from_env({f"RIFFLE_{name}": value})
+
+
+def test_only_the_process_that_listens_is_said_to_listen(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening, socket.socket() as bound:
+        port = listening.getsockname()[1]
+        bound.bind(("127.0.0.1", 0))
+        made = daemon(tmp_path)
+        made.start(SLEEP, dict(os.environ), tmp_path)
+        try:
+            assert listens(os.getpid(), port)
+            assert not made.listens(port), "another's answer at the port would be taken for its own"
+            assert not listens(os.getpid(), bound.getsockname()[1]), "a bound socket does not listen"
+            with pytest.raises(NotReady, match="did not become ready"):
+                made.await_ready(lambda: made.listens(port), 0.2)
+        finally:
+            made.stop()
+    assert not made.listens(port)
+    with pytest.raises(NotReady, match="ended"):
+        made.await_ready(lambda: True, 0.2)
+
+
+@pytest.mark.parametrize(("code", "status"), [("raise SystemExit(3)", 3), ("import os; os.kill(os.getpid(), 9)", -9)])
+def test_how_a_child_ended_is_known_once(tmp_path: Path, code: str, status: int) -> None:
+    made = daemon(tmp_path)
+    pid = made.start([sys.executable, "-c", code], dict(os.environ), tmp_path)
+    assert made.last_pid() == pid
+    assert exit_status(pid, 10) == status
+    assert exit_status(pid) is None
+    assert exit_status(1) is None
+    assert exit_status(0) is None
+
+
+def test_a_signal_waits_until_a_process_and_its_pid_file_are_there(tmp_path: Path) -> None:
+    """Between the two it would leave a process behind that nothing knows of."""
+
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    def interrupted_in_the_middle(reached: list[int]) -> None:
+        with uninterrupted():
+            signal.raise_signal(signal.SIGTERM)
+            reached.append(1)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        reached: list[int] = []
+        with pytest.raises(Interrupted):
+            interrupted_in_the_middle(reached)
+        assert reached == [1]
+        with pytest.raises(Interrupted):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    threads = [threading.Thread(target=lambda: reached.extend([2] if uninterrupted().__enter__() is None else []))]
+    threads[0].start()
+    threads[0].join()
+    assert reached == [1, 2]
+
+
+def test_the_end_of_a_long_log_is_shown_without_logins(tmp_path: Path) -> None:
+    made = daemon(tmp_path)
+    made.log_file.parent.mkdir()
+    made.log_file.write_bytes(b"\xff" * 200_000 + b"\nfirst\nredis://:hidden@h failed\n")
+    assert made.tail(2).splitlines() == ["first", "redis://***@h failed"]

@@ -47,7 +47,8 @@ def test_ports_of_what_is_not_started_do_not_matter() -> None:
 
 @given(st.sampled_from(POSITIVE), st.sampled_from(["0", "-1", "nan", "inf"]))
 def test_seconds_are_positive_and_finite(name: str, value: str) -> None:
-    assert refused(**{name: value}).startswith(f"RIFFLE_{name.upper()} must be greater than 0 seconds")
+    rule = "greater than 0 seconds" if value in {"0", "-1"} else "a finite number"
+    assert refused(**{name: value}).startswith(f"RIFFLE_{name.upper()} must be {rule}")
 
 
 @given(st.sampled_from(COUNTS), st.integers(-5, 0))
@@ -82,8 +83,19 @@ def test_any_redis_url_will_do(value: str) -> None:
 
 def test_what_may_be_written_in_several_ways() -> None:
     assert Settings.from_env({"RIFFLE_LOG_LEVEL": "warning"}).log_level == "WARNING"
-    for archive in ("off", "kept", "/tmp/kept", "s3://bucket/prefix"):
+    for archive in ("off", "/tmp/kept", "s3://bucket/prefix"):
         assert Settings.from_env({"RIFFLE_ARCHIVE": archive}).archive == archive
+
+
+def test_folders_are_the_same_for_every_process_of_an_instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker runs in the home folder, commands where they are called."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "encoder").mkdir()
+    given_ = {"HOME": "h", "ARCHIVE": "kept", "RELEASES": "made", "CACHE": "c", "TEXT_MODEL": "encoder"}
+    made = Settings.from_env({f"RIFFLE_{name}": value for name, value in given_.items()})
+    assert (made.home, made.cache) == (tmp_path / "h", tmp_path / "c")
+    assert [made.archive, made.releases, made.text_model] == [str(tmp_path / name) for name in ("kept", "made", "encoder")]
+    assert Settings.from_env({"RIFFLE_TEXT_MODEL": "org/model"}).text_model == "org/model"
 
 
 @pytest.mark.parametrize("below", ["", "deeper/still"])

@@ -1,0 +1,66 @@
+"""How commands ask a worker over HTTP: never by a proxy, never elsewhere than asked, within a time and a size."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from schemas.errors import ConfigError, NotReady
+from schemas.masking import masked_url
+
+__all__ = ["Answer", "ask"]
+
+MOST_BYTES = 64 << 20
+READ_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back."""
+
+    status: int
+    body: Any
+    "Parsed JSON."
+
+
+def ask(url: str, timeout_s: float, most_bytes: int = MOST_BYTES) -> Answer:
+    """GET `url`, whose answer must be JSON of at most `most_bytes` within `timeout_s`, whatever its status.
+
+    The address is one that the user gave or of this machine: the proxies of the environment are not asked, because they would
+    look for it on theirs. Redirects are not followed. A login in the URL is sent as basic authentication.
+
+    Raises:
+        ConfigError: `url` is no http(s) URL.
+        NotReady: nobody answers, not in time, or with something else; the message names the URL without its login.
+    """
+    end, shown = time.monotonic() + timeout_s, masked_url(url)
+    try:
+        parts = urlsplit(url)
+        kind = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}[parts.scheme]
+        connection = kind(parts.hostname or "", parts.port, timeout=timeout_s)
+        headers = {"Accept": "application/json", "Connection": "close"}
+        if parts.username is not None:
+            login = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+            headers["Authorization"] = f"Basic {base64.b64encode(login).decode()}"
+    except (KeyError, ValueError, http.client.InvalidURL) as exc:
+        raise ConfigError("invalid_url", f"{shown} is no http(s) URL") from exc
+    try:
+        connection.request("GET", f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}", headers=headers)
+        response = connection.getresponse()
+        found = bytearray()
+        while part := response.read1(READ_BYTES):
+            found += part
+            if len(found) > most_bytes or time.monotonic() > end:
+                raise NotReady("no_answer", f"{shown} answers more than {most_bytes} bytes, or for more than {timeout_s:g} s")
+        return Answer(response.status, json.loads(found))
+    except (OSError, http.client.HTTPException) as exc:
+        raise NotReady("no_answer", f"{shown} does not answer: {exc or type(exc).__name__}") from exc
+    except (ValueError, RecursionError) as exc:
+        raise NotReady("no_answer", f"{shown} answers something else than JSON") from exc
+    finally:
+        connection.close()

@@ -1,0 +1,71 @@
+"""What commands print: text as it is, without markup, in tables that fit where they are read."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["plain_console", "print_table", "printable"]
+
+WIDE = 10_000
+"Columns where nobody looks at a screen: in a file or a pipe nothing is folded."
+NARROW = 4
+"Columns that a folded cell needs to be read."
+
+
+def printable(text: str) -> str:
+    """What a terminal may be given: letters, signs and line breaks as they are, anything else as in JSON."""
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+
+
+def plain_console(*, stderr: bool = False) -> Console:
+    """A console that prints text as it is: names from outside may look like markup, and numbers have no colour of their own."""
+    stream = sys.stderr if stderr else sys.stdout
+    screen = stream is not None and stream.isatty()
+    width = None if screen or os.environ.get("COLUMNS", "").isdecimal() else WIDE
+    return Console(stderr=stderr, markup=False, highlight=False, emoji=False, width=width)
+
+
+def print_table(
+    console: Console,
+    names: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    fold: Sequence[str] = (),
+    right: Sequence[str] = (),
+    header: bool = True,
+) -> None:
+    """Print rows below their column names, without blanks at the ends of lines.
+
+    Columns named in `fold` may take several lines. Where the others do not fit on the screen, each row is printed as lines of
+    `name: value` instead: no column is ever dropped or cut.
+    """
+    rows = [[printable(value) for value in row] for row in rows]
+    cells = {name: [*([name] if header else []), *(row[n] for row in rows)] for n, name in enumerate(names)}
+    widest = {name: max(cell_len(line) for text in column for line in text.split("\n")) for name, column in cells.items()}
+    needed = sum(min(width, NARROW) if name in fold else width for name, width in widest.items()) + 2 * len(names)
+    if needed > console.width:
+        for row in rows:
+            for name, value in zip(names, row, strict=True):
+                if value:
+                    text = f"{name}: {value}" if name and header else value
+                    console.print("\n".join(line.rstrip() for line in text.split("\n")), soft_wrap=True)
+            console.print()
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, show_header=header)
+    for name in names:
+        table.add_column(Text(name), overflow="fold", no_wrap=name not in fold, justify="right" if name in right else "left")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    with console.capture() as capture:
+        console.print(table)
+    for line in capture.get().splitlines():
+        console.file.write(f"{line.rstrip()}\n")

@@ -1,0 +1,368 @@
+"""`python -m agents.supervisor PART…`: starts the parts of an instance on one machine, and starts again what ends by itself.
+
+`riffle up` runs it, as a process of its own; a cluster has its own. Parts outlive it: `riffle down` stops it before them, and
+the next one takes over what still runs. What it saw stands in `run/supervisor.json`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+from schemas.errors import RiffleError
+from streams.embedded.kafka import EmbeddedKafka
+from streams.embedded.process import SAFE_PATH, Daemon, exit_status, is_alive, python, riffle, wait_until
+from streams.embedded.redis import EmbeddedRedis
+from streams.logs import log_to_stderr
+from streams.settings import Settings
+
+__all__ = [
+    "MISCONFIGURED",
+    "PARTS",
+    "History",
+    "Part",
+    "Supervisor",
+    "backoff_s",
+    "encoder_daemon",
+    "histories",
+    "parts_of",
+    "state_file",
+    "supervisor_daemon",
+    "worker_daemon",
+]
+
+log = logging.getLogger(__name__)
+
+PARTS = ("kafka", "redis", "worker", "encoder")
+"Names of parts, in the order in which they start."
+FIRST_S, MOST_S = 1.0, 60.0
+"Seconds before the first start anew, doubled each time that follows, up to the second."
+STEADY_S = 60.0
+"A part that ran for so many seconds has recovered: its next end is the first again."
+LOOK_S, AFTER_ERROR_S = 0.25, 10.0
+ENDING_S = 5.0
+"Seconds that the threads of a process that was ended may take to go."
+MISCONFIGURED = os.EX_CONFIG
+"Exit status of a part whose settings cannot work: it is tried again after the longest wait, in case somebody mended them."
+WORDS = 300
+"Characters of a reason."
+
+
+def backoff_s(in_row: int, status: int | None = None) -> float:
+    """Seconds to wait before a part that ended for the `in_row`th time in a row (from 1 on) is started again."""
+    if status == MISCONFIGURED:
+        return MOST_S
+    return min(MOST_S, FIRST_S * 2.0 ** min(in_row - 1, 30))
+
+
+@dataclass(slots=True)
+class History:
+    """What became of one part. Times are epoch milliseconds."""
+
+    restarts: int = 0
+    "Starts after the part had ended by itself, since `riffle up` after a `riffle down`."
+    in_row: int = 0
+    "Ends since it last ran for `STEADY_S`; 0: it runs well."
+    ended_at: int | None = None
+    "When it last ended by itself, or could not be started."
+    exit: int | None = None
+    "Its exit status then, negative for a signal; None where that is not known, or it could not be started at all."
+    why: str = ""
+    "The signal that ended it, else the end of its log then, or why it could not be started."
+    next_try_at: int | None = None
+    "When it is started again; None while it runs."
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored, and as `riffle status --json` shows it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: object) -> History:
+        """What `to_json` gave; an empty history of anything else."""
+        try:
+            return cls(**stored)  # type: ignore[arg-type]
+        except TypeError:
+            return cls()
+
+
+class Part(Protocol):
+    """What is started and watched."""
+
+    @property
+    def name(self) -> str:
+        """One of `PARTS`."""
+
+    @property
+    def needs(self) -> Sequence[str]:
+        """Names of parts without which it is not started."""
+
+    def pid(self) -> int | None:
+        """The live process; None when there is none."""
+
+    def start(self) -> int | None:
+        """Start it; returns the process. Raises RiffleError, OSError."""
+
+    def exit_status(self) -> int | None:
+        """How the process that was started last ended; None when that is not known."""
+
+    def last_words(self) -> str:
+        """The end of its log."""
+
+
+@dataclass(slots=True)
+class _Watched:
+    part: Part
+    history: History
+    process: int | None = None
+    "That ran when it was last looked at."
+    since: float = 0.0
+    "From when on it ran, on the clock."
+    due: float = 0.0
+    "When it may be started again, on the clock."
+
+
+@dataclass
+class Supervisor:
+    """Looks after parts. `look` is called every `LOOK_S`; nothing else changes a history."""
+
+    parts: Sequence[Part]
+    write: Callable[[Mapping[str, History]], None]
+    "Called with the histories by the name of the part when one has changed."
+    before: Mapping[str, History] = field(default_factory=dict)
+    "What an earlier supervisor of the same parts saw."
+    clock: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+
+    def __post_init__(self) -> None:
+        self._watched = {part.name: _Watched(part, self.before.get(part.name, History())) for part in self.parts}
+        for watched in self._watched.values():
+            watched.history.in_row, watched.history.next_try_at = 0, None
+        self._changed = True
+
+    def look(self) -> None:
+        """Note what ended, and start what is due, in the order of `parts`."""
+        for watched in self._watched.values():
+            self._look_at(watched)
+        if self._changed:
+            self.write({name: watched.history for name, watched in self._watched.items()})
+            self._changed = False
+
+    def try_now(self) -> None:
+        """Start what waits at the next look: somebody has mended what was wrong, or wants to know."""
+        for watched in self._watched.values():
+            watched.due = 0.0
+
+    def end_parts(self) -> None:
+        """End what runs: nothing could find it any more, because the folder with the process ids was removed."""
+        pids = {watched.process for watched in self._watched.values() if watched.process is not None} | _children()
+        for number in (signal.SIGTERM, signal.SIGKILL):  # without its folder Redis ignores the first
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, number)
+            wait_until(lambda: not any(is_alive(pid) for pid in pids), ENDING_S)
+
+    def _look_at(self, watched: _Watched) -> None:
+        now, history, pid = self.clock(), watched.history, watched.part.pid()
+        if pid is not None:
+            if watched.process != pid:  # one that ran before this supervisor
+                watched.process, watched.since = pid, now
+                self._changed |= history.next_try_at is not None
+                history.next_try_at = None
+            if history.in_row and now - watched.since >= STEADY_S:
+                history.in_row, self._changed = 0, True
+            return
+        if watched.process is not None:
+            status = watched.part.exit_status()
+            if now - watched.since >= STEADY_S:
+                history.in_row = 0
+            self._ended(watched, status, _signal(status) or watched.part.last_words())
+        if now < watched.due or any(self._is_down(name) for name in watched.part.needs):
+            return
+        self._start(watched)
+
+    def _is_down(self, name: str) -> bool:
+        return name in self._watched and self._watched[name].part.pid() is None
+
+    def _start(self, watched: _Watched) -> None:
+        again = watched.history.ended_at is not None and watched.history.next_try_at is not None
+        try:
+            watched.process = watched.part.start()
+        except (RiffleError, OSError) as exc:
+            self._ended(watched, watched.part.exit_status(), exc.message if isinstance(exc, RiffleError) else str(exc))
+            return
+        watched.since, watched.history.next_try_at, self._changed = self.clock(), None, True
+        watched.history.restarts += again
+        log.info("%s started, process %s", watched.part.name, watched.process)
+
+    def _ended(self, watched: _Watched, status: int | None, why: str) -> None:
+        history = watched.history
+        history.in_row += 1
+        wait_s = backoff_s(history.in_row, status)
+        watched.process, watched.due = None, self.clock() + wait_s
+        history.ended_at, history.exit, history.why = round(self.wall() * 1000), status, why[-WORDS:]
+        history.next_try_at = history.ended_at + round(wait_s * 1000)
+        self._changed = True
+        log.warning("%s ended, exit status %s; next try in %.0f s: %s", watched.part.name, status, wait_s, history.why)
+
+
+def _signal(status: int | None) -> str:
+    """Names the signal that ended a process, which its log then does not; empty when none did."""
+    if status is None or status >= 0:
+        return ""
+    try:
+        return f"ended by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"ended by signal {-status}"
+
+
+def _children() -> set[int]:
+    """Processes that this one started, and that nobody has noted yet: one that is starting just now, for one."""
+    try:
+        return set(map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split()))
+    except OSError:
+        return set()
+
+
+@dataclass(frozen=True, slots=True)
+class _Process:
+    """A part that is one command; it is started without waiting until it is ready."""
+
+    name: str
+    daemon: Daemon
+    command: Sequence[str]
+    settings: Settings
+    address: str
+    needs: Sequence[str]
+
+    def pid(self) -> int | None:
+        return self.daemon.pid()
+
+    def start(self) -> int | None:
+        environment = {**os.environ, **self.settings.environment(), **SAFE_PATH}
+        return self.daemon.start(self.command, environment, self.settings.home, self.address)
+
+    def exit_status(self) -> int | None:
+        return exit_status(self.daemon.last_pid(), ENDING_S)
+
+    def last_words(self) -> str:
+        return self.daemon.tail(1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Server:
+    """An embedded server, which answers when `start` returns."""
+
+    name: str
+    server: EmbeddedKafka | EmbeddedRedis
+    needs: Sequence[str] = ()
+
+    def pid(self) -> int | None:
+        return self.server.daemon.pid()
+
+    def start(self) -> int | None:
+        self.server.start()
+        return self.pid()
+
+    def exit_status(self) -> int | None:
+        # one that does not become ready in time still runs
+        return None if self.pid() is not None else exit_status(self.server.daemon.last_pid(), ENDING_S)
+
+    def last_words(self) -> str:
+        return self.server.daemon.tail(1)
+
+
+def worker_daemon(settings: Settings) -> Daemon:
+    """The worker that `up` has started."""
+    return Daemon("the worker", settings.run_dir / "worker.pid", settings.logs_dir / "worker.log")
+
+
+def encoder_daemon(settings: Settings) -> Daemon:
+    """The encoder of new items that `up` has started."""
+    return Daemon("the encoder", settings.run_dir / "encoder.pid", settings.logs_dir / "encoder.log")
+
+
+def supervisor_daemon(settings: Settings) -> Daemon:
+    """The supervisor that `up` starts."""
+    return Daemon("the supervisor", settings.run_dir / "supervisor.pid", settings.logs_dir / "supervisor.log")
+
+
+def state_file(settings: Settings) -> Path:
+    """Where the supervisor writes what it saw."""
+    return settings.run_dir / "supervisor.json"
+
+
+def histories(settings: Settings) -> dict[str, History]:
+    """What the supervisor saw last, by the name of the part; empty without one, and after `riffle down`."""
+    try:
+        stored = json.loads(state_file(settings).read_text(encoding="utf-8"))
+        return {name: History.from_json(entry) for name, entry in stored.items() if name in PARTS}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def parts_of(settings: Settings, names: Sequence[str]) -> list[Part]:
+    """The parts of these names that the settings have here, in the order in which they start."""
+    kafka, redis = EmbeddedKafka(settings), EmbeddedRedis(settings)
+    worker, encoder = worker_daemon(settings), encoder_daemon(settings)
+    found: dict[str, Part] = {
+        "kafka": _Server("kafka", kafka),
+        "redis": _Server("redis", redis),
+        "worker": _Process("worker", worker, python("-m", "agents.worker"), settings, settings.web, ("kafka",)),
+        "encoder": _Process("encoder", encoder, riffle("encode"), settings, "", ("kafka",)),
+    }
+    here = {"kafka": settings.embedded_kafka, "redis": settings.embedded_redis}
+    return [part for name, part in found.items() if name in names and here.get(name, True)]
+
+
+def _write(settings: Settings, found: Mapping[str, History]) -> None:
+    file = state_file(settings)
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(json.dumps({name: history.to_json() for name, history in found.items()}), encoding="utf-8")
+    temporary.replace(file)
+
+
+def main() -> None:
+    """Supervise the parts that the arguments name until SIGTERM, which leaves them running, or another one takes over."""
+    settings = Settings.from_env()
+    log_to_stderr(settings.log_level)
+    supervisor = Supervisor(parts_of(settings, sys.argv[1:]), lambda found: _write(settings, found), histories(settings))
+
+    def end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        raise SystemExit(0)
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    signal.signal(signal.SIGUSR1, lambda *_: supervisor.try_now())
+    own, named = supervisor_daemon(settings), False
+    while True:
+        # the pid file is written by whoever starts this process; without it, what is started here could not be found again
+        here = own.pid() == os.getpid()
+        if named and not here:
+            if not settings.run_dir.exists():
+                log.error("%s was removed: its parts are stopped", settings.run_dir)
+                supervisor.end_parts()
+            return
+        named |= here
+        if not named:
+            time.sleep(LOOK_S)
+            continue
+        try:
+            supervisor.look()
+        except Exception:
+            log.exception("supervision goes on in %.0f s", AFTER_ERROR_S)
+            time.sleep(AFTER_ERROR_S)
+        time.sleep(LOOK_S)
+
+
+if __name__ == "__main__":
+    main()

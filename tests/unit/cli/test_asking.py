@@ -1,0 +1,171 @@
+"""Commands ask a worker directly, within a time and a size, and follow it nowhere."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from agents.cli import operate
+from agents.cli.asking import ask
+from agents.cli.tables import tables
+from schemas.errors import ConfigError, NotReady
+from streams.settings import Settings
+
+Handle = Callable[[BaseHTTPRequestHandler], None]
+
+
+@contextmanager
+def server(handle: Handle) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            handle(self)
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as made:
+        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{made.server_address[1]}"
+        finally:
+            made.shutdown()
+            thread.join()
+
+
+def answering(body: object, status: int = 200, **headers: str) -> Handle:
+    def handle(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(status)
+        for name, value in headers.items():
+            request.send_header(name, value)
+        request.end_headers()
+        request.wfile.write(body if isinstance(body, bytes) else json.dumps(body).encode())
+
+    return handle
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
+def test_no_proxy_is_asked(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    with server(answering({"proxy": True}, 502)) as proxy, server(answering({"ready": True})) as worker:
+        monkeypatch.setenv(name, proxy)
+        assert ask(f"{worker}/readyz", 5.0).body == {"ready": True}
+
+
+def test_an_answer_has_its_status_and_any_is_read() -> None:
+    with server(answering({"ready": False}, 503)) as worker:
+        answer = ask(worker, 5.0)
+    assert (answer.status, answer.body) == (503, {"ready": False})
+
+
+def test_a_redirect_is_not_followed() -> None:
+    asked: list[str] = []
+
+    def elsewhere(request: BaseHTTPRequestHandler) -> None:
+        asked.append(request.path)
+        answering({}, 302, Location="/elsewhere")(request)
+
+    with server(elsewhere) as worker:
+        assert ask(f"{worker}/a", 5.0).status == 302
+    assert asked == ["/a"]
+
+
+def test_an_answer_is_bounded() -> None:
+    with server(answering(b"[" + b"1," * 100_000)) as worker, pytest.raises(NotReady, match="more than 1000 bytes"):
+        ask(worker, 5.0, 1000)
+
+
+def test_an_answer_that_drips_is_given_up() -> None:
+    done = threading.Event()
+
+    def drip(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.end_headers()
+        while not done.wait(0.01):
+            try:
+                request.wfile.write(b" ")
+            except OSError:
+                return
+
+    with server(drip) as worker:
+        with pytest.raises(NotReady, match=r"for more than 0\.3 s"):
+            ask(worker, 0.3)
+        done.set()
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"\xff", b"[" * 100_000, b'{"a":'])
+def test_something_else_than_json_is_said(body: bytes) -> None:
+    with server(answering(body)) as worker, pytest.raises(NotReady, match="something else than JSON"):
+        ask(worker, 5.0)
+
+
+def test_what_is_no_http_is_no_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def greet() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.sendall(b"-ERR unknown command\r\n")
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        with pytest.raises(NotReady, match="does not answer"):
+            ask(f"http://127.0.0.1:{listening.getsockname()[1]}", 5.0)
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///etc/passwd", "ftp://h/x", "h:1", "", "http://h:x", "http://[", "http://h/\n", "http://:p@"]
+)
+def test_another_url_is_refused_or_no_answer(url: str) -> None:
+    with pytest.raises((ConfigError, NotReady)) as refused:
+        ask(url, 1.0)
+    assert "/etc" not in refused.value.message or "no http" in refused.value.message
+
+
+def test_a_login_is_sent_and_never_shown() -> None:
+    seen: list[str | None] = []
+
+    def handle(request: BaseHTTPRequestHandler) -> None:
+        seen.append(request.headers["Authorization"])
+        answering({"tables": [{"table": "users", "partition": 0, "role": "owner", "position": 1}]})(request)
+
+    with server(handle) as worker:
+        url = worker.replace("http://", "http://ann:p%40ss@")
+        shown = CliRunner().invoke(tables, ["--worker", url, "--json"], catch_exceptions=False).output
+    assert seen == ["Basic " + base64.b64encode(b"ann:p@ss").decode()]
+    assert "p%40ss" not in shown
+    with pytest.raises(NotReady) as refused:
+        ask(url, 1.0)
+    assert "p%40ss" not in refused.value.message
+
+
+def test_what_answers_for_another_home_is_not_taken_for_this_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = {"ready": True, "release": "none", "reasons": {}, "refused": {}, "warnings": {"archive": "stands still"}}
+    with server(answering(body)) as web:
+        settings = Settings(home=tmp_path, web_port=int(web.rpartition(":")[2]))
+        found = operate.readiness(settings)
+        assert (found["ready"], found["release"]) == (False, None)
+        assert "another program" in found["reasons"]["web"]
+        operate.worker_daemon(settings).record(1, settings.web)  # a process that listens nowhere
+        assert operate.readiness(settings)["ready"] is False
+        # this process is the one that listens
+        operate.worker_daemon(settings).record(os.getpid(), settings.web)
+        assert operate.readiness(settings) == body
+        monkeypatch.setattr(operate, "kafka_answers", lambda _: True)
+        shown = CliRunner().invoke(operate.status, env=settings.resolved().environment(), catch_exceptions=False).output
+        assert "warning: archive" in shown
+        assert "stands still" in shown
+        monkeypatch.setattr(operate, "kafka_answers", lambda _: False)
+        found = json.loads(CliRunner().invoke(operate.status, ["--json"], env=settings.resolved().environment()).output)
+        assert found["ready"] is False, "Kafka may be dead for longer than the worker knows"
+        assert "kafka" in found["reasons"]

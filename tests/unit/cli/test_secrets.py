@@ -1,0 +1,101 @@
+"""No output of any command holds the password of a URL in the settings."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from agents.cli import guarded, operate
+from agents.cli.doctor import doctor
+from schemas.errors import ConfigError
+from streams.embedded.process import riffle
+from streams.settings import URLS, Settings
+
+SECRET = "p%40ssw0rd"
+PLAIN = "p@ssw0rd"
+WITH_SECRET = {
+    "redis_url": f"redis://:{SECRET}@127.0.0.1:1/0",
+    "registry_url": f"http://ann:{SECRET}@127.0.0.1:1/?token={SECRET}",
+    "archive": f"s3://key:{SECRET}@bucket/prefix",
+}
+REFUSED = {
+    "redis_url": f"http://:{SECRET}@h",
+    "registry_url": f"ftp://a:{SECRET}@h",
+    "archive": f"gs://a:{SECRET}@h",
+    "bootstrap": f"kafka://a:{SECRET}@h:1",
+}
+
+
+def held(text: str) -> bool:
+    return any(part in text for part in (SECRET, PLAIN, "ssw0rd"))
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path / "home", web_port=1, kafka_port=2, controller_port=3, redis_port=4)
+
+
+def test_every_setting_that_may_hold_a_login_is_covered() -> None:
+    assert set(WITH_SECRET) | set(REFUSED) == set(URLS)
+
+
+@pytest.mark.parametrize("name", WITH_SECRET)
+def test_settings_are_shown_without_it(settings: Settings, name: str) -> None:
+    made = replace(settings, **{name: WITH_SECRET[name]})
+    assert getattr(made, name) == WITH_SECRET[name]
+    for text in (repr(made), str(made), f"{made}"):
+        assert not held(text)
+        assert "***" in text
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused_is_not_repeated(settings: Settings, name: str) -> None:
+    for value in (REFUSED[name], f":{PLAIN}@h", f"redis://a b:{PLAIN}@h"):
+        try:
+            Settings.from_env({**settings.environment(), f"RIFFLE_{name.upper()}": value})
+        except ConfigError as exc:
+            assert not held(exc.message)
+            assert f"RIFFLE_{name.upper()}" in exc.message
+
+
+@pytest.mark.parametrize(
+    "command", ["status", "status --json", "doctor", "doctor --json", "up", "down", "topics", "release list"]
+)
+def test_no_command_prints_it(settings: Settings, command: str) -> None:
+    # another's Kafka at a port where nobody listens: `up` fails after everything was looked at
+    made = replace(settings, bootstrap="127.0.0.1:1", **WITH_SECRET)
+    environment = {**os.environ, **made.environment()}
+    done = subprocess.run(riffle(*command.split()), env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert "Traceback" not in done.stderr
+    assert not list(made.resolved().run_dir.glob("*.pid")), "nothing was started"
+    assert not held(done.stdout + done.stderr)
+    for file in made.resolved().home.rglob("*"):
+        if file.is_file():
+            assert not held(file.read_text(errors="replace")), file
+
+
+def test_what_goes_wrong_elsewhere_is_masked_too(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import click
+
+    @click.command()
+    @click.option("--json", is_flag=True)
+    def fails(json: bool) -> None:
+        raise OSError(2, "nothing there", f"redis://:{SECRET}@h")
+
+    monkeypatch.setattr("sys.argv", ["fails", "--json"])
+    with pytest.raises(SystemExit):
+        guarded(fails)
+    said = capsys.readouterr()
+    assert "nothing there" in said.err
+    assert not held(said.err + said.out)
+
+
+def test_a_redis_that_refuses_is_named_without_it(settings: Settings) -> None:
+    made = replace(settings, redis_url=f"redis://:{SECRET}@127.0.0.1:1/0").resolved()
+    for command in (doctor, operate.status):
+        assert not held(CliRunner().invoke(command, env=made.environment()).output)
