@@ -88,5 +88,7 @@ async def read_answer(reader: asyncio.StreamReader, *, head: bool = False) -> An
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:] if line)}
     if int(status) == 100:
         return Answer(version, 100, headers, b"")
-    length = 0 if head else int(headers.get("content-length", "0"))
+    if head:
+        return Answer(version, int(status), headers, await reader.read())  # a body, if there is one, ends with the connection
+    length = int(headers.get("content-length", "0"))
     return Answer(version, int(status), headers, await reader.readexactly(length))

@@ -136,11 +136,13 @@ def _check_expectation(request: web.Request) -> None:
 
 
 def _check_url(raw: str) -> None:
-    """Refuse escapes that are cut off and bytes that are no UTF-8; yarl would take them as they stand.
+    """Refuse escapes that are cut off, bytes that are no UTF-8, and what yarl would drop: what follows a `#`.
 
     Raises:
         BadRequest: code `invalid_field`.
     """
+    if "#" in raw:
+        raise BadRequest("invalid_field", "a # in a URL must be sent as %23", "URL")
     try:
         if "%" not in raw:
             raw.encode()

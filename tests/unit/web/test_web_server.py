@@ -429,6 +429,8 @@ async def test_every_route_refuses_parameters_that_it_does_not_take(
         ("/v1/recommend/u?exclude=%ED%A0%80", "URL"),
         ("/v1/users/%c0%af", "URL"),
         ("/nowhere/%ff", "URL"),
+        ("/v1/items/i1#2", "URL"),
+        ("/v1/recommend/u?exclude=i#1", "URL"),
     ],
 )
 async def test_a_value_that_does_not_parse_is_refused(server: Served, service: FakeService, target: str, field: str) -> None:
@@ -458,6 +460,7 @@ async def test_flags_have_one_spelling_everywhere(server: Served, service: FakeS
         ("a%2525", "a%25"),
         ("a+b", "a+b"),
         ("a;b", "a;b"),
+        ("i%231", "i#1"),
         ("%20", " "),
         ("%E2%82%AC", "€"),
         ("%F0%9F%8D%90", "🍐"),
