@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fakes import FakeService
 
-from agents.web.body import BODY_TIMEOUT_S, ENCODINGS, MAX_BODY_BYTES, MAX_JSON_DEPTH
+from agents.web.body import BODY_TIMEOUT_S, ENCODINGS, MAX_BODY_BYTES, MAX_JSON_DEPTH, MAX_VALUES
 from agents.web.errors import CODES, HTTP_CODES
 from agents.web.query import CONTEXT, MANY, MAX_DEADLINE_MS, RECOMMEND
 from agents.web.routes import MAX_EVENTS, MAX_IMAGE_BYTES, routes, takes_of
@@ -63,6 +63,7 @@ def test_limits_are_those_of_the_code() -> None:
     assert f"at most {MAX_CANDIDATES:,}" in PAGE
     assert f"at most {MAX_TEXT_CHARS:,} characters" in PAGE
     assert f"{MAX_JSON_DEPTH} levels" in PAGE
+    assert f"{MAX_VALUES:,} values" in PAGE
     assert f"1..{MAX_DEADLINE_MS}" in PAGE
     assert f"{MAX_URL_BYTES >> 10} KiB" in PAGE
     assert f"{MAX_HEADER_BYTES >> 10} KiB" in PAGE

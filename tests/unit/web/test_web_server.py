@@ -15,7 +15,7 @@ import pytest
 from fakes import FakeService
 from serving import Answer, Served, answers_on, answers_to, open_to, raw
 
-from agents.web.body import MAX_BODY_BYTES, STEP_BYTES, unpacked
+from agents.web.body import MAX_BODY_BYTES, MAX_VALUES, STEP_BYTES, unpacked
 from agents.web.routes import build_app, routes, takes_of
 from agents.web.server import LINGER_BYTES, MAX_HEADER_BYTES, MAX_HEADERS, MAX_URL_BYTES
 from schemas.errors import BadRequest, NotReady, RiffleError
@@ -213,6 +213,28 @@ async def test_a_byte_order_mark_is_skipped_and_the_last_of_two_keys_counts(serv
     assert (await only(server, posted(body=EVENT[:-1] + b', "item_id": "i2"}'))).status == 202
     assert [event.item_id for event in service.events] == ["i1", "i2"]
     await error(server, posted(body="[]".encode("utf-16")), 400, "not_json")
+
+
+@pytest.mark.parametrize("part", [b"[],", b"0,", b"{},", b'"",', b'"\\"",'])
+async def test_values_in_a_body_are_bounded(server: Served, part: bytes) -> None:
+    within, beyond = (b"[" + part * n + b"0]" for n in (MAX_VALUES - 1, MAX_VALUES))
+    await error(server, posted(body=within), 400, "too_many_events")
+    await error(server, posted(body=beyond), 413, "too_large")
+
+
+async def test_commas_in_strings_are_no_values(server: Served, service: FakeService) -> None:
+    text = ',"\\,' * 15_000
+    body = json.dumps({"title": text, "text": text}).encode()
+    assert body.count(b",") > MAX_VALUES
+    sent = raw("/v1/items/commas", f"Content-Length: {len(body)}", method="PUT", body=body)
+    assert (await only(server, sent)).status == 202
+    assert service.catalogue["commas"].text == text
+
+
+@pytest.mark.parametrize("part", [b'\\"', b'"\\', b",\\", b'"'])
+async def test_strings_that_are_never_closed_are_scanned_once(server: Served, part: bytes) -> None:
+    body = b'["' + part * (900_000 // len(part)) + b"," * (MAX_VALUES + 1)
+    assert (await only(server, posted(body=body))).status in {400, 413}
 
 
 # ---- bodies that do not come as announced
