@@ -28,6 +28,7 @@ from agents.releases import Releases
 from agents.service import Service, summary
 from agents.users import UserPartition
 from agents.web.routes import attach
+from agents.web.server import Runner
 from models.items import ItemStore
 from models.pipeline.pipeline import CandidatePipeline
 from models.slot import ModelSlot
@@ -604,6 +605,8 @@ class RiffleApp(ChunkedApp):
         await self.worker.start()
         assert self.worker.service is not None
         attach(self.web.web_app, self.worker.service)
+        # because Faust's own has aiohttp's limits, and its errors are plain text
+        self.web._runner = Runner(self.web.web_app, self.worker.metrics)
 
     async def on_stop(self) -> None:
         """Flush while the consumer still owns its partitions; end by force when that takes too long, which costs no data."""

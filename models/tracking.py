@@ -10,6 +10,7 @@ import http.client
 import json
 import os
 import re
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -30,6 +31,8 @@ PARAMS, METRICS, TAGS = 100, 1_000, 100
 "Of each, in one request at most."
 PARAM_LENGTH, TAG_LENGTH = 500, 5_000
 PROXIED = "mlflow-artifacts:"
+MAX_ANSWER_BYTES = 8 << 20
+"Bytes of an answer that are read."
 SAID = 300
 "Characters of an answer that an error repeats."
 
@@ -44,7 +47,7 @@ class Tracking:
     authorization: str = field(default="", repr=False)
     "Value of the header of that name; empty: none is sent."
     timeout_s: float = 10.0
-    "For each request."
+    "For each request to be taken, and for its answer to arrive whole."
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Tracking | None:
@@ -229,10 +232,10 @@ class Tracker:
         try:
             direct = LOOPBACK.fullmatch(urllib.parse.urlsplit(self._tracking.uri).hostname or "") is not None
             with (_DIRECT if direct else _OPENER).open(request, timeout=self._tracking.timeout_s) as response:
-                found = json.loads(response.read() or b"{}")
+                found = json.loads(_content(response, self._tracking.timeout_s) or b"{}")
         except urllib.error.HTTPError as exc:
             with exc:
-                raise _Refused(*_reason(exc)) from exc
+                raise _Refused(*_reason(exc, self._tracking.timeout_s)) from exc
         except (OSError, ValueError, http.client.HTTPException) as exc:
             raise NotReady("not_recorded", f"MLflow at {self._tracking.uri} does not answer: {exc}") from exc
         return dict(found) if isinstance(found, dict) else {}
@@ -246,9 +249,22 @@ def _expected() -> Iterator[None]:
         raise NotReady("not_recorded", f"what answers is something else than MLflow, or another version: {exc!r}") from exc
 
 
-def _reason(exc: urllib.error.HTTPError) -> tuple[str, str]:
+def _content(response: Any, timeout_s: float) -> bytes:
+    """The body of an answer; OSError when it is larger than `MAX_ANSWER_BYTES` or goes on for longer than `timeout_s`."""
+    ends = time.monotonic() + timeout_s
+    content = bytearray()
+    while part := response.read1(1 << 16):
+        content += part
+        if len(content) > MAX_ANSWER_BYTES:
+            raise OSError(f"its answer is larger than {MAX_ANSWER_BYTES >> 20} MiB")
+        if time.monotonic() > ends:
+            raise TimeoutError(f"its answer did not arrive whole within {timeout_s:g} s")
+    return bytes(content)
+
+
+def _reason(exc: urllib.error.HTTPError, timeout_s: float) -> tuple[str, str]:
     try:
-        said = json.loads(exc.read())
+        said = json.loads(_content(exc, timeout_s))
         return str(said["error_code"]), f"{said['error_code']}: {said.get('message', '')}"[:SAID]
     except (OSError, ValueError, KeyError, TypeError):
         return "", f"HTTP {exc.code}"

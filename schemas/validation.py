@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from schemas.errors import BadEvent, BadInput, BadItem, BadRequest
+from schemas.parsing import shown
 from schemas.records import After, Interaction, Item, Request
 
 __all__ = ["FUTURE_MS", "check_time", "event_id_of", "interaction_from", "item_from", "request_from"]
@@ -24,6 +25,8 @@ MAX_CATEGORIES = 100
 MAX_CANDIDATES = 5_000
 MAX_CONTEXT = 100
 MAX_VALUE_CHARS = 4_096
+MAX_NAME_CHARS = 100
+"Characters of the name of an unknown field that an error repeats."
 
 INTERACTION_FIELDS = frozenset(Interaction.__dataclass_fields__)
 ITEM_FIELDS = frozenset(Item.__dataclass_fields__)
@@ -39,7 +42,9 @@ class _Fields:
         self.within = within
         unknown = [name for name in source if name not in known]
         if unknown:
-            self.fail(unknown[0], f"unknown field {unknown[0]!r}; known: {', '.join(sorted(known))}")
+            name = self.within + str(unknown[0])
+            names = ", ".join(self.within + field for field in sorted(known))
+            raise error("invalid_field", f"unknown field {shown(name)}; known: {names}", name[:MAX_NAME_CHARS])
 
     def fail(self, field: str, message: str, code: str = "invalid_field") -> NoReturn:
         raise self.error(code, self.within + message, self.within + field)
@@ -84,7 +89,7 @@ class _Fields:
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int):
-            self.fail(field, f"{field} must be a whole number")
+            self.fail(field, f"{field} must be a whole number, is {shown(value)}")
         if not low <= value <= high:
             self.fail(field, f"{field} must lie in {low}..{high}, is {value}")
         return value
@@ -236,7 +241,7 @@ def request_from(source: Mapping[str, Any], *, request_id: str) -> Request:
         token = After(partition, offset)
     candidates = source.get("candidates")
     return Request(
-        get.identifier("request_id", request_id) if source.get("request_id") else request_id,
+        request_id if source.get("request_id") in (None, "") else get.identifier("request_id"),
         get.identifier("user_id"),
         get.integer("k", 1, MAX_K) or 10,
         get.strings_by_name("context", MAX_CONTEXT),

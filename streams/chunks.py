@@ -402,6 +402,7 @@ class ChunkedApp(faust.App):  # type: ignore[misc]
             web_host=settings.web_host,
             web_port=settings.web_port,
             web_tables_enabled=False,
+            web_router_enabled=False,
             stream_wait_empty=False,
             stream_buffer_maxsize=QUEUE_CHUNKS,
             stream_publish_on_commit=False,

@@ -1,44 +1,157 @@
-"""Reading request bodies within bounds."""
+"""Reading request bodies within bounds of size, depth and time."""
 
 from __future__ import annotations
+
+import asyncio
+import re
+import zlib
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 
 import orjson
 from aiohttp import web
 
 from schemas.errors import BadRequest
+from schemas.parsing import shown
 
-__all__ = ["MAX_BODY_BYTES", "MAX_JSON_DEPTH", "check_depth", "read_json"]
+__all__ = [
+    "BODY_TIMEOUT_S",
+    "ENCODINGS",
+    "MAX_BODY_BYTES",
+    "MAX_JSON_DEPTH",
+    "MAX_VALUES",
+    "STEP_BYTES",
+    "check_depth",
+    "check_length",
+    "encoding_of",
+    "is_broken",
+    "read_json",
+    "unpacked",
+]
 
 MAX_BODY_BYTES = 1 << 20
-"Bytes of a body, after decompression, that are read."
+"Bytes of a body that are read, as it was sent and after decompression."
 MAX_JSON_DEPTH = 16
 "Levels of arrays and objects in a body."
+MAX_VALUES = 50_000
+"""Values in a body, about three times what the largest request holds. Parsing holds up every other request, and a body of
+empty lists would take a hundred times as long as one of events."""
+BODY_TIMEOUT_S = 30.0
+"Seconds within which a body must have arrived."
+STEP_BYTES = 1 << 16
+"Bytes that are decompressed before other connections get their turn."
+MAX_MEMBERS = 100
+"Gzip streams, one after the other, in a body."
+ENCODINGS = frozenset({"identity", "gzip", "deflate"})
+"Content encodings that are read."
+STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+"A string of JSON, or what follows a quote that is never closed: it is scanned once."
+CHARSET = re.compile(r';\s*charset\s*=\s*"?([^";\s]*)', re.IGNORECASE)
+UTF_8 = frozenset({"utf-8", "utf8", "us-ascii", ""})
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 async def read_json(request: web.Request) -> object:
-    """The JSON value of a body, read at most up to `MAX_BODY_BYTES`.
+    """The JSON value of a body of at most `MAX_BODY_BYTES`, whatever its content type. Of a repeated key the last value counts.
 
     Raises:
-        BadRequest: code `too_large`, `empty_body`, `not_json` or `too_deep`.
+        BadRequest: code `too_large`, `unsupported_encoding`, `unreadable_body`, `body_timeout`, `empty_body`, `not_json` or
+            `too_deep`.
     """
+    for charset in CHARSET.findall(request.headers.get("Content-Type", "")):
+        if charset.lower() not in UTF_8:
+            raise BadRequest("unsupported_encoding", f"the body must be UTF-8, not {shown(charset)}", "Content-Type")
+    if request.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
+        raise BadRequest("unsupported_encoding", "Transfer-Encoding must be chunked, or absent", "Transfer-Encoding")
+    encoding = encoding_of(request.headers.getall("Content-Encoding", ()))
     body = bytearray()
-    if (request.content_length or 0) > MAX_BODY_BYTES:
-        raise _too_large()
     try:
-        async for part in request.content.iter_chunked(1 << 16):
-            body += part
-            if len(body) > MAX_BODY_BYTES:
-                raise _too_large()
-    except web.RequestPayloadError as exc:
-        raise BadRequest("unreadable_body", "the body breaks off or is not encoded as its headers say") from exc
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for part in unpacked(request.content.iter_chunked(STEP_BYTES), encoding):
+                body += part
+    except TimeoutError as exc:
+        raise BadRequest("body_timeout", f"the body did not arrive within {BODY_TIMEOUT_S:g} s") from exc
+    if is_broken(request):
+        raise BadRequest("unreadable_body", "the body is not sent in chunks as its headers say")
+    if body.startswith(BYTE_ORDER_MARK):
+        del body[: len(BYTE_ORDER_MARK)]
     if not body.strip():
         raise BadRequest("empty_body", "the body must be JSON, but it is empty")
+    _check_values(body)
     try:
-        value: object = orjson.loads(bytes(body))
+        value: object = orjson.loads(body)
     except orjson.JSONDecodeError as exc:
         raise BadRequest("not_json", f"the body is not JSON: {exc.msg} (line {exc.lineno}, column {exc.colno})") from exc
     check_depth(value)
     return value
+
+
+def encoding_of(headers: Sequence[str]) -> str:
+    """The content encoding that the values of `Content-Encoding` name, one of `ENCODINGS`.
+
+    Raises:
+        BadRequest: code `unsupported_encoding`, also for several encodings one over the other.
+    """
+    named = ", ".join(headers).strip().lower() or "identity"
+    if named not in ENCODINGS:
+        raise BadRequest(
+            "unsupported_encoding", f"Content-Encoding must be gzip, deflate or identity, is {shown(named)}", "Content-Encoding"
+        )
+    return named
+
+
+async def unpacked(parts: AsyncIterable[bytes], encoding: str) -> AsyncIterator[bytes]:
+    """The decompressed body in parts of at most `STEP_BYTES`; other tasks get their turn after each.
+
+    Work is bounded whatever was sent: neither what is read nor what is decompressed exceeds `MAX_BODY_BYTES` by more than a
+    step, so a ratio needs no bound of its own. Several gzip streams may follow each other, as RFC 1952 has it.
+
+    Raises:
+        BadRequest: code `too_large`; `unreadable_body` when the body breaks off or is not encoded as `encoding` says.
+    """
+    came = gave = members = 0
+    inflate: zlib._Decompress | None = None
+    async for part in parts:
+        came += len(part)
+        if came > MAX_BODY_BYTES:
+            raise _too_large()
+        if encoding == "identity":
+            yield part
+            continue
+        rest, full = part, False
+        while rest or full:
+            if inflate is None or (inflate.eof and encoding == "gzip"):
+                members += 1
+                inflate = zlib.decompressobj(_window(encoding, rest))
+            if inflate.eof or members > MAX_MEMBERS:
+                raise _unreadable(encoding)
+            try:
+                made = inflate.decompress(rest, STEP_BYTES)
+            except zlib.error as exc:
+                raise _unreadable(encoding) from exc
+            rest = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
+            full = len(made) == STEP_BYTES and not inflate.eof  # more may come of what zlib took in already
+            gave += len(made)
+            if gave > MAX_BODY_BYTES:
+                raise _too_large()
+            yield made
+            await asyncio.sleep(0)
+    if inflate is not None and not inflate.eof:
+        raise _unreadable(encoding)
+
+
+def check_length(request: web.Request) -> None:
+    """Refuse a body that is announced as too large, whether or not anything reads it.
+
+    Raises:
+        BadRequest: code `too_large`.
+    """
+    if (request.content_length or 0) > MAX_BODY_BYTES:
+        raise _too_large()
+
+
+def is_broken(request: web.BaseRequest) -> bool:
+    """Whether the connection could not parse the body of a request; it ended the body there."""
+    return getattr(request.protocol, "broken_body", None) is request.content
 
 
 def check_depth(value: object) -> None:
@@ -60,5 +173,21 @@ def check_depth(value: object) -> None:
     raise BadRequest("too_deep", f"the body is nested more than {MAX_JSON_DEPTH} levels deep")
 
 
+def _check_values(body: bytearray) -> None:
+    if body.count(b",") >= MAX_VALUES and STRING.sub(b"", body).count(b",") >= MAX_VALUES:
+        raise BadRequest("too_large", f"the body holds more than {MAX_VALUES} values")
+
+
 def _too_large() -> BadRequest:
     return BadRequest("too_large", f"the body is larger than {MAX_BODY_BYTES} bytes")
+
+
+def _window(encoding: str, start: bytes) -> int:
+    """What zlib calls `wbits`. Many clients send the bare stream as `deflate`, which should have a zlib header."""
+    if encoding == "gzip":
+        return 16 + zlib.MAX_WBITS
+    return zlib.MAX_WBITS if start[0] & 0xF == 8 else -zlib.MAX_WBITS
+
+
+def _unreadable(encoding: str) -> BadRequest:
+    return BadRequest("unreadable_body", f"the body breaks off or is not in {encoding}, as Content-Encoding says")

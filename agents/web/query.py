@@ -1,54 +1,82 @@
-"""Query strings of the HTTP interface, as request bodies."""
+"""Query strings of the HTTP interface: which parameters a route takes, and a request for a slate made of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from uuid import uuid4
 
-from multidict import MultiMapping
+from multidict import CIMultiDictProxy, MultiMapping
 
 from schemas.errors import BadRequest
+from schemas.parsing import FLAGS, flag, shown, whole_number
 from schemas.records import Request
 from schemas.validation import request_from
 
-__all__ = ["MAX_DEADLINE_MS", "deadline_ms", "identifier", "integer", "request_from_query", "request_of"]
+__all__ = [
+    "CONTEXT",
+    "MANY",
+    "MAX_DEADLINE_MS",
+    "RECOMMEND",
+    "check_parameters",
+    "deadline_ms",
+    "flag_of",
+    "identifier",
+    "integer",
+    "request_from_query",
+    "request_of",
+]
 
 MAX_DEADLINE_MS = 60_000
 MAX_ID_BYTES = 256
-FLAGS = {"1": True, "true": True, "yes": True, "": True, "0": False, "false": False, "no": False}
-PARAMETERS = frozenset({"k", "explain", "exclude", "category", "after", "deadline_ms", "request_id"})
+CONTEXT = "context."
+"What the names of parameters begin with that set a context value."
+MANY = frozenset({"exclude", "category"})
+"Parameters that may repeat."
+RECOMMEND = frozenset({"k", "explain", *MANY, "after", "deadline_ms", "request_id", CONTEXT})
+"What `GET /v1/recommend/{user_id}` takes."
+
+
+def check_parameters(query: MultiMapping[str], takes: frozenset[str]) -> None:
+    """Refuse parameters that a route does not take. `CONTEXT` in `takes` stands for every name that begins with it.
+
+    Raises:
+        BadRequest: one is unknown, or is given more than once and is not of `MANY`.
+    """
+    for name in dict.fromkeys(query.keys()):
+        known = CONTEXT if name.startswith(CONTEXT) else name
+        if known not in takes:
+            what = ", ".join(f"{taken}NAME" if taken == CONTEXT else taken for taken in sorted(takes))
+            rest = f"there are {what}" if takes else "nothing is taken here"
+            raise BadRequest("invalid_field", f"there is no parameter {shown(name)}; {rest}", name[:100])
+        if name not in MANY and (times := len(query.getall(name))) > 1:
+            raise BadRequest("invalid_field", f"{shown(name)} is given {times} times", name[:100])
 
 
 def request_from_query(user_id: str, query: MultiMapping[str]) -> Request:
-    """The request of `GET /v1/recommend/{user_id}`.
+    """The request of `GET /v1/recommend/{user_id}`, of a query that `check_parameters` let through.
 
     `exclude` and `category` may repeat, and each may hold several values with commas between them; `after` is
     `partition:offset`; `context.<name>` sets a context value; `explain` is a flag.
 
     Raises:
-        BadRequest: a parameter is unknown, repeated where it must not be, does not parse, or is out of bounds.
+        BadRequest: a parameter does not parse or is out of bounds.
     """
-    context: dict[str, str] = {}
-    body: dict[str, object] = {"user_id": user_id, "context": context}
-    for name in dict.fromkeys(query.keys()):
-        values = query.getall(name)
-        if name in {"exclude", "category"}:
-            body["categories" if name == "category" else name] = _separated(values)
-            continue
-        if len(values) > 1:
-            raise BadRequest("invalid_field", f"{name} is given {len(values)} times", name)
-        if name.startswith("context."):
-            context[name.removeprefix("context.")] = values[0]
-        elif name not in PARAMETERS:
-            raise BadRequest("invalid_field", f"there is no parameter {name[:100]!r}", name[:100])
-        elif name == "k":
-            body["k"] = integer(query, "k")
-        elif name == "explain":
-            body["explain"] = _flag(values[0], name)
-        elif name == "after":
-            body["after"] = _after(values[0])
-        elif name == "request_id":
-            body["request_id"] = values[0]
+    body: dict[str, object] = {
+        "user_id": user_id,
+        "context": {name.removeprefix(CONTEXT): value for name, value in query.items() if name.startswith(CONTEXT)},
+    }
+    if "k" in query:
+        body["k"] = integer(query, "k")
+    if "explain" in query:
+        body["explain"] = flag_of(query, "explain")
+    if "after" in query:
+        body["after"] = _after(query["after"])
+    if "request_id" in query:
+        body["request_id"] = query["request_id"]
+    if "exclude" in query:
+        body["exclude"] = _separated(query.getall("exclude"))
+    if "category" in query:
+        body["categories"] = _separated(query.getall("category"))
     return request_of(body)
 
 
@@ -61,30 +89,44 @@ def request_of(body: Mapping[str, object]) -> Request:
     return request_from(body, request_id=uuid4().hex)
 
 
-def deadline_ms(query: Mapping[str, str], headers: Mapping[str, str]) -> int | None:
-    """Milliseconds from the parameter `deadline_ms` or the header `deadline-ms`; None when neither is given.
+def deadline_ms(query: Mapping[str, str], headers: CIMultiDictProxy[str]) -> int | None:
+    """Milliseconds from the parameter `deadline_ms`, else from the header `deadline-ms`; None when neither is given.
 
     Raises:
-        BadRequest: it is not a whole number from 1 to `MAX_DEADLINE_MS`.
+        BadRequest: one that is given is not a whole number from 1 to `MAX_DEADLINE_MS`, or the header is given twice.
     """
-    if "deadline_ms" in query:
-        return integer(query, "deadline_ms", 1, MAX_DEADLINE_MS)
-    return integer(headers, "deadline-ms", 1, MAX_DEADLINE_MS) if "deadline-ms" in headers else None
+    given = headers.getall("deadline-ms", ())
+    if len(given) > 1:
+        raise BadRequest("invalid_field", f"deadline-ms is given {len(given)} times", "deadline-ms")
+    header = integer(headers, "deadline-ms", 1, MAX_DEADLINE_MS) if given else None
+    return integer(query, "deadline_ms", 1, MAX_DEADLINE_MS) if "deadline_ms" in query else header
 
 
-def integer(query: Mapping[str, str], name: str, low: int = -(2**63), high: int = 2**63 - 1) -> int:
-    """A whole number.
+def integer(query: Mapping[str, str], name: str, low: int = -(2**63), high: int = 2**63 - 1, within: str = "") -> int:
+    """A whole number; `within` is put before the name in an error.
 
     Raises:
         BadRequest: it does not parse or is not within `low` and `high`.
     """
-    text = query[name].strip()
-    digits = text.removeprefix("-")
-    if not (digits.isascii() and digits.isdigit() and len(digits) <= 18):
-        raise BadRequest("invalid_field", f"{name} must be a whole number", name)
-    if not low <= int(text) <= high:
-        raise BadRequest("invalid_field", f"{name} must lie in {low}..{high}, is {int(text)}", name)
-    return int(text)
+    try:
+        number = whole_number(query[name])
+    except ValueError as exc:
+        raise BadRequest("invalid_field", f"{within}{name} {exc}", within + name) from exc
+    if not low <= number <= high:
+        raise BadRequest("invalid_field", f"{within}{name} must lie in {low}..{high}, is {number}", within + name)
+    return number
+
+
+def flag_of(query: Mapping[str, str], name: str) -> bool:
+    """A flag of `schemas.parsing.FLAGS`; the bare name is true.
+
+    Raises:
+        BadRequest: it is none.
+    """
+    try:
+        return flag(query[name]) if query[name] else True
+    except ValueError as exc:
+        raise BadRequest("invalid_field", f"{name} must be one of {', '.join(FLAGS)}, is {shown(query[name])}", name) from exc
 
 
 def identifier(text: str, name: str) -> str:
@@ -102,18 +144,9 @@ def _separated(values: Sequence[str]) -> list[str]:
     return [part for value in values for part in value.split(",") if part]
 
 
-def _flag(text: str, name: str) -> bool:
-    if text.lower() not in FLAGS:
-        raise BadRequest("invalid_field", f"{name} must be 1 or 0", name)
-    return FLAGS[text.lower()]
-
-
 def _after(text: str) -> dict[str, int]:
     partition, colon, offset = text.partition(":")
-    parts = {"partition": partition, "offset": offset}
     if not colon:
-        raise BadRequest("invalid_field", "after must be partition:offset", "after")
-    try:
-        return {name: integer(parts, name) for name in parts}
-    except BadRequest as exc:
-        raise BadRequest(exc.code, f"after.{exc.message}", f"after.{exc.field}") from exc
+        raise BadRequest("invalid_field", f"after must be partition:offset, is {shown(text)}", "after")
+    parts = {"partition": partition, "offset": offset}
+    return {name: integer(parts, name, within="after.") for name in parts}

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 from aiohttp import web
 
-from agents.web.body import MAX_BODY_BYTES, read_json
-from agents.web.errors import error_middleware, json_response
-from agents.web.query import deadline_ms, identifier, integer, request_from_query, request_of
+from agents.web.body import MAX_BODY_BYTES, check_length, read_json
+from agents.web.errors import check_origin, json_response
+from agents.web.query import (
+    RECOMMEND,
+    check_parameters,
+    deadline_ms,
+    flag_of,
+    identifier,
+    integer,
+    request_from_query,
+    request_of,
+)
 from agents.web.service import Service, Token
 from schemas.errors import BadEvent, BadInput, BadItem, BadRequest
 from schemas.records import Interaction, Item, SlateItem
 from schemas.validation import check_time, interaction_from, item_from
 
-__all__ = ["MAX_EVENTS", "attach", "build_app", "routes"]
+__all__ = ["MAX_EVENTS", "attach", "build_app", "routes", "takes_of"]
 
 MAX_EVENTS = 1_000
 "Events that one body may hold."
-PAGE = Path(__file__).with_name("page.html")
+MAX_IMAGE_BYTES = 32 << 20
+"Bytes of an image file that is sent."
 IMAGE_TYPES = {
     ".png": "image/png",
     ".jpg": "image/jpeg",
@@ -30,13 +43,18 @@ IMAGE_TYPES = {
 }
 
 
+View = Callable[[web.Request], Awaitable[web.Response]]
+NOTHING: frozenset[str] = frozenset()
+TAKES = "takes"
+
+
 def wall_clock_ms() -> int:
     """Now, epoch milliseconds."""
     return time.time_ns() // 1_000_000
 
 
 def build_app(service: Service, *, now_ms: Callable[[], int] = wall_clock_ms) -> web.Application:
-    """An aiohttp application with the whole interface."""
+    """An aiohttp application with the whole interface, to be served by `agents.web.server.Runner`."""
     app = web.Application(client_max_size=MAX_BODY_BYTES)
     attach(app, service, now_ms=now_ms)
     return app
@@ -45,9 +63,8 @@ def build_app(service: Service, *, now_ms: Callable[[], int] = wall_clock_ms) ->
 def attach(app: web.Application, service: Service, *, now_ms: Callable[[], int] = wall_clock_ms) -> None:
     """Mount the interface on an application that has not started yet.
 
-    Its errors become JSON for every path of that application, also for paths that it does not know.
+    `agents.web.server.Runner` must serve it: it turns errors into JSON, also for paths that the application does not know.
     """
-    app.middlewares.append(error_middleware(service.metrics))
     app.add_routes(routes(service, now_ms=now_ms))
 
 
@@ -62,8 +79,32 @@ def routes(service: Service, *, now_ms: Callable[[], int] = wall_clock_ms) -> we
     return table
 
 
+def _route(table: web.RouteTableDef, method: str, path: str, takes: frozenset[str] = NOTHING) -> Callable[[View], View]:
+    """Register a view that takes these query parameters and no other. A part of the path is an id in any characters."""
+
+    def register(view: View) -> View:
+        @functools.wraps(view)
+        async def checked(request: web.Request) -> web.Response:
+            check_length(request)
+            check_origin(request)
+            check_parameters(request.query, takes)
+            return await view(request)
+
+        setattr(checked, TAKES, takes)
+        getattr(table, method)(re.sub(r"\{(\w+)\}", r"{\1:[^/]+}", path))(checked)
+        return checked
+
+    return register
+
+
+def takes_of(route: web.AbstractRouteDef) -> frozenset[str]:
+    """The query parameters that a route of `routes` takes."""
+    found: frozenset[str] = getattr(route.handler, TAKES)  # type: ignore[attr-defined]
+    return found
+
+
 def _events(table: web.RouteTableDef, service: Service, now_ms: Callable[[], int]) -> None:
-    @table.post("/v1/events")
+    @_route(table, "post", "/v1/events")
     async def events(request: web.Request) -> web.Response:
         """One event or a list of up to 1,000.
 
@@ -108,21 +149,21 @@ def _parse_events(batch: list[object], now_ms: int) -> tuple[list[Interaction], 
 
 
 def _recommendations(table: web.RouteTableDef, service: Service) -> None:
-    @table.get("/v1/recommend/{user_id}")
+    @_route(table, "get", "/v1/recommend/{user_id}", RECOMMEND)
     async def recommend(request: web.Request) -> web.Response:
         """A slate; parameters as in `request_from_query`, and `deadline_ms`."""
         wanted = request_from_query(identifier(request.match_info["user_id"], "user_id"), request.query)
         slate = await service.recommend(wanted, deadline_ms(request.query, request.headers))
         return json_response(slate.to_json())
 
-    @table.post("/v1/recommend")
+    @_route(table, "post", "/v1/recommend", frozenset({"deadline_ms"}))
     async def recommend_body(request: web.Request) -> web.Response:
         """A slate for a whole request body, `candidates` included; the deadline as in `deadline_ms`."""
         wanted = request_of(_object(await read_json(request)))
         slate = await service.recommend(wanted, deadline_ms(request.query, request.headers))
         return json_response(slate.to_json())
 
-    @table.get("/v1/similar/{item_id}")
+    @_route(table, "get", "/v1/similar/{item_id}", frozenset({"k"}))
     async def similar(request: web.Request) -> web.Response:
         """Items like one item; 404 when it is unknown."""
         item_id = identifier(request.match_info["item_id"], "item_id")
@@ -132,13 +173,13 @@ def _recommendations(table: web.RouteTableDef, service: Service) -> None:
 
 
 def _users(table: web.RouteTableDef, service: Service) -> None:
-    @table.get("/v1/users/{user_id}")
+    @_route(table, "get", "/v1/users/{user_id}")
     async def user(request: web.Request) -> web.Response:
         """What is known of a person; 404 when nothing is."""
         user_id = identifier(request.match_info["user_id"], "user_id")
         return json_response({"user_id": user_id, **await service.user(user_id)})
 
-    @table.delete("/v1/users/{user_id}")
+    @_route(table, "delete", "/v1/users/{user_id}")
     async def erase(request: web.Request) -> web.Response:
         """Erasure of a person, known or not; what is asked `after` the token no longer knows them."""
         user_id = identifier(request.match_info["user_id"], "user_id")
@@ -153,12 +194,12 @@ def _items(table: web.RouteTableDef, service: Service) -> None:
         except BadItem:
             return None
 
-    @table.get("/v1/items/{item_id}")
+    @_route(table, "get", "/v1/items/{item_id}")
     async def item(request: web.Request) -> web.Response:
         """A catalogue entry; 404 when it is unknown."""
         return json_response(_item(service.item(identifier(request.match_info["item_id"], "item_id"))))
 
-    @table.put("/v1/items/{item_id}")
+    @_route(table, "put", "/v1/items/{item_id}")
     async def put(request: web.Request) -> web.Response:
         """Store a catalogue entry, what `GET` answered included; an id in the body must be the one in the path."""
         item_id = identifier(request.match_info["item_id"], "item_id")
@@ -174,33 +215,34 @@ def _items(table: web.RouteTableDef, service: Service) -> None:
         await service.put_item(item)
         return json_response({"item_id": item_id, "accepted": 1}, 202)
 
-    @table.delete("/v1/items/{item_id}")
+    @_route(table, "delete", "/v1/items/{item_id}")
     async def delete(request: web.Request) -> web.Response:
         """Remove a catalogue entry; the same answer whether or not it was there."""
         item_id = identifier(request.match_info["item_id"], "item_id")
         await service.delete_item(item_id)
         return json_response({"item_id": item_id, "accepted": 1}, 202)
 
-    @table.get("/v1/items/{item_id}/image")
-    async def image(request: web.Request) -> web.StreamResponse:
+    @_route(table, "get", "/v1/items/{item_id}/image")
+    async def image(request: web.Request) -> web.Response:
         """The item's image, from the local file recorded for it (an absolute path) and nowhere else."""
         path = _image_of(service.item(identifier(request.match_info["item_id"], "item_id")))
+        content = await asyncio.to_thread(_image_bytes, path)
         headers = {
             "Content-Type": IMAGE_TYPES[path.suffix.lower()],
             "Cache-Control": "max-age=3600",
             "X-Content-Type-Options": "nosniff",
         }
-        return web.FileResponse(path, headers=headers)
+        return web.Response(body=content, headers=headers)
 
 
 def _operations(table: web.RouteTableDef, service: Service) -> None:
-    @table.get("/healthz")
+    @_route(table, "get", "/healthz")
     async def healthz(request: web.Request) -> web.Response:  # noqa: ARG001
         """200 while the process answers and gets on; 503 when partitions with work waiting stand still: restart it."""
         stuck = service.stuck()
         return json_response({"status": "stuck", "stuck": dict(stuck)} if stuck else {"status": "ok"}, 503 if stuck else 200)
 
-    @table.get("/readyz")
+    @_route(table, "get", "/readyz")
     async def readyz(request: web.Request) -> web.Response:  # noqa: ARG001
         """200 when requests are answered, else 503 with the reasons."""
         ready, reasons = service.ready()
@@ -213,31 +255,39 @@ def _operations(table: web.RouteTableDef, service: Service) -> None:
         }
         return json_response(body, 200 if ready else 503)
 
-    @table.get("/v1/tables")
+    @_route(table, "get", "/v1/tables", frozenset({"digests"}))
     async def tables(request: web.Request) -> web.Response:
         """The table partitions here, owned or stood by for; `digests=1` adds a hash over each, which reads it whole."""
-        found = await service.tables(digests=request.query.get("digests") == "1")
+        found = await service.tables(digests="digests" in request.query and flag_of(request.query, "digests"))
         return json_response({"tables": [dict(facts) for facts in found]})
 
-    @table.get("/metrics")
+    @_route(table, "get", "/metrics")
     async def metrics_text(request: web.Request) -> web.Response:  # noqa: ARG001
         """Prometheus text."""
         headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         return web.Response(body=service.render_metrics().encode(), headers=headers)
 
-    if PAGE.is_file():
-
-        @table.get("/")
-        async def page(request: web.Request) -> web.StreamResponse:  # noqa: ARG001
-            """A page to look at slates."""
-            return web.FileResponse(PAGE, headers={"Content-Type": "text/html; charset=utf-8"})
-
 
 def _image_of(item: Item) -> Path:
     path = Path(item.image or "")
-    if path.suffix.lower() not in IMAGE_TYPES or not path.is_absolute() or not path.is_file():
+    try:
+        found = path.suffix.lower() in IMAGE_TYPES and path.is_absolute() and path.is_file()
+    except OSError:
+        found = False  # a name that is too long for the file system
+    if not found:
         raise BadItem("not_found", "there is no local image of this item", "item_id")
     return path
+
+
+def _image_bytes(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_IMAGE_BYTES + 1)
+    except OSError as exc:
+        raise BadItem("not_found", "the local image of this item cannot be read", "item_id") from exc
+    if len(content) > MAX_IMAGE_BYTES:
+        raise BadItem("not_found", f"the local image of this item is larger than {MAX_IMAGE_BYTES} bytes", "item_id")
+    return content
 
 
 def _object(value: object) -> Mapping[str, object]:

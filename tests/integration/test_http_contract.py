@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import re
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from streams.settings import Settings
 
@@ -198,3 +200,25 @@ async def test_unknown_paths_methods_and_parameters_are_json_errors(http: aiohtt
 def counter(text: str, series: str) -> float:
     found = re.search(rf"^{re.escape(series)} (\S+)$", text, re.MULTILINE)
     return float(found[1]) if found else 0.0
+
+
+async def test_a_worker_refuses_on_every_path_as_the_contract_says(http: aiohttp.ClientSession, worker: Settings) -> None:
+    async def answer(sent: bytes) -> tuple[bytes, dict[str, Any]]:
+        reader, writer = await asyncio.open_connection(worker.web_host, worker.web_port)
+        writer.write(sent)
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+        return head.split(b"\r\n")[0], json.loads(body)["error"]
+
+    line, error = await answer(b"FOO /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert line == b"HTTP/1.1 400 Bad Request"
+    assert error["code"] == "bad_request"
+    body = gzip.compress(bytes(64 << 20))
+    headers = f"Host: h\r\nContent-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n"
+    line, error = await answer(b"POST /v1/events HTTP/1.1\r\n" + headers.encode() + body)
+    assert line.startswith(b"HTTP/1.1 413 ")
+    assert error["code"] == "too_large"
+    for path, status in (("/router/riffle/1/", 404), ("/table/riffle/", 404), ("/healthz?verbose=1", 400), ("//healthz", 404)):
+        async with http.get(URL(worker.web + path, encoded=True)) as response:
+            assert response.status == status, path
+            assert (await response.json())["error"]["code"]

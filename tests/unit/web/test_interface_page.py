@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from fakes import FakeService
 
-from agents.web.body import MAX_BODY_BYTES, MAX_JSON_DEPTH
-from agents.web.query import MAX_DEADLINE_MS, PARAMETERS
-from agents.web.routes import MAX_EVENTS, routes
+from agents.web.body import BODY_TIMEOUT_S, ENCODINGS, MAX_BODY_BYTES, MAX_JSON_DEPTH, MAX_VALUES
+from agents.web.errors import CODES, HTTP_CODES
+from agents.web.query import CONTEXT, MANY, MAX_DEADLINE_MS, RECOMMEND
+from agents.web.routes import MAX_EVENTS, MAX_IMAGE_BYTES, routes, takes_of
+from agents.web.server import MAX_HEADER_BYTES, MAX_HEADERS, MAX_URL_BYTES
 from schemas.codec import MAX_VALUE_BYTES
 from schemas.records import Interaction, Item, Request, Slate
 from schemas.validation import FUTURE_MS, MAX_CANDIDATES, MAX_EXCLUDE, MAX_ID_BYTES, MAX_K, MAX_TEXT_CHARS
@@ -27,14 +29,28 @@ def test_every_field_is_named(fields: type) -> None:
     assert {name for name in names if not re.search(rf"[`\"]{name}[`\"]", PAGE)} == set()
 
 
+def _rows() -> dict[tuple[str, str], str]:
+    """What the page says of each route, by method and path."""
+    rows = re.findall(r"^\| `(GET|POST|PUT|DELETE) (/\S+)` \|(.*)$", PAGE, re.MULTILINE)
+    return {(method, path): text for method, path, text in rows}
+
+
+def _routes() -> dict[tuple[str, str], frozenset[str]]:
+    """The query parameters that each route takes."""
+    return {(route.method, route.path.replace(":[^/]+", "")): takes_of(route) for route in routes(FakeService())}  # type: ignore[attr-defined]
+
+
 def test_every_route_is_there_and_no_other() -> None:
-    there = {(route.method, route.path) for route in routes(FakeService()) if route.path != "/"}  # type: ignore[attr-defined]
-    named = {(method, path) for method, path in re.findall(r"^\| `(GET|POST|PUT|DELETE) (/\S+)`", PAGE, re.MULTILINE)}
-    assert named == there
+    assert set(_rows()) == set(_routes())
 
 
-def test_every_parameter_is_named() -> None:
-    assert {name for name in PARAMETERS if f"`{name}=" not in PAGE} == set()
+def test_every_parameter_is_named_at_its_route_and_no_other() -> None:
+    rows = _rows()
+    for route, takes in _routes().items():
+        named = {name.replace("NAME", "") for name in re.findall(r"`([a-zA-Z_.]+)=", rows[route])}
+        assert named == takes, route
+    assert {name for name in MANY if f"`{name}`" not in PAGE} == set()
+    assert CONTEXT in RECOMMEND
 
 
 def test_limits_are_those_of_the_code() -> None:
@@ -47,7 +63,14 @@ def test_limits_are_those_of_the_code() -> None:
     assert f"at most {MAX_CANDIDATES:,}" in PAGE
     assert f"at most {MAX_TEXT_CHARS:,} characters" in PAGE
     assert f"{MAX_JSON_DEPTH} levels" in PAGE
+    assert f"{MAX_VALUES:,} values" in PAGE
     assert f"1..{MAX_DEADLINE_MS}" in PAGE
+    assert f"{MAX_URL_BYTES >> 10} KiB" in PAGE
+    assert f"{MAX_HEADER_BYTES >> 10} KiB" in PAGE
+    assert f"{MAX_HEADERS} headers" in PAGE
+    assert f"{MAX_IMAGE_BYTES >> 20} MiB" in PAGE
+    assert f"{BODY_TIMEOUT_S:.0f} s" in PAGE
+    assert {name for name in ENCODINGS if f"`{name}`" not in PAGE} == set()
     assert f"`RIFFLE_DEADLINE_MS`, {Settings().deadline_ms};" in PAGE
 
 
@@ -58,10 +81,21 @@ def test_codes_are_those_of_the_code() -> None:
     assert {code for code in codes if not any(f'"{code}"' in text for text in texts.values())} == set()
     raised = set()
     for path, text in texts.items():
-        if path.parent.name == "web" or path.name in {"codec.py", "validation.py"}:
+        if path.parent.name in {"web", "agents"} or path.name in {"codec.py", "validation.py"}:
             raised |= set(
                 re.findall(r'\b(?:Bad\w+|NotReady|RiffleError|fail)\(\s*(?:\w+, [^)]*?)?"([a-z]+(?:_[a-z]+)*)"[,)]', text)
             )
+    raised |= set(CODES) | set(HTTP_CODES.values())
     assert {"too_deep", "truncated", "trailing_bytes", "cross_origin"} <= raised
     fields = {name for record in (Interaction, Item, Request) for name in record.__dataclass_fields__}
     assert raised - codes - fields - {"unencodable"} == set(), "raised, but not on the page"
+
+
+def test_codes_have_the_status_that_the_page_gives_them() -> None:
+    table = {
+        code: int(status)
+        for status, text in re.findall(r"^\| (\d{3}) \| (.*) \|$", PAGE[PAGE.index("## Errors") :], re.MULTILINE)
+        for code in re.findall(r"`([a-z_]+)`", text)
+    }
+    given = {**CODES, **{code: status for status, code in HTTP_CODES.items()}}
+    assert {code: table.get(code) for code in given} == given

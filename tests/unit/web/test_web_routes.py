@@ -9,8 +9,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.test_utils import TestClient
 from fakes import FakeService
+from serving import Served
 
 from agents.web.body import MAX_BODY_BYTES, MAX_JSON_DEPTH
 from agents.web.routes import MAX_EVENTS, attach, build_app
@@ -28,7 +29,7 @@ def service() -> FakeService:
 
 @pytest.fixture
 async def client(service: FakeService) -> AsyncIterator[Client]:
-    async with TestClient(TestServer(build_app(service, now_ms=lambda: NOW_MS))) as client:
+    async with TestClient(Served(build_app(service, now_ms=lambda: NOW_MS), service.metrics)) as client:
         yield client
 
 
@@ -406,7 +407,7 @@ async def test_it_mounts_on_an_application_that_has_views_of_its_own(service: Fa
     app = web.Application()
     attach(app, service)
     app.router.add_get("/other", other)
-    async with TestClient(TestServer(app)) as client:
+    async with TestClient(Served(app, service.metrics)) as client:
         assert json.loads(await (await client.get("/other")).text()) == "other"
         assert (await client.get("/v1/recommend/u")).status == 200
         await error_of(await client.get("/nowhere"), 404)

@@ -1,0 +1,218 @@
+"""The HTTP server under the views: limits on URLs and headers, and JSON answers where aiohttp's parser refuses a request."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from typing import Any
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import HttpVersion10, HttpVersion11, RawRequestMessage
+from aiohttp.http_exceptions import BadHttpMethod, BadStatusLine, InvalidURLError, LineTooLong
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.web_protocol import ERROR, _ErrInfo
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+from agents.metrics import Metrics
+from agents.web.errors import error_response, guarded
+from schemas.errors import RiffleError
+
+__all__ = ["MAX_HEADERS", "MAX_HEADER_BYTES", "MAX_URL_BYTES", "Runner"]
+
+MAX_URL_BYTES = 65_536
+"Bytes of a path with its query, as they are sent."
+MAX_HEADER_BYTES = 16_384
+"Bytes of the name, and of the value, of one header."
+MAX_HEADERS = 127
+"Headers of one request. The parser counts the line above them, too."
+LINGER_S = 1.0
+"Seconds for which what a client still sends is discarded after the last answer, so that it can read that answer."
+LINGER_BYTES = 16 << 20
+"Bytes that are discarded then, at most."
+SPOKEN = (HttpVersion10, HttpVersion11)
+REFUSED = RawRequestMessage(
+    "UNKNOWN", "/", HttpVersion11, CIMultiDictProxy(CIMultiDict()), (), True, None, False, False, URL("/")
+)
+"The request in whose place a refusal is answered. aiohttp's own would be answered in HTTP/1.0."
+
+
+class Runner(web.AppRunner):
+    """Serves an application over HTTP with every error as JSON, bodies as they were sent, and every request counted.
+
+    Bodies are not decompressed by aiohttp: its parser would go on to unpack a body that was refused already.
+    """
+
+    def __init__(self, app: web.Application, metrics: Metrics, **kwargs: Any) -> None:
+        super().__init__(
+            app,
+            access_log=None,
+            auto_decompress=False,
+            max_line_size=MAX_URL_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+            max_headers=MAX_HEADERS + 1,
+            lingering_time=LINGER_S,
+            **kwargs,
+        )
+        self._metrics = metrics
+
+    async def _make_server(self) -> web.Server:
+        return _Server(await super()._make_server(), self._metrics)
+
+
+class _Server(web.Server):
+    """Makes a `_Connection` for each client."""
+
+    def __init__(self, plain: web.Server, metrics: Metrics) -> None:
+        super().__init__(
+            guarded(plain.request_handler, metrics),
+            request_factory=self._request,
+            handler_cancellation=plain.handler_cancellation,
+            **plain._kwargs,
+        )
+        self._make = plain.request_factory
+        self._metrics = metrics
+
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self, self._metrics, loop=self._loop, **self._kwargs)
+
+    def _request(
+        self,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: web.RequestHandler,
+        writer: AbstractStreamWriter,
+        task: asyncio.Task[None],
+    ) -> web.BaseRequest:
+        return self._make(REFUSED if message is ERROR else message, payload, protocol, writer, task)
+
+
+class _Connection(web.RequestHandler):
+    """One connection. After what its parser cannot read, or a refused body, it sends one last answer and closes."""
+
+    def __init__(self, server: web.Server, metrics: Metrics, **kwargs: Any) -> None:
+        super().__init__(server, **kwargs)
+        self._metrics = metrics
+        self._body = EMPTY_PAYLOAD
+        "Body of the request that was read last."
+        self.broken_body: StreamReader | None = None
+        "The body in which the parser stopped; it is ended there, so that nobody waits for its rest."
+        self._unreadable = False
+        self._discarded = -1
+        "Bytes discarded after the last answer; negative before it."
+        self._gone = asyncio.Event()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what arrived; a request that cannot be parsed is answered after those before it."""
+        if self._discarded >= 0:
+            self._discarded += len(data)
+            if self._discarded > LINGER_BYTES:
+                self.force_close()
+            return
+        if self._unreadable:
+            return
+        read = len(self._messages)
+        try:
+            super().data_received(data)
+        except Exception as exc:
+            # what the parser lets through is not always a URL to yarl; asyncio would drop the connection without a word
+            self._messages.append((_ErrInfo(400, exc, ""), EMPTY_PAYLOAD))
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(None)
+        while len(self._messages) > read:
+            message, body = self._messages[read]
+            if isinstance(message, _ErrInfo) or message.version not in SPOKEN:
+                self._refuse(read)
+                return
+            self._body = body
+            read += 1
+
+    def _refuse(self, at: int) -> None:
+        """Read nothing after the message at this place of the queue, which gets a refusal for an answer."""
+        while len(self._messages) > at + 1:
+            self._messages.pop()
+        message, _ = self._messages[at]
+        if not isinstance(message, _ErrInfo):
+            self._messages[at] = _ErrInfo(400, BadStatusLine(error=""), ""), EMPTY_PAYLOAD
+        self._unreadable = True
+        if not self._body.is_eof():
+            # the request has an answer of its own: one for its broken body would be taken for that of the next request
+            self._messages.pop()
+            self.broken_body = self._body
+            self._body.feed_eof()
+            if not self._messages:
+                self.close()  # once the request under way is answered, if it is not yet
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Wake up who waits for the client to leave."""
+        super().connection_lost(exc)
+        self._gone.set()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - may hold a Python representation of what was sent
+    ) -> web.StreamResponse:
+        """Answer what was refused before any view as JSON; `guarded` leaves nothing else to come here."""
+        if status == 500:
+            self.logger.error("a request failed outside of the views", exc_info=exc)
+            error = RiffleError("internal", "the request failed; the worker's log has the cause")
+        else:
+            status, error = _refusal(exc)
+            self.logger.debug("a request from %s is refused: %s", request.remote, error.message)
+        self._metrics.count("http_requests", route="unknown", method="other", status=status)
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer is under way already")
+        response = error_response(error, status)
+        response.force_close()
+        return response
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send the answer. When it is the last one and the client may still be sending, see that it can read it."""
+        finished = await super().finish_response(request, resp, start_time)
+        if not resp.keep_alive and (self._unreadable or not request.content.is_eof()):
+            await self._linger()
+        return finished
+
+    async def _linger(self) -> None:
+        """End the answers, discard what still arrives, and close when the client does, or after `LINGER_S`.
+
+        Closing at once would have the kernel reset the connection, and the client might never read the answer.
+        """
+        transport = self.transport
+        if transport is None:
+            return
+        self._discarded = 0
+        with contextlib.suppress(OSError, RuntimeError, NotImplementedError):
+            transport.write_eof()
+        with contextlib.suppress(RuntimeError):
+            transport.resume_reading()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._gone.wait(), LINGER_S)
+        self.force_close()
+
+
+def _refusal(exc: BaseException | None) -> tuple[int, RiffleError]:
+    if isinstance(exc, LineTooLong):
+        if exc.args[1] == MAX_URL_BYTES:
+            return 414, RiffleError("too_long", f"the URL is longer than {MAX_URL_BYTES} bytes; a body can hold more")
+        return 431, RiffleError("header_too_large", f"a header is larger than {MAX_HEADER_BYTES} bytes")
+    if "Too many headers" in getattr(exc, "message", ""):
+        return 431, RiffleError("header_too_large", f"there are more than {MAX_HEADERS} headers")
+    if isinstance(exc, BadHttpMethod):
+        what = "there is no such method"
+    elif isinstance(exc, BadStatusLine):
+        what = "the request line is not one of HTTP/1.1"
+    elif isinstance(exc, InvalidURLError | ValueError):
+        what = "the URL is not valid"
+    else:
+        # the parser's own words, without what it shows of the request
+        reason = re.split(r":\n|:? b['\"]", str(getattr(exc, "message", "")))[0]
+        what = f"it is not valid HTTP/1.1 ({reason[:100]})"
+    return 400, RiffleError("bad_request", f"the request cannot be read: {what}")
