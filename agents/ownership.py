@@ -147,14 +147,18 @@ class Ownership:
         """Owned partitions that must be opened anew."""
         return [part for part in self.parts() if part.state.trouble is not None]
 
-    async def reopen(self) -> bool:
-        """Try to open those that are in trouble; returns whether any was opened. Their records must then be read again."""
+    async def reopen(self, generation: int) -> bool:
+        """Try to open those that are in trouble; returns whether any was opened.
+
+        Records of theirs were dropped meanwhile: they take chunks of later generations than this one alone.
+        """
         committed = await self._committed()
         opened = False
         for part in self.troubled():
             parts: dict[int, Any] = self.users if isinstance(part, UserPartition) else self.covisits
             await part.close()
             fresh = parts[part.partition] = self._made(parts, part.partition)
+            fresh.state.from_generation = generation + 1
             await self._open(fresh, committed)
             opened |= fresh.state.trouble is None
         return opened

@@ -80,7 +80,7 @@ class Recovery:
 
     async def _reopened(self) -> bool:
         try:
-            return await self._ownership.reopen()
+            return await self._ownership.reopen(self._generation())
         except KafkaError as error:
             log.warning("partitions cannot be opened now: %s", why(error))
             return False

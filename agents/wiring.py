@@ -37,6 +37,7 @@ from streams.assignor import HoldingAssignor
 from streams.back_off import BackOff
 from streams.broadcast import BroadcastReader
 from streams.chunks import METADATA_MAX_AGE_MS, Chunk, ChunkedApp, Progress
+from streams.metadata import answers
 from streams.producer import HealingProducer
 from streams.redis_mirror import UserMirror
 from streams.settings import Settings
@@ -93,6 +94,8 @@ class Worker:
         self._ranking: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
+        self._misplaced: dict[str, float] = {}
+        "Records seen on wrong partitions, per short name of a topic, as of the last look."
         self._read_failed_s, self._read_failure = -READING_S, ""
         self._archiver: Archiver | None = None
         self._archiving: asyncio.Task[None] | None = None
@@ -251,6 +254,18 @@ class Worker:
         self.metrics.count("reads_failed", code=code_of(error))
         self._read_failed_s, self._read_failure = time.monotonic(), why(error)
 
+    def _note_misplaced(self) -> None:
+        """Records on partitions that are not their keys': a producer has another partitioner than the default."""
+        for topic in ("interactions", "requests"):
+            misplaced = self.metrics.value("wrong_partition", topic=topic)
+            if misplaced > self._misplaced.get(topic, 0):
+                self._misplaced[topic] = misplaced
+                text = (
+                    f"{misplaced:.0f} records of {self._settings.topic(topic)} came on another partition than their key's: "
+                    "set the producer's partitioner to murmur2 (librdkafka: partitioner=murmur2_random); see `riffle dlq list`"
+                )
+                self.health.warn(f"wrong partitions of {topic}", text, for_s=NOTED_S)
+
     def _reading(self) -> str:
         """Why events and requests cannot be read; empty while they can."""
         trouble = self._app.consumer.trouble
@@ -365,7 +380,7 @@ class Worker:
             if self._broken or self._stopping.is_set():
                 return
             part = parts.get(chunk.partition)
-            if part is None or chunk.generation < self._generation:
+            if part is None or chunk.generation < max(self._generation, part.state.from_generation):
                 self.metrics.count("chunks_dropped", reason="earlier generation")
                 return
             if not part.state.ready.is_set():
@@ -382,7 +397,8 @@ class Worker:
             if isinstance(part, UserPartition):
                 await part.look_up(chunk)
             async with part.state.still:
-                still_mine = parts.get(chunk.partition) is part and chunk.generation >= self._generation
+                due = max(self._generation, part.state.from_generation)
+                still_mine = parts.get(chunk.partition) is part and chunk.generation >= due
                 usable = still_mine and part.state.ready.is_set()
                 if not usable or self._broken or self._stopping.is_set() or not self._settled.is_set():
                     continue  # a rebalance began while this waited, or the end
@@ -499,15 +515,13 @@ class Worker:
             await asyncio.to_thread(give_back)
 
     async def _look_for_the_broker(self) -> None:
-        """Whether any bootstrap server accepts connections, for readiness: what needs the broker fails while none does."""
+        """Whether any bootstrap server answers, for readiness: what needs the broker fails while none does."""
         assert self.service is not None
         while True:
             found = False
             for server in self._settings.bootstrap_servers.split(","):
                 host, _, port = server.rpartition(":")
-                with contextlib.suppress(OSError, TimeoutError):
-                    _, writer = await asyncio.wait_for(asyncio.open_connection(host, int(port)), WATCH_INTERVAL_S)
-                    writer.close()
+                if await answers(host.strip("[]"), int(port), WATCH_INTERVAL_S):
                     found = True
                     break
             self.service.broker = found
@@ -530,6 +544,8 @@ class Worker:
             if self.ownership.standby.damaged():
                 self.recovery.due.set()  # joining the group again makes damaged copies anew
             self.health.set("reading", self._reading())
+            self.health.set("registry", self._registry.trouble() if self._registry is not None else "")
+            self._note_misplaced()
             try:
                 progress = await asyncio.wait_for(self._app.consumer.progress(), WATCH_TIMEOUT_S)
             except TimeoutError:

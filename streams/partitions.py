@@ -147,6 +147,9 @@ class PartitionState:
         "Source offsets, first and end, that were deleted before they were applied."
         self.jumps: list[tuple[int, int]] = []
         "Offsets that were expected next, and those that came instead: deleted records, or only the markers of transactions."
+        self.from_generation = 0
+        """Group generation from which on chunks may be applied: what was fetched before it may begin behind records that were
+        dropped while the partition was being opened."""
         self.applied = -1
         "Newest source offset in memory: set by the owner while it applies chunks."
         self.durable = -1

@@ -31,7 +31,7 @@ COMMANDS = {
     "status": ("agents.cli.operate", "status", "Print addresses, readiness and process ids."),
     "doctor": ("agents.cli.doctor", "doctor", "Check what could be wrong, and say what to do."),
     "worker": ("agents.cli.operate", "worker", "Run one worker in the foreground."),
-    "topics": ("agents.cli.operate", "topics", "List the topics, or create what is missing."),
+    "topics": ("agents.cli.topics", "topics", "List the topics, create what is missing, or copy them to more partitions."),
     "load": ("agents.cli.data", "load", "Validate a dataset folder and produce its items and events."),
     "replay": ("agents.cli.data", "replay", "Produce a dataset folder's events at a rate."),
     "dlq": ("agents.cli.dlq", "dlq", "See records that could not be used, and produce them again."),

@@ -41,9 +41,9 @@ from streams.embedded.kafka import EmbeddedKafka, broker_answers, class_path, ha
 from streams.embedded.process import SAFE_PATH, Daemon, answer_of, listens, python, require_free_port, serving, wait_until
 from streams.embedded.redis import EmbeddedRedis
 from streams.settings import Settings
-from streams.topics import TOPICS, ensure_topics, partition_counts
+from streams.topics import ensure_topics, partition_counts
 
-__all__ = ["down", "facts_of", "kafka_answers", "readiness", "start_stack", "status", "topics", "up", "worker", "worker_daemon"]
+__all__ = ["down", "facts_of", "kafka_answers", "readiness", "start_stack", "status", "up", "worker", "worker_daemon"]
 
 WORKER_S, KAFKA_S, REDIS_S = 60.0, 90.0, 20.0
 "Seconds that each may take until it is ready."
@@ -342,24 +342,3 @@ def worker() -> None:
 
     sys.argv = sys.argv[:1]
     main()
-
-
-@click.command()
-@click.argument("action", type=click.Choice(["list", "create"]), default="list")
-@click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
-def topics(action: str, as_json: bool) -> None:
-    """List the topics, or create what is missing.
-
-    Example: riffle topics create
-    """
-    settings = Settings.from_env()
-    counts = asyncio.run(ensure_topics(settings) if action == "create" else partition_counts(settings))
-    if as_json:
-        click.echo(json.dumps({settings.topic(name): counts.get(name) for name in TOPICS}))
-        return
-    rows = [
-        (settings.topic(name), str(counts.get(name, "missing")), "compacted" if spec.compacted else "log", spec.purpose)
-        for name, spec in TOPICS.items()
-    ]
-    names = ("topic", "partitions", "kind", "purpose")
-    print_table(plain_console(), names, rows, fold=("topic", "purpose"), right=("partitions",))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from agents.cli import dlq as dlq_module
-from agents.cli import operate, release
+from agents.cli import operate, release, topics
 from agents.cli.ask import ask, print_slate
 from agents.cli.demo import promising
 from streams.settings import Settings
@@ -43,8 +43,8 @@ def test_topics_are_named_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     async def counts(settings: Settings) -> dict[str, int]:
         return dict.fromkeys(TOPICS, 4)
 
-    monkeypatch.setattr(operate, "partition_counts", counts)
-    text = shown(operate.topics)
+    monkeypatch.setattr(topics, "partition_counts", counts)
+    text = shown(topics.topics)
     assert all(Settings().topic(name) in text for name in TOPICS)
 
 

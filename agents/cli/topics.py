@@ -1,0 +1,86 @@
+"""`riffle topics`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import ExitStack
+from dataclasses import replace
+
+import click
+
+from agents.cli.progress import advance
+from agents.cli.screen import plain_console, print_table
+from schemas.options import Whole
+from streams.copying import copy_topics
+from streams.settings import Settings
+from streams.topics import TOPICS, ensure_topics, partition_counts
+
+__all__ = ["topics"]
+
+
+@click.command()
+@click.argument("action", type=click.Choice(["list", "create", "copy"]), default="list")
+@click.option("--to", "prefix", metavar="PREFIX", help="copy: RIFFLE_TOPIC_PREFIX of the topics that are made.")
+@click.option("--partitions", type=Whole(1, 10_000), help="copy: how many partitions they have.")
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
+def topics(action: str, prefix: str | None, partitions: int | None, as_json: bool) -> None:
+    """List the topics, create what is missing, or copy them to another number of partitions.
+
+    `copy` leaves the topics as they are: it produces the catalogue, the events, impressions and announced releases again to
+    topics of another prefix, each where its key belongs. Stop what writes events before it, and start workers on the copies
+    after it.
+
+    Example: riffle topics copy --to riffle8. --partitions 8
+    """
+    settings = Settings.from_env()
+    if action == "copy":
+        if not prefix or not partitions:
+            raise click.UsageError("copy needs --to PREFIX and --partitions N")
+        _copy(settings, replace(settings, topic_prefix=prefix, partitions=partitions), as_json=as_json)
+        return
+    if prefix or partitions:
+        raise click.UsageError("--to and --partitions are options of copy")
+    counts = asyncio.run(ensure_topics(settings) if action == "create" else partition_counts(settings))
+    if as_json:
+        click.echo(json.dumps({settings.topic(name): counts.get(name) for name in TOPICS}))
+        return
+    rows = [
+        (settings.topic(name), str(counts.get(name, "missing")), "compacted" if spec.compacted else "log", spec.purpose)
+        for name, spec in TOPICS.items()
+    ]
+    names = ("topic", "partitions", "kind", "purpose")
+    print_table(plain_console(), names, rows, fold=("topic", "purpose"), right=("partitions",))
+
+
+def _copy(old: Settings, new: Settings, *, as_json: bool) -> None:
+    shown: dict[str, ExitStack] = {}
+    reports = {}
+
+    def progress(name: str, done: int, total: int) -> None:
+        if name not in shown:
+            for stack in shown.values():
+                stack.close()
+            shown[name] = ExitStack()
+            reports[name] = shown[name].enter_context(advance(f"copying {name}", total, plain_console(stderr=True)))
+        reports[name](done)
+
+    try:
+        counts = asyncio.run(copy_topics(old, new, progress))
+    finally:
+        for stack in shown.values():
+            stack.close()
+    archive = "off" if old.archive == "off" else f"{old.archive_target}-{new.partitions}"
+    variables = {
+        "RIFFLE_TOPIC_PREFIX": new.topic_prefix,
+        "RIFFLE_PARTITIONS": str(new.partitions),
+        "RIFFLE_ARCHIVE": archive,
+    }
+    if as_json:
+        click.echo(json.dumps({"copied": counts, "settings": variables}))
+        return
+    click.echo("copied: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+    click.echo("next: stop the workers, start them with these settings, and have producers write to the new topics:")
+    for name, value in variables.items():
+        click.echo(f"  {name}={value}")
+    click.echo("the tables and the archive are then made anew from the copies; the old topics can be deleted when all is well")
