@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 import click
 
 from agents.cli.progress import with_progress
-from models.dataset.folder import BadRow, Dataset
+from models.dataset.folder import Dataset
+from models.dataset.report import place
 from streams.produce import produce_events, produce_items
 from streams.settings import Settings
 from streams.topics import ensure_topics
@@ -25,7 +26,7 @@ __all__ = ["load", "replay"]
 
 T = TypeVar("T")
 SHOWN = 20
-"Bad rows, and warnings, that a report names."
+"Bad rows that a report names."
 
 
 def _counted(rows: Iterable[T], counts: Counter[str], name: str) -> Iterator[T]:
@@ -37,30 +38,24 @@ def _counted(rows: Iterable[T], counts: Counter[str], name: str) -> Iterator[T]:
 def _report(dataset: Dataset) -> dict[str, Any]:
     return {
         "bad_rows": dataset.bad_count,
+        "repeated_events": dataset.warnings["repeated_event"],
         "warnings": sum(dataset.warnings.values()),
         "examples": [{"file": b.file, "row": b.row, "field": b.field, "reason": b.reason} for b in dataset.bad[:SHOWN]],
     }
 
 
-def _place(row: BadRow) -> str:
-    return f"{row.file} row {row.row}" if row.row else row.file
-
-
 def _finish(facts: dict[str, Any], dataset: Dataset, *, as_json: bool, strict: bool) -> None:
     for bad in dataset.bad[:SHOWN]:
-        click.echo(f"{_place(bad)}: {bad.reason}", err=True)
+        click.echo(f"{place(bad)}: {bad.reason}", err=True)
     if dataset.bad_count > SHOWN:
         click.echo(f"… and {dataset.bad_count - SHOWN} more bad rows", err=True)
-    for warned in dataset.warned[:SHOWN]:
-        click.echo(f"warning: {_place(warned)}: {warned.reason}", err=True)
-    warnings = sum(dataset.warnings.values())
-    if warnings > SHOWN:
-        click.echo(f"… and {warnings - SHOWN} more warnings", err=True)
+    for line in dataset.report.warning_lines():
+        click.echo(f"warning: {line}", err=True)
     if as_json:
         click.echo(json.dumps(facts))
     else:
         click.echo(", ".join(_words(name, value) for name, value in facts.items() if name != "examples"))
-    if strict and dataset.bad_count:
+    if dataset.torn or (strict and dataset.bad_count):
         sys.exit(1)
 
 
