@@ -177,10 +177,10 @@ class CsvRows:
         if row.wrong:
             return Bad("invalid_row", row.wrong)
         if len(row.cells) != width:
-            return self._miscounted(line.rstrip("\r\n"), len(row.cells))
+            return self._miscounted(line.rstrip("\r\n"), len(row.cells), at + len(taken) if taken else 0)
         torn, until = self._torn
         if row.bare and at <= until:
-            return Bad(OPEN_QUOTE, f"holds a quote, and a quote opened in line {torn} is never closed")
+            return self._torn_at(at, taken, f"holds a quote, and a quote opened in line {torn} is never closed")
         if alike and self._doubt is not None and line.count(",") == width - 1:
             self._doubt(at, f"lines {at} to {at + len(taken)} are one row, but each looks like a row: is a quote not closed?")
         return row.cells
@@ -192,11 +192,14 @@ class CsvRows:
         self._back += reversed(taken)
         return Bad(OPEN_QUOTE, reason)
 
-    def _miscounted(self, text: str, n: int) -> Bad:
+    def _miscounted(self, text: str, n: int, until: int = 0) -> Bad:
+        """`until`: the last line of the row, where it has several."""
         width = len(self.names)
-        others = [f"by {what}" for mark, what in SEPARATORS.items() if n == 1 and text.count(mark) == width - 1 > 0]
+        others = [what for mark, what in SEPARATORS.items() if n == 1 and text.count(mark) == width - 1 > 0]
         if others:
-            cause = f"its fields seem to be separated {others[0]}, not by commas"
+            cause = f"its fields seem to be separated by {others[0]}, not by commas"
+        elif until:
+            cause = f"the row runs to line {until}: is a quote not closed?"
         elif n < width:
             cause = "write what is missing as an empty field, or put a text with a line break in double quotes"
         else:

@@ -36,6 +36,10 @@ SHOWS = f"action == {SHOWN!r}"
 "The rule for what was only shown, where the folder names none."
 EARLIEST_MS = 10**11
 "Epoch milliseconds, in March 1973: where every event is earlier its time is rather in seconds, which reach it in 5138."
+REPEATS = (
+    "repeats an earlier event (same person, item, action and time, or event_id); "
+    "each counts once: where several are meant, give each its own event_id"
+)
 MEANT = {
     **dict.fromkeys(("price", "amount", "paid", "revenue"), "a price paid belongs into `value`"),
     **dict.fromkeys(("rating", "score", "stars"), "a rating belongs into `value`"),
@@ -310,8 +314,7 @@ class Dataset:
                 now = event.event_time
                 there.clear()
             if (event.user_id, event.event_id) in there:
-                reason = "repeats an earlier event (same person, item, action and time, or event_id); each counts once: where several are meant, give each its own event_id"
-                self._warn(file, row, "repeated_event", reason)
+                self._warn(file, row, "repeated_event", REPEATS)
                 continue
             there.add((event.user_id, event.event_id))
             yield replace(event, action=SHOWN) if is_shown is not None and is_shown(event.action, event.value) else event
