@@ -196,10 +196,10 @@ class CsvRows:
         """`until`: the last line of the row, where it has several."""
         width = len(self.names)
         others = [what for mark, what in SEPARATORS.items() if n == 1 and text.count(mark) == width - 1 > 0]
-        if others:
-            cause = f"its fields seem to be separated by {others[0]}, not by commas"
-        elif until:
+        if until:
             cause = f"the row runs to line {until}: is a quote not closed?"
+        elif others:
+            cause = f"its fields seem to be separated by {others[0]}, not by commas"
         elif n < width:
             cause = "write what is missing as an empty field, or put a text with a line break in double quotes"
         else:
