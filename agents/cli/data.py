@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import click
 
+from agents.cli.outcomes import outcomes, since
 from agents.cli.progress import with_progress
 from models.dataset.folder import Dataset
 from models.dataset.report import place
@@ -59,6 +60,15 @@ def _finish(facts: dict[str, Any], dataset: Dataset, *, as_json: bool, strict: b
         sys.exit(1)
 
 
+def _came_to(found: Counter[str] | None) -> dict[str, int]:
+    if found is None:
+        click.echo("how many events were new is not known: the worker does not have all of them; see `riffle status`", err=True)
+        return {}
+    if not found["applied"] and not found["shown"] and not found["dead_letter"]:
+        click.echo("nothing new: the worker had every event before", err=True)
+    return {"applied": found["applied"], "duplicates": found["duplicate"]}
+
+
 def _words(name: str, value: object) -> str:
     if isinstance(value, dict):
         value = " ".join(f"{partition}:{offset}" for partition, offset in sorted(value.items())) or "none"
@@ -72,6 +82,9 @@ def _words(name: str, value: object) -> str:
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 def load(folder: Path, strict: bool, items_only: bool, as_json: bool) -> None:
     """Validate a dataset folder, then produce its items and events. Bad rows are reported and skipped.
+
+    Ends with 1 when a quote in a CSV file is not closed, because which rows follow is a guess then. Where a worker answers,
+    the last line says how many events it applied and how many it had before.
 
     Example: riffle load my-dataset --strict
     """
@@ -89,6 +102,7 @@ def load(folder: Path, strict: bool, items_only: bool, as_json: bool) -> None:
             nothing = {"name": dataset.name, "items": 0, "events": 0, **_report(dataset)}
             _finish(nothing, dataset, as_json=as_json, strict=True)
     asyncio.run(ensure_topics(settings))
+    before = None if items_only else asyncio.run(outcomes(settings.web))
     sent: Counter[str] = Counter()
     items = _counted(dataset.items(), sent, "items")
     with_progress("items", n_items, lambda at: produce_items(settings, items, at))
@@ -99,6 +113,8 @@ def load(folder: Path, strict: bool, items_only: bool, as_json: bool) -> None:
     facts: dict[str, Any] = {"name": dataset.name, "items": sent["items"], "events": sent["events"]}
     facts |= {"users": n_users} if dataset.has_users else {}
     facts |= {"last_offsets": tokens}
+    if before is not None and sent["events"]:
+        facts |= _came_to(asyncio.run(since(settings.web, before, sent["events"])))
     _finish({**facts, **_report(dataset)}, dataset, as_json=as_json, strict=strict)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,6 @@ async def on_topic(settings: Settings, name: str) -> list[dict[str, Any]]:
 
 
 def test_what_is_told_is_what_is_there(fresh: Settings, folder: Path) -> None:
-    import asyncio
-
     out, err = run(load, fresh, str(folder), "--json")
     facts = json.loads(out.splitlines()[-1])
     assert (facts["items"], facts["events"], facts["bad_rows"], facts["warnings"]) == (4, 6, 5, 2)
@@ -80,3 +79,14 @@ def test_items_alone(fresh: Settings, folder: Path) -> None:
     out, _ = run(load, fresh, str(folder), "--items-only", "--json")
     facts = json.loads(out.splitlines()[-1])
     assert (facts["items"], facts["events"]) == (4, 0)
+
+
+async def test_a_load_that_added_nothing_new_says_so(worker: Settings, folder: Path) -> None:
+    first, said = await asyncio.to_thread(run, load, worker, str(folder), "--json")
+    facts = json.loads(first.splitlines()[-1])
+    assert (facts["events"], facts["repeated_events"], facts["applied"], facts["duplicates"]) == (6, 1, 6, 0)
+    assert "nothing new" not in said
+    second, said = await asyncio.to_thread(run, load, worker, str(folder), "--json")
+    facts = json.loads(second.splitlines()[-1])
+    assert (facts["events"], facts["applied"], facts["duplicates"]) == (6, 0, 6)
+    assert "nothing new" in said
