@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from schemas.errors import BadEvent, BadInput, BadItem, BadRequest
-from schemas.parsing import shown
+from schemas.parsing import epoch_ms, shown
 from schemas.records import After, Interaction, Item, Request
 
 __all__ = ["FUTURE_MS", "check_time", "event_id_of", "interaction_from", "item_from", "request_from"]
@@ -58,7 +57,7 @@ class _Fields:
         if isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
         if not isinstance(value, str):
-            self.fail(field, f"{field} must be a string or a whole number")
+            self.fail(field, f"{field} must be a string or a whole number, is {shown(value)}")
         try:
             size = len(value.encode())
         except UnicodeEncodeError:
@@ -70,7 +69,7 @@ class _Fields:
     def optional_identifier(self, field: str) -> str | None:
         return None if self.source.get(field) is None else self.identifier(field)
 
-    def number(self, field: str) -> float | None:
+    def number(self, field: str, low: float = -3e38) -> float | None:
         value = self.source.get(field)
         if value is None:
             return None
@@ -79,9 +78,9 @@ class _Fields:
             or not isinstance(value, int | float)
             or (isinstance(value, float) and not math.isfinite(value))
         ):
-            self.fail(field, f"{field} must be a finite number")
-        if abs(value) > 3e38:
-            self.fail(field, f"{field} is out of range")
+            self.fail(field, f"{field} must be a finite number, is {shown(value)}")
+        if not low <= value <= 3e38:
+            self.fail(field, f"{field} must lie in {low:g}..3e38, is {shown(value)}")
         return float(value)
 
     def integer(self, field: str, low: int, high: int) -> int | None:
@@ -96,17 +95,12 @@ class _Fields:
 
     def time_ms(self, field: str) -> int | None:
         value = self.source.get(field)
-        if isinstance(value, str):
-            try:
-                parsed = datetime.fromisoformat(value)
-            except ValueError:
-                self.fail(field, f"{field} is neither epoch milliseconds nor ISO 8601: {value[:40]!r}")
-            value = round((parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp() * 1000)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < MAX_TIME_MS:
-            self.fail(field, f"{field} must be epoch milliseconds in 0..2^53 or ISO 8601")
-        return value
+        try:
+            return epoch_ms(value)
+        except ValueError as exc:
+            self.fail(field, f"{field} {exc}")
 
     def text(self, field: str) -> str:
         value = self.source.get(field)
@@ -123,7 +117,7 @@ class _Fields:
         if value is None:
             return default
         if not isinstance(value, bool):
-            self.fail(field, f"{field} must be true or false")
+            self.fail(field, f"{field} must be true or false, is {shown(value)}")
         return value
 
     def strings(self, field: str, most: int) -> tuple[str, ...]:
@@ -155,9 +149,9 @@ class _Fields:
         return found
 
 
-def event_id_of(user_id: str, item_id: str, action: str, event_time: int, occurrence: int = 0) -> str:
-    """A deterministic id for an event that came without one: the same event gets the same id again."""
-    text = "\x1f".join((user_id, item_id, action, str(event_time), str(occurrence)))
+def event_id_of(user_id: str, item_id: str, action: str, event_time: int) -> str:
+    """A deterministic id for an event that came without one: the same event gets the same id again, wherever it comes from."""
+    text = "\x1f".join((user_id, item_id, action, str(event_time), "0"))
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
@@ -215,7 +209,7 @@ def item_from(source: Mapping[str, Any]) -> Item:
         get.text("text"),
         get.strings("categories", MAX_CATEGORIES),
         image or None,
-        get.number("price"),
+        get.number("price", 0.0),
         get.flag("available", default=True),
         get.time_ms("published_at"),
         get.strings_by_name("attributes", MAX_CONTEXT),

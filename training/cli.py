@@ -21,6 +21,7 @@ from models.tracking import Tracking
 from schemas.errors import BadDataset, ConfigError, ReleaseRejected
 from schemas.options import Number, Whole
 from training.distributed import Group
+from training.encoders import UNUSED
 from training.encoding import encoded
 from training.evaluate import Figures
 from training.existing import find_release, newer_share, seen_events
@@ -177,7 +178,7 @@ def evaluate_command(
         **about,
         "training_seconds": {} if learned is None else learned.seconds,
         **({"logged_slates": learned.measured.get("logged_slates", 0)} if learned is not None else {}),
-        **({"images_by_url": learned.images} if learned is not None and learned.images else {}),
+        **(_images(learned.images) if learned is not None else {}),
         **({"parity": held.to_json()} if held else {}),
     }
     name = "none" if model is None else model.name
@@ -365,7 +366,7 @@ def train_command(
         "events": int(len(corpus.events) * asked.share),
         "items": len(corpus.items),
         "training_seconds": learned.seconds,
-        **({"images_by_url": learned.images} if learned.images else {}),
+        **_images(learned.images),
         "seconds": round(time.monotonic() - started, 1),
     }
     kept = [out / f"{folder.name}.report.json", folder / "manifest.json"]
@@ -417,6 +418,12 @@ def _with_examples(corpus: Corpus, folder: Path | None, settings: LearnSettings)
     if corpus.target is None or corpus.erased is None:
         raise ConfigError("examples", "examples are of an archive's slates: train from that archive, or leave out --examples")
     return replace(corpus, logged=logged_in(folder, corpus.positive, settings.windows_s, corpus.target, corpus.erased))
+
+
+def _images(found: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    by_url = {reason: n for reason, n in found.items() if reason not in UNUSED}
+    unused = {reason: n for reason, n in found.items() if reason in UNUSED}
+    return ({"images_by_url": by_url} if by_url else {}) | ({"images_unused": unused} if unused else {})
 
 
 def _write_page(path: Path, found: list[Measurement]) -> None:

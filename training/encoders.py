@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,10 +23,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.errors import BadDataset
+from schemas.parsing import shown
 from schemas.records import Item
 from training.web_images import WebImages
 
-__all__ = ["Encoder", "ImageEncoder", "TextEncoder", "VectorCache", "encode_into", "encode_items", "image_encoder", "text_of"]
+__all__ = [
+    "UNUSED",
+    "Encoder",
+    "ImageEncoder",
+    "TextEncoder",
+    "VectorCache",
+    "encode_into",
+    "encode_items",
+    "image_encoder",
+    "text_of",
+]
+
+log = logging.getLogger(__name__)
 
 ON_GPU = 256
 "Contents encoded together where there is a GPU."
@@ -42,6 +57,9 @@ MAX_IMAGE_BYTES = 20 << 20
 MAX_IMAGE_PIXELS = 50_000_000
 IMAGE_KINDS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")
 "What is decoded; of the decoders of other formats, some start programs."
+
+UNUSED = ("file_missing", "file_unreadable", "file_too_large", "too_many_pixels", "not_decoded")
+"Why an image cannot be used."
 
 Progress = Callable[[int, int], None]
 
@@ -69,6 +87,9 @@ class Encoder(Protocol):
 
     def encode(self, contents: Sequence[bytes]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Vectors, float32 `(n, dimensions)`, and which contents could be read, bool `(n,)`."""
+
+    def left_out(self, items: Sequence[Item]) -> None:
+        """Called with the items that get no vector: counts those that name a content, with the reason."""
 
 
 def _gpu() -> bool:
@@ -109,6 +130,9 @@ class TextEncoder:
         """Title, categories and text."""
         return text_of(item).encode() or None
 
+    def left_out(self, items: Sequence[Item]) -> None:
+        """See `Encoder.left_out`; a text is never left out."""
+
     def encode(self, contents: Sequence[bytes]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """See `Encoder.encode`; every text can be read."""
         import torch
@@ -146,11 +170,36 @@ class ImageEncoder:
         self._web = web
         self._device = "cuda" if _gpu() else "cpu"
         self.batch = ON_GPU if _gpu() else IMAGES
+        self.unused: Counter[str] = Counter()
+        "Of items whose image has no vector although it did not have to be fetched, or was: how many, by one of `UNUSED`."
 
     @property
     def counters(self) -> Mapping[str, int]:
         """Of images by URL, how many were fetched, and by reason how many were not."""
         return {} if self._web is None else self._web.counters
+
+    def left_out(self, items: Sequence[Item]) -> None:
+        """See `Encoder.left_out`; what could not be fetched was counted then."""
+        reasons = {item.item_id: reason for item in items if item.image and (reason := self._unused(item))}
+        if reasons:
+            counts = Counter(reasons.values())
+            self.unused += counts
+            said, first = ", ".join(f"{reason} {n}" for reason, n in counts.most_common()), next(iter(reasons))
+            log.warning("%d images cannot be used: %s; the first is that of item %s", counts.total(), said, shown(first))
+
+    def _unused(self, item: Item) -> str:
+        content = self.content(item)
+        if content is not None:
+            return "too_many_pixels" if _too_many_pixels(content) else "not_decoded"
+        if "://" in str(item.image):
+            return ""
+        try:
+            path = Path(str(item.image))
+            if not path.is_file():
+                return "file_missing"
+            return "file_too_large" if path.stat().st_size > MAX_IMAGE_BYTES else "file_unreadable"
+        except OSError:
+            return "file_unreadable"
 
     def prepare(self, items: Sequence[Item], progress: Progress | None = None) -> None:
         """Fetch the images that have a URL."""
@@ -236,6 +285,19 @@ def _pixels(content: bytes) -> NDArray[np.float32] | None:
     deviation = np.asarray([0.229, 0.224, 0.225], np.float32)
     standard: NDArray[np.float32] = (scaled - mean[:, None, None]) / deviation[:, None, None]
     return standard
+
+
+def _too_many_pixels(content: bytes) -> bool:
+    """Whether this is an image, by its header, and larger than what is decoded."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content), formats=IMAGE_KINDS) as opened:
+            return opened.width * opened.height > MAX_IMAGE_PIXELS
+    except Image.DecompressionBombError:
+        return True
+    except (OSError, ValueError, SyntaxError):
+        return False
 
 
 def _slug(text: str) -> str:
@@ -354,6 +416,7 @@ def encode_into(
                 progress(done, len(order))
     finally:
         kept.flush()
+    encoder.left_out([item for item, key in zip(items, keys, strict=True) if key is None or kept.get(key) is None])
     return keys
 
 

@@ -103,7 +103,7 @@ def updated(
 def _content(
     items: Sequence[Item], champion: Champion, text_model: str, image_hosts: str, cache: Path
 ) -> tuple[Content, Mapping[str, int]]:
-    """Content vectors; and of images by URL, how many were fetched, and by reason how many were not."""
+    """Content vectors; and what became of images: see `ImageEncoder.counters` and `unused`."""
     images = image_encoder(cache, image_hosts)
     encoders: dict[str, Callable[[], Encoder]] = {"text": lambda: TextEncoder(text_model), "image": lambda: images}
     parts, there = [], []
@@ -120,7 +120,7 @@ def _content(
         parts.append(projected(vectors, present, projection))
         there.append(present)
     hashed = np.stack([text_vector(item) for item in items]) if items else np.zeros((0, TEXT_DIMENSIONS), np.float32)
-    return Content(hashed, parts[0], parts[1], np.stack(there, axis=1).astype(np.float32)), images.counters
+    return Content(hashed, parts[0], parts[1], np.stack(there, axis=1).astype(np.float32)), {**images.counters, **images.unused}
 
 
 def update(

@@ -108,7 +108,7 @@ class Learned:
     weights: bytes = b""
     "Both towers' weights, for an update to go on from."
     images: Mapping[str, int] = field(default_factory=dict)
-    "Of images by URL, how many were fetched, and by reason how many were not."
+    "Of images by URL, how many were fetched, and by reason how many were not; and which images could not be used."
 
     @property
     def size_mb(self) -> float:
@@ -163,7 +163,7 @@ class _Encoded:
     encoders: dict[str, str]
     "Per modality that some item has: its encoder."
     images: Mapping[str, int]
-    "Of images by URL, how many were fetched, and by reason how many were not."
+    "Of images by URL, how many were fetched, and by reason how many were not; and which images could not be used."
     weights: dict[str, float] = field(default_factory=dict)
     "Of words, text and image, where items are compared by content (`training.similarity`)."
 
@@ -202,7 +202,7 @@ def _encoded(items: Sequence[Item], settings: LearnSettings, cache: Path, clock:
     (text, has_text), (image, has_image) = parts
     hashed = np.stack([text_vector(item) for item in items]) if items else np.zeros((0, TEXT_DIMENSIONS), np.float32)
     there = np.stack([has_text, has_image], axis=1).astype(np.float32)
-    return _Encoded(Content(hashed, text, image, there), projections, names, images.counters)
+    return _Encoded(Content(hashed, text, image, there), projections, names, {**images.counters, **images.unused})
 
 
 def learn(

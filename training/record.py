@@ -24,6 +24,7 @@ MEASURED = (
     "gate",
     "training_seconds",
     "images_by_url",
+    "images_unused",
     "parity",
     "logged_slates",
     "events",

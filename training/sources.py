@@ -13,6 +13,7 @@ from models.archive.files import partitions
 from models.archive.standing import erasures, standing_events, standing_items
 from models.archive.target import Target, open_target
 from models.dataset.folder import EXTENSIONS, Dataset
+from models.dataset.report import place
 from models.rules import SHOWN
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
@@ -78,8 +79,8 @@ def _of_folder(dataset: Dataset, positive: str | None, newest: int) -> Corpus:
     notes, rows = [], dataset.bad_count
     if dataset.bad:
         first = dataset.bad[0]
-        notes.append(f"{rows:,} rows cannot be used; the first is row {first.row} of {first.file}: {first.reason}")
-    notes += [f"{found.file}: {found.reason}" for found in dataset.warned if found.row == 0]
+        notes.append(f"{rows:,} row{'s' * (rows != 1)} cannot be used; the first is {place(first)}: {first.reason}")
+    notes += dataset.report.warning_lines()
     if not len(events) or not catalogue:
         what = "item" if not catalogue else "event that is not an impression" if len(shown) else "event"
         raise BadDataset("empty", f"{dataset.folder} holds no {what} that can be used" + "".join(f"; {note}" for note in notes))

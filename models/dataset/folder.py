@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import tomllib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,19 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from models.dataset.images import is_image
-from models.dataset.rows import IDS, columns, count, rows, time_ms, typed
+from models.dataset.catalogue import image_problem, item_of
+from models.dataset.fields import event_text, nothing, plain_text, typed
+from models.dataset.report import BadRow, Report
+from models.dataset.rows import OPEN_QUOTE, Bad, columns, count, header, in_ms, left_out, readable, rows, schema
 from models.rules import SHOWN, PositiveRule
-from schemas.errors import BadDataset, BadInput, BadItem
+from schemas.errors import BadDataset, BadInput
+from schemas.parsing import MAX_TIME_MS, epoch_ms, shown
 from schemas.records import Interaction, Item
-from schemas.validation import INTERACTION_FIELDS, ITEM_FIELDS, check_time, event_id_of, interaction_from, item_from
+from schemas.validation import INTERACTION_FIELDS, check_time, interaction_from
 
-__all__ = ["EXTENSIONS", "BadRow", "Dataset"]
+__all__ = ["EXTENSIONS", "Dataset"]
 
 EXTENSIONS = ("parquet", "csv", "jsonl")
-KEPT_ROWS = 1_000
 ROWS_IN_MEMORY = 500_000
 "Events held at once; more are sorted slice of time by slice of time."
 SLICES = 4_096
@@ -34,16 +36,17 @@ SHOWS = f"action == {SHOWN!r}"
 "The rule for what was only shown, where the folder names none."
 EARLIEST_MS = 10**11
 "Epoch milliseconds, in March 1973: where every event is earlier its time is rather in seconds, which reach it in 5138."
-
-
-@dataclass(frozen=True, slots=True)
-class BadRow:
-    """What is wrong with a row. The first row is number 1; a CSV header does not count; 0 stands for the whole file."""
-
-    file: str
-    row: int
-    field: str | None
-    reason: str
+REPEATS = (
+    "repeats an earlier event (same person, item, action and time, or event_id); "
+    "each counts once: where several are meant, give each its own event_id"
+)
+MEANT = {
+    **dict.fromkeys(("price", "amount", "paid", "revenue"), "a price paid belongs into `value`"),
+    **dict.fromkeys(("rating", "score", "stars"), "a rating belongs into `value`"),
+    **dict.fromkeys(("timestamp", "time", "datetime", "date", "ts", "created_at"), "a time belongs into `event_time`"),
+    **dict.fromkeys(("event", "event_type", "event_name", "type"), "what was done belongs into `action`"),
+}
+"Names that event columns have elsewhere, and where what they probably hold belongs."
 
 
 @dataclass(slots=True)
@@ -59,17 +62,32 @@ class Dataset:
     _items: Path = field(repr=False)
     _events: Path | None = field(repr=False)
     _users: Path | None = field(default=None, repr=False)
-    bad: list[BadRow] = field(default_factory=list)
-    warned: list[BadRow] = field(default_factory=list)
-    "What costs no row, the first 1,000 of the latest pass: images that are not there, unknown keys, columns that are not read."
-    warnings: Counter[str] = field(default_factory=Counter)
-    "How many of each: `image_missing`, `not_an_image`, `unknown_key`, `unknown_column`."
-    _counts: Counter[str] = field(default_factory=Counter, repr=False)
+    report: Report = field(default_factory=Report)
+
+    @property
+    def bad(self) -> list[BadRow]:
+        """Bad rows of the latest pass over items and over events, the first 1,000."""
+        return self.report.bad
 
     @property
     def bad_count(self) -> int:
         """Bad rows in the latest pass over items and over events."""
-        return self._counts.total()
+        return self.report.bad_count
+
+    @property
+    def warned(self) -> list[BadRow]:
+        """What costs no row: images that are not there, unknown keys, columns that are not read, and so on."""
+        return self.report.warned
+
+    @property
+    def warnings(self) -> Counter[str]:
+        """How many of each, by `models.dataset.report.MANY`."""
+        return self.report.warnings
+
+    @property
+    def torn(self) -> bool:
+        """Whether a quote was not closed, so that which rows the file holds is a guess."""
+        return self.report.bad_of(OPEN_QUOTE) > 0
 
     @classmethod
     def open(cls, folder: Path, *, events: bool = True) -> Dataset:
@@ -79,12 +97,12 @@ class Dataset:
             BadDataset: there is no such folder, or a file is missing, unreadable or there in two forms.
         """
         if not folder.is_dir():
-            raise BadDataset("no_folder", f"{folder} is not a folder")
+            raise BadDataset("no_folder", f"{folder} is not a folder: name the folder that holds items.* and events.*")
         described: dict[str, Any] = {}
         if (about := folder / "dataset.toml").exists():
             try:
-                described = tomllib.loads(about.read_text(encoding="utf-8"))
-            except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+                described = tomllib.loads(about.read_text(encoding="utf-8-sig"))
+            except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as exc:
                 raise BadDataset("bad_toml", f"{about}: {exc}") from exc
         items, users = _find(folder, "items"), _found(folder, "users")
         found = _find(folder, "events") if events else _found(folder, "events")
@@ -92,7 +110,7 @@ class Dataset:
         shown = str(described.get("shown", SHOWS))
         dataset = cls(folder.absolute(), name, positive, shown, items, found, users)
         for key in sorted(set(described) - set(ABOUT)):
-            dataset._warn(about, 0, "unknown_key", f"there is no key {key!r}; known: {', '.join(ABOUT)}")
+            dataset._warn(about, 0, "unknown_key", f"there is no key {key!r}; known: {', '.join(ABOUT)}", None, repr(key))
         return dataset
 
     def check(self, *, events: bool = True) -> None:
@@ -106,23 +124,19 @@ class Dataset:
         needed: dict[Path, tuple[str, ...]] = {self._items: ("item_id",)}
         if events and self._events is not None:
             needed[self._events] = ("user_id", "item_id", "event_time")
-        if self._events is not None:
-            self.warned = [warned for warned in self.warned if warned.file != self._events.name]
-        del self.warnings["unknown_column"]
         for file, names in needed.items():
-            if not count(file):
-                raise BadDataset("empty", f"{file.name} holds no rows")
             there = columns(file)
-            for name in (name for name in there if file == self._events and name not in INTERACTION_FIELDS):
-                reason = f"column {name[:80]!r} is not read; known: {', '.join(sorted(INTERACTION_FIELDS))}"
-                self._warn(file, 0, "unknown_column", reason, name)
+            if not count(file):
+                only = f", only the header {shown(','.join(there))}" if there else ""
+                raise BadDataset("empty", f"{file.name} holds no rows{only}")
             for name in names:
                 if there and name not in there:
-                    raise BadDataset("no_column", f"{file.name} has no column {name}", name)
+                    raise BadDataset("no_column", f"{file.name} has no column {name}: {header(there)}", name)
+            self._look(file, there)
         PositiveRule(self.positive)
         PositiveRule(self.shown, "shown")
         if events and self._events is not None:
-            times = (time_ms(row.get("event_time")) for _, row in rows(self._events) if isinstance(row, dict))
+            times = (_time(row.get("event_time")) for _, row in rows(self._events) if isinstance(row, dict))
             first = next((time for time in times if time is not None), EARLIEST_MS)
             if first < EARLIEST_MS and all(time is None or time < EARLIEST_MS for time in times):
                 raise BadDataset(
@@ -131,6 +145,19 @@ class Dataset:
                     f"such as {first}: it looks like seconds; write epoch milliseconds (1,000 times that), or ISO 8601",
                     "event_time",
                 )
+
+    def _look(self, file: Path, there: list[str]) -> None:
+        """Warn of columns that say nothing."""
+        self.report.begin_look(file)
+        if file == self._items:
+            for name, what in left_out(file).items():
+                reason = f"column {there.index(name) + 1} is {what}" if not name else f"column {shown(name)} holds {what}"
+                self._warn(file, 0, "left_out", f"{reason}, and is left out", name, f"{shown(name)} ({what})")
+            return
+        for name in (name for name in there if name not in INTERACTION_FIELDS):
+            hint = f"; {meant}" if (meant := MEANT.get(name.lower())) else ""
+            reason = f"column {shown(name)} is not read{hint}; known: {', '.join(sorted(INTERACTION_FIELDS))}"
+            self._warn(file, 0, "unknown_column", reason, name, shown(name))
 
     @property
     def has_users(self) -> bool:
@@ -144,12 +171,12 @@ class Dataset:
         """
         if self._users is None:
             return
-        self._begin(self._users)
+        self.report.begin(self._users)
         seen: set[str] = set()
         for row, source in rows(self._users):
             try:
-                if isinstance(source, str):
-                    raise BadInput("invalid_row", source)
+                if isinstance(source, Bad):
+                    raise BadInput(source.code, source.reason)
                 user_id = typed({"user_id": source.get("user_id")}).get("user_id")
                 if isinstance(user_id, int):
                     user_id = str(user_id)
@@ -161,7 +188,8 @@ class Dataset:
                 self._note(self._users, row, exc)
                 continue
             seen.add(user_id)
-            yield user_id, {k: _text(v) for k, v in source.items() if k != "user_id" and v not in {None, ""}}
+            further = {name: plain_text(value) for name, value in source.items() if name != "user_id" and not nothing(value)}
+            yield user_id, {name: text for name, text in further.items() if text}
 
     def counts(self) -> tuple[int, int]:
         """Rows of items and of events."""
@@ -173,75 +201,48 @@ class Dataset:
         Of rows with the same `item_id` the first counts. An item whose image is not there, or is none, comes without it:
         see `warned`.
         """
-        self._begin(self._items)
+        self.report.begin(self._items)
         seen: set[str] = set()
-        for row, source in rows(self._items):
+        for row, source in rows(self._items, self._doubt(self._items)):
             try:
-                if isinstance(source, str):
-                    raise BadItem("invalid_row", source)
-                item = self._item(source)
+                if isinstance(source, Bad):
+                    raise BadInput(source.code, source.reason)
+                item, nested = item_of(source, self.folder)
                 if item.item_id in seen:
-                    raise BadItem("repeated_item", f"item_id {item.item_id!r} was there before", "item_id")
-                item = self._with_image(item, row)
+                    raise BadInput("repeated_item", f"item_id {shown(item.item_id)} was there before", "item_id")
             except BadInput as exc:
                 self._note(self._items, row, exc)
                 continue
+            for name in nested:
+                reason = f"{shown(name)} is no text, number, flag or list of these, and is left out"
+                self._warn(self._items, row, "nested_value", reason, name, shown(name))
             seen.add(item.item_id)
-            yield item
-
-    def _item(self, source: dict[str, Any]) -> Item:
-        known = typed({name: source[name] for name in ITEM_FIELDS if name != "attributes" and name in source})
-        known["attributes"] = {
-            name: _text(value)
-            for name, value in source.items()
-            if (name not in ITEM_FIELDS or name == "attributes") and value is not None and value != ""
-        }
-        for name in ("title", "text"):
-            if isinstance(known.get(name), int | float):
-                known[name] = str(known[name])
-        categories = known.get("categories")
-        if isinstance(categories, str):
-            parts = categories.split("|" if "|" in categories else ",")
-            known["categories"] = [part.strip() for part in parts if part.strip()]
-        elif isinstance(categories, list):
-            known["categories"] = [part for part in categories if part not in {None, ""}]
-        if image := known.get("image"):
-            known["image"] = self._image(str(image))
-        return item_from(known)
-
-    def _image(self, image: str) -> str:
-        if image.startswith(("http://", "https://", "s3://")):
-            return image
-        path = (self.folder / image).resolve()
-        if "://" in image or "\0" in image or not path.is_relative_to(self.folder.resolve()):
-            raise BadItem("image_outside", f"image {image[:200]!r} leads out of the folder", "image")
-        return str(path)
+            yield self._with_image(item, row)
 
     def _with_image(self, item: Item, row: int) -> Item:
         if item.image is None or "://" in item.image:
             return item
-        path = Path(item.image)
-        shown = path.relative_to(self.folder.resolve())
-        if not path.is_file():
-            self._warn(self._items, row, "image_missing", f"there is no image {shown}; the item comes without it", "image")
-        elif not is_image(path):
-            self._warn(self._items, row, "not_an_image", f"{shown} is no image; the item comes without it", "image")
-        else:
+        problem = image_problem(Path(item.image))
+        if problem is None:
             return item
+        name = str(Path(item.image).relative_to(self.folder.resolve()))
+        code, reason = problem
+        self._warn(self._items, row, code, f"{reason} {shown(name)}; the item comes without one", "image", shown(name))
         return replace(item, image=None)
 
     def events(self, now_ms: int | None = None) -> Iterator[Interaction]:
         """Events in event-time order; rows of the same time keep the file's order.
 
-        An event without `event_id` gets one that follows from user, item, action, time and how many the same came before.
-        With `now_ms`, those that a worker would refuse for their time when they are produced then are bad rows.
+        An event without `event_id` gets the one that follows from user, item, action and time, as over HTTP. Of events with the
+        same user, time and id the first counts; the others are warnings, `repeated_event`. With `now_ms`, those that a
+        worker would refuse for their time when they are produced then are bad rows.
 
         Raises:
             BadDataset: the file cannot be read, or has no `event_time`.
         """
         if self._events is None:
             return
-        self._begin(self._events)
+        self.report.begin(self._events)
         try:
             yield from self._interactions_of(self._events, now_ms)
         finally:
@@ -249,16 +250,14 @@ class Dataset:
             self.bad.sort(key=lambda bad: (order.index(bad.file) if bad.file in order else len(order), bad.row))
 
     def _interactions_of(self, file: Path, now_ms: int | None) -> Iterator[Interaction]:
-        columns = _types(file)
-        if "event_time" not in columns:
-            raise BadDataset("no_event_time", f"{file.name} has no column event_time", "event_time")
-        if columns["event_time"].is_numeric() or columns["event_time"].is_temporal():
-            time = pl.col("event_time")
-            if columns["event_time"].is_temporal():
-                time = time.cast(pl.Datetime("ms", getattr(columns["event_time"], "time_zone", None))).dt.epoch("ms")
+        there = schema(file) if file.suffix == ".parquet" else {}
+        if there and "event_time" not in there:
+            raise BadDataset("no_column", f"{file.name} has no column event_time: {header(list(there))}", "event_time")
+        kind = there.get("event_time")
+        if kind is not None and (kind.is_integer() or kind.is_float() or isinstance(kind, pl.Date | pl.Datetime)):
             scan = pl.scan_parquet(file).with_row_index("_row", 1)
-            kept = ["_row", *(name for name in columns if name in INTERACTION_FIELDS)]
-            yield from self._sorted(file, scan.select(*kept, time.cast(pl.Int64, strict=False).alias("_time")), now_ms)
+            kept = ["_row", *(in_ms(name, kind) for name, kind in there.items() if name in INTERACTION_FIELDS)]
+            yield from self._sorted(file, scan.select(kept).with_columns(_whole(pl.col("event_time")).alias("_time")), now_ms)
             return
         folder = Path(tempfile.mkdtemp(prefix="riffle-events-"))
         try:
@@ -277,17 +276,15 @@ class Dataset:
             pl.DataFrame(held, schema=schema, orient="row").write_parquet(folder / f"{parts:06d}.parquet")
             held.clear()
 
-        for row, source in rows(file):
+        for row, source in rows(file, self._doubt(file)):
             try:
-                if isinstance(source, str):
-                    raise BadInput("invalid_row", source)
-                texts = [_plain(name, source.get(name)) for name in names]
+                if isinstance(source, Bad):
+                    raise BadInput(source.code, source.reason)
+                texts = [event_text(name, source.get(name)) for name in names]
             except BadInput as exc:
                 self._note(file, row, exc)
                 continue
-            time = time_ms(source.get("event_time"))
-            in_range = time is not None and 0 <= time < 2**53
-            held.append((row, time if in_range else None, *texts))
+            held.append((row, _time(source.get("event_time")), *texts))
             if len(held) >= ROWS_IN_MEMORY // 5:
                 write()
                 parts += 1
@@ -295,64 +292,57 @@ class Dataset:
         return pl.scan_parquet(folder / "*.parquet", glob=True)
 
     def _sorted(self, file: Path, scan: pl.LazyFrame, now_ms: int | None) -> Iterator[Interaction]:
-        try:
+        with readable(file):
             for bounds in _bounds(scan):
                 frame = scan.filter(bounds).sort("_time", "_row", nulls_last=False).collect()
                 yield from self._interactions(file, frame, now_ms)
-        except (pl.exceptions.PolarsError, OSError) as exc:
-            raise BadDataset("unreadable", f"{file}: {exc}") from exc
 
     def _interactions(self, file: Path, frame: pl.DataFrame, now_ms: int | None) -> Iterator[Interaction]:
-        now, same_before, shown = -1, Counter[tuple[str, str, str]](), self._shows()
+        now, there, is_shown = -1, set[tuple[str, str]](), self._shows()
         for source in frame.iter_rows(named=True):
             row, time = source.pop("_row"), source.pop("_time")
-            known = typed(source)
             if time is not None:
-                known["event_time"] = time
+                source["event_time"] = time
             try:
-                event = interaction_from(known)
+                event = interaction_from(typed(source))
                 if now_ms is not None:
                     check_time(event.event_time, now_ms)
             except BadInput as exc:
                 self._note(file, row, exc)
                 continue
-            if "event_id" not in known:
-                if event.event_time != now:
-                    now = event.event_time
-                    same_before.clear()
-                same = event.user_id, event.item_id, event.action
-                event = replace(event, event_id=event_id_of(*same, event.event_time, same_before[same]))
-                same_before[same] += 1
-            yield replace(event, action=SHOWN) if shown is not None and shown(event.action, event.value) else event
+            if event.event_time != now:
+                now = event.event_time
+                there.clear()
+            if (event.user_id, event.event_id) in there:
+                self._warn(file, row, "repeated_event", REPEATS)
+                continue
+            there.add((event.user_id, event.event_id))
+            yield replace(event, action=SHOWN) if is_shown is not None and is_shown(event.action, event.value) else event
 
     def _shows(self) -> PositiveRule | None:
         return None if self.shown == SHOWS else PositiveRule(self.shown, "shown")
 
-    def _begin(self, file: Path) -> None:
-        self._counts[file.name] = 0
-        self.bad = [bad for bad in self.bad if bad.file != file.name]
-        if file == self._items:
-            self.warned = [warned for warned in self.warned if warned.file != file.name]
-            self.warnings -= Counter(image_missing=self.warnings["image_missing"], not_an_image=self.warnings["not_an_image"])
+    def _doubt(self, file: Path) -> Callable[[int, str], None]:
+        return lambda line, reason: self._warn(file, line, "unclear_quote", reason)
 
     def _note(self, file: Path, row: int, exc: BadInput) -> None:
-        self._counts[file.name] += 1
-        if len(self.bad) < KEPT_ROWS:
-            self.bad.append(BadRow(file.name, row, exc.field, exc.message))
+        self.report.note(BadRow(file.name, row, exc.field, exc.message, exc.code))
 
-    def _warn(self, file: Path, row: int, code: str, reason: str, field: str | None = None) -> None:
-        self.warnings[code] += 1
-        if len(self.warned) < KEPT_ROWS:
-            self.warned.append(BadRow(file.name, row, field, reason))
+    def _warn(self, file: Path, row: int, code: str, reason: str, field: str | None = None, about: str = "") -> None:
+        self.report.warn(BadRow(file.name, row, field, reason, code, about))
 
 
-def _types(file: Path) -> dict[str, Any]:
-    if file.suffix != ".parquet":
-        return {"event_time": pl.String()}
+def _time(value: object) -> int | None:
     try:
-        return dict(pl.scan_parquet(file).collect_schema())
-    except (pl.exceptions.PolarsError, OSError) as exc:
-        raise BadDataset("unreadable", f"{file}: {exc}") from exc
+        return epoch_ms(value)
+    except ValueError:
+        return None
+
+
+def _whole(time: pl.Expr) -> pl.Expr:
+    """Whole numbers in 0..2^53, as int64; null for others, whose values are refused by the rules for one event."""
+    whole = pl.when(time == time.floor()).then(time).cast(pl.Int64, strict=False)
+    return pl.when(whole.is_between(0, MAX_TIME_MS - 1)).then(whole)
 
 
 def _bounds(scan: pl.LazyFrame) -> Iterator[pl.Expr]:
@@ -372,23 +362,6 @@ def _bounds(scan: pl.LazyFrame) -> Iterator[pl.Expr]:
         yield time.is_between(low + first * width, low + (last + 1) * width - 1)
 
 
-def _text(value: object) -> str:
-    if isinstance(value, list | tuple):
-        return ", ".join(str(entry) for entry in value)
-    return str(value)
-
-
-def _plain(name: str, value: object) -> str | None:
-    """A field of an event as text; what a whole file cannot hold in one column must be refused before it becomes text."""
-    if value is None:
-        return None
-    if name in IDS and isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    if isinstance(value, list | tuple | dict) or (name in IDS and isinstance(value, bool | float)):
-        raise BadInput("invalid_field", f"{name} must be a string or a whole number", name)
-    return str(value)
-
-
 def _found(folder: Path, name: str) -> Path | None:
     found = [path for extension in EXTENSIONS if (path := folder / f"{name}.{extension}").exists()]
     if len(found) > 1:
@@ -400,5 +373,7 @@ def _found(folder: Path, name: str) -> Path | None:
 def _find(folder: Path, name: str) -> Path:
     found = _found(folder, name)
     if found is None:
-        raise BadDataset("no_file", f"{folder} has no {name}.parquet, {name}.csv or {name}.jsonl")
+        others = sorted(path.name for path in folder.iterdir() if path.name.lower().startswith(f"{name}."))
+        but = f"; {', '.join(others[:3])} is not read" if others else ""
+        raise BadDataset("no_file", f"{folder} has no {name}.parquet, {name}.csv or {name}.jsonl{but}")
     return found

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import math
-import sys
-from collections.abc import Iterator, Mapping
-from datetime import UTC, date, datetime
-from decimal import Decimal
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,47 +13,54 @@ from typing import Any
 import orjson
 import polars as pl
 
+from models.dataset.csv_rows import OPEN_QUOTE, Bad, CsvRows, Doubt, header
+from models.dataset.fields import TIMES
+from models.dataset.text import escaped, is_utf8, opened
 from schemas.errors import BadDataset
+from schemas.validation import INTERACTION_FIELDS, ITEM_FIELDS
 
-__all__ = ["columns", "count", "rows", "time_ms", "typed"]
+__all__ = ["OPEN_QUOTE", "Bad", "Row", "columns", "count", "header", "in_ms", "left_out", "readable", "rows", "schema"]
 
 ROWS_PER_SLICE = 50_000
-NUMBERS = frozenset(("value", "price"))
-WHOLE = frozenset(("position",))
-IDS = frozenset(("event_id", "user_id", "item_id", "action", "session_id", "request_id"))
-TIMES = frozenset(("event_time", "published_at"))
-FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+INDEX = re.compile(r"|Unnamed: [0-9]+|__index_level_[0-9]+__")
+"Names that data frames give to their row numbers when they are written."
+PER_MS = {"ms": 1, "us": 1_000, "ns": 1_000_000}
+CALENDAR_MS = -62_135_596_800_000, 253_402_300_799_999
+"From the year 1 to the year 9999."
+FIELDS = ITEM_FIELDS | INTERACTION_FIELDS
 
-Row = dict[str, Any] | str
+Row = dict[str, Any] | Bad
 "A row's fields, or the reason why there are none."
 
 
-def rows(path: Path) -> Iterator[tuple[int, Row]]:
-    """(row number, row); the first row is number 1, a CSV header not counted.
+def rows(path: Path, doubt: Doubt | None = None) -> Iterator[tuple[int, Row]]:
+    """(place, row). The place is, in text, the line of the file where the row begins; in Parquet, the row's number from 1.
+
+    Without the columns of `left_out`; times are epoch milliseconds where Parquet has them as such. `doubt`: see `CsvRows`.
 
     Raises:
         BadDataset: the file cannot be read at all.
     """
-    read = {".parquet": _parquet, ".csv": _csv, ".jsonl": _jsonl}[path.suffix]
-    try:
-        yield from enumerate(read(path), 1)
-    except (pl.exceptions.PolarsError, OSError, csv.Error) as exc:
-        raise BadDataset("unreadable", f"{path}: {exc}") from exc
+    with readable(path):
+        if path.suffix == ".parquet":
+            yield from enumerate(_parquet(path), 1)
+        elif path.suffix == ".csv":
+            yield from _csv(path, doubt)
+        else:
+            yield from _jsonl(path)
 
 
 def count(path: Path) -> int:
-    """Rows of a file; for text files its lines, which is what a progress bar needs.
+    """Rows of a file; of text its lines, which is what a progress bar needs.
 
     Raises:
         BadDataset: the file cannot be read at all.
     """
-    try:
+    with readable(path):
         if path.suffix == ".parquet":
             return int(pl.scan_parquet(path).select(pl.len()).collect().item())
-        with path.open("rb") as lines:
-            return max(0, sum(1 for line in lines if line.strip()) - (path.suffix == ".csv"))
-    except (pl.exceptions.PolarsError, OSError) as exc:
-        raise BadDataset("unreadable", f"{path}: {exc}") from exc
+        with opened(path) as lines:
+            return max(0, sum(1 for line in lines if line not in {"\n", "\r\n", "\r"}) - (path.suffix == ".csv"))
 
 
 def columns(path: Path) -> list[str]:
@@ -64,117 +69,129 @@ def columns(path: Path) -> list[str]:
     Raises:
         BadDataset: the file cannot be read at all.
     """
-    try:
-        if path.suffix == ".parquet":
-            return list(pl.scan_parquet(path).collect_schema())
-        if path.suffix == ".csv":
-            with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
-                return [name.strip() for name in next(csv.reader(lines), [])]
-    except (pl.exceptions.PolarsError, OSError, csv.Error) as exc:
-        raise BadDataset("unreadable", f"{path}: {exc}") from exc
+    if path.suffix == ".parquet":
+        return list(schema(path))
+    if path.suffix == ".csv":
+        with readable(path), opened(path) as lines:
+            return CsvRows(lines).names
     first = (row for _, row in islice(rows(path), 100) if isinstance(row, dict))
     return list(dict.fromkeys(name for row in first for name in row))
 
 
+def schema(path: Path) -> dict[str, pl.DataType]:
+    """Types of a Parquet file's columns.
+
+    Raises:
+        BadDataset: the file cannot be read at all.
+    """
+    with readable(path):
+        return dict(pl.scan_parquet(path).collect_schema())
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Within it, what Polars and the file system raise is one error.
+
+    Raises:
+        BadDataset: the file cannot be read at all.
+    """
+    try:
+        yield
+    # Polars panics where a file is damaged in a way that was not thought of
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as exc:
+        raise BadDataset("unreadable", f"{path}: {exc}") from exc
+
+
+def in_ms(name: str, kind: pl.DataType) -> pl.Expr:
+    """A column as epoch milliseconds if it is of dates or datetimes, in whatever unit; parts of a millisecond are cut off."""
+    column = pl.col(name)
+    if isinstance(kind, pl.Date):
+        return column.to_physical().cast(pl.Int64) * 86_400_000
+    if isinstance(kind, pl.Datetime):
+        return column.to_physical() // PER_MS[kind.time_unit]
+    return column
+
+
+def left_out(path: Path) -> dict[str, str]:
+    """Columns of a file that `rows` leaves out, with what they are; of JSON lines those of its first 100 objects.
+
+    Raises:
+        BadDataset: the file cannot be read at all.
+    """
+    if path.suffix == ".parquet":
+        return {name: what for name, kind in schema(path).items() if (what := _unfit(name, kind))}
+    return {name: what for name in columns(path) if (what := _unfit(name))}
+
+
+@lru_cache(4_096)
+def _unfit(name: str, kind: pl.DataType | None = None) -> str:
+    if INDEX.fullmatch(name):
+        return "row numbers of a data frame" if name else "without a name"
+    return "" if kind is None or name in FIELDS else _nested(kind)
+
+
+def _nested(kind: pl.DataType) -> str:
+    if isinstance(kind, pl.List | pl.Array):
+        inner = kind.inner if isinstance(kind.inner, pl.DataType) else kind.inner()
+        return "lists of lists" if inner.is_nested() and not isinstance(inner, pl.Struct) else _nested(inner)
+    if isinstance(kind, pl.Struct):
+        return "structs or a map"
+    if isinstance(kind, pl.Binary):
+        return "binary"
+    return "durations" if isinstance(kind, pl.Duration) else "objects" if isinstance(kind, pl.Object) else ""
+
+
 def _parquet(path: Path) -> Iterator[Row]:
-    scan = pl.scan_parquet(path)
+    kinds = schema(path)
+    chosen = [_in_python(name, kind) for name, kind in kinds.items() if not _unfit(name, kind)]
+    scan = pl.scan_parquet(path).select(chosen)
     for start in range(0, count(path), ROWS_PER_SLICE):
         yield from scan.slice(start, ROWS_PER_SLICE).collect().iter_rows(named=True)
 
 
-def _csv(path: Path) -> Iterator[Row]:
-    csv.field_size_limit(min(sys.maxsize, 1 << 24))
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
-        reader = csv.reader(lines)
-        header = next(reader, None)
-        if header is None:
-            return
-        names = [name.strip() for name in header]
-        for cells in reader:
-            if not cells:
-                continue
-            if len(cells) != len(names):
-                yield f"{len(cells)} fields, the header has {len(names)}"
-            elif not _is_utf8(cells):
-                yield "not UTF-8"
+def _in_python(name: str, kind: pl.DataType) -> pl.Expr:
+    """Times as milliseconds; other dates and datetimes as text, because Python has none before the year 1 and after 9999."""
+    ms, column = in_ms(name, kind), pl.col(name)
+    if name in TIMES or not isinstance(kind, pl.Date | pl.Datetime):
+        return ms
+    form = "%F" if isinstance(kind, pl.Date) else "%F %T%.f" + "%:z" * (kind.time_zone is not None)
+    inside = pl.when(ms.is_between(*CALENDAR_MS)).then(column)
+    return pl.coalesce(inside.dt.strftime(form), ms.cast(pl.String)).alias(name)
+
+
+def _csv(path: Path, doubt: Doubt | None) -> Iterator[tuple[int, Row]]:
+    with opened(path) as lines:
+        found = CsvRows(lines, doubt)
+        unfit = {name for name in found.names if _unfit(name)}
+        for line, cells in found:
+            if isinstance(cells, Bad):
+                yield line, cells
             else:
-                yield dict(zip(names, cells, strict=True))
+                row = dict(zip(found.names, cells, strict=True))
+                for name in unfit:
+                    del row[name]
+                yield line, row
 
 
-def _is_utf8(cells: list[str]) -> bool:
-    try:
-        "".join(cells).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _jsonl(path: Path) -> Iterator[Row]:
-    with path.open("rb") as lines:
-        for line in lines:
-            if not line.strip():
+def _jsonl(path: Path) -> Iterator[tuple[int, Row]]:
+    with opened(path) as lines:
+        first = True
+        for number, line in enumerate(lines, 1):
+            text = line.strip(" \t\r\n")
+            if not text:
                 continue
-            try:
-                row = orjson.loads(line)
-            except orjson.JSONDecodeError as exc:
-                yield f"not JSON: {exc}"
-            else:
-                yield row if isinstance(row, dict) else "not a JSON object"
+            row = _object(text)
+            if first and isinstance(row, Bad) and text.startswith("["):
+                raise BadDataset("not_lines", f"{path.name} begins with a JSON array: write one object on each line")
+            first = False
+            yield number, {name: row[name] for name in row if not _unfit(name)} if isinstance(row, dict) else row
 
 
-def time_ms(value: object) -> int | None:
-    """Epoch milliseconds of a time in any form that a dataset may use; None when it is none of them."""
-    if isinstance(value, str):
-        text = value.strip()
-        try:
-            return int(text)
-        except ValueError:
-            pass
-        try:
-            value = datetime.fromisoformat(text)
-        except ValueError:
-            return None
-    if isinstance(value, date) and not isinstance(value, datetime):
-        value = datetime(value.year, value.month, value.day, tzinfo=UTC)
-    if isinstance(value, datetime):
-        return round((value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp() * 1000)
-    if isinstance(value, float):
-        return int(value) if math.isfinite(value) else None
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def typed(source: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that say something, in the types that `schemas.validation` asks for.
-
-    Text files have only text, and data frames turn whole columns to floats for the sake of one null: numbers, flags and
-    times in text, whole numbers as floats, NaN for null. What does not convert stays as it is and is refused there.
-    """
-    found: dict[str, Any] = {}
-    for name, given in source.items():
-        value = float(given) if isinstance(given, Decimal) else given
-        if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
-            continue
-        if name in TIMES:
-            ms = time_ms(value)
-            value = value if ms is None else ms
-        elif name in IDS or name in WHOLE:
-            if isinstance(value, float) and value.is_integer():
-                value = int(value)
-            elif name in WHOLE and isinstance(value, str):
-                value = _number(value)
-                value = int(value) if isinstance(value, float) and value.is_integer() else value
-        elif name in NUMBERS and isinstance(value, str):
-            value = _number(value)
-            if isinstance(value, float) and math.isnan(value):
-                continue
-        elif name == "available" and isinstance(value, str | int):
-            value = FLAGS.get(str(value).strip().lower(), value)
-        found[name] = value
-    return found
-
-
-def _number(text: str) -> float | str:
+def _object(text: str) -> Row:
+    if not is_utf8(text):
+        return Bad("invalid_row", f"not UTF-8: {escaped(text)}; is the file in Latin-1? save it as UTF-8")
     try:
-        return float(text)
-    except ValueError:
-        return text
+        row = orjson.loads(text)
+    except orjson.JSONDecodeError as exc:
+        return Bad("invalid_row", f"not JSON: {exc.msg}, at character {exc.pos + 1}: {escaped(text)}")
+    return row if isinstance(row, dict) else Bad("invalid_row", f"not a JSON object: {escaped(text)}")

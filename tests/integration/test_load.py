@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
     made.mkdir()
     (made / "items.csv").write_text("item_id,title,image\na,A,\nb,B,gone.png\n,C,\nc,C,\na,again,\nd,D,\n,E,\n")
     far = NOW_MS * 10
-    rows = [f"u{n},a,{NOW_MS + n}" for n in range(5)] + [f"u9,a,{far}", ",a,3", f"u1,a,{NOW_MS}"]
+    rows = [f"u{n},a,{NOW_MS + n}" for n in range(5)] + [f"u9,a,{far}", ",a,3", f"u1,a,{NOW_MS}", f"u1,a,{NOW_MS}"]
     (made / "events.csv").write_text("user_id,item_id,event_time\n" + "\n".join(rows) + "\n")
     return made
 
@@ -55,14 +56,13 @@ async def on_topic(settings: Settings, name: str) -> list[dict[str, Any]]:
 
 
 def test_what_is_told_is_what_is_there(fresh: Settings, folder: Path) -> None:
-    import asyncio
-
     out, err = run(load, fresh, str(folder), "--json")
     facts = json.loads(out.splitlines()[-1])
-    assert (facts["items"], facts["events"], facts["bad_rows"], facts["warnings"]) == (4, 6, 5, 1)
+    assert (facts["items"], facts["events"], facts["bad_rows"], facts["warnings"]) == (4, 6, 5, 2)
+    assert facts["repeated_events"] == 1
     places = [(example["file"], example["row"]) for example in facts["examples"]]
-    assert places == [("items.csv", 3), ("items.csv", 5), ("items.csv", 7), ("events.csv", 6), ("events.csv", 7)]
-    assert "warning: items.csv row 2: there is no image gone.png" in err
+    assert places == [("items.csv", 4), ("items.csv", 6), ("items.csv", 8), ("events.csv", 7), ("events.csv", 8)]
+    assert "warning: items.csv line 3: there is no image 'gone.png'" in err
     items = asyncio.run(on_topic(fresh, "items"))
     assert [(item["item_id"], item["image"]) for item in items] == [("a", None), ("b", None), ("c", None), ("d", None)]
     events = asyncio.run(on_topic(fresh, "interactions"))
@@ -79,3 +79,14 @@ def test_items_alone(fresh: Settings, folder: Path) -> None:
     out, _ = run(load, fresh, str(folder), "--items-only", "--json")
     facts = json.loads(out.splitlines()[-1])
     assert (facts["items"], facts["events"]) == (4, 0)
+
+
+async def test_a_load_that_added_nothing_new_says_so(worker: Settings, folder: Path) -> None:
+    first, said = await asyncio.to_thread(run, load, worker, str(folder), "--json")
+    facts = json.loads(first.splitlines()[-1])
+    assert (facts["events"], facts["repeated_events"], facts["applied"], facts["duplicates"]) == (6, 1, 6, 0)
+    assert "nothing new" not in said
+    second, said = await asyncio.to_thread(run, load, worker, str(folder), "--json")
+    facts = json.loads(second.splitlines()[-1])
+    assert (facts["events"], facts["applied"], facts["duplicates"]) == (6, 0, 6)
+    assert "nothing new" in said

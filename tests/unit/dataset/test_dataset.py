@@ -12,6 +12,7 @@ from PIL import Image
 from models.dataset import builtin
 from models.dataset.folder import Dataset
 from schemas.errors import BadDataset
+from schemas.validation import interaction_from
 
 
 def write(folder: Path, name: str, kind: str, rows: list[dict[str, object]]) -> None:
@@ -39,12 +40,23 @@ def test_every_file_kind_and_time_form_reads_the_same(tmp_path: Path, kind: str,
     assert dataset.bad_count == 0
 
 
-def test_events_without_an_id_get_the_same_one_again(tmp_path: Path) -> None:
+def test_the_same_event_counts_once_by_the_rule_that_http_has(tmp_path: Path) -> None:
     write(tmp_path, "items", "csv", [{"item_id": "a"}])
-    write(tmp_path, "events", "csv", [{"user_id": "u", "item_id": "a", "event_time": 5}] * 3)
-    ids = [event.event_id for event in Dataset.open(tmp_path).events()]
-    assert len(set(ids)) == 3
-    assert ids == [event.event_id for event in Dataset.open(tmp_path).events()]
+    row = {"user_id": "u", "item_id": "a", "event_time": 5, "action": "like", "value": 1.0}
+    write(tmp_path, "events", "csv", [row, row, {**row, "value": 2.0}, {**row, "action": "view"}, {**row, "event_time": 6}])
+    dataset = Dataset.open(tmp_path)
+    found = list(dataset.events())
+    assert [(event.event_time, event.action, event.value) for event in found] == [
+        (5, "like", 1.0),
+        (5, "view", 1.0),
+        (6, "like", 1.0),
+    ]
+    assert [event.event_id for event in found] == [event.event_id for event in Dataset.open(tmp_path).events()]
+    assert found[0].event_id == interaction_from({**row, "event_time": 5}).event_id
+    assert dataset.warnings == {"repeated_event": 2}
+    assert [warned.row for warned in dataset.warned] == [3, 4]
+    assert "2 events repeat an earlier one" in dataset.report.warning_lines()[0]
+    assert dataset.bad_count == 0
 
 
 def test_bad_rows_are_reported_and_skipped(tmp_path: Path) -> None:

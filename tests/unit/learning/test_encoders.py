@@ -14,6 +14,7 @@ from PIL import Image
 from schemas.records import Item
 from training import encoders
 from training.encoders import SHARD, ImageEncoder, TextEncoder, VectorCache, encode_items
+from training.encoding import LiveEncoders
 
 
 class Counting:
@@ -28,6 +29,9 @@ class Counting:
         self._fail_after = fail_after
 
     def prepare(self, items: Sequence[Item], progress: object = None) -> None:
+        pass
+
+    def left_out(self, items: Sequence[Item]) -> None:
         pass
 
     def content(self, item: Item) -> bytes | None:
@@ -129,3 +133,24 @@ def test_image_vectors_see_pictures_and_leave_out_what_is_none(tmp_path: Path) -
     vectors, present = encode_items(some, ImageEncoder(), tmp_path / "cache")
     assert present.tolist() == [True, True, True, False, False, False]
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2]
+
+
+def test_images_that_cannot_be_used_are_counted_with_their_reason_each_time(tmp_path: Path) -> None:
+    Image.new("RGB", (20, 20)).save(tmp_path / "fine.png")
+    (tmp_path / "damaged.png").write_bytes((tmp_path / "fine.png").read_bytes()[:40])
+    Image.new("1", (10_000, 6_000)).save(tmp_path / "wide.png")
+    with (tmp_path / "large.png").open("wb") as large:
+        large.truncate(encoders.MAX_IMAGE_BYTES + 1)
+    names = ["fine.png", "damaged.png", "wide.png", "large.png", "gone.png", "."]
+    some = [Item(name, image=str(tmp_path / name)) for name in names] + [Item("none"), Item("web", image="https://h/x.png")]
+    expected = {"not_decoded": 1, "too_many_pixels": 1, "file_too_large": 1, "file_missing": 2}
+    for _ in range(2):
+        encoder = ImageEncoder()
+        _, present = encode_items(some, encoder, tmp_path / "cache")
+        assert present.tolist() == [True] + [False] * 7
+        assert encoder.unused == expected, "also where the cache knows them"
+    live = LiveEncoders(tmp_path / "cache", image_hosts="off")
+    live.fingerprints(some)
+    live.encode(some)
+    assert live.counters == expected
+    assert set(expected) <= set(encoders.UNUSED)

@@ -327,5 +327,5 @@ def test_a_folder_of_which_nothing_can_be_used_is_refused_and_what_is_left_out_i
             open_corpus(str(tmp_path / name))
     found = open_corpus(str(tmp_path / "mixed"))
     assert (len(found.events), found.bad_rows) == (1, 1)
-    assert "row 2 of events.csv" in found.notes[0]
+    assert "events.csv line 3" in found.notes[0]
     assert "positve" in found.notes[1]

@@ -1,0 +1,59 @@
+"""What became of events that a command produced, by the counters of the worker that answers at the configured address."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import aiohttp
+
+__all__ = ["outcomes", "since"]
+
+EVENTS = re.compile(r'^riffle_events_total\{(?:.*,)?outcome="(\w+)"(?:,.*)?\} (\S+)$', re.MULTILINE)
+KNOWN = ("applied", "duplicate", "shown", "dead_letter")
+"What an event comes to; `replayed` ones came to something before."
+TIMEOUT = aiohttp.ClientTimeout(total=5)
+POLL_S = 0.1
+STILL_S = 5.0
+"Seconds without a further event after which the others are those of another worker, or of none."
+
+
+async def outcomes(web: str) -> Counter[str] | None:
+    """Events since the worker at this address started, by outcome; None when none answers there."""
+    try:
+        async with aiohttp.ClientSession(timeout=TIMEOUT) as session, session.get(f"{web}/metrics") as response:
+            text = await response.text()
+            if response.status != 200:
+                return None
+    except (aiohttp.ClientError, TimeoutError, UnicodeDecodeError):
+        return None
+    found = Counter[str](dict.fromkeys(KNOWN, 0))
+    for outcome, n in EVENTS.findall(text):
+        found[outcome] += round(float(n))
+    return found
+
+
+async def since(
+    web: str, before: Counter[str], sent: int, clock: Callable[[], float] = time.monotonic, still_s: float = STILL_S
+) -> Counter[str] | None:
+    """What came to pass since `before`, once it is at least as many events as were sent.
+
+    It includes events of others that came meanwhile. None when the worker does not take as many: it is gone, or was started
+    again, or another worker has some of them.
+    """
+    at, most = clock(), -1
+    while True:
+        now = await outcomes(web)
+        if now is None or any(now[name] < before[name] for name in KNOWN):
+            return None
+        found = Counter({name: now[name] - before[name] for name in KNOWN})
+        if found.total() >= sent:
+            return found
+        if found.total() > most:
+            at, most = clock(), found.total()
+        elif clock() - at > still_s:
+            return None
+        await asyncio.sleep(POLL_S)
