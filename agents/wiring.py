@@ -291,7 +291,7 @@ class Worker:
         for part in self.ownership.parts():
             if topics & {part.state.source, part.state.changelog} and part.state.ready.is_set():
                 message = f"{part.state.source} or {part.state.changelog} was made anew"
-                self.recovery.failed(part, NotReady("topic_replaced", message))
+                self.recovery.failed(part, NotReady("not_ready", message))
         if self._reader is not None:
             self._reader.read_again(topics)
         self._looking = asyncio.create_task(self._look_again(anew=self._settings.topic("requests") in topics))

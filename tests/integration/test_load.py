@@ -90,3 +90,11 @@ async def test_a_load_that_added_nothing_new_says_so(worker: Settings, folder: P
     facts = json.loads(second.splitlines()[-1])
     assert (facts["events"], facts["applied"], facts["duplicates"]) == (6, 0, 6)
     assert "nothing new" in said
+
+
+def test_a_quote_that_is_not_closed_ends_with_1_and_the_other_rows_are_loaded(fresh: Settings, folder: Path) -> None:
+    (folder / "items.csv").write_text('item_id,title,price\na,A,1\nb,"never closed,2\nc,C,3\n')
+    out, err = run(load, fresh, str(folder), "--items-only", "--json", code=1)
+    assert json.loads(out.splitlines()[-1])["items"] == 2
+    assert "items.csv line 3: a quote opened in line 3 is never closed" in err
+    assert [item["item_id"] for item in asyncio.run(on_topic(fresh, "items"))] == ["a", "c"]
