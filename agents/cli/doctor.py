@@ -23,7 +23,7 @@ from schemas.masking import masked
 from streams.embedded.kafka import EmbeddedKafka
 from streams.embedded.redis import EmbeddedRedis
 from streams.settings import Settings
-from streams.topics import TOPICS, partition_counts
+from streams.topics import TOPICS, partition_counts, partitions_of
 
 __all__ = ["doctor"]
 
@@ -164,4 +164,12 @@ def _topics(settings: Settings) -> _Check:
     except (KafkaError, OSError):
         return _Check("topics", ok=False, advice="not to be seen while Kafka does not answer")
     missing = [settings.topic(name) for name in TOPICS if name not in counts]
-    return _Check("topics", not missing, f"missing {', '.join(missing)}: run `riffle topics create`")
+    if missing:
+        return _Check("topics", ok=False, advice=f"missing {', '.join(missing)}: run `riffle topics create`")
+    odd = [
+        f"{settings.topic(name)} has {counts[name]} partitions, these settings say {partitions_of(name, settings)}"
+        for name in TOPICS
+        if counts[name] != partitions_of(name, settings)
+    ]
+    advice = "set RIFFLE_PARTITIONS back, or copy the topics with `riffle topics copy`, which says how to go on"
+    return _Check("topics", ok=not odd, advice=f"{'; '.join(odd)}: {advice}")

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from agents.cli import dlq as dlq_module
+from agents.cli import doctor as doctor_module
 from agents.cli import operate, release, topics
 from agents.cli.ask import ask, print_slate
 from agents.cli.demo import promising
 from streams.settings import Settings
-from streams.topics import TOPICS
+from streams.topics import TOPICS, partitions_of
 
 WIDTH = 80
 REASON = "NDCG@10 0.0512 is not beyond noise above 0.0498 of 20260131-0123456789; 1,204 queries are too few"
@@ -163,3 +164,17 @@ def test_what_is_said_of_the_moment_goes_into_the_request(monkeypatch: pytest.Mo
     assert refused.exit_code == 2
     assert "'tv' is not NAME=VALUE" in refused.output
     assert len(bodies) == 1
+
+
+@pytest.mark.parametrize(("raised", "ok"), [({}, True), ({"interactions": 8}, False), ({"items": 2}, False)])
+def test_doctor_names_both_numbers_of_partitions(monkeypatch: pytest.MonkeyPatch, raised: dict[str, int], ok: bool) -> None:
+    async def counts(settings: Settings) -> dict[str, int]:
+        return {name: partitions_of(name, settings) for name in TOPICS} | raised
+
+    monkeypatch.setattr(doctor_module, "partition_counts", counts)
+    line = doctor_module._topics(Settings()).line()
+    assert line.startswith("ok") == ok
+    for name, count in raised.items():
+        wanted = partitions_of(name, Settings())
+        assert f"{Settings().topic(name)} has {count} partitions, these settings say {wanted}" in line
+        assert "riffle topics copy" in line
