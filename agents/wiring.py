@@ -61,6 +61,8 @@ MIRROR_CAPACITY = 100_000
 ARCHIVE_RETRY_S = 10.0
 REJOIN_S, REJOIN_LOOK_S = 60.0, 0.05
 "Seconds that joining the group again may take, and between two looks whether it is done."
+NO_SCHEMA = 0
+"An id that no registry gives."
 READING_S = 30.0
 "Seconds without another failure after which reading counts as right again."
 NOTED_S = 600.0
@@ -544,7 +546,9 @@ class Worker:
             if self.ownership.standby.damaged():
                 self.recovery.due.set()  # joining the group again makes damaged copies anew
             self.health.set("reading", self._reading())
-            self.health.set("registry", self._registry.trouble() if self._registry is not None else "")
+            if self._registry is not None:
+                await self._registry.ready({NO_SCHEMA}, 0.0)  # so that one that nobody needed lately is known to answer
+                self.health.set("registry", self._registry.trouble())
             self._note_misplaced()
             try:
                 progress = await asyncio.wait_for(self._app.consumer.progress(), WATCH_TIMEOUT_S)

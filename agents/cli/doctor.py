@@ -16,10 +16,11 @@ from typing import Any
 import click
 from aiokafka.errors import KafkaError
 
+from agents.cli.asking import ask
 from agents.cli.operate import facts_of, kafka_answers, readiness, restarts_of
 from agents.supervisor import histories, supervisor_daemon, worker_daemon
-from schemas.errors import ConfigError
-from schemas.masking import masked
+from schemas.errors import ConfigError, RiffleError
+from schemas.masking import masked, masked_url
 from streams.embedded.kafka import EmbeddedKafka
 from streams.embedded.redis import EmbeddedRedis
 from streams.settings import Settings
@@ -27,6 +28,7 @@ from streams.topics import TOPICS, partition_counts, partitions_of
 
 __all__ = ["doctor"]
 
+REGISTRY_S = 5.0
 FAILING = 3
 "Ends in a row of a part that does not run well, though it runs just now."
 
@@ -60,7 +62,8 @@ def doctor(as_json: bool) -> None:
     """
     settings = Settings.from_env()
     settings.make_home()
-    checks = [*_machine(settings), *_variables(), *_kafka(settings), *_redis(settings), *_worker(settings), _topics(settings)]
+    checks = [*_machine(settings), *_variables(), *_kafka(settings), *_redis(settings), *_registry(settings)]
+    checks += [*_worker(settings), _topics(settings)]
     checks += _supervisor(settings)
     if as_json:
         click.echo(json.dumps([check.to_json() for check in checks]))
@@ -156,6 +159,22 @@ def _supervisor(settings: Settings) -> list[_Check]:
         advice = "nothing is started again when it ends: run `riffle up`"
         found.append(_Check("the supervisor runs", supervisor_daemon(settings).pid() is not None, advice))
     return found
+
+
+def _registry(settings: Settings) -> list[_Check]:
+    if not settings.registry_url:
+        return []
+    reasons = []
+    for address in settings.registry_url.split(","):
+        try:
+            status = ask(f"{address.strip().rstrip('/')}/subjects", REGISTRY_S).status
+        except RiffleError as exc:
+            reasons.append(exc.message)
+            continue
+        if status < 400:
+            return [_Check("the schema registry answers", ok=True)]
+        reasons.append(f"{masked_url(address)} answers with status {status}")
+    return [_Check("the schema registry answers", ok=False, advice=f"{'; '.join(reasons)}; see RIFFLE_REGISTRY_URL")]
 
 
 def _topics(settings: Settings) -> _Check:

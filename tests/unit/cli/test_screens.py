@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from fakes import registry_server
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -178,3 +179,19 @@ def test_doctor_names_both_numbers_of_partitions(monkeypatch: pytest.MonkeyPatch
         wanted = partitions_of(name, Settings())
         assert f"{Settings().topic(name)} has {count} partitions, these settings say {wanted}" in line
         assert "riffle topics copy" in line
+
+
+@pytest.mark.parametrize(
+    ("mood", "ok"), [("sound", True), ("500 {}", False), ("html", False), ("401 {}", False), ("silent", False)]
+)
+def test_doctor_asks_the_schema_registry(mood: str, ok: bool) -> None:
+    with registry_server(mood=mood) as server:
+        address = server.url.replace("http://", "http://reader:p%40ss@") + "/"
+        settings = Settings(registry_url=f"http://127.0.0.1:1,{address}")
+        if mood == "sound":
+            server.mood = "200 []"
+        line = doctor_module._registry(settings)[0].line()
+    assert line.startswith("ok") == ok
+    assert "p%40ss" not in line
+    assert "p@ss" not in line
+    assert doctor_module._registry(Settings()) == []
