@@ -88,7 +88,7 @@ class Worker:
         self.items = ItemStore(settings.partitions)
         self.slot = ModelSlot()
         self.pipeline = CandidatePipeline(self.items, slot=self.slot)
-        self._registry = _registry(settings)
+        self._registry, self._probe = _registry(settings), _registry(settings)
         self.ownership = Ownership(settings, self.items, self.metrics, self._registry)
         self.users, self.covisits = self.ownership.users, self.ownership.covisits
         self._tasks: list[asyncio.Task[None]] = []
@@ -546,9 +546,10 @@ class Worker:
             if self.ownership.standby.damaged():
                 self.recovery.due.set()  # joining the group again makes damaged copies anew
             self.health.set("reading", self._reading())
-            if self._registry is not None:
-                await self._registry.ready({NO_SCHEMA}, 0.0)  # so that one that nobody needed lately is known to answer
-                self.health.set("registry", self._registry.trouble())
+            if self._registry is not None and self._probe is not None:
+                # one that nobody needed lately is asked, too; by another client, so that records wait as long as ever
+                await self._probe.ready({NO_SCHEMA}, 0.0)
+                self.health.set("registry", self._registry.trouble() or self._probe.trouble())
             self._note_misplaced()
             try:
                 progress = await asyncio.wait_for(self._app.consumer.progress(), WATCH_TIMEOUT_S)
