@@ -86,6 +86,7 @@ class CovisitPartition:
             group=settings.app_id,
             take=self._take,
             timed=lambda part: metrics.timed("work_seconds", part=part),
+            reports_missing=False,  # they are kept for a day
         )
         self._table = NeighbourTable(lambda keys: self.state.store.get_many([ROW + key for key in keys]))
         self._outputs: list[Output] = []
@@ -93,9 +94,12 @@ class CovisitPartition:
         "Keys of rows that changed since they were published, longest waiting first."
         self._flushed_s = 0.0
 
-    async def open(self) -> None:
-        """Restore; afterwards, and once `state.ready` is set, `apply` may be called."""
-        await self.state.open()
+    async def open(self, committed: int = -1) -> None:
+        """Restore; afterwards, and once `state.ready` is set, `apply` may be called.
+
+        `committed`: as for `PartitionState.open`.
+        """
+        await self.state.open(committed)
         try:
             await self._load()
         except StoreCorrupt as exc:

@@ -95,24 +95,30 @@ class Ownership:
                 state = part.state
                 mine = number in numbers and state.ready.is_set() and state.trouble is None
                 if mine and committed.get((state.source, number), -1) <= state.durable + 1:
+                    state.from_generation = 0  # the group reads it anew
                     continue
                 if mine:
                     log.warning("%s-%d was owned by another worker meanwhile: reading its rows anew", state.source, number)
                 del parts[number]
                 await part.close()
-        await self.standby.follow(standby - users - covisits)
         for number in users - self.users.keys():
             self.users[number] = self._made(self.users, number)
         for number in covisits - self.covisits.keys():
             self.covisits[number] = self._made(self.covisits, number)
         opening = [part for part in self.parts() if not part.state.ready.is_set()]
         await asyncio.gather(*(self._open(part, committed) for part in opening))
+        try:
+            await self.standby.follow(standby - users - covisits)
+        except Exception as error:  # copies cost no owned partition anything
+            if not heals(error):
+                raise
+            log.warning("standby copies cannot be opened now: %s", why(error))
 
     async def _open(self, part: Partition, committed: Mapping[tuple[str, int], int]) -> None:
         """Restore a partition; whatever goes wrong becomes its `trouble`, unless it is a fault of this program."""
         state = part.state
         try:
-            await part.open()
+            await part.open(committed.get((state.source, part.partition), -1))
             if committed.get((state.source, part.partition), -1) > state.applied + 1:
                 await state.move_back()
                 raise StoreCorrupt(
@@ -166,8 +172,8 @@ class Ownership:
     async def _committed(self) -> dict[tuple[str, int], int]:
         """Committed offset (the next to read) per source topic and partition, as the group stands now."""
         admin = AIOKafkaAdminClient(bootstrap_servers=self._settings.bootstrap_servers)
-        await admin.start()
         try:
+            await admin.start()
             offsets = await admin.list_consumer_group_offsets(self._settings.app_id)
         finally:
             await admin.close()

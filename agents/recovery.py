@@ -47,6 +47,8 @@ class Recovery:
         self._generation = generation
         self._rejoin = rejoin
         self._back_off = BackOff(FIRST_S, MOST_S)
+        self._confirmed = -1
+        "Generation in which the group said, after the newest failure, what this worker owns."
         self.due = asyncio.Event()
         "Set while something is to be opened anew."
 
@@ -55,26 +57,29 @@ class Recovery:
         state = part.state
         log.warning("%s-%d is opened anew: %s", state.changelog, part.partition, why(error), exc_info=error)
         self._metrics.count("partitions_failed", table=state.changelog, code=code_of(error))
+        self._confirmed = -1
         state.ready.clear()
         state.trouble = state.trouble or error
         self.due.set()
 
     async def run(self) -> None:
         """Recover until cancelled."""
-        confirmed, unread = -1, False
+        unread = False  # records were dropped, and are not read again yet
         while True:
             await self.due.wait()
             await asyncio.sleep(self._back_off.failed())
             async with self._taking:
                 self.due.clear()
-                if self._ownership.troubled() or self._ownership.standby.damaged():
-                    # unread: the records that were dropped meanwhile must be read again, whatever comes of joining
-                    unread |= confirmed != self._generation() or await self._reopened()
+                if self._ownership.standby.damaged():
+                    unread = True  # joining makes copies anew
+                elif self._ownership.troubled():
+                    owned = self._confirmed == self._generation()
+                    unread = unread or not owned or await self._reopened()
                     if not unread:
                         self.due.set()
             if unread:
-                confirmed = await self._rejoin()
-                unread = confirmed < 0
+                joined = await self._rejoin()
+                self._confirmed, unread = joined, joined < 0
                 if unread:
                     self.due.set()
 

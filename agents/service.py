@@ -38,6 +38,8 @@ class Tables(Protocol):
         """One entry a table partition; with `digests` hashed, which reads them whole."""
 
 
+BLOCKING = ("assignment", "reading")
+"Findings that keep a worker from answering what is right now."
 SEND_S = 5.0
 "Seconds that the broker has to take what came over HTTP."
 
@@ -260,6 +262,7 @@ class Service:
             reasons["restoring"] = waiting
         if troubles:
             reasons["troubles"] = troubles
+        reasons |= {name: text for name, text in self._health.current().items() if name in BLOCKING}
         return not reasons, reasons
 
     @property

@@ -90,9 +90,12 @@ class UserPartition:
         "Newest event time of what is applied; after a restart that of the newest meeting, until something comes."
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
 
-    async def open(self) -> None:
-        """Restore; afterwards, and once `state.ready` is set, `apply` and `lookup` may be called."""
-        await self.state.open()
+    async def open(self, committed: int = -1) -> None:
+        """Restore; afterwards, and once `state.ready` is set, `apply` and `lookup` may be called.
+
+        `committed`: as for `PartitionState.open`.
+        """
+        await self.state.open(committed)
         try:
             rows = await asyncio.to_thread(lambda: list(self.state.store.scan(ITEM)))
         except StoreCorrupt as exc:

@@ -63,7 +63,7 @@ REJOIN_S, REJOIN_LOOK_S = 60.0, 0.05
 "Seconds that joining the group again may take, and between two looks whether it is done."
 NO_SCHEMA = 0
 "An id that no registry gives."
-READING_S = 30.0
+READING_S = 5.0
 "Seconds without another failure after which reading counts as right again."
 NOTED_S = 600.0
 "Seconds that a finding about something that is over is shown."
@@ -221,9 +221,10 @@ class Worker:
         if self._flushing is not None:
             # never cut a transaction off: what it had queued can neither be sent nor dropped, and would hold up the end
             await asyncio.gather(self._flushing, return_exceptions=True)
-        for task in self._tasks:
+        others = [*self._tasks, *([self._looking] if self._looking is not None else [])]
+        for task in others:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*others, return_exceptions=True)
         await self._mirror.stop()
         if self.service is not None:
             await self.service.stop()
@@ -267,6 +268,10 @@ class Worker:
                     "set the producer's partitioner to murmur2 (librdkafka: partitioner=murmur2_random); see `riffle dlq list`"
                 )
                 self.health.warn(f"wrong partitions of {topic}", text, for_s=NOTED_S)
+
+    def _covisit_troubles(self) -> list[str]:
+        found = [(number, part.state.trouble) for number, part in self.covisits.items()]
+        return [f"partition {number} is opened anew: {why(trouble)}" for number, trouble in found if trouble is not None]
 
     def _reading(self) -> str:
         """Why events and requests cannot be read; empty while they can."""
@@ -487,7 +492,10 @@ class Worker:
                 part = self.users.get(self._changed.pop(user))
                 if part is None or not part.state.ready.is_set():
                     continue
-                record = part.lookup([user])[0]
+                try:
+                    record = part.lookup([user])[0]
+                except RiffleError:
+                    continue  # a damaged block, which the watch will find
                 if record is None:
                     self._mirror.remove(user)
                 else:
@@ -507,6 +515,7 @@ class Worker:
                 self.metrics.count("archive_failures")
                 text = why(error) if heals(error) or isinstance(error, RiffleError) else f"{type(error).__name__}: {error}"
                 self.health.warn("archive", f"the archive stands still: {text}", for_s=ARCHIVE_RETRY_S * 3)
+                self._archiver = None
                 await asyncio.sleep(ARCHIVE_RETRY_S)
             else:
                 return
@@ -545,7 +554,11 @@ class Worker:
                     self.recovery.failed(part, error)
             if self.ownership.standby.damaged():
                 self.recovery.due.set()  # joining the group again makes damaged copies anew
+            if self._app.consumer.over:
+                self._crash(NotReady("not_ready", "the consumer's tasks have ended"))
+                return
             self.health.set("reading", self._reading())
+            self.health.set("covisits", "; ".join(self._covisit_troubles()))
             if self._registry is not None and self._probe is not None:
                 # one that nobody needed lately is asked, too; by another client, so that records wait as long as ever
                 await self._probe.ready({NO_SCHEMA}, 0.0)

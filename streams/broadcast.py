@@ -79,6 +79,8 @@ class BroadcastReader:
     def read_again(self, topics: frozenset[str]) -> None:
         """These topics (full names; others are passed over) were made anew: read them from their beginning."""
         self._again |= topics & self._handlers.keys()
+        for tp in [tp for tp in self._position if tp.topic in self._again]:
+            del self._position[tp]
 
     async def _run(self) -> None:
         while True:
@@ -123,9 +125,10 @@ class BroadcastReader:
                     self._position[tp] = records[-1].offset + 1
                 self._warn("broadcast", "")
                 if self._again:
-                    again, self._again = self._again, set()
+                    again = frozenset(self._again)
                     log.warning("reading again from their beginning: %s", ", ".join(sorted(again)))
                     await consumer.seek_to_beginning(*(tp for tp in partitions if tp.topic in again))
+                    self._again -= again
                 if not self.caught_up.is_set():
                     # `position` also passes transaction markers, which are never delivered
                     positions = {tp: await consumer.position(tp) for tp in partitions}

@@ -183,7 +183,9 @@ class ChunkedConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc
 
     def over(self) -> bool:
         """Whether the consumer can read no more: one of its tasks has ended."""
-        consumer = self._ensure_consumer()
+        consumer = self._consumer
+        if consumer is None or consumer._coordinator is None or consumer._fetcher is None or consumer._closed:
+            return False
         tasks = (consumer._coordinator._coordination_task, consumer._fetcher._fetch_task)
         return any(task.done() for task in tasks)
 
@@ -233,10 +235,16 @@ class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
         return found
 
     @property
+    def over(self) -> bool:
+        """Whether the consumer can read no more, because one of its tasks has ended: only another process can."""
+        return bool(self._thread.over())
+
+    @property
     def trouble(self) -> BaseException | None:
         """What the consumer group last failed with; None while all is well."""
-        found: BaseException | None = self._thread._ensure_consumer()._coordinator.trouble
-        return found
+        consumer = self._thread._consumer
+        coordinator = None if consumer is None else consumer._coordinator
+        return None if coordinator is None else coordinator.trouble
 
     async def look_again(self) -> None:
         """Ask for the cluster's metadata now; topics that came, went or changed make the group assign anew."""

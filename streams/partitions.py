@@ -14,12 +14,13 @@ import logging
 import struct
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.errors import IllegalOperation, KafkaError
+from aiokafka.errors import IllegalOperation, KafkaError, ProducerClosed
 from aiokafka.structs import OffsetAndMetadata
 
 from schemas.errors import NotReady, StoreCorrupt
@@ -29,15 +30,16 @@ from streams.lenient import AIOKafkaConsumer
 from streams.metadata import NO_ID, describe_topics, differ
 from streams.settings import Settings
 from streams.standby import open_or_rebuild
-from streams.store import PartitionStore
+from streams.store import POSITION, PartitionStore
 
 __all__ = ["Flush", "Output", "PartitionState", "pack_applied", "unpack_applied"]
 
 log = logging.getLogger(__name__)
 
 APPLIED = b"\x00applied"
-APPLIED_LAYOUT = struct.Struct("<Bq16s")
-"Format, source offset, id of the source topic: an offset means nothing in a topic that was made anew."
+APPLIED_LAYOUT = struct.Struct("<Bq16s16s")
+"""Format, source offset, ids of the source topic and of the changelog that the writer found: an offset means nothing in a topic
+that was made anew, and a changelog that was made anew lacks the rows that did not change since."""
 APPLIED_FORMAT = 2
 APPLIED_1 = struct.Struct("<Bq")
 "Format 1 had no id."
@@ -51,28 +53,32 @@ UNSETTLED_S = 90.0
 REFRESH_S = 6 * 3_600.0
 """Seconds without a transaction after which an empty one is made: a broker forgets a transactional id that is not used for
 `transactional.id.expiration.ms` (a week unless set otherwise)."""
+REPUBLISHED_AT_ONCE = 2_000
+"Rows in one transaction when a changelog is written again."
+MARKER = 1
+"Offsets that the end of a transaction takes."
 JUMPS = 100
 "Jumps of offsets that are remembered until they are looked into."
 CLOSE_S = 5.0
 "Seconds that a producer may take to close: one whose transaction was cut off may wait for what cannot be sent any more."
 
 
-def pack_applied(offset: int, source_id: bytes = NO_ID) -> bytes:
-    """The row that says which source offset the others include."""
-    return APPLIED_LAYOUT.pack(APPLIED_FORMAT, offset, source_id)
+def pack_applied(offset: int, source_id: bytes = NO_ID, log_id: bytes = NO_ID) -> bytes:
+    """The row that says which source offset the others include, of which source topic, and in which changelog."""
+    return APPLIED_LAYOUT.pack(APPLIED_FORMAT, offset, source_id, log_id)
 
 
-def unpack_applied(row: bytes) -> tuple[int, bytes]:
-    """Source offset, and id of the source topic (`NO_ID` in format 1).
+def unpack_applied(row: bytes) -> tuple[int, bytes, bytes]:
+    """Source offset, id of the source topic and of the changelog (`NO_ID` in format 1).
 
     Raises:
         NotReady: a newer version wrote the row.
     """
     if row[:1] == b"\x01" and len(row) == APPLIED_1.size:
-        return int(APPLIED_1.unpack(row)[1]), NO_ID
+        return int(APPLIED_1.unpack(row)[1]), NO_ID, NO_ID
     if row[:1] == bytes([APPLIED_FORMAT]) and len(row) == APPLIED_LAYOUT.size:
-        _, offset, source_id = APPLIED_LAYOUT.unpack(row)
-        return int(offset), bytes(source_id)
+        _, offset, source_id, log_id = APPLIED_LAYOUT.unpack(row)
+        return int(offset), bytes(source_id), bytes(log_id)
     raise NotReady("newer_format", f"the applied offset has format {row[:1].hex()}: a newer version of Riffle wrote it")
 
 
@@ -125,8 +131,11 @@ class PartitionState:
         take: Callable[[], Awaitable[Flush | None]],
         timed: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext(),
         clock: Callable[[], float] = time.monotonic,
+        reports_missing: bool = True,
     ) -> None:
+        """`reports_missing`: records of the source are kept until somebody deletes them, so a gap is worth a report."""
         self._settings = settings
+        self.reports_missing = reports_missing
         self._clock = clock
         self.store = store
         self.source = source
@@ -139,7 +148,11 @@ class PartitionState:
         self._lock = asyncio.Lock()
         self.still = asyncio.Lock()
         self._failed = self._spoiled = False
-        self._source_id = NO_ID
+        self._source_id = self._log_id = NO_ID
+        self._republished_to: bytes | None = None
+        "Id of a changelog that was made anew, to which all rows must be written."
+        self._foreign: set[bytes] = set()
+        "Keys of a changelog that was made anew, whose rows do not fit those that are missing from it."
         self._flushed_s = clock()
         self.trouble: BaseException | None = None
         "Why this state can no longer be used; None while it can."
@@ -159,11 +172,17 @@ class PartitionState:
         self.restore_seconds = 0.0
         self.flush_seconds = 0.0
 
-    async def open(self) -> None:
+    async def open(self, committed: int = -1) -> None:
         """Fence the previous owner, open the rows, replay what the changelog has beyond them.
 
-        A folder that RocksDB cannot read, whose position lies beyond the changelog, or that is of a changelog of another
-        identity is wiped and rebuilt.
+        A folder that RocksDB cannot read, or whose position lies beyond the changelog, is wiped and rebuilt. A changelog that
+        was made anew lacks rows: those here are kept and written to it, if they include all that the group committed; otherwise
+        what it holds is deleted, and the source is read again.
+
+        `committed`: the group's offset of the source (the next to read), -1 when there is none.
+
+        Raises:
+            StoreCorrupt: the source must be read again; its committed offset was moved back.
         """
         self._producer = AIOKafkaProducer(
             bootstrap_servers=self._settings.bootstrap_servers,
@@ -177,24 +196,57 @@ class PartitionState:
         )
         await self._producer.start()
         open_or_rebuild(self.store, f"{self.changelog}-{self.partition}")
-        begin, end = await self._restore()
-        stored = self.store.get_many([APPLIED])[0]
-        applied, source_id = unpack_applied(stored) if stored else (-1, NO_ID)
-        if applied >= end or differ(source_id, self._source_id):
+        local = self._stored_applied()[0]
+        begin, end = await self._restore(complete=local >= 0 and local + 1 == committed)
+        applied, source_id, log_id = self._stored_applied()
+        if self._republished_to is None and differ(log_id, self._log_id):
+            # whoever wrote it had opened another changelog: what did not change since is not in this one
+            self._foreign |= {key for key, _ in self.store.scan(b"") if key != POSITION}
+            self.store.wipe()
+            self.store.open()
+            self.store.log_id = self._log_id
+            applied, source_id = -1, NO_ID
+        if applied >= end and source_id == self._source_id != NO_ID:
+            log.warning("%s-%d ends at %d, %d was applied: its end was lost", self.source, self.partition, end, applied)
+            applied = end - 1
+        elif applied >= end or differ(source_id, self._source_id):
             log.warning("%s-%d ends at %d, %d was applied: it was made anew", self.source, self.partition, end, applied)
             applied = -1
         if begin > applied + 1:
-            self.miss(applied + 1, begin)
+            if self.reports_missing and begin > applied + 1 + MARKER:
+                self.miss(applied + 1, begin)
             applied = begin - 1
         self.applied = self.durable = applied
         self._flushed_s = self._clock()
+        if self._foreign:
+            await self._commit(Flush(rows=dict.fromkeys(self._foreign - {APPLIED}), applied=applied))
+            raise StoreCorrupt(
+                "changelog_replaced",
+                f"{self.changelog}-{self.partition} was made anew and lacks rows: {self.source} is read again",
+            )
+        if self._republished_to is not None:
+            await self._republish(self._republished_to)
+
+    def _stored_applied(self) -> tuple[int, bytes, bytes]:
+        """Source offset that the rows on disk include, -1 for none, and the ids of its topic and of its changelog."""
+        stored = self.store.get_many([APPLIED])[0]
+        return unpack_applied(stored) if stored else (-1, NO_ID, NO_ID)
+
+    async def _republish(self, log_id: bytes) -> None:
+        """Write all rows to a changelog that was made anew; until the last is there, the next `open` does it again."""
+        log.warning("%s-%d was made anew: its rows are written again", self.changelog, self.partition)
+        rows = (row for row in self.store.scan(b"") if row[0] not in {POSITION, APPLIED})
+        while batch := await asyncio.to_thread(lambda: dict(islice(rows, REPUBLISHED_AT_ONCE))):
+            await self._commit(Flush(rows=dict(batch), applied=self.applied))
+        self.store.log_id = log_id
+        await asyncio.to_thread(self.store.write, {}, self.store.position)
 
     async def rebuild(self, reason: StoreCorrupt) -> None:
         """Empty the folder and replay the changelog: rows turned out to be damaged. Between `open` and `ready` only."""
         log.warning("rebuilding %s-%d from its changelog: %s", self.changelog, self.partition, reason.message)
         self.store.wipe()
         self.store.open()
-        await self._restore()
+        await self._restore(complete=False)
 
     def miss(self, first: int, end: int) -> None:
         """Report source records that were deleted before they were applied: offsets `first` to `end`, which is not included."""
@@ -205,18 +257,17 @@ class PartitionState:
         self.missing = (min(first, self.missing[0]), end) if self.missing else (first, end)
 
     def look_into(self, begin: int) -> None:
-        """Tell deleted records from markers of transactions, now that the source is known to begin at `begin`."""
+        """Find deleted records, now that the source is known to begin at `begin`. Markers of transactions take offsets, too."""
         jumps, self.jumps = self.jumps, []
-        deleted = [(first, min(begin, came)) for first, came in jumps if begin > first]
-        if begin > self.applied + 1 and not deleted:
-            deleted = [(self.applied + 1, begin)]
+        deleted = [(first, min(begin, came)) for first, came in jumps]
+        deleted.append((self.applied + 1, begin))
         for first, end in deleted:
-            if self.missing is None or end > self.missing[1]:
+            if self.reports_missing and end > first + MARKER and (self.missing is None or end > self.missing[1]):
                 self.miss(first, end)
 
     def expect(self, offset: int) -> None:
         """Records from `offset` on are about to be applied; called before `applied` is set."""
-        if self.applied >= 0 and offset > self.applied + 1 and len(self.jumps) < JUMPS:
+        if self.applied >= 0 and offset > self.applied + 1 + MARKER and len(self.jumps) < JUMPS:
             self.jumps.append((self.applied + 1, offset))
 
     async def move_back(self) -> None:
@@ -227,8 +278,11 @@ class PartitionState:
                 {TopicPartition(self.source, self.partition): OffsetAndMetadata(self.applied + 1, "")}, self._group
             )
 
-    async def _restore(self) -> tuple[int, int]:
-        """Bring the rows up to the changelog's end; returns where the source partition begins and ends."""
+    async def _restore(self, *, complete: bool) -> tuple[int, int]:
+        """Bring the rows up to the changelog's end; returns where the source partition begins and ends.
+
+        `complete`: the rows on disk include all that the group committed.
+        """
         started = time.perf_counter()
         tp = TopicPartition(self.changelog, self.partition)
         source = TopicPartition(self.source, self.partition)
@@ -240,19 +294,27 @@ class PartitionState:
             fetch_max_wait_ms=20,
             max_partition_fetch_bytes=4 << 20,
         )
-        await consumer.start()
         try:
+            await consumer.start()
             consumer.assign([tp])
             end = await self._settled_end(consumer, tp)
             source_end = int((await consumer.end_offsets([source]))[source])
             source_begin = int((await consumer.beginning_offsets([source]))[source])
             facts = await describe_topics(consumer._client, [self.changelog, self.source])
             self._source_id, log_id = facts[self.source].topic_id, facts[self.changelog].topic_id
-            if self.store.position > end or differ(self.store.log_id, log_id):
+            self._log_id = log_id
+            anew = differ(self.store.log_id, log_id)
+            kept = anew and complete
+            self._republished_to = log_id if kept else None
+            if kept:
+                self.store.position = -1
+            elif self.store.position > end or anew:
                 log.warning("%s-%d: rows at %d, changelog ends at %d: rebuilding", *tp, self.store.position, end)
                 self.store.wipe()
                 self.store.open()
-            self.store.log_id = log_id
+            if not kept and log_id != NO_ID:
+                self.store.log_id = log_id
+            self._foreign = set[bytes]()
             if self.store.position >= 0:
                 consumer.seek(tp, self.store.position)
             else:
@@ -262,6 +324,9 @@ class PartitionState:
                 records = fetched.get(tp, ())
                 rows = {r.key: r.value for r in records}
                 reached = records[-1].offset + 1 if records else await consumer.position(tp)
+                if anew and not kept:
+                    self._foreign |= rows.keys()
+                    rows = {}
                 if rows or reached > position:
                     await asyncio.to_thread(self.store.write, rows, reached)
                 self.restored_records += len(rows)
@@ -338,19 +403,20 @@ class PartitionState:
             if taken is None:
                 self._failed = False
                 return False
+            producer = self._producer
             try:
                 await self._commit(taken)
             except BaseException as error:
-                self.trouble = self._cause(error)
+                self.trouble = self._cause(producer, error)
                 if self.trouble is error:
                     raise
                 raise self.trouble from self.trouble.__cause__
             self._failed = False
             return True
 
-    def _cause(self, error: BaseException) -> BaseException:
+    @staticmethod
+    def _cause(producer: Any, error: BaseException) -> BaseException:
         """Why a transaction failed, rather than that the producer can no longer be used after it."""
-        producer: Any = self._producer
         task = producer._sender.sender_task
         waiter = producer._txn_manager._transaction_waiter
         found: BaseException | None = None
@@ -365,7 +431,7 @@ class PartitionState:
     async def _commit(self, taken: Flush) -> None:
         """Changelog, outputs and offset in one transaction; then the rows on disk."""
         started = time.perf_counter()
-        taken.rows[APPLIED] = pack_applied(taken.applied, self._source_id)
+        taken.rows[APPLIED] = pack_applied(taken.applied, self._source_id, self._log_id)
         with self._timed("transaction (waiting included)"):
             position = await self._transaction(taken)
         with self._timed("rocksdb (in a thread)"):
@@ -381,7 +447,7 @@ class PartitionState:
             try:
                 ends = await self._send_all(producer, taken)
             except (IllegalOperation, AssertionError) as error:
-                cause = self._cause(error)  # known only until the transaction is aborted
+                cause = self._cause(producer, error)  # known only until the transaction is aborted
                 raise cause from cause.__cause__
         # the commit marker takes one more offset than the last row
         return max(ends)
@@ -442,14 +508,28 @@ class PartitionState:
         return batches
 
     async def close(self) -> None:
-        """Release the folder and the producer, without a flush."""
+        """Release the folder and the producer, without a flush; one that is under way fails."""
         self.ready.clear()
-        if self._producer is not None:
-            stopping = asyncio.create_task(self._producer.stop())
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            stopping = asyncio.create_task(producer.stop())
             _, late = await asyncio.wait({stopping}, timeout=CLOSE_S)
             if late:
                 log.warning("the producer of %s-%d does not close; it is let go", self.changelog, self.partition)
                 stopping.cancel()
-                await asyncio.gather(self._producer.client.close(), return_exceptions=True)
-            self._producer = None
+                await asyncio.gather(producer.client.close(), return_exceptions=True)
+            _release(producer)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await self._lock.acquire()
+                self._lock.release()
         self.store.close()
+
+
+def _release(producer: Any) -> None:
+    """Fail what waits for a transaction of a producer that is closed: nothing else would end the wait."""
+    manager = producer._txn_manager
+    if manager._transaction_waiter is not None and not manager._transaction_waiter.done():
+        with suppress(AssertionError):
+            manager.fatal_error(ProducerClosed())
+        _heeded(manager._transaction_waiter)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, ProducerClosed
 
 from streams.kafka_errors import Action, action_of, advice_of
 
@@ -51,6 +51,7 @@ class HealingProducer:
         self._broken = ""
         "Why the current producer must be replaced before it is used again; empty while it is sound."
         self._replacing = asyncio.Lock()
+        self._starting: asyncio.Future[Any] | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -62,7 +63,7 @@ class HealingProducer:
         self._producer = await self._started()
 
     async def stop(self) -> None:
-        """Send what is queued, and disconnect."""
+        """Send what is queued, for `CLOSE_S` seconds at most, and disconnect."""
         if self._producer is not None:
             self._close(self._producer)
             self._producer = None
@@ -141,7 +142,16 @@ class HealingProducer:
             if self._producer is producer:
                 reason = self._broken or "its sender task has ended"
                 log.warning("a producer is replaced: %s", reason)
-                fresh = await self._started()
+                # shielded, because a caller that has no time left must not undo what all others wait for
+                self._starting = self._starting or asyncio.ensure_future(self._started())
+                try:
+                    fresh = await asyncio.shield(self._starting)
+                finally:
+                    if self._starting.done():
+                        self._starting = None
+                if self._producer is None:  # stopped meanwhile
+                    self._close(fresh)
+                    raise ProducerClosed
                 self._producer, self._broken = fresh, ""
                 self._close(producer)
                 self._replaced(reason)

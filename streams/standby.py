@@ -15,7 +15,7 @@ from rocksdict import Cache
 
 from schemas.errors import StoreCorrupt
 from streams.lenient import AIOKafkaConsumer
-from streams.metadata import describe_topics, differ
+from streams.metadata import NO_ID, describe_topics, differ
 from streams.settings import Settings
 from streams.store import PartitionStore
 from streams.topics import TOMBSTONES_MS
@@ -59,7 +59,7 @@ class Standby:
     @property
     def numbers(self) -> frozenset[int]:
         """Partition numbers that are followed."""
-        return frozenset(number for _, number in self.stores)
+        return frozenset(number for _, number in list(self.stores))  # asked for from the consumer's thread, too
 
     async def follow(self, numbers: frozenset[int]) -> None:
         """Follow these partition numbers of every table, and let go of all others; on return those are closed.
@@ -67,7 +67,9 @@ class Standby:
         A copy in which a damaged block was met is made anew.
         """
         damaged = {key for key, store in self.stores.items() if store.damaged}
-        if numbers == self.numbers and not damaged and (self._task is None or not self._task.done()):
+        wanted = {(table, number) for table in self._tables for number in numbers}
+        followed = not self.stores or (self._task is not None and not self._task.done())
+        if wanted == set(self.stores) and not damaged and followed:
             return
         await self._end()
         for key in [key for key in self.stores if key[1] not in numbers or key in damaged]:
@@ -118,8 +120,8 @@ class Standby:
             fetch_max_wait_ms=100,
             max_partition_fetch_bytes=4 << 20,
         )
-        await consumer.start()
         try:
+            await consumer.start()
             of = {TopicPartition(self._tables[table], number): (table, number) for table, number in self.stores}
             consumer.assign(list(of))
             await self._seek(consumer, of)
@@ -142,7 +144,8 @@ class Standby:
                 log.warning("standby of %s-%d is of another changelog, or ahead of it: rebuilding", *key)
                 store.wipe()
                 store.open()
-            store.log_id = log_id
+            if log_id != NO_ID:
+                store.log_id = log_id
             if store.position >= 0:
                 consumer.seek(tp, store.position)
             else:

@@ -145,7 +145,7 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def standing(self) -> str:
         """Why the archive does not get on; empty while it does."""
-        trouble = None if self._consumer is None else self._consumer._coordinator.trouble
+        trouble = getattr(self._consumer and self._consumer._coordinator, "trouble", None)
         if trouble is not None:
             return f"its group cannot be followed: {advice_of(trouble)}"
         waiting = [f"{tp.topic}-{tp.partition}" for tp in self._waiting]

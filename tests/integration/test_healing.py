@@ -178,6 +178,20 @@ async def test_tables_and_changelog_that_are_gone_are_made_again_from_the_events
     await sent.stop()
 
 
+async def test_a_changelog_that_is_lost_under_a_running_worker_gets_its_rows_again(sent: Sent) -> None:
+    settings = sent.settings
+    await sent.events(200)
+    await sent.check()
+    async with admin_of(settings) as admin:
+        await admin.delete_topics([settings.topic("users-changelog")])
+    # some rows are written to the new one before anybody notices that it is another
+    for _ in range(6):
+        await sent.events(20)
+        await asyncio.sleep(0.5)
+    await sent.check(timeout_s=120, neighbours=False)
+    await comes(settings, lambda said: said["ready"])
+
+
 async def test_a_topic_that_is_made_anew_is_read_from_its_beginning(sent: Sent) -> None:
     """Longer than it was before, so that its length does not give it away."""
     settings = sent.settings

@@ -1,0 +1,160 @@
+"""Partitions in trouble are opened anew: when the group is joined, when not, and what is read again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from agents import recovery as module
+from agents.metrics import Metrics
+from agents.recovery import Recovery
+from schemas.errors import NotReady
+
+
+@dataclass
+class State:
+    """Of a partition."""
+
+    changelog: str = "users-changelog"
+    trouble: BaseException | None = None
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass
+class Part:
+    """A partition that was opened."""
+
+    partition: int = 0
+    state: State = field(default_factory=State)
+
+
+@dataclass
+class Copies:
+    """Standbys."""
+
+    broken: bool = False
+
+    def damaged(self) -> bool:
+        return self.broken
+
+
+@dataclass
+class World:
+    """The ownership and the group of a worker: joining again opens what can be opened."""
+
+    parts: list[Part] = field(default_factory=list)
+    standby: Copies = field(default_factory=Copies)
+    generation: int = 1
+    refusals: int = 0
+    "Attempts to open that fail."
+    joins: bool = True
+    calls: list[str] = field(default_factory=list)
+
+    def troubled(self) -> list[Part]:
+        return [part for part in self.parts if part.state.trouble is not None]
+
+    def _open(self) -> bool:
+        if self.refusals:
+            self.refusals -= 1
+            return False
+        for part in self.troubled():
+            part.state.trouble = None
+            part.state.ready.set()
+        return True
+
+    async def reopen(self, generation: int) -> bool:
+        self.calls.append(f"reopen in {generation}")
+        return self._open()
+
+    async def rejoin(self) -> int:
+        self.calls.append("rejoin")
+        if not self.joins:
+            return -1
+        self.generation += 1
+        self.standby.broken = False
+        if self.troubled():
+            self._open()
+        return self.generation
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    class AtOnce:
+        def __init__(self, *_: Any) -> None: ...
+
+        def failed(self) -> float:
+            return 0.0
+
+    monkeypatch.setattr(module, "BackOff", AtOnce)
+    return World([Part(0), Part(1)])
+
+
+@asynccontextmanager
+async def recovering(world: World) -> AsyncIterator[Recovery]:
+    made = Recovery(world, Metrics(), asyncio.Lock(), lambda: world.generation, world.rejoin)  # type: ignore[arg-type]
+    task = asyncio.create_task(made.run())
+    try:
+        yield made
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110 - the task under test is watched from outside
+            await asyncio.sleep(0)
+
+
+async def test_the_group_is_joined_before_a_partition_is_opened(world: World) -> None:
+    async with recovering(world) as recovery:
+        recovery.failed(world.parts[0], NotReady("x", "y"))
+        assert not world.parts[0].state.ready.is_set()
+        await until(world.parts[0].state.ready.is_set)
+    assert world.calls == ["rejoin"]
+
+
+async def test_what_cannot_be_opened_is_tried_without_a_rebalance_and_read_again_then(world: World) -> None:
+    world.refusals = 4
+    async with recovering(world) as recovery:
+        recovery.failed(world.parts[0], NotReady("x", "y"))
+        recovery.due.set()
+        while world.troubled():
+            recovery.due.set()  # as the assignment does, which finds it still in trouble
+            await asyncio.sleep(0)
+        await until(lambda: world.calls[-1] == "rejoin" and not world.troubled())
+    assert world.calls == ["rejoin", *["reopen in 2"] * 4, "rejoin"]
+
+
+async def test_a_new_failure_is_confirmed_by_the_group_again(world: World) -> None:
+    """The owner may have changed since the last one, though no generation is known that says so."""
+    async with recovering(world) as recovery:
+        for n in (1, 2, 3):
+            recovery.failed(world.parts[0], NotReady("x", "y"))
+            await until(lambda n=n: world.calls.count("rejoin") == n and not world.troubled())  # type: ignore[misc]
+    assert world.calls == ["rejoin"] * 3
+
+
+async def test_a_group_that_cannot_be_joined_is_asked_again(world: World) -> None:
+    world.joins = False
+    async with recovering(world) as recovery:
+        recovery.failed(world.parts[0], NotReady("x", "y"))
+        await until(lambda: world.calls.count("rejoin") > 3)
+        world.joins = True
+        await until(world.parts[0].state.ready.is_set)
+    assert set(world.calls) == {"rejoin"}
+
+
+async def test_damaged_copies_are_made_anew_by_joining_also_after_an_earlier_failure(world: World) -> None:
+    async with recovering(world) as recovery:
+        recovery.failed(world.parts[0], NotReady("x", "y"))
+        await until(world.parts[0].state.ready.is_set)
+        world.standby.broken = True
+        recovery.due.set()
+        await until(lambda: not world.standby.broken)
+    assert world.calls == ["rejoin", "rejoin"]
