@@ -8,14 +8,14 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from training.learn import LearnSettings
-from training.options import MORE, chosen, newest
+from models.rules import PositiveRule
+from training.amounts import demand_trainable
+from training.numbers import Number, Whole
+from training.options import MORE, chosen, newest, settings_file
 from training.progress import note, progress
-from training.ranker import RankerSettings
+from training.recipe import LearnSettings, RankerSettings, TowerSettings
 from training.settings import write_settings
 from training.sources import open_corpus
-from training.towers import TowerSettings
-from training.tune import TuneSettings, tune
 
 __all__ = ["tune_command"]
 
@@ -28,15 +28,13 @@ def _with_more(command: click.Command) -> click.Command:
 
 @click.command("tune")
 @click.argument("source", metavar="DIR|ARCHIVE")
-@click.option("--trials", default=20, show_default=True, type=click.IntRange(min=1), help="Further trials.")
+@click.option("--trials", default=20, show_default=True, type=Whole(1), help="Further trials.")
 @click.option("--out", default="tuned.json", show_default=True, type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--study", "file", type=click.Path(dir_okay=False, path_type=Path), help="File of the study.")
-@click.option("--share", default=0.8, type=click.FloatRange(0.1, 1.0), show_default=True, help="First part of the events.")
-@click.option(
-    "--validation", default=0.1, type=click.FloatRange(0.01, 0.5), show_default=True, help="Its newest share, to judge by."
-)
-@click.option("--queries", default=500, show_default=True, type=click.IntRange(min=1), help="Queries per trial.")
-@click.option("--epochs", default=8, show_default=True, type=click.IntRange(min=1), help="Of the towers.")
+@click.option("--share", default=0.8, type=Number(0.1, 1.0), show_default=True, help="First part of the events.")
+@click.option("--validation", default=0.1, type=Number(0.01, 0.5), show_default=True, help="Its newest share, to judge by.")
+@click.option("--queries", default=500, show_default=True, type=Whole(1), help="Queries per trial.")
+@click.option("--epochs", default=8, show_default=True, type=Whole(1), help="Of the towers.")
 @click.option("--positive", help="Rule over event columns that says which events are liked.")
 @click.option(
     "--text-model",
@@ -44,7 +42,7 @@ def _with_more(command: click.Command) -> click.Command:
     envvar="RIFFLE_TEXT_MODEL",
     help="Folder or hub name of a text encoder; the packaged MiniLM without it.",
 )
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, type=Whole(0))
 @click.option("--cache", default="~/.cache/riffle", show_default=True, help="Folder of encoded item vectors.")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 def tune_command(
@@ -68,6 +66,8 @@ def tune_command(
 
     Example: riffle tune my-dataset --trials 20 --out tuned.json
     """
+    if positive is not None:
+        PositiveRule(positive, "--positive")
     console = Console(stderr=True)
     plain = LearnSettings(
         towers=TowerSettings(seed=seed, epochs=epochs), ranker=RankerSettings(seed=seed), text_model=text_model, seed=seed
@@ -75,11 +75,18 @@ def tune_command(
     standard = chosen(plain)
     corpus = open_corpus(source, positive, newest=newest())
     note(console, corpus)
+    events = corpus.events[: int(len(corpus.events) * share)]
+    train = events[: int(len(events) * (1.0 - validation))]
+    demand_trainable(corpus.items, train, corpus.positive, standard, settings_file())
+    from training.noise import quiet
+    from training.tune import TuneSettings, tune  # it imports torch
+
+    quiet()
     study = file or out.with_suffix(".study.jsonl")
     with progress(console) as report:
         found = tune(
             corpus.items,
-            corpus.events[: int(len(corpus.events) * share)],
+            events,
             corpus.positive,
             Path(cache).expanduser() / "vectors",
             study,

@@ -20,15 +20,12 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from schemas.errors import ConfigError
+from training.alone import NotFirst
 
 __all__ = ["Group", "NotFirst", "joined"]
 
 PATIENCE = timedelta(hours=12)
 "How long processes wait for each other: while the first one gathers ranking examples and trains the ranker, the others wait."
-
-
-class NotFirst(Exception):
-    """Ends a program in a process other than the first, once all that it must do with the others is done."""
 
 
 @dataclass(frozen=True, slots=True)

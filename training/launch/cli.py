@@ -13,18 +13,19 @@ from training.launch import sagemaker
 from training.launch.job import STATE, TrainingJob
 from training.launch.kubeflow import RUNTIME, train_job
 from training.launch.kubernetes import KubernetesSettings, apply, kubernetes_job, to_yaml
+from training.numbers import Whole
 
 __all__ = ["launch_command"]
 
 JOB = (
     click.option("--image", required=True, help="Container image with the training program."),
     click.option("--name", help="Name of the job; riffle-train and the time without it."),
-    click.option("--nodes", default=1, show_default=True, type=click.IntRange(min=1)),
-    click.option("--processes", default=1, show_default=True, type=click.IntRange(min=1), help="Per node."),
-    click.option("--gpus", default=0, show_default=True, type=click.IntRange(min=0), help="Per node."),
+    click.option("--nodes", default=1, show_default=True, type=Whole(1)),
+    click.option("--processes", default=1, show_default=True, type=Whole(1), help="Per node."),
+    click.option("--gpus", default=0, show_default=True, type=Whole(0), help="Per node."),
     click.option("--cpus", default="4", show_default=True, help="Per node."),
     click.option("--memory", default="16Gi", show_default=True, help="Per node."),
-    click.option("--max-seconds", default=86_400, show_default=True, type=click.IntRange(min=1), help="Longest run."),
+    click.option("--max-seconds", default=86_400, show_default=True, type=Whole(1), help="Longest run."),
     click.option("--env", "environment", multiple=True, metavar="NAME=VALUE", help="Not for secrets."),
     click.option("--dry-run", is_flag=True, help="Print what would be submitted."),
 )
@@ -132,9 +133,9 @@ def kubeflow_command(
 @click.option("--output", required=True, help="s3://bucket/prefix for the release.")
 @click.option("--checkpoint-uri", default="", help="s3://bucket/prefix for checkpoints; below the output without it.")
 @click.option("--instance", default="ml.m5.2xlarge", show_default=True)
-@click.option("--volume-gb", default=50, show_default=True, type=click.IntRange(min=1))
+@click.option("--volume-gb", default=50, show_default=True, type=Whole(1))
 @click.option("--spot/--no-spot", default=True, show_default=True)
-@click.option("--max-wait-seconds", default=0, type=click.IntRange(min=0), help="Wait and run together; 0: twice the run.")
+@click.option("--max-wait-seconds", default=0, type=Whole(0), help="Wait and run together; 0: twice the run.")
 @click.option("--subnet", "subnets", multiple=True)
 @click.option("--security-group", "security_groups", multiple=True)
 @click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE")
