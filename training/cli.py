@@ -21,6 +21,7 @@ from models.release_source import take
 from models.rules import PositiveRule
 from models.tracking import Tracking
 from schemas.errors import BadDataset, ConfigError
+from schemas.options import Number, Whole
 from training.alone import agree, is_first
 from training.amounts import FEWEST_EVENTS, FEWEST_NEW, demand_enough, demand_trainable, new_events
 from training.data import of_known_items
@@ -30,7 +31,6 @@ from training.gate import HALF, STANDARD
 from training.holdout import Holdout, held_out, without_kept
 from training.logged import logged_in
 from training.measurement import Measurement
-from training.numbers import Number, Whole
 from training.options import FP16, MORE, chosen, newest, settings_file
 from training.progress import note, progress
 from training.recipe import LearnSettings, RankerSettings, TowerSettings
@@ -403,7 +403,7 @@ def _to_update(corpus: Corpus, champion: Release | None, share: float, queries: 
         BadDataset: there is nothing to go on from, or another rule says what is liked.
     """
     if champion is None:
-        message = "there is no release to go on from: train once without --incremental, and promote the release"
+        message = "there is no release to update: train without --incremental, and promote that"
         raise BadDataset("no_champion", message)
     if corpus.positive != champion.manifest.positive:
         rules = f"{champion.name} learned by the rule {champion.manifest.positive!r}, here it is {corpus.positive!r}"

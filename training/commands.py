@@ -9,8 +9,8 @@ import click
 from rich.console import Console
 
 from models.rules import PositiveRule
+from schemas.options import Number, Whole
 from training.amounts import demand_trainable
-from training.numbers import Number, Whole
 from training.options import MORE, chosen, newest, settings_file
 from training.progress import note, progress
 from training.recipe import LearnSettings, RankerSettings, TowerSettings

@@ -125,7 +125,7 @@ def joined(environ: Mapping[str, str] = os.environ) -> Iterator[Group]:
     cuda, local = torch.cuda.is_available(), int(environ.get("LOCAL_RANK", "0"))
     if cuda:
         if local >= torch.cuda.device_count():
-            raise ConfigError("too_many", f"process {local} of this machine has no GPU: there are {torch.cuda.device_count()}")
+            raise ConfigError("too_many", f"process {local} of this machine has no GPU: {torch.cuda.device_count()} are there")
         torch.cuda.set_device(local)
     try:
         # `torchrun` keeps its store when it restarts processes: without a name of their own for each life, the new ones

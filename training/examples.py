@@ -13,10 +13,10 @@ from models.archive.files import files
 from models.archive.target import open_target
 from models.rules import PositiveRule
 from schemas.errors import BadDataset
+from schemas.options import Number, Whole
 from schemas.parsing import finite_number, shown
 from training.data import ATTRIBUTION_MS
 from training.impressions import ImpressionSettings, build_examples
-from training.numbers import Number, Whole
 
 __all__ = ["examples_command"]
 

@@ -78,7 +78,7 @@ def updated(
         BadDataset: there is no such release to go on from, or what `update` says.
     """
     if champion == "none":
-        raise BadDataset("no_champion", "there is no release to go on from: train in full, and promote it")
+        raise BadDataset("no_champion", "there is no release to update: train without --incremental, and promote that")
     events, known = until_share(corpus, share)
     return update(Champion.open(releases / champion), known, events, cache, settings, report)
 

@@ -33,11 +33,12 @@ from training.encoders import Encoder, TextEncoder, encode_items, image_encoder
 from training.evaluate import World
 from training.events import EventFrame
 from training.export import to_half, to_onnx
-from training.fit_towers import NEVER, Watch, first_meetings, train_towers
+from training.fit_towers import NEVER, Watch, first_meetings, train_towers, with_passes
 from training.logged import Logged, LoggedSlate, slates_of
 from training.parity import Modules
 from training.projections import fit_projection, projected
 from training.ranker import Ranker, fit_light, make_ranker, reliability
+from training.ranker import with_passes as with_ranker_passes
 from training.recipe import LearnSettings
 from training.replay import replay
 from training.retrieval import Retrieval, unlearned
@@ -245,7 +246,8 @@ def learn(
     replayed = replay(World(items), model, events, table, start, replays, settings.seed, progress, slates)
     progress = clock.part("train the ranker")
     span_ms = int(events[-1].event_time - events[start].event_time)
-    ranker, examples, maker.measured["logged_slates"] = trained_ranker(replayed, span_ms, settings.ranker, progress)
+    how = with_ranker_passes(len(replayed.examples), settings.ranker, settings.least_steps)
+    ranker, examples, maker.measured["logged_slates"] = trained_ranker(replayed, span_ms, how, progress)
     hits = np.zeros(len(replayed.light_scores), np.int64)
     light = fit_light(replayed.light_scores, hits, replayed.sources, dict(DEFAULT_WEIGHTS))
     second = maker.retrieval(table, "all")
@@ -296,7 +298,8 @@ class _Maker:
 
     def towers(self, table: EventTable, what: str, watch: Watch | None) -> tuple[UserTower, ItemTower]:
         progress = self.clock.part(f"train the towers, {what}")
-        return train_towers(table, self.content, self.settings.towers, progress, watch, self.checkpoints)
+        settings = with_passes(table, self.settings.towers, self.settings.least_steps)
+        return train_towers(table, self.content, settings, progress, watch, self.checkpoints)
 
     def retrieval(self, table: EventTable, what: str, watch: Watch | None = None) -> Retrieval:
         self.clock.part(f"item-to-item weights, {what}")

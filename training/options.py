@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from training.numbers import Whole
+from schemas.options import Whole
 from training.recipe import KINDS, LearnSettings
 from training.settings import read_settings
 

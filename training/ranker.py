@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ __all__ = [
     "make_ranker",
     "reliability",
     "train_ranker",
+    "with_passes",
 ]
 
 Progress = Callable[[int, int], None]
@@ -168,6 +169,12 @@ def _run(model: Ranker, part: Examples) -> tuple[Tensor, tuple[Tensor, ...]]:
     return logits.reshape(*features.shape[:2], -1) + model.prior + shown * model.apart, tensors
 
 
+def with_passes(queries: int, settings: RankerSettings, least_steps: int) -> RankerSettings:
+    """The settings, with as many passes over so many queries as make `least_steps` steps, if theirs are fewer."""
+    per_epoch = max(1, -(-queries // settings.batch))
+    return replace(settings, epochs=max(settings.epochs, -(-least_steps // per_epoch)))
+
+
 def train_ranker(examples: Examples, settings: RankerSettings, progress: Progress | None = None) -> Ranker:
     """Train on the first nine tenths of the queries, calibrate on the rest; on a GPU where there is one.
 
@@ -177,7 +184,7 @@ def train_ranker(examples: Examples, settings: RankerSettings, progress: Progres
         BadDataset: there are no examples.
     """
     if not len(examples):
-        raise BadDataset("no_meetings", "nobody meets an item for the first time in the newer part: there is nothing to rank")
+        raise BadDataset("no_meetings", "in the newer events nobody meets an item for the first time: nothing can be ranked")
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
     learn, later = _parts(examples)

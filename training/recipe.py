@@ -66,7 +66,7 @@ class RankerSettings:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ConfigError("ranker", f"there is no ranker {self.kind!r}: it is one of {', '.join(KINDS)}", "kind")
+            raise ConfigError("ranker", f"there is no ranker {self.kind!r}; known: {', '.join(KINDS)}", "kind")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,8 @@ class LearnSettings:
     "Folder or hub name of the text encoder; empty means the packaged MiniLM."
     image_hosts: str = ""
     "Hosts whose images are fetched though their addresses are not public, separated by commas; `off`: none is fetched."
+    least_steps: int = 40
+    "Steps of the towers, and of the ranker, at least: where a pass over few events has few of them, there are more passes."
     seed: int = 0
     half: bool = False
     "Whether the graphs multiply matrices in half precision (`training.export.to_half`)."

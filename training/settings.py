@@ -47,6 +47,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "replayed_share": (0.01, 0.9),
     "unlearned_share": (0.0, 0.9),
     "queries": (1, 10_000_000),
+    "least_steps": (1, 1_000_000),
     "seed": (0, 2**31),
     "towers.seed": (0, 2**31),
     "ranker.seed": (0, 2**31),

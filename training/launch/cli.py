@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
+from schemas.options import Whole
 from training.launch import sagemaker
 from training.launch.job import STATE, TrainingJob
 from training.launch.kubeflow import RUNTIME, train_job
 from training.launch.kubernetes import KubernetesSettings, apply, kubernetes_job, to_yaml
-from training.numbers import Whole
 
 __all__ = ["launch_command"]
 
