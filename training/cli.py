@@ -345,6 +345,7 @@ def train_command(
             champion, releases, against = Release.open(at), at.parent, at.name
         corpus = open_corpus(source, positive, champion.manifest.positive if champion else None, newest())
         note(console, corpus)
+        corpus = _with_examples(corpus, examples, settings)
         demand_enough(of_known_items(corpus.events, corpus.items), corpus.positive)
         if incremental:
             if (held := _to_update(corpus, champion, 1.0 - holdout, queries, as_json=as_json)) is None:
@@ -352,7 +353,6 @@ def train_command(
         else:
             until_ms = -1 if champion is None else champion.manifest.trained_until_ms
             held = held_out(corpus.events, corpus.positive, 1.0 - holdout, queries, against, until_ms)
-        corpus = _with_examples(corpus, examples, settings)
         corpus = without_kept(corpus, held, (round(seconds * 1_000) for seconds in settings.windows_s.values()))
         if not incremental:
             demand_trainable(corpus.items, held.events[: held.trained], corpus.positive, settings, settings_file())
@@ -409,21 +409,23 @@ def _to_update(corpus: Corpus, champion: Release | None, share: float, queries: 
         rules = f"{champion.name} learned by the rule {champion.manifest.positive!r}, here it is {corpus.positive!r}"
         raise BadDataset("positive_changed", f"{rules}: train in full, without --incremental", "positive")
     name, until_ms = champion.name, champion.manifest.trained_until_ms
-    why: dict[str, Any]
-    try:
-        held = held_out(corpus.events, corpus.positive, share, queries, name, until_ms)
-    except BadDataset as exc:
-        if exc.code != "too_little_to_judge":
-            raise
-        agree("new events", -1)
-        said, why = exc.message, {"skipped": exc.code, "message": exc.message}
-    else:
-        found = new_events(replace(corpus, events=held.events), held.share, until_ms)
-        agree("new events", found)
-        if found >= FEWEST_NEW:
-            return held
-        said = f"{found} events are newer than {name} and not kept for the gate, {FEWEST_NEW} are needed"
-        why = {"skipped": "nothing_new", "new_events": found, "needed": FEWEST_NEW}
+    found = new_events(corpus, 1.0, until_ms)
+    held = None
+    why: dict[str, Any] = {"skipped": "nothing_new", "new_events": found, "needed": FEWEST_NEW}
+    said = f"{found} events are newer than {name}, {FEWEST_NEW} are needed"
+    if found >= FEWEST_NEW:
+        try:
+            held = held_out(corpus.events, corpus.positive, share, queries, name, until_ms)
+            found = new_events(replace(corpus, events=held.events), held.share, until_ms)
+            why["new_events"] = found
+            said = f"{found} events are newer than {name} and not kept for the gate, {FEWEST_NEW} are needed"
+        except BadDataset as exc:
+            if exc.code != "too_little_to_judge":
+                raise
+            said, why = exc.message, {"skipped": exc.code, "message": exc.message}
+    agree("new events", found)
+    if held is not None and found >= FEWEST_NEW:
+        return held
     if is_first():
         click.echo(f"nothing to learn yet: {said}", err=True)
         if as_json:

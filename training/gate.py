@@ -36,7 +36,7 @@ class Bounds:
     people: int = 30
     "Fewest people to judge by, of `prequential`: an interval from drawing a handful of people is too narrow."
     last: int = 12
-    "Fewest people, and so queries, to judge by, of `leave_last_out`."
+    "Fewest people to judge by, of `leave_last_out`."
     parity: float = 1e-4
     "Largest difference of a score between the exported graphs and torch."
     differing: int = 0

@@ -54,8 +54,8 @@ def _lines(console: Console, clock: Callable[[], float]) -> Report:
 
     def report(part: str, done: int, of: int) -> None:
         nonlocal said
-        if clock() - said >= SAID_EVERY_S:
-            said = clock()
+        if (now := clock()) - said >= SAID_EVERY_S:
+            said = now
             console.print(f"{part}: {100 * done // max(1, of)} %", highlight=False)
 
     return report
