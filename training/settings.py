@@ -116,9 +116,8 @@ def _differing(settings: Any, standard: Any) -> dict[str, Any]:
 
 def _merged(standard: T, given: Any, where: str) -> T:
     if not isinstance(given, dict):
-        raise ConfigError(
-            "settings_file", f"{where.rstrip('.') or 'the settings'} must be an object", where.rstrip(".") or None
-        )
+        name = where.rstrip(".")
+        raise ConfigError("settings_file", f"{name or 'the whole'} must be an object, is {shown(given)}", name or None)
     known = {field.name for field in fields(standard)}  # type: ignore[arg-type]
     changes = {}
     for name, value in given.items():
