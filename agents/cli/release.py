@@ -20,7 +20,7 @@ from rich.table import Table
 
 from agents.cli.operate import readiness
 from agents.cli.progress import step
-from models.release import NAME, Manifest, Release, list_releases, manifest_sha256
+from models.release import NAME, Manifest, Release, list_releases, manifest_sha256, read_manifest
 from models.release_source import take
 from models.tracking import Tracker, Tracking
 from schemas.errors import NotReady, ReleaseRejected
@@ -354,7 +354,11 @@ def import_command(source: str, sha256: str, as_json: bool) -> None:
     """
     folder = take(Settings.from_env().releases_dir, source, sha256)
     facts = {"release": folder.name, "folder": str(folder), "manifest_sha256": manifest_sha256(folder)}
-    click.echo(json.dumps(facts) if as_json else f"{folder.name}; let it serve with: riffle release promote {folder.name}")
+    gate = read_manifest(folder).metrics.get("gate", {})
+    reasons = "; ".join(gate.get("reasons", ())) or NOT_JUDGED
+    serve = f"let it serve with: riffle release promote {folder.name}"
+    what = serve if gate.get("passed") else f"the gate has not passed it: {reasons}"
+    click.echo(json.dumps(facts) if as_json else f"{folder.name}; {what}")
 
 
 @release.command("alias")
