@@ -3,9 +3,9 @@
 `prequential`: the newest share of the events, asked and applied one after the other. It holds what time changes, and is the
 protocol wherever it holds enough queries of enough people.
 
-`leave_last_out`: of each person everything from one of their last first meetings with something liked on. They are asked after
-all other events are applied, as if everybody came back now. That asks as many people as there are, and costs each of them a
-like or two. Other people's later events are then known, to the release as to what it is compared with.
+`leave_last_out`: of each person everything from the last first meeting with something liked on. Each is asked once, after all
+other events are applied, as if everybody came back now. That asks as many people as there are, and costs each of them one
+like. Other people's later events are then known, to the release as to what it is compared with.
 """
 
 from __future__ import annotations
@@ -38,10 +38,6 @@ __all__ = [
     "unseen_share",
     "without_kept",
 ]
-
-
-MOST_LAST = 2
-"Likes that `leave_last_out` keeps of each person, at most."
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,31 +111,23 @@ def _newest(events: Sequence[Interaction], positive: str, share: float, queries:
     return Holdout(PREQUENTIAL, events, int(len(events) * cut), len(kept), len(people))
 
 
-def last_out(events: Sequence[Interaction], positive: str, after_ms: int = -1, most: int = MOST_LAST) -> Holdout:
-    """Keep of each person what came from one of their last first meetings with something liked on, if later than `after_ms`.
+def last_out(events: Sequence[Interaction], positive: str, after_ms: int = -1) -> Holdout:
+    """Keep of each person what came from the last first meeting with something liked on, where that is later than `after_ms`.
 
-    From the last of them, or of those who like more the second last and so on: at most `most` are kept, and at most half of
-    what a person likes. A person of whom nothing would be left to train on is not asked.
+    A person of whom nothing would be left to train on is not asked.
     """
     users = [event.user_id for event in events]
     begins: dict[str, int] = {}
     for n, user in enumerate(users):
         begins.setdefault(user, n)
-    liked: dict[str, list[int]] = {}
+    last: dict[str, int] = {}
     for n in Following(events, PositiveRule(positive), ("positive",)).liked():
-        liked.setdefault(users[n], []).append(n)
-    first: dict[str, int] = {}
-    queries = 0
-    for user, numbers in liked.items():
-        last = numbers[-min(most, max(1, len(numbers) // 2)) :]
-        last = [n for n in last if n > begins[user] and events[n].event_time > after_ms]
-        if last:
-            first[user] = last[0]
-            queries += len(last)
-    held = np.asarray([n >= first.get(user, len(users)) for n, user in enumerate(users)], np.bool_)
+        if n > begins[users[n]] and events[n].event_time > after_ms:
+            last[users[n]] = n
+    held = np.asarray([n >= last.get(user, len(users)) for n, user in enumerate(users)], np.bool_)
     ordered = _in_order(events, np.argsort(held, kind="stable"))
-    kept_from_ms = {user: events[n].event_time for user, n in first.items()}
-    return Holdout(LEAVE_LAST_OUT, ordered, int((~held).sum()), queries, len(first), kept_from_ms)
+    kept_from_ms = {user: events[n].event_time for user, n in last.items()}
+    return Holdout(LEAVE_LAST_OUT, ordered, int((~held).sum()), len(last), len(last), kept_from_ms)
 
 
 def without_kept(corpus: Corpus, held: Holdout, windows_ms: Iterable[int]) -> Corpus:
