@@ -69,6 +69,7 @@ ARRAYS: Mapping[str, tuple[str, int]] = {
     "ease_weight.npy": ("<f4", 2),
 }
 MET = "met.npy"
+SHAPED = ("present.npy", "ease_index.npy", "ease_weight.npy")
 PROJECTIONS = ("text_projection.npy", "image_projection.npy")
 GRAPHS = ("user_tower.onnx", "item_tower.onnx", "ranker.onnx")
 WEIGHTS = "weights.safetensors"
@@ -149,7 +150,8 @@ class Manifest:
                 raise TypeError("not an object")
             if fields.get("format") not in FILES_OF:
                 raise ReleaseRejected(
-                    "unknown_format", f"release of format {fields.get('format')!r}, this reads up to {FORMAT}"
+                    "unknown_format",
+                    f"its format is {fields.get('format')!r}, this Riffle reads up to {FORMAT}",
                 )
             fields["heads"] = tuple(
                 Head(str(h["action"]), float(h["weight"]), int(h.get("window_ms", DAY_MS))) for h in fields["heads"]
@@ -175,12 +177,15 @@ class Manifest:
         except ReleaseRejected:
             raise
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, RiffleError) as exc:
-            raise ReleaseRejected("bad_manifest", f"manifest that cannot be read: {exc}") from exc
+            raise ReleaseRejected("bad_manifest", f"the manifest cannot be read: {exc}") from exc
         if not NAME.fullmatch(made.name):
-            raise ReleaseRejected("bad_manifest", f"release name {made.name[:80]!r}", "name")
+            raise ReleaseRejected("bad_manifest", f"the release's name {made.name[:80]!r} must match {NAME.pattern}", "name")
         wrong = (set(made.files) - OPTIONAL) ^ FILES_OF[made.format]
         if made.files and wrong:
-            raise ReleaseRejected("wrong_files", f"release {made.name} lists {sorted(wrong)[:5]} wrongly")
+            raise ReleaseRejected(
+                "wrong_files",
+                f"release {made.name} must list the files of its format: {sorted(wrong)[:5]} are missing or unknown",
+            )
         return made
 
 
@@ -285,7 +290,7 @@ def _check_arrays(name: str, arrays: Mapping[str, NDArray[Any]], projections: Ma
     """Raises ReleaseRejected when arrays do not fit each other, or hold what is not finite."""
     wrong = [file for file, array in arrays.items() if len(array) != n_items]
     if wrong or arrays["present.npy"].shape[1] != 2 or arrays["ease_index.npy"].shape != arrays["ease_weight.npy"].shape:
-        raise ReleaseRejected("shapes", f"arrays of release {name} do not fit each other: {wrong}")
+        raise ReleaseRejected("shapes", f"arrays of release {name} differ in length or shape: {', '.join(wrong or SHAPED)}")
     index = arrays["ease_index.npy"]
     if index.size and (int(index.max()) >= n_items or int(index.min()) < -1):
         raise ReleaseRejected("shapes", "ease_index.npy points beyond the items", "ease_index.npy")

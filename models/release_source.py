@@ -102,12 +102,12 @@ def _unpack(archive: Path, part: Path) -> None:
                     raise ReleaseRejected("bad_archive", f"{archive.name} holds more than {MOST_MEMBERS} files")
                 plain = member.isdir() or (member.isreg() and not member.issparse())
                 if path.is_absolute() or ".." in path.parts or not plain:
-                    what = f"{member.name[:80]!r}, which is no plain file below it"
+                    what = f"{member.name[:80]!r}, which is not a plain file inside it"
                     raise ReleaseRejected("bad_archive", f"{archive.name} holds {what}")
                 if member.isdir() or path.name not in KNOWN:
                     continue
                 if folder not in (None, path.parent) or (part / path.name).exists():
-                    raise ReleaseRejected("bad_archive", f"{archive.name} holds more than one {path.name}, or release")
+                    raise ReleaseRejected("bad_archive", f"{archive.name} holds more than one {path.name}")
                 limit = MAX_MANIFEST_BYTES if path.name == MANIFEST else MAX_FILE_BYTES
                 _bounded(f"{path.name} in {archive.name}", member.size, limit)
                 folder, content = path.parent, tar.extractfile(member)
@@ -165,7 +165,7 @@ def _from_s3(source: str, part: Path, client: Any) -> None:
         if status == NOT_FOUND:
             raise ReleaseRejected("not_found", f"there is no {source}: {exc}") from exc
         if status == FORBIDDEN:
-            message = f"S3 does not let these credentials read {source}, nor say whether it is there: {exc}"
+            message = f"these credentials may not read {source}, if it exists at all: {exc}"
             raise ReleaseRejected("forbidden", message) from exc
         raise TransientError("s3", f"S3 cannot be asked for {source}: {exc}") from exc
     except (BotoCoreError, Boto3Error) as exc:

@@ -31,9 +31,8 @@ def fetch_release(root: Path, wanted: Announcement, client: Any = None) -> Path:
     if folder.is_dir():
         return folder
     if not wanted.uri.startswith("s3://"):
-        raise ReleaseRejected(
-            "not_here", f"{folder} does not exist, and {wanted.uri or 'no place'} is nowhere to fetch it from"
-        )
+        place = f"{wanted.uri} is not an s3:// address" if wanted.uri else "its announcement names no s3:// address"
+        raise ReleaseRejected("not_here", f"there is no folder {folder}, and {place} to download it from")
     # because it is needed only here, and this module is imported by commands that must start fast
     from models.release_source import download, split
 

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
 
 import click
 
 from schemas.errors import RiffleError
+from training.alone import NotFirst
 from training.cli import evaluate_command, report_command, train_command
 from training.commands import tune_command
-from training.distributed import NotFirst, joined
 from training.examples import examples_command
 
 __all__ = ["main"]
+
+
+def _joined() -> AbstractContextManager[object]:
+    if os.environ.get("WORLD_SIZE", "1") in {"", "1"}:
+        return nullcontext()
+    from training.distributed import joined  # it imports torch
+
+    return joined()
 
 
 def main() -> None:
@@ -28,7 +38,7 @@ def main() -> None:
         },
     )
     try:
-        with joined():
+        with _joined():
             group(prog_name="python -m training")
     except NotFirst:  # the first process of the group does the rest
         sys.exit(0)

@@ -1,4 +1,7 @@
-"""Commands of training. The command line finds them by name when they are called."""
+"""Commands of training. The command line finds them by name when they are called.
+
+Whatever can be wrong with options, rules, settings or data is found before torch is imported: see `training.trainer`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +18,24 @@ from rich.console import Console
 
 from models.release import Release, manifest_sha256
 from models.release_source import take
-from models.serving import ServingModel
+from models.rules import PositiveRule
 from models.tracking import Tracking
-from schemas.errors import BadDataset, ConfigError, ReleaseRejected
+from schemas.errors import BadDataset, ConfigError
 from schemas.options import Number, Whole
-from training.distributed import Group
-from training.encoders import UNUSED
-from training.encoding import encoded
-from training.evaluate import Figures
+from training.alone import agree, is_first
+from training.amounts import FEWEST_EVENTS, FEWEST_NEW, demand_enough, demand_trainable, new_events
+from training.data import of_known_items
+from training.evaluate import asked_of
 from training.existing import find_release, newer_share, seen_events
-from training.gate import HALF, STANDARD, judge
-from training.incremental import FEWEST, new_events, updated
-from training.learn import LearnSettings
+from training.gate import HALF, STANDARD
+from training.holdout import Holdout, held_out, without_kept
 from training.logged import logged_in
 from training.measurement import Measurement
-from training.measuring import Asked, Encode, gate_share, measure, measurement, threads, trained, unseen_share
-from training.options import FP16, MORE, chosen, newest
-from training.progress import Report, note, progress
-from training.ranker import RankerSettings
+from training.options import FP16, MORE, chosen, newest, settings_file
+from training.progress import note, progress
+from training.recipe import LearnSettings, RankerSettings, TowerSettings
 from training.record import forewarn, record
 from training.sources import Corpus, open_corpus
-from training.towers import TowerSettings
 
 __all__ = ["evaluate_command", "report_command", "train_command"]
 
@@ -47,6 +46,25 @@ DEFAULT_CACHE = "~/.cache/riffle"
 OF_TRAINING = ("quick", "seed", "ranker", "settings", "checkpoints", "fp16")
 "Options that say something of a training alone."
 WRITTEN = click.Path(dir_okay=False, writable=True, path_type=Path)
+
+
+TRAIN_HELP = f"""Train a release from a dataset folder or an archive, and judge it on events that it was not trained on.
+
+The release is written whatever the gate decides; its manifest holds the verdict, which `riffle release promote` obeys.
+
+\b
+The least that is needed, checked before anything is trained:
+  to learn from   {FEWEST_EVENTS} events on items of the catalogue, some of them liked
+  to judge by     {STANDARD.queries} items liked by {STANDARD.people} people in the newest events (--holdout); where
+                  these hold less, {STANDARD.last} people who liked something after their first
+                  event: the last like of each is kept from training and asked for
+  to update by    {FEWEST_NEW} events newer than the release that serves (--incremental)
+
+With --incremental, too little that is new is no error: nothing is written, and the exit status is 0.
+With MLFLOW_TRACKING_URI the release is recorded there as a run.
+
+Example: python -m training train .riffle/archive --out .riffle/releases --positive "action == 'like'"
+"""
 
 
 def _settings(seed: int, text_model: str, *, quick: bool) -> LearnSettings:
@@ -65,14 +83,14 @@ def _cache(folder: str) -> Path:
 LEARNING = (
     *MORE,
     FP16,
-    click.option("--positive", help="Rule over event columns that says which events are liked."),
+    click.option("--positive", help="Rule over event columns that says which events are liked, such as \"action == 'like'\"."),
     click.option(
         "--text-model",
         default="",
         envvar="RIFFLE_TEXT_MODEL",
         help="Folder or hub name of a text encoder; the packaged MiniLM without it.",
     ),
-    click.option("--seed", type=Whole(), default=0, show_default=True),
+    click.option("--seed", default=0, show_default=True, type=Whole(0)),
     click.option("--quick", is_flag=True, help="Fewer passes: a release of slightly lower quality in a third of the time."),
     click.option("--cache", default=DEFAULT_CACHE, show_default=True, help="Folder of encoded item vectors."),
     click.option("--json", "as_json", is_flag=True, help="End with one line of JSON."),
@@ -102,7 +120,7 @@ def _learning(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--first", is_flag=True, help="Ask where a person first meets what they then like: for logged impressions and views."
 )
-@click.option("--parity", type=Whole(0), default=0, help="Requests on which the exported graphs are held against torch.")
+@click.option("--parity", default=0, type=Whole(0), help="Requests on which the exported graphs are held against torch.")
 @click.option("--save", type=WRITTEN, help="Write what was measured, query by query, as JSON for `riffle report`.")
 @click.option("--report", "page", type=WRITTEN, help="Write an HTML page with plots.")
 @_learning
@@ -139,7 +157,7 @@ def evaluate_command(
     Example: riffle evaluate my-dataset --report quality.html --json
     """
     console, started = Console(stderr=True), time.monotonic()
-    settings = _settings(seed, text_model, quick=quick)
+    settings = _checked(positive, seed, text_model, quick=quick)
     if named is None:
         _demand_release()
     else:
@@ -150,7 +168,6 @@ def evaluate_command(
         report("read", 0, 1)
         corpus = open_corpus(source, positive, existing.manifest.positive if existing else None, newest())
         note(console, corpus)
-        model, learned, label = None, None, "without a release"
         if existing is not None:
             until = existing.manifest.trained_until_ms
             share = newer_share(corpus.events, until, existing.name) if share is None and not seen else share
@@ -159,16 +176,18 @@ def evaluate_command(
             if known:
                 about["warning"] = f"{existing.name} was trained on {known} of the events that it was asked about"
                 console.print(f"[yellow]{about['warning']}", highlight=False)
-        asked = Asked(0.8 if share is None else share, queries, parity, first)
-        encode = partial(encoded, cache=_cache(cache), text_model=settings.text_model, image_hosts=settings.image_hosts)
-        if existing is not None:
-            model, label = ServingModel(existing, threads()), existing.name
-        elif not no_train:
-            cores = threads()
-            learned = trained(corpus, asked.share, settings, _cache(cache), report)
-            model, label = ServingModel(learned.release(), cores), "with a release"
-        plain = measure(corpus, asked, report, "measure without a release", None, encode)[0] if before else None
-        figures, held = measure(corpus, asked, report, "measure", model, encode, learned)
+        share = 0.8 if share is None else share
+        _demand_queries(corpus, share, first=first)
+        if existing is None and not no_train:
+            train = corpus.events[: int(len(corpus.events) * share)]
+            demand_trainable(corpus.items, train, corpus.positive, settings, settings_file())
+        from training.measuring import Asked, measurement  # they import torch, and so does what trains
+        from training.trainer import evaluated
+
+        asked = Asked(share, queries, parity, first)
+        cache_at = _cache(cache)
+        made = evaluated(corpus, asked, settings, cache_at, existing, report, train=not no_train, before=before)
+    figures, learned = made.figures, made.learned
     met = sum(one.met for one in figures.asked)
     if MET_SAID * met > len(figures.asked):
         said = f"{met:,} of {len(figures.asked):,} queries are for items that the person has met before, which no slate holds: "
@@ -179,26 +198,41 @@ def evaluate_command(
         "training_seconds": {} if learned is None else learned.seconds,
         **({"logged_slates": learned.measured.get("logged_slates", 0)} if learned is not None else {}),
         **(_images(learned.images) if learned is not None else {}),
-        **({"parity": held.to_json()} if held else {}),
+        **({"parity": made.parity.to_json()} if made.parity else {}),
     }
-    name = "none" if model is None else model.name
-    found = [measurement(corpus, asked, figures, label, name, facts)]
-    if plain is not None:
-        found.insert(0, measurement(corpus, asked, plain, "without a release", "none"))
+    label = "without a release" if made.name == "none" else "with a release" if existing is None else existing.name
+    found = [measurement(corpus, asked, figures, label, made.name, facts)]
+    if made.plain is not None:
+        found.insert(0, measurement(corpus, asked, made.plain, "without a release", "none"))
     if save is not None:
         found[-1].save(save)
     if page is not None:
         _write_page(page, found)
     out: dict[str, Any] = {
         "dataset": corpus.name,
-        "release": name,
+        "release": made.name,
         **figures.to_json(),
-        **({"before": plain.to_json()} if plain else {}),
+        **({"before": made.plain.to_json()} if made.plain else {}),
         **found[-1].summary(),
         **facts,
         "seconds": round(time.monotonic() - started, 1),
     }
     _finish(out, console, as_json=as_json)
+
+
+def _checked(positive: str | None, seed: int, text_model: str, *, quick: bool) -> LearnSettings:
+    """The settings, once rule and settings file are known to be right."""
+    if positive is not None:
+        PositiveRule(positive, "--positive")
+    return _settings(seed, text_model, quick=quick)
+
+
+def _demand_queries(corpus: Corpus, share: float, *, first: bool) -> None:
+    """Raise BadDataset where there is nothing to ask."""
+    if not asked_of(corpus.events, PositiveRule(corpus.positive), share, first=first):
+        rest = len(corpus.events) - int(len(corpus.events) * share)
+        message = f"none of the {rest:,} events after the first {share:.0%} is liked by the rule {corpus.positive!r}"
+        raise BadDataset("nothing_to_ask", f"there is nothing to ask: {message}", "positive")
 
 
 def _said(*names: str) -> Iterator[tuple[str, str]]:
@@ -238,45 +272,45 @@ def report_command(saved: tuple[Path, ...], out: Path) -> None:
     click.echo(f"wrote {out}")
 
 
-@click.command("train")
+@click.command("train", help=TRAIN_HELP)
 @click.argument("source", metavar="DIR|ARCHIVE")
 @click.option("--out", default="releases", show_default=True, type=click.Path(path_type=Path), help="Folder of releases.")
 @click.option(
     "--against",
     default="none",
     show_default=True,
-    help="The release that serves, to be better than: its name, or where it lies: a folder/, s3://bucket/prefix/NAME.",
+    help="The release to be better than, usually the one that serves: its name in --out, a folder/, or s3://bucket/prefix/NAME.",
 )
 @click.option(
     "--holdout",
     default=0.1,
     type=Number(0.01, 0.5),
     show_default=True,
-    help=f"Newest share of events that may be kept for the gate; of it only as many as hold {GATE_QUERIES:,} queries.",
+    help=f"Newest share of the events that the gate may keep; it keeps only as many as hold {GATE_QUERIES:,} queries.",
 )
 @click.option(
     "--queries",
     default=GATE_QUERIES,
     show_default=True,
     type=Whole(STANDARD.queries),
-    help=f"What the gate asks, at most; with fewer than {STANDARD.queries} no release passes.",
+    help="Queries that the gate asks, at most.",
 )
 @click.option(
     "--rank-ms",
-    type=Number(),
     default=STANDARD.rank_ms,
     show_default=True,
-    help="What ranking one request may take, 99th percentile.",
+    type=Number(0.0),
+    help="Milliseconds that ranking one request may take, 99th percentile.",
 )
 @click.option(
-    "--size-mb", type=Number(), default=STANDARD.size_mb, show_default=True, help="What the release's files may hold."
+    "--size-mb", default=STANDARD.size_mb, show_default=True, type=Number(0.0), help="MB that the release's files may hold."
 )
 @click.option("--report", "page", type=WRITTEN, help="Write an HTML page of what the gate measured.")
-@click.option("--incremental", is_flag=True, help="Go on from the release that serves: new events, and a sample of the old.")
+@click.option("--incremental", is_flag=True, help="Update the release that serves by new events and a sample of old ones.")
 @click.option(
     "--examples",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder that `riffle examples` wrote: its slates are not joined again; those of who was erased since are left out.",
+    help="Folder that `riffle examples` wrote: its slates are not joined again. Those of people erased since are left out.",
 )
 @_learning
 def train_command(
@@ -297,20 +331,12 @@ def train_command(
     cache: str,
     as_json: bool,
 ) -> None:
-    """Train a release from a dataset folder or an archive, and judge it on the newest events.
-
-    The release is written whatever the gate says; its manifest holds the verdict, and `riffle release promote` heeds it.
-    With --incremental, too little that is new is no error: nothing is written, and the command ends well.
-    With MLFLOW_TRACKING_URI it is recorded there as a run.
-
-    Example: python -m training train .riffle/archive --out .riffle/releases --positive "action == 'like'"
-    """
+    """Train a release from a dataset folder or an archive, and judge it on events that it was not trained on."""
     if incremental:
         _demand_updatable(examples)
-    first = Group.current().first
+    settings = _checked(positive, seed, text_model, quick=quick)
+    first = is_first()
     console, started = Console(stderr=True, quiet=not first), time.monotonic()
-    settings = _settings(seed, text_model, quick=quick)
-    forewarn(tracking := Tracking.from_env() if first else None)
     with progress(console) as report, tempfile.TemporaryDirectory(prefix="riffle-against-") as fetched:
         report("read", 0, 1)
         champion, releases = None, out
@@ -319,39 +345,30 @@ def train_command(
             champion, releases, against = Release.open(at), at.parent, at.name
         corpus = open_corpus(source, positive, champion.manifest.positive if champion else None, newest())
         note(console, corpus)
-        if incremental and champion is not None and corpus.positive != champion.manifest.positive:
-            raise BadDataset(
-                "positive_changed",
-                f"{against} learned by {champion.manifest.positive!r}, here it is {corpus.positive!r}: train in full",
-                "positive",
-            )
-        share = unseen_share(corpus.events, 1.0 - holdout, champion.manifest.trained_until_ms if champion else 0)
-        share = gate_share(corpus.events, corpus.positive, share, queries)
-        if incremental and champion is not None:
-            found = new_events(corpus, share, champion.manifest.trained_until_ms)
-            Group.current().agree("new events", found)
-            if found < FEWEST:
-                _skip(against, found, as_json=as_json)
-                return
-            if "half" in champion.manifest.metrics and not settings.half:
-                console.print(f"the graphs of {against} are in half precision: so are the update's", highlight=False)
-        cores, asked = threads(), Asked(share, queries, queries, first=True)
         corpus = _with_examples(corpus, examples, settings)
-        encode = partial(encoded, cache=_cache(cache), text_model=settings.text_model, image_hosts=settings.image_hosts)
+        demand_enough(of_known_items(corpus.events, corpus.items), corpus.positive)
         if incremental:
-            learned = updated(corpus, asked.share, releases, against, settings, _cache(cache), report)
+            if (held := _to_update(corpus, champion, 1.0 - holdout, queries, as_json=as_json)) is None:
+                return
         else:
-            learned = trained(corpus, asked.share, settings, _cache(cache), report)
-        mine, parity = measure(
-            corpus, asked, report, "measure the new release", ServingModel(learned.release(), cores), encode, learned
-        )
-        plain = measure(corpus, asked, report, "measure without a release", None, encode)[0]
-        theirs, refused = plain, ""
-        if champion is not None:
-            theirs, refused = _of_champion(champion, corpus, asked, report, encode, plain)
-    bounds = replace(HALF if "half" in learned.measured else STANDARD, rank_ms=rank_ms, size_mb=size_mb)
-    verdict = judge(mine, theirs, learned.parity, parity, learned.size_mb, bounds)
-    metrics = {"gate": verdict.to_json(), "before": plain.to_json(), "after": mine.to_json(), "seed": seed}
+            until_ms = -1 if champion is None else champion.manifest.trained_until_ms
+            held = held_out(corpus.events, corpus.positive, 1.0 - holdout, queries, against, until_ms)
+        corpus = without_kept(corpus, held, (round(seconds * 1_000) for seconds in settings.windows_s.values()))
+        if not incremental:
+            demand_trainable(corpus.items, held.events[: held.trained], corpus.positive, settings, settings_file())
+        if incremental and champion is not None and "half" in champion.manifest.metrics and not settings.half:
+            console.print(f"the graphs of {against} are in half precision: so are the update's", highlight=False)
+        if held.apart:
+            said = f"the newest events hold too little to judge by: of {held.people} people the last like is kept for it"
+            console.print(f"[yellow]{said} (leave_last_out)", highlight=False, soft_wrap=True)
+        forewarn(tracking := Tracking.from_env() if first else None)
+        from training.trainer import Task, judged  # it imports torch
+
+        task = Task(corpus, held, settings, _cache(cache), queries, champion, releases, incremental)
+        within = lambda learned: replace(HALF if "half" in learned.measured else STANDARD, rank_ms=rank_ms, size_mb=size_mb)
+        made = judged(task, within, report)
+    learned, verdict = made.learned, made.verdict
+    metrics = {"gate": verdict.to_json(), "before": made.plain.to_json(), "after": made.mine.to_json(), "seed": seed}
     folder = learned.write(out, {**metrics, "gate": verdict.untimed()}, against)
     facts = {
         "release": folder.name,
@@ -359,11 +376,11 @@ def train_command(
         "manifest_sha256": manifest_sha256(folder),
         **metrics,
         "against": against,
-        **({"against_refused": refused} if refused else {}),
+        **({"against_refused": made.refused} if made.refused else {}),
         "parity": learned.parity,
         **({"half": learned.measured["half"]} if "half" in learned.measured else {}),
         "logged_slates": learned.measured.get("logged_slates", 0),
-        "events": int(len(corpus.events) * asked.share),
+        "events": held.trained,
         "items": len(corpus.items),
         "training_seconds": learned.seconds,
         **_images(learned.images),
@@ -372,26 +389,48 @@ def train_command(
     kept = [out / f"{folder.name}.report.json", folder / "manifest.json"]
     kept[0].write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     if page is not None:
-        compared = [(plain, "without a release", "none"), (theirs, "what serves", against), (mine, "with it", folder.name)]
-        del compared[1 : 1 + (theirs is plain)]
-        _write_page(page, [measurement(corpus, asked, *one) for one in compared])
+        _write_page(page, made.measurements(task, folder.name))
         kept.append(page)
     if tracking is not None:
         facts["mlflow"] = record(tracking, facts, corpus.name, settings, {path.name: path.read_bytes() for path in kept})
     _finish(facts, console, as_json=as_json)
 
 
-def _of_champion(
-    champion: Release, corpus: Corpus, asked: Asked, report: Report, encode: Encode, plain: Figures
-) -> tuple[Figures, str]:
-    """What the release that serves is measured at; of one made for other features `plain`, and why."""
-    try:
-        serving = ServingModel(champion, threads())
-        return measure(corpus, asked, report, f"measure {champion.name}", serving, encode)[0], ""
-    except ReleaseRejected as exc:
-        if exc.code != "feature_spec":  # one made for other features cannot be asked; any other must be found
-            raise
-        return plain, exc.message
+def _to_update(corpus: Corpus, champion: Release | None, share: float, queries: int, *, as_json: bool) -> Holdout | None:
+    """What an update is judged by; None, and a word about it, where too little is new.
+
+    Raises:
+        BadDataset: there is nothing to go on from, or another rule says what is liked.
+    """
+    if champion is None:
+        message = "there is no release to update: train without --incremental, and promote that"
+        raise BadDataset("no_champion", message)
+    if corpus.positive != champion.manifest.positive:
+        rules = f"{champion.name} learned by the rule {champion.manifest.positive!r}, here it is {corpus.positive!r}"
+        raise BadDataset("positive_changed", f"{rules}: train in full, without --incremental", "positive")
+    name, until_ms = champion.name, champion.manifest.trained_until_ms
+    found = new_events(corpus, 1.0, until_ms)
+    held = None
+    why: dict[str, Any] = {"skipped": "nothing_new", "new_events": found, "needed": FEWEST_NEW}
+    said = f"{found} events are newer than {name}, {FEWEST_NEW} are needed"
+    if found >= FEWEST_NEW:
+        try:
+            held = held_out(corpus.events, corpus.positive, share, queries, name, until_ms)
+            found = new_events(replace(corpus, events=held.events), held.share, until_ms)
+            why["new_events"] = found
+            said = f"{found} events are newer than {name} and not kept for the gate, {FEWEST_NEW} are needed"
+        except BadDataset as exc:
+            if exc.code != "too_little_to_judge":
+                raise
+            said, why = exc.message, {"skipped": exc.code, "message": exc.message}
+    agree("new events", found)
+    if held is not None and found >= FEWEST_NEW:
+        return held
+    if is_first():
+        click.echo(f"nothing to learn yet: {said}", err=True)
+        if as_json:
+            click.echo(json.dumps({"release": None, **why, "against": name}))
+    return None
 
 
 def _demand_updatable(examples: Path | None) -> None:
@@ -399,17 +438,6 @@ def _demand_updatable(examples: Path | None) -> None:
         raise ConfigError("newest", "an update needs all that its release learned from: leave out --newest, or --incremental")
     if examples is not None:
         raise ConfigError("examples", "an update keeps its release's ranker: leave out --examples, or --incremental")
-
-
-def _skip(against: str, found: int, *, as_json: bool) -> None:
-    """Say that an update is not worth a release yet."""
-    if not Group.current().first:
-        return
-    newer = f"{found} events are newer than {against} and not kept for the gate"
-    click.echo(f"nothing to learn yet: {newer}, {FEWEST} are needed", err=True)
-    if as_json:
-        why = {"skipped": "nothing_new", "new_events": found, "needed": FEWEST, "against": against}
-        click.echo(json.dumps({"release": None, **why}))
 
 
 def _with_examples(corpus: Corpus, folder: Path | None, settings: LearnSettings) -> Corpus:
@@ -421,6 +449,8 @@ def _with_examples(corpus: Corpus, folder: Path | None, settings: LearnSettings)
 
 
 def _images(found: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    from training.encoders import UNUSED  # loads torch, which training has done by then
+
     by_url = {reason: n for reason, n in found.items() if reason not in UNUSED}
     unused = {reason: n for reason, n in found.items() if reason in UNUSED}
     return ({"images_by_url": by_url} if by_url else {}) | ({"images_unused": unused} if unused else {})

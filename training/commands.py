@@ -8,15 +8,14 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from models.rules import PositiveRule
 from schemas.options import Number, Whole
-from training.learn import LearnSettings
-from training.options import MORE, chosen, newest
+from training.amounts import demand_trainable
+from training.options import MORE, chosen, newest, settings_file
 from training.progress import note, progress
-from training.ranker import RankerSettings
+from training.recipe import LearnSettings, RankerSettings, TowerSettings
 from training.settings import write_settings
 from training.sources import open_corpus
-from training.towers import TowerSettings
-from training.tune import TuneSettings, tune
 
 __all__ = ["tune_command"]
 
@@ -43,7 +42,7 @@ def _with_more(command: click.Command) -> click.Command:
     envvar="RIFFLE_TEXT_MODEL",
     help="Folder or hub name of a text encoder; the packaged MiniLM without it.",
 )
-@click.option("--seed", type=Whole(), default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, type=Whole(0))
 @click.option("--cache", default="~/.cache/riffle", show_default=True, help="Folder of encoded item vectors.")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 def tune_command(
@@ -67,6 +66,8 @@ def tune_command(
 
     Example: riffle tune my-dataset --trials 20 --out tuned.json
     """
+    if positive is not None:
+        PositiveRule(positive, "--positive")
     console = Console(stderr=True)
     plain = LearnSettings(
         towers=TowerSettings(seed=seed, epochs=epochs), ranker=RankerSettings(seed=seed), text_model=text_model, seed=seed
@@ -74,11 +75,18 @@ def tune_command(
     standard = chosen(plain)
     corpus = open_corpus(source, positive, newest=newest())
     note(console, corpus)
+    events = corpus.events[: int(len(corpus.events) * share)]
+    train = events[: int(len(events) * (1.0 - validation))]
+    demand_trainable(corpus.items, train, corpus.positive, standard, settings_file())
+    from training.noise import quiet
+    from training.tune import TuneSettings, tune  # it imports torch
+
+    quiet()
     study = file or out.with_suffix(".study.jsonl")
     with progress(console) as report:
         found = tune(
             corpus.items,
-            corpus.events[: int(len(corpus.events) * share)],
+            events,
             corpus.positive,
             Path(cache).expanduser() / "vectors",
             study,

@@ -85,7 +85,8 @@ def vocabulary_of(events: Sequence[Interaction], positive: str) -> Vocabulary:
 
 def _demand_known(setting: str, named: Mapping[str, float], vocabulary: Vocabulary) -> None:
     if unknown := sorted(set(named) - {"positive", *vocabulary.actions}):
-        message = f"no frequent action is called {unknown[0]!r}: there are {', '.join(vocabulary.actions)}"
+        there = ", ".join(vocabulary.actions)
+        message = f"{setting}.{unknown[0]}: no frequent action has this name; those are {there}"
         raise ConfigError("unknown_action", message, f"{setting}.{unknown[0]}")
 
 

@@ -21,15 +21,12 @@ from torch.distributed.rendezvous import rendezvous
 
 from schemas.errors import ConfigError
 from schemas.options import whole_variable
+from training.alone import NotFirst
 
 __all__ = ["Group", "NotFirst", "joined"]
 
 PATIENCE = timedelta(hours=12)
 "How long processes wait for each other: while the first one gathers ranking examples and trains the ranker, the others wait."
-
-
-class NotFirst(Exception):
-    """Ends a program in a process other than the first, once all that it must do with the others is done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +126,7 @@ def joined(environ: Mapping[str, str] = os.environ) -> Iterator[Group]:
     cuda, local = torch.cuda.is_available(), whole_variable(environ, "LOCAL_RANK", 0)
     if cuda:
         if local >= torch.cuda.device_count():
-            raise ConfigError("too_many", f"process {local} of this machine has no GPU: there are {torch.cuda.device_count()}")
+            raise ConfigError("too_many", f"process {local} of this machine has no GPU: {torch.cuda.device_count()} are there")
         torch.cuda.set_device(local)
     try:
         # `torchrun` keeps its store when it restarts processes: without a name of their own for each life, the new ones

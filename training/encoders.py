@@ -142,6 +142,7 @@ class TextEncoder:
             from transformers.utils import logging as noise
 
             noise.disable_progress_bar()
+            noise.set_verbosity_error()
             self._tokenizer = AutoTokenizer.from_pretrained(self._source)
             self._model = AutoModel.from_pretrained(self._source).eval().to(self._device)
         texts = [content.decode() for content in contents]
@@ -274,7 +275,8 @@ def _pixels(content: bytes) -> NDArray[np.float32] | None:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(content), formats=IMAGE_KINDS) as opened:
+        # a warning of an odd file names no file, and what cannot be decoded is counted
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content), formats=IMAGE_KINDS) as opened:
             if opened.width * opened.height > MAX_IMAGE_PIXELS:
                 return None
             image = opened.convert("RGB").resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BILINEAR)

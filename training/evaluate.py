@@ -30,7 +30,7 @@ from schemas.records import Interaction, Item
 from training.following import Following
 from training.probe import BEYOND, Probed, Prober
 
-__all__ = ["BEYOND", "DEEP", "Asked", "Figures", "K", "Prober", "Vectors", "World", "asked_of", "evaluate"]
+__all__ = ["BEYOND", "DEEP", "Asked", "Figures", "K", "Prober", "Vectors", "World", "asked_of", "evaluate", "spread"]
 
 Vectors = Mapping[str, Sequence[ItemVector]]
 "What encoders say of items, by item id."
@@ -163,17 +163,21 @@ class Figures:
         self.without_history += asked.without_history
 
     def to_json(self) -> dict[str, object]:
-        """Means over all queries, 0 without any."""
+        """Means over all queries, null without any."""
         ranks = np.asarray(self.ranks, np.int64)
         n = max(len(ranks), 1)
+
+        def mean(total: float) -> float | None:
+            return round(float(total) / n, 4) if len(ranks) else None
+
         there = ranks >= 0
         gain = np.where(there & (ranks < K), 1.0 / np.log2(np.maximum(ranks, 0) + 2.0), 0.0)
         reciprocal = np.where(there, 1.0 / (np.maximum(ranks, 0) + 1.0), 0.0)
         return {
-            f"ndcg@{K}": round(float(gain.sum()) / n, 4),
-            f"hr@{K}": round(int((there & (ranks < K)).sum()) / n, 4),
-            f"recall@{DEEP}": round(int((there & (ranks < DEEP)).sum()) / n, 4),
-            "mrr": round(float(reciprocal.sum()) / n, 4),
+            f"ndcg@{K}": mean(gain.sum()),
+            f"hr@{K}": mean((there & (ranks < K)).sum()),
+            f"recall@{DEEP}": mean((there & (ranks < DEEP)).sum()),
+            "mrr": mean(reciprocal.sum()),
             **self._of_candidates(),
             "queries": len(ranks),
             "queries_without_history": self.without_history,
@@ -213,9 +217,14 @@ def asked_of(
         asked = [n for n in Following(events, positive, ("positive",)).liked() if n >= cut]
     else:
         asked = [n for n in range(cut, len(events)) if positive(events[n].action, events[n].value)]
-    if most is not None and len(asked) > most:
-        asked = [asked[place] for place in np.linspace(0, len(asked) - 1, most).astype(int).tolist()]
-    return asked
+    return asked if most is None else spread(asked, most)
+
+
+def spread(asked: list[int], most: int) -> list[int]:
+    """All of `asked`, or `most` of them, evenly spread."""
+    if len(asked) <= most:
+        return asked
+    return [asked[place] for place in np.linspace(0, len(asked) - 1, most).astype(int).tolist()]
 
 
 def evaluate(
@@ -230,12 +239,13 @@ def evaluate(
     vectors: Vectors | None = None,
     *,
     first: bool = False,
+    apart: bool = False,
 ) -> Figures:
     """Apply the first `share` of the events, then query at each positive one of the rest and apply it.
 
     `events` are in event-time order. `progress` is called with the work done and all of it, an event being 1. With `most`, only
     that many of the queries are asked, evenly spread; `first`: as `asked_of`. `at_cut` is called when the first part is
-    applied.
+    applied. `apart`: nothing of the rest is applied, each query is asked after the first part alone (`training.holdout`).
     `vectors` are of the items that the release does not hold, or not as they are now: see `World`. Deterministic.
     """
     items = list(items)
@@ -269,9 +279,10 @@ def evaluate(
                     world, event, probed, ahead, len(heads), event.user_id not in liked, not following.begins(event.user_id, n)
                 )
             )
-        if positive(event.action, event.value):
-            liked.add(event.user_id)
-        world.apply([event])
+        if not apart:
+            if positive(event.action, event.value):
+                liked.add(event.user_id)
+            world.apply([event])
         progress(n + 1 + ASKING * len(figures.asked), work)
     return figures
 

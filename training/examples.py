@@ -11,21 +11,30 @@ import polars as pl
 
 from models.archive.files import files
 from models.archive.target import open_target
+from models.rules import PositiveRule
 from schemas.errors import BadDataset
 from schemas.options import Number, Whole
-from schemas.parsing import finite_number
+from schemas.parsing import finite_number, shown
 from training.data import ATTRIBUTION_MS
 from training.impressions import ImpressionSettings, build_examples
 
 __all__ = ["examples_command"]
 
+SHORTEST_S, LONGEST_S = 1e-3, 1e9
+"Windows, in seconds."
+
 
 def _window(text: str) -> tuple[str, int]:
-    action, _, seconds = text.partition("=")
+    action, equals, seconds = text.partition("=")
     try:
-        return action, round(finite_number(seconds) * 1000)
+        if not action or not equals:
+            raise ValueError(f"must be ACTION=SECONDS, is {shown(text)}")
+        number = finite_number(seconds)
+        if not SHORTEST_S <= number <= LONGEST_S:
+            raise ValueError(f"must be from {SHORTEST_S:g} to {LONGEST_S:g} seconds, is {shown(seconds)}")
     except ValueError as exc:
-        raise click.BadParameter(f"{text!r} is not action=seconds: seconds {exc}", param_hint="--window-of") from exc
+        raise click.BadParameter(f"{action or text}: {exc}", param_hint="--window-of") from exc
+    return action, round(number * 1000)
 
 
 @click.command("examples")
@@ -34,17 +43,21 @@ def _window(text: str) -> tuple[str, int]:
 @click.option("--positive", default="True", show_default=True, help="Rule over event columns that says which events are liked.")
 @click.option(
     "--window",
-    type=Number(),
     default=ATTRIBUTION_MS / 1000,
     show_default=True,
+    type=Number(SHORTEST_S, LONGEST_S),
     help="Seconds that an action may follow its slate.",
 )
 @click.option("--window-of", multiple=True, metavar="ACTION=SECONDS", help="Another window for an action.")
 @click.option(
-    "--position-bias", type=Number(), default=0.5, show_default=True, help="0: a position says nothing of what was looked at."
+    "--position-bias",
+    default=0.5,
+    show_default=True,
+    type=Number(0.0),
+    help="0: the position says nothing about whether an item was looked at.",
 )
 @click.option("--partition", "partitions", multiple=True, type=Whole(0), help="These partitions only: each may be a job.")
-@click.option("--at-once", type=Whole(1), default=2, show_default=True, help="Partitions side by side.")
+@click.option("--at-once", default=2, show_default=True, type=Whole(1), help="Partitions read in parallel.")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 def examples_command(
     archive: str,
@@ -64,10 +77,11 @@ def examples_command(
 
     Example: riffle examples .riffle/archive --out examples --positive "action == 'like'"
     """
+    PositiveRule(positive)
+    windows = dict(_window(text) for text in window_of)
     started, target = time.perf_counter(), open_target(archive)
     if not files(target, "impressions") and not files(target, "interactions"):
         raise BadDataset("no_archive", f"{archive} is no archive: it holds no files of slates or events")
-    windows = dict(_window(text) for text in window_of)
     settings = ImpressionSettings(positive, round(window * 1000), windows, position_bias)
     written = build_examples(target, out, settings, partitions or None, at_once)
     followed = pl.col("labels").list.len() > 0

@@ -27,7 +27,7 @@ def find_release(named: str, root: Path) -> Release:
     if not (folder / "manifest.json").exists() and NAME.fullmatch(named):
         folder = root / named
     if not folder.is_dir():
-        raise ReleaseRejected("not_found", f"there is no release {named[:200]!r}: it is neither a folder nor in {root}")
+        raise ReleaseRejected("not_found", f"there is no release {named[:200]!r}: no folder has this name, here or in {root}")
     return Release.open(folder.absolute())
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -34,6 +34,7 @@ __all__ = [
     "less_before",
     "log_sums_before",
     "train_towers",
+    "with_passes",
 ]
 
 FULL_SOFTMAX = 20_000
@@ -238,6 +239,12 @@ class _Steps:
         return torch.from_numpy(array).to(self._device)
 
 
+def with_passes(table: EventTable, settings: TowerSettings, least_steps: int) -> TowerSettings:
+    """The settings, with as many passes over `table` as make `least_steps` steps, if theirs are fewer."""
+    per_epoch = max(1, -(-len(_windows(table).rows) // settings.batch))
+    return replace(settings, epochs=max(settings.epochs, -(-least_steps // per_epoch)))
+
+
 def first_meetings(table: EventTable, n_items: int) -> NDArray[np.int64]:
     """When each item was first met by anybody, ms, NEVER where it was not: `(n_items,)`."""
     found = np.full(n_items, NEVER, np.int64)
@@ -300,7 +307,10 @@ def train_towers(
             if progress is not None:
                 progress(done, of)
             step = steps.step(part, rng)
-            if step is not None:
+            if step is None:  # nobody has anything to predict: a step that changes no weight
+                optimizer.zero_grad(set_to_none=True)
+                optimizer.step()
+            else:
                 _learn(module, step, optimizer, parameters, group)
             schedule.step()
             if checkpoints is not None and (done % checkpoints.every == 0 or done == of):

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from models.features import SPEC
@@ -23,11 +22,11 @@ from models.sequences import EVENT_WIDTH, LENGTH, Vocabulary
 from models.vectors import unit_rows
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
-from training.data import EventTable, of_known_items, published
+from training.amounts import FEWEST_NEW, until_share
+from training.data import EventTable, of_known_items
 from training.distributed import Group, NotFirst
 from training.ease import ease
 from training.encoders import Encoder, TextEncoder, encode_items, image_encoder
-from training.events import EventFrame
 from training.export import to_half, to_onnx
 from training.fit_towers import NEVER, first_meetings, train_towers
 from training.learn import Learned, LearnSettings
@@ -38,10 +37,8 @@ from training.towers import Content, ItemTower, UserTower, item_vectors
 from training.web_images import OFF
 from training.weights import Champion, warm_start, weights_of
 
-__all__ = ["FEWEST", "new_events", "rows_to_learn", "update", "updated"]
+__all__ = ["rows_to_learn", "update", "updated"]
 
-FEWEST = 50
-"New events below which an update is not worth a release."
 RATE = 0.2
 "Learning rate of an update, as a share of a full training's: what was learned is moved, not replaced."
 EPOCHS = 2
@@ -72,20 +69,6 @@ def rows_to_learn(table: EventTable, since_ms: int, seed: int) -> NDArray[np.int
     return np.sort(np.concatenate([mine, sample]))
 
 
-def new_events(corpus: Corpus, share: float, since_ms: int) -> int:
-    """How many of the first `share` of the events, on items that were there then, are later than `since_ms`."""
-    events, known = _until(corpus, share)
-    if isinstance(events, EventFrame):
-        events = EventFrame(events.frame.filter(pl.col("event_time") > since_ms))
-    return sum(event.event_time > since_ms for event in of_known_items(events, known))
-
-
-def _until(corpus: Corpus, share: float) -> tuple[Sequence[Interaction], list[Item]]:
-    """The first `share` of the events, and the items that were published by the last of them."""
-    events = corpus.events[: int(len(corpus.events) * share)]
-    return events, published(corpus.items, events)
-
-
 def updated(
     corpus: Corpus, share: float, releases: Path, champion: str, settings: LearnSettings, cache: Path, report: Report
 ) -> Learned:
@@ -95,8 +78,8 @@ def updated(
         BadDataset: there is no such release to go on from, or what `update` says.
     """
     if champion == "none":
-        raise BadDataset("no_champion", "there is no release to go on from: train in full, and promote it")
-    events, known = _until(corpus, share)
+        raise BadDataset("no_champion", "there is no release to update: train without --incremental, and promote that")
+    events, known = until_share(corpus, share)
     return update(Champion.open(releases / champion), known, events, cache, settings, report)
 
 
@@ -152,8 +135,8 @@ def update(
     windows = {head.action: head.window_ms for head in before.heads}
     table = EventTable.of(events, items, vocabulary, heads, windows)
     fresh = int((table.time_ms > before.trained_until_ms).sum())
-    if fresh < FEWEST:
-        raise BadDataset("too_little", f"{fresh} events are newer than release {champion.release.name}, {FEWEST} are needed")
+    if fresh < FEWEST_NEW:
+        raise BadDataset("too_little", f"{fresh} events are newer than {champion.release.name}, {FEWEST_NEW} are needed")
     group = Group.current()
     if not group.first:  # the first process encodes what is new, the others find it in the cache
         group.wait()

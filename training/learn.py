@@ -22,8 +22,8 @@ from models.rules import PositiveRule
 from models.sequences import EVENT_WIDTH, LENGTH, Vocabulary
 from models.serving import ServingModel
 from models.vectors import unit_rows
-from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
+from training.amounts import demand_enough
 from training.checkpoints import Checkpoints
 from training.choice import trained_ranker
 from training.data import ATTRIBUTION_MS, EventTable, Heads, heads_of, of_known_items, vocabulary_of, windows_of
@@ -33,16 +33,18 @@ from training.encoders import Encoder, TextEncoder, encode_items, image_encoder
 from training.evaluate import World
 from training.events import EventFrame
 from training.export import to_half, to_onnx
-from training.fit_towers import NEVER, Watch, first_meetings, train_towers
+from training.fit_towers import NEVER, Watch, first_meetings, train_towers, with_passes
 from training.logged import Logged, LoggedSlate, slates_of
 from training.parity import Modules
 from training.projections import fit_projection, projected
-from training.ranker import Ranker, RankerSettings, fit_light, make_ranker, reliability
+from training.ranker import Ranker, fit_light, make_ranker, reliability
+from training.ranker import with_passes as with_ranker_passes
+from training.recipe import LearnSettings
 from training.replay import replay
 from training.retrieval import Retrieval, unlearned
 from training.shown import shown_slates
 from training.similarity import content_weights
-from training.towers import Content, ItemTower, TowerSettings, UserTower, item_vectors
+from training.towers import Content, ItemTower, UserTower, item_vectors
 from training.validation import Validation
 from training.web_images import OFF
 from training.weights import weights_of
@@ -50,43 +52,11 @@ from training.weights import weights_of
 __all__ = ["LearnSettings", "Learned", "learn"]
 
 TEXT_KEPT, IMAGE_KEPT = 128, 64
+STANDARD_SETTINGS = LearnSettings()
 FLATTENED = {"text": 0.0, "image": 0.5}
 "How far each modality's axes are brought to one width: a few axes of an image, as how bright it is, else drown the rest."
 LEAST_READ = 0.05
 "Weight by which the towers read text and image at least: what history does not tell of yet must not be learned slowly."
-FEWEST = 200
-"Events below which nothing can be learned."
-
-
-@dataclass(frozen=True, slots=True)
-class LearnSettings:
-    """How a release is trained."""
-
-    towers: TowerSettings = field(default_factory=TowerSettings)
-    ranker: RankerSettings = field(default_factory=RankerSettings)
-    ease_l2: float = 300.0
-    neighbours: int = 128
-    replayed_share: float = 0.3
-    "Newest part of the training events on which the ranker learns, from retrieval that was trained without it."
-    unlearned_share: float = 0.1
-    "Share of the items that the older part met which are to the ranker as if nobody had: it learns what to make of such."
-    queries: int = 4_000
-    "Ranking queries, at most."
-    logged_share: float = 0.5
-    "Share of them that may be slates as they were logged, newest first; the others are replayed history."
-    heads: dict[str, float] = field(default_factory=dict)
-    "Weight in the score by action, of the actions to predict beside `positive`; empty: the frequent ones, by `heads_of`."
-    windows_s: dict[str, float] = field(default_factory=dict)
-    "Seconds after a first meeting or a slate in which an action counts, by action or `positive`; a day where not said."
-    text_model: str = ""
-    "Folder or hub name of the text encoder; empty means the packaged MiniLM."
-    image_hosts: str = ""
-    "Hosts whose images are fetched though their addresses are not public, separated by commas; `off`: none is fetched."
-    seed: int = 0
-    half: bool = False
-    "Whether the graphs multiply matrices in half precision (`training.export.to_half`)."
-    checkpoints: str = ""
-    "Folder of checkpoints, for one training at a time; empty means none are written."
 
 
 @dataclass(slots=True, repr=False)
@@ -210,7 +180,7 @@ def learn(
     events: Sequence[Interaction],
     positive: str,
     cache: Path,
-    settings: LearnSettings = LearnSettings(),
+    settings: LearnSettings = STANDARD_SETTINGS,
     report: Report | None = None,
     logged: Logged | None = None,
     watch: Callable[[int, float], None] | None = None,
@@ -234,10 +204,8 @@ def learn(
     heads = heads_of(events, vocabulary, positive, settings.heads)
     windows = windows_of(settings.windows_s, vocabulary)
     events = of_known_items(events, items)
+    demand_enough(events, positive)
     table = EventTable.of(events, items, vocabulary, heads, windows)
-    if len(events) < FEWEST or not bool((table.labels[:, 0] > 0).any()):
-        message = f"{len(events)} events on known items, {int(table.liked.sum())} liked by the rule {positive!r}"
-        raise BadDataset("too_little", f"too little to learn from: {message}; at least {FEWEST} are needed, some liked")
     if not group.first:  # the first process encodes what is new, the others find it in the cache
         group.wait()
     # what the first could not have, the others do not try: all must learn from the same
@@ -278,7 +246,8 @@ def learn(
     replayed = replay(World(items), model, events, table, start, replays, settings.seed, progress, slates)
     progress = clock.part("train the ranker")
     span_ms = int(events[-1].event_time - events[start].event_time)
-    ranker, examples, maker.measured["logged_slates"] = trained_ranker(replayed, span_ms, settings.ranker, progress)
+    how = with_ranker_passes(len(replayed.examples), settings.ranker, settings.least_steps)
+    ranker, examples, maker.measured["logged_slates"] = trained_ranker(replayed, span_ms, how, progress)
     hits = np.zeros(len(replayed.light_scores), np.int64)
     light = fit_light(replayed.light_scores, hits, replayed.sources, dict(DEFAULT_WEIGHTS))
     second = maker.retrieval(table, "all")
@@ -329,7 +298,8 @@ class _Maker:
 
     def towers(self, table: EventTable, what: str, watch: Watch | None) -> tuple[UserTower, ItemTower]:
         progress = self.clock.part(f"train the towers, {what}")
-        return train_towers(table, self.content, self.settings.towers, progress, watch, self.checkpoints)
+        settings = with_passes(table, self.settings.towers, self.settings.least_steps)
+        return train_towers(table, self.content, settings, progress, watch, self.checkpoints)
 
     def retrieval(self, table: EventTable, what: str, watch: Watch | None = None) -> Retrieval:
         self.clock.part(f"item-to-item weights, {what}")

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.state import hash64
 from schemas.errors import BadInput
 from training import metrics
 from training.evaluate import DEEP, Figures, K
@@ -109,7 +110,7 @@ class Measurement:
             people=np.asarray([people.setdefault(one.user_id, len(people)) for one in asked], np.int64),
             items=items,
             ranks=np.asarray(figures.ranks, np.int64),
-            segments=_segments(figures, items, catalogue.events),
+            segments=_segments(figures, items, catalogue),
             stages=[one.probed.stage for one in asked],
             sources=[sorted(one.probed.sources) for one in asked],
             tops=tops,
@@ -130,12 +131,12 @@ class Measurement:
         return held
 
     def interval(self, measure: str, segment: str = "all") -> metrics.Interval:
-        """Mean and 95 % interval, people drawn whole."""
+        """Mean and 95 % interval, people drawn whole; NaN where the segment holds no query."""
         held = self.within(segment)
         return metrics.bootstrap(self.values[measure][held], self.people[held])
 
     def against(self, other: Measurement, measure: str, segment: str = "all") -> metrics.Interval:
-        """Mean difference to another measurement of the same queries, and its 95 % interval, paired.
+        """Mean difference to another measurement of the same queries, and its 95 % interval, paired; NaN without queries.
 
         Raises:
             BadInput: the two were not asked the same queries.
@@ -155,14 +156,11 @@ class Measurement:
         return hashlib.sha256(asked.tobytes() + "\n".join(self.item_ids).encode()).hexdigest()[:16]
 
     def summary(self) -> dict[str, Any]:
-        """Means with intervals, by segment; coverage; calibration."""
-        segments = {
-            name: {
-                "queries": int(self.within(name).sum()),
-                **{measure: self.interval(measure, name).to_json() for measure in MEASURES},
-            }
-            for name in SEGMENTS
-        }
+        """Means with intervals, by segment, null where it holds no query; coverage; calibration."""
+        segments: dict[str, dict[str, Any]] = {}
+        for name in SEGMENTS:
+            figures = {measure: self.interval(measure, name).to_json() for measure in MEASURES}
+            segments[name] = {"queries": int(self.within(name).sum()), **figures}
         return {f"coverage@{K}": round(self.coverage(), 4), "segments": segments, "calibration": self.calibration}
 
     def save(self, path: Path) -> None:
@@ -246,9 +244,11 @@ class Measurement:
         return made
 
 
-def _segments(figures: Figures, items: NDArray[np.int64], events: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Bits in the order of SEGMENTS."""
-    order = np.argsort(-events, kind="stable")
+def _segments(figures: Figures, items: NDArray[np.int64], catalogue: Catalogue) -> NDArray[np.int64]:
+    """Bits in the order of SEGMENTS. Of items with equally many events the hash of the id decides, not the file."""
+    events = catalogue.events
+    hashes = np.asarray([hash64(item_id) for item_id in catalogue.item_ids], np.uint64)
+    order = np.lexsort((hashes, -events))
     before = np.cumsum(events[order]) - events[order]
     head = np.zeros(len(events), np.bool_)
     head[order] = (before < events.sum() / 2) & (events[order] > 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +15,9 @@ from models.rules import PositiveRule
 from models.serving import ServingModel
 from models.slot import ModelSlot
 from schemas.options import whole_variable
-from schemas.records import Interaction, Item
+from schemas.records import Item
 from training.data import published
-from training.evaluate import Figures, Vectors, World, asked_of, evaluate
-from training.gate import STANDARD, Bounds
+from training.evaluate import Figures, Vectors, World, evaluate
 from training.learn import Learned, LearnSettings, learn
 from training.measurement import Catalogue, Measurement
 from training.parity import Parity, in_parity
@@ -29,12 +27,10 @@ __all__ = [
     "Asked",
     "Encode",
     "catalogue_of",
-    "gate_share",
     "measure",
     "measurement",
     "threads",
     "trained",
-    "unseen_share",
     "without",
 ]
 
@@ -55,6 +51,8 @@ class Asked:
     "Requests on which the exported graphs are held against torch."
     first: bool = False
     "Ask at first meetings of what is liked then or later, instead of at every positive event (`training.evaluate.asked_of`)."
+    apart: bool = False
+    "Apply no event of the rest: the queries are asked after the first part, each for itself (`training.holdout`)."
 
 
 def trained(corpus: Corpus, share: float, settings: LearnSettings, cache: Path, report: Report) -> Learned:
@@ -100,7 +98,17 @@ def measure(
     rule = PositiveRule(corpus.positive)
     progress = lambda done, of: report(what, done, of)
     figures = evaluate(
-        corpus.items, corpus.events, rule, asked.share, progress, slot, asked.queries, at_cut, vectors, first=asked.first
+        corpus.items,
+        corpus.events,
+        rule,
+        asked.share,
+        progress,
+        slot,
+        asked.queries,
+        at_cut,
+        vectors,
+        first=asked.first,
+        apart=asked.apart,
     )
     return figures, found[0] if found else None
 
@@ -110,33 +118,6 @@ def measurement(
 ) -> Measurement:
     """What was found, query by query."""
     return Measurement.of(figures, catalogue_of(corpus, asked.share), label, corpus.name, release, facts)
-
-
-def unseen_share(events: Sequence[Interaction], share: float, until_ms: int) -> float:
-    """`share` of the events, or more, up to where a release that was trained until `until_ms` has seen them.
-
-    It must not be asked about what it has learned, events of that very moment included. One that has seen all is of other data,
-    or nothing new has come: `share`.
-    """
-    n, cut = len(events), int(len(events) * share)
-    if cut >= n or events[cut].event_time > until_ms or events[-1].event_time <= until_ms:
-        return share
-    return (bisect_right(events, until_ms, cut, key=lambda event: event.event_time) + 0.5) / n
-
-
-def gate_share(events: Sequence[Interaction], positive: str, share: float, queries: int, bounds: Bounds = STANDARD) -> float:
-    """`share` of the events, or more, up to where what is left still holds what the gate asks.
-
-    That are `queries` first meetings of what is liked (`asked_of`), of as many people as `bounds` want; where the rest after
-    `share` holds fewer of either, it is all kept. So what is kept from training does not grow with the history.
-    """
-    asked = asked_of(events, PositiveRule(positive), share, first=True)
-    needed, people = max(queries, bounds.queries), set[str]()
-    for found, n in enumerate(reversed(asked), 1):
-        people.add(events[n].user_id)
-        if found >= needed and len(people) >= bounds.people:
-            return max(share, (n + 0.5) / len(events))  # of the same events, be it the share or a little less
-    return share
 
 
 def catalogue_of(corpus: Corpus, share: float) -> Catalogue:

@@ -9,11 +9,10 @@ from typing import Any
 import click
 
 from schemas.options import Whole
-from training.learn import LearnSettings
-from training.ranker import KINDS
+from training.recipe import KINDS, LearnSettings
 from training.settings import read_settings
 
-__all__ = ["FP16", "MORE", "chosen", "newest"]
+__all__ = ["FP16", "MORE", "chosen", "newest", "settings_file"]
 
 
 def _keep(context: click.Context, option: click.Parameter, value: Any) -> None:
@@ -64,6 +63,12 @@ def newest() -> int:
     """How many events the running command is to read; 0 means all."""
     context = click.get_current_context(silent=True)
     return 0 if context is None else int(context.meta.get("training.newest") or 0)
+
+
+def settings_file() -> Path | None:
+    """The file that --settings of the running command names."""
+    context = click.get_current_context(silent=True)
+    return None if context is None else context.meta.get("training.settings")
 
 
 def chosen(settings: LearnSettings) -> LearnSettings:

@@ -208,7 +208,14 @@ def beyond_accuracy(found: Sequence[Measurement]) -> str:
         for panel, (title, values) in zip(panels, panels_of.items(), strict=True):
             panel.barh(range(len(found)), values, height=0.6, color=[SERIES[n % len(SERIES)] for n in range(len(found))])
             for row, value in enumerate(values):
-                panel.text(value, row, f" {value:.3g}", va="center", fontsize=9, color=MUTED)
+                panel.text(
+                    np.nan_to_num(value),
+                    row,
+                    f" {value:.3g}" if np.isfinite(value) else " –",
+                    va="center",
+                    fontsize=9,
+                    color=MUTED,
+                )
             panel.set_title(title)
             panel.margins(x=0.16)
             panel.set_xticks([])

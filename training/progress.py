@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from training.distributed import Group
+from training.alone import is_first
 from training.sources import Corpus
 
 __all__ = ["SAID_EVERY_S", "Report", "note", "progress"]
@@ -21,38 +21,48 @@ Report = Callable[[str, int, int], None]
 
 @contextmanager
 def progress(console: Console, clock: Callable[[], float] = time.monotonic) -> Iterator[Report]:
-    """A bar per part, kept on the screen when it is done; a line every `SAID_EVERY_S` where there is no terminal.
+    """A bar per part, kept on the screen when it is done. Where there is no terminal, at most one line every `SAID_EVERY_S`.
 
-    Of processes that train together the first alone says something.
+    Of processes that train together only the first reports.
     """
-    if not Group.current().first:
+    if not is_first():
         yield lambda part, done, of: None  # noqa: ARG005
-        return
+    elif console.is_terminal:
+        yield from _bars(console)
+    else:
+        yield _lines(console, clock)
+
+
+def _bars(console: Console) -> Iterator[Report]:
     columns = (TextColumn("{task.description:36s}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     tasks: dict[str, TaskID] = {}
-    said = clock()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console) as bar:
 
         def report(part: str, done: int, of: int) -> None:
-            nonlocal said
             if part not in tasks:
                 for task in tasks.values():
                     bar.update(task, completed=bar.tasks[task].total)
                     bar.stop_task(task)
                 tasks[part] = bar.add_task(part, total=of)
-                if not console.is_terminal:
-                    console.print(f"{part} …")
-                    said = clock()
-            elif not console.is_terminal and clock() - said >= SAID_EVERY_S:
-                said = clock()
-                console.print(f"{part}: {100 * done // max(1, of)} %", highlight=False)
             bar.update(tasks[part], completed=done, total=of)
 
         yield report
 
 
+def _lines(console: Console, clock: Callable[[], float]) -> Report:
+    said = clock()
+
+    def report(part: str, done: int, of: int) -> None:
+        nonlocal said
+        if (now := clock()) - said >= SAID_EVERY_S:
+            said = now
+            console.print(f"{part}: {100 * done // max(1, of)} %", highlight=False)
+
+    return report
+
+
 def note(console: Console, corpus: Corpus) -> None:
     """Say what is to be known of the rows that were read."""
-    if Group.current().first:
+    if is_first():
         for line in corpus.notes:
             console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)

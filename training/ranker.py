@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,10 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from schemas.errors import BadDataset, ConfigError
+from schemas.errors import BadDataset
 from training.distributed import Group
+from training.metrics import expected_discount
+from training.recipe import KINDS, RankerSettings
 from training.schedule import one_cycle
 
 __all__ = [
@@ -33,39 +35,10 @@ __all__ = [
     "make_ranker",
     "reliability",
     "train_ranker",
+    "with_passes",
 ]
 
-KINDS = ("mmoe", "deepfm")
-
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class RankerSettings:
-    """How the ranker is built and trained."""
-
-    kind: str = "mmoe"
-    "Which one: of KINDS."
-    experts: int = 4
-    "Of `mmoe`."
-    width: int = 96
-    embedding: int = 4
-    "Dimensions of a field, of `deepfm`."
-    buckets: int = 8
-    "Intervals of equal share that a feature's values fall into, of `deepfm`."
-    epochs: int = 5
-    batch: int = 64
-    "Queries per step."
-    rate: float = 2e-3
-    dropout: float = 0.1
-    weight_decay: float = 0.02
-    pointwise: float = 0.3
-    "Weight of the pointwise loss beside the listwise one."
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ConfigError("ranker", f"there is no ranker {self.kind!r}: it is one of {', '.join(KINDS)}", "kind")
 
 
 @dataclass(slots=True)
@@ -196,6 +169,12 @@ def _run(model: Ranker, part: Examples) -> tuple[Tensor, tuple[Tensor, ...]]:
     return logits.reshape(*features.shape[:2], -1) + model.prior + shown * model.apart, tensors
 
 
+def with_passes(queries: int, settings: RankerSettings, least_steps: int) -> RankerSettings:
+    """The settings, with as many passes over so many queries as make `least_steps` steps, if theirs are fewer."""
+    per_epoch = max(1, -(-queries // settings.batch))
+    return replace(settings, epochs=max(settings.epochs, -(-least_steps // per_epoch)))
+
+
 def train_ranker(examples: Examples, settings: RankerSettings, progress: Progress | None = None) -> Ranker:
     """Train on the first nine tenths of the queries, calibrate on the rest; on a GPU where there is one.
 
@@ -205,7 +184,7 @@ def train_ranker(examples: Examples, settings: RankerSettings, progress: Progres
         BadDataset: there are no examples.
     """
     if not len(examples):
-        raise BadDataset("no_meetings", "nobody meets an item for the first time in the newer part: there is nothing to rank")
+        raise BadDataset("no_meetings", "in the newer events nobody meets an item for the first time: nothing can be ranked")
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
     learn, later = _parts(examples)
@@ -253,14 +232,17 @@ def calibrated_from(queries: int) -> int:
 
 
 def listwise_ndcg(model: Ranker, examples: Examples) -> float:
-    """Mean NDCG of the valid candidates in the order of the first head, of the queries with a gain; 0 without any."""
+    """Mean NDCG of the valid candidates in the order of the first head, of the queries with a gain; 0 without any.
+
+    Of candidates that score the same each has the mean discount of their places: `examples` hold those that were liked first.
+    """
     if not len(examples):
         return 0.0
     with torch.inference_mode():
         logits, _ = _run(model, examples)
     scores = np.where(examples.valid, logits[..., 0].numpy(), -np.inf)
     discount = 1.0 / np.log2(np.arange(scores.shape[1]) + 2.0)
-    gains = np.take_along_axis(examples.gains, np.argsort(-scores, axis=1, kind="stable"), axis=1) @ discount
+    gains = (examples.gains * expected_discount(scores, discount)).sum(axis=1)
     best = -np.sort(-examples.gains, axis=1) @ discount
     return float((gains[best > 0] / best[best > 0]).mean()) if (best > 0).any() else 0.0
 

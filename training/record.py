@@ -12,7 +12,7 @@ from typing import Any
 
 from models.tracking import RELEASE, Run, Tracker, Tracking
 from schemas.errors import NotReady
-from training.learn import LearnSettings
+from training.recipe import LearnSettings
 
 __all__ = ["forewarn", "record", "run_of"]
 

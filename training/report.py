@@ -126,6 +126,8 @@ def _named(measure: str) -> str:
 
 
 def _cell(interval: Interval, difference: Interval | None = None) -> str:
+    if interval.to_json() is None:
+        return "–"
     text = f"<b>{interval.mean:.4f}</b><small>{interval.low:.4f} – {interval.high:.4f}</small>"
     if difference is None:
         return text

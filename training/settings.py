@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from schemas.errors import ConfigError
-from training.learn import LearnSettings
+from schemas.parsing import shown
+from training.recipe import LearnSettings
 
 __all__ = ["read_settings", "write_settings"]
 
@@ -46,6 +47,11 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "replayed_share": (0.01, 0.9),
     "unlearned_share": (0.0, 0.9),
     "queries": (1, 10_000_000),
+    "least_steps": (1, 1_000_000),
+    "seed": (0, 2**31),
+    "towers.seed": (0, 2**31),
+    "ranker.seed": (0, 2**31),
+    "logged_share": (0.0, 1.0),
     "heads": (-1_000.0, 1_000.0),
     "windows_s": (1e-3, 1e9),
 }
@@ -57,19 +63,35 @@ def read_settings(path: Path, standard: LearnSettings) -> LearnSettings:
     """`standard` with what the file says.
 
     Raises:
-        ConfigError: it cannot be read, or holds a name or a value that there is not.
+        ConfigError: the file cannot be read, or holds a name or a value that no setting has; the message names file and field.
     """
     try:
         if path.stat().st_size > MOST_BYTES:
-            raise ConfigError("settings_file", f"{path} is no settings file: it is larger than {MOST_BYTES} bytes")
-        given = json.loads(path.read_bytes())
+            raise ConfigError("settings_file", f"{path} is not a settings file: it is larger than {MOST_BYTES:,} bytes")
+        given = json.loads(path.read_bytes(), object_pairs_hook=_once, parse_constant=_refused)
     except (OSError, ValueError, RecursionError) as exc:
-        raise ConfigError("settings_file", f"settings {path} cannot be read: {exc}") from exc
-    made = _merged(standard, given, "")
-    if made.towers.dimensions % made.towers.attention_heads:
-        message = f"{made.towers.dimensions} dimensions cannot be split over {made.towers.attention_heads} attention heads"
-        raise ConfigError("settings_file", message, "towers.attention_heads")
+        raise ConfigError("settings_file", f"{path} cannot be read as JSON: {exc}") from exc
+    try:
+        made = _merged(standard, given, "")
+        if made.towers.dimensions % made.towers.attention_heads:
+            dimensions, heads = made.towers.dimensions, made.towers.attention_heads
+            message = f"must divide towers.dimensions, which is {dimensions}, and is {heads}"
+            raise ConfigError("settings_file", f"towers.attention_heads {message}", "towers.attention_heads")
+    except ConfigError as exc:
+        raise ConfigError(exc.code, f"{path}: {exc.message}", exc.field) from exc
     return made
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for n, (name, _) in enumerate(pairs) if name in dict(pairs[:n]))
+        raise ValueError(f"{shown(twice)} is there twice")
+    return found
+
+
+def _refused(constant: str) -> float:
+    raise ValueError(f"{constant} is not a number in JSON")
 
 
 def write_settings(path: Path, settings: LearnSettings, standard: LearnSettings) -> None:
@@ -94,13 +116,14 @@ def _differing(settings: Any, standard: Any) -> dict[str, Any]:
 
 def _merged(standard: T, given: Any, where: str) -> T:
     if not isinstance(given, dict):
-        raise ConfigError("settings_file", f"{where or 'the settings'} must be an object", where or None)
+        name = where.rstrip(".")
+        raise ConfigError("settings_file", f"{name or 'the whole'} must be an object, is {shown(given)}", name or None)
     known = {field.name for field in fields(standard)}  # type: ignore[arg-type]
     changes = {}
     for name, value in given.items():
         if name not in known:
-            message = f"there is no setting {where}{name[:80]}: there are {', '.join(sorted(known))}"
-            raise ConfigError("settings_file", message, name)
+            message = f"there is no setting {shown(where + name)}; known: {', '.join(where + each for each in sorted(known))}"
+            raise ConfigError("settings_file", message, f"{where}{name[:80]}")
         before = getattr(standard, name)
         inner = f"{where}{name}"
         changes[name] = _merged(before, value, f"{inner}.") if is_dataclass(before) else _value(inner, before, value)
@@ -108,21 +131,25 @@ def _merged(standard: T, given: Any, where: str) -> T:
 
 
 def _value(name: str, before: Any, value: Any) -> Any:
-    if isinstance(before, float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) is not type(before):
-        raise ConfigError("settings_file", f"{name} must be {type(before).__name__}, not {value!r:.80}", name)
-    if isinstance(value, dict):
+    if isinstance(before, dict):
+        if not isinstance(value, dict):
+            raise ConfigError("settings_file", f"{name} must be an object of numbers by action, is {shown(value)}", name)
         if len(value) > MOST_NAMES:
             raise ConfigError("settings_file", f"{name} has {len(value)} names, at most {MOST_NAMES} can be", name)
-        return {inner: _number(f"{name}.{inner[:80]}", BOUNDS[name], value[inner]) for inner in value}
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return _number(name, BOUNDS.get(name, (-math.inf, math.inf)), value)
-    return value
+        return {inner: _number(f"{name}.{inner[:80]}", BOUNDS[name], inner_value) for inner, inner_value in value.items()}
+    if isinstance(before, bool | str):
+        if type(value) is not type(before):
+            kind = "true or false" if isinstance(before, bool) else "text"
+            raise ConfigError("settings_file", f"{name} must be {kind}, is {shown(value)}", name)
+        return value
+    return _number(name, BOUNDS.get(name, (-math.inf, math.inf)), value, whole=isinstance(before, int))
 
 
-def _number(name: str, bounds: tuple[float, float], value: Any) -> Any:
+def _number(name: str, bounds: tuple[float, float], value: Any, *, whole: bool = False) -> Any:
     low, high = bounds
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high or not math.isfinite(value):
-        raise ConfigError("settings_file", f"{name} must be from {low:g} to {high:g}, not {value!r:.80}", name)
-    return value
+    fits = type(value) is int or (type(value) is float and not whole and math.isfinite(value))
+    if not fits or not low <= value <= high:
+        kind = "a whole number" if whole else "a number"
+        within = "" if math.isinf(low) else f" from {low:g} to {high:g}"
+        raise ConfigError("settings_file", f"{name} must be {kind}{within}, is {shown(value)}", name)
+    return value if whole else float(value)

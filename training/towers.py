@@ -18,40 +18,12 @@ from torch import Tensor, nn
 
 from models.items import TEXT_DIMENSIONS
 from models.sequences import EVENT_WIDTH, LENGTH
+from training.recipe import TowerSettings
 
 __all__ = ["Content", "ItemTower", "TowerSettings", "UserTower", "item_vectors"]
 
 MEAN_RATE = 0.1
 "How fast an item's weight in the mean of a history falls with every event after it, before anything is learned."
-
-
-@dataclass(frozen=True, slots=True)
-class TowerSettings:
-    """How the towers are built and trained."""
-
-    dimensions: int = 64
-    blocks: int = 2
-    attention_heads: int = 2
-    epochs: int = 8
-    batch: int = 32
-    "Windows per step."
-    rate: float = 2e-3
-    dropout: float = 0.3
-    weight_decay: float = 0.05
-    hidden_ids: float = 0.2
-    "Share of items whose id is hidden in a step."
-    hidden_content: float = 0.1
-    """Share of items whose text is hidden in a step, and whose image is: what stands for a missing one is learned where no item
-    lacks it, and a vector leans on neither alone."""
-    unmet: float = 0.1
-    """How much an item counts as not chosen at an event from before anybody had met it: always, if nobody ever did. Whether it
-    would have been chosen is not known, and what is like it is not to be thought little of."""
-    resemblance: float = 8.0
-    """How much of the mean of the history's item vectors a person's vector has before anything is learned: like goes to like,
-    also where an item's vector comes from its content alone and no event has taught it."""
-    other: float = 0.1
-    "Weight of a first meeting that is not liked; a liked one weighs 1."
-    seed: int = 0
 
 
 @dataclass(slots=True)

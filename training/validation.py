@@ -60,8 +60,9 @@ class Validation:
                 scores = self._people(user, vectors, self._rows[span]) @ vectors.T
                 for row, met, target in zip(scores, self._met[span], self._targets[span].tolist(), strict=True):
                     wanted = row[target].item()
+                    row[target] = -torch.inf
                     row[torch.from_numpy(met).to(device)] = -torch.inf
-                    gains.append(_gain(int((row > wanted).sum())))
+                    gains.append(_gain(int((row > wanted).sum()), int((row == wanted).sum())))
         return float(np.mean(gains)) if gains else 0.0
 
     def _people(self, user: UserTower, vectors: Tensor, rows: NDArray[np.int64]) -> Tensor:
@@ -73,5 +74,7 @@ class Validation:
         return found
 
 
-def _gain(rank: int) -> float:
-    return 1.0 / float(np.log2(rank + 2.0)) if rank < K else 0.0
+def _gain(better: int, equal: int) -> float:
+    """Mean gain over the places that an item can have among `equal` others that score the same."""
+    places = np.arange(better, better + equal + 1)
+    return float(np.where(places < K, 1.0 / np.log2(places + 2.0), 0.0).mean())

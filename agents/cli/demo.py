@@ -21,7 +21,7 @@ from agents.cli import asking
 from agents.cli.ask import print_slate, request_slate, title_of
 from agents.cli.operate import readiness, start_stack, worker_daemon
 from agents.cli.progress import advance, step, with_progress
-from agents.cli.release import await_served, current_champion, print_training, promote, run_training
+from agents.cli.release import await_served, current_champion, print_training, promote, try_training
 from agents.cli.screen import plain_console
 from models.archive.files import next_offsets
 from models.archive.target import open_target
@@ -130,7 +130,10 @@ def _learn(settings: Settings, positive: str, tokens: dict[int, int], console: C
     console.print("training from the archived stream (the first time every text and image is encoded)", style="bold")
     champion = current_champion(settings)
     options = [settings.archive_target, "--positive", positive, "--against", champion, "--quick"]
-    trained = run_training(settings, options, console)
+    trained = try_training(settings, options)
+    if "error" in trained:
+        console.print("so no release is trained yet; recommendations come from co-visitation, content and popularity")
+        return {"release": None, "served": False, "not_trained": trained["error"]}
     served = False
     if trained["gate"]["passed"]:
         trained |= promote(settings, trained["release"])

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from rich.console import Console
 from agents.cli.operate import readiness
 from agents.cli.progress import step
 from agents.cli.screen import plain_console, print_table
-from models.release import NAME, Manifest, Release, list_releases, manifest_sha256
+from models.release import NAME, Manifest, Release, list_releases, manifest_sha256, read_manifest
 from models.release_source import take
 from models.tracking import Tracker, Tracking
 from schemas.errors import NotReady, ReleaseRejected
@@ -29,14 +30,26 @@ from streams.embedded.process import SAFE_PATH, python
 from streams.release_store import fetch_release, upload_release
 from streams.settings import Settings
 
-__all__ = ["await_served", "current_champion", "note", "print_training", "promote", "release", "run_training", "train"]
+__all__ = [
+    "await_served",
+    "current_champion",
+    "note",
+    "print_training",
+    "promote",
+    "release",
+    "run_training",
+    "train",
+    "try_training",
+]
 
 log = logging.getLogger(__name__)
 
 SERVED_TIMEOUT_S = 60.0
 NOT_JUDGED = "not judged"
+TOO_LITTLE = frozenset({"too_little", "too_little_to_judge", "no_meetings"})
+"Codes of a training that has too few events, as in the first days of a shop."
 TRAIN = "from agents.cli import guarded; from training.cli import train_command; guarded(train_command, 'riffle train')"
-"What the process of its own runs: what is wrong with its options is told as this command's."
+"The program of the process of its own: errors in its options name this command."
 
 
 def _aliases(settings: Settings) -> dict[str, Announcement | None]:
@@ -50,34 +63,68 @@ def current_champion(settings: Settings) -> str:
 
 
 def _at_hand(settings: Settings) -> str:
-    """Name of the champion, whose folder is here or was fetched: before hours of training, not after them."""
+    """Name of the champion, whose folder is here or was downloaded: before hours of training, not after them."""
     champion = _aliases(settings).get(CHAMPION)
     if champion is None:
         return "none"
     try:
         fetch_release(settings.releases_dir, champion)
     except ReleaseRejected as exc:
-        message = f"the release that serves must be here to be better than: {exc.message}; --against none judges without it"
+        needed = f"a new release is compared with {champion.release}, which serves, but its files are missing: {exc.message}"
+        message = f"{needed}. Copy it there with `riffle release import`, or compare with no release: --against none"
         raise ReleaseRejected(exc.code, message) from exc
     return champion.release
 
 
-def run_training(settings: Settings, options: list[str], console: Console) -> dict[str, Any]:
-    """`python -m training train …` in a process of its own, so that its memory goes when it ends; returns its figures."""
+def run_training(settings: Settings, options: list[str]) -> dict[str, Any]:
+    """`python -m training train …` in a process of its own, so that its memory goes when it ends; returns its figures.
+
+    Where it fails this process exits with its status, after its error.
+    """
+    status, out = _trained(settings, options)
+    if status:
+        if "--json" in sys.argv:
+            click.echo(out, nl=False)
+        sys.exit(status)
+    return _last_line(out)
+
+
+def try_training(settings: Settings, options: list[str]) -> dict[str, Any]:
+    """`run_training`; where there is too little to train on or to judge by `{"error": …}`, which is already on stderr."""
+    status, out = _trained(settings, options)
+    facts = _last_line(out)
+    if status and facts.get("error", {}).get("code") not in TOO_LITTLE:
+        sys.exit(status)
+    return facts
+
+
+def _last_line(out: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(out.strip().splitlines()[-1]))
+    except (ValueError, IndexError, TypeError):
+        return {}
+
+
+def _trained(settings: Settings, options: list[str]) -> tuple[int, str]:
+    """Exit status and output of a training; what went wrong is on stderr, and as JSON at the end of the output."""
     command = python("-c", TRAIN, *options, "--json", "--out", str(settings.releases_dir), "--cache", str(settings.cache))
     ran = subprocess.run(
         command, env={**os.environ, **SAFE_PATH}, stdout=subprocess.PIPE, encoding="utf-8", errors="replace", check=False
     )
-    if ran.returncode:
-        if ran.returncode != click.UsageError.exit_code:
-            console.print("the training did not end well; what it says is above")
-        if "--json" in sys.argv:
-            click.echo(ran.stdout, nl=False)
-        sys.exit(ran.returncode)
-    return dict(json.loads(ran.stdout.strip().splitlines()[-1]))
+    if not ran.returncode or "error" in _last_line(ran.stdout):  # the training has reported its error
+        return ran.returncode, ran.stdout
+    if ran.returncode < 0:
+        ended = f"the training was ended by {signal.Signals(-ran.returncode).name}"
+        memory = ", usually because memory ran out: --newest N reads fewer events"
+        message = ended + (memory if ran.returncode == -signal.SIGKILL else "")
+    else:
+        message = f"the training failed with status {ran.returncode}: see its output above"
+    click.echo(f"riffle: {message}", err=True)
+    error = {"code": "training_failed", "message": message, "field": None}
+    return abs(ran.returncode), json.dumps({"error": error}) + "\n"
 
 
-def _passed(settings: Settings, name: str, doing: str, *, force: bool) -> tuple[Path, Manifest]:
+def _passed(settings: Settings, name: str, *, force: bool) -> tuple[Path, Manifest]:
     """Folder and manifest of a release that verifies and, unless `force`, passed the gate; raises ReleaseRejected."""
     folder = settings.releases_dir / name
     if not NAME.fullmatch(name) or not folder.is_dir():
@@ -87,8 +134,9 @@ def _passed(settings: Settings, name: str, doing: str, *, force: bool) -> tuple[
     manifest = Release.open(folder).manifest
     gate = manifest.metrics.get("gate", {})
     if not gate.get("passed") and not force:
-        reasons = "; ".join(gate.get("reasons", ())) or "it was never judged"
-        raise ReleaseRejected("gate", f"the gate refused {name}: {reasons}. --force {doing} all the same")
+        if reasons := "; ".join(gate.get("reasons", ())):
+            raise ReleaseRejected("gate", f"the gate refused {name}: {reasons}")
+        raise ReleaseRejected("gate", f"{name} was never judged by the gate: train with `riffle train`, which judges")
     return folder, manifest
 
 
@@ -98,15 +146,14 @@ def promote(settings: Settings, name: str, *, force: bool = False, upload: str =
     Raises:
         ReleaseRejected: it does not verify, or the gate refused it and `force` is not given.
     """
-    folder, manifest = _passed(settings, name, "promotes it", force=force)
+    folder, manifest = _passed(settings, name, force=force)
     aliases = _aliases(settings)
     before = aliases.get(CHAMPION)
     again = before is not None and before.release == name
     if before is not None and not again and manifest.parent != before.release and not force:
         judged = "no release" if manifest.parent == "none" else manifest.parent
-        raise ReleaseRejected(
-            "gate", f"{name} was judged against {judged}, but {before.release} serves: train again, or promote it with --force"
-        )
+        message = f"{name} was judged against {judged}, but {before.release} serves: train again to compare it with that"
+        raise ReleaseRejected("gate", message)
     uri = upload_release(folder, upload) if upload else ""
     previous = aliases.get(PREVIOUS) if again else before
     changes = {PREVIOUS: previous, CHAMPION: Announcement(name, manifest_sha256(folder), uri)}
@@ -143,7 +190,7 @@ def await_served(settings: Settings, name: str, console: Console) -> bool:
                 return False
             if state.get("release") is None:
                 silent = (state.get("reasons") or {}).get("web", "no worker answers")
-                console.print(f"{silent}: the announcement stands, workers take it up when they start")
+                console.print(f"{silent}; workers load the release when they start")
                 return False
             time.sleep(0.1)
     return False
@@ -156,7 +203,12 @@ def await_served(settings: Settings, name: str, console: Console) -> bool:
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 def train(source: str | None, promoting: bool, upload: str, as_json: bool, options: tuple[str, ...]) -> None:
-    """Train a release from the archive of the stream, or from a dataset folder, and judge it on the newest events.
+    """Train a release from the archive of the stream, or from a dataset folder, and judge it on other events.
+
+    \b
+    The least that is needed, checked before anything is trained: 100 events on items of the catalogue, some of them
+    liked; and to judge by, 50 items liked by 30 people in the newest events, or else 12 people who liked something
+    after their first event.
 
     \b
     Further options: --positive RULE  which events are liked     --quick        fewer passes
@@ -176,8 +228,8 @@ def train(source: str | None, promoting: bool, upload: str, as_json: bool, optio
     against = "none"
     if "--against" not in options and (promoting or readiness(settings).get("release") is not None):
         against = _at_hand(settings)
-    facts = run_training(settings, [source or settings.archive_target, "--against", against, *options], console)
-    if facts.get("skipped"):  # an update that is not worth a release yet, as the training has said
+    facts = run_training(settings, [source or settings.archive_target, "--against", against, *options])
+    if facts.get("skipped"):  # an update that is not worth a release yet, as the training has reported
         if as_json:
             click.echo(json.dumps(facts))
         return
@@ -197,14 +249,19 @@ def print_training(facts: dict[str, Any], console: Console) -> None:
     for name in ("before", "after"):
         figures = facts[name]
         what = "without a release" if name == "before" else "with it"
-        rows.append((what, *(f"{figures[m]:.4f}" for m in ("ndcg@10", "hr@10", "recall@50", "mrr"))))
+        values = (figures[m] for m in ("ndcg@10", "hr@10", "recall@50", "mrr"))
+        rows.append((what, *("–" if value is None else f"{value:.4f}" for value in values)))
     metrics = ("NDCG@10", "HR@10", "Recall@50", "MRR")
     print_table(console, ("", *metrics), rows, right=metrics)
     gate = facts["gate"]
-    console.print("the gate passes it" if gate["passed"] else f"the gate refuses it: {'; '.join(gate['reasons'])}")
+    by = f"{gate['queries']:,} queries of {gate['people']:,} people, {gate['protocol']}"
+    if not gate["passed"]:
+        console.print(f"the gate refuses it ({by}): {'; '.join(gate['reasons'])}", highlight=False, soft_wrap=True)
+        console.print("what serves stays as it is", highlight=False)
+        return
+    console.print(f"the gate passes it ({by})", highlight=False, soft_wrap=True)
     if "champion" not in facts:
-        force = "" if gate["passed"] else " --force (all the same)"
-        console.print(f"let it serve with: riffle release promote {facts['release']}{force}")
+        console.print(f"let it serve with: riffle release promote {facts['release']}", highlight=False, soft_wrap=True)
 
 
 @click.group()
@@ -299,7 +356,11 @@ def import_command(source: str, sha256: str, as_json: bool) -> None:
     """
     folder = take(Settings.from_env().releases_dir, source, sha256)
     facts = {"release": folder.name, "folder": str(folder), "manifest_sha256": manifest_sha256(folder)}
-    click.echo(json.dumps(facts) if as_json else f"{folder.name}; let it serve with: riffle release promote {folder.name}")
+    gate = read_manifest(folder).metrics.get("gate", {})
+    reasons = "; ".join(gate.get("reasons", ())) or NOT_JUDGED
+    serve = f"let it serve with: riffle release promote {folder.name}"
+    what = serve if gate.get("passed") else f"the gate has not passed it: {reasons}"
+    click.echo(json.dumps(facts) if as_json else f"{folder.name}; {what}")
 
 
 @release.command("alias")
@@ -317,7 +378,7 @@ def alias_command(alias: str, name: str, force: bool, as_json: bool) -> None:
     """
     settings, named = Settings.from_env(), None
     if name != "none":
-        folder, _ = _passed(settings, name, "records it", force=force)
+        folder, _ = _passed(settings, name, force=force)
         champion = _aliases(settings).get(CHAMPION)
         if champion is not None and champion.release == name:
             raise ReleaseRejected("champion", f"{name} is the champion: it cannot challenge itself")

@@ -54,7 +54,7 @@ def test_training_says_how_far_it_is_without_a_terminal() -> None:
             now += SAID_EVERY_S / 4
             report("towers", done, 50)
         report("ranker", 0, 1)
-    assert out.getvalue().splitlines() == ["towers …", *(f"towers: {2 * n} %" for n in range(4, 50, 4)), "ranker …"]
+    assert out.getvalue().splitlines() == [f"towers: {2 * n} %" for n in range(4, 50, 4)], "what is quick has no line"
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -68,7 +68,7 @@ def test_of_processes_that_train_together_the_first_alone_says_how_far_it_is(
     for rank in range(2):
         monkeypatch.setattr(Group, "current", classmethod(lambda cls, rank=rank: cls(rank, 2)))
         out = io.StringIO()
-        with progress(Console(file=out, force_terminal=terminal)) as report:
+        with progress(Console(file=out, force_terminal=terminal), iter([0.0, 11.0, 22.0]).__next__) as report:
             report("towers", 0, 50)
             report("towers", 50, 50)
         said.append(out.getvalue())

@@ -197,7 +197,7 @@ def test_settings_are_read_before_the_data(tmp_path: Path, command: click.Comman
     (tmp_path / "s.json").write_text('{"layers": 3}')
     made = CliRunner().invoke(command, [str(tmp_path / "nowhere"), "--settings", str(tmp_path / "s.json")])
     assert isinstance(made.exception, ConfigError)
-    assert "there is no setting layers" in made.exception.message
+    assert "there is no setting 'layers'" in made.exception.message
     assert "read" not in made.output
 
 

@@ -20,8 +20,8 @@ from training import parity
 from training.cli import train_command
 from training.evaluate import Asked, Figures, World, asked_of
 from training.gate import HALF, STANDARD, Bounds, judge
+from training.holdout import gate_share, unseen_share
 from training.learn import Learned
-from training.measuring import gate_share, unseen_share
 from training.parity import Modules, Parity, in_parity
 from training.probe import Probed
 

@@ -100,8 +100,15 @@ def test_an_item_is_in_no_slate_before_it_is_published() -> None:
     assert Prober(world.items).probe("nobody", None, "late").stage == "ranked"
 
 
-def test_no_events_give_zeros() -> None:
-    assert evaluate([], [], liked).to_json()["ndcg@10"] == 0.0
+def test_without_queries_figures_are_absent() -> None:
+    found = evaluate([], [], liked).to_json()
+    assert {name: found[name] for name in ("ndcg@10", "hr@10", "recall@50", "mrr", "queries")} == {
+        "ndcg@10": None,
+        "hr@10": None,
+        "recall@50": None,
+        "mrr": None,
+        "queries": 0,
+    }
 
 
 def test_who_views_before_buying_is_asked_about_at_the_view() -> None:

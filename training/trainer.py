@@ -1,0 +1,162 @@
+"""Train and judge: what the commands do once it is known that there is enough to train on. Imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from models.release import Release
+from models.serving import ServingModel
+from schemas.errors import ReleaseRejected
+from training.encoding import encoded
+from training.evaluate import Figures
+from training.gate import Bounds, Verdict, judge
+from training.holdout import Holdout
+from training.incremental import updated
+from training.learn import Learned
+from training.measurement import Measurement
+from training.measuring import Asked, Encode, measure, measurement, threads, trained
+from training.noise import quiet
+from training.parity import Parity
+from training.recipe import LearnSettings
+from training.sources import Corpus
+
+__all__ = ["Evaluated", "Judged", "Task", "evaluated", "judged"]
+
+Report = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What `riffle train` is to do."""
+
+    corpus: Corpus
+    "Its events are those of `held`."
+    held: Holdout
+    settings: LearnSettings
+    cache: Path
+    queries: int
+    champion: Release | None
+    "What serves; None where the release is compared with the pipeline without one."
+    releases: Path
+    "Folder in which the champion lies."
+    incremental: bool
+
+    @property
+    def against(self) -> str:
+        """Name of what the release is compared with."""
+        return "none" if self.champion is None else self.champion.name
+
+    @property
+    def asked(self) -> Asked:
+        """What is asked of it."""
+        return Asked(self.held.share, self.queries, self.queries, first=True, apart=self.held.apart)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A release, not yet written, and what the gate found."""
+
+    learned: Learned
+    mine: Figures
+    plain: Figures
+    "Without a release."
+    theirs: Figures
+    "Of what serves; `plain` without one."
+    refused: str
+    "Why what serves could not be asked; empty where it was."
+    verdict: Verdict
+
+    def measurements(self, task: Task, name: str) -> list[Measurement]:
+        """Query by query, for a page: without a release, of what serves if anything does, and with it, called `name`."""
+        found = [measurement(task.corpus, task.asked, self.plain, "without a release", "none")]
+        if self.theirs is not self.plain:
+            found.append(measurement(task.corpus, task.asked, self.theirs, "what serves", task.against))
+        return [*found, measurement(task.corpus, task.asked, self.mine, "with it", name)]
+
+
+def judged(task: Task, bounds: Callable[[Learned], Bounds], report: Report) -> Judged:
+    """Train a release, or update what serves, and hold it to the gate. `bounds`: what a release must keep to.
+
+    Raises:
+        BadDataset: there is too little to learn from, or what serves cannot be updated.
+        NotFirst: this process is not the first of its group, and its part is done.
+    """
+    quiet()
+    corpus, asked, settings, cores = task.corpus, task.asked, task.settings, threads()
+    encode = _encode(task.cache, settings)
+    if task.incremental:
+        learned = updated(corpus, asked.share, task.releases, task.against, settings, task.cache, report)
+    else:
+        learned = trained(corpus, asked.share, settings, task.cache, report)
+    model = ServingModel(learned.release(), cores)
+    mine, parity = measure(corpus, asked, report, "measure the new release", model, encode, learned)
+    plain = measure(corpus, asked, report, "measure without a release", None, encode)[0]
+    theirs, refused = plain, ""
+    if task.champion is not None:
+        theirs, refused = _of_champion(task.champion, corpus, asked, report, encode, plain)
+    verdict = judge(mine, theirs, learned.parity, parity, learned.size_mb, bounds(learned), protocol=task.held.protocol)
+    return Judged(learned, mine, plain, theirs, refused, verdict)
+
+
+def _encode(cache: Path, settings: LearnSettings) -> Encode:
+    return partial(encoded, cache=cache, text_model=settings.text_model, image_hosts=settings.image_hosts)
+
+
+def _of_champion(
+    champion: Release, corpus: Corpus, asked: Asked, report: Report, encode: Encode, plain: Figures
+) -> tuple[Figures, str]:
+    """What the release that serves is measured at; of one made for other features `plain`, and why."""
+    try:
+        serving = ServingModel(champion, threads())
+        return measure(corpus, asked, report, f"measure {champion.name}", serving, encode)[0], ""
+    except ReleaseRejected as exc:
+        if exc.code != "feature_spec":  # one made for other features cannot be asked; any other must be found
+            raise
+        return plain, exc.message
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """What `riffle evaluate` found."""
+
+    figures: Figures
+    plain: Figures | None
+    "Without a release, where that was asked for."
+    learned: Learned | None
+    "What was trained for it."
+    parity: Parity | None
+    name: str
+    "Of the release; `none` without one."
+
+
+def evaluated(
+    corpus: Corpus,
+    asked: Asked,
+    settings: LearnSettings,
+    cache: Path,
+    existing: Release | None,
+    report: Report,
+    *,
+    train: bool,
+    before: bool,
+) -> Evaluated:
+    """Measure `existing`, or a release that is trained for it, or the pipeline without one; `before`: that as well.
+
+    Raises:
+        BadDataset: there is too little to learn from.
+    """
+    quiet()
+    encode = _encode(cache, settings)
+    learned, model = None, None
+    if existing is not None:
+        model = ServingModel(existing, threads())
+    elif train:
+        cores = threads()
+        learned = trained(corpus, asked.share, settings, cache, report)
+        model = ServingModel(learned.release(), cores)
+    plain = measure(corpus, asked, report, "measure without a release", None, encode)[0] if before else None
+    figures, held = measure(corpus, asked, report, "measure", model, encode, learned)
+    return Evaluated(figures, plain, learned, held, "none" if model is None else model.name)
