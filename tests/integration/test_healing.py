@@ -148,7 +148,8 @@ async def test_events_deleted_before_they_were_applied_are_reported_with_their_r
     await sent.events(50)
     await asyncio.to_thread(worker.start)
     said = await comes(fresh, lambda said: "events_missing" in said["warnings"])
-    lost = {tp.partition: (applied[tp], ends[tp]) for tp in ends if ends[tp] > applied[tp]}
+    # one offset alone may have been the end of a transaction
+    lost = {tp.partition: (applied[tp], ends[tp]) for tp in ends if ends[tp] > applied[tp] + 1}
     for partition, (first, end) in lost.items():
         assert f"{topic}-{partition}: records {first} to {end - 1}" in said["warnings"]["events_missing"]
     assert await counter(fresh, "events_missing_total") == sum(end - first for first, end in lost.values())
