@@ -112,6 +112,32 @@ def test_figures_and_measurement_agree_and_segments_divide_the_queries() -> None
         assert len(got.values[name]) == len(got)
 
 
+def test_a_part_without_queries_has_no_figures() -> None:
+    items, events = corpus()
+    figures = evaluate(items, events, LIKED)  # every item was met before the split
+    catalogue = Catalogue([i.item_id for i in items], np.ones(len(items), np.int64), np.stack([text_vector(i) for i in items]))
+    found = Measurement.of(figures, catalogue, "plain", "corpus", "none").summary()["segments"]
+    assert found["items_unmet"] == {"queries": 0, **dict.fromkeys(MEASURES)}
+    assert found["all"]["ndcg@10"] is not None
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_which_of_equally_popular_items_are_the_head_does_not_hang_on_their_place_in_the_file() -> None:
+    figures, _ = measured()
+    items, _ = world()
+    counts = np.full(len(items), 3, np.int64)
+    vectors = np.stack([text_vector(i) for i in items])
+    ids = [i.item_id for i in items]
+    heads = []
+    for order in (np.arange(len(items)), np.arange(len(items))[::-1], np.random.default_rng(0).permutation(len(items))):
+        catalogue = Catalogue([ids[n] for n in order], counts[order], vectors[order])
+        made = Measurement.of(figures, catalogue, "plain", "corpus", "none")
+        heads.append(made.within("items_head").tolist())
+    assert heads[0] == heads[1] == heads[2]
+    assert any(heads[0])
+    assert not all(heads[0])
+
+
 def test_a_saved_measurement_is_read_as_it_was(tmp_path: Path) -> None:
     _, got = measured()
     got.save(tmp_path / "m.json")

@@ -27,9 +27,10 @@ from training.holdout import held_out, last_out, without_kept
 from training.metrics import bootstrap, expanded_bootstrap, expected_discount, sign_flip_test
 from training.parity import Parity
 from training.probe import Probed
-from training.ranker import RankerSettings, with_passes
+from training.ranker import Examples, RankerSettings, listwise_ndcg, make_ranker, with_passes
 from training.recipe import LearnSettings
 from training.sources import Corpus
+from training.validation import _gain
 
 HELD = Parity(worst=2e-7, differing=0, tied=0, swapped=0, requests=1_000, rank_p99_ms=4.0, candidates=20)
 NONE = np.zeros(0, np.int32)
@@ -284,6 +285,22 @@ def test_items_that_score_the_same_gain_the_same_wherever_they_lie(scores: list[
         assert len(set(np.round(found[np.asarray(scores) == score], 12))) == 1
     best = np.flatnonzero(np.asarray(scores) == max(scores))
     assert found[best[0]] == pytest.approx(discount[: len(best)].mean())
+
+
+@given(st.integers(0, 12), st.integers(0, 12))
+def test_while_towers_are_trained_an_item_among_equals_gains_what_it_does_on_average(better: int, equal: int) -> None:
+    each = [1 / np.log2(place + 2) if place < 10 else 0.0 for place in range(better, better + equal + 1)]
+    assert _gain(better, equal) == pytest.approx(np.mean(each))
+
+
+def test_a_ranker_that_scores_all_alike_is_not_taken_for_a_good_one() -> None:
+    """Examples hold those that were liked first: in that order all alike would be perfect."""
+    model = make_ranker(3, 1, RankerSettings(width=4, experts=1)).eval()
+    features, gains = np.zeros((5, 8, 3), np.float32), np.zeros((5, 8), np.float32)
+    gains[:, 0] = 1.0
+    there = np.ones((5, 8), np.bool_)
+    examples = Examples(features, gains[..., None], gains, there, np.zeros((5, 8), np.float32), np.zeros(5, np.bool_))
+    assert listwise_ndcg(model, examples) == pytest.approx(np.mean(1 / np.log2(np.arange(8) + 2.0)))
 
 
 # ---- least amounts
