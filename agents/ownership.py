@@ -90,6 +90,7 @@ class Ownership:
         """
         wanted: tuple[tuple[dict[int, Any], set[int]], ...] = ((self.users, users), (self.covisits, covisits))
         committed = await self._committed()
+        failed: dict[tuple[str, int], str] = {}
         for parts, numbers in wanted:
             for number, part in list(parts.items()):
                 state = part.state
@@ -100,11 +101,15 @@ class Ownership:
                 if mine:
                     log.warning("%s-%d was owned by another worker meanwhile: reading its rows anew", state.source, number)
                 del parts[number]
+                if state.trouble is not None:
+                    failed[state.changelog, number] = why(state.trouble)
                 await part.close()
         for number in users - self.users.keys():
             self.users[number] = self._made(self.users, number)
         for number in covisits - self.covisits.keys():
             self.covisits[number] = self._made(self.covisits, number)
+        for part in self.parts():
+            part.state.unproven = failed.get((part.state.changelog, part.partition), part.state.unproven)
         opening = [part for part in self.parts() if not part.state.ready.is_set()]
         await asyncio.gather(*(self._open(part, committed) for part in opening))
         try:
@@ -165,6 +170,7 @@ class Ownership:
             await part.close()
             fresh = parts[part.partition] = self._made(parts, part.partition)
             fresh.state.from_generation = generation + 1
+            fresh.state.unproven = part.state.unproven if part.state.trouble is None else why(part.state.trouble)
             await self._open(fresh, committed)
             opened |= fresh.state.trouble is None
         return opened

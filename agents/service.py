@@ -250,7 +250,11 @@ class Service:
     def ready(self) -> tuple[bool, dict[str, object]]:
         """Whether this worker answers, and what is missing if not."""
         waiting = sorted(n for n, p in self._partitions.items() if not p.state.ready.is_set())
-        troubles = {str(n): why(p.state.trouble) for n, p in self._partitions.items() if p.state.trouble is not None}
+        troubles = {
+            str(n): text
+            for n, p in self._partitions.items()
+            if (text := why(p.state.trouble) if p.state.trouble is not None else p.state.unproven)
+        }
         reasons: dict[str, object] = {}
         if not self.broker:
             reasons["broker"] = f"no Kafka accepts connections at {self._settings.bootstrap_servers}"

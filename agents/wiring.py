@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from faust.types import TP
+from faust.web.base import Web
 
 from agents.catalogue import Catalogue
 from agents.covisits import CovisitPartition
@@ -65,7 +66,7 @@ NO_SCHEMA = 0
 "An id that no registry gives."
 READING_S = 5.0
 "Seconds without another failure after which reading counts as right again."
-NOTED_S = 600.0
+NOTED_S = 120.0
 "Seconds that a finding about something that is over is shown."
 WATCH_INTERVAL_S, WATCH_TIMEOUT_S = 2.0, 60.0
 APPLIED_AT_ONCE = 2
@@ -297,17 +298,27 @@ class Worker:
         """These topics have other contents now, whatever their length: what was read of them counts for nothing."""
         for part in self.ownership.parts():
             if topics & {part.state.source, part.state.changelog} and part.state.ready.is_set():
-                message = f"{part.state.source} or {part.state.changelog} was made anew"
+                which = " and ".join(sorted(topics & {part.state.source, part.state.changelog}))
+                message = f"{which} was made anew: the partition is opened again, and lacks nothing that the other topic holds"
                 self.recovery.failed(part, NotReady("not_ready", message))
         if self._reader is not None:
             self._reader.read_again(topics)
         self._looking = asyncio.create_task(self._look_again(anew=self._settings.topic("requests") in topics))
 
+    async def _begin_requests_anew(self) -> None:
+        """Read the requests topic from its beginning: what is committed, and what would be committed next, is of the old."""
+        topic = self._settings.topic("requests")
+        if self.recommend is not None:
+            for number in range(self._settings.partitions):
+                self.recommend.forget(number)
+        await self._app.consumer.commit_offsets({TP(topic, number): 0 for number in range(self._settings.partitions)})
+        await self._app.consumer.rejoin()
+
     async def _look_again(self, *, anew: bool) -> None:
         try:
             await self._app.consumer.look_again()
             if anew:
-                await self._app.consumer.rejoin()
+                await self._begin_requests_anew()
         except KafkaError as error:
             log.info("metadata cannot be asked for now: %s", why(error))
 
@@ -626,6 +637,10 @@ def _archiver(settings: Settings, registry: Registry | None) -> Archiver:
     from streams.archive.archiver import Archiver
 
     return Archiver(settings, registry)
+
+
+# Faust's index page says OK of a worker without having looked
+Web.production_blueprints = ()
 
 
 class RiffleApp(ChunkedApp):

@@ -182,7 +182,8 @@ def decode_interactions(
     status, columns = _read(values, names, where, np.zeros(len(values), np.uint8))
     if any(headers):
         # JSON is told by its header, even where its bytes would read as Avro
-        status[[n for n, head in enumerate(headers) if any(name.lower() == "content-type" for name, _ in head)]] = 1
+        told = {"content-type", ERASE[0]}
+        status[[n for n, head in enumerate(headers) if any(name.lower() in told for name, _ in head)]] = 1
     produced = None if timestamps is None else np.asarray(timestamps, np.int64)
     if produced is not None:
         status[columns.event_time > produced + FUTURE_MS] = 1
@@ -243,8 +244,11 @@ def event_of(value: bytes | None, key: bytes | None, head: Headers, registry: Re
         raise BadEvent("invalid_key", "the key is not UTF-8", "key") from exc
     if not 0 < len(key) <= MAX_ID_BYTES:
         raise BadEvent("invalid_key", f"the key must have 1 to {MAX_ID_BYTES} bytes, has {len(key)}", "key")
-    if value is None:
-        if header_of(head, ERASE[0]) != ERASE[1]:
+    erases = header_of(head, ERASE[0]) == ERASE[1]
+    if erases and value:
+        raise BadEvent("invalid_field", "a record with riffle-op: erase must have no value: nothing was erased", ERASE[0])
+    if value is None or (erases and not value):
+        if not erases:
             raise BadEvent("null_value", "no value, and no riffle-op header that would ask for an erasure")
         return user
     if len(value) > MAX_VALUE_BYTES:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import aiokafka.errors
 from aiokafka.errors import BrokerResponseError, KafkaError
 
-__all__ = ["ACTIONS", "CODES", "Action", "Code", "action_of", "advice_of", "named"]
+__all__ = ["ACTIONS", "CODES", "Action", "Code", "Refused", "action_of", "advice_of", "named"]
 
 
 class Action(enum.Enum):
@@ -270,6 +270,14 @@ def _quoted(text: str) -> Code | None:
     return None
 
 
+class Refused(KafkaError):  # type: ignore[misc]
+    """An error of Kafka with the topic that it is about; its cause is the error itself."""
+
+    def __init__(self, topic: str, error: BaseException) -> None:
+        super().__init__(f"{topic}: {advice_of(error)}")
+        self.text = f"{topic}: {advice_of(error)}"
+
+
 def action_of(error: BaseException) -> Action:
     """What is done about an error; what is no error of Kafka ends the process."""
     return named(error).action
@@ -277,6 +285,8 @@ def action_of(error: BaseException) -> Action:
 
 def advice_of(error: BaseException) -> str:
     """The error in one line, with what a person must do where there is something."""
+    if isinstance(error, Refused):
+        return error.text
     row = named(error)
     text = row.name if row.action is not Action.END else f"{type(error).__name__}: {error}"
     return f"{text}: {row.advice}" if row.advice else text

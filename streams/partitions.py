@@ -25,7 +25,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from schemas.errors import NotReady, StoreCorrupt
 from streams.aside import aside
-from streams.kafka_errors import advice_of
+from streams.kafka_errors import Refused
 from streams.lenient import AIOKafkaConsumer
 from streams.metadata import NO_ID, describe_topics, differ
 from streams.settings import Settings
@@ -156,6 +156,9 @@ class PartitionState:
         self._flushed_s = clock()
         self.trouble: BaseException | None = None
         "Why this state can no longer be used; None while it can."
+        self.unproven = ""
+        """Why the state before this one failed, until a transaction of this one succeeds; the next flush makes one, if need be
+        an empty one."""
         self.missing: tuple[int, int] | None = None
         "Source offsets, first and end, that were deleted before they were applied."
         self.jumps: list[tuple[int, int]] = []
@@ -398,7 +401,8 @@ class PartitionState:
                 except BaseException as error:
                     self.trouble = error
                     raise
-            if taken is None and self.applied >= 0 and self._clock() - self._flushed_s > REFRESH_S:
+            old = self.applied >= 0 and self._clock() - self._flushed_s > REFRESH_S
+            if taken is None and (old or self.unproven):
                 taken = Flush(applied=self.applied)
             if taken is None:
                 self._failed = False
@@ -426,7 +430,7 @@ class PartitionState:
             found = task.exception() or found
         if isinstance(error, IllegalOperation | AssertionError):  # the producer is in a state that ends the transaction
             return found or KafkaError(f"the transaction was ended: {error}")
-        return error if found is None else found
+        return error if found is None or isinstance(error, Refused) else found
 
     async def _commit(self, taken: Flush) -> None:
         """Changelog, outputs and offset in one transaction; then the rows on disk."""
@@ -436,7 +440,7 @@ class PartitionState:
             position = await self._transaction(taken)
         with self._timed("rocksdb (in a thread)"):
             await asyncio.to_thread(self.store.write, taken.rows, position)
-        self.durable = taken.applied
+        self.durable, self.unproven = taken.applied, ""
         self.flush_seconds = time.perf_counter() - started
         self._flushed_s = self._clock()
 
@@ -474,7 +478,7 @@ class PartitionState:
             try:
                 await future
             except KafkaError as exc:
-                raise KafkaError(f"{topic}: {advice_of(exc)}") from exc
+                raise Refused(topic, exc) from exc
         return [int(future.result().offset) + count for future, count in rows]
 
     async def _send_rows(

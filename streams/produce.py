@@ -15,6 +15,7 @@ from schemas.codec import Framing, Registry, encode
 from schemas.errors import TransientError
 from schemas.kernels import partition_of
 from schemas.records import Interaction, Item
+from streams.kafka_errors import advice_of
 from streams.settings import Settings
 from streams.topics import partitions_of
 
@@ -143,8 +144,8 @@ async def produce(
     except (KafkaError, KafkaTimeoutError) as exc:
         raise TransientError(
             "not_produced",
-            f"the broker at {settings.bootstrap_servers} did not take a record of {topic}: {exc!r}; "
-            "see `riffle doctor`, then run the command again: repeated events are recognised by their ids",
+            f"the broker at {settings.bootstrap_servers} did not take a record of {topic}: {advice_of(exc)}; "
+            "then run the command again: repeated events are recognised by their ids",
         ) from exc
     finally:
         await producer.stop()

@@ -103,11 +103,12 @@ async def ensure_topics(settings: Settings) -> dict[str, int]:
     counts = await partition_counts(settings)
     for name, count in counts.items():
         wanted = partitions_of(name, settings)
-        if count != wanted:
+        # tables have the partitions that their changelogs were made with; a topic that was given more is read as before
+        if count < wanted or (count != wanted and name.endswith("-changelog")):
             raise ConfigError(
                 "partition_count",
-                f"topic {settings.topic(name)} has {count} partitions, these settings need {wanted}: "
-                "set RIFFLE_PARTITIONS to match, or use another RIFFLE_TOPIC_PREFIX",
+                f"topic {settings.topic(name)} has {count} partitions, these settings need {wanted}: set RIFFLE_PARTITIONS to "
+                f"{counts['users-changelog']}, or copy the topics with `riffle topics copy --partitions {wanted} --to PREFIX`",
                 "partitions",
             )
     return counts

@@ -80,7 +80,9 @@ def _copy(old: Settings, new: Settings, *, as_json: bool) -> None:
         click.echo(json.dumps({"copied": counts, "settings": variables}))
         return
     click.echo("copied: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
-    click.echo("next: stop the workers, start them with these settings, and have producers write to the new topics:")
+    click.echo(
+        "next: `riffle down`, these settings, `riffle up` (in a cluster: stop all workers first), producers to the new topics:"
+    )
     for name, value in variables.items():
-        click.echo(f"  {name}={value}")
+        click.echo(f"  export {name}={value}")
     click.echo("the tables and the archive are then made anew from the copies; the old topics can be deleted when all is well")

@@ -6,6 +6,7 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -16,10 +17,12 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from stream_check import ITEMS, Sent
 
 from schemas.codec import encode
+from schemas.errors import ConfigError, RiffleError
 from schemas.kernels import partition_of
-from schemas.records import Interaction
+from schemas.records import Interaction, Request
+from streams.client import RiffleClient
 from streams.settings import Settings
-from streams.topics import TOPICS
+from streams.topics import TOPICS, ensure_topics
 
 pytestmark = pytest.mark.integration
 WITHIN_S = 60.0
@@ -121,8 +124,12 @@ async def test_a_changelog_that_takes_no_rows_is_named_and_goes_on_when_it_does(
     await limit(settings, "users-changelog", 200)
     await sent.events(100)
     said = await comes(settings, lambda said: not said["ready"] and "troubles" in said["reasons"])
+    for _ in range(30):  # being opened again makes nothing ready: a row must be written first
+        assert (await asked(settings, "GET", "/readyz"))[0] == 503
+        await asyncio.sleep(0.1)
     await limit(settings, "users-changelog", 2_097_152)
-    assert all("max.message.bytes" in why for why in said["reasons"]["troubles"].values())
+    topic = settings.topic("users-changelog")
+    assert all(f"{topic}: MESSAGE_TOO_LARGE" in why for why in said["reasons"]["troubles"].values())
     await sent.events(100)
     await sent.check()
     await comes(settings, lambda said: said["ready"])
@@ -226,6 +233,39 @@ async def test_partitions_that_are_added_are_named_and_take_no_events_from_here(
     assert [token["partition"] for token in body["tokens"]] == [partition_of(f"u{n}".encode(), 4) for n in range(64)]
     for n in range(64):
         await known(worker, f"u{n}")
+
+
+async def test_requests_are_answered_after_their_topic_was_made_anew(worker: Settings) -> None:
+    client = RiffleClient(worker)
+    await client.start()
+    try:
+        for n in range(40):
+            await client.recommend(Request(f"r{n}", f"u{n}"), 5_000)
+        async with admin_of(worker) as admin:
+            await admin.delete_topics([worker.topic("requests")])
+
+        async def answered() -> bool:
+            try:
+                await client.recommend(Request("again", "u1"), 1_000)
+            except RiffleError:
+                return False
+            return True
+
+        await until(answered)
+        for n in range(40):  # none of them waits until as many came as were in the old topic
+            await client.recommend(Request(f"s{n}", f"u{n}"), 5_000)
+    finally:
+        await client.stop()
+
+
+async def test_a_worker_starts_though_partitions_were_added(fresh: Settings, worker_of: Callable[[Settings], Any]) -> None:
+    await ensure_topics(fresh)
+    async with admin_of(fresh) as admin:
+        await admin.create_partitions({fresh.topic("interactions"): NewPartitions(fresh.partitions + 2)})
+    await asyncio.to_thread(worker_of(fresh).start)
+    await comes(fresh, lambda said: said["ready"] and f"topic {fresh.topic('interactions')}" in said["warnings"])
+    with pytest.raises(ConfigError, match="riffle topics copy"):
+        await ensure_topics(replace(fresh, partitions=fresh.partitions + 2))
 
 
 async def test_a_topic_that_is_missing_is_created(worker: Settings) -> None:
