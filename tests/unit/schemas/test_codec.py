@@ -375,3 +375,11 @@ def test_of_several_operations_the_last_counts(headers: list[tuple[str, Any]], e
 @pytest.mark.parametrize("key", [b"", b"k" * 257, b"\xff"])
 def test_nobody_is_erased_by_a_key_that_is_no_id(key: bytes) -> None:
     assert [bad.code for bad in decode_interactions([None], [key], [[ERASE]], [0]).bad] == ["invalid_key"]
+
+
+def test_an_erasure_has_no_value_or_an_empty_one() -> None:
+    event = encode("interaction", {"event_id": "e", "user_id": "u", "item_id": "i", "event_time": 5, "action": "view"})
+    decoded = decode_interactions([None, b"", event, b"{}"], [b"u"] * 4, [[ERASE]] * 4, [0, 1, 2, 3])
+    assert decoded.erasures == [(0, "u"), (1, "u")]
+    assert [(bad.index, bad.code) for bad in decoded.bad] == [(2, "invalid_field"), (3, "invalid_field")]
+    assert not len(decoded.columns)
