@@ -359,8 +359,8 @@ def train_command(
         if incremental and champion is not None and "half" in champion.manifest.metrics and not settings.half:
             console.print(f"the graphs of {against} are in half precision: so are the update's", highlight=False)
         if held.apart:
-            said = f"the newest events hold too little to judge by: of {held.people} people the last like is kept for it"
-            console.print(f"[yellow]{said} (leave_last_out)", highlight=False, soft_wrap=True)
+            said = f"the newest events are too few to judge by: the gate asks {held.people} people for their last like"
+            console.print(f"{said} (leave_last_out)", style="yellow", highlight=False, soft_wrap=True)
         forewarn(tracking := Tracking.from_env() if first else None)
         from training.trainer import Task, judged  # it imports torch
 

@@ -136,7 +136,8 @@ def update(
     table = EventTable.of(events, items, vocabulary, heads, windows)
     fresh = int((table.time_ms > before.trained_until_ms).sum())
     if fresh < FEWEST_NEW:
-        raise BadDataset("too_little", f"{fresh} events are newer than {champion.release.name}, {FEWEST_NEW} are needed")
+        newer = f"{fresh} events are newer than release {champion.release.name}"
+        raise BadDataset("too_little", f"{newer}, {FEWEST_NEW} are needed")
     group = Group.current()
     if not group.first:  # the first process encodes what is new, the others find it in the cache
         group.wait()

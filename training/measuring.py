@@ -135,10 +135,20 @@ def without(corpus: Corpus, modality: str) -> Corpus:
     return replace(corpus, items=[replace(item, **less) for item in corpus.items])
 
 
-def threads() -> int:
-    """This process's share of the cores (`torchrun` says how many processes are here), for torch and for the graphs."""
+FEW_EVENTS = 5_000
+"Events up to which one thread trains: to divide so little work costs more than it gains, above all on a busy machine."
+
+
+def threads(events: int = FEW_EVENTS + 1) -> int:
+    """This process's share of the cores (`torchrun` says how many processes are here), for torch and for the graphs.
+
+    One where there are few `events` to train on.
+    """
     import torch
 
+    if events <= FEW_EVENTS:
+        torch.set_num_threads(1)
+        return 1
     cores = max(1, (os.cpu_count() or 1) // whole_variable(os.environ, "LOCAL_WORLD_SIZE", 1, 1))
     torch.set_num_threads(cores)
     return cores

@@ -85,7 +85,7 @@ def judged(task: Task, bounds: Callable[[Learned], Bounds], report: Report) -> J
         NotFirst: this process is not the first of its group, and its part is done.
     """
     quiet()
-    corpus, asked, settings, cores = task.corpus, task.asked, task.settings, threads()
+    corpus, asked, settings, cores = task.corpus, task.asked, task.settings, threads(task.held.trained)
     encode = _encode(task.cache, settings)
     if task.incremental:
         learned = updated(corpus, asked.share, task.releases, task.against, settings, task.cache, report)
@@ -96,7 +96,7 @@ def judged(task: Task, bounds: Callable[[Learned], Bounds], report: Report) -> J
     plain = measure(corpus, asked, report, "measure without a release", None, encode)[0]
     theirs, refused = plain, ""
     if task.champion is not None:
-        theirs, refused = _of_champion(task.champion, corpus, asked, report, encode, plain)
+        theirs, refused = _of_champion(task.champion, corpus, asked, report, encode, plain, cores)
     verdict = judge(mine, theirs, learned.parity, parity, learned.size_mb, bounds(learned), protocol=task.held.protocol)
     return Judged(learned, mine, plain, theirs, refused, verdict)
 
@@ -106,11 +106,11 @@ def _encode(cache: Path, settings: LearnSettings) -> Encode:
 
 
 def _of_champion(
-    champion: Release, corpus: Corpus, asked: Asked, report: Report, encode: Encode, plain: Figures
+    champion: Release, corpus: Corpus, asked: Asked, report: Report, encode: Encode, plain: Figures, cores: int
 ) -> tuple[Figures, str]:
     """What the release that serves is measured at; of one made for other features `plain`, and why."""
     try:
-        serving = ServingModel(champion, threads())
+        serving = ServingModel(champion, cores)
         return measure(corpus, asked, report, f"measure {champion.name}", serving, encode)[0], ""
     except ReleaseRejected as exc:
         if exc.code != "feature_spec":  # one made for other features cannot be asked; any other must be found
@@ -154,7 +154,7 @@ def evaluated(
     if existing is not None:
         model = ServingModel(existing, threads())
     elif train:
-        cores = threads()
+        cores = threads(int(len(corpus.events) * asked.share))
         learned = trained(corpus, asked.share, settings, cache, report)
         model = ServingModel(learned.release(), cores)
     plain = measure(corpus, asked, report, "measure without a release", None, encode)[0] if before else None

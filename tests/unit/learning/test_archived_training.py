@@ -166,7 +166,7 @@ def test_training_says_how_many_logged_slates_it_learned_from(
     folder: Path, vectors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("training.cli.GATE_QUERIES", 3)
-    monkeypatch.setattr("training.trainer.threads", lambda: 1)
+    monkeypatch.setattr("training.trainer.threads", lambda *_: 1)
     torch.set_num_threads(1)
     build_examples(LocalFolder(folder), tmp_path / "examples", ImpressionSettings(POSITIVE))
     tiny = {

@@ -37,7 +37,7 @@ from training.towers import TowerSettings
 from training.tune import SPACE, TuneSettings, _bind, _expressible, _fingerprint, _opened, tried, tune
 from training.validation import Validation
 
-SMALLER = replace(SMALL, towers=replace(SMALL.towers, epochs=3), queries=40)
+SMALLER = replace(SMALL, towers=replace(SMALL.towers, epochs=3), queries=40, least_steps=1)
 HOW = TuneSettings(validation=0.2, queries=40, startup=1)
 
 # ---- the study

@@ -268,7 +268,7 @@ def test_a_training_records_its_release_with_the_page_and_the_manifest(
     (tmp_path / "settings.json").write_text(json.dumps(settings))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", fake.uri)
     monkeypatch.setattr("training.cli.GATE_QUERIES", 20)
-    monkeypatch.setattr("training.trainer.threads", lambda: 1)
+    monkeypatch.setattr("training.trainer.threads", lambda *_: 1)
     options = ["--settings", str(tmp_path / "settings.json"), "--positive", POSITIVE, "--cache", str(tmp_path)]
     options += ["--out", str(tmp_path / "releases"), "--report", str(tmp_path / "page.html"), "--json"]
     ran = CliRunner().invoke(train_command, [str(data), *options], catch_exceptions=False)
