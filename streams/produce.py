@@ -15,7 +15,7 @@ from schemas.codec import Framing, Registry, encode
 from schemas.errors import TransientError
 from schemas.kernels import partition_of
 from schemas.records import Interaction, Item
-from streams.kafka_errors import advice_of
+from streams.kafka_errors import Action, action_of, advice_of
 from streams.settings import Settings
 from streams.topics import partitions_of
 
@@ -142,10 +142,11 @@ async def produce(
         if progress is not None:
             progress(sent)
     except (KafkaError, KafkaTimeoutError) as exc:
+        first = "see `riffle doctor`, " if action_of(exc) in {Action.RETRY, Action.REPLACE} else ""
         raise TransientError(
             "not_produced",
             f"the broker at {settings.bootstrap_servers} did not take a record of {topic}: {advice_of(exc)}; "
-            "then run the command again: repeated events are recognised by their ids",
+            f"{first}then run the command again: repeated events are recognised by their ids",
         ) from exc
     finally:
         await producer.stop()
