@@ -16,6 +16,7 @@ import aiohttp
 import numpy as np
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from conftest import WorkerProcess, free_port
 from fakes import FakeRegistry, RegistryServer, registry_server
 
@@ -108,7 +109,14 @@ async def outside(settings: Settings) -> AsyncIterator[Outside]:
         AIOKafkaProducer(bootstrap_servers=settings.bootstrap_servers, acks="all") as producer,
         aiohttp.ClientSession(settings.web) as web,
     ):
-        yield Outside(settings, producer, web)
+        made = Outside(settings, producer, web)
+        admin = AIOKafkaAdminClient(bootstrap_servers=settings.bootstrap_servers)
+        try:
+            await admin.start()
+            await admin.create_topics([NewTopic(made.replies, 1, 1)])
+        finally:
+            await admin.close()
+        yield made
 
 
 @pytest.mark.parametrize("mood", ["500", "hang"])
