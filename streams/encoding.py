@@ -111,7 +111,8 @@ class ItemEncoding(ConsumerRebalanceListener):  # type: ignore[misc]
                 for partition, records in batches.items():
                     await look_up(self._registry, [r.value for r in records], [r.headers for r in records])
                     await self._take(partition, records)
-                self._read_missed()
+                if not once:  # one round ends with what it missed
+                    self._read_missed()
                 if once and not batches and await self._done():
                     return
         finally:
