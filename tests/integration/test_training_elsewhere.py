@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -132,7 +133,7 @@ def test_two_processes_write_one_release_and_the_second_is_silent(jobs: list[Ran
     for ran in jobs:
         (written,) = (path for path in ran.model.iterdir() if path.is_dir())
         assert Release.open(written, ran.facts["manifest_sha256"]).name == ran.facts["release"] == written.name
-        assert "train the towers, all" in ran.said[0]
+        assert re.search(r"^\S.*: \d+ %$", ran.said[0], re.MULTILINE), "which parts are named depends on the machine"
         assert "…" not in ran.said[1]
         assert "%" not in ran.said[1]
 
