@@ -29,7 +29,7 @@ from streams.topics import TOPICS, partition_counts, partitions_of
 __all__ = ["doctor"]
 
 REGISTRY_S = 5.0
-FAILING = 3
+FAILING = 2
 "Ends in a row of a part that does not run well, though it runs just now."
 
 
