@@ -15,7 +15,6 @@ __all__ = ["FUTURE_MS", "check_time", "event_id_of", "interaction_from", "item_f
 
 MAX_ID_BYTES = 256
 MAX_TEXT_CHARS = 65_536
-MAX_TIME_MS = 2**53
 FUTURE_MS = 86_400_000
 "How far an event may lie after the moment its record was produced: clocks differ, and one far off would age everything."
 MAX_K = 500
