@@ -232,12 +232,15 @@ def request_from(source: Mapping[str, Any], *, request_id: str) -> Request:
         if partition is None or offset is None:
             get.fail("after", 'after must be {"partition", "offset"}')
         token = After(partition, offset)
+    context = get.strings_by_name("context", MAX_CONTEXT)
+    if "" in context:
+        get.fail("context", "context must name each value, but a name is empty")
     candidates = source.get("candidates")
     return Request(
         request_id if source.get("request_id") in (None, "") else get.identifier("request_id"),
         get.identifier("user_id"),
         get.integer("k", 1, MAX_K) or 10,
-        get.strings_by_name("context", MAX_CONTEXT),
+        context,
         get.strings("exclude", MAX_EXCLUDE),
         get.strings("categories", MAX_CATEGORIES),
         get.flag("explain", default=False),

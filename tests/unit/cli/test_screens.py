@@ -161,9 +161,10 @@ def test_what_is_said_of_the_moment_goes_into_the_request(monkeypatch: pytest.Mo
     said = CliRunner().invoke(ask, ["ann", "--json", "--context", "device=tv", "--context", "query=a=b"])
     assert said.exit_code == 0
     assert bodies[0]["context"] == {"device": "tv", "query": "a=b"}
-    refused = CliRunner().invoke(ask, ["ann", "--context", "tv"])
-    assert refused.exit_code == 2
-    assert "'tv' is not NAME=VALUE" in refused.output
+    for unnamed in ("tv", "=tv"):
+        refused = CliRunner().invoke(ask, ["ann", "--context", unnamed])
+        assert refused.exit_code == 2
+        assert f"'{unnamed}' is not NAME=VALUE" in refused.output
     assert len(bodies) == 1
 
 

@@ -154,6 +154,7 @@ def test_an_incompatible_change_is_noticed() -> None:
         ({"user_id": "u", "context": ["tv"]}, "context"),
         ({"user_id": "u", "context": {"device": ["tv"]}}, "context"),
         ({"user_id": "u", "context": {"x" * 257: "tv"}}, "context"),
+        ({"user_id": "u", "context": {"": "tv"}}, "context"),
         ({"user_id": "u", "context": {"device": "x" * 4_097}}, "context"),
         ({"user_id": "u", "context": {f"n{n}": "x" for n in range(101)}}, "context"),
         ({"user_id": "u", "context": {"device": "\ud800"}}, "context"),
