@@ -18,6 +18,7 @@ from aiokafka.errors import KafkaError
 
 from agents.cli.asking import ask
 from agents.cli.operate import facts_of, kafka_answers, readiness, restarts_of
+from agents.cli.screen import words
 from agents.supervisor import histories, supervisor_daemon, worker_daemon
 from schemas.errors import ConfigError, RiffleError
 from schemas.masking import masked, masked_url
@@ -137,7 +138,7 @@ def _redis(settings: Settings) -> list[_Check]:
 
 def _worker(settings: Settings) -> list[_Check]:
     ready = readiness(settings)
-    reasons = "; ".join(f"{name}: {reason}" for name, reason in ready.get("reasons", {}).items())
+    reasons = "; ".join(f"{name}: {words(reason)}" for name, reason in ready.get("reasons", {}).items())
     advice = f"{reasons}; run `riffle up`; log: {worker_daemon(settings).log_file}"
     found = [_Check(f"the worker at {facts_of(settings)['web']} is ready", bool(ready["ready"]), advice)]
     for name, reason in (ready.get("refused") or {}).items():

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from agents.cli.asking import ask
 from agents.cli.progress import step
-from agents.cli.screen import plain_console, print_table
+from agents.cli.screen import plain_console, print_table, words
 from agents.supervisor import (
     MISCONFIGURED,
     PARTS,
@@ -317,7 +317,7 @@ def status(as_json: bool) -> None:
         return
     rows = [(name, str(facts[name])) for name in ("bootstrap", "redis", "web")]
     rows += [("release", facts["release"] or "unknown"), ("ready", "yes" if facts["ready"] else "no")]
-    rows += [(f"not ready: {name}", str(reason)) for name, reason in reasons.items()]
+    rows += [(f"not ready: {name}", words(reason)) for name, reason in reasons.items()]
     rows += [(f"warning: {name}", str(text)) for name, text in facts["warnings"].items()]
     rows += [(f"process id of {name}", str(pid or "not running")) for name, pid in pids.items()]
     now_ms = round(time.time() * 1000)
