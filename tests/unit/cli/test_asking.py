@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -19,6 +20,7 @@ from agents.cli import operate
 from agents.cli.asking import ask
 from agents.cli.tables import tables
 from schemas.errors import ConfigError, NotReady
+from streams.digests import digest
 from streams.settings import Settings
 
 Handle = Callable[[BaseHTTPRequestHandler], None]
@@ -147,6 +149,36 @@ def test_a_login_is_sent_and_never_shown() -> None:
     with pytest.raises(NotReady) as refused:
         ask(url, 1.0)
     assert "p%40ss" not in refused.value.message
+
+
+OWNED = {"table": "users", "partition": 0, "role": "owner", "position": 9, "rows": 0, "hash": digest([]).hash}
+RESTORING = {"table": "covisits", "partition": 1, "role": "restoring", "position": -1}
+
+
+@pytest.mark.parametrize(
+    ("found", "verdicts", "said", "code"),
+    [
+        ([OWNED], ["agrees"], "", 0),
+        ([{**OWNED, "position": 1}], ["behind"], "", 0),
+        ([{**OWNED, "hash": "other"}], ["DIFFERS"], "", 1),
+        ([OWNED, RESTORING], ["agrees", "not compared"], "not compared: covisits-1: being restored", 1),
+        ([], [], "not compared: no partition is assigned yet", 1),
+    ],
+)
+def test_partitions_that_cannot_be_compared_are_named_and_no_success(
+    monkeypatch: pytest.MonkeyPatch, found: list[dict[str, Any]], verdicts: list[str], said: str, code: int
+) -> None:
+    async def changelogs(_: Settings) -> dict[tuple[str, int], Any]:
+        return {("users", 0): (9, digest([])), ("covisits", 1): (3, digest([]))}
+
+    monkeypatch.setattr("agents.cli.tables.changelog_digests", changelogs)
+    with server(answering({"tables": found})) as worker:
+        done = CliRunner().invoke(tables, ["--verify", "--worker", worker, "--json"], catch_exceptions=False)
+        assert CliRunner().invoke(tables, ["--worker", worker], catch_exceptions=False).exit_code == 0, "nothing was asked"
+    assert [facts["verdict"] for facts in json.loads(done.stdout)["tables"]] == verdicts
+    assert said in done.stderr
+    assert bool(said) == bool(done.stderr)
+    assert done.exit_code == code
 
 
 def test_what_answers_for_another_home_is_not_taken_for_this_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
