@@ -6,9 +6,12 @@ import base64
 import json
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from agents.cli import operate
+from agents import supervisor
+from agents.cli import doctor, operate
 from agents.cli.asking import ask
 from agents.cli.tables import tables
 from schemas.errors import ConfigError, NotReady
@@ -201,3 +205,49 @@ def test_what_answers_for_another_home_is_not_taken_for_this_ones(tmp_path: Path
         found = json.loads(CliRunner().invoke(operate.status, ["--json"], env=settings.resolved().environment()).output)
         assert found["ready"] is False, "Kafka may be dead for longer than the worker knows"
         assert "kafka" in found["reasons"]
+
+
+@contextmanager
+def worker_with(settings: Settings, web: str) -> Iterator[None]:
+    """A process that was started with these settings and counts as the worker that answers at `web`."""
+    daemon = operate.worker_daemon(settings)
+    environment = {**os.environ, **settings.environment(), "RIFFLE_ODD": "1"}
+    with subprocess.Popen([sys.executable, "-c", "input()"], env=environment, stdin=subprocess.PIPE) as process:
+        daemon.record(process.pid, web)
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+def test_a_worker_with_other_settings_is_named_by_its_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = {"ready": False, "release": "none", "reasons": {}, "refused": {}, "warnings": {}}
+    monkeypatch.setattr(operate, "listens", lambda *_: True)
+    monkeypatch.setattr(operate, "kafka_answers", lambda _: True)
+    with server(answering(body)) as web:
+        same = Settings(home=tmp_path, web_port=int(web.rpartition(":")[2]), redis_url="redis://:s3cret@h").resolved()
+        other = replace(same, redis_url="redis://h", partitions=9, encoder="off")
+        said = "the worker runs with other settings (RIFFLE_PARTITIONS, RIFFLE_REDIS_URL): `riffle down`, then `riffle up`"
+        assert operate.other_settings(other) == [], "none runs"
+        with worker_with(same, web):
+            operate._require_same_settings(same)
+            operate._require_same_settings(replace(same, encoder="off"))  # the worker does not read it
+            with pytest.raises(ConfigError) as refused:
+                operate._require_same_settings(other)
+            assert refused.value.message == said
+            (line,) = [check.line() for check in doctor._worker(other) if check.warning]
+            assert line == f"WARN settings: {said}"
+            assert not [check for check in doctor._worker(same) if check.warning]
+            for settings, told in ((other, True), (same, False)):
+                plain = CliRunner().invoke(operate.status, env=settings.environment(), catch_exceptions=False)
+                assert (said in plain.stdout) == told
+                as_json = CliRunner().invoke(operate.status, ["--json"], env=settings.environment(), catch_exceptions=False)
+                assert as_json.stderr == f"warning: {said}\n" * told
+                assert json.loads(as_json.stdout)["warnings"] == {}
+                assert "s3cret" not in plain.output + as_json.output
+            # one that ends again and again is mended by other settings
+            supervisor.state_file(same).write_text(json.dumps({"worker": {"in_row": operate.TRIES}}))
+            operate._require_same_settings(other)
+            supervisor.state_file(same).unlink()
+            monkeypatch.setattr(operate, "listens", lambda *_: False)
+            operate._require_same_settings(other)
