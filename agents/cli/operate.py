@@ -119,14 +119,18 @@ def other_settings(settings: Settings) -> list[str]:
 def _require_same_settings(settings: Settings) -> None:
     """Refuse to take a worker that has other settings for the one that is wanted.
 
-    One that does not answer, or ends again and again, passes: it ends, and the supervisor starts it with these settings.
+    One that ends again and again passes, also while it runs: the supervisor starts the next one with these settings. So does
+    one that does not answer yet.
 
     Raises:
-        ConfigError: it runs and answers; the message names the variables.
+        ConfigError: it listens elsewhere, or answers; the message names the variables.
     """
+    answers = "web" not in (readiness(settings).get("reasons") or {})
+    if histories(settings).get("worker", History()).in_row >= (TRIES if answers else 1):
+        return
+    worker_daemon(settings).require_address(settings.web, "RIFFLE_WEB_PORT")
     names = other_settings(settings)
-    ends = histories(settings).get("worker", History()).in_row >= TRIES
-    if names and not ends and "web" not in (readiness(settings).get("reasons") or {}):
+    if names and answers:
         raise ConfigError("other_settings", told_of(names))
 
 
@@ -161,7 +165,6 @@ def start_stack(settings: Settings, console: Console, *, with_worker: bool = Tru
     if with_worker and daemons["worker"].pid() is None:
         require_free_port(settings.web_port, "RIFFLE_WEB_PORT")
     elif with_worker:
-        daemons["worker"].require_address(settings.web, "RIFFLE_WEB_PORT")
         _require_same_settings(settings)
     names = _wanted(settings, with_worker=with_worker)
     try:

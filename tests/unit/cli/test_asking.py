@@ -245,9 +245,16 @@ def test_a_worker_with_other_settings_is_named_by_its_variables(tmp_path: Path, 
                 assert as_json.stderr == f"warning: {said}\n" * told
                 assert json.loads(as_json.stdout)["warnings"] == {}
                 assert "s3cret" not in plain.output + as_json.output
-            # one that ends again and again is mended by other settings
+            moved = replace(other, web_port=1)
+            with pytest.raises(ConfigError, match="RIFFLE_WEB_PORT now says"):
+                operate._require_same_settings(moved)
+            # one that ends again and again is mended by other settings, whether or not it runs just now
             supervisor.state_file(same).write_text(json.dumps({"worker": {"in_row": operate.TRIES}}))
-            operate._require_same_settings(other)
-            supervisor.state_file(same).unlink()
+            operate._require_same_settings(moved)
             monkeypatch.setattr(operate, "listens", lambda *_: False)
-            operate._require_same_settings(other)
+            supervisor.state_file(same).write_text(json.dumps({"worker": {"in_row": 1}}))
+            operate._require_same_settings(moved)
+            supervisor.state_file(same).unlink()
+            operate._require_same_settings(other)  # it is starting: asked again when it answers
+            with pytest.raises(ConfigError, match="RIFFLE_WEB_PORT now says"):
+                operate._require_same_settings(moved)
