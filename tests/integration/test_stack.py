@@ -114,6 +114,10 @@ async def test_whatever_is_killed_comes_back_with_its_records(own: Settings, rif
     assert third.returncode == 0
     assert "already running: Kafka, Redis, the worker, the encoder" in third.stderr
     assert status_of(riffle, own)["pids"] == after["pids"]
+    refused = riffle("up", settings=replace(own, deadline_ms=300, commit_interval_s=1.0))
+    assert refused.returncode == 1
+    assert "other settings (RIFFLE_COMMIT_INTERVAL_S, RIFFLE_DEADLINE_MS): `riffle down`, then `riffle up`" in refused.stderr
+    assert status_of(riffle, own)["pids"] == after["pids"], "nothing is started, and nothing is stopped"
     changed = replace(own, kafka_port=free_ports(1)[0])
     joined = riffle("up", settings=changed)
     assert joined.returncode == 1, "it would be another instance's"
