@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from schemas.errors import ConfigError, RiffleError
-from streams.kafka_errors import Action, action_of, advice_of, named
+from streams.kafka.error_codes import Action, action_of, advice_of, named
 
 __all__ = ["Health", "code_of", "heals", "why"]
 

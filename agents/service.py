@@ -13,20 +13,20 @@ from aiokafka.errors import KafkaError
 
 from agents.health import Health, why
 from agents.metrics import Metrics
-from agents.recommend import Recommend
-from agents.users import UserPartition
-from models.items import ItemStore
+from agents.partitions.users import UserPartition
+from agents.requests.recommend import Recommend
+from models.items.store import ItemStore
 from models.pipeline.pipeline import CandidatePipeline
-from models.state import AFFINITY_HALF_LIFE_MS, UserRecord
+from models.state.rows import AFFINITY_HALF_LIFE_MS, UserRecord
 from schemas.codec import encode
 from schemas.columns import ERASE
 from schemas.errors import BadInput, BadItem, NotReady
 from schemas.records import Interaction, Item, Request, Slate, SlateItem
-from streams.client import RiffleClient
-from streams.kafka_errors import Action, action_of, advice_of, named
-from streams.producer import HealingProducer, Outgoing
-from streams.redis_mirror import UserMirror
-from streams.settings import Settings
+from schemas.settings import Settings
+from streams.kafka.client import RiffleClient
+from streams.kafka.error_codes import Action, action_of, advice_of, named
+from streams.kafka.healing_producer import HealingProducer, Outgoing
+from streams.mirror.redis import UserMirror
 
 __all__ = ["Service", "Tables", "summary"]
 

@@ -17,33 +17,33 @@ from aiokafka.errors import KafkaError
 from faust.types import TP
 from faust.web.base import Web
 
-from agents.catalogue import Catalogue
-from agents.covisits import CovisitPartition
+from agents.broadcast.catalogue import Catalogue
+from agents.broadcast.releases import Releases
 from agents.health import Health, code_of, heals, why
 from agents.memory import GIVE_BACK_S, give_back
 from agents.metrics import Metrics
-from agents.ownership import Ownership
-from agents.recommend import Recommend
-from agents.recovery import FIRST_S, MOST_S, Recovery
-from agents.releases import Releases
+from agents.partitions.covisits import CovisitPartition
+from agents.partitions.ownership import Ownership
+from agents.partitions.recovery import FIRST_S, MOST_S, Recovery
+from agents.partitions.users import UserPartition
+from agents.requests.recommend import Recommend
 from agents.service import Service, summary
-from agents.users import UserPartition
 from agents.web.routes import attach
 from agents.web.server import Runner
-from models.items import ItemStore
+from models.items.store import ItemStore
 from models.pipeline.pipeline import CandidatePipeline
-from models.slot import ModelSlot
+from models.pipeline.slot import ModelSlot
 from schemas.errors import NotReady, RiffleError, StoreCorrupt
-from streams.assignor import HoldingAssignor
+from schemas.settings import Settings
 from streams.back_off import BackOff
-from streams.broadcast import BroadcastReader
-from streams.chunks import METADATA_MAX_AGE_MS, Chunk, ChunkedApp, Progress
-from streams.metadata import answers
-from streams.producer import HealingProducer
-from streams.redis_mirror import UserMirror
-from streams.settings import Settings
-from streams.topic_watch import TopicWatch
-from streams.topics import ensure_topics
+from streams.kafka.assignor import HoldingAssignor
+from streams.kafka.broadcast import BroadcastReader
+from streams.kafka.chunks import METADATA_MAX_AGE_MS, Chunk, ChunkedApp, Progress
+from streams.kafka.healing_producer import HealingProducer
+from streams.kafka.metadata import answers
+from streams.kafka.topic_watch import TopicWatch
+from streams.kafka.topics import ensure_topics
+from streams.mirror.redis import UserMirror
 from streams.watchdog import Watchdog
 
 if TYPE_CHECKING:

@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from schemas.records import Interaction, Item
+from schemas.settings import Settings
 from streams.embedded.kafka import EmbeddedKafka
 from streams.embedded.process import wait_until
 from streams.embedded.redis import EmbeddedRedis
-from streams.produce import produce_events, produce_items
-from streams.settings import Settings
-from streams.topics import ensure_topics
+from streams.kafka.produce import produce_events, produce_items
+from streams.kafka.topics import ensure_topics
 
 
 def port() -> int:

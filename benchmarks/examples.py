@@ -27,7 +27,7 @@ import polars as pl
 
 from models.archive.files import ArchiveFile, columns
 from models.archive.target import LocalFolder
-from models.features import FEATURES, SPEC
+from models.features.compute import FEATURES, SPEC
 
 NOW = 1_700_000_000_000
 PEOPLE, ITEMS = 20_000, 20_000
@@ -40,7 +40,7 @@ JOB = """
 import resource
 from pathlib import Path
 from models.archive.target import open_target
-from training.impressions import ImpressionSettings, build_examples, newest_examples
+from training.data.slates.examples import ImpressionSettings, build_examples, newest_examples
 target, settings = open_target({archive!r}), ImpressionSettings("action == 'like'")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 {job}

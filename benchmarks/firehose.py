@@ -8,7 +8,7 @@ from aiokafka.partitioner import murmur2
 from numpy.typing import NDArray
 
 from schemas.codec import encode
-from streams.settings import Settings
+from schemas.settings import Settings
 
 START_MS = 1_700_000_000_000
 BATCH_BYTES = 256 << 10

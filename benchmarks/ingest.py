@@ -19,7 +19,7 @@ from pathlib import Path
 
 from common import fill, get, instance, peers, port, resident_mb, stack, worker
 
-from streams.settings import Settings
+from schemas.settings import Settings
 
 APPLIED = re.compile(r'riffle_events_total\{outcome="applied"\} (\S+)')
 PART = re.compile(r'riffle_work_seconds_total\{part="([^"]+)"\} (\S+)')

@@ -25,22 +25,22 @@ from typing import Any
 
 import numpy as np
 
-from models.items import text_vector
-from models.release import list_releases
+from models.items.store import text_vector
+from models.release.release import list_releases
+from models.release.serving import ServingModel
 from models.rules import PositiveRule
-from models.serving import ServingModel
-from training.encoders import ImageEncoder, TextEncoder, encode_items
-from training.encoding import encoded
-from training.evaluate import asked_of
+from training.data.corpus import Corpus, open_corpus
+from training.encoders.encoder import ImageEncoder, TextEncoder, encode_items
+from training.encoders.live import encoded
+from training.evaluation.evaluate import asked_of
+from training.evaluation.measurement import Measurement
+from training.evaluation.ranking_metrics import bootstrap
+from training.evaluation.report import html_report
 from training.learn import Learned, LearnSettings
-from training.measurement import Measurement
-from training.measuring import Asked, measure, measurement, threads, trained, without
-from training.metrics import bootstrap
+from training.measure import Asked, measure, measurement, threads, trained, without
 from training.nearest import nearest_ranks
-from training.ranker import RankerSettings
-from training.report import html_report
-from training.sources import Corpus, open_corpus
-from training.towers import TowerSettings
+from training.ranking.ranker import RankerSettings
+from training.retrieval.towers import TowerSettings
 
 SHARE = 0.8
 "Events before the first query, as the peers' script has it."

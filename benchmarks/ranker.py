@@ -17,10 +17,10 @@ import numpy as np
 import onnxruntime as ort
 import torch
 
-from models.features import FEATURES
-from models.serving import session_of
-from training.export import to_half, to_onnx
-from training.ranker import KINDS, RankerSettings, make_ranker
+from models.features.compute import FEATURES
+from models.release.serving import session_of
+from training.ranking.ranker import KINDS, RankerSettings, make_ranker
+from training.release.export import to_half, to_onnx
 
 HEADS = 3
 

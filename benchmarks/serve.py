@@ -22,8 +22,8 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from common import await_ready, fill, instance, peers, stack, worker
 
 from schemas.errors import RiffleError
-from streams.client import RiffleClient
-from streams.settings import Settings
+from schemas.settings import Settings
+from streams.kafka.client import RiffleClient
 
 
 def percentiles(seconds: list[float]) -> dict[str, float]:

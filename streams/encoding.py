@@ -18,13 +18,13 @@ from aiokafka import AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import ProducerFenced
 from aiokafka.structs import OffsetAndMetadata
 
-from models.vectors import ItemVector, fingerprint, vectors_from, vectors_to
+from models.items.vectors import ItemVector, fingerprint, vectors_from, vectors_to
 from schemas.codec import Registry, decode, encode, look_up
 from schemas.entries import entry_of
 from schemas.errors import BadEvent, BadInput, NotReady, TransientError
 from schemas.records import Item
-from streams.lenient import AIOKafkaConsumer
-from streams.settings import Settings
+from schemas.settings import Settings
+from streams.kafka.aiokafka_patches import AIOKafkaConsumer
 
 __all__ = ["ItemEncoders", "ItemEncoding"]
 
@@ -49,7 +49,7 @@ class ItemEncoders(Protocol):
         """Of the encoders: vectors of any other are not theirs. Called in a thread."""
 
     def fingerprints(self, items: Sequence[Item]) -> list[int]:
-        """Per item, `models.vectors.fingerprint` of what its vectors would be made of."""
+        """Per item, `models.items.vectors.fingerprint` of what its vectors would be made of."""
 
     def encode(self, items: Sequence[Item]) -> list[tuple[ItemVector, ...]]:
         """Per item its vector in every modality."""

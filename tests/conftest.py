@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings as hypothesis_settings
 
-from models.kernels.decay import halved
+from models.state.kernels.decay import halved
 from models.warm import warm
+from schemas.settings import Settings
 from streams.embedded.kafka import EmbeddedKafka
 from streams.embedded.process import wait_until
 from streams.embedded.redis import EmbeddedRedis
-from streams.settings import Settings
 
 if TYPE_CHECKING:
     from training.learn import Learned

@@ -12,8 +12,8 @@ from PIL import Image
 
 from schemas.records import Interaction, Item
 from training.learn import Learned, LearnSettings, learn
-from training.ranker import RankerSettings
-from training.towers import TowerSettings
+from training.ranking.ranker import RankerSettings
+from training.retrieval.towers import TowerSettings
 
 POSITIVE = "action == 'like'"
 COLOURS = ("red", "green", "blue")

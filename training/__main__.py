@@ -9,10 +9,10 @@ from contextlib import AbstractContextManager, nullcontext
 import click
 
 from schemas.errors import RiffleError
-from training.alone import NotFirst
-from training.cli import evaluate_command, report_command, train_command
-from training.commands import tune_command
-from training.examples import examples_command
+from training.cli.examples import examples_command
+from training.cli.learning import evaluate_command, report_command, train_command
+from training.cli.tune import tune_command
+from training.loop.alone import NotFirst
 
 __all__ = ["main"]
 
@@ -20,7 +20,7 @@ __all__ = ["main"]
 def _joined() -> AbstractContextManager[object]:
     if os.environ.get("WORLD_SIZE", "1") in {"", "1"}:
         return nullcontext()
-    from training.distributed import joined  # it imports torch
+    from training.loop.group import joined  # it imports torch
 
     return joined()
 

@@ -13,41 +13,41 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from models.features import FEATURES, SPEC
-from models.index import STANDARD, VectorIndex
-from models.items import TEXT_DIMENSIONS, text_vector
+from models.features.compute import FEATURES, SPEC
+from models.items.store import TEXT_DIMENSIONS, text_vector
+from models.items.vectors import unit_rows
 from models.pipeline.scoring import DEFAULT_WEIGHTS
-from models.release import Head, Manifest, Release, write_release
+from models.release.nearest import STANDARD, VectorIndex
+from models.release.release import Head, Manifest, Release, write_release
+from models.release.sequences import EVENT_WIDTH, LENGTH, Vocabulary
+from models.release.serving import ServingModel
 from models.rules import PositiveRule
-from models.sequences import EVENT_WIDTH, LENGTH, Vocabulary
-from models.serving import ServingModel
-from models.vectors import unit_rows
 from schemas.records import Interaction, Item
-from training.amounts import demand_enough
-from training.checkpoints import Checkpoints
-from training.choice import trained_ranker
-from training.data import ATTRIBUTION_MS, EventTable, Heads, heads_of, of_known_items, vocabulary_of, windows_of
-from training.distributed import Group, NotFirst
-from training.ease import ease
-from training.encoders import Encoder, TextEncoder, encode_items, image_encoder
-from training.evaluate import World
-from training.events import EventFrame
-from training.export import to_half, to_onnx
-from training.fit_towers import NEVER, Watch, first_meetings, train_towers, with_passes
-from training.logged import Logged, LoggedSlate, slates_of
-from training.parity import Modules
-from training.projections import fit_projection, projected
-from training.ranker import Ranker, fit_light, make_ranker, reliability
-from training.ranker import with_passes as with_ranker_passes
+from training.data.amounts import demand_enough
+from training.data.events import EventFrame
+from training.data.slates.logged import Logged, LoggedSlate, slates_of
+from training.data.slates.shown import shown_slates
+from training.data.table import ATTRIBUTION_MS, EventTable, Heads, heads_of, of_known_items, vocabulary_of, windows_of
+from training.encoders.encoder import Encoder, TextEncoder, encode_items, image_encoder
+from training.encoders.projections import fit_projection, projected
+from training.encoders.web_images import OFF
+from training.evaluation.evaluate import World
+from training.loop.checkpoints import Checkpoints
+from training.loop.group import Group, NotFirst
+from training.ranking.choice import trained_ranker
+from training.ranking.ranker import Ranker, fit_light, make_ranker, reliability
+from training.ranking.ranker import with_passes as with_ranker_passes
 from training.recipe import LearnSettings
-from training.replay import replay
-from training.retrieval import Retrieval, unlearned
-from training.shown import shown_slates
-from training.similarity import content_weights
-from training.towers import Content, ItemTower, UserTower, item_vectors
-from training.validation import Validation
-from training.web_images import OFF
-from training.weights import weights_of
+from training.release.export import to_half, to_onnx
+from training.release.parity import Modules
+from training.replay.replay import replay
+from training.retrieval.content_weights import content_weights
+from training.retrieval.ease import ease
+from training.retrieval.fit_towers import NEVER, Watch, first_meetings, train_towers, with_passes
+from training.retrieval.towers import Content, ItemTower, UserTower, item_vectors
+from training.retrieval.unlearn import Retrieval, unlearned
+from training.retrieval.validation import Validation
+from training.retrieval.weights import weights_of
 
 __all__ = ["LearnSettings", "Learned", "learn"]
 
@@ -135,7 +135,7 @@ class _Encoded:
     images: Mapping[str, int]
     "Of images by URL, how many were fetched, and by reason how many were not; and which images could not be used."
     weights: dict[str, float] = field(default_factory=dict)
-    "Of words, text and image, where items are compared by content (`training.similarity`)."
+    "Of words, text and image, where items are compared by content (`training.retrieval.content_weights`)."
 
     def weigh(self, table: EventTable, seed: int) -> int:
         """Learn the weights from history; returns from how many meetings. Every process of the group gets the first one's.

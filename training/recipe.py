@@ -97,6 +97,6 @@ class LearnSettings:
     "Steps of the towers, and of the ranker, at least: where a pass over few events has few of them, there are more passes."
     seed: int = 0
     half: bool = False
-    "Whether the graphs multiply matrices in half precision (`training.export.to_half`)."
+    "Whether the graphs multiply matrices in half precision (`training.release.export.to_half`)."
     checkpoints: str = ""
     "Folder of checkpoints, for one training at a time; empty means none are written."

@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from models.release import Release
-from models.serving import ServingModel
+from models.release.release import Release
+from models.release.serving import ServingModel
 from schemas.errors import ReleaseRejected
-from training.encoding import encoded
-from training.evaluate import Figures
-from training.gate import Bounds, Verdict, judge
-from training.holdout import Holdout
-from training.incremental import updated
+from training.data.corpus import Corpus
+from training.encoders.live import encoded
+from training.evaluation.evaluate import Figures
+from training.evaluation.holdout import Holdout
+from training.evaluation.measurement import Measurement
 from training.learn import Learned
-from training.measurement import Measurement
-from training.measuring import Asked, Encode, measure, measurement, threads, trained
-from training.noise import quiet
-from training.parity import Parity
+from training.loop.noise import quiet
+from training.measure import Asked, Encode, measure, measurement, threads, trained
 from training.recipe import LearnSettings
-from training.sources import Corpus
+from training.release.gate import Bounds, Verdict, judge
+from training.release.parity import Parity
+from training.update import updated
 
 __all__ = ["Evaluated", "Judged", "Task", "evaluated", "judged"]
 

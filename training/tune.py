@@ -23,20 +23,20 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from models.features import SPEC
+from models.features.compute import SPEC
+from models.pipeline.slot import ModelSlot
+from models.release.serving import ServingModel
 from models.rules import PositiveRule
-from models.serving import ServingModel
-from models.slot import ModelSlot
 from schemas.errors import BadDataset, ConfigError, ReleaseRejected
 from schemas.records import Interaction, Item
-from training.data import published
-from training.encoders import ImageEncoder, TextEncoder
-from training.encoding import encoded
-from training.evaluate import evaluate
-from training.events import NAMES, EventFrame
+from training.data.events import NAMES, EventFrame
+from training.data.slates.logged import Logged
+from training.data.table import published
+from training.encoders.encoder import ImageEncoder, TextEncoder
+from training.encoders.live import encoded
+from training.evaluation.evaluate import evaluate
 from training.learn import LearnSettings, learn
-from training.logged import Logged
-from training.ranker import KINDS
+from training.ranking.ranker import KINDS
 
 __all__ = ["SPACE", "Study", "TuneSettings", "tried", "tune"]
 

@@ -17,8 +17,8 @@ from agents.cli.screen import plain_console, print_table
 from schemas.errors import NotReady
 from schemas.options import Whole
 from schemas.parsing import whole_number
-from streams.client import RiffleClient
-from streams.settings import Settings
+from schemas.settings import Settings
+from streams.kafka.client import RiffleClient
 
 __all__ = ["ask", "print_slate", "request_slate", "title_of"]
 

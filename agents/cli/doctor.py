@@ -21,10 +21,10 @@ from agents.cli.operate import facts_of, kafka_answers, readiness, restarts_of
 from agents.supervisor import histories, supervisor_daemon, worker_daemon
 from schemas.errors import ConfigError, RiffleError
 from schemas.masking import masked, masked_url
+from schemas.settings import Settings
 from streams.embedded.kafka import EmbeddedKafka
 from streams.embedded.redis import EmbeddedRedis
-from streams.settings import Settings
-from streams.topics import TOPICS, partition_counts, partitions_of
+from streams.kafka.topics import TOPICS, partition_counts, partitions_of
 
 __all__ = ["doctor"]
 

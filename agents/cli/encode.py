@@ -17,10 +17,10 @@ import click
 from aiokafka.errors import KafkaError
 
 from schemas.errors import NotReady
+from schemas.settings import Settings
 from streams.encoding import ItemEncoders, ItemEncoding
+from streams.kafka.topics import ensure_topics
 from streams.logs import log_to_stderr
-from streams.settings import Settings
-from streams.topics import ensure_topics
 
 __all__ = ["NO_TORCH", "can_encode", "encode"]
 
@@ -39,7 +39,7 @@ def can_encode() -> bool:
 
 def _encoders(settings: Settings) -> ItemEncoders:
     # by name, as the commands of training: what serves must not import it
-    make: Callable[..., ItemEncoders] = importlib.import_module("training.encoding").LiveEncoders
+    make: Callable[..., ItemEncoders] = importlib.import_module("training.encoders.live").LiveEncoders
     return make(settings.cache / "vectors", settings.text_model, settings.image_hosts)
 
 

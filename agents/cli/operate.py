@@ -22,8 +22,8 @@ from aiokafka.errors import KafkaError
 from rich.console import Console
 
 from agents.cli.asking import ask
-from agents.cli.progress import step
 from agents.cli.screen import plain_console, print_table
+from agents.cli.waiting import step
 from agents.supervisor import (
     MISCONFIGURED,
     PARTS,
@@ -37,11 +37,11 @@ from agents.supervisor import (
 )
 from schemas.errors import ConfigError, NotReady, RiffleError
 from schemas.masking import masked_url
+from schemas.settings import Settings
 from streams.embedded.kafka import EmbeddedKafka, broker_answers, class_path, has_class_path
 from streams.embedded.process import SAFE_PATH, Daemon, answer_of, listens, python, require_free_port, serving, wait_until
 from streams.embedded.redis import EmbeddedRedis
-from streams.settings import Settings
-from streams.topics import ensure_topics, partition_counts
+from streams.kafka.topics import ensure_topics, partition_counts
 
 __all__ = ["down", "facts_of", "kafka_answers", "readiness", "start_stack", "status", "up", "worker", "worker_daemon"]
 

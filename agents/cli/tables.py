@@ -13,12 +13,12 @@ from aiokafka import TopicPartition
 from agents.cli import asking
 from agents.cli.operate import web_of
 from agents.cli.screen import plain_console, print_table
-from agents.ownership import TABLES
+from agents.partitions.ownership import TABLES
 from schemas.errors import NotReady
 from schemas.masking import masked_url
-from streams.digests import Digest, digest
-from streams.lenient import AIOKafkaConsumer
-from streams.settings import Settings
+from schemas.settings import Settings
+from streams.kafka.aiokafka_patches import AIOKafkaConsumer
+from streams.state.digests import Digest, digest
 
 __all__ = ["changelog_digests", "tables"]
 

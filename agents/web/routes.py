@@ -12,7 +12,8 @@ from pathlib import Path
 from aiohttp import web
 
 from agents.web.body import MAX_BODY_BYTES, check_length, read_json
-from agents.web.errors import check_origin, json_response
+from agents.web.error_replies import check_origin, json_response
+from agents.web.protocol import Service, Token
 from agents.web.query import (
     RECOMMEND,
     check_parameters,
@@ -23,7 +24,6 @@ from agents.web.query import (
     request_from_query,
     request_of,
 )
-from agents.web.service import Service, Token
 from schemas.errors import BadEvent, BadInput, BadItem, BadRequest
 from schemas.records import Interaction, Item, SlateItem
 from schemas.validation import check_time, interaction_from, item_from

@@ -17,7 +17,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from agents.metrics import Metrics
-from agents.web.errors import error_response, guarded
+from agents.web.error_replies import error_response, guarded
 from schemas.errors import RiffleError
 
 __all__ = ["MAX_HEADERS", "MAX_HEADER_BYTES", "MAX_URL_BYTES", "Runner"]

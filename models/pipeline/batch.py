@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from models.items import ItemStore
-from models.signals import Signal
-from models.state import HISTORY, UserRecord, hash64
-from models.ties import Ties, tie_keys
+from models.items.store import ItemStore
+from models.pipeline.signals import Signal
+from models.pipeline.ties import Ties, tie_keys
+from models.state.rows import HISTORY, UserRecord, hash64
 from schemas.parsing import MAX_TIME_MS
 from schemas.records import Request
 
 if TYPE_CHECKING:
-    from models.serving import ServingModel
+    from models.release.serving import ServingModel
 
 __all__ = ["RECENT", "Candidates", "Queries", "Retrieved"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from models.items import ItemStore
+from models.items.store import ItemStore
 from models.pipeline.batch import Candidates, Queries
 
 __all__ = ["CategoryFilter", "ExcludedFilter", "SeenFilter", "UnavailableFilter", "UnpublishedFilter"]

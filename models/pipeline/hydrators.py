@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.items import ItemStore
+from models.items.store import ItemStore
 from models.pipeline.batch import Queries
+from models.pipeline.signals import Scratch, Signal
 from models.pipeline.sources import RECENCY
-from models.signals import Scratch, Signal
 
 __all__ = ["CovisitationHydrator", "ReleaseHydrator"]
 

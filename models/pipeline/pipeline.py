@@ -12,13 +12,13 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from models.index import exact_top
-from models.items import ItemStore
+from models.items.store import ItemStore
 from models.pipeline.batch import Candidates, Queries, Retrieved
 from models.pipeline.clock import Clock, wall_ms
 from models.pipeline.filters import CategoryFilter, ExcludedFilter, SeenFilter, UnavailableFilter, UnpublishedFilter
 from models.pipeline.hydrators import CovisitationHydrator, ReleaseHydrator
 from models.pipeline.scoring import LightScorer, OnnxRanker
+from models.pipeline.slot import ModelSlot
 from models.pipeline.sources import (
     LEAST_ALIKE,
     ContentSource,
@@ -29,9 +29,9 @@ from models.pipeline.sources import (
     SignalSource,
 )
 from models.pipeline.stages import Filter, QueryHydrator, Scorer, Source
-from models.slot import ModelSlot
-from models.state import UserRecord
-from models.ties import Ties
+from models.pipeline.ties import Ties
+from models.release.nearest import exact_top
+from models.state.rows import UserRecord
 from schemas.errors import BadItem
 from schemas.records import AsOf, Request, Slate, SlateItem
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from models.items import ItemStore
+from models.items.store import ItemStore
 from models.pipeline.batch import Candidates, Queries
 
 __all__ = ["DEFAULT_WEIGHTS", "LightScorer", "OnnxRanker"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.index import exact_top
-from models.items import ItemStore
+from models.items.store import ItemStore
 from models.pipeline.batch import RECENT, Queries, Retrieved
-from models.ties import Contenders, best
+from models.pipeline.ties import Contenders, best
+from models.release.nearest import exact_top
 
 __all__ = ["RECENCY", "ContentSource", "FreshSource", "LearnedSource", "PopularSource", "RequestedSource", "SignalSource"]
 

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.items import ItemStore
+from models.items.store import ItemStore
 from models.pipeline.batch import Candidates, Queries, Retrieved
 
 __all__ = ["Filter", "QueryHydrator", "Scorer", "Source"]

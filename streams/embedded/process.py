@@ -20,7 +20,7 @@ from types import FrameType
 
 from schemas.errors import ConfigError, NotReady
 from schemas.masking import masked
-from streams.settings import Settings
+from schemas.settings import Settings
 
 __all__ = [
     "Daemon",

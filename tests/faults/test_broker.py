@@ -12,10 +12,10 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 from fault_trial import FIRST, TRIALS
 
+from schemas.settings import Settings
 from streams.embedded.kafka import EmbeddedKafka
 from streams.embedded.process import wait_until
-from streams.settings import Settings
-from streams.topics import ensure_topics
+from streams.kafka.topics import ensure_topics
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(7_200)]
 PRODUCERS = 6

@@ -21,25 +21,25 @@ from fuzzing import fuzz, must_find
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.catalogue import Catalogue
+from agents.broadcast.catalogue import Catalogue
 from agents.metrics import Metrics
-from agents.recommend import Recommend
-from models.items import ItemStore
-from models.state import ItemStatRow
+from agents.requests.recommend import Recommend
+from models.items.store import ItemStore
+from models.state.rows import ItemStatRow
 from schemas import columns, kernels
 from schemas.codec import decode, encode, schema_ids
 from schemas.columns import ERASE, Decoded, Placed, decode_interactions, event_of
 from schemas.errors import BadEvent, NotReady, RiffleError
 from schemas.plain_json import plain_json
 from schemas.records import Interaction, Item, Slate
+from schemas.settings import Settings
 from schemas.spans import Spans
 from schemas.validation import FUTURE_MS, check_time
-from streams.announce import decode_announcement
 from streams.archive.archiver import Archiver
-from streams.chunks import Chunk
-from streams.client import slate_from
-from streams.dead_letters import letter_of
-from streams.settings import Settings
+from streams.kafka.announce import decode_announcement
+from streams.kafka.chunks import Chunk
+from streams.kafka.client import slate_from
+from streams.kafka.dead_letters import letter_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "interface.md").read_text(encoding="utf-8")
 CODES = frozenset(re.findall(r"`([a-z_]+)`", PAGE[PAGE.index("## Errors") :]))

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from agents.cli import COMMANDS
 from schemas.errors import ConfigError
 from schemas.options import Number, Whole
-from streams.settings import URLS, Settings
+from schemas.settings import URLS, Settings
 
 KINDS = get_type_hints(Settings)
 NAMES = [field.name for field in fields(Settings)]
@@ -146,7 +146,7 @@ def commands() -> Iterator[tuple[str, click.Command]]:
         else:
             yield name, command
 
-    run_by_others = {"training": ("training.cli", "train_command", "")}
+    run_by_others = {"training": ("training.cli.learning", "train_command", "")}
     for name, (module, attribute, _) in {**COMMANDS, **run_by_others}.items():
         yield from below(name, getattr(importlib.import_module(module), attribute))
 

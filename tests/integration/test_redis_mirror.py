@@ -12,9 +12,9 @@ import pytest
 import redis.asyncio
 
 from schemas.records import Interaction, Item
-from streams.produce import produce_events, produce_items
-from streams.redis_mirror import UserMirror
-from streams.settings import Settings
+from schemas.settings import Settings
+from streams.kafka.produce import produce_events, produce_items
+from streams.mirror.redis import UserMirror
 
 pytestmark = pytest.mark.integration
 

@@ -22,15 +22,15 @@ from fakes import FakeRegistry, RegistryServer, registry_server
 
 from models.archive.standing import standing_events
 from models.archive.target import LocalFolder
-from models.vectors import ItemVector, fingerprint
+from models.items.vectors import ItemVector, fingerprint
 from schemas.codec import Framing, decode, encode, framing_of, schema_text
 from schemas.errors import NotReady
 from schemas.kernels import partition_of
 from schemas.records import Item
-from streams.dead_letters import read_letters, replay_letters
+from schemas.settings import Settings
 from streams.encoding import ItemEncoding
-from streams.settings import Settings
-from streams.topics import ensure_topics
+from streams.kafka.dead_letters import read_letters, replay_letters
+from streams.kafka.topics import ensure_topics
 
 pytestmark = pytest.mark.integration
 

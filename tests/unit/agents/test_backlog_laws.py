@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.backlog import Backlog, Cost, Delay
+from agents.requests.backlog import Backlog, Cost, Delay
 
 arrivals = st.lists(st.tuples(st.floats(0, 0.02), st.floats(0.001, 0.3)), min_size=1, max_size=150)
 

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from fakes import RegistryServer, registry_server
 
-from agents import catalogue as catalogue_module
-from agents.catalogue import Catalogue
+from agents.broadcast import catalogue as catalogue_module
+from agents.broadcast.catalogue import Catalogue
 from agents.metrics import Metrics
-from models.items import ItemStore
+from models.items.store import ItemStore
 from schemas.codec import encode, schema_text
 from schemas.records import Item
 from schemas.registry import ConfluentRegistry
-from streams.chunks import Chunk
+from streams.kafka.chunks import Chunk
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from agents import recovery as module
 from agents.metrics import Metrics
-from agents.recovery import Recovery
+from agents.partitions import recovery as module
+from agents.partitions.recovery import Recovery
 from schemas.errors import NotReady
 
 

@@ -12,15 +12,15 @@ import pytest
 from fakes import FakeRegistry, registry_server
 
 from agents.metrics import Metrics
-from agents.outbox import Letter
-from agents.recommend import Recommend
+from agents.requests.outbox import Letter
+from agents.requests.recommend import Recommend
 from schemas.codec import Framing, decode, encode, schema_text
 from schemas.errors import NotReady
 from schemas.kernels import partition_of
 from schemas.registry import ConfluentRegistry
-from streams.chunks import Chunk
-from streams.client import slate_from
-from streams.settings import Settings
+from schemas.settings import Settings
+from streams.kafka.chunks import Chunk
+from streams.kafka.client import slate_from
 
 JSON = ("content-type", b"application/json")
 REPLY = ("Faust-Ag-ReplyTo", b"replies")

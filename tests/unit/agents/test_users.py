@@ -9,17 +9,17 @@ from pathlib import Path
 from fakes import registry_server
 
 from agents.metrics import Metrics
-from agents.users import UserPartition
-from models.items import ItemStore
+from agents.partitions.users import UserPartition
+from models.items.store import ItemStore
 from models.rules import SHOWN
 from schemas.codec import decode, encode, schema_text
 from schemas.columns import ERASE
 from schemas.kernels import partition_of
 from schemas.records import AsOf, Interaction
 from schemas.registry import ConfluentRegistry
-from streams.chunks import Chunk
-from streams.settings import Settings
-from streams.store import block_cache
+from schemas.settings import Settings
+from streams.kafka.chunks import Chunk
+from streams.state.store import block_cache
 
 START = 1_700_000_000_000
 ANN = partition_of(b"ann", 4)

@@ -19,7 +19,7 @@ from agents.cli import operate
 from agents.cli.asking import ask
 from agents.cli.tables import tables
 from schemas.errors import ConfigError, NotReady
-from streams.settings import Settings
+from schemas.settings import Settings
 
 Handle = Callable[[BaseHTTPRequestHandler], None]
 

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from agents.cli import guarded, operate
 from agents.cli.doctor import doctor
 from schemas.errors import ConfigError
+from schemas.settings import URLS, Settings
 from streams.embedded.process import riffle
-from streams.settings import URLS, Settings
 
 SECRET = "p%40ssw0rd"
 PLAIN = "p@ssw0rd"

@@ -14,20 +14,20 @@ from hypothesis import strategies as st
 from learning_corpus import POSITIVE, SMALL, corpus
 from numpy.typing import NDArray
 
-from models.context import CONTEXT, context_of, hour_nearness
-from models.features import FEATURES
-from models.items import ItemStore
+from models.features.compute import FEATURES
+from models.features.context import CONTEXT, context_of, hour_nearness
+from models.items.store import ItemStore
 from models.pipeline.batch import Queries
 from models.pipeline.pipeline import CandidatePipeline
-from models.serving import ServingModel
-from models.slot import ModelSlot
+from models.pipeline.slot import ModelSlot
+from models.release.serving import ServingModel
 from schemas.records import Interaction, Item, Request, Slate
-from training.data import EventTable, heads_of, vocabulary_of
-from training.evaluate import World
+from training.data.slates.logged import LoggedSlate
+from training.data.table import EventTable, heads_of, vocabulary_of
+from training.evaluation.evaluate import World
 from training.learn import Learned
-from training.logged import LoggedSlate
-from training.ranker import KINDS, Examples, train_ranker
-from training.replay import replay
+from training.ranking.ranker import KINDS, Examples, train_ranker
+from training.replay.replay import replay
 
 HOUR, DAY, WEEK = 3_600_000, 86_400_000, 604_800_000
 MOMENT = ("day_sin", "day_cos", "week_sin", "week_cos")

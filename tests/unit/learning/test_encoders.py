@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from schemas.records import Item
-from training import encoders
-from training.encoders import SHARD, ImageEncoder, TextEncoder, VectorCache, encode_items
-from training.encoding import LiveEncoders
+from training.encoders import encoder as encoders
+from training.encoders.encoder import SHARD, ImageEncoder, TextEncoder, VectorCache, encode_items
+from training.encoders.live import LiveEncoders
 
 
 class Counting:

@@ -13,14 +13,15 @@ import torch.nn.functional as F  # noqa: N812
 from PIL import Image
 from tower_corpus import tower_corpus
 
-from models.sequences import EVENT_WIDTH, LENGTH
-from models.serving import session_of
-from training import distributed, encoders
-from training.encoders import Encoder, ImageEncoder, TextEncoder
-from training.export import HALF_PARITY, to_half, to_onnx
-from training.fit_towers import event_columns, train_towers
-from training.ranker import KINDS, Examples, RankerSettings, listwise_ndcg, train_ranker
-from training.towers import ItemTower, TowerSettings, UserTower, item_vectors
+from models.release.sequences import EVENT_WIDTH, LENGTH
+from models.release.serving import session_of
+from training.encoders import encoder as encoders
+from training.encoders.encoder import Encoder, ImageEncoder, TextEncoder
+from training.loop import group as distributed
+from training.ranking.ranker import KINDS, Examples, RankerSettings, listwise_ndcg, train_ranker
+from training.release.export import HALF_PARITY, to_half, to_onnx
+from training.retrieval.fit_towers import event_columns, train_towers
+from training.retrieval.towers import ItemTower, TowerSettings, UserTower, item_vectors
 
 # without what is drawn on the device, whose numbers are its own
 SETTINGS = TowerSettings(dimensions=8, blocks=1, epochs=2, batch=8, rate=1e-2, dropout=0.0, hidden_ids=0.0, hidden_content=0.0)

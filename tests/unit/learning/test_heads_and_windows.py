@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.release import DAY_MS, Head, Manifest
+from models.release.release import DAY_MS, Head, Manifest
 from models.rules import PositiveRule
 from schemas.errors import ConfigError
 from schemas.records import Interaction, Item
-from training.data import EventTable, heads_of, vocabulary_of, windows_of
-from training.following import Following
+from training.data.table import EventTable, heads_of, vocabulary_of, windows_of
 from training.learn import LearnSettings
+from training.replay.following import Following
 from training.settings import read_settings, write_settings
 
 POSITIVE = "action == 'buy'"

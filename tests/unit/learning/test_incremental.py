@@ -16,23 +16,23 @@ from hypothesis import strategies as st
 from learning_corpus import COLOURS, POSITIVE, SMALL, corpus, pictured
 from numpy.typing import NDArray
 
-from models.release import ARRAYS, MET, PROJECTIONS, WEIGHTS, Release, write_release
-from models.sequences import LENGTH, Vocabulary
-from models.serving import ServingModel
+from models.release.release import ARRAYS, MET, PROJECTIONS, WEIGHTS, Release, write_release
+from models.release.sequences import LENGTH, Vocabulary
+from models.release.serving import ServingModel
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
-from training import incremental
-from training.cli import train_command
-from training.data import EventTable
-from training.distributed import Group
-from training.evaluate import World
-from training.fit_towers import NEVER, first_meetings, train_towers
-from training.gate import HALF
-from training.incremental import rows_to_learn, update
+from training import update as incremental
+from training.cli.learning import train_command
+from training.data.table import EventTable
+from training.evaluation.evaluate import World
 from training.learn import Learned
-from training.parity import in_parity
-from training.towers import Content, ItemTower, UserTower, item_vectors
-from training.weights import Champion, warm_start
+from training.loop.group import Group
+from training.release.gate import HALF
+from training.release.parity import in_parity
+from training.retrieval.fit_towers import NEVER, first_meetings, train_towers
+from training.retrieval.towers import Content, ItemTower, UserTower, item_vectors
+from training.retrieval.weights import Champion, warm_start
+from training.update import rows_to_learn, update
 
 AGES_MS = 10**12
 few = settings(max_examples=40, deadline=None)

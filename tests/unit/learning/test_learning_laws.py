@@ -15,24 +15,24 @@ from learning_corpus import POSITIVE, SMALL, corpus, small_release
 from numpy.typing import NDArray
 from reference import records_of
 
-from models.features import FEATURES
-from models.items import ItemStore
+from models.features.compute import FEATURES
+from models.items.store import ItemStore
 from models.pipeline.batch import Queries
-from models.sequences import EVENT_WIDTH, LENGTH, history_inputs
-from models.serving import ServingModel
-from models.signals import Scratch, Signal
+from models.pipeline.signals import Scratch, Signal
+from models.release.sequences import EVENT_WIDTH, LENGTH, history_inputs
+from models.release.serving import ServingModel
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item, Request
-from training.data import ATTRIBUTION_MS, EventTable, heads_of, vocabulary_of
-from training.ease import ease
-from training.evaluate import Figures, World
-from training.export import to_onnx
-from training.fit_towers import event_columns
-from training.gate import judge
+from training.data.table import ATTRIBUTION_MS, EventTable, heads_of, vocabulary_of
+from training.evaluation.evaluate import Figures, World
 from training.learn import Learned, learn
-from training.ranker import RankerSettings, make_ranker
-from training.replay import Replayed, replay
-from training.towers import TowerSettings, UserTower
+from training.ranking.ranker import RankerSettings, make_ranker
+from training.release.export import to_onnx
+from training.release.gate import judge
+from training.replay.replay import Replayed, replay
+from training.retrieval.ease import ease
+from training.retrieval.fit_towers import event_columns
+from training.retrieval.towers import TowerSettings, UserTower
 
 few = settings(max_examples=40, deadline=None)
 
@@ -311,7 +311,7 @@ def test_a_feature_that_never_varied_in_training_moves_no_score() -> None:
     """Else an item the release has not seen would be scored by weights that nothing ever taught."""
     import torch
 
-    from training.ranker import Examples, RankerSettings, train_ranker
+    from training.ranking.ranker import Examples, RankerSettings, train_ranker
 
     rng = np.random.default_rng(3)
 

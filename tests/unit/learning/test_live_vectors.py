@@ -15,20 +15,20 @@ from hypothesis import strategies as st
 from learning_corpus import KINDS, corpus, pictured
 from PIL import Image
 
-from models.features import FEATURES
-from models.items import TEXT_DIMENSIONS, ItemStore
+from models.features.compute import FEATURES
+from models.items.store import TEXT_DIMENSIONS, ItemStore
+from models.items.vectors import HALF, ItemVector, VectorStore, fingerprint, vectors_from, vectors_to
 from models.pipeline.pipeline import CandidatePipeline
-from models.release import Release
-from models.serving import SYNC_AT_ONCE, ServingModel
-from models.slot import ModelSlot
-from models.tables import UserTable
-from models.vectors import HALF, ItemVector, VectorStore, fingerprint, vectors_from, vectors_to
+from models.pipeline.slot import ModelSlot
+from models.release.release import Release
+from models.release.serving import SYNC_AT_ONCE, ServingModel
+from models.tables.tables import UserTable
 from schemas.codec import decode, encode
 from schemas.columns import EventColumns
 from schemas.errors import BadEvent, ReleaseRejected
 from schemas.records import Interaction, Item, Request
-from training import evaluate
-from training.encoding import LiveEncoders
+from training.encoders.live import LiveEncoders
+from training.evaluation import evaluate
 from training.learn import Learned
 
 World = tuple[Learned, list[Item], list[Item], Path]

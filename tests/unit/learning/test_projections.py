@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from learning_corpus import pictured
 
-from training.encoders import ImageEncoder, TextEncoder, encode_items
+from training.encoders.encoder import ImageEncoder, TextEncoder, encode_items
+from training.encoders.projections import fit_projection, projected
 from training.learn import Learned
-from training.projections import fit_projection, projected
 
 few = settings(max_examples=60, deadline=None)
 

@@ -12,14 +12,23 @@ import torch
 from learning_corpus import SMALL
 from numpy.typing import NDArray
 
-from models.features import FEATURES
-from models.release import Release
-from models.serving import ServingModel
+from models.features.compute import FEATURES
+from models.release.release import Release
+from models.release.serving import ServingModel
 from schemas.errors import BadDataset, ConfigError, ReleaseRejected
-from training import export
-from training.export import to_half, to_onnx
 from training.learn import Learned
-from training.ranker import KINDS, Examples, Ranker, RankerSettings, listwise_ndcg, make_ranker, reliability, train_ranker
+from training.ranking.ranker import (
+    KINDS,
+    Examples,
+    Ranker,
+    RankerSettings,
+    listwise_ndcg,
+    make_ranker,
+    reliability,
+    train_ranker,
+)
+from training.release import export
+from training.release.export import to_half, to_onnx
 
 F, C = 6, 12
 SETTINGS = RankerSettings(width=32, experts=2, epochs=12, batch=32, rate=1e-2, dropout=0.0)

@@ -12,9 +12,9 @@ import numpy as np
 import onnx
 import pytest
 
-from models.release import FILES, Manifest, Release, list_releases, write_release
-from models.serving import ServingModel
-from models.slot import ModelSlot
+from models.pipeline.slot import ModelSlot
+from models.release.release import FILES, Manifest, Release, list_releases, write_release
+from models.release.serving import ServingModel
 from schemas.errors import ReleaseRejected
 from training.learn import Learned
 
@@ -133,7 +133,7 @@ def test_writing_is_all_or_nothing(learned: Learned, tmp_path: Path, monkeypatch
     def fails(*args: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("models.release.os.fsync", fails)
+    monkeypatch.setattr("models.release.release.os.fsync", fails)
     with pytest.raises(OSError, match="disk full"):
         write_release(tmp_path / "r", learned.manifest, learned.arrays, learned.graphs, learned.item_ids)
     assert list((tmp_path / "r").iterdir()) == []
@@ -150,6 +150,6 @@ def test_a_release_in_memory_runs_for_any_batch(learned: Learned) -> None:
 
 
 def _features() -> tuple[str, ...]:
-    from models.features import FEATURES
+    from models.features.compute import FEATURES
 
     return FEATURES

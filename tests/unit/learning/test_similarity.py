@@ -10,22 +10,22 @@ import torch
 from learning_corpus import corpus
 from numpy.typing import NDArray
 
-from models.features import FEATURES
+from models.features.compute import FEATURES
 from models.pipeline.pipeline import CandidatePipeline
+from models.pipeline.slot import ModelSlot
 from models.pipeline.sources import RECENCY
-from models.release import Manifest, Release
-from models.serving import ServingModel
-from models.slot import ModelSlot
+from models.release.release import Manifest, Release
+from models.release.serving import ServingModel
 from schemas.errors import ReleaseRejected
 from schemas.records import Request
-from training import similarity
-from training.data import EventTable
-from training.distributed import Group
-from training.evaluate import World
+from training.data.table import EventTable
+from training.evaluation.evaluate import World
 from training.learn import Learned, _Encoded
-from training.similarity import FEWEST, LEAST, content_weights
-from training.tap import Tap
-from training.towers import Content
+from training.loop.group import Group
+from training.replay.tap import Tap
+from training.retrieval import content_weights as similarity
+from training.retrieval.content_weights import FEWEST, LEAST, content_weights
+from training.retrieval.towers import Content
 
 ITEMS, TASTES = 300, 6
 

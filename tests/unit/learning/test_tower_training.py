@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from tower_corpus import tower_corpus
 
 from schemas.errors import StoreCorrupt
-from training import fit_towers
-from training.checkpoints import Checkpoints, read_checkpoint
-from training.data import EventTable
-from training.distributed import Group
-from training.fit_towers import NEVER, drawn_pool, first_meetings, less_before, log_sums_before, train_towers
-from training.retrieval import Retrieval, unlearned
-from training.towers import Content, ItemTower, TowerSettings, UserTower, item_vectors
-from training.validation import Validation
+from training.data.table import EventTable
+from training.loop.checkpoints import Checkpoints, read_checkpoint
+from training.loop.group import Group
+from training.retrieval import fit_towers
+from training.retrieval.fit_towers import NEVER, drawn_pool, first_meetings, less_before, log_sums_before, train_towers
+from training.retrieval.towers import Content, ItemTower, TowerSettings, UserTower, item_vectors
+from training.retrieval.unlearn import Retrieval, unlearned
+from training.retrieval.validation import Validation
 
 few = settings(max_examples=60, deadline=None)
 TINY = TowerSettings(dimensions=8, blocks=1, epochs=2, batch=8, rate=1e-2)

@@ -25,17 +25,17 @@ from schemas.errors import ConfigError
 from schemas.records import Interaction
 from training import tune as tune_module
 from training import tune as tuning
-from training.cli import evaluate_command, train_command
-from training.commands import tune_command
-from training.data import EventTable
-from training.events import EventFrame
-from training.fit_towers import train_towers
+from training.cli.learning import evaluate_command, train_command
+from training.cli.tune import tune_command
+from training.data.events import EventFrame
+from training.data.table import EventTable
 from training.learn import LearnSettings
-from training.ranker import KINDS
+from training.ranking.ranker import KINDS
+from training.retrieval.fit_towers import train_towers
+from training.retrieval.towers import TowerSettings
+from training.retrieval.validation import Validation
 from training.settings import BOUNDS, read_settings, write_settings
-from training.towers import TowerSettings
 from training.tune import SPACE, TuneSettings, _bind, _expressible, _fingerprint, _opened, tried, tune
-from training.validation import Validation
 
 SMALLER = replace(SMALL, towers=replace(SMALL.towers, epochs=3), queries=40, least_steps=1)
 HOW = TuneSettings(validation=0.2, queries=40, startup=1)

@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference import Tables, records_of
 
-from models.items import ItemStore
+from models.items.store import ItemStore
 from models.pipeline.batch import Candidates, Queries, Retrieved
 from models.pipeline.pipeline import CandidatePipeline, PipelineSettings
 from models.pipeline.scoring import LightScorer
-from models.slot import ModelSlot
-from models.state import ItemStatRow, UserRecord
+from models.pipeline.slot import ModelSlot
+from models.state.rows import ItemStatRow, UserRecord
 from schemas.errors import BadItem
 from schemas.records import Interaction, Item, Request
 
@@ -69,7 +69,7 @@ def worlds(draw: st.DrawFn) -> tuple[ItemStore, dict[str, UserRecord], list[Requ
 def slot_of(learned: Learned | None) -> ModelSlot:
     slot = ModelSlot()
     if learned is not None:
-        from models.serving import ServingModel
+        from models.release.serving import ServingModel
 
         slot.swap(ServingModel(learned.release()))
     return slot
@@ -273,7 +273,7 @@ def with_release(learned: Learned) -> tuple[CandidatePipeline, UserRecord]:
 
 
 def test_a_release_ranks_explains_and_logs_what_it_saw(learned: Learned) -> None:
-    from models.features import FEATURES
+    from models.features.compute import FEATURES
 
     pipeline, user = with_release(learned)
     slate = pipeline.run([Request("r", "u", k=5, explain=True)], [user], [None])[0]

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference import Tables, records_of
 
-from models.items import ItemStore
+from models.items.store import ItemStore
 from models.pipeline.pipeline import CandidatePipeline, PipelineSettings
+from models.pipeline.slot import ModelSlot
 from models.pipeline.sources import (
     ContentSource,
     FreshSource,
@@ -23,9 +24,8 @@ from models.pipeline.sources import (
     RequestedSource,
     SignalSource,
 )
-from models.slot import ModelSlot
-from models.state import hash64
-from models.ties import Ties, best
+from models.pipeline.ties import Ties, best
+from models.state.rows import hash64
 from schemas.records import Interaction, Item, Request, Slate, SlateItem
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def slot(request: pytest.FixtureRequest) -> list[ModelSlot]:
     """Two places of a release, or of none."""
     slots = [ModelSlot(), ModelSlot()]
     if request.param == "with a release":
-        from models.serving import ServingModel
+        from models.release.serving import ServingModel
 
         learned: Learned = request.getfixturevalue("learned")
         for each in slots:
@@ -115,7 +115,7 @@ def slot(request: pytest.FixtureRequest) -> list[ModelSlot]:
 def test_the_order_of_the_catalogue_changes_no_slate(slot: list[ModelSlot], world: World, order: list[int]) -> None:
     for each in slot:
         if each.current is not None:
-            from models.serving import ServingModel
+            from models.release.serving import ServingModel
 
             each.swap(ServingModel(each.current.release))
     _, slates, similar = world.loaded(range(N), slot[0])

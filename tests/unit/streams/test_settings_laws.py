@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.errors import ConfigError
-from streams.settings import Settings
+from schemas.settings import Settings
 
 PORTS = ("kafka_port", "controller_port", "redis_port", "web_port")
 POSITIVE = ("commit_interval_s", "archive_interval_s", "stop_timeout_s", "stuck_s", "session_timeout_s")

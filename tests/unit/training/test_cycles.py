@@ -9,14 +9,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from models.context import CONTEXT, WEEK_MS, context_of
-from models.features import FEATURES
-from models.items import ItemStore
+from models.features.compute import FEATURES
+from models.features.context import CONTEXT, WEEK_MS, context_of
+from models.items.store import ItemStore
 from models.pipeline.batch import Queries
-from models.release import DAY_MS
+from models.release.release import DAY_MS
 from schemas.records import Request
-from training.cycles import without_short_cycles
-from training.ranker import KINDS, Examples, Ranker, RankerSettings, train_ranker
+from training.ranking.cycles import without_short_cycles
+from training.ranking.ranker import KINDS, Examples, Ranker, RankerSettings, train_ranker
 
 MONDAY_8 = 1_699_862_400_000
 "Epoch ms of a Monday, 08:00 UTC."

@@ -15,12 +15,12 @@ from learning_corpus import corpus
 
 from schemas.errors import BadDataset, ConfigError, ReleaseRejected
 from schemas.records import Interaction
-from training.cli import evaluate_command, train_command
-from training.existing import newer_share, seen_events
-from training.gate import STANDARD
+from training.cli.learning import evaluate_command, train_command
+from training.evaluation.existing import newer_share, seen_events
+from training.evaluation.measurement import Measurement
+from training.evaluation.report import html_report
 from training.learn import Learned
-from training.measurement import Measurement
-from training.report import html_report
+from training.release.gate import STANDARD
 
 AGES_MS = 10**12
 

@@ -12,18 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from learning_corpus import POSITIVE, corpus
 
-from models.release import Release
+from models.release.release import Release
 from models.rules import PositiveRule
 from schemas.errors import ConfigError
 from schemas.records import Interaction, Request, Slate, SlateItem
-from training import parity
-from training.cli import train_command
-from training.evaluate import Asked, Figures, World, asked_of
-from training.gate import HALF, STANDARD, Bounds, judge
-from training.holdout import gate_share, unseen_share
+from training.cli.learning import train_command
+from training.evaluation.evaluate import Asked, Figures, World, asked_of
+from training.evaluation.holdout import gate_share, unseen_share
 from training.learn import Learned
-from training.parity import Modules, Parity, in_parity
-from training.probe import Probed
+from training.release import parity
+from training.release.gate import HALF, STANDARD, Bounds, judge
+from training.release.parity import Modules, Parity, in_parity
+from training.replay.probe import Probed
 
 HELD = Parity(worst=2e-7, differing=0, tied=1, swapped=3, requests=1_000, rank_p99_ms=4.0, candidates=300)
 NONE = np.zeros(0, np.int32)

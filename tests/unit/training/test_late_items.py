@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from learning_corpus import POSITIVE, corpus, pictured
 
-from models.items import ItemStore
-from models.serving import ServingModel
-from models.vectors import HALF, ItemVector
+from models.items.store import ItemStore
+from models.items.vectors import HALF, ItemVector
+from models.release.serving import ServingModel
 from schemas.records import Interaction, Item
-from training.encoding import LiveEncoders, encoded
-from training.evaluate import BEYOND, World
+from training.data.corpus import Corpus
+from training.encoders.live import LiveEncoders, encoded
+from training.evaluation.evaluate import BEYOND, World
 from training.learn import Learned
-from training.measuring import Asked, Encode, measure
-from training.sources import Corpus
+from training.measure import Asked, Encode, measure
 
 LATE = "late"
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from ir_measures import AP, MRR, P, R, nDCG
 from numpy.typing import NDArray
 
-from training import metrics
-from training.metrics import (
+from training.evaluation import ranking_metrics as metrics
+from training.evaluation.ranking_metrics import (
     auc,
     auc_interval,
     average_precision,

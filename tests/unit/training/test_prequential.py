@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from models.rules import PositiveRule
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
-from training.cli import evaluate_command
-from training.evaluate import BEYOND, Figures, Prober, World, asked_of, evaluate
+from training.cli.learning import evaluate_command
+from training.evaluation.evaluate import BEYOND, Figures, Prober, World, asked_of, evaluate
 
 ranks = st.lists(st.integers(BEYOND, 299), max_size=60)
 

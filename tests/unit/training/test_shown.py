@@ -14,21 +14,21 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from learning_corpus import POSITIVE, SMALL, corpus
 
-from models.features import FEATURES
+from models.features.compute import FEATURES
 from models.pipeline.pipeline import CandidatePipeline
+from models.release.serving import ServingModel
 from models.rules import SHOWN, PositiveRule
-from models.serving import ServingModel
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item, Request
-from training import choice
-from training.data import EventTable, vocabulary_of
-from training.evaluate import World, evaluate
-from training.events import EventFrame
+from training.data.corpus import open_corpus
+from training.data.events import EventFrame
+from training.data.slates.logged import LoggedSlate
+from training.data.slates.shown import shown_slates
+from training.data.table import EventTable, vocabulary_of
+from training.evaluation.evaluate import World, evaluate
 from training.learn import Learned, learn
-from training.logged import LoggedSlate
-from training.replay import replay
-from training.shown import shown_slates
-from training.sources import open_corpus
+from training.ranking import choice
+from training.replay.replay import replay
 
 RULE = PositiveRule(POSITIVE)
 HEADS = (("positive", 1.0), ("buy", 0.5))

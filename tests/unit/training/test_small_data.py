@@ -13,24 +13,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_shop import POSITIVE, shop
 
-from models.release import DAY_MS
+from models.pipeline.slot import ModelSlot
+from models.release.release import DAY_MS
 from models.rules import SHOWN, PositiveRule
-from models.slot import ModelSlot
 from schemas.errors import BadDataset
 from schemas.records import Interaction
-from training.amounts import FEWEST_EVENTS, demand_enough, demand_trainable
-from training.evaluate import Asked, Figures, evaluate
-from training.events import EventFrame
-from training.following import Following
-from training.gate import LEAVE_LAST_OUT, PREQUENTIAL, STANDARD, judge
-from training.holdout import held_out, last_out, without_kept
-from training.metrics import bootstrap, expanded_bootstrap, expected_discount, sign_flip_test
-from training.parity import Parity
-from training.probe import Probed
-from training.ranker import Examples, RankerSettings, listwise_ndcg, make_ranker, with_passes
+from training.data.amounts import FEWEST_EVENTS, demand_enough, demand_trainable
+from training.data.corpus import Corpus
+from training.data.events import EventFrame
+from training.evaluation.evaluate import Asked, Figures, evaluate
+from training.evaluation.holdout import held_out, last_out, without_kept
+from training.evaluation.ranking_metrics import bootstrap, expanded_bootstrap, expected_discount, sign_flip_test
+from training.ranking.ranker import Examples, RankerSettings, listwise_ndcg, make_ranker, with_passes
 from training.recipe import LearnSettings
-from training.sources import Corpus
-from training.validation import _gain
+from training.release.gate import LEAVE_LAST_OUT, PREQUENTIAL, STANDARD, judge
+from training.release.parity import Parity
+from training.replay.following import Following
+from training.replay.probe import Probed
+from training.retrieval.validation import _gain
 
 HELD = Parity(worst=2e-7, differing=0, tied=0, swapped=0, requests=1_000, rank_p99_ms=4.0, candidates=20)
 NONE = np.zeros(0, np.int32)

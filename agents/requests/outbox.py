@@ -1,0 +1,148 @@
+"""Replies and what else goes out beside the answers: sent by one task, replies first, none waited for before the next."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from agents.metrics import Metrics
+from streams.kafka.healing_producer import HealingProducer
+
+__all__ = ["Letter", "Outbox"]
+
+log = logging.getLogger(__name__)
+
+TOPIC_TRIES, TOPIC_WAIT_S = 5, 0.3
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(slots=True)
+class Letter:
+    """A record to be sent once."""
+
+    topic: str
+    key: bytes | None
+    value: bytes
+    headers: Sequence[tuple[str, bytes]]
+    what: str
+    "For the counter of what failed."
+    done: Callable[[], None] = _nothing
+    "Called when it is acknowledged, or given up."
+    put_s: float = 0.0
+    "When it was queued, on `time.perf_counter`'s clock."
+
+
+class Outbox:
+    """A queue before a producer. What fails is counted and given up; a topic that does not exist holds up nothing else."""
+
+    def __init__(self, producer: HealingProducer, metrics: Metrics, took: Callable[[float], None] = lambda _: None) -> None:
+        """`took` hears the seconds from `put` to the acknowledgement of each reply to a known topic."""
+        self._producer = producer
+        self._metrics = metrics
+        self._took = took
+        self._replies: deque[Letter] = deque()
+        self._others: deque[Letter] = deque()
+        self._work = asyncio.Event()
+        self._empty = asyncio.Event()
+        "Set while nothing is queued or on its way."
+        self._empty.set()
+        self._under_way = 0
+        self._looking: dict[str, asyncio.Task[None]] = {}
+        self._unknown: dict[str, list[Letter]] = {}
+        "Letters to topics that are being looked up."
+
+    def put(self, letter: Letter) -> None:
+        """Queue a letter. Never waits."""
+        letter.put_s = time.perf_counter()
+        (self._replies if letter.what == "reply" else self._others).append(letter)
+        self._under_way += 1
+        self._empty.clear()
+        self._work.set()
+
+    def expect(self, topic: str) -> None:
+        """Letters to a topic will come: look it up meanwhile if it is unknown."""
+        if topic not in self._unknown and not self._producer.client.cluster.partitions_for_topic(topic):
+            self._unknown[topic] = []
+            self._looking[topic] = asyncio.create_task(self._look_up(topic))
+
+    async def run(self) -> None:
+        """Send what is queued, until cancelled."""
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            while self._replies or self._others:
+                letter = (self._replies or self._others).popleft()
+                self.expect(letter.topic)
+                if letter.topic in self._unknown:
+                    self._unknown[letter.topic].append(letter)
+                else:
+                    await self._send(letter, timed=letter.what == "reply")
+
+    async def drained(self, timeout_s: float) -> bool:
+        """Wait until nothing is queued or on its way; returns whether that came."""
+        try:
+            await asyncio.wait_for(self._empty.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _send(self, letter: Letter, *, timed: bool = False) -> None:
+        try:
+            future = await self._producer.send(letter.topic, letter.value, key=letter.key, headers=list(letter.headers))
+        except Exception as exc:
+            self._failed(letter, "refused", exc)
+            return
+
+        def acknowledged(sent: asyncio.Future[object]) -> None:
+            if not sent.cancelled() and (error := sent.exception()) is not None:
+                self._failed(letter, "refused", error)
+            else:
+                if timed:
+                    self._took(time.perf_counter() - letter.put_s)
+                self._end(letter)
+
+        future.add_done_callback(acknowledged)
+
+    async def _look_up(self, topic: str) -> None:
+        """Ask for an unknown topic a few times, because the brokers may just be making it; then send what waits for it."""
+        client, reason = self._producer.client, "no_topic"
+        error: Exception | None = None
+        try:
+            await client.add_topic(topic)
+            for _ in range(TOPIC_TRIES):
+                if client.cluster.partitions_for_topic(topic):
+                    break
+                await asyncio.sleep(TOPIC_WAIT_S)
+                # a topic that the client follows is not asked for again by adding it
+                await client.force_metadata_update()
+            else:
+                error = LookupError("there is no such topic")
+                # nor is its name remembered: anybody may write one into a header
+                await client.set_topics({*client.cluster.topics(), *self._unknown} - {topic})
+        except Exception as exc:
+            reason, error = "refused", exc
+        letters = self._unknown.pop(topic)
+        del self._looking[topic]
+        for letter in letters:
+            if error is None:
+                await self._send(letter)
+            else:
+                self._failed(letter, reason, error)
+
+    def _failed(self, letter: Letter, reason: str, error: BaseException) -> None:
+        log.warning("%s to %s failed: %s", letter.what, letter.topic, error)
+        self._metrics.count("sends_failed", what=letter.what, reason=reason)
+        self._end(letter)
+
+    def _end(self, letter: Letter) -> None:
+        letter.done()
+        self._under_way -= 1
+        if not self._under_way:
+            self._empty.set()

@@ -1,0 +1,1 @@
+"""Data to learn from: corpora, events and slates."""

@@ -1,0 +1,87 @@
+"""The least that training needs, checked before torch is loaded: what is missing is reported within a second or two."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from models.rules import PositiveRule
+from schemas.errors import BadDataset, ConfigError
+from schemas.records import Interaction, Item
+from training.data.corpus import Corpus
+from training.data.events import EventFrame
+from training.data.table import heads_of, of_known_items, published, vocabulary_of, windows_of
+from training.recipe import LearnSettings
+
+__all__ = ["FEWEST_EVENTS", "FEWEST_NEW", "demand_enough", "demand_trainable", "new_events", "until_share"]
+
+FEWEST_EVENTS = 100
+"Events below which nothing can be learned."
+FEWEST_NEW = 50
+"New events below which an update is not worth a release."
+NAMED = 6
+"Actions that a message lists."
+
+
+def demand_enough(events: Sequence[Interaction], positive: str) -> None:
+    """Raise BadDataset where these events, on known items, are too few to learn from, or none is liked."""
+    if len(events) < FEWEST_EVENTS:
+        message = f"too little to learn from: {len(events)} events on items of the catalogue, {FEWEST_EVENTS} are needed"
+        raise BadDataset("too_little", message)
+    rule = PositiveRule(positive)
+    if not any(rule(event.action, event.value) for event in events):
+        actions = Counter(event.action for event in events)
+        there = ", ".join(f"{action} ({count:,})" for action, count in actions.most_common(NAMED))
+        message = f"none of the {len(events):,} events is liked by the rule {positive!r}; their actions are {there}"
+        raise BadDataset("too_little", message, "positive")
+
+
+def demand_trainable(
+    items: Sequence[Item], events: Sequence[Interaction], positive: str, settings: LearnSettings, file: Path | None = None
+) -> None:
+    """Check what a training of `events` (those that it learns from) would otherwise find out after minutes.
+
+    `file`: where the settings come from, for messages.
+
+    Raises:
+        BadDataset: too few events, none of them liked, or no first meeting in the newer part, from which the ranker learns.
+        ConfigError: a setting names an action that is not among the frequent ones.
+    """
+    vocabulary = vocabulary_of(events, positive)
+    try:
+        heads_of(events, vocabulary, positive, settings.heads)
+        windows_of(settings.windows_s, vocabulary)
+    except ConfigError as exc:
+        raise ConfigError(exc.code, f"{file}: {exc.message}" if file else exc.message, exc.field) from exc
+    known = of_known_items(events, published(items, events))
+    demand_enough(known, positive)
+    start = int(len(known) * (1 - settings.replayed_share))
+    if not _meetings(known)[start:].any():
+        message = f"in the newest {len(known) - start:,} events nobody meets an item for the first time: nothing can be ranked"
+        raise BadDataset("no_meetings", message)
+
+
+def _meetings(events: Sequence[Interaction]) -> NDArray[np.bool_]:
+    """At which events a person meets an item for the first time: `(n,)`."""
+    frame = events.frame if isinstance(events, EventFrame) else EventFrame.of(events).frame
+    first = frame.select(pl.struct("user_id", "item_id").is_first_distinct()).to_series()
+    return np.asarray(first.to_numpy(), np.bool_)
+
+
+def new_events(corpus: Corpus, share: float, since_ms: int) -> int:
+    """How many of the first `share` of the events, on items that were there then, are later than `since_ms`."""
+    events, known = until_share(corpus, share)
+    if isinstance(events, EventFrame):
+        events = EventFrame(events.frame.filter(pl.col("event_time") > since_ms))
+    return sum(event.event_time > since_ms for event in of_known_items(events, known))
+
+
+def until_share(corpus: Corpus, share: float) -> tuple[Sequence[Interaction], list[Item]]:
+    """The first `share` of the events, and the items that were published by the last of them."""
+    events = corpus.events[: int(len(corpus.events) * share)]
+    return events, published(corpus.items, events)

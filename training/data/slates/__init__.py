@@ -1,0 +1,1 @@
+"""Slates that were shown, joined with what followed."""

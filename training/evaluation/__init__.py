@@ -1,0 +1,1 @@
+"""Measuring slates against what users did next."""

@@ -1,0 +1,154 @@
+"""From a corpus to measurements: train on its first part, ask about the rest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.items.store import text_vector
+from models.pipeline.slot import ModelSlot
+from models.release.serving import ServingModel
+from models.rules import PositiveRule
+from schemas.options import whole_variable
+from schemas.records import Item
+from training.data.corpus import Corpus
+from training.data.table import published
+from training.evaluation.evaluate import Figures, Vectors, World, evaluate
+from training.evaluation.measurement import Catalogue, Measurement
+from training.learn import Learned, LearnSettings, learn
+from training.release.parity import Parity, in_parity
+
+__all__ = [
+    "Asked",
+    "Encode",
+    "catalogue_of",
+    "measure",
+    "measurement",
+    "threads",
+    "trained",
+    "without",
+]
+
+Report = Callable[[str, int, int], None]
+Encode = Callable[[Sequence[Item]], Vectors]
+"What encoders say of items, as a worker hears it: `training.encoders.live.encoded`."
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked of a corpus."""
+
+    share: float = 0.8
+    "Events before the first query."
+    queries: int | None = None
+    "Only that many of the queries, evenly spread; None asks all."
+    parity: int = 0
+    "Requests on which the exported graphs are held against torch."
+    first: bool = False
+    "Ask at first meetings of what is liked then or later, instead of at every positive event (`training.evaluation.evaluate.asked_of`)."
+    apart: bool = False
+    "Apply no event of the rest: the queries are asked after the first part, each for itself (`training.evaluation.holdout`)."
+
+
+def trained(corpus: Corpus, share: float, settings: LearnSettings, cache: Path, report: Report) -> Learned:
+    """A release from the first `share` of the events."""
+    train = corpus.events[: int(len(corpus.events) * share)]
+    return learn(
+        published(corpus.items, train), train, corpus.positive, cache, settings, report, corpus.logged, shown=corpus.shown
+    )
+
+
+def measure(
+    corpus: Corpus,
+    asked: Asked,
+    report: Report,
+    what: str,
+    model: ServingModel | None,
+    encode: Encode,
+    learned: Learned | None = None,
+) -> tuple[Figures, Parity | None]:
+    """Ask the pipeline with that release, or with none. Parity is seen where `learned` is what `model` was made of.
+
+    Items that `model` was not made with, and all of them where that is not known, get their vectors from `encode`, as in
+    serving: from their publication on.
+    """
+    slot = ModelSlot()
+    slot.swap(model)
+    found: list[Parity] = []
+    vectors: Vectors = {}
+    if model is not None:
+        known = set() if learned is None else set(learned.item_ids)
+        since = [item for item in corpus.items if item.item_id not in known]
+        if since:
+            report("encode items that came since", 0, 1)
+            vectors = encode(since)
+
+    def at_cut(world: World) -> None:
+        if learned is not None and learned.modules is not None and asked.parity:
+            report("hold ONNX against torch", 0, 1)
+            cut = int(len(corpus.events) * asked.share)
+            people = list(dict.fromkeys(event.user_id for event in corpus.events[:cut]))
+            found.append(in_parity(world, learned.release(), learned.modules, people, asked.parity))
+
+    rule = PositiveRule(corpus.positive)
+    progress = lambda done, of: report(what, done, of)
+    figures = evaluate(
+        corpus.items,
+        corpus.events,
+        rule,
+        asked.share,
+        progress,
+        slot,
+        asked.queries,
+        at_cut,
+        vectors,
+        first=asked.first,
+        apart=asked.apart,
+    )
+    return figures, found[0] if found else None
+
+
+def measurement(
+    corpus: Corpus, asked: Asked, figures: Figures, label: str, release: str, facts: Mapping[str, Any] = {}
+) -> Measurement:
+    """What was found, query by query."""
+    return Measurement.of(figures, catalogue_of(corpus, asked.share), label, corpus.name, release, facts)
+
+
+def catalogue_of(corpus: Corpus, share: float) -> Catalogue:
+    """The items, and how often each was met in the first `share` of the events."""
+    number = {item.item_id: n for n, item in enumerate(corpus.items)}
+    met = [number.get(event.item_id, -1) for event in corpus.events[: int(len(corpus.events) * share)]]
+    counts = np.bincount(np.asarray([n for n in met if n >= 0], np.int64), minlength=len(corpus.items))
+    vectors = np.stack([text_vector(item) for item in corpus.items]) if corpus.items else np.zeros((0, 1), np.float32)
+    return Catalogue([item.item_id for item in corpus.items], counts, vectors)
+
+
+def without(corpus: Corpus, modality: str) -> Corpus:
+    """The corpus as if no item had a `text` (titles and texts) or an `image`."""
+    less: dict[str, Any] = {"title": "", "text": ""} if modality == "text" else {"image": None}
+    return replace(corpus, items=[replace(item, **less) for item in corpus.items])
+
+
+FEW_EVENTS = 5_000
+"Events up to which one thread trains: to divide so little work costs more than it gains, above all on a busy machine."
+
+
+def threads(events: int = FEW_EVENTS + 1) -> int:
+    """This process's share of the cores (`torchrun` says how many processes are here), for torch and for the graphs.
+
+    One where there are few `events` to train on.
+    """
+    import torch
+
+    if events <= FEW_EVENTS:
+        torch.set_num_threads(1)
+        return 1
+    cores = max(1, (os.cpu_count() or 1) // whole_variable(os.environ, "LOCAL_WORLD_SIZE", 1, 1))
+    torch.set_num_threads(cores)
+    return cores

@@ -1,0 +1,44 @@
+"""Which examples the ranker learns from: whether slates that events told of are of use is seen on history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from training.ranking.cycles import without_short_cycles
+from training.ranking.ranker import Examples, Ranker, RankerSettings, calibrated_from, listwise_ndcg, train_ranker
+from training.replay.replay import Replayed
+
+__all__ = ["trained_ranker"]
+
+
+def trained_ranker(
+    replayed: Replayed, span_ms: int, settings: RankerSettings, progress: Callable[[int, int], None] | None = None
+) -> tuple[Ranker, Examples, int]:
+    """A ranker, the examples that it learned from, and how many of them are slates. `span_ms`: what the examples span.
+
+    What another system showed, and to whom, was its choice: within its slates, what it shows to everybody is no better than the
+    rest, though it is met more often. So a second ranker learns without them, and the first one stays only where it puts
+    likes no lower than that in the newest tenth of history, on which neither was trained.
+    """
+    told, slates = replayed.told, replayed.logged
+    examples, ranker = _trained(replayed.examples, slates, span_ms, settings, progress)
+    rows = np.flatnonzero(~told)
+    if not told.any() or not len(rows):
+        return ranker, examples, slates
+    others = slates - int(told.sum())
+    plain, without = _trained(replayed.examples.take(rows), others, span_ms, settings, progress)
+    newest = np.arange(calibrated_from(len(rows)), len(rows))
+    held = newest[rows[newest] >= calibrated_from(len(told))]
+    if listwise_ndcg(without, plain.take(held)) > listwise_ndcg(ranker, examples.take(rows[held])):
+        return without, plain, others
+    return ranker, examples, slates
+
+
+def _trained(
+    examples: Examples, slates: int, span_ms: int, settings: RankerSettings, progress: Callable[[int, int], None] | None
+) -> tuple[Examples, Ranker]:
+    # history says when people acted, not when they are asked: its hours are no guide to a request's
+    examples = without_short_cycles(examples, span_ms if slates else 0)
+    return examples, train_ranker(examples, settings, progress)

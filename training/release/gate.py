@@ -1,0 +1,181 @@
+"""Whether a release may serve: better than what serves, beyond noise, on events it was not trained on, and fit to run.
+
+Better is decided over people, with all that each was asked. `prequential` draws them with replacement (percentile bootstrap).
+`leave_last_out` has few people, where that interval is too narrow: its quantiles are moved outwards as Student's are from the
+normal ones (the expanded percentile interval, Hesterberg 2015), and a sign-flip test must reject that the two rank alike
+(Fisher 1935; exact up to `EXACT` people that differ). Both must hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.evaluation.evaluate import Figures, K
+from training.evaluation.ranking_metrics import NOTHING, Interval, bootstrap, expanded_bootstrap, sign_flip_test
+
+if TYPE_CHECKING:  # it imports torch
+    from training.release.parity import Parity
+
+__all__ = ["HALF", "LEAVE_LAST_OUT", "PREQUENTIAL", "STANDARD", "Bounds", "Verdict", "judge"]
+
+PREQUENTIAL, LEAVE_LAST_OUT = "prequential", "leave_last_out"
+"Protocols: how what a release is asked about was kept from its training (`training.evaluation.holdout`)."
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a release must keep to."""
+
+    queries: int = 50
+    "Fewest queries to judge by, of `prequential`."
+    people: int = 30
+    "Fewest people to judge by, of `prequential`: an interval from drawing a handful of people is too narrow."
+    last: int = 12
+    "Fewest people to judge by, of `leave_last_out`."
+    parity: float = 1e-4
+    "Largest difference of a score between the exported graphs and torch."
+    differing: int = 0
+    "Requests, of those asked, whose first K may differ from torch's."
+    tied: float = 0.01
+    """Share of requests that may differ by the few candidates that only one of the two retrieved: true ties are rare (1 of
+    1,000 was seen), and a graph that is wrong for some items has them everywhere."""
+    rank_ms: float = 100.0
+    "99th percentile of ranking one request's candidates on this machine, ms."
+    size_mb: float = 4_096.0
+    "Bytes of the release's files, MB."
+    level: float = 0.9
+    "Of the interval of the difference, whose lower end must be above 0."
+
+    def needs(self, protocol: str) -> tuple[int, int]:
+        """Fewest queries and fewest people of a protocol."""
+        return (self.last, self.last) if protocol == LEAVE_LAST_OUT else (self.queries, self.people)
+
+
+STANDARD = Bounds()
+HALF = Bounds(parity=1e-2, differing=10**9, tied=1.0)
+"For graphs in half precision, which differ by design: they are measured as they serve, and must be better all the same."
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The gate's answer; `reasons` says why a release is refused, each with its figure."""
+
+    passed: bool
+    reasons: Sequence[str]
+    ndcg: float
+    against: float
+    difference: Interval
+    "Of the difference in NDCG@10, over people; NOTHING where there was too little to judge by."
+    parity: Parity | None
+    size_mb: float
+    protocol: str
+    queries: int
+    people: int
+    chance: float | None
+    "Of `leave_last_out`: how likely so large a difference is between two that rank alike."
+
+    @property
+    def difference_low(self) -> float:
+        """Lower end of the interval of the difference."""
+        return self.difference.low
+
+    def to_json(self) -> dict[str, Any]:
+        """For the manifest."""
+        difference = self.difference.to_json()
+        return {
+            "passed": self.passed,
+            "reasons": list(self.reasons),
+            "protocol": self.protocol,
+            "queries": self.queries,
+            "people": self.people,
+            "ndcg@10": round(self.ndcg, 4),
+            "against": round(self.against, 4),
+            "difference_low": None if difference is None else difference[1],
+            "interval": None if difference is None else difference[1:],
+            **({} if self.chance is None else {"chance": round(self.chance, 4)}),
+            "size_mb": round(self.size_mb, 1),
+            **({"parity": self.parity.to_json()} if self.parity else {}),
+        }
+
+    def untimed(self) -> dict[str, Any]:
+        """Without what no second run gives again: a release's name holds the hash of its manifest."""
+        found = self.to_json()
+        if self.parity:
+            found["parity"] = {name: value for name, value in found["parity"].items() if name != "rank_p99_ms"}
+        return found
+
+
+def judge(
+    candidate: Figures,
+    serving: Figures,
+    exported: float,
+    parity: Parity | None = None,
+    size_mb: float = 0.0,
+    bounds: Bounds = STANDARD,
+    seed: int = 0,
+    protocol: str = PREQUENTIAL,
+) -> Verdict:
+    """Compare two releases on the same queries, and hold the candidate to its bounds.
+
+    `exported`: largest difference between torch and ONNX that the export found on drawn inputs; `parity`: on real requests.
+    People are drawn, with all their queries: what one of them likes twice is not twice as sure.
+
+    Raises:
+        ValueError: the two were not asked the same queries.
+    """
+    mine, theirs = _gains(candidate), _gains(serving)
+    if len(mine) != len(theirs):
+        raise ValueError("the two were not asked the same queries")
+    users = [one.user_id for one in candidate.asked] or [str(n) for n in range(len(mine))]
+    people = np.unique(users, return_inverse=True)[1] if users else np.zeros(0, np.int64)
+    found, chance, reasons = _compared(mine - theirs, people, bounds, seed, protocol)
+    worst = max(exported, parity.worst if parity else 0.0)
+    if not worst <= bounds.parity:
+        reasons.append(f"ONNX differs from torch by {worst:.1e}, {bounds.parity:.0e} is allowed")
+    if parity is None and candidate.asked:
+        reasons.append("the release was not asked for slates: neither parity on requests nor latency is known")
+    if parity is not None:
+        if parity.differing > bounds.differing:
+            reasons.append(f"{parity.differing} of {parity.requests} requests get another first {K} from ONNX than from torch")
+        if parity.tied > bounds.tied * parity.requests:
+            reasons.append(f"in {parity.tied} of {parity.requests} requests ONNX and torch retrieve other items")
+        if not parity.rank_p99_ms <= bounds.rank_ms:
+            took = f"{parity.rank_p99_ms:.1f} ms (99th percentile, {parity.candidates} candidates)"
+            reasons.append(f"ranking takes {took}, {bounds.rank_ms:g} ms are allowed")
+    if not size_mb <= bounds.size_mb:
+        reasons.append(f"the release holds {size_mb:,.1f} MB, {bounds.size_mb:g} MB are allowed")
+    means = [float(gains.mean()) if len(gains) else 0.0 for gains in (mine, theirs)]
+    return Verdict(
+        not reasons, reasons, means[0], means[1], found, parity, size_mb, protocol, len(mine), len(set(users)), chance
+    )
+
+
+def _compared(
+    differences: NDArray[np.float64], people: NDArray[np.int64], bounds: Bounds, seed: int, protocol: str
+) -> tuple[Interval, float | None, list[str]]:
+    """Interval of the mean difference, the chance of it between two that rank alike, and why that is not better."""
+    asked, (queries, fewest) = len(np.unique(people)), bounds.needs(protocol)
+    if len(differences) < queries:
+        return NOTHING, None, [f"only {len(differences)} queries to judge by, {queries} are needed"]
+    if asked < fewest:
+        return NOTHING, None, [f"only {asked} people to judge by, {fewest} are needed"]
+    if protocol == PREQUENTIAL:
+        found, chance = bootstrap(differences, people, bounds.level, seed=seed), None
+    else:
+        found = expanded_bootstrap(differences, people, bounds.level, seed)
+        chance = sign_flip_test(differences, people, seed)
+    if found.low > 0 and (chance is None or chance <= (1 - bounds.level) / 2):
+        return found, chance, []
+    likely = "" if chance is None else f", chance of that between equals {chance:.2f}"
+    interval = f"interval {found.low:+.4f} to {found.high:+.4f} over {asked} people{likely}"
+    return found, chance, [f"not better beyond noise: NDCG@{K} differs by {found.mean:+.4f}, {interval}"]
+
+
+def _gains(figures: Figures) -> NDArray[np.float64]:
+    ranks = np.asarray(figures.ranks, np.int64)
+    return np.where((ranks >= 0) & (ranks < K), 1.0 / np.log2(np.maximum(ranks, 0) + 2.0), 0.0)

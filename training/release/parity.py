@@ -1,0 +1,223 @@
+"""Does the exported release answer as the trained one does? The whole path is asked twice: its graphs, and torch instead.
+
+Everything else is the same code, so a difference anywhere (a person's vector, a new item's, a probability) shows in the
+answers. On the way it is seen how long ranking takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.items.store import ItemStore
+from models.pipeline.batch import Candidates, Queries
+from models.pipeline.clock import after_all
+from models.pipeline.pipeline import CandidatePipeline
+from models.pipeline.scoring import OnnxRanker
+from models.pipeline.slot import ModelSlot
+from models.release.release import Release
+from models.release.serving import ServingModel, session_of
+from schemas.records import Request, Slate
+from training.evaluation.evaluate import K, World
+
+__all__ = ["Frozen", "Modules", "Parity", "TorchModel", "in_parity"]
+
+TIE = 1e-6
+"Scores this near may change places: a hundredth of what they may differ at all."
+HELD_BACK = 0.1
+"Share of the catalogue that a person's second and later requests exclude, so that no two are alike."
+ROUNDS = 3
+ONE_SIDED = 4
+"Candidates of a request that only one of the two may have: what ties for the last place of retrieval and of the light score."
+
+
+@dataclass(frozen=True, slots=True)
+class Modules:
+    """What was trained, as torch has it."""
+
+    user: nn.Module
+    item: nn.Module
+    ranker: nn.Module
+
+
+class Frozen(nn.Module):
+    """A graph in the place of a module: for a part that an update takes over as it is."""
+
+    def __init__(self, graph: bytes) -> None:
+        super().__init__()
+        self._session = session_of(graph, 1)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The graph's first output."""
+        named = {wanted.name: given.numpy() for wanted, given in zip(self._session.get_inputs(), inputs, strict=True)}
+        return torch.from_numpy(self._session.run(None, named)[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far the two are apart, and what ranking costs."""
+
+    worst: float
+    "Largest difference of a candidate's score."
+    differing: int
+    "Requests whose first K differ otherwise than by a tie: of two scores, for a candidate's last place, or in the selection."
+    tied: int
+    "Requests whose first K differ by a tie for a candidate's last place or in the selection."
+    swapped: int
+    "Requests whose first K differ at all."
+    requests: int
+    rank_p99_ms: float
+    "99th percentile of ranking one request's candidates (features and graph), of the quietest third of the requests."
+    candidates: int
+    "Candidates of those requests, in the median."
+
+    def to_json(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {
+            "scores": float(f"{self.worst:.3g}"),
+            "top10_differing": self.differing,
+            "top10_tied": self.tied,
+            "top10_swapped": self.swapped,
+            "requests": self.requests,
+            "rank_p99_ms": round(self.rank_p99_ms, 2),
+            "candidates": self.candidates,
+        }
+
+
+class TorchModel(ServingModel):
+    """A release whose graphs are not run: torch computes in their place."""
+
+    def __init__(self, release: Release, modules: Modules, threads: int = 1) -> None:
+        self._modules: Modules | None = None
+        super().__init__(release, threads)
+        self._modules = modules
+
+    def _user(self, items: NDArray[np.float32], events: NDArray[np.float32], mask: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self._modules is None:
+            return super()._user(items, events, mask)
+        return _run(self._modules.user, items, events, mask)
+
+    def _item(
+        self,
+        content: NDArray[np.float32],
+        text: NDArray[np.float32],
+        image: NDArray[np.float32],
+        present: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        if self._modules is None:
+            return super()._item(content, text, image, present)
+        return _run(self._modules.item, content, text, image, present)
+
+    def rank(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Calibrated probability per head: float32 `(n, heads)`."""
+        return super().rank(features) if self._modules is None else _run(self._modules.ranker, features)
+
+
+def _run(module: nn.Module, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        found: NDArray[np.float32] = module(*(torch.from_numpy(np.ascontiguousarray(part)) for part in inputs)).numpy()
+    return found
+
+
+class _Heard(OnnxRanker):
+    """The ranker, keeping the last candidates with their scores."""
+
+    def __init__(self, sources: Sequence[str]) -> None:
+        super().__init__(sources)
+        self.last: list[Candidates] = []
+
+    def rank(self, queries: Queries, candidates: Candidates, items: ItemStore) -> None:
+        """The ranker's."""
+        super().rank(queries, candidates, items)
+        self.last = [candidates]
+
+
+_Answer = tuple[Slate, dict[int, float]]
+"A slate, and the score of every candidate by item row."
+_Answers = tuple[_Answer, _Answer]
+
+
+class _Side:
+    """One of the two, behind a pipeline of its own."""
+
+    def __init__(self, world: World, model: ServingModel) -> None:
+        slot = ModelSlot()
+        slot.swap(model)
+        self._world = world
+        self._pipeline = CandidatePipeline(world.items, slot=slot, clock=after_all)
+        self._heard = _Heard([source.name for source in self._pipeline.sources])
+        self._pipeline.ranker = self._heard
+
+    def ask(self, request: Request) -> _Answer:
+        """The pipeline's."""
+        self._heard.last = []
+        slate = self._pipeline.run([request], [self._world.record(request.user_id)], [None])[0]
+        pairs = [zip(last.item_row.tolist(), last.score.tolist(), strict=True) for last in self._heard.last]
+        return slate, {row: score for last in pairs for row, score in last}
+
+
+def in_parity(world: World, release: Release, modules: Modules, people: Sequence[str], requests: int, seed: int = 0) -> Parity:
+    """Ask both the same `requests` of `people` (drawn in turn), as the world stands.
+
+    With fewer people than requests, each further request of a person excludes other items. Where scores tie for the last
+    place among candidates, torch and ONNX may retrieve another item each, and the better of them may be slated: such a
+    request is asked again without the few that only one side has, and counts as tied if those answers are the same. So does
+    one for which both score the same candidates the same: what the selection then weighs against likeness had tied.
+    """
+    rng = np.random.default_rng(seed)
+    mine, theirs = _Side(world, ServingModel(release)), _Side(world, TorchModel(release, modules))
+    catalogue = world.items.ids
+    order = [people[n] for n in rng.permutation(len(people)).tolist()]
+    worst, differing, tied, swapped = 0.0, 0, 0, 0
+    cost: list[float] = []
+    sizes: list[int] = []
+    for n in range(requests if people else 0):
+        user = order[n % len(order)]
+        held_back = rng.permutation(len(catalogue))[: int(len(catalogue) * HELD_BACK)] if n >= len(order) else ()
+        request = Request("parity", user, k=K, exclude=tuple(catalogue[row] for row in held_back))
+        world.know(world.record(user))
+        slate, scores = mine.ask(request)
+        other, expected = theirs.ask(request)
+        both = scores.keys() & expected.keys()
+        worst = max([worst, *(abs(scores[row] - expected[row]) for row in both)])
+        got, wanted = ([item.item_id for item in s.items] for s in (slate, other))
+        swapped += got != wanted
+        if not _same(slate, other):
+            alone = [catalogue[row] for row in scores.keys() ^ expected.keys()]
+            found = ((slate, scores), (other, expected))
+            agree = _tied(request, alone, found, lambda asked: (mine.ask(asked), theirs.ask(asked)))
+            differing, tied = differing + (not agree), tied + agree
+        cost.append(slate.timings_ms["rank"])
+        sizes.append(len(scores))
+    return Parity(worst, differing, tied, swapped, len(cost), _quiet_p99(cost), int(np.median(sizes)) if sizes else 0)
+
+
+def _tied(request: Request, alone: Sequence[str], found: _Answers, again: Callable[[Request], _Answers]) -> bool:
+    """Whether both answer the same, but for ties, when asked `again` without the few items that were one's `alone`."""
+    if len(alone) > ONE_SIDED or any(slate.degraded or not scores for slate, scores in found):
+        return False  # a side that failed ties with nothing
+    answers = again(replace(request, exclude=(*request.exclude, *alone))) if alone else found
+    (slate, scores), (other, expected) = answers
+    # one selection made both slates: of the same candidates with the same scores it makes the same one, but for ties
+    alike = scores.keys() == expected.keys() and all(abs(score - expected[row]) <= TIE for row, score in scores.items())
+    return alike or _same(slate, other)
+
+
+def _same(a: Slate, b: Slate) -> bool:
+    """The same items in the same places, but for those whose scores are equal."""
+    if len(a.items) != len(b.items):
+        return False
+    return all(x.item_id == y.item_id or abs(x.score - y.score) <= TIE for x, y in zip(a.items, b.items, strict=True))
+
+
+def _quiet_p99(cost: list[float]) -> float:
+    """Of the third of the requests in which the machine was least busy with other things."""
+    if not cost:
+        return 0.0
+    return min(float(np.quantile(part, 0.99)) for part in np.array_split(np.asarray(cost), ROUNDS) if len(part))

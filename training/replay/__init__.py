@@ -1,0 +1,1 @@
+"""History replayed through the pipeline that serves."""

@@ -1,0 +1,69 @@
+"""What people do next: the truth that a slate, and the probabilities with it, are held against."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.records import Interaction
+from training.data.table import ATTRIBUTION_MS
+
+__all__ = ["Following"]
+
+
+class Following:
+    """First meetings of people with items, and what came of each within the attribution window: as training labels them."""
+
+    def __init__(
+        self,
+        events: Sequence[Interaction],
+        positive: Callable[[str, float | None], bool],
+        heads: Sequence[str],
+        windows_ms: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        """`events` in event-time order; `heads` are actions, or `positive` for what `positive` says of an event.
+
+        `windows_ms`: other windows than a day, by head.
+        """
+        self._heads = tuple((name, windows_ms.get(name, ATTRIBUTION_MS)) for name in heads)
+        self._numbers: dict[str, list[int]] = {}
+        self._met: dict[str, list[tuple[str, int, NDArray[np.bool_]]]] = {}
+        "By person: item, time, and per head whether it came; `_numbers` holds the events' numbers, ascending."
+        first: dict[tuple[str, str], tuple[int, NDArray[np.bool_]]] = {}
+        for n, event in enumerate(events):
+            pair = (event.user_id, event.item_id)
+            met = first.get(pair)
+            if met is None:
+                met = first[pair] = (event.event_time, np.zeros(len(self._heads), np.bool_))
+                self._numbers.setdefault(event.user_id, []).append(n)
+                self._met.setdefault(event.user_id, []).append((event.item_id, *met))
+            for head, (name, window) in enumerate(self._heads):
+                if event.event_time - met[0] <= window:
+                    met[1][head] |= positive(event.action, event.value) if name == "positive" else event.action == name
+
+    def begins(self, user_id: str, n: int) -> bool:
+        """Whether the person meets an item for the first time at event number `n`."""
+        numbers = self._numbers.get(user_id, [])
+        place = bisect_left(numbers, n)
+        return place < len(numbers) and numbers[place] == n
+
+    def liked(self) -> list[int]:
+        """Numbers of the events at which a person first meets what they like within the window, ascending; head 0 says so."""
+        numbered = [
+            (n, came[0]) for user, met in self._met.items() for n, (_, _, came) in zip(self._numbers[user], met, strict=True)
+        ]
+        return sorted(n for n, came in numbered if came)
+
+    def of(self, user_id: str, n: int, time_ms: int) -> dict[str, NDArray[np.bool_]]:
+        """Items that the person first meets at event number `n` or later, within the window from `time_ms` on: what comes."""
+        start = bisect_left(self._numbers.get(user_id, ()), n)
+        found = {}
+        for item_id, time, came in self._met.get(user_id, [])[start:]:
+            if time - time_ms > ATTRIBUTION_MS:
+                break
+            found[item_id] = came
+        return found

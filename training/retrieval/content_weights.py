@@ -1,0 +1,114 @@
+"""How much words, text and image say about what a person likes next: the weights of their cosines when items are compared.
+
+Learned from history, since it differs between domains: what a text says of a film its poster hardly does, and of a dress its
+picture says more than its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.items.vectors import unit_rows
+from models.pipeline.sources import RECENCY
+from training.data.table import EventTable
+
+__all__ = ["ASKED", "FEWEST", "LEAST", "content_weights"]
+
+ASKED, OTHERS = 3_000, 50
+"First meetings of what is liked that are learned from, at most, and items drawn beside each."
+FEWEST = 100
+"First meetings below which nothing is learned: of all parts, or of one."
+STEPS, RATE = 150, 0.05
+PULL = 1e-3
+"Towards equal weights: what history does not tell apart weighs the same."
+LEAST = 0.01
+"Smallest weight: another history may say more of it."
+
+
+def content_weights(table: EventTable, parts: Mapping[str, NDArray[np.float32]], seed: int = 0) -> tuple[dict[str, float], int]:
+    """Weight of each part's cosine, the largest 1, and how many meetings they were learned from.
+
+    By a softmax of the item that was liked over itself and others, drawn as often as they are met, so that being popular tells
+    nothing; all scored as retrieval by content does it. `parts`: by name, an item's vector, 0 where it has none, float32
+    `(items, d)`. Weights stay positive (softplus). A part that those meetings say nothing of weighs LEAST; with fewer than
+    FEWEST meetings all weigh 1. Deterministic for one seed.
+    """
+    rng = np.random.default_rng(seed)
+    asked, before = _asked(table, rng)
+    if len(asked) < FEWEST:
+        return dict.fromkeys(parts, 1.0), len(asked)
+    drawn = table.item[rng.integers(0, len(table), (len(asked), OTHERS))]
+    among = np.concatenate([table.item[asked][:, None], drawn], axis=1)
+    past = np.where(before >= 0, table.item[before], -1)
+    cosines = _compared(among, past, list(parts.values()))
+    told = np.flatnonzero((cosines != 0).any(axis=(1, 2)).sum(axis=0) >= FEWEST)
+    known = (drawn[:, :, None] == np.concatenate([past, among[:, :1]], axis=1)[:, None, :]).any(axis=2)
+    taken = torch.from_numpy(np.pad(known, ((0, 0), (1, 0))))
+    recency = torch.from_numpy((RECENCY * (past >= 0)).astype(np.float32))
+    found = _fitted(torch.from_numpy(cosines[..., told]), recency, taken)
+    weights = dict.fromkeys(parts, LEAST)
+    names = list(parts)
+    for n, weight in zip(told.tolist(), (found / found.max(initial=LEAST)).tolist(), strict=True):
+        weights[names[n]] = round(max(weight, LEAST), 4)
+    return weights, len(asked)
+
+
+def _asked(table: EventTable, rng: np.random.Generator) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Events at which a person first meets what they like, then or later, and their newest events before it, newest first.
+
+    `(q,)`, and `(q, len(RECENCY))` with -1 where there is none. The first event of a person is none: nothing came before.
+    """
+    order = np.argsort(table.user, kind="stable")
+    begins = np.flatnonzero(np.diff(table.user[order], prepend=-1))
+    at, begin = np.empty(len(order), np.intp), np.empty(len(order), np.intp)
+    at[order] = np.arange(len(order))
+    begin[order] = np.repeat(begins, np.diff(np.append(begins, len(order))))
+    liked = np.flatnonzero(table.first & (table.labels[:, 0] > 0) & (at > begin))
+    picked = np.sort(rng.permutation(liked)[:ASKED])
+    places = at[picked][:, None] - 1 - np.arange(len(RECENCY))
+    before = np.where(places >= begin[picked][:, None], order[np.maximum(places, 0)], -1)
+    return picked, before
+
+
+def _compared(among: NDArray[np.int64], past: NDArray[np.int64], parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Cosine of each item `among` `(q, c)` with each of `past` `(q, h)`, -1 is none, by part: float32 `(q, c, h, parts)`.
+
+    0 where either lacks the part.
+    """
+    (q, c), h, m = among.shape, past.shape[1], len(parts)
+    cosines = np.zeros((q, c, h, m), np.float32)
+    for n in range(q):
+        for k, vectors in enumerate(parts):
+            one, other = unit_rows(vectors[among[n]]), unit_rows(vectors[past[n]] * (past[n] >= 0)[:, None])
+            cosines[n, :, :, k] = one @ other.T
+    return cosines
+
+
+def _fitted(x: Tensor, recency: Tensor, taken: Tensor) -> NDArray[np.float32]:
+    """Weights per part by which the first of each query's items scores best; those that are `taken` do not count."""
+    raw, heat = torch.zeros(x.shape[-1], requires_grad=True), torch.tensor(1.0, requires_grad=True)
+    optimizer, target = torch.optim.Adam([raw, heat], lr=RATE), torch.zeros(len(x), dtype=torch.long)
+    for _ in range(STEPS):
+        scores = _scores(x, recency, F.softplus(raw))
+        logits = (scores * torch.exp(heat)).masked_fill(taken, -1e9)
+        loss = F.cross_entropy(logits, target) + PULL * (raw**2).sum()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    found: NDArray[np.float32] = F.softplus(raw).detach().numpy()
+    return found
+
+
+def _scores(x: Tensor, recency: Tensor, weights: Tensor) -> Tensor:
+    """Of each query's items, `(q, c)`: in the order in which a release with these weights retrieves them by content.
+
+    An item's vector holds its parts, each of length 1 or 0, by the root of their weights; a person's is the mean of their
+    newest.
+    """
+    return ((x @ weights) @ recency.unsqueeze(-1)).squeeze(-1) / recency.sum(dim=1, keepdim=True)
