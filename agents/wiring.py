@@ -17,7 +17,7 @@ from aiokafka.errors import KafkaError
 from faust.types import TP
 from faust.web.base import Web
 
-from agents.broadcast.catalogue import Catalogue
+from agents.broadcast.item_stream import Catalogue
 from agents.broadcast.releases import Releases
 from agents.health import Health, code_of, heals, why
 from agents.memory import GIVE_BACK_S, give_back

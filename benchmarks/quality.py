@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nearest import nearest_ranks
 
 from models.items.store import text_vector
 from models.release.release import list_releases
@@ -38,7 +39,6 @@ from training.evaluation.ranking_metrics import bootstrap
 from training.evaluation.report import html_report
 from training.learn import Learned, LearnSettings
 from training.measure import Asked, measure, measurement, threads, trained, without
-from training.nearest import nearest_ranks
 from training.ranking.ranker import RankerSettings
 from training.retrieval.towers import TowerSettings
 

@@ -16,7 +16,7 @@ from schemas.records import Interaction
 from schemas.settings import Settings
 from schemas.validation import interaction_from
 from streams.state.partitions import APPLIED, Flush, PartitionState, unpack_applied
-from streams.state.store import PartitionStore, block_cache
+from streams.state.rocks import PartitionStore, block_cache
 
 START = 1_700_000_000_000
 WEEK = 7 * 86_400_000

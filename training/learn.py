@@ -44,9 +44,9 @@ from training.replay.replay import replay
 from training.retrieval.content_weights import content_weights
 from training.retrieval.ease import ease
 from training.retrieval.fit_towers import NEVER, Watch, first_meetings, train_towers, with_passes
+from training.retrieval.next_item import Validation
 from training.retrieval.towers import Content, ItemTower, UserTower, item_vectors
 from training.retrieval.unlearn import Retrieval, unlearned
-from training.retrieval.validation import Validation
 from training.retrieval.weights import weights_of
 
 __all__ = ["LearnSettings", "Learned", "learn"]

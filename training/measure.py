@@ -14,7 +14,7 @@ from models.items.store import text_vector
 from models.pipeline.slot import ModelSlot
 from models.release.serving import ServingModel
 from models.rules import PositiveRule
-from schemas.options import whole_variable
+from schemas.click_types import whole_variable
 from schemas.records import Item
 from training.data.corpus import Corpus
 from training.data.table import published
@@ -50,7 +50,7 @@ class Asked:
     parity: int = 0
     "Requests on which the exported graphs are held against torch."
     first: bool = False
-    "Ask at first meetings of what is liked then or later, instead of at every positive event (`training.evaluation.evaluate.asked_of`)."
+    "Ask at first meetings of what is liked then or later, instead of at every positive event (`evaluate.asked_of`)."
     apart: bool = False
     "Apply no event of the rest: the queries are asked after the first part, each for itself (`training.evaluation.holdout`)."
 

@@ -14,8 +14,8 @@ from rich.console import Console
 from agents.cli import asking
 from agents.cli.operate import web_of
 from agents.cli.screen import plain_console, print_table
+from schemas.click_types import Whole
 from schemas.errors import NotReady
-from schemas.options import Whole
 from schemas.parsing import whole_number
 from schemas.settings import Settings
 from streams.kafka.client import RiffleClient

@@ -16,9 +16,9 @@ import click
 
 from agents.cli.outcomes import outcomes, since
 from agents.cli.waiting import with_progress
+from models.dataset.bad_rows import place
 from models.dataset.folder import Dataset
-from models.dataset.report import place
-from schemas.options import Whole
+from schemas.click_types import Whole
 from schemas.parsing import finite_number
 from schemas.settings import Settings
 from streams.kafka.produce import produce_events, produce_items

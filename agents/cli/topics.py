@@ -11,7 +11,7 @@ import click
 
 from agents.cli.screen import plain_console, print_table
 from agents.cli.waiting import advance
-from schemas.options import Whole
+from schemas.click_types import Whole
 from schemas.settings import Settings
 from streams.kafka.copying import copy_topics
 from streams.kafka.topics import TOPICS, ensure_topics, partition_counts

@@ -21,8 +21,8 @@ from schemas.errors import ConfigError, StoreCorrupt
 from schemas.settings import Settings
 from streams.embedded.process import serving
 from streams.kafka.assignor import ON_DISK, OWNER, STANDBY
+from streams.state.rocks import PartitionStore, block_cache
 from streams.state.standby import Standby
-from streams.state.store import PartitionStore, block_cache
 
 __all__ = ["TABLES", "Ownership"]
 

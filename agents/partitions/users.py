@@ -23,7 +23,7 @@ from streams.aside import aside
 from streams.kafka.chunks import Chunk
 from streams.kafka.dead_letters import letter_of
 from streams.state.partitions import Flush, Output, PartitionState
-from streams.state.store import PartitionStore
+from streams.state.rocks import PartitionStore
 
 __all__ = ["UserPartition", "dead_letter"]
 

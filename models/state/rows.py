@@ -1,6 +1,6 @@
 """What is kept of a person and of an item, as values and as bytes. Event time drives decay; wall clock never does.
 
-The compiled loops of `models.state.kernels` change the bytes; the classes here read them, and write them when an older format is
+The loops of `models.state.kernels` change the bytes; the classes here read them, and write them when an older format is
 brought up to date. All numbers are little-endian; rows are padded with zeros to a multiple of 8 bytes.
 """
 

@@ -29,8 +29,8 @@ from streams.aside import aside
 from streams.kafka.aiokafka_patches import AIOKafkaConsumer
 from streams.kafka.error_codes import Refused
 from streams.kafka.metadata import NO_ID, describe_topics, differ
+from streams.state.rocks import POSITION, PartitionStore
 from streams.state.standby import open_or_rebuild
-from streams.state.store import POSITION, PartitionStore
 
 __all__ = ["Flush", "Output", "PartitionState", "pack_applied", "unpack_applied"]
 

@@ -18,7 +18,7 @@ from schemas.settings import Settings
 from streams.kafka.aiokafka_patches import AIOKafkaConsumer
 from streams.kafka.metadata import NO_ID, describe_topics, differ
 from streams.kafka.topics import TOMBSTONES_MS
-from streams.state.store import PartitionStore
+from streams.state.rocks import PartitionStore
 
 __all__ = ["Standby", "open_or_rebuild"]
 

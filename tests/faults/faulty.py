@@ -24,7 +24,7 @@ from models.tables.tables import StatisticsTable
 from streams import aside
 from streams.state import partitions
 from streams.state.partitions import PartitionState
-from streams.state.store import PartitionStore
+from streams.state.rocks import PartitionStore
 
 HOUR_S = 3_600
 

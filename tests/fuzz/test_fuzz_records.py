@@ -21,7 +21,7 @@ from fuzzing import fuzz, must_find
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.broadcast.catalogue import Catalogue
+from agents.broadcast.item_stream import Catalogue
 from agents.metrics import Metrics
 from agents.requests.recommend import Recommend
 from models.items.store import ItemStore

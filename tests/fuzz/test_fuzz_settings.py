@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.cli import COMMANDS
+from schemas.click_types import Number, Whole
 from schemas.errors import ConfigError
-from schemas.options import Number, Whole
 from schemas.settings import URLS, Settings
 
 KINDS = get_type_hints(Settings)

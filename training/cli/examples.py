@@ -12,8 +12,8 @@ import polars as pl
 from models.archive.files import files
 from models.archive.target import open_target
 from models.rules import PositiveRule
+from schemas.click_types import Number, Whole
 from schemas.errors import BadDataset
-from schemas.options import Number, Whole
 from schemas.parsing import finite_number, shown
 from training.data.slates.examples import ImpressionSettings, build_examples
 from training.data.table import ATTRIBUTION_MS

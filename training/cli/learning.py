@@ -20,8 +20,8 @@ from models.release.release import Release, manifest_sha256
 from models.release.source import take
 from models.release.tracking import Tracking
 from models.rules import PositiveRule
+from schemas.click_types import Number, Whole
 from schemas.errors import BadDataset, ConfigError
-from schemas.options import Number, Whole
 from training.cli.options import FP16, MORE, chosen, newest, settings_file
 from training.cli.progress import note, progress
 from training.data.amounts import FEWEST_EVENTS, FEWEST_NEW, demand_enough, demand_trainable, new_events

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from schemas.options import Whole
+from schemas.click_types import Whole
 from training.recipe import KINDS, LearnSettings
-from training.settings import read_settings
+from training.settings_file import read_settings
 
 __all__ = ["FP16", "MORE", "chosen", "newest", "settings_file"]
 
@@ -68,7 +68,7 @@ def newest() -> int:
 def settings_file() -> Path | None:
     """The file that --settings of the running command names."""
     context = click.get_current_context(silent=True)
-    return None if context is None else context.meta.get("training.settings")
+    return None if context is None else context.meta.get("training.settings_file")
 
 
 def chosen(settings: LearnSettings) -> LearnSettings:
@@ -79,7 +79,7 @@ def chosen(settings: LearnSettings) -> LearnSettings:
     """
     context = click.get_current_context(silent=True)
     given = {} if context is None else context.meta
-    file, ranker = given.get("training.settings"), given.get("training.ranking.ranker")
+    file, ranker = given.get("training.settings_file"), given.get("training.ranking.ranker")
     if file is not None:
         settings = read_settings(file, settings)
     if ranker is not None:

@@ -9,13 +9,13 @@ import click
 from rich.console import Console
 
 from models.rules import PositiveRule
-from schemas.options import Number, Whole
+from schemas.click_types import Number, Whole
 from training.cli.options import MORE, chosen, newest, settings_file
 from training.cli.progress import note, progress
 from training.data.amounts import demand_trainable
 from training.data.corpus import open_corpus
 from training.recipe import LearnSettings, RankerSettings, TowerSettings
-from training.settings import write_settings
+from training.settings_file import write_settings
 
 __all__ = ["tune_command"]
 

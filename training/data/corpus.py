@@ -12,8 +12,8 @@ import polars as pl
 from models.archive.files import partitions
 from models.archive.standing import erasures, standing_events, standing_items
 from models.archive.target import Target, open_target
+from models.dataset.bad_rows import place
 from models.dataset.folder import EXTENSIONS, Dataset
-from models.dataset.report import place
 from models.rules import SHOWN
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item

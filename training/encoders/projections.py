@@ -18,7 +18,7 @@ LEAST_WIDTH = 1e-4
 def fit_projection(
     vectors: NDArray[np.float32], present: NDArray[np.bool_], kept: int, flatten: float = 0.0
 ) -> NDArray[np.float32]:
-    """Centre, turn to the principal axes, scale to mean square 1: float32 `(d + 1, kept)`, read by `models.items.vectors.project`.
+    """Centre, turn to the principal axes, scale to mean square 1: float32 `(d + 1, kept)`, read by `items.vectors.project`.
 
     `vectors`: float32 `(n, d)`, as they come over the topic; `present`: where there are any, bool `(n,)`. Zeros without any.
     `flatten`: how far the axes are brought to one width, 0 (as they are) to 1 (all alike, whitened).

@@ -245,7 +245,7 @@ def evaluate(
 
     `events` are in event-time order. `progress` is called with the work done and all of it, an event being 1. With `most`, only
     that many of the queries are asked, evenly spread; `first`: as `asked_of`. `at_cut` is called when the first part is
-    applied. `apart`: nothing of the rest is applied, each query is asked after the first part alone (`training.evaluation.holdout`).
+    applied. `apart`: nothing of the rest is applied, each query is asked after the first part alone (`evaluation.holdout`).
     `vectors` are of the items that the release does not hold, or not as they are now: see `World`. Deterministic.
     """
     items = list(items)

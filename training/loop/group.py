@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from schemas.click_types import whole_variable
 from schemas.errors import ConfigError
-from schemas.options import whole_variable
 from training.loop.alone import NotFirst
 
 __all__ = ["Group", "NotFirst", "joined"]

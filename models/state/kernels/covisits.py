@@ -139,7 +139,7 @@ def _sort(others: Any, units: Any, hashes: Any, sums: Any, places: Any) -> None:
 
 @njit(cache=True, nogil=True)
 def merge_rows(old: Any, old_starts: Any, ends: Any, others: Any, units: Any, new: Any, new_starts: Any) -> None:
-    """Add increments to m rows (`models.state.rows.NeighbourRow`), ascending by hash on both sides after a sort of the increments.
+    """Add increments to m rows (`models.state.rows.NeighbourRow`): both ascend by hash, once the increments are sorted.
 
     Row i is `old[old_starts[i]:old_starts[i + 1]]` (uint8, empty for a new one), its increments end at `ends[i]` of
     `others` and `units` (uint64; a neighbour may occur more than once). Rows after: `new`, `new_starts`.

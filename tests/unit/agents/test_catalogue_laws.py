@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.broadcast.catalogue import Catalogue
+from agents.broadcast.item_stream import Catalogue
 from agents.metrics import Metrics
 from models.items.store import ItemStore
 from schemas.codec import encode

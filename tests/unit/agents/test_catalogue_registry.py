@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from fakes import RegistryServer, registry_server
 
-from agents.broadcast import catalogue as catalogue_module
-from agents.broadcast.catalogue import Catalogue
+from agents.broadcast import item_stream as catalogue_module
+from agents.broadcast.item_stream import Catalogue
 from agents.metrics import Metrics
 from models.items.store import ItemStore
 from schemas.codec import encode, schema_text

@@ -19,7 +19,7 @@ from schemas.records import AsOf, Interaction
 from schemas.registry import ConfluentRegistry
 from schemas.settings import Settings
 from streams.kafka.chunks import Chunk
-from streams.state.store import block_cache
+from streams.state.rocks import block_cache
 
 START = 1_700_000_000_000
 ANN = partition_of(b"ann", 4)

@@ -99,7 +99,7 @@ def test_what_is_wrong_is_found_before_torch_is_loaded(tmp_path: Path) -> None:
 def test_a_wrong_setting_is_named_with_its_file(tmp_path: Path, content: str, wanted: str) -> None:
     from schemas.errors import ConfigError
     from training.recipe import LearnSettings
-    from training.settings import read_settings
+    from training.settings_file import read_settings
 
     (tmp_path / "mine.json").write_text(content)
     with pytest.raises(ConfigError) as refused:

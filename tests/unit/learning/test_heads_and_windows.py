@@ -17,7 +17,7 @@ from schemas.records import Interaction, Item
 from training.data.table import EventTable, heads_of, vocabulary_of, windows_of
 from training.learn import LearnSettings
 from training.replay.following import Following
-from training.settings import read_settings, write_settings
+from training.settings_file import read_settings, write_settings
 
 POSITIVE = "action == 'buy'"
 HOUR_MS = 3_600_000

@@ -24,9 +24,9 @@ from training.loop.checkpoints import Checkpoints, read_checkpoint
 from training.loop.group import Group
 from training.retrieval import fit_towers
 from training.retrieval.fit_towers import NEVER, drawn_pool, first_meetings, less_before, log_sums_before, train_towers
+from training.retrieval.next_item import Validation
 from training.retrieval.towers import Content, ItemTower, TowerSettings, UserTower, item_vectors
 from training.retrieval.unlearn import Retrieval, unlearned
-from training.retrieval.validation import Validation
 
 few = settings(max_examples=60, deadline=None)
 TINY = TowerSettings(dimensions=8, blocks=1, epochs=2, batch=8, rate=1e-2)

@@ -32,9 +32,9 @@ from training.data.table import EventTable
 from training.learn import LearnSettings
 from training.ranking.ranker import KINDS
 from training.retrieval.fit_towers import train_towers
+from training.retrieval.next_item import Validation
 from training.retrieval.towers import TowerSettings
-from training.retrieval.validation import Validation
-from training.settings import BOUNDS, read_settings, write_settings
+from training.settings_file import BOUNDS, read_settings, write_settings
 from training.tune import SPACE, TuneSettings, _bind, _expressible, _fingerprint, _opened, tried, tune
 
 SMALLER = replace(SMALL, towers=replace(SMALL.towers, epochs=3), queries=40, least_steps=1)

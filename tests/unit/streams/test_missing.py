@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from schemas.settings import Settings
 from streams.state.partitions import Flush, PartitionState
-from streams.state.store import PartitionStore, block_cache
+from streams.state.rocks import PartitionStore, block_cache
 
 
 def state(folder: Path, *, reports: bool = True) -> PartitionState:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from learning_corpus import POSITIVE, corpus
 
+from benchmarks.nearest import nearest_ranks
 from models.items.store import text_vector
 from models.pipeline.pipeline import PipelineSettings
 from models.rules import PositiveRule
@@ -20,7 +21,6 @@ from schemas.records import Interaction, Item
 from training.data.table import ATTRIBUTION_MS, EventTable, heads_of, vocabulary_of
 from training.evaluation.evaluate import Figures, Prober, World, asked_of, evaluate
 from training.evaluation.measurement import MEASURES, SEGMENTS, Catalogue, Measurement
-from training.nearest import nearest_ranks
 from training.replay.following import Following
 
 few = settings(max_examples=40, deadline=None)

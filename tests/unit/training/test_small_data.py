@@ -30,7 +30,7 @@ from training.release.gate import LEAVE_LAST_OUT, PREQUENTIAL, STANDARD, judge
 from training.release.parity import Parity
 from training.replay.following import Following
 from training.replay.probe import Probed
-from training.retrieval.validation import _gain
+from training.retrieval.next_item import _gain
 
 HELD = Parity(worst=2e-7, differing=0, tied=0, swapped=0, requests=1_000, rank_p99_ms=4.0, candidates=20)
 NONE = np.zeros(0, np.int32)

@@ -1,7 +1,7 @@
 """Ranking examples from what was really shown: impressions of the archive, joined with what followed.
 
-What follows which slate, `training/data/slates/attribution.py` says. Features are those that were logged: nothing is computed again, so
-no later event is in them.
+`training.data.slates.attribution` decides which slate an event follows. Features are those that were logged: nothing is
+computed again, so no later event is in them.
 
 Everything of a person is in one partition, so each is a job of its own: `python -m training examples … --partition 3` anywhere
 gives exactly the rows that the whole gives for partition 3. Of a partition the ids and times of slates and events are held in
