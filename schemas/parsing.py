@@ -6,6 +6,8 @@ Python's own `int()` and `float()` take underscores, surrounding blanks, a plus 
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 import re
 from datetime import UTC, date, datetime, timedelta
@@ -22,12 +24,27 @@ DECIMAL = re.compile(r"-?(?:[0-9]{1,400}(?:\.[0-9]{0,400})?|\.[0-9]{1,400})(?:[e
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND = timedelta(milliseconds=1)
 MAX_SHOWN = 40
+JSON_TYPES = (bool, int, float, list, tuple, dict, type(None))
 
 
 def shown(value: object) -> str:
-    """A value from outside as an error message shows it: quoted, escaped, at most `MAX_SHOWN` characters."""
-    text = value if isinstance(value, str) else str(value)
-    return repr(text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…")
+    """A value from outside as an error message shows it: escaped, at most `MAX_SHOWN` characters.
+
+    Text is quoted, and so is what JSON has no spelling for. Anything else is spelled as in JSON: `true`, `null`, `[1]`.
+    """
+    if isinstance(value, JSON_TYPES):
+        with contextlib.suppress(TypeError, ValueError, RecursionError):
+            spelled = _cut(json.dumps(value, ensure_ascii=False, default=_text))
+            return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in spelled)
+    return repr(_cut(_text(value)))
+
+
+def _text(value: object) -> str:
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
 
 
 def whole_number(text: str) -> int:

@@ -201,8 +201,17 @@ class Ownership:
             yield table, number, "standby", store, self.standby.lag.get((table, number), -1)
 
     async def tables(self, *, digests: bool = False) -> list[dict[str, object]]:
-        """Every table partition here: its role, the changelog offset its disk includes; with `digests` a hash over its rows."""
-        found = []
+        """Every table partition here: its role, the changelog offset its disk includes; with `digests` a hash over its rows.
+
+        The role of one whose rows are not all here yet is `restoring`, its offset -1, and it has no hash.
+        """
+        found: list[dict[str, object]] = []
+        restoring = [
+            {"table": table, "partition": part.partition, "role": "restoring", "position": -1}
+            for table, parts in (("users", self.users), ("covisits", self.covisits))
+            for part in parts.values()
+            if not part.state.ready.is_set()
+        ]
         for table, number, role, store, lag in list(self._stores()):
             facts: dict[str, object] = {"table": table, "partition": number, "role": role, "position": store.position}
             if role == "standby":
@@ -212,4 +221,4 @@ class Ownership:
                     position, made = await asyncio.to_thread(store.digest)
                 facts |= {"position": position, "rows": made.rows, "hash": made.hash}
             found.append(facts)
-        return found
+        return [*found, *restoring]

@@ -24,6 +24,7 @@ from aiokafka.errors import IllegalOperation, KafkaError, ProducerClosed
 from aiokafka.structs import OffsetAndMetadata
 
 from schemas.errors import NotReady, StoreCorrupt
+from schemas.parsing import shown
 from schemas.settings import Settings
 from streams.aside import aside
 from streams.kafka.aiokafka_patches import AIOKafkaConsumer
@@ -503,7 +504,7 @@ class PartitionState:
                 batches.append(producer.create_batch())
                 size = 0
                 if batches[-1].append(key=key, value=value, timestamp=None) is None:
-                    raise StoreCorrupt("row_too_large", f"row {key!r} of {length} bytes fits no batch")
+                    raise StoreCorrupt("row_too_large", f"row {shown(key)} of {length} bytes fits no batch")
             size += length
             if len(batches) == MOST_BATCHES and size >= MAX_BATCH_BYTES // 2:
                 break
