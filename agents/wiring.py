@@ -42,7 +42,7 @@ from streams.kafka.chunks import Chunk, ChunkedApp, Progress
 from streams.kafka.healing_producer import HealingProducer
 from streams.kafka.topic_watch import TopicWatch
 from streams.kafka.topics import ensure_topics
-from streams.mirror.redis import UserMirror
+from streams.mirror.stores import mirror_of
 from streams.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Worker:
         self._archiving: asyncio.Task[None] | None = None
         self._archived = Counter[str]()
         "What the archivers of this process counted."
-        self._mirror = UserMirror(settings.redis, prefix=settings.topic_prefix)
+        self._mirror = mirror_of(settings)
         self._changed: dict[str, int] = {}
         "People whose summary is to be mirrored, and their partitions."
         self._applied = 0

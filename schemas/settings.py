@@ -31,6 +31,8 @@ URLS = ("redis_url", "registry_url", "archive", "bootstrap")
 SECRETS = ("kafka_password",)
 "Settings that are never shown, and handed to other processes only where they need them."
 FILES = ("kafka_password_file", "kafka_ca_file", "kafka_cert_file", "kafka_key_file")
+MIRRORS = ("redis", "rediss", "unix")
+"Schemes of `redis_url`, each a store of `streams.mirror.stores`."
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 SERVER = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})", re.ASCII)
 HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", re.ASCII)
@@ -204,7 +206,7 @@ class Settings:
         level = self.log_level.isascii() and self.log_level.upper() in LEVELS
         demand(level, "log_level", f"must be one of {', '.join(LEVELS)}, is {shown_without_login(self.log_level)}")
         # what may hold a login is not repeated
-        url = not self.redis_url or self.redis_url.startswith(("redis://", "rediss://", "unix://"))
+        url = not self.redis_url or self.redis_url.startswith(tuple(f"{scheme}://" for scheme in MIRRORS))
         demand(url, "redis_url", "must begin with redis://, rediss:// or unix://")
         registry = not self.registry_url or self.registry_url.startswith(("http://", "https://"))
         demand(registry, "registry_url", "must begin with http:// or https://")
