@@ -26,7 +26,7 @@ from schemas.settings import Settings
 from streams.kafka.client import RiffleClient
 from streams.kafka.error_codes import Action, action_of, advice_of, named
 from streams.kafka.healing_producer import HealingProducer, Outgoing
-from streams.mirror.redis import UserMirror
+from streams.mirror.contract import Mirror
 
 __all__ = ["Service", "Tables", "summary"]
 
@@ -111,7 +111,7 @@ class Service:
         partitions: Mapping[int, UserPartition],
         producer: HealingProducer,
         metrics: Metrics,
-        mirror: UserMirror,
+        mirror: Mirror,
         tables: Tables,
         stuck: Callable[[], Mapping[str, float]],
         health: Health,

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from faust.types import TP
 from faust.web.base import Web
@@ -36,14 +35,14 @@ from models.pipeline.slot import ModelSlot
 from schemas.errors import NotReady, RiffleError, StoreCorrupt
 from schemas.settings import Settings
 from streams.back_off import BackOff
+from streams.kafka import connect
 from streams.kafka.assignor import HoldingAssignor
 from streams.kafka.broadcast import BroadcastReader
-from streams.kafka.chunks import METADATA_MAX_AGE_MS, Chunk, ChunkedApp, Progress
+from streams.kafka.chunks import Chunk, ChunkedApp, Progress
 from streams.kafka.healing_producer import HealingProducer
-from streams.kafka.metadata import answers
 from streams.kafka.topic_watch import TopicWatch
 from streams.kafka.topics import ensure_topics
-from streams.mirror.redis import UserMirror
+from streams.mirror.stores import mirror_of
 from streams.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ class Worker:
         self.items = ItemStore(settings.partitions)
         self.slot = ModelSlot()
         self.pipeline = CandidatePipeline(self.items, slot=self.slot)
-        self._registry, self._probe = _registry(settings), _registry(settings)
+        self._registry, self._probe = connect.registry(settings), connect.registry(settings)
         self.ownership = Ownership(settings, self.items, self.metrics, self._registry)
         self.users, self.covisits = self.ownership.users, self.ownership.covisits
         self._tasks: list[asyncio.Task[None]] = []
@@ -104,7 +103,7 @@ class Worker:
         self._archiving: asyncio.Task[None] | None = None
         self._archived = Counter[str]()
         "What the archivers of this process counted."
-        self._mirror = UserMirror(settings.redis, prefix=settings.topic_prefix)
+        self._mirror = mirror_of(settings)
         self._changed: dict[str, int] = {}
         "People whose summary is to be mirrored, and their partitions."
         self._applied = 0
@@ -135,22 +134,9 @@ class Worker:
         settings = self._settings
         self.ownership.lock()
         await ensure_topics(settings)
-        servers = settings.bootstrap_servers
-        self._replies = HealingProducer(
-            lambda: AIOKafkaProducer(bootstrap_servers=servers, linger_ms=0, acks=1, metadata_max_age_ms=METADATA_MAX_AGE_MS),
-            self._replaced,
-        )
-        self._events = HealingProducer(
-            lambda: AIOKafkaProducer(
-                bootstrap_servers=servers,
-                linger_ms=2,
-                acks="all",
-                enable_idempotence=True,
-                max_request_size=2 << 20,
-                metadata_max_age_ms=METADATA_MAX_AGE_MS,
-            ),
-            self._replaced,
-        )
+        kafka = settings.kafka
+        self._replies = HealingProducer(lambda: connect.producer(kafka, connect.REPLIES), self._replaced)
+        self._events = HealingProducer(lambda: connect.producer(kafka, connect.OUTPUTS), self._replaced)
         await self._replies.start()
         await self._events.start()
         catalogue = Catalogue(self.items, self.metrics, self._registry)
@@ -540,13 +526,7 @@ class Worker:
         """Whether any bootstrap server answers, for readiness: what needs the broker fails while none does."""
         assert self.service is not None
         while True:
-            found = False
-            for server in self._settings.bootstrap_servers.split(","):
-                host, _, port = server.rpartition(":")
-                if await answers(host.strip("[]"), int(port), WATCH_INTERVAL_S):
-                    found = True
-                    break
-            self.service.broker = found
+            self.service.broker = await connect.any_answers(self._settings.kafka, WATCH_INTERVAL_S)
             await asyncio.sleep(WATCH_INTERVAL_S)
 
     async def _watch_forever(self) -> None:
@@ -621,15 +601,6 @@ class Worker:
             except BaseException as error:
                 self._crash(error)
                 return
-
-
-def _registry(settings: Settings) -> Registry | None:
-    if not settings.registry_url:
-        return None
-    # its client alone takes half a second to import
-    from schemas.registry import ConfluentRegistry
-
-    return ConfluentRegistry.at(settings.registry_url)
 
 
 def _archiver(settings: Settings, registry: Registry | None) -> Archiver:

@@ -14,10 +14,10 @@ from models.items.store import text_vector
 from models.pipeline.slot import ModelSlot
 from models.release.serving import ServingModel
 from models.rules import PositiveRule
-from schemas.click_types import whole_variable
 from schemas.records import Item
 from training.data.corpus import Corpus
 from training.data.table import published
+from training.environment import processes_here
 from training.evaluation.evaluate import Figures, Vectors, World, evaluate
 from training.evaluation.measurement import Catalogue, Measurement
 from training.learn import Learned, LearnSettings, learn
@@ -149,6 +149,6 @@ def threads(events: int = FEW_EVENTS + 1) -> int:
     if events <= FEW_EVENTS:
         torch.set_num_threads(1)
         return 1
-    cores = max(1, (os.cpu_count() or 1) // whole_variable(os.environ, "LOCAL_WORLD_SIZE", 1, 1))
+    cores = max(1, (os.cpu_count() or 1) // processes_here())
     torch.set_num_threads(cores)
     return cores

@@ -106,6 +106,8 @@ def _configured(name: str, server: EmbeddedKafka | EmbeddedRedis) -> _Check:
 
 def _kafka(settings: Settings) -> list[_Check]:
     name = f"Kafka answers at {settings.bootstrap_servers}"
+    if settings.kafka.encrypts or settings.kafka.logs_in:
+        name += f" ({masked(settings.kafka.described())})"
     if settings.embedded_kafka:
         kafka = EmbeddedKafka(settings)
         answers = kafka_answers(settings)

@@ -9,8 +9,6 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
-from aiokafka.admin import AIOKafkaAdminClient
-
 from agents.health import heals, why
 from agents.metrics import Metrics
 from agents.partitions.covisits import CovisitPartition
@@ -20,6 +18,7 @@ from schemas.codec import Registry
 from schemas.errors import ConfigError, StoreCorrupt
 from schemas.settings import Settings
 from streams.embedded.process import serving
+from streams.kafka import connect
 from streams.kafka.assignor import ON_DISK, OWNER, STANDBY
 from streams.state.rocks import PartitionStore, block_cache
 from streams.state.standby import Standby
@@ -177,7 +176,7 @@ class Ownership:
 
     async def _committed(self) -> dict[tuple[str, int], int]:
         """Committed offset (the next to read) per source topic and partition, as the group stands now."""
-        admin = AIOKafkaAdminClient(bootstrap_servers=self._settings.bootstrap_servers)
+        admin = connect.admin(self._settings.kafka)
         try:
             await admin.start()
             offsets = await admin.list_consumer_group_offsets(self._settings.app_id)

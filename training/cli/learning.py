@@ -28,6 +28,7 @@ from training.data.amounts import FEWEST_EVENTS, FEWEST_NEW, demand_enough, dema
 from training.data.corpus import Corpus, open_corpus
 from training.data.slates.logged import logged_in
 from training.data.table import of_known_items
+from training.environment import TrainingSettings
 from training.evaluation.evaluate import asked_of
 from training.evaluation.existing import find_release, newer_share, seen_events
 from training.evaluation.holdout import Holdout, held_out, without_kept
@@ -86,8 +87,7 @@ LEARNING = (
     click.option("--positive", help="Rule over event columns that says which events are liked, such as \"action == 'like'\"."),
     click.option(
         "--text-model",
-        default="",
-        envvar="RIFFLE_TEXT_MODEL",
+        default=lambda: TrainingSettings.from_env().text_model,
         help="Folder or hub name of a text encoder; the packaged MiniLM without it.",
     ),
     click.option("--seed", default=0, show_default=True, type=Whole(0)),
@@ -113,7 +113,7 @@ def _learning(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--no-train", is_flag=True, help="Measure the pipeline without a release.")
 @click.option("--release", "named", help="Train nothing: measure the release in this folder, or of this name in --releases.")
 @click.option("--releases", type=click.Path(path_type=Path), help="Folder of releases; RIFFLE_HOME/releases without it.")
-@click.option("--home", default=".riffle", envvar="RIFFLE_HOME", hidden=True)
+@click.option("--home", default=lambda: TrainingSettings.from_env().home, hidden=True)
 @click.option("--seen", is_flag=True, help="With --release: ask also about events that it was trained on.")
 @click.option("--before", is_flag=True, help="Measure without a release as well.")
 @click.option("--queries", type=Whole(1), help="Ask only that many of the queries, evenly spread.")

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from schemas.click_types import Whole
+from training.environment import TrainingSettings
 from training.recipe import KINDS, LearnSettings
 from training.settings_file import read_settings
 
@@ -37,8 +38,7 @@ MORE = (
     ),
     click.option(
         "--image-hosts",
-        default="",
-        envvar="RIFFLE_IMAGE_HOSTS",
+        default=lambda: TrainingSettings.from_env().image_hosts,
         expose_value=False,
         callback=_keep,
         help="Hosts whose images are fetched though their addresses are not public; off: no image is fetched by URL.",

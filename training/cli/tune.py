@@ -14,6 +14,7 @@ from training.cli.options import MORE, chosen, newest, settings_file
 from training.cli.progress import note, progress
 from training.data.amounts import demand_trainable
 from training.data.corpus import open_corpus
+from training.environment import TrainingSettings
 from training.recipe import LearnSettings, RankerSettings, TowerSettings
 from training.settings_file import write_settings
 
@@ -38,8 +39,7 @@ def _with_more(command: click.Command) -> click.Command:
 @click.option("--positive", help="Rule over event columns that says which events are liked.")
 @click.option(
     "--text-model",
-    default="",
-    envvar="RIFFLE_TEXT_MODEL",
+    default=lambda: TrainingSettings.from_env().text_model,
     help="Folder or hub name of a text encoder; the packaged MiniLM without it.",
 )
 @click.option("--seed", default=0, show_default=True, type=Whole(0))
