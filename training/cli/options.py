@@ -68,7 +68,7 @@ def newest() -> int:
 def settings_file() -> Path | None:
     """The file that --settings of the running command names."""
     context = click.get_current_context(silent=True)
-    return None if context is None else context.meta.get("training.settings_file")
+    return None if context is None else context.meta.get("training.settings")
 
 
 def chosen(settings: LearnSettings) -> LearnSettings:
@@ -79,13 +79,13 @@ def chosen(settings: LearnSettings) -> LearnSettings:
     """
     context = click.get_current_context(silent=True)
     given = {} if context is None else context.meta
-    file, ranker = given.get("training.settings_file"), given.get("training.ranking.ranker")
+    file, ranker = given.get("training.settings"), given.get("training.ranker")
     if file is not None:
         settings = read_settings(file, settings)
     if ranker is not None:
         settings = replace(settings, ranker=replace(settings.ranker, kind=ranker))
-    if given.get("training.loop.checkpoints"):
-        settings = replace(settings, checkpoints=given["training.loop.checkpoints"])
+    if given.get("training.checkpoints"):
+        settings = replace(settings, checkpoints=given["training.checkpoints"])
     if given.get("training.image_hosts"):
         settings = replace(settings, image_hosts=given["training.image_hosts"])
     if given.get("training.fp16"):
