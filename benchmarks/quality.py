@@ -39,7 +39,7 @@ from training.evaluation.ranking_metrics import bootstrap
 from training.evaluation.report import html_report
 from training.learn import Learned, LearnSettings
 from training.measure import Asked, measure, measurement, threads, trained, without
-from training.ranking.ranker import RankerSettings
+from training.recipe import RankerSettings
 from training.retrieval.towers import TowerSettings
 
 SHARE = 0.8

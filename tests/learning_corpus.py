@@ -12,7 +12,7 @@ from PIL import Image
 
 from schemas.records import Interaction, Item
 from training.learn import Learned, LearnSettings, learn
-from training.ranking.ranker import RankerSettings
+from training.recipe import RankerSettings
 from training.retrieval.towers import TowerSettings
 
 POSITIVE = "action == 'like'"

@@ -34,9 +34,12 @@ from training.encoders.web_images import OFF
 from training.evaluation.evaluate import World
 from training.loop.checkpoints import Checkpoints
 from training.loop.group import Group, NotFirst
+from training.ranking.base import Ranker
+from training.ranking.calibrate import reliability
 from training.ranking.choice import trained_ranker
-from training.ranking.ranker import Ranker, fit_light, make_ranker, reliability
-from training.ranking.ranker import with_passes as with_ranker_passes
+from training.ranking.fit import with_passes as with_ranker_passes
+from training.ranking.kinds import make_ranker
+from training.ranking.light import fit_light
 from training.recipe import LearnSettings
 from training.release.export import to_half, to_onnx
 from training.release.parity import Modules
@@ -248,8 +251,7 @@ def learn(
     span_ms = int(events[-1].event_time - events[start].event_time)
     how = with_ranker_passes(len(replayed.examples), settings.ranker, settings.least_steps)
     ranker, examples, maker.measured["logged_slates"] = trained_ranker(replayed, span_ms, how, progress)
-    hits = np.zeros(len(replayed.light_scores), np.int64)
-    light = fit_light(replayed.light_scores, hits, replayed.sources, dict(DEFAULT_WEIGHTS))
+    light = fit_light(replayed.light_scores, replayed.sources, dict(DEFAULT_WEIGHTS))
     second = maker.retrieval(table, "all")
     clock.part("export")
     arrays, graphs, parity = maker.parts(second, ranker)

@@ -36,7 +36,7 @@ from training.encoders.encoder import ImageEncoder, TextEncoder
 from training.encoders.live import encoded
 from training.evaluation.evaluate import evaluate
 from training.learn import LearnSettings, learn
-from training.ranking.ranker import KINDS
+from training.recipe import KINDS
 
 __all__ = ["SPACE", "Study", "TuneSettings", "tried", "tune"]
 

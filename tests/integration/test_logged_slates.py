@@ -32,7 +32,7 @@ from training.data.slates.logged import slates_of
 from training.data.table import ATTRIBUTION_MS, EventTable, heads_of, of_known_items, vocabulary_of
 from training.evaluation.evaluate import World
 from training.learn import Learned
-from training.ranking.ranker import train_ranker
+from training.ranking.fit import train_ranker
 from training.replay.replay import replay
 
 pytestmark = pytest.mark.integration

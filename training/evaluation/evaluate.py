@@ -27,6 +27,7 @@ from models.state.rows import UserRecord
 from models.tables.tables import CovisitSums, NeighbourTable, StatisticsTable, UserTable, meetings
 from schemas.columns import EventColumns
 from schemas.records import Interaction, Item
+from training.discount import discounts_at
 from training.replay.following import Following
 from training.replay.probe import BEYOND, Probed, Prober
 
@@ -171,10 +172,9 @@ class Figures:
             return round(float(total) / n, 4) if len(ranks) else None
 
         there = ranks >= 0
-        gain = np.where(there & (ranks < K), 1.0 / np.log2(np.maximum(ranks, 0) + 2.0), 0.0)
         reciprocal = np.where(there, 1.0 / (np.maximum(ranks, 0) + 1.0), 0.0)
         return {
-            f"ndcg@{K}": mean(gain.sum()),
+            f"ndcg@{K}": mean(discounts_at(ranks, K).sum()),
             f"hr@{K}": mean((there & (ranks < K)).sum()),
             f"recall@{DEEP}": mean((there & (ranks < DEEP)).sum()),
             "mrr": mean(reciprocal.sum()),

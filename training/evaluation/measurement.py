@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from models.state.rows import hash64
 from schemas.errors import BadInput
+from training.discount import discounts_at
 from training.evaluation import ranking_metrics as metrics
 from training.evaluation.evaluate import DEEP, Figures, K
 
@@ -268,14 +269,13 @@ def _segments(figures: Figures, items: NDArray[np.int64], catalogue: Catalogue) 
 def _values(figures: Figures, tops: NDArray[np.int64], catalogue: Catalogue) -> dict[str, Floats]:
     ranks = np.asarray(figures.ranks, np.int64)
     candidate = np.asarray([one.probed.candidate_rank for one in figures.asked], np.int64)
-    gain = np.where((ranks >= 0) & (ranks < K), 1.0 / np.log2(np.maximum(ranks, 0) + 2.0), 0.0)
     width = max((len(one.hits) for one in figures.asked), default=0)
     hits = np.zeros((len(ranks), width), np.bool_)
     for n, one in enumerate(figures.asked):
         hits[n, : len(one.hits)] = one.hits
     relevant = np.asarray([one.relevant for one in figures.asked], np.int64)
     columns: tuple[NDArray[Any], ...] = (
-        gain,
+        discounts_at(ranks, K),
         (ranks >= 0) & (ranks < K),
         (ranks >= 0) & (ranks < DEEP),
         np.where(ranks >= 0, 1.0 / (np.maximum(ranks, 0) + 1.0), 0.0),

@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.ranking.ranker import Ranker, RankerSettings
+from training.ranking.base import Ranker
+from training.recipe import RankerSettings
 
 __all__ = ["DeepFM"]
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from training.discount import discounts_at
 from training.evaluation.evaluate import Figures, K
 from training.evaluation.ranking_metrics import NOTHING, Interval, bootstrap, expanded_bootstrap, sign_flip_test
 
@@ -178,4 +179,4 @@ def _compared(
 
 def _gains(figures: Figures) -> NDArray[np.float64]:
     ranks = np.asarray(figures.ranks, np.int64)
-    return np.where((ranks >= 0) & (ranks < K), 1.0 / np.log2(np.maximum(ranks, 0) + 2.0), 0.0)
+    return discounts_at(ranks, K)

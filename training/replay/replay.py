@@ -7,7 +7,6 @@ later one; only the labels look ahead, as far as the attribution window.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +19,10 @@ from schemas.records import Interaction, Request
 from training.data.slates.logged import LoggedSlate
 from training.data.table import ATTRIBUTION_MS, EventTable
 from training.evaluation.evaluate import World
-from training.ranking.ranker import Examples
+from training.ranking.examples import Examples, Replayed
 from training.replay.tap import Tap
 
-__all__ = ["Replayed", "replay"]
+__all__ = ["replay"]
 
 KEPT = 100
 "Candidates kept per query: all that are met later, others at random."
@@ -32,20 +31,6 @@ FADE = 0.85
 "Each further meeting ahead counts this much less in the listwise target."
 CHUNK = 1_000
 Progress = Callable[[int, int], None]
-
-
-@dataclass(slots=True)
-class Replayed:
-    """What replay gathered."""
-
-    examples: Examples
-    light_scores: NDArray[np.float32]
-    "Normalised source scores of sampled candidates, the liked one first: `(q, LIGHT_KEPT, sources)`."
-    sources: list[str]
-    logged: int
-    "How many of the queries are slates; one of unknown items alone is none."
-    told: NDArray[np.bool_]
-    "Which of the queries are slates without logged features, which events told of: `(q,)`."
 
 
 class _Gathered:

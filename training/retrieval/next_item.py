@@ -9,6 +9,7 @@ from torch import Tensor
 
 from models.release.sequences import LENGTH
 from training.data.table import EventTable
+from training.discount import discounts_at
 from training.retrieval.fit_towers import NEVER, event_columns, first_meetings
 from training.retrieval.towers import Content, ItemTower, UserTower
 
@@ -77,4 +78,4 @@ class Validation:
 def _gain(better: int, equal: int) -> float:
     """Mean gain over the places that an item can have among `equal` others that score the same."""
     places = np.arange(better, better + equal + 1)
-    return float(np.where(places < K, 1.0 / np.log2(places + 2.0), 0.0).mean())
+    return float(discounts_at(places, K).mean())

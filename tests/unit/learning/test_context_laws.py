@@ -26,7 +26,9 @@ from training.data.slates.logged import LoggedSlate
 from training.data.table import EventTable, heads_of, vocabulary_of
 from training.evaluation.evaluate import World
 from training.learn import Learned
-from training.ranking.ranker import KINDS, Examples, train_ranker
+from training.ranking.examples import Examples
+from training.ranking.fit import train_ranker
+from training.recipe import KINDS
 from training.replay.replay import replay
 
 HOUR, DAY, WEEK = 3_600_000, 86_400_000, 604_800_000

@@ -18,7 +18,10 @@ from models.release.serving import session_of
 from training.encoders import encoder as encoders
 from training.encoders.encoder import Encoder, ImageEncoder, TextEncoder
 from training.loop import group as distributed
-from training.ranking.ranker import KINDS, Examples, RankerSettings, listwise_ndcg, train_ranker
+from training.ranking.choice import listwise_ndcg
+from training.ranking.examples import Examples
+from training.ranking.fit import train_ranker
+from training.recipe import KINDS, RankerSettings
 from training.release.export import HALF_PARITY, to_half, to_onnx
 from training.retrieval.fit_towers import event_columns, train_towers
 from training.retrieval.towers import ItemTower, TowerSettings, UserTower, item_vectors

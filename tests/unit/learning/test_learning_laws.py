@@ -26,10 +26,12 @@ from schemas.records import Interaction, Item, Request
 from training.data.table import ATTRIBUTION_MS, EventTable, heads_of, vocabulary_of
 from training.evaluation.evaluate import Figures, World
 from training.learn import Learned, learn
-from training.ranking.ranker import RankerSettings, make_ranker
+from training.ranking.examples import Replayed
+from training.ranking.kinds import make_ranker
+from training.recipe import RankerSettings
 from training.release.export import to_onnx
 from training.release.gate import judge
-from training.replay.replay import Replayed, replay
+from training.replay.replay import replay
 from training.retrieval.ease import ease
 from training.retrieval.fit_towers import event_columns
 from training.retrieval.towers import TowerSettings, UserTower
@@ -311,7 +313,9 @@ def test_a_feature_that_never_varied_in_training_moves_no_score() -> None:
     """Else an item the release has not seen would be scored by weights that nothing ever taught."""
     import torch
 
-    from training.ranking.ranker import Examples, RankerSettings, train_ranker
+    from training.ranking.examples import Examples
+    from training.ranking.fit import train_ranker
+    from training.recipe import RankerSettings
 
     rng = np.random.default_rng(3)
 

@@ -17,16 +17,13 @@ from models.release.release import Release
 from models.release.serving import ServingModel
 from schemas.errors import BadDataset, ConfigError, ReleaseRejected
 from training.learn import Learned
-from training.ranking.ranker import (
-    KINDS,
-    Examples,
-    Ranker,
-    RankerSettings,
-    listwise_ndcg,
-    make_ranker,
-    reliability,
-    train_ranker,
-)
+from training.ranking.base import Ranker
+from training.ranking.calibrate import reliability
+from training.ranking.choice import listwise_ndcg
+from training.ranking.examples import Examples
+from training.ranking.fit import train_ranker
+from training.ranking.kinds import make_ranker
+from training.recipe import KINDS, RankerSettings
 from training.release import export
 from training.release.export import to_half, to_onnx
 

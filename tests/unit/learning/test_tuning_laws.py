@@ -30,7 +30,7 @@ from training.cli.tune import tune_command
 from training.data.events import EventFrame
 from training.data.table import EventTable
 from training.learn import LearnSettings
-from training.ranking.ranker import KINDS
+from training.recipe import KINDS
 from training.retrieval.fit_towers import train_towers
 from training.retrieval.next_item import Validation
 from training.retrieval.towers import TowerSettings

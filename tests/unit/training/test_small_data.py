@@ -21,11 +21,15 @@ from schemas.records import Interaction
 from training.data.amounts import FEWEST_EVENTS, demand_enough, demand_trainable
 from training.data.corpus import Corpus
 from training.data.events import EventFrame
+from training.discount import expected_discount
 from training.evaluation.evaluate import Asked, Figures, evaluate
 from training.evaluation.holdout import held_out, last_out, without_kept
-from training.evaluation.ranking_metrics import bootstrap, expanded_bootstrap, expected_discount, sign_flip_test
-from training.ranking.ranker import Examples, RankerSettings, listwise_ndcg, make_ranker, with_passes
-from training.recipe import LearnSettings
+from training.evaluation.ranking_metrics import bootstrap, expanded_bootstrap, sign_flip_test
+from training.ranking.choice import listwise_ndcg
+from training.ranking.examples import Examples
+from training.ranking.fit import with_passes
+from training.ranking.kinds import make_ranker
+from training.recipe import LearnSettings, RankerSettings
 from training.release.gate import LEAVE_LAST_OUT, PREQUENTIAL, STANDARD, judge
 from training.release.parity import Parity
 from training.replay.following import Following
