@@ -37,10 +37,9 @@ from training.evaluation.evaluate import asked_of
 from training.evaluation.measurement import Measurement
 from training.evaluation.ranking_metrics import bootstrap
 from training.evaluation.report import html_report
-from training.learn import Learned, LearnSettings
 from training.measure import Asked, measure, measurement, threads, trained, without
-from training.recipe import RankerSettings
-from training.retrieval.towers import TowerSettings
+from training.recipe import LearnSettings, RankerSettings, TowerSettings
+from training.release.learned import Learned
 
 SHARE = 0.8
 "Events before the first query, as the peers' script has it."

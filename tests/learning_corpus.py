@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from schemas.records import Interaction, Item
-from training.learn import Learned, LearnSettings, learn
-from training.recipe import RankerSettings
-from training.retrieval.towers import TowerSettings
+from training.learn import learn
+from training.recipe import LearnSettings, RankerSettings, TowerSettings
+from training.release.learned import Learned
 
 POSITIVE = "action == 'like'"
 COLOURS = ("red", "green", "blue")

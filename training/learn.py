@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from models.items.store import TEXT_DIMENSIONS, text_vector
 from models.items.vectors import unit_rows
 from models.pipeline.scoring import DEFAULT_WEIGHTS
 from models.release.nearest import STANDARD, VectorIndex
-from models.release.release import Head, Manifest, Release, write_release
+from models.release.release import Head, Manifest, Release
 from models.release.sequences import EVENT_WIDTH, LENGTH, Vocabulary
 from models.release.serving import ServingModel
 from models.rules import PositiveRule
@@ -31,7 +31,6 @@ from training.data.table import ATTRIBUTION_MS, EventTable, Heads, heads_of, of_
 from training.encoders.encoder import Encoder, TextEncoder, encode_items, image_encoder
 from training.encoders.projections import fit_projection, projected
 from training.encoders.web_images import OFF
-from training.evaluation.evaluate import World
 from training.loop.checkpoints import Checkpoints
 from training.loop.group import Group, NotFirst
 from training.ranking.base import Ranker
@@ -42,8 +41,10 @@ from training.ranking.kinds import make_ranker
 from training.ranking.light import fit_light
 from training.recipe import LearnSettings
 from training.release.export import to_half, to_onnx
+from training.release.learned import Learned
 from training.release.parity import Modules
 from training.replay.replay import replay
+from training.replay.world import SimulatedWorker
 from training.retrieval.content_weights import content_weights
 from training.retrieval.ease import ease
 from training.retrieval.fit_towers import NEVER, Watch, first_meetings, train_towers, with_passes
@@ -52,7 +53,7 @@ from training.retrieval.towers import Content, ItemTower, UserTower, item_vector
 from training.retrieval.unlearn import Retrieval, unlearned
 from training.retrieval.weights import weights_of
 
-__all__ = ["LearnSettings", "Learned", "learn"]
+__all__ = ["learn"]
 
 TEXT_KEPT, IMAGE_KEPT = 128, 64
 STANDARD_SETTINGS = LearnSettings()
@@ -60,46 +61,6 @@ FLATTENED = {"text": 0.0, "image": 0.5}
 "How far each modality's axes are brought to one width: a few axes of an image, as how bright it is, else drown the rest."
 LEAST_READ = 0.05
 "Weight by which the towers read text and image at least: what history does not tell of yet must not be learned slowly."
-
-
-@dataclass(slots=True, repr=False)
-class Learned:
-    """The parts of a release, not yet written."""
-
-    manifest: Manifest
-    arrays: dict[str, NDArray[Any]]
-    graphs: dict[str, bytes]
-    item_ids: list[str]
-    seconds: dict[str, float] = field(default_factory=dict)
-    parity: float = 0.0
-    measured: dict[str, Any] = field(default_factory=dict)
-    """What training measured of itself, for the manifest: `reliability` per head, how many `logged_slates` the ranker learned
-    from and how many `content_queries` the weights of content, `index` and `half` where there are."""
-    checkpoints: Checkpoints | None = None
-    modules: Modules | None = None
-    "What was exported, as torch has it."
-    weights: bytes = b""
-    "Both towers' weights, for an update to go on from."
-    images: Mapping[str, int] = field(default_factory=dict)
-    "Of images by URL, how many were fetched, and by reason how many were not; and which images could not be used."
-
-    @property
-    def size_mb(self) -> float:
-        """Bytes of what the release's files will hold, MB."""
-        parts = (*(array.nbytes for array in self.arrays.values()), *map(len, self.graphs.values()), len(self.weights))
-        return sum(parts) / 1e6
-
-    def release(self) -> Release:
-        """As a release in memory."""
-        return Release(self.manifest, self.arrays, self.graphs, self.item_ids)
-
-    def write(self, root: Path, metrics: Mapping[str, Any], parent: str = "none") -> Path:
-        """Write a release folder below `root`; the training's checkpoints have then served."""
-        manifest = replace(self.manifest, metrics={**self.measured, **metrics}, parent=parent)
-        folder = write_release(root, manifest, self.arrays, self.graphs, self.item_ids, self.weights)
-        if self.checkpoints is not None:
-            self.checkpoints.clear()
-        return folder
 
 
 Report = Callable[[str, int, int], None]
@@ -246,7 +207,7 @@ def learn(
             slates += shown_slates(shown, events, heads, rule, windows, after_ms, left, known)
     # whether those that events told of are of use is not known yet: they take the place of no other query
     progress, replays = clock.part("replay"), settings.queries - sum(slate.features is not None for slate in slates)
-    replayed = replay(World(items), model, events, table, start, replays, settings.seed, progress, slates)
+    replayed = replay(SimulatedWorker(items), model, events, table, start, replays, settings.seed, progress, slates)
     progress = clock.part("train the ranker")
     span_ms = int(events[-1].event_time - events[start].event_time)
     how = with_ranker_passes(len(replayed.examples), settings.ranker, settings.least_steps)
@@ -372,8 +333,3 @@ class _Maker:
             **{f"{modality}_projection.npy": fitted for modality, fitted in self.encoded.projections.items()},
         }
         return arrays, graphs, max(worst, difference)
-
-
-def described(settings: LearnSettings) -> dict[str, Any]:
-    """The settings as JSON."""
-    return asdict(settings)

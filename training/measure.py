@@ -18,10 +18,13 @@ from schemas.click_types import whole_variable
 from schemas.records import Item
 from training.data.corpus import Corpus
 from training.data.table import published
-from training.evaluation.evaluate import Figures, Vectors, World, evaluate
+from training.evaluation.evaluate import Figures, evaluate
 from training.evaluation.measurement import Catalogue, Measurement
-from training.learn import Learned, LearnSettings, learn
+from training.learn import learn
+from training.recipe import LearnSettings
+from training.release.learned import Learned
 from training.release.parity import Parity, in_parity
+from training.replay.world import SimulatedWorker, Vectors
 
 __all__ = [
     "Asked",
@@ -88,7 +91,7 @@ def measure(
             report("encode items that came since", 0, 1)
             vectors = encode(since)
 
-    def at_cut(world: World) -> None:
+    def at_cut(world: SimulatedWorker) -> None:
         if learned is not None and learned.modules is not None and asked.parity:
             report("hold ONNX against torch", 0, 1)
             cut = int(len(corpus.events) * asked.share)

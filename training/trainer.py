@@ -12,14 +12,15 @@ from models.release.serving import ServingModel
 from schemas.errors import ReleaseRejected
 from training.data.corpus import Corpus
 from training.encoders.live import encoded
+from training.evaluation.bounds import Bounds
 from training.evaluation.evaluate import Figures
 from training.evaluation.holdout import Holdout
 from training.evaluation.measurement import Measurement
-from training.learn import Learned
 from training.loop.noise import quiet
 from training.measure import Asked, Encode, measure, measurement, threads, trained
 from training.recipe import LearnSettings
-from training.release.gate import Bounds, Verdict, judge
+from training.release.gate import Verdict, judge
+from training.release.learned import Learned
 from training.release.parity import Parity
 from training.update import updated
 

@@ -35,8 +35,8 @@ from training.data.table import published
 from training.encoders.encoder import ImageEncoder, TextEncoder
 from training.encoders.live import encoded
 from training.evaluation.evaluate import evaluate
-from training.learn import LearnSettings, learn
-from training.recipe import KINDS
+from training.learn import learn
+from training.recipe import KINDS, LearnSettings
 
 __all__ = ["SPACE", "Study", "TuneSettings", "tried", "tune"]
 

@@ -28,9 +28,10 @@ from training.data.table import EventTable, of_known_items
 from training.encoders.encoder import Encoder, TextEncoder, encode_items, image_encoder
 from training.encoders.projections import projected
 from training.encoders.web_images import OFF
-from training.learn import Learned, LearnSettings
 from training.loop.group import Group, NotFirst
+from training.recipe import LearnSettings
 from training.release.export import to_half, to_onnx
+from training.release.learned import Learned
 from training.release.parity import Frozen, Modules
 from training.retrieval.ease import ease
 from training.retrieval.fit_towers import NEVER, first_meetings, train_towers

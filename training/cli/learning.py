@@ -28,13 +28,13 @@ from training.data.amounts import FEWEST_EVENTS, FEWEST_NEW, demand_enough, dema
 from training.data.corpus import Corpus, open_corpus
 from training.data.slates.logged import logged_in
 from training.data.table import of_known_items
+from training.evaluation.bounds import HALF, STANDARD
 from training.evaluation.evaluate import asked_of
 from training.evaluation.existing import find_release, newer_share, seen_events
 from training.evaluation.holdout import Holdout, held_out, without_kept
 from training.evaluation.measurement import Measurement
 from training.loop.alone import agree, is_first
 from training.recipe import LearnSettings, RankerSettings, TowerSettings
-from training.release.gate import HALF, STANDARD
 from training.release.record import forewarn, record
 
 __all__ = ["evaluate_command", "report_command", "train_command"]

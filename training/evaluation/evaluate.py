@@ -11,30 +11,21 @@ seconds later. What the pipeline does not rank counts as beyond every rank.
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.items.store import NEIGHBOURS, ItemStore
-from models.items.vectors import ItemVector
-from models.pipeline.batch import RECENT
 from models.pipeline.slot import ModelSlot
-from models.state.kernels.user_rows import UNIT
-from models.state.rows import UserRecord
-from models.tables.tables import CovisitSums, NeighbourTable, StatisticsTable, UserTable, meetings
-from schemas.columns import EventColumns
 from schemas.records import Interaction, Item
 from training.discount import discounts_at
 from training.replay.following import Following
-from training.replay.probe import BEYOND, Probed, Prober
+from training.replay.probe import Probed, Prober
+from training.replay.world import SimulatedWorker, Vectors
 
-__all__ = ["BEYOND", "DEEP", "Asked", "Figures", "K", "Prober", "Vectors", "World", "asked_of", "evaluate", "spread"]
-
-Vectors = Mapping[str, Sequence[ItemVector]]
-"What encoders say of items, by item id."
+__all__ = ["DEEP", "Asked", "Figures", "K", "asked_of", "evaluate", "spread"]
 
 K = 10
 DEEP = 50
@@ -43,78 +34,6 @@ WINDOW_DEPTH = 100
 ASKING = 100
 "Events that are applied while one query is asked, about."
 CHUNK = 1_000
-
-
-class World:
-    """What workers know after the events applied so far: people, statistics, neighbours, and a catalogue.
-
-    An item with `published_at` enters the catalogue when event time reaches it, others are there from the start; what
-    `vectors` say of an item comes with it, and not before.
-    """
-
-    def __init__(self, items: Iterable[Item], slot: ModelSlot | None = None, vectors: Vectors | None = None) -> None:
-        self.items = ItemStore(partitions=1)
-        self.slot = slot or ModelSlot()
-        "The release that answers, if any."
-        self._users = UserTable(self.items, lambda keys: [None] * len(keys))
-        self._statistics = StatisticsTable(self.items)
-        self._covisits = CovisitSums(self.items)
-        self._neighbours = NeighbourTable(lambda keys: [None] * len(keys))
-        self._stale: set[int] = set()
-        "Items (by hash) whose neighbours in the item store are older than the rows here."
-        self._vectors = vectors or {}
-        catalogue = list(items)
-        for item in catalogue:
-            if item.published_at is None:
-                self._enter(item)
-        late = [item for item in catalogue if item.published_at is not None]
-        self._unpublished = deque(sorted(late, key=lambda item: item.published_at or 0))
-
-    def publish(self, now_ms: int) -> None:
-        """Let in the items published by `now_ms`."""
-        while self._unpublished and (self._unpublished[0].published_at or 0) <= now_ms:
-            self._enter(self._unpublished.popleft())
-
-    def _enter(self, item: Item) -> None:
-        self.items.upsert(item)
-        if item.item_id in self._vectors:
-            self.items.set_vectors(item.item_id, self._vectors[item.item_id])
-
-    def apply(self, events: Sequence[Interaction]) -> None:
-        """Apply events in order. Chunks of any size leave the same state when all items are published."""
-        columns = meetings(EventColumns.of(events, range(len(events))))
-        if not len(columns):
-            return
-        applied = self._users.apply(columns)
-        self._statistics.apply(columns, applied)
-        self._statistics.show(0)
-        self._statistics.take()
-        self.items.stream_time_ms = max(self.items.stream_time_ms, int(columns.event_time.max()))
-        self._covisits.add(applied)
-        for _, increments in self._covisits.take(1, self._covisits.hashes()):
-            self._neighbours.add(increments)
-            for code in increments.items.tolist():
-                self._stale.add(code)
-                if (item_id := self.items.id_of(code)) is not None:
-                    self.items.set_neighbour_total(item_id, self._neighbours.total(code))
-
-    def record(self, user_id: str) -> UserRecord | None:
-        """What is kept of a person."""
-        return self._users.lookup([user_id])[0]
-
-    def know(self, user: UserRecord | None) -> None:
-        """Bring the neighbours that an answer to this person looks at up to date; the others wait until they are looked at."""
-        if user is None:
-            return
-        looked_at = self._stale.intersection(user.history["item"][-RECENT:].tolist())
-        self._stale -= looked_at
-        codes = sorted(looked_at)
-        for code, row in zip(codes, self._neighbours.lookup([c.to_bytes(8, "little") for c in codes]), strict=True):
-            item_id = self.items.id_of(code)
-            if row is not None and item_id is not None:
-                named = [(other, weight) for o, weight in row.heaviest(NEIGHBOURS) if (other := self.items.id_of(o))]
-                others, weights = [other for other, _ in named], [weight for _, weight in named]
-                self.items.set_neighbours(item_id, others, weights, row.total * UNIT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +154,7 @@ def evaluate(
     progress: Callable[[int, int], None] = lambda done, of: None,  # noqa: ARG005
     slot: ModelSlot | None = None,
     most: int | None = None,
-    at_cut: Callable[[World], None] | None = None,
+    at_cut: Callable[[SimulatedWorker], None] | None = None,
     vectors: Vectors | None = None,
     *,
     first: bool = False,
@@ -246,10 +165,10 @@ def evaluate(
     `events` are in event-time order. `progress` is called with the work done and all of it, an event being 1. With `most`, only
     that many of the queries are asked, evenly spread; `first`: as `asked_of`. `at_cut` is called when the first part is
     applied. `apart`: nothing of the rest is applied, each query is asked after the first part alone (`evaluation.holdout`).
-    `vectors` are of the items that the release does not hold, or not as they are now: see `World`. Deterministic.
+    `vectors` are of the items that the release does not hold, or not as they are now: see `SimulatedWorker`. Deterministic.
     """
     items = list(items)
-    world, figures = World(items, slot, vectors), Figures()
+    world, figures = SimulatedWorker(items, slot, vectors), Figures()
     prober, cut = Prober(world.items, world.slot), int(len(events) * share)
     queries = set(asked_of(events, positive, share, most, first=first))
     work = len(events) + ASKING * len(queries)
@@ -288,7 +207,7 @@ def evaluate(
 
 
 def _asked(
-    world: World,
+    world: SimulatedWorker,
     event: Interaction,
     probed: Probed,
     following: dict[str, NDArray[np.bool_]],

@@ -24,13 +24,11 @@ from schemas.records import Interaction
 from training.data.corpus import Corpus
 from training.data.events import EventFrame
 from training.data.table import ATTRIBUTION_MS
+from training.evaluation.bounds import LEAVE_LAST_OUT, PREQUENTIAL, STANDARD, Bounds
 from training.evaluation.evaluate import asked_of, spread
-from training.release.gate import LEAVE_LAST_OUT, PREQUENTIAL, STANDARD, Bounds
 from training.replay.following import Following
 
 __all__ = [
-    "LEAVE_LAST_OUT",
-    "PREQUENTIAL",
     "Holdout",
     "gate_share",
     "held_out",

@@ -18,9 +18,9 @@ from models.release.serving import ServingModel
 from schemas.records import Interaction, Request
 from training.data.slates.logged import LoggedSlate
 from training.data.table import ATTRIBUTION_MS, EventTable
-from training.evaluation.evaluate import World
 from training.ranking.examples import Examples, Replayed
 from training.replay.tap import Tap
+from training.replay.world import SimulatedWorker
 
 __all__ = ["replay"]
 
@@ -76,7 +76,7 @@ class _Gathered:
 
 
 def replay(
-    world: World,
+    world: SimulatedWorker,
     model: ServingModel,
     events: Sequence[Interaction],
     table: EventTable,

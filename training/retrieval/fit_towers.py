@@ -22,7 +22,8 @@ from training.data.table import EventTable
 from training.loop.checkpoints import Checkpoints, Training, fingerprint
 from training.loop.group import Group
 from training.loop.schedule import one_cycle
-from training.retrieval.towers import Content, ItemTower, TowerSettings, UserTower
+from training.recipe import TowerSettings
+from training.retrieval.towers import Content, ItemTower, UserTower
 from training.retrieval.weights import Start
 
 __all__ = [

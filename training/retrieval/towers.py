@@ -20,7 +20,7 @@ from models.items.store import TEXT_DIMENSIONS
 from models.release.sequences import EVENT_WIDTH, LENGTH
 from training.recipe import TowerSettings
 
-__all__ = ["Content", "ItemTower", "TowerSettings", "UserTower", "item_vectors"]
+__all__ = ["Content", "ItemTower", "UserTower", "item_vectors"]
 
 MEAN_RATE = 0.1
 "How fast an item's weight in the mean of a history falls with every event after it, before anything is learned."

@@ -17,7 +17,7 @@ import training
 from agents.cli import release
 from schemas.settings import Settings
 from training.data.amounts import FEWEST_EVENTS
-from training.release.gate import STANDARD
+from training.evaluation.bounds import STANDARD
 
 PROGRAM = """
 import json, sys

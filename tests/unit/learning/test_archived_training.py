@@ -27,7 +27,8 @@ from training.cli.learning import train_command
 from training.data.corpus import open_corpus
 from training.data.slates.examples import ImpressionSettings, build_examples
 from training.data.slates.logged import logged_in
-from training.learn import Learned, learn
+from training.learn import learn
+from training.release.learned import Learned
 
 TINY = replace(SMALL, towers=replace(SMALL.towers, epochs=1), ranker=replace(SMALL.ranker, epochs=1), queries=60, neighbours=8)
 SLATES = 40

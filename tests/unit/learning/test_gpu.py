@@ -21,10 +21,10 @@ from training.loop import group as distributed
 from training.ranking.choice import listwise_ndcg
 from training.ranking.examples import Examples
 from training.ranking.fit import train_ranker
-from training.recipe import KINDS, RankerSettings
+from training.recipe import KINDS, RankerSettings, TowerSettings
 from training.release.export import HALF_PARITY, to_half, to_onnx
 from training.retrieval.fit_towers import event_columns, train_towers
-from training.retrieval.towers import ItemTower, TowerSettings, UserTower, item_vectors
+from training.retrieval.towers import ItemTower, UserTower, item_vectors
 
 # without what is drawn on the device, whose numbers are its own
 SETTINGS = TowerSettings(dimensions=8, blocks=1, epochs=2, batch=8, rate=1e-2, dropout=0.0, hidden_ids=0.0, hidden_content=0.0)

@@ -15,7 +15,7 @@ from models.rules import PositiveRule
 from schemas.errors import ConfigError
 from schemas.records import Interaction, Item
 from training.data.table import EventTable, heads_of, vocabulary_of, windows_of
-from training.learn import LearnSettings
+from training.recipe import LearnSettings
 from training.replay.following import Following
 from training.settings_file import read_settings, write_settings
 

@@ -12,7 +12,7 @@ from learning_corpus import pictured
 
 from training.encoders.encoder import ImageEncoder, TextEncoder, encode_items
 from training.encoders.projections import fit_projection, projected
-from training.learn import Learned
+from training.release.learned import Learned
 
 few = settings(max_examples=60, deadline=None)
 

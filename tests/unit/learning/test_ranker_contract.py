@@ -16,7 +16,6 @@ from models.features.compute import FEATURES
 from models.release.release import Release
 from models.release.serving import ServingModel
 from schemas.errors import BadDataset, ConfigError, ReleaseRejected
-from training.learn import Learned
 from training.ranking.base import Ranker
 from training.ranking.calibrate import reliability
 from training.ranking.choice import listwise_ndcg
@@ -26,6 +25,7 @@ from training.ranking.kinds import make_ranker
 from training.recipe import KINDS, RankerSettings
 from training.release import export
 from training.release.export import to_half, to_onnx
+from training.release.learned import Learned
 
 F, C = 6, 12
 SETTINGS = RankerSettings(width=32, experts=2, epochs=12, batch=32, rate=1e-2, dropout=0.0)

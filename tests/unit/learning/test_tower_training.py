@@ -22,10 +22,11 @@ from schemas.errors import StoreCorrupt
 from training.data.table import EventTable
 from training.loop.checkpoints import Checkpoints, read_checkpoint
 from training.loop.group import Group
+from training.recipe import TowerSettings
 from training.retrieval import fit_towers
 from training.retrieval.fit_towers import NEVER, drawn_pool, first_meetings, less_before, log_sums_before, train_towers
 from training.retrieval.next_item import Validation
-from training.retrieval.towers import Content, ItemTower, TowerSettings, UserTower, item_vectors
+from training.retrieval.towers import Content, ItemTower, UserTower, item_vectors
 from training.retrieval.unlearn import Retrieval, unlearned
 
 few = settings(max_examples=60, deadline=None)

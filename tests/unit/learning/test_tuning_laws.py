@@ -29,11 +29,9 @@ from training.cli.learning import evaluate_command, train_command
 from training.cli.tune import tune_command
 from training.data.events import EventFrame
 from training.data.table import EventTable
-from training.learn import LearnSettings
-from training.recipe import KINDS
+from training.recipe import KINDS, LearnSettings, TowerSettings
 from training.retrieval.fit_towers import train_towers
 from training.retrieval.next_item import Validation
-from training.retrieval.towers import TowerSettings
 from training.settings_file import BOUNDS, read_settings, write_settings
 from training.tune import SPACE, TuneSettings, _bind, _expressible, _fingerprint, _opened, tried, tune
 

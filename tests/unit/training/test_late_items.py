@@ -17,16 +17,17 @@ from models.release.serving import ServingModel
 from schemas.records import Interaction, Item
 from training.data.corpus import Corpus
 from training.encoders.live import LiveEncoders, encoded
-from training.evaluation.evaluate import BEYOND, World
-from training.learn import Learned
 from training.measure import Asked, Encode, measure
+from training.release.learned import Learned
+from training.replay.probe import BEYOND
+from training.replay.world import SimulatedWorker
 
 LATE = "late"
 
 
 def test_a_vector_comes_with_its_item_and_not_before() -> None:
     vectors = {name: [ItemVector("text", "e", b"", np.ones(3, HALF))] for name in ("early", LATE)}
-    world = World([Item("early"), Item("plain"), Item(LATE, published_at=100)], vectors=vectors)
+    world = SimulatedWorker([Item("early"), Item("plain"), Item(LATE, published_at=100)], vectors=vectors)
 
     def present() -> list[str]:
         _, there = world.items.vectors.read("e", np.arange(len(world.items)), 3)

@@ -19,9 +19,11 @@ from models.rules import PositiveRule
 from schemas.errors import BadInput
 from schemas.records import Interaction, Item
 from training.data.table import ATTRIBUTION_MS, EventTable, heads_of, vocabulary_of
-from training.evaluation.evaluate import Figures, Prober, World, asked_of, evaluate
+from training.evaluation.evaluate import Figures, asked_of, evaluate
 from training.evaluation.measurement import MEASURES, SEGMENTS, Catalogue, Measurement
 from training.replay.following import Following
+from training.replay.probe import Prober
+from training.replay.world import SimulatedWorker
 
 few = settings(max_examples=40, deadline=None)
 LIKED = PositiveRule(POSITIVE)
@@ -47,7 +49,7 @@ def measured(seed: int = 0) -> tuple[Figures, Measurement]:
 def test_the_place_among_the_candidates_says_what_the_light_cut_keeps() -> None:
     """And without a release and without diversity the light order is the slate's."""
     items, events = world()
-    known = World(items)
+    known = SimulatedWorker(items)
     known.apply(events[:400])
     narrow = Prober(known.items, settings=PipelineSettings(light_top=8, diversity=0.0))
     stages = set()

@@ -29,7 +29,7 @@ from agents.cli.release import note
 from models.release.tracking import RELEASE, Run, Tracker, Tracking
 from schemas.errors import NotReady
 from training.cli.learning import train_command
-from training.learn import LearnSettings
+from training.recipe import LearnSettings
 from training.release.record import forewarn, record, run_of
 
 MLFLOW = shutil.which("mlflow", path=os.pathsep.join([str(Path(sys.prefix) / "mlflow" / "bin"), os.environ.get("PATH", "")]))

@@ -22,6 +22,7 @@ from training.data.amounts import FEWEST_EVENTS, demand_enough, demand_trainable
 from training.data.corpus import Corpus
 from training.data.events import EventFrame
 from training.discount import expected_discount
+from training.evaluation.bounds import LEAVE_LAST_OUT, PREQUENTIAL, STANDARD
 from training.evaluation.evaluate import Asked, Figures, evaluate
 from training.evaluation.holdout import held_out, last_out, without_kept
 from training.evaluation.ranking_metrics import bootstrap, expanded_bootstrap, sign_flip_test
@@ -30,7 +31,7 @@ from training.ranking.examples import Examples
 from training.ranking.fit import with_passes
 from training.ranking.kinds import make_ranker
 from training.recipe import LearnSettings, RankerSettings
-from training.release.gate import LEAVE_LAST_OUT, PREQUENTIAL, STANDARD, judge
+from training.release.gate import judge
 from training.release.parity import Parity
 from training.replay.following import Following
 from training.replay.probe import Probed
