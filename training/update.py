@@ -11,18 +11,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.features.compute import SPEC
 from models.items.store import TEXT_DIMENSIONS, text_vector
-from models.items.vectors import unit_rows
-from models.release.sequences import EVENT_WIDTH, LENGTH, Vocabulary
+from models.release.sequences import LENGTH, Vocabulary
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
-from training.data.amounts import FEWEST_NEW, until_share
+from training.data.amounts import FEWEST_NEW
 from training.data.corpus import Corpus
 from training.data.table import EventTable, of_known_items
 from training.encoders.encoder import Encoder, TextEncoder, encode_items, image_encoder
@@ -30,12 +28,13 @@ from training.encoders.projections import projected
 from training.encoders.web_images import OFF
 from training.loop.group import Group, NotFirst
 from training.recipe import LearnSettings
-from training.release.export import to_half, to_onnx
 from training.release.learned import Learned
 from training.release.parity import Frozen, Modules
+from training.release.parts import ITEM_TOWER, RANKER, USER_TOWER, arrays_of, exported, item_examples, user_examples
 from training.retrieval.ease import ease
 from training.retrieval.fit_towers import NEVER, first_meetings, train_towers
-from training.retrieval.towers import Content, ItemTower, UserTower, item_vectors
+from training.retrieval.towers import Content, item_vectors
+from training.retrieval.unlearn import Retrieval
 from training.retrieval.weights import Champion, warm_start, weights_of
 
 __all__ = ["rows_to_learn", "update", "updated"]
@@ -80,8 +79,8 @@ def updated(
     """
     if champion == "none":
         raise BadDataset("no_champion", "there is no release to update: train without --incremental, and promote that")
-    events, known = until_share(corpus, share)
-    return update(Champion.open(releases / champion), known, events, cache, settings, report)
+    part = corpus.until(share)
+    return update(Champion.open(releases / champion), part.items, part.events, cache, settings, report)
 
 
 def _content(
@@ -156,9 +155,11 @@ def update(
     user, item = train_towers(part, content, towers, progress, start=warm_start(champion, ids), first_ms=first_ms)
     if not group.first:
         raise NotFirst
-    vectors = item_vectors(item, content, first_ms == NEVER)
     index, weight = ease(table.user[table.liked], table.item[table.liked], len(items), settings.neighbours, settings.ease_l2)
-    graphs, parity, measured = _graphs(user, item, content, vectors, half=settings.half or "half" in before.metrics)
+    made = Retrieval(user, item, item_vectors(item, content, first_ms == NEVER), first_ms != NEVER, index, weight)
+    rng = np.random.default_rng(0)
+    towers_of = ((USER_TOWER, user, user_examples(made.vectors, rng)), (ITEM_TOWER, item, item_examples(content, rng)))
+    export = exported(towers_of, half=settings.half or "half" in before.metrics)
     manifest = replace(
         before,
         name=f"{time.strftime('%Y%m%d', time.gmtime(events[-1].event_time / 1000))}-u",
@@ -168,41 +169,17 @@ def update(
         parent=champion.release.name,
         files={},
     )
-    arrays: dict[str, NDArray[Any]] = {
-        "item_vectors.npy": vectors,
-        "text.npy": unit_rows(content.text),
-        "image.npy": unit_rows(content.image),
-        "present.npy": content.present > 0,
-        "met.npy": first_ms != NEVER,
-        "ease_index.npy": index,
-        "ease_weight.npy": weight,
-        **{f"{modality}_projection.npy": np.asarray(fitted) for modality, fitted in champion.release.projections.items()},
-    }
-    graphs["ranker.onnx"] = champion.release.graphs["ranker.onnx"]
+    graphs = {**export.graphs, RANKER: champion.release.graphs[RANKER]}
     seconds["update"] = round(time.perf_counter() - since, 1)
-    modules = Modules(user, item, Frozen(graphs["ranker.onnx"]))
-    weights = weights_of(user, item, champion.settings)
     return Learned(
-        manifest, arrays, graphs, ids, seconds, parity, measured, modules=modules, weights=weights, images=dict(images)
+        manifest,
+        arrays_of(made, content, champion.release.projections),
+        graphs,
+        ids,
+        seconds,
+        export.parity,
+        {} if export.half is None else {"half": export.half},
+        modules=Modules(user, item, Frozen(graphs[RANKER])),
+        weights=weights_of(user, item, champion.settings),
+        images=dict(images),
     )
-
-
-def _graphs(
-    user: UserTower, item: ItemTower, content: Content, vectors: NDArray[np.float32], n: int = 256, *, half: bool
-) -> tuple[dict[str, bytes], float, dict[str, float]]:
-    """The towers' graphs, the largest difference from torch, and with `half` what half precision changes."""
-    rng = np.random.default_rng(0)
-    mask = (np.arange(LENGTH) >= LENGTH - rng.integers(0, LENGTH + 1, (n, 1))).astype(np.float32)
-    history = vectors[rng.integers(0, len(vectors), (n, LENGTH))]
-    people = {"items": history, "events": rng.random((n, LENGTH, EVENT_WIDTH), np.float32), "mask": mask}
-    users, first = to_onnx(user, people, "user_vectors")
-    picked = rng.integers(0, len(vectors), n)
-    fields = zip(("content", "text", "image", "present"), content.arrays(), strict=True)
-    given = {name: array[picked] for name, array in fields}
-    contents, second = to_onnx(item, given, "item_vectors")
-    measured: dict[str, float] = {}
-    if half:
-        users, of_users = to_half(users, people, "user_tower.onnx")
-        contents, of_items = to_half(contents, given, "item_tower.onnx")
-        measured["half"] = max(of_users, of_items)
-    return {"user_tower.onnx": users, "item_tower.onnx": contents}, max(first, second), measured

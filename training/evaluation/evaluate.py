@@ -25,7 +25,7 @@ from training.replay.following import Following
 from training.replay.probe import Probed, Prober
 from training.replay.world import SimulatedWorker, Vectors
 
-__all__ = ["DEEP", "Asked", "Figures", "K", "asked_of", "evaluate", "spread"]
+__all__ = ["DEEP", "EvaluationPlan", "Figures", "K", "QueryOutcome", "asked_of", "evaluate", "spread"]
 
 K = 10
 DEEP = 50
@@ -37,7 +37,26 @@ CHUNK = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class EvaluationPlan:
+    """What is asked of a corpus."""
+
+    share: float = 0.8
+    "Events before the first query."
+    queries: int | None = None
+    "Only that many of the queries, evenly spread; None asks all."
+    parity: int = 0
+    "Requests on which the exported graphs are held against torch."
+    first: bool = False
+    "Ask at first meetings of what is liked then or later, instead of at every positive event (`asked_of`)."
+    apart: bool = False
+    "Apply no event of the rest: the queries are asked after the first part, each for itself (`training.evaluation.holdout`)."
+
+
+STANDARD = EvaluationPlan()
+
+
+@dataclass(frozen=True, slots=True)
+class QueryOutcome:
     """One query: who, after what, what became of it, and what the person liked from then on."""
 
     user_id: str
@@ -69,12 +88,12 @@ class Figures:
     sources: Counter[str] = field(default_factory=Counter)
     "Queries whose item each source brought."
     without_history: int = 0
-    asked: list[Asked] = field(default_factory=list)
+    asked: list[QueryOutcome] = field(default_factory=list)
     "What is kept of each query."
     heads: tuple[str, ...] = ()
     "What the release predicts; none without one."
 
-    def note(self, asked: Asked) -> None:
+    def note(self, asked: QueryOutcome) -> None:
         """Count one query."""
         self.asked.append(asked)
         self.ranks.append(asked.probed.rank)
@@ -150,27 +169,22 @@ def evaluate(
     items: Iterable[Item],
     events: Sequence[Interaction],
     positive: Callable[[str, float | None], bool],
-    share: float = 0.8,
+    plan: EvaluationPlan = STANDARD,
     progress: Callable[[int, int], None] = lambda done, of: None,  # noqa: ARG005
     slot: ModelSlot | None = None,
-    most: int | None = None,
     at_cut: Callable[[SimulatedWorker], None] | None = None,
     vectors: Vectors | None = None,
-    *,
-    first: bool = False,
-    apart: bool = False,
 ) -> Figures:
-    """Apply the first `share` of the events, then query at each positive one of the rest and apply it.
+    """Apply the first `plan.share` of the events, then query at each positive one of the rest and apply it.
 
-    `events` are in event-time order. `progress` is called with the work done and all of it, an event being 1. With `most`, only
-    that many of the queries are asked, evenly spread; `first`: as `asked_of`. `at_cut` is called when the first part is
-    applied. `apart`: nothing of the rest is applied, each query is asked after the first part alone (`evaluation.holdout`).
-    `vectors` are of the items that the release does not hold, or not as they are now: see `SimulatedWorker`. Deterministic.
+    `events` are in event-time order. `progress` is called with the work done and all of it, an event being 1. `at_cut` is
+    called when the first part is applied. `vectors` are of the items that the release does not hold, or not as they are now:
+    see `SimulatedWorker`. Deterministic.
     """
     items = list(items)
     world, figures = SimulatedWorker(items, slot, vectors), Figures()
-    prober, cut = Prober(world.items, world.slot), int(len(events) * share)
-    queries = set(asked_of(events, positive, share, most, first=first))
+    prober, cut = Prober(world.items, world.slot), int(len(events) * plan.share)
+    queries = set(asked_of(events, positive, plan.share, plan.queries, first=plan.first))
     work = len(events) + ASKING * len(queries)
     model = world.slot.current
     heads, windows = (("positive",), {}) if model is None else (model.heads, model.windows_ms)
@@ -198,7 +212,7 @@ def evaluate(
                     world, event, probed, ahead, len(heads), event.user_id not in liked, not following.begins(event.user_id, n)
                 )
             )
-        if not apart:
+        if not plan.apart:
             if positive(event.action, event.value):
                 liked.add(event.user_id)
             world.apply([event])
@@ -214,14 +228,14 @@ def _asked(
     heads: int,
     without_history: bool,
     met: bool,
-) -> Asked:
+) -> QueryOutcome:
     rows = world.items.rows_of(list(following))
     came = np.zeros((len(world.items), heads), np.bool_)
     for row, labels in zip(rows.tolist(), following.values(), strict=True):
         if row >= 0:
             came[row] = labels
     row = world.items.row_of(event.item_id)
-    return Asked(
+    return QueryOutcome(
         event.user_id,
         event.item_id,
         probed,

@@ -22,7 +22,7 @@ from models.release.serving import ServingModel
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
 from training import update as incremental
-from training.cli.learning import train_command
+from training.cli.train import train_command
 from training.data.table import EventTable
 from training.evaluation.bounds import HALF
 from training.loop.group import Group

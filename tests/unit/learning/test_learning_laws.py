@@ -23,6 +23,7 @@ from models.release.sequences import EVENT_WIDTH, LENGTH, history_inputs
 from models.release.serving import ServingModel
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item, Request
+from training.data.corpus import Corpus
 from training.data.table import ATTRIBUTION_MS, EventTable, heads_of, vocabulary_of
 from training.evaluation.evaluate import Figures
 from training.learn import learn
@@ -125,9 +126,9 @@ def test_training_and_serving_read_the_same_history() -> None:
 def test_too_little_to_learn_from_is_said(vectors: Path) -> None:
     items, events = corpus()
     with pytest.raises(BadDataset, match="too little"):
-        learn(items, events[:50], POSITIVE, vectors, SMALL)
+        learn(Corpus("glass", items, events[:50], POSITIVE), vectors, SMALL)
     with pytest.raises(BadDataset, match=r"none of the 900 events is liked .* actions are view \(\d+\), like"):
-        learn(items, events, "action == 'never'", vectors, SMALL)
+        learn(Corpus("glass", items, events, "action == 'never'"), vectors, SMALL)
 
 
 # ---- replay

@@ -15,7 +15,8 @@ from learning_corpus import corpus
 
 from schemas.errors import BadDataset, ConfigError, ReleaseRejected
 from schemas.records import Interaction
-from training.cli.learning import evaluate_command, train_command
+from training.cli.evaluate import evaluate_command
+from training.cli.train import train_command
 from training.evaluation.bounds import STANDARD
 from training.evaluation.existing import newer_share, seen_events
 from training.evaluation.measurement import Measurement

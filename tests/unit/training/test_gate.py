@@ -16,9 +16,9 @@ from models.release.release import Release
 from models.rules import PositiveRule
 from schemas.errors import ConfigError
 from schemas.records import Interaction, Request, Slate, SlateItem
-from training.cli.learning import train_command
+from training.cli.train import train_command
 from training.evaluation.bounds import HALF, STANDARD, Bounds
-from training.evaluation.evaluate import Asked, Figures, asked_of
+from training.evaluation.evaluate import Figures, QueryOutcome, asked_of
 from training.evaluation.holdout import gate_share, unseen_share
 from training.release import parity
 from training.release.gate import judge
@@ -36,7 +36,7 @@ def figures(ranks: list[int], people: int = 0) -> Figures:
     for n in range(len(ranks) if people else 0):
         probed = Probed(ranks[n], "ranked", [], 0, 0, NONE, NONE, np.zeros((0, 0), np.float32))
         none = np.zeros(0, np.bool_)
-        found.asked.append(Asked(f"u{n % people}", "i", probed, False, False, False, (), none, 0, none.reshape(0, 0)))
+        found.asked.append(QueryOutcome(f"u{n % people}", "i", probed, False, False, False, (), none, 0, none.reshape(0, 0)))
     return found
 
 

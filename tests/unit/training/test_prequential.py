@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from models.rules import PositiveRule
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
-from training.cli.learning import evaluate_command
-from training.evaluation.evaluate import Figures, asked_of, evaluate
+from training.cli.evaluate import evaluate_command
+from training.evaluation.evaluate import EvaluationPlan, Figures, asked_of, evaluate
 from training.replay.probe import BEYOND, Prober
 from training.replay.world import SimulatedWorker
 
@@ -136,7 +136,7 @@ def test_who_views_before_buying_is_asked_about_at_the_view() -> None:
         follows = any((e.user_id, e.item_id, e.action) == (*pair, "buy") for e in events[n:])
         assert (n in asked) == (pair not in met and follows)
         met.add(pair)
-    first = evaluate(items, events, bought, first=True).to_json()
+    first = evaluate(items, events, bought, EvaluationPlan(first=True)).to_json()
     assert first["queries"] == len(asked) > 0
     assert first["queries_on_met_items"] == 0
     assert first["hr@10"] > 0.0

@@ -20,7 +20,7 @@ from models.release.serving import ServingModel
 from models.rules import SHOWN, PositiveRule
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item, Request
-from training.data.corpus import open_corpus
+from training.data.corpus import Corpus, open_corpus
 from training.data.events import EventFrame
 from training.data.slates.logged import LoggedSlate
 from training.data.slates.shown import shown_slates
@@ -259,7 +259,7 @@ def test_the_ranker_learns_from_what_was_shown_and_left(tmp_path: Path, monkeypa
     names, people = tuple(item.item_id for item in items), [f"u{n}" for n in range(30)]
     share, how = {}, replace(SMALL, queries=240, ranker=replace(SMALL.ranker, epochs=12))
     for kind, kept in (("seen", shown), ("blind", None)):
-        made = learn(items, history, POSITIVE, tmp_path, how, shown=kept)
+        made = learn(Corpus("shop", items, history, POSITIVE, shown=kept), tmp_path, how)
         assert made.measured["logged_slates"] == (0 if kept is None else 78), "those whose windows are over"
         world = SimulatedWorker(items)
         world.slot.swap(ServingModel(made.release(), 1))
@@ -284,7 +284,7 @@ def test_slates_by_which_likes_are_put_lower_in_history_are_left(tmp_path: Path,
     items, told = with_left_ones()
     history, shown = EventFrame.of(told).split(SHOWN)
     how = replace(SMALL, queries=240, ranker=replace(SMALL.ranker, epochs=12))
-    left, blind = (learn(items, history, POSITIVE, tmp_path, how, shown=kept) for kept in (shown, None))
+    left, blind = (learn(Corpus("shop", items, history, POSITIVE, shown=kept), tmp_path, how) for kept in (shown, None))
     assert left.measured["logged_slates"] == 0
     assert left.graphs == blind.graphs
     assert left.measured["reliability"] == blind.measured["reliability"]
@@ -304,7 +304,7 @@ def test_a_folder_with_impressions_is_asked_about_what_was_clicked_not_about_wha
         found = open_corpus(str(tmp_path / folder))
         assert found.shown is not None
         assert (len(found.events), len(found.shown)) == (900, 5_400)
-        figures = evaluate(found.items, found.events, RULE, 0.8)
+        figures = evaluate(found.items, found.events, RULE)
         assert figures.ranks
         assert sum(asked.met for asked in figures.asked) < len(figures.asked) / 4
 

@@ -23,7 +23,7 @@ from training.data.corpus import Corpus
 from training.data.events import EventFrame
 from training.discount import expected_discount
 from training.evaluation.bounds import LEAVE_LAST_OUT, PREQUENTIAL, STANDARD
-from training.evaluation.evaluate import Asked, Figures, evaluate
+from training.evaluation.evaluate import EvaluationPlan, Figures, QueryOutcome, evaluate
 from training.evaluation.holdout import held_out, last_out, without_kept
 from training.evaluation.ranking_metrics import bootstrap, expanded_bootstrap, sign_flip_test
 from training.ranking.choice import listwise_ndcg
@@ -56,7 +56,7 @@ def figures(ranks: list[int], each: int = 1) -> Figures:
     for n, rank in enumerate(ranks):
         probed = Probed(rank, "ranked", [], 0, 0, NONE, NONE, np.zeros((0, 0), np.float32))
         none = np.zeros(0, np.bool_)
-        found.asked.append(Asked(f"u{n // each}", "i", probed, False, False, False, (), none, 0, none.reshape(0, 0)))
+        found.asked.append(QueryOutcome(f"u{n // each}", "i", probed, False, False, False, (), none, 0, none.reshape(0, 0)))
     return found
 
 
@@ -177,7 +177,7 @@ def test_each_is_asked_after_all_that_is_trained_on_and_nothing_else() -> None:
     def asked(kept: list[Interaction]) -> list[tuple[str, str, int]]:
         both = [*held.events[: held.trained], *kept]
         share = (held.trained + 0.5) / len(both)
-        found = evaluate(items, both, LIKED, share, slot=ModelSlot(), first=True, apart=True)
+        found = evaluate(items, both, LIKED, EvaluationPlan(share, first=True, apart=True), slot=ModelSlot())
         return [(one.user_id, one.item_id, one.probed.rank) for one in found.asked]
 
     kept = list(held.events[held.trained :])
@@ -187,7 +187,7 @@ def test_each_is_asked_after_all_that_is_trained_on_and_nothing_else() -> None:
         assert asked([event for event in kept if event.user_id == user]) == [one for one in together if one[0] == user]
     assert together != [
         (one.user_id, one.item_id, one.probed.rank)
-        for one in evaluate(items, held.events, LIKED, held.share, slot=ModelSlot(), first=True).asked
+        for one in evaluate(items, held.events, LIKED, EvaluationPlan(held.share, first=True), slot=ModelSlot()).asked
     ], "as opposed to events that are applied one after the other"
 
 
