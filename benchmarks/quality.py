@@ -31,8 +31,10 @@ from models.release.release import list_releases
 from models.release.serving import ServingModel
 from models.rules import PositiveRule
 from training.data.corpus import Corpus, open_corpus
-from training.encoders.encoder import ImageEncoder, TextEncoder, encode_items
+from training.encoders.cache import encode_items
+from training.encoders.image import ImageEncoder
 from training.encoders.live import encoded
+from training.encoders.text import TextEncoder
 from training.evaluation.evaluate import EvaluationPlan, asked_of
 from training.evaluation.measurement import Measurement
 from training.evaluation.ranking_metrics import bootstrap

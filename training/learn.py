@@ -28,8 +28,11 @@ from training.data.events import EventFrame
 from training.data.slates.logged import LoggedSlate, slates_of
 from training.data.slates.shown import shown_slates
 from training.data.table import ATTRIBUTION_MS, EventTable, Heads, heads_of, of_known_items, vocabulary_of, windows_of
-from training.encoders.encoder import Encoder, TextEncoder, encode_items, image_encoder
+from training.encoders.cache import encode_items
+from training.encoders.encoder import Encoder
+from training.encoders.image import image_encoder
 from training.encoders.projections import fit_projection, projected
+from training.encoders.text import TextEncoder
 from training.encoders.web_images import OFF
 from training.loop.checkpoints import Checkpoints
 from training.loop.group import Group, NotFirst

@@ -31,8 +31,9 @@ from schemas.errors import BadDataset, ConfigError, ReleaseRejected
 from schemas.records import Interaction, Item
 from training.data.corpus import Corpus
 from training.data.events import NAMES, EventFrame
-from training.encoders.encoder import ImageEncoder, TextEncoder
+from training.encoders.image import ImageEncoder
 from training.encoders.live import encoded
+from training.encoders.text import TextEncoder
 from training.evaluation.evaluate import EvaluationPlan, evaluate
 from training.learn import learn
 from training.recipe import KINDS, LearnSettings

@@ -23,8 +23,11 @@ from schemas.records import Interaction, Item
 from training.data.amounts import FEWEST_NEW
 from training.data.corpus import Corpus
 from training.data.table import EventTable, of_known_items
-from training.encoders.encoder import Encoder, TextEncoder, encode_items, image_encoder
+from training.encoders.cache import encode_items
+from training.encoders.encoder import Encoder
+from training.encoders.image import image_encoder
 from training.encoders.projections import projected
+from training.encoders.text import TextEncoder
 from training.encoders.web_images import OFF
 from training.loop.group import Group, NotFirst
 from training.recipe import LearnSettings

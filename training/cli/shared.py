@@ -39,7 +39,7 @@ def checked_settings(options: LearningOptions) -> LearnSettings:
 
 def images_of(found: Mapping[str, int]) -> dict[str, dict[str, int]]:
     """What became of the images, as a command reports it; nothing where none was by URL and all could be used."""
-    from training.encoders.encoder import UNUSED  # loads torch, which training has done by then
+    from training.encoders.image import UNUSED  # it loads an HTTP client, which training has done by then
 
     by_url = {reason: n for reason, n in found.items() if reason not in UNUSED}
     unused = {reason: n for reason, n in found.items() if reason in UNUSED}

@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 
 from models.items.vectors import HALF, ItemVector, fingerprint
 from schemas.records import Item
-from training.encoders.encoder import Encoder, TextEncoder, VectorCache, encode_into, image_encoder
+from training.encoders.cache import VectorCache, encode_into
+from training.encoders.encoder import Encoder
+from training.encoders.image import image_encoder
+from training.encoders.text import TextEncoder
 
 __all__ = ["LiveEncoders", "encoded"]
 
