@@ -39,7 +39,7 @@ from training.evaluation.evaluate import EvaluationPlan, asked_of
 from training.evaluation.measurement import Measurement
 from training.evaluation.ranking_metrics import bootstrap
 from training.evaluation.report import html_report
-from training.measure import measure, measurement, threads, trained, without
+from training.measure import measure, measurement, threads, trained
 from training.recipe import LearnSettings, RankerSettings, TowerSettings
 from training.release.learned import Learned
 
@@ -157,6 +157,12 @@ def mean_of(measured: list[Measurement]) -> Measurement:
     """Of the first, but what each query is measured by is the mean of all; to be compared, not to be shown."""
     values = {name: np.mean([one.values[name] for one in measured], axis=0) for name in measured[0].values}
     return replace(measured[0], values=values)
+
+
+def without(corpus: Corpus, modality: str) -> Corpus:
+    """The corpus as if no item had a `text` (titles and texts) or an `image`."""
+    less: dict[str, Any] = {"title": "", "text": ""} if modality == "text" else {"image": None}
+    return replace(corpus, items=[replace(item, **less) for item in corpus.items])
 
 
 def ablations(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 
 from models.features.compute import FEATURES, SPEC
-from models.items.store import TEXT_DIMENSIONS, text_vector
 from models.pipeline.scoring import DEFAULT_WEIGHTS
 from models.release.nearest import STANDARD, VectorIndex
 from models.release.release import Head, Manifest, Release
@@ -28,11 +27,6 @@ from training.data.events import EventFrame
 from training.data.slates.logged import LoggedSlate, slates_of
 from training.data.slates.shown import shown_slates
 from training.data.table import ATTRIBUTION_MS, EventTable, Heads, heads_of, of_known_items, vocabulary_of, windows_of
-from training.encoders.cache import encode_items
-from training.encoders.encoder import Encoder
-from training.encoders.image import image_encoder
-from training.encoders.projections import fit_projection, projected
-from training.encoders.text import TextEncoder
 from training.encoders.web_images import OFF
 from training.loop.checkpoints import Checkpoints
 from training.loop.group import Group, NotFirst
@@ -58,24 +52,17 @@ from training.release.parts import (
 )
 from training.replay.replay import replay
 from training.replay.world import SimulatedWorker
-from training.retrieval.content_weights import content_weights
+from training.retrieval.content import EncodedContent, encode
 from training.retrieval.ease import ease
 from training.retrieval.fit_towers import NEVER, Watch, first_meetings, train_towers, with_passes
 from training.retrieval.next_item import Validation
-from training.retrieval.towers import Content, ItemTower, UserTower, item_vectors
+from training.retrieval.towers import ItemTower, UserTower, item_vectors
 from training.retrieval.unlearn import Retrieval, unlearned
 from training.retrieval.weights import weights_of
 
 __all__ = ["learn"]
 
-TEXT_KEPT, IMAGE_KEPT = 128, 64
 STANDARD_SETTINGS = LearnSettings()
-FLATTENED = {"text": 0.0, "image": 0.5}
-"How far each modality's axes are brought to one width: a few axes of an image, as how bright it is, else drown the rest."
-LEAST_READ = 0.05
-"Weight by which the towers read text and image at least: what history does not tell of yet must not be learned slowly."
-
-
 Report = Callable[[str, int, int], None]
 
 
@@ -101,57 +88,6 @@ class _Clock:
         self._part = ""
 
 
-@dataclass(slots=True)
-class _Encoded:
-    """Content vectors, and how they came about."""
-
-    content: Content
-    projections: dict[str, NDArray[np.float32]]
-    encoders: dict[str, str]
-    "Per modality that some item has: its encoder."
-    images: Mapping[str, int]
-    "Of images by URL, how many were fetched, and by reason how many were not; and which images could not be used."
-    weights: dict[str, float] = field(default_factory=dict)
-    "Of words, text and image, where items are compared by content (`training.retrieval.content_weights`)."
-
-    def weigh(self, table: EventTable, seed: int) -> int:
-        """Learn the weights from history; returns from how many meetings. Every process of the group gets the first one's.
-
-        The towers read text and image by the root of their weights, as a comparison does: what says little is then little to
-        learn from by heart. The factor is part of the projection, so that a worker does the same.
-        """
-        content = self.content
-        parts = {"words": content.hashed, "text": content.text, "image": content.image}
-        self.weights, asked = content_weights(table, parts, seed)
-        everybodys = Group.current().gathered(torch.tensor(list(self.weights.values()), dtype=torch.float64))
-        self.weights = dict(zip(self.weights, everybodys[0].tolist(), strict=True))
-        factors = {name: np.float32(np.sqrt(max(self.weights[name], LEAST_READ))) for name in self.projections}
-        self.projections = {name: fitted * factors[name] for name, fitted in self.projections.items()}
-        self.content = replace(content, text=content.text * factors["text"], image=content.image * factors["image"])
-        return asked
-
-
-def _encoded(items: Sequence[Item], settings: LearnSettings, cache: Path, clock: _Clock) -> _Encoded:
-    """Content vectors. An encoder runs only where its modality exists."""
-    parts, projections, names = [], {}, {}
-    images = image_encoder(cache, settings.image_hosts)
-    encoders: tuple[tuple[str, str, Callable[[], Encoder], int], ...] = (
-        ("text", "encode text", lambda: TextEncoder(settings.text_model), TEXT_KEPT),
-        ("image", "encode images", lambda: images, IMAGE_KEPT),
-    )
-    for modality, part, make, kept in encoders:
-        progress, encoder = clock.part(part), make()
-        vectors, present = encode_items(items, encoder, cache, progress)
-        projections[modality] = fit_projection(vectors, present, kept, FLATTENED[modality])
-        parts.append((projected(vectors, present, projections[modality]), present))
-        if present.any():
-            names[modality] = encoder.name
-    (text, has_text), (image, has_image) = parts
-    hashed = np.stack([text_vector(item) for item in items]) if items else np.zeros((0, TEXT_DIMENSIONS), np.float32)
-    there = np.stack([has_text, has_image], axis=1).astype(np.float32)
-    return _Encoded(Content(hashed, text, image, there), projections, names, {**images.counters, **images.unused})
-
-
 def learn(
     corpus: Corpus,
     cache: Path,
@@ -174,7 +110,10 @@ def learn(
     group, clock = Group.current(), _Clock(report)
     history = _History.of(corpus, settings)
     table = history.table()
-    encoded = _encoded_together(corpus.items, settings, cache, clock, group)
+    with group.first_then_others():
+        # the first process encodes; images that it could not fetch, the others do not try: all learn from the same
+        hosts = settings.image_hosts if group.first else OFF
+        encoded = encode(corpus.items, settings.text_model, hosts, cache, clock.part)
     base = history.table(history.start)
     clock.part("weigh content")
     content_queries = encoded.weigh(base, settings.seed)
@@ -249,17 +188,6 @@ class _History:
         return int(self.events[-1].event_time - self.events[self.start].event_time)
 
 
-def _encoded_together(items: Sequence[Item], settings: LearnSettings, cache: Path, clock: _Clock, group: Group) -> _Encoded:
-    """`_encoded`, alike in all processes: the first one encodes what is new, the others find it in the cache."""
-    if not group.first:
-        group.wait()
-    # what the first could not have, the others do not try: all must learn from the same
-    encoded = _encoded(items, settings if group.first else replace(settings, image_hosts=OFF), cache, clock)
-    if group.first:
-        group.wait()
-    return encoded
-
-
 def _replayed(
     corpus: Corpus, history: _History, table: EventTable, model: ServingModel, settings: LearnSettings, clock: _Clock
 ) -> Replayed:
@@ -301,7 +229,7 @@ class _Maker:
     """The parts of a release, made of one history with one content."""
 
     history: _History
-    encoded: _Encoded
+    encoded: EncodedContent
     settings: LearnSettings
     clock: _Clock
     measured: dict[str, Any] = field(default_factory=dict)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from models.items.store import text_vector
 from models.pipeline.slot import ModelSlot
 from models.release.serving import ServingModel
 from models.rules import PositiveRule
@@ -24,6 +22,7 @@ from training.recipe import LearnSettings
 from training.release.learned import Learned
 from training.release.parity import Parity, in_parity
 from training.replay.world import SimulatedWorker, Vectors
+from training.retrieval.content import hashed_words
 
 __all__ = [
     "Encode",
@@ -32,7 +31,6 @@ __all__ = [
     "measurement",
     "threads",
     "trained",
-    "without",
 ]
 
 Report = Callable[[str, int, int], None]
@@ -95,14 +93,7 @@ def catalogue_of(corpus: Corpus, share: float) -> Catalogue:
     number = {item.item_id: n for n, item in enumerate(corpus.items)}
     met = [number.get(event.item_id, -1) for event in corpus.events[: int(len(corpus.events) * share)]]
     counts = np.bincount(np.asarray([n for n in met if n >= 0], np.int64), minlength=len(corpus.items))
-    vectors = np.stack([text_vector(item) for item in corpus.items]) if corpus.items else np.zeros((0, 1), np.float32)
-    return Catalogue([item.item_id for item in corpus.items], counts, vectors)
-
-
-def without(corpus: Corpus, modality: str) -> Corpus:
-    """The corpus as if no item had a `text` (titles and texts) or an `image`."""
-    less: dict[str, Any] = {"title": "", "text": ""} if modality == "text" else {"image": None}
-    return replace(corpus, items=[replace(item, **less) for item in corpus.items])
+    return Catalogue([item.item_id for item in corpus.items], counts, hashed_words(corpus.items))
 
 
 FEW_EVENTS = 5_000

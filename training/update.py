@@ -8,7 +8,7 @@ projections stay the champion's: they are learned by a full training, from retri
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,27 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.features.compute import SPEC
-from models.items.store import TEXT_DIMENSIONS, text_vector
+from models.release.release import Manifest, Release
 from models.release.sequences import LENGTH, Vocabulary
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
 from training.data.amounts import FEWEST_NEW
 from training.data.corpus import Corpus
 from training.data.table import EventTable, of_known_items
-from training.encoders.cache import encode_items
-from training.encoders.encoder import Encoder
-from training.encoders.image import image_encoder
-from training.encoders.projections import projected
-from training.encoders.text import TextEncoder
 from training.encoders.web_images import OFF
 from training.loop.group import Group, NotFirst
 from training.recipe import LearnSettings
 from training.release.learned import Learned
 from training.release.parity import Frozen, Modules
 from training.release.parts import ITEM_TOWER, RANKER, USER_TOWER, arrays_of, exported, item_examples, user_examples
+from training.retrieval.content import encode_as
 from training.retrieval.ease import ease
 from training.retrieval.fit_towers import NEVER, first_meetings, train_towers
-from training.retrieval.towers import Content, item_vectors
+from training.retrieval.towers import item_vectors
 from training.retrieval.unlearn import Retrieval
 from training.retrieval.weights import Champion, warm_start, weights_of
 
@@ -86,29 +82,6 @@ def updated(
     return update(Champion.open(releases / champion), part.items, part.events, cache, settings, report)
 
 
-def _content(
-    items: Sequence[Item], champion: Champion, text_model: str, image_hosts: str, cache: Path
-) -> tuple[Content, Mapping[str, int]]:
-    """Content vectors; and what became of images: see `ImageEncoder.counters` and `unused`."""
-    images = image_encoder(cache, image_hosts)
-    encoders: dict[str, Callable[[], Encoder]] = {"text": lambda: TextEncoder(text_model), "image": lambda: images}
-    parts, there = [], []
-    for modality, make in encoders.items():
-        projection, encoder = champion.release.projections[modality], champion.release.manifest.encoders.get(modality)
-        vectors, present = np.zeros((len(items), len(projection) - 1), np.float32), np.zeros(len(items), np.bool_)
-        if encoder is not None:
-            made = make()
-            if made.name != encoder:
-                raise BadDataset(
-                    "other_encoder", f"the champion's {modality} encoder is {encoder}, this is {made.name}: train in full"
-                )
-            vectors, present = encode_items(items, made, cache)
-        parts.append(projected(vectors, present, projection))
-        there.append(present)
-    hashed = np.stack([text_vector(item) for item in items]) if items else np.zeros((0, TEXT_DIMENSIONS), np.float32)
-    return Content(hashed, parts[0], parts[1], np.stack(there, axis=1).astype(np.float32)), {**images.counters, **images.unused}
-
-
 def update(
     champion: Champion,
     items: Sequence[Item],
@@ -127,33 +100,18 @@ def update(
         BadDataset: too few new events, or the champion's encoders or features are not the ones here.
         NotFirst: this process is not the first of its group, and its part is done.
     """
-    seconds, since = dict[str, float](), time.perf_counter()
-    before = champion.release.manifest
-    if before.feature_spec != SPEC:
-        message = f"release {champion.release.name} ranks by features {before.feature_spec}, this has {SPEC}: train in full"
-        raise BadDataset("feature_spec", message)
-    vocabulary = Vocabulary(before.actions, before.value_mean, before.value_deviation, before.positive)
-    heads = tuple((head.action, head.weight) for head in before.heads)
+    since, before, group = time.perf_counter(), champion.release.manifest, Group.current()
     events = of_known_items(events, items)
-    windows = {head.action: head.window_ms for head in before.heads}
-    table = EventTable.of(events, items, vocabulary, heads, windows)
-    fresh = int((table.time_ms > before.trained_until_ms).sum())
-    if fresh < FEWEST_NEW:
-        newer = f"{fresh} events are newer than release {champion.release.name}"
-        raise BadDataset("too_little", f"{newer}, {FEWEST_NEW} are needed")
-    group = Group.current()
-    if not group.first:  # the first process encodes what is new, the others find it in the cache
-        group.wait()
-    # what the first could not have, the others do not try: all must learn from the same
-    hosts = settings.image_hosts if group.first else OFF
-    content, images = _content(items, champion, settings.text_model, hosts, cache)
-    if group.first:
-        group.wait()
-    rows = rows_to_learn(table, before.trained_until_ms, settings.seed)
-    part = table.take(rows)
+    table, fresh = _table(champion, items, events)
+    with group.first_then_others():
+        # the first process encodes; images that it could not fetch, the others do not try: all learn from the same
+        hosts = settings.image_hosts if group.first else OFF
+        content, images = encode_as(champion.release, items, settings.text_model, hosts, cache)
+    first_ms = first_meetings(table, len(items))
     ids = [item.item_id for item in items]
+    part = table.take(rows_to_learn(table, before.trained_until_ms, settings.seed))
     towers = replace(champion.settings, rate=champion.settings.rate * RATE, epochs=EPOCHS, seed=settings.seed)
-    what, first_ms = f"update the towers, {fresh} new events", first_meetings(table, len(items))
+    what = f"update the towers, {fresh} new events"
     progress = None if report is None else lambda done, of: report(what, done, of)
     user, item = train_towers(part, content, towers, progress, start=warm_start(champion, ids), first_ms=first_ms)
     if not group.first:
@@ -161,28 +119,47 @@ def update(
     index, weight = ease(table.user[table.liked], table.item[table.liked], len(items), settings.neighbours, settings.ease_l2)
     made = Retrieval(user, item, item_vectors(item, content, first_ms == NEVER), first_ms != NEVER, index, weight)
     rng = np.random.default_rng(0)
-    towers_of = ((USER_TOWER, user, user_examples(made.vectors, rng)), (ITEM_TOWER, item, item_examples(content, rng)))
-    export = exported(towers_of, half=settings.half or "half" in before.metrics)
-    manifest = replace(
-        before,
-        name=f"{time.strftime('%Y%m%d', time.gmtime(events[-1].event_time / 1000))}-u",
-        trained_until_ms=events[-1].event_time,
-        trained_events=len(events),
-        metrics={},
-        parent=champion.release.name,
-        files={},
-    )
+    modules = ((USER_TOWER, user, user_examples(made.vectors, rng)), (ITEM_TOWER, item, item_examples(content, rng)))
+    export = exported(modules, half=settings.half or "half" in before.metrics)
     graphs = {**export.graphs, RANKER: champion.release.graphs[RANKER]}
-    seconds["update"] = round(time.perf_counter() - since, 1)
     return Learned(
-        manifest,
+        _manifest(champion.release, events),
         arrays_of(made, content, champion.release.projections),
         graphs,
         ids,
-        seconds,
+        {"update": round(time.perf_counter() - since, 1)},
         export.parity,
         {} if export.half is None else {"half": export.half},
         modules=Modules(user, item, Frozen(graphs[RANKER])),
         weights=weights_of(user, item, champion.settings),
         images=dict(images),
+    )
+
+
+def _table(champion: Champion, items: Sequence[Item], events: Sequence[Interaction]) -> tuple[EventTable, int]:
+    """The events as the champion's training read them, and how many of them are new; raises BadDataset as `update` does."""
+    release, before = champion.release, champion.release.manifest
+    if before.feature_spec != SPEC:
+        message = f"release {release.name} ranks by features {before.feature_spec}, this has {SPEC}: train in full"
+        raise BadDataset("feature_spec", message)
+    vocabulary = Vocabulary(before.actions, before.value_mean, before.value_deviation, before.positive)
+    heads = tuple((head.action, head.weight) for head in before.heads)
+    table = EventTable.of(events, items, vocabulary, heads, {head.action: head.window_ms for head in before.heads})
+    fresh = int((table.time_ms > before.trained_until_ms).sum())
+    if fresh < FEWEST_NEW:
+        newer = f"{fresh} events are newer than release {release.name}"
+        raise BadDataset("too_little", f"{newer}, {FEWEST_NEW} are needed")
+    return table, fresh
+
+
+def _manifest(champion: Release, events: Sequence[Interaction]) -> Manifest:
+    until = events[-1].event_time
+    return replace(
+        champion.manifest,
+        name=f"{time.strftime('%Y%m%d', time.gmtime(until / 1000))}-u",
+        trained_until_ms=until,
+        trained_events=len(events),
+        metrics={},
+        parent=champion.name,
+        files={},
     )

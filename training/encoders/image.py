@@ -62,6 +62,11 @@ class ImageEncoder:
         """Of images by URL, how many were fetched, and by reason how many were not."""
         return {} if self._web is None else self._web.counters
 
+    @property
+    def outcomes(self) -> Mapping[str, int]:
+        """`counters`, and which images could not be used."""
+        return {**self.counters, **self.unused}
+
     def left_out(self, items: Sequence[Item]) -> None:
         """See `Encoder.left_out`; what could not be fetched was counted then."""
         reasons = {item.item_id: reason for item in items if item.image and (reason := self._unused(item))}

@@ -38,7 +38,7 @@ class LiveEncoders:
     @property
     def counters(self) -> Mapping[str, int]:
         """Of images by URL, how many were fetched, and by reason how many were not; and which images could not be used."""
-        return {**self._images.counters, **self._images.unused}
+        return self._images.outcomes
 
     def _encoders(self) -> dict[str, tuple[Encoder, VectorCache]]:
         if not self._made:

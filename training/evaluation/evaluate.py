@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from models.pipeline.slot import ModelSlot
 from schemas.records import Interaction, Item
 from training.discount import discounts_at
+from training.evaluation.ranking_metrics import reciprocal_rank
 from training.replay.following import Following
 from training.replay.probe import Probed, Prober
 from training.replay.world import SimulatedWorker, Vectors
@@ -110,12 +111,11 @@ class Figures:
             return round(float(total) / n, 4) if len(ranks) else None
 
         there = ranks >= 0
-        reciprocal = np.where(there, 1.0 / (np.maximum(ranks, 0) + 1.0), 0.0)
         return {
             f"ndcg@{K}": mean(discounts_at(ranks, K).sum()),
             f"hr@{K}": mean((there & (ranks < K)).sum()),
             f"recall@{DEEP}": mean((there & (ranks < DEEP)).sum()),
-            "mrr": mean(reciprocal.sum()),
+            "mrr": mean(reciprocal_rank(ranks).sum()),
             **self._of_candidates(),
             "queries": len(ranks),
             "queries_without_history": self.without_history,

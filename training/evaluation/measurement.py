@@ -278,7 +278,7 @@ def _values(figures: Figures, tops: NDArray[np.int64], catalogue: Catalogue) -> 
         discounts_at(ranks, K),
         (ranks >= 0) & (ranks < K),
         (ranks >= 0) & (ranks < DEEP),
-        np.where(ranks >= 0, 1.0 / (np.maximum(ranks, 0) + 1.0), 0.0),
+        metrics.reciprocal_rank(ranks),
         (candidate >= 0) & (candidate < DEEP),
         candidate >= 0,
         metrics.ndcg_at(hits, relevant, K),

@@ -82,11 +82,9 @@ def average_precision(hits: Hits, relevant: NDArray[np.int64], k: int | None = N
     return found
 
 
-def reciprocal_rank(hits: Hits) -> Floats:
-    """1 / place of the first relevant item."""
-    if not hits.shape[1]:
-        return np.zeros(len(hits))
-    found: Floats = np.where(hits.any(axis=1), 1.0 / (hits.argmax(axis=1) + 1.0), 0.0)
+def reciprocal_rank(ranks: NDArray[np.integer]) -> Floats:
+    """1 / (rank + 1) of each query's item, 0 where the rank is negative: the item is not listed. Ranks count from 0."""
+    found: Floats = np.where(ranks >= 0, 1.0 / (np.maximum(ranks, 0) + 1.0), 0.0)
     return found
 
 

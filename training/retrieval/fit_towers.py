@@ -295,24 +295,12 @@ def train_towers(
         name = _name(table, content, first_ms, settings, group, parameters)
         done = training.load(checkpoints, name)
     for epoch in range(done // steps.per_epoch, settings.epochs):
-        skipped = done - epoch * steps.per_epoch
-        if not skipped:
-            training.epoch_rng = rng.bit_generator.state
-        now = rng.bit_generator.state
-        rng.bit_generator.state = training.epoch_rng
-        order = np.array_split(rng.permutation(len(steps.windows.rows)), steps.per_epoch)
-        if skipped:
-            rng.bit_generator.state = now
-        for part in order[skipped:]:
+        for part in _left(steps, training, rng, done - epoch * steps.per_epoch):
             done += 1
             if progress is not None:
                 progress(done, of)
             step = steps.step(part, rng)
-            if step is None:  # nobody has anything to predict: a step that changes no weight
-                optimizer.zero_grad(set_to_none=True)
-                optimizer.step()
-            else:
-                _learn(module, step, optimizer, parameters, group)
+            _learn(module, step, optimizer, parameters, group)
             schedule.step()
             if checkpoints is not None and (done % checkpoints.every == 0 or done == of):
                 training.save(checkpoints, name, done)
@@ -321,6 +309,18 @@ def train_towers(
             watch(epoch + 1, user, item)
             module.train()
     return user.cpu().eval(), item.cpu().eval()
+
+
+def _left(steps: _Steps, training: Training, rng: np.random.Generator, skipped: int) -> list[NDArray[np.intp]]:
+    """Windows of the steps that an epoch has left after those `skipped`, in the order that was drawn when it began."""
+    if not skipped:
+        training.epoch_rng = rng.bit_generator.state
+    now = rng.bit_generator.state
+    rng.bit_generator.state = training.epoch_rng
+    order = np.array_split(rng.permutation(len(steps.windows.rows)), steps.per_epoch)
+    if skipped:
+        rng.bit_generator.state = now
+    return order[skipped:]
 
 
 def _made(
@@ -353,8 +353,12 @@ def _name(
 
 
 def _learn(
-    module: nn.Module, step: _Step, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], group: Group
+    module: nn.Module, step: _Step | None, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], group: Group
 ) -> None:
+    if step is None:  # nobody has anything to predict: a step that changes no weight
+        optimizer.zero_grad(set_to_none=True)
+        optimizer.step()
+        return
     weight = step.weights.sum()
     if group.size > 1:
         weight = weight.new_tensor(group.total(float(weight)))

@@ -19,12 +19,12 @@ from models.release.serving import ServingModel
 from schemas.errors import ReleaseRejected
 from schemas.records import Request
 from training.data.table import EventTable
-from training.learn import _Encoded
 from training.loop.group import Group
 from training.release.learned import Learned
 from training.replay.tap import Tap
 from training.replay.world import SimulatedWorker
 from training.retrieval import content_weights as similarity
+from training.retrieval.content import EncodedContent
 from training.retrieval.content_weights import FEWEST, LEAST, content_weights
 from training.retrieval.towers import Content
 
@@ -168,7 +168,7 @@ def test_all_processes_of_a_training_read_content_by_the_first_ones_weights(monk
     taste = rng.integers(0, TASTES, ITEMS)
     parts = [told(rng, taste, clearly) for clearly in (0.5, 1.0, 0.2)]
     projections = {"text": np.eye(17, 16, dtype=np.float32), "image": np.eye(17, 16, dtype=np.float32)}
-    encoded = _Encoded(Content(*parts, np.ones((ITEMS, 2), np.float32)), projections, {}, {})
+    encoded = EncodedContent(Content(*parts, np.ones((ITEMS, 2), np.float32)), projections, {}, {})
     first = torch.tensor([0.5, 1.0, 0.25], dtype=torch.float64)
     monkeypatch.setattr(Group, "gathered", lambda _, mine: [first, mine])
     encoded.weigh(history(rng, taste), 0)
