@@ -1,4 +1,4 @@
-"""Training, whole: encode, retrieve, replay, rank, export."""
+"""A full training: encode, train retrieval, replay, train the ranker, train retrieval again, export."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ from training.retrieval.content import EncodedContent, encode
 from training.retrieval.ease import ease
 from training.retrieval.fit_towers import NEVER, Watch, first_meetings, train_towers, with_passes
 from training.retrieval.next_item import Validation
-from training.retrieval.towers import ItemTower, UserTower, item_vectors
-from training.retrieval.unlearn import Retrieval, unlearned
+from training.retrieval.towers import Content, ItemTower, UserTower, item_vectors
+from training.retrieval.unlearn import Retrieval, simulate_cold
 from training.retrieval.weights import weights_of
 
 __all__ = ["learn"]
@@ -123,9 +123,8 @@ def learn(
         for part in (base, table):
             maker.towers(part, "", None)
         raise NotFirst
-    validation = Validation(table, encoded.content, history.start, settings.seed) if watch is not None else None
-    first = maker.retrieval(base, "older part", _watching(watch, validation))
-    first = unlearned(first, encoded.content, settings.unlearned_share, settings.seed)
+    first = maker.retrieval(base, "older part", _watching(watch, table, encoded.content, history.start, settings.seed))
+    first = simulate_cold(first, encoded.content, settings.unlearned_share, settings.seed)
     replayed = _replayed(corpus, history, table, maker.unranked(first), settings, clock)
     progress = clock.part("train the ranker")
     how = with_ranker_passes(len(replayed.examples), settings.ranker, settings.least_steps)
@@ -218,9 +217,13 @@ def _slates(corpus: Corpus, history: _History, settings: LearnSettings) -> list[
     return slates
 
 
-def _watching(watch: Callable[[int, float], None] | None, validation: Validation | None) -> Watch | None:
-    if watch is None or validation is None:
+def _watching(
+    watch: Callable[[int, float], None] | None, table: EventTable, content: Content, start: int, seed: int
+) -> Watch | None:
+    """Calls `watch` with the NDCG@10 of towers on the events from number `start` on."""
+    if watch is None:
         return None
+    validation = Validation(table, content, start, seed)
     return lambda epoch, user, item: watch(epoch, validation(user, item))
 
 

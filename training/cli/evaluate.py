@@ -150,7 +150,7 @@ def _share(
 
 
 def _warn_of_interacted(figures: Figures, console: Console) -> None:
-    met = sum(one.met for one in figures.asked)
+    met = sum(one.interacted for one in figures.asked)
     if WARN_ONE_IN * met > len(figures.asked):
         said = f"{met:,} of {len(figures.asked):,} queries are for items that the person has met before, which no slate holds: "
         console.print(f"[yellow]{said}ask with --first", highlight=False)

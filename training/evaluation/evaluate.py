@@ -22,7 +22,7 @@ from models.pipeline.slot import ModelSlot
 from schemas.records import Interaction, Item
 from training.discount import discounts_at
 from training.evaluation.ranking_metrics import reciprocal_rank
-from training.replay.following import Following
+from training.replay.outcomes import Outcomes
 from training.replay.probe import Probed, Prober
 from training.replay.world import SimulatedWorker, Vectors
 
@@ -65,10 +65,10 @@ class QueryOutcome:
     probed: Probed
     without_history: bool
     "The person had liked nothing before."
-    unmet: bool
-    "Nobody had met the item before."
-    met: bool
-    "The person had met the item before: it is seen, and no slate holds it."
+    cold: bool
+    "Nobody had interacted with the item before."
+    interacted: bool
+    "The user had interacted with the item before: it is seen, and no slate holds it."
     top: tuple[str, ...]
     "The first K item ids of the slate."
     hits: NDArray[np.bool_]
@@ -119,7 +119,7 @@ class Figures:
             **self._of_candidates(),
             "queries": len(ranks),
             "queries_without_history": self.without_history,
-            "queries_on_met_items": sum(asked.met for asked in self.asked),
+            "queries_on_met_items": sum(asked.interacted for asked in self.asked),
             "stages": {name: round(count / n, 4) for name, count in sorted(self.stages.items())},
             "sources": {name: round(count / n, 4) for name, count in sorted(self.sources.items())},
         }
@@ -152,7 +152,7 @@ def asked_of(
     """
     cut = int(len(events) * share)
     if first:
-        asked = [n for n in Following(events, positive, ("positive",)).liked() if n >= cut]
+        asked = [n for n in Outcomes(events, positive, ("positive",)).liked() if n >= cut]
     else:
         asked = [n for n in range(cut, len(events)) if positive(events[n].action, events[n].value)]
     return asked if most is None else spread(asked, most)
@@ -188,7 +188,7 @@ def evaluate(
     work = len(events) + ASKING * len(queries)
     model = world.slot.current
     heads, windows = (("positive",), {}) if model is None else (model.heads, model.windows_ms)
-    following = Following(events, positive, heads, windows)
+    outcomes = Outcomes(events, positive, heads, windows)
     figures.heads = () if model is None else heads
     liked: set[str] = set()
     for start in range(0, cut, CHUNK):
@@ -206,10 +206,10 @@ def evaluate(
         if n in queries:
             world.know(world.record(event.user_id))
             probed = prober.probe(event.user_id, world.record(event.user_id), event.item_id)
-            ahead = following.of(event.user_id, n, event.event_time)
+            ahead = outcomes.of(event.user_id, n, event.event_time)
             figures.note(
                 _asked(
-                    world, event, probed, ahead, len(heads), event.user_id not in liked, not following.begins(event.user_id, n)
+                    world, event, probed, ahead, len(heads), event.user_id not in liked, not outcomes.begins(event.user_id, n)
                 )
             )
         if not plan.apart:
@@ -227,7 +227,7 @@ def _asked(
     following: dict[str, NDArray[np.bool_]],
     heads: int,
     without_history: bool,
-    met: bool,
+    interacted: bool,
 ) -> QueryOutcome:
     rows = world.items.rows_of(list(following))
     came = np.zeros((len(world.items), heads), np.bool_)
@@ -240,8 +240,8 @@ def _asked(
         event.item_id,
         probed,
         without_history,
-        unmet=row < 0 or not int(world.items.events[row].sum()),
-        met=met,
+        cold=row < 0 or not int(world.items.events[row].sum()),
+        interacted=interacted,
         top=tuple(world.items.ids[row] for row in probed.slate[:K].tolist()),
         hits=came[probed.slate[:WINDOW_DEPTH], 0],
         relevant=sum(bool(labels[0]) for labels in following.values()),

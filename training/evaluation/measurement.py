@@ -258,8 +258,8 @@ def _segments(figures: Figures, items: NDArray[np.int64], catalogue: Catalogue) 
     popular = np.zeros(len(items), np.bool_)
     met[there], popular[there] = events[items[there]] > 0, head[items[there]]
     nothing = np.asarray([one.without_history for one in figures.asked], np.bool_)
-    unmet = np.asarray([one.unmet for one in figures.asked], np.bool_)
-    parts = (np.ones(len(items), np.bool_), nothing, ~nothing, ~met, unmet, popular, met & ~popular)
+    cold = np.asarray([one.cold for one in figures.asked], np.bool_)
+    parts = (np.ones(len(items), np.bool_), nothing, ~nothing, ~met, cold, popular, met & ~popular)
     bits = np.zeros(len(items), np.int64)
     for n, part in enumerate(parts):
         bits |= part.astype(np.int64) << n

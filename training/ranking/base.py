@@ -27,14 +27,14 @@ class Ranker(nn.Module):
         self.scale = nn.Parameter(torch.ones(features), requires_grad=False)
         self._heads = heads
 
-    def _calibrated(self) -> None:
+    def _add_output_parameters(self) -> None:
         """Add what comes after the logits, last: slope and offset per head, and what training alone knows."""
         ones, zeros = torch.ones(self._heads), torch.zeros(self._heads)
         self.platt = nn.Parameter(torch.stack([ones, zeros]), requires_grad=False)
         # per head: log odds that training begins with, so that no weight need learn how rare an action is (Lin et al. 2017)
         self.prior = nn.Parameter(torch.zeros(self._heads))
-        # per head: how much likelier an action is where an item was shown; what the logits say is without it
-        self.apart = nn.Parameter(torch.zeros(self._heads))
+        # per head: log odds that exposure adds to an action; the logits leave it out
+        self.exposure_bias = nn.Parameter(torch.zeros(self._heads))
 
     def fit(self, seen: NDArray[np.float32]) -> None:
         """Learn how features are spread, before training: `(n, f)`, the valid candidates of all training queries.
@@ -48,11 +48,11 @@ class Ranker(nn.Module):
 
     def set_prior(self, seen: Examples) -> None:
         """Begin with how often each head's action follows, and how much more often in slates than elsewhere, as log odds."""
-        kinds = [seen.take(np.flatnonzero(seen.shown == kind)) for kind in (False, True)]
+        kinds = [seen.take(np.flatnonzero(seen.exposed == kind)) for kind in (False, True)]
         odds = [_log_odds(part) for part in kinds if len(part)]
         with torch.no_grad():
             self.prior.copy_(torch.from_numpy(odds[0]))
-            self.apart.copy_(torch.from_numpy(odds[-1] - odds[0]))
+            self.exposure_bias.copy_(torch.from_numpy(odds[-1] - odds[0]))
 
     def standard(self, features: Tensor) -> Tensor:
         """Features of mean 0 and deviation 1, clipped."""
@@ -84,5 +84,5 @@ def run(model: Ranker, part: Examples) -> tuple[Tensor, tuple[Tensor, ...]]:
     tensors = _tensors(part, model.mean.device)
     features = tensors[0]
     logits = model.logits(features.flatten(0, 1))
-    shown = tensors[-1][:, None, None].to(logits.dtype)
-    return logits.reshape(*features.shape[:2], -1) + model.prior + shown * model.apart, tensors
+    exposed = tensors[-1][:, None, None].to(logits.dtype)
+    return logits.reshape(*features.shape[:2], -1) + model.prior + exposed * model.exposure_bias, tensors

@@ -51,7 +51,7 @@ class DeepFM(Ranker):
         nn.init.normal_(self.table.weight, std=0.05)
         nn.init.zeros_(self.steps.weight)
         nn.init.ones_(self.pairs.weight)
-        self._calibrated()
+        self._add_output_parameters()
 
     first: Tensor
     "Number of each feature's first interval: `(features,)`."

@@ -24,8 +24,8 @@ class Examples:
     "`(q, c)`."
     correction: NDArray[np.float32]
     "Logarithm of how many candidates one stands for: `(q, c)`."
-    shown: NDArray[np.bool_]
-    "Whether the query is a slate: its labels say what followed once an item was shown, others what followed of itself. `(q,)`."
+    exposed: NDArray[np.bool_]
+    "True for slates, whose labels are responses to exposure; False for replayed organic interactions. `(q,)`."
 
     def __len__(self) -> int:
         return len(self.features)

@@ -26,7 +26,7 @@ class MMoE(Ranker):
         self.gates = nn.ModuleList(nn.Linear(features, settings.experts) for _ in range(heads))
         self.towers = nn.ModuleList(nn.Sequential(nn.Linear(width // 2, 16), nn.GELU(), nn.Linear(16, 1)) for _ in range(heads))
         self.linear = nn.Linear(features, heads)
-        self._calibrated()
+        self._add_output_parameters()
 
     def logits(self, features: Tensor) -> Tensor:
         """Uncalibrated logits."""

@@ -37,7 +37,7 @@ class _Gathered:
     def __init__(self, heads: int) -> None:
         self.heads = heads
         self.rows: list[dict[str, NDArray[np.float32]]] = []
-        self.shown: list[bool] = []
+        self.exposed: list[bool] = []
         self.told: list[bool] = []
         self.light: list[NDArray[np.float32]] = []
 
@@ -48,7 +48,7 @@ class _Gathered:
         labels, correction = slate.labels[known], np.log(slate.weight[known])
         row = {"features": features, "labels": labels, "gains": labels[:, 0], "correction": correction}
         self.rows.append(row)
-        self.shown.append(True)
+        self.exposed.append(True)
         self.told.append(slate.features is None)
         return True
 
@@ -60,7 +60,7 @@ class _Gathered:
             np.zeros((q, KEPT), np.float32),
             np.zeros((q, KEPT), np.bool_),
             np.zeros((q, KEPT), np.float32),
-            np.asarray(self.shown, np.bool_),
+            np.asarray(self.exposed, np.bool_),
         )
         for n, row in enumerate(self.rows):
             c = len(row["gains"])
@@ -201,7 +201,7 @@ def _gather(
             "correction": correction,
         }
     )
-    gathered.shown.append(False)
+    gathered.exposed.append(False)
     gathered.told.append(False)
     target = items.row_of(ahead[0][0])
     place = np.flatnonzero(merged.item_row == target)

@@ -1,7 +1,8 @@
 """Training of the towers: one process, or several under `torchrun`; from the start, or from a checkpoint.
 
 Loss: softmax over the whole catalogue; above FULL_SOFTMAX items over a part of it, whose bias is taken back (`drawn_pool`).
-Before its first meeting an item counts as little as `TowerSettings.unmet` says: that it was not chosen says little then.
+At events before its first interaction an item is a cold negative, which weighs only `TowerSettings.unmet`: that it was not
+chosen says little then.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ from training.retrieval.weights import Start
 __all__ = [
     "NEVER",
     "Watch",
+    "cold_logsumexp",
+    "discount_cold_negatives",
     "drawn_pool",
     "event_columns",
     "first_meetings",
-    "less_before",
-    "log_sums_before",
     "train_towers",
     "with_passes",
 ]
@@ -166,27 +167,29 @@ class _Towers(nn.Module):
         nobody = torch.cat([user.start, torch.ones(1, device=step.pool.device)]) @ vectors.T
         if step.log_chance is not None:
             logits, nobody = logits - step.log_chance, nobody - step.log_chance
-        logits = less_before(logits, step.first_ms, step.times_ms, settings.unmet)
+        logits = discount_cold_negatives(logits, step.first_ms, step.times_ms, settings.unmet)
         loss = F.cross_entropy(logits, step.targets, reduction="none", label_smoothing=0.0)
-        sums = log_sums_before(nobody, step.first_ms, step.times_ms, settings.unmet)
+        sums = cold_logsumexp(nobody, step.first_ms, step.times_ms, settings.unmet)
         general = sums - nobody.index_select(0, step.targets)
         total: Tensor = ((loss + 0.1 * general) * step.weights).sum()
         return total
 
 
-def less_before(logits: Tensor, first_ms: Tensor, times_ms: Tensor, unmet: float) -> Tensor:
-    """Logits `(t, p)`, changed in place: an item first met, `(p,)`, after the target was, `(t,)`, counts `unmet` (0 to 1)."""
+def discount_cold_negatives(logits: Tensor, first_ms: Tensor, times_ms: Tensor, weight: float) -> Tensor:
+    """Logits `(t, p)`, changed in place: an item whose first interaction, `(p,)`, is later than the target's event, `(t,)`,
+    counts `weight` (0 to 1) as a negative.
+    """
     before = first_ms > times_ms[:, None]
-    return logits.add_(before, alpha=math.log(unmet)) if unmet else logits.masked_fill_(before, -torch.inf)
+    return logits.add_(before, alpha=math.log(weight)) if weight else logits.masked_fill_(before, -torch.inf)
 
 
-def log_sums_before(logits: Tensor, first_ms: Tensor, times_ms: Tensor, unmet: float) -> Tensor:
-    """Per target `(t,)`: logarithm of the sum of exponentials of `logits` `(p,)`, where items count as in `less_before`."""
+def cold_logsumexp(logits: Tensor, first_ms: Tensor, times_ms: Tensor, weight: float) -> Tensor:
+    """Per target `(t,)`: log-sum-exp of `logits` `(p,)`, where items count as in `discount_cold_negatives`."""
     order = torch.argsort(first_ms, stable=True)
     largest = logits.max().detach()
     sums = torch.cumsum(torch.exp(logits.index_select(0, order) - largest), 0)
     met = torch.searchsorted(first_ms[order], times_ms, right=True)
-    counted = sums.index_select(0, met - 1) * (1 - unmet) + sums[-1] * unmet
+    counted = sums.index_select(0, met - 1) * (1 - weight) + sums[-1] * weight
     return torch.log(counted.clamp(min=1e-30)) + largest
 
 

@@ -32,7 +32,7 @@ class Validation:
         self._content = content
         self._targets = table.item[queries]
         self._items = table.item
-        self._unmet = (first_meetings(table.until(start), len(content.hashed)) == NEVER).astype(np.float32)
+        self._cold = (first_meetings(table.until(start), len(content.hashed)) == NEVER).astype(np.float32)
         self._inputs = event_columns(table)
         self._rows = np.full((len(queries), LENGTH), -1, np.int64)
         self._met: list[NDArray[np.int64]] = []
@@ -54,8 +54,8 @@ class Validation:
         gains = []
         with torch.inference_mode():
             contents = (part.to(device) for part in self._content.tensors())
-            unmet = torch.from_numpy(self._unmet).to(device)  # such an item has a vector from its content, as in a release
-            vectors = item.known(torch.arange(n_items, device=device), unmet, *contents)
+            cold = torch.from_numpy(self._cold).to(device)  # such an item has a vector from its content, as in a release
+            vectors = item.known(torch.arange(n_items, device=device), cold, *contents)
             for begin in range(0, len(self), BATCH):
                 span = slice(begin, begin + BATCH)
                 scores = self._people(user, vectors, self._rows[span]) @ vectors.T

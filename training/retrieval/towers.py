@@ -178,9 +178,9 @@ class UserTower(nn.Module):
         return known * last + (1 - known) * nobody
 
 
-def item_vectors(tower: ItemTower, content: Content, unmet: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Vectors of the catalogue, float32 `(n, d + 1)`; of content alone where `unmet`, bool `(n,)`: nothing taught those ids."""
-    hidden = torch.from_numpy(unmet.astype(np.float32))
+def item_vectors(tower: ItemTower, content: Content, cold: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Vectors of the catalogue, float32 `(n, d + 1)`; of content alone where `cold`, bool `(n,)`: nothing taught those ids."""
+    hidden = torch.from_numpy(cold.astype(np.float32))
     with torch.inference_mode():
-        found: NDArray[np.float32] = tower.known(torch.arange(len(unmet)), hidden, *content.tensors()).numpy()
+        found: NDArray[np.float32] = tower.known(torch.arange(len(cold)), hidden, *content.tensors()).numpy()
     return found

@@ -82,11 +82,11 @@ def test_that_shown_items_are_taken_more_often_says_nothing_of_the_others(kind: 
     torch.set_num_threads(1)
     rng = np.random.default_rng(3)
     examples, fresh = drawn(800, 4), drawn(200, 5)
-    examples.shown = rng.random(800) < 0.5
+    examples.exposed = rng.random(800) < 0.5
     for part in (examples, fresh):
         part.features[..., 4] = rng.normal(size=part.features.shape[:2])
-    examples.features[examples.shown, :, 4] += 3
-    chance = 1 / (1 + np.exp(-(examples.features[..., 4] * -1.0 + np.where(examples.shown, 6.0, -1.0)[:, None])))
+    examples.features[examples.exposed, :, 4] += 3
+    chance = 1 / (1 + np.exp(-(examples.features[..., 4] * -1.0 + np.where(examples.exposed, 6.0, -1.0)[:, None])))
     examples.labels[..., 1] = rng.random(chance.shape) < chance
     wanted = rng.random(fresh.labels.shape[:2]) < 1 / (1 + np.exp(fresh.features[..., 4] + 1))
     heads = told(train_ranker(examples, replace(SETTINGS, kind=kind, width=16)), fresh)

@@ -21,7 +21,7 @@ from schemas.records import Interaction, Item
 from training.data.table import ATTRIBUTION_MS, EventTable, heads_of, vocabulary_of
 from training.evaluation.evaluate import Figures, asked_of, evaluate
 from training.evaluation.measurement import MEASURES, SEGMENTS, Catalogue, Measurement
-from training.replay.following import Following
+from training.replay.outcomes import Outcomes
 from training.replay.probe import Prober
 from training.replay.world import SimulatedWorker
 
@@ -82,14 +82,14 @@ def test_what_follows_is_what_training_labels(drawn: list[tuple[int, int, int, s
     vocabulary = vocabulary_of(events, POSITIVE)
     heads = heads_of(events, vocabulary, POSITIVE)
     table = EventTable.of(events, [Item(f"i{n}") for n in range(5)], vocabulary, heads)
-    following = Following(events, LIKED, [name for name, _ in heads])
+    outcomes = Outcomes(events, LIKED, [name for name, _ in heads])
     for n, event in enumerate(events):
         ahead = [
             m
             for m in range(n, len(events))
             if table.user[m] == table.user[n] and table.first[m] and events[m].event_time - event.event_time <= ATTRIBUTION_MS
         ]
-        got = following.of(event.user_id, n, event.event_time)
+        got = outcomes.of(event.user_id, n, event.event_time)
         assert {item: came.tolist() for item, came in got.items()} == {
             events[m].item_id: (table.labels[m] > 0).tolist() for m in ahead
         }

@@ -33,7 +33,7 @@ from training.ranking.kinds import make_ranker
 from training.recipe import LearnSettings, RankerSettings
 from training.release.gate import judge
 from training.release.parity import Parity
-from training.replay.following import Following
+from training.replay.outcomes import Outcomes
 from training.replay.probe import Probed
 from training.retrieval.next_item import _gain
 
@@ -74,7 +74,7 @@ def test_of_each_person_the_last_like_is_kept_and_nothing_after_it_is_trained_on
     for part in (train, kept):
         assert sorted(part, key=lambda e: int(e.event_id[1:])) == list(part), "each in the order of time"
     assert int(len(events) * held.share) == held.trained
-    liked = {events[n].event_id for n in Following(events, LIKED, ("positive",)).liked()}
+    liked = {events[n].event_id for n in Outcomes(events, LIKED, ("positive",)).liked()}
     asked = Counter(e.user_id for e in kept if e.event_id in liked)
     assert (held.queries, held.people) == (asked.total(), len(asked))
     assert set(asked) == {e.user_id for e in kept} == set(held.kept_from_ms), "who is not asked loses nothing"
