@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from models.features.compute import FEATURES
 from models.items.store import ItemStore
 from models.pipeline.clock import after_all
 from models.pipeline.pipeline import CandidatePipeline
@@ -125,8 +126,6 @@ def replay(
             slates += _gather_shown(gathered, tap, slate, world.items)
         if progress is not None:
             progress(done, len(todo))
-    from models.features.compute import FEATURES
-
     examples = gathered.examples(len(FEATURES))
     light = np.stack(gathered.light) if gathered.light else np.zeros((0, LIGHT_KEPT, 0), np.float32)
     told = np.asarray(gathered.told, np.bool_)
