@@ -28,7 +28,7 @@ from streams.embedded.process import wait_until
 from streams.embedded.redis import EmbeddedRedis
 
 if TYPE_CHECKING:
-    from training.learn import Learned
+    from training.release.learned import Learned
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # how long an example takes says something about the machine, not about the law

@@ -8,8 +8,10 @@ from contextlib import AbstractContextManager, nullcontext
 import click
 
 from schemas.errors import RiffleError
+from training.cli.evaluate import evaluate_command
 from training.cli.examples import examples_command
-from training.cli.learning import evaluate_command, report_command, train_command
+from training.cli.report import report_command
+from training.cli.train import train_command
 from training.cli.tune import tune_command
 from training.environment import Launch
 from training.loop.alone import NotFirst

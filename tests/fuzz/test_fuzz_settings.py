@@ -146,7 +146,7 @@ def commands() -> Iterator[tuple[str, click.Command]]:
         else:
             yield name, command
 
-    run_by_others = {"training": ("training.cli.learning", "train_command", "")}
+    run_by_others = {"training": ("training.cli.train", "train_command", "")}
     for name, (module, attribute, _) in {**COMMANDS, **run_by_others}.items():
         yield from below(name, getattr(importlib.import_module(module), attribute))
 

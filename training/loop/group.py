@@ -86,6 +86,15 @@ class Group:
         """Until every process is here."""
         self.total(0.0)
 
+    @contextmanager
+    def first_then_others(self) -> Iterator[None]:
+        """Run the block in the first process, then in the others, which find what it left, as in a cache."""
+        if not self.first:
+            self.wait()
+        yield
+        if self.first:
+            self.wait()
+
     def share(self, parameters: Sequence[nn.Parameter]) -> None:
         """Give every process the first one's weights."""
         if self.size > 1:

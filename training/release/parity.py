@@ -24,7 +24,8 @@ from models.pipeline.slot import ModelSlot
 from models.release.release import Release
 from models.release.serving import ServingModel, session_of
 from schemas.records import Request, Slate
-from training.evaluation.evaluate import K, World
+from training.evaluation.evaluate import K
+from training.replay.world import SimulatedWorker
 
 __all__ = ["Frozen", "Modules", "Parity", "TorchModel", "in_parity"]
 
@@ -146,7 +147,7 @@ _Answers = tuple[_Answer, _Answer]
 class _Side:
     """One of the two, behind a pipeline of its own."""
 
-    def __init__(self, world: World, model: ServingModel) -> None:
+    def __init__(self, world: SimulatedWorker, model: ServingModel) -> None:
         slot = ModelSlot()
         slot.swap(model)
         self._world = world
@@ -162,7 +163,9 @@ class _Side:
         return slate, {row: score for last in pairs for row, score in last}
 
 
-def in_parity(world: World, release: Release, modules: Modules, people: Sequence[str], requests: int, seed: int = 0) -> Parity:
+def in_parity(
+    world: SimulatedWorker, release: Release, modules: Modules, people: Sequence[str], requests: int, seed: int = 0
+) -> Parity:
     """Ask both the same `requests` of `people` (drawn in turn), as the world stands.
 
     With fewer people than requests, each further request of a person excludes other items. Where scores tie for the last

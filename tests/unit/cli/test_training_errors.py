@@ -17,12 +17,13 @@ import training
 from agents.cli import release
 from schemas.settings import Settings
 from training.data.amounts import FEWEST_EVENTS
-from training.release.gate import STANDARD
+from training.evaluation.bounds import STANDARD
 
 PROGRAM = """
 import json, sys
 from click.testing import CliRunner
-from training.cli.learning import evaluate_command, train_command
+from training.cli.evaluate import evaluate_command
+from training.cli.train import train_command
 from training.cli.tune import tune_command
 commands = {"train": train_command, "evaluate": evaluate_command, "tune": tune_command}
 for name, *options in json.loads(sys.argv[1]):
@@ -109,7 +110,7 @@ def test_a_wrong_setting_is_named_with_its_file(tmp_path: Path, content: str, wa
 
 
 def test_help_names_the_least_that_is_needed() -> None:
-    from training.cli.learning import train_command
+    from training.cli.train import train_command
 
     amounts = (
         f"{FEWEST_EVENTS} events",

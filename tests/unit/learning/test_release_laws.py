@@ -16,7 +16,7 @@ from models.pipeline.slot import ModelSlot
 from models.release.release import FILES, Manifest, Release, list_releases, write_release
 from models.release.serving import ServingModel
 from schemas.errors import ReleaseRejected
-from training.learn import Learned
+from training.release.learned import Learned
 
 
 def reseal(folder: Path, **changes: Any) -> Path:

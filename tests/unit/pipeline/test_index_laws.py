@@ -16,7 +16,7 @@ from models.release.nearest import IndexSettings, VectorIndex, exact_top
 from models.release.serving import ServingModel
 from schemas.errors import ConfigError
 from schemas.records import Item
-from training.learn import Learned
+from training.release.learned import Learned
 
 few = settings(max_examples=60, deadline=None)
 N, D = 60_000, 33

@@ -21,7 +21,7 @@ from schemas.errors import BadItem
 from schemas.records import Interaction, Item, Request
 
 if TYPE_CHECKING:
-    from training.learn import Learned
+    from training.release.learned import Learned
 
 N = 25
 ITEMS = [f"i{n}" for n in range(N)]

@@ -29,7 +29,7 @@ from models.state.rows import hash64
 from schemas.records import Interaction, Item, Request, Slate, SlateItem
 
 if TYPE_CHECKING:
-    from training.learn import Learned
+    from training.release.learned import Learned
 
 N = 60
 

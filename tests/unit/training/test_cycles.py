@@ -15,8 +15,11 @@ from models.items.store import ItemStore
 from models.pipeline.batch import Queries
 from models.release.release import DAY_MS
 from schemas.records import Request
+from training.ranking.base import Ranker
 from training.ranking.cycles import without_short_cycles
-from training.ranking.ranker import KINDS, Examples, Ranker, RankerSettings, train_ranker
+from training.ranking.examples import Examples
+from training.ranking.fit import train_ranker
+from training.recipe import KINDS, RankerSettings
 
 MONDAY_8 = 1_699_862_400_000
 "Epoch ms of a Monday, 08:00 UTC."
