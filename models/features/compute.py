@@ -6,18 +6,15 @@ Everything follows from event time and from what the batch already holds; wall c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.features.context import CONTEXT, context_of, hour_nearness
 from models.items.store import ItemStore
-from models.pipeline.batch import Candidates, Queries
+from models.pipeline.batch import Candidates, Model, Queries
 from models.state.rows import AFFINITY_HALF_LIFE_MS, UserRecord
-
-if TYPE_CHECKING:
-    from models.release.serving import ServingModel
+from models.units import DAY_MS
 
 __all__ = ["FEATURES", "SOURCES", "SPEC", "compute"]
 
@@ -26,7 +23,6 @@ SPEC = "f7"
 SOURCES = ("covisitation", "ease", "learned", "content", "popular", "fresh")
 ACTIONS = 4
 LAST = 5
-DAY_MS = 86_400_000.0
 
 USER = ("user_events", "user_history", "user_value", "user_liked_share", "user_idle", "user_session", "user_span")
 ITEM = (
@@ -72,11 +68,11 @@ OF_CROSS = slice(OF_ITEM.stop, OF_ITEM.stop + len(CROSS))
 
 
 def compute(
-    queries: Queries, candidates: Candidates, items: ItemStore, sources: Sequence[str], model: ServingModel
+    queries: Queries, candidates: Candidates, items: ItemStore, sources: Sequence[str], model: Model
 ) -> NDArray[np.float32]:
     """Features of every candidate: float32 `(n, len(FEATURES))`, all finite. `sources` names the columns of source scores."""
     out = np.zeros((len(candidates), len(FEATURES)), np.float32)
-    out[:, OF_CONTEXT] = context_of(queries, items.stream_time_ms)[candidates.query_row]
+    out[:, OF_CONTEXT] = context_of(queries.requests, items.stream_time_ms)[candidates.query_row]
     _item(out[:, OF_ITEM], candidates.item_row, items, model)
     spans = candidates.spans(len(queries))
     profiles = _profiles(queries, items, model)
@@ -101,7 +97,7 @@ def compute(
     return out
 
 
-def _user(user: UserRecord, liked: NDArray[np.bool_] | None, items: ItemStore, model: ServingModel) -> tuple[float, ...]:
+def _user(user: UserRecord, liked: NDArray[np.bool_] | None, items: ItemStore, model: Model) -> tuple[float, ...]:
     values = user.history["value"]
     valued = ~np.isnan(values)
     mean = float(model.vocabulary.standard(values[valued]).mean()) if valued.any() else 0.0
@@ -116,7 +112,7 @@ def _user(user: UserRecord, liked: NDArray[np.bool_] | None, items: ItemStore, m
     )
 
 
-def _item(out: NDArray[np.float32], rows: NDArray[np.int32], items: ItemStore, model: ServingModel) -> None:
+def _item(out: NDArray[np.float32], rows: NDArray[np.int32], items: ItemStore, model: Model) -> None:
     popularity = items.popularity_now(rows)
     events = items.events[rows].sum(axis=1)
     counted = items.value_count[rows].sum(axis=1)
@@ -141,7 +137,7 @@ def _item(out: NDArray[np.float32], rows: NDArray[np.int32], items: ItemStore, m
             out[:, 10 + n] = items.actions[rows, :, slot].sum(axis=1) / (events + 5.0)
 
 
-def _profiles(queries: Queries, items: ItemStore, model: ServingModel) -> list[tuple[NDArray[np.float32], ...]]:
+def _profiles(queries: Queries, items: ItemStore, model: Model) -> list[tuple[NDArray[np.float32], ...]]:
     """Per query, of the newest items, liked ones if there are any: mean of their words and of their content, and the last's."""
     found: list[tuple[NDArray[np.float32], ...]] = []
     for q in range(len(queries)):
@@ -182,7 +178,7 @@ def _cross(
     rows: NDArray[np.int32],
     queries: Queries,
     items: ItemStore,
-    model: ServingModel,
+    model: Model,
     profiles: list[tuple[NDArray[np.float32], ...]],
 ) -> None:
     covisit, ease = queries.signals.get("covisitation"), queries.signals.get("ease")
@@ -223,7 +219,7 @@ def _categories(
     liked: NDArray[np.bool_] | None,
     rows: NDArray[np.int32],
     items: ItemStore,
-    model: ServingModel,
+    model: Model,
 ) -> NDArray[np.float32]:
     """Of the candidates' categories: decayed affinity, its share, usual value, liked share, and how much larger their share of
     the person's events is at this time of day than at any. `(n, 5)`.

@@ -7,13 +7,13 @@ in UTC: a person's own time of day is known only where the request's context say
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.pipeline.batch import Queries
-from models.release.release import DAY_MS
 from models.state.rows import hash64
+from models.units import DAY_MS
 from schemas.records import Request
 
 __all__ = ["BUCKETS", "CONTEXT", "context_of", "hour_nearness"]
@@ -26,12 +26,12 @@ CONTEXT = (*MOMENT, *ASKED, *(f"context{n}" for n in range(BUCKETS)))
 "Names, in the order of the columns."
 
 
-def context_of(queries: Queries, now_ms: int) -> NDArray[np.float32]:
-    """Features of every query at stream time `now_ms`: float32 `(q, len(CONTEXT))`. The moment is 0 before the first event."""
-    out = np.zeros((len(queries), len(CONTEXT)), np.float32)
+def context_of(requests: Sequence[Request], now_ms: int) -> NDArray[np.float32]:
+    """Features of requests at stream time `now_ms`: float32 `(q, len(CONTEXT))`. The moment is 0 before the first event."""
+    out = np.zeros((len(requests), len(CONTEXT)), np.float32)
     if now_ms > 0:
         out[:, : len(MOMENT)] = _moment(now_ms)
-    for row, request in zip(out[:, len(MOMENT) :], queries.requests, strict=True):
+    for row, request in zip(out[:, len(MOMENT) :], requests, strict=True):
         row[0], row[1] = bool(request.categories), request.candidates is not None
         if request.context:
             row[len(ASKED) :] = _said(request)

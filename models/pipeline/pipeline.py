@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from models.items.store import ItemStore
 from models.pipeline.batch import Candidates, Queries, Retrieved
 from models.pipeline.clock import Clock, wall_ms
+from models.pipeline.exact import exact_top
 from models.pipeline.filters import CategoryFilter, ExcludedFilter, SeenFilter, UnavailableFilter, UnpublishedFilter
 from models.pipeline.hydrators import CovisitationHydrator, ReleaseHydrator
 from models.pipeline.scoring import LightScorer, OnnxRanker
@@ -30,7 +31,6 @@ from models.pipeline.sources import (
 )
 from models.pipeline.stages import Filter, QueryHydrator, Scorer, Source
 from models.pipeline.ties import Ties
-from models.release.nearest import exact_top
 from models.state.rows import UserRecord
 from schemas.errors import BadItem
 from schemas.records import AsOf, Request, Slate, SlateItem

@@ -39,7 +39,7 @@ class LightScorer:
         """Light scores; a re-ranking request is scored by content and popularity of what it brings."""
         weights = self._weights
         if queries.model is not None:
-            learned = queries.model.release.manifest.light
+            learned = queries.model.light
             weights = np.asarray([learned.get(name, 0.0) for name in self._sources], np.float32)
         brought = np.nan_to_num(candidates.source_scores, nan=0.0, posinf=0.0, neginf=0.0)
         scores = np.zeros(len(candidates), np.float32)

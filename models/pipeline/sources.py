@@ -6,8 +6,8 @@ import numpy as np
 
 from models.items.store import ItemStore
 from models.pipeline.batch import RECENT, Queries, Retrieved
+from models.pipeline.exact import exact_top
 from models.pipeline.ties import Contenders, best
-from models.release.nearest import exact_top
 
 __all__ = ["RECENCY", "ContentSource", "FreshSource", "LearnedSource", "PopularSource", "RequestedSource", "SignalSource"]
 

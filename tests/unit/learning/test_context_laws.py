@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from models.features.compute import FEATURES
 from models.features.context import CONTEXT, context_of, hour_nearness
 from models.items.store import ItemStore
-from models.pipeline.batch import Queries
 from models.pipeline.pipeline import CandidatePipeline
 from models.pipeline.slot import ModelSlot
 from models.release.serving import ServingModel
@@ -38,7 +37,7 @@ SAYINGS = st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=6)
 
 
 def of(requests: Sequence[Request], now_ms: int) -> NDArray[np.float32]:
-    return context_of(Queries.hydrate(requests, [None] * len(requests), NOTHING), now_ms)
+    return context_of(requests, now_ms)
 
 
 def columns(*names: str) -> list[int]:
