@@ -20,7 +20,7 @@ MONDAY_8 = 1_699_862_400_000
 "Epoch ms of a Monday, 08:00 UTC."
 HOUR = 3_600_000
 SPAN = 2 * HOUR
-COLUMNS = [FEATURES.index(name) for name in CONTEXT]
+COLUMNS = [FEATURES.index(name) for name in CONTEXT.names]
 PRICE, SIMILAR = FEATURES.index("item_price"), FEATURES.index("similar")
 
 
