@@ -58,7 +58,8 @@ def compute(
 def _brought(candidates: Candidates, sources: Sequence[str]) -> NDArray[np.float32]:
     """Per retrieving source: 1 where it brought the candidate. A source that the pipeline lacks brought none."""
     out = np.zeros((len(candidates), len(RETRIEVING)), np.float32)
+    there, places = ~np.isnan(candidates.source_scores), {name: n for n, name in enumerate(sources)}
     for n, source in enumerate(RETRIEVING):
-        if source.name in sources:
-            out[:, n] = ~np.isnan(candidates.source_scores[:, list(sources).index(source.name)])
+        if source.name in places:
+            out[:, n] = there[:, places[source.name]]
     return out

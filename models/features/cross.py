@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.features.context import hour_nearness
-from models.features.spec import Group, Values
+from models.features.spec import Group, Values, once
 from models.items.store import ItemStore
 from models.pipeline.batch import Model, Queries
 from models.pipeline.sources import RETRIEVING
@@ -61,7 +60,7 @@ class Crossed:
         self.liked = queries.liked[query] if query < len(queries.liked) else None
         "Per event, newest first: whether the release counts it as liked."
 
-    @cached_property
+    @once
     def newest(self) -> NDArray[np.int32]:
         """Rows of the user's newest items, newest first: those they liked, if there are any."""
         rows, liked = self.queries.history_rows[self.query], self.liked
@@ -69,38 +68,38 @@ class Crossed:
         newest: NDArray[np.int32] = wanted[wanted >= 0][: self.queries.recent_rows.shape[1]]
         return newest
 
-    @cached_property
+    @once
     def covisit(self) -> NDArray[np.float32] | None:
         """The signal `covisitation` `(n,)`; None without it."""
         signal = self.queries.signals.get("covisitation")
         return None if signal is None else signal.at(self.query, self.rows)
 
-    @cached_property
+    @once
     def ease(self) -> NDArray[np.float32] | None:
         """The signal `ease` `(n,)`; None without it."""
         signal = self.queries.signals.get("ease")
         return None if signal is None else signal.at(self.query, self.rows)
 
-    @cached_property
+    @once
     def dots(self) -> NDArray[np.float32] | None:
         """Products of the towers' vectors `(n,)`; None without a user vector."""
         users = self.queries.user_vectors
         return None if users is None else self.model.vectors[self.rows] @ users[self.query]
 
-    @cached_property
+    @once
     def profile(self) -> Profile:
         """Content of the user's newest items."""
         content = self.model.content[self.newest]
         words = self.items.text[self.newest].sum(axis=0)
         return Profile(_unit(words), _unit(content.sum(axis=0)), content[:LAST])
 
-    @cached_property
+    @once
     def content(self) -> NDArray[np.float32]:
         """The candidates' content vectors `(n, c)`."""
         found: NDArray[np.float32] = self.model.content[self.rows]
         return found
 
-    @cached_property
+    @once
     def categories(self) -> ByCategory | None:
         """What the user's history says of the candidates' categories; None without history."""
         user = self.queries.users[self.query]
@@ -108,7 +107,7 @@ class Crossed:
             return None
         return _by_category(user, self.queries.history_rows[self.query], self.liked, self.rows, self.items, self.model)
 
-    @cached_property
+    @once
     def price_above(self) -> NDArray[np.float32] | None:
         """How far the price lies above what the user's newest items cost, as a logarithm; 0 where it is unknown."""
         usual = self.items.price[self.newest]
@@ -142,9 +141,10 @@ def covisit_last(of: Crossed) -> Values:
         return None
     near, weight = of.items.neighbour_rows[last], of.items.neighbour_weights[last]
     order = np.argsort(near, kind="stable")
-    place = np.minimum(np.searchsorted(near[order], of.rows), len(near) - 1)
+    near = near[order]
+    place = np.minimum(np.searchsorted(near, of.rows), len(near) - 1)
     total = max(float(of.items.neighbour_total[last]), 1e-9)
-    return np.where(near[order][place] == of.rows, weight[order][place] / total, 0)
+    return np.where(near[place] == of.rows, weight[order[place]] / total, 0)
 
 
 @CROSS.feature("ease")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features.spec import Group, Values
+from models.features.spec import Group, Values, once
 from models.items.store import ItemStore
 from models.pipeline.batch import Model
 from models.units import DAY_MS
@@ -24,24 +22,24 @@ class OfItems:
     def __init__(self, rows: NDArray[np.int32], items: ItemStore, model: Model) -> None:
         self.rows, self.items, self.model = rows, items, model
 
-    @cached_property
+    @once
     def popularity(self) -> NDArray[np.float32]:
         """Decayed number of events `(n,)`."""
         return self.items.popularity_now(self.rows)
 
-    @cached_property
+    @once
     def events(self) -> NDArray[np.int64]:
         """Number of events `(n,)`."""
         found: NDArray[np.int64] = self.items.events[self.rows].sum(axis=1)
         return found
 
-    @cached_property
+    @once
     def valued(self) -> NDArray[np.int64]:
         """Number of events with a value `(n,)`."""
         found: NDArray[np.int64] = self.items.value_count[self.rows].sum(axis=1)
         return found
 
-    @cached_property
+    @once
     def price(self) -> NDArray[np.float32]:
         """Price, NaN where it is unknown `(n,)`."""
         found: NDArray[np.float32] = self.items.price[self.rows]

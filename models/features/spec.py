@@ -12,9 +12,10 @@ from typing import Any, Generic, TypeVar
 
 from numpy.typing import NDArray
 
-__all__ = ["KNOWN", "Feature", "Group", "Values", "layout", "specification"]
+__all__ = ["KNOWN", "Feature", "Group", "Values", "layout", "once", "specification"]
 
 View = TypeVar("View")
+T = TypeVar("T")
 Values = float | NDArray[Any] | None
 "One number for all rows, a column `(n,)`, a block `(n, names)`; None leaves zeros."
 
@@ -59,6 +60,21 @@ class Group(Generic[View]):
             values = compute(view)
             if values is not None:
                 out[:, place] = values
+
+
+class once(Generic[T]):  # noqa: N801 - used as a decorator
+    """A property of a view that is computed when it is first read: `functools.cached_property` without Python 3.11's lock."""
+
+    def __init__(self, compute: Callable[[Any], T]) -> None:
+        self._compute = compute
+        self.__doc__ = compute.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, view: Any, owner: type | None = None) -> T:
+        value = view.__dict__[self._name] = self._compute(view)
+        return value
 
 
 def layout(groups: Iterable[Group[Any]]) -> tuple[tuple[Feature, ...], tuple[slice, ...]]:
