@@ -280,9 +280,8 @@ class Service:
             self.metrics.gauge(f"pipeline_{kind}", n, name=name)
         self.metrics.gauge("items", len(self._items))
         model = self._pipeline.slot.current
-        self.metrics.gauge("release_trained_until_ms", model.release.manifest.trained_until_ms if model else 0)
-        index = model.index if model else None
-        self.metrics.gauge("index_recall", index.recall if index else 1.0)
+        self.metrics.gauge("release_trained_until_ms", model.trained_until_ms if model else 0)
+        self.metrics.gauge("index_recall", model.index_recall if model else 1.0)
         for number, partition in self._partitions.items():
             self.metrics.gauge("applied_offset", partition.state.applied, partition=str(number))
             self.metrics.gauge("durable_offset", partition.state.durable, partition=str(number))

@@ -11,7 +11,9 @@ from models.pipeline.batch import RECENT
 from models.pipeline.slot import ModelSlot
 from models.state.kernels.user_rows import UNIT
 from models.state.rows import UserRecord
-from models.tables.tables import CovisitSums, NeighbourTable, StatisticsTable, UserTable, meetings
+from models.tables.neighbours import CovisitSums, NeighbourTable
+from models.tables.statistics import StatisticsTable
+from models.tables.users import UserTable, meetings
 from schemas.columns import EventColumns
 from schemas.records import Interaction, Item
 

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from models.features.compute import FEATURES
 from models.features.context import CONTEXT, context_of, hour_nearness
 from models.items.store import ItemStore
-from models.pipeline.batch import Queries
 from models.pipeline.pipeline import CandidatePipeline
 from models.pipeline.slot import ModelSlot
 from models.release.serving import ServingModel
@@ -33,18 +32,18 @@ from training.replay.world import SimulatedWorker
 
 HOUR, DAY, WEEK = 3_600_000, 86_400_000, 604_800_000
 MOMENT = ("day_sin", "day_cos", "week_sin", "week_cos")
-SAID = tuple(name for name in CONTEXT if name.startswith("context"))
+SAID = tuple(name for name in CONTEXT.names if name.startswith("context"))
 NOTHING = ItemStore(1)
 TIMES = st.integers(1, 2**45)
 SAYINGS = st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=6)
 
 
 def of(requests: Sequence[Request], now_ms: int) -> NDArray[np.float32]:
-    return context_of(Queries.hydrate(requests, [None] * len(requests), NOTHING), now_ms)
+    return context_of(requests, now_ms)
 
 
 def columns(*names: str) -> list[int]:
-    return [CONTEXT.index(name) for name in names]
+    return [CONTEXT.names.index(name) for name in names]
 
 
 @given(TIMES, st.integers(0, 500))
@@ -230,6 +229,6 @@ def first_liked(examples: Examples, kind: str) -> float:
 def test_a_ranker_learns_what_is_liked_in_which_context(learned: Learned, said: bool, kind: str) -> None:
     examples = shown(learned, said)
     blind = replace(examples, features=examples.features.copy())
-    blind.features[..., [FEATURES.index(name) for name in (*CONTEXT, "category_hour")]] = 0
+    blind.features[..., [FEATURES.index(name) for name in (*CONTEXT.names, "category_hour")]] = 0
     seeing, unseeing = first_liked(examples, kind), first_liked(blind, kind)
     assert seeing > unseeing + 0.2

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.release.release import DAY_MS, Head, Manifest
+from models.release.release import Head, Manifest
 from models.rules import PositiveRule
+from models.units import DAY_MS
 from schemas.errors import ConfigError
 from schemas.records import Interaction, Item
 from training.data.table import EventTable, heads_of, vocabulary_of, windows_of

@@ -22,7 +22,7 @@ from models.pipeline.pipeline import CandidatePipeline
 from models.pipeline.slot import ModelSlot
 from models.release.release import Release
 from models.release.serving import SYNC_AT_ONCE, ServingModel
-from models.tables.tables import UserTable
+from models.tables.users import UserTable
 from schemas.codec import decode, encode
 from schemas.columns import EventColumns
 from schemas.errors import BadEvent, ReleaseRejected

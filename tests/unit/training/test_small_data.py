@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from small_shop import POSITIVE, shop
 
 from models.pipeline.slot import ModelSlot
-from models.release.release import DAY_MS
 from models.rules import SHOWN, PositiveRule
+from models.units import DAY_MS
 from schemas.errors import BadDataset
 from schemas.records import Interaction
 from training.data.amounts import FEWEST_EVENTS, demand_enough, demand_trainable
