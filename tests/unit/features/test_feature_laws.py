@@ -31,7 +31,7 @@ from models.pipeline.slot import ModelSlot
 from models.pipeline.sources import RETRIEVING
 from models.pipeline.stages import Observer
 from schemas.records import Interaction, Item, Request
-from training.evaluation.evaluate import World
+from training.replay.world import SimulatedWorker
 
 GOLDEN = Path(__file__).with_name("golden.json")
 PUBLISHED = Path(__file__).with_name("published.json")
@@ -62,7 +62,7 @@ def computed() -> Candidates:
         )
         for n in range(14)
     ]
-    world = World(items, slot)
+    world = SimulatedWorker(items, slot)
     world.publish(100 * HOUR)
     actions = ("view", "like", "buy")
     world.apply(

@@ -23,7 +23,7 @@ from models.pipeline.sources import RETRIEVING, SOURCES
 from models.pipeline.stages import Filter, Observer
 from models.state.rows import UserRecord
 from schemas.records import Interaction, Item, Request, Slate
-from training.evaluation.evaluate import World
+from training.replay.world import SimulatedWorker
 
 NOW = 1_000_000
 N = 20
@@ -31,7 +31,9 @@ EVERY = tuple(f"i{n}" for n in range(N))
 STATES = ("plain", "unavailable", "future", "removed", "other category")
 
 
-def world_of(states: Sequence[str], seen: Sequence[int], *, with_release: bool = False) -> tuple[World, UserRecord | None]:
+def world_of(
+    states: Sequence[str], seen: Sequence[int], *, with_release: bool = False
+) -> tuple[SimulatedWorker, UserRecord | None]:
     slot = ModelSlot()
     items = [
         Item(
@@ -42,7 +44,7 @@ def world_of(states: Sequence[str], seen: Sequence[int], *, with_release: bool =
         )
         for n, state in enumerate(states)
     ]
-    world = World(items, slot)
+    world = SimulatedWorker(items, slot)
     for n, state in enumerate(states):
         if state == "removed":
             world.items.remove(f"i{n}")
