@@ -306,7 +306,7 @@ def test_a_folder_with_impressions_is_asked_about_what_was_clicked_not_about_wha
         assert (len(found.events), len(found.shown)) == (900, 5_400)
         figures = evaluate(found.items, found.events, RULE)
         assert figures.ranks
-        assert sum(asked.met for asked in figures.asked) < len(figures.asked) / 4
+        assert sum(asked.interacted for asked in figures.asked) < len(figures.asked) / 4
 
 
 def test_a_folder_of_which_nothing_can_be_used_is_refused_and_what_is_left_out_is_said(tmp_path: Path) -> None:
