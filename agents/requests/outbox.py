@@ -8,11 +8,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from agents.metrics import Metrics
-from streams.kafka.healing_producer import HealingProducer
 
-__all__ = ["Letter", "Outbox"]
+__all__ = ["Letter", "Outbox", "Producer"]
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +21,19 @@ TOPIC_TRIES, TOPIC_WAIT_S = 5, 0.3
 
 def _nothing() -> None:
     pass
+
+
+class Producer(Protocol):
+    """What an `Outbox` needs of `streams.kafka.healing_producer.HealingProducer`."""
+
+    @property
+    def client(self) -> Any:
+        """The connection of the current producer, for metadata."""
+
+    async def send(
+        self, topic: str, value: bytes | None, key: bytes | None = None, headers: Sequence[tuple[str, bytes]] = ()
+    ) -> asyncio.Future[Any]:
+        """Queue one record; the future gives its metadata, or the error. Raises KafkaError when it cannot be queued."""
 
 
 @dataclass(slots=True)
@@ -36,14 +49,24 @@ class Letter:
     done: Callable[[], None] = _nothing
     "Called when it is acknowledged, or given up."
     put_s: float = 0.0
-    "When it was queued, on `time.perf_counter`'s clock."
+    "When it was queued, on the outbox's clock."
 
 
 class Outbox:
     """A queue before a producer. What fails is counted and given up; a topic that does not exist holds up nothing else."""
 
-    def __init__(self, producer: HealingProducer, metrics: Metrics, took: Callable[[float], None] = lambda _: None) -> None:
-        """`took` hears the seconds from `put` to the acknowledgement of each reply to a known topic."""
+    def __init__(
+        self,
+        producer: Producer,
+        metrics: Metrics,
+        took: Callable[[float], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`took` is called with the seconds from `put` to the acknowledgement of each reply to a known topic.
+
+        `clock`: seconds, never set back.
+        """
+        self._clock = clock
         self._producer = producer
         self._metrics = metrics
         self._took = took
@@ -60,7 +83,7 @@ class Outbox:
 
     def put(self, letter: Letter) -> None:
         """Queue a letter. Never waits."""
-        letter.put_s = time.perf_counter()
+        letter.put_s = self._clock()
         (self._replies if letter.what == "reply" else self._others).append(letter)
         self._under_way += 1
         self._empty.clear()
@@ -105,7 +128,7 @@ class Outbox:
                 self._failed(letter, "refused", error)
             else:
                 if timed:
-                    self._took(time.perf_counter() - letter.put_s)
+                    self._took(self._clock() - letter.put_s)
                 self._end(letter)
 
         future.add_done_callback(acknowledged)

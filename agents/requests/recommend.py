@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import re
-import time
 import uuid
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +15,8 @@ import orjson
 from agents.metrics import Metrics
 from agents.partitions.users import UserPartition, dead_letter
 from agents.requests.backlog import Backlog
-from agents.requests.outbox import Letter, Outbox
+from agents.requests.clock import Clock
+from agents.requests.outbox import Letter, Outbox, Producer
 from models.features.compute import SPEC
 from models.pipeline.pipeline import CandidatePipeline
 from schemas.codec import Framing, Headers, Registry, decode, encode, framing_of, header_of, schema_ids
@@ -27,7 +27,6 @@ from schemas.records import Request, Slate
 from schemas.settings import Settings
 from schemas.validation import MAX_ID_BYTES, request_from
 from streams.kafka.chunks import Chunk
-from streams.kafka.healing_producer import HealingProducer
 from streams.kafka.topics import TOPICS
 
 __all__ = ["Recommend", "reply_body"]
@@ -47,6 +46,7 @@ PAUSE_S, PAUSES = 0.001, 20
 TOPIC_NAME = re.compile(rb"(?!__)(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
 MAX_CORRELATION_BYTES = 1_024
 MAX_DEADLINE_MS = 60_000
+SYSTEM = Clock()
 
 
 @dataclass(slots=True)
@@ -54,7 +54,7 @@ class _Pending:
     request: Request
     partition: int
     deadline: float
-    "On `time.monotonic`'s clock, which nobody sets."
+    "On the monotonic clock, in seconds."
     reply: Callable[[Slate | RiffleError], None]
     stale: bool = False
     near: bool = False
@@ -105,11 +105,6 @@ def _budget_ms(headers: Headers, settings: Settings) -> int:
     return budget
 
 
-def _waited_s(chunk: Chunk, index: int) -> float:
-    """Seconds since the request was stamped; a clock that is ahead gives no longer time than asked for."""
-    return max(time.time() - chunk.timestamps[index] / 1000, 0.0)
-
-
 class Recommend:
     """Batches what waits, runs the pipeline, sends replies and impressions."""
 
@@ -118,15 +113,20 @@ class Recommend:
         settings: Settings,
         pipeline: CandidatePipeline,
         partitions: Mapping[int, UserPartition],
-        producer: HealingProducer,
+        producer: Producer,
         metrics: Metrics,
         registry: Registry | None = None,
+        clock: Clock = SYSTEM,
+        partitioner: Callable[[bytes, int], int] = partition_of,
     ) -> None:
+        """`partitioner`: the partition of a key, given the number of partitions."""
         self._settings = settings
+        self._clock = clock
+        self._partitioner = partitioner
         self._pipeline = pipeline
         self._partitions = partitions
-        self._backlog: Backlog[_Pending] = Backlog(time.monotonic, most=MAX_BACKLOG, batch=MAX_BATCH, batch_s=BATCH_S)
-        self._outbox = Outbox(producer, metrics, self._backlog.reply.learn)
+        self._backlog: Backlog[_Pending] = Backlog(clock.monotonic, most=MAX_BACKLOG, batch=MAX_BATCH, batch_s=BATCH_S)
+        self._outbox = Outbox(producer, metrics, self._backlog.reply.learn, clock.monotonic)
         self._metrics = metrics
         self._registry = registry
         self._waiting: set[asyncio.Task[None]] = set()
@@ -181,7 +181,7 @@ class Recommend:
         """Take a request in when the registry gave what it needs, or at half its deadline: others do not wait for it."""
         assert self._registry is not None
         with contextlib.suppress(BadRequest):
-            left_s = _budget_ms(chunk.headers[index], self._settings) / 1000 - _waited_s(chunk, index)
+            left_s = _budget_ms(chunk.headers[index], self._settings) / 1000 - self._waited_s(chunk, index)
             wanted = schema_ids([chunk.values[index]], [chunk.headers[index]])
             await self._registry.ready({"slate", *wanted}, max(left_s / 2, 0.0))
         self._take_in(chunk, index)
@@ -226,7 +226,7 @@ class Recommend:
         """Answer what waits, a batch at a time; between two batches events and other requests have their turn."""
         while True:
             await self._work.wait()
-            started = time.perf_counter()
+            started = self._clock.monotonic()
             batch, late = self._backlog.take()
             for pending in late:
                 self._finish(
@@ -244,17 +244,16 @@ class Recommend:
                 self._idle.set()
             if batch:
                 # with what came between: while requests wait, that too is time they have to expect
-                self._backlog.cost.learn(len(batch), time.perf_counter() - started)
+                self._backlog.cost.learn(len(batch), self._clock.monotonic() - started)
             if not len(self._backlog):
                 await asyncio.sleep(0)
 
-    @staticmethod
-    async def _let_others() -> None:
+    async def _let_others(self) -> None:
         """Let requests come in and answers go out, until a round of the event loop has nothing to do."""
         for _ in range(PAUSES):
-            before = time.perf_counter()
+            before = self._clock.monotonic()
             await asyncio.sleep(PAUSE_S)
-            if time.perf_counter() - before < 2 * PAUSE_S:
+            if self._clock.monotonic() - before < 2 * PAUSE_S:
                 return
 
     def _accept(self, chunk: Chunk, index: int) -> _Pending | None:
@@ -300,7 +299,11 @@ class Recommend:
             return None
         self._outbox.expect(reply_to.decode())
         send = self._replier(reply_to.decode(), correlation, framing, request.user_id, done)
-        return _Pending(request, partition, time.monotonic() - _waited_s(chunk, index) + budget_ms / 1000, send)
+        return _Pending(request, partition, self._clock.monotonic() - self._waited_s(chunk, index) + budget_ms / 1000, send)
+
+    def _waited_s(self, chunk: Chunk, index: int) -> float:
+        """Seconds since the request was stamped; a clock that is ahead gives no longer time than asked for."""
+        return max(self._clock.wall() - chunk.timestamps[index] / 1000, 0.0)
 
     def _misplaced(self, chunk: Chunk, index: int, user_id: str, partition: int) -> BadRequest:
         """Why this worker cannot answer, nor ever will: the record went to another worker than the person's."""
@@ -315,7 +318,7 @@ class Recommend:
 
     def partition_of(self, user_id: str) -> int:
         """Partition that holds a person's state, whatever partition a request came by: the default partitioner's choice."""
-        return partition_of(user_id.encode(), self._settings.partitions)
+        return self._partitioner(user_id.encode(), self._settings.partitions)
 
     def _replier(
         self, topic: str, correlation: bytes, framing: Framing, user_id: str, done: Callable[[], None]
@@ -357,7 +360,7 @@ class Recommend:
         if partition is None or after.partition != pending.partition or len(self._waiting) > MAX_WAITING:
             return False
         margin = MARGIN_S + 2 * self._backlog.seconds()
-        return await partition.wait_for(after, pending.deadline - margin - time.monotonic())
+        return await partition.wait_for(after, pending.deadline - margin - self._clock.monotonic())
 
     async def recommend(self, request: Request, partition: int, deadline_ms: int) -> Slate:
         """Answer one request of this worker's own HTTP interface.
@@ -366,7 +369,7 @@ class Recommend:
             RiffleError: the terminal error.
         """
         done: asyncio.Future[Slate | RiffleError] = asyncio.get_running_loop().create_future()
-        pending = _Pending(request, partition, time.monotonic() + deadline_ms / 1000, done.set_result, near=True)
+        pending = _Pending(request, partition, self._clock.monotonic() + deadline_ms / 1000, done.set_result, near=True)
         pending.stale = not await self._reflected(pending)
         self._submit(pending)
         answer = await done
@@ -435,7 +438,7 @@ class Recommend:
 
         Left to the next owner they would be answered in time, but so would, a second time, all that came after them.
         """
-        until = time.monotonic() + timeout_s
+        until = self._clock.monotonic() + timeout_s
         waiting = set(self._waiting)
         for later in self._later.values():
             for wake in later.values():
@@ -443,5 +446,5 @@ class Recommend:
         if waiting:
             await asyncio.wait(waiting, timeout=timeout_s)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), max(until - time.monotonic(), 0.001))
-        await self._outbox.drained(max(until - time.monotonic(), 0.001))
+            await asyncio.wait_for(self._idle.wait(), max(until - self._clock.monotonic(), 0.001))
+        await self._outbox.drained(max(until - self._clock.monotonic(), 0.001))
