@@ -18,7 +18,7 @@ class _Selector(selectors.SelectSelector):
         self.passed_s = 0.0
 
     def select(self, timeout: float | None = None) -> Any:
-        """Ready files, after `timeout` virtual seconds; without any timer the test fails, because nothing would wake the loop."""
+        """Ready files, after `timeout` virtual seconds; fails where nothing would ever wake the loop."""
         ready = super().select(0)
         if not ready:
             assert timeout is not None, "nothing is left to wait for: a task under test is stuck"

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from agents.metrics import Metrics
 
-__all__ = ["Letter", "Outbox", "Producer"]
+__all__ = ["Outbox", "Producer", "Queued"]
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +37,8 @@ class Producer(Protocol):
 
 
 @dataclass(slots=True)
-class Letter:
-    """A record to be sent once."""
+class Queued:
+    """A record that waits to be sent, once."""
 
     topic: str
     key: bytes | None
@@ -70,27 +70,27 @@ class Outbox:
         self._producer = producer
         self._metrics = metrics
         self._took = took
-        self._replies: deque[Letter] = deque()
-        self._others: deque[Letter] = deque()
+        self._replies: deque[Queued] = deque()
+        self._others: deque[Queued] = deque()
         self._work = asyncio.Event()
         self._empty = asyncio.Event()
         "Set while nothing is queued or on its way."
         self._empty.set()
         self._under_way = 0
         self._looking: dict[str, asyncio.Task[None]] = {}
-        self._unknown: dict[str, list[Letter]] = {}
-        "Letters to topics that are being looked up."
+        self._unknown: dict[str, list[Queued]] = {}
+        "Records to topics that are being looked up."
 
-    def put(self, letter: Letter) -> None:
-        """Queue a letter. Never waits."""
-        letter.put_s = self._clock()
-        (self._replies if letter.what == "reply" else self._others).append(letter)
+    def put(self, record: Queued) -> None:
+        """Queue a record. Never waits."""
+        record.put_s = self._clock()
+        (self._replies if record.what == "reply" else self._others).append(record)
         self._under_way += 1
         self._empty.clear()
         self._work.set()
 
     def expect(self, topic: str) -> None:
-        """Letters to a topic will come: look it up meanwhile if it is unknown."""
+        """Records to a topic will come: look it up meanwhile if it is unknown."""
         if topic not in self._unknown and not self._producer.client.cluster.partitions_for_topic(topic):
             self._unknown[topic] = []
             self._looking[topic] = asyncio.create_task(self._look_up(topic))
@@ -101,12 +101,12 @@ class Outbox:
             await self._work.wait()
             self._work.clear()
             while self._replies or self._others:
-                letter = (self._replies or self._others).popleft()
-                self.expect(letter.topic)
-                if letter.topic in self._unknown:
-                    self._unknown[letter.topic].append(letter)
+                record = (self._replies or self._others).popleft()
+                self.expect(record.topic)
+                if record.topic in self._unknown:
+                    self._unknown[record.topic].append(record)
                 else:
-                    await self._send(letter, timed=letter.what == "reply")
+                    await self._send(record, timed=record.what == "reply")
 
     async def drained(self, timeout_s: float) -> bool:
         """Wait until nothing is queued or on its way; returns whether that came."""
@@ -116,20 +116,20 @@ class Outbox:
             return False
         return True
 
-    async def _send(self, letter: Letter, *, timed: bool = False) -> None:
+    async def _send(self, record: Queued, *, timed: bool = False) -> None:
         try:
-            future = await self._producer.send(letter.topic, letter.value, key=letter.key, headers=list(letter.headers))
+            future = await self._producer.send(record.topic, record.value, key=record.key, headers=list(record.headers))
         except Exception as exc:
-            self._failed(letter, "refused", exc)
+            self._failed(record, "refused", exc)
             return
 
         def acknowledged(sent: asyncio.Future[object]) -> None:
             if not sent.cancelled() and (error := sent.exception()) is not None:
-                self._failed(letter, "refused", error)
+                self._failed(record, "refused", error)
             else:
                 if timed:
-                    self._took(self._clock() - letter.put_s)
-                self._end(letter)
+                    self._took(self._clock() - record.put_s)
+                self._end(record)
 
         future.add_done_callback(acknowledged)
 
@@ -151,21 +151,21 @@ class Outbox:
                 await client.set_topics({*client.cluster.topics(), *self._unknown} - {topic})
         except Exception as exc:
             reason, error = "refused", exc
-        letters = self._unknown.pop(topic)
+        records = self._unknown.pop(topic)
         del self._looking[topic]
-        for letter in letters:
+        for record in records:
             if error is None:
-                await self._send(letter)
+                await self._send(record)
             else:
-                self._failed(letter, reason, error)
+                self._failed(record, reason, error)
 
-    def _failed(self, letter: Letter, reason: str, error: BaseException) -> None:
-        log.warning("%s to %s failed: %s", letter.what, letter.topic, error)
-        self._metrics.count("sends_failed", what=letter.what, reason=reason)
-        self._end(letter)
+    def _failed(self, record: Queued, reason: str, error: BaseException) -> None:
+        log.warning("%s to %s failed: %s", record.what, record.topic, error)
+        self._metrics.count("sends_failed", what=record.what, reason=reason)
+        self._end(record)
 
-    def _end(self, letter: Letter) -> None:
-        letter.done()
+    def _end(self, record: Queued) -> None:
+        record.done()
         self._under_way -= 1
         if not self._under_way:
             self._empty.set()

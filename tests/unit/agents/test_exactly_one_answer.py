@@ -19,6 +19,7 @@ from virtual_time import VirtualLoop, run_virtually
 
 from agents.metrics import Metrics
 from agents.requests.clock import Clock
+from agents.requests.ranking import Ranking
 from agents.requests.recommend import Recommend
 from schemas.codec import header_of
 from schemas.errors import NotReady, RiffleError
@@ -73,9 +74,8 @@ asked = st.builds(
     st.sampled_from([0, 0, 0, 30, 300]),
     st.booleans(),
 )
-steps = st.builds(
-    Step, st.integers(0, 120), st.lists(asked, max_size=12).map(tuple), st.sampled_from([False, False, False, True])
-)
+drains = st.sampled_from([False, False, False, True])
+steps = st.builds(Step, st.integers(0, 120), st.lists(asked, max_size=12).map(tuple), drains)
 bursts = st.builds(Step, st.just(0), st.builds(lambda one, n: (one,) * n, asked, st.integers(40, 150)), st.just(False))
 scripts = st.lists(steps | bursts, min_size=1, max_size=8)
 numbers = st.frozensets(st.integers(0, 30), max_size=6)
@@ -170,7 +170,7 @@ class Seen:
     expected: Counter[bytes] = field(default_factory=Counter)
     "Answers by correlation id; dead letters under the id of the request that has nowhere to go."
     deadlines: dict[bytes, float] = field(default_factory=dict)
-    "Of requests that came before their deadline, the latest by correlation id."
+    "By correlation id that is used once, of requests that came before their deadline."
     sent: list[tuple[float, str, bytes, Sequence[tuple[str, bytes]]]] = field(default_factory=list)
     committable: dict[int, int] = field(default_factory=dict)
     end: int = 0
@@ -224,9 +224,8 @@ async def play(loop: VirtualLoop, script: Sequence[Step], world: World) -> Seen:
                     letters += 1
                 elif one.kind != "unknown topic":
                     seen.expected[correlation] += 1
-                    if one.age_ms < one.budget_ms:
-                        at = loop.time() + (one.budget_ms - one.age_ms) / 1000
-                        seen.deadlines[correlation] = max(seen.deadlines.get(correlation, 0.0), at)
+                    if one.age_ms < one.budget_ms and not one.twice:
+                        seen.deadlines[correlation] = loop.time() + (one.budget_ms - one.age_ms) / 1000
             offsets = range(seen.end, seen.end + len(rows))
             stamps = [int(loop.time() * 1000) - one.age_ms for one in step.asked]
             values, headers = [value for value, _ in rows], [headers for _, headers in rows]
@@ -314,16 +313,16 @@ BURST = [Step(0, (Asked("valid", 250, 0, False),) * 20, False)]
 
 @pytest.mark.parametrize("wrong", ["answers twice", "forgets a batch that failed"])
 def test_a_build_that_does_otherwise_is_found(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    finish = Recommend._finish
+    finish = Ranking._finish
 
-    def broken(self: Recommend, pending: Any, answer: Any) -> None:
+    def broken(self: Ranking, pending: Any, answer: Any) -> None:
         if wrong == "answers twice":
             finish(self, pending, answer)
             finish(self, pending, answer)
         elif not isinstance(answer, NotReady):
             finish(self, pending, answer)
 
-    monkeypatch.setattr(Recommend, "_finish", broken)
+    monkeypatch.setattr(Ranking, "_finish", broken)
     world = World(1.0, frozenset({1}), 2, frozenset())
     with pytest.raises(AssertionError):
         check(run_virtually(lambda loop: play(loop, BURST, world)))
