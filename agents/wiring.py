@@ -414,25 +414,24 @@ class Worker:
                     continue
             if isinstance(part, UserPartition):
                 await part.look_up(chunk)
-            async with part.state.still:
-                due = max(self._generation, part.state.from_generation)
-                still_mine = parts.get(chunk.partition) is part and chunk.generation >= due
-                usable = still_mine and part.state.ready.is_set()
-                if not usable or self._broken or self._stopping.is_set() or not self._settled.is_set():
-                    continue  # a rebalance began while this waited, or the end
-                self._applied += len(chunk) >= BUSY_CHUNK
-                self._taken_in += len(chunk)
-                try:
+            try:
+                async with part.state.changing():
+                    due = max(self._generation, part.state.from_generation)
+                    still_mine = parts.get(chunk.partition) is part and chunk.generation >= due
+                    usable = still_mine and part.state.ready.is_set()
+                    if not usable or self._broken or self._stopping.is_set() or not self._settled.is_set():
+                        continue  # a rebalance began while this waited, or the end
+                    self._applied += len(chunk) >= BUSY_CHUNK
+                    self._taken_in += len(chunk)
                     await part.apply(chunk)
-                except BaseException as error:
-                    # half applied: nothing of it may become durable, and no later chunk may be applied over it
-                    part.state.spoil(error)
-                    if isinstance(error, RiffleError) and heals(error):
-                        self.recovery.failed(part, error)
-                        return
-                    self._broken = True
-                    raise
-                return
+            except BaseException as error:
+                # half applied: nothing of it may become durable, and no later chunk may be applied over it
+                if isinstance(error, RiffleError) and heals(error):
+                    self.recovery.failed(part, error)
+                    return
+                self._broken = True
+                raise
+            return
 
     async def revoked(self, partitions: set[TP]) -> None:
         """Flush, and answer what can be answered, before another worker may open these partitions; `assigned` closes them."""
@@ -464,16 +463,14 @@ class Worker:
                 if self.ownership.parts().count(part):
                     self.recovery.failed(part, end)
         for number, part in self.users.items():
-            for user in part.erased:
+            changed, erased = part.take_flushed()
+            for user in erased:
                 self._mirror.remove(user)
                 self._changed.pop(user, None)
-            part.flushed -= part.erased
-            part.erased = set()
             if len(self._changed) < MIRROR_CAPACITY:
-                self._changed.update(dict.fromkeys(part.flushed, number))
+                self._changed.update(dict.fromkeys(changed, number))
             else:
-                self.metrics.count("mirror_dropped", len(part.flushed))
-            part.flushed = set()
+                self.metrics.count("mirror_dropped", len(changed))
         if self.recommend is not None and (answered := self.recommend.committable()):
             topic = self._settings.topic("requests")
             try:

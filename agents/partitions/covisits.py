@@ -118,7 +118,7 @@ class CovisitPartition:
             self._table.put(hash64(key.decode()).to_bytes(8, "little"), NeighbourRow.decode(row))
 
     async def apply(self, chunk: Chunk) -> None:
-        """Add a chunk's increments; the caller holds `state.still`."""
+        """Add a chunk's increments; within `state.changing()`."""
         self.state.expect(chunk.offsets[0])
         await aside(sum(len(value or b"") for value in chunk.values) // SMALLEST_BYTES, self._add, chunk)
         self.state.applied = max(self.state.applied, chunk.last_offset)

@@ -58,8 +58,7 @@ class Recovery:
         log.warning("%s-%d is opened anew: %s", state.changelog, part.partition, why(error), exc_info=error)
         self._metrics.count("partitions_failed", table=state.changelog, code=code_of(error))
         self._confirmed = -1
-        state.ready.clear()
-        state.trouble = state.trouble or error
+        state.fail(error)
         self.due.set()
 
     async def run(self) -> None:

@@ -78,9 +78,9 @@ class UserPartition:
         self._statistics = StatisticsTable(items)
         self._covisits = CovisitSums(items)
         self._outputs: list[Output] = []
-        self.flushed: set[str] = set()
-        "People whose records became durable since somebody last cleared this."
-        self.erased: set[str] = set()
+        self._flushed: set[str] = set()
+        "Users whose records became durable since the last `take_flushed`."
+        self._erased: set[str] = set()
         "Those of them who were erased."
         self._taken: set[str] = set()
         self._gone: set[str] = set()
@@ -120,11 +120,11 @@ class UserPartition:
         )
 
     async def look_up(self, chunk: Chunk) -> None:
-        """Have the schemas that a chunk needs looked up, before `apply` and without `state.still`; waits a bounded time."""
+        """Have the schemas that a chunk needs looked up, before `state.changing()` and `apply`; waits a bounded time."""
         await look_up(self._registry, chunk.values, chunk.headers)
 
     async def apply(self, chunk: Chunk) -> None:
-        """Apply a chunk, whole, before a flush can take anything of it; the caller holds `state.still`.
+        """Apply a chunk, whole, before a flush can take anything of it; within `state.changing()`.
 
         Records at or below the applied offset were applied before and change nothing. Long chunks are worked on in a thread,
         while requests are answered: nothing of theirs is looked up before all of it is entered, or all before an erasure.
@@ -271,11 +271,17 @@ class UserPartition:
     async def flush(self) -> None:
         """Make what is applied durable, then forget clean records beyond the cache's size."""
         if await self.state.flush():
-            self.flushed |= self._taken
-            self.erased = (self.erased - self._taken) | self._gone
+            self._flushed |= self._taken
+            self._erased = (self._erased - self._taken) | self._gone
             self._metrics.gauge("flush_seconds", self.state.flush_seconds, table="users", partition=str(self.partition))
         async with self.state.still:
             self._users.trim(self._settings.cache_users, self._settings.cache_bytes)
+
+    def take_flushed(self) -> tuple[set[str], set[str]]:
+        """Users whose records became durable since the last call, and those who were erased; no user is in both."""
+        changed, erased = self._flushed - self._erased, self._erased
+        self._flushed, self._erased = set(), set()
+        return changed, erased
 
     @property
     def full(self) -> bool:

@@ -24,6 +24,10 @@ class State:
     trouble: BaseException | None = None
     ready: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def fail(self, error: BaseException) -> None:
+        self.ready.clear()
+        self.trouble = self.trouble or error
+
 
 @dataclass
 class Part:
