@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 from aiokafka.errors import KafkaError
 
-from agents.health import Health, why
+from agents.health.findings import Health
+from agents.health.readiness import Readiness
 from agents.metrics import Metrics
 from agents.partitions.users import UserPartition
 from agents.requests.recommend import Recommend
+from agents.summaries import summary
 from models.items.store import ItemStore
 from models.pipeline.pipeline import CandidatePipeline
-from models.state.rows import AFFINITY_HALF_LIFE_MS, UserRecord
 from schemas.codec import encode
 from schemas.columns import ERASE
 from schemas.errors import BadInput, BadItem, NotReady
@@ -28,7 +27,7 @@ from streams.kafka.error_codes import Action, action_of, advice_of, named
 from streams.kafka.healing_producer import HealingProducer, Outgoing
 from streams.mirror.redis import UserMirror
 
-__all__ = ["Service", "Tables", "summary"]
+__all__ = ["Tables", "WorkerService"]
 
 
 class Tables(Protocol):
@@ -38,8 +37,6 @@ class Tables(Protocol):
         """One entry a table partition; with `digests` hashed, which reads them whole."""
 
 
-BLOCKING = ("assignment", "reading")
-"Findings that keep a worker from answering what is right now."
 SEND_S = 5.0
 "Seconds that the broker has to take what came over HTTP."
 
@@ -68,39 +65,8 @@ async def _taken() -> AsyncIterator[None]:
         raise NotReady("broker_unavailable", f"Kafka did not take it all ({text}); sending it again is safe") from exc
 
 
-def summary(record: UserRecord, items: ItemStore) -> dict[str, Any]:
-    """What is known of a person, for people to read."""
-    newest = record.last_ms
-    affinity = {
-        name: round(weight * 2.0 ** (-(newest - at) / AFFINITY_HALF_LIFE_MS), 4)
-        for name, (weight, at) in record.affinities.items()
-    }
-    recent = []
-    for event in record.history[-20:][::-1]:
-        value = float(event["value"])
-        recent.append(
-            {
-                "item_id": items.id_of(int(event["item"])),
-                "action": record.actions[int(event["action"])],
-                "event_time": int(event["time"]),
-                "value": None if math.isnan(value) else value,
-            }
-        )
-    session_id, started, events = record.session
-    return {
-        "events": sum(record.counts.values()),
-        "counts": record.counts,
-        "first_event_time": record.first_ms,
-        "last_event_time": newest,
-        "affinities": dict(sorted(affinity.items(), key=lambda pair: -pair[1])[:20]),
-        "recent": recent,
-        "seen": sum(record.seen.counts),
-        "session": {"session_id": session_id or None, "started_at": started, "events": events},
-    }
-
-
-class Service:
-    """The worker as its HTTP interface sees it."""
+class WorkerService:
+    """The worker behind `agents.web`: implements `agents.web.protocol.Service`."""
 
     def __init__(
         self,
@@ -115,12 +81,14 @@ class Service:
         tables: Tables,
         stuck: Callable[[], Mapping[str, float]],
         health: Health,
+        readiness: Readiness,
     ) -> None:
         self._settings = settings
         self._mirror = mirror
         self._tables = tables
         self._stuck = stuck
         self._health = health
+        self._readiness = readiness
         self._client: RiffleClient | None = None
         self._connecting = asyncio.Lock()
         self._items = items
@@ -129,10 +97,6 @@ class Service:
         self._partitions = partitions
         self._producer = producer
         self.metrics = metrics
-        self.caught_up = False
-        "Whether the broadcast topics were read."
-        self.broker = True
-        "Whether a bootstrap server accepts connections."
 
     def partition_of(self, user_id: str) -> int:
         """Partition that holds a person's state: the default partitioner's choice."""
@@ -249,25 +213,7 @@ class Service:
 
     def ready(self) -> tuple[bool, dict[str, object]]:
         """Whether this worker answers, and what is missing if not."""
-        waiting = sorted(n for n, p in self._partitions.items() if not p.state.ready.is_set())
-        troubles = {
-            str(n): text
-            for n, p in self._partitions.items()
-            if (text := why(p.state.trouble) if p.state.trouble is not None else p.state.unproven)
-        }
-        reasons: dict[str, object] = {}
-        if not self.broker:
-            reasons["broker"] = f"no Kafka accepts connections at {self._settings.bootstrap_servers}"
-        if not self.caught_up:
-            reasons["catalogue"] = "the broadcast topics are still being read"
-        if not self._partitions:
-            reasons["partitions"] = "no partition is assigned yet"
-        elif waiting:
-            reasons["restoring"] = waiting
-        if troubles:
-            reasons["troubles"] = troubles
-        reasons |= {name: text for name, text in self._health.current().items() if name in BLOCKING}
-        return not reasons, reasons
+        return self._readiness.ready()
 
     @property
     def warnings(self) -> Mapping[str, str]:
@@ -287,8 +233,3 @@ class Service:
             self.metrics.gauge("applied_offset", partition.state.applied, partition=str(number))
             self.metrics.gauge("durable_offset", partition.state.durable, partition=str(number))
         return self.metrics.render()
-
-    @staticmethod
-    def now_ms() -> int:
-        """Wall clock, for events that come without a time."""
-        return int(time.time() * 1000)

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from aiokafka.admin import AIOKafkaAdminClient
 
-from agents.health import heals, why
+from agents.health.findings import heals, why
 from agents.metrics import Metrics
 from agents.partitions.covisits import CovisitPartition
 from agents.partitions.users import UserPartition

@@ -100,7 +100,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
 @asynccontextmanager
 async def recovering(world: World) -> AsyncIterator[Recovery]:
-    made = Recovery(world, Metrics(), asyncio.Lock(), lambda: world.generation, world.rejoin)  # type: ignore[arg-type]
+    made = Recovery(world, Metrics(), asyncio.Lock(), lambda: world.generation, world.rejoin, asyncio.Event())  # type: ignore[arg-type]
     task = asyncio.create_task(made.run())
     try:
         yield made
