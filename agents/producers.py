@@ -44,7 +44,7 @@ def note_replaced(metrics: Metrics, health: Health) -> Callable[[str], None]:
     """A callback that counts and reports that a producer was replaced, with the reason."""
 
     def replaced(reason: str) -> None:
-        metrics.count("producers_replaced")
+        metrics.producers_replaced.add()
         health.warn("producer", f"a producer was replaced: {reason}", for_s=NOTED_S)
 
     return replaced

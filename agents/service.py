@@ -128,7 +128,7 @@ class WorkerService:
         """A slate, from here or from the worker that has the person's partition; raises RiffleError with the terminal error."""
         budget = deadline_ms or self._settings.deadline_ms
         if self._owned(request.user_id) is None:
-            self.metrics.count("requests_forwarded")
+            self.metrics.requests_forwarded.add()
             return await (await self._others()).recommend(request, budget)
         return await self._recommend.recommend(request, self.partition_of(request.user_id), budget)
 
@@ -223,13 +223,13 @@ class WorkerService:
     def render_metrics(self) -> str:
         """Prometheus text."""
         for (kind, name), n in self._pipeline.counters.items():
-            self.metrics.gauge(f"pipeline_{kind}", n, name=name)
-        self.metrics.gauge("items", len(self._items))
+            (self.metrics.pipeline_filter if kind == "filter" else self.metrics.pipeline_failed).set(n, name=name)
+        self.metrics.items_known.set(len(self._items))
         model = self._pipeline.slot.current
-        self.metrics.gauge("release_trained_until_ms", model.release.manifest.trained_until_ms if model else 0)
+        self.metrics.release_trained_until_ms.set(model.release.manifest.trained_until_ms if model else 0)
         index = model.index if model else None
-        self.metrics.gauge("index_recall", index.recall if index else 1.0)
+        self.metrics.index_recall.set(index.recall if index else 1.0)
         for number, partition in self._partitions.items():
-            self.metrics.gauge("applied_offset", partition.state.applied, partition=str(number))
-            self.metrics.gauge("durable_offset", partition.state.durable, partition=str(number))
+            self.metrics.applied_offset.set(partition.state.applied, partition=str(number))
+            self.metrics.durable_offset.set(partition.state.durable, partition=str(number))
         return self.metrics.render()

@@ -181,7 +181,7 @@ def create_app(settings: Settings) -> RiffleApp:
                 await parts.recommend.on_chunk(chunk)
             except Exception:
                 log.exception("requests at %s-%d up to %d failed", chunk.topic, chunk.partition, chunk.last_offset)
-                parts.metrics.count("request_chunks_failed")
+                parts.metrics.request_chunks_failed.add()
 
     async def features(stream: Any) -> None:
         async for chunk in stream:

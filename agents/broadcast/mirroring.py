@@ -50,7 +50,7 @@ class Mirroring:
             if len(self._changed) < MIRROR_CAPACITY:
                 self._changed.update(dict.fromkeys(changed, number))
             else:
-                self._metrics.count("mirror_dropped", len(changed))
+                self._metrics.mirror_dropped.add(len(changed))
 
     async def run(self) -> None:
         """Queue summaries until cancelled, fewer during a replay, so that it does not hold up requests."""
@@ -62,7 +62,7 @@ class Mirroring:
             for user in list(islice(self._changed, most)):
                 self._put(user, self._changed.pop(user))
             for outcome, n in self._mirror.counters.items():
-                self._metrics.gauge("mirrored_users", n, outcome=outcome)
+                self._metrics.mirrored_users.set(n, outcome=outcome)
 
     def _put(self, user: str, number: int) -> None:
         part = self._users.get(number)

@@ -55,7 +55,7 @@ class Archiving:
     async def look(self) -> None:
         """Report what was archived, and an archiver that stands still; called more often than every `STANDING_S` seconds."""
         for what, n in self._counted.items():
-            self._metrics.gauge("archived", n, what=what)
+            self._metrics.archived.set(n, what=what)
         if self._archiver is not None and (text := self._archiver.standing()):
             self._health.warn("archive", f"the archive stands still: {text}", for_s=STANDING_S)
 
@@ -67,7 +67,7 @@ class Archiving:
                 await self._archiver.run()
             except Exception as error:
                 log.exception("the archive failed; it is tried again in %.0f s", RETRY_S)
-                self._metrics.count("archive_failures")
+                self._metrics.archive_failures.add()
                 text = why(error) if heals(error) or isinstance(error, RiffleError) else f"{type(error).__name__}: {error}"
                 self._health.warn("archive", f"the archive stands still: {text}", for_s=RETRY_S * 3)
                 self._archiver = None

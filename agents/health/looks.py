@@ -34,7 +34,7 @@ class Reading:
 
     def failed(self, error: KafkaError) -> None:
         """Note that the consumer could not do something; it tries again."""
-        self._metrics.count("reads_failed", code=code_of(error))
+        self._metrics.reads_failed.add(code=code_of(error))
         self._failed_s, self._failure = self._clock(), why(error)
 
     async def look(self) -> None:
@@ -94,7 +94,7 @@ class Misplaced:
     async def look(self) -> None:
         """Report topics with more such records than at the last look."""
         for topic, full in self._topics.items():
-            misplaced = self._metrics.value("wrong_partition", topic=topic)
+            misplaced = self._metrics.wrong_partition.value(topic=topic)
             if misplaced > self._counted.get(topic, 0):
                 self._counted[topic] = misplaced
                 text = (

@@ -71,7 +71,7 @@ class Watch:
             return
         for tp, at in progress.items():
             self._observe(tp, at)
-            self._metrics.gauge("lag", at.end - at.position, topic=tp.topic, partition=str(tp.partition))
+            self._metrics.lag.set(at.end - at.position, topic=tp.topic, partition=str(tp.partition))
         self._watchdog.keep({f"{tp.topic}-{tp.partition}" for tp in progress})
 
     def _observe(self, tp: TP, at: Progress) -> None:

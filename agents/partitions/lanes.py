@@ -72,10 +72,10 @@ class Lanes:
                 return
             part = parts.get(chunk.partition)
             if part is None or self._is_old(part, chunk):
-                self._metrics.count("chunks_dropped", reason="earlier generation")
+                self._metrics.chunks_dropped.add(reason="earlier generation")
                 return
             if not part.state.ready.is_set():
-                self._metrics.count("chunks_dropped", reason="partition in trouble")
+                self._metrics.chunks_dropped.add(reason="partition in trouble")
                 return  # it is read again once the partition is open
             if part.full and not await self._made_room(part):
                 continue

@@ -143,7 +143,7 @@ class Ownership:
 
     def count_missing(self, part: Partition, records: int) -> None:
         """Count records that were deleted before they were applied."""
-        self._metrics.count("events_missing", max(records, 0), topic=part.state.source, partition=part.partition)
+        self._metrics.events_missing.add(max(records, 0), topic=part.state.source, partition=part.partition)
 
     def _made(self, parts: Mapping[int, Any], number: int) -> Any:
         """A partition of the table that `parts` is, not opened yet."""

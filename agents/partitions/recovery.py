@@ -58,7 +58,7 @@ class Recovery:
         """A partition can no longer be used: no request reads it, its chunks are dropped, and it will be opened anew."""
         state = part.state
         log.warning("%s-%d is opened anew: %s", state.changelog, part.partition, why(error), exc_info=error)
-        self._metrics.count("partitions_failed", table=state.changelog, code=code_of(error))
+        self._metrics.partitions_failed.add(table=state.changelog, code=code_of(error))
         self._confirmed = -1
         state.fail(error)
         self.due.set()

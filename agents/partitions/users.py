@@ -72,7 +72,7 @@ class UserPartition:
             partition=partition,
             group=settings.app_id,
             take=self._take,
-            timed=lambda part: metrics.timed("work_seconds", part=part),
+            timed=lambda part: metrics.work_seconds.timed(part=part),
         )
         self._users = UserTable(items, lambda keys: self.state.store.get_many([USER + key for key in keys]))
         self._statistics = StatisticsTable(items)
@@ -131,28 +131,28 @@ class UserPartition:
         """
         start = next((n for n, offset in enumerate(chunk.offsets) if offset > self.state.applied), len(chunk))
         if start:
-            self._metrics.count("events", start, outcome="replayed")
+            self._metrics.events.add(start, outcome="replayed")
         if start == len(chunk):
             return
         self.state.expect(chunk.offsets[start])
         decoded = await aside(len(chunk), self._decode, chunk, start)
         for bad in decoded.bad:
-            self._metrics.count("events", outcome="dead_letter", code=bad.code)
+            self._metrics.events.add(outcome="dead_letter", code=bad.code)
             if bad.code == "wrong_partition":
-                self._metrics.count("wrong_partition", topic="interactions")
+                self._metrics.wrong_partition.add(topic="interactions")
             self._outputs.append(dead_letter(self._settings, chunk, start + bad.index, bad.code, bad.reason))
         columns, row = decoded.columns, 0
         for index, user in decoded.erasures:
             until = int(columns.offset.searchsorted(chunk.offsets[start + index]))
             await self._apply(columns.slice(row, until))
             self._users.erase(user.encode())
-            self._metrics.count("erasures")
+            self._metrics.erasures.add()
             row = until
         await self._apply(columns.slice(row, len(columns)))
         self._advance(chunk.last_offset)
 
     def _decode(self, chunk: Chunk, start: int) -> Decoded:
-        with self._metrics.timed("work_seconds", part="decode"):
+        with self._metrics.work_seconds.timed(part="decode"):
             return decode_interactions(
                 chunk.values[start:],
                 chunk.keys[start:],
@@ -168,7 +168,7 @@ class UserPartition:
             return
         newest, met = int(events.event_time.max()), meetings(events)
         if len(met) < len(events):
-            self._metrics.count("events", len(events) - len(met), outcome="shown")
+            self._metrics.events.add(len(events) - len(met), outcome="shown")
         if len(met):
             await self._meet(met)
         self._event_time = max(self._event_time, newest)
@@ -178,15 +178,15 @@ class UserPartition:
         applied = self._users.enter(changed)
         accepted = int(applied.accepted.sum())
         self._items.stream_time_ms = max(self._items.stream_time_ms, int(events.event_time.max()))
-        self._metrics.count("events", accepted, outcome="applied")
-        self._metrics.count("events", len(events) - accepted, outcome="duplicate")
+        self._metrics.events.add(accepted, outcome="applied")
+        self._metrics.events.add(len(events) - accepted, outcome="duplicate")
 
     def _change(self, events: EventColumns, of: ItemsOf) -> Changed:
-        with self._metrics.timed("work_seconds", part="records"):
+        with self._metrics.work_seconds.timed(part="records"):
             changed = self._users.change(events, of)
-        with self._metrics.timed("work_seconds", part="statistics"):
+        with self._metrics.work_seconds.timed(part="statistics"):
             self._statistics.apply(events, changed.applied)
-        with self._metrics.timed("work_seconds", part="covisits"):
+        with self._metrics.work_seconds.timed(part="covisits"):
             self._covisits.add(changed.applied)
         return changed
 
@@ -228,19 +228,19 @@ class UserPartition:
     async def _take(self) -> Flush | None:
         if self.state.applied == self.state.durable and not self._more:
             return None
-        with self._metrics.timed("work_seconds", part="take"):
+        with self._metrics.work_seconds.timed(part="take"):
             self._statistics.show(self.partition)
         flush = Flush(outputs=self._outputs, applied=self.state.applied)
         self._outputs = []
         await aside(self._users.changed, self._list, flush, self._covisits.hashes())
-        with self._metrics.timed("work_seconds", part="take"):
+        with self._metrics.work_seconds.timed(part="take"):
             published = self._statistics.unpublished(PUBLISHED_AT_ONCE)
             self._more = len(published) == PUBLISHED_AT_ONCE
             flush.outputs += [self._statistics_record(row, flush.applied) for row in published]
         return flush
 
     def _list(self, flush: Flush, hashes: NDArray[np.uint64]) -> None:
-        with self._metrics.timed("work_seconds", part="take (in a thread)"):
+        with self._metrics.work_seconds.timed(part="take (in a thread)"):
             people = self._users.take()
             flush.rows = {USER + user: row for user, row in people.items()}
             self._taken = {user.decode() for user in people}
@@ -273,7 +273,8 @@ class UserPartition:
         if await self.state.flush():
             self._flushed |= self._taken
             self._erased = (self._erased - self._taken) | self._gone
-            self._metrics.gauge("flush_seconds", self.state.flush_seconds, table="users", partition=str(self.partition))
+            self._metrics.flush_seconds.set(self.state.flush_seconds, table="users", partition=str(self.partition))
+            self._metrics.flush_duration_seconds.observe(self.state.flush_seconds, table="users")
         async with self.state.still:
             self._users.trim(self._settings.cache_users, self._settings.cache_bytes)
 

@@ -34,7 +34,7 @@ class Commits:
             await self._app.consumer.commit_offsets({TP(self._topic, p): offset for p, offset in answered.items()})
         except KafkaError as error:
             # the next flush commits them; until then a restart would answer them again
-            self._metrics.count("commits_failed", code=code_of(error))
+            self._metrics.commits_failed.add(code=code_of(error))
             self._health.warn("commits", f"answered requests cannot be committed: {why(error)}", for_s=NOTED_S)
 
     def let_go(self, partitions: set[TP]) -> None:

@@ -161,7 +161,7 @@ class Outbox:
 
     def _failed(self, record: Queued, reason: str, error: BaseException) -> None:
         log.warning("%s to %s failed: %s", record.what, record.topic, error)
-        self._metrics.count("sends_failed", what=record.what, reason=reason)
+        self._metrics.sends_failed.add(what=record.what, reason=reason)
         self._end(record)
 
     def _end(self, record: Queued) -> None:

@@ -37,6 +37,8 @@ class Pending:
     deadline: float
     "On the monotonic clock, in seconds."
     reply: Callable[[Slate | RiffleError], None]
+    came: float
+    "When it was taken in, on the monotonic clock, in seconds."
     stale: bool = False
     "The event of its token is not applied."
     near: bool = False
@@ -139,5 +141,6 @@ class Ranking:
 
     def _finish(self, pending: Pending, answer: Slate | RiffleError) -> None:
         outcome = answer.code if isinstance(answer, RiffleError) else "degraded" if answer.degraded else "slate"
-        self._metrics.count("requests", outcome=outcome)
+        self._metrics.requests.add(outcome=outcome)
+        self._metrics.request_seconds.observe(self._clock() - pending.came, outcome=outcome)
         pending.reply(answer)

@@ -95,7 +95,8 @@ class Recommend:
             RiffleError: the terminal error.
         """
         done: asyncio.Future[Slate | RiffleError] = asyncio.get_running_loop().create_future()
-        pending = Pending(request, partition, self._clock() + deadline_ms / 1000, done.set_result, near=True)
+        now = self._clock()
+        pending = Pending(request, partition, now + deadline_ms / 1000, done.set_result, now, near=True)
         pending.stale = not await self._reflected(pending)
         self._ranking.submit(pending)
         answer = await done
@@ -128,7 +129,7 @@ class Recommend:
             self._outbox.expect(parsed.address.topic)
         except Exception:
             log.exception("request at %s-%d, offset %d failed", chunk.topic, chunk.partition, chunk.offsets[index])
-            self._metrics.count("requests", outcome="lost")
+            self._metrics.requests.add(outcome="lost")
             answered()
             return
         self._accept(parsed, answered)
@@ -136,9 +137,9 @@ class Recommend:
     def _refuse(self, refused: Refused, chunk: Chunk, index: int, answered: Callable[[], None]) -> None:
         """Answer a malformed request with its error; it goes to the dead letters if no answer can reach its sender."""
         error = refused.error
-        self._metrics.count("requests", outcome="malformed", code=error.code)
+        self._metrics.requests.add(outcome="malformed", code=error.code)
         if error.code == "wrong_partition":
-            self._metrics.count("wrong_partition", topic="requests")
+            self._metrics.wrong_partition.add(topic="requests")
         if refused.address is not None:
             self._replies.send(refused.address, error, answered)
             return
@@ -151,7 +152,7 @@ class Recommend:
         def reply(answer: Slate | RiffleError) -> None:
             self._replies.send(accepted.address, answer, answered)
 
-        pending = Pending(accepted.request, accepted.partition, accepted.deadline, reply)
+        pending = Pending(accepted.request, accepted.partition, accepted.deadline, reply, self._clock())
         after, partition = accepted.request.after, self._partitions.get(accepted.partition)
         if after is None or partition is None or (after.partition == accepted.partition and partition.reflects(after)):
             self._ranking.submit(pending)

@@ -433,7 +433,7 @@ def test_the_catalogue_goes_on_whatever_an_entry_is(archiver: Archiver, record: 
         await catalogue.on_items(chunk)
         assert store.available[store.row_of("good")]
         kept = len(catalogue._kept)
-        applied = int(metrics.value("items", outcome="applied"))
+        applied = int(metrics.items.value(outcome="applied"))
         row = archived(archiver, "items", record)
         if isinstance(row, dict):
             assert (applied, kept) == (3, 0)
@@ -442,7 +442,7 @@ def test_the_catalogue_goes_on_whatever_an_entry_is(archiver: Archiver, record: 
             assert (applied, kept) == (2, 1)
         else:
             assert (applied, kept) == (2, 0)
-            assert metrics.value("items", outcome="rejected", code=row) == 1
+            assert metrics.items.value(outcome="rejected", code=row) == 1
             assert row in CODES
         for task in catalogue._waiting.values():
             task.cancel()
