@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 
 from aiokafka.errors import KafkaError
@@ -17,14 +18,13 @@ from agents.requests.recommend import Recommend
 from agents.summaries import summary
 from models.items.store import ItemStore
 from models.pipeline.pipeline import CandidatePipeline
-from schemas.codec import encode
-from schemas.columns import ERASE
 from schemas.errors import BadInput, BadItem, NotReady
 from schemas.records import Interaction, Item, Request, Slate, SlateItem
 from schemas.settings import Settings
 from streams.kafka.client import RiffleClient
 from streams.kafka.error_codes import Action, action_of, advice_of, named
 from streams.kafka.healing_producer import HealingProducer, Outgoing
+from streams.kafka.writes import Writes
 from streams.mirror.redis import UserMirror
 
 __all__ = ["Tables", "WorkerService"]
@@ -96,6 +96,7 @@ class WorkerService:
         self._recommend = recommend
         self._partitions = partitions
         self._producer = producer
+        self._writes = Writes(settings)
         self.metrics = metrics
 
     def partition_of(self, user_id: str) -> int:
@@ -163,35 +164,27 @@ class WorkerService:
 
     async def send_events(self, events: Sequence[Interaction]) -> list[dict[str, int]]:
         """Produce events, acknowledged by all replicas; returns their tokens in order."""
-        topic = self._settings.topic("interactions")
-        records = []
-        for event in events:
-            datum = {name: getattr(event, name) for name in Interaction.__dataclass_fields__}
-            value, partition = encode("interaction", datum), self.partition_of(event.user_id)
-            records.append(Outgoing(topic, event.user_id.encode(), value, partition=partition))
-        async with _taken():
-            done = await self._producer.deliver(records)
-        return [{"partition": meta.partition, "offset": meta.offset} for meta in done]
+        return await self._deliver([self._placed(self._writes.event(event), event.user_id) for event in events])
 
     async def erase(self, user_id: str) -> dict[str, int]:
-        """Ask for a person's state to be forgotten; returns the token of that event."""
-        topic, partition = self._settings.topic("interactions"), self.partition_of(user_id)
-        async with _taken():
-            (meta,) = await self._producer.deliver([Outgoing(topic, user_id.encode(), None, [ERASE], partition)])
-        return {"partition": meta.partition, "offset": meta.offset}
+        """Ask for a user's state to be forgotten; returns the token of that event."""
+        return (await self._deliver([self._placed(self._writes.erasure(user_id), user_id)]))[0]
 
     async def put_item(self, item: Item) -> None:
         """Add or replace a catalogue entry."""
-        datum = {name: getattr(item, name) for name in Item.__dataclass_fields__}
-        datum["categories"] = list(item.categories)
-        topic = self._settings.topic("items")
-        async with _taken():
-            await self._producer.deliver([Outgoing(topic, item.item_id.encode(), encode("item", datum))])
+        await self._deliver([self._writes.item(item)])
 
     async def delete_item(self, item_id: str) -> None:
         """Delete a catalogue entry."""
+        await self._deliver([self._writes.deletion(item_id)])
+
+    def _placed(self, record: Outgoing, user_id: str) -> Outgoing:
+        return replace(record, partition=self.partition_of(user_id))
+
+    async def _deliver(self, records: Sequence[Outgoing]) -> list[dict[str, int]]:
         async with _taken():
-            await self._producer.deliver([Outgoing(self._settings.topic("items"), item_id.encode(), None)])
+            done = await self._producer.deliver(records)
+        return [{"partition": meta.partition, "offset": meta.offset} for meta in done]
 
     @property
     def release(self) -> str:
