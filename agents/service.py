@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from aiokafka.errors import KafkaError
@@ -27,7 +27,7 @@ from streams.kafka.healing_producer import HealingProducer, Outgoing
 from streams.kafka.writes import Writes
 from streams.mirror.redis import UserMirror
 
-__all__ = ["Tables", "WorkerService"]
+__all__ = ["Tables", "View", "WorkerService"]
 
 
 class Tables(Protocol):
@@ -65,38 +65,33 @@ async def _taken() -> AsyncIterator[None]:
         raise NotReady("broker_unavailable", f"Kafka did not take it all ({text}); sending it again is safe") from exc
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is read of a worker to answer over HTTP."""
+
+    users: Mapping[int, UserPartition]
+    items: ItemStore
+    pipeline: CandidatePipeline
+    mirror: UserMirror
+    tables: Tables
+    stuck: Callable[[], Mapping[str, float]]
+    health: Health
+    readiness: Readiness
+
+
 class WorkerService:
     """The worker behind `agents.web`: implements `agents.web.protocol.Service`."""
 
     def __init__(
-        self,
-        settings: Settings,
-        items: ItemStore,
-        pipeline: CandidatePipeline,
-        recommend: Recommend,
-        partitions: Mapping[int, UserPartition],
-        producer: HealingProducer,
-        metrics: Metrics,
-        mirror: UserMirror,
-        tables: Tables,
-        stuck: Callable[[], Mapping[str, float]],
-        health: Health,
-        readiness: Readiness,
+        self, settings: Settings, recommend: Recommend, producer: HealingProducer, metrics: Metrics, view: View
     ) -> None:
         self._settings = settings
-        self._mirror = mirror
-        self._tables = tables
-        self._stuck = stuck
-        self._health = health
-        self._readiness = readiness
-        self._client: RiffleClient | None = None
-        self._connecting = asyncio.Lock()
-        self._items = items
-        self._pipeline = pipeline
         self._recommend = recommend
-        self._partitions = partitions
         self._producer = producer
         self._writes = Writes(settings)
+        self._view = view
+        self._client: RiffleClient | None = None
+        self._connecting = asyncio.Lock()
         self.metrics = metrics
 
     def partition_of(self, user_id: str) -> int:
@@ -106,7 +101,7 @@ class WorkerService:
     def _owned(self, user_id: str) -> UserPartition | None:
         """The person's partition; None when another worker has it. Raises NotReady while it is being restored here."""
         number = self.partition_of(user_id)
-        partition = self._partitions.get(number)
+        partition = self._view.users.get(number)
         if partition is not None and not partition.state.ready.is_set():
             raise NotReady("not_ready", f"partition {number} of this person is being restored here: try again")
         return partition
@@ -135,14 +130,14 @@ class WorkerService:
 
     def similar(self, item_id: str, k: int) -> list[SlateItem]:
         """Items like this one; raises BadItem `not_found`."""
-        if self._items.row_of(item_id) < 0:
+        if self._view.items.row_of(item_id) < 0:
             raise BadItem("not_found", f"no item {item_id!r}", "item_id")
-        return self._pipeline.similar(item_id, k)
+        return self._view.pipeline.similar(item_id, k)
 
     def item(self, item_id: str) -> Item:
         """A catalogue entry; raises BadItem `not_found`."""
-        row = self._items.row_of(item_id)
-        found = self._items.items[row] if row >= 0 else None
+        row = self._view.items.row_of(item_id)
+        found = self._view.items.items[row] if row >= 0 else None
         if found is None:
             raise BadItem("not_found", f"no item {item_id!r}", "item_id")
         return found
@@ -151,7 +146,7 @@ class WorkerService:
         """What is known of a person; of another worker's, what that worker mirrored last. Raises BadItem `not_found`."""
         partition = self._owned(user_id)
         if partition is None:
-            mirrored = await self._mirror.get(user_id)
+            mirrored = await self._view.mirror.get(user_id)
             if mirrored is None:
                 raise BadItem(
                     "not_found", f"nothing is mirrored of {user_id!r}, whose partition is on another worker", "user_id"
@@ -160,7 +155,7 @@ class WorkerService:
         record = partition.lookup([user_id])[0]
         if record is None:
             raise BadItem("not_found", f"nothing is known of {user_id!r}", "user_id")
-        return {"user_id": user_id, **summary(record, self._items)}
+        return {"user_id": user_id, **summary(record, self._view.items)}
 
     async def send_events(self, events: Sequence[Interaction]) -> list[dict[str, int]]:
         """Produce events, acknowledged by all replicas; returns their tokens in order."""
@@ -189,40 +184,40 @@ class WorkerService:
     @property
     def release(self) -> str:
         """Name of the serving release, `none` without one."""
-        return self._pipeline.slot.name
+        return self._view.pipeline.slot.name
 
     @property
     def refused(self) -> Mapping[str, str]:
         """Releases that were refused here, and why."""
-        return self._pipeline.slot.refused
+        return self._view.pipeline.slot.refused
 
     def stuck(self) -> Mapping[str, float]:
         """Partitions that have work waiting and do not get on, and for how many seconds."""
-        return self._stuck()
+        return self._view.stuck()
 
     async def tables(self, *, digests: bool = False) -> Sequence[Mapping[str, object]]:
         """The table partitions that this worker owns or stands by for; with `digests` hashed, which reads them whole."""
-        return await self._tables(digests=digests)
+        return await self._view.tables(digests=digests)
 
     def ready(self) -> tuple[bool, dict[str, object]]:
         """Whether this worker answers, and what is missing if not."""
-        return self._readiness.ready()
+        return self._view.readiness.ready()
 
     @property
     def warnings(self) -> Mapping[str, str]:
         """What is not right though requests are answered."""
-        return self._health.current()
+        return self._view.health.current()
 
     def render_metrics(self) -> str:
         """Prometheus text."""
-        for (kind, name), n in self._pipeline.counters.items():
+        for (kind, name), n in self._view.pipeline.counters.items():
             (self.metrics.pipeline_filter if kind == "filter" else self.metrics.pipeline_failed).set(n, name=name)
-        self.metrics.items_known.set(len(self._items))
-        model = self._pipeline.slot.current
+        self.metrics.items_known.set(len(self._view.items))
+        model = self._view.pipeline.slot.current
         self.metrics.release_trained_until_ms.set(model.release.manifest.trained_until_ms if model else 0)
         index = model.index if model else None
         self.metrics.index_recall.set(index.recall if index else 1.0)
-        for number, partition in self._partitions.items():
+        for number, partition in self._view.users.items():
             self.metrics.applied_offset.set(partition.state.applied, partition=str(number))
             self.metrics.durable_offset.set(partition.state.durable, partition=str(number))
         return self.metrics.render()

@@ -30,7 +30,7 @@ from agents.partitions.topic_changes import TopicChanges
 from agents.producers import events_producer, note_replaced, replies_producer
 from agents.requests.commits import Commits
 from agents.requests.recommend import Recommend
-from agents.service import WorkerService
+from agents.service import View, WorkerService
 from agents.tasks import Crash, Tasks
 from models.items.store import ItemStore
 from models.pipeline.pipeline import CandidatePipeline
@@ -99,46 +99,21 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
     afterwards = (mirroring.take, commits.commit)
     flushing = Flushing(app, ownership, assignment, lanes, recovery, crash, settings.commit_interval_s, afterwards)
 
-    catalogue, releases = Catalogue(items, metrics, registry), Releases(settings, slot, items, metrics)
-    reader = BroadcastReader(
-        settings,
-        {
-            "items": catalogue.on_items,
-            "item-vectors": catalogue.on_vectors,
-            "item-stats": catalogue.on_statistics,
-            "neighbours": catalogue.on_neighbours,
-            "models": releases.on_models,
-        },
-        health.set,
-    )
+    releases = Releases(settings, slot, items, metrics)
+    reader = _reader(settings, Catalogue(items, metrics, registry), releases, health)
     changes = TopicChanges(settings, app, ownership, recovery, reader, commits, health)
     topic_watch = TopicWatch(settings, health.set, changes.made_anew, ownership.sources, changes.begun)
 
-    archiving, broker, reading = (
-        Archiving(settings, registry, metrics, health),
-        BrokerProbe(settings),
-        Reading(app, metrics, health),
-    )
+    archiving, broker = Archiving(settings, registry, metrics, health), BrokerProbe(settings)
+    reading = Reading(app, metrics, health)
     readiness, watchdog = Readiness(settings, ownership.users, broker, health), Watchdog(settings.stuck_s)
     looks: list[Callable[[], Awaitable[None]]] = [archiving.look, recovery.look, reading.look]
     looks += [CovisitTroubles(ownership, health).look, Misplaced(settings, metrics, health).look]
     if registry is not None and (probe := _registry(settings)) is not None:
         looks.append(RegistryProbe(registry, probe, health).look)
     watch = Watch(settings, app, ownership, watchdog, metrics, crash, looks)
-    service = WorkerService(
-        settings,
-        items,
-        pipeline,
-        recommend,
-        ownership.users,
-        events,
-        metrics,
-        mirror,
-        ownership.tables,
-        watchdog.stuck,
-        health,
-        readiness,
-    )
+    seen = View(ownership.users, items, pipeline, mirror, ownership.tables, watchdog.stuck, health, readiness)
+    service = WorkerService(settings, recommend, events, metrics, seen)
     return Parts(
         settings=settings,
         crash=crash,
@@ -166,6 +141,17 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
         watch=watch,
         service=service,
     )
+
+
+def _reader(settings: Settings, catalogue: Catalogue, releases: Releases, health: Health) -> BroadcastReader:
+    handlers = {
+        "items": catalogue.on_items,
+        "item-vectors": catalogue.on_vectors,
+        "item-stats": catalogue.on_statistics,
+        "neighbours": catalogue.on_neighbours,
+        "models": releases.on_models,
+    }
+    return BroadcastReader(settings, handlers, health.set)
 
 
 def create_app(settings: Settings) -> RiffleApp:
