@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from virtual_time import VirtualLoop, run_virtually
 
 from agents.metrics import Metrics
+from agents.requests.backlog import Backlog, _Waiting
 from agents.requests.clock import Clock
+from agents.requests.offsets import Offsets
 from agents.requests.ranking import Ranking
 from agents.requests.recommend import Recommend
 from schemas.codec import header_of
@@ -127,6 +129,8 @@ class Producer:
     def __init__(self, loop: VirtualLoop, world: World) -> None:
         self._loop, self._world, self._sends = loop, world, 0
         self.sent: list[tuple[float, str, bytes, Sequence[tuple[str, bytes]]]] = []
+        self.settled: set[bytes] = set()
+        "Correlation ids of replies that were acknowledged or given up."
 
     async def send(
         self, topic: str, value: bytes | None, key: bytes | None = None, headers: Sequence[tuple[str, bytes]] = ()
@@ -134,8 +138,11 @@ class Producer:
         self._sends += 1
         self.sent.append((self._loop.time(), topic, value or b"", headers))
         done: asyncio.Future[Any] = self._loop.create_future()
+        correlation = header_of(headers, "Faust-Ag-CorrelationId") or b""
+        done.add_done_callback(lambda _: self.settled.add(correlation))
         if self._sends in self._world.refusals:
             if self._sends % 2:
+                self.settled.add(correlation)
                 raise KafkaTimeoutError
             self._loop.call_later(self._world.acknowledge_ms / 1000, done.set_exception, KafkaError("refused"))
         else:
@@ -174,6 +181,8 @@ class Seen:
     sent: list[tuple[float, str, bytes, Sequence[tuple[str, bytes]]]] = field(default_factory=list)
     committable: dict[int, int] = field(default_factory=dict)
     end: int = 0
+    singles: dict[int, bytes] = field(default_factory=dict)
+    "Offsets of requests whose correlation id is used once, and that."
 
     def answers(self) -> Counter[bytes]:
         found = Counter[bytes]()
@@ -224,6 +233,8 @@ async def play(loop: VirtualLoop, script: Sequence[Step], world: World) -> Seen:
                     letters += 1
                 elif one.kind != "unknown topic":
                     seen.expected[correlation] += 1
+                    if not one.twice:
+                        seen.singles[seen.end + len(rows) - 1] = correlation
                     if one.age_ms < one.budget_ms and not one.twice:
                         seen.deadlines[correlation] = loop.time() + (one.budget_ms - one.age_ms) / 1000
             offsets = range(seen.end, seen.end + len(rows))
@@ -231,7 +242,8 @@ async def play(loop: VirtualLoop, script: Sequence[Step], world: World) -> Seen:
             values, headers = [value for value, _ in rows], [headers for _, headers in rows]
             await made.on_chunk(Chunk("riffle.requests", OWNED, offsets, [b"0"] * len(rows), values, stamps, headers))
             seen.end += len(rows)
-        assert made.committable().get(OWNED, seen.end) <= seen.end
+        unanswered = [offset for offset, name in seen.singles.items() if name not in producer.settled]
+        assert made.committable().get(OWNED, 0) <= min(unanswered, default=seen.end), "what is committed is answered"
         if step.drains:
             await made.drain(60.0)
             assert made.committable().get(OWNED, seen.end) == seen.end, "the next owner would answer again"
@@ -277,6 +289,10 @@ def test_no_answer_is_later_than_the_batch_under_way_while_batches_take_what_is_
 ) -> None:
     seen = run_virtually(lambda loop: play(loop, script, world))
     check(seen)
+    check_in_time(seen)
+
+
+def check_in_time(seen: Seen) -> None:
     last = {header_of(headers, "Faust-Ag-CorrelationId"): at for at, topic, _, headers in seen.sent if topic == "replies"}
     late = {name: last[name] - deadline for name, deadline in seen.deadlines.items()}
     assert max(late.values(), default=0.0) <= FULL_BATCH_S
@@ -307,22 +323,55 @@ def test_each_request_over_http_gets_a_slate_or_an_error(world: World, budgets: 
     assert all(isinstance(answer, Slate | RiffleError) for answer in found)
 
 
-PLAIN = World(1.0, frozenset(), 2, frozenset())
-BURST = [Step(0, (Asked("valid", 250, 0, False),) * 20, False)]
+BURST = [Step(0, (Asked("valid", 250, 0, False),) * 300, False), Step(1, (), False)]
 
 
-@pytest.mark.parametrize("wrong", ["answers twice", "forgets a batch that failed"])
-def test_a_build_that_does_otherwise_is_found(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def _answers_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     finish = Ranking._finish
 
     def broken(self: Ranking, pending: Any, answer: Any) -> None:
-        if wrong == "answers twice":
-            finish(self, pending, answer)
-            finish(self, pending, answer)
-        elif not isinstance(answer, NotReady):
+        finish(self, pending, answer)
+        finish(self, pending, answer)
+
+    monkeypatch.setattr(Ranking, "_finish", broken)
+
+
+def _forgets_a_batch_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    finish = Ranking._finish
+
+    def broken(self: Ranking, pending: Any, answer: Any) -> None:
+        if not isinstance(answer, NotReady):
             finish(self, pending, answer)
 
     monkeypatch.setattr(Ranking, "_finish", broken)
+
+
+def _commits_what_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Offsets, "committable", lambda self: dict(self._next))
+
+
+def _refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offer(self: Backlog[Any], entry: Any, deadline: float, *, near: bool = False) -> bool:
+        self._waiting.append(_Waiting(entry, 1e9, near))
+        return True
+
+    monkeypatch.setattr(Backlog, "offer", offer)
+
+
+@pytest.mark.parametrize(
+    "breaks", [_answers_twice, _forgets_a_batch_that_failed, _commits_what_is_not_answered, _refuses_nothing]
+)
+def test_a_build_that_does_otherwise_is_found(
+    breaks: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     world = World(1.0, frozenset({1}), 2, frozenset())
+
+    def run() -> None:
+        seen = run_virtually(lambda loop: play(loop, BURST, world))
+        check(seen)
+        check_in_time(seen)
+
+    run()
+    breaks(monkeypatch)
     with pytest.raises(AssertionError):
-        check(run_virtually(lambda loop: play(loop, BURST, world)))
+        run()
