@@ -52,7 +52,7 @@ class Catalogue:
                 self._take(value, key, headers)
             except TransientError:
                 self._keep(key or b"", value or b"", headers)
-        self._metrics.gauge("items_waiting", len(self._kept))
+        self._metrics.items_waiting.set(len(self._kept))
 
     def _take(self, value: bytes | None, key: bytes | None, headers: Headers) -> None:
         """Apply an entry, or count why it cannot be; raises NotReady while its schema is not known."""
@@ -63,23 +63,23 @@ class Catalogue:
             else:
                 self._items.upsert(entry)
                 if key != entry.item_id.encode():
-                    self._metrics.count("items_under_another_key")
+                    self._metrics.items_under_another_key.add()
         except BadInput as exc:
-            self._metrics.count("items", outcome="rejected", code=exc.code)
+            self._metrics.items.add(outcome="rejected", code=exc.code)
         except TransientError:
             raise
         except Exception:
             log.exception("a record of the catalogue")
-            self._metrics.count("items", outcome="rejected", code="internal")
+            self._metrics.items.add(outcome="rejected", code="internal")
         else:
-            self._metrics.count("items", outcome="applied")
+            self._metrics.items.add(outcome="applied")
             self._forget(key or b"")
 
     def _keep(self, key: bytes, value: bytes, headers: Headers) -> None:
         self._forget(key)
         if self._kept_bytes + len(value) > KEPT_BYTES:
             log.warning("a catalogue entry is left out until the next start: its schema is missing, and too many wait")
-            self._metrics.count("items", outcome="rejected", code="registry_unavailable")
+            self._metrics.items.add(outcome="rejected", code="registry_unavailable")
             return
         self._kept[key] = (value, headers)
         self._kept_bytes += len(value)
@@ -105,7 +105,7 @@ class Catalogue:
                         self._kept[key] = (value, headers)
                         self._kept_bytes += len(value)
                         await asyncio.sleep(RETRY_S)
-            self._metrics.gauge("items_waiting", len(self._kept))
+            self._metrics.items_waiting.set(len(self._kept))
         del self._waiting[schema_id]
 
     def on_vectors(self, chunk: Chunk) -> None:
@@ -119,9 +119,9 @@ class Catalogue:
                     item_id, vectors = vectors_from(decode("item_vectors", value)[0])
                     outcome = "odd_size" if self._items.set_vectors(item_id, vectors) else "applied"
             except (BadEvent, UnicodeDecodeError) as exc:
-                self._metrics.count("item_vectors", outcome=exc.code if isinstance(exc, BadEvent) else "invalid_key")
+                self._metrics.item_vectors.add(outcome=exc.code if isinstance(exc, BadEvent) else "invalid_key")
             else:
-                self._metrics.count("item_vectors", outcome=outcome)
+                self._metrics.item_vectors.add(outcome=outcome)
 
     def _decoded(self, name: str, value: bytes | None) -> dict[str, Any] | None:
         """A datum of one of Riffle's own topics; None, counted, for what Riffle would not have written."""
@@ -132,7 +132,7 @@ class Catalogue:
             if not SOUND[name](datum):
                 raise BadEvent("invalid_field", "numbers that are out of range")
         except BadEvent as exc:
-            self._metrics.count("broadcast_rejected", schema=name, code=exc.code)
+            self._metrics.broadcast_rejected.add(schema=name, code=exc.code)
             return None
         return datum
 

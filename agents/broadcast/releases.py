@@ -43,7 +43,7 @@ class Releases:
                 self._wanted = decode_announcement(value)
             except BadEvent as exc:
                 log.warning("announcement that cannot be read: %s", exc)
-                self._metrics.count("releases", outcome="unreadable")
+                self._metrics.releases.add(outcome="unreadable")
             else:
                 self._changed.set()
 
@@ -71,12 +71,12 @@ class Releases:
                 await asyncio.sleep(0)
         except ReleaseRejected as exc:
             self._slot.refused[wanted.release] = exc.message
-            self._metrics.count("releases", outcome="refused", code=exc.code)
+            self._metrics.releases.add(outcome="refused", code=exc.code)
             log.error("release %s is refused, %s keeps serving: %s", wanted.release[:80], self._slot.name, exc.message)
             return
         except Exception as exc:
             self._slot.refused[wanted.release] = f"{type(exc).__name__}: {exc}"
-            self._metrics.count("releases", outcome="refused", code="not_fetched")
+            self._metrics.releases.add(outcome="refused", code="not_fetched")
             log.exception("release %s could not be loaded, %s keeps serving", wanted.release[:80], self._slot.name)
             # it may be the network or the disk: a release that is bad is refused above and not tried again
             asyncio.get_running_loop().call_later(RETRY_S, self._changed.set)
@@ -92,5 +92,5 @@ class Releases:
 
     def _note(self, outcome: str, name: str) -> None:
         self._slot.refused.pop(name, None)
-        self._metrics.count("releases", outcome=outcome)
+        self._metrics.releases.add(outcome=outcome)
         log.info("release %s serves", name)

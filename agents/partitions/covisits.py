@@ -85,7 +85,7 @@ class CovisitPartition:
             partition=partition,
             group=settings.app_id,
             take=self._take,
-            timed=lambda part: metrics.timed("work_seconds", part=part),
+            timed=lambda part: metrics.work_seconds.timed(part=part),
             reports_missing=False,  # they are kept for a day
         )
         self._table = NeighbourTable(lambda keys: self.state.store.get_many([ROW + key for key in keys]))
@@ -118,7 +118,7 @@ class CovisitPartition:
             self._table.put(hash64(key.decode()).to_bytes(8, "little"), NeighbourRow.decode(row))
 
     async def apply(self, chunk: Chunk) -> None:
-        """Add a chunk's increments; the caller holds `state.still`."""
+        """Add a chunk's increments; within `state.changing()`."""
         self.state.expect(chunk.offsets[0])
         await aside(sum(len(value or b"") for value in chunk.values) // SMALLEST_BYTES, self._add, chunk)
         self.state.applied = max(self.state.applied, chunk.last_offset)
@@ -131,10 +131,10 @@ class CovisitPartition:
                 increments = increments_of(chunk.values[n] or b"", chunk.headers[n])
             except Exception as exc:  # whatever it is, its neighbours are not affected
                 code = exc.code if isinstance(exc, BadEvent) else "internal"
-                self._metrics.count("covisits", outcome="dead_letter")
+                self._metrics.covisits.add(outcome="dead_letter")
                 self._outputs.append(dead_letter(self._settings, chunk, n, code, str(exc)))
                 continue
-            with self._metrics.timed("work_seconds", part="neighbours"):
+            with self._metrics.work_seconds.timed(part="neighbours"):
                 self._table.add(increments)
 
     async def _take(self) -> Flush | None:
@@ -146,7 +146,7 @@ class CovisitPartition:
         return flush
 
     def _list(self, flush: Flush) -> None:
-        with self._metrics.timed("work_seconds", part="take (in a thread)"):
+        with self._metrics.work_seconds.timed(part="take (in a thread)"):
             self._fill(flush)
 
     def _fill(self, flush: Flush) -> None:
@@ -163,7 +163,7 @@ class CovisitPartition:
                 flush.outputs.append(self._neighbours_record(item_id, key))
         waiting = list(self._unpublished)
         if len(waiting) > WAITING_AT_MOST:
-            self._metrics.count("neighbours_not_kept_waiting", len(waiting) - WAITING_AT_MOST)
+            self._metrics.neighbours_not_kept_waiting.add(len(waiting) - WAITING_AT_MOST)
         flush.rows[UNPUBLISHED] = b"\x01" + b"".join(waiting[-WAITING_AT_MOST:])
 
     def _neighbours_record(self, item_id: str, key: bytes) -> Output:
@@ -186,7 +186,8 @@ class CovisitPartition:
         """
         if not now and self._table.changed_at_most > LAZY_ROWS and time.monotonic() - self._flushed_s < LAZY_S:
             return
-        await self.state.flush()
+        if await self.state.flush():
+            self._metrics.flush_duration_seconds.observe(self.state.flush_seconds, table="covisits")
         self._flushed_s = time.monotonic()
         async with self.state.still:
             self._table.trim(self._settings.cache_users, self._settings.cache_bytes)

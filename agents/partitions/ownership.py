@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
-from agents.health import heals, why
+from agents.health.findings import heals, why
 from agents.metrics import Metrics
 from agents.partitions.covisits import CovisitPartition
 from agents.partitions.users import UserPartition
@@ -95,7 +95,7 @@ class Ownership:
                 state = part.state
                 mine = number in numbers and state.ready.is_set() and state.trouble is None
                 if mine and committed.get((state.source, number), -1) <= state.durable + 1:
-                    state.from_generation = 0  # the group reads it anew
+                    state.take_from(0)  # the group reads it anew
                     continue
                 if mine:
                     log.warning("%s-%d was owned by another worker meanwhile: reading its rows anew", state.source, number)
@@ -108,7 +108,8 @@ class Ownership:
         for number in covisits - self.covisits.keys():
             self.covisits[number] = self._made(self.covisits, number)
         for part in self.parts():
-            part.state.unproven = failed.get((part.state.changelog, part.partition), part.state.unproven)
+            if (reason := failed.get((part.state.changelog, part.partition))) is not None:
+                part.state.doubt(reason)
         opening = [part for part in self.parts() if not part.state.ready.is_set()]
         await asyncio.gather(*(self._open(part, committed) for part in opening))
         try:
@@ -133,15 +134,15 @@ class Ownership:
             if not heals(error):
                 raise
             log.warning("%s-%d cannot be opened now: %s", state.changelog, part.partition, why(error))
-            state.trouble = error
+            state.fail(error)
         else:
-            state.ready.set()
+            state.opened()
             if state.missing:
                 self.count_missing(part, state.missing[1] - state.missing[0])
 
     def count_missing(self, part: Partition, records: int) -> None:
         """Count records that were deleted before they were applied."""
-        self._metrics.count("events_missing", max(records, 0), topic=part.state.source, partition=part.partition)
+        self._metrics.events_missing.add(max(records, 0), topic=part.state.source, partition=part.partition)
 
     def _made(self, parts: Mapping[int, Any], number: int) -> Any:
         """A partition of the table that `parts` is, not opened yet."""
@@ -168,8 +169,8 @@ class Ownership:
             parts: dict[int, Any] = self.users if isinstance(part, UserPartition) else self.covisits
             await part.close()
             fresh = parts[part.partition] = self._made(parts, part.partition)
-            fresh.state.from_generation = generation + 1
-            fresh.state.unproven = part.state.unproven if part.state.trouble is None else why(part.state.trouble)
+            fresh.state.take_from(generation + 1)
+            fresh.state.doubt(part.state.unproven if part.state.trouble is None else why(part.state.trouble))
             await self._open(fresh, committed)
             opened |= fresh.state.trouble is None
         return opened

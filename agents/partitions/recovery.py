@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable
 
 from aiokafka.errors import KafkaError
 
-from agents.health import code_of, why
+from agents.health.findings import code_of, why
 from agents.metrics import Metrics
 from agents.partitions.ownership import Ownership, Partition
+from schemas.errors import StoreCorrupt
 from streams.back_off import BackOff
 
 __all__ = ["FIRST_S", "MOST_S", "Recovery"]
@@ -30,7 +31,8 @@ class Recovery:
     and its records are read again once it is open.
 
     `taking`: held while partitions are opened or closed. `generation`: the group generation in which they were opened.
-    `rejoin`: joins the group again, and returns the generation that came of it, -1 when none did.
+    `rejoin`: joins the group again, and returns the generation that came of it, -1 when none did. `due`: set while something
+    is to be opened anew.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Recovery:
         taking: asyncio.Lock,
         generation: Callable[[], int],
         rejoin: Callable[[], Awaitable[int]],
+        due: asyncio.Event,
     ) -> None:
         self._ownership = ownership
         self._metrics = metrics
@@ -49,18 +52,27 @@ class Recovery:
         self._back_off = BackOff(FIRST_S, MOST_S)
         self._confirmed = -1
         "Generation in which the group said, after the newest failure, what this worker owns."
-        self.due = asyncio.Event()
-        "Set while something is to be opened anew."
+        self.due = due
 
     def failed(self, part: Partition, error: BaseException) -> None:
         """A partition can no longer be used: no request reads it, its chunks are dropped, and it will be opened anew."""
         state = part.state
         log.warning("%s-%d is opened anew: %s", state.changelog, part.partition, why(error), exc_info=error)
-        self._metrics.count("partitions_failed", table=state.changelog, code=code_of(error))
+        self._metrics.partitions_failed.add(table=state.changelog, code=code_of(error))
         self._confirmed = -1
-        state.ready.clear()
-        state.trouble = state.trouble or error
+        state.fail(error)
         self.due.set()
+
+    async def look(self) -> None:
+        """Have partitions and copies opened anew whose rows turned out to be damaged."""
+        for part in self._ownership.parts():
+            if part.state.store.damaged and part.state.trouble is None:
+                message = f"a damaged block was met in {part.state.store.folder}: it is rebuilt from the changelog"
+                error = StoreCorrupt("store_unreadable", message)
+                part.state.spoil(error)
+                self.failed(part, error)
+        if self._ownership.standby.damaged():
+            self.due.set()  # joining the group again makes damaged copies anew
 
     async def run(self) -> None:
         """Recover until cancelled."""

@@ -74,15 +74,15 @@ class UserPartition:
             partition=partition,
             group=settings.app_id,
             take=self._take,
-            timed=lambda part: metrics.timed("work_seconds", part=part),
+            timed=lambda part: metrics.work_seconds.timed(part=part),
         )
         self._users = UserTable(items, lambda keys: self.state.store.get_many([USER + key for key in keys]))
         self._statistics = StatisticsTable(items)
         self._covisits = CovisitSums(items)
         self._outputs: list[Output] = []
-        self.flushed: set[str] = set()
-        "People whose records became durable since somebody last cleared this."
-        self.erased: set[str] = set()
+        self._flushed: set[str] = set()
+        "Users whose records became durable since the last `take_flushed`."
+        self._erased: set[str] = set()
         "Those of them who were erased."
         self._taken: set[str] = set()
         self._gone: set[str] = set()
@@ -122,39 +122,39 @@ class UserPartition:
         )
 
     async def look_up(self, chunk: Chunk) -> None:
-        """Have the schemas that a chunk needs looked up, before `apply` and without `state.still`; waits a bounded time."""
+        """Have the schemas that a chunk needs looked up, before `state.changing()` and `apply`; waits a bounded time."""
         await look_up(self._registry, chunk.values, chunk.headers)
 
     async def apply(self, chunk: Chunk) -> None:
-        """Apply a chunk, whole, before a flush can take anything of it; the caller holds `state.still`.
+        """Apply a chunk, whole, before a flush can take anything of it; within `state.changing()`.
 
         Records at or below the applied offset were applied before and change nothing. Long chunks are worked on in a thread,
         while requests are answered: nothing of theirs is looked up before all of it is entered, or all before an erasure.
         """
         start = next((n for n, offset in enumerate(chunk.offsets) if offset > self.state.applied), len(chunk))
         if start:
-            self._metrics.count("events", start, outcome="replayed")
+            self._metrics.events.add(start, outcome="replayed")
         if start == len(chunk):
             return
         self.state.expect(chunk.offsets[start])
         decoded = await aside(len(chunk), self._decode, chunk, start)
         for bad in decoded.bad:
-            self._metrics.count("events", outcome="dead_letter", code=bad.code)
+            self._metrics.events.add(outcome="dead_letter", code=bad.code)
             if bad.code == "wrong_partition":
-                self._metrics.count("wrong_partition", topic="interactions")
+                self._metrics.wrong_partition.add(topic="interactions")
             self._outputs.append(dead_letter(self._settings, chunk, start + bad.index, bad.code, bad.reason))
         columns, row = decoded.columns, 0
         for index, user in decoded.erasures:
             until = int(columns.offset.searchsorted(chunk.offsets[start + index]))
             await self._apply(columns.slice(row, until))
             self._users.erase(user.encode())
-            self._metrics.count("erasures")
+            self._metrics.erasures.add()
             row = until
         await self._apply(columns.slice(row, len(columns)))
         self._advance(chunk.last_offset)
 
     def _decode(self, chunk: Chunk, start: int) -> Decoded:
-        with self._metrics.timed("work_seconds", part="decode"):
+        with self._metrics.work_seconds.timed(part="decode"):
             return decode_interactions(
                 chunk.values[start:],
                 chunk.keys[start:],
@@ -170,7 +170,7 @@ class UserPartition:
             return
         newest, met = int(events.event_time.max()), meetings(events)
         if len(met) < len(events):
-            self._metrics.count("events", len(events) - len(met), outcome="shown")
+            self._metrics.events.add(len(events) - len(met), outcome="shown")
         if len(met):
             await self._meet(met)
         self._event_time = max(self._event_time, newest)
@@ -180,15 +180,15 @@ class UserPartition:
         applied = self._users.enter(changed)
         accepted = int(applied.accepted.sum())
         self._items.stream_time_ms = max(self._items.stream_time_ms, int(events.event_time.max()))
-        self._metrics.count("events", accepted, outcome="applied")
-        self._metrics.count("events", len(events) - accepted, outcome="duplicate")
+        self._metrics.events.add(accepted, outcome="applied")
+        self._metrics.events.add(len(events) - accepted, outcome="duplicate")
 
     def _change(self, events: EventColumns, of: ItemsOf) -> Changed:
-        with self._metrics.timed("work_seconds", part="records"):
+        with self._metrics.work_seconds.timed(part="records"):
             changed = self._users.change(events, of)
-        with self._metrics.timed("work_seconds", part="statistics"):
+        with self._metrics.work_seconds.timed(part="statistics"):
             self._statistics.apply(events, changed.applied)
-        with self._metrics.timed("work_seconds", part="covisits"):
+        with self._metrics.work_seconds.timed(part="covisits"):
             self._covisits.add(changed.applied)
         return changed
 
@@ -230,19 +230,19 @@ class UserPartition:
     async def _take(self) -> Flush | None:
         if self.state.applied == self.state.durable and not self._more:
             return None
-        with self._metrics.timed("work_seconds", part="take"):
+        with self._metrics.work_seconds.timed(part="take"):
             self._statistics.show(self.partition)
         flush = Flush(outputs=self._outputs, applied=self.state.applied)
         self._outputs = []
         await aside(self._users.changed, self._list, flush, self._covisits.hashes())
-        with self._metrics.timed("work_seconds", part="take"):
+        with self._metrics.work_seconds.timed(part="take"):
             published = self._statistics.unpublished(PUBLISHED_AT_ONCE)
             self._more = len(published) == PUBLISHED_AT_ONCE
             flush.outputs += [self._statistics_record(row, flush.applied) for row in published]
         return flush
 
     def _list(self, flush: Flush, hashes: NDArray[np.uint64]) -> None:
-        with self._metrics.timed("work_seconds", part="take (in a thread)"):
+        with self._metrics.work_seconds.timed(part="take (in a thread)"):
             people = self._users.take()
             flush.rows = {USER + user: row for user, row in people.items()}
             self._taken = {user.decode() for user in people}
@@ -273,11 +273,18 @@ class UserPartition:
     async def flush(self) -> None:
         """Make what is applied durable, then forget clean records beyond the cache's size."""
         if await self.state.flush():
-            self.flushed |= self._taken
-            self.erased = (self.erased - self._taken) | self._gone
-            self._metrics.gauge("flush_seconds", self.state.flush_seconds, table="users", partition=str(self.partition))
+            self._flushed |= self._taken
+            self._erased = (self._erased - self._taken) | self._gone
+            self._metrics.flush_seconds.set(self.state.flush_seconds, table="users", partition=str(self.partition))
+            self._metrics.flush_duration_seconds.observe(self.state.flush_seconds, table="users")
         async with self.state.still:
             self._users.trim(self._settings.cache_users, self._settings.cache_bytes)
+
+    def take_flushed(self) -> tuple[set[str], set[str]]:
+        """Users whose records became durable since the last call, and those who were erased; no user is in both."""
+        changed, erased = self._flushed - self._erased, self._erased
+        self._flushed, self._erased = set(), set()
+        return changed, erased
 
     @property
     def full(self) -> bool:

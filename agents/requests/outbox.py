@@ -8,11 +8,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from agents.metrics import Metrics
-from streams.kafka.healing_producer import HealingProducer
 
-__all__ = ["Letter", "Outbox"]
+__all__ = ["Outbox", "Producer", "Queued"]
 
 log = logging.getLogger(__name__)
 
@@ -23,9 +23,22 @@ def _nothing() -> None:
     pass
 
 
+class Producer(Protocol):
+    """What an `Outbox` needs of `streams.kafka.healing_producer.HealingProducer`."""
+
+    @property
+    def client(self) -> Any:
+        """The connection of the current producer, for metadata."""
+
+    async def send(
+        self, topic: str, value: bytes | None, key: bytes | None = None, headers: Sequence[tuple[str, bytes]] = ()
+    ) -> asyncio.Future[Any]:
+        """Queue one record; the future gives its metadata, or the error. Raises KafkaError when it cannot be queued."""
+
+
 @dataclass(slots=True)
-class Letter:
-    """A record to be sent once."""
+class Queued:
+    """A record that waits to be sent, once."""
 
     topic: str
     key: bytes | None
@@ -36,38 +49,48 @@ class Letter:
     done: Callable[[], None] = _nothing
     "Called when it is acknowledged, or given up."
     put_s: float = 0.0
-    "When it was queued, on `time.perf_counter`'s clock."
+    "When it was queued, on the outbox's clock."
 
 
 class Outbox:
     """A queue before a producer. What fails is counted and given up; a topic that does not exist holds up nothing else."""
 
-    def __init__(self, producer: HealingProducer, metrics: Metrics, took: Callable[[float], None] = lambda _: None) -> None:
-        """`took` hears the seconds from `put` to the acknowledgement of each reply to a known topic."""
+    def __init__(
+        self,
+        producer: Producer,
+        metrics: Metrics,
+        took: Callable[[float], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`took` is called with the seconds from `put` to the acknowledgement of each reply to a known topic.
+
+        `clock`: seconds, never set back.
+        """
+        self._clock = clock
         self._producer = producer
         self._metrics = metrics
         self._took = took
-        self._replies: deque[Letter] = deque()
-        self._others: deque[Letter] = deque()
+        self._replies: deque[Queued] = deque()
+        self._others: deque[Queued] = deque()
         self._work = asyncio.Event()
         self._empty = asyncio.Event()
         "Set while nothing is queued or on its way."
         self._empty.set()
         self._under_way = 0
         self._looking: dict[str, asyncio.Task[None]] = {}
-        self._unknown: dict[str, list[Letter]] = {}
-        "Letters to topics that are being looked up."
+        self._unknown: dict[str, list[Queued]] = {}
+        "Records to topics that are being looked up."
 
-    def put(self, letter: Letter) -> None:
-        """Queue a letter. Never waits."""
-        letter.put_s = time.perf_counter()
-        (self._replies if letter.what == "reply" else self._others).append(letter)
+    def put(self, record: Queued) -> None:
+        """Queue a record. Never waits."""
+        record.put_s = self._clock()
+        (self._replies if record.what == "reply" else self._others).append(record)
         self._under_way += 1
         self._empty.clear()
         self._work.set()
 
     def expect(self, topic: str) -> None:
-        """Letters to a topic will come: look it up meanwhile if it is unknown."""
+        """Records to a topic will come: look it up meanwhile if it is unknown."""
         if topic not in self._unknown and not self._producer.client.cluster.partitions_for_topic(topic):
             self._unknown[topic] = []
             self._looking[topic] = asyncio.create_task(self._look_up(topic))
@@ -78,12 +101,12 @@ class Outbox:
             await self._work.wait()
             self._work.clear()
             while self._replies or self._others:
-                letter = (self._replies or self._others).popleft()
-                self.expect(letter.topic)
-                if letter.topic in self._unknown:
-                    self._unknown[letter.topic].append(letter)
+                record = (self._replies or self._others).popleft()
+                self.expect(record.topic)
+                if record.topic in self._unknown:
+                    self._unknown[record.topic].append(record)
                 else:
-                    await self._send(letter, timed=letter.what == "reply")
+                    await self._send(record, timed=record.what == "reply")
 
     async def drained(self, timeout_s: float) -> bool:
         """Wait until nothing is queued or on its way; returns whether that came."""
@@ -93,20 +116,20 @@ class Outbox:
             return False
         return True
 
-    async def _send(self, letter: Letter, *, timed: bool = False) -> None:
+    async def _send(self, record: Queued, *, timed: bool = False) -> None:
         try:
-            future = await self._producer.send(letter.topic, letter.value, key=letter.key, headers=list(letter.headers))
+            future = await self._producer.send(record.topic, record.value, key=record.key, headers=list(record.headers))
         except Exception as exc:
-            self._failed(letter, "refused", exc)
+            self._failed(record, "refused", exc)
             return
 
         def acknowledged(sent: asyncio.Future[object]) -> None:
             if not sent.cancelled() and (error := sent.exception()) is not None:
-                self._failed(letter, "refused", error)
+                self._failed(record, "refused", error)
             else:
                 if timed:
-                    self._took(time.perf_counter() - letter.put_s)
-                self._end(letter)
+                    self._took(self._clock() - record.put_s)
+                self._end(record)
 
         future.add_done_callback(acknowledged)
 
@@ -128,21 +151,21 @@ class Outbox:
                 await client.set_topics({*client.cluster.topics(), *self._unknown} - {topic})
         except Exception as exc:
             reason, error = "refused", exc
-        letters = self._unknown.pop(topic)
+        records = self._unknown.pop(topic)
         del self._looking[topic]
-        for letter in letters:
+        for record in records:
             if error is None:
-                await self._send(letter)
+                await self._send(record)
             else:
-                self._failed(letter, reason, error)
+                self._failed(record, reason, error)
 
-    def _failed(self, letter: Letter, reason: str, error: BaseException) -> None:
-        log.warning("%s to %s failed: %s", letter.what, letter.topic, error)
-        self._metrics.count("sends_failed", what=letter.what, reason=reason)
-        self._end(letter)
+    def _failed(self, record: Queued, reason: str, error: BaseException) -> None:
+        log.warning("%s to %s failed: %s", record.what, record.topic, error)
+        self._metrics.sends_failed.add(what=record.what, reason=reason)
+        self._end(record)
 
-    def _end(self, letter: Letter) -> None:
-        letter.done()
+    def _end(self, record: Queued) -> None:
+        record.done()
         self._under_way -= 1
         if not self._under_way:
             self._empty.set()

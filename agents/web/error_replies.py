@@ -94,8 +94,8 @@ def guarded(handler: Handler, metrics: Metrics) -> Callable[[web.BaseRequest], A
             resource = found.route.resource if found is not None else None
             route = resource.canonical if resource is not None else "unknown"
             method = request.method if request.method in METHODS else "other"
-            metrics.count("http_requests", route=route, method=method, status=status)
-            metrics.observe("http_request_seconds", time.perf_counter() - started, route=route)
+            metrics.http_requests.add(route=route, method=method, status=status)
+            metrics.http_request_seconds.observe(time.perf_counter() - started, route=route)
         return response
 
     return answer

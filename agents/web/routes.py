@@ -121,8 +121,8 @@ def _events(table: web.RouteTableDef, service: Service, now_ms: Callable[[], int
             raise BadRequest("too_many_events", f"the list holds {len(batch)} events, at most {MAX_EVENTS} are taken at once")
         accepted, rejected = _parse_events(batch, now_ms())
         tokens: Sequence[Token] = await service.send_events(accepted) if accepted else ()
-        service.metrics.count("http_events", len(accepted), outcome="accepted")
-        service.metrics.count("http_events", len(rejected), outcome="rejected")
+        service.metrics.http_events.add(len(accepted), outcome="accepted")
+        service.metrics.http_events.add(len(rejected), outcome="rejected")
         answer: dict[str, object] = {
             "accepted": len(accepted),
             "rejected": rejected,

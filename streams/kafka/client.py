@@ -22,6 +22,8 @@ from schemas.settings import Settings
 from schemas.validation import request_from
 from streams.kafka import connect
 from streams.kafka.aiokafka_patches import AIOKafkaConsumer
+from streams.kafka.healing_producer import Outgoing
+from streams.kafka.writes import JSON_HEADERS, Writes
 
 __all__ = ["EventProducer", "RiffleClient", "slate_from"]
 
@@ -30,7 +32,6 @@ log = logging.getLogger(__name__)
 REPLIES = "replies"
 REPLY_RETENTION_MS = 600_000
 MAX_TRAVEL_MS = 25
-JSON_HEADERS = [("content-type", b"application/json")]
 KINDS: Mapping[str, type[RiffleError]] = {
     "deadline_exceeded": DeadlineExceeded,
     "not_ready": NotReady,
@@ -45,7 +46,7 @@ class EventProducer:
         self._settings = settings
         self._framing = framing
         self._registry = registry
-        self._headers = JSON_HEADERS if framing is Framing.JSON else []
+        self._writes = Writes(settings, framing, registry)
         self._producer: AIOKafkaProducer | None = None
 
     async def start(self) -> None:
@@ -73,9 +74,7 @@ class EventProducer:
                 registry gives no answer; none was sent.
         """
         await _registered("interaction", self._framing, self._registry)
-        values = [encode("interaction", asdict(event), self._framing, self._registry) for event in events]
-        keys = [event.user_id.encode() for event in events]
-        return await self._send("interactions", keys, values)
+        return await self._send([self._writes.event(event) for event in events])
 
     async def put_item(self, item: Item) -> After:
         """Store or replace a catalogue entry; returns when the broker has acknowledged it.
@@ -83,10 +82,8 @@ class EventProducer:
         Raises:
             NotReady: the broker did not take it.
         """
-        datum = {**asdict(item), "categories": list(item.categories), "attributes": dict(item.attributes)}
         await _registered("item", self._framing, self._registry)
-        value = encode("item", datum, self._framing, self._registry)
-        return (await self._send("items", [item.item_id.encode()], [value]))[0]
+        return (await self._send([self._writes.item(item)]))[0]
 
     async def delete_item(self, item_id: str) -> After:
         """Remove a catalogue entry (an empty value under its key); returns when the broker has acknowledged it.
@@ -94,17 +91,16 @@ class EventProducer:
         Raises:
             NotReady: the broker did not take it.
         """
-        return (await self._send("items", [item_id.encode()], [None]))[0]
+        return (await self._send([self._writes.deletion(item_id)]))[0]
 
-    async def _send(self, name: str, keys: Sequence[bytes], values: Sequence[bytes | None]) -> list[After]:
+    async def _send(self, records: Sequence[Outgoing]) -> list[After]:
         producer = self._producer
         if producer is None:
             raise NotReady("not_started", "the producer is not started")
-        topic = self._settings.topic(name)
         try:
             futures = [
-                await producer.send(topic, value=value, key=key, headers=list(self._headers))
-                for key, value in zip(keys, values, strict=True)
+                await producer.send(record.topic, value=record.value, key=record.key, headers=list(record.headers))
+                for record in records
             ]
             stored = await asyncio.gather(*futures)
         except KafkaError as exc:

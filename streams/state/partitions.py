@@ -13,8 +13,8 @@ import asyncio
 import logging
 import struct
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -364,6 +364,33 @@ class PartitionState:
             f"--topic {tp.topic} --partition {tp.partition} --start-offset {end}` ends it here, and so on for the others; "
             "the worker then goes on by itself",
         )
+
+    def opened(self) -> None:
+        """Let the rows be read and changed: `open` has returned, and the owner has loaded what it keeps."""
+        self.ready.set()
+
+    def fail(self, trouble: BaseException) -> None:
+        """Let the rows no longer be read or changed. The first `trouble` is kept."""
+        self.ready.clear()
+        self.trouble = self.trouble or trouble
+
+    def doubt(self, reason: str) -> None:
+        """Have the next flush make a transaction, if need be an empty one, because the state before this one failed."""
+        self.unproven = reason
+
+    def take_from(self, generation: int) -> None:
+        """Group generation from which on chunks may be applied; 0 for all."""
+        self.from_generation = generation
+
+    @asynccontextmanager
+    async def changing(self) -> AsyncIterator[None]:
+        """Hold `still` while rows are changed. An error within spoils them: they may be half changed."""
+        async with self.still:
+            try:
+                yield
+            except BaseException as error:
+                self.spoil(error)
+                raise
 
     def spoil(self, trouble: BaseException | None = None) -> None:
         """Rows were half changed or cannot be read: nothing may become durable any more, whatever a flush under way does."""

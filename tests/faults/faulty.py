@@ -177,16 +177,16 @@ def broker_answers(_: int) -> None:
 
 def stands_still(_: int) -> None:
     """A chunk of partition 0 never ends."""
-    from agents.wiring import Worker
+    from agents.partitions.lanes import Lanes
 
-    whole = Worker.apply
+    whole = Lanes.apply
 
-    async def apply(self: Worker, parts: Any, chunk: Any) -> None:
+    async def apply(self: Lanes, parts: Any, chunk: Any) -> None:
         if chunk.partition == 0 and chunk.topic.endswith("interactions"):
             await asyncio.sleep(10_000)
         await whole(self, parts, chunk)
 
-    Worker.apply = apply  # type: ignore[method-assign]
+    Lanes.apply = apply  # type: ignore[method-assign]
 
 
 def wrong_disk_first(number: int) -> None:

@@ -153,7 +153,7 @@ class Rig:
 
     def counted(self) -> tuple[int, int]:
         """Requests counted as answered, and as left by their clients."""
-        lines = re.findall(r"^riffle_http_requests_total\{(.*)\} (\d+)$", self.service.render_metrics(), re.MULTILINE)
+        lines = re.findall(r"^riffle_http_requests_total\{(.*)\} (\d+)\.0$", self.service.render_metrics(), re.MULTILINE)
         left = sum(int(n) for labels, n in lines if 'status="499"' in labels)
         return sum(int(n) for _, n in lines) - left, left
 

@@ -24,6 +24,10 @@ class State:
     trouble: BaseException | None = None
     ready: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def fail(self, error: BaseException) -> None:
+        self.ready.clear()
+        self.trouble = self.trouble or error
+
 
 @dataclass
 class Part:
@@ -96,7 +100,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
 @asynccontextmanager
 async def recovering(world: World) -> AsyncIterator[Recovery]:
-    made = Recovery(world, Metrics(), asyncio.Lock(), lambda: world.generation, world.rejoin)  # type: ignore[arg-type]
+    made = Recovery(world, Metrics(), asyncio.Lock(), lambda: world.generation, world.rejoin, asyncio.Event())  # type: ignore[arg-type]
     task = asyncio.create_task(made.run())
     try:
         yield made

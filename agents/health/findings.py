@@ -8,7 +8,10 @@ from collections.abc import Callable
 from schemas.errors import ConfigError, RiffleError
 from streams.kafka.error_codes import Action, action_of, advice_of, named
 
-__all__ = ["Health", "code_of", "heals", "why"]
+__all__ = ["NOTED_S", "Health", "code_of", "heals", "why"]
+
+NOTED_S = 120.0
+"Seconds that a finding about something that is over is shown."
 
 
 def heals(error: BaseException) -> bool:
