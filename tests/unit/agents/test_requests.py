@@ -110,7 +110,7 @@ def test_a_request_whose_correlation_id_cannot_come_back_is_a_counted_dead_lette
     headers = [[JSON, REPLY, ("Faust-Ag-CorrelationId", b"x" * size)] for size in (1_024, 1_025)]
     now = int(time.time() * 1000)
     made._take_in(Chunk("riffle.requests", ONE, [7], [b"1"], [b'{"user_id": "1"}'], [now], headers[:1]), 0)
-    assert len(made._backlog) == 1
+    assert len(made._ranking.backlog) == 1
     made._take_in(Chunk("riffle.requests", ONE, [8], [b"1"], [b'{"user_id": "1"}'], [now], headers[1:]), 0)
     assert not made._outbox._replies
     (letter,) = made._outbox._others
