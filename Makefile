@@ -15,9 +15,10 @@ demo: setup
 	$(BIN)/riffle demo $(if $(DATA),--data $(DATA))
 
 # Unit tests and two halves of the integration tests side by side, because the latter mostly wait, each half for a stack of its own.
-# What the others print is shown after the first half's output.
+# What the others print is shown after the first half's output. The trap ends them too: a shell's background jobs ignore Ctrl-C.
 test: setup
-	@$(BIN)/python -m pytest tests/unit tests/fuzz > $(VENV)/unit.log 2>&1 & unit=$$!; \
+	@trap 'kill $$unit $$second 2> /dev/null; exit 130' INT TERM; \
+	$(BIN)/python -m pytest tests/unit tests/fuzz > $(VENV)/unit.log 2>&1 & unit=$$!; \
 	$(BIN)/python -m pytest tests/integration/test_[m-z]*.py > $(VENV)/integration.log 2>&1 & second=$$!; \
 	$(BIN)/python -m pytest tests/integration/test_[a-l]*.py; first=$$?; \
 	wait $$second; second=$$?; cat $(VENV)/integration.log; \

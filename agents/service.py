@@ -25,7 +25,7 @@ from streams.kafka.client import RiffleClient
 from streams.kafka.error_codes import Action, action_of, advice_of, named
 from streams.kafka.healing_producer import HealingProducer, Outgoing
 from streams.kafka.writes import Writes
-from streams.mirror.redis import UserMirror
+from streams.mirror.contract import Mirror
 
 __all__ = ["Tables", "View", "WorkerService"]
 
@@ -72,7 +72,7 @@ class View:
     users: Mapping[int, UserPartition]
     items: ItemStore
     pipeline: CandidatePipeline
-    mirror: UserMirror
+    mirror: Mirror
     tables: Tables
     stuck: Callable[[], Mapping[str, float]]
     health: Health
@@ -214,9 +214,8 @@ class WorkerService:
             (self.metrics.pipeline_filter if kind == "filter" else self.metrics.pipeline_failed).set(n, name=name)
         self.metrics.items_known.set(len(self._view.items))
         model = self._view.pipeline.slot.current
-        self.metrics.release_trained_until_ms.set(model.release.manifest.trained_until_ms if model else 0)
-        index = model.index if model else None
-        self.metrics.index_recall.set(index.recall if index else 1.0)
+        self.metrics.release_trained_until_ms.set(model.trained_until_ms if model else 0)
+        self.metrics.index_recall.set(model.index_recall if model else 1.0)
         for number, partition in self._view.users.items():
             self.metrics.applied_offset.set(partition.state.applied, partition=str(number))
             self.metrics.durable_offset.set(partition.state.durable, partition=str(number))

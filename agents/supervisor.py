@@ -248,7 +248,7 @@ class _Process:
         return self.daemon.pid()
 
     def start(self) -> int | None:
-        environment = {**os.environ, **self.settings.environment(), **SAFE_PATH}
+        environment = {**os.environ, **self.settings.environment(secrets=True), **SAFE_PATH}
         return self.daemon.start(self.command, environment, self.settings.home, self.address)
 
     def exit_status(self) -> int | None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from faust.types import TP
@@ -16,7 +17,7 @@ from agents.broadcast.releases import Releases
 from agents.health.archiving import Archiving
 from agents.health.broker import BrokerProbe
 from agents.health.findings import Health
-from agents.health.looks import CovisitTroubles, Misplaced, Reading, RegistryProbe
+from agents.health.looks import CovisitTroubles, Misplaced, Reading, RegistryProbe, note_replaced
 from agents.health.readiness import Readiness
 from agents.health.watch import Watch
 from agents.lifecycle import RiffleApp, revoked
@@ -27,7 +28,6 @@ from agents.partitions.lanes import Lanes
 from agents.partitions.ownership import Ownership
 from agents.partitions.recovery import Recovery
 from agents.partitions.topic_changes import TopicChanges
-from agents.producers import events_producer, note_replaced, replies_producer
 from agents.requests.commits import Commits
 from agents.requests.recommend import Recommend
 from agents.service import View, WorkerService
@@ -35,13 +35,14 @@ from agents.tasks import Crash, Tasks
 from models.items.store import ItemStore
 from models.pipeline.pipeline import CandidatePipeline
 from models.pipeline.slot import ModelSlot
-from schemas.codec import Registry
 from schemas.settings import Settings
+from streams.kafka import connect
 from streams.kafka.assignor import HoldingAssignor
 from streams.kafka.broadcast import BroadcastReader
 from streams.kafka.healing_producer import HealingProducer
 from streams.kafka.topic_watch import TopicWatch
-from streams.mirror.redis import UserMirror
+from streams.mirror.contract import Mirror
+from streams.mirror.stores import mirror_of
 from streams.watchdog import Watchdog
 
 __all__ = ["Parts", "create_app"]
@@ -70,7 +71,7 @@ class Parts:
     commits: Commits
     reader: BroadcastReader
     releases: Releases
-    mirror: UserMirror
+    mirror: Mirror
     mirroring: Mirroring
     archiving: Archiving
     broker: BrokerProbe
@@ -83,10 +84,12 @@ class Parts:
 def assemble(settings: Settings, app: RiffleApp) -> Parts:
     """Make all parts."""
     crash, metrics, health = app.stop_for, Metrics(), Health()
-    items, slot, registry = ItemStore(settings.partitions), ModelSlot(), _registry(settings)
+    items, slot, registry = ItemStore(settings.partitions), ModelSlot(), connect.registry(settings)
     pipeline = CandidatePipeline(items, slot=slot)
-    replaced = note_replaced(metrics, health)
-    replies, events = replies_producer(settings, replaced), events_producer(settings, replaced)
+    replies, events = (
+        HealingProducer(partial(connect.producer, settings.kafka, purpose), note_replaced(metrics, health))
+        for purpose in (connect.REPLIES, connect.OUTPUTS)
+    )
 
     ownership, due = Ownership(settings, items, metrics, registry), asyncio.Event()
     assignment = Assignment(settings, app, ownership, health, due, crash)
@@ -94,7 +97,7 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
     lanes = Lanes(assignment, recovery, metrics, crash)
     recommend = Recommend(settings, pipeline, ownership.users, replies, metrics, registry)
     commits = Commits(settings, app, recommend, metrics, health)
-    mirror = UserMirror(settings.redis, prefix=settings.topic_prefix)
+    mirror = mirror_of(settings)
     mirroring = Mirroring(ownership.users, items, mirror, metrics, lambda: lanes.busy_chunks)
     afterwards = (mirroring.take, commits.commit)
     flushing = Flushing(app, ownership, assignment, lanes, recovery, crash, settings.commit_interval_s, afterwards)
@@ -109,7 +112,7 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
     readiness, watchdog = Readiness(settings, ownership.users, broker, health), Watchdog(settings.stuck_s)
     looks: list[Callable[[], Awaitable[None]]] = [archiving.look, recovery.look, reading.look]
     looks += [CovisitTroubles(ownership, health).look, Misplaced(settings, metrics, health).look]
-    if registry is not None and (probe := _registry(settings)) is not None:
+    if registry is not None and (probe := connect.registry(settings)) is not None:
         looks.append(RegistryProbe(registry, probe, health).look)
     watch = Watch(settings, app, ownership, watchdog, metrics, crash, looks)
     seen = View(ownership.users, items, pipeline, mirror, ownership.tables, watchdog.stuck, health, readiness)
@@ -193,12 +196,3 @@ def create_app(settings: Settings) -> RiffleApp:
     app.on_partitions_assigned.connect(on_assigned)
     app.on_partitions_revoked.connect(on_revoked)
     return app
-
-
-def _registry(settings: Settings) -> Registry | None:
-    if not settings.registry_url:
-        return None
-    # its client alone takes half a second to import
-    from schemas.registry import ConfluentRegistry
-
-    return ConfluentRegistry.at(settings.registry_url)

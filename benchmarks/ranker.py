@@ -19,7 +19,8 @@ import torch
 
 from models.features.compute import FEATURES
 from models.release.serving import session_of
-from training.ranking.ranker import KINDS, RankerSettings, make_ranker
+from training.ranking.kinds import make_ranker
+from training.recipe import KINDS, RankerSettings
 from training.release.export import to_half, to_onnx
 
 HEADS = 3

@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 TIME_LIMIT_MS = 2**53
+"`schemas.parsing.MAX_TIME_MS`, written out because Numba compiles anew when this file changes, and no other."
 MAX_ID = 256
 MAX_VALUE = 3e38
 MAX_POSITION = 1_000_000

@@ -6,12 +6,27 @@ Python's own `int()` and `float()` take underscores, surrounding blanks, a plus 
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 import re
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
-__all__ = ["FLAGS", "MAX_TIME_MS", "epoch_ms", "finite_number", "flag", "shown", "whole_number"]
+from schemas.errors import ConfigError
+
+__all__ = [
+    "FLAGS",
+    "MAX_TIME_MS",
+    "demand",
+    "epoch_ms",
+    "finite_number",
+    "flag",
+    "shown",
+    "shown_without_login",
+    "variable",
+    "whole_number",
+]
 
 MAX_TIME_MS = 2**53
 "Times are whole milliseconds since 1970-01-01T00:00:00Z, below this."
@@ -22,12 +37,47 @@ DECIMAL = re.compile(r"-?(?:[0-9]{1,400}(?:\.[0-9]{0,400})?|\.[0-9]{1,400})(?:[e
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND = timedelta(milliseconds=1)
 MAX_SHOWN = 40
+JSON_TYPES = (bool, int, float, list, tuple, dict, type(None))
 
 
 def shown(value: object) -> str:
-    """A value from outside as an error message shows it: quoted, escaped, at most `MAX_SHOWN` characters."""
-    text = value if isinstance(value, str) else str(value)
-    return repr(text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…")
+    """A value from outside as an error message shows it: escaped, at most `MAX_SHOWN` characters.
+
+    Text is quoted, and so is what JSON has no spelling for. Anything else is spelled as in JSON: `true`, `null`, `[1]`.
+    """
+    if isinstance(value, JSON_TYPES):
+        with contextlib.suppress(TypeError, ValueError, RecursionError):
+            spelled = _cut(json.dumps(value, ensure_ascii=False, default=_text))
+            return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in spelled)
+    return repr(_cut(_text(value)))
+
+
+def _text(value: object) -> str:
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
+
+
+def shown_without_login(text: str) -> str:
+    """A value as an error shows it, unless it may be a login in the wrong variable."""
+    return shown(text) if "@" not in text else "something with an @, which is not shown"
+
+
+def variable(name: str) -> str:
+    """Environment variable of the setting `name`."""
+    return f"RIFFLE_{name.upper()}"
+
+
+def demand(holds: bool, name: str, rule: str) -> None:
+    """Refuse the setting `name` unless the rule, which completes "RIFFLE_NAME …", holds.
+
+    Raises:
+        ConfigError: it does not hold.
+    """
+    if not holds:
+        raise ConfigError("invalid_setting", f"{variable(name)} {rule}", name)
 
 
 def whole_number(text: str) -> int:

@@ -9,7 +9,8 @@ from typing import Any
 import orjson
 
 from schemas.codec import MAX_VALUE_BYTES, header, is_json
-from schemas.validation import INTERACTION_FIELDS, MAX_TIME_MS
+from schemas.parsing import MAX_TIME_MS
+from schemas.validation import INTERACTION_FIELDS
 
 __all__ = ["plain_json"]
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import get_type_hints
 
 from schemas.errors import ConfigError
-from schemas.masking import masked_url
-from schemas.parsing import finite_number, shown, whole_number
+from schemas.kafka_settings import PREFIX, KafkaSettings
+from schemas.masking import MASK, masked_url
+from schemas.parsing import demand, finite_number, shown, shown_without_login, variable, whole_number
 
 __all__ = ["Settings"]
 
@@ -27,25 +28,16 @@ LIMITS: Mapping[str, int] = {
 "Settings that must be positive (`standbys` may be 0), and the most that each may be; 0 for no limit."
 URLS = ("redis_url", "registry_url", "archive", "bootstrap")
 "Settings that may hold a login: never shown as they are."
+SECRETS = ("kafka_password",)
+"Settings that are never shown, and handed to other processes only where they need them."
+FILES = ("kafka_password_file", "kafka_ca_file", "kafka_cert_file", "kafka_key_file")
+MIRRORS = ("redis", "rediss", "unix")
+"Schemes of `redis_url`, each a store of `streams.mirror.stores`."
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 SERVER = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})", re.ASCII)
 HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", re.ASCII)
 NAME = re.compile(r"[A-Za-z0-9._-]{0,200}", re.ASCII)
 "What may stand in the name of a topic or of a member of a group."
-
-
-def _variable(name: str) -> str:
-    return f"RIFFLE_{name.upper()}"
-
-
-def _demand(holds: bool, name: str, rule: str) -> None:
-    if not holds:
-        raise ConfigError("invalid_setting", f"{_variable(name)} {rule}", name)
-
-
-def _shown(text: str) -> str:
-    """A value as an error shows it, unless it may be a login in the wrong variable."""
-    return shown(text) if "@" not in text else "something with an @, which is not shown"
 
 
 def _is_text(text: str) -> bool:
@@ -80,10 +72,10 @@ def _absolute(name: str, folder: Path) -> Path:
     try:
         return folder.expanduser().absolute()
     except RuntimeError as exc:
-        message = f"{_variable(name)} begins with ~, and there is no such home directory: set it to an absolute path"
+        message = f"{variable(name)} begins with ~, and there is no such home directory: set it to an absolute path"
         raise ConfigError("invalid_setting", message, name) from exc
     except OSError as exc:
-        message = f"the working directory was deleted: change to another one, or set {_variable(name)} to an absolute path"
+        message = f"the working directory was deleted: change to another one, or set {variable(name)} to an absolute path"
         raise ConfigError("no_working_directory", message, name) from exc
 
 
@@ -100,6 +92,25 @@ class Settings:
     "Folder of everything the instance keeps: logs, process ids, broker data, tables, archive, releases."
     bootstrap: str = ""
     "Kafka bootstrap servers (`host:port,…`, an optional `kafka://` in front). Empty: the embedded broker on `kafka_port`."
+    kafka_security: str = "PLAINTEXT"
+    """How connections to `bootstrap` are secured: `PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`. The embedded broker, on
+    loopback, knows the first alone."""
+    kafka_sasl_mechanism: str = ""
+    "How this client logs in with SASL: `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512` or `OAUTHBEARER`."
+    kafka_username: str = ""
+    "User of PLAIN and SCRAM."
+    kafka_password_file: str = ""
+    "File that holds the password of that user; a line feed at its end does not count."
+    kafka_password: str = ""
+    "That password itself, where there is no file for it. Never printed or logged."
+    kafka_ca_file: str = ""
+    "PEM file of the authorities that sign the brokers' certificates. Empty: those that the system trusts."
+    kafka_cert_file: str = ""
+    "PEM file of this client's certificate, for brokers that ask for one."
+    kafka_key_file: str = ""
+    "PEM file of that certificate's key. Empty: it stands in `kafka_cert_file`."
+    kafka_token_provider: str = ""
+    "`module:function` that gives the token of OAUTHBEARER (Amazon MSK with IAM): see `schemas.kafka_settings`."
     kafka_port: int = 19092
     "Port of the embedded broker on loopback."
     controller_port: int = 19093
@@ -171,49 +182,59 @@ class Settings:
     def __repr__(self) -> str:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         safe = {name: masked_url(value) if isinstance(value, str) else value for name, value in values.items()}
+        safe.update({name: MASK for name in SECRETS if values[name]})
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in safe.items())})"
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, str | Path):
-                _demand(_is_text(str(value)), field.name, "must be UTF-8 text without control characters")
+                demand(_is_text(str(value)), field.name, "must be UTF-8 text without control characters")
             if isinstance(value, str):
-                _demand(value == value.strip(), field.name, "must not begin or end with a blank")
+                demand(value == value.strip(), field.name, "must not begin or end with a blank")
         for name, most in LIMITS.items():
             value = getattr(self, name)
             least = 0 if name == "standbys" else 1
             if isinstance(value, float):
-                _demand(0 < value < math.inf, name, f"must be greater than 0 seconds, is {value}")
+                demand(0 < value < math.inf, name, f"must be greater than 0 seconds, is {value}")
             else:
                 within = f"lie in {least}..{most}" if most else f"be at least {least}"
-                _demand(least <= value <= (most or value), name, f"must {within}, is {value}")
-        _demand(self.encoder in {"on", "off", "auto"}, "encoder", f"must be on, off or auto, is {_shown(self.encoder)}")
+                demand(least <= value <= (most or value), name, f"must {within}, is {value}")
+        demand(
+            self.encoder in {"on", "off", "auto"}, "encoder", f"must be on, off or auto, is {shown_without_login(self.encoder)}"
+        )
         level = self.log_level.isascii() and self.log_level.upper() in LEVELS
-        _demand(level, "log_level", f"must be one of {', '.join(LEVELS)}, is {_shown(self.log_level)}")
+        demand(level, "log_level", f"must be one of {', '.join(LEVELS)}, is {shown_without_login(self.log_level)}")
         # what may hold a login is not repeated
-        url = not self.redis_url or self.redis_url.startswith(("redis://", "rediss://", "unix://"))
-        _demand(url, "redis_url", "must begin with redis://, rediss:// or unix://")
+        url = not self.redis_url or self.redis_url.startswith(tuple(f"{scheme}://" for scheme in MIRRORS))
+        demand(url, "redis_url", "must begin with redis://, rediss:// or unix://")
         registry = not self.registry_url or self.registry_url.startswith(("http://", "https://"))
-        _demand(registry, "registry_url", "must begin with http:// or https://")
+        demand(registry, "registry_url", "must begin with http:// or https://")
         for name in ("redis_url", "registry_url"):
-            _demand(not any(map(str.isspace, getattr(self, name))), name, "must hold no blanks: write them as %20")
+            demand(not any(map(str.isspace, getattr(self, name))), name, "must hold no blanks: write them as %20")
         servers = not self.bootstrap or _is_servers(self.bootstrap)
-        _demand(servers, "bootstrap", "must be host:port, or several separated by commas, without a login")
+        demand(servers, "bootstrap", "must be host:port, or several separated by commas, without a login")
+        plain = not self.embedded_kafka or self.kafka_security == "PLAINTEXT"
+        demand(plain, "kafka_security", "must be PLAINTEXT, or RIFFLE_BOOTSTRAP name brokers: the embedded one has no other")
+        _ = self.kafka  # validates what it is made of
         bucket = "://" not in self.archive or (self.archive.startswith("s3://") and self.archive.strip("/") != "s3:")
-        _demand(bucket, "archive", f"must be a folder, s3://bucket/prefix or off, is {_shown(self.archive)}")
+        demand(bucket, "archive", f"must be a folder, s3://bucket/prefix or off, is {shown_without_login(self.archive)}")
         odd = [host for host in self.image_hosts.split(",") if set(host.strip()) & set("/ @?#*")]
-        _demand(not odd, "image_hosts", "must be host names separated by commas, without scheme")
-        _demand(HOST.fullmatch(self.web_host) is not None, "web_host", f"must be an address, is {_shown(self.web_host)}")
+        demand(not odd, "image_hosts", "must be host names separated by commas, without scheme")
+        demand(
+            HOST.fullmatch(self.web_host) is not None,
+            "web_host",
+            f"must be an address, is {shown_without_login(self.web_host)}",
+        )
         for name in ("topic_prefix", "instance", "app_id"):
             named = NAME.fullmatch(getattr(self, name)) is not None
-            _demand(named, name, "must be at most 200 letters, digits, dots, dashes and underscores, all of ASCII")
-        _demand(bool(self.app_id), "app_id", "must not be empty")
+            demand(named, name, "must be at most 200 letters, digits, dots, dashes and underscores, all of ASCII")
+        demand(bool(self.app_id), "app_id", "must not be empty")
         taken: dict[int, str] = {}
         for name in self._ports():
             other = taken.setdefault(getattr(self, name), name)
-            same = f"must be another port than {_variable(other)}, both are {getattr(self, name)}"
-            _demand(other == name, name, same)
+            same = f"must be another port than {variable(other)}, both are {getattr(self, name)}"
+            demand(other == name, name, same)
 
     def _ports(self) -> list[str]:
         """Names of the ports that this instance listens on."""
@@ -232,7 +253,7 @@ class Settings:
         kinds = get_type_hints(cls)
         values: dict[str, object] = {}
         for field in fields(cls):
-            name = _variable(field.name)
+            name = variable(field.name)
             text = source.get(name, "")
             if not text or (kinds[field.name] is str and not text.strip()):
                 continue
@@ -248,13 +269,13 @@ class Settings:
         except OSError as exc:  # a name is too long, or a folder must not be looked into
             reason = f"cannot be used as a folder: {exc.strerror}"
             raise ConfigError("invalid_setting", f"RIFFLE_HOME={shown(found.home)} {reason}", "home") from exc
-        _demand(usable, "home", f"must be a folder that can be written, {found.home} cannot: see {above}")
+        demand(usable, "home", f"must be a folder that can be written, {found.home} cannot: see {above}")
         return found
 
     @classmethod
     def unknown(cls, environ: Mapping[str, str] | None = None) -> dict[str, str]:
         """`RIFFLE_*` variables that are no setting, each with the one that it may be meant to be, or an empty text."""
-        known = {_variable(field.name).removeprefix("RIFFLE_"): _variable(field.name) for field in fields(cls)}
+        known = {variable(field.name).removeprefix("RIFFLE_"): variable(field.name) for field in fields(cls)}
         given = os.environ if environ is None else environ
         odd = sorted(name for name in given if name.startswith("RIFFLE_") and name not in known.values())
         near = {name: difflib.get_close_matches(name.removeprefix("RIFFLE_"), known, 1) for name in odd}
@@ -278,6 +299,9 @@ class Settings:
             text = str(values[name])
             if text and text != "off" and "://" not in text:
                 values[name] = str(_absolute(name, Path(text)))
+        for name in FILES:
+            if values[name]:
+                values[name] = str(_absolute(name, Path(values[name])))
         if self.text_model and _is_folder(self.text_model):
             values["text_model"] = str(_absolute("text_model", Path(self.text_model)))
         values["log_level"] = self.log_level.upper()
@@ -295,9 +319,13 @@ class Settings:
             message = f"RIFFLE_HOME={shown(self.home)} cannot be created: {exc.strerror}"
             raise ConfigError("invalid_setting", message, "home") from exc
 
-    def environment(self) -> dict[str, str]:
-        """The `RIFFLE_*` variables that recreate these settings in another process."""
-        return {_variable(field.name): str(getattr(self, field.name)) for field in fields(self)}
+    def environment(self, *, secrets: bool = False) -> dict[str, str]:
+        """The `RIFFLE_*` variables that recreate these settings in another process.
+
+        `secrets`: with passwords. For the environment of a process that is started, and nothing else.
+        """
+        names = [field.name for field in fields(self) if secrets or field.name not in SECRETS]
+        return {variable(name): str(getattr(self, name)) for name in names}
 
     @property
     def cache_bytes(self) -> int:
@@ -322,6 +350,12 @@ class Settings:
     def bootstrap_servers(self) -> str:
         """`host:port,…` without a scheme, as aiokafka wants it."""
         return self.bootstrap.removeprefix("kafka://") or f"127.0.0.1:{self.kafka_port}"
+
+    @property
+    def kafka(self) -> KafkaSettings:
+        """How Kafka is reached, for `streams.kafka.connect`."""
+        parts = {field.name: getattr(self, f"{PREFIX}{field.name}") for field in fields(KafkaSettings)[1:]}
+        return KafkaSettings(self.bootstrap_servers, **parts)
 
     @property
     def redis(self) -> str:

@@ -15,7 +15,6 @@ __all__ = ["FUTURE_MS", "check_time", "event_id_of", "interaction_from", "item_f
 
 MAX_ID_BYTES = 256
 MAX_TEXT_CHARS = 65_536
-MAX_TIME_MS = 2**53
 FUTURE_MS = 86_400_000
 "How far an event may lie after the moment its record was produced: clocks differ, and one far off would age everything."
 MAX_K = 500
@@ -233,12 +232,15 @@ def request_from(source: Mapping[str, Any], *, request_id: str) -> Request:
         if partition is None or offset is None:
             get.fail("after", 'after must be {"partition", "offset"}')
         token = After(partition, offset)
+    context = get.strings_by_name("context", MAX_CONTEXT)
+    if "" in context:
+        get.fail("context", "context must name each value, but a name is empty")
     candidates = source.get("candidates")
     return Request(
         request_id if source.get("request_id") in (None, "") else get.identifier("request_id"),
         get.identifier("user_id"),
         get.integer("k", 1, MAX_K) or 10,
-        get.strings_by_name("context", MAX_CONTEXT),
+        context,
         get.strings("exclude", MAX_EXCLUDE),
         get.strings("categories", MAX_CATEGORIES),
         get.flag("explain", default=False),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -27,12 +28,17 @@ from streams.embedded.process import wait_until
 from streams.embedded.redis import EmbeddedRedis
 
 if TYPE_CHECKING:
-    from training.learn import Learned
+    from training.release.learned import Learned
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # how long an example takes says something about the machine, not about the law
 hypothesis_settings.register_profile("riffle", deadline=None)
 hypothesis_settings.load_profile("riffle")
+
+
+def pytest_configure() -> None:
+    """End as for Ctrl-C when terminated, so that what the fixtures started is stopped: `make test` does that to its parts."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,7 +13,7 @@ from models.items.store import ItemStore
 from models.state.bloom import SeenSet
 from models.state.kernels.user_rows import UNIT
 from models.state.rows import EVENT, ItemStatRow, NeighbourRow, UserRecord, hash64
-from models.tables.tables import UserTable
+from models.tables.users import UserTable
 from schemas.columns import EventColumns
 from schemas.records import Interaction
 

@@ -13,8 +13,8 @@ from tower_corpus import tower_corpus
 
 from training.loop.checkpoints import Checkpoints
 from training.loop.group import joined
+from training.recipe import TowerSettings
 from training.retrieval.fit_towers import train_towers
-from training.retrieval.towers import TowerSettings
 
 SETTINGS = TowerSettings(dimensions=8, blocks=1, epochs=2, batch=4, rate=1e-2)
 KILLED_AT = 11

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
 
 import click
 
 from schemas.errors import RiffleError
+from training.cli.evaluate import evaluate_command
 from training.cli.examples import examples_command
-from training.cli.learning import evaluate_command, report_command, train_command
+from training.cli.report import report_command
+from training.cli.train import train_command
 from training.cli.tune import tune_command
+from training.environment import Launch
 from training.loop.alone import NotFirst
 
 __all__ = ["main"]
 
 
 def _joined() -> AbstractContextManager[object]:
-    if os.environ.get("WORLD_SIZE", "1") in {"", "1"}:
+    if Launch.from_env().processes < 2:
         return nullcontext()
     from training.loop.group import joined  # it imports torch
 

@@ -4,34 +4,33 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from models.items.store import text_vector
 from models.pipeline.slot import ModelSlot
 from models.release.serving import ServingModel
 from models.rules import PositiveRule
-from schemas.click_types import whole_variable
 from schemas.records import Item
 from training.data.corpus import Corpus
-from training.data.table import published
-from training.evaluation.evaluate import Figures, Vectors, World, evaluate
+from training.environment import processes_here
+from training.evaluation.evaluate import EvaluationPlan, Figures, evaluate
 from training.evaluation.measurement import Catalogue, Measurement
-from training.learn import Learned, LearnSettings, learn
+from training.learn import learn
+from training.recipe import LearnSettings
+from training.release.learned import Learned
 from training.release.parity import Parity, in_parity
+from training.replay.world import SimulatedWorker, Vectors
+from training.retrieval.content import hashed_words
 
 __all__ = [
-    "Asked",
     "Encode",
     "catalogue_of",
     "measure",
     "measurement",
     "threads",
     "trained",
-    "without",
 ]
 
 Report = Callable[[str, int, int], None]
@@ -39,33 +38,14 @@ Encode = Callable[[Sequence[Item]], Vectors]
 "What encoders say of items, as a worker hears it: `training.encoders.live.encoded`."
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What is asked of a corpus."""
-
-    share: float = 0.8
-    "Events before the first query."
-    queries: int | None = None
-    "Only that many of the queries, evenly spread; None asks all."
-    parity: int = 0
-    "Requests on which the exported graphs are held against torch."
-    first: bool = False
-    "Ask at first meetings of what is liked then or later, instead of at every positive event (`evaluate.asked_of`)."
-    apart: bool = False
-    "Apply no event of the rest: the queries are asked after the first part, each for itself (`training.evaluation.holdout`)."
-
-
 def trained(corpus: Corpus, share: float, settings: LearnSettings, cache: Path, report: Report) -> Learned:
     """A release from the first `share` of the events."""
-    train = corpus.events[: int(len(corpus.events) * share)]
-    return learn(
-        published(corpus.items, train), train, corpus.positive, cache, settings, report, corpus.logged, shown=corpus.shown
-    )
+    return learn(corpus.until(share), cache, settings, report)
 
 
 def measure(
     corpus: Corpus,
-    asked: Asked,
+    plan: EvaluationPlan,
     report: Report,
     what: str,
     model: ServingModel | None,
@@ -88,36 +68,24 @@ def measure(
             report("encode items that came since", 0, 1)
             vectors = encode(since)
 
-    def at_cut(world: World) -> None:
-        if learned is not None and learned.modules is not None and asked.parity:
+    def at_cut(world: SimulatedWorker) -> None:
+        if learned is not None and learned.modules is not None and plan.parity:
             report("hold ONNX against torch", 0, 1)
-            cut = int(len(corpus.events) * asked.share)
+            cut = int(len(corpus.events) * plan.share)
             people = list(dict.fromkeys(event.user_id for event in corpus.events[:cut]))
-            found.append(in_parity(world, learned.release(), learned.modules, people, asked.parity))
+            found.append(in_parity(world, learned.release(), learned.modules, people, plan.parity))
 
     rule = PositiveRule(corpus.positive)
     progress = lambda done, of: report(what, done, of)
-    figures = evaluate(
-        corpus.items,
-        corpus.events,
-        rule,
-        asked.share,
-        progress,
-        slot,
-        asked.queries,
-        at_cut,
-        vectors,
-        first=asked.first,
-        apart=asked.apart,
-    )
+    figures = evaluate(corpus.items, corpus.events, rule, plan, progress, slot, at_cut, vectors)
     return figures, found[0] if found else None
 
 
 def measurement(
-    corpus: Corpus, asked: Asked, figures: Figures, label: str, release: str, facts: Mapping[str, Any] = {}
+    corpus: Corpus, plan: EvaluationPlan, figures: Figures, label: str, release: str, facts: Mapping[str, Any] = {}
 ) -> Measurement:
     """What was found, query by query."""
-    return Measurement.of(figures, catalogue_of(corpus, asked.share), label, corpus.name, release, facts)
+    return Measurement.of(figures, catalogue_of(corpus, plan.share), label, corpus.name, release, facts)
 
 
 def catalogue_of(corpus: Corpus, share: float) -> Catalogue:
@@ -125,14 +93,7 @@ def catalogue_of(corpus: Corpus, share: float) -> Catalogue:
     number = {item.item_id: n for n, item in enumerate(corpus.items)}
     met = [number.get(event.item_id, -1) for event in corpus.events[: int(len(corpus.events) * share)]]
     counts = np.bincount(np.asarray([n for n in met if n >= 0], np.int64), minlength=len(corpus.items))
-    vectors = np.stack([text_vector(item) for item in corpus.items]) if corpus.items else np.zeros((0, 1), np.float32)
-    return Catalogue([item.item_id for item in corpus.items], counts, vectors)
-
-
-def without(corpus: Corpus, modality: str) -> Corpus:
-    """The corpus as if no item had a `text` (titles and texts) or an `image`."""
-    less: dict[str, Any] = {"title": "", "text": ""} if modality == "text" else {"image": None}
-    return replace(corpus, items=[replace(item, **less) for item in corpus.items])
+    return Catalogue([item.item_id for item in corpus.items], counts, hashed_words(corpus.items))
 
 
 FEW_EVENTS = 5_000
@@ -149,6 +110,6 @@ def threads(events: int = FEW_EVENTS + 1) -> int:
     if events <= FEW_EVENTS:
         torch.set_num_threads(1)
         return 1
-    cores = max(1, (os.cpu_count() or 1) // whole_variable(os.environ, "LOCAL_WORLD_SIZE", 1, 1))
+    cores = max(1, (os.cpu_count() or 1) // processes_here())
     torch.set_num_threads(cores)
     return cores

@@ -31,8 +31,8 @@ class TowerSettings:
     """Share of items whose text is hidden in a step, and whose image is: what stands for a missing one is learned where no item
     lacks it, and a vector leans on neither alone."""
     unmet: float = 0.1
-    """How much an item counts as not chosen at an event from before anybody had met it: always, if nobody ever did. Whether it
-    would have been chosen is not known, and what is like it is not to be thought little of."""
+    """Weight of a cold item as a softmax negative: at events before its first interaction, if any. Not choosing an item that
+    did not exist yet is no evidence against it."""
     resemblance: float = 8.0
     """How much of the mean of the history's item vectors a person's vector has before anything is learned: like goes to like,
     also where an item's vector comes from its content alone and no event has taught it."""
@@ -48,12 +48,12 @@ class RankerSettings:
     kind: str = "mmoe"
     "Which one: of KINDS."
     experts: int = 4
-    "Of `mmoe`."
+    "Number of experts that the heads share. Only for `mmoe`."
     width: int = 96
     embedding: int = 4
-    "Dimensions of a field, of `deepfm`."
+    "Dimensions of a field. Only for `deepfm`."
     buckets: int = 8
-    "Intervals of equal share that a feature's values fall into, of `deepfm`."
+    "Intervals of equal share that a feature's values fall into. Only for `deepfm`."
     epochs: int = 5
     batch: int = 64
     "Queries per step."
@@ -80,7 +80,7 @@ class LearnSettings:
     replayed_share: float = 0.3
     "Newest part of the training events on which the ranker learns, from retrieval that was trained without it."
     unlearned_share: float = 0.1
-    "Share of the items that the older part met which are to the ranker as if nobody had: it learns what to make of such."
+    "Fraction of known items that the first retrieval models treat as cold, so that the ranker trains on cold items too."
     queries: int = 4_000
     "Ranking queries, at most."
     logged_share: float = 0.5

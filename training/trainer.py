@@ -12,14 +12,15 @@ from models.release.serving import ServingModel
 from schemas.errors import ReleaseRejected
 from training.data.corpus import Corpus
 from training.encoders.live import encoded
-from training.evaluation.evaluate import Figures
+from training.evaluation.bounds import Bounds
+from training.evaluation.evaluate import EvaluationPlan, Figures
 from training.evaluation.holdout import Holdout
 from training.evaluation.measurement import Measurement
-from training.learn import Learned
 from training.loop.noise import quiet
-from training.measure import Asked, Encode, measure, measurement, threads, trained
+from training.measure import Encode, measure, measurement, threads, trained
 from training.recipe import LearnSettings
-from training.release.gate import Bounds, Verdict, judge
+from training.release.gate import Verdict, judge
+from training.release.learned import Learned
 from training.release.parity import Parity
 from training.update import updated
 
@@ -50,9 +51,9 @@ class Task:
         return "none" if self.champion is None else self.champion.name
 
     @property
-    def asked(self) -> Asked:
+    def plan(self) -> EvaluationPlan:
         """What is asked of it."""
-        return Asked(self.held.share, self.queries, self.queries, first=True, apart=self.held.apart)
+        return EvaluationPlan(self.held.share, self.queries, self.queries, first=True, apart=self.held.apart)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +72,10 @@ class Judged:
 
     def measurements(self, task: Task, name: str) -> list[Measurement]:
         """Query by query, for a page: without a release, of what serves if anything does, and with it, called `name`."""
-        found = [measurement(task.corpus, task.asked, self.plain, "without a release", "none")]
+        found = [measurement(task.corpus, task.plan, self.plain, "without a release", "none")]
         if self.theirs is not self.plain:
-            found.append(measurement(task.corpus, task.asked, self.theirs, "what serves", task.against))
-        return [*found, measurement(task.corpus, task.asked, self.mine, "with it", name)]
+            found.append(measurement(task.corpus, task.plan, self.theirs, "what serves", task.against))
+        return [*found, measurement(task.corpus, task.plan, self.mine, "with it", name)]
 
 
 def judged(task: Task, bounds: Callable[[Learned], Bounds], report: Report) -> Judged:
@@ -85,18 +86,18 @@ def judged(task: Task, bounds: Callable[[Learned], Bounds], report: Report) -> J
         NotFirst: this process is not the first of its group, and its part is done.
     """
     quiet()
-    corpus, asked, settings, cores = task.corpus, task.asked, task.settings, threads(task.held.trained)
+    corpus, plan, settings, cores = task.corpus, task.plan, task.settings, threads(task.held.trained)
     encode = _encode(task.cache, settings)
     if task.incremental:
-        learned = updated(corpus, asked.share, task.releases, task.against, settings, task.cache, report)
+        learned = updated(corpus, plan.share, task.releases, task.against, settings, task.cache, report)
     else:
-        learned = trained(corpus, asked.share, settings, task.cache, report)
+        learned = trained(corpus, plan.share, settings, task.cache, report)
     model = ServingModel(learned.release(), cores)
-    mine, parity = measure(corpus, asked, report, "measure the new release", model, encode, learned)
-    plain = measure(corpus, asked, report, "measure without a release", None, encode)[0]
+    mine, parity = measure(corpus, plan, report, "measure the new release", model, encode, learned)
+    plain = measure(corpus, plan, report, "measure without a release", None, encode)[0]
     theirs, refused = plain, ""
     if task.champion is not None:
-        theirs, refused = _of_champion(task.champion, corpus, asked, report, encode, plain, cores)
+        theirs, refused = _of_champion(task.champion, corpus, plan, report, encode, plain, cores)
     verdict = judge(mine, theirs, learned.parity, parity, learned.size_mb, bounds(learned), protocol=task.held.protocol)
     return Judged(learned, mine, plain, theirs, refused, verdict)
 
@@ -106,12 +107,12 @@ def _encode(cache: Path, settings: LearnSettings) -> Encode:
 
 
 def _of_champion(
-    champion: Release, corpus: Corpus, asked: Asked, report: Report, encode: Encode, plain: Figures, cores: int
+    champion: Release, corpus: Corpus, plan: EvaluationPlan, report: Report, encode: Encode, plain: Figures, cores: int
 ) -> tuple[Figures, str]:
     """What the release that serves is measured at; of one made for other features `plain`, and why."""
     try:
         serving = ServingModel(champion, cores)
-        return measure(corpus, asked, report, f"measure {champion.name}", serving, encode)[0], ""
+        return measure(corpus, plan, report, f"measure {champion.name}", serving, encode)[0], ""
     except ReleaseRejected as exc:
         if exc.code != "feature_spec":  # one made for other features cannot be asked; any other must be found
             raise
@@ -134,7 +135,7 @@ class Evaluated:
 
 def evaluated(
     corpus: Corpus,
-    asked: Asked,
+    plan: EvaluationPlan,
     settings: LearnSettings,
     cache: Path,
     existing: Release | None,
@@ -154,9 +155,9 @@ def evaluated(
     if existing is not None:
         model = ServingModel(existing, threads())
     elif train:
-        cores = threads(int(len(corpus.events) * asked.share))
-        learned = trained(corpus, asked.share, settings, cache, report)
+        cores = threads(int(len(corpus.events) * plan.share))
+        learned = trained(corpus, plan.share, settings, cache, report)
         model = ServingModel(learned.release(), cores)
-    plain = measure(corpus, asked, report, "measure without a release", None, encode)[0] if before else None
-    figures, held = measure(corpus, asked, report, "measure", model, encode, learned)
+    plain = measure(corpus, plan, report, "measure without a release", None, encode)[0] if before else None
+    figures, held = measure(corpus, plan, report, "measure", model, encode, learned)
     return Evaluated(figures, plain, learned, held, "none" if model is None else model.name)

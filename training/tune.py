@@ -29,14 +29,14 @@ from models.release.serving import ServingModel
 from models.rules import PositiveRule
 from schemas.errors import BadDataset, ConfigError, ReleaseRejected
 from schemas.records import Interaction, Item
+from training.data.corpus import Corpus
 from training.data.events import NAMES, EventFrame
-from training.data.slates.logged import Logged
-from training.data.table import published
-from training.encoders.encoder import ImageEncoder, TextEncoder
+from training.encoders.image import ImageEncoder
 from training.encoders.live import encoded
-from training.evaluation.evaluate import evaluate
-from training.learn import LearnSettings, learn
-from training.ranking.ranker import KINDS
+from training.encoders.text import TextEncoder
+from training.evaluation.evaluate import EvaluationPlan, evaluate
+from training.learn import learn
+from training.recipe import KINDS, LearnSettings
 
 __all__ = ["SPACE", "Study", "TuneSettings", "tried", "tune"]
 
@@ -117,17 +117,9 @@ def _expressible(settings: LearnSettings) -> dict[str, Any]:
     return found
 
 
-def _fingerprint(
-    about: Mapping[str, Any],
-    items: Sequence[Item],
-    events: Sequence[Interaction],
-    positive: str,
-    standard: LearnSettings,
-    settings: TuneSettings,
-    shown: EventFrame | None = None,
-) -> dict[str, Any]:
+def _fingerprint(about: Mapping[str, Any], corpus: Corpus, standard: LearnSettings, settings: TuneSettings) -> dict[str, Any]:
     """What the trials of a study have in common: the data, how they are judged, and the settings that are not searched."""
-    told = EventFrame.of([]) if shown is None else shown
+    shown = EventFrame.of([]) if corpus.shown is None else corpus.shown
     fixed = {name: value for name, value in asdict(standard).items() if name not in (*SPACE, "checkpoints", "image_hosts")}
     for name in SPACE:
         part, _, inner = name.rpartition(".")
@@ -135,13 +127,13 @@ def _fingerprint(
             del fixed[part][inner]
     found = {
         **about,
-        "items": len(items),
-        "content of the items": _items_hash(items),
-        "events": len(events),
-        "content of the events": _events_hash(events),
-        "shown": len(told),
-        "content of what was shown": _events_hash(told),
-        "positive": positive,
+        "items": len(corpus.items),
+        "content of the items": _items_hash(corpus.items),
+        "events": len(corpus.events),
+        "content of the events": _events_hash(corpus.events),
+        "shown": len(shown),
+        "content of what was shown": _events_hash(shown),
+        "positive": corpus.positive,
         "features": SPEC,
         "encoders": [encoder.name for encoder in (TextEncoder(standard.text_model), ImageEncoder())],
         "searched": sorted(SPACE),
@@ -209,30 +201,26 @@ def _opened(file: Path, settings: TuneSettings) -> optuna.Study:
 
 
 def tune(
-    items: Sequence[Item],
-    events: Sequence[Interaction],
-    positive: str,
+    corpus: Corpus,
     cache: Path,
     file: Path,
     trials: int,
     standard: LearnSettings,
     settings: TuneSettings,
     progress: Callable[[str, int, int], None] = lambda part, done, of: None,  # noqa: ARG005
-    logged: Logged | None = None,
     about: Mapping[str, Any] = MappingProxyType({}),
-    shown: EventFrame | None = None,
 ) -> Study:
-    """Run `trials` more trials of the study in `file`. `events` are the training part: what is tested on must not be in it.
+    """Run `trials` more trials of the study in `file`. `corpus` is the training part: what is tested on must not be in it.
 
-    A first trial tries `standard` itself, so that the best is never worse than it there. `logged` and `shown` as in `learn`.
-    A study is bound to what it was first of: items, events, what was shown, `positive`, settings that are not searched, and
-    what else `about` says; `progress` is called with a trial's name, and how far it is.
+    A first trial tries `standard` itself, so that the best is never worse than it there. A study is bound to what it was first
+    of: items, events, what was shown, the rule of what is liked, settings that are not searched, and what else `about` says.
+    `progress` is called with a trial's name, and how far it is.
 
     Raises:
         BadDataset: too little to learn from.
         ConfigError: the study is of something else.
     """
-    mine = _fingerprint(about, items, events, positive, standard, settings, shown)
+    mine = _fingerprint(about, corpus, standard, settings)
     study = _opened(file, settings)
     _bind(study, file, mine)
     if not study.trials:
@@ -241,9 +229,7 @@ def tune(
         trial = study.ask(dict(SPACE))
         try:
             report = _parts(f"trial {done + 1} of {trials}", progress)
-            value = _value(
-                trial, items, events, positive, cache, tried(trial.params, standard), settings, report, logged, shown
-            )
+            value = _value(trial, corpus, cache, tried(trial.params, standard), settings, report)
         except optuna.TrialPruned:
             study.tell(trial, state=TrialState.PRUNED)
         except (ReleaseRejected, ArithmeticError) as exc:  # settings that cannot be trained with are not the best ones
@@ -272,31 +258,28 @@ def _parts(name: str, progress: Callable[[str, int, int], None]) -> Callable[[st
 
 def _value(
     trial: optuna.Trial,
-    items: Sequence[Item],
-    events: Sequence[Interaction],
-    positive: str,
+    corpus: Corpus,
     cache: Path,
     settings: LearnSettings,
     how: TuneSettings,
     report: Callable[[str, int, int], None],
-    logged: Logged | None,
-    shown: EventFrame | None,
 ) -> float:
     """NDCG@10 on the validation slice; raises TrialPruned where that is not worth finding out."""
-    cut = int(len(events) * (1.0 - how.validation))
+    cut = int(len(corpus.events) * (1.0 - how.validation))
 
     def watch(epoch: int, ndcg: float) -> None:
         trial.report(ndcg, epoch)
         if trial.should_prune():
             raise optuna.TrialPruned
 
-    train = events[:cut]
-    learned = learn(published(items, train), train, positive, cache, settings, report, logged, watch, shown)
+    learned = learn(corpus.first(cut), cache, settings, report, watch)
     slot = ModelSlot()
     slot.swap(ServingModel(learned.release()))
-    held = set(learned.item_ids)
-    vectors = encoded([item for item in items if item.item_id not in held], cache, settings.text_model, settings.image_hosts)
-    rule, share = PositiveRule(positive), 1.0 - how.validation
-    told = lambda done, of: report("measure", done, of)
-    figures = evaluate(items, events, rule, share, told, slot, how.queries, vectors=vectors, first=True)
+    known = set(learned.item_ids)
+    since = [item for item in corpus.items if item.item_id not in known]
+    vectors = encoded(since, cache, settings.text_model, settings.image_hosts)
+    measuring = lambda done, of: report("measure", done, of)
+    plan = EvaluationPlan(1.0 - how.validation, how.queries, first=True)
+    rule = PositiveRule(corpus.positive)
+    figures = evaluate(corpus.items, corpus.events, rule, plan, measuring, slot, vectors=vectors)
     return float(str(figures.to_json()["ndcg@10"]))

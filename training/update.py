@@ -8,33 +8,32 @@ projections stay the champion's: they are learned by a full training, from retri
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.features.compute import SPEC
-from models.items.store import TEXT_DIMENSIONS, text_vector
-from models.items.vectors import unit_rows
-from models.release.sequences import EVENT_WIDTH, LENGTH, Vocabulary
+from models.release.release import Manifest, Release
+from models.release.sequences import LENGTH, Vocabulary
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
-from training.data.amounts import FEWEST_NEW, until_share
+from training.data.amounts import FEWEST_NEW
 from training.data.corpus import Corpus
 from training.data.table import EventTable, of_known_items
-from training.encoders.encoder import Encoder, TextEncoder, encode_items, image_encoder
-from training.encoders.projections import projected
 from training.encoders.web_images import OFF
-from training.learn import Learned, LearnSettings
 from training.loop.group import Group, NotFirst
-from training.release.export import to_half, to_onnx
+from training.recipe import LearnSettings
+from training.release.learned import Learned
 from training.release.parity import Frozen, Modules
+from training.release.parts import ITEM_TOWER, RANKER, USER_TOWER, arrays_of, exported, item_examples, user_examples
+from training.retrieval.content import encode_as
 from training.retrieval.ease import ease
 from training.retrieval.fit_towers import NEVER, first_meetings, train_towers
-from training.retrieval.towers import Content, ItemTower, UserTower, item_vectors
+from training.retrieval.towers import item_vectors
+from training.retrieval.unlearn import Retrieval
 from training.retrieval.weights import Champion, warm_start, weights_of
 
 __all__ = ["rows_to_learn", "update", "updated"]
@@ -79,31 +78,8 @@ def updated(
     """
     if champion == "none":
         raise BadDataset("no_champion", "there is no release to update: train without --incremental, and promote that")
-    events, known = until_share(corpus, share)
-    return update(Champion.open(releases / champion), known, events, cache, settings, report)
-
-
-def _content(
-    items: Sequence[Item], champion: Champion, text_model: str, image_hosts: str, cache: Path
-) -> tuple[Content, Mapping[str, int]]:
-    """Content vectors; and what became of images: see `ImageEncoder.counters` and `unused`."""
-    images = image_encoder(cache, image_hosts)
-    encoders: dict[str, Callable[[], Encoder]] = {"text": lambda: TextEncoder(text_model), "image": lambda: images}
-    parts, there = [], []
-    for modality, make in encoders.items():
-        projection, encoder = champion.release.projections[modality], champion.release.manifest.encoders.get(modality)
-        vectors, present = np.zeros((len(items), len(projection) - 1), np.float32), np.zeros(len(items), np.bool_)
-        if encoder is not None:
-            made = make()
-            if made.name != encoder:
-                raise BadDataset(
-                    "other_encoder", f"the champion's {modality} encoder is {encoder}, this is {made.name}: train in full"
-                )
-            vectors, present = encode_items(items, made, cache)
-        parts.append(projected(vectors, present, projection))
-        there.append(present)
-    hashed = np.stack([text_vector(item) for item in items]) if items else np.zeros((0, TEXT_DIMENSIONS), np.float32)
-    return Content(hashed, parts[0], parts[1], np.stack(there, axis=1).astype(np.float32)), {**images.counters, **images.unused}
+    part = corpus.until(share)
+    return update(Champion.open(releases / champion), part.items, part.events, cache, settings, report)
 
 
 def update(
@@ -124,84 +100,66 @@ def update(
         BadDataset: too few new events, or the champion's encoders or features are not the ones here.
         NotFirst: this process is not the first of its group, and its part is done.
     """
-    seconds, since = dict[str, float](), time.perf_counter()
-    before = champion.release.manifest
-    if before.feature_spec != SPEC:
-        message = f"release {champion.release.name} ranks by features {before.feature_spec}, this has {SPEC}: train in full"
-        raise BadDataset("feature_spec", message)
-    vocabulary = Vocabulary(before.actions, before.value_mean, before.value_deviation, before.positive)
-    heads = tuple((head.action, head.weight) for head in before.heads)
+    since, before, group = time.perf_counter(), champion.release.manifest, Group.current()
     events = of_known_items(events, items)
-    windows = {head.action: head.window_ms for head in before.heads}
-    table = EventTable.of(events, items, vocabulary, heads, windows)
-    fresh = int((table.time_ms > before.trained_until_ms).sum())
-    if fresh < FEWEST_NEW:
-        newer = f"{fresh} events are newer than release {champion.release.name}"
-        raise BadDataset("too_little", f"{newer}, {FEWEST_NEW} are needed")
-    group = Group.current()
-    if not group.first:  # the first process encodes what is new, the others find it in the cache
-        group.wait()
-    # what the first could not have, the others do not try: all must learn from the same
-    hosts = settings.image_hosts if group.first else OFF
-    content, images = _content(items, champion, settings.text_model, hosts, cache)
-    if group.first:
-        group.wait()
-    rows = rows_to_learn(table, before.trained_until_ms, settings.seed)
-    part = table.take(rows)
+    table, fresh = _table(champion, items, events)
+    with group.first_then_others():
+        # the first process encodes; images that it could not fetch, the others do not try: all learn from the same
+        hosts = settings.image_hosts if group.first else OFF
+        content, images = encode_as(champion.release, items, settings.text_model, hosts, cache)
+    first_ms = first_meetings(table, len(items))
     ids = [item.item_id for item in items]
+    part = table.take(rows_to_learn(table, before.trained_until_ms, settings.seed))
     towers = replace(champion.settings, rate=champion.settings.rate * RATE, epochs=EPOCHS, seed=settings.seed)
-    what, first_ms = f"update the towers, {fresh} new events", first_meetings(table, len(items))
+    what = f"update the towers, {fresh} new events"
     progress = None if report is None else lambda done, of: report(what, done, of)
     user, item = train_towers(part, content, towers, progress, start=warm_start(champion, ids), first_ms=first_ms)
     if not group.first:
         raise NotFirst
-    vectors = item_vectors(item, content, first_ms == NEVER)
     index, weight = ease(table.user[table.liked], table.item[table.liked], len(items), settings.neighbours, settings.ease_l2)
-    graphs, parity, measured = _graphs(user, item, content, vectors, half=settings.half or "half" in before.metrics)
-    manifest = replace(
-        before,
-        name=f"{time.strftime('%Y%m%d', time.gmtime(events[-1].event_time / 1000))}-u",
-        trained_until_ms=events[-1].event_time,
+    made = Retrieval(user, item, item_vectors(item, content, first_ms == NEVER), first_ms != NEVER, index, weight)
+    rng = np.random.default_rng(0)
+    modules = ((USER_TOWER, user, user_examples(made.vectors, rng)), (ITEM_TOWER, item, item_examples(content, rng)))
+    export = exported(modules, half=settings.half or "half" in before.metrics)
+    graphs = {**export.graphs, RANKER: champion.release.graphs[RANKER]}
+    return Learned(
+        _manifest(champion.release, events),
+        arrays_of(made, content, champion.release.projections),
+        graphs,
+        ids,
+        {"update": round(time.perf_counter() - since, 1)},
+        export.parity,
+        {} if export.half is None else {"half": export.half},
+        modules=Modules(user, item, Frozen(graphs[RANKER])),
+        weights=weights_of(user, item, champion.settings),
+        images=dict(images),
+    )
+
+
+def _table(champion: Champion, items: Sequence[Item], events: Sequence[Interaction]) -> tuple[EventTable, int]:
+    """The events as the champion's training read them, and how many of them are new; raises BadDataset as `update` does."""
+    release, before = champion.release, champion.release.manifest
+    if before.feature_spec != SPEC:
+        message = f"release {release.name} ranks by features {before.feature_spec}, this has {SPEC}: train in full"
+        raise BadDataset("feature_spec", message)
+    vocabulary = Vocabulary(before.actions, before.value_mean, before.value_deviation, before.positive)
+    heads = tuple((head.action, head.weight) for head in before.heads)
+    table = EventTable.of(events, items, vocabulary, heads, {head.action: head.window_ms for head in before.heads})
+    fresh = int((table.time_ms > before.trained_until_ms).sum())
+    if fresh < FEWEST_NEW:
+        newer = f"{fresh} events are newer than release {release.name}"
+        raise BadDataset("too_little", f"{newer}, {FEWEST_NEW} are needed")
+    return table, fresh
+
+
+def _manifest(champion: Release, events: Sequence[Interaction]) -> Manifest:
+    until = events[-1].event_time
+    return replace(
+        champion.manifest,
+        name=f"{time.strftime('%Y%m%d', time.gmtime(until / 1000))}-u",
+        trained_until_ms=until,
         trained_events=len(events),
         metrics={},
-        parent=champion.release.name,
+        parent=champion.name,
         files={},
     )
-    arrays: dict[str, NDArray[Any]] = {
-        "item_vectors.npy": vectors,
-        "text.npy": unit_rows(content.text),
-        "image.npy": unit_rows(content.image),
-        "present.npy": content.present > 0,
-        "met.npy": first_ms != NEVER,
-        "ease_index.npy": index,
-        "ease_weight.npy": weight,
-        **{f"{modality}_projection.npy": np.asarray(fitted) for modality, fitted in champion.release.projections.items()},
-    }
-    graphs["ranker.onnx"] = champion.release.graphs["ranker.onnx"]
-    seconds["update"] = round(time.perf_counter() - since, 1)
-    modules = Modules(user, item, Frozen(graphs["ranker.onnx"]))
-    weights = weights_of(user, item, champion.settings)
-    return Learned(
-        manifest, arrays, graphs, ids, seconds, parity, measured, modules=modules, weights=weights, images=dict(images)
-    )
-
-
-def _graphs(
-    user: UserTower, item: ItemTower, content: Content, vectors: NDArray[np.float32], n: int = 256, *, half: bool
-) -> tuple[dict[str, bytes], float, dict[str, float]]:
-    """The towers' graphs, the largest difference from torch, and with `half` what half precision changes."""
-    rng = np.random.default_rng(0)
-    mask = (np.arange(LENGTH) >= LENGTH - rng.integers(0, LENGTH + 1, (n, 1))).astype(np.float32)
-    history = vectors[rng.integers(0, len(vectors), (n, LENGTH))]
-    people = {"items": history, "events": rng.random((n, LENGTH, EVENT_WIDTH), np.float32), "mask": mask}
-    users, first = to_onnx(user, people, "user_vectors")
-    picked = rng.integers(0, len(vectors), n)
-    fields = zip(("content", "text", "image", "present"), content.arrays(), strict=True)
-    given = {name: array[picked] for name, array in fields}
-    contents, second = to_onnx(item, given, "item_vectors")
-    measured: dict[str, float] = {}
-    if half:
-        users, of_users = to_half(users, people, "user_tower.onnx")
-        contents, of_items = to_half(contents, given, "item_tower.onnx")
-        measured["half"] = max(of_users, of_items)
-    return {"user_tower.onnx": users, "item_tower.onnx": contents}, max(first, second), measured

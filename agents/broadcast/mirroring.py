@@ -11,7 +11,7 @@ from agents.partitions.users import UserPartition
 from agents.summaries import summary
 from models.items.store import ItemStore
 from schemas.errors import RiffleError
-from streams.mirror.redis import UserMirror
+from streams.mirror.contract import Mirror
 
 __all__ = ["Mirroring"]
 
@@ -27,7 +27,7 @@ class Mirroring:
         self,
         users: Mapping[int, UserPartition],
         items: ItemStore,
-        mirror: UserMirror,
+        mirror: Mirror,
         metrics: Metrics,
         busy_chunks: Callable[[], int],
     ) -> None:

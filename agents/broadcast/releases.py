@@ -9,7 +9,7 @@ from agents.metrics import Metrics
 from models.items.store import ItemStore
 from models.pipeline.slot import ModelSlot
 from models.release.release import NAME
-from models.release.serving import ServingModel
+from models.release.serving import ServingModel, prepare
 from schemas.errors import BadEvent, ReleaseRejected
 from schemas.settings import Settings
 from streams.kafka.announce import CHAMPION, Announcement, decode_announcement
@@ -88,7 +88,7 @@ class Releases:
         if not NAME.fullmatch(wanted.release):
             raise ReleaseRejected("bad_name", f"{wanted.release[:80]!r} is no release name")
         folder = fetch_release(self._settings.releases_dir, wanted)
-        return self._slot.prepare(folder, wanted.manifest_sha256)
+        return prepare(folder, wanted.manifest_sha256)
 
     def _note(self, outcome: str, name: str) -> None:
         self._slot.refused.pop(name, None)

@@ -41,11 +41,11 @@ COMMANDS = {
     "encode": ("agents.cli.encode", "encode", "Encode texts and images of items as they arrive."),
     "release": ("agents.cli.release", "release", "List releases, let one serve, or go back to the one before."),
     "evaluate": (
-        "training.cli.learning",
+        "training.cli.evaluate",
         "evaluate_command",
         "Train on a dataset folder's first part, measure on the rest.",
     ),
-    "report": ("training.cli.learning", "report_command", "Compare saved measurements on one HTML page."),
+    "report": ("training.cli.report", "report_command", "Compare saved measurements on one HTML page."),
     "examples": (
         "training.cli.examples",
         "examples_command",

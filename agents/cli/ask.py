@@ -112,7 +112,7 @@ def ask(
     settings = Settings.from_env()
     body: dict[str, Any] = {"user_id": user, "k": k, "explain": explain}
     body |= {"categories": list(category), "exclude": list(exclude)}
-    if unnamed := [entry for entry in context if "=" not in entry]:
+    if unnamed := [entry for entry in context if entry.find("=") < 1]:
         raise click.BadParameter(f"{unnamed[0]!r} is not NAME=VALUE", param_hint="--context")
     body["context"] = {name: value for name, _, value in (entry.partition("=") for entry in context)}
     if after:

@@ -17,7 +17,8 @@ import click
 from aiokafka.errors import KafkaError
 
 from agents.cli.asking import ask
-from agents.cli.operate import facts_of, kafka_answers, readiness, restarts_of
+from agents.cli.operate import facts_of, kafka_answers, other_settings, readiness, restarts_of, told_of
+from agents.cli.screen import words
 from agents.supervisor import histories, supervisor_daemon, worker_daemon
 from schemas.errors import ConfigError, RiffleError
 from schemas.masking import masked, masked_url
@@ -29,7 +30,7 @@ from streams.kafka.topics import TOPICS, partition_counts, partitions_of
 __all__ = ["doctor"]
 
 REGISTRY_S = 5.0
-FAILING = 3
+FAILING = 2
 "Ends in a row of a part that does not run well, though it runs just now."
 
 
@@ -105,6 +106,8 @@ def _configured(name: str, server: EmbeddedKafka | EmbeddedRedis) -> _Check:
 
 def _kafka(settings: Settings) -> list[_Check]:
     name = f"Kafka answers at {settings.bootstrap_servers}"
+    if settings.kafka.encrypts or settings.kafka.logs_in:
+        name += f" ({masked(settings.kafka.described())})"
     if settings.embedded_kafka:
         kafka = EmbeddedKafka(settings)
         answers = kafka_answers(settings)
@@ -137,9 +140,11 @@ def _redis(settings: Settings) -> list[_Check]:
 
 def _worker(settings: Settings) -> list[_Check]:
     ready = readiness(settings)
-    reasons = "; ".join(f"{name}: {reason}" for name, reason in ready.get("reasons", {}).items())
+    reasons = "; ".join(f"{name}: {words(reason)}" for name, reason in ready.get("reasons", {}).items())
     advice = f"{reasons}; run `riffle up`; log: {worker_daemon(settings).log_file}"
     found = [_Check(f"the worker at {facts_of(settings)['web']} is ready", bool(ready["ready"]), advice)]
+    if others := other_settings(settings):
+        found.append(_Check("settings", ok=True, warning=told_of(others)))
     for name, reason in (ready.get("refused") or {}).items():
         advice = f"the worker refused it: {reason}; `riffle release rollback`, or train again"
         found.append(_Check(f"release {name}", ok=False, advice=advice))

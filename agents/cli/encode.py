@@ -19,6 +19,7 @@ from aiokafka.errors import KafkaError
 from schemas.errors import NotReady
 from schemas.settings import Settings
 from streams.encoding import ItemEncoders, ItemEncoding
+from streams.kafka import connect
 from streams.kafka.topics import ensure_topics
 from streams.logs import log_to_stderr
 
@@ -94,12 +95,7 @@ def encode(once: bool, as_json: bool) -> None:
     if once:
         logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it ends with the reason
     os.setpriority(os.PRIO_PROCESS, 0, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
-    registry = None
-    if settings.registry_url:
-        # because the client's own dependencies take a while to import, and warn
-        from schemas.registry import ConfluentRegistry
-
-        registry = ConfluentRegistry.at(settings.registry_url)
+    registry = connect.registry(settings)
     encoders = _encoders(settings)
     counters = asyncio.run(_follow(settings, encoders, registry, once=once))
     counters.update({f"images_{what}": n for what, n in encoders.counters.items()})

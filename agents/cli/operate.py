@@ -22,7 +22,7 @@ from aiokafka.errors import KafkaError
 from rich.console import Console
 
 from agents.cli.asking import ask
-from agents.cli.screen import plain_console, print_table
+from agents.cli.screen import plain_console, print_table, words
 from agents.cli.waiting import step
 from agents.supervisor import (
     MISCONFIGURED,
@@ -41,9 +41,24 @@ from schemas.settings import Settings
 from streams.embedded.kafka import EmbeddedKafka, broker_answers, class_path, has_class_path
 from streams.embedded.process import SAFE_PATH, Daemon, answer_of, listens, python, require_free_port, serving, wait_until
 from streams.embedded.redis import EmbeddedRedis
+from streams.kafka import connect
 from streams.kafka.topics import ensure_topics, partition_counts
 
-__all__ = ["down", "facts_of", "kafka_answers", "readiness", "start_stack", "status", "up", "worker", "worker_daemon"]
+__all__ = [
+    "down",
+    "facts_of",
+    "kafka_answers",
+    "other_settings",
+    "readiness",
+    "restarts_of",
+    "start_stack",
+    "status",
+    "told_of",
+    "up",
+    "web_of",
+    "worker",
+    "worker_daemon",
+]
 
 WORKER_S, KAFKA_S, REDIS_S = 60.0, 90.0, 20.0
 "Seconds that each may take until it is ready."
@@ -91,12 +106,47 @@ def readiness(settings: Settings) -> dict[str, Any]:
     return dict(found) if isinstance(found, dict) and isinstance(found.get("ready"), bool) else _silent(f"{web} gives no state")
 
 
+def other_settings(settings: Settings) -> list[str]:
+    """Variables in which the worker that `up` has started differs from these settings; none where no such worker runs.
+
+    `RIFFLE_ENCODER` says what `up` starts, and nothing to the worker.
+    """
+    pid = worker_daemon(settings).pid()
+    there = {} if pid is None else _given_to(pid)
+    wanted = settings.environment()
+    return sorted(name for name in there.keys() & wanted.keys() - {"RIFFLE_ENCODER"} if there[name] != wanted[name])
+
+
+def _require_same_settings(settings: Settings) -> None:
+    """Refuse to take a worker that has other settings for the one that is wanted.
+
+    One that ends again and again passes, also while it runs: the supervisor starts the next one with these settings. So does
+    one that does not answer yet.
+
+    Raises:
+        ConfigError: it listens elsewhere, or answers; the message names the variables.
+    """
+    answers = "web" not in (readiness(settings).get("reasons") or {})
+    if histories(settings).get("worker", History()).in_row >= (TRIES if answers else 1):
+        return
+    worker_daemon(settings).require_address(settings.web, "RIFFLE_WEB_PORT")
+    names = other_settings(settings)
+    if names and answers:
+        raise ConfigError("other_settings", told_of(names))
+
+
+def told_of(names: list[str]) -> str:
+    """What a person is told of the variables of `other_settings`, never their values; empty without any."""
+    return f"the worker runs with other settings ({', '.join(names)}): `riffle down`, then `riffle up`" if names else ""
+
+
 def kafka_answers(settings: Settings) -> bool:
     """Whether this instance's broker, or one of the servers of `bootstrap`, answers a request now."""
     if settings.embedded_kafka:
         return EmbeddedKafka(settings).answers()
     places = (server.rpartition(":") for server in settings.bootstrap_servers.split(","))
-    return any(broker_answers(host, int(port)) for host, _, port in places)
+    context = connect.tls(settings.kafka)
+    return any(broker_answers(host, int(port), context=context) for host, _, port in places)
 
 
 def start_stack(settings: Settings, console: Console, *, with_worker: bool = True) -> list[str]:
@@ -105,7 +155,8 @@ def start_stack(settings: Settings, console: Console, *, with_worker: bool = Tru
     A supervisor starts it, and goes on to start again what ends by itself until `riffle down`.
 
     Raises:
-        RiffleError: a port is taken, and nothing was started; or a part did not start: the message says why, and what runs.
+        RiffleError: a port is taken, or the worker runs with other settings, and nothing was started; or a part did not
+            start: the message says why, and what runs.
     """
     daemons, before = _daemons(settings), _running(settings)
     settings.make_home()
@@ -116,7 +167,7 @@ def start_stack(settings: Settings, console: Console, *, with_worker: bool = Tru
     if with_worker and daemons["worker"].pid() is None:
         require_free_port(settings.web_port, "RIFFLE_WEB_PORT")
     elif with_worker:
-        daemons["worker"].require_address(settings.web, "RIFFLE_WEB_PORT")
+        _require_same_settings(settings)
     names = _wanted(settings, with_worker=with_worker)
     try:
         _start(settings, console, names)
@@ -153,6 +204,7 @@ def _start(settings: Settings, console: Console, names: list[str]) -> None:
         asyncio.run(ensure_topics(settings))
     if "worker" in names:
         _await(settings, console, "worker", began_ms, lambda: bool(readiness(settings)["ready"]), WORKER_S)
+        _require_same_settings(settings)  # of one that was still starting before
 
 
 @contextmanager
@@ -170,25 +222,32 @@ def _supervise(settings: Settings, names: list[str]) -> None:
         pid = daemon.pid()
         there, environment = _supervised(pid) if pid is not None else ([], {})
         names = [name for name in PARTS if name in names or name in there]
-        wanted = settings.environment()
+        wanted = settings.environment(secrets=True)
         if there == names and {name: environment.get(name) for name in wanted} == wanted:
             daemon.signal(signal.SIGUSR1)  # what waits to be started again is started now
             return
         daemon.stop()
         if parts_of(settings, names):
             command = python("-m", "agents.supervisor", *names)
-            daemon.start(command, {**os.environ, **settings.environment(), **SAFE_PATH}, settings.home)
+            daemon.start(command, {**os.environ, **settings.environment(secrets=True), **SAFE_PATH}, settings.home)
 
 
 def _supervised(pid: int) -> tuple[list[str], dict[str, str]]:
     """The parts that a running supervisor looks after, and the settings that it was started with."""
     try:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        pairs = (entry.partition(b"=") for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
-        given = {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs if name.startswith(b"RIFFLE_")}
     except OSError:
         return [], {}
-    return [name for name in PARTS if name.encode() in arguments], given
+    return [name for name in PARTS if name.encode() in arguments], _given_to(pid)
+
+
+def _given_to(pid: int) -> dict[str, str]:
+    """The `RIFFLE_*` variables that a process was started with; none of one that is gone, or whose are not to be seen."""
+    try:
+        pairs = [entry.partition(b"=") for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")]
+    except OSError:
+        return {}
+    return {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs if name.startswith(b"RIFFLE_")}
 
 
 def _await(settings: Settings, console: Console, name: str, began_ms: int, ready: Callable[[], bool], timeout_s: float) -> None:
@@ -242,6 +301,7 @@ def facts_of(settings: Settings) -> dict[str, str]:
 def up(no_worker: bool) -> None:
     """Start the embedded Kafka and Redis, one worker, and the encoder of new items; what runs already is left alone.
 
+    A worker that runs with other settings is an error: `riffle down` first.
     What ends by itself is started again, at growing intervals, until `riffle down`: `riffle status` shows how often it was.
 
     Example: RIFFLE_HOME=/tmp/one RIFFLE_WEB_PORT=7070 riffle up
@@ -298,7 +358,7 @@ def status(as_json: bool) -> None:
     Example: riffle status --json
     """
     settings = Settings.from_env()
-    state, found = readiness(settings), histories(settings)
+    state, found, others = readiness(settings), histories(settings), told_of(other_settings(settings))
     reasons = dict(state.get("reasons") or {})
     if not kafka_answers(settings):
         reasons["kafka"] = f"no Kafka of this instance answers at {settings.bootstrap_servers}"
@@ -314,11 +374,14 @@ def status(as_json: bool) -> None:
     }
     if as_json:
         click.echo(json.dumps(facts))
+        if others:
+            click.echo(f"warning: {others}", err=True)
         return
     rows = [(name, str(facts[name])) for name in ("bootstrap", "redis", "web")]
     rows += [("release", facts["release"] or "unknown"), ("ready", "yes" if facts["ready"] else "no")]
-    rows += [(f"not ready: {name}", str(reason)) for name, reason in reasons.items()]
+    rows += [(f"not ready: {name}", words(reason)) for name, reason in reasons.items()]
     rows += [(f"warning: {name}", str(text)) for name, text in facts["warnings"].items()]
+    rows += [("warning: settings", others)] if others else []
     rows += [(f"process id of {name}", str(pid or "not running")) for name, pid in pids.items()]
     now_ms = round(time.time() * 1000)
     rows += [(name, said) for name, history in found.items() if (said := restarts_of(history, now_ms))]

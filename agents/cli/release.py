@@ -48,9 +48,7 @@ SERVED_TIMEOUT_S = 60.0
 NOT_JUDGED = "not judged"
 TOO_LITTLE = frozenset({"too_little", "too_little_to_judge", "no_meetings"})
 "Codes of a training that has too few events, as in the first days of a shop."
-TRAIN = (
-    "from agents.cli import guarded; from training.cli.learning import train_command; guarded(train_command, 'riffle train')"
-)
+TRAIN = "from agents.cli import guarded; from training.cli.train import train_command; guarded(train_command, 'riffle train')"
 "The program of the process of its own: errors in its options name this command."
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["plain_console", "print_table", "printable"]
+__all__ = ["plain_console", "print_table", "printable", "words"]
 
 WIDE = 10_000
 "Columns where nobody looks at a screen: in a file or a pipe nothing is folded."
@@ -32,6 +32,11 @@ def plain_console(*, stderr: bool = False) -> Console:
     screen = stream is not None and stream.isatty()
     width = None if screen or os.environ.get("COLUMNS", "").isdecimal() else WIDE
     return Console(stderr=stderr, markup=False, highlight=False, emoji=False, width=width)
+
+
+def words(value: object) -> str:
+    """A value of an answer in JSON: text as it is, all else in JSON's spelling."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def print_table(

@@ -17,24 +17,21 @@ from agents.partitions.ownership import TABLES
 from schemas.errors import NotReady
 from schemas.masking import masked_url
 from schemas.settings import Settings
-from streams.kafka.aiokafka_patches import AIOKafkaConsumer
+from streams.kafka import connect
 from streams.state.digests import Digest, digest
 
 __all__ = ["changelog_digests", "tables"]
 
 
+NOT_COMPARED = "not compared"
+"Verdict on a partition whose rows are not all there yet."
 ASK_S, VERIFY_S = 30.0, 600.0
 "Seconds that a worker may take to answer; with digests it reads its tables whole."
 
 
 async def changelog_digests(settings: Settings) -> dict[tuple[str, int], tuple[int, Digest]]:
     """Per table partition: the offset after its changelog's newest record, and the digest of what a committed reader finds."""
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=settings.bootstrap_servers,
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        isolation_level="read_committed",
-    )
+    consumer = connect.consumer(settings.kafka, connect.COMMITTED)
     await consumer.start()
     found = {}
     try:
@@ -75,6 +72,8 @@ def _asked(url: str, *, digests: bool) -> list[dict[str, Any]]:
 def _verdict(facts: dict[str, Any], changelog: tuple[int, Digest] | None) -> str:
     if changelog is None:
         return ""
+    if facts["role"] == "restoring":
+        return NOT_COMPARED
     newest, made = changelog
     if facts["position"] < newest:
         return "behind"
@@ -86,8 +85,9 @@ def _verdict(facts: dict[str, Any], changelog: tuple[int, Digest] | None) -> str
 @click.option("--worker", "urls", multiple=True, metavar="URL", help="Ask these workers; without it the one of this instance.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
 def tables(verify: bool, urls: tuple[str, ...], as_json: bool) -> None:
-    """Show which table partitions workers own and stand by for. With --verify exit code 1 when rows differ.
+    """Show which table partitions workers own and stand by for.
 
+    With --verify exit code 1 when rows differ, or were not compared because their partition is being restored.
     What is behind its changelog is still being written or followed: ask again when the stream is quiet.
 
     Example: riffle tables --verify --worker http://127.0.0.1:6066 --worker http://127.0.0.1:6067
@@ -107,4 +107,9 @@ def tables(verify: bool, urls: tuple[str, ...], as_json: bool) -> None:
             columns.remove("worker")
         rows = [[str(facts.get(name, "")) for name in columns] for facts in found]
         print_table(plain_console(), columns, rows, fold=("hash",), right=("partition", "position", "rows"))
-    sys.exit(1 if any(facts.get("verdict") == "DIFFERS" for facts in found) else 0)
+    left = [f"{facts['table']}-{facts['partition']}" for facts in found if facts.get("verdict") == NOT_COMPARED]
+    if verify and (left or not found):
+        what = f"{', '.join(left)}: being restored" if found else "no partition is assigned yet"
+        click.echo(f"riffle: {NOT_COMPARED}: {what}; ask again when `riffle status` says ready", err=True)
+    wrong = any(facts.get("verdict") in {"DIFFERS", NOT_COMPARED} for facts in found) or not found
+    sys.exit(1 if verify and wrong else 0)

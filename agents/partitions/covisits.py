@@ -16,7 +16,7 @@ from agents.partitions.users import dead_letter
 from models.items.store import NEIGHBOURS, ItemStore
 from models.state.kernels.user_rows import UNIT
 from models.state.rows import NeighbourRow, hash64
-from models.tables.tables import Increments, NeighbourTable
+from models.tables.neighbours import Increments, NeighbourTable
 from schemas.codec import decode, encode, header
 from schemas.errors import BadEvent, StoreCorrupt
 from schemas.settings import Settings

@@ -9,8 +9,6 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
-from aiokafka.admin import AIOKafkaAdminClient
-
 from agents.health.findings import heals, why
 from agents.metrics import Metrics
 from agents.partitions.covisits import CovisitPartition
@@ -20,6 +18,7 @@ from schemas.codec import Registry
 from schemas.errors import ConfigError, StoreCorrupt
 from schemas.settings import Settings
 from streams.embedded.process import serving
+from streams.kafka import connect
 from streams.kafka.assignor import ON_DISK, OWNER, STANDBY
 from streams.state.rocks import PartitionStore, block_cache
 from streams.state.standby import Standby
@@ -178,7 +177,7 @@ class Ownership:
 
     async def _committed(self) -> dict[tuple[str, int], int]:
         """Committed offset (the next to read) per source topic and partition, as the group stands now."""
-        admin = AIOKafkaAdminClient(bootstrap_servers=self._settings.bootstrap_servers)
+        admin = connect.admin(self._settings.kafka)
         try:
             await admin.start()
             offsets = await admin.list_consumer_group_offsets(self._settings.app_id)
@@ -202,8 +201,17 @@ class Ownership:
             yield table, number, "standby", store, self.standby.lag.get((table, number), -1)
 
     async def tables(self, *, digests: bool = False) -> list[dict[str, object]]:
-        """Every table partition here: its role, the changelog offset its disk includes; with `digests` a hash over its rows."""
-        found = []
+        """Every table partition here: its role, the changelog offset its disk includes; with `digests` a hash over its rows.
+
+        The role of one whose rows are not all here yet is `restoring`, its offset -1, and it has no hash.
+        """
+        found: list[dict[str, object]] = []
+        restoring = [
+            {"table": table, "partition": part.partition, "role": "restoring", "position": -1}
+            for table, parts in (("users", self.users), ("covisits", self.covisits))
+            for part in parts.values()
+            if not part.state.ready.is_set()
+        ]
         for table, number, role, store, lag in list(self._stores()):
             facts: dict[str, object] = {"table": table, "partition": number, "role": role, "position": store.position}
             if role == "standby":
@@ -213,4 +221,4 @@ class Ownership:
                     position, made = await asyncio.to_thread(store.digest)
                 facts |= {"position": position, "rows": made.rows, "hash": made.hash}
             found.append(facts)
-        return found
+        return [*found, *restoring]

@@ -13,7 +13,9 @@ from rocksdict import Cache
 from agents.metrics import Metrics
 from models.items.store import ItemStore
 from models.state.rows import ItemStatRow, UserRecord
-from models.tables.tables import Changed, CovisitSums, ItemsOf, StatisticsTable, UserTable, meetings
+from models.tables.neighbours import CovisitSums
+from models.tables.statistics import StatisticsTable
+from models.tables.users import Changed, ItemsOf, UserTable, meetings
 from schemas.codec import Registry, encode, look_up
 from schemas.columns import Decoded, EventColumns, Placed, decode_interactions
 from schemas.errors import StoreCorrupt

@@ -36,6 +36,8 @@ SHOWS = f"action == {SHOWN!r}"
 "The rule for what was only shown, where the folder names none."
 EARLIEST_MS = 10**11
 "Epoch milliseconds, in March 1973: where every event is earlier its time is rather in seconds, which reach it in 5138."
+JANUARY_MS = 31 * 86_400_000
+"Epoch milliseconds of 1970-02-01: seconds of the years 1970 to 2054 that are taken for milliseconds lie before it."
 REPEATS = (
     "repeats an earlier event (same person, item, action and time, or event_id); "
     "each counts once: where several are meant, give each its own event_id"
@@ -293,6 +295,7 @@ class Dataset:
 
     def _sorted(self, file: Path, scan: pl.LazyFrame, now_ms: int | None) -> Iterator[Interaction]:
         with readable(file):
+            self._doubt_times(file, scan)
             for bounds in _bounds(scan):
                 frame = scan.filter(bounds).sort("_time", "_row", nulls_last=False).collect()
                 yield from self._interactions(file, frame, now_ms)
@@ -318,6 +321,18 @@ class Dataset:
                 continue
             there.add((event.user_id, event.event_id))
             yield replace(event, action=SHOWN) if is_shown is not None and is_shown(event.action, event.value) else event
+
+    def _doubt_times(self, file: Path, scan: pl.LazyFrame) -> None:
+        """Warn where most times look like seconds; where all do, `check` raises."""
+        time = pl.col("_time")
+        early = time < JANUARY_MS
+        counts = scan.select(early.sum().alias("n"), time.count().alias("of"), pl.col("_row").filter(early).min())
+        n, of, first = counts.collect().row(0)
+        if 2 * n > of:
+            reason = (
+                f"{n:,} of {of:,} times lie in January 1970, this one first: are they seconds? event_time is in milliseconds"
+            )
+            self._warn(file, first, "january_1970", reason, "event_time")
 
     def _shows(self) -> PositiveRule | None:
         return None if self.shown == SHOWS else PositiveRule(self.shown, "shown")

@@ -1,28 +1,20 @@
-"""Nearest items by inner product: exact for small catalogues, an inverted file (FAISS) with measured recall above.
+"""Nearest items by inner product of a large catalogue: an inverted file (FAISS) with measured recall.
 
-Whoever searches gets the same items whatever they are searched together with: candidates that matrix products find are scored
-again one query at a time, in an order of operations that does not depend on the batch. Ties go by the asker's keys where there
-are some, else to the lower number.
+Results do not depend on the batch: what it finds is scored again as in `models.pipeline.exact`. Ties go to the lower number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.pipeline.ties import Keys
+from models.pipeline.exact import Found, best_of, exact_top
 from schemas.errors import ConfigError
 
-__all__ = ["STANDARD", "Found", "IndexSettings", "VectorIndex", "exact_top", "recall"]
-
-Found = tuple[NDArray[np.int32], NDArray[np.float32]]
-"Numbers of items and their scores, best first."
-ROUNDING = np.float32(2e-5)
-"Relative difference between two ways to sum one product, at most: what is as near to the last place is looked at again."
+__all__ = ["STANDARD", "IndexSettings", "VectorIndex", "recall"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,47 +39,6 @@ class IndexSettings:
 
 
 STANDARD = IndexSettings()
-
-
-def _best(
-    query: NDArray[np.float32],
-    vectors: NDArray[np.float32],
-    rows: NDArray[np.integer],
-    most: int,
-    keys: Keys | None = None,
-    above: float = -np.inf,
-) -> Found:
-    """The best of `rows`, scored one at a time."""
-    scores = np.einsum("nd,d->n", vectors[rows], query)
-    order = np.lexsort((rows if keys is None else keys(rows), -scores))[:most]
-    order = order[scores[order] > above]
-    return rows[order].astype(np.int32), scores[order]
-
-
-def exact_top(
-    queries: NDArray[np.float32],
-    vectors: NDArray[np.float32],
-    allowed: NDArray[np.bool_],
-    most: int,
-    keys: Sequence[Keys] | None = None,
-    above: float = -np.inf,
-) -> list[Found]:
-    """The `most` allowed items of largest product per query, of products larger than `above`.
-
-    queries float32 `(q, d)`, vectors float32 `(n, d)`, allowed `(n,)`; `keys` per query, of item numbers, decide among equals.
-    Fewer where fewer are allowed.
-    """
-    if not len(vectors) or not len(queries):
-        return [(np.zeros(0, np.int32), np.zeros(0, np.float32)) for _ in queries]
-    scores = queries @ vectors.T
-    scores[:, ~allowed] = -np.inf
-    found = []
-    for n, (query, row) in enumerate(zip(queries, scores, strict=True)):
-        last = np.partition(row, -most)[-most] if len(row) > most else np.float32(-np.inf)
-        last = max(last, np.float32(above))
-        near = row >= last - ROUNDING * max(abs(last), abs(row.max())) if np.isfinite(last) else allowed
-        found.append(_best(query, vectors, np.flatnonzero(near & allowed), most, None if keys is None else keys[n], above))
-    return found
 
 
 def recall(found: list[Found], exact: list[Found]) -> float:
@@ -184,7 +135,7 @@ class VectorIndex:
             # one at a time: FAISS computes larger batches by other routines, with other roundings
             _, numbers = self._index.search(query[None], depth, params=parameters)
             rows = numbers[0][numbers[0] >= 0]
-            found.append(_best(query, self.vectors, rows, most))
+            found.append(best_of(query, self.vectors, rows, most))
         return found
 
 

@@ -39,6 +39,7 @@ from numpy.typing import NDArray
 
 from models.items.vectors import MODALITIES
 from models.rules import PositiveRule
+from models.units import DAY_MS
 from schemas.errors import ReleaseRejected, RiffleError
 
 __all__ = [
@@ -81,7 +82,6 @@ FILES_OF: Mapping[int, frozenset[str]] = {
 "Files of a release, by format."
 FILES = FILES_OF[FORMAT]
 OPTIONAL = frozenset((WEIGHTS,))
-DAY_MS = 86_400_000
 NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_FILE_BYTES = 8 << 30

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,15 @@ from models.features.compute import FEATURES, SPEC, compute
 from models.items.store import TEXT_DIMENSIONS, ItemStore
 from models.items.vectors import MODALITIES, project, unit_rows
 from models.pipeline.batch import Candidates, Queries
+from models.pipeline.exact import Found, exact_top
 from models.pipeline.signals import Scratch, Signal
 from models.pipeline.ties import Ties
-from models.release.nearest import STANDARD, Found, IndexSettings, VectorIndex, exact_top
+from models.release.nearest import STANDARD, IndexSettings, VectorIndex
 from models.release.release import Release
 from models.release.sequences import EVENT_WIDTH, LENGTH, Vocabulary, history_inputs
 from schemas.errors import ReleaseRejected
 
-__all__ = ["ServingModel", "session_of"]
+__all__ = ["ServingModel", "prepare", "session_of"]
 
 SYNC_AT_ONCE = 2_000
 "Unseen items that get a vector per batch of requests, so that a flood of them does not hold up answers."
@@ -41,6 +43,15 @@ def session_of(graph: bytes, threads: int, *, gpu: bool = True) -> Any:
         providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0"}))
     # from bytes: a graph that refers to files beside it does not load
     return ort.InferenceSession(graph, options, providers=providers)
+
+
+def prepare(folder: Path, sha256: str | None = None) -> ServingModel:
+    """Verify, load and try a release; touches nothing that serves, so any thread may do it.
+
+    Raises:
+        ReleaseRejected: the release must not serve.
+    """
+    return ServingModel(Release.open(folder, sha256))
 
 
 class ServingModel:
@@ -101,6 +112,21 @@ class ServingModel:
         self._changes = 0
         self._heard = 0
         "Changes of the items' raw vectors that were taken in."
+
+    @property
+    def light(self) -> Mapping[str, float]:
+        """Fitted weight of each source in the light score; a source that it does not name weighs nothing."""
+        return self.release.manifest.light
+
+    @property
+    def trained_until_ms(self) -> int:
+        """Newest event time that training saw."""
+        return self.release.manifest.trained_until_ms
+
+    @property
+    def index_recall(self) -> float:
+        """Measured recall of the index; 1 where all vectors are looked at."""
+        return 1.0 if self.index is None else self.index.recall
 
     def _try(self, n: int) -> None:
         shapes = self._user(

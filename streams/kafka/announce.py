@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import TopicPartition
 
 from schemas.codec import decode, encode
 from schemas.errors import BadEvent
 from schemas.settings import Settings
-from streams.kafka.aiokafka_patches import AIOKafkaConsumer
+from streams.kafka import connect
 
 __all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "Announcement", "announce", "announced", "decode_announcement"]
 
@@ -50,12 +50,7 @@ def decode_announcement(value: bytes | None) -> Announcement | None:
 
 async def announced(settings: Settings) -> dict[str, Announcement | None]:
     """The newest announcement of each alias."""
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=settings.bootstrap_servers,
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        fetch_max_wait_ms=50,
-    )
+    consumer = connect.consumer(settings.kafka, connect.ANNOUNCED)
     found: dict[str, Announcement | None] = {}
     try:
         await consumer.start()
@@ -76,7 +71,7 @@ async def announced(settings: Settings) -> dict[str, Announcement | None]:
 
 async def announce(settings: Settings, aliases: Mapping[str, Announcement | None]) -> None:
     """Set aliases; None takes one away. Returns when the broker has acknowledged all."""
-    producer = AIOKafkaProducer(bootstrap_servers=settings.bootstrap_servers, acks="all", enable_idempotence=True)
+    producer = connect.producer(settings.kafka, connect.DURABLE)
     try:
         await producer.start()
         for alias, announcement in aliases.items():

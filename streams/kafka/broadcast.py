@@ -10,6 +10,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from schemas.settings import Settings
+from streams.kafka import connect
 from streams.kafka.aiokafka_patches import AIOKafkaConsumer
 from streams.kafka.chunks import Chunk
 from streams.kafka.error_codes import Action, action_of, advice_of
@@ -94,14 +95,7 @@ class BroadcastReader:
             await asyncio.sleep(RETRY_S)
 
     async def _follow(self) -> None:
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._settings.bootstrap_servers,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            isolation_level="read_committed",
-            fetch_max_wait_ms=50,
-            max_partition_fetch_bytes=1 << 20,
-        )
+        consumer = connect.consumer(self._settings.kafka, connect.BROADCAST)
         try:
             await consumer.start()
             partitions = [

@@ -26,22 +26,19 @@ from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
 import streams.kafka.coordinator  # noqa: F401 - so that a member of a group goes on after errors of its group
+from schemas.kafka_settings import KafkaSettings
 from schemas.settings import Settings
+from streams.kafka import connect
 from streams.kafka.assignor import HoldingAssignor
 from streams.kafka.error_codes import Action, action_of, advice_of
 from streams.kafka.record_batches import Records, in_columns
 
-__all__ = ["METADATA_MAX_AGE_MS", "Chunk", "ChunkedApp", "Progress"]
+__all__ = ["Chunk", "ChunkedApp", "Progress"]
 
 log = logging.getLogger(__name__)
 
-METADATA_MAX_AGE_MS = 30_000
-"How old what a client knows of the cluster may be: a topic that changed is noticed within that time."
 RETRY_S = 0.5
 "Seconds after which the consumer tries again what the broker refused."
-MAX_POLL_RECORDS = 4_000
-"Records of a chunk at most: what is written once per person and chunk is shared by more events, and long work is done aside."
-FETCH_MAX_WAIT_MS = 20
 QUEUE_CHUNKS = 2
 "Chunks that may wait for an agent; two may be in work, one on its way there and the rest of a fetch wait for room."
 PREFETCH_BACKOFF_S = 0.005
@@ -124,28 +121,21 @@ async def seek_to_committed(consumer: aiokafka.AIOKafkaConsumer) -> dict[Any, in
 class ChunkedConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     """Consumer thread with bounded fetch waits, committed reads and assignment to whoever holds the rows."""
 
-    def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
+    def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:  # noqa: ARG002 - Faust's signature
         conf = self.app.conf
         # Both give partition n of every topic to the same member, so the worker that answers a user's requests holds that
         # user's record. Range is what a group falls back to while it has members that know no other.
         self._assignor = self.app.holding
-        return aiokafka.AIOKafkaConsumer(
+        return connect.consumer(
+            self.app.kafka,
+            connect.STREAM,
             client_id=conf.broker_client_id,
             group_id=conf.id,
             group_instance_id=conf.consumer_group_instance_id,
-            bootstrap_servers=driver.server_list(transport.url, transport.default_port),
             partition_assignment_strategy=[self.app.holding, RangePartitionAssignor],
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            max_poll_records=MAX_POLL_RECORDS,
-            max_poll_interval_ms=300_000,
-            max_partition_fetch_bytes=1 << 20,
-            fetch_max_wait_ms=FETCH_MAX_WAIT_MS,
-            metadata_max_age_ms=METADATA_MAX_AGE_MS,
             request_timeout_ms=int(conf.broker_request_timeout * 1000.0),
             session_timeout_ms=int(conf.broker_session_timeout * 1000.0),
             heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000.0),
-            isolation_level="read_committed",
         )
 
     async def _fetch_records(
@@ -377,6 +367,8 @@ class NoTables(TableManager):  # type: ignore[misc]
 class ChunkedApp(faust.App):  # type: ignore[misc]
     """A Faust app whose streams deliver chunks."""
 
+    kafka: KafkaSettings
+    "How the consumer connects."
     holding: HoldingAssignor
     "Set before the app starts."
     on_reading_failed: Callable[[KafkaError], None] | None = None
@@ -399,6 +391,7 @@ class ChunkedApp(faust.App):  # type: ignore[misc]
         app = cls(
             settings.app_id,
             broker=f"kafka://{settings.bootstrap_servers.replace(',', ';')}",
+            broker_credentials=connect.credentials(settings.kafka),
             store="memory://",
             TableManager=NoTables,
             datadir=str(settings.data_dir / "faust"),
@@ -421,5 +414,6 @@ class ChunkedApp(faust.App):  # type: ignore[misc]
             consumer_group_instance_id=settings.instance or None,
             autodiscover=False,
         )
+        app.kafka = settings.kafka
         app.bulk = frozenset({settings.topic("interactions")})
         return app

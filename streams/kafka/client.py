@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import orjson
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from schemas.codec import Framing, Registry, decode, encode, header_of, look_up
@@ -20,6 +20,7 @@ from schemas.errors import BadRequest, DeadlineExceeded, NotReady, RiffleError, 
 from schemas.records import After, AsOf, Interaction, Item, Request, Slate, SlateItem
 from schemas.settings import Settings
 from schemas.validation import request_from
+from streams.kafka import connect
 from streams.kafka.aiokafka_patches import AIOKafkaConsumer
 from streams.kafka.healing_producer import Outgoing
 from streams.kafka.writes import JSON_HEADERS, Writes
@@ -54,14 +55,7 @@ class EventProducer:
         Raises:
             NotReady: there is no broker.
         """
-        producer = AIOKafkaProducer(
-            bootstrap_servers=self._settings.bootstrap_servers,
-            enable_idempotence=True,
-            acks="all",
-            linger_ms=0,
-            max_request_size=2 << 20,
-            request_timeout_ms=10_000,
-        )
+        producer = connect.producer(self._settings.kafka, connect.CLIENT_EVENTS)
         await _started(producer)
         self._producer = producer
 
@@ -176,18 +170,11 @@ class RiffleClient:
 
     async def _start(self) -> None:
         partitions = await self._ensure_replies()
-        producer = AIOKafkaProducer(
-            bootstrap_servers=self._settings.bootstrap_servers, acks=1, linger_ms=0, request_timeout_ms=10_000
-        )
+        producer = connect.producer(self._settings.kafka, connect.CLIENT_REQUESTS)
         await _started(producer)
         self._producer = producer
         await self._events.start()
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._settings.bootstrap_servers,
-            enable_auto_commit=False,
-            auto_offset_reset="latest",
-            fetch_max_wait_ms=100,
-        )
+        consumer = connect.consumer(self._settings.kafka, connect.CLIENT_REPLIES)
         await _started(consumer)
         self._consumer = consumer
         assigned = [TopicPartition(self.reply_topic, partition) for partition in range(partitions)]
@@ -341,7 +328,7 @@ class RiffleClient:
             self._settle(correlation_id, error)
 
     async def _ensure_replies(self) -> int:
-        admin = AIOKafkaAdminClient(bootstrap_servers=self._settings.bootstrap_servers)
+        admin = connect.admin(self._settings.kafka)
         try:
             await admin.start()
         except KafkaError as exc:

@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from schemas.errors import ConfigError
 from schemas.kernels import partition_of
 from schemas.settings import Settings
+from streams.kafka import connect
 from streams.kafka.aiokafka_patches import AIOKafkaConsumer
 from streams.kafka.metadata import describe_topics
 from streams.kafka.topics import ensure_topics, partitions_of
@@ -46,15 +47,8 @@ async def copy_topics(old: Settings, new: Settings, progress: Progress = lambda 
     if old.topic_prefix == new.topic_prefix:
         raise ConfigError("same_prefix", "the copies need another prefix than RIFFLE_TOPIC_PREFIX", "topic_prefix")
     await ensure_topics(new)
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=old.bootstrap_servers,
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        isolation_level="read_committed",
-    )
-    producer = AIOKafkaProducer(
-        bootstrap_servers=new.bootstrap_servers, enable_idempotence=True, acks="all", linger_ms=20, max_request_size=2 << 20
-    )
+    consumer = connect.consumer(old.kafka, connect.COMMITTED)
+    producer = connect.producer(new.kafka, connect.COPIES)
     try:
         await consumer.start()
         await producer.start()

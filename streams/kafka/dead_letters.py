@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import TopicPartition
 
 from schemas.codec import decode, encode
 from schemas.errors import BadEvent
 from schemas.settings import Settings
+from streams.kafka import connect
 from streams.kafka.aiokafka_patches import AIOKafkaConsumer
 
 __all__ = ["CUT_BYTES", "REPLAYED_FROM", "letter_of", "read_letters", "replay_letters"]
@@ -67,12 +68,7 @@ def _cut(letter: Mapping[str, Any]) -> bool:
 @asynccontextmanager
 async def _reader(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
     """A consumer of no group, of what is committed."""
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=settings.bootstrap_servers,
-        auto_offset_reset="earliest",
-        enable_auto_commit=False,
-        isolation_level="read_committed",
-    )
+    consumer = connect.consumer(settings.kafka, connect.COMMITTED)
     try:
         await consumer.start()
         yield consumer
@@ -113,7 +109,7 @@ async def replay_letters(settings: Settings, letters: Iterable[Mapping[str, Any]
     letters = list(letters)
     back = {letter["headers"].get(REPLAYED_FROM) for letter in letters if "topic" in letter}
     followed = await _newest(settings, [letter for letter in letters if letter.get("topic") == settings.topic("items")])
-    producer = AIOKafkaProducer(bootstrap_servers=settings.bootstrap_servers, acks="all", enable_idempotence=True)
+    producer = connect.producer(settings.kafka, connect.DURABLE)
     try:
         await producer.start()
         for letter in letters:

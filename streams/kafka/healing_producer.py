@@ -119,6 +119,9 @@ class HealingProducer:
     async def _deliver(self, records: Sequence[Outgoing]) -> list[Any]:
         sent = [await self.send(record.topic, record.value, record.key, record.headers, record.partition) for record in records]
         found = await asyncio.gather(*sent, return_exceptions=True)
+        await asyncio.sleep(
+            0
+        )  # from Python 3.12 on, futures that are done are gathered before their callbacks, `_look`, have run
         for one in found:
             if isinstance(one, BaseException):
                 raise one

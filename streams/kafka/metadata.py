@@ -6,7 +6,6 @@ protocol classes and client. A broker older than Apache Kafka 2.8 does not answe
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -25,7 +24,7 @@ from aiokafka.protocol.types import (
     TaggedFields,
 )
 
-__all__ = ["NO_ID", "TopicFacts", "answers", "describe_topics", "differ"]
+__all__ = ["NO_ID", "TopicFacts", "describe_topics", "differ"]
 
 NO_ID = bytes(16)
 "An id that is not known."
@@ -121,25 +120,6 @@ class TopicFacts:
 def differ(one: bytes, other: bytes) -> bool:
     """Whether two ids are known to be of different topics."""
     return NO_ID not in {one, other} and one != other
-
-
-API_VERSIONS = b"\x00\x00\x00\x0a\x00\x12\x00\x00\x00\x00\x00\x07\xff\xff"
-"A request: size, API key 18, version 0, correlation id 7, null client id (Kafka protocol guide)."
-
-
-async def answers(host: str, port: int, timeout_s: float) -> bool:
-    """Whether a broker there answers a request; one that hangs accepts connections all the same."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            reader, writer = await asyncio.open_connection(host, port)
-            try:
-                writer.write(API_VERSIONS)
-                answer = await reader.readexactly(10)
-            finally:
-                writer.close()
-    except (OSError, EOFError):
-        return False
-    return answer[4:10] == b"\x00\x00\x00\x07\x00\x00"
 
 
 async def describe_topics(client: Any, topics: Sequence[str]) -> Mapping[str, TopicFacts]:

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
 
-from schemas.codec import Framing, Registry, encode
+from schemas.codec import Framing, encode
 from schemas.errors import TransientError
 from schemas.kernels import partition_of
 from schemas.records import Interaction, Item
 from schemas.settings import Settings
+from streams.kafka import connect
 from streams.kafka.error_codes import Action, action_of, advice_of
 from streams.kafka.topics import partitions_of
 
@@ -80,15 +80,6 @@ class _Batches:
             self.last[partition] = (await future).offset + count - 1
 
 
-def _registry(settings: Settings) -> Registry | None:
-    if not settings.registry_url:
-        return None
-    # because the client's own dependencies take a while to import, and warn
-    from schemas.registry import ConfluentRegistry
-
-    return ConfluentRegistry.at(settings.registry_url)
-
-
 async def produce(
     settings: Settings,
     topic: str,
@@ -106,19 +97,12 @@ async def produce(
         TransientError: the broker cannot be reached or refused a record; those before it are in. Or the schema registry gives
             no answer; nothing is in.
     """
-    registry = _registry(settings)
+    registry = connect.registry(settings)
     if registry is not None:
         await registry.ready({schema})
         registry.id_of(schema)
     framing = Framing.CONFLUENT if registry else Framing.SINGLE_OBJECT
-    producer = AIOKafkaProducer(
-        bootstrap_servers=settings.bootstrap_servers,
-        acks="all",
-        enable_idempotence=True,
-        linger_ms=0,
-        max_batch_size=BATCH_BYTES,
-        max_request_size=2 << 20,
-    )
+    producer = connect.producer(settings.kafka, connect.BULK, max_batch_size=BATCH_BYTES)
     try:
         await producer.start()
         # the cluster may list more than the tables have, whose records nobody reads

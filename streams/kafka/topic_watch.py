@@ -11,6 +11,7 @@ from aiokafka.errors import KafkaError
 
 from schemas.errors import RiffleError
 from schemas.settings import Settings
+from streams.kafka import connect
 from streams.kafka.aiokafka_patches import AIOKafkaConsumer
 from streams.kafka.error_codes import advice_of
 from streams.kafka.metadata import describe_topics, differ
@@ -61,7 +62,7 @@ class TopicWatch:
             await asyncio.sleep(LOOK_S)
 
     async def _follow(self) -> None:
-        consumer = AIOKafkaConsumer(bootstrap_servers=self._settings.bootstrap_servers, enable_auto_commit=False)
+        consumer = connect.consumer(self._settings.kafka, connect.LOOK)
         try:
             await consumer.start()
             while True:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import NewTopic
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 
 from schemas.errors import ConfigError
 from schemas.settings import Settings
+from streams.kafka import connect
 from streams.kafka.error_codes import advice_of
 
 __all__ = ["TOPICS", "TopicSpec", "ensure_topics", "partition_counts", "partitions_of"]
@@ -62,7 +63,7 @@ def partitions_of(name: str, settings: Settings) -> int:
 
 async def partition_counts(settings: Settings) -> dict[str, int]:
     """Partition count of each topic of `TOPICS` that exists, by short name."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.bootstrap_servers)
+    admin = connect.admin(settings.kafka)
     try:
         await admin.start()
         described = await admin.describe_topics([settings.topic(name) for name in TOPICS])
@@ -78,7 +79,7 @@ async def ensure_topics(settings: Settings) -> dict[str, int]:
     Raises:
         ConfigError: a topic exists with another partition count than these settings need.
     """
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.bootstrap_servers)
+    admin = connect.admin(settings.kafka)
     try:
         await admin.start()
         present = set(await admin.list_topics())

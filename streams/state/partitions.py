@@ -24,8 +24,10 @@ from aiokafka.errors import IllegalOperation, KafkaError, ProducerClosed
 from aiokafka.structs import OffsetAndMetadata
 
 from schemas.errors import NotReady, StoreCorrupt
+from schemas.parsing import shown
 from schemas.settings import Settings
 from streams.aside import aside
+from streams.kafka import connect
 from streams.kafka.aiokafka_patches import AIOKafkaConsumer
 from streams.kafka.error_codes import Refused
 from streams.kafka.metadata import NO_ID, describe_topics, differ
@@ -187,14 +189,10 @@ class PartitionState:
         Raises:
             StoreCorrupt: the source must be read again; its committed offset was moved back.
         """
-        self._producer = AIOKafkaProducer(
-            bootstrap_servers=self._settings.bootstrap_servers,
+        self._producer = connect.producer(
+            self._settings.kafka,
+            connect.TABLE_WRITES,
             transactional_id=f"{self._group}-{self.changelog}-{self.partition}",
-            acks="all",
-            linger_ms=0,
-            max_batch_size=1 << 20,
-            max_request_size=2 << 20,
-            transaction_timeout_ms=60_000,
             request_timeout_ms=AWAY_MS,
         )
         await self._producer.start()
@@ -289,14 +287,7 @@ class PartitionState:
         started = time.perf_counter()
         tp = TopicPartition(self.changelog, self.partition)
         source = TopicPartition(self.source, self.partition)
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._settings.bootstrap_servers,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            isolation_level="read_committed",
-            fetch_max_wait_ms=20,
-            max_partition_fetch_bytes=4 << 20,
-        )
+        consumer = connect.consumer(self._settings.kafka, connect.RESTORE)
         try:
             await consumer.start()
             consumer.assign([tp])
@@ -347,7 +338,7 @@ class PartitionState:
             NotReady: one stays open, so what it holds is neither there nor gone. To read on would count its events twice if it
                 is committed later.
         """
-        newest = AIOKafkaConsumer(bootstrap_servers=self._settings.bootstrap_servers, enable_auto_commit=False)
+        newest = connect.consumer(self._settings.kafka, connect.LOOK)
         try:
             await newest.start()
             open_at, until = -1, 0.0
@@ -530,7 +521,7 @@ class PartitionState:
                 batches.append(producer.create_batch())
                 size = 0
                 if batches[-1].append(key=key, value=value, timestamp=None) is None:
-                    raise StoreCorrupt("row_too_large", f"row {key!r} of {length} bytes fits no batch")
+                    raise StoreCorrupt("row_too_large", f"row {shown(key)} of {length} bytes fits no batch")
             size += length
             if len(batches) == MOST_BATCHES and size >= MAX_BATCH_BYTES // 2:
                 break

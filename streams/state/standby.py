@@ -15,6 +15,7 @@ from rocksdict import Cache
 
 from schemas.errors import StoreCorrupt
 from schemas.settings import Settings
+from streams.kafka import connect
 from streams.kafka.aiokafka_patches import AIOKafkaConsumer
 from streams.kafka.metadata import NO_ID, describe_topics, differ
 from streams.kafka.topics import TOMBSTONES_MS
@@ -112,14 +113,7 @@ class Standby:
                 await asyncio.wait({asyncio.create_task(self._stop.wait())}, timeout=RETRY_S)
 
     async def _follow(self) -> None:
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._settings.bootstrap_servers,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            isolation_level="read_committed",
-            fetch_max_wait_ms=100,
-            max_partition_fetch_bytes=4 << 20,
-        )
+        consumer = connect.consumer(self._settings.kafka, connect.STANDBY)
         try:
             await consumer.start()
             of = {TopicPartition(self._tables[table], number): (table, number) for table, number in self.stores}

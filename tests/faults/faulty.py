@@ -20,7 +20,7 @@ from aiokafka import AIOKafkaProducer
 import agents.worker
 from agents.partitions.covisits import CovisitPartition
 from agents.partitions.users import ITEM, USER, UserPartition
-from models.tables.tables import StatisticsTable
+from models.tables.statistics import StatisticsTable
 from streams import aside
 from streams.state import partitions
 from streams.state.partitions import PartitionState

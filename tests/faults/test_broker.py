@@ -84,9 +84,8 @@ async def test_transactions_that_were_ending_are_ended(stack: Settings, fresh: S
                 assert not any(task.done() for task in running), "a producer ended before the broker did"
                 await asyncio.sleep(0.05)
         await asyncio.sleep(rng.random())
-        pid = kafka.daemon.pid()
-        assert pid is not None
-        kafka.daemon._signal(pid, signal.SIGKILL)
+        assert kafka.daemon.pid() is not None
+        kafka.daemon.signal(signal.SIGKILL)
         assert await asyncio.to_thread(wait_until, lambda: kafka.daemon.pid() is None, 10.0)
         for task in running:
             task.cancel()

@@ -33,7 +33,7 @@ from streams.kafka.client import RiffleClient
 from streams.kafka.produce import produce_events, produce_items
 from streams.kafka.topics import ensure_topics
 from training.encoders.live import LiveEncoders
-from training.learn import Learned
+from training.release.learned import Learned
 
 pytestmark = pytest.mark.integration
 

@@ -25,7 +25,7 @@ from streams.kafka.announce import announced
 from streams.kafka.produce import produce_events, produce_items
 from streams.kafka.topics import ensure_topics
 from training.data.corpus import open_corpus
-from training.learn import Learned
+from training.release.learned import Learned
 
 pytestmark = pytest.mark.integration
 

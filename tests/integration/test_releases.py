@@ -27,7 +27,7 @@ from streams.kafka.announce import CHAMPION, Announcement, announce, announced
 from streams.kafka.client import RiffleClient
 from streams.kafka.produce import produce_events, produce_items
 from streams.release_store import fetch_release, upload_release
-from training.learn import Learned
+from training.release.learned import Learned
 
 pytestmark = pytest.mark.integration
 

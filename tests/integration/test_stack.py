@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,12 @@ from streams.embedded.process import wait_until
 
 pytestmark = pytest.mark.integration
 
+INTERRUPTIBLE = [
+    sys.executable,
+    "-c",
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])",
+]
+"Begins a command that SIGINT ends, whatever it inherits."
 KEYS = ["bootstrap", "redis", "web", "release", "ready", "pids", "reasons", "warnings", "restarts"]
 PARTS = ["kafka", "redis", "worker", "encoder"]
 SOON_S = 90.0
@@ -107,6 +114,10 @@ async def test_whatever_is_killed_comes_back_with_its_records(own: Settings, rif
     assert third.returncode == 0
     assert "already running: Kafka, Redis, the worker, the encoder" in third.stderr
     assert status_of(riffle, own)["pids"] == after["pids"]
+    refused = riffle("up", settings=replace(own, deadline_ms=300, commit_interval_s=1.0))
+    assert refused.returncode == 1
+    assert "other settings (RIFFLE_COMMIT_INTERVAL_S, RIFFLE_DEADLINE_MS): `riffle down`, then `riffle up`" in refused.stderr
+    assert status_of(riffle, own)["pids"] == after["pids"], "nothing is started, and nothing is stopped"
     changed = replace(own, kafka_port=free_ports(1)[0])
     joined = riffle("up", settings=changed)
     assert joined.returncode == 1, "it would be another instance's"
@@ -201,7 +212,8 @@ def test_a_worker_that_can_never_start_is_said_and_not_tried_in_a_hot_loop(own: 
 def test_a_home_of_any_name_will_do_and_up_that_is_cut_off_says_what_runs(own: Settings, riffle: Riffle) -> None:
     odd = replace(own, home=own.home.parent / "a,b = #c\\d é日 [x]*%41")
     environment = {**os.environ, **odd.environment()}
-    with subprocess.Popen(command("up"), env=environment, stderr=subprocess.PIPE, text=True) as cut:
+    # a shell has what it starts in the background ignore SIGINT, and these tests may be such
+    with subprocess.Popen([*INTERRUPTIBLE, *command("up")], env=environment, stderr=subprocess.PIPE, text=True) as cut:
         # not asked of `riffle status`: by the time that such a command has started, all may run
         assert wait_until(lambda: EmbeddedKafka(odd).daemon.pid() is not None, SOON_S)
         cut.send_signal(signal.SIGINT)

@@ -32,7 +32,7 @@ from streams.kafka.topics import ensure_topics
 from streams.release_store import upload_release
 from training.launch.cli import launch_command
 from training.launch.sagemaker import CHECKPOINTS, MODEL
-from training.learn import Learned
+from training.release.learned import Learned
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

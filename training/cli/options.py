@@ -1,93 +1,129 @@
-"""Options that the commands of training share: which ranker, settings from a file, checkpoints, how many events."""
+"""Options of the commands of training, and the one argument in which a command gets the values of all of its own."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from schemas.click_types import Whole
+from training.environment import TrainingSettings
 from training.recipe import KINDS, LearnSettings
 from training.settings_file import read_settings
 
-__all__ = ["FP16", "MORE", "chosen", "newest", "settings_file"]
+__all__ = ["LEARNING", "SHARED", "WRITTEN", "LearningOptions", "SharedOptions", "chosen", "gathered", "vectors_in"]
+
+DEFAULT_CACHE = "~/.cache/riffle"
+WRITTEN = click.Path(dir_okay=False, writable=True, path_type=Path)
+Option = Callable[[Callable[..., None]], Callable[..., None]]
+T = TypeVar("T")
 
 
-def _keep(context: click.Context, option: click.Parameter, value: Any) -> None:
-    context.meta[f"training.{option.name}"] = value
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedOptions:
+    """Values of the options that every command has which trains, by the names of the options."""
+
+    source: str
+    ranker: str | None
+    settings: Path | None
+    checkpoints: str
+    image_hosts: str
+    newest: int
+    positive: str | None
+    text_model: str
+    seed: int
+    cache: str
+    as_json: bool
 
 
-MORE = (
-    click.option("--ranker", type=click.Choice(KINDS), expose_value=False, callback=_keep, help="mmoe without it."),
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearningOptions(SharedOptions):
+    """Values of the options that `train` and `evaluate` share."""
+
+    fp16: bool
+    quick: bool
+
+
+SHARED: tuple[Option, ...] = (
+    click.option("--ranker", type=click.Choice(KINDS), help="mmoe without it."),
     click.option(
         "--settings",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        expose_value=False,
-        callback=_keep,
         help="JSON file of settings, as `riffle tune` writes it.",
     ),
-    click.option(
-        "--checkpoints",
-        default="",
-        expose_value=False,
-        callback=_keep,
-        help="Folder of checkpoints: a training that was killed goes on from there.",
-    ),
+    click.option("--checkpoints", default="", help="Folder of checkpoints: a training that was killed goes on from there."),
     click.option(
         "--image-hosts",
-        default="",
-        envvar="RIFFLE_IMAGE_HOSTS",
-        expose_value=False,
-        callback=_keep,
+        default=lambda: TrainingSettings.from_env().image_hosts,
         help="Hosts whose images are fetched though their addresses are not public; off: no image is fetched by URL.",
     ),
     click.option(
         "--newest",
         default=0,
         type=Whole(0),
-        expose_value=False,
-        callback=_keep,
         help="Read only so many events, the newest, and as many that say what was shown: memory grows with them. 0: all.",
     ),
 )
-"To be added to a command; their values do not reach it as arguments, but through `chosen` and `newest`."
-FP16 = click.option(
-    "--fp16", is_flag=True, expose_value=False, callback=_keep, help="Export graphs in half precision, for GPUs."
+"Which ranker, settings from a file, checkpoints, how many events."
+LEARNING: tuple[Option, ...] = (
+    *SHARED,
+    click.option("--fp16", is_flag=True, help="Export graphs in half precision, for GPUs."),
+    click.option("--positive", help="Rule over event columns that says which events are liked, such as \"action == 'like'\"."),
+    click.option(
+        "--text-model",
+        default=lambda: TrainingSettings.from_env().text_model,
+        help="Folder or hub name of a text encoder; the packaged MiniLM without it.",
+    ),
+    click.option("--seed", default=0, show_default=True, type=Whole(0)),
+    click.option("--quick", is_flag=True, help="Fewer passes: a release of slightly lower quality in a third of the time."),
+    click.option("--cache", default=DEFAULT_CACHE, show_default=True, help="Folder of encoded item vectors."),
+    click.option("--json", "as_json", is_flag=True, help="End with one line of JSON."),
 )
-"Likewise, where a release is exported."
+"Of the commands that train a release."
 
 
-def newest() -> int:
-    """How many events the running command is to read; 0 means all."""
-    context = click.get_current_context(silent=True)
-    return 0 if context is None else int(context.meta.get("training.newest") or 0)
+def gathered(kind: Callable[..., T], *options: Option) -> Callable[[Callable[[T], None]], Callable[..., None]]:
+    """Decorator of a function of one argument: as a command it gets the values of its options as a `kind`, a dataclass.
+
+    Besides, `options` are added below those of the decorators above it. A field of `kind` for each parameter of the command.
+    """
+
+    def decorate(command: Callable[[T], None]) -> Callable[..., None]:
+        @wraps(command)
+        def called(**given: Any) -> None:
+            command(kind(**given))
+
+        decorated: Callable[..., None] = called
+        for option in reversed(options):
+            decorated = option(decorated)
+        return decorated
+
+    return decorate
 
 
-def settings_file() -> Path | None:
-    """The file that --settings of the running command names."""
-    context = click.get_current_context(silent=True)
-    return None if context is None else context.meta.get("training.settings_file")
-
-
-def chosen(settings: LearnSettings) -> LearnSettings:
-    """The settings with what the options of the running command say; the file first, then the single options.
+def chosen(settings: LearnSettings, options: SharedOptions) -> LearnSettings:
+    """The settings with what the options say; the file first, then the single options.
 
     Raises:
         ConfigError: the file holds what cannot be.
     """
-    context = click.get_current_context(silent=True)
-    given = {} if context is None else context.meta
-    file, ranker = given.get("training.settings_file"), given.get("training.ranking.ranker")
-    if file is not None:
-        settings = read_settings(file, settings)
-    if ranker is not None:
-        settings = replace(settings, ranker=replace(settings.ranker, kind=ranker))
-    if given.get("training.loop.checkpoints"):
-        settings = replace(settings, checkpoints=given["training.loop.checkpoints"])
-    if given.get("training.image_hosts"):
-        settings = replace(settings, image_hosts=given["training.image_hosts"])
-    if given.get("training.fp16"):
+    if options.settings is not None:
+        settings = read_settings(options.settings, settings)
+    if options.ranker is not None:
+        settings = replace(settings, ranker=replace(settings.ranker, kind=options.ranker))
+    if options.checkpoints:
+        settings = replace(settings, checkpoints=options.checkpoints)
+    if options.image_hosts:
+        settings = replace(settings, image_hosts=options.image_hosts)
+    if isinstance(options, LearningOptions) and options.fp16:
         settings = replace(settings, half=True)
     return settings
+
+
+def vectors_in(options: SharedOptions) -> Path:
+    """Folder of encoded item vectors."""
+    return Path(options.cache).expanduser() / "vectors"

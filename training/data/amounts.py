@@ -18,7 +18,7 @@ from training.data.events import EventFrame
 from training.data.table import heads_of, of_known_items, published, vocabulary_of, windows_of
 from training.recipe import LearnSettings
 
-__all__ = ["FEWEST_EVENTS", "FEWEST_NEW", "demand_enough", "demand_trainable", "new_events", "until_share"]
+__all__ = ["FEWEST_EVENTS", "FEWEST_NEW", "demand_enough", "demand_trainable", "new_events"]
 
 FEWEST_EVENTS = 100
 "Events below which nothing can be learned."
@@ -75,13 +75,8 @@ def _meetings(events: Sequence[Interaction]) -> NDArray[np.bool_]:
 
 def new_events(corpus: Corpus, share: float, since_ms: int) -> int:
     """How many of the first `share` of the events, on items that were there then, are later than `since_ms`."""
-    events, known = until_share(corpus, share)
+    part = corpus.until(share)
+    events = part.events
     if isinstance(events, EventFrame):
         events = EventFrame(events.frame.filter(pl.col("event_time") > since_ms))
-    return sum(event.event_time > since_ms for event in of_known_items(events, known))
-
-
-def until_share(corpus: Corpus, share: float) -> tuple[Sequence[Interaction], list[Item]]:
-    """The first `share` of the events, and the items that were published by the last of them."""
-    events = corpus.events[: int(len(corpus.events) * share)]
-    return events, published(corpus.items, events)
+    return sum(event.event_time > since_ms for event in of_known_items(events, part.items))

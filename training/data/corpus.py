@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
 from training.data.events import EventFrame
 from training.data.slates.logged import Logged, logged_of
+from training.data.table import published
 
 __all__ = ["Corpus", "open_corpus"]
 
@@ -43,6 +44,15 @@ class Corpus:
     "What events say was shown, in event-time order: no part of `events`."
     notes: tuple[str, ...] = ()
     "What whoever reads the figures should know of the rows: how many could not be used and why, keys that say nothing."
+
+    def until(self, share: float) -> Corpus:
+        """The first `share` of the events, and the items that were published by the last of them."""
+        return self.first(int(len(self.events) * share))
+
+    def first(self, n: int) -> Corpus:
+        """The first `n` events, and the items that were published by the last of them."""
+        events = self.events[:n]
+        return replace(self, events=events, items=published(self.items, events))
 
 
 def open_corpus(source: str, positive: str | None = None, champions: str | None = None, newest: int = 0) -> Corpus:

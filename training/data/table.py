@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from models.release.release import DAY_MS
 from models.release.sequences import ACTION_SLOTS, Vocabulary
 from models.rules import PositiveRule
+from models.units import DAY_MS
 from schemas.errors import ConfigError
 from schemas.records import Interaction, Item
 from training.data.events import EventFrame

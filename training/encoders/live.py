@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 
 from models.items.vectors import HALF, ItemVector, fingerprint
 from schemas.records import Item
-from training.encoders.encoder import Encoder, TextEncoder, VectorCache, encode_into, image_encoder
+from training.encoders.cache import VectorCache, encode_into
+from training.encoders.encoder import Encoder
+from training.encoders.image import image_encoder
+from training.encoders.text import TextEncoder
 
 __all__ = ["LiveEncoders", "encoded"]
 
@@ -35,7 +38,7 @@ class LiveEncoders:
     @property
     def counters(self) -> Mapping[str, int]:
         """Of images by URL, how many were fetched, and by reason how many were not; and which images could not be used."""
-        return {**self._images.counters, **self._images.unused}
+        return self._images.outcomes
 
     def _encoders(self) -> dict[str, tuple[Encoder, VectorCache]]:
         if not self._made:

@@ -11,29 +11,22 @@ seconds later. What the pipeline does not rank counts as beyond every rank.
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.items.store import NEIGHBOURS, ItemStore
-from models.items.vectors import ItemVector
-from models.pipeline.batch import RECENT
 from models.pipeline.slot import ModelSlot
-from models.state.kernels.user_rows import UNIT
-from models.state.rows import UserRecord
-from models.tables.tables import CovisitSums, NeighbourTable, StatisticsTable, UserTable, meetings
-from schemas.columns import EventColumns
 from schemas.records import Interaction, Item
-from training.replay.following import Following
-from training.replay.probe import BEYOND, Probed, Prober
+from training.discount import discounts_at
+from training.evaluation.ranking_metrics import reciprocal_rank
+from training.replay.outcomes import Outcomes
+from training.replay.probe import Probed, Prober
+from training.replay.world import SimulatedWorker, Vectors
 
-__all__ = ["BEYOND", "DEEP", "Asked", "Figures", "K", "Prober", "Vectors", "World", "asked_of", "evaluate", "spread"]
-
-Vectors = Mapping[str, Sequence[ItemVector]]
-"What encoders say of items, by item id."
+__all__ = ["DEEP", "EvaluationPlan", "Figures", "K", "QueryOutcome", "asked_of", "evaluate", "spread"]
 
 K = 10
 DEEP = 50
@@ -44,80 +37,27 @@ ASKING = 100
 CHUNK = 1_000
 
 
-class World:
-    """What workers know after the events applied so far: people, statistics, neighbours, and a catalogue.
+@dataclass(frozen=True, slots=True)
+class EvaluationPlan:
+    """What is asked of a corpus."""
 
-    An item with `published_at` enters the catalogue when event time reaches it, others are there from the start; what
-    `vectors` say of an item comes with it, and not before.
-    """
+    share: float = 0.8
+    "Events before the first query."
+    queries: int | None = None
+    "Only that many of the queries, evenly spread; None asks all."
+    parity: int = 0
+    "Requests on which the exported graphs are held against torch."
+    first: bool = False
+    "Ask at first meetings of what is liked then or later, instead of at every positive event (`asked_of`)."
+    apart: bool = False
+    "Apply no event of the rest: the queries are asked after the first part, each for itself (`training.evaluation.holdout`)."
 
-    def __init__(self, items: Iterable[Item], slot: ModelSlot | None = None, vectors: Vectors | None = None) -> None:
-        self.items = ItemStore(partitions=1)
-        self.slot = slot or ModelSlot()
-        "The release that answers, if any."
-        self._users = UserTable(self.items, lambda keys: [None] * len(keys))
-        self._statistics = StatisticsTable(self.items)
-        self._covisits = CovisitSums(self.items)
-        self._neighbours = NeighbourTable(lambda keys: [None] * len(keys))
-        self._stale: set[int] = set()
-        "Items (by hash) whose neighbours in the item store are older than the rows here."
-        self._vectors = vectors or {}
-        catalogue = list(items)
-        for item in catalogue:
-            if item.published_at is None:
-                self._enter(item)
-        late = [item for item in catalogue if item.published_at is not None]
-        self._unpublished = deque(sorted(late, key=lambda item: item.published_at or 0))
 
-    def publish(self, now_ms: int) -> None:
-        """Let in the items published by `now_ms`."""
-        while self._unpublished and (self._unpublished[0].published_at or 0) <= now_ms:
-            self._enter(self._unpublished.popleft())
-
-    def _enter(self, item: Item) -> None:
-        self.items.upsert(item)
-        if item.item_id in self._vectors:
-            self.items.set_vectors(item.item_id, self._vectors[item.item_id])
-
-    def apply(self, events: Sequence[Interaction]) -> None:
-        """Apply events in order. Chunks of any size leave the same state when all items are published."""
-        columns = meetings(EventColumns.of(events, range(len(events))))
-        if not len(columns):
-            return
-        applied = self._users.apply(columns)
-        self._statistics.apply(columns, applied)
-        self._statistics.show(0)
-        self._statistics.take()
-        self.items.stream_time_ms = max(self.items.stream_time_ms, int(columns.event_time.max()))
-        self._covisits.add(applied)
-        for _, increments in self._covisits.take(1, self._covisits.hashes()):
-            self._neighbours.add(increments)
-            for code in increments.items.tolist():
-                self._stale.add(code)
-                if (item_id := self.items.id_of(code)) is not None:
-                    self.items.set_neighbour_total(item_id, self._neighbours.total(code))
-
-    def record(self, user_id: str) -> UserRecord | None:
-        """What is kept of a person."""
-        return self._users.lookup([user_id])[0]
-
-    def know(self, user: UserRecord | None) -> None:
-        """Bring the neighbours that an answer to this person looks at up to date; the others wait until they are looked at."""
-        if user is None:
-            return
-        looked_at = self._stale.intersection(user.history["item"][-RECENT:].tolist())
-        self._stale -= looked_at
-        codes = sorted(looked_at)
-        for code, row in zip(codes, self._neighbours.lookup([c.to_bytes(8, "little") for c in codes]), strict=True):
-            item_id = self.items.id_of(code)
-            if row is not None and item_id is not None:
-                named = [(other, weight) for o, weight in row.heaviest(NEIGHBOURS) if (other := self.items.id_of(o))]
-                others, weights = [other for other, _ in named], [weight for _, weight in named]
-                self.items.set_neighbours(item_id, others, weights, row.total * UNIT)
+STANDARD = EvaluationPlan()
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class QueryOutcome:
     """One query: who, after what, what became of it, and what the person liked from then on."""
 
     user_id: str
@@ -125,10 +65,10 @@ class Asked:
     probed: Probed
     without_history: bool
     "The person had liked nothing before."
-    unmet: bool
-    "Nobody had met the item before."
-    met: bool
-    "The person had met the item before: it is seen, and no slate holds it."
+    cold: bool
+    "Nobody had interacted with the item before."
+    interacted: bool
+    "The user had interacted with the item before: it is seen, and no slate holds it."
     top: tuple[str, ...]
     "The first K item ids of the slate."
     hits: NDArray[np.bool_]
@@ -149,12 +89,12 @@ class Figures:
     sources: Counter[str] = field(default_factory=Counter)
     "Queries whose item each source brought."
     without_history: int = 0
-    asked: list[Asked] = field(default_factory=list)
+    asked: list[QueryOutcome] = field(default_factory=list)
     "What is kept of each query."
     heads: tuple[str, ...] = ()
     "What the release predicts; none without one."
 
-    def note(self, asked: Asked) -> None:
+    def note(self, asked: QueryOutcome) -> None:
         """Count one query."""
         self.asked.append(asked)
         self.ranks.append(asked.probed.rank)
@@ -171,17 +111,15 @@ class Figures:
             return round(float(total) / n, 4) if len(ranks) else None
 
         there = ranks >= 0
-        gain = np.where(there & (ranks < K), 1.0 / np.log2(np.maximum(ranks, 0) + 2.0), 0.0)
-        reciprocal = np.where(there, 1.0 / (np.maximum(ranks, 0) + 1.0), 0.0)
         return {
-            f"ndcg@{K}": mean(gain.sum()),
+            f"ndcg@{K}": mean(discounts_at(ranks, K).sum()),
             f"hr@{K}": mean((there & (ranks < K)).sum()),
             f"recall@{DEEP}": mean((there & (ranks < DEEP)).sum()),
-            "mrr": mean(reciprocal.sum()),
+            "mrr": mean(reciprocal_rank(ranks).sum()),
             **self._of_candidates(),
             "queries": len(ranks),
             "queries_without_history": self.without_history,
-            "queries_on_met_items": sum(asked.met for asked in self.asked),
+            "queries_on_met_items": sum(asked.interacted for asked in self.asked),
             "stages": {name: round(count / n, 4) for name, count in sorted(self.stages.items())},
             "sources": {name: round(count / n, 4) for name, count in sorted(self.sources.items())},
         }
@@ -214,7 +152,7 @@ def asked_of(
     """
     cut = int(len(events) * share)
     if first:
-        asked = [n for n in Following(events, positive, ("positive",)).liked() if n >= cut]
+        asked = [n for n in Outcomes(events, positive, ("positive",)).liked() if n >= cut]
     else:
         asked = [n for n in range(cut, len(events)) if positive(events[n].action, events[n].value)]
     return asked if most is None else spread(asked, most)
@@ -231,31 +169,26 @@ def evaluate(
     items: Iterable[Item],
     events: Sequence[Interaction],
     positive: Callable[[str, float | None], bool],
-    share: float = 0.8,
+    plan: EvaluationPlan = STANDARD,
     progress: Callable[[int, int], None] = lambda done, of: None,  # noqa: ARG005
     slot: ModelSlot | None = None,
-    most: int | None = None,
-    at_cut: Callable[[World], None] | None = None,
+    at_cut: Callable[[SimulatedWorker], None] | None = None,
     vectors: Vectors | None = None,
-    *,
-    first: bool = False,
-    apart: bool = False,
 ) -> Figures:
-    """Apply the first `share` of the events, then query at each positive one of the rest and apply it.
+    """Apply the first `plan.share` of the events, then query at each positive one of the rest and apply it.
 
-    `events` are in event-time order. `progress` is called with the work done and all of it, an event being 1. With `most`, only
-    that many of the queries are asked, evenly spread; `first`: as `asked_of`. `at_cut` is called when the first part is
-    applied. `apart`: nothing of the rest is applied, each query is asked after the first part alone (`evaluation.holdout`).
-    `vectors` are of the items that the release does not hold, or not as they are now: see `World`. Deterministic.
+    `events` are in event-time order. `progress` is called with the work done and all of it, an event being 1. `at_cut` is
+    called when the first part is applied. `vectors` are of the items that the release does not hold, or not as they are now:
+    see `SimulatedWorker`. Deterministic.
     """
     items = list(items)
-    world, figures = World(items, slot, vectors), Figures()
-    prober, cut = Prober(world.items, world.slot), int(len(events) * share)
-    queries = set(asked_of(events, positive, share, most, first=first))
+    world, figures = SimulatedWorker(items, slot, vectors), Figures()
+    prober, cut = Prober(world.items, world.slot), int(len(events) * plan.share)
+    queries = set(asked_of(events, positive, plan.share, plan.queries, first=plan.first))
     work = len(events) + ASKING * len(queries)
     model = world.slot.current
     heads, windows = (("positive",), {}) if model is None else (model.heads, model.windows_ms)
-    following = Following(events, positive, heads, windows)
+    outcomes = Outcomes(events, positive, heads, windows)
     figures.heads = () if model is None else heads
     liked: set[str] = set()
     for start in range(0, cut, CHUNK):
@@ -273,13 +206,13 @@ def evaluate(
         if n in queries:
             world.know(world.record(event.user_id))
             probed = prober.probe(event.user_id, world.record(event.user_id), event.item_id)
-            ahead = following.of(event.user_id, n, event.event_time)
+            ahead = outcomes.of(event.user_id, n, event.event_time)
             figures.note(
                 _asked(
-                    world, event, probed, ahead, len(heads), event.user_id not in liked, not following.begins(event.user_id, n)
+                    world, event, probed, ahead, len(heads), event.user_id not in liked, not outcomes.begins(event.user_id, n)
                 )
             )
-        if not apart:
+        if not plan.apart:
             if positive(event.action, event.value):
                 liked.add(event.user_id)
             world.apply([event])
@@ -288,27 +221,27 @@ def evaluate(
 
 
 def _asked(
-    world: World,
+    world: SimulatedWorker,
     event: Interaction,
     probed: Probed,
     following: dict[str, NDArray[np.bool_]],
     heads: int,
     without_history: bool,
-    met: bool,
-) -> Asked:
+    interacted: bool,
+) -> QueryOutcome:
     rows = world.items.rows_of(list(following))
     came = np.zeros((len(world.items), heads), np.bool_)
     for row, labels in zip(rows.tolist(), following.values(), strict=True):
         if row >= 0:
             came[row] = labels
     row = world.items.row_of(event.item_id)
-    return Asked(
+    return QueryOutcome(
         event.user_id,
         event.item_id,
         probed,
         without_history,
-        unmet=row < 0 or not int(world.items.events[row].sum()),
-        met=met,
+        cold=row < 0 or not int(world.items.events[row].sum()),
+        interacted=interacted,
         top=tuple(world.items.ids[row] for row in probed.slate[:K].tolist()),
         hits=came[probed.slate[:WINDOW_DEPTH], 0],
         relevant=sum(bool(labels[0]) for labels in following.values()),

@@ -24,13 +24,11 @@ from schemas.records import Interaction
 from training.data.corpus import Corpus
 from training.data.events import EventFrame
 from training.data.table import ATTRIBUTION_MS
+from training.evaluation.bounds import LEAVE_LAST_OUT, PREQUENTIAL, STANDARD, Bounds
 from training.evaluation.evaluate import asked_of, spread
-from training.release.gate import LEAVE_LAST_OUT, PREQUENTIAL, STANDARD, Bounds
-from training.replay.following import Following
+from training.replay.outcomes import Outcomes
 
 __all__ = [
-    "LEAVE_LAST_OUT",
-    "PREQUENTIAL",
     "Holdout",
     "gate_share",
     "held_out",
@@ -121,7 +119,7 @@ def last_out(events: Sequence[Interaction], positive: str, after_ms: int = -1) -
     for n, user in enumerate(users):
         begins.setdefault(user, n)
     last: dict[str, int] = {}
-    for n in Following(events, PositiveRule(positive), ("positive",)).liked():
+    for n in Outcomes(events, PositiveRule(positive), ("positive",)).liked():
         if n > begins[users[n]] and events[n].event_time > after_ms:
             last[users[n]] = n
     held = np.asarray([n >= last.get(user, len(users)) for n, user in enumerate(users)], np.bool_)

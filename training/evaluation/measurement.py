@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from models.state.rows import hash64
 from schemas.errors import BadInput
+from training.discount import discounts_at
 from training.evaluation import ranking_metrics as metrics
 from training.evaluation.evaluate import DEEP, Figures, K
 
@@ -257,8 +258,8 @@ def _segments(figures: Figures, items: NDArray[np.int64], catalogue: Catalogue) 
     popular = np.zeros(len(items), np.bool_)
     met[there], popular[there] = events[items[there]] > 0, head[items[there]]
     nothing = np.asarray([one.without_history for one in figures.asked], np.bool_)
-    unmet = np.asarray([one.unmet for one in figures.asked], np.bool_)
-    parts = (np.ones(len(items), np.bool_), nothing, ~nothing, ~met, unmet, popular, met & ~popular)
+    cold = np.asarray([one.cold for one in figures.asked], np.bool_)
+    parts = (np.ones(len(items), np.bool_), nothing, ~nothing, ~met, cold, popular, met & ~popular)
     bits = np.zeros(len(items), np.int64)
     for n, part in enumerate(parts):
         bits |= part.astype(np.int64) << n
@@ -268,17 +269,16 @@ def _segments(figures: Figures, items: NDArray[np.int64], catalogue: Catalogue) 
 def _values(figures: Figures, tops: NDArray[np.int64], catalogue: Catalogue) -> dict[str, Floats]:
     ranks = np.asarray(figures.ranks, np.int64)
     candidate = np.asarray([one.probed.candidate_rank for one in figures.asked], np.int64)
-    gain = np.where((ranks >= 0) & (ranks < K), 1.0 / np.log2(np.maximum(ranks, 0) + 2.0), 0.0)
     width = max((len(one.hits) for one in figures.asked), default=0)
     hits = np.zeros((len(ranks), width), np.bool_)
     for n, one in enumerate(figures.asked):
         hits[n, : len(one.hits)] = one.hits
     relevant = np.asarray([one.relevant for one in figures.asked], np.int64)
     columns: tuple[NDArray[Any], ...] = (
-        gain,
+        discounts_at(ranks, K),
         (ranks >= 0) & (ranks < K),
         (ranks >= 0) & (ranks < DEEP),
-        np.where(ranks >= 0, 1.0 / (np.maximum(ranks, 0) + 1.0), 0.0),
+        metrics.reciprocal_rank(ranks),
         (candidate >= 0) & (candidate < DEEP),
         candidate >= 0,
         metrics.ndcg_at(hits, relevant, K),

@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, stdtrit
 
+from training.discount import discounts
+
 __all__ = [
     "NOTHING",
     "Interval",
@@ -31,7 +33,6 @@ __all__ = [
     "coverage",
     "diversity",
     "expanded_bootstrap",
-    "expected_discount",
     "grouped_auc",
     "grouped_auc_interval",
     "ndcg_at",
@@ -65,7 +66,7 @@ def precision_at(hits: Hits, k: int) -> Floats:
 
 def ndcg_at(hits: Hits, relevant: NDArray[np.int64], k: int) -> Floats:
     """Discounted gain of the first `k`, 1 / log2(place + 1), as a share of the best that any order could have."""
-    discount = 1.0 / np.log2(np.arange(k) + 2.0)
+    discount = discounts(np.arange(k))
     width = min(k, hits.shape[1])
     gain = hits[:, :width] @ discount[:width]
     best = np.concatenate([[0.0], np.cumsum(discount)])[np.clip(relevant, 0, k)]
@@ -81,27 +82,9 @@ def average_precision(hits: Hits, relevant: NDArray[np.int64], k: int | None = N
     return found
 
 
-def reciprocal_rank(hits: Hits) -> Floats:
-    """1 / place of the first relevant item."""
-    if not hits.shape[1]:
-        return np.zeros(len(hits))
-    found: Floats = np.where(hits.any(axis=1), 1.0 / (hits.argmax(axis=1) + 1.0), 0.0)
-    return found
-
-
-def expected_discount(scores: NDArray[np.floating], discount: Floats) -> Floats:
-    """Discount of each item's place by falling score, `(q, c)`; of items that score the same, the mean over their places.
-
-    `scores`: `(q, c)`; `discount`: by place, `(c,)`. What an order at random among equals gives on average: the place of an
-    item in a file is no reason to be first.
-    """
-    order = np.argsort(-scores, axis=1, kind="stable")
-    sorted_scores = np.take_along_axis(scores, order, axis=1)
-    fresh = np.concatenate([np.ones((len(scores), 1), np.bool_), sorted_scores[:, 1:] != sorted_scores[:, :-1]], axis=1)
-    run = np.cumsum(fresh.ravel()) - 1
-    mean = np.bincount(run, np.broadcast_to(discount, scores.shape).ravel()) / np.bincount(run)
-    found: Floats = np.empty(scores.shape)
-    np.put_along_axis(found, order, mean[run].reshape(scores.shape), axis=1)
+def reciprocal_rank(ranks: NDArray[np.integer]) -> Floats:
+    """1 / (rank + 1) of each query's item, 0 where the rank is negative: the item is not listed. Ranks count from 0."""
+    found: Floats = np.where(ranks >= 0, 1.0 / (np.maximum(ranks, 0) + 1.0), 0.0)
     return found
 
 

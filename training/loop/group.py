@@ -7,7 +7,6 @@ holds nothing to predict still takes part, which `DistributedDataParallel` would
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from schemas.click_types import whole_variable
 from schemas.errors import ConfigError
+from training.environment import Launch
 from training.loop.alone import NotFirst
 
 __all__ = ["Group", "NotFirst", "joined"]
@@ -87,6 +86,15 @@ class Group:
         """Until every process is here."""
         self.total(0.0)
 
+    @contextmanager
+    def first_then_others(self) -> Iterator[None]:
+        """Run the block in the first process, then in the others, which find what it left, as in a cache."""
+        if not self.first:
+            self.wait()
+        yield
+        if self.first:
+            self.wait()
+
     def share(self, parameters: Sequence[nn.Parameter]) -> None:
         """Give every process the first one's weights."""
         if self.size > 1:
@@ -112,7 +120,7 @@ def _spread(joint: Tensor, tensors: Sequence[Tensor]) -> None:
 
 
 @contextmanager
-def joined(environ: Mapping[str, str] = os.environ) -> Iterator[Group]:
+def joined(environ: Mapping[str, str] | None = None) -> Iterator[Group]:
     """Join the group that `torchrun` describes in the environment (WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT).
 
     Without it, or with one process, there is nothing to join.
@@ -120,10 +128,11 @@ def joined(environ: Mapping[str, str] = os.environ) -> Iterator[Group]:
     Raises:
         ConfigError: a variable is no whole number, the others cannot be reached, or there are fewer GPUs than processes here.
     """
-    if whole_variable(environ, "WORLD_SIZE", 1, 1) < 2:
+    launch = Launch.from_env(environ)
+    if launch.processes < 2:
         yield Group()
         return
-    cuda, local = torch.cuda.is_available(), whole_variable(environ, "LOCAL_RANK", 0)
+    cuda, local = torch.cuda.is_available(), launch.local_rank
     if cuda:
         if local >= torch.cuda.device_count():
             raise ConfigError("too_many", f"process {local} of this machine has no GPU: {torch.cuda.device_count()} are there")
@@ -132,7 +141,7 @@ def joined(environ: Mapping[str, str] = os.environ) -> Iterator[Group]:
         # `torchrun` keeps its store when it restarts processes: without a name of their own for each life, the new ones
         # would find the addresses of those that died
         store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
-        life = PrefixStore(f"life-{environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        life = PrefixStore(f"life-{launch.life}", store)
         dist.init_process_group("nccl" if cuda else "gloo", store=life, rank=rank, world_size=size, timeout=PATIENCE)
     except (RuntimeError, ValueError) as exc:
         raise ConfigError("not_joined", f"the other training processes cannot be reached: {exc}") from exc

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import torch
 
+from training.discount import discounts, expected_discount
+from training.ranking.base import Ranker, run
 from training.ranking.cycles import without_short_cycles
-from training.ranking.ranker import Examples, Ranker, RankerSettings, calibrated_from, listwise_ndcg, train_ranker
-from training.replay.replay import Replayed
+from training.ranking.examples import Examples, Replayed, calibrated_from
+from training.ranking.fit import train_ranker
+from training.recipe import RankerSettings
 
-__all__ = ["trained_ranker"]
+__all__ = ["listwise_ndcg", "trained_ranker"]
 
 
 def trained_ranker(
@@ -42,3 +46,19 @@ def _trained(
     # history says when people acted, not when they are asked: its hours are no guide to a request's
     examples = without_short_cycles(examples, span_ms if slates else 0)
     return examples, train_ranker(examples, settings, progress)
+
+
+def listwise_ndcg(model: Ranker, examples: Examples) -> float:
+    """Mean NDCG of the valid candidates in the order of the first head, of the queries with a gain; 0 without any.
+
+    Of candidates that score the same each has the mean discount of their places: `examples` hold those that were liked first.
+    """
+    if not len(examples):
+        return 0.0
+    with torch.inference_mode():
+        logits, _ = run(model, examples)
+    scores = np.where(examples.valid, logits[..., 0].numpy(), -np.inf)
+    discount = discounts(np.arange(scores.shape[1]))
+    gains = (examples.gains * expected_discount(scores, discount)).sum(axis=1)
+    best = -np.sort(-examples.gains, axis=1) @ discount
+    return float((gains[best > 0] / best[best > 0]).mean()) if (best > 0).any() else 0.0

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from models.features.compute import FEATURES
 from models.features.context import WEEK_MS
-from models.release.release import DAY_MS
-from training.ranking.ranker import Examples
+from models.units import DAY_MS
+from training.ranking.examples import Examples
 
 __all__ = ["without_short_cycles"]
 

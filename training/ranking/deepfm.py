@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.ranking.ranker import Ranker, RankerSettings
+from training.ranking.base import Ranker
+from training.recipe import RankerSettings
 
 __all__ = ["DeepFM"]
 
@@ -50,7 +51,7 @@ class DeepFM(Ranker):
         nn.init.normal_(self.table.weight, std=0.05)
         nn.init.zeros_(self.steps.weight)
         nn.init.ones_(self.pairs.weight)
-        self._calibrated()
+        self._add_output_parameters()
 
     first: Tensor
     "Number of each feature's first interval: `(features,)`."

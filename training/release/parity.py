@@ -15,16 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.items.store import ItemStore
 from models.pipeline.batch import Candidates, Queries
 from models.pipeline.clock import after_all
 from models.pipeline.pipeline import CandidatePipeline
-from models.pipeline.scoring import OnnxRanker
 from models.pipeline.slot import ModelSlot
+from models.pipeline.stages import Observer
 from models.release.release import Release
 from models.release.serving import ServingModel, session_of
 from schemas.records import Request, Slate
-from training.evaluation.evaluate import K, World
+from training.evaluation.evaluate import K
+from training.replay.world import SimulatedWorker
 
 __all__ = ["Frozen", "Modules", "Parity", "TorchModel", "in_parity"]
 
@@ -125,17 +125,15 @@ def _run(module: nn.Module, *inputs: NDArray[np.float32]) -> NDArray[np.float32]
     return found
 
 
-class _Heard(OnnxRanker):
-    """The ranker, keeping the last candidates with their scores."""
+class _Last(Observer):
+    """Keeps the candidates that were ranked last, with their scores."""
 
-    def __init__(self, sources: Sequence[str]) -> None:
-        super().__init__(sources)
-        self.last: list[Candidates] = []
+    def __init__(self) -> None:
+        self.candidates: Candidates | None = None
 
-    def rank(self, queries: Queries, candidates: Candidates, items: ItemStore) -> None:
-        """The ranker's."""
-        super().rank(queries, candidates, items)
-        self.last = [candidates]
+    def on_ranked(self, queries: Queries, candidates: Candidates) -> None:  # noqa: ARG002
+        """Keep them."""
+        self.candidates = candidates
 
 
 _Answer = tuple[Slate, dict[int, float]]
@@ -146,23 +144,24 @@ _Answers = tuple[_Answer, _Answer]
 class _Side:
     """One of the two, behind a pipeline of its own."""
 
-    def __init__(self, world: World, model: ServingModel) -> None:
+    def __init__(self, world: SimulatedWorker, model: ServingModel) -> None:
         slot = ModelSlot()
         slot.swap(model)
         self._world = world
-        self._pipeline = CandidatePipeline(world.items, slot=slot, clock=after_all)
-        self._heard = _Heard([source.name for source in self._pipeline.sources])
-        self._pipeline.ranker = self._heard
+        self._last = _Last()
+        self._pipeline = CandidatePipeline(world.items, slot=slot, clock=after_all, observers=[self._last])
 
     def ask(self, request: Request) -> _Answer:
-        """The pipeline's."""
-        self._heard.last = []
+        """The pipeline's slate, and the scores behind it; none where nothing was ranked."""
+        self._last.candidates = None
         slate = self._pipeline.run([request], [self._world.record(request.user_id)], [None])[0]
-        pairs = [zip(last.item_row.tolist(), last.score.tolist(), strict=True) for last in self._heard.last]
-        return slate, {row: score for last in pairs for row, score in last}
+        last = self._last.candidates
+        return slate, {} if last is None else dict(zip(last.item_row.tolist(), last.score.tolist(), strict=True))
 
 
-def in_parity(world: World, release: Release, modules: Modules, people: Sequence[str], requests: int, seed: int = 0) -> Parity:
+def in_parity(
+    world: SimulatedWorker, release: Release, modules: Modules, people: Sequence[str], requests: int, seed: int = 0
+) -> Parity:
     """Ask both the same `requests` of `people` (drawn in turn), as the world stands.
 
     With fewer people than requests, each further request of a person excludes other items. Where scores tie for the last

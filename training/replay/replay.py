@@ -7,11 +7,11 @@ later one; only the labels look ahead, as far as the attribution window.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.features.compute import FEATURES
 from models.items.store import ItemStore
 from models.pipeline.clock import after_all
 from models.pipeline.pipeline import CandidatePipeline
@@ -19,11 +19,11 @@ from models.release.serving import ServingModel
 from schemas.records import Interaction, Request
 from training.data.slates.logged import LoggedSlate
 from training.data.table import ATTRIBUTION_MS, EventTable
-from training.evaluation.evaluate import World
-from training.ranking.ranker import Examples
+from training.ranking.examples import Examples, Replayed
 from training.replay.tap import Tap
+from training.replay.world import SimulatedWorker
 
-__all__ = ["Replayed", "replay"]
+__all__ = ["replay"]
 
 KEPT = 100
 "Candidates kept per query: all that are met later, others at random."
@@ -34,25 +34,11 @@ CHUNK = 1_000
 Progress = Callable[[int, int], None]
 
 
-@dataclass(slots=True)
-class Replayed:
-    """What replay gathered."""
-
-    examples: Examples
-    light_scores: NDArray[np.float32]
-    "Normalised source scores of sampled candidates, the liked one first: `(q, LIGHT_KEPT, sources)`."
-    sources: list[str]
-    logged: int
-    "How many of the queries are slates; one of unknown items alone is none."
-    told: NDArray[np.bool_]
-    "Which of the queries are slates without logged features, which events told of: `(q,)`."
-
-
 class _Gathered:
     def __init__(self, heads: int) -> None:
         self.heads = heads
         self.rows: list[dict[str, NDArray[np.float32]]] = []
-        self.shown: list[bool] = []
+        self.exposed: list[bool] = []
         self.told: list[bool] = []
         self.light: list[NDArray[np.float32]] = []
 
@@ -63,7 +49,7 @@ class _Gathered:
         labels, correction = slate.labels[known], np.log(slate.weight[known])
         row = {"features": features, "labels": labels, "gains": labels[:, 0], "correction": correction}
         self.rows.append(row)
-        self.shown.append(True)
+        self.exposed.append(True)
         self.told.append(slate.features is None)
         return True
 
@@ -75,7 +61,7 @@ class _Gathered:
             np.zeros((q, KEPT), np.float32),
             np.zeros((q, KEPT), np.bool_),
             np.zeros((q, KEPT), np.float32),
-            np.asarray(self.shown, np.bool_),
+            np.asarray(self.exposed, np.bool_),
         )
         for n, row in enumerate(self.rows):
             c = len(row["gains"])
@@ -91,7 +77,7 @@ class _Gathered:
 
 
 def replay(
-    world: World,
+    world: SimulatedWorker,
     model: ServingModel,
     events: Sequence[Interaction],
     table: EventTable,
@@ -140,8 +126,6 @@ def replay(
             slates += _gather_shown(gathered, tap, slate, world.items)
         if progress is not None:
             progress(done, len(todo))
-    from models.features.compute import FEATURES
-
     examples = gathered.examples(len(FEATURES))
     light = np.stack(gathered.light) if gathered.light else np.zeros((0, LIGHT_KEPT, 0), np.float32)
     told = np.asarray(gathered.told, np.bool_)
@@ -216,7 +200,7 @@ def _gather(
             "correction": correction,
         }
     )
-    gathered.shown.append(False)
+    gathered.exposed.append(False)
     gathered.told.append(False)
     target = items.row_of(ahead[0][0])
     place = np.flatnonzero(merged.item_row == target)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,49 +10,45 @@ from numpy.typing import NDArray
 from models.items.store import ItemStore
 from models.pipeline.batch import Candidates, Queries
 from models.pipeline.pipeline import CandidatePipeline
-from models.pipeline.scoring import OnnxRanker
-from models.pipeline.stages import Scorer
+from models.pipeline.stages import CandidateHydrator, Observer
 
 __all__ = ["Tap"]
 
 
-@dataclass(slots=True)
-class Tap:
-    """Stands for a pipeline's light scorer and its ranker, one request at a time."""
+class Tap(Observer):
+    """Keeps what passed through the pipeline, one request at a time."""
 
-    scorer: Scorer
-    ranker: OnnxRanker
-    name: str = "tap"
-    merged: Candidates | None = None
-    ranked: Candidates | None = None
-    "None where the request has no candidates, and where nothing ranked them."
-    queries: Queries | None = None
+    def __init__(self, hydrators: Sequence[CandidateHydrator]) -> None:
+        """`hydrators` compute the features of candidates, as in the observed pipeline."""
+        self._hydrators = tuple(hydrators)
+        self.merged: Candidates | None = None
+        self.ranked: Candidates | None = None
+        "None where the request has no candidates, and where nothing ranked them."
+        self.queries: Queries | None = None
 
     @classmethod
     def into(cls, pipeline: CandidatePipeline) -> Tap:
-        """Put one into `pipeline`."""
-        tap = cls(pipeline.scorer, pipeline.ranker)
-        pipeline.scorer, pipeline.ranker = tap, tap  # type: ignore[assignment]
+        """Make one that observes `pipeline`."""
+        tap = cls(pipeline.candidate_hydrators)
+        pipeline.observe(tap)
         return tap
 
     def clear(self) -> None:
         """Forget the last request."""
         self.merged = self.ranked = self.queries = None
 
-    def score(self, queries: Queries, candidates: Candidates, items: ItemStore) -> NDArray[np.float32]:
-        """The scorer's."""
+    def on_scored(self, queries: Queries, candidates: Candidates) -> None:
+        """Keep the batch and the candidates as merged and filtered."""
         self.merged, self.queries = candidates, queries
-        return self.scorer.score(queries, candidates, items)
 
-    def rank(self, queries: Queries, candidates: Candidates, items: ItemStore) -> None:
-        """The ranker's."""
-        self.ranker.rank(queries, candidates, items)
+    def on_ranked(self, queries: Queries, candidates: Candidates) -> None:  # noqa: ARG002
+        """Keep the candidates as ranked."""
         self.ranked = candidates
 
     def features(self, rows: NDArray[np.int32], items: ItemStore) -> NDArray[np.float32] | None:
-        """Features of these items for the last request's person, `(len(rows), features)`; None without a release.
+        """Features of these items for the last request's user, `(len(rows), features)`; None without a release.
 
-        Those that were ranked have theirs. Others, which the filters or the light scorer had left out, are ranked beside them.
+        Those that were ranked have theirs. Others, which the filters or the light cut left out, are computed beside them.
         """
         if self.queries is None or self.merged is None or self.queries.user_vectors is None:
             return None
@@ -62,8 +58,9 @@ class Tap:
         features = [ranked.features] if len(ranked) else []
         if len(more):
             every = _joined(ranked, self._brought(more.astype(np.int32)))
-            self.ranker.rank(self.queries, every, items)
-            # some features tell a candidate among the others: those that serving ranks keep what they are there
+            for hydrator in self._hydrators:
+                hydrator.hydrate(self.queries, every, items)
+            # some features compare a candidate with the others: those that serving ranks keep what they are there
             features.append(every.features[len(ranked) :])
         place = np.zeros(len(items), np.int64)
         place[np.concatenate([ranked.item_row, more])] = np.arange(len(ranked) + len(more))

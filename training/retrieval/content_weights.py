@@ -92,11 +92,11 @@ def _compared(among: NDArray[np.int64], past: NDArray[np.int64], parts: list[NDA
 
 def _fitted(x: Tensor, recency: Tensor, taken: Tensor) -> NDArray[np.float32]:
     """Weights per part by which the first of each query's items scores best; those that are `taken` do not count."""
-    raw, heat = torch.zeros(x.shape[-1], requires_grad=True), torch.tensor(1.0, requires_grad=True)
-    optimizer, target = torch.optim.Adam([raw, heat], lr=RATE), torch.zeros(len(x), dtype=torch.long)
+    raw, temperature = torch.zeros(x.shape[-1], requires_grad=True), torch.tensor(1.0, requires_grad=True)
+    optimizer, target = torch.optim.Adam([raw, temperature], lr=RATE), torch.zeros(len(x), dtype=torch.long)
     for _ in range(STEPS):
         scores = _scores(x, recency, F.softplus(raw))
-        logits = (scores * torch.exp(heat)).masked_fill(taken, -1e9)
+        logits = (scores * torch.exp(temperature)).masked_fill(taken, -1e9)
         loss = F.cross_entropy(logits, target) + PULL * (raw**2).sum()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -1,7 +1,8 @@
 """Training of the towers: one process, or several under `torchrun`; from the start, or from a checkpoint.
 
 Loss: softmax over the whole catalogue; above FULL_SOFTMAX items over a part of it, whose bias is taken back (`drawn_pool`).
-Before its first meeting an item counts as little as `TowerSettings.unmet` says: that it was not chosen says little then.
+At events before its first interaction an item is a cold negative, which weighs only `TowerSettings.unmet`: that it was not
+chosen says little then.
 """
 
 from __future__ import annotations
@@ -22,17 +23,18 @@ from training.data.table import EventTable
 from training.loop.checkpoints import Checkpoints, Training, fingerprint
 from training.loop.group import Group
 from training.loop.schedule import one_cycle
-from training.retrieval.towers import Content, ItemTower, TowerSettings, UserTower
+from training.recipe import TowerSettings
+from training.retrieval.towers import Content, ItemTower, UserTower
 from training.retrieval.weights import Start
 
 __all__ = [
     "NEVER",
     "Watch",
+    "cold_logsumexp",
+    "discount_cold_negatives",
     "drawn_pool",
     "event_columns",
     "first_meetings",
-    "less_before",
-    "log_sums_before",
     "train_towers",
     "with_passes",
 ]
@@ -165,27 +167,29 @@ class _Towers(nn.Module):
         nobody = torch.cat([user.start, torch.ones(1, device=step.pool.device)]) @ vectors.T
         if step.log_chance is not None:
             logits, nobody = logits - step.log_chance, nobody - step.log_chance
-        logits = less_before(logits, step.first_ms, step.times_ms, settings.unmet)
+        logits = discount_cold_negatives(logits, step.first_ms, step.times_ms, settings.unmet)
         loss = F.cross_entropy(logits, step.targets, reduction="none", label_smoothing=0.0)
-        sums = log_sums_before(nobody, step.first_ms, step.times_ms, settings.unmet)
+        sums = cold_logsumexp(nobody, step.first_ms, step.times_ms, settings.unmet)
         general = sums - nobody.index_select(0, step.targets)
         total: Tensor = ((loss + 0.1 * general) * step.weights).sum()
         return total
 
 
-def less_before(logits: Tensor, first_ms: Tensor, times_ms: Tensor, unmet: float) -> Tensor:
-    """Logits `(t, p)`, changed in place: an item first met, `(p,)`, after the target was, `(t,)`, counts `unmet` (0 to 1)."""
+def discount_cold_negatives(logits: Tensor, first_ms: Tensor, times_ms: Tensor, weight: float) -> Tensor:
+    """Logits `(t, p)`, changed in place: an item whose first interaction, `(p,)`, is later than the target's event, `(t,)`,
+    counts `weight` (0 to 1) as a negative.
+    """
     before = first_ms > times_ms[:, None]
-    return logits.add_(before, alpha=math.log(unmet)) if unmet else logits.masked_fill_(before, -torch.inf)
+    return logits.add_(before, alpha=math.log(weight)) if weight else logits.masked_fill_(before, -torch.inf)
 
 
-def log_sums_before(logits: Tensor, first_ms: Tensor, times_ms: Tensor, unmet: float) -> Tensor:
-    """Per target `(t,)`: logarithm of the sum of exponentials of `logits` `(p,)`, where items count as in `less_before`."""
+def cold_logsumexp(logits: Tensor, first_ms: Tensor, times_ms: Tensor, weight: float) -> Tensor:
+    """Per target `(t,)`: log-sum-exp of `logits` `(p,)`, where items count as in `discount_cold_negatives`."""
     order = torch.argsort(first_ms, stable=True)
     largest = logits.max().detach()
     sums = torch.cumsum(torch.exp(logits.index_select(0, order) - largest), 0)
     met = torch.searchsorted(first_ms[order], times_ms, right=True)
-    counted = sums.index_select(0, met - 1) * (1 - unmet) + sums[-1] * unmet
+    counted = sums.index_select(0, met - 1) * (1 - weight) + sums[-1] * weight
     return torch.log(counted.clamp(min=1e-30)) + largest
 
 
@@ -294,24 +298,12 @@ def train_towers(
         name = _name(table, content, first_ms, settings, group, parameters)
         done = training.load(checkpoints, name)
     for epoch in range(done // steps.per_epoch, settings.epochs):
-        skipped = done - epoch * steps.per_epoch
-        if not skipped:
-            training.epoch_rng = rng.bit_generator.state
-        now = rng.bit_generator.state
-        rng.bit_generator.state = training.epoch_rng
-        order = np.array_split(rng.permutation(len(steps.windows.rows)), steps.per_epoch)
-        if skipped:
-            rng.bit_generator.state = now
-        for part in order[skipped:]:
+        for part in _left(steps, training, rng, done - epoch * steps.per_epoch):
             done += 1
             if progress is not None:
                 progress(done, of)
             step = steps.step(part, rng)
-            if step is None:  # nobody has anything to predict: a step that changes no weight
-                optimizer.zero_grad(set_to_none=True)
-                optimizer.step()
-            else:
-                _learn(module, step, optimizer, parameters, group)
+            _learn(module, step, optimizer, parameters, group)
             schedule.step()
             if checkpoints is not None and (done % checkpoints.every == 0 or done == of):
                 training.save(checkpoints, name, done)
@@ -320,6 +312,18 @@ def train_towers(
             watch(epoch + 1, user, item)
             module.train()
     return user.cpu().eval(), item.cpu().eval()
+
+
+def _left(steps: _Steps, training: Training, rng: np.random.Generator, skipped: int) -> list[NDArray[np.intp]]:
+    """Windows of the steps that an epoch has left after those `skipped`, in the order that was drawn when it began."""
+    if not skipped:
+        training.epoch_rng = rng.bit_generator.state
+    now = rng.bit_generator.state
+    rng.bit_generator.state = training.epoch_rng
+    order = np.array_split(rng.permutation(len(steps.windows.rows)), steps.per_epoch)
+    if skipped:
+        rng.bit_generator.state = now
+    return order[skipped:]
 
 
 def _made(
@@ -352,8 +356,12 @@ def _name(
 
 
 def _learn(
-    module: nn.Module, step: _Step, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], group: Group
+    module: nn.Module, step: _Step | None, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], group: Group
 ) -> None:
+    if step is None:  # nobody has anything to predict: a step that changes no weight
+        optimizer.zero_grad(set_to_none=True)
+        optimizer.step()
+        return
     weight = step.weights.sum()
     if group.size > 1:
         weight = weight.new_tensor(group.total(float(weight)))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from models.release.sequences import LENGTH
 from training.data.table import EventTable
+from training.discount import discounts_at
 from training.retrieval.fit_towers import NEVER, event_columns, first_meetings
 from training.retrieval.towers import Content, ItemTower, UserTower
 
@@ -31,7 +32,7 @@ class Validation:
         self._content = content
         self._targets = table.item[queries]
         self._items = table.item
-        self._unmet = (first_meetings(table.until(start), len(content.hashed)) == NEVER).astype(np.float32)
+        self._cold = (first_meetings(table.until(start), len(content.hashed)) == NEVER).astype(np.float32)
         self._inputs = event_columns(table)
         self._rows = np.full((len(queries), LENGTH), -1, np.int64)
         self._met: list[NDArray[np.int64]] = []
@@ -53,8 +54,8 @@ class Validation:
         gains = []
         with torch.inference_mode():
             contents = (part.to(device) for part in self._content.tensors())
-            unmet = torch.from_numpy(self._unmet).to(device)  # such an item has a vector from its content, as in a release
-            vectors = item.known(torch.arange(n_items, device=device), unmet, *contents)
+            cold = torch.from_numpy(self._cold).to(device)  # such an item has a vector from its content, as in a release
+            vectors = item.known(torch.arange(n_items, device=device), cold, *contents)
             for begin in range(0, len(self), BATCH):
                 span = slice(begin, begin + BATCH)
                 scores = self._people(user, vectors, self._rows[span]) @ vectors.T
@@ -77,4 +78,4 @@ class Validation:
 def _gain(better: int, equal: int) -> float:
     """Mean gain over the places that an item can have among `equal` others that score the same."""
     places = np.arange(better, better + equal + 1)
-    return float(np.where(places < K, 1.0 / np.log2(places + 2.0), 0.0).mean())
+    return float(discounts_at(places, K).mean())

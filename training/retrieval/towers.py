@@ -20,7 +20,7 @@ from models.items.store import TEXT_DIMENSIONS
 from models.release.sequences import EVENT_WIDTH, LENGTH
 from training.recipe import TowerSettings
 
-__all__ = ["Content", "ItemTower", "TowerSettings", "UserTower", "item_vectors"]
+__all__ = ["Content", "ItemTower", "UserTower", "item_vectors"]
 
 MEAN_RATE = 0.1
 "How fast an item's weight in the mean of a history falls with every event after it, before anything is learned."
@@ -178,9 +178,9 @@ class UserTower(nn.Module):
         return known * last + (1 - known) * nobody
 
 
-def item_vectors(tower: ItemTower, content: Content, unmet: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Vectors of the catalogue, float32 `(n, d + 1)`; of content alone where `unmet`, bool `(n,)`: nothing taught those ids."""
-    hidden = torch.from_numpy(unmet.astype(np.float32))
+def item_vectors(tower: ItemTower, content: Content, cold: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Vectors of the catalogue, float32 `(n, d + 1)`; of content alone where `cold`, bool `(n,)`: nothing taught those ids."""
+    hidden = torch.from_numpy(cold.astype(np.float32))
     with torch.inference_mode():
-        found: NDArray[np.float32] = tower.known(torch.arange(len(unmet)), hidden, *content.tensors()).numpy()
+        found: NDArray[np.float32] = tower.known(torch.arange(len(cold)), hidden, *content.tensors()).numpy()
     return found

@@ -1,4 +1,4 @@
-"""What is learned for retrieval, and how it is made to look as if nobody had met some of the items."""
+"""What is learned for retrieval, and how some of its items are made cold, as if nobody had interacted with them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from training.retrieval.towers import Content, ItemTower, UserTower, item_vectors
 
-__all__ = ["Retrieval", "unlearned"]
+__all__ = ["Retrieval", "simulate_cold"]
 
 
 @dataclass(slots=True)
@@ -19,19 +19,19 @@ class Retrieval:
     user: UserTower
     item: ItemTower
     vectors: NDArray[np.float32]
-    "`(n, d + 1)`; of content alone where nobody met the item."
+    "`(n, d + 1)`; of content alone where the item is cold."
     met: NDArray[np.bool_]
-    "`(n,)`."
+    "Items that somebody interacted with, `(n,)`; the others are cold."
     ease_index: NDArray[np.int32]
     "`(n, m)`, -1 where none."
     ease_weight: NDArray[np.float32]
 
 
-def unlearned(made: Retrieval, content: Content, share: float, seed: int) -> Retrieval:
-    """The same, but this share of the items that were met, drawn at random, is as if nobody had.
+def simulate_cold(made: Retrieval, content: Content, share: float, seed: int) -> Retrieval:
+    """The same, but with `share` of the items that are not cold, drawn at random, made cold.
 
-    Of those retrieval has a vector from content alone and no item-to-item weights, as of an item that comes later. What was
-    learned of the others stays. Deterministic for one seed.
+    These get a vector from content alone and no item-to-item weights, as an item does that comes later. What was learned of
+    the others stays. Deterministic for one seed.
     """
     met = np.flatnonzero(made.met)
     left = made.met.copy()

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from models.release.release import WEIGHTS, Release
 from schemas.errors import BadDataset
-from training.retrieval.towers import ItemTower, TowerSettings, UserTower
+from training.recipe import TowerSettings
+from training.retrieval.towers import ItemTower, UserTower
 
 __all__ = ["Champion", "Start", "warm_start", "weights_of"]
 

@@ -84,7 +84,7 @@ def grouped(keys: Any, sums: Any, item_hashes: Any, partitions: int) -> Any:
 def regrouped(items: Any, ends: Any, others: Any, units: Any, order: Any) -> Any:
     """Increments whose items may occur more than once, each item's together: `order` sorts `items`.
 
-    Arguments and result as the columns of `models.tables.tables.Increments`.
+    Arguments and result as the columns of `models.tables.neighbours.Increments`.
     """
     m, p = len(items), len(others)
     new_items, new_ends = np.empty(m, np.uint64), np.empty(m, np.int64)

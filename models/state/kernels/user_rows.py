@@ -96,7 +96,7 @@ def apply_records(
 
     Events (`schemas.columns.EventColumns`) are visited in `order` int64 `(n,)`, those of person p at
     `order[bounds[p]:bounds[p + 1]]`; `item_rows` int32 `(n,)` are their items in the store, whose places in a seen-set and
-    categories `bloom` and `category_ids` give, event by event (`models.tables.tables.ItemsOf`).
+    categories `bloom` and `category_ids` give, event by event (`models.tables.users.ItemsOf`).
     Records before: `old` uint8, p at `old_starts[p]:old_starts[p + 1]`, 8-byte aligned, empty for a new person. Records
     after go to `new` and `new_starts`. `accepted` uint8 `(n,)` is set for what is no duplicate. Co-visits go to `pairs`
     int32 `(m, 2)` (the item whose neighbours grow, the neighbour) and `units` uint64 `(m,)`.

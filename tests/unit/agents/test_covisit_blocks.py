@@ -15,7 +15,8 @@ from agents.partitions.covisits import increments_of
 from models.items.store import ItemStore
 from models.state.kernels.user_rows import UNIT
 from models.state.rows import hash64
-from models.tables.tables import Applied, CovisitSums, NeighbourTable, UserTable
+from models.tables.neighbours import CovisitSums, NeighbourTable
+from models.tables.users import Applied, UserTable
 from schemas.codec import encode
 from schemas.columns import EventColumns
 from schemas.errors import BadEvent

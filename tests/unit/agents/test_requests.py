@@ -105,10 +105,17 @@ def test_any_correlation_id_comes_back_and_names_the_request_in_text(correlation
     assert dict(letter.headers)["Faust-Ag-CorrelationId"] == (correlation or b"")
 
 
-def test_a_correlation_id_that_is_too_long_to_come_back_is_a_dead_letter() -> None:
-    _, letter = taken([JSON, REPLY, ("Faust-Ag-CorrelationId", b"x" * 1_025)])
-    assert letter is not None
-    assert (letter.what, error(letter)) == ("dead_letter", "invalid_field")
+def test_a_request_whose_correlation_id_cannot_come_back_is_a_counted_dead_letter_and_gets_no_answer() -> None:
+    made = recommend()
+    headers = [[JSON, REPLY, ("Faust-Ag-CorrelationId", b"x" * size)] for size in (1_024, 1_025)]
+    now = int(time.time() * 1000)
+    made._take_in(Chunk("riffle.requests", ONE, [7], [b"1"], [b'{"user_id": "1"}'], [now], headers[:1]), 0)
+    assert len(made._ranking.backlog) == 1
+    made._take_in(Chunk("riffle.requests", ONE, [8], [b"1"], [b'{"user_id": "1"}'], [now], headers[1:]), 0)
+    assert not made._outbox._replies
+    (letter,) = made._outbox._others
+    assert (letter.what, letter.topic, error(letter)) == ("dead_letter", "riffle.dead-letters", "invalid_field")
+    assert 'riffle_requests_total{code="invalid_field",outcome="malformed"} 1' in made._metrics.render()
 
 
 @pytest.mark.parametrize(

@@ -6,20 +6,26 @@ import base64
 import json
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from agents.cli import operate
+from agents import supervisor
+from agents.cli import doctor, operate
 from agents.cli.asking import ask
 from agents.cli.tables import tables
 from schemas.errors import ConfigError, NotReady
 from schemas.settings import Settings
+from streams.state.digests import digest
 
 Handle = Callable[[BaseHTTPRequestHandler], None]
 
@@ -149,6 +155,36 @@ def test_a_login_is_sent_and_never_shown() -> None:
     assert "p%40ss" not in refused.value.message
 
 
+OWNED = {"table": "users", "partition": 0, "role": "owner", "position": 9, "rows": 0, "hash": digest([]).hash}
+RESTORING = {"table": "covisits", "partition": 1, "role": "restoring", "position": -1}
+
+
+@pytest.mark.parametrize(
+    ("found", "verdicts", "said", "code"),
+    [
+        ([OWNED], ["agrees"], "", 0),
+        ([{**OWNED, "position": 1}], ["behind"], "", 0),
+        ([{**OWNED, "hash": "other"}], ["DIFFERS"], "", 1),
+        ([OWNED, RESTORING], ["agrees", "not compared"], "not compared: covisits-1: being restored", 1),
+        ([], [], "not compared: no partition is assigned yet", 1),
+    ],
+)
+def test_partitions_that_cannot_be_compared_are_named_and_no_success(
+    monkeypatch: pytest.MonkeyPatch, found: list[dict[str, Any]], verdicts: list[str], said: str, code: int
+) -> None:
+    async def changelogs(_: Settings) -> dict[tuple[str, int], Any]:
+        return {("users", 0): (9, digest([])), ("covisits", 1): (3, digest([]))}
+
+    monkeypatch.setattr("agents.cli.tables.changelog_digests", changelogs)
+    with server(answering({"tables": found})) as worker:
+        done = CliRunner().invoke(tables, ["--verify", "--worker", worker, "--json"], catch_exceptions=False)
+        assert CliRunner().invoke(tables, ["--worker", worker], catch_exceptions=False).exit_code == 0, "nothing was asked"
+    assert [facts["verdict"] for facts in json.loads(done.stdout)["tables"]] == verdicts
+    assert said in done.stderr
+    assert bool(said) == bool(done.stderr)
+    assert done.exit_code == code
+
+
 def test_what_answers_for_another_home_is_not_taken_for_this_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     body = {"ready": True, "release": "none", "reasons": {}, "refused": {}, "warnings": {"archive": "stands still"}}
     with server(answering(body)) as web:
@@ -169,3 +205,56 @@ def test_what_answers_for_another_home_is_not_taken_for_this_ones(tmp_path: Path
         found = json.loads(CliRunner().invoke(operate.status, ["--json"], env=settings.resolved().environment()).output)
         assert found["ready"] is False, "Kafka may be dead for longer than the worker knows"
         assert "kafka" in found["reasons"]
+
+
+@contextmanager
+def worker_with(settings: Settings, web: str) -> Iterator[None]:
+    """A process that was started with these settings and counts as the worker that answers at `web`."""
+    daemon = operate.worker_daemon(settings)
+    environment = {**os.environ, **settings.environment(), "RIFFLE_ODD": "1"}
+    with subprocess.Popen([sys.executable, "-c", "input()"], env=environment, stdin=subprocess.PIPE) as process:
+        daemon.record(process.pid, web)
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+def test_a_worker_with_other_settings_is_named_by_its_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = {"ready": False, "release": "none", "reasons": {}, "refused": {}, "warnings": {}}
+    monkeypatch.setattr(operate, "listens", lambda *_: True)
+    monkeypatch.setattr(operate, "kafka_answers", lambda _: True)
+    with server(answering(body)) as web:
+        same = Settings(home=tmp_path, web_port=int(web.rpartition(":")[2]), redis_url="redis://:s3cret@h").resolved()
+        other = replace(same, redis_url="redis://h", partitions=9, encoder="off")
+        said = "the worker runs with other settings (RIFFLE_PARTITIONS, RIFFLE_REDIS_URL): `riffle down`, then `riffle up`"
+        assert operate.other_settings(other) == [], "none runs"
+        with worker_with(same, web):
+            operate._require_same_settings(same)
+            operate._require_same_settings(replace(same, encoder="off"))  # the worker does not read it
+            with pytest.raises(ConfigError) as refused:
+                operate._require_same_settings(other)
+            assert refused.value.message == said
+            (line,) = [check.line() for check in doctor._worker(other) if check.warning]
+            assert line == f"WARN settings: {said}"
+            assert not [check for check in doctor._worker(same) if check.warning]
+            for settings, told in ((other, True), (same, False)):
+                plain = CliRunner().invoke(operate.status, env=settings.environment(), catch_exceptions=False)
+                assert (said in plain.stdout) == told
+                as_json = CliRunner().invoke(operate.status, ["--json"], env=settings.environment(), catch_exceptions=False)
+                assert as_json.stderr == f"warning: {said}\n" * told
+                assert json.loads(as_json.stdout)["warnings"] == {}
+                assert "s3cret" not in plain.output + as_json.output
+            moved = replace(other, web_port=1)
+            with pytest.raises(ConfigError, match="RIFFLE_WEB_PORT now says"):
+                operate._require_same_settings(moved)
+            # one that ends again and again is mended by other settings, whether or not it runs just now
+            supervisor.state_file(same).write_text(json.dumps({"worker": {"in_row": operate.TRIES}}))
+            operate._require_same_settings(moved)
+            monkeypatch.setattr(operate, "listens", lambda *_: False)
+            supervisor.state_file(same).write_text(json.dumps({"worker": {"in_row": 1}}))
+            operate._require_same_settings(moved)
+            supervisor.state_file(same).unlink()
+            operate._require_same_settings(other)  # it is starting: asked again when it answers
+            with pytest.raises(ConfigError, match="RIFFLE_WEB_PORT now says"):
+                operate._require_same_settings(moved)

@@ -150,6 +150,17 @@ def test_a_status_is_rows_of_words(tmp_path: Path) -> None:
     assert json.loads(CliRunner().invoke(operate.status, ["--json"], env=settings.environment()).output)["ready"] is False
 
 
+def test_reasons_are_spelled_as_in_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(home=tmp_path, web_port=1).resolved()
+    state = {"ready": False, "release": None, "reasons": {"restoring": [1], "troubles": {"1": "the disk's"}}}
+    for module in (operate, doctor_module):
+        monkeypatch.setattr(module, "readiness", lambda _: state)
+    told = CliRunner().invoke(operate.status, env=settings.environment(), catch_exceptions=False).output
+    for text in (told, doctor_module._worker(settings)[0].line()):
+        assert "[1]" in text
+        assert '{"1": "the disk\'s"}' in text
+
+
 def test_what_is_said_of_the_moment_goes_into_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
     bodies: list[dict[str, Any]] = []
 
@@ -161,9 +172,10 @@ def test_what_is_said_of_the_moment_goes_into_the_request(monkeypatch: pytest.Mo
     said = CliRunner().invoke(ask, ["ann", "--json", "--context", "device=tv", "--context", "query=a=b"])
     assert said.exit_code == 0
     assert bodies[0]["context"] == {"device": "tv", "query": "a=b"}
-    refused = CliRunner().invoke(ask, ["ann", "--context", "tv"])
-    assert refused.exit_code == 2
-    assert "'tv' is not NAME=VALUE" in refused.output
+    for unnamed in ("tv", "=tv"):
+        refused = CliRunner().invoke(ask, ["ann", "--context", unnamed])
+        assert refused.exit_code == 2
+        assert f"'{unnamed}' is not NAME=VALUE" in refused.output
     assert len(bodies) == 1
 
 

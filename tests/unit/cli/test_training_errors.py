@@ -17,12 +17,13 @@ import training
 from agents.cli import release
 from schemas.settings import Settings
 from training.data.amounts import FEWEST_EVENTS
-from training.release.gate import STANDARD
+from training.evaluation.bounds import STANDARD
 
 PROGRAM = """
 import json, sys
 from click.testing import CliRunner
-from training.cli.learning import evaluate_command, train_command
+from training.cli.evaluate import evaluate_command
+from training.cli.train import train_command
 from training.cli.tune import tune_command
 commands = {"train": train_command, "evaluate": evaluate_command, "tune": tune_command}
 for name, *options in json.loads(sys.argv[1]):
@@ -83,17 +84,17 @@ def test_what_is_wrong_is_found_before_torch_is_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "wanted"),
     [
-        ('{"towers": {"epochs": 2.5}}', "towers.epochs must be a whole number from 1 to 1000, is '2.5'"),
+        ('{"towers": {"epochs": 2.5}}', "towers.epochs must be a whole number from 1 to 1000, is 2.5"),
         ('{"towers": {"epochs": "3"}}', "towers.epochs must be a whole number from 1 to 1000, is '3'"),
         ('{"towers": {"rate": NaN}}', "NaN is not a number in JSON"),
-        ('{"ease_l2": 1e400}', "ease_l2 must be a number from 0.001 to 1e+09, is 'inf'"),
+        ('{"ease_l2": 1e400}', "ease_l2 must be a number from 0.001 to 1e+09, is Infinity"),
         (f'{{"ease_l2": 1{"0" * 400}}}', "ease_l2 must be a number"),
         ('{"seed": 1, "seed": 2}', "'seed' is there twice"),
-        ('{"heads": {"like": true}}', "heads.like must be a number from -1000 to 1000, is 'True'"),
+        ('{"heads": {"like": true}}', "heads.like must be a number from -1000 to 1000, is true"),
         ('{"heads": [1]}', "heads must be an object of numbers by action"),
-        ('{"half": 1}', "half must be true or false, is '1'"),
+        ('{"half": 1}', "half must be true or false, is 1"),
         ('{"windows_s": {"like": -1}}', "windows_s.like must be a number from 0.001"),
-        ("[]", "the whole must be an object, is '[]'"),
+        ("[]", "the whole must be an object, is []"),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_file(tmp_path: Path, content: str, wanted: str) -> None:
@@ -109,7 +110,7 @@ def test_a_wrong_setting_is_named_with_its_file(tmp_path: Path, content: str, wa
 
 
 def test_help_names_the_least_that_is_needed() -> None:
-    from training.cli.learning import train_command
+    from training.cli.train import train_command
 
     amounts = (
         f"{FEWEST_EVENTS} events",

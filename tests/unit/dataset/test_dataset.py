@@ -14,6 +14,8 @@ from models.dataset.folder import Dataset
 from schemas.errors import BadDataset
 from schemas.validation import interaction_from
 
+NOON = 1_700_000_000_000
+
 
 def write(folder: Path, name: str, kind: str, rows: list[dict[str, object]]) -> None:
     frame = pl.DataFrame(rows)
@@ -42,17 +44,19 @@ def test_every_file_kind_and_time_form_reads_the_same(tmp_path: Path, kind: str,
 
 def test_the_same_event_counts_once_by_the_rule_that_http_has(tmp_path: Path) -> None:
     write(tmp_path, "items", "csv", [{"item_id": "a"}])
-    row = {"user_id": "u", "item_id": "a", "event_time": 5, "action": "like", "value": 1.0}
-    write(tmp_path, "events", "csv", [row, row, {**row, "value": 2.0}, {**row, "action": "view"}, {**row, "event_time": 6}])
+    row = {"user_id": "u", "item_id": "a", "event_time": NOON, "action": "like", "value": 1.0}
+    write(
+        tmp_path, "events", "csv", [row, row, {**row, "value": 2.0}, {**row, "action": "view"}, {**row, "event_time": NOON + 1}]
+    )
     dataset = Dataset.open(tmp_path)
     found = list(dataset.events())
     assert [(event.event_time, event.action, event.value) for event in found] == [
-        (5, "like", 1.0),
-        (5, "view", 1.0),
-        (6, "like", 1.0),
+        (NOON, "like", 1.0),
+        (NOON, "view", 1.0),
+        (NOON + 1, "like", 1.0),
     ]
     assert [event.event_id for event in found] == [event.event_id for event in Dataset.open(tmp_path).events()]
-    assert found[0].event_id == interaction_from({**row, "event_time": 5}).event_id
+    assert found[0].event_id == interaction_from({**row, "event_time": NOON}).event_id
     assert dataset.warnings == {"repeated_event": 2}
     assert [warned.row for warned in dataset.warned] == [3, 4]
     assert "2 events repeat an earlier one" in dataset.report.warning_lines()[0]

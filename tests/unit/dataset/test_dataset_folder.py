@@ -227,6 +227,22 @@ def test_times_are_taken_for_seconds_only_when_every_one_is_small(times: list[in
         dataset.check(events=False)
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize(("seconds", "warned"), [(0, False), (2, False), (3, True)])
+def test_seconds_among_milliseconds_are_a_warning_when_they_are_most(
+    tmp_path: Path, kind: str, seconds: int, warned: bool
+) -> None:
+    times = [1_700_000_000_000, 1_700_000_000_001, *(1_700_000_000 + n for n in range(seconds))]
+    dataset = write(tmp_path, pl.DataFrame({"user_id": "u", "item_id": "a", "event_time": times}), kind)
+    dataset.check()
+    for _ in range(2):  # a second pass does not count twice
+        assert len(list(dataset.events())) == len(times)
+    place = f"events.{kind} {'row 3' if kind == 'parquet' else 'line 4' if kind == 'csv' else 'line 3'}"
+    said = f"{place}: 3 of 5 times lie in January 1970, this one first: are they seconds? event_time is in milliseconds"
+    assert dataset.report.warning_lines() == [said] * warned
+    assert dataset.bad_count == 0
+
+
 @pytest.mark.parametrize("kinds", [("csv", "jsonl"), ("parquet", "csv")])
 @pytest.mark.parametrize("name", ["items", "events", "users"])
 def test_a_file_in_two_forms_is_refused_by_both_names(tmp_path: Path, name: str, kinds: tuple[str, str]) -> None:

@@ -22,13 +22,13 @@ from models.release.serving import ServingModel
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
 from training import update as incremental
-from training.cli.learning import train_command
+from training.cli.train import train_command
 from training.data.table import EventTable
-from training.evaluation.evaluate import World
-from training.learn import Learned
+from training.evaluation.bounds import HALF
 from training.loop.group import Group
-from training.release.gate import HALF
+from training.release.learned import Learned
 from training.release.parity import in_parity
+from training.replay.world import SimulatedWorker
 from training.retrieval.fit_towers import NEVER, first_meetings, train_towers
 from training.retrieval.towers import Content, ItemTower, UserTower, item_vectors
 from training.retrieval.weights import Champion, warm_start
@@ -114,7 +114,7 @@ def test_an_update_learns_what_is_new_and_keeps_what_was(
     items = [*seen, *unmet, *new]
     made = update(champion, items, events, vectors, SMALL)
     again = update(champion, items, events, vectors, SMALL)
-    world, people = World(items), sorted({event.user_id for event in events})
+    world, people = SimulatedWorker(items), sorted({event.user_id for event in events})
     world.apply(events)
     assert made.modules is not None
     held = in_parity(world, made.release(), made.modules, people, 40)
@@ -182,7 +182,7 @@ def test_an_update_in_half_precision_is_measured_as_such_and_stays_so(
         assert products(made.graphs[name]) == {onnx.TensorProto.FLOAT16}
         assert products(champion.release.graphs[name]) == {onnx.TensorProto.FLOAT}
     assert made.graphs["ranker.onnx"] == champion.release.graphs["ranker.onnx"]
-    world, people = World(items), sorted({event.user_id for event in events})
+    world, people = SimulatedWorker(items), sorted({event.user_id for event in events})
     world.apply(events)
     assert made.modules is not None
     assert 1e-7 < in_parity(world, made.release(), made.modules, people, 20).worst <= HALF.parity

@@ -22,14 +22,14 @@ from models.pipeline.pipeline import CandidatePipeline
 from models.pipeline.slot import ModelSlot
 from models.release.release import Release
 from models.release.serving import SYNC_AT_ONCE, ServingModel
-from models.tables.tables import UserTable
+from models.tables.users import UserTable
 from schemas.codec import decode, encode
 from schemas.columns import EventColumns
 from schemas.errors import BadEvent, ReleaseRejected
 from schemas.records import Interaction, Item, Request
 from training.encoders.live import LiveEncoders
-from training.evaluation import evaluate
-from training.learn import Learned
+from training.release.learned import Learned
+from training.replay.world import SimulatedWorker
 
 World = tuple[Learned, list[Item], list[Item], Path]
 
@@ -102,7 +102,7 @@ def test_the_ranker_tells_what_training_met_whatever_the_worker_has_seen(world: 
     """Also among the release's items, of which some were met by nobody; whether its history is the training's or not."""
     learned, seen, unmet, _ = world
     every = [*seen, *unmet, *twins(unmet)]
-    stream, slot = evaluate.World(every), ModelSlot()
+    stream, slot = SimulatedWorker(every), ModelSlot()
     slot.swap(ServingModel(learned.release()))
     pipeline = CandidatePipeline(stream.items, slot=slot)
     since = [Interaction(f"since{n}", "u", item.item_id, 1_000 + n, "like") for n, item in enumerate([*unmet, *twins(unmet)])]

@@ -14,9 +14,9 @@ import pytest
 
 from models.pipeline.slot import ModelSlot
 from models.release.release import FILES, Manifest, Release, list_releases, write_release
-from models.release.serving import ServingModel
+from models.release.serving import ServingModel, prepare
 from schemas.errors import ReleaseRejected
-from training.learn import Learned
+from training.release.learned import Learned
 
 
 def reseal(folder: Path, **changes: Any) -> Path:
@@ -29,7 +29,7 @@ def reseal(folder: Path, **changes: Any) -> Path:
 
 def refused(folder: Path) -> str:
     with pytest.raises(ReleaseRejected) as caught:
-        ModelSlot.prepare(folder)
+        prepare(folder)
     return caught.value.code
 
 
@@ -122,10 +122,10 @@ def test_a_graph_that_leads_out_of_the_release_or_does_not_run_is_refused(folder
 
 def test_a_refused_release_leaves_the_old_one_serving(learned: Learned, folder: Path) -> None:
     slot = ModelSlot()
-    slot.swap(slot.prepare(folder))
+    slot.swap(prepare(folder))
     (folder / "text.npy").write_bytes(b"")
     with pytest.raises(ReleaseRejected):
-        slot.swap(slot.prepare(folder))
+        slot.swap(prepare(folder))
     assert slot.name == folder.name
 
 

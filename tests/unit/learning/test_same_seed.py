@@ -10,8 +10,9 @@ import torch
 
 from schemas.records import Interaction, Item
 from training.data.table import EventTable, heads_of, vocabulary_of
+from training.recipe import TowerSettings
 from training.retrieval.fit_towers import train_towers
-from training.retrieval.towers import Content, TowerSettings
+from training.retrieval.towers import Content
 
 POSITIVE = "action == 'like'"
 ITEMS = 3_000

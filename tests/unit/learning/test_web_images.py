@@ -21,7 +21,8 @@ from PIL import Image
 
 from schemas.records import Item
 from training.encoders.addresses import is_public
-from training.encoders.encoder import ImageEncoder, encode_items
+from training.encoders.cache import encode_items
+from training.encoders.image import ImageEncoder
 from training.encoders.live import LiveEncoders
 from training.encoders.web_images import Limits, WebImages
 

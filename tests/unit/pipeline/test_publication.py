@@ -19,7 +19,7 @@ from schemas.records import Interaction, Item, Request
 from schemas.validation import item_from
 
 if TYPE_CHECKING:
-    from training.learn import Learned
+    from training.release.learned import Learned
 
 NOW = epoch_ms("2026-11-28T12:00:00Z")
 DAY = 86_400_000

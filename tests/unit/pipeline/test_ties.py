@@ -18,18 +18,19 @@ from models.pipeline.pipeline import CandidatePipeline, PipelineSettings
 from models.pipeline.slot import ModelSlot
 from models.pipeline.sources import (
     ContentSource,
+    CovisitationSource,
+    EaseSource,
     FreshSource,
     LearnedSource,
     PopularSource,
     RequestedSource,
-    SignalSource,
 )
 from models.pipeline.ties import Ties, best
 from models.state.rows import hash64
 from schemas.records import Interaction, Item, Request, Slate, SlateItem
 
 if TYPE_CHECKING:
-    from training.learn import Learned
+    from training.release.learned import Learned
 
 N = 60
 
@@ -62,7 +63,7 @@ class World:
             others = sorted(tables.covisits.get(item.item_id, {}).items(), key=lambda pair: (-pair[1], hash64(pair[0])))
             store.set_neighbours(item.item_id, [o for o, _ in others], [w for _, w in others], sum(w for _, w in others))
         users = records_of(self.events, store)
-        few = (PopularSource(3), FreshSource(4, 9), SignalSource("covisitation", 3), SignalSource("ease", 3), ContentSource(4))
+        few = (PopularSource(3), FreshSource(4, 9), CovisitationSource(3), EaseSource(3), ContentSource(4))
         sources = (*few, LearnedSource(4), RequestedSource())
         pipeline = CandidatePipeline(store, PipelineSettings(light_top=6), sources, slot=slot)
         slates = pipeline.run(self.requests, [users.get(r.user_id) for r in self.requests], [None] * len(self.requests))

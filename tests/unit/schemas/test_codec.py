@@ -20,6 +20,8 @@ from schemas.codec import NAMES, Framing, decode, encode, fingerprint, load, sch
 from schemas.columns import ERASE, decode_interactions
 from schemas.compatibility import check_all, incompatibilities
 from schemas.errors import BadEvent, BadInput, BadRequest, NotReady
+from schemas.kernels import TIME_LIMIT_MS
+from schemas.parsing import MAX_TIME_MS
 from schemas.plain_json import plain_json
 from schemas.records import Interaction
 from schemas.validation import FUTURE_MS, interaction_from, item_from, request_from
@@ -152,6 +154,7 @@ def test_an_incompatible_change_is_noticed() -> None:
         ({"user_id": "u", "context": ["tv"]}, "context"),
         ({"user_id": "u", "context": {"device": ["tv"]}}, "context"),
         ({"user_id": "u", "context": {"x" * 257: "tv"}}, "context"),
+        ({"user_id": "u", "context": {"": "tv"}}, "context"),
         ({"user_id": "u", "context": {"device": "x" * 4_097}}, "context"),
         ({"user_id": "u", "context": {f"n{n}": "x" for n in range(101)}}, "context"),
         ({"user_id": "u", "context": {"device": "\ud800"}}, "context"),
@@ -383,3 +386,7 @@ def test_an_erasure_has_no_value_or_an_empty_one() -> None:
     assert decoded.erasures == [(0, "u"), (1, "u")]
     assert [(bad.index, bad.code) for bad in decoded.bad] == [(2, "invalid_field"), (3, "invalid_field")]
     assert not len(decoded.columns)
+
+
+def test_compiled_loops_take_the_same_times_as_the_parsers() -> None:
+    assert TIME_LIMIT_MS == MAX_TIME_MS

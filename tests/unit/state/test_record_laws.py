@@ -32,7 +32,9 @@ from models.state.rows import (
     UserRecord,
     hash64,
 )
-from models.tables.tables import CovisitSums, Increments, NeighbourTable, StatisticsTable, UserTable
+from models.tables.neighbours import CovisitSums, Increments, NeighbourTable
+from models.tables.statistics import StatisticsTable
+from models.tables.users import UserTable
 from schemas.columns import EventColumns
 from schemas.errors import StoreCorrupt
 from schemas.kernels import decode_block
@@ -121,8 +123,8 @@ def test_the_compiled_loops_leave_what_plain_python_leaves(
 ) -> None:
     expected = Tables.after(stream, CATEGORIES)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("models.tables.tables.GROUP_BYTES", group_bytes)
-        patch.setattr("models.tables.tables.GROWTH", 1 if little_room else 512)
+        patch.setattr("models.tables.users.GROUP_BYTES", group_bytes)
+        patch.setattr("models.tables.users.GROWTH", 1 if little_room else 512)
         people, rows, accepted, neighbours = play(stream, cuts, through_bytes)
     assert accepted == expected.accepted
     assert people == {user: person.record().encode() for user, person in expected.people.items()}

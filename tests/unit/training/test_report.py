@@ -15,7 +15,7 @@ from learning_corpus import POSITIVE, corpus
 
 from models.items.store import text_vector
 from models.rules import PositiveRule
-from training.cli.learning import report_command
+from training.cli.report import report_command
 from training.evaluation.evaluate import evaluate
 from training.evaluation.measurement import Catalogue, Measurement
 from training.evaluation.plots import ends

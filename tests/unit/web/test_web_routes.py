@@ -205,6 +205,7 @@ async def test_a_body_asks_for_exactly_its_candidates(client: Client, service: F
         "categorie=A",
         "category=" + "x" * 300,
         "context.a=" + "x" * 5_000,
+        "context.=tv",
     ],
 )
 async def test_a_bad_parameter_is_a_clear_error(client: Client, query: str) -> None:

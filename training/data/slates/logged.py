@@ -1,8 +1,4 @@
-"""Slates that were shown as ranking queries: features as they were logged, vectors of people and items by today's retrieval.
-
-A slate is taken up at its place in history, when everything it reflected has been applied and nothing else of the person's
-partition: so the user vector that goes with the logged features is as old as they are.
-"""
+"""Logged slates as ranking queries, placed where they were shown in history: features as they were logged."""
 
 from __future__ import annotations
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from schemas.records import Interaction
 from training.data.table import ATTRIBUTION_MS
 
-__all__ = ["Following"]
+__all__ = ["Outcomes"]
 
 
-class Following:
+class Outcomes:
     """First meetings of people with items, and what came of each within the attribution window: as training labels them."""
 
     def __init__(

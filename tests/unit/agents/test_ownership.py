@@ -1,0 +1,37 @@
+"""What a worker says of its table partitions."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from agents.metrics import Metrics
+from agents.partitions.ownership import Ownership
+from models.items.store import ItemStore
+from schemas.settings import Settings
+from streams.state.digests import digest
+
+
+def part(number: int, *, ready: bool) -> Any:
+    store = SimpleNamespace(position=7, digest=lambda: (8, digest([])))
+    state = SimpleNamespace(ready=asyncio.Event(), store=store)
+    if ready:
+        state.ready.set()
+    return SimpleNamespace(partition=number, state=state)
+
+
+async def test_a_partition_that_is_being_restored_is_named_as_such_and_has_no_hash(tmp_path: Path) -> None:
+    owned = Ownership(Settings(home=tmp_path), ItemStore(1), Metrics(), None)
+    owned.users = {0: part(0, ready=True), 1: part(1, ready=False)}
+    owned.covisits = {2: part(2, ready=False)}
+    restoring = [
+        {"table": "users", "partition": 1, "role": "restoring", "position": -1},
+        {"table": "covisits", "partition": 2, "role": "restoring", "position": -1},
+    ]
+    plain = await owned.tables()
+    assert plain == [{"table": "users", "partition": 0, "role": "owner", "position": 7}, *restoring]
+    hashed = await owned.tables(digests=True)
+    assert (hashed[0]["position"], hashed[0]["rows"]) == (8, 0)
+    assert hashed[1:] == restoring

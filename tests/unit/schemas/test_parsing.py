@@ -1,0 +1,54 @@
+"""Values in messages for people are spelled as the sender wrote them, not as Python does."""
+
+from __future__ import annotations
+
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.errors import BadRequest
+from schemas.parsing import MAX_SHOWN, shown
+from schemas.validation import request_from
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "spelled"),
+    [
+        (True, "true"),
+        (None, "null"),
+        (2.5, "2.5"),
+        ("true", "'true'"),
+        (["a", None, {"b": False}], '["a", null, {"b": false}]'),
+        ([b"a", date(2024, 1, 2)], '["a", "2024-01-02"]'),
+        (["\x1b\u202e"], '["\\u001b\\u202e"]'),
+        ([1] * 100, "[" + "1, " * 12 + "1,…"),
+        (b"a", "'a'"),
+        (Decimal("1.5"), "'1.5'"),
+        (date(2024, 1, 2), "'2024-01-02'"),
+    ],
+)
+def test_values_are_spelled_as_in_json(value: Any, spelled: str) -> None:
+    assert shown(value) == spelled
+
+
+@given(JSON)
+def test_whatever_is_shown_is_printable_and_short(value: Any) -> None:
+    found = shown(value)
+    assert found.isprintable()
+    assert len(found) <= 12 * MAX_SHOWN
+
+
+def test_an_answer_spells_what_is_wrong_as_the_request_did() -> None:
+    for field, value in (("k", True), ("explain", [None]), ("user_id", False)):
+        with pytest.raises(BadRequest) as refused:
+            request_from({"user_id": "u", field: value}, request_id="r")
+        assert refused.value.message.endswith({"k": "is true", "explain": "is [null]", "user_id": "is false"}[field])
