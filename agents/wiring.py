@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from faust.types import TP
@@ -16,7 +17,7 @@ from agents.broadcast.releases import Releases
 from agents.health.archiving import Archiving
 from agents.health.broker import BrokerProbe
 from agents.health.findings import Health
-from agents.health.looks import CovisitTroubles, Misplaced, Reading, RegistryProbe
+from agents.health.looks import CovisitTroubles, Misplaced, Reading, RegistryProbe, note_replaced
 from agents.health.readiness import Readiness
 from agents.health.watch import Watch
 from agents.lifecycle import RiffleApp, revoked
@@ -27,7 +28,6 @@ from agents.partitions.lanes import Lanes
 from agents.partitions.ownership import Ownership
 from agents.partitions.recovery import Recovery
 from agents.partitions.topic_changes import TopicChanges
-from agents.producers import events_producer, note_replaced, replies_producer
 from agents.requests.commits import Commits
 from agents.requests.recommend import Recommend
 from agents.service import View, WorkerService
@@ -86,8 +86,10 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
     crash, metrics, health = app.stop_for, Metrics(), Health()
     items, slot, registry = ItemStore(settings.partitions), ModelSlot(), connect.registry(settings)
     pipeline = CandidatePipeline(items, slot=slot)
-    replaced = note_replaced(metrics, health)
-    replies, events = replies_producer(settings, replaced), events_producer(settings, replaced)
+    replies, events = (
+        HealingProducer(partial(connect.producer, settings.kafka, purpose), note_replaced(metrics, health))
+        for purpose in (connect.REPLIES, connect.OUTPUTS)
+    )
 
     ownership, due = Ownership(settings, items, metrics, registry), asyncio.Event()
     assignment = Assignment(settings, app, ownership, health, due, crash)

@@ -14,7 +14,7 @@ from schemas.codec import Registry
 from schemas.settings import Settings
 from streams.kafka.chunks import ChunkedApp
 
-__all__ = ["CovisitTroubles", "Misplaced", "Reading", "RegistryProbe"]
+__all__ = ["CovisitTroubles", "Misplaced", "Reading", "RegistryProbe", "note_replaced"]
 
 READING_S = 5.0
 "Seconds without another failure after which reading counts as right again."
@@ -102,3 +102,13 @@ class Misplaced:
                     "set the producer's partitioner to murmur2 (librdkafka: partitioner=murmur2_random); see `riffle dlq list`"
                 )
                 self._health.warn(f"wrong partitions of {topic}", text, for_s=NOTED_S)
+
+
+def note_replaced(metrics: Metrics, health: Health) -> Callable[[str], None]:
+    """A callback that counts and reports that a producer was replaced, with the reason."""
+
+    def replaced(reason: str) -> None:
+        metrics.producers_replaced.add()
+        health.warn("producer", f"a producer was replaced: {reason}", for_s=NOTED_S)
+
+    return replaced

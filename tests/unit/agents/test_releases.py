@@ -42,9 +42,9 @@ def slot(monkeypatch: pytest.MonkeyPatch) -> Slot:
 
     monkeypatch.setattr(module, "decode_announcement", announced)
     monkeypatch.setattr(module, "fetch_release", lambda folder, wanted: folder / wanted.release)
-    slot = Slot()
-    monkeypatch.setattr(module, "prepare", slot.prepare)
-    return slot
+    made = Slot()
+    monkeypatch.setattr(module, "prepare", made.prepare)
+    return made
 
 
 def made(slot: Slot) -> tuple[Releases, Metrics]:
