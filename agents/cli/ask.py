@@ -94,7 +94,7 @@ def _dropped(slate: dict[str, Any]) -> str:
 @click.option("--after", help="partition:offset of an event that the slate must reflect.")
 @click.option("--deadline-ms", type=Whole(1, 60_000), default=5_000, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="The slate as one line of JSON.")
-def ask(
+def ask(  # noqa: PLR0913 - an argument for each option
     user: str,
     k: int,
     explain: bool,

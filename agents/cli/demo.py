@@ -49,7 +49,7 @@ METRICS = ("ndcg@10", "hr@10", "recall@50", "mrr")
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path), help="A dataset folder; without it the built-in prints.")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
-def demo(data: Path | None, as_json: bool) -> None:
+def demo(data: Path | None, as_json: bool) -> None:  # noqa: PLR0915 - one step after the other
     """Start everything, load and replay a dataset, show that one more event changes a person's slate, train, and swap in.
 
     Example: riffle demo --data my-dataset

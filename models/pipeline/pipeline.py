@@ -59,7 +59,7 @@ class CandidatePipeline:
     Not thread-safe: one event loop calls it.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one for each kind of stage
         self,
         items: ItemStore,
         settings: PipelineSettings = PipelineSettings(),

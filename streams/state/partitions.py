@@ -121,7 +121,7 @@ class PartitionState:
     `clock`: seconds, never set back.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what tables of users and of pairs differ in
         self,
         settings: Settings,
         store: PartitionStore,

@@ -59,7 +59,7 @@ def _window(text: str) -> tuple[str, int]:
 @click.option("--partition", "partitions", multiple=True, type=Whole(0), help="These partitions only: each may be a job.")
 @click.option("--at-once", default=2, show_default=True, type=Whole(1), help="Partitions read in parallel.")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
-def examples_command(
+def examples_command(  # noqa: PLR0913 - an argument for each option
     archive: str,
     out: Path,
     positive: str,

@@ -76,7 +76,7 @@ class _Gathered:
         return out
 
 
-def replay(
+def replay(  # noqa: PLR0913 - history, and what is gathered from it
     world: SimulatedWorker,
     model: ServingModel,
     events: Sequence[Interaction],
