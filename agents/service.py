@@ -31,7 +31,7 @@ __all__ = ["Tables", "View", "WorkerService"]
 
 
 class Tables(Protocol):
-    """Says which table partitions are here."""
+    """Lists the table partitions that are here."""
 
     async def __call__(self, *, digests: bool = False) -> Sequence[Mapping[str, object]]:
         """One entry a table partition; with `digests` hashed, which reads them whole."""
@@ -43,7 +43,7 @@ SEND_S = 5.0
 
 @asynccontextmanager
 async def _taken() -> AsyncIterator[None]:
-    """Bounds how long the broker may take, and says what its refusals mean to the sender.
+    """Bounds how long the broker may take, and translates its refusals for the sender.
 
     Raises:
         NotReady: `broker_unavailable`, which passes by itself; `broker_refuses`, when a person must change something first.
@@ -95,11 +95,11 @@ class WorkerService:
         self.metrics = metrics
 
     def partition_of(self, user_id: str) -> int:
-        """Partition that holds a person's state: the default partitioner's choice."""
+        """Partition that holds a user's state: the default partitioner's choice."""
         return self._recommend.partition_of(user_id)
 
     def _owned(self, user_id: str) -> UserPartition | None:
-        """The person's partition; None when another worker has it. Raises NotReady while it is being restored here."""
+        """The user's partition; None when another worker has it. Raises NotReady while it is being restored here."""
         number = self.partition_of(user_id)
         partition = self._view.users.get(number)
         if partition is not None and not partition.state.ready.is_set():
@@ -107,7 +107,7 @@ class WorkerService:
         return partition
 
     async def _others(self) -> RiffleClient:
-        """The client by which requests for other workers' people go over Kafka, where the key routes them."""
+        """The client by which requests for other workers' users go over Kafka, where the key routes them."""
         async with self._connecting:
             if self._client is None:
                 client = RiffleClient(self._settings)
@@ -121,7 +121,7 @@ class WorkerService:
             await self._client.stop()
 
     async def recommend(self, request: Request, deadline_ms: int | None = None) -> Slate:
-        """A slate, from here or from the worker that has the person's partition; raises RiffleError with the terminal error."""
+        """A slate, from here or from the worker that has the user's partition; raises RiffleError with the terminal error."""
         budget = deadline_ms or self._settings.deadline_ms
         if self._owned(request.user_id) is None:
             self.metrics.requests_forwarded.add()
@@ -143,7 +143,7 @@ class WorkerService:
         return found
 
     async def user(self, user_id: str) -> dict[str, Any]:
-        """What is known of a person; of another worker's, what that worker mirrored last. Raises BadItem `not_found`."""
+        """What is known of a user; for another worker's user, what that worker mirrored last. Raises BadItem `not_found`."""
         partition = self._owned(user_id)
         if partition is None:
             mirrored = await self._view.mirror.get(user_id)
@@ -192,7 +192,7 @@ class WorkerService:
         return self._view.pipeline.slot.refused
 
     def stuck(self) -> Mapping[str, float]:
-        """Partitions that have work waiting and do not get on, and for how many seconds."""
+        """Partitions that have work waiting and do not progress, and for how many seconds."""
         return self._view.stuck()
 
     async def tables(self, *, digests: bool = False) -> Sequence[Mapping[str, object]]:
@@ -205,7 +205,7 @@ class WorkerService:
 
     @property
     def warnings(self) -> Mapping[str, str]:
-        """What is not right though requests are answered."""
+        """Findings that do not keep requests from being answered, by name."""
         return self._view.health.current()
 
     def render_metrics(self) -> str:

@@ -1,8 +1,8 @@
-"""Requests that wait for the pipeline: who can still be answered in time, and who is told so at once that they cannot.
+"""Requests that wait for the pipeline. One that cannot be answered in time is rejected at once.
 
-A request that would be late costs the next one its time and helps nobody. So the time that a batch takes is learned, a
-request that its predecessors leave no time for is refused when it comes, or as soon as they turn out to take longer than
-expected, and a batch is no larger than its most urgent request allows.
+A late answer helps nobody and costs the next request its time. So the backlog learns how long batches take. It rejects a
+request on arrival when those before it leave too little time, or later, when they take longer than expected. A batch is no
+larger than its most urgent request allows.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-__all__ = ["Backlog", "Cost", "Delay"]
+__all__ = ["Backlog", "Cost", "ReplyLatency"]
 
 T = TypeVar("T")
 
@@ -37,19 +37,20 @@ class Cost:
         self.each_s = max(self.each_s + n * error, 0.00002)
 
     def relax(self) -> None:
-        """Expect less: what is never tried is never learned."""
+        """Expect less, so that a request is tried again: costs that are never tried are never learned."""
         self.fixed_s *= 0.8
         self.each_s *= 0.8
 
 
-HOPE = 0.5
-"Share of the expected time within which those before a request might still be done: beyond that it is refused before its turn."
+OPTIMISM = 0.5
+"Share of the expected time in which those before a request might be done. A request that would be late even then is rejected."
 
 
-class Delay:
-    """Seconds that an answer takes on its way: close to the longest of late, because one in two would be too few in time.
+class ReplyLatency:
+    """Upper estimate of the seconds from an answer to its acknowledgement.
 
-    What a burst taught is forgotten by half within HALF_S, so that who asks afterwards is not refused for it.
+    It follows recent highs, because a median would miss half of the deadlines. What exceeds `least_s` halves every `HALF_S`
+    seconds, so that no request is rejected because of a burst that is over.
     """
 
     HALF_S = 0.5
@@ -57,8 +58,8 @@ class Delay:
     def __init__(
         self, clock: Callable[[], float], least_s: float = 0.01, most_s: float = 0.1, expected_s: float = 0.08
     ) -> None:
-        """`clock` in seconds; `least_s` and `most_s` bound what is expected, `expected_s` stands before anything is known: the
-        first answers of a worker, to a broker that it has sent nothing yet, take that long."""
+        """`clock`: seconds, never set back. `least_s` and `most_s` bound the estimate. `expected_s` is the estimate before the
+        first answer, because a worker's first answers to a broker take that long."""
         self._clock = clock
         self._least_s, self._most_s = least_s, most_s
         self._above_s, self._at = min(max(expected_s, least_s), most_s) - least_s, clock()
@@ -66,7 +67,7 @@ class Delay:
 
     @property
     def seconds(self) -> float:
-        """What an answer that leaves now has to expect."""
+        """Estimate for an answer that leaves now."""
         faded = math.exp2(-(self._clock() - self._at) / self.HALF_S) if self._known else 1.0
         return self._least_s + self._above_s * faded
 
@@ -83,22 +84,28 @@ class _Waiting(Generic[T]):
     entry: T
     deadline: float
     near: bool
-    "Its answer goes no way that `reply` is learned from."
+    "Its answer does not go over Kafka, so `reply` is no part of its time."
 
 
 class Backlog(Generic[T]):
     """First in, first out, with deadlines on `clock` (seconds)."""
 
     def __init__(
-        self, clock: Callable[[], float], *, most: int, batch: int, reply: Delay | None = None, batch_s: float = float("inf")
+        self,
+        clock: Callable[[], float],
+        *,
+        most: int,
+        batch: int,
+        reply: ReplyLatency | None = None,
+        batch_s: float = float("inf"),
     ) -> None:
-        """`most`: requests that may wait; `batch`: requests ranked together at most, and `batch_s`: for how long, because
-        nothing else happens meanwhile; `reply`: kept back for an answer's way."""
+        """`most`: requests that may wait. `batch`: requests ranked together at most, and `batch_s`: seconds that they may take,
+        because nothing else happens meanwhile. `reply`: estimate of the time that is kept back for the reply."""
         self._batch_s = batch_s
         self._clock = clock
         self._most = most
         self._batch = batch
-        self.reply = reply or Delay(clock)
+        self.reply = reply or ReplyLatency(clock)
         self._waiting: deque[_Waiting[T]] = deque()
         self.cost = Cost()
 
@@ -106,14 +113,14 @@ class Backlog(Generic[T]):
         return len(self._waiting)
 
     def seconds(self, *, near: bool = False) -> float:
-        """What a request that comes now has to expect until it is answered; `near`: by an answer without a way to go."""
+        """Expected seconds until a request that comes now is answered. `near`: its answer does not go over Kafka."""
         return self.cost.of(len(self._waiting) + 1, self._batch) + (0.0 if near else self.reply.seconds)
 
     def offer(self, entry: T, deadline: float, *, near: bool = False) -> bool:
-        """Let a request wait; False when there is no hope to answer it by `deadline`, or too many wait."""
+        """Let a request wait. Returns False when it cannot be answered by `deadline`, or too many wait."""
         if len(self._waiting) >= self._most:
             return False
-        before = HOPE * self.cost.of(len(self._waiting), self._batch)
+        before = OPTIMISM * self.cost.of(len(self._waiting), self._batch)
         if self._clock() + before + self.cost.of(1, self._batch) + (0.0 if near else self.reply.seconds) > deadline:
             if not self._waiting:
                 self.cost.relax()
@@ -122,7 +129,7 @@ class Backlog(Generic[T]):
         return True
 
     def take(self) -> tuple[list[T], list[T]]:
-        """The next batch, and those for whom there is no hope any more."""
+        """The next batch, and the requests that can no longer be answered in time."""
         now, way, one = self._clock(), self.reply.seconds, self.cost.of(1, self._batch)
         late: list[T] = []
         batch: list[T] = []
@@ -141,8 +148,8 @@ class Backlog(Generic[T]):
                     batch.append(waiting.entry)
                     end = now + seconds
                     continue
-            # whoever is not in this batch waits for its end, and may hope that those before it then take half as long
-            if end + one + HOPE * self.cost.of(len(kept), self._batch) > by:
+            # a request that is not in this batch waits for its end; those before it may then take half as long as expected
+            if end + one + OPTIMISM * self.cost.of(len(kept), self._batch) > by:
                 late.append(waiting.entry)
             else:
                 kept.append(waiting)

@@ -37,15 +37,15 @@ class Service(Protocol):
         """
 
     async def user(self, user_id: str) -> Mapping[str, object]:
-        """What is known of a person, as JSON values.
+        """What is known of a user, as JSON values.
 
         Raises:
-            BadInput: code `not_found`, for a person never seen or erased.
+            BadInput: code `not_found`, for a user who was never seen, or was erased.
             NotReady: the user's partition is not here.
         """
 
     async def erase(self, user_id: str) -> Token:
-        """Have a person forgotten; the token says when it is done. An unknown person is no error."""
+        """Have a user forgotten; a request `after` the token no longer uses their events. An unknown user is no error."""
 
     async def send_events(self, events: Sequence[Interaction]) -> Sequence[Token]:
         """Store events; one token per event, in their order, when the broker has acknowledged all of them.
@@ -76,10 +76,10 @@ class Service(Protocol):
 
     @property
     def warnings(self) -> Mapping[str, str]:
-        """What is not right though requests are answered, by name."""
+        """Findings that do not keep requests from being answered, by name."""
 
     def stuck(self) -> Mapping[str, float]:
-        """Partitions that have work waiting and do not get on, and for how many seconds."""
+        """Partitions that have work waiting and do not progress, and for how many seconds."""
 
     async def tables(self, *, digests: bool = False) -> Sequence[Mapping[str, object]]:
         """The table partitions that this worker owns or stands by for; with `digests` hashed, which reads them whole."""
