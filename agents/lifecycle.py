@@ -5,19 +5,16 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import logging
-from typing import TYPE_CHECKING
 
 from faust.types import TP
 from faust.web.base import Web
 
 from agents.memory import GIVE_BACK_S, give_back
+from agents.parts import Parts
 from agents.web.routes import attach
 from agents.web.server import Runner
 from streams.kafka.chunks import ChunkedApp
 from streams.kafka.topics import ensure_topics
-
-if TYPE_CHECKING:
-    from agents.wiring import Parts
 
 __all__ = ["RiffleApp"]
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from aiokafka.errors import KafkaError
 
-from agents.health.findings import Health
+from agents.findings import Health
 from agents.health.readiness import Readiness
 from agents.metrics import Metrics
 from agents.partitions.users import UserPartition

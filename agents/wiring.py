@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,9 +13,9 @@ from faust.types import TP
 from agents.broadcast.item_stream import Catalogue
 from agents.broadcast.mirroring import Mirroring
 from agents.broadcast.releases import Releases
+from agents.findings import Health
 from agents.health.archiving import Archiving
 from agents.health.broker import BrokerProbe
-from agents.health.findings import Health
 from agents.health.looks import CovisitTroubles, Misplaced, Reading, RegistryProbe, note_replaced
 from agents.health.readiness import Readiness
 from agents.health.watch import Watch
@@ -27,11 +26,12 @@ from agents.partitions.flushing import Flushing
 from agents.partitions.lanes import Lanes
 from agents.partitions.ownership import Ownership
 from agents.partitions.recovery import Recovery
-from agents.partitions.topic_changes import TopicChanges
+from agents.parts import Parts
 from agents.requests.commits import Commits
 from agents.requests.recommend import Recommend
 from agents.service import View, WorkerService
-from agents.tasks import Crash, Tasks
+from agents.tasks import Tasks
+from agents.topic_changes import TopicChanges
 from models.items.store import ItemStore
 from models.pipeline.pipeline import CandidatePipeline
 from models.pipeline.slot import ModelSlot
@@ -41,44 +41,12 @@ from streams.kafka.assignor import HoldingAssignor
 from streams.kafka.broadcast import BroadcastReader
 from streams.kafka.healing_producer import HealingProducer
 from streams.kafka.topic_watch import TopicWatch
-from streams.mirror.contract import Mirror
 from streams.mirror.stores import mirror_of
 from streams.watchdog import Watchdog
 
-__all__ = ["Parts", "create_app"]
+__all__ = ["create_app"]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What a worker is made of; nothing of it connects before `agents.lifecycle` starts it."""
-
-    settings: Settings
-    crash: Crash
-    tasks: Tasks
-    metrics: Metrics
-    ownership: Ownership
-    assignment: Assignment
-    recovery: Recovery
-    lanes: Lanes
-    flushing: Flushing
-    topic_changes: TopicChanges
-    topic_watch: TopicWatch
-    replies: HealingProducer
-    events: HealingProducer
-    recommend: Recommend
-    commits: Commits
-    reader: BroadcastReader
-    releases: Releases
-    mirror: Mirror
-    mirroring: Mirroring
-    archiving: Archiving
-    broker: BrokerProbe
-    reading: Reading
-    readiness: Readiness
-    watch: Watch
-    service: WorkerService
 
 
 def assemble(settings: Settings, app: RiffleApp) -> Parts:

@@ -7,7 +7,7 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from agents.health.findings import Health, heals, why
+from agents.findings import Health, heals, why
 from agents.metrics import Metrics
 from schemas.codec import Registry
 from schemas.errors import RiffleError

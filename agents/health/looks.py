@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from aiokafka.errors import KafkaError
 
-from agents.health.findings import NOTED_S, Health, code_of, why
+from agents.findings import NOTED_S, Health, code_of, why
 from agents.metrics import Metrics
 from agents.partitions.ownership import Ownership
 from schemas.codec import Registry

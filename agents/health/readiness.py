@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from agents.findings import Health, why
 from agents.health.broker import BrokerProbe
-from agents.health.findings import Health, why
 from agents.partitions.users import UserPartition
 from schemas.settings import Settings
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from faust.types import TP
 
-from agents.health.findings import Health, heals, why
+from agents.findings import Health, heals, why
 from agents.partitions.ownership import Ownership
 from agents.partitions.recovery import FIRST_S, MOST_S
 from agents.tasks import Crash

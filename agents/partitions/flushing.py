@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 
-from agents.health.findings import heals
+from agents.findings import heals
 from agents.partitions.assignment import Assignment
 from agents.partitions.lanes import Lanes
 from agents.partitions.ownership import Ownership, Partition

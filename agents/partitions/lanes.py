@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from agents.health.findings import heals
+from agents.findings import heals
 from agents.metrics import Metrics
 from agents.partitions.assignment import Assignment
 from agents.partitions.ownership import Partition

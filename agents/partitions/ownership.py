@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
-from agents.health.findings import heals, why
+from agents.findings import heals, why
 from agents.metrics import Metrics
 from agents.partitions.covisits import CovisitPartition
 from agents.partitions.users import UserPartition

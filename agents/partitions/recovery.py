@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from aiokafka.errors import KafkaError
 
-from agents.health.findings import code_of, why
+from agents.findings import code_of, why
 from agents.metrics import Metrics
 from agents.partitions.ownership import Ownership, Partition
 from schemas.errors import StoreCorrupt

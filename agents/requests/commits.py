@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiokafka.errors import KafkaError
 from faust.types import TP
 
-from agents.health.findings import NOTED_S, Health, code_of, why
+from agents.findings import NOTED_S, Health, code_of, why
 from agents.metrics import Metrics
 from agents.requests.recommend import Recommend
 from schemas.settings import Settings

@@ -11,8 +11,8 @@ import pytest
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, TopicAuthorizationFailedError
 from virtual_time import VirtualLoop, run_virtually
 
+from agents.findings import Health
 from agents.health.broker import BrokerProbe
-from agents.health.findings import Health
 from agents.health.looks import Misplaced
 from agents.health.readiness import Readiness
 from agents.metrics import Metrics

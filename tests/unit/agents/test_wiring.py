@@ -11,7 +11,8 @@ import pytest
 
 from agents.partitions.ownership import Ownership
 from agents.tasks import Tasks
-from agents.wiring import Parts, create_app
+from agents.parts import Parts
+from agents.wiring import create_app
 from schemas.errors import ConfigError
 from schemas.settings import Settings
 from streams.kafka.assignor import ON_DISK

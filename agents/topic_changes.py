@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from aiokafka.errors import KafkaError
 
-from agents.health.findings import Health, why
+from agents.findings import Health, why
 from agents.partitions.ownership import Ownership
 from agents.partitions.recovery import Recovery
 from agents.requests.commits import Commits
