@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from agents.partitions.ownership import Ownership
-from agents.tasks import Tasks
 from agents.parts import Parts
+from agents.tasks import Tasks
 from agents.wiring import create_app
 from schemas.errors import ConfigError
 from schemas.settings import Settings
