@@ -43,7 +43,7 @@ class Corpus:
     shown: EventFrame | None = None
     "Impression events in event-time order. They are not part of `events`."
     notes: tuple[str, ...] = ()
-    "Notes for readers of the figures: numbers of unusable rows by reason, and unused columns."
+    "Notes for readers of the figures: numbers of unusable rows by reason, and keys without effect."
 
     def until(self, share: float) -> Corpus:
         """The first `share` of the events, and the items published by the last of them."""
