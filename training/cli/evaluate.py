@@ -104,7 +104,7 @@ def evaluate_command(options: EvaluateOptions) -> None:
         if existing is None and not options.no_train:
             part = corpus.until(share)
             demand_trainable(part.items, part.events, corpus.positive, settings, options.settings)
-        from training.measure import measurement  # they import torch, and so does what trains
+        from training.measure import measurement  # both import torch, which only training and measuring need
         from training.trainer import evaluated
 
         plan = EvaluationPlan(share, options.queries, options.parity, options.first)

@@ -12,7 +12,7 @@ __all__ = ["fit_projection", "projected"]
 LEAST_SHARE = 1e-9
 "Smallest variance of an axis, as a share of the widest one's. Axes below it carry no information and are dropped."
 LEAST_WIDTH = 1e-4
-"Variance, as a share of the widest axis', below which widening stops. Noise on wider axes would drown a new item's others."
+"Variance, as a share of the widest axis', below which widening stops. Wider, their noise would drown a new item's others."
 
 
 def fit_projection(

@@ -178,7 +178,7 @@ def evaluate(
     """Apply the first `plan.share` of the events, then query at each positive one of the rest and apply it.
 
     `events` are in event-time order. `progress` is called with work done and total work, in units of one event. `at_cut` is
-    called once the first part is applied. `vectors` holds items that are absent from the release or differ from it, see
+    called once the first part is applied. `vectors` are of items that the release lacks or holds in another form, see
     `SimulatedWorker`. Deterministic.
     """
     items = list(items)

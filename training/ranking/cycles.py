@@ -20,7 +20,7 @@ def without_short_cycles(examples: Examples, span_ms: int) -> Examples:
     """Set the features of cycles with fewer than TURNS turns in `span_ms` to 0.
 
     A feature that is constant in training never changes a score (`Ranker.fit`). Otherwise a ranker trained on a morning's
-    examples would meet evening values far outside their range.
+    examples would be applied to evening values far outside their range.
     """
     short = [name for name, length in CYCLES_MS.items() if span_ms < TURNS * length]
     columns = [FEATURES.index(f"{name}_{part}") for name in short for part in ("sin", "cos")]

@@ -61,7 +61,7 @@ class Champion:
 
 
 def warm_start(champion: Champion, item_ids: Sequence[str]) -> Start:
-    """Initialise towers over `item_ids` with the champion's weights. New items start from their content alone."""
+    """Make a `Start` with the champion's weights for towers over `item_ids`. New items start from their content alone."""
     place = {name: n for n, name in enumerate(champion.release.item_ids)}
     old = torch.tensor([place.get(name, -1) for name in item_ids])
 
