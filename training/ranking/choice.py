@@ -43,7 +43,7 @@ def trained_ranker(
 def _trained(
     examples: Examples, slates: int, span_ms: int, settings: RankerSettings, progress: Callable[[int, int], None] | None
 ) -> tuple[Examples, Ranker]:
-    # replayed history holds times of actions, not of requests: its hours say nothing about the hours of requests
+    # replayed history holds times of actions, not of requests: its hours do not predict those of requests
     examples = without_short_cycles(examples, span_ms if slates else 0)
     return examples, train_ranker(examples, settings, progress)
 

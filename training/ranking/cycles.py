@@ -1,4 +1,4 @@
-"""Removes time-of-day and day-of-week features from examples that are too short to learn them."""
+"""Removes time-of-day and day-of-week features from examples that span too little time to learn them."""
 
 from __future__ import annotations
 
