@@ -1,7 +1,8 @@
-"""The recommender that knows content alone: what a release has to beat on items that nobody has met.
+"""Content-only baseline, which a release has to beat on cold items.
 
-Cosine to the mean of the vectors of what the person liked (what they met, while they liked nothing), over the same catalogue,
-without what the person has met, on the same queries. The user's history is live; nothing is learned.
+Scores are cosines to the mean vector of the user's liked items (of all interacted items, while none is liked). Catalogue,
+queries and the exclusion of items that the user interacted with are those of the release. The user's history is live; nothing
+is learned.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ def nearest_ranks(
     asked: Sequence[int],
     vectors: NDArray[np.float32],
 ) -> NDArray[np.int64]:
-    """Place of the liked item at each of the `asked` events, -1 where it cannot be shown: int64 `(len(asked),)`.
+    """Rank of the liked item at each of the `asked` events, -1 where it cannot be shown: int64 `(len(asked),)`.
 
-    `vectors`: `(len(items), d)`, zeros where nothing is known. Of equal scores, which are many where a modality is missing,
-    half count as better.
+    `vectors`: `(len(items), d)`, zeros where there is no content. Half of the ties count as better; there are many where a
+    modality is missing.
     """
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)

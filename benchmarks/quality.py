@@ -44,7 +44,7 @@ from training.recipe import LearnSettings, RankerSettings, TowerSettings
 from training.release.learned import Learned
 
 SHARE = 0.8
-"Events before the first query, as the peers' script has it."
+"Fraction of the events before the first query, as in the peers' script."
 PARITY = 1_000
 ENCODED = 200
 COLD = "items_new"
@@ -71,7 +71,7 @@ def run(
 
 
 def content_alone(corpus: Corpus, plan: EvaluationPlan, learned: Learned, measured: Measurement) -> dict[str, Any]:
-    """HR@10 on cold items of nearest neighbours by content, on the release's own vectors, and the difference to the best."""
+    """HR@10 on cold items of nearest neighbours by content, with the release's vectors, and the difference to the best."""
     cold = measured.within(COLD)
     if not cold.any():
         return {}
@@ -102,7 +102,7 @@ def content_alone(corpus: Corpus, plan: EvaluationPlan, learned: Learned, measur
 
 
 def encoding_rate(corpus: Corpus) -> dict[str, float]:
-    """Items encoded per second, of a sample and without a cache."""
+    """Items encoded per second, on a sample without a cache."""
     rates = {}
     for name, encoder, there in (
         ("text", TextEncoder(), [i for i in corpus.items if i.title or i.text]),
@@ -111,7 +111,7 @@ def encoding_rate(corpus: Corpus) -> dict[str, float]:
         sample = there[:: max(1, len(there) // ENCODED)][:ENCODED]
         if sample:
             with tempfile.TemporaryDirectory() as cache:
-                encode_items(sample[:8], encoder, Path(cache))  # the weights load
+                encode_items(sample[:8], encoder, Path(cache))  # loads the weights
                 started = time.perf_counter()
                 encode_items(sample[8:], encoder, Path(cache))
                 rates[name] = round(len(sample[8:]) / (time.perf_counter() - started), 1)
@@ -144,7 +144,7 @@ def ratios(mine: dict[str, Any], theirs: dict[str, dict[str, float]]) -> dict[st
 
 
 def same_bytes(corpus: Corpus, learned: Learned, options: argparse.Namespace) -> dict[str, Any]:
-    """Train once more; the releases' names hold the hash of what they hold."""
+    """Train a second time and compare the releases' names, which hold the hash of their contents."""
     again = trained(corpus, options.share, settings(options.seed, quick=options.quick), options.cache, say)
     with tempfile.TemporaryDirectory() as folder:
         names = {made.write(Path(folder), {}).name for made in (learned, again)}
@@ -154,13 +154,13 @@ def same_bytes(corpus: Corpus, learned: Learned, options: argparse.Namespace) ->
 
 
 def mean_of(measured: list[Measurement]) -> Measurement:
-    """Of the first, but what each query is measured by is the mean of all; to be compared, not to be shown."""
+    """The first measurement with each query's values replaced by the mean over all. For comparisons only, not for display."""
     values = {name: np.mean([one.values[name] for one in measured], axis=0) for name in measured[0].values}
     return replace(measured[0], values=values)
 
 
 def without(corpus: Corpus, modality: str) -> Corpus:
-    """The corpus as if no item had a `text` (titles and texts) or an `image`."""
+    """Remove from all items `text` (titles and texts) or `image`."""
     less: dict[str, Any] = {"title": "", "text": ""} if modality == "text" else {"image": None}
     return replace(corpus, items=[replace(item, **less) for item in corpus.items])
 
@@ -168,7 +168,7 @@ def without(corpus: Corpus, modality: str) -> Corpus:
 def ablations(
     corpus: Corpus, plan: EvaluationPlan, measured: Measurement, options: argparse.Namespace
 ) -> tuple[dict[str, Any], list[Measurement]]:
-    """What text and image each add, to the other and alone; `measured` is what has both, of the first seed."""
+    """Contribution of text and of image, each beside the other and alone. `measured`: with both modalities, first seed."""
 
     every: list[Measurement] = []
 

@@ -28,7 +28,7 @@ def _joined() -> AbstractContextManager[object]:
 
 
 def main() -> None:
-    """Run a command of training."""
+    """Run a training command."""
     group = click.Group(
         "training",
         commands={
@@ -42,7 +42,7 @@ def main() -> None:
     try:
         with _joined():
             group(prog_name="python -m training")
-    except NotFirst:  # the first process of the group does the rest
+    except NotFirst:  # the first process of the group does the remaining work
         sys.exit(0)
     except RiffleError as exc:
         click.echo(f"riffle: {exc.message}", err=True)

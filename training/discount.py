@@ -1,4 +1,4 @@
-"""The discount of NDCG (Järvelin & Kekäläinen 2002): what an item at a rank is worth. Ranks count from 0."""
+"""The discount of NDCG (Järvelin & Kekäläinen 2002): the value of an item by its rank. Ranks count from 0."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ Floats = NDArray[np.float64]
 
 
 def discounts(ranks: NDArray[np.integer]) -> Floats:
-    """1 / log2(rank + 2), for ranks of 0 and more; of the shape of `ranks`."""
+    """1 / log2(rank + 2) for ranks of 0 and more, in the shape of `ranks`."""
     found: Floats = 1.0 / np.log2(ranks + 2.0)
     return found
 
 
 def discounts_at(ranks: NDArray[np.integer], k: int) -> Floats:
-    """`discounts` of the first `k` ranks, 0 of those beyond and of negative ones, which stand for items without a rank."""
+    """`discounts` of ranks below `k`; 0 for other ranks and for negative ones, which mark items without a rank."""
     found: Floats = np.where((ranks >= 0) & (ranks < k), discounts(np.maximum(ranks, 0)), 0.0)
     return found
 
 
 def expected_discount(scores: NDArray[np.floating], discount: Floats) -> Floats:
-    """Discount of each item's place by falling score, `(q, c)`; of items that score the same, the mean over their places.
+    """Discount of each item's rank by descending score, `(q, c)`. Tied items get the mean discount over their ranks.
 
-    `scores`: `(q, c)`; `discount`: by place, `(c,)`. What an order at random among equals gives on average: the place of an
-    item in a file is no reason to be first.
+    `scores`: `(q, c)`; `discount`: by rank, `(c,)`. Ties get the expectation over random orders, because an item's position
+    in a file must not decide its rank.
     """
     order = np.argsort(-scores, axis=1, kind="stable")
     sorted_scores = np.take_along_axis(scores, order, axis=1)

@@ -1,4 +1,4 @@
-"""What training reads from the environment, beside `MLFLOW_*` (`models.release.tracking`): frozen, documented, read here."""
+"""Environment variables of training, as frozen settings. `models.release.tracking` reads `MLFLOW_*`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["Launch", "TrainingSettings", "processes_here"]
 
 @dataclass(frozen=True, slots=True)
 class TrainingSettings:
-    """Defaults of options. A training needs no worker's settings, so no other variable of `RIFFLE_*` is looked at."""
+    """Defaults of command options. Training needs no worker settings, so it reads no other `RIFFLE_*` variable."""
 
     home: str = ".riffle"
-    "`RIFFLE_HOME`: the folder of releases lies in it."
+    "`RIFFLE_HOME`: folder that contains the releases."
     text_model: str = ""
     "`RIFFLE_TEXT_MODEL`: folder or hub name of the text encoder. Empty: the packaged MiniLM."
     image_hosts: str = ""
-    "`RIFFLE_IMAGE_HOSTS`: hosts whose images are fetched though their addresses are not public; `off`: none."
+    "`RIFFLE_IMAGE_HOSTS`: hosts that images are fetched from although their addresses are not public; `off`: none."
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> TrainingSettings:
@@ -35,21 +35,21 @@ class TrainingSettings:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """The group of processes that `torchrun` started, as it describes it to each of them."""
+    """The process group that `torchrun` started, as described in each process's environment."""
 
     processes: int = 1
-    "`WORLD_SIZE`, of all machines."
+    "`WORLD_SIZE`: processes on all machines."
     local_rank: int = 0
-    "`LOCAL_RANK`: number of this process on its machine, from 0. Read in a group alone."
+    "`LOCAL_RANK`: index of this process on its machine, from 0. Read only in a group."
     life: str = "0"
-    "`TORCHELASTIC_RESTART_COUNT`: how often the group was started again."
+    "`TORCHELASTIC_RESTART_COUNT`: number of restarts of the group."
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Launch:
         """Read the variables.
 
         Raises:
-            ConfigError: one is no whole number, or too small; the message names it.
+            ConfigError: a value is not a whole number, or too small; the message names the variable.
         """
         given = os.environ if environ is None else environ
         processes = whole_variable(given, "WORLD_SIZE", 1, 1)
@@ -59,9 +59,9 @@ class Launch:
 
 
 def processes_here(environ: Mapping[str, str] | None = None) -> int:
-    """Processes of the group on this machine (`LOCAL_WORLD_SIZE`), which share its cores; 1 without a group.
+    """Number of processes of the group on this machine (`LOCAL_WORLD_SIZE`), which share its cores; 1 without a group.
 
     Raises:
-        ConfigError: it is no whole number from 1 on.
+        ConfigError: the value is not a whole number of 1 or more.
     """
     return whole_variable(os.environ if environ is None else environ, "LOCAL_WORLD_SIZE", 1, 1)

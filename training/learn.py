@@ -73,7 +73,7 @@ class _Clock:
         self._part, self._since = "", time.perf_counter()
 
     def part(self, name: str) -> Callable[[int, int], None]:
-        """Begin a part; returns its progress function."""
+        """Begin a part and return its progress function."""
         self.end()
         self._part, self._since = name, time.perf_counter()
         report = self._report
@@ -95,13 +95,14 @@ def learn(
     report: Report | None = None,
     watch: Callable[[int, float], None] | None = None,
 ) -> Learned:
-    """Train everything on the events of `corpus`; the ranker also on its logged slates and on those that it says were shown.
+    """Train a release on `corpus`: retrieval on its events, the ranker also on logged slates and impressions.
 
-    Retrieval is trained twice: on the older part, so that the ranker learns from candidates and features of models that
-    had not seen its labels, and then on all of it, for the release. `watch` is called after each epoch of the first towers
-    with its number and their NDCG@10 on the newer part; what it raises ends the training.
+    Retrieval is trained twice. The first training uses the older events, so that the ranker learns from candidates and
+    features of models that had not seen its labels. The second uses all events and produces the release. `watch` is called
+    after each epoch of the first towers with the epoch number and their NDCG@10 on the newer events; an exception that it
+    raises ends the training.
 
-    Under `torchrun` every process calls it with the same arguments: all train the towers, the first one does the rest.
+    Under `torchrun`, every process calls this with the same arguments: all train the towers, the first does the rest.
 
     Raises:
         BadDataset: too few events or items to learn from.
@@ -111,7 +112,7 @@ def learn(
     history = _History.of(corpus, settings)
     table = history.table()
     with group.first_then_others():
-        # the first process encodes; images that it could not fetch, the others do not try: all learn from the same
+        # only the first process fetches images; the others skip those that it failed to fetch, so that all train on the same
         hosts = settings.image_hosts if group.first else OFF
         encoded = encode(corpus.items, settings.text_model, hosts, cache, clock.part)
     base = history.table(history.start)
@@ -152,22 +153,26 @@ def learn(
 
 @dataclass(frozen=True, slots=True)
 class _History:
-    """The events to learn from, and how they are read."""
+    """The events to learn from, and how they are encoded."""
 
     items: Sequence[Item]
     events: Sequence[Interaction]
-    "Those on items of the catalogue, in event-time order."
+    "Events on items of the catalogue, in event-time order."
     positive: str
     vocabulary: Vocabulary
     heads: Heads
     windows: Mapping[str, int]
-    "Milliseconds by head, where not a day."
+    "Attribution window in ms by head; a head without an entry has a day."
     start: int
-    "Number of the first event of the newer part, on which the ranker learns."
+    "Index of the first event of the newer part, on which the ranker learns."
 
     @classmethod
     def of(cls, corpus: Corpus, settings: LearnSettings) -> _History:
-        """Raises BadDataset where there is too little to learn from."""
+        """Encode the events of `corpus`.
+
+        Raises:
+            BadDataset: there is too little to learn from.
+        """
         vocabulary = vocabulary_of(corpus.events, corpus.positive)
         heads = heads_of(corpus.events, vocabulary, corpus.positive, settings.heads)
         windows = windows_of(settings.windows_s, vocabulary)
@@ -177,30 +182,30 @@ class _History:
         return cls(corpus.items, events, corpus.positive, vocabulary, heads, windows, start)
 
     def table(self, until: int | None = None) -> EventTable:
-        """The events, or the first `until` of them, with labels that look no further."""
+        """Table of all events, or of the first `until`. Labels use only the events in the table."""
         events = self.events if until is None else self.events[:until]
         return EventTable.of(events, self.items, self.vocabulary, self.heads, self.windows)
 
     @property
     def replayed_ms(self) -> int:
-        """What the newer part spans."""
+        """Time span of the newer part, ms."""
         return int(self.events[-1].event_time - self.events[self.start].event_time)
 
 
 def _replayed(
     corpus: Corpus, history: _History, table: EventTable, model: ServingModel, settings: LearnSettings, clock: _Clock
 ) -> Replayed:
-    """Ranking examples of the newer part, by the retrieval of `model`."""
+    """Gather ranking examples from the newer part, with candidates retrieved by `model`."""
     clock.part("read logged slates")
     slates = _slates(corpus, history, settings)
-    # whether those that events told of are of use is not known yet: they take the place of no other query
+    # slates from impression events use up no queries: whether they help the ranker is only known after training
     progress, queries = clock.part("replay"), settings.queries - sum(slate.features is not None for slate in slates)
     world = SimulatedWorker(history.items)
     return replay(world, model, history.events, table, history.start, queries, settings.seed, progress, slates)
 
 
 def _slates(corpus: Corpus, history: _History, settings: LearnSettings) -> list[LoggedSlate]:
-    """Slates of the newer part: those that were logged, and those that events tell of, as many as settings allow."""
+    """Slates of the newer part, logged ones first, then those from impression events, up to the limit in the settings."""
     events, heads, windows = history.events, history.heads, history.windows
     slates: list[LoggedSlate] = []
     if not isinstance(events, EventFrame):
@@ -220,7 +225,7 @@ def _slates(corpus: Corpus, history: _History, settings: LearnSettings) -> list[
 def _watching(
     watch: Callable[[int, float], None] | None, table: EventTable, content: Content, start: int, seed: int
 ) -> Watch | None:
-    """Calls `watch` with the NDCG@10 of towers on the events from number `start` on."""
+    """Make a callback that passes the towers' NDCG@10 on the events from index `start` on to `watch`."""
     if watch is None:
         return None
     validation = Validation(table, content, start, seed)
@@ -229,7 +234,7 @@ def _watching(
 
 @dataclass(slots=True)
 class _Maker:
-    """The parts of a release, made of one history with one content."""
+    """Makes the parts of a release from one history and one set of content vectors."""
 
     history: _History
     encoded: EncodedContent
@@ -272,14 +277,14 @@ class _Maker:
         )
 
     def unranked(self, made: Retrieval) -> ServingModel:
-        """Retrieval as a model that serves, with a ranker that has learned nothing."""
+        """Make a serving model from this retrieval and an untrained ranker."""
         arrays, graphs, _ = self.parts(made, None)
         manifest = self.manifest(self.history.events[: self.history.start], dict(DEFAULT_WEIGHTS))
         ids = [item.item_id for item in self.history.items]
         return ServingModel(Release(manifest, arrays, graphs, ids), threads=torch.get_num_threads())
 
     def parts(self, made: Retrieval, ranker: Ranker | None) -> tuple[dict[str, NDArray[Any]], dict[str, bytes], float]:
-        """Arrays, graphs, and the largest difference between torch and ONNX. Without a ranker, an untrained one."""
+        """Arrays, graphs, and the largest difference between torch and ONNX. Without a ranker, an untrained one is used."""
         final, content, rng = ranker is not None, self.encoded.content, np.random.default_rng(0)
         if ranker is None:
             torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""From a corpus to measurements: train on its first part, ask about the rest."""
+"""Train on the first part of a corpus and measure on the rest."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ __all__ = [
 
 Report = Callable[[str, int, int], None]
 Encode = Callable[[Sequence[Item]], Vectors]
-"What encoders say of items, as a worker hears it: `training.encoders.live.encoded`."
+"Computes item vectors as `riffle encode` publishes them: `training.encoders.live.encoded`."
 
 
 def trained(corpus: Corpus, share: float, settings: LearnSettings, cache: Path, report: Report) -> Learned:
-    """A release from the first `share` of the events."""
+    """Train a release on the first `share` of the events."""
     return learn(corpus.until(share), cache, settings, report)
 
 
@@ -52,10 +52,10 @@ def measure(
     encode: Encode,
     learned: Learned | None = None,
 ) -> tuple[Figures, Parity | None]:
-    """Ask the pipeline with that release, or with none. Parity is seen where `learned` is what `model` was made of.
+    """Measure the pipeline with `model`, or without a release. With `learned`, the source of `model`, parity too.
 
-    Items that `model` was not made with, and all of them where that is not known, get their vectors from `encode`, as in
-    serving: from their publication on.
+    Items that `model` was not trained with get their vectors from `encode` on publication, as in serving. Where its training
+    items are unknown, all items do.
     """
     slot = ModelSlot()
     slot.swap(model)
@@ -84,12 +84,12 @@ def measure(
 def measurement(
     corpus: Corpus, plan: EvaluationPlan, figures: Figures, label: str, release: str, facts: Mapping[str, Any] = {}
 ) -> Measurement:
-    """What was found, query by query."""
+    """Wrap figures as a measurement with a row per query."""
     return Measurement.of(figures, catalogue_of(corpus, plan.share), label, corpus.name, release, facts)
 
 
 def catalogue_of(corpus: Corpus, share: float) -> Catalogue:
-    """The items, and how often each was met in the first `share` of the events."""
+    """The items, with the number of events on each in the first `share`."""
     number = {item.item_id: n for n, item in enumerate(corpus.items)}
     met = [number.get(event.item_id, -1) for event in corpus.events[: int(len(corpus.events) * share)]]
     counts = np.bincount(np.asarray([n for n in met if n >= 0], np.int64), minlength=len(corpus.items))
@@ -97,13 +97,13 @@ def catalogue_of(corpus: Corpus, share: float) -> Catalogue:
 
 
 FEW_EVENTS = 5_000
-"Events up to which one thread trains: to divide so little work costs more than it gains, above all on a busy machine."
+"Number of events up to which one thread trains: parallelising so little work costs more than it gains, most on a busy machine."
 
 
 def threads(events: int = FEW_EVENTS + 1) -> int:
-    """This process's share of the cores (`torchrun` says how many processes are here), for torch and for the graphs.
+    """Set and return the thread count for torch and the graphs: this process's share of the cores (see `processes_here`).
 
-    One where there are few `events` to train on.
+    With few `events` to train on it is 1.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Settings of training as a file: JSON with the fields of `LearnSettings`, those that differ from the standard ones."""
+"""Training settings as a JSON file: the fields of `LearnSettings` that differ from the standard ones."""
 
 from __future__ import annotations
 
@@ -55,15 +55,15 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "heads": (-1_000.0, 1_000.0),
     "windows_s": (1e-3, 1e9),
 }
-"Smallest and largest value of each number, of a table those of all its values; one that is not here may be anything."
+"Smallest and largest value of each numeric setting; for a table, of all its values. Settings not listed are unbounded."
 MOST_NAMES = 64
 
 
 def read_settings(path: Path, standard: LearnSettings) -> LearnSettings:
-    """`standard` with what the file says.
+    """`standard` with the values in the file.
 
     Raises:
-        ConfigError: the file cannot be read, or holds a name or a value that no setting has; the message names file and field.
+        ConfigError: the file cannot be read, or holds an unknown name or invalid value; the message names file and field.
     """
     try:
         if path.stat().st_size > MOST_BYTES:
@@ -95,7 +95,7 @@ def _refused(constant: str) -> float:
 
 
 def write_settings(path: Path, settings: LearnSettings, standard: LearnSettings) -> None:
-    """Write what differs from `standard`, whole or not at all."""
+    """Write the values that differ from `standard`. The file is written whole or not at all."""
     part = path.with_name(f".{path.name}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
     part.write_text(json.dumps(_differing(settings, standard), indent=1) + "\n", encoding="utf-8")

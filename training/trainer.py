@@ -1,4 +1,4 @@
-"""Train and judge: what the commands do once it is known that there is enough to train on. Imports torch."""
+"""Train a release and judge it, once a command has checked that there is enough data. Imports torch."""
 
 from __future__ import annotations
 
@@ -31,47 +31,47 @@ Report = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What `riffle train` is to do."""
+    """Input of `riffle train`."""
 
     corpus: Corpus
-    "Its events are those of `held`."
+    "Corpus with the events of `held`."
     held: Holdout
     settings: LearnSettings
     cache: Path
     queries: int
     champion: Release | None
-    "What serves; None where the release is compared with the pipeline without one."
+    "The serving release; None to compare with the pipeline without a release."
     releases: Path
-    "Folder in which the champion lies."
+    "Folder that contains the champion."
     incremental: bool
 
     @property
     def against(self) -> str:
-        """Name of what the release is compared with."""
+        """Name of the release that the new one is compared with."""
         return "none" if self.champion is None else self.champion.name
 
     @property
     def plan(self) -> EvaluationPlan:
-        """What is asked of it."""
+        """Evaluation plan for the new release."""
         return EvaluationPlan(self.held.share, self.queries, self.queries, first=True, apart=self.held.apart)
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A release, not yet written, and what the gate found."""
+    """A trained release, not yet written, and the gate's verdict."""
 
     learned: Learned
     mine: Figures
     plain: Figures
-    "Without a release."
+    "Figures without a release."
     theirs: Figures
-    "Of what serves; `plain` without one."
+    "Figures of the champion; `plain` without one."
     refused: str
-    "Why what serves could not be asked; empty where it was."
+    "Why the champion could not be measured; empty where it was."
     verdict: Verdict
 
     def measurements(self, task: Task, name: str) -> list[Measurement]:
-        """Query by query, for a page: without a release, of what serves if anything does, and with it, called `name`."""
+        """Per-query measurements for the report: without a release, of the champion if there is one, and of the new release."""
         found = [measurement(task.corpus, task.plan, self.plain, "without a release", "none")]
         if self.theirs is not self.plain:
             found.append(measurement(task.corpus, task.plan, self.theirs, "what serves", task.against))
@@ -79,10 +79,10 @@ class Judged:
 
 
 def judged(task: Task, bounds: Callable[[Learned], Bounds], report: Report) -> Judged:
-    """Train a release, or update what serves, and hold it to the gate. `bounds`: what a release must keep to.
+    """Train a release, or update the champion, and judge it at the gate. `bounds` gives the limits of a trained release.
 
     Raises:
-        BadDataset: there is too little to learn from, or what serves cannot be updated.
+        BadDataset: there is too little to learn from, or the champion cannot be updated.
         NotFirst: this process is not the first of its group, and its part is done.
     """
     quiet()
@@ -109,28 +109,28 @@ def _encode(cache: Path, settings: LearnSettings) -> Encode:
 def _of_champion(
     champion: Release, corpus: Corpus, plan: EvaluationPlan, report: Report, encode: Encode, plain: Figures, cores: int
 ) -> tuple[Figures, str]:
-    """What the release that serves is measured at; of one made for other features `plain`, and why."""
+    """Figures of the champion. For one with other features: `plain`, and the reason."""
     try:
         serving = ServingModel(champion, cores)
         return measure(corpus, plan, report, f"measure {champion.name}", serving, encode)[0], ""
     except ReleaseRejected as exc:
-        if exc.code != "feature_spec":  # one made for other features cannot be asked; any other must be found
+        if exc.code != "feature_spec":  # a release with other features cannot be measured; any other failure is an error
             raise
         return plain, exc.message
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """What `riffle evaluate` found."""
+    """Result of `riffle evaluate`."""
 
     figures: Figures
     plain: Figures | None
-    "Without a release, where that was asked for."
+    "Figures without a release, if requested."
     learned: Learned | None
-    "What was trained for it."
+    "The release trained for this evaluation, if any."
     parity: Parity | None
     name: str
-    "Of the release; `none` without one."
+    "Name of the release; `none` without one."
 
 
 def evaluated(
@@ -144,7 +144,7 @@ def evaluated(
     train: bool,
     before: bool,
 ) -> Evaluated:
-    """Measure `existing`, or a release that is trained for it, or the pipeline without one; `before`: that as well.
+    """Measure `existing`, or a newly trained release if `train`, or the pipeline without one; with `before`, that too.
 
     Raises:
         BadDataset: there is too little to learn from.

@@ -1,8 +1,8 @@
-"""Retraining from where the serving release is: its weights, what is new since, and a sample of what was before.
+"""Incremental training: starts from the champion's weights, on new events and a sample of old ones.
 
-Towers go on from the champion's weights (`weights.safetensors` in its folder), item-to-item weights are computed anew, items
-that came since get ids of their own, and vectors are projected as before. The ranker, its calibration, the actions and the
-projections stay the champion's: they are learned by a full training, from retrieval that had not seen its labels.
+Towers continue from the champion's weights (`weights.safetensors` in its folder). Item-to-item weights are recomputed. Items
+added since get ids of their own. Vectors are projected as before. The ranker, its calibration, the actions and the projections
+stay the champion's: only a full training learns them, from retrieval that had not seen its labels.
 """
 
 from __future__ import annotations
@@ -39,21 +39,23 @@ from training.retrieval.weights import Champion, warm_start, weights_of
 __all__ = ["rows_to_learn", "update", "updated"]
 
 RATE = 0.2
-"Learning rate of an update, as a share of a full training's: what was learned is moved, not replaced."
+"Learning rate as a fraction of a full training's: an update adjusts the learned weights and does not replace them."
 EPOCHS = 2
 REPLAYED = 1.0
-"Events of people who did nothing new, per event that is learned from: so that the new does not push out the old."
+"Old events of users without new ones, per event of the active users. They keep the update from forgetting old behaviour."
 Report = Callable[[str, int, int], None]
 
 
 def rows_to_learn(table: EventTable, since_ms: int, seed: int) -> NDArray[np.intp]:
-    """Rows of an update: of everybody who did something new the newest LENGTH events before it and all after, and of a
-    sample of the others the newest LENGTH, about as many again; in order.
+    """Rows of `table` for an update, ascending.
+
+    Users with events after `since_ms` contribute all of these and their newest LENGTH older events. A random sample of the
+    other users contributes about as many rows, the newest LENGTH of each.
     """
     new = table.time_ms > since_ms
     active = np.zeros(int(table.user.max(initial=-1)) + 1, np.bool_)
     active[table.user[new]] = True
-    # place from the end among a person's old events: 0 is the newest
+    # index from the end among a user's old events: 0 is the newest
     order = np.lexsort((-np.arange(len(table)), table.user))
     old = order[~new[order]]
     starts = np.flatnonzero(np.diff(table.user[old], prepend=-1))
@@ -71,10 +73,10 @@ def rows_to_learn(table: EventTable, since_ms: int, seed: int) -> NDArray[np.int
 def updated(
     corpus: Corpus, share: float, releases: Path, champion: str, settings: LearnSettings, cache: Path, report: Report
 ) -> Learned:
-    """`update` of the named release below `releases` over the first `share` of the events.
+    """Run `update` on the release named `champion` below `releases`, over the first `share` of the events.
 
     Raises:
-        BadDataset: there is no such release to go on from, or what `update` says.
+        BadDataset: there is no such release, or `update` raises it.
     """
     if champion == "none":
         raise BadDataset("no_champion", "there is no release to update: train without --incremental, and promote that")
@@ -90,21 +92,21 @@ def update(
     settings: LearnSettings,
     report: Report | None = None,
 ) -> Learned:
-    """A release that goes on from `champion` over `events`, which are in event-time order and hold what it was trained on.
+    """Train a release that continues from `champion`. `events` are in event-time order and include those it was trained on.
 
-    Of `settings` those of item-to-item weights, the text model, the seed and half precision count: the towers' are the
-    champion's. Their graphs are in half precision if `settings` say so or the champion's are; the ranker's is the champion's
-    as it is. Deterministic for one seed.
+    Of `settings`, only item-to-item weights, the text model, the seed and half precision apply; the towers' settings are the
+    champion's. The towers' graphs are in half precision if `settings` or the champion use it; the ranker's graph is copied
+    unchanged. Deterministic for one seed.
 
     Raises:
-        BadDataset: too few new events, or the champion's encoders or features are not the ones here.
+        BadDataset: too few new events, or the champion's encoders or features differ from this installation's.
         NotFirst: this process is not the first of its group, and its part is done.
     """
     since, before, group = time.perf_counter(), champion.release.manifest, Group.current()
     events = of_known_items(events, items)
     table, fresh = _table(champion, items, events)
     with group.first_then_others():
-        # the first process encodes; images that it could not fetch, the others do not try: all learn from the same
+        # only the first process fetches images; the others skip those that it failed to fetch, so that all train on the same
         hosts = settings.image_hosts if group.first else OFF
         content, images = encode_as(champion.release, items, settings.text_model, hosts, cache)
     first_ms = first_meetings(table, len(items))
@@ -137,7 +139,7 @@ def update(
 
 
 def _table(champion: Champion, items: Sequence[Item], events: Sequence[Interaction]) -> tuple[EventTable, int]:
-    """The events as the champion's training read them, and how many of them are new; raises BadDataset as `update` does."""
+    """Events encoded as for the champion's training, and the number of new ones. Raises BadDataset as `update` does."""
     release, before = champion.release, champion.release.manifest
     if before.feature_spec != SPEC:
         message = f"release {release.name} ranks by features {before.feature_spec}, this has {SPEC}: train in full"

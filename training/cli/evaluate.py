@@ -1,4 +1,4 @@
-"""`riffle evaluate`."""
+"""The command `riffle evaluate`."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ __all__ = ["evaluate_command"]
 
 SHARE = 0.8
 WARN_ONE_IN = 10
-"A warning is printed where more than one query in so many asks for an item that the user interacted with before."
+"A warning is printed if more than one query in this many asks for an item that the user interacted with before."
 OF_TRAINING = ("quick", "seed", "ranker", "settings", "checkpoints", "fp16")
-"Options that say something of a training alone."
+"Options that only apply to a training."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +104,7 @@ def evaluate_command(options: EvaluateOptions) -> None:
         if existing is None and not options.no_train:
             part = corpus.until(share)
             demand_trainable(part.items, part.events, corpus.positive, settings, options.settings)
-        from training.measure import measurement  # they import torch, and so does what trains
+        from training.measure import measurement  # both import torch, which only training and measuring need
         from training.trainer import evaluated
 
         plan = EvaluationPlan(share, options.queries, options.parity, options.first)
@@ -135,7 +135,7 @@ def evaluate_command(options: EvaluateOptions) -> None:
 def _share(
     corpus: Corpus, existing: Release | None, options: EvaluateOptions, console: Console
 ) -> tuple[float, dict[str, Any]]:
-    """Events before the first query, as a share; and what is to be known of a release that exists."""
+    """Share of the events before the first query, and facts about an existing release."""
     share = options.share
     if existing is None:
         return SHARE if share is None else share, {}
@@ -158,7 +158,7 @@ def _warn_of_interacted(figures: Figures, console: Console) -> None:
 
 
 def _facts(corpus: Corpus, made: Evaluated, about: dict[str, Any]) -> dict[str, Any]:
-    """What is reported beside the figures."""
+    """Facts that are reported beside the figures."""
     learned = made.learned
     return {
         "bad_rows": corpus.bad_rows,
@@ -171,7 +171,7 @@ def _facts(corpus: Corpus, made: Evaluated, about: dict[str, Any]) -> dict[str, 
 
 
 def _demand_queries(corpus: Corpus, share: float, *, first: bool) -> None:
-    """Raise BadDataset where there is nothing to ask."""
+    """Raise BadDataset where no event qualifies as a query."""
     if not asked_of(corpus.events, PositiveRule(corpus.positive), share, first=first):
         rest = len(corpus.events) - int(len(corpus.events) * share)
         message = f"none of the {rest:,} events after the first {share:.0%} is liked by the rule {corpus.positive!r}"
@@ -179,7 +179,7 @@ def _demand_queries(corpus: Corpus, share: float, *, first: bool) -> None:
 
 
 def _named(*names: str) -> Iterator[tuple[str, str]]:
-    """Those of these parameters of the running command that were named, each with its option."""
+    """Yield those of these parameters that are set on the command line, each with its option."""
     context = click.get_current_context()
     for name in names:
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
@@ -187,12 +187,12 @@ def _named(*names: str) -> Iterator[tuple[str, str]]:
 
 
 def _demand_release() -> None:
-    """Raise ConfigError where an option was named that says something of a release that exists."""
+    """Raise ConfigError where an option is set that only applies to an existing release."""
     for name, option in _named("seen", "releases"):
         raise ConfigError("release", f"{option} is of a release that exists: name it with --release, or leave it out", name)
 
 
 def _demand_untrained() -> None:
-    """Raise ConfigError where an option of training, or of what only a training gives, was named."""
+    """Raise ConfigError where an option is set that only applies to a training or to its result."""
     for name, option in _named("no_train", "parity", *OF_TRAINING):
         raise ConfigError("release", f"--release measures what is there, and trains nothing: leave out {option}", name)

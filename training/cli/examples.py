@@ -1,4 +1,4 @@
-"""`python -m training examples`: the job that joins shown slates with what followed, whole or one partition of it."""
+"""The command `python -m training examples`: joins shown slates with the actions that followed, for all or some partitions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from training.data.table import ATTRIBUTION_MS
 __all__ = ["examples_command"]
 
 SHORTEST_S, LONGEST_S = 1e-3, 1e9
-"Windows, in seconds."
+"Shortest and longest window, seconds."
 
 
 def _window(text: str) -> tuple[str, int]:

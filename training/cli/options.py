@@ -1,4 +1,4 @@
-"""Options of the commands of training, and the one argument in which a command gets the values of all of its own."""
+"""Options of the training commands, passed to each command as one dataclass."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedOptions:
-    """Values of the options that every command has which trains, by the names of the options."""
+    """Options of every command that trains, by name."""
 
     source: str
     ranker: str | None
@@ -42,7 +42,7 @@ class SharedOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearningOptions(SharedOptions):
-    """Values of the options that `train` and `evaluate` share."""
+    """Options that `train` and `evaluate` share."""
 
     fp16: bool
     quick: bool
@@ -68,7 +68,7 @@ SHARED: tuple[Option, ...] = (
         help="Read only so many events, the newest, and as many that say what was shown: memory grows with them. 0: all.",
     ),
 )
-"Which ranker, settings from a file, checkpoints, how many events."
+"Options of every command that trains: ranker, settings file, checkpoints, image hosts, number of events."
 LEARNING: tuple[Option, ...] = (
     *SHARED,
     click.option("--fp16", is_flag=True, help="Export graphs in half precision, for GPUs."),
@@ -83,13 +83,13 @@ LEARNING: tuple[Option, ...] = (
     click.option("--cache", default=DEFAULT_CACHE, show_default=True, help="Folder of encoded item vectors."),
     click.option("--json", "as_json", is_flag=True, help="End with one line of JSON."),
 )
-"Of the commands that train a release."
+"Options of the commands that train a release."
 
 
 def gathered(kind: Callable[..., T], *options: Option) -> Callable[[Callable[[T], None]], Callable[..., None]]:
-    """Decorator of a function of one argument: as a command it gets the values of its options as a `kind`, a dataclass.
+    """Decorate a function of one argument as a command whose option values are passed as `kind`, a dataclass.
 
-    Besides, `options` are added below those of the decorators above it. A field of `kind` for each parameter of the command.
+    `options` are added below those of the decorators above it. `kind` needs a field for each parameter of the command.
     """
 
     def decorate(command: Callable[[T], None]) -> Callable[..., None]:
@@ -106,10 +106,10 @@ def gathered(kind: Callable[..., T], *options: Option) -> Callable[[Callable[[T]
 
 
 def chosen(settings: LearnSettings, options: SharedOptions) -> LearnSettings:
-    """The settings with what the options say; the file first, then the single options.
+    """Apply the options to the settings: first the settings file, then the single options.
 
     Raises:
-        ConfigError: the file holds what cannot be.
+        ConfigError: the file holds an unknown name or an invalid value.
     """
     if options.settings is not None:
         settings = read_settings(options.settings, settings)

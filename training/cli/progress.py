@@ -1,4 +1,4 @@
-"""How far a command of training is."""
+"""Progress of a training command."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["SAID_EVERY_S", "Report", "note", "progress"]
 
 SAID_EVERY_S = 10.0
 Report = Callable[[str, int, int], None]
-"Called with a part's name, how much of it is done, and of how much."
+"Called with the name of a part, the work done, and its total work."
 
 
 @contextmanager
 def progress(console: Console, clock: Callable[[], float] = time.monotonic) -> Iterator[Report]:
-    """A bar per part, kept on the screen when it is done. Where there is no terminal, at most one line every `SAID_EVERY_S`.
+    """Report progress: a bar per part that stays on the screen, or without a terminal at most one line per `SAID_EVERY_S`.
 
-    Of processes that train together only the first reports.
+    In a group of processes only the first reports.
     """
     if not is_first():
         yield lambda part, done, of: None  # noqa: ARG005
@@ -62,7 +62,7 @@ def _lines(console: Console, clock: Callable[[], float]) -> Report:
 
 
 def note(console: Console, corpus: Corpus) -> None:
-    """Say what is to be known of the rows that were read."""
+    """Print the notes on the corpus."""
     if is_first():
         for line in corpus.notes:
             console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`riffle report`."""
+"""The command `riffle report`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def report_command(saved: tuple[Path, ...], out: Path) -> None:
     Example: riffle report before.json after.json --out quality.html
     """
     found = [Measurement.load(path) for path in saved]
-    if len({each.label for each in found}) < len(found):  # of the same kind: told apart by their files
+    if len({each.label for each in found}) < len(found):  # equal labels are distinguished by file name
         found = [replace(each, label=path.stem) for each, path in zip(found, saved, strict=True)]
     write_page(out, found)
     click.echo(f"wrote {out}")

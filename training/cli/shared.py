@@ -1,4 +1,4 @@
-"""What the commands that train and measure share: checked settings, and how they report what they found."""
+"""Functions shared by the commands that train and measure: checked settings, and output of results."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["checked_settings", "finish", "images_of", "write_page"]
 
 
 def checked_settings(options: LearningOptions) -> LearnSettings:
-    """The settings, once rule and settings file are known to be right.
+    """Settings from the options, with rule and settings file checked.
 
     Raises:
         BadInput: `--positive` is no rule.
-        ConfigError: the settings file holds what cannot be.
+        ConfigError: the settings file holds an unknown name or an invalid value.
     """
     if options.positive is not None:
         PositiveRule(options.positive, "--positive")
@@ -38,8 +38,8 @@ def checked_settings(options: LearningOptions) -> LearnSettings:
 
 
 def images_of(found: Mapping[str, int]) -> dict[str, dict[str, int]]:
-    """What became of the images, as a command reports it; nothing where none was by URL and all could be used."""
-    from training.encoders.image import UNUSED  # it loads an HTTP client, which training has done by then
+    """Image counts in the form that commands report; empty where no image has a URL and all are usable."""
+    from training.encoders.image import UNUSED  # it loads an HTTP client, which a training has loaded by then
 
     by_url = {reason: n for reason, n in found.items() if reason not in UNUSED}
     unused = {reason: n for reason, n in found.items() if reason in UNUSED}
@@ -48,13 +48,13 @@ def images_of(found: Mapping[str, int]) -> dict[str, dict[str, int]]:
 
 def write_page(path: Path, found: list[Measurement]) -> None:
     """Write measurements as an HTML page."""
-    from training.evaluation.report import html_report  # it draws, and nothing else here does
+    from training.evaluation.report import html_report  # it loads a plotting library, which nothing else here needs
 
     path.write_text(html_report(found), encoding="utf-8")
 
 
 def finish(facts: dict[str, Any], console: Console, *, as_json: bool) -> None:
-    """Print what was found: one line of JSON on stdout, or lines to read on the console."""
+    """Print the results: one line of JSON on stdout, or readable lines on the console."""
     if as_json:
         click.echo(json.dumps(facts))
         return
@@ -63,7 +63,7 @@ def finish(facts: dict[str, Any], console: Console, *, as_json: bool) -> None:
 
 
 def _lines(facts: Mapping[str, Any], indent: str = "") -> Iterator[str]:
-    """Names and figures, one a line, parts of a part below it; long lists only by their length."""
+    """Format names and figures, one per line, nested parts indented; of a long list only its length."""
     for name, value in facts.items():
         head = f"{indent}{name:{max(28 - len(indent), 1)}s}"
         if isinstance(value, Mapping) and value:

@@ -1,4 +1,4 @@
-"""`python -m training train`, which `riffle train` runs in a process of its own."""
+"""The command `python -m training train`, which `riffle train` runs in a process of its own."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ Example: python -m training train .riffle/archive --out .riffle/releases --posit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainOptions(LearningOptions):
-    """Values of the options of `riffle train`."""
+    """Options of `riffle train`."""
 
     out: Path
     against: str
@@ -144,12 +144,12 @@ def train_command(options: TrainOptions) -> None:
 
 
 def _bounds(learned: Learned, options: TrainOptions) -> Bounds:
-    """What a release must keep to."""
+    """Bounds of the gate for this release."""
     return replace(HALF if "half" in learned.measured else STANDARD, rank_ms=options.rank_ms, size_mb=options.size_mb)
 
 
 def _champion(options: TrainOptions, fetched: Path) -> tuple[Release | None, Path]:
-    """The release to be better than, None without one; and the folder in which it lies."""
+    """The champion, None without one, and the folder that contains it."""
     if options.against == "none":
         return None, options.out
     at = take(fetched, options.against) if "/" in options.against else options.out / options.against
@@ -158,7 +158,7 @@ def _champion(options: TrainOptions, fetched: Path) -> tuple[Release | None, Pat
 
 
 def _held(corpus: Corpus, champion: Release | None, options: TrainOptions) -> Holdout | None:
-    """What to train on and what to ask about; None where an update has too little that is new."""
+    """Choose training events and queries; None where an update has too few new events."""
     demand_enough(of_known_items(corpus.events, corpus.items), corpus.positive)
     if options.incremental:
         return _to_update(corpus, champion, options)
@@ -169,7 +169,7 @@ def _held(corpus: Corpus, champion: Release | None, options: TrainOptions) -> Ho
 def _announce(
     console: Console, held: Holdout, champion: Release | None, settings: LearnSettings, options: TrainOptions
 ) -> None:
-    """Say what of this training is not as usual."""
+    """Print how this training deviates from the usual: half precision, or the protocol `leave_last_out`."""
     if options.incremental and champion is not None and "half" in champion.manifest.metrics and not settings.half:
         console.print(f"the graphs of {champion.name} are in half precision: so are the update's", highlight=False)
     if held.apart:
@@ -178,7 +178,7 @@ def _announce(
 
 
 def _written(task: Task, made: Judged, options: TrainOptions, started: float) -> tuple[dict[str, Any], list[Path]]:
-    """Write the release, its report and its page; returns what is reported, and the files that go with it."""
+    """Write the release, its report and its page; returns the reported facts and the paths of the accompanying files."""
     learned, verdict = made.learned, made.verdict
     metrics = {"gate": verdict.to_json(), "before": made.plain.to_json(), "after": made.mine.to_json(), "seed": options.seed}
     folder = learned.write(options.out, {**metrics, "gate": verdict.untimed()}, task.against)
@@ -207,10 +207,10 @@ def _written(task: Task, made: Judged, options: TrainOptions, started: float) ->
 
 
 def _to_update(corpus: Corpus, champion: Release | None, options: TrainOptions) -> Holdout | None:
-    """What an update is judged by; None, and a word about it, where too little is new.
+    """Held-out events that judge an update. Where too few are new, reports it and returns None.
 
     Raises:
-        BadDataset: there is nothing to go on from, or another rule says what is liked.
+        BadDataset: there is no release to update, or its positive rule differs.
     """
     if champion is None:
         message = "there is no release to update: train without --incremental, and promote that"

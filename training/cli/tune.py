@@ -1,4 +1,4 @@
-"""`riffle tune`."""
+"""The command `riffle tune`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["tune_command"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TuneOptions(SharedOptions):
-    """Values of the options of `riffle tune`."""
+    """Options of `riffle tune`."""
 
     trials: int
     out: Path

@@ -1,1 +1,1 @@
-"""Data to learn from: corpora, events and slates."""
+"""Training data: corpora, events and slates."""

@@ -1,4 +1,4 @@
-"""The least that training needs, checked before torch is loaded: what is missing is reported within a second or two."""
+"""Minimum amounts of training data, checked before torch is loaded, so that an error appears within a second or two."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from training.recipe import LearnSettings
 __all__ = ["FEWEST_EVENTS", "FEWEST_NEW", "demand_enough", "demand_trainable", "new_events"]
 
 FEWEST_EVENTS = 100
-"Events below which nothing can be learned."
+"Minimum number of events for a training."
 FEWEST_NEW = 50
-"New events below which an update is not worth a release."
+"Minimum number of new events for an update."
 NAMED = 6
-"Actions that a message lists."
+"Maximum number of actions that a message lists."
 
 
 def demand_enough(events: Sequence[Interaction], positive: str) -> None:
@@ -44,12 +44,12 @@ def demand_enough(events: Sequence[Interaction], positive: str) -> None:
 def demand_trainable(
     items: Sequence[Item], events: Sequence[Interaction], positive: str, settings: LearnSettings, file: Path | None = None
 ) -> None:
-    """Check what a training of `events` (those that it learns from) would otherwise find out after minutes.
+    """Check conditions that a training on `events` would otherwise fail on after minutes.
 
-    `file`: where the settings come from, for messages.
+    `file`: the settings file, for messages.
 
     Raises:
-        BadDataset: too few events, none of them liked, or no first meeting in the newer part, from which the ranker learns.
+        BadDataset: too few events, none liked, or no first interaction in the newer part, from which the ranker learns.
         ConfigError: a setting names an action that is not among the frequent ones.
     """
     vocabulary = vocabulary_of(events, positive)
@@ -67,14 +67,14 @@ def demand_trainable(
 
 
 def _meetings(events: Sequence[Interaction]) -> NDArray[np.bool_]:
-    """At which events a person meets an item for the first time: `(n,)`."""
+    """Whether each event is the user's first interaction with its item: `(n,)`."""
     frame = events.frame if isinstance(events, EventFrame) else EventFrame.of(events).frame
     first = frame.select(pl.struct("user_id", "item_id").is_first_distinct()).to_series()
     return np.asarray(first.to_numpy(), np.bool_)
 
 
 def new_events(corpus: Corpus, share: float, since_ms: int) -> int:
-    """How many of the first `share` of the events, on items that were there then, are later than `since_ms`."""
+    """Number of events later than `since_ms`, among the first `share` of the events on items published by then."""
     part = corpus.until(share)
     events = part.events
     if isinstance(events, EventFrame):

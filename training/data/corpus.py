@@ -1,4 +1,4 @@
-"""What to learn from: a dataset folder, or the archive of the stream."""
+"""Sources of training data: a dataset folder, or an archive of the stream."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ class Corpus:
     name: str
     items: list[Item]
     events: Sequence[Interaction]
-    "Columns, whose rows become objects when they are asked for."
+    "Events as columns; a row becomes an object on access."
     positive: str
     bad_rows: int = 0
     logged: Logged | None = None
-    "Slates that were shown, with what followed; None where there are none."
+    "Reads logged slates with the actions that followed; None where there are none."
     target: Target | None = None
-    "The archive, where it is one."
+    "The archive; None for a dataset folder."
     erased: pl.LazyFrame | None = None
-    "What `erasures` found in it."
+    "Result of `erasures` on the archive."
     shown: EventFrame | None = None
-    "What events say was shown, in event-time order: no part of `events`."
+    "Impression events in event-time order. They are not part of `events`."
     notes: tuple[str, ...] = ()
-    "What whoever reads the figures should know of the rows: how many could not be used and why, keys that say nothing."
+    "Notes for readers of the figures: numbers of unusable rows by reason, and keys without effect."
 
     def until(self, share: float) -> Corpus:
-        """The first `share` of the events, and the items that were published by the last of them."""
+        """The first `share` of the events, and the items published by the last of them."""
         return self.first(int(len(self.events) * share))
 
     def first(self, n: int) -> Corpus:
-        """The first `n` events, and the items that were published by the last of them."""
+        """The first `n` events, and the items published by the last of them."""
         events = self.events[:n]
         return replace(self, events=events, items=published(self.items, events))
 
@@ -58,12 +58,12 @@ class Corpus:
 def open_corpus(source: str, positive: str | None = None, champions: str | None = None, newest: int = 0) -> Corpus:
     """Read a dataset folder, or an archive (a folder or `s3://bucket/prefix`).
 
-    `positive`: rule over event columns that says which events are liked; None means the folder's own, and for an archive
-    `champions`, the rule of the release that serves; without one every event is liked. `newest`: of the events only so many,
-    the newest ones, and as many of what events say was shown, which bounds memory; 0 means all.
+    `positive`: rule over event columns that decides which events are liked. None selects the folder's own rule, or for an
+    archive `champions`, the rule of the serving release; without one every event is liked. `newest` limits memory: it keeps
+    only that many of the newest events, and as many of the newest impression events. 0 keeps all.
 
     Raises:
-        BadDataset: neither, or it holds no items or no events, or lacks a column, or has times in seconds.
+        BadDataset: the source is neither, has no items or no events, lacks a column, or has times in seconds.
     """
     folder = Path(source)
     if "://" not in source and any((folder / f"{name}.{kind}").exists() for name in ("events", "items") for kind in EXTENSIONS):
@@ -99,7 +99,7 @@ def _of_folder(dataset: Dataset, positive: str | None, newest: int) -> Corpus:
 
 
 def _items(target: Target) -> Iterator[Item]:
-    """The catalogue as it stands."""
+    """The current catalogue."""
     names = [field.name for field in fields(Item)]
     for row in standing_items(target).select(names).collect(engine="streaming").iter_rows(named=True):
         known: dict[str, Any] = {**row, "categories": tuple(row["categories"] or ())}
@@ -108,11 +108,11 @@ def _items(target: Target) -> Iterator[Item]:
 
 
 def _events(target: Target, newest: int, erased: pl.LazyFrame) -> tuple[EventFrame, EventFrame]:
-    """Events by event time, then by partition and offset, and what they say was shown; one partition is read at a time."""
+    """Events and impression events, each by event time, then partition and offset. One partition is read at a time."""
     parts = [standing_events(target, n, erased) for n in partitions(target, "interactions")]
     if not newest:
         return EventFrame.collect(parts).split(SHOWN)
-    # each is bounded by itself: there may be many of one for each of the other
+    # the limit applies to each kind separately, because one kind may be far more frequent than the other
     is_it = pl.col("action") == SHOWN
     others, its = [part.filter(~is_it) for part in parts], [part.filter(is_it) for part in parts]
     return EventFrame.collect(others, newest), EventFrame.collect(its, newest)

@@ -1,4 +1,4 @@
-"""Events as columns that behave like a list of records: an archive of millions is held without an object for each."""
+"""Events as columns that behave like a list of records, so that an archive of millions needs no object per event."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from schemas.records import Interaction
 __all__ = ["NAMES", "EventFrame"]
 
 NAMES = [field.name for field in fields(Interaction)]
-"Columns of `EventFrame.frame` that are an event's own."
+"Columns of `EventFrame.frame` that are fields of an event."
 FIELDS = attrgetter(*NAMES)
 REPEATED = ["user_id", "item_id", "action"]
-"Columns whose texts come often: they are held once."
+"Columns with many repeated texts; each text is stored once."
 ORDER = ["event_time", "_partition", "_offset"]
 BATCH = 10_000
 TYPES = {
@@ -35,7 +35,7 @@ TYPES = {
 
 
 class EventFrame(Sequence[Interaction]):
-    """n events by event time, then partition and offset. A slice shares the columns; an element is made when asked for."""
+    """n events by event time, then partition and offset. Slices share the columns; an element is created on access."""
 
     def __init__(self, frame: pl.DataFrame) -> None:
         """`frame`: columns NAMES and ORDER, sorted by ORDER."""
@@ -43,11 +43,11 @@ class EventFrame(Sequence[Interaction]):
 
     @classmethod
     def collect(cls, parts: Iterable[pl.LazyFrame], newest: int = 0) -> EventFrame:
-        """Read `parts` one after the other, each in any order, by the streaming engine.
+        """Read `parts` one after the other with the streaming engine. Rows of a part may be in any order.
 
-        Of events with the same `user_id` and `event_id` the earliest counts: a person may be in two parts. With `newest`, only
-        so many of the newest events are kept, and memory is bounded by them and by what one part needs; one whose earlier twin
-        in another part was too old to be kept is then taken for new.
+        Of events with the same `user_id` and `event_id` the earliest is kept; a user may be in two parts. With `newest`, only
+        that many of the newest events are kept. Memory is then bounded by them and by the needs of one part. A duplicate whose
+        earlier copy in another part was already dropped as too old is then kept.
         """
         held: list[pl.DataFrame] = []
         for part in parts:
@@ -60,7 +60,7 @@ class EventFrame(Sequence[Interaction]):
 
     @classmethod
     def of(cls, events: Iterable[Interaction], newest: int = 0) -> EventFrame:
-        """Columns of `events`, which are in event-time order; read once, a few at a time. `newest` as in `collect`."""
+        """Columns of `events`, which are in event-time order. Reads them once, in batches. `newest` as in `collect`."""
         held = _Held(newest)
         for part in _parts(events):
             held.add(part)
@@ -68,7 +68,7 @@ class EventFrame(Sequence[Interaction]):
 
     @classmethod
     def apart(cls, events: Iterable[Interaction], action: str, newest: int = 0) -> tuple[EventFrame, EventFrame]:
-        """The events of other actions, and those of `action`, of each `newest`: as `of`, then `split`, where that is 0."""
+        """Separate events with `action` from the others: (others, those). `newest` limits each; 0 equals `of`, then `split`."""
         others, its = _Held(newest), _Held(newest)
         for part in _parts(events):
             is_it = part["action"] == action
@@ -101,16 +101,16 @@ class EventFrame(Sequence[Interaction]):
     __hash__ = None  # type: ignore[assignment]
 
     def of_items(self, item_ids: Sequence[str]) -> EventFrame:
-        """Those whose item is among `item_ids`."""
+        """Select events on the items in `item_ids`."""
         return EventFrame(self.frame.filter(pl.col("item_id").cast(pl.String).is_in(list(item_ids))))
 
     def split(self, action: str) -> tuple[EventFrame, EventFrame]:
-        """The events of other actions, and those of `action`."""
+        """Separate events with `action` from the others: (others, those)."""
         is_it = pl.col("action").cast(pl.String) == action
         return EventFrame(self.frame.filter(~is_it)), EventFrame(self.frame.filter(is_it))
 
     def codes(self, name: str, known: Sequence[str] | None = None) -> NDArray[np.int64]:
-        """A text column as numbers: the place in `known` (-1: not there), or without it the order of first appearance."""
+        """A text column as numbers: the index in `known`, -1 if absent. Without `known`: the order of first appearance."""
         texts = self.frame[name].cast(pl.String)
         names = texts.unique(maintain_order=True) if known is None else pl.Series(list(known), dtype=pl.String)
         place = pl.DataFrame({name: names}).with_row_index("_place")
@@ -118,7 +118,7 @@ class EventFrame(Sequence[Interaction]):
         return joined["_place"].cast(pl.Int64).fill_null(-1).to_numpy()
 
     def places(self, time_ms: NDArray[np.int64], partition: NDArray[np.int64], offset: NDArray[np.int64]) -> NDArray[np.int64]:
-        """How many events came up to each of these points: earlier, or at that time and up to that partition and offset."""
+        """Number of events up to each point: earlier, or at that time and up to that partition and offset."""
         points = pl.DataFrame({"event_time": time_ms, "_partition": partition, "_offset": offset}).with_row_index("_n")
         points = points.with_columns(pl.lit(1, pl.Int8).alias("_point"), pl.col("_partition").cast(pl.Int32))
         mine = self.frame.select(ORDER).with_columns(pl.lit(0, pl.UInt32).alias("_n"), pl.lit(0, pl.Int8).alias("_point"))
@@ -130,7 +130,7 @@ class EventFrame(Sequence[Interaction]):
 
 
 class _Held:
-    """Events that come part by part in event-time order: all, or the newest."""
+    """Collects events that arrive in parts, in event-time order: all of them, or the newest."""
 
     def __init__(self, newest: int) -> None:
         self._newest = newest
@@ -138,7 +138,7 @@ class _Held:
         self._height = 0
 
     def add(self, part: pl.DataFrame) -> None:
-        # of what is dropped again no text may be remembered
+        # texts of events that may be dropped again must not stay in memory
         self._parts.append(part if self._newest else _coded(part.lazy()).collect())
         self._height += part.height
         while self._newest and self._height - self._parts[0].height >= self._newest:

@@ -1,4 +1,4 @@
-"""Events as arrays, with what followed each one: the form that the models are trained on."""
+"""Events as arrays with labels: the input of all models."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ __all__ = [
 ]
 
 ATTRIBUTION_MS = DAY_MS
-"How long after first meeting an item an action still counts for that meeting, unless a setting says otherwise."
+"Default time after a first interaction in which an action counts for it, ms."
 MAX_HEADS = 4
-"Unless they are named."
+"Maximum number of heads, unless heads are named."
 
 Heads = tuple[tuple[str, float], ...]
-"(action, weight in the score) of each thing to predict."
+"(action, weight in the score) of each predicted action."
 
 
 def of_known_items(events: Sequence[Interaction], items: Sequence[Item]) -> Sequence[Interaction]:
-    """The events whose item is in the catalogue."""
+    """Select the events whose item is in the catalogue."""
     if isinstance(events, EventFrame):
         return events.of_items([item.item_id for item in items])
     known = {item.item_id for item in items}
@@ -48,7 +48,7 @@ def of_known_items(events: Sequence[Interaction], items: Sequence[Item]) -> Sequ
 
 
 def published(items: Sequence[Item], events: Sequence[Interaction]) -> list[Item]:
-    """The items that were there when the last of `events` happened: a later one must be served as the new item that it is."""
+    """Items published by the time of the last event. Later items are excluded, so that they are served as new items."""
     until = events[-1].event_time if events else 0
     return [item for item in items if item.published_at is None or item.published_at <= until]
 
@@ -60,21 +60,21 @@ def _actions(events: Sequence[Interaction]) -> list[str]:
 
 
 def _values(events: Sequence[Interaction]) -> NDArray[np.float64]:
-    """NaN where there is none."""
+    """Values of the events, NaN where there is none."""
     if isinstance(events, EventFrame):
         return events.frame["value"].fill_null(np.nan).to_numpy()
     return np.asarray([np.nan if event.value is None else event.value for event in events], np.float64)
 
 
 def with_liked(events: pl.DataFrame, rule: PositiveRule) -> pl.DataFrame:
-    """`events`, of columns `action` and `value`, with a column `_liked`: what `rule` says, asked once per kind."""
+    """Add column `_liked` to events with columns `action` and `value`. `rule` is evaluated once per distinct pair."""
     kinds = events.select("action", "value").unique()
     liked = pl.Series("_liked", [rule(action, value) for action, value in kinds.iter_rows()], pl.Boolean)
     return events.join(kinds.with_columns(liked), on=["action", "value"], how="left", nulls_equal=True, maintain_order="left")
 
 
 def vocabulary_of(events: Sequence[Interaction], positive: str) -> Vocabulary:
-    """How these events are to be read."""
+    """Encoding of these events: frequent actions, mean and deviation of the values, positive rule."""
     values = _values(events)
     values = values[~np.isnan(values)]
     counts = Counter(_actions(events))
@@ -91,7 +91,7 @@ def _demand_known(setting: str, named: Mapping[str, float], vocabulary: Vocabula
 
 
 def windows_of(windows_s: Mapping[str, float], vocabulary: Vocabulary) -> dict[str, int]:
-    """Windows in ms by action or `positive`.
+    """Convert windows to ms, by action or `positive`.
 
     Raises:
         ConfigError: an action is named that is not among the frequent ones.
@@ -103,10 +103,11 @@ def windows_of(windows_s: Mapping[str, float], vocabulary: Vocabulary) -> dict[s
 def heads_of(
     events: Sequence[Interaction], vocabulary: Vocabulary, positive: str, weights: Mapping[str, float] = MappingProxyType({})
 ) -> Heads:
-    """`positive` with weight 1, and each frequent action that says something else: with a tenth of that where it may be liked.
+    """Choose the heads: `positive` with weight 1, and each frequent action that differs from it, with 0.1 if it can be liked.
 
-    What is never liked (a skip, a dislike; a view where only a purchase counts) is learned and explained, and raises no score.
-    With `weights` by action: `positive` and the actions that are named, with these; a negative one lowers the score.
+    An action that is never liked (a skip, a dislike; a view where only a purchase counts) is learned and reported, but has no
+    weight in the score. Given `weights` by action, the heads are `positive` and the named actions with these weights. A
+    negative weight lowers the score.
 
     Raises:
         ConfigError: an action is named that is not among the frequent ones.
@@ -131,17 +132,17 @@ class EventTable:
 
     user: NDArray[np.int64]
     item: NDArray[np.int64]
-    "Number of the item in the catalogue that was given."
+    "Index of the item in the given catalogue."
     time_ms: NDArray[np.int64]
     slot: NDArray[np.int64]
     value: NDArray[np.float32]
-    "Standardised."
+    "Standardised value."
     has_value: NDArray[np.bool_]
     liked: NDArray[np.bool_]
     first: NDArray[np.bool_]
-    "Whether the person meets the item for the first time: only then can a slate have shown it."
+    "Whether this is the user's first interaction with the item; only then can a slate have shown it."
     labels: NDArray[np.float32]
-    "Per head: whether it followed within the attribution window, `(n, heads)`. Says something where `first`."
+    "Whether each head's action followed within its attribution window, `(n, heads)`. Only meaningful where `first`."
 
     def __len__(self) -> int:
         return len(self.user)
@@ -155,7 +156,7 @@ class EventTable:
         heads: Heads,
         windows_ms: Mapping[str, int] = MappingProxyType({}),
     ) -> EventTable:
-        """The table of events whose item is in the catalogue; others are left out. `windows_ms`: other windows, by head."""
+        """Make the table of events on catalogue items; other events are dropped. `windows_ms`: other windows, by head."""
         events = of_known_items(events, items)
         if isinstance(events, EventFrame):
             user, item = events.codes("user_id"), events.codes("item_id", [item.item_id for item in items])
@@ -195,9 +196,9 @@ class EventTable:
         )
 
     def until(self, n: int) -> EventTable:
-        """The first n events. Their labels may look beyond: recompute with `of` where that matters."""
+        """Take the first n events. Their labels may use later events; recompute with `of` where that matters."""
         return self.take(slice(n))
 
     def take(self, rows: slice | NDArray[np.intp] | NDArray[np.bool_]) -> EventTable:
-        """Some of the events; `first` and labels stay what they are among all."""
+        """Select some of the events. `first` and labels keep their values from the full table."""
         return EventTable(*(getattr(self, name)[rows] for name in self.__slots__))

@@ -1,4 +1,4 @@
-"""Which addresses are public: what a catalogue names must not make Riffle ask machines that only it can reach."""
+"""Public addresses: URLs in a catalogue must not make Riffle send requests to machines in its private network."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ __all__ = ["NotPublic", "PublicResolver", "is_public"]
 
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 NOT_PUBLIC = (ipaddress.ip_network("168.63.129.16/32"), ipaddress.ip_network("3fff::/20"))
-"An address inside of a cloud, and one for documentation (RFC 9637), that Python 3.11 takes for public."
+"A cloud-internal address, and a documentation network (RFC 9637), which Python 3.11 classifies as public."
 
 
 class NotPublic(Exception):
-    """A host is, or has among its addresses, one that is not public."""
+    """A host is a non-public address, or resolves to at least one."""
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is one of the internet: not loopback, private, link-local, shared, multicast or reserved.
+    """Whether an IP address is on the public internet: not loopback, private, link-local, shared, multicast or reserved.
 
-    An IPv6 address that stands for an IPv4 one (mapped, 6to4, NAT64) is what that one is; Teredo is not public.
+    An IPv6 address that embeds an IPv4 one (mapped, 6to4, NAT64) is classified by the latter; Teredo is not public.
     """
     try:
         found = ipaddress.ip_address(address)
@@ -43,10 +43,10 @@ def is_public(address: str) -> bool:
 
 
 class PublicResolver(AbstractResolver):
-    """The system's resolver, for names whose addresses are all public, and for `allowed` ones.
+    """The system's resolver, restricted to names with only public addresses, and to `allowed` names.
 
-    What is connected to is what was looked at here: a name that changes its address in between gains nothing. Hosts that
-    are written as an address do not come here; see `check_literal`.
+    Connections use the addresses checked here, so a name that changes its address afterwards gains nothing. Hosts written as
+    addresses bypass a resolver; see `check_literal`.
     """
 
     def __init__(self, allowed: Collection[str] = ()) -> None:
@@ -54,11 +54,11 @@ class PublicResolver(AbstractResolver):
         self._system = ThreadedResolver()
 
     async def resolve(self, host: str, port: int = 0, family: AddressFamily = AF_INET) -> list[ResolveResult]:
-        """Addresses of a host.
+        """Resolve a host.
 
         Raises:
-            NotPublic: one of them is not public.
-            OSError: the name is not known.
+            NotPublic: one of the addresses is not public.
+            OSError: the name is unknown.
         """
         found = await self._system.resolve(host, port, family)
         if host.lower() not in self._allowed and not all(is_public(entry["host"]) for entry in found):
@@ -66,15 +66,15 @@ class PublicResolver(AbstractResolver):
         return found
 
     def check_literal(self, host: str) -> None:
-        """Look at a host that may be written as an address, also in a form such as `127.1`, which only some take for one.
+        """Check a host that may be written as an address, including forms such as `127.1` that only some parsers accept.
 
         Raises:
-            NotPublic: it is one, and not public, or not in its usual form.
+            NotPublic: it is an address that is not public, or not in its usual form.
         """
         address = ":" in host or host.replace(".", "").isdigit()
         if address and host.lower() not in self._allowed and not is_public(host):
             raise NotPublic(host)
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing, because no resource is held."""
         await self._system.close()

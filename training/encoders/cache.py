@@ -1,7 +1,7 @@
-"""Vectors that are computed once per content and kept.
+"""Cache of item vectors: each content is encoded once.
 
-What is encoded is appended to a store keyed by the content's sha256, so that a run that was stopped goes on where it was, and
-an item is encoded again only when its content changes.
+New vectors are appended to a store keyed by the content's sha256. So an interrupted run continues where it stopped, and an item
+is encoded again only when its content changes.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ __all__ = ["VectorCache", "encode_into", "encode_items"]
 SHARD = 512
 "Vectors per file of the cache."
 SMALL_FILES = 64
-"Files of the cache that are not full, at which they are joined: items that came a few at a time leave many."
+"Number of partly filled cache files at which they are joined. Items that arrive in small batches leave many of them."
 
 
 class VectorCache:
-    """Vectors of one encoder by content hash, in files of at most SHARD entries that are written whole or not at all."""
+    """Vectors of one encoder by content hash, in files of at most SHARD entries. A file is written whole or not at all."""
 
     def __init__(self, folder: Path, encoder: Encoder) -> None:
         self._folder = folder / encoder.name
@@ -42,7 +42,7 @@ class VectorCache:
         try:
             rows = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError):
-            path.unlink(missing_ok=True)  # a cache: what cannot be read is encoded again
+            path.unlink(missing_ok=True)  # contents of an unreadable cache file are encoded again
             return 0
         if rows.dtype != self._kind:
             return 0
@@ -51,7 +51,7 @@ class VectorCache:
         return len(rows)
 
     def _join(self, paths: Sequence[Path]) -> None:
-        """Write the entries of these files into full ones, and only then take the files away."""
+        """Write the entries of these files into full ones, and only then delete the files."""
         for path in paths:
             for row in np.load(path, allow_pickle=False):
                 self.put(bytes(row["key"]).ljust(32, b"\0"), row["vector"], bool(row["readable"]))
@@ -67,18 +67,18 @@ class VectorCache:
         return key in self._vectors
 
     def get(self, key: bytes) -> NDArray[np.float32] | None:
-        """The vector; None when it is not here or its content cannot be read."""
+        """Return the vector; None when it is not cached or the content cannot be read."""
         return self._vectors.get(key)
 
     def put(self, key: bytes, vector: NDArray[np.float32], readable: bool) -> None:
-        """Keep a vector; durable after `flush`."""
+        """Store a vector; durable after `flush`."""
         self._vectors[key] = vector if readable else None
         self._held.append((key, readable, vector))
         if len(self._held) >= SHARD:
             self.flush()
 
     def flush(self) -> set[Path]:
-        """Write what is held; returns the files written since the cache was opened."""
+        """Write pending vectors; returns the files written since the cache was opened."""
         if not self._held:
             return self._written
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ class VectorCache:
 def encode_items(
     items: Sequence[Item], encoder: Encoder, cache: Path, progress: Progress | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Vectors of items, zeros where missing, float32 `(n, d)`, and where they are present, bool `(n,)`."""
+    """Encode items: vectors float32 `(n, d)`, zeros where missing, and a mask of those present, bool `(n,)`."""
     kept = VectorCache(cache, encoder)
     keys = encode_into(kept, items, encoder, progress)
     out = np.zeros((len(items), encoder.dimensions), np.float32)
@@ -111,7 +111,7 @@ def encode_items(
 def encode_into(
     kept: VectorCache, items: Sequence[Item], encoder: Encoder, progress: Progress | None = None
 ) -> list[bytes | None]:
-    """See that `kept` holds what can be read of these items; returns each one's content sha256, None where it lacks any."""
+    """Add missing vectors of these items to `kept`. Returns each content's sha256, None where an item lacks the modality."""
     encoder.prepare(items, progress)
     keys: list[bytes | None] = []
     todo: dict[bytes, int] = {}
@@ -123,7 +123,7 @@ def encode_into(
         keys.append(key)
         if key is not None and key not in kept:
             todo.setdefault(key, n)
-    # like lengths together, so that little is padded
+    # encode contents of similar length together, to reduce padding
     order = sorted(todo.items(), key=lambda pair: -lengths[pair[1]])
     done = 0
     try:

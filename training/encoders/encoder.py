@@ -1,4 +1,4 @@
-"""What an encoder of item contents is to its callers."""
+"""Interface of encoders of item contents."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from schemas.records import Item
 __all__ = ["ON_GPU", "Encoder", "Progress", "gpu"]
 
 ON_GPU = 256
-"Contents encoded together where there is a GPU."
+"Contents per batch on a GPU."
 Progress = Callable[[int, int], None]
 
 
 class Encoder(Protocol):
-    """Turns contents into vectors."""
+    """Maps contents to vectors."""
 
     name: str
-    "Names the weights and everything else that a vector depends on."
+    "Identifies the weights and everything else that a vector depends on."
     dimensions: int
     batch: int
-    "Contents that are best encoded together."
+    "Most efficient number of contents per batch."
 
     def prepare(self, items: Sequence[Item], progress: Progress | None = None) -> None:
-        """Called before the contents of these items are asked for: brings here what is elsewhere."""
+        """Fetch remote contents of these items. Called before their contents are read."""
 
     def content(self, item: Item) -> bytes | None:
-        """What is encoded of an item; None when the item lacks this modality."""
+        """Return the content of an item to encode; None when the item lacks this modality."""
 
     def encode(self, contents: Sequence[bytes]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Vectors, float32 `(n, dimensions)`, and which contents could be read, bool `(n,)`."""
+        """Return vectors, float32 `(n, dimensions)`, and which contents could be read, bool `(n,)`."""
 
     def left_out(self, items: Sequence[Item]) -> None:
-        """Called with the items that get no vector: counts those that name a content, with the reason."""
+        """Count items without a vector that name a content, by reason. Called with all items without a vector."""
 
 
 def gpu() -> bool:
-    """Whether there is a GPU to encode on. Loads torch."""
+    """Whether a GPU is available for encoding. Loads torch."""
     import torch
 
     return torch.cuda.is_available()

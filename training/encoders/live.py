@@ -1,6 +1,6 @@
-"""The encoders of text and image as one, for items that arrive one after the other: what `riffle encode` asks by name.
+"""Text and image encoders for a stream of items, as used by `riffle encode`.
 
-Nothing is loaded before the first item that needs it: an encoder that has nothing to do holds no weights.
+An encoder loads its weights with its first item, so that an unused one holds none.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ __all__ = ["LiveEncoders", "encoded"]
 
 
 class LiveEncoders:
-    """Text and image vectors of items, by the same encoders and the same cache as training."""
+    """Text and image vectors of items, with the encoders and the cache of training."""
 
     def __init__(self, cache: Path, text_model: str = "", image_hosts: str = "") -> None:
-        """`cache`: the folder of vectors that training uses; the others: what `riffle train` is given by these names."""
+        """`cache`: folder of vectors, shared with training. The other arguments equal the options of `riffle train`."""
         self._cache = cache
         self._images = image_encoder(cache, image_hosts)
         self._makers: dict[str, Callable[[], Encoder]] = {
@@ -37,7 +37,7 @@ class LiveEncoders:
 
     @property
     def counters(self) -> Mapping[str, int]:
-        """Of images by URL, how many were fetched, and by reason how many were not; and which images could not be used."""
+        """Counts for images by URL: fetched, and not fetched by reason. Also counts unusable images by reason."""
         return self._images.outcomes
 
     def _encoders(self) -> dict[str, tuple[Encoder, VectorCache]]:
@@ -49,11 +49,11 @@ class LiveEncoders:
 
     @property
     def names(self) -> list[str]:
-        """Of the encoders."""
+        """Names of the encoders."""
         return [encoder.name for encoder, _ in self._encoders().values()]
 
     def fingerprints(self, items: Sequence[Item]) -> list[int]:
-        """Per item, what its vectors would be made of now: those of an item whose content did not change are the same."""
+        """Fingerprint of the content behind each item's vectors. It is the same while the item's content is unchanged."""
         found = []
         for encoder, _ in self._encoders().values():
             encoder.prepare(items)
@@ -65,7 +65,7 @@ class LiveEncoders:
         return found
 
     def encode(self, items: Sequence[Item]) -> list[tuple[ItemVector, ...]]:
-        """Per item its vector in every modality; a content that was encoded before, here or in training, is not again."""
+        """Vectors of each item in every modality. Contents encoded before, here or in training, are taken from the cache."""
         columns = []
         for modality, (encoder, kept) in self._encoders().items():
             keys = encode_into(kept, items, encoder)
@@ -76,7 +76,7 @@ class LiveEncoders:
 def encoded(
     items: Sequence[Item], cache: Path, text_model: str = "", image_hosts: str = ""
 ) -> dict[str, tuple[ItemVector, ...]]:
-    """By item id what `riffle encode` would publish of these items; loads nothing where there are none."""
+    """Vectors that `riffle encode` would publish for these items, by item id. Loads nothing when there are none."""
     if not items:
         return {}
     vectors = LiveEncoders(cache, text_model, image_hosts).encode(items)

@@ -1,4 +1,4 @@
-"""Vectors of texts: a BERT-class model through `transformers`, mean-pooled (Reimers & Gurevych 2019)."""
+"""Text vectors: a BERT-class model through `transformers`, mean-pooled (Reimers & Gurevych 2019)."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from training.encoders.encoder import ON_GPU, Progress, gpu
 __all__ = ["TextEncoder", "text_of"]
 
 BATCH = 16
-"Texts encoded together on a CPU: larger batches leave its caches."
+"Texts per batch on a CPU; larger batches exceed its caches."
 MAX_TOKENS = 96
 
 
 def text_of(item: Item) -> str:
-    """What the text encoder reads of an item; empty when the item has no words at all."""
+    """Text of an item for the encoder; empty when the item has no words at all."""
     parts = [item.title, ", ".join(item.categories), item.text]
     return ". ".join(part.strip() for part in parts if part.strip())
 
 
 class TextEncoder:
-    """Mean-pooled, length-1 token vectors. `source` is a folder or a hub name; empty means the packaged MiniLM."""
+    """Mean-pooled token vectors of length 1. `source` is a folder or a hub name; empty means the packaged MiniLM."""
 
     def __init__(self, source: str = "", max_tokens: int = MAX_TOKENS) -> None:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -53,17 +53,17 @@ class TextEncoder:
             raise BadDataset("no_text_model", f"text model {self._source!r} cannot be loaded: {exc}", "text_model") from exc
 
     def prepare(self, items: Sequence[Item], progress: Progress | None = None) -> None:
-        """See `Encoder.prepare`; a text is here."""
+        """See `Encoder.prepare`. Texts need no fetching."""
 
     def content(self, item: Item) -> bytes | None:
-        """Title, categories and text."""
+        """Title, categories and text of the item."""
         return text_of(item).encode() or None
 
     def left_out(self, items: Sequence[Item]) -> None:
-        """See `Encoder.left_out`; a text is never left out."""
+        """See `Encoder.left_out`. Every text gets a vector, so there is nothing to count."""
 
     def encode(self, contents: Sequence[bytes]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """See `Encoder.encode`; every text can be read."""
+        """See `Encoder.encode`. Every text can be read."""
         import torch
         from transformers import AutoModel, AutoTokenizer
 

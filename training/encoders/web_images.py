@@ -1,7 +1,7 @@
-"""Images that a catalogue names by URL: fetched once, within bounds, and kept as files.
+"""Images that a catalogue refers to by URL: fetched once, within limits, and stored as files.
 
-Only http and https, only hosts with public addresses or named ones, and never more than a few bytes, seconds and requests.
-An image that cannot be had is counted with its reason, and its item is one without an image.
+Only http and https, only hosts with public addresses or named ones, and with limits on bytes, seconds and requests. Images that
+cannot be fetched are counted by reason, and their items are treated as having none.
 """
 
 from __future__ import annotations
@@ -31,37 +31,37 @@ CHUNK = 1 << 16
 REDIRECTS = (301, 302, 303, 307, 308)
 HEADERS = {"User-Agent": "riffle-images", "Accept": "image/*", "Accept-Encoding": "identity"}
 MISSES = ("timeout", "unreachable", "server_error")
-"Failures that say something about the host, not about the image."
+"Failures that concern the host rather than the image."
 ANY_HOST = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What fetching may take."""
+    """Limits on fetching."""
 
     bytes: int = 10 << 20
-    "Of one image."
+    "Largest size of one image, bytes."
     seconds: float = 5.0
-    "For one image, from looking up its host to its last byte, redirects included."
+    "Longest time for one image, seconds, from the host lookup to the last byte, redirects included."
     parallel: int = 8
-    "Images fetched at once."
+    "Number of images fetched at once."
     redirects: int = 3
-    "Followed for one image."
+    "Maximum number of redirects for one image."
     misses: int = 5
-    "Failures of a host in a row after which it is given up."
+    "Number of consecutive failures after which a host is given up."
     all_misses: int = 25
-    "Failures in a row, of whatever hosts, after which every host is given up: there is no network."
+    "Number of consecutive failures over all hosts after which every host is given up, because the network is down."
     given_up_s: float = 600.0
-    "Seconds for which a host is given up, and an image that failed is not asked for again."
+    "Seconds until a host that was given up, or an image that failed, is tried again."
     kept_s: float = 7 * 86_400.0
-    "Seconds after which an image is fetched anew; until that succeeds the old one stays."
+    "Seconds until an image is fetched again; until that succeeds, the old one is used."
 
 
 STANDARD = Limits()
 
 
 class _Failed(Exception):
-    """Why there is no image."""
+    """Fetching failed; holds the reason."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -69,37 +69,37 @@ class _Failed(Exception):
 
 
 class WebImages:
-    """Files of fetched images in a folder, by the URL's sha256. Not to be called from a running event loop."""
+    """Files of fetched images in a folder, named by the URL's sha256. Must not be called from a running event loop."""
 
     def __init__(
         self, folder: Path, hosts: str = "", limits: Limits = STANDARD, clock: Callable[[], float] = time.time
     ) -> None:
-        """`hosts`: names, separated by commas, that may have addresses which are not public; `off` fetches nothing."""
+        """`hosts`: comma-separated names whose addresses need not be public; `off` disables fetching."""
         self._folder = folder
         self._off = hosts.strip() == OFF
         self._allowed = frozenset(host.strip().lower() for host in hosts.split(",") if host.strip())
         self._limits = limits
         self._clock = clock
         self._failed: dict[str, float] = {}
-        "Until when a URL is not asked for again."
+        "By URL: time before which it is not requested again."
         self._misses: Counter[str] = Counter()
-        "Failures in a row by host; of all hosts under ANY_HOST."
+        "Number of consecutive failures by host; over all hosts under ANY_HOST."
         self._given_up: dict[str, float] = {}
         self.counters: Counter[str] = Counter()
-        "`fetched`, and by reason what was not: `not_public`, `http_404`, `too_large`, `timeout`, `not_an_image`, `given_up`, …"
+        "`fetched`, and failures by reason: `not_public`, `http_404`, `too_large`, `timeout`, `not_an_image`, `given_up`, …"
 
     def content(self, url: str) -> bytes | None:
-        """The image as it was fetched last; None when it is not here. Fetches nothing."""
+        """Return the most recently fetched image; None when there is none. Fetches nothing."""
         try:
             return self._path(url).read_bytes()
         except OSError:
             return None
 
     def fetch(self, urls: Iterable[str], progress: Callable[[int, int], None] | None = None) -> None:
-        """See that the images are here, as far as they can be had; those that are here and not old are not asked for.
+        """Fetch missing and outdated images, as far as possible. Current ones are not requested.
 
         Raises:
-            OSError: one cannot be written.
+            OSError: a file cannot be written.
         """
         now = self._clock()
         self._failed = {url: until for url, until in self._failed.items() if now < until}
@@ -129,7 +129,7 @@ class WebImages:
 
     async def _fetch_all(self, urls: list[str], progress: Callable[[int, int], None]) -> None:
         resolver, limits = PublicResolver(self._allowed), self._limits
-        # a wait for a free connection would count as time for the image
+        # with a connection limit, waiting for a free connection would count towards the time of an image
         connector = aiohttp.TCPConnector(limit=0, resolver=resolver)
         timeout = aiohttp.ClientTimeout(total=limits.seconds)
         waiting, done = iter(urls), 0
@@ -232,7 +232,7 @@ def _target(url: str) -> URL:
 
 
 def _redirected(before: URL, location: str) -> URL:
-    """Where a redirect leads: to https, or from http to http."""
+    """Target of a redirect. Allows https, and http only from http."""
     try:
         target = _target(str(before.join(URL(location))))
     except ValueError as exc:

@@ -1,1 +1,1 @@
-"""Measuring slates against what users did next."""
+"""Evaluation of slates against the users' next actions."""

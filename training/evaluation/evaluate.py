@@ -1,12 +1,12 @@
-"""How good are the slates? The prequential protocol, through the pipeline that serves.
+"""Offline evaluation of slates by the prequential protocol, through the serving pipeline.
 
-Events in time order. Each positive event of the last part is a query: recommend to that person, from what everybody did
-before that moment, out of the whole catalogue, without what the person has already met. The place of the item that the
-person then liked gives NDCG@10, HR@10, Recall@50 and MRR. The event is then applied, as a worker would apply it.
+Events are processed in time order. Each positive event of the last part is a query: recommend to its user from all earlier
+events, out of the whole catalogue, without items that the user has interacted with. The rank of the liked item gives NDCG@10,
+HR@10, Recall@50 and MRR. The event is then applied, as a worker would apply it.
 
-Three things differ from a worker, and are exact here: statistics and neighbours are known at once instead of some milliseconds
-later, they are summed over one partition, and a new item's text and image vectors are there with the item instead of some
-seconds later. What the pipeline does not rank counts as beyond every rank.
+Three things differ from a worker and are exact here. Statistics and neighbours are current at once instead of some milliseconds
+later. They are summed over one partition. A new item's text and image vectors arrive with the item instead of some seconds
+later. An item that the pipeline does not rank counts as beyond every rank.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ __all__ = ["DEEP", "EvaluationPlan", "Figures", "K", "QueryOutcome", "asked_of",
 K = 10
 DEEP = 50
 WINDOW_DEPTH = 100
-"Places of a slate that are held against all that a person likes within the attribution window."
+"Number of ranks that are compared with all items that the user likes within the attribution window."
 ASKING = 100
-"Events that are applied while one query is asked, about."
+"Cost of a query for the progress report, in applied events, roughly."
 CHUNK = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationPlan:
-    """What is asked of a corpus."""
+    """Plan of an evaluation on a corpus."""
 
     share: float = 0.8
-    "Events before the first query."
+    "Fraction of the events before the first query."
     queries: int | None = None
-    "Only that many of the queries, evenly spread; None asks all."
+    "Maximum number of queries, evenly spread; None asks all."
     parity: int = 0
-    "Requests on which the exported graphs are held against torch."
+    "Number of requests on which the exported graphs are compared with torch."
     first: bool = False
-    "Ask at first meetings of what is liked then or later, instead of at every positive event (`asked_of`)."
+    "Query at first interactions with items liked then or later, instead of at every positive event (`asked_of`)."
     apart: bool = False
-    "Apply no event of the rest: the queries are asked after the first part, each for itself (`training.evaluation.holdout`)."
+    "Apply no event after the first part; queries are independent of each other (`training.evaluation.holdout`)."
 
 
 STANDARD = EvaluationPlan()
@@ -58,44 +58,44 @@ STANDARD = EvaluationPlan()
 
 @dataclass(frozen=True, slots=True)
 class QueryOutcome:
-    """One query: who, after what, what became of it, and what the person liked from then on."""
+    """One query: user, item, its trace through the pipeline, and the user's later likes."""
 
     user_id: str
     item_id: str
     probed: Probed
     without_history: bool
-    "The person had liked nothing before."
+    "The user had liked nothing before."
     cold: bool
-    "Nobody had interacted with the item before."
+    "No user had interacted with the item before."
     interacted: bool
     "The user had interacted with the item before: it is seen, and no slate holds it."
     top: tuple[str, ...]
     "The first K item ids of the slate."
     hits: NDArray[np.bool_]
-    "Whether the person liked the item at each place within the attribution window, from this event on: `(places,)`."
+    "Whether the user liked the item at each rank within the attribution window, from this event on: `(ranks,)`."
     relevant: int
-    "Items liked within that window, of those met for the first time, whether shown or not."
+    "Number of items first interacted with and liked within that window, shown or not."
     came: NDArray[np.bool_]
-    "Per item that the ranker scored, and head: whether it came true within the window. `(ranked, heads)`."
+    "Whether each head's action followed within the window, per item that the ranker scored: `(ranked, heads)`."
 
 
 @dataclass(slots=True)
 class Figures:
-    """Ranks of the liked items, and where those that were not ranked were lost."""
+    """Ranks of the liked items, and the stages where unranked ones were lost."""
 
     ranks: list[int] = field(default_factory=list)
-    "0 is first; BEYOND where the item was not ranked."
+    "Rank per query, 0 is first; BEYOND where the item was not ranked."
     stages: Counter[str] = field(default_factory=Counter)
     sources: Counter[str] = field(default_factory=Counter)
-    "Queries whose item each source brought."
+    "Number of queries whose item each source retrieved."
     without_history: int = 0
     asked: list[QueryOutcome] = field(default_factory=list)
-    "What is kept of each query."
+    "Outcome of each query."
     heads: tuple[str, ...] = ()
-    "What the release predicts; none without one."
+    "Heads of the release; empty without one."
 
     def note(self, asked: QueryOutcome) -> None:
-        """Count one query."""
+        """Add the outcome of one query."""
         self.asked.append(asked)
         self.ranks.append(asked.probed.rank)
         self.stages[asked.probed.stage] += 1
@@ -125,7 +125,7 @@ class Figures:
         }
 
     def _of_candidates(self) -> dict[str, object]:
-        """What the candidate stage holds: the first DEEP of it by the light score, and all of it."""
+        """Recall of the candidate stage: in its first DEEP by light score, and in all of it."""
         places = np.asarray([asked.probed.candidate_rank for asked in self.asked], np.int64)
         if not len(places):
             return {}
@@ -145,10 +145,10 @@ def asked_of(
     *,
     first: bool = False,
 ) -> list[int]:
-    """Numbers of the events that are queries: the positive ones after the first `share`, or `most` of them, evenly spread.
+    """Indices of the events that are queries: positive ones after the first `share`, or `most` of them, evenly spread.
 
-    With `first` they are those at which a person first meets an item that they like within the attribution window, then or
-    later: what a slate could have shown, where people view before they buy or come back to what they like.
+    With `first` they are first interactions with items liked then or later within the attribution window. A slate can show such
+    an item, which matters where users view before they buy, or return to items that they like.
     """
     cut = int(len(events) * share)
     if first:
@@ -159,7 +159,7 @@ def asked_of(
 
 
 def spread(asked: list[int], most: int) -> list[int]:
-    """All of `asked`, or `most` of them, evenly spread."""
+    """Select all of `asked`, or `most` of them, evenly spread."""
     if len(asked) <= most:
         return asked
     return [asked[place] for place in np.linspace(0, len(asked) - 1, most).astype(int).tolist()]
@@ -177,9 +177,9 @@ def evaluate(
 ) -> Figures:
     """Apply the first `plan.share` of the events, then query at each positive one of the rest and apply it.
 
-    `events` are in event-time order. `progress` is called with the work done and all of it, an event being 1. `at_cut` is
-    called when the first part is applied. `vectors` are of the items that the release does not hold, or not as they are now:
-    see `SimulatedWorker`. Deterministic.
+    `events` are in event-time order. `progress` is called with work done and total work, in units of one event. `at_cut` is
+    called once the first part is applied. `vectors` are of items that the release lacks or holds in another form, see
+    `SimulatedWorker`. Deterministic.
     """
     items = list(items)
     world, figures = SimulatedWorker(items, slot, vectors), Figures()
@@ -197,7 +197,7 @@ def evaluate(
         world.apply(chunk)
         liked.update(event.user_id for event in chunk if positive(event.action, event.value))
         progress(start + len(chunk), work)
-    while model is not None and not model.synced(world.items):  # a worker has long taken in what was there by then
+    while model is not None and not model.synced(world.items):  # a running worker has synced the items of that time long ago
         model.sync(world.items)
     if at_cut is not None:
         at_cut(world)

@@ -1,4 +1,4 @@
-"""A release that exists, asked about events that it was not trained on."""
+"""Evaluation of an existing release on events outside its training."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ TIME = attrgetter("event_time")
 
 
 def find_release(named: str, root: Path) -> Release:
-    """The release in the folder `named`, or of that name below `root`; verified.
+    """Find and verify the release in the folder `named`, or of that name below `root`.
 
     Raises:
-        ReleaseRejected: there is none, or it is not what its manifest says.
+        ReleaseRejected: there is none, or it does not match its manifest.
     """
     folder = Path(named)
     if not (folder / "manifest.json").exists() and NAME.fullmatch(named):
@@ -32,10 +32,10 @@ def find_release(named: str, root: Path) -> Release:
 
 
 def newer_share(events: Sequence[Interaction], until_ms: int, name: str) -> float:
-    """The share of the events up to `until_ms`, so that the rest is what a release trained until then has not seen.
+    """Share of the events up to `until_ms`. The rest is unseen by a release trained until then.
 
     Raises:
-        BadDataset: nothing is newer.
+        BadDataset: no event is newer.
     """
     cut = bisect_right(events, until_ms, key=TIME)
     if cut >= len(events):
@@ -45,9 +45,9 @@ def newer_share(events: Sequence[Interaction], until_ms: int, name: str) -> floa
 
 
 def seen_events(events: Sequence[Interaction], share: float, until_ms: int, name: str, *, allowed: bool) -> int:
-    """How many of the events after the first `share` are up to `until_ms`, until which a release was trained.
+    """Number of events after the first `share` that are at or before `until_ms`, the end of a release's training.
 
-    One of that very moment counts as seen: nothing tells whether it was.
+    An event at exactly that time counts as seen, because its use in training is unknown.
 
     Raises:
         ConfigError: there are some, and that is not `allowed`.

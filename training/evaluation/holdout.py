@@ -1,11 +1,11 @@
-"""Which events are kept from training to judge a release by: the newest of all, or, where those are too few, everybody's last.
+"""Choice of the events held out to judge a release: the newest ones or, where those are too few, each user's last ones.
 
-`prequential`: the newest share of the events, asked and applied one after the other. It holds what time changes, and is the
-protocol wherever it holds enough queries of enough people.
+`prequential` holds out the newest share of the events; they are queried and applied in order. It covers changes over time, and
+is used wherever it has enough queries of enough users.
 
-`leave_last_out`: of each person everything from the last first meeting with something liked on. Each is asked once, after all
-other events are applied, as if everybody came back now. That asks as many people as there are, and costs each of them one
-like. Other people's later events are then known, to the release as to what it is compared with.
+`leave_last_out` holds out each user's events from the last first interaction with a liked item on. Each user is queried once,
+after all training events are applied, as if all returned now. It queries every such user and costs each one like. Later events
+of other users are then known, both to the release and to the one it is compared with.
 """
 
 from __future__ import annotations
@@ -40,27 +40,27 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Holdout:
-    """Events, those to train on first, and how the others are asked about."""
+    """Events, training events first, and how the held-out ones are queried."""
 
     protocol: str
     events: Sequence[Interaction]
-    "Those to train on in event-time order, then those that are kept, in event-time order."
+    "Training events in event-time order, then held-out events in event-time order."
     trained: int
-    "How many of them are trained on."
+    "Number of training events."
     queries: int
     people: int
-    "Whom the queries are of."
+    "Number of users with queries."
     kept_from_ms: Mapping[str, int] = field(default_factory=dict)
-    "Of `leave_last_out`, by person: the time of the query, from which on nothing of theirs is trained on."
+    "For `leave_last_out`, by user: event time of the query, ms. The user's events from then on are held out."
 
     @property
     def apart(self) -> bool:
-        """Whether each is asked for itself, and none of what is kept is applied."""
+        """Whether queries are independent and no held-out event is applied."""
         return self.protocol == LEAVE_LAST_OUT
 
     @property
     def share(self) -> float:
-        """`trained` as a share of the events: `int(len(events) * share)` gives it back."""
+        """`trained` as a share of the events, such that `int(len(events) * share)` equals it."""
         return min(1.0, (self.trained + 0.5) / max(len(self.events), 1))
 
 
@@ -73,14 +73,14 @@ def held_out(
     until_ms: int = -1,
     bounds: Bounds = STANDARD,
 ) -> Holdout:
-    """What to train on and what to ask about. Known before anything is trained.
+    """Choose training events and queries, before any training.
 
-    `share` of the events is trained on at least where the newest are kept, `queries` are asked at most. A `champion` that was
-    trained until `until_ms` must not be asked about what it has learned; one that has learned everything here is of other data,
-    or nothing is new, and all that is kept is asked.
+    Where the newest events are held out, at least `share` of all is trained on. At most `queries` are asked. Events up to
+    `until_ms`, on which the `champion` was trained, are not queried. A champion trained past the last event belongs to other
+    data, or nothing is new; then all held-out events are queried.
 
     Raises:
-        BadDataset: neither protocol finds enough to judge by; the message says what there is and what is needed.
+        BadDataset: neither protocol finds enough to judge by; the message gives available and needed numbers.
     """
     newest = _newest(events, positive, share, queries, until_ms, bounds)
     if newest.queries >= bounds.queries and newest.people >= bounds.people:
@@ -110,9 +110,9 @@ def _newest(events: Sequence[Interaction], positive: str, share: float, queries:
 
 
 def last_out(events: Sequence[Interaction], positive: str, after_ms: int = -1) -> Holdout:
-    """Keep of each person what came from the last first meeting with something liked on, where that is later than `after_ms`.
+    """Hold out each user's events from the last first interaction with a liked item on, where that is later than `after_ms`.
 
-    A person of whom nothing would be left to train on is not asked.
+    Users without any event before it are not queried, because no training event would remain.
     """
     users = [event.user_id for event in events]
     begins: dict[str, int] = {}
@@ -129,10 +129,10 @@ def last_out(events: Sequence[Interaction], positive: str, after_ms: int = -1) -
 
 
 def without_kept(corpus: Corpus, held: Holdout, windows_ms: Iterable[int]) -> Corpus:
-    """The corpus with the events of `held`, and without slates whose labels could say what is kept.
+    """Corpus with the events of `held`, without slates whose labels could reveal held-out events.
 
-    That are those of people who are asked whose windows (the longest of `windows_ms`, a day at least) are not over at their
-    query. Of `prequential` none need be left out: training reads slates only as far as its newest event.
+    Those are slates of queried users whose windows (the longest of `windows_ms`, at least a day) end after their query. For
+    `prequential` none is dropped, because training reads slates only up to its newest event.
     """
     corpus = replace(corpus, events=held.events)
     if not held.kept_from_ms:
@@ -161,10 +161,10 @@ def _in_order(events: Sequence[Interaction], order: NDArray[np.intp]) -> Sequenc
 
 
 def unseen_share(events: Sequence[Interaction], share: float, until_ms: int) -> float:
-    """`share` of the events, or more, up to where a release that was trained until `until_ms` has seen them.
+    """`share` of the events, extended to the end of the training data of a release trained until `until_ms`.
 
-    It must not be asked about what it has learned, events of that very moment included. One that has seen all is of other data,
-    or nothing new has come: `share`.
+    The release must not be queried on training events; events at exactly that time count as such. Returns `share` if the
+    release was trained past all events, because it belongs to other data or nothing is new.
     """
     n, cut = len(events), int(len(events) * share)
     if cut >= n or events[cut].event_time > until_ms or events[-1].event_time <= until_ms:
@@ -173,10 +173,10 @@ def unseen_share(events: Sequence[Interaction], share: float, until_ms: int) -> 
 
 
 def gate_share(events: Sequence[Interaction], positive: str, share: float, queries: int, bounds: Bounds = STANDARD) -> float:
-    """`share` of the events, or more, up to where what is left still holds what the gate asks.
+    """`share` of the events, extended as long as the rest holds enough for the gate.
 
-    That are `queries` first meetings of what is liked (`asked_of`), of as many people as `bounds` want; where the rest after
-    `share` holds fewer of either, it is all kept. So what is kept from training does not grow with the history.
+    The gate needs `queries` first interactions with liked items (`asked_of`), by as many users as `bounds` require. Where the
+    rest after `share` holds fewer of either, all of it is held out. So the held-out part does not grow with the history.
     """
     return _gate_share(events, asked_of(events, PositiveRule(positive), share, first=True), share, queries, bounds)
 
@@ -186,5 +186,5 @@ def _gate_share(events: Sequence[Interaction], asked: Sequence[int], share: floa
     for found, n in enumerate(reversed(asked), 1):
         people.add(events[n].user_id)
         if found >= needed and len(people) >= bounds.people:
-            return max(share, (n + 0.5) / len(events))  # of the same events, be it the share or a little less
+            return max(share, (n + 0.5) / len(events))  # + 0.5, so that rounding of the share gives back the same n
     return share

@@ -1,6 +1,6 @@
-"""What an evaluation found: a row per query, so that it can be cut into segments and compared with another, query by query.
+"""Results of an evaluation with a row per query, for comparison by segment and against another one query by query.
 
-Saved as JSON, format 1: the columns as lists, people as numbers. A measurement needs no release and no data to be read again.
+Saved as JSON, format 1: columns are lists, users are numbers. Reading a measurement needs neither the release nor the data.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MEASURES: Mapping[str, str] = {
     f"novelty@{K}": "bits of self-information per shown item",
     f"diversity@{K}": "mean distance of shown items by words and categories",
 }
-"Per query, with what each says."
+"Measures per query, with their descriptions."
 
 SEGMENTS: Mapping[str, str] = {
     "all": "all queries",
@@ -52,51 +52,51 @@ SEGMENTS: Mapping[str, str] = {
     "items_head": "liked item among the most popular that hold half of the earlier events",
     "items_tail": "liked item met before the split, less popular",
 }
-"Parts of the queries; the number of each is a bit of the column `segments`."
+"Segments of the queries; the index of each is a bit of the column `segments`."
 
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """What was known of the items when the queries began, the same for whatever is measured."""
+    """The items as known at the start of the queries, the same for every measurement."""
 
     item_ids: Sequence[str]
     events: NDArray[np.int64]
-    "Events per item before the split."
+    "Number of events per item before the split."
     vectors: NDArray[np.float32]
-    "Hashed words and categories, of length 1 or 0: what diversity is measured by, whichever release answers."
+    "Hashed words and categories, of length 1 or 0. Diversity uses them for every release."
 
 
 @dataclass(slots=True)
 class Measurement:
-    """One evaluation. Columns are of one length, the number of queries."""
+    """One evaluation. All columns have one row per query."""
 
     label: str
     dataset: str
     release: str
     people: NDArray[np.int64]
     items: NDArray[np.int64]
-    "Number of the liked item among `item_ids`, -1 where the catalogue lacks it."
+    "Index of the liked item in `item_ids`, -1 where the catalogue lacks it."
     ranks: NDArray[np.int64]
     segments: NDArray[np.int64]
     stages: list[str]
     sources: list[list[str]]
     tops: NDArray[np.int64]
-    "Numbers of the first K items, -1 where the slate has ended: `(q, K)`."
+    "Indices of the first K items, -1 beyond the end of the slate: `(q, K)`."
     values: dict[str, Floats]
-    "By name in MEASURES."
+    "Values per query, by name in MEASURES."
     item_ids: list[str]
     catalogue_size: int
     calibration: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Per head: reliability bins, expected calibration error, AUC, GAUC by person; in `segments` the last three by segment,
-    AUC and GAUC with their intervals, people drawn whole. Saved before there were segments, it lacks them."""
+    """Per head: reliability bins, expected calibration error, AUC, and GAUC by user. `segments` holds the last three by
+    segment, AUC and GAUC with intervals over resampled users. Absent in files saved before segments existed."""
     facts: dict[str, Any] = field(default_factory=dict)
-    "Whatever else is known: training seconds, parity."
+    "Further facts, such as training seconds and parity."
 
     @classmethod
     def of(
         cls, figures: Figures, catalogue: Catalogue, label: str, dataset: str, release: str, facts: Mapping[str, Any] = {}
     ) -> Measurement:
-        """From what `evaluate` noted."""
+        """Make a measurement from the outcomes of `evaluate`."""
         asked = figures.asked
         number = {item_id: n for n, item_id in enumerate(catalogue.item_ids)}
         people: dict[str, int] = {}
@@ -127,20 +127,20 @@ class Measurement:
         return len(self.ranks)
 
     def within(self, segment: str) -> NDArray[np.bool_]:
-        """Which queries a segment holds."""
+        """Mask of the queries in a segment."""
         held: NDArray[np.bool_] = (self.segments >> list(SEGMENTS).index(segment)) & 1 > 0
         return held
 
     def interval(self, measure: str, segment: str = "all") -> metrics.Interval:
-        """Mean and 95 % interval, people drawn whole; NaN where the segment holds no query."""
+        """Mean and 95 % interval, resampled by user; NaN where the segment holds no query."""
         held = self.within(segment)
         return metrics.bootstrap(self.values[measure][held], self.people[held])
 
     def against(self, other: Measurement, measure: str, segment: str = "all") -> metrics.Interval:
-        """Mean difference to another measurement of the same queries, and its 95 % interval, paired; NaN without queries.
+        """Mean difference to another measurement of the same queries, and its paired 95 % interval; NaN without queries.
 
         Raises:
-            BadInput: the two were not asked the same queries.
+            BadInput: the two have different queries.
         """
         if self.queries() != other.queries():
             raise BadInput("other_queries", f"{self.label} and {other.label} were not asked the same queries")
@@ -148,16 +148,16 @@ class Measurement:
         return metrics.bootstrap((self.values[measure] - other.values[measure])[held], self.people[held])
 
     def coverage(self) -> float:
-        """Share of the catalogue that was in the first K of some slate."""
+        """Share of the catalogue in the first K of at least one slate."""
         return metrics.coverage(self.tops, self.catalogue_size)
 
     def queries(self) -> str:
-        """Fingerprint of who was asked about what, in order."""
+        """Fingerprint of the users and items queried, in order."""
         asked = np.stack([self.people, self.items]) if len(self) else np.zeros(0, np.int64)
         return hashlib.sha256(asked.tobytes() + "\n".join(self.item_ids).encode()).hexdigest()[:16]
 
     def summary(self) -> dict[str, Any]:
-        """Means with intervals, by segment, null where it holds no query; coverage; calibration."""
+        """Means with intervals by segment, null where it holds no query; coverage; calibration."""
         segments: dict[str, dict[str, Any]] = {}
         for name in SEGMENTS:
             figures = {measure: self.interval(measure, name).to_json() for measure in MEASURES}
@@ -165,7 +165,7 @@ class Measurement:
         return {f"coverage@{K}": round(self.coverage(), 4), "segments": segments, "calibration": self.calibration}
 
     def save(self, path: Path) -> None:
-        """Write it as JSON."""
+        """Write the measurement as JSON."""
         names = sorted({*self.stages})
         brought = sorted({name for row in self.sources for name in row})
         path.write_text(
@@ -201,10 +201,10 @@ class Measurement:
 
     @classmethod
     def load(cls, path: Path) -> Measurement:
-        """Read what `save` wrote.
+        """Read a file written by `save`.
 
         Raises:
-            BadInput: it cannot be read, is no measurement, or of a later format.
+            BadInput: the file cannot be read, is no measurement, or has a later format.
         """
         try:
             saved = json.loads(path.read_text(encoding="utf-8"))
@@ -246,7 +246,7 @@ class Measurement:
 
 
 def _segments(figures: Figures, items: NDArray[np.int64], catalogue: Catalogue) -> NDArray[np.int64]:
-    """Bits in the order of SEGMENTS. Of items with equally many events the hash of the id decides, not the file."""
+    """Segment bits in the order of SEGMENTS. Ties in the number of events are ordered by hash, not by file position."""
     events = catalogue.events
     hashes = np.asarray([hash64(item_id) for item_id in catalogue.item_ids], np.uint64)
     order = np.lexsort((hashes, -events))
@@ -294,7 +294,7 @@ def _values(figures: Figures, tops: NDArray[np.int64], catalogue: Catalogue) -> 
 def _calibration(
     figures: Figures, people: NDArray[np.int64], segments: Mapping[str, NDArray[np.bool_]]
 ) -> dict[str, dict[str, Any]]:
-    """Of every candidate that was ranked. The moments are those of liked events, so somewhat more comes than at any moment."""
+    """Calibration over all ranked candidates. Queries are at liked events, so actions are somewhat more frequent than usual."""
     ranked = [(n, one) for n, one in enumerate(figures.asked) if one.probed.heads.size]
     if not ranked:
         return {}

@@ -1,4 +1,4 @@
-"""The report's figures as SVG text, whose colours are those of the page: they follow its light and dark."""
+"""Figures of the report as SVG text. They use the page's colours and so follow its light and dark themes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PAGE: Mapping[str, str] = {
     **{colour: f"var(--series-{n})" for n, colour in enumerate(SERIES)},
     **{colour: f"var(--end-{n})" for n, colour in enumerate(ENDS)},
 }
-"Stand-ins that no figure uses otherwise, and the page's colours."
+"Placeholder colours that no figure uses otherwise, by the page's variables that replace them."
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -58,7 +58,7 @@ STYLE: dict[Any, Any] = {
 
 
 def _svg(figure: Figure, about: str) -> str:
-    """The figure as an element of a page. `about` says in words what it shows."""
+    """Render the figure as an element of a page. `about` describes it in words."""
     out = io.StringIO()
     with mpl.rc_context({**STYLE, "svg.hashsalt": about}):
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None}, transparent=True, bbox_inches="tight")
@@ -77,7 +77,7 @@ def _grid(width: float, height: float, rows: int, columns: int, *, share_y: bool
 
 
 def by_segment(found: Sequence[Measurement], measures: Sequence[str]) -> str:
-    """Each measure in each segment, with its interval; a panel per measure, a row per segment."""
+    """Plot each measure in each segment with its interval: a panel per measure, a row per segment."""
     segments = [name for name in SEGMENTS if any(bool(one.within(name).any()) for one in found)]
     with mpl.rc_context(STYLE):
         height = 0.8 + len(segments) * (0.22 + 0.16 * len(found))
@@ -103,7 +103,7 @@ def by_segment(found: Sequence[Measurement], measures: Sequence[str]) -> str:
 
 
 def ends(one: Measurement) -> dict[str, float]:
-    """Where the liked items ended, as shares of all queries, from the best end to the worst."""
+    """Final stages of the liked items as shares of all queries, best first."""
     stages, ranks = np.asarray(one.stages, dtype=object), one.ranks
     ranked = ranks >= 0
     return {
@@ -117,7 +117,7 @@ def ends(one: Measurement) -> dict[str, float]:
 
 
 def lost(found: Sequence[Measurement]) -> str:
-    """Where the liked items ended: a bar per measurement, whole when all are shown."""
+    """Plot the final stages of the liked items: a bar per measurement, full if all items are shown."""
     with mpl.rc_context(STYLE):
         figure, (panel,) = _grid(10.4, 0.9 + 0.5 * len(found), 1, 1)
         for row, one in enumerate(found):
@@ -142,7 +142,7 @@ def lost(found: Sequence[Measurement]) -> str:
 
 
 def by_source(found: Sequence[Measurement]) -> str:
-    """Share of the queries whose liked item each source brought, and brought alone."""
+    """Plot the share of queries whose liked item each source retrieved, and retrieved alone."""
     names = sorted(
         {name for one in found for row in one.sources for name in row},
         key=lambda name: -float(np.mean([name in row for row in found[-1].sources])),
@@ -168,7 +168,7 @@ def by_source(found: Sequence[Measurement]) -> str:
 
 
 def reliability(found: Sequence[Measurement]) -> str:
-    """What the heads said against what came, on logarithmic scales; empty text without a release."""
+    """Plot predicted probabilities against observed frequencies on logarithmic scales; empty text without a release."""
     heads = list(dict.fromkeys(head for one in found for head in one.calibration))
     if not heads:
         return ""
@@ -197,7 +197,7 @@ def reliability(found: Sequence[Measurement]) -> str:
 
 
 def beyond_accuracy(found: Sequence[Measurement]) -> str:
-    """Coverage, novelty and diversity of what was shown."""
+    """Plot coverage, novelty and diversity of the slates."""
     panels_of = {
         f"coverage@{K}, share": [one.coverage() for one in found],
         f"novelty@{K}, bits": [one.interval(f"novelty@{K}").mean for one in found],

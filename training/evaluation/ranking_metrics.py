@@ -1,14 +1,13 @@
-"""Measures of ranked lists, of probabilities, and of how sure a mean of them is. All vectorised, none random without a seed.
+"""Metrics of ranked lists and of probabilities, with intervals of their means. All vectorised, deterministic for one seed.
 
-A ranked list of one query is a row of `hits`: whether the item at each place is relevant, best place first, bool `(q, places)`.
-Lists that are shorter are filled up with False. `relevant` says how many relevant items there are in all, int `(q,)`, whether
-listed or not. What is measured per query comes back per query, float64 `(q,)`, so that means and their intervals can be taken
-over any part of the queries. A query without relevant items gives 0.
+A ranked list of one query is a row of `hits`: whether the item at each rank is relevant, best first, bool `(q, ranks)`. Shorter
+lists are padded with False. `relevant` is the number of relevant items in all, int `(q,)`, listed or not. Metrics per query are
+float64 `(q,)`, so that means and intervals can be taken over any subset of queries. A query without relevant items gives 0.
 
 Definitions: Järvelin & Kekäläinen 2002 (NDCG), Buckley & Voorhees 2000 (average precision), Voorhees 1999 (reciprocal rank),
 Zhou et al. 2010 (novelty as self-information), Smyth & McClave 2001 and Ziegler et al. 2005 (diversity), Herlocker et al. 2004
 (coverage), Naeini et al. 2015 (expected calibration error), Mann & Whitney 1947 (AUC), Zhu et al. 2017 (GAUC), Efron &
-Tibshirani 1993 (bootstrap). The ranked ones equal `ir_measures` (trec_eval) on random runs: a test says so.
+Tibshirani 1993 (bootstrap). A test checks that the ranked ones equal `ir_measures` (trec_eval) on random runs.
 """
 
 from __future__ import annotations
@@ -53,19 +52,19 @@ Hits = NDArray[np.bool_]
 
 
 def recall_at(hits: Hits, relevant: NDArray[np.int64], k: int) -> Floats:
-    """Share of the relevant items that are among the first `k`."""
+    """Share of the relevant items in the first `k`."""
     found: Floats = hits[:, :k].sum(axis=1) / np.maximum(relevant, 1)
     return found
 
 
 def precision_at(hits: Hits, k: int) -> Floats:
-    """Share of the first `k` places that hold a relevant item; places beyond the list's end hold none."""
+    """Share of the first `k` ranks with a relevant item; ranks beyond the list's end have none."""
     found: Floats = hits[:, :k].sum(axis=1) / k
     return found
 
 
 def ndcg_at(hits: Hits, relevant: NDArray[np.int64], k: int) -> Floats:
-    """Discounted gain of the first `k`, 1 / log2(place + 1), as a share of the best that any order could have."""
+    """Discounted gain of the first `k`, 1 / log2(rank + 1) with ranks from 1, relative to the best order."""
     discount = discounts(np.arange(k))
     width = min(k, hits.shape[1])
     gain = hits[:, :width] @ discount[:width]
@@ -75,7 +74,7 @@ def ndcg_at(hits: Hits, relevant: NDArray[np.int64], k: int) -> Floats:
 
 
 def average_precision(hits: Hits, relevant: NDArray[np.int64], k: int | None = None) -> Floats:
-    """Mean, over the relevant items, of the precision at each one's place, 0 for one that is not listed. Its mean is MAP."""
+    """Mean over the relevant items of the precision at each one's rank, 0 for unlisted ones. Its mean is MAP."""
     listed = hits if k is None else hits[:, :k]
     precision = np.cumsum(listed, axis=1) / (np.arange(listed.shape[1]) + 1.0)
     found: Floats = (precision * listed).sum(axis=1) / np.maximum(relevant, 1)
@@ -83,28 +82,28 @@ def average_precision(hits: Hits, relevant: NDArray[np.int64], k: int | None = N
 
 
 def reciprocal_rank(ranks: NDArray[np.integer]) -> Floats:
-    """1 / (rank + 1) of each query's item, 0 where the rank is negative: the item is not listed. Ranks count from 0."""
+    """1 / (rank + 1) of each query's item; 0 for a negative rank, which marks an unlisted item. Ranks count from 0."""
     found: Floats = np.where(ranks >= 0, 1.0 / (np.maximum(ranks, 0) + 1.0), 0.0)
     return found
 
 
-# ---- lists beyond accuracy; `lists` holds item numbers, -1 where a list has ended: int `(q, k)`
+# ---- lists beyond accuracy; `lists` holds item numbers, -1 beyond the end of a list: int `(q, k)`
 
 
 def coverage(lists: NDArray[np.integer], n_items: int) -> float:
-    """Share of the catalogue that is in at least one list."""
+    """Share of the catalogue in at least one list."""
     return len(np.unique(lists[lists >= 0])) / max(n_items, 1)
 
 
 def self_information(events: NDArray[np.integer]) -> Floats:
-    """-log2 of the chance that an event is on each item, from counts `(n,)`; each item counts one more, for those unmet."""
+    """-log2 of each item's share of the events, from counts `(n,)`. Each count is raised by 1, because of cold items."""
     counts = events.astype(np.float64) + 1.0
     found: Floats = -np.log2(counts / max(float(counts.sum()), 1.0))
     return found
 
 
 def novelty(lists: NDArray[np.integer], information: Floats) -> Floats:
-    """Mean self-information, in bits, of each list's items: how little was known of what was shown."""
+    """Mean self-information, in bits, of each list's items. It is high for rarely seen items."""
     there = lists >= 0
     if not len(information):
         return np.zeros(len(lists))
@@ -116,13 +115,13 @@ def novelty(lists: NDArray[np.integer], information: Floats) -> Floats:
 def diversity(lists: NDArray[np.integer], vectors: NDArray[np.floating]) -> Floats:
     """Mean distance, 1 - cosine, over the pairs of each list's items. `vectors`: `(n, d)`, each of length 1 or 0.
 
-    Two items of which nothing is known (length 0) are at distance 1. A list of fewer than two items gives 0.
+    Two items without content (length 0) are at distance 1. A list of fewer than two items gives 0.
     """
     there = lists >= 0
     size = there.sum(axis=1)
     total = np.zeros((len(lists), vectors.shape[1]))
     own = np.zeros(len(lists))
-    for place in range(lists.shape[1]):  # a column at a time: all vectors of all lists at once would be large
+    for place in range(lists.shape[1]):  # one column at a time, because all vectors of all lists would need much memory
         rows = vectors[np.maximum(lists[:, place], 0)] * there[:, place, None]
         total += rows
         own += (rows * rows).sum(axis=1)
@@ -137,14 +136,14 @@ def diversity(lists: NDArray[np.integer], vectors: NDArray[np.floating]) -> Floa
 
 @dataclass(frozen=True, slots=True)
 class Reliability:
-    """What was said and what came, by bins of what was said; b bins, empty ones left out."""
+    """Predicted against observed probabilities in b bins of the predictions. Empty bins are omitted."""
 
     said: Floats
-    "Mean probability in each bin, ascending: `(b,)`."
+    "Mean predicted probability per bin, ascending: `(b,)`."
     came: Floats
-    "Share of it that came true: `(b,)`."
+    "Observed frequency per bin: `(b,)`."
     size: Floats
-    "Predictions in it: `(b,)`."
+    "Number of predictions per bin: `(b,)`."
 
     @property
     def error(self) -> float:
@@ -155,9 +154,9 @@ class Reliability:
 def reliability(
     said: NDArray[np.floating], came: NDArray[np.bool_], bins: int = 10, *, equal_width: bool = False
 ) -> Reliability:
-    """Bins of equal size (as far as ties allow), or of equal width over 0..1. `said` and `came`: `(n,)`.
+    """Reliability in bins of equal size (as far as ties allow), or of equal width over 0..1. `said` and `came`: `(n,)`.
 
-    Equal size is what suits probabilities that are mostly small: bins of equal width would put them all in the first.
+    Equal size suits probabilities that are mostly small; bins of equal width would put them all in the first.
     """
     probability = said.astype(np.float64)
     if equal_width:
@@ -172,7 +171,7 @@ def reliability(
 
 
 def _ranks(scores: NDArray[np.floating]) -> Floats:
-    """Places from 1, the mean place where scores are equal."""
+    """Ranks from 1; ties get their mean rank."""
     _, number, size = np.unique(scores, return_inverse=True, return_counts=True)
     last = np.cumsum(size)
     found: Floats = (last - (size - 1) / 2.0)[number]
@@ -180,7 +179,7 @@ def _ranks(scores: NDArray[np.floating]) -> Floats:
 
 
 def auc(scores: NDArray[np.floating], came: NDArray[np.bool_]) -> float:
-    """Chance that what came true was scored above what did not, ties count half; NaN when only one of the two is there."""
+    """Probability that a positive scores above a negative, ties count half; NaN when only one class is present."""
     true = int(came.sum())
     false = len(came) - true
     if not true or not false:
@@ -189,20 +188,20 @@ def auc(scores: NDArray[np.floating], came: NDArray[np.bool_]) -> float:
 
 
 def grouped_auc(scores: NDArray[np.floating], came: NDArray[np.bool_], groups: NDArray[np.integer]) -> float:
-    """Mean AUC within groups (people, say), weighted by their size; groups of one outcome say nothing. NaN without any."""
+    """Mean AUC within groups, such as users, weighted by their size. Groups of one class are skipped. NaN without any."""
     each, size = _aucs(scores, came, groups)
     return float((each * size).sum() / size.sum()) if len(each) else float("nan")
 
 
 def _aucs(scores: NDArray[np.floating], came: NDArray[np.bool_], groups: NDArray[np.integer]) -> tuple[Floats, Floats]:
-    """AUC and size of each group that holds both outcomes."""
+    """AUC and size of each group with both classes."""
     order = np.lexsort((scores, groups))
     group, score, true = groups[order], scores[order], came[order].astype(np.float64)
     if not len(group):
         return np.zeros(0), np.zeros(0)
     starts = np.flatnonzero(np.diff(group, prepend=group[0] - 1))
     number = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(group))))
-    # equal scores of one group share their mean place
+    # ties within a group get their mean rank
     fresh = np.append(True, (np.diff(score) != 0) | (np.diff(number) != 0))
     run = np.cumsum(fresh) - 1
     place = np.arange(len(group)) - starts[number] + 1.0
@@ -216,29 +215,29 @@ def _aucs(scores: NDArray[np.floating], came: NDArray[np.bool_], groups: NDArray
     return each, size[says]
 
 
-# ---- how sure
+# ---- intervals and tests
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean and what it could as well have been."""
+    """A mean and its confidence interval."""
 
     mean: float
     low: float
     high: float
 
     def to_json(self) -> list[float] | None:
-        """Mean, low, high; null where there was nothing to take the mean of."""
+        """Mean, low, high; null where the mean has no values."""
         if self.mean != self.mean:
             return None
         return [round(self.mean, 5), round(self.low, 5), round(self.high, 5)]
 
 
 NOTHING = Interval(float("nan"), float("nan"), float("nan"))
-"The interval of no values."
+"Interval of no values."
 RESAMPLES = 1_000
 EXPANDED_RESAMPLES = 10_000
-"Further out, quantiles of few draws are noise."
+"Number of resamples, more than usual because the expanded quantiles lie further out, where few draws are noisy."
 EXACT, SIGNS = 14, 20_000
 DRAWN_AT_ONCE = 200
 
@@ -250,11 +249,11 @@ def bootstrap(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """The mean of `values` `(q,)` and its percentile interval. For two systems, give the differences of each query: paired.
+    """Mean of `values` `(q,)` and its percentile interval. For a paired comparison, pass the difference of each query.
 
-    `groups` `(q,)`: what is drawn together, the person of each query say: queries of one person are alike, and to draw them one
-    by one would call an interval narrow that is not (cluster bootstrap, Cameron, Gelbach & Miller 2008). NOTHING without
-    values. Deterministic.
+    `groups` `(q,)`: units to resample, such as the user of each query. Queries of one user are alike, so resampling single
+    queries would make the interval too narrow (cluster bootstrap, Cameron, Gelbach & Miller 2008). NOTHING without values.
+    Deterministic.
     """
     if not len(values):
         return NOTHING
@@ -267,11 +266,11 @@ def bootstrap(
 def expanded_bootstrap(
     values: NDArray[np.floating], groups: NDArray[np.integer], level: float = 0.95, seed: int = 0
 ) -> Interval:
-    """`bootstrap` for few groups, whose percentile interval is too narrow: by a factor of about sqrt((n - 1) / n), and as the
-    normal quantile is narrower than Student's. The quantiles are moved outwards by both (Hesterberg 2015). Deterministic.
+    """`bootstrap` for few groups. Their percentile interval is too narrow by a factor of about sqrt((n - 1) / n), and because
+    the normal quantile is smaller than Student's. The quantiles are moved outwards for both (Hesterberg 2015). Deterministic.
 
     Raises:
-        ValueError: there are fewer than two groups, of which no interval can be said.
+        ValueError: there are fewer than two groups, so that no interval exists.
     """
     n = len(np.unique(groups))
     if n < 2:
@@ -281,10 +280,10 @@ def expanded_bootstrap(
 
 
 def sign_flip_test(differences: NDArray[np.floating], groups: NDArray[np.integer], seed: int = 0) -> float:
-    """Chance that the sum of `differences` is as large or larger if every group's sign were a coin's: of two systems that are
-    alike, `(q,)` differences of each query, all queries of a group flipped together (Fisher 1935).
+    """Probability of a sum of `differences` at least this large under random signs per group. Tests whether two systems are
+    equal, with `(q,)` differences per query. All queries of a group flip together (Fisher 1935).
 
-    Exact where at most EXACT groups differ, from SIGNS draws beyond that. 1 where none differs. Deterministic.
+    Exact for at most EXACT groups that differ, otherwise from SIGNS draws. 1 where none differs. Deterministic.
     """
     totals = np.bincount(np.unique(groups, return_inverse=True)[1], differences.astype(np.float64))
     totals = totals[totals != 0]
@@ -299,7 +298,7 @@ def sign_flip_test(differences: NDArray[np.floating], groups: NDArray[np.integer
 
 
 def _drawn(total: NDArray[Any], size: Floats, level: float, resamples: int, seed: int) -> tuple[float, float]:
-    """Interval of the sum of `total` as a share of that of `size`, groups drawn."""
+    """Interval of sum(`total`) / sum(`size`) over resampled groups."""
     rng, n = np.random.default_rng(seed), len(total)
     means = np.empty(resamples)
     for start in range(0, resamples, DRAWN_AT_ONCE):
@@ -312,7 +311,7 @@ def _drawn(total: NDArray[Any], size: Floats, level: float, resamples: int, seed
 def grouped_auc_interval(
     scores: NDArray[np.floating], came: NDArray[np.bool_], groups: NDArray[np.integer], level: float = 0.95, seed: int = 0
 ) -> Interval | None:
-    """`grouped_auc` and its interval, groups drawn whole; None where no group holds both outcomes."""
+    """`grouped_auc` and its interval over resampled groups; None where no group has both classes."""
     each, size = _aucs(scores, came, groups)
     if not len(each):
         return None
@@ -325,10 +324,10 @@ AUC_RESAMPLES, AUC_BINS, AUC_GROUPS = 400, 256, 2_000
 def auc_interval(
     scores: NDArray[np.floating], came: NDArray[np.bool_], groups: NDArray[np.integer], level: float = 0.95, seed: int = 0
 ) -> Interval | None:
-    """`auc` and its interval, groups drawn whole; None where only one outcome is there.
+    """`auc` and its interval over resampled groups; None where only one class is present.
 
-    What it costs is bounded: a resample counts outcomes in AUC_BINS bins of scores instead of ordering them anew (the interval
-    is moved by what that changes of the whole), and more than AUC_GROUPS groups are drawn as so many random bundles of them.
+    The cost is bounded. Resamples count classes in AUC_BINS bins of scores instead of sorting anew; the interval is shifted by
+    the effect of binning on the full sample. More than AUC_GROUPS groups are resampled as that many random bundles.
     """
     whole = auc(scores, came)
     if whole != whole:  # noqa: PLR0124 - NaN differs from itself
@@ -352,7 +351,7 @@ def auc_interval(
 
 
 def _edges(scores: NDArray[np.floating], came: NDArray[np.bool_]) -> NDArray[np.floating]:
-    """Ascending right ends of bins, all but the last; half of them divide all scores evenly, half those of what came true."""
+    """Ascending right edges of all bins but the last: half are quantiles of all scores, half of the positives' scores."""
     there = np.unique(scores)
     if len(there) <= AUC_BINS:
         return there[:-1]
@@ -361,7 +360,7 @@ def _edges(scores: NDArray[np.floating], came: NDArray[np.bool_]) -> NDArray[np.
 
 
 def _binned_auc(true: NDArray[np.float32], false: NDArray[np.float32]) -> Floats:
-    """AUC of counts by bin, `(r, bins)`, ties count half: `(r,)`; NaN when only one of the two is there."""
+    """AUC of counts by bin, `(r, bins)`, ties count half: `(r,)`; NaN when only one class is present."""
     wins, losses = true.astype(np.float64), false.astype(np.float64)
     above = (wins * (np.cumsum(losses, axis=1) - losses / 2)).sum(axis=1)
     pairs = wins.sum(axis=1) * losses.sum(axis=1)

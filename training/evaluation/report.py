@@ -1,6 +1,6 @@
-"""One HTML page that compares measurements: no script, no network, in light and dark.
+"""HTML page that compares measurements, without script or network, in light and dark themes.
 
-The first measurement is what the others are held against, query by query.
+The other measurements are compared with the first one, query by query.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ details summary { cursor: pointer; color: var(--muted); font-size: 14px; margin-
 
 
 def html_report(found: Sequence[Measurement]) -> str:
-    """The page.
+    """Render the page.
 
     Raises:
-        BadInput: the measurements are not of the same queries.
+        BadInput: the measurements have different queries.
     """
     first, last = found[0], found[-1]
     people = len(set(last.people.tolist()))
@@ -136,7 +136,7 @@ def _cell(interval: Interval, difference: Interval | None = None) -> str:
 
 
 def _table(found: Sequence[Measurement]) -> str:
-    """Every measure in every segment."""
+    """Table of every measure in every segment."""
     out = []
     for n, one in enumerate(found):
         head = "".join(f'<th title="{html.escape(what)}">{_named(name)}</th>' for name, what in MEASURES.items())
@@ -165,7 +165,7 @@ def _calibration(found: Sequence[Measurement]) -> str:
 
 
 def _calibration_by_segment(found: Sequence[Measurement], head: str) -> str:
-    """A table per measurement, where it was saved with segments."""
+    """Table per measurement that was saved with segments."""
     out = []
     for n, one in enumerate(found):
         rows = []

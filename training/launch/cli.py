@@ -1,4 +1,4 @@
-"""`riffle launch`."""
+"""The command `riffle launch`."""
 
 from __future__ import annotations
 

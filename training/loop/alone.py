@@ -1,4 +1,4 @@
-"""Whether this process trains alone. Known without torch, which a process loads only when it has something to train."""
+"""Role of this process in its group, known without torch: a process loads torch only when it has something to train."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ __all__ = ["NotFirst", "agree", "is_first"]
 
 
 class NotFirst(Exception):
-    """Ends a program in a process other than the first, once all that it must do with the others is done."""
+    """Ends the program in a process other than the first, once its work with the group is done."""
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes: one that trains alone, or the first of its group.
+    """Whether this process writes results: it trains alone, or is the first of its group.
 
-    A process belongs to a group only once `training.loop.group` has joined it.
+    A process is in a group only after `training.loop.group` has joined it.
     """
     distributed = sys.modules.get("training.loop.group")
     return distributed is None or bool(distributed.Group.current().first)
 
 
 def agree(what: str, value: int) -> None:
-    """Check that all processes of the group have the same number; a process alone agrees.
+    """Check that all processes of the group have the same number. A process alone always agrees.
 
     Raises:
-        ConfigError: they do not.
+        ConfigError: they differ.
     """
     distributed = sys.modules.get("training.loop.group")
     if distributed is not None:

@@ -1,7 +1,7 @@
-"""Checkpoints: where a training was, so that one that was killed goes on as if it had not been.
+"""Checkpoints: a killed training resumes from one and gives the same result as an uninterrupted one.
 
 A checkpoint is a folder with `tensors.safetensors` and `state.json`, which holds the former's sha256. Nothing in it is
-pickled, so that reading one runs no code. A folder appears whole or not at all.
+pickled, so reading one executes no code. A folder appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FORMAT = 1
 
 @dataclass(slots=True)
 class Checkpoint:
-    """What was written."""
+    """Contents of a checkpoint."""
 
     step: int
     tensors: dict[str, Tensor]
@@ -45,7 +45,7 @@ class Checkpoint:
 
 
 def fingerprint(facts: Mapping[str, Any], arrays: Iterable[NDArray[Any]]) -> str:
-    """Name of a training: another one for other settings or data. 16 hexadecimal digits."""
+    """Name of a training, 16 hexadecimal digits. It differs for other settings or data."""
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for array in arrays:
         digest.update(f"{array.dtype.str}{array.shape}".encode())
@@ -55,19 +55,19 @@ def fingerprint(facts: Mapping[str, Any], arrays: Iterable[NDArray[Any]]) -> str
 
 @dataclass(frozen=True, slots=True)
 class Checkpoints:
-    """A folder of checkpoints of trainings, each below its fingerprint. All processes of a group must see it."""
+    """Folder of checkpoints of several trainings, each below its fingerprint. All processes of a group must have access."""
 
     folder: Path
     every: int = 200
-    "Steps between two checkpoints."
+    "Number of steps between two checkpoints."
     kept: int = 2
-    "Newest checkpoints that are kept: should the newest be damaged, the one before serves."
+    "Number of newest checkpoints to keep. If the newest is damaged, the one before it is used."
 
     def write(self, training: str, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
-        """Write a checkpoint, and remove those beyond `kept`."""
+        """Write a checkpoint, and remove old ones beyond `kept`."""
         root = self.folder / training
         root.mkdir(parents=True, exist_ok=True)
-        for left in root.glob(".part-*"):  # of a process that was killed while it wrote
+        for left in root.glob(".part-*"):  # remains of a process that was killed while writing
             shutil.rmtree(left, ignore_errors=True)
         data = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
         facts = {**state, "format": FORMAT, "step": step, "sha256": hashlib.sha256(data).hexdigest()}
@@ -78,7 +78,7 @@ class Checkpoints:
                 file.flush()
                 os.fsync(file.fileno())
         final = root / f"step-{step:09d}"
-        if final.exists():  # a damaged one of an earlier run
+        if final.exists():  # a damaged checkpoint of an earlier run
             shutil.rmtree(final)
         part.rename(final)
         for old in self._steps(root)[self.kept :]:
@@ -90,7 +90,7 @@ class Checkpoints:
         return sorted(root.glob("step-*"), reverse=True)
 
     def newest(self, training: str) -> Checkpoint | None:
-        """The newest checkpoint that is whole; None without one. One that is damaged is logged and passed over."""
+        """Newest intact checkpoint; None without one. Damaged ones are logged and skipped."""
         for folder in self._steps(self.folder / training):
             try:
                 return read_checkpoint(folder)
@@ -99,7 +99,7 @@ class Checkpoints:
         return None
 
     def clear(self) -> None:
-        """Remove all checkpoints: what they led to is safe. Whatever else lies in the folder stays."""
+        """Remove all checkpoints, once the result is stored. Other files in the folder stay."""
         for training in self.folder.glob("[0-9a-f]" * 16):
             shutil.rmtree(training, ignore_errors=True)
 
@@ -108,7 +108,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     """Read and check one checkpoint.
 
     Raises:
-        StoreCorrupt: missing parts, other bytes than were written, or another format.
+        StoreCorrupt: parts are missing, bytes differ from those written, or the format is another one.
     """
     try:
         data, state = (folder / TENSORS).read_bytes(), json.loads((folder / STATE).read_bytes())
@@ -120,9 +120,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
 
 class Training:
-    """All that a training's next step depends on: weights, optimizer, schedule, random generators, and its place.
+    """Complete state of a training: weights, optimizer, schedule, random generators, and position.
 
-    Every process of the group writes and reads together: each has random numbers of its own, the first one writes.
+    All processes of the group write and read together. Each has its own random generators; the first one writes the file.
     """
 
     def __init__(
@@ -139,10 +139,10 @@ class Training:
         self._rng = rng
         self._group = group
         self.epoch_rng = rng.bit_generator.state
-        "State of `rng` when the epoch began: its order of windows is drawn again from it."
+        "State of `rng` at the start of the epoch, from which the order of windows is drawn again."
 
     def save(self, checkpoints: Checkpoints, name: str, step: int) -> None:
-        """Write where the training is."""
+        """Write the current state."""
         tensors = {
             f"{part}.{key}": value for part, module in self._modules.items() for key, value in module.state_dict().items()
         }
@@ -167,7 +167,7 @@ class Training:
         self._group.wait()
 
     def load(self, checkpoints: Checkpoints, name: str) -> int:
-        """Go back to where the newest checkpoint is; returns steps done, 0 without one.
+        """Restore the newest checkpoint; returns the number of steps done, 0 without one.
 
         Raises:
             ConfigError: the processes do not find the same checkpoint.

@@ -1,8 +1,8 @@
-"""Data-parallel training: the processes that `torchrun` started, or one process alone.
+"""Data-parallel training in the processes that `torchrun` started, or in one process alone.
 
-Every process runs the same program on the same data and draws the same random numbers where they must agree. Gradients are
-summed over gloo on CPUs, over NCCL on GPUs, as one buffer per step: the towers are small, and a process whose share of a step
-holds nothing to predict still takes part, which `DistributedDataParallel` would not allow.
+Every process runs the same program on the same data, with the same random numbers where results must agree. Gradients are
+summed over gloo on CPUs and over NCCL on GPUs, as one buffer per step, because the towers are small. A process without targets
+in a step still takes part, which `DistributedDataParallel` would not allow.
 """
 
 from __future__ import annotations
@@ -25,37 +25,37 @@ from training.loop.alone import NotFirst
 __all__ = ["Group", "NotFirst", "joined"]
 
 PATIENCE = timedelta(hours=12)
-"How long processes wait for each other: while the first one gathers ranking examples and trains the ranker, the others wait."
+"Timeout between processes. It is long because the others wait while the first one replays history and trains the ranker."
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The processes of one training; a process alone is a group of one."""
+    """Processes of one training. A process alone is a group of one."""
 
     rank: int = 0
     size: int = 1
 
     @classmethod
     def current(cls) -> Group:
-        """The group that `joined` made, or a process alone."""
+        """Return the group made by `joined`, or a group of one."""
         if dist.is_available() and dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size())
         return cls()
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that writes."""
+        """Whether this is the first process, which writes results."""
         return self.rank == 0
 
     @property
     def device(self) -> torch.device:
-        """The GPU of this process, or the CPU."""
+        """GPU of this process, or the CPU."""
         if not torch.cuda.is_available():
             return torch.device("cpu")
         return torch.device("cuda", torch.cuda.current_device())
 
     def total(self, value: float) -> float:
-        """Sum of every process's value."""
+        """Sum the values of all processes."""
         if self.size == 1:
             return value
         summed = torch.tensor([value], dtype=torch.float64, device=self.device)
@@ -63,7 +63,7 @@ class Group:
         return float(summed.item())
 
     def gathered(self, part: Tensor) -> list[Tensor]:
-        """Every process's tensor, by rank; all of one shape and type, on the CPU."""
+        """Gather the tensors of all processes, by rank. They must have one shape and type and be on the CPU."""
         if self.size == 1:
             return [part]
         mine = part.to(self.device)
@@ -75,7 +75,7 @@ class Group:
         """Check that all processes have the same number.
 
         Raises:
-            ConfigError: they do not.
+            ConfigError: they differ.
         """
         values = [int(each.item()) for each in self.gathered(torch.tensor([value], dtype=torch.int64))]
         if len(set(values)) > 1:
@@ -83,12 +83,12 @@ class Group:
             raise ConfigError("not_together", message)
 
     def wait(self) -> None:
-        """Until every process is here."""
+        """Wait for all processes."""
         self.total(0.0)
 
     @contextmanager
     def first_then_others(self) -> Iterator[None]:
-        """Run the block in the first process, then in the others, which find what it left, as in a cache."""
+        """Run the block in the first process, then in the others, which reuse its results, for example from a cache."""
         if not self.first:
             self.wait()
         yield
@@ -96,7 +96,7 @@ class Group:
             self.wait()
 
     def share(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Give every process the first one's weights."""
+        """Copy the first process's weights to all."""
         if self.size > 1:
             with torch.no_grad():
                 joint = torch.cat([parameter.flatten() for parameter in parameters])
@@ -104,7 +104,7 @@ class Group:
                 _spread(joint, parameters)
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Replace each process's gradients by their sum; one that has none adds nothing."""
+        """Replace each process's gradients by their sum. A process without gradients contributes zero."""
         if self.size > 1:
             gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
             joint = torch.cat([gradient.flatten() for gradient in gradients])
@@ -123,10 +123,10 @@ def _spread(joint: Tensor, tensors: Sequence[Tensor]) -> None:
 def joined(environ: Mapping[str, str] | None = None) -> Iterator[Group]:
     """Join the group that `torchrun` describes in the environment (WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT).
 
-    Without it, or with one process, there is nothing to join.
+    Without these variables, or with one process, there is no group to join.
 
     Raises:
-        ConfigError: a variable is no whole number, the others cannot be reached, or there are fewer GPUs than processes here.
+        ConfigError: a variable is not a whole number, a process is unreachable, or this machine has fewer GPUs than processes.
     """
     launch = Launch.from_env(environ)
     if launch.processes < 2:
@@ -138,8 +138,8 @@ def joined(environ: Mapping[str, str] | None = None) -> Iterator[Group]:
             raise ConfigError("too_many", f"process {local} of this machine has no GPU: {torch.cuda.device_count()} are there")
         torch.cuda.set_device(local)
     try:
-        # `torchrun` keeps its store when it restarts processes: without a name of their own for each life, the new ones
-        # would find the addresses of those that died
+        # `torchrun` keeps its store when it restarts processes: without a separate name for each life, new processes
+        # would find the addresses of dead ones
         store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
         life = PrefixStore(f"life-{launch.life}", store)
         dist.init_process_group("nccl" if cuda else "gloo", store=life, rank=rank, world_size=size, timeout=PATIENCE)

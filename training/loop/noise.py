@@ -1,4 +1,4 @@
-"""What libraries of training print of themselves and nobody can act on: silenced. Their errors are reported as Riffle's."""
+"""Silences messages of training libraries that users cannot act on. Riffle reports the libraries' errors itself."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import os
 __all__ = ["LIBRARIES", "quiet"]
 
 LIBRARIES = ("PIL", "aiohttp", "filelock", "httpx", "huggingface_hub", "onnxscript", "torch", "transformers", "urllib3")
-"Loggers that print warnings to stderr, each with a handler of its own or by Python's last resort."
+"Loggers that print warnings to stderr, through their own handlers or Python's handler of last resort."
 
 
 def quiet() -> None:
-    """Keep what these libraries log from the screen, unless somebody has set up logging. Called before they are used."""
+    """Hide these libraries' log messages, unless logging is configured. Must be called before the libraries are used."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

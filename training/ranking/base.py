@@ -1,4 +1,4 @@
-"""The multi-task ranker: what all kinds share."""
+"""Base class of the multi-task rankers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["Ranker", "run"]
 
 
 class Ranker(nn.Module):
-    """Features `(n, f)` to a logit per head. Kinds differ in `logits`.
+    """Maps features `(n, f)` to a logit per head. Kinds differ in `logits`.
 
-    The towers' vectors are no inputs: retrieval is trained twice, and what a column of them means in one training it does not
-    in the other. What both mean alike, the product of a person's and an item's, is a feature.
+    The towers' vectors are no inputs, because retrieval is trained twice and their columns differ in meaning between the two
+    trainings. The inner product of user and item vectors means the same in both and is a feature.
     """
 
     def __init__(self, features: int, heads: int) -> None:
@@ -28,18 +28,18 @@ class Ranker(nn.Module):
         self._heads = heads
 
     def _add_output_parameters(self) -> None:
-        """Add what comes after the logits, last: slope and offset per head, and what training alone knows."""
+        """Add the parameters after the logits, last: slope and offset per head, and those that only training uses."""
         ones, zeros = torch.ones(self._heads), torch.zeros(self._heads)
         self.platt = nn.Parameter(torch.stack([ones, zeros]), requires_grad=False)
-        # per head: log odds that training begins with, so that no weight need learn how rare an action is (Lin et al. 2017)
+        # per head: initial log odds, so that no weight has to learn how rare an action is (Lin et al. 2017)
         self.prior = nn.Parameter(torch.zeros(self._heads))
-        # per head: log odds that exposure adds to an action; the logits leave it out
+        # per head: log odds that exposure adds to an action; excluded from the logits
         self.exposure_bias = nn.Parameter(torch.zeros(self._heads))
 
     def fit(self, seen: NDArray[np.float32]) -> None:
-        """Learn how features are spread, before training: `(n, f)`, the valid candidates of all training queries.
+        """Compute mean and deviation of the features before training. `seen`: `(n, f)`, all training queries' valid candidates.
 
-        A feature that never varied taught its weights nothing: it stays 0 whatever it says later.
+        A feature that is constant in training has untrained weights, so it is fixed at 0 for all later values.
         """
         deviation = seen.std(axis=0)
         with torch.no_grad():
@@ -47,7 +47,7 @@ class Ranker(nn.Module):
             self.scale.copy_(torch.from_numpy(np.where(deviation < 1e-3, np.float32(1e9), deviation)))
 
     def set_prior(self, seen: Examples) -> None:
-        """Begin with how often each head's action follows, and how much more often in slates than elsewhere, as log odds."""
+        """Initialise each head's log odds from its action rate, and its exposure bias from the difference in slates."""
         kinds = [seen.take(np.flatnonzero(seen.exposed == kind)) for kind in (False, True)]
         odds = [_log_odds(part) for part in kinds if len(part)]
         with torch.no_grad():
@@ -55,12 +55,12 @@ class Ranker(nn.Module):
             self.exposure_bias.copy_(torch.from_numpy(odds[-1] - odds[0]))
 
     def standard(self, features: Tensor) -> Tensor:
-        """Features of mean 0 and deviation 1, clipped."""
+        """Standardise features to mean 0 and deviation 1, and clip them."""
         return ((features - self.mean) / self.scale).clamp(-5, 5)
 
     @abstractmethod
     def logits(self, features: Tensor) -> Tensor:
-        """Uncalibrated logits `(n, heads)`. The first head's order the listwise loss."""
+        """Uncalibrated logits `(n, heads)`. The listwise loss uses those of the first head."""
 
     def forward(self, features: Tensor) -> Tensor:
         """Calibrated probability per head."""
@@ -68,7 +68,7 @@ class Ranker(nn.Module):
 
 
 def _log_odds(part: Examples) -> NDArray[np.float32]:
-    """Of each head's labels, with half a label of either kind more."""
+    """Log odds of each head's labels, smoothed by half a label of either kind."""
     weight = np.exp(part.correction[part.valid])[:, None]
     hits = (part.labels[part.valid] * weight).sum(axis=0) + 0.5
     odds: NDArray[np.float32] = np.log(hits / (weight.sum() - hits + 1.0)).astype(np.float32)
@@ -80,7 +80,7 @@ def _tensors(part: Examples, device: torch.device) -> tuple[Tensor, ...]:
 
 
 def run(model: Ranker, part: Examples) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Logits `(q, c, heads)` of training, bias of exposure included, and the arrays of `part` as tensors, in their order."""
+    """Training logits `(q, c, heads)`, exposure bias included, and the arrays of `part` as tensors, in their order."""
     tensors = _tensors(part, model.mean.device)
     features = tensors[0]
     logits = model.logits(features.flatten(0, 1))

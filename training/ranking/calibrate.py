@@ -1,4 +1,4 @@
-"""Calibration of the heads by Platt's method (1999), which keeps the order, and how far it holds."""
+"""Calibration of the heads by Platt's method (1999), which preserves the order, and its reliability."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ __all__ = ["calibrate", "reliability"]
 
 
 def calibrate(model: Ranker, later: Examples) -> None:
-    """Fit slope and offset of each head on queries that the model was not trained on. The model must be in evaluation mode."""
+    """Fit slope and offset of each head on queries outside its training set. The model must be in evaluation mode."""
     slope, offset = _platt(*_scored(model, later))
     with torch.no_grad():
         model.platt[0], model.platt[1] = slope, offset
 
 
 def _scored(model: Ranker, part: Examples) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits and labels of the valid candidates, and how many each stands for."""
+    """Logits and labels of the valid candidates, and the number of candidates that each represents."""
     with torch.inference_mode():
         logits, (_, labels, _, valid, correction, _) = run(model, part)
         found = logits[valid], labels[valid], torch.exp(correction[valid])
-    # outside of inference mode a copy can take part in gradients
+    # unlike inference tensors, copies made outside inference mode can take part in gradients
     return found[0].clone(), found[1].clone(), found[2].clone()
 
 
@@ -50,10 +50,10 @@ def _platt(z: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def reliability(model: Ranker, examples: Examples, bins: int = 10) -> list[list[dict[str, float]]]:
-    """How far the ranker's probabilities hold on the later queries: per head, bins of equal weight by probability.
+    """Reliability of the ranker's probabilities on the later queries: per head, bins of equal weight by probability.
 
-    Each bin says the mean probability `predicted`, the share `observed`, and the `weight` of its candidates. Two halves of the
-    queries are each calibrated by the other, so that no figure comes from what its own calibration was fitted to.
+    Each bin has the mean probability `predicted`, the share `observed`, and the `weight` of its candidates. The queries are
+    split in halves, each calibrated on the other, so that no figure comes from the data of its own calibration.
     """
     later = parts(examples)[1]
     halves = [_scored(model, later.take(np.arange(half, len(later), 2))) for half in (0, 1)]

@@ -1,4 +1,4 @@
-"""Which examples the ranker learns from: whether slates that events told of are of use is seen on history."""
+"""Chooses the ranker's examples: slates from impression events are kept only if they help on held-out history."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["listwise_ndcg", "trained_ranker"]
 def trained_ranker(
     replayed: Replayed, span_ms: int, settings: RankerSettings, progress: Callable[[int, int], None] | None = None
 ) -> tuple[Ranker, Examples, int]:
-    """A ranker, the examples that it learned from, and how many of them are slates. `span_ms`: what the examples span.
+    """Train a ranker. Returns it, its training examples, and how many of them are slates. `span_ms`: time span of the examples.
 
-    What another system showed, and to whom, was its choice: within its slates, what it shows to everybody is no better than the
-    rest, though it is met more often. So a second ranker learns without them, and the first one stays only where it puts
-    likes no lower than that in the newest tenth of history, on which neither was trained.
+    In slates from impression events another system chose the items and the users. An item that it shows to everybody is no
+    better than the rest of its slates, though it gets more interactions. So a second ranker trains without these slates. The
+    first is kept only if it ranks likes no lower in the newest tenth of history, on which neither was trained.
     """
     told, slates = replayed.told, replayed.logged
     examples, ranker = _trained(replayed.examples, slates, span_ms, settings, progress)
@@ -43,15 +43,15 @@ def trained_ranker(
 def _trained(
     examples: Examples, slates: int, span_ms: int, settings: RankerSettings, progress: Callable[[int, int], None] | None
 ) -> tuple[Examples, Ranker]:
-    # history says when people acted, not when they are asked: its hours are no guide to a request's
+    # replayed history holds times of actions, not of requests: its hours do not predict those of requests
     examples = without_short_cycles(examples, span_ms if slates else 0)
     return examples, train_ranker(examples, settings, progress)
 
 
 def listwise_ndcg(model: Ranker, examples: Examples) -> float:
-    """Mean NDCG of the valid candidates in the order of the first head, of the queries with a gain; 0 without any.
+    """Mean NDCG of the valid candidates in the order of the first head, over queries with a gain; 0 without any.
 
-    Of candidates that score the same each has the mean discount of their places: `examples` hold those that were liked first.
+    Tied candidates get the mean discount of their ranks, because `examples` list the liked ones first.
     """
     if not len(examples):
         return 0.0

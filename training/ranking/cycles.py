@@ -1,4 +1,4 @@
-"""Times of day and of the week are learned only from examples that went through them."""
+"""Removes time-of-day and day-of-week features from examples that span too little time to learn them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from training.ranking.examples import Examples
 __all__ = ["without_short_cycles"]
 
 TURNS = 2
-"How often a cycle must come round in the examples: one turn alone does not tell a time of the week from a trend."
+"Minimum number of turns of a cycle in the examples: one turn alone cannot separate a time of the week from a trend."
 CYCLES_MS = {"day": DAY_MS, "week": WEEK_MS}
 
 
 def without_short_cycles(examples: Examples, span_ms: int) -> Examples:
-    """The examples, with the times within cycles that `span_ms` holds less than TURNS of at 0.
+    """Set the features of cycles with fewer than TURNS turns in `span_ms` to 0.
 
-    What never varied in training moves no score, whatever it says later (`Ranker.fit`). Without this a morning's examples
-    would be held against evenings: far outside of what they spread over.
+    A feature that is constant in training never changes a score (`Ranker.fit`). Otherwise a ranker trained on a morning's
+    examples would be applied to evening values far outside their range.
     """
     short = [name for name, length in CYCLES_MS.items() if span_ms < TURNS * length]
     columns = [FEATURES.index(f"{name}_{part}") for name in short for part in ("sin", "cos")]

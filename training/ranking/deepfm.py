@@ -13,16 +13,15 @@ from training.recipe import RankerSettings
 __all__ = ["DeepFM"]
 
 BEYOND = 3e38
-"A bound that no feature reaches: below it lies everything."
+"A bound above every feature value: all values lie below it."
 
 
 class DeepFM(Ranker):
-    """Each feature is a field.
+    """DeepFM with one field per feature.
 
-    A feature's embedding is that of the interval that its value falls into, plus its standardised value times a vector: steps
-    where a feature matters by steps, slopes where it matters by degree. The products of all pairs of fields, summed, are the
-    factorization machine's part (Rendle 2010); each head weighs its dimensions. The deep part sees all fields one after the
-    other.
+    A feature's embedding is that of its value's interval, plus its standardised value times a vector. The first fits step
+    effects, the second linear effects. The products of all pairs of fields, summed, are the factorization machine's part
+    (Rendle 2010); each head weighs its dimensions. The deep part reads the concatenated fields.
     """
 
     bounds: Tensor
@@ -32,7 +31,7 @@ class DeepFM(Ranker):
         k, buckets = settings.embedding, settings.buckets
         self._buckets = buckets
         self.bounds = nn.Parameter(torch.full((features, buckets - 1), BEYOND), requires_grad=False)
-        "Where a feature's intervals end: `(features, buckets - 1)`."
+        "Upper ends of each feature's intervals: `(features, buckets - 1)`."
         self.table = nn.Embedding(features * buckets, k)
         self.slope = nn.Parameter(torch.randn(features, k) * 0.05)
         self.linear = nn.Linear(features, heads)
@@ -54,14 +53,14 @@ class DeepFM(Ranker):
         self._add_output_parameters()
 
     first: Tensor
-    "Number of each feature's first interval: `(features,)`."
+    "Index of each feature's first interval: `(features,)`."
 
     def fit(self, seen: NDArray[np.float32]) -> None:
-        """Learn how features are spread, and intervals that hold equal shares of them."""
+        """Fit mean and deviation of the features, and intervals that hold equal shares of their values."""
         super().fit(seen)
         shares = np.arange(1, self._buckets) / self._buckets
         bounds = np.quantile(seen, shares, axis=0).T.astype(np.float32)
-        # intervals that hold nothing are never met again; a feature that never varied keeps a single one
+        # empty intervals are removed; a feature that never varied keeps a single one
         bounds[:, 1:][bounds[:, 1:] == bounds[:, :-1]] = BEYOND
         bounds[seen.std(axis=0) < 1e-3] = BEYOND
         with torch.no_grad():

@@ -1,6 +1,6 @@
-"""Training of a ranker: listwise on what retrieval returned (softmax over a query's candidates), and pointwise per head.
+"""Training of a ranker: listwise on retrieved candidates (softmax over a query's candidates), and pointwise per head.
 
-Then each head is calibrated on later queries (`training.ranking.calibrate`).
+Afterwards each head is calibrated on later queries (`training.ranking.calibrate`).
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ Progress = Callable[[int, int], None]
 
 
 def with_passes(queries: int, settings: RankerSettings, least_steps: int) -> RankerSettings:
-    """The settings, with as many passes over so many queries as make `least_steps` steps, if theirs are fewer."""
+    """Raise the number of epochs over that many queries, if needed, to make at least `least_steps` steps."""
     per_epoch = max(1, -(-queries // settings.batch))
     return replace(settings, epochs=max(settings.epochs, -(-least_steps // per_epoch)))
 
 
 def train_ranker(examples: Examples, settings: RankerSettings, progress: Progress | None = None) -> Ranker:
-    """Train on the first nine tenths of the queries, calibrate on the rest; on a GPU where there is one.
+    """Train on the first nine tenths of the queries and calibrate on the rest. Uses a GPU where there is one.
 
-    Deterministic for one seed and one number of threads. The ranker comes back on the CPU.
+    Deterministic for one seed and one number of threads. The ranker is returned on the CPU.
 
     Raises:
         BadDataset: there are no examples.

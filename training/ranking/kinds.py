@@ -1,4 +1,4 @@
-"""The kinds of rankers, by the name that settings give them."""
+"""Kinds of rankers by their name in the settings."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ __all__ = ["KINDS", "make_ranker"]
 
 
 def make_ranker(features: int, heads: int, settings: RankerSettings) -> Ranker:
-    """An untrained ranker of the kind that the settings ask for."""
+    """Make an untrained ranker of the kind in the settings."""
     made = DeepFM if settings.kind == "deepfm" else MMoE
     return made(features, heads, settings)

@@ -1,4 +1,4 @@
-"""Weights of the light score, which decides on the candidates that are ranked."""
+"""Weights of the light score, which selects the candidates for the ranker."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 __all__ = ["fit_light"]
 
 FEWEST = 100
-"Queries below which the weights stay the defaults."
+"Minimum number of queries; with fewer, the weights stay the defaults."
 
 
 def fit_light(scores: NDArray[np.float32], sources: list[str], default: dict[str, float]) -> dict[str, float]:
-    """Weights of the sources' normalised scores that put the liked item highest, by a softmax over a query's candidates.
+    """Fit weights of the sources' normalised scores that rank the liked item highest, by a softmax over a query's candidates.
 
-    `scores`: `(q, c, sources)`, 0 where a source did not bring the candidate; the liked item is the first candidate of each
-    query. Fewer than FEWEST queries leave the defaults.
+    `scores`: `(q, c, sources)`, 0 where a source did not return the candidate. The liked item is the first candidate of each
+    query. With fewer than FEWEST queries the defaults are returned.
     """
     if len(scores) < FEWEST:
         return dict(default)

@@ -1,4 +1,4 @@
-"""Torch to ONNX, checked: the graph must give what torch gives."""
+"""Export from torch to ONNX, with a check that graph and module give the same outputs."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from schemas.errors import ReleaseRejected
 __all__ = ["HALF_PARITY", "PARITY", "to_half", "to_onnx"]
 
 PARITY = 1e-4
-"Largest difference allowed between torch and ONNX Runtime."
+"Largest allowed difference between torch and ONNX Runtime."
 HALF_PARITY = 1e-2
-"Largest difference allowed between a graph and its half-precision form, as a share of the largest output."
+"Largest allowed difference between a graph and its half-precision form, as a fraction of the largest output."
 OPSET = 18
 
 
 def to_onnx(
     module: nn.Module, inputs: Mapping[str, NDArray[np.float32]], output: str, checks: Sequence[int] = (1, 7, 64)
 ) -> tuple[bytes, float]:
-    """The module as a graph with a dynamic first dimension, and the largest difference from torch over random batches.
+    """Export a module as a graph with a dynamic first dimension. Also returns the largest difference on random batches.
 
-    `inputs`: example arrays by input name, in the order of the module's arguments; the checks draw from them.
+    `inputs`: example arrays by input name, in the order of the module's arguments; the checks sample from them.
 
     Raises:
         ReleaseRejected: the difference is above PARITY.
@@ -81,10 +81,10 @@ def _batches(inputs: Mapping[str, NDArray[np.float32]], checks: Sequence[int]) -
 def to_half(
     graph: bytes, inputs: Mapping[str, NDArray[np.float32]], output: str, checks: Sequence[int] = (1, 7, 64)
 ) -> tuple[bytes, float]:
-    """The graph with matrix products in half precision, and its largest difference as a share of the largest output.
+    """Convert matrix products to half precision. Also returns the largest difference, as a fraction of the largest output.
 
-    Weights of the products are stored in 16 bits, and a GPU multiplies them so; inputs, outputs, sums over fields, norms and
-    masks stay in 32 bits, whose range they need. A CPU without 16-bit products computes them in 32 bits from the same weights.
+    Weights of the products are stored in 16 bits, and a GPU multiplies in 16 bits. Inputs, outputs, sums over fields, norms and
+    masks stay in 32 bits, whose range they need. A CPU without 16-bit products computes in 32 bits from the same weights.
 
     Raises:
         ReleaseRejected: the difference is above HALF_PARITY.
@@ -132,7 +132,7 @@ def _halved(graph: bytes) -> bytes:
 
 
 def _anonymous(graph: bytes) -> bytes:
-    """The graph without what the exporter notes of source files: smaller, and the same wherever it is made."""
+    """Remove the exporter's notes on source files from the graph. It is then smaller, and identical wherever it is made."""
     model = onnx.load_from_string(graph)
     del model.metadata_props[:]
     model.doc_string = ""

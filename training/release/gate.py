@@ -1,9 +1,9 @@
-"""Whether a release may serve: better than what serves, beyond noise, on events it was not trained on, and fit to run.
+"""The gate: a release may serve if it beats the champion beyond noise, on events outside its training, and is fit to run.
 
-Better is decided over people, with all that each was asked. `prequential` draws them with replacement (percentile bootstrap).
-`leave_last_out` has few people, where that interval is too narrow: its quantiles are moved outwards as Student's are from the
-normal ones (the expanded percentile interval, Hesterberg 2015), and a sign-flip test must reject that the two rank alike
-(Fisher 1935; exact up to `EXACT` people that differ). Both must hold.
+The comparison resamples users, each with all queries. `prequential` draws them with replacement (percentile bootstrap).
+`leave_last_out` has few users, for which that interval is too narrow. So its quantiles are moved outwards as far as Student's
+lie beyond the normal ones (expanded percentile interval, Hesterberg 2015). In addition, a sign-flip test must reject that both
+rank equally well (Fisher 1935; exact up to `EXACT` users that differ). Both conditions must hold.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ __all__ = ["Verdict", "judge"]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The gate's answer; `reasons` says why a release is refused, each with its figure."""
+    """The gate's decision; `reasons` lists why a release is refused, each with its figure."""
 
     passed: bool
     reasons: Sequence[str]
     ndcg: float
     against: float
     difference: Interval
-    "Of the difference in NDCG@10, over people; NOTHING where there was too little to judge by."
+    "Difference in NDCG@10 with its interval over users; NOTHING where there was too little to judge by."
     parity: Parity | None
     size_mb: float
     protocol: str
     queries: int
     people: int
     chance: float | None
-    "Of `leave_last_out`: how likely so large a difference is between two that rank alike."
+    "Probability of so large a difference between equal systems. Only for `leave_last_out`."
 
     @property
     def difference_low(self) -> float:
@@ -50,7 +50,7 @@ class Verdict:
         return self.difference.low
 
     def to_json(self) -> dict[str, Any]:
-        """For the manifest."""
+        """Convert to JSON for the manifest."""
         difference = self.difference.to_json()
         return {
             "passed": self.passed,
@@ -68,7 +68,7 @@ class Verdict:
         }
 
     def untimed(self) -> dict[str, Any]:
-        """Without what no second run gives again: a release's name holds the hash of its manifest."""
+        """Convert to JSON without timings, which differ in each run: a release's name holds the hash of its manifest."""
         found = self.to_json()
         if self.parity:
             found["parity"] = {name: value for name, value in found["parity"].items() if name != "rank_p99_ms"}
@@ -85,13 +85,13 @@ def judge(
     seed: int = 0,
     protocol: str = PREQUENTIAL,
 ) -> Verdict:
-    """Compare two releases on the same queries, and hold the candidate to its bounds.
+    """Compare two releases on the same queries, and check the candidate's bounds.
 
-    `exported`: largest difference between torch and ONNX that the export found on drawn inputs; `parity`: on real requests.
-    People are drawn, with all their queries: what one of them likes twice is not twice as sure.
+    `exported`: largest difference between torch and ONNX found by the export on sampled inputs; `parity`: on real requests.
+    Users are resampled with all their queries, because two likes of one user are not independent.
 
     Raises:
-        ValueError: the two were not asked the same queries.
+        ValueError: the two have different queries.
     """
     mine, theirs = _gains(candidate), _gains(serving)
     if len(mine) != len(theirs):
@@ -123,7 +123,7 @@ def judge(
 def _compared(
     differences: NDArray[np.float64], people: NDArray[np.int64], bounds: Bounds, seed: int, protocol: str
 ) -> tuple[Interval, float | None, list[str]]:
-    """Interval of the mean difference, the chance of it between two that rank alike, and why that is not better."""
+    """Interval of the mean difference, its probability under equal systems, and the reasons why it is no improvement."""
     asked, (queries, fewest) = len(np.unique(people)), bounds.needs(protocol)
     if len(differences) < queries:
         return NOTHING, None, [f"only {len(differences)} queries to judge by, {queries} are needed"]

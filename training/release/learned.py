@@ -1,4 +1,4 @@
-"""What a training or an update gives: a release that is not written yet."""
+"""Result of a training or an update: a release that is not written yet."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ class Learned:
     seconds: dict[str, float] = field(default_factory=dict)
     parity: float = 0.0
     measured: dict[str, Any] = field(default_factory=dict)
-    """What training measured of itself, for the manifest: `reliability` per head, how many `logged_slates` the ranker learned
-    from and how many `content_queries` the weights of content, `index` and `half` where there are."""
+    """Measurements of the training for the manifest: `reliability` per head, number of `logged_slates` and of
+    `content_queries` (interactions that the content weights were learned from), and `index` and `half` where they exist."""
     checkpoints: Checkpoints | None = None
     modules: Modules | None = None
-    "What was exported, as torch has it."
+    "Torch modules that were exported."
     weights: bytes = b""
-    "Both towers' weights, for an update to go on from."
+    "Both towers' weights, from which an update continues."
     images: Mapping[str, int] = field(default_factory=dict)
-    "Of images by URL, how many were fetched, and by reason how many were not; and which images could not be used."
+    "Counts for images by URL: fetched, and not fetched by reason. Also counts unusable images by reason."
 
     @property
     def size_mb(self) -> float:
-        """Bytes of what the release's files will hold, MB."""
+        """Size of the release's files, MB."""
         parts = (*(array.nbytes for array in self.arrays.values()), *map(len, self.graphs.values()), len(self.weights))
         return sum(parts) / 1e6
 
     def release(self) -> Release:
-        """As a release in memory."""
+        """Make a release in memory."""
         return Release(self.manifest, self.arrays, self.graphs, self.item_ids)
 
     def write(self, root: Path, metrics: Mapping[str, Any], parent: str = "none") -> Path:
-        """Write a release folder below `root`; the training's checkpoints have then served."""
+        """Write a release folder below `root` and remove the training's checkpoints."""
         manifest = replace(self.manifest, metrics={**self.measured, **metrics}, parent=parent)
         folder = write_release(root, manifest, self.arrays, self.graphs, self.item_ids, self.weights)
         if self.checkpoints is not None:

@@ -1,7 +1,7 @@
-"""Does the exported release answer as the trained one does? The whole path is asked twice: its graphs, and torch instead.
+"""Parity of an exported release with torch: whole requests are answered twice, with the graphs and with the torch modules.
 
-Everything else is the same code, so a difference anywhere (a person's vector, a new item's, a probability) shows in the
-answers. On the way it is seen how long ranking takes.
+All other code is the same, so that any difference (in a user's vector, a new item's, a probability) shows in the answers. The
+requests also measure the latency of ranking.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from training.replay.world import SimulatedWorker
 __all__ = ["Frozen", "Modules", "Parity", "TorchModel", "in_parity"]
 
 TIE = 1e-6
-"Scores this near may change places: a hundredth of what they may differ at all."
+"Scores within this distance may swap ranks. It is a hundredth of the allowed score difference."
 HELD_BACK = 0.1
-"Share of the catalogue that a person's second and later requests exclude, so that no two are alike."
+"Fraction of the catalogue that a user's second and later requests exclude, so that no two requests are alike."
 ROUNDS = 3
 ONE_SIDED = 4
-"Candidates of a request that only one of the two may have: what ties for the last place of retrieval and of the light score."
+"Maximum number of candidates that only one side has, from ties at the cut-offs of retrieval and light score."
 
 
 @dataclass(frozen=True, slots=True)
 class Modules:
-    """What was trained, as torch has it."""
+    """The trained torch modules."""
 
     user: nn.Module
     item: nn.Module
@@ -47,38 +47,38 @@ class Modules:
 
 
 class Frozen(nn.Module):
-    """A graph in the place of a module: for a part that an update takes over as it is."""
+    """Wraps a graph as a module, for a part that an update copies unchanged."""
 
     def __init__(self, graph: bytes) -> None:
         super().__init__()
         self._session = session_of(graph, 1)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """The graph's first output."""
+        """Run the graph and return its first output."""
         named = {wanted.name: given.numpy() for wanted, given in zip(self._session.get_inputs(), inputs, strict=True)}
         return torch.from_numpy(self._session.run(None, named)[0])
 
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """How far the two are apart, and what ranking costs."""
+    """Differences between graphs and torch, and the cost of ranking."""
 
     worst: float
-    "Largest difference of a candidate's score."
+    "Largest difference in a candidate's score."
     differing: int
-    "Requests whose first K differ otherwise than by a tie: of two scores, for a candidate's last place, or in the selection."
+    "Requests whose first K differ for a reason other than a tie: of two scores, at a candidate cut-off, or in the selection."
     tied: int
-    "Requests whose first K differ by a tie for a candidate's last place or in the selection."
+    "Requests whose first K differ by a tie at a candidate cut-off or in the selection."
     swapped: int
-    "Requests whose first K differ at all."
+    "Requests whose first K differ for any reason."
     requests: int
     rank_p99_ms: float
-    "99th percentile of ranking one request's candidates (features and graph), of the quietest third of the requests."
+    "99th percentile of ranking one request's candidates (features and graph), in the quietest third of the run, ms."
     candidates: int
-    "Candidates of those requests, in the median."
+    "Median number of candidates of those requests."
 
     def to_json(self) -> dict[str, Any]:
-        """For the manifest."""
+        """Convert to JSON for the manifest."""
         return {
             "scores": float(f"{self.worst:.3g}"),
             "top10_differing": self.differing,
@@ -91,7 +91,7 @@ class Parity:
 
 
 class TorchModel(ServingModel):
-    """A release whose graphs are not run: torch computes in their place."""
+    """A release that runs torch modules instead of its graphs."""
 
     def __init__(self, release: Release, modules: Modules, threads: int = 1) -> None:
         self._modules: Modules | None = None
@@ -126,23 +126,23 @@ def _run(module: nn.Module, *inputs: NDArray[np.float32]) -> NDArray[np.float32]
 
 
 class _Last(Observer):
-    """Keeps the candidates that were ranked last, with their scores."""
+    """Keeps the most recently ranked candidates, with their scores."""
 
     def __init__(self) -> None:
         self.candidates: Candidates | None = None
 
     def on_ranked(self, queries: Queries, candidates: Candidates) -> None:  # noqa: ARG002
-        """Keep them."""
+        """Keep the candidates."""
         self.candidates = candidates
 
 
 _Answer = tuple[Slate, dict[int, float]]
-"A slate, and the score of every candidate by item row."
+"A slate, and the score of each candidate by item row."
 _Answers = tuple[_Answer, _Answer]
 
 
 class _Side:
-    """One of the two, behind a pipeline of its own."""
+    """One of the two sides, with its own pipeline."""
 
     def __init__(self, world: SimulatedWorker, model: ServingModel) -> None:
         slot = ModelSlot()
@@ -152,7 +152,7 @@ class _Side:
         self._pipeline = CandidatePipeline(world.items, slot=slot, clock=after_all, observers=[self._last])
 
     def ask(self, request: Request) -> _Answer:
-        """The pipeline's slate, and the scores behind it; none where nothing was ranked."""
+        """Return the pipeline's slate and its candidates' scores; no scores where nothing was ranked."""
         self._last.candidates = None
         slate = self._pipeline.run([request], [self._world.record(request.user_id)], [None])[0]
         last = self._last.candidates
@@ -162,12 +162,12 @@ class _Side:
 def in_parity(
     world: SimulatedWorker, release: Release, modules: Modules, people: Sequence[str], requests: int, seed: int = 0
 ) -> Parity:
-    """Ask both the same `requests` of `people` (drawn in turn), as the world stands.
+    """Compare both sides on the same `requests` of `people`, drawn in turn, with the current state of `world`.
 
-    With fewer people than requests, each further request of a person excludes other items. Where scores tie for the last
-    place among candidates, torch and ONNX may retrieve another item each, and the better of them may be slated: such a
-    request is asked again without the few that only one side has, and counts as tied if those answers are the same. So does
-    one for which both score the same candidates the same: what the selection then weighs against likeness had tied.
+    With fewer users than requests, further requests of a user exclude other items. At tied scores at a candidate cut-off, torch
+    and ONNX may retrieve different items, and one of these may enter the slate. Such a request is repeated without the few
+    items that only one side has, and counts as tied if the answers then agree. A request also counts as tied if both sides
+    score the same candidates equally, because only ties in the selection can then differ.
     """
     rng = np.random.default_rng(seed)
     mine, theirs = _Side(world, ServingModel(release)), _Side(world, TorchModel(release, modules))
@@ -198,25 +198,25 @@ def in_parity(
 
 
 def _tied(request: Request, alone: Sequence[str], found: _Answers, again: Callable[[Request], _Answers]) -> bool:
-    """Whether both answer the same, but for ties, when asked `again` without the few items that were one's `alone`."""
+    """Whether both sides agree up to ties, when asked `again` without the few items in `alone` that only one side had."""
     if len(alone) > ONE_SIDED or any(slate.degraded or not scores for slate, scores in found):
-        return False  # a side that failed ties with nothing
+        return False  # a failed side cannot tie
     answers = again(replace(request, exclude=(*request.exclude, *alone))) if alone else found
     (slate, scores), (other, expected) = answers
-    # one selection made both slates: of the same candidates with the same scores it makes the same one, but for ties
+    # both slates come from the same selection, so equal candidates and scores give equal slates up to ties
     alike = scores.keys() == expected.keys() and all(abs(score - expected[row]) <= TIE for row, score in scores.items())
     return alike or _same(slate, other)
 
 
 def _same(a: Slate, b: Slate) -> bool:
-    """The same items in the same places, but for those whose scores are equal."""
+    """Whether two slates have the same items at the same ranks, up to equal scores."""
     if len(a.items) != len(b.items):
         return False
     return all(x.item_id == y.item_id or abs(x.score - y.score) <= TIE for x, y in zip(a.items, b.items, strict=True))
 
 
 def _quiet_p99(cost: list[float]) -> float:
-    """Of the third of the requests in which the machine was least busy with other things."""
+    """Smallest 99th percentile over the thirds of the run, so that other load on the machine counts least."""
     if not cost:
         return 0.0
     return min(float(np.quantile(part, 0.99)) for part in np.array_split(np.asarray(cost), ROUNDS) if len(part))

@@ -1,4 +1,4 @@
-"""What a release consists of: its arrays and its graphs, listed once for a full training and for an update."""
+"""Arrays and graphs of a release, listed once for both full training and update."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ __all__ = [
 
 USER_TOWER, ITEM_TOWER, RANKER = "user_tower.onnx", "item_tower.onnx", "ranker.onnx"
 OUTPUTS = {USER_TOWER: "user_vectors", ITEM_TOWER: "item_vectors", RANKER: "heads"}
-"Name of each graph's output."
+"Output name of each graph."
 EXAMPLES = 256
-"Rows of the inputs that a graph is checked with."
+"Number of input rows that a graph is checked with."
 Inputs = Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """Graphs, and how far they are from the modules that they were made of."""
+    """Exported graphs, and their differences from the modules."""
 
     graphs: dict[str, bytes]
     parity: float
     "Largest difference between torch and ONNX Runtime."
     half: float | None
-    "What half precision changes, as a share of the largest output; None where the graphs are in full precision."
+    "Change by half precision as a fraction of the largest output; None where the graphs are in full precision."
 
 
 def arrays_of(made: Retrieval, content: Content, projections: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
-    """The arrays of a release, by file name. `projections` by modality."""
+    """Arrays of a release, by file name. `projections` are by modality."""
     return {
         "item_vectors.npy": made.vectors,
         "text.npy": unit_rows(content.text),
@@ -64,10 +64,10 @@ def arrays_of(made: Retrieval, content: Content, projections: Mapping[str, NDArr
 
 
 def exported(modules: Sequence[tuple[str, nn.Module, Inputs]], *, half: bool) -> Exported:
-    """Each module as the graph of that name, checked on batches of its inputs.
+    """Export each module as the graph of that name, checked on batches of its inputs.
 
     Raises:
-        ReleaseRejected: a graph differs too much from its module, or its half-precision form from it.
+        ReleaseRejected: a graph differs too much from its module, or its half-precision form from the graph.
     """
     graphs: dict[str, bytes] = {}
     worst, share = 0.0, 0.0
@@ -82,7 +82,7 @@ def exported(modules: Sequence[tuple[str, nn.Module, Inputs]], *, half: bool) ->
 
 
 def user_examples(vectors: NDArray[np.float32], rng: np.random.Generator, n: int = EXAMPLES) -> dict[str, NDArray[np.float32]]:
-    """Inputs of the user tower: `n` histories of items drawn from `vectors`, of all lengths from 0 on."""
+    """Inputs of the user tower: `n` histories of items drawn from `vectors`, of random lengths from 0."""
     mask = (np.arange(LENGTH) >= LENGTH - rng.integers(0, LENGTH + 1, (n, 1))).astype(np.float32)
     history = vectors[rng.integers(0, len(vectors), (n, LENGTH))]
     return {"items": history, "events": rng.random((n, LENGTH, EVENT_WIDTH), np.float32), "mask": mask}
@@ -96,6 +96,6 @@ def item_examples(content: Content, rng: np.random.Generator, n: int = EXAMPLES)
 
 
 def ranker_examples(ranker: Ranker, rng: np.random.Generator, n: int = EXAMPLES) -> dict[str, NDArray[np.float32]]:
-    """Inputs of a ranker: `n` rows of features as they are spread in its training."""
+    """Inputs of a ranker: `n` rows of features, distributed as in its training."""
     spread = rng.normal(0, 1, (n, len(FEATURES))).astype(np.float32)
     return {"features": spread * ranker.scale.detach().numpy() + ranker.mean.detach().numpy()}

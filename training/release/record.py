@@ -1,4 +1,4 @@
-"""What an MLflow run says of a release: its settings, its figures, and what the gate decided and why."""
+"""MLflow record of a release: its settings, its figures, and the gate's decision with its reasons."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MEASURED = (
 
 
 def run_of(facts: Mapping[str, Any], dataset: str, settings: LearnSettings, artifacts: Mapping[str, bytes], now_ms: int) -> Run:
-    """The run of what `riffle train` found."""
+    """Make the run for the results of `riffle train`."""
     gate = facts["gate"]
     return Run(
         name=facts["release"],
@@ -58,7 +58,7 @@ def run_of(facts: Mapping[str, Any], dataset: str, settings: LearnSettings, arti
 
 
 def forewarn(tracking: Tracking | None) -> None:
-    """Say before a training, not only after it, that its release could not be recorded now."""
+    """Warn before a training, not only after it, that its release could not be recorded now."""
     if tracking is not None:
         try:
             Tracker(tracking).check()
@@ -69,7 +69,7 @@ def forewarn(tracking: Tracking | None) -> None:
 def record(
     tracking: Tracking, facts: Mapping[str, Any], dataset: str, settings: LearnSettings, artifacts: Mapping[str, bytes]
 ) -> dict[str, str]:
-    """Record a release that is written; `{"run": address}`, or `{"not_recorded": why}`. Never fails a training."""
+    """Record a written release; returns `{"run": address}`, or `{"not_recorded": reason}`. Never fails the training."""
     run = run_of(facts, dataset, settings, artifacts, round(time.time() * 1000))
     try:
         return {"run": Tracker(tracking).record(run)}

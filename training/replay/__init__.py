@@ -1,1 +1,1 @@
-"""History replayed through the pipeline that serves."""
+"""Replay of history through the serving pipeline."""

@@ -1,4 +1,4 @@
-"""What people do next: the truth that a slate, and the probabilities with it, are held against."""
+"""Future actions of users: the ground truth for slates and predicted probabilities."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Outcomes"]
 
 
 class Outcomes:
-    """First meetings of people with items, and what came of each within the attribution window: as training labels them."""
+    """First interactions of users with items, and their outcomes within the attribution window, defined as training labels."""
 
     def __init__(
         self,
@@ -25,14 +25,14 @@ class Outcomes:
         heads: Sequence[str],
         windows_ms: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
-        """`events` in event-time order; `heads` are actions, or `positive` for what `positive` says of an event.
+        """Index the outcomes. `events` are in event-time order; `heads` are actions, or `positive` for the rule `positive`.
 
-        `windows_ms`: other windows than a day, by head.
+        `windows_ms`: windows other than a day, by head.
         """
         self._heads = tuple((name, windows_ms.get(name, ATTRIBUTION_MS)) for name in heads)
         self._numbers: dict[str, list[int]] = {}
         self._met: dict[str, list[tuple[str, int, NDArray[np.bool_]]]] = {}
-        "By person: item, time, and per head whether it came; `_numbers` holds the events' numbers, ascending."
+        "By user: item, time, and whether each head's action followed. `_numbers` holds the event indices, ascending."
         first: dict[tuple[str, str], tuple[int, NDArray[np.bool_]]] = {}
         for n, event in enumerate(events):
             pair = (event.user_id, event.item_id)
@@ -46,20 +46,20 @@ class Outcomes:
                     met[1][head] |= positive(event.action, event.value) if name == "positive" else event.action == name
 
     def begins(self, user_id: str, n: int) -> bool:
-        """Whether the person meets an item for the first time at event number `n`."""
+        """Whether event `n` is the user's first interaction with its item."""
         numbers = self._numbers.get(user_id, [])
         place = bisect_left(numbers, n)
         return place < len(numbers) and numbers[place] == n
 
     def liked(self) -> list[int]:
-        """Numbers of the events at which a person first meets what they like within the window, ascending; head 0 says so."""
+        """Indices of first interactions with items liked within the window, ascending. Requires `positive` as head 0."""
         numbered = [
             (n, came[0]) for user, met in self._met.items() for n, (_, _, came) in zip(self._numbers[user], met, strict=True)
         ]
         return sorted(n for n, came in numbered if came)
 
     def of(self, user_id: str, n: int, time_ms: int) -> dict[str, NDArray[np.bool_]]:
-        """Items that the person first meets at event number `n` or later, within the window from `time_ms` on: what comes."""
+        """Outcomes of the user's first interactions at event `n` or later, within the window from `time_ms`, by item."""
         start = bisect_left(self._numbers.get(user_id, ()), n)
         found = {}
         for item_id, time, came in self._met.get(user_id, [])[start:]:

@@ -1,4 +1,4 @@
-"""The serving pipeline, asked what becomes of one item: where it is lost, who brought it, and what was shown instead."""
+"""Traces one item through the serving pipeline: which source retrieves it, where it is lost, and which slate is shown."""
 
 from __future__ import annotations
 
@@ -24,59 +24,59 @@ STANDARD = PipelineSettings()
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """What became of one item in one answer."""
+    """Trace of one item in one request."""
 
     rank: int
-    "Its place in the slate, 0 is first, BEYOND when it is not there."
+    "Rank in the slate, 0 is first; BEYOND when it is not in it."
     stage: str
-    "Where it ended: `ranked`, `not_retrieved`, `light_cut` or `filtered:…`."
+    "Last stage reached: `ranked`, `not_retrieved`, `light_cut` or `filtered:…`."
     sources: list[str]
-    "Who brought it."
+    "Names of the sources that retrieved it."
     candidate_rank: int
-    "Its place among all that the sources merged and the filters left, by the light score; BEYOND when it is not among them."
+    "Rank by light score among the merged and filtered candidates; BEYOND when it is not among them."
     candidates: int
-    "How many those are."
+    "Number of these candidates."
     slate: NDArray[np.int32]
     "Item rows of the whole slate, best first."
     ranked: NDArray[np.int32]
     "Item rows that the ranker scored; none without a release."
     heads: NDArray[np.float32]
-    "Its probabilities for them: `(ranked, heads)`."
+    "The ranker's probabilities for them: `(ranked, heads)`."
 
 
 class _Watch(Observer):
-    """What happens to one item on its way through the pipeline."""
+    """Observes one item in the pipeline."""
 
     def __init__(self) -> None:
         self.begin(-1)
 
     def begin(self, row: int) -> None:
-        """Watch another item; -1 is one that the catalogue does not hold."""
+        """Start on another item; -1 stands for an item outside the catalogue."""
         self.row = row
         self.stage = "not_retrieved"
         self.sources: list[str] = []
         self.candidate_rank, self.candidates = BEYOND, 0
         self.rows, self.heads = np.zeros(0, np.int32), np.zeros((0, 0), np.float32)
-        "Items that the ranker scored, and their probabilities."
+        "Item rows that the ranker scored; `heads` holds their probabilities."
 
     def on_retrieved(self, queries: Queries, source: str, brought: Retrieved) -> None:  # noqa: ARG002
-        """Note a source that brought the item."""
+        """Record a source that retrieved the item."""
         if self.row >= 0 and bool((brought.item_row == self.row).any()):
             self.sources.append(source)
             self.stage = "light_cut"
 
     def on_dropped(self, queries: Queries, stage: str, candidates: Candidates) -> None:  # noqa: ARG002
-        """Note the filter that dropped the item."""
+        """Record the filter that removed the item."""
         if bool((candidates.item_row == self.row).any()):
             self.stage = f"filtered:{stage}"
 
     def on_scored(self, queries: Queries, candidates: Candidates) -> None:
-        """Note the item's rank among all candidates."""
+        """Record the item's rank among all candidates."""
         self.candidates = len(candidates)
         place = np.flatnonzero(candidates.item_row == self.row)
         if len(place):
             at, scores = int(place[0]), candidates.score
-            # the pipeline's order: best first, equals by the asker's keys
+            # same order as the pipeline: best first, ties by the query's order keys
             keys = queries.order_keys(candidates.query_row, candidates.item_row)
             self.candidate_rank = int((scores > scores[at]).sum() + ((scores == scores[at]) & (keys < keys[at])).sum())
 
@@ -86,7 +86,7 @@ class _Watch(Observer):
 
 
 class Prober:
-    """Asks for one item after the other. Only watches: the slates are those that a worker would give."""
+    """Runs a request per item and observes it. Slates equal those of a worker."""
 
     def __init__(self, items: ItemStore, slot: ModelSlot | None = None, settings: PipelineSettings = STANDARD) -> None:
         self._items = items
@@ -95,7 +95,7 @@ class Prober:
         self._pipeline = CandidatePipeline(items, settings, slot=slot, clock=after_all, observers=[self._watch])
 
     def probe(self, user_id: str, user: UserRecord | None, item_id: str) -> Probed:
-        """What becomes of the item in an answer to this person, of everything that the light cut leaves.
+        """Trace the item in a request of this user, with a slate of all candidates that pass the light cut.
 
         Raises:
             RuntimeError: a part of the pipeline failed; figures of a degraded pipeline would mislead.

@@ -1,7 +1,7 @@
-"""Ranking examples from replayed history: events in time order through the code that serves, features as it computed them.
+"""Ranking examples from replayed history: events in time order through the serving code, with the features it computes.
 
-At sampled first meetings the pipeline is asked before the event is applied. So a feature never sees its own event or a
-later one; only the labels look ahead, as far as the attribution window.
+At sampled first interactions the pipeline answers a request before the event is applied. So a feature never includes its own
+event or a later one. Only the labels look ahead, up to the attribution window.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from training.replay.world import SimulatedWorker
 __all__ = ["replay"]
 
 KEPT = 100
-"Candidates kept per query: all that are met later, others at random."
+"Candidates kept per query: items with later actions, at most half, and others at random."
 LIGHT_KEPT = 200
 FADE = 0.85
-"Each further meeting ahead counts this much less in the listwise target."
+"Factor on the listwise target for each further first interaction."
 CHUNK = 1_000
 Progress = Callable[[int, int], None]
 
@@ -43,7 +43,7 @@ class _Gathered:
         self.light: list[NDArray[np.float32]] = []
 
     def slate(self, slate: LoggedSlate, known: NDArray[np.intp], features: NDArray[np.float32]) -> bool:
-        """The items of a slate numbered `known`, with the features of just these; whether there are any."""
+        """Add a slate: its items at indices `known`, with the features of these. Returns whether there are any."""
         if not len(known):
             return False
         labels, correction = slate.labels[known], np.log(slate.weight[known])
@@ -76,7 +76,7 @@ class _Gathered:
         return out
 
 
-def replay(  # noqa: PLR0913 - history, and what is gathered from it
+def replay(  # noqa: PLR0913 - the history, and the sizes of the sample
     world: SimulatedWorker,
     model: ServingModel,
     events: Sequence[Interaction],
@@ -87,9 +87,10 @@ def replay(  # noqa: PLR0913 - history, and what is gathered from it
     progress: Progress | None = None,
     logged: Sequence[LoggedSlate] = (),
 ) -> Replayed:
-    """Apply `events` to `world`; from number `start` on, gather examples at up to `most` first meetings and at `logged` slates.
+    """Apply `events` to `world`. From index `start` on, gather examples at up to `most` first interactions and at `logged`
+    slates.
 
-    `table` holds the same events, in the same order, with the items of the catalogue numbered as their ids come.
+    `table` holds the same events in the same order, with items numbered by their order in the catalogue.
     """
     world.slot.swap(model)
     pipeline = CandidatePipeline(world.items, slot=world.slot, clock=after_all)
@@ -97,12 +98,12 @@ def replay(  # noqa: PLR0913 - history, and what is gathered from it
     rng = np.random.default_rng(seed)
     meetings = start + np.flatnonzero(table.first[start:])
     liked = meetings[table.labels[meetings, 0] > 0]
-    # three of four queries end in a like: those teach the order, the others teach the level
+    # three of four queries lead to a like: these teach the order, the others the level
     other = np.setdiff1d(meetings, liked)
     picked = set(rng.permutation(liked)[: most - most // 4].tolist()) | set(rng.permutation(other)[: most // 4].tolist())
     ahead = _Ahead(table)
     gathered = _Gathered(table.labels.shape[1])
-    # a slate comes before the event at its place
+    # a slate precedes the event at its place
     todo: list[tuple[int, LoggedSlate | None]] = [(slate.place, slate) for slate in logged if slate.place >= start]
     todo = sorted([*todo, *((n, None) for n in picked)], key=lambda query: query[0])
     at = slates = 0
@@ -133,7 +134,7 @@ def replay(  # noqa: PLR0913 - history, and what is gathered from it
 
 
 def _gather_shown(gathered: _Gathered, tap: Tap, slate: LoggedSlate, items: ItemStore) -> bool:
-    """A slate without features: those that its items had among the candidates of that moment. Whether there were any."""
+    """Add a slate without logged features, with the features of its items at that moment. Returns whether there are any."""
     rows = items.rows_of(slate.item_ids)[:KEPT]
     known = np.flatnonzero(rows >= 0)
     features = tap.features(rows[known], items)
@@ -146,7 +147,7 @@ def _gather_logged(gathered: _Gathered, slate: LoggedSlate, features: NDArray[np
 
 
 class _Ahead:
-    """First meetings of each person, to look up what follows an event."""
+    """First interactions of each user, to look up those that follow an event."""
 
     def __init__(self, table: EventTable) -> None:
         self._table = table
@@ -156,7 +157,7 @@ class _Ahead:
         self._place = {n: (user, k) for user, rows in self._of.items() for k, n in enumerate(rows)}
 
     def of(self, n: int, events: Sequence[Interaction]) -> list[tuple[str, NDArray[np.float32], float]]:
-        """(item, labels, listwise gain) of the meeting at event n and of those after it within the attribution window."""
+        """(item, labels, listwise gain) of the first interaction at event n and of later ones in the attribution window."""
         user, place = self._place[n]
         found, gain = [], 1.0
         for m in self._of[user][place : place + 50]:

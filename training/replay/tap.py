@@ -1,4 +1,4 @@
-"""What passes through the pipeline in replay, kept: candidates as merged, as ranked, and any other item beside them."""
+"""Captures candidates in the pipeline during replay, and computes features of any item beside them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ __all__ = ["Tap"]
 
 
 class Tap(Observer):
-    """Keeps what passed through the pipeline, one request at a time."""
+    """Keeps candidates of one request at a time, as merged and as ranked."""
 
     def __init__(self, hydrators: Sequence[CandidateHydrator]) -> None:
-        """`hydrators` compute the features of candidates, as in the observed pipeline."""
+        """`hydrators` compute candidate features, as in the observed pipeline."""
         self._hydrators = tuple(hydrators)
         self.merged: Candidates | None = None
         self.ranked: Candidates | None = None
-        "None where the request has no candidates, and where nothing ranked them."
+        "None where the request has no candidates or no ranker scored them."
         self.queries: Queries | None = None
 
     @classmethod
     def into(cls, pipeline: CandidatePipeline) -> Tap:
-        """Make one that observes `pipeline`."""
+        """Make a tap that observes `pipeline`."""
         tap = cls(pipeline.candidate_hydrators)
         pipeline.observe(tap)
         return tap
@@ -48,7 +48,7 @@ class Tap(Observer):
     def features(self, rows: NDArray[np.int32], items: ItemStore) -> NDArray[np.float32] | None:
         """Features of these items for the last request's user, `(len(rows), features)`; None without a release.
 
-        Those that were ranked have theirs. Others, which the filters or the light cut left out, are computed beside them.
+        Ranked items keep their features. Those of items outside the filters or the light cut are computed beside them.
         """
         if self.queries is None or self.merged is None or self.queries.user_vectors is None:
             return None
@@ -60,14 +60,14 @@ class Tap(Observer):
             every = _joined(ranked, self._brought(more.astype(np.int32)))
             for hydrator in self._hydrators:
                 hydrator.hydrate(self.queries, every, items)
-            # some features compare a candidate with the others: those that serving ranks keep what they are there
+            # some features compare a candidate with the others, so ranked ones keep their features from serving
             features.append(every.features[len(ranked) :])
         place = np.zeros(len(items), np.int64)
         place[np.concatenate([ranked.item_row, more])] = np.arange(len(ranked) + len(more))
         return np.concatenate(features)[place[rows]] if features else None
 
     def _brought(self, rows: NDArray[np.int32]) -> Candidates:
-        """Candidates of these rows, with the scores of the sources that brought them."""
+        """Candidates of these rows, with the scores of the sources that returned them."""
         assert self.merged is not None
         scores = np.full((len(rows), self.merged.source_scores.shape[1]), np.nan, np.float32)
         _, mine, theirs = np.intersect1d(rows, self.merged.item_row, return_indices=True)
@@ -77,7 +77,7 @@ class Tap(Observer):
 
 
 def _joined(one: Candidates, other: Candidates) -> Candidates:
-    """Candidates of the same query, without features and heads."""
+    """Join candidates of one query, without features and heads."""
     rows, queries = np.concatenate([one.item_row, other.item_row]), np.concatenate([one.query_row, other.query_row])
     scores = np.concatenate([one.source_scores, other.source_scores])
     zero, none = np.zeros(len(rows), np.float32), np.zeros((len(rows), 0), np.float32)

@@ -1,4 +1,4 @@
-"""A worker simulated from history: the same tables and the same code, applied in one process."""
+"""A worker simulated from history: the same tables and the same code, in one process."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from schemas.records import Interaction, Item
 __all__ = ["SimulatedWorker", "Vectors"]
 
 Vectors = Mapping[str, Sequence[ItemVector]]
-"What encoders say of items, by item id."
+"Vectors from the encoders, by item id."
 
 
 class SimulatedWorker:
-    """What workers know after the events applied so far: people, statistics, neighbours, and a catalogue.
+    """State of workers after the events applied so far: users, statistics, neighbours, and a catalogue.
 
-    An item with `published_at` enters the catalogue when event time reaches it, others are there from the start; what
-    `vectors` say of an item comes with it, and not before.
+    An item with `published_at` enters the catalogue when event time reaches it; others are present from the start. `vectors`
+    of an item enter together with it.
     """
 
     def __init__(self, items: Iterable[Item], slot: ModelSlot | None = None, vectors: Vectors | None = None) -> None:
         self.items = ItemStore(partitions=1)
         self.slot = slot or ModelSlot()
-        "The release that answers, if any."
+        "The serving release, if any."
         self._users = UserTable(self.items, lambda keys: [None] * len(keys))
         self._statistics = StatisticsTable(self.items)
         self._covisits = CovisitSums(self.items)
         self._neighbours = NeighbourTable(lambda keys: [None] * len(keys))
         self._stale: set[int] = set()
-        "Items (by hash) whose neighbours in the item store are older than the rows here."
+        "Hashes of items whose neighbours in the item store are older than the rows here."
         self._vectors = vectors or {}
         catalogue = list(items)
         for item in catalogue:
@@ -49,7 +49,7 @@ class SimulatedWorker:
         self._unpublished = deque(sorted(late, key=lambda item: item.published_at or 0))
 
     def publish(self, now_ms: int) -> None:
-        """Let in the items published by `now_ms`."""
+        """Add the items published by `now_ms`."""
         while self._unpublished and (self._unpublished[0].published_at or 0) <= now_ms:
             self._enter(self._unpublished.popleft())
 
@@ -59,7 +59,7 @@ class SimulatedWorker:
             self.items.set_vectors(item.item_id, self._vectors[item.item_id])
 
     def apply(self, events: Sequence[Interaction]) -> None:
-        """Apply events in order. Chunks of any size leave the same state when all items are published."""
+        """Apply events in order. The size of chunks does not affect the state once all items are published."""
         columns = meetings(EventColumns.of(events, range(len(events))))
         if not len(columns):
             return
@@ -77,11 +77,11 @@ class SimulatedWorker:
                     self.items.set_neighbour_total(item_id, self._neighbours.total(code))
 
     def record(self, user_id: str) -> UserRecord | None:
-        """What is kept of a person."""
+        """Stored record of a user, if any."""
         return self._users.lookup([user_id])[0]
 
     def know(self, user: UserRecord | None) -> None:
-        """Bring the neighbours that an answer to this person looks at up to date; the others wait until they are looked at."""
+        """Update the neighbours that an answer to this user reads. Others stay stale until they are needed."""
         if user is None:
             return
         looked_at = self._stale.intersection(user.history["item"][-RECENT:].tolist())

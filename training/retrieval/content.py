@@ -1,4 +1,4 @@
-"""Content vectors of items as the towers read them: with projections that are fitted to them, or with those of a release."""
+"""Content vectors of items as the towers read them, with newly fitted projections or those of a release."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ __all__ = ["EncodedContent", "encode", "encode_as", "hashed_words"]
 
 TEXT_KEPT, IMAGE_KEPT = 128, 64
 FLATTENED = {"text": 0.0, "image": 0.5}
-"How far each modality's axes are brought to one width: a few axes of an image, as how bright it is, else drown the rest."
+"Flattening of each modality's axes, 0 to 1. Otherwise a few image axes, such as brightness, would dominate the others."
 LEAST_READ = 0.05
-"Weight by which the towers read text and image at least: what history does not tell of yet must not be learned slowly."
+"Smallest factor on the towers' text and image inputs, because a modality that history is silent about must not learn slowly."
 
 
 def hashed_words(items: Sequence[Item]) -> NDArray[np.float32]:
@@ -40,22 +40,22 @@ def hashed_words(items: Sequence[Item]) -> NDArray[np.float32]:
 
 @dataclass(slots=True)
 class EncodedContent:
-    """Content vectors, and how they came about."""
+    """Content vectors and their metadata."""
 
     content: Content
     projections: dict[str, NDArray[np.float32]]
     encoders: dict[str, str]
-    "Per modality that some item has: its encoder."
+    "Encoder name by modality; only modalities that some item has."
     images: Mapping[str, int]
-    "Of images by URL, how many were fetched, and by reason how many were not; and which images could not be used."
+    "Counts for images by URL: fetched, and not fetched by reason. Also counts unusable images by reason."
     weights: dict[str, float] = field(default_factory=dict)
-    "Of words, text and image, where items are compared by content (`training.retrieval.content_weights`)."
+    "Weights of words, text and image when items are compared by content (`training.retrieval.content_weights`)."
 
     def weigh(self, table: EventTable, seed: int) -> int:
-        """Learn the weights from history; returns from how many meetings. Every process of the group gets the first one's.
+        """Learn the weights from history and return the number of interactions used. All processes get the first one's weights.
 
-        The towers read text and image by the root of their weights, as a comparison does: what says little is then little to
-        learn from by heart. The factor is part of the projection, so that a worker does the same.
+        The towers' text and image inputs are scaled by the root of these weights, as in a comparison. So a modality with little
+        information offers little to memorise. The factor is part of the projection, so that a worker applies it too.
         """
         content = self.content
         parts = {"words": content.hashed, "text": content.text, "image": content.image}
@@ -71,9 +71,9 @@ class EncodedContent:
 def encode(
     items: Sequence[Item], text_model: str, image_hosts: str, cache: Path, begin: Callable[[str], Progress]
 ) -> EncodedContent:
-    """Content vectors, with projections fitted to them. An encoder runs only where its modality exists.
+    """Encode items and fit projections to the vectors. An encoder runs only where its modality exists.
 
-    `begin` is called with the name of each part, and returns what is called with its progress.
+    `begin` is called with the name of each part and returns that part's progress callback.
     """
     parts, projections, names = [], {}, {}
     images = image_encoder(cache, image_hosts)
@@ -96,10 +96,10 @@ def encode(
 def encode_as(
     release: Release, items: Sequence[Item], text_model: str, image_hosts: str, cache: Path
 ) -> tuple[Content, Mapping[str, int]]:
-    """Content vectors by the projections of `release`; and what became of images: see `ImageEncoder.outcomes`.
+    """Encode items with the projections of `release`. Also returns image counts, see `ImageEncoder.outcomes`.
 
     Raises:
-        BadDataset: the release's encoders are not the ones here.
+        BadDataset: the release's encoders differ from this installation's.
     """
     images = image_encoder(cache, image_hosts)
     encoders: dict[str, Callable[[], Encoder]] = {"text": lambda: TextEncoder(text_model), "image": lambda: images}

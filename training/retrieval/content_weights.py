@@ -1,7 +1,7 @@
-"""How much words, text and image say about what a person likes next: the weights of their cosines when items are compared.
+"""Learns how well words, text and image predict a user's next liked item: weights of their cosines in item comparisons.
 
-Learned from history, since it differs between domains: what a text says of a film its poster hardly does, and of a dress its
-picture says more than its name.
+The weights are learned from history because they differ between domains. A film's text predicts more than its poster; a
+dress's picture predicts more than its name.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from training.data.table import EventTable
 __all__ = ["ASKED", "FEWEST", "LEAST", "content_weights"]
 
 ASKED, OTHERS = 3_000, 50
-"First meetings of what is liked that are learned from, at most, and items drawn beside each."
+"Maximum number of liked first interactions to learn from, and number of items drawn for each."
 FEWEST = 100
-"First meetings below which nothing is learned: of all parts, or of one."
+"Minimum number of first interactions, in total and for each part. Below it nothing is learned."
 STEPS, RATE = 150, 0.05
 PULL = 1e-3
-"Towards equal weights: what history does not tell apart weighs the same."
+"L2 penalty towards equal weights, so that parts that history cannot separate get the same weight."
 LEAST = 0.01
-"Smallest weight: another history may say more of it."
+"Smallest weight of a part, because another history may support it better."
 
 
 def content_weights(table: EventTable, parts: Mapping[str, NDArray[np.float32]], seed: int = 0) -> tuple[dict[str, float], int]:
-    """Weight of each part's cosine, the largest 1, and how many meetings they were learned from.
+    """Weight of each part's cosine, scaled so that the largest is 1, and the number of interactions learned from.
 
-    By a softmax of the item that was liked over itself and others, drawn as often as they are met, so that being popular tells
-    nothing; all scored as retrieval by content does it. `parts`: by name, an item's vector, 0 where it has none, float32
-    `(items, d)`. Weights stay positive (softplus). A part that those meetings say nothing of weighs LEAST; with fewer than
-    FEWEST meetings all weigh 1. Deterministic for one seed.
+    Fitted by a softmax of the liked item over itself and drawn items. Items are drawn by popularity, so that popularity carries
+    no information. Scores are computed as in content retrieval. `parts`: item vectors by name, float32 `(items, d)`, 0 where an
+    item has none. Weights stay positive (softplus). A part without support in those interactions weighs LEAST. With fewer than
+    FEWEST interactions all weigh 1. Deterministic for one seed.
     """
     rng = np.random.default_rng(seed)
     asked, before = _asked(table, rng)
@@ -60,9 +60,9 @@ def content_weights(table: EventTable, parts: Mapping[str, NDArray[np.float32]],
 
 
 def _asked(table: EventTable, rng: np.random.Generator) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Events at which a person first meets what they like, then or later, and their newest events before it, newest first.
+    """First interactions with items liked then or later, and the user's newest earlier events, newest first.
 
-    `(q,)`, and `(q, len(RECENCY))` with -1 where there is none. The first event of a person is none: nothing came before.
+    Shapes `(q,)` and `(q, len(RECENCY))`, -1 where there is none. A user's first event is excluded: nothing precedes it.
     """
     order = np.argsort(table.user, kind="stable")
     begins = np.flatnonzero(np.diff(table.user[order], prepend=-1))
@@ -77,9 +77,9 @@ def _asked(table: EventTable, rng: np.random.Generator) -> tuple[NDArray[np.intp
 
 
 def _compared(among: NDArray[np.int64], past: NDArray[np.int64], parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Cosine of each item `among` `(q, c)` with each of `past` `(q, h)`, -1 is none, by part: float32 `(q, c, h, parts)`.
+    """Cosine of each item in `among` `(q, c)` with each in `past` `(q, h)`, by part: float32 `(q, c, h, parts)`.
 
-    0 where either lacks the part.
+    -1 in `past` marks no item. The cosine is 0 where either item lacks the part.
     """
     (q, c), h, m = among.shape, past.shape[1], len(parts)
     cosines = np.zeros((q, c, h, m), np.float32)
@@ -91,7 +91,7 @@ def _compared(among: NDArray[np.int64], past: NDArray[np.int64], parts: list[NDA
 
 
 def _fitted(x: Tensor, recency: Tensor, taken: Tensor) -> NDArray[np.float32]:
-    """Weights per part by which the first of each query's items scores best; those that are `taken` do not count."""
+    """Fit a weight per part so that the first of each query's items scores highest. Items in `taken` are masked."""
     raw, temperature = torch.zeros(x.shape[-1], requires_grad=True), torch.tensor(1.0, requires_grad=True)
     optimizer, target = torch.optim.Adam([raw, temperature], lr=RATE), torch.zeros(len(x), dtype=torch.long)
     for _ in range(STEPS):
@@ -106,9 +106,9 @@ def _fitted(x: Tensor, recency: Tensor, taken: Tensor) -> NDArray[np.float32]:
 
 
 def _scores(x: Tensor, recency: Tensor, weights: Tensor) -> Tensor:
-    """Of each query's items, `(q, c)`: in the order in which a release with these weights retrieves them by content.
+    """Scores of each query's items, `(q, c)`. Their order is that of content retrieval in a release with these weights.
 
-    An item's vector holds its parts, each of length 1 or 0, by the root of their weights; a person's is the mean of their
-    newest.
+    An item's vector concatenates its parts, each of length 1 or 0 and scaled by the root of its weight. A user's vector is the
+    mean over the newest items.
     """
     return ((x @ weights) @ recency.unsqueeze(-1)).squeeze(-1) / recency.sum(dim=1, keepdim=True)

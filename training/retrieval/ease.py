@@ -1,4 +1,4 @@
-"""EASE: item-to-item weights in closed form (Steck, WWW 2019), over blocks where the catalogue is large."""
+"""EASE: item-to-item weights in closed form (Steck, WWW 2019), computed in blocks for large catalogues."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from scipy.linalg import lapack
 __all__ = ["EaseSettings", "ease"]
 
 CHUNK = 1_000
-"Rows of a dense matrix that are sorted at once."
+"Number of rows of a dense matrix that are sorted at once."
 
 
 @dataclass(frozen=True, slots=True)
 class EaseSettings:
-    """How the weights are computed."""
+    """Size limits of the computation."""
 
     largest: int = 12_000
-    "Items up to which the inverse is computed whole; beyond, block by block."
+    "Largest number of items for which one inverse is computed; above it, weights are computed block by block."
     block: int = 3_000
-    "Items whose weights one block gives, at most."
+    "Maximum number of items in a block."
     context: int = 3_000
-    "Items outside the block that they are explained by, at most."
+    "Maximum number of items outside a block that serve as predictors for it."
 
 
 STANDARD = EaseSettings()
@@ -40,14 +40,14 @@ def ease(
     least: int = 2,
     settings: EaseSettings = STANDARD,
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """The heaviest positive weights of each item.
+    """Compute the largest positive weights of each item.
 
-    `users` and `items` are the liked pairs, `(n,)` each; items liked fewer than `least` times have none. Returns
-    indices int32 `(n_items, neighbours)`, -1 where there is none, and weights float32 likewise.
+    `users` and `items` are the liked pairs, `(n,)` each; items liked fewer than `least` times get no weights. Returns
+    indices int32 `(n_items, neighbours)`, -1 where there is none, and weights float32 in the same shape.
 
     Above `settings.largest` items the weights are those of sparse Markov random fields (Steck, NeurIPS 2019): each item is
-    explained by its block and by the block's nearest other items alone, by the same closed form over these. Memory is then
-    about three float32 matrices of (block + context) items, and `2 * neighbours` weights per item.
+    predicted only from its block and the block's nearest other items, by the same closed form. Memory is then about three
+    float32 matrices of (block + context) items, and `2 * neighbours` weights per item.
     """
     index = np.full((n_items, neighbours), -1, np.int32)
     weight = np.zeros((n_items, neighbours), np.float32)
@@ -72,7 +72,7 @@ def ease(
 
 
 def _pairs(users: NDArray[np.int64], items: NDArray[np.int64], kept: NDArray[np.intp], n_items: int) -> sp.csr_matrix:
-    """People by kept items: 1 where liked, however often."""
+    """User by kept-item matrix: 1 where liked, however often."""
     place = np.full(n_items, -1, np.int64)
     place[kept] = np.arange(len(kept))
     mine = place[items] >= 0
@@ -85,7 +85,7 @@ def _pairs(users: NDArray[np.int64], items: NDArray[np.int64], kept: NDArray[np.
 
 
 def _closed_form(x: sp.csr_matrix, l2: float) -> NDArray[np.float32]:
-    """Weights `(i, j)`: what liking i says of j."""
+    """Weights `(i, j)`: contribution of liking i to the score of j."""
     gram = (x.T @ x).toarray().astype(np.float32, order="F")
     n = len(gram)
     gram[np.diag_indices(n)] += l2
@@ -110,7 +110,7 @@ def _heaviest(part: NDArray[np.float32], most: int) -> tuple[NDArray[np.intp], N
 def _blockwise(
     x: sp.csr_matrix, neighbours: int, l2: float, settings: EaseSettings
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """The heaviest weights of each column of `x`: numbers `(n, neighbours)`, -1 where none, and weights."""
+    """Largest weights of each column of `x`: column indices `(n, neighbours)`, -1 where none, and weights."""
     n = x.shape[1]
     columns = x.tocsc()
     sizes = np.asarray(columns.sum(axis=0)).ravel().astype(np.float32)
@@ -130,7 +130,7 @@ def _blockwise(
 
 
 def _blocks(x: sp.csr_matrix, most: int) -> Iterator[NDArray[np.intp]]:
-    """Items in blocks of at most `most` that are liked by the same people: halved along principal axes, again and again."""
+    """Split items into blocks of at most `most` that the same users like, by repeated halving along principal axes."""
     n = x.shape[1]
     rank = min(16, min(x.shape) - 1)
     size = np.sqrt(np.asarray(x.sum(axis=0)).ravel())
@@ -151,7 +151,7 @@ def _blocks(x: sp.csr_matrix, most: int) -> Iterator[NDArray[np.intp]]:
 
 
 def _context(columns: sp.csc_matrix, sizes: NDArray[np.float32], block: NDArray[np.intp], most: int) -> NDArray[np.intp]:
-    """The other items most like the block's: by the sum of squared cosines, computed a few columns at a time."""
+    """Items outside the block that are most similar to it, by the sum of squared cosines, computed a few columns at a time."""
     near = np.zeros(columns.shape[1], np.float32)
     rows = columns.T.tocsr()
     for start in range(0, len(block), 256):

@@ -1,8 +1,8 @@
-"""Training of the towers: one process, or several under `torchrun`; from the start, or from a checkpoint.
+"""Training of the towers, in one process or several under `torchrun`, from scratch or from a checkpoint.
 
-Loss: softmax over the whole catalogue; above FULL_SOFTMAX items over a part of it, whose bias is taken back (`drawn_pool`).
-At events before its first interaction an item is a cold negative, which weighs only `TowerSettings.unmet`: that it was not
-chosen says little then.
+The loss is a softmax over the whole catalogue. Above FULL_SOFTMAX items it runs over a sample, with a bias correction
+(`drawn_pool`). At events before its first interaction an item is a cold negative and weighs only `TowerSettings.unmet`,
+because not choosing it then is little evidence against it.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ __all__ = [
 ]
 
 FULL_SOFTMAX = 20_000
-"Items up to which the loss is a softmax over all of them."
+"Largest catalogue whose loss is a softmax over all items."
 SAMPLED = 8_192
-"Items drawn per step above that, beside those that the step's histories and targets hold."
+"Number of items drawn per step above that, in addition to those in the step's histories and targets."
 NEVER = np.iinfo(np.int64).max
-"First meeting of an item that nobody has met, ms."
+"Time of first interaction, ms, for items without interactions."
 Progress = Callable[[int, int], None]
 Watch = Callable[[int, UserTower, ItemTower], None]
-"Called after each epoch, with its number from 1 and the towers in evaluation mode; whatever it raises ends the training."
+"Called after each epoch with its number, from 1, and the towers in evaluation mode. If it raises, training ends."
 
 
 @dataclass(slots=True)
 class _Windows:
-    """Windows over people's histories: `rows` are event numbers, -1 for padding, oldest first."""
+    """Windows over users' histories: `rows` are event indices, oldest first, -1 for padding."""
 
     rows: NDArray[np.int64]
     scored: NDArray[np.bool_]
-    "Where the prediction of the next event counts."
+    "Whether the prediction of the next event counts in the loss."
     following: NDArray[np.int64]
-    "Number of the next event of the same person, -1 at the end."
+    "Index of the same user's next event, -1 at the end."
 
 
 def _windows(table: EventTable) -> _Windows:
@@ -74,7 +74,7 @@ def _windows(table: EventTable) -> _Windows:
             rows.append(np.concatenate([np.full(pad, -1), part]))
             after = mine[begin + 1 : stop + 1]
             following.append(np.concatenate([np.full(pad, -1), after, np.full(len(part) - len(after), -1)]))
-            # each event is predicted once: by the window in which it has the longest history before it
+            # each event is predicted once, in the window that holds the longest history before it
             scored.append(np.arange(LENGTH) >= (LENGTH // 2 if begin else 0))
             if begin == 0:
                 break
@@ -87,7 +87,7 @@ def _windows(table: EventTable) -> _Windows:
 
 
 def event_columns(table: EventTable) -> NDArray[np.float32]:
-    """Events as the user tower reads them: float32 `(n, EVENT_WIDTH)`."""
+    """Inputs of the user tower per event: float32 `(n, EVENT_WIDTH)`."""
     previous = np.full(len(table), -1)
     newest: dict[int, int] = {}
     for n, user in enumerate(table.user.tolist()):
@@ -100,15 +100,15 @@ def event_columns(table: EventTable) -> NDArray[np.float32]:
 def drawn_pool(
     certain: NDArray[np.int64], n_items: int, sampled: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The items that a step's softmax goes over, and the logarithm of each one's chance to be among them.
+    """Draw the items of a step's softmax, with the logarithm of each one's inclusion probability.
 
-    `certain`: the items that the step's windows hold, as targets or in histories; they are there whatever is drawn (the
-    in-batch negatives of Yi et al. 2019). `sampled` draws, uniform with replacement, add others (mixed negatives, Yang et al.
-    2020). Less its log chance, each logit counts for the items it stands for: given the windows, the sum of the exponentials
-    is an unbiased estimate of the sum over the catalogue (Horvitz & Thompson 1952). An item of the batch has chance 1: to take
-    its share of all events instead, as one does without a uniform part, would count it twice.
+    `certain`: the items in the step's windows, as targets or in histories, which are always included (the in-batch negatives of
+    Yi et al. 2019). `sampled` uniform draws with replacement add others (mixed negatives, Yang et al. 2020). Subtracting the
+    log probability makes each logit count for the items it represents: given the windows, the sum of exponentials is an
+    unbiased estimate of the sum over the catalogue (Horvitz & Thompson 1952). An item of the batch has probability 1. Using its
+    share of all events, as is usual without uniform draws, would count it twice.
 
-    Returns items, ascending, int64 `(p,)`, and log chances, float32 `(p,)`.
+    Returns items, ascending, int64 `(p,)`, and log probabilities, float32 `(p,)`.
     """
     certain = np.unique(certain)
     pool = np.unique(np.concatenate([certain, rng.integers(0, n_items, sampled)]))
@@ -120,29 +120,29 @@ def drawn_pool(
 
 @dataclass(slots=True)
 class _Step:
-    """What one step of one process looks at, on its device. w windows, p items in the pool, t targets."""
+    """Inputs of one step in one process, on its device: w windows, p items in the pool, t targets."""
 
     rows: Tensor
-    "Events of the windows, -1 for padding: `(w, LENGTH)`."
+    "Event indices of the windows, -1 for padding: `(w, LENGTH)`."
     history: Tensor
-    "Their places in the pool: `(w, LENGTH)`."
+    "Pool indices of their items: `(w, LENGTH)`."
     events: Tensor
     places: Tensor
-    "Where something is predicted: `(w, LENGTH)`."
+    "Positions with a prediction: `(w, LENGTH)`."
     targets: Tensor
-    "Place in the pool of what is to be predicted: `(t,)`."
+    "Pool index of each target item: `(t,)`."
     weights: Tensor
-    "`(t,)`."
+    "Weight of each target: `(t,)`."
     times_ms: Tensor
-    "When the targets were met: `(t,)`."
+    "Event time of each target, ms: `(t,)`."
     pool: Tensor
     first_ms: Tensor
-    "When anybody first met the items of the pool: `(p,)`."
+    "Time of each pool item's first interaction, ms: `(p,)`."
     log_chance: Tensor | None
 
 
 class _Towers(nn.Module):
-    """Both towers and their loss, as one module that can be run data-parallel."""
+    """Both towers and their loss, in one module for data-parallel training."""
 
     def __init__(self, user: UserTower, item: ItemTower, content: tuple[Tensor, ...], settings: TowerSettings) -> None:
         super().__init__()
@@ -152,14 +152,14 @@ class _Towers(nn.Module):
         self._settings = settings
 
     def forward(self, step: _Step) -> Tensor:
-        """Sum of the weighted losses."""
+        """Compute the sum of the weighted losses."""
         settings, user = self._settings, self.user
         hidden = (torch.rand(len(step.pool), device=step.pool.device) < settings.hidden_ids).float()
         hashed, text, image, present = (part[step.pool] for part in self._content)
         present = present * (torch.rand(present.shape, device=present.device) >= settings.hidden_content)
         vectors = self.item.known(step.pool, hidden, hashed, text, image, present)
         there = step.rows >= 0
-        # not vectors[…]: with several threads the gradients of an index add up in any order
+        # not vectors[…]: with several threads its backward pass adds gradients in varying order
         history = F.embedding(step.history, vectors) * there.unsqueeze(-1)
         states = user.states(history, step.events, there.float())
         users = F.dropout(states[step.places], settings.dropout, training=True)
@@ -176,15 +176,15 @@ class _Towers(nn.Module):
 
 
 def discount_cold_negatives(logits: Tensor, first_ms: Tensor, times_ms: Tensor, weight: float) -> Tensor:
-    """Logits `(t, p)`, changed in place: an item whose first interaction, `(p,)`, is later than the target's event, `(t,)`,
-    counts `weight` (0 to 1) as a negative.
+    """Weigh cold items down as negatives, in place in `logits` `(t, p)`. An item is cold if its first interaction, `(p,)`, is
+    later than the target's event, `(t,)`; it then counts `weight` (0 to 1).
     """
     before = first_ms > times_ms[:, None]
     return logits.add_(before, alpha=math.log(weight)) if weight else logits.masked_fill_(before, -torch.inf)
 
 
 def cold_logsumexp(logits: Tensor, first_ms: Tensor, times_ms: Tensor, weight: float) -> Tensor:
-    """Per target `(t,)`: log-sum-exp of `logits` `(p,)`, where items count as in `discount_cold_negatives`."""
+    """Log-sum-exp of `logits` `(p,)` per target `(t,)`, with items weighted as in `discount_cold_negatives`."""
     order = torch.argsort(first_ms, stable=True)
     largest = logits.max().detach()
     sums = torch.cumsum(torch.exp(logits.index_select(0, order) - largest), 0)
@@ -209,7 +209,7 @@ class _Steps:
         self._weight = np.where(table.first, liked, 0.0).astype(np.float32)
 
     def step(self, part: NDArray[np.intp], rng: np.random.Generator) -> _Step | None:
-        """The step over these windows, of which each process takes its share; None where nobody has anything to predict."""
+        """Make the step over these windows, of which each process takes its share; None if no process has a target."""
         share = part[self._group.rank :: self._group.size]
         rows, following = self.windows.rows[share], self.windows.following[share]
         events = np.where(self.windows.scored[share] & (following >= 0) & (rows >= 0), following, -1)
@@ -244,13 +244,13 @@ class _Steps:
 
 
 def with_passes(table: EventTable, settings: TowerSettings, least_steps: int) -> TowerSettings:
-    """The settings, with as many passes over `table` as make `least_steps` steps, if theirs are fewer."""
+    """Raise the number of epochs over `table`, if needed, to make at least `least_steps` steps."""
     per_epoch = max(1, -(-len(_windows(table).rows) // settings.batch))
     return replace(settings, epochs=max(settings.epochs, -(-least_steps // per_epoch)))
 
 
 def first_meetings(table: EventTable, n_items: int) -> NDArray[np.int64]:
-    """When each item was first met by anybody, ms, NEVER where it was not: `(n_items,)`."""
+    """Time of each item's first interaction, ms, NEVER where there is none: `(n_items,)`."""
     found = np.full(n_items, NEVER, np.int64)
     np.minimum.at(found, table.item, table.time_ms)
     return found
@@ -268,9 +268,9 @@ def train_towers(
 ) -> tuple[UserTower, ItemTower]:
     """Train both towers on all events of `table`; deterministic for one seed, one number of threads and of processes.
 
-    All processes of the group call it with the same arguments, and all return the same towers. With `checkpoints` it goes on
-    from the newest one of the same training: the result is that of a training that was never stopped. `start` puts weights
-    into the towers first. `first_ms`: `first_meetings` of a longer history that `table` is a part of.
+    All processes of the group call it with the same arguments, and all return the same towers. With `checkpoints` it continues
+    from the newest one of the same training; the result equals that of an uninterrupted training. `start` initialises the
+    weights. `first_ms`: `first_meetings` of a longer history that contains `table`.
 
     Raises:
         ConfigError: the processes of the group do not see the same data or checkpoints.
@@ -284,7 +284,7 @@ def train_towers(
     module = _Towers(user, item, tuple(t.to(group.device) for t in content.tensors()), settings)
     parameters = list(module.parameters())
     group.share(parameters)
-    if not group.first:  # the same weights, other random numbers
+    if not group.first:  # processes share weights but not random numbers
         torch.manual_seed(settings.seed + 1_000_003 * group.rank)
     mine = first_meetings(table, len(content.hashed))
     first_ms = mine if first_ms is None else np.minimum(first_ms, mine)
@@ -315,7 +315,7 @@ def train_towers(
 
 
 def _left(steps: _Steps, training: Training, rng: np.random.Generator, skipped: int) -> list[NDArray[np.intp]]:
-    """Windows of the steps that an epoch has left after those `skipped`, in the order that was drawn when it began."""
+    """Windows of an epoch's remaining steps, after `skipped` ones, in the order drawn when the epoch began."""
     if not skipped:
         training.epoch_rng = rng.bit_generator.state
     now = rng.bit_generator.state
@@ -348,7 +348,7 @@ def _name(
     group: Group,
     parameters: Sequence[nn.Parameter],
 ) -> str:
-    """Of this training: its data, its settings, and the weights that it begins with."""
+    """Fingerprint of this training: its data, its settings, and its initial weights."""
     facts = {**asdict(settings), "processes": group.size, "device": group.device.type, "torch": torch.__version__}
     columns = (getattr(table, column) for column in table.__slots__)
     weights = (parameter.detach().cpu().numpy() for parameter in parameters)
@@ -358,7 +358,7 @@ def _name(
 def _learn(
     module: nn.Module, step: _Step | None, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], group: Group
 ) -> None:
-    if step is None:  # nobody has anything to predict: a step that changes no weight
+    if step is None:  # no process has a target: take a step that changes no weight
         optimizer.zero_grad(set_to_none=True)
         optimizer.step()
         return
@@ -366,7 +366,7 @@ def _learn(
     if group.size > 1:
         weight = weight.new_tensor(group.total(float(weight)))
     optimizer.zero_grad(set_to_none=True)
-    if len(step.targets):  # else only other processes of the group have something to learn from
+    if len(step.targets):  # without targets here, only other processes contribute gradients
         total = module(step) / weight
         total.backward()
     group.sum_gradients(parameters)

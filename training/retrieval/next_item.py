@@ -1,4 +1,4 @@
-"""How good are towers while they are trained? Next-item ranking on events that they are not trained on."""
+"""Next-item validation of the towers during training, on events that they are not trained on."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ BATCH = 64
 
 
 class Validation:
-    """Liked first meetings from event `start` on, at most `most` of them, drawn by `seed`; histories are what came before each.
+    """Queries at liked first interactions from event `start` on: at most `most`, drawn by `seed`, with the history before each.
 
-    `table` may hold later events than the towers are trained on; none at or after a query is looked at. Items that the person
-    has met are left out, as a slate would leave them out.
+    `table` may hold later events than the towers are trained on; a query uses none at or after its own. Items that the user has
+    interacted with are excluded, as in a slate.
     """
 
     def __init__(self, table: EventTable, content: Content, start: int, seed: int, most: int = 400) -> None:
@@ -49,12 +49,12 @@ class Validation:
         return len(self._targets)
 
     def __call__(self, user: UserTower, item: ItemTower) -> float:
-        """NDCG@10 of these towers, 0 without queries. They must be in evaluation mode; draws no random numbers."""
+        """NDCG@10 of these towers, 0 without queries. They must be in evaluation mode. Draws no random numbers."""
         device, n_items = item.no_id.device, len(self._content.hashed)
         gains = []
         with torch.inference_mode():
             contents = (part.to(device) for part in self._content.tensors())
-            cold = torch.from_numpy(self._cold).to(device)  # such an item has a vector from its content, as in a release
+            cold = torch.from_numpy(self._cold).to(device)  # cold items get content-only vectors, as in a release
             vectors = item.known(torch.arange(n_items, device=device), cold, *contents)
             for begin in range(0, len(self), BATCH):
                 span = slice(begin, begin + BATCH)
@@ -76,6 +76,6 @@ class Validation:
 
 
 def _gain(better: int, equal: int) -> float:
-    """Mean gain over the places that an item can have among `equal` others that score the same."""
+    """Mean discount over the ranks that an item can have among `equal` others with the same score."""
     places = np.arange(better, better + equal + 1)
     return float(discounts_at(places, K).mean())

@@ -1,8 +1,8 @@
-"""Two-tower retrieval: a sequence model reads the recent history, item vectors fuse id and content.
+"""Two-tower retrieval: a sequence model encodes the recent history, and item vectors fuse id and content.
 
-The user tower is a causal transformer (Kang & McAuley 2018) whose attention fades with distance (Press et al. 2022), so
-that training on windows and serving on the newest events are the same function. The item tower hides ids at random in
-training: an item that nobody met yet has a vector from its content alone. `training.retrieval.fit_towers` trains them.
+The user tower is a causal transformer (Kang & McAuley 2018) whose attention decays with distance (Press et al. 2022). So
+training on windows and serving on the newest events compute the same function. The item tower hides ids at random in
+training, so that a cold item gets a vector from its content alone. `training.retrieval.fit_towers` trains them.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from training.recipe import TowerSettings
 __all__ = ["Content", "ItemTower", "UserTower", "item_vectors"]
 
 MEAN_RATE = 0.1
-"How fast an item's weight in the mean of a history falls with every event after it, before anything is learned."
+"Initial rate at which an item's weight in the history mean falls with each later event."
 
 
 @dataclass(slots=True)
 class Content:
-    """What is known of n items beside their ids."""
+    """Content of n items, without their ids."""
 
     hashed: NDArray[np.float32]
     "Hashed words `(n, TEXT_DIMENSIONS)`."
     text: NDArray[np.float32]
     image: NDArray[np.float32]
     present: NDArray[np.float32]
-    "Has text, has image: `(n, 2)`."
+    "Whether an item has text, and whether it has an image: `(n, 2)`."
 
     def arrays(self) -> tuple[NDArray[np.float32], ...]:
-        """In the order of the item tower's arguments."""
+        """Arrays in the order of the item tower's arguments."""
         return self.hashed, self.text, self.image, self.present
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """As tensors."""
+        """Tensors in the order of the item tower's arguments."""
         return tuple(torch.from_numpy(np.ascontiguousarray(a)) for a in self.arrays())  # type: ignore[return-value]
 
 
 class ItemTower(nn.Module):
-    """Content, and the id's embedding where it is known and not hidden, to a vector with a bias in its last column."""
+    """Maps content, and the id's embedding where it is known and not hidden, to a vector with a bias in its last column."""
 
     def __init__(self, n_items: int, text: int, image: int, dimensions: int) -> None:
         super().__init__()
@@ -63,11 +63,11 @@ class ItemTower(nn.Module):
         self.bias = nn.Linear(dimensions, 1)
         nn.init.normal_(self.ids.weight, std=0.1)
         nn.init.zeros_(self.id_bias.weight)
-        nn.init.zeros_(self.text.weight)  # content that says nothing of use then adds nothing
+        nn.init.zeros_(self.text.weight)  # so that uninformative content adds nothing
         nn.init.zeros_(self.image.weight)
 
     def fuse(self, hashed: Tensor, text: Tensor, image: Tensor, present: Tensor, ids: Tensor, id_bias: Tensor) -> Tensor:
-        """Vectors from content and id vectors."""
+        """Combine content and id vectors."""
         has_text, has_image = present[:, :1], present[:, 1:]
         content = self.hashed(hashed)
         content = content + has_text * self.text(text) + (1 - has_text) * self.missing[0]
@@ -103,7 +103,7 @@ class _Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """`bias`: added to the attention's scores, `(batch, heads, length, length)`."""
+        """`bias`: added to the attention scores, `(batch, heads, length, length)`."""
         q, k, v = self.qkv(self.norm(x)).chunk(3, dim=-1)
         shape = (x.shape[0], -1, self.heads, x.shape[-1] // self.heads)
         q, k, v = (part.reshape(shape).transpose(1, 2) for part in (q, k, v))
@@ -115,10 +115,10 @@ class _Block(nn.Module):
 
 
 class UserTower(nn.Module):
-    """Recent events to a vector; its last column is 1, which lets the item's bias in.
+    """Maps recent events to a vector whose last column is 1, so that the inner product includes the item's bias.
 
-    To what the transformer makes of them comes the mean of the items' vectors, per dimension as strong as is learned. A
-    product of vectors is then their likeness from the start, and what is like the history scores high though nobody has met it.
+    The mean of the items' vectors, with a learned gain per dimension, is added to the transformer's output. So the inner
+    product measures similarity from the start, and items similar to the history score high even without interactions.
     """
 
     fade: Tensor
@@ -146,11 +146,11 @@ class UserTower(nn.Module):
         self.register_buffer("distance", distance, persistent=False)
 
     def states(self, items: Tensor, events: Tensor, mask: Tensor) -> Tensor:
-        """A vector after every event: `(batch, LENGTH, d + 1)`."""
+        """User vector after every event: `(batch, LENGTH, d + 1)`."""
         x = self.dropout(self.items(items * 8.0) + self.events(events))
         x = x * mask.unsqueeze(-1)
         bias = self.fade.unsqueeze(0) + (mask[:, None, None, :] - 1) * 1e9
-        # an event always sees itself, so that a padded row has something to look at
+        # an event always attends to itself, so that a padded row has something to attend to
         bias = torch.maximum(bias, torch.eye(LENGTH, device=mask.device).mul(1e9).sub(1e9))
         for block in self.blocks:
             x = block(x, bias)
@@ -158,20 +158,21 @@ class UserTower(nn.Module):
         return torch.cat([out, torch.ones_like(out[..., :1])], dim=-1)
 
     def _mean(self, items: Tensor, events: Tensor, mask: Tensor) -> Tensor:
-        """Of the item vectors up to every event, newer ones and what events say is telling weighing more: `(…, LENGTH, d)`.
+        """Weighted mean of the item vectors up to every event: `(…, LENGTH, d)`.
 
-        An item that has no vector is left out: it would draw the mean to 0.
+        Recent events weigh more, and a learned function of the event inputs adds to the weight. Items without a vector are
+        excluded, because they would draw the mean to 0.
         """
         vectors = items[..., :-1]
         there = mask * (vectors != 0).any(dim=-1).float()
         weights = self.mean_weight(events).transpose(1, 2) - self.mean_rate.abs() * self.distance
         weights = weights + (there - 1)[:, None, :] * 1e9
-        # what lies ahead counts less than what is not there: where nothing is, the mean is 0 and never what is to come
+        # future items weigh less than absent ones: without a present item the mean is 0 and leaks nothing from the future
         weights = weights.masked_fill(self.distance < 0, -4e9)
         return torch.softmax(weights, dim=-1) @ vectors
 
     def forward(self, items: Tensor, events: Tensor, mask: Tensor) -> Tensor:
-        """The vector after the newest event; of a person without events, a vector learned for that case."""
+        """User vector after the newest event. Users without events get a learned vector."""
         last = self.states(items, events, mask)[:, -1]
         known = mask[:, -1:]
         nobody = torch.cat([self.start, torch.ones_like(self.start[:1])]).expand_as(last)
@@ -179,7 +180,7 @@ class UserTower(nn.Module):
 
 
 def item_vectors(tower: ItemTower, content: Content, cold: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Vectors of the catalogue, float32 `(n, d + 1)`; of content alone where `cold`, bool `(n,)`: nothing taught those ids."""
+    """Vectors of the catalogue, float32 `(n, d + 1)`. Where `cold`, bool `(n,)`, from content alone: ids are untrained."""
     hidden = torch.from_numpy(cold.astype(np.float32))
     with torch.inference_mode():
         found: NDArray[np.float32] = tower.known(torch.arange(len(cold)), hidden, *content.tensors()).numpy()

@@ -1,4 +1,4 @@
-"""What is learned for retrieval, and how some of its items are made cold, as if nobody had interacted with them."""
+"""Learned retrieval, and simulated cold items: items with interactions that are treated as having none."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ __all__ = ["Retrieval", "simulate_cold"]
 
 @dataclass(slots=True)
 class Retrieval:
-    """Towers and item-to-item weights of n items, as a release holds them."""
+    """Towers and item-to-item weights of n items, as in a release."""
 
     user: UserTower
     item: ItemTower
     vectors: NDArray[np.float32]
-    "`(n, d + 1)`; of content alone where the item is cold."
+    "Item vectors `(n, d + 1)`, from content alone where the item is cold."
     met: NDArray[np.bool_]
-    "Items that somebody interacted with, `(n,)`; the others are cold."
+    "Whether an item has interactions, `(n,)`; the others are cold."
     ease_index: NDArray[np.int32]
-    "`(n, m)`, -1 where none."
+    "Item indices `(n, m)`, -1 where there is none."
     ease_weight: NDArray[np.float32]
 
 
 def simulate_cold(made: Retrieval, content: Content, share: float, seed: int) -> Retrieval:
-    """The same, but with `share` of the items that are not cold, drawn at random, made cold.
+    """Make a random `share` of the items with interactions cold.
 
-    These get a vector from content alone and no item-to-item weights, as an item does that comes later. What was learned of
-    the others stays. Deterministic for one seed.
+    Like new items, they get a vector from content alone and no item-to-item weights. The other items' learned values stay
+    unchanged. Deterministic for one seed.
     """
     met = np.flatnonzero(made.met)
     left = made.met.copy()

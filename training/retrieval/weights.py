@@ -1,4 +1,4 @@
-"""A release's trainable weights: written beside what serves, read to go on from."""
+"""Trainable weights of a release: stored beside the serving files, read to continue training."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = ["Champion", "Start", "warm_start", "weights_of"]
 
 OF_ITEMS = ("ids.weight", "id_bias.weight")
 Start = Callable[[UserTower, ItemTower], None]
-"Puts weights into towers before they are trained."
+"Initialises the towers' weights before training."
 
 
 def weights_of(user: UserTower, item: ItemTower, settings: TowerSettings) -> bytes:
-    """Both towers' weights, as a file of a release: tensors and settings, nothing that runs."""
+    """Serialise both towers' weights as a file of a release. It holds tensors and settings, no executable code."""
     parts = {"user": user.state_dict(), "item": item.state_dict()}
     tensors = {f"{part}.{name}": tensor.contiguous() for part, state in parts.items() for name, tensor in state.items()}
     return save(tensors, metadata={"towers": json.dumps(asdict(settings), sort_keys=True)})
@@ -33,7 +33,7 @@ def weights_of(user: UserTower, item: ItemTower, settings: TowerSettings) -> byt
 
 @dataclass(frozen=True, slots=True)
 class Champion:
-    """A release to go on from."""
+    """A release whose training an update continues."""
 
     release: Release
     weights: Mapping[str, Tensor]
@@ -44,8 +44,8 @@ class Champion:
         """Verify and read a release with its weights.
 
         Raises:
-            ReleaseRejected: the release is not what its manifest says.
-            BadDataset: it carries no weights, or none that can be read.
+            ReleaseRejected: the release does not match its manifest.
+            BadDataset: it contains no weights, or unreadable ones.
         """
         release = Release.open(folder)
         if WEIGHTS not in release.manifest.files:
@@ -61,7 +61,7 @@ class Champion:
 
 
 def warm_start(champion: Champion, item_ids: Sequence[str]) -> Start:
-    """Puts the champion's weights into towers over `item_ids`; an item that it did not know starts from its content alone."""
+    """Make a `Start` with the champion's weights for towers over `item_ids`. New items start from their content alone."""
     place = {name: n for n, name in enumerate(champion.release.item_ids)}
     old = torch.tensor([place.get(name, -1) for name in item_ids])
 

@@ -1,1 +1,1 @@
-"""Slates that were shown, joined with what followed."""
+"""Shown slates, joined with the actions that followed."""

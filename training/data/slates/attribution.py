@@ -1,9 +1,8 @@
-"""Which slate an event follows: over narrow columns alone, some slates' items at a time.
+"""Attributes events to slates. Reads only narrow columns, and the items of a limited number of slates at a time.
 
-An event follows a slate when it carries the slate's `request_id`. One that carries none belongs to the newest slate that showed
-that item to that person before it, and to no other. One that carries the id of a slate that is not here belongs to none.
-Before and after are told by the log: a slate says up to which offset of the person's partition it reflects (`as_of`), and
-whatever follows it lies beyond.
+An event with a `request_id` follows the slate with that id, or none if that slate is not present. An event without one follows
+the newest earlier slate that showed the item to the user, and no other. The log's order decides what is earlier: a slate
+records up to which offset of the user's partition it reflects (`as_of`), and an event after that offset may follow it.
 """
 
 from __future__ import annotations
@@ -23,33 +22,33 @@ __all__ = ["POSITIVE", "ImpressionSettings", "attributed", "read_slates", "recor
 
 POSITIVE = "positive"
 AT_ONCE = 5_000
-"Slates whose items are held at once, unless one file has more."
+"Number of slates whose items are in memory at once, unless a single file has more."
 RECORDED = ["user_id", "request_id", "event_time", "feature_spec", "_partition", "_offset", "_timestamp"]
 
 
 @dataclass(frozen=True, slots=True)
 class ImpressionSettings:
-    """How slates are joined with what followed, and what an example weighs."""
+    """How slates are joined with the actions that followed, and how examples are weighted."""
 
     positive: str = "True"
-    "Rule over event columns that says which events are liked: the label `positive`."
+    "Rule over event columns that decides which events are liked. It defines the label `positive`."
     window_ms: int = ATTRIBUTION_MS
-    "How long after the slate an action still counts for it. Must be > 0."
+    "Time after a slate in which an action counts for it, ms. Must be > 0."
     windows_ms: Mapping[str, int] = field(default_factory=dict)
-    "Other windows, by action, or `positive` for what is liked whatever its action is."
+    "Other windows, ms, by action, or by `positive` for liked events of any action."
     position_bias: float = 0.5
-    """What was shown lower was looked at less: an item at position p (0 is first) that was not acted on weighs
-    (1 + p) ^ -position_bias, the chance that it was looked at (Joachims et al. 2017); one that was acted on was looked at. 0:
-    no correction."""
+    """Correction of position bias. An item at position p (0 is first) without actions weighs (1 + p) ^ -position_bias, the
+    probability that it was looked at (Joachims et al. 2017), because lower positions are looked at less. An item with an action
+    was looked at and weighs 1. 0: no correction."""
     largest_weight: float = 10.0
-    "Bound of 1 / propensity."
+    "Upper bound of 1 / propensity."
     until_ms: int | None = None
-    "Event time after which nothing is looked at, neither slates nor what followed; None: everything."
+    "Event time, ms, after which slates and actions are ignored; None: no limit."
 
 
 def recorded_slates(target: Target, partition: int, settings: ImpressionSettings, erased: pl.LazyFrame) -> pl.DataFrame:
-    """The slates of a partition without their items, by `_slate`, their offset. `_at` is the first offset of interactions that
-    the slate does not reflect.
+    """Slates of a partition without their items, with their offset in `_slate`. `_at` is the first interaction offset that a
+    slate does not reflect.
     """
     as_of = pl.col("as_of")
     reflected = (as_of.struct.field("offset") + 1).fill_null(0).alias("_at")
@@ -62,7 +61,7 @@ def recorded_slates(target: Target, partition: int, settings: ImpressionSettings
 def read_slates(
     target: Target, partition: int, slates: pl.DataFrame, columns: Sequence[str | pl.Expr]
 ) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
-    """Some of `slates`, which are in order, and these columns of what was logged of them, by `_offset`: some AT_ONCE a time."""
+    """Read these columns of the logged `slates`, by `_offset`, about AT_ONCE slates at a time. `slates` are in offset order."""
     held: list[Piece] = []
     start = stop = 0
     offsets = slates["_slate"]
@@ -88,9 +87,9 @@ def _read(
 def attributed(
     target: Target, partition: int, slates: pl.DataFrame, settings: ImpressionSettings, erased: pl.LazyFrame
 ) -> pl.DataFrame:
-    """(`_slate`, `item_id`, `key`), each once: which actions followed which item of these slates, and `positive`.
+    """Actions that followed each item of these slates, and `positive`: distinct (`_slate`, `item_id`, `key`).
 
-    An event follows at most one slate of `slates`, which have columns as of `recorded_slates`.
+    An event follows at most one slate of `slates`, which have the columns of `recorded_slates`.
     """
     events = _followed(target, partition, slates, settings, erased)
     items = pl.col("items").list.eval(pl.element().struct.field("item_id")).alias("item_id")
@@ -111,7 +110,7 @@ def attributed(
 def _followed(
     target: Target, partition: int, slates: pl.DataFrame, settings: ImpressionSettings, erased: pl.LazyFrame
 ) -> pl.DataFrame:
-    """What the people of these slates did, with how long it may come after a slate, as an action and as what is liked."""
+    """Events of the users of these slates, each with its window as an action and its window as a liked event."""
     people = slates.lazy().select("user_id").unique()
     events = standing_events(target, partition, erased, people).select(
         "user_id", "item_id", "request_id", "action", "value", "event_time", "_offset", "_timestamp"
@@ -130,18 +129,18 @@ def _followed(
 
 
 def _after(slates: pl.DataFrame, read: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
-    """The events that may follow some slates, with each slate that they may follow. `read`: which items these showed."""
+    """Pairs of an event and a slate that it may follow. `read`: items shown by these slates."""
     shown = read.lazy().explode("item_id", empty_as_null=False).drop_nulls("item_id").unique().rename({"_offset": "_slate"})
     shown = shown.join(slates.lazy().rename({"request_id": "_request"}), on="_slate")
     pairs = shown.join(events.lazy(), on=["user_id", "item_id"])
-    # without an event before it a slate has no event time: then the log's clock tells how long after it something came
+    # a slate with no event before it has no event time: the delay after it is then measured on the log's clock
     after = (
         pl.when("_timeless")
         .then(pl.col("_event_log_ms") - pl.col("_shown_ms"))
         .otherwise(pl.col("_event_ms") - pl.col("event_time"))
     )
     later, acted, liked = pl.col("_event") >= pl.col("_at"), after <= pl.col("_window"), after <= pl.col("_liked_window")
-    # a slate without an event before it may be told to come after what followed: what is not liked is not liked then either
+    # without an event time the delay may be negative: an event that is not liked must not pass its window of -1
     liked &= pl.col("_liked_window") >= 0
     nameless = pl.col("request_id").is_null()
     mine = (pl.col("request_id") == pl.col("_request")) | (nameless & (after >= 0))

@@ -1,12 +1,12 @@
-"""Ranking examples from what was really shown: impressions of the archive, joined with what followed.
+"""Ranking examples from the archive: logged impressions, joined with the actions that followed.
 
-`training.data.slates.attribution` decides which slate an event follows. Features are those that were logged: nothing is
-computed again, so no later event is in them.
+`training.data.slates.attribution` decides which slate an event follows. Features are taken from the log and never recomputed,
+so no later event is in them.
 
-Everything of a person is in one partition, so each is a job of its own: `python -m training examples … --partition 3` anywhere
-gives exactly the rows that the whole gives for partition 3. Of a partition the ids and times of slates and events are held in
-memory; what is wide is read and written a few files at a time. For slates of ten that is some 150 bytes an example, and half a
-kB for each of the largest file (`benchmarks/examples.py`).
+All records of a user are in one partition, so each partition is a job of its own. `python -m training examples … --partition 3`
+gives exactly the rows that a run over all partitions gives for partition 3. Ids and times of a partition's slates and events
+are held in memory; wide columns are read and written a few files at a time. Slates of ten need some 150 bytes per example, and
+half a kB per example of the largest file (`benchmarks/examples.py`).
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ __all__ = ["ImpressionSettings", "build_examples", "examples_of", "made_with", "
 KINDS = record_columns("training_example")
 SLATE = ["user_id", "request_id"]
 ROWS = 50_000
-"Of a row group of the files."
+"Rows of a row group in the files."
 SLATES = 1_000
-"Whose items become rows at once."
+"Number of slates whose items are expanded to rows at once."
 FOREVER = 2**63 - 1
 STANDARD = ImpressionSettings()
 MADE = "riffle.examples"
-"Name of the settings in a file's metadata."
+"Key of the settings in a file's metadata."
 
 
 def examples_of(
@@ -46,10 +46,10 @@ def examples_of(
     settings: ImpressionSettings = STANDARD,
     erased: pl.LazyFrame | None = None,
 ) -> pl.LazyFrame:
-    """The examples of one partition, by slate and position: columns of schema `training_example`.
+    """Make the examples of one partition, by slate and position, with the columns of schema `training_example`.
 
-    `labels` names each action that followed, and `positive`, with 1; what is not named did not follow. An item that was
-    shown and not acted on is there without labels. `erased`: what `erasures` found, so that a job asks once.
+    `labels` maps each action that followed, and `positive`, to 1; an absent action did not follow. A shown item without actions
+    has no labels. `erased`: result of `erasures`, so that a job computes it once.
     """
 
     def parts() -> Iterator[pl.LazyFrame]:
@@ -64,7 +64,7 @@ def examples_of(
 def _rows(
     target: Target, partition: int, slates: pl.DataFrame, names: pl.DataFrame, settings: ImpressionSettings
 ) -> Iterator[pl.DataFrame]:
-    """The examples of these slates of a partition; `names` is what followed, as `attributed` found it."""
+    """Examples of these slates of a partition. `names`: actions that followed, from `attributed`."""
     for some, read in read_slates(target, partition, slates, ["items", "release", "as_of"]):
         here = names.filter(pl.col("_slate").is_between(some["_slate"][0], some["_slate"][-1]))
         pairs = pl.struct(pl.col("key"), pl.lit(1.0, pl.Float32).alias("value"))
@@ -103,10 +103,10 @@ def build_examples(
     partitions: Sequence[int] | None = None,
     at_once: int = 2,
 ) -> list[Path]:
-    """Write one Parquet file of examples per partition (all, or those named), `at_once` side by side; returns the files.
+    """Write one Parquet file of examples per partition (all, or those named), `at_once` in parallel; returns the files.
 
-    A file is whole or not there, and says in its metadata how it was made (`made_with`). The same archive and settings give the
-    same rows.
+    A file is written whole or not at all. Its metadata holds the settings it was made with (`made_with`). The same archive and
+    settings give the same rows.
     """
     wanted = partitions_of(target, "impressions") if partitions is None else list(partitions)
     out.mkdir(parents=True, exist_ok=True)
@@ -132,11 +132,11 @@ def newest_examples(
     most: int,
     erased: pl.LazyFrame | None = None,
 ) -> pl.DataFrame:
-    """The examples of the newest slates after `after_ms` whose features are of this specification, at most `most` slates.
+    """Examples of the newest slates after `after_ms` with features of this specification, at most `most` slates.
 
-    Slates of another specification were scored by features that mean something else. Slates that say nothing of when they
-    were shown (no `as_of`) are left out, and with `settings.until_ms` those whose windows are still open then: what
-    has not followed yet is no answer. `erased` as for `examples_of`. Features are read of the slates that are returned alone.
+    Features of another specification have another meaning, so such slates are excluded. Also excluded are slates without the
+    time they were shown (no `as_of`) and, with `settings.until_ms`, slates whose windows are still open then, because a missing
+    action is no negative yet. `erased` as in `examples_of`. Features are read only for the returned slates.
     """
     erased = erasures(target) if erased is None else erased
     usable = (
@@ -166,11 +166,11 @@ def newest_examples(
 def newest_of(
     files: Sequence[Path], settings: ImpressionSettings, feature_spec: str, after_ms: int, most: int, erased: pl.LazyFrame
 ) -> pl.DataFrame:
-    """What `newest_examples` finds, from files that were made with these settings but for `until_ms`: of slates whose windows
-    are over then, nothing that followed is later.
+    """Result of `newest_examples`, read from files made with these settings except `until_ms`. Their labels are valid, because
+    windows of the selected slates close before `until_ms`.
 
-    `erased`: what `erasures` finds now, which may be more than when the files were made. Left out are the slates that do not
-    reflect it, and those of people who were erased in another partition than theirs.
+    `erased`: current result of `erasures`, which may hold more than when the files were made. Slates that do not reflect it are
+    excluded, and those of users who were erased in a partition other than their own.
     """
     rows = read_examples(files, feature_spec).filter(
         (pl.col("event_time") > after_ms) & pl.col("as_of").is_not_null() & (pl.col("event_time") <= _closed_ms(settings))
@@ -185,20 +185,20 @@ def newest_of(
 
 
 def made_with(file: Path) -> ImpressionSettings | None:
-    """How a file of examples was made; None when it does not say."""
+    """Settings that a file of examples was made with; None when its metadata lacks them."""
     said = pl.read_parquet_metadata(file).get(MADE)
     return None if said is None else ImpressionSettings(**json.loads(said))
 
 
 def _closed_ms(settings: ImpressionSettings) -> int:
-    """The time up to which a slate's windows are over at the end of what is looked at."""
+    """Latest time of a slate whose windows close by `settings.until_ms`."""
     if settings.until_ms is None:
         return FOREVER
     return settings.until_ms - max(settings.window_ms, *settings.windows_ms.values(), 0)
 
 
 def _newest_shown(target: Target, partition: int, slates: pl.DataFrame, most: int) -> pl.DataFrame:
-    """The `most` newest of these slates of a partition that showed something."""
+    """The `most` newest of these slates of a partition that showed at least one item."""
     rest, found = slates.sort("event_time", *SLATE), [slates.clear()]
     while most > 0 and rest.height:
         rest, some = rest.head(max(rest.height - most, 0)), rest.tail(most).sort("_slate")
@@ -210,14 +210,14 @@ def _newest_shown(target: Target, partition: int, slates: pl.DataFrame, most: in
 
 
 def _rivals(slates: pl.DataFrame, mine: pl.DataFrame) -> pl.DataFrame:
-    """Of a partition's slates, in order, those to which what follows `mine` may belong."""
+    """Slates of a partition, in order, that compete with `mine` for the events that follow."""
     return (
         slates.filter(pl.col("_at") >= pl.lit(mine["_at"].min(), pl.Int64)).join(mine, on="user_id", how="semi").sort("_slate")
     )
 
 
 def read_examples(files: Sequence[Path], feature_spec: str) -> pl.LazyFrame:
-    """Examples of this feature specification: others were scored by features that mean something else."""
+    """Read examples of this feature specification; features of another one have another meaning."""
     if not files:
         return pl.LazyFrame(schema=KINDS)
     return pl.scan_parquet(list(files), glob=False, schema=KINDS).filter(pl.col("feature_spec") == feature_spec)

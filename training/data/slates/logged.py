@@ -1,4 +1,4 @@
-"""Logged slates as ranking queries, placed where they were shown in history: features as they were logged."""
+"""Logged slates as ranking queries, at their position in history, with features as logged."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from training.data.table import Heads
 __all__ = ["Logged", "LoggedSlate", "logged_in", "logged_of", "slates_of"]
 
 Logged = Callable[[int, int, int, Mapping[str, int]], pl.DataFrame]
-"(after ms, until ms, most slates) to examples: rows of schema `training_example`."
+"Maps (after ms, until ms, largest number of slates, windows) to examples: rows of schema `training_example`."
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,21 +30,21 @@ class LoggedSlate:
     """One slate of c items."""
 
     place: int
-    "How many of the training events had been applied when it was shown."
+    "Number of training events applied before it was shown."
     user_id: str
     item_ids: Sequence[str]
     features: NDArray[np.float32] | None
-    "`(c, len(FEATURES))`; None where none were logged: replay computes them."
+    "Logged features `(c, len(FEATURES))`; None where none were logged, then replay computes them."
     labels: NDArray[np.float32]
-    "`(c, heads)`."
+    "Labels: `(c, heads)`."
     weight: NDArray[np.float32]
-    "Of each item: propensity and position, see `ImpressionSettings`."
+    "Weight of each item from propensity and position, see `ImpressionSettings`."
     shown_ms: int = 0
-    "Event time, where no features were logged."
+    "Event time, ms. Only set where no features were logged."
 
 
 def logged_of(target: Target, positive: str, erased: pl.LazyFrame) -> Logged:
-    """The newest slates of an archive. `erased`: what `erasures` found."""
+    """Make a reader of the newest slates of an archive. `erased`: result of `erasures`."""
 
     def read(after_ms: int, until_ms: int, most: int, windows_ms: Mapping[str, int]) -> pl.DataFrame:
         settings = ImpressionSettings(positive, windows_ms=windows_ms, until_ms=until_ms)
@@ -54,12 +54,12 @@ def logged_of(target: Target, positive: str, erased: pl.LazyFrame) -> Logged:
 
 
 def logged_in(folder: Path, positive: str, windows_s: Mapping[str, float], target: Target, erased: pl.LazyFrame) -> Logged:
-    """The newest slates of a folder that `python -m training examples` wrote, of people who were not erased from the archive
-    since. `erased`: what `erasures` found there.
+    """Make a reader of the newest slates in a folder that `python -m training examples` wrote. It excludes users erased from
+    the archive since. `erased`: result of `erasures` on the archive.
 
     Raises:
-        BadDataset: it holds no such files, or none of a partition of the archive, or what followed was joined by other settings
-            than these.
+        BadDataset: the folder has no such files, or none of a partition of the archive, or they were joined with other
+            settings.
     """
     files = sorted(folder.glob("training_example-*.parquet"))
     if not files:
@@ -83,14 +83,14 @@ def logged_in(folder: Path, positive: str, windows_s: Mapping[str, float], targe
 
 
 def _joined(settings: ImpressionSettings) -> dict[str, Any]:
-    """What decides which labels there are, how late they may come, and what an example weighs."""
+    """Settings that determine labels, their windows, and weights of examples."""
     others = {name: window for name, window in sorted(settings.windows_ms.items()) if window != settings.window_ms}
     names = ("positive", "until_ms", "window_ms", "position_bias", "largest_weight")
     return {**{name: getattr(settings, name) for name in names}, "windows_ms": others}
 
 
 def slates_of(examples: pl.DataFrame, events: EventFrame, heads: Heads) -> list[LoggedSlate]:
-    """Slates in the order of their places; those whose features are not as many as the specification says are left out."""
+    """Slates in order of `place`. Slates whose number of features differs from the specification are dropped."""
     examples = examples.filter(pl.col("features").list.len() == len(FEATURES))
     if not examples.height:
         return []

@@ -1,8 +1,8 @@
-"""Slates told by the events themselves: each says that one item was shown (action `models.rules.SHOWN`), with its `request_id`.
+"""Slates from impression events. Each event (action `models.rules.SHOWN`) records one shown item, with its `request_id`.
 
-What a person was shown under one `request_id` is a slate, and so is what they were shown at one moment without one. An event
-with a slate's `request_id` follows it, and its item was shown whether that is said or not; one without belongs to the newest
-slate that showed the item to the person before it. Features were not logged: replay computes them as the slate was shown.
+Items shown to a user under one `request_id` form a slate, as do items shown at one moment without one. An event with a slate's
+`request_id` follows it and implies that its item was shown. An event without one follows the newest slate that showed the item
+to the user before it. Features were not logged: replay computes them for the time of the slate.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ __all__ = ["shown_slates"]
 
 SLATE = ["user_id", "_slate"]
 FEWEST_ITEMS = 2
-"A slate of one item says nothing of an order."
+"Minimum number of items, because a slate of one item has no order to learn."
 LOOKED_AT = 8
-"Newest slates that are looked at, per slate that is taken: those without a like are rarely wanted."
+"Number of newest slates examined per slate taken, because few slates without a like are needed."
 LIKED = 0.75
-"Share of the slates that hold a liked item, where there are enough: they teach the order, the others the level."
+"Fraction of the slates with a liked item, where there are enough: these teach the order, the others the level."
 TEXTS = ["user_id", "item_id", "action", "request_id"]
 KEPT = [*TEXTS, "value", "position", *ORDER]
 
@@ -41,11 +41,11 @@ def shown_slates(
     most: int,
     but: Collection[tuple[str, str]] = (),
 ) -> list[LoggedSlate]:
-    """At most `most` of the newest slates that began after `after_ms`, in the order in which they did, without features.
+    """At most `most` of the newest slates that began after `after_ms`, in the order of their start, without features.
 
-    `rule` says what is liked; `windows_ms`: how long after a slate an event still counts, by head, a day where not said. Slates
-    whose windows were still open at the last event are left out, and those of `but`, by user and request: what follows
-    these is theirs all the same. Memory holds the texts of people with a slate that may be taken, after `after_ms`.
+    `rule` decides which events are liked. `windows_ms`: time after a slate in which an event counts, by head, a day by default.
+    Slates whose windows are still open at the last event are excluded. So are those in `but`, by user and request, although
+    events are still attributed to them. Memory holds the texts of users with an eligible slate, after `after_ms`.
     """
     if not len(shown) or not len(events) or most <= 0:
         return []
@@ -58,7 +58,7 @@ def shown_slates(
         return []
     people = wanted.lazy().select("user_id").unique()
     told, acts = (_texts(part).join(people, on="user_id", how="semi") for part in (told, acts))
-    # what an event follows is told among all slates of a person, not only among those that may be taken
+    # events are attributed among all slates of a user, not only among the eligible ones
     rows = _members(told, acts).collect().join(_placed(slates, events), on=SLATE, maintain_order="left")
     labelled = _labelled(rows, _hits(acts.collect(), heads, rule), windows)
     return _picked(labelled.join(wanted.select(SLATE), on=SLATE, how="semi", maintain_order="left"), len(heads), most)
@@ -69,7 +69,7 @@ def _texts(frame: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def _members(told: pl.LazyFrame, acts: pl.LazyFrame) -> pl.LazyFrame:
-    """Every item of every slate, once, where it is told first; in that order."""
+    """Every item of every slate once, at its first record, in that order."""
     told, acts = _texts(told), _texts(acts)
     request = ["user_id", "request_id"]
     requests = told.select(request).drop_nulls().unique()
@@ -81,41 +81,41 @@ def _members(told: pl.LazyFrame, acts: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def _begun(shown: EventFrame, events: EventFrame, after_ms: int) -> pl.LazyFrame:
-    """Requests that something was told of by then."""
+    """Requests with a record up to `after_ms`."""
     parts = (frame.frame.lazy().filter(pl.col("event_time") <= after_ms) for frame in (shown, events))
     early = pl.concat([part.select(pl.col("user_id", "request_id").cast(pl.String)).drop_nulls() for part in parts])
     return early.unique().select("user_id", pl.format("r{}", "request_id").alias("_slate"))
 
 
 def _slates(members: pl.LazyFrame, begun: pl.LazyFrame) -> pl.DataFrame:
-    """Slates in the order in which they began, counted by `_began`: when and where that was."""
+    """Slates in the order of their start, numbered by `_began`, with the time and offset of the start."""
     slates = members.group_by(SLATE).agg(pl.first(*ORDER), pl.len().alias("_items"))
     slates = slates.join(begun, on=SLATE, how="anti").sort(ORDER).with_row_index("_began")
     return slates.rename({"event_time": "_shown_ms"}).collect()
 
 
 def _placed(slates: pl.DataFrame, events: EventFrame) -> pl.DataFrame:
-    """Slates with how many of the events came before them, `_place`."""
+    """Add `_place`, the number of events before each slate."""
     points = (slates["_shown_ms"], slates["_partition"], slates["_offset"] - 1)
     places = events.places(*(column.cast(pl.Int64).to_numpy() for column in points))
     return slates.select(*SLATE, "_began", "_shown_ms", pl.Series("_place", places))
 
 
 def _wanted(slates: pl.DataFrame, until_ms: int, but: Collection[tuple[str, str]]) -> pl.DataFrame:
-    """Those that may be taken."""
+    """Select the eligible slates."""
     apart = pl.DataFrame([(user, f"r{request}") for user, request in but], schema=dict.fromkeys(SLATE, pl.String), orient="row")
     slates = slates.filter((pl.col("_items") >= FEWEST_ITEMS) & (pl.col("_shown_ms") <= until_ms))
     return slates.join(apart, on=SLATE, how="anti", maintain_order="left")
 
 
 def _hits(acts: pl.DataFrame, heads: Heads, rule: PositiveRule) -> pl.DataFrame:
-    """What each event says of each head, in columns `head0`, …"""
+    """Add the head labels of each event, in columns `head0`, …"""
     said = [pl.col("_liked") if name == "positive" else pl.col("action") == name for name, _ in heads]
     return with_liked(acts, rule).with_columns(one.alias(f"head{n}") for n, one in enumerate(said))
 
 
 def _labelled(rows: pl.DataFrame, acts: pl.DataFrame, windows: list[int]) -> pl.DataFrame:
-    """`rows` with the labels of each, in columns `head0`, …"""
+    """Add the head labels of each of `rows`, in columns `head0`, …"""
     names, pair, row = [f"head{n}" for n in range(len(windows))], ["user_id", "item_id"], [*SLATE, "item_id"]
     acts = acts.select(*pair, "request_id", "_event", pl.col("event_time").alias("_event_ms"), *names)
     slates = rows.select(*row, "_began", "_place", "_shown_ms")
