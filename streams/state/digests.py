@@ -1,7 +1,7 @@
-"""A hash over a table that does not depend on the order of its rows, to compare owner, standby and changelog.
+"""Hash a table independently of the order of its rows, to compare owner, standby and changelog.
 
-The sum modulo 2^128 of a hash of each row (Bellare & Micciancio, EUROCRYPT 1997): rows can be added in any order, and in a
-changelog the row that a newer one replaces can be taken out again.
+The hash is the sum modulo 2^128 of a hash of each row (Bellare & Micciancio, EUROCRYPT 1997). Rows can be added in any order,
+and the row that a newer one replaces in a changelog can be subtracted.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """State of one partition: rows in memory until the flush, then changelog, outputs and offsets in one transaction, then disk.
 
-The order is the whole point. A flush sends changed rows, derived records and the source offset in one Kafka
-transaction; only when it is committed are the rows written to RocksDB, together with the changelog offset they include.
-So a crash at any point leaves the disk at or behind the changelog, never ahead of it, and a restart replays the
-difference. The transactional id belongs to the source partition: a worker that lost the partition without noticing is
-fenced by the epoch of its successor and cannot overwrite anything.
+Durability depends on this order. A flush sends changed rows, derived records and the source offset in one Kafka transaction.
+Only after the commit are the rows written to RocksDB, together with the changelog offset that they include. So a crash at any
+point leaves the disk at or behind the changelog, never ahead of it, and a restart replays the difference. The transactional id
+belongs to the source partition: a worker that lost the partition without noticing is fenced by the epoch of its successor and
+cannot overwrite anything.
 """
 
 from __future__ import annotations
@@ -40,38 +40,38 @@ log = logging.getLogger(__name__)
 
 APPLIED = b"\x00applied"
 APPLIED_LAYOUT = struct.Struct("<Bq16s16s")
-"""Format, source offset, ids of the source topic and of the changelog that the writer found: an offset means nothing in a topic
-that was made anew, and a changelog that was made anew lacks the rows that did not change since."""
+"""Format, source offset, and the ids of the source topic and of the changelog at the time of writing. An offset is meaningless
+in a recreated topic, and a recreated changelog lacks the rows that have not changed since."""
 APPLIED_FORMAT = 2
 APPLIED_1 = struct.Struct("<Bq")
-"Format 1 had no id."
+"Layout of format 1, which had no ids."
 MAX_BATCH_BYTES, MOST_BATCHES = 256 << 10, 8
-"Of a changelog batch, and of batches made before they are sent."
+"Bytes of a changelog batch, and number of batches built before they are sent."
 YIELD_EVERY = 20
 AWAY_MS = 45_000
-"How long a broker may be away while a transaction is sent; less than the 60 s after which the transaction is aborted."
+"Milliseconds that a broker may be unreachable during a transaction; below the 60 s after which the transaction is aborted."
 UNSETTLED_S = 90.0
-"Seconds that a transaction of a changelog may stay open; Kafka ends one itself once its timeout, 60 s of ours, is over."
+"Seconds that a changelog transaction may stay open. Kafka aborts one after its timeout, 60 s for ours."
 REFRESH_S = 6 * 3_600.0
-"""Seconds without a transaction after which an empty one is made: a broker forgets a transactional id that is not used for
-`transactional.id.expiration.ms` (a week unless set otherwise)."""
+"""Seconds without a transaction before an empty one is made, because a broker forgets a transactional id that is unused for
+`transactional.id.expiration.ms` (a week by default)."""
 REPUBLISHED_AT_ONCE = 2_000
-"Rows in one transaction when a changelog is written again."
+"Rows per transaction when a changelog is rewritten."
 MARKER = 1
-"Offsets that the end of a transaction takes."
+"Number of offsets that a transaction marker takes."
 JUMPS = 100
-"Jumps of offsets that are remembered until they are looked into."
+"Maximum number of offset gaps that are kept until they are checked."
 CLOSE_S = 5.0
-"Seconds that a producer may take to close: one whose transaction was cut off may wait for what cannot be sent any more."
+"Seconds that a producer may take to close. After a cut-off transaction it may wait for records that can no longer be sent."
 
 
 def pack_applied(offset: int, source_id: bytes = NO_ID, log_id: bytes = NO_ID) -> bytes:
-    """The row that says which source offset the others include, of which source topic, and in which changelog."""
+    """The row with the source offset that the other rows include, the id of the source topic and the id of the changelog."""
     return APPLIED_LAYOUT.pack(APPLIED_FORMAT, offset, source_id, log_id)
 
 
 def unpack_applied(row: bytes) -> tuple[int, bytes, bytes]:
-    """Source offset, id of the source topic and of the changelog (`NO_ID` in format 1).
+    """Source offset, id of the source topic and id of the changelog (`NO_ID` in format 1).
 
     Raises:
         NotReady: a newer version wrote the row.
@@ -97,7 +97,7 @@ class Output:
 
 @dataclass(slots=True)
 class Flush:
-    """What one flush makes durable: a consistent cut of the partition's state."""
+    """The content of one flush: a consistent cut of the partition's state."""
 
     rows: dict[bytes, bytes | None] = field(default_factory=dict)
     outputs: list[Output] = field(default_factory=list)
@@ -106,7 +106,7 @@ class Flush:
 
 
 def _heeded(future: asyncio.Future[Any]) -> asyncio.Future[Any]:
-    """Mark a failure as looked at: when one send of a transaction fails, nobody waits for the others any more."""
+    """Mark a failure as retrieved, because after the first failed send of a transaction nothing awaits the other futures."""
     future.add_done_callback(lambda done: done.cancelled() or done.exception())
     return future
 
@@ -114,11 +114,11 @@ def _heeded(future: asyncio.Future[Any]) -> asyncio.Future[Any]:
 class PartitionState:
     """Rows derived from one partition of one source topic.
 
-    `take` is awaited at every flush and must return everything changed since its last call: it is called again only after
-    the previous flush is durable. Whoever changes rows holds `still` until they and `applied` fit; `take` is awaited within
-    it too. When a flush fails the state is unusable, and `trouble` says why: it must be closed, and a new one opened, which
-    reads the records again from the last committed offset. `timed` is given the name of a part of the work, and times it.
-    `clock`: seconds, never set back.
+    `take` is awaited at every flush and must return every change since its last call. It is called again only after the
+    previous flush is durable. Code that changes rows holds `still` until the rows and `applied` agree; `take` is awaited under
+    it too. After a failed flush the state is unusable, and `trouble` holds the reason. It must be closed and a new one opened,
+    which reads the records again from the last committed offset. `timed` receives the name of a step and measures its time.
+    `clock` is monotonic, in seconds.
     """
 
     def __init__(  # noqa: PLR0913 - what tables of users and of pairs differ in
@@ -135,7 +135,7 @@ class PartitionState:
         clock: Callable[[], float] = time.monotonic,
         reports_missing: bool = True,
     ) -> None:
-        """`reports_missing`: records of the source are kept until somebody deletes them, so a gap is worth a report."""
+        """Create it. `reports_missing`: source records are kept until someone deletes them, so a gap is worth a report."""
         self._settings = settings
         self.reports_missing = reports_missing
         self._clock = clock
@@ -152,24 +152,24 @@ class PartitionState:
         self._failed = self._spoiled = False
         self._source_id = self._log_id = NO_ID
         self._republished_to: bytes | None = None
-        "Id of a changelog that was made anew, to which all rows must be written."
+        "Id of a recreated changelog, to which all rows must be written; None otherwise."
         self._foreign: set[bytes] = set()
-        "Keys of a changelog that was made anew, whose rows do not fit those that are missing from it."
+        "Keys in a recreated changelog whose rows are inconsistent with the rows that it lacks."
         self._flushed_s = clock()
         self.trouble: BaseException | None = None
-        "Why this state can no longer be used; None while it can."
+        "The reason why this state can no longer be used; None while it can."
         self.unproven = ""
-        """Why the state before this one failed, until a transaction of this one succeeds; the next flush makes one, if need be
-        an empty one."""
+        """Failure of the preceding state, until a transaction of this one succeeds. The next flush makes a transaction, an
+        empty one if necessary."""
         self.missing: tuple[int, int] | None = None
         "Source offsets, first and end, that were deleted before they were applied."
         self.jumps: list[tuple[int, int]] = []
-        "Offsets that were expected next, and those that came instead: deleted records, or only the markers of transactions."
+        "Offset gaps as (expected, received). The cause is deleted records, or only transaction markers."
         self.from_generation = 0
-        """Group generation from which on chunks may be applied: what was fetched before it may begin behind records that were
-        dropped while the partition was being opened."""
+        """First group generation whose chunks may be applied. An earlier chunk may start after records that were dropped while
+        the partition was being opened."""
         self.applied = -1
-        "Newest source offset in memory: set by the owner while it applies chunks."
+        "Newest source offset in memory. The owner sets it while it applies chunks."
         self.durable = -1
         "Newest source offset that is committed."
         self.ready = asyncio.Event()
@@ -178,11 +178,11 @@ class PartitionState:
         self.flush_seconds = 0.0
 
     async def open(self, committed: int = -1) -> None:
-        """Fence the previous owner, open the rows, replay what the changelog has beyond them.
+        """Fence the previous owner, open the rows, and replay the changelog beyond them.
 
-        A folder that RocksDB cannot read, or whose position lies beyond the changelog, is wiped and rebuilt. A changelog that
-        was made anew lacks rows: those here are kept and written to it, if they include all that the group committed; otherwise
-        what it holds is deleted, and the source is read again.
+        A folder that RocksDB cannot read, or whose position lies beyond the changelog, is wiped and rebuilt. A recreated
+        changelog lacks rows. If the local rows include everything that the group committed, they are kept and written to it.
+        Otherwise the rows in the changelog are deleted, and the source is read again.
 
         `committed`: the group's offset of the source (the next to read), -1 when there is none.
 
@@ -201,7 +201,7 @@ class PartitionState:
         begin, end = await self._restore(complete=local >= 0 and local + 1 == committed)
         applied, source_id, log_id = self._stored_applied()
         if self._republished_to is None and differ(log_id, self._log_id):
-            # whoever wrote it had opened another changelog: what did not change since is not in this one
+            # the writer had opened another changelog: this one lacks the rows that have not changed since
             self._foreign |= {key for key, _ in self.store.scan(b"") if key != POSITION}
             self.store.wipe()
             self.store.open()
@@ -229,12 +229,12 @@ class PartitionState:
             await self._republish(self._republished_to)
 
     def _stored_applied(self) -> tuple[int, bytes, bytes]:
-        """Source offset that the rows on disk include, -1 for none, and the ids of its topic and of its changelog."""
+        """Source offset that the rows on disk include (-1 for none), id of its topic and id of its changelog."""
         stored = self.store.get_many([APPLIED])[0]
         return unpack_applied(stored) if stored else (-1, NO_ID, NO_ID)
 
     async def _republish(self, log_id: bytes) -> None:
-        """Write all rows to a changelog that was made anew; until the last is there, the next `open` does it again."""
+        """Write all rows to a recreated changelog. If this is interrupted, the next `open` does it again."""
         log.warning("%s-%d was made anew: its rows are written again", self.changelog, self.partition)
         rows = (row for row in self.store.scan(b"") if row[0] not in {POSITION, APPLIED})
         while batch := await asyncio.to_thread(lambda: dict(islice(rows, REPUBLISHED_AT_ONCE))):
@@ -243,14 +243,14 @@ class PartitionState:
         await asyncio.to_thread(self.store.write, {}, self.store.position)
 
     async def rebuild(self, reason: StoreCorrupt) -> None:
-        """Empty the folder and replay the changelog: rows turned out to be damaged. Between `open` and `ready` only."""
+        """Empty the folder and replay the changelog because rows are damaged. Only valid between `open` and `ready`."""
         log.warning("rebuilding %s-%d from its changelog: %s", self.changelog, self.partition, reason.message)
         self.store.wipe()
         self.store.open()
         await self._restore(complete=False)
 
     def miss(self, first: int, end: int) -> None:
-        """Report source records that were deleted before they were applied: offsets `first` to `end`, which is not included."""
+        """Report source records that were deleted before they were applied: offsets `first` to `end`, exclusive."""
         log.error(
             "%s-%d: records %d to %d were deleted before they were applied: what they said is missing from the tables",
             *(self.source, self.partition, first, end - 1),
@@ -258,7 +258,9 @@ class PartitionState:
         self.missing = (min(first, self.missing[0]), end) if self.missing else (first, end)
 
     def look_into(self, begin: int) -> None:
-        """Find deleted records, now that the source is known to begin at `begin`. Markers of transactions take offsets, too."""
+        """Check the offset gaps for deleted records, given that the source begins at `begin`. Transaction markers take offsets
+        too.
+        """
         jumps, self.jumps = self.jumps, []
         deleted = [(first, min(begin, came)) for first, came in jumps]
         deleted.append((self.applied + 1, begin))
@@ -267,12 +269,14 @@ class PartitionState:
                 self.miss(first, end)
 
     def expect(self, offset: int) -> None:
-        """Records from `offset` on are about to be applied; called before `applied` is set."""
+        """Record a gap before `offset`, whose records are about to be applied. Called before `applied` is set."""
         if self.applied >= 0 and offset > self.applied + 1 + MARKER and len(self.jumps) < JUMPS:
             self.jumps.append((self.applied + 1, offset))
 
     async def move_back(self) -> None:
-        """Have the group read the source again from what is applied: rows of later records are lost."""
+        """Move the group's committed offset back to `applied`, so that the source is read again: rows of later records are
+        lost.
+        """
         assert self._producer is not None
         async with self._producer.transaction():
             await self._producer.send_offsets_to_transaction(
@@ -280,9 +284,9 @@ class PartitionState:
             )
 
     async def _restore(self, *, complete: bool) -> tuple[int, int]:
-        """Bring the rows up to the changelog's end; returns where the source partition begins and ends.
+        """Bring the rows up to the changelog's end; returns the first and the end offset of the source partition.
 
-        `complete`: the rows on disk include all that the group committed.
+        `complete`: the rows on disk include everything that the group committed.
         """
         started = time.perf_counter()
         tp = TopicPartition(self.changelog, self.partition)
@@ -332,11 +336,11 @@ class PartitionState:
         return source_begin, source_end
 
     async def _settled_end(self, consumer: AIOKafkaConsumer, tp: TopicPartition) -> int:
-        """Where committed rows of the changelog end, when no transaction is open in it: ours ended before the producer started.
+        """The end of the changelog's committed rows, once no transaction is open. Ours ended before the producer started.
 
         Raises:
-            NotReady: one stays open, so what it holds is neither there nor gone. To read on would count its events twice if it
-                is committed later.
+            NotReady: a transaction stays open, so its rows are neither committed nor aborted. Reading on would count its events
+                twice if it is committed later.
         """
         newest = connect.consumer(self._settings.kafka, connect.LOOK)
         try:
@@ -355,7 +359,7 @@ class PartitionState:
         finally:
             await newest.stop()
         if self.store.position > end:
-            self.store.wipe()  # with what may be aborted
+            self.store.wipe()  # includes rows that may be aborted
         raise NotReady(
             "transaction_unfinished",
             f"{tp.topic}-{tp.partition}: a transaction is open from offset {end} on and does not end. Unless its producer "
@@ -366,25 +370,25 @@ class PartitionState:
         )
 
     def opened(self) -> None:
-        """Let the rows be read and changed: `open` has returned, and the owner has loaded what it keeps."""
+        """Allow reading and changing rows: `open` has returned, and the owner has loaded its own data."""
         self.ready.set()
 
     def fail(self, trouble: BaseException) -> None:
-        """Let the rows no longer be read or changed. The first `trouble` is kept."""
+        """Forbid reading and changing rows. The first `trouble` is kept."""
         self.ready.clear()
         self.trouble = self.trouble or trouble
 
     def doubt(self, reason: str) -> None:
-        """Have the next flush make a transaction, if need be an empty one, because the state before this one failed."""
+        """Make the next flush run a transaction, an empty one if necessary, because the preceding state failed."""
         self.unproven = reason
 
     def take_from(self, generation: int) -> None:
-        """Group generation from which on chunks may be applied; 0 for all."""
+        """Set the first group generation whose chunks may be applied; 0 for all."""
         self.from_generation = generation
 
     @asynccontextmanager
     async def changing(self) -> AsyncIterator[None]:
-        """Hold `still` while rows are changed. An error within spoils them: they may be half changed."""
+        """Hold `still` while rows are changed. An error inside the block spoils the rows, because they may be half changed."""
         async with self.still:
             try:
                 yield
@@ -393,7 +397,7 @@ class PartitionState:
                 raise
 
     def spoil(self, trouble: BaseException | None = None) -> None:
-        """Rows were half changed or cannot be read: nothing may become durable any more, whatever a flush under way does."""
+        """Mark rows as half changed or unreadable. Nothing becomes durable from now on, whatever a running flush does."""
         self._spoiled = True
         self.trouble = (
             self.trouble or trouble or StoreCorrupt("spoiled", f"{self.changelog}-{self.partition}: rows are spoiled")
@@ -403,8 +407,8 @@ class PartitionState:
         """Make everything applied so far durable; returns whether there was anything to do.
 
         Raises:
-            aiokafka.errors.KafkaError: the transaction failed or this owner was fenced. Nothing of this flush is visible
-                to anyone, unless only the answer to its commit was lost; the state is unusable, as `trouble` tells.
+            aiokafka.errors.KafkaError: the transaction failed or this owner was fenced. Nothing of this flush is visible to any
+                reader, unless only the reply to the commit was lost. The state is unusable; `trouble` holds the reason.
             StoreCorrupt: an earlier flush failed, or rows were spoiled.
             NotReady: the rows cannot be written to the disk.
         """
@@ -412,7 +416,7 @@ class PartitionState:
             async with self.still:
                 if self._failed or self._spoiled:
                     raise StoreCorrupt("flush_failed", f"{self.changelog}-{self.partition}: an earlier flush or chunk failed")
-                # what is taken is nowhere else: after a failure a later flush would commit past it
+                # `take` hands changes over once: after a failure a later flush would commit past them
                 self._failed = True
                 try:
                     taken = await self._take()
@@ -438,7 +442,7 @@ class PartitionState:
 
     @staticmethod
     def _cause(producer: Any, error: BaseException) -> BaseException:
-        """Why a transaction failed, rather than that the producer can no longer be used after it."""
+        """The cause of a failed transaction, instead of the follow-up error that the producer can no longer be used."""
         task = producer._sender.sender_task
         waiter = producer._txn_manager._transaction_waiter
         found: BaseException | None = None
@@ -446,12 +450,12 @@ class PartitionState:
             found = waiter.exception()
         if task is not None and task.done() and not task.cancelled():
             found = task.exception() or found
-        if isinstance(error, IllegalOperation | AssertionError):  # the producer is in a state that ends the transaction
+        if isinstance(error, IllegalOperation | AssertionError):  # the producer's state ended the transaction
             return found or KafkaError(f"the transaction was ended: {error}")
         return error if found is None or isinstance(error, Refused) else found
 
     async def _commit(self, taken: Flush) -> None:
-        """Changelog, outputs and offset in one transaction; then the rows on disk."""
+        """Commit changelog, outputs and offset in one transaction; then write the rows to disk."""
         started = time.perf_counter()
         taken.rows[APPLIED] = pack_applied(taken.applied, self._source_id, self._log_id)
         with self._timed("transaction (waiting included)"):
@@ -469,18 +473,18 @@ class PartitionState:
             try:
                 ends = await self._send_all(producer, taken)
             except (IllegalOperation, AssertionError) as error:
-                cause = self._cause(producer, error)  # known only until the transaction is aborted
+                cause = self._cause(producer, error)  # available only until the transaction is aborted
                 raise cause from cause.__cause__
         # the commit marker takes one more offset than the last row
         return max(ends)
 
     async def _send_all(self, producer: AIOKafkaProducer, taken: Flush) -> list[int]:
-        """Send rows, outputs and the offset, and wait for all; returns where each batch of rows ends in the changelog."""
+        """Send rows, outputs and the offset, and wait for all; returns the changelog offset after each batch of rows."""
         rows = await self._send_rows(producer, taken.rows)
         sent: list[tuple[asyncio.Future[Any], str]] = []
         for n, output in enumerate(taken.outputs):
             if n % YIELD_EVERY == 0:
-                await asyncio.sleep(0)  # requests do not wait for a whole flush
+                await asyncio.sleep(0)  # so that requests do not wait for a whole flush
             future = await producer.send(
                 output.topic,
                 value=output.value,
@@ -502,7 +506,7 @@ class PartitionState:
     async def _send_rows(
         self, producer: AIOKafkaProducer, rows: Mapping[bytes, bytes | None]
     ) -> list[tuple[asyncio.Future[Any], int]]:
-        """Send rows in batches; returns per batch what acknowledges it, and its number of records."""
+        """Send rows in batches; returns, per batch, its acknowledgement and its number of records."""
         sent, waiting = [], iter(rows.items())
         while batches := await aside(len(rows), self._batches, producer, waiting):
             for batch in batches:
@@ -511,7 +515,7 @@ class PartitionState:
         return sent
 
     def _batches(self, producer: AIOKafkaProducer, rows: Iterator[tuple[bytes, bytes | None]]) -> list[Any]:
-        """The next MOST_BATCHES of rows, or fewer; a row that fits no more begins the last of them."""
+        """The next batches of rows, at most MOST_BATCHES. A row that does not fit starts the last of them."""
         batches: list[Any] = []
         size = MAX_BATCH_BYTES
         for key, value in rows:
@@ -530,7 +534,7 @@ class PartitionState:
         return batches
 
     async def close(self) -> None:
-        """Release the folder and the producer, without a flush; one that is under way fails."""
+        """Release the folder and the producer without a flush. A running flush fails."""
         self.ready.clear()
         producer, self._producer = self._producer, None
         if producer is not None:
@@ -549,7 +553,7 @@ class PartitionState:
 
 
 def _release(producer: Any) -> None:
-    """Fail what waits for a transaction of a producer that is closed: nothing else would end the wait."""
+    """Fail the futures that wait for a transaction of a closed producer, because nothing else would resolve them."""
     manager = producer._txn_manager
     if manager._transaction_waiter is not None and not manager._transaction_waiter.done():
         with suppress(AssertionError):

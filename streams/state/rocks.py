@@ -1,4 +1,4 @@
-"""One partition's rows on disk: a RocksDB folder whose every write names the log position that it includes."""
+"""One partition's rows on disk, in a RocksDB folder. Every write stores the log position that it includes."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ __all__ = ["PartitionStore", "block_cache"]
 log = logging.getLogger(__name__)
 
 FORMAT = 3
-"Of the position's record. Format 2 had no id; format 1 no time either: its folders had a log that every write touched."
+"""Format of the position's record. Format 2 had no id. Format 1 had no time either, and its folders had a log that every write
+touched."""
 DAMAGE = ("Corruption", "Invalid argument", "IO error: No such file")
-"How RocksDB's messages about damaged or missing files begin."
+"Prefixes of RocksDB's messages about damaged or missing files."
 DAMAGED = "DAMAGED"
-"A file of this name in the folder says that it must be rebuilt."
+"Name of the marker file in a folder that must be rebuilt."
 POSITION = b"\x00position"
 POSITION_LAYOUT = struct.Struct("<Bqq16s")
-"Format, position, epoch ms when it was written, id of the changelog's topic (zeros: not known)."
+"Format, position, epoch ms of the write, id of the changelog's topic (zeros: unknown)."
 POSITION_2 = struct.Struct("<Bqq")
 POSITION_1 = struct.Struct("<Bq")
 MAX_BATCH_BYTES = 1 << 20
-"Of values, in one batch of a write."
+"Bytes of values in one batch of a write."
 
 
 def block_cache(megabytes: int) -> Cache:
@@ -44,9 +45,9 @@ def block_cache(megabytes: int) -> Cache:
 class PartitionStore:
     """Rows of one table partition.
 
-    `position` is the changelog offset up to which the rows are complete (-1: nothing yet). It is stored with the last of
-    the rows, so that after a crash no row is missing that it includes. There is no log beside the changelog: what was not yet
-    in a file when the process died is replayed from there.
+    `position` is the changelog offset up to which the rows are complete (-1: nothing yet). It is stored with the last of the
+    rows, so after a crash every row that it includes is present. The changelog is the only log: rows that were not yet in a
+    file when the process died are replayed from it.
     """
 
     def __init__(self, folder: Path, cache: Cache, clock: Callable[[], float] = time.time) -> None:
@@ -59,18 +60,18 @@ class PartitionStore:
         self._unlogged = WriteOptions()
         self._unlogged.disable_wal = True
         self._writing = threading.Lock()
-        "Held from the first batch of a write to the last: no snapshot shows a part of it."
+        "Held from the first batch of a write to the last, so that no snapshot contains a part of it."
         self.position = -1
         self.log_id = NO_ID
-        "Id of the topic that `position` is an offset of; whoever writes sets it."
+        "Id of the topic that `position` is an offset of. The caller of `write` sets it."
         self.damaged = False
-        "Whether a damaged block was met since the folder was opened: only a rebuild mends it."
+        "Whether a damaged block was found since the folder was opened. Only a rebuild repairs it."
 
     def open(self) -> None:
         """Open or create the folder.
 
         Raises:
-            StoreCorrupt: RocksDB cannot read it, or it carries another format. `wipe` and a replay rebuild it.
+            StoreCorrupt: RocksDB cannot read it, or it has another format. `wipe` and a replay rebuild it.
         """
         options = Options(raw_mode=True)
         options.create_if_missing(True)
@@ -96,7 +97,7 @@ class PartitionStore:
         self.position, self._written_ms, self.log_id = found
 
     def _stored(self, stored: bytes) -> tuple[int, int, bytes]:
-        """Position, epoch ms when it was written, and id of the changelog's topic."""
+        """Position, epoch ms of the write, and id of the changelog's topic."""
         if len(stored) == POSITION_LAYOUT.size and stored[0] == FORMAT:
             return POSITION_LAYOUT.unpack(stored)[1:]
         if len(stored) == POSITION_2.size and stored[0] == 2:
@@ -109,7 +110,7 @@ class PartitionStore:
         return round(self._clock() * 1000)
 
     def idle_s(self) -> float:
-        """Seconds, by the wall clock, between the moment that the rows on disk are of and the folder's being opened."""
+        """Wall-clock seconds between the last write of the rows on disk and the opening of the folder."""
         return max(self._opened_ms - self._written_ms, 0) / 1000
 
     def wipe(self) -> None:
@@ -121,7 +122,7 @@ class PartitionStore:
         self.damaged = False
 
     def _fault(self, exc: Exception) -> RiffleError:
-        """What an error of RocksDB means. Only damage is mended by emptying the folder: a lock or a full disk costs no rows."""
+        """Classify an error of RocksDB. Emptying the folder repairs only damage: a lock or a full disk costs no rows."""
         text = str(exc)
         if any(text.startswith(sign) for sign in DAMAGE):
             if self._db is not None and self.folder.is_dir():
@@ -134,7 +135,7 @@ class PartitionStore:
         """Values of `keys`, None where absent, in the same order.
 
         Raises:
-            StoreCorrupt: a damaged block; the next `open` says so too.
+            StoreCorrupt: a damaged block; the next `open` raises it too.
         """
         assert self._db is not None
         try:
@@ -143,14 +144,14 @@ class PartitionStore:
             raise self._fault(exc) from exc
 
     def write(self, rows: Mapping[bytes, bytes | None], position: int) -> None:
-        """Write all rows (None deletes), and with the last of them `position`.
+        """Write all rows (None deletes), and `position` with the last of them.
 
-        Many rows go in several batches: one would wholly be held by one memtable, however large. After a crash some rows may be
-        newer than `position`, and the replay from there writes them again, with the values that they have by then.
+        Many rows are split into several batches, because one memtable would hold a whole batch of any size. After a crash some
+        rows may be newer than `position`. The replay from there writes them again, with their newest values.
 
         Raises:
-            StoreCorrupt: a damaged block; the next `open` says so too.
-            NotReady: it cannot be written to now, as on a full disk, or it was closed.
+            StoreCorrupt: a damaged block; the next `open` raises it too.
+            NotReady: the store cannot be written to now, as on a full disk, or it was closed.
         """
         opened = self._db
         batch, size = WriteBatch(raw_mode=True), 0
@@ -174,14 +175,14 @@ class PartitionStore:
         assert self._db is not None
         try:
             self._db.write(batch, self._unlogged)
-        except Exception as exc:  # also what a compaction met since the last write
+        except Exception as exc:  # includes damage that a compaction found since the last write
             raise self._fault(exc) from exc
 
     def scan(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Rows whose key starts with `prefix`, from `start` on, in key order.
 
         Raises:
-            StoreCorrupt: a damaged block; the next `open` says so too.
+            StoreCorrupt: a damaged block; the next `open` raises it too.
         """
         assert self._db is not None
         yield from self._rows(self._db.iter(), max(prefix, start), prefix)
@@ -195,12 +196,12 @@ class PartitionStore:
             yield key, cursor.value()
             cursor.next()
         try:
-            cursor.status()  # a cursor ends at a damaged block as it does at the last row
+            cursor.status()  # because a cursor ends at a damaged block as it does at the last row
         except Exception as exc:
             raise self._fault(exc) from exc
 
     def digest(self) -> tuple[int, Digest]:
-        """A hash over all rows, and the position they include, as of one moment; may run in a thread beside writes.
+        """A hash over all rows and the position that they include, as of one moment. May run in a thread during writes.
 
         Raises:
             NotReady: the store is being closed.
@@ -230,7 +231,7 @@ class PartitionStore:
         return position, made
 
     def close(self) -> None:
-        """Close the folder; safe to call twice. A digest and a write under way end first."""
+        """Close the folder; safe to call twice. A running digest or write ends first."""
         self._closing.set()
         with self._reading, self._writing:
             self._release()
@@ -240,6 +241,6 @@ class PartitionStore:
         if self._db is not None:
             try:
                 self._db.close()
-            except Exception as exc:  # what is not in a file by now is replayed
+            except Exception as exc:  # rows that are not in a file by now are replayed
                 log.warning("not all could be written at the end: %s", self._fault(exc))
             self._db = None

@@ -1,6 +1,6 @@
 """Standby copies: rows of partitions that another worker owns, kept up to date from their changelogs.
 
-When the owner goes, the assignor gives its partitions to a standby, which has only the last moments left to replay.
+When the owner leaves, the assignor gives its partitions to a standby, which replays only the last moments.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RETRY_S = 2.0
 
 
 def open_or_rebuild(store: PartitionStore, name: str) -> None:
-    """Open a store; one that is damaged, or too old to know of all deletions, is emptied: its changelog fills it again."""
+    """Open a store. One that is damaged, or so old that it may lack deletions, is emptied and refilled from its changelog."""
     try:
         store.open()
         if store.idle_s() > TOMBSTONES_MS / 2_000:
@@ -42,30 +42,30 @@ def open_or_rebuild(store: PartitionStore, name: str) -> None:
 
 
 class Standby:
-    """Copies of table partitions. `follow` names the partitions; what they are good for, the next owner decides."""
+    """Copies of table partitions. `follow` names the partitions; the next owner decides whether a copy can be used."""
 
     def __init__(self, settings: Settings, tables: Mapping[str, str], folder: Callable[[str, int], Path], cache: Cache) -> None:
-        """`tables`: per table its changelog topic's full name; `folder`: where a partition of a table lies."""
+        """`tables`: full name of the changelog topic per table. `folder`: path of a table's partition."""
         self._settings = settings
         self._tables = tables
         self._folder = folder
         self._cache = cache
         self.stores: dict[tuple[str, int], PartitionStore] = {}
-        "Per (table, partition number): the copy."
+        "Copies by (table, partition number)."
         self.lag: dict[tuple[str, int], int] = {}
-        "Changelog records (markers included) that a copy is behind, as of the last fetch."
+        "Changelog records (markers included) that each copy is behind, as of the last fetch."
         self._stop = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     @property
     def numbers(self) -> frozenset[int]:
         """Partition numbers that are followed."""
-        return frozenset(number for _, number in list(self.stores))  # asked for from the consumer's thread, too
+        return frozenset(number for _, number in list(self.stores))  # called from the consumer's thread, too
 
     async def follow(self, numbers: frozenset[int]) -> None:
-        """Follow these partition numbers of every table, and let go of all others; on return those are closed.
+        """Follow these partition numbers of every table, and drop all others; on return the dropped ones are closed.
 
-        A copy in which a damaged block was met is made anew.
+        A copy with a damaged block is rebuilt.
         """
         damaged = {key for key, store in self.stores.items() if store.damaged}
         wanted = {(table, number) for table in self._tables for number in numbers}
@@ -87,11 +87,11 @@ class Standby:
             self._task = asyncio.create_task(self._run(), name="standby")
 
     def damaged(self) -> bool:
-        """Whether a damaged block was met in a copy; `follow` makes it anew."""
+        """Whether a copy has a damaged block; `follow` rebuilds it."""
         return any(store.damaged for store in self.stores.values())
 
     async def stop(self) -> None:
-        """Let go of all copies."""
+        """Drop all copies."""
         await self._end()
         for store in self.stores.values():
             store.close()
@@ -104,7 +104,7 @@ class Standby:
             self._task = None
 
     async def _run(self) -> None:
-        """Follow until told to stop. A failure costs the copies some freshness, never the worker."""
+        """Follow until cancelled. A failure makes the copies less fresh but never affects the worker."""
         while not self._stop.is_set():
             try:
                 await self._follow()
