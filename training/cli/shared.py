@@ -78,4 +78,6 @@ def _lines(facts: Mapping[str, Any], indent: str = "") -> Iterator[str]:
 
 
 def _figure(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
     return f"{value:.4g}" if isinstance(value, float) and abs(value) < 1e4 else str(value)
