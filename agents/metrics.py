@@ -1,156 +1,202 @@
-"""A small registry of counters, gauges and histograms in Prometheus' text format."""
+"""The worker's metrics, each named here and nowhere else; `prometheus_client` keeps and prints them."""
 
 from __future__ import annotations
 
-import bisect
-import math
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Generic, TypeVar
 
-__all__ = ["BUCKETS_S", "MAX_SERIES", "Metrics"]
+import prometheus_client
+from prometheus_client import Metric, generate_latest
+from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
+
+__all__ = ["BUCKETS_S", "MAX_SERIES", "Counter", "Gauge", "Histogram", "Metrics"]
 
 BUCKETS_S: tuple[float, ...] = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 "Upper bounds of histogram buckets, in seconds."
 MAX_SERIES = 1_000
 'Label combinations kept per name; what comes beyond is added up under `overflow="true"`.'
+PREFIX, OVERFLOW = "riffle_", "overflow"
 
-Labels = tuple[tuple[str, str], ...]
-OVERFLOW: Labels = (("overflow", "true"),)
-
-
-class _Histogram:
-    __slots__ = ("buckets", "count", "total")
-
-    def __init__(self) -> None:
-        self.buckets = [0] * len(BUCKETS_S)
-        self.count = 0
-        self.total = 0.0
+M = TypeVar("M", bound=MetricWrapperBase)
 
 
-class Metrics:
-    """Counters, gauges and histograms by name and labels; safe to use from several threads.
+class _Series(Generic[M]):
+    """One metric with its series by label values. A label that is left out is absent from the output.
 
-    Names are given without prefix and without the suffix of the kind: `count("events", action="view")` is rendered as
-    `riffle_events_total{action="view"}`, `observe("request_seconds", 0.004)` as `riffle_request_seconds_bucket` and
-    so on.
-    Label values come from code, not from people: an unbounded label would otherwise be an unbounded table.
+    Label values come from code, not from users: an unbounded label would otherwise be an unbounded table.
     """
 
-    def __init__(self, prefix: str = "riffle_") -> None:
-        self._prefix = prefix
-        self._lock = threading.Lock()
-        self._counters: dict[str, dict[Labels, float]] = {}
-        self._gauges: dict[str, dict[Labels, float]] = {}
-        self._histograms: dict[str, dict[Labels, _Histogram]] = {}
-        self._help: dict[str, str] = {}
+    def __init__(self, metric: M, labels: tuple[str, ...]) -> None:
+        self.metric = metric
+        self._labels = labels
+        self._known: dict[tuple[str, ...], M] = {}
 
-    def describe(self, name: str, text: str, /) -> None:
-        """Set the help line of `name`."""
-        self._help[name] = text
+    def of(self, labels: dict[str, object]) -> M:
+        """The series of these labels; `labels` is emptied."""
+        key = tuple([str(labels.pop(name, "")) for name in self._labels])
+        if labels:
+            raise ValueError(f"{self.metric} has no label {', '.join(labels)}")
+        found = self._known.get(key)
+        if found is None:
+            if not self._labels:
+                return self.metric
+            if len(self._known) >= MAX_SERIES:
+                return self.metric.labels(*[""] * len(self._labels), "true")
+            found = self._known[key] = self.metric.labels(*key, "")
+        return found
 
-    def count(self, name: str, /, n: float = 1, **labels: object) -> None:
-        """Add `n` (at least 0) to a counter.
+    def value(self, **labels: object) -> float:
+        """Current value; 0.0 when the series was never touched."""
+        wanted = {name: str(value) for name, value in labels.items()}
+        samples = [sample for family in self.metric.collect() for sample in _kept(family)]
+        return next((sample.value for sample in samples if sample.labels == wanted), 0.0)
+
+
+class Counter(_Series[prometheus_client.Counter]):
+    """A sum, such as of events by outcome."""
+
+    def add(self, n: float = 1, /, **labels: object) -> None:
+        """Add `n`.
 
         Raises:
             ValueError: `n` is negative.
         """
-        if n < 0:
-            raise ValueError(f"a counter never goes down: {name} by {n}")
-        with self._lock:
-            series = self._counters.setdefault(name, {})
-            key = _series(series, labels)
-            series[key] = series.get(key, 0) + n
+        self.of(labels).inc(n)
 
     @contextmanager
-    def timed(self, name: str, /, **labels: object) -> Iterator[None]:
-        """Count the seconds that a block takes, by the wall clock."""
+    def timed(self, **labels: object) -> Iterator[None]:
+        """Add the seconds that a block takes, by the wall clock."""
         started = time.perf_counter()
         try:
             yield
         finally:
-            self.count(name, time.perf_counter() - started, **labels)
+            self.add(time.perf_counter() - started, **labels)
 
-    def gauge(self, name: str, value: float, /, **labels: object) -> None:
-        """Set a gauge."""
-        with self._lock:
-            series = self._gauges.setdefault(name, {})
-            series[_series(series, labels)] = value
 
-    def observe(self, name: str, seconds: float, /, **labels: object) -> None:
-        """Add one duration, in seconds, to a histogram."""
-        with self._lock:
-            series = self._histograms.setdefault(name, {})
-            histogram = series.setdefault(_series(series, labels), _Histogram())
-            histogram.count += 1
-            histogram.total += seconds
-            at = bisect.bisect_left(BUCKETS_S, seconds)
-            if at < len(BUCKETS_S):
-                histogram.buckets[at] += 1
+class Gauge(_Series[prometheus_client.Gauge]):
+    """A value that is set."""
 
-    def value(self, name: str, /, **labels: object) -> float:
-        """Current value of a counter or gauge; 0.0 when it was never touched."""
-        key = _labels(labels)
-        with self._lock:
-            for kind in (self._counters, self._gauges):
-                if name in kind and key in kind[name]:
-                    return float(kind[name][key])
-        return 0.0
+    def set(self, value: float, /, **labels: object) -> None:
+        """Set the value."""
+        self.of(labels).set(value)
+
+
+class Histogram(_Series[prometheus_client.Histogram]):
+    """Durations in seconds, counted in `BUCKETS_S`."""
+
+    def observe(self, seconds: float, /, **labels: object) -> None:
+        """Add one duration."""
+        self.of(labels).observe(seconds)
+
+
+class Metrics(Collector):
+    """All metrics of one worker; safe to use from several threads. Each instance has its own, registered nowhere else.
+
+    A counter is named without its suffix `_total`. Call them once per chunk, batch or request: never per event.
+    """
+
+    def __init__(self) -> None:
+        self._all: list[MetricWrapperBase] = []
+        counter, gauge, histogram = self._counter, self._gauge, self._histogram
+
+        # events and items
+        self.events = counter("events", "Events read from the interactions topic, by what they came to.", "outcome", "code")
+        self.events_missing = counter(
+            "events_missing", "Records deleted from a source topic before they were applied.", "topic", "partition"
+        )
+        self.erasures = counter("erasures", "Users erased.")
+        self.covisits = counter("covisits", "Co-visit records that could not be applied.", "outcome")
+        self.neighbours_not_kept_waiting = counter(
+            "neighbours_not_kept_waiting", "Items whose neighbours are published only when they next change."
+        )
+        self.wrong_partition = counter("wrong_partition", "Records on another partition than their key's.", "topic")
+        self.items = counter("items", "Entries of the catalogue topic, by what they came to.", "outcome", "code")
+        self.items_under_another_key = counter("items_under_another_key", "Entries whose key is not their item_id.")
+        self.items_waiting = gauge("items_waiting", "Entries that wait for their schema.")
+        self.item_vectors = counter("item_vectors", "Records of item vectors, by what they came to.", "outcome")
+        self.items_known = gauge("items", "Items in the catalogue.")
+        self.broadcast_rejected = counter(
+            "broadcast_rejected", "Records of Riffle's own broadcast topics that were skipped.", "schema", "code"
+        )
+
+        # partitions and flushes
+        self.work_seconds = counter("work_seconds", "Seconds of work, by part.", "part")
+        self.flush_seconds = gauge("flush_seconds", "Seconds that the newest flush took.", "table", "partition")
+        self.flush_duration_seconds = histogram("flush_duration_seconds", "Seconds that flushes took.", "table")
+        self.applied_offset = gauge("applied_offset", "Newest source offset in memory.", "partition")
+        self.durable_offset = gauge("durable_offset", "Newest source offset that is committed.", "partition")
+        self.lag = gauge("lag", "Records between the consumer's position and the end.", "topic", "partition")
+        self.partitions_failed = counter("partitions_failed", "Partitions that had to be opened anew.", "table", "code")
+        self.chunks_dropped = counter("chunks_dropped", "Chunks that were dropped, to be read again.", "reason")
+        self.reads_failed = counter("reads_failed", "Failures of the consumer, which tries again.", "code")
+        self.commits_failed = counter("commits_failed", "Failed commits of answered requests.", "code")
+        self.producers_replaced = counter("producers_replaced", "Producers replaced because they were broken.")
+        self.mirrored_users = gauge("mirrored_users", "Users mirrored to Redis since the start.", "outcome")
+        self.mirror_dropped = counter("mirror_dropped", "Users not mirrored because too many waited.")
+        self.archived = gauge("archived", "What the archivers of this process counted.", "what")
+        self.archive_failures = counter("archive_failures", "Failures of the archive, which is tried again.")
+
+        # requests
+        self.requests = counter("requests", "Requests, by answer.", "outcome", "code")
+        self.request_seconds = histogram("request_seconds", "Seconds from a request's arrival to its answer.", "outcome")
+        self.requests_forwarded = counter("requests_forwarded", "HTTP requests answered by another worker.")
+        self.request_chunks_failed = counter("request_chunks_failed", "Chunks of requests that could not be taken in.")
+        self.sends_failed = counter("sends_failed", "Replies and other records that were given up.", "what", "reason")
+        self.pipeline_filter = gauge("pipeline_filter", "Candidates removed since the start, by filter.", "name")
+        self.pipeline_failed = gauge("pipeline_failed", "Failures since the start, by part of the pipeline.", "name")
+        self.http_events = counter("http_events", "Events that came over HTTP.", "outcome")
+        self.http_requests = counter("http_requests", "HTTP requests.", "route", "method", "status")
+        self.http_request_seconds = histogram("http_request_seconds", "Seconds that HTTP requests took.", "route")
+
+        # releases
+        self.releases = counter("releases", "Announced releases, by what they came to.", "outcome", "code")
+        self.release_trained_until_ms = gauge("release_trained_until_ms", "Newest event time that the release was trained on.")
+        self.index_recall = gauge("index_recall", "Recall of the vector index against exact search.")
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        made = prometheus_client.Counter(PREFIX + name, text, _names(labels), registry=None)
+        self._all.append(made)
+        return Counter(made, labels)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        made = prometheus_client.Gauge(PREFIX + name, text, _names(labels), registry=None)
+        self._all.append(made)
+        return Gauge(made, labels)
+
+    def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
+        made = prometheus_client.Histogram(PREFIX + name, text, _names(labels), buckets=BUCKETS_S, registry=None)
+        self._all.append(made)
+        return Histogram(made, labels)
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics that have a series."""
+        for metric in self._all:
+            for family in metric.collect():
+                family.samples = list(_kept(family))
+                if family.samples:
+                    yield family
 
     def render(self) -> str:
-        """All series in Prometheus' text exposition format 0.0.4, sorted by name."""
-        with self._lock:
-            return "\n".join([*self._lines(), ""])
-
-    def _lines(self) -> Iterator[str]:
-        for name, series in sorted(self._counters.items()):
-            full = self._prefix + (name if name.endswith("_total") else f"{name}_total")
-            yield from self._head(name, full, "counter")
-            yield from (f"{full}{_text(key)} {_number(value)}" for key, value in sorted(series.items()))
-        for name, series in sorted(self._gauges.items()):
-            yield from self._head(name, self._prefix + name, "gauge")
-            yield from (f"{self._prefix}{name}{_text(key)} {_number(value)}" for key, value in sorted(series.items()))
-        for name, histograms in sorted(self._histograms.items()):
-            full = self._prefix + name
-            yield from self._head(name, full, "histogram")
-            for key, histogram in sorted(histograms.items()):
-                running = 0
-                for bound, count in zip(BUCKETS_S, histogram.buckets, strict=True):
-                    running += count
-                    yield f"{full}_bucket{_text((*key, ('le', _number(bound))))} {running}"
-                yield f"{full}_bucket{_text((*key, ('le', '+Inf')))} {histogram.count}"
-                yield f"{full}_sum{_text(key)} {_number(histogram.total)}"
-                yield f"{full}_count{_text(key)} {histogram.count}"
-
-    def _head(self, name: str, full: str, kind: str) -> Sequence[str]:
-        described = [f"# HELP {full} {_escape(self._help[name])}"] if name in self._help else []
-        return [*described, f"# TYPE {full} {kind}"]
+        """All series in Prometheus' text exposition format 0.0.4."""
+        return generate_latest(self).decode()
 
 
-def _labels(labels: dict[str, object]) -> Labels:
-    return tuple(sorted((key, str(value)) for key, value in labels.items()))
+def _names(labels: tuple[str, ...]) -> tuple[str, ...]:
+    return (*labels, OVERFLOW) if labels else ()
 
 
-def _series(known: dict[Labels, float] | dict[Labels, _Histogram], labels: dict[str, object]) -> Labels:
-    key = _labels(labels)
-    return key if key in known or len(known) < MAX_SERIES else OVERFLOW
+def _kept(family: Metric) -> Iterator[Sample]:
+    """Samples without empty labels, which Prometheus treats as absent ones, and without the times of creation."""
+    for sample in family.samples:
+        if not sample.name.endswith("_created"):
+            labels = {name: _bound(value) if name == "le" else value for name, value in sample.labels.items() if value}
+            yield sample._replace(labels=labels)
 
 
-def _escape(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("\n", "\\n")
-
-
-def _text(labels: Labels) -> str:
-    if not labels:
-        return ""
-    pairs = ",".join('{}="{}"'.format(key, _escape(value).replace('"', '\\"')) for key, value in labels)
-    return "{" + pairs + "}"
-
-
-def _number(value: float) -> str:
-    if math.isnan(value):
-        return "NaN"
-    if math.isinf(value):
-        return "+Inf" if value > 0 else "-Inf"
-    return str(int(value)) if value == int(value) and abs(value) < 2**53 else repr(float(value))
+def _bound(text: str) -> str:
+    """Bound of a bucket: whole seconds without a fraction, so that their series keep the names they always had."""
+    return text.removesuffix(".0")

@@ -3,50 +3,47 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from aiokafka.errors import KafkaError
 
-from agents.health import Health, why
+from agents.findings import Health
+from agents.health.readiness import Readiness
 from agents.metrics import Metrics
-from agents.recommend import Recommend
-from agents.users import UserPartition
-from models.items import ItemStore
+from agents.partitions.users import UserPartition
+from agents.requests.recommend import Recommend
+from agents.summaries import summary
+from models.items.store import ItemStore
 from models.pipeline.pipeline import CandidatePipeline
-from models.state import AFFINITY_HALF_LIFE_MS, UserRecord
-from schemas.codec import encode
-from schemas.columns import ERASE
 from schemas.errors import BadInput, BadItem, NotReady
 from schemas.records import Interaction, Item, Request, Slate, SlateItem
-from streams.client import RiffleClient
-from streams.kafka_errors import Action, action_of, advice_of, named
-from streams.producer import HealingProducer, Outgoing
-from streams.redis_mirror import UserMirror
-from streams.settings import Settings
+from schemas.settings import Settings
+from streams.kafka.client import RiffleClient
+from streams.kafka.error_codes import Action, action_of, advice_of, named
+from streams.kafka.healing_producer import HealingProducer, Outgoing
+from streams.kafka.writes import Writes
+from streams.mirror.contract import Mirror
 
-__all__ = ["Service", "Tables", "summary"]
+__all__ = ["Tables", "View", "WorkerService"]
 
 
 class Tables(Protocol):
-    """Says which table partitions are here."""
+    """Lists the table partitions that are here."""
 
     async def __call__(self, *, digests: bool = False) -> Sequence[Mapping[str, object]]:
         """One entry a table partition; with `digests` hashed, which reads them whole."""
 
 
-BLOCKING = ("assignment", "reading")
-"Findings that keep a worker from answering what is right now."
 SEND_S = 5.0
 "Seconds that the broker has to take what came over HTTP."
 
 
 @asynccontextmanager
 async def _taken() -> AsyncIterator[None]:
-    """Bounds how long the broker may take, and says what its refusals mean to the sender.
+    """Bounds how long the broker may take, and translates its refusals for the sender.
 
     Raises:
         NotReady: `broker_unavailable`, which passes by itself; `broker_refuses`, when a person must change something first.
@@ -68,86 +65,49 @@ async def _taken() -> AsyncIterator[None]:
         raise NotReady("broker_unavailable", f"Kafka did not take it all ({text}); sending it again is safe") from exc
 
 
-def summary(record: UserRecord, items: ItemStore) -> dict[str, Any]:
-    """What is known of a person, for people to read."""
-    newest = record.last_ms
-    affinity = {
-        name: round(weight * 2.0 ** (-(newest - at) / AFFINITY_HALF_LIFE_MS), 4)
-        for name, (weight, at) in record.affinities.items()
-    }
-    recent = []
-    for event in record.history[-20:][::-1]:
-        value = float(event["value"])
-        recent.append(
-            {
-                "item_id": items.id_of(int(event["item"])),
-                "action": record.actions[int(event["action"])],
-                "event_time": int(event["time"]),
-                "value": None if math.isnan(value) else value,
-            }
-        )
-    session_id, started, events = record.session
-    return {
-        "events": sum(record.counts.values()),
-        "counts": record.counts,
-        "first_event_time": record.first_ms,
-        "last_event_time": newest,
-        "affinities": dict(sorted(affinity.items(), key=lambda pair: -pair[1])[:20]),
-        "recent": recent,
-        "seen": sum(record.seen.counts),
-        "session": {"session_id": session_id or None, "started_at": started, "events": events},
-    }
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is read of a worker to answer over HTTP."""
+
+    users: Mapping[int, UserPartition]
+    items: ItemStore
+    pipeline: CandidatePipeline
+    mirror: Mirror
+    tables: Tables
+    stuck: Callable[[], Mapping[str, float]]
+    health: Health
+    readiness: Readiness
 
 
-class Service:
-    """The worker as its HTTP interface sees it."""
+class WorkerService:
+    """The worker behind `agents.web`: implements `agents.web.protocol.Service`."""
 
     def __init__(
-        self,
-        settings: Settings,
-        items: ItemStore,
-        pipeline: CandidatePipeline,
-        recommend: Recommend,
-        partitions: Mapping[int, UserPartition],
-        producer: HealingProducer,
-        metrics: Metrics,
-        mirror: UserMirror,
-        tables: Tables,
-        stuck: Callable[[], Mapping[str, float]],
-        health: Health,
+        self, settings: Settings, recommend: Recommend, producer: HealingProducer, metrics: Metrics, view: View
     ) -> None:
         self._settings = settings
-        self._mirror = mirror
-        self._tables = tables
-        self._stuck = stuck
-        self._health = health
+        self._recommend = recommend
+        self._producer = producer
+        self._writes = Writes(settings)
+        self._view = view
         self._client: RiffleClient | None = None
         self._connecting = asyncio.Lock()
-        self._items = items
-        self._pipeline = pipeline
-        self._recommend = recommend
-        self._partitions = partitions
-        self._producer = producer
         self.metrics = metrics
-        self.caught_up = False
-        "Whether the broadcast topics were read."
-        self.broker = True
-        "Whether a bootstrap server accepts connections."
 
     def partition_of(self, user_id: str) -> int:
-        """Partition that holds a person's state: the default partitioner's choice."""
+        """Partition that holds a user's state: the default partitioner's choice."""
         return self._recommend.partition_of(user_id)
 
     def _owned(self, user_id: str) -> UserPartition | None:
-        """The person's partition; None when another worker has it. Raises NotReady while it is being restored here."""
+        """The user's partition; None when another worker has it. Raises NotReady while it is being restored here."""
         number = self.partition_of(user_id)
-        partition = self._partitions.get(number)
+        partition = self._view.users.get(number)
         if partition is not None and not partition.state.ready.is_set():
             raise NotReady("not_ready", f"partition {number} of this person is being restored here: try again")
         return partition
 
     async def _others(self) -> RiffleClient:
-        """The client by which requests for other workers' people go over Kafka, where the key routes them."""
+        """The client by which requests for other workers' users go over Kafka, where the key routes them."""
         async with self._connecting:
             if self._client is None:
                 client = RiffleClient(self._settings)
@@ -161,32 +121,32 @@ class Service:
             await self._client.stop()
 
     async def recommend(self, request: Request, deadline_ms: int | None = None) -> Slate:
-        """A slate, from here or from the worker that has the person's partition; raises RiffleError with the terminal error."""
+        """A slate, from here or from the worker that has the user's partition; raises RiffleError with the terminal error."""
         budget = deadline_ms or self._settings.deadline_ms
         if self._owned(request.user_id) is None:
-            self.metrics.count("requests_forwarded")
+            self.metrics.requests_forwarded.add()
             return await (await self._others()).recommend(request, budget)
         return await self._recommend.recommend(request, self.partition_of(request.user_id), budget)
 
     def similar(self, item_id: str, k: int) -> list[SlateItem]:
         """Items like this one; raises BadItem `not_found`."""
-        if self._items.row_of(item_id) < 0:
+        if self._view.items.row_of(item_id) < 0:
             raise BadItem("not_found", f"no item {item_id!r}", "item_id")
-        return self._pipeline.similar(item_id, k)
+        return self._view.pipeline.similar(item_id, k)
 
     def item(self, item_id: str) -> Item:
         """A catalogue entry; raises BadItem `not_found`."""
-        row = self._items.row_of(item_id)
-        found = self._items.items[row] if row >= 0 else None
+        row = self._view.items.row_of(item_id)
+        found = self._view.items.items[row] if row >= 0 else None
         if found is None:
             raise BadItem("not_found", f"no item {item_id!r}", "item_id")
         return found
 
     async def user(self, user_id: str) -> dict[str, Any]:
-        """What is known of a person; of another worker's, what that worker mirrored last. Raises BadItem `not_found`."""
+        """What is known of a user; for another worker's user, what that worker mirrored last. Raises BadItem `not_found`."""
         partition = self._owned(user_id)
         if partition is None:
-            mirrored = await self._mirror.get(user_id)
+            mirrored = await self._view.mirror.get(user_id)
             if mirrored is None:
                 raise BadItem(
                     "not_found", f"nothing is mirrored of {user_id!r}, whose partition is on another worker", "user_id"
@@ -195,100 +155,68 @@ class Service:
         record = partition.lookup([user_id])[0]
         if record is None:
             raise BadItem("not_found", f"nothing is known of {user_id!r}", "user_id")
-        return {"user_id": user_id, **summary(record, self._items)}
+        return {"user_id": user_id, **summary(record, self._view.items)}
 
     async def send_events(self, events: Sequence[Interaction]) -> list[dict[str, int]]:
         """Produce events, acknowledged by all replicas; returns their tokens in order."""
-        topic = self._settings.topic("interactions")
-        records = []
-        for event in events:
-            datum = {name: getattr(event, name) for name in Interaction.__dataclass_fields__}
-            value, partition = encode("interaction", datum), self.partition_of(event.user_id)
-            records.append(Outgoing(topic, event.user_id.encode(), value, partition=partition))
+        return await self._deliver([self._placed(self._writes.event(event), event.user_id) for event in events])
+
+    async def erase(self, user_id: str) -> dict[str, int]:
+        """Ask for a user's state to be forgotten; returns the token of that event."""
+        return (await self._deliver([self._placed(self._writes.erasure(user_id), user_id)]))[0]
+
+    async def put_item(self, item: Item) -> None:
+        """Add or replace a catalogue entry."""
+        await self._deliver([self._writes.item(item)])
+
+    async def delete_item(self, item_id: str) -> None:
+        """Delete a catalogue entry."""
+        await self._deliver([self._writes.deletion(item_id)])
+
+    def _placed(self, record: Outgoing, user_id: str) -> Outgoing:
+        return replace(record, partition=self.partition_of(user_id))
+
+    async def _deliver(self, records: Sequence[Outgoing]) -> list[dict[str, int]]:
         async with _taken():
             done = await self._producer.deliver(records)
         return [{"partition": meta.partition, "offset": meta.offset} for meta in done]
 
-    async def erase(self, user_id: str) -> dict[str, int]:
-        """Ask for a person's state to be forgotten; returns the token of that event."""
-        topic, partition = self._settings.topic("interactions"), self.partition_of(user_id)
-        async with _taken():
-            (meta,) = await self._producer.deliver([Outgoing(topic, user_id.encode(), None, [ERASE], partition)])
-        return {"partition": meta.partition, "offset": meta.offset}
-
-    async def put_item(self, item: Item) -> None:
-        """Add or replace a catalogue entry."""
-        datum = {name: getattr(item, name) for name in Item.__dataclass_fields__}
-        datum["categories"] = list(item.categories)
-        topic = self._settings.topic("items")
-        async with _taken():
-            await self._producer.deliver([Outgoing(topic, item.item_id.encode(), encode("item", datum))])
-
-    async def delete_item(self, item_id: str) -> None:
-        """Delete a catalogue entry."""
-        async with _taken():
-            await self._producer.deliver([Outgoing(self._settings.topic("items"), item_id.encode(), None)])
-
     @property
     def release(self) -> str:
         """Name of the serving release, `none` without one."""
-        return self._pipeline.slot.name
+        return self._view.pipeline.slot.name
 
     @property
     def refused(self) -> Mapping[str, str]:
         """Releases that were refused here, and why."""
-        return self._pipeline.slot.refused
+        return self._view.pipeline.slot.refused
 
     def stuck(self) -> Mapping[str, float]:
-        """Partitions that have work waiting and do not get on, and for how many seconds."""
-        return self._stuck()
+        """Partitions that have work waiting and do not progress, and for how many seconds."""
+        return self._view.stuck()
 
     async def tables(self, *, digests: bool = False) -> Sequence[Mapping[str, object]]:
         """The table partitions that this worker owns or stands by for; with `digests` hashed, which reads them whole."""
-        return await self._tables(digests=digests)
+        return await self._view.tables(digests=digests)
 
     def ready(self) -> tuple[bool, dict[str, object]]:
         """Whether this worker answers, and what is missing if not."""
-        waiting = sorted(n for n, p in self._partitions.items() if not p.state.ready.is_set())
-        troubles = {
-            str(n): text
-            for n, p in self._partitions.items()
-            if (text := why(p.state.trouble) if p.state.trouble is not None else p.state.unproven)
-        }
-        reasons: dict[str, object] = {}
-        if not self.broker:
-            reasons["broker"] = f"no Kafka accepts connections at {self._settings.bootstrap_servers}"
-        if not self.caught_up:
-            reasons["catalogue"] = "the broadcast topics are still being read"
-        if not self._partitions:
-            reasons["partitions"] = "no partition is assigned yet"
-        elif waiting:
-            reasons["restoring"] = waiting
-        if troubles:
-            reasons["troubles"] = troubles
-        reasons |= {name: text for name, text in self._health.current().items() if name in BLOCKING}
-        return not reasons, reasons
+        return self._view.readiness.ready()
 
     @property
     def warnings(self) -> Mapping[str, str]:
-        """What is not right though requests are answered."""
-        return self._health.current()
+        """Findings that do not keep requests from being answered, by name."""
+        return self._view.health.current()
 
     def render_metrics(self) -> str:
         """Prometheus text."""
-        for (kind, name), n in self._pipeline.counters.items():
-            self.metrics.gauge(f"pipeline_{kind}", n, name=name)
-        self.metrics.gauge("items", len(self._items))
-        model = self._pipeline.slot.current
-        self.metrics.gauge("release_trained_until_ms", model.release.manifest.trained_until_ms if model else 0)
-        index = model.index if model else None
-        self.metrics.gauge("index_recall", index.recall if index else 1.0)
-        for number, partition in self._partitions.items():
-            self.metrics.gauge("applied_offset", partition.state.applied, partition=str(number))
-            self.metrics.gauge("durable_offset", partition.state.durable, partition=str(number))
+        for (kind, name), n in self._view.pipeline.counters.items():
+            (self.metrics.pipeline_filter if kind == "filter" else self.metrics.pipeline_failed).set(n, name=name)
+        self.metrics.items_known.set(len(self._view.items))
+        model = self._view.pipeline.slot.current
+        self.metrics.release_trained_until_ms.set(model.trained_until_ms if model else 0)
+        self.metrics.index_recall.set(model.index_recall if model else 1.0)
+        for number, partition in self._view.users.items():
+            self.metrics.applied_offset.set(partition.state.applied, partition=str(number))
+            self.metrics.durable_offset.set(partition.state.durable, partition=str(number))
         return self.metrics.render()
-
-    @staticmethod
-    def now_ms() -> int:
-        """Wall clock, for events that come without a time."""
-        return int(time.time() * 1000)

@@ -20,11 +20,11 @@ from types import FrameType
 from typing import Any, Protocol
 
 from schemas.errors import RiffleError
+from schemas.settings import Settings
 from streams.embedded.kafka import EmbeddedKafka
 from streams.embedded.process import SAFE_PATH, Daemon, exit_status, is_alive, python, riffle, wait_until
 from streams.embedded.redis import EmbeddedRedis
 from streams.logs import log_to_stderr
-from streams.settings import Settings
 
 __all__ = [
     "MISCONFIGURED",
@@ -248,7 +248,7 @@ class _Process:
         return self.daemon.pid()
 
     def start(self) -> int | None:
-        environment = {**os.environ, **self.settings.environment(), **SAFE_PATH}
+        environment = {**os.environ, **self.settings.environment(secrets=True), **SAFE_PATH}
         return self.daemon.start(self.command, environment, self.settings.home, self.address)
 
     def exit_status(self) -> int | None:

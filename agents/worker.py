@@ -19,8 +19,8 @@ from agents.memory import few_arenas
 from agents.wiring import create_app
 from models.warm import warm
 from schemas.errors import ConfigError, RiffleError
+from schemas.settings import Settings
 from streams.logs import log_to_stderr
-from streams.settings import Settings
 
 __all__ = ["main"]
 

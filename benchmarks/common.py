@@ -1,4 +1,4 @@
-"""A stack of its own for a benchmark: free ports, a temporary home, one worker."""
+"""Isolated stack for a benchmark: free ports, a temporary home, one worker."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from schemas.records import Interaction, Item
+from schemas.settings import Settings
 from streams.embedded.kafka import EmbeddedKafka
 from streams.embedded.process import wait_until
 from streams.embedded.redis import EmbeddedRedis
-from streams.produce import produce_events, produce_items
-from streams.settings import Settings
-from streams.topics import ensure_topics
+from streams.kafka.produce import produce_events, produce_items
+from streams.kafka.topics import ensure_topics
 
 
 def port() -> int:
@@ -35,7 +35,7 @@ def port() -> int:
 
 @contextlib.contextmanager
 def stack() -> Iterator[Settings]:
-    """A broker and a Redis; topics are for `instance` to make."""
+    """Start a broker and a Redis. Topics are created by `instance`."""
     with tempfile.TemporaryDirectory() as home:
         settings = Settings(
             home=Path(home), kafka_port=port(), controller_port=port(), redis_port=port(), web_port=port(), archive="off"
@@ -51,7 +51,7 @@ def stack() -> Iterator[Settings]:
 
 
 def instance(on: Settings, partitions: int = 4) -> Settings:
-    """Topics, group and folder of their own on a running stack."""
+    """Settings with topics, group and folder of their own on a running stack."""
     name = uuid.uuid4().hex[:8]
     home = on.home / name
     home.mkdir()
@@ -64,7 +64,7 @@ def instance(on: Settings, partitions: int = 4) -> Settings:
 
 @contextlib.contextmanager
 def worker(settings: Settings) -> Iterator[int]:
-    """A worker process; yields its pid."""
+    """Run a worker process; yields its pid."""
     settings.home.mkdir(exist_ok=True)
     log = (settings.home / "worker.log").open("ab")
     process = subprocess.Popen(
@@ -97,7 +97,7 @@ def await_ready(settings: Settings) -> None:
 
 
 def fill(settings: Settings, n: int, users: int, items: int, keys: str) -> None:
-    """`n` synthetic events of `users` people on `items` items, Zipf or even users; the items first."""
+    """Publish the items, then `n` synthetic events of `users` users on `items` items, with Zipf or uniform users."""
     rng = np.random.default_rng(7)
     who = rng.zipf(1.2, n) % users if keys == "zipf" else rng.integers(0, users, n)
     what = rng.zipf(1.1, n) % items
@@ -108,7 +108,7 @@ def fill(settings: Settings, n: int, users: int, items: int, keys: str) -> None:
 
 
 def peers(script: Path, settings: Settings, *options: str) -> dict[str, object]:
-    """What a peers' script prints as JSON, run on the same broker."""
+    """Run a peers' script on the same broker and return its JSON output."""
     command = [sys.executable, str(script), "--bootstrap", settings.bootstrap_servers, *options, "--json"]
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
     return dict(json.loads(ran.stdout.strip().splitlines()[-1]))

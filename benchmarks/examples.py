@@ -27,7 +27,7 @@ import polars as pl
 
 from models.archive.files import ArchiveFile, columns
 from models.archive.target import LocalFolder
-from models.features import FEATURES, SPEC
+from models.features.compute import FEATURES, SPEC
 
 NOW = 1_700_000_000_000
 PEOPLE, ITEMS = 20_000, 20_000
@@ -40,7 +40,7 @@ JOB = """
 import resource
 from pathlib import Path
 from models.archive.target import open_target
-from training.impressions import ImpressionSettings, build_examples, newest_examples
+from training.data.slates.examples import ImpressionSettings, build_examples, newest_examples
 target, settings = open_target({archive!r}), ImpressionSettings("action == 'like'")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 {job}
@@ -49,12 +49,12 @@ print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def names(prefix: str, numbers: np.ndarray) -> pl.Series:
-    """Ids as texts."""
+    """Format numbers as ids."""
     return pl.select(pl.format(f"{prefix}{{}}", pl.lit(pl.Series(numbers)).cast(pl.String).str.zfill(10))).to_series()
 
 
 def slates(rng: np.random.Generator, first: int, n: int, size: int) -> pl.DataFrame:
-    """`n` slates of `size` items; the slate at offset o reflects the event at offset 2 o."""
+    """Make `n` slates of `size` items; the slate at offset o reflects the event at offset 2 o."""
     offset = np.arange(first, first + n)
     shown = pl.DataFrame(
         {
@@ -85,7 +85,7 @@ def slates(rng: np.random.Generator, first: int, n: int, size: int) -> pl.DataFr
 
 
 def events(rng: np.random.Generator, shown: pl.DataFrame) -> pl.DataFrame:
-    """Two events after each slate, by its person, on items of it."""
+    """Make two events after each slate, by its user, on its items."""
     size = shown["items"].list.len()[0]
     offset = shown["_offset"].to_numpy()
     two = pl.DataFrame({"slate": np.repeat(np.arange(len(offset)), 2), "nth": np.tile([0, 1], len(offset))})
@@ -115,7 +115,7 @@ def events(rng: np.random.Generator, shown: pl.DataFrame) -> pl.DataFrame:
 
 
 def make(root: Path, examples: int, size: int, rows: int) -> None:
-    """An archive of that many examples."""
+    """Write an archive of that many examples."""
     rng, target = np.random.default_rng(0), LocalFolder(root)
     for first in range(0, examples // size, rows):
         shown = slates(rng, first, min(rows, examples // size - first), size)
@@ -127,7 +127,7 @@ def make(root: Path, examples: int, size: int, rows: int) -> None:
 
 
 def run(archive: str, what: str) -> dict[str, float]:
-    """MB at the peak, and of those what was there before the job began; seconds."""
+    """Run a job: peak memory and memory before the job, MB, and seconds."""
     with tempfile.TemporaryDirectory() as out:
         code = JOB.format(archive=archive, job=JOBS[what].format(out=out))
         started = time.perf_counter()
@@ -138,7 +138,7 @@ def run(archive: str, what: str) -> dict[str, float]:
 
 @contextlib.contextmanager
 def on_s3(root: Path) -> Iterator[str]:
-    """The archive's address on moto's server."""
+    """Serve the archive on moto's server; yields its address."""
     import boto3
 
     from models.archive.target import S3Folder
@@ -164,7 +164,7 @@ def on_s3(root: Path) -> Iterator[str]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", type=int, nargs="+", default=[400_000, 1_600_000])
     parser.add_argument("--slate", type=int, default=10)

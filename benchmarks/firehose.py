@@ -1,4 +1,4 @@
-"""Interactions faster than anybody sends them one by one: records of one length, written as columns."""
+"""Load generator that is faster than sending events one by one: records of equal length, built as columns."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from aiokafka.partitioner import murmur2
 from numpy.typing import NDArray
 
 from schemas.codec import encode
-from streams.settings import Settings
+from schemas.settings import Settings
 
 START_MS = 1_700_000_000_000
 BATCH_BYTES = 256 << 10
 HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
 EVENT, USER, ITEM, TIME = (11, 16), (28, 8), (37, 6), (43, 6)
-"Where each field lies in a record of the template, and its bytes."
+"Offset and length in bytes of each field in a record of the template."
 
 
 class Firehose:
-    """Even people, Zipf items, every event new; the keys are partitioned as any producer does."""
+    """Sends distinct events with uniform users and Zipf items. Keys are partitioned as by any producer."""
 
     def __init__(self, settings: Settings, users: int, items: int) -> None:
         self._settings, self._items = settings, items
@@ -47,7 +47,7 @@ class Firehose:
         return [data[at : at + width] for at in range(0, n * width, width)]
 
     async def send(self, count: int) -> None:
-        """Send that many; returns when all are acknowledged."""
+        """Send that many events; returns when all are acknowledged."""
         who = self._rng.integers(0, len(self._keys), count)
         records, topic = self._records(who), self._settings.topic("interactions")
         producer = AIOKafkaProducer(bootstrap_servers=self._settings.bootstrap_servers, max_batch_size=BATCH_BYTES)

@@ -19,17 +19,17 @@ from pathlib import Path
 
 from common import fill, get, instance, peers, port, resident_mb, stack, worker
 
-from streams.settings import Settings
+from schemas.settings import Settings
 
 APPLIED = re.compile(r'riffle_events_total\{outcome="applied"\} (\S+)')
 PART = re.compile(r'riffle_work_seconds_total\{part="([^"]+)"\} (\S+)')
 PATIENCE_S = 300
 WARMING = 100_000
-"Events before the first measured one."
+"Number of warm-up events before the first measurement."
 
 
 def applied(workers: list[Settings]) -> float:
-    """Events applied by all workers."""
+    """Number of events applied by all workers."""
     found = [APPLIED.search(get(settings, "/metrics")) for settings in workers]
     return sum(float(match.group(1)) for match in found if match)
 
@@ -37,7 +37,7 @@ def applied(workers: list[Settings]) -> float:
 def measure(
     on: Settings, events: int, users: int, items: int, keys: str, workers: int = 1, partitions: int = 4
 ) -> dict[str, object]:
-    """Events per second from the first one applied to the last, and seconds of work by part."""
+    """Measure events per second from the first to the last applied event, and seconds of work by part."""
     settings = instance(on, partitions)
     fill(settings, events, users, items, keys)
     all_of_them = [settings, *(replace(settings, home=settings.home / f"w{n}", web_port=port()) for n in range(1, workers))]
@@ -49,7 +49,7 @@ def measure(
         while done < events:
             if time.monotonic() > until:
                 raise SystemExit(f"the events were not applied within {PATIENCE_S} s: {settings.home}/worker.log")
-            time.sleep(0.1)  # asking costs the worker time
+            time.sleep(0.1)  # polling costs the worker time
             done = applied(all_of_them)
             if done and first is None:
                 first = (time.perf_counter(), done)
@@ -79,7 +79,7 @@ def main() -> None:
     asked = options.parse_args()
     grown: dict[str, object] = {}
     with stack() as running:
-        # the peers come after, on a broker whose loops are compiled: so does this
+        # the peers run later, on a broker whose loops are already compiled: warm up for equal conditions
         measure(running, WARMING, asked.users, asked.items, asked.keys)
         mine = measure(running, asked.events, asked.users, asked.items, asked.keys)
         figures: dict[str, object] = {"riffle": mine["per_s"]}

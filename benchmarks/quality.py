@@ -24,26 +24,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nearest import nearest_ranks
 
-from models.items import text_vector
-from models.release import list_releases
+from models.items.store import text_vector
+from models.release.release import list_releases
+from models.release.serving import ServingModel
 from models.rules import PositiveRule
-from models.serving import ServingModel
-from training.encoders import ImageEncoder, TextEncoder, encode_items
-from training.encoding import encoded
-from training.evaluate import asked_of
-from training.learn import Learned, LearnSettings
-from training.measurement import Measurement
-from training.measuring import Asked, measure, measurement, threads, trained, without
-from training.metrics import bootstrap
-from training.nearest import nearest_ranks
-from training.ranker import RankerSettings
-from training.report import html_report
-from training.sources import Corpus, open_corpus
-from training.towers import TowerSettings
+from training.data.corpus import Corpus, open_corpus
+from training.encoders.cache import encode_items
+from training.encoders.image import ImageEncoder
+from training.encoders.live import encoded
+from training.encoders.text import TextEncoder
+from training.evaluation.evaluate import EvaluationPlan, asked_of
+from training.evaluation.measurement import Measurement
+from training.evaluation.ranking_metrics import bootstrap
+from training.evaluation.report import html_report
+from training.measure import measure, measurement, threads, trained
+from training.recipe import LearnSettings, RankerSettings, TowerSettings
+from training.release.learned import Learned
 
 SHARE = 0.8
-"Events before the first query, as the peers' script has it."
+"Fraction of the events before the first query, as in the peers' script."
 PARITY = 1_000
 ENCODED = 200
 COLD = "items_new"
@@ -59,16 +60,18 @@ def settings(seed: int, *, quick: bool) -> LearnSettings:
     return replace(made, towers=replace(made.towers, epochs=3), queries=1_500) if quick else made
 
 
-def run(corpus: Corpus, asked: Asked, label: str, options: argparse.Namespace) -> tuple[Measurement, Learned, dict[str, Any]]:
-    learned = trained(corpus, asked.share, settings(options.seed, quick=options.quick), options.cache, say)
+def run(
+    corpus: Corpus, plan: EvaluationPlan, label: str, options: argparse.Namespace
+) -> tuple[Measurement, Learned, dict[str, Any]]:
+    learned = trained(corpus, plan.share, settings(options.seed, quick=options.quick), options.cache, say)
     model, encode = ServingModel(learned.release(), threads()), partial(encoded, cache=options.cache)
-    figures, parity = measure(corpus, asked, say, f"measure {label}", model, encode, learned)
-    found = measurement(corpus, asked, figures, label, learned.manifest.name, {"training_seconds": learned.seconds})
+    figures, parity = measure(corpus, plan, say, f"measure {label}", model, encode, learned)
+    found = measurement(corpus, plan, figures, label, learned.manifest.name, {"training_seconds": learned.seconds})
     return found, learned, {"parity": parity.to_json()} if parity else {}
 
 
-def content_alone(corpus: Corpus, asked: Asked, learned: Learned, measured: Measurement) -> dict[str, Any]:
-    """HR@10 on cold items of nearest neighbours by content, on the release's own vectors, and the difference to the best."""
+def content_alone(corpus: Corpus, plan: EvaluationPlan, learned: Learned, measured: Measurement) -> dict[str, Any]:
+    """HR@10 on cold items of nearest neighbours by content, with the release's vectors, and the difference to the best."""
     cold = measured.within(COLD)
     if not cold.any():
         return {}
@@ -83,7 +86,7 @@ def content_alone(corpus: Corpus, asked: Asked, learned: Learned, measured: Meas
         "text, image and words": np.concatenate([parts["text"], parts["image"], words], axis=1),
     }
     rule = PositiveRule(corpus.positive)
-    queries = asked_of(corpus.events, rule, asked.share, asked.queries)
+    queries = asked_of(corpus.events, rule, plan.share, plan.queries)
     hits = {}
     for kind, vectors in kinds.items():
         say(f"content alone: {kind}", 0, 1)
@@ -99,7 +102,7 @@ def content_alone(corpus: Corpus, asked: Asked, learned: Learned, measured: Meas
 
 
 def encoding_rate(corpus: Corpus) -> dict[str, float]:
-    """Items encoded per second, of a sample and without a cache."""
+    """Items encoded per second, on a sample without a cache."""
     rates = {}
     for name, encoder, there in (
         ("text", TextEncoder(), [i for i in corpus.items if i.title or i.text]),
@@ -108,7 +111,7 @@ def encoding_rate(corpus: Corpus) -> dict[str, float]:
         sample = there[:: max(1, len(there) // ENCODED)][:ENCODED]
         if sample:
             with tempfile.TemporaryDirectory() as cache:
-                encode_items(sample[:8], encoder, Path(cache))  # the weights load
+                encode_items(sample[:8], encoder, Path(cache))  # loads the weights
                 started = time.perf_counter()
                 encode_items(sample[8:], encoder, Path(cache))
                 rates[name] = round(len(sample[8:]) / (time.perf_counter() - started), 1)
@@ -141,7 +144,7 @@ def ratios(mine: dict[str, Any], theirs: dict[str, dict[str, float]]) -> dict[st
 
 
 def same_bytes(corpus: Corpus, learned: Learned, options: argparse.Namespace) -> dict[str, Any]:
-    """Train once more; the releases' names hold the hash of what they hold."""
+    """Train a second time and compare the releases' names, which hold the hash of their contents."""
     again = trained(corpus, options.share, settings(options.seed, quick=options.quick), options.cache, say)
     with tempfile.TemporaryDirectory() as folder:
         names = {made.write(Path(folder), {}).name for made in (learned, again)}
@@ -151,15 +154,21 @@ def same_bytes(corpus: Corpus, learned: Learned, options: argparse.Namespace) ->
 
 
 def mean_of(measured: list[Measurement]) -> Measurement:
-    """Of the first, but what each query is measured by is the mean of all; to be compared, not to be shown."""
+    """The first measurement with each query's values replaced by the mean over all. For comparisons only, not for display."""
     values = {name: np.mean([one.values[name] for one in measured], axis=0) for name in measured[0].values}
     return replace(measured[0], values=values)
 
 
+def without(corpus: Corpus, modality: str) -> Corpus:
+    """Remove from all items `text` (titles and texts) or `image`."""
+    less: dict[str, Any] = {"title": "", "text": ""} if modality == "text" else {"image": None}
+    return replace(corpus, items=[replace(item, **less) for item in corpus.items])
+
+
 def ablations(
-    corpus: Corpus, asked: Asked, measured: Measurement, options: argparse.Namespace
+    corpus: Corpus, plan: EvaluationPlan, measured: Measurement, options: argparse.Namespace
 ) -> tuple[dict[str, Any], list[Measurement]]:
-    """What text and image each add, to the other and alone; `measured` is what has both, of the first seed."""
+    """Contribution of text and of image, each beside the other and alone. `measured`: with both modalities, first seed."""
 
     every: list[Measurement] = []
 
@@ -170,7 +179,7 @@ def ablations(
         label = f"without {' and '.join(modalities)}" if modalities else measured.label
         for seed in range(options.seed + len(found), options.seed + options.seeds):
             seeded = argparse.Namespace(**{**vars(options), "seed": seed})
-            found.append(run(there, replace(asked, parity=0), f"{label}, seed {seed}" if seed else label, seeded)[0])
+            found.append(run(there, replace(plan, parity=0), f"{label}, seed {seed}" if seed else label, seeded)[0])
         every.extend(found)
         return replace(mean_of(found), label=label)
 
@@ -215,8 +224,8 @@ def main() -> None:
         parser.error("--seeds says how often each of --ablations is trained: 1 or more, with --ablations")
 
     threads()
-    corpus, asked = open_corpus(options.dataset), Asked(options.share, options.queries, PARITY)
-    measured, learned, facts = run(corpus, asked, "text and image", options)
+    corpus, plan = open_corpus(options.dataset), EvaluationPlan(options.share, options.queries, PARITY)
+    measured, learned, facts = run(corpus, plan, "text and image", options)
     means = {name: round(float(values.mean()), 4) for name, values in measured.values.items()}
     out: dict[str, Any] = {
         "dataset": corpus.name,
@@ -225,7 +234,7 @@ def main() -> None:
         "cold": {
             "queries": int(measured.within(COLD).sum()),
             "hr@10": measured.interval("hr@10", COLD).to_json(),
-            **content_alone(corpus, asked, learned, measured),
+            **content_alone(corpus, plan, learned, measured),
         },
         **facts,
         "training_seconds": round(sum(s for part, s in learned.seconds.items() if not part.startswith("encode")), 1),
@@ -240,7 +249,7 @@ def main() -> None:
         out["same_seed"] = same_bytes(corpus, learned, options)
     every = [measured]
     if options.ablations:
-        out["ablations"], less = ablations(corpus, asked, measured, options)
+        out["ablations"], less = ablations(corpus, plan, measured, options)
         every = less
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)

@@ -17,16 +17,17 @@ import numpy as np
 import onnxruntime as ort
 import torch
 
-from models.features import FEATURES
-from models.serving import session_of
-from training.export import to_half, to_onnx
-from training.ranker import KINDS, RankerSettings, make_ranker
+from models.features.compute import FEATURES
+from models.release.serving import session_of
+from training.ranking.kinds import make_ranker
+from training.recipe import KINDS, RankerSettings
+from training.release.export import to_half, to_onnx
 
 HEADS = 3
 
 
 def graphs(kind: str) -> dict[str, bytes]:
-    """An untrained ranker's graph by precision."""
+    """Export an untrained ranker; returns a graph by precision."""
     torch.manual_seed(0)
     ranker = make_ranker(len(FEATURES), HEADS, RankerSettings(kind=kind)).eval()
     inputs = {"features": np.random.default_rng(0).normal(size=(256, len(FEATURES))).astype(np.float32)}
@@ -35,7 +36,7 @@ def graphs(kind: str) -> dict[str, bytes]:
 
 
 def timed(session: Any, rows: int, runs: int) -> list[float]:
-    """Milliseconds of each run."""
+    """Durations of the runs after warm-up, ms."""
     inputs = {"features": np.random.default_rng(1).normal(size=(rows, len(FEATURES))).astype(np.float32)}
     took = []
     for _ in range(3 + runs):

@@ -2,9 +2,9 @@
 
 serve.py [--items 10000] [--events 50000] [--peers PATH/echo.py] [--json]
 
-One request in flight, then open loop at 50 and 100 requests a second for 5 s: latency counts from the moment a request was due.
-Then, three times, 300 requests at once with 250 ms each, to a new reply topic: how many got a slate, how many were told that
-there is no time, and how many answers Kafka stamped after the deadline.
+First one request in flight, then open loop at 50 and 100 requests a second for 5 s. Latency counts from the time a request was
+due. Then, three times, 300 simultaneous requests with a 250 ms deadline, to a new reply topic: the number answered with a
+slate, the number rejected for lack of time, and the number of answers that Kafka stamped after the deadline.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from common import await_ready, fill, instance, peers, stack, worker
 
 from schemas.errors import RiffleError
-from streams.client import RiffleClient
-from streams.settings import Settings
+from schemas.settings import Settings
+from streams.kafka.client import RiffleClient
 
 
 def percentiles(seconds: list[float]) -> dict[str, float]:
@@ -64,9 +64,9 @@ async def measure(settings: Settings, users: int) -> dict[str, object]:
 
 
 async def burst(settings: Settings, users: int, count: int = 300, deadline_ms: int = 250) -> dict[str, object]:
-    """`count` requests at once, by plain aiokafka and to a topic of its own, and what Kafka says of the answers.
+    """Send `count` requests at once through plain aiokafka, with a reply topic of their own, and read Kafka's stamps.
 
-    A request counts from the broker's stamp (the time it was appended), an answer to the stamp of its reply.
+    Time runs from the broker's stamp of a request (when it was appended) to the stamp of its reply.
     """
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.bootstrap_servers)
     await admin.start()

@@ -20,7 +20,7 @@ from firehose import Firehose
 from ingest import applied
 
 from schemas.records import Item
-from streams.produce import produce_items
+from streams.kafka.produce import produce_items
 
 ROUND, WAITING = 50_000, 200_000
 EVERY_S = 15.0

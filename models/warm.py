@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.items import ItemStore
-from models.tables import CovisitSums, NeighbourTable, StatisticsTable, UserTable
+from models.items.store import ItemStore
+from models.tables.neighbours import CovisitSums, NeighbourTable
+from models.tables.statistics import StatisticsTable
+from models.tables.users import UserTable
 from schemas.columns import EventColumns, Placed, decode_interactions
 from schemas.kernels import partition_of, read_batch
 from schemas.records import Interaction, Item

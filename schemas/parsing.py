@@ -13,7 +13,20 @@ import re
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
-__all__ = ["FLAGS", "MAX_TIME_MS", "epoch_ms", "finite_number", "flag", "shown", "whole_number"]
+from schemas.errors import ConfigError
+
+__all__ = [
+    "FLAGS",
+    "MAX_TIME_MS",
+    "demand",
+    "epoch_ms",
+    "finite_number",
+    "flag",
+    "shown",
+    "shown_without_login",
+    "variable",
+    "whole_number",
+]
 
 MAX_TIME_MS = 2**53
 "Times are whole milliseconds since 1970-01-01T00:00:00Z, below this."
@@ -45,6 +58,26 @@ def _text(value: object) -> str:
 
 def _cut(text: str) -> str:
     return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
+
+
+def shown_without_login(text: str) -> str:
+    """A value as an error shows it, unless it may be a login in the wrong variable."""
+    return shown(text) if "@" not in text else "something with an @, which is not shown"
+
+
+def variable(name: str) -> str:
+    """Environment variable of the setting `name`."""
+    return f"RIFFLE_{name.upper()}"
+
+
+def demand(holds: bool, name: str, rule: str) -> None:
+    """Refuse the setting `name` unless the rule, which completes "RIFFLE_NAME …", holds.
+
+    Raises:
+        ConfigError: it does not hold.
+    """
+    if not holds:
+        raise ConfigError("invalid_setting", f"{variable(name)} {rule}", name)
 
 
 def whole_number(text: str) -> int:

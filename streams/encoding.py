@@ -18,13 +18,13 @@ from aiokafka import AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import ProducerFenced
 from aiokafka.structs import OffsetAndMetadata
 
-from models.vectors import ItemVector, fingerprint, vectors_from, vectors_to
+from models.items.vectors import ItemVector, fingerprint, vectors_from, vectors_to
 from schemas.codec import Registry, decode, encode, look_up
 from schemas.entries import entry_of
 from schemas.errors import BadEvent, BadInput, NotReady, TransientError
 from schemas.records import Item
-from streams.lenient import AIOKafkaConsumer
-from streams.settings import Settings
+from schemas.settings import Settings
+from streams.kafka import connect
 
 __all__ = ["ItemEncoders", "ItemEncoding"]
 
@@ -49,7 +49,7 @@ class ItemEncoders(Protocol):
         """Of the encoders: vectors of any other are not theirs. Called in a thread."""
 
     def fingerprints(self, items: Sequence[Item]) -> list[int]:
-        """Per item, `models.vectors.fingerprint` of what its vectors would be made of."""
+        """Per item, `models.items.vectors.fingerprint` of what its vectors would be made of."""
 
     def encode(self, items: Sequence[Item]) -> list[tuple[ItemVector, ...]]:
         """Per item its vector in every modality."""
@@ -92,15 +92,7 @@ class ItemEncoding(ConsumerRebalanceListener):  # type: ignore[misc]
         """
         # in a thread: to make encoders takes seconds, in which the group must hear of this consumer
         self._names = await asyncio.to_thread(lambda: frozenset(self._encoders.names))
-        self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._settings.bootstrap_servers,
-            group_id=self._group,
-            isolation_level="read_committed",
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            fetch_max_wait_ms=100,
-            session_timeout_ms=15_000,
-        )
+        self._consumer = connect.consumer(self._settings.kafka, connect.ENCODER, group_id=self._group)
         await self._consumer.start()
         try:
             self._consumer.subscribe([self._settings.topic("items")], listener=self)
@@ -156,12 +148,10 @@ class ItemEncoding(ConsumerRebalanceListener):  # type: ignore[misc]
             raise
 
     async def _producer(self, partition: TopicPartition) -> AIOKafkaProducer:
-        producer = AIOKafkaProducer(
-            bootstrap_servers=self._settings.bootstrap_servers,
+        producer = connect.producer(
+            self._settings.kafka,
+            connect.VECTOR_WRITES,
             transactional_id=f"{self._group}-{partition.topic}-{partition.partition}",
-            acks="all",
-            max_request_size=2 << 20,
-            transaction_timeout_ms=60_000,
         )
         await producer.start()
         return producer
@@ -174,13 +164,7 @@ class ItemEncoding(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _read_published(self) -> bool:
         """Learn what is published; returns whether some of it is of other encoders."""
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._settings.bootstrap_servers,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            isolation_level="read_committed",
-            fetch_max_wait_ms=50,
-        )
+        consumer = connect.consumer(self._settings.kafka, connect.PUBLISHED)
         await consumer.start()
         found: dict[str, int] = {}
         others = set[str]()

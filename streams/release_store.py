@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import ReleaseRejected
-from streams.announce import Announcement
+from streams.kafka.announce import Announcement
 
 __all__ = ["fetch_release", "upload_release"]
 
@@ -34,7 +34,7 @@ def fetch_release(root: Path, wanted: Announcement, client: Any = None) -> Path:
         place = f"{wanted.uri} is not an s3:// address" if wanted.uri else "its announcement names no s3:// address"
         raise ReleaseRejected("not_here", f"there is no folder {folder}, and {place} to download it from")
     # because it is needed only here, and this module is imported by commands that must start fast
-    from models.release_source import download, split
+    from models.release.source import download, split
 
     bucket, prefix = split(wanted.uri)
     root.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def fetch_release(root: Path, wanted: Announcement, client: Any = None) -> Path:
 
 def upload_release(folder: Path, target: str, client: Any = None) -> str:
     """Copy a release below `s3://bucket/prefix`, the manifest last; returns its `s3://` address."""
-    from models.release_source import split
+    from models.release.source import split
 
     bucket, prefix = split(target)
     s3 = client or _client()

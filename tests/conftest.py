@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings as hypothesis_settings
 
-from models.kernels.decay import halved
+from models.state.kernels.decay import halved
 from models.warm import warm
+from schemas.settings import Settings
 from streams.embedded.kafka import EmbeddedKafka
 from streams.embedded.process import wait_until
 from streams.embedded.redis import EmbeddedRedis
-from streams.settings import Settings
 
 if TYPE_CHECKING:
-    from training.learn import Learned
+    from training.release.learned import Learned
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # how long an example takes says something about the machine, not about the law

@@ -17,8 +17,8 @@ from conftest import free_port
 from stream_check import Sent
 
 from agents.cli.tables import changelog_digests
+from schemas.settings import Settings
 from streams.embedded.kafka import EmbeddedKafka
-from streams.settings import Settings
 
 FIRST, TRIALS = int(os.environ.get("FIRST", "0")), int(os.environ.get("TRIALS", "20"))
 "The first seed, and how many."

@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 
 from schemas.records import Interaction, Item
-from training.learn import Learned, LearnSettings, learn
-from training.ranker import RankerSettings
-from training.towers import TowerSettings
+from training.data.corpus import Corpus
+from training.learn import learn
+from training.recipe import LearnSettings, RankerSettings, TowerSettings
+from training.release.learned import Learned
 
 POSITIVE = "action == 'like'"
 COLOURS = ("red", "green", "blue")
@@ -101,4 +102,4 @@ def pictured(folder: Path, seed: int = 0) -> tuple[list[Item], list[Item]]:
 def small_release(cache: Path, seed: int = 0) -> Learned:
     torch.set_num_threads(1)
     seen, unmet = pictured(cache / "images", seed)
-    return learn([*seen, *unmet], corpus(seed)[1], POSITIVE, cache, SMALL)
+    return learn(Corpus("glass", [*seen, *unmet], corpus(seed)[1], POSITIVE), cache, SMALL)

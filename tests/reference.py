@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from models.bloom import SeenSet
-from models.items import ItemStore
-from models.kernels.records import UNIT
-from models.state import EVENT, ItemStatRow, NeighbourRow, UserRecord, hash64
-from models.tables import UserTable
+from models.items.store import ItemStore
+from models.state.bloom import SeenSet
+from models.state.kernels.user_rows import UNIT
+from models.state.rows import EVENT, ItemStatRow, NeighbourRow, UserRecord, hash64
+from models.tables.users import UserTable
 from schemas.columns import EventColumns
 from schemas.records import Interaction
 

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
-from models.release import DAY_MS
+from models.units import DAY_MS
 from schemas.records import Interaction, Item
 
 POSITIVE = "action == 'like'"

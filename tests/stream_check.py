@@ -9,14 +9,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from reference import Tables
 
-from models.state import hash64
+from models.state.rows import hash64
 from schemas.codec import decode, encode
 from schemas.errors import BadEvent
 from schemas.records import Interaction
+from schemas.settings import Settings
 from schemas.validation import interaction_from
-from streams.partitions import APPLIED, Flush, PartitionState, unpack_applied
-from streams.settings import Settings
-from streams.store import PartitionStore, block_cache
+from streams.state.partitions import APPLIED, Flush, PartitionState, unpack_applied
+from streams.state.rocks import PartitionStore, block_cache
 
 START = 1_700_000_000_000
 WEEK = 7 * 86_400_000

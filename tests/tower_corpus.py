@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from learning_corpus import POSITIVE, corpus
 
-from models.items import text_vector
-from training.data import EventTable, heads_of, vocabulary_of
-from training.towers import Content
+from models.items.store import text_vector
+from training.data.table import EventTable, heads_of, vocabulary_of
+from training.retrieval.towers import Content
 
 
 def tower_corpus(n_users: int = 30) -> tuple[EventTable, Content]:

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 from tower_corpus import tower_corpus
 
-from training.checkpoints import Checkpoints
-from training.distributed import joined
-from training.fit_towers import train_towers
-from training.towers import TowerSettings
+from training.loop.checkpoints import Checkpoints
+from training.loop.group import joined
+from training.recipe import TowerSettings
+from training.retrieval.fit_towers import train_towers
 
 SETTINGS = TowerSettings(dimensions=8, blocks=1, epochs=2, batch=4, rate=1e-2)
 KILLED_AT = 11

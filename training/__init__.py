@@ -1,1 +1,1 @@
-"""Evaluation of the pipeline that serves. Nothing here imports Kafka, and nothing that serves imports this."""
+"""Training: from an archive or a dataset to a judged release. It imports no Kafka, and nothing that serves imports it."""

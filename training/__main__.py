@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
 
 import click
 
 from schemas.errors import RiffleError
-from training.alone import NotFirst
-from training.cli import evaluate_command, report_command, train_command
-from training.commands import tune_command
-from training.examples import examples_command
+from training.cli.evaluate import evaluate_command
+from training.cli.examples import examples_command
+from training.cli.report import report_command
+from training.cli.train import train_command
+from training.cli.tune import tune_command
+from training.environment import Launch
+from training.loop.alone import NotFirst
 
 __all__ = ["main"]
 
 
 def _joined() -> AbstractContextManager[object]:
-    if os.environ.get("WORLD_SIZE", "1") in {"", "1"}:
+    if Launch.from_env().processes < 2:
         return nullcontext()
-    from training.distributed import joined  # it imports torch
+    from training.loop.group import joined  # it imports torch
 
     return joined()
 
 
 def main() -> None:
-    """Run a command of training."""
+    """Run a training command."""
     group = click.Group(
         "training",
         commands={
@@ -40,7 +42,7 @@ def main() -> None:
     try:
         with _joined():
             group(prog_name="python -m training")
-    except NotFirst:  # the first process of the group does the rest
+    except NotFirst:  # the first process of the group does the remaining work
         sys.exit(0)
     except RiffleError as exc:
         click.echo(f"riffle: {exc.message}", err=True)

@@ -1,4 +1,4 @@
-"""How a release is trained, as data. Nothing here imports torch: settings are read and checked before that is loaded."""
+"""Training settings as data. Imports no torch: settings are read and checked before torch is loaded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KINDS = ("mmoe", "deepfm")
 
 @dataclass(frozen=True, slots=True)
 class TowerSettings:
-    """How the towers are built and trained."""
+    """Architecture and training of the towers."""
 
     dimensions: int = 64
     blocks: int = 2
@@ -26,34 +26,34 @@ class TowerSettings:
     dropout: float = 0.3
     weight_decay: float = 0.05
     hidden_ids: float = 0.2
-    "Share of items whose id is hidden in a step."
+    "Fraction of items whose id is hidden in a step."
     hidden_content: float = 0.1
-    """Share of items whose text is hidden in a step, and whose image is: what stands for a missing one is learned where no item
-    lacks it, and a vector leans on neither alone."""
+    """Fraction of items whose text is hidden in a step, and fraction whose image is. It trains the stand-in for a missing
+    modality even where no item lacks one, and keeps vectors from relying on one modality."""
     unmet: float = 0.1
-    """How much an item counts as not chosen at an event from before anybody had met it: always, if nobody ever did. Whether it
-    would have been chosen is not known, and what is like it is not to be thought little of."""
+    """Weight of a cold item as a softmax negative: at events before its first interaction, if any. Not choosing an item that
+    did not exist yet is no evidence against it."""
     resemblance: float = 8.0
-    """How much of the mean of the history's item vectors a person's vector has before anything is learned: like goes to like,
-    also where an item's vector comes from its content alone and no event has taught it."""
+    """Initial weight of the mean of the history's item vectors in a user's vector. It makes similar items score high before
+    training, also items that have only content and no events."""
     other: float = 0.1
-    "Weight of a first meeting that is not liked; a liked one weighs 1."
+    "Weight of a first interaction that is not liked; a liked one weighs 1."
     seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class RankerSettings:
-    """How the ranker is built and trained."""
+    """Architecture and training of the ranker."""
 
     kind: str = "mmoe"
-    "Which one: of KINDS."
+    "Kind of ranker, one of KINDS."
     experts: int = 4
-    "Of `mmoe`."
+    "Number of experts that the heads share. Only for `mmoe`."
     width: int = 96
     embedding: int = 4
-    "Dimensions of a field, of `deepfm`."
+    "Dimensions of a field's embedding. Only for `deepfm`."
     buckets: int = 8
-    "Intervals of equal share that a feature's values fall into, of `deepfm`."
+    "Number of intervals per feature, each with an equal share of its values. Only for `deepfm`."
     epochs: int = 5
     batch: int = 64
     "Queries per step."
@@ -61,7 +61,7 @@ class RankerSettings:
     dropout: float = 0.1
     weight_decay: float = 0.02
     pointwise: float = 0.3
-    "Weight of the pointwise loss beside the listwise one."
+    "Weight of the pointwise loss relative to the listwise one."
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -71,32 +71,32 @@ class RankerSettings:
 
 @dataclass(frozen=True, slots=True)
 class LearnSettings:
-    """How a release is trained."""
+    """Settings of a full training."""
 
     towers: TowerSettings = field(default_factory=TowerSettings)
     ranker: RankerSettings = field(default_factory=RankerSettings)
     ease_l2: float = 300.0
     neighbours: int = 128
     replayed_share: float = 0.3
-    "Newest part of the training events on which the ranker learns, from retrieval that was trained without it."
+    "Newest fraction of the training events. The ranker learns on it, from retrieval that was trained without it."
     unlearned_share: float = 0.1
-    "Share of the items that the older part met which are to the ranker as if nobody had: it learns what to make of such."
+    "Fraction of known items that the first retrieval models treat as cold, so that the ranker trains on cold items too."
     queries: int = 4_000
-    "Ranking queries, at most."
+    "Maximum number of ranking queries."
     logged_share: float = 0.5
-    "Share of them that may be slates as they were logged, newest first; the others are replayed history."
+    "Largest fraction of the queries that may be logged slates, newest first; the others are replayed history."
     heads: dict[str, float] = field(default_factory=dict)
-    "Weight in the score by action, of the actions to predict beside `positive`; empty: the frequent ones, by `heads_of`."
+    "Weight in the score by predicted action, beside `positive`. Empty: the frequent actions, chosen by `heads_of`."
     windows_s: dict[str, float] = field(default_factory=dict)
-    "Seconds after a first meeting or a slate in which an action counts, by action or `positive`; a day where not said."
+    "Seconds after a first interaction or a slate in which an action counts, by action or `positive`; a day by default."
     text_model: str = ""
-    "Folder or hub name of the text encoder; empty means the packaged MiniLM."
+    "Folder or hub name of the text encoder. Empty: the packaged MiniLM."
     image_hosts: str = ""
-    "Hosts whose images are fetched though their addresses are not public, separated by commas; `off`: none is fetched."
+    "Comma-separated hosts that images are fetched from although their addresses are not public; `off` fetches none."
     least_steps: int = 40
-    "Steps of the towers, and of the ranker, at least: where a pass over few events has few of them, there are more passes."
+    "Minimum number of training steps of the towers, and of the ranker. With few events, more epochs are run to reach it."
     seed: int = 0
     half: bool = False
-    "Whether the graphs multiply matrices in half precision (`training.export.to_half`)."
+    "Whether the graphs multiply matrices in half precision (`training.release.export.to_half`)."
     checkpoints: str = ""
-    "Folder of checkpoints, for one training at a time; empty means none are written."
+    "Folder of checkpoints, for one training at a time. Empty: none are written."

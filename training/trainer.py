@@ -1,4 +1,4 @@
-"""Train and judge: what the commands do once it is known that there is enough to train on. Imports torch."""
+"""Train a release and judge it, once a command has checked that there is enough data. Imports torch."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from models.release import Release
-from models.serving import ServingModel
+from models.release.release import Release
+from models.release.serving import ServingModel
 from schemas.errors import ReleaseRejected
-from training.encoding import encoded
-from training.evaluate import Figures
-from training.gate import Bounds, Verdict, judge
-from training.holdout import Holdout
-from training.incremental import updated
-from training.learn import Learned
-from training.measurement import Measurement
-from training.measuring import Asked, Encode, measure, measurement, threads, trained
-from training.noise import quiet
-from training.parity import Parity
+from training.data.corpus import Corpus
+from training.encoders.live import encoded
+from training.evaluation.bounds import Bounds
+from training.evaluation.evaluate import EvaluationPlan, Figures
+from training.evaluation.holdout import Holdout
+from training.evaluation.measurement import Measurement
+from training.loop.noise import quiet
+from training.measure import Encode, measure, measurement, threads, trained
 from training.recipe import LearnSettings
-from training.sources import Corpus
+from training.release.gate import Verdict, judge
+from training.release.learned import Learned
+from training.release.parity import Parity
+from training.update import updated
 
 __all__ = ["Evaluated", "Judged", "Task", "evaluated", "judged"]
 
@@ -30,73 +31,73 @@ Report = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What `riffle train` is to do."""
+    """Input of `riffle train`."""
 
     corpus: Corpus
-    "Its events are those of `held`."
+    "Corpus with the events of `held`."
     held: Holdout
     settings: LearnSettings
     cache: Path
     queries: int
     champion: Release | None
-    "What serves; None where the release is compared with the pipeline without one."
+    "The serving release; None to compare with the pipeline without a release."
     releases: Path
-    "Folder in which the champion lies."
+    "Folder that contains the champion."
     incremental: bool
 
     @property
     def against(self) -> str:
-        """Name of what the release is compared with."""
+        """Name of the release that the new one is compared with."""
         return "none" if self.champion is None else self.champion.name
 
     @property
-    def asked(self) -> Asked:
-        """What is asked of it."""
-        return Asked(self.held.share, self.queries, self.queries, first=True, apart=self.held.apart)
+    def plan(self) -> EvaluationPlan:
+        """Evaluation plan for the new release."""
+        return EvaluationPlan(self.held.share, self.queries, self.queries, first=True, apart=self.held.apart)
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A release, not yet written, and what the gate found."""
+    """A trained release, not yet written, and the gate's verdict."""
 
     learned: Learned
     mine: Figures
     plain: Figures
-    "Without a release."
+    "Figures without a release."
     theirs: Figures
-    "Of what serves; `plain` without one."
+    "Figures of the champion; `plain` without one."
     refused: str
-    "Why what serves could not be asked; empty where it was."
+    "Why the champion could not be measured; empty where it was."
     verdict: Verdict
 
     def measurements(self, task: Task, name: str) -> list[Measurement]:
-        """Query by query, for a page: without a release, of what serves if anything does, and with it, called `name`."""
-        found = [measurement(task.corpus, task.asked, self.plain, "without a release", "none")]
+        """Per-query measurements for the report: without a release, of the champion if there is one, and of the new release."""
+        found = [measurement(task.corpus, task.plan, self.plain, "without a release", "none")]
         if self.theirs is not self.plain:
-            found.append(measurement(task.corpus, task.asked, self.theirs, "what serves", task.against))
-        return [*found, measurement(task.corpus, task.asked, self.mine, "with it", name)]
+            found.append(measurement(task.corpus, task.plan, self.theirs, "what serves", task.against))
+        return [*found, measurement(task.corpus, task.plan, self.mine, "with it", name)]
 
 
 def judged(task: Task, bounds: Callable[[Learned], Bounds], report: Report) -> Judged:
-    """Train a release, or update what serves, and hold it to the gate. `bounds`: what a release must keep to.
+    """Train a release, or update the champion, and judge it at the gate. `bounds` gives the limits of a trained release.
 
     Raises:
-        BadDataset: there is too little to learn from, or what serves cannot be updated.
+        BadDataset: there is too little to learn from, or the champion cannot be updated.
         NotFirst: this process is not the first of its group, and its part is done.
     """
     quiet()
-    corpus, asked, settings, cores = task.corpus, task.asked, task.settings, threads(task.held.trained)
+    corpus, plan, settings, cores = task.corpus, task.plan, task.settings, threads(task.held.trained)
     encode = _encode(task.cache, settings)
     if task.incremental:
-        learned = updated(corpus, asked.share, task.releases, task.against, settings, task.cache, report)
+        learned = updated(corpus, plan.share, task.releases, task.against, settings, task.cache, report)
     else:
-        learned = trained(corpus, asked.share, settings, task.cache, report)
+        learned = trained(corpus, plan.share, settings, task.cache, report)
     model = ServingModel(learned.release(), cores)
-    mine, parity = measure(corpus, asked, report, "measure the new release", model, encode, learned)
-    plain = measure(corpus, asked, report, "measure without a release", None, encode)[0]
+    mine, parity = measure(corpus, plan, report, "measure the new release", model, encode, learned)
+    plain = measure(corpus, plan, report, "measure without a release", None, encode)[0]
     theirs, refused = plain, ""
     if task.champion is not None:
-        theirs, refused = _of_champion(task.champion, corpus, asked, report, encode, plain, cores)
+        theirs, refused = _of_champion(task.champion, corpus, plan, report, encode, plain, cores)
     verdict = judge(mine, theirs, learned.parity, parity, learned.size_mb, bounds(learned), protocol=task.held.protocol)
     return Judged(learned, mine, plain, theirs, refused, verdict)
 
@@ -106,35 +107,35 @@ def _encode(cache: Path, settings: LearnSettings) -> Encode:
 
 
 def _of_champion(
-    champion: Release, corpus: Corpus, asked: Asked, report: Report, encode: Encode, plain: Figures, cores: int
+    champion: Release, corpus: Corpus, plan: EvaluationPlan, report: Report, encode: Encode, plain: Figures, cores: int
 ) -> tuple[Figures, str]:
-    """What the release that serves is measured at; of one made for other features `plain`, and why."""
+    """Figures of the champion. For one with other features: `plain`, and the reason."""
     try:
         serving = ServingModel(champion, cores)
-        return measure(corpus, asked, report, f"measure {champion.name}", serving, encode)[0], ""
+        return measure(corpus, plan, report, f"measure {champion.name}", serving, encode)[0], ""
     except ReleaseRejected as exc:
-        if exc.code != "feature_spec":  # one made for other features cannot be asked; any other must be found
+        if exc.code != "feature_spec":  # a release with other features cannot be measured; any other failure is an error
             raise
         return plain, exc.message
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """What `riffle evaluate` found."""
+    """Result of `riffle evaluate`."""
 
     figures: Figures
     plain: Figures | None
-    "Without a release, where that was asked for."
+    "Figures without a release, if requested."
     learned: Learned | None
-    "What was trained for it."
+    "The release trained for this evaluation, if any."
     parity: Parity | None
     name: str
-    "Of the release; `none` without one."
+    "Name of the release; `none` without one."
 
 
 def evaluated(
     corpus: Corpus,
-    asked: Asked,
+    plan: EvaluationPlan,
     settings: LearnSettings,
     cache: Path,
     existing: Release | None,
@@ -143,7 +144,7 @@ def evaluated(
     train: bool,
     before: bool,
 ) -> Evaluated:
-    """Measure `existing`, or a release that is trained for it, or the pipeline without one; `before`: that as well.
+    """Measure `existing`, or a newly trained release if `train`, or the pipeline without one; with `before`, that too.
 
     Raises:
         BadDataset: there is too little to learn from.
@@ -154,9 +155,9 @@ def evaluated(
     if existing is not None:
         model = ServingModel(existing, threads())
     elif train:
-        cores = threads(int(len(corpus.events) * asked.share))
-        learned = trained(corpus, asked.share, settings, cache, report)
+        cores = threads(int(len(corpus.events) * plan.share))
+        learned = trained(corpus, plan.share, settings, cache, report)
         model = ServingModel(learned.release(), cores)
-    plain = measure(corpus, asked, report, "measure without a release", None, encode)[0] if before else None
-    figures, held = measure(corpus, asked, report, "measure", model, encode, learned)
+    plain = measure(corpus, plan, report, "measure without a release", None, encode)[0] if before else None
+    figures, held = measure(corpus, plan, report, "measure", model, encode, learned)
     return Evaluated(figures, plain, learned, held, "none" if model is None else model.name)

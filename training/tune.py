@@ -1,9 +1,8 @@
-"""Search for better settings (Optuna, Akiba et al. 2019): trials on the training part, judged by its own newest slice.
+"""Hyperparameter search with Optuna (Akiba et al. 2019): trials train on older events and are judged on the newest slice.
 
-A trial trains on the older events of the part that is given, and is judged by NDCG@10 of the pipeline that serves on the newer
-ones. While its first towers train, their next-item NDCG after each epoch goes to the pruner, which ends a trial that does worse
-than half of those before it did. The study is a file of JSON lines: a later call goes on with it, if it is of the same data and
-settings.
+A trial's value is the NDCG@10 of the serving pipeline on that slice. While the first towers of a trial train, the pruner
+receives their next-item NDCG after each epoch. It ends a trial that does worse than the median of the earlier ones. The study
+is a file of JSON lines. A later call continues it, if data and settings are the same.
 """
 
 from __future__ import annotations
@@ -23,27 +22,27 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from models.features import SPEC
+from models.features.compute import SPEC
+from models.pipeline.slot import ModelSlot
+from models.release.serving import ServingModel
 from models.rules import PositiveRule
-from models.serving import ServingModel
-from models.slot import ModelSlot
 from schemas.errors import BadDataset, ConfigError, ReleaseRejected
 from schemas.records import Interaction, Item
-from training.data import published
-from training.encoders import ImageEncoder, TextEncoder
-from training.encoding import encoded
-from training.evaluate import evaluate
-from training.events import NAMES, EventFrame
-from training.learn import LearnSettings, learn
-from training.logged import Logged
-from training.ranker import KINDS
+from training.data.corpus import Corpus
+from training.data.events import NAMES, EventFrame
+from training.encoders.image import ImageEncoder
+from training.encoders.live import encoded
+from training.encoders.text import TextEncoder
+from training.evaluation.evaluate import EvaluationPlan, evaluate
+from training.learn import learn
+from training.recipe import KINDS, LearnSettings
 
 __all__ = ["SPACE", "Study", "TuneSettings", "tried", "tune"]
 
 OF = "of"
-"The study's attribute that says what it is of."
+"Attribute of the study that holds the fingerprint of its data and settings."
 PARTS = 12
-"Parts of a trial that progress tells apart, at most: those of `learn`, and the questions."
+"Largest number of progress parts in a trial: those of `learn`, and the evaluation."
 
 HASHED_AT_ONCE = 100_000
 
@@ -52,26 +51,26 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 @dataclass(frozen=True, slots=True)
 class TuneSettings:
-    """How the search goes."""
+    """Settings of the search."""
 
     validation: float = 0.1
-    "Newest share of the events that trials are judged on. They are never trained on."
+    "Newest fraction of the events. Trials are judged on it and never train on it."
     queries: int = 500
-    "Queries a trial is judged by, at most."
+    "Maximum number of queries that judge a trial."
     startup: int = 4
-    "Trials before any is pruned."
+    "Number of trials before pruning starts."
     seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """What was found."""
+    """Result of the search."""
 
     best: LearnSettings
     value: float
     "NDCG@10 of the best trial on the validation slice."
     states: dict[str, int]
-    "Trials by how they ended: complete, pruned, failed."
+    "Number of trials by final state: complete, pruned, failed."
 
 
 SPACE: Mapping[str, BaseDistribution] = {
@@ -90,11 +89,11 @@ SPACE: Mapping[str, BaseDistribution] = {
     "ranker.pointwise": FloatDistribution(0.05, 1.0, log=True),
     "ease_l2": FloatDistribution(20.0, 3_000.0, log=True),
 }
-"What is searched, by the name of the setting."
+"Search space by setting name."
 
 
 def tried(parameters: Mapping[str, Any], standard: LearnSettings) -> LearnSettings:
-    """`standard` with these values."""
+    """`standard` with the values of `parameters`."""
     found = standard
     for name, value in parameters.items():
         part, _, inner = name.rpartition(".")
@@ -103,7 +102,7 @@ def tried(parameters: Mapping[str, Any], standard: LearnSettings) -> LearnSettin
 
 
 def _expressible(settings: LearnSettings) -> dict[str, Any]:
-    """The settings' own values, where the space holds them."""
+    """Values of the settings that lie within the search space, by name."""
     found = {}
     for name, distribution in SPACE.items():
         part, _, inner = name.rpartition(".")
@@ -117,17 +116,9 @@ def _expressible(settings: LearnSettings) -> dict[str, Any]:
     return found
 
 
-def _fingerprint(
-    about: Mapping[str, Any],
-    items: Sequence[Item],
-    events: Sequence[Interaction],
-    positive: str,
-    standard: LearnSettings,
-    settings: TuneSettings,
-    shown: EventFrame | None = None,
-) -> dict[str, Any]:
-    """What the trials of a study have in common: the data, how they are judged, and the settings that are not searched."""
-    told = EventFrame.of([]) if shown is None else shown
+def _fingerprint(about: Mapping[str, Any], corpus: Corpus, standard: LearnSettings, settings: TuneSettings) -> dict[str, Any]:
+    """Properties that all trials of a study share: the data, the evaluation, and the settings that are not searched."""
+    shown = EventFrame.of([]) if corpus.shown is None else corpus.shown
     fixed = {name: value for name, value in asdict(standard).items() if name not in (*SPACE, "checkpoints", "image_hosts")}
     for name in SPACE:
         part, _, inner = name.rpartition(".")
@@ -135,13 +126,13 @@ def _fingerprint(
             del fixed[part][inner]
     found = {
         **about,
-        "items": len(items),
-        "content of the items": _items_hash(items),
-        "events": len(events),
-        "content of the events": _events_hash(events),
-        "shown": len(told),
-        "content of what was shown": _events_hash(told),
-        "positive": positive,
+        "items": len(corpus.items),
+        "content of the items": _items_hash(corpus.items),
+        "events": len(corpus.events),
+        "content of the events": _events_hash(corpus.events),
+        "shown": len(shown),
+        "content of what was shown": _events_hash(shown),
+        "positive": corpus.positive,
         "features": SPEC,
         "encoders": [encoder.name for encoder in (TextEncoder(standard.text_model), ImageEncoder())],
         "searched": sorted(SPACE),
@@ -165,7 +156,7 @@ def _items_hash(items: Sequence[Item]) -> str:
 
 
 def _events_hash(events: Sequence[Interaction]) -> str:
-    """Of every field, the same for columns and for a list of records."""
+    """Hash over every field. Columns and a list of records give the same hash."""
     found = hashlib.sha256()
     columns = events if isinstance(events, EventFrame) else EventFrame.of(events)
     for part in columns.frame.select(NAMES).iter_slices(HASHED_AT_ONCE):
@@ -174,7 +165,7 @@ def _events_hash(events: Sequence[Interaction]) -> str:
 
 
 def _bind(study: optuna.Study, file: Path, mine: Mapping[str, Any]) -> None:
-    """Note what the study is of, or hold it against what it was; raises ConfigError."""
+    """Store the study's fingerprint, or compare it with the stored one. Raises ConfigError if they differ."""
     theirs = study.user_attrs.get(OF)
     if theirs is None:
         study.set_user_attr(OF, dict(mine))
@@ -199,40 +190,36 @@ def _opened(file: Path, settings: TuneSettings) -> optuna.Study:
         load_if_exists=True,
         pruner=optuna.pruners.MedianPruner(n_startup_trials=settings.startup, n_warmup_steps=2),
     )
-    # the draws of a study that goes on are not those that it began with
+    # a continued study must not repeat its first random draws
     study.sampler = optuna.samplers.TPESampler(seed=settings.seed + len(study.trials), multivariate=False)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        # of a call that was killed: what it tried is tried again first
+        # trials of a killed call: their parameters are tried again first
         study.tell(trial.number, state=TrialState.FAIL)
         study.enqueue_trial(trial.params)
     return study
 
 
 def tune(
-    items: Sequence[Item],
-    events: Sequence[Interaction],
-    positive: str,
+    corpus: Corpus,
     cache: Path,
     file: Path,
     trials: int,
     standard: LearnSettings,
     settings: TuneSettings,
     progress: Callable[[str, int, int], None] = lambda part, done, of: None,  # noqa: ARG005
-    logged: Logged | None = None,
     about: Mapping[str, Any] = MappingProxyType({}),
-    shown: EventFrame | None = None,
 ) -> Study:
-    """Run `trials` more trials of the study in `file`. `events` are the training part: what is tested on must not be in it.
+    """Run `trials` more trials of the study in `file`. `corpus` is the training part and must not hold test events.
 
-    A first trial tries `standard` itself, so that the best is never worse than it there. `logged` and `shown` as in `learn`.
-    A study is bound to what it was first of: items, events, what was shown, `positive`, settings that are not searched, and
-    what else `about` says; `progress` is called with a trial's name, and how far it is.
+    The first trial uses `standard`, so that the best trial is never worse than it on the validation slice. A study is bound to
+    its first items, events, impressions, positive rule, fixed settings and `about`. `progress` is called with the name of a
+    trial and its progress.
 
     Raises:
         BadDataset: too little to learn from.
-        ConfigError: the study is of something else.
+        ConfigError: the study belongs to other data or settings.
     """
-    mine = _fingerprint(about, items, events, positive, standard, settings, shown)
+    mine = _fingerprint(about, corpus, standard, settings)
     study = _opened(file, settings)
     _bind(study, file, mine)
     if not study.trials:
@@ -241,12 +228,10 @@ def tune(
         trial = study.ask(dict(SPACE))
         try:
             report = _parts(f"trial {done + 1} of {trials}", progress)
-            value = _value(
-                trial, items, events, positive, cache, tried(trial.params, standard), settings, report, logged, shown
-            )
+            value = _value(trial, corpus, cache, tried(trial.params, standard), settings, report)
         except optuna.TrialPruned:
             study.tell(trial, state=TrialState.PRUNED)
-        except (ReleaseRejected, ArithmeticError) as exc:  # settings that cannot be trained with are not the best ones
+        except (ReleaseRejected, ArithmeticError) as exc:  # settings that fail to train end the trial, not the search
             trial.set_user_attr("failure", str(exc))
             study.tell(trial, state=TrialState.FAIL)
         else:
@@ -259,7 +244,7 @@ def tune(
 
 
 def _parts(name: str, progress: Callable[[str, int, int], None]) -> Callable[[str, int, int], None]:
-    """Progress of a trial, from that of its parts."""
+    """Combine the progress of a trial's parts into that of the trial."""
     begun: list[str] = []
 
     def report(part: str, done: int, of: int) -> None:  # noqa: ARG001
@@ -272,31 +257,28 @@ def _parts(name: str, progress: Callable[[str, int, int], None]) -> Callable[[st
 
 def _value(
     trial: optuna.Trial,
-    items: Sequence[Item],
-    events: Sequence[Interaction],
-    positive: str,
+    corpus: Corpus,
     cache: Path,
     settings: LearnSettings,
     how: TuneSettings,
     report: Callable[[str, int, int], None],
-    logged: Logged | None,
-    shown: EventFrame | None,
 ) -> float:
-    """NDCG@10 on the validation slice; raises TrialPruned where that is not worth finding out."""
-    cut = int(len(events) * (1.0 - how.validation))
+    """NDCG@10 on the validation slice. Raises TrialPruned when the pruner ends the trial."""
+    cut = int(len(corpus.events) * (1.0 - how.validation))
 
     def watch(epoch: int, ndcg: float) -> None:
         trial.report(ndcg, epoch)
         if trial.should_prune():
             raise optuna.TrialPruned
 
-    train = events[:cut]
-    learned = learn(published(items, train), train, positive, cache, settings, report, logged, watch, shown)
+    learned = learn(corpus.first(cut), cache, settings, report, watch)
     slot = ModelSlot()
     slot.swap(ServingModel(learned.release()))
-    held = set(learned.item_ids)
-    vectors = encoded([item for item in items if item.item_id not in held], cache, settings.text_model, settings.image_hosts)
-    rule, share = PositiveRule(positive), 1.0 - how.validation
-    told = lambda done, of: report("measure", done, of)
-    figures = evaluate(items, events, rule, share, told, slot, how.queries, vectors=vectors, first=True)
+    known = set(learned.item_ids)
+    since = [item for item in corpus.items if item.item_id not in known]
+    vectors = encoded(since, cache, settings.text_model, settings.image_hosts)
+    measuring = lambda done, of: report("measure", done, of)
+    plan = EvaluationPlan(1.0 - how.validation, how.queries, first=True)
+    rule = PositiveRule(corpus.positive)
+    figures = evaluate(corpus.items, corpus.events, rule, plan, measuring, slot, vectors=vectors)
     return float(str(figures.to_json()["ndcg@10"]))

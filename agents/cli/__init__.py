@@ -32,8 +32,8 @@ COMMANDS = {
     "doctor": ("agents.cli.doctor", "doctor", "Check what could be wrong, and say what to do."),
     "worker": ("agents.cli.operate", "worker", "Run one worker in the foreground."),
     "topics": ("agents.cli.topics", "topics", "List the topics, create what is missing, or copy them to more partitions."),
-    "load": ("agents.cli.data", "load", "Validate a dataset folder and produce its items and events."),
-    "replay": ("agents.cli.data", "replay", "Produce a dataset folder's events at a rate."),
+    "load": ("agents.cli.loading", "load", "Validate a dataset folder and produce its items and events."),
+    "replay": ("agents.cli.loading", "replay", "Produce a dataset folder's events at a rate."),
     "dlq": ("agents.cli.dlq", "dlq", "See records that could not be used, and produce them again."),
     "tables": ("agents.cli.tables", "tables", "Show table partitions, and compare them with their changelogs."),
     "ask": ("agents.cli.ask", "ask", "Ask for a slate."),
@@ -41,17 +41,17 @@ COMMANDS = {
     "encode": ("agents.cli.encode", "encode", "Encode texts and images of items as they arrive."),
     "release": ("agents.cli.release", "release", "List releases, let one serve, or go back to the one before."),
     "evaluate": (
-        "training.cli",
+        "training.cli.evaluate",
         "evaluate_command",
         "Train on a dataset folder's first part, measure on the rest.",
     ),
-    "report": ("training.cli", "report_command", "Compare saved measurements on one HTML page."),
+    "report": ("training.cli.report", "report_command", "Compare saved measurements on one HTML page."),
     "examples": (
-        "training.examples",
+        "training.cli.examples",
         "examples_command",
         "Join an archive's slates with what followed, once for all trainings.",
     ),
-    "tune": ("training.commands", "tune_command", "Search for better settings of training."),
+    "tune": ("training.cli.tune", "tune_command", "Search for better settings of training."),
     "launch": ("training.launch.cli", "launch_command", "Train on Kubernetes, Kubeflow or SageMaker."),
     "demo": ("agents.cli.demo", "demo", "Start everything, load a dataset, and show an event change a slate."),
 }
@@ -168,7 +168,7 @@ def _message(exc: Exception) -> str | None:
     if "aiokafka" in sys.modules:  # what was never imported raised nothing, and takes a while to import
         from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError, NodeNotReadyError
 
-        from streams.settings import Settings
+        from schemas.settings import Settings
 
         there = Settings.from_env().bootstrap_servers
         if isinstance(exc, KafkaConnectionError | KafkaTimeoutError | NodeNotReadyError | ConnectionError):

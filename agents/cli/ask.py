@@ -14,11 +14,11 @@ from rich.console import Console
 from agents.cli import asking
 from agents.cli.operate import web_of
 from agents.cli.screen import plain_console, print_table
+from schemas.click_types import Whole
 from schemas.errors import NotReady
-from schemas.options import Whole
 from schemas.parsing import whole_number
-from streams.client import RiffleClient
-from streams.settings import Settings
+from schemas.settings import Settings
+from streams.kafka.client import RiffleClient
 
 __all__ = ["ask", "print_slate", "request_slate", "title_of"]
 
@@ -94,7 +94,7 @@ def _dropped(slate: dict[str, Any]) -> str:
 @click.option("--after", help="partition:offset of an event that the slate must reflect.")
 @click.option("--deadline-ms", type=Whole(1, 60_000), default=5_000, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="The slate as one line of JSON.")
-def ask(
+def ask(  # noqa: PLR0913 - an argument for each option
     user: str,
     k: int,
     explain: bool,

@@ -20,9 +20,9 @@ from rich.console import Console
 from agents.cli import asking
 from agents.cli.ask import print_slate, request_slate, title_of
 from agents.cli.operate import readiness, start_stack, worker_daemon
-from agents.cli.progress import advance, step, with_progress
 from agents.cli.release import await_served, current_champion, print_training, promote, try_training
 from agents.cli.screen import plain_console
+from agents.cli.waiting import advance, step, with_progress
 from models.archive.files import next_offsets
 from models.archive.target import open_target
 from models.dataset.builtin import ITEMS, build_builtin
@@ -30,10 +30,10 @@ from models.dataset.folder import Dataset
 from models.rules import PositiveRule
 from schemas.errors import NotReady
 from schemas.records import Interaction
+from schemas.settings import Settings
 from streams.embedded.kafka import EmbeddedKafka
 from streams.embedded.redis import EmbeddedRedis
-from streams.produce import produce_events, produce_items
-from streams.settings import Settings
+from streams.kafka.produce import produce_events, produce_items
 
 __all__ = ["demo", "promising"]
 
@@ -49,7 +49,7 @@ METRICS = ("ndcg@10", "hr@10", "recall@50", "mrr")
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path), help="A dataset folder; without it the built-in prints.")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
-def demo(data: Path | None, as_json: bool) -> None:
+def demo(data: Path | None, as_json: bool) -> None:  # noqa: PLR0915 - one step after the other
     """Start everything, load and replay a dataset, show that one more event changes a person's slate, train, and swap in.
 
     Example: riffle demo --data my-dataset

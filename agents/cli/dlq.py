@@ -11,10 +11,10 @@ from typing import Any
 import click
 
 from agents.cli.screen import plain_console, print_table, printable
+from schemas.click_types import Whole
 from schemas.errors import BadRequest
-from schemas.options import Whole
-from streams.dead_letters import read_letters, replay_letters
-from streams.settings import Settings
+from schemas.settings import Settings
+from streams.kafka.dead_letters import read_letters, replay_letters
 
 __all__ = ["dlq"]
 

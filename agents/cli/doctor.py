@@ -22,10 +22,10 @@ from agents.cli.screen import words
 from agents.supervisor import histories, supervisor_daemon, worker_daemon
 from schemas.errors import ConfigError, RiffleError
 from schemas.masking import masked, masked_url
+from schemas.settings import Settings
 from streams.embedded.kafka import EmbeddedKafka
 from streams.embedded.redis import EmbeddedRedis
-from streams.settings import Settings
-from streams.topics import TOPICS, partition_counts, partitions_of
+from streams.kafka.topics import TOPICS, partition_counts, partitions_of
 
 __all__ = ["doctor"]
 
@@ -106,6 +106,8 @@ def _configured(name: str, server: EmbeddedKafka | EmbeddedRedis) -> _Check:
 
 def _kafka(settings: Settings) -> list[_Check]:
     name = f"Kafka answers at {settings.bootstrap_servers}"
+    if settings.kafka.encrypts or settings.kafka.logs_in:
+        name += f" ({masked(settings.kafka.described())})"
     if settings.embedded_kafka:
         kafka = EmbeddedKafka(settings)
         answers = kafka_answers(settings)

@@ -17,10 +17,11 @@ import click
 from aiokafka.errors import KafkaError
 
 from schemas.errors import NotReady
+from schemas.settings import Settings
 from streams.encoding import ItemEncoders, ItemEncoding
+from streams.kafka import connect
+from streams.kafka.topics import ensure_topics
 from streams.logs import log_to_stderr
-from streams.settings import Settings
-from streams.topics import ensure_topics
 
 __all__ = ["NO_TORCH", "can_encode", "encode"]
 
@@ -39,7 +40,7 @@ def can_encode() -> bool:
 
 def _encoders(settings: Settings) -> ItemEncoders:
     # by name, as the commands of training: what serves must not import it
-    make: Callable[..., ItemEncoders] = importlib.import_module("training.encoding").LiveEncoders
+    make: Callable[..., ItemEncoders] = importlib.import_module("training.encoders.live").LiveEncoders
     return make(settings.cache / "vectors", settings.text_model, settings.image_hosts)
 
 
@@ -94,12 +95,7 @@ def encode(once: bool, as_json: bool) -> None:
     if once:
         logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it ends with the reason
     os.setpriority(os.PRIO_PROCESS, 0, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
-    registry = None
-    if settings.registry_url:
-        # because the client's own dependencies take a while to import, and warn
-        from schemas.registry import ConfluentRegistry
-
-        registry = ConfluentRegistry.at(settings.registry_url)
+    registry = connect.registry(settings)
     encoders = _encoders(settings)
     counters = asyncio.run(_follow(settings, encoders, registry, once=once))
     counters.update({f"images_{what}": n for what, n in encoders.counters.items()})

@@ -22,8 +22,8 @@ from aiokafka.errors import KafkaError
 from rich.console import Console
 
 from agents.cli.asking import ask
-from agents.cli.progress import step
 from agents.cli.screen import plain_console, print_table, words
+from agents.cli.waiting import step
 from agents.supervisor import (
     MISCONFIGURED,
     PARTS,
@@ -37,11 +37,12 @@ from agents.supervisor import (
 )
 from schemas.errors import ConfigError, NotReady, RiffleError
 from schemas.masking import masked_url
+from schemas.settings import Settings
 from streams.embedded.kafka import EmbeddedKafka, broker_answers, class_path, has_class_path
 from streams.embedded.process import SAFE_PATH, Daemon, answer_of, listens, python, require_free_port, serving, wait_until
 from streams.embedded.redis import EmbeddedRedis
-from streams.settings import Settings
-from streams.topics import ensure_topics, partition_counts
+from streams.kafka import connect
+from streams.kafka.topics import ensure_topics, partition_counts
 
 __all__ = [
     "down",
@@ -144,7 +145,8 @@ def kafka_answers(settings: Settings) -> bool:
     if settings.embedded_kafka:
         return EmbeddedKafka(settings).answers()
     places = (server.rpartition(":") for server in settings.bootstrap_servers.split(","))
-    return any(broker_answers(host, int(port)) for host, _, port in places)
+    context = connect.tls(settings.kafka)
+    return any(broker_answers(host, int(port), context=context) for host, _, port in places)
 
 
 def start_stack(settings: Settings, console: Console, *, with_worker: bool = True) -> list[str]:
@@ -220,14 +222,14 @@ def _supervise(settings: Settings, names: list[str]) -> None:
         pid = daemon.pid()
         there, environment = _supervised(pid) if pid is not None else ([], {})
         names = [name for name in PARTS if name in names or name in there]
-        wanted = settings.environment()
+        wanted = settings.environment(secrets=True)
         if there == names and {name: environment.get(name) for name in wanted} == wanted:
             daemon.signal(signal.SIGUSR1)  # what waits to be started again is started now
             return
         daemon.stop()
         if parts_of(settings, names):
             command = python("-m", "agents.supervisor", *names)
-            daemon.start(command, {**os.environ, **settings.environment(), **SAFE_PATH}, settings.home)
+            daemon.start(command, {**os.environ, **settings.environment(secrets=True), **SAFE_PATH}, settings.home)
 
 
 def _supervised(pid: int) -> tuple[list[str], dict[str, str]]:

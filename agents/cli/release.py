@@ -19,16 +19,16 @@ from aiokafka.errors import KafkaError
 from rich.console import Console
 
 from agents.cli.operate import readiness
-from agents.cli.progress import step
 from agents.cli.screen import plain_console, print_table
-from models.release import NAME, Manifest, Release, list_releases, manifest_sha256, read_manifest
-from models.release_source import take
-from models.tracking import Tracker, Tracking
+from agents.cli.waiting import step
+from models.release.release import NAME, Manifest, Release, list_releases, manifest_sha256, read_manifest
+from models.release.source import take
+from models.release.tracking import Tracker, Tracking
 from schemas.errors import NotReady, ReleaseRejected
-from streams.announce import CHALLENGER, CHAMPION, PREVIOUS, Announcement, announce, announced
+from schemas.settings import Settings
 from streams.embedded.process import SAFE_PATH, python
+from streams.kafka.announce import CHALLENGER, CHAMPION, PREVIOUS, Announcement, announce, announced
 from streams.release_store import fetch_release, upload_release
-from streams.settings import Settings
 
 __all__ = [
     "await_served",
@@ -48,7 +48,7 @@ SERVED_TIMEOUT_S = 60.0
 NOT_JUDGED = "not judged"
 TOO_LITTLE = frozenset({"too_little", "too_little_to_judge", "no_meetings"})
 "Codes of a training that has too few events, as in the first days of a shop."
-TRAIN = "from agents.cli import guarded; from training.cli import train_command; guarded(train_command, 'riffle train')"
+TRAIN = "from agents.cli import guarded; from training.cli.train import train_command; guarded(train_command, 'riffle train')"
 "The program of the process of its own: errors in its options name this command."
 
 

@@ -13,12 +13,12 @@ from aiokafka import TopicPartition
 from agents.cli import asking
 from agents.cli.operate import web_of
 from agents.cli.screen import plain_console, print_table
-from agents.ownership import TABLES
+from agents.partitions.ownership import TABLES
 from schemas.errors import NotReady
 from schemas.masking import masked_url
-from streams.digests import Digest, digest
-from streams.lenient import AIOKafkaConsumer
-from streams.settings import Settings
+from schemas.settings import Settings
+from streams.kafka import connect
+from streams.state.digests import Digest, digest
 
 __all__ = ["changelog_digests", "tables"]
 
@@ -31,12 +31,7 @@ ASK_S, VERIFY_S = 30.0, 600.0
 
 async def changelog_digests(settings: Settings) -> dict[tuple[str, int], tuple[int, Digest]]:
     """Per table partition: the offset after its changelog's newest record, and the digest of what a committed reader finds."""
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=settings.bootstrap_servers,
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        isolation_level="read_committed",
-    )
+    consumer = connect.consumer(settings.kafka, connect.COMMITTED)
     await consumer.start()
     found = {}
     try:

@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import click
 
-from agents.cli.progress import advance
 from agents.cli.screen import plain_console, print_table
-from schemas.options import Whole
-from streams.copying import copy_topics
-from streams.settings import Settings
-from streams.topics import TOPICS, ensure_topics, partition_counts
+from agents.cli.waiting import advance
+from schemas.click_types import Whole
+from schemas.settings import Settings
+from streams.kafka.copying import copy_topics
+from streams.kafka.topics import TOPICS, ensure_topics, partition_counts
 
 __all__ = ["topics"]
 

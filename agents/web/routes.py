@@ -12,7 +12,8 @@ from pathlib import Path
 from aiohttp import web
 
 from agents.web.body import MAX_BODY_BYTES, check_length, read_json
-from agents.web.errors import check_origin, json_response
+from agents.web.error_replies import check_origin, json_response
+from agents.web.protocol import Service, Token
 from agents.web.query import (
     RECOMMEND,
     check_parameters,
@@ -23,7 +24,6 @@ from agents.web.query import (
     request_from_query,
     request_of,
 )
-from agents.web.service import Service, Token
 from schemas.errors import BadEvent, BadInput, BadItem, BadRequest
 from schemas.records import Interaction, Item, SlateItem
 from schemas.validation import check_time, interaction_from, item_from
@@ -121,8 +121,8 @@ def _events(table: web.RouteTableDef, service: Service, now_ms: Callable[[], int
             raise BadRequest("too_many_events", f"the list holds {len(batch)} events, at most {MAX_EVENTS} are taken at once")
         accepted, rejected = _parse_events(batch, now_ms())
         tokens: Sequence[Token] = await service.send_events(accepted) if accepted else ()
-        service.metrics.count("http_events", len(accepted), outcome="accepted")
-        service.metrics.count("http_events", len(rejected), outcome="rejected")
+        service.metrics.http_events.add(len(accepted), outcome="accepted")
+        service.metrics.http_events.add(len(rejected), outcome="rejected")
         answer: dict[str, object] = {
             "accepted": len(accepted),
             "rejected": rejected,

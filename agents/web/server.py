@@ -17,7 +17,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from agents.metrics import Metrics
-from agents.web.errors import error_response, guarded
+from agents.web.error_replies import error_response, guarded
 from schemas.errors import RiffleError
 
 __all__ = ["MAX_HEADERS", "MAX_HEADER_BYTES", "MAX_URL_BYTES", "Runner"]
@@ -164,7 +164,7 @@ class _Connection(web.RequestHandler):
         else:
             status, error = _refusal(exc)
             self.logger.debug("a request from %s is refused: %s", request.remote, error.message)
-        self._metrics.count("http_requests", route="unknown", method="other", status=status)
+        self._metrics.http_requests.add(route="unknown", method="other", status=status)
         if request.writer.output_size > 0:
             raise ConnectionError("an answer is under way already")
         response = error_response(error, status)

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from models.dataset.bad_rows import BadRow, Report
 from models.dataset.catalogue import image_problem, item_of
 from models.dataset.fields import event_text, nothing, plain_text, typed
-from models.dataset.report import BadRow, Report
-from models.dataset.rows import OPEN_QUOTE, Bad, columns, count, header, in_ms, left_out, readable, rows, schema
+from models.dataset.row_parsing import OPEN_QUOTE, Bad, columns, count, header, in_ms, left_out, readable, rows, schema
 from models.rules import SHOWN, PositiveRule
 from schemas.errors import BadDataset, BadInput
 from schemas.parsing import MAX_TIME_MS, epoch_ms, shown
@@ -83,7 +83,7 @@ class Dataset:
 
     @property
     def warnings(self) -> Counter[str]:
-        """How many of each, by `models.dataset.report.MANY`."""
+        """How many of each, by `models.dataset.bad_rows.MANY`."""
         return self.report.warnings
 
     @property

@@ -2,27 +2,110 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.items import ItemStore
-from models.signals import Signal
-from models.state import HISTORY, UserRecord, hash64
-from models.ties import Ties, tie_keys
+from models.items.store import ItemStore
+from models.pipeline.exact import Found
+from models.pipeline.signals import Signal
+from models.pipeline.ties import Ties, tie_keys
+from models.state.rows import HISTORY, UserRecord, hash64
 from schemas.parsing import MAX_TIME_MS
 from schemas.records import Request
 
-if TYPE_CHECKING:
-    from models.serving import ServingModel
-
-__all__ = ["RECENT", "Candidates", "Queries", "Retrieved"]
+__all__ = ["RECENT", "Candidates", "EventEncoding", "Model", "Queries", "Retrieved"]
 
 RECENT = 30
 "Newest events of a person that retrieval looks at."
+
+
+class EventEncoding(Protocol):
+    """How a release reads events."""
+
+    @property
+    def actions(self) -> Sequence[str]:
+        """Actions that the release knows by name, most frequent first."""
+
+    def standard(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Standardised values, 0 where there is none (NaN), clipped: float32, same shape."""
+
+
+class Model(Protocol):
+    """What the pipeline, the features and a worker need of a release that serves. `models.release.serving` implements it.
+
+    Only `hydrate` and `sync` change it. All of it belongs to the thread of the item store.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name of the release."""
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of what the ranker predicts, in the order of the columns of `Candidates.heads`."""
+
+    @property
+    def windows_ms(self) -> Mapping[str, int]:
+        """By head: how long after a first interaction its action counts."""
+
+    @property
+    def light(self) -> Mapping[str, float]:
+        """Fitted weight of each source in the light score; a source that it does not name weighs nothing."""
+
+    @property
+    def trained_until_ms(self) -> int:
+        """Newest event time that training saw."""
+
+    @property
+    def index_recall(self) -> float:
+        """Measured recall of its index of items; 1 where all vectors are looked at."""
+
+    @property
+    def vocabulary(self) -> EventEncoding:
+        """How it reads events."""
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """Retrieval vector per item row: float32 `(rows, d)`."""
+
+    @property
+    def content(self) -> NDArray[np.float32]:
+        """Weighed content vector per item row: float32 `(rows, c)`; items are compared by their product."""
+
+    @property
+    def met(self) -> NDArray[np.bool_]:
+        """Per item row: whether training had interactions with it."""
+
+    @property
+    def bound(self) -> int:
+        """Number of item rows that `vectors`, `content` and `met` cover."""
+
+    def synced(self, items: ItemStore) -> bool:
+        """Whether every item of the catalogue has its vector."""
+
+    def sync(self, items: ItemStore) -> None:
+        """Update the vectors after changes of the catalogue, a bounded number of items per call."""
+
+    def hydrate(self, queries: Queries, items: ItemStore) -> None:
+        """Set `user_vectors`, `liked` and the signal `ease` of a batch."""
+
+    def nearest(self, users: NDArray[np.float32], eligible: NDArray[np.bool_], most: int, ties: Sequence[Ties]) -> list[Found]:
+        """Per user vector: at most `most` eligible item rows of largest product, and the products, best first."""
+
+    def features(
+        self, queries: Queries, candidates: Candidates, items: ItemStore, sources: Sequence[str]
+    ) -> NDArray[np.float32]:
+        """The candidates' features: float32 `(n, features)`, all finite. `sources` names the columns of source scores."""
+
+    def rank(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Calibrated probability per head: float32 `(n, heads)`."""
+
+    def score(self, heads: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Weighted sum of the heads: float32 `(n,)`."""
 
 
 @dataclass(slots=True)
@@ -47,7 +130,7 @@ class Queries:
     "By item row: whether the item is available and published."
     ties: Sequence[Ties]
     "The order among equals, per query."
-    model: ServingModel | None = None
+    model: Model | None = None
     "The release that serves this batch, the same from its first stage to its last."
     signals: dict[str, Signal] = field(default_factory=dict)
     "What the retrieval models say of this batch, by source."
@@ -65,7 +148,7 @@ class Queries:
         requests: Sequence[Request],
         users: Sequence[UserRecord | None],
         items: ItemStore,
-        model: ServingModel | None = None,
+        model: Model | None = None,
         now_ms: int = MAX_TIME_MS,
     ) -> Queries:
         """Look up what the batch needs of its people; `users[n]` is None for a person never heard of."""

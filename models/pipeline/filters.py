@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from models.items import ItemStore
+from models.items.store import ItemStore
 from models.pipeline.batch import Candidates, Queries
+from models.pipeline.stages import Filter
 
-__all__ = ["CategoryFilter", "ExcludedFilter", "SeenFilter", "UnavailableFilter", "UnpublishedFilter"]
+__all__ = ["FILTERS", "CategoryFilter", "ExcludedFilter", "SeenFilter", "UnavailableFilter", "UnpublishedFilter"]
 
 
 class UnavailableFilter:
@@ -80,3 +81,7 @@ class CategoryFilter:
                 of_item = items.category_ids[candidates.item_row[span]]
                 keep[span] = np.isin(of_item, queries.categories[n]).any(axis=1)
         return keep
+
+
+FILTERS: tuple[type[Filter], ...] = (UnavailableFilter, UnpublishedFilter, SeenFilter, ExcludedFilter, CategoryFilter)
+"The filters of the pipeline, in the order in which they run: each counts what those before it left."

@@ -1,15 +1,18 @@
-"""What is looked up for a batch before retrieval."""
+"""What is looked up for a batch before retrieval, and for its candidates before ranking."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from models.items import ItemStore
-from models.pipeline.batch import Queries
+from models.items.store import ItemStore
+from models.pipeline.batch import Candidates, Queries
+from models.pipeline.signals import Scratch, Signal
 from models.pipeline.sources import RECENCY
-from models.signals import Scratch, Signal
+from models.pipeline.stages import QueryHydrator
 
-__all__ = ["CovisitationHydrator", "ReleaseHydrator"]
+__all__ = ["HYDRATORS", "CovisitationHydrator", "FeatureHydrator", "ReleaseHydrator"]
 
 
 class CovisitationHydrator:
@@ -45,3 +48,22 @@ class ReleaseHydrator:
         """Leave `user_vectors`, `liked` and the signal `ease` in the batch."""
         if queries.model is not None:
             queries.model.hydrate(queries, items)
+
+
+HYDRATORS: tuple[type[QueryHydrator], ...] = (CovisitationHydrator, ReleaseHydrator)
+"Hydrators of the batch, in the order in which they run."
+
+
+class FeatureHydrator:
+    """The features that the ranker reads, by the serving release; none where the release could not hydrate the batch."""
+
+    name = "features"
+
+    def __init__(self, sources: Sequence[str]) -> None:
+        """`sources` names the columns of source scores."""
+        self._sources = tuple(sources)
+
+    def hydrate(self, queries: Queries, candidates: Candidates, items: ItemStore) -> None:
+        """Set `candidates.features`."""
+        if queries.model is not None and queries.user_vectors is not None and len(candidates):
+            candidates.features = queries.model.features(queries, candidates, items, self._sources)

@@ -1,4 +1,4 @@
-"""Light scoring: one number per candidate from what the sources say."""
+"""Scorers: the light score from what the sources brought, and the ranker's from features."""
 
 from __future__ import annotations
 
@@ -7,39 +7,36 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from models.items import ItemStore
+from models.items.store import ItemStore
 from models.pipeline.batch import Candidates, Queries
+from models.pipeline.sources import SOURCES
+from models.pipeline.stages import Source
 
 __all__ = ["DEFAULT_WEIGHTS", "LightScorer", "OnnxRanker"]
 
-DEFAULT_WEIGHTS: Mapping[str, float] = {
-    "covisitation": 1.0,
-    "ease": 1.0,
-    "learned": 0.5,
-    "content": 0.25,
-    "popular": 0.35,
-    "fresh": 0.15,
-    "requested": 0.0,
-}
+DEFAULT_WEIGHTS: Mapping[str, float] = {source.name: source.default_weight for source in SOURCES}
+"Weight of each source of the pipeline in the light score where no release serves."
 
 
 class LightScorer:
     """Weighted sum of the sources' scores, each divided by its largest within the query so that scales do not matter.
 
-    The serving release brings weights that were fitted; without one they are DEFAULT_WEIGHTS.
+    The serving release brings weights that were fitted; one that is older than a source does not name it, and it weighs nothing
+    there. Without a release each source has its own default weight.
     """
 
     name = "light"
 
-    def __init__(self, sources: Sequence[str], weights: Mapping[str, float] = DEFAULT_WEIGHTS) -> None:
-        self._sources = tuple(sources)
-        self._weights = np.asarray([weights.get(name, 0.0) for name in sources], np.float32)
+    def __init__(self, sources: Sequence[Source]) -> None:
+        """`sources` in the order of the columns of source scores."""
+        self._sources = tuple(source.name for source in sources)
+        self._weights = np.asarray([source.default_weight for source in sources], np.float32)
 
     def score(self, queries: Queries, candidates: Candidates, items: ItemStore) -> NDArray[np.float32]:
         """Light scores; a re-ranking request is scored by content and popularity of what it brings."""
         weights = self._weights
         if queries.model is not None:
-            learned = queries.model.release.manifest.light
+            learned = queries.model.light
             weights = np.asarray([learned.get(name, 0.0) for name in self._sources], np.float32)
         brought = np.nan_to_num(candidates.source_scores, nan=0.0, posinf=0.0, neginf=0.0)
         scores = np.zeros(len(candidates), np.float32)
@@ -69,19 +66,13 @@ class LightScorer:
 
 
 class OnnxRanker:
-    """The serving release's ranker: features of every candidate of the batch, one run, a probability per head."""
+    """The serving release's ranker: one run over the features of the whole batch, a probability per head."""
 
     name = "ranker"
 
-    def __init__(self, sources: Sequence[str]) -> None:
-        self._sources = tuple(sources)
-
-    def rank(self, queries: Queries, candidates: Candidates, items: ItemStore) -> None:
-        """Replace `score` by the heads' weighted sum, and keep features and heads with the candidates."""
-        model = queries.model
-        if model is None or queries.user_vectors is None or not len(candidates):
-            return
-        features = model.features(queries, candidates, items, self._sources)
-        heads = model.rank(features)
-        candidates.features, candidates.heads = features, heads
-        candidates.score = model.score(heads)
+    def score(self, queries: Queries, candidates: Candidates, items: ItemStore) -> NDArray[np.float32]:  # noqa: ARG002
+        """The heads' weighted sum; sets `candidates.heads`. Without a release or features the score stays."""
+        if queries.model is None or not candidates.features.size:
+            return candidates.score
+        candidates.heads = queries.model.rank(candidates.features)
+        return queries.model.score(candidates.heads)

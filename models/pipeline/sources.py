@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.index import exact_top
-from models.items import ItemStore
+from models.items.store import ItemStore
 from models.pipeline.batch import RECENT, Queries, Retrieved
-from models.ties import Contenders, best
+from models.pipeline.exact import exact_top
+from models.pipeline.stages import Source
+from models.pipeline.ties import Contenders, best
 
-__all__ = ["RECENCY", "ContentSource", "FreshSource", "LearnedSource", "PopularSource", "RequestedSource", "SignalSource"]
+__all__ = [
+    "RECENCY",
+    "RETRIEVING",
+    "SOURCES",
+    "ContentSource",
+    "CovisitationSource",
+    "EaseSource",
+    "FreshSource",
+    "LearnedSource",
+    "PopularSource",
+    "RequestedSource",
+    "SignalSource",
+]
 
 RECENCY = np.float32(0.9) ** np.arange(RECENT, dtype=np.float32)
 "Weight of a person's newest events, newest first."
@@ -25,6 +38,8 @@ class PopularSource:
     """What most people do now: decayed counts, overall, and within the categories a request asks for."""
 
     name = "popular"
+    default_weight = 0.35
+    retrieves = True
 
     def __init__(self, most: int = 300) -> None:
         self._most = most
@@ -54,10 +69,13 @@ class PopularSource:
 
 
 class SignalSource:
-    """The best items of a signal that hydration left in the batch; brings nothing when the signal is not there."""
+    """The best items of the signal of its name, which hydration left in the batch; brings nothing when it is not there."""
 
-    def __init__(self, name: str, most: int = 300) -> None:
-        self.name = name
+    name: str
+    default_weight = 1.0
+    retrieves = True
+
+    def __init__(self, most: int = 300) -> None:
         self._most = most
 
     def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:  # noqa: ARG002
@@ -74,10 +92,24 @@ class SignalSource:
         )
 
 
+class CovisitationSource(SignalSource):
+    """Items that other users interacted with after the user's newest items."""
+
+    name = "covisitation"
+
+
+class EaseSource(SignalSource):
+    """Items of the largest learned item-to-item weights from what the user liked."""
+
+    name = "ease"
+
+
 class LearnedSource:
     """Two-tower retrieval by the serving release: the items whose vectors have the largest product with the person's."""
 
     name = "learned"
+    default_weight = 0.5
+    retrieves = True
 
     def __init__(self, most: int = 300) -> None:
         self._most = most
@@ -100,6 +132,8 @@ class ContentSource:
     """What resembles a person's newest items by content: hashed words, and with a release its text and image vectors."""
 
     name = "content"
+    default_weight = 0.25
+    retrieves = True
 
     def __init__(self, most: int = 150) -> None:
         self._most = most
@@ -127,6 +161,8 @@ class FreshSource:
     """Items that nobody or few have met yet, the newest first: how a new item gets its first events."""
 
     name = "fresh"
+    default_weight = 0.15
+    retrieves = True
 
     def __init__(self, most: int = 50, few: int = 5) -> None:
         self._most = most
@@ -157,6 +193,8 @@ class RequestedSource:
     """The candidates that a re-ranking request brings itself."""
 
     name = "requested"
+    default_weight = 0.0
+    retrieves = False
 
     def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:  # noqa: ARG002
         """Those of the candidates that the catalogue holds."""
@@ -165,3 +203,17 @@ class RequestedSource:
             if requested is not None:
                 parts.append(Retrieved.of_query(n, requested.item_row, np.zeros(len(requested.item_row), np.float32)))
         return Retrieved.join(parts)
+
+
+SOURCES: tuple[type[Source], ...] = (
+    CovisitationSource,
+    EaseSource,
+    LearnedSource,
+    ContentSource,
+    PopularSource,
+    FreshSource,
+    RequestedSource,
+)
+"The sources of the pipeline, in the order of the columns of `Candidates.source_scores`. Weights and features follow from it."
+RETRIEVING = tuple(source for source in SOURCES if source.retrieves)
+"Those that have a feature each: whether they brought the candidate."

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from aiokafka import AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
+from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError
 
 from models.archive.files import NAMED, SCHEMAS, ArchiveFile, next_offsets, parquet
@@ -21,12 +21,11 @@ from schemas.entries import entry_of
 from schemas.errors import BadEvent, BadInput, ConfigError, TransientError
 from schemas.kernels import partition_of
 from schemas.records import Item
+from schemas.settings import Settings
 from schemas.validation import check_time
-from streams.chunks import METADATA_MAX_AGE_MS
-from streams.dead_letters import letter_of
-from streams.kafka_errors import advice_of
-from streams.lenient import AIOKafkaConsumer
-from streams.settings import Settings
+from streams.kafka import connect
+from streams.kafka.dead_letters import letter_of
+from streams.kafka.error_codes import advice_of
 
 __all__ = ["Archiver"]
 
@@ -102,16 +101,7 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
         Raises:
             ConfigError: the archive is ahead of its topic, which was re-created.
         """
-        self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._settings.bootstrap_servers,
-            group_id=f"{self._settings.app_id}-archive",
-            isolation_level="read_committed",
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            max_poll_records=200,  # so many are decoded between two turns of the event loop
-            fetch_max_wait_ms=250,
-            metadata_max_age_ms=METADATA_MAX_AGE_MS,
-        )
+        self._consumer = connect.consumer(self._settings.kafka, connect.ARCHIVE, group_id=f"{self._settings.app_id}-archive")
         await self._consumer.start()
         try:
             self._consumer.subscribe(list(self._topics), listener=self)
@@ -290,9 +280,7 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _send(self, letters: Sequence[tuple[bytes | None, bytes]]) -> None:
         if letters and self._producer is None:
-            self._producer = AIOKafkaProducer(
-                bootstrap_servers=self._settings.bootstrap_servers, acks="all", enable_idempotence=True
-            )
+            self._producer = connect.producer(self._settings.kafka, connect.DURABLE)
             await self._producer.start()
         topic = self._settings.topic("dead-letters")
         sent = [await self._producer.send(topic, value, key=key, partition=0) for key, value in letters]

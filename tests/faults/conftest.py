@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from fault_trial import Trial
 
+from schemas.settings import Settings
 from streams.embedded.kafka import EmbeddedKafka
-from streams.settings import Settings
-from streams.topics import ensure_topics
+from streams.kafka.topics import ensure_topics
 
 
 @pytest.fixture

@@ -18,12 +18,13 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 
 import agents.worker
-from agents.covisits import CovisitPartition
-from agents.users import ITEM, USER, UserPartition
-from models.tables import StatisticsTable
-from streams import aside, partitions
-from streams.partitions import PartitionState
-from streams.store import PartitionStore
+from agents.partitions.covisits import CovisitPartition
+from agents.partitions.users import ITEM, USER, UserPartition
+from models.tables.statistics import StatisticsTable
+from streams import aside
+from streams.state import partitions
+from streams.state.partitions import PartitionState
+from streams.state.rocks import PartitionStore
 
 HOUR_S = 3_600
 
@@ -176,16 +177,16 @@ def broker_answers(_: int) -> None:
 
 def stands_still(_: int) -> None:
     """A chunk of partition 0 never ends."""
-    from agents.wiring import Worker
+    from agents.partitions.lanes import Lanes
 
-    whole = Worker.apply
+    whole = Lanes.apply
 
-    async def apply(self: Worker, parts: Any, chunk: Any) -> None:
+    async def apply(self: Lanes, parts: Any, chunk: Any) -> None:
         if chunk.partition == 0 and chunk.topic.endswith("interactions"):
             await asyncio.sleep(10_000)
         await whole(self, parts, chunk)
 
-    Worker.apply = apply  # type: ignore[method-assign]
+    Lanes.apply = apply  # type: ignore[method-assign]
 
 
 def wrong_disk_first(number: int) -> None:
@@ -230,14 +231,14 @@ def wrong_applies_again(_: int) -> None:
 
 def wrong_swallows_bad_records(_: int) -> None:
     """Wrong: what cannot be decoded is dropped without a dead letter."""
-    import agents.users
+    import agents.partitions.users
 
     def letterless(*args: Any) -> Any:
-        from streams.partitions import Output
+        from streams.state.partitions import Output
 
         return Output(args[0].topic("item-stats"), b"nothing", b"", partition=0)
 
-    agents.users.dead_letter = letterless
+    agents.partitions.users.dead_letter = letterless
 
 
 def wrong_takes_half_a_chunk(_: int) -> None:

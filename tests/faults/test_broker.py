@@ -12,10 +12,10 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 from fault_trial import FIRST, TRIALS
 
+from schemas.settings import Settings
 from streams.embedded.kafka import EmbeddedKafka
 from streams.embedded.process import wait_until
-from streams.settings import Settings
-from streams.topics import ensure_topics
+from streams.kafka.topics import ensure_topics
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(7_200)]
 PRODUCERS = 6
@@ -84,9 +84,8 @@ async def test_transactions_that_were_ending_are_ended(stack: Settings, fresh: S
                 assert not any(task.done() for task in running), "a producer ended before the broker did"
                 await asyncio.sleep(0.05)
         await asyncio.sleep(rng.random())
-        pid = kafka.daemon.pid()
-        assert pid is not None
-        kafka.daemon._signal(pid, signal.SIGKILL)
+        assert kafka.daemon.pid() is not None
+        kafka.daemon.signal(signal.SIGKILL)
         assert await asyncio.to_thread(wait_until, lambda: kafka.daemon.pid() is None, 10.0)
         for task in running:
             task.cancel()

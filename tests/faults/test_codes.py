@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 from fault_trial import Trial
 
-from streams.kafka_errors import CODES
+from streams.kafka.error_codes import CODES
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(7_200)]
 

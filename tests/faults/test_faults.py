@@ -88,9 +88,8 @@ async def gets_and_loses_company(trial: Trial) -> None:
 
 async def loses_its_broker(trial: Trial) -> None:
     await trial.moment()
-    pid = trial.kafka.daemon.pid()
-    assert pid is not None
-    await asyncio.to_thread(trial.kafka.daemon._signal, pid, signal.SIGKILL)
+    assert trial.kafka.daemon.pid() is not None
+    await asyncio.to_thread(trial.kafka.daemon.signal, signal.SIGKILL)
     # a process that is still dying would be taken for one that runs
     await asyncio.to_thread(wait_until, lambda: trial.kafka.daemon.pid() is None, 10.0)
     await trial.moment()

@@ -15,11 +15,11 @@ import pytest
 from conftest import free_port
 from stream_check import Sent
 
+from schemas.settings import Settings
 from streams.embedded import kafka as embedded
 from streams.embedded.kafka import EmbeddedKafka
 from streams.embedded.redis import EmbeddedRedis
-from streams.settings import Settings
-from streams.topics import ensure_topics
+from streams.kafka.topics import ensure_topics
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 

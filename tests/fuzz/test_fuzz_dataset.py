@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from models.dataset.csv_rows import Bad, CsvRows
 from models.dataset.folder import Dataset
-from models.dataset.rows import rows
+from models.dataset.row_parsing import rows
 from schemas.errors import BadDataset
 from schemas.parsing import epoch_ms
 from schemas.records import Item

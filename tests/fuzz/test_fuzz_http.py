@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from serving import Answer, Served, open_to, raw, read_answer
 
 from agents.web.body import MAX_BODY_BYTES
-from agents.web.errors import urlsplit
+from agents.web.error_replies import urlsplit
 from agents.web.routes import build_app, routes, takes_of
 from agents.web.server import MAX_HEADER_BYTES, MAX_URL_BYTES
 from schemas.errors import DeadlineExceeded, NotReady, RiffleError
@@ -153,7 +153,7 @@ class Rig:
 
     def counted(self) -> tuple[int, int]:
         """Requests counted as answered, and as left by their clients."""
-        lines = re.findall(r"^riffle_http_requests_total\{(.*)\} (\d+)$", self.service.render_metrics(), re.MULTILINE)
+        lines = re.findall(r"^riffle_http_requests_total\{(.*)\} (\d+)\.0$", self.service.render_metrics(), re.MULTILINE)
         left = sum(int(n) for labels, n in lines if 'status="499"' in labels)
         return sum(int(n) for _, n in lines) - left, left
 
@@ -446,7 +446,7 @@ def test_a_server_with_the_errors_of_aiohttp_is_found() -> None:
 @pytest.mark.parametrize(
     ("name", "instead", "part"),
     [
-        ("agents.web.errors._netloc", lambda origin: urlsplit(origin).netloc, "header"),
+        ("agents.web.error_replies._netloc", lambda origin: urlsplit(origin).netloc, "header"),
         ("agents.web.query.whole_number", int, "query"),
         ("agents.web.routes.check_parameters", lambda query, takes: None, "query"),
         ("agents.web.server._refusal", lambda exc: (400, RiffleError("http_error", str(exc))), "line"),

@@ -21,25 +21,26 @@ from fuzzing import fuzz, must_find
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.catalogue import Catalogue
+from agents.broadcast.item_stream import Catalogue
 from agents.metrics import Metrics
-from agents.recommend import Recommend
-from models.items import ItemStore
-from models.state import ItemStatRow
+from agents.requests.parsing import Accepted, Refused
+from agents.requests.recommend import Recommend
+from models.items.store import ItemStore
+from models.state.rows import ItemStatRow
 from schemas import columns, kernels
 from schemas.codec import decode, encode, schema_ids
 from schemas.columns import ERASE, Decoded, Placed, decode_interactions, event_of
 from schemas.errors import BadEvent, NotReady, RiffleError
 from schemas.plain_json import plain_json
 from schemas.records import Interaction, Item, Slate
+from schemas.settings import Settings
 from schemas.spans import Spans
 from schemas.validation import FUTURE_MS, check_time
-from streams.announce import decode_announcement
 from streams.archive.archiver import Archiver
-from streams.chunks import Chunk
-from streams.client import slate_from
-from streams.dead_letters import letter_of
-from streams.settings import Settings
+from streams.kafka.announce import decode_announcement
+from streams.kafka.chunks import Chunk
+from streams.kafka.client import slate_from
+from streams.kafka.dead_letters import letter_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "interface.md").read_text(encoding="utf-8")
 CODES = frozenset(re.findall(r"`([a-z_]+)`", PAGE[PAGE.index("## Errors") :]))
@@ -432,7 +433,7 @@ def test_the_catalogue_goes_on_whatever_an_entry_is(archiver: Archiver, record: 
         await catalogue.on_items(chunk)
         assert store.available[store.row_of("good")]
         kept = len(catalogue._kept)
-        applied = int(metrics.value("items", outcome="applied"))
+        applied = int(metrics.items.value(outcome="applied"))
         row = archived(archiver, "items", record)
         if isinstance(row, dict):
             assert (applied, kept) == (3, 0)
@@ -441,7 +442,7 @@ def test_the_catalogue_goes_on_whatever_an_entry_is(archiver: Archiver, record: 
             assert (applied, kept) == (2, 1)
         else:
             assert (applied, kept) == (2, 0)
-            assert metrics.value("items", outcome="rejected", code=row) == 1
+            assert metrics.items.value(outcome="rejected", code=row) == 1
             assert row in CODES
         for task in catalogue._waiting.values():
             task.cancel()
@@ -476,10 +477,13 @@ def test_each_request_waits_for_its_turn_or_has_one_answer(record: Raw, owned: s
         SCHEMAS,  # type: ignore[arg-type]
     )
     chunk = Chunk("riffle.requests", 0, [7], [record.key], [record.value], [record.timestamp], [record.headers])
-    recommend._outstanding[0] = {7}
-    pending = recommend._accept(chunk, 0)
+    recommend._offsets.take_in(chunk)
+    parsed, answered = recommend._parser.parse(chunk, 0), recommend._offsets.answered(chunk, 0)
+    pending = parsed if isinstance(parsed, Accepted) else None
+    if isinstance(parsed, Refused):
+        recommend._refuse(parsed, chunk, 0, answered)
     letters = [*recommend._outbox._replies, *recommend._outbox._others]
-    assert recommend._outstanding[0] == {7}, "it is answered when its letter is sent"
+    assert recommend.committable() == {0: 7}, "it is answered when its record is sent"
     last = dict(record.headers)
     if pending is not None:
         assert not letters
@@ -487,7 +491,8 @@ def test_each_request_waits_for_its_turn_or_has_one_answer(record: Raw, owned: s
         assert pending.partition in owned | {0}
         assert re.fullmatch(rb"[0-9]{1,5}", last.get("deadline-ms") or b"250")
         assert 0 < len(pending.request.request_id.encode()) <= 256
-        pending.reply(Slate(pending.request.request_id, pending.request.user_id, (), "none", "default"))
+        slate = Slate(pending.request.request_id, pending.request.user_id, (), "none", "default")
+        recommend._replies.send(pending.address, slate, answered)
         letters = [*recommend._outbox._replies]
     assert len(letters) == 1
     letter = letters[0]

@@ -13,7 +13,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from streams.settings import Settings
+from schemas.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_TIMEOUT_S = 90.0

@@ -18,12 +18,12 @@ from schemas.codec import Framing, encode
 from schemas.columns import ERASE
 from schemas.errors import ConfigError, NotReady
 from schemas.records import Interaction, Item
+from schemas.settings import Settings
 from streams.archive.archiver import Archiver
-from streams.dead_letters import read_letters, replay_letters
-from streams.produce import produce_events, produce_items
-from streams.settings import Settings
-from streams.topics import ensure_topics
-from training.sources import open_corpus
+from streams.kafka.dead_letters import read_letters, replay_letters
+from streams.kafka.produce import produce_events, produce_items
+from streams.kafka.topics import ensure_topics
+from training.data.corpus import open_corpus
 
 pytestmark = pytest.mark.integration
 

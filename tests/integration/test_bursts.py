@@ -15,8 +15,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from schemas.records import Item
-from streams.produce import produce_items
-from streams.settings import Settings
+from schemas.settings import Settings
+from streams.kafka.produce import produce_items
 
 pytestmark = pytest.mark.integration
 

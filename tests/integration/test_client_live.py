@@ -9,8 +9,8 @@ import pytest
 from schemas.codec import Framing
 from schemas.errors import BadRequest, NotReady
 from schemas.records import Interaction, Item, Request
-from streams.client import RiffleClient
-from streams.settings import Settings
+from schemas.settings import Settings
+from streams.kafka.client import RiffleClient
 
 pytestmark = pytest.mark.integration
 

@@ -11,9 +11,9 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 
 from schemas.errors import ConfigError
 from schemas.kernels import partition_of
-from streams.copying import copy_topics
-from streams.settings import Settings
-from streams.topics import ensure_topics
+from schemas.settings import Settings
+from streams.kafka.copying import copy_topics
+from streams.kafka.topics import ensure_topics
 
 pytestmark = pytest.mark.integration
 

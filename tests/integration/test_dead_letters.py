@@ -11,8 +11,8 @@ from click.testing import CliRunner
 
 from agents.cli.dlq import dlq
 from schemas.codec import encode
-from streams.dead_letters import REPLAYED_FROM
-from streams.settings import Settings
+from schemas.settings import Settings
+from streams.kafka.dead_letters import REPLAYED_FROM
 
 pytestmark = pytest.mark.integration
 EVENT = {"event_id": "e", "user_id": "ann", "item_id": "i", "event_time": 1_700_000_000_000}

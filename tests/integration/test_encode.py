@@ -23,17 +23,17 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from learning_corpus import corpus, pictured
 
 from agents.cli.release import promote
-from models.vectors import ItemVector, fingerprint, vectors_from
+from models.items.vectors import ItemVector, fingerprint, vectors_from
 from schemas.codec import decode
 from schemas.records import Item
-from streams.client import RiffleClient
+from schemas.settings import Settings
 from streams.embedded.process import wait_until
 from streams.encoding import ItemEncoding
-from streams.produce import produce_events, produce_items
-from streams.settings import Settings
-from streams.topics import ensure_topics
-from training.encoding import LiveEncoders
-from training.learn import Learned
+from streams.kafka.client import RiffleClient
+from streams.kafka.produce import produce_events, produce_items
+from streams.kafka.topics import ensure_topics
+from training.encoders.live import LiveEncoders
+from training.release.learned import Learned
 
 pytestmark = pytest.mark.integration
 

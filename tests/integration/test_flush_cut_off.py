@@ -12,9 +12,9 @@ from aiokafka.errors import ProducerFenced
 from stream_check import partition_state, records
 
 from schemas.errors import StoreCorrupt
-from streams.partitions import APPLIED, Flush, Output, unpack_applied
-from streams.settings import Settings
-from streams.topics import ensure_topics
+from schemas.settings import Settings
+from streams.kafka.topics import ensure_topics
+from streams.state.partitions import APPLIED, Flush, Output, unpack_applied
 
 pytestmark = pytest.mark.integration
 ROWS = 400

@@ -20,9 +20,9 @@ from schemas.codec import encode
 from schemas.errors import ConfigError, RiffleError
 from schemas.kernels import partition_of
 from schemas.records import Interaction, Request
-from streams.client import RiffleClient
-from streams.settings import Settings
-from streams.topics import TOPICS, ensure_topics
+from schemas.settings import Settings
+from streams.kafka.client import RiffleClient
+from streams.kafka.topics import TOPICS, ensure_topics
 
 pytestmark = pytest.mark.integration
 WITHIN_S = 60.0

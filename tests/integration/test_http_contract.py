@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from streams.settings import Settings
+from schemas.settings import Settings
 
 pytestmark = pytest.mark.integration
 

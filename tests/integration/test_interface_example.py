@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from models.items import Item
-from streams.produce import produce_items
-from streams.settings import Settings
+from models.items.store import Item
+from schemas.settings import Settings
+from streams.kafka.produce import produce_items
 
 pytestmark = pytest.mark.integration
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "interface.md"

@@ -19,13 +19,13 @@ from learning_corpus import POSITIVE, QUICK, contrary_corpus, corpus, write_data
 from agents.cli import release
 from models.archive.files import next_offsets
 from models.archive.target import LocalFolder
-from streams.announce import announced
+from schemas.settings import Settings
 from streams.embedded.process import wait_until
-from streams.produce import produce_events, produce_items
-from streams.settings import Settings
-from streams.topics import ensure_topics
-from training.learn import Learned
-from training.sources import open_corpus
+from streams.kafka.announce import announced
+from streams.kafka.produce import produce_events, produce_items
+from streams.kafka.topics import ensure_topics
+from training.data.corpus import open_corpus
+from training.release.learned import Learned
 
 pytestmark = pytest.mark.integration
 

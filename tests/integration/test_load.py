@@ -11,9 +11,9 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from click.testing import CliRunner
 
-from agents.cli.data import load, replay
+from agents.cli.loading import load, replay
 from schemas.codec import decode
-from streams.settings import Settings
+from schemas.settings import Settings
 
 pytestmark = pytest.mark.integration
 DAY_MS = 86_400_000

@@ -19,21 +19,21 @@ from learning_corpus import POSITIVE, SMALL, corpus
 from agents.cli.release import promote
 from models.archive.files import next_offsets
 from models.archive.target import LocalFolder
-from models.features import SPEC
-from models.serving import ServingModel
+from models.features.compute import SPEC
+from models.release.serving import ServingModel
 from schemas.records import Interaction
-from streams.client import RiffleClient
+from schemas.settings import Settings
 from streams.embedded.process import wait_until
-from streams.produce import produce_events, produce_items
-from streams.settings import Settings
-from training.data import ATTRIBUTION_MS, EventTable, heads_of, of_known_items, vocabulary_of
-from training.evaluate import World
-from training.events import EventFrame
-from training.learn import Learned
-from training.logged import slates_of
-from training.ranker import train_ranker
-from training.replay import replay
-from training.sources import open_corpus
+from streams.kafka.client import RiffleClient
+from streams.kafka.produce import produce_events, produce_items
+from training.data.corpus import open_corpus
+from training.data.events import EventFrame
+from training.data.slates.logged import slates_of
+from training.data.table import ATTRIBUTION_MS, EventTable, heads_of, of_known_items, vocabulary_of
+from training.ranking.fit import train_ranker
+from training.release.learned import Learned
+from training.replay.replay import replay
+from training.replay.world import SimulatedWorker
 
 pytestmark = pytest.mark.integration
 
@@ -101,7 +101,7 @@ async def test_what_was_shown_and_what_followed_reach_the_ranker(
     assert {slate.place for slate in mine} <= set(range(800, 901)), "before what followed, after what was reflected"
     table = EventTable.of(events, found.items, vocabulary, heads)
     model = ServingModel(learned.release())
-    replayed = replay(World(found.items), model, events, table, 600, 30, 0, None, mine)
+    replayed = replay(SimulatedWorker(found.items), model, events, table, 600, 30, 0, None, mine)
     assert len(replayed.examples) == 30 + len(slates)
     for slate in mine:
         n = next(n for n in range(len(replayed.examples)) if np.array_equal(replayed.examples.features[n, :6], slate.features))

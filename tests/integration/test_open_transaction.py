@@ -7,10 +7,10 @@ from aiokafka import AIOKafkaProducer
 from stream_check import partition_state, records
 
 from schemas.errors import NotReady
-from streams import partitions
-from streams.partitions import Flush
-from streams.settings import Settings
-from streams.topics import ensure_topics
+from schemas.settings import Settings
+from streams.kafka.topics import ensure_topics
+from streams.state import partitions
+from streams.state.partitions import Flush
 
 pytestmark = pytest.mark.integration
 

@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
 from schemas.codec import decode, encode
-from streams.settings import Settings
+from schemas.settings import Settings
 
 pytestmark = pytest.mark.integration
 

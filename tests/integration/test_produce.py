@@ -10,9 +10,9 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from schemas.codec import decode
 from schemas.errors import TransientError
 from schemas.records import Interaction
-from streams.produce import produce_events
-from streams.settings import Settings
-from streams.topics import ensure_topics
+from schemas.settings import Settings
+from streams.kafka.produce import produce_events
+from streams.kafka.topics import ensure_topics
 
 pytestmark = pytest.mark.integration
 

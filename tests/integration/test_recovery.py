@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from stream_check import Sent
 
-from streams.settings import Settings
-from streams.topics import ensure_topics
+from schemas.settings import Settings
+from streams.kafka.topics import ensure_topics
 
 pytestmark = pytest.mark.integration
 

@@ -12,9 +12,9 @@ import pytest
 import redis.asyncio
 
 from schemas.records import Interaction, Item
-from streams.produce import produce_events, produce_items
-from streams.redis_mirror import UserMirror
-from streams.settings import Settings
+from schemas.settings import Settings
+from streams.kafka.produce import produce_events, produce_items
+from streams.mirror.stores import mirror_at
 
 pytestmark = pytest.mark.integration
 
@@ -51,7 +51,7 @@ async def test_the_mirror_follows_the_stream_and_forgets_who_is_erased(worker: S
 
 
 async def test_a_redis_that_is_gone_costs_counts_and_nothing_else() -> None:
-    mirror = UserMirror("redis://127.0.0.1:1/0", prefix="x.")
+    mirror = mirror_at("redis://127.0.0.1:1/0", "x.")
     mirror.put("ann", {"events": 1})
     mirror.remove("bob")
     await mirror.flush()

@@ -22,15 +22,15 @@ from fakes import FakeRegistry, RegistryServer, registry_server
 
 from models.archive.standing import standing_events
 from models.archive.target import LocalFolder
-from models.vectors import ItemVector, fingerprint
+from models.items.vectors import ItemVector, fingerprint
 from schemas.codec import Framing, decode, encode, framing_of, schema_text
 from schemas.errors import NotReady
 from schemas.kernels import partition_of
 from schemas.records import Item
-from streams.dead_letters import read_letters, replay_letters
+from schemas.settings import Settings
 from streams.encoding import ItemEncoding
-from streams.settings import Settings
-from streams.topics import ensure_topics
+from streams.kafka.dead_letters import read_letters, replay_letters
+from streams.kafka.topics import ensure_topics
 
 pytestmark = pytest.mark.integration
 
@@ -187,7 +187,7 @@ async def test_an_event_on_another_partition_is_a_dead_letter_until_it_is_produc
         await become(lambda: other.events_of("ann"), 1)
         await become(lambda: _codes(fresh), ["wrong_partition"] * 2)
         async with other.web.get("/metrics") as response:
-            assert 'riffle_wrong_partition_total{topic="interactions"} 2\n' in await response.text()
+            assert 'riffle_wrong_partition_total{topic="interactions"} 2.0\n' in await response.text()
         letters = [letter async for letter in read_letters(fresh)]
         assert all("murmur2_random" in letter["reason"] for letter in letters)
         assert (await replay_letters(fresh, letters))["sent"] == 2

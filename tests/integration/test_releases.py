@@ -18,16 +18,16 @@ from learning_corpus import corpus
 from moto.server import ThreadedMotoServer
 
 from agents.cli.release import promote, release
-from models.features import FEATURES
-from models.release import Release, manifest_sha256
+from models.features.compute import FEATURES
+from models.release.release import Release, manifest_sha256
 from schemas.codec import decode
 from schemas.errors import ReleaseRejected
-from streams.announce import CHAMPION, Announcement, announce, announced
-from streams.client import RiffleClient
-from streams.produce import produce_events, produce_items
+from schemas.settings import Settings
+from streams.kafka.announce import CHAMPION, Announcement, announce, announced
+from streams.kafka.client import RiffleClient
+from streams.kafka.produce import produce_events, produce_items
 from streams.release_store import fetch_release, upload_release
-from streams.settings import Settings
-from training.learn import Learned
+from training.release.learned import Learned
 
 pytestmark = pytest.mark.integration
 
@@ -157,7 +157,7 @@ async def test_impressions_carry_the_features_as_scored(worker: Settings, learne
 def test_a_worker_that_starts_serves_what_was_announced(
     fresh: Settings, learned: Learned, worker_of: Callable[[Settings], Any]
 ) -> None:
-    from streams.topics import ensure_topics
+    from streams.kafka.topics import ensure_topics
 
     asyncio.run(ensure_topics(fresh))
     folder = learned.write(fresh.releases_dir, {"gate": {"passed": True}})
@@ -167,7 +167,7 @@ def test_a_worker_that_starts_serves_what_was_announced(
 
 
 def test_the_gate_is_heeded_unless_forced(fresh: Settings, learned: Learned) -> None:
-    from streams.topics import ensure_topics
+    from streams.kafka.topics import ensure_topics
 
     asyncio.run(ensure_topics(fresh))
     folder = learned.write(fresh.releases_dir, {"gate": {"passed": False, "reasons": ["worse"]}})
@@ -208,7 +208,7 @@ def test_a_release_travels_through_s3_and_is_verified_on_arrival(
 
 def test_a_challenger_is_recorded_and_serves_nobody(fresh: Settings, learned: Learned, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is listed, it cannot be what the gate refused or the champion itself, and who is promoted challenges no more."""
-    from streams.topics import ensure_topics
+    from streams.kafka.topics import ensure_topics
 
     asyncio.run(ensure_topics(fresh))
     for name, value in fresh.environment().items():

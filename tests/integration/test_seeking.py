@@ -7,9 +7,9 @@ import asyncio
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from streams.chunks import ChunkedConsumerThread, seek_to_committed
-from streams.settings import Settings
-from streams.topics import ensure_topics
+from schemas.settings import Settings
+from streams.kafka.chunks import ChunkedConsumerThread, seek_to_committed
+from streams.kafka.topics import ensure_topics
 
 pytestmark = pytest.mark.integration
 

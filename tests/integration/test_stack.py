@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
+from schemas.settings import Settings
 from streams.embedded.kafka import FENCED, EmbeddedKafka
 from streams.embedded.process import riffle as command
 from streams.embedded.process import wait_until
-from streams.settings import Settings
 
 pytestmark = pytest.mark.integration
 

@@ -17,9 +17,9 @@ import pytest
 from conftest import free_port
 from stream_check import Sent
 
+from schemas.settings import Settings
 from streams.embedded.process import wait_until
-from streams.settings import Settings
-from streams.topics import ensure_topics
+from streams.kafka.topics import ensure_topics
 
 pytestmark = pytest.mark.integration
 

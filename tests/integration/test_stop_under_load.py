@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from schemas.records import Interaction, Item
+from schemas.settings import Settings
 from streams.embedded.process import wait_until
-from streams.produce import produce_events, produce_items
-from streams.settings import Settings
-from streams.topics import ensure_topics
+from streams.kafka.produce import produce_events, produce_items
+from streams.kafka.topics import ensure_topics
 
 pytestmark = pytest.mark.integration
 EVENTS = 60_000

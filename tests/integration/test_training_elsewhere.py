@@ -23,16 +23,16 @@ from learning_corpus import QUICK, contrary_corpus, write_dataset
 from moto.server import ThreadedMotoServer
 
 from agents.cli.release import promote, release
-from models.release import Release, manifest_sha256
-from models.release_source import take
+from models.release.release import Release, manifest_sha256
+from models.release.source import take
 from schemas.errors import ReleaseRejected, TransientError
-from streams.announce import CHAMPION, announced
+from schemas.settings import Settings
+from streams.kafka.announce import CHAMPION, announced
+from streams.kafka.topics import ensure_topics
 from streams.release_store import upload_release
-from streams.settings import Settings
-from streams.topics import ensure_topics
 from training.launch.cli import launch_command
 from training.launch.sagemaker import CHECKPOINTS, MODEL
-from training.learn import Learned
+from training.release.learned import Learned
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

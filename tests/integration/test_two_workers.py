@@ -15,10 +15,10 @@ import pytest
 from conftest import free_port
 
 from schemas.records import Interaction, Item
+from schemas.settings import Settings
 from streams.embedded.process import wait_until
-from streams.produce import produce_events, produce_items
-from streams.settings import Settings
-from streams.topics import ensure_topics
+from streams.kafka.produce import produce_events, produce_items
+from streams.kafka.topics import ensure_topics
 
 pytestmark = pytest.mark.integration
 

@@ -1,1 +1,1 @@
-"""Training elsewhere: one container command, submitted as a Kubernetes Job, a Kubeflow TrainJob or a SageMaker training job."""
+"""Training on clusters: one container command, as a Kubernetes Job, a Kubeflow TrainJob or a SageMaker training job."""

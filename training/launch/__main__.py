@@ -1,7 +1,7 @@
-"""Inside the container: find out which machines train together, and start `torchrun` with the given command of training.
+"""Entry point in the container: finds the machines of the training and starts `torchrun` with the given command.
 
 `torchrun` reads its own options from PET_… variables (PET_NNODES, PET_NPROC_PER_NODE, PET_NODE_RANK, PET_MASTER_ADDR, …).
-A Kubernetes Job sets them, Kubeflow Trainer does, and on SageMaker they follow from a file that describes the machines.
+A Kubernetes Job and Kubeflow Trainer set them. On SageMaker they are derived from a file that describes the machines.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SAGEMAKER = Path("/opt/ml/input/config/resourceconfig.json")
 
 
 def machines(environ: Mapping[str, str], sagemaker: Path = SAGEMAKER) -> dict[str, str]:
-    """The variables that tell `torchrun` of the other machines; empty where the environment already does, or there are none.
+    """Variables that describe the other machines to `torchrun`; empty where they are already set, or there is one machine.
 
     Raises:
         ConfigError: SageMaker's description of the machines cannot be read.
@@ -46,10 +46,10 @@ def machines(environ: Mapping[str, str], sagemaker: Path = SAGEMAKER) -> dict[st
 
 
 def main() -> None:
-    """Become `torchrun`."""
+    """Replace this process by `torchrun`."""
     environment = {**os.environ, **machines(os.environ)}
     command = [sys.executable, "-m", "torch.distributed.run", "-m", "training", *sys.argv[1:]]
-    os.execve(sys.executable, command, environment)  # noqa: S606 - no shell takes part
+    os.execve(sys.executable, command, environment)  # noqa: S606 - no shell is involved
 
 
 if __name__ == "__main__":

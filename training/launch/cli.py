@@ -1,4 +1,4 @@
-"""`riffle launch`."""
+"""The command `riffle launch`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from schemas.options import Whole
+from schemas.click_types import Whole
 from training.launch import sagemaker
 from training.launch.job import STATE, TrainingJob
 from training.launch.kubeflow import RUNTIME, train_job

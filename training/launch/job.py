@@ -1,4 +1,4 @@
-"""What is run, wherever it is run."""
+"""A training job, independent of the cluster that runs it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from schemas.masking import masked_url
 __all__ = ["COMMAND", "MASTER_PORT", "STATE", "TrainingJob"]
 
 COMMAND = ("python", "-m", "training.launch")
-"The container's command; what to train follows it. `training.launch.__main__` finds the other machines and starts `torchrun`."
+"Container command, followed by a training command. `training.launch.__main__` finds the other machines and starts `torchrun`."
 MASTER_PORT = 29_400
 STATE = "/var/lib/riffle"
-"Where a volume for releases and checkpoints is mounted."
+"Mount path of the volume for releases and checkpoints."
 NAME = re.compile(r"[a-z]([a-z0-9-]{0,50}[a-z0-9])?")
 QUANTITY = re.compile(r"(?P<number>\d+(\.\d*)?|\.\d+)(?P<suffix>[num]|[kMGTPE]|[KMGTPE]i|[eE][+-]?\d{1,2})?")
-"https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/, without a sign: nothing here is negative."
+"https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/, without a sign, as no quantity is negative."
 POWERS = {"n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 MOST_CPUS, LEAST_BYTES = 10_000, 64 << 20
 SECRET = re.compile(r"SECRET|PASSWORD|PASSWD|TOKEN|CREDENTIAL|PRIVATE|(^|_)KEY(_|$)", re.IGNORECASE)
@@ -26,27 +26,27 @@ SECRET = re.compile(r"SECRET|PASSWORD|PASSWD|TOKEN|CREDENTIAL|PRIVATE|(^|_)KEY(_
 
 @dataclass(frozen=True, slots=True)
 class TrainingJob:
-    """A training, with what it needs."""
+    """A training with its resources."""
 
     name: str
     "Lower-case letters, digits and dashes, at most 52."
     image: str
     arguments: tuple[str, ...]
-    "What follows COMMAND: `train SOURCE …`."
+    "Arguments that follow COMMAND: `train SOURCE …`."
     nodes: int = 1
     processes: int = 1
     "Processes per node."
     gpus: int = 0
-    "Per node."
+    "GPUs per node."
     cpus: str = "4"
-    "A quantity as Kubernetes writes them, per node: 4, 500m."
+    "CPUs per node, as a Kubernetes quantity: 4, 500m."
     memory: str = "16Gi"
-    "Likewise: 16Gi, 16000M."
+    "Memory per node, as a Kubernetes quantity: 16Gi, 16000M."
     max_seconds: int = 86_400
     restarts: int = 3
-    "How often a process that ended badly is started again; it goes on from its checkpoint."
+    "Maximum number of restarts of a failed process. It continues from its checkpoint."
     environment: Mapping[str, str] = field(default_factory=dict)
-    "Not for secrets: those come from the cluster's own secrets or the machine's role."
+    "Environment variables. Secrets do not belong here: they come from the cluster's secrets or the machine's role."
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
@@ -81,7 +81,7 @@ class TrainingJob:
 
 
 def _quantity(text: str, name: str, such_as: str) -> float:
-    """The number that a quantity says; raises ConfigError."""
+    """Parse a Kubernetes quantity as a number; raises ConfigError."""
     found = QUANTITY.fullmatch(text)
     if found is None:
         raise ConfigError("quantity", f"{text[:80]!r} is no quantity of {name}: write such as {such_as}", name)

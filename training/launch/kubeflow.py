@@ -1,4 +1,4 @@
-"""A training as a `TrainJob` of Kubeflow Trainer v2, on a runtime for torch, which tells `torchrun` of the other nodes."""
+"""A training as a `TrainJob` of Kubeflow Trainer v2, on a torch runtime, which configures `torchrun` for the other nodes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["train_job"]
 
 RUNTIME = "torch-distributed"
 NODE = "node"
-"Name of the runtime's replicated job and of its container."
+"Name of the replicated job in the runtime, and of its container."
 
 
 def train_job(job: TrainingJob, settings: KubernetesSettings = STANDARD, runtime: str = RUNTIME) -> list[dict[str, Any]]:
-    """The object to create. Number of nodes and processes go to the runtime, which sets PET_NNODES and the like.
+    """Make the object to create. The runtime derives PET_NNODES and similar variables from the numbers of nodes and processes.
 
     Raises:
-        ConfigError: a secret is named, which only the runtime itself can hold.
+        ConfigError: a secret is named; only the runtime itself can hold one.
     """
     if settings.secret:
         raise ConfigError("job_secret", "a TrainJob cannot name a secret: add it to the training runtime's container", "secret")

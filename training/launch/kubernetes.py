@@ -20,33 +20,33 @@ TIMEOUT_S = 60
 
 @dataclass(frozen=True, slots=True)
 class KubernetesSettings:
-    """What a cluster needs to know beside the job."""
+    """Cluster settings of a job."""
 
     namespace: str = "default"
     claim: str = ""
-    "Volume claim for releases and checkpoints, mounted at STATE; with several nodes it must be writable by many."
+    "Volume claim for releases and checkpoints, mounted at STATE. With several nodes it must be writable by all."
     secret: str = ""
-    "Secret of the cluster whose entries become environment variables."
+    "Secret in the cluster whose entries become environment variables."
     service_account: str = ""
-    "Account whose role may read the archive."
+    "Service account whose role may read the archive."
 
 
 STANDARD = KubernetesSettings()
 
 
 def resources(job: TrainingJob) -> dict[str, Any]:
-    """Requests and limits of a node."""
+    """Resource requests and limits of a node."""
     gpus = {"nvidia.com/gpu": str(job.gpus)} if job.gpus else {}
     return {"requests": {"cpu": job.cpus, "memory": job.memory, **gpus}, "limits": {"memory": job.memory, **gpus}}
 
 
 def variables(job: TrainingJob) -> list[dict[str, Any]]:
-    """The job's own environment, by name."""
+    """Environment variables of the job, by name."""
     return [{"name": name, "value": value} for name, value in sorted(job.environment.items())]
 
 
 def pod_volumes(settings: KubernetesSettings) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Volumes and where they are mounted: shared memory for the processes' exchange, and the claim."""
+    """Volumes and their mounts: shared memory for communication between processes, and the claim."""
     volumes: list[dict[str, Any]] = [{"name": "shared-memory", "emptyDir": {"medium": "Memory"}}]
     mounts = [{"name": "shared-memory", "mountPath": "/dev/shm"}]  # noqa: S108 - a mount point
     if settings.claim:
@@ -56,7 +56,7 @@ def pod_volumes(settings: KubernetesSettings) -> tuple[list[dict[str, Any]], lis
 
 
 def container(job: TrainingJob, settings: KubernetesSettings) -> dict[str, Any]:
-    """The container of a node."""
+    """Container of a node."""
     torchrun = {
         "PET_NNODES": str(job.nodes),
         "PET_NPROC_PER_NODE": str(job.processes),
@@ -84,7 +84,7 @@ def container(job: TrainingJob, settings: KubernetesSettings) -> dict[str, Any]:
 
 
 def kubernetes_job(job: TrainingJob, settings: KubernetesSettings = STANDARD) -> list[dict[str, Any]]:
-    """The objects to create: a Job, and with several nodes the service by which they find the first."""
+    """Make the objects to create: a Job and, with several nodes, the service through which they find the first."""
     labels = {LABEL: "riffle-train", "riffle/job": job.name}
     metadata = {"name": job.name, "namespace": settings.namespace, "labels": labels}
     pod: dict[str, Any] = {
@@ -101,7 +101,7 @@ def kubernetes_job(job: TrainingJob, settings: KubernetesSettings = STANDARD) ->
         "completionMode": "Indexed",
         "completions": job.nodes,
         "parallelism": job.nodes,
-        # a lost node ends the others too: each then starts again, and all go on from the newest checkpoint
+        # a lost node also ends the others: all restart and continue from the newest checkpoint
         "backoffLimit": job.restarts * job.nodes,
         "activeDeadlineSeconds": job.max_seconds,
         "ttlSecondsAfterFinished": 7 * 86_400,
@@ -120,16 +120,16 @@ def kubernetes_job(job: TrainingJob, settings: KubernetesSettings = STANDARD) ->
 
 
 def to_yaml(objects: Sequence[Mapping[str, Any]]) -> str:
-    """As documents that `kubectl apply -f -` reads."""
+    """Format as documents for `kubectl apply -f -`."""
     return "---\n".join(yaml.safe_dump(dict(each), sort_keys=False) for each in objects)
 
 
 def apply(objects: Sequence[Mapping[str, Any]], kubectl: str = "kubectl") -> str:
-    """Create the objects in the cluster that kubectl is set up for; returns what it says.
+    """Create the objects in kubectl's current cluster; returns kubectl's output.
 
     Raises:
         ConfigError: there is no kubectl.
-        TransientError: the cluster does not take them.
+        TransientError: the cluster rejects them.
     """
     try:
         ran = subprocess.run(

@@ -1,6 +1,6 @@
-"""A training as a SageMaker training job: spot machines, checkpoints kept in S3, a fast network where the machines have one.
+"""A training as a SageMaker training job: spot machines, checkpoints in S3, a fast network on machines that have one.
 
-Credentials come from the environment or the machine's role, as boto3 finds them; none is part of a job.
+Credentials come from the environment or the machine's role, as boto3 finds them; a job contains none.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 __all__ = ["CHECKPOINTS", "MODEL", "SageMakerSettings", "describe", "jobs", "submit", "training_job"]
 
 MODEL = "/opt/ml/model"
-"What lies here at the end is stored below the output: the release's folder."
+"Files here at the end are stored below the output: the release's folder."
 CHECKPOINTS = "/opt/ml/checkpoints"
-"What lies here is copied to S3 while the job runs, and back when it starts again."
+"Files here are copied to S3 while the job runs, and restored when it restarts."
 EFA = ("ml.p4d.", "ml.p4de.", "ml.p5.", "ml.p5e.", "ml.p5en.", "ml.p6-", "ml.trn1.32", "ml.trn1n.", "ml.trn2.")
-"Beginnings of the machine types that have an Elastic Fabric Adapter."
+"Prefixes of the machine types that have an Elastic Fabric Adapter."
 EFA_ENVIRONMENT = {
     "FI_PROVIDER": "efa",
     "FI_EFA_USE_DEVICE_RDMA": "1",
@@ -33,19 +33,19 @@ EFA_ENVIRONMENT = {
 
 @dataclass(frozen=True, slots=True)
 class SageMakerSettings:
-    """What SageMaker needs to know beside the job."""
+    """SageMaker settings of a job."""
 
     role: str
-    "ARN of the role that the machines have; it must be able to read the archive and write the output."
+    "ARN of the machines' role; it must be able to read the archive and write the output."
     output: str
-    "s3://bucket/prefix for the release."
+    "Destination of the release, s3://bucket/prefix."
     checkpoints: str = ""
-    "s3://bucket/prefix for checkpoints; empty means below the output."
+    "Destination of checkpoints, s3://bucket/prefix; empty means below the output."
     instance: str = "ml.m5.2xlarge"
     volume_gb: int = 50
     spot: bool = True
     max_wait_seconds: int = 0
-    "How long to wait for spot machines and train, together; 0 means twice the job's longest run."
+    "Longest time of waiting for spot machines and training, together, s; 0 means twice the job's longest run."
     subnets: Sequence[str] = ()
     security_groups: Sequence[str] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class SageMakerSettings:
 
 
 def training_job(job: TrainingJob, settings: SageMakerSettings) -> dict[str, Any]:
-    """The request of `create_training_job`.
+    """Make the request for `create_training_job`.
 
     Raises:
         ConfigError: the longest wait is shorter than the longest run.
@@ -97,7 +97,7 @@ def training_job(job: TrainingJob, settings: SageMakerSettings) -> dict[str, Any
             "LocalPath": CHECKPOINTS,
         },
         "Environment": environment,
-        # a machine that is taken away or breaks: SageMaker starts the job again, and it goes on from its checkpoint
+        # after a machine is reclaimed or fails, SageMaker restarts the job, which continues from its checkpoint
         "RetryStrategy": {"MaximumRetryAttempts": max(1, min(job.restarts, 30))},
         "Tags": [{"Key": key, "Value": value} for key, value in sorted({"app": "riffle", **settings.tags}.items())],
     }
@@ -113,7 +113,7 @@ def _client(region: str) -> SageMakerClient:
 
 
 def _asked(call: str, ask: Any, **request: Any) -> dict[str, Any]:
-    """What AWS answers."""
+    """Call AWS and return its response."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
@@ -130,7 +130,7 @@ def submit(job: TrainingJob, settings: SageMakerSettings) -> str:
     """Start the job; returns its ARN.
 
     Raises:
-        ConfigError: it cannot run like that, or AWS refuses it.
+        ConfigError: the job is invalid, or AWS rejects it.
         TransientError: AWS cannot be reached, or there are no credentials.
     """
     client = _client_or_error(settings.region)
@@ -147,10 +147,10 @@ def _client_or_error(region: str) -> SageMakerClient:
 
 
 def describe(name: str, region: str = "") -> dict[str, Any]:
-    """How a job is: its name, status, why it failed, and where its release is.
+    """Status of a job: its name, status, failure reason, and the location of its release.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: there is no job of that name.
         TransientError: AWS cannot be reached, or there are no credentials.
     """
     found = _asked("describe_training_job", _client_or_error(region).describe_training_job, TrainingJobName=name)
@@ -165,10 +165,10 @@ def describe(name: str, region: str = "") -> dict[str, Any]:
 
 
 def jobs(prefix: str = "", region: str = "", most: int = 50) -> list[dict[str, str]]:
-    """The newest jobs whose name contains `prefix`: name, status, and when they were created.
+    """The newest jobs whose name contains `prefix`: name, status, and creation time.
 
     Raises:
-        ConfigError: AWS refuses to say.
+        ConfigError: AWS rejects the request.
         TransientError: AWS cannot be reached, or there are no credentials.
     """
     request: dict[str, Any] = {"MaxResults": most, "SortBy": "CreationTime", "SortOrder": "Descending"}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.backlog import Backlog, Cost, Delay
+from agents.requests.backlog import Backlog, Cost, ReplyLatency
 
 arrivals = st.lists(st.tuples(st.floats(0, 0.02), st.floats(0.001, 0.3)), min_size=1, max_size=150)
 
@@ -19,7 +19,7 @@ class World:
     def __init__(self, most: int = 1_000, batch: int = 8) -> None:
         self.now = 100.0
         self.backlog: Backlog[int] = Backlog(
-            lambda: self.now, most=most, batch=batch, reply=Delay(lambda: self.now, 0.002, 0.002, 0.002)
+            lambda: self.now, most=most, batch=batch, reply=ReplyLatency(lambda: self.now, 0.002, 0.002, 0.002)
         )
         self.refused: list[int] = []
         self.late: list[int] = []
@@ -86,7 +86,7 @@ def test_however_long_batches_take_who_gets_no_slate_is_told_in_time_or_right_af
     seen: list[tuple[float, float]], factors: list[float]
 ) -> None:
     now, delay = 100.0, 0.002
-    backlog: Backlog[int] = Backlog(lambda: now, most=1_000, batch=8, reply=Delay(lambda: now, delay, delay, delay))
+    backlog: Backlog[int] = Backlog(lambda: now, most=1_000, batch=8, reply=ReplyLatency(lambda: now, delay, delay, delay))
     deadlines: dict[int, float] = {}
     ended: list[int] = []
     at, runs = 100.0, 0
@@ -136,7 +136,7 @@ def test_one_odd_batch_does_not_shut_everybody_out_for_good() -> None:
 @given(st.lists(st.tuples(st.floats(0.0, 0.5), st.floats(0.0, 2.0)), min_size=1, max_size=100))
 def test_an_answers_way_is_expected_to_take_what_it_took_of_late_within_bounds(seen: list[tuple[float, float]]) -> None:
     now = 0.0
-    delay = Delay(lambda: now, 0.01, 0.1)
+    delay = ReplyLatency(lambda: now, 0.01, 0.1)
     for took, gap in seen:
         before = delay.seconds
         delay.learn(took)
@@ -145,7 +145,7 @@ def test_an_answers_way_is_expected_to_take_what_it_took_of_late_within_bounds(s
         after = delay.seconds
         now += gap
         assert delay.seconds <= after + 1e-9
-    now += 10 * Delay.HALF_S
+    now += 10 * ReplyLatency.HALF_S
     assert delay.seconds == pytest.approx(0.01, abs=1e-3), "what a burst taught is forgotten"
     for _ in range(400):
         delay.learn(0.03)
@@ -175,7 +175,7 @@ def test_after_a_burst_a_lone_request_is_answered_again() -> None:
 
 def test_an_answer_without_a_way_to_go_is_not_refused_for_the_way_of_others() -> None:
     now = 0.0
-    backlog: Backlog[int] = Backlog(lambda: now, most=10, batch=8, reply=Delay(lambda: now, 0.05, 0.05, 0.05))
+    backlog: Backlog[int] = Backlog(lambda: now, most=10, batch=8, reply=ReplyLatency(lambda: now, 0.05, 0.05, 0.05))
     assert not backlog.offer(0, 0.02)
     assert backlog.offer(1, 0.02, near=True)
     assert backlog.take() == ([1], [])

@@ -6,11 +6,11 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.catalogue import Catalogue
+from agents.broadcast.item_stream import Catalogue
 from agents.metrics import Metrics
-from models.items import ItemStore
+from models.items.store import ItemStore
 from schemas.codec import encode
-from streams.chunks import Chunk
+from streams.kafka.chunks import Chunk
 
 RECORD = st.tuples(st.integers(0, 5), st.integers(0, 3), st.integers(1, 50), st.booleans())
 

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from fakes import RegistryServer, registry_server
 
-from agents import catalogue as catalogue_module
-from agents.catalogue import Catalogue
+from agents.broadcast import item_stream as catalogue_module
+from agents.broadcast.item_stream import Catalogue
 from agents.metrics import Metrics
-from models.items import ItemStore
+from models.items.store import ItemStore
 from schemas.codec import encode, schema_text
 from schemas.records import Item
 from schemas.registry import ConfluentRegistry
-from streams.chunks import Chunk
+from streams.kafka.chunks import Chunk
 
 
 @pytest.fixture
@@ -65,11 +65,11 @@ async def test_what_waits_is_applied_when_the_registry_answers_unless_a_newer_en
         )
     )
     assert titles(store) == {"b": "new", "c": "plain"}
-    assert metrics.value("items_waiting") == 4
+    assert metrics.items_waiting.value() == 4
     await healed(catalogue, server)
     assert titles(store) == {"a": "waits", "b": "new", "c": "plain", "e": "second"}
-    assert metrics.value("items", outcome="rejected", code="unknown_schema") == 2
-    assert (metrics.value("items_waiting"), catalogue._kept_bytes, catalogue._waiting) == (0, 0, {})
+    assert metrics.items.value(outcome="rejected", code="unknown_schema") == 2
+    assert (metrics.items_waiting.value(), catalogue._kept_bytes, catalogue._waiting) == (0, 0, {})
     registry.close()
 
 
@@ -80,7 +80,7 @@ async def test_what_waits_is_bounded(server: RegistryServer, monkeypatch: pytest
     store, metrics = ItemStore(), Metrics()
     catalogue = Catalogue(store, metrics, registry)
     await catalogue.on_items(chunk(*[entry(f"i{n}", "x" * 100, 1) for n in range(5)]))
-    assert metrics.value("items", outcome="rejected", code="registry_unavailable") == 2
+    assert metrics.items.value(outcome="rejected", code="registry_unavailable") == 2
     await healed(catalogue, server)
     assert set(titles(store)) == {"i0", "i1", "i2"}
     registry.close()
@@ -90,4 +90,4 @@ async def test_an_entry_under_another_key_is_taken_and_counted() -> None:
     store, metrics = ItemStore(), Metrics()
     await Catalogue(store, metrics).on_items(chunk((b"other", entry("a", "t")[1])))
     assert titles(store) == {"a": "t"}
-    assert metrics.value("items_under_another_key") == 1
+    assert metrics.items_under_another_key.value() == 1

@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import Tables
 
-from agents.covisits import increments_of
-from models.items import ItemStore
-from models.kernels.records import UNIT
-from models.state import hash64
-from models.tables import Applied, CovisitSums, NeighbourTable, UserTable
+from agents.partitions.covisits import increments_of
+from models.items.store import ItemStore
+from models.state.kernels.user_rows import UNIT
+from models.state.rows import hash64
+from models.tables.neighbours import CovisitSums, NeighbourTable
+from models.tables.users import Applied, UserTable
 from schemas.codec import encode
 from schemas.columns import EventColumns
 from schemas.errors import BadEvent

@@ -7,7 +7,7 @@ from aiokafka.errors import ProducerFenced, TopicAuthorizationFailedError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.health import Health, code_of, heals, why
+from agents.findings import Health, code_of, heals, why
 from schemas.errors import ConfigError, NotReady, StoreCorrupt
 from streams.back_off import BackOff
 

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from agents.metrics import Metrics
-from agents.ownership import Ownership
-from models.items import ItemStore
-from streams.digests import digest
-from streams.settings import Settings
+from agents.partitions.ownership import Ownership
+from models.items.store import ItemStore
+from schemas.settings import Settings
+from streams.state.digests import digest
 
 
 def part(number: int, *, ready: bool) -> Any:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from agents import recovery as module
 from agents.metrics import Metrics
-from agents.recovery import Recovery
+from agents.partitions import recovery as module
+from agents.partitions.recovery import Recovery
 from schemas.errors import NotReady
 
 
@@ -23,6 +23,10 @@ class State:
     changelog: str = "users-changelog"
     trouble: BaseException | None = None
     ready: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def fail(self, error: BaseException) -> None:
+        self.ready.clear()
+        self.trouble = self.trouble or error
 
 
 @dataclass
@@ -96,7 +100,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
 @asynccontextmanager
 async def recovering(world: World) -> AsyncIterator[Recovery]:
-    made = Recovery(world, Metrics(), asyncio.Lock(), lambda: world.generation, world.rejoin)  # type: ignore[arg-type]
+    made = Recovery(world, Metrics(), asyncio.Lock(), lambda: world.generation, world.rejoin, asyncio.Event())  # type: ignore[arg-type]
     task = asyncio.create_task(made.run())
     try:
         yield made

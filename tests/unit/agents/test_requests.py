@@ -12,15 +12,16 @@ import pytest
 from fakes import FakeRegistry, registry_server
 
 from agents.metrics import Metrics
-from agents.outbox import Letter
-from agents.recommend import Recommend
+from agents.requests.outbox import Queued
+from agents.requests.parsing import Accepted
+from agents.requests.recommend import Recommend
 from schemas.codec import Framing, decode, encode, schema_text
 from schemas.errors import NotReady
 from schemas.kernels import partition_of
 from schemas.registry import ConfluentRegistry
-from streams.chunks import Chunk
-from streams.client import slate_from
-from streams.settings import Settings
+from schemas.settings import Settings
+from streams.kafka.chunks import Chunk
+from streams.kafka.client import slate_from
 
 JSON = ("content-type", b"application/json")
 REPLY = ("Faust-Ag-ReplyTo", b"replies")
@@ -34,19 +35,20 @@ def recommend(registry: Any = None, owned: tuple[int, ...] = (ONE,)) -> Recommen
 
 def taken(
     headers: list[tuple[str, Any]], body: Any = None, key: bytes = b"1", partition: int = ONE, **given: Any
-) -> tuple[Any, Letter | None]:
-    """What waits for its turn, and what is sent."""
+) -> tuple[Any, Queued | None]:
+    """What is accepted, or what is sent."""
     made = recommend(**given)
     value = orjson.dumps(body or {"user_id": "1"})
     chunk = Chunk("riffle.requests", partition, [7], [key], [value], [int(time.time() * 1000)], [headers])
-    made._outstanding[partition] = {7}
-    pending = made._accept(chunk, 0)
-    letters = [*made._outbox._replies, *made._outbox._others]
-    assert len(letters) == (pending is None)
-    return pending, letters[0] if letters else None
+    parsed = made._parser.parse(chunk, 0)
+    if isinstance(parsed, Accepted):
+        return parsed, None
+    made._refuse(parsed, chunk, 0, lambda: None)
+    (letter,) = [*made._outbox._replies, *made._outbox._others]
+    return None, letter
 
 
-def error(letter: Letter) -> Any:
+def error(letter: Queued) -> Any:
     if letter.what == "dead_letter":
         return decode("dead_letter", letter.value)[0]["code"]
     return orjson.loads(letter.value)["value"]["error"]["code"]
@@ -108,7 +110,7 @@ def test_a_request_whose_correlation_id_cannot_come_back_is_a_counted_dead_lette
     headers = [[JSON, REPLY, ("Faust-Ag-CorrelationId", b"x" * size)] for size in (1_024, 1_025)]
     now = int(time.time() * 1000)
     made._take_in(Chunk("riffle.requests", ONE, [7], [b"1"], [b'{"user_id": "1"}'], [now], headers[:1]), 0)
-    assert len(made._backlog) == 1
+    assert len(made._ranking.backlog) == 1
     made._take_in(Chunk("riffle.requests", ONE, [8], [b"1"], [b'{"user_id": "1"}'], [now], headers[1:]), 0)
     assert not made._outbox._replies
     (letter,) = made._outbox._others
@@ -150,9 +152,9 @@ async def test_a_request_waits_for_its_schema_beside_others_and_not_beyond_its_d
         now = int(time.time() * 1000)
         chunk = Chunk("riffle.requests", ONE, [7, 8, 9], [b"1"] * 3, values, [now] * 3, heads)
         await made.on_chunk(chunk)
-        assert len(made._backlog) == 1, "the one in JSON"
+        assert len(made._ranking.backlog) == 1, "the one in JSON"
         assert made.committable() == {ONE: 7}
-        await asyncio.wait(set(made._waiting))
+        await asyncio.wait(set(made._waiting._tasks))
         letters = [*made._outbox._replies]
         assert [error(letter) for letter in letters] == ["registry_unavailable"] * 2
         with pytest.raises(NotReady):
@@ -169,8 +171,8 @@ async def test_a_request_waits_for_its_schema_beside_others_and_not_beyond_its_d
             )
         )
         await made.on_chunk(Chunk("riffle.requests", ONE, [10], [b"1"], [confluent()], [now + 60_000], [headers]))
-        assert not made._waiting, "nothing is waited for"
-        assert len(made._backlog) == 2
+        assert not len(made._waiting), "nothing is waited for"
+        assert len(made._ranking.backlog) == 2
         registry.close()
 
 
@@ -178,9 +180,8 @@ async def test_an_answer_is_in_json_where_the_registry_has_no_schema_for_it() ->
     registry = FakeRegistry({1: schema_text("request")}, {"slate": NotReady("registry_unavailable", "away")})
     made = recommend(registry)
     chunk = Chunk("riffle.requests", ONE, [7], [b"1"], [confluent()], [int(time.time() * 1000)], [[REPLY]])
-    made._outstanding[ONE] = {7}
-    pending = made._accept(chunk, 0)
-    assert pending is not None
-    pending.reply(NotReady("not_ready", "later"))
+    parsed = made._parser.parse(chunk, 0)
+    assert isinstance(parsed, Accepted)
+    made._replies.send(parsed.address, NotReady("not_ready", "later"), lambda: None)
     letter = made._outbox._replies[0]
     assert decode("slate", letter.value, letter.headers)[1] is Framing.JSON

@@ -25,7 +25,7 @@ from agents.supervisor import (
     state_file,
 )
 from schemas.errors import NotReady
-from streams.settings import Settings
+from schemas.settings import Settings
 
 
 @dataclass

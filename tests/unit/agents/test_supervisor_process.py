@@ -11,9 +11,9 @@ import pytest
 from conftest import free_port
 
 from agents.supervisor import histories, supervisor_daemon
+from schemas.settings import Settings
 from streams.embedded.process import Daemon, is_alive, python, wait_until
 from streams.embedded.redis import EmbeddedRedis
-from streams.settings import Settings
 
 SOON_S = 30.0
 

@@ -9,17 +9,17 @@ from pathlib import Path
 from fakes import registry_server
 
 from agents.metrics import Metrics
-from agents.users import UserPartition
-from models.items import ItemStore
+from agents.partitions.users import UserPartition
+from models.items.store import ItemStore
 from models.rules import SHOWN
 from schemas.codec import decode, encode, schema_text
 from schemas.columns import ERASE
 from schemas.kernels import partition_of
 from schemas.records import AsOf, Interaction
 from schemas.registry import ConfluentRegistry
-from streams.chunks import Chunk
-from streams.settings import Settings
-from streams.store import block_cache
+from schemas.settings import Settings
+from streams.kafka.chunks import Chunk
+from streams.state.rocks import block_cache
 
 START = 1_700_000_000_000
 ANN = partition_of(b"ann", 4)
@@ -63,9 +63,9 @@ async def test_events_that_came_by_another_partition_are_dead_letters_and_counte
         await users.apply(erase)
     finally:
         users.state.store.close()
-    assert metrics.value("events", outcome="applied") == 2
-    assert metrics.value("wrong_partition", topic="interactions") == 3
-    assert metrics.value("erasures") == 1
+    assert metrics.events.value(outcome="applied") == 2
+    assert metrics.wrong_partition.value(topic="interactions") == 3
+    assert metrics.erasures.value() == 1
     letters = [decode("dead_letter", output.value or b"")[0] for output in users._outputs]
     assert [(letter["offset"], letter["code"]) for letter in letters] == [(n, "wrong_partition") for n in (1, 3, 4)]
     assert all("partitioner=murmur2_random" in letter["reason"] for letter in letters)
@@ -85,15 +85,15 @@ async def test_short_chunks_do_not_ask_the_registry_on_the_event_loop(tmp_path: 
             )
             await users.look_up(both)
             await users.apply(both)
-            assert metrics.value("events", outcome="dead_letter", code="registry_unavailable") == 1
-            assert metrics.value("events", outcome="applied") == 1
+            assert metrics.events.value(outcome="dead_letter", code="registry_unavailable") == 1
+            assert metrics.events.value(outcome="applied") == 1
             server.mood = "sound"
             server.released.set()
             await registry.answered(1)
             again = replace(both, offsets=[2, 3], values=[value, value])
             await users.look_up(again)
             await users.apply(again)
-            assert metrics.value("events", outcome="duplicate") == 2
+            assert metrics.events.value(outcome="duplicate") == 2
         finally:
             users.state.store.close()
             registry.close()

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import training.events
+import training.data.events
 from models.archive.files import ArchiveFile, columns, parquet, read_archive
 from models.archive.standing import standing_events, standing_impressions, standing_items
 from models.archive.target import LocalFolder
 from schemas.records import Interaction, Item
-from training.data import EventTable, heads_of, of_known_items, vocabulary_of
-from training.events import EventFrame
+from training.data.events import EventFrame
+from training.data.table import EventTable, heads_of, of_known_items, vocabulary_of
 
 DAY = 1_700_000_000_000
 STEPS = st.lists(
@@ -209,13 +209,13 @@ def test_one_event_in_two_partitions_counts_once(drawn: list[tuple[int, int]], n
 
 def test_texts_of_events_that_are_left_out_are_never_made_codes(monkeypatch: pytest.MonkeyPatch) -> None:
     coded: list[int] = []
-    whole = training.events._coded
+    whole = training.data.events._coded
 
     def counting(events: pl.LazyFrame) -> pl.LazyFrame:
         coded.append(events.collect().height)
         return whole(events)
 
-    monkeypatch.setattr("training.events._coded", counting)
+    monkeypatch.setattr("training.data.events._coded", counting)
     events = [Interaction(f"e{n}", f"u{n}", f"i{n}", n) for n in range(30_000)]
     assert list(EventFrame.of(iter(events), 100)) == events[-100:]
     rows = [event(n, n, n, 0) for n in range(500)]
@@ -225,7 +225,7 @@ def test_texts_of_events_that_are_left_out_are_never_made_codes(monkeypatch: pyt
 
 
 def test_long_histories_are_cut_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.events.BATCH", 7)
+    monkeypatch.setattr("training.data.events.BATCH", 7)
     events = [Interaction(f"e{n}", f"u{n % 3}", f"i{n % 5}", n // 2, value=n / 2) for n in range(100)]
     for newest in (0, 1, 6, 7, 8, 50, 99, 100, 500):
         assert list(EventFrame.of(events, newest)) == events[-newest:]

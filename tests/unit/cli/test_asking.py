@@ -24,8 +24,8 @@ from agents.cli import doctor, operate
 from agents.cli.asking import ask
 from agents.cli.tables import tables
 from schemas.errors import ConfigError, NotReady
-from streams.digests import digest
-from streams.settings import Settings
+from schemas.settings import Settings
+from streams.state.digests import digest
 
 Handle = Callable[[BaseHTTPRequestHandler], None]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from streams.settings import Settings
+from schemas.settings import Settings
 
 DRIVER = """
 import sys

@@ -23,10 +23,10 @@ async def serve() -> AsyncIterator[Callable[[Callable[[Metrics], None]], object]
 
     async def start(step: Callable[[Metrics], None]) -> str:
         metrics = Metrics()
-        metrics.count("events", 7, outcome="applied")
-        metrics.count("events", 3, outcome="dead_letter", code="invalid_field")
-        metrics.count("events", 2, code="not_json", outcome="dead_letter")
-        metrics.count("events", 9, outcome="replayed")
+        metrics.events.add(7, outcome="applied")
+        metrics.events.add(3, outcome="dead_letter", code="invalid_field")
+        metrics.events.add(2, code="not_json", outcome="dead_letter")
+        metrics.events.add(9, outcome="replayed")
 
         async def answer(_: web.Request) -> web.Response:
             step(metrics)
@@ -45,7 +45,7 @@ async def serve() -> AsyncIterator[Callable[[Callable[[Metrics], None]], object]
 
 
 def duplicate(metrics: Metrics) -> None:
-    metrics.count("events", outcome="duplicate")
+    metrics.events.add(outcome="duplicate")
 
 
 async def test_events_are_counted_by_outcome_until_all_are_there(serve: Callable[..., object]) -> None:

@@ -19,8 +19,8 @@ from rich.console import Console
 from agents.cli.ask import print_slate
 from agents.cli.screen import WIDE, plain_console, print_table
 from schemas.errors import ConfigError
+from schemas.settings import Settings
 from streams.embedded.process import python, riffle
-from streams.settings import Settings
 
 TITLE = "شريط [bold]x[/bold] :smile:"
 
@@ -70,7 +70,7 @@ def test_characters_that_the_encoding_lacks_are_replaced_and_no_id_is_lost(tmp_p
         from agents.cli.ask import print_slate
         from agents.cli import ask
         from agents.cli.screen import plain_console
-        from streams.settings import Settings
+        from schemas.settings import Settings
         ask.title_of = lambda settings, item_id: "\\u0634\\u0631\\u064a\\u0637"
         item = {"item_id": "ids-stay-whole", "score": 1.0, "sources": ["popular"]}
         slate = {"user_id": "\\xe9", "items": [item], "release": "r", "arm": "default", "degraded": [], "as_of": None}

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from agents.cli.progress import EVERY_S, advance, step
+from agents.cli.waiting import EVERY_S, advance, step
 
 
 @given(st.lists(st.floats(0, 30), min_size=1, max_size=50))
@@ -45,7 +45,7 @@ def test_what_is_waited_for_is_said_without_a_terminal() -> None:
 
 
 def test_training_says_how_far_it_is_without_a_terminal() -> None:
-    from training.progress import SAID_EVERY_S, progress
+    from training.cli.progress import SAID_EVERY_S, progress
 
     now, out = 0.0, io.StringIO()
     with progress(Console(file=out, force_terminal=False), lambda: now) as report:
@@ -61,8 +61,8 @@ def test_training_says_how_far_it_is_without_a_terminal() -> None:
 def test_of_processes_that_train_together_the_first_alone_says_how_far_it_is(
     terminal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from training.distributed import Group
-    from training.progress import progress
+    from training.cli.progress import progress
+    from training.loop.group import Group
 
     said = []
     for rank in range(2):

@@ -20,8 +20,8 @@ from agents.cli import doctor as doctor_module
 from agents.cli import operate, release, topics
 from agents.cli.ask import ask, print_slate
 from agents.cli.demo import promising
-from streams.settings import Settings
-from streams.topics import TOPICS, partitions_of
+from schemas.settings import Settings
+from streams.kafka.topics import TOPICS, partitions_of
 
 WIDTH = 80
 REASON = "NDCG@10 0.0512 is not beyond noise above 0.0498 of 20260131-0123456789; 1,204 queries are too few"

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from agents.cli import guarded, operate
 from agents.cli.doctor import doctor
 from schemas.errors import ConfigError
+from schemas.settings import SECRETS, URLS, Settings
 from streams.embedded.process import riffle
-from streams.settings import URLS, Settings
 
 SECRET = "p%40ssw0rd"
 PLAIN = "p@ssw0rd"
@@ -28,6 +28,15 @@ REFUSED = {
     "registry_url": f"ftp://a:{SECRET}@h",
     "archive": f"gs://a:{SECRET}@h",
     "bootstrap": f"kafka://a:{SECRET}@h:1",
+}
+
+
+LOGIN = {
+    "bootstrap": "127.0.0.1:1",
+    "kafka_security": "SASL_PLAINTEXT",
+    "kafka_sasl_mechanism": "PLAIN",
+    "kafka_username": "ann",
+    "kafka_password": PLAIN,
 }
 
 
@@ -53,6 +62,16 @@ def test_settings_are_shown_without_it(settings: Settings, name: str) -> None:
         assert "***" in text
 
 
+def test_a_password_is_shown_nowhere_and_reaches_processes_that_are_started(settings: Settings) -> None:
+    made = replace(settings, **LOGIN)
+    assert made.kafka.secret() == PLAIN
+    shown = f"{made} {made!r} {made.kafka} {made.kafka.described()} {made.environment()}"
+    assert not held(shown)
+    assert "***" in repr(made)
+    assert set(SECRETS) <= set(LOGIN)
+    assert Settings.from_env(made.environment(secrets=True)) == made.resolved()
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_refused_is_not_repeated(settings: Settings, name: str) -> None:
     for value in (REFUSED[name], f":{PLAIN}@h", f"redis://a b:{PLAIN}@h"):
@@ -68,8 +87,8 @@ def test_what_is_refused_is_not_repeated(settings: Settings, name: str) -> None:
 )
 def test_no_command_prints_it(settings: Settings, command: str) -> None:
     # another's Kafka at a port where nobody listens: `up` fails after everything was looked at
-    made = replace(settings, bootstrap="127.0.0.1:1", **WITH_SECRET)
-    environment = {**os.environ, **made.environment()}
+    made = replace(settings, **WITH_SECRET, **LOGIN)
+    environment = {**os.environ, **made.environment(secrets=True)}
     done = subprocess.run(riffle(*command.split()), env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert "Traceback" not in done.stderr
     assert not list(made.resolved().run_dir.glob("*.pid")), "nothing was started"

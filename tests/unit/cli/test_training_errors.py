@@ -15,15 +15,16 @@ from small_shop import POSITIVE, shop, write_shop
 import agents
 import training
 from agents.cli import release
-from streams.settings import Settings
-from training.amounts import FEWEST_EVENTS
-from training.gate import STANDARD
+from schemas.settings import Settings
+from training.data.amounts import FEWEST_EVENTS
+from training.evaluation.bounds import STANDARD
 
 PROGRAM = """
 import json, sys
 from click.testing import CliRunner
-from training.cli import evaluate_command, train_command
-from training.commands import tune_command
+from training.cli.evaluate import evaluate_command
+from training.cli.train import train_command
+from training.cli.tune import tune_command
 commands = {"train": train_command, "evaluate": evaluate_command, "tune": tune_command}
 for name, *options in json.loads(sys.argv[1]):
     ran = CliRunner().invoke(commands[name], options)
@@ -99,7 +100,7 @@ def test_what_is_wrong_is_found_before_torch_is_loaded(tmp_path: Path) -> None:
 def test_a_wrong_setting_is_named_with_its_file(tmp_path: Path, content: str, wanted: str) -> None:
     from schemas.errors import ConfigError
     from training.recipe import LearnSettings
-    from training.settings import read_settings
+    from training.settings_file import read_settings
 
     (tmp_path / "mine.json").write_text(content)
     with pytest.raises(ConfigError) as refused:
@@ -109,7 +110,7 @@ def test_a_wrong_setting_is_named_with_its_file(tmp_path: Path, content: str, wa
 
 
 def test_help_names_the_least_that_is_needed() -> None:
-    from training.cli import train_command
+    from training.cli.train import train_command
 
     amounts = (
         f"{FEWEST_EVENTS} events",

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from schemas.codec import Framing, decode, encode
 from schemas.errors import BadRequest, DeadlineExceeded, NotReady, RiffleError
 from schemas.records import After, AsOf, Interaction, Item, Request, Slate, SlateItem
-from streams.client import JSON_HEADERS, EventProducer, RiffleClient, slate_from
-from streams.settings import Settings
+from schemas.settings import Settings
+from streams.kafka.client import JSON_HEADERS, EventProducer, RiffleClient, slate_from
 
 SETTINGS = Settings(home=Path("/nowhere"))
 SLATE = Slate(

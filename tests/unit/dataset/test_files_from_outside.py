@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
-from agents.cli.data import load
+from agents.cli.loading import load
 from models.dataset.folder import Dataset
 from schemas.errors import BadDataset, BadItem
 from schemas.parsing import shown

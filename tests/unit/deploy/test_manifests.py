@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from agents.cli import COMMANDS
-from streams.settings import Settings
+from schemas.settings import Settings
 
 FOLDER = Path(__file__).parents[3] / "deploy" / "kubernetes"
 OWN = {"retrain.yaml"}

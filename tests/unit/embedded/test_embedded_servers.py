@@ -15,11 +15,11 @@ from click.testing import CliRunner
 
 from agents.cli.operate import down
 from schemas.errors import ConfigError
+from schemas.settings import Settings
 from streams.embedded import process
 from streams.embedded.kafka import CONTROLLER, SERVER, EmbeddedKafka, class_path
 from streams.embedded.process import answer_of
 from streams.embedded.redis import EmbeddedRedis
-from streams.settings import Settings
 
 Embedded = type[EmbeddedKafka] | type[EmbeddedRedis]
 

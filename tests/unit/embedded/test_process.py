@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import ConfigError, NotReady
+from schemas.settings import Settings
 from streams.embedded.process import Daemon, exit_status, listens, port_is_free, require_free_port, uninterrupted, wait_until
-from streams.settings import Settings
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 

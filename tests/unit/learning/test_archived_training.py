@@ -19,15 +19,16 @@ from moto.server import ThreadedMotoServer
 from models.archive.files import ArchiveFile, columns, parquet
 from models.archive.standing import erasures
 from models.archive.target import LocalFolder, S3Folder, Target
-from models.features import FEATURES, SPEC
+from models.features.compute import FEATURES, SPEC
 from models.rules import SHOWN
 from schemas.errors import BadDataset, ConfigError
 from schemas.records import Interaction, Item
-from training.cli import train_command
-from training.impressions import ImpressionSettings, build_examples
-from training.learn import Learned, learn
-from training.logged import logged_in
-from training.sources import open_corpus
+from training.cli.train import train_command
+from training.data.corpus import open_corpus
+from training.data.slates.examples import ImpressionSettings, build_examples
+from training.data.slates.logged import logged_in
+from training.learn import learn
+from training.release.learned import Learned
 
 TINY = replace(SMALL, towers=replace(SMALL.towers, epochs=1), ranker=replace(SMALL.ranker, epochs=1), queries=60, neighbours=8)
 SLATES = 40
@@ -107,7 +108,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def trained(source: str, vectors: Path) -> Learned:
     torch.set_num_threads(1)
     found = open_corpus(source, POSITIVE)
-    return learn(found.items, found.events, found.positive, vectors, TINY, logged=found.logged)
+    return learn(replace(found, shown=None), vectors, TINY)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -165,7 +166,7 @@ def test_examples_of_a_part_of_the_archive_are_refused(folder: Path, tmp_path: P
 def test_training_says_how_many_logged_slates_it_learned_from(
     folder: Path, vectors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.cli.GATE_QUERIES", 3)
+    monkeypatch.setattr("training.cli.train.GATE_QUERIES", 3)
     monkeypatch.setattr("training.trainer.threads", lambda *_: 1)
     torch.set_num_threads(1)
     build_examples(LocalFolder(folder), tmp_path / "examples", ImpressionSettings(POSITIVE))

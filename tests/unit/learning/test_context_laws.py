@@ -14,35 +14,36 @@ from hypothesis import strategies as st
 from learning_corpus import POSITIVE, SMALL, corpus
 from numpy.typing import NDArray
 
-from models.context import CONTEXT, context_of, hour_nearness
-from models.features import FEATURES
-from models.items import ItemStore
-from models.pipeline.batch import Queries
+from models.features.compute import FEATURES
+from models.features.context import CONTEXT, context_of, hour_nearness
+from models.items.store import ItemStore
 from models.pipeline.pipeline import CandidatePipeline
-from models.serving import ServingModel
-from models.slot import ModelSlot
+from models.pipeline.slot import ModelSlot
+from models.release.serving import ServingModel
 from schemas.records import Interaction, Item, Request, Slate
-from training.data import EventTable, heads_of, vocabulary_of
-from training.evaluate import World
-from training.learn import Learned
-from training.logged import LoggedSlate
-from training.ranker import KINDS, Examples, train_ranker
-from training.replay import replay
+from training.data.slates.logged import LoggedSlate
+from training.data.table import EventTable, heads_of, vocabulary_of
+from training.ranking.examples import Examples
+from training.ranking.fit import train_ranker
+from training.recipe import KINDS
+from training.release.learned import Learned
+from training.replay.replay import replay
+from training.replay.world import SimulatedWorker
 
 HOUR, DAY, WEEK = 3_600_000, 86_400_000, 604_800_000
 MOMENT = ("day_sin", "day_cos", "week_sin", "week_cos")
-SAID = tuple(name for name in CONTEXT if name.startswith("context"))
+SAID = tuple(name for name in CONTEXT.names if name.startswith("context"))
 NOTHING = ItemStore(1)
 TIMES = st.integers(1, 2**45)
 SAYINGS = st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=6)
 
 
 def of(requests: Sequence[Request], now_ms: int) -> NDArray[np.float32]:
-    return context_of(Queries.hydrate(requests, [None] * len(requests), NOTHING), now_ms)
+    return context_of(requests, now_ms)
 
 
 def columns(*names: str) -> list[int]:
-    return [CONTEXT.index(name) for name in names]
+    return [CONTEXT.names.index(name) for name in names]
 
 
 @given(TIMES, st.integers(0, 500))
@@ -89,14 +90,14 @@ def test_nearness_in_the_time_of_day_ends_after_six_hours(time_ms: int, now_ms: 
 # ---- in the pipeline
 
 
-def serving(learned: Learned, items: Sequence[Item]) -> tuple[World, ServingModel, CandidatePipeline]:
+def serving(learned: Learned, items: Sequence[Item]) -> tuple[SimulatedWorker, ServingModel, CandidatePipeline]:
     slot, model = ModelSlot(), ServingModel(learned.release())
     slot.swap(model)
-    world = World(items, slot)
+    world = SimulatedWorker(items, slot)
     return world, model, CandidatePipeline(world.items, slot=slot)
 
 
-def answer(world: World, pipeline: CandidatePipeline, request: Request) -> Slate:
+def answer(world: SimulatedWorker, pipeline: CandidatePipeline, request: Request) -> Slate:
     user = world.record(request.user_id)
     world.know(user)
     return pipeline.run([request], [user], [None])[0]
@@ -116,7 +117,7 @@ def test_features_are_the_same_when_serving_and_in_replay(learned: Learned, n: i
     events = [event for event in events[:n] if (event.user_id, event.item_id) != ("u0", "i39")] + [met]
     n = len(events) - 1
     world, model, pipeline = serving(learned, items)
-    examples = replay(World(items), model, events, table_of(events, items), n, 8, 0).examples
+    examples = replay(SimulatedWorker(items), model, events, table_of(events, items), n, 8, 0).examples
     assert len(examples) == 1
     for start in range(0, n, chunk):
         world.apply(events[start : min(start + chunk, n)])
@@ -206,8 +207,8 @@ def shown(learned: Learned, said: bool) -> Examples:
         labels = np.repeat(liked.astype(np.float32)[:, None], len(learned.manifest.heads), axis=1)
         features = np.asarray([item.features for item in slate.items], np.float32)
         slates.append(LoggedSlate(place, slate.user_id, names, features, labels, np.ones(len(names), np.float32)))
-    examples = replay(World(items), model, events, table_of(events, items), 300, 0, 0, None, slates).examples
-    parts = {name: getattr(examples, name)[:, :8] for name in Examples.__slots__ if name != "shown"}
+    examples = replay(SimulatedWorker(items), model, events, table_of(events, items), 300, 0, 0, None, slates).examples
+    parts = {name: getattr(examples, name)[:, :8] for name in Examples.__slots__ if name != "exposed"}
     return replace(examples, **parts)
 
 
@@ -228,6 +229,6 @@ def first_liked(examples: Examples, kind: str) -> float:
 def test_a_ranker_learns_what_is_liked_in_which_context(learned: Learned, said: bool, kind: str) -> None:
     examples = shown(learned, said)
     blind = replace(examples, features=examples.features.copy())
-    blind.features[..., [FEATURES.index(name) for name in (*CONTEXT, "category_hour")]] = 0
+    blind.features[..., [FEATURES.index(name) for name in (*CONTEXT.names, "category_hour")]] = 0
     seeing, unseeing = first_liked(examples, kind), first_liked(blind, kind)
     assert seeing > unseeing + 0.2

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from training.ease import EaseSettings, ease
+from training.retrieval.ease import EaseSettings, ease
 
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from schemas.records import Item
-from training import encoders
-from training.encoders import SHARD, ImageEncoder, TextEncoder, VectorCache, encode_items
-from training.encoding import LiveEncoders
+from training.encoders import image as encoders
+from training.encoders.cache import SHARD, VectorCache, encode_items
+from training.encoders.image import ImageEncoder
+from training.encoders.live import LiveEncoders
+from training.encoders.text import TextEncoder
 
 
 class Counting:

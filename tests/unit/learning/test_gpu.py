@@ -13,14 +13,20 @@ import torch.nn.functional as F  # noqa: N812
 from PIL import Image
 from tower_corpus import tower_corpus
 
-from models.sequences import EVENT_WIDTH, LENGTH
-from models.serving import session_of
-from training import distributed, encoders
-from training.encoders import Encoder, ImageEncoder, TextEncoder
-from training.export import HALF_PARITY, to_half, to_onnx
-from training.fit_towers import event_columns, train_towers
-from training.ranker import KINDS, Examples, RankerSettings, listwise_ndcg, train_ranker
-from training.towers import ItemTower, TowerSettings, UserTower, item_vectors
+from models.release.sequences import EVENT_WIDTH, LENGTH
+from models.release.serving import session_of
+from training.encoders import image, text
+from training.encoders.encoder import Encoder
+from training.encoders.image import ImageEncoder
+from training.encoders.text import TextEncoder
+from training.loop import group as distributed
+from training.ranking.choice import listwise_ndcg
+from training.ranking.examples import Examples
+from training.ranking.fit import train_ranker
+from training.recipe import KINDS, RankerSettings, TowerSettings
+from training.release.export import HALF_PARITY, to_half, to_onnx
+from training.retrieval.fit_towers import event_columns, train_towers
+from training.retrieval.towers import ItemTower, UserTower, item_vectors
 
 # without what is drawn on the device, whose numbers are its own
 SETTINGS = TowerSettings(dimensions=8, blocks=1, epochs=2, batch=8, rate=1e-2, dropout=0.0, hidden_ids=0.0, hidden_content=0.0)
@@ -105,7 +111,8 @@ def test_vectors_encoded_on_cuda_are_those_of_the_cpu(monkeypatch: pytest.Monkey
     make: Callable[[], Encoder] = TextEncoder if kind == "text" else ImageEncoder
     contents = [f"{n} kites over {'a quiet ' * n}sea".encode() for n in range(1, 9)] if kind == "text" else drawn_images(8)
     there, readable = make().encode(contents)
-    monkeypatch.setattr(encoders, "_gpu", lambda: False)
+    for module in (image, text):
+        monkeypatch.setattr(module, "gpu", lambda: False)
     here, same = make().encode(contents)
     assert readable.all()
     assert same.all()

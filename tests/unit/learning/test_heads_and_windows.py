@@ -10,14 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.release import DAY_MS, Head, Manifest
+from models.release.release import Head, Manifest
 from models.rules import PositiveRule
+from models.units import DAY_MS
 from schemas.errors import ConfigError
 from schemas.records import Interaction, Item
-from training.data import EventTable, heads_of, vocabulary_of, windows_of
-from training.following import Following
-from training.learn import LearnSettings
-from training.settings import read_settings, write_settings
+from training.data.table import EventTable, heads_of, vocabulary_of, windows_of
+from training.recipe import LearnSettings
+from training.replay.outcomes import Outcomes
+from training.settings_file import read_settings, write_settings
 
 POSITIVE = "action == 'buy'"
 HOUR_MS = 3_600_000
@@ -40,7 +41,7 @@ def test_each_head_counts_within_its_own_window(drawn: list[tuple[int, int, int,
     vocabulary = vocabulary_of(events, POSITIVE)
     heads = (("positive", 1.0), *((action, 0.1) for action in vocabulary.actions if action != "buy"))
     table = EventTable.of(events, [Item(f"i{n}") for n in range(4)], vocabulary, heads, windows)
-    following = Following(events, PositiveRule(POSITIVE), [name for name, _ in heads], windows)
+    outcomes = Outcomes(events, PositiveRule(POSITIVE), [name for name, _ in heads], windows)
     for n, event in enumerate(events):
         if not table.first[n]:
             continue
@@ -54,7 +55,7 @@ def test_each_head_counts_within_its_own_window(drawn: list[tuple[int, int, int,
             for name, _ in heads
         ]
         assert table.labels[n].astype(bool).tolist() == expected
-        assert following.of(event.user_id, n, event.event_time)[event.item_id].tolist() == expected
+        assert outcomes.of(event.user_id, n, event.event_time)[event.item_id].tolist() == expected
 
 
 def test_named_heads_weigh_what_they_are_given() -> None:

@@ -16,23 +16,23 @@ from hypothesis import strategies as st
 from learning_corpus import COLOURS, POSITIVE, SMALL, corpus, pictured
 from numpy.typing import NDArray
 
-from models.release import ARRAYS, MET, PROJECTIONS, WEIGHTS, Release, write_release
-from models.sequences import LENGTH, Vocabulary
-from models.serving import ServingModel
+from models.release.release import ARRAYS, MET, PROJECTIONS, WEIGHTS, Release, write_release
+from models.release.sequences import LENGTH, Vocabulary
+from models.release.serving import ServingModel
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
-from training import incremental
-from training.cli import train_command
-from training.data import EventTable
-from training.distributed import Group
-from training.evaluate import World
-from training.fit_towers import NEVER, first_meetings, train_towers
-from training.gate import HALF
-from training.incremental import rows_to_learn, update
-from training.learn import Learned
-from training.parity import in_parity
-from training.towers import Content, ItemTower, UserTower, item_vectors
-from training.weights import Champion, warm_start
+from training import update as incremental
+from training.cli.train import train_command
+from training.data.table import EventTable
+from training.evaluation.bounds import HALF
+from training.loop.group import Group
+from training.release.learned import Learned
+from training.release.parity import in_parity
+from training.replay.world import SimulatedWorker
+from training.retrieval.fit_towers import NEVER, first_meetings, train_towers
+from training.retrieval.towers import Content, ItemTower, UserTower, item_vectors
+from training.retrieval.weights import Champion, warm_start
+from training.update import rows_to_learn, update
 
 AGES_MS = 10**12
 few = settings(max_examples=40, deadline=None)
@@ -114,7 +114,7 @@ def test_an_update_learns_what_is_new_and_keeps_what_was(
     items = [*seen, *unmet, *new]
     made = update(champion, items, events, vectors, SMALL)
     again = update(champion, items, events, vectors, SMALL)
-    world, people = World(items), sorted({event.user_id for event in events})
+    world, people = SimulatedWorker(items), sorted({event.user_id for event in events})
     world.apply(events)
     assert made.modules is not None
     held = in_parity(world, made.release(), made.modules, people, 40)
@@ -182,7 +182,7 @@ def test_an_update_in_half_precision_is_measured_as_such_and_stays_so(
         assert products(made.graphs[name]) == {onnx.TensorProto.FLOAT16}
         assert products(champion.release.graphs[name]) == {onnx.TensorProto.FLOAT}
     assert made.graphs["ranker.onnx"] == champion.release.graphs["ranker.onnx"]
-    world, people = World(items), sorted({event.user_id for event in events})
+    world, people = SimulatedWorker(items), sorted({event.user_id for event in events})
     world.apply(events)
     assert made.modules is not None
     assert 1e-7 < in_parity(world, made.release(), made.modules, people, 20).worst <= HALF.parity

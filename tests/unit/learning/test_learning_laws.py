@@ -15,24 +15,29 @@ from learning_corpus import POSITIVE, SMALL, corpus, small_release
 from numpy.typing import NDArray
 from reference import records_of
 
-from models.features import FEATURES
-from models.items import ItemStore
+from models.features.compute import FEATURES
+from models.items.store import ItemStore
 from models.pipeline.batch import Queries
-from models.sequences import EVENT_WIDTH, LENGTH, history_inputs
-from models.serving import ServingModel
-from models.signals import Scratch, Signal
+from models.pipeline.signals import Scratch, Signal
+from models.release.sequences import EVENT_WIDTH, LENGTH, history_inputs
+from models.release.serving import ServingModel
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item, Request
-from training.data import ATTRIBUTION_MS, EventTable, heads_of, vocabulary_of
-from training.ease import ease
-from training.evaluate import Figures, World
-from training.export import to_onnx
-from training.fit_towers import event_columns
-from training.gate import judge
-from training.learn import Learned, learn
-from training.ranker import RankerSettings, make_ranker
-from training.replay import Replayed, replay
-from training.towers import TowerSettings, UserTower
+from training.data.corpus import Corpus
+from training.data.table import ATTRIBUTION_MS, EventTable, heads_of, vocabulary_of
+from training.evaluation.evaluate import Figures
+from training.learn import learn
+from training.ranking.examples import Replayed
+from training.ranking.kinds import make_ranker
+from training.recipe import RankerSettings, TowerSettings
+from training.release.export import to_onnx
+from training.release.gate import judge
+from training.release.learned import Learned
+from training.replay.replay import replay
+from training.replay.world import SimulatedWorker
+from training.retrieval.ease import ease
+from training.retrieval.fit_towers import event_columns
+from training.retrieval.towers import UserTower
 
 few = settings(max_examples=40, deadline=None)
 
@@ -121,9 +126,9 @@ def test_training_and_serving_read_the_same_history() -> None:
 def test_too_little_to_learn_from_is_said(vectors: Path) -> None:
     items, events = corpus()
     with pytest.raises(BadDataset, match="too little"):
-        learn(items, events[:50], POSITIVE, vectors, SMALL)
+        learn(Corpus("glass", items, events[:50], POSITIVE), vectors, SMALL)
     with pytest.raises(BadDataset, match=r"none of the 900 events is liked .* actions are view \(\d+\), like"):
-        learn(items, events, "action == 'never'", vectors, SMALL)
+        learn(Corpus("glass", items, events, "action == 'never'"), vectors, SMALL)
 
 
 # ---- replay
@@ -134,7 +139,7 @@ def replayed(learned: Learned, events: list[Interaction]) -> np.ndarray:
     vocabulary = vocabulary_of(corpus()[1], POSITIVE)
     table = EventTable.of(events, items, vocabulary, heads_of(corpus()[1], vocabulary, POSITIVE))
     model = ServingModel(learned.release())
-    return replay(World(items), model, events, table, 600, 10_000, 0).examples.features
+    return replay(SimulatedWorker(items), model, events, table, 600, 10_000, 0).examples.features
 
 
 def test_a_replayed_feature_never_sees_its_own_event_or_a_later_one(learned: Learned) -> None:
@@ -250,7 +255,7 @@ def test_a_tenth_of_the_items_is_new_to_the_ranker_and_all_are_learned(
 ) -> None:
     asked: list[ServingModel] = []
 
-    def watched(world: World, model: ServingModel, *rest: Any) -> Replayed:
+    def watched(world: SimulatedWorker, model: ServingModel, *rest: Any) -> Replayed:
         asked.append(model)
         return replay(world, model, *rest)
 
@@ -311,7 +316,9 @@ def test_a_feature_that_never_varied_in_training_moves_no_score() -> None:
     """Else an item the release has not seen would be scored by weights that nothing ever taught."""
     import torch
 
-    from training.ranker import Examples, RankerSettings, train_ranker
+    from training.ranking.examples import Examples
+    from training.ranking.fit import train_ranker
+    from training.recipe import RankerSettings
 
     rng = np.random.default_rng(3)
 

@@ -15,21 +15,21 @@ from hypothesis import strategies as st
 from learning_corpus import KINDS, corpus, pictured
 from PIL import Image
 
-from models.features import FEATURES
-from models.items import TEXT_DIMENSIONS, ItemStore
+from models.features.compute import FEATURES
+from models.items.store import TEXT_DIMENSIONS, ItemStore
+from models.items.vectors import HALF, ItemVector, VectorStore, fingerprint, vectors_from, vectors_to
 from models.pipeline.pipeline import CandidatePipeline
-from models.release import Release
-from models.serving import SYNC_AT_ONCE, ServingModel
-from models.slot import ModelSlot
-from models.tables import UserTable
-from models.vectors import HALF, ItemVector, VectorStore, fingerprint, vectors_from, vectors_to
+from models.pipeline.slot import ModelSlot
+from models.release.release import Release
+from models.release.serving import SYNC_AT_ONCE, ServingModel
+from models.tables.users import UserTable
 from schemas.codec import decode, encode
 from schemas.columns import EventColumns
 from schemas.errors import BadEvent, ReleaseRejected
 from schemas.records import Interaction, Item, Request
-from training import evaluate
-from training.encoding import LiveEncoders
-from training.learn import Learned
+from training.encoders.live import LiveEncoders
+from training.release.learned import Learned
+from training.replay.world import SimulatedWorker
 
 World = tuple[Learned, list[Item], list[Item], Path]
 
@@ -102,7 +102,7 @@ def test_the_ranker_tells_what_training_met_whatever_the_worker_has_seen(world: 
     """Also among the release's items, of which some were met by nobody; whether its history is the training's or not."""
     learned, seen, unmet, _ = world
     every = [*seen, *unmet, *twins(unmet)]
-    stream, slot = evaluate.World(every), ModelSlot()
+    stream, slot = SimulatedWorker(every), ModelSlot()
     slot.swap(ServingModel(learned.release()))
     pipeline = CandidatePipeline(stream.items, slot=slot)
     since = [Interaction(f"since{n}", "u", item.item_id, 1_000 + n, "like") for n, item in enumerate([*unmet, *twins(unmet)])]

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from learning_corpus import pictured
 
-from training.encoders import ImageEncoder, TextEncoder, encode_items
-from training.learn import Learned
-from training.projections import fit_projection, projected
+from training.encoders.cache import encode_items
+from training.encoders.image import ImageEncoder
+from training.encoders.projections import fit_projection, projected
+from training.encoders.text import TextEncoder
+from training.release.learned import Learned
 
 few = settings(max_examples=60, deadline=None)
 

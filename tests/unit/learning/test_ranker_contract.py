@@ -12,14 +12,20 @@ import torch
 from learning_corpus import SMALL
 from numpy.typing import NDArray
 
-from models.features import FEATURES
-from models.release import Release
-from models.serving import ServingModel
+from models.features.compute import FEATURES
+from models.release.release import Release
+from models.release.serving import ServingModel
 from schemas.errors import BadDataset, ConfigError, ReleaseRejected
-from training import export
-from training.export import to_half, to_onnx
-from training.learn import Learned
-from training.ranker import KINDS, Examples, Ranker, RankerSettings, listwise_ndcg, make_ranker, reliability, train_ranker
+from training.ranking.base import Ranker
+from training.ranking.calibrate import reliability
+from training.ranking.choice import listwise_ndcg
+from training.ranking.examples import Examples
+from training.ranking.fit import train_ranker
+from training.ranking.kinds import make_ranker
+from training.recipe import KINDS, RankerSettings
+from training.release import export
+from training.release.export import to_half, to_onnx
+from training.release.learned import Learned
 
 F, C = 6, 12
 SETTINGS = RankerSettings(width=32, experts=2, epochs=12, batch=32, rate=1e-2, dropout=0.0)
@@ -76,11 +82,11 @@ def test_that_shown_items_are_taken_more_often_says_nothing_of_the_others(kind: 
     torch.set_num_threads(1)
     rng = np.random.default_rng(3)
     examples, fresh = drawn(800, 4), drawn(200, 5)
-    examples.shown = rng.random(800) < 0.5
+    examples.exposed = rng.random(800) < 0.5
     for part in (examples, fresh):
         part.features[..., 4] = rng.normal(size=part.features.shape[:2])
-    examples.features[examples.shown, :, 4] += 3
-    chance = 1 / (1 + np.exp(-(examples.features[..., 4] * -1.0 + np.where(examples.shown, 6.0, -1.0)[:, None])))
+    examples.features[examples.exposed, :, 4] += 3
+    chance = 1 / (1 + np.exp(-(examples.features[..., 4] * -1.0 + np.where(examples.exposed, 6.0, -1.0)[:, None])))
     examples.labels[..., 1] = rng.random(chance.shape) < chance
     wanted = rng.random(fresh.labels.shape[:2]) < 1 / (1 + np.exp(fresh.features[..., 4] + 1))
     heads = told(train_ranker(examples, replace(SETTINGS, kind=kind, width=16)), fresh)

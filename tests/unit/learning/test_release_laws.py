@@ -12,11 +12,11 @@ import numpy as np
 import onnx
 import pytest
 
-from models.release import FILES, Manifest, Release, list_releases, write_release
-from models.serving import ServingModel
-from models.slot import ModelSlot
+from models.pipeline.slot import ModelSlot
+from models.release.release import FILES, Manifest, Release, list_releases, write_release
+from models.release.serving import ServingModel, prepare
 from schemas.errors import ReleaseRejected
-from training.learn import Learned
+from training.release.learned import Learned
 
 
 def reseal(folder: Path, **changes: Any) -> Path:
@@ -29,7 +29,7 @@ def reseal(folder: Path, **changes: Any) -> Path:
 
 def refused(folder: Path) -> str:
     with pytest.raises(ReleaseRejected) as caught:
-        ModelSlot.prepare(folder)
+        prepare(folder)
     return caught.value.code
 
 
@@ -122,10 +122,10 @@ def test_a_graph_that_leads_out_of_the_release_or_does_not_run_is_refused(folder
 
 def test_a_refused_release_leaves_the_old_one_serving(learned: Learned, folder: Path) -> None:
     slot = ModelSlot()
-    slot.swap(slot.prepare(folder))
+    slot.swap(prepare(folder))
     (folder / "text.npy").write_bytes(b"")
     with pytest.raises(ReleaseRejected):
-        slot.swap(slot.prepare(folder))
+        slot.swap(prepare(folder))
     assert slot.name == folder.name
 
 
@@ -133,7 +133,7 @@ def test_writing_is_all_or_nothing(learned: Learned, tmp_path: Path, monkeypatch
     def fails(*args: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("models.release.os.fsync", fails)
+    monkeypatch.setattr("models.release.release.os.fsync", fails)
     with pytest.raises(OSError, match="disk full"):
         write_release(tmp_path / "r", learned.manifest, learned.arrays, learned.graphs, learned.item_ids)
     assert list((tmp_path / "r").iterdir()) == []
@@ -150,6 +150,6 @@ def test_a_release_in_memory_runs_for_any_batch(learned: Learned) -> None:
 
 
 def _features() -> tuple[str, ...]:
-    from models.features import FEATURES
+    from models.features.compute import FEATURES
 
     return FEATURES

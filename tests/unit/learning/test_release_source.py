@@ -14,9 +14,9 @@ import pytest
 from boto3.exceptions import RetriesExceededError
 from botocore.exceptions import ClientError
 
-from models import release_source
-from models.release import Release, manifest_sha256
-from models.release_source import take
+from models.release import source as release_source
+from models.release.release import Release, manifest_sha256
+from models.release.source import take
 from schemas.errors import ReleaseRejected, RiffleError, TransientError
 
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from schemas.records import Interaction, Item
-from training.data import EventTable, heads_of, vocabulary_of
-from training.fit_towers import train_towers
-from training.towers import Content, TowerSettings
+from training.data.table import EventTable, heads_of, vocabulary_of
+from training.recipe import TowerSettings
+from training.retrieval.fit_towers import train_towers
+from training.retrieval.towers import Content
 
 POSITIVE = "action == 'like'"
 ITEMS = 3_000

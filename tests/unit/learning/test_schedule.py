@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from training.schedule import one_cycle
+from training.loop.schedule import one_cycle
 
 
 @pytest.mark.parametrize("steps", range(1, 41))

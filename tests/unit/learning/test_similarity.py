@@ -10,22 +10,23 @@ import torch
 from learning_corpus import corpus
 from numpy.typing import NDArray
 
-from models.features import FEATURES
+from models.features.compute import FEATURES
 from models.pipeline.pipeline import CandidatePipeline
+from models.pipeline.slot import ModelSlot
 from models.pipeline.sources import RECENCY
-from models.release import Manifest, Release
-from models.serving import ServingModel
-from models.slot import ModelSlot
+from models.release.release import Manifest, Release
+from models.release.serving import ServingModel
 from schemas.errors import ReleaseRejected
 from schemas.records import Request
-from training import similarity
-from training.data import EventTable
-from training.distributed import Group
-from training.evaluate import World
-from training.learn import Learned, _Encoded
-from training.similarity import FEWEST, LEAST, content_weights
-from training.tap import Tap
-from training.towers import Content
+from training.data.table import EventTable
+from training.loop.group import Group
+from training.release.learned import Learned
+from training.replay.tap import Tap
+from training.replay.world import SimulatedWorker
+from training.retrieval import content_weights as similarity
+from training.retrieval.content import EncodedContent
+from training.retrieval.content_weights import FEWEST, LEAST, content_weights
+from training.retrieval.towers import Content
 
 ITEMS, TASTES = 300, 6
 
@@ -167,7 +168,7 @@ def test_all_processes_of_a_training_read_content_by_the_first_ones_weights(monk
     taste = rng.integers(0, TASTES, ITEMS)
     parts = [told(rng, taste, clearly) for clearly in (0.5, 1.0, 0.2)]
     projections = {"text": np.eye(17, 16, dtype=np.float32), "image": np.eye(17, 16, dtype=np.float32)}
-    encoded = _Encoded(Content(*parts, np.ones((ITEMS, 2), np.float32)), projections, {}, {})
+    encoded = EncodedContent(Content(*parts, np.ones((ITEMS, 2), np.float32)), projections, {}, {})
     first = torch.tensor([0.5, 1.0, 0.25], dtype=torch.float64)
     monkeypatch.setattr(Group, "gathered", lambda _, mine: [first, mine])
     encoded.weigh(history(rng, taste), 0)
@@ -180,9 +181,9 @@ def test_all_processes_of_a_training_read_content_by_the_first_ones_weights(monk
 # ---- in a release
 
 
-def serving(learned: Learned, content: dict[str, float]) -> tuple[World, ServingModel, Tap, CandidatePipeline]:
+def serving(learned: Learned, content: dict[str, float]) -> tuple[SimulatedWorker, ServingModel, Tap, CandidatePipeline]:
     manifest = replace(learned.manifest, content=content)
-    world, slot = World(corpus()[0]), ModelSlot()
+    world, slot = SimulatedWorker(corpus()[0]), ModelSlot()
     slot.swap(model := ServingModel(Release(manifest, learned.arrays, learned.graphs, learned.item_ids)))
     pipeline = CandidatePipeline(world.items, slot=slot)
     world.apply(corpus()[1][:300])

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from small_shop import shop, write_shop
 
-from models.release import Release
-from training.gate import LEAVE_LAST_OUT, STANDARD
+from models.release.release import Release
+from training.evaluation.bounds import LEAVE_LAST_OUT, STANDARD
 
 SAID = re.compile(r"the newest events are too few to judge by: .*|[a-z ,ONX-]+: \d+ %")
 "Lines that a training writes where stderr is no terminal: why it is judged by other events, and how far it is."

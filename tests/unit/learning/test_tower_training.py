@@ -19,14 +19,22 @@ from torch import Tensor, nn
 from tower_corpus import tower_corpus
 
 from schemas.errors import StoreCorrupt
-from training import fit_towers
-from training.checkpoints import Checkpoints, read_checkpoint
-from training.data import EventTable
-from training.distributed import Group
-from training.fit_towers import NEVER, drawn_pool, first_meetings, less_before, log_sums_before, train_towers
-from training.retrieval import Retrieval, unlearned
-from training.towers import Content, ItemTower, TowerSettings, UserTower, item_vectors
-from training.validation import Validation
+from training.data.table import EventTable
+from training.loop.checkpoints import Checkpoints, read_checkpoint
+from training.loop.group import Group
+from training.recipe import TowerSettings
+from training.retrieval import fit_towers
+from training.retrieval.fit_towers import (
+    NEVER,
+    cold_logsumexp,
+    discount_cold_negatives,
+    drawn_pool,
+    first_meetings,
+    train_towers,
+)
+from training.retrieval.next_item import Validation
+from training.retrieval.towers import Content, ItemTower, UserTower, item_vectors
+from training.retrieval.unlearn import Retrieval, simulate_cold
 
 few = settings(max_examples=60, deadline=None)
 TINY = TowerSettings(dimensions=8, blocks=1, epochs=2, batch=8, rate=1e-2)
@@ -235,8 +243,8 @@ def test_before_its_first_meeting_an_item_counts_a_share_in_each_sum(
     first, when = torch.tensor([first for _, first in items]), torch.tensor(times)
     plain = [np.log(sum(np.exp(logit) * (unmet if first_ms > time else 1.0) for logit, first_ms in items)) for time in times]
     rows = logits.repeat(len(times), 1)
-    assert torch.logsumexp(less_before(rows, first, when, unmet), 1).numpy() == pytest.approx(plain, abs=1e-4)
-    assert log_sums_before(logits, first, when, unmet).numpy() == pytest.approx(plain, abs=1e-3)
+    assert torch.logsumexp(discount_cold_negatives(rows, first, when, unmet), 1).numpy() == pytest.approx(plain, abs=1e-4)
+    assert cold_logsumexp(logits, first, when, unmet).numpy() == pytest.approx(plain, abs=1e-3)
 
 
 def test_text_and_image_say_nothing_before_they_are_learned() -> None:
@@ -276,7 +284,7 @@ def test_an_item_that_is_as_if_nobody_had_met_it_has_its_content_alone(share: fl
     index = rng.integers(-1, n, (n, 5)).astype(np.int32)
     weight = np.where(index >= 0, rng.random((n, 5)), 0).astype(np.float32)
     made = Retrieval(UserTower(TINY), tower, item_vectors(tower, content, ~met), met, index, weight)
-    found = unlearned(made, content, share, seed)
+    found = simulate_cold(made, content, share, seed)
     hidden = made.met & ~found.met
     assert hidden.sum() == int(met.sum() * share)
     assert not (found.met & ~made.met).any()
@@ -288,5 +296,5 @@ def test_an_item_that_is_as_if_nobody_had_met_it_has_its_content_alone(share: fl
     assert (found.ease_weight[gone] == 0).all()
     assert np.array_equal(found.ease_index[~gone], index[~gone])
     assert np.array_equal(found.ease_weight[~gone], weight[~gone])
-    again = unlearned(made, content, share, seed)
+    again = simulate_cold(made, content, share, seed)
     assert np.array_equal(again.met, found.met)

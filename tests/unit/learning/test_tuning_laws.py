@@ -25,17 +25,17 @@ from schemas.errors import ConfigError
 from schemas.records import Interaction
 from training import tune as tune_module
 from training import tune as tuning
-from training.cli import evaluate_command, train_command
-from training.commands import tune_command
-from training.data import EventTable
-from training.events import EventFrame
-from training.fit_towers import train_towers
-from training.learn import LearnSettings
-from training.ranker import KINDS
-from training.settings import BOUNDS, read_settings, write_settings
-from training.towers import TowerSettings
+from training.cli.evaluate import evaluate_command
+from training.cli.train import train_command
+from training.cli.tune import tune_command
+from training.data.corpus import Corpus
+from training.data.events import EventFrame
+from training.data.table import EventTable
+from training.recipe import KINDS, LearnSettings, TowerSettings
+from training.retrieval.fit_towers import train_towers
+from training.retrieval.next_item import Validation
+from training.settings_file import BOUNDS, read_settings, write_settings
 from training.tune import SPACE, TuneSettings, _bind, _expressible, _fingerprint, _opened, tried, tune
-from training.validation import Validation
 
 SMALLER = replace(SMALL, towers=replace(SMALL.towers, epochs=3), queries=40, least_steps=1)
 HOW = TuneSettings(validation=0.2, queries=40, startup=1)
@@ -59,13 +59,14 @@ def test_a_study_goes_on_prunes_and_tries_again_what_was_cut_off(
         return pl.DataFrame(schema={"features": pl.List(pl.Float32)})
 
     columns, progress = EventFrame.of(events[:700]), lambda *told: said.append(told)
-    found = tune(items, columns, POSITIVE, vectors, file, 1, SMALLER, HOW, progress, logged)
+    part = Corpus("glass", items, columns, POSITIVE, logged=logged)
+    found = tune(part, vectors, file, 1, SMALLER, HOW, progress)
     assert asked == [events[559].event_time], "logged slates of the trial's own part"
     assert {part for part, _, _ in said} == {"trial 1 of 1"}
     assert [done for _, done, _ in said] == sorted(done for _, done, _ in said)
     assert all(0 <= done <= of for _, done, of in said)
     with pytest.raises(ConfigError, match="a study of something else"):
-        tune(items, events[:699], POSITIVE, vectors, file, 1, SMALLER, HOW)
+        tune(Corpus("glass", items, events[:699], POSITIVE), vectors, file, 1, SMALLER, HOW)
     assert found.states == {"complete": 1}
     assert 0 < found.value <= 1
     assert found.best == tried(_expressible(SMALLER), SMALLER) == SMALLER, "the first trial is the standard"
@@ -79,7 +80,7 @@ def test_a_study_goes_on_prunes_and_tries_again_what_was_cut_off(
             )
         )
     cut_off = study.ask(narrow)  # a call that was killed while it tried this
-    again = tune(items, events[:700], POSITIVE, vectors, file, 1, SMALLER, HOW)
+    again = tune(Corpus("glass", items, events[:700], POSITIVE), vectors, file, 1, SMALLER, HOW)
     assert again.states == {"complete": 4, "fail": 1, "pruned": 1}
     assert (again.best, again.value) == (found.best, found.value)
     last = _opened(file, HOW).trials[-1]
@@ -115,9 +116,10 @@ def test_a_study_is_of_one_thing(tmp_path: Path, vectors: Path, change: dict[str
         if other.get("moved"):
             of = [*of[:-1], replace(of[-1], **other["moved"])]
         some = [*items[: other.get("items", 40) - 1], replace(items[-1], **other.get("changed", {}))]
-        given = some, other.get("columns", list)(of), other.get("positive", POSITIVE)
-        how = other.get("standard", SMALLER), other.get("how", HOW), EventFrame.of(other.get("shown", []))
-        mine = _fingerprint({"dataset": other.get("name", "glass")}, *given, *how)
+        given, shown = other.get("columns", list)(of), EventFrame.of(other.get("shown", []))
+        part = Corpus("glass", some, given, other.get("positive", POSITIVE), shown=shown)
+        about = {"dataset": other.get("name", "glass")}
+        mine = _fingerprint(about, part, other.get("standard", SMALLER), other.get("how", HOW))
         _bind(_opened(tmp_path / "s.jsonl", HOW), tmp_path / "s.jsonl", mine)
 
     bound()
@@ -138,7 +140,7 @@ def test_a_study_ends_where_what_is_learned_or_searched_is_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: Any, said: str
 ) -> None:
     items, events = corpus()
-    given = {"dataset": "glass"}, items, events, POSITIVE, SMALLER, HOW
+    given = {"dataset": "glass"}, Corpus("glass", items, events, POSITIVE), SMALLER, HOW
     file = tmp_path / "s.jsonl"
     _bind(_opened(file, HOW), file, mine := _fingerprint(*given))
     other = {**mine, "searched": sorted(value)}

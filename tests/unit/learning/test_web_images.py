@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from schemas.records import Item
-from training.addresses import is_public
-from training.encoders import ImageEncoder, encode_items
-from training.encoding import LiveEncoders
-from training.web_images import Limits, WebImages
+from training.encoders.addresses import is_public
+from training.encoders.cache import encode_items
+from training.encoders.image import ImageEncoder
+from training.encoders.live import LiveEncoders
+from training.encoders.web_images import Limits, WebImages
 
 HOST = "127.0.0.1"
 SMALL = Limits(bytes=20_000, seconds=1.0, parallel=4)

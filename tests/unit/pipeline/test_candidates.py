@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import records_of
 
-from models.bloom import CAPACITY, ERROR_RATE, FIRST_TIERS, LATER_CAPACITY, MAX_TIERS
-from models.items import ItemStore
+from models.items.store import ItemStore
 from models.pipeline.pipeline import CandidatePipeline
-from models.state import UserRecord
+from models.state.bloom import CAPACITY, ERROR_RATE, FIRST_TIERS, LATER_CAPACITY, MAX_TIERS
+from models.state.rows import UserRecord
 from schemas.records import Interaction, Item, Request
 
 NOW = 1_700_000_000_000

@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from models.index import IndexSettings, VectorIndex, exact_top
-from models.items import ItemStore
-from models.serving import ServingModel
-from models.ties import Ties
+from models.items.store import ItemStore
+from models.pipeline.exact import exact_top
+from models.pipeline.ties import Ties
+from models.release.nearest import IndexSettings, VectorIndex
+from models.release.serving import ServingModel
 from schemas.errors import ConfigError
 from schemas.records import Item
-from training.learn import Learned
+from training.release.learned import Learned
 
 few = settings(max_examples=60, deadline=None)
 N, D = 60_000, 33

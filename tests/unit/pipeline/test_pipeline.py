@@ -11,17 +11,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference import Tables, records_of
 
-from models.items import ItemStore
+from models.items.store import ItemStore
 from models.pipeline.batch import Candidates, Queries, Retrieved
 from models.pipeline.pipeline import CandidatePipeline, PipelineSettings
-from models.pipeline.scoring import LightScorer
-from models.slot import ModelSlot
-from models.state import ItemStatRow, UserRecord
+from models.pipeline.slot import ModelSlot
+from models.pipeline.sources import SOURCES
+from models.state.rows import ItemStatRow, UserRecord
 from schemas.errors import BadItem
 from schemas.records import Interaction, Item, Request
 
 if TYPE_CHECKING:
-    from training.learn import Learned
+    from training.release.learned import Learned
 
 N = 25
 ITEMS = [f"i{n}" for n in range(N)]
@@ -69,7 +69,7 @@ def worlds(draw: st.DrawFn) -> tuple[ItemStore, dict[str, UserRecord], list[Requ
 def slot_of(learned: Learned | None) -> ModelSlot:
     slot = ModelSlot()
     if learned is not None:
-        from models.serving import ServingModel
+        from models.release.serving import ServingModel
 
         slot.swap(ServingModel(learned.release()))
     return slot
@@ -142,15 +142,15 @@ def small() -> ItemStore:
 
 class Failing:
     name = "failing"
+    default_weight = 1.0
+    retrieves = True
 
     def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:
         raise RuntimeError("no")
 
 
 def test_a_source_that_fails_costs_its_part_and_is_named() -> None:
-    pipeline = CandidatePipeline(small())
-    pipeline.sources = [*pipeline.sources, Failing()]
-    pipeline.scorer = LightScorer([source.name for source in pipeline.sources])
+    pipeline = CandidatePipeline(small(), sources=[*(source() for source in SOURCES), Failing()])
     slate = pipeline.run([Request("r", "u")], [None], [None])[0]
     assert slate.degraded == ("source:failing",)
     assert len(slate.items) == 10
@@ -273,7 +273,7 @@ def with_release(learned: Learned) -> tuple[CandidatePipeline, UserRecord]:
 
 
 def test_a_release_ranks_explains_and_logs_what_it_saw(learned: Learned) -> None:
-    from models.features import FEATURES
+    from models.features.compute import FEATURES
 
     pipeline, user = with_release(learned)
     slate = pipeline.run([Request("r", "u", k=5, explain=True)], [user], [None])[0]
@@ -296,7 +296,7 @@ def test_a_ranker_that_fails_leaves_the_light_order_and_says_so(learned: Learned
     def fails(*args: object) -> None:
         raise RuntimeError("no")
 
-    monkeypatch.setattr(pipeline.ranker, "rank", fails)
+    monkeypatch.setattr(pipeline.ranker, "score", fails)
     slate = pipeline.run([Request("r", "u", k=5, explain=True)], [user], [None])[0]
     assert slate.degraded == ("ranker",)
     assert len(slate.items) == 5

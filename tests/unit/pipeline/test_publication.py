@@ -10,16 +10,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference import records_of
 
-from models.items import ItemStore
+from models.items.store import ItemStore
 from models.pipeline.pipeline import CandidatePipeline
-from models.slot import ModelSlot
-from models.state import ItemStatRow
+from models.pipeline.slot import ModelSlot
+from models.state.rows import ItemStatRow
 from schemas.parsing import MAX_TIME_MS, epoch_ms
 from schemas.records import Interaction, Item, Request
 from schemas.validation import item_from
 
 if TYPE_CHECKING:
-    from training.learn import Learned
+    from training.release.learned import Learned
 
 NOW = epoch_ms("2026-11-28T12:00:00Z")
 DAY = 86_400_000
@@ -51,7 +51,7 @@ def stocked(times: list[int | None]) -> ItemStore:
 def slot(request: pytest.FixtureRequest) -> ModelSlot:
     made = ModelSlot()
     if request.param == "with a release":
-        from models.serving import ServingModel
+        from models.release.serving import ServingModel
 
         learned: Learned = request.getfixturevalue("learned")
         made.swap(ServingModel(learned.release()))
@@ -64,7 +64,7 @@ def test_no_source_shows_an_item_before_its_time_and_all_may_from_then_on(
     slot: ModelSlot, times: list[int | None], moves: list[int]
 ) -> None:
     if slot.current is not None:
-        from models.serving import ServingModel
+        from models.release.serving import ServingModel
 
         slot.swap(ServingModel(slot.current.release))
     clock, store = Clock(NOW), stocked(times)
@@ -122,7 +122,7 @@ def test_a_season_that_is_loaded_ahead_takes_no_places_from_what_is_there() -> N
 
 def test_features_of_an_item_of_the_future_are_finite(learned: Learned) -> None:
     """An item may have been met before its time of publication, which may also have been moved."""
-    from models.serving import ServingModel
+    from models.release.serving import ServingModel
 
     slot = ModelSlot()
     slot.swap(ServingModel(learned.release()))

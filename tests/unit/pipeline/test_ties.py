@@ -13,23 +13,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference import Tables, records_of
 
-from models.items import ItemStore
+from models.items.store import ItemStore
 from models.pipeline.pipeline import CandidatePipeline, PipelineSettings
+from models.pipeline.slot import ModelSlot
 from models.pipeline.sources import (
     ContentSource,
+    CovisitationSource,
+    EaseSource,
     FreshSource,
     LearnedSource,
     PopularSource,
     RequestedSource,
-    SignalSource,
 )
-from models.slot import ModelSlot
-from models.state import hash64
-from models.ties import Ties, best
+from models.pipeline.ties import Ties, best
+from models.state.rows import hash64
 from schemas.records import Interaction, Item, Request, Slate, SlateItem
 
 if TYPE_CHECKING:
-    from training.learn import Learned
+    from training.release.learned import Learned
 
 N = 60
 
@@ -62,7 +63,7 @@ class World:
             others = sorted(tables.covisits.get(item.item_id, {}).items(), key=lambda pair: (-pair[1], hash64(pair[0])))
             store.set_neighbours(item.item_id, [o for o, _ in others], [w for _, w in others], sum(w for _, w in others))
         users = records_of(self.events, store)
-        few = (PopularSource(3), FreshSource(4, 9), SignalSource("covisitation", 3), SignalSource("ease", 3), ContentSource(4))
+        few = (PopularSource(3), FreshSource(4, 9), CovisitationSource(3), EaseSource(3), ContentSource(4))
         sources = (*few, LearnedSource(4), RequestedSource())
         pipeline = CandidatePipeline(store, PipelineSettings(light_top=6), sources, slot=slot)
         slates = pipeline.run(self.requests, [users.get(r.user_id) for r in self.requests], [None] * len(self.requests))
@@ -102,7 +103,7 @@ def slot(request: pytest.FixtureRequest) -> list[ModelSlot]:
     """Two places of a release, or of none."""
     slots = [ModelSlot(), ModelSlot()]
     if request.param == "with a release":
-        from models.serving import ServingModel
+        from models.release.serving import ServingModel
 
         learned: Learned = request.getfixturevalue("learned")
         for each in slots:
@@ -115,7 +116,7 @@ def slot(request: pytest.FixtureRequest) -> list[ModelSlot]:
 def test_the_order_of_the_catalogue_changes_no_slate(slot: list[ModelSlot], world: World, order: list[int]) -> None:
     for each in slot:
         if each.current is not None:
-            from models.serving import ServingModel
+            from models.release.serving import ServingModel
 
             each.swap(ServingModel(each.current.release))
     _, slates, similar = world.loaded(range(N), slot[0])

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import Tables
 
-from models.items import ItemStore
-from models.kernels.covisits import KEPT
-from models.kernels.index import HashIndex
-from models.state import hash64
-from models.tables import CovisitSums, Increments, NeighbourTable, UserTable
+from models.items.store import ItemStore
+from models.state.kernels.covisits import KEPT
+from models.state.kernels.hash_index import HashIndex
+from models.state.rows import hash64
+from models.tables.neighbours import CovisitSums, Increments, NeighbourTable
+from models.tables.users import UserTable
 from schemas.columns import EventColumns
 from schemas.records import Interaction, Item
 from streams.aside import LONG, aside
@@ -81,9 +82,9 @@ def test_an_index_is_read_while_it_grows() -> None:
     st.integers(0, 60),
 )
 def test_increments_add_up_whenever_they_are_merged(blocks: list[list[tuple[int, int, int]]], most: int) -> None:
-    import models.tables
+    import models.tables.neighbours
 
-    held, models.tables.WAITING_PAIRS = models.tables.WAITING_PAIRS, most
+    held, models.tables.neighbours.WAITING_PAIRS = models.tables.neighbours.WAITING_PAIRS, most
     try:
         table = NeighbourTable(lambda keys: [None] * len(keys))
         sums: dict[int, dict[int, int]] = {}
@@ -102,7 +103,7 @@ def test_increments_add_up_whenever_they_are_merged(blocks: list[list[tuple[int,
         assert set(table.take()) == set(keys)
         assert table.changed == 0
     finally:
-        models.tables.WAITING_PAIRS = held
+        models.tables.neighbours.WAITING_PAIRS = held
 
 
 def test_pairs_that_come_often_are_sent_once_and_none_is_lost() -> None:

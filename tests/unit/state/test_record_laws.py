@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from pybloom_live import BloomFilter
 from reference import Tables, decayed, records_of
 
-from models.bloom import CAPACITY, EARLIER_CAPACITY, EARLIER_TIERS, ERROR_RATE, FIRST_TIERS, LATER_CAPACITY, MAX_TIERS
-from models.items import ItemStore
-from models.kernels.covisits import add_pairs, grouped, merge_rows
-from models.kernels.decay import halved
-from models.kernels.index import find_many
-from models.kernels.records import FORMAT, LONG, UNIT, apply_records
-from models.kernels.statistics import count_events, write_rows
-from models.state import (
+from models.items.store import ItemStore
+from models.state.bloom import CAPACITY, EARLIER_CAPACITY, EARLIER_TIERS, ERROR_RATE, FIRST_TIERS, LATER_CAPACITY, MAX_TIERS
+from models.state.kernels.covisits import add_pairs, grouped, merge_rows
+from models.state.kernels.decay import halved
+from models.state.kernels.hash_index import find_many
+from models.state.kernels.statistics import count_events, write_rows
+from models.state.kernels.user_rows import FORMAT, LONG, UNIT, apply_records
+from models.state.rows import (
     AFFINITY_HALF_LIFE_MS,
     HISTORY,
     ItemStatRow,
@@ -32,7 +32,9 @@ from models.state import (
     UserRecord,
     hash64,
 )
-from models.tables import CovisitSums, Increments, NeighbourTable, StatisticsTable, UserTable
+from models.tables.neighbours import CovisitSums, Increments, NeighbourTable
+from models.tables.statistics import StatisticsTable
+from models.tables.users import UserTable
 from schemas.columns import EventColumns
 from schemas.errors import StoreCorrupt
 from schemas.kernels import decode_block
@@ -121,8 +123,8 @@ def test_the_compiled_loops_leave_what_plain_python_leaves(
 ) -> None:
     expected = Tables.after(stream, CATEGORIES)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("models.tables.GROUP_BYTES", group_bytes)
-        patch.setattr("models.tables.GROWTH", 1 if little_room else 512)
+        patch.setattr("models.tables.users.GROUP_BYTES", group_bytes)
+        patch.setattr("models.tables.users.GROWTH", 1 if little_room else 512)
         people, rows, accepted, neighbours = play(stream, cuts, through_bytes)
     assert accepted == expected.accepted
     assert people == {user: person.record().encode() for user, person in expected.people.items()}

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pybloom_live import BloomFilter
 
-from models.bloom import (
+from models.state.bloom import (
     BITS,
     CAPACITY,
     ERROR_RATE,

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pybloom_live import BloomFilter
 
-from models.bloom import CAPACITY, ERROR_RATE, TIER_RATE, SeenSet, positions
-from models.items import ItemStore, text_vector
-from models.state import ItemStatRow
+from models.items.store import ItemStore, text_vector
+from models.state.bloom import CAPACITY, ERROR_RATE, TIER_RATE, SeenSet, positions
+from models.state.rows import ItemStatRow
 from schemas.records import Item
 
 

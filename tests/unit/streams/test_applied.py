@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from schemas.errors import NotReady
-from streams.partitions import pack_applied, unpack_applied
+from streams.state.partitions import pack_applied, unpack_applied
 
 
 def test_golden_bytes() -> None:

@@ -9,7 +9,7 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, Cons
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.assignor import ON_DISK, OWNER, STANDBY, HoldingAssignor, Placement, packed, place, unpacked
+from streams.kafka.assignor import ON_DISK, OWNER, STANDBY, HoldingAssignor, Placement, packed, place, unpacked
 
 members = st.lists(st.sampled_from([f"w{n}" for n in range(7)]), min_size=1, unique=True)
 holding = st.dictionaries(st.integers(0, 20), st.sampled_from([ON_DISK, STANDBY, OWNER]), max_size=12)

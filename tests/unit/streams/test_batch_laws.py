@@ -21,8 +21,8 @@ from schemas.codec import encode
 from schemas.columns import decode_interactions
 from schemas.kernels import decode_block, read_batch
 from schemas.records import Interaction
-from streams.chunks import Chunk
-from streams.records import FEWEST, Records, _Fetched, in_columns
+from streams.kafka.chunks import Chunk
+from streams.kafka.record_batches import FEWEST, Records, _Fetched, in_columns
 
 READ_COMMITTED = 1
 TP = TopicPartition("t", 0)

@@ -8,7 +8,7 @@ import aiokafka.errors
 import pytest
 from aiokafka.errors import KafkaError, for_code
 
-from streams.kafka_errors import ACTIONS, CLIENT, CODES, Action, action_of, advice_of, named
+from streams.kafka.error_codes import ACTIONS, CLIENT, CODES, Action, action_of, advice_of, named
 
 PAGE = Path(__file__).parents[3] / "docs" / "kafka-errors.md"
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.partitions import Flush, PartitionState
-from streams.settings import Settings
-from streams.store import PartitionStore, block_cache
+from schemas.settings import Settings
+from streams.state.partitions import Flush, PartitionState
+from streams.state.rocks import PartitionStore, block_cache
 
 
 def state(folder: Path, *, reports: bool = True) -> PartitionState:

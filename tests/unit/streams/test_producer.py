@@ -14,7 +14,7 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
 )
 
-from streams.producer import HealingProducer, Outgoing
+from streams.kafka.healing_producer import HealingProducer, Outgoing
 
 GOOD, LARGE = Outgoing("t", b"k", b"small"), Outgoing("t", b"k", b"x" * 100)
 

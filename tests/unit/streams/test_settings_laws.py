@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.errors import ConfigError
-from streams.settings import Settings
+from schemas.kafka_settings import KafkaSettings
+from schemas.settings import Settings
 
 PORTS = ("kafka_port", "controller_port", "redis_port", "web_port")
 POSITIVE = ("commit_interval_s", "archive_interval_s", "stop_timeout_s", "stuck_s", "session_timeout_s")
@@ -116,3 +117,67 @@ def test_every_default_is_a_setting_that_works() -> None:
     made = Settings.from_env({})
     assert Settings.from_env(made.environment()) == made
     assert all(hasattr(made, field.name) for field in fields(Settings))
+
+
+LOGIN = {"kafka_sasl_mechanism": "PLAIN", "kafka_username": "ann", "kafka_password": "pw"}
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ({"kafka_security": "TLS"}, ["KAFKA_SECURITY"]),
+        ({"kafka_security": "ssl"}, ["KAFKA_SECURITY"]),
+        ({"kafka_security": "SASL_SSL"}, ["KAFKA_SASL_MECHANISM", "KAFKA_SECURITY"]),
+        ({"kafka_security": "SASL_SSL", **LOGIN, "kafka_sasl_mechanism": "GSSAPI"}, ["KAFKA_SASL_MECHANISM"]),
+        ({"kafka_security": "SASL_SSL", **LOGIN, "kafka_username": ""}, ["KAFKA_USERNAME"]),
+        ({"kafka_security": "SASL_SSL", **LOGIN, "kafka_password": ""}, ["KAFKA_PASSWORD", "KAFKA_PASSWORD_FILE"]),
+        ({"kafka_security": "SASL_SSL", **LOGIN, "kafka_password_file": "/f"}, ["KAFKA_PASSWORD", "KAFKA_PASSWORD_FILE"]),
+        ({"kafka_security": "SASL_SSL", **LOGIN, "kafka_token_provider": "m:f"}, ["KAFKA_TOKEN_PROVIDER"]),
+        ({"kafka_security": "SASL_SSL", "kafka_sasl_mechanism": "OAUTHBEARER"}, ["KAFKA_TOKEN_PROVIDER"]),
+        (
+            {"kafka_security": "SASL_SSL", **LOGIN, "kafka_sasl_mechanism": "OAUTHBEARER", "kafka_token_provider": "m:f"},
+            ["KAFKA_USERNAME", "KAFKA_SASL_MECHANISM"],
+        ),
+        (
+            {"kafka_security": "SASL_SSL", "kafka_sasl_mechanism": "OAUTHBEARER", "kafka_token_provider": "m f()"},
+            ["KAFKA_TOKEN_PROVIDER"],
+        ),
+        ({"kafka_security": "SSL", "kafka_key_file": "/k"}, ["KAFKA_KEY_FILE", "KAFKA_CERT_FILE"]),
+        ({"kafka_security": "SSL", **LOGIN}, ["KAFKA_SASL_MECHANISM", "KAFKA_SECURITY"]),
+        ({"kafka_security": "SASL_PLAINTEXT", **LOGIN, "kafka_ca_file": "/c"}, ["KAFKA_CA_FILE", "KAFKA_SECURITY"]),
+        ({"kafka_ca_file": "/c"}, ["KAFKA_CA_FILE", "KAFKA_SECURITY"]),
+        ({"kafka_username": "ann"}, ["KAFKA_USERNAME", "KAFKA_SECURITY"]),
+    ],
+)
+def test_ways_to_kafka_that_contradict_themselves_are_named(values: dict[str, str], names: list[str]) -> None:
+    message = refused(bootstrap="kafka:9092", **values)
+    assert message.startswith("RIFFLE_KAFKA_")
+    assert all(f"RIFFLE_{name}" in message for name in names)
+    assert "pw" not in message
+
+
+def test_the_embedded_broker_is_reached_in_plain_text_only() -> None:
+    assert "RIFFLE_BOOTSTRAP" in refused(kafka_security="SSL")
+
+
+def test_the_way_to_kafka_is_what_the_variables_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    given_ = {"BOOTSTRAP": "kafka://a:1,b:2", "KAFKA_SECURITY": "SASL_SSL", "KAFKA_SASL_MECHANISM": "SCRAM-SHA-256"}
+    files = {"KAFKA_PASSWORD_FILE": "pw", "KAFKA_CA_FILE": "ca.pem", "KAFKA_CERT_FILE": "c.pem", "KAFKA_KEY_FILE": "k.pem"}
+    variables = {f"RIFFLE_{name}": value for name, value in {**given_, **files, "KAFKA_USERNAME": "ann"}.items()}
+    found = Settings.from_env(variables).kafka
+    assert (found.bootstrap_servers, found.security, found.username) == ("a:1,b:2", "SASL_SSL", "ann")
+    folder = str(tmp_path)  # a worker runs in another one
+    assert [found.password_file, found.ca_file] == [f"{folder}/pw", f"{folder}/ca.pem"]
+    assert [found.cert_file, found.key_file] == [f"{folder}/c.pem", f"{folder}/k.pem"]
+
+
+def test_by_default_kafka_is_reached_in_plain_text() -> None:
+    found = Settings(bootstrap="h:1").kafka
+    assert not found.encrypts
+    assert not found.logs_in
+    assert found.described() == "PLAINTEXT"
+
+
+def test_every_part_of_the_way_to_kafka_is_a_setting() -> None:
+    assert {f"kafka_{field.name}" for field in fields(KafkaSettings)[1:]} <= {field.name for field in fields(Settings)}

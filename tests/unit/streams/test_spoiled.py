@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import StoreCorrupt
-from streams.partitions import Flush, PartitionState
-from streams.settings import Settings
-from streams.store import PartitionStore, block_cache
+from schemas.settings import Settings
+from streams.state.partitions import Flush, PartitionState
+from streams.state.rocks import PartitionStore, block_cache
 
 
 async def test_a_flush_that_succeeds_does_not_mend_what_was_spoiled_meanwhile(tmp_path: Path) -> None:

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from rocksdict import WriteBatch
 
 from schemas.errors import NotReady, StoreCorrupt
-from streams.digests import digest
-from streams.standby import open_or_rebuild
-from streams.store import PartitionStore, block_cache
-from streams.topics import TOMBSTONES_MS
+from streams.kafka.topics import TOMBSTONES_MS
+from streams.state.digests import digest
+from streams.state.rocks import PartitionStore, block_cache
+from streams.state.standby import open_or_rebuild
 from streams.watchdog import Watchdog
 
 LIMIT = 10.0
@@ -108,7 +108,7 @@ WRITES_UNTIL_KILLED = """
 import sys
 from itertools import count
 from pathlib import Path
-from streams.store import PartitionStore, block_cache
+from streams.state.rocks import PartitionStore, block_cache
 store = PartitionStore(Path(sys.argv[1]), block_cache(8))
 store.open()
 for number in count(1):

@@ -9,20 +9,21 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from models.context import CONTEXT, WEEK_MS, context_of
-from models.features import FEATURES
-from models.items import ItemStore
-from models.pipeline.batch import Queries
-from models.release import DAY_MS
+from models.features.compute import FEATURES
+from models.features.context import CONTEXT, WEEK_MS, context_of
+from models.units import DAY_MS
 from schemas.records import Request
-from training.cycles import without_short_cycles
-from training.ranker import KINDS, Examples, Ranker, RankerSettings, train_ranker
+from training.ranking.base import Ranker
+from training.ranking.cycles import without_short_cycles
+from training.ranking.examples import Examples
+from training.ranking.fit import train_ranker
+from training.recipe import KINDS, RankerSettings
 
 MONDAY_8 = 1_699_862_400_000
 "Epoch ms of a Monday, 08:00 UTC."
 HOUR = 3_600_000
 SPAN = 2 * HOUR
-COLUMNS = [FEATURES.index(name) for name in CONTEXT]
+COLUMNS = [FEATURES.index(name) for name in CONTEXT.names]
 PRICE, SIMILAR = FEATURES.index("item_price"), FEATURES.index("similar")
 
 
@@ -31,7 +32,7 @@ def shown(queries: int, start_ms: int, span_ms: int, seed: int) -> Examples:
     rng = np.random.default_rng(seed)
     features = np.zeros((queries, 6, len(FEATURES)), np.float32)
     for q, time_ms in enumerate(np.sort(rng.integers(start_ms, start_ms + span_ms, queries)).tolist()):
-        features[q][:, COLUMNS] = context_of(Queries.hydrate([Request("r", "u")], [None], ItemStore(1)), time_ms)
+        features[q][:, COLUMNS] = context_of([Request("r", "u")], time_ms)
     features[..., [PRICE, SIMILAR]] = rng.normal(size=(queries, 6, 2))
     wanted = features[..., SIMILAR] - features[..., PRICE] + rng.normal(size=(queries, 6))
     labels = (wanted == wanted.max(axis=1, keepdims=True)).astype(np.float32)

@@ -15,12 +15,13 @@ from learning_corpus import corpus
 
 from schemas.errors import BadDataset, ConfigError, ReleaseRejected
 from schemas.records import Interaction
-from training.cli import evaluate_command, train_command
-from training.existing import newer_share, seen_events
-from training.gate import STANDARD
-from training.learn import Learned
-from training.measurement import Measurement
-from training.report import html_report
+from training.cli.evaluate import evaluate_command
+from training.cli.train import train_command
+from training.evaluation.bounds import STANDARD
+from training.evaluation.existing import newer_share, seen_events
+from training.evaluation.measurement import Measurement
+from training.evaluation.report import html_report
+from training.release.learned import Learned
 
 AGES_MS = 10**12
 

@@ -12,18 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from learning_corpus import POSITIVE, corpus
 
-from models.release import Release
+from models.release.release import Release
 from models.rules import PositiveRule
 from schemas.errors import ConfigError
 from schemas.records import Interaction, Request, Slate, SlateItem
-from training import parity
-from training.cli import train_command
-from training.evaluate import Asked, Figures, World, asked_of
-from training.gate import HALF, STANDARD, Bounds, judge
-from training.holdout import gate_share, unseen_share
-from training.learn import Learned
-from training.parity import Modules, Parity, in_parity
-from training.probe import Probed
+from training.cli.train import train_command
+from training.evaluation.bounds import HALF, STANDARD, Bounds
+from training.evaluation.evaluate import Figures, QueryOutcome, asked_of
+from training.evaluation.holdout import gate_share, unseen_share
+from training.release import parity
+from training.release.gate import judge
+from training.release.learned import Learned
+from training.release.parity import Modules, Parity, in_parity
+from training.replay.probe import Probed
+from training.replay.world import SimulatedWorker
 
 HELD = Parity(worst=2e-7, differing=0, tied=1, swapped=3, requests=1_000, rank_p99_ms=4.0, candidates=300)
 NONE = np.zeros(0, np.int32)
@@ -34,7 +36,7 @@ def figures(ranks: list[int], people: int = 0) -> Figures:
     for n in range(len(ranks) if people else 0):
         probed = Probed(ranks[n], "ranked", [], 0, 0, NONE, NONE, np.zeros((0, 0), np.float32))
         none = np.zeros(0, np.bool_)
-        found.asked.append(Asked(f"u{n % people}", "i", probed, False, False, False, (), none, 0, none.reshape(0, 0)))
+        found.asked.append(QueryOutcome(f"u{n % people}", "i", probed, False, False, False, (), none, 0, none.reshape(0, 0)))
     return found
 
 
@@ -88,9 +90,9 @@ def test_a_verdict_for_the_manifest_holds_no_timing() -> None:
     assert one.untimed()["parity"]["requests"] == HELD.requests
 
 
-def asked_world(learned: Learned) -> tuple[World, Release, list[str]]:
+def asked_world(learned: Learned) -> tuple[SimulatedWorker, Release, list[str]]:
     items, events = corpus()
-    world = World(items)
+    world = SimulatedWorker(items)
     world.apply(events[:600])
     return world, learned.release(), sorted({event.user_id for event in events[:600]})
 

@@ -14,15 +14,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-import training.attribution
-import training.impressions
+import training.data.slates.attribution
+import training.data.slates.examples
 from models.archive.files import ArchiveFile, parquet
 from models.archive.standing import erasures
 from models.archive.target import LocalFolder
 from models.rules import SHOWN
 from schemas.codec import decode, encode
 from schemas.records import Interaction
-from training.impressions import (
+from training.data.slates.examples import (
     ImpressionSettings,
     build_examples,
     examples_of,
@@ -309,8 +309,8 @@ def test_however_an_archive_is_cut_and_read_its_examples_are_those_of_a_plain_re
         tempfile.TemporaryDirectory() as folder,
         tempfile.TemporaryDirectory() as out,
     ):
-        patch.setattr(training.attribution, "AT_ONCE", at_once)
-        patch.setattr(training.impressions, "SLATES", 1)
+        patch.setattr(training.data.slates.attribution, "AT_ONCE", at_once)
+        patch.setattr(training.data.slates.examples, "SLATES", 1)
         target = cut_up(folder, events, slates, size)
         found = [row for partition in (0, 1) for row in examples(target, partition, how)]
         written = [row for file in build_examples(target, Path(out), how) for row in pl.read_parquet(file).to_dicts()]

@@ -11,22 +11,24 @@ import numpy as np
 import pytest
 from learning_corpus import POSITIVE, corpus, pictured
 
-from models.items import ItemStore
-from models.serving import ServingModel
-from models.vectors import HALF, ItemVector
+from models.items.store import ItemStore
+from models.items.vectors import HALF, ItemVector
+from models.release.serving import ServingModel
 from schemas.records import Interaction, Item
-from training.encoding import LiveEncoders, encoded
-from training.evaluate import BEYOND, World
-from training.learn import Learned
-from training.measuring import Asked, Encode, measure
-from training.sources import Corpus
+from training.data.corpus import Corpus
+from training.encoders.live import LiveEncoders, encoded
+from training.evaluation.evaluate import EvaluationPlan
+from training.measure import Encode, measure
+from training.release.learned import Learned
+from training.replay.probe import BEYOND
+from training.replay.world import SimulatedWorker
 
 LATE = "late"
 
 
 def test_a_vector_comes_with_its_item_and_not_before() -> None:
     vectors = {name: [ItemVector("text", "e", b"", np.ones(3, HALF))] for name in ("early", LATE)}
-    world = World([Item("early"), Item("plain"), Item(LATE, published_at=100)], vectors=vectors)
+    world = SimulatedWorker([Item("early"), Item("plain"), Item(LATE, published_at=100)], vectors=vectors)
 
     def present() -> list[str]:
         _, there = world.items.vectors.read("e", np.arange(len(world.items)), 3)
@@ -58,7 +60,9 @@ def late(learned: Learned, vectors: Path) -> tuple[Learned, Corpus, Path]:
 def asked(learned: Learned, what: Corpus, encode: Encode, *, own: bool) -> tuple[ServingModel, list[int], list[str]]:
     """The model as it ends, and of each query on the late item its place among the candidates and who brought it."""
     model = ServingModel(learned.release())
-    figures, _ = measure(what, Asked(), lambda part, done, of: None, "measure", model, encode, learned if own else None)
+    figures, _ = measure(
+        what, EvaluationPlan(), lambda part, done, of: None, "measure", model, encode, learned if own else None
+    )
     found = [one.probed for one in figures.asked if one.item_id == LATE]
     return model, [one.candidate_rank for one in found], [name for one in found for name in one.sources]
 

@@ -12,16 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from learning_corpus import POSITIVE, corpus
 
-from models.items import text_vector
+from benchmarks.nearest import nearest_ranks
+from models.items.store import text_vector
 from models.pipeline.pipeline import PipelineSettings
 from models.rules import PositiveRule
 from schemas.errors import BadInput
 from schemas.records import Interaction, Item
-from training.data import ATTRIBUTION_MS, EventTable, heads_of, vocabulary_of
-from training.evaluate import Figures, Prober, World, asked_of, evaluate
-from training.following import Following
-from training.measurement import MEASURES, SEGMENTS, Catalogue, Measurement
-from training.nearest import nearest_ranks
+from training.data.table import ATTRIBUTION_MS, EventTable, heads_of, vocabulary_of
+from training.evaluation.evaluate import Figures, asked_of, evaluate
+from training.evaluation.measurement import MEASURES, SEGMENTS, Catalogue, Measurement
+from training.replay.outcomes import Outcomes
+from training.replay.probe import Prober
+from training.replay.world import SimulatedWorker
 
 few = settings(max_examples=40, deadline=None)
 LIKED = PositiveRule(POSITIVE)
@@ -47,7 +49,7 @@ def measured(seed: int = 0) -> tuple[Figures, Measurement]:
 def test_the_place_among_the_candidates_says_what_the_light_cut_keeps() -> None:
     """And without a release and without diversity the light order is the slate's."""
     items, events = world()
-    known = World(items)
+    known = SimulatedWorker(items)
     known.apply(events[:400])
     narrow = Prober(known.items, settings=PipelineSettings(light_top=8, diversity=0.0))
     stages = set()
@@ -80,14 +82,14 @@ def test_what_follows_is_what_training_labels(drawn: list[tuple[int, int, int, s
     vocabulary = vocabulary_of(events, POSITIVE)
     heads = heads_of(events, vocabulary, POSITIVE)
     table = EventTable.of(events, [Item(f"i{n}") for n in range(5)], vocabulary, heads)
-    following = Following(events, LIKED, [name for name, _ in heads])
+    outcomes = Outcomes(events, LIKED, [name for name, _ in heads])
     for n, event in enumerate(events):
         ahead = [
             m
             for m in range(n, len(events))
             if table.user[m] == table.user[n] and table.first[m] and events[m].event_time - event.event_time <= ATTRIBUTION_MS
         ]
-        got = following.of(event.user_id, n, event.event_time)
+        got = outcomes.of(event.user_id, n, event.event_time)
         assert {item: came.tolist() for item, came in got.items()} == {
             events[m].item_id: (table.labels[m] > 0).tolist() for m in ahead
         }

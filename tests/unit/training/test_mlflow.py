@@ -26,11 +26,11 @@ from click.testing import CliRunner
 from learning_corpus import POSITIVE, corpus
 
 from agents.cli.release import note
-from models.tracking import RELEASE, Run, Tracker, Tracking
+from models.release.tracking import RELEASE, Run, Tracker, Tracking
 from schemas.errors import NotReady
-from training.cli import train_command
-from training.learn import LearnSettings
-from training.record import forewarn, record, run_of
+from training.cli.train import train_command
+from training.recipe import LearnSettings
+from training.release.record import forewarn, record, run_of
 
 MLFLOW = shutil.which("mlflow", path=os.pathsep.join([str(Path(sys.prefix) / "mlflow" / "bin"), os.environ.get("PATH", "")]))
 NAME = re.compile(r"[\w\-./ ]{1,250}")
@@ -267,7 +267,7 @@ def test_a_training_records_its_release_with_the_page_and_the_manifest(
     settings = {"towers": {"dimensions": 16, "blocks": 1, "epochs": 1}, "ranker": {"width": 16, "epochs": 1}, "queries": 50}
     (tmp_path / "settings.json").write_text(json.dumps(settings))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", fake.uri)
-    monkeypatch.setattr("training.cli.GATE_QUERIES", 20)
+    monkeypatch.setattr("training.cli.train.GATE_QUERIES", 20)
     monkeypatch.setattr("training.trainer.threads", lambda *_: 1)
     options = ["--settings", str(tmp_path / "settings.json"), "--positive", POSITIVE, "--cache", str(tmp_path)]
     options += ["--out", str(tmp_path / "releases"), "--report", str(tmp_path / "page.html"), "--json"]

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from models.rules import PositiveRule
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
-from training.cli import evaluate_command
-from training.evaluate import BEYOND, Figures, Prober, World, asked_of, evaluate
+from training.cli.evaluate import evaluate_command
+from training.evaluation.evaluate import EvaluationPlan, Figures, asked_of, evaluate
+from training.replay.probe import BEYOND, Prober
+from training.replay.world import SimulatedWorker
 
 ranks = st.lists(st.integers(BEYOND, 299), max_size=60)
 
@@ -61,7 +63,7 @@ def test_an_answer_never_depends_on_the_event_asked_about_or_later_ones() -> Non
     expected = []
     for n in range(cut, len(events)):
         if liked(events[n].action, events[n].value):
-            world = World(items)
+            world = SimulatedWorker(items)
             for event in events[:n]:
                 world.apply([event])
             user, item = events[n].user_id, events[n].item_id
@@ -94,7 +96,7 @@ def test_every_query_ends_in_one_stage_and_seen_items_are_never_ranked() -> None
 def test_an_item_is_in_no_slate_before_it_is_published() -> None:
     items, events = drawn(4)
     late = Item("late", title="word1 late", published_at=events[200].event_time)
-    world = World([*items, late])
+    world = SimulatedWorker([*items, late])
     world.apply(events[:192])
     world.publish(events[199].event_time)
     probed = Prober(world.items).probe("nobody", None, "late")
@@ -134,7 +136,7 @@ def test_who_views_before_buying_is_asked_about_at_the_view() -> None:
         follows = any((e.user_id, e.item_id, e.action) == (*pair, "buy") for e in events[n:])
         assert (n in asked) == (pair not in met and follows)
         met.add(pair)
-    first = evaluate(items, events, bought, first=True).to_json()
+    first = evaluate(items, events, bought, EvaluationPlan(first=True)).to_json()
     assert first["queries"] == len(asked) > 0
     assert first["queries_on_met_items"] == 0
     assert first["hr@10"] > 0.0

@@ -13,13 +13,13 @@ import pytest
 from click.testing import CliRunner
 from learning_corpus import POSITIVE, corpus
 
-from models.items import text_vector
+from models.items.store import text_vector
 from models.rules import PositiveRule
-from training.cli import report_command
-from training.evaluate import evaluate
-from training.measurement import Catalogue, Measurement
-from training.plots import ends
-from training.report import html_report
+from training.cli.report import report_command
+from training.evaluation.evaluate import evaluate
+from training.evaluation.measurement import Catalogue, Measurement
+from training.evaluation.plots import ends
+from training.evaluation.report import html_report
 
 VOID = {"meta", "link", "br", "img", "path", "use"}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from training.cli import _lines
+from training.cli.shared import _lines
 
 
 def test_every_figure_is_on_a_line_of_its_own_below_what_it_belongs_to() -> None:

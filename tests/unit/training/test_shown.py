@@ -14,21 +14,23 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from learning_corpus import POSITIVE, SMALL, corpus
 
-from models.features import FEATURES
+from models.features.compute import FEATURES
 from models.pipeline.pipeline import CandidatePipeline
+from models.release.serving import ServingModel
 from models.rules import SHOWN, PositiveRule
-from models.serving import ServingModel
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item, Request
-from training import choice
-from training.data import EventTable, vocabulary_of
-from training.evaluate import World, evaluate
-from training.events import EventFrame
-from training.learn import Learned, learn
-from training.logged import LoggedSlate
-from training.replay import replay
-from training.shown import shown_slates
-from training.sources import open_corpus
+from training.data.corpus import Corpus, open_corpus
+from training.data.events import EventFrame
+from training.data.slates.logged import LoggedSlate
+from training.data.slates.shown import shown_slates
+from training.data.table import EventTable, vocabulary_of
+from training.evaluation.evaluate import evaluate
+from training.learn import learn
+from training.ranking import choice
+from training.release.learned import Learned
+from training.replay.replay import replay
+from training.replay.world import SimulatedWorker
 
 RULE = PositiveRule(POSITIVE)
 HEADS = (("positive", 1.0), ("buy", 0.5))
@@ -176,8 +178,8 @@ def test_features_are_those_that_serving_has_as_the_slate_is_shown(learned: Lear
     table, model = EventTable.of(history, items, vocabulary, heads), ServingModel(learned.release(), 1)
     slates = shown_slates(shown, history, heads, RULE, {}, history[600].event_time, 20)
     assert len(slates) == 20
-    found = replay(World(items), model, history, table, 600, 0, 0, None, slates).examples
-    world = World(items)
+    found = replay(SimulatedWorker(items), model, history, table, 600, 0, 0, None, slates).examples
+    world = SimulatedWorker(items)
     world.slot.swap(model)
     pipeline, at, ranked_beside = CandidatePipeline(world.items, slot=world.slot), 0, 0
     among = ("tower_standard", "popularity_share", *(name for name in FEATURES if name.startswith("by_")), "asked_candidates")
@@ -219,11 +221,11 @@ def test_a_person_who_has_met_everything_has_features_of_their_own(learned: Lear
     heads = tuple((head.action, head.weight) for head in learned.manifest.heads)
     slates = shown_slates(shown, history, heads, RULE, {}, 0, 9)
     table, model = EventTable.of(history, items, vocabulary_of(history, POSITIVE), heads), ServingModel(learned.release(), 1)
-    replayed = replay(World(items), model, history, table, 0, 0, 0, None, slates)
+    replayed = replay(SimulatedWorker(items), model, history, table, 0, 0, 0, None, slates)
     assert [slate.user_id for slate in slates] == ["u1", "u0"]
     assert replayed.logged == 2
     counted = replayed.examples.features[:, 0, FEATURES.index("user_events")]
-    world = World(items)
+    world = SimulatedWorker(items)
     world.apply(list(history[:-1]))
     records = [world.record(user) for user in ("u1", "u0")]
     assert counted == pytest.approx([np.log1p(sum(record.counts.values())) for record in records if record], abs=1e-5)
@@ -257,9 +259,9 @@ def test_the_ranker_learns_from_what_was_shown_and_left(tmp_path: Path, monkeypa
     names, people = tuple(item.item_id for item in items), [f"u{n}" for n in range(30)]
     share, how = {}, replace(SMALL, queries=240, ranker=replace(SMALL.ranker, epochs=12))
     for kind, kept in (("seen", shown), ("blind", None)):
-        made = learn(items, history, POSITIVE, tmp_path, how, shown=kept)
+        made = learn(Corpus("shop", items, history, POSITIVE, shown=kept), tmp_path, how)
         assert made.measured["logged_slates"] == (0 if kept is None else 78), "those whose windows are over"
-        world = World(items)
+        world = SimulatedWorker(items)
         world.slot.swap(ServingModel(made.release(), 1))
         world.apply(list(history))
         pipeline = CandidatePipeline(world.items, slot=world.slot)
@@ -282,7 +284,7 @@ def test_slates_by_which_likes_are_put_lower_in_history_are_left(tmp_path: Path,
     items, told = with_left_ones()
     history, shown = EventFrame.of(told).split(SHOWN)
     how = replace(SMALL, queries=240, ranker=replace(SMALL.ranker, epochs=12))
-    left, blind = (learn(items, history, POSITIVE, tmp_path, how, shown=kept) for kept in (shown, None))
+    left, blind = (learn(Corpus("shop", items, history, POSITIVE, shown=kept), tmp_path, how) for kept in (shown, None))
     assert left.measured["logged_slates"] == 0
     assert left.graphs == blind.graphs
     assert left.measured["reliability"] == blind.measured["reliability"]
@@ -302,9 +304,9 @@ def test_a_folder_with_impressions_is_asked_about_what_was_clicked_not_about_wha
         found = open_corpus(str(tmp_path / folder))
         assert found.shown is not None
         assert (len(found.events), len(found.shown)) == (900, 5_400)
-        figures = evaluate(found.items, found.events, RULE, 0.8)
+        figures = evaluate(found.items, found.events, RULE)
         assert figures.ranks
-        assert sum(asked.met for asked in figures.asked) < len(figures.asked) / 4
+        assert sum(asked.interacted for asked in figures.asked) < len(figures.asked) / 4
 
 
 def test_a_folder_of_which_nothing_can_be_used_is_refused_and_what_is_left_out_is_said(tmp_path: Path) -> None:

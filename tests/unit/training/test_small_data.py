@@ -13,24 +13,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_shop import POSITIVE, shop
 
-from models.release import DAY_MS
+from models.pipeline.slot import ModelSlot
 from models.rules import SHOWN, PositiveRule
-from models.slot import ModelSlot
+from models.units import DAY_MS
 from schemas.errors import BadDataset
 from schemas.records import Interaction
-from training.amounts import FEWEST_EVENTS, demand_enough, demand_trainable
-from training.evaluate import Asked, Figures, evaluate
-from training.events import EventFrame
-from training.following import Following
-from training.gate import LEAVE_LAST_OUT, PREQUENTIAL, STANDARD, judge
-from training.holdout import held_out, last_out, without_kept
-from training.metrics import bootstrap, expanded_bootstrap, expected_discount, sign_flip_test
-from training.parity import Parity
-from training.probe import Probed
-from training.ranker import Examples, RankerSettings, listwise_ndcg, make_ranker, with_passes
-from training.recipe import LearnSettings
-from training.sources import Corpus
-from training.validation import _gain
+from training.data.amounts import FEWEST_EVENTS, demand_enough, demand_trainable
+from training.data.corpus import Corpus
+from training.data.events import EventFrame
+from training.discount import expected_discount
+from training.evaluation.bounds import LEAVE_LAST_OUT, PREQUENTIAL, STANDARD
+from training.evaluation.evaluate import EvaluationPlan, Figures, QueryOutcome, evaluate
+from training.evaluation.holdout import held_out, last_out, without_kept
+from training.evaluation.ranking_metrics import bootstrap, expanded_bootstrap, sign_flip_test
+from training.ranking.choice import listwise_ndcg
+from training.ranking.examples import Examples
+from training.ranking.fit import with_passes
+from training.ranking.kinds import make_ranker
+from training.recipe import LearnSettings, RankerSettings
+from training.release.gate import judge
+from training.release.parity import Parity
+from training.replay.outcomes import Outcomes
+from training.replay.probe import Probed
+from training.retrieval.next_item import _gain
 
 HELD = Parity(worst=2e-7, differing=0, tied=0, swapped=0, requests=1_000, rank_p99_ms=4.0, candidates=20)
 NONE = np.zeros(0, np.int32)
@@ -51,7 +56,7 @@ def figures(ranks: list[int], each: int = 1) -> Figures:
     for n, rank in enumerate(ranks):
         probed = Probed(rank, "ranked", [], 0, 0, NONE, NONE, np.zeros((0, 0), np.float32))
         none = np.zeros(0, np.bool_)
-        found.asked.append(Asked(f"u{n // each}", "i", probed, False, False, False, (), none, 0, none.reshape(0, 0)))
+        found.asked.append(QueryOutcome(f"u{n // each}", "i", probed, False, False, False, (), none, 0, none.reshape(0, 0)))
     return found
 
 
@@ -69,7 +74,7 @@ def test_of_each_person_the_last_like_is_kept_and_nothing_after_it_is_trained_on
     for part in (train, kept):
         assert sorted(part, key=lambda e: int(e.event_id[1:])) == list(part), "each in the order of time"
     assert int(len(events) * held.share) == held.trained
-    liked = {events[n].event_id for n in Following(events, LIKED, ("positive",)).liked()}
+    liked = {events[n].event_id for n in Outcomes(events, LIKED, ("positive",)).liked()}
     asked = Counter(e.user_id for e in kept if e.event_id in liked)
     assert (held.queries, held.people) == (asked.total(), len(asked))
     assert set(asked) == {e.user_id for e in kept} == set(held.kept_from_ms), "who is not asked loses nothing"
@@ -172,7 +177,7 @@ def test_each_is_asked_after_all_that_is_trained_on_and_nothing_else() -> None:
     def asked(kept: list[Interaction]) -> list[tuple[str, str, int]]:
         both = [*held.events[: held.trained], *kept]
         share = (held.trained + 0.5) / len(both)
-        found = evaluate(items, both, LIKED, share, slot=ModelSlot(), first=True, apart=True)
+        found = evaluate(items, both, LIKED, EvaluationPlan(share, first=True, apart=True), slot=ModelSlot())
         return [(one.user_id, one.item_id, one.probed.rank) for one in found.asked]
 
     kept = list(held.events[held.trained :])
@@ -182,7 +187,7 @@ def test_each_is_asked_after_all_that_is_trained_on_and_nothing_else() -> None:
         assert asked([event for event in kept if event.user_id == user]) == [one for one in together if one[0] == user]
     assert together != [
         (one.user_id, one.item_id, one.probed.rank)
-        for one in evaluate(items, held.events, LIKED, held.share, slot=ModelSlot(), first=True).asked
+        for one in evaluate(items, held.events, LIKED, EvaluationPlan(held.share, first=True), slot=ModelSlot()).asked
     ], "as opposed to events that are applied one after the other"
 
 

@@ -10,7 +10,7 @@ from threading import Thread
 
 import pytest
 
-from models.tracking import Tracker, Tracking
+from models.release.tracking import Tracker, Tracking
 from schemas.errors import NotReady
 
 

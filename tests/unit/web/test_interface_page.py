@@ -9,14 +9,14 @@ import pytest
 from fakes import FakeService
 
 from agents.web.body import BODY_TIMEOUT_S, ENCODINGS, MAX_BODY_BYTES, MAX_JSON_DEPTH, MAX_VALUES
-from agents.web.errors import CODES, HTTP_CODES
+from agents.web.error_replies import CODES, HTTP_CODES
 from agents.web.query import CONTEXT, MANY, MAX_DEADLINE_MS, RECOMMEND
 from agents.web.routes import MAX_EVENTS, MAX_IMAGE_BYTES, routes, takes_of
 from agents.web.server import MAX_HEADER_BYTES, MAX_HEADERS, MAX_URL_BYTES
 from schemas.codec import MAX_VALUE_BYTES
 from schemas.records import Interaction, Item, Request, Slate
+from schemas.settings import Settings
 from schemas.validation import FUTURE_MS, MAX_CANDIDATES, MAX_EXCLUDE, MAX_ID_BYTES, MAX_K, MAX_TEXT_CHARS
-from streams.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDERS = ("agents", "schemas", "streams")

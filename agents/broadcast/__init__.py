@@ -1,0 +1,1 @@
+"""What every worker holds in whole: the catalogue and the release."""

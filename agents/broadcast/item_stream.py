@@ -1,0 +1,191 @@
+"""Broadcast topics into the item store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from agents.metrics import Metrics
+from models.items.store import ItemStore
+from models.items.vectors import vectors_from
+from models.state.rows import ItemStatRow
+from schemas.codec import Headers, Registry, decode, look_up, schema_ids
+from schemas.entries import entry_of
+from schemas.errors import BadEvent, BadInput, TransientError
+from schemas.parsing import MAX_TIME_MS
+from streams.kafka.chunks import Chunk
+
+__all__ = ["Catalogue"]
+
+log = logging.getLogger(__name__)
+
+KEPT_BYTES = 64 << 20
+"Of entries that wait for their schema."
+RETRY_S = 1.0
+MAX_COUNT, MAX_SUM, MAX_WEIGHT = 2**40, 1e300, 3e38
+"Of what Riffle's own topics hold: far more than it writes, and no more than its columns hold."
+
+
+class Catalogue:
+    """Handlers of the items, item-vectors, item-stats and neighbours topics. A bad record is counted and skipped.
+
+    An entry whose schema the registry could not give so far is kept until it can; others are read meanwhile.
+    """
+
+    def __init__(self, items: ItemStore, metrics: Metrics, registry: Registry | None = None) -> None:
+        self._items = items
+        self._metrics = metrics
+        self._registry = registry
+        self._kept: dict[bytes, tuple[bytes, Headers]] = {}
+        "Per key, the newest value, with its headers, that waits for its schema."
+        self._kept_bytes = 0
+        self._waiting: dict[int, asyncio.Task[None]] = {}
+        "Per schema id, what waits for it."
+
+    async def on_items(self, chunk: Chunk) -> None:
+        """The catalogue: an empty value deletes."""
+        await look_up(self._registry, chunk.values, chunk.headers)
+        for key, value, headers in zip(chunk.keys, chunk.values, chunk.headers, strict=True):
+            try:
+                self._take(value, key, headers)
+            except TransientError:
+                self._keep(key or b"", value or b"", headers)
+        self._metrics.items_waiting.set(len(self._kept))
+
+    def _take(self, value: bytes | None, key: bytes | None, headers: Headers) -> None:
+        """Apply an entry, or count why it cannot be; raises NotReady while its schema is not known."""
+        try:
+            entry = entry_of(value, key, headers, self._registry)
+            if isinstance(entry, str):
+                self._items.remove(entry)
+            else:
+                self._items.upsert(entry)
+                if key != entry.item_id.encode():
+                    self._metrics.items_under_another_key.add()
+        except BadInput as exc:
+            self._metrics.items.add(outcome="rejected", code=exc.code)
+        except TransientError:
+            raise
+        except Exception:
+            log.exception("a record of the catalogue")
+            self._metrics.items.add(outcome="rejected", code="internal")
+        else:
+            self._metrics.items.add(outcome="applied")
+            self._forget(key or b"")
+
+    def _keep(self, key: bytes, value: bytes, headers: Headers) -> None:
+        self._forget(key)
+        if self._kept_bytes + len(value) > KEPT_BYTES:
+            log.warning("a catalogue entry is left out until the next start: its schema is missing, and too many wait")
+            self._metrics.items.add(outcome="rejected", code="registry_unavailable")
+            return
+        self._kept[key] = (value, headers)
+        self._kept_bytes += len(value)
+        for schema_id in schema_ids([value], [headers]) - self._waiting.keys():
+            self._waiting[schema_id] = asyncio.create_task(self._after(schema_id))
+
+    def _forget(self, key: bytes) -> None:
+        """Let go of what a newer entry replaces."""
+        self._kept_bytes -= len(self._kept.pop(key, (b"",))[0])
+
+    async def _after(self, schema_id: int) -> None:
+        """Apply what waits for a schema when the registry answers for it."""
+        assert self._registry is not None
+        while waiting := [key for key, (value, headers) in self._kept.items() if schema_id in schema_ids([value], [headers])]:
+            await self._registry.answered(schema_id)
+            for key in waiting:
+                value, headers = self._kept.get(key, (b"", ()))
+                if schema_id in schema_ids([value], [headers]):
+                    self._forget(key)
+                    try:
+                        self._take(value, key, headers)
+                    except TransientError:  # so much is asked for that this is not, yet
+                        self._kept[key] = (value, headers)
+                        self._kept_bytes += len(value)
+                        await asyncio.sleep(RETRY_S)
+            self._metrics.items_waiting.set(len(self._kept))
+        del self._waiting[schema_id]
+
+    def on_vectors(self, chunk: Chunk) -> None:
+        """Raw vectors per item, as encoders give them: an empty value takes them away."""
+        for key, value in zip(chunk.keys, chunk.values, strict=True):
+            try:
+                if not value:
+                    self._items.remove_vectors((key or b"").decode())
+                    outcome = "removed"
+                else:
+                    item_id, vectors = vectors_from(decode("item_vectors", value)[0])
+                    outcome = "odd_size" if self._items.set_vectors(item_id, vectors) else "applied"
+            except (BadEvent, UnicodeDecodeError) as exc:
+                self._metrics.item_vectors.add(outcome=exc.code if isinstance(exc, BadEvent) else "invalid_key")
+            else:
+                self._metrics.item_vectors.add(outcome=outcome)
+
+    def _decoded(self, name: str, value: bytes | None) -> dict[str, Any] | None:
+        """A datum of one of Riffle's own topics; None, counted, for what Riffle would not have written."""
+        if not value:
+            return None
+        try:
+            datum = decode(name, value)[0]
+            if not SOUND[name](datum):
+                raise BadEvent("invalid_field", "numbers that are out of range")
+        except BadEvent as exc:
+            self._metrics.broadcast_rejected.add(schema=name, code=exc.code)
+            return None
+        return datum
+
+    def _listens(self, partition: int) -> bool:
+        return 0 <= partition < self._items.partitions and partition not in self._items.own_partitions
+
+    def on_statistics(self, chunk: Chunk) -> None:
+        """Absolute statistics per (item, source partition)."""
+        for value in _newest(chunk):
+            stats = self._decoded("item_statistics", value)
+            if stats is not None and self._listens(stats["partition"]):
+                row = ItemStatRow(
+                    stats["counts"],
+                    stats["value_sum"],
+                    stats["value_count"],
+                    stats["popularity"],
+                    stats["updated_at"],
+                    stats["first_at"],
+                )
+                self._items.set_statistics(stats["item_id"], stats["partition"], row)
+
+    def on_neighbours(self, chunk: Chunk) -> None:
+        """Absolute neighbours per item."""
+        for value in _newest(chunk):
+            datum = self._decoded("neighbours", value)
+            if datum is not None:
+                self._items.set_neighbours(datum["item_id"], datum["others"], datum["weights"], datum["total"])
+
+
+def _sound_statistics(stats: Mapping[str, Any]) -> bool:
+    counts = [*stats["counts"].values(), stats["value_count"]]
+    return (
+        all(0 <= count <= MAX_COUNT for count in counts)
+        and all(0 <= stats[name] < MAX_TIME_MS for name in ("updated_at", "first_at"))
+        and all(abs(stats[name]) <= MAX_SUM for name in ("value_sum", "popularity"))
+    )
+
+
+def _sound_neighbours(datum: Mapping[str, Any]) -> bool:
+    numbers = [*datum["weights"], datum["total"]]
+    return len(datum["others"]) == len(datum["weights"]) and all(0 <= number <= MAX_WEIGHT for number in numbers)
+
+
+SOUND: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
+    "item_statistics": _sound_statistics,
+    "neighbours": _sound_neighbours,
+}
+
+
+def _newest(chunk: Chunk) -> Iterable[bytes | None]:
+    """Values of a chunk, of one key the newest alone: each replaces what came before it."""
+    keyed = {
+        offset if key is None else key: value
+        for key, offset, value in zip(chunk.keys, chunk.offsets, chunk.values, strict=True)
+    }
+    return keyed.values()

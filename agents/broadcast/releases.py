@@ -1,0 +1,96 @@
+"""The worker's side of releases: follow the announcements, verify and try off the event loop, swap between two batches."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from agents.metrics import Metrics
+from models.items.store import ItemStore
+from models.pipeline.slot import ModelSlot
+from models.release.release import NAME
+from models.release.serving import ServingModel, prepare
+from schemas.errors import BadEvent, ReleaseRejected
+from schemas.settings import Settings
+from streams.kafka.announce import CHAMPION, Announcement, decode_announcement
+from streams.kafka.chunks import Chunk
+from streams.release_store import fetch_release
+
+__all__ = ["Releases"]
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 30.0
+
+
+class Releases:
+    """Keeps the slot at the announced champion. A release that is refused leaves the old one serving."""
+
+    def __init__(self, settings: Settings, slot: ModelSlot, items: ItemStore, metrics: Metrics) -> None:
+        self._settings = settings
+        self._slot = slot
+        self._items = items
+        self._metrics = metrics
+        self._wanted: Announcement | None = None
+        self._changed = asyncio.Event()
+
+    def on_models(self, chunk: Chunk) -> None:
+        """Note the newest announcement of the champion; handled by `follow`."""
+        for key, value in zip(chunk.keys, chunk.values, strict=True):
+            if key != CHAMPION.encode():
+                continue
+            try:
+                self._wanted = decode_announcement(value)
+            except BadEvent as exc:
+                log.warning("announcement that cannot be read: %s", exc)
+                self._metrics.releases.add(outcome="unreadable")
+            else:
+                self._changed.set()
+
+    async def follow(self) -> None:
+        """Take up announcements for ever."""
+        while True:
+            await self._changed.wait()
+            await self.take_up()
+
+    async def take_up(self) -> None:
+        """Bring the slot to the newest announcement, if it is not there."""
+        self._changed.clear()
+        wanted = self._wanted
+        if (wanted.release if wanted else "none") == self._slot.name:
+            return
+        if wanted is None:
+            self._slot.swap(None)
+            self._note("withdrawn", "none")
+            return
+        self._slot.refused.pop(wanted.release, None)
+        try:
+            model = await asyncio.to_thread(self._prepare, wanted)
+            while not model.synced(self._items):
+                model.sync(self._items)
+                await asyncio.sleep(0)
+        except ReleaseRejected as exc:
+            self._slot.refused[wanted.release] = exc.message
+            self._metrics.releases.add(outcome="refused", code=exc.code)
+            log.error("release %s is refused, %s keeps serving: %s", wanted.release[:80], self._slot.name, exc.message)
+            return
+        except Exception as exc:
+            self._slot.refused[wanted.release] = f"{type(exc).__name__}: {exc}"
+            self._metrics.releases.add(outcome="refused", code="not_fetched")
+            log.exception("release %s could not be loaded, %s keeps serving", wanted.release[:80], self._slot.name)
+            # it may be the network or the disk: a release that is bad is refused above and not tried again
+            asyncio.get_running_loop().call_later(RETRY_S, self._changed.set)
+            return
+        self._slot.swap(model)
+        self._note("served", model.name)
+
+    def _prepare(self, wanted: Announcement) -> ServingModel:
+        if not NAME.fullmatch(wanted.release):
+            raise ReleaseRejected("bad_name", f"{wanted.release[:80]!r} is no release name")
+        folder = fetch_release(self._settings.releases_dir, wanted)
+        return prepare(folder, wanted.manifest_sha256)
+
+    def _note(self, outcome: str, name: str) -> None:
+        self._slot.refused.pop(name, None)
+        self._metrics.releases.add(outcome=outcome)
+        log.info("release %s serves", name)

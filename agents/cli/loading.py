@@ -1,0 +1,147 @@
+"""Commands that bring data in."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from agents.cli.outcomes import outcomes, since
+from agents.cli.waiting import with_progress
+from models.dataset.bad_rows import place
+from models.dataset.folder import Dataset
+from schemas.click_types import Whole
+from schemas.parsing import finite_number
+from schemas.settings import Settings
+from streams.kafka.produce import produce_events, produce_items
+from streams.kafka.topics import ensure_topics
+
+__all__ = ["load", "replay"]
+
+T = TypeVar("T")
+SHOWN = 20
+"Bad rows that a report names."
+
+
+def _counted(rows: Iterable[T], counts: Counter[str], name: str) -> Iterator[T]:
+    for row in rows:
+        counts[name] += 1
+        yield row
+
+
+def _report(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "bad_rows": dataset.bad_count,
+        "repeated_events": dataset.warnings["repeated_event"],
+        "warnings": sum(dataset.warnings.values()),
+        "examples": [{"file": b.file, "row": b.row, "field": b.field, "reason": b.reason} for b in dataset.bad[:SHOWN]],
+    }
+
+
+def _finish(facts: dict[str, Any], dataset: Dataset, *, as_json: bool, strict: bool) -> None:
+    for bad in dataset.bad[:SHOWN]:
+        click.echo(f"{place(bad)}: {bad.reason}", err=True)
+    if dataset.bad_count > SHOWN:
+        click.echo(f"… and {dataset.bad_count - SHOWN} more bad rows", err=True)
+    for line in dataset.report.warning_lines():
+        click.echo(f"warning: {line}", err=True)
+    if as_json:
+        click.echo(json.dumps(facts))
+    else:
+        click.echo(", ".join(_words(name, value) for name, value in facts.items() if name != "examples"))
+    if dataset.torn or (strict and dataset.bad_count):
+        sys.exit(1)
+
+
+def _came_to(found: Counter[str] | None) -> dict[str, int]:
+    if found is None:
+        click.echo("how many events were new is not known: the worker does not have all of them; see `riffle status`", err=True)
+        return {}
+    if not found["applied"] and not found["shown"] and not found["dead_letter"]:
+        click.echo("nothing new: the worker had every event before", err=True)
+    return {"applied": found["applied"], "duplicates": found["duplicate"]}
+
+
+def _words(name: str, value: object) -> str:
+    if isinstance(value, dict):
+        value = " ".join(f"{partition}:{offset}" for partition, offset in sorted(value.items())) or "none"
+    return f"{name.replace('_', ' ')} {value}"
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--strict", is_flag=True, help="Produce nothing and exit with 1 when any row is bad.")
+@click.option("--items-only", is_flag=True, help="Leave the events to `riffle replay`; there need be none.")
+@click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
+def load(folder: Path, strict: bool, items_only: bool, as_json: bool) -> None:
+    """Validate a dataset folder, then produce its items and events. Bad rows are reported and skipped.
+
+    Ends with 1 when a quote in a CSV file is not closed, because which rows follow is a guess then. Where a worker answers,
+    the last line says how many events it applied and how many it had before.
+
+    Example: riffle load my-dataset --strict
+    """
+    settings, dataset = Settings.from_env(), Dataset.open(folder, events=not items_only)
+    dataset.check(events=not items_only)
+    n_items, n_events = dataset.counts()
+    n_users = sum(1 for _ in dataset.users())
+    now_ms = int(time.time() * 1000)
+    if strict:
+        for _ in dataset.items():
+            pass
+        for _ in () if items_only else dataset.events(now_ms):
+            pass
+        if dataset.bad_count:
+            nothing = {"name": dataset.name, "items": 0, "events": 0, **_report(dataset)}
+            _finish(nothing, dataset, as_json=as_json, strict=True)
+    asyncio.run(ensure_topics(settings))
+    before = None if items_only else asyncio.run(outcomes(settings.web))
+    sent: Counter[str] = Counter()
+    items = _counted(dataset.items(), sent, "items")
+    with_progress("items", n_items, lambda at: produce_items(settings, items, at))
+    tokens = {}
+    if not items_only:
+        events = _counted(dataset.events(now_ms), sent, "events")
+        tokens = with_progress("events", n_events, lambda at: produce_events(settings, events, None, at))
+    facts: dict[str, Any] = {"name": dataset.name, "items": sent["items"], "events": sent["events"]}
+    facts |= {"users": n_users} if dataset.has_users else {}
+    facts |= {"last_offsets": tokens}
+    if before is not None and sent["events"]:
+        facts |= _came_to(asyncio.run(since(settings.web, before, sent["events"])))
+    _finish({**facts, **_report(dataset)}, dataset, as_json=as_json, strict=strict)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--rate", default="max", help="Events per second, or max.", show_default=True)
+@click.option("--limit", type=Whole(1), help="Stop after this many events.")
+@click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
+def replay(folder: Path, rate: str, limit: int | None, as_json: bool) -> None:
+    """Produce a dataset folder's events in event-time order, at a rate.
+
+    Example: riffle replay my-dataset --rate 500
+    """
+    try:
+        per_second = None if rate == "max" else finite_number(rate)
+    except ValueError as exc:
+        raise click.BadParameter(f"{exc}, and not max", param_hint="--rate") from exc
+    if per_second is not None and per_second <= 0:
+        raise click.BadParameter("must be greater than 0", param_hint="--rate")
+    settings, dataset = Settings.from_env(), Dataset.open(folder)
+    dataset.check()
+    total = min(dataset.counts()[1], limit or sys.maxsize)
+    asyncio.run(ensure_topics(settings))
+    started, sent = time.perf_counter(), Counter[str]()
+    events = _counted(islice(dataset.events(int(time.time() * 1000)), limit), sent, "events")
+    tokens = with_progress("events", total, lambda at: produce_events(settings, events, per_second, at))
+    took = time.perf_counter() - started
+    facts = {"name": dataset.name, "events": sent["events"], "seconds": round(took, 2), "per_s": round(sent["events"] / took)}
+    _finish({**facts, "last_offsets": tokens, **_report(dataset)}, dataset, as_json=as_json, strict=False)

@@ -1,0 +1,83 @@
+"""The archive beside the worker: kept running, and looked at."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from agents.findings import Health, heals, why
+from agents.metrics import Metrics
+from schemas.codec import Registry
+from schemas.errors import RiffleError
+from schemas.settings import Settings
+
+if TYPE_CHECKING:
+    from streams.archive.archiver import Archiver
+
+__all__ = ["Archiving"]
+
+log = logging.getLogger(__name__)
+
+RETRY_S, STOP_S = 10.0, 10.0
+STANDING_S = 4.0
+"Seconds that the report of a standing archive is shown after the last look."
+
+
+class Archiving:
+    """Runs the archiver. A failure is counted and retried from the last durable file, and serving goes on."""
+
+    def __init__(self, settings: Settings, registry: Registry | None, metrics: Metrics, health: Health) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._metrics = metrics
+        self._health = health
+        self._archiver: Archiver | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._counted = Counter[str]()
+        "What the archivers of this process counted."
+
+    def start(self) -> None:
+        """Begin, unless the settings turn the archive off."""
+        if self._settings.archive != "off":
+            self._task = asyncio.create_task(self._run(), name="archive")
+
+    async def stop(self) -> None:
+        """Write what is held, for `STOP_S` seconds at most."""
+        if self._archiver is not None:
+            self._archiver.stop()
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=STOP_S)
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def look(self) -> None:
+        """Report what was archived, and an archiver that stands still; called more often than every `STANDING_S` seconds."""
+        for what, n in self._counted.items():
+            self._metrics.archived.set(n, what=what)
+        if self._archiver is not None and (text := self._archiver.standing()):
+            self._health.warn("archive", f"the archive stands still: {text}", for_s=STANDING_S)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                self._archiver = await asyncio.to_thread(_archiver, self._settings, self._registry)
+                self._archiver.counters = self._counted
+                await self._archiver.run()
+            except Exception as error:
+                log.exception("the archive failed; it is tried again in %.0f s", RETRY_S)
+                self._metrics.archive_failures.add()
+                text = why(error) if heals(error) or isinstance(error, RiffleError) else f"{type(error).__name__}: {error}"
+                self._health.warn("archive", f"the archive stands still: {text}", for_s=RETRY_S * 3)
+                self._archiver = None
+                await asyncio.sleep(RETRY_S)
+            else:
+                return
+
+
+def _archiver(settings: Settings, registry: Registry | None) -> Archiver:
+    # what writes Parquet takes half a second to import, and nothing that answers needs it
+    from streams.archive.archiver import Archiver
+
+    return Archiver(settings, registry)

@@ -1,0 +1,52 @@
+"""Readiness: what `/readyz` says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from agents.findings import Health, why
+from agents.health.broker import BrokerProbe
+from agents.partitions.users import UserPartition
+from schemas.settings import Settings
+
+__all__ = ["Readiness"]
+
+BLOCKING = ("assignment", "reading")
+"Findings that keep a worker from answering what is right now."
+
+
+class Readiness:
+    """Whether a worker answers requests."""
+
+    def __init__(self, settings: Settings, users: Mapping[int, UserPartition], probe: BrokerProbe, health: Health) -> None:
+        self._servers = settings.bootstrap_servers
+        self._users = users
+        self._probe = probe
+        self._health = health
+        self._caught_up = False
+
+    def caught_up(self) -> None:
+        """Note that the broadcast topics were read to their ends."""
+        self._caught_up = True
+
+    def ready(self) -> tuple[bool, dict[str, object]]:
+        """Whether this worker answers, and what is missing if not."""
+        waiting = sorted(n for n, p in self._users.items() if not p.state.ready.is_set())
+        troubles = {
+            str(n): text
+            for n, p in self._users.items()
+            if (text := why(p.state.trouble) if p.state.trouble is not None else p.state.unproven)
+        }
+        reasons: dict[str, object] = {}
+        if not self._probe.found:
+            reasons["broker"] = f"no Kafka accepts connections at {self._servers}"
+        if not self._caught_up:
+            reasons["catalogue"] = "the broadcast topics are still being read"
+        if not self._users:
+            reasons["partitions"] = "no partition is assigned yet"
+        elif waiting:
+            reasons["restoring"] = waiting
+        if troubles:
+            reasons["troubles"] = troubles
+        reasons |= {name: text for name, text in self._health.current().items() if name in BLOCKING}
+        return not reasons, reasons

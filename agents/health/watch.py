@@ -1,0 +1,86 @@
+"""The watch of a worker: what is not right is noticed every few seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from faust.types import TP
+
+from agents.metrics import Metrics
+from agents.partitions.ownership import Ownership, Partition
+from agents.tasks import Crash
+from schemas.errors import NotReady
+from schemas.settings import Settings
+from streams.kafka.chunks import ChunkedApp, Progress
+from streams.watchdog import Watchdog
+
+__all__ = ["Watch"]
+
+log = logging.getLogger(__name__)
+
+WATCH_INTERVAL_S, WATCH_TIMEOUT_S = 2.0, 60.0
+
+
+class Watch:
+    """Awaits `looks` in turn, and notices partitions that have work waiting and stand still.
+
+    An unreachable broker is no fault of this worker.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        app: ChunkedApp,
+        ownership: Ownership,
+        watchdog: Watchdog,
+        metrics: Metrics,
+        crash: Crash,
+        looks: Sequence[Callable[[], Awaitable[None]]],
+    ) -> None:
+        self._app = app
+        self._watchdog = watchdog
+        self._metrics = metrics
+        self._crash = crash
+        self._looks = looks
+        self._tables: Mapping[str, Mapping[int, Partition]] = {
+            settings.topic("interactions"): ownership.users,
+            settings.topic("covisits"): ownership.covisits,
+        }
+
+    async def run(self) -> None:
+        """Watch until cancelled, or until the consumer has ended, which stops the worker."""
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            for look in self._looks:
+                await look()
+            if self._app.consumer.over:
+                self._crash(NotReady("not_ready", "the consumer's tasks have ended"))
+                return
+            await self._look_at_progress()
+
+    async def _look_at_progress(self) -> None:
+        try:
+            progress = await asyncio.wait_for(self._app.consumer.progress(), WATCH_TIMEOUT_S)
+        except TimeoutError:
+            self._watchdog.observe("the consumer's thread", None, waiting=True)
+            return
+        except Exception as error:
+            log.warning("where reading stands is not known: %s", error)
+            return
+        for tp, at in progress.items():
+            self._observe(tp, at)
+            self._metrics.lag.set(at.end - at.position, topic=tp.topic, partition=str(tp.partition))
+        self._watchdog.keep({f"{tp.topic}-{tp.partition}" for tp in progress})
+
+    def _observe(self, tp: TP, at: Progress) -> None:
+        part = self._tables.get(tp.topic, {}).get(tp.partition)
+        waiting, mark = at.end > at.position, (at.position, at.delivered, -1, -1)
+        if part is not None and not part.state.ready.is_set():
+            waiting = False  # being restored, which may take its time
+        elif part is not None:
+            state = part.state
+            waiting |= (at.delivered or 0) > state.applied + 1 or state.applied > state.durable
+            mark = (at.position, at.delivered, state.applied, state.durable)
+        self._watchdog.observe(f"{tp.topic}-{tp.partition}", mark, waiting=waiting)

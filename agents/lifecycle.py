@@ -1,0 +1,114 @@
+"""The life of a worker: the order in which its parts start and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import logging
+
+from faust.types import TP
+from faust.web.base import Web
+
+from agents.memory import GIVE_BACK_S, give_back
+from agents.parts import Parts
+from agents.web.routes import attach
+from agents.web.server import Runner
+from streams.kafka.chunks import ChunkedApp
+from streams.kafka.topics import ensure_topics
+
+__all__ = ["RiffleApp"]
+
+log = logging.getLogger(__name__)
+
+# Faust's index page says OK of a worker without having looked
+Web.production_blueprints = ()
+
+
+class RiffleApp(ChunkedApp):
+    """The Faust app with Riffle's parts in its life cycle. `create_app` sets `parts`."""
+
+    parts: Parts
+
+    def stop_for(self, error: BaseException) -> None:
+        """Stop the worker because of an error that it cannot heal."""
+        log.critical("the worker stops: %s: %s", type(error).__name__, error, exc_info=error)
+        asyncio.ensure_future(self.crash(error))  # noqa: RUF006 - the app keeps it
+
+    async def on_start(self) -> None:
+        """Start the parts before Faust's consumer joins the group."""
+        await super().on_start()
+        await start(self.parts)
+        attach(self.web.web_app, self.parts.service)
+        # because Faust's own has aiohttp's limits, and its errors are plain text
+        self.web._runner = Runner(self.web.web_app, self.parts.metrics)
+
+    async def on_stop(self) -> None:
+        """Flush while the consumer still owns its partitions; end by force when that takes too long, which costs no data."""
+        faulthandler.dump_traceback_later(self.parts.settings.stop_timeout_s, exit=True)
+        # no more chunks: what arrives from here on is read again by the next owner
+        self.consumer.stop_flow()
+        self.flow_control.suspend()
+        self.flow_control.clear()
+        try:
+            if not self.crashed:
+                await self.parts.flushing.flush()
+        finally:
+            await stop(self.parts)
+            await super().on_stop()
+
+
+async def start(parts: Parts) -> None:
+    """Check topics, start producers, read the broadcast topics; before the consumer joins its group."""
+    parts.ownership.lock()
+    await ensure_topics(parts.settings)
+    await parts.replies.start()
+    await parts.events.start()
+    await parts.reader.start(parts.crash)
+    await parts.reader.wait()
+    # a worker that is ready serves what is announced, or reports why not
+    await parts.releases.take_up()
+    parts.readiness.caught_up()
+    await parts.mirror.start()
+    parts.tasks.start("flushing", parts.flushing.run())
+    parts.tasks.start("ranking", parts.recommend.run())
+    parts.tasks.start("recovery", parts.recovery.run())
+    parts.tasks.start("topics", parts.topic_watch.run())
+    parts.tasks.start("mirroring", parts.mirroring.run())
+    parts.tasks.start("releases", parts.releases.follow())
+    parts.tasks.start("watch", parts.watch.run())
+    parts.tasks.start("broker", parts.broker.run())
+    parts.tasks.start("memory", _give_back_forever())
+    parts.archiving.start()
+
+
+async def revoked(parts: Parts, partitions: set[TP]) -> None:
+    """Answer what can be answered, and flush, before another worker may open these partitions; `assigned` closes them."""
+    parts.assignment.unsettle()
+    await parts.recommend.drain()
+    await parts.flushing.flush()
+    parts.commits.let_go(partitions)
+
+
+async def stop(parts: Parts) -> None:
+    """Flush what is applied, answer what is under way, let go of everything; also after `start` failed."""
+    await parts.archiving.stop()
+    parts.flushing.stop()
+    await parts.lanes.stop()
+    await parts.assignment.stop()
+    await parts.tasks.wait("flushing")  # never cut a transaction off
+    await parts.tasks.cancel(but="ranking")
+    await parts.topic_changes.stop()
+    await parts.mirror.stop()
+    await parts.service.stop()
+    await parts.recommend.drain()
+    await parts.tasks.cancel()
+    await parts.ownership.close()
+    await parts.reader.stop()
+    await parts.replies.stop()
+    await parts.events.stop()
+
+
+async def _give_back_forever() -> None:
+    while True:
+        await asyncio.sleep(GIVE_BACK_S)
+        await asyncio.to_thread(give_back)

@@ -1,0 +1,1 @@
+"""Partitions of the event stream and their tables."""

@@ -1,0 +1,224 @@
+"""Which partitions this worker holds: those it owns, and copies of those it stands by for."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from typing import IO, Any
+
+from agents.findings import heals, why
+from agents.metrics import Metrics
+from agents.partitions.covisits import CovisitPartition
+from agents.partitions.users import UserPartition
+from models.items.store import ItemStore
+from schemas.codec import Registry
+from schemas.errors import ConfigError, StoreCorrupt
+from schemas.settings import Settings
+from streams.embedded.process import serving
+from streams.kafka import connect
+from streams.kafka.assignor import ON_DISK, OWNER, STANDBY
+from streams.state.rocks import PartitionStore, block_cache
+from streams.state.standby import Standby
+
+__all__ = ["TABLES", "Ownership"]
+
+log = logging.getLogger(__name__)
+
+TABLES = {"users": ("interactions", "users-changelog"), "covisits": ("covisits", "covisits-changelog")}
+"Per table: its source topic and its changelog, by short name."
+Partition = UserPartition | CovisitPartition
+
+
+class Ownership:
+    """Opens, keeps and closes partitions as the group assigns them.
+
+    A partition that comes back in a rebalance stays open: its rows in memory are still right unless another worker owned it
+    in between, which the committed offset tells.
+    """
+
+    def __init__(self, settings: Settings, items: ItemStore, metrics: Metrics, registry: Registry | None) -> None:
+        self._settings = settings
+        self._items = items
+        self._metrics = metrics
+        self._registry = registry
+        self._cache = block_cache(settings.block_cache_mb)
+        self.users: dict[int, UserPartition] = {}
+        self.covisits: dict[int, CovisitPartition] = {}
+        changelogs = {table: settings.topic(changelog) for table, (_, changelog) in TABLES.items()}
+        self._hashing = asyncio.Lock()
+        self._lock: IO[str] | None = None
+        self.standby = Standby(settings, changelogs, settings.table_dir, self._cache)
+
+    def held(self) -> dict[int, int]:
+        """How this worker holds partition numbers, for the assignor; called from the consumer's thread."""
+        found = {}
+        for folder in (self._settings.data_dir / "tables" / "users").glob("*"):
+            if folder.name.isdigit():
+                found[int(folder.name)] = ON_DISK
+        found.update(dict.fromkeys(self.standby.numbers, STANDBY))
+        found.update(dict.fromkeys(list(self.users), OWNER))
+        return found
+
+    def lock(self) -> None:
+        """Take the tables' folder for this process.
+
+        Raises:
+            ConfigError: another worker has it.
+        """
+        folder = self._settings.data_dir / "tables"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (folder / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            message = f"another worker runs on {folder}: give each its own RIFFLE_HOME, or wait until that one has ended"
+            raise ConfigError("folder_in_use", message, "RIFFLE_HOME") from exc
+        serving(self._settings).record(os.getpid(), self._settings.web)
+
+    def parts(self) -> list[Partition]:
+        """All that are owned."""
+        return [*self.users.values(), *self.covisits.values()]
+
+    async def take(self, users: set[int], covisits: set[int], standby: frozenset[int]) -> None:
+        """Own exactly these partitions of the two tables, and stand by for those numbers; returns when all are restored.
+
+        One that cannot be restored is left with its `trouble`; the others are ready all the same.
+        """
+        wanted: tuple[tuple[dict[int, Any], set[int]], ...] = ((self.users, users), (self.covisits, covisits))
+        committed = await self._committed()
+        failed: dict[tuple[str, int], str] = {}
+        for parts, numbers in wanted:
+            for number, part in list(parts.items()):
+                state = part.state
+                mine = number in numbers and state.ready.is_set() and state.trouble is None
+                if mine and committed.get((state.source, number), -1) <= state.durable + 1:
+                    state.take_from(0)  # the group reads it anew
+                    continue
+                if mine:
+                    log.warning("%s-%d was owned by another worker meanwhile: reading its rows anew", state.source, number)
+                del parts[number]
+                if state.trouble is not None:
+                    failed[state.changelog, number] = why(state.trouble)
+                await part.close()
+        for number in users - self.users.keys():
+            self.users[number] = self._made(self.users, number)
+        for number in covisits - self.covisits.keys():
+            self.covisits[number] = self._made(self.covisits, number)
+        for part in self.parts():
+            if (reason := failed.get((part.state.changelog, part.partition))) is not None:
+                part.state.doubt(reason)
+        opening = [part for part in self.parts() if not part.state.ready.is_set()]
+        await asyncio.gather(*(self._open(part, committed) for part in opening))
+        try:
+            await self.standby.follow(standby - users - covisits)
+        except Exception as error:  # copies cost no owned partition anything
+            if not heals(error):
+                raise
+            log.warning("standby copies cannot be opened now: %s", why(error))
+
+    async def _open(self, part: Partition, committed: Mapping[tuple[str, int], int]) -> None:
+        """Restore a partition; whatever goes wrong becomes its `trouble`, unless it is a fault of this program."""
+        state = part.state
+        try:
+            await part.open(committed.get((state.source, part.partition), -1))
+            if committed.get((state.source, part.partition), -1) > state.applied + 1:
+                await state.move_back()
+                raise StoreCorrupt(
+                    "changelog_short",
+                    f"{state.changelog}-{part.partition} lacks rows of events that were applied: these are read again",
+                )
+        except Exception as error:
+            if not heals(error):
+                raise
+            log.warning("%s-%d cannot be opened now: %s", state.changelog, part.partition, why(error))
+            state.fail(error)
+        else:
+            state.opened()
+            if state.missing:
+                self.count_missing(part, state.missing[1] - state.missing[0])
+
+    def count_missing(self, part: Partition, records: int) -> None:
+        """Count records that were deleted before they were applied."""
+        self._metrics.events_missing.add(max(records, 0), topic=part.state.source, partition=part.partition)
+
+    def _made(self, parts: Mapping[int, Any], number: int) -> Any:
+        """A partition of the table that `parts` is, not opened yet."""
+        if parts is self.users:
+            return UserPartition(self._settings, number, self._items, self._cache, self._metrics, self._registry)
+        return CovisitPartition(self._settings, number, self._items, self._cache, self._metrics)
+
+    def sources(self) -> list[tuple[str, int]]:
+        """Topics and partitions that the owned, restored tables are made of."""
+        return [(part.state.source, part.partition) for part in self.parts() if part.state.ready.is_set()]
+
+    def troubled(self) -> list[Partition]:
+        """Owned partitions that must be opened anew."""
+        return [part for part in self.parts() if part.state.trouble is not None]
+
+    async def reopen(self, generation: int) -> bool:
+        """Try to open those that are in trouble; returns whether any was opened.
+
+        Records of theirs were dropped meanwhile: they take chunks of later generations than this one alone.
+        """
+        committed = await self._committed()
+        opened = False
+        for part in self.troubled():
+            parts: dict[int, Any] = self.users if isinstance(part, UserPartition) else self.covisits
+            await part.close()
+            fresh = parts[part.partition] = self._made(parts, part.partition)
+            fresh.state.take_from(generation + 1)
+            fresh.state.doubt(part.state.unproven if part.state.trouble is None else why(part.state.trouble))
+            await self._open(fresh, committed)
+            opened |= fresh.state.trouble is None
+        return opened
+
+    async def _committed(self) -> dict[tuple[str, int], int]:
+        """Committed offset (the next to read) per source topic and partition, as the group stands now."""
+        admin = connect.admin(self._settings.kafka)
+        try:
+            await admin.start()
+            offsets = await admin.list_consumer_group_offsets(self._settings.app_id)
+        finally:
+            await admin.close()
+        return {(tp.topic, tp.partition): meta.offset for tp, meta in offsets.items()}
+
+    async def close(self) -> None:
+        """Let go of everything, without a flush."""
+        await asyncio.gather(self.standby.stop(), *(part.close() for part in self.parts()))
+        self.users.clear()
+        self.covisits.clear()
+
+    def _stores(self) -> Iterator[tuple[str, int, str, PartitionStore, int]]:
+        owned: tuple[tuple[str, Mapping[int, Any]], ...] = (("users", self.users), ("covisits", self.covisits))
+        for table, parts in owned:
+            for number, part in sorted(parts.items()):
+                if part.state.ready.is_set():
+                    yield table, number, "owner", part.state.store, 0
+        for (table, number), store in sorted(self.standby.stores.items()):
+            yield table, number, "standby", store, self.standby.lag.get((table, number), -1)
+
+    async def tables(self, *, digests: bool = False) -> list[dict[str, object]]:
+        """Every table partition here: its role, the changelog offset its disk includes; with `digests` a hash over its rows.
+
+        The role of one whose rows are not all here yet is `restoring`, its offset -1, and it has no hash.
+        """
+        found: list[dict[str, object]] = []
+        restoring = [
+            {"table": table, "partition": part.partition, "role": "restoring", "position": -1}
+            for table, parts in (("users", self.users), ("covisits", self.covisits))
+            for part in parts.values()
+            if not part.state.ready.is_set()
+        ]
+        for table, number, role, store, lag in list(self._stores()):
+            facts: dict[str, object] = {"table": table, "partition": number, "role": role, "position": store.position}
+            if role == "standby":
+                facts["lag"] = lag
+            if digests:
+                async with self._hashing:
+                    position, made = await asyncio.to_thread(store.digest)
+                facts |= {"position": position, "rows": made.rows, "hash": made.hash}
+            found.append(facts)
+        return [*found, *restoring]

@@ -1,0 +1,103 @@
+"""Partitions that can no longer be used are opened anew, while the others go on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from aiokafka.errors import KafkaError
+
+from agents.findings import code_of, why
+from agents.metrics import Metrics
+from agents.partitions.ownership import Ownership, Partition
+from schemas.errors import StoreCorrupt
+from streams.back_off import BackOff
+
+__all__ = ["FIRST_S", "MOST_S", "Recovery"]
+
+log = logging.getLogger(__name__)
+
+FIRST_S, MOST_S = 0.5, 30.0
+"Seconds before a partition is opened anew: the first time, and at most."
+
+
+class Recovery:
+    """Opens partitions that failed.
+
+    A producer that the broker fenced, forgot, or found out of sequence, and rows that are damaged or cannot be written, leave a
+    partition with a `trouble`. First the worker joins the group again: so it is certain to own the partition still, before it
+    fences whoever else writes to it. What cannot be opened then is tried again at growing intervals, without a rebalance,
+    and its records are read again once it is open.
+
+    `taking`: held while partitions are opened or closed. `generation`: the group generation in which they were opened.
+    `rejoin`: joins the group again, and returns the generation that came of it, -1 when none did. `due`: set while something
+    is to be opened anew.
+    """
+
+    def __init__(
+        self,
+        ownership: Ownership,
+        metrics: Metrics,
+        taking: asyncio.Lock,
+        generation: Callable[[], int],
+        rejoin: Callable[[], Awaitable[int]],
+        due: asyncio.Event,
+    ) -> None:
+        self._ownership = ownership
+        self._metrics = metrics
+        self._taking = taking
+        self._generation = generation
+        self._rejoin = rejoin
+        self._back_off = BackOff(FIRST_S, MOST_S)
+        self._confirmed = -1
+        "Generation in which the group said, after the newest failure, what this worker owns."
+        self.due = due
+
+    def failed(self, part: Partition, error: BaseException) -> None:
+        """A partition can no longer be used: no request reads it, its chunks are dropped, and it will be opened anew."""
+        state = part.state
+        log.warning("%s-%d is opened anew: %s", state.changelog, part.partition, why(error), exc_info=error)
+        self._metrics.partitions_failed.add(table=state.changelog, code=code_of(error))
+        self._confirmed = -1
+        state.fail(error)
+        self.due.set()
+
+    async def look(self) -> None:
+        """Have partitions and copies opened anew whose rows turned out to be damaged."""
+        for part in self._ownership.parts():
+            if part.state.store.damaged and part.state.trouble is None:
+                message = f"a damaged block was met in {part.state.store.folder}: it is rebuilt from the changelog"
+                error = StoreCorrupt("store_unreadable", message)
+                part.state.spoil(error)
+                self.failed(part, error)
+        if self._ownership.standby.damaged():
+            self.due.set()  # joining the group again makes damaged copies anew
+
+    async def run(self) -> None:
+        """Recover until cancelled."""
+        unread = False  # records were dropped, and are not read again yet
+        while True:
+            await self.due.wait()
+            await asyncio.sleep(self._back_off.failed())
+            async with self._taking:
+                self.due.clear()
+                if self._ownership.standby.damaged():
+                    unread = True  # joining makes copies anew
+                elif self._ownership.troubled():
+                    owned = self._confirmed == self._generation()
+                    unread = unread or not owned or await self._reopened()
+                    if not unread:
+                        self.due.set()
+            if unread:
+                joined = await self._rejoin()
+                self._confirmed, unread = joined, joined < 0
+                if unread:
+                    self.due.set()
+
+    async def _reopened(self) -> bool:
+        try:
+            return await self._ownership.reopen(self._generation())
+        except KafkaError as error:
+            log.warning("partitions cannot be opened now: %s", why(error))
+            return False

@@ -1,0 +1,301 @@
+"""The user table: one partition of the interactions topic, applied in chunks, flushed in one transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from rocksdict import Cache
+
+from agents.metrics import Metrics
+from models.items.store import ItemStore
+from models.state.rows import ItemStatRow, UserRecord
+from models.tables.neighbours import CovisitSums
+from models.tables.statistics import StatisticsTable
+from models.tables.users import Changed, ItemsOf, UserTable, meetings
+from schemas.codec import Registry, encode, look_up
+from schemas.columns import Decoded, EventColumns, Placed, decode_interactions
+from schemas.errors import StoreCorrupt
+from schemas.records import After, AsOf
+from schemas.settings import Settings
+from streams.aside import aside
+from streams.kafka.chunks import Chunk
+from streams.kafka.dead_letters import letter_of
+from streams.state.partitions import Flush, Output, PartitionState
+from streams.state.rocks import PartitionStore
+
+__all__ = ["UserPartition", "dead_letter"]
+
+log = logging.getLogger(__name__)
+
+USER, ITEM = b"u", b"i"
+LOADED_AT_ONCE = 500
+"Rows entered between two turns of the event loop while a partition is opened."
+PUBLISHED_AT_ONCE = 100
+"Items whose statistics one flush publishes, at most: what readers pay is bounded, whatever the rate of events."
+LETTERS_AT_ONCE = 20_000
+"Dead letters that wait for a flush, at most."
+PAIRS_PER_ROW = 30
+"Co-visits that take as much memory as a person's record."
+
+
+def dead_letter(settings: Settings, chunk: Chunk, index: int, code: str, reason: str) -> Output:
+    """The dead-letter record of a chunk's record `index`."""
+    origin = chunk.topic, chunk.partition, chunk.offsets[index], chunk.timestamps[index]
+    key, value = letter_of(origin, code, reason, chunk.keys[index], chunk.values[index], chunk.headers[index])
+    return Output(settings.topic("dead-letters"), key, value, partition=0)
+
+
+class UserPartition:
+    """Records of the people of one partition, and what they add to item statistics and co-visitation."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        partition: int,
+        items: ItemStore,
+        cache: Cache,
+        metrics: Metrics,
+        registry: Registry | None = None,
+    ) -> None:
+        self._settings = settings
+        self._items = items
+        self._metrics = metrics
+        self._registry = registry
+        self.partition = partition
+        self.state = PartitionState(
+            settings,
+            PartitionStore(settings.table_dir("users", partition), cache),
+            source=settings.topic("interactions"),
+            changelog=settings.topic("users-changelog"),
+            partition=partition,
+            group=settings.app_id,
+            take=self._take,
+            timed=lambda part: metrics.work_seconds.timed(part=part),
+        )
+        self._users = UserTable(items, lambda keys: self.state.store.get_many([USER + key for key in keys]))
+        self._statistics = StatisticsTable(items)
+        self._covisits = CovisitSums(items)
+        self._outputs: list[Output] = []
+        self._flushed: set[str] = set()
+        "Users whose records became durable since the last `take_flushed`."
+        self._erased: set[str] = set()
+        "Those of them who were erased."
+        self._taken: set[str] = set()
+        self._gone: set[str] = set()
+        self._more = False
+        "Whether statistics wait to be published."
+        self._event_time = 0
+        "Newest event time of what is applied; after a restart that of the newest meeting, until something comes."
+        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+
+    async def open(self, committed: int = -1) -> None:
+        """Restore; afterwards, and once `state.ready` is set, `apply` and `lookup` may be called.
+
+        `committed`: as for `PartitionState.open`.
+        """
+        await self.state.open(committed)
+        try:
+            rows = await asyncio.to_thread(lambda: list(self.state.store.scan(ITEM)))
+        except StoreCorrupt as exc:
+            await self.state.rebuild(exc)
+            rows = await asyncio.to_thread(lambda: list(self.state.store.scan(ITEM)))
+        for n, (key, value) in enumerate(rows):
+            if n % LOADED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            row = ItemStatRow.decode(value)
+            self._statistics.put(key[1:].decode(), row)
+            self._items.set_statistics(key[1:].decode(), self.partition, row)
+            self._event_time = max(self._event_time, row.updated_ms)
+        # after a crash, what others heard last is not known: all is published again, a few at a time
+        self._more = True
+        self._items.own_partitions.add(self.partition)
+        log.info(
+            "users-%d ready at offset %d: %d records from the changelog in %.2f s",
+            self.partition,
+            self.state.applied,
+            self.state.restored_records,
+            self.state.restore_seconds,
+        )
+
+    async def look_up(self, chunk: Chunk) -> None:
+        """Have the schemas that a chunk needs looked up, before `state.changing()` and `apply`; waits a bounded time."""
+        await look_up(self._registry, chunk.values, chunk.headers)
+
+    async def apply(self, chunk: Chunk) -> None:
+        """Apply a chunk, whole, before a flush can take anything of it; within `state.changing()`.
+
+        Records at or below the applied offset were applied before and change nothing. Long chunks are worked on in a thread,
+        while requests are answered: nothing of theirs is looked up before all of it is entered, or all before an erasure.
+        """
+        start = next((n for n, offset in enumerate(chunk.offsets) if offset > self.state.applied), len(chunk))
+        if start:
+            self._metrics.events.add(start, outcome="replayed")
+        if start == len(chunk):
+            return
+        self.state.expect(chunk.offsets[start])
+        decoded = await aside(len(chunk), self._decode, chunk, start)
+        for bad in decoded.bad:
+            self._metrics.events.add(outcome="dead_letter", code=bad.code)
+            if bad.code == "wrong_partition":
+                self._metrics.wrong_partition.add(topic="interactions")
+            self._outputs.append(dead_letter(self._settings, chunk, start + bad.index, bad.code, bad.reason))
+        columns, row = decoded.columns, 0
+        for index, user in decoded.erasures:
+            until = int(columns.offset.searchsorted(chunk.offsets[start + index]))
+            await self._apply(columns.slice(row, until))
+            self._users.erase(user.encode())
+            self._metrics.erasures.add()
+            row = until
+        await self._apply(columns.slice(row, len(columns)))
+        self._advance(chunk.last_offset)
+
+    def _decode(self, chunk: Chunk, start: int) -> Decoded:
+        with self._metrics.work_seconds.timed(part="decode"):
+            return decode_interactions(
+                chunk.values[start:],
+                chunk.keys[start:],
+                chunk.headers[start:],
+                chunk.offsets[start:],
+                self._registry,
+                chunk.timestamps[start:],
+                Placed(chunk.partition, self._settings.partitions),
+            )
+
+    async def _apply(self, events: EventColumns) -> None:
+        if not len(events):
+            return
+        newest, met = int(events.event_time.max()), meetings(events)
+        if len(met) < len(events):
+            self._metrics.events.add(len(events) - len(met), outcome="shown")
+        if len(met):
+            await self._meet(met)
+        self._event_time = max(self._event_time, newest)
+
+    async def _meet(self, events: EventColumns) -> None:
+        changed = await aside(len(events), self._change, events, self._users.look_up(events))
+        applied = self._users.enter(changed)
+        accepted = int(applied.accepted.sum())
+        self._items.stream_time_ms = max(self._items.stream_time_ms, int(events.event_time.max()))
+        self._metrics.events.add(accepted, outcome="applied")
+        self._metrics.events.add(len(events) - accepted, outcome="duplicate")
+
+    def _change(self, events: EventColumns, of: ItemsOf) -> Changed:
+        with self._metrics.work_seconds.timed(part="records"):
+            changed = self._users.change(events, of)
+        with self._metrics.work_seconds.timed(part="statistics"):
+            self._statistics.apply(events, changed.applied)
+        with self._metrics.work_seconds.timed(part="covisits"):
+            self._covisits.add(changed.applied)
+        return changed
+
+    def _advance(self, offset: int) -> None:
+        self.state.applied = offset
+        for wanted, waiter in self._waiters:
+            if wanted <= offset and not waiter.done():
+                waiter.set_result(None)
+        self._waiters = [(wanted, waiter) for wanted, waiter in self._waiters if not waiter.done()]
+
+    def lookup(self, users: Sequence[str]) -> list[UserRecord | None]:
+        """Records of people, as of the newest applied event; None for a person never heard of."""
+        return self._users.lookup(users)
+
+    def reflects(self, after: After) -> bool:
+        """Whether the event of a token is applied."""
+        return self.state.applied >= after.offset
+
+    async def wait_for(self, after: After, timeout_s: float) -> bool:
+        """Wait until the event of a token is applied; returns whether it is."""
+        if self.reflects(after):
+            return True
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        entry = (after.offset, waiter)
+        self._waiters.append(entry)
+        try:
+            await asyncio.wait([waiter], timeout=max(timeout_s, 0.0))
+        finally:
+            waiter.cancel()
+            if entry in self._waiters:
+                self._waiters.remove(entry)
+        return self.reflects(after)
+
+    @property
+    def as_of(self) -> AsOf:
+        """The newest event that `lookup` reflects."""
+        return AsOf(self.partition, self.state.applied, self._event_time)
+
+    async def _take(self) -> Flush | None:
+        if self.state.applied == self.state.durable and not self._more:
+            return None
+        with self._metrics.work_seconds.timed(part="take"):
+            self._statistics.show(self.partition)
+        flush = Flush(outputs=self._outputs, applied=self.state.applied)
+        self._outputs = []
+        await aside(self._users.changed, self._list, flush, self._covisits.hashes())
+        with self._metrics.work_seconds.timed(part="take"):
+            published = self._statistics.unpublished(PUBLISHED_AT_ONCE)
+            self._more = len(published) == PUBLISHED_AT_ONCE
+            flush.outputs += [self._statistics_record(row, flush.applied) for row in published]
+        return flush
+
+    def _list(self, flush: Flush, hashes: NDArray[np.uint64]) -> None:
+        with self._metrics.work_seconds.timed(part="take (in a thread)"):
+            people = self._users.take()
+            flush.rows = {USER + user: row for user, row in people.items()}
+            self._taken = {user.decode() for user in people}
+            self._gone = {user.decode() for user, row in people.items() if row is None}
+            flush.rows.update((ITEM + item_id.encode(), row) for item_id, row in self._statistics.take().items())
+            topic = self._settings.topic("covisits")
+            for owner, sums in self._covisits.take(self._settings.partitions, hashes):
+                columns = {"items": sums.items, "ends": sums.ends, "others": sums.others, "units": sums.units}
+                datum = {name: column.astype("<u8").tobytes() for name, column in columns.items()}
+                flush.outputs.append(Output(topic, None, encode("covisit_block", datum), partition=owner))
+
+    def _statistics_record(self, row: int, offset: int) -> Output:
+        stats, item_id = self._statistics.get(row), self._items.ids[row]
+        datum = {
+            "item_id": item_id,
+            "partition": self.partition,
+            "offset": offset,
+            "counts": stats.counts,
+            "value_sum": stats.value_sum,
+            "value_count": stats.value_count,
+            "popularity": stats.popularity,
+            "updated_at": stats.updated_ms,
+            "first_at": stats.first_ms,
+        }
+        key = f"{item_id}|{self.partition}".encode()
+        return Output(self._settings.topic("item-stats"), key, encode("item_statistics", datum), partition=0)
+
+    async def flush(self) -> None:
+        """Make what is applied durable, then forget clean records beyond the cache's size."""
+        if await self.state.flush():
+            self._flushed |= self._taken
+            self._erased = (self._erased - self._taken) | self._gone
+            self._metrics.flush_seconds.set(self.state.flush_seconds, table="users", partition=str(self.partition))
+            self._metrics.flush_duration_seconds.observe(self.state.flush_seconds, table="users")
+        async with self.state.still:
+            self._users.trim(self._settings.cache_users, self._settings.cache_bytes)
+
+    def take_flushed(self) -> tuple[set[str], set[str]]:
+        """Users whose records became durable since the last call, and those who were erased; no user is in both."""
+        changed, erased = self._flushed - self._erased, self._erased
+        self._flushed, self._erased = set(), set()
+        return changed, erased
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits to be flushed that it must be, before more is applied: memory stays bounded."""
+        waiting = max(self._users.changed, self._covisits.waiting // PAIRS_PER_ROW)
+        if len(self._outputs) > LETTERS_AT_ONCE:
+            return True
+        return waiting > self._settings.cache_users or self._users.held > 2 * self._settings.cache_bytes
+
+    async def close(self) -> None:
+        """Let go of the partition without a flush."""
+        self._items.own_partitions.discard(self.partition)
+        async with self.state.still:
+            await self.state.close()

@@ -1,0 +1,62 @@
+"""What a worker is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agents.broadcast.mirroring import Mirroring
+from agents.broadcast.releases import Releases
+from agents.health.archiving import Archiving
+from agents.health.broker import BrokerProbe
+from agents.health.looks import Reading
+from agents.health.readiness import Readiness
+from agents.health.watch import Watch
+from agents.metrics import Metrics
+from agents.partitions.assignment import Assignment
+from agents.partitions.flushing import Flushing
+from agents.partitions.lanes import Lanes
+from agents.partitions.ownership import Ownership
+from agents.partitions.recovery import Recovery
+from agents.requests.commits import Commits
+from agents.requests.recommend import Recommend
+from agents.service import WorkerService
+from agents.tasks import Crash, Tasks
+from agents.topic_changes import TopicChanges
+from schemas.settings import Settings
+from streams.kafka.broadcast import BroadcastReader
+from streams.kafka.healing_producer import HealingProducer
+from streams.kafka.topic_watch import TopicWatch
+from streams.mirror.contract import Mirror
+
+__all__ = ["Parts"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a worker is made of; nothing of it connects before `agents.lifecycle` starts it."""
+
+    settings: Settings
+    crash: Crash
+    tasks: Tasks
+    metrics: Metrics
+    ownership: Ownership
+    assignment: Assignment
+    recovery: Recovery
+    lanes: Lanes
+    flushing: Flushing
+    topic_changes: TopicChanges
+    topic_watch: TopicWatch
+    replies: HealingProducer
+    events: HealingProducer
+    recommend: Recommend
+    commits: Commits
+    reader: BroadcastReader
+    releases: Releases
+    mirror: Mirror
+    mirroring: Mirroring
+    archiving: Archiving
+    broker: BrokerProbe
+    reading: Reading
+    readiness: Readiness
+    watch: Watch
+    service: WorkerService

@@ -1,0 +1,1 @@
+"""Requests for slates: admission, batching and replies."""

@@ -1,0 +1,171 @@
+"""Replies and what else goes out beside the answers: sent by one task, replies first, none waited for before the next."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from agents.metrics import Metrics
+
+__all__ = ["Outbox", "Producer", "Queued"]
+
+log = logging.getLogger(__name__)
+
+TOPIC_TRIES, TOPIC_WAIT_S = 5, 0.3
+
+
+def _nothing() -> None:
+    pass
+
+
+class Producer(Protocol):
+    """What an `Outbox` needs of `streams.kafka.healing_producer.HealingProducer`."""
+
+    @property
+    def client(self) -> Any:
+        """The connection of the current producer, for metadata."""
+
+    async def send(
+        self, topic: str, value: bytes | None, key: bytes | None = None, headers: Sequence[tuple[str, bytes]] = ()
+    ) -> asyncio.Future[Any]:
+        """Queue one record; the future gives its metadata, or the error. Raises KafkaError when it cannot be queued."""
+
+
+@dataclass(slots=True)
+class Queued:
+    """A record that waits to be sent, once."""
+
+    topic: str
+    key: bytes | None
+    value: bytes
+    headers: Sequence[tuple[str, bytes]]
+    what: str
+    "For the counter of what failed."
+    done: Callable[[], None] = _nothing
+    "Called when it is acknowledged, or given up."
+    put_s: float = 0.0
+    "When it was queued, on the outbox's clock."
+
+
+class Outbox:
+    """A queue before a producer. What fails is counted and given up; a topic that does not exist holds up nothing else."""
+
+    def __init__(
+        self,
+        producer: Producer,
+        metrics: Metrics,
+        took: Callable[[float], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`took` is called with the seconds from `put` to the acknowledgement of each reply to a known topic.
+
+        `clock`: seconds, never set back.
+        """
+        self._clock = clock
+        self._producer = producer
+        self._metrics = metrics
+        self._took = took
+        self._replies: deque[Queued] = deque()
+        self._others: deque[Queued] = deque()
+        self._work = asyncio.Event()
+        self._empty = asyncio.Event()
+        "Set while nothing is queued or on its way."
+        self._empty.set()
+        self._under_way = 0
+        self._looking: dict[str, asyncio.Task[None]] = {}
+        self._unknown: dict[str, list[Queued]] = {}
+        "Records to topics that are being looked up."
+
+    def put(self, record: Queued) -> None:
+        """Queue a record. Never waits."""
+        record.put_s = self._clock()
+        (self._replies if record.what == "reply" else self._others).append(record)
+        self._under_way += 1
+        self._empty.clear()
+        self._work.set()
+
+    def expect(self, topic: str) -> None:
+        """Records to a topic will come: look it up meanwhile if it is unknown."""
+        if topic not in self._unknown and not self._producer.client.cluster.partitions_for_topic(topic):
+            self._unknown[topic] = []
+            self._looking[topic] = asyncio.create_task(self._look_up(topic))
+
+    async def run(self) -> None:
+        """Send what is queued, until cancelled."""
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            while self._replies or self._others:
+                record = (self._replies or self._others).popleft()
+                self.expect(record.topic)
+                if record.topic in self._unknown:
+                    self._unknown[record.topic].append(record)
+                else:
+                    await self._send(record, timed=record.what == "reply")
+
+    async def drained(self, timeout_s: float) -> bool:
+        """Wait until nothing is queued or on its way; returns whether that came."""
+        try:
+            await asyncio.wait_for(self._empty.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _send(self, record: Queued, *, timed: bool = False) -> None:
+        try:
+            future = await self._producer.send(record.topic, record.value, key=record.key, headers=list(record.headers))
+        except Exception as exc:
+            self._failed(record, "refused", exc)
+            return
+
+        def acknowledged(sent: asyncio.Future[object]) -> None:
+            if not sent.cancelled() and (error := sent.exception()) is not None:
+                self._failed(record, "refused", error)
+            else:
+                if timed:
+                    self._took(self._clock() - record.put_s)
+                self._end(record)
+
+        future.add_done_callback(acknowledged)
+
+    async def _look_up(self, topic: str) -> None:
+        """Ask for an unknown topic a few times, because the brokers may just be making it; then send what waits for it."""
+        client, reason = self._producer.client, "no_topic"
+        error: Exception | None = None
+        try:
+            await client.add_topic(topic)
+            for _ in range(TOPIC_TRIES):
+                if client.cluster.partitions_for_topic(topic):
+                    break
+                await asyncio.sleep(TOPIC_WAIT_S)
+                # a topic that the client follows is not asked for again by adding it
+                await client.force_metadata_update()
+            else:
+                error = LookupError("there is no such topic")
+                # nor is its name remembered: anybody may write one into a header
+                await client.set_topics({*client.cluster.topics(), *self._unknown} - {topic})
+        except Exception as exc:
+            reason, error = "refused", exc
+        records = self._unknown.pop(topic)
+        del self._looking[topic]
+        for record in records:
+            if error is None:
+                await self._send(record)
+            else:
+                self._failed(record, reason, error)
+
+    def _failed(self, record: Queued, reason: str, error: BaseException) -> None:
+        log.warning("%s to %s failed: %s", record.what, record.topic, error)
+        self._metrics.sends_failed.add(what=record.what, reason=reason)
+        self._end(record)
+
+    def _end(self, record: Queued) -> None:
+        record.done()
+        self._under_way -= 1
+        if not self._under_way:
+            self._empty.set()

@@ -1,0 +1,167 @@
+"""Parsing of requests over Kafka: each record is accepted, or refused with an error for whoever sent it."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable, Collection, Container
+from dataclasses import dataclass
+
+from agents.requests.clock import Clock
+from agents.requests.replies import Address
+from schemas.codec import Framing, Headers, Registry, decode, framing_of, header_of, schema_ids
+from schemas.errors import BadRequest, RiffleError, TransientError
+from schemas.parsing import whole_number
+from schemas.records import Request
+from schemas.settings import Settings
+from schemas.validation import MAX_ID_BYTES, request_from
+from streams.kafka.chunks import Chunk
+from streams.kafka.topics import TOPICS
+
+__all__ = ["Accepted", "Parser", "Refused"]
+
+TOPIC_NAME = re.compile(rb"(?!__)(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
+MAX_CORRELATION_BYTES = 1_024
+MAX_DEADLINE_MS = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A request that this worker answers."""
+
+    request: Request
+    partition: int
+    "Partition of the users table that holds the user."
+    deadline: float
+    "Seconds on the monotonic clock."
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A record that is no request for this worker. Without an `address` no answer can reach its sender."""
+
+    error: RiffleError
+    address: Address | None
+
+
+def _reply_topic(headers: Headers, own: Collection[str]) -> bytes:
+    """The topic that an answer goes to; raises BadRequest when no answer may go there."""
+    topic = header_of(headers, "Faust-Ag-ReplyTo")
+    if not topic:
+        raise BadRequest("no_reply_to", "header Faust-Ag-ReplyTo is missing", "Faust-Ag-ReplyTo")
+    if not TOPIC_NAME.fullmatch(topic) or topic.decode() in own:
+        message = "not a topic that replies may go to: Riffle's own, or no valid name"
+        raise BadRequest("invalid_reply_to", message, "Faust-Ag-ReplyTo")
+    if len(header_of(headers, "Faust-Ag-CorrelationId") or b"") > MAX_CORRELATION_BYTES:
+        message = f"the correlation id must have at most {MAX_CORRELATION_BYTES:,} bytes"
+        raise BadRequest("invalid_field", message, "Faust-Ag-CorrelationId")
+    return topic
+
+
+def _budget_ms(headers: Headers, default_ms: int) -> int:
+    given = header_of(headers, "deadline-ms")
+    if not given:
+        return default_ms
+    try:
+        budget = whole_number(given.decode(errors="backslashreplace"))
+    except ValueError as exc:
+        raise BadRequest("invalid_field", f"deadline-ms {exc}", "deadline-ms") from exc
+    if not 1 <= budget <= MAX_DEADLINE_MS:
+        raise BadRequest("invalid_field", f"deadline-ms must lie in 1..{MAX_DEADLINE_MS}, is {budget}", "deadline-ms")
+    return budget
+
+
+class Parser:
+    """Parses, validates and decides; keeps nothing of a request.
+
+    `owned`: partitions of the users table that are here. `partition_of`: partition that holds a user.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        owned: Container[int],
+        registry: Registry | None,
+        clock: Clock,
+        partition_of: Callable[[str], int],
+    ) -> None:
+        self._partitions = settings.partitions
+        self._default_ms = settings.deadline_ms
+        self._own = frozenset(settings.topic(name) for name in TOPICS)
+        self._owned = owned
+        self._registry = registry
+        self._clock = clock
+        self._partition_of = partition_of
+
+    def lacks_schema(self, chunk: Chunk, index: int) -> bool:
+        """Whether the registry has to be asked for a schema before the request can be read, or its answer written."""
+        if self._registry is None:
+            return False
+        wanted = schema_ids([chunk.values[index]], [chunk.headers[index]])
+        try:
+            for schema_id in wanted:
+                self._registry.id_of("slate")
+                self._registry.schema_of(schema_id)
+        except TransientError:
+            return True
+        except KeyError:
+            pass
+        return False
+
+    async def wait_for_schema(self, chunk: Chunk, index: int) -> None:
+        """Wait until the registry gave what the request needs, or for half its deadline."""
+        assert self._registry is not None
+        try:
+            budget_ms = _budget_ms(chunk.headers[index], self._default_ms)
+        except BadRequest:
+            return  # `parse` reports it
+        wanted = schema_ids([chunk.values[index]], [chunk.headers[index]])
+        left_s = budget_ms / 1000 - self._waited_s(chunk, index)
+        await self._registry.ready({"slate", *wanted}, max(left_s / 2, 0.0))
+
+    def parse(self, chunk: Chunk, index: int) -> Accepted | Refused:
+        """One record of a chunk: accepted, or refused with the error for its sender."""
+        headers = chunk.headers[index]
+        correlation = header_of(headers, "Faust-Ag-CorrelationId") or b""
+        framing, reply_to, request = Framing.JSON, b"", None
+        try:
+            unanswerable: BadRequest | None = None
+            try:
+                reply_to = _reply_topic(headers, self._own)
+            except BadRequest as exc:
+                unanswerable = exc
+            value = chunk.values[index]
+            if value is None:
+                raise BadRequest("null_value", "a request needs a body")
+            framing = framing_of(value, headers)
+            datum, _ = decode("request", value, headers, self._registry)
+            named = correlation.decode(errors="replace").encode()[:MAX_ID_BYTES].decode(errors="ignore")
+            request = request_from(datum, request_id=named or uuid.uuid4().hex)
+            if unanswerable is not None:
+                raise unanswerable
+            budget_ms = _budget_ms(headers, self._default_ms)
+            partition = self._partition_of(request.user_id)
+            if partition != chunk.partition and partition not in self._owned:
+                raise self._misplaced(chunk, index, request.user_id, partition)
+        except RiffleError as error:
+            if framing is Framing.CONFLUENT and self._registry is None:
+                framing = Framing.JSON  # without a registry there is no schema id to answer with
+            key = request.user_id if request else (chunk.keys[index] or b"").decode(errors="replace")
+            return Refused(error, Address(reply_to.decode(), correlation, framing, key) if reply_to else None)
+        deadline = self._clock.monotonic() - self._waited_s(chunk, index) + budget_ms / 1000
+        return Accepted(request, partition, deadline, Address(reply_to.decode(), correlation, framing, request.user_id))
+
+    def _waited_s(self, chunk: Chunk, index: int) -> float:
+        """Seconds since the request was stamped; a clock that is ahead gives no longer time than asked for."""
+        return max(self._clock.wall() - chunk.timestamps[index] / 1000, 0.0)
+
+    def _misplaced(self, chunk: Chunk, index: int, user_id: str, partition: int) -> BadRequest:
+        """Why this worker cannot answer, nor ever will: the record went to another worker than the user's."""
+        if chunk.keys[index] != user_id.encode():
+            return BadRequest("key_mismatch", "the record's key must be the user_id: it finds the worker that answers", "key")
+        message = (
+            f"the user_id belongs to partition {partition} of {self._partitions}, the request came by "
+            f"{chunk.partition}: have the producer partition by murmur2 (librdkafka: partitioner=murmur2_random)"
+        )
+        return BadRequest("wrong_partition", message, "key")

@@ -1,0 +1,178 @@
+"""Answering requests: every accepted request gets exactly one terminal answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from agents.metrics import Metrics
+from agents.partitions.users import UserPartition, dead_letter
+from agents.requests.clock import Clock
+from agents.requests.impressions import impression
+from agents.requests.offsets import Offsets
+from agents.requests.outbox import Outbox, Producer, Queued
+from agents.requests.parsing import Accepted, Parser, Refused
+from agents.requests.ranking import Pending, Ranking
+from agents.requests.replies import Replies
+from agents.requests.waiting import Waiting
+from models.pipeline.pipeline import CandidatePipeline
+from schemas.codec import Registry
+from schemas.errors import RiffleError
+from schemas.kernels import partition_of
+from schemas.records import Request, Slate
+from schemas.settings import Settings
+from streams.kafka.chunks import Chunk
+
+__all__ = ["Recommend"]
+
+log = logging.getLogger(__name__)
+
+MARGIN_S = 0.01
+"Kept back of a deadline when a request waits for an event, beside what ranking takes."
+SYSTEM = Clock()
+
+
+class Recommend:
+    """Takes requests in, has each wait for what it needs and then for its turn, and sends its answer and the impression."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        pipeline: CandidatePipeline,
+        partitions: Mapping[int, UserPartition],
+        producer: Producer,
+        metrics: Metrics,
+        registry: Registry | None = None,
+        clock: Clock = SYSTEM,
+        partitioner: Callable[[bytes, int], int] = partition_of,
+    ) -> None:
+        """`partitioner`: the partition of a key, given the number of partitions."""
+        self._settings = settings
+        self._partitions = partitions
+        self._metrics = metrics
+        self._clock = clock.monotonic
+        self._partitioner = partitioner
+        self._parser = Parser(settings, partitions, registry, clock, self.partition_of)
+        self._ranking = Ranking(pipeline, partitions, metrics, clock, self._show)
+        self._outbox = Outbox(producer, metrics, self._ranking.backlog.reply.learn, clock.monotonic)
+        self._replies = Replies(self._outbox, registry)
+        self._waiting = Waiting()
+        self._offsets = Offsets()
+
+    def partition_of(self, user_id: str) -> int:
+        """Partition that holds a user's state, whatever partition a request came by: the default partitioner's choice."""
+        return self._partitioner(user_id.encode(), self._settings.partitions)
+
+    def committable(self) -> dict[int, int]:
+        """Per partition of the requests topic: the next offset to read, below which every request is answered."""
+        return self._offsets.committable()
+
+    def forget(self, partition: int) -> None:
+        """The partition may go to another worker; `drain` came before."""
+        self._offsets.forget(partition)
+
+    async def run(self) -> None:
+        """Rank what waits and send what is answered, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._outbox.run())
+            group.create_task(self._ranking.run())
+
+    async def on_chunk(self, chunk: Chunk) -> None:
+        """Take in a chunk of requests: those that must wait for an event wait on their own, the others for their turn."""
+        self._offsets.take_in(chunk)
+        for index in range(len(chunk)):
+            if self._parser.lacks_schema(chunk, index) and not self._waiting.crowded:
+                self._waiting.spawn(self._take_in_later(chunk, index))
+            else:
+                self._take_in(chunk, index)
+
+    async def recommend(self, request: Request, partition: int, deadline_ms: int) -> Slate:
+        """Answer one request of this worker's own HTTP interface.
+
+        Raises:
+            RiffleError: the terminal error.
+        """
+        done: asyncio.Future[Slate | RiffleError] = asyncio.get_running_loop().create_future()
+        now = self._clock()
+        pending = Pending(request, partition, now + deadline_ms / 1000, done.set_result, now, near=True)
+        pending.stale = not await self._reflected(pending)
+        self._ranking.submit(pending)
+        answer = await done
+        if isinstance(answer, Slate):
+            return answer
+        raise answer
+
+    async def drain(self, timeout_s: float = 5.0) -> None:
+        """Answer all that is under way, before partitions may go to another worker; those that wait for an event as stale.
+
+        Left to the next owner they would be answered in time, but so would, a second time, all that came after them.
+        """
+        until = self._clock() + timeout_s
+        await self._waiting.wake(timeout_s)
+        await self._ranking.idle(max(until - self._clock(), 0.001))
+        await self._outbox.drained(max(until - self._clock(), 0.001))
+
+    async def _take_in_later(self, chunk: Chunk, index: int) -> None:
+        """Take a request in when the registry gave what it needs: others do not wait for it."""
+        await self._parser.wait_for_schema(chunk, index)
+        self._take_in(chunk, index)
+
+    def _take_in(self, chunk: Chunk, index: int) -> None:
+        answered = self._offsets.answered(chunk, index)
+        try:
+            parsed = self._parser.parse(chunk, index)
+            if isinstance(parsed, Refused):
+                self._refuse(parsed, chunk, index, answered)
+                return
+            self._outbox.expect(parsed.address.topic)
+        except Exception:
+            log.exception("request at %s-%d, offset %d failed", chunk.topic, chunk.partition, chunk.offsets[index])
+            self._metrics.requests.add(outcome="lost")
+            answered()
+            return
+        self._accept(parsed, answered)
+
+    def _refuse(self, refused: Refused, chunk: Chunk, index: int, answered: Callable[[], None]) -> None:
+        """Answer a malformed request with its error; it goes to the dead letters if no answer can reach its sender."""
+        error = refused.error
+        self._metrics.requests.add(outcome="malformed", code=error.code)
+        if error.code == "wrong_partition":
+            self._metrics.wrong_partition.add(topic="requests")
+        if refused.address is not None:
+            self._replies.send(refused.address, error, answered)
+            return
+        letter = dead_letter(self._settings, chunk, index, error.code, error.message)
+        self._outbox.put(Queued(letter.topic, letter.key, letter.value or b"", (), "dead_letter", answered))
+
+    def _accept(self, accepted: Accepted, answered: Callable[[], None]) -> None:
+        """Have a request wait for the event of its token, if that is not applied yet, and then for its turn."""
+
+        def reply(answer: Slate | RiffleError) -> None:
+            self._replies.send(accepted.address, answer, answered)
+
+        pending = Pending(accepted.request, accepted.partition, accepted.deadline, reply, self._clock())
+        after, partition = accepted.request.after, self._partitions.get(accepted.partition)
+        if after is None or partition is None or (after.partition == accepted.partition and partition.reflects(after)):
+            self._ranking.submit(pending)
+        else:
+            self._waiting.until(partial(self._reflected, pending), partial(self._submit, pending))
+
+    def _submit(self, pending: Pending, reflected: bool) -> None:
+        pending.stale = not reflected
+        self._ranking.submit(pending)
+
+    async def _reflected(self, pending: Pending) -> bool:
+        """Wait until the event of the request's token is applied, as long as its deadline allows; returns whether it is."""
+        after = pending.request.after
+        partition = self._partitions.get(pending.partition)
+        if after is None:
+            return True
+        if partition is None or after.partition != pending.partition or self._waiting.crowded:
+            return False
+        margin = MARGIN_S + 2 * self._ranking.backlog.seconds()
+        return await partition.wait_for(after, pending.deadline - margin - self._clock())
+
+    def _show(self, slate: Slate) -> None:
+        self._outbox.put(impression(slate, self._settings.topic("impressions")))

@@ -1,0 +1,68 @@
+"""Replies: where an answer goes, and its bytes in the encoding of the request."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import orjson
+
+from agents.requests.outbox import Outbox, Queued
+from schemas.codec import Framing, Registry, encode
+from schemas.errors import RiffleError
+from schemas.records import Slate
+
+__all__ = ["Address", "Replies", "reply_body"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the answer to a request over Kafka goes, and how it is written."""
+
+    topic: str
+    correlation: bytes
+    framing: Framing
+    user_id: str
+    "Key of the reply."
+
+
+def reply_body(
+    framing: Framing, user_id: str, answer: Slate | RiffleError, correlation_id: str, registry: Registry | None = None
+) -> bytes:
+    """A reply's value, encoded as the request was: JSON as Faust's `ask` reads it, or the Avro slate record."""
+    if framing is Framing.JSON:
+        value = answer.to_json() if isinstance(answer, Slate) else {"error": answer.to_json()}
+        return orjson.dumps({"key": user_id, "value": value, "correlation_id": correlation_id})
+    if isinstance(answer, Slate):
+        datum = answer.to_json()
+        for item in datum["items"]:  # type: ignore[attr-defined]
+            if "explanation" in item:
+                item["explanation"] = orjson.dumps(item["explanation"]).decode()
+    else:
+        datum = {"request_id": "", "user_id": user_id, "error": answer.to_json()}
+    return encode("slate", {**datum, "correlation_id": correlation_id}, framing, registry)
+
+
+class Replies:
+    """Encodes answers and queues them."""
+
+    def __init__(self, outbox: Outbox, registry: Registry | None) -> None:
+        self._outbox = outbox
+        self._registry = registry
+
+    def send(self, address: Address, answer: Slate | RiffleError, done: Callable[[], None]) -> None:
+        """Queue the reply; `done` is called when it is acknowledged or given up."""
+        named, used = address.correlation.decode(errors="replace"), address.framing
+        try:
+            body = reply_body(used, address.user_id, answer, named, self._registry)
+        except RiffleError as exc:  # the registry does not answer: better a reply in another encoding than none
+            log.warning("a reply as %s failed: %s", used, exc.message)
+            used = Framing.JSON
+            body = reply_body(used, address.user_id, answer, named)
+        headers = [("Faust-Ag-CorrelationId", address.correlation)]
+        if used is Framing.JSON:
+            headers.append(("content-type", b"application/json"))
+        self._outbox.put(Queued(address.topic, address.user_id.encode(), body, headers, "reply", done))

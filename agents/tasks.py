@@ -1,0 +1,51 @@
+"""Background tasks of a worker, by name."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+__all__ = ["Crash", "Tasks", "crash_on_error"]
+
+log = logging.getLogger(__name__)
+
+Crash = Callable[[BaseException], None]
+"Stops the worker, because of an error that it cannot heal."
+
+
+def crash_on_error(crash: Crash) -> Callable[[asyncio.Task[None]], None]:
+    """A callback for tasks that must not end with an error."""
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            crash(error)
+
+    return ended
+
+
+class Tasks:
+    """Tasks that run until they are cancelled. One that ends with an error stops the worker."""
+
+    def __init__(self, crash: Crash) -> None:
+        self._crash = crash
+        self._running: dict[str, asyncio.Task[None]] = {}
+
+    def start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """Begin a task under a name that none has yet."""
+        assert name not in self._running, name
+        task = self._running[name] = asyncio.create_task(work, name=name)
+        task.add_done_callback(crash_on_error(self._crash))
+
+    async def wait(self, name: str, timeout_s: float | None = None) -> None:
+        """Wait until this task ends by itself, if it was started, for `timeout_s` seconds at most."""
+        if name in self._running:
+            await asyncio.wait([self._running[name]], timeout=timeout_s)
+
+    async def cancel(self, *, but: str = "") -> None:
+        """Cancel all tasks but one, and wait until they have ended."""
+        ending = [self._running.pop(name) for name in list(self._running) if name != but]
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)

@@ -1,0 +1,1 @@
+"""Features of the ranker: one definition for serving, logging and training."""

@@ -1,0 +1,65 @@
+"""The features of a candidate: one definition, computed by the same code when serving and when training replays.
+
+Everything follows from event time and from what the batch already holds; wall clock plays no part. The features themselves are
+declared in `context`, `user`, `item` and `cross`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.features.context import CONTEXT, context_of
+from models.features.cross import CROSS, Crossed
+from models.features.item import ITEM, OfItems
+from models.features.spec import layout, specification
+from models.features.user import USER, OfUser
+from models.items.store import ItemStore
+from models.pipeline.batch import Candidates, Model, Queries
+from models.pipeline.sources import RETRIEVING
+
+__all__ = ["FEATURES", "LAYOUT", "SPEC", "compute"]
+
+LAYOUT, (OF_USER, OF_CONTEXT, OF_ITEM, OF_CROSS) = layout((USER, CONTEXT, ITEM, CROSS))
+"Every feature with its version, in the order of the columns."
+FEATURES = tuple(feature.name for feature in LAYOUT)
+"Names, in the order of the columns."
+SPEC = specification(LAYOUT)
+"Name of this specification, which follows from LAYOUT: a release of another one is refused."
+POPULARITY = FEATURES.index("item_popularity")
+
+
+def compute(
+    queries: Queries, candidates: Candidates, items: ItemStore, sources: Sequence[str], model: Model
+) -> NDArray[np.float32]:
+    """Features of every candidate: float32 `(n, len(FEATURES))`, all finite. `sources` names the columns of source scores."""
+    out = np.zeros((len(candidates), len(FEATURES)), np.float32)
+    out[:, OF_CONTEXT] = context_of(queries.requests, items.stream_time_ms)[candidates.query_row]
+    ITEM.fill(out[:, OF_ITEM], OfItems(candidates.item_row, items, model))
+    brought = _brought(candidates, sources)
+    spans = candidates.spans(len(queries))
+    for q, user in enumerate(queries.users):
+        span = slice(int(spans[q]), int(spans[q + 1]))
+        if span.start == span.stop:
+            continue
+        if user is not None and len(user.history):
+            liked = queries.liked[q] if q < len(queries.liked) else None
+            row = np.zeros((1, len(USER.features)), np.float32)
+            USER.fill(row, OfUser(user, liked, items.stream_time_ms, model))
+            out[span, OF_USER] = row
+        of = Crossed(q, candidates.item_row[span], out[span, POPULARITY], brought[span], queries, items, model)
+        CROSS.fill(out[span, OF_CROSS], of)
+    out[~np.isfinite(out)] = 0.0
+    return out
+
+
+def _brought(candidates: Candidates, sources: Sequence[str]) -> NDArray[np.float32]:
+    """Per retrieving source: 1 where it brought the candidate. A source that the pipeline lacks brought none."""
+    out = np.zeros((len(candidates), len(RETRIEVING)), np.float32)
+    there, places = ~np.isnan(candidates.source_scores), {name: n for n, name in enumerate(sources)}
+    for n, source in enumerate(RETRIEVING):
+        if source.name in places:
+            out[:, n] = there[:, places[source.name]]
+    return out

@@ -1,0 +1,102 @@
+"""Features by name: groups declare them as functions, and layout and specification follow from the declarations.
+
+Adding a feature is one function in the file of its group. Where its meaning changes and its name does not, raise its `version`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from numpy.typing import NDArray
+
+__all__ = ["KNOWN", "Feature", "Group", "Values", "layout", "once", "specification"]
+
+View = TypeVar("View")
+T = TypeVar("T")
+Values = float | NDArray[Any] | None
+"One number for all rows, a column `(n,)`, a block `(n, names)`; None leaves zeros."
+
+KNOWN = {"4cf6b4827145c6a5": "f7"}
+"Published specifications by the digest of their layout: releases and logged examples name them. An entry never changes."
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """A name with the version of its meaning."""
+
+    name: str
+    version: int = 1
+
+
+class Group(Generic[View]):
+    """Features that are computed from one kind of view, in the order in which they are declared."""
+
+    def __init__(self) -> None:
+        self.features: tuple[Feature, ...] = ()
+        self._compute: list[tuple[int | slice, Callable[[View], Values]]] = []
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names, in the order of the columns."""
+        return tuple(feature.name for feature in self.features)
+
+    def feature(self, *names: str, version: int = 1) -> Callable[[Callable[[View], Values]], Callable[[View], Values]]:
+        """Declare a function as the next feature of the group; with several names it returns a block of as many columns."""
+
+        def declare(compute: Callable[[View], Values]) -> Callable[[View], Values]:
+            first = len(self.features)
+            self.features += tuple(Feature(name, version) for name in names)
+            self._compute.append((first if len(names) == 1 else slice(first, first + len(names)), compute))
+            return compute
+
+        return declare
+
+    def fill(self, out: NDArray[Any], view: View) -> None:
+        """Write all features of a view to `out` `(n, len(self.names))`, which holds zeros."""
+        for place, compute in self._compute:
+            values = compute(view)
+            if values is not None:
+                out[:, place] = values
+
+
+class once(Generic[T]):  # noqa: N801 - used as a decorator
+    """A property of a view that is computed when it is first read: `functools.cached_property` without Python 3.11's lock."""
+
+    def __init__(self, compute: Callable[[Any], T]) -> None:
+        self._compute = compute
+        self.__doc__ = compute.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, view: Any, owner: type | None = None) -> T:
+        value = view.__dict__[self._name] = self._compute(view)
+        return value
+
+
+def layout(groups: Iterable[Group[Any]]) -> tuple[tuple[Feature, ...], tuple[slice, ...]]:
+    """The features of the groups one after the other, and the columns of each group.
+
+    Raises:
+        ValueError: two features have one name.
+    """
+    features: tuple[Feature, ...] = ()
+    columns = []
+    for group in groups:
+        columns.append(slice(len(features), len(features) + len(group.features)))
+        features += group.features
+    names = [feature.name for feature in features]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"features that are declared twice: {', '.join(twice)}")
+    return features, tuple(columns)
+
+
+def specification(features: Sequence[Feature]) -> str:
+    """Name of a layout: another for other names, another order or another version. That of KNOWN, else `f-` and a digest."""
+    text = "\n".join(f"{feature.name} {feature.version}" for feature in features)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return KNOWN.get(digest, f"f-{digest}")

@@ -1,0 +1,1 @@
+"""Releases: their format, where they come from, and how they serve."""

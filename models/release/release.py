@@ -1,0 +1,368 @@
+"""Releases: a folder of learned parts that is either exactly what its manifest says, or refused.
+
+    manifest.json       format, feature spec, heads, sizes, sha256 of every file
+    item_ids.json       ids of the n trained items
+    item_vectors.npy    float32 (n, d): retrieval vectors, the last column is the item's bias
+    text_projection.npy image_projection.npy   float32 (raw + 1, kept): from an encoder's vectors to `text` and `image` of the
+                        item tower; the last row is added. For items that training did not see (format 2)
+    text.npy image.npy  float32 (n, ·): content vectors for features, 0 where missing
+    present.npy         bool (n, 2): has text, has image
+    met.npy             bool (n,): somebody met it in training; what is known of the others comes from their content (format 3)
+    ease_index.npy      int32 (n, m), ease_weight.npy float32 (n, m): heaviest item-to-item weights, -1 where none
+    user_tower.onnx     recent history → user vector
+    item_tower.onnx     content alone → item vector, for items that training did not see
+    ranker.onnx         features → calibrated probability per head
+    weights.safetensors optional: what a warm start of training begins with; serving checks it and does not load it
+
+Format 1 has no projections: under it, new items have vectors from words and categories alone. Of releases before format 3
+all items count as met.
+
+Nothing in it is code that Python would run: JSON, NumPy arrays without pickle, ONNX graphs without external data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.items.vectors import MODALITIES
+from models.rules import PositiveRule
+from models.units import DAY_MS
+from schemas.errors import ReleaseRejected, RiffleError
+
+__all__ = [
+    "FILES",
+    "FILES_OF",
+    "FORMAT",
+    "MAX_FILE_BYTES",
+    "MAX_MANIFEST_BYTES",
+    "OPTIONAL",
+    "WEIGHTS",
+    "Head",
+    "Manifest",
+    "Release",
+    "list_releases",
+    "manifest_sha256",
+    "plain_file",
+    "read_manifest",
+    "write_release",
+]
+
+FORMAT = 3
+ARRAYS: Mapping[str, tuple[str, int]] = {
+    "item_vectors.npy": ("<f4", 2),
+    "text.npy": ("<f4", 2),
+    "image.npy": ("<f4", 2),
+    "present.npy": ("|b1", 2),
+    "ease_index.npy": ("<i4", 2),
+    "ease_weight.npy": ("<f4", 2),
+}
+MET = "met.npy"
+SHAPED = ("present.npy", "ease_index.npy", "ease_weight.npy")
+PROJECTIONS = ("text_projection.npy", "image_projection.npy")
+GRAPHS = ("user_tower.onnx", "item_tower.onnx", "ranker.onnx")
+WEIGHTS = "weights.safetensors"
+FILES_OF: Mapping[int, frozenset[str]] = {
+    1: frozenset((*ARRAYS, *GRAPHS, "item_ids.json")),
+    2: frozenset((*ARRAYS, *PROJECTIONS, *GRAPHS, "item_ids.json")),
+    3: frozenset((*ARRAYS, MET, *PROJECTIONS, *GRAPHS, "item_ids.json")),
+}
+"Files of a release, by format."
+FILES = FILES_OF[FORMAT]
+OPTIONAL = frozenset((WEIGHTS,))
+NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
+MAX_MANIFEST_BYTES = 1 << 20
+MAX_FILE_BYTES = 8 << 30
+
+
+CONTENT_PARTS = frozenset({"words", *MODALITIES})
+LEAST_CONTENT = 1e-3
+"Smallest weight of a part of content: the square root of a smaller one could round to nothing."
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """One thing the ranker predicts. `action` is an action's name, or `positive` for the dataset's own rule."""
+
+    action: str
+    weight: float
+    "Its part in the score that candidates are ranked by."
+    window_ms: int = DAY_MS
+    "How long after a person first meets an item the action counts as having followed."
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a release says of itself."""
+
+    name: str
+    feature_spec: str
+    heads: Sequence[Head]
+    positive: str
+    "Rule over event columns that says which events are liked."
+    actions: Sequence[str]
+    "Actions with a feature slot of their own, most frequent first; others share the last slot."
+    value_mean: float
+    value_deviation: float
+    light: Mapping[str, float]
+    "Weight of each source's normalised score in the light score."
+    trained_until_ms: int
+    "Newest event time that training saw."
+    trained_events: int
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    "Figures of the gate and of training."
+    parent: str = "none"
+    "The release it was compared with."
+    format: int = FORMAT
+    files: Mapping[str, str] = field(default_factory=dict)
+    "sha256 of every file, hexadecimal."
+    encoders: Mapping[str, str] = field(default_factory=dict)
+    "Per modality that training saw: the encoder whose vectors its projection takes."
+    content: Mapping[str, float] = field(default_factory=dict)
+    "Weight of the cosine of each of CONTENT_PARTS where items are compared by content; 1 where nothing is said."
+
+    def to_bytes(self) -> bytes:
+        """JSON, the same bytes for the same manifest."""
+        return (json.dumps(asdict(self), indent=1, sort_keys=True) + "\n").encode()
+
+    @classmethod
+    def parse(cls, data: bytes) -> Manifest:
+        """The inverse of `to_bytes`.
+
+        Raises:
+            ReleaseRejected: not a manifest of this format.
+        """
+        try:
+            fields = json.loads(data)
+            if not isinstance(fields, dict):
+                raise TypeError("not an object")
+            if fields.get("format") not in FILES_OF:
+                raise ReleaseRejected(
+                    "unknown_format",
+                    f"its format is {fields.get('format')!r}, this Riffle reads up to {FORMAT}",
+                )
+            fields["heads"] = tuple(
+                Head(str(h["action"]), float(h["weight"]), int(h.get("window_ms", DAY_MS))) for h in fields["heads"]
+            )
+            made = cls(**fields)
+            PositiveRule(made.positive)
+            numbers = (
+                made.value_mean,
+                made.value_deviation,
+                *made.light.values(),
+                *made.content.values(),
+                *(h.weight for h in made.heads),
+            )
+            if not set(made.content) <= CONTENT_PARTS or not all(LEAST_CONTENT <= w <= 1 for w in made.content.values()):
+                raise ValueError(
+                    f"weights of content are of {', '.join(sorted(CONTENT_PARTS))}, each between {LEAST_CONTENT} and 1"
+                )
+            if not made.heads or not all(isinstance(n, int | float) and np.isfinite(n) for n in numbers):
+                raise ValueError("heads, weights and value statistics must be finite numbers")
+            texts = (*made.actions, *made.files, *made.files.values(), *made.encoders, *made.encoders.values(), made.name)
+            if not all(isinstance(text, str) for text in texts):
+                raise TypeError("names must be text")
+        except ReleaseRejected:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, RiffleError) as exc:
+            raise ReleaseRejected("bad_manifest", f"the manifest cannot be read: {exc}") from exc
+        if not NAME.fullmatch(made.name):
+            raise ReleaseRejected("bad_manifest", f"the release's name {made.name[:80]!r} must match {NAME.pattern}", "name")
+        wrong = (set(made.files) - OPTIONAL) ^ FILES_OF[made.format]
+        if made.files and wrong:
+            raise ReleaseRejected(
+                "wrong_files",
+                f"release {made.name} must list the files of its format: {sorted(wrong)[:5]} are missing or unknown",
+            )
+        return made
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as data:
+        return hashlib.file_digest(data, "sha256").hexdigest()
+
+
+def plain_file(folder: Path, name: str, limit: int) -> Path:
+    """A regular file of bounded size directly in `folder`; raises ReleaseRejected."""
+    path = folder / name
+    if not folder.is_dir():
+        raise ReleaseRejected("not_found", f"there is no release {folder.name!r} in {folder.parent}")
+    try:
+        size = path.lstat().st_size
+    except OSError as exc:
+        raise ReleaseRejected("missing_file", f"release {folder.name} lacks {name}", name) from exc
+    if path.is_symlink() or not path.is_file() or size > limit:
+        raise ReleaseRejected("bad_file", f"{name} of release {folder.name} is not a plain file of at most {limit} bytes", name)
+    return path
+
+
+def read_manifest(folder: Path, sha256: str | None = None) -> Manifest:
+    """A release's manifest; `sha256` is what its bytes must hash to, when it comes from an announcement.
+
+    Raises:
+        ReleaseRejected: missing, unreadable, or other bytes than announced.
+    """
+    data = plain_file(folder, "manifest.json", MAX_MANIFEST_BYTES).read_bytes()
+    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+        raise ReleaseRejected(
+            "manifest_changed", f"the manifest of {folder.name} is not the one that was announced", "manifest"
+        )
+    return Manifest.parse(data)
+
+
+def manifest_sha256(folder: Path) -> str:
+    """What pins a release: the hash of its manifest, which holds the hashes of all other files."""
+    return hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+
+
+class Release:
+    """A verified release in memory: arrays memory-mapped, graphs as bytes."""
+
+    def __init__(
+        self, manifest: Manifest, arrays: Mapping[str, NDArray[Any]], graphs: Mapping[str, bytes], ids: list[str]
+    ) -> None:
+        self.manifest = manifest
+        self.item_ids = ids
+        self.item_vectors: NDArray[np.float32] = arrays["item_vectors.npy"]
+        self.text: NDArray[np.float32] = arrays["text.npy"]
+        self.image: NDArray[np.float32] = arrays["image.npy"]
+        self.present: NDArray[np.bool_] = arrays["present.npy"]
+        self.met: NDArray[np.bool_] = arrays[MET] if MET in arrays else np.ones(len(ids), np.bool_)
+        self.ease_index: NDArray[np.int32] = arrays["ease_index.npy"]
+        self.ease_weight: NDArray[np.float32] = arrays["ease_weight.npy"]
+        self.projections: Mapping[str, NDArray[np.float32]] = {
+            name.removesuffix("_projection.npy"): arrays[name] for name in PROJECTIONS if name in arrays
+        }
+        "By modality; none in a release of format 1."
+        self.graphs = graphs
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.manifest.name
+
+    @classmethod
+    def open(cls, folder: Path, sha256: str | None = None) -> Release:
+        """Verify every file against the manifest, then load.
+
+        Raises:
+            ReleaseRejected: a file is missing, changed, unknown, or its content does not fit.
+        """
+        manifest = read_manifest(folder, sha256)
+        if not manifest.files:
+            raise ReleaseRejected("wrong_files", f"release {manifest.name} lists no files")
+        if manifest.name != folder.name:
+            raise ReleaseRejected("wrong_name", f"release {manifest.name} lies in a folder named {folder.name}", "name")
+        extra = {path.name for path in folder.iterdir()} - set(manifest.files) - {"manifest.json"}
+        if extra:
+            raise ReleaseRejected("wrong_files", f"release {manifest.name} holds files it does not list: {sorted(extra)[:5]}")
+        for name, digest in manifest.files.items():
+            if _digest(plain_file(folder, name, MAX_FILE_BYTES)) != digest:
+                raise ReleaseRejected("checksum", f"{name} of release {manifest.name} does not match its checksum", name)
+        arrays = {name: _array(folder / name, kind, rank) for name, (kind, rank) in ARRAYS.items()}
+        if MET in manifest.files:
+            arrays[MET] = _array(folder / MET, "|b1", 1)
+        graphs = {name: (folder / name).read_bytes() for name in GRAPHS}
+        projections = {name: _array(folder / name, "<f4", 2) for name in PROJECTIONS if name in manifest.files}
+        try:
+            ids = json.loads((folder / "item_ids.json").read_bytes())
+        except ValueError as exc:
+            raise ReleaseRejected("bad_file", f"item_ids.json: {exc}", "item_ids.json") from exc
+        if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids) or len(set(ids)) != len(ids):
+            raise ReleaseRejected("bad_file", "item_ids.json must list distinct ids", "item_ids.json")
+        _check_arrays(manifest.name, arrays, projections, len(ids))
+        return cls(manifest, {**arrays, **projections}, graphs, ids)
+
+
+def _check_arrays(name: str, arrays: Mapping[str, NDArray[Any]], projections: Mapping[str, NDArray[Any]], n_items: int) -> None:
+    """Raises ReleaseRejected when arrays do not fit each other, or hold what is not finite."""
+    wrong = [file for file, array in arrays.items() if len(array) != n_items]
+    if wrong or arrays["present.npy"].shape[1] != 2 or arrays["ease_index.npy"].shape != arrays["ease_weight.npy"].shape:
+        raise ReleaseRejected("shapes", f"arrays of release {name} differ in length or shape: {', '.join(wrong or SHAPED)}")
+    index = arrays["ease_index.npy"]
+    if index.size and (int(index.max()) >= n_items or int(index.min()) < -1):
+        raise ReleaseRejected("shapes", "ease_index.npy points beyond the items", "ease_index.npy")
+    for file, projection in projections.items():
+        kept = arrays[file.replace("_projection", "")].shape[1]
+        if not len(projection) or projection.shape[1] != kept:
+            raise ReleaseRejected("shapes", f"{file} gives {projection.shape[1]} dimensions, the release has {kept}", file)
+    for file, array in (*arrays.items(), *projections.items()):
+        if array.dtype.kind == "f" and not bool(np.isfinite(array).all()):
+            raise ReleaseRejected("not_finite", f"{file} of release {name} holds values that are not finite", file)
+
+
+def _array(path: Path, kind: str, rank: int) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError, SyntaxError) as exc:
+        raise ReleaseRejected("bad_file", f"{path.name} is not a NumPy array: {exc}", path.name) from exc
+    if array.dtype.str != kind or array.ndim != rank:
+        raise ReleaseRejected("shapes", f"{path.name} is {array.dtype.str} of rank {array.ndim}, not {kind} of rank {rank}")
+    return array
+
+
+def write_release(
+    root: Path,
+    manifest: Manifest,
+    arrays: Mapping[str, NDArray[Any]],
+    graphs: Mapping[str, bytes],
+    ids: Sequence[str],
+    weights: bytes = b"",
+) -> Path:
+    """Write a release below `root`, whole or not at all; returns its folder. `weights` are kept for a warm start, if given.
+
+    Its name is `manifest.name` followed by the hash of what it holds, so that the same content has the same name.
+    """
+    contents: dict[str, bytes] = {"item_ids.json": json.dumps(list(ids), ensure_ascii=False).encode(), **graphs}
+    for name, array in arrays.items():
+        out = io.BytesIO()
+        np.save(out, np.ascontiguousarray(array), allow_pickle=False)
+        contents[name] = out.getvalue()
+    if weights:
+        contents[WEIGHTS] = weights
+    files = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(contents.items())}
+    unnamed = {**asdict(manifest), "heads": tuple(manifest.heads), "files": files}
+    content_hash = hashlib.sha256(Manifest(**unnamed).to_bytes()).hexdigest()[:10]
+    final = Manifest(**{**unnamed, "name": f"{manifest.name}-{content_hash}"})
+    root.mkdir(parents=True, exist_ok=True)
+    folder = root / final.name
+    if folder.exists():
+        return folder
+    part = Path(tempfile.mkdtemp(prefix=".part-", dir=root))
+    try:
+        for name, data in contents.items():
+            with (part / name).open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        (part / "manifest.json").write_bytes(final.to_bytes())
+        part.chmod(0o755)
+        part.rename(folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    return folder
+
+
+def list_releases(root: Path) -> list[Manifest]:
+    """Manifests of the releases below `root`, oldest training data first; folders that hold none are left out."""
+    found = []
+    for folder in sorted(root.iterdir()) if root.is_dir() else ():
+        if folder.is_dir() and not folder.name.startswith("."):
+            try:
+                found.append(read_manifest(folder))
+            except ReleaseRejected:
+                continue
+    return sorted(found, key=lambda manifest: (manifest.trained_until_ms, manifest.name))

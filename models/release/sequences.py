@@ -1,0 +1,88 @@
+"""What the user tower reads of a person's history: one definition for training and serving."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.rules import PositiveRule
+from models.state.rows import UserRecord
+
+__all__ = ["ACTION_SLOTS", "EVENT_WIDTH", "LENGTH", "Vocabulary", "event_inputs"]
+
+LENGTH = 64
+"Newest events that the user tower reads."
+ACTION_SLOTS = 8
+"Actions with a number of their own; the last is shared by all others."
+EVENT_WIDTH = 4 + ACTION_SLOTS
+"Standardised value, has a value, log gap to the event before, liked, one-hot action."
+
+
+class Vocabulary:
+    """How a release reads events: which actions it knows, what a usual value is, which events are liked."""
+
+    def __init__(self, actions: Sequence[str], value_mean: float, value_deviation: float, positive: str) -> None:
+        self.actions = tuple(actions[: ACTION_SLOTS - 1])
+        self._slot: Mapping[str, int] = {name: n for n, name in enumerate(self.actions)}
+        self.value_mean, self.value_deviation = value_mean, max(value_deviation, 1e-6)
+        self._rule = PositiveRule(positive)
+        self._liked: dict[tuple[str, float], bool] = {}
+
+    def slots(self, names: Sequence[str]) -> NDArray[np.int64]:
+        """Slot of each action name."""
+        return np.asarray([self._slot.get(name, ACTION_SLOTS - 1) for name in names], np.int64)
+
+    def standard(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Standardised values, 0 where there is none, clipped to ±5."""
+        scaled = (np.nan_to_num(values, nan=self.value_mean) - self.value_mean) / self.value_deviation
+        clipped: NDArray[np.float32] = np.clip(scaled, -5, 5).astype(np.float32)
+        return clipped
+
+    def liked(self, action: str, value: float) -> bool:
+        """Whether an event counts as liked; `value` is NaN when there is none."""
+        key = (action, value if value == value else -np.inf)  # noqa: PLR0124 - NaN differs from itself
+        found = self._liked.get(key)
+        if found is None:
+            found = self._rule(action, None if value != value else value)  # noqa: PLR0124
+            if len(self._liked) < 100_000:
+                self._liked[key] = found
+        return found
+
+    def liked_history(self, user: UserRecord) -> NDArray[np.bool_]:
+        """Per kept event, newest first: whether it is liked."""
+        events = user.history
+        names, actions, values = user.actions, events["action"][::-1].tolist(), events["value"][::-1].tolist()
+        return np.asarray([self.liked(names[a], v) for a, v in zip(actions, values, strict=True)], np.bool_)
+
+
+def event_inputs(
+    slots: NDArray[np.int64],
+    values: NDArray[np.float32],
+    has_value: NDArray[np.bool_],
+    gaps_ms: NDArray[np.int64],
+    liked: NDArray[np.bool_],
+) -> NDArray[np.float32]:
+    """Event columns `(n,)`, oldest first, as the user tower reads them: float32 `(n, EVENT_WIDTH)`.
+
+    `values` are standardised; `gaps_ms` is the time since the event before (0 for the first).
+    """
+    out = np.zeros((len(slots), EVENT_WIDTH), np.float32)
+    out[:, 0] = values
+    out[:, 1] = has_value
+    out[:, 2] = np.log1p(np.maximum(gaps_ms, 0) / 60_000.0) / 10.0
+    out[:, 3] = liked
+    out[np.arange(len(slots)), 4 + slots] = 1.0
+    return out
+
+
+def history_inputs(user: UserRecord, vocabulary: Vocabulary, liked: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The newest LENGTH events of a person, oldest first; `liked` is `Vocabulary.liked_history`."""
+    events = user.history[-LENGTH:]
+    times = user.history["time"][-LENGTH - 1 :]
+    gaps = np.diff(times)
+    gaps = gaps if len(gaps) == len(events) else np.concatenate([np.zeros(1, np.int64), gaps])
+    values = events["value"]
+    slots = vocabulary.slots(user.actions)[events["action"]]
+    return event_inputs(slots, vocabulary.standard(values), ~np.isnan(values), gaps, liked[: len(events)][::-1])

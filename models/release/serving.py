@@ -1,0 +1,331 @@
+"""A release bound to an item store: sessions, vectors by item row, and what it says of a batch of queries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.features.compute import FEATURES, SPEC, compute
+from models.items.store import TEXT_DIMENSIONS, ItemStore
+from models.items.vectors import MODALITIES, project, unit_rows
+from models.pipeline.batch import Candidates, Queries
+from models.pipeline.exact import Found, exact_top
+from models.pipeline.signals import Scratch, Signal
+from models.pipeline.ties import Ties
+from models.release.nearest import STANDARD, IndexSettings, VectorIndex
+from models.release.release import Release
+from models.release.sequences import EVENT_WIDTH, LENGTH, Vocabulary, history_inputs
+from schemas.errors import ReleaseRejected
+
+__all__ = ["ServingModel", "prepare", "session_of"]
+
+SYNC_AT_ONCE = 2_000
+"Unseen items that get a vector per batch of requests, so that a flood of them does not hold up answers."
+LIKED_DECAY = np.float32(0.97)
+WARM_BATCHES = (1, 32)
+
+
+def session_of(graph: bytes, threads: int, *, gpu: bool = True) -> Any:
+    """An ONNX Runtime session of a graph that refers to no file; on a GPU where there is one and `gpu` is set."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if gpu and "CUDAExecutionProvider" in ort.get_available_providers():
+        # products of 32-bit floats in 32 bits: in TF32 answers differ by 1e-3 from those of a CPU
+        providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0"}))
+    # from bytes: a graph that refers to files beside it does not load
+    return ort.InferenceSession(graph, options, providers=providers)
+
+
+def prepare(folder: Path, sha256: str | None = None) -> ServingModel:
+    """Verify, load and try a release; touches nothing that serves, so any thread may do it.
+
+    Raises:
+        ReleaseRejected: the release must not serve.
+    """
+    return ServingModel(Release.open(folder, sha256))
+
+
+class ServingModel:
+    """What answers requests once it is warm. `prepare` may run in any thread, all else in the thread of the item store."""
+
+    def __init__(self, release: Release, threads: int = 1, index: IndexSettings = STANDARD) -> None:
+        """Open the graphs and try them; above `index.exact_below` items, build an index over their vectors.
+
+        Raises:
+            ReleaseRejected: features of another specification, or a graph that does not run or gives what is not finite.
+        """
+        manifest = release.manifest
+        if manifest.feature_spec != SPEC:
+            raise ReleaseRejected(
+                "feature_spec", f"release {release.name} needs features {manifest.feature_spec}, this has {SPEC}"
+            )
+        self.release = release
+        self.name = release.name
+        self.heads = tuple(head.action for head in manifest.heads)
+        self.windows_ms = {head.action: head.window_ms for head in manifest.heads}
+        "How long after a first meeting each head's action counts."
+        self._weights = np.asarray([head.weight for head in manifest.heads], np.float32)
+        self.vocabulary = Vocabulary(manifest.actions, manifest.value_mean, manifest.value_deviation, manifest.positive)
+        self.dimensions = release.item_vectors.shape[1]
+        weights = [manifest.content.get(name, 1.0) for name in ("words", *MODALITIES)]
+        # the product of two vectors then holds each part's by its weight
+        self._content_scale = np.sqrt(np.asarray(weights, np.float32) / np.float32(sum(weights)))
+        try:
+            self._user_tower = session_of(release.graphs["user_tower.onnx"], threads)
+            self._item_tower = session_of(release.graphs["item_tower.onnx"], threads)
+            self._ranker = session_of(release.graphs["ranker.onnx"], threads)
+            for n in WARM_BATCHES:
+                self._try(n)
+        except ReleaseRejected:
+            raise
+        except Exception as exc:
+            raise ReleaseRejected("graph", f"a graph of release {release.name} does not run: {exc}") from exc
+        self.index: VectorIndex | None = None
+        "Over the release's items by their number there; None where all vectors are looked at."
+        if len(release.item_ids) >= index.exact_below:
+            self.index = VectorIndex(release.item_vectors, self._sampled_queries(index), index)
+        self._index_of = {item_id: n for n, item_id in enumerate(release.item_ids)}
+        self._scratch = Scratch()
+        self.index_of_row = np.full(0, -1, np.int32)
+        "Release's item number per item row, -1 for an item that training did not see."
+        self.row_of_index = np.full(len(release.item_ids), -1, np.int32)
+        self.vectors = np.zeros((0, self.dimensions), np.float32)
+        "Retrieval vector per item row."
+        self.met = np.zeros(0, np.bool_)
+        "Whether training met the item row: the release knows more of it than its content."
+        self.content = np.zeros((0, TEXT_DIMENSIONS + release.text.shape[1] + release.image.shape[1]), np.float32)
+        "Hashed words, text and image vector per item row, weighed: of length 1 where it has all, parts that it lacks are 0."
+        self.text = np.zeros((0, release.text.shape[1]), np.float32)
+        self.image = np.zeros((0, release.image.shape[1]), np.float32)
+        "Text and image vector per item row as this release projects them, of length 1; 0 where there is none."
+        self.bound = 0
+        "Item rows that `vectors` covers."
+        self._changes = 0
+        self._heard = 0
+        "Changes of the items' raw vectors that were taken in."
+
+    @property
+    def light(self) -> Mapping[str, float]:
+        """Fitted weight of each source in the light score; a source that it does not name weighs nothing."""
+        return self.release.manifest.light
+
+    @property
+    def trained_until_ms(self) -> int:
+        """Newest event time that training saw."""
+        return self.release.manifest.trained_until_ms
+
+    @property
+    def index_recall(self) -> float:
+        """Measured recall of the index; 1 where all vectors are looked at."""
+        return 1.0 if self.index is None else self.index.recall
+
+    def _try(self, n: int) -> None:
+        shapes = self._user(
+            np.zeros((n, LENGTH, self.dimensions), np.float32),
+            np.zeros((n, LENGTH, EVENT_WIDTH), np.float32),
+            np.zeros((n, LENGTH), np.float32),
+        )
+        content = np.zeros((n, TEXT_DIMENSIONS), np.float32)
+        items = self._item(content, *(np.zeros((n, width), np.float32) for width in (*self._widths, len(MODALITIES))))
+        heads = self.rank(np.zeros((n, len(FEATURES)), np.float32))
+        for array, shape in ((shapes, (n, self.dimensions)), (items, (n, self.dimensions)), (heads, (n, len(self.heads)))):
+            if array.shape != shape or not bool(np.isfinite(array).all()):
+                raise ReleaseRejected("graph", f"a graph of release {self.name} gives {array.shape}, not finite {shape}")
+
+    def _sampled_queries(self, settings: IndexSettings) -> NDArray[np.float32]:
+        """Vectors of people with drawn histories: what the index will be asked, more or less. float32 `(sampled, d)`."""
+        rng, n = np.random.default_rng(settings.seed), settings.sampled
+        picked = np.sort(rng.integers(0, len(self.release.item_ids), (n, LENGTH)), axis=1)
+        mask = (np.arange(LENGTH) >= LENGTH - rng.integers(1, LENGTH + 1, (n, 1))).astype(np.float32)
+        events = np.zeros((n, LENGTH, EVENT_WIDTH), np.float32)
+        events[:, :, 3:5] = 1.0  # liked, by the most frequent action
+        return self._user(self.release.item_vectors[picked] * mask[:, :, None], events * mask[:, :, None], mask)
+
+    def nearest(self, users: NDArray[np.float32], eligible: NDArray[np.bool_], most: int, ties: Sequence[Ties]) -> list[Found]:
+        """Item rows of largest product per person vector, and the products, best first; eligible ones only.
+
+        `eligible`: bool by item row; `ties` per person. Items that training did not see are looked at one by one, beside the
+        index.
+        """
+        bound = min(self.bound, len(eligible))
+        if self.index is None:
+            return exact_top(users, self.vectors[:bound], eligible[:bound], most, [each.keys for each in ties])
+        rows = self.row_of_index
+        there = (rows >= 0) & (rows < bound)
+        there[there] = eligible[rows[there]]
+        late = np.flatnonzero((self.index_of_row[:bound] < 0) & eligible[:bound])
+        of_late = [Ties(each.hashes[late], each.salt).keys for each in ties]
+        among = exact_top(users, self.vectors[late], np.ones(len(late), np.bool_), most, of_late)
+        found = []
+        searched = self.index.search(users, there, most)
+        for (number, score), (place, late_score), each in zip(searched, among, ties, strict=True):
+            joined, scores = np.concatenate([rows[number], late[place]]), np.concatenate([score, late_score])
+            order = np.lexsort((each.keys(joined), -scores))[:most]
+            found.append((joined[order].astype(np.int32), scores[order]))
+        return found
+
+    def _user(self, items: NDArray[np.float32], events: NDArray[np.float32], mask: NDArray[np.float32]) -> NDArray[np.float32]:
+        found: NDArray[np.float32] = self._user_tower.run(None, {"items": items, "events": events, "mask": mask})[0]
+        return found
+
+    @property
+    def _widths(self) -> tuple[int, int]:
+        return self.release.text.shape[1], self.release.image.shape[1]
+
+    def _item(
+        self,
+        content: NDArray[np.float32],
+        text: NDArray[np.float32],
+        image: NDArray[np.float32],
+        present: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        inputs = {"content": content, "text": text, "image": image, "present": present}
+        found: NDArray[np.float32] = self._item_tower.run(None, inputs)[0]
+        return found
+
+    def live(self, rows: NDArray[np.intp], items: ItemStore) -> tuple[list[NDArray[np.float32]], NDArray[np.bool_]]:
+        """Text and image of these items from their raw vectors, as training projected them, and which there are.
+
+        A modality that training did not see, or whose vectors come from another encoder than it had, counts as missing.
+        """
+        parts, present = [], np.zeros((len(rows), len(MODALITIES)), np.bool_)
+        for n, modality in enumerate(MODALITIES):
+            projected = np.zeros((len(rows), self._widths[n]), np.float32)
+            projection = self.release.projections.get(modality)
+            encoder = self.release.manifest.encoders.get(modality)
+            if projection is not None and encoder is not None:
+                raw, present[:, n] = items.vectors.read(encoder, rows, len(projection) - 1)
+                if present[:, n].any():
+                    projected[present[:, n]] = project(raw[present[:, n]], projection)
+            parts.append(projected)
+        return parts, present
+
+    def rank(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Calibrated probability per head: float32 `(n, heads)`."""
+        found: NDArray[np.float32] = self._ranker.run(None, {"features": features})[0]
+        return found
+
+    def score(self, heads: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The score that candidates are ranked by: the heads' weighted sum, float32 `(n,)`."""
+        weighted: NDArray[np.float32] = heads @ self._weights
+        return weighted
+
+    def synced(self, items: ItemStore) -> bool:
+        """Whether every item of the catalogue has its vector."""
+        return items.changes == self._changes and items.vectors.changes == self._heard and self.bound == len(items)
+
+    def sync(self, items: ItemStore) -> None:
+        """Take in what changed in the catalogue and what encoders say of it, at most SYNC_AT_ONCE items of each."""
+        if self.synced(items):
+            return
+        self._grow(len(items.available))
+        first, size = self.bound, len(items)
+        found = np.fromiter((self._index_of.get(name, -1) for name in items.ids[first:]), np.int32, size - first)
+        self.index_of_row[first:size] = found
+        known = first + np.flatnonzero(found >= 0)
+        self._take_released(known, found[found >= 0])
+        self.bound = size
+        changed = self._due(items)
+        heard = items.vectors.changed(self._heard)[:SYNC_AT_ONCE]
+        self._changes = int(items.changed[changed].max(initial=self._changes))
+        if len(heard):
+            self._heard = items.vectors.change_of(int(heard[-1]))
+        self._refresh(np.unique(np.concatenate([changed, heard])), items)
+
+    def _due(self, items: ItemStore) -> NDArray[np.intp]:
+        """Rows whose catalogue entry changed, oldest change first, until SYNC_AT_ONCE of them need the item tower."""
+        rows = np.flatnonzero(items.changed[: self.bound] > self._changes)
+        rows = rows[np.argsort(items.changed[rows], kind="stable")]
+        towered = np.flatnonzero(self.index_of_row[rows] < 0)
+        return rows[: towered[SYNC_AT_ONCE]] if len(towered) > SYNC_AT_ONCE else rows
+
+    def _grow(self, capacity: int) -> None:
+        old = len(self.vectors)
+        if old >= capacity:
+            return
+        for name in ("vectors", "index_of_row", "met", "content", "text", "image"):
+            column = getattr(self, name)
+            larger = np.full((capacity, *column.shape[1:]), -1 if name == "index_of_row" else 0, column.dtype)
+            larger[:old] = column
+            setattr(self, name, larger)
+
+    def _take_released(self, rows: NDArray[np.intp], index: NDArray[np.int32]) -> None:
+        release = self.release
+        self.row_of_index[index] = rows
+        self.vectors[rows] = release.item_vectors[index]
+        self.met[rows] = release.met[index]
+        self.text[rows], self.image[rows] = release.text[index], release.image[index]
+
+    def _refresh(self, rows: NDArray[np.intp], items: ItemStore) -> None:
+        """Content of these rows anew, and the tower's vector of those that training did not see.
+
+        What training saw keeps the release's text and image until the encoders say otherwise; what it did not see has what
+        they say, or nothing. An item whose words changed keeps its vectors until the encoders have read the new ones.
+        """
+        parts, present = self.live(rows, items)
+        index = self.index_of_row[rows]
+        known, there = index >= 0, np.maximum(index, 0)
+        released = self.release.present[there] & known[:, None]
+        kept = ((self.text, self.release.text), (self.image, self.release.image))
+        for (column, trained), part, mine, theirs in zip(kept, parts, present.T, released.T, strict=True):
+            column[rows] = np.where(mine[:, None], unit_rows(part), trained[there] * theirs[:, None])
+        said = zip((items.text, self.text, self.image), self._content_scale, strict=True)
+        # each part has length 1 or 0: what an item lacks says nothing for it, as a mean cosine does, and the rest no more
+        self.content[rows] = np.concatenate([column[rows] * scale for column, scale in said], axis=1)
+        unseen = ~known
+        if unseen.any():
+            inputs = (items.text[rows[unseen]], *(part[unseen] for part in parts), present[unseen].astype(np.float32))
+            self.vectors[rows[unseen]] = self._item(*inputs)
+
+    def hydrate(self, queries: Queries, items: ItemStore) -> None:
+        """Put user vectors, liked histories and the item-to-item signal of this release into the batch."""
+        self.sync(items)
+        n = len(queries)
+        vectors = np.zeros((n, LENGTH, self.dimensions), np.float32)
+        events, mask = np.zeros((n, LENGTH, EVENT_WIDTH), np.float32), np.zeros((n, LENGTH), np.float32)
+        ease_rows: list[NDArray[np.int32]] = []
+        ease_values: list[NDArray[np.float32]] = []
+        for q, user in enumerate(queries.users):
+            size = 0 if user is None else len(user.history)
+            liked = np.zeros(0, np.bool_)
+            if user is not None and size:
+                liked = self.vocabulary.liked_history(user)
+                inputs = history_inputs(user, self.vocabulary, liked)
+                rows = queries.history_rows[q, : len(inputs)][::-1]
+                vectors[q, LENGTH - len(inputs) :] = np.where(rows[:, None] >= 0, self.vectors[rows], 0)
+                events[q, LENGTH - len(inputs) :] = inputs
+                mask[q, LENGTH - len(inputs) :] = 1.0
+            queries.liked.append(liked)
+            found, values = self._ease(queries.history_rows[q, :size], liked, len(items))
+            ease_rows.append(found)
+            ease_values.append(values)
+        queries.user_vectors = self._user(vectors, events, mask)
+        queries.signals["ease"] = Signal(ease_rows, ease_values)
+
+    def _ease(
+        self, history: NDArray[np.int32], liked: NDArray[np.bool_], size: int
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Sum of the liked items' weights, newest weigh most (Steck 2019, on the live history)."""
+        rows = history[liked]
+        weight = LIKED_DECAY ** np.arange(len(rows), dtype=np.float32)
+        index = np.where(rows >= 0, self.index_of_row[rows], -1)
+        index, weight = index[index >= 0], weight[index >= 0]
+        neighbours = self.release.ease_index[index]
+        rows = np.where(neighbours >= 0, self.row_of_index[neighbours], -1)
+        there = rows >= 0
+        return self._scratch.sum(rows[there], (self.release.ease_weight[index] * weight[:, None])[there], size)
+
+    def features(
+        self, queries: Queries, candidates: Candidates, items: ItemStore, sources: Sequence[str]
+    ) -> NDArray[np.float32]:
+        """The candidates' features by `models.features.compute`."""
+        return compute(queries, candidates, items, sources, self)

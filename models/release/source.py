@@ -1,0 +1,172 @@
+"""Releases from elsewhere: a folder, or a `model.tar.gz` as a SageMaker job leaves it; either of them here or in S3.
+
+Only names of files that releases have are ever written, bounded in number and size, and nothing is loaded before every file
+has the sha256 that the manifest says. That tells what is damaged or incomplete. Who can write where it comes from could have
+put another release there, manifest and all: against that helps the sha256 of the manifest, heard from somewhere else.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import shutil
+import tarfile
+import tempfile
+import zlib
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from models.release.release import FILES_OF, MAX_FILE_BYTES, MAX_MANIFEST_BYTES, OPTIONAL, Release, plain_file, read_manifest
+from schemas.errors import ReleaseRejected, TransientError
+
+__all__ = ["ARCHIVES", "MOST_BYTES", "MOST_MEMBERS", "download", "split", "take"]
+
+ARCHIVES = (".tar.gz", ".tgz")
+MANIFEST = "manifest.json"
+KNOWN = frozenset((MANIFEST, *OPTIONAL)).union(*FILES_OF.values())
+MOST_BYTES = 2 * MAX_FILE_BYTES
+"What an archive may hold, and be."
+MOST_MEMBERS = 1_000
+MOST_AT_ONCE = 1 << 20
+FORBIDDEN, NOT_FOUND = 403, 404
+
+
+def take(root: Path, source: str, sha256: str = "", client: Any = None) -> Path:
+    """Copy a release from `source` below `root`, verified, whole or not at all; returns its folder, also if it was there.
+
+    `source`: a folder, a `.tar.gz`, or `s3://bucket/…` of either. `sha256` is what its manifest's bytes must hash to, if given.
+
+    Raises:
+        ReleaseRejected: there is none, it may not be read, it is not what its manifest or `sha256` says, or another of its name
+            is below `root`.
+        TransientError: S3 cannot be reached, or there are no credentials.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".part-", dir=root) as made:
+        part = Path(made) / "release"
+        part.mkdir()
+        if source.startswith("s3://"):
+            _from_s3(source, part, client)
+        elif source.endswith(ARCHIVES) and Path(source).is_file():
+            _unpack(Path(source), part)
+        elif Path(source).is_dir():
+            _copy(Path(source), part)
+        else:
+            raise ReleaseRejected("not_found", f"{source} is neither a release's folder nor a .tar.gz that holds one")
+        if not (part / MANIFEST).is_file():
+            raise ReleaseRejected("not_found", f"{source} holds no release: there is no {MANIFEST}")
+        data = (part / MANIFEST).read_bytes()
+        if sha256 and hashlib.sha256(data).hexdigest() != sha256.lower():
+            raise ReleaseRejected("manifest_changed", f"the manifest in {source} has another sha256 than {sha256[:80]}")
+        name = read_manifest(part).name
+        named, folder = part.rename(part.with_name(name)), root / name
+        Release.open(named)
+        if folder.is_dir():
+            if (folder / MANIFEST).read_bytes() != data:
+                raise ReleaseRejected("exists", f"{root} holds another release {name}: move that one away first")
+            Release.open(folder)
+        else:
+            named.rename(folder)
+    return folder
+
+
+def _copy(folder: Path, part: Path) -> None:
+    shutil.copyfile(plain_file(folder, MANIFEST, MAX_MANIFEST_BYTES), part / MANIFEST)
+    for name in sorted(read_manifest(part).files):
+        shutil.copyfile(plain_file(folder, name, MAX_FILE_BYTES), part / name)
+
+
+class _Sparing(gzip.GzipFile):
+    """Refuses to read much at once, which only the header of a hostile archive asks for."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        """As a file's."""
+        if size is None or not 0 <= size <= MOST_AT_ONCE:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return super().read(size)
+
+
+def _unpack(archive: Path, part: Path) -> None:
+    """The files of the one release in an archive; others beside it, such as its report, stay there."""
+    _bounded(archive.name, archive.stat().st_size, MOST_BYTES)
+    total, folder = 0, None
+    try:
+        with _Sparing(archive) as data, tarfile.open(fileobj=data, mode="r:") as tar:
+            for number, member in enumerate(tar, 1):
+                if member.size < 0:
+                    raise ReleaseRejected("bad_archive", f"{archive.name} holds a file of {member.size} bytes")
+                total += member.size
+                _bounded(archive.name, total, MOST_BYTES)
+                path = PurePosixPath(member.name)
+                if number > MOST_MEMBERS:
+                    raise ReleaseRejected("bad_archive", f"{archive.name} holds more than {MOST_MEMBERS} files")
+                plain = member.isdir() or (member.isreg() and not member.issparse())
+                if path.is_absolute() or ".." in path.parts or not plain:
+                    what = f"{member.name[:80]!r}, which is not a plain file inside it"
+                    raise ReleaseRejected("bad_archive", f"{archive.name} holds {what}")
+                if member.isdir() or path.name not in KNOWN:
+                    continue
+                if folder not in (None, path.parent) or (part / path.name).exists():
+                    raise ReleaseRejected("bad_archive", f"{archive.name} holds more than one {path.name}")
+                limit = MAX_MANIFEST_BYTES if path.name == MANIFEST else MAX_FILE_BYTES
+                _bounded(f"{path.name} in {archive.name}", member.size, limit)
+                folder, content = path.parent, tar.extractfile(member)
+                assert content is not None
+                with content, (part / path.name).open("xb") as out:
+                    shutil.copyfileobj(content, out)
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, RecursionError) as exc:  # headers nest without end
+        raise ReleaseRejected("bad_archive", f"{archive.name} cannot be unpacked: {exc}") from exc
+
+
+def _bounded(name: str, size: int, limit: int) -> None:
+    if size > limit:
+        raise ReleaseRejected("too_large", f"{name} holds {size} bytes or more, {limit} are allowed")
+
+
+def split(uri: str) -> tuple[str, str]:
+    """Bucket and key of `s3://bucket/key`, without slashes at the key's ends."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key.strip("/")
+
+
+def download(s3: Any, bucket: str, prefix: str, part: Path, sha256: str | None = None) -> None:
+    """The files of a release's folder in S3, as its manifest lists them; it must hash to `sha256`, if given.
+
+    Raises:
+        ReleaseRejected: the manifest cannot be read, or is another, or a file is too large.
+    """
+    _get(s3, bucket, f"{prefix}/{MANIFEST}", part / MANIFEST, MAX_MANIFEST_BYTES)
+    # its names of files are those of its format and no others
+    for name in sorted(read_manifest(part, sha256).files):
+        _get(s3, bucket, f"{prefix}/{name}", part / name, MAX_FILE_BYTES)
+
+
+def _get(s3: Any, bucket: str, key: str, to: Path, limit: int) -> None:
+    _bounded(f"s3://{bucket}/{key}", s3.head_object(Bucket=bucket, Key=key)["ContentLength"], limit)
+    s3.download_file(bucket, key, str(to))
+
+
+def _from_s3(source: str, part: Path, client: Any) -> None:
+    import boto3
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    bucket, key = split(source)
+    try:
+        s3 = client or boto3.client("s3")
+        if key.endswith(ARCHIVES):
+            archive = part.with_name("model.tar.gz")
+            _get(s3, bucket, key, archive, MOST_BYTES)
+            _unpack(archive, part)
+        else:
+            download(s3, bucket, key, part)
+    except ClientError as exc:
+        status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if status == NOT_FOUND:
+            raise ReleaseRejected("not_found", f"there is no {source}: {exc}") from exc
+        if status == FORBIDDEN:
+            message = f"these credentials may not read {source}, if it exists at all: {exc}"
+            raise ReleaseRejected("forbidden", message) from exc
+        raise TransientError("s3", f"S3 cannot be asked for {source}: {exc}") from exc
+    except (BotoCoreError, Boto3Error) as exc:
+        raise TransientError("s3", f"S3 cannot be asked for {source}: {exc}") from exc

@@ -1,0 +1,152 @@
+"""Seen-sets: growing tiers of `pybloom-live` filters with one geometry.
+
+Every tier of every user has the same capacity and error rate, so the bit positions of an item are computed once
+(`positions`) and a membership test over many candidates is one vectorised look at the bits. The answers are, bit for
+bit, those of `pybloom_live.BloomFilter` (Bloom 1970; partitioned as in Almeida et al. 2007).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from pybloom_live import BloomFilter
+
+from models.state.kernels.seen import contained
+
+__all__ = ["BITS", "CAPACITY", "EARLIER_BITS", "EARLIER_TIER_BYTES", "FIRST_TIERS", "LATER_CAPACITY", "MAX_TIERS", "SLICES"]
+__all__ += ["TIER_BYTES", "EarlierSeenSet", "SeenSet", "capacity", "earlier_positions", "positions"]
+
+ERROR_RATE = 0.01
+"Probability that the first FIRST_TIERS tiers of a seen-set together claim an item that they do not hold."
+FIRST_TIERS = 3
+"""Tiers that most people never fill. The error rate is divided among them, which costs bits: few tiers that hold much take
+1.28 times the theoretical bits per item, sixteen small ones took 1.66."""
+CAPACITY = 1_400
+"Items of one of the first tiers."
+LATER_CAPACITY = 1_000
+"""Items of a tier after those. It has the same bits, and with fewer items in them it errs a tenth as often: many tiers of a
+person who has seen much then err little more than the first ones do."""
+MAX_TIERS = 32
+"Tiers kept; with one more, the oldest is dropped and its items may be shown again."
+EARLIER_CAPACITY, EARLIER_TIERS = 256, 16
+"What tiers were in records of formats 1 and 2."
+
+TIER_RATE = 0.85 * ERROR_RATE / FIRST_TIERS
+"Error rate that one of the first tiers is made for: bits divided into slices err a little more often than the formula says."
+
+_TEMPLATE = BloomFilter(CAPACITY, TIER_RATE)
+_EARLIER = BloomFilter(EARLIER_CAPACITY, ERROR_RATE / EARLIER_TIERS)
+EARLIER_BITS: int = _EARLIER.num_bits
+EARLIER_TIER_BYTES = (EARLIER_BITS + 7) // 8
+SLICES: int = _TEMPLATE.num_slices
+BITS: int = _TEMPLATE.num_bits
+TIER_BYTES = (BITS + 7) // 8
+_STARTS = {
+    template.bits_per_slice: np.arange(template.num_slices, dtype=np.int32) * np.int32(template.bits_per_slice)
+    for template in (_TEMPLATE, _EARLIER)
+}
+"First bit of each slice."
+
+
+@functools.lru_cache(maxsize=100_000)
+def positions(item_id: str) -> NDArray[np.int32]:
+    """Bit positions of an item in every tier: int32 `(SLICES,)`, read-only."""
+    return _positions(_TEMPLATE, item_id)
+
+
+def earlier_positions(item_id: str) -> NDArray[np.int32]:
+    """Bit positions of an item in a tier of a record of format 1 or 2: int32, read-only."""
+    return _positions(_EARLIER, item_id)
+
+
+def _positions(template: BloomFilter, item_id: str) -> NDArray[np.int32]:
+    found = np.array(list(template.make_hashes(item_id)), np.int32)
+    found += _STARTS[template.bits_per_slice][: len(found)]
+    found.flags.writeable = False
+    return found
+
+
+def capacity(tiers: int) -> int:
+    """Items that the newest of so many tiers takes."""
+    return CAPACITY if tiers <= FIRST_TIERS else LATER_CAPACITY
+
+
+class SeenSet:
+    """Items a person has interacted with. Never denies an item it holds, until its tier ages out.
+
+    Nothing ages out before it holds `FIRST_TIERS * CAPACITY + (MAX_TIERS - FIRST_TIERS) * LATER_CAPACITY` items, 33,200.
+    """
+
+    __slots__ = ("_raw", "counts", "tiers")
+
+    def __init__(self) -> None:
+        self.tiers: list[NDArray[np.uint8]] = []
+        "Bits of each tier, oldest first: uint8 `(TIER_BYTES,)`, least significant bit first."
+        self._raw: list[bytearray] = []
+        "The memory under `tiers`: adding one item touches single bytes, where NumPy calls would cost more than the work."
+        self.counts: list[int] = []
+        "Items added to each tier."
+
+    def add(self, item_id: str) -> bool:
+        """Add an item; returns whether it was new."""
+        bits = [(where >> 3, 1 << (where & 7)) for where in positions(item_id).tolist()]
+        for tier in self._raw:
+            if all(tier[index] & mask for index, mask in bits):
+                return False
+        if not self.tiers or self.counts[-1] >= capacity(len(self.tiers)):
+            self._append(bytearray(TIER_BYTES), 0)
+            if len(self.tiers) > MAX_TIERS:
+                del self.tiers[0], self._raw[0], self.counts[0]
+        newest = self._raw[-1]
+        for index, mask in bits:
+            newest[index] |= mask
+        self.counts[-1] += 1
+        return True
+
+    def _append(self, raw: bytearray, count: int) -> None:
+        self._raw.append(raw)
+        self.tiers.append(np.frombuffer(raw, np.uint8))
+        self.counts.append(count)
+
+    def contains_many(self, where: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Which of m items are held. `where`: bit positions int32 `(m, SLICES)`; returns bool `(m,)`."""
+        if not self.tiers:
+            return np.zeros(len(where), np.bool_)
+        found: NDArray[np.bool_] = contained(np.stack(self.tiers), np.ascontiguousarray(where))
+        return found
+
+    def __contains__(self, item_id: str) -> bool:
+        return bool(self.contains_many(positions(item_id)[None])[0])
+
+    def to_bytes(self) -> tuple[Sequence[int], bytes]:
+        """Counts and bits of all tiers, oldest first."""
+        return self.counts, b"".join(tier.tobytes() for tier in self.tiers)
+
+    @classmethod
+    def of_bytes(cls, counts: Sequence[int], bits: bytes) -> SeenSet:
+        """The inverse of `to_bytes`; raises ValueError when the lengths do not fit."""
+        if len(bits) != len(counts) * TIER_BYTES:
+            raise ValueError("seen-set bits do not fit the number of tiers")
+        made = cls()
+        for n, count in enumerate(counts):
+            made._append(bytearray(bits[n * TIER_BYTES : (n + 1) * TIER_BYTES]), count)
+        return made
+
+
+class EarlierSeenSet:
+    """The seen-set of a record of format 1 or 2. Its tiers have other bits, so its items must be found to be kept."""
+
+    __slots__ = ("_tiers",)
+
+    def __init__(self, tiers: int, bits: bytes) -> None:
+        """Raises ValueError when the bits do not fit the number of tiers."""
+        self._tiers = np.frombuffer(bits, np.uint8).reshape(tiers, EARLIER_TIER_BYTES)
+
+    def held(self, item_ids: Sequence[str], where: NDArray[np.int32]) -> list[str]:
+        """Those of m items that it claims; `where`: their `earlier_positions`, int32 `(m, slices)`."""
+        if not len(self._tiers) or not len(item_ids):
+            return []
+        return [item_ids[n] for n in np.flatnonzero(contained(self._tiers, where)).tolist()]

@@ -1,0 +1,1 @@
+"""Tables of users, items and pairs, held as rows in memory."""

@@ -1,0 +1,127 @@
+"""How Kafka is reached and who this client is to it: frozen data, validated where it is declared."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from schemas.errors import ConfigError
+from schemas.parsing import demand, shown_without_login
+
+__all__ = ["MECHANISMS", "PROTOCOLS", "KafkaSettings"]
+
+PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
+FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", re.ASCII)
+PREFIX = "kafka_"
+"In front of a field's name in `schemas.settings.Settings`, and of its variable."
+
+
+def _demand(holds: bool, name: str, rule: str) -> None:
+    demand(holds, f"{PREFIX}{name}", rule)
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaSettings:
+    """Everything that a client needs to connect. Each field but the first is read from `RIFFLE_KAFKA_<FIELD>`.
+
+    Raises:
+        ConfigError: the values contradict each other; the message names the variables.
+    """
+
+    bootstrap_servers: str
+    "`host:port,…`, without a scheme."
+    security: str = "PLAINTEXT"
+    "One of `PROTOCOLS`: whether connections are encrypted (SSL) and whether this client logs in (SASL)."
+    sasl_mechanism: str = ""
+    "One of `MECHANISMS`; given with SASL, and only then."
+    username: str = ""
+    "For PLAIN and SCRAM."
+    password: str = field(default="", repr=False)
+    "For PLAIN and SCRAM, unless `password_file` is given."
+    password_file: str = ""
+    "File that holds the password; it is read whenever a client is made. A line feed at its end does not count."
+    ca_file: str = ""
+    "PEM file of the authorities that sign brokers' certificates. Empty: those that the system trusts."
+    cert_file: str = ""
+    "PEM file of this client's certificate, for brokers that ask for one."
+    key_file: str = ""
+    "PEM file of its key. Empty: it stands in `cert_file`."
+    token_provider: str = ""
+    """`module:function` for OAUTHBEARER: called without arguments for each connection, it returns the token, or an awaitable
+    of it; of a tuple the first entry counts. It may block: it is called in a thread."""
+
+    def __post_init__(self) -> None:
+        known = self.security in PROTOCOLS
+        _demand(known, "security", f"must be one of {', '.join(PROTOCOLS)}, is {shown_without_login(self.security)}")
+        self._check_files()
+        if self.logs_in:
+            self._check_login()
+        else:
+            for name in ("sasl_mechanism", "username", "password", "password_file", "token_provider"):
+                rule = "is of use with RIFFLE_KAFKA_SECURITY SASL_SSL or SASL_PLAINTEXT alone"
+                _demand(not getattr(self, name), name, f"{rule}, which is {self.security}")
+
+    def _check_files(self) -> None:
+        for name in ("ca_file", "cert_file", "key_file"):
+            rule = f"is of use with RIFFLE_KAFKA_SECURITY SSL or SASL_SSL alone, which is {self.security}"
+            _demand(self.encrypts or not getattr(self, name), name, rule)
+        _demand(not self.key_file or bool(self.cert_file), "key_file", "needs RIFFLE_KAFKA_CERT_FILE beside it")
+
+    def _check_login(self) -> None:
+        needed = f"which RIFFLE_KAFKA_SECURITY {self.security} needs"
+        rule = f"must be one of {', '.join(MECHANISMS)}, {needed}"
+        given = f"; it is {shown_without_login(self.sasl_mechanism)}" if self.sasl_mechanism else ""
+        _demand(self.sasl_mechanism in MECHANISMS, "sasl_mechanism", rule + given)
+        because = f"with RIFFLE_KAFKA_SASL_MECHANISM {self.sasl_mechanism}"
+        if self.sasl_mechanism == "OAUTHBEARER":
+            _demand(FUNCTION.fullmatch(self.token_provider) is not None, "token_provider", f"must be module:function {because}")
+            for name in ("username", "password", "password_file"):
+                _demand(not getattr(self, name), name, f"is of no use {because}")
+            return
+        _demand(not self.token_provider, "token_provider", f"is of no use {because}")
+        _demand(bool(self.username), "username", f"must be given {because}")
+        _demand(not (self.password and self.password_file), "password", "must not be given beside RIFFLE_KAFKA_PASSWORD_FILE")
+        either = f"or RIFFLE_KAFKA_PASSWORD_FILE must be given {because}"
+        _demand(bool(self.password or self.password_file), "password", either)
+
+    @property
+    def encrypts(self) -> bool:
+        """Whether connections are TLS."""
+        return self.security in {"SSL", "SASL_SSL"}
+
+    @property
+    def logs_in(self) -> bool:
+        """Whether this client authenticates by SASL."""
+        return self.security in {"SASL_PLAINTEXT", "SASL_SSL"}
+
+    def described(self) -> str:
+        """Security in use for operators to read, without secrets: `SASL_SSL, SCRAM-SHA-512 as riffle`."""
+        parts = [self.security]
+        if self.logs_in:
+            parts.append(f"{self.sasl_mechanism} as {self.username}" if self.username else self.sasl_mechanism)
+        if self.cert_file:
+            parts.append(f"certificate {self.cert_file}")
+        return ", ".join(parts)
+
+    def secret(self) -> str:
+        """The password, from the file if one is named.
+
+        Raises:
+            ConfigError: the file cannot be read, or is empty.
+        """
+        if not self.password_file:
+            return self.password
+        try:
+            found = Path(self.password_file).read_text(encoding="utf-8").rstrip("\r\n")
+        except OSError as exc:
+            raise ConfigError(
+                "invalid_setting", f"RIFFLE_KAFKA_PASSWORD_FILE cannot be read: {exc}", "kafka_password_file"
+            ) from exc
+        except ValueError as exc:  # the message of a UnicodeDecodeError holds what it met
+            raise ConfigError(
+                "invalid_setting", "RIFFLE_KAFKA_PASSWORD_FILE must hold UTF-8 text", "kafka_password_file"
+            ) from exc
+        _demand(bool(found), "password_file", "is empty")
+        return found

@@ -1,0 +1,398 @@
+"""Configuration: frozen, documented data. The environment is read once, here."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import get_type_hints
+
+from schemas.errors import ConfigError
+from schemas.kafka_settings import PREFIX, KafkaSettings
+from schemas.masking import MASK, masked_url
+from schemas.parsing import demand, finite_number, shown, shown_without_login, variable, whole_number
+
+__all__ = ["Settings"]
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+LIMITS: Mapping[str, int] = {
+    **dict.fromkeys(("kafka_port", "controller_port", "redis_port", "web_port"), 65_535),
+    **dict.fromkeys(("commit_interval_s", "archive_interval_s", "stop_timeout_s", "stuck_s", "session_timeout_s"), 0),
+    **dict.fromkeys(("partitions", "replication", "standbys", "cache_users", "cache_mb", "block_cache_mb", "archive_rows"), 0),
+    "deadline_ms": 60_000,
+}
+"Settings that must be positive (`standbys` may be 0), and the most that each may be; 0 for no limit."
+URLS = ("redis_url", "registry_url", "archive", "bootstrap")
+"Settings that may hold a login: never shown as they are."
+SECRETS = ("kafka_password",)
+"Settings that are never shown, and handed to other processes only where they need them."
+FILES = ("kafka_password_file", "kafka_ca_file", "kafka_cert_file", "kafka_key_file")
+MIRRORS = ("redis", "rediss", "unix")
+"Schemes of `redis_url`, each a store of `streams.mirror.stores`."
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+SERVER = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})", re.ASCII)
+HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", re.ASCII)
+NAME = re.compile(r"[A-Za-z0-9._-]{0,200}", re.ASCII)
+"What may stand in the name of a topic or of a member of a group."
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return CONTROL.search(text) is None
+
+
+def _is_servers(text: str) -> bool:
+    found = [SERVER.fullmatch(server) for server in text.removeprefix("kafka://").split(",")]
+    return all(server is not None and 0 < int(server[1]) < 65_536 for server in found)
+
+
+def _has_home() -> bool:
+    try:
+        Path("~").expanduser()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _is_folder(text: str) -> bool:
+    try:
+        return Path(text).is_dir()
+    except OSError:  # a name is too long, or a folder must not be looked into
+        return False
+
+
+def _absolute(name: str, folder: Path) -> Path:
+    try:
+        return folder.expanduser().absolute()
+    except RuntimeError as exc:
+        message = f"{variable(name)} begins with ~, and there is no such home directory: set it to an absolute path"
+        raise ConfigError("invalid_setting", message, name) from exc
+    except OSError as exc:
+        message = f"the working directory was deleted: change to another one, or set {variable(name)} to an absolute path"
+        raise ConfigError("no_working_directory", message, name) from exc
+
+
+READERS: Mapping[object, Callable[[str], object]] = {int: whole_number, float: finite_number, str: str.strip, Path: Path}
+'How a variable is read, by the type of its field. Each raises ValueError with a message that completes "NAME …".'
+DEFAULT_CACHE = Path("~/.cache/riffle")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Settings:
+    """What one Riffle instance runs with. Every field is read from `RIFFLE_<FIELD>`; an empty variable counts as unset."""
+
+    home: Path = Path(".riffle")
+    "Folder of everything the instance keeps: logs, process ids, broker data, tables, archive, releases."
+    bootstrap: str = ""
+    "Kafka bootstrap servers (`host:port,…`, an optional `kafka://` in front). Empty: the embedded broker on `kafka_port`."
+    kafka_security: str = "PLAINTEXT"
+    """How connections to `bootstrap` are secured: `PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`. The embedded broker, on
+    loopback, knows the first alone."""
+    kafka_sasl_mechanism: str = ""
+    "How this client logs in with SASL: `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512` or `OAUTHBEARER`."
+    kafka_username: str = ""
+    "User of PLAIN and SCRAM."
+    kafka_password_file: str = ""
+    "File that holds the password of that user; a line feed at its end does not count."
+    kafka_password: str = ""
+    "That password itself, where there is no file for it. Never printed or logged."
+    kafka_ca_file: str = ""
+    "PEM file of the authorities that sign the brokers' certificates. Empty: those that the system trusts."
+    kafka_cert_file: str = ""
+    "PEM file of this client's certificate, for brokers that ask for one."
+    kafka_key_file: str = ""
+    "PEM file of that certificate's key. Empty: it stands in `kafka_cert_file`."
+    kafka_token_provider: str = ""
+    "`module:function` that gives the token of OAUTHBEARER (Amazon MSK with IAM): see `schemas.kafka_settings`."
+    kafka_port: int = 19092
+    "Port of the embedded broker on loopback."
+    controller_port: int = 19093
+    "Port of the embedded broker's KRaft controller on loopback."
+    redis_url: str = ""
+    "Redis URL. Empty: the embedded server on `redis_port`."
+    redis_port: int = 16379
+    "Port of the embedded Redis on loopback."
+    web_host: str = "127.0.0.1"
+    "Address the HTTP interface binds to. Anything but loopback must be set on purpose."
+    web_port: int = 6066
+    "Port of the HTTP interface."
+    app_id: str = "riffle"
+    "Consumer group, and prefix of transactional ids."
+    instance: str = ""
+    """A name of this worker that no other has, and that it keeps when it is started again (a StatefulSet's pod name). With
+    one, a worker that comes back within the session timeout takes its partitions up at once, without a rebalance; one that
+    is gone for good is missed only after that timeout. Empty: the group gives every start a new name."""
+    topic_prefix: str = "riffle."
+    "Put in front of every topic's name."
+    partitions: int = 4
+    "Partitions of the topics keyed by user. More later means a rebuild by replay."
+    standbys: int = 1
+    """Copies of each table partition that other workers of the group keep up to date from the changelog, to take it over at
+    once. 0: none; a new owner then replays what it lacks."""
+    replication: int = 1
+    "Replication factor of topics that Riffle creates."
+    archive: str = ""
+    "Where the stream is archived: a folder or `s3://bucket/prefix`. Empty: `<home>/archive`; `off`: nowhere."
+    releases: str = ""
+    "Folder of releases. Empty: `<home>/releases`."
+    registry_url: str = ""
+    "Schema registry. Empty: Avro single-object encoding, no registry."
+    commit_interval_s: float = 0.5
+    "Seconds between flushes of a partition's state (changelog, outputs and offsets in one transaction). Must be > 0."
+    stop_timeout_s: float = 25.0
+    """Seconds that a worker told to stop may take to flush and let go. One that takes longer writes where it hangs to its log,
+    ends with status 1, and its events are read again. Keep it below terminationGracePeriodSeconds."""
+    stuck_s: float = 60.0
+    "Seconds that a partition with work waiting may stand still before /healthz answers 503, so that the worker is restarted."
+    session_timeout_s: float = 15.0
+    "Seconds without a heartbeat after which the group gives a worker's partitions to others."
+    deadline_ms: int = 250
+    "Milliseconds a request has when it names no deadline."
+    cache_users: int = 50_000
+    "Rows of a table kept in memory per partition, at most, and rows that wait to be flushed."
+    cache_mb: int = 128
+    "What rows kept in memory take, of all partitions of a table, in MiB: each has its share. Twice as much, and it is flushed."
+    block_cache_mb: int = 32
+    "RocksDB block cache per worker, in MiB, shared by its partitions."
+    archive_interval_s: float = 10.0
+    "Seconds after which the archiver writes what it holds, even when a file is not full."
+    archive_rows: int = 50_000
+    "Records per partition after which the archiver writes a file at once."
+    encoder: str = "auto"
+    """Whether `riffle up` starts the encoder of new items' texts and images, which needs torch: `on`, `off`, or `auto`: when it
+    is installed. Without it new items are found by words and categories until the next release."""
+    text_model: str = ""
+    "Folder or hub name of the text encoder; it must be the one that releases are trained with. Empty: the packaged MiniLM."
+    image_hosts: str = ""
+    """Images by URL are fetched from hosts whose addresses are all public. Names of others from which they are fetched too,
+    separated by commas (`media.internal,10.0.0.7`); `off`: no image is fetched."""
+    cache: Path = DEFAULT_CACHE
+    """Folder shared by instances: the broker's class path, encoded item vectors, images fetched by URL. A user without a home
+    directory has it in `<home>/cache`."""
+    log_level: str = "INFO"
+    "Level of the worker's log."
+
+    def __repr__(self) -> str:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        safe = {name: masked_url(value) if isinstance(value, str) else value for name, value in values.items()}
+        safe.update({name: MASK for name in SECRETS if values[name]})
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in safe.items())})"
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, str | Path):
+                demand(_is_text(str(value)), field.name, "must be UTF-8 text without control characters")
+            if isinstance(value, str):
+                demand(value == value.strip(), field.name, "must not begin or end with a blank")
+        for name, most in LIMITS.items():
+            value = getattr(self, name)
+            least = 0 if name == "standbys" else 1
+            if isinstance(value, float):
+                demand(0 < value < math.inf, name, f"must be greater than 0 seconds, is {value}")
+            else:
+                within = f"lie in {least}..{most}" if most else f"be at least {least}"
+                demand(least <= value <= (most or value), name, f"must {within}, is {value}")
+        demand(
+            self.encoder in {"on", "off", "auto"}, "encoder", f"must be on, off or auto, is {shown_without_login(self.encoder)}"
+        )
+        level = self.log_level.isascii() and self.log_level.upper() in LEVELS
+        demand(level, "log_level", f"must be one of {', '.join(LEVELS)}, is {shown_without_login(self.log_level)}")
+        # what may hold a login is not repeated
+        url = not self.redis_url or self.redis_url.startswith(tuple(f"{scheme}://" for scheme in MIRRORS))
+        demand(url, "redis_url", "must begin with redis://, rediss:// or unix://")
+        registry = not self.registry_url or self.registry_url.startswith(("http://", "https://"))
+        demand(registry, "registry_url", "must begin with http:// or https://")
+        for name in ("redis_url", "registry_url"):
+            demand(not any(map(str.isspace, getattr(self, name))), name, "must hold no blanks: write them as %20")
+        servers = not self.bootstrap or _is_servers(self.bootstrap)
+        demand(servers, "bootstrap", "must be host:port, or several separated by commas, without a login")
+        plain = not self.embedded_kafka or self.kafka_security == "PLAINTEXT"
+        demand(plain, "kafka_security", "must be PLAINTEXT, or RIFFLE_BOOTSTRAP name brokers: the embedded one has no other")
+        _ = self.kafka  # validates what it is made of
+        bucket = "://" not in self.archive or (self.archive.startswith("s3://") and self.archive.strip("/") != "s3:")
+        demand(bucket, "archive", f"must be a folder, s3://bucket/prefix or off, is {shown_without_login(self.archive)}")
+        odd = [host for host in self.image_hosts.split(",") if set(host.strip()) & set("/ @?#*")]
+        demand(not odd, "image_hosts", "must be host names separated by commas, without scheme")
+        demand(
+            HOST.fullmatch(self.web_host) is not None,
+            "web_host",
+            f"must be an address, is {shown_without_login(self.web_host)}",
+        )
+        for name in ("topic_prefix", "instance", "app_id"):
+            named = NAME.fullmatch(getattr(self, name)) is not None
+            demand(named, name, "must be at most 200 letters, digits, dots, dashes and underscores, all of ASCII")
+        demand(bool(self.app_id), "app_id", "must not be empty")
+        taken: dict[int, str] = {}
+        for name in self._ports():
+            other = taken.setdefault(getattr(self, name), name)
+            same = f"must be another port than {variable(other)}, both are {getattr(self, name)}"
+            demand(other == name, name, same)
+
+    def _ports(self) -> list[str]:
+        """Names of the ports that this instance listens on."""
+        kafka = ["kafka_port", "controller_port"] if self.embedded_kafka else []
+        return [*kafka, *(["redis_port"] if self.embedded_redis else []), "web_port"]
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read `RIFFLE_*`.
+
+        Raises:
+            ConfigError: a value does not parse or is out of range, or `home` cannot be a folder; the message names the
+                variable.
+        """
+        source = os.environ if environ is None else environ
+        kinds = get_type_hints(cls)
+        values: dict[str, object] = {}
+        for field in fields(cls):
+            name = variable(field.name)
+            text = source.get(name, "")
+            if not text or (kinds[field.name] is str and not text.strip()):
+                continue
+            try:
+                values[field.name] = READERS[kinds[field.name]](text)
+            except ValueError as exc:
+                rule = str(exc) if "@" not in text else str(exc).partition(", is ")[0]
+                raise ConfigError("invalid_setting", f"{name} {rule}", name) from exc
+        found = cls(**values).resolved()  # type: ignore[arg-type]
+        try:
+            above = next(folder for folder in (found.home, *found.home.parents) if folder.exists())
+            usable = above.is_dir() and os.access(above, os.W_OK | os.X_OK)
+        except OSError as exc:  # a name is too long, or a folder must not be looked into
+            reason = f"cannot be used as a folder: {exc.strerror}"
+            raise ConfigError("invalid_setting", f"RIFFLE_HOME={shown(found.home)} {reason}", "home") from exc
+        demand(usable, "home", f"must be a folder that can be written, {found.home} cannot: see {above}")
+        return found
+
+    @classmethod
+    def unknown(cls, environ: Mapping[str, str] | None = None) -> dict[str, str]:
+        """`RIFFLE_*` variables that are no setting, each with the one that it may be meant to be, or an empty text."""
+        known = {variable(field.name).removeprefix("RIFFLE_"): variable(field.name) for field in fields(cls)}
+        given = os.environ if environ is None else environ
+        odd = sorted(name for name in given if name.startswith("RIFFLE_") and name not in known.values())
+        near = {name: difflib.get_close_matches(name.removeprefix("RIFFLE_"), known, 1) for name in odd}
+        return {name: known[found[0]] if found else "" for name, found in near.items()}
+
+    def resolved(self) -> Settings:
+        """The same settings with absolute folders, so that a change of working directory changes nothing.
+
+        Without a home directory of the user `~/.cache/riffle` becomes `<home>/cache`.
+
+        Raises:
+            ConfigError: a folder is relative and the working directory was deleted, or it begins with `~` and that user has no
+                home directory.
+        """
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values["home"] = _absolute("home", self.home)
+        if self.cache == DEFAULT_CACHE and not _has_home():
+            values["cache"] = values["home"] / "cache"
+        values["cache"] = _absolute("cache", values["cache"])
+        for name in ("archive", "releases"):
+            text = str(values[name])
+            if text and text != "off" and "://" not in text:
+                values[name] = str(_absolute(name, Path(text)))
+        for name in FILES:
+            if values[name]:
+                values[name] = str(_absolute(name, Path(values[name])))
+        if self.text_model and _is_folder(self.text_model):
+            values["text_model"] = str(_absolute("text_model", Path(self.text_model)))
+        values["log_level"] = self.log_level.upper()
+        return Settings(**values)
+
+    def make_home(self) -> None:
+        """Create `home` unless it is there.
+
+        Raises:
+            ConfigError: it cannot be created.
+        """
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            message = f"RIFFLE_HOME={shown(self.home)} cannot be created: {exc.strerror}"
+            raise ConfigError("invalid_setting", message, "home") from exc
+
+    def environment(self, *, secrets: bool = False) -> dict[str, str]:
+        """The `RIFFLE_*` variables that recreate these settings in another process.
+
+        `secrets`: with passwords. For the environment of a process that is started, and nothing else.
+        """
+        names = [field.name for field in fields(self) if secrets or field.name not in SECRETS]
+        return {variable(name): str(getattr(self, name)) for name in names}
+
+    @property
+    def cache_bytes(self) -> int:
+        """The share of one partition of a table in `cache_mb`."""
+        return (self.cache_mb << 20) // self.partitions
+
+    def topic(self, name: str) -> str:
+        """Full name of one of `streams.kafka.topics.TOPICS`."""
+        return f"{self.topic_prefix}{name}"
+
+    @property
+    def embedded_kafka(self) -> bool:
+        """Whether this instance runs its own broker."""
+        return not self.bootstrap
+
+    @property
+    def embedded_redis(self) -> bool:
+        """Whether this instance runs its own Redis."""
+        return not self.redis_url
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """`host:port,…` without a scheme, as aiokafka wants it."""
+        return self.bootstrap.removeprefix("kafka://") or f"127.0.0.1:{self.kafka_port}"
+
+    @property
+    def kafka(self) -> KafkaSettings:
+        """How Kafka is reached, for `streams.kafka.connect`."""
+        parts = {field.name: getattr(self, f"{PREFIX}{field.name}") for field in fields(KafkaSettings)[1:]}
+        return KafkaSettings(self.bootstrap_servers, **parts)
+
+    @property
+    def redis(self) -> str:
+        """URL of the Redis in use."""
+        return self.redis_url or f"redis://127.0.0.1:{self.redis_port}/0"
+
+    @property
+    def web(self) -> str:
+        """Base URL of the HTTP interface."""
+        host = f"[{self.web_host}]" if ":" in self.web_host else self.web_host
+        return f"http://{host}:{self.web_port}"
+
+    @property
+    def archive_target(self) -> str:
+        """Folder or `s3://` URL of the archive."""
+        return self.archive or str(self.home / "archive")
+
+    def table_dir(self, table: str, partition: int) -> Path:
+        """Folder of one partition of a table."""
+        return self.data_dir / "tables" / table / str(partition)
+
+    @property
+    def releases_dir(self) -> Path:
+        """Folder of releases."""
+        return Path(self.releases) if self.releases else self.home / "releases"
+
+    @property
+    def logs_dir(self) -> Path:
+        """Folder of log files."""
+        return self.home / "logs"
+
+    @property
+    def run_dir(self) -> Path:
+        """Folder of process ids and run-time facts."""
+        return self.home / "run"
+
+    @property
+    def data_dir(self) -> Path:
+        """Folder of broker data and tables."""
+        return self.home / "data"

@@ -1,0 +1,90 @@
+"""Announcing releases: aliases on the compacted models topic, and the newest value of each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka import TopicPartition
+
+from schemas.codec import decode, encode
+from schemas.errors import BadEvent
+from schemas.settings import Settings
+from streams.kafka import connect
+
+__all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "Announcement", "announce", "announced", "decode_announcement"]
+
+CHAMPION = "champion"
+"Alias of the release that serves."
+PREVIOUS = "previous"
+"Alias of the release that served before: what a rollback returns to."
+
+CHALLENGER = "challenger"
+"Alias of the release that may serve next. It is recorded, and no worker serves it."
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """A release by name. `manifest_sha256` pins what it holds; `uri` says where it can be fetched."""
+
+    release: str
+    manifest_sha256: str
+    uri: str = ""
+    published_at: int = 0
+    "Epoch ms."
+
+
+def decode_announcement(value: bytes | None) -> Announcement | None:
+    """An announcement's value; None means: no release.
+
+    Raises:
+        BadEvent: it cannot be decoded.
+    """
+    if not value:
+        return None
+    datum: Mapping[str, Any] = decode("release_announcement", value)[0]
+    return Announcement(datum["release"], datum["manifest_sha256"], datum["uri"], datum["published_at"])
+
+
+async def announced(settings: Settings) -> dict[str, Announcement | None]:
+    """The newest announcement of each alias."""
+    consumer = connect.consumer(settings.kafka, connect.ANNOUNCED)
+    found: dict[str, Announcement | None] = {}
+    try:
+        await consumer.start()
+        partition = TopicPartition(settings.topic("models"), 0)
+        consumer.assign([partition])
+        await consumer.seek_to_beginning(partition)
+        end = (await consumer.end_offsets([partition]))[partition]
+        while await consumer.position(partition) < end:
+            for record in (await consumer.getmany(timeout_ms=200)).get(partition, ()):
+                try:
+                    found[(record.key or b"").decode(errors="replace")] = decode_announcement(record.value)
+                except BadEvent:
+                    continue
+    finally:
+        await consumer.stop()
+    return found
+
+
+async def announce(settings: Settings, aliases: Mapping[str, Announcement | None]) -> None:
+    """Set aliases; None takes one away. Returns when the broker has acknowledged all."""
+    producer = connect.producer(settings.kafka, connect.DURABLE)
+    try:
+        await producer.start()
+        for alias, announcement in aliases.items():
+            value = None
+            if announcement is not None:
+                datum = {
+                    "release": announcement.release,
+                    "uri": announcement.uri,
+                    "manifest_sha256": announcement.manifest_sha256,
+                    "alias": alias,
+                    "published_at": announcement.published_at or int(time.time() * 1000),
+                }
+                value = encode("release_announcement", datum)
+            await producer.send_and_wait(settings.topic("models"), value, key=alias.encode(), partition=0)
+    finally:
+        await producer.stop()

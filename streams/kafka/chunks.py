@@ -1,0 +1,419 @@
+"""Chunked consumption: Faust streams that deliver the records of one fetch of one partition as one event.
+
+A stock Faust consumer makes two tasks and several objects per record. Here the consumer hands the conductor one
+`Chunk` per fetched partition, so `async for chunk in stream` in an agent costs the same for 1 record as for 500.
+Commits are not driven by Faust's acknowledgements: `streams.state.partitions` commits what is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import aiokafka
+import faust
+from aiokafka.consumer.fetcher import FetchResult
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.errors import KafkaError
+from aiokafka.structs import OffsetAndMetadata
+from faust.tables import TableManager
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+from faust.types.tuples import ConsumerMessage
+
+import streams.kafka.coordinator  # noqa: F401 - so that a member of a group goes on after errors of its group
+from schemas.kafka_settings import KafkaSettings
+from schemas.settings import Settings
+from streams.kafka import connect
+from streams.kafka.assignor import HoldingAssignor
+from streams.kafka.error_codes import Action, action_of, advice_of
+from streams.kafka.record_batches import Records, in_columns
+
+__all__ = ["Chunk", "ChunkedApp", "Progress"]
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 0.5
+"Seconds after which the consumer tries again what the broker refused."
+QUEUE_CHUNKS = 2
+"Chunks that may wait for an agent; two may be in work, one on its way there and the rest of a fetch wait for room."
+PREFETCH_BACKOFF_S = 0.005
+SEEK_S = 5.0
+"How long a seek to the beginning is waited for."
+IDLE_WAIT_S, BUSY_WAIT_S = 1.0, 0.005
+"How long a fetch waits for records; shorter while a topic is left out because its agent is behind."
+
+
+@dataclass(slots=True, frozen=True)
+class Chunk:
+    """Records of one fetch from one partition, oldest first; all columns have length `len(chunk)`."""
+
+    topic: str
+    partition: int
+    offsets: Sequence[int]
+    keys: Sequence[bytes | None]
+    values: Sequence[bytes | None]
+    timestamps: Sequence[int]
+    "Record timestamps, epoch ms."
+    headers: Sequence[Sequence[tuple[str, bytes]]]
+    generation: int = 0
+    "Group generation the records were fetched in: a chunk of an earlier one is read again and must not be applied."
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    @property
+    def last_offset(self) -> int:
+        """Offset of the newest record."""
+        return self.offsets[-1]
+
+    @classmethod
+    def of(cls, topic: str, partition: int, records: Sequence[Any] | Records, generation: int = 0) -> Chunk:
+        """Columns of `Records`, or of what aiokafka parsed (at least one)."""
+        if isinstance(records, Records):
+            offsets, timestamps = records.offsets.tolist(), records.timestamps.tolist()
+            return cls(topic, partition, offsets, records.keys, records.values, timestamps, records.headers, generation)
+        return cls(
+            topic,
+            partition,
+            [r.offset for r in records],
+            [r.key for r in records],
+            [r.value for r in records],
+            [r.timestamp or 0 for r in records],
+            [r.headers for r in records],
+            generation,
+        )
+
+
+@dataclass(slots=True, frozen=True)
+class Progress:
+    """Where reading a partition stands; offsets of what comes next."""
+
+    position: int
+    end: int
+    delivered: int | None
+    "After the newest record handed to an agent; None: nothing yet."
+
+
+def _as_parsed(_tp: object, record: Any) -> Any:
+    """A record as parsed, which has all that a chunk takes; to make a `ConsumerRecord` costs more than the rest of a fetch."""
+    return record
+
+
+async def seek_to_committed(consumer: aiokafka.AIOKafkaConsumer) -> dict[Any, int | None]:
+    """Seek every assigned partition to what is committed, or to its beginning; returns what is committed.
+
+    aiokafka leaves a partition without a committed offset where it is: records that were fetched and let go because a
+    rebalance began would never be read.
+    """
+    found: dict[Any, int | None] = await consumer.seek_to_committed()
+    begun = [tp for tp, offset in found.items() if not offset and tp in consumer.assignment()]
+    if begun:
+        with contextlib.suppress(TimeoutError):  # the consumer goes on by itself; others must not wait for one without a leader
+            await asyncio.wait_for(consumer.seek_to_beginning(*begun), SEEK_S)
+    return found
+
+
+class ChunkedConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    """Consumer thread with bounded fetch waits, committed reads and assignment to whoever holds the rows."""
+
+    def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:  # noqa: ARG002 - Faust's signature
+        conf = self.app.conf
+        # Both give partition n of every topic to the same member, so the worker that answers a user's requests holds that
+        # user's record. Range is what a group falls back to while it has members that know no other.
+        self._assignor = self.app.holding
+        return connect.consumer(
+            self.app.kafka,
+            connect.STREAM,
+            client_id=conf.broker_client_id,
+            group_id=conf.id,
+            group_instance_id=conf.consumer_group_instance_id,
+            partition_assignment_strategy=[self.app.holding, RangePartitionAssignor],
+            request_timeout_ms=int(conf.broker_request_timeout * 1000.0),
+            session_timeout_ms=int(conf.broker_session_timeout * 1000.0),
+            heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000.0),
+        )
+
+    async def _fetch_records(
+        self,
+        consumer: aiokafka.AIOKafkaConsumer,
+        active_partitions: set[TP],
+        timeout: float | None = None,  # noqa: ASYNC109 - Faust's signature
+        max_records: int | None = None,
+    ) -> Any:
+        # While records of one partition wait to be taken, aiokafka asks the same broker for no others, for 0.1 s: requests
+        # would wait behind a backlog of events.
+        fetcher = consumer._fetcher
+        fetcher._prefetch_backoff = PREFETCH_BACKOFF_S
+        for tp, fetched in fetcher._records.items():
+            if not isinstance(fetched, FetchResult) or not fetched.has_more():
+                continue
+            if tp.topic not in self.app.bulk or not in_columns(fetched):
+                fetched._partition_records._consumer_record = _as_parsed
+        taken = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
+        for tp in taken:
+            if tp in fetcher._records:  # the others have their turn first: chunks of two partitions are worked on at once
+                fetcher._records[tp] = fetcher._records.pop(tp)
+        return taken
+
+    async def seek_to_committed(self) -> Any:
+        """See the function of this name; tried again while the broker does not answer, or refuses."""
+        while True:
+            try:
+                return await self.call_thread(seek_to_committed, self._ensure_consumer())
+            except KafkaError as error:
+                if action_of(error) is Action.END or self.should_stop:
+                    raise
+                self.app.reading_failed(error)
+                await asyncio.sleep(RETRY_S)
+
+    def over(self) -> bool:
+        """Whether the consumer can read no more: one of its tasks has ended."""
+        consumer = self._consumer
+        if consumer is None or consumer._coordinator is None or consumer._fetcher is None or consumer._closed:
+            return False
+        tasks = (consumer._coordinator._coordination_task, consumer._fetcher._fetch_task)
+        return any(task.done() for task in tasks)
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Faust's own livelock check reads acknowledgements that chunks do not make; lag is a metric instead."""
+
+
+class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
+    """Delivers one `Chunk` per partition and fetch; never commits on its own."""
+
+    _busy: frozenset[str] = frozenset()
+    "Topics with a delivery under way: not fetched from."
+
+    def _new_consumer_thread(self) -> ChunkedConsumerThread:
+        return ChunkedConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:  # noqa: ARG002
+        """Faust's periodic commit does nothing: offsets are committed by whoever made their effect durable."""
+        return False
+
+    async def commit_offsets(self, offsets: Mapping[TP, int]) -> None:
+        """Commit `offsets` (next offset to read, per partition).
+
+        Raises:
+            aiokafka.errors.KafkaError: the broker refused; nothing is recorded as committed.
+        """
+        consumer = self._thread._ensure_consumer()
+        plain = {driver.ensure_aiokafka_TP(tp): OffsetAndMetadata(offset, "") for tp, offset in offsets.items()}
+        await self._thread.call_thread(consumer.commit, plain)
+
+    async def progress(self) -> dict[TP, Progress]:
+        """Where reading stands, per assigned partition.
+
+        Raises:
+            aiokafka.errors.KafkaError: the broker does not answer.
+        """
+        consumer = self._thread._ensure_consumer()
+
+        async def ask() -> dict[TP, Progress]:
+            assigned = list(consumer.assignment())
+            ends = await consumer.end_offsets(assigned) if assigned else {}
+            return {
+                TP(*tp): Progress(await consumer.position(tp), int(ends[tp]), self._read_offset.get(TP(*tp))) for tp in assigned
+            }
+
+        found: dict[TP, Progress] = await self._thread.call_thread(ask)
+        return found
+
+    @property
+    def over(self) -> bool:
+        """Whether the consumer can read no more, because one of its tasks has ended: only another process can."""
+        return bool(self._thread.over())
+
+    @property
+    def trouble(self) -> BaseException | None:
+        """What the consumer group last failed with; None while all is well."""
+        consumer = self._thread._consumer
+        coordinator = None if consumer is None else consumer._coordinator
+        return None if coordinator is None else coordinator.trouble
+
+    async def look_again(self) -> None:
+        """Ask for the cluster's metadata now; topics that came, went or changed make the group assign anew."""
+        consumer = self._thread._ensure_consumer()
+        await self._thread.call_thread(consumer._client.force_metadata_update)
+
+    async def rejoin(self) -> None:
+        """Join the group again: everything is assigned anew, and read from what is committed, in a new generation."""
+        consumer = self._thread._ensure_consumer()
+
+        async def ask() -> None:
+            self.app.holding.turn += 1
+            consumer._coordinator.request_rejoin()
+
+        await self._thread.call_thread(ask)
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        """Fetch and hand on, until stopped.
+
+        Each topic has one delivery under way at most, and while it waits for room in the agent's queue nothing more of that
+        topic is taken from the fetcher. So memory is bounded, a slow topic holds up no other, and requests never wait behind
+        events.
+        """
+        deliveries: dict[str, asyncio.Task[None]] = {}
+        try:
+            while not (self._stopped.is_set() or fetcher._stopped.is_set()):
+                generation = self.app.consumer_generation_id
+                for topic in [topic for topic, task in deliveries.items() if task.done()]:
+                    deliveries.pop(topic).result()
+                self._busy = frozenset(deliveries)
+                records, active = await self._next_records(BUSY_WAIT_S if deliveries else IDLE_WAIT_S)
+                if not self.flow_active or generation != self.app.consumer_generation_id:
+                    # a rebalance began while the fetch was under way: what it brought is read again
+                    await self.perform_seek()
+                    continue
+                if not records:
+                    await asyncio.sleep(0)
+                    continue
+                mine = {tp: batch for tp, batch in records.items() if active is None or tp in active}
+                for topic in {tp.topic for tp in mine}:
+                    batches = [(TP(*tp), batch) for tp, batch in mine.items() if tp.topic == topic]
+                    deliveries[topic] = asyncio.create_task(self._deliver_all(batches, generation))
+                await asyncio.sleep(0)
+        except self.consumer_stopped_errors:
+            if not self.transport.app.should_stop:
+                raise
+        except asyncio.CancelledError:
+            if not self.transport.app.should_stop:
+                raise
+        finally:
+            self._busy = frozenset()
+            for task in deliveries.values():
+                task.cancel()
+            await asyncio.gather(*deliveries.values(), return_exceptions=True)
+
+    async def _next_records(self, wait_s: float) -> Any:
+        """Records, and the partitions that are read; without records when the broker refused something.
+
+        aiokafka reports errors of fetches when it is asked for records, once each, and goes on when it is asked again.
+        """
+        try:
+            return await self._wait_next_records(timeout=wait_s)
+        except KafkaError as error:
+            if action_of(error) is Action.END or self._thread.over():
+                raise
+            self.app.reading_failed(error)
+            await asyncio.sleep(RETRY_S)
+            return {}, None
+
+    def on_buffer_full(self, tp: TP) -> None:
+        """Nothing: a delivery waits for room by itself, and a partition left out here too would wait for a fetch without it."""
+
+    def on_buffer_drop(self, tp: TP) -> None:
+        """As `on_buffer_full`."""
+
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109 - Faust's signature
+        if active_partitions and self._busy:
+            active_partitions = {tp for tp in active_partitions if tp.topic not in self._busy}
+            if not active_partitions:
+                await asyncio.sleep(timeout)
+                return {}
+        return await super()._getmany(active_partitions, timeout)
+
+    async def _deliver_all(self, batches: Sequence[tuple[TP, Sequence[Any] | Records]], generation: int) -> None:
+        for tp, batch in batches:
+            if not self.flow_active or generation != self.app.consumer_generation_id:
+                return  # the next assignment seeks to what is committed
+            await self._deliver(tp, batch, generation)
+
+    async def _deliver(self, tp: TP, batch: Sequence[Any] | Records, generation: int) -> None:
+        read = self._read_offset.get(tp)
+        chunk = Chunk.of(tp.topic, tp.partition, batch, generation)
+        if read is not None and chunk.last_offset < read:
+            return
+        event = ConsumerMessage(
+            tp.topic,
+            tp.partition,
+            chunk.last_offset,
+            chunk.timestamps[-1] / 1000.0,
+            0,
+            (),
+            None,
+            chunk,
+            None,
+            None,
+            None,
+            tp,
+            generation_id=generation,
+        )
+        await self.wait_first(self.callback(event), self.suspend_flow.wait())
+        if self.flow_active and generation == self.app.consumer_generation_id:
+            self._read_offset[tp] = chunk.last_offset + 1
+
+
+class ChunkedTransport(driver.Transport):  # type: ignore[misc]
+    """Faust's aiokafka transport with the chunked consumer."""
+
+    Consumer: ClassVar[type] = ChunkedConsumer
+
+
+class NoTables(TableManager):  # type: ignore[misc]
+    """Faust's table manager without its second of waiting for tables to be registered: there are none."""
+
+    async def on_start(self) -> None:
+        """Go on at once."""
+        await self._update_channels()
+        await self.recovery.start()
+
+
+class ChunkedApp(faust.App):  # type: ignore[misc]
+    """A Faust app whose streams deliver chunks."""
+
+    kafka: KafkaSettings
+    "How the consumer connects."
+    holding: HoldingAssignor
+    "Set before the app starts."
+    on_reading_failed: Callable[[KafkaError], None] | None = None
+    "Called with what the consumer could not do; it tries again by itself."
+    bulk: frozenset[str]
+    "Topics whose chunks are read in columns: they have many records in few batches."
+
+    def reading_failed(self, error: KafkaError) -> None:
+        """Report an error of the consumer, after which it goes on."""
+        log.warning("reading from Kafka: %s; trying again", advice_of(error))
+        if self.on_reading_failed is not None:
+            self.on_reading_failed(error)
+
+    def _new_transport(self) -> ChunkedTransport:
+        return ChunkedTransport(self.conf.broker_consumer, self)
+
+    @classmethod
+    def create(cls, settings: Settings) -> ChunkedApp:
+        """The app that `settings` describe."""
+        app = cls(
+            settings.app_id,
+            broker=f"kafka://{settings.bootstrap_servers.replace(',', ';')}",
+            broker_credentials=connect.credentials(settings.kafka),
+            store="memory://",
+            TableManager=NoTables,
+            datadir=str(settings.data_dir / "faust"),
+            topic_partitions=settings.partitions,
+            topic_allow_declare=False,
+            topic_disable_leader=True,
+            web_enabled=True,
+            web_bind=settings.web_host,
+            web_host=settings.web_host,
+            web_port=settings.web_port,
+            web_tables_enabled=False,
+            web_router_enabled=False,
+            stream_wait_empty=False,
+            stream_buffer_maxsize=QUEUE_CHUNKS,
+            stream_publish_on_commit=False,
+            broker_session_timeout=settings.session_timeout_s,
+            broker_heartbeat_interval=settings.session_timeout_s / 5,
+            broker_request_timeout=40.0,
+            consumer_auto_offset_reset="earliest",
+            consumer_group_instance_id=settings.instance or None,
+            autodiscover=False,
+        )
+        app.kafka = settings.kafka
+        app.bulk = frozenset({settings.topic("interactions")})
+        return app

@@ -1,0 +1,282 @@
+"""The one door to Kafka: every producer, consumer and admin client, Faust's credentials and the schema registry's client.
+
+What a client needs to connect comes from `KafkaSettings`. What it needs for its task is a profile, a constant below. No other
+module constructs a client or knows how connections are secured; a test says so.
+
+A client keeps the certificates and the password that it was made with. One that is made later sees the files as they are then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import logging
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.abc import AbstractTokenProvider
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaConnectionError
+
+from schemas.errors import ConfigError
+from schemas.kafka_settings import KafkaSettings
+from schemas.settings import Settings
+from streams.kafka.aiokafka_patches import AIOKafkaConsumer
+from streams.kafka.probe import answers
+
+if TYPE_CHECKING:
+    from faust.auth import Credentials
+
+    from schemas.codec import Registry
+
+__all__ = [
+    "METADATA_MAX_AGE_MS",
+    "Profile",
+    "admin",
+    "any_answers",
+    "consumer",
+    "credentials",
+    "producer",
+    "registry",
+    "security",
+    "tls",
+]
+
+log = logging.getLogger(__name__)
+
+Profile = Mapping[str, Any]
+"Keyword arguments of an aiokafka client that belong to its task, none to its connection."
+Token = str | tuple[str, object]
+TokenFunction = Callable[[], Token | Awaitable[Token]]
+
+METADATA_MAX_AGE_MS = 30_000
+"How old what a client knows of the cluster may be: a topic that changed is noticed within that time."
+MAX_REQUEST_BYTES = 2 << 20
+
+# producers
+
+DURABLE: Profile = {"acks": "all", "enable_idempotence": True}
+"Announcements, dead letters: few records, each of which counts."
+REPLIES: Profile = {"acks": 1, "linger_ms": 0, "metadata_max_age_ms": METADATA_MAX_AGE_MS}
+"A worker's replies: the next one is better than a late one."
+OUTPUTS: Profile = {
+    **DURABLE,
+    "linger_ms": 2,
+    "max_request_size": MAX_REQUEST_BYTES,
+    "metadata_max_age_ms": METADATA_MAX_AGE_MS,
+}
+"What a worker writes beside its tables: impressions, dead letters, events and items that came by HTTP."
+TABLE_WRITES: Profile = {
+    "acks": "all",
+    "linger_ms": 0,
+    "max_batch_size": 1 << 20,
+    "max_request_size": MAX_REQUEST_BYTES,
+    "transaction_timeout_ms": 60_000,
+}
+"Transactions of one table partition; `transactional_id` and `request_timeout_ms` are its own."
+VECTOR_WRITES: Profile = {"acks": "all", "max_request_size": MAX_REQUEST_BYTES, "transaction_timeout_ms": 60_000}
+"Transactions of the encoder of items; `transactional_id` is its partition's."
+BULK: Profile = {**DURABLE, "linger_ms": 0, "max_request_size": MAX_REQUEST_BYTES}
+"Datasets, in batches that the caller fills; `max_batch_size` is theirs."
+COPIES: Profile = {**DURABLE, "linger_ms": 20, "max_request_size": MAX_REQUEST_BYTES}
+"Topics copied to others."
+CLIENT_EVENTS: Profile = {**DURABLE, "linger_ms": 0, "max_request_size": MAX_REQUEST_BYTES, "request_timeout_ms": 10_000}
+"Events and items of a program that embeds the client."
+CLIENT_REQUESTS: Profile = {"acks": 1, "linger_ms": 0, "request_timeout_ms": 10_000}
+"Its requests."
+
+# consumers: none commits by itself
+
+LOOK: Profile = {"enable_auto_commit": False}
+"Offsets and metadata, no records."
+COMMITTED: Profile = {"enable_auto_commit": False, "auto_offset_reset": "earliest", "isolation_level": "read_committed"}
+"What is committed, from its beginning, by commands that read to an end."
+BROADCAST: Profile = {**COMMITTED, "fetch_max_wait_ms": 50, "max_partition_fetch_bytes": 1 << 20}
+"Topics that every worker reads whole."
+STANDBY: Profile = {**COMMITTED, "fetch_max_wait_ms": 100, "max_partition_fetch_bytes": 4 << 20}
+"Changelogs that are followed."
+RESTORE: Profile = {**COMMITTED, "fetch_max_wait_ms": 20, "max_partition_fetch_bytes": 4 << 20}
+"A changelog that is replayed, while requests of its users wait."
+PUBLISHED: Profile = {**COMMITTED, "fetch_max_wait_ms": 50}
+"Item vectors that are published already."
+ANNOUNCED: Profile = {"enable_auto_commit": False, "auto_offset_reset": "earliest", "fetch_max_wait_ms": 50}
+"Announced releases."
+CLIENT_REPLIES: Profile = {"enable_auto_commit": False, "auto_offset_reset": "latest", "fetch_max_wait_ms": 100}
+"Replies to a program that embeds the client."
+ARCHIVE: Profile = {
+    **COMMITTED,
+    "max_poll_records": 200,  # so many are decoded between two turns of the event loop
+    "fetch_max_wait_ms": 250,
+    "metadata_max_age_ms": METADATA_MAX_AGE_MS,
+}
+"The archiver's group; `group_id` is the instance's."
+ENCODER: Profile = {**COMMITTED, "fetch_max_wait_ms": 100, "session_timeout_ms": 15_000}
+"The encoder's group; `group_id` is the instance's."
+STREAM: Profile = {
+    **COMMITTED,
+    # what is written once per person and chunk is shared by more events, and long work is done aside
+    "max_poll_records": 4_000,
+    "max_poll_interval_ms": 300_000,
+    "max_partition_fetch_bytes": 1 << 20,
+    "fetch_max_wait_ms": 20,
+    "metadata_max_age_ms": METADATA_MAX_AGE_MS,
+}
+"A worker's group, within Faust; its names, its assignors and its session are the app's."
+
+
+def producer(kafka: KafkaSettings, profile: Profile, **own: Any) -> AIOKafkaProducer:
+    """A producer that is not started. `own`: what this one has beside its profile.
+
+    Raises:
+        ConfigError: as `security`; so do all that make a client.
+    """
+    return AIOKafkaProducer(bootstrap_servers=kafka.bootstrap_servers, **security(kafka), **profile, **own)
+
+
+def consumer(kafka: KafkaSettings, profile: Profile, **own: Any) -> AIOKafkaConsumer:
+    """A consumer that is not started."""
+    return AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap_servers, **security(kafka), **profile, **own)
+
+
+def admin(kafka: KafkaSettings) -> AIOKafkaAdminClient:
+    """An admin client that is not started."""
+    return AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers, **security(kafka))
+
+
+def registry(settings: Settings) -> Registry | None:
+    """The schema registry's client; None when none is configured.
+
+    Raises:
+        ConfigError: RIFFLE_REGISTRY_URL is no address.
+    """
+    if not settings.registry_url:
+        return None
+    # because the client's own dependencies take half a second to import, and warn
+    from schemas.registry import ConfluentRegistry
+
+    return ConfluentRegistry.at(settings.registry_url)
+
+
+def security(kafka: KafkaSettings) -> dict[str, Any]:
+    """Keyword arguments by which an aiokafka client connects and logs in.
+
+    Raises:
+        ConfigError: a file of certificates or the password cannot be read, or there is no such token provider; the message
+            names the variable.
+    """
+    found: dict[str, Any] = {"security_protocol": kafka.security}
+    if kafka.encrypts:
+        found["ssl_context"] = tls(kafka)
+    if kafka.token_provider:
+        found |= {"sasl_mechanism": kafka.sasl_mechanism, "sasl_oauth_token_provider": _Tokens(kafka.token_provider)}
+    elif kafka.logs_in:
+        login = {"sasl_plain_username": kafka.username, "sasl_plain_password": kafka.secret()}
+        found |= {"sasl_mechanism": kafka.sasl_mechanism, **login}
+    return found
+
+
+def credentials(kafka: KafkaSettings) -> Credentials | None:
+    """The same for Faust, which makes a producer of its own; None: in plain text.
+
+    Raises:
+        ConfigError: as `security`.
+    """
+    # because commands that run no worker need not wait for Faust to be imported
+    from faust.auth import OAuthCredentials, SASLCredentials, SSLCredentials
+
+    context = tls(kafka)
+    if kafka.token_provider:
+        return OAuthCredentials(oauth_cb=_Tokens(kafka.token_provider), ssl_context=context)
+    if kafka.logs_in:
+        return SASLCredentials(
+            username=kafka.username, password=kafka.secret(), mechanism=kafka.sasl_mechanism, ssl_context=context
+        )
+    return None if context is None else SSLCredentials(context)
+
+
+def tls(kafka: KafkaSettings) -> ssl.SSLContext | None:
+    """What connections are encrypted and brokers are verified with, names of hosts included; None: nothing.
+
+    Contexts are shared until a file changes.
+
+    Raises:
+        ConfigError: as `security`.
+    """
+    if not kafka.encrypts:
+        return None
+    stamps = tuple(_stamp(name, getattr(kafka, name)) for name in ("ca_file", "cert_file", "key_file"))
+    return _context(kafka.ca_file, kafka.cert_file, kafka.key_file, stamps)
+
+
+async def any_answers(kafka: KafkaSettings, timeout_s: float) -> bool:
+    """Whether one of the bootstrap servers answers; `timeout_s` for each."""
+    try:
+        context = tls(kafka)
+    except ConfigError as error:  # files that are being replaced
+        log.warning("the broker cannot be asked: %s", error.message)
+        return False
+    for server in kafka.bootstrap_servers.split(","):
+        host, _, port = server.rpartition(":")
+        if await answers(host.strip("[]"), int(port), timeout_s, context):
+            return True
+    return False
+
+
+def _stamp(name: str, file: str) -> tuple[int, int]:
+    if not file:
+        return 0, 0
+    try:
+        found = Path(file).stat()
+    except OSError as exc:
+        raise _wrong(name, f"cannot be read: {exc}") from exc
+    return found.st_mtime_ns, found.st_size
+
+
+@lru_cache(maxsize=4)
+def _context(ca_file: str, cert_file: str, key_file: str, _stamps: object) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=ca_file or None)
+    except (OSError, ValueError) as exc:
+        raise _wrong("ca_file", f"holds no certificates in PEM that can be read: {exc}") from exc
+    if cert_file:
+        try:
+            # without a password, because a prompt for one would hold up a worker for good
+            context.load_cert_chain(cert_file, key_file or None, password="")
+        except (OSError, ValueError) as exc:
+            rule = f"and RIFFLE_KAFKA_KEY_FILE must hold a certificate and its key in PEM, not encrypted: {exc}"
+            raise _wrong("cert_file", rule) from exc
+    return context
+
+
+def _wrong(name: str, rule: str) -> ConfigError:
+    return ConfigError("invalid_setting", f"RIFFLE_KAFKA_{name.upper()} {rule}", f"kafka_{name}")
+
+
+class _Tokens(AbstractTokenProvider):  # type: ignore[misc]
+    """Asks a function for the token of each connection."""
+
+    def __init__(self, name: str) -> None:
+        module, _, function = name.partition(":")
+        try:
+            self._function: TokenFunction = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError) as exc:
+            raise _wrong("token_provider", f"names {name}, which cannot be imported: {exc}") from exc
+
+    async def token(self) -> str:
+        """The token now.
+
+        Raises:
+            KafkaConnectionError: the function failed; as with a broker that cannot be reached, it is tried again.
+        """
+        try:
+            found = await asyncio.to_thread(self._function)
+            if inspect.isawaitable(found):
+                found = await found
+        except Exception as exc:  # aiokafka would take any other for its own end
+            raise KafkaConnectionError(f"RIFFLE_KAFKA_TOKEN_PROVIDER failed: {type(exc).__name__}") from exc
+        return found[0] if isinstance(found, tuple) else found

@@ -1,0 +1,64 @@
+"""A member of a consumer group that goes on after an error of its group.
+
+aiokafka hands an error of the group to whoever next asks the consumer for records, and does nothing until somebody has: it does
+not join again, and sends no heartbeats. Faust asks the fetcher instead, so nobody ever does: the group gives the member's
+partitions to others, and the member goes on reading them. Importing this module puts `Coordinator` in place of aiokafka's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from aiokafka.consumer import consumer
+from aiokafka.consumer.group_coordinator import GroupCoordinator
+
+from streams.back_off import BackOff
+from streams.kafka.error_codes import advice_of
+
+__all__ = ["Coordinator"]
+
+log = logging.getLogger(__name__)
+
+FIRST_S, MOST_S = 0.2, 10.0
+"Seconds before the group is asked again: the first time, and at most."
+
+
+class Coordinator(GroupCoordinator):  # type: ignore[misc]
+    """aiokafka's coordinator, which tries again by itself. `trouble` is what it last failed with; None while all is well."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.trouble: BaseException | None = None
+        self._heartbeat_task: asyncio.Task[None] | None = None
+        self._commit_refresh_task: asyncio.Task[None] | None = None
+        self._back_off = BackOff(FIRST_S, MOST_S)
+        super().__init__(*args, **kwargs)
+
+    async def _push_error_to_user(self, exc: BaseException) -> None:
+        """Called with every error of the group; what ended by it is begun again."""
+        self.trouble = exc
+        log.warning("group %s: %s; trying again", self.group_id, advice_of(exc))
+        await asyncio.wait([self._closing], timeout=self._back_off.failed())
+        if self._closing.done():
+            return
+        if _failed(self._heartbeat_task):
+            self._heartbeat_task = None
+            self._start_heartbeat_task()
+        if _failed(self._commit_refresh_task):
+            self._commit_refresh_task = None
+            subscription = self._subscription.subscription
+            if subscription is not None and subscription.assignment is not None:
+                self.start_commit_offsets_refresh_task(subscription.assignment)
+
+    async def _do_heartbeat(self) -> bool:
+        if done := bool(await super()._do_heartbeat()):
+            self.trouble = None
+        return done
+
+
+def _failed(task: asyncio.Task[Any] | None) -> bool:
+    return task is not None and task.done() and not task.cancelled() and task.exception() is not None
+
+
+consumer.GroupCoordinator = Coordinator

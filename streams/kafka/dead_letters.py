@@ -1,0 +1,159 @@
+"""The dead-letter topic: what a letter holds, reading them, and producing records again once what was wrong is mended."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiokafka import TopicPartition
+
+from schemas.codec import decode, encode
+from schemas.errors import BadEvent
+from schemas.settings import Settings
+from streams.kafka import connect
+from streams.kafka.aiokafka_patches import AIOKafkaConsumer
+
+__all__ = ["CUT_BYTES", "REPLAYED_FROM", "letter_of", "read_letters", "replay_letters"]
+
+CUT_BYTES = 256 << 10
+"""A value of this length was cut when it became a dead letter: only its origin holds it whole. A letter must always fit the
+broker's limit: one that does not would stop its partition for good."""
+KEY_BYTES = 4 << 10
+NAME_CHARACTERS, HEADER_BYTES, HEADERS = 256, 1 << 10, 50
+"Of a header, and how many."
+REPLAYED_FROM = "riffle-replayed-from"
+"Header of a record that was produced again: topic, partition and offset of the first time."
+
+
+def letter_of(
+    origin: tuple[str, int, int, int],
+    code: str,
+    reason: str,
+    key: bytes | None,
+    value: bytes | None,
+    headers: Sequence[tuple[str, bytes | None]],
+) -> tuple[bytes | None, bytes]:
+    """Key and value of a record's dead letter; what is large is cut, its origin finds the original.
+
+    `origin`: topic, partition, offset, and timestamp in epoch milliseconds.
+    """
+    topic, partition, offset, timestamp = origin
+    kept = None if key is None else key[:KEY_BYTES]
+    letter = {
+        "topic": topic,
+        "partition": partition,
+        "offset": offset,
+        "timestamp": timestamp,
+        "code": code,
+        "reason": reason[:1000],
+        "key": kept,
+        "value": None if value is None else value[:CUT_BYTES],
+        "headers": {name[:NAME_CHARACTERS]: (value or b"")[:HEADER_BYTES] for name, value in headers[:HEADERS]},
+    }
+    return kept or None, encode("dead_letter", letter)
+
+
+def _cut(letter: Mapping[str, Any]) -> bool:
+    """Whether the letter may not hold its record whole."""
+    headers = letter["headers"]
+    return (
+        len(letter["value"] or b"") >= CUT_BYTES
+        or len(letter["key"] or b"") >= KEY_BYTES
+        or len(headers) >= HEADERS
+        or any(len(name) >= NAME_CHARACTERS or len(value) >= HEADER_BYTES for name, value in headers.items())
+    )
+
+
+@asynccontextmanager
+async def _reader(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
+    """A consumer of no group, of what is committed."""
+    consumer = connect.consumer(settings.kafka, connect.COMMITTED)
+    try:
+        await consumer.start()
+        yield consumer
+    finally:
+        await consumer.stop()
+
+
+async def read_letters(settings: Settings) -> AsyncIterator[dict[str, Any]]:
+    """Each dead letter up to now, oldest first: the fields of its schema, and `letter`, its offset in the topic.
+
+    Of several that name the same record the first alone.
+    """
+    told = set[tuple[object, ...]]()
+    async with _reader(settings) as consumer:
+        tp = TopicPartition(settings.topic("dead-letters"), 0)
+        consumer.assign([tp])
+        end = (await consumer.end_offsets([tp]))[tp]
+        while await consumer.position(tp) < end:
+            for record in (await consumer.getmany(tp, timeout_ms=200, max_records=1_000)).get(tp, ()):
+                try:
+                    letter = decode("dead_letter", record.value or b"")[0]
+                    origin = tuple(letter[name] for name in ("topic", "partition", "offset", "timestamp"))
+                    if origin not in told:
+                        told.add(origin)
+                        yield {"letter": record.offset, **letter}
+                except BadEvent as exc:
+                    yield {"letter": record.offset, "code": exc.code, "reason": f"not a dead letter: {exc.message}"}
+
+
+async def replay_letters(settings: Settings, letters: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Produce the records of `letters` to their topics again; returns how many were sent and how many could not be.
+
+    An event that was applied before is dropped again as a duplicate. Of a catalogue entry the newest counts: one that another
+    followed is `superseded`, and not sent; so is a record that was produced again before and came back as one of `letters`.
+    What is still wrong becomes a dead letter again.
+    """
+    outcome = {"sent": 0, "cut": 0, "unreadable": 0, "superseded": 0}
+    letters = list(letters)
+    back = {letter["headers"].get(REPLAYED_FROM) for letter in letters if "topic" in letter}
+    followed = await _newest(settings, [letter for letter in letters if letter.get("topic") == settings.topic("items")])
+    producer = connect.producer(settings.kafka, connect.DURABLE)
+    try:
+        await producer.start()
+        for letter in letters:
+            if "topic" not in letter:
+                outcome["unreadable"] += 1
+                continue
+            if _cut(letter):
+                outcome["cut"] += 1
+                continue
+            origin = f"{letter['topic']}-{letter['partition']}@{letter['offset']}"
+            if origin.encode() in back or followed.get((letter["topic"], letter["key"]), -1) > letter["offset"]:
+                outcome["superseded"] += 1
+                continue
+            headers = [(name, value) for name, value in letter["headers"].items() if name != REPLAYED_FROM]
+            headers.append((REPLAYED_FROM, origin.encode()))
+            # without a key, where it was: a record with one goes where its key belongs, wherever it was before
+            partition = letter["partition"] if letter["key"] is None else None
+            await producer.send_and_wait(
+                letter["topic"], letter["value"], key=letter["key"], headers=headers, partition=partition
+            )
+            outcome["sent"] += 1
+    finally:
+        await producer.stop()
+    return outcome
+
+
+async def _newest(settings: Settings, letters: Sequence[Mapping[str, Any]]) -> dict[tuple[str, bytes | None], int]:
+    """Of the keys of these records, by topic, the newest offset in the records' own partition."""
+    found: dict[tuple[str, bytes | None], int] = {}
+    if not letters:
+        return found
+    oldest: dict[TopicPartition, int] = {}
+    for letter in letters:
+        tp = TopicPartition(letter["topic"], letter["partition"])
+        oldest[tp] = min(letter["offset"], oldest.get(tp, letter["offset"]))
+    asked = {(letter["topic"], letter["key"]) for letter in letters}
+    async with _reader(settings) as consumer:
+        consumer.assign(list(oldest))
+        ends = await consumer.end_offsets(list(oldest))
+        for tp, offset in oldest.items():
+            consumer.seek(tp, offset)
+        for tp, end in ends.items():
+            while await consumer.position(tp) < end:
+                for record in (await consumer.getmany(tp, timeout_ms=200, max_records=1_000)).get(tp, ()):
+                    if (tp.topic, record.key) in asked:
+                        found[tp.topic, record.key] = record.offset
+    return found

@@ -1,0 +1,161 @@
+"""Producing a dataset to the topics: every record acknowledged, a user's events in order."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields
+from typing import Any
+
+from aiokafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
+
+from schemas.codec import Framing, encode
+from schemas.errors import TransientError
+from schemas.kernels import partition_of
+from schemas.records import Interaction, Item
+from schemas.settings import Settings
+from streams.kafka import connect
+from streams.kafka.error_codes import Action, action_of, advice_of
+from streams.kafka.topics import partitions_of
+
+__all__ = ["produce", "produce_events", "produce_items"]
+
+ROUND = 2_000
+"Records after which every partition's batch goes out, full or not: partitions stay close in time."
+BATCHES = 64
+"Batches that may be unacknowledged at once."
+BATCH_BYTES = 1 << 18
+TICK_S = 0.01
+
+Progress = Callable[[int], None]
+
+
+class _Batches:
+    """One batch per partition being filled; `last` is the newest acknowledged offset per partition.
+
+    Keys go to the partition that every Kafka client's default partitioner (murmur2) gives them. Batches of one partition
+    are sent in the order in which they were filled, so a key's records keep their order.
+    """
+
+    def __init__(self, producer: Any, topic: str, partitions: list[int]) -> None:
+        self._producer = producer
+        self._topic = topic
+        self._partitions = partitions
+        self._filling: dict[int, Any] = {}
+        self._sent: list[tuple[int, int, Any]] = []
+        self.last: dict[int, int] = {}
+
+    async def add(self, key: bytes, value: bytes) -> None:
+        """Queue a record; waits while the broker is behind."""
+        partition = self._partitions[partition_of(key, len(self._partitions))]
+        for _ in range(2):
+            batch = self._filling.get(partition)
+            if batch is None:
+                batch = self._filling[partition] = self._producer.create_batch()
+            if batch.append(key=key, value=value, timestamp=None) is not None:
+                return
+            await self._send(partition)
+        raise MessageSizeTooLargeError(f"a record of {len(value)} bytes fits no batch")
+
+    async def _send(self, partition: int) -> None:
+        batch = self._filling.pop(partition)
+        if not batch.record_count():
+            return
+        batch.close()
+        if len(self._sent) >= BATCHES:
+            await self.acknowledged(len(self._sent) - BATCHES + 1)
+        future = await self._producer.send_batch(batch, self._topic, partition=partition)
+        self._sent.append((partition, batch.record_count(), future))
+
+    async def send_all(self) -> None:
+        """Hand over what is queued, full batches or not."""
+        for partition in list(self._filling):
+            await self._send(partition)
+
+    async def acknowledged(self, oldest: int | None = None) -> None:
+        """Wait for the oldest batches, or all."""
+        due, self._sent = self._sent[:oldest], self._sent[len(self._sent) if oldest is None else oldest :]
+        for partition, count, future in due:
+            self.last[partition] = (await future).offset + count - 1
+
+
+async def produce(
+    settings: Settings,
+    topic: str,
+    records: Iterable[tuple[str, Mapping[str, Any]]],
+    schema: str,
+    rate: float | None = None,
+    progress: Progress | None = None,
+) -> dict[int, int]:
+    """Send (key, datum) records; returns the last offset per partition when all are acknowledged.
+
+    `rate`: records per second, open loop: each is sent when it is due, whatever became of those before it; None: as fast
+    as acknowledgements allow.
+
+    Raises:
+        TransientError: the broker cannot be reached or refused a record; those before it are in. Or the schema registry gives
+            no answer; nothing is in.
+    """
+    registry = connect.registry(settings)
+    if registry is not None:
+        await registry.ready({schema})
+        registry.id_of(schema)
+    framing = Framing.CONFLUENT if registry else Framing.SINGLE_OBJECT
+    producer = connect.producer(settings.kafka, connect.BULK, max_batch_size=BATCH_BYTES)
+    try:
+        await producer.start()
+        # the cluster may list more than the tables have, whose records nobody reads
+        wanted = partitions_of(topic.removeprefix(settings.topic_prefix), settings)
+        batches = _Batches(producer, topic, sorted(await producer.partitions_for(topic))[:wanted])
+        started, sent = time.perf_counter(), 0
+        for key, datum in records:
+            if rate is not None and (wait := started + sent / rate - time.perf_counter()) > 0:
+                await batches.send_all()
+                if progress is not None:
+                    progress(sent)
+                await asyncio.sleep(max(wait, TICK_S))
+            await batches.add(key.encode(), encode(schema, datum, framing, registry))
+            sent += 1
+            if sent % ROUND == 0:
+                await batches.send_all()
+            if progress is not None and sent % 500 == 0:
+                progress(sent)
+        await batches.send_all()
+        await batches.acknowledged()
+        if progress is not None:
+            progress(sent)
+    except (KafkaError, KafkaTimeoutError) as exc:
+        first = "see `riffle doctor`, " if action_of(exc) in {Action.RETRY, Action.REPLACE} else ""
+        raise TransientError(
+            "not_produced",
+            f"the broker at {settings.bootstrap_servers} did not take a record of {topic}: {advice_of(exc)}; "
+            f"{first}then run the command again: repeated events are recognised by their ids",
+        ) from exc
+    finally:
+        await producer.stop()
+    return batches.last
+
+
+async def produce_items(settings: Settings, items: Iterable[Item], progress: Progress | None = None) -> dict[int, int]:
+    """Send catalogue entries."""
+    names = [field.name for field in fields(Item)]
+
+    def data() -> Iterator[tuple[str, Mapping[str, Any]]]:
+        for item in items:
+            yield item.item_id, {**{n: getattr(item, n) for n in names}, "categories": list(item.categories)}
+
+    return await produce(settings, settings.topic("items"), data(), "item", progress=progress)
+
+
+async def produce_events(
+    settings: Settings, events: Iterable[Interaction], rate: float | None = None, progress: Progress | None = None
+) -> dict[int, int]:
+    """Send events, keyed by user; returns the last offset per partition: a token for each."""
+    names = [field.name for field in fields(Interaction)]
+
+    def data() -> Iterator[tuple[str, Mapping[str, Any]]]:
+        for event in events:
+            yield event.user_id, {n: getattr(event, n) for n in names}
+
+    return await produce(settings, settings.topic("interactions"), data(), "interaction", rate, progress)

@@ -1,0 +1,1 @@
+"""Copies of state for readers outside."""

@@ -1,0 +1,45 @@
+"""What a mirror is: to the worker, which hands it summaries of users, and to a store, which keeps them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Protocol
+
+__all__ = ["Mirror", "MirrorStore"]
+
+
+class Mirror(Protocol):
+    """Copies of user summaries for readers outside. Nothing in it is needed to answer a request, and no call of it fails."""
+
+    @property
+    def counters(self) -> Counter[str]:
+        """`written`, `dropped`, `failed`, `failed_reads`: users, not calls."""
+
+    def put(self, user_id: str, summary: Mapping[str, object]) -> None:
+        """Queue a summary. Never waits."""
+
+    def remove(self, user_id: str) -> None:
+        """Queue a removal: the user was erased. Never waits."""
+
+    async def get(self, user_id: str) -> dict[str, object] | None:
+        """A user's summary as it was mirrored last; None when there is none, or the store does not answer."""
+
+    async def start(self) -> None:
+        """Begin to write."""
+
+    async def stop(self) -> None:
+        """Write what waits, once, and disconnect."""
+
+
+class MirrorStore(Protocol):
+    """Where summaries are kept, as bytes by user. Each call raises `TransientError` when the store does not answer."""
+
+    async def write(self, values: Mapping[str, bytes | None]) -> None:
+        """Replace the summaries of these users; None removes one. A call that fails may have written some of them."""
+
+    async def read(self, user_id: str) -> bytes | None:
+        """A user's summary; None when there is none."""
+
+    async def close(self) -> None:
+        """Disconnect."""

@@ -1,0 +1,90 @@
+"""A mirror that never holds up the stream: summaries wait in a bounded queue and are written in batches by one task."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+
+import orjson
+
+from schemas.errors import TransientError
+from streams.mirror.contract import MirrorStore
+
+__all__ = ["WriteBehind"]
+
+BATCH_USERS = 500
+"Users that a store is given at once."
+
+
+class WriteBehind:
+    """A `Mirror` in front of a store.
+
+    At most `capacity` users wait, beside those to be removed, who are never dropped; the newest summary of a user replaces
+    a waiting one. Failures and drops are counted, never raised: the next change of that user writes it again.
+    """
+
+    def __init__(self, store: MirrorStore, *, capacity: int = 20_000, interval_s: float = 0.2) -> None:
+        self._store = store
+        self._capacity = capacity
+        self._interval_s = interval_s
+        self._waiting: dict[str, bytes | None] = {}
+        self._task: asyncio.Task[None] | None = None
+        self.counters: Counter[str] = Counter()
+        "As `Mirror` has them."
+
+    def put(self, user_id: str, summary: Mapping[str, object]) -> None:
+        """Queue a summary, as JSON. Never waits."""
+        self._queue(user_id, orjson.dumps(summary, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY))
+
+    def remove(self, user_id: str) -> None:
+        """Queue a removal. Never waits."""
+        self._queue(user_id, None)
+
+    def _queue(self, user_id: str, value: bytes | None) -> None:
+        if value is not None and user_id not in self._waiting and len(self._waiting) >= self._capacity:
+            self.counters["dropped"] += 1
+            return
+        self._waiting[user_id] = value
+
+    async def get(self, user_id: str) -> dict[str, object] | None:
+        """A user's summary as it was written last; None when there is none, or the store does not answer."""
+        try:
+            found = await self._store.read(user_id)
+        except TransientError:
+            self.counters["failed_reads"] += 1
+            return None
+        return None if found is None else dict(orjson.loads(found))
+
+    async def start(self) -> None:
+        """Begin to write."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Write what waits, once, and disconnect."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        await self.flush()
+        await self._store.close()
+
+    async def flush(self) -> None:
+        """Write what waits now; what fails is counted and forgotten, but a removal waits for the next flush."""
+        while self._waiting:
+            batch = dict(list(self._waiting.items())[:BATCH_USERS])
+            for user_id in batch:
+                del self._waiting[user_id]
+            try:
+                await self._store.write(batch)
+            except TransientError:
+                self.counters["failed"] += len(batch)
+                for user_id in (u for u, value in batch.items() if value is None):
+                    self._waiting.setdefault(user_id, None)
+                return
+            self.counters["written"] += len(batch)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._interval_s)
+            await self.flush()

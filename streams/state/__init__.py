@@ -1,0 +1,1 @@
+"""State of partitions: stored on disk, recovered from changelogs, kept warm on standbys."""

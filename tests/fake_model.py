@@ -1,0 +1,62 @@
+"""A release in memory, without graphs: what `models.pipeline.batch.Model` asks for, computed from drawn numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.features.compute import FEATURES, compute
+from models.items.store import ItemStore
+from models.pipeline.batch import Candidates, Queries
+from models.pipeline.exact import Found, exact_top
+from models.pipeline.scoring import DEFAULT_WEIGHTS
+from models.pipeline.signals import Signal
+from models.pipeline.ties import Ties
+from models.release.sequences import Vocabulary
+
+SIZE = 4
+
+
+class FakeModel:
+    """Vectors follow from the rows' numbers, and a ranker that adds features up."""
+
+    def __init__(self, items: ItemStore, light: Mapping[str, float] = DEFAULT_WEIGHTS) -> None:
+        self.name, self.heads, self.windows_ms = "fake", ("positive",), {"positive": 86_400_000}
+        self.light, self.trained_until_ms, self.index_recall = light, 0, 1.0
+        self.vocabulary = Vocabulary(("like", "view"), 3.0, 1.5, "action == 'like'")
+        self.bound = len(items)
+        rows = np.arange(len(items))[:, None]
+        self.vectors = np.cos(rows * np.arange(1, SIZE + 1)).astype(np.float32)
+        self.content = np.sin(rows * np.arange(1, SIZE + 1)).astype(np.float32)
+        self.met = np.arange(len(items)) % 3 > 0
+        self._weights = np.sin(np.arange(len(FEATURES))).astype(np.float32)
+
+    def synced(self, items: ItemStore) -> bool:
+        return self.bound == len(items)
+
+    def sync(self, items: ItemStore) -> None:
+        """Nothing changes."""
+
+    def hydrate(self, queries: Queries, items: ItemStore) -> None:
+        for user in queries.users:
+            known = user is not None and len(user.history) > 0
+            queries.liked.append(self.vocabulary.liked_history(user) if known else np.zeros(0, np.bool_))
+        queries.user_vectors = np.cos(np.arange(len(queries) * SIZE)).reshape(-1, SIZE).astype(np.float32)
+        rows = np.arange(0, len(items), 2, dtype=np.int32)
+        queries.signals["ease"] = Signal([rows] * len(queries), [(1 / (1 + rows)).astype(np.float32)] * len(queries))
+
+    def nearest(self, users: NDArray[np.float32], eligible: NDArray[np.bool_], most: int, ties: Sequence[Ties]) -> list[Found]:
+        return exact_top(users, self.vectors, eligible, most, [each.keys for each in ties])
+
+    def features(
+        self, queries: Queries, candidates: Candidates, items: ItemStore, sources: Sequence[str]
+    ) -> NDArray[np.float32]:
+        return compute(queries, candidates, items, sources, self)
+
+    def rank(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        return (1 / (1 + np.exp(-features @ self._weights)))[:, None].astype(np.float32)
+
+    def score(self, heads: NDArray[np.float32]) -> NDArray[np.float32]:
+        return heads[:, 0]

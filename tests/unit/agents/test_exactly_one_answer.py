@@ -1,0 +1,377 @@
+"""Each accepted request gets exactly one answer, before its deadline, whatever else happens; in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import orjson
+import pytest
+from aiokafka.errors import KafkaError, KafkaTimeoutError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from virtual_time import VirtualLoop, run_virtually
+
+from agents.metrics import Metrics
+from agents.requests.backlog import Backlog, _Waiting
+from agents.requests.clock import Clock
+from agents.requests.offsets import Offsets
+from agents.requests.ranking import Ranking
+from agents.requests.recommend import Recommend
+from schemas.codec import header_of
+from schemas.errors import NotReady, RiffleError
+from schemas.records import After, AsOf, Request, Slate
+from schemas.settings import Settings
+from streams.kafka.chunks import Chunk
+
+PARTITIONS, OWNED, RESTORING, ELSEWHERE = 4, 0, 1, 2
+KINDS = ("valid", "no body", "no reply topic", "unknown topic", "bad field", "elsewhere", "restoring", "after", "never after")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request of the script. `twice`: its correlation id is used by the next one of the same kind, too."""
+
+    kind: str
+    budget_ms: int
+    age_ms: int
+    twice: bool
+
+
+@dataclass(frozen=True)
+class Step:
+    """Requests that come together, after `gap_ms`; then, perhaps, partitions go to another worker."""
+
+    gap_ms: int
+    asked: tuple[Asked, ...]
+    drains: bool
+
+
+@dataclass(frozen=True)
+class World:
+    """How the parts around behave."""
+
+    slowness: float
+    "Times what the backlog expects of a pipeline; 1.0 is honest."
+    fails: frozenset[int]
+    "Runs of the pipeline that raise."
+    acknowledge_ms: int
+    refusals: frozenset[int]
+    "Sends that raise, or whose acknowledgement is an error."
+
+
+FIXED_S, EACH_S = 0.004, 0.001
+FULL_BATCH_S = FIXED_S + 32 * EACH_S + 1e-6
+"Seconds for which a batch holds up the event loop at most, with a pipeline that takes what the backlog expects at first."
+
+asked = st.builds(
+    Asked,
+    st.sampled_from(KINDS) | st.just("valid"),
+    st.sampled_from([1, 20, 100, 250, 5_000]),
+    st.sampled_from([0, 0, 0, 30, 300]),
+    st.booleans(),
+)
+drains = st.sampled_from([False, False, False, True])
+steps = st.builds(Step, st.integers(0, 120), st.lists(asked, max_size=12).map(tuple), drains)
+bursts = st.builds(Step, st.just(0), st.builds(lambda one, n: (one,) * n, asked, st.integers(40, 150)), st.just(False))
+scripts = st.lists(steps | bursts, min_size=1, max_size=8)
+numbers = st.frozensets(st.integers(0, 30), max_size=6)
+worlds = st.builds(World, st.sampled_from([0.2, 1.0, 3.0, 30.0]), numbers, st.sampled_from([0, 2, 40, 400]), numbers)
+honest = st.builds(World, st.just(1.0), numbers, st.sampled_from([0, 2, 8]), st.just(frozenset[int]()))
+
+
+class Pipeline:
+    """Takes as long as it is told, on the loop, as the real one does."""
+
+    def __init__(self, loop: VirtualLoop, world: World) -> None:
+        self._loop, self._world, self._runs = loop, world, 0
+
+    def run(self, requests: Sequence[Request], users: Sequence[Any], as_of: Sequence[AsOf]) -> list[Slate]:
+        self._runs += 1
+        self._loop.spend(self._world.slowness * (FIXED_S + EACH_S * len(requests)))
+        if self._runs in self._world.fails:
+            raise ArithmeticError("the ranker")
+        return [Slate(r.request_id, r.user_id, (), "none", "default", as_of=at) for r, at in zip(requests, as_of, strict=True)]
+
+
+class Cluster:
+    """Knows one topic of replies beside Riffle's own."""
+
+    def partitions_for_topic(self, topic: str) -> set[int] | None:
+        return None if topic == "unheard-of" else {0}
+
+    def topics(self) -> set[str]:
+        return {"replies"}
+
+
+class Client:
+    """Metadata of the fake broker."""
+
+    cluster = Cluster()
+
+    async def add_topic(self, _topic: str) -> None: ...
+
+    async def force_metadata_update(self) -> None: ...
+
+    async def set_topics(self, _topics: set[str]) -> None: ...
+
+
+class Producer:
+    """Notes what is sent and when; acknowledges later, or not."""
+
+    client = Client()
+
+    def __init__(self, loop: VirtualLoop, world: World) -> None:
+        self._loop, self._world, self._sends = loop, world, 0
+        self.sent: list[tuple[float, str, bytes, Sequence[tuple[str, bytes]]]] = []
+        self.settled: set[bytes] = set()
+        "Correlation ids of replies that were acknowledged or given up."
+
+    async def send(
+        self, topic: str, value: bytes | None, key: bytes | None = None, headers: Sequence[tuple[str, bytes]] = ()
+    ) -> asyncio.Future[Any]:
+        self._sends += 1
+        self.sent.append((self._loop.time(), topic, value or b"", headers))
+        done: asyncio.Future[Any] = self._loop.create_future()
+        correlation = header_of(headers, "Faust-Ag-CorrelationId") or b""
+        done.add_done_callback(lambda _: self.settled.add(correlation))
+        if self._sends in self._world.refusals:
+            if self._sends % 2:
+                self.settled.add(correlation)
+                raise KafkaTimeoutError
+            self._loop.call_later(self._world.acknowledge_ms / 1000, done.set_exception, KafkaError("refused"))
+        else:
+            self._loop.call_later(self._world.acknowledge_ms / 1000, done.set_result, None)
+        return done
+
+
+class Partition:
+    """A partition of users that applies no event but the first."""
+
+    def __init__(self, *, ready: bool) -> None:
+        self.state = SimpleNamespace(ready=asyncio.Event())
+        if ready:
+            self.state.ready.set()
+        self.as_of = AsOf(OWNED, 0, 0)
+
+    def lookup(self, users: Sequence[str]) -> list[None]:
+        return [None for _ in users]
+
+    def reflects(self, after: After) -> bool:
+        return after.offset <= 0
+
+    async def wait_for(self, after: After, timeout_s: float) -> bool:
+        await asyncio.sleep(max(timeout_s, 0.0))
+        return self.reflects(after)
+
+
+@dataclass
+class Seen:
+    """What a run of a script came to."""
+
+    expected: Counter[bytes] = field(default_factory=Counter)
+    "Answers by correlation id; dead letters under the id of the request that has nowhere to go."
+    deadlines: dict[bytes, float] = field(default_factory=dict)
+    "By correlation id that is used once, of requests that came before their deadline."
+    sent: list[tuple[float, str, bytes, Sequence[tuple[str, bytes]]]] = field(default_factory=list)
+    committable: dict[int, int] = field(default_factory=dict)
+    end: int = 0
+    singles: dict[int, bytes] = field(default_factory=dict)
+    "Offsets of requests whose correlation id is used once, and that."
+
+    def answers(self) -> Counter[bytes]:
+        found = Counter[bytes]()
+        for _, topic, _, headers in self.sent:
+            if topic == "replies":
+                found[header_of(headers, "Faust-Ag-CorrelationId") or b""] += 1
+        return found
+
+    def letters(self) -> int:
+        return sum(topic == "riffle.dead-letters" for _, topic, _, _ in self.sent)
+
+
+def record(one: Asked, correlation: bytes) -> tuple[bytes | None, list[tuple[str, bytes]]]:
+    user = {"elsewhere": ELSEWHERE, "restoring": RESTORING}.get(one.kind, OWNED)
+    body: dict[str, Any] = {"user_id": str(user), "k": 0 if one.kind == "bad field" else 10}
+    if one.kind in {"after", "never after"}:
+        body["after"] = {"partition": OWNED, "offset": 0 if one.kind == "after" else 99}
+    headers = [("content-type", b"application/json"), ("deadline-ms", str(one.budget_ms).encode())]
+    headers.append(("Faust-Ag-CorrelationId", correlation))
+    if one.kind != "no reply topic":
+        headers.append(("Faust-Ag-ReplyTo", b"unheard-of" if one.kind == "unknown topic" else b"replies"))
+    return None if one.kind == "no body" else orjson.dumps(body), headers
+
+
+async def play(loop: VirtualLoop, script: Sequence[Step], world: World) -> Seen:
+    producer, seen = Producer(loop, world), Seen()
+    parts = {OWNED: Partition(ready=True), RESTORING: Partition(ready=False)}
+    made = Recommend(
+        Settings(partitions=PARTITIONS),
+        Pipeline(loop, world),  # type: ignore[arg-type]
+        parts,  # type: ignore[arg-type]
+        producer,
+        Metrics(),
+        clock=Clock(loop.time, loop.time),
+        partitioner=lambda key, _: int(key),
+    )
+    running = loop.create_task(made.run())
+    letters = 0
+    for step in script:
+        await asyncio.sleep(step.gap_ms / 1000)
+        if step.asked:
+            correlations, rows = [], []
+            for one in step.asked:
+                correlation = one.kind.encode() if one.twice else f"{seen.end + len(rows)}".encode()
+                correlations.append(correlation)
+                rows.append(record(one, correlation))
+                if one.kind == "no reply topic":
+                    letters += 1
+                elif one.kind != "unknown topic":
+                    seen.expected[correlation] += 1
+                    if not one.twice:
+                        seen.singles[seen.end + len(rows) - 1] = correlation
+                    if one.age_ms < one.budget_ms and not one.twice:
+                        seen.deadlines[correlation] = loop.time() + (one.budget_ms - one.age_ms) / 1000
+            offsets = range(seen.end, seen.end + len(rows))
+            stamps = [int(loop.time() * 1000) - one.age_ms for one in step.asked]
+            values, headers = [value for value, _ in rows], [headers for _, headers in rows]
+            await made.on_chunk(Chunk("riffle.requests", OWNED, offsets, [b"0"] * len(rows), values, stamps, headers))
+            seen.end += len(rows)
+        unanswered = [offset for offset, name in seen.singles.items() if name not in producer.settled]
+        assert made.committable().get(OWNED, 0) <= min(unanswered, default=seen.end), "what is committed is answered"
+        if step.drains:
+            await made.drain(60.0)
+            assert made.committable().get(OWNED, seen.end) == seen.end, "the next owner would answer again"
+            assert +Counter({name: seen.expected[name] - n for name, n in answered(producer).items()}) == Counter()
+            made.forget(OWNED)
+    await made.drain(60.0)
+    seen.sent, seen.committable = producer.sent, made.committable()
+    seen.expected[b"dead letters"] = letters
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    return seen
+
+
+def answered(producer: Producer) -> Counter[bytes]:
+    return Seen(sent=producer.sent).answers()
+
+
+def check(seen: Seen) -> None:
+    expected = Counter(seen.expected)
+    assert seen.letters() == expected.pop(b"dead letters", 0), "who can hear no answer is a dead letter"
+    assert seen.answers() == expected, "one answer each"
+    assert seen.committable.get(OWNED, seen.end) == seen.end, "nothing is left to be answered again"
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """Pipelines fail here in great numbers, each with a stack trace."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@settings(max_examples=60, deadline=None)
+@given(scripts, worlds)
+def test_each_accepted_request_gets_exactly_one_answer(script: list[Step], world: World) -> None:
+    check(run_virtually(lambda loop: play(loop, script, world)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(scripts, honest)
+def test_no_answer_is_later_than_the_batch_under_way_while_batches_take_what_is_expected(
+    script: list[Step], world: World
+) -> None:
+    seen = run_virtually(lambda loop: play(loop, script, world))
+    check(seen)
+    check_in_time(seen)
+
+
+def check_in_time(seen: Seen) -> None:
+    last = {header_of(headers, "Faust-Ag-CorrelationId"): at for at, topic, _, headers in seen.sent if topic == "replies"}
+    late = {name: last[name] - deadline for name, deadline in seen.deadlines.items()}
+    assert max(late.values(), default=0.0) <= FULL_BATCH_S
+
+
+async def _over_http(loop: VirtualLoop, world: World, budgets: Sequence[int]) -> list[Slate | BaseException]:
+    made = Recommend(
+        Settings(partitions=PARTITIONS),
+        Pipeline(loop, world),  # type: ignore[arg-type]
+        {OWNED: Partition(ready=True)},  # type: ignore[dict-item]
+        Producer(loop, world),
+        Metrics(),
+        clock=Clock(loop.time, loop.time),
+        partitioner=lambda key, _: int(key),
+    )
+    running = loop.create_task(made.run())
+    asked = [made.recommend(Request(f"{n}", "0"), OWNED, budget) for n, budget in enumerate(budgets)]
+    found = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 3_600.0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    return found
+
+
+@settings(max_examples=50, deadline=None)
+@given(worlds, st.lists(st.sampled_from([1, 30, 250]), min_size=1, max_size=120))
+def test_each_request_over_http_gets_a_slate_or_an_error(world: World, budgets: list[int]) -> None:
+    found = run_virtually(lambda loop: _over_http(loop, world, budgets))
+    assert all(isinstance(answer, Slate | RiffleError) for answer in found)
+
+
+BURST = [Step(0, (Asked("valid", 250, 0, False),) * 300, False), Step(1, (), False)]
+
+
+def _answers_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    finish = Ranking._finish
+
+    def broken(self: Ranking, pending: Any, answer: Any) -> None:
+        finish(self, pending, answer)
+        finish(self, pending, answer)
+
+    monkeypatch.setattr(Ranking, "_finish", broken)
+
+
+def _forgets_a_batch_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    finish = Ranking._finish
+
+    def broken(self: Ranking, pending: Any, answer: Any) -> None:
+        if not isinstance(answer, NotReady):
+            finish(self, pending, answer)
+
+    monkeypatch.setattr(Ranking, "_finish", broken)
+
+
+def _commits_what_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Offsets, "committable", lambda self: dict(self._next))
+
+
+def _refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offer(self: Backlog[Any], entry: Any, deadline: float, *, near: bool = False) -> bool:
+        self._waiting.append(_Waiting(entry, 1e9, near))
+        return True
+
+    monkeypatch.setattr(Backlog, "offer", offer)
+
+
+@pytest.mark.parametrize(
+    "breaks", [_answers_twice, _forgets_a_batch_that_failed, _commits_what_is_not_answered, _refuses_nothing]
+)
+def test_a_build_that_does_otherwise_is_found(
+    breaks: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(1.0, frozenset({1}), 2, frozenset())
+
+    def run() -> None:
+        seen = run_virtually(lambda loop: play(loop, BURST, world))
+        check(seen)
+        check_in_time(seen)
+
+    run()
+    breaks(monkeypatch)
+    with pytest.raises(AssertionError):
+        run()

@@ -1,0 +1,100 @@
+"""The outgoing queue: replies first, unknown topics beside it, and each record ends once; in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+from aiokafka.errors import KafkaError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from virtual_time import VirtualLoop, run_virtually
+
+from agents.metrics import Metrics
+from agents.requests.outbox import TOPIC_TRIES, TOPIC_WAIT_S, Outbox, Queued
+
+KINDS = ("reply", "impression", "dead_letter")
+
+
+class Broker:
+    """Knows some topics; others appear after `appears_s`, or never. Doubles as the producer and as its client."""
+
+    def __init__(self, loop: VirtualLoop, *, appears_s: float = 1e9, refuses: frozenset[int] = frozenset()) -> None:
+        self._loop, self._appears_s, self._refuses = loop, appears_s, refuses
+        self.began = loop.time()
+        self.sent: list[tuple[str, bytes | None]] = []
+        self.followed: set[str] = set()
+        self.client: Any = self
+        self.cluster: Any = self
+        self._sends = 0
+
+    def partitions_for_topic(self, topic: str) -> set[int] | None:
+        known = topic != "new" or self._loop.time() - self.began > self._appears_s
+        return {0} if known else None
+
+    def topics(self) -> set[str]:
+        return {"known", "new"}
+
+    async def add_topic(self, topic: str) -> None:
+        self.followed.add(topic)
+
+    async def force_metadata_update(self) -> None: ...
+
+    async def set_topics(self, topics: set[str]) -> None:
+        self.followed &= topics
+
+    async def send(self, topic: str, value: bytes | None, key: bytes | None = None, headers: Any = ()) -> Any:
+        self._sends += 1
+        if self._sends in self._refuses:
+            raise KafkaError
+        self.sent.append((topic, value))
+        done = self._loop.create_future()
+        self._loop.call_later(0.005, done.set_result, None)
+        return done
+
+
+async def sent_all(
+    loop: VirtualLoop, given_records: list[tuple[str, str]], appears_s: float, refuses: frozenset[int]
+) -> tuple[Broker, Counter[int], Metrics, list[float]]:
+    broker, metrics, took = Broker(loop, appears_s=appears_s, refuses=refuses), Metrics(), list[float]()
+    ended = Counter[int]()
+    outbox = Outbox(broker, metrics, took.append, loop.time)
+    for n, (topic, what) in enumerate(given_records):
+        outbox.put(Queued(topic, None, str(n).encode(), (), what, lambda n=n: ended.update([n])))  # type: ignore[misc]
+    running = loop.create_task(outbox.run())
+    assert await outbox.drained(60.0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    return broker, ended, metrics, took
+
+
+records = st.lists(st.tuples(st.sampled_from(["known", "new"]), st.sampled_from(KINDS)), max_size=30)
+
+
+@settings(max_examples=60, deadline=None)
+@given(records, st.sampled_from([0.1, 1.0, 1e9]), st.frozensets(st.integers(1, 20), max_size=4))
+def test_each_record_ends_once_and_what_is_not_sent_is_counted(
+    given_records: list[tuple[str, str]], appears_s: float, refuses: frozenset[int]
+) -> None:
+    broker, ended, metrics, took = run_virtually(lambda loop: sent_all(loop, given_records, appears_s, refuses))
+    assert ended == Counter(range(len(given_records)))
+    failed = sum(metrics.sends_failed.value(what=what, reason=reason) for what in KINDS for reason in ("refused", "no_topic"))
+    assert failed + len(broker.sent) == len(given_records)
+    assert len(took) <= sum(what == "reply" for _, what in given_records)
+    waits = [n for n, (topic, what) in enumerate(given_records) if topic == "known" and what == "reply"]
+    order = [int(value or b"") for topic, value in broker.sent if topic == "known"]
+    assert [n for n in order if n in waits] == [n for n in waits if n in order], "replies keep their order"
+    others = [order.index(n) for n in order if n not in waits]
+    assert all(order.index(n) < min(others, default=1_000) for n in order if n in waits), "and go first"
+
+
+def test_a_topic_that_never_appears_is_given_up_and_its_name_forgotten() -> None:
+    async def scene(loop: VirtualLoop) -> tuple[Broker, Metrics, float]:
+        broker, _, metrics, _ = await sent_all(loop, [("new", "reply")], 1e9, frozenset())
+        return broker, metrics, loop.time() - broker.began
+
+    broker, metrics, seconds = run_virtually(scene)
+    assert metrics.sends_failed.value(what="reply", reason="no_topic") == 1
+    assert not broker.followed
+    assert seconds <= TOPIC_TRIES * TOPIC_WAIT_S + 0.1

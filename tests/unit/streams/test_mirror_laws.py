@@ -1,0 +1,114 @@
+"""The write-behind queue: the newest summary wins, removals are never lost, a store that is gone costs counts alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import orjson
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.errors import TransientError
+from schemas.settings import MIRRORS
+from streams.mirror.contract import Mirror, MirrorStore
+from streams.mirror.stores import STORES, mirror_at
+from streams.mirror.write_behind import BATCH_USERS, WriteBehind
+
+
+class MemoryStore:
+    """A store in memory, which may be away."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, bytes] = {}
+        self.sizes: list[int] = []
+        self.away = False
+        self.closed = False
+
+    async def write(self, values: Mapping[str, bytes | None]) -> None:
+        if self.away:
+            raise TransientError("mirror_unavailable", "away")
+        self.sizes.append(len(values))
+        for user_id, value in values.items():
+            if value is None:
+                self.held.pop(user_id, None)
+            else:
+                self.held[user_id] = value
+
+    async def read(self, user_id: str) -> bytes | None:
+        if self.away:
+            raise TransientError("mirror_unavailable", "away")
+        return self.held.get(user_id)
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+STEPS = st.lists(st.tuples(st.sampled_from(["put", "remove", "flush", "fail"]), st.sampled_from("abc"), st.integers(0, 9)))
+
+
+@given(STEPS)
+def test_no_removal_is_lost_and_the_newest_summary_wins(steps: list[tuple[str, str, int]]) -> None:
+    async def run() -> None:
+        store = MemoryStore()
+        mirror = WriteBehind(store)
+        newest: dict[str, int | None] = {}
+        lost = set[str]()
+        for step, user, n in steps:
+            if step == "put":
+                mirror.put(user, {"n": n})
+                newest[user] = n
+                lost.discard(user)
+            elif step == "remove":
+                mirror.remove(user)
+                newest[user] = None
+                lost.discard(user)
+            else:
+                store.away = step == "fail"
+                lost |= {u for u, value in mirror._waiting.items() if value is not None} if store.away else set()
+                await mirror.flush()
+        store.away = False
+        await mirror.stop()
+        assert store.closed
+        for user, n in newest.items():
+            if user not in lost:
+                assert await mirror.get(user) == (None if n is None else {"n": n})
+
+    asyncio.run(run())
+
+
+async def test_what_does_not_fit_is_dropped_and_counted_but_no_removal() -> None:
+    store = MemoryStore()
+    mirror = WriteBehind(store, capacity=2)
+    for user in ("a", "b", "c", "a"):
+        mirror.put(user, {"user_id": user})
+    mirror.remove("d")
+    assert mirror.counters == {"dropped": 1}
+    await mirror.flush()
+    assert {name: orjson.loads(value)["user_id"] for name, value in store.held.items()} == {"a": "a", "b": "b"}
+    assert mirror.counters == {"dropped": 1, "written": 3}
+
+
+async def test_a_store_is_given_so_many_users_at_once() -> None:
+    store = MemoryStore()
+    mirror = WriteBehind(store)
+    for n in range(BATCH_USERS * 2 + 1):
+        mirror.put(str(n), {})
+    await mirror.flush()
+    assert store.sizes == [BATCH_USERS, BATCH_USERS, 1]
+
+
+async def test_a_store_that_is_away_costs_counts() -> None:
+    store = MemoryStore()
+    store.away = True
+    mirror: Mirror = WriteBehind(store)
+    assert await mirror.get("a") is None
+    assert mirror.counters == {"failed_reads": 1}
+
+
+async def test_every_scheme_that_the_settings_allow_has_a_store() -> None:
+    assert set(STORES) == set(MIRRORS)
+    kept: MirrorStore = MemoryStore()
+    assert isinstance(WriteBehind(kept), WriteBehind)
+    for url in ("redis://h:1/0", "rediss://h", "unix:///run/redis.sock"):
+        await mirror_at(url, "x.").stop()

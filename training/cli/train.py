@@ -1,0 +1,258 @@
+"""The command `python -m training train`, which `riffle train` runs in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+
+from models.release.release import Release, manifest_sha256
+from models.release.source import take
+from models.release.tracking import Tracking
+from schemas.click_types import Number, Whole
+from schemas.errors import BadDataset, ConfigError
+from training.cli.options import LEARNING, WRITTEN, LearningOptions, gathered, vectors_in
+from training.cli.progress import note, progress
+from training.cli.shared import checked_settings, finish, images_of, write_page
+from training.data.amounts import FEWEST_EVENTS, FEWEST_NEW, demand_enough, demand_trainable, new_events
+from training.data.corpus import Corpus, open_corpus
+from training.data.slates.logged import logged_in
+from training.data.table import of_known_items
+from training.evaluation.bounds import HALF, STANDARD, Bounds
+from training.evaluation.holdout import Holdout, held_out, without_kept
+from training.loop.alone import agree, is_first
+from training.recipe import LearnSettings
+from training.release.record import forewarn, record
+
+if TYPE_CHECKING:  # they import torch
+    from training.release.learned import Learned
+    from training.trainer import Judged, Task
+
+__all__ = ["train_command"]
+
+GATE_QUERIES = 1_000
+TRAIN_HELP = f"""Train a release from a dataset folder or an archive, and judge it on events that it was not trained on.
+
+The release is written whatever the gate decides; its manifest holds the verdict, which `riffle release promote` obeys.
+
+\b
+The least that is needed, checked before anything is trained:
+  to learn from   {FEWEST_EVENTS} events on items of the catalogue, some of them liked
+  to judge by     {STANDARD.queries} items liked by {STANDARD.people} people in the newest events (--holdout); where
+                  these hold less, {STANDARD.last} people who liked something after their first
+                  event: the last like of each is kept from training and asked for
+  to update by    {FEWEST_NEW} events newer than the release that serves (--incremental)
+
+With --incremental, too little that is new is no error: nothing is written, and the exit status is 0.
+With MLFLOW_TRACKING_URI the release is recorded there as a run.
+
+Example: python -m training train .riffle/archive --out .riffle/releases --positive "action == 'like'"
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOptions(LearningOptions):
+    """Options of `riffle train`."""
+
+    out: Path
+    against: str
+    holdout: float
+    queries: int
+    rank_ms: float
+    size_mb: float
+    page: Path | None
+    incremental: bool
+    examples: Path | None
+
+
+@click.command("train", help=TRAIN_HELP)
+@click.argument("source", metavar="DIR|ARCHIVE")
+@click.option("--out", default="releases", show_default=True, type=click.Path(path_type=Path), help="Folder of releases.")
+@click.option(
+    "--against",
+    default="none",
+    show_default=True,
+    help="The release to be better than, usually the one that serves: its name in --out, a folder/, or s3://bucket/prefix/NAME.",
+)
+@click.option(
+    "--holdout",
+    default=0.1,
+    type=Number(0.01, 0.5),
+    show_default=True,
+    help=f"Newest share of the events that the gate may keep; it keeps only as many as hold {GATE_QUERIES:,} queries.",
+)
+@click.option(
+    "--queries",
+    default=GATE_QUERIES,
+    show_default=True,
+    type=Whole(STANDARD.queries),
+    help="Queries that the gate asks, at most.",
+)
+@click.option(
+    "--rank-ms",
+    default=STANDARD.rank_ms,
+    show_default=True,
+    type=Number(0.0),
+    help="Milliseconds that ranking one request may take, 99th percentile.",
+)
+@click.option(
+    "--size-mb", default=STANDARD.size_mb, show_default=True, type=Number(0.0), help="MB that the release's files may hold."
+)
+@click.option("--report", "page", type=WRITTEN, help="Write an HTML page of what the gate measured.")
+@click.option("--incremental", is_flag=True, help="Update the release that serves by new events and a sample of old ones.")
+@click.option(
+    "--examples",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder that `riffle examples` wrote: its slates are not joined again. Those of people erased since are left out.",
+)
+@gathered(TrainOptions, *LEARNING)
+def train_command(options: TrainOptions) -> None:
+    """Train a release from a dataset folder or an archive, and judge it on events that it was not trained on."""
+    if options.incremental:
+        _demand_updatable(options)
+    settings = checked_settings(options)
+    first = is_first()
+    console, started = Console(stderr=True, quiet=not first), time.monotonic()
+    with progress(console) as report, tempfile.TemporaryDirectory(prefix="riffle-against-") as fetched:
+        report("read", 0, 1)
+        champion, releases = _champion(options, Path(fetched))
+        corpus = open_corpus(options.source, options.positive, champion.manifest.positive if champion else None, options.newest)
+        note(console, corpus)
+        corpus = _with_examples(corpus, options.examples, settings)
+        held = _held(corpus, champion, options)
+        if held is None:
+            return
+        corpus = without_kept(corpus, held, (round(seconds * 1_000) for seconds in settings.windows_s.values()))
+        if not options.incremental:
+            demand_trainable(corpus.items, held.events[: held.trained], corpus.positive, settings, options.settings)
+        _announce(console, held, champion, settings, options)
+        forewarn(tracking := Tracking.from_env() if first else None)
+        from training.trainer import Task, judged  # it imports torch
+
+        task = Task(corpus, held, settings, vectors_in(options), options.queries, champion, releases, options.incremental)
+        made = judged(task, lambda learned: _bounds(learned, options), report)
+    facts, kept = _written(task, made, options, started)
+    if tracking is not None:
+        facts["mlflow"] = record(tracking, facts, corpus.name, settings, {path.name: path.read_bytes() for path in kept})
+    finish(facts, console, as_json=options.as_json)
+
+
+def _bounds(learned: Learned, options: TrainOptions) -> Bounds:
+    """Bounds of the gate for this release."""
+    return replace(HALF if "half" in learned.measured else STANDARD, rank_ms=options.rank_ms, size_mb=options.size_mb)
+
+
+def _champion(options: TrainOptions, fetched: Path) -> tuple[Release | None, Path]:
+    """The champion, None without one, and the folder that contains it."""
+    if options.against == "none":
+        return None, options.out
+    at = take(fetched, options.against) if "/" in options.against else options.out / options.against
+    champion = Release.open(at)
+    return champion, at.parent
+
+
+def _held(corpus: Corpus, champion: Release | None, options: TrainOptions) -> Holdout | None:
+    """Choose training events and queries; None where an update has too few new events."""
+    demand_enough(of_known_items(corpus.events, corpus.items), corpus.positive)
+    if options.incremental:
+        return _to_update(corpus, champion, options)
+    name, until_ms = ("none", -1) if champion is None else (champion.name, champion.manifest.trained_until_ms)
+    return held_out(corpus.events, corpus.positive, 1.0 - options.holdout, options.queries, name, until_ms)
+
+
+def _announce(
+    console: Console, held: Holdout, champion: Release | None, settings: LearnSettings, options: TrainOptions
+) -> None:
+    """Print how this training deviates from the usual: half precision, or the protocol `leave_last_out`."""
+    if options.incremental and champion is not None and "half" in champion.manifest.metrics and not settings.half:
+        console.print(f"the graphs of {champion.name} are in half precision: so are the update's", highlight=False)
+    if held.apart:
+        said = f"the newest events are too few to judge by: the gate asks {held.people} people for their last like"
+        console.print(f"{said} (leave_last_out)", style="yellow", highlight=False, soft_wrap=True)
+
+
+def _written(task: Task, made: Judged, options: TrainOptions, started: float) -> tuple[dict[str, Any], list[Path]]:
+    """Write the release, its report and its page; returns the reported facts and the paths of the accompanying files."""
+    learned, verdict = made.learned, made.verdict
+    metrics = {"gate": verdict.to_json(), "before": made.plain.to_json(), "after": made.mine.to_json(), "seed": options.seed}
+    folder = learned.write(options.out, {**metrics, "gate": verdict.untimed()}, task.against)
+    facts = {
+        "release": folder.name,
+        "folder": str(folder),
+        "manifest_sha256": manifest_sha256(folder),
+        **metrics,
+        "against": task.against,
+        **({"against_refused": made.refused} if made.refused else {}),
+        "parity": learned.parity,
+        **({"half": learned.measured["half"]} if "half" in learned.measured else {}),
+        "logged_slates": learned.measured.get("logged_slates", 0),
+        "events": task.held.trained,
+        "items": len(task.corpus.items),
+        "training_seconds": learned.seconds,
+        **images_of(learned.images),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    kept = [options.out / f"{folder.name}.report.json", folder / "manifest.json"]
+    kept[0].write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    if options.page is not None:
+        write_page(options.page, made.measurements(task, folder.name))
+        kept.append(options.page)
+    return facts, kept
+
+
+def _to_update(corpus: Corpus, champion: Release | None, options: TrainOptions) -> Holdout | None:
+    """Held-out events that judge an update. Where too few are new, reports it and returns None.
+
+    Raises:
+        BadDataset: there is no release to update, or its positive rule differs.
+    """
+    if champion is None:
+        message = "there is no release to update: train without --incremental, and promote that"
+        raise BadDataset("no_champion", message)
+    if corpus.positive != champion.manifest.positive:
+        rules = f"{champion.name} learned by the rule {champion.manifest.positive!r}, here it is {corpus.positive!r}"
+        raise BadDataset("positive_changed", f"{rules}: train in full, without --incremental", "positive")
+    name, until_ms = champion.name, champion.manifest.trained_until_ms
+    found = new_events(corpus, 1.0, until_ms)
+    held = None
+    why: dict[str, Any] = {"skipped": "nothing_new", "new_events": found, "needed": FEWEST_NEW}
+    said = f"{found} events are newer than {name}, {FEWEST_NEW} are needed"
+    if found >= FEWEST_NEW:
+        try:
+            held = held_out(corpus.events, corpus.positive, 1.0 - options.holdout, options.queries, name, until_ms)
+            found = new_events(replace(corpus, events=held.events), held.share, until_ms)
+            why["new_events"] = found
+            said = f"{found} events are newer than {name} and not kept for the gate, {FEWEST_NEW} are needed"
+        except BadDataset as exc:
+            if exc.code != "too_little_to_judge":
+                raise
+            said, why = exc.message, {"skipped": exc.code, "message": exc.message}
+    agree("new events", found)
+    if held is not None and found >= FEWEST_NEW:
+        return held
+    if is_first():
+        click.echo(f"nothing to learn yet: {said}", err=True)
+        if options.as_json:
+            click.echo(json.dumps({"release": None, **why, "against": name}))
+    return None
+
+
+def _demand_updatable(options: TrainOptions) -> None:
+    if options.newest:
+        raise ConfigError("newest", "an update needs all that its release learned from: leave out --newest, or --incremental")
+    if options.examples is not None:
+        raise ConfigError("examples", "an update keeps its release's ranker: leave out --examples, or --incremental")
+
+
+def _with_examples(corpus: Corpus, folder: Path | None, settings: LearnSettings) -> Corpus:
+    if folder is None:
+        return corpus
+    if corpus.target is None or corpus.erased is None:
+        raise ConfigError("examples", "examples are of an archive's slates: train from that archive, or leave out --examples")
+    return replace(corpus, logged=logged_in(folder, corpus.positive, settings.windows_s, corpus.target, corpus.erased))

@@ -1,0 +1,1 @@
+"""Shown slates, joined with the actions that followed."""

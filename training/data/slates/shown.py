@@ -1,0 +1,149 @@
+"""Slates from impression events. Each event (action `models.rules.SHOWN`) records one shown item, with its `request_id`.
+
+Items shown to a user under one `request_id` form a slate, as do items shown at one moment without one. An event with a slate's
+`request_id` follows it and implies that its item was shown. An event without one follows the newest slate that showed the item
+to the user before it. Features were not logged: replay computes them for the time of the slate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import polars as pl
+
+from models.rules import PositiveRule
+from training.data.events import ORDER, EventFrame
+from training.data.slates.examples import ImpressionSettings
+from training.data.slates.logged import LoggedSlate
+from training.data.table import ATTRIBUTION_MS, Heads, with_liked
+
+__all__ = ["shown_slates"]
+
+SLATE = ["user_id", "_slate"]
+FEWEST_ITEMS = 2
+"Minimum number of items, because a slate of one item has no order to learn."
+LOOKED_AT = 8
+"Number of newest slates examined per slate taken, because few slates without a like are needed."
+LIKED = 0.75
+"Fraction of the slates with a liked item, where there are enough: these teach the order, the others the level."
+TEXTS = ["user_id", "item_id", "action", "request_id"]
+KEPT = [*TEXTS, "value", "position", *ORDER]
+
+
+def shown_slates(
+    shown: EventFrame,
+    events: EventFrame,
+    heads: Heads,
+    rule: PositiveRule,
+    windows_ms: Mapping[str, int],
+    after_ms: int,
+    most: int,
+    but: Collection[tuple[str, str]] = (),
+) -> list[LoggedSlate]:
+    """At most `most` of the newest slates that began after `after_ms`, in the order of their start, without features.
+
+    `rule` decides which events are liked. `windows_ms`: time after a slate in which an event counts, by head, a day by default.
+    Slates whose windows are still open at the last event are excluded. So are those in `but`, by user and request, although
+    events are still attributed to them. Memory holds the texts of users with an eligible slate, after `after_ms`.
+    """
+    if not len(shown) or not len(events) or most <= 0:
+        return []
+    windows = [windows_ms.get(name, ATTRIBUTION_MS) for name, _ in heads]
+    told = shown.frame.lazy().filter(pl.col("event_time") > after_ms).select(KEPT)
+    acts = events.frame.lazy().with_row_index("_event").filter(pl.col("event_time") > after_ms).select("_event", *KEPT)
+    slates = _slates(_members(told, acts), _begun(shown, events, after_ms))
+    wanted = _wanted(slates, int(events.frame["event_time"][-1]) - max(windows), but).tail(LOOKED_AT * most)
+    if not wanted.height:
+        return []
+    people = wanted.lazy().select("user_id").unique()
+    told, acts = (_texts(part).join(people, on="user_id", how="semi") for part in (told, acts))
+    # events are attributed among all slates of a user, not only among the eligible ones
+    rows = _members(told, acts).collect().join(_placed(slates, events), on=SLATE, maintain_order="left")
+    labelled = _labelled(rows, _hits(acts.collect(), heads, rule), windows)
+    return _picked(labelled.join(wanted.select(SLATE), on=SLATE, how="semi", maintain_order="left"), len(heads), most)
+
+
+def _texts(frame: pl.LazyFrame) -> pl.LazyFrame:
+    return frame.with_columns(pl.col(TEXTS).cast(pl.String))
+
+
+def _members(told: pl.LazyFrame, acts: pl.LazyFrame) -> pl.LazyFrame:
+    """Every item of every slate once, at its first record, in that order."""
+    told, acts = _texts(told), _texts(acts)
+    request = ["user_id", "request_id"]
+    requests = told.select(request).drop_nulls().unique()
+    both = pl.concat([told, acts.select(KEPT).join(requests, on=request, how="semi")]).sort(ORDER)
+    moment = pl.format("t{}", "event_time")
+    return both.with_columns(pl.coalesce(pl.format("r{}", "request_id"), moment).alias("_slate")).unique(
+        [*SLATE, "item_id"], keep="first", maintain_order=True
+    )
+
+
+def _begun(shown: EventFrame, events: EventFrame, after_ms: int) -> pl.LazyFrame:
+    """Requests with a record up to `after_ms`."""
+    parts = (frame.frame.lazy().filter(pl.col("event_time") <= after_ms) for frame in (shown, events))
+    early = pl.concat([part.select(pl.col("user_id", "request_id").cast(pl.String)).drop_nulls() for part in parts])
+    return early.unique().select("user_id", pl.format("r{}", "request_id").alias("_slate"))
+
+
+def _slates(members: pl.LazyFrame, begun: pl.LazyFrame) -> pl.DataFrame:
+    """Slates in the order of their start, numbered by `_began`, with the time and offset of the start."""
+    slates = members.group_by(SLATE).agg(pl.first(*ORDER), pl.len().alias("_items"))
+    slates = slates.join(begun, on=SLATE, how="anti").sort(ORDER).with_row_index("_began")
+    return slates.rename({"event_time": "_shown_ms"}).collect()
+
+
+def _placed(slates: pl.DataFrame, events: EventFrame) -> pl.DataFrame:
+    """Add `_place`, the number of events before each slate."""
+    points = (slates["_shown_ms"], slates["_partition"], slates["_offset"] - 1)
+    places = events.places(*(column.cast(pl.Int64).to_numpy() for column in points))
+    return slates.select(*SLATE, "_began", "_shown_ms", pl.Series("_place", places))
+
+
+def _wanted(slates: pl.DataFrame, until_ms: int, but: Collection[tuple[str, str]]) -> pl.DataFrame:
+    """Select the eligible slates."""
+    apart = pl.DataFrame([(user, f"r{request}") for user, request in but], schema=dict.fromkeys(SLATE, pl.String), orient="row")
+    slates = slates.filter((pl.col("_items") >= FEWEST_ITEMS) & (pl.col("_shown_ms") <= until_ms))
+    return slates.join(apart, on=SLATE, how="anti", maintain_order="left")
+
+
+def _hits(acts: pl.DataFrame, heads: Heads, rule: PositiveRule) -> pl.DataFrame:
+    """Add the head labels of each event, in columns `head0`, …"""
+    said = [pl.col("_liked") if name == "positive" else pl.col("action") == name for name, _ in heads]
+    return with_liked(acts, rule).with_columns(one.alias(f"head{n}") for n, one in enumerate(said))
+
+
+def _labelled(rows: pl.DataFrame, acts: pl.DataFrame, windows: list[int]) -> pl.DataFrame:
+    """Add the head labels of each of `rows`, in columns `head0`, …"""
+    names, pair, row = [f"head{n}" for n in range(len(windows))], ["user_id", "item_id"], [*SLATE, "item_id"]
+    acts = acts.select(*pair, "request_id", "_event", pl.col("event_time").alias("_event_ms"), *names)
+    slates = rows.select(*row, "_began", "_place", "_shown_ms")
+    of_request = pl.format("r{}", "request_id").alias("_slate")
+    named = acts.drop_nulls("request_id").with_columns(of_request).join(slates, on=row)
+    nameless = acts.filter(pl.col("request_id").is_null()).join(slates, on=pair)
+    age, later = pl.col("_event_ms") - pl.col("_shown_ms"), pl.col("_event") >= pl.col("_place")
+    came = [(pl.col(name) & (age <= window)).alias(name) for name, window in zip(names, windows, strict=True)]
+    nameless = nameless.filter(later & (age <= max(windows))).sort("_began").unique("_event", keep="last", maintain_order=True)
+    parts = [part.with_columns(came).select(*row, *names) for part in (named.filter(later), nameless)]
+    followed = pl.concat(parts).group_by(row).agg(pl.col(names).any())
+    joined = rows.join(followed, on=row, how="left", maintain_order="left")
+    return joined.with_columns(pl.col(names).fill_null(value=False))
+
+
+def _picked(rows: pl.DataFrame, heads: int, most: int) -> list[LoggedSlate]:
+    slates = rows.group_by(SLATE).agg(pl.col("head0").any(), pl.first("_began", "_place")).sort("_began")
+    liked, other = slates.filter("head0"), slates.filter(~pl.col("head0"))
+    liking = min(liked.height, max(int(most * LIKED), most - other.height))
+    taken = pl.concat([liked.tail(liking), other.tail(most - liking)]).sort("_began")
+    names, bias = [f"head{n}" for n in range(heads)], ImpressionSettings().position_bias
+    by_slate = rows.join(taken.select(SLATE), on=SLATE, how="semi").partition_by(SLATE, as_dict=True, maintain_order=True)
+    places = taken.select(*SLATE, "_place").iter_rows()
+    return [_slate(place, user_id, by_slate[user_id, slate], names, bias) for user_id, slate, place in places]
+
+
+def _slate(place: int, user_id: str, rows: pl.DataFrame, names: list[str], bias: float) -> LoggedSlate:
+    labels = rows.select(names).to_numpy().astype(np.float32)
+    position = rows["position"].fill_null(0).clip(0).to_numpy().astype(np.float32)
+    weight = np.where(labels.any(axis=1), 1.0, (1.0 + position) ** -bias).astype(np.float32)
+    return LoggedSlate(place, user_id, rows["item_id"].to_list(), None, labels, weight, int(rows["_shown_ms"][0]))

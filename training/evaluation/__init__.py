@@ -1,0 +1,1 @@
+"""Evaluation of slates against the users' next actions."""

@@ -1,0 +1,1 @@
+"""Processes, checkpoints and schedules of training."""

@@ -1,0 +1,1 @@
+"""Ranking models: examples, fitting and calibration."""

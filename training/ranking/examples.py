@@ -1,0 +1,61 @@
+"""Training examples of the ranker: queries with their candidates, split into training and calibration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Examples", "Replayed", "calibrated_from", "parts"]
+
+
+@dataclass(slots=True)
+class Examples:
+    """q queries with c candidates each, padded."""
+
+    features: NDArray[np.float32]
+    "Features: `(q, c, features)`."
+    labels: NDArray[np.float32]
+    "Whether each head's action followed within the attribution window: `(q, c, heads)`."
+    gains: NDArray[np.float32]
+    "Listwise target `(q, c)`: larger for items that are liked sooner."
+    valid: NDArray[np.bool_]
+    "True for candidates, False for padding: `(q, c)`."
+    correction: NDArray[np.float32]
+    "Logarithm of the number of candidates that each represents: `(q, c)`."
+    exposed: NDArray[np.bool_]
+    "True for slates, whose labels are responses to exposure; False for replayed organic interactions. `(q,)`."
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def take(self, rows: slice | NDArray[np.intp]) -> Examples:
+        """Select some of the queries."""
+        return Examples(*(getattr(self, name)[rows] for name in self.__slots__))
+
+
+@dataclass(slots=True)
+class Replayed:
+    """Result of a replay."""
+
+    examples: Examples
+    light_scores: NDArray[np.float32]
+    "Normalised source scores of sampled candidates, the liked one first: `(q, c, sources)`."
+    sources: list[str]
+    logged: int
+    "Number of queries that are slates; slates of unknown items only are not counted."
+    told: NDArray[np.bool_]
+    "True for slates from impression events, which have no logged features: `(q,)`."
+
+
+def calibrated_from(queries: int) -> int:
+    """Index of the first query that is held out from training."""
+    return min(queries - 1, max(1, int(queries * 0.9)))
+
+
+def parts(examples: Examples) -> tuple[Examples, Examples]:
+    """Split into training queries and later calibration queries. Too few later ones: calibration uses the training queries."""
+    cut = calibrated_from(len(examples))
+    learn, later = examples.take(slice(0, cut)), examples.take(slice(cut, None))
+    return learn, later if len(later) >= 50 else learn

@@ -1,0 +1,1 @@
+"""From trained models to a judged release."""

@@ -1,0 +1,1 @@
+"""Replay of history through the serving pipeline."""

@@ -1,0 +1,1 @@
+"""Retrieval models: the two towers, item-to-item weights and their validation."""

@@ -1,0 +1,374 @@
+"""Training of the towers, in one process or several under `torchrun`, from scratch or from a checkpoint.
+
+The loss is a softmax over the whole catalogue. Above FULL_SOFTMAX items it runs over a sample, with a bias correction
+(`drawn_pool`). At events before its first interaction an item is a cold negative and weighs only `TowerSettings.unmet`,
+because not choosing it then is little evidence against it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.release.sequences import LENGTH, event_inputs
+from training.data.table import EventTable
+from training.loop.checkpoints import Checkpoints, Training, fingerprint
+from training.loop.group import Group
+from training.loop.schedule import one_cycle
+from training.recipe import TowerSettings
+from training.retrieval.towers import Content, ItemTower, UserTower
+from training.retrieval.weights import Start
+
+__all__ = [
+    "NEVER",
+    "Watch",
+    "cold_logsumexp",
+    "discount_cold_negatives",
+    "drawn_pool",
+    "event_columns",
+    "first_meetings",
+    "train_towers",
+    "with_passes",
+]
+
+FULL_SOFTMAX = 20_000
+"Largest catalogue whose loss is a softmax over all items."
+SAMPLED = 8_192
+"Number of items drawn per step above that, in addition to those in the step's histories and targets."
+NEVER = np.iinfo(np.int64).max
+"Time of first interaction, ms, for items without interactions."
+Progress = Callable[[int, int], None]
+Watch = Callable[[int, UserTower, ItemTower], None]
+"Called after each epoch with its number, from 1, and the towers in evaluation mode. If it raises, training ends."
+
+
+@dataclass(slots=True)
+class _Windows:
+    """Windows over users' histories: `rows` are event indices, oldest first, -1 for padding."""
+
+    rows: NDArray[np.int64]
+    scored: NDArray[np.bool_]
+    "Whether the prediction of the next event counts in the loss."
+    following: NDArray[np.int64]
+    "Index of the same user's next event, -1 at the end."
+
+
+def _windows(table: EventTable) -> _Windows:
+    order = np.lexsort((np.arange(len(table)), table.user))
+    bounds = np.flatnonzero(np.diff(table.user[order], prepend=-1, append=-1))
+    rows, scored, following = [], [], []
+    for start, end in pairwise(bounds):
+        mine = order[start:end]
+        for stop in range(len(mine), 0, -LENGTH // 2):
+            begin = max(0, stop - LENGTH)
+            part = mine[begin:stop]
+            pad = LENGTH - len(part)
+            rows.append(np.concatenate([np.full(pad, -1), part]))
+            after = mine[begin + 1 : stop + 1]
+            following.append(np.concatenate([np.full(pad, -1), after, np.full(len(part) - len(after), -1)]))
+            # each event is predicted once, in the window that holds the longest history before it
+            scored.append(np.arange(LENGTH) >= (LENGTH // 2 if begin else 0))
+            if begin == 0:
+                break
+    shape = (len(rows), LENGTH)
+    return _Windows(
+        np.asarray(rows, np.int64).reshape(shape),
+        np.asarray(scored, np.bool_).reshape(shape),
+        np.asarray(following, np.int64).reshape(shape),
+    )
+
+
+def event_columns(table: EventTable) -> NDArray[np.float32]:
+    """Inputs of the user tower per event: float32 `(n, EVENT_WIDTH)`."""
+    previous = np.full(len(table), -1)
+    newest: dict[int, int] = {}
+    for n, user in enumerate(table.user.tolist()):
+        previous[n] = newest.get(user, -1)
+        newest[user] = n
+    gaps = np.where(previous >= 0, table.time_ms - table.time_ms[previous], 0)
+    return event_inputs(table.slot, table.value, table.has_value, gaps, table.liked)
+
+
+def drawn_pool(
+    certain: NDArray[np.int64], n_items: int, sampled: int, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Draw the items of a step's softmax, with the logarithm of each one's inclusion probability.
+
+    `certain`: the items in the step's windows, as targets or in histories, which are always included (the in-batch negatives of
+    Yi et al. 2019). `sampled` uniform draws with replacement add others (mixed negatives, Yang et al. 2020). Subtracting the
+    log probability makes each logit count for the items it represents: given the windows, the sum of exponentials is an
+    unbiased estimate of the sum over the catalogue (Horvitz & Thompson 1952). An item of the batch has probability 1. Using its
+    share of all events, as is usual without uniform draws, would count it twice.
+
+    Returns items, ascending, int64 `(p,)`, and log probabilities, float32 `(p,)`.
+    """
+    certain = np.unique(certain)
+    pool = np.unique(np.concatenate([certain, rng.integers(0, n_items, sampled)]))
+    chance = -np.expm1(sampled * np.log1p(-1.0 / n_items))
+    log_chance = np.full(len(pool), np.log(chance), np.float32)
+    log_chance[np.searchsorted(pool, certain)] = 0.0
+    return pool, log_chance
+
+
+@dataclass(slots=True)
+class _Step:
+    """Inputs of one step in one process, on its device: w windows, p items in the pool, t targets."""
+
+    rows: Tensor
+    "Event indices of the windows, -1 for padding: `(w, LENGTH)`."
+    history: Tensor
+    "Pool indices of their items: `(w, LENGTH)`."
+    events: Tensor
+    places: Tensor
+    "Positions with a prediction: `(w, LENGTH)`."
+    targets: Tensor
+    "Pool index of each target item: `(t,)`."
+    weights: Tensor
+    "Weight of each target: `(t,)`."
+    times_ms: Tensor
+    "Event time of each target, ms: `(t,)`."
+    pool: Tensor
+    first_ms: Tensor
+    "Time of each pool item's first interaction, ms: `(p,)`."
+    log_chance: Tensor | None
+
+
+class _Towers(nn.Module):
+    """Both towers and their loss, in one module for data-parallel training."""
+
+    def __init__(self, user: UserTower, item: ItemTower, content: tuple[Tensor, ...], settings: TowerSettings) -> None:
+        super().__init__()
+        self.user = user
+        self.item = item
+        self._content = content
+        self._settings = settings
+
+    def forward(self, step: _Step) -> Tensor:
+        """Compute the sum of the weighted losses."""
+        settings, user = self._settings, self.user
+        hidden = (torch.rand(len(step.pool), device=step.pool.device) < settings.hidden_ids).float()
+        hashed, text, image, present = (part[step.pool] for part in self._content)
+        present = present * (torch.rand(present.shape, device=present.device) >= settings.hidden_content)
+        vectors = self.item.known(step.pool, hidden, hashed, text, image, present)
+        there = step.rows >= 0
+        # not vectors[…]: with several threads its backward pass adds gradients in varying order
+        history = F.embedding(step.history, vectors) * there.unsqueeze(-1)
+        states = user.states(history, step.events, there.float())
+        users = F.dropout(states[step.places], settings.dropout, training=True)
+        logits = users @ vectors.T
+        nobody = torch.cat([user.start, torch.ones(1, device=step.pool.device)]) @ vectors.T
+        if step.log_chance is not None:
+            logits, nobody = logits - step.log_chance, nobody - step.log_chance
+        logits = discount_cold_negatives(logits, step.first_ms, step.times_ms, settings.unmet)
+        loss = F.cross_entropy(logits, step.targets, reduction="none", label_smoothing=0.0)
+        sums = cold_logsumexp(nobody, step.first_ms, step.times_ms, settings.unmet)
+        general = sums - nobody.index_select(0, step.targets)
+        total: Tensor = ((loss + 0.1 * general) * step.weights).sum()
+        return total
+
+
+def discount_cold_negatives(logits: Tensor, first_ms: Tensor, times_ms: Tensor, weight: float) -> Tensor:
+    """Weigh cold items down as negatives, in place in `logits` `(t, p)`. An item is cold if its first interaction, `(p,)`, is
+    later than the target's event, `(t,)`; it then counts `weight` (0 to 1).
+    """
+    before = first_ms > times_ms[:, None]
+    return logits.add_(before, alpha=math.log(weight)) if weight else logits.masked_fill_(before, -torch.inf)
+
+
+def cold_logsumexp(logits: Tensor, first_ms: Tensor, times_ms: Tensor, weight: float) -> Tensor:
+    """Log-sum-exp of `logits` `(p,)` per target `(t,)`, with items weighted as in `discount_cold_negatives`."""
+    order = torch.argsort(first_ms, stable=True)
+    largest = logits.max().detach()
+    sums = torch.cumsum(torch.exp(logits.index_select(0, order) - largest), 0)
+    met = torch.searchsorted(first_ms[order], times_ms, right=True)
+    counted = sums.index_select(0, met - 1) * (1 - weight) + sums[-1] * weight
+    return torch.log(counted.clamp(min=1e-30)) + largest
+
+
+class _Steps:
+    """Makes the steps of one process from an event table."""
+
+    def __init__(self, table: EventTable, first_ms: NDArray[np.int64], settings: TowerSettings, group: Group) -> None:
+        self.windows = _windows(table)
+        self.per_epoch = max(1, -(-len(self.windows.rows) // settings.batch))
+        self._first_ms = first_ms
+        self._time_ms = table.time_ms
+        self._group = group
+        self._device = group.device
+        self._item = table.item
+        self._inputs = torch.from_numpy(event_columns(table))
+        liked = np.where(table.labels[:, 0] > 0, 1.0, settings.other)
+        self._weight = np.where(table.first, liked, 0.0).astype(np.float32)
+
+    def step(self, part: NDArray[np.intp], rng: np.random.Generator) -> _Step | None:
+        """Make the step over these windows, of which each process takes its share; None if no process has a target."""
+        share = part[self._group.rank :: self._group.size]
+        rows, following = self.windows.rows[share], self.windows.following[share]
+        events = np.where(self.windows.scored[share] & (following >= 0) & (rows >= 0), following, -1)
+        wanted = np.where(events >= 0, self._weight[np.maximum(events, 0)], np.float32(0))
+        places = wanted > 0
+        if not self._group.total(float(places.sum())):
+            return None
+        targets = self._item[events[places]]
+        n, log_chance = len(self._first_ms), None
+        if n > FULL_SOFTMAX:
+            certain = np.concatenate([targets, self._item[rows[rows >= 0]]])
+            pool, log_chance = drawn_pool(certain, n, SAMPLED, rng)
+        else:
+            pool = np.arange(n)
+        place = np.zeros(n, np.int64)
+        place[pool] = np.arange(len(pool))
+        return _Step(
+            rows=self._there(rows),
+            history=self._there(place[self._item[np.maximum(rows, 0)]]),
+            events=self._inputs[torch.from_numpy(np.maximum(rows, 0))].to(self._device),
+            places=self._there(places),
+            targets=self._there(place[targets]),
+            weights=self._there(wanted[places]),
+            times_ms=self._there(self._time_ms[events[places]]),
+            pool=self._there(pool),
+            first_ms=self._there(self._first_ms[pool]),
+            log_chance=None if log_chance is None else self._there(log_chance),
+        )
+
+    def _there(self, array: NDArray[np.generic]) -> Tensor:
+        return torch.from_numpy(array).to(self._device)
+
+
+def with_passes(table: EventTable, settings: TowerSettings, least_steps: int) -> TowerSettings:
+    """Raise the number of epochs over `table`, if needed, to make at least `least_steps` steps."""
+    per_epoch = max(1, -(-len(_windows(table).rows) // settings.batch))
+    return replace(settings, epochs=max(settings.epochs, -(-least_steps // per_epoch)))
+
+
+def first_meetings(table: EventTable, n_items: int) -> NDArray[np.int64]:
+    """Time of each item's first interaction, ms, NEVER where there is none: `(n_items,)`."""
+    found = np.full(n_items, NEVER, np.int64)
+    np.minimum.at(found, table.item, table.time_ms)
+    return found
+
+
+def train_towers(
+    table: EventTable,
+    content: Content,
+    settings: TowerSettings,
+    progress: Progress | None = None,
+    watch: Watch | None = None,
+    checkpoints: Checkpoints | None = None,
+    start: Start | None = None,
+    first_ms: NDArray[np.int64] | None = None,
+) -> tuple[UserTower, ItemTower]:
+    """Train both towers on all events of `table`; deterministic for one seed, one number of threads and of processes.
+
+    All processes of the group call it with the same arguments, and all return the same towers. With `checkpoints` it continues
+    from the newest one of the same training; the result equals that of an uninterrupted training. `start` initialises the
+    weights. `first_ms`: `first_meetings` of a longer history that contains `table`.
+
+    Raises:
+        ConfigError: the processes of the group do not see the same data or checkpoints.
+    """
+    group = Group.current()
+    torch.manual_seed(settings.seed)
+    rng = np.random.default_rng(settings.seed)
+    user, item, optimizer = _made(table, content, settings, group.device)
+    if start is not None:
+        start(user, item)
+    module = _Towers(user, item, tuple(t.to(group.device) for t in content.tensors()), settings)
+    parameters = list(module.parameters())
+    group.share(parameters)
+    if not group.first:  # processes share weights but not random numbers
+        torch.manual_seed(settings.seed + 1_000_003 * group.rank)
+    mine = first_meetings(table, len(content.hashed))
+    first_ms = mine if first_ms is None else np.minimum(first_ms, mine)
+    steps = _Steps(table, first_ms, settings, group)
+    of = steps.per_epoch * settings.epochs
+    group.agree("the number of steps", of)
+    schedule = one_cycle(optimizer, settings.rate, of)
+    training, name = Training({"user": user, "item": item}, optimizer, schedule, rng, group), ""
+    done = 0
+    if checkpoints is not None:
+        name = _name(table, content, first_ms, settings, group, parameters)
+        done = training.load(checkpoints, name)
+    for epoch in range(done // steps.per_epoch, settings.epochs):
+        for part in _left(steps, training, rng, done - epoch * steps.per_epoch):
+            done += 1
+            if progress is not None:
+                progress(done, of)
+            step = steps.step(part, rng)
+            _learn(module, step, optimizer, parameters, group)
+            schedule.step()
+            if checkpoints is not None and (done % checkpoints.every == 0 or done == of):
+                training.save(checkpoints, name, done)
+        if watch is not None:
+            module.eval()
+            watch(epoch + 1, user, item)
+            module.train()
+    return user.cpu().eval(), item.cpu().eval()
+
+
+def _left(steps: _Steps, training: Training, rng: np.random.Generator, skipped: int) -> list[NDArray[np.intp]]:
+    """Windows of an epoch's remaining steps, after `skipped` ones, in the order drawn when the epoch began."""
+    if not skipped:
+        training.epoch_rng = rng.bit_generator.state
+    now = rng.bit_generator.state
+    rng.bit_generator.state = training.epoch_rng
+    order = np.array_split(rng.permutation(len(steps.windows.rows)), steps.per_epoch)
+    if skipped:
+        rng.bit_generator.state = now
+    return order[skipped:]
+
+
+def _made(
+    table: EventTable, content: Content, settings: TowerSettings, device: torch.device
+) -> tuple[UserTower, ItemTower, torch.optim.Optimizer]:
+    n_items = len(content.hashed)
+    user = UserTower(settings).to(device)
+    item = ItemTower(n_items, content.text.shape[1], content.image.shape[1], settings.dimensions).to(device)
+    parameters = [*user.parameters(), *item.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=settings.weight_decay)
+    popularity = np.bincount(table.item, minlength=n_items) + 1.0
+    with torch.no_grad():
+        item.id_bias.weight[:, 0] = torch.from_numpy(np.log(popularity / popularity.mean()) * 0.5).float()
+    return user, item, optimizer
+
+
+def _name(
+    table: EventTable,
+    content: Content,
+    first_ms: NDArray[np.int64],
+    settings: TowerSettings,
+    group: Group,
+    parameters: Sequence[nn.Parameter],
+) -> str:
+    """Fingerprint of this training: its data, its settings, and its initial weights."""
+    facts = {**asdict(settings), "processes": group.size, "device": group.device.type, "torch": torch.__version__}
+    columns = (getattr(table, column) for column in table.__slots__)
+    weights = (parameter.detach().cpu().numpy() for parameter in parameters)
+    return fingerprint(facts, (*columns, *content.arrays(), first_ms, *weights))
+
+
+def _learn(
+    module: nn.Module, step: _Step | None, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], group: Group
+) -> None:
+    if step is None:  # no process has a target: take a step that changes no weight
+        optimizer.zero_grad(set_to_none=True)
+        optimizer.step()
+        return
+    weight = step.weights.sum()
+    if group.size > 1:
+        weight = weight.new_tensor(group.total(float(weight)))
+    optimizer.zero_grad(set_to_none=True)
+    if len(step.targets):  # without targets here, only other processes contribute gradients
+        total = module(step) / weight
+        total.backward()
+    group.sum_gradients(parameters)
+    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()

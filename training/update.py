@@ -1,0 +1,167 @@
+"""Incremental training: starts from the champion's weights, on new events and a sample of old ones.
+
+Towers continue from the champion's weights (`weights.safetensors` in its folder). Item-to-item weights are recomputed. Items
+added since get ids of their own. Vectors are projected as before. The ranker, its calibration, the actions and the projections
+stay the champion's: only a full training learns them, from retrieval that had not seen its labels.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.features.compute import SPEC
+from models.release.release import Manifest, Release
+from models.release.sequences import LENGTH, Vocabulary
+from schemas.errors import BadDataset
+from schemas.records import Interaction, Item
+from training.data.amounts import FEWEST_NEW
+from training.data.corpus import Corpus
+from training.data.table import EventTable, of_known_items
+from training.encoders.web_images import OFF
+from training.loop.group import Group, NotFirst
+from training.recipe import LearnSettings
+from training.release.learned import Learned
+from training.release.parity import Frozen, Modules
+from training.release.parts import ITEM_TOWER, RANKER, USER_TOWER, arrays_of, exported, item_examples, user_examples
+from training.retrieval.content import encode_as
+from training.retrieval.ease import ease
+from training.retrieval.fit_towers import NEVER, first_meetings, train_towers
+from training.retrieval.towers import item_vectors
+from training.retrieval.unlearn import Retrieval
+from training.retrieval.weights import Champion, warm_start, weights_of
+
+__all__ = ["rows_to_learn", "update", "updated"]
+
+RATE = 0.2
+"Learning rate as a fraction of a full training's: an update adjusts the learned weights and does not replace them."
+EPOCHS = 2
+REPLAYED = 1.0
+"Old events of users without new ones, per event of the active users. They keep the update from forgetting old behaviour."
+Report = Callable[[str, int, int], None]
+
+
+def rows_to_learn(table: EventTable, since_ms: int, seed: int) -> NDArray[np.intp]:
+    """Rows of `table` for an update, ascending.
+
+    Users with events after `since_ms` contribute all of these and their newest LENGTH older events. A random sample of the
+    other users contributes about as many rows, the newest LENGTH of each.
+    """
+    new = table.time_ms > since_ms
+    active = np.zeros(int(table.user.max(initial=-1)) + 1, np.bool_)
+    active[table.user[new]] = True
+    # index from the end among a user's old events: 0 is the newest
+    order = np.lexsort((-np.arange(len(table)), table.user))
+    old = order[~new[order]]
+    starts = np.flatnonzero(np.diff(table.user[old], prepend=-1))
+    rank = np.arange(len(old)) - np.repeat(starts, np.diff(np.append(starts, len(old))))
+    recent = old[rank < LENGTH]
+    mine = np.concatenate([np.flatnonzero(new), recent[active[table.user[recent]]]])
+    others = recent[~active[table.user[recent]]]
+    people = np.random.default_rng(seed).permutation(np.unique(table.user[others]))
+    counts = np.bincount(table.user[others], minlength=len(active))[people]
+    drawn = people[np.cumsum(counts) - counts < REPLAYED * len(mine)]
+    sample = others[np.isin(table.user[others], drawn)]
+    return np.sort(np.concatenate([mine, sample]))
+
+
+def updated(
+    corpus: Corpus, share: float, releases: Path, champion: str, settings: LearnSettings, cache: Path, report: Report
+) -> Learned:
+    """Run `update` on the release named `champion` below `releases`, over the first `share` of the events.
+
+    Raises:
+        BadDataset: there is no such release, or `update` raises it.
+    """
+    if champion == "none":
+        raise BadDataset("no_champion", "there is no release to update: train without --incremental, and promote that")
+    part = corpus.until(share)
+    return update(Champion.open(releases / champion), part.items, part.events, cache, settings, report)
+
+
+def update(
+    champion: Champion,
+    items: Sequence[Item],
+    events: Sequence[Interaction],
+    cache: Path,
+    settings: LearnSettings,
+    report: Report | None = None,
+) -> Learned:
+    """Train a release that continues from `champion`. `events` are in event-time order and include those it was trained on.
+
+    Of `settings`, only item-to-item weights, the text model, the seed and half precision apply; the towers' settings are the
+    champion's. The towers' graphs are in half precision if `settings` or the champion use it; the ranker's graph is copied
+    unchanged. Deterministic for one seed.
+
+    Raises:
+        BadDataset: too few new events, or the champion's encoders or features differ from this installation's.
+        NotFirst: this process is not the first of its group, and its part is done.
+    """
+    since, before, group = time.perf_counter(), champion.release.manifest, Group.current()
+    events = of_known_items(events, items)
+    table, fresh = _table(champion, items, events)
+    with group.first_then_others():
+        # only the first process fetches images; the others skip those that it failed to fetch, so that all train on the same
+        hosts = settings.image_hosts if group.first else OFF
+        content, images = encode_as(champion.release, items, settings.text_model, hosts, cache)
+    first_ms = first_meetings(table, len(items))
+    ids = [item.item_id for item in items]
+    part = table.take(rows_to_learn(table, before.trained_until_ms, settings.seed))
+    towers = replace(champion.settings, rate=champion.settings.rate * RATE, epochs=EPOCHS, seed=settings.seed)
+    what = f"update the towers, {fresh} new events"
+    progress = None if report is None else lambda done, of: report(what, done, of)
+    user, item = train_towers(part, content, towers, progress, start=warm_start(champion, ids), first_ms=first_ms)
+    if not group.first:
+        raise NotFirst
+    index, weight = ease(table.user[table.liked], table.item[table.liked], len(items), settings.neighbours, settings.ease_l2)
+    made = Retrieval(user, item, item_vectors(item, content, first_ms == NEVER), first_ms != NEVER, index, weight)
+    rng = np.random.default_rng(0)
+    modules = ((USER_TOWER, user, user_examples(made.vectors, rng)), (ITEM_TOWER, item, item_examples(content, rng)))
+    export = exported(modules, half=settings.half or "half" in before.metrics)
+    graphs = {**export.graphs, RANKER: champion.release.graphs[RANKER]}
+    return Learned(
+        _manifest(champion.release, events),
+        arrays_of(made, content, champion.release.projections),
+        graphs,
+        ids,
+        {"update": round(time.perf_counter() - since, 1)},
+        export.parity,
+        {} if export.half is None else {"half": export.half},
+        modules=Modules(user, item, Frozen(graphs[RANKER])),
+        weights=weights_of(user, item, champion.settings),
+        images=dict(images),
+    )
+
+
+def _table(champion: Champion, items: Sequence[Item], events: Sequence[Interaction]) -> tuple[EventTable, int]:
+    """Events encoded as for the champion's training, and the number of new ones. Raises BadDataset as `update` does."""
+    release, before = champion.release, champion.release.manifest
+    if before.feature_spec != SPEC:
+        message = f"release {release.name} ranks by features {before.feature_spec}, this has {SPEC}: train in full"
+        raise BadDataset("feature_spec", message)
+    vocabulary = Vocabulary(before.actions, before.value_mean, before.value_deviation, before.positive)
+    heads = tuple((head.action, head.weight) for head in before.heads)
+    table = EventTable.of(events, items, vocabulary, heads, {head.action: head.window_ms for head in before.heads})
+    fresh = int((table.time_ms > before.trained_until_ms).sum())
+    if fresh < FEWEST_NEW:
+        newer = f"{fresh} events are newer than release {release.name}"
+        raise BadDataset("too_little", f"{newer}, {FEWEST_NEW} are needed")
+    return table, fresh
+
+
+def _manifest(champion: Release, events: Sequence[Interaction]) -> Manifest:
+    until = events[-1].event_time
+    return replace(
+        champion.manifest,
+        name=f"{time.strftime('%Y%m%d', time.gmtime(until / 1000))}-u",
+        trained_until_ms=until,
+        trained_events=len(events),
+        metrics={},
+        parent=champion.name,
+        files={},
+    )
