@@ -85,9 +85,7 @@ class HoldingAssignor(AbstractPartitionAssignor):  # type: ignore[misc]
     name = "riffle"
 
     def __init__(self, held: Callable[[], Mapping[int, int]], standbys: int, partitions: int) -> None:
-        """`partitions`: number of partitions of the tables. Higher numbers, of a topic with more partitions, are not
-        assigned.
-        """
+        """`partitions`: number of partitions of the tables. Higher numbers, of a larger topic, are not assigned."""
         self._held = held
         self._partitions = partitions
         self._standbys = standbys

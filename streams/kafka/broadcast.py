@@ -82,9 +82,7 @@ class BroadcastReader:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def read_again(self, topics: frozenset[str]) -> None:
-        """Read these topics from their beginning, because they were recreated. `topics`: full names; unknown ones are
-        ignored.
-        """
+        """Read these topics from their beginning, because they were recreated. `topics`: full names; others are ignored."""
         self._again |= topics & self._handlers.keys()
         for tp in [tp for tp in self._position if tp.topic in self._again]:
             del self._position[tp]

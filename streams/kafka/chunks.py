@@ -100,9 +100,7 @@ class Progress:
 
 
 def _as_parsed(_tp: object, record: Any) -> Any:
-    """Return the parsed record, which has all fields of a chunk. Making a `ConsumerRecord` costs more than the rest of
-    a fetch.
-    """
+    """Return the parsed record, which is enough for a chunk. A `ConsumerRecord` costs more than the rest of a fetch."""
     return record
 
 
