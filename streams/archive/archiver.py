@@ -225,9 +225,7 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
                 self._consumer.resume(partition)
 
     def _row(self, record: Any) -> dict[str, Any]:
-        """Convert a record to a row by the rules of the worker that reads it. Deletions and erasures become rows that
-        remove.
-        """
+        """Convert a record to a row by the rules of the worker that reads it; deletions and erasures become removals."""
         topic = self._topics[record.topic]
         origin = {"_partition": record.partition, "_offset": record.offset, "_timestamp": record.timestamp}
         if topic == "interactions":
