@@ -63,7 +63,7 @@ class HealingProducer:
         self._producer = await self._started()
 
     async def stop(self) -> None:
-        """Send what is queued, for `CLOSE_S` seconds at most, and disconnect."""
+        """Send the queued records, for at most `CLOSE_S` seconds, and disconnect."""
         if self._producer is not None:
             self._close(self._producer)
             self._producer = None
