@@ -1,7 +1,7 @@
-"""`python -m agents.supervisor PART…`: starts the parts of an instance on one machine, and starts again what ends by itself.
+"""`python -m agents.supervisor PART…`: starts the parts of an instance on one machine, and restarts parts that end.
 
-`riffle up` runs it, as a process of its own; a cluster has its own. Parts outlive it: `riffle down` stops it before them, and
-the next one takes over what still runs. What it saw stands in `run/supervisor.json`.
+`riffle up` runs it as a separate process; a cluster has its own supervision. Parts outlive it: `riffle down` stops it before
+them, and the next supervisor takes over the running parts. Its findings are stored in `run/supervisor.json`.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ log = logging.getLogger(__name__)
 PARTS = ("kafka", "redis", "worker", "encoder")
 "Names of parts, in the order in which they start."
 FIRST_S, MOST_S = 1.0, 60.0
-"Seconds before the first start anew, doubled each time that follows, up to the second."
+"Seconds before the first restart, doubled with each further one, and their maximum."
 STEADY_S = 60.0
-"A part that ran for so many seconds has recovered: its next end is the first again."
+"Seconds after which a running part counts as recovered: its next end is then the first again."
 LOOK_S, AFTER_ERROR_S = 0.25, 10.0
 ENDING_S = 5.0
-"Seconds that the threads of a process that was ended may take to go."
+"Seconds to wait for the threads of an ended process."
 MISCONFIGURED = os.EX_CONFIG
-"Exit status of a part whose settings cannot work: it is tried again after the longest wait, in case somebody mended them."
+"Exit status of a part whose settings cannot work. It is retried after the longest wait, in case they were corrected."
 WORDS = 300
-"Characters of a reason."
+"Maximum characters of a reason."
 
 
 def backoff_s(in_row: int, status: int | None = None) -> float:
-    """Seconds to wait before a part that ended for the `in_row`th time in a row (from 1 on) is started again."""
+    """Seconds to wait before a part is restarted after its `in_row`th consecutive end (from 1 on)."""
     if status == MISCONFIGURED:
         return MOST_S
     return min(MOST_S, FIRST_S * 2.0 ** min(in_row - 1, 30))
@@ -67,28 +67,28 @@ def backoff_s(in_row: int, status: int | None = None) -> float:
 
 @dataclass(slots=True)
 class History:
-    """What became of one part. Times are epoch milliseconds."""
+    """Restart history of one part. Times are epoch milliseconds."""
 
     restarts: int = 0
-    "Starts after the part had ended by itself, since `riffle up` after a `riffle down`."
+    "Restarts after the part had ended by itself, since `riffle up` after a `riffle down`."
     in_row: int = 0
     "Ends since it last ran for `STEADY_S`; 0: it runs well."
     ended_at: int | None = None
-    "When it last ended by itself, or could not be started."
+    "Time at which it last ended by itself, or could not be started."
     exit: int | None = None
-    "Its exit status then, negative for a signal; None where that is not known, or it could not be started at all."
+    "Exit status at that time, negative for a signal; None if unknown, or if it could not be started at all."
     why: str = ""
-    "The signal that ended it, else the end of its log then, or why it could not be started."
+    "The signal that ended it, else the end of its log, or the reason why it could not be started."
     next_try_at: int | None = None
-    "When it is started again; None while it runs."
+    "Time of the next restart; None while it runs."
 
     def to_json(self) -> dict[str, Any]:
-        """As stored, and as `riffle status --json` shows it."""
+        """The stored form, which `riffle status --json` shows too."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, stored: object) -> History:
-        """What `to_json` gave; an empty history of anything else."""
+        """Restore a history from the result of `to_json`; an empty history from anything else."""
         try:
             return cls(**stored)  # type: ignore[arg-type]
         except TypeError:
@@ -96,7 +96,7 @@ class History:
 
 
 class Part(Protocol):
-    """What is started and watched."""
+    """A part that is started and watched."""
 
     @property
     def name(self) -> str:
@@ -104,16 +104,16 @@ class Part(Protocol):
 
     @property
     def needs(self) -> Sequence[str]:
-        """Names of parts without which it is not started."""
+        """Names of the parts that must run before it is started."""
 
     def pid(self) -> int | None:
-        """The live process; None when there is none."""
+        """Pid of the live process; None when there is none."""
 
     def start(self) -> int | None:
-        """Start it; returns the process. Raises RiffleError, OSError."""
+        """Start it; returns the pid. Raises RiffleError, OSError."""
 
     def exit_status(self) -> int | None:
-        """How the process that was started last ended; None when that is not known."""
+        """Exit status of the process that was last started; None if unknown."""
 
     def last_words(self) -> str:
         """The end of its log."""
@@ -124,22 +124,22 @@ class _Watched:
     part: Part
     history: History
     process: int | None = None
-    "That ran when it was last looked at."
+    "Pid at the last look."
     since: float = 0.0
-    "From when on it ran, on the clock."
+    "Time from which it ran, by `clock`."
     due: float = 0.0
-    "When it may be started again, on the clock."
+    "Earliest time of a restart, by `clock`."
 
 
 @dataclass
 class Supervisor:
-    """Looks after parts. `look` is called every `LOOK_S`; nothing else changes a history."""
+    """Supervises parts. `look` is called every `LOOK_S`; nothing else changes a history."""
 
     parts: Sequence[Part]
     write: Callable[[Mapping[str, History]], None]
-    "Called with the histories by the name of the part when one has changed."
+    "Called after a change, with all histories by the name of the part."
     before: Mapping[str, History] = field(default_factory=dict)
-    "What an earlier supervisor of the same parts saw."
+    "Histories from an earlier supervisor of the same parts."
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
 
@@ -150,7 +150,7 @@ class Supervisor:
         self._changed = True
 
     def look(self) -> None:
-        """Note what ended, and start what is due, in the order of `parts`."""
+        """Record ended parts and start those that are due, in the order of `parts`."""
         for watched in self._watched.values():
             self._look_at(watched)
         if self._changed:
@@ -158,12 +158,12 @@ class Supervisor:
             self._changed = False
 
     def try_now(self) -> None:
-        """Start what waits at the next look: somebody has mended what was wrong, or wants to know."""
+        """Start waiting parts at the next look, because the cause may be fixed."""
         for watched in self._watched.values():
             watched.due = 0.0
 
     def end_parts(self) -> None:
-        """End what runs: nothing could find it any more, because the folder with the process ids was removed."""
+        """End the running parts. Nothing could find them any more, because the folder with the process ids was removed."""
         pids = {watched.process for watched in self._watched.values() if watched.process is not None} | _children()
         for number in (signal.SIGTERM, signal.SIGKILL):  # without its folder Redis ignores the first
             for pid in pids:
@@ -216,7 +216,7 @@ class Supervisor:
 
 
 def _signal(status: int | None) -> str:
-    """Names the signal that ended a process, which its log then does not; empty when none did."""
+    """Name of the signal that ended a process, which is missing from its log; empty without one."""
     if status is None or status >= 0:
         return ""
     try:
@@ -226,7 +226,7 @@ def _signal(status: int | None) -> str:
 
 
 def _children() -> set[int]:
-    """Processes that this one started, and that nobody has noted yet: one that is starting just now, for one."""
+    """Pids of child processes, including those not recorded yet, such as one that is being started."""
     try:
         return set(map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split()))
     except OSError:
@@ -235,7 +235,7 @@ def _children() -> set[int]:
 
 @dataclass(frozen=True, slots=True)
 class _Process:
-    """A part that is one command; it is started without waiting until it is ready."""
+    """A part that is one command. `start` does not wait until it is ready."""
 
     name: str
     daemon: Daemon
@@ -260,7 +260,7 @@ class _Process:
 
 @dataclass(frozen=True, slots=True)
 class _Server:
-    """An embedded server, which answers when `start` returns."""
+    """An embedded server. `start` returns when it answers."""
 
     name: str
     server: EmbeddedKafka | EmbeddedRedis
@@ -274,7 +274,7 @@ class _Server:
         return self.pid()
 
     def exit_status(self) -> int | None:
-        # one that does not become ready in time still runs
+        # a server that is not ready in time still runs
         return None if self.pid() is not None else exit_status(self.server.daemon.last_pid(), ENDING_S)
 
     def last_words(self) -> str:
@@ -297,12 +297,12 @@ def supervisor_daemon(settings: Settings) -> Daemon:
 
 
 def state_file(settings: Settings) -> Path:
-    """Where the supervisor writes what it saw."""
+    """Path of the supervisor's state file."""
     return settings.run_dir / "supervisor.json"
 
 
 def histories(settings: Settings) -> dict[str, History]:
-    """What the supervisor saw last, by the name of the part; empty without one, and after `riffle down`."""
+    """The supervisor's last histories, by the name of the part; empty without a supervisor, and after `riffle down`."""
     try:
         stored = json.loads(state_file(settings).read_text(encoding="utf-8"))
         return {name: History.from_json(entry) for name, entry in stored.items() if name in PARTS}
@@ -311,7 +311,7 @@ def histories(settings: Settings) -> dict[str, History]:
 
 
 def parts_of(settings: Settings, names: Sequence[str]) -> list[Part]:
-    """The parts of these names that the settings have here, in the order in which they start."""
+    """The parts with these names that run locally under the settings, in the order in which they start."""
     kafka, redis = EmbeddedKafka(settings), EmbeddedRedis(settings)
     worker, encoder = worker_daemon(settings), encoder_daemon(settings)
     found: dict[str, Part] = {
@@ -332,7 +332,7 @@ def _write(settings: Settings, found: Mapping[str, History]) -> None:
 
 
 def main() -> None:
-    """Supervise the parts that the arguments name until SIGTERM, which leaves them running, or another one takes over."""
+    """Supervise the parts in the arguments until SIGTERM or until another supervisor takes over. The parts keep running."""
     settings = Settings.from_env()
     log_to_stderr(settings.log_level)
     supervisor = Supervisor(parts_of(settings, sys.argv[1:]), lambda found: _write(settings, found), histories(settings))
@@ -345,7 +345,7 @@ def main() -> None:
     signal.signal(signal.SIGUSR1, lambda *_: supervisor.try_now())
     own, named = supervisor_daemon(settings), False
     while True:
-        # the pid file is written by whoever starts this process; without it, what is started here could not be found again
+        # the starter of this process writes the pid file; without it, parts that start here could not be found again
         here = own.pid() == os.getpid()
         if named and not here:
             if not settings.run_dir.exists():

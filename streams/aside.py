@@ -1,4 +1,4 @@
-"""Work that is long enough to be done beside the event loop."""
+"""Run long work in a thread, outside the event loop."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["LONG", "aside"]
 P = ParamSpec("P")
 T = TypeVar("T")
 LONG = 200
-"Records or rows from which on a thread is worth its some 0.1 ms."
+"Number of records or rows from which a thread is worth its cost of about 0.1 ms."
 
 
 async def aside(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """What `work` returns: done in a thread when `size` is at least LONG, at once otherwise."""
+    """Run `work` and return its result: in a thread when `size` is at least LONG, else at once."""
     return await asyncio.to_thread(work, *args, **kwargs) if size >= LONG else work(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Waiting longer with each failure in a row."""
+"""Waits that grow with each failure in a row."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ __all__ = ["BackOff"]
 
 
 class BackOff:
-    """Seconds to wait before the next attempt: doubled with each failure, back to the first once all was well for a while.
+    """Seconds to wait before the next attempt: doubled with each failure, reset after a while without one.
 
-    `clock`: seconds, never set back.
+    `clock`: monotonic, in seconds.
     """
 
     def __init__(self, first_s: float, most_s: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -20,7 +20,7 @@ class BackOff:
         self._last_s = -float("inf")
 
     def failed(self) -> float:
-        """Note a failure; returns how long to wait."""
+        """Record a failure; returns the seconds to wait."""
         now = self._clock()
         if now - self._last_s > 4 * self._most_s:
             self._failures = 0

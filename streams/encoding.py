@@ -1,8 +1,8 @@
-"""Vectors of items as they arrive: follows the catalogue, publishes what the encoders say of new and changed items.
+"""Item vectors as items arrive: follow the catalogue, and publish the encoders' vectors of new and changed items.
 
-The encoders are a parameter, because they need torch, which nothing here does. A batch's vectors and its offset are one
-transaction, whose id belongs to the partition: a process that is killed repeats nothing that was published and leaves out
-nothing, and one that slept through a rebalance cannot overwrite what its successor says.
+The encoders are a parameter, because they need torch, which nothing here imports. A batch's vectors and its offset are one
+transaction, whose id belongs to the partition. So a process that is killed publishes nothing twice and omits nothing, and one
+that slept through a rebalance cannot overwrite its successor's vectors.
 """
 
 from __future__ import annotations
@@ -31,32 +31,32 @@ __all__ = ["ItemEncoders", "ItemEncoding"]
 log = logging.getLogger(__name__)
 
 BATCH = 64
-"Catalogue entries per transaction: few, so that the first of many is not kept waiting by the last."
+"Catalogue entries per transaction: few, so that the first entry of many is published early."
 POLL_MS = 200
 RETRY_S = 5.0
-"Until entries whose schema the registry could not give are read again."
+"Seconds until entries are read again whose schema the registry could not return."
 
 
 class ItemEncoders(Protocol):
-    """What turns items into vectors. Called in a thread; one call at a time."""
+    """Encoders that turn items into vectors. Called in a thread; one call at a time."""
 
     @property
     def counters(self) -> Mapping[str, int]:
-        """What became of contents that had to be fetched, by reason."""
+        """Outcomes of content downloads, counted by reason."""
 
     @property
     def names(self) -> Sequence[str]:
-        """Of the encoders: vectors of any other are not theirs. Called in a thread."""
+        """Names of the encoders. Vectors under other names come from other encoders. Called in a thread."""
 
     def fingerprints(self, items: Sequence[Item]) -> list[int]:
-        """Per item, `models.items.vectors.fingerprint` of what its vectors would be made of."""
+        """For each item, `models.items.vectors.fingerprint` of the inputs of its vectors."""
 
     def encode(self, items: Sequence[Item]) -> list[tuple[ItemVector, ...]]:
-        """Per item its vector in every modality."""
+        """For each item, its vector in every modality."""
 
 
 class ItemEncoding(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Follows the items topic in a consumer group of its own: of several processes one works, the others stand by."""
+    """Follows the items topic in a consumer group of its own: one of several processes works, the others stand by."""
 
     def __init__(self, settings: Settings, encoders: ItemEncoders, registry: Registry | None = None) -> None:
         self._settings = settings
@@ -65,15 +65,16 @@ class ItemEncoding(ConsumerRebalanceListener):  # type: ignore[misc]
         self._group = f"{settings.app_id}-encoder"
         self._producers: dict[TopicPartition, AIOKafkaProducer] = {}
         self._published: dict[str, int] = {}
-        "Fingerprint of what is published of each item."
+        "Fingerprint of each item's published vectors."
         self._names: frozenset[str] = frozenset()
         self._missed: dict[TopicPartition, int] = {}
-        "Per partition, the first entry whose schema the registry could not give: what comes after is done, and not committed."
+        """Per partition, the first entry whose schema the registry could not return. Later entries are processed but not
+        committed."""
         self._again = 0.0
-        "When to read from there again, by the monotonic clock."
+        "Monotonic time at which to read from there again."
         self._failure: BaseException | None = None
         self._publishing = asyncio.Lock()
-        "Held by a transaction: a producer is not stopped within one."
+        "Held during a transaction, so that its producer is not stopped."
         self._stopping = asyncio.Event()
         self._consumer: Any = None
         self.counters: Counter[str] = Counter()
@@ -84,13 +85,13 @@ class ItemEncoding(ConsumerRebalanceListener):  # type: ignore[misc]
         self._stopping.set()
 
     async def run(self, *, once: bool = False) -> None:
-        """Encode until `stop`; with `once`, until all that was there at the start is done.
+        """Encode until `stop`; with `once`, until all entries present at the start are done.
 
         Raises:
-            aiokafka.errors.KafkaError: the broker is gone. Nothing of the batch under way is visible; run again.
+            aiokafka.errors.KafkaError: the broker is gone. Nothing of the current batch is visible; run again.
             NotReady: with `once`, the schema registry gives no answer for an entry; all others are done.
         """
-        # in a thread: to make encoders takes seconds, in which the group must hear of this consumer
+        # in a thread, because creating encoders takes seconds, in which this consumer must send heartbeats
         self._names = await asyncio.to_thread(lambda: frozenset(self._encoders.names))
         self._consumer = connect.consumer(self._settings.kafka, connect.ENCODER, group_id=self._group)
         await self._consumer.start()
@@ -103,7 +104,7 @@ class ItemEncoding(ConsumerRebalanceListener):  # type: ignore[misc]
                 for partition, records in batches.items():
                     await look_up(self._registry, [r.value for r in records], [r.headers for r in records])
                     await self._take(partition, records)
-                if not once:  # one round ends with what it missed
+                if not once:  # a single round ends with the missed entries
                     self._read_missed()
                 if once and not batches and await self._done():
                     return
@@ -112,7 +113,7 @@ class ItemEncoding(ConsumerRebalanceListener):  # type: ignore[misc]
             await self._let_go()
 
     def _read_missed(self) -> None:
-        """Go back to what could not be read, after a while."""
+        """Seek back to the missed entries once their wait is over."""
         if self._missed and time.monotonic() >= self._again:
             for partition, offset in self._missed.items():
                 self._consumer.seek(partition, offset)
@@ -127,20 +128,20 @@ class ItemEncoding(ConsumerRebalanceListener):  # type: ignore[misc]
         return done
 
     async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:  # noqa: ARG002
-        """Let go: a batch under way is given up, and read again by the next owner."""
+        """Release the partitions: the current batch is dropped, and the next owner reads it again."""
         await self._let_go()
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
-        """Shut a former owner out, learn what is published, and go on after what is committed.
+        """Fence the former owner, read the published vectors, and continue after the committed offset.
 
-        Records may come before this is done: they find no producer, are dropped, and are read again because of the seek.
+        Records that arrive before this is done find no producer and are dropped. The seek makes them be read again.
         """
         try:
             producers = {partition: await self._producer(partition) for partition in assigned}
             committed = {partition: await self._consumer.committed(partition) for partition in assigned}
             others = await self._read_published() if assigned else False
             for partition in assigned:
-                # what another encoder made is made anew: of the catalogue, then, everything is looked at again
+                # vectors of other encoders are replaced: then the whole catalogue is checked again
                 self._consumer.seek(partition, 0 if others else committed[partition] or 0)
             self._producers.update(producers)
         except Exception as exc:
@@ -163,7 +164,7 @@ class ItemEncoding(ConsumerRebalanceListener):  # type: ignore[misc]
                 await self._producers.popitem()[1].stop()
 
     async def _read_published(self) -> bool:
-        """Learn what is published; returns whether some of it is of other encoders."""
+        """Read the published vectors; returns whether some of them come from other encoders."""
         consumer = connect.consumer(self._settings.kafka, connect.PUBLISHED)
         await consumer.start()
         found: dict[str, int] = {}
@@ -192,7 +193,7 @@ class ItemEncoding(ConsumerRebalanceListener):  # type: ignore[misc]
         return bool(others)
 
     def _newest(self, records: Sequence[Any]) -> dict[str, Item | None]:
-        """The newest state of each item among these records; None: it is deleted."""
+        """The newest state of each item among these records; None for a deleted item."""
         newest: dict[str, Item | None] = {}
         for record in records:
             self.counters["items"] += 1
@@ -238,7 +239,9 @@ class ItemEncoding(ConsumerRebalanceListener):  # type: ignore[misc]
         self.counters["deleted"] += len(gone)
 
     async def _publish(self, partition: TopicPartition, offset: int, values: Sequence[tuple[str, bytes | None]]) -> bool:
-        """Values and offset in one transaction; false when the partition is another process's, which reads the batch again."""
+        """Publish values and offset in one transaction; false when another process owns the partition and reads the batch
+        again.
+        """
         topic = self._settings.topic("item-vectors")
         async with self._publishing:
             producer = self._producers.get(partition)

@@ -1,5 +1,7 @@
-"""The log of a worker: without secrets, and without what libraries write of each step. What the Kafka client repeats while a
-broker is away is written now and then, with how often it came."""
+"""Logging of long-running processes: without secrets, and without the libraries' messages about each step.
+
+Messages that the Kafka client repeats while a broker is away are written at intervals, with a count.
+"""
 
 from __future__ import annotations
 
@@ -47,10 +49,10 @@ class _Written:
 
 
 class Seldom(logging.Filter):
-    """Of warnings and errors that the named loggers repeat, apart from numbers, one in `every_s` is let through.
+    """Passes one in `every_s` of the warnings and errors that the named loggers repeat. Messages that differ only in numbers
+    are equal.
 
-    Twenty clients that look for their broker ten times a second otherwise write 500 lines a second, and what matters is not
-    found among them.
+    Otherwise twenty clients that look for their broker ten times a second write 500 lines a second, which hide all else.
     """
 
     def __init__(self, names: str, every_s: float = EVERY_S, clock: Callable[[], float] = time.monotonic) -> None:
@@ -59,12 +61,12 @@ class Seldom(logging.Filter):
         self._written: dict[str, _Written] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether to write it; says how many like it were not, since the last one that was."""
+        """Whether to write the record. A written one includes the count of similar records suppressed before it."""
         if record.levelno < logging.WARNING or not super().filter(record):
             return True
         try:
             text = record.getMessage()
-        except (TypeError, ValueError):  # for the handler to complain about
+        except (TypeError, ValueError):  # the handler reports it
             return True
         what, now = NUMBER.sub("0", f"{record.levelno} {record.name} {text}")[:LONGEST], self._clock()
         last = self._written.get(what)
@@ -80,7 +82,7 @@ class Seldom(logging.Filter):
 
 
 class Masking(logging.Formatter):
-    """Masks logins and secret parameters of URLs in what is written, stack traces included."""
+    """Masks logins and secret parameters of URLs in log lines, stack traces included."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, or lines, of a record."""
@@ -88,7 +90,7 @@ class Masking(logging.Formatter):
 
 
 def log_to_stderr(level: str) -> None:
-    """Set up logging for a process that runs for long. Of libraries only warnings are written, unless `level` is DEBUG."""
+    """Set up logging for a long-running process. Libraries log only warnings, unless `level` is DEBUG."""
     handler = logging.StreamHandler()
     handler.setFormatter(Masking("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handler.addFilter(Seldom("aiokafka"))

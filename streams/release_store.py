@@ -1,4 +1,4 @@
-"""Where releases lie: a local folder of them, filled from S3 when an announcement says so."""
+"""Release storage: a local folder of releases, filled from S3 when an announcement names an address there."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def _client() -> Any:
 
 
 def fetch_release(root: Path, wanted: Announcement, client: Any = None) -> Path:
-    """The release's folder below `root`, downloaded when it is not there and the announcement names an `s3://` place.
+    """The release's folder below `root`, downloaded when it is missing and the announcement names an `s3://` address.
 
-    What comes is not trusted: `Release.open` verifies it against the announced manifest.
+    The download is not trusted: `Release.open` verifies it against the announced manifest.
 
     Raises:
         ReleaseRejected: it is not here and cannot be fetched.
@@ -33,7 +33,7 @@ def fetch_release(root: Path, wanted: Announcement, client: Any = None) -> Path:
     if not wanted.uri.startswith("s3://"):
         place = f"{wanted.uri} is not an s3:// address" if wanted.uri else "its announcement names no s3:// address"
         raise ReleaseRejected("not_here", f"there is no folder {folder}, and {place} to download it from")
-    # because it is needed only here, and this module is imported by commands that must start fast
+    # because it is needed only here, and commands that must start fast import this module
     from models.release.source import download, split
 
     bucket, prefix = split(wanted.uri)

@@ -1,4 +1,4 @@
-"""Whether each partition gets on: what waits and does not move for too long is named, and the worker counts as not alive."""
+"""Detect partitions that make no progress: work that waits too long is named, and the worker counts as not alive."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class _Seen:
 
 
 class Watchdog:
-    """Remembers when each thing last moved.
+    """Remembers when each item of work last moved.
 
-    `limit_s`: seconds that something with work waiting may stand still. `clock`: seconds, never set back.
+    `limit_s`: seconds without progress that are allowed while work waits. `clock`: monotonic, in seconds.
     """
 
     def __init__(self, limit_s: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -27,7 +27,7 @@ class Watchdog:
         self._seen: dict[str, _Seen] = {}
 
     def observe(self, name: str, mark: Hashable, *, waiting: bool) -> None:
-        """`name` stands at `mark`; `waiting` says whether there is anything left to do for it."""
+        """Record that `name` is at `mark`. `waiting`: whether it has work left."""
         seen = self._seen.get(name)
         if seen is None or not waiting or seen.mark != mark:
             self._seen[name] = _Seen(mark, self._clock())
@@ -38,6 +38,6 @@ class Watchdog:
             del self._seen[name]
 
     def stuck(self) -> dict[str, float]:
-        """What stands still for longer than the limit, and for how many seconds."""
+        """Names without progress for longer than the limit, with the seconds for each."""
         now = self._clock()
         return {name: round(now - seen.since, 1) for name, seen in self._seen.items() if now - seen.since > self._limit_s}

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from training.release.learned import Learned
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# how long an example takes says something about the machine, not about the law
+# the duration of an example depends on the machine, not on the law
 hypothesis_settings.register_profile("riffle", deadline=None)
 hypothesis_settings.load_profile("riffle")
 

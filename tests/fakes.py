@@ -1,4 +1,4 @@
-"""Stand-ins for what tests do not start."""
+"""Fakes for services that tests do not start."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def registry_server(**given: object) -> Iterator[RegistryServer]:
                     self.wfile.write(b"x")
                 return
             if not status.isdigit():
-                return  # the connection ends without a word
+                return  # the connection ends without a response
             self.send_response(int(status))
             self.send_header("Content-Type", "application/json")
             self.end_headers()

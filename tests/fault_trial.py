@@ -1,4 +1,4 @@
-"""One worker under load, and the ways to check it."""
+"""A worker under load, and the checks of its state."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Trial:
             changelogs = await changelog_digests(self.settings)
             try:
                 found = [facts for settings in workers for facts in await asyncio.to_thread(_tables, settings)]
-            except OSError as error:  # one that meets a damaged block says so, ends, and is started again
+            except OSError as error:  # a worker that finds a damaged block reports it, ends, and is restarted
                 found, missed = [], error
             different = []
             for facts in found:

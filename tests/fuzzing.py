@@ -1,4 +1,4 @@
-"""What fuzzers share: how many cases each runs, and the proof that its invariant can fail."""
+"""Shared by all fuzzers: the number of cases, and the check that an invariant can fail."""
 
 from __future__ import annotations
 

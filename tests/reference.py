@@ -1,4 +1,4 @@
-"""The tables computed from events alone, in plain Python, event by event: what the compiled loops must agree with."""
+"""Reference tables, computed from events alone, in plain Python, event by event. The compiled loops must agree with them."""
 
 from __future__ import annotations
 

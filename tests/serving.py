@@ -89,6 +89,6 @@ async def read_answer(reader: asyncio.StreamReader, *, head: bool = False) -> An
     if int(status) == 100:
         return Answer(version, 100, headers, b"")
     if head:
-        return Answer(version, int(status), headers, await reader.read())  # a body, if there is one, ends with the connection
+        return Answer(version, int(status), headers, await reader.read())  # the body, if there is one, ends with the connection
     length = int(headers.get("content-length", "0"))
     return Answer(version, int(status), headers, await reader.readexactly(length))

@@ -1,4 +1,4 @@
-"""A shop as it is on its first days: 30 things, 20 people with tastes of their own, some hundred events over six weeks."""
+"""A shop in its first weeks: 30 items, 20 users with different tastes, some hundred events over six weeks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Events with duplicates and late ones, and the tables that must come of them."""
+"""Events with duplicates and late arrivals, and the tables that must result from them."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class Sent:
         self.settings, self.rng = settings, random.Random(seed)
         self.log = Log(settings)
         self._sent: list[Interaction] = []
-        # idempotent, so that a broker that restarts gets each record once and in order
+        # idempotent, so that a restarting broker stores each record once and in order
         self._producer = AIOKafkaProducer(
             bootstrap_servers=settings.bootstrap_servers, enable_idempotence=True, linger_ms=5, max_request_size=2 << 20
         )

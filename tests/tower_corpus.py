@@ -1,4 +1,4 @@
-"""What the towers are trained on, small."""
+"""A small training set for the towers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One process of a data-parallel training that is killed once: run by `torchrun`, see `test_tower_training.py`."""
+"""One process of a data-parallel training that is killed once. `torchrun` runs it; see `test_tower_training.py`."""
 
 from __future__ import annotations
 

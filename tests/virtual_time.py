@@ -1,4 +1,4 @@
-"""An event loop whose clock stands still while anything runs, and jumps to the next timer when nothing does."""
+"""An event loop in virtual time: its clock stops while code runs, and jumps to the next timer when the loop is idle."""
 
 from __future__ import annotations
 

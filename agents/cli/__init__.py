@@ -22,9 +22,9 @@ __all__ = ["COMMANDS", "guarded", "main"]
 
 LIBRARIES = ("aiokafka", "asyncio", "botocore", "urllib3")
 NOT_WRITTEN = {errno.ENOSPC, errno.EBADF, errno.EIO, errno.EFBIG, errno.EDQUOT}
-"Errors of writing to a file that is open, which name none."
+"Errors of writing to an open file, which name no file."
 READER_GONE = 141
-"Exit status of a command whose reader has gone, as of one that SIGPIPE ended."
+"Exit status of a command whose reader has closed the pipe, the same as after SIGPIPE."
 COMMANDS = {
     "up": ("agents.cli.operate", "up", "Start the embedded Kafka and Redis and one worker."),
     "down": ("agents.cli.operate", "down", "Stop what `up` started."),
@@ -85,7 +85,7 @@ def _group(debug: bool) -> None:
     if debug:
         logging.basicConfig(level=logging.DEBUG)
     for name in LIBRARIES:
-        # what goes wrong there is told by the command; `worker` and `encode` log to handlers of their own
+        # the command reports errors itself; `worker` and `encode` log to handlers of their own
         logging.getLogger(name).addHandler(logging.NullHandler())
 
 
@@ -95,16 +95,16 @@ def main() -> None:
 
 
 def guarded(command: click.Command, name: str | None = None) -> NoReturn:
-    """Run a command, called `name` in its usage: errors that have a message for people are shown as that message.
+    """Run a command, called `name` in its usage. Errors with a message for users are shown as that message.
 
-    With `--json` the last line of the output is then `{"error": {"code", "message", "field"}}`. What cannot be written in the
-    terminal's encoding is replaced, and output that cannot be written at all is an error, unless whoever reads it has gone.
+    With `--json` the last line of the output is then `{"error": {"code", "message", "field"}}`. Characters that the terminal's
+    encoding lacks are replaced. Output that cannot be written is an error, unless its reader has closed the pipe.
     """
     _open_streams()
     status = _status_of(command, name)
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # as `| head` does it
+    except BrokenPipeError:  # as with `| head`
         status = status or READER_GONE
         _forget_output()
     except OSError as exc:
@@ -122,7 +122,7 @@ def _open_streams() -> None:
             with contextlib.suppress(OSError):
                 os.fstat(number)
                 continue
-            os.open(os.devnull, os.O_RDONLY if number == 1 else os.O_RDWR)  # takes the lowest number that is free
+            os.open(os.devnull, os.O_RDONLY if number == 1 else os.O_RDWR)  # takes the lowest free number
     sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - as long as the process
     sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
@@ -131,13 +131,13 @@ def _open_streams() -> None:
 
 
 def _forget_output() -> None:
-    """Drop what waits to be written, so that the interpreter does not try again at its end and print a trace."""
+    """Drop the buffered output, so that the interpreter does not retry at exit and print a trace."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _status_of(command: click.Command, name: str | None) -> int | str | None:
-    """Run the command and show what went wrong; returns the exit status."""
+    """Run the command and show its error, if any; returns the exit status."""
     try:
         command.main(prog_name=name)
     except SystemExit as exc:
@@ -162,10 +162,10 @@ def _tell(error: Mapping[str, str | None]) -> None:
 
 
 def _message(exc: Exception) -> str | None:
-    """What a person needs to know of an error; None when only its stack trace would tell."""
+    """The message of an error for users; None when only its stack trace helps."""
     if isinstance(exc, RiffleError):
         return exc.message
-    if "aiokafka" in sys.modules:  # what was never imported raised nothing, and takes a while to import
+    if "aiokafka" in sys.modules:  # a library that is not imported raised nothing, and importing it takes a while
         from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError, NodeNotReadyError
 
         from schemas.settings import Settings

@@ -24,7 +24,7 @@ __all__ = ["ask", "print_slate", "request_slate", "title_of"]
 
 
 def request_slate(settings: Settings, body: dict[str, Any], deadline_ms: int) -> dict[str, Any]:
-    """One request over Kafka; raises RiffleError, KafkaError."""
+    """Send one request over Kafka; raises RiffleError, KafkaError."""
 
     async def run() -> dict[str, Any]:
         client = RiffleClient(settings)
@@ -38,7 +38,7 @@ def request_slate(settings: Settings, body: dict[str, Any], deadline_ms: int) ->
 
 
 def title_of(settings: Settings, item_id: str) -> str:
-    """An item's title by HTTP; empty when nobody answers."""
+    """Look up an item's title by HTTP; empty when no worker answers."""
     try:
         found = asking.ask(f"{web_of(settings)}/v1/items/{urllib.parse.quote(item_id, safe='')}", 2.0).body
     except NotReady:
@@ -47,7 +47,7 @@ def title_of(settings: Settings, item_id: str) -> str:
 
 
 def print_slate(settings: Settings, slate: dict[str, Any], console: Console) -> None:
-    """A slate for people; with what explains it, where that was asked for."""
+    """Print a slate for users, with explanations if requested."""
     console.print(f"for {slate['user_id']}")
     rows = [
         (str(position), item["item_id"], title_of(settings, item["item_id"]), f"{item['score']:.3g}", _reasons(item))
@@ -69,7 +69,7 @@ def print_slate(settings: Settings, slate: dict[str, Any], console: Console) -> 
 
 
 def _reasons(item: dict[str, Any]) -> str:
-    """Sources; when they are explained with the score that each gave, and what the ranker expects."""
+    """Sources of an item. If explained, with the score from each, and the ranker's predictions."""
     explanation = item.get("explanation") or {}
     scores, heads = explanation.get("sources", {}), explanation.get("heads", {})
     lines = [", ".join(f"{name} {scores[name]:.3g}" if name in scores else name for name in item["sources"])]
@@ -79,7 +79,7 @@ def _reasons(item: dict[str, Any]) -> str:
 
 
 def _dropped(slate: dict[str, Any]) -> str:
-    """How many candidates each filter dropped; empty where it was not asked for. The same for every item of a slate."""
+    """Number of candidates that each filter dropped; empty if not requested. It is the same for every item of a slate."""
     explanation: dict[str, Any] = next((item["explanation"] for item in slate["items"] if item.get("explanation")), {})
     return ", ".join(f"{name} {count}" for name, count in explanation.get("dropped", {}).items())
 

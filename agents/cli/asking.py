@@ -1,4 +1,4 @@
-"""How commands ask a worker over HTTP: never by a proxy, never elsewhere than asked, within a time and a size."""
+"""HTTP requests of commands to a worker: without proxies or redirects, limited in time and size."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ READ_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back."""
+    """Response to a request."""
 
     status: int
     body: Any
@@ -29,14 +29,14 @@ class Answer:
 
 
 def ask(url: str, timeout_s: float, most_bytes: int = MOST_BYTES) -> Answer:
-    """GET `url`, whose answer must be JSON of at most `most_bytes` within `timeout_s`, whatever its status.
+    """GET `url`, whose response must be JSON of at most `most_bytes` within `timeout_s`, whatever its status.
 
-    The address is one that the user gave or of this machine: the proxies of the environment are not asked, because they would
-    look for it on theirs. Redirects are not followed. A login in the URL is sent as basic authentication.
+    The address is this machine's or given by the user. So the proxies of the environment are not used, because they would
+    resolve it on their own machine. Redirects are not followed. A login in the URL is sent as basic authentication.
 
     Raises:
         ConfigError: `url` is no http(s) URL.
-        NotReady: nobody answers, not in time, or with something else; the message names the URL without its login.
+        NotReady: no server answers in time, or the response is no such JSON; the message names the URL without its login.
     """
     end, shown = time.monotonic() + timeout_s, masked_url(url)
     try:

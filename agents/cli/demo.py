@@ -1,4 +1,4 @@
-"""`riffle demo`: the main job, shown."""
+"""`riffle demo`: demonstrates the whole system."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ __all__ = ["demo", "promising"]
 
 DEADLINE_MS = 60_000
 WIDE = 50
-"Items looked at to find an event that changes the first five."
+"Items considered when looking for an event that changes the first five."
 TRIES, ENOUGH = 3, 2
-"Events at most, until so many items are new on the slate."
+"Maximum number of events, and the number of new items on the slate that is enough."
 ARCHIVED_TIMEOUT_S = 120.0
 METRICS = ("ndcg@10", "hr@10", "recall@50", "mrr")
 
@@ -119,7 +119,7 @@ def demo(data: Path | None, as_json: bool) -> None:  # noqa: PLR0915 - one step 
 
 
 def _learn(settings: Settings, positive: str, tokens: dict[int, int], console: Console) -> dict[str, Any]:
-    """Train from the archived stream, let the release serve, and print the quality before and after."""
+    """Train from the archived stream, promote the release, and print the quality before and after."""
     with step(console, "waiting until the stream is archived"):
         target = open_target(settings.archive_target)
         until = time.monotonic() + ARCHIVED_TIMEOUT_S
@@ -144,9 +144,9 @@ def _learn(settings: Settings, positive: str, tokens: dict[int, int], console: C
 
 
 def _change(settings: Settings, user: str, last: Interaction, how: Interaction, console: Console) -> dict[str, Any]:
-    """A person's slate, what they then do, and the next slate; more than once while hardly anything changes.
+    """A user's slate, the user's next event, and the next slate; repeated while hardly anything changes.
 
-    `last` is the newest event of the stream, `how` one as they come from people who like what they see.
+    `last` is the newest event of the stream, `how` a typical positive event.
     """
     wide = request_slate(settings, {"user_id": user, "k": WIDE}, DEADLINE_MS)
     before = changed = {**wide, "items": wide["items"][:5]}
@@ -173,18 +173,18 @@ def _change(settings: Settings, user: str, last: Interaction, how: Interaction, 
 
 
 def promising(ranked: Sequence[str], similar: Callable[[str], Sequence[str]]) -> list[str]:
-    """The items a person would have to like for their slate to change, the one that changes most first, as far as one can tell.
+    """The items that a user would have to like for the slate to change, in estimated order of the change, largest first.
 
-    `ranked`: what they are recommended, best first; the first five are the slate. Of the next twenty those come first of whose
-    similar items most stand below the slate, where a push brings them into it; then the better ranked. With five or fewer
-    there is only the last.
+    `ranked`: the recommended items, best first; the first five are the slate. The next twenty are ordered by how many of their
+    similar items are ranked below the slate, where a boost lifts those onto it; ties keep their rank. With five or fewer items
+    only the last is returned.
     """
     below, few = set(ranked[5:]), list(ranked[5:25]) or list(ranked[-1:])
     return sorted(few, key=lambda item_id: -len(below & set(similar(item_id)) - {item_id}))
 
 
 def _similar(settings: Settings, item_id: str) -> list[str]:
-    """Ids of similar items, by HTTP; none when nobody answers."""
+    """Ids of similar items, by HTTP; none when no worker answers."""
     try:
         return _ids(asking.ask(f"{settings.web}/v1/similar/{urllib.parse.quote(item_id, safe='')}?k=10", 5.0).body)
     except (NotReady, KeyError, TypeError):
@@ -196,7 +196,7 @@ def _ids(slate: dict[str, Any]) -> list[str]:
 
 
 def _one_per_partition(settings: Settings, tokens: dict[int, int], people: Counter[str]) -> list[dict[str, Any]]:
-    """A request for one person of each partition, to be answered after that partition's last event."""
+    """One request for a user of each partition, to be answered after that partition's last event."""
     from aiokafka.partitioner import DefaultPartitioner
 
     partitioner, every = DefaultPartitioner(), list(range(settings.partitions))

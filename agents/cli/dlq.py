@@ -1,4 +1,4 @@
-"""Dead letters: records that could not be used, looked at and produced again."""
+"""`riffle dlq`: list, show and replay dead letters, which are records that could not be used."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ __all__ = ["doctor"]
 
 REGISTRY_S = 5.0
 FAILING = 2
-"Ends in a row of a part that does not run well, though it runs just now."
+"Consecutive ends from which a part is reported as failing, even if it runs at the moment."
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,9 @@ class _Check:
     name: str
     ok: bool
     advice: str = ""
-    "What to do when it is not ok."
+    "The remedy when it is not ok."
     warning: str = ""
-    "What may be meant otherwise, though nothing is broken."
+    "A setting that is possibly unintended, though nothing is broken."
 
     def to_json(self) -> dict[str, object]:
         if not self.ok:
@@ -129,7 +129,7 @@ def _redis(settings: Settings) -> list[_Check]:
         advice = f"run `riffle up`; log: {server.daemon.log_file}"
         return [_configured("Redis's port", server), _Check(f"Redis answers at {settings.redis}", answers, advice)]
     redis: Any = importlib.import_module("redis")
-    name = "Redis answers at RIFFLE_REDIS_URL"  # which may hold a password
+    name = "Redis answers at RIFFLE_REDIS_URL"  # the URL may hold a password
     try:
         with redis.Redis.from_url(settings.redis, socket_timeout=2, socket_connect_timeout=2) as client:
             client.ping()
@@ -154,7 +154,7 @@ def _worker(settings: Settings) -> list[_Check]:
 
 
 def _supervisor(settings: Settings) -> list[_Check]:
-    """Whether what ended by itself is running again, and whether anything looks after what runs. Of no use in a cluster."""
+    """Whether parts that ended by themselves run again, and whether they are supervised. Not meaningful in a cluster."""
     now_ms = round(time.time() * 1000)
     found = [
         _Check(f"{name} runs well", history.next_try_at is None and history.in_row < FAILING, restarts_of(history, now_ms))

@@ -1,4 +1,4 @@
-"""`riffle encode`: vectors of new and changed items, as they arrive. A process of its own: it needs torch, serving does not."""
+"""`riffle encode`: vectors of new and changed items, as they arrive. A process of its own: serving does not need torch."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ log = logging.getLogger(__name__)
 RETRY_S = 5.0
 NO_TORCH = "encoding needs torch and transformers: install riffle with its extra `train`"
 NICENESS = 10
-"Serving goes first where both share the cores."
+"Lowers the priority, so that serving comes first on shared cores."
 
 
 def can_encode() -> bool:
-    """Whether what the encoders need is installed. Imports none of it."""
+    """Whether the encoders' dependencies are installed. Imports none of them."""
     return all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers", "training"))
 
 
 def _encoders(settings: Settings) -> ItemEncoders:
-    # by name, as the commands of training: what serves must not import it
+    # by name, like the commands of training: serving code must not import it
     make: Callable[..., ItemEncoders] = importlib.import_module("training.encoders.live").LiveEncoders
     return make(settings.cache / "vectors", settings.text_model, settings.image_hosts)
 
@@ -93,7 +93,7 @@ def encode(once: bool, as_json: bool) -> None:
         raise NotReady("no_torch", NO_TORCH)
     log_to_stderr(settings.log_level)
     if once:
-        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it ends with the reason
+        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # the command reports the reason when it ends
     os.setpriority(os.PRIO_PROCESS, 0, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
     registry = connect.registry(settings)
     encoders = _encoders(settings)

@@ -1,4 +1,4 @@
-"""Commands that bring data in."""
+"""Commands that load data."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["load", "replay"]
 
 T = TypeVar("T")
 SHOWN = 20
-"Bad rows that a report names."
+"Maximum number of bad rows that a report names."
 
 
 def _counted(rows: Iterable[T], counts: Counter[str], name: str) -> Iterator[T]:

@@ -63,13 +63,13 @@ __all__ = [
 WORKER_S, KAFKA_S, REDIS_S = 60.0, 90.0, 20.0
 "Seconds that each may take until it is ready."
 TRIES = 2
-"Ends of a part in a row after which `up` gives up waiting for it; the supervisor does not."
+"Consecutive ends of a part after which `up` stops waiting for it; the supervisor continues."
 INTERRUPTED = 130
-"Exit status of a command that Ctrl-C ended, as of a shell's."
+"Exit status of a command that Ctrl-C ended, as a shell sets it."
 
 
 def _wanted(settings: Settings, *, with_worker: bool) -> list[str]:
-    """Names of the parts that `up` starts; raises ConfigError when the encoder is wanted and cannot run."""
+    """Names of the parts that `up` starts; raises ConfigError when the encoder is required and cannot run."""
     from agents.cli.encode import NO_TORCH, can_encode
 
     names = {"kafka": settings.embedded_kafka, "redis": settings.embedded_redis, "worker": with_worker}
@@ -84,16 +84,16 @@ def _silent(reason: str) -> dict[str, Any]:
 
 
 def web_of(settings: Settings) -> str:
-    """Where this home's worker listens; where the settings say when none runs."""
+    """Address of this home's worker; the address in the settings when none runs."""
     return worker_daemon(settings).address() or serving(settings).address() or settings.web
 
 
 def readiness(settings: Settings) -> dict[str, Any]:
-    """What /readyz says of this home's worker; `{"ready": False}` when it does not answer, or another's worker does."""
+    """The /readyz response of this home's worker; `{"ready": False}` when it does not answer, or another's worker does."""
     web = web_of(settings)
     place = urlsplit(web)
     port = place.port or 80
-    # asked first whether anyone listens, because a client that polls a port of its own range may meet itself there
+    # check first whether a server listens, because a client that polls a port in its own range may connect to itself
     if place.hostname is None or answer_of(port, b"", 0, place.hostname, 2.0) is None:
         return _silent(f"{web} does not answer")
     pids = [pid for daemon in (worker_daemon(settings), serving(settings)) if (pid := daemon.pid()) is not None]
@@ -107,9 +107,9 @@ def readiness(settings: Settings) -> dict[str, Any]:
 
 
 def other_settings(settings: Settings) -> list[str]:
-    """Variables in which the worker that `up` has started differs from these settings; none where no such worker runs.
+    """Variables in which the worker that `up` has started differs from these settings; none if no such worker runs.
 
-    `RIFFLE_ENCODER` says what `up` starts, and nothing to the worker.
+    `RIFFLE_ENCODER` only affects `up`, not the worker.
     """
     pid = worker_daemon(settings).pid()
     there = {} if pid is None else _given_to(pid)
@@ -118,13 +118,13 @@ def other_settings(settings: Settings) -> list[str]:
 
 
 def _require_same_settings(settings: Settings) -> None:
-    """Refuse to take a worker that has other settings for the one that is wanted.
+    """Check that a running worker has these settings.
 
-    One that ends again and again passes, also while it runs: the supervisor starts the next one with these settings. So does
-    one that does not answer yet.
+    A worker that ends repeatedly is accepted, even while it runs, because the supervisor starts the next one with these
+    settings. A worker that does not answer yet is accepted too.
 
     Raises:
-        ConfigError: it listens elsewhere, or answers; the message names the variables.
+        ConfigError: it listens elsewhere, or answers with other settings; the message names the variables.
     """
     answers = "web" not in (readiness(settings).get("reasons") or {})
     if histories(settings).get("worker", History()).in_row >= (TRIES if answers else 1):
@@ -136,7 +136,7 @@ def _require_same_settings(settings: Settings) -> None:
 
 
 def told_of(names: list[str]) -> str:
-    """What a person is told of the variables of `other_settings`, never their values; empty without any."""
+    """Message for users about the variables of `other_settings`, never with their values; empty without any."""
     return f"the worker runs with other settings ({', '.join(names)}): `riffle down`, then `riffle up`" if names else ""
 
 
@@ -150,13 +150,13 @@ def kafka_answers(settings: Settings) -> bool:
 
 
 def start_stack(settings: Settings, console: Console, *, with_worker: bool = True) -> list[str]:
-    """Start what does not run yet, and wait until it is ready; returns the names of what ran already.
+    """Start the parts that do not run yet, and wait until they are ready; returns the names of those that ran already.
 
-    A supervisor starts it, and goes on to start again what ends by itself until `riffle down`.
+    A supervisor starts them, and restarts parts that end by themselves until `riffle down`.
 
     Raises:
-        RiffleError: a port is taken, or the worker runs with other settings, and nothing was started; or a part did not
-            start: the message says why, and what runs.
+        RiffleError: a port is taken, or the worker runs with other settings, and nothing was started. Or a part did not start:
+            the message names the reason and the running parts.
     """
     daemons, before = _daemons(settings), _running(settings)
     settings.make_home()
@@ -172,7 +172,7 @@ def start_stack(settings: Settings, console: Console, *, with_worker: bool = Tru
     try:
         _start(settings, console, names)
     except KeyboardInterrupt:
-        # whoever interrupts this wants no more to be started behind their back
+        # after an interrupt nothing more must be started in the background
         supervisor_daemon(settings).stop()
         running = _running(settings)
         left = f"still running: {', '.join(running)}; `riffle down` stops them" if running else "nothing runs"
@@ -204,7 +204,7 @@ def _start(settings: Settings, console: Console, names: list[str]) -> None:
         asyncio.run(ensure_topics(settings))
     if "worker" in names:
         _await(settings, console, "worker", began_ms, lambda: bool(readiness(settings)["ready"]), WORKER_S)
-        _require_same_settings(settings)  # of one that was still starting before
+        _require_same_settings(settings)  # again, because the worker may still have been starting before
 
 
 @contextmanager
@@ -216,7 +216,7 @@ def _one_at_a_time(settings: Settings) -> Iterator[None]:
 
 
 def _supervise(settings: Settings, names: list[str]) -> None:
-    """Have a supervisor with these settings look after these parts, and what another one looked after; they go on running."""
+    """Run a supervisor with these settings for these parts and those of a previous supervisor; the parts keep running."""
     daemon = supervisor_daemon(settings)
     with _one_at_a_time(settings):
         pid = daemon.pid()
@@ -224,7 +224,7 @@ def _supervise(settings: Settings, names: list[str]) -> None:
         names = [name for name in PARTS if name in names or name in there]
         wanted = settings.environment(secrets=True)
         if there == names and {name: environment.get(name) for name in wanted} == wanted:
-            daemon.signal(signal.SIGUSR1)  # what waits to be started again is started now
+            daemon.signal(signal.SIGUSR1)  # parts that wait for a restart are started now
             return
         daemon.stop()
         if parts_of(settings, names):
@@ -233,7 +233,7 @@ def _supervise(settings: Settings, names: list[str]) -> None:
 
 
 def _supervised(pid: int) -> tuple[list[str], dict[str, str]]:
-    """The parts that a running supervisor looks after, and the settings that it was started with."""
+    """The parts of a running supervisor, and the settings with which it was started."""
     try:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
@@ -242,7 +242,7 @@ def _supervised(pid: int) -> tuple[list[str], dict[str, str]]:
 
 
 def _given_to(pid: int) -> dict[str, str]:
-    """The `RIFFLE_*` variables that a process was started with; none of one that is gone, or whose are not to be seen."""
+    """The `RIFFLE_*` variables with which a process was started; none if it is gone or they cannot be read."""
     try:
         pairs = [entry.partition(b"=") for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")]
     except OSError:
@@ -276,7 +276,7 @@ def _await(settings: Settings, console: Console, name: str, began_ms: int, ready
 
 
 def _daemons(settings: Settings) -> dict[str, Daemon]:
-    """What `up` starts, in that order; the supervisor, which starts the others, is stopped first."""
+    """Processes that `up` starts, in reverse order of stopping. The supervisor is stopped first, as it restarts the others."""
     kafka, redis = EmbeddedKafka(settings).daemon, EmbeddedRedis(settings).daemon
     found = {"kafka": kafka, "redis": redis, "worker": worker_daemon(settings), "encoder": encoder_daemon(settings)}
     return {**found, "supervisor": supervisor_daemon(settings)}
@@ -287,7 +287,7 @@ def _running(settings: Settings) -> list[str]:
 
 
 def facts_of(settings: Settings) -> dict[str, str]:
-    """Addresses of what runs, without logins; of what does not, where the settings say that it would."""
+    """Addresses of the running parts, without logins; of other parts, the addresses in the settings."""
     daemons = _daemons(settings)
     return {
         "bootstrap": (settings.embedded_kafka and daemons["kafka"].address()) or settings.bootstrap_servers,
@@ -338,7 +338,7 @@ def _when(ms: int) -> str:
 
 
 def restarts_of(history: History, now_ms: int) -> str:
-    """What became of a part, in words; empty when it never ended by itself."""
+    """Summary of a part's restarts for users; empty when it never ended by itself."""
     if history.ended_at is None:
         return ""
     how = "" if history.exit is None else f" with exit {history.exit}"
@@ -398,7 +398,8 @@ def worker() -> None:
 
     Example: RIFFLE_BOOTSTRAP=kafka://broker:9092 riffle worker
     """
-    # asked first, in a thread, because the worker needs the main thread's event loop: no broker is one line, not a trace
+    # checked first, in a thread, because the worker needs the main thread's event loop: a missing broker is one line, not a
+    # trace
     with ThreadPoolExecutor(1) as thread:
         thread.submit(asyncio.run, partition_counts(Settings.from_env())).result()
     from agents.worker import main

@@ -1,4 +1,4 @@
-"""What became of events that a command produced, by the counters of the worker that answers at the configured address."""
+"""Outcomes of the events that a command produced, from the counters of the worker at the configured address."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["outcomes", "since"]
 
 EVENTS = re.compile(r'^riffle_events_total\{(?:.*,)?outcome="(\w+)"(?:,.*)?\} (\S+)$', re.MULTILINE)
 KNOWN = ("applied", "duplicate", "shown", "dead_letter")
-"What an event comes to; `replayed` ones came to something before."
+"Final outcomes of an event. `replayed` events had one of these before."
 TIMEOUT = aiohttp.ClientTimeout(total=5)
 POLL_S = 0.1
 STILL_S = 5.0
-"Seconds without a further event after which the others are those of another worker, or of none."
+"Seconds without a further event after which the rest is not expected from this worker any more."
 
 
 async def outcomes(web: str) -> Counter[str] | None:
@@ -39,10 +39,10 @@ async def outcomes(web: str) -> Counter[str] | None:
 async def since(
     web: str, before: Counter[str], sent: int, clock: Callable[[], float] = time.monotonic, still_s: float = STILL_S
 ) -> Counter[str] | None:
-    """What came to pass since `before`, once it is at least as many events as were sent.
+    """Outcomes since `before`, once they cover at least as many events as were sent.
 
-    It includes events of others that came meanwhile. None when the worker does not take as many: it is gone, or was started
-    again, or another worker has some of them.
+    They include events of other producers in the meantime. None when the worker does not reach that number: it is gone, was
+    restarted, or another worker owns some of the partitions.
     """
     at, most = clock(), -1
     while True:

@@ -47,9 +47,9 @@ log = logging.getLogger(__name__)
 SERVED_TIMEOUT_S = 60.0
 NOT_JUDGED = "not judged"
 TOO_LITTLE = frozenset({"too_little", "too_little_to_judge", "no_meetings"})
-"Codes of a training that has too few events, as in the first days of a shop."
+"Error codes of a training with too few events, as in the first days of a shop."
 TRAIN = "from agents.cli import guarded; from training.cli.train import train_command; guarded(train_command, 'riffle train')"
-"The program of the process of its own: errors in its options name this command."
+"Program of the training process, with which errors in its options name this command."
 
 
 def _aliases(settings: Settings) -> dict[str, Announcement | None]:
@@ -63,7 +63,7 @@ def current_champion(settings: Settings) -> str:
 
 
 def _at_hand(settings: Settings) -> str:
-    """Name of the champion, whose folder is here or was downloaded: before hours of training, not after them."""
+    """Name of the champion, with its folder checked or downloaded: a failure precedes the hours of training."""
     champion = _aliases(settings).get(CHAMPION)
     if champion is None:
         return "none"
@@ -77,9 +77,9 @@ def _at_hand(settings: Settings) -> str:
 
 
 def run_training(settings: Settings, options: list[str]) -> dict[str, Any]:
-    """`python -m training train …` in a process of its own, so that its memory goes when it ends; returns its figures.
+    """Run `python -m training train …` in a separate process, whose memory is freed at its end; returns its metrics.
 
-    Where it fails this process exits with its status, after its error.
+    If it fails, this process prints its error and exits with its status.
     """
     status, out = _trained(settings, options)
     if status:
@@ -90,7 +90,7 @@ def run_training(settings: Settings, options: list[str]) -> dict[str, Any]:
 
 
 def try_training(settings: Settings, options: list[str]) -> dict[str, Any]:
-    """`run_training`; where there is too little to train on or to judge by `{"error": …}`, which is already on stderr."""
+    """Call `run_training`; with too little data to train or judge, return `{"error": …}`, which is already on stderr."""
     status, out = _trained(settings, options)
     facts = _last_line(out)
     if status and facts.get("error", {}).get("code") not in TOO_LITTLE:
@@ -106,7 +106,7 @@ def _last_line(out: str) -> dict[str, Any]:
 
 
 def _trained(settings: Settings, options: list[str]) -> tuple[int, str]:
-    """Exit status and output of a training; what went wrong is on stderr, and as JSON at the end of the output."""
+    """Exit status and output of a training; its error is on stderr, and as JSON at the end of the output."""
     command = python("-c", TRAIN, *options, "--json", "--out", str(settings.releases_dir), "--cache", str(settings.cache))
     ran = subprocess.run(
         command, env={**os.environ, **SAFE_PATH}, stdout=subprocess.PIPE, encoding="utf-8", errors="replace", check=False
@@ -141,7 +141,7 @@ def _passed(settings: Settings, name: str, *, force: bool) -> tuple[Path, Manife
 
 
 def promote(settings: Settings, name: str, *, force: bool = False, upload: str = "") -> dict[str, Any]:
-    """Announce a release as the champion, after verifying it here; the one that served becomes `previous`.
+    """Verify a release here and announce it as the champion; the one that served becomes `previous`.
 
     Raises:
         ReleaseRejected: it does not verify, or the gate refused it and `force` is not given.
@@ -158,7 +158,7 @@ def promote(settings: Settings, name: str, *, force: bool = False, upload: str =
     previous = aliases.get(PREVIOUS) if again else before
     changes = {PREVIOUS: previous, CHAMPION: Announcement(name, manifest_sha256(folder), uri)}
     challenger = aliases.get(CHALLENGER)
-    if challenger is not None and challenger.release == name:  # it challenges nobody any more
+    if challenger is not None and challenger.release == name:  # it is no longer the challenger
         changes[CHALLENGER] = None
     asyncio.run(announce(settings, changes))
     facts = {"champion": name, "previous": before.release if before else "none"}
@@ -168,7 +168,7 @@ def promote(settings: Settings, name: str, *, force: bool = False, upload: str =
 
 
 def note(name: str, tags: Mapping[str, str]) -> None:
-    """Tag the MLflow runs of a release, where MLFLOW_TRACKING_URI says; what serves does not depend on it."""
+    """Tag a release's MLflow runs at MLFLOW_TRACKING_URI, if set. Serving does not depend on it."""
     tracking = Tracking.from_env()
     if tracking is not None:
         try:
@@ -178,7 +178,7 @@ def note(name: str, tags: Mapping[str, str]) -> None:
 
 
 def await_served(settings: Settings, name: str, console: Console) -> bool:
-    """Wait until the worker here serves a release; false when it refuses it, or there is no worker."""
+    """Wait until the local worker serves a release; false when it refuses the release, or there is no worker."""
     until = time.monotonic() + SERVED_TIMEOUT_S
     with step(console, f"waiting until the worker serves {name}"):
         while time.monotonic() < until:
@@ -298,7 +298,7 @@ def list_command(as_json: bool) -> None:
     serving = readiness(settings).get("release")
     try:
         aliases = _aliases(settings)
-    except (KafkaError, OSError):  # the folder can be listed all the same
+    except (KafkaError, OSError):  # the folder can be listed without them
         aliases = {}
     rows = [_row(manifest, serving, aliases) for manifest in list_releases(settings.releases_dir)]
     if as_json:

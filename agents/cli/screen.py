@@ -1,4 +1,4 @@
-"""What commands print: text as it is, without markup, in tables that fit where they are read."""
+"""Terminal output of commands: plain text without markup, in tables that fit the screen."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from rich.text import Text
 __all__ = ["plain_console", "print_table", "printable", "words"]
 
 WIDE = 10_000
-"Columns where nobody looks at a screen: in a file or a pipe nothing is folded."
+"Columns without a terminal: nothing is folded in a file or a pipe."
 NARROW = 4
-"Columns that a folded cell needs to be read."
+"Minimum width at which a folded cell can be read."
 
 
 def printable(text: str) -> str:
-    """What a terminal may be given: letters, signs and line breaks as they are, anything else as in JSON."""
+    """Escape a text for a terminal: letters, signs and line breaks are kept, anything else is escaped as in JSON."""
     return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
 def plain_console(*, stderr: bool = False) -> Console:
-    """A console that prints text as it is: names from outside may look like markup, and numbers have no colour of their own."""
+    """A console that prints text unchanged: names from outside may look like markup, and numbers have no special colour."""
     stream = sys.stderr if stderr else sys.stdout
     screen = stream is not None and stream.isatty()
     width = None if screen or os.environ.get("COLUMNS", "").isdecimal() else WIDE
@@ -35,7 +35,7 @@ def plain_console(*, stderr: bool = False) -> Console:
 
 
 def words(value: object) -> str:
-    """A value of an answer in JSON: text as it is, all else in JSON's spelling."""
+    """Format a JSON value: text unchanged, anything else in JSON's spelling."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -50,7 +50,7 @@ def print_table(
 ) -> None:
     """Print rows below their column names, without blanks at the ends of lines.
 
-    Columns named in `fold` may take several lines. Where the others do not fit on the screen, each row is printed as lines of
+    Columns named in `fold` may take several lines. If the others do not fit on the screen, each row is printed as lines of
     `name: value` instead: no column is ever dropped or cut.
     """
     rows = [[printable(value) for value in row] for row in rows]

@@ -1,4 +1,4 @@
-"""`riffle tables`: what each partition's rows are, here and in the changelog."""
+"""`riffle tables`: state of each partition's rows, in workers and in the changelog."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ __all__ = ["changelog_digests", "tables"]
 
 
 NOT_COMPARED = "not compared"
-"Verdict on a partition whose rows are not all there yet."
+"Verdict on a partition whose rows are not complete yet."
 ASK_S, VERIFY_S = 30.0, 600.0
-"Seconds that a worker may take to answer; with digests it reads its tables whole."
+"Seconds that a worker may take to answer; the second with digests, for which it reads its tables whole."
 
 
 async def changelog_digests(settings: Settings) -> dict[tuple[str, int], tuple[int, Digest]]:
-    """Per table partition: the offset after its changelog's newest record, and the digest of what a committed reader finds."""
+    """Per table partition: the offset after its changelog's newest record, and the digest of its committed records."""
     consumer = connect.consumer(settings.kafka, connect.COMMITTED)
     await consumer.start()
     found = {}

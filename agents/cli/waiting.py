@@ -1,4 +1,4 @@
-"""How far a long step is: a bar on a terminal, a line now and then where there is none."""
+"""Progress of a long step: a bar on a terminal, otherwise a line at intervals."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ EVERY_S = 10.0
 def advance(
     what: str, total: int, console: Console, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Callable[[int], None]]:
-    """A function to be told how much of `total` is done."""
+    """Create a function that reports how much of `total` is done."""
     if console.is_terminal:
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         with Progress(*columns, console=console) as bar:
             task = bar.add_task(what, total=total)
             yield lambda done: bar.update(task, completed=done)
-            # rows that were bad are never done: what is left over is not to come
+            # bad rows never count as done: the rest is no longer to come
             bar.update(task, total=bar.tasks[task].completed)
         return
     last = clock()
@@ -44,7 +44,7 @@ def advance(
 
 
 def with_progress(what: str, total: int, work: Callable[[Callable[[int], None]], Awaitable[Any]]) -> Any:
-    """Run `work`, which is given a function to be told how much is done; shown on stderr."""
+    """Run `work` with a function to report its progress, which is shown on stderr."""
 
     async def run() -> Any:
         with advance(what, total, plain_console(stderr=True)) as report:
@@ -55,7 +55,7 @@ def with_progress(what: str, total: int, work: Callable[[Callable[[int], None]],
 
 @contextmanager
 def step(console: Console, what: str) -> Iterator[None]:
-    """Say what is waited for."""
+    """Show the name of the step that is waited for."""
     if console.is_terminal:
         with console.status(what):
             yield

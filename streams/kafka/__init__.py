@@ -1,1 +1,1 @@
-"""Everything that talks to Kafka."""
+"""Kafka clients, topics and records."""

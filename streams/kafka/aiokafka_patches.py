@@ -1,7 +1,8 @@
-"""A header name that is not UTF-8 stops no consumer: Kafka takes any bytes, aiokafka can read none but UTF-8.
+"""Patches aiokafka so that a header name that is not UTF-8 cannot crash a consumer.
 
-One such record would otherwise end every worker that comes to it, at each start. Consumers come from here: they read what
-cannot be decoded as backslash escapes, and what becomes of the record is for its reader to say.
+Kafka accepts any bytes in a header name, aiokafka only reads UTF-8. One such record would end every worker that reaches it, at
+each start. Consumers are imported from here: they decode invalid bytes as backslash escapes, and the reader of the record
+decides how to handle it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ LENGTH_AT, MAGIC_AT = 8, 16
 
 
 class _Lenient(bytes):
-    """Bytes of which every part can be decoded."""
+    """Bytes whose parts can all be decoded."""
 
     def __getitem__(self, key: SupportsIndex | slice) -> Any:
         part = super().__getitem__(key)
@@ -35,7 +36,7 @@ class _Lenient(bytes):
 
 
 class _Reader(_DefaultRecordBatchPy):  # type: ignore[misc]
-    """aiokafka's reader in Python, over lenient bytes."""
+    """aiokafka's pure-Python reader, over lenient bytes."""
 
     _buffer: Any
 
@@ -46,7 +47,7 @@ class _Reader(_DefaultRecordBatchPy):  # type: ignore[misc]
 
 
 class Batch:
-    """A batch of records as aiokafka has it, whose headers may have any names."""
+    """A batch of records as aiokafka has it, except that its headers may have any names."""
 
     def __init__(self, batch: Any, data: bytes, start: int) -> None:
         self._batch, self.data, self.start = batch, data, start
@@ -55,7 +56,7 @@ class Batch:
         return getattr(self._batch, name)
 
     def __next__(self) -> Any:
-        return next(self._batch)  # of a control batch
+        return next(self._batch)  # used for control batches
 
     def __iter__(self) -> Iterator[Any]:
         done = 0
@@ -66,13 +67,13 @@ class Batch:
             return
         except (UnicodeDecodeError, CorruptRecordException):
             if self.data[self.start + MAGIC_AT] != 2:
-                raise  # of a format before there were headers
+                raise  # older formats have no headers
         stop = self.start + 12 + int.from_bytes(self.data[self.start + LENGTH_AT : self.start + LENGTH_AT + 4], "big")
         yield from islice(iter(_Reader(self.data[self.start : stop])), done, None)
 
 
 class Fetched:
-    """What a fetch brought of one partition, batch by batch."""
+    """The fetched data of one partition, batch by batch."""
 
     def __init__(self, data: bytes | None) -> None:
         self._data, self._at = data or b"", 0
@@ -83,7 +84,7 @@ class Fetched:
         return bool(self._records.has_next())
 
     def size_in_bytes(self) -> int:
-        """Of all."""
+        """Size of all batches."""
         return int(self._records.size_in_bytes())
 
     def next_batch(self) -> Batch | None:
@@ -93,5 +94,5 @@ class Fetched:
         return None if batch is None else Batch(batch, self._data, start)
 
 
-# aiokafka has no place to say of what class these are
+# aiokafka has no option for the class of a fetch's records
 fetcher.MemoryRecords = Fetched

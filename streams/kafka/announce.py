@@ -19,7 +19,7 @@ __all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "Announcement", "announce", "an
 CHAMPION = "champion"
 "Alias of the release that serves."
 PREVIOUS = "previous"
-"Alias of the release that served before: what a rollback returns to."
+"Alias of the release that served before; a rollback returns to it."
 
 CHALLENGER = "challenger"
 "Alias of the release that may serve next. It is recorded, and no worker serves it."
@@ -27,7 +27,7 @@ CHALLENGER = "challenger"
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """A release by name. `manifest_sha256` pins what it holds; `uri` says where it can be fetched."""
+    """A release by name. `manifest_sha256` pins its content; `uri` is the address to fetch it from."""
 
     release: str
     manifest_sha256: str
@@ -37,7 +37,7 @@ class Announcement:
 
 
 def decode_announcement(value: bytes | None) -> Announcement | None:
-    """An announcement's value; None means: no release.
+    """Decode an announcement's value; None stands for no release.
 
     Raises:
         BadEvent: it cannot be decoded.
@@ -70,7 +70,7 @@ async def announced(settings: Settings) -> dict[str, Announcement | None]:
 
 
 async def announce(settings: Settings, aliases: Mapping[str, Announcement | None]) -> None:
-    """Set aliases; None takes one away. Returns when the broker has acknowledged all."""
+    """Set aliases; None removes one. Returns when the broker has acknowledged all."""
     producer = connect.producer(settings.kafka, connect.DURABLE)
     try:
         await producer.start()

@@ -1,8 +1,8 @@
-"""Who owns which partitions: balanced, to whoever holds their rows already, with standbys beside the owners.
+"""Partition assignment: balanced, preferring members that already hold the rows, with standbys beside the owners.
 
-A member tells the group which partition numbers it holds, as owner, as standby, or as rows left on its disk. The group's
+A member reports to the group which partition numbers it holds: as owner, as standby, or as rows left on its disk. The group's
 leader gives number n of every topic to one member, because requests, events and co-visits of a number belong together. A
-partition stays where it is as long as the balance allows; one whose owner is gone goes to its standby.
+partition stays with its owner as long as the balance allows. If the owner is gone, the partition goes to its standby.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, Cons
 __all__ = ["ON_DISK", "OWNER", "STANDBY", "HoldingAssignor", "Placement", "place"]
 
 OWNER, STANDBY, ON_DISK = 3, 2, 1
-"How a member holds a partition; the larger, the less it has to catch up."
+"How a member holds a partition. With a larger value it has less to catch up."
 VERSION = 1
 TURN = 2**32 - 1
-"In place of a partition number: how often the member asked to be assigned anew, in the lowest byte."
+"Key in place of a partition number. Its value counts the member's requests for reassignment, in the lowest byte."
 _ENTRY = struct.Struct("<IB")
 
 
@@ -34,16 +34,16 @@ class Placement:
 
 
 def place(partitions: Sequence[int], held: Mapping[str, Mapping[int, int]], standbys: int) -> Placement:
-    """Place `partitions` on the members that `held` names (at least one), with up to `standbys` copies beside each owner.
+    """Place `partitions` on the members in `held` (at least one), with up to `standbys` copies beside each owner.
 
-    `held`: per member, how it holds each number. Deterministic. No member owns two more than another. While the members
-    stay the same, nothing moves.
+    `held`: for each member, how it holds each number. The result is deterministic. The numbers of partitions that any two
+    members own differ by at most one. While the members stay the same, nothing moves.
     """
     members = sorted(held)
     placed = Placement({m: [] for m in members}, {m: [] for m in members})
     least, extra = divmod(len(partitions), len(members))
     left = []
-    # the best holders choose first; a member that is full, or one of too many with an extra partition, must let go
+    # the best holders choose first; a full member must release, as must one of too many with an extra partition
     claims = sorted((-how, n, m) for m in members for n, how in held[m].items() if n in set(partitions))
     taken: set[int] = set()
     for _, n, member in claims:
@@ -68,12 +68,12 @@ def place(partitions: Sequence[int], held: Mapping[str, Mapping[int, int]], stan
 
 
 def packed(held: Mapping[int, int]) -> bytes:
-    """What a member holds, as bytes for the group protocol."""
+    """Encode the partitions that a member holds for the group protocol."""
     return bytes([VERSION]) + b"".join(_ENTRY.pack(n, how) for n, how in sorted(held.items()))
 
 
 def unpacked(data: bytes | None) -> dict[int, int]:
-    """The reverse of `packed`; nothing for a member of another version, which is then treated as holding nothing."""
+    """Decode the result of `packed`; empty for a member of another version, which is treated as holding nothing."""
     if not data or data[0] != VERSION or (len(data) - 1) % _ENTRY.size:
         return {}
     return dict(_ENTRY.iter_unpack(data[1:]))
@@ -85,24 +85,24 @@ class HoldingAssignor(AbstractPartitionAssignor):  # type: ignore[misc]
     name = "riffle"
 
     def __init__(self, held: Callable[[], Mapping[int, int]], standbys: int, partitions: int) -> None:
-        """`partitions`: how many the tables have; numbers beyond, of a topic that was given more, are assigned to nobody."""
+        """`partitions`: number of partitions of the tables. Higher numbers, of a larger topic, are not assigned."""
         self._held = held
         self._partitions = partitions
         self._standbys = standbys
         self.turn = 0
-        """Raised to be assigned anew: with unchanged metadata a member of a stable group gets its old assignment back, in the
-        old generation."""
+        """Raised to force a reassignment: with unchanged metadata, a member of a stable group gets its old assignment back, in
+        the old generation."""
         self.standby: frozenset[int] = frozenset()
-        "Partition numbers to stand by for, since the last assignment."
+        "Partition numbers to stand by for, as of the last assignment."
 
     def metadata(self, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
-        """What this member subscribes to and holds."""
+        """Subscription of this member, with the partitions that it holds."""
         return ConsumerProtocolMemberMetadata(VERSION, list(topics), packed({**self._held(), TURN: self.turn & 0xFF}))
 
     def assign(
         self, cluster: Any, members: Mapping[str, ConsumerProtocolMemberMetadata]
     ) -> dict[str, ConsumerProtocolMemberAssignment]:
-        """As the group's leader: who gets what."""
+        """Assign partitions to all members, as the group's leader."""
         topics = sorted({topic for metadata in members.values() for topic in metadata.subscription})
         tables = set(range(self._partitions))
         numbers = {topic: tables & (cluster.partitions_for_topic(topic) or set()) for topic in topics}
@@ -118,5 +118,5 @@ class HoldingAssignor(AbstractPartitionAssignor):  # type: ignore[misc]
         }
 
     def on_assignment(self, assignment: ConsumerProtocolMemberAssignment) -> None:
-        """This member's share arrived."""
+        """Store this member's standby numbers from its new assignment."""
         self.standby = frozenset(unpacked(assignment.user_data))

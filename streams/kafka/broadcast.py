@@ -1,4 +1,4 @@
-"""Topics that every worker reads whole: the catalogue, statistics, neighbours, releases."""
+"""Reader of the topics that every worker reads whole: the catalogue, statistics, neighbours, releases."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ log = logging.getLogger(__name__)
 RETRY_S = 0.5
 "Seconds before a consumer that failed is replaced."
 AT_ONCE, AT_MOST = 50, 4_000
-"Records handled between two turns of the event loop; fetched together, and handled so until all is read."
+"Records handled between two turns of the event loop after catching up, and records per fetch, handled at once until then."
 
 
 class BroadcastReader:
     """Reads whole topics from their beginning, without a consumer group, and keeps following them.
 
-    `handlers` maps a short topic name to a function called with each chunk, in partition order; what it returns is awaited
-    before the next chunk of any topic. A handler that raises
-    stops the reader, and with it the worker: a partial view of the catalogue must not look like a whole one. So handlers
-    catch what a single bad record may raise. What the broker refuses or answers oddly costs time: a new consumer goes on from
-    where the last one stood, and `warn` is called with what is not right, or with an empty text.
+    `handlers` maps a short topic name to a function that is called with each chunk, in partition order. Its result is awaited
+    before the next chunk of any topic. A handler that raises stops the reader, and with it the worker, because a partial view
+    of the catalogue must not look like a whole one. So handlers catch the errors that a single bad record may raise. An error
+    from the broker only costs time: a new consumer continues at the position of the last one. `warn` is called with a
+    description of the problem, or with an empty text.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class BroadcastReader:
         "Topics to be read from their beginning again."
 
     async def start(self, on_failure: Callable[[BaseException], None]) -> None:
-        """Begin reading; `caught_up` is set when everything present at the start has been handled."""
+        """Begin reading; `caught_up` is set when all records present at the start have been handled."""
         self._task = asyncio.create_task(self._run(), name="broadcast")
 
         def ended(task: asyncio.Task[None]) -> None:
@@ -63,7 +63,11 @@ class BroadcastReader:
         self._task.add_done_callback(ended)
 
     async def wait(self) -> None:
-        """Wait until `caught_up`; raises what ended the reader if that came first."""
+        """Wait until `caught_up`.
+
+        Raises:
+            BaseException: the error that ended the reader, if that came first.
+        """
         assert self._task is not None
         waiting = asyncio.create_task(self.caught_up.wait())
         await asyncio.wait({waiting, self._task}, return_when=asyncio.FIRST_COMPLETED)
@@ -78,7 +82,7 @@ class BroadcastReader:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def read_again(self, topics: frozenset[str]) -> None:
-        """These topics (full names; others are passed over) were made anew: read them from their beginning."""
+        """Read these topics from their beginning, because they were recreated. `topics`: full names; others are ignored."""
         self._again |= topics & self._handlers.keys()
         for tp in [tp for tp in self._position if tp.topic in self._again]:
             del self._position[tp]
@@ -109,7 +113,7 @@ class BroadcastReader:
             while True:
                 fetched = await consumer.getmany(timeout_ms=100, max_records=AT_MOST)
                 for tp, records in fetched.items():
-                    # until all is read nobody is answered: then of records with one key the newest are enough to look at
+                    # no request is answered until all is read: until then, handling the newest record per key is enough
                     size = AT_ONCE if self.caught_up.is_set() else len(records)
                     for start in range(0, len(records), size):
                         handled = self._handlers[tp.topic](Chunk.of(tp.topic, tp.partition, records[start : start + size]))
@@ -133,7 +137,7 @@ class BroadcastReader:
             await consumer.stop()
 
     async def _seek(self, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
-        """To where reading stood, or to the beginning."""
+        """Seek to the position that reading had reached, or to the beginning."""
         ends = await consumer.end_offsets(partitions)
         known = {tp: offset for tp in partitions if (offset := self._position.get(tp, -1)) >= 0 and offset <= ends[tp]}
         for tp, offset in known.items():

@@ -1,8 +1,8 @@
 """Chunked consumption: Faust streams that deliver the records of one fetch of one partition as one event.
 
-A stock Faust consumer makes two tasks and several objects per record. Here the consumer hands the conductor one
-`Chunk` per fetched partition, so `async for chunk in stream` in an agent costs the same for 1 record as for 500.
-Commits are not driven by Faust's acknowledgements: `streams.state.partitions` commits what is durable.
+A stock Faust consumer makes two tasks and several objects per record. Here the consumer hands the conductor one `Chunk` per
+fetched partition, so `async for chunk in stream` in an agent costs the same for 1 record as for 500. Faust's acknowledgements
+do not drive commits: `streams.state.partitions` commits durable offsets.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ __all__ = ["Chunk", "ChunkedApp", "Progress"]
 log = logging.getLogger(__name__)
 
 RETRY_S = 0.5
-"Seconds after which the consumer tries again what the broker refused."
+"Seconds before the consumer retries a request that the broker refused."
 QUEUE_CHUNKS = 2
-"Chunks that may wait for an agent; two may be in work, one on its way there and the rest of a fetch wait for room."
+"Chunks that may wait for an agent. Besides them two may be in work, one on its way, and the rest of a fetch waits."
 PREFETCH_BACKOFF_S = 0.005
 SEEK_S = 5.0
-"How long a seek to the beginning is waited for."
+"Seconds to wait for a seek to the beginning."
 IDLE_WAIT_S, BUSY_WAIT_S = 1.0, 0.005
-"How long a fetch waits for records; shorter while a topic is left out because its agent is behind."
+"Seconds that a fetch waits for records; the second while a topic is skipped because its agent is behind."
 
 
 @dataclass(slots=True, frozen=True)
@@ -61,7 +61,7 @@ class Chunk:
     "Record timestamps, epoch ms."
     headers: Sequence[Sequence[tuple[str, bytes]]]
     generation: int = 0
-    "Group generation the records were fetched in: a chunk of an earlier one is read again and must not be applied."
+    "Group generation in which the records were fetched. A chunk of an earlier one is read again and must not be applied."
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -73,7 +73,7 @@ class Chunk:
 
     @classmethod
     def of(cls, topic: str, partition: int, records: Sequence[Any] | Records, generation: int = 0) -> Chunk:
-        """Columns of `Records`, or of what aiokafka parsed (at least one)."""
+        """Build a chunk from `Records`, or from records as aiokafka parsed them (at least one)."""
         if isinstance(records, Records):
             offsets, timestamps = records.offsets.tolist(), records.timestamps.tolist()
             return cls(topic, partition, offsets, records.keys, records.values, timestamps, records.headers, generation)
@@ -91,40 +91,40 @@ class Chunk:
 
 @dataclass(slots=True, frozen=True)
 class Progress:
-    """Where reading a partition stands; offsets of what comes next."""
+    """Read progress of a partition, as next offsets."""
 
     position: int
     end: int
     delivered: int | None
-    "After the newest record handed to an agent; None: nothing yet."
+    "Next offset after the newest record handed to an agent; None before the first."
 
 
 def _as_parsed(_tp: object, record: Any) -> Any:
-    """A record as parsed, which has all that a chunk takes; to make a `ConsumerRecord` costs more than the rest of a fetch."""
+    """Return the parsed record, which is enough for a chunk. A `ConsumerRecord` costs more than the rest of a fetch."""
     return record
 
 
 async def seek_to_committed(consumer: aiokafka.AIOKafkaConsumer) -> dict[Any, int | None]:
-    """Seek every assigned partition to what is committed, or to its beginning; returns what is committed.
+    """Seek every assigned partition to its committed offset, or to its beginning; returns the committed offsets.
 
-    aiokafka leaves a partition without a committed offset where it is: records that were fetched and let go because a
-    rebalance began would never be read.
+    aiokafka does not move a partition that has no committed offset. Records that were fetched and then dropped, because a
+    rebalance began, would never be read.
     """
     found: dict[Any, int | None] = await consumer.seek_to_committed()
     begun = [tp for tp, offset in found.items() if not offset and tp in consumer.assignment()]
     if begun:
-        with contextlib.suppress(TimeoutError):  # the consumer goes on by itself; others must not wait for one without a leader
+        with contextlib.suppress(TimeoutError):  # the consumer retries; a partition without a leader must not block others
             await asyncio.wait_for(consumer.seek_to_beginning(*begun), SEEK_S)
     return found
 
 
 class ChunkedConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
-    """Consumer thread with bounded fetch waits, committed reads and assignment to whoever holds the rows."""
+    """Consumer thread with bounded fetch waits, committed reads and assignment to the member that holds the rows."""
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:  # noqa: ARG002 - Faust's signature
         conf = self.app.conf
         # Both give partition n of every topic to the same member, so the worker that answers a user's requests holds that
-        # user's record. Range is what a group falls back to while it has members that know no other.
+        # user's record. A group falls back to range assignment while it has members that support no other.
         self._assignor = self.app.holding
         return connect.consumer(
             self.app.kafka,
@@ -145,8 +145,8 @@ class ChunkedConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc
         timeout: float | None = None,  # noqa: ASYNC109 - Faust's signature
         max_records: int | None = None,
     ) -> Any:
-        # While records of one partition wait to be taken, aiokafka asks the same broker for no others, for 0.1 s: requests
-        # would wait behind a backlog of events.
+        # While records of one partition wait to be taken, aiokafka does not fetch others from the same broker for 0.1 s:
+        # requests would wait behind a backlog of events.
         fetcher = consumer._fetcher
         fetcher._prefetch_backoff = PREFETCH_BACKOFF_S
         for tp, fetched in fetcher._records.items():
@@ -156,12 +156,12 @@ class ChunkedConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc
                 fetched._partition_records._consumer_record = _as_parsed
         taken = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
         for tp in taken:
-            if tp in fetcher._records:  # the others have their turn first: chunks of two partitions are worked on at once
+            if tp in fetcher._records:  # moved to the end, so that chunks of two partitions are worked on at once
                 fetcher._records[tp] = fetcher._records.pop(tp)
         return taken
 
     async def seek_to_committed(self) -> Any:
-        """See the function of this name; tried again while the broker does not answer, or refuses."""
+        """Call the function of this name, and retry while the broker does not answer or refuses."""
         while True:
             try:
                 return await self.call_thread(seek_to_committed, self._ensure_consumer())
@@ -172,7 +172,7 @@ class ChunkedConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc
                 await asyncio.sleep(RETRY_S)
 
     def over(self) -> bool:
-        """Whether the consumer can read no more: one of its tasks has ended."""
+        """Whether the consumer can no longer read because one of its tasks has ended."""
         consumer = self._consumer
         if consumer is None or consumer._coordinator is None or consumer._fetcher is None or consumer._closed:
             return False
@@ -180,20 +180,20 @@ class ChunkedConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc
         return any(task.done() for task in tasks)
 
     def verify_event_path(self, now: float, tp: TP) -> None:
-        """Faust's own livelock check reads acknowledgements that chunks do not make; lag is a metric instead."""
+        """Do nothing: Faust's own livelock check reads acknowledgements that chunks do not make. Lag is a metric instead."""
 
 
 class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
     """Delivers one `Chunk` per partition and fetch; never commits on its own."""
 
     _busy: frozenset[str] = frozenset()
-    "Topics with a delivery under way: not fetched from."
+    "Topics with a delivery in progress, which are not fetched."
 
     def _new_consumer_thread(self) -> ChunkedConsumerThread:
         return ChunkedConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:  # noqa: ARG002
-        """Faust's periodic commit does nothing: offsets are committed by whoever made their effect durable."""
+        """Do nothing on Faust's periodic commit: offsets are committed where their effect was made durable."""
         return False
 
     async def commit_offsets(self, offsets: Mapping[TP, int]) -> None:
@@ -207,7 +207,7 @@ class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
         await self._thread.call_thread(consumer.commit, plain)
 
     async def progress(self) -> dict[TP, Progress]:
-        """Where reading stands, per assigned partition.
+        """Read progress per assigned partition.
 
         Raises:
             aiokafka.errors.KafkaError: the broker does not answer.
@@ -226,23 +226,23 @@ class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
 
     @property
     def over(self) -> bool:
-        """Whether the consumer can read no more, because one of its tasks has ended: only another process can."""
+        """Whether the consumer can no longer read because one of its tasks has ended; only a new process helps."""
         return bool(self._thread.over())
 
     @property
     def trouble(self) -> BaseException | None:
-        """What the consumer group last failed with; None while all is well."""
+        """The last error of the consumer group; None while it works."""
         consumer = self._thread._consumer
         coordinator = None if consumer is None else consumer._coordinator
         return None if coordinator is None else coordinator.trouble
 
     async def look_again(self) -> None:
-        """Ask for the cluster's metadata now; topics that came, went or changed make the group assign anew."""
+        """Refresh the cluster's metadata now. Created, deleted or changed topics cause a reassignment."""
         consumer = self._thread._ensure_consumer()
         await self._thread.call_thread(consumer._client.force_metadata_update)
 
     async def rejoin(self) -> None:
-        """Join the group again: everything is assigned anew, and read from what is committed, in a new generation."""
+        """Rejoin the group: everything is reassigned in a new generation and read from the committed offsets."""
         consumer = self._thread._ensure_consumer()
 
         async def ask() -> None:
@@ -252,10 +252,10 @@ class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
         await self._thread.call_thread(ask)
 
     async def _drain_messages(self, fetcher: Any) -> None:
-        """Fetch and hand on, until stopped.
+        """Fetch and deliver records until stopped.
 
-        Each topic has one delivery under way at most, and while it waits for room in the agent's queue nothing more of that
-        topic is taken from the fetcher. So memory is bounded, a slow topic holds up no other, and requests never wait behind
+        Each topic has at most one delivery in progress. While it waits for room in the agent's queue, no more records of that
+        topic are taken from the fetcher. So memory is bounded, a slow topic holds up no other, and requests never wait behind
         events.
         """
         deliveries: dict[str, asyncio.Task[None]] = {}
@@ -267,7 +267,7 @@ class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
                 self._busy = frozenset(deliveries)
                 records, active = await self._next_records(BUSY_WAIT_S if deliveries else IDLE_WAIT_S)
                 if not self.flow_active or generation != self.app.consumer_generation_id:
-                    # a rebalance began while the fetch was under way: what it brought is read again
+                    # a rebalance began during the fetch: its records are read again
                     await self.perform_seek()
                     continue
                 if not records:
@@ -291,9 +291,9 @@ class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
             await asyncio.gather(*deliveries.values(), return_exceptions=True)
 
     async def _next_records(self, wait_s: float) -> Any:
-        """Records, and the partitions that are read; without records when the broker refused something.
+        """Records, and the partitions that are read; no records when the broker refused something.
 
-        aiokafka reports errors of fetches when it is asked for records, once each, and goes on when it is asked again.
+        aiokafka reports each fetch error once, when it is asked for records, and continues at the next call.
         """
         try:
             return await self._wait_next_records(timeout=wait_s)
@@ -305,10 +305,10 @@ class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
             return {}, None
 
     def on_buffer_full(self, tp: TP) -> None:
-        """Nothing: a delivery waits for room by itself, and a partition left out here too would wait for a fetch without it."""
+        """Do nothing: a delivery waits for room by itself. Pausing the partition here too would delay it by one more fetch."""
 
     def on_buffer_drop(self, tp: TP) -> None:
-        """As `on_buffer_full`."""
+        """Do nothing, for the reason given at `on_buffer_full`."""
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109 - Faust's signature
         if active_partitions and self._busy:
@@ -321,7 +321,7 @@ class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
     async def _deliver_all(self, batches: Sequence[tuple[TP, Sequence[Any] | Records]], generation: int) -> None:
         for tp, batch in batches:
             if not self.flow_active or generation != self.app.consumer_generation_id:
-                return  # the next assignment seeks to what is committed
+                return  # the next assignment seeks to the committed offset
             await self._deliver(tp, batch, generation)
 
     async def _deliver(self, tp: TP, batch: Sequence[Any] | Records, generation: int) -> None:
@@ -356,10 +356,10 @@ class ChunkedTransport(driver.Transport):  # type: ignore[misc]
 
 
 class NoTables(TableManager):  # type: ignore[misc]
-    """Faust's table manager without its second of waiting for tables to be registered: there are none."""
+    """Faust's table manager without the second that it waits for tables to be registered: there are none."""
 
     async def on_start(self) -> None:
-        """Go on at once."""
+        """Continue at once."""
         await self._update_channels()
         await self.recovery.start()
 
@@ -368,16 +368,16 @@ class ChunkedApp(faust.App):  # type: ignore[misc]
     """A Faust app whose streams deliver chunks."""
 
     kafka: KafkaSettings
-    "How the consumer connects."
+    "Connection settings of the consumer."
     holding: HoldingAssignor
-    "Set before the app starts."
+    "The partition assignor. Set before the app starts."
     on_reading_failed: Callable[[KafkaError], None] | None = None
-    "Called with what the consumer could not do; it tries again by itself."
+    "Called with an error of the consumer, which then retries by itself."
     bulk: frozenset[str]
-    "Topics whose chunks are read in columns: they have many records in few batches."
+    "Topics whose chunks are read in columns, because they have many records in few batches."
 
     def reading_failed(self, error: KafkaError) -> None:
-        """Report an error of the consumer, after which it goes on."""
+        """Report an error of the consumer, which then continues."""
         log.warning("reading from Kafka: %s; trying again", advice_of(error))
         if self.on_reading_failed is not None:
             self.on_reading_failed(error)
@@ -387,7 +387,7 @@ class ChunkedApp(faust.App):  # type: ignore[misc]
 
     @classmethod
     def create(cls, settings: Settings) -> ChunkedApp:
-        """The app that `settings` describe."""
+        """Create the app from `settings`."""
         app = cls(
             settings.app_id,
             broker=f"kafka://{settings.bootstrap_servers.replace(',', ';')}",

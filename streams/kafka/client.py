@@ -1,4 +1,4 @@
-"""The client side of the contract: events and items in, requests out, replies matched by correlation id."""
+"""Client side of the contract: sends events, items and requests, and matches replies by correlation id."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ KINDS: Mapping[str, type[RiffleError]] = {
 
 
 class EventProducer:
-    """Idempotent, acknowledged writes of events and items; keyed, so that one user's events keep their order."""
+    """Idempotent, acknowledged writes of events and items. Records are keyed, so that one user's events keep their order."""
 
     def __init__(self, settings: Settings, framing: Framing = Framing.SINGLE_OBJECT, registry: Registry | None = None) -> None:
         self._settings = settings
@@ -60,17 +60,17 @@ class EventProducer:
         self._producer = producer
 
     async def stop(self) -> None:
-        """Send what is under way and disconnect."""
+        """Send queued records and disconnect."""
         if self._producer is not None:
             await self._producer.stop()
             self._producer = None
 
     async def send_events(self, events: Sequence[Interaction]) -> list[After]:
-        """Store `events`; one token per event, in their order, once the broker has acknowledged all of them.
+        """Store `events`; returns one token per event, in order, once the broker has acknowledged all of them.
 
         Raises:
             BadEvent: an event does not fit the schema; none was sent.
-            NotReady: the broker did not take all of them; sending them again is safe, `event_id` deduplicates. Or the schema
+            NotReady: the broker did not accept all of them; resending is safe, because `event_id` deduplicates. Or the schema
                 registry gives no answer; none was sent.
         """
         await _registered("interaction", self._framing, self._registry)
@@ -80,7 +80,7 @@ class EventProducer:
         """Store or replace a catalogue entry; returns when the broker has acknowledged it.
 
         Raises:
-            NotReady: the broker did not take it.
+            NotReady: the broker did not accept it.
         """
         await _registered("item", self._framing, self._registry)
         return (await self._send([self._writes.item(item)]))[0]
@@ -89,7 +89,7 @@ class EventProducer:
         """Remove a catalogue entry (an empty value under its key); returns when the broker has acknowledged it.
 
         Raises:
-            NotReady: the broker did not take it.
+            NotReady: the broker did not accept it.
         """
         return (await self._send([self._writes.deletion(item_id)]))[0]
 
@@ -111,11 +111,11 @@ class EventProducer:
 class RiffleClient:
     """Asks for slates over Kafka, and writes events and items.
 
-    A request is registered before it is sent, waits at most its deadline, and is forgotten then; at most `max_waiting`
-    wait at once. All clients share one small reply topic, read from its end: a client takes the replies that carry its
-    own correlation ids and skips the rest, because a topic per client would leave a topic behind for each process that
-    ever asked. `counters` counts `sent`, `answered`, `errors`, `deadline`, `late` (replies after their deadline),
-    `foreign` (replies of other clients) and `unreadable`.
+    A request is registered before it is sent, waits at most until its deadline, and is then forgotten. At most `max_waiting`
+    wait at once. All clients share one small reply topic, read from its end: a client keeps the replies with its own
+    correlation ids and skips the rest, because a topic per client would leave a topic behind for each process that ever sent a
+    request. `counters` counts `sent`, `answered`, `errors`, `deadline`, `late` (replies after their deadline), `foreign`
+    (replies of other clients) and `unreadable`.
     """
 
     def __init__(
@@ -148,12 +148,12 @@ class RiffleClient:
 
     @property
     def reply_topic(self) -> str:
-        """Topic that replies come back on."""
+        """Topic of the replies."""
         return self._settings.topic(REPLIES)
 
     @property
     def waiting(self) -> int:
-        """Requests without an answer so far."""
+        """Number of requests without an answer so far."""
         return len(self._waiting)
 
     async def start(self) -> None:
@@ -200,11 +200,11 @@ class RiffleClient:
     async def recommend(self, request: Request, deadline_ms: int | None = None) -> Slate:
         """The slate for `request`, at most `deadline_ms` milliseconds from now (default: the settings').
 
-        The worker is told a slightly earlier deadline, so that its last word still arrives.
+        The worker receives a slightly earlier deadline, so that a reply at its deadline still arrives.
 
         Raises:
             DeadlineExceeded: no answer came in time, here or at the worker.
-            NotReady: not started, too many requests are waiting, the broker is gone, or the worker says so.
+            NotReady: the client is not started, too many requests are waiting, the broker is gone, or the worker is not ready.
             BadRequest: the worker refused the request.
             RiffleError: the worker answered with another error.
         """
@@ -356,7 +356,7 @@ class RiffleClient:
 
 
 def slate_from(value: bytes | None, headers: Sequence[tuple[str, bytes]], registry: Registry | None = None) -> Slate:
-    """The slate of a reply, JSON or Avro.
+    """Decode the slate of a reply, JSON or Avro.
 
     Raises:
         DeadlineExceeded, NotReady, BadRequest, RiffleError: the error that the reply carries.
@@ -372,7 +372,7 @@ def slate_from(value: bytes | None, headers: Sequence[tuple[str, bytes]], regist
         code, message, field = str(error["code"]), str(error["message"]), error.get("field")
     except TransientError:
         raise
-    except Exception as exc:  # whoever may write to the topic of replies wrote it
+    except Exception as exc:  # any client with access to the reply topic may have written it
         raise RiffleError("unreadable_reply", f"the reply cannot be read: {type(exc).__name__}: {exc}") from exc
     raise KINDS.get(code, RiffleError if code == "internal" else BadRequest)(code, message, field)
 
@@ -416,7 +416,7 @@ def _datum(request: Request) -> dict[str, Any]:
 
 
 async def _registered(name: str, framing: Framing, registry: Registry | None) -> None:
-    """Have a schema registered before records are encoded with it; waits a bounded time."""
+    """Register a schema before records are encoded with it; waits a bounded time."""
     if framing is Framing.CONFLUENT and registry is not None:
         await registry.ready({name})
 

@@ -1,9 +1,10 @@
-"""The one door to Kafka: every producer, consumer and admin client, Faust's credentials and the schema registry's client.
+"""The only module that creates Kafka clients: producers, consumers, admin clients, Faust's credentials, the schema registry's
+client.
 
-What a client needs to connect comes from `KafkaSettings`. What it needs for its task is a profile, a constant below. No other
-module constructs a client or knows how connections are secured; a test says so.
+Connection parameters come from `KafkaSettings`. Parameters of a client's task are a profile, a constant below. No other module
+constructs a client or handles connection security; a test verifies this.
 
-A client keeps the certificates and the password that it was made with. One that is made later sees the files as they are then.
+A client keeps the certificates and the password with which it was created. A later client reads the files again.
 """
 
 from __future__ import annotations
@@ -50,27 +51,27 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 Profile = Mapping[str, Any]
-"Keyword arguments of an aiokafka client that belong to its task, none to its connection."
+"Keyword arguments of an aiokafka client for its task, none for its connection."
 Token = str | tuple[str, object]
 TokenFunction = Callable[[], Token | Awaitable[Token]]
 
 METADATA_MAX_AGE_MS = 30_000
-"How old what a client knows of the cluster may be: a topic that changed is noticed within that time."
+"Maximum age of a client's cluster metadata: a changed topic is noticed within that time."
 MAX_REQUEST_BYTES = 2 << 20
 
 # producers
 
 DURABLE: Profile = {"acks": "all", "enable_idempotence": True}
-"Announcements, dead letters: few records, each of which counts."
+"Announcements and dead letters: few records, each of which counts."
 REPLIES: Profile = {"acks": 1, "linger_ms": 0, "metadata_max_age_ms": METADATA_MAX_AGE_MS}
-"A worker's replies: the next one is better than a late one."
+"A worker's replies: a late reply is worth less than the next one."
 OUTPUTS: Profile = {
     **DURABLE,
     "linger_ms": 2,
     "max_request_size": MAX_REQUEST_BYTES,
     "metadata_max_age_ms": METADATA_MAX_AGE_MS,
 }
-"What a worker writes beside its tables: impressions, dead letters, events and items that came by HTTP."
+"A worker's output besides its tables: impressions, dead letters, and events and items received by HTTP."
 TABLE_WRITES: Profile = {
     "acks": "all",
     "linger_ms": 0,
@@ -78,39 +79,39 @@ TABLE_WRITES: Profile = {
     "max_request_size": MAX_REQUEST_BYTES,
     "transaction_timeout_ms": 60_000,
 }
-"Transactions of one table partition; `transactional_id` and `request_timeout_ms` are its own."
+"Transactions of one table partition, which adds its `transactional_id` and `request_timeout_ms`."
 VECTOR_WRITES: Profile = {"acks": "all", "max_request_size": MAX_REQUEST_BYTES, "transaction_timeout_ms": 60_000}
-"Transactions of the encoder of items; `transactional_id` is its partition's."
+"Transactions of the item encoder; `transactional_id` is its partition's."
 BULK: Profile = {**DURABLE, "linger_ms": 0, "max_request_size": MAX_REQUEST_BYTES}
-"Datasets, in batches that the caller fills; `max_batch_size` is theirs."
+"Datasets, in batches that the caller fills and whose `max_batch_size` it sets."
 COPIES: Profile = {**DURABLE, "linger_ms": 20, "max_request_size": MAX_REQUEST_BYTES}
 "Topics copied to others."
 CLIENT_EVENTS: Profile = {**DURABLE, "linger_ms": 0, "max_request_size": MAX_REQUEST_BYTES, "request_timeout_ms": 10_000}
 "Events and items of a program that embeds the client."
 CLIENT_REQUESTS: Profile = {"acks": 1, "linger_ms": 0, "request_timeout_ms": 10_000}
-"Its requests."
+"Requests of a program that embeds the client."
 
 # consumers: none commits by itself
 
 LOOK: Profile = {"enable_auto_commit": False}
 "Offsets and metadata, no records."
 COMMITTED: Profile = {"enable_auto_commit": False, "auto_offset_reset": "earliest", "isolation_level": "read_committed"}
-"What is committed, from its beginning, by commands that read to an end."
+"Committed records from the beginning, for commands that read to an end."
 BROADCAST: Profile = {**COMMITTED, "fetch_max_wait_ms": 50, "max_partition_fetch_bytes": 1 << 20}
 "Topics that every worker reads whole."
 STANDBY: Profile = {**COMMITTED, "fetch_max_wait_ms": 100, "max_partition_fetch_bytes": 4 << 20}
-"Changelogs that are followed."
+"Changelogs that standbys follow."
 RESTORE: Profile = {**COMMITTED, "fetch_max_wait_ms": 20, "max_partition_fetch_bytes": 4 << 20}
-"A changelog that is replayed, while requests of its users wait."
+"A changelog replay, while requests of its users wait."
 PUBLISHED: Profile = {**COMMITTED, "fetch_max_wait_ms": 50}
-"Item vectors that are published already."
+"Item vectors that are already published."
 ANNOUNCED: Profile = {"enable_auto_commit": False, "auto_offset_reset": "earliest", "fetch_max_wait_ms": 50}
 "Announced releases."
 CLIENT_REPLIES: Profile = {"enable_auto_commit": False, "auto_offset_reset": "latest", "fetch_max_wait_ms": 100}
 "Replies to a program that embeds the client."
 ARCHIVE: Profile = {
     **COMMITTED,
-    "max_poll_records": 200,  # so many are decoded between two turns of the event loop
+    "max_poll_records": 200,  # bounds the records decoded between two turns of the event loop
     "fetch_max_wait_ms": 250,
     "metadata_max_age_ms": METADATA_MAX_AGE_MS,
 }
@@ -119,32 +120,32 @@ ENCODER: Profile = {**COMMITTED, "fetch_max_wait_ms": 100, "session_timeout_ms":
 "The encoder's group; `group_id` is the instance's."
 STREAM: Profile = {
     **COMMITTED,
-    # what is written once per person and chunk is shared by more events, and long work is done aside
+    # writes per user and chunk are shared by more events, and long work runs in a thread
     "max_poll_records": 4_000,
     "max_poll_interval_ms": 300_000,
     "max_partition_fetch_bytes": 1 << 20,
     "fetch_max_wait_ms": 20,
     "metadata_max_age_ms": METADATA_MAX_AGE_MS,
 }
-"A worker's group, within Faust; its names, its assignors and its session are the app's."
+"A worker's group, within Faust. The app sets its names, its assignors and its session."
 
 
 def producer(kafka: KafkaSettings, profile: Profile, **own: Any) -> AIOKafkaProducer:
-    """A producer that is not started. `own`: what this one has beside its profile.
+    """Create a producer that is not started. `own`: arguments of this producer besides its profile.
 
     Raises:
-        ConfigError: as `security`; so do all that make a client.
+        ConfigError: as `security`. All functions here that create a client raise it.
     """
     return AIOKafkaProducer(bootstrap_servers=kafka.bootstrap_servers, **security(kafka), **profile, **own)
 
 
 def consumer(kafka: KafkaSettings, profile: Profile, **own: Any) -> AIOKafkaConsumer:
-    """A consumer that is not started."""
+    """Create a consumer that is not started."""
     return AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap_servers, **security(kafka), **profile, **own)
 
 
 def admin(kafka: KafkaSettings) -> AIOKafkaAdminClient:
-    """An admin client that is not started."""
+    """Create an admin client that is not started."""
     return AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers, **security(kafka))
 
 
@@ -163,11 +164,11 @@ def registry(settings: Settings) -> Registry | None:
 
 
 def security(kafka: KafkaSettings) -> dict[str, Any]:
-    """Keyword arguments by which an aiokafka client connects and logs in.
+    """Keyword arguments with which an aiokafka client connects and logs in.
 
     Raises:
-        ConfigError: a file of certificates or the password cannot be read, or there is no such token provider; the message
-            names the variable.
+        ConfigError: a certificate file or the password cannot be read, or there is no such token provider; the message names
+            the variable.
     """
     found: dict[str, Any] = {"security_protocol": kafka.security}
     if kafka.encrypts:
@@ -181,7 +182,7 @@ def security(kafka: KafkaSettings) -> dict[str, Any]:
 
 
 def credentials(kafka: KafkaSettings) -> Credentials | None:
-    """The same for Faust, which makes a producer of its own; None: in plain text.
+    """The login for Faust, which creates a producer of its own; None for plain text.
 
     Raises:
         ConfigError: as `security`.
@@ -200,7 +201,7 @@ def credentials(kafka: KafkaSettings) -> Credentials | None:
 
 
 def tls(kafka: KafkaSettings) -> ssl.SSLContext | None:
-    """What connections are encrypted and brokers are verified with, names of hosts included; None: nothing.
+    """TLS context that encrypts connections and verifies brokers, including host names; None without TLS.
 
     Contexts are shared until a file changes.
 
@@ -245,7 +246,7 @@ def _context(ca_file: str, cert_file: str, key_file: str, _stamps: object) -> ss
         raise _wrong("ca_file", f"holds no certificates in PEM that can be read: {exc}") from exc
     if cert_file:
         try:
-            # without a password, because a prompt for one would hold up a worker for good
+            # without a password, because a prompt for one would block a worker forever
             context.load_cert_chain(cert_file, key_file or None, password="")
         except (OSError, ValueError) as exc:
             rule = f"and RIFFLE_KAFKA_KEY_FILE must hold a certificate and its key in PEM, not encrypted: {exc}"
@@ -258,7 +259,7 @@ def _wrong(name: str, rule: str) -> ConfigError:
 
 
 class _Tokens(AbstractTokenProvider):  # type: ignore[misc]
-    """Asks a function for the token of each connection."""
+    """Calls a function for the token of each connection."""
 
     def __init__(self, name: str) -> None:
         module, _, function = name.partition(":")
@@ -268,15 +269,15 @@ class _Tokens(AbstractTokenProvider):  # type: ignore[misc]
             raise _wrong("token_provider", f"names {name}, which cannot be imported: {exc}") from exc
 
     async def token(self) -> str:
-        """The token now.
+        """The current token.
 
         Raises:
-            KafkaConnectionError: the function failed; as with a broker that cannot be reached, it is tried again.
+            KafkaConnectionError: the function failed; it is retried, as with a broker that cannot be reached.
         """
         try:
             found = await asyncio.to_thread(self._function)
             if inspect.isawaitable(found):
                 found = await found
-        except Exception as exc:  # aiokafka would take any other for its own end
+        except Exception as exc:  # aiokafka would end on any other error
             raise KafkaConnectionError(f"RIFFLE_KAFKA_TOKEN_PROVIDER failed: {type(exc).__name__}") from exc
         return found[0] if isinstance(found, tuple) else found

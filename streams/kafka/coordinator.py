@@ -1,8 +1,8 @@
-"""A member of a consumer group that goes on after an error of its group.
+"""Consumer group coordinator that continues after an error of its group. Importing this module replaces aiokafka's.
 
-aiokafka hands an error of the group to whoever next asks the consumer for records, and does nothing until somebody has: it does
-not join again, and sends no heartbeats. Faust asks the fetcher instead, so nobody ever does: the group gives the member's
-partitions to others, and the member goes on reading them. Importing this module puts `Coordinator` in place of aiokafka's.
+aiokafka passes a group error to the next call that asks the consumer for records. Until that call it does nothing: it does not
+rejoin and sends no heartbeats. Faust asks the fetcher instead, so that call never comes. The group then gives the member's
+partitions to others, while the member continues to read them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FIRST_S, MOST_S = 0.2, 10.0
 
 
 class Coordinator(GroupCoordinator):  # type: ignore[misc]
-    """aiokafka's coordinator, which tries again by itself. `trouble` is what it last failed with; None while all is well."""
+    """aiokafka's coordinator, which retries by itself. `trouble` is its last error; None while it works."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.trouble: BaseException | None = None
@@ -36,7 +36,7 @@ class Coordinator(GroupCoordinator):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
 
     async def _push_error_to_user(self, exc: BaseException) -> None:
-        """Called with every error of the group; what ended by it is begun again."""
+        """Restart the tasks that an error of the group ended. Called with every such error."""
         self.trouble = exc
         log.warning("group %s: %s; trying again", self.group_id, advice_of(exc))
         await asyncio.wait([self._closing], timeout=self._back_off.failed())

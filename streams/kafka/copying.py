@@ -1,8 +1,8 @@
-"""Copying the topics that everything else is made of to others, with another number of partitions.
+"""Copying the source topics to new topics with another number of partitions.
 
-The tables of a running instance have the partitions that they were made with. With more, a person's events would lie in two
-partitions; so the events are produced again to topics of another prefix, each where its key belongs, and workers that are
-started on those make their tables from them.
+The tables of a running instance keep their number of partitions. With more, a user's events would lie in two partitions. So the
+events are produced again to topics with another prefix, each to the partition of its key. Workers that are started on those
+topics build their tables from them.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from streams.kafka.topics import ensure_topics, partitions_of
 __all__ = ["COPIED", "copy_topics"]
 
 COPIED = ("items", "item-vectors", "models", "interactions", "impressions")
-"What is copied, in this order: items must be on their topic before their events. Everything else is made from these."
+"Copied topics, in this order: items must be on their topic before their events. Everything else is derived from these."
 READ_AHEAD = 1_000
 UNACKNOWLEDGED = 5_000
-"Records on their way at once."
+"Records that may be unacknowledged at once."
 
 Progress = Callable[[str, int, int], None]
 
@@ -36,13 +36,12 @@ Progress = Callable[[str, int, int], None]
 async def copy_topics(old: Settings, new: Settings, progress: Progress = lambda *_: None) -> dict[str, int]:
     """Copy the topics of `old` to those of `new`, which are created; returns the number of records per short name.
 
-    Key, value, headers and timestamp of a record are kept. Records of one key keep their order, also where they came from
-    several partitions: those are merged by timestamp. `progress` is called with a short name, the records copied, and how many
-    there are.
+    Key, value, headers and timestamp of a record are kept. Records of one key keep their order. Where they come from several
+    partitions, these are merged by timestamp. `progress` is called with a short name, the records copied, and their total.
 
     Raises:
-        ConfigError: both have the same prefix, or a topic of `new` holds records already.
-        KafkaError: the broker does not answer, or refuses; what was copied stays: delete those topics and begin again.
+        ConfigError: both have the same prefix, or a topic of `new` already holds records.
+        KafkaError: the broker does not answer, or refuses. Copied records remain: delete those topics and begin again.
     """
     if old.topic_prefix == new.topic_prefix:
         raise ConfigError("same_prefix", "the copies need another prefix than RIFFLE_TOPIC_PREFIX", "topic_prefix")
@@ -103,7 +102,7 @@ async def _copy(
 async def _merged(
     consumer: AIOKafkaConsumer, partitions: list[TopicPartition], ends: dict[TopicPartition, int]
 ) -> AsyncIterator[Any]:
-    """Records of all partitions up to their ends, oldest first; those of one partition in their order.
+    """Records of all partitions up to their ends, oldest first; records of one partition keep their order.
 
     At most `READ_AHEAD` records of each partition are held.
     """

@@ -1,4 +1,4 @@
-"""The dead-letter topic: what a letter holds, reading them, and producing records again once what was wrong is mended."""
+"""The dead-letter topic: content of a letter, reading letters, and replaying their records once the cause is fixed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from streams.kafka.aiokafka_patches import AIOKafkaConsumer
 __all__ = ["CUT_BYTES", "REPLAYED_FROM", "letter_of", "read_letters", "replay_letters"]
 
 CUT_BYTES = 256 << 10
-"""A value of this length was cut when it became a dead letter: only its origin holds it whole. A letter must always fit the
-broker's limit: one that does not would stop its partition for good."""
+"""Length at which a value is cut in a dead letter; only its origin holds it whole. A letter must always fit the broker's limit,
+because one that does not would stop its partition for good."""
 KEY_BYTES = 4 << 10
 NAME_CHARACTERS, HEADER_BYTES, HEADERS = 256, 1 << 10, 50
-"Of a header, and how many."
+"Limits of a header's name and value, and of the number of headers."
 REPLAYED_FROM = "riffle-replayed-from"
-"Header of a record that was produced again: topic, partition and offset of the first time."
+"Header of a replayed record: its original topic, partition and offset."
 
 
 def letter_of(
@@ -34,7 +34,7 @@ def letter_of(
     value: bytes | None,
     headers: Sequence[tuple[str, bytes | None]],
 ) -> tuple[bytes | None, bytes]:
-    """Key and value of a record's dead letter; what is large is cut, its origin finds the original.
+    """Key and value of a record's dead letter. Large fields are cut; the origin locates the original.
 
     `origin`: topic, partition, offset, and timestamp in epoch milliseconds.
     """
@@ -55,7 +55,7 @@ def letter_of(
 
 
 def _cut(letter: Mapping[str, Any]) -> bool:
-    """Whether the letter may not hold its record whole."""
+    """Whether the letter may lack a part of its record."""
     headers = letter["headers"]
     return (
         len(letter["value"] or b"") >= CUT_BYTES
@@ -67,7 +67,7 @@ def _cut(letter: Mapping[str, Any]) -> bool:
 
 @asynccontextmanager
 async def _reader(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
-    """A consumer of no group, of what is committed."""
+    """A consumer without a group that reads committed records."""
     consumer = connect.consumer(settings.kafka, connect.COMMITTED)
     try:
         await consumer.start()
@@ -79,7 +79,7 @@ async def _reader(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
 async def read_letters(settings: Settings) -> AsyncIterator[dict[str, Any]]:
     """Each dead letter up to now, oldest first: the fields of its schema, and `letter`, its offset in the topic.
 
-    Of several that name the same record the first alone.
+    Only the first letter of each record is returned.
     """
     told = set[tuple[object, ...]]()
     async with _reader(settings) as consumer:
@@ -101,9 +101,9 @@ async def read_letters(settings: Settings) -> AsyncIterator[dict[str, Any]]:
 async def replay_letters(settings: Settings, letters: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     """Produce the records of `letters` to their topics again; returns how many were sent and how many could not be.
 
-    An event that was applied before is dropped again as a duplicate. Of a catalogue entry the newest counts: one that another
-    followed is `superseded`, and not sent; so is a record that was produced again before and came back as one of `letters`.
-    What is still wrong becomes a dead letter again.
+    An event that was applied before is dropped again as a duplicate. Only the newest state of a catalogue entry counts: an
+    entry that a newer one followed is `superseded` and not sent. The same holds for a record that was replayed before and came
+    back as one of `letters`. A record that is still wrong becomes a dead letter again.
     """
     outcome = {"sent": 0, "cut": 0, "unreadable": 0, "superseded": 0}
     letters = list(letters)
@@ -125,7 +125,7 @@ async def replay_letters(settings: Settings, letters: Iterable[Mapping[str, Any]
                 continue
             headers = [(name, value) for name, value in letter["headers"].items() if name != REPLAYED_FROM]
             headers.append((REPLAYED_FROM, origin.encode()))
-            # without a key, where it was: a record with one goes where its key belongs, wherever it was before
+            # a record without a key keeps its partition, one with a key goes to its key's partition
             partition = letter["partition"] if letter["key"] is None else None
             await producer.send_and_wait(
                 letter["topic"], letter["value"], key=letter["key"], headers=headers, partition=partition
@@ -137,7 +137,7 @@ async def replay_letters(settings: Settings, letters: Iterable[Mapping[str, Any]
 
 
 async def _newest(settings: Settings, letters: Sequence[Mapping[str, Any]]) -> dict[tuple[str, bytes | None], int]:
-    """Of the keys of these records, by topic, the newest offset in the records' own partition."""
+    """The newest offset of each of these records' keys, by topic and key, in the records' own partition."""
     found: dict[tuple[str, bytes | None], int] = {}
     if not letters:
         return found

@@ -1,4 +1,4 @@
-"""What each Kafka error code means to Riffle: one table, which `docs/kafka-errors.md` shows and every client of Kafka acts by.
+"""Riffle's reaction to each Kafka error code: one table, which `docs/kafka-errors.md` shows and every Kafka client follows.
 
 The codes and their names are those of Apache Kafka 4.3 (`org.apache.kafka.common.protocol.Errors`).
 """
@@ -16,19 +16,19 @@ __all__ = ["ACTIONS", "CODES", "Action", "Code", "Refused", "action_of", "advice
 
 
 class Action(enum.Enum):
-    """What is done about an error."""
+    """Reaction to an error."""
 
     RETRY = "retry"
-    "Passes by itself: the client tries again, and what waits, waits."
+    "The error is transient: the client retries, and waiting work keeps waiting."
     REPLACE = "replace the client"
-    "The client and the broker no longer agree: the client is closed, a new one takes its place, and the work is done again."
+    "The client and the broker no longer agree: the client is closed and replaced, and the work is done again."
     REJECT = "reject the record"
-    "The record is at fault: its sender gets a final error, or it becomes a dead letter; its neighbours are unaffected."
+    "The record is at fault: its sender gets a final error, or it becomes a dead letter. Its neighbours are unaffected."
     REFUSE = "refuse by name"
-    """A person must change something: readiness and `riffle doctor` name the error and what to do; it is tried again at long
+    """Someone must change something: readiness and `riffle doctor` name the error and the remedy. It is retried at long
     intervals, so that nothing has to be restarted."""
     END = "end"
-    "The client was used wrongly, which is a fault of this program: the process ends, and its supervisor starts it again."
+    "The client was used wrongly, which is a fault of this program: the process ends, and its supervisor restarts it."
 
 
 ACTIONS = {
@@ -47,7 +47,7 @@ class Code:
     name: str
     action: Action
     advice: str = ""
-    "What a person must do; completes the message of a refusal."
+    "The remedy; completes the message of a refusal."
 
 
 _ACL = "grant this client's principal the right in the broker's ACLs"
@@ -197,7 +197,7 @@ CODES: dict[int, Code] = {
     132: Code("STREAMS_TOPOLOGY_FENCED", _REFUSE, _ADMIN),
     133: Code("SHARE_SESSION_LIMIT_REACHED", _REFUSE, _ADMIN),
 }
-"Every code that a broker may answer, and what is done about it. A code that is not here is treated as -1."
+"Every code that a broker may answer, and the reaction to it. A code that is missing here is treated as -1."
 
 CLIENT: dict[type[BaseException], Code] = {
     aiokafka.errors.KafkaConnectionError: Code("the connection broke", _RETRY),
@@ -232,7 +232,7 @@ _QUOTED = re.compile(r"\b([A-Z]\w+)\(")
 
 
 def _known(code: int, row: Code) -> type[BrokerResponseError]:
-    """A class for a code that aiokafka has none for: it would otherwise be reported as an unknown error."""
+    """Create the class of a code that aiokafka lacks: it would otherwise be reported as an unknown error."""
     facts = {"errno": code, "message": row.name, "retriable": row.action is Action.RETRY}
     return type(row.name, (BrokerResponseError,), facts)
 
@@ -242,9 +242,9 @@ for _code, _row in CODES.items():
 
 
 def named(error: BaseException) -> Code:
-    """The row of an error; of one that only wraps another, that of the other.
+    """The row of an error, or of the error that it wraps.
 
-    aiokafka wraps some errors in a plain `KafkaError` that has their class in its text alone.
+    aiokafka wraps some errors in a plain `KafkaError` that names their class only in its text.
     """
     seen: BaseException | None = error
     found: Code | None = None
@@ -271,7 +271,7 @@ def _quoted(text: str) -> Code | None:
 
 
 class Refused(KafkaError):  # type: ignore[misc]
-    """An error of Kafka with the topic that it is about; its cause is the error itself."""
+    """An error of Kafka with its topic; its cause is the error itself."""
 
     def __init__(self, topic: str, error: BaseException) -> None:
         super().__init__(f"{topic}: {advice_of(error)}")
@@ -279,12 +279,12 @@ class Refused(KafkaError):  # type: ignore[misc]
 
 
 def action_of(error: BaseException) -> Action:
-    """What is done about an error; what is no error of Kafka ends the process."""
+    """The reaction to an error. An error that does not come from Kafka ends the process."""
     return named(error).action
 
 
 def advice_of(error: BaseException) -> str:
-    """The error in one line, with what a person must do where there is something."""
+    """The error in one line, with the remedy if there is one."""
     if isinstance(error, Refused):
         return error.text
     row = named(error)

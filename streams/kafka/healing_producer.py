@@ -1,8 +1,8 @@
-"""A producer that is replaced when the broker and it no longer agree.
+"""A producer that is replaced when it and the broker no longer agree.
 
-An idempotent producer numbers the records of each partition. When one batch fails for good (too large for its topic, say), its
-numbers are missing, and the broker refuses every later batch of that partition with OUT_OF_ORDER_SEQUENCE_NUMBER: only a new
-producer can go on. The same holds for a producer whose sender task has ended.
+An idempotent producer numbers the records of each partition. When one batch fails for good (too large for its topic, for
+example), its numbers are missing, and the broker refuses every later batch of that partition with OUT_OF_ORDER_SEQUENCE_NUMBER.
+Only a new producer can continue. The same holds for a producer whose sender task has ended.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["HealingProducer", "Outgoing"]
 log = logging.getLogger(__name__)
 
 CLOSE_S = 5.0
-"Seconds that a replaced producer may take to close: it may wait for what cannot be sent any more."
+"Seconds that a replaced producer may take to close: it may wait for records that can no longer be sent."
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +38,10 @@ class Outgoing:
 
 
 class HealingProducer:
-    """Sends records by the producer that `make` makes, and makes another when that one is broken.
+    """Sends records with the producer that `make` creates, and creates another when that one is broken.
 
-    `replaced` is called with the reason each time. Use `deliver` for records that must be acknowledged, `send` for those whose
-    failure is only counted.
+    `replaced` is called with the reason each time. Use `deliver` for records that must be acknowledged, and `send` for records
+    whose failure is only counted.
     """
 
     def __init__(self, make: Callable[[], AIOKafkaProducer], replaced: Callable[[str], None] = lambda _: None) -> None:
@@ -49,7 +49,7 @@ class HealingProducer:
         self._replaced = replaced
         self._producer: Any = None
         self._broken = ""
-        "Why the current producer must be replaced before it is used again; empty while it is sound."
+        "The reason why the current producer must be replaced before its next use; empty while it is sound."
         self._replacing = asyncio.Lock()
         self._starting: asyncio.Future[Any] | None = None
         self._closing: set[asyncio.Task[None]] = set()
@@ -63,7 +63,7 @@ class HealingProducer:
         self._producer = await self._started()
 
     async def stop(self) -> None:
-        """Send what is queued, for `CLOSE_S` seconds at most, and disconnect."""
+        """Send the queued records, for at most `CLOSE_S` seconds, and disconnect."""
         if self._producer is not None:
             self._close(self._producer)
             self._producer = None
@@ -84,7 +84,7 @@ class HealingProducer:
         headers: Sequence[tuple[str, bytes]] = (),
         partition: int | None = None,
     ) -> asyncio.Future[Any]:
-        """Queue one record; the future gives its metadata, or the error.
+        """Queue one record; the future resolves to its metadata, or the error.
 
         Raises:
             KafkaError: it cannot be queued.
@@ -104,7 +104,7 @@ class HealingProducer:
     async def deliver(self, records: Sequence[Outgoing]) -> list[Any]:
         """Send records and wait until all are acknowledged; returns their metadata in order.
 
-        When the producer turns out to be broken, all of them are sent once more by a new one: some may then be stored twice.
+        If the producer turns out to be broken, all of them are sent again by a new one: some may then be stored twice.
 
         Raises:
             KafkaError: a record was refused, or the broker did not answer; some of the others may be stored.
@@ -127,7 +127,7 @@ class HealingProducer:
         return found
 
     def _look(self, producer: Any, done: asyncio.Future[Any]) -> None:
-        """After any failure the numbers of an idempotent producer have a hole."""
+        """Mark the producer as broken after any failure, because an idempotent producer's numbers then have a gap."""
         if done.cancelled() or (error := done.exception()) is None or producer is not self._producer:
             return
         if producer._txn_manager is not None or action_of(error) is Action.REPLACE:
@@ -144,14 +144,14 @@ class HealingProducer:
             if self._producer is producer:
                 reason = self._broken or "its sender task has ended"
                 log.warning("a producer is replaced: %s", reason)
-                # shielded, because a caller that has no time left must not undo what all others wait for
+                # shielded, because a caller that runs out of time must not cancel the start that all others wait for
                 self._starting = self._starting or asyncio.ensure_future(self._started())
                 try:
                     fresh = await asyncio.shield(self._starting)
                 finally:
                     if self._starting.done():
                         self._starting = None
-                if self._producer is None:  # stopped meanwhile
+                if self._producer is None:  # stopped in the meantime
                     self._close(fresh)
                     raise ProducerClosed
                 self._producer, self._broken = fresh, ""

@@ -1,7 +1,7 @@
-"""Which topics there are, by identity: a topic that was deleted and made anew has another id, whatever its name and length.
+"""Topic metadata with ids: a topic that was deleted and recreated has another id, whatever its name and length.
 
-aiokafka asks for metadata in versions that have no topic ids (KIP-516); the request here is version 12, by aiokafka's own
-protocol classes and client. A broker older than Apache Kafka 2.8 does not answer it: ids are then unknown.
+aiokafka uses metadata versions without topic ids (KIP-516). The request here is version 12, sent with aiokafka's own protocol
+classes and client. A broker older than Apache Kafka 2.8 does not support it: ids are then unknown.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from aiokafka.protocol.types import (
 __all__ = ["NO_ID", "TopicFacts", "describe_topics", "differ"]
 
 NO_ID = bytes(16)
-"An id that is not known."
+"Stands for an unknown id."
 UNKNOWN_TOPIC = 3
 TEXT = CompactString("utf-8")
 
 
 class _Uuid(AbstractType[bytes]):  # type: ignore[misc]
-    """16 bytes."""
+    """Protocol type of 16 raw bytes."""
 
     @classmethod
     def encode(cls, value: bytes) -> bytes:
@@ -109,21 +109,21 @@ class _TopicIds(Request[_Question]):  # type: ignore[misc]
 
 @dataclass(frozen=True, slots=True)
 class TopicFacts:
-    """What the cluster says of one topic."""
+    """Metadata of one topic."""
 
     topic_id: bytes
-    "16 bytes; `NO_ID` where the broker does not tell."
+    "16 bytes; `NO_ID` if the broker does not report it."
     partitions: int
-    "How many there are; 0 when the topic does not exist."
+    "Number of partitions; 0 when the topic does not exist."
 
 
 def differ(one: bytes, other: bytes) -> bool:
-    """Whether two ids are known to be of different topics."""
+    """Whether two ids are known to belong to different topics."""
     return NO_ID not in {one, other} and one != other
 
 
 async def describe_topics(client: Any, topics: Sequence[str]) -> Mapping[str, TopicFacts]:
-    """Facts of topics, asked of any broker by an `AIOKafkaClient` that is connected.
+    """Metadata of topics from any broker, through a connected `AIOKafkaClient`.
 
     Raises:
         KafkaError: no broker answers.
@@ -133,7 +133,7 @@ async def describe_topics(client: Any, topics: Sequence[str]) -> Mapping[str, To
         raise NoBrokersAvailable
     try:
         answer = await client.send(node, _TopicIds(topics))
-    except NotImplementedError:  # the broker's newest version is older
+    except NotImplementedError:  # the broker supports only older versions
         for topic in topics:
             await client.add_topic(topic)
         await client.force_metadata_update()

@@ -1,4 +1,4 @@
-"""Whether a Kafka broker answers: one ApiVersions request, which a broker answers before any login (Kafka protocol guide)."""
+"""Check whether a Kafka broker answers: one ApiVersions request, which needs no login (Kafka protocol guide)."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ __all__ = ["ANSWER_BYTES", "API_VERSIONS", "answers", "is_answer"]
 API_VERSIONS = b"\x00\x00\x00\x0a\x00\x12\x00\x00\x00\x00\x00\x07\xff\xff"
 "A request: size, API key 18, version 0, correlation id 7, null client id."
 ANSWER_BYTES = 10
-"Bytes of the answer that are looked at: size, correlation id, error code."
+"Bytes of the answer that are checked: size, correlation id, error code."
 
 
 def is_answer(found: bytes) -> bool:
-    """Whether the first `ANSWER_BYTES` of an answer are a broker's."""
+    """Whether the first `ANSWER_BYTES` of an answer come from a broker."""
     return found[4:ANSWER_BYTES] == b"\x00\x00\x00\x07\x00\x00"
 
 
 async def answers(host: str, port: int, timeout_s: float, context: ssl.SSLContext | None = None) -> bool:
-    """Whether a broker there answers a request; one that hangs accepts connections all the same.
+    """Whether a broker there answers a request. A hung broker still accepts connections, so connecting is not enough.
 
     `context`: for a listener with TLS, whose certificate is verified.
     """

@@ -1,4 +1,4 @@
-"""Producing a dataset to the topics: every record acknowledged, a user's events in order."""
+"""Producing a dataset to the topics: every record is acknowledged, and a user's events keep their order."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from streams.kafka.topics import partitions_of
 __all__ = ["produce", "produce_events", "produce_items"]
 
 ROUND = 2_000
-"Records after which every partition's batch goes out, full or not: partitions stay close in time."
+"Records after which every partition's batch is sent, full or not, so that partitions stay close in time."
 BATCHES = 64
 "Batches that may be unacknowledged at once."
 BATCH_BYTES = 1 << 18
@@ -32,10 +32,10 @@ Progress = Callable[[int], None]
 
 
 class _Batches:
-    """One batch per partition being filled; `last` is the newest acknowledged offset per partition.
+    """One batch in progress per partition; `last` is the newest acknowledged offset per partition.
 
-    Keys go to the partition that every Kafka client's default partitioner (murmur2) gives them. Batches of one partition
-    are sent in the order in which they were filled, so a key's records keep their order.
+    Keys go to the partition that every Kafka client's default partitioner (murmur2) gives them. Batches of one partition are
+    sent in the order in which they were filled, so a key's records keep their order.
     """
 
     def __init__(self, producer: Any, topic: str, partitions: list[int]) -> None:
@@ -69,12 +69,12 @@ class _Batches:
         self._sent.append((partition, batch.record_count(), future))
 
     async def send_all(self) -> None:
-        """Hand over what is queued, full batches or not."""
+        """Send the queued records, in full batches or not."""
         for partition in list(self._filling):
             await self._send(partition)
 
     async def acknowledged(self, oldest: int | None = None) -> None:
-        """Wait for the oldest batches, or all."""
+        """Wait until the oldest batches, or all, are acknowledged."""
         due, self._sent = self._sent[:oldest], self._sent[len(self._sent) if oldest is None else oldest :]
         for partition, count, future in due:
             self.last[partition] = (await future).offset + count - 1
@@ -90,12 +90,12 @@ async def produce(
 ) -> dict[int, int]:
     """Send (key, datum) records; returns the last offset per partition when all are acknowledged.
 
-    `rate`: records per second, open loop: each is sent when it is due, whatever became of those before it; None: as fast
-    as acknowledgements allow.
+    `rate`: records per second, open loop: each is sent when it is due, regardless of earlier ones. None: as fast as
+    acknowledgements allow.
 
     Raises:
-        TransientError: the broker cannot be reached or refused a record; those before it are in. Or the schema registry gives
-            no answer; nothing is in.
+        TransientError: the broker cannot be reached or refused a record; earlier records are stored. Or the schema registry
+            gives no answer; nothing is stored.
     """
     registry = connect.registry(settings)
     if registry is not None:
@@ -105,7 +105,7 @@ async def produce(
     producer = connect.producer(settings.kafka, connect.BULK, max_batch_size=BATCH_BYTES)
     try:
         await producer.start()
-        # the cluster may list more than the tables have, whose records nobody reads
+        # the cluster may list more partitions than the tables have, and no worker reads those
         wanted = partitions_of(topic.removeprefix(settings.topic_prefix), settings)
         batches = _Batches(producer, topic, sorted(await producer.partitions_for(topic))[:wanted])
         started, sent = time.perf_counter(), 0
@@ -151,7 +151,7 @@ async def produce_items(settings: Settings, items: Iterable[Item], progress: Pro
 async def produce_events(
     settings: Settings, events: Iterable[Interaction], rate: float | None = None, progress: Progress | None = None
 ) -> dict[int, int]:
-    """Send events, keyed by user; returns the last offset per partition: a token for each."""
+    """Send events, keyed by user; returns the last offset per partition, a token for each."""
     names = [field.name for field in fields(Interaction)]
 
     def data() -> Iterator[tuple[str, Mapping[str, Any]]]:

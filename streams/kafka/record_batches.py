@@ -1,7 +1,7 @@
-"""Kafka's record batches straight to columns: a chunk of a bulk topic costs no object per record.
+"""Decoding Kafka's record batches directly to columns: a chunk of a bulk topic costs no object per record.
 
-aiokafka goes on to fetch, to check and to leave out what is aborted, batch by batch; only the records of a batch are read here.
-The format: Kafka's message format v2 (kafka.apache.org/documentation, "Record Batch").
+aiokafka still fetches and checks batches, and skips aborted ones. Only the records of a batch are decoded here. The format is
+Kafka's message format v2 (kafka.apache.org/documentation, "Record Batch").
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LENGTH_AT, MAGIC_AT, ATTRIBUTES_AT, FIRST_TIME_AT, LAST_TIME_AT, COUNT_AT = 8, 1
 COMPRESSED, LOG_APPEND_TIME = 0x07, 0x08
 "Bits of a batch's attributes."
 FEWEST = 32
-"Records of a batch from which on columns cost less than objects."
+"Minimum number of records in a batch for which columns cost less than objects."
 
 
 @dataclass(slots=True, frozen=True)
@@ -45,7 +45,7 @@ class Records:
         return len(self.offsets)
 
     def __getitem__(self, rows: slice) -> Records:
-        """Some of the records."""
+        """Slice all columns."""
         return Records(self.offsets[rows], self.timestamps[rows], self.keys[rows], self.values[rows], self.headers[rows])
 
     @property
@@ -55,7 +55,7 @@ class Records:
 
     @classmethod
     def joined(cls, parts: Sequence[Records]) -> Records:
-        """Records one after the other (at least one part)."""
+        """Concatenate records (at least one part)."""
         if len(parts) == 1:
             return parts[0]
         return cls(
@@ -83,7 +83,7 @@ def _number(data: bytes, at: int, size: int) -> int:
 
 
 def _plain(data: bytes, start: int) -> int:
-    """Number of records of the batch at `start`; 0 where it is compressed, of an earlier format, or cut."""
+    """Number of records of the batch at `start`; 0 if it is compressed, of an earlier format, or truncated."""
     if len(data) < start + HEAD or data[start + MAGIC_AT] != 2 or _number(data, start + ATTRIBUTES_AT, 2) & COMPRESSED:
         return 0
     count, size = _number(data, start + COUNT_AT, 4), 12 + _number(data, start + LENGTH_AT, 4)
@@ -91,7 +91,7 @@ def _plain(data: bytes, start: int) -> int:
 
 
 def _read(data: bytes, start: int, base_offset: int) -> Records | None:
-    """Records of the batch at `start`; None where they are not plain, or have headers."""
+    """Decode the batch at `start`; None if it is not plain, or has headers."""
     count = _plain(data, start)
     if not count:
         return None
@@ -106,7 +106,7 @@ def _read(data: bytes, start: int, base_offset: int) -> Records | None:
 
 
 class _Columns:
-    """A batch that is one record to aiokafka, its newest, which holds all of them."""
+    """A batch that aiokafka treats as one record, its newest, and that holds all records."""
 
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
@@ -115,7 +115,7 @@ class _Columns:
         return getattr(self._batch, name)
 
     def __next__(self) -> Any:
-        return next(self._batch)  # of a control batch
+        return next(self._batch)  # used for control batches
 
     def __iter__(self) -> Any:
         records = _read(self._batch.data, self._batch.start, self._batch.base_offset)
@@ -126,28 +126,28 @@ class _Columns:
 
 
 class _Fetched(Fetched):
-    """The same, whose batches can be read in columns."""
+    """Fetched data whose batches can be read in columns."""
 
     def __init__(self, data: bytes | None) -> None:
         super().__init__(data)
         self.in_columns = False
         self.large = _plain(data or b"", 0) >= FEWEST
-        "Whether its first batch is worth reading in columns."
+        "Whether its first batch is large enough to be read in columns."
 
     def next_batch(self) -> Any:
         batch = super().next_batch()
         return _Columns(batch) if self.in_columns and batch is not None else batch
 
 
-# to whoever does not ask for columns they are as before
+# unchanged for readers that do not ask for columns
 fetcher.MemoryRecords = _Fetched
 
 
 class _Taking:
-    """Instead of a fetch result's `getall`: at most as many records as are asked for, as `Records`.
+    """Replaces a fetch result's `getall`: returns at most the requested number of records, as `Records`.
 
-    What is held here is held weakly: a fetch is up to 1 MB, and must go when the last of it was taken, not when Python next
-    looks for cycles.
+    It holds weak references, because a fetch of up to 1 MB must be freed when its last record was taken, not at Python's next
+    garbage collection.
     """
 
     def __init__(self, result: fetcher.FetchResult) -> None:
@@ -179,22 +179,22 @@ class _Taking:
 
 
 class _Wanted:
-    """Instead of a partition's `_consumer_record`: of a batch those records that the fetch asked for."""
+    """Replaces a partition's `_consumer_record`: returns the requested records of a batch."""
 
     def __init__(self, batches: fetcher.PartitionRecords) -> None:
         self._batches = weakref.ref(batches)
 
     def __call__(self, _tp: object, records: Records) -> Records:
-        # a fetch begins with the batch that holds the offset asked for, which need not be its first record
+        # a fetch begins with the batch that holds the requested offset, which need not be its first record
         batches = self._batches()
         assert batches is not None
         return records[int(np.searchsorted(records.offsets, batches.next_fetch_offset)) :]
 
 
 def in_columns(result: fetcher.FetchResult) -> bool:
-    """Have a fetch result's `getall` return `Records`; returns whether it does.
+    """Make a fetch result's `getall` return `Records`; returns whether it does.
 
-    It does not where its batches are small or not plain, and cannot once a part was taken otherwise.
+    It does not if its batches are small or not plain, or if a part was already taken in another way.
     """
     batches = result._partition_records
     if batches._records.in_columns:

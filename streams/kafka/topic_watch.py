@@ -1,4 +1,4 @@
-"""Topics that change under a running worker: deleted, made anew, cut, or given more partitions."""
+"""Detect topics that change under a running worker: deleted, recreated, truncated, or given more partitions."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ __all__ = ["TopicWatch"]
 log = logging.getLogger(__name__)
 
 LOOK_S = 10.0
-"Seconds between two looks."
+"Seconds between two checks."
 MISSING_LOOKS = 2
-"Looks in a row that miss a topic before it is created: whoever deleted it may be about to create it."
+"Consecutive checks that miss a topic before it is created, because whoever deleted it may be about to recreate it."
 ANSWER_S = 30.0
 
 
 class TopicWatch:
-    """Looks at the topics every `LOOK_S` seconds.
+    """Checks the topics every `LOOK_S` seconds.
 
-    `warn` is called with a name and a text, empty when all is right. `changed` is called with the full names of topics that
-    were made anew since the last look. `sources` names the partitions whose beginning is asked for; `begun` is called with
-    where each begins.
+    `warn` is called with a name and a text, which is empty when all is right. `changed` is called with the full names of topics
+    that were recreated since the last check. `sources` names the partitions whose first offset is requested; `begun` is called
+    with these offsets.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class TopicWatch:
         self._missed: dict[str, int] = {}
 
     async def run(self) -> None:
-        """Look until cancelled. A broker that does not answer is no finding about topics."""
+        """Check until cancelled. A broker that does not answer yields no finding about topics."""
         while True:
             try:
                 await self._follow()

@@ -1,4 +1,4 @@
-"""The topics, with what each must look like, and their creation."""
+"""The topics, their required configuration, and their creation."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["TOPICS", "TopicSpec", "ensure_topics", "partition_counts", "partitio
 
 RETENTION_MS = 30 * 86_400_000
 TOMBSTONES_MS = 7 * 86_400_000
-"""How long a compacted topic keeps what says that a key is gone. Rows on a disk that is older may lack a deletion: a worker
-rebuilds tables that nobody wrote to for half of it."""
+"""Milliseconds that a compacted topic keeps tombstones. Rows on an older disk may lack a deletion, so a worker rebuilds tables
+that were not written for half of that time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class TopicSpec:
     compacted: bool = False
     retention_ms: int = RETENTION_MS
     stamped: bool = False
-    "Whether the broker's clock stamps the records, so that no client's clock matters."
+    "Whether the broker's clock stamps the records, so that clients' clocks do not matter."
     purpose: str = ""
 
     def configuration(self) -> dict[str, str]:
@@ -57,7 +57,7 @@ TOPICS: dict[str, TopicSpec] = {
 
 
 def partitions_of(name: str, settings: Settings) -> int:
-    """How many partitions a topic of `TOPICS` must have."""
+    """Required number of partitions of a topic of `TOPICS`."""
     return TOPICS[name].partitions or settings.partitions
 
 
@@ -74,7 +74,7 @@ async def partition_counts(settings: Settings) -> dict[str, int]:
 
 
 async def ensure_topics(settings: Settings) -> dict[str, int]:
-    """Create what is missing and check what is there; returns the partition counts.
+    """Create missing topics and check existing ones; returns the partition counts.
 
     Raises:
         ConfigError: a topic exists with another partition count than these settings need.
@@ -104,7 +104,7 @@ async def ensure_topics(settings: Settings) -> dict[str, int]:
     counts = await partition_counts(settings)
     for name, count in counts.items():
         wanted = partitions_of(name, settings)
-        # tables have the partitions that their changelogs were made with; a topic that was given more is read as before
+        # tables keep the partition count of their changelogs; extra partitions of another topic are not read
         if count < wanted or (count != wanted and name.endswith("-changelog")):
             raise ConfigError(
                 "partition_count",

@@ -1,4 +1,4 @@
-"""Records of events and of the catalogue, as every client writes them."""
+"""Encoded records of events and of the catalogue, the same for every client."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ JSON_HEADERS = [("content-type", b"application/json")]
 
 
 class Writes:
-    """Makes the records; whoever sends them chooses the partition by the key, as the default partitioner does."""
+    """Encodes the records. The sender chooses the partition by the key, as the default partitioner does."""
 
     def __init__(self, settings: Settings, framing: Framing = Framing.SINGLE_OBJECT, registry: Registry | None = None) -> None:
         self._events, self._items = settings.topic("interactions"), settings.topic("items")
@@ -34,7 +34,7 @@ class Writes:
         return Outgoing(self._events, event.user_id.encode(), self._encoded("interaction", _datum(event)), self._headers)
 
     def erasure(self, user_id: str) -> Outgoing:
-        """An event that asks for a user to be forgotten."""
+        """An event that asks for the erasure of a user."""
         return Outgoing(self._events, user_id.encode(), None, [ERASE])
 
     def item(self, item: Item) -> Outgoing:

@@ -1,4 +1,4 @@
-"""What a mirror is: to the worker, which hands it summaries of users, and to a store, which keeps them."""
+"""Interfaces of a mirror: `Mirror` for the worker, which writes summaries of users, and `MirrorStore` for storage."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ __all__ = ["Mirror", "MirrorStore"]
 
 
 class Mirror(Protocol):
-    """Copies of user summaries for readers outside. Nothing in it is needed to answer a request, and no call of it fails."""
+    """Copies of user summaries for external readers. No request needs them, and no call fails."""
 
     @property
     def counters(self) -> Counter[str]:
-        """`written`, `dropped`, `failed`, `failed_reads`: users, not calls."""
+        """`written`, `dropped`, `failed`, `failed_reads`, which count users, not calls."""
 
     def put(self, user_id: str, summary: Mapping[str, object]) -> None:
         """Queue a summary. Never waits."""
 
     def remove(self, user_id: str) -> None:
-        """Queue a removal: the user was erased. Never waits."""
+        """Queue a removal, because the user was erased. Never waits."""
 
     async def get(self, user_id: str) -> dict[str, object] | None:
-        """A user's summary as it was mirrored last; None when there is none, or the store does not answer."""
+        """A user's last mirrored summary; None when there is none, or the store does not answer."""
 
     async def start(self) -> None:
         """Begin to write."""
 
     async def stop(self) -> None:
-        """Write what waits, once, and disconnect."""
+        """Write the queue once, and disconnect."""
 
 
 class MirrorStore(Protocol):
-    """Where summaries are kept, as bytes by user. Each call raises `TransientError` when the store does not answer."""
+    """Storage of summaries, as bytes by user. Each call raises `TransientError` when the store does not answer."""
 
     async def write(self, values: Mapping[str, bytes | None]) -> None:
         """Replace the summaries of these users; None removes one. A call that fails may have written some of them."""

@@ -14,7 +14,7 @@ __all__ = ["RedisStore"]
 
 TIMEOUT_S = 2.0
 TTL_S = 7 * 86_400
-"Seconds that a summary is kept after it was written last."
+"Seconds that a summary is kept after its last write."
 
 
 class RedisStore:
@@ -29,7 +29,7 @@ class RedisStore:
         return f"{self._prefix}user:{user_id}"
 
     async def write(self, values: Mapping[str, bytes | None]) -> None:
-        """Set and delete in one pipeline, which is no transaction."""
+        """Set and delete in one pipeline, which is not a transaction."""
         with _answering():
             async with self._redis.pipeline(transaction=False) as pipe:
                 for user_id, value in values.items():
@@ -43,7 +43,7 @@ class RedisStore:
         """The value of one key."""
         with _answering():
             found = await self._redis.get(self._key(user_id))
-        return found.encode() if isinstance(found, str) else found  # text with `?decode_responses=True` in the URL
+        return found.encode() if isinstance(found, str) else found  # it is text with `?decode_responses=True` in the URL
 
     async def close(self) -> None:
         """Close the connections."""

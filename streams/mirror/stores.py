@@ -1,4 +1,4 @@
-"""Which store a mirror writes to: chosen by the scheme of its URL, here and nowhere else."""
+"""Choice of a mirror's store by the scheme of its URL, here and nowhere else."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from streams.mirror.write_behind import WriteBehind
 __all__ = ["STORES", "mirror_at", "mirror_of"]
 
 STORES: Mapping[str, Callable[[str, str], MirrorStore]] = {"redis": RedisStore, "rediss": RedisStore, "unix": RedisStore}
-"Per scheme of a URL what makes its store, from the URL and a prefix of names. `schemas.settings.MIRRORS` allows the same."
+"Factory of a store per URL scheme, called with the URL and a name prefix. `schemas.settings.MIRRORS` allows the same schemes."
 
 
 def mirror_at(url: str, prefix: str) -> WriteBehind:
-    """The mirror at a URL; it writes once it is started.
+    """Create the mirror at a URL; it writes once it is started.
 
     Raises:
-        KeyError: no store has this scheme; the settings allow none of those.
+        KeyError: no store has this scheme; the settings allow no such scheme.
     """
     return WriteBehind(STORES[url.partition("://")[0]](url, prefix))
 
 
 def mirror_of(settings: Settings) -> Mirror:
-    """The mirror of an instance."""
+    """Create the mirror of an instance."""
     return mirror_at(settings.redis, settings.topic_prefix)

@@ -1,4 +1,4 @@
-"""A mirror that never holds up the stream: summaries wait in a bounded queue and are written in batches by one task."""
+"""A mirror that never delays the stream: summaries wait in a bounded queue, and one task writes them in batches."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from streams.mirror.contract import MirrorStore
 __all__ = ["WriteBehind"]
 
 BATCH_USERS = 500
-"Users that a store is given at once."
+"Users per write to a store."
 
 
 class WriteBehind:
     """A `Mirror` in front of a store.
 
-    At most `capacity` users wait, beside those to be removed, who are never dropped; the newest summary of a user replaces
-    a waiting one. Failures and drops are counted, never raised: the next change of that user writes it again.
+    At most `capacity` summaries wait. Removals wait besides them and are never dropped. The newest summary of a user replaces a
+    waiting one. Failures and drops are counted, never raised: the next change of that user writes it again.
     """
 
     def __init__(self, store: MirrorStore, *, capacity: int = 20_000, interval_s: float = 0.2) -> None:
@@ -31,7 +31,7 @@ class WriteBehind:
         self._waiting: dict[str, bytes | None] = {}
         self._task: asyncio.Task[None] | None = None
         self.counters: Counter[str] = Counter()
-        "As `Mirror` has them."
+        "The counters of `Mirror`."
 
     def put(self, user_id: str, summary: Mapping[str, object]) -> None:
         """Queue a summary, as JSON. Never waits."""
@@ -48,7 +48,7 @@ class WriteBehind:
         self._waiting[user_id] = value
 
     async def get(self, user_id: str) -> dict[str, object] | None:
-        """A user's summary as it was written last; None when there is none, or the store does not answer."""
+        """A user's last written summary; None when there is none, or the store does not answer."""
         try:
             found = await self._store.read(user_id)
         except TransientError:
@@ -61,7 +61,7 @@ class WriteBehind:
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """Write what waits, once, and disconnect."""
+        """Write the queue once, and disconnect."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -70,7 +70,7 @@ class WriteBehind:
         await self._store.close()
 
     async def flush(self) -> None:
-        """Write what waits now; what fails is counted and forgotten, but a removal waits for the next flush."""
+        """Write the queue now. Failed summaries are counted and dropped; a failed removal waits for the next flush."""
         while self._waiting:
             batch = dict(list(self._waiting.items())[:BATCH_USERS])
             for user_id in batch:

@@ -104,7 +104,7 @@ class Standby:
             self._task = None
 
     async def _run(self) -> None:
-        """Follow until cancelled. A failure makes the copies less fresh but never affects the worker."""
+        """Follow until stopped. A failure makes the copies less fresh but never affects the worker."""
         while not self._stop.is_set():
             try:
                 await self._follow()

@@ -1,4 +1,4 @@
-"""One worker for a test of faults."""
+"""A worker for each fault test."""
 
 from __future__ import annotations
 

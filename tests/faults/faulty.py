@@ -1,7 +1,7 @@
-"""A worker with a fault built in: `python faulty.py NAME[:NUMBER]`. All its chunks are worked on in threads, as long ones are.
+"""A worker with a built-in fault: `python faulty.py NAME[:NUMBER]`. It processes all chunks in threads, like long ones.
 
-Some kill the worker at the NUMBER-th time it comes by a certain place. Others are builds that are wrong on purpose, to show
-that the checks would notice.
+Some faults kill the worker when it passes a certain point for the NUMBER-th time. Others are builds that are wrong on purpose,
+to show that the checks would fail.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def wrong_disk_first(number: int) -> None:
     async def transaction(self: PartitionState, taken: Any) -> Any:
         self.store.write(taken.rows, self.store.position)
         assert self.store._db is not None
-        self.store._db.flush()  # what is in memory alone would die with the worker, and do no harm
+        self.store._db.flush()  # rows in memory alone would be lost with the worker and do no harm
         if any(key.startswith(USER) for key in taken.rows):
             step()
         return await whole(self, taken)

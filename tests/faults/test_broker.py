@@ -1,4 +1,4 @@
-"""The embedded broker is killed while transactions end: once it is back, each of them is ended, everywhere in the same way."""
+"""Kill the embedded broker while transactions end: after its restart each of them is ended, everywhere in the same way."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Ending:
                 await producer.commit_transaction()
                 self.told = self.begun
         finally:
-            # one whose transaction was cut off would wait for what cannot be sent any more
+            # a producer with a cut-off transaction would wait for records that can no longer be sent
             stopping = asyncio.create_task(producer.stop())
             await asyncio.wait({stopping}, timeout=1)
             stopping.cancel()
@@ -92,7 +92,7 @@ async def test_transactions_that_were_ending_are_ended(stack: Settings, fresh: S
         await asyncio.gather(*running, return_exceptions=True)
         await asyncio.to_thread(kafka.start)
 
-        # who takes over an id has its open transaction aborted; one that was ending is ended before
+        # a producer that takes over an id aborts its open transaction; one that was ending is ended first
         for producer in producers:
             next_one = AIOKafkaProducer(bootstrap_servers=fresh.bootstrap_servers, transactional_id=producer.name)
             await asyncio.wait_for(next_one.start(), 30)

@@ -1,6 +1,6 @@
-"""Every error code of Kafka, once in an answer to each kind of client: the worker serves again by itself, and loses nothing.
+"""Return every Kafka error code once to each kind of client: the worker serves again by itself, and loses nothing.
 
-`make faults FAULT=codes` takes every EVERY-th code (1: all) and tells what each cost.
+`make faults FAULT=codes` takes every EVERY-th code (1: all) and prints the cost of each.
 """
 
 from __future__ import annotations

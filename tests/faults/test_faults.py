@@ -1,8 +1,8 @@
-"""Faults at random moments of a stream, from seeds: whatever happens, no event is lost or counted twice.
+"""Faults at random moments of a stream, from seeds: no event is ever lost or counted twice.
 
-`make faults` runs TRIALS (default 20) of each on one stream that goes on; `make faults TRIALS=2 FAULT=sleeps` fewer, or one
-kind. After each, when all is quiet: the tables equal an offline recomputation of what the topic holds, byte for byte; every
-offset was applied, deduplicated or dead-lettered; the rows on the workers' disks agree with their changelogs.
+`make faults` runs TRIALS (default 20) of each fault on one continuing stream. `make faults TRIALS=2 FAULT=sleeps` runs fewer
+trials of one kind. After each, once all is quiet: the tables equal an offline recomputation from the topic's records, byte for
+byte. Every offset was applied, deduplicated or dead-lettered. The rows on the workers' disks agree with their changelogs.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ async def sleeps(trial: Trial) -> None:
     await trial.sent.events(200)
     trial.worker.process.send_signal(signal.SIGCONT)
     await asyncio.sleep(3)
-    # it either comes back into the group or, being fenced, ends: both are right, going on with old state is not
+    # it either rejoins the group or is fenced and ends: both are correct, going on with old state is not
     await asyncio.to_thread(trial.second.stop)
 
 
@@ -76,7 +76,7 @@ async def gets_and_loses_company(trial: Trial) -> None:
     await asyncio.to_thread(trial.second.start, fault="works")
     await trial.sent.events(200)
     await asyncio.sleep(2)
-    # whoever misses its session on a busy machine is fenced, and ends
+    # on a busy machine a worker that misses its session is fenced, and ends
     async with trial.supervised(trial.worker, trial.second):
         await trial.agree(trial.settings, trial.other)
     await trial.sent.events(200)
@@ -90,10 +90,10 @@ async def loses_its_broker(trial: Trial) -> None:
     await trial.moment()
     assert trial.kafka.daemon.pid() is not None
     await asyncio.to_thread(trial.kafka.daemon.signal, signal.SIGKILL)
-    # a process that is still dying would be taken for one that runs
+    # a process that is still ending would count as running
     await asyncio.to_thread(wait_until, lambda: trial.kafka.daemon.pid() is None, 10.0)
     await trial.moment()
-    # to ride it out and to end rather than pass something over are both right
+    # recovering, and ending rather than skipping a record, are both correct
     await asyncio.to_thread(trial.kafka.start)
 
 
@@ -106,7 +106,7 @@ async def loses_a_folder(trial: Trial) -> None:
 
 async def finds_a_flipped_byte(trial: Trial) -> None:
     await trial.moment()
-    # a clean stop writes tables out: kill only sometimes, so that both tables and logs are hit
+    # a clean stop writes tables to disk: kill only sometimes, so that both tables and logs are hit
     if trial.rng.random() < 0.5:
         trial.worker.kill()
     else:
@@ -117,7 +117,7 @@ async def finds_a_flipped_byte(trial: Trial) -> None:
         data = bytearray(path.read_bytes())
         data[trial.rng.randrange(len(data))] ^= 0x55
         path.write_bytes(bytes(data))
-    await trial.start(may_die=True)  # of what it finds
+    await trial.start(may_die=True)  # because of the damage
 
 
 async def cannot_write_its_changelog(trial: Trial) -> None:

@@ -1,7 +1,7 @@
-"""A quiet week, made short: what a broker forgets meanwhile costs nothing but a moment.
+"""A quiet week in minutes: the state that a broker forgets in the meantime costs only a short delay.
 
-The broker of this test forgets transactional ids after 3 s, producers after 2 s, offsets of an empty group after a minute, and
-begins a new segment every second.
+The broker of this test forgets transactional ids after 3 s, producers after 2 s and offsets of an empty group after a minute.
+It begins a new segment every second.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ async def test_a_worker_goes_on_after_a_quiet_week(forgetful: Settings, worker_o
     for _ in range(3):
         await sent.events(200)
         await sent.check()
-        await asyncio.sleep(8)  # nobody comes for so long that everything is forgotten
+        await asyncio.sleep(8)  # no client connects until everything is forgotten
     await sent.events(200)
     await sent.check()
     assert worker.process.poll() is None

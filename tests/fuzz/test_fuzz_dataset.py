@@ -1,4 +1,4 @@
-"""Fuzzers of dataset files: whatever a file holds, each of its rows is loaded or reported, or the whole file is refused."""
+"""Fuzzers of dataset files: each row of a file is loaded or reported, or the whole file is refused."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ ROUNDS = st.tuples(
     st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]),
     st.sampled_from(["\n", "\r\n", "\r"]),
 ) | st.tuples(
-    # it quotes only the line ends that it writes itself
+    # `csv` quotes only the line ends that it writes itself
     st.lists(st.lists(WORDS, min_size=3, max_size=3), max_size=8),
     st.just(csv.QUOTE_MINIMAL),
     st.just("\r\n"),

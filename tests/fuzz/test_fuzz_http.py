@@ -1,4 +1,4 @@
-"""Fuzzer of the HTTP interface: raw bytes and requests of every shape, against a real server that another client uses, too."""
+"""Fuzzer of the HTTP interface: raw bytes and requests of every shape, on a real server with a second client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fuzzer of the strict parsers: each text is refused with a ValueError that shows it, or read as what any reader would read."""
+"""Fuzzer of the strict parsers: each text is either refused with a ValueError that contains it, or parsed unambiguously."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fuzzer of records: whatever lies on a topic is used, refused with a code of the contract or kept, and its neighbours stay."""
+"""Fuzzer of records: any record is used, kept, or refused with a code of the contract, and its neighbours are unaffected."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ def read_alone_and_in_company(decode_chunk: Decoder, case: tuple[list[Raw], bool
     good = Raw(encode("interaction", GOOD), b"good", (), START)
     chunk = list[Raw]()
     for record in odd:
-        chunk += [good, record]  # the last with nothing behind it
+        chunk += [good, record]  # the last has no successor
     given = [r.value for r in chunk]
     keys = [r.key for r in chunk]
     placed = Placed(GOOD_PARTITION, PARTITIONS)

@@ -1,4 +1,4 @@
-"""Fuzzers of what an operator writes: environment variables and options are taken as written or refused by name."""
+"""Fuzzers of operator input: environment variables and options are accepted as written, or refused by name."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ ODD_NUMBERS = [
     "5.0",
 ]
 NUMBERS = st.sampled_from(ODD_NUMBERS) | st.integers(-(2**70), 2**70).map(str) | st.floats().map(str)
-# the system allows neither NUL nor what cannot be encoded; bytes that are no UTF-8 come as lone surrogates
+# the system allows neither NUL nor characters that cannot be encoded; bytes that are not UTF-8 arrive as lone surrogates
 CHARACTERS = st.characters(exclude_characters="\x00", exclude_categories=["Cs"]) | st.integers(0xDC80, 0xDCFF).map(chr)
 TEXTS = st.text(CHARACTERS, max_size=40) | st.sampled_from(
     ["x" * 70_000, "/" + "y" * 300, "~nobody/x", "~", "..", "a,b", "off", "a b"]
@@ -83,7 +83,7 @@ def reads_settings(read: Read, environment: Mapping[str, str]) -> None:
         assert SECRET not in exc.message
         assert exc.message.isprintable()
         return
-    # without a scheme RIFFLE_ARCHIVE is the name of a folder too
+    # without a scheme RIFFLE_ARCHIVE is also the name of a folder
     assert SECRET not in repr(found) or "://" not in environment.get("RIFFLE_ARCHIVE", "")
     for name in NAMES:
         text = environment.get(f"RIFFLE_{name.upper()}", "")
