@@ -1,1 +1,1 @@
-"""Everything about recommending that needs no Kafka."""
+"""All recommendation logic that does not depend on Kafka."""

@@ -1,4 +1,4 @@
-"""Which events are positive: a rule over event columns, read without running code."""
+"""The positive rule: an expression over event columns, evaluated without executing code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from schemas.errors import BadDataset
 __all__ = ["SHOWN", "PositiveRule"]
 
 SHOWN = "impression"
-"Action of an event that says that an item was shown: no meeting, so neither seen nor history. Training learns from it."
+"""Action of an impression: the item was shown. It is not an interaction, so it enters neither the seen-set nor the history.
+Training learns from it."""
 NAMES = frozenset({"action", "value"})
 COMPARISONS: Mapping[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
@@ -43,21 +44,21 @@ WORDS: Mapping[type[ast.AST], str] = {
     ast.JoinedStr: "formatted strings",
     ast.NamedExpr: "assignments",
 }
-"What people call the syntax that a rule may not use."
+"Readable names, for error messages, of syntax that a rule may not use."
 
 
 class PositiveRule:
     """A rule such as `action == 'rate' and value >= 4.0`: names, constants, comparisons, `and`, `or`, `not`.
 
-    Agrees with Python's own evaluation, except that comparing an absent value with a number is false, not an error, and
-    that numbers are compared in the 32 bits in which values are kept: 0.7 is at least 0.7 wherever it is asked.
+    The result equals Python's own evaluation with two exceptions. Comparing an absent value with a number is false, not an
+    error. Numbers are compared as float32, the precision in which values are stored, so that `value >= 0.7` holds for 0.7.
     """
 
     def __init__(self, text: str, name: str = "positive") -> None:
-        """Read a rule; `name` is what errors call it.
+        """Parse a rule; error messages refer to it by `name`.
 
         Raises:
-            BadDataset: it does not parse, or uses anything else.
+            BadDataset: the rule does not parse, or uses any other syntax.
         """
         rule = f"{name} rule {text[:200]!r}"
         try:
@@ -79,7 +80,7 @@ class PositiveRule:
                 )
 
     def __call__(self, action: str, value: float | None) -> bool:
-        """Whether an event with these columns is positive."""
+        """Return whether an event with these columns is positive."""
         exact = None if value is None else float(np.float32(value))
         return bool(_evaluate(self._tree, {"action": action, "value": exact}))
 

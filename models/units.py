@@ -5,4 +5,4 @@ from __future__ import annotations
 __all__ = ["DAY_MS"]
 
 DAY_MS = 86_400_000
-"Milliseconds of a day."
+"Milliseconds in a day."

@@ -16,9 +16,9 @@ __all__ = ["warm"]
 
 
 def warm() -> None:
-    """Run every compiled loop once on two events: some 20 s at the first call on a machine, a second later on.
+    """Run every compiled loop once on two events. The first call on a machine takes about 20 s, later ones about 1 s.
 
-    A loop that is compiled while events wait would hold up the whole worker.
+    This keeps compilation out of the stream, because compiling a loop while events wait would block the whole worker.
     """
     store = ItemStore(1)
     store.upsert(Item("i1", categories=("c",)))

@@ -1,1 +1,1 @@
-"""Features of the ranker: one definition for serving, logging and training."""
+"""Features of the ranker: a single definition for serving, logging and training."""

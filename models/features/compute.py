@@ -1,7 +1,7 @@
-"""The features of a candidate: one definition, computed by the same code when serving and when training replays.
+"""Computes the features of candidates, by the same code in serving and in training's replay.
 
-Everything follows from event time and from what the batch already holds; wall clock plays no part. The features themselves are
-declared in `context`, `user`, `item` and `cross`.
+Features depend only on event time and on data that the batch already holds, never on the wall clock. They are declared in
+`context`, `user`, `item` and `cross`.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from models.pipeline.sources import RETRIEVING
 __all__ = ["FEATURES", "LAYOUT", "SPEC", "compute"]
 
 LAYOUT, (OF_USER, OF_CONTEXT, OF_ITEM, OF_CROSS) = layout((USER, CONTEXT, ITEM, CROSS))
-"Every feature with its version, in the order of the columns."
+"All features with their versions, in the order of the columns."
 FEATURES = tuple(feature.name for feature in LAYOUT)
-"Names, in the order of the columns."
+"Names of the features, in the order of the columns."
 SPEC = specification(LAYOUT)
-"Name of this specification, which follows from LAYOUT: a release of another one is refused."
+"Name of this specification, derived from LAYOUT. Releases of another specification are refused."
 POPULARITY = FEATURES.index("item_popularity")
 
 
 def compute(
     queries: Queries, candidates: Candidates, items: ItemStore, sources: Sequence[str], model: Model
 ) -> NDArray[np.float32]:
-    """Features of every candidate: float32 `(n, len(FEATURES))`, all finite. `sources` names the columns of source scores."""
+    """Compute all candidates' features: float32 `(n, len(FEATURES))`, all finite. `sources` names the source-score columns."""
     out = np.zeros((len(candidates), len(FEATURES)), np.float32)
     out[:, OF_CONTEXT] = context_of(queries.requests, items.stream_time_ms)[candidates.query_row]
     ITEM.fill(out[:, OF_ITEM], OfItems(candidates.item_row, items, model))
@@ -56,7 +56,7 @@ def compute(
 
 
 def _brought(candidates: Candidates, sources: Sequence[str]) -> NDArray[np.float32]:
-    """Per retrieving source: 1 where it brought the candidate. A source that the pipeline lacks brought none."""
+    """Mark candidates per retrieving source: 1 where it retrieved the candidate. Sources that the pipeline lacks have zeros."""
     out = np.zeros((len(candidates), len(RETRIEVING)), np.float32)
     there, places = ~np.isnan(candidates.source_scores), {name: n for n, name in enumerate(sources)}
     for n, source in enumerate(RETRIEVING):

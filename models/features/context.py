@@ -1,7 +1,7 @@
-"""Features of a query that follow from the moment and from the request: the same for all its candidates.
+"""Features of time and request: the same for all candidates of a query.
 
-Alone they put no candidate before another; the ranker crosses them with what candidates differ in. The moment is stream time,
-in UTC: a user's own time of day is known only where the request's context says it.
+Alone they do not change the order of candidates; the ranker crosses them with features that differ between candidates. Time
+is stream time in UTC; a user's local time is known only if the request's context contains it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Moment:
     "Stream time; 0 before the first event."
 
     def angle(self, period_ms: int) -> float | None:
-        """Where the moment lies in a period, as an angle; None before the first event."""
+        """Return the phase of the moment within a period, in radians; None before the first event."""
         return 2 * math.pi * (self.now_ms % period_ms) / period_ms if self.now_ms > 0 else None
 
 
@@ -72,7 +72,7 @@ def asked_categories(of: Moment) -> NDArray[np.bool_]:
 
 @CONTEXT.feature("asked_candidates")
 def asked_candidates(of: Moment) -> NDArray[np.bool_]:
-    """Whether the request brings its candidates."""
+    """Whether the request names its candidates."""
     return np.asarray([request.candidates is not None for request in of.requests], np.bool_)
 
 
@@ -82,20 +82,20 @@ def hashed_context(of: Moment) -> NDArray[np.float32]:
     out = np.zeros((len(of.requests), BUCKETS), np.float32)
     for row, request in zip(out, of.requests, strict=True):
         for name, value in request.context.items():
-            # past the cache, which is for ids: what requests say may be long, and different every time
+            # bypasses the cache, which is for ids, because context values may be long and different every time
             code = hash64.__wrapped__(f"{name}={value}")
             row[code % BUCKETS] += 1.0 if code >> 63 else -1.0
     return out
 
 
 def context_of(requests: Sequence[Request], now_ms: int) -> NDArray[np.float32]:
-    """Features of requests at stream time `now_ms`: float32 `(q, len(CONTEXT.names))`."""
+    """Compute the features of requests at stream time `now_ms`: float32 `(q, len(CONTEXT.names))`."""
     out = np.zeros((len(requests), len(CONTEXT.features)), np.float32)
     CONTEXT.fill(out, Moment(requests, now_ms))
     return out
 
 
 def hour_nearness(times_ms: NDArray[np.int64], now_ms: int) -> NDArray[np.float64]:
-    """How near times are to `now_ms` in their time of day: 1 the same, 0 from six hours on."""
+    """Return how near times are to `now_ms` by time of day: 1 for the same time, 0 from a distance of six hours on."""
     nearness: NDArray[np.float64] = np.maximum(np.cos((times_ms - now_ms) % DAY_MS * (2 * math.pi / DAY_MS)), 0.0)
     return nearness

@@ -1,4 +1,4 @@
-"""Features of a candidate for a query: what the user's history and the sources say of the item."""
+"""Features of a candidate for a query: how the item relates to the user's history and to the sources' signals."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from models.state.rows import AFFINITY_HALF_LIFE_MS, UserRecord
 __all__ = ["CROSS", "LAST", "Crossed"]
 
 LAST = 5
-"Newest items that a candidate is compared with one by one."
+"Number of newest items that a candidate is compared with one by one."
 
 
 class Profile(NamedTuple):
-    """Content of a user's newest items: of liked ones if there are any."""
+    """Content of a user's newest items; only of liked items if there are any."""
 
     words: NDArray[np.float32]
-    "Mean direction of their hashed words."
+    "Mean direction of the items' hashed words."
     content: NDArray[np.float32]
-    "Mean direction of their content."
+    "Mean direction of the items' content."
     latest: NDArray[np.float32]
-    "Content of each of the LAST newest, newest first."
+    "Content of each of the LAST newest items, newest first."
 
 
 class ByCategory(NamedTuple):
@@ -42,7 +42,7 @@ class ByCategory(NamedTuple):
 
 
 class Crossed:
-    """The n candidates of one query: columns that several features share are computed where the first asks for them."""
+    """The n candidates of one query. Columns that several features share are computed at first use."""
 
     def __init__(
         self,
@@ -54,15 +54,15 @@ class Crossed:
         items: ItemStore,
         model: Model,
     ) -> None:
-        """`popularity`: the candidates' `item_popularity`; `brought` `(n, len(RETRIEVING))`: 1 where the source did."""
+        """`popularity`: the candidates' `item_popularity`; `brought` `(n, len(RETRIEVING))`: 1 where the source found it."""
         self.query, self.rows, self.popularity, self.brought = query, rows, popularity, brought
         self.queries, self.items, self.model = queries, items, model
         self.liked = queries.liked[query] if query < len(queries.liked) else None
-        "Per event, newest first: whether the release counts it as liked."
+        "Whether the release counts each event as liked, newest first."
 
     @once
     def newest(self) -> NDArray[np.int32]:
-        """Rows of the user's newest items, newest first: those they liked, if there are any."""
+        """Rows of the user's newest items, newest first; only liked items if there are any."""
         rows, liked = self.queries.history_rows[self.query], self.liked
         wanted = rows[: len(liked)][liked] if liked is not None and liked.any() else rows
         newest: NDArray[np.int32] = wanted[wanted >= 0][: self.queries.recent_rows.shape[1]]
@@ -101,7 +101,7 @@ class Crossed:
 
     @once
     def categories(self) -> ByCategory | None:
-        """What the user's history says of the candidates' categories; None without history."""
+        """Statistics of the candidates' categories from the user's history; None without history."""
         user = self.queries.users[self.query]
         if user is None or not len(user.history):
             return None
@@ -109,7 +109,7 @@ class Crossed:
 
     @once
     def price_above(self) -> NDArray[np.float32] | None:
-        """How far the price lies above what the user's newest items cost, as a logarithm; 0 where it is unknown."""
+        """Log of the price minus the mean log price of the user's newest items; 0 where the price is unknown."""
         usual = self.items.price[self.newest]
         usual = np.log1p(np.maximum(usual[~np.isnan(usual)], 0))
         if not len(usual):
@@ -216,19 +216,19 @@ def category_liked(of: Crossed) -> Values:
 
 @CROSS.feature("category_hour")
 def category_hour(of: Crossed) -> Values:
-    """How much larger the categories' share of the user's events is at this time of day than at any."""
+    """How much larger the categories' share of the user's events is at this time of day than overall."""
     return None if of.categories is None else of.categories.hour
 
 
 @CROSS.feature("price_above")
 def price_above(of: Crossed) -> Values:
-    """How far the price lies above what the newest items cost, as a logarithm."""
+    """Log of the price minus the mean log price of the newest items."""
     return of.price_above
 
 
 @CROSS.feature("price_far")
 def price_far(of: Crossed) -> Values:
-    """Distance of the price from what the newest items cost, as a logarithm."""
+    """Absolute value of `price_above`."""
     return None if of.price_above is None else np.abs(of.price_above)
 
 
@@ -240,7 +240,7 @@ def popularity_share(of: Crossed) -> Values:
 
 @CROSS.feature(*(f"by_{source.name}" for source in RETRIEVING))
 def by_source(of: Crossed) -> Values:
-    """Per source: whether it brought the candidate."""
+    """Whether each source retrieved the candidate."""
     return of.brought
 
 
@@ -283,7 +283,7 @@ def _by_category(
     mine = items.category_ids[rows]
     valid = mine >= 0
     number = np.maximum(valid.sum(axis=1), 1)
-    # no category is number `size`, where every column is 0
+    # the padding category gets number `size`, where every column is 0
     mine = np.where(valid, mine, size)[:, valid.any(axis=0)]
     sums = np.stack([affinity, affinity / max(float(affinity.max()), 1e-6), value, share, hour])[:, mine].sum(axis=2)
     means = (sums / number).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Features of an item, whoever asks."""
+"""Features of an item that do not depend on the user."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from models.units import DAY_MS
 __all__ = ["ACTIONS", "ITEM", "OfItems"]
 
 ACTIONS = 4
-"Actions whose share is a feature: the most frequent of those that the release knows."
+"Number of actions whose share is a feature: the most frequent ones that the release encodes."
 
 
 class OfItems:
-    """Items as of stream time: columns over n rows of the store, computed where a feature first asks for them."""
+    """Items as of stream time: columns over n rows of the store, computed at first use."""
 
     def __init__(self, rows: NDArray[np.int32], items: ItemStore, model: Model) -> None:
         self.rows, self.items, self.model = rows, items, model
@@ -46,7 +46,7 @@ class OfItems:
         return found
 
     def days_since(self, times_ms: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Days since these times, as a logarithm; 0 where a time is unknown `(n,)`."""
+        """Return the log of the days since these times; 0 where a time is unknown `(n,)`."""
         days = np.log1p(np.maximum(self.items.stream_time_ms - times_ms, 0) / DAY_MS)
         known: NDArray[np.float64] = np.where(times_ms > 0, days, 0)
         return known
@@ -69,7 +69,7 @@ def item_events(of: OfItems) -> Values:
 
 @ITEM.feature("item_trend")
 def item_trend(of: OfItems) -> Values:
-    """Share of the events that decay has left: how recent they are."""
+    """Decayed number of events divided by the number of events: how recent they are."""
     return of.popularity / (of.events + 1.0)
 
 

@@ -1,6 +1,6 @@
-"""Features by name: groups declare them as functions, and layout and specification follow from the declarations.
+"""Declaration of features: groups declare them as functions, and layout and specification derive from the declarations.
 
-Adding a feature is one function in the file of its group. Where its meaning changes and its name does not, raise its `version`.
+To add a feature, add a function to the file of its group. To change the meaning of a feature, raise its `version`.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ __all__ = ["KNOWN", "Feature", "Group", "Values", "layout", "once", "specificati
 View = TypeVar("View")
 T = TypeVar("T")
 Values = float | NDArray[Any] | None
-"One number for all rows, a column `(n,)`, a block `(n, names)`; None leaves zeros."
+"One number for all rows, a column `(n,)` or a block `(n, names)`; None leaves zeros."
 
 KNOWN = {"4cf6b4827145c6a5": "f7"}
-"Published specifications by the digest of their layout: releases and logged examples name them. An entry never changes."
+"Published specifications by layout digest. Releases and logged examples refer to their names, so entries never change."
 
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """A name with the version of its meaning."""
+    """A feature's name, and the version of its meaning."""
 
     name: str
     version: int = 1
 
 
 class Group(Generic[View]):
-    """Features that are computed from one kind of view, in the order in which they are declared."""
+    """Features that are computed from one type of view, in the order of their declaration."""
 
     def __init__(self) -> None:
         self.features: tuple[Feature, ...] = ()
@@ -44,7 +44,7 @@ class Group(Generic[View]):
         return tuple(feature.name for feature in self.features)
 
     def feature(self, *names: str, version: int = 1) -> Callable[[Callable[[View], Values]], Callable[[View], Values]]:
-        """Declare a function as the next feature of the group; with several names it returns a block of as many columns."""
+        """Declare a function as the next feature; with several names it returns a block with a column for each."""
 
         def declare(compute: Callable[[View], Values]) -> Callable[[View], Values]:
             first = len(self.features)
@@ -63,7 +63,7 @@ class Group(Generic[View]):
 
 
 class once(Generic[T]):  # noqa: N801 - used as a decorator
-    """A property of a view that is computed when it is first read: `functools.cached_property` without Python 3.11's lock."""
+    """A property that is computed when it is first read: `functools.cached_property` without Python 3.11's lock."""
 
     def __init__(self, compute: Callable[[Any], T]) -> None:
         self._compute = compute
@@ -78,10 +78,10 @@ class once(Generic[T]):  # noqa: N801 - used as a decorator
 
 
 def layout(groups: Iterable[Group[Any]]) -> tuple[tuple[Feature, ...], tuple[slice, ...]]:
-    """The features of the groups one after the other, and the columns of each group.
+    """Concatenate the features of the groups; returns them and the columns of each group.
 
     Raises:
-        ValueError: two features have one name.
+        ValueError: two features have the same name.
     """
     features: tuple[Feature, ...] = ()
     columns = []
@@ -96,7 +96,7 @@ def layout(groups: Iterable[Group[Any]]) -> tuple[tuple[Feature, ...], tuple[sli
 
 
 def specification(features: Sequence[Feature]) -> str:
-    """Name of a layout: another for other names, another order or another version. That of KNOWN, else `f-` and a digest."""
+    """Name a layout by KNOWN, else by `f-` and a digest. The name depends on the features' names, order and versions."""
     text = "\n".join(f"{feature.name} {feature.version}" for feature in features)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     return KNOWN.get(digest, f"f-{digest}")

@@ -1,4 +1,4 @@
-"""Features of a user with history: the same for all candidates of a query. Users without history have zeros."""
+"""Features of a user, the same for all candidates of a query. Users without history have zeros."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class OfUser:
 
     user: UserRecord
     liked: NDArray[np.bool_] | None
-    "Per event, newest first: whether the release counts it as liked."
+    "Whether the release counts each event as liked, newest first."
     now_ms: int
     model: Model
 
@@ -63,7 +63,7 @@ def user_idle(of: OfUser) -> float:
 
 @USER.feature("user_session")
 def user_session(of: OfUser) -> float:
-    """Number of events of the newest session, as a logarithm."""
+    """Number of events in the newest session, as a logarithm."""
     return float(np.log1p(of.user.session[2]))
 
 

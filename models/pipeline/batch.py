@@ -1,4 +1,4 @@
-"""The columns that go through the pipeline."""
+"""The column types that pass through the pipeline: queries, retrieved items and candidates."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from schemas.records import Request
 __all__ = ["RECENT", "Candidates", "EventEncoding", "Model", "Queries", "Retrieved"]
 
 RECENT = 30
-"Newest events of a person that retrieval looks at."
+"Number of a user's newest events that retrieval uses."
 
 
 class EventEncoding(Protocol):
-    """How a release reads events."""
+    """How a release encodes events as model inputs."""
 
     @property
     def actions(self) -> Sequence[str]:
-        """Actions that the release knows by name, most frequent first."""
+        """Actions that have an encoding of their own, most frequent first."""
 
     def standard(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Standardised values, 0 where there is none (NaN), clipped: float32, same shape."""
+        """Standardise and clip values; NaN (no value) becomes 0. float32, same shape."""
 
 
 class Model(Protocol):
-    """What the pipeline, the features and a worker need of a release that serves. `models.release.serving` implements it.
+    """The interface of a serving release to the pipeline, the features and a worker. `models.release.serving` implements it.
 
-    Only `hydrate` and `sync` change it. All of it belongs to the thread of the item store.
+    Only `hydrate` and `sync` change it. All access is from the item store's thread.
     """
 
     @property
@@ -46,15 +46,15 @@ class Model(Protocol):
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """Names of what the ranker predicts, in the order of the columns of `Candidates.heads`."""
+        """Names of the actions that the ranker predicts, in the order of the columns of `Candidates.heads`."""
 
     @property
     def windows_ms(self) -> Mapping[str, int]:
-        """By head: how long after a first interaction its action counts."""
+        """Window per head: how long after a first interaction the head's action counts."""
 
     @property
     def light(self) -> Mapping[str, float]:
-        """Fitted weight of each source in the light score; a source that it does not name weighs nothing."""
+        """Fitted weight of each source in the light score; a source without an entry has weight 0."""
 
     @property
     def trained_until_ms(self) -> int:
@@ -62,11 +62,11 @@ class Model(Protocol):
 
     @property
     def index_recall(self) -> float:
-        """Measured recall of its index of items; 1 where all vectors are looked at."""
+        """Measured recall of the release's item index; 1 where retrieval is exact."""
 
     @property
     def vocabulary(self) -> EventEncoding:
-        """How it reads events."""
+        """The release's encoding of events."""
 
     @property
     def vectors(self) -> NDArray[np.float32]:
@@ -74,38 +74,38 @@ class Model(Protocol):
 
     @property
     def content(self) -> NDArray[np.float32]:
-        """Weighed content vector per item row: float32 `(rows, c)`; items are compared by their product."""
+        """Weighted content vector per item row: float32 `(rows, c)`; the inner product is the similarity of two items."""
 
     @property
     def met(self) -> NDArray[np.bool_]:
-        """Per item row: whether training had interactions with it."""
+        """Whether training had interactions with the item: bool per item row."""
 
     @property
     def bound(self) -> int:
         """Number of item rows that `vectors`, `content` and `met` cover."""
 
     def synced(self, items: ItemStore) -> bool:
-        """Whether every item of the catalogue has its vector."""
+        """Return whether every item of the catalogue has its current vector."""
 
     def sync(self, items: ItemStore) -> None:
-        """Update the vectors after changes of the catalogue, a bounded number of items per call."""
+        """Update the vectors after changes of the catalogue, for a bounded number of items per call."""
 
     def hydrate(self, queries: Queries, items: ItemStore) -> None:
         """Set `user_vectors`, `liked` and the signal `ease` of a batch."""
 
     def nearest(self, users: NDArray[np.float32], eligible: NDArray[np.bool_], most: int, ties: Sequence[Ties]) -> list[Found]:
-        """Per user vector: at most `most` eligible item rows of largest product, and the products, best first."""
+        """Find, per user vector, up to `most` eligible item rows with the largest inner products; both, best first."""
 
     def features(
         self, queries: Queries, candidates: Candidates, items: ItemStore, sources: Sequence[str]
     ) -> NDArray[np.float32]:
-        """The candidates' features: float32 `(n, features)`, all finite. `sources` names the columns of source scores."""
+        """Compute the candidates' features: float32 `(n, features)`, all finite. `sources` names the source-score columns."""
 
     def rank(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Calibrated probability per head: float32 `(n, heads)`."""
+        """Predict a calibrated probability per head: float32 `(n, heads)`."""
 
     def score(self, heads: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Weighted sum of the heads: float32 `(n,)`."""
+        """Return the weighted sum of the heads: float32 `(n,)`."""
 
 
 @dataclass(slots=True)
@@ -117,27 +117,27 @@ class Queries:
     recent_rows: NDArray[np.int32]
     "Item rows of the newest events, newest first, -1 where there is none: `(q, RECENT)`."
     excluded: Sequence[NDArray[np.int32]]
-    "Rows each request excludes."
+    "Item rows that each request excludes."
     categories: Sequence[NDArray[np.int32]]
-    "Category numbers each request asks for; empty with `requests[n].categories` set means: none exists."
+    "Category numbers that each request asks for. Empty although `requests[n].categories` is set: none of them exists."
     history_rows: NDArray[np.int32]
     "Item rows of all kept events, newest first, -1 where there is none or the item is unknown: `(q, HISTORY)`."
     requested: Sequence[Requested | None]
-    "The candidates that each request brings; None where Riffle retrieves."
+    "The candidates that each request names itself; None where Riffle retrieves."
     now_ms: int
-    "The wall clock when the batch began: what is published later is not shown."
+    "Time when the batch began (epoch ms). Items published later are not shown."
     eligible: NDArray[np.bool_]
-    "By item row: whether the item is available and published."
+    "Whether the item is available and published: bool per item row."
     ties: Sequence[Ties]
-    "The order among equals, per query."
+    "Tie-break order per query."
     model: Model | None = None
     "The release that serves this batch, the same from its first stage to its last."
     signals: dict[str, Signal] = field(default_factory=dict)
-    "What the retrieval models say of this batch, by source."
+    "Scores of the retrieval models for this batch, by source name."
     liked: list[NDArray[np.bool_]] = field(default_factory=list)
-    "Per query, newest event first: whether the serving release counts it as liked. Empty without a release."
+    "Whether the serving release counts each event as liked: one array per query, newest event first. Empty without a release."
     user_vectors: NDArray[np.float32] | None = None
-    "What the serving release's user tower says: `(q, d)`; None without a release."
+    "Output of the serving release's user tower: `(q, d)`; None without a release."
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -151,7 +151,7 @@ class Queries:
         model: Model | None = None,
         now_ms: int = MAX_TIME_MS,
     ) -> Queries:
-        """Look up what the batch needs of its people; `users[n]` is None for a person never heard of."""
+        """Look up the item rows, categories and candidates of a batch; `users[n]` is None for an unknown user."""
         rows = np.full((len(requests), HISTORY), -1, np.int32)
         for n, user in enumerate(users):
             if user is not None and len(user.history):
@@ -172,7 +172,7 @@ class Queries:
         )
 
     def order_keys(self, query_row: NDArray[np.int32], item_row: NDArray[np.int32]) -> NDArray[np.uint64]:
-        """Keys that put candidates of equal score of a query in order: uint64, same shape."""
+        """Return tie-break keys, which order a query's candidates of equal score: uint64, same shape."""
         if not self.ties:
             return np.zeros(0, np.uint64)
         salts = np.asarray([each.salt for each in self.ties], np.uint64)
@@ -181,14 +181,14 @@ class Queries:
 
 @dataclass(frozen=True, slots=True)
 class Requested:
-    """The candidates that a re-ranking request brings."""
+    """The candidates that a re-ranking request names."""
 
     item_row: NDArray[np.int32]
-    "Those that the catalogue holds, each once."
+    "Rows of the candidates that the catalogue holds, each once."
     unknown: int
-    "How many different ones it does not hold: it never did, or they were deleted."
+    "Number of distinct candidates that the catalogue does not hold, because they never existed or were deleted."
     repeated: int
-    "How many name a candidate again that was named before."
+    "Number of duplicates among the given ids."
 
     @classmethod
     def of(cls, candidates: Sequence[str], items: ItemStore) -> Requested:
@@ -201,7 +201,7 @@ class Requested:
 
 @dataclass(slots=True)
 class Retrieved:
-    """What one source brought: three columns of one length."""
+    """The candidates that one source retrieved: three columns of equal length."""
 
     query_row: NDArray[np.int32]
     item_row: NDArray[np.int32]
@@ -209,12 +209,12 @@ class Retrieved:
 
     @classmethod
     def none(cls) -> Retrieved:
-        """Nothing."""
+        """Return an empty result."""
         return cls(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.float32))
 
     @classmethod
     def join(cls, parts: Sequence[Retrieved]) -> Retrieved:
-        """The parts, one after the other."""
+        """Concatenate the parts."""
         if not parts:
             return cls.none()
         return cls(
@@ -225,36 +225,36 @@ class Retrieved:
 
     @classmethod
     def of_query(cls, query: int, item_row: NDArray[np.int32], score: NDArray[np.float32]) -> Retrieved:
-        """Items for one query."""
+        """Build the result of one query from its items and their scores."""
         return cls(np.full(len(item_row), query, np.int32), item_row.astype(np.int32), score.astype(np.float32))
 
 
 @dataclass(slots=True)
 class Candidates:
-    """n candidates of all queries, each (query, item) once, ordered by query."""
+    """The n candidates of all queries, ordered by query; each (query, item) pair occurs once."""
 
     query_row: NDArray[np.int32]
     item_row: NDArray[np.int32]
     source_scores: NDArray[np.float32]
-    "Score of each source, NaN where it did not bring the candidate: `(n, sources)`."
+    "Score of each source, NaN where it did not retrieve the candidate: `(n, sources)`."
     score: NDArray[np.float32]
     light: NDArray[np.float32]
     "The light score: `(n,)`."
     features: NDArray[np.float32]
-    "Features as the ranker saw them, `(n, len(FEATURES))`; `(n, 0)` before ranking and without a release."
+    "Features that the ranker reads, `(n, len(FEATURES))`; `(n, 0)` before ranking and without a release."
     heads: NDArray[np.float32]
-    "The ranker's probability per head, `(n, heads)`; `(n, 0)` likewise."
+    "The ranker's probability per head, `(n, heads)`; `(n, 0)` before ranking and without a release."
 
     def __len__(self) -> int:
         return len(self.item_row)
 
     def spans(self, queries: int) -> NDArray[np.intp]:
-        """Where each query's candidates start, and the end: they are ordered by query. `(queries + 1,)`."""
+        """Return the start of each query's candidates, and the end of the last: `(queries + 1,)`."""
         return np.searchsorted(self.query_row, np.arange(queries + 1))
 
     @classmethod
     def merge(cls, retrieved: Sequence[Retrieved], n_items: int) -> Candidates:
-        """Join what the sources brought; a source that brings a candidate twice counts with its better score."""
+        """Merge the results of the sources; a source that returns a candidate twice counts with its better score."""
         keys = [r.query_row.astype(np.int64) * max(n_items, 1) + r.item_row for r in retrieved]
         unique, place = np.unique(np.concatenate(keys) if keys else np.zeros(0, np.int64), return_inverse=True)
         scores = np.full((len(unique), len(retrieved)), np.nan, np.float32)
@@ -271,7 +271,7 @@ class Candidates:
         return cls(query_row.astype(np.int32), item_row.astype(np.int32), scores, zero, zero, none, none)
 
     def take(self, index: NDArray[np.bool_] | NDArray[np.intp]) -> Candidates:
-        """The candidates at `index`, in its order."""
+        """Select the candidates at `index`, in that order."""
         return Candidates(
             self.query_row[index],
             self.item_row[index],

@@ -1,4 +1,4 @@
-"""What time it is for a catalogue whose items have a time of publication."""
+"""Clocks that decide which items of the catalogue are published."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from schemas.parsing import MAX_TIME_MS
 __all__ = ["Clock", "after_all", "wall_ms"]
 
 Clock = Callable[[], int]
-"Epoch milliseconds."
+"Returns the time in epoch milliseconds."
 
 
 def wall_ms() -> int:
-    """The wall clock: what is to be published in an hour is shown in an hour, whether or not events come until then."""
+    """Return the wall clock, because an item must appear at its time of publication even when no events arrive."""
     return int(time.time() * 1000)
 
 
 def after_all() -> int:
-    """Later than any publication: for a catalogue that items enter when they are published, as replayed history has it."""
+    """Return a time later than any publication. For catalogues that items enter only once published, as in a replay."""
     return MAX_TIME_MS

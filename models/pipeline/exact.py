@@ -1,7 +1,7 @@
-"""Nearest items by inner product, exact.
+"""Exact nearest items by inner product.
 
-A query has the same result in any batch: candidates that matrix products find are scored again one query at a time, in an order
-of operations that does not depend on the batch.
+A query has the same result in any batch: a matrix product finds candidates, and each query then scores its own again, in an
+order of operations that does not depend on the batch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Found", "best_of", "exact_top"]
 Found = tuple[NDArray[np.int32], NDArray[np.float32]]
 "Numbers of items and their scores, best first."
 ROUNDING = np.float32(2e-5)
-"Relative difference between two ways to sum one product, at most: what is as near to the last place is looked at again."
+"Upper bound of the relative rounding error between two summation orders. Items this close to the cut-off are scored again."
 
 
 def best_of(
@@ -29,9 +29,9 @@ def best_of(
     keys: Keys | None = None,
     above: float = -np.inf,
 ) -> Found:
-    """The `most` best of `rows` for one query `(d,)`, of products larger than `above`, each scored by itself: best first.
+    """Return the `most` best of `rows` for one query `(d,)`, best first; only products larger than `above`.
 
-    `keys` of item numbers decide among equals, else the lower number comes first.
+    Each row is scored on its own. `keys` of item numbers break ties; without them the lower number comes first.
     """
     scores = np.einsum("nd,d->n", vectors[rows], query)
     order = np.lexsort((rows if keys is None else keys(rows), -scores))[:most]
@@ -47,10 +47,10 @@ def exact_top(
     keys: Sequence[Keys] | None = None,
     above: float = -np.inf,
 ) -> list[Found]:
-    """The `most` allowed items of largest product per query, of products larger than `above`.
+    """Return, per query, up to `most` allowed items with the largest inner products above `above`, best first.
 
-    queries float32 `(q, d)`, vectors float32 `(n, d)`, allowed `(n,)`; `keys` per query, of item numbers, decide among equals.
-    Fewer where fewer are allowed.
+    queries: float32 `(q, d)`; vectors: float32 `(n, d)`; allowed: bool `(n,)`. `keys` holds one function of item numbers per
+    query, which breaks ties.
     """
     if not len(vectors) or not len(queries):
         return [(np.zeros(0, np.int32), np.zeros(0, np.float32)) for _ in queries]

@@ -1,4 +1,4 @@
-"""What must not be shown."""
+"""Filters: they remove candidates that must not be shown."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ class UnavailableFilter:
     name = "unavailable"
 
     def keep(self, queries: Queries, candidates: Candidates, items: ItemStore) -> NDArray[np.bool_]:  # noqa: ARG002
-        """Available ones."""
+        """Keep available items."""
         kept: NDArray[np.bool_] = items.available[candidates.item_row]
         return kept
 
 
 class UnpublishedFilter:
-    """Drops items whose time of publication has not come, also those that a request brings itself."""
+    """Drops items that are not published yet, including candidates that a request names itself."""
 
     name = "unpublished"
 
     def keep(self, queries: Queries, candidates: Candidates, items: ItemStore) -> NDArray[np.bool_]:
-        """Published ones, and those without a time of publication."""
+        """Keep published items, and items without a time of publication."""
         kept: NDArray[np.bool_] = items.published_ms[candidates.item_row] <= queries.now_ms
         return kept
 
 
 class SeenFilter:
-    """Drops what the person has interacted with, by their Bloom filters: may hide an unseen item, never shows a seen one."""
+    """Drops items that the user interacted with, by Bloom filters: it may hide an unseen item, but never shows a seen one."""
 
     name = "seen"
 
     def keep(self, queries: Queries, candidates: Candidates, items: ItemStore) -> NDArray[np.bool_]:
-        """Those not in the seen-set."""
+        """Keep items that are not in the user's seen-set."""
         keep = np.ones(len(candidates), np.bool_)
         spans = candidates.spans(len(queries))
         for n, user in enumerate(queries.users):
@@ -51,12 +51,12 @@ class SeenFilter:
 
 
 class ExcludedFilter:
-    """Drops what the request excludes."""
+    """Drops items that the request excludes."""
 
     name = "excluded"
 
     def keep(self, queries: Queries, candidates: Candidates, items: ItemStore) -> NDArray[np.bool_]:  # noqa: ARG002
-        """Those not excluded."""
+        """Keep items that are not excluded."""
         keep = np.ones(len(candidates), np.bool_)
         spans = candidates.spans(len(queries))
         for n, rows in enumerate(queries.excluded):
@@ -67,12 +67,12 @@ class ExcludedFilter:
 
 
 class CategoryFilter:
-    """Keeps items of the categories that the request asks for."""
+    """Drops items outside the categories that the request asks for."""
 
     name = "category"
 
     def keep(self, queries: Queries, candidates: Candidates, items: ItemStore) -> NDArray[np.bool_]:
-        """Those with at least one of the categories."""
+        """Keep items with at least one of the categories."""
         keep = np.ones(len(candidates), np.bool_)
         spans = candidates.spans(len(queries))
         for n, request in enumerate(queries.requests):
@@ -84,4 +84,4 @@ class CategoryFilter:
 
 
 FILTERS: tuple[type[Filter], ...] = (UnavailableFilter, UnpublishedFilter, SeenFilter, ExcludedFilter, CategoryFilter)
-"The filters of the pipeline, in the order in which they run: each counts what those before it left."
+"The filters of the pipeline, in the order in which they run. Each counts only candidates that passed the earlier ones."

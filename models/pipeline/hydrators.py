@@ -1,4 +1,4 @@
-"""What is looked up for a batch before retrieval, and for its candidates before ranking."""
+"""Hydrators: they load data for a batch before retrieval, and for its candidates before ranking."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["HYDRATORS", "CovisitationHydrator", "FeatureHydrator", "ReleaseHydra
 
 
 class CovisitationHydrator:
-    """What follows a person's newest items in other people's streams: cosine-normalised co-visitation, newest weigh most."""
+    """Cosine-normalised co-visitation with the user's newest items; the newest item weighs most."""
 
     name = "covisitation"
 
@@ -24,7 +24,7 @@ class CovisitationHydrator:
         self._scratch = Scratch()
 
     def hydrate(self, queries: Queries, items: ItemStore) -> None:
-        """Leave the signal `covisitation` in the batch."""
+        """Set the batch's signal `covisitation`."""
         rows, values = [], []
         for recent in queries.recent_rows:
             known = recent >= 0
@@ -40,27 +40,27 @@ class CovisitationHydrator:
 
 
 class ReleaseHydrator:
-    """What the serving release says of the people: user vectors, liked histories, item-to-item scores. Nothing without one."""
+    """User vectors, liked histories and item-to-item scores by the serving release; nothing without a release."""
 
     name = "release"
 
     def hydrate(self, queries: Queries, items: ItemStore) -> None:
-        """Leave `user_vectors`, `liked` and the signal `ease` in the batch."""
+        """Set `user_vectors`, `liked` and the signal `ease` of the batch."""
         if queries.model is not None:
             queries.model.hydrate(queries, items)
 
 
 HYDRATORS: tuple[type[QueryHydrator], ...] = (CovisitationHydrator, ReleaseHydrator)
-"Hydrators of the batch, in the order in which they run."
+"The hydrators of a batch, in the order in which they run."
 
 
 class FeatureHydrator:
-    """The features that the ranker reads, by the serving release; none where the release could not hydrate the batch."""
+    """The ranker's features, by the serving release; none where the release could not hydrate the batch."""
 
     name = "features"
 
     def __init__(self, sources: Sequence[str]) -> None:
-        """`sources` names the columns of source scores."""
+        """`sources`: names of the source-score columns."""
         self._sources = tuple(sources)
 
     def hydrate(self, queries: Queries, candidates: Candidates, items: ItemStore) -> None:

@@ -1,4 +1,4 @@
-"""The path of a batch of requests, once through."""
+"""The candidate pipeline: runs a batch of requests through all stages."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ class PipelineSettings:
     """How the pipeline selects."""
 
     light_top: int = 300
-    "Candidates per request that are left after light scoring; as many as it asks for when that is more."
+    "Candidates per request that are kept after light scoring; `k` where that is more."
     diversity: float = 0.003
-    "Taken from a candidate's score, per item already in the slate with the same first category, times the best score."
+    """Score penalty, as a fraction of the best score, for each item already in the slate with the same first category."""
 
 
 class CandidatePipeline:
-    """The stages over one item store: the default ones, but for those that are given.
+    """The stages over one item store. Stages that are not given are the default ones.
 
-    Not thread-safe: one event loop calls it.
+    Not thread-safe: only one event loop may call it.
     """
 
     def __init__(  # noqa: PLR0913 - one for each kind of stage
@@ -91,13 +91,14 @@ class CandidatePipeline:
         self.side_effects = tuple(side_effects)
         self._observers = tuple(observers)
         self.counters: Counter[tuple[str, str]] = Counter()
-        """Candidates dropped (`filter`, name of the filter, `unknown` or `repeated`), parts that failed (`failed`, name)."""
+        """Counts by (kind, name): dropped candidates are (`filter`, filter name, `unknown` or `repeated`), failed stages are
+        (`failed`, stage name)."""
 
     def run(self, requests: Sequence[Request], users: Sequence[UserRecord | None], as_of: Sequence[AsOf | None]) -> list[Slate]:
-        """Answer a batch. One request is a batch of one; its answer does not depend on who it is batched with.
+        """Answer a batch. An answer does not depend on the other requests of its batch.
 
         Raises:
-            Exception: whatever a filter raises: a slate that might hold what must not be shown is never returned.
+            Exception: any error of a filter, because a slate that might hold forbidden items is never returned.
         """
         notes = Notes()
         queries = self._timed(notes, "hydrate", lambda: self._hydrate(notes, requests, users))
@@ -112,7 +113,7 @@ class CandidatePipeline:
         return slates
 
     def similar(self, item_id: str, k: int) -> list[SlateItem]:
-        """`models.pipeline.similar` over the pipeline's items, by its clock."""
+        """Find similar items by `models.pipeline.similar`, over the pipeline's items and at its clock's time."""
         return similar_items(self.items, item_id, k, self._clock())
 
     def observe(self, observer: Observer) -> None:
@@ -156,7 +157,7 @@ class CandidatePipeline:
         return brought
 
     def _merge(self, notes: Notes, queries: Queries, retrieved: Sequence[Retrieved]) -> Candidates:
-        """Join what the sources brought; requested candidates that are no items, or the same again, are dropped before."""
+        """Merge the results of the sources and count the requested candidates that are unknown or repeated as dropped."""
         unknown = [0 if requested is None else requested.unknown for requested in queries.requested]
         repeated = [0 if requested is None else requested.repeated for requested in queries.requested]
         for name, counts in (("unknown", unknown), ("repeated", repeated)):
@@ -177,7 +178,7 @@ class CandidatePipeline:
         return candidates
 
     def _light(self, queries: Queries, candidates: Candidates) -> Candidates:
-        """Score, put each query's candidates in order, and keep its best."""
+        """Compute the light scores, sort each query's candidates and keep the best."""
         scores = self.scorer.score(queries, candidates, self.items)
         candidates.score = candidates.light = np.where(np.isfinite(scores), scores, -np.inf).astype(np.float32)
         for observer in self._observers:
@@ -185,7 +186,7 @@ class CandidatePipeline:
         return light_cut(queries, candidates, self._settings.light_top)
 
     def _rank(self, notes: Notes, queries: Queries, candidates: Candidates) -> Candidates:
-        """Rank by the serving release; equals stay in the light order. When it fails that stands, and the slate says so."""
+        """Rank by the serving release; ties keep the light order. On failure the light order and a degraded slate remain."""
         if queries.model is None or not len(candidates):
             return candidates
         ranked = replace(candidates)

@@ -1,4 +1,4 @@
-"""Scorers: the light score from what the sources brought, and the ranker's from features."""
+"""Scorers: the light score from source scores, and the ranker's score from features."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ DEFAULT_WEIGHTS: Mapping[str, float] = {source.name: source.default_weight for s
 
 
 class LightScorer:
-    """Weighted sum of the sources' scores, each divided by its largest within the query so that scales do not matter.
+    """Weighted sum of the source scores, each divided by its maximum within the query so that scales do not matter.
 
-    The serving release brings weights that were fitted; one that is older than a source does not name it, and it weighs nothing
-    there. Without a release each source has its own default weight.
+    The weights are those fitted for the serving release; a source that is newer than the release has weight 0. Without a
+    release each source has its default weight.
     """
 
     name = "light"
 
     def __init__(self, sources: Sequence[Source]) -> None:
-        """`sources` in the order of the columns of source scores."""
+        """`sources`: in the order of the source-score columns."""
         self._sources = tuple(source.name for source in sources)
         self._weights = np.asarray([source.default_weight for source in sources], np.float32)
 
     def score(self, queries: Queries, candidates: Candidates, items: ItemStore) -> NDArray[np.float32]:
-        """Light scores; a re-ranking request is scored by content and popularity of what it brings."""
+        """Return the light scores. Candidates of a re-ranking request are scored by their content and popularity."""
         weights = self._weights
         if queries.model is not None:
             learned = queries.model.light
@@ -45,7 +45,7 @@ class LightScorer:
             part = brought[spans[n] : spans[n + 1]]
             if len(part):
                 largest = np.maximum(part.max(axis=0), 1e-9)
-                # not a matrix product, whose roundings depend on where a candidate stands: equals must stay equal
+                # no matrix product, because its rounding depends on a candidate's row and equal candidates must stay equal
                 scores[spans[n] : spans[n + 1]] = np.einsum("cs,s->c", part / largest, weights)
         requested = np.asarray([r.candidates is not None for r in queries.requests], np.bool_)
         if requested.any():
@@ -66,12 +66,12 @@ class LightScorer:
 
 
 class OnnxRanker:
-    """The serving release's ranker: one run over the features of the whole batch, a probability per head."""
+    """The serving release's ranker: one inference over the whole batch's features gives a probability per head."""
 
     name = "ranker"
 
     def score(self, queries: Queries, candidates: Candidates, items: ItemStore) -> NDArray[np.float32]:  # noqa: ARG002
-        """The heads' weighted sum; sets `candidates.heads`. Without a release or features the score stays."""
+        """Set `candidates.heads` and return their weighted sum. Without a release or features the score stays."""
         if queries.model is None or not candidates.features.size:
             return candidates.score
         candidates.heads = queries.model.rank(candidates.features)

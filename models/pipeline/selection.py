@@ -1,4 +1,4 @@
-"""Which candidates go on: the best by the light score to the ranker, and from the ranked ones the slate."""
+"""Selection: the light cut picks the candidates for the ranker, and the selector picks the slate from ranked candidates."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["DiverseSelector", "light_cut"]
 
 
 def light_cut(queries: Queries, candidates: Candidates, light_top: int) -> Candidates:
-    """Each query's best candidates by score, best first (equals by the asker's keys): `light_top`, or `k` where that is more.
+    """Keep each query's best candidates by score, sorted best first: `light_top`, or `k` where that is more.
 
-    A re-ranking request keeps all of its candidates.
+    The query's tie-break keys order equal scores. A re-ranking request keeps all of its candidates.
     """
     most = np.asarray(
         [max(light_top, request.k) if request.candidates is None else len(candidates) for request in queries.requests],
@@ -30,7 +30,7 @@ def light_cut(queries: Queries, candidates: Candidates, light_top: int) -> Candi
 
 
 def _contending(candidates: Candidates, most: NDArray[np.int64]) -> NDArray[np.intp]:
-    """Places of each query's best candidates by score, and of those that equal the last of them: no others need sorting."""
+    """Find each query's best candidates and all ties with the last of them: the only indices that need sorting."""
     keep = np.ones(len(candidates), np.bool_)
     spans = candidates.spans(len(most))
     for n, kept in enumerate(most.tolist()):
@@ -41,16 +41,16 @@ def _contending(candidates: Candidates, most: NDArray[np.int64]) -> NDArray[np.i
 
 
 class DiverseSelector:
-    """The best by score, where each item of the slate lowers those that share its first category a little."""
+    """Selects by score, where each selected item lowers the scores of candidates with the same first category."""
 
     name = "diverse"
 
     def __init__(self, diversity: float) -> None:
-        """`diversity` times the best score is taken from a candidate's score per such item; 0 selects by score alone."""
+        """`diversity`: penalty per such item, as a fraction of the best score; 0 selects by score alone."""
         self._diversity = diversity
 
     def select(self, queries: Queries, candidates: Candidates, items: ItemStore) -> list[NDArray[np.intp]]:
-        """Per query: places of its slate, best first. A re-ranking request keeps the order of its scores."""
+        """Return the candidate indices of each query's slate, best first. A re-ranking request keeps its score order."""
         spans = candidates.spans(len(queries))
         chosen = []
         for n, request in enumerate(queries.requests):

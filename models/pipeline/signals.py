@@ -1,4 +1,4 @@
-"""Sparse scores of items per query: what one retrieval model says, kept so that sources, light scorer and ranker share it."""
+"""Signals: sparse item scores of one retrieval model per query, shared by sources, light scorer and ranker."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Scratch", "Signal"]
 
 
 class Scratch:
-    """Reused accumulators of the catalogue's size: summing costs what is touched, not the catalogue."""
+    """Reused accumulators as long as the catalogue. A sum costs time by the rows it touches only."""
 
     def __init__(self) -> None:
         self._sums = np.zeros(0, np.float32)
@@ -23,7 +23,7 @@ class Scratch:
     def sum(
         self, rows: NDArray[np.integer], weights: NDArray[np.float32], size: int
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Sum `weights` by row; returns the rows touched, ascending, and their sums. `rows` lie in `0..size-1`."""
+        """Sum `weights` by row; returns the rows that occur, ascending, and their sums. `rows` lie in `0..size-1`."""
         if len(self._sums) < size:
             self._sums, self._marks = np.zeros(size, np.float32), np.zeros(size, np.bool_)
         np.add.at(self._sums, rows, weights)
@@ -36,7 +36,7 @@ class Scratch:
 
 @dataclass(slots=True)
 class Signal:
-    """Scores of the items that a model has an opinion on, by query; all others score 0."""
+    """Item scores of one model, by query; items that are not listed score 0."""
 
     rows: Sequence[NDArray[np.int32]]
     "Per query: item rows, ascending."
@@ -44,13 +44,13 @@ class Signal:
     "Per query: their scores."
 
     def top(self, query: int, most: int, keys: Keys) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """The `most` best scores above 0 of a query, in no particular order; `keys` of item rows decide among equals."""
+        """Return the `most` best scores above 0 of a query, in no particular order; `keys` of item rows break ties."""
         rows, values = self.rows[query], self.values[query]
         places = best(values, most, lambda equal: keys(rows[equal]))
         return rows[places], values[places]
 
     def at(self, query: int, rows: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Scores of some items for a query, 0 where it has none: float32, same shape."""
+        """Return the scores of given items for a query, 0 for items without one: float32, same shape."""
         known, values = self.rows[query], self.values[query]
         if not len(known):
             return np.zeros(rows.shape, np.float32)
@@ -59,6 +59,6 @@ class Signal:
         return found
 
     def largest(self, query: int) -> float:
-        """The best score of a query, 0 when it has none."""
+        """Return the best score of a query, 0 if it has no scores."""
         values = self.values[query]
         return float(values.max()) if len(values) else 0.0

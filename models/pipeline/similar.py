@@ -1,4 +1,4 @@
-"""Items similar to one item. No run of the pipeline: no user, no filters but availability, no release."""
+"""Items similar to one item. It runs no pipeline stages: no user, no release, no filter but availability and publication."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["similar_items"]
 
 
 def similar_items(items: ItemStore, item_id: str, k: int, now_ms: int) -> list[SlateItem]:
-    """At most `k` items that users interact with together with this one, then items of like content; none without either.
+    """Return up to `k` items similar to an item by co-visitation and content; none if it has neither.
 
-    Items that are published after `now_ms` are left out.
+    Items published after `now_ms` are excluded.
 
     Raises:
-        BadItem: code `not_found`: the catalogue does not hold the item, or no longer.
+        BadItem: `not_found`, the catalogue does not hold the item, or no longer does.
     """
     row = items.row_of(item_id)
     if row < 0 or items.items[row] is None:
@@ -34,7 +34,7 @@ def similar_items(items: ItemStore, item_id: str, k: int, now_ms: int) -> list[S
     eligible = items.eligible(now_ms)
     eligible[row] = False
     ties = Ties(items.hashes, int(items.hashes[row]))
-    # what is met together with it, and of the rest as much by its content alone as may come to stand beside that
+    # co-visited items, and as many others by content alone as the result can hold beside them
     text, own = items.text[:n], items.text[row]
     ((alike, _),) = exact_top(own[None], text, eligible, k + len(near), [ties.keys], LEAST_ALIKE)
     rows = np.union1d(near[there][eligible[near[there]]], alike)

@@ -1,4 +1,4 @@
-"""The slates of a batch, made from what was selected and what the run noted."""
+"""Build the slates of a batch from the selected candidates and the notes of the run."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["Notes", "slates_of"]
 
 @dataclass(slots=True)
 class Notes:
-    """What a run notes on its way for its slates."""
+    """Timings, failures and drops of a run, which its slates report."""
 
     timings: dict[str, float] = field(default_factory=dict)
     "Milliseconds by stage."
     degraded: list[str] = field(default_factory=list)
-    "Parts that failed: `source:<name>`, `hydrator:<name>`, `ranker`."
+    "Stages that failed: `source:<name>`, `hydrator:<name>`, `ranker`."
     dropped: dict[str, NDArray[np.int32]] = field(default_factory=dict)
-    "Per filter: the query of each candidate it dropped."
+    "Query of each dropped candidate, by filter."
 
 
 def slates_of(
@@ -36,7 +36,7 @@ def slates_of(
     notes: Notes,
     as_of: Sequence[AsOf | None],
 ) -> list[Slate]:
-    """One slate per query; `chosen` holds the places of its candidates, best first, `sources` names their source scores."""
+    """Build one slate per query. `chosen` holds its candidate indices, best first; `sources` names the source-score columns."""
     there = ~np.isnan(candidates.source_scores)
     model = queries.model
     slates = []

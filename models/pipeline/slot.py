@@ -1,4 +1,4 @@
-"""The place of the serving release: a new one is verified and tried before it takes over, the old one serves meanwhile."""
+"""The slot of the serving release. The old release serves until the new one is verified and tried."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ __all__ = ["ModelSlot"]
 
 
 class ModelSlot:
-    """Holds the serving release, or none. A batch reads `current` once: a swap never shows within a slate."""
+    """Holds the serving release, or none. A batch reads `current` once, so that a swap never affects a running batch."""
 
     def __init__(self) -> None:
         self.current: Model | None = None
         self.refused: dict[str, str] = {}
-        "Releases that were refused here, and why."
+        "Reason of refusal by release name."
 
     @property
     def name(self) -> str:
@@ -21,5 +21,5 @@ class ModelSlot:
         return "none" if self.current is None else self.current.name
 
     def swap(self, model: Model | None) -> None:
-        """Let a prepared release serve from the next batch on; None serves without one."""
+        """Serve a prepared release from the next batch on; None: no release."""
         self.current = model

@@ -1,4 +1,4 @@
-"""Where candidates come from."""
+"""Sources: the stages that retrieve candidates."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ __all__ = [
 ]
 
 RECENCY = np.float32(0.9) ** np.arange(RECENT, dtype=np.float32)
-"Weight of a person's newest events, newest first."
+"Weight of a user's newest events, newest first."
 
 
 LEAST_ALIKE = 1e-4
-"Cosine below which items are not alike: smaller ones are rounding."
+"Minimum cosine of similar items; smaller values are rounding errors."
 EVER = 0.001
-"What an event weighs in popularity for ever: after a quiet time, a handful of new events does not erase what came before."
+"Weight of an event in popularity that never decays, so that a few new events after a quiet time do not displace older counts."
 
 
 class PopularSource:
-    """What most people do now: decayed counts, overall, and within the categories a request asks for."""
+    """The most popular items by decayed event counts, overall or within the categories that a request asks for."""
 
     name = "popular"
     default_weight = 0.35
@@ -45,7 +45,7 @@ class PopularSource:
         self._most = most
 
     def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:
-        """The most popular items; each person's share grows with what they have seen, so that some are left."""
+        """Return the most popular items. Their number grows with the user's seen-set, so that unseen ones remain."""
         asked = [n for n, request in enumerate(queries.requests) if request.candidates is None]
         if not asked:
             return Retrieved.none()
@@ -69,7 +69,7 @@ class PopularSource:
 
 
 class SignalSource:
-    """The best items of the signal of its name, which hydration left in the batch; brings nothing when it is not there."""
+    """The best items of the signal with the source's name, which a hydrator sets. Without the signal it returns nothing."""
 
     name: str
     default_weight = 1.0
@@ -79,7 +79,7 @@ class SignalSource:
         self._most = most
 
     def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:  # noqa: ARG002
-        """The signal's best."""
+        """Return the signal's best items per query."""
         signal = queries.signals.get(self.name)
         if signal is None:
             return Retrieved.none()
@@ -99,13 +99,13 @@ class CovisitationSource(SignalSource):
 
 
 class EaseSource(SignalSource):
-    """Items of the largest learned item-to-item weights from what the user liked."""
+    """Items with the largest learned item-to-item weights from the user's liked items."""
 
     name = "ease"
 
 
 class LearnedSource:
-    """Two-tower retrieval by the serving release: the items whose vectors have the largest product with the person's."""
+    """Two-tower retrieval by the serving release: items whose vectors have the largest product with the user's vector."""
 
     name = "learned"
     default_weight = 0.5
@@ -115,7 +115,7 @@ class LearnedSource:
         self._most = most
 
     def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:  # noqa: ARG002
-        """Search over the whole catalogue: exact, or by the release's index where it has one."""
+        """Search the whole catalogue, by the release's index where it has one, else exactly."""
         model, vectors = queries.model, queries.user_vectors
         asked = [n for n, request in enumerate(queries.requests) if request.candidates is None]
         if model is None or vectors is None or not asked:
@@ -123,13 +123,13 @@ class LearnedSource:
         parts = []
         ties = [queries.ties[n] for n in asked]
         for n, (rows, scores) in zip(asked, model.nearest(vectors[asked], queries.eligible, self._most, ties), strict=True):
-            # the sources' scores are compared as shares of the best: towers score on a logarithmic scale
+            # exponentiated, because the light score divides by the best score and towers score on a logarithmic scale
             parts.append(Retrieved.of_query(n, rows, np.exp(scores - scores[:1])))
         return Retrieved.join(parts)
 
 
 class ContentSource:
-    """What resembles a person's newest items by content: hashed words, and with a release its text and image vectors."""
+    """Items with content similar to the user's newest items: hashed words, and with a release text and image vectors."""
 
     name = "content"
     default_weight = 0.25
@@ -139,14 +139,14 @@ class ContentSource:
         self._most = most
 
     def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:
-        """Items nearest, by cosine, to the weighted mean of the newest items' vectors."""
+        """Return the items nearest, by cosine, to the weighted mean of the newest items' vectors."""
         asked = np.asarray([r.candidates is None for r in queries.requests], np.bool_)
         known = (queries.recent_rows >= 0) & asked[:, None]
         if not known.any() or not len(items):
             return Retrieved.none()
         weights = np.where(known, RECENCY, np.float32(0))
         vectors = items.text if queries.model is None or not queries.model.bound else queries.model.content
-        # rows that came after the release was bound wait for the next batch
+        # rows added since the release's last sync are left to the next batch
         known &= queries.recent_rows < len(vectors)
         profile = np.einsum("qr,qrd->qd", weights * known, vectors[np.where(known, queries.recent_rows, 0)])
         length = np.linalg.norm(profile, axis=1, keepdims=True)
@@ -158,7 +158,7 @@ class ContentSource:
 
 
 class FreshSource:
-    """Items that nobody or few have met yet, the newest first: how a new item gets its first events."""
+    """Items with few or no events, newest first. This is how a new item gets its first events."""
 
     name = "fresh"
     default_weight = 0.15
@@ -169,14 +169,14 @@ class FreshSource:
         self._few = few
 
     def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:
-        """The same newest items for everyone, but for those that were published at the same moment."""
+        """Return the newest items: the same for all users, except for ties in the time of publication."""
         n = len(items)
         new = queries.eligible & (items.events[:n].sum(axis=1) <= self._few) & (items.published_ms[:n] > 0)
         places = np.flatnonzero(new)
         if not len(places):
             return Retrieved.none()
         if len(places) > self._most:
-            # all that were published with the last of the newest: who asks decides among those
+            # keep all items that tie with the last of the newest: the query's keys break the tie
             last = np.partition(items.published_ms[places], -self._most)[-self._most]
             places = places[items.published_ms[places] >= last]
         published = items.published_ms[places]
@@ -190,14 +190,14 @@ class FreshSource:
 
 
 class RequestedSource:
-    """The candidates that a re-ranking request brings itself."""
+    """The candidates that a re-ranking request names itself."""
 
     name = "requested"
     default_weight = 0.0
     retrieves = False
 
     def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:  # noqa: ARG002
-        """Those of the candidates that the catalogue holds."""
+        """Return the requested candidates that the catalogue holds."""
         parts = []
         for n, requested in enumerate(queries.requested):
             if requested is not None:
@@ -214,6 +214,6 @@ SOURCES: tuple[type[Source], ...] = (
     FreshSource,
     RequestedSource,
 )
-"The sources of the pipeline, in the order of the columns of `Candidates.source_scores`. Weights and features follow from it."
+"The sources of the pipeline, in the order of the columns of `Candidates.source_scores`. Weights and features derive from it."
 RETRIEVING = tuple(source for source in SOURCES if source.retrieves)
-"Those that have a feature each: whether they brought the candidate."
+"Sources that have a feature each, which marks their candidates."

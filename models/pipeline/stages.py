@@ -1,4 +1,4 @@
-"""The kinds of stages. Each is a vectorised function over a batch; none makes a Python object per candidate."""
+"""The stage types of the pipeline. Each stage is a vectorised function over a batch and makes no object per candidate."""
 
 from __future__ import annotations
 
@@ -16,99 +16,100 @@ __all__ = ["CandidateHydrator", "Filter", "Observer", "QueryHydrator", "Scorer",
 
 
 class QueryHydrator(Protocol):
-    """Looks up what later stages need of the batch. One that raises costs its part of the slate, never the request."""
+    """Loads data about the batch for later stages. If it raises, the slate is degraded; the request never fails."""
 
     name: str
 
     def hydrate(self, queries: Queries, items: ItemStore) -> None:
-        """Add to `queries`."""
+        """Add the data to `queries`."""
 
 
 class Source(Protocol):
-    """Brings candidates. One that raises costs its part of the slate, never the request."""
+    """Retrieves candidates. If it raises, the slate lacks its candidates and is degraded; the request never fails."""
 
     name: str
     default_weight: float
-    "Weight of its normalised score in the light score where no release serves. Finite."
+    "Weight of the source's normalised score in the light score where no release serves. Finite."
     retrieves: bool
-    "Whether it finds candidates itself: then a feature marks those that it brought. False for what requests bring."
+    "Whether the source finds candidates itself; a feature then marks its candidates. False for candidates given by requests."
 
     def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:
-        """Candidates for every query, with a score whose scale is the source's own."""
+        """Return candidates for every query; each source has its own score scale."""
 
 
 class Filter(Protocol):
-    """Drops candidates. What it drops is counted under its name. One that raises fails the request: never a wrong slate."""
+    """Removes candidates; they are counted under its name. If it raises, the request fails: a wrong slate is never returned."""
 
     name: str
 
     def keep(self, queries: Queries, candidates: Candidates, items: ItemStore) -> NDArray[np.bool_]:
-        """Per candidate, in order: whether it stays. bool `(n,)`."""
+        """Return whether each candidate is kept: bool `(n,)`, in the order of the candidates."""
 
 
 class Scorer(Protocol):
-    """Scores candidates: the light scorer all that the filters left, the ranker those that the light cut left.
+    """Scores candidates: the light scorer after the filters, the ranker after the light cut.
 
-    A light scorer that raises fails the request. A ranker that raises leaves the light order, and the slate is degraded.
+    If a light scorer raises, the request fails. If a ranker raises, the light order stays and the slate is degraded.
     """
 
     name: str
 
     def score(self, queries: Queries, candidates: Candidates, items: ItemStore) -> NDArray[np.float32]:
-        """One score per candidate, in order, larger is better: float32 `(n,)`. One that is not finite ranks last.
+        """Return a score per candidate, in order, larger is better: float32 `(n,)`. Non-finite scores rank last.
 
-        A ranker sets `candidates.heads`; where it leaves them empty, it did not rank, and the light order stands.
+        A ranker sets `candidates.heads`. Empty heads mean that it did not rank; the light order then stays.
         """
 
 
 class CandidateHydrator(Protocol):
-    """Looks up what the ranker needs of the candidates. Runs only under a release; one that raises costs the ranking."""
+    """Loads data about the candidates for the ranker. Runs only under a release. If it raises, ranking is skipped."""
 
     name: str
 
     def hydrate(self, queries: Queries, candidates: Candidates, items: ItemStore) -> None:
-        """Add to `candidates`."""
+        """Add the data to `candidates`."""
 
 
 class Selector(Protocol):
-    """Picks the slates from scored candidates. One that raises fails the request."""
+    """Picks the slates from scored candidates. If it raises, the request fails."""
 
     name: str
 
     def select(self, queries: Queries, candidates: Candidates, items: ItemStore) -> list[NDArray[np.intp]]:
-        """Per query: places of its slate among the candidates, best first, at most `k`. Candidates come best first."""
+        """Return, per query, the candidate indices of its slate, best first, at most `k`. The input is sorted best first."""
 
 
 class SideEffect(Protocol):
-    """Work after the slates are made. It changes no slate; one that raises is counted and costs nothing else."""
+    """Work after the slates are made. It changes no slate; if it raises, the failure is counted and has no other effect."""
 
     name: str
 
     def run(self, queries: Queries, slates: Sequence[Slate]) -> None:
-        """Called once per batch, in the thread that ranks: what takes long belongs elsewhere."""
+        """Run once per batch, in the ranking thread; it must not run long."""
 
 
 class Observer:
-    """Is notified of what each stage of a run did, and overrides what it wants to know. It must change none of it.
+    """Is notified of the result of each stage of a run; subclasses override the notifications they need.
 
-    Called in the order of the stages. Later stages replace the columns that it is given and do not write to them, so it may
-    keep them. An observer that raises fails the request, because figures of a run that was seen in part would mislead.
+    It must not change its arguments. Calls follow the order of the stages. Later stages replace the given columns and do not
+    write to them, so an observer may keep them. An observer that raises fails the request, because figures of a run that was
+    observed only in part would mislead.
     """
 
     def on_hydrated(self, queries: Queries) -> None:
-        """The batch is hydrated."""
+        """Called when the batch is hydrated."""
 
     def on_retrieved(self, queries: Queries, source: str, brought: Retrieved) -> None:
-        """A source brought candidates. Not called for one that failed."""
+        """Called with the candidates of a source. Not called for a source that failed."""
 
     def on_dropped(self, queries: Queries, stage: str, candidates: Candidates) -> None:
-        """A filter dropped these candidates."""
+        """Called with the candidates that a filter dropped."""
 
     def on_scored(self, queries: Queries, candidates: Candidates) -> None:
-        """The light score of all candidates that the filters left is set, before the cut."""
+        """Called with the light scores of all candidates that passed the filters, before the cut."""
 
     def on_ranked(self, queries: Queries, candidates: Candidates) -> None:
-        """Features, heads and scores of the candidates are set, still in the light order. Not called without a ranking."""
+        """Called when features, heads and scores are set, still in the light order. Not called without a ranking."""
 
     def on_selected(self, queries: Queries, candidates: Candidates, chosen: Sequence[NDArray[np.intp]]) -> None:
-        """Per query: places of its slate among the candidates, best first."""
+        """Called with the candidate indices of each query's slate, best first."""

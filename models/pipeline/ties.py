@@ -1,4 +1,4 @@
-"""The order among items of equal score, drawn from their ids and from who asks: where they lie in a file decides nothing."""
+"""Tie-breaking among items of equal score, by item id and requesting user. The order of items in a file has no influence."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 __all__ = ["Contenders", "Keys", "Ties", "best", "tie_keys"]
 
 Keys = Callable[[NDArray[np.integer]], NDArray[np.uint64]]
-"Tie-break keys of numbers: among equal scores the smaller key comes first."
+"Maps item numbers to tie-break keys: among equal scores the smaller key comes first."
 
 
 def tie_keys(hashes: NDArray[np.uint64], salts: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Mix ids' hashes with the askers', so that each asker has an order of their own: splitmix64 (Steele et al. 2014).
+    """Mix item hashes with user salts by splitmix64 (Steele et al. 2014), so that each user has an order of their own.
 
-    uint64, of the common shape, at least one-dimensional. Different hashes have different keys under the same salt.
+    Returns uint64 of the broadcast shape, at least one-dimensional. Different hashes have different keys under one salt.
     """
     mixed = hashes ^ salts
     mixed ^= mixed >> np.uint64(30)
@@ -30,32 +30,32 @@ def tie_keys(hashes: NDArray[np.uint64], salts: NDArray[np.uint64]) -> NDArray[n
 
 @dataclass(frozen=True, slots=True)
 class Ties:
-    """The order among equals for one asker: the same in every worker and after every restart."""
+    """The tie-break order for one user: the same in every worker and after every restart."""
 
     hashes: NDArray[np.uint64]
     "`hash64` of the ids, by item row."
     salt: int
-    "`hash64` of who asks."
+    "`hash64` of the user's id, or of the item's for similar items."
 
     def keys(self, rows: NDArray[np.integer]) -> NDArray[np.uint64]:
-        """Keys of items: uint64 `(len(rows),)`."""
+        """Return the keys of items: uint64 `(len(rows),)`."""
         return tie_keys(self.hashes[rows], np.asarray([self.salt], np.uint64))
 
 
 @dataclass(frozen=True, slots=True)
 class Contenders:
-    """What the `most` largest of some scores are, but for the equals that compete for the last places."""
+    """The `most` largest scores, with the ties at the cut-off still undecided."""
 
     above: NDArray[np.intp]
-    "Places that are among them whoever asks."
+    "Indices above the cut-off, which are selected under any keys."
     equal: NDArray[np.intp]
-    "Places that compete: all have the smallest score that is among them."
+    "Indices whose score equals the cut-off, which compete for the remaining places."
     left: int
-    "How many of those are among them."
+    "Number of remaining places."
 
     @classmethod
     def of(cls, scores: NDArray[np.float32], most: int) -> Contenders:
-        """Those of the `most` largest scores above 0; `scores` `(n,)` holds no NaN."""
+        """Find the `most` largest scores above 0; `scores` `(n,)` holds no NaN."""
         if len(scores) > most:
             least = np.partition(scores, -most)[-most]
             if least > 0:
@@ -64,7 +64,7 @@ class Contenders:
         return cls(np.flatnonzero(scores > 0), np.zeros(0, np.intp), 0)
 
     def best(self, keys: Keys) -> NDArray[np.intp]:
-        """Places of the largest scores, in no particular order; among `equal` the smaller keys win."""
+        """Return the indices of the largest scores, in no particular order; among `equal` the smaller keys win."""
         equal = self.equal
         if len(equal) > self.left:
             equal = equal[np.argpartition(keys(equal), self.left - 1)[: self.left]]
@@ -72,5 +72,5 @@ class Contenders:
 
 
 def best(scores: NDArray[np.float32], most: int, keys: Keys) -> NDArray[np.intp]:
-    """Places of the `most` largest scores above 0, in no particular order; among equals the smaller keys win."""
+    """Return the indices of the `most` largest scores above 0, in no particular order; smaller keys win ties."""
     return Contenders.of(scores, most).best(keys)

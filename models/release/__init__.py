@@ -1,1 +1,1 @@
-"""Releases: their format, where they come from, and how they serve."""
+"""Releases: format, import, serving, and the record of their runs."""

@@ -1,6 +1,7 @@
-"""Nearest items by inner product of a large catalogue: an inverted file (FAISS) with measured recall.
+"""Nearest items by inner product in a large catalogue: an inverted file (FAISS) with measured recall.
 
-Results do not depend on the batch: what it finds is scored again as in `models.pipeline.exact`. Ties go to the lower number.
+Results do not depend on the batch, because found items are scored again as in `models.pipeline.exact`. Ties go to the lower
+number.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ class IndexSettings:
     """When and how an approximate index is built."""
 
     exact_below: int = 50_000
-    "Items below which every vector is looked at. Must be > 0."
+    "Number of items below which retrieval is exact. Must be > 0."
     recall: float = 0.97
-    "Share of the exact result that the index must find, on sampled queries: lists are added to a search until it does."
+    "Target recall on sampled queries. The number of lists per search is doubled until it is reached."
     most_bytes: int = 1 << 30
-    "Memory that the index may take beside the vectors themselves; above it vectors are kept as one byte per dimension."
+    "Maximum size of the index beside the vectors themselves; a larger one stores vectors with one byte per dimension."
     sampled: int = 200
-    "Queries that recall is measured on."
+    "Number of queries on which recall is measured."
     depth: int = 100
-    "Results per query that recall is measured on."
+    "Number of results per query on which recall is measured."
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -42,20 +43,20 @@ STANDARD = IndexSettings()
 
 
 def recall(found: list[Found], exact: list[Found]) -> float:
-    """Mean share of the exact results that were found; 1 without any."""
+    """Return the mean share of the exact results that were found; 1 if there are none."""
     shares = [len(np.intersect1d(f[0], e[0])) / len(e[0]) for f, e in zip(found, exact, strict=True) if len(e[0])]
     return float(np.mean(shares)) if shares else 1.0
 
 
 class VectorIndex:
-    """An inverted file over n vectors that do not change (Jégou et al. 2011), searched by inner product.
+    """An inverted file over n immutable vectors (Jégou et al. 2011), searched by inner product.
 
-    Building takes seconds to minutes and belongs in a thread of its own. Searching is for one thread at a time.
+    Building takes seconds to minutes and should run in its own thread. Only one thread at a time may search.
     """
 
     def __init__(self, vectors: NDArray[np.float32], queries: NDArray[np.float32], settings: IndexSettings = STANDARD) -> None:
-        """Build over `vectors` `(n, d)`; `queries` `(q, d)`, q >= 2, are like those that will be asked: lists per search are
-        chosen on one half, `recall` is measured on the other."""
+        """Build over `vectors` `(n, d)`. `queries` `(q, d)`, q >= 2, represent real ones: the number of lists per search is
+        chosen on one half, and `recall` is measured on the other."""
         self.vectors = vectors
         self.settings = settings
         self._faiss = _faiss()
@@ -63,9 +64,9 @@ class VectorIndex:
         self._index = self._built()
         chosen, held = queries[::2], queries[1::2]
         self.probes = self._probes(chosen)
-        "Lists that a search looks into."
+        "Number of lists per search."
         self.recall = self.measured(held)
-        "Share of the exact results that were found on sampled queries that chose nothing."
+        "Recall on the held-out half of the queries."
 
     def _built(self) -> Any:
         faiss, (n, d) = self._faiss, self.vectors.shape
@@ -79,14 +80,14 @@ class VectorIndex:
         rng = np.random.default_rng(self.settings.seed)
         sample = np.sort(rng.permutation(n)[: self._lists * 64])
         index.train(np.ascontiguousarray(self.vectors[sample]))
-        for start in range(0, n, 100_000):  # the vectors may be a file: never all of them in memory a second time
+        for start in range(0, n, 100_000):  # in chunks, because the vectors may be memory-mapped
             index.add(np.ascontiguousarray(self.vectors[start : start + 100_000]))
         index.parallel_mode = 0
         return index
 
     @property
     def nbytes(self) -> int:
-        """Memory of the lists, in bytes, beside `vectors`."""
+        """Memory of the lists in bytes, without `vectors`."""
         return int(len(self.vectors) * (self._index.code_size + 8) + self._lists * 4 * self.vectors.shape[1])
 
     def _probes(self, queries: NDArray[np.float32]) -> int:
@@ -102,7 +103,7 @@ class VectorIndex:
         return self.search(queries, np.ones(len(self.vectors), np.bool_), self.settings.depth)
 
     def _exact(self, queries: NDArray[np.float32]) -> list[Found]:
-        """Brute force over chunks of the vectors, so that it needs no matrix of all scores."""
+        """Search by brute force over chunks of the vectors, to avoid a matrix of all scores."""
         parts: list[list[Found]] = []
         for start in range(0, len(self.vectors), 100_000):
             part = np.asarray(self.vectors[start : start + 100_000])
@@ -116,23 +117,23 @@ class VectorIndex:
         return out
 
     def measured(self, queries: NDArray[np.float32]) -> float:
-        """Recall on these queries against brute force."""
+        """Measure recall on these queries against brute force."""
         return recall(self._all(queries), self._exact(queries))
 
     def search(self, queries: NDArray[np.float32], allowed: NDArray[np.bool_], most: int) -> list[Found]:
-        """About the `most` allowed items of largest product per query, with exact scores.
+        """Find approximately the `most` allowed items with the largest products per query, with exact scores.
 
-        queries float32 `(q, d)`; allowed `(n,)`: nothing else is found.
+        queries: float32 `(q, d)`; allowed: bool `(n,)`, no other items are returned.
         """
         faiss = self._faiss
-        # compressed vectors may misplace what is near the last place: look at more of them
+        # search deeper if vectors are compressed, because their order near the cut-off may be wrong
         depth = min(2 * most if self._index.code_size < 4 * self.vectors.shape[1] else most, len(self.vectors))
         bits = np.packbits(allowed, bitorder="little")
         chosen = faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(bits))
         parameters = faiss.SearchParametersIVF(sel=chosen, nprobe=self.probes)
         found = []
         for query in np.ascontiguousarray(queries):
-            # one at a time: FAISS computes larger batches by other routines, with other roundings
+            # one at a time, because FAISS computes larger batches by other routines that round differently
             _, numbers = self._index.search(query[None], depth, params=parameters)
             rows = numbers[0][numbers[0] >= 0]
             found.append(best_of(query, self.vectors, rows, most))
@@ -140,7 +141,7 @@ class VectorIndex:
 
 
 def _faiss() -> Any:
-    # because a worker with a small catalogue does not need it
+    # imported here, because a worker with a small catalogue does not need it
     import faiss
 
     return faiss

@@ -1,23 +1,23 @@
-"""Releases: a folder of learned parts that is either exactly what its manifest says, or refused.
+"""Releases: folders of learned parts. A release that does not match its manifest exactly is refused.
 
     manifest.json       format, feature spec, heads, sizes, sha256 of every file
     item_ids.json       ids of the n trained items
     item_vectors.npy    float32 (n, d): retrieval vectors, the last column is the item's bias
     text_projection.npy image_projection.npy   float32 (raw + 1, kept): from an encoder's vectors to `text` and `image` of the
-                        item tower; the last row is added. For items that training did not see (format 2)
+                        item tower; the last row is the offset. For items that training did not see (format 2)
     text.npy image.npy  float32 (n, ·): content vectors for features, 0 where missing
     present.npy         bool (n, 2): has text, has image
-    met.npy             bool (n,): somebody met it in training; what is known of the others comes from their content (format 3)
+    met.npy             bool (n,): training had interactions with it; the vectors of others come from their content (format 3)
     ease_index.npy      int32 (n, m), ease_weight.npy float32 (n, m): heaviest item-to-item weights, -1 where none
     user_tower.onnx     recent history → user vector
     item_tower.onnx     content alone → item vector, for items that training did not see
     ranker.onnx         features → calibrated probability per head
-    weights.safetensors optional: what a warm start of training begins with; serving checks it and does not load it
+    weights.safetensors optional: weights for a warm start of training; serving checks the file and does not load it
 
-Format 1 has no projections: under it, new items have vectors from words and categories alone. Of releases before format 3
-all items count as met.
+Format 1 has no projections, so that new items have vectors from words and categories only. In releases before format 3 all
+items count as trained with interactions.
 
-Nothing in it is code that Python would run: JSON, NumPy arrays without pickle, ONNX graphs without external data.
+A release holds no code that Python would run: only JSON, NumPy arrays without pickle and ONNX graphs without external data.
 """
 
 from __future__ import annotations
@@ -89,31 +89,31 @@ MAX_FILE_BYTES = 8 << 30
 
 CONTENT_PARTS = frozenset({"words", *MODALITIES})
 LEAST_CONTENT = 1e-3
-"Smallest weight of a part of content: the square root of a smaller one could round to nothing."
+"Minimum weight of a content part, because the square root of a smaller weight could round to 0."
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """One thing the ranker predicts. `action` is an action's name, or `positive` for the dataset's own rule."""
+    """A prediction of the ranker. `action` is an action's name, or `positive` for the dataset's positive rule."""
 
     action: str
     weight: float
-    "Its part in the score that candidates are ranked by."
+    "Weight of the head in the ranking score."
     window_ms: int = DAY_MS
-    "How long after a person first meets an item the action counts as having followed."
+    "Window after a user's first interaction with an item in which the action counts."
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a release says of itself."""
+    """The description of a release: `manifest.json`."""
 
     name: str
     feature_spec: str
     heads: Sequence[Head]
     positive: str
-    "Rule over event columns that says which events are liked."
+    "Positive rule: the expression over event columns that defines liked events."
     actions: Sequence[str]
-    "Actions with a feature slot of their own, most frequent first; others share the last slot."
+    "Actions with a feature slot of their own, most frequent first; all others share the last slot."
     value_mean: float
     value_deviation: float
     light: Mapping[str, float]
@@ -122,27 +122,27 @@ class Manifest:
     "Newest event time that training saw."
     trained_events: int
     metrics: Mapping[str, Any] = field(default_factory=dict)
-    "Figures of the gate and of training."
+    "Metrics of the gate and of training."
     parent: str = "none"
-    "The release it was compared with."
+    "Name of the release that the gate compared it with."
     format: int = FORMAT
     files: Mapping[str, str] = field(default_factory=dict)
     "sha256 of every file, hexadecimal."
     encoders: Mapping[str, str] = field(default_factory=dict)
-    "Per modality that training saw: the encoder whose vectors its projection takes."
+    "Encoder whose vectors the projection takes, by modality that training saw."
     content: Mapping[str, float] = field(default_factory=dict)
-    "Weight of the cosine of each of CONTENT_PARTS where items are compared by content; 1 where nothing is said."
+    "Weight of each of CONTENT_PARTS in the content similarity of items; 1 for a part without an entry."
 
     def to_bytes(self) -> bytes:
-        """JSON, the same bytes for the same manifest."""
+        """Encode as JSON; equal manifests give equal bytes."""
         return (json.dumps(asdict(self), indent=1, sort_keys=True) + "\n").encode()
 
     @classmethod
     def parse(cls, data: bytes) -> Manifest:
-        """The inverse of `to_bytes`.
+        """Decode the bytes of `to_bytes`.
 
         Raises:
-            ReleaseRejected: not a manifest of this format.
+            ReleaseRejected: the bytes are not a manifest of a supported format.
         """
         try:
             fields = json.loads(data)
@@ -195,7 +195,7 @@ def _digest(path: Path) -> str:
 
 
 def plain_file(folder: Path, name: str, limit: int) -> Path:
-    """A regular file of bounded size directly in `folder`; raises ReleaseRejected."""
+    """Return the path of a regular file of at most `limit` bytes directly in `folder`; raises ReleaseRejected."""
     path = folder / name
     if not folder.is_dir():
         raise ReleaseRejected("not_found", f"there is no release {folder.name!r} in {folder.parent}")
@@ -209,10 +209,10 @@ def plain_file(folder: Path, name: str, limit: int) -> Path:
 
 
 def read_manifest(folder: Path, sha256: str | None = None) -> Manifest:
-    """A release's manifest; `sha256` is what its bytes must hash to, when it comes from an announcement.
+    """Read a release's manifest; if `sha256` is given, from an announcement, the manifest's bytes must have that hash.
 
     Raises:
-        ReleaseRejected: missing, unreadable, or other bytes than announced.
+        ReleaseRejected: the manifest is missing or unreadable, or not the announced one.
     """
     data = plain_file(folder, "manifest.json", MAX_MANIFEST_BYTES).read_bytes()
     if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
@@ -223,7 +223,7 @@ def read_manifest(folder: Path, sha256: str | None = None) -> Manifest:
 
 
 def manifest_sha256(folder: Path) -> str:
-    """What pins a release: the hash of its manifest, which holds the hashes of all other files."""
+    """Return the hash of a release's manifest. It pins the release, because the manifest holds the hashes of all files."""
     return hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
 
 
@@ -245,20 +245,20 @@ class Release:
         self.projections: Mapping[str, NDArray[np.float32]] = {
             name.removesuffix("_projection.npy"): arrays[name] for name in PROJECTIONS if name in arrays
         }
-        "By modality; none in a release of format 1."
+        "Projections by modality; empty in a release of format 1."
         self.graphs = graphs
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """Name of the release."""
         return self.manifest.name
 
     @classmethod
     def open(cls, folder: Path, sha256: str | None = None) -> Release:
-        """Verify every file against the manifest, then load.
+        """Verify every file against the manifest, then load the release.
 
         Raises:
-            ReleaseRejected: a file is missing, changed, unknown, or its content does not fit.
+            ReleaseRejected: a file is missing, changed, unknown or inconsistent.
         """
         manifest = read_manifest(folder, sha256)
         if not manifest.files:
@@ -287,7 +287,7 @@ class Release:
 
 
 def _check_arrays(name: str, arrays: Mapping[str, NDArray[Any]], projections: Mapping[str, NDArray[Any]], n_items: int) -> None:
-    """Raises ReleaseRejected when arrays do not fit each other, or hold what is not finite."""
+    """Check that the arrays fit each other and are finite; raises ReleaseRejected."""
     wrong = [file for file, array in arrays.items() if len(array) != n_items]
     if wrong or arrays["present.npy"].shape[1] != 2 or arrays["ease_index.npy"].shape != arrays["ease_weight.npy"].shape:
         raise ReleaseRejected("shapes", f"arrays of release {name} differ in length or shape: {', '.join(wrong or SHAPED)}")
@@ -321,9 +321,9 @@ def write_release(
     ids: Sequence[str],
     weights: bytes = b"",
 ) -> Path:
-    """Write a release below `root`, whole or not at all; returns its folder. `weights` are kept for a warm start, if given.
+    """Write a release below `root` atomically; returns its folder. `weights`, if given, are stored for a warm start.
 
-    Its name is `manifest.name` followed by the hash of what it holds, so that the same content has the same name.
+    The release's name is `manifest.name` followed by a hash of its content, so that equal content has an equal name.
     """
     contents: dict[str, bytes] = {"item_ids.json": json.dumps(list(ids), ensure_ascii=False).encode(), **graphs}
     for name, array in arrays.items():
@@ -357,7 +357,7 @@ def write_release(
 
 
 def list_releases(root: Path) -> list[Manifest]:
-    """Manifests of the releases below `root`, oldest training data first; folders that hold none are left out."""
+    """Return the manifests of the releases below `root`, oldest training data first; other folders are skipped."""
     found = []
     for folder in sorted(root.iterdir()) if root.is_dir() else ():
         if folder.is_dir() and not folder.name.startswith("."):

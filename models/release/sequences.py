@@ -1,4 +1,4 @@
-"""What the user tower reads of a person's history: one definition for training and serving."""
+"""The user tower's inputs from a user's history: a single definition for training and serving."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from models.state.rows import UserRecord
 __all__ = ["ACTION_SLOTS", "EVENT_WIDTH", "LENGTH", "Vocabulary", "event_inputs"]
 
 LENGTH = 64
-"Newest events that the user tower reads."
+"Number of newest events that the user tower reads."
 ACTION_SLOTS = 8
-"Actions with a number of their own; the last is shared by all others."
+"Number of action slots; all actions without a slot of their own share the last."
 EVENT_WIDTH = 4 + ACTION_SLOTS
-"Standardised value, has a value, log gap to the event before, liked, one-hot action."
+"Inputs per event: standardised value, has a value, log gap to the previous event, liked, one-hot action."
 
 
 class Vocabulary:
-    """How a release reads events: which actions it knows, what a usual value is, which events are liked."""
+    """A release's encoding of events: its action slots, the mean and deviation of values, and the positive rule."""
 
     def __init__(self, actions: Sequence[str], value_mean: float, value_deviation: float, positive: str) -> None:
         self.actions = tuple(actions[: ACTION_SLOTS - 1])
@@ -31,17 +31,17 @@ class Vocabulary:
         self._liked: dict[tuple[str, float], bool] = {}
 
     def slots(self, names: Sequence[str]) -> NDArray[np.int64]:
-        """Slot of each action name."""
+        """Return the slot of each action name."""
         return np.asarray([self._slot.get(name, ACTION_SLOTS - 1) for name in names], np.int64)
 
     def standard(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Standardised values, 0 where there is none, clipped to ±5."""
+        """Standardise values and clip them to ±5; NaN (no value) becomes 0."""
         scaled = (np.nan_to_num(values, nan=self.value_mean) - self.value_mean) / self.value_deviation
         clipped: NDArray[np.float32] = np.clip(scaled, -5, 5).astype(np.float32)
         return clipped
 
     def liked(self, action: str, value: float) -> bool:
-        """Whether an event counts as liked; `value` is NaN when there is none."""
+        """Return whether an event counts as liked; `value` is NaN if it has none."""
         key = (action, value if value == value else -np.inf)  # noqa: PLR0124 - NaN differs from itself
         found = self._liked.get(key)
         if found is None:
@@ -51,7 +51,7 @@ class Vocabulary:
         return found
 
     def liked_history(self, user: UserRecord) -> NDArray[np.bool_]:
-        """Per kept event, newest first: whether it is liked."""
+        """Return whether each kept event is liked, newest first."""
         events = user.history
         names, actions, values = user.actions, events["action"][::-1].tolist(), events["value"][::-1].tolist()
         return np.asarray([self.liked(names[a], v) for a, v in zip(actions, values, strict=True)], np.bool_)
@@ -64,9 +64,9 @@ def event_inputs(
     gaps_ms: NDArray[np.int64],
     liked: NDArray[np.bool_],
 ) -> NDArray[np.float32]:
-    """Event columns `(n,)`, oldest first, as the user tower reads them: float32 `(n, EVENT_WIDTH)`.
+    """Encode event columns `(n,)`, oldest first, as inputs of the user tower: float32 `(n, EVENT_WIDTH)`.
 
-    `values` are standardised; `gaps_ms` is the time since the event before (0 for the first).
+    `values` are standardised; `gaps_ms` is the time since the previous event (0 for the first).
     """
     out = np.zeros((len(slots), EVENT_WIDTH), np.float32)
     out[:, 0] = values
@@ -78,7 +78,7 @@ def event_inputs(
 
 
 def history_inputs(user: UserRecord, vocabulary: Vocabulary, liked: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """The newest LENGTH events of a person, oldest first; `liked` is `Vocabulary.liked_history`."""
+    """Encode a user's newest LENGTH events, oldest first; `liked` is the result of `Vocabulary.liked_history`."""
     events = user.history[-LENGTH:]
     times = user.history["time"][-LENGTH - 1 :]
     gaps = np.diff(times)

@@ -1,4 +1,4 @@
-"""A release bound to an item store: sessions, vectors by item row, and what it says of a batch of queries."""
+"""A serving release bound to an item store: ONNX sessions, vectors by item row, and predictions for a batch of queries."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from schemas.errors import ReleaseRejected
 __all__ = ["ServingModel", "prepare", "session_of"]
 
 SYNC_AT_ONCE = 2_000
-"Unseen items that get a vector per batch of requests, so that a flood of them does not hold up answers."
+"Maximum number of unseen items that get a vector per batch, so that a burst of new items does not delay answers."
 LIKED_DECAY = np.float32(0.97)
 WARM_BATCHES = (1, 32)
 
 
 def session_of(graph: bytes, threads: int, *, gpu: bool = True) -> Any:
-    """An ONNX Runtime session of a graph that refers to no file; on a GPU where there is one and `gpu` is set."""
+    """Open an ONNX Runtime session of a self-contained graph; on a GPU if there is one and `gpu` is set."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -39,14 +39,14 @@ def session_of(graph: bytes, threads: int, *, gpu: bool = True) -> Any:
     options.log_severity_level = 3
     providers: list[Any] = ["CPUExecutionProvider"]
     if gpu and "CUDAExecutionProvider" in ort.get_available_providers():
-        # products of 32-bit floats in 32 bits: in TF32 answers differ by 1e-3 from those of a CPU
+        # full float32 products, because with TF32 answers differ by 1e-3 from those of a CPU
         providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0"}))
-    # from bytes: a graph that refers to files beside it does not load
+    # loaded from bytes, so that a graph that refers to external files fails to load
     return ort.InferenceSession(graph, options, providers=providers)
 
 
 def prepare(folder: Path, sha256: str | None = None) -> ServingModel:
-    """Verify, load and try a release; touches nothing that serves, so any thread may do it.
+    """Verify, load and try a release. It does not touch the serving release, so any thread may call it.
 
     Raises:
         ReleaseRejected: the release must not serve.
@@ -55,13 +55,13 @@ def prepare(folder: Path, sha256: str | None = None) -> ServingModel:
 
 
 class ServingModel:
-    """What answers requests once it is warm. `prepare` may run in any thread, all else in the thread of the item store."""
+    """A loaded and tried release that serves. `prepare` may run in any thread; all else belongs to the item store's thread."""
 
     def __init__(self, release: Release, threads: int = 1, index: IndexSettings = STANDARD) -> None:
         """Open the graphs and try them; above `index.exact_below` items, build an index over their vectors.
 
         Raises:
-            ReleaseRejected: features of another specification, or a graph that does not run or gives what is not finite.
+            ReleaseRejected: features of another specification, or a graph that does not run or has non-finite output.
         """
         manifest = release.manifest
         if manifest.feature_spec != SPEC:
@@ -72,12 +72,12 @@ class ServingModel:
         self.name = release.name
         self.heads = tuple(head.action for head in manifest.heads)
         self.windows_ms = {head.action: head.window_ms for head in manifest.heads}
-        "How long after a first meeting each head's action counts."
+        "Window per head: how long after a first interaction the head's action counts."
         self._weights = np.asarray([head.weight for head in manifest.heads], np.float32)
         self.vocabulary = Vocabulary(manifest.actions, manifest.value_mean, manifest.value_deviation, manifest.positive)
         self.dimensions = release.item_vectors.shape[1]
         weights = [manifest.content.get(name, 1.0) for name in ("words", *MODALITIES)]
-        # the product of two vectors then holds each part's by its weight
+        # square roots, because the product of two vectors then multiplies each part's product by its weight
         self._content_scale = np.sqrt(np.asarray(weights, np.float32) / np.float32(sum(weights)))
         try:
             self._user_tower = session_of(release.graphs["user_tower.onnx"], threads)
@@ -90,32 +90,32 @@ class ServingModel:
         except Exception as exc:
             raise ReleaseRejected("graph", f"a graph of release {release.name} does not run: {exc}") from exc
         self.index: VectorIndex | None = None
-        "Over the release's items by their number there; None where all vectors are looked at."
+        "Index over the release's items, by their numbers in the release; None where retrieval is exact."
         if len(release.item_ids) >= index.exact_below:
             self.index = VectorIndex(release.item_vectors, self._sampled_queries(index), index)
         self._index_of = {item_id: n for n, item_id in enumerate(release.item_ids)}
         self._scratch = Scratch()
         self.index_of_row = np.full(0, -1, np.int32)
-        "Release's item number per item row, -1 for an item that training did not see."
+        "Number in the release per item row, -1 for an item that training did not see."
         self.row_of_index = np.full(len(release.item_ids), -1, np.int32)
         self.vectors = np.zeros((0, self.dimensions), np.float32)
         "Retrieval vector per item row."
         self.met = np.zeros(0, np.bool_)
-        "Whether training met the item row: the release knows more of it than its content."
+        "Whether training had interactions with the item, by item row."
         self.content = np.zeros((0, TEXT_DIMENSIONS + release.text.shape[1] + release.image.shape[1]), np.float32)
-        "Hashed words, text and image vector per item row, weighed: of length 1 where it has all, parts that it lacks are 0."
+        "Weighted hashed words, text and image vector per item row: of length 1 if all are present; missing parts are 0."
         self.text = np.zeros((0, release.text.shape[1]), np.float32)
         self.image = np.zeros((0, release.image.shape[1]), np.float32)
-        "Text and image vector per item row as this release projects them, of length 1; 0 where there is none."
+        "Text and image vector per item row, projected by this release, of length 1; 0 where there is none."
         self.bound = 0
-        "Item rows that `vectors` covers."
+        "Number of item rows that `vectors` covers."
         self._changes = 0
         self._heard = 0
-        "Changes of the items' raw vectors that were taken in."
+        "Number of changes of raw item vectors applied so far."
 
     @property
     def light(self) -> Mapping[str, float]:
-        """Fitted weight of each source in the light score; a source that it does not name weighs nothing."""
+        """Fitted weight of each source in the light score; a source without an entry has weight 0."""
         return self.release.manifest.light
 
     @property
@@ -125,7 +125,7 @@ class ServingModel:
 
     @property
     def index_recall(self) -> float:
-        """Measured recall of the index; 1 where all vectors are looked at."""
+        """Measured recall of the index; 1 where retrieval is exact."""
         return 1.0 if self.index is None else self.index.recall
 
     def _try(self, n: int) -> None:
@@ -142,7 +142,7 @@ class ServingModel:
                 raise ReleaseRejected("graph", f"a graph of release {self.name} gives {array.shape}, not finite {shape}")
 
     def _sampled_queries(self, settings: IndexSettings) -> NDArray[np.float32]:
-        """Vectors of people with drawn histories: what the index will be asked, more or less. float32 `(sampled, d)`."""
+        """Compute user vectors of random histories, similar to the index's real queries: float32 `(sampled, d)`."""
         rng, n = np.random.default_rng(settings.seed), settings.sampled
         picked = np.sort(rng.integers(0, len(self.release.item_ids), (n, LENGTH)), axis=1)
         mask = (np.arange(LENGTH) >= LENGTH - rng.integers(1, LENGTH + 1, (n, 1))).astype(np.float32)
@@ -151,10 +151,10 @@ class ServingModel:
         return self._user(self.release.item_vectors[picked] * mask[:, :, None], events * mask[:, :, None], mask)
 
     def nearest(self, users: NDArray[np.float32], eligible: NDArray[np.bool_], most: int, ties: Sequence[Ties]) -> list[Found]:
-        """Item rows of largest product per person vector, and the products, best first; eligible ones only.
+        """Find, per user vector, the eligible item rows with the largest inner products; returns both, best first.
 
-        `eligible`: bool by item row; `ties` per person. Items that training did not see are looked at one by one, beside the
-        index.
+        `eligible`: bool by item row; `ties`: one per user. Items that training did not see are not in the index and are
+        searched exactly.
         """
         bound = min(self.bound, len(eligible))
         if self.index is None:
@@ -193,9 +193,9 @@ class ServingModel:
         return found
 
     def live(self, rows: NDArray[np.intp], items: ItemStore) -> tuple[list[NDArray[np.float32]], NDArray[np.bool_]]:
-        """Text and image of these items from their raw vectors, as training projected them, and which there are.
+        """Project the raw text and image vectors of items as in training; returns both, and which are present.
 
-        A modality that training did not see, or whose vectors come from another encoder than it had, counts as missing.
+        A modality counts as missing if training did not see it or used another encoder.
         """
         parts, present = [], np.zeros((len(rows), len(MODALITIES)), np.bool_)
         for n, modality in enumerate(MODALITIES):
@@ -210,21 +210,21 @@ class ServingModel:
         return parts, present
 
     def rank(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Calibrated probability per head: float32 `(n, heads)`."""
+        """Predict a calibrated probability per head: float32 `(n, heads)`."""
         found: NDArray[np.float32] = self._ranker.run(None, {"features": features})[0]
         return found
 
     def score(self, heads: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The score that candidates are ranked by: the heads' weighted sum, float32 `(n,)`."""
+        """Return the ranking score, the weighted sum of the heads: float32 `(n,)`."""
         weighted: NDArray[np.float32] = heads @ self._weights
         return weighted
 
     def synced(self, items: ItemStore) -> bool:
-        """Whether every item of the catalogue has its vector."""
+        """Return whether every item of the catalogue has its current vector."""
         return items.changes == self._changes and items.vectors.changes == self._heard and self.bound == len(items)
 
     def sync(self, items: ItemStore) -> None:
-        """Take in what changed in the catalogue and what encoders say of it, at most SYNC_AT_ONCE items of each."""
+        """Apply changes of the catalogue and of encoder vectors, at most SYNC_AT_ONCE items of each."""
         if self.synced(items):
             return
         self._grow(len(items.available))
@@ -242,7 +242,7 @@ class ServingModel:
         self._refresh(np.unique(np.concatenate([changed, heard])), items)
 
     def _due(self, items: ItemStore) -> NDArray[np.intp]:
-        """Rows whose catalogue entry changed, oldest change first, until SYNC_AT_ONCE of them need the item tower."""
+        """Return rows whose catalogue entry changed, oldest change first, until SYNC_AT_ONCE of them need the item tower."""
         rows = np.flatnonzero(items.changed[: self.bound] > self._changes)
         rows = rows[np.argsort(items.changed[rows], kind="stable")]
         towered = np.flatnonzero(self.index_of_row[rows] < 0)
@@ -266,10 +266,10 @@ class ServingModel:
         self.text[rows], self.image[rows] = release.text[index], release.image[index]
 
     def _refresh(self, rows: NDArray[np.intp], items: ItemStore) -> None:
-        """Content of these rows anew, and the tower's vector of those that training did not see.
+        """Recompute the content of these rows, and the item tower's vectors of items that training did not see.
 
-        What training saw keeps the release's text and image until the encoders say otherwise; what it did not see has what
-        they say, or nothing. An item whose words changed keeps its vectors until the encoders have read the new ones.
+        A trained item keeps the release's text and image vectors until the encoders send new ones; other items have only the
+        encoders' vectors, or none. An item whose words changed keeps its vectors until the encoders have processed them.
         """
         parts, present = self.live(rows, items)
         index = self.index_of_row[rows]
@@ -279,7 +279,7 @@ class ServingModel:
         for (column, trained), part, mine, theirs in zip(kept, parts, present.T, released.T, strict=True):
             column[rows] = np.where(mine[:, None], unit_rows(part), trained[there] * theirs[:, None])
         said = zip((items.text, self.text, self.image), self._content_scale, strict=True)
-        # each part has length 1 or 0: what an item lacks says nothing for it, as a mean cosine does, and the rest no more
+        # each part has length 1 or 0: a missing part adds 0 to a product, as in a mean of cosines, and the rest is not raised
         self.content[rows] = np.concatenate([column[rows] * scale for column, scale in said], axis=1)
         unseen = ~known
         if unseen.any():
@@ -287,7 +287,7 @@ class ServingModel:
             self.vectors[rows[unseen]] = self._item(*inputs)
 
     def hydrate(self, queries: Queries, items: ItemStore) -> None:
-        """Put user vectors, liked histories and the item-to-item signal of this release into the batch."""
+        """Set the batch's user vectors, liked histories and item-to-item signal by this release."""
         self.sync(items)
         n = len(queries)
         vectors = np.zeros((n, LENGTH, self.dimensions), np.float32)
@@ -314,7 +314,7 @@ class ServingModel:
     def _ease(
         self, history: NDArray[np.int32], liked: NDArray[np.bool_], size: int
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Sum of the liked items' weights, newest weigh most (Steck 2019, on the live history)."""
+        """Sum the item-to-item weights of the liked items; the newest weighs most (Steck 2019, on the live history)."""
         rows = history[liked]
         weight = LIKED_DECAY ** np.arange(len(rows), dtype=np.float32)
         index = np.where(rows >= 0, self.index_of_row[rows], -1)
@@ -327,5 +327,5 @@ class ServingModel:
     def features(
         self, queries: Queries, candidates: Candidates, items: ItemStore, sources: Sequence[str]
     ) -> NDArray[np.float32]:
-        """The candidates' features by `models.features.compute`."""
+        """Compute the candidates' features by `models.features.compute`."""
         return compute(queries, candidates, items, sources, self)

@@ -1,8 +1,8 @@
-"""Releases from elsewhere: a folder, or a `model.tar.gz` as a SageMaker job leaves it; either of them here or in S3.
+"""Imports releases: from a folder or a SageMaker job's `model.tar.gz`, either of them local or in S3.
 
-Only names of files that releases have are ever written, bounded in number and size, and nothing is loaded before every file
-has the sha256 that the manifest says. That tells what is damaged or incomplete. Who can write where it comes from could have
-put another release there, manifest and all: against that helps the sha256 of the manifest, heard from somewhere else.
+Only files with names known from releases are written, bounded in number and size. Nothing is loaded before every file matches
+the sha256 in the manifest, which detects damaged or incomplete releases. It does not detect a release that somebody with write
+access to the source replaced together with its manifest; for that, pass the manifest's sha256 from an independent channel.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ ARCHIVES = (".tar.gz", ".tgz")
 MANIFEST = "manifest.json"
 KNOWN = frozenset((MANIFEST, *OPTIONAL)).union(*FILES_OF.values())
 MOST_BYTES = 2 * MAX_FILE_BYTES
-"What an archive may hold, and be."
+"Maximum size of an archive in bytes, packed and unpacked."
 MOST_MEMBERS = 1_000
 MOST_AT_ONCE = 1 << 20
 FORBIDDEN, NOT_FOUND = 403, 404
 
 
 def take(root: Path, source: str, sha256: str = "", client: Any = None) -> Path:
-    """Copy a release from `source` below `root`, verified, whole or not at all; returns its folder, also if it was there.
+    """Verify a release from `source` and copy it below `root` atomically; returns its folder, also if it was there already.
 
-    `source`: a folder, a `.tar.gz`, or `s3://bucket/…` of either. `sha256` is what its manifest's bytes must hash to, if given.
+    `source`: a folder, a `.tar.gz`, or `s3://bucket/…` of either. `sha256`: required hash of the manifest's bytes, if given.
 
     Raises:
-        ReleaseRejected: there is none, it may not be read, it is not what its manifest or `sha256` says, or another of its name
-            is below `root`.
+        ReleaseRejected: `source` holds no release or may not be read, the release does not match its manifest or `sha256`, or
+            `root` holds another release of its name.
         TransientError: S3 cannot be reached, or there are no credentials.
     """
     root.mkdir(parents=True, exist_ok=True)
@@ -77,17 +77,17 @@ def _copy(folder: Path, part: Path) -> None:
 
 
 class _Sparing(gzip.GzipFile):
-    """Refuses to read much at once, which only the header of a hostile archive asks for."""
+    """A gzip file that refuses large single reads, which only the header of a malicious archive requests."""
 
     def read(self, size: int | None = -1) -> bytes:
-        """As a file's."""
+        """Read at most `size` bytes, from 0 to MOST_AT_ONCE; raises ReadError for other sizes."""
         if size is None or not 0 <= size <= MOST_AT_ONCE:
             raise tarfile.ReadError(f"a header of {size} bytes")
         return super().read(size)
 
 
 def _unpack(archive: Path, part: Path) -> None:
-    """The files of the one release in an archive; others beside it, such as its report, stay there."""
+    """Extract the files of the archive's only release; other files, such as a report, are skipped."""
     _bounded(archive.name, archive.stat().st_size, MOST_BYTES)
     total, folder = 0, None
     try:
@@ -124,19 +124,19 @@ def _bounded(name: str, size: int, limit: int) -> None:
 
 
 def split(uri: str) -> tuple[str, str]:
-    """Bucket and key of `s3://bucket/key`, without slashes at the key's ends."""
+    """Split `s3://bucket/key` into bucket and key, without slashes at the key's ends."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     return bucket, key.strip("/")
 
 
 def download(s3: Any, bucket: str, prefix: str, part: Path, sha256: str | None = None) -> None:
-    """The files of a release's folder in S3, as its manifest lists them; it must hash to `sha256`, if given.
+    """Download the files of a release's folder in S3 that its manifest lists; the manifest must match `sha256`, if given.
 
     Raises:
-        ReleaseRejected: the manifest cannot be read, or is another, or a file is too large.
+        ReleaseRejected: the manifest cannot be read or does not match, or a file is too large.
     """
     _get(s3, bucket, f"{prefix}/{MANIFEST}", part / MANIFEST, MAX_MANIFEST_BYTES)
-    # its names of files are those of its format and no others
+    # the manifest was checked to list only file names of its format
     for name in sorted(read_manifest(part, sha256).files):
         _get(s3, bucket, f"{prefix}/{name}", part / name, MAX_FILE_BYTES)
 

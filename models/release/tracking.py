@@ -1,6 +1,6 @@
-"""Runs on an MLflow tracking server, by its REST interface: no client to install, every call within seconds.
+"""Records runs on an MLflow tracking server by its REST interface, without MLflow's client and within seconds per call.
 
-Settings are MLflow's own variables. Nothing depends on a run: who records goes on when the server does not answer.
+Settings are MLflow's own variables. Runs are optional: callers continue if the server does not answer.
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ __all__ = ["RELEASE", "Run", "Tracker", "Tracking"]
 
 EXPERIMENT = "riffle"
 RELEASE = "riffle.release"
-"The tag by which the run of a release is found."
+"Tag that identifies the run of a release."
 PARAMS, METRICS, TAGS = 100, 1_000, 100
-"Of each, in one request at most."
+"Maximum number of each per request."
 PARAM_LENGTH, TAG_LENGTH = 500, 5_000
 PROXIED = "mlflow-artifacts:"
 MAX_ANSWER_BYTES = 8 << 20
-"Bytes of an answer that are read."
+"Maximum size of a response, in bytes."
 SAID = 300
-"Characters of an answer that an error repeats."
+"Maximum number of characters of a response that an error message quotes."
 
 
 @dataclass(frozen=True, slots=True)
 class Tracking:
-    """Where runs are recorded."""
+    """Settings of the tracking server."""
 
     uri: str
-    "Base URL of the server, without credentials. Another kind of store is refused when it is used."
+    "Base URL of the server, without credentials. Other kinds of stores are refused at first use."
     experiment: str = EXPERIMENT
     authorization: str = field(default="", repr=False)
-    "Value of the header of that name; empty: none is sent."
+    "Value of the `Authorization` header; empty: the header is not sent."
     timeout_s: float = 10.0
-    "For each request to be taken, and for its answer to arrive whole."
+    "Seconds until a request must be accepted, and seconds until its whole response must have arrived."
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Tracking | None:
-        """What `MLFLOW_TRACKING_URI`, `…_USERNAME`, `…_PASSWORD`, `…_TOKEN` and `MLFLOW_EXPERIMENT_NAME` say.
+        """Read `MLFLOW_TRACKING_URI`, `…_USERNAME`, `…_PASSWORD`, `…_TOKEN` and `MLFLOW_EXPERIMENT_NAME`.
 
-        None without the first.
+        Returns None without the first.
         """
         given = os.environ if environ is None else environ
         uri = given.get("MLFLOW_TRACKING_URI", "").strip()
@@ -75,10 +75,10 @@ class Tracking:
         return cls(uri.rstrip("/"), given.get("MLFLOW_EXPERIMENT_NAME", "").strip() or EXPERIMENT, authorization)
 
     def demand_server(self) -> None:
-        """Look at the address; asks nobody.
+        """Check the form of the address, without a request.
 
         Raises:
-            NotReady: it is not one of a server.
+            NotReady: it is not the address of a server.
         """
         if not self.uri.startswith(("http://", "https://")):
             raise NotReady(
@@ -90,7 +90,7 @@ class Tracking:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What is recorded. Names are made fit for MLflow (`ndcg@10` becomes `ndcg_at_10`), long texts are cut."""
+    """A run to record. Names are adapted to MLflow (`ndcg@10` becomes `ndcg_at_10`), and long texts are cut."""
 
     name: str
     started_ms: int
@@ -99,17 +99,17 @@ class Run:
     metrics: Mapping[str, float]
     tags: Mapping[str, str]
     artifacts: Mapping[str, bytes]
-    "Files by name."
+    "Content of files by name."
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """What is posted would arrive elsewhere as a question, and credentials are for one server."""
+    """Refuses redirects, because a POST would become a GET and credentials are meant for one server only."""
 
     def redirect_request(self, req: urllib.request.Request, fp: Any, *rest: Any) -> None:
-        """Refuse.
+        """Refuse the redirect.
 
         Raises:
-            NotReady: always; the message shows where the server is.
+            NotReady: always; the message shows the target of the redirect.
         """
         fp.close()
         elsewhere = str(rest[-1]).partition("/api/2.0/")[0][:SAID]
@@ -119,11 +119,11 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 _OPENER = urllib.request.build_opener(_NoRedirects)
 _DIRECT = urllib.request.build_opener(_NoRedirects, urllib.request.ProxyHandler({}))
 LOOPBACK = re.compile(r"localhost|127\.[0-9.]+|::1")
-"Hosts that are never asked by a proxy, which would look for them on its own machine."
+"Hosts that are reached without a proxy, because a proxy would resolve them to its own machine."
 
 
 class _Refused(Exception):
-    """The server answered, with an error."""
+    """The server answered with an error."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -131,25 +131,25 @@ class _Refused(Exception):
 
 
 class Tracker:
-    """Speaks with the server."""
+    """Client of the tracking server."""
 
     def __init__(self, tracking: Tracking) -> None:
         self._tracking = tracking
 
     def check(self) -> None:
-        """See that runs can be recorded; the experiment is there then.
+        """Check that runs can be recorded, and create the experiment if it does not exist.
 
         Raises:
-            NotReady: they cannot.
+            NotReady: runs cannot be recorded.
         """
         with _expected():
             self._experiment()
 
     def record(self, run: Run) -> str:
-        """Record a whole run; returns its address, for people.
+        """Record a whole run; returns the address of its page.
 
         Raises:
-            NotReady: the server cannot be reached or refuses; some of the run may be there.
+            NotReady: the server cannot be reached or refuses; parts of the run may have been recorded.
         """
         with _expected():
             return self._record(run)
@@ -176,7 +176,7 @@ class Tracker:
         return f"{self._tracking.uri}/#/experiments/{experiment}/runs/{run_id}"
 
     def tag(self, release: str, tags: Mapping[str, str]) -> int:
-        """Tag the runs of a release; returns how many there are.
+        """Tag the runs of a release; returns their number.
 
         Raises:
             NotReady: the server cannot be reached or refuses.
@@ -217,7 +217,7 @@ class Tracker:
             raise NotReady("not_recorded", f"MLflow refuses: {exc}") from exc
 
     def _ask(self, path: str, body: Mapping[str, Any] | bytes | None = None, base: str = "mlflow") -> dict[str, Any]:
-        """GET without a body, POST of JSON, PUT of bytes."""
+        """Send a request: GET without a body, POST for JSON, PUT for bytes."""
         self._tracking.demand_server()
         file = isinstance(body, bytes)
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
@@ -250,7 +250,7 @@ def _expected() -> Iterator[None]:
 
 
 def _content(response: Any, timeout_s: float) -> bytes:
-    """The body of an answer; OSError when it is larger than `MAX_ANSWER_BYTES` or goes on for longer than `timeout_s`."""
+    """Read the body of a response; raises OSError if it exceeds `MAX_ANSWER_BYTES` or takes longer than `timeout_s`."""
     ends = time.monotonic() + timeout_s
     content = bytearray()
     while part := response.read1(1 << 16):

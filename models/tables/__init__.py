@@ -1,1 +1,1 @@
-"""Tables of users, items and pairs, held as rows in memory."""
+"""Tables of user records, item statistics and neighbours, as rows in memory."""

@@ -1,4 +1,4 @@
-"""Co-visitation: sums of pairs until they are sent, and the neighbours of items as rows of bytes."""
+"""Co-visitation: sums of item pairs that wait to be sent, and items' neighbours as rows of bytes."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from models.tables.users import Applied
 __all__ = ["CovisitSums", "Increments", "NeighbourTable"]
 
 SUMMED = 1 << 14
-"Places of pairs whose co-visits are summed before they are sent: 256 kB."
+"Slots for pairs whose co-visits are summed before they are sent: 256 kB."
 WAITING_PAIRS = 1 << 20
-"Increments that wait to be merged into rows, at most: 16 MB."
+"Maximum number of increments that wait to be merged into rows: 16 MB."
 
 
 @dataclass(slots=True)
 class Increments:
-    """Co-visitation increments of m items, p in all; the columns of a covisits record."""
+    """Co-visitation increments of m items, p increments in all: the columns of a covisits record."""
 
     items: NDArray[np.uint64]
     "`hash64` of the items `(m,)`."
     ends: NDArray[np.int64]
-    "Where each item's increments end `(m,)`."
+    "End of each item's increments `(m,)`."
     others: NDArray[np.uint64]
     "`hash64` of the neighbours `(p,)`."
     units: NDArray[np.uint64]
@@ -38,7 +38,7 @@ class Increments:
 
 
 class CovisitSums:
-    """Co-visits of pairs of items until they are sent: what comes often summed, the rest one by one."""
+    """Co-visits of item pairs that wait to be sent. Frequent pairs are summed, others are kept one by one."""
 
     def __init__(self, items: ItemStore) -> None:
         self._items = items
@@ -51,11 +51,11 @@ class CovisitSums:
 
     @property
     def waiting(self) -> int:
-        """Pairs to be sent, beside those that are summed."""
+        """Number of pairs that wait to be sent, without the summed ones."""
         return self._size
 
     def add(self, applied: Applied) -> None:
-        """Add what applying events brought."""
+        """Add the co-visits of applied events."""
         count = len(applied.units)
         while len(self._more_keys) < self._size + count:
             self._more_keys, self._more_sums = (np.concatenate([kept, kept]) for kept in (self._more_keys, self._more_sums))
@@ -64,18 +64,18 @@ class CovisitSums:
         )
 
     def hashes(self) -> NDArray[np.uint64]:
-        """Of all items so far, for `take`; in the thread that the item store belongs to, after the last `add`."""
+        """Return the hashes of all items so far, for `take`. Call it in the item store's thread, after the last `add`."""
         return self._items.hashes[: len(self._items)]
 
     def take(self, partitions: int, hashes: NDArray[np.uint64], most: int = 16_000) -> Iterator[tuple[int, Increments]]:
-        """The sums since the last call as (owner partition, increments), at most `most` items and as many pairs each.
+        """Yield the sums since the last call as (owner partition, increments), with at most `most` items and `most` pairs each.
 
-        An item with more pairs is in several. In any thread, while nothing else changes this table.
+        An item with more pairs is split. Any thread may call it while nothing else changes this table.
         """
         held = self._sums != 0
         keys = np.concatenate([self._more_keys[: self._size], self._keys[held]])
         sums = np.concatenate([self._more_sums[: self._size], self._sums[held]])
-        # as much room as was needed now: to grow to it again costs more
+        # keep the capacity that was needed now, because growing again costs more
         room = len(self._more_keys)
         self._clear(room // 2 if room > 4096 and self._size < room // 8 else room)
         owners, items, ends, others, units = covisits.grouped(keys, sums, hashes, partitions)
@@ -91,16 +91,16 @@ class CovisitSums:
 
 
 class NeighbourTable(Rows):
-    """Neighbours of items as bytes. Keys: hashes, 8 bytes.
+    """Neighbours of items as bytes. Keys are item hashes of 8 bytes.
 
-    Increments wait until rows are asked for: an item's row is long, and most increments bring few neighbours to many items.
+    Increments wait until rows are read, because rows are long and most increments add few neighbours to many items.
     """
 
     def __init__(self, load: Load) -> None:
         super().__init__(load)
         self._waiting: list[Increments] = []
         self._pairs = 0
-        "Of those that wait."
+        "Number of waiting increments."
 
     def add(self, increments: Increments) -> None:
         """Add increments; an item or a neighbour may occur more than once."""
@@ -150,12 +150,12 @@ class NeighbourTable(Rows):
         self._dirty.add(key)
 
     def lookup(self, keys: Sequence[bytes]) -> list[NeighbourRow | None]:
-        """Rows of items, None where nothing is known."""
+        """Return the rows of items, None for items without a row."""
         self._merge()
         return [NeighbourRow.decode(row) if row else None for row in self._get(keys)]
 
     def heaviest(self, key: bytes, most: int) -> tuple[NDArray[np.uint64], NDArray[np.float64]]:
-        """Hashes and weights of the heaviest neighbours, as `NeighbourRow.heaviest`: `(≤ most,)` each."""
+        """Return hashes and weights of the heaviest neighbours, as `NeighbourRow.heaviest`: `(≤ most,)` each."""
         self._merge()
         row = self._get([key])[0] or b""
         columns = np.frombuffer(row, "<u8", offset=covisits.HEAD).reshape(2, -1) if row else np.zeros((2, 0), np.uint64)
@@ -163,22 +163,22 @@ class NeighbourTable(Rows):
         return columns[0][order], columns[1][order] * records.UNIT
 
     def total(self, item: int) -> float:
-        """Weight of all neighbours of the item with this hash."""
+        """Return the total weight of the neighbours of the item with this hash."""
         self._merge()
         row = self._get([item.to_bytes(8, "little")])[0]
         return int.from_bytes(row[8:16], "little") * records.UNIT if row else 0.0
 
     @property
     def changed(self) -> int:
-        """Rows changed since the last `take`, at least: much the same ones may wait to be changed again."""
+        """Lower bound of the rows changed since the last `take`, because waiting increments may change the same rows."""
         return max([len(self._dirty), *(len(each.items) for each in self._waiting)])
 
     @property
     def changed_at_most(self) -> int:
-        """As `changed`, if no two of those that wait change the same row."""
+        """Upper bound of `changed`: as if no two waiting increments changed the same row."""
         return len(self._dirty) + sum(len(each.items) for each in self._waiting)
 
     def take(self) -> Mapping[bytes, bytes | None]:
-        """Rows changed since the last call."""
+        """Return the rows changed since the last call."""
         self._merge()
         return self._taken()

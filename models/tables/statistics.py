@@ -1,4 +1,4 @@
-"""Statistics of items over one source partition: columns over item rows, rows of bytes out."""
+"""Item statistics of one source partition: columns by item row, written out as rows of bytes."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from schemas.columns import ACTION, EventColumns
 __all__ = ["StatisticsTable"]
 
 ACTIONS = 64
-"Distinct actions counted in one source partition; further ones count as `other`."
+"Number of distinct actions counted in one source partition; further ones count as `other`."
 
 
 class StatisticsTable:
-    """Statistics of all items over one source partition: columns over item rows of the store."""
+    """Statistics of all items over one source partition: columns by the store's item rows."""
 
     def __init__(self, items: ItemStore) -> None:
         self._items = items
         self._names: list[str] = []
         self._slots: dict[int, int] = {}
         self._next = 0
-        "The row from which `unpublished` goes on."
+        "The row at which `unpublished` continues."
         self._columns(1024, 4)
 
     def _columns(self, capacity: int, actions: int) -> None:
@@ -54,7 +54,7 @@ class StatisticsTable:
         return slot
 
     def put(self, item_id: str, stats: ItemStatRow) -> None:
-        """Enter a stored row."""
+        """Insert a stored row."""
         row = self._items.row_for(item_id)
         slots = [self._slot(name) for name in stats.counts]
         self._fit()
@@ -65,7 +65,7 @@ class StatisticsTable:
         self._unpublished[row] = 1
 
     def get(self, row: int) -> ItemStatRow:
-        """Statistics of the item in `row`."""
+        """Return the statistics of the item in `row`."""
         counts = {name: n for name, n in zip(self._names, self._counts[row].tolist(), strict=False) if n}
         return ItemStatRow(
             counts,
@@ -100,7 +100,7 @@ class StatisticsTable:
         )
 
     def take(self) -> dict[str, bytes]:
-        """Rows changed since the last call, by item id."""
+        """Return the rows changed since the last call, by item id."""
         rows = np.flatnonzero(self._dirty)
         self._unpublished[rows] = 1
         self._dirty[:] = 0
@@ -128,7 +128,7 @@ class StatisticsTable:
         return {ids[row]: data[cuts[k] : cuts[k + 1]] for k, row in enumerate(rows.tolist())}
 
     def unpublished(self, most: int) -> list[int]:
-        """At most `most` rows that changed since they were last returned here; in turn, so that every row has its turn."""
+        """Return up to `most` rows that changed since they were last returned. Calls rotate, so that no row starves."""
         waiting = np.flatnonzero(self._unpublished)
         rows = np.roll(waiting, -int(waiting.searchsorted(self._next)))[:most]
         self._unpublished[rows] = 0
@@ -137,7 +137,7 @@ class StatisticsTable:
         return [int(row) for row in rows]
 
     def show(self, partition: int) -> None:
-        """Copy what changed since `take` last ran into the store's columns of `partition`."""
+        """Copy the rows changed since the last `take` to the store's columns of `partition`."""
         self._fit()
         rows = np.flatnonzero(self._dirty)
         if not len(rows):

@@ -1,4 +1,4 @@
-"""Rows of bytes in memory, as the tables of a partition keep them. No Kafka and no disk in here."""
+"""Rows of bytes in memory: the base of a partition's tables. Uses neither Kafka nor disk."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from numpy.typing import NDArray
 __all__ = ["Load", "Rows", "joined"]
 
 Load = Callable[[Sequence[bytes]], Sequence[bytes | None]]
-"Stored rows of keys, None where there is none."
+"Loads the stored rows of keys, None for a key without a row."
 
 
 def joined(rows: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The rows in one array, and where each starts and the last ends: uint8 `(bytes,)`, int64 `(n + 1,)`."""
+    """Join rows into one array; returns it, uint8 `(bytes,)`, and each row's start and the last one's end, int64 `(n + 1,)`."""
     starts = np.zeros(len(rows) + 1, np.int64)
     np.cumsum(np.fromiter(map(len, rows), np.int64, len(rows)), out=starts[1:])
     return np.frombuffer(b"".join(rows), np.uint8), starts
 
 
 class Rows:
-    """Rows in memory: those changed since they were last taken, and a cache of others."""
+    """Rows in memory: rows changed since they were last taken, and a cache of others."""
 
     def __init__(self, load: Load) -> None:
         self._load = load
         self._rows: dict[bytes, bytes | None] = {}
         self._dirty: set[bytes] = set()
         self.held = 0
-        "Bytes of all rows in memory."
+        "Size of all rows in memory, in bytes."
 
     def _taken(self) -> dict[bytes, bytes | None]:
         taken = {key: self._rows[key] for key in self._dirty}
@@ -36,7 +36,7 @@ class Rows:
         return taken
 
     def trim(self, most: int, most_bytes: int) -> None:
-        """Drop clean rows, those first that came first, until no more than `most` are left with `most_bytes`, or none."""
+        """Drop unchanged rows, oldest first, until at most `most` rows and `most_bytes` bytes remain or all others changed."""
         excess, over = len(self._rows) - most, self.held - most_bytes
         if excess <= 0 and over <= 0:
             return

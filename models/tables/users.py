@@ -1,4 +1,4 @@
-"""Records of users: events in, rows of bytes changed."""
+"""User records as rows of bytes: applies events to them."""
 
 from __future__ import annotations
 
@@ -22,44 +22,44 @@ __all__ = ["Applied", "Changed", "ItemsOf", "UserTable", "meetings"]
 
 MISSING = object()
 CURRENT = (records.FORMAT, records.LONG)
-"Formats of records that the compiled loops change."
+"Record formats that the compiled loops can change."
 GROUP_BYTES = 2 << 20
-"Of records that are changed together."
+"Size of a group of records that are changed together, in bytes."
 GROWTH = 512
-"Bytes by which an event makes a record longer, of which most are not used."
+"Bytes reserved per event for the growth of a record; most events use less."
 SHOWN_HASH = np.uint64(hash64(SHOWN))
 
 
 def meetings(events: EventColumns) -> EventColumns:
-    """Those of the events that the tables keep: what was only shown (`models.rules.SHOWN`) is left to the archive."""
+    """Select the interactions, which the tables keep; impressions (`models.rules.SHOWN`) go to the archive only."""
     shown = events.hashes[ACTION] == SHOWN_HASH
     return events.take(np.flatnonzero(~shown)) if shown.any() else events
 
 
 @dataclass(slots=True)
 class Applied:
-    """What applying events did."""
+    """The result of applying n events, with m co-visits."""
 
     accepted: NDArray[np.uint8]
-    "`(n,)`, 0 for a duplicate."
+    "1 for an applied event, 0 for a duplicate `(n,)`."
     item_rows: NDArray[np.int32]
-    "`(n,)`: rows of the events' items in the store."
+    "Rows of the events' items in the store `(n,)`."
     pairs: NDArray[np.int32]
-    "`(m, 2)`: the item whose neighbours grow, and the neighbour, as rows."
+    "Rows of the item that gains a neighbour, and of the neighbour `(m, 2)`."
     units: NDArray[np.uint64]
-    "`(m,)`: co-visitation weights."
+    "Co-visitation weights `(m,)`."
 
 
 @dataclass(slots=True)
 class ItemsOf:
-    """What events need of the item store as of one moment, and its index: it may grow and change while they are applied."""
+    """A snapshot of the item store's columns and index for n events, because the store may change while they are applied."""
 
     rows: NDArray[np.int32]
-    "`(n,)`: rows of the events' items."
+    "Rows of the events' items `(n,)`."
     bloom: NDArray[np.int32]
-    "`(n, SLICES)`: places of the events' items in a seen-set."
+    "Bit positions of the events' items in a seen-set `(n, SLICES)`."
     category_ids: NDArray[np.int32]
-    "`(n, CATEGORIES)`: their categories, -1 where there are no more."
+    "Categories of the items, padded with -1 `(n, CATEGORIES)`."
     category_hashes: NDArray[np.uint64]
     category_starts: NDArray[np.int64]
     category_texts: NDArray[np.uint8]
@@ -69,16 +69,16 @@ class ItemsOf:
 
 @dataclass(slots=True)
 class Changed:
-    """Records that events changed, not yet entered in their table."""
+    """Records that events changed, before they are entered in the table."""
 
     rows: dict[bytes, bytes]
     grown: int
-    "Bytes that they take more of memory than those they replace there."
+    "Growth of the table's memory, in bytes."
     applied: Applied
 
 
 def _groups(rows: Sequence[bytes | None], bounds: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Ranges of persons whose records are changed together: what that takes stays small, however long records are."""
+    """Yield ranges of users whose records are changed together, so that memory use is bounded however long records are."""
     sizes = np.fromiter((len(row or b"") for row in rows), np.int64, len(rows)) + GROWTH * np.diff(bounds)
     cuts = [0, *(np.flatnonzero(np.diff(np.cumsum(sizes) // GROUP_BYTES)) + 1).tolist(), len(rows)]
     yield from pairwise(cuts)
@@ -94,7 +94,7 @@ def _changed(
     pairs: NDArray[np.int32],
     units: NDArray[np.uint64],
 ) -> tuple[bytes, list[int], int]:
-    """Persons' records after their events, joined, where each starts and the last ends, and the number of co-visits."""
+    """Apply the users' events; returns their new records joined, each start and the last end, and the number of co-visits."""
     old, old_starts = joined(rows)
     starts = np.zeros(len(rows) + 1, np.int64)
     size = len(old) + GROWTH * int(bounds[-1] - bounds[0]) + 1024
@@ -132,14 +132,14 @@ def _changed(
 
 
 class UserTable(Rows):
-    """Records of people as bytes."""
+    """User records as bytes."""
 
     def __init__(self, items: ItemStore, load: Load) -> None:
         super().__init__(load)
         self._items = items
         self._reading_earlier = threading.Lock()
         self._earlier = np.zeros((0, len(earlier_positions(""))), np.int32)
-        "Positions of the catalogue's items in earlier seen-sets, as far as such were met."
+        "Positions of the catalogue's items in seen-sets of the earlier format; computed when a record has one."
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -148,12 +148,12 @@ class UserTable(Rows):
         """Apply events, in stream order, to the records of their users.
 
         Events whose `event_id` is within their user's kept window are dropped as duplicates. The same events in the same
-        order, in whatever chunks, leave the same bytes.
+        order give the same bytes, however they are chunked.
         """
         return self.enter(self.change(events, self.look_up(events)))
 
     def look_up(self, events: EventColumns) -> ItemsOf:
-        """The first third of `apply`, which may enter items: in the thread that the item store belongs to."""
+        """Run the first step of `apply`, in the item store's thread because it may add items."""
         items = self._items
         rows = items.index.find_many(np.ascontiguousarray(events.hashes[ITEM]))
         for e in np.flatnonzero(rows < 0).tolist():
@@ -169,7 +169,7 @@ class UserTable(Rows):
         )
 
     def change(self, events: EventColumns, of: ItemsOf) -> Changed:
-        """The second third, nearly all of the work: in any thread, while nothing else changes this table."""
+        """Run the second step, nearly all of the work. Any thread may call it while nothing else changes this table."""
         n = len(events)
         codes: dict[bytes, int] = {}
         who = np.fromiter([codes.setdefault(user, len(codes)) for user in events.users], np.int64, n)
@@ -188,31 +188,31 @@ class UserTable(Rows):
         return Changed(made_rows, size - held, Applied(accepted, of.rows, pairs[:made], units[:made]))
 
     def enter(self, changed: Changed) -> Applied:
-        """The last third: from here on `lookup` and `take` see what was changed."""
+        """Run the last step, after which `lookup` and `take` return the changed records."""
         self.held += changed.grown
         self._rows.update(changed.rows)
         self._dirty.update(changed.rows)
         return changed.applied
 
     def _get(self, users: Sequence[bytes]) -> tuple[list[bytes | None], int]:
-        """Rows of users, and the bytes of those that were in memory."""
+        """Return the rows of users, and the size in bytes of the rows that were in memory."""
         held = self._rows.get
         found: list[bytes | object | None] = [held(user, MISSING) for user in users]
         missing = [n for n, row in enumerate(found) if row is MISSING]
         size = sum(len(row) for row in found if type(row) is bytes)
         for n, row in zip(missing, self._load([users[n] for n in missing]) if missing else (), strict=True):
-            # an older format is brought up to date when it is read
+            # records of an older format are converted when they are read
             found[n] = self._current(row).encode() if row and row[0] not in CURRENT else row
         return found, size  # type: ignore[return-value]
 
     def erase(self, user: bytes) -> None:
-        """Forget a person; the next `take` says so."""
+        """Erase a user; the next `take` returns None for the key."""
         self.held -= len(self._rows.get(user) or b"")
         self._rows[user] = None
         self._dirty.add(user)
 
     def lookup(self, users: Sequence[str]) -> list[UserRecord | None]:
-        """Records of people, None for a person never heard of."""
+        """Return the records of users, None for an unknown user."""
         keys = [user.encode() for user in users]
         missing = [key for key in keys if key not in self._rows]
         stored = dict(zip(missing, self._load(missing), strict=True)) if missing else {}
@@ -220,7 +220,7 @@ class UserTable(Rows):
         return [self._current(row) if row else None for row in found]
 
     def _current(self, row: bytes) -> UserRecord:
-        """A record of any format as today's. Of an earlier seen-set those items are kept that the catalogue knows."""
+        """Decode a record of any format to the current one. From an earlier seen-set only items in the store are kept."""
         record = UserRecord.decode(row)
         if record.earlier is None:
             return record
@@ -236,9 +236,9 @@ class UserTable(Rows):
 
     @property
     def changed(self) -> int:
-        """Rows changed since the last `take`."""
+        """Number of rows changed since the last `take`."""
         return len(self._dirty)
 
     def take(self) -> dict[bytes, bytes | None]:
-        """Rows changed since the last call; None where a person was erased."""
+        """Return the rows changed since the last call; None for an erased user."""
         return self._taken()
