@@ -24,11 +24,11 @@ from models.features.cross import CROSS
 from models.features.item import ITEM
 from models.features.spec import KNOWN, Feature, Group, layout, specification
 from models.features.user import USER
-from models.pipeline.batch import Candidates, Queries
+from models.pipeline.batch import Candidates, Queries, Retrieved
 from models.pipeline.clock import after_all
 from models.pipeline.pipeline import CandidatePipeline
 from models.pipeline.slot import ModelSlot
-from models.pipeline.sources import RETRIEVING
+from models.pipeline.sources import RETRIEVING, SOURCES
 from models.pipeline.stages import Observer
 from schemas.records import Interaction, Item, Request
 from training.replay.world import SimulatedWorker
@@ -43,13 +43,20 @@ HOUR = 3_600_000
 class Ranked(Observer):
     def __init__(self) -> None:
         self.found: Candidates | None = None
+        self.brought: dict[str, Retrieved] = {}
+
+    def on_retrieved(self, queries: Queries, source: str, brought: Retrieved) -> None:
+        self.brought[source] = brought
 
     def on_ranked(self, queries: Queries, candidates: Candidates) -> None:
         self.found = candidates
 
 
-def computed() -> Candidates:
-    """Candidates of three requests in a small world, with their features."""
+N_ITEMS = 14
+
+
+def observed() -> Ranked:
+    """What a run of three requests in a small world reports."""
     slot, ranked = ModelSlot(), Ranked()
     items = [
         Item(
@@ -60,7 +67,7 @@ def computed() -> Candidates:
             price=None if n % 4 == 3 else 1.5 * n,
             published_at=HOUR * n if n % 2 else None,
         )
-        for n in range(14)
+        for n in range(N_ITEMS)
     ]
     world = SimulatedWorker(items, slot)
     world.publish(100 * HOUR)
@@ -88,8 +95,14 @@ def computed() -> Candidates:
     ]
     pipeline = CandidatePipeline(world.items, slot=slot, clock=after_all, observers=[ranked])
     pipeline.run(requests, [world.record(request.user_id) for request in requests], [None] * 3)
-    assert ranked.found is not None
-    return ranked.found
+    return ranked
+
+
+def computed() -> Candidates:
+    """Candidates of that run, with their features."""
+    found = observed().found
+    assert found is not None
+    return found
 
 
 def by_name(features: NDArray[np.float32]) -> dict[str, list[float]]:
@@ -147,8 +160,10 @@ def test_another_name_order_or_version_is_another_specification(data: st.DataObj
             del features[n]
         case "insert":
             features.insert(n, Feature("more"))
-    assert specification(features) != SPEC
-    assert specification(features) not in KNOWN.values()
+    found, published = specification(features), json.loads(PUBLISHED.read_text())
+    assert found != SPEC
+    # what was added to a published layout can be taken away again: then it is that layout
+    assert found not in published or features == [Feature(name) for name in published[found]]
 
 
 def test_published_layouts_keep_their_names() -> None:
@@ -161,6 +176,16 @@ def test_published_layouts_keep_their_names() -> None:
 def test_every_source_that_retrieves_has_a_feature_and_no_other() -> None:
     told = [name.removeprefix("by_") for name in FEATURES if name.startswith("by_")]
     assert told == [source.name for source in RETRIEVING]
+
+
+@pytest.mark.parametrize("source", [source.name for source in SOURCES])
+def test_every_source_brings_each_item_of_the_catalogue_once_with_a_finite_score(source: str) -> None:
+    brought = observed().brought[source]
+    assert len(brought.item_row) > 0, "the small world does not reach it"
+    assert ((brought.item_row >= 0) & (brought.item_row < N_ITEMS)).all()
+    assert np.isfinite(brought.score).all()
+    pairs = list(zip(brought.query_row.tolist(), brought.item_row.tolist(), strict=True))
+    assert len(set(pairs)) == len(pairs)
 
 
 def test_values_change_only_with_the_specification() -> None:

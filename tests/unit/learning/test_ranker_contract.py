@@ -12,6 +12,7 @@ import torch
 from learning_corpus import SMALL
 from numpy.typing import NDArray
 
+from agents.cli.release import train
 from models.features.compute import FEATURES
 from models.release.release import Release
 from models.release.serving import ServingModel
@@ -198,6 +199,13 @@ def test_it_serves_in_a_release(kind: str, learned: Learned) -> None:
         parts = {**learned.graphs, "ranker.onnx": graph}
         model = ServingModel(Release(learned.manifest, learned.arrays, parts, learned.item_ids))
         assert model.rank(inputs["features"]).shape == (64, heads)
+
+
+def test_a_kind_has_a_class_of_its_own_and_is_named_where_commands_are_described(kind: str) -> None:
+    made = {each: type(make_ranker(F, 2, replace(SETTINGS, kind=each))) for each in KINDS}
+    assert [each for each in KINDS if made[each] is made[kind]] == [kind], "training.ranking.kinds"
+    assert train.help is not None
+    assert kind in train.help.partition("--ranker KIND")[2].partition("\n")[0]
 
 
 def test_an_unknown_kind_is_refused(kind: str) -> None:

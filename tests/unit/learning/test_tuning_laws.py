@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +216,10 @@ def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
     for name in BOUNDS:  # every bound is that of a setting
         part, _, inner = name.rpartition(".")
         assert isinstance(getattr(getattr(standard, part) if part else standard, inner), int | float | dict)
+    parts = {"": standard, "towers.": standard.towers, "ranker.": standard.ranker}
+    values = {f"{part}{each.name}": getattr(whole, each.name) for part, whole in parts.items() for each in fields(whole)}
+    numbers = {name for name, value in values.items() if isinstance(value, int | float | dict) and not isinstance(value, bool)}
+    assert numbers == set(BOUNDS), "every number has a bound"
 
 
 # ---- what trials are judged by while they train

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 from hypothesis import given
@@ -11,7 +15,7 @@ from hypothesis import strategies as st
 
 from schemas.errors import ConfigError
 from schemas.kafka_settings import KafkaSettings
-from schemas.settings import Settings
+from schemas.settings import LIMITS, MIRRORS, Settings
 
 PORTS = ("kafka_port", "controller_port", "redis_port", "web_port")
 POSITIVE = ("commit_interval_s", "archive_interval_s", "stop_timeout_s", "stuck_s", "session_timeout_s")
@@ -111,6 +115,27 @@ def test_unknown_variables_are_named_with_what_they_may_mean() -> None:
     given_ = {"RIFFLE_KAFKA_PROT": "1", "RIFFLE_XYZ": "2", "RIFFLE_WEB_PORT": "3", "OTHER": "4"}
     assert Settings.unknown(given_) == {"RIFFLE_KAFKA_PROT": "RIFFLE_KAFKA_PORT", "RIFFLE_XYZ": ""}
     assert Settings.unknown(Settings().environment()) == {}
+
+
+def test_every_number_has_bounds() -> None:
+    numbers = {name for name, kind in get_type_hints(Settings).items() if kind in {int, float}}
+    assert numbers == set(LIMITS)
+
+
+def test_every_setting_is_described_below_its_field() -> None:
+    tree = ast.parse(Path(inspect.getfile(Settings)).read_text(encoding="utf-8"))
+    body = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Settings").body
+    described = [
+        ast.unparse(field.target)
+        for field, below in pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+    ]
+    assert described == [field.name for field in fields(Settings)]
+
+
+def test_a_mirror_that_does_not_exist_is_refused_with_those_that_do() -> None:
+    message = refused(redis_url="http://h")
+    assert [scheme for scheme in MIRRORS if f"{scheme}://" not in message] == []
 
 
 def test_every_default_is_a_setting_that_works() -> None:

@@ -13,6 +13,7 @@ from agents.web.error_replies import CODES, HTTP_CODES
 from agents.web.query import CONTEXT, MANY, MAX_DEADLINE_MS, RECOMMEND
 from agents.web.routes import MAX_EVENTS, MAX_IMAGE_BYTES, routes, takes_of
 from agents.web.server import MAX_HEADER_BYTES, MAX_HEADERS, MAX_URL_BYTES
+from models.pipeline.filters import FILTERS
 from schemas.codec import MAX_VALUE_BYTES
 from schemas.records import Interaction, Item, Request, Slate
 from schemas.settings import Settings
@@ -27,6 +28,11 @@ PAGE = (ROOT / "docs" / "interface.md").read_text(encoding="utf-8")
 def test_every_field_is_named(fields: type) -> None:
     names = set(fields.__dataclass_fields__)  # type: ignore[attr-defined]
     assert {name for name in names if not re.search(rf"[`\"]{name}[`\"]", PAGE)} == set()
+
+
+def test_every_reason_why_a_candidate_is_dropped_is_named() -> None:
+    reasons = PAGE[PAGE.index("`dropped` is the same") :].partition("\n\n")[0]
+    assert {stage.name for stage in FILTERS if f"`{stage.name}`" not in reasons} == set()
 
 
 def _rows() -> dict[tuple[str, str], str]:
