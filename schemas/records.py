@@ -84,7 +84,7 @@ class AsOf:
 
 @dataclass(frozen=True, slots=True)
 class Slate:
-    """An answer. `degraded` lists the stages that failed; `timings_ms` holds the duration of each stage."""
+    """An answer. `degraded` lists missing parts: failed stages, or `stale`; `timings_ms` each stage's duration."""
 
     request_id: str
     user_id: str
