@@ -1,1 +1,1 @@
-"""What Riffle's records look like: schemas, framing, validation, errors."""
+"""The formats of Riffle's records, and settings: schemas, framing, validation, errors."""

@@ -1,8 +1,8 @@
 """Framing and coding of stream records: Avro single-object encoding, Confluent wire format, JSON.
 
-The three are told apart by the record alone: JSON carries the header `content-type: application/json`, Confluent framing
-starts with byte 0x00 and a 4-byte schema id, single-object encoding with 0xC3 0x01 and the schema's little-endian
-CRC-64-AVRO fingerprint (Avro 1.12 specification, "Single-object encoding").
+A record alone determines its framing: JSON has the header `content-type: application/json`, Confluent framing starts with
+byte 0x00 and a 4-byte schema id, single-object encoding with 0xC3 0x01 and the schema's little-endian CRC-64-AVRO fingerprint
+(Avro 1.12 specification, "Single-object encoding").
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ MARKER = b"\xc3\x01"
 CONFLUENT = struct.Struct(">bI")
 
 Headers = Sequence[tuple[str, bytes]]
-"Names and values of a record's headers; Kafka allows a value to be null, which is None."
+"Names and values of a record's headers; the value is None where Kafka's is null."
 
 
 class Framing(enum.Enum):
@@ -59,59 +59,59 @@ class Framing(enum.Enum):
 
 
 class Registry(Protocol):
-    """What the codec needs of a schema registry. No call but `ready` and `answered` waits for it."""
+    """The interface of a schema registry to the codec. Only `ready` and `answered` wait for the registry."""
 
     def __hash__(self) -> int:
         """Identity: parsed schemas are cached per registry."""
         ...
 
     def id_of(self, name: str) -> int:
-        """Id under which the current version of schema `name` is registered; raises NotReady while it is not known."""
+        """Return the id of the current version of schema `name`; raises NotReady while it is not known."""
 
     def schema_of(self, schema_id: int) -> str:
-        """Text of a registered schema.
+        """Return the text of a registered schema.
 
         Raises:
-            KeyError: the registry does not know the id.
-            NotReady: `registry_unavailable`, it is not known whether it does.
+            KeyError: the registry has no schema with this id.
+            NotReady: `registry_unavailable`, it is not known whether it has one.
         """
 
     def trouble(self) -> str:
-        """What is wrong with the registry, for people to read; empty while nothing is."""
+        """Describe the registry's current problem for operators; empty without one."""
 
     async def ready(self, wanted: Collection[int | str], within_s: float = math.inf) -> None:
-        """Wait until these schema ids and names of schemas are known, for a bounded time, at most `within_s`."""
+        """Wait until these schema ids and names are known, for a bounded time, at most `within_s`."""
 
     async def answered(self, wanted: int | str) -> None:
-        """Wait until an id or a name is known, or known not to exist, however long that takes."""
+        """Wait without limit until an id or a name is known, or known not to exist."""
 
 
 def schema_text(name: str) -> str:
-    """Text of the current version of schema `name`."""
+    """Return the text of the current version of schema `name`."""
     return (FOLDER / f"{name}.avsc").read_text(encoding="utf-8")
 
 
 @functools.cache
 def load(name: str) -> Any:
-    """The current version of schema `name`, parsed for fastavro."""
+    """Return the current version of schema `name`, parsed for fastavro."""
     return fastavro.parse_schema(json.loads(schema_text(name)))
 
 
 def fingerprint(schema: Any) -> bytes:
-    """Little-endian CRC-64-AVRO of a parsed schema's canonical form: 8 bytes."""
+    """Return the little-endian CRC-64-AVRO of a parsed schema's canonical form: 8 bytes."""
     canonical = fastavro.schema.to_parsing_canonical_form(schema)
     return bytes.fromhex(fastavro.schema.fingerprint(canonical, "CRC-64-AVRO"))
 
 
 @functools.cache
 def header(name: str) -> bytes:
-    """What a value in single-object encoding of the current version of schema `name` starts with: 10 bytes."""
+    """Return the prefix of values in single-object encoding of the current version of schema `name`: 10 bytes."""
     return MARKER + fingerprint(load(name))
 
 
 @functools.cache
 def _writers(name: str) -> dict[bytes, Any]:
-    """Every version of `name` that can still be read, by fingerprint."""
+    """Return every readable version of `name`, by fingerprint."""
     found = {fingerprint(load(name)): load(name)}
     for path in sorted((FOLDER / "previous" / name).glob("*.avsc")):
         schema = fastavro.parse_schema(json.loads(path.read_text(encoding="utf-8")))
@@ -126,23 +126,23 @@ def _registered(registry: Registry, schema_id: int) -> Any:
 
 @functools.lru_cache(maxsize=256)
 def _parsed(text: str) -> Any:
-    """A schema that somebody registered, parsed; why it cannot be, as a BadEvent, so that it is not tried for every record."""
+    """Parse a registered schema. Returns a BadEvent if it is invalid, so that the failure is cached, too."""
     try:
         schema = fastavro.parse_schema(json.loads(text))
         _least_bytes(schema, {}, frozenset())
     except BadEvent as exc:
         return exc
-    except Exception as exc:  # fastavro raises a dozen kinds on what is no schema
+    except Exception as exc:  # fastavro raises many exception types on invalid schemas
         return BadEvent("unknown_schema", f"the registered schema is not Avro: {type(exc).__name__}: {exc}"[:500])
     return schema
 
 
 def _least_bytes(schema: Any, named: dict[str, int], around: frozenset[str]) -> int:
-    """Bytes that a datum has at least, which its schema bounds in depth and number by the bytes of the record.
+    """Return the minimum size of a datum in bytes, and check that a record's size bounds the depth and number of its data.
 
     Raises:
-        BadEvent: `unknown_schema`. A recursive type may be nested deeper than the stack is, and an array of what takes no bytes
-            may have any length; fastavro guards against neither, and would end the process.
+        BadEvent: `unknown_schema`. A recursive type may be nested deeper than the stack, and an array of zero-byte items may
+            have any length. fastavro guards against neither, and would end the process.
     """
     if isinstance(schema, list):
         for branch in schema:
@@ -175,7 +175,7 @@ def _least_bytes(schema: Any, named: dict[str, int], around: frozenset[str]) -> 
 
 
 def header_of(headers: Headers, name: str) -> bytes | None:
-    """Value of the last header called `name`, as Kafka's `lastHeader`; None without one, and where it is null."""
+    """Return the value of the last header `name`, as Kafka's `lastHeader`; None if it is absent or null."""
     for key, content in reversed(headers):
         if key == name:
             return content
@@ -183,16 +183,16 @@ def header_of(headers: Headers, name: str) -> bytes | None:
 
 
 def is_json(headers: Headers) -> bool:
-    """Whether the content type is JSON: the last one, if there are several, without what follows a semicolon."""
+    """Return whether the content type is JSON. The last such header counts; parameters after a semicolon are ignored."""
     for key, content in reversed(headers):
-        # names of headers and of media types have no case (RFC 9110, 5.1 and 8.3.1)
+        # header names and media types are case-insensitive (RFC 9110, 5.1 and 8.3.1)
         if key.lower() == "content-type":
             return (content or b"").split(b";")[0].strip().lower() == b"application/json"
     return False
 
 
 def framing_of(value: bytes, headers: Headers = ()) -> Framing:
-    """How `value` is framed.
+    """Determine how `value` is framed.
 
     Raises:
         BadEvent: `unknown_framing`.
@@ -207,7 +207,7 @@ def framing_of(value: bytes, headers: Headers = ()) -> Framing:
 
 
 def schema_ids(values: Sequence[bytes | None], headers: Sequence[Headers]) -> set[int]:
-    """Registry's ids of the schemas that records in Confluent framing are written with."""
+    """Return the registry's ids of the writer schemas of records in Confluent framing."""
     if isinstance(values, Spans):
         rows = values.beginning_with(0).tolist()
     else:
@@ -221,7 +221,7 @@ def schema_ids(values: Sequence[bytes | None], headers: Sequence[Headers]) -> se
 
 
 async def look_up(registry: Registry | None, values: Sequence[bytes | None], headers: Sequence[Headers]) -> None:
-    """Have the schemas that records in Confluent framing need looked up, before they are decoded; waits a bounded time."""
+    """Request the writer schemas of records in Confluent framing before decoding; waits a bounded time."""
     if registry is not None and (wanted := schema_ids(values, headers)):
         await registry.ready(wanted)
 
@@ -232,7 +232,7 @@ def encode(
     """Encode `datum` with the current version of schema `name`.
 
     Raises:
-        BadEvent: `unencodable`, the datum does not fit the schema; `no_registry`.
+        BadEvent: `unencodable`, the datum does not match the schema; `no_registry`.
         NotReady: `registry_unavailable`.
     """
     if framing is Framing.JSON:
@@ -255,12 +255,12 @@ def encode(
 
 
 def decode(name: str, value: bytes, headers: Headers = (), registry: Registry | None = None) -> tuple[dict[str, Any], Framing]:
-    """Decode a record's value to the current version of schema `name`; JSON is returned as it came, unvalidated.
+    """Decode a record's value to the current version of schema `name`; JSON is returned unvalidated.
 
     Raises:
         BadEvent: `too_large`, `unknown_framing`, `unknown_schema`, `no_registry`, `not_json`, `truncated`,
             `trailing_bytes`.
-        NotReady: `registry_unavailable`, the record may be good.
+        NotReady: `registry_unavailable`, the record may be valid.
     """
     if len(value) > MAX_VALUE_BYTES:
         raise BadEvent("too_large", f"{len(value)} bytes, at most {MAX_VALUE_BYTES} are read")
@@ -300,7 +300,7 @@ def _read(value: bytes, start: int, writer: Any, reader: Any) -> dict[str, Any]:
         datum = fastavro.schemaless_reader(stream, writer, reader)
     except fastavro.read.SchemaResolutionError as exc:
         raise BadEvent("unknown_schema", f"its schema is not one of {reader['name']}: {exc}"[:500]) from exc
-    except Exception as exc:  # fastavro raises a dozen kinds on bytes that are not of the schema
+    except Exception as exc:  # fastavro raises many exception types on bytes that do not match
         raise BadEvent("truncated", f"not a datum of the schema: {type(exc).__name__}: {exc}") from exc
     if stream.tell() != len(value):
         raise BadEvent("trailing_bytes", f"{len(value) - stream.tell()} bytes left after the datum")

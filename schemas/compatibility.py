@@ -1,4 +1,4 @@
-"""Whether today's schemas still read what earlier versions wrote, by the Apache Avro implementation's rules."""
+"""Checks that current schemas can read records of earlier versions, by the Apache Avro implementation's rules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["check_all", "incompatibilities"]
 
 
 def incompatibilities(reader: str, writer: str) -> list[str]:
-    """Why a reader with schema text `reader` cannot read what was written with `writer`; empty when it can."""
+    """Return the reasons why schema text `reader` cannot read records written with `writer`; empty if it can."""
     result = ReaderWriterCompatibilityChecker().get_compatibility(avro.schema.parse(reader), avro.schema.parse(writer))
     if result.compatibility is SchemaCompatibilityType.compatible:
         return []
@@ -22,7 +22,7 @@ def incompatibilities(reader: str, writer: str) -> list[str]:
 
 
 def check_all(folder: Path = FOLDER) -> dict[str, list[str]]:
-    """Incompatibilities of every current schema with each of its previous versions, by `name/version`."""
+    """Return the incompatibilities of every current schema with its previous versions, by `name/version`."""
     found: dict[str, list[str]] = {}
     for name in NAMES:
         for path in sorted((folder / "previous" / name).glob("*.avsc")):

@@ -1,4 +1,4 @@
-"""A record of the items topic: a catalogue entry, or the id of one that is deleted."""
+"""Decodes records of the items topic: catalogue entries and deletions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["entry_of"]
 
 
 def entry_of(value: bytes | None, key: bytes | None, headers: Headers = (), registry: Registry | None = None) -> Item | str:
-    """The entry that a record holds, or the item that it deletes: an empty value deletes the item of its key.
+    """Decode a record to its catalogue entry, or to the id of the item that it deletes: an empty value deletes the key's item.
 
     Raises:
         BadInput: the record cannot be used.

@@ -1,7 +1,7 @@
-"""The exception tree, split by who acts on it.
+"""The exception tree, split by who must act.
 
 RiffleError
-├── BadInput            the caller mends its input (HTTP 4xx, dead letter)
+├── BadInput            the caller corrects its input (HTTP 4xx, dead letter)
 │   ├── BadEvent        → dead-letter topic
 │   ├── BadItem         → dead-letter topic
 │   ├── BadRequest
@@ -11,7 +11,7 @@ RiffleError
 │   └── NotReady
 ├── ReleaseRejected     the old release keeps serving
 ├── StoreCorrupt        the store is rebuilt from its changelog
-└── ConfigError         whoever runs Riffle mends the settings
+└── ConfigError         the operator corrects the settings
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ __all__ = [
 
 
 class RiffleError(Exception):
-    """Base of all errors that carry a stable `code`, a message for people, and the field at fault if there is one.
+    """Base of all errors: a stable `code`, a human-readable message, and the field at fault if there is one.
 
-    Logins and secret parameters of URLs in the message are masked.
+    Logins and secret parameters of URLs are masked in the message.
     """
 
     def __init__(self, code: str, message: str, field: str | None = None) -> None:
@@ -48,12 +48,12 @@ class RiffleError(Exception):
         self.field = field
 
     def to_json(self) -> dict[str, str | None]:
-        """The error object of the HTTP and Kafka contracts."""
+        """Return the error object of the HTTP and Kafka contracts."""
         return {"code": self.code, "message": self.message, "field": self.field}
 
 
 class BadInput(RiffleError):
-    """Input that cannot be used as it is."""
+    """Invalid input, which the caller must correct."""
 
 
 class BadEvent(BadInput):
@@ -73,15 +73,15 @@ class BadDataset(BadInput):
 
 
 class TransientError(RiffleError):
-    """A failure that may pass."""
+    """A temporary failure."""
 
 
 class DeadlineExceeded(TransientError):
-    """No answer came before the deadline."""
+    """No answer arrived before the deadline."""
 
 
 class NotReady(TransientError):
-    """The part that was asked is not ready yet."""
+    """The requested part is not ready yet."""
 
 
 class ReleaseRejected(RiffleError):
@@ -93,4 +93,4 @@ class StoreCorrupt(RiffleError):
 
 
 class ConfigError(RiffleError):
-    """Settings that cannot work."""
+    """Invalid settings."""

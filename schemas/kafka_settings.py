@@ -1,4 +1,4 @@
-"""How Kafka is reached and who this client is to it: frozen data, validated where it is declared."""
+"""Connection and authentication settings of Kafka: frozen data, validated where it is declared."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", re.ASCII)
 PREFIX = "kafka_"
-"In front of a field's name in `schemas.settings.Settings`, and of its variable."
+"Prefix of each field's name in `schemas.settings.Settings`, and of its environment variable."
 
 
 def _demand(holds: bool, name: str, rule: str) -> None:
@@ -24,7 +24,7 @@ def _demand(holds: bool, name: str, rule: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class KafkaSettings:
-    """Everything that a client needs to connect. Each field but the first is read from `RIFFLE_KAFKA_<FIELD>`.
+    """All connection settings of a client. Each field but the first is read from `RIFFLE_KAFKA_<FIELD>`.
 
     Raises:
         ConfigError: the values contradict each other; the message names the variables.
@@ -33,24 +33,24 @@ class KafkaSettings:
     bootstrap_servers: str
     "`host:port,…`, without a scheme."
     security: str = "PLAINTEXT"
-    "One of `PROTOCOLS`: whether connections are encrypted (SSL) and whether this client logs in (SASL)."
+    "One of `PROTOCOLS`: whether connections are encrypted (SSL) and whether this client authenticates (SASL)."
     sasl_mechanism: str = ""
-    "One of `MECHANISMS`; given with SASL, and only then."
+    "One of `MECHANISMS`. Required with SASL, and not allowed without."
     username: str = ""
-    "For PLAIN and SCRAM."
+    "User name for PLAIN and SCRAM."
     password: str = field(default="", repr=False)
-    "For PLAIN and SCRAM, unless `password_file` is given."
+    "Password for PLAIN and SCRAM, unless `password_file` is given."
     password_file: str = ""
-    "File that holds the password; it is read whenever a client is made. A line feed at its end does not count."
+    "File that holds the password. It is read whenever a client is created; trailing line breaks are ignored."
     ca_file: str = ""
-    "PEM file of the authorities that sign brokers' certificates. Empty: those that the system trusts."
+    "PEM file of the authorities that sign the brokers' certificates. Empty: the authorities that the system trusts."
     cert_file: str = ""
-    "PEM file of this client's certificate, for brokers that ask for one."
+    "PEM file of this client's certificate, for brokers that require one."
     key_file: str = ""
-    "PEM file of its key. Empty: it stands in `cert_file`."
+    "PEM file of the certificate's key. Empty: the key is in `cert_file`."
     token_provider: str = ""
-    """`module:function` for OAUTHBEARER: called without arguments for each connection, it returns the token, or an awaitable
-    of it; of a tuple the first entry counts. It may block: it is called in a thread."""
+    """`module:function` for OAUTHBEARER. It is called without arguments for each connection and returns the token, an awaitable
+    of it, or a tuple whose first entry is the token. It runs in a thread, so it may block."""
 
     def __post_init__(self) -> None:
         known = self.security in PROTOCOLS
@@ -88,7 +88,7 @@ class KafkaSettings:
 
     @property
     def encrypts(self) -> bool:
-        """Whether connections are TLS."""
+        """Whether connections use TLS."""
         return self.security in {"SSL", "SASL_SSL"}
 
     @property
@@ -97,7 +97,7 @@ class KafkaSettings:
         return self.security in {"SASL_PLAINTEXT", "SASL_SSL"}
 
     def described(self) -> str:
-        """Security in use for operators to read, without secrets: `SASL_SSL, SCRAM-SHA-512 as riffle`."""
+        """Describe the security in use for operators, without secrets: `SASL_SSL, SCRAM-SHA-512 as riffle`."""
         parts = [self.security]
         if self.logs_in:
             parts.append(f"{self.sasl_mechanism} as {self.username}" if self.username else self.sasl_mechanism)
@@ -106,7 +106,7 @@ class KafkaSettings:
         return ", ".join(parts)
 
     def secret(self) -> str:
-        """The password, from the file if one is named.
+        """Return the password, from the file if one is given.
 
         Raises:
             ConfigError: the file cannot be read, or is empty.
@@ -119,7 +119,7 @@ class KafkaSettings:
             raise ConfigError(
                 "invalid_setting", f"RIFFLE_KAFKA_PASSWORD_FILE cannot be read: {exc}", "kafka_password_file"
             ) from exc
-        except ValueError as exc:  # the message of a UnicodeDecodeError holds what it met
+        except ValueError as exc:  # not in the message, because a UnicodeDecodeError quotes the bytes
             raise ConfigError(
                 "invalid_setting", "RIFFLE_KAFKA_PASSWORD_FILE must hold UTF-8 text", "kafka_password_file"
             ) from exc

@@ -1,7 +1,7 @@
-"""Strict parsers of numbers, flags and times. Every text that comes from outside is read by these, wherever it comes from.
+"""Strict parsers of numbers, flags and times, used for all external text regardless of its origin.
 
-Python's own `int()` and `float()` take underscores, surrounding blanks, a plus sign and the digits of every script, and
-`float()` takes "nan" and "infinity". Text that means a number to one reader and not to the next is refused here instead.
+Python's own `int()` and `float()` accept underscores, surrounding blanks, a plus sign and the digits of every script, and
+`float()` accepts "nan" and "infinity". These parsers refuse text that other readers may not treat as a number.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ __all__ = [
 ]
 
 MAX_TIME_MS = 2**53
-"Times are whole milliseconds since 1970-01-01T00:00:00Z, below this."
+"Exclusive upper bound of times, which are whole milliseconds since 1970-01-01T00:00:00Z."
 FLAGS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-"Flags in text; upper and lower case are the same."
+"Spellings of flags; case is ignored."
 WHOLE = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 DECIMAL = re.compile(r"-?(?:[0-9]{1,400}(?:\.[0-9]{0,400})?|\.[0-9]{1,400})(?:[eE][+-]?[0-9]{1,4})?", re.ASCII)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -41,9 +41,9 @@ JSON_TYPES = (bool, int, float, list, tuple, dict, type(None))
 
 
 def shown(value: object) -> str:
-    """A value from outside as an error message shows it: escaped, at most `MAX_SHOWN` characters.
+    """Format an external value for error messages: escaped, at most `MAX_SHOWN` characters.
 
-    Text is quoted, and so is what JSON has no spelling for. Anything else is spelled as in JSON: `true`, `null`, `[1]`.
+    Text is quoted, and so are values that JSON cannot represent. Other values are formatted as JSON: `true`, `null`, `[1]`.
     """
     if isinstance(value, JSON_TYPES):
         with contextlib.suppress(TypeError, ValueError, RecursionError):
@@ -61,27 +61,27 @@ def _cut(text: str) -> str:
 
 
 def shown_without_login(text: str) -> str:
-    """A value as an error shows it, unless it may be a login in the wrong variable."""
+    """Format a value for error messages as `shown` does, unless it may be a login in the wrong variable."""
     return shown(text) if "@" not in text else "something with an @, which is not shown"
 
 
 def variable(name: str) -> str:
-    """Environment variable of the setting `name`."""
+    """Return the environment variable of the setting `name`."""
     return f"RIFFLE_{name.upper()}"
 
 
 def demand(holds: bool, name: str, rule: str) -> None:
-    """Refuse the setting `name` unless the rule, which completes "RIFFLE_NAME …", holds.
+    """Refuse the setting `name` unless its rule holds; `rule` completes "RIFFLE_NAME …".
 
     Raises:
-        ConfigError: it does not hold.
+        ConfigError: the rule does not hold.
     """
     if not holds:
         raise ConfigError("invalid_setting", f"{variable(name)} {rule}", name)
 
 
 def whole_number(text: str) -> int:
-    """A whole number of at most 19 ASCII digits, with an optional minus sign and nothing else.
+    """Parse a whole number of at most 19 ASCII digits, with an optional minus sign and nothing else.
 
     Raises:
         ValueError: the text is anything else; the message completes "NAME …".
@@ -92,7 +92,7 @@ def whole_number(text: str) -> int:
 
 
 def finite_number(text: str) -> float:
-    """A decimal number in ASCII, optionally with an exponent.
+    """Parse a decimal number in ASCII, optionally with an exponent.
 
     Raises:
         ValueError: the text is anything else, or too large for a double; the message completes "NAME …".
@@ -104,10 +104,10 @@ def finite_number(text: str) -> float:
 
 
 def flag(text: str) -> bool:
-    """A flag of `FLAGS`.
+    """Parse a flag of `FLAGS`.
 
     Raises:
-        ValueError: the text is no flag; the message completes "NAME …".
+        ValueError: the text is not a flag; the message completes "NAME …".
     """
     found = FLAGS.get(text.lower())
     if found is None:
@@ -116,10 +116,10 @@ def flag(text: str) -> bool:
 
 
 def epoch_ms(value: object) -> int:
-    """Epoch milliseconds of a time: a whole number (as a number or as digits), ISO 8601 text, a date or a datetime.
+    """Convert a time to epoch milliseconds: a whole number (as number or digits), ISO 8601 text, a date or a datetime.
 
-    A time without a zone is UTC, and a date is its midnight in UTC. Parts of a millisecond are cut off (towards the past), so
-    the same instant gives the same milliseconds in whatever form it comes.
+    A time without a zone is in UTC, and a date means midnight in UTC. Fractions of a millisecond are rounded towards the past,
+    so that the same instant gives the same milliseconds in every form.
 
     Raises:
         ValueError: the value is none of these, or lies outside 0..2^53 ms; the message completes "NAME …".

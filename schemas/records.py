@@ -1,4 +1,4 @@
-"""The frozen records that schemas decode to."""
+"""Frozen record types that schemas decode to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["After", "AsOf", "Interaction", "Item", "Request", "Slate", "SlateIte
 
 @dataclass(frozen=True, slots=True)
 class Interaction:
-    """Something a person did with an item. `event_time` is epoch milliseconds."""
+    """An event: a user's action on an item. `event_time` is epoch milliseconds."""
 
     event_id: str
     user_id: str
@@ -48,7 +48,7 @@ class After:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A recommendation request; with `candidates` exactly those are ranked, without it candidates are retrieved."""
+    """A recommendation request. With `candidates` exactly those are ranked; without, candidates are retrieved."""
 
     request_id: str
     user_id: str
@@ -63,14 +63,14 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class SlateItem:
-    """An item of a slate with the sources that brought it."""
+    """An item of a slate, with the sources that retrieved it."""
 
     item_id: str
     score: float
     sources: tuple[str, ...]
     explanation: Mapping[str, object] | None = None
     features: Sequence[float] = field(default=(), compare=False)
-    "What the ranker saw, for the impression; no part of the answer."
+    "The ranker's input, for the impression; not part of the answer."
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class AsOf:
 
 @dataclass(frozen=True, slots=True)
 class Slate:
-    """An answer. `degraded` names what was missing; `timings_ms` the time of each stage."""
+    """An answer. `degraded` lists missing parts: failed stages, or `stale`; `timings_ms` each stage's duration."""
 
     request_id: str
     user_id: str
@@ -96,7 +96,7 @@ class Slate:
     timings_ms: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
-        """The slate of the contract."""
+        """Return the slate in the form of the contract."""
         items: list[dict[str, object]] = []
         for item in self.items:
             entry: dict[str, object] = {"item_id": item.item_id, "score": item.score, "sources": list(item.sources)}

@@ -25,11 +25,11 @@ LIMITS: Mapping[str, int] = {
     **dict.fromkeys(("partitions", "replication", "standbys", "cache_users", "cache_mb", "block_cache_mb", "archive_rows"), 0),
     "deadline_ms": 60_000,
 }
-"Settings that must be positive (`standbys` may be 0), and the most that each may be; 0 for no limit."
+"Settings that must be positive (`standbys` may be 0), with the maximum of each; 0: no limit."
 URLS = ("redis_url", "registry_url", "archive", "bootstrap")
-"Settings that may hold a login: never shown as they are."
+"Settings that may hold a login; they are shown only masked."
 SECRETS = ("kafka_password",)
-"Settings that are never shown, and handed to other processes only where they need them."
+"Settings that are never shown, and passed to other processes only if these need them."
 FILES = ("kafka_password_file", "kafka_ca_file", "kafka_cert_file", "kafka_key_file")
 MIRRORS = ("redis", "rediss", "unix")
 "Schemes of `redis_url`, each a store of `streams.mirror.stores`."
@@ -37,7 +37,7 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 SERVER = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})", re.ASCII)
 HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", re.ASCII)
 NAME = re.compile(r"[A-Za-z0-9._-]{0,200}", re.ASCII)
-"What may stand in the name of a topic or of a member of a group."
+"Pattern of names of topics and of group members."
 
 
 def _is_text(text: str) -> bool:
@@ -80,37 +80,37 @@ def _absolute(name: str, folder: Path) -> Path:
 
 
 READERS: Mapping[object, Callable[[str], object]] = {int: whole_number, float: finite_number, str: str.strip, Path: Path}
-'How a variable is read, by the type of its field. Each raises ValueError with a message that completes "NAME …".'
+'Parsers of variables by the type of their field. Each raises ValueError with a message that completes "NAME …".'
 DEFAULT_CACHE = Path("~/.cache/riffle")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Settings:
-    """What one Riffle instance runs with. Every field is read from `RIFFLE_<FIELD>`; an empty variable counts as unset."""
+    """The settings of one Riffle instance. Each field is read from `RIFFLE_<FIELD>`; an empty variable counts as unset."""
 
     home: Path = Path(".riffle")
-    "Folder of everything the instance keeps: logs, process ids, broker data, tables, archive, releases."
+    "Folder of all data of the instance: logs, process ids, broker data, tables, archive, releases."
     bootstrap: str = ""
-    "Kafka bootstrap servers (`host:port,…`, an optional `kafka://` in front). Empty: the embedded broker on `kafka_port`."
+    "Kafka bootstrap servers (`host:port,…`, with an optional `kafka://` prefix). Empty: the embedded broker on `kafka_port`."
     kafka_security: str = "PLAINTEXT"
-    """How connections to `bootstrap` are secured: `PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`. The embedded broker, on
-    loopback, knows the first alone."""
+    """Security protocol of connections to `bootstrap`: `PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`. The embedded broker,
+    on loopback, supports only the first."""
     kafka_sasl_mechanism: str = ""
-    "How this client logs in with SASL: `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512` or `OAUTHBEARER`."
+    "SASL mechanism of this client: `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512` or `OAUTHBEARER`."
     kafka_username: str = ""
-    "User of PLAIN and SCRAM."
+    "User name for PLAIN and SCRAM."
     kafka_password_file: str = ""
-    "File that holds the password of that user; a line feed at its end does not count."
+    "File that holds the user's password; trailing line breaks are ignored."
     kafka_password: str = ""
-    "That password itself, where there is no file for it. Never printed or logged."
+    "The user's password itself, if no file holds it. Never printed or logged."
     kafka_ca_file: str = ""
-    "PEM file of the authorities that sign the brokers' certificates. Empty: those that the system trusts."
+    "PEM file of the authorities that sign the brokers' certificates. Empty: the authorities that the system trusts."
     kafka_cert_file: str = ""
-    "PEM file of this client's certificate, for brokers that ask for one."
+    "PEM file of this client's certificate, for brokers that require one."
     kafka_key_file: str = ""
-    "PEM file of that certificate's key. Empty: it stands in `kafka_cert_file`."
+    "PEM file of the certificate's key. Empty: the key is in `kafka_cert_file`."
     kafka_token_provider: str = ""
-    "`module:function` that gives the token of OAUTHBEARER (Amazon MSK with IAM): see `schemas.kafka_settings`."
+    "`module:function` that returns the OAUTHBEARER token (Amazon MSK with IAM): see `schemas.kafka_settings`."
     kafka_port: int = 19092
     "Port of the embedded broker on loopback."
     controller_port: int = 19093
@@ -120,26 +120,26 @@ class Settings:
     redis_port: int = 16379
     "Port of the embedded Redis on loopback."
     web_host: str = "127.0.0.1"
-    "Address the HTTP interface binds to. Anything but loopback must be set on purpose."
+    "Address that the HTTP interface binds to. Any other address than loopback must be set explicitly."
     web_port: int = 6066
     "Port of the HTTP interface."
     app_id: str = "riffle"
     "Consumer group, and prefix of transactional ids."
     instance: str = ""
-    """A name of this worker that no other has, and that it keeps when it is started again (a StatefulSet's pod name). With
-    one, a worker that comes back within the session timeout takes its partitions up at once, without a rebalance; one that
-    is gone for good is missed only after that timeout. Empty: the group gives every start a new name."""
+    """Unique name of this worker that is the same after a restart, such as a StatefulSet's pod name. With it, a worker that
+    restarts within the session timeout resumes its partitions without a rebalance; the loss of a worker is detected only after
+    that timeout. Empty: the group assigns a new name at every start."""
     topic_prefix: str = "riffle."
-    "Put in front of every topic's name."
+    "Prefix of all topic names."
     partitions: int = 4
-    "Partitions of the topics keyed by user. More later means a rebuild by replay."
+    "Number of partitions of the topics keyed by user. Increasing it later requires a rebuild by replay."
     standbys: int = 1
-    """Copies of each table partition that other workers of the group keep up to date from the changelog, to take it over at
-    once. 0: none; a new owner then replays what it lacks."""
+    """Number of copies of each table partition that other workers of the group update from the changelog, for an immediate
+    takeover. 0: none; a new owner then replays the missing changes."""
     replication: int = 1
     "Replication factor of topics that Riffle creates."
     archive: str = ""
-    "Where the stream is archived: a folder or `s3://bucket/prefix`. Empty: `<home>/archive`; `off`: nowhere."
+    "Archive of the stream: a folder or `s3://bucket/prefix`. Empty: `<home>/archive`; `off`: no archive."
     releases: str = ""
     "Folder of releases. Empty: `<home>/releases`."
     registry_url: str = ""
@@ -147,37 +147,37 @@ class Settings:
     commit_interval_s: float = 0.5
     "Seconds between flushes of a partition's state (changelog, outputs and offsets in one transaction). Must be > 0."
     stop_timeout_s: float = 25.0
-    """Seconds that a worker told to stop may take to flush and let go. One that takes longer writes where it hangs to its log,
-    ends with status 1, and its events are read again. Keep it below terminationGracePeriodSeconds."""
+    """Seconds within which a stopping worker must flush and release its partitions. After that it logs where it hangs and exits
+    with status 1, and its events are read again. Keep it below terminationGracePeriodSeconds."""
     stuck_s: float = 60.0
-    "Seconds that a partition with work waiting may stand still before /healthz answers 503, so that the worker is restarted."
+    "Seconds without progress, on a partition with waiting work, after which /healthz returns 503 to have the worker restarted."
     session_timeout_s: float = 15.0
-    "Seconds without a heartbeat after which the group gives a worker's partitions to others."
+    "Seconds without a heartbeat after which the group reassigns a worker's partitions."
     deadline_ms: int = 250
-    "Milliseconds a request has when it names no deadline."
+    "Deadline in milliseconds of requests that name none."
     cache_users: int = 50_000
-    "Rows of a table kept in memory per partition, at most, and rows that wait to be flushed."
+    "Maximum number of a table's rows in memory per partition, and of rows that wait to be flushed."
     cache_mb: int = 128
-    "What rows kept in memory take, of all partitions of a table, in MiB: each has its share. Twice as much, and it is flushed."
+    "Size in MiB of a table's rows in memory, shared equally by its partitions. A partition at twice its share is flushed."
     block_cache_mb: int = 32
-    "RocksDB block cache per worker, in MiB, shared by its partitions."
+    "Size in MiB of a worker's RocksDB block cache, shared by its partitions."
     archive_interval_s: float = 10.0
-    "Seconds after which the archiver writes what it holds, even when a file is not full."
+    "Seconds after which the archiver writes its records, even if a file is not full."
     archive_rows: int = 50_000
-    "Records per partition after which the archiver writes a file at once."
+    "Number of records per partition at which the archiver writes a file at once."
     encoder: str = "auto"
-    """Whether `riffle up` starts the encoder of new items' texts and images, which needs torch: `on`, `off`, or `auto`: when it
-    is installed. Without it new items are found by words and categories until the next release."""
+    """Whether `riffle up` starts the encoder of new items' texts and images: `on`, `off`, or `auto`. It needs torch; `auto`
+    starts it if torch is installed. Without it, new items are found by words and categories until the next release."""
     text_model: str = ""
     "Folder or hub name of the text encoder; it must be the one that releases are trained with. Empty: the packaged MiniLM."
     image_hosts: str = ""
-    """Images by URL are fetched from hosts whose addresses are all public. Names of others from which they are fetched too,
-    separated by commas (`media.internal,10.0.0.7`); `off`: no image is fetched."""
+    """Additional hosts, separated by commas (`media.internal,10.0.0.7`), from which images are fetched by URL. By default only
+    hosts whose addresses are all public are used. `off`: no image is fetched."""
     cache: Path = DEFAULT_CACHE
-    """Folder shared by instances: the broker's class path, encoded item vectors, images fetched by URL. A user without a home
-    directory has it in `<home>/cache`."""
+    """Folder shared by instances: the broker's class path, encoded item vectors, images fetched by URL. For a user without a
+    home directory it is `<home>/cache`."""
     log_level: str = "INFO"
-    "Level of the worker's log."
+    "Log level of the worker."
 
     def __repr__(self) -> str:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -205,7 +205,7 @@ class Settings:
         )
         level = self.log_level.isascii() and self.log_level.upper() in LEVELS
         demand(level, "log_level", f"must be one of {', '.join(LEVELS)}, is {shown_without_login(self.log_level)}")
-        # what may hold a login is not repeated
+        # messages do not repeat values that may hold a login
         url = not self.redis_url or self.redis_url.startswith(tuple(f"{scheme}://" for scheme in MIRRORS))
         demand(url, "redis_url", "must begin with redis://, rediss:// or unix://")
         registry = not self.registry_url or self.registry_url.startswith(("http://", "https://"))
@@ -216,7 +216,7 @@ class Settings:
         demand(servers, "bootstrap", "must be host:port, or several separated by commas, without a login")
         plain = not self.embedded_kafka or self.kafka_security == "PLAINTEXT"
         demand(plain, "kafka_security", "must be PLAINTEXT, or RIFFLE_BOOTSTRAP name brokers: the embedded one has no other")
-        _ = self.kafka  # validates what it is made of
+        _ = self.kafka  # validates the Kafka settings
         bucket = "://" not in self.archive or (self.archive.startswith("s3://") and self.archive.strip("/") != "s3:")
         demand(bucket, "archive", f"must be a folder, s3://bucket/prefix or off, is {shown_without_login(self.archive)}")
         odd = [host for host in self.image_hosts.split(",") if set(host.strip()) & set("/ @?#*")]
@@ -237,7 +237,7 @@ class Settings:
             demand(other == name, name, same)
 
     def _ports(self) -> list[str]:
-        """Names of the ports that this instance listens on."""
+        """Return the names of the ports that this instance listens on."""
         kafka = ["kafka_port", "controller_port"] if self.embedded_kafka else []
         return [*kafka, *(["redis_port"] if self.embedded_redis else []), "web_port"]
 
@@ -274,7 +274,7 @@ class Settings:
 
     @classmethod
     def unknown(cls, environ: Mapping[str, str] | None = None) -> dict[str, str]:
-        """`RIFFLE_*` variables that are no setting, each with the one that it may be meant to be, or an empty text."""
+        """Return `RIFFLE_*` variables that match no setting, each with the closest known variable or an empty text."""
         known = {variable(field.name).removeprefix("RIFFLE_"): variable(field.name) for field in fields(cls)}
         given = os.environ if environ is None else environ
         odd = sorted(name for name in given if name.startswith("RIFFLE_") and name not in known.values())
@@ -282,9 +282,9 @@ class Settings:
         return {name: known[found[0]] if found else "" for name, found in near.items()}
 
     def resolved(self) -> Settings:
-        """The same settings with absolute folders, so that a change of working directory changes nothing.
+        """Return the settings with absolute folders, so that a change of the working directory has no effect.
 
-        Without a home directory of the user `~/.cache/riffle` becomes `<home>/cache`.
+        If the user has no home directory, `~/.cache/riffle` becomes `<home>/cache`.
 
         Raises:
             ConfigError: a folder is relative and the working directory was deleted, or it begins with `~` and that user has no
@@ -308,7 +308,7 @@ class Settings:
         return Settings(**values)
 
     def make_home(self) -> None:
-        """Create `home` unless it is there.
+        """Create `home` if it does not exist.
 
         Raises:
             ConfigError: it cannot be created.
@@ -320,20 +320,20 @@ class Settings:
             raise ConfigError("invalid_setting", message, "home") from exc
 
     def environment(self, *, secrets: bool = False) -> dict[str, str]:
-        """The `RIFFLE_*` variables that recreate these settings in another process.
+        """Return the `RIFFLE_*` variables that recreate these settings in another process.
 
-        `secrets`: with passwords. For the environment of a process that is started, and nothing else.
+        `secrets`: include passwords. Use it only for the environment of a process that is started.
         """
         names = [field.name for field in fields(self) if secrets or field.name not in SECRETS]
         return {variable(name): str(getattr(self, name)) for name in names}
 
     @property
     def cache_bytes(self) -> int:
-        """The share of one partition of a table in `cache_mb`."""
+        """Share of `cache_mb` per partition of a table, in bytes."""
         return (self.cache_mb << 20) // self.partitions
 
     def topic(self, name: str) -> str:
-        """Full name of one of `streams.kafka.topics.TOPICS`."""
+        """Return the full name of one of `streams.kafka.topics.TOPICS`."""
         return f"{self.topic_prefix}{name}"
 
     @property
@@ -348,18 +348,18 @@ class Settings:
 
     @property
     def bootstrap_servers(self) -> str:
-        """`host:port,…` without a scheme, as aiokafka wants it."""
+        """Bootstrap servers `host:port,…` without a scheme, as aiokafka requires."""
         return self.bootstrap.removeprefix("kafka://") or f"127.0.0.1:{self.kafka_port}"
 
     @property
     def kafka(self) -> KafkaSettings:
-        """How Kafka is reached, for `streams.kafka.connect`."""
+        """Connection settings of Kafka, for `streams.kafka.connect`."""
         parts = {field.name: getattr(self, f"{PREFIX}{field.name}") for field in fields(KafkaSettings)[1:]}
         return KafkaSettings(self.bootstrap_servers, **parts)
 
     @property
     def redis(self) -> str:
-        """URL of the Redis in use."""
+        """URL of the Redis server in use."""
         return self.redis_url or f"redis://127.0.0.1:{self.redis_port}/0"
 
     @property
@@ -374,7 +374,7 @@ class Settings:
         return self.archive or str(self.home / "archive")
 
     def table_dir(self, table: str, partition: int) -> Path:
-        """Folder of one partition of a table."""
+        """Return the folder of a table's partition."""
         return self.data_dir / "tables" / table / str(partition)
 
     @property
@@ -389,7 +389,7 @@ class Settings:
 
     @property
     def run_dir(self) -> Path:
-        """Folder of process ids and run-time facts."""
+        """Folder of process ids and run-time state."""
         return self.home / "run"
 
     @property

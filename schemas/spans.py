@@ -1,4 +1,4 @@
-"""Many byte strings within one."""
+"""Sequences of byte strings that share one buffer."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ NULL = -1
 
 
 class Spans(Sequence[bytes | None]):
-    """n byte strings, or None, found in `data` by start and length. Cut out only when asked for."""
+    """n byte strings or None, given by start and length in `data`. A string is copied only when it is accessed."""
 
     __slots__ = ("data", "lengths", "starts")
 
     def __init__(self, data: bytes, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
         self.data, self.starts, self.lengths = data, starts, lengths
-        "`lengths` is NULL for None."
+        "Starts and lengths in bytes; the length is NULL for None."
 
     @classmethod
     def of(cls, values: Sequence[bytes | None]) -> Spans:
-        """Spans of `values`, put one after the other."""
+        """Build spans by concatenating `values`."""
         lengths = np.fromiter((NULL if value is None else len(value) for value in values), np.int64, len(values))
         starts = np.zeros(len(values) + 1, np.int64)
         np.cumsum(np.maximum(lengths, 0), out=starts[1:])
@@ -32,7 +32,7 @@ class Spans(Sequence[bytes | None]):
 
     @classmethod
     def joined(cls, parts: Sequence[Spans]) -> Spans:
-        """All of them (at least one); what lies in the same bytes goes on lying in them."""
+        """Concatenate spans (at least one); parts that share a buffer still share it."""
         at: dict[int, int] = {}
         pieces, size = [], 0
         for part in parts:
@@ -61,16 +61,16 @@ class Spans(Sequence[bytes | None]):
 
     @property
     def ends(self) -> NDArray[np.int64]:
-        """Where each ends, int64 `(n,)`; where it starts if it is None."""
+        """End of each string, int64 `(n,)`; its start for None."""
         return self.starts + np.maximum(self.lengths, 0)
 
     def whole(self) -> list[bytes]:
-        """All, cut out; None is empty."""
+        """Copy all strings to a list; None becomes empty."""
         data = self.data
         return [data[start:end] for start, end in zip(self.starts.tolist(), self.ends.tolist(), strict=True)]
 
     def beginning_with(self, byte: int) -> NDArray[np.int64]:
-        """Positions of those that begin with this byte."""
+        """Return the indices of the strings that begin with this byte."""
         rows = np.flatnonzero(self.lengths > 0)
         data = np.frombuffer(self.data, np.uint8)
         found: NDArray[np.int64] = rows[data[self.starts[rows]] == byte]

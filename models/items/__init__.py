@@ -1,1 +1,1 @@
-"""The catalogue in memory: its columns and vectors."""
+"""The catalogue in memory, as columns and vectors."""

@@ -1,4 +1,4 @@
-"""The item store: everything a worker knows of the catalogue, as NumPy columns indexed by item row."""
+"""The item store: a worker's whole catalogue as NumPy columns, indexed by item row."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ TEXT_DIMENSIONS = 128
 NEIGHBOURS = 64
 CATEGORIES = 8
 ACTION_SLOTS = 32
-"Distinct actions counted per item."
+"Number of distinct actions counted per item."
 MAX_TOKENS = 400
 WORD = re.compile(r"\w{3,}")
 ATTRIBUTES = 32
-"Attributes of an item that count for its content."
+"Number of an item's attributes that enter its content."
 LONGEST_KIND = 64
-"Letters of an attribute that still names a kind, as a brand or a colour does; a number or a longer text does not."
+"Maximum length of an attribute value that names a kind, such as a brand or colour. Numbers and longer texts do not."
 
 
 def is_kind(value: str) -> bool:
-    """Whether an attribute names a kind of item rather than measures or describes one."""
+    """Return whether an attribute value names a kind of item, instead of measuring or describing an item."""
     return len(value) <= LONGEST_KIND and any(letter.isalpha() for letter in value)
 
 
 def text_vector(item: Item) -> NDArray[np.float32]:
-    """Signed feature hashing of title, text, categories and attributes (Weinberger et al. 2009).
+    """Hash title, text, categories and attributes by signed feature hashing (Weinberger et al. 2009).
 
-    float32 `(TEXT_DIMENSIONS,)`, of length 1, or 0 for an item without words. Needs no learned weights, so that a new
-    item is found by its content as soon as it arrives.
+    Returns float32 `(TEXT_DIMENSIONS,)`, of length 1, or 0 for an item without words. It needs no learned weights, so that a
+    new item is found by its content as soon as it arrives.
     """
     vector = np.zeros(TEXT_DIMENSIONS, np.float32)
     tokens = [(f"c:{name.lower()}", 3.0) for name in item.categories[:CATEGORIES]]
@@ -55,9 +55,9 @@ def text_vector(item: Item) -> NDArray[np.float32]:
 
 
 class ItemStore:
-    """Columns over item rows. A row is never reused; `remove` makes its item unavailable.
+    """Columns over item rows. Rows are never reused; `remove` makes an item unavailable.
 
-    Statistics are absolute per (item, source partition): hearing them again overwrites and never adds.
+    Statistics are absolute per (item, source partition): setting them again overwrites and never adds.
     """
 
     def __init__(self, partitions: int = 4, capacity: int = 1024) -> None:
@@ -66,9 +66,9 @@ class ItemStore:
         self.items: list[Item | None] = []
         self.category_names: list[str] = []
         self.stream_time_ms = 0
-        "Newest event time heard of: the clock of decay."
+        "Newest event time so far (epoch ms): the clock of decay."
         self.changes = 0
-        "Catalogue entries added or replaced so far."
+        "Number of catalogue entries added or replaced so far."
         self.action_names: list[str] = []
         self._row_of: dict[str, int] = {}
         self._category_of: dict[str, int] = {}
@@ -77,12 +77,12 @@ class ItemStore:
         self.category_hashes = np.zeros(0, np.uint64)
         "`hash64` of each category's name."
         self.category_texts = np.zeros(0, np.uint8)
-        "The categories' names in UTF-8, one after the other: category c at `category_starts[c]:category_starts[c + 1]`."
+        "Concatenated category names in UTF-8: category c at `category_starts[c]:category_starts[c + 1]`."
         self.category_starts = np.zeros(1, np.int64)
         self.vectors = VectorStore()
-        "What encoders say of the items, by item row."
+        "Encoder vectors of the items, by item row."
         self.own_partitions: set[int] = set()
-        "Source partitions whose statistics this process keeps itself: what others say of them is not listened to."
+        "Source partitions whose statistics this process computes itself; statistics of them by other workers are ignored."
         self._columns(capacity)
 
     def _columns(self, capacity: int) -> None:
@@ -91,12 +91,12 @@ class ItemStore:
         self.hashes = np.zeros(capacity, np.uint64)
         "`hash64` of the ids."
         self.listed = np.zeros(capacity, np.bool_)
-        "In the catalogue."
+        "Whether the item is in the catalogue."
         self.available = np.zeros(capacity, np.bool_)
-        "In the catalogue and available."
+        "Whether the item is in the catalogue and available."
         self.category_ids = np.full((capacity, CATEGORIES), -1, np.int32)
         self.published_ms = np.zeros(capacity, np.int64)
-        "Time of publication (epoch ms), 0 where it is not known: such an item is published, and not a fresh one."
+        "Time of publication (epoch ms); 0 if unknown: the item then counts as published, but not as fresh."
         self.price = np.full(capacity, np.nan, np.float32)
         self.bloom = np.zeros((capacity, SLICES), np.int32)
         self.text = np.zeros((capacity, TEXT_DIMENSIONS), np.float32)
@@ -106,7 +106,7 @@ class ItemStore:
         self.value_sum = np.zeros((capacity, self.partitions), np.float64)
         self.value_count = np.zeros((capacity, self.partitions), np.int64)
         self.actions = np.zeros((capacity, self.partitions, ACTION_SLOTS), np.int64)
-        "Events per action, for the first ACTION_SLOTS actions of `action_names`."
+        "Number of events per action, for the first ACTION_SLOTS actions of `action_names`."
         self.first_ms = np.zeros(capacity, np.int64)
         self.neighbour_rows = np.full((capacity, NEIGHBOURS), -1, np.int32)
         self.neighbour_weights = np.zeros((capacity, NEIGHBOURS), np.float32)
@@ -116,24 +116,24 @@ class ItemStore:
         return len(self.ids)
 
     def row_of(self, item_id: str) -> int:
-        """Row of an item, -1 when it was never heard of."""
+        """Return the row of an item, -1 if unknown."""
         return self._row_of.get(item_id, -1)
 
     def rows_of(self, item_ids: Sequence[str]) -> NDArray[np.int32]:
-        """Rows of items, -1 where unknown: int32 `(len(item_ids),)`."""
+        """Return the rows of items, -1 where unknown: int32 `(len(item_ids),)`."""
         return np.fromiter((self._row_of.get(name, -1) for name in item_ids), np.int32, len(item_ids))
 
     def rows_of_hashes(self, hashes: NDArray[np.uint64]) -> NDArray[np.int32]:
-        """Rows of items by `hash64` of their ids, -1 where unknown; same shape."""
+        """Return the rows of items by `hash64` of their ids, -1 where unknown; same shape."""
         return self.index.find_many(np.ascontiguousarray(hashes).ravel()).reshape(hashes.shape)
 
     def id_of(self, item: int) -> str | None:
-        """The id whose `hash64` is `item`, None when it was never heard of."""
+        """Return the id whose `hash64` is `item`, None if unknown."""
         row = int(self.index.find_many(np.asarray([item], np.uint64))[0])
         return None if row < 0 else self.ids[row]
 
     def row_for(self, item_id: str) -> int:
-        """Row of an item; one never heard of gets an unavailable row."""
+        """Return the row of an item; an unknown item gets a new row, as unavailable."""
         row = self._row_of.get(item_id)
         if row is None:
             row = len(self.ids)
@@ -155,7 +155,7 @@ class ItemStore:
         columns = {name: value for name, value in vars(larger).items() if isinstance(value, np.ndarray)}
         for name, value in columns.items():
             value[:size] = getattr(self, name)
-        for name, value in columns.items():  # filled before anybody sees it: threads may be reading
+        for name, value in columns.items():  # set only when filled, because other threads may be reading
             setattr(self, name, value)
 
     def upsert(self, item: Item) -> int:
@@ -185,23 +185,23 @@ class ItemStore:
         self.category_hashes = np.append(self.category_hashes, np.uint64(hash64(name)))
 
     def remove(self, item_id: str) -> None:
-        """Make an item unavailable; its row, and what people did with it, stay."""
-        row = self.row_for(item_id)  # may replace the columns by larger ones
+        """Make an item unavailable; its row and its statistics stay."""
+        row = self.row_for(item_id)  # may replace the columns with larger ones
         self.listed[row] = self.available[row] = False
         self.items[row] = None
 
     def set_vectors(self, item_id: str, vectors: Sequence[ItemVector]) -> int:
-        """Replace what encoders say of an item; returns how many of the vectors were of another size than their encoder's."""
+        """Replace an item's encoder vectors; returns the number of vectors whose size differs from their encoder's."""
         return self.vectors.put(self.row_for(item_id), vectors)
 
     def remove_vectors(self, item_id: str) -> None:
-        """Forget what encoders say of an item."""
+        """Remove an item's encoder vectors."""
         row = self.row_of(item_id)
         if row >= 0:
             self.vectors.remove(row)
 
     def category_rows(self, names: Sequence[str]) -> NDArray[np.int32]:
-        """Numbers of the categories that exist among `names`."""
+        """Return the numbers of the existing categories among `names`."""
         return np.asarray([self._category_of[name] for name in names if name in self._category_of], np.int32)
 
     def set_statistics(self, item_id: str, partition: int, stats: ItemStatRow) -> None:
@@ -221,7 +221,7 @@ class ItemStore:
         self.stream_time_ms = max(self.stream_time_ms, stats.updated_ms)
 
     def action_slot(self, action: str) -> int:
-        """Column of an action in `actions`, -1 beyond the first ACTION_SLOTS that were heard of."""
+        """Return the column of an action in `actions`; a new action gets the next, or -1 beyond ACTION_SLOTS."""
         if action not in self.action_names:
             if len(self.action_names) == ACTION_SLOTS:
                 return -1
@@ -229,7 +229,7 @@ class ItemStore:
         return self.action_names.index(action)
 
     def set_neighbours(self, item_id: str, others: Sequence[str], weights: Sequence[float], total: float) -> None:
-        """Replace an item's neighbours by co-visitation, heaviest first."""
+        """Replace an item's co-visitation neighbours; they are given heaviest first."""
         row = self.row_for(item_id)
         others, weights = others[:NEIGHBOURS], weights[:NEIGHBOURS]
         rows = [self.row_for(other) for other in others]
@@ -240,16 +240,16 @@ class ItemStore:
         self.neighbour_total[row] = total
 
     def set_neighbour_total(self, item_id: str, total: float) -> None:
-        """Replace an item's weight over all neighbours alone."""
+        """Replace only an item's total weight over all neighbours."""
         self.neighbour_total[self.row_for(item_id)] = total
 
     def eligible(self, now_ms: int) -> NDArray[np.bool_]:
-        """Which items are available and published by `now_ms`: bool `(len(self),)`."""
+        """Return whether each item is available and published by `now_ms`: bool `(len(self),)`."""
         found: NDArray[np.bool_] = self.available[: len(self)] & (self.published_ms[: len(self)] <= now_ms)
         return found
 
     def popularity_now(self, rows: NDArray[np.int32] | slice | None = None) -> NDArray[np.float32]:
-        """Decayed number of events at `stream_time_ms`, over all partitions, of all items or of `rows`: float32."""
+        """Return the decayed number of events at `stream_time_ms` over all partitions, for all items or `rows`: float32."""
         rows = slice(len(self)) if rows is None else rows
         age = np.maximum(self.stream_time_ms - self.popularity_ms[rows], 0)
         now: NDArray[np.float32] = (self.popularity[rows] * np.exp2(-age / POPULARITY_HALF_LIFE_MS)).sum(axis=1)

@@ -1,7 +1,7 @@
-"""Text and image vectors of items as their encoders gave them, and how a release projects them.
+"""Raw text and image vectors of items from encoders, and their projection by a release.
 
-Half precision everywhere outside an encoder: on the topic, in memory, and in training, which rounds before it learns. So a
-vector computed live is the one that training would have given to the same content.
+Outside an encoder all vectors have half precision: on the topic, in memory and in training, which rounds them first.
+Therefore a vector computed live equals the one that training would compute for the same content.
 """
 
 from __future__ import annotations
@@ -35,42 +35,42 @@ HALF = np.dtype("<f2")
 
 
 def unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The rows at length 1, float32 `(n, d)`; those of length 0 stay."""
+    """Scale rows to length 1: float32 `(n, d)`; rows of length 0 stay 0."""
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     scaled: NDArray[np.float32] = np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
     return scaled
 
 
 def rounded(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The vectors as they are after a way over the topic: rounded to half precision, still float32."""
+    """Round vectors to half precision, as the topic does; the result is still float32."""
     return vectors.astype(HALF).astype(np.float32)
 
 
 def project(vectors: NDArray[np.float32], projection: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Raw vectors `(n, d)` by a release's projection `(d + 1, kept)`, whose last row is added: float32 `(n, kept)`."""
+    """Project raw vectors `(n, d)` by `(d + 1, kept)`, whose last row is the offset: float32 `(n, kept)`."""
     projected: NDArray[np.float32] = vectors @ projection[:-1] + projection[-1]
     return projected
 
 
 @dataclass(frozen=True, slots=True)
 class ItemVector:
-    """What one encoder makes of one item. `values` is None where the item lacks the modality, or it cannot be read."""
+    """One encoder's vector of one item. `values` is None if the item lacks the modality or its content cannot be read."""
 
     modality: str
     encoder: str
-    "Name and version of the encoder: vectors of another are not comparable."
+    "Name and version of the encoder. Vectors of different encoders are not comparable."
     content_sha256: bytes
-    "Of the content that was encoded, 32 bytes; empty where the item lacks the modality."
+    "sha256 of the encoded content, 32 bytes; empty if the item lacks the modality."
     values: NDArray[np.float16] | None
 
 
 def fingerprint(parts: Iterable[tuple[str, str, bytes]]) -> int:
-    """What an item's vectors are made of: (modality, encoder, content sha256) of each, as one number of 64 bits."""
+    """Hash the inputs of an item's vectors, (modality, encoder, content sha256) of each, to a 64-bit number."""
     return hash64("\x1f".join(f"{modality} {encoder} {sha256.hex()}" for modality, encoder, sha256 in sorted(parts)))
 
 
 def vectors_to(item_id: str, vectors: Sequence[ItemVector]) -> dict[str, Any]:
-    """The datum of schema `item_vectors`: the same for the same vectors."""
+    """Build the datum of schema `item_vectors`; equal vectors give equal data."""
     return {
         "item_id": item_id,
         "vectors": [
@@ -86,10 +86,10 @@ def vectors_to(item_id: str, vectors: Sequence[ItemVector]) -> dict[str, Any]:
 
 
 def vectors_from(datum: Mapping[str, Any]) -> tuple[str, tuple[ItemVector, ...]]:
-    """The inverse of `vectors_to`.
+    """Read the datum that `vectors_to` builds.
 
     Raises:
-        BadEvent: `invalid_field`, values that are no vector of finite numbers.
+        BadEvent: `invalid_field`, no item id, too many vectors, or values that are not a vector of finite numbers.
     """
     found = []
     if not datum["item_id"] or len(datum["vectors"]) > MAX_VECTORS:
@@ -106,7 +106,7 @@ def vectors_from(datum: Mapping[str, Any]) -> tuple[str, tuple[ItemVector, ...]]
 
 
 class _Column:
-    """Vectors of one encoder by item row; grows as rows come."""
+    """Vectors of one encoder by item row; grows with the rows."""
 
     def __init__(self, dimensions: int) -> None:
         self.values = np.zeros((0, dimensions), HALF)
@@ -123,19 +123,19 @@ class _Column:
 
 
 class VectorStore:
-    """Raw vectors per item row, one column per encoder: a release reads the column of the encoder it was trained with.
+    """Raw vectors by item row, one column per encoder. A release reads the columns of the encoders it was trained with.
 
-    Vectors of several encoders may be there at once, so that a release with another encoder can take over.
+    Vectors of several encoders may coexist, so that a release with another encoder can take over.
     """
 
     def __init__(self) -> None:
         self._columns: dict[str, _Column] = {}
         self._heard = np.zeros(0, np.int64)
         self.changes = 0
-        "Items whose vectors were set or taken away so far."
+        "Number of times that an item's vectors were set or removed."
 
     def put(self, row: int, vectors: Sequence[ItemVector]) -> int:
-        """Replace an item's vectors; those of encoders that are not named stay. Returns how many did not fit their column."""
+        """Replace an item's vectors; vectors of other encoders stay. Returns the number of vectors of a wrong size."""
         unfit = 0
         for vector in vectors:
             column = self._columns.get(vector.encoder)
@@ -151,7 +151,7 @@ class VectorStore:
         return unfit
 
     def remove(self, row: int) -> None:
-        """Forget an item's vectors."""
+        """Remove an item's vectors."""
         for column in self._columns.values():
             if row < len(column.present):
                 column.put(row, None)
@@ -166,18 +166,18 @@ class VectorStore:
         self._heard[row] = self.changes
 
     def changed(self, since: int) -> NDArray[np.intp]:
-        """Rows whose vectors were set or taken away after `changes` was `since`, in the order in which that happened."""
+        """Return the rows whose vectors were set or removed after `changes` was `since`, in the order of these changes."""
         rows = np.flatnonzero(self._heard > since)
         return rows[np.argsort(self._heard[rows], kind="stable")]
 
     def change_of(self, row: int) -> int:
-        """Value of `changes` when this row's vectors were last set."""
+        """Return the value of `changes` at the last change of this row's vectors."""
         return int(self._heard[row]) if row < len(self._heard) else 0
 
     def read(self, encoder: str, rows: NDArray[np.intp], dimensions: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Vectors of these rows, zeros where there are none, float32 `(n, dimensions)`; and where there are, bool `(n,)`.
+        """Read the vectors of rows, float32 `(n, dimensions)`, zeros where missing; and whether each exists, bool `(n,)`.
 
-        An encoder that was never heard of, or whose vectors are of another size, has none.
+        An unknown encoder, or one whose vectors have another size, has none.
         """
         values, present = np.zeros((len(rows), dimensions), np.float32), np.zeros(len(rows), np.bool_)
         column = self._columns.get(encoder)

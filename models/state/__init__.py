@@ -1,1 +1,1 @@
-"""What is stored of users, items and pairs: rows, Bloom filters and the compiled loops over them."""
+"""Stored state of users, items and pairs: rows, Bloom filters and compiled loops over them."""

@@ -1,8 +1,8 @@
-"""Seen-sets: growing tiers of `pybloom-live` filters with one geometry.
+"""Seen-sets: growing tiers of `pybloom-live` filters with the same geometry.
 
-Every tier of every user has the same capacity and error rate, so the bit positions of an item are computed once
-(`positions`) and a membership test over many candidates is one vectorised look at the bits. The answers are, bit for
-bit, those of `pybloom_live.BloomFilter` (Bloom 1970; partitioned as in Almeida et al. 2007).
+Every tier of every user has the same number of bits and slices. The bit positions of an item are therefore computed once
+(`positions`), and testing many candidates is one vectorised operation. Results are identical, bit for bit, to those of
+`pybloom_live.BloomFilter` (Bloom 1970; partitioned as in Almeida et al. 2007).
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ __all__ = ["BITS", "CAPACITY", "EARLIER_BITS", "EARLIER_TIER_BYTES", "FIRST_TIER
 __all__ += ["TIER_BYTES", "EarlierSeenSet", "SeenSet", "capacity", "earlier_positions", "positions"]
 
 ERROR_RATE = 0.01
-"Probability that the first FIRST_TIERS tiers of a seen-set together claim an item that they do not hold."
+"False-positive rate of the first FIRST_TIERS tiers of a seen-set together."
 FIRST_TIERS = 3
-"""Tiers that most people never fill. The error rate is divided among them, which costs bits: few tiers that hold much take
-1.28 times the theoretical bits per item, sixteen small ones took 1.66."""
+"""Number of tiers that most users never fill. The error rate is divided among them, which costs bits: a few large tiers take
+1.28 times the theoretical bits per item, sixteen small ones took 1.66 times."""
 CAPACITY = 1_400
-"Items of one of the first tiers."
+"Capacity of each of the first tiers, in items."
 LATER_CAPACITY = 1_000
-"""Items of a tier after those. It has the same bits, and with fewer items in them it errs a tenth as often: many tiers of a
-person who has seen much then err little more than the first ones do."""
+"""Capacity of each later tier, in items. With the same bits and fewer items its error rate is a tenth, so that the many tiers
+of a user with a large seen-set together err only a little more often than the first ones."""
 MAX_TIERS = 32
-"Tiers kept; with one more, the oldest is dropped and its items may be shown again."
+"Maximum number of tiers. Beyond it the oldest is dropped, and its items may be shown again."
 EARLIER_CAPACITY, EARLIER_TIERS = 256, 16
-"What tiers were in records of formats 1 and 2."
+"Capacity and number of tiers in records of formats 1 and 2."
 
 TIER_RATE = 0.85 * ERROR_RATE / FIRST_TIERS
-"Error rate that one of the first tiers is made for: bits divided into slices err a little more often than the formula says."
+"Nominal error rate of each of the first tiers. It has a margin, because sliced filters err slightly above the formula."
 
 _TEMPLATE = BloomFilter(CAPACITY, TIER_RATE)
 _EARLIER = BloomFilter(EARLIER_CAPACITY, ERROR_RATE / EARLIER_TIERS)
@@ -53,12 +53,12 @@ _STARTS = {
 
 @functools.lru_cache(maxsize=100_000)
 def positions(item_id: str) -> NDArray[np.int32]:
-    """Bit positions of an item in every tier: int32 `(SLICES,)`, read-only."""
+    """Return the bit positions of an item in every tier: int32 `(SLICES,)`, read-only."""
     return _positions(_TEMPLATE, item_id)
 
 
 def earlier_positions(item_id: str) -> NDArray[np.int32]:
-    """Bit positions of an item in a tier of a record of format 1 or 2: int32, read-only."""
+    """Return the bit positions of an item in a tier of format 1 or 2: int32, read-only."""
     return _positions(_EARLIER, item_id)
 
 
@@ -70,14 +70,14 @@ def _positions(template: BloomFilter, item_id: str) -> NDArray[np.int32]:
 
 
 def capacity(tiers: int) -> int:
-    """Items that the newest of so many tiers takes."""
+    """Return the capacity of the newest of `tiers` tiers, in items."""
     return CAPACITY if tiers <= FIRST_TIERS else LATER_CAPACITY
 
 
 class SeenSet:
-    """Items a person has interacted with. Never denies an item it holds, until its tier ages out.
+    """Items that a user interacted with. It has no false negatives until an item's tier is dropped.
 
-    Nothing ages out before it holds `FIRST_TIERS * CAPACITY + (MAX_TIERS - FIRST_TIERS) * LATER_CAPACITY` items, 33,200.
+    No tier is dropped before the set holds `FIRST_TIERS * CAPACITY + (MAX_TIERS - FIRST_TIERS) * LATER_CAPACITY` items, 33,200.
     """
 
     __slots__ = ("_raw", "counts", "tiers")
@@ -86,9 +86,9 @@ class SeenSet:
         self.tiers: list[NDArray[np.uint8]] = []
         "Bits of each tier, oldest first: uint8 `(TIER_BYTES,)`, least significant bit first."
         self._raw: list[bytearray] = []
-        "The memory under `tiers`: adding one item touches single bytes, where NumPy calls would cost more than the work."
+        "Memory behind `tiers`, for `add`: it changes single bytes, for which NumPy calls cost too much."
         self.counts: list[int] = []
-        "Items added to each tier."
+        "Number of items added to each tier."
 
     def add(self, item_id: str) -> bool:
         """Add an item; returns whether it was new."""
@@ -112,7 +112,7 @@ class SeenSet:
         self.counts.append(count)
 
     def contains_many(self, where: NDArray[np.int32]) -> NDArray[np.bool_]:
-        """Which of m items are held. `where`: bit positions int32 `(m, SLICES)`; returns bool `(m,)`."""
+        """Return whether each of m items is held: bool `(m,)`. `where`: bit positions, int32 `(m, SLICES)`."""
         if not self.tiers:
             return np.zeros(len(where), np.bool_)
         found: NDArray[np.bool_] = contained(np.stack(self.tiers), np.ascontiguousarray(where))
@@ -122,12 +122,12 @@ class SeenSet:
         return bool(self.contains_many(positions(item_id)[None])[0])
 
     def to_bytes(self) -> tuple[Sequence[int], bytes]:
-        """Counts and bits of all tiers, oldest first."""
+        """Return counts and bits of all tiers, oldest first."""
         return self.counts, b"".join(tier.tobytes() for tier in self.tiers)
 
     @classmethod
     def of_bytes(cls, counts: Sequence[int], bits: bytes) -> SeenSet:
-        """The inverse of `to_bytes`; raises ValueError when the lengths do not fit."""
+        """Restore the result of `to_bytes`; raises ValueError if the lengths do not match."""
         if len(bits) != len(counts) * TIER_BYTES:
             raise ValueError("seen-set bits do not fit the number of tiers")
         made = cls()
@@ -137,16 +137,16 @@ class SeenSet:
 
 
 class EarlierSeenSet:
-    """The seen-set of a record of format 1 or 2. Its tiers have other bits, so its items must be found to be kept."""
+    """The seen-set of a record of format 1 or 2. Its bit layout differs, so its items must be found before they are moved."""
 
     __slots__ = ("_tiers",)
 
     def __init__(self, tiers: int, bits: bytes) -> None:
-        """Raises ValueError when the bits do not fit the number of tiers."""
+        """Wrap the bits; raises ValueError if they do not match the number of tiers."""
         self._tiers = np.frombuffer(bits, np.uint8).reshape(tiers, EARLIER_TIER_BYTES)
 
     def held(self, item_ids: Sequence[str], where: NDArray[np.int32]) -> list[str]:
-        """Those of m items that it claims; `where`: their `earlier_positions`, int32 `(m, slices)`."""
+        """Return the items that the set contains, of m items; `where`: their `earlier_positions`, int32 `(m, slices)`."""
         if not len(self._tiers) or not len(item_ids):
             return []
         return [item_ids[n] for n in np.flatnonzero(contained(self._tiers, where)).tolist()]

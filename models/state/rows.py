@@ -1,7 +1,7 @@
-"""What is kept of a person and of an item, as values and as bytes. Event time drives decay; wall clock never does.
+"""Rows of users and items, as values and as bytes. Event time drives decay; the wall clock never does.
 
-The loops of `models.state.kernels` change the bytes; the classes here read them, and write them when an older format is
-brought up to date. All numbers are little-endian; rows are padded with zeros to a multiple of 8 bytes.
+The loops of `models.state.kernels` change the bytes. The classes here read them, and write them when a row of an older format
+is converted. All numbers are little-endian; rows are padded with zeros to a multiple of 8 bytes.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ __all__ = [
 
 T = TypeVar("T")
 FORMAT = 2
-"Of statistics and neighbours; records of people have `models.state.kernels.user_rows.FORMAT` or, with many tiers, `LONG`."
+"Format of statistics and neighbours. User records have `models.state.kernels.user_rows.FORMAT`, or `LONG` with many tiers."
 EVENT = np.dtype([("time", "<i8"), ("item", "<u8"), ("value", "<f4"), ("action", "<u2")])
 HEAD_1 = struct.Struct("<BIIHH")
 "Format 1: format, length of the JSON part, length of the history, event hashes, tiers."
 HEAD_2 = struct.Struct("<BBHHHHHIqqIIII")
 """Formats 2 to 4: format, tiers, actions, affinities, events, event hashes, bytes of the session id, events of the session,
-first event and session start (epoch ms), positions of sparse tiers, place of the 2-byte section (in 2 bytes), of the 4-byte
-section (in 4), 0."""
+first event and session start (epoch ms), positions of sparse tiers, offset of the 2-byte section (in units of 2 bytes), offset
+of the 4-byte section (in units of 4 bytes), 0."""
 STATISTICS_2 = struct.Struct("<BBHIdqdqq")
 "Format 2: format, 0, actions, bytes of their names, value sum, value count, popularity, updated, first (epoch ms)."
 NEIGHBOURS_2 = struct.Struct("<BBHIQ")
@@ -52,7 +52,7 @@ NEIGHBOURS_2 = struct.Struct("<BBHIQ")
 
 @functools.lru_cache(maxsize=200_000)
 def hash64(text: str) -> int:
-    """A stable 64-bit hash of an id: BLAKE2b (RFC 7693) with a digest of 8 bytes."""
+    """Return a stable 64-bit hash of an id: BLAKE2b (RFC 7693) with a digest of 8 bytes."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
@@ -62,7 +62,7 @@ def _padded(*parts: bytes) -> bytes:
 
 
 class _Reader:
-    """Takes arrays off the front of bytes; raises ValueError where they end."""
+    """Reads arrays and texts from bytes in sequence; raises ValueError beyond the end."""
 
     def __init__(self, data: bytes, at: int) -> None:
         self.data, self.at = data, at
@@ -84,22 +84,22 @@ class _Reader:
 
 @dataclass(slots=True)
 class UserRecord:
-    """All that is kept of one person: bounded, versioned, a few kB."""
+    """The whole record of one user: bounded in size, versioned, a few kB."""
 
     counts: dict[str, int] = field(default_factory=dict)
-    "Events per action, in the order of their first; the history numbers actions by it."
+    "Number of events per action, in the order of first occurrence, which defines the action numbers of the history."
     affinities: dict[str, tuple[float, int]] = field(default_factory=dict)
-    "Per category: decayed number of events, and the event time (epoch ms) it is valid at."
+    "Decayed number of events, and the event time (epoch ms) at which it is valid, by category."
     first_ms: int = 0
     session: tuple[str, int, int] = ("", 0, 0)
-    "Current session: id, start (epoch ms), events."
+    "Current session: id, start (epoch ms), number of events."
     seen: SeenSet = field(default_factory=SeenSet)
     history: NDArray[np.void] = field(default_factory=lambda: np.zeros(0, EVENT), repr=False)
     "The newest events by event time, newest last: structured `EVENT` `(≤ HISTORY,)`."
     arrived: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64), repr=False)
-    "Hashes of the newest events by arrival, newest last, at most HISTORY: the window in which duplicates are dropped."
+    "Hashes of the newest events by arrival, newest last, at most HISTORY: the window for dropping duplicates."
     earlier: EarlierSeenSet | None = field(default=None, repr=False, compare=False)
-    "The seen-set of a record of format 1 or 2; `seen` is empty then, until somebody who knows the items moves them over."
+    "The seen-set of a record of format 1 or 2; `seen` is then empty until a caller that has the item ids moves them over."
 
     @property
     def actions(self) -> list[str]:
@@ -108,11 +108,11 @@ class UserRecord:
 
     @property
     def last_ms(self) -> int:
-        """Newest event time, epoch ms; 0 when there is none."""
+        """Newest event time (epoch ms); 0 without events."""
         return int(self.history["time"][-1]) if len(self.history) else 0
 
     def encode(self) -> bytes:
-        """The bytes that the compiled loops leave for the same state: 8-byte, 4-byte, 2-byte columns, then names."""
+        """Encode as the compiled loops encode the same state: 8-byte, 4-byte and 2-byte columns, then names."""
         names = [self.session[0], *self.counts, *self.affinities]
         texts = [name.encode() for name in names]
         wide = [
@@ -161,10 +161,10 @@ class UserRecord:
 
     @classmethod
     def decode(cls, data: bytes) -> UserRecord:
-        """A record of any format written so far.
+        """Decode a record of any format that was ever written.
 
         Raises:
-            StoreCorrupt: an unknown format, or lengths that do not fit.
+            StoreCorrupt: an unknown format, or lengths that do not match.
         """
         return _decoded(data, {1: cls._of_1, 2: cls._of_2, 3: cls._of_3, 4: cls._of_3}, "user record")
 
@@ -185,7 +185,7 @@ class UserRecord:
         arrived = read.take("<u8", hashes)
         read.take("<u8", actions + affinities)
         weights, at = read.take("<f8", affinities), read.take("<i8", affinities)
-        # where the words of dense tiers end is told by the head
+        # the end of the dense tiers' words follows from the head
         dense = _Reader(data, read.at)
         read.at = 4 * medium_at
         history["value"], counts = read.take("<f4", events), read.take("<u4", actions)
@@ -250,7 +250,7 @@ class ItemStatRow:
     """Statistics of one item over the events of one source partition."""
 
     counts: dict[str, int] = field(default_factory=dict)
-    "Events per action, by `hash64` of their names."
+    "Number of events per action; stored in the order of `hash64` of the names."
     value_sum: float = 0.0
     value_count: int = 0
     popularity: float = 0.0
@@ -259,7 +259,7 @@ class ItemStatRow:
     first_ms: int = 0
 
     def encode(self) -> bytes:
-        """The bytes that the compiled loops leave for the same statistics."""
+        """Encode as the compiled loops encode the same statistics."""
         counts = sorted(self.counts.items(), key=lambda entry: hash64(entry[0]))
         texts = [name.encode() for name, _ in counts]
         head = STATISTICS_2.pack(
@@ -296,20 +296,20 @@ class ItemStatRow:
 
 @dataclass(slots=True)
 class NeighbourRow:
-    """Co-visitation weights of one item, bounded: the lightest neighbours go first."""
+    """Co-visitation weights of one item. Their number is bounded; the lightest neighbours are dropped first."""
 
     units: dict[int, int] = field(default_factory=dict)
     "Weight of each neighbour, by `hash64` of its id, in units of UNIT."
     total: int = 0
-    "Weight of all neighbours ever, in units."
+    "Total weight of all neighbours, including dropped ones, in units."
 
     def heaviest(self, most: int) -> list[tuple[int, float]]:
-        """The heaviest neighbours and their weights, heaviest first, ties by hash."""
+        """Return the heaviest neighbours and their weights, heaviest first, ties by hash."""
         pairs = sorted(self.units.items(), key=lambda pair: (-pair[1], pair[0]))
         return [(other, units * UNIT) for other, units in pairs[:most]]
 
     def encode(self) -> bytes:
-        """The bytes that the compiled loops leave for the same neighbours: hashes ascending, then units."""
+        """Encode as the compiled loops encode the same neighbours: hashes ascending, then units."""
         pairs = sorted(self.units.items())
         head = NEIGHBOURS_2.pack(FORMAT, 0, 0, len(pairs), self.total)
         columns = np.asarray(pairs, "<u8").reshape(-1, 2)
@@ -334,7 +334,7 @@ class NeighbourRow:
 
 
 def _fields_1(data: bytes, count: int) -> list[Any]:
-    """Format 1: the JSON list after the format byte; raises ValueError unless it has `count` entries, the first an object."""
+    """Read format 1, a JSON list after the format byte; raises ValueError unless `count` entries begin with an object."""
     fields = orjson.loads(data[1:])
     if not isinstance(fields, list) or len(fields) != count or not isinstance(fields[0], dict):
         raise ValueError("wrong fields")

@@ -1,1 +1,1 @@
-"""Compiled loops over rows."""
+"""Loops over rows, compiled by Numba."""

@@ -1,4 +1,4 @@
-"""Co-visitation: increments summed per pair until the flush, and added to the rows of the items they belong to."""
+"""Co-visitation: compiled loops that sum increments per pair until the flush, and add them to the rows of items."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ __all__ = ["KEPT", "add_pairs", "grouped", "merge_rows", "regrouped"]
 FORMAT = 2
 HEAD = 16
 KEPT = 128
-"Neighbours left when a row has grown beyond twice as many."
+"Number of neighbours kept when a row exceeds twice as many."
 UNEVEN = 64
-"Increments with the same leading bits from which on they are sorted otherwise: hashes of a hot item, or chosen ones."
+"More increments than this with equal leading bits trigger a general sort: for hashes of a hot item, or crafted ones."
 SPREAD = 0x9E3779B97F4A7C15
 
 
 @njit(cache=True, nogil=True)
 def add_pairs(pairs: Any, units: Any, count: int, keys: Any, sums: Any, more_keys: Any, more_sums: Any, size: int) -> int:
-    """Add `count` increments to the table `keys`, `sums` (uint64, a power of two long; a sum of 0 marks a free place).
+    """Add `count` increments to the table `keys`, `sums` (uint64, a power of two long; a sum of 0 marks a free slot).
 
-    A key is the item's row in the high and the neighbour's in the low 32 bits. Each key has one place: what is found there
-    under another key makes room and is appended to `more_keys`, `more_sums` at `size`, which must have room for `count`.
-    So pairs that come often are summed within a table that the processor's cache holds. Returns the new `size`.
+    A key holds the item's row in the high and the neighbour's row in the low 32 bits. Each key has exactly one slot. If
+    another key occupies it, that one is evicted: appended to `more_keys`, `more_sums` at `size`, which must have room for
+    `count`. Frequent pairs are thus summed within a table that fits the processor's cache. Returns the new `size`.
     """
     mask = len(keys) - 1
     for i in range(count):
@@ -41,10 +41,10 @@ def add_pairs(pairs: Any, units: Any, count: int, keys: Any, sums: Any, more_key
 
 @njit(cache=True, nogil=True)
 def grouped(keys: Any, sums: Any, item_hashes: Any, partitions: int) -> Any:
-    """Sums of pairs, which may occur more than once, by owner partition (hash of the item modulo `partitions`) and item.
+    """Group sums of pairs by owner partition (hash of the item modulo `partitions`) and item; pairs may repeat.
 
-    Returns, over the distinct items m and pairs p: owner int64 `(m,)` ascending, item hash uint64 `(m,)`, end of the
-    item's pairs int64 `(m,)`, neighbour hash uint64 `(p,)`, units uint64 `(p,)`.
+    Returns, for m distinct items and p pairs: owner int64 `(m,)` ascending, item hash uint64 `(m,)`, end of the item's pairs
+    int64 `(m,)`, neighbour hash uint64 `(p,)`, units uint64 `(p,)`.
     """
     n = len(item_hashes)
     per_item = np.zeros(n + 1, np.int64)
@@ -82,9 +82,9 @@ def grouped(keys: Any, sums: Any, item_hashes: Any, partitions: int) -> Any:
 
 @njit(cache=True, nogil=True)
 def regrouped(items: Any, ends: Any, others: Any, units: Any, order: Any) -> Any:
-    """Increments whose items may occur more than once, each item's together: `order` sorts `items`.
+    """Group increments whose items may repeat, so that each item occurs once; `order` sorts `items`.
 
-    Arguments and result as the columns of `models.tables.neighbours.Increments`.
+    Arguments and result are the columns of `models.tables.neighbours.Increments`.
     """
     m, p = len(items), len(others)
     new_items, new_ends = np.empty(m, np.uint64), np.empty(m, np.int64)
@@ -104,10 +104,10 @@ def regrouped(items: Any, ends: Any, others: Any, units: Any, order: Any) -> Any
 
 @njit(cache=True, nogil=True)
 def _sort(others: Any, units: Any, hashes: Any, sums: Any, places: Any) -> None:
-    """Increments ascending by hash, in linear time where hashes are spread evenly: `others`, `units` to `hashes`, `sums`.
+    """Sort increments by ascending hash from `others`, `units` to `hashes`, `sums`; in linear time for evenly spread hashes.
 
-    First by the leading bits, of which there are about as many values as increments, then by insertion. `places` is int64,
-    at least twice as long and three more.
+    A bucket sort by the leading bits, with about as many buckets as increments, is followed by an insertion sort. `places` is
+    int64 scratch space of at least `2 * len(others) + 3` entries.
     """
     n, bits = len(others), 1
     while (1 << bits) < n:
@@ -139,10 +139,10 @@ def _sort(others: Any, units: Any, hashes: Any, sums: Any, places: Any) -> None:
 
 @njit(cache=True, nogil=True)
 def merge_rows(old: Any, old_starts: Any, ends: Any, others: Any, units: Any, new: Any, new_starts: Any) -> None:
-    """Add increments to m rows (`models.state.rows.NeighbourRow`): both ascend by hash, once the increments are sorted.
+    """Add increments to m rows (`models.state.rows.NeighbourRow`) by sorting the increments and merging them with each row.
 
-    Row i is `old[old_starts[i]:old_starts[i + 1]]` (uint8, empty for a new one), its increments end at `ends[i]` of
-    `others` and `units` (uint64; a neighbour may occur more than once). Rows after: `new`, `new_starts`.
+    Row i is `old[old_starts[i]:old_starts[i + 1]]` (uint8, empty for a new row). Its increments end at `ends[i]` of `others`
+    and `units` (uint64; a neighbour may repeat). The resulting rows go to `new` and `new_starts`.
     """
     old32, old64 = old.view(np.uint32), old.view(np.uint64)
     new32, new64 = new.view(np.uint32), new.view(np.uint64)

@@ -1,4 +1,4 @@
-"""An open-addressing table from 64-bit hashes to row numbers."""
+"""An open-addressing hash table from 64-bit hashes to row numbers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ SPREAD = 0x9E3779B97F4A7C15
 
 @njit(inline="always")
 def find(keys: Any, rows: Any, key: Any) -> Any:
-    """Row of `key`, -1 when absent. Linear probing; the tables' length is a power of two and never full."""
+    """Return the row of `key`, -1 if absent. Linear probing; the table's length is a power of two, and it is never full."""
     mask = len(keys) - 1
     at = np.int64((key * uint64(SPREAD)) >> uint64(20)) & mask
-    row = rows[at]  # read once: another thread may be filling the place
+    row = rows[at]  # read once, because another thread may be filling the slot
     while row >= 0 and keys[at] != key:
         at = (at + 1) & mask
         row = rows[at]
@@ -44,16 +44,16 @@ def insert(keys: Any, rows: Any, new_keys: Any, new_rows: Any) -> None:
 
 
 class HashIndex:
-    """Row numbers by 64-bit hash; grows, never forgets."""
+    """Row numbers by 64-bit hash. It grows, and keys are never removed."""
 
     def __init__(self) -> None:
         self.table = np.zeros(1024, np.uint64), np.full(1024, -1, np.int32)
-        """Keys and rows, which belong together: one look reads both, also in a thread beside the one that adds. A key that is
-        being added is found or not, as if it came later."""
+        """Keys and rows, held in one attribute so that another thread than the adding one reads a matching pair. A key that is
+        being added may or may not be found."""
         self._size = 0
 
     def add(self, key: int, row: int) -> None:
-        """Enter a key that is not in the table."""
+        """Add a key that is not in the table."""
         keys, rows = self.table
         if 2 * self._size >= len(keys):
             held = rows >= 0
@@ -64,6 +64,6 @@ class HashIndex:
         self._size += 1
 
     def find_many(self, keys: NDArray[np.uint64]) -> NDArray[np.int32]:
-        """Rows of `keys`, -1 where absent: int32 `(len(keys),)`."""
+        """Return the rows of `keys`, -1 where absent: int32 `(len(keys),)`."""
         found: NDArray[np.int32] = find_many(*self.table, keys)
         return found

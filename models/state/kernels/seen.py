@@ -1,4 +1,4 @@
-"""Membership of many candidates in a person's seen-set."""
+"""Membership test of many candidates in a user's seen-set."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 __all__ = ["AT_ONCE", "contained"]
 
 AT_ONCE = 4
-"Bits of a tier that are looked at without a branch: one after each bit of a half-full tier is taken as often as not."
+"Bits of a tier that are tested without a branch, because a branch on one bit of a half-full tier is unpredictable."
 
 
 @njit(cache=True, nogil=True)
 def contained(tiers: Any, where: Any) -> NDArray[np.bool_]:
-    """Which of m items some tier holds.
+    """Return whether any tier holds each of m items: bool `(m,)`.
 
-    `tiers`: bits uint8 `(t, bytes)`, least significant bit first; `where`: bit positions int32 `(m, slices)`, at least AT_ONCE
-    slices. Returns bool `(m,)`. Most items fail at the first bits of a tier, so most bits are never looked at.
+    `tiers`: bits, uint8 `(t, bytes)`, least significant bit first; `where`: bit positions, int32 `(m, slices)`, at least
+    AT_ONCE slices. Most items fail at the first bits of a tier, so that most bits are never read.
     """
     found = np.zeros(len(where), np.bool_)
     for i in range(len(where)):

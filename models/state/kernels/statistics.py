@@ -1,4 +1,4 @@
-"""Item statistics of one source partition, as columns over item rows."""
+"""Item statistics of one source partition: compiled loops over columns by item row."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def count_events(
     rows: Any, slots: Any, times: Any, values: Any, accepted: Any,
     counts: Any, value_sum: Any, value_count: Any, popularity: Any, updated: Any, first: Any, dirty: Any,
 ) -> None:  # fmt: skip
-    """Count accepted events, in stream order, into the columns of their items; `slots`: their actions' columns of `counts`."""
+    """Add accepted events, in stream order, to the columns of their items; `slots`: their actions' columns of `counts`."""
     for e in range(len(rows)):
         if not accepted[e]:
             continue
@@ -47,9 +47,10 @@ def write_rows(
     counts: Any, value_sum: Any, value_count: Any, popularity: Any, updated: Any, first: Any,
     out: Any, out_starts: Any,
 ) -> None:  # fmt: skip
-    """Bytes of `models.state.rows.ItemStatRow` for each of `rows` into `out` (uint8) at `out_starts` `(len(rows) + 1,)`.
+    """Write `models.state.rows.ItemStatRow` for each of `rows` to `out` (uint8) at `out_starts` `(len(rows) + 1,)`.
 
-    `order` are the columns of `counts` by hash of their action's name; `names[name_starts[c]:name_starts[c + 1]]` that name.
+    `order`: columns of `counts`, sorted by the hash of their action's name; `names[name_starts[c]:name_starts[c + 1]]` is the
+    name of column c.
     """
     out16, out32, out64 = out.view(np.uint16), out.view(np.uint32), out.view(np.int64)
     floats = out.view(np.float64)

@@ -1,8 +1,8 @@
-"""Persons' records: the bytes of each before a chunk, and its events, to the bytes after it.
+"""User records: a compiled loop that applies a chunk's events to the bytes of records.
 
-A record is read into scratch arrays, changed event by event and written again, so that a person costs one reading and one
-writing a chunk however many events of theirs it holds. `models.state.rows.UserRecord` says what the bytes are and is the same
-in plain Python for reading.
+Each record is read into scratch arrays, changed event by event and written again. A user therefore costs one read and one
+write per chunk, regardless of the number of events. `models.state.rows.UserRecord` defines the bytes and reads them in plain
+Python.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ __all__ = ["ACTIONS", "AFFINITIES", "AFFINITY_HALF_LIFE_MS", "DENSE", "FORMAT", 
 __all__ += ["SESSION_GAP_MS", "SLACK", "UNIT", "WINDOW", "WORDS", "apply_records"]
 
 FORMAT = 3
-"Format 2 was the same with tiers of another size."
+"Current record format. Format 2 differs only in the size of tiers."
 LONG = 4
-"""Format of a record with more than FIRST_TIERS tiers; else it is the same. A version that keeps no more of them refuses it,
-where it would take its tiers for other bytes."""
+"""Format of a record with more than FIRST_TIERS tiers, otherwise the same. The number of its own makes versions that support
+fewer tiers refuse the record instead of misreading it."""
 HEAD = 48
 HISTORY = 200
-"Events kept per person."
+"Number of events kept per user."
 SLACK = 56
 AFFINITIES = 64
-"Categories kept per person."
+"Number of categories kept per user."
 ACTIONS = 64
-"Distinct actions counted per person; further ones count as `other`."
+"Number of distinct actions counted per user; further ones count as `other`."
 WORDS = (BITS + 63) // 64
-"64-bit words of a tier of the seen-set."
+"Number of 64-bit words of a seen-set's tier."
 DENSE = 0xFFFF
-"Number of positions that says: this tier is stored as words."
+"Marks, in place of a number of positions, a tier that is stored as words."
 SPARSE = 4 * WORDS
-"A tier with at most this many bits set is stored as their positions, 2 bytes each."
+"Maximum number of set bits of a tier that is stored as bit positions, 2 bytes each."
 AFFINITY_HALF_LIFE_MS = 30 * 86_400_000
 SESSION_GAP_MS = 30 * 60_000
 WINDOW = 8
-"Distinct earlier items that an event is co-visited with."
+"Number of distinct earlier items that an event is co-visited with."
 UNIT = 2.0**-17
-"Co-visits are counted in whole numbers of this weight: sums do not depend on the order of their terms."
+"Unit of co-visitation weight. Weights are whole numbers of it, so that sums do not depend on the order of their terms."
 FORWARD_UNITS = np.array([round(0.8**rank * 65_536) * 2 for rank in range(WINDOW)], np.uint64)
-"Weight of a co-visit by recency; backward it weighs half."
+"Weight of a co-visit by recency; the backward direction has half the weight."
 OTHER = np.frombuffer(b"other", np.uint8)
 OTHER_HASH = 12_651_461_517_645_861_078
 IN_RECORD, IN_EVENT, IN_CATALOGUE, IS_OTHER = 0, 1, 2, 3
@@ -53,7 +53,7 @@ IN_RECORD, IN_EVENT, IN_CATALOGUE, IS_OTHER = 0, 1, 2, 3
 
 @njit(cache=True, nogil=True)
 def _name(out: Any, at: int, kind: int, start: int, length: int, record: Any, events: Any, catalogue: Any) -> int:
-    """Copy a name from where it lies to `out[at:]`; returns the next position."""
+    """Copy a name from its source `kind` to `out[at:]`; returns the next position."""
     for i in range(length):
         if kind == IN_RECORD:
             out[at + i] = record[start + i]
@@ -92,16 +92,16 @@ def apply_records(
     pairs: Any,
     units: Any,
 ) -> int:
-    """Apply a chunk's events to the records of its u persons.
+    """Apply a chunk's events to the records of its u users.
 
-    Events (`schemas.columns.EventColumns`) are visited in `order` int64 `(n,)`, those of person p at
-    `order[bounds[p]:bounds[p + 1]]`; `item_rows` int32 `(n,)` are their items in the store, whose places in a seen-set and
-    categories `bloom` and `category_ids` give, event by event (`models.tables.users.ItemsOf`).
-    Records before: `old` uint8, p at `old_starts[p]:old_starts[p + 1]`, 8-byte aligned, empty for a new person. Records
-    after go to `new` and `new_starts`. `accepted` uint8 `(n,)` is set for what is no duplicate. Co-visits go to `pairs`
-    int32 `(m, 2)` (the item whose neighbours grow, the neighbour) and `units` uint64 `(m,)`.
+    Events (`schemas.columns.EventColumns`) are visited in `order` int64 `(n,)`, those of user p at
+    `order[bounds[p]:bounds[p + 1]]`. `item_rows` int32 `(n,)` are their items' rows in the store; `bloom` and `category_ids`
+    hold the items' bit positions in a seen-set and their categories, event by event (`models.tables.users.ItemsOf`).
+    Old records are in `old` uint8, p at `old_starts[p]:old_starts[p + 1]`, 8-byte aligned, empty for a new user. New records
+    go to `new` and `new_starts`. `accepted` uint8 `(n,)` is set to 1 for events that are not duplicates. Co-visits go to
+    `pairs` int32 `(m, 2)` (the item that gains a neighbour, the neighbour) and `units` uint64 `(m,)`.
 
-    Returns the number of co-visits, or -1 when `new` is too small: nothing but scratch was changed then.
+    Returns the number of co-visits, or -1 if `new` is too small; then only the output arrays have changed.
     """
     old16, old32, old64 = old.view(np.uint16), old.view(np.uint32), old.view(np.uint64)
     olds, oldf, oldv = old.view(np.int64), old.view(np.float64), old.view(np.float32)
@@ -119,7 +119,7 @@ def apply_records(
     most = AFFINITIES + category_ids.shape[1]
     f_hash, f_weight, f_at = np.empty(most, np.uint64), np.empty(most, np.float64), np.empty(most, np.int64)
     f_name, f_left = np.empty((most, 3), np.int64), np.empty(most, np.float64)
-    # of each tier: its words, its items, and how many bits are set, or DENSE once they are stored as words
+    # per tier: its words, its number of items, and its number of set bits, or DENSE if it is stored as words
     tiers = np.empty((MAX_TIERS, WORDS), np.uint64)
     tier_items, tier_bits = np.zeros(MAX_TIERS, np.int64), np.zeros(MAX_TIERS, np.int64)
     distinct = np.empty(WINDOW, np.uint64)
