@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from aiokafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
 
-from schemas.codec import Framing, encode
+from schemas.codec import Framing
 from schemas.errors import TransientError
 from schemas.kernels import partition_of
 from schemas.records import Interaction, Item
 from schemas.settings import Settings
 from streams.kafka import connect
 from streams.kafka.error_codes import Action, action_of, advice_of
+from streams.kafka.healing_producer import Outgoing
 from streams.kafka.topics import partitions_of
+from streams.kafka.writes import Writes
 
 __all__ = ["produce", "produce_events", "produce_items"]
 
@@ -46,8 +47,11 @@ class _Batches:
         self._sent: list[tuple[int, int, Any]] = []
         self.last: dict[int, int] = {}
 
-    async def add(self, key: bytes, value: bytes) -> None:
-        """Queue a record; waits while the broker is behind."""
+    async def add(self, record: Outgoing) -> None:
+        """Queue a record that has a key and a value; waits while the broker is behind."""
+        key, value = record.key, record.value
+        assert key is not None
+        assert value is not None
         partition = self._partitions[partition_of(key, len(self._partitions))]
         for _ in range(2):
             batch = self._filling.get(partition)
@@ -83,12 +87,12 @@ class _Batches:
 async def produce(
     settings: Settings,
     topic: str,
-    records: Iterable[tuple[str, Mapping[str, Any]]],
+    records: Callable[[Writes], Iterator[Outgoing]],
     schema: str,
     rate: float | None = None,
     progress: Progress | None = None,
 ) -> dict[int, int]:
-    """Send (key, datum) records; returns the last offset per partition when all are acknowledged.
+    """Send the records that `records` makes; returns the last offset per partition when all are acknowledged.
 
     `rate`: records per second, open loop: each is sent when it is due, regardless of earlier ones. None: as fast as
     acknowledgements allow.
@@ -109,13 +113,13 @@ async def produce(
         wanted = partitions_of(topic.removeprefix(settings.topic_prefix), settings)
         batches = _Batches(producer, topic, sorted(await producer.partitions_for(topic))[:wanted])
         started, sent = time.perf_counter(), 0
-        for key, datum in records:
+        for record in records(Writes(settings, framing, registry)):
             if rate is not None and (wait := started + sent / rate - time.perf_counter()) > 0:
                 await batches.send_all()
                 if progress is not None:
                     progress(sent)
                 await asyncio.sleep(max(wait, TICK_S))
-            await batches.add(key.encode(), encode(schema, datum, framing, registry))
+            await batches.add(record)
             sent += 1
             if sent % ROUND == 0:
                 await batches.send_all()
@@ -139,23 +143,12 @@ async def produce(
 
 async def produce_items(settings: Settings, items: Iterable[Item], progress: Progress | None = None) -> dict[int, int]:
     """Send catalogue entries."""
-    names = [field.name for field in fields(Item)]
-
-    def data() -> Iterator[tuple[str, Mapping[str, Any]]]:
-        for item in items:
-            yield item.item_id, {**{n: getattr(item, n) for n in names}, "categories": list(item.categories)}
-
-    return await produce(settings, settings.topic("items"), data(), "item", progress=progress)
+    return await produce(settings, settings.topic("items"), lambda writes: map(writes.item, items), "item", progress=progress)
 
 
 async def produce_events(
     settings: Settings, events: Iterable[Interaction], rate: float | None = None, progress: Progress | None = None
 ) -> dict[int, int]:
     """Send events, keyed by user; returns the last offset per partition, a token for each."""
-    names = [field.name for field in fields(Interaction)]
-
-    def data() -> Iterator[tuple[str, Mapping[str, Any]]]:
-        for event in events:
-            yield event.user_id, {n: getattr(event, n) for n in names}
-
-    return await produce(settings, settings.topic("interactions"), data(), "interaction", rate, progress)
+    topic = settings.topic("interactions")
+    return await produce(settings, topic, lambda writes: map(writes.event, events), "interaction", rate, progress)

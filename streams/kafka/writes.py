@@ -14,6 +14,7 @@ from streams.kafka.healing_producer import Outgoing
 __all__ = ["JSON_HEADERS", "Writes"]
 
 JSON_HEADERS = [("content-type", b"application/json")]
+NAMES = {kind: tuple(field.name for field in fields(kind)) for kind in (Interaction, Item)}
 
 
 class Writes:
@@ -51,4 +52,4 @@ class Writes:
 
 
 def _datum(record: Interaction | Item) -> dict[str, Any]:
-    return {field.name: getattr(record, field.name) for field in fields(record)}
+    return {name: getattr(record, name) for name in NAMES[type(record)]}
