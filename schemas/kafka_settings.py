@@ -60,12 +60,12 @@ class KafkaSettings:
             self._check_login()
         else:
             for name in ("sasl_mechanism", "username", "password", "password_file", "token_provider"):
-                rule = "is of use with RIFFLE_KAFKA_SECURITY SASL_SSL or SASL_PLAINTEXT alone"
-                _demand(not getattr(self, name), name, f"{rule}, which is {self.security}")
+                rule = "is used only with RIFFLE_KAFKA_SECURITY SASL_SSL or SASL_PLAINTEXT"
+                _demand(not getattr(self, name), name, f"{rule}, not with {self.security}")
 
     def _check_files(self) -> None:
         for name in ("ca_file", "cert_file", "key_file"):
-            rule = f"is of use with RIFFLE_KAFKA_SECURITY SSL or SASL_SSL alone, which is {self.security}"
+            rule = f"is used only with RIFFLE_KAFKA_SECURITY SSL or SASL_SSL, not with {self.security}"
             _demand(self.encrypts or not getattr(self, name), name, rule)
         _demand(not self.key_file or bool(self.cert_file), "key_file", "needs RIFFLE_KAFKA_CERT_FILE beside it")
 
@@ -78,9 +78,9 @@ class KafkaSettings:
         if self.sasl_mechanism == "OAUTHBEARER":
             _demand(FUNCTION.fullmatch(self.token_provider) is not None, "token_provider", f"must be module:function {because}")
             for name in ("username", "password", "password_file"):
-                _demand(not getattr(self, name), name, f"is of no use {because}")
+                _demand(not getattr(self, name), name, f"is not used {because}")
             return
-        _demand(not self.token_provider, "token_provider", f"is of no use {because}")
+        _demand(not self.token_provider, "token_provider", f"is not used {because}")
         _demand(bool(self.username), "username", f"must be given {because}")
         _demand(not (self.password and self.password_file), "password", "must not be given beside RIFFLE_KAFKA_PASSWORD_FILE")
         either = f"or RIFFLE_KAFKA_PASSWORD_FILE must be given {because}"

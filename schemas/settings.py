@@ -214,9 +214,9 @@ class Settings:
             demand(not any(map(str.isspace, getattr(self, name))), name, "must hold no blanks: write them as %20")
         servers = not self.bootstrap or _is_servers(self.bootstrap)
         demand(servers, "bootstrap", "must be host:port, or several separated by commas, without a login")
-        plain = not self.embedded_kafka or self.kafka_security == "PLAINTEXT"
-        demand(plain, "kafka_security", "must be PLAINTEXT, or RIFFLE_BOOTSTRAP name brokers: the embedded one has no other")
         _ = self.kafka  # validates the Kafka settings
+        plain = not self.embedded_kafka or self.kafka_security == "PLAINTEXT"
+        demand(plain, "kafka_security", "must be PLAINTEXT for the embedded broker: set RIFFLE_BOOTSTRAP to use other brokers")
         bucket = "://" not in self.archive or (self.archive.startswith("s3://") and self.archive.strip("/") != "s3:")
         demand(bucket, "archive", f"must be a folder, s3://bucket/prefix or off, is {shown_without_login(self.archive)}")
         odd = [host for host in self.image_hosts.split(",") if set(host.strip()) & set("/ @?#*")]

@@ -206,3 +206,10 @@ def test_by_default_kafka_is_reached_in_plain_text() -> None:
 
 def test_every_part_of_the_way_to_kafka_is_a_setting() -> None:
     assert {f"kafka_{field.name}" for field in fields(KafkaSettings)[1:]} <= {field.name for field in fields(Settings)}
+
+
+@pytest.mark.parametrize(("given", "wanted"), [("SSLL", "one of PLAINTEXT, SSL"), ("SSL", "RIFFLE_BOOTSTRAP")])
+def test_a_wrong_security_protocol_is_named_before_the_embedded_broker_is(given: str, wanted: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        Settings(kafka_security=given)
+    assert wanted in refused.value.message
