@@ -29,12 +29,12 @@ COMMANDS = {
     "up": ("agents.cli.operate", "up", "Start the embedded Kafka and Redis and one worker."),
     "down": ("agents.cli.operate", "down", "Stop what `up` started."),
     "status": ("agents.cli.operate", "status", "Print addresses, readiness and process ids."),
-    "doctor": ("agents.cli.doctor", "doctor", "Check what could be wrong, and say what to do."),
+    "doctor": ("agents.cli.doctor", "doctor", "Check for problems and print how to fix them."),
     "worker": ("agents.cli.operate", "worker", "Run one worker in the foreground."),
     "topics": ("agents.cli.topics", "topics", "List the topics, create what is missing, or copy them to more partitions."),
     "load": ("agents.cli.loading", "load", "Validate a dataset folder and produce its items and events."),
     "replay": ("agents.cli.loading", "replay", "Produce a dataset folder's events at a rate."),
-    "dlq": ("agents.cli.dlq", "dlq", "See records that could not be used, and produce them again."),
+    "dlq": ("agents.cli.dlq", "dlq", "List records that could not be used, and produce them again."),
     "tables": ("agents.cli.tables", "tables", "Show table partitions, and compare them with their changelogs."),
     "ask": ("agents.cli.ask", "ask", "Ask for a slate."),
     "train": ("agents.cli.release", "train", "Train a release from the archive or a dataset folder, and judge it."),
@@ -76,7 +76,7 @@ class _Lazy(click.Group):
 
 @click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="riffle", message="riffle %(version)s")
-@click.option("--debug", is_flag=True, help="Show where an error comes from, and what libraries log.")
+@click.option("--debug", is_flag=True, help="Show stack traces and the logs of libraries.")
 def _group(debug: bool) -> None:
     """Riffle: a real-time recommender on an event stream.
 

@@ -101,7 +101,7 @@ def show(letter: int) -> None:
 @click.option("--all", "everything", is_flag=True, help="All of them.")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 def replay(code: str | None, letter: int | None, everything: bool, as_json: bool) -> None:
-    """Produce dead letters to the topics they came from again, after what was wrong with them is mended.
+    """Produce dead letters again to the topics that they came from, once their cause is fixed.
 
     Nothing counts twice: events that were applied meanwhile are dropped as duplicates, catalogue entries that newer ones
     followed are not sent, and of a record that came back as a dead letter the last alone is.

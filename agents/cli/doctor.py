@@ -57,7 +57,7 @@ class _Check:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
 def doctor(as_json: bool) -> None:
-    """Check what could be wrong, and say what to do. Exit code 1 when something is.
+    """Check for problems and print how to fix them. Exit code 1 if there is one.
 
     Example: riffle doctor
     """

@@ -299,7 +299,7 @@ def facts_of(settings: Settings) -> dict[str, str]:
 @click.command()
 @click.option("--no-worker", is_flag=True, help="Start Kafka and Redis only.")
 def up(no_worker: bool) -> None:
-    """Start the embedded Kafka and Redis, one worker, and the encoder of new items; what runs already is left alone.
+    """Start the embedded Kafka and Redis, one worker, and the encoder of new items. Parts that run already are left alone.
 
     A worker that runs with other settings is an error: `riffle down` first.
     What ends by itself is started again, at growing intervals, until `riffle down`: `riffle status` shows how often it was.
@@ -318,7 +318,7 @@ def up(no_worker: bool) -> None:
 
 @click.command()
 def down() -> None:
-    """Stop the supervisor, the encoder and the worker, then Redis, then Kafka. What they hold stays under RIFFLE_HOME.
+    """Stop the supervisor, the encoder and the worker, then Redis, then Kafka. Their state stays under RIFFLE_HOME.
 
     Example: riffle down
     """

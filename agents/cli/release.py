@@ -344,7 +344,7 @@ def promote_command(name: str, force: bool, upload: str, as_json: bool) -> None:
 
 @release.command("import")
 @click.argument("source", metavar="FOLDER|TAR.GZ|S3")
-@click.option("--sha256", default="", help="What its manifest must hash to: `manifest_sha256` in what the training printed.")
+@click.option("--sha256", default="", help="SHA-256 of its manifest: `manifest_sha256` in the training's output.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
 def import_command(source: str, sha256: str, as_json: bool) -> None:
     """Take a release that was trained elsewhere into the releases folder: a folder, a model.tar.gz, or s3://… of either.

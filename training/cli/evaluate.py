@@ -69,10 +69,10 @@ class EvaluateOptions(LearningOptions):
 @click.option("--before", is_flag=True, help="Measure without a release as well.")
 @click.option("--queries", type=Whole(1), help="Ask only that many of the queries, evenly spread.")
 @click.option(
-    "--first", is_flag=True, help="Ask where a person first meets what they then like: for logged impressions and views."
+    "--first", is_flag=True, help="Query only at first interactions with liked items: for logged impressions and views."
 )
 @click.option("--parity", default=0, type=Whole(0), help="Requests on which the exported graphs are held against torch.")
-@click.option("--save", type=WRITTEN, help="Write what was measured, query by query, as JSON for `riffle report`.")
+@click.option("--save", type=WRITTEN, help="Write the measurements of each query as JSON for `riffle report`.")
 @click.option("--report", "page", type=WRITTEN, help="Write an HTML page with plots.")
 @gathered(EvaluateOptions, *LEARNING)
 def evaluate_command(options: EvaluateOptions) -> None:

@@ -65,7 +65,7 @@ SHARED: tuple[Option, ...] = (
         "--newest",
         default=0,
         type=Whole(0),
-        help="Read only so many events, the newest, and as many that say what was shown: memory grows with them. 0: all.",
+        help="Read only the newest N events, and as many impressions: memory grows with them. 0: all.",
     ),
 )
 "Options of every command that trains: ranker, settings file, checkpoints, image hosts, number of events."

@@ -104,12 +104,12 @@ class TrainOptions(LearningOptions):
 @click.option(
     "--size-mb", default=STANDARD.size_mb, show_default=True, type=Number(0.0), help="MB that the release's files may hold."
 )
-@click.option("--report", "page", type=WRITTEN, help="Write an HTML page of what the gate measured.")
+@click.option("--report", "page", type=WRITTEN, help="Write an HTML page of the gate's measurements.")
 @click.option("--incremental", is_flag=True, help="Update the release that serves by new events and a sample of old ones.")
 @click.option(
     "--examples",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder that `riffle examples` wrote: its slates are not joined again. Those of people erased since are left out.",
+    help="Folder written by `riffle examples`: its slates are not joined again. Slates of users erased since are left out.",
 )
 @gathered(TrainOptions, *LEARNING)
 def train_command(options: TrainOptions) -> None:
