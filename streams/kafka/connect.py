@@ -24,6 +24,7 @@ from aiokafka.abc import AbstractTokenProvider
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaConnectionError
 
+import streams.kafka.connection  # noqa: F401 - so that the close of a client has a limit
 from schemas.errors import ConfigError
 from schemas.kafka_settings import KafkaSettings
 from schemas.settings import Settings

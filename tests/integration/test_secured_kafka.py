@@ -149,7 +149,12 @@ async def used(settings: Settings) -> None:
         items = [Item(item_id=f"i{n}", title=f"item {n}", categories=("films",)) for n in range(5)]
         await asyncio.gather(*(client.put_item(item) for item in items))
         after = await client.send_events([Interaction("e1", "ann", "i1", 1_700_000_000_000, "like")])
-        slate = await client.recommend(Request("r1", "ann", k=3, after=after[0]))
+        # `after` waits for the user's partition, not for the catalogue, which is broadcast
+        for _ in range(200):
+            slate = await client.recommend(Request("r1", "ann", k=3, after=after[0]))
+            if slate.items:
+                break
+            await asyncio.sleep(0.05)
         assert slate.items
         assert "i1" not in {item.item_id for item in slate.items}
         async with aiohttp.ClientSession() as session, session.get(f"{settings.web}/readyz") as response:
