@@ -32,6 +32,8 @@ TIE = 1e-6
 "Scores within this distance may swap ranks. It is a hundredth of the allowed score difference."
 HELD_BACK = 0.1
 "Fraction of the catalogue that a user's second and later requests exclude, so that no two requests are alike."
+EACH = 20
+"Maximum number of requests per user: with few users, further requests find nothing new."
 ROUNDS = 3
 ONE_SIDED = 4
 "Maximum number of candidates that only one side has, from ties at the cut-offs of retrieval and light score."
@@ -164,7 +166,7 @@ def in_parity(
 ) -> Parity:
     """Compare both sides on the same `requests` of `people`, drawn in turn, with the current state of `world`.
 
-    With fewer users than requests, further requests of a user exclude other items. At tied scores at a candidate cut-off, torch
+    There are at most `EACH` requests per user. With fewer users than requests, further requests of a user exclude other items. At tied scores at a candidate cut-off, torch
     and ONNX may retrieve different items, and one of these may enter the slate. Such a request is repeated without the few
     items that only one side has, and counts as tied if the answers then agree. A request also counts as tied if both sides
     score the same candidates equally, because only ties in the selection can then differ.
@@ -176,7 +178,7 @@ def in_parity(
     worst, differing, tied, swapped = 0.0, 0, 0, 0
     cost: list[float] = []
     sizes: list[int] = []
-    for n in range(requests if people else 0):
+    for n in range(min(requests, EACH * len(people))):
         user = order[n % len(order)]
         held_back = rng.permutation(len(catalogue))[: int(len(catalogue) * HELD_BACK)] if n >= len(order) else ()
         request = Request("parity", user, k=K, exclude=tuple(catalogue[row] for row in held_back))
