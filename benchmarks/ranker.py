@@ -18,7 +18,7 @@ import onnxruntime as ort
 import torch
 
 from models.features.compute import FEATURES
-from models.release.serving import session_of
+from models.release.graphs import session_of
 from training.ranking.kinds import make_ranker
 from training.recipe import KINDS, RankerSettings
 from training.release.export import to_half, to_onnx

@@ -31,8 +31,8 @@ URLS = ("redis_url", "registry_url", "archive", "bootstrap")
 SECRETS = ("kafka_password",)
 "Settings that are never shown, and passed to other processes only if these need them."
 FILES = ("kafka_password_file", "kafka_ca_file", "kafka_cert_file", "kafka_key_file")
-MIRRORS = ("redis", "rediss", "unix")
-"Schemes of `redis_url`, each a store of `streams.mirror.stores`."
+MIRRORS = {"redis": "redis", "rediss": "redis", "unix": "redis"}
+"Module in `streams.mirror` whose `Store` serves a `redis_url`, by the URL's scheme. Other schemes are refused."
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 SERVER = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})", re.ASCII)
 HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", re.ASCII)
@@ -206,8 +206,9 @@ class Settings:
         level = self.log_level.isascii() and self.log_level.upper() in LEVELS
         demand(level, "log_level", f"must be one of {', '.join(LEVELS)}, is {shown_without_login(self.log_level)}")
         # messages do not repeat values that may hold a login
-        url = not self.redis_url or self.redis_url.startswith(tuple(f"{scheme}://" for scheme in MIRRORS))
-        demand(url, "redis_url", "must begin with redis://, rediss:// or unix://")
+        schemes = [f"{scheme}://" for scheme in MIRRORS]
+        url = not self.redis_url or self.redis_url.startswith(tuple(schemes))
+        demand(url, "redis_url", f"must begin with {', '.join(schemes[:-1])} or {schemes[-1]}")
         registry = not self.registry_url or self.registry_url.startswith(("http://", "https://"))
         demand(registry, "registry_url", "must begin with http:// or https://")
         for name in ("redis_url", "registry_url"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import os
 import shutil
@@ -11,7 +10,6 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 from aiokafka.errors import KafkaError
@@ -26,6 +24,7 @@ from schemas.settings import Settings
 from streams.embedded.kafka import EmbeddedKafka
 from streams.embedded.redis import EmbeddedRedis
 from streams.kafka.topics import TOPICS, partition_counts, partitions_of
+from streams.mirror.stores import answers as mirror_answers
 
 __all__ = ["doctor"]
 
@@ -63,7 +62,7 @@ def doctor(as_json: bool) -> None:
     """
     settings = Settings.from_env()
     settings.make_home()
-    checks = [*_machine(settings), *_variables(), *_kafka(settings), *_redis(settings), *_registry(settings)]
+    checks = [*_machine(settings), *_variables(), *_kafka(settings), *_mirror(settings), *_registry(settings)]
     checks += [*_worker(settings), _topics(settings)]
     checks += _supervisor(settings)
     if as_json:
@@ -122,18 +121,16 @@ def _kafka(settings: Settings) -> list[_Check]:
     return [_Check(name, ok=True)]
 
 
-def _redis(settings: Settings) -> list[_Check]:
+def _mirror(settings: Settings) -> list[_Check]:
     if settings.embedded_redis:
         server = EmbeddedRedis(settings)
         answers = server.answers()
         advice = f"run `riffle up`; log: {server.daemon.log_file}"
         return [_configured("Redis's port", server), _Check(f"Redis answers at {settings.redis}", answers, advice)]
-    redis: Any = importlib.import_module("redis")
-    name = "Redis answers at RIFFLE_REDIS_URL"  # the URL may hold a password
+    name = "the mirror answers at RIFFLE_REDIS_URL"  # the URL may hold a password
     try:
-        with redis.Redis.from_url(settings.redis, socket_timeout=2, socket_connect_timeout=2) as client:
-            client.ping()
-    except (redis.RedisError, OSError, ValueError) as exc:
+        asyncio.run(mirror_answers(settings))
+    except (RiffleError, OSError, ValueError) as exc:
         return [_Check(name, ok=False, advice=masked(f"{exc}; see RIFFLE_REDIS_URL"))]
     return [_Check(name, ok=True)]
 

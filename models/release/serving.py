@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,33 +15,18 @@ from models.pipeline.batch import Candidates, Queries
 from models.pipeline.exact import Found, exact_top
 from models.pipeline.signals import Scratch, Signal
 from models.pipeline.ties import Ties
+from models.release.graphs import Graphs, OnnxGraphs
 from models.release.nearest import STANDARD, IndexSettings, VectorIndex
 from models.release.release import Release
 from models.release.sequences import EVENT_WIDTH, LENGTH, Vocabulary, history_inputs
 from schemas.errors import ReleaseRejected
 
-__all__ = ["ServingModel", "prepare", "session_of"]
+__all__ = ["ServingModel", "prepare"]
 
 SYNC_AT_ONCE = 2_000
 "Maximum number of unseen items that get a vector per batch, so that a burst of new items does not delay answers."
 LIKED_DECAY = np.float32(0.97)
 WARM_BATCHES = (1, 32)
-
-
-def session_of(graph: bytes, threads: int, *, gpu: bool = True) -> Any:
-    """Open an ONNX Runtime session of a self-contained graph; on a GPU if there is one and `gpu` is set."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    providers: list[Any] = ["CPUExecutionProvider"]
-    if gpu and "CUDAExecutionProvider" in ort.get_available_providers():
-        # full float32 products, because with TF32 answers differ by 1e-3 from those of a CPU
-        providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0"}))
-    # loaded from bytes, so that a graph that refers to external files fails to load
-    return ort.InferenceSession(graph, options, providers=providers)
 
 
 def prepare(folder: Path, sha256: str | None = None) -> ServingModel:
@@ -57,8 +41,12 @@ def prepare(folder: Path, sha256: str | None = None) -> ServingModel:
 class ServingModel:
     """A loaded and tried release that serves. `prepare` may run in any thread; all else belongs to the item store's thread."""
 
-    def __init__(self, release: Release, threads: int = 1, index: IndexSettings = STANDARD) -> None:
+    def __init__(
+        self, release: Release, threads: int = 1, index: IndexSettings = STANDARD, graphs: Graphs | None = None
+    ) -> None:
         """Open the graphs and try them; above `index.exact_below` items, build an index over their vectors.
+
+        `graphs` replaces the release's own; `threads` then has no effect.
 
         Raises:
             ReleaseRejected: features of another specification, or a graph that does not run or has non-finite output.
@@ -79,10 +67,8 @@ class ServingModel:
         weights = [manifest.content.get(name, 1.0) for name in ("words", *MODALITIES)]
         # square roots, because the product of two vectors then multiplies each part's product by its weight
         self._content_scale = np.sqrt(np.asarray(weights, np.float32) / np.float32(sum(weights)))
+        self._graphs: Graphs = OnnxGraphs(release.name, release.graphs, threads) if graphs is None else graphs
         try:
-            self._user_tower = session_of(release.graphs["user_tower.onnx"], threads)
-            self._item_tower = session_of(release.graphs["item_tower.onnx"], threads)
-            self._ranker = session_of(release.graphs["ranker.onnx"], threads)
             for n in WARM_BATCHES:
                 self._try(n)
         except ReleaseRejected:
@@ -129,13 +115,13 @@ class ServingModel:
         return 1.0 if self.index is None else self.index.recall
 
     def _try(self, n: int) -> None:
-        shapes = self._user(
+        shapes = self._graphs.user(
             np.zeros((n, LENGTH, self.dimensions), np.float32),
             np.zeros((n, LENGTH, EVENT_WIDTH), np.float32),
             np.zeros((n, LENGTH), np.float32),
         )
         content = np.zeros((n, TEXT_DIMENSIONS), np.float32)
-        items = self._item(content, *(np.zeros((n, width), np.float32) for width in (*self._widths, len(MODALITIES))))
+        items = self._graphs.item(content, *(np.zeros((n, width), np.float32) for width in (*self._widths, len(MODALITIES))))
         heads = self.rank(np.zeros((n, len(FEATURES)), np.float32))
         for array, shape in ((shapes, (n, self.dimensions)), (items, (n, self.dimensions)), (heads, (n, len(self.heads)))):
             if array.shape != shape or not bool(np.isfinite(array).all()):
@@ -148,7 +134,7 @@ class ServingModel:
         mask = (np.arange(LENGTH) >= LENGTH - rng.integers(1, LENGTH + 1, (n, 1))).astype(np.float32)
         events = np.zeros((n, LENGTH, EVENT_WIDTH), np.float32)
         events[:, :, 3:5] = 1.0  # liked, by the most frequent action
-        return self._user(self.release.item_vectors[picked] * mask[:, :, None], events * mask[:, :, None], mask)
+        return self._graphs.user(self.release.item_vectors[picked] * mask[:, :, None], events * mask[:, :, None], mask)
 
     def nearest(self, users: NDArray[np.float32], eligible: NDArray[np.bool_], most: int, ties: Sequence[Ties]) -> list[Found]:
         """Find, per user vector, the eligible item rows with the largest inner products; returns both, best first.
@@ -173,24 +159,9 @@ class ServingModel:
             found.append((joined[order].astype(np.int32), scores[order]))
         return found
 
-    def _user(self, items: NDArray[np.float32], events: NDArray[np.float32], mask: NDArray[np.float32]) -> NDArray[np.float32]:
-        found: NDArray[np.float32] = self._user_tower.run(None, {"items": items, "events": events, "mask": mask})[0]
-        return found
-
     @property
     def _widths(self) -> tuple[int, int]:
         return self.release.text.shape[1], self.release.image.shape[1]
-
-    def _item(
-        self,
-        content: NDArray[np.float32],
-        text: NDArray[np.float32],
-        image: NDArray[np.float32],
-        present: NDArray[np.float32],
-    ) -> NDArray[np.float32]:
-        inputs = {"content": content, "text": text, "image": image, "present": present}
-        found: NDArray[np.float32] = self._item_tower.run(None, inputs)[0]
-        return found
 
     def live(self, rows: NDArray[np.intp], items: ItemStore) -> tuple[list[NDArray[np.float32]], NDArray[np.bool_]]:
         """Project the raw text and image vectors of items as in training; returns both, and which are present.
@@ -211,8 +182,7 @@ class ServingModel:
 
     def rank(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Predict a calibrated probability per head: float32 `(n, heads)`."""
-        found: NDArray[np.float32] = self._ranker.run(None, {"features": features})[0]
-        return found
+        return self._graphs.rank(features)
 
     def score(self, heads: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the ranking score, the weighted sum of the heads: float32 `(n,)`."""
@@ -284,7 +254,7 @@ class ServingModel:
         unseen = ~known
         if unseen.any():
             inputs = (items.text[rows[unseen]], *(part[unseen] for part in parts), present[unseen].astype(np.float32))
-            self.vectors[rows[unseen]] = self._item(*inputs)
+            self.vectors[rows[unseen]] = self._graphs.item(*inputs)
 
     def hydrate(self, queries: Queries, items: ItemStore) -> None:
         """Set the batch's user vectors, liked histories and item-to-item signal by this release."""
@@ -308,7 +278,7 @@ class ServingModel:
             found, values = self._ease(queries.history_rows[q, :size], liked, len(items))
             ease_rows.append(found)
             ease_values.append(values)
-        queries.user_vectors = self._user(vectors, events, mask)
+        queries.user_vectors = self._graphs.user(vectors, events, mask)
         queries.signals["ease"] = Signal(ease_rows, ease_values)
 
     def _ease(

@@ -10,14 +10,14 @@ from redis.exceptions import RedisError
 
 from schemas.errors import TransientError
 
-__all__ = ["RedisStore"]
+__all__ = ["Store"]
 
 TIMEOUT_S = 2.0
 TTL_S = 7 * 86_400
 "Seconds that a summary is kept after its last write."
 
 
-class RedisStore:
+class Store:
     """A `MirrorStore`: `<prefix>user:<user_id>` holds a summary, with a time to live."""
 
     def __init__(self, url: str, prefix: str, *, ttl_s: int = TTL_S) -> None:

@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib
 
-from schemas.settings import Settings
+from schemas.settings import MIRRORS, Settings
 from streams.mirror.contract import Mirror, MirrorStore
-from streams.mirror.redis import RedisStore
 from streams.mirror.write_behind import WriteBehind
 
-__all__ = ["STORES", "mirror_at", "mirror_of"]
+__all__ = ["answers", "mirror_at", "mirror_of", "store_at"]
 
-STORES: Mapping[str, Callable[[str, str], MirrorStore]] = {"redis": RedisStore, "rediss": RedisStore, "unix": RedisStore}
-"Factory of a store per URL scheme, called with the URL and a name prefix. `schemas.settings.MIRRORS` allows the same schemes."
+ABSENT = "riffle doctor"
+"A user whose summary is read only to see whether a store answers."
 
 
-def mirror_at(url: str, prefix: str) -> WriteBehind:
-    """Create the mirror at a URL; it writes once it is started.
+def store_at(url: str, prefix: str) -> MirrorStore:
+    """Create the store at a URL. It connects at the first call. `prefix` precedes all its names.
 
     Raises:
         KeyError: no store has this scheme; the settings allow no such scheme.
+        ValueError: the store cannot use this URL.
     """
-    return WriteBehind(STORES[url.partition("://")[0]](url, prefix))
+    store: MirrorStore = importlib.import_module(f"streams.mirror.{MIRRORS[url.partition('://')[0]]}").Store(url, prefix)
+    return store
+
+
+def mirror_at(url: str, prefix: str) -> WriteBehind:
+    """Create the mirror at a URL; it writes once it is started. Errors: as `store_at`."""
+    return WriteBehind(store_at(url, prefix))
 
 
 def mirror_of(settings: Settings) -> Mirror:
     """Create the mirror of an instance."""
     return mirror_at(settings.redis, settings.topic_prefix)
+
+
+async def answers(settings: Settings) -> None:
+    """Read from an instance's store once.
+
+    Raises:
+        TransientError: it does not answer.
+        ValueError: it cannot use the URL.
+    """
+    store = store_at(settings.redis, settings.topic_prefix)
+    try:
+        await store.read(ABSENT)
+    finally:
+        await store.close()

@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 import redis.asyncio
+from click.testing import CliRunner
+from mirror_contract import keeps
 
+from agents.cli.doctor import doctor
 from schemas.records import Interaction, Item
 from schemas.settings import Settings
 from streams.kafka.produce import produce_events, produce_items
-from streams.mirror.stores import mirror_at
+from streams.mirror.stores import mirror_at, store_at
 
 pytestmark = pytest.mark.integration
 
@@ -48,6 +51,19 @@ async def test_the_mirror_follows_the_stream_and_forgets_who_is_erased(worker: S
         await until(client, name, lambda found: found is None)
     finally:
         await client.aclose()
+
+
+@pytest.mark.parametrize("options", ["", "?decode_responses=True"])
+async def test_redis_keeps_the_contract_of_a_store(stack: Settings, options: str) -> None:
+    await keeps(store_at(f"{stack.redis}{options}", f"contract{len(options)}."))
+
+
+def test_doctor_asks_the_store_of_the_mirror(stack: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for url, ok in ((stack.redis, True), ("redis://127.0.0.1:1/0", False)):
+        monkeypatch.setenv("RIFFLE_REDIS_URL", url)
+        done = CliRunner().invoke(doctor, ["--json"])
+        checks = {check["check"]: check["ok"] for check in json.loads(done.output)}
+        assert checks["the mirror answers at RIFFLE_REDIS_URL"] == ok
 
 
 async def test_a_redis_that_is_gone_costs_counts_and_nothing_else() -> None:

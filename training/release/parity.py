@@ -20,13 +20,14 @@ from models.pipeline.clock import after_all
 from models.pipeline.pipeline import CandidatePipeline
 from models.pipeline.slot import ModelSlot
 from models.pipeline.stages import Observer
+from models.release.graphs import session_of
 from models.release.release import Release
-from models.release.serving import ServingModel, session_of
+from models.release.serving import ServingModel
 from schemas.records import Request, Slate
 from training.evaluation.evaluate import K
 from training.replay.world import SimulatedWorker
 
-__all__ = ["Frozen", "Modules", "Parity", "TorchModel", "in_parity"]
+__all__ = ["Frozen", "Modules", "Parity", "TorchGraphs", "in_parity"]
 
 TIE = 1e-6
 "Scores within this distance may swap ranks. It is a hundredth of the allowed score difference."
@@ -92,33 +93,29 @@ class Parity:
         }
 
 
-class TorchModel(ServingModel):
-    """A release that runs torch modules instead of its graphs."""
+class TorchGraphs:
+    """`Graphs` that run torch modules."""
 
-    def __init__(self, release: Release, modules: Modules, threads: int = 1) -> None:
-        self._modules: Modules | None = None
-        super().__init__(release, threads)
+    def __init__(self, modules: Modules) -> None:
         self._modules = modules
 
-    def _user(self, items: NDArray[np.float32], events: NDArray[np.float32], mask: NDArray[np.float32]) -> NDArray[np.float32]:
-        if self._modules is None:
-            return super()._user(items, events, mask)
+    def user(self, items: NDArray[np.float32], events: NDArray[np.float32], mask: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Graphs.user`."""
         return _run(self._modules.user, items, events, mask)
 
-    def _item(
+    def item(
         self,
         content: NDArray[np.float32],
         text: NDArray[np.float32],
         image: NDArray[np.float32],
         present: NDArray[np.float32],
     ) -> NDArray[np.float32]:
-        if self._modules is None:
-            return super()._item(content, text, image, present)
+        """See `Graphs.item`."""
         return _run(self._modules.item, content, text, image, present)
 
     def rank(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Calibrated probability per head: float32 `(n, heads)`."""
-        return super().rank(features) if self._modules is None else _run(self._modules.ranker, features)
+        """See `Graphs.rank`."""
+        return _run(self._modules.ranker, features)
 
 
 def _run(module: nn.Module, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -166,13 +163,15 @@ def in_parity(
 ) -> Parity:
     """Compare both sides on the same `requests` of `people`, drawn in turn, with the current state of `world`.
 
-    There are at most `EACH` requests per user. With fewer users than requests, further requests of a user exclude other items. At tied scores at a candidate cut-off, torch
-    and ONNX may retrieve different items, and one of these may enter the slate. Such a request is repeated without the few
-    items that only one side has, and counts as tied if the answers then agree. A request also counts as tied if both sides
+    There are at most `EACH` requests per user; all but the first exclude other items. At tied scores at a candidate cut-off,
+    torch and ONNX may retrieve different items, and one of these may enter the slate. Such a request is repeated without the
+    few items that only one side has, and counts as tied if the answers then agree. A request also counts as tied if both sides
     score the same candidates equally, because only ties in the selection can then differ.
     """
     rng = np.random.default_rng(seed)
-    mine, theirs = _Side(world, ServingModel(release)), _Side(world, TorchModel(release, modules))
+    exported, trained = ServingModel(release), ServingModel(release, graphs=TorchGraphs(modules))
+    trained.index = exported.index  # because its sampled queries depend on the graphs
+    mine, theirs = _Side(world, exported), _Side(world, trained)
     catalogue = world.items.ids
     order = [people[n] for n in rng.permutation(len(people)).tolist()]
     worst, differing, tied, swapped = 0.0, 0, 0, 0

@@ -13,8 +13,8 @@ import torch.nn.functional as F  # noqa: N812
 from PIL import Image
 from tower_corpus import tower_corpus
 
+from models.release.graphs import session_of
 from models.release.sequences import EVENT_WIDTH, LENGTH
-from models.release.serving import session_of
 from training.encoders import image, text
 from training.encoders.encoder import Encoder
 from training.encoders.image import ImageEncoder

@@ -124,7 +124,7 @@ def test_each_modality_moves_the_vector_and_missing_is_not_zero(
     hashed = np.zeros((4, TEXT_DIMENSIONS), np.float32)
     zeros = [np.zeros((4, model.release.text.shape[1]), np.float32), np.zeros((4, model.release.image.shape[1]), np.float32)]
     present = np.asarray([[0, 0], [1, 0], [0, 1], [1, 1]], np.float32)
-    found = model._item(hashed, *zeros, present)
+    found = model._graphs.item(hashed, *zeros, present)
     apart = [float(np.abs(found[a] - found[b]).max()) for a in range(4) for b in range(a)]
     assert min(apart) > 1e-3
 
@@ -206,7 +206,7 @@ def test_a_release_of_format_1_serves_as_it_did(world: World, tmp_path: Path) ->
     arrive(model, store, twins(unmet), cache)
     assert np.array_equal(model.vectors, before)
     both = store.row_of("twin-both")
-    alone = model._item(store.text[[both]], *(np.zeros((1, w), np.float32) for w in (*model._widths, 2)))
+    alone = model._graphs.item(store.text[[both]], *(np.zeros((1, w), np.float32) for w in (*model._widths, 2)))
     assert model.vectors[both] == pytest.approx(alone[0], abs=1e-6)
     (folder / "manifest.json").write_text(json.dumps({**fields, "format": 1}))
     with pytest.raises(ReleaseRejected, match="are missing or unknown"):

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from pathlib import Path
 
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mirror_contract import keeps, lacks
 
-from schemas.errors import TransientError
-from schemas.settings import MIRRORS
-from streams.mirror.contract import Mirror, MirrorStore
-from streams.mirror.stores import STORES, mirror_at
+from schemas.errors import ConfigError, TransientError
+from schemas.settings import MIRRORS, Settings
+from streams.mirror.contract import Mirror
+from streams.mirror.stores import store_at
 from streams.mirror.write_behind import BATCH_USERS, WriteBehind
 
 
@@ -106,9 +109,23 @@ async def test_a_store_that_is_away_costs_counts() -> None:
     assert mirror.counters == {"failed_reads": 1}
 
 
-async def test_every_scheme_that_the_settings_allow_has_a_store() -> None:
-    assert set(STORES) == set(MIRRORS)
-    kept: MirrorStore = MemoryStore()
-    assert isinstance(WriteBehind(kept), WriteBehind)
-    for url in ("redis://h:1/0", "rediss://h", "unix:///run/redis.sock"):
-        await mirror_at(url, "x.").stop()
+async def test_the_store_in_memory_keeps_the_contract() -> None:
+    """So that what is shown with it here holds for every store."""
+    store = MemoryStore()
+    await keeps(store)
+    store.away = True
+    await lacks(store)
+
+
+@pytest.mark.parametrize("scheme", MIRRORS)
+async def test_every_scheme_that_the_settings_allow_has_a_store(scheme: str, tmp_path: Path) -> None:
+    """None is there: what a store says of that is the same for all."""
+    url = f"{scheme}://{tmp_path / 'absent'}" if scheme == "unix" else f"{scheme}://127.0.0.1:1/0"
+    assert Settings(home=tmp_path, redis_url=url).redis == url
+    await lacks(store_at(url, "x."))
+
+
+def test_another_scheme_is_refused_with_those_that_there_are(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings(home=tmp_path, redis_url="memcached://h")
+    assert all(f"{scheme}://" in caught.value.message for scheme in MIRRORS)
