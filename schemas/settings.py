@@ -196,7 +196,9 @@ class Settings:
             value = getattr(self, name)
             least = 0 if name == "standbys" else 1
             if isinstance(value, float):
-                demand(0 < value < math.inf, name, f"must be greater than 0 seconds, is {value}")
+                bound = most or math.inf
+                within = f"be greater than 0 and at most {most} seconds" if most else "be greater than 0 seconds"
+                demand(0 < value < math.inf and value <= bound, name, f"must {within}, is {value}")
             else:
                 within = f"lie in {least}..{most}" if most else f"be at least {least}"
                 demand(least <= value <= (most or value), name, f"must {within}, is {value}")

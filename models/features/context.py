@@ -24,7 +24,7 @@ WEEK_MS = 7 * DAY_MS
 BUCKETS = 16
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Moment:
     """Requests at one moment of stream time."""
 

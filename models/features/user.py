@@ -15,7 +15,7 @@ from models.units import DAY_MS
 __all__ = ["USER", "OfUser"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class OfUser:
     """A user as of stream time."""
 

@@ -20,8 +20,10 @@ BATCH_USERS = 500
 class WriteBehind:
     """A `Mirror` in front of a store.
 
-    At most `capacity` summaries wait. Removals wait besides them and are never dropped. The newest summary of a user replaces a
-    waiting one. Failures and drops are counted, never raised: the next change of that user writes it again.
+    At most `capacity` entries wait. When the queue is full, new summaries are dropped; removals still enter. A user's newest
+    entry replaces the waiting one. A summary whose write fails is dropped, because the user's next change writes it again. A
+    removal is repeated until it succeeds, also when a later summary of the user fails. Failures and drops are counted, never
+    raised.
     """
 
     def __init__(self, store: MirrorStore, *, capacity: int = 20_000, interval_s: float = 0.2) -> None:
@@ -29,6 +31,8 @@ class WriteBehind:
         self._capacity = capacity
         self._interval_s = interval_s
         self._waiting: dict[str, bytes | None] = {}
+        self._erased: set[str] = set()
+        "Users whose removal the store has not confirmed, even if a later summary replaced it in the queue."
         self._task: asyncio.Task[None] | None = None
         self.counters: Counter[str] = Counter()
         "The counters of `Mirror`."
@@ -39,6 +43,7 @@ class WriteBehind:
 
     def remove(self, user_id: str) -> None:
         """Queue a removal. Never waits."""
+        self._erased.add(user_id)
         self._queue(user_id, None)
 
     def _queue(self, user_id: str, value: bytes | None) -> None:
@@ -70,7 +75,7 @@ class WriteBehind:
         await self._store.close()
 
     async def flush(self) -> None:
-        """Write the queue now. Failed summaries are counted and dropped; a failed removal waits for the next flush."""
+        """Write the queue now. Failures are counted. A failed removal, or summary after one, is a removal in the next flush."""
         while self._waiting:
             batch = dict(list(self._waiting.items())[:BATCH_USERS])
             for user_id in batch:
@@ -79,9 +84,10 @@ class WriteBehind:
                 await self._store.write(batch)
             except TransientError:
                 self.counters["failed"] += len(batch)
-                for user_id in (u for u, value in batch.items() if value is None):
+                for user_id in batch.keys() & self._erased:
                     self._waiting.setdefault(user_id, None)
                 return
+            self._erased -= batch.keys()
             self.counters["written"] += len(batch)
 
     async def _run(self) -> None:

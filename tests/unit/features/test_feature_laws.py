@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from models.features.compute import FEATURES, LAYOUT, SPEC
-from models.features.context import CONTEXT
-from models.features.cross import CROSS
-from models.features.item import ITEM
+from models.features.context import CONTEXT, Moment
+from models.features.cross import CROSS, Crossed
+from models.features.item import ITEM, OfItems
 from models.features.spec import KNOWN, Feature, Group, layout, specification
-from models.features.user import USER
+from models.features.user import USER, OfUser
 from models.pipeline.batch import Candidates, Queries, Retrieved
 from models.pipeline.clock import after_all
 from models.pipeline.pipeline import CandidatePipeline
@@ -134,6 +134,12 @@ def test_the_columns_are_as_many_as_the_layout_says_and_none_is_left_out() -> No
         for place, _ in group._compute:
             filled[place] += 1
         assert (filled == 1).all()
+
+
+@pytest.mark.parametrize("view", [OfUser, Moment, OfItems, Crossed])
+def test_every_view_takes_shared_columns(view: type) -> None:
+    """An `@once` property stores its value in the view's `__dict__`, which a class with slots lacks."""
+    assert hasattr(object.__new__(view), "__dict__")
 
 
 def test_a_name_that_is_declared_twice_is_refused() -> None:

@@ -47,6 +47,31 @@ class MemoryStore:
         self.closed = True
 
 
+@given(st.lists(st.sampled_from(["put", "erase", "flush", "fail"]), max_size=12))
+def test_nothing_from_before_an_erasure_stays(steps: list[str]) -> None:
+    """Also when a summary from after it replaced the removal in the queue, and that summary was lost."""
+
+    async def run() -> None:
+        store = MemoryStore()
+        mirror = WriteBehind(store)
+        erased = 0
+        for n, step in enumerate(steps):
+            if step == "put":
+                mirror.put("a", {"n": n})
+            elif step == "erase":
+                mirror.remove("a")
+                erased = n
+            else:
+                store.away = step == "fail"
+                await mirror.flush()
+        store.away = False
+        await mirror.stop()
+        found = await mirror.get("a")
+        assert found is None or int(str(found["n"])) >= erased
+
+    asyncio.run(run())
+
+
 STEPS = st.lists(st.tuples(st.sampled_from(["put", "remove", "flush", "fail"]), st.sampled_from("abc"), st.integers(0, 9)))
 
 

@@ -122,6 +122,13 @@ def test_every_number_has_bounds() -> None:
     assert numbers == set(LIMITS)
 
 
+def test_a_number_of_seconds_has_a_maximum_if_it_is_given_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("schemas.settings.LIMITS", {**LIMITS, "stuck_s": 60})
+    assert Settings(stuck_s=60.0).stuck_s == 60.0
+    with pytest.raises(ConfigError, match="at most 60 seconds, is 61"):
+        Settings(stuck_s=61.0)
+
+
 def test_every_setting_is_described_below_its_field() -> None:
     tree = ast.parse(Path(inspect.getfile(Settings)).read_text(encoding="utf-8"))
     body = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Settings").body
