@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from aiokafka.errors import KafkaError
 
@@ -22,13 +23,29 @@ FIRST_S, MOST_S = 0.5, 30.0
 "Seconds before a partition is opened anew: the first time, and at most."
 
 
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """The last failure of a partition."""
+
+    applied: int
+    "Newest source offset in memory at that time."
+    spoiled: bool
+    "Whether the record after it may be the cause; else the transaction of the records up to it is."
+
+    def is_past(self, part: Partition) -> bool:
+        """Whether the partition has made durable since then what it failed at."""
+        state = part.state
+        return not state.unproven and state.durable >= self.applied + self.spoiled
+
+
 class Recovery:
     """Opens partitions that failed.
 
     A producer that the broker fenced, forgot, or found out of sequence, and rows that are damaged or cannot be written, leave a
     partition with a `trouble`. First the worker joins the group again: so it is certain to own the partition still, before it
     fences whoever else writes to it. What cannot be opened then is tried again at growing intervals, without a rebalance,
-    and its records are read again once it is open.
+    and its records are read again once it is open. The interval is short again once the partition is past what it failed at:
+    a record that fails each time does not keep the group from work, and unrelated failures do not add up.
 
     `taking`: held while partitions are opened or closed. `generation`: the group generation in which they were opened.
     `rejoin`: joins the group again, and returns the generation that came of it, -1 when none did. `due`: set while something
@@ -49,7 +66,9 @@ class Recovery:
         self._taking = taking
         self._generation = generation
         self._rejoin = rejoin
-        self._back_off = BackOff(FIRST_S, MOST_S)
+        self._back_offs: dict[tuple[str, int] | None, BackOff] = {}
+        "By changelog and partition; None for copies."
+        self._failures: dict[tuple[str, int], _Failure] = {}
         self._confirmed = -1
         "Generation in which the group said, after the newest failure, what this worker owns."
         self.due = due
@@ -57,6 +76,10 @@ class Recovery:
     def failed(self, part: Partition, error: BaseException) -> None:
         """A partition can no longer be used: no request reads it, its chunks are dropped, and it will be opened anew."""
         state = part.state
+        key = state.changelog, part.partition
+        if (last := self._failures.get(key)) is not None and last.is_past(part):
+            self._back_off(key).succeeded()
+        self._failures[key] = _Failure(state.applied, state.spoiled)
         log.warning("%s-%d is opened anew: %s", state.changelog, part.partition, why(error), exc_info=error)
         self._metrics.partitions_failed.add(table=state.changelog, code=code_of(error))
         self._confirmed = -1
@@ -79,7 +102,7 @@ class Recovery:
         unread = False  # records were dropped, and are not read again yet
         while True:
             await self.due.wait()
-            await asyncio.sleep(self._back_off.failed())
+            await asyncio.sleep(self._wait_s())
             async with self._taking:
                 self.due.clear()
                 if self._ownership.standby.damaged():
@@ -94,6 +117,16 @@ class Recovery:
                 self._confirmed, unread = joined, joined < 0
                 if unread:
                     self.due.set()
+
+    def _back_off(self, key: tuple[str, int] | None) -> BackOff:
+        if key not in self._back_offs:
+            self._back_offs[key] = BackOff(FIRST_S, MOST_S)
+        return self._back_offs[key]
+
+    def _wait_s(self) -> float:
+        """Seconds until the next attempt: the longest of what is to be opened."""
+        keys: list[tuple[str, int] | None] = [(part.state.changelog, part.partition) for part in self._ownership.troubled()]
+        return max(self._back_off(key).failed() for key in keys or [None])
 
     async def _reopened(self) -> bool:
         try:

@@ -378,6 +378,11 @@ class PartitionState:
         self.ready.clear()
         self.trouble = self.trouble or trouble
 
+    @property
+    def spoiled(self) -> bool:
+        """Whether rows are half changed or unreadable."""
+        return self._spoiled
+
     def doubt(self, reason: str) -> None:
         """Make the next flush run a transaction, an empty one if necessary, because the preceding state failed."""
         self.unproven = reason

@@ -23,6 +23,10 @@ class State:
     changelog: str = "users-changelog"
     trouble: BaseException | None = None
     ready: asyncio.Event = field(default_factory=asyncio.Event)
+    applied: int = -1
+    durable: int = -1
+    unproven: str = ""
+    spoiled: bool = False
 
     def fail(self, error: BaseException) -> None:
         self.ready.clear()
@@ -94,6 +98,8 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
         def failed(self) -> float:
             return 0.0
 
+        def succeeded(self) -> None: ...
+
     monkeypatch.setattr(module, "BackOff", AtOnce)
     return World([Part(0), Part(1)])
 
@@ -162,3 +168,51 @@ async def test_damaged_copies_are_made_anew_by_joining_also_after_an_earlier_fai
         recovery.due.set()
         await until(lambda: not world.standby.broken)
     assert world.calls == ["rejoin", "rejoin"]
+
+
+def waits_of(failures: int, again: Callable[[State, int], None]) -> list[float]:
+    """Seconds before each attempt to open a partition that fails so often; `again` opens it before the n-th failure."""
+    world = World([Part(0), Part(1)])
+    recovery = Recovery(world, Metrics(), asyncio.Lock(), lambda: 1, world.rejoin, asyncio.Event())  # type: ignore[arg-type]
+    found = []
+    for n in range(failures):
+        world.parts[0] = Part(0)
+        again(world.parts[0].state, n)
+        recovery.failed(world.parts[0], NotReady("x", "y"))
+        found.append(recovery._wait_s())
+    return found
+
+
+GROWING = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+
+
+def test_failures_that_have_nothing_to_do_with_each_other_do_not_add_up() -> None:
+    def again(state: State, n: int) -> None:
+        state.durable, state.applied = 10 * n, 10 * n + 10  # what the last one failed at was committed since
+
+    assert waits_of(8, again) == [0.5] * 8
+
+
+def test_a_transaction_that_fails_each_time_is_tried_at_growing_intervals() -> None:
+    def again(state: State, _: int) -> None:
+        state.durable, state.applied, state.unproven = 5, 15, "x"
+
+    assert waits_of(8, again) == GROWING
+
+
+def test_an_empty_transaction_that_fails_each_time_is_tried_at_growing_intervals() -> None:
+    def again(state: State, _: int) -> None:
+        state.durable = state.applied = 15
+        state.unproven = "x"
+
+    assert waits_of(8, again) == GROWING
+
+
+def test_a_record_that_fails_each_time_does_not_keep_the_group_from_work() -> None:
+    """All before it is committed each time."""
+
+    def again(state: State, _: int) -> None:
+        state.durable = state.applied = 89
+        state.spoiled = True
+
+    assert waits_of(8, again) == GROWING
