@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,13 @@ import agents.worker
 from agents.partitions.covisits import CovisitPartition
 from agents.partitions.users import ITEM, USER, UserPartition
 from models.tables.statistics import StatisticsTable
+from models.tables.users import Applied, Changed, ItemsOf
+from schemas.columns import EventColumns
+from schemas.settings import Settings
 from streams import aside
+from streams.kafka.chunks import Chunk
 from streams.state import partitions
-from streams.state.partitions import PartitionState
+from streams.state.partitions import Flush, Output, PartitionState
 from streams.state.rocks import PartitionStore
 
 HOUR_S = 3_600
@@ -50,9 +54,9 @@ def dies_in_mid_chunk(number: int) -> None:
     """Records are changed in memory, statistics not yet."""
     step, whole = countdown(number), StatisticsTable.apply
 
-    def apply(self: StatisticsTable, *args: Any) -> None:
+    def apply(self: StatisticsTable, events: EventColumns, applied: Applied) -> None:
         step()
-        whole(self, *args)
+        whole(self, events, applied)
 
     StatisticsTable.apply = apply  # type: ignore[method-assign]
 
@@ -61,8 +65,8 @@ def dies_before_the_acknowledgement(number: int) -> None:
     """Changelog records are on their way; nothing is acknowledged."""
     step, whole = countdown(number), PartitionState._send_rows
 
-    async def send(self: PartitionState, *args: Any) -> Any:
-        sent = await whole(self, *args)
+    async def send(self: PartitionState, producer: Any, rows: Mapping[bytes, bytes | None]) -> Any:
+        sent = await whole(self, producer, rows)
         step()
         return sent
 
@@ -84,8 +88,8 @@ def dies_after_the_commit(number: int) -> None:
     """The transaction is committed, RocksDB does not have it."""
     step, whole = countdown(number), PartitionState._transaction
 
-    async def transaction(self: PartitionState, *args: Any) -> Any:
-        position = await whole(self, *args)
+    async def transaction(self: PartitionState, taken: Flush) -> int:
+        position = await whole(self, taken)
         step()
         return position
 
@@ -96,8 +100,8 @@ def dies_after_the_write(number: int) -> None:
     """RocksDB has it too; the worker does not know yet."""
     step, whole = countdown(number), PartitionStore.write
 
-    def write(self: PartitionStore, *args: Any) -> None:
-        whole(self, *args)
+    def write(self: PartitionStore, rows: Mapping[bytes, bytes | None], position: int) -> None:
+        whole(self, rows, position)
         step()
 
     PartitionStore.write = write  # type: ignore[method-assign]
@@ -233,10 +237,8 @@ def wrong_swallows_bad_records(_: int) -> None:
     """Wrong: what cannot be decoded is dropped without a dead letter."""
     import agents.partitions.users
 
-    def letterless(*args: Any) -> Any:
-        from streams.state.partitions import Output
-
-        return Output(args[0].topic("item-stats"), b"nothing", b"", partition=0)
+    def letterless(settings: Settings, chunk: Chunk, index: int, code: str, reason: str) -> Output:
+        return Output(settings.topic("item-stats"), b"nothing", b"", partition=0)
 
     agents.partitions.users.dead_letter = letterless
 
@@ -260,8 +262,8 @@ def wrong_takes_half_a_chunk(_: int) -> None:
         prepare(self, *args, **kwargs)
         self.still = Open()  # type: ignore[assignment]
 
-    def slowly(self: UserPartition, *args: Any) -> Any:
-        changed = change(self, *args)
+    def slowly(self: UserPartition, events: EventColumns, of: ItemsOf) -> Changed:
+        changed = change(self, events, of)
         halfway.add(self.partition)
         time.sleep(0.3)
         halfway.discard(self.partition)
@@ -274,8 +276,8 @@ def wrong_takes_half_a_chunk(_: int) -> None:
             half.add(self.state)
         return flush
 
-    async def committed(self: PartitionState, *args: Any) -> Any:
-        position = await transaction(self, *args)
+    async def committed(self: PartitionState, taken: Flush) -> int:
+        position = await transaction(self, taken)
         if self in half:
             os.kill(os.getpid(), signal.SIGKILL)
         return position
