@@ -41,8 +41,8 @@ class FakeModel:
 
     def hydrate(self, queries: Queries, items: ItemStore) -> None:
         for user in queries.users:
-            known = user is not None and len(user.history) > 0
-            queries.liked.append(self.vocabulary.liked_history(user) if known else np.zeros(0, np.bool_))
+            known = user if user is not None and len(user.history) > 0 else None
+            queries.liked.append(np.zeros(0, np.bool_) if known is None else self.vocabulary.liked_history(known))
         queries.user_vectors = np.cos(np.arange(len(queries) * SIZE)).reshape(-1, SIZE).astype(np.float32)
         rows = np.arange(0, len(items), 2, dtype=np.int32)
         queries.signals["ease"] = Signal([rows] * len(queries), [(1 / (1 + rows)).astype(np.float32)] * len(queries))
@@ -56,7 +56,8 @@ class FakeModel:
         return compute(queries, candidates, items, sources, self)
 
     def rank(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        return (1 / (1 + np.exp(-features @ self._weights)))[:, None].astype(np.float32)
+        found: NDArray[np.float32] = (1 / (1 + np.exp(-features @ self._weights)))[:, None].astype(np.float32)
+        return found
 
     def score(self, heads: NDArray[np.float32]) -> NDArray[np.float32]:
         return heads[:, 0]

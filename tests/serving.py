@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from aiohttp import web
-from aiohttp.test_utils import TestServer
+from aiohttp.test_utils import BaseTestServer, TestServer
 
 from agents.metrics import Metrics
 from agents.web.server import Runner
@@ -45,12 +45,12 @@ class Answer:
         return error
 
 
-async def open_to(server: TestServer) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def open_to(server: BaseTestServer) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A connection to the server."""
     return await asyncio.open_connection(server.host, server.port)
 
 
-async def answers_to(server: TestServer, sent: bytes, *, head: bool = False) -> list[Answer]:
+async def answers_to(server: BaseTestServer, sent: bytes, *, head: bool = False) -> list[Answer]:
     """Every answer to these bytes until the server closes the connection."""
     reader, writer = await open_to(server)
     try:

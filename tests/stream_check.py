@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from reference import Tables
@@ -123,13 +123,13 @@ def partition_state(settings: Settings, take: Callable[[], Awaitable[Flush]]) ->
     )
 
 
-POISON = (
+BARE = {"event_id": "", "user_id": "u1", "item_id": "i1", "event_time": START, "action": "view", "value": None}
+POISON: Sequence[Callable[[random.Random], tuple[bytes | None, bytes]]] = (
     lambda rng: (b"u1", rng.randbytes(40)),
     lambda rng: (b"u2", b"\x00" + rng.randbytes(4) + b"of a schema id that no registry knows"),
     lambda rng: (None, encode("interaction", {**BARE, "event_id": str(rng.random())})),
     lambda rng: (b"u3", b"\xc3\x01" + rng.randbytes(900_000)),
 )
-BARE = {"event_id": "", "user_id": "u1", "item_id": "i1", "event_time": START, "action": "view", "value": None}
 
 
 class Sent:

@@ -18,5 +18,5 @@ def tower_corpus(n_users: int = 30) -> tuple[EventTable, Content]:
     rng = np.random.default_rng(0)
     text = rng.normal(size=(len(items), 6)).astype(np.float32)
     hashed = np.stack([text_vector(item) for item in items])
-    present = np.tile(np.float32([1, 0]), (len(items), 1))
+    present = np.tile(np.asarray([1, 0], np.float32), (len(items), 1))
     return table, Content(hashed, text, np.zeros((len(items), 4), np.float32), present)

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 from fuzzing import fuzz, must_find
@@ -146,7 +146,7 @@ def test_the_fuzzer_finds_what_pythons_own_reader_loses() -> None:
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=12) | st.text('ab,"\n\r ', max_size=8)
 
 
-def what_was_written_is_read(reader: Read, case: tuple[list[list[str]], int, str]) -> None:
+def what_was_written_is_read(reader: Read, case: tuple[list[list[str]], Literal[0, 1, 2, 3], str]) -> None:
     written, quoting, end = case
     out = io.StringIO(newline="")
     writer = csv.writer(out, quoting=quoting, lineterminator=end)
@@ -168,7 +168,7 @@ ROUNDS = st.tuples(
 
 @fuzz
 @given(ROUNDS)
-def test_what_a_csv_writer_wrote_is_read(case: tuple[list[list[str]], int, str]) -> None:
+def test_what_a_csv_writer_wrote_is_read(case: tuple[list[list[str]], Literal[0, 1, 2, 3], str]) -> None:
     what_was_written_is_read(read, case)
 
 
@@ -341,7 +341,7 @@ def test_the_fuzzer_finds_a_dataset_that_leaves_rows_out() -> None:
         def items(self) -> Iterator[Item]:
             return (item for item in super().items() if item.price != 1.0)
 
-    few = st.tuples(
+    few: st.SearchStrategy[Any] = st.tuples(
         st.lists(st.fixed_dictionaries({"item_id": IDS, "price": st.integers(0, 2)}), min_size=1, max_size=3),
         st.just([{"user_id": "u", "item_id": "a", "event_time": 10**12}]),
         st.just("csv"),
@@ -432,10 +432,13 @@ def test_an_instant_is_the_same_milliseconds_in_every_file(instants: list[int], 
     items = pl.DataFrame({"item_id": ids, "published_at": times})
     with tempfile.TemporaryDirectory() as root:
         for name, frame in (("events", events), ("items", items)):
-            file = Path(root) / f"{name}.{form.split(maxsplit=1)[0]}"
-            {"csv": frame.write_csv, "jsonl": frame.write_ndjson, "parquet": frame.write_parquet}[form.split(maxsplit=1)[0]](
-                file
-            )
+            kind = form.split(maxsplit=1)[0]
+            writers: dict[str, Callable[[Path], object]] = {
+                "csv": frame.write_csv,
+                "jsonl": frame.write_ndjson,
+                "parquet": frame.write_parquet,
+            }
+            writers[kind](Path(root) / f"{name}.{kind}")
         dataset = Dataset.open(Path(root))
         found = {event.item_id: event for event in dataset.events()}
         assert [item.published_at for item in dataset.items()] == expected

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote_to_bytes
+from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlsplit
 
 import pytest
 import uvloop
@@ -26,7 +26,6 @@ from hypothesis import strategies as st
 from serving import Answer, Served, open_to, raw, read_answer
 
 from agents.web.body import MAX_BODY_BYTES
-from agents.web.error_replies import urlsplit
 from agents.web.routes import build_app, routes, takes_of
 from agents.web.server import MAX_HEADER_BYTES, MAX_URL_BYTES
 from schemas.errors import DeadlineExceeded, NotReady, RiffleError
@@ -63,6 +62,17 @@ class Case:
         return f"Case({b''.join(self.parts)[:3_000]!r}, in {len(self.parts)} parts, {self.failure!r})"
 
 
+class Noting(logging.Handler):
+    """Keeps warnings and errors."""
+
+    def __init__(self, logged: list[logging.LogRecord]) -> None:
+        super().__init__(logging.WARNING)
+        self._logged = logged
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._logged.append(record)
+
+
 @dataclass(repr=False)
 class Rig:
     """A server, and a client that goes on asking it for its health on a connection of its own."""
@@ -81,8 +91,7 @@ class Rig:
     def start(self) -> Rig:
         """Start the server."""
         self.loop.run_until_complete(self._start())
-        handler = logging.Handler(logging.WARNING)
-        handler.emit = self.logged.append  # type: ignore[method-assign]
+        handler = Noting(self.logged)
         logging.getLogger().addHandler(handler)
         self._handler = handler
         return self

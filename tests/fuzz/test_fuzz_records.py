@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import numpy as np
@@ -23,9 +23,11 @@ from hypothesis import strategies as st
 
 from agents.broadcast.item_stream import Catalogue
 from agents.metrics import Metrics
+from agents.partitions.users import UserPartition
 from agents.requests.parsing import Accepted, Refused
 from agents.requests.recommend import Recommend
 from models.items.store import ItemStore
+from models.pipeline.pipeline import CandidatePipeline
 from models.state.rows import ItemStatRow
 from schemas import columns, kernels
 from schemas.codec import decode, encode, schema_ids
@@ -133,7 +135,8 @@ def encoded(name: str, body: dict[str, Any], framing: str) -> tuple[bytes, list[
         else:
             if framing == "avro":
                 return value, []
-            schema = {"confluent": SCHEMAS.names.get(name, 7)}.get(framing) or int(framing)
+            known = SCHEMAS.id_of(name) if name in SCHEMAS.names else 7
+            schema = known if framing == "confluent" else int(framing)
             return b"\x00" + schema.to_bytes(4, "big") + value[10:], []
     return orjson.dumps(body, default=repr), [JSON]
 
@@ -464,17 +467,22 @@ class Known:
 
     client = SimpleNamespace(cluster=SimpleNamespace(partitions_for_topic=lambda topic: {0}))
 
+    async def send(
+        self, topic: str, value: bytes | None, key: bytes | None = None, headers: Sequence[tuple[str, bytes]] = ()
+    ) -> asyncio.Future[Any]:
+        raise AssertionError("what an outbox holds is looked at, and not sent")
+
 
 @fuzz
 @given(REQUEST_RECORDS, st.sets(st.integers(0, PARTITIONS - 1)))
 def test_each_request_waits_for_its_turn_or_has_one_answer(record: Raw, owned: set[int]) -> None:
     recommend = Recommend(
         Settings(partitions=PARTITIONS),
-        None,
-        dict.fromkeys(owned),
+        cast("CandidatePipeline", None),  # nothing is ranked
+        cast("dict[int, UserPartition]", dict.fromkeys(owned)),  # only whether they are owned is asked
         Known(),
         Metrics(),
-        SCHEMAS,  # type: ignore[arg-type]
+        SCHEMAS,
     )
     chunk = Chunk("riffle.requests", 0, [7], [record.key], [record.value], [record.timestamp], [record.headers])
     recommend._offsets.take_in(chunk)
@@ -593,7 +601,11 @@ VECTORS = st.fixed_dictionaries({"item_id": IDS | TEXT, "vectors": st.lists(VECT
 ANNOUNCEMENTS = st.fixed_dictionaries(
     {"release": TEXT, "uri": TEXT, "manifest_sha256": TEXT, "alias": TEXT, "published_at": LONG}
 )
-OWN = {"item_statistics": STATISTICS, "neighbours": NEIGHBOURS, "item_vectors": VECTORS}
+OWN: dict[str, st.SearchStrategy[dict[str, Any]]] = {
+    "item_statistics": STATISTICS,
+    "neighbours": NEIGHBOURS,
+    "item_vectors": VECTORS,
+}
 
 
 @fuzz
