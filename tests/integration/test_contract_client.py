@@ -40,7 +40,8 @@ class Avro:
 
     def decode(self, value: bytes) -> dict[str, Any]:
         assert value.startswith(self.header)
-        return fastavro.schemaless_reader(io.BytesIO(value[10:]), self.schema, None)
+        datum: dict[str, Any] = fastavro.schemaless_reader(io.BytesIO(value[10:]), self.schema, None)
+        return datum
 
 
 class Program:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from models.items.store import Item
+from schemas.records import Item
 from schemas.settings import Settings
 from streams.kafka.produce import produce_items
 

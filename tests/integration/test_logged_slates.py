@@ -98,16 +98,17 @@ async def test_what_was_shown_and_what_followed_reach_the_ranker(
     assert isinstance(events, EventFrame)
     mine = slates_of(examples.filter(pl.col("request_id").is_in(list(asked))), events, heads)
     assert len(mine) == len(slates)
-    assert {slate.place for slate in mine} <= set(range(800, 901)), "before what followed, after what was reflected"
+    assert {one.place for one in mine} <= set(range(800, 901)), "before what followed, after what was reflected"
     table = EventTable.of(events, found.items, vocabulary, heads)
     model = ServingModel(learned.release())
     replayed = replay(SimulatedWorker(found.items), model, events, table, 600, 30, 0, None, mine)
     assert len(replayed.examples) == 30 + len(slates)
-    for slate in mine:
-        n = next(n for n in range(len(replayed.examples)) if np.array_equal(replayed.examples.features[n, :6], slate.features))
+    for one in mine:
+        assert one.features is not None
+        n = next(n for n in range(len(replayed.examples)) if np.array_equal(replayed.examples.features[n, :6], one.features))
         assert replayed.examples.valid[n].sum() == 6
-        assert np.array_equal(replayed.examples.labels[n, :6], slate.labels)
-        assert np.exp(replayed.examples.correction[n, :6]) == pytest.approx(slate.weight, rel=1e-5)
+        assert np.array_equal(replayed.examples.labels[n, :6], one.labels)
+        assert np.exp(replayed.examples.correction[n, :6]) == pytest.approx(one.weight, rel=1e-5)
     ranker = train_ranker(replayed.examples, replace(SMALL.ranker, epochs=1))
     assert all(bool(np.isfinite(p.detach().numpy()).all()) for p in ranker.parameters())
 

@@ -45,8 +45,8 @@ def poison(n: int) -> tuple[bytes | None, bytes | None, list[tuple[str, bytes | 
         (key, avro + b"\x00", []),
         (key, b"\xc3\x01" + bytes(8) + avro[10:], []),
         (key, b"\x7fgarbage", []),
-        (key, as_json[:-1], JSON_HEADERS),
-        (key, json.dumps({**event, "event_time": "yesterday"}).encode(), JSON_HEADERS),
+        (key, as_json[:-1], [*JSON_HEADERS]),
+        (key, json.dumps({**event, "event_time": "yesterday"}).encode(), [*JSON_HEADERS]),
         (key, b"\x7fgarbage", [("content-type", None)]),
     ]
     return ways[n % len(ways)]

@@ -39,8 +39,8 @@ async def test_events_arrive_once_in_order_where_other_clients_would_put_them(fr
                     found[event["user_id"]].append(event["event_time"])
                     homes[event["user_id"]] = record.partition
     expected: dict[str, list[int]] = defaultdict(list)
-    for event in sent:
-        expected[event.user_id].append(event.event_time)
+    for one in sent:
+        expected[one.user_id].append(one.event_time)
     assert found == expected
     async with AIOKafkaProducer(bootstrap_servers=fresh.bootstrap_servers) as other:
         for user_id in list(homes)[:5]:

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ async def goes_on(other: Outside) -> None:
     for n, user in enumerate(people):
         await other.send("interactions", "interaction", event(user, "plain"), list(Framing)[n % 2 * 2])
     for user in people:
-        await become(lambda user=user: other.events_of(user), 1)
+        await become(partial(other.events_of, user), 1)
     await become(lambda: other.item_status("plain"), 200)
     assert await other.item_status("waits") == 404
     used, answer = await other.ask("u1", Framing.CONFLUENT)
@@ -266,7 +267,7 @@ async def test_a_request_under_another_key_is_told_so_by_a_worker_without_the_pe
             await other.producer.send_and_wait(fresh.topic("requests"), value, key=b"2", partition=partition, headers=heads)
         consumer = AIOKafkaConsumer(bootstrap_servers=fresh.bootstrap_servers, auto_offset_reset="earliest")
         await consumer.start()
-        told = {}
+        told: dict[int, str] = {}
         try:
             consumer.assign([TopicPartition(other.replies, 0)])
             async with asyncio.timeout(PATIENCE_S):

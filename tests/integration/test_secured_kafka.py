@@ -60,25 +60,31 @@ class Secured:
         """Settings of an instance on topics of its own, which reaches the broker like this."""
         name = security.lower().replace("_", "")
         if security == "SSL":
-            how = {"bootstrap": f"127.0.0.1:{self.ssl_port}", "kafka_cert_file": str(self.certificates / "client.pem")}
+            own = replace(
+                self.settings,
+                bootstrap=f"127.0.0.1:{self.ssl_port}",
+                kafka_security=security,
+                kafka_ca_file=str(self.certificates / "ca.pem"),
+                kafka_cert_file=str(self.certificates / "client.pem"),
+            )
         else:
-            how = {
-                "bootstrap": f"127.0.0.1:{self.sasl_port}",
-                "kafka_sasl_mechanism": "PLAIN",
-                "kafka_username": "ann",
-                "kafka_password_file": str(self.certificates / "password"),
-            }
+            own = replace(
+                self.settings,
+                bootstrap=f"127.0.0.1:{self.sasl_port}",
+                kafka_security=security,
+                kafka_ca_file=str(self.certificates / "ca.pem"),
+                kafka_sasl_mechanism="PLAIN",
+                kafka_username="ann",
+                kafka_password_file=str(self.certificates / "password"),
+            )
         return replace(
-            self.settings,
+            own,
             home=home,
             topic_prefix=f"{name}.",
             app_id=f"riffle-{name}",
             web_port=free_port(),
             commit_interval_s=0.2,
             deadline_ms=5_000,
-            kafka_security=security,
-            kafka_ca_file=str(self.certificates / "ca.pem"),
-            **how,
         )
 
 

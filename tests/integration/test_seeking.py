@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -57,5 +58,5 @@ async def test_the_consumers_thread_seeks_so() -> None:
             self.asked = asked
 
     thread = Thread()
-    await ChunkedConsumerThread.seek_to_committed(thread)
+    await ChunkedConsumerThread.seek_to_committed(cast("ChunkedConsumerThread", thread))
     assert thread.asked == (seek_to_committed, "its consumer")

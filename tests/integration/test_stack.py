@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,10 @@ def is_ready(riffle: Riffle, own: Settings) -> bool:
     return bool(status_of(riffle, own)["ready"])
 
 
+def is_restarted_once(riffle: Riffle, own: Settings, name: str) -> bool:
+    return bool(status_of(riffle, own)["restarts"][name]["restarts"] == 1)
+
+
 def test_what_ends_by_itself_is_started_again_and_said(own: Settings, riffle: Riffle) -> None:
     nobody = "http://127.0.0.1:1"
     started = riffle("up", HTTP_PROXY=nobody, http_proxy=nobody, ALL_PROXY=nobody)
@@ -152,7 +157,7 @@ def test_what_ends_by_itself_is_started_again_and_said(own: Settings, riffle: Ri
     for name in ("worker", "redis", "kafka"):
         pid = status_of(riffle, own)["pids"][name]
         os.kill(pid, signal.SIGKILL)
-        assert wait_until(lambda name=name: status_of(riffle, own)["restarts"][name]["restarts"] == 1, SOON_S)
+        assert wait_until(partial(is_restarted_once, riffle, own, name), SOON_S)
         assert status_of(riffle, own)["pids"][name] not in {None, pid}
         found = status_of(riffle, own)["restarts"][name]
         assert (found["restarts"], found["exit"], found["why"]) == (1, -signal.SIGKILL, "ended by SIGKILL")
