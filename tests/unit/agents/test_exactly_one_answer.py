@@ -224,7 +224,8 @@ async def play(loop: VirtualLoop, script: Sequence[Step], world: World) -> Seen:
     for step in script:
         await asyncio.sleep(step.gap_ms / 1000)
         if step.asked:
-            correlations, rows = [], []
+            correlations: list[bytes] = []
+            rows: list[tuple[bytes | None, list[tuple[str, bytes]]]] = []
             for one in step.asked:
                 correlation = one.kind.encode() if one.twice else f"{seen.end + len(rows)}".encode()
                 correlations.append(correlation)

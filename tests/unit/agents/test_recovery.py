@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from agents.metrics import Metrics
 from agents.partitions import recovery as module
 from agents.partitions.recovery import Recovery
+from agents.partitions.users import UserPartition
 from schemas.errors import NotReady
 
 
@@ -39,6 +40,9 @@ class Part:
 
     partition: int = 0
     state: State = field(default_factory=State)
+
+    def opened(self) -> UserPartition:
+        return cast("UserPartition", self)  # a `Recovery` looks at no more of one
 
 
 @dataclass
@@ -123,7 +127,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 async def test_the_group_is_joined_before_a_partition_is_opened(world: World) -> None:
     async with recovering(world) as recovery:
-        recovery.failed(world.parts[0], NotReady("x", "y"))
+        recovery.failed(world.parts[0].opened(), NotReady("x", "y"))
         assert not world.parts[0].state.ready.is_set()
         await until(world.parts[0].state.ready.is_set)
     assert world.calls == ["rejoin"]
@@ -132,7 +136,7 @@ async def test_the_group_is_joined_before_a_partition_is_opened(world: World) ->
 async def test_what_cannot_be_opened_is_tried_without_a_rebalance_and_read_again_then(world: World) -> None:
     world.refusals = 4
     async with recovering(world) as recovery:
-        recovery.failed(world.parts[0], NotReady("x", "y"))
+        recovery.failed(world.parts[0].opened(), NotReady("x", "y"))
         recovery.due.set()
         while world.troubled():
             recovery.due.set()  # as the assignment does, which finds it still in trouble
@@ -145,7 +149,7 @@ async def test_a_new_failure_is_confirmed_by_the_group_again(world: World) -> No
     """The owner may have changed since the last one, though no generation is known that says so."""
     async with recovering(world) as recovery:
         for n in (1, 2, 3):
-            recovery.failed(world.parts[0], NotReady("x", "y"))
+            recovery.failed(world.parts[0].opened(), NotReady("x", "y"))
             await until(lambda n=n: world.calls.count("rejoin") == n and not world.troubled())  # type: ignore[misc]
     assert world.calls == ["rejoin"] * 3
 
@@ -153,7 +157,7 @@ async def test_a_new_failure_is_confirmed_by_the_group_again(world: World) -> No
 async def test_a_group_that_cannot_be_joined_is_asked_again(world: World) -> None:
     world.joins = False
     async with recovering(world) as recovery:
-        recovery.failed(world.parts[0], NotReady("x", "y"))
+        recovery.failed(world.parts[0].opened(), NotReady("x", "y"))
         await until(lambda: world.calls.count("rejoin") > 3)
         world.joins = True
         await until(world.parts[0].state.ready.is_set)
@@ -162,7 +166,7 @@ async def test_a_group_that_cannot_be_joined_is_asked_again(world: World) -> Non
 
 async def test_damaged_copies_are_made_anew_by_joining_also_after_an_earlier_failure(world: World) -> None:
     async with recovering(world) as recovery:
-        recovery.failed(world.parts[0], NotReady("x", "y"))
+        recovery.failed(world.parts[0].opened(), NotReady("x", "y"))
         await until(world.parts[0].state.ready.is_set)
         world.standby.broken = True
         recovery.due.set()
@@ -178,7 +182,7 @@ def waits_of(failures: int, again: Callable[[State, int], None]) -> list[float]:
     for n in range(failures):
         world.parts[0] = Part(0)
         again(world.parts[0].state, n)
-        recovery.failed(world.parts[0], NotReady("x", "y"))
+        recovery.failed(world.parts[0].opened(), NotReady("x", "y"))
         found.append(recovery._wait_s())
     return found
 

@@ -161,15 +161,7 @@ async def test_a_request_waits_for_its_schema_beside_others_and_not_beyond_its_d
             slate_from(letters[0].value, letters[0].headers)
         server.mood = "sound"
         server.released.set()
-        await asyncio.gather(
-            *map(
-                registry.answered,
-                (
-                    1,
-                    "slate",
-                ),
-            )
-        )
+        await asyncio.gather(registry.answered(1), registry.answered("slate"))
         await made.on_chunk(Chunk("riffle.requests", ONE, [10], [b"1"], [confluent()], [now + 60_000], [headers]))
         assert not len(made._waiting), "nothing is waited for"
         assert len(made._ranking.backlog) == 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, TopicAuthorizationFailedError
@@ -22,7 +22,7 @@ from schemas.columns import ERASE
 from schemas.errors import BadInput, BadItem, NotReady
 from schemas.records import Interaction, Item
 from schemas.settings import Settings
-from streams.kafka.healing_producer import Outgoing
+from streams.kafka.healing_producer import HealingProducer, Outgoing
 
 
 class Producer:
@@ -48,14 +48,14 @@ def part(*, ready: bool = True, trouble: BaseException | None = None, unproven: 
     return SimpleNamespace(state=state, lookup=lambda users: [None for _ in users])
 
 
-def service(producer: Any = None, users: dict[int, Any] | None = None) -> WorkerService:
+def service(producer: Producer | None = None, users: dict[int, Any] | None = None) -> WorkerService:
     config, health = Settings(partitions=4), Health()
     owned = users if users is not None else {0: part()}
     recommend: Any = SimpleNamespace(partition_of=int)
     items: Any = SimpleNamespace(row_of=lambda _: -1)
     absent: Any = None
     view = View(owned, items, absent, absent, absent, dict, health, Readiness(config, owned, BrokerProbe(config), health))
-    return WorkerService(config, recommend, producer or Producer(), Metrics(), view)
+    return WorkerService(config, recommend, cast("HealingProducer", producer or Producer()), Metrics(), view)
 
 
 async def test_events_go_to_the_partition_of_their_user_and_come_back_as_tokens() -> None:

@@ -69,6 +69,7 @@ def test_what_ends_is_started_again_after_its_wait_and_not_before() -> None:
     world.after(1)
     found = world.history("worker")
     assert (found.exit, found.why, found.in_row, found.restarts) == (1, "the reason", 1, 0)
+    assert found.ended_at is not None
     assert found.next_try_at == found.ended_at + FIRST_S * 1000 == 1_002_000
     world.after(FIRST_S - 0.01)
     assert part.starts == 1
@@ -87,6 +88,8 @@ def test_a_part_that_ran_for_a_while_begins_anew_and_others_wait_longer_each_tim
         in_row = 1 if life >= STEADY_S else in_row + 1
         found = world.history("worker")
         assert found.in_row == in_row
+        assert found.ended_at is not None
+        assert found.next_try_at is not None
         assert found.next_try_at - found.ended_at == pytest.approx(backoff_s(in_row) * 1000, abs=1)
         before = part.starts
         world.after(backoff_s(in_row) - 0.001)

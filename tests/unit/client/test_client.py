@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -16,7 +17,8 @@ from schemas.codec import Framing, decode, encode
 from schemas.errors import BadRequest, DeadlineExceeded, NotReady, RiffleError
 from schemas.records import After, AsOf, Interaction, Item, Request, Slate, SlateItem
 from schemas.settings import Settings
-from streams.kafka.client import JSON_HEADERS, EventProducer, RiffleClient, slate_from
+from streams.kafka.client import EventProducer, RiffleClient, slate_from
+from streams.kafka.writes import JSON_HEADERS
 
 SETTINGS = Settings(home=Path("/nowhere"))
 SLATE = Slate(
@@ -35,12 +37,12 @@ class Broker:
     """Takes the place of an aiokafka producer: keeps what was sent, and answers or fails as told."""
 
     def __init__(self) -> None:
-        self.sent: list[dict[str, object]] = []
+        self.sent: list[dict[str, Any]] = []
         self.acks: list[asyncio.Future[object]] = []
         self.failure: Exception | None = None
-        self.on_send = lambda headers: None
+        self.on_send: Callable[[dict[str, bytes]], None] = lambda headers: None
 
-    async def send(self, topic: str, *, value: bytes, key: bytes, headers: list[tuple[str, bytes]]) -> asyncio.Future:
+    async def send(self, topic: str, *, value: bytes, key: bytes, headers: list[tuple[str, bytes]]) -> asyncio.Future[object]:
         if self.failure is not None:
             raise self.failure
         self.sent.append({"topic": topic, "value": value, "key": key, "headers": dict(headers)})
@@ -54,6 +56,11 @@ class Broker:
             ack.cancel()
 
 
+async def reads_on() -> None:
+    """Takes the place of the task that reads the replies."""
+    await asyncio.Event().wait()
+
+
 @pytest.fixture
 def broker() -> Broker:
     return Broker()
@@ -63,14 +70,14 @@ def broker() -> Broker:
 async def client(broker: Broker) -> AsyncIterator[RiffleClient]:
     client = RiffleClient(SETTINGS, max_waiting=2)
     client._producer = broker
-    client._reader = asyncio.create_task(asyncio.Event().wait())
+    client._reader = asyncio.create_task(reads_on())
     yield client
     await client.stop()
 
 
 def reply(slate: Slate, correlation_id: str, framing: Framing) -> tuple[bytes, list[tuple[str, bytes]]]:
     headers = [("Faust-Ag-CorrelationId", correlation_id.encode())]
-    body = slate.to_json()
+    body: dict[str, Any] = slate.to_json()
     if framing is Framing.JSON:
         envelope = {"key": slate.user_id, "value": body, "correlation_id": correlation_id}
         return orjson.dumps(envelope), [*headers, *JSON_HEADERS]
@@ -186,7 +193,7 @@ async def test_nothing_is_sent_while_the_registry_does_not_know_the_schema(broke
     away = FakeRegistry(names=dict.fromkeys(("interaction", "item", "request"), NotReady("registry_unavailable", "away")))
     client = RiffleClient(SETTINGS, framing=Framing.CONFLUENT, registry=away)
     client._producer = client._events._producer = broker
-    client._reader = asyncio.create_task(asyncio.Event().wait())
+    client._reader = asyncio.create_task(reads_on())
     event = Interaction("e", "u", "i", 1)
     for work in (client.recommend(Request("r", "u")), client.send_events([event]), client.put_item(Item("i"))):
         with pytest.raises(NotReady, match="away"):
@@ -199,7 +206,7 @@ async def test_a_reply_in_confluent_framing_is_read(broker: Broker) -> None:
     registry = FakeRegistry.of("request", "slate")
     client = RiffleClient(SETTINGS, framing=Framing.CONFLUENT, registry=registry)
     client._producer = broker
-    client._reader = asyncio.create_task(asyncio.Event().wait())
+    client._reader = asyncio.create_task(reads_on())
 
     def answer(headers: dict[str, bytes]) -> None:
         value, heads = reply(SLATE, headers["Faust-Ag-CorrelationId"].decode(), Framing.SINGLE_OBJECT)
@@ -207,7 +214,7 @@ async def test_a_reply_in_confluent_framing_is_read(broker: Broker) -> None:
 
     broker.on_send = answer
     assert await client.recommend(Request("r", "u"), 1_000) == SLATE
-    assert decode("request", broker.sent[0]["value"], (), registry)[1] is Framing.CONFLUENT  # type: ignore[arg-type]
+    assert decode("request", broker.sent[0]["value"], (), registry)[1] is Framing.CONFLUENT
     await client.stop()
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -56,7 +57,7 @@ def test_a_connection_to_itself_is_no_answer_and_leaves_the_port_free(monkeypatc
         """What the kernel does now and then when the port is one that it gives to clients."""
         return connect(address, timeout, source_address=address)
 
-    monkeypatch.setattr(process.socket, "create_connection", from_the_same_port)
+    monkeypatch.setattr(socket, "create_connection", from_the_same_port)
     for _ in range(3):  # a second connection from a port in TIME-WAIT would fail to bind
         assert answer_of(port, b"PING\r\n", 7) is None
         with socket.socket() as later:
@@ -84,8 +85,9 @@ def test_what_runs_on_another_port_is_not_joined_by_the_new_one(
     runs = kind(settings)
     runs.daemon.record(os.getpid(), address(getattr(settings, field)))
     runs.check()
+    other: dict[str, Any] = {field: free_ports(1)[0]}
     with pytest.raises(ConfigError) as refused:
-        kind(replace(settings, **{field: free_ports(1)[0]})).start()
+        kind(replace(settings, **other)).start()
     assert f"RIFFLE_{field.upper()}" in refused.value.message
     assert address(getattr(settings, field)) in refused.value.message
     assert runs.daemon.address() == address(getattr(settings, field))

@@ -260,7 +260,9 @@ def test_the_compiled_and_the_general_decoder_agree() -> None:
         assert np.array_equal(avro.columns.value, plain.columns.value, equal_nan=True)
 
 
-ODD = st.sampled_from([None, "", "x" * 65, 5, 2.5, -1, True, [], {}, "2026-01-01T00:00:00Z", 2**60, 1e300])
+ODD: st.SearchStrategy[object] = st.sampled_from(
+    [None, "", "x" * 65, 5, 2.5, -1, True, [], {}, "2026-01-01T00:00:00Z", 2**60, 1e300]
+)
 NAMED = st.sampled_from(sorted(Interaction.__dataclass_fields__))
 
 

@@ -58,16 +58,7 @@ def framed(schema_id: int = INTERACTION) -> bytes:
 
 async def test_a_sound_registry_is_asked_once_and_both_ways(server: RegistryServer, registry: ConfluentRegistry) -> None:
     value = framed()
-    await asyncio.gather(
-        *map(
-            registry.answered,
-            (
-                1,
-                "interaction",
-                "slate",
-            ),
-        )
-    )
+    await asyncio.gather(registry.answered(1), registry.answered("interaction"), registry.answered("slate"))
     for _ in range(3):
         await look_up(registry, [value], [()])
         assert decode("interaction", value, (), registry)[0]["item_id"] == "i"

@@ -29,7 +29,7 @@ def events_of(pairs: list[tuple[int, int]]) -> list[Interaction]:
 
 def catalogue() -> tuple[ItemStore, dict[str, tuple[str, ...]]]:
     store = ItemStore(capacity=4)
-    categories = {f"i{n}": (f"c{n % 3}", f"d{n % 2}") for n in range(8)}
+    categories: dict[str, tuple[str, ...]] = {f"i{n}": (f"c{n % 3}", f"d{n % 2}") for n in range(8)}
     for item, names in categories.items():
         store.upsert(Item(item, categories=names))
     return store, categories

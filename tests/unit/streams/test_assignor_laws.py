@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -73,7 +74,7 @@ def test_a_number_of_every_topic_goes_to_one_member_and_standbys_are_told() -> N
     # 4 and 5 were added to the topics later: the tables have no such partitions
     cluster = SimpleNamespace(partitions_for_topic=lambda topic: {0, 1, 2, 3, 4, 5})
     holds: dict[str, dict[int, int]] = {"a": {2: OWNER, 3: OWNER}, "b": {}}
-    assignors = {member: HoldingAssignor(lambda held=held: held, 1, 4) for member, held in holds.items()}
+    assignors = {member: HoldingAssignor(partial(holds.__getitem__, member), 1, 4) for member in holds}
     joined = {
         member: ConsumerProtocolMemberMetadata.decode(assignor.metadata(["events", "requests"]).encode())
         for member, assignor in assignors.items()
@@ -86,4 +87,4 @@ def test_a_number_of_every_topic_goes_to_one_member_and_standbys_are_told() -> N
         assert by_topic["events"] == by_topic["requests"]
     assert dict(shares["a"].assignment)["events"] == [2, 3]
     assert dict(shares["b"].assignment)["events"] == [0, 1]
-    assert (assignors["a"].standby, assignors["b"].standby) == ({0, 1}, {2, 3})
+    assert [assignors[member].standby for member in "ab"] == [frozenset({0, 1}), frozenset({2, 3})]

@@ -28,7 +28,7 @@ READ_COMMITTED = 1
 TP = TopicPartition("t", 0)
 PRODUCERS = (-1, 5, 6)
 texts = st.none() | st.binary(max_size=300)
-headers = (
+headers: st.SearchStrategy[list[tuple[str, bytes]]] = (
     st.just([]) | st.just([]) | st.lists(st.tuples(st.sampled_from(["content-type", "ž"]), st.binary(max_size=5)), max_size=2)
 )
 records = st.tuples(texts, texts, st.integers(0, 2**40), headers, st.integers(0, 3))
@@ -82,7 +82,7 @@ def rows(chunk: Chunk) -> list[tuple[Any, ...]]:
 def test_records_in_columns_are_those_that_aiokafka_gives(
     given_: list[tuple[Any, ...]], begin: int, abort: bool, asked: list[int]
 ) -> None:
-    data, offset, starts = b"", 0, {}
+    data, offset, starts = b"", 0, dict[int, int]()
     for batch, codec, producer in given_:
         starts.setdefault(producer, offset)
         more, offset = written(batch, codec, producer, offset)
@@ -111,7 +111,7 @@ def test_records_in_columns_are_those_that_aiokafka_gives(
 
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=40), st.booleans(), st.integers(0, 40))
 def test_a_header_name_that_is_not_utf8_is_read_and_changes_nothing_else(kinds: list[int], columns: bool, begin: int) -> None:
-    heads = ([], [("content-type", b"j")], [("QQQQ", b"v"), ("a", b"w")])
+    heads: tuple[list[tuple[str, bytes]], ...] = ([], [("content-type", b"j")], [("QQQQ", b"v"), ("a", b"w")])
     data, _ = written([(b"k%d" % n, b"v%d" % n, n, heads[kind], 0) for n, kind in enumerate(kinds)], 0, -1, 0)
     odd = bytearray(data.replace(b"QQQQ", b"Q\xff\xfe\x80"))
     struct.pack_into(">I", odd, 17, calc_crc32c(bytes(odd[21:])))
@@ -174,7 +174,7 @@ def test_batches_read_in_both_ways_by_turns_take_no_more_than_their_bytes_twice(
 
 
 def test_small_batches_and_those_that_are_not_plain_are_left_to_aiokafka() -> None:
-    many = [(b"k", b"v", n, [], 0) for n in range(FEWEST)]
+    many: list[tuple[Any, ...]] = [(b"k", b"v", n, [], 0) for n in range(FEWEST)]
     for batch, codec, expected in ((many, 0, True), (many[1:], 0, False), (many, 1, False)):
         data, _ = written(batch, codec, -1, 0)
         found = PartitionRecords(TP, _Fetched(data), [], 0, None, None, True, READ_COMMITTED)

@@ -98,9 +98,9 @@ def test_no_removal_is_lost_and_the_newest_summary_wins(steps: list[tuple[str, s
         store.away = False
         await mirror.stop()
         assert store.closed
-        for user, n in newest.items():
+        for user, last in newest.items():
             if user not in lost:
-                assert await mirror.get(user) == (None if n is None else {"n": n})
+                assert await mirror.get(user) == (None if last is None else {"n": last})
 
     asyncio.run(run())
 

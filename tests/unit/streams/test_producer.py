@@ -70,7 +70,7 @@ async def healing(made: list[Producer]) -> Any:
         made.append(Producer())
         return made[-1]
 
-    producer = HealingProducer(make, reasons.append)  # type: ignore[arg-type,return-value]
+    producer = HealingProducer(make, reasons.append)
     producer.reasons = reasons  # type: ignore[attr-defined]
     await producer.start()
     yield producer

@@ -77,7 +77,7 @@ def test_a_write_that_ends_half_way_leaves_the_earlier_position_and_replaying_fr
     store = PartitionStore(tmp_path / "0", block_cache(8))
     store.open()
     store.write(generation(1), 7)
-    batches, write = [], store._write
+    batches, write = list[WriteBatch](), store._write
 
     def failing(batch: WriteBatch) -> None:
         if len(batches) == 2:
@@ -136,8 +136,13 @@ def test_rows_of_a_killed_process_are_at_least_as_new_as_their_position(tmp_path
 def test_a_digest_beside_writes_sees_each_of_them_whole_or_not_at_all(tmp_path: Path) -> None:
     store = PartitionStore(tmp_path / "0", block_cache(8))
     store.open()
+
+    def write_all() -> None:
+        for number in range(30):
+            store.write(generation(number), number)
+
     with ThreadPoolExecutor(1) as pool:
-        writing = pool.submit(lambda: [store.write(generation(number), number) for number in range(30)])
+        writing = pool.submit(write_all)
         seen = []
         while not writing.done():
             seen.append(store.digest())
@@ -188,8 +193,7 @@ def test_a_damaged_block_is_noticed_by_every_way_of_reading_and_by_the_next_open
             store.open()
         store.wipe()
         store.open()
-        assert store.position == -1
-        assert not store.damaged
+        assert (store.position, store.damaged) == (-1, False)
         store.close()
 
 
@@ -201,7 +205,7 @@ def test_a_folder_that_cannot_be_closed_in_peace_is_closed_and_rebuilt(tmp_path:
         def close(self) -> None:
             raise Exception("Corruption: block checksum mismatch")
 
-    store._db = Broken()  # type: ignore[assignment]
+    store._db = Broken()
     store.close()
     assert store.damaged
     with pytest.raises(StoreCorrupt):
