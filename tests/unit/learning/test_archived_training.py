@@ -197,8 +197,8 @@ def test_examples_need_their_archive_and_a_full_training(folder: Path, tmp_path:
 
 
 def test_of_what_was_shown_as_many_are_read_as_of_what_was_done(tmp_path: Path) -> None:
-    start, action = 1_700_000_000_000, lambda n: "like" if n % 10 == 0 else SHOWN
-    events = [Interaction(f"e{n}", f"u{n % 7}", f"i{n % 3}", start + n, action(n)) for n in range(300)]
+    start, action = 1_700_000_000_000, ["like" if n % 10 == 0 else SHOWN for n in range(300)]
+    events = [Interaction(f"e{n}", f"u{n % 7}", f"i{n % 3}", start + n, action[n]) for n in range(300)]
     target, dataset = LocalFolder(tmp_path / "archive"), tmp_path / "dataset"
     items = [{**asdict(Item(f"i{n}")), "categories": [], "attributes": [], "_removed": False} for n in range(3)]
     put(target, "items", items)

@@ -68,7 +68,7 @@ def test_a_request_says_the_same_in_any_batch_and_any_order(now_ms: int, sayings
     requests = [Request(f"r{n}", "u", context=said) for n, said in enumerate(sayings)]
     together = of(requests, now_ms)
     for row, request in zip(together, requests, strict=True):
-        turned = replace(request, context=dict(reversed(request.context.items())))
+        turned = replace(request, context=dict(reversed([*request.context.items()])))
         assert np.array_equal(of([turned], now_ms)[0], row)
         parts = of([replace(request, context={name: value}) for name, value in request.context.items()], now_ms)
         assert np.array_equal(parts[:, columns(*SAID)].sum(axis=0), row[columns(*SAID)]), "entry by entry"

@@ -26,12 +26,13 @@ from training.cli.train import train_command
 from training.data.table import EventTable
 from training.evaluation.bounds import HALF
 from training.loop.group import Group
+from training.recipe import TowerSettings
 from training.release.learned import Learned
 from training.release.parity import in_parity
 from training.replay.world import SimulatedWorker
-from training.retrieval.fit_towers import NEVER, first_meetings, train_towers
+from training.retrieval.fit_towers import NEVER, Progress, first_meetings, train_towers
 from training.retrieval.towers import Content, ItemTower, UserTower, item_vectors
-from training.retrieval.weights import Champion, warm_start
+from training.retrieval.weights import Champion, Start, warm_start
 from training.update import rows_to_learn, update
 
 AGES_MS = 10**12
@@ -154,9 +155,17 @@ def test_what_was_met_before_an_update_counts_as_not_chosen_in_it(
     events = [*old, *events]
     asked: list[tuple[EventTable, NDArray[np.int64]]] = []
 
-    def trained(table: EventTable, *more: object, first_ms: NDArray[np.int64], **named: object) -> object:
+    def trained(
+        table: EventTable,
+        content: Content,
+        settings: TowerSettings,
+        progress: Progress | None,
+        *,
+        start: Start,
+        first_ms: NDArray[np.int64],
+    ) -> tuple[UserTower, ItemTower]:
         asked.append((table, first_ms))
-        return train_towers(table, *more, first_ms=first_ms, **named)  # type: ignore[arg-type]
+        return train_towers(table, content, settings, progress, start=start, first_ms=first_ms)
 
     monkeypatch.setattr(incremental, "train_towers", trained)
     update(champion, items, events, vectors, SMALL)

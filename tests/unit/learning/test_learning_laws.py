@@ -200,7 +200,8 @@ def _mean_of(tower: UserTower, items: torch.Tensor, events: torch.Tensor) -> tor
         tower.mean_gain.zero_()
         without = tower(items, events, mask)
         tower.mean_gain.copy_(gain)
-    return with_it - without
+    added: torch.Tensor = with_it - without
+    return added
 
 
 def test_a_person_is_the_mean_of_what_they_met_before_anything_is_learned() -> None:
@@ -226,8 +227,8 @@ def test_a_person_is_the_mean_of_what_they_met_before_anything_is_learned() -> N
         gone[:, :40] = 0
         ahead = gone.clone()
         ahead[:, 40:] = 7.0
-        nothing = [tower.states(late, events, torch.ones(2, LENGTH))[:, :40] for late in (gone, ahead)]
-        assert torch.allclose(*nothing, atol=1e-5), "where nothing is there yet, the mean is not what is to come"
+        one, other = (tower.states(late, events, torch.ones(2, LENGTH))[:, :40] for late in (gone, ahead))
+        assert torch.allclose(one, other, atol=1e-5), "where nothing is there yet, the mean is not what is to come"
         states = tower.states(items, events, torch.ones(2, LENGTH))
         ahead = items.clone()
         ahead[:, 40:] = 7.0

@@ -122,9 +122,9 @@ def test_each_modality_moves_the_vector_and_missing_is_not_zero(
     learned, _, _, _ = world
     model = ServingModel(learned.release())
     hashed = np.zeros((4, TEXT_DIMENSIONS), np.float32)
-    zeros = [np.zeros((4, model.release.text.shape[1]), np.float32), np.zeros((4, model.release.image.shape[1]), np.float32)]
+    text, image = (np.zeros((4, known.shape[1]), np.float32) for known in (model.release.text, model.release.image))
     present = np.asarray([[0, 0], [1, 0], [0, 1], [1, 1]], np.float32)
-    found = model._graphs.item(hashed, *zeros, present)
+    found = model._graphs.item(hashed, text, image, present)
     apart = [float(np.abs(found[a] - found[b]).max()) for a in range(4) for b in range(a)]
     assert min(apart) > 1e-3
 
@@ -249,11 +249,11 @@ def test_a_store_holds_the_newest_vector_of_each_item_and_encoder(drawn: list[tu
         touched.append(row)
     rows = np.arange(40)
     for encoder in ("a", "b"):
-        values, present = store.read(encoder, rows, 3)
+        found, present = store.read(encoder, rows, 3)
         for row in rows.tolist():
             value = expected.get((row, encoder))
             assert present[row] == (value is not None)
-            assert values[row].tolist() == [float(value or 0)] * 3
+            assert found[row].tolist() == [float(value or 0)] * 3
     assert store.changed(0).tolist() == [r for n, r in enumerate(touched) if r not in touched[n + 1 :]]
     assert not store.read("a", rows, 4)[1].any()
 

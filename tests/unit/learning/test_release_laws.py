@@ -142,7 +142,7 @@ def test_writing_is_all_or_nothing(learned: Learned, tmp_path: Path, monkeypatch
 def test_a_release_in_memory_runs_for_any_batch(learned: Learned) -> None:
     model = ServingModel(learned.release())
     rng = np.random.default_rng(0)
-    features = rng.normal(size=(300, learned.manifest and len(_features()))).astype(np.float32)
+    features = rng.normal(size=(300, len(_features()))).astype(np.float32)
     together = model.rank(features)
     alone = np.concatenate([model.rank(features[n : n + 1]) for n in range(300)])
     assert np.allclose(together, alone, atol=1e-5)

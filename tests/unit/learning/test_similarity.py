@@ -33,13 +33,15 @@ ITEMS, TASTES = 300, 6
 
 def units(rng: np.random.Generator, n: int, d: int) -> NDArray[np.float32]:
     drawn = rng.normal(size=(n, d)).astype(np.float32)
-    return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+    scaled: NDArray[np.float32] = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+    return scaled
 
 
 def told(rng: np.random.Generator, taste: NDArray[np.int64], clearly: float) -> NDArray[np.float32]:
     """Vectors that say of which taste an item is, the more the larger `clearly`."""
     vectors = clearly * units(rng, TASTES, 16)[taste] + units(rng, len(taste), 16)
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    scaled: NDArray[np.float32] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return scaled
 
 
 def history(rng: np.random.Generator, taste: NDArray[np.int64], people: int = 60, each: int = 20) -> EventTable:
@@ -166,16 +168,16 @@ def test_weights_are_learned_on_the_scores_that_serve() -> None:
 def test_all_processes_of_a_training_read_content_by_the_first_ones_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(3)
     taste = rng.integers(0, TASTES, ITEMS)
-    parts = [told(rng, taste, clearly) for clearly in (0.5, 1.0, 0.2)]
+    hashed, text, image = (told(rng, taste, clearly) for clearly in (0.5, 1.0, 0.2))
     projections = {"text": np.eye(17, 16, dtype=np.float32), "image": np.eye(17, 16, dtype=np.float32)}
-    encoded = EncodedContent(Content(*parts, np.ones((ITEMS, 2), np.float32)), projections, {}, {})
+    encoded = EncodedContent(Content(hashed, text, image, np.ones((ITEMS, 2), np.float32)), projections, {}, {})
     first = torch.tensor([0.5, 1.0, 0.25], dtype=torch.float64)
     monkeypatch.setattr(Group, "gathered", lambda _, mine: [first, mine])
     encoded.weigh(history(rng, taste), 0)
     assert encoded.weights == {"words": 0.5, "text": 1.0, "image": 0.25}
-    assert np.allclose(encoded.content.image, parts[2] * 0.5)
+    assert np.allclose(encoded.content.image, image * 0.5)
     assert np.allclose(encoded.projections["image"], projections["image"] * 0.5)
-    assert np.array_equal(encoded.content.text, parts[1])
+    assert np.array_equal(encoded.content.text, text)
 
 
 # ---- in a release

@@ -26,6 +26,7 @@ from training.recipe import TowerSettings
 from training.retrieval import fit_towers
 from training.retrieval.fit_towers import (
     NEVER,
+    Progress,
     cold_logsumexp,
     discount_cold_negatives,
     drawn_pool,
@@ -50,6 +51,11 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 class Stopped(Exception):
     pass
+
+
+def noting(steps: list[int]) -> Progress:
+    """Adds each step that is done."""
+    return lambda done, _: steps.append(done)
 
 
 def stopped_at(step: int, folder: Checkpoints) -> None:
@@ -80,11 +86,11 @@ def test_a_training_stopped_anywhere_ends_as_one_that_was_not(
         folder = Checkpoints(tmp_path / f"{step}", every=1)
         stopped_at(step, folder)
         steps: list[int] = []
-        again = train_towers(table, content, TINY, lambda done, n, steps=steps: steps.append(done), checkpoints=folder)
+        again = train_towers(table, content, TINY, noting(steps), checkpoints=folder)
         assert steps[0] == step, "it goes on where it was"
         assert equal(weights(again), whole)
         steps.clear()
-        finished = train_towers(table, content, TINY, lambda done, n, steps=steps: steps.append(done), checkpoints=folder)
+        finished = train_towers(table, content, TINY, noting(steps), checkpoints=folder)
         assert not steps, "what is done is not done again"
         assert equal(weights(finished), whole)
 

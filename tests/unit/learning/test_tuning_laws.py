@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from learning_corpus import POSITIVE, SMALL, corpus
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 from tower_corpus import tower_corpus
 
@@ -31,7 +31,7 @@ from training.cli.tune import tune_command
 from training.data.corpus import Corpus
 from training.data.events import EventFrame
 from training.data.table import EventTable
-from training.recipe import KINDS, LearnSettings, TowerSettings
+from training.recipe import KINDS, LearnSettings, RankerSettings, TowerSettings
 from training.retrieval.fit_towers import train_towers
 from training.retrieval.next_item import Validation
 from training.settings_file import BOUNDS, read_settings, write_settings
@@ -159,6 +159,7 @@ def test_whatever_is_tried_can_be_written_and_read_again(data: st.DataObject, tm
         if isinstance(distribution, CategoricalDistribution):
             drawn[name] = data.draw(st.sampled_from(distribution.choices))
         else:
+            assert isinstance(distribution, IntDistribution | FloatDistribution)
             share = data.draw(st.floats(0, 1))
             drawn[name] = type(distribution.low)(distribution.low + share * (distribution.high - distribution.low))
     made = tried(drawn, LearnSettings())
@@ -216,7 +217,11 @@ def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
     for name in BOUNDS:  # every bound is that of a setting
         part, _, inner = name.rpartition(".")
         assert isinstance(getattr(getattr(standard, part) if part else standard, inner), int | float | dict)
-    parts = {"": standard, "towers.": standard.towers, "ranker.": standard.ranker}
+    parts: dict[str, LearnSettings | TowerSettings | RankerSettings] = {
+        "": standard,
+        "towers.": standard.towers,
+        "ranker.": standard.ranker,
+    }
     values = {f"{part}{each.name}": getattr(whole, each.name) for part, whole in parts.items() for each in fields(whole)}
     numbers = {name for name, value in values.items() if isinstance(value, int | float | dict) and not isinstance(value, bool)}
     assert numbers == set(BOUNDS), "every number has a bound"

@@ -36,6 +36,10 @@ def png(colour: tuple[int, int, int] = (200, 20, 20)) -> bytes:
     return out.getvalue()
 
 
+def missing(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_error(404)
+
+
 class Site:
     """A real server. What it is asked is counted by path."""
 
@@ -48,7 +52,7 @@ class Site:
             def do_GET(self) -> None:
                 site.asked[self.path] += 1
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                    site.pages.get(self.path, lambda handler: handler.send_error(404))(self)
+                    site.pages.get(self.path, missing)(self)
 
             def log_message(self, *arguments: object) -> None:
                 pass

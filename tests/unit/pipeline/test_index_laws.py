@@ -33,13 +33,14 @@ def catalogue() -> NDArray[np.float32]:
     rng = np.random.default_rng(0)
     vectors = 0.7 * drawn(300, D, 1)[rng.integers(0, 300, N)] + 0.7 * drawn(N, D, 2)
     vectors[:, -1] = rng.normal(size=N)
-    return (vectors / np.sqrt(D)).astype(np.float32)
+    scaled: NDArray[np.float32] = (vectors / np.sqrt(D)).astype(np.float32)
+    return scaled
 
 
 @pytest.fixture(scope="module")
 def people(catalogue: NDArray[np.float32]) -> NDArray[np.float32]:
     """Vectors near some items'; the last column lets popularity in."""
-    near = catalogue[np.random.default_rng(3).integers(0, N, 300)] * np.sqrt(D) + 0.5 * drawn(300, D, 4)
+    near: NDArray[np.float64] = catalogue[np.random.default_rng(3).integers(0, N, 300)] * np.sqrt(D) + 0.5 * drawn(300, D, 4)
     near[:, -1] = 1.0
     return near.astype(np.float32)
 
@@ -139,7 +140,7 @@ def test_within_little_memory_an_index_still_finds_its_share(
 def test_settings_that_cannot_work_are_refused() -> None:
     for wrong in ({"exact_below": 0}, {"recall": 0.0}, {"recall": 1.5}, {"most_bytes": 0}):
         with pytest.raises(ConfigError):
-            IndexSettings(**wrong)  # type: ignore[arg-type]
+            IndexSettings(**wrong)
 
 
 # ---- in a release

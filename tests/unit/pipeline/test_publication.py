@@ -66,6 +66,7 @@ def test_no_source_shows_an_item_before_its_time_and_all_may_from_then_on(
     if slot.current is not None:
         from models.release.serving import ServingModel
 
+        assert isinstance(slot.current, ServingModel)
         slot.swap(ServingModel(slot.current.release))
     clock, store = Clock(NOW), stocked(times)
     pipeline = CandidatePipeline(store, slot=slot, clock=clock)
@@ -129,6 +130,6 @@ def test_features_of_an_item_of_the_future_are_finite(learned: Learned) -> None:
     store = stocked([NOW, MAX_TIME_MS - 1, None])
     user = records_of([Interaction("e", "u", "i0", NOW, "like")], store)["u"]
     for clock_ms in (NOW, MAX_TIME_MS):
-        slates = CandidatePipeline(store, slot=slot, clock=lambda at=clock_ms: at).run([Request("r", "u")], [user], [None])
+        slates = CandidatePipeline(store, slot=slot, clock=Clock(clock_ms)).run([Request("r", "u")], [user], [None])
         assert all(np.isfinite(item.features).all() for item in slates[0].items)
     assert len(slates[0].items) == 2

@@ -229,7 +229,7 @@ def test_ranker_hydrator_and_selector_are_parameters() -> None:
     )
     slate = pipeline.run([Request("r", "u", k=3)], [None], [None])[0]
     assert [item.item_id for item in slate.items] == ["i18", "i17", "i16"]
-    assert [item.features.tolist() for item in slate.items] == [[18.0], [17.0], [16.0]]
+    assert [list(item.features) for item in slate.items] == [[18.0], [17.0], [16.0]]
 
 
 def test_a_hydrator_of_candidates_that_fails_leaves_the_light_order_and_no_features() -> None:

@@ -118,6 +118,7 @@ def test_the_order_of_the_catalogue_changes_no_slate(slot: list[ModelSlot], worl
         if each.current is not None:
             from models.release.serving import ServingModel
 
+            assert isinstance(each.current, ServingModel)
             each.swap(ServingModel(each.current.release))
     _, slates, similar = world.loaded(range(N), slot[0])
     _, again, similar_again = world.loaded(order, slot[1])

@@ -319,7 +319,10 @@ def test_however_an_archive_is_cut_and_read_its_examples_are_those_of_a_plain_re
     assert found == expected
     assert written == found
     timed = [row for row in expected if row["as_of"] and row["feature_spec"] == "f1"]
-    order = lambda row: (row["event_time"], row["user_id"], row["request_id"])
+
+    def order(row: Mapping[str, Any]) -> tuple[int, str, str]:
+        return row["event_time"], row["user_id"], row["request_id"]
+
     assert everything == sorted(timed, key=order)
     names = sorted({order(row) for row in timed if row["event_time"] > NOW + 5})[-most:] if most else []
     assert newest == sorted((row for row in timed if order(row) in names), key=order)

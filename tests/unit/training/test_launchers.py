@@ -35,7 +35,8 @@ AWS = SageMakerSettings("arn:aws:iam::123456789012:role/train", "s3://bucket/out
 
 
 def pod_of(objects: list[dict[str, Any]]) -> dict[str, Any]:
-    return next(each for each in objects if each["kind"] == "Job")["spec"]["template"]["spec"]
+    spec: dict[str, Any] = next(each for each in objects if each["kind"] == "Job")["spec"]["template"]["spec"]
+    return spec
 
 
 # ---- everywhere
@@ -222,6 +223,7 @@ def test_what_boto3_would_send_is_of_its_shape() -> None:
     from botocore.validate import ParamValidator
 
     shape = get_session().get_service_model("sagemaker").operation_model("CreateTrainingJob").input_shape
+    assert shape is not None
     for settings in (AWS, replace(AWS, spot=False), replace(AWS, instance="ml.p4d.24xlarge", tags={"a": "b"})):
         request = training_job(JOB, settings)
         assert not ParamValidator().validate(request, shape).has_errors()
@@ -238,7 +240,7 @@ def test_machines_with_a_fast_network_use_it_and_spot_waits_long_enough() -> Non
         training_job(JOB, replace(AWS, max_wait_seconds=10))
     for wrong in ({"role": "train"}, {"output": "/tmp"}, {"checkpoints": "x"}, {"subnets": ("subnet-1",)}):
         with pytest.raises(ConfigError):
-            replace(AWS, **wrong)  # type: ignore[arg-type]
+            replace(AWS, **wrong)
 
 
 def test_on_sagemaker_torchrun_hears_of_the_other_machines(tmp_path: Path) -> None:

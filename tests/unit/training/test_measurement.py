@@ -158,7 +158,13 @@ def test_what_is_no_measurement_is_said(tmp_path: Path) -> None:
     path = tmp_path / "m.json"
     got.save(path)
     saved = json.loads(path.read_text())
-    for change in ({"format": 2}, {"kind": "other"}, {"values": {}}, {"columns": {**saved["columns"], "ranks": [1]}}):
+    changes: list[dict[str, object]] = [
+        {"format": 2},
+        {"kind": "other"},
+        {"values": {}},
+        {"columns": {**saved["columns"], "ranks": [1]}},
+    ]
+    for change in changes:
         path.write_text(json.dumps({**saved, **change}))
         with pytest.raises(BadInput):
             Measurement.load(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import ir_measures
 import numpy as np
@@ -89,13 +90,14 @@ def test_ranked_measures_equal_those_of_ir_measures(seed: int) -> None:
 def test_ranked_measures_lie_between_0_and_1_and_grow_when_a_hit_moves_up(seed: int) -> None:
     hits, relevant = run(seed)
     better = np.sort(hits, axis=1)[:, ::-1]
-    for measure in (
+    measures: list[Callable[[NDArray[np.bool_]], NDArray[np.float64]]] = [
         lambda h: ndcg_at(h, relevant, 10),
         lambda h: recall_at(h, relevant, 10),
         lambda h: precision_at(h, 10),
         lambda h: average_precision(h, relevant),
         lambda h: reciprocal_rank(firsts(h)),
-    ):
+    ]
+    for measure in measures:
         values = measure(hits)
         assert ((values >= 0) & (values <= 1 + 1e-12)).all()
         assert (measure(better) >= values - 1e-12).all()
@@ -131,7 +133,8 @@ def test_auc_is_the_chance_that_a_true_one_is_above_a_false_one(drawn: list[tupl
         pairs = [(s > t) + 0.5 * (s == t) for s, a, _ in part for t, b, _ in part if a and not b]
         return float(np.mean(pairs)) if pairs else float("nan")
 
-    score, came, group = (np.asarray([d[n] for d in drawn], t) for n, t in enumerate((np.float64, np.bool_, np.int64)))
+    score, came = np.asarray([d[0] for d in drawn], np.float64), np.asarray([d[1] for d in drawn], np.bool_)
+    group = np.asarray([d[2] for d in drawn], np.int64)
     assert auc(score, came) == pytest.approx(plain(drawn), nan_ok=True)
     parts = [[d for d in drawn if d[2] == g] for g in range(4)]
     said = [(plain(part), len(part)) for part in parts if plain(part) == plain(part)]

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,7 +127,7 @@ def test_who_views_before_buying_is_asked_about_at_the_view() -> None:
         if n % 2:
             events.append(Interaction(f"b{n}", user, item, at + 30_000, "buy"))
     bought = lambda action, value: action == "buy"
-    plain = evaluate(items, events, bought).to_json()
+    plain: dict[str, Any] = evaluate(items, events, bought).to_json()
     assert plain["queries"] == plain["queries_on_met_items"] > 0
     assert plain["hr@10"] == 0.0
     asked = asked_of(events, bought, 0.8, first=True)
@@ -136,7 +137,7 @@ def test_who_views_before_buying_is_asked_about_at_the_view() -> None:
         follows = any((e.user_id, e.item_id, e.action) == (*pair, "buy") for e in events[n:])
         assert (n in asked) == (pair not in met and follows)
         met.add(pair)
-    first = evaluate(items, events, bought, EvaluationPlan(first=True)).to_json()
+    first: dict[str, Any] = evaluate(items, events, bought, EvaluationPlan(first=True)).to_json()
     assert first["queries"] == len(asked) > 0
     assert first["queries_on_met_items"] == 0
     assert first["hr@10"] > 0.0

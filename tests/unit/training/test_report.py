@@ -114,7 +114,7 @@ def test_a_browser_shows_it_within_its_width_and_without_complaint(pair: list[Me
         said: list[str] = []
         inks = set()
         for scheme in ("light", "dark"):
-            page = browser.new_page(viewport={"width": 1180, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
+            page = browser.new_page(viewport={"width": 1180, "height": 900}, color_scheme=scheme)
             page.on("console", lambda message: said.append(message.text))
             page.goto(f"file://{tmp_path}/page.html")
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
