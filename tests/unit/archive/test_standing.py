@@ -79,7 +79,7 @@ def test_slates_shown_before_an_erasure_are_gone_too(tmp_path: Path) -> None:
     write(target, "interactions", 0, [erase], 0)
 
     def slate(n: int, user: int, request: str) -> dict[str, object]:
-        plain = {"release": "none", "arm": "default", "feature_spec": "none", "as_of": None, "items": []}
+        plain: dict[str, object] = {"release": "none", "arm": "default", "feature_spec": "none", "as_of": None, "items": []}
         origin = {"_partition": 0, "_offset": n, "_timestamp": DAY + n}
         return {"request_id": request, "user_id": f"u{user}", "event_time": DAY, **plain, **origin}
 
@@ -145,7 +145,7 @@ def test_columns_behave_like_the_list_of_their_records(
         for n, (user, item, time, action, value) in enumerate(drawn)
     ]
     frame = EventFrame.collect([pl.LazyFrame(rows, schema=columns("interactions"))])
-    rows.sort(key=lambda r: (r["event_time"], r["_partition"], r["_offset"]))  # type: ignore[arg-type,return-value]
+    rows.sort(key=lambda r: (r["event_time"], r["_partition"], r["_offset"]))
     records = [Interaction(**{k: v for k, v in row.items() if k[0] != "_"}) for row in rows]  # type: ignore[arg-type]
     assert list(frame) == records
     assert [frame[n] for n in range(len(frame))] == records

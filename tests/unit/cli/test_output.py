@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -108,7 +109,8 @@ def test_a_slate_of_long_ids_is_whole_on_a_narrow_screen(width: int, monkeypatch
     monkeypatch.setattr("agents.cli.ask.title_of", lambda settings, item_id: TITLE)
     ids = [f"item-{n}-with-a-long-id-0123456789" for n in range(3)]
     items = [{"item_id": item_id, "score": 0.5, "sources": ["popular", "fresh"]} for item_id in ids]
-    slate = {"user_id": "u", "items": items, "release": "r", "arm": "default", "degraded": [], "as_of": None, "timings_ms": {}}
+    rest: dict[str, Any] = {"release": "r", "arm": "default", "degraded": [], "as_of": None, "timings_ms": {}}
+    slate = {"user_id": "u", "items": items, **rest}
     out = io.StringIO()
     print_slate(Settings(), slate, Console(file=out, width=width, markup=False, emoji=False))
     if width <= 20:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner
@@ -40,6 +42,11 @@ LOGIN = {
 }
 
 
+def with_all(settings: Settings, values: Mapping[str, str]) -> Settings:
+    """These settings, by their names, in place of the others."""
+    return replace(settings, **cast("dict[str, Any]", values))
+
+
 def held(text: str) -> bool:
     return any(part in text for part in (SECRET, PLAIN, "ssw0rd"))
 
@@ -55,7 +62,7 @@ def test_every_setting_that_may_hold_a_login_is_covered() -> None:
 
 @pytest.mark.parametrize("name", WITH_SECRET)
 def test_settings_are_shown_without_it(settings: Settings, name: str) -> None:
-    made = replace(settings, **{name: WITH_SECRET[name]})
+    made = with_all(settings, {name: WITH_SECRET[name]})
     assert getattr(made, name) == WITH_SECRET[name]
     for text in (repr(made), str(made), f"{made}"):
         assert not held(text)
@@ -63,7 +70,7 @@ def test_settings_are_shown_without_it(settings: Settings, name: str) -> None:
 
 
 def test_a_password_is_shown_nowhere_and_reaches_processes_that_are_started(settings: Settings) -> None:
-    made = replace(settings, **LOGIN)
+    made = with_all(settings, LOGIN)
     assert made.kafka.secret() == PLAIN
     shown = f"{made} {made!r} {made.kafka} {made.kafka.described()} {made.environment()}"
     assert not held(shown)
@@ -87,7 +94,7 @@ def test_what_is_refused_is_not_repeated(settings: Settings, name: str) -> None:
 )
 def test_no_command_prints_it(settings: Settings, command: str) -> None:
     # another's Kafka at a port where nobody listens: `up` fails after everything was looked at
-    made = replace(settings, **WITH_SECRET, **LOGIN)
+    made = with_all(settings, {**WITH_SECRET, **LOGIN})
     environment = {**os.environ, **made.environment(secrets=True)}
     done = subprocess.run(riffle(*command.split()), env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert "Traceback" not in done.stderr

@@ -65,7 +65,7 @@ def test_the_same_event_counts_once_by_the_rule_that_http_has(tmp_path: Path) ->
 
 def test_bad_rows_are_reported_and_skipped(tmp_path: Path) -> None:
     write(tmp_path, "items", "jsonl", [{"item_id": "a", "price": 1.0}, {"item_id": "", "price": 2.0}])
-    rows = [
+    rows: list[dict[str, object]] = [
         {"user_id": "u", "item_id": "a", "event_time": 1, "position": 0},
         {"user_id": None, "item_id": "a", "event_time": 2, "position": 0},
         {"user_id": "u", "item_id": "a", "event_time": 3, "position": -4},

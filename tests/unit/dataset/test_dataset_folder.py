@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -330,7 +331,12 @@ def test_a_column_of_events_that_is_not_read_is_a_warning_and_costs_no_row(tmp_p
         "note": ["x", "y"],
     }
     frame, file = pl.DataFrame(rows), tmp_path / f"events.{kind}"
-    {"csv": frame.write_csv, "jsonl": frame.write_ndjson, "parquet": frame.write_parquet}[kind](file)
+    writers: dict[str, Callable[[Path], object]] = {
+        "csv": frame.write_csv,
+        "jsonl": frame.write_ndjson,
+        "parquet": frame.write_parquet,
+    }
+    writers[kind](file)
     dataset = Dataset.open(tmp_path)
     for _ in range(2):
         dataset.check()

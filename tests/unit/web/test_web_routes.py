@@ -318,8 +318,14 @@ async def test_an_image_comes_only_from_its_recorded_file(client: Client, servic
     picture.write_bytes(b"\x89PNG")
     secret = tmp_path / "secret.txt"
     secret.write_text("secret")
-    recorded = {"i1": picture, "i2": tmp_path / "gone.png", "i3": secret, "i4": "pages/p.png", "i5": None}
-    service.catalogue = {name: Item(name, image=path and str(path)) for name, path in recorded.items()}
+    recorded: dict[str, Path | str | None] = {
+        "i1": picture,
+        "i2": tmp_path / "gone.png",
+        "i3": secret,
+        "i4": "pages/p.png",
+        "i5": None,
+    }
+    service.catalogue = {name: Item(name, image=None if path is None else str(path)) for name, path in recorded.items()}
     response = await client.get("/v1/items/i1/image")
     assert response.status == 200
     assert response.content_type == "image/png"

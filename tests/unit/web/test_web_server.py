@@ -23,7 +23,6 @@ from schemas.records import Item
 
 NOW_MS = 1_700_000_000_000
 EVENT = json.dumps({"user_id": "u", "item_id": "i1", "event_time": NOW_MS}).encode()
-POST = {"method": "POST"}
 
 
 @pytest.fixture
@@ -105,10 +104,12 @@ async def test_no_more_is_unpacked_than_a_body_may_hold_and_other_tasks_get_thei
 async def test_a_compressed_body_that_grows_too_large_is_refused_while_others_are_served(server: Served, how: str) -> None:
     sent = bomb()
     if how == "length":
-        asked = raw("/v1/events", "Content-Encoding: gzip", f"Content-Length: {len(sent)}", close=False, body=sent, **POST)
+        asked = raw(
+            "/v1/events", "Content-Encoding: gzip", f"Content-Length: {len(sent)}", close=False, body=sent, method="POST"
+        )
     else:
         asked = raw(
-            "/v1/events", "Content-Encoding: gzip", "Transfer-Encoding: chunked", close=False, body=chunked(sent), **POST
+            "/v1/events", "Content-Encoding: gzip", "Transfer-Encoding: chunked", close=False, body=chunked(sent), method="POST"
         )
     refused = asyncio.create_task(only(server, asked))
     healthy = 0
@@ -123,7 +124,9 @@ async def test_the_connection_of_a_refused_body_is_closed_however_much_is_still_
     server: Served, service: FakeService
 ) -> None:
     _, writer = await open_to(server)
-    writer.write(raw("/v1/events", "Content-Encoding: gzip", "Transfer-Encoding: chunked", close=False, body=b"", **POST))
+    writer.write(
+        raw("/v1/events", "Content-Encoding: gzip", "Transfer-Encoding: chunked", close=False, body=b"", method="POST")
+    )
     writer.write(b"ffffffff\r\n" + bomb())
     sent = 0
     with contextlib.suppress(ConnectionError):
@@ -138,7 +141,7 @@ async def test_the_connection_of_a_refused_body_is_closed_however_much_is_still_
 
 async def test_what_follows_a_refused_body_is_not_answered(server: Served, service: FakeService) -> None:
     body = gzip.compress(bytes(2 * MAX_BODY_BYTES))
-    first = raw("/v1/events", "Content-Encoding: gzip", f"Content-Length: {len(body)}", close=False, body=body, **POST)
+    first = raw("/v1/events", "Content-Encoding: gzip", f"Content-Length: {len(body)}", close=False, body=body, method="POST")
     assert [answer.status for answer in await answers_to(server, first + posted())] == [413]
     assert not service.events
 
@@ -166,7 +169,10 @@ async def test_another_encoding_is_refused(server: Served, service: FakeService,
     twice = posted("Content-Encoding: gzip", "Content-Encoding: gzip", body=gzip.compress(gzip.compress(EVENT)))
     await error(server, twice, 415, "unsupported_encoding")
     await error(
-        server, raw("/v1/events", "Transfer-Encoding: gzip, chunked", body=chunked(EVENT), **POST), 415, "unsupported_encoding"
+        server,
+        raw("/v1/events", "Transfer-Encoding: gzip, chunked", body=chunked(EVENT), method="POST"),
+        415,
+        "unsupported_encoding",
     )
     assert not service.events
 
@@ -242,7 +248,7 @@ async def test_strings_that_are_never_closed_are_scanned_once(server: Served, pa
 
 async def test_a_body_that_is_announced_as_too_large_is_refused_before_it_is_sent(server: Served) -> None:
     for target in ("/v1/events", "/v1/items/i1"):
-        sent = raw(target, "Expect: 100-continue", f"Content-Length: {MAX_BODY_BYTES + 1}", **POST)
+        sent = raw(target, "Expect: 100-continue", f"Content-Length: {MAX_BODY_BYTES + 1}", method="POST")
         await error(server, sent, 413, "too_large")
     await error(server, raw("/healthz", f"Content-Length: {1 << 40}"), 413, "too_large")
 
@@ -250,7 +256,7 @@ async def test_a_body_that_is_announced_as_too_large_is_refused_before_it_is_sen
 async def test_a_body_that_breaks_off_in_its_chunks_is_answered_once(server: Served, service: FakeService) -> None:
     for target, status, code in [("/v1/events", 400, "unreadable_body"), ("/nowhere", 404, "not_found")]:
         reader, writer = await open_to(server)
-        writer.write(raw(target, "Expect: 100-continue", "Transfer-Encoding: chunked", close=False, **POST))
+        writer.write(raw(target, "Expect: 100-continue", "Transfer-Encoding: chunked", close=False, method="POST"))
         assert b" 100 " in await reader.readuntil(b"\r\n\r\n")
         writer.write(b"zz\r\n" + raw("/healthz"))
         found = await answers_on(reader)
@@ -261,13 +267,13 @@ async def test_a_body_that_breaks_off_in_its_chunks_is_answered_once(server: Ser
 
 async def test_a_body_that_does_not_arrive_in_time_is_refused(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agents.web.body.BODY_TIMEOUT_S", 0.05)
-    await error(server, raw("/v1/events", "Content-Length: 500", close=False, body=EVENT, **POST), 408, "body_timeout")
+    await error(server, raw("/v1/events", "Content-Length: 500", close=False, body=EVENT, method="POST"), 408, "body_timeout")
 
 
 async def test_a_request_whose_client_leaves_is_counted(service: FakeService) -> None:
     async with Served(build_app(service), service.metrics) as server:
         reader, writer = await open_to(server)
-        writer.write(raw("/v1/events", "Expect: 100-continue", "Content-Length: 500", **POST))
+        writer.write(raw("/v1/events", "Expect: 100-continue", "Content-Length: 500", method="POST"))
         assert b" 100 " in await reader.readuntil(b"\r\n\r\n")
         writer.close()
     assert 'method="POST",route="/v1/events",status="499"} 1' in service.render_metrics()
@@ -296,14 +302,18 @@ async def test_a_request_whose_client_leaves_is_counted(service: FakeService) ->
         (raw("http://[/healthz"), 400, "bad_request"),
         (raw("/v1/items/€"), 400, "bad_request"),
         (raw("/v1/items/\udcff"), 400, "bad_request"),
-        (raw("/v1/events", "Content-Length: x", **POST), 400, "bad_request"),
-        (raw("/v1/events", "Content-Length: -1", **POST), 400, "bad_request"),
-        (raw("/v1/events", "Content-Length: +2", body=b"[]", **POST), 400, "bad_request"),
-        (raw("/v1/events", "Content-Length: 2", "Content-Length: 3", body=b"[]", **POST), 400, "bad_request"),
-        (raw("/v1/events", "Content-Length: " + "9" * 30, **POST), 400, "bad_request"),
-        (raw("/v1/events", "Transfer-Encoding: chunked", "Content-Length: 2", body=chunked(b"[]"), **POST), 400, "bad_request"),
-        (raw("/v1/events", "Transfer-Encoding: chunked", body=b"zz\r\n", **POST), 400, "bad_request"),
-        (raw("/v1/events", "Transfer-Encoding: chunked, gzip", **POST), 400, "bad_request"),
+        (raw("/v1/events", "Content-Length: x", method="POST"), 400, "bad_request"),
+        (raw("/v1/events", "Content-Length: -1", method="POST"), 400, "bad_request"),
+        (raw("/v1/events", "Content-Length: +2", body=b"[]", method="POST"), 400, "bad_request"),
+        (raw("/v1/events", "Content-Length: 2", "Content-Length: 3", body=b"[]", method="POST"), 400, "bad_request"),
+        (raw("/v1/events", "Content-Length: " + "9" * 30, method="POST"), 400, "bad_request"),
+        (
+            raw("/v1/events", "Transfer-Encoding: chunked", "Content-Length: 2", body=chunked(b"[]"), method="POST"),
+            400,
+            "bad_request",
+        ),
+        (raw("/v1/events", "Transfer-Encoding: chunked", body=b"zz\r\n", method="POST"), 400, "bad_request"),
+        (raw("/v1/events", "Transfer-Encoding: chunked, gzip", method="POST"), 400, "bad_request"),
         (raw("/" + "x" * MAX_URL_BYTES), 414, "too_long"),
         (raw("/healthz", "X: " + "x" * (MAX_HEADER_BYTES + 1)), 431, "header_too_large"),
         (raw("/healthz", "x" * (MAX_HEADER_BYTES + 1) + ": x"), 431, "header_too_large"),
