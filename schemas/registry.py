@@ -262,10 +262,10 @@ def _answer(asked: _Asked, loop: asyncio.AbstractEventLoop) -> asyncio.Future[No
 def _run(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     loop.run_forever()
-    tasks = asyncio.all_tasks(loop)
-    for task in tasks:
-        task.cancel()
-    loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    while tasks := asyncio.all_tasks(loop):  # again, because a connection being made starts others until it is cancelled
+        for task in tasks:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
     loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()
 
