@@ -17,7 +17,7 @@ MANY = {
     "left_out": "{n} columns are left out",
     "unknown_column": "{n} columns are not read",
     "nested_value": "{n} values are no text, number, flag or list of these",
-    "repeated_event": "{n} events repeat an earlier one (same person, item, action and time, or event_id)",
+    "repeated_event": "{n} events repeat an earlier one (same user, item, action and time, or event_id)",
     "january_1970": "{n} times most events lie in January 1970",
     "unclear_quote": "{n} rows run over lines that look like rows: is a quote not closed?",
     "unknown_key": "{n} keys are not known",

@@ -39,7 +39,7 @@ EARLIEST_MS = 10**11
 JANUARY_MS = 31 * 86_400_000
 "Epoch ms of 1970-02-01. Times of the years 1970 to 2054 in seconds, read as milliseconds, lie before it."
 REPEATS = (
-    "repeats an earlier event (same person, item, action and time, or event_id); "
+    "repeats an earlier event (same user, item, action and time, or event_id); "
     "each counts once: where several are meant, give each its own event_id"
 )
 MEANT = {
@@ -48,7 +48,7 @@ MEANT = {
     **dict.fromkeys(("timestamp", "time", "datetime", "date", "ts", "created_at"), "a time belongs into `event_time`"),
     **dict.fromkeys(("event", "event_type", "event_name", "type"), "what was done belongs into `action`"),
 }
-"Common names of event columns in other datasets, each with a hint which column of Riffle's is probably meant."
+"Names of event columns that are common elsewhere, each with a hint at the column that is probably meant."
 
 
 @dataclass(slots=True)
@@ -360,7 +360,7 @@ def _whole(time: pl.Expr) -> pl.Expr:
 
 
 def _bounds(scan: pl.LazyFrame) -> Iterator[pl.Expr]:
-    """Yield filters that split the rows by time into parts of about `ROWS_IN_MEMORY`: rows without a time, then earliest first."""
+    """Yield filters that split the rows by time into parts of about `ROWS_IN_MEMORY`: rows without time first, then by time."""
     time = pl.col("_time")
     about = scan.select(time.min().alias("low"), time.max().alias("high"), pl.len().alias("n")).collect().row(0)
     low, high, n = about
