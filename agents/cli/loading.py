@@ -84,8 +84,8 @@ def _words(name: str, value: object) -> str:
 def load(folder: Path, strict: bool, items_only: bool, as_json: bool) -> None:
     """Validate a dataset folder, then produce its items and events. Bad rows are reported and skipped.
 
-    Ends with 1 when a quote in a CSV file is not closed, because which rows follow is a guess then. Where a worker answers,
-    the last line says how many events it applied and how many it had before.
+    Exit code 1 if a quote in a CSV file is not closed, because the boundaries of later rows are then a guess. If a worker
+    answers, the last line counts the events that it applied and those that it had before.
 
     Example: riffle load my-dataset --strict
     """
