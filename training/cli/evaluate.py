@@ -78,12 +78,12 @@ class EvaluateOptions(LearningOptions):
 def evaluate_command(options: EvaluateOptions) -> None:
     """Train on the first part of a dataset folder, then measure the slates on the rest, query by query in time order.
 
-    With --release nothing is trained: a release that exists is asked about the events that are newer than what it learned from.
+    With --release nothing is trained: an existing release is measured on the events newer than its training data.
 
-    NDCG@10, HR@10, Recall@50 and MRR, through the pipeline that serves, of all queries and of parts of them, with intervals;
-    what the candidates hold; where liked items are lost; calibration, coverage, novelty, diversity.
+    Reports NDCG@10, HR@10, Recall@50 and MRR of the serving pipeline, over all queries and by segment, with intervals; recall
+    of the candidates; the stages where liked items are lost; calibration, coverage, novelty and diversity.
 
-    A slate never holds what a person has met. Where likes follow impressions or views of the same item, ask with --first.
+    A slate never holds items that the user interacted with. If likes follow views of the same item, use --first.
 
     Example: riffle evaluate my-dataset --report quality.html --json
     """

@@ -70,10 +70,10 @@ def examples_command(  # noqa: PLR0913 - an argument for each option
     at_once: int,
     as_json: bool,
 ) -> None:
-    """Join the slates that Riffle logged in an archive with what followed, and write ranking examples.
+    """Join the slates that Riffle logged in an archive with the actions that followed, and write ranking examples.
 
-    A file for each partition that holds slates. Those that events with the action `impression` tell of are not among them:
-    training finds them itself.
+    Writes a file for each partition with slates. Slates from events with the action `impression` are not included, because
+    training reads them itself.
 
     Example: riffle examples .riffle/archive --out examples --positive "action == 'like'"
     """

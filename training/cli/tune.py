@@ -57,7 +57,7 @@ class TuneOptions(SharedOptions):
 def tune_command(options: TuneOptions) -> None:
     """Search for better settings on the first part of the events, and write the best for `riffle train --settings FILE`.
 
-    A later call with the same study goes on with it; a study is of one part of one dataset, and of the same fixed settings.
+    A later call with the same study continues it. A study belongs to one part of one dataset and to one set of fixed settings.
 
     Example: riffle tune my-dataset --trials 20 --out tuned.json
     """

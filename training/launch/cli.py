@@ -81,7 +81,7 @@ def _job(source: str, options: tuple[str, ...], out: str, checkpoints: str, give
 def launch_command() -> None:
     """Train on a cluster: the same container command as a Kubernetes Job, a Kubeflow TrainJob or a SageMaker training job.
 
-    What follows the source goes to `train`, for example --positive RULE or --against s3://bucket/releases/NAME.
+    Options after the source are passed to `train`, for example --positive RULE or --against s3://bucket/releases/NAME.
 
     Example: riffle launch kubernetes s3://bucket/archive --image riffle-train --dry-run
     """
@@ -95,7 +95,7 @@ def launch_command() -> None:
 def kubernetes_command(
     source: str, options: tuple[str, ...], namespace: str, claim: str, service_account: str, secret: str, **given: Any
 ) -> None:
-    """As a Kubernetes Job, through kubectl.
+    """Run the training as a Kubernetes Job, through kubectl.
 
     Example: riffle launch kubernetes s3://bucket/archive --image riffle-train --nodes 2 --claim riffle --dry-run
     """
@@ -114,7 +114,7 @@ def kubernetes_command(
 def kubeflow_command(
     source: str, options: tuple[str, ...], namespace: str, claim: str, service_account: str, runtime: str, **given: Any
 ) -> None:
-    """As a TrainJob of Kubeflow Trainer v2, through kubectl.
+    """Run the training as a TrainJob of Kubeflow Trainer v2, through kubectl.
 
     Example: riffle launch kubeflow s3://bucket/archive --image riffle-train --nodes 2 --claim riffle --dry-run
     """
@@ -141,7 +141,7 @@ def kubeflow_command(
 @click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE")
 @click.option("--region", default="")
 def sagemaker_command(source: str, options: tuple[str, ...], tags: tuple[str, ...], **given: Any) -> None:
-    """As a SageMaker training job, with the credentials that boto3 finds.
+    """Run the training as a SageMaker training job, with the credentials that boto3 finds.
 
     Example: riffle launch sagemaker s3://bucket/archive --image … --role arn:… --output s3://bucket/out --dry-run
     """
@@ -169,7 +169,7 @@ def sagemaker_command(source: str, options: tuple[str, ...], tags: tuple[str, ..
 @click.argument("name", required=False)
 @click.option("--region", default="")
 def status_command(name: str | None, region: str) -> None:
-    """Of a SageMaker training job, or a list of the newest ones.
+    """Show the status of a SageMaker training job, or list the newest ones.
 
     Example: riffle launch status riffle-train-20260131-120000
     """
