@@ -39,17 +39,17 @@ __all__ = ["train_command"]
 GATE_QUERIES = 1_000
 TRAIN_HELP = f"""Train a release from a dataset folder or an archive, and judge it on events that it was not trained on.
 
-The release is written whatever the gate decides; its manifest holds the verdict, which `riffle release promote` obeys.
+The release is always written. Its manifest holds the gate's verdict, which `riffle release promote` enforces.
 
 \b
-The least that is needed, checked before anything is trained:
-  to learn from   {FEWEST_EVENTS} events on items of the catalogue, some of them liked
-  to judge by     {STANDARD.queries} items liked by {STANDARD.people} people in the newest events (--holdout); where
-                  these hold less, {STANDARD.last} people who liked something after their first
-                  event: the last like of each is kept from training and asked for
-  to update by    {FEWEST_NEW} events newer than the release that serves (--incremental)
+The minimum, checked before training:
+  for training    {FEWEST_EVENTS} events on items of the catalogue, some of them liked
+  for judging     {STANDARD.queries} items liked by {STANDARD.people} users in the newest events (--holdout); if these
+                  hold fewer, {STANDARD.last} users who liked something after their first event: the
+                  last like of each is held out and queried
+  for an update   {FEWEST_NEW} events newer than the release that serves (--incremental)
 
-With --incremental, too little that is new is no error: nothing is written, and the exit status is 0.
+With --incremental, too few new events are not an error: nothing is written, and the exit status is 0.
 With MLFLOW_TRACKING_URI the release is recorded there as a run.
 
 Example: python -m training train .riffle/archive --out .riffle/releases --positive "action == 'like'"

@@ -114,8 +114,8 @@ def test_help_names_the_least_that_is_needed() -> None:
 
     amounts = (
         f"{FEWEST_EVENTS} events",
-        f"{STANDARD.queries} items liked by {STANDARD.people} people",
-        f"{STANDARD.last} people",
+        f"{STANDARD.queries} items liked by {STANDARD.people} users",
+        f"{STANDARD.last} users",
     )
     readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
     for text in (_words(release.train), _words(train_command), " ".join(readme.split())):
