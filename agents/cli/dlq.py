@@ -53,7 +53,7 @@ def dlq() -> None:
 
 
 @dlq.command("list")
-@click.option("--code", help="Only those with this reason code.")
+@click.option("--code", help="Only dead letters with this reason code.")
 @click.option("--last", default=20, show_default=True, type=Whole(1, 10_000), help="Show this many, newest last.")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 def list_letters(code: str | None, last: int, as_json: bool) -> None:
@@ -96,9 +96,9 @@ def show(letter: int) -> None:
 
 
 @dlq.command()
-@click.option("--code", help="Those with this reason code.")
-@click.option("--letter", type=Whole(0), help="This one.")
-@click.option("--all", "everything", is_flag=True, help="All of them.")
+@click.option("--code", help="Dead letters with this reason code.")
+@click.option("--letter", type=Whole(0), help="The dead letter with this number.")
+@click.option("--all", "everything", is_flag=True, help="All dead letters.")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 def replay(code: str | None, letter: int | None, everything: bool, as_json: bool) -> None:
     """Produce dead letters again to their original topics, once their cause is fixed.

@@ -78,7 +78,7 @@ async def _follow(settings: Settings, encoders: ItemEncoders, registry: Any, *, 
 
 
 @click.command()
-@click.option("--once", is_flag=True, help="End when everything that is on the topic now is encoded.")
+@click.option("--once", is_flag=True, help="End when all items that are on the topic now are encoded.")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 def encode(once: bool, as_json: bool) -> None:
     """Encode texts and images of new and changed items, and publish their vectors, until SIGTERM or Ctrl-C.

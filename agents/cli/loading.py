@@ -79,7 +79,7 @@ def _words(name: str, value: object) -> str:
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--strict", is_flag=True, help="Produce nothing and exit with 1 when any row is bad.")
-@click.option("--items-only", is_flag=True, help="Leave the events to `riffle replay`; there need be none.")
+@click.option("--items-only", is_flag=True, help="Load no events (for `riffle replay`); the file of events is then optional.")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 def load(folder: Path, strict: bool, items_only: bool, as_json: bool) -> None:
     """Validate a dataset folder, then produce its items and events. Bad rows are reported and skipped.

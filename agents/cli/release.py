@@ -198,8 +198,10 @@ def await_served(settings: Settings, name: str, console: Console) -> bool:
 
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("source", required=False, metavar="[DIR|ARCHIVE]")
-@click.option("--promote/--no-promote", "promoting", default=False, help="Let it serve when the gate passes it.")
-@click.option("--upload", default="", help="With --promote: s3://bucket/prefix to copy it to first, for workers elsewhere.")
+@click.option("--promote/--no-promote", "promoting", default=False, help="Promote the release if it passes the gate.")
+@click.option(
+    "--upload", default="", help="With --promote: s3://bucket/prefix to copy it to first, for workers on other machines."
+)
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 def train(source: str | None, promoting: bool, upload: str, as_json: bool, options: tuple[str, ...]) -> None:

@@ -81,8 +81,10 @@ def _verdict(facts: dict[str, Any], changelog: tuple[int, Digest] | None) -> str
 
 
 @click.command()
-@click.option("--verify", is_flag=True, help="Compare a hash over each partition's rows with its changelog; reads both whole.")
-@click.option("--worker", "urls", multiple=True, metavar="URL", help="Ask these workers; without it the one of this instance.")
+@click.option(
+    "--verify", is_flag=True, help="Compare a hash over each partition's rows with its changelog; reads both in full."
+)
+@click.option("--worker", "urls", multiple=True, metavar="URL", help="Query these workers; default: the one of this instance.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
 def tables(verify: bool, urls: tuple[str, ...], as_json: bool) -> None:
     """Show the table partitions that workers own, and those that they hold as standbys.

@@ -21,8 +21,8 @@ __all__ = ["topics"]
 
 @click.command()
 @click.argument("action", type=click.Choice(["list", "create", "copy"]), default="list")
-@click.option("--to", "prefix", metavar="PREFIX", help="copy: RIFFLE_TOPIC_PREFIX of the topics that are made.")
-@click.option("--partitions", type=Whole(1, 10_000), help="copy: how many partitions they have.")
+@click.option("--to", "prefix", metavar="PREFIX", help="copy: RIFFLE_TOPIC_PREFIX of the new topics.")
+@click.option("--partitions", type=Whole(1, 10_000), help="copy: number of partitions of the new topics.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
 def topics(action: str, prefix: str | None, partitions: int | None, as_json: bool) -> None:
     """List the topics, create missing ones, or copy them to another number of partitions.

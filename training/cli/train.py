@@ -78,34 +78,38 @@ class TrainOptions(LearningOptions):
     "--against",
     default="none",
     show_default=True,
-    help="The release to be better than, usually the one that serves: its name in --out, a folder/, or s3://bucket/prefix/NAME.",
+    help="The release to compare with, usually the one that serves: its name in --out, a folder/, or s3://bucket/prefix/NAME.",
 )
 @click.option(
     "--holdout",
     default=0.1,
     type=Number(0.01, 0.5),
     show_default=True,
-    help=f"Newest share of the events that the gate may keep; it keeps only as many as hold {GATE_QUERIES:,} queries.",
+    help=f"Maximum share of newest events that the gate holds out; it holds out only as many as {GATE_QUERIES:,} queries need.",
 )
 @click.option(
     "--queries",
     default=GATE_QUERIES,
     show_default=True,
     type=Whole(STANDARD.queries),
-    help="Queries that the gate asks, at most.",
+    help="Maximum number of queries of the gate.",
 )
 @click.option(
     "--rank-ms",
     default=STANDARD.rank_ms,
     show_default=True,
     type=Number(0.0),
-    help="Milliseconds that ranking one request may take, 99th percentile.",
+    help="Maximum 99th percentile of the time to rank one request, in milliseconds.",
 )
 @click.option(
-    "--size-mb", default=STANDARD.size_mb, show_default=True, type=Number(0.0), help="MB that the release's files may hold."
+    "--size-mb",
+    default=STANDARD.size_mb,
+    show_default=True,
+    type=Number(0.0),
+    help="Maximum size of the release's files in MB.",
 )
 @click.option("--report", "page", type=WRITTEN, help="Write an HTML page of the gate's measurements.")
-@click.option("--incremental", is_flag=True, help="Update the release that serves by new events and a sample of old ones.")
+@click.option("--incremental", is_flag=True, help="Update the release that serves with new events and a sample of old ones.")
 @click.option(
     "--examples",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
