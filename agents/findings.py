@@ -1,4 +1,4 @@
-"""What is not right with a worker: what keeps it from answering, and what a person should look at though it answers."""
+"""Findings: problems of a worker, whether they keep it from answering or only need an operator's attention."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from streams.kafka.error_codes import Action, action_of, advice_of, named
 __all__ = ["NOTED_S", "Health", "code_of", "heals", "why"]
 
 NOTED_S = 120.0
-"Seconds that a finding about something that is over is shown."
+"Seconds for which a finding about a past problem is shown."
 
 
 def heals(error: BaseException) -> bool:
-    """Whether a worker goes on after an error, by opening again what failed: all but faults of this program."""
+    """Return whether a worker recovers from an error by reopening the failed part: all errors but bugs of this program."""
     if isinstance(error, RiffleError):
         return not isinstance(error, ConfigError)
     return action_of(error) is not Action.END
 
 
 def why(error: BaseException) -> str:
-    """An error in one line, with what a person must do where there is something."""
+    """Describe an error in one line, with the operator's remedy if there is one."""
     return error.message if isinstance(error, RiffleError) else advice_of(error)
 
 
 def code_of(error: BaseException) -> str:
-    """A stable name of an error, for counters."""
+    """Return a stable name of an error, for counters."""
     return error.code if isinstance(error, RiffleError) else named(error).name
 
 
@@ -40,7 +40,7 @@ class Health:
         self._until: dict[str, float] = {}
 
     def warn(self, name: str, text: str, *, for_s: float | None = None) -> None:
-        """Report something, until `clear`, or for `for_s` seconds after the last report."""
+        """Report a finding, until `clear`, or for `for_s` seconds after the last report."""
         self.warnings[name] = text
         if for_s is None:
             self._until.pop(name, None)
@@ -48,19 +48,19 @@ class Health:
             self._until[name] = self._clock() + for_s
 
     def clear(self, name: str) -> None:
-        """It is right again."""
+        """Remove a finding, because its problem is over."""
         self.warnings.pop(name, None)
         self._until.pop(name, None)
 
     def set(self, name: str, text: str) -> None:
-        """Report a text, or, when it is empty, that all is right."""
+        """Report a finding, or remove it if the text is empty."""
         if text:
             self.warn(name, text)
         else:
             self.clear(name)
 
     def current(self) -> dict[str, str]:
-        """Everything that is not right now."""
+        """Return the current findings."""
         for name in [name for name, until in self._until.items() if self._clock() > until]:
             self.clear(name)
         return dict(self.warnings)

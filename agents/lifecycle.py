@@ -1,4 +1,4 @@
-"""The life of a worker: the order in which its parts start and stop."""
+"""The life cycle of a worker: the order in which its parts start and stop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["RiffleApp"]
 
 log = logging.getLogger(__name__)
 
-# Faust's index page says OK of a worker without having looked
+# removed, because Faust's index page returns OK without any check
 Web.production_blueprints = ()
 
 
@@ -30,7 +30,7 @@ class RiffleApp(ChunkedApp):
     parts: Parts
 
     def stop_for(self, error: BaseException) -> None:
-        """Stop the worker because of an error that it cannot heal."""
+        """Stop the worker because of an error from which it cannot recover."""
         log.critical("the worker stops: %s: %s", type(error).__name__, error, exc_info=error)
         asyncio.ensure_future(self.crash(error))  # noqa: RUF006 - the app keeps it
 
@@ -39,13 +39,13 @@ class RiffleApp(ChunkedApp):
         await super().on_start()
         await start(self.parts)
         attach(self.web.web_app, self.parts.service)
-        # because Faust's own has aiohttp's limits, and its errors are plain text
+        # replaces Faust's runner, which has aiohttp's limits and answers errors as plain text
         self.web._runner = Runner(self.web.web_app, self.parts.metrics)
 
     async def on_stop(self) -> None:
-        """Flush while the consumer still owns its partitions; end by force when that takes too long, which costs no data."""
+        """Flush while the consumer still owns its partitions; force the exit if that takes too long, which loses no data."""
         faulthandler.dump_traceback_later(self.parts.settings.stop_timeout_s, exit=True)
-        # no more chunks: what arrives from here on is read again by the next owner
+        # take no more chunks; the next owner reads them again
         self.consumer.stop_flow()
         self.flow_control.suspend()
         self.flow_control.clear()
@@ -58,14 +58,14 @@ class RiffleApp(ChunkedApp):
 
 
 async def start(parts: Parts) -> None:
-    """Check topics, start producers, read the broadcast topics; before the consumer joins its group."""
+    """Check topics, start producers and read the broadcast topics, before the consumer joins its group."""
     parts.ownership.lock()
     await ensure_topics(parts.settings)
     await parts.replies.start()
     await parts.events.start()
     await parts.reader.start(parts.crash)
     await parts.reader.wait()
-    # a worker that is ready serves what is announced, or reports why not
+    # before the worker is ready, so that it then serves the announced release, or reports why not
     await parts.releases.take_up()
     parts.readiness.caught_up()
     await parts.mirror.start()
@@ -82,7 +82,7 @@ async def start(parts: Parts) -> None:
 
 
 async def revoked(parts: Parts, partitions: set[TP]) -> None:
-    """Answer what can be answered, and flush, before another worker may open these partitions; `assigned` closes them."""
+    """Answer requests and flush before another worker may open these partitions; `assigned` closes them."""
     parts.assignment.unsettle()
     await parts.recommend.drain()
     await parts.flushing.flush()
@@ -90,12 +90,12 @@ async def revoked(parts: Parts, partitions: set[TP]) -> None:
 
 
 async def stop(parts: Parts) -> None:
-    """Flush what is applied, answer what is under way, let go of everything; also after `start` failed."""
+    """Answer pending requests, flush applied events and release everything; also called after `start` failed."""
     await parts.archiving.stop()
     parts.flushing.stop()
     await parts.lanes.stop()
     await parts.assignment.stop()
-    await parts.tasks.wait("flushing")  # never cut a transaction off
+    await parts.tasks.wait("flushing")  # a transaction must not be cancelled
     await parts.tasks.cancel(but="ranking")
     await parts.topic_changes.stop()
     await parts.mirror.stop()

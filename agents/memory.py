@@ -1,4 +1,4 @@
-"""Memory that glibc's allocator keeps: arrays are allocated in one thread and freed in another, rows grow and are replaced."""
+"""Limits the memory that glibc's allocator retains, because arrays are allocated and freed in different threads."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import ctypes
 __all__ = ["GIVE_BACK_S", "few_arenas", "give_back"]
 
 M_ARENA_MAX = -8
-"mallopt(3)"
+"Parameter number of `mallopt(3)`."
 GIVE_BACK_S = 30.0
 "Seconds between two calls of `give_back`, because each takes about 10 ms of one core."
 
 
 def few_arenas() -> None:
-    """Use two arenas instead of one per thread, which would keep a sixth more memory than is in use.
+    """Use two arenas instead of one per thread, which would retain a sixth more memory.
 
-    Large arrays stay in them, because mapping each anew costs a quarter of the events per second.
+    Large arrays are allocated in the arenas, too, because mapping each separately costs a quarter of the events per second.
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")

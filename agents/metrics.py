@@ -1,4 +1,4 @@
-"""The worker's metrics, each named here and nowhere else; `prometheus_client` keeps and prints them."""
+"""The worker's metrics. Every name is defined here; `prometheus_client` stores and prints them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ __all__ = ["BUCKETS_S", "MAX_SERIES", "Counter", "Gauge", "Histogram", "Metrics"
 BUCKETS_S: tuple[float, ...] = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 "Upper bounds of histogram buckets, in seconds."
 MAX_SERIES = 1_000
-'Label combinations kept per name; what comes beyond is added up under `overflow="true"`.'
+'Maximum number of label combinations per name. Further ones are summed up under `overflow="true"`.'
 PREFIX, OVERFLOW = "riffle_", "overflow"
 
 M = TypeVar("M", bound=MetricWrapperBase)
 
 
 class _Series(Generic[M]):
-    """One metric with its series by label values. A label that is left out is absent from the output.
+    """One metric, with its series by label values. An omitted label is absent from the output.
 
-    Label values come from code, not from users: an unbounded label would otherwise be an unbounded table.
+    Label values must come from code, not from users, so that the number of series is bounded.
     """
 
     def __init__(self, metric: M, labels: tuple[str, ...]) -> None:
@@ -36,7 +36,7 @@ class _Series(Generic[M]):
         self._known: dict[tuple[str, ...], M] = {}
 
     def of(self, labels: dict[str, object]) -> M:
-        """The series of these labels; `labels` is emptied."""
+        """Return the series of these labels; `labels` is emptied."""
         key = tuple([str(labels.pop(name, "")) for name in self._labels])
         if labels:
             raise ValueError(f"{self.metric} has no label {', '.join(labels)}")
@@ -50,7 +50,7 @@ class _Series(Generic[M]):
         return found
 
     def value(self, **labels: object) -> float:
-        """Current value; 0.0 when the series was never touched."""
+        """Return the current value; 0.0 if the series was never used."""
         wanted = {name: str(value) for name, value in labels.items()}
         samples = [sample for family in self.metric.collect() for sample in _kept(family)]
         return next((sample.value for sample in samples if sample.labels == wanted), 0.0)
@@ -69,7 +69,7 @@ class Counter(_Series[prometheus_client.Counter]):
 
     @contextmanager
     def timed(self, **labels: object) -> Iterator[None]:
-        """Add the seconds that a block takes, by the wall clock."""
+        """Add the elapsed seconds of a block."""
         started = time.perf_counter()
         try:
             yield
@@ -78,7 +78,7 @@ class Counter(_Series[prometheus_client.Counter]):
 
 
 class Gauge(_Series[prometheus_client.Gauge]):
-    """A value that is set."""
+    """A value that may rise and fall."""
 
     def set(self, value: float, /, **labels: object) -> None:
         """Set the value."""
@@ -94,9 +94,9 @@ class Histogram(_Series[prometheus_client.Histogram]):
 
 
 class Metrics(Collector):
-    """All metrics of one worker; safe to use from several threads. Each instance has its own, registered nowhere else.
+    """All metrics of one worker. Thread-safe. Each instance has separate metrics, outside of the global registry.
 
-    A counter is named without its suffix `_total`. Call them once per chunk, batch or request: never per event.
+    A counter's name omits the suffix `_total`. Update metrics once per chunk, batch or request, never per event.
     """
 
     def __init__(self) -> None:
@@ -173,7 +173,7 @@ class Metrics(Collector):
         return Histogram(made, labels)
 
     def collect(self) -> Iterator[Metric]:
-        """All metrics that have a series."""
+        """Yield all metrics that have a series."""
         for metric in self._all:
             for family in metric.collect():
                 family.samples = list(_kept(family))
@@ -181,7 +181,7 @@ class Metrics(Collector):
                     yield family
 
     def render(self) -> str:
-        """All series in Prometheus' text exposition format 0.0.4."""
+        """Format all series in Prometheus' text exposition format 0.0.4."""
         return generate_latest(self).decode()
 
 
@@ -190,7 +190,7 @@ def _names(labels: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _kept(family: Metric) -> Iterator[Sample]:
-    """Samples without empty labels, which Prometheus treats as absent ones, and without the times of creation."""
+    """Yield samples without their empty labels, which Prometheus treats as absent, and without creation times."""
     for sample in family.samples:
         if not sample.name.endswith("_created"):
             labels = {name: _bound(value) if name == "le" else value for name, value in sample.labels.items() if value}
@@ -198,5 +198,5 @@ def _kept(family: Metric) -> Iterator[Sample]:
 
 
 def _bound(text: str) -> str:
-    """Bound of a bucket: whole seconds without a fraction, so that their series keep the names they always had."""
+    """Format a bucket's bound. Whole seconds have no fraction, so that the names of existing series do not change."""
     return text.removesuffix(".0")

@@ -1,4 +1,4 @@
-"""What a worker is made of."""
+"""The parts of a worker."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["Parts"]
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a worker is made of; nothing of it connects before `agents.lifecycle` starts it."""
+    """The parts of a worker. No part connects to anything before `agents.lifecycle` starts it."""
 
     settings: Settings
     crash: Crash

@@ -1,4 +1,4 @@
-"""What the HTTP interface asks of a worker."""
+"""The worker's implementation of the HTTP interface's `Service`."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ __all__ = ["Tables", "View", "WorkerService"]
 
 
 class Tables(Protocol):
-    """Lists the table partitions that are here."""
+    """Lists the table partitions of this worker."""
 
     async def __call__(self, *, digests: bool = False) -> Sequence[Mapping[str, object]]:
-        """One entry a table partition; with `digests` hashed, which reads them whole."""
+        """Return one entry for each table partition; with `digests` also a hash, for which it is read in full."""
 
 
 SEND_S = 5.0
-"Seconds that the broker has to take what came over HTTP."
+"Time limit in seconds for the broker to acknowledge records received over HTTP."
 
 
 @asynccontextmanager
 async def _taken() -> AsyncIterator[None]:
-    """Bounds how long the broker may take, and translates its refusals for the sender.
+    """Limit the time for the broker's acknowledgement, and translate its errors for the sender.
 
     Raises:
-        NotReady: `broker_unavailable`, which passes by itself; `broker_refuses`, when a person must change something first.
-        BadInput: `too_large` or `rejected`: the record is at fault, and sending it again does not help.
+        NotReady: `broker_unavailable`, a temporary failure; `broker_refuses`, an operator must act first.
+        BadInput: `too_large` or `rejected`, the record is at fault, and sending it again does not help.
     """
     try:
         async with asyncio.timeout(SEND_S):
@@ -67,7 +67,7 @@ async def _taken() -> AsyncIterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What is read of a worker to answer over HTTP."""
+    """The parts of a worker that HTTP answers are read from."""
 
     users: Mapping[int, UserPartition]
     items: ItemStore
@@ -95,11 +95,11 @@ class WorkerService:
         self.metrics = metrics
 
     def partition_of(self, user_id: str) -> int:
-        """Partition that holds a user's state: the default partitioner's choice."""
+        """Return the partition that holds a user's state, by the default partitioner."""
         return self._recommend.partition_of(user_id)
 
     def _owned(self, user_id: str) -> UserPartition | None:
-        """The user's partition; None when another worker has it. Raises NotReady while it is being restored here."""
+        """Return the user's partition; None if another worker owns it. Raises NotReady while it is being restored here."""
         number = self.partition_of(user_id)
         partition = self._view.users.get(number)
         if partition is not None and not partition.state.ready.is_set():
@@ -107,7 +107,7 @@ class WorkerService:
         return partition
 
     async def _others(self) -> RiffleClient:
-        """The client by which requests for other workers' users go over Kafka, where the key routes them."""
+        """Return the client that sends requests for other workers' users over Kafka, which routes them by key."""
         async with self._connecting:
             if self._client is None:
                 client = RiffleClient(self._settings)
@@ -116,12 +116,12 @@ class WorkerService:
         return self._client
 
     async def stop(self) -> None:
-        """Disconnect."""
+        """Close the client."""
         if self._client is not None:
             await self._client.stop()
 
     async def recommend(self, request: Request, deadline_ms: int | None = None) -> Slate:
-        """A slate, from here or from the worker that has the user's partition; raises RiffleError with the terminal error."""
+        """Return a slate, from here or from the owner of the user's partition; raises RiffleError, the terminal error."""
         budget = deadline_ms or self._settings.deadline_ms
         if self._owned(request.user_id) is None:
             self.metrics.requests_forwarded.add()
@@ -129,13 +129,13 @@ class WorkerService:
         return await self._recommend.recommend(request, self.partition_of(request.user_id), budget)
 
     def similar(self, item_id: str, k: int) -> list[SlateItem]:
-        """Items like this one; raises BadItem `not_found`."""
+        """Return the items most similar to this one; raises BadItem `not_found`."""
         if self._view.items.row_of(item_id) < 0:
             raise BadItem("not_found", f"no item {item_id!r}", "item_id")
         return self._view.pipeline.similar(item_id, k)
 
     def item(self, item_id: str) -> Item:
-        """A catalogue entry; raises BadItem `not_found`."""
+        """Return a catalogue entry; raises BadItem `not_found`."""
         row = self._view.items.row_of(item_id)
         found = self._view.items.items[row] if row >= 0 else None
         if found is None:
@@ -143,7 +143,7 @@ class WorkerService:
         return found
 
     async def user(self, user_id: str) -> dict[str, Any]:
-        """What is known of a user; for another worker's user, what that worker mirrored last. Raises BadItem `not_found`."""
+        """Return a user's summary; for another worker's user, the last one in the mirror. Raises BadItem `not_found`."""
         partition = self._owned(user_id)
         if partition is None:
             mirrored = await self._view.mirror.get(user_id)
@@ -162,7 +162,7 @@ class WorkerService:
         return await self._deliver([self._placed(self._writes.event(event), event.user_id) for event in events])
 
     async def erase(self, user_id: str) -> dict[str, int]:
-        """Ask for a user's state to be forgotten; returns the token of that event."""
+        """Request the erasure of a user's state; returns the token of that event."""
         return (await self._deliver([self._placed(self._writes.erasure(user_id), user_id)]))[0]
 
     async def put_item(self, item: Item) -> None:
@@ -188,28 +188,28 @@ class WorkerService:
 
     @property
     def refused(self) -> Mapping[str, str]:
-        """Releases that were refused here, and why."""
+        """Releases that were refused here, with the reason."""
         return self._view.pipeline.slot.refused
 
     def stuck(self) -> Mapping[str, float]:
-        """Partitions that have work waiting and do not progress, and for how many seconds."""
+        """Return the partitions that have waiting work and make no progress, and for how many seconds."""
         return self._view.stuck()
 
     async def tables(self, *, digests: bool = False) -> Sequence[Mapping[str, object]]:
-        """The table partitions that this worker owns or stands by for; with `digests` hashed, which reads them whole."""
+        """List the table partitions that this worker owns or holds as standby; with `digests` also hashes over their rows."""
         return await self._view.tables(digests=digests)
 
     def ready(self) -> tuple[bool, dict[str, object]]:
-        """Whether this worker answers, and what is missing if not."""
+        """Return whether this worker is ready, and the missing parts if not."""
         return self._view.readiness.ready()
 
     @property
     def warnings(self) -> Mapping[str, str]:
-        """Findings that do not keep requests from being answered, by name."""
+        """Findings that do not prevent answers, by name."""
         return self._view.health.current()
 
     def render_metrics(self) -> str:
-        """Prometheus text."""
+        """Format the metrics in Prometheus' text format."""
         for (kind, name), n in self._view.pipeline.counters.items():
             (self.metrics.pipeline_filter if kind == "filter" else self.metrics.pipeline_failed).set(n, name=name)
         self.metrics.items_known.set(len(self._view.items))

@@ -1,4 +1,4 @@
-"""Summaries of user records, for readers outside of the stream."""
+"""Summaries of user records, for readers outside the stream."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["summary"]
 
 
 def summary(record: UserRecord, items: ItemStore) -> dict[str, Any]:
-    """What is known of a user, as JSON values."""
+    """Summarise a user's record as JSON values."""
     newest = record.last_ms
     affinity = {
         name: round(weight * 2.0 ** (-(newest - at) / AFFINITY_HALF_LIFE_MS), 4)

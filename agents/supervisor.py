@@ -59,7 +59,7 @@ WORDS = 300
 
 
 def backoff_s(in_row: int, status: int | None = None) -> float:
-    """Seconds to wait before a part is restarted after its `in_row`th consecutive end (from 1 on)."""
+    """Return the seconds to wait before a part is restarted after its `in_row`th consecutive end (from 1 on)."""
     if status == MISCONFIGURED:
         return MOST_S
     return min(MOST_S, FIRST_S * 2.0 ** min(in_row - 1, 30))

@@ -12,11 +12,11 @@ __all__ = ["Crash", "Tasks", "crash_on_error"]
 log = logging.getLogger(__name__)
 
 Crash = Callable[[BaseException], None]
-"Stops the worker, because of an error that it cannot heal."
+"A function that stops the worker, because of an error from which it cannot recover."
 
 
 def crash_on_error(crash: Crash) -> Callable[[asyncio.Task[None]], None]:
-    """A callback for tasks that must not end with an error."""
+    """Return a callback for tasks that must not end with an error."""
 
     def ended(task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -33,13 +33,13 @@ class Tasks:
         self._running: dict[str, asyncio.Task[None]] = {}
 
     def start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        """Begin a task under a name that none has yet."""
+        """Start a task under a name that no other task has."""
         assert name not in self._running, name
         task = self._running[name] = asyncio.create_task(work, name=name)
         task.add_done_callback(crash_on_error(self._crash))
 
     async def wait(self, name: str, timeout_s: float | None = None) -> None:
-        """Wait until this task ends by itself, if it was started, for `timeout_s` seconds at most."""
+        """Wait until this task ends by itself, if it was started, at most `timeout_s` seconds."""
         if name in self._running:
             await asyncio.wait([self._running[name]], timeout=timeout_s)
 

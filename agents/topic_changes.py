@@ -1,4 +1,4 @@
-"""Changes of topics under a running worker: made anew, or deleted in part."""
+"""Changes of topics under a running worker: recreated topics, and deleted records."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class TopicChanges:
-    """What `streams.kafka.topic_watch` finds, applied to partitions, the catalogue and requests."""
+    """Applies the findings of `streams.kafka.topic_watch` to partitions, the catalogue and requests."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class TopicChanges:
         self._looking: set[asyncio.Task[None]] = set()
 
     def made_anew(self, topics: frozenset[str]) -> None:
-        """These topics have other contents now, whatever their length: what was read of them counts for nothing."""
+        """Discard all that was read from these topics, because they were recreated with other contents."""
         for part in self._ownership.parts():
             if topics & {part.state.source, part.state.changelog} and part.state.ready.is_set():
                 which = " and ".join(sorted(topics & {part.state.source, part.state.changelog}))
@@ -57,7 +57,7 @@ class TopicChanges:
         task.add_done_callback(self._looking.discard)
 
     def begun(self, begins: Mapping[tuple[str, int], int]) -> None:
-        """Source partitions begin at these offsets: whether records were deleted before they were applied."""
+        """Check, by the first offsets of source partitions, whether records were deleted before they were applied."""
         for part in self._ownership.parts():
             state, before = part.state, part.state.missing
             begin = begins.get((state.source, part.partition))
@@ -75,7 +75,7 @@ class TopicChanges:
         self._health.set("events_missing", text + "; ".join(missing) if missing else "")
 
     async def stop(self) -> None:
-        """End what is under way."""
+        """Cancel the running task."""
         looking = list(self._looking)
         for task in looking:
             task.cancel()

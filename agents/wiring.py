@@ -1,4 +1,4 @@
-"""The composition root: everything a worker is made of, put together once."""
+"""The composition root: creates all parts of a worker and connects them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 
 def assemble(settings: Settings, app: RiffleApp) -> Parts:
-    """Make all parts."""
+    """Create all parts."""
     crash, metrics, health = app.stop_for, Metrics(), Health()
     items, slot, registry = ItemStore(settings.partitions), ModelSlot(), connect.registry(settings)
     pipeline = CandidatePipeline(items, slot=slot)
@@ -126,7 +126,7 @@ def _reader(settings: Settings, catalogue: Catalogue, releases: Releases, health
 
 
 def create_app(settings: Settings) -> RiffleApp:
-    """The worker that `settings` describe, with its agents registered."""
+    """Create the worker that `settings` describe, with its agents registered."""
     app: RiffleApp = RiffleApp.create(settings)
     parts = app.parts = assemble(settings, app)
     app.holding = HoldingAssignor(parts.ownership.held, settings.standbys, settings.partitions)

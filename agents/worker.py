@@ -8,8 +8,8 @@ import gc
 import os
 import sys
 
-# Read when NumPy is first imported: products over a catalogue are too small to be shared out, and threads that wait for
-# the next one by spinning take the cores from everything else (decision 0008).
+# Set before NumPy is first imported. Products over a catalogue are too small for several threads, and threads that spin
+# while they wait for the next product take the cores from all other work (decision 0008).
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
@@ -25,16 +25,16 @@ from streams.logs import log_to_stderr
 __all__ = ["main"]
 
 COLLECT = 50_000, 20, 50
-"""Objects made between two looks for cycles, and so on by generation: a chunk is thousands of records, which go without a look,
-and a look visits the whole catalogue."""
+"""Thresholds of Python's garbage collector, by generation. They are high, because a chunk creates thousands of records that
+reference counting frees, and a collection visits the whole catalogue."""
 SWITCH_S = 0.0005
-"How long the event loop waits for a thread that runs Python (the consumer's, or work aside): a tenth of Python's default."
+"Seconds after which a thread that runs Python yields to the event loop: a tenth of Python's default."
 
 
 def main() -> None:
-    """Run a worker until it is told to stop (SIGTERM, SIGINT).
+    """Run a worker until it is stopped (SIGTERM, SIGINT).
 
-    Exit status: `EX_CONFIG` (78) when the settings cannot work, so that trying again changes nothing; 1 after any other error.
+    Exit status: `EX_CONFIG` (78) if the settings cannot work, so that a restart is pointless; 1 after any other error.
     """
     try:
         _run(Settings.from_env())

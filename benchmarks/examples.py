@@ -1,10 +1,10 @@
-"""Peak memory and seconds of joining an archive's slates with what followed, each in a process of its own.
+"""Peak memory and seconds of joining an archive's slates with the actions that followed, each in a separate process.
 
 examples.py [--examples 400000 1600000] [--slate 10] [--rows 10000] [--s3] [--json]
 
-An archive of one partition is made: so many examples with today's features, files of `--rows` slates, and per slate two events,
-of which one names it. `build` writes all examples, `newest` finds those of the 2,000 newest slates. With `--s3` the archive
-lies on moto's server, a process of its own.
+Creates an archive of one partition: the given number of examples with the current features, files of `--rows` slates, and two
+events per slate, one of which names it. `build` writes all examples, `newest` those of the 2,000 newest slates. With `--s3`
+the archive is on moto's server, a separate process.
 """
 
 from __future__ import annotations

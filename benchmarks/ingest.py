@@ -1,10 +1,10 @@
-"""Events per second of the whole feature update, beside the peers on the same broker, and where the time goes.
+"""Events per second of the whole feature update, compared with peers on the same broker, and the time of each part.
 
 ingest.py [--events 100000] [--users 20000] [--items 20000] [--keys zipf|even] [--peers PATH/ingest.py] [--grow] [--json]
 
 Riffle: Avro decode, duplicates, Bloom seen-set, history, affinities, counters, statistics, co-visits, RocksDB, changelog,
 offsets.
-With --grow also 1, 2 and 4 partitions and as many workers, and 1,000 to 1,000,000 people, with even and with Zipf keys.
+--grow also measures 1, 2 and 4 partitions with as many workers, and 1,000 to 1,000,000 users, with even and with Zipf keys.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""How good the slates are, beside classical recommenders on the same queries, and beside content alone on new items.
+"""Quality of slates, compared with classical recommenders on the same queries, and with content alone on new items.
 
 quality.py DATASET [--peers PATH/quality.py] [--share 0.8] [--queries N] [--quick] [--ablations] [--seeds N] [--twice]
     [--out FOLDER] [--json]
 
-Trains on the first 80 % of the events, asks at each liked event of the rest, through the pipeline that serves. With
---ablations again without texts (and titles), without images and without both; with --twice the training is repeated, to
-compare the releases byte by byte. Without --queries and --share everything is asked that the peers' script asks: only then
-are ratios to it printed. A smaller share leaves more items that are new, for the ablations; with --seeds each of those
-trains so often, and what it says of a query is the mean: trainings of two seeds differ by more than an image adds.
+Trains on the first 80 % of the events and queries the serving pipeline at each liked event of the rest. --ablations repeats
+this without texts (and titles), without images and without both. --twice repeats the training and compares the releases byte
+by byte. Without --queries and --share the queries are those of the peers' script; only then are ratios to it printed. A
+smaller share leaves more new items for the ablations. --seeds trains each of those N times and takes the mean of each query,
+because trainings with two seeds differ by more than an image adds.
 """
 
 from __future__ import annotations

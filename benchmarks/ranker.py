@@ -1,9 +1,9 @@
-"""What ranking costs: both rankers, in single and half precision, on a GPU where onnxruntime-gpu finds one, and on the CPU.
+"""Cost of ranking: both rankers, in single and half precision, on the CPU, and on a GPU if onnxruntime-gpu finds one.
 
 ranker.py [--rows 512 8192 65536] [--threads 1 2] [--runs 40] [--json]
 
-Untrained rankers of the standard settings, exported as a release's are; each run is timed from arrays to arrays, copies to and
-from the GPU included. Prints rows per run, p50 and p99, ms, after three runs to warm up.
+Uses untrained rankers of the standard settings, exported as for a release. Each run is timed from arrays to arrays, including
+copies to and from the GPU. Prints rows per run, p50 and p99 in ms, after three warm-up runs.
 """
 
 from __future__ import annotations

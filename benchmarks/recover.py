@@ -1,4 +1,4 @@
-"""How fast a worker is ready again: from the changelog alone, and with its tables kept on disk.
+"""Time until a restarted worker is ready: from the changelog alone, and with its tables kept on disk.
 
 recover.py [--events 400000] [--users 1000000] [--items 20000] [--json]
 """

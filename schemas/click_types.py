@@ -1,4 +1,4 @@
-"""What an operator writes: numbers of options and of the environment are read by the strict parsers, as from anywhere else."""
+"""Parameter types of the command line and of environment variables, read by the strict parsers of `schemas.parsing`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ N = TypeVar("N", int, float)
 
 
 def _read(parse: Callable[[str], N], value: object, least: N | None, most: N | None) -> N:
-    """Raises ValueError with a message that completes "NAME …"."""
+    """Parse a number and check its range. Raises ValueError with a message that completes "NAME …"."""
     found = parse(value if isinstance(value, str) else str(value))
     if (least is not None and found < least) or (most is not None and found > most):
         within = (
@@ -27,7 +27,7 @@ def _read(parse: Callable[[str], N], value: object, least: N | None, most: N | N
 
 
 class Whole(click.ParamType):
-    """A whole number, optionally of a range with both ends included."""
+    """A whole number, optionally within a range that includes both ends."""
 
     name = "integer"
 
@@ -43,7 +43,7 @@ class Whole(click.ParamType):
 
 
 class Number(click.ParamType):
-    """A finite number, optionally of a range with both ends included."""
+    """A finite number, optionally within a range that includes both ends."""
 
     name = "number"
 
@@ -59,10 +59,10 @@ class Number(click.ParamType):
 
 
 def whole_variable(environ: Mapping[str, str], name: str, default: int, least: int = 0) -> int:
-    """A whole number from an environment variable that is no setting of Riffle's; `default` where it is unset or empty.
+    """Read a whole number from an environment variable other than the settings; `default` if it is unset or empty.
 
     Raises:
-        ConfigError: it is anything else, or less than `least`; the message names the variable.
+        ConfigError: the value is not a whole number, or less than `least`; the message names the variable.
     """
     text = environ.get(name, "")
     try:

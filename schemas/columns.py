@@ -36,7 +36,7 @@ EVENT, ITEM, ACTION, SESSION = range(4)
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Which partition records were read from, of how many."""
+    """The partition that records were read from, and the number of partitions."""
 
     partition: int
     partitions: int
@@ -44,7 +44,7 @@ class Placed:
 
 @dataclass(slots=True)
 class EventColumns:
-    """n interactions in stream order. Texts stay in the bytes they came in, found by start and length."""
+    """n interactions in stream order. Texts are not copied: each is given by its start and length in `data`."""
 
     data: NDArray[np.uint8]
     "The bytes that hold the records."
@@ -54,26 +54,26 @@ class EventColumns:
     starts: NDArray[np.int64]
     "int64 `(4, n)`: where event id, item id, action and session id start in `data`."
     lengths: NDArray[np.int64]
-    "int64 `(4, n)`: their bytes; -1 for no session."
+    "int64 `(4, n)`: their lengths in bytes; -1 for no session."
     hashes: NDArray[np.uint64]
     "uint64 `(3, n)`: `hash64` of event id, item id and action."
     event_time: NDArray[np.int64]
-    "Epoch ms."
+    "int64 `(n,)`: event time, epoch ms."
     value: NDArray[np.float32]
-    "NaN where absent."
+    "float32 `(n,)`: the events' `value`, NaN where absent."
 
     def __len__(self) -> int:
         return len(self.offset)
 
     @classmethod
     def of(cls, events: Sequence[Interaction], offsets: Sequence[int]) -> EventColumns:
-        """Columns of valid `events`, as if they had been read at `offsets`."""
+        """Build the columns of valid `events`, as if they had been read at `offsets`."""
         values = [_encoded(event) for event in events]
         keys = [event.user_id.encode() for event in events]
         return _read(values, Spans.of(keys), np.asarray(offsets, np.int64), np.ones(len(values), np.uint8))[1]
 
     def slice(self, start: int, stop: int) -> EventColumns:
-        """Rows `start` to `stop` (exclusive)."""
+        """Return the rows `start` to `stop` (exclusive)."""
         rows = slice(start, stop)
         return EventColumns(
             self.data,
@@ -87,7 +87,7 @@ class EventColumns:
         )
 
     def take(self, rows: NDArray[np.int64]) -> EventColumns:
-        """The rows numbered `rows`, in their order."""
+        """Return the rows with the numbers `rows`, in this order."""
         return EventColumns(
             self.data,
             [self.users[n] for n in rows.tolist()],
@@ -100,14 +100,14 @@ class EventColumns:
         )
 
     def text(self, column: int, row: int) -> str:
-        """Text of a row; `column` is EVENT, ITEM, ACTION or SESSION. Empty where absent."""
+        """Return a text of a row, empty if absent; `column` is EVENT, ITEM, ACTION or SESSION."""
         start = int(self.starts[column, row])
         return self.data[start : start + max(int(self.lengths[column, row]), 0)].tobytes().decode()
 
 
 @dataclass(frozen=True, slots=True)
 class BadRecord:
-    """A record of a chunk that cannot be used: its position in the chunk, and why."""
+    """An unusable record: its position in the chunk, and the reason."""
 
     index: int
     code: str
@@ -116,12 +116,12 @@ class BadRecord:
 
 @dataclass(slots=True)
 class Decoded:
-    """A decoded chunk: every input record is in exactly one of the three."""
+    """A decoded chunk. Every input record is in exactly one of the three fields."""
 
     columns: EventColumns
     bad: list[BadRecord]
     erasures: list[tuple[int, str]]
-    "Position in the chunk, and user to erase."
+    "(position in the chunk, id of the user to erase)"
 
 
 def _encoded(event: Interaction) -> bytes:
@@ -131,7 +131,7 @@ def _encoded(event: Interaction) -> bytes:
 def _read(
     values: Sequence[bytes | None], names: Spans, offsets: NDArray[np.int64], checked: NDArray[np.uint8]
 ) -> tuple[NDArray[np.uint8], EventColumns]:
-    """Status per record, and columns of all of them (of those that are not 0: zeros). `names` are the keys."""
+    """Read the status of each record, and columns of all records; zeros where the status is not 0. `names` are the keys."""
     texts = values if isinstance(values, Spans) else Spans.of(values)
     data, head = np.frombuffer(texts.data, np.uint8), np.frombuffer(header("interaction"), np.uint8)
     owners, lengths = np.frombuffer(names.data, np.uint8), np.maximum(names.lengths, 0)
@@ -140,13 +140,13 @@ def _read(
 
 
 def _elsewhere(names: Spans, placed: Placed) -> NDArray[np.int64]:
-    """Partition of each key; that of the records where it is right, or there is no key."""
+    """Return the partition of each key, int64 `(n,)`; records without a key get the partition that they were read from."""
     found = partitions_of(np.frombuffer(names.data, np.uint8), names.starts, names.lengths, placed.partitions)
     return np.where(found < 0, placed.partition, found)
 
 
 def check_place(partition: int, placed: Placed) -> None:
-    """Refuse a record whose key belongs to another partition: whoever asks for its person looks there.
+    """Reject a record whose key belongs to another partition, because requests of its user are answered there.
 
     Raises:
         BadEvent: `wrong_partition`.
@@ -171,17 +171,18 @@ def decode_interactions(
 ) -> Decoded:
     """Decode a chunk of the interactions topic. A bad record never affects its neighbours and never raises.
 
-    The key must be the UTF-8 `user_id`: it decides the partition that holds the user's state. A record without value and
-    with header `riffle-op: erase` asks to forget the user named by its key. Records of the current schema in single-object
-    encoding are read by compiled loops; all others, and whatever those loops find odd, by the general decoder.
-    `timestamps`: when the records were produced, epoch ms; events more than FUTURE_MS later are bad. `placed`: where the
-    records come from; those whose key belongs elsewhere are bad. A record whose schema the registry could not give so far is
-    bad, too, with the code `registry_unavailable`: call `schemas.codec.look_up` before.
+    The key must be the UTF-8 `user_id`: it determines the partition that holds the user's state. A record without a value and
+    with the header `riffle-op: erase` requests the erasure of the key's user. Compiled loops read records of the current schema
+    in single-object encoding. The general decoder reads all others, and those that the loops do not accept.
+
+    `timestamps`: times at which the records were produced, epoch ms; events more than FUTURE_MS later are bad. `placed`: the
+    partition of the records; those whose key belongs to another one are bad. A record whose schema is not known yet is bad,
+    too, with the code `registry_unavailable`: call `schemas.codec.look_up` first.
     """
     where, names = np.asarray(offsets, np.int64), keys if isinstance(keys, Spans) else Spans.of(keys)
     status, columns = _read(values, names, where, np.zeros(len(values), np.uint8))
     if any(headers):
-        # JSON is told by its header, even where its bytes would read as Avro
+        # the header alone identifies JSON, because its bytes may also be valid Avro
         told = {"content-type", ERASE[0]}
         status[[n for n, head in enumerate(headers) if any(name.lower() in told for name, _ in head)]] = 1
     produced = None if timestamps is None else np.asarray(timestamps, np.int64)
@@ -208,7 +209,7 @@ def decode_interactions(
                 check_place(int(owners[index]), placed)
         except (BadEvent, TransientError) as exc:
             bad.append(BadRecord(index, exc.code, exc.message))
-        except Exception as exc:  # whatever it is, its neighbours are not affected, nor is the partition
+        except Exception as exc:  # an unexpected error must not affect other records or the partition
             log.exception("record %d of a chunk", index)
             bad.append(BadRecord(index, "internal", f"{type(exc).__name__}: {exc}"))
         else:
@@ -221,7 +222,12 @@ def decode_interactions(
 
 
 def _mended(value: bytes | None, key: bytes | None, head: Headers, registry: Registry | None) -> tuple[int, bytes] | str:
-    """Event time of a record, and the event as the compiled loops read it; or the user to erase. Raises BadEvent, NotReady."""
+    """Return a record's event time and the event in the compiled loops' encoding, or the user to erase.
+
+    Raises:
+        BadEvent: the record cannot be used.
+        NotReady: `registry_unavailable`.
+    """
     plain = plain_json(value, key, head)
     if plain is not None:
         return plain
@@ -230,7 +236,7 @@ def _mended(value: bytes | None, key: bytes | None, head: Headers, registry: Reg
 
 
 def event_of(value: bytes | None, key: bytes | None, head: Headers, registry: Registry | None = None) -> Interaction | str:
-    """The event of one record, or the user to erase.
+    """Decode one record to its event, or to the user to erase.
 
     Raises:
         BadEvent: the record cannot be used.

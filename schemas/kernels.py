@@ -1,7 +1,7 @@
-"""Compiled loops over bytes: the hash of ids, and Avro interactions straight to columns.
+"""Compiled loops over bytes: hashes of ids, and decoding of Avro interactions to columns.
 
-Compiled by Numba on first use and kept beside the source (`__pycache__`, or `NUMBA_CACHE_DIR`). Integers that are shifted or
-hashed are `uint64` or `uint32` throughout: mixed with a signed one, Numba would make them floats.
+Numba compiles them on first use and caches them beside the source (`__pycache__`, or `NUMBA_CACHE_DIR`). Integers that are
+shifted or hashed are always `uint64` or `uint32`, because Numba converts a mix of signed and unsigned integers to floats.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ __all__ = [
 ]
 
 TIME_LIMIT_MS = 2**53
-"`schemas.parsing.MAX_TIME_MS`, written out because Numba compiles anew when this file changes, and no other."
+"Copy of `schemas.parsing.MAX_TIME_MS`, because Numba recompiles only if this file changes."
 MAX_ID = 256
 MAX_VALUE = 3e38
 MAX_POSITION = 1_000_000
 NULL = -1
-"Length of an absent text."
+"Length that stands for an absent text."
 SLOW = 1
 "Status of a record that these loops leave to the general decoder."
 
@@ -84,7 +84,7 @@ def _mix(a: Any, b: Any, c: Any, d: Any, x: Any, y: Any) -> Any:
 
 @njit(cache=True, nogil=True)
 def hash_bytes(data: Any, start: int, length: int, h: Any, m: Any) -> Any:
-    """`hash64`: BLAKE2b (RFC 7693) with a digest of 8 bytes, little-endian. `h`, `m`: uint64 scratch `(8,)`, `(16,)`."""
+    """Compute `hash64`: BLAKE2b (RFC 7693), 8-byte digest, little-endian. `h`, `m`: uint64 scratch arrays `(8,)`, `(16,)`."""
     for i in range(8):
         h[i] = IV[i]
     h[0] ^= uint64(0x01010008)
@@ -127,7 +127,7 @@ def hash_bytes(data: Any, start: int, length: int, h: Any, m: Any) -> Any:
 
 @njit(cache=True, nogil=True)
 def murmur2(data: Any, start: int, length: int) -> Any:
-    """Kafka's hash of a record's key (`org.apache.kafka.common.utils.Utils.murmur2`): uint32, over bytes of `data`."""
+    """Compute Kafka's hash of a record's key (`org.apache.kafka.common.utils.Utils.murmur2`), in bytes of `data`: uint32."""
     mix = uint32(0x5BD1E995)
     h = uint32(0x9747B28C) ^ uint32(length)
     whole = start + (length & ~3)
@@ -150,7 +150,7 @@ def murmur2(data: Any, start: int, length: int) -> Any:
 
 @njit(cache=True, nogil=True)
 def partitions_of(keys: Any, starts: Any, lengths: Any, partitions: int) -> Any:
-    """Partition that Kafka's default partitioner gives each key, int64 `(n,)`; NULL where there is no key."""
+    """Return the partition of each key by Kafka's default partitioner, int64 `(n,)`; NULL where there is no key."""
     found = np.full(len(starts), NULL, np.int64)
     for i in range(len(starts)):
         if lengths[i] >= 0:
@@ -159,13 +159,13 @@ def partitions_of(keys: Any, starts: Any, lengths: Any, partitions: int) -> Any:
 
 
 def partition_of(key: bytes, partitions: int) -> int:
-    """Partition that Kafka's default partitioner gives a key."""
+    """Return the partition of a key by Kafka's default partitioner."""
     return int(murmur2(np.frombuffer(key, np.uint8), 0, len(key)) & 0x7FFFFFFF) % partitions
 
 
 @njit(inline="always")
 def _varint(data: Any, at: int, end: int) -> Any:
-    """A zigzag varint (Avro 1.12, "Binary encoding"): value and next position, or position -1 when it is cut or too long."""
+    """Read a zigzag varint (Avro 1.12, "Binary encoding"): value and next position; position -1 if truncated or too long."""
     value = uint64(0)
     shift = 0
     while at < end and shift < 64:
@@ -181,7 +181,7 @@ def _varint(data: Any, at: int, end: int) -> Any:
 
 @njit(inline="always")
 def _identifier(data: Any, at: int, end: int, plain: bool) -> Any:
-    """An id of 1 to MAX_ID bytes, ASCII unless `plain` is False: start, length, next position (-1: not such)."""
+    """Read an id of 1 to MAX_ID bytes, of ASCII only if `plain`: start, length, next position (-1: invalid)."""
     length, at = _varint(data, at, end)
     if at < 0 or length < 1 or length > MAX_ID or at + length > end:
         return 0, 0, -1
@@ -209,11 +209,11 @@ def decode_block(
     """Decode n interactions in `data` (uint8, record i at `begins[i]:ends[i]`), with keys in `keys`.
 
     Each starts with `header` (10 bytes: single-object marker and fingerprint of the current schema). `checked[i]` is
-    nonzero for a record that the general decoder already accepted: its texts may hold more than ASCII.
+    nonzero for a record that the general decoder has accepted, whose texts may contain non-ASCII characters.
 
-    Returns status uint8 `(n,)` (0, or SLOW: anything unusual, to be judged by the general decoder); starts and lengths of
-    event id, item id, action and session int64 `(4, n)` each (NULL length: absent); hashes of the first three uint64 `(3, n)`;
-    event time int64 `(n,)`; value float32 `(n,)`, NaN where absent.
+    Returns status uint8 `(n,)` (0, or SLOW for the general decoder); starts and lengths of event id, item id, action and
+    session, int64 `(4, n)` each (NULL length: absent); hashes of the first three, uint64 `(3, n)`; event time int64 `(n,)`;
+    value float32 `(n,)`, NaN where absent.
     """
     n = len(begins)
     status = np.full(n, SLOW, np.uint8)
@@ -290,8 +290,8 @@ def decode_block(
 def read_batch(data: Any, at: int, end: int, columns: Any) -> bool:
     """Read the records of a Kafka batch (message format v2) from `data[at:end]` into `columns`, int64 `(6, n)`.
 
-    Offset and timestamp (after the batch's first ones), start and length of the key, start and length of the value; NULL
-    length: none. Returns whether all n are there, whole, and without headers.
+    The rows of `columns` are: offset and timestamp (relative to the batch's first ones), start and length of the key, start and
+    length of the value; NULL length: none. Returns whether all n records are complete and without headers.
     """
     for i in range(columns.shape[1]):
         size, at = _varint(data, at, end)

@@ -1,4 +1,4 @@
-"""Secrets in URLs are never printed: one function masks them, wherever a URL may stand in a text."""
+"""Masking of secrets in URLs, so that they are never printed."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _WHOLE_PARAMETER = re.compile(rf"([?&;]{_NAMES}=)[^&]*", re.IGNORECASE | re.DOTA
 
 
 def _without_login(found: re.Match[str]) -> str:
-    """The part of a URL after its login; the `@` may as well stand in a secret parameter, whose rest then goes too."""
+    """Mask the login of a URL. If the `@` lies in a secret parameter, the rest of the URL is masked, too."""
     return MASK if _WHOLE_PARAMETER.search(found[1]) else f"{MASK}@{found[2]}"
 
 
 def masked(text: str) -> str:
-    """A text in which logins (`user:password@`) and secret query parameters of URLs are replaced by `MASK`.
+    """Replace logins (`user:password@`) and secret query parameters of all URLs in a text by `MASK`.
 
-    A URL ends at white space. Everything between `://` and the last `@` before that counts as a login, because a password that
-    was not percent-encoded may hold any character: too much may be masked, never too little.
+    A URL ends at white space. Everything from `://` to the last `@` in it counts as a login, because a password that is not
+    percent-encoded may contain any character. This may mask too much, but never too little.
     """
     if "://" not in text:
         return text
@@ -31,5 +31,5 @@ def masked(text: str) -> str:
 
 
 def masked_url(url: str) -> str:
-    """As `masked`, of a text that is one URL, whatever characters it holds."""
+    """Mask a text that is one URL, as `masked` does. It may contain any characters, including white space."""
     return _WHOLE_PARAMETER.sub(rf"\1{MASK}", _WHOLE_LOGIN.sub(_without_login, url))

@@ -1,7 +1,7 @@
-"""Schema registry access through confluent-kafka's client, beside whoever needs an answer.
+"""Non-blocking access to a schema registry through confluent-kafka's client.
 
-No call here waits for the registry: what is not known yet is asked for in a thread of its own, and `ready` waits for it for a
-bounded time. A registry that is away, slow or broken costs the records that need it, and nothing else.
+Lookups return at once: a separate thread requests unknown schemas, and `ready` waits for it for a bounded time. A registry that
+is down, slow or broken affects only the records that need it.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ from schemas.errors import ConfigError, NotReady, RiffleError
 __all__ = ["ConfluentRegistry"]
 
 ATTEMPT_S = 2.0
-"Seconds that the registry has for one answer, from the connection to its last byte."
+"Time limit in seconds of one attempt, from the connection to the last byte of the answer."
 WAIT_S = 5.0
-"Seconds that records wait for a schema which is asked for the first time, while the registry is not known to be in trouble."
+"Maximum seconds that records wait for a schema after its first request, while the registry is not failing."
 FIRST_RETRY_S, LAST_RETRY_S = 0.25, 30.0
-"Seconds to the next attempt after a failure; doubled up to the latter."
+"Seconds before the next attempt after a failure: the first, doubled at each failure up to the second."
 UNKNOWN_S = 10.0
-"Seconds for which an id that the registry does not know is not asked for again."
+"Seconds for which an id that the registry does not have is not requested again."
 AT_ONCE, MOST_ASKED, MOST_UNKNOWN = 4, 256, 4_096
-"Attempts under way, ids and names that wait for an answer, and ids remembered as unknown."
+"Maximum numbers of concurrent attempts, of pending ids and names, and of ids remembered as unknown."
 MOST_BYTES = 4 << 20
-"Of an answer."
+"Maximum size of an answer in bytes."
 SCHEMA_NOT_FOUND = 40403
-"The registry's own code for an id that it does not know; a 404 without it may be any server's on the way."
+"The registry's error code for an unknown id. A 404 without it may come from another server, such as a proxy."
 
 
 class _Unknown(Exception):
-    """The registry answered that it has no such schema."""
+    """The registry has no such schema."""
 
 
 @dataclass(slots=True)
 class _Asked:
-    """An id or a name under way."""
+    """A pending request for an id or a name."""
 
     since: float
     answered: Future[None] = field(default_factory=Future)
@@ -61,9 +61,9 @@ class _Asked:
 class ConfluentRegistry:
     """Registers the current schemas under `riffle.<name>-value` and looks up writers' schemas.
 
-    Answers are kept: a schema for good, that an id is unknown for `UNKNOWN_S`. What could not be answered is asked for again
-    by itself until it is, so `trouble` ends soon after the registry's. Safe to use from several threads and event loops.
-    Proxies of the environment are not used: the registry's address is one that Riffle is configured with.
+    Answers are cached: schemas permanently, unknown ids for `UNKNOWN_S`. Failed requests are repeated automatically until they
+    are answered, so that `trouble` ends soon after the registry recovers. Safe to use from several threads and event loops.
+    Proxies of the environment are not used, because the registry's address is Riffle's own setting.
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class ConfluentRegistry:
         unknown_s: float = UNKNOWN_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`url` as RIFFLE_REGISTRY_URL: one address, or several with commas; user and password in the first count for all.
+        """Parse `url` (RIFFLE_REGISTRY_URL): one address, or several with commas. The first user and password apply to all.
 
         Raises:
-            ConfigError: it is no such address. No message holds any of it, because it may hold a password.
+            ConfigError: it is not such an address. The message does not repeat it, because it may contain a password.
         """
         self._conf = _configuration(url)
         self._attempt_s, self._wait_s, self._first_retry_s, self._unknown_s = attempt_s, wait_s, first_retry_s, unknown_s
@@ -88,10 +88,10 @@ class ConfluentRegistry:
         self._lock = threading.Lock()
         self._found: dict[int | str, Any] = {}
         self._unknown: dict[int | str, float] = {}
-        "Ids that the registry does not know, until when."
+        "Ids that the registry does not have, and the clock time until which this is remembered."
         self._asked: dict[int | str, _Asked] = {}
         self._silent_since: float | None = None
-        "When the first attempt failed since the registry last answered anything."
+        "Clock time of the first failed attempt since the registry's last answer; None if there is none."
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread()
         self._client: AsyncSchemaRegistryClient | None = None
@@ -99,28 +99,28 @@ class ConfluentRegistry:
 
     @classmethod
     def at(cls, url: str) -> ConfluentRegistry:
-        """The registry at `url`."""
+        """Return the registry at `url`."""
         return cls(url)
 
     def id_of(self, name: str) -> int:
-        """Id of the current version of schema `name`, which is registered when it is new.
+        """Return the id of the current version of schema `name`. A new version is registered.
 
         Raises:
-            NotReady: `registry_unavailable`, it has not answered so far; it is being asked.
+            NotReady: `registry_unavailable`, the request is still pending.
         """
         return int(self._get(name))
 
     def schema_of(self, schema_id: int) -> str:
-        """Text of a registered schema.
+        """Return the text of a registered schema.
 
         Raises:
-            KeyError: the registry does not know the id.
-            NotReady: `registry_unavailable`, it has not answered so far; it is being asked. The record may be good.
+            KeyError: the registry does not have the id.
+            NotReady: `registry_unavailable`, the request is still pending. The record may be valid.
         """
         return str(self._get(schema_id))
 
     def trouble(self) -> str:
-        """What is wrong with the registry, and for how long, for people to read; empty while nothing is."""
+        """Describe the registry's current problem and its duration for operators; empty without one."""
         with self._lock:
             failing = [asked for asked in self._asked.values() if asked.failed]
         if not failing:
@@ -129,10 +129,10 @@ class ConfluentRegistry:
         return f"the schema registry has failed for {self._clock() - longest.failing_since:.0f} s: {longest.reason}"
 
     async def ready(self, wanted: Collection[int | str], within_s: float = math.inf) -> None:
-        """Wait until ids or names are known, or known not to exist: at most `within_s`, and `WAIT_S` since they were asked for.
+        """Wait until ids or names are known, or known not to exist: at most `within_s`, and `WAIT_S` from their first request.
 
-        While the registry has failed for that long nobody waits: records that need it must not hold up others again and again.
-        Raises nothing: whoever uses an id or a name learns what became of it.
+        If the registry has failed for that long, this returns at once, so that records that need it do not repeatedly delay
+        others. It raises nothing: the later use of an id or a name raises its error.
         """
         limit, until, missing = min(within_s, self._wait_s), self._clock(), list[_Asked]()
         with self._lock:
@@ -148,14 +148,14 @@ class ConfluentRegistry:
             await asyncio.wait([_answer(asked, loop) for asked in missing], timeout=left)
 
     async def answered(self, wanted: int | str) -> None:
-        """Wait without end until an id or a name is known, or known not to exist; not while too many are asked for."""
+        """Wait without limit until an id or a name is known, or known not to exist; returns at once if too many are pending."""
         with self._lock:
             asked = None if self._is_answered(wanted) else self._ask_for(wanted)
         if asked is not None:
             await _answer(asked, asyncio.get_running_loop())
 
     def close(self) -> None:
-        """Ask no more; what is asked for later is asked again."""
+        """Stop all requests. A later lookup starts again."""
         with self._lock:
             loop, self._loop, self._client = self._loop, None, None
             self._asked.clear()
@@ -177,7 +177,7 @@ class ConfluentRegistry:
         raise NotReady("registry_unavailable", f"the schema registry gives no answer for {key!r}: {reason}")
 
     def _ask_for(self, key: int | str) -> _Asked | None:
-        """Have it asked for, if it is not already; None when too much is. The caller holds the lock."""
+        """Request an id or a name unless it is pending; None if too many are pending. The caller must hold the lock."""
         asked = self._asked.get(key)
         if asked is None and len(self._asked) < MOST_ASKED:
             if self._loop is None:
@@ -200,7 +200,7 @@ class ConfluentRegistry:
                         self._unknown.clear()
                     self._unknown[key] = self._clock() + self._unknown_s
                 break
-            except Exception as exc:  # whatever the HTTP client, TLS or the answer comes to
+            except Exception as exc:  # any error of the HTTP client, of TLS or of the answer
                 self._failed(asked, _reason(exc, self._attempt_s))
                 await asyncio.sleep(min(self._first_retry_s * 2.0 ** min(asked.failed - 1, 20), LAST_RETRY_S))
             else:
@@ -239,16 +239,16 @@ class ConfluentRegistry:
                 raise _Unknown from exc
             raise
         except Exception:
-            client.clear_caches()  # it keeps whatever an answer of status 200 holds
+            client.clear_caches()  # the client caches every answer of status 200, even an invalid one
             raise
 
 
 class _Odd(Exception):
-    """An answer that is none of the registry's interface."""
+    """An answer that does not follow the registry's interface."""
 
 
 def _answer(asked: _Asked, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
-    """Done when it is answered, in any thread."""
+    """Return a future of `loop` that is done when the request is answered, in any thread."""
     future: asyncio.Future[None] = loop.create_future()
 
     def answered(_: Future[None]) -> None:
@@ -286,12 +286,12 @@ def _configuration(url: str) -> dict[str, Any]:
         addresses.append(urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", "")))
     name, _, password = (user or "").partition(":")
     secret = {"basic.auth.user.info": f"{unquote(name)}:{unquote(password)}"} if user else {}
-    # its own retries wait for seconds within one call
+    # no retries by the client, because they block for seconds within one call
     return {"url": ",".join(addresses), "max.retries": 0, **secret}
 
 
 def _client(conf: dict[str, Any], attempt_s: float) -> AsyncSchemaRegistryClient:
-    # it reads the environment's proxies unless one is named; its session, which would use that one, is replaced at once
+    # the client reads the environment's proxies unless one is given; the session below replaces the one with that proxy
     client = AsyncSchemaRegistryClient({**conf, "proxy": "http://127.0.0.1"})
     rest = client._rest_client
     rest.session = httpx.AsyncClient(
@@ -312,7 +312,7 @@ async def _bounded(response: httpx.Response) -> None:
 
 
 def _reason(exc: Exception, attempt_s: float) -> str:
-    """What to tell people; nothing of the address, and of the answer only what the registry's interface names."""
+    """Describe an error for operators, without the address and with no more of the answer than the documented message."""
     if isinstance(exc, TimeoutError | httpx.TimeoutException):
         return f"no whole answer within {attempt_s:g} s"
     if isinstance(exc, SchemaRegistryError):

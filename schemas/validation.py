@@ -1,4 +1,4 @@
-"""Rules of what comes from outside, whatever it was encoded in. Every input is bounded in size and number."""
+"""Validation of external input of any encoding. Every input is bounded in size and number."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ __all__ = ["FUTURE_MS", "check_time", "event_id_of", "interaction_from", "item_f
 MAX_ID_BYTES = 256
 MAX_TEXT_CHARS = 65_536
 FUTURE_MS = 86_400_000
-"How far an event may lie after the moment its record was produced: clocks differ, and one far off would age everything."
+"""Maximum milliseconds by which an event time may exceed its record's timestamp. It allows for clock differences; an event far
+in the future would make all earlier events decay."""
 MAX_K = 500
 MAX_EXCLUDE = 10_000
 MAX_CATEGORIES = 100
@@ -24,7 +25,7 @@ MAX_CANDIDATES = 5_000
 MAX_CONTEXT = 100
 MAX_VALUE_CHARS = 4_096
 MAX_NAME_CHARS = 100
-"Characters of the name of an unknown field that an error repeats."
+"Maximum length, in an error message, of an unknown field's name, in characters."
 
 INTERACTION_FIELDS = frozenset(Interaction.__dataclass_fields__)
 ITEM_FIELDS = frozenset(Item.__dataclass_fields__)
@@ -149,13 +150,13 @@ class _Fields:
 
 
 def event_id_of(user_id: str, item_id: str, action: str, event_time: int) -> str:
-    """A deterministic id for an event that came without one: the same event gets the same id again, wherever it comes from."""
+    """Derive an id for an event without one. The same event always gets the same id, regardless of its origin."""
     text = "\x1f".join((user_id, item_id, action, str(event_time), "0"))
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
 def interaction_from(source: Mapping[str, Any], *, now_ms: int | None = None) -> Interaction:
-    """An interaction from untrusted fields. Without `event_time` it happened at `now_ms`.
+    """Build an interaction from untrusted fields. `now_ms` replaces a missing `event_time`.
 
     Raises:
         BadEvent: `missing_field`, `invalid_field`; the field is named.
@@ -183,7 +184,7 @@ def interaction_from(source: Mapping[str, Any], *, now_ms: int | None = None) ->
 
 
 def check_time(event_time: int, produced_ms: int) -> None:
-    """Refuse an event from the future; the newest event time is the clock by which everything decays.
+    """Reject an event from the future, because the newest event time is the clock of all decay.
 
     Raises:
         BadEvent: `future_event_time`.
@@ -193,7 +194,7 @@ def check_time(event_time: int, produced_ms: int) -> None:
 
 
 def item_from(source: Mapping[str, Any]) -> Item:
-    """A catalogue entry from untrusted fields.
+    """Build a catalogue entry from untrusted fields.
 
     Raises:
         BadItem: `missing_field`, `invalid_field`; the field is named.
@@ -216,7 +217,7 @@ def item_from(source: Mapping[str, Any]) -> Item:
 
 
 def request_from(source: Mapping[str, Any], *, request_id: str) -> Request:
-    """A recommendation request from untrusted fields; `request_id` is used when it names none.
+    """Build a recommendation request from untrusted fields; `request_id` replaces a missing one.
 
     Raises:
         BadRequest: `missing_field`, `invalid_field`; the field is named.

@@ -1,1 +1,1 @@
-"""What every worker holds in whole: the catalogue and the release."""
+"""State that every worker holds in full: the catalogue and the release."""

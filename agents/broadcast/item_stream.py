@@ -1,4 +1,4 @@
-"""Broadcast topics into the item store."""
+"""Applies the broadcast topics to the item store."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ __all__ = ["Catalogue"]
 log = logging.getLogger(__name__)
 
 KEPT_BYTES = 64 << 20
-"Of entries that wait for their schema."
+"Maximum size in bytes of the entries that wait for their schema."
 RETRY_S = 1.0
 MAX_COUNT, MAX_SUM, MAX_WEIGHT = 2**40, 1e300, 3e38
-"Of what Riffle's own topics hold: far more than it writes, and no more than its columns hold."
+"Limits of numbers in Riffle's own topics: far above those that it writes, and within the range of the columns."
 
 
 class Catalogue:
     """Handlers of the items, item-vectors, item-stats and neighbours topics. A bad record is counted and skipped.
 
-    An entry whose schema the registry could not give so far is kept until it can; others are read meanwhile.
+    An entry whose schema is not known yet is kept until the registry answers; other entries are applied meanwhile.
     """
 
     def __init__(self, items: ItemStore, metrics: Metrics, registry: Registry | None = None) -> None:
@@ -39,13 +39,13 @@ class Catalogue:
         self._metrics = metrics
         self._registry = registry
         self._kept: dict[bytes, tuple[bytes, Headers]] = {}
-        "Per key, the newest value, with its headers, that waits for its schema."
+        "By key, the newest value that waits for its schema, with its headers."
         self._kept_bytes = 0
         self._waiting: dict[int, asyncio.Task[None]] = {}
-        "Per schema id, what waits for it."
+        "By schema id, the task that waits for it."
 
     async def on_items(self, chunk: Chunk) -> None:
-        """The catalogue: an empty value deletes."""
+        """Apply catalogue entries; an empty value deletes the item."""
         await look_up(self._registry, chunk.values, chunk.headers)
         for key, value, headers in zip(chunk.keys, chunk.values, chunk.headers, strict=True):
             try:
@@ -55,7 +55,7 @@ class Catalogue:
         self._metrics.items_waiting.set(len(self._kept))
 
     def _take(self, value: bytes | None, key: bytes | None, headers: Headers) -> None:
-        """Apply an entry, or count why it cannot be; raises NotReady while its schema is not known."""
+        """Apply an entry, or count its rejection; raises NotReady while its schema is not known."""
         try:
             entry = entry_of(value, key, headers, self._registry)
             if isinstance(entry, str):
@@ -87,11 +87,11 @@ class Catalogue:
             self._waiting[schema_id] = asyncio.create_task(self._after(schema_id))
 
     def _forget(self, key: bytes) -> None:
-        """Let go of what a newer entry replaces."""
+        """Discard a waiting entry, because a newer one replaces it."""
         self._kept_bytes -= len(self._kept.pop(key, (b"",))[0])
 
     async def _after(self, schema_id: int) -> None:
-        """Apply what waits for a schema when the registry answers for it."""
+        """Apply the entries that wait for a schema when the registry answers."""
         assert self._registry is not None
         while waiting := [key for key, (value, headers) in self._kept.items() if schema_id in schema_ids([value], [headers])]:
             await self._registry.answered(schema_id)
@@ -101,7 +101,7 @@ class Catalogue:
                     self._forget(key)
                     try:
                         self._take(value, key, headers)
-                    except TransientError:  # so much is asked for that this is not, yet
+                    except TransientError:  # not requested yet, because too many ids are pending
                         self._kept[key] = (value, headers)
                         self._kept_bytes += len(value)
                         await asyncio.sleep(RETRY_S)
@@ -109,7 +109,7 @@ class Catalogue:
         del self._waiting[schema_id]
 
     def on_vectors(self, chunk: Chunk) -> None:
-        """Raw vectors per item, as encoders give them: an empty value takes them away."""
+        """Apply the encoders' raw vectors of items; an empty value removes them."""
         for key, value in zip(chunk.keys, chunk.values, strict=True):
             try:
                 if not value:
@@ -124,7 +124,7 @@ class Catalogue:
                 self._metrics.item_vectors.add(outcome=outcome)
 
     def _decoded(self, name: str, value: bytes | None) -> dict[str, Any] | None:
-        """A datum of one of Riffle's own topics; None, counted, for what Riffle would not have written."""
+        """Decode a record of one of Riffle's own topics; None, and counted, if Riffle would not have written it."""
         if not value:
             return None
         try:
@@ -140,7 +140,7 @@ class Catalogue:
         return 0 <= partition < self._items.partitions and partition not in self._items.own_partitions
 
     def on_statistics(self, chunk: Chunk) -> None:
-        """Absolute statistics per (item, source partition)."""
+        """Apply absolute statistics of (item, source partition)."""
         for value in _newest(chunk):
             stats = self._decoded("item_statistics", value)
             if stats is not None and self._listens(stats["partition"]):
@@ -155,7 +155,7 @@ class Catalogue:
                 self._items.set_statistics(stats["item_id"], stats["partition"], row)
 
     def on_neighbours(self, chunk: Chunk) -> None:
-        """Absolute neighbours per item."""
+        """Apply absolute neighbours of items."""
         for value in _newest(chunk):
             datum = self._decoded("neighbours", value)
             if datum is not None:
@@ -183,7 +183,7 @@ SOUND: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
 
 
 def _newest(chunk: Chunk) -> Iterable[bytes | None]:
-    """Values of a chunk, of one key the newest alone: each replaces what came before it."""
+    """Return the newest value of each key in a chunk, because each value replaces the earlier ones."""
     keyed = {
         offset if key is None else key: value
         for key, offset, value in zip(chunk.keys, chunk.offsets, chunk.values, strict=True)

@@ -1,4 +1,4 @@
-"""Mirroring: summaries of users whose records changed go to Redis, a few at a time."""
+"""Mirroring: writes summaries of users whose records changed to Redis, a few at a time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MIRROR_CAPACITY = 100_000
 
 
 class Mirroring:
-    """Users whose summary is to be written. `busy_chunks`: chunks of many events that were applied so far."""
+    """Writes users' summaries. `busy_chunks`: number of chunks of many events that were applied so far."""
 
     def __init__(
         self,
@@ -38,10 +38,10 @@ class Mirroring:
         self._busy_chunks = busy_chunks
         self._seen_chunks = 0
         self._changed: dict[str, int] = {}
-        "Users whose summary is to be mirrored, and their partitions."
+        "Users whose summary is due, with their partitions."
 
     async def take(self) -> None:
-        """Note whose records became durable since the last call; those who were erased are removed at once."""
+        """Add the users whose records became durable since the last call; erased users are removed from Redis at once."""
         for number, part in self._users.items():
             changed, erased = part.take_flushed()
             for user in erased:
@@ -53,7 +53,7 @@ class Mirroring:
                 self._metrics.mirror_dropped.add(len(changed))
 
     async def run(self) -> None:
-        """Queue summaries until cancelled, fewer during a replay, so that it does not hold up requests."""
+        """Queue summaries until cancelled; fewer during a replay, so that requests are not delayed."""
         while True:
             await asyncio.sleep(MIRROR_INTERVAL_S)
             busy_chunks = self._busy_chunks()
@@ -71,7 +71,7 @@ class Mirroring:
         try:
             record = part.lookup([user])[0]
         except RiffleError:
-            return  # a damaged block, which the watch will find
+            return  # a damaged block, which the watch will detect
         if record is None:
             self._mirror.remove(user)
         else:

@@ -1,4 +1,4 @@
-"""The worker's side of releases: follow the announcements, verify and try off the event loop, swap between two batches."""
+"""Releases in a worker: follows announcements, verifies and tries a release in a thread, and swaps it between two batches."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RETRY_S = 30.0
 
 
 class Releases:
-    """Keeps the slot at the announced champion. A release that is refused leaves the old one serving."""
+    """Keeps the slot at the announced champion. If a release is refused, the old one keeps serving."""
 
     def __init__(self, settings: Settings, slot: ModelSlot, items: ItemStore, metrics: Metrics) -> None:
         self._settings = settings
@@ -35,7 +35,7 @@ class Releases:
         self._changed = asyncio.Event()
 
     def on_models(self, chunk: Chunk) -> None:
-        """Note the newest announcement of the champion; handled by `follow`."""
+        """Record the newest announcement of the champion, which `follow` then handles."""
         for key, value in zip(chunk.keys, chunk.values, strict=True):
             if key != CHAMPION.encode():
                 continue
@@ -48,13 +48,13 @@ class Releases:
                 self._changed.set()
 
     async def follow(self) -> None:
-        """Take up announcements for ever."""
+        """Apply announcements until cancelled."""
         while True:
             await self._changed.wait()
             await self.take_up()
 
     async def take_up(self) -> None:
-        """Bring the slot to the newest announcement, if it is not there."""
+        """Load the newest announced release into the slot, unless it is there."""
         self._changed.clear()
         wanted = self._wanted
         if (wanted.release if wanted else "none") == self._slot.name:
@@ -78,7 +78,7 @@ class Releases:
             self._slot.refused[wanted.release] = f"{type(exc).__name__}: {exc}"
             self._metrics.releases.add(outcome="refused", code="not_fetched")
             log.exception("release %s could not be loaded, %s keeps serving", wanted.release[:80], self._slot.name)
-            # it may be the network or the disk: a release that is bad is refused above and not tried again
+            # possibly a fault of the network or the disk, so retry; an invalid release is refused above, and not retried
             asyncio.get_running_loop().call_later(RETRY_S, self._changed.set)
             return
         self._slot.swap(model)

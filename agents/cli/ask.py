@@ -86,11 +86,13 @@ def _dropped(slate: dict[str, Any]) -> str:
 
 @click.command()
 @click.argument("user")
-@click.option("-k", type=Whole(), default=10, show_default=True, help="How many items.")
-@click.option("--explain", is_flag=True, help="Show the sources' scores, the ranker's, and what filters dropped.")
+@click.option("-k", type=Whole(), default=10, show_default=True, help="Number of items.")
+@click.option(
+    "--explain", is_flag=True, help="Show the scores of sources and ranker, and the numbers of candidates that filters dropped."
+)
 @click.option("--category", multiple=True, help="Only these categories.")
 @click.option("--exclude", multiple=True, help="Not these items.")
-@click.option("--context", multiple=True, metavar="NAME=VALUE", help="What is to be known of the moment, such as device=tv.")
+@click.option("--context", multiple=True, metavar="NAME=VALUE", help="A context value, such as device=tv.")
 @click.option("--after", help="partition:offset of an event that the slate must reflect.")
 @click.option("--deadline-ms", type=Whole(1, 60_000), default=5_000, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="The slate as one line of JSON.")

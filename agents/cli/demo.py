@@ -50,7 +50,7 @@ METRICS = ("ndcg@10", "hr@10", "recall@50", "mrr")
 @click.option("--data", type=click.Path(path_type=Path), help="A dataset folder; without it the built-in prints.")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 def demo(data: Path | None, as_json: bool) -> None:  # noqa: PLR0915 - one step after the other
-    """Start everything, load and replay a dataset, show that one more event changes a person's slate, train, and swap in.
+    """Start everything, load and replay a dataset, show that one more event changes a user's slate, train, and swap in.
 
     Example: riffle demo --data my-dataset
     """
@@ -144,7 +144,7 @@ def _learn(settings: Settings, positive: str, tokens: dict[int, int], console: C
 
 
 def _change(settings: Settings, user: str, last: Interaction, how: Interaction, console: Console) -> dict[str, Any]:
-    """A user's slate, the user's next event, and the next slate; repeated while hardly anything changes.
+    """Request a user's slate, send the user's next event, and request again; repeat while the slate hardly changes.
 
     `last` is the newest event of the stream, `how` a typical positive event.
     """
@@ -173,18 +173,18 @@ def _change(settings: Settings, user: str, last: Interaction, how: Interaction, 
 
 
 def promising(ranked: Sequence[str], similar: Callable[[str], Sequence[str]]) -> list[str]:
-    """The items that a user would have to like for the slate to change, in estimated order of the change, largest first.
+    """Return the items whose like would change the slate, by the estimated size of the change, largest first.
 
-    `ranked`: the recommended items, best first; the first five are the slate. The next twenty are ordered by how many of their
-    similar items are ranked below the slate, where a boost lifts those onto it; ties keep their rank. With five or fewer items
-    only the last is returned.
+    `ranked`: the recommended items, best first; the first five are the slate. The next twenty are ordered by the number of
+    their similar items below the slate, which a like may lift onto it; ties keep their rank. With five or fewer items only the
+    last is returned.
     """
     below, few = set(ranked[5:]), list(ranked[5:25]) or list(ranked[-1:])
     return sorted(few, key=lambda item_id: -len(below & set(similar(item_id)) - {item_id}))
 
 
 def _similar(settings: Settings, item_id: str) -> list[str]:
-    """Ids of similar items, by HTTP; none when no worker answers."""
+    """Return the ids of similar items, by HTTP; none if no worker answers."""
     try:
         return _ids(asking.ask(f"{settings.web}/v1/similar/{urllib.parse.quote(item_id, safe='')}?k=10", 5.0).body)
     except (NotReady, KeyError, TypeError):
@@ -196,7 +196,7 @@ def _ids(slate: dict[str, Any]) -> list[str]:
 
 
 def _one_per_partition(settings: Settings, tokens: dict[int, int], people: Counter[str]) -> list[dict[str, Any]]:
-    """One request for a user of each partition, to be answered after that partition's last event."""
+    """Request a slate for one user of each partition, answered after that partition's last event."""
     from aiokafka.partitioner import DefaultPartitioner
 
     partitioner, every = DefaultPartitioner(), list(range(settings.partitions))

@@ -44,20 +44,20 @@ def _plain(letter: dict[str, Any]) -> dict[str, Any]:
 
 @click.group()
 def dlq() -> None:
-    """Records that could not be used: see why, mend the cause, produce them again.
+    """Show records that could not be used, and produce them again once the cause is fixed.
 
-    Those of the catalogue are told when they are archived, some ten seconds later (RIFFLE_ARCHIVE_INTERVAL_S).
+    Bad catalogue records appear when they are archived, some ten seconds later (RIFFLE_ARCHIVE_INTERVAL_S).
 
     Example: riffle dlq list
     """
 
 
 @dlq.command("list")
-@click.option("--code", help="Only those with this reason code.")
+@click.option("--code", help="Only dead letters with this reason code.")
 @click.option("--last", default=20, show_default=True, type=Whole(1, 10_000), help="Show this many, newest last.")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 def list_letters(code: str | None, last: int, as_json: bool) -> None:
-    """How many dead letters there are per reason, and the newest of them.
+    """Count dead letters by reason, and list the newest.
 
     Example: riffle dlq list --code key_mismatch
     """
@@ -85,7 +85,7 @@ def list_letters(code: str | None, last: int, as_json: bool) -> None:
 @dlq.command()
 @click.argument("letter", type=Whole(0))
 def show(letter: int) -> None:
-    """One dead letter whole, as JSON.
+    """Print one dead letter in full, as JSON.
 
     Example: riffle dlq show 17
     """
@@ -96,15 +96,15 @@ def show(letter: int) -> None:
 
 
 @dlq.command()
-@click.option("--code", help="Those with this reason code.")
-@click.option("--letter", type=Whole(0), help="This one.")
-@click.option("--all", "everything", is_flag=True, help="All of them.")
+@click.option("--code", help="Dead letters with this reason code.")
+@click.option("--letter", type=Whole(0), help="The dead letter with this number.")
+@click.option("--all", "everything", is_flag=True, help="All dead letters.")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 def replay(code: str | None, letter: int | None, everything: bool, as_json: bool) -> None:
-    """Produce dead letters again to the topics that they came from, once their cause is fixed.
+    """Produce dead letters again to their original topics, once their cause is fixed.
 
-    Nothing counts twice: events that were applied meanwhile are dropped as duplicates, catalogue entries that newer ones
-    followed are not sent, and of a record that came back as a dead letter the last alone is.
+    Nothing counts twice: events that were applied meanwhile are dropped as duplicates. Catalogue entries are not sent if a
+    newer one exists. Of a record that became a dead letter several times, only the last is sent.
 
     Example: riffle dlq replay --code unknown_schema
     """

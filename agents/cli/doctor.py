@@ -38,9 +38,9 @@ class _Check:
     name: str
     ok: bool
     advice: str = ""
-    "The remedy when it is not ok."
+    "The remedy if the check fails."
     warning: str = ""
-    "A setting that is possibly unintended, though nothing is broken."
+    "A warning about a setting that may be unintended, though nothing is broken."
 
     def to_json(self) -> dict[str, object]:
         if not self.ok:
@@ -151,7 +151,7 @@ def _worker(settings: Settings) -> list[_Check]:
 
 
 def _supervisor(settings: Settings) -> list[_Check]:
-    """Whether parts that ended by themselves run again, and whether they are supervised. Not meaningful in a cluster."""
+    """Check that parts which ended by themselves run again and are supervised. Not meaningful in a cluster."""
     now_ms = round(time.time() * 1000)
     found = [
         _Check(f"{name} runs well", history.next_try_at is None and history.in_row < FAILING, restarts_of(history, now_ms))

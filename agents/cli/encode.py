@@ -1,4 +1,4 @@
-"""`riffle encode`: vectors of new and changed items, as they arrive. A process of its own: serving does not need torch."""
+"""`riffle encode`: encodes new and changed items as they arrive. It is a separate process, so that serving needs no torch."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ NICENESS = 10
 
 
 def can_encode() -> bool:
-    """Whether the encoders' dependencies are installed. Imports none of them."""
+    """Return whether the encoders' dependencies are installed, without importing them."""
     return all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers", "training"))
 
 
 def _encoders(settings: Settings) -> ItemEncoders:
-    # by name, like the commands of training: serving code must not import it
+    # imported by name, as the commands of training are, because serving code must not import it
     make: Callable[..., ItemEncoders] = importlib.import_module("training.encoders.live").LiveEncoders
     return make(settings.cache / "vectors", settings.text_model, settings.image_hosts)
 
@@ -78,13 +78,13 @@ async def _follow(settings: Settings, encoders: ItemEncoders, registry: Any, *, 
 
 
 @click.command()
-@click.option("--once", is_flag=True, help="End when everything that is on the topic now is encoded.")
+@click.option("--once", is_flag=True, help="End when all items that are on the topic now are encoded.")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 def encode(once: bool, as_json: bool) -> None:
     """Encode texts and images of new and changed items, and publish their vectors, until SIGTERM or Ctrl-C.
 
-    Workers project the vectors with the release that serves: a new item is found by its text and image at once, not with
-    the next release. `riffle up` starts this when torch is installed (RIFFLE_ENCODER).
+    Workers project the vectors with the release that serves, so that a new item is found by its text and image at once instead
+    of with the next release. `riffle up` starts this if torch is installed (RIFFLE_ENCODER).
 
     Example: RIFFLE_BOOTSTRAP=kafka://broker:9092 riffle encode
     """

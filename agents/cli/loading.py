@@ -79,13 +79,13 @@ def _words(name: str, value: object) -> str:
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--strict", is_flag=True, help="Produce nothing and exit with 1 when any row is bad.")
-@click.option("--items-only", is_flag=True, help="Leave the events to `riffle replay`; there need be none.")
+@click.option("--items-only", is_flag=True, help="Load no events (for `riffle replay`); the file of events is then optional.")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 def load(folder: Path, strict: bool, items_only: bool, as_json: bool) -> None:
     """Validate a dataset folder, then produce its items and events. Bad rows are reported and skipped.
 
-    Ends with 1 when a quote in a CSV file is not closed, because which rows follow is a guess then. Where a worker answers,
-    the last line says how many events it applied and how many it had before.
+    Exit code 1 if a quote in a CSV file is not closed, because the boundaries of later rows are then a guess. If a worker
+    answers, the last line counts the events that it applied and those that it had before.
 
     Example: riffle load my-dataset --strict
     """

@@ -69,7 +69,7 @@ INTERRUPTED = 130
 
 
 def _wanted(settings: Settings, *, with_worker: bool) -> list[str]:
-    """Names of the parts that `up` starts; raises ConfigError when the encoder is required and cannot run."""
+    """Return the names of the parts that `up` starts; raises ConfigError if the encoder is required and cannot run."""
     from agents.cli.encode import NO_TORCH, can_encode
 
     names = {"kafka": settings.embedded_kafka, "redis": settings.embedded_redis, "worker": with_worker}
@@ -84,12 +84,12 @@ def _silent(reason: str) -> dict[str, Any]:
 
 
 def web_of(settings: Settings) -> str:
-    """Address of this home's worker; the address in the settings when none runs."""
+    """Return the address of this home's worker, or the address in the settings if none runs."""
     return worker_daemon(settings).address() or serving(settings).address() or settings.web
 
 
 def readiness(settings: Settings) -> dict[str, Any]:
-    """The /readyz response of this home's worker; `{"ready": False}` when it does not answer, or another's worker does."""
+    """Return the /readyz response of this home's worker; `{"ready": False}` if none or another home's worker answers."""
     web = web_of(settings)
     place = urlsplit(web)
     port = place.port or 80
@@ -107,7 +107,7 @@ def readiness(settings: Settings) -> dict[str, Any]:
 
 
 def other_settings(settings: Settings) -> list[str]:
-    """Variables in which the worker that `up` has started differs from these settings; none if no such worker runs.
+    """Return the variables in which the worker that `up` has started differs from these settings; none if none runs.
 
     `RIFFLE_ENCODER` only affects `up`, not the worker.
     """
@@ -136,12 +136,12 @@ def _require_same_settings(settings: Settings) -> None:
 
 
 def told_of(names: list[str]) -> str:
-    """Message for users about the variables of `other_settings`, never with their values; empty without any."""
+    """Format a message about the variables of `other_settings`, without their values; empty if there are none."""
     return f"the worker runs with other settings ({', '.join(names)}): `riffle down`, then `riffle up`" if names else ""
 
 
 def kafka_answers(settings: Settings) -> bool:
-    """Whether this instance's broker, or one of the servers of `bootstrap`, answers a request now."""
+    """Return whether this instance's broker, or one of the servers of `bootstrap`, answers a request now."""
     if settings.embedded_kafka:
         return EmbeddedKafka(settings).answers()
     places = (server.rpartition(":") for server in settings.bootstrap_servers.split(","))
@@ -233,7 +233,7 @@ def _supervise(settings: Settings, names: list[str]) -> None:
 
 
 def _supervised(pid: int) -> tuple[list[str], dict[str, str]]:
-    """The parts of a running supervisor, and the settings with which it was started."""
+    """Return the parts of a running supervisor, and the settings with which it was started."""
     try:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
@@ -242,7 +242,7 @@ def _supervised(pid: int) -> tuple[list[str], dict[str, str]]:
 
 
 def _given_to(pid: int) -> dict[str, str]:
-    """The `RIFFLE_*` variables with which a process was started; none if it is gone or they cannot be read."""
+    """Return the `RIFFLE_*` variables with which a process was started; none if it has ended or they cannot be read."""
     try:
         pairs = [entry.partition(b"=") for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")]
     except OSError:
@@ -254,7 +254,7 @@ def _await(settings: Settings, console: Console, name: str, began_ms: int, ready
     """Wait until a part is ready.
 
     Raises:
-        NotReady: it ended `TRIES` times since `began_ms` or can never start, nothing supervises it, or the time is over.
+        NotReady: it ended `TRIES` times since `began_ms`, it can never start, nothing supervises it, or the time is over.
     """
     daemon, supervisor = _daemons(settings)[name], supervisor_daemon(settings)
 
@@ -276,7 +276,7 @@ def _await(settings: Settings, console: Console, name: str, began_ms: int, ready
 
 
 def _daemons(settings: Settings) -> dict[str, Daemon]:
-    """Processes that `up` starts, in reverse order of stopping. The supervisor is stopped first, as it restarts the others."""
+    """Return the processes that `up` starts, in reverse order of stopping: the supervisor, which restarts the others, last."""
     kafka, redis = EmbeddedKafka(settings).daemon, EmbeddedRedis(settings).daemon
     found = {"kafka": kafka, "redis": redis, "worker": worker_daemon(settings), "encoder": encoder_daemon(settings)}
     return {**found, "supervisor": supervisor_daemon(settings)}
@@ -287,7 +287,7 @@ def _running(settings: Settings) -> list[str]:
 
 
 def facts_of(settings: Settings) -> dict[str, str]:
-    """Addresses of the running parts, without logins; of other parts, the addresses in the settings."""
+    """Return the addresses of the running parts, without logins; for other parts, the addresses in the settings."""
     daemons = _daemons(settings)
     return {
         "bootstrap": (settings.embedded_kafka and daemons["kafka"].address()) or settings.bootstrap_servers,
@@ -301,8 +301,8 @@ def facts_of(settings: Settings) -> dict[str, str]:
 def up(no_worker: bool) -> None:
     """Start the embedded Kafka and Redis, one worker, and the encoder of new items. Parts that run already are left alone.
 
-    A worker that runs with other settings is an error: `riffle down` first.
-    What ends by itself is started again, at growing intervals, until `riffle down`: `riffle status` shows how often it was.
+    A worker that runs with other settings is an error: run `riffle down` first.
+    Parts that end by themselves are restarted, at growing intervals, until `riffle down`; `riffle status` counts the restarts.
 
     Example: RIFFLE_HOME=/tmp/one RIFFLE_WEB_PORT=7070 riffle up
     """
@@ -338,7 +338,7 @@ def _when(ms: int) -> str:
 
 
 def restarts_of(history: History, now_ms: int) -> str:
-    """Summary of a part's restarts for users; empty when it never ended by itself."""
+    """Summarise a part's restarts for users; empty if it never ended by itself."""
     if history.ended_at is None:
         return ""
     how = "" if history.exit is None else f" with exit {history.exit}"
@@ -353,7 +353,7 @@ def restarts_of(history: History, now_ms: int) -> str:
 def status(as_json: bool) -> None:
     """Print addresses, readiness, process ids and restarts.
 
-    Ready is said of this home's worker alone, and while Kafka answers.
+    `ready` refers to this home's worker only, and requires that Kafka answers.
 
     Example: riffle status --json
     """

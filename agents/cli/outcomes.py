@@ -18,11 +18,11 @@ KNOWN = ("applied", "duplicate", "shown", "dead_letter")
 TIMEOUT = aiohttp.ClientTimeout(total=5)
 POLL_S = 0.1
 STILL_S = 5.0
-"Seconds without a further event after which the rest is not expected from this worker any more."
+"Seconds without a further event after which this worker is not expected to apply the rest."
 
 
 async def outcomes(web: str) -> Counter[str] | None:
-    """Events since the worker at this address started, by outcome; None when none answers there."""
+    """Return the number of events since the worker at this address started, by outcome; None if none answers."""
     try:
         async with aiohttp.ClientSession(timeout=TIMEOUT) as session, session.get(f"{web}/metrics") as response:
             text = await response.text()
@@ -39,10 +39,10 @@ async def outcomes(web: str) -> Counter[str] | None:
 async def since(
     web: str, before: Counter[str], sent: int, clock: Callable[[], float] = time.monotonic, still_s: float = STILL_S
 ) -> Counter[str] | None:
-    """Outcomes since `before`, once they cover at least as many events as were sent.
+    """Wait until the outcomes since `before` cover at least `sent` events, and return them.
 
-    They include events of other producers in the meantime. None when the worker does not reach that number: it is gone, was
-    restarted, or another worker owns some of the partitions.
+    They include events of other producers. Returns None if the worker does not reach that number, because it has ended, was
+    restarted, or does not own all partitions.
     """
     at, most = clock(), -1
     while True:

@@ -47,9 +47,9 @@ log = logging.getLogger(__name__)
 SERVED_TIMEOUT_S = 60.0
 NOT_JUDGED = "not judged"
 TOO_LITTLE = frozenset({"too_little", "too_little_to_judge", "no_meetings"})
-"Error codes of a training with too few events, as in the first days of a shop."
+"Error codes of a training with too few events, as in a shop's first days."
 TRAIN = "from agents.cli import guarded; from training.cli.train import train_command; guarded(train_command, 'riffle train')"
-"Program of the training process, with which errors in its options name this command."
+"Program of the training process; usage errors in its options name this command."
 
 
 def _aliases(settings: Settings) -> dict[str, Announcement | None]:
@@ -57,13 +57,13 @@ def _aliases(settings: Settings) -> dict[str, Announcement | None]:
 
 
 def current_champion(settings: Settings) -> str:
-    """Name of the announced champion, `none` without one."""
+    """Return the name of the announced champion, `none` without one."""
     champion = _aliases(settings).get(CHAMPION)
     return champion.release if champion else "none"
 
 
 def _at_hand(settings: Settings) -> str:
-    """Name of the champion, with its folder checked or downloaded: a failure precedes the hours of training."""
+    """Return the champion's name, and check or download its folder, so that errors appear before hours of training."""
     champion = _aliases(settings).get(CHAMPION)
     if champion is None:
         return "none"
@@ -106,7 +106,7 @@ def _last_line(out: str) -> dict[str, Any]:
 
 
 def _trained(settings: Settings, options: list[str]) -> tuple[int, str]:
-    """Exit status and output of a training; its error is on stderr, and as JSON at the end of the output."""
+    """Return a training's exit status and output. Its error is on stderr, and as JSON at the end of the output."""
     command = python("-c", TRAIN, *options, "--json", "--out", str(settings.releases_dir), "--cache", str(settings.cache))
     ran = subprocess.run(
         command, env={**os.environ, **SAFE_PATH}, stdout=subprocess.PIPE, encoding="utf-8", errors="replace", check=False
@@ -125,7 +125,7 @@ def _trained(settings: Settings, options: list[str]) -> tuple[int, str]:
 
 
 def _passed(settings: Settings, name: str, *, force: bool) -> tuple[Path, Manifest]:
-    """Folder and manifest of a release that verifies and, unless `force`, passed the gate; raises ReleaseRejected."""
+    """Verify a release, and unless `force` that it passed the gate; returns folder and manifest, raises ReleaseRejected."""
     folder = settings.releases_dir / name
     if not NAME.fullmatch(name) or not folder.is_dir():
         raise ReleaseRejected(
@@ -141,10 +141,10 @@ def _passed(settings: Settings, name: str, *, force: bool) -> tuple[Path, Manife
 
 
 def promote(settings: Settings, name: str, *, force: bool = False, upload: str = "") -> dict[str, Any]:
-    """Verify a release here and announce it as the champion; the one that served becomes `previous`.
+    """Verify a release here and announce it as the champion; the earlier champion becomes `previous`.
 
     Raises:
-        ReleaseRejected: it does not verify, or the gate refused it and `force` is not given.
+        ReleaseRejected: its verification failed, or the gate refused it and `force` is not given.
     """
     folder, manifest = _passed(settings, name, force=force)
     aliases = _aliases(settings)
@@ -178,7 +178,7 @@ def note(name: str, tags: Mapping[str, str]) -> None:
 
 
 def await_served(settings: Settings, name: str, console: Console) -> bool:
-    """Wait until the local worker serves a release; false when it refuses the release, or there is no worker."""
+    """Wait until the local worker serves a release; returns False if the worker refuses it, or there is no worker."""
     until = time.monotonic() + SERVED_TIMEOUT_S
     with step(console, f"waiting until the worker serves {name}"):
         while time.monotonic() < until:
@@ -198,27 +198,28 @@ def await_served(settings: Settings, name: str, console: Console) -> bool:
 
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("source", required=False, metavar="[DIR|ARCHIVE]")
-@click.option("--promote/--no-promote", "promoting", default=False, help="Let it serve when the gate passes it.")
-@click.option("--upload", default="", help="With --promote: s3://bucket/prefix to copy it to first, for workers elsewhere.")
+@click.option("--promote/--no-promote", "promoting", default=False, help="Promote the release if it passes the gate.")
+@click.option(
+    "--upload", default="", help="With --promote: s3://bucket/prefix to copy it to first, for workers on other machines."
+)
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 def train(source: str | None, promoting: bool, upload: str, as_json: bool, options: tuple[str, ...]) -> None:
     """Train a release from the archive of the stream, or from a dataset folder, and judge it on other events.
 
     \b
-    The least that is needed, checked before anything is trained: 100 events on items of the catalogue, some of them
-    liked; and to judge by, 50 items liked by 30 people in the newest events, or else 12 people who liked something
-    after their first event.
+    The minimum, checked before training: 100 events on items of the catalogue, some of them liked; and for judging,
+    50 items liked by 30 users in the newest events, or else 12 users who liked something after their first event.
 
     \b
     Further options: --positive RULE  which events are liked     --quick        fewer passes
                      --holdout SHARE  at most, for the gate      --seed N       another draw
                      --text-model M   another text encoder       --newest N     read only the newest events
-                     --incremental    go on from the champion    --ranker KIND  mmoe or deepfm
+                     --incremental    start from the champion    --ranker KIND  mmoe or deepfm
                      --settings FILE  heads, windows, sizes      --report FILE  a page that compares
-                     --against NAME   instead of the champion    --checkpoints FOLDER  to go on after a kill
+                     --against NAME   instead of the champion    --checkpoints FOLDER  to resume after a kill
                      --examples FOLDER  slates that `riffle examples` joined
-                     --queries N      the gate asks
+                     --queries N      requests of the gate
 
     Example: riffle train --positive "action == 'like'" --promote
     """
@@ -243,7 +244,7 @@ def train(source: str | None, promoting: bool, upload: str, as_json: bool, optio
 
 
 def print_training(facts: dict[str, Any], console: Console) -> None:
-    """Quality without a release and with it, and the gate's verdict."""
+    """Print the quality without a release and with it, and the gate's verdict."""
     console.print(f"release {facts['release']}")
     rows = []
     for name in ("before", "after"):
@@ -266,7 +267,7 @@ def print_training(facts: dict[str, Any], console: Console) -> None:
 
 @click.group()
 def release() -> None:
-    """List releases, let one serve, or go back to the one before.
+    """List releases, let one serve, or return to the previous one.
 
     Example: riffle release list
     """
@@ -290,7 +291,7 @@ def _row(manifest: Manifest, serving: str | None, aliases: Mapping[str, Announce
 @release.command("list")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
 def list_command(as_json: bool) -> None:
-    """Releases in the releases folder, and which one the worker here serves.
+    """List the releases in the releases folder, and the one that the local worker serves.
 
     Example: riffle release list --json
     """
@@ -332,7 +333,7 @@ def list_command(as_json: bool) -> None:
 @click.option("--upload", default="", help="s3://bucket/prefix to copy it to first, for workers on other machines.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
 def promote_command(name: str, force: bool, upload: str, as_json: bool) -> None:
-    """Verify a release and announce it: every worker verifies it again, warms it up and swaps it in.
+    """Verify a release and announce it. Every worker then verifies it again, warms it up and swaps it in.
 
     Example: riffle release promote 20260131-0123456789
     """
@@ -347,10 +348,10 @@ def promote_command(name: str, force: bool, upload: str, as_json: bool) -> None:
 @click.option("--sha256", default="", help="SHA-256 of its manifest: `manifest_sha256` in the training's output.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
 def import_command(source: str, sha256: str, as_json: bool) -> None:
-    """Take a release that was trained elsewhere into the releases folder: a folder, a model.tar.gz, or s3://… of either.
+    """Import a release that was trained elsewhere into the releases folder: a folder, a model.tar.gz, or s3://… of either.
 
-    Every file must have the sum that its manifest says, and nothing is loaded before. That does not say who wrote it: where
-    others can write to the bucket, give the --sha256 that the job's log says. Nothing serves by it; promote it then.
+    No file is loaded before all match the checksums of the manifest. These do not prove who wrote the release: if others can
+    write to the bucket, pass the --sha256 from the job's log. An imported release serves only once it is promoted.
 
     Example: riffle release import s3://bucket/out/riffle-train-20260131-120000/output/model.tar.gz
     """
@@ -369,10 +370,10 @@ def import_command(source: str, sha256: str, as_json: bool) -> None:
 @click.option("--force", is_flag=True, help="Also when the gate refused it.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
 def alias_command(alias: str, name: str, force: bool, as_json: bool) -> None:
-    """Record a verified release as the challenger of the one that serves; `none` takes the alias away.
+    """Record a verified release as the challenger of the one that serves; `none` removes the alias.
 
-    Nothing is served by it: `riffle release list` shows it, and `riffle release promote` lets it serve. The champion is set by
-    promoting and rolling back alone.
+    The challenger does not serve: `riffle release list` shows it, and `riffle release promote` lets it serve. Only promotion
+    and rollback set the champion.
 
     Example: riffle release alias challenger 20260131-0123456789
     """
@@ -390,7 +391,7 @@ def alias_command(alias: str, name: str, force: bool, as_json: bool) -> None:
 @release.command("rollback")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
 def rollback_command(as_json: bool) -> None:
-    """Go back to the release that served before, or to none.
+    """Return to the release that served before, or to none.
 
     Example: riffle release rollback
     """

@@ -24,13 +24,13 @@ __all__ = ["changelog_digests", "tables"]
 
 
 NOT_COMPARED = "not compared"
-"Verdict on a partition whose rows are not complete yet."
+"Result for a partition whose rows are not complete yet."
 ASK_S, VERIFY_S = 30.0, 600.0
-"Seconds that a worker may take to answer; the second with digests, for which it reads its tables whole."
+"Time limits in seconds of a worker's answer; the second with digests, for which it reads its tables in full."
 
 
 async def changelog_digests(settings: Settings) -> dict[tuple[str, int], tuple[int, Digest]]:
-    """Per table partition: the offset after its changelog's newest record, and the digest of its committed records."""
+    """Return by table partition the offset after its changelog's newest record, and the digest of its committed records."""
     consumer = connect.consumer(settings.kafka, connect.COMMITTED)
     await consumer.start()
     found = {}
@@ -81,14 +81,16 @@ def _verdict(facts: dict[str, Any], changelog: tuple[int, Digest] | None) -> str
 
 
 @click.command()
-@click.option("--verify", is_flag=True, help="Compare a hash over each partition's rows with its changelog; reads both whole.")
-@click.option("--worker", "urls", multiple=True, metavar="URL", help="Ask these workers; without it the one of this instance.")
+@click.option(
+    "--verify", is_flag=True, help="Compare a hash over each partition's rows with its changelog; reads both in full."
+)
+@click.option("--worker", "urls", multiple=True, metavar="URL", help="Query these workers; default: the one of this instance.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
 def tables(verify: bool, urls: tuple[str, ...], as_json: bool) -> None:
-    """Show which table partitions workers own and stand by for.
+    """Show the table partitions that workers own, and those that they hold as standbys.
 
-    With --verify exit code 1 when rows differ, or were not compared because their partition is being restored.
-    What is behind its changelog is still being written or followed: ask again when the stream is quiet.
+    With --verify the exit code is 1 if rows differ, or were not compared because their partition is being restored.
+    A partition behind its changelog is still being written or followed: run this again when the stream is quiet.
 
     Example: riffle tables --verify --worker http://127.0.0.1:6066 --worker http://127.0.0.1:6067
     """

@@ -21,15 +21,15 @@ __all__ = ["topics"]
 
 @click.command()
 @click.argument("action", type=click.Choice(["list", "create", "copy"]), default="list")
-@click.option("--to", "prefix", metavar="PREFIX", help="copy: RIFFLE_TOPIC_PREFIX of the topics that are made.")
-@click.option("--partitions", type=Whole(1, 10_000), help="copy: how many partitions they have.")
+@click.option("--to", "prefix", metavar="PREFIX", help="copy: RIFFLE_TOPIC_PREFIX of the new topics.")
+@click.option("--partitions", type=Whole(1, 10_000), help="copy: number of partitions of the new topics.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
 def topics(action: str, prefix: str | None, partitions: int | None, as_json: bool) -> None:
-    """List the topics, create what is missing, or copy them to another number of partitions.
+    """List the topics, create missing ones, or copy them to another number of partitions.
 
-    `copy` leaves the topics as they are: it produces the catalogue, the events, impressions and announced releases again to
-    topics of another prefix, each where its key belongs. Stop what writes events before it, and start workers on the copies
-    after it.
+    `copy` does not change the topics. It produces the catalogue, events, impressions and announced releases again to topics of
+    another prefix, each to the partition of its key. Stop all producers of events first, and start workers on the copies
+    afterwards.
 
     Example: riffle topics copy --to riffle8. --partitions 8
     """

@@ -29,7 +29,7 @@ def advance(
         with Progress(*columns, console=console) as bar:
             task = bar.add_task(what, total=total)
             yield lambda done: bar.update(task, completed=done)
-            # bad rows never count as done: the rest is no longer to come
+            # bad rows never count as done, so that no further progress is to come
             bar.update(task, total=bar.tasks[task].completed)
         return
     last = clock()
@@ -44,7 +44,7 @@ def advance(
 
 
 def with_progress(what: str, total: int, work: Callable[[Callable[[int], None]], Awaitable[Any]]) -> Any:
-    """Run `work` with a function to report its progress, which is shown on stderr."""
+    """Run `work` with a function that reports its progress on stderr."""
 
     async def run() -> Any:
         with advance(what, total, plain_console(stderr=True)) as report:
@@ -55,7 +55,7 @@ def with_progress(what: str, total: int, work: Callable[[Callable[[int], None]],
 
 @contextmanager
 def step(console: Console, what: str) -> Iterator[None]:
-    """Show the name of the step that is waited for."""
+    """Show the name of the current step while it runs."""
     if console.is_terminal:
         with console.status(what):
             yield

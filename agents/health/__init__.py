@@ -1,1 +1,1 @@
-"""What is not right with a worker: what it looks at, and what `/readyz` says."""
+"""Health of a worker: its checks, and the state behind `/readyz`."""

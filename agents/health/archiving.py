@@ -1,4 +1,4 @@
-"""The archive beside the worker: kept running, and looked at."""
+"""Runs and monitors the archiver beside the worker."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ log = logging.getLogger(__name__)
 
 RETRY_S, STOP_S = 10.0, 10.0
 STANDING_S = 4.0
-"Seconds that the report of a standing archive is shown after the last look."
+"Seconds for which the finding of a stalled archiver is shown after the last check."
 
 
 class Archiving:
-    """Runs the archiver. A failure is counted and retried from the last durable file, and serving goes on."""
+    """Runs the archiver. A failure is counted, and archiving restarts after the last durable file; serving is not affected."""
 
     def __init__(self, settings: Settings, registry: Registry | None, metrics: Metrics, health: Health) -> None:
         self._settings = settings
@@ -36,15 +36,15 @@ class Archiving:
         self._archiver: Archiver | None = None
         self._task: asyncio.Task[None] | None = None
         self._counted = Counter[str]()
-        "What the archivers of this process counted."
+        "Counters of the archivers of this process."
 
     def start(self) -> None:
-        """Begin, unless the settings turn the archive off."""
+        """Start the archiver, unless the settings turn the archive off."""
         if self._settings.archive != "off":
             self._task = asyncio.create_task(self._run(), name="archive")
 
     async def stop(self) -> None:
-        """Write what is held, for `STOP_S` seconds at most."""
+        """Write the records in memory, within `STOP_S` seconds, and stop."""
         if self._archiver is not None:
             self._archiver.stop()
         if self._task is not None:
@@ -53,7 +53,7 @@ class Archiving:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def look(self) -> None:
-        """Report what was archived, and an archiver that stands still; called more often than every `STANDING_S` seconds."""
+        """Update the metrics and report a stalled archiver; must be called more often than every `STANDING_S` seconds."""
         for what, n in self._counted.items():
             self._metrics.archived.set(n, what=what)
         if self._archiver is not None and (text := self._archiver.standing()):
@@ -77,7 +77,7 @@ class Archiving:
 
 
 def _archiver(settings: Settings, registry: Registry | None) -> Archiver:
-    # what writes Parquet takes half a second to import, and nothing that answers needs it
+    # imported here, because importing the Parquet writer takes half a second and requests do not need it
     from streams.archive.archiver import Archiver
 
     return Archiver(settings, registry)

@@ -1,4 +1,4 @@
-"""Whether Kafka accepts connections."""
+"""Check whether Kafka accepts connections."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ PROBE_INTERVAL_S = 2.0
 
 
 class BrokerProbe:
-    """Asks the bootstrap servers, for readiness: what needs the broker fails while none answers."""
+    """Probes the bootstrap servers for readiness, because serving fails while none of them answers."""
 
     def __init__(self, settings: Settings) -> None:
         self._kafka = settings.kafka
         self.found = True
-        "Whether any bootstrap server accepted a connection when it was asked last."
+        "Whether any bootstrap server accepted a connection at the last probe."
 
     async def run(self) -> None:
-        """Ask until cancelled."""
+        """Probe until cancelled."""
         while True:
             self.found = await connect.any_answers(self._kafka, PROBE_INTERVAL_S)
             await asyncio.sleep(PROBE_INTERVAL_S)

@@ -1,4 +1,4 @@
-"""What the watch looks at, beside progress: each a small object with `look`, which reports to `Health`."""
+"""Checks of the watch, beside that of progress. Each is a small object whose `look` reports to `Health`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from streams.kafka.chunks import ChunkedApp
 __all__ = ["CovisitTroubles", "Misplaced", "Reading", "RegistryProbe", "note_replaced"]
 
 READING_S = 5.0
-"Seconds without another failure after which reading counts as right again."
+"Seconds without another failure after which reading counts as recovered."
 NO_SCHEMA = 0
-"An id that no registry gives."
+"A schema id that no registry assigns."
 
 
 class Reading:
-    """Whether events and requests can be read."""
+    """Checks whether events and requests can be read."""
 
     def __init__(self, app: ChunkedApp, metrics: Metrics, health: Health, clock: Callable[[], float] = time.monotonic) -> None:
         self._app = app
@@ -33,12 +33,12 @@ class Reading:
         self._failed_s, self._failure = -READING_S, ""
 
     def failed(self, error: KafkaError) -> None:
-        """Note that the consumer could not do something; it tries again."""
+        """Record an error of the consumer, which retries by itself."""
         self._metrics.reads_failed.add(code=code_of(error))
         self._failed_s, self._failure = self._clock(), why(error)
 
     async def look(self) -> None:
-        """Report why events and requests cannot be read."""
+        """Report the reason if events and requests cannot be read."""
         self._health.set("reading", self._text())
 
     def _text(self) -> str:
@@ -51,23 +51,23 @@ class Reading:
 
 
 class CovisitTroubles:
-    """Whether partitions of neighbours are in trouble: requests are answered all the same."""
+    """Checks for failed partitions of neighbours. Requests are still answered without them."""
 
     def __init__(self, ownership: Ownership, health: Health) -> None:
         self._ownership = ownership
         self._health = health
 
     async def look(self) -> None:
-        """Report the partitions that are opened anew."""
+        """Report the partitions that are being reopened."""
         found = [(number, part.state.trouble) for number, part in self._ownership.covisits.items()]
         texts = [f"partition {number} is opened anew: {why(trouble)}" for number, trouble in found if trouble is not None]
         self._health.set("covisits", "; ".join(texts))
 
 
 class RegistryProbe:
-    """Whether the schema registry answers, also while no record needs it.
+    """Checks whether the schema registry answers, even while no record needs it.
 
-    `probe` is another client than `registry`, so that records wait as long as ever.
+    `probe` is a separate client from `registry`, so that it does not affect the waits of records.
     """
 
     def __init__(self, registry: Registry, probe: Registry, health: Health) -> None:
@@ -76,23 +76,23 @@ class RegistryProbe:
         self._health = health
 
     async def look(self) -> None:
-        """Ask, without waiting, and report what is not right."""
+        """Send a probe without waiting for it, and report the registry's current problem."""
         await self._probe.ready({NO_SCHEMA}, 0.0)
         self._health.set("registry", self._registry.trouble() or self._probe.trouble())
 
 
 class Misplaced:
-    """Records on partitions that are not their keys': a producer has another partitioner than the default."""
+    """Checks for records on wrong partitions, which means that a producer does not use the default partitioner."""
 
     def __init__(self, settings: Settings, metrics: Metrics, health: Health) -> None:
         self._topics = {name: settings.topic(name) for name in ("interactions", "requests")}
         self._metrics = metrics
         self._health = health
         self._counted: dict[str, float] = {}
-        "Such records, per short name of a topic, as of the last look."
+        "Number of such records at the last check, by the topic's short name."
 
     async def look(self) -> None:
-        """Report topics with more such records than at the last look."""
+        """Report topics with more such records than at the last check."""
         for topic, full in self._topics.items():
             misplaced = self._metrics.wrong_partition.value(topic=topic)
             if misplaced > self._counted.get(topic, 0):
@@ -105,7 +105,7 @@ class Misplaced:
 
 
 def note_replaced(metrics: Metrics, health: Health) -> Callable[[str], None]:
-    """A callback that counts and reports that a producer was replaced, with the reason."""
+    """Return a callback that counts and reports the replacement of a producer, with the reason."""
 
     def replaced(reason: str) -> None:
         metrics.producers_replaced.add()

@@ -1,4 +1,4 @@
-"""Readiness: what `/readyz` says."""
+"""Readiness, as `/readyz` reports it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from schemas.settings import Settings
 __all__ = ["Readiness"]
 
 BLOCKING = ("assignment", "reading")
-"Findings that keep a worker from answering what is right now."
+"Findings that keep a worker from giving up-to-date answers."
 
 
 class Readiness:
-    """Whether a worker answers requests."""
+    """State of a worker's readiness to answer requests."""
 
     def __init__(self, settings: Settings, users: Mapping[int, UserPartition], probe: BrokerProbe, health: Health) -> None:
         self._servers = settings.bootstrap_servers
@@ -26,11 +26,11 @@ class Readiness:
         self._caught_up = False
 
     def caught_up(self) -> None:
-        """Note that the broadcast topics were read to their ends."""
+        """Record that the broadcast topics were read to their ends."""
         self._caught_up = True
 
     def ready(self) -> tuple[bool, dict[str, object]]:
-        """Whether this worker answers, and what is missing if not."""
+        """Return whether this worker is ready, and the missing parts if not."""
         waiting = sorted(n for n, p in self._users.items() if not p.state.ready.is_set())
         troubles = {
             str(n): text

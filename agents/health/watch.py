@@ -1,4 +1,4 @@
-"""The watch of a worker: what is not right is noticed every few seconds."""
+"""The watch of a worker, which checks for problems every few seconds."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ WATCH_INTERVAL_S, WATCH_TIMEOUT_S = 2.0, 60.0
 
 
 class Watch:
-    """Awaits `looks` in turn, and notices partitions that have work waiting and stand still.
+    """Runs `looks` in turn, and detects partitions that have waiting work and make no progress.
 
-    An unreachable broker is no fault of this worker.
+    A partition does not count as stuck while the broker is unreachable.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Watch:
         part = self._tables.get(tp.topic, {}).get(tp.partition)
         waiting, mark = at.end > at.position, (at.position, at.delivered, -1, -1)
         if part is not None and not part.state.ready.is_set():
-            waiting = False  # being restored, which may take its time
+            waiting = False  # being restored, which may take long
         elif part is not None:
             state = part.state
             waiting |= (at.delivered or 0) > state.applied + 1 or state.applied > state.durable

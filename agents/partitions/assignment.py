@@ -1,4 +1,4 @@
-"""Partitions as the group assigns them: which generation is open, and the opening of the next."""
+"""Applies the group's partition assignments: opens the partitions of each new generation."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ __all__ = ["Assignment"]
 log = logging.getLogger(__name__)
 
 REJOIN_S, REJOIN_LOOK_S = 60.0, 0.05
-"Seconds that joining the group again may take, and between two looks whether it is done."
+"Time limit in seconds for rejoining the group, and seconds between two checks whether this is done."
 
 
 class Assignment:
-    """Opens what the group assigns, while chunks wait until it is `settled`.
+    """Opens the assigned partitions. Chunks wait until the assignment is `settled`.
 
-    `due`: set when a partition must be opened anew. `taking`, an attribute, is held while partitions are opened or closed.
+    `due`: set when a partition must be reopened. The attribute `taking` is held while partitions are opened or closed.
     """
 
     def __init__(
@@ -49,31 +49,31 @@ class Assignment:
         self._crash = crash
         self._clock = clock
         self._number = 0
-        "Assignments so far."
+        "Number of assignments so far."
         self._restoring: list[asyncio.Task[None]] = []
         self.taking = asyncio.Lock()
         self.settled = asyncio.Event()
         "Set while the partitions of the current group generation are open."
         self.generation = 0
-        "The group generation in which partitions were opened last."
+        "The latest group generation in which partitions were opened."
 
     def unsettle(self) -> None:
-        """Let chunks wait until the next assignment is open: a rebalance began."""
+        """Make chunks wait until the next assignment is open, because a rebalance began."""
         self.settled.clear()
 
     async def assigned(self, partitions: set[TP]) -> None:
-        """Open what is new among the assigned partitions, keep what came back, let go of the rest."""
+        """Open newly assigned partitions, keep those that are open, and close all others."""
         self._number += 1
         users, covisits = (
             {tp.partition for tp in partitions if tp.topic == self._settings.topic(name)}
             for name in ("interactions", "covisits")
         )
-        # not awaited: while a long restore held the assignment, the group would get no heartbeat and give the worker up
+        # not awaited, because the group gets no heartbeat during the assignment and would remove the worker
         restoring = self._restore(users, covisits, self._number, self._app.consumer_generation_id)
         self._restoring = [task for task in self._restoring if not task.done()] + [asyncio.create_task(restoring)]
 
     async def _restore(self, users: set[int], covisits: set[int], number: int, generation: int) -> None:
-        """Own these partitions; chunks wait until then. An assignment that another one has followed is left to that one."""
+        """Open these partitions, for which chunks wait. Does nothing if a newer assignment has replaced this one."""
         back_off = BackOff(FIRST_S, MOST_S)
         while True:
             try:
@@ -97,7 +97,7 @@ class Assignment:
                 self._due.set()
 
     async def rejoin(self) -> int:
-        """Join the group again; returns the generation in which partitions were then opened, -1 when none were in time."""
+        """Rejoin the group; returns the generation in which partitions were then opened, -1 after the time limit."""
         before = self._number
         await self._app.consumer.rejoin()
         until = self._clock() + REJOIN_S
@@ -108,7 +108,7 @@ class Assignment:
         return self.generation
 
     async def stop(self) -> None:
-        """Open nothing more."""
+        """Stop opening partitions."""
         for task in self._restoring:
             task.cancel()
         await asyncio.gather(*self._restoring, return_exceptions=True)

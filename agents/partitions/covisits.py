@@ -1,4 +1,4 @@
-"""The neighbour table: co-visitation increments, by item, summed once and published whole."""
+"""The neighbour table: sums co-visitation increments by item, exactly once, and publishes whole rows."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ __all__ = ["CovisitPartition"]
 log = logging.getLogger(__name__)
 
 ROW = b"\x01"
-"First byte of a row's key; the hash of the item's id follows."
+"First byte of a row's key, before the hash of the item's id."
 UNPUBLISHED = b"\x00unpublished"
 PUBLISHED_AT_ONCE = 50
-"Items whose neighbours one flush publishes, at most."
+"Maximum number of items whose neighbours one flush publishes."
 WAITING_AT_MOST = 100_000
-"Unpublished items remembered through a restart; others are published when they next change."
+"Maximum number of unpublished items that a restart preserves; others are published when they next change."
 LAZY_ROWS = 2_000
 SMALLEST_BYTES = 16
-"Bytes of an increment."
+"Minimum size of an increment in bytes."
 LAZY_S = 5.0
 
 
 def increments_of(value: bytes, headers: Sequence[tuple[str, bytes]]) -> Increments:
-    """Increments of a covisits record: a block, or one item's in the earlier schema.
+    """Decode a covisits record: a block, or the increments of one item in the earlier schema.
 
     Raises:
-        BadEvent: as `schemas.codec.decode`, or `truncated`, columns that do not fit together.
+        BadEvent: as `schemas.codec.decode`, or `truncated` if the columns' lengths do not match.
     """
     if value[:10] == header("covisit"):
         datum = decode("covisit", value, headers)[0]
@@ -67,8 +67,8 @@ def increments_of(value: bytes, headers: Sequence[tuple[str, bytes]]) -> Increme
 class CovisitPartition:
     """Neighbours of the items of one partition of the covisits topic.
 
-    Increments are sent in the transaction that commits the events they come from and are applied under the same
-    offset rule, so that each event counts once from end to end.
+    The transaction that commits events also sends their increments. These are applied under the same offset rule, so that each
+    event counts exactly once from end to end.
     """
 
     def __init__(self, settings: Settings, partition: int, items: ItemStore, cache: Cache, metrics: Metrics) -> None:
@@ -86,16 +86,16 @@ class CovisitPartition:
             group=settings.app_id,
             take=self._take,
             timed=lambda part: metrics.work_seconds.timed(part=part),
-            reports_missing=False,  # they are kept for a day
+            reports_missing=False,  # expected, because increments are retained for a day only
         )
         self._table = NeighbourTable(lambda keys: self.state.store.get_many([ROW + key for key in keys]))
         self._outputs: list[Output] = []
         self._unpublished: dict[bytes, None] = {}
-        "Keys of rows that changed since they were published, longest waiting first."
+        "Keys of rows that changed after they were published, those that wait longest first."
         self._flushed_s = 0.0
 
     async def open(self, committed: int = -1) -> None:
-        """Restore; afterwards, and once `state.ready` is set, `apply` may be called.
+        """Restore the partition; afterwards, and once `state.ready` is set, `apply` may be called.
 
         `committed`: as for `PartitionState.open`.
         """
@@ -111,14 +111,14 @@ class CovisitPartition:
         if waiting[0] != 1:
             raise StoreCorrupt("record_format", "unpublished neighbours of an unknown format")
         self._unpublished = dict.fromkeys(waiting[n : n + 8] for n in range(1, len(waiting), 8))
-        # rows of format 1 were keyed by the item's id, which begins above ROW; they are written anew under its hash
+        # rows of format 1 have the item's id as key, which begins above ROW; they are rewritten under its hash
         old = await asyncio.to_thread(lambda: list(self.state.store.scan(b"", start=b"\x02")))
         self._replaced = [key for key, _ in old]
         for key, row in old:
             self._table.put(hash64(key.decode()).to_bytes(8, "little"), NeighbourRow.decode(row))
 
     async def apply(self, chunk: Chunk) -> None:
-        """Add a chunk's increments; within `state.changing()`."""
+        """Add a chunk's increments. Call it within `state.changing()`."""
         self.state.expect(chunk.offsets[0])
         await aside(sum(len(value or b"") for value in chunk.values) // SMALLEST_BYTES, self._add, chunk)
         self.state.applied = max(self.state.applied, chunk.last_offset)
@@ -129,7 +129,7 @@ class CovisitPartition:
                 continue
             try:
                 increments = increments_of(chunk.values[n] or b"", chunk.headers[n])
-            except Exception as exc:  # whatever it is, its neighbours are not affected
+            except Exception as exc:  # an unexpected error must not affect other records
                 code = exc.code if isinstance(exc, BadEvent) else "internal"
                 self._metrics.covisits.add(outcome="dead_letter")
                 self._outputs.append(dead_letter(self._settings, chunk, n, code, str(exc)))
@@ -179,10 +179,10 @@ class CovisitPartition:
         return Output(self._settings.topic("neighbours"), item_id.encode(), encode("neighbours", datum), partition=0)
 
     async def flush(self, *, now: bool = True) -> None:
-        """Make what is applied durable, then forget clean rows beyond the cache's size.
+        """Make applied increments durable, then evict clean rows beyond the cache's size.
 
-        Without `now`, many changed rows wait for LAZY_S: an item's row changes with each of its events, and what is not yet
-        durable is read again from the covisits topic.
+        Without `now`, many changed rows wait for LAZY_S, because an item's row changes with each of its events. After a crash,
+        increments that are not durable are read again from the covisits topic.
         """
         if not now and self._table.changed_at_most > LAZY_ROWS and time.monotonic() - self._flushed_s < LAZY_S:
             return
@@ -194,10 +194,10 @@ class CovisitPartition:
 
     @property
     def full(self) -> bool:
-        """Whether so much waits to be flushed that it must be, before more is applied: memory stays bounded."""
+        """Whether a flush must precede further chunks, so that memory stays bounded."""
         return self._table.changed > self._settings.cache_users or self._table.held > 2 * self._settings.cache_bytes
 
     async def close(self) -> None:
-        """Let go of the partition without a flush."""
+        """Close the partition without a flush."""
         async with self.state.still:
             await self.state.close()

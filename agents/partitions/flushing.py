@@ -1,4 +1,4 @@
-"""Flushes: what is applied becomes durable, and what requests are answered is committed."""
+"""Flushes: makes applied events durable, and commits the offsets of answered requests."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from streams.kafka.chunks import ChunkedApp
 __all__ = ["Flushing"]
 
 BACKLOG_PER_S, BACKLOG_INTERVALS = 5_000, 2.0
-"""Events a second that indicate a backlog, and commit intervals between flushes then: a row that changes all the time is
-written less often, and nothing that is read from memory is later for it."""
+"""Events per second that indicate a backlog, and the number of commit intervals between flushes during one. Rows that change
+often are then written less often; reads from memory are not affected."""
 SPREAD = 0.75
-"Share of the commit interval over which partitions begin their flushes."
+"Share of the commit interval over which the starts of partitions' flushes are spread."
 
 
 class Flushing:
-    """Flushes all partitions, at intervals and when partitions are let go. `afterwards` are awaited after each flush."""
+    """Flushes all partitions, at intervals and before partitions are closed. `afterwards` are awaited after each flush."""
 
     def __init__(
         self,
@@ -49,12 +49,12 @@ class Flushing:
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
-        """Have `run` end after the flush under way."""
+        """Make `run` end after the current flush."""
         self._stopping.set()
 
     async def run(self) -> None:
-        """Flush at intervals, until `stop`. Never cancel it within a transaction: what that had queued could neither be sent
-        nor dropped, and would hold up the end."""
+        """Flush at intervals, until `stop`. Never cancel it within a transaction, because the records queued in it could then
+        neither be sent nor dropped, and would block the shutdown."""
         seconds = (1 - SPREAD) * self._interval_s
         while not self._stopping.is_set():
             before = self._lanes.taken_in
@@ -73,10 +73,10 @@ class Flushing:
                 return
 
     async def flush(self, *, now: bool = True) -> None:
-        """Make everything applied durable, and commit what requests are answered.
+        """Make all applied events durable, and commit the offsets of answered requests.
 
-        Without `now` neighbours may wait, and partitions begin one after the other over the commit interval: each holds up the
-        event loop for some milliseconds when its rows are listed, all at once would hold up requests for a tenth of a second.
+        Without `now`, neighbours may wait, and the starts of partitions are spread over the commit interval. Listing a
+        partition's rows blocks the event loop for some milliseconds; all at once would delay requests by a tenth of a second.
         """
         if self._lanes.broken:
             return
@@ -98,7 +98,7 @@ class Flushing:
         if not now:
             await asyncio.sleep(wait_s)
             if self._app.rebalancing or not self._assignment.settled.is_set() or not part.state.ready.is_set():
-                return  # whoever takes, lets go of or opens partitions flushes them
+                return  # while partitions are opened or closed, the code that does so flushes them
         if isinstance(part, UserPartition):
             await part.flush()
         else:

@@ -1,4 +1,4 @@
-"""Lanes of chunks: each partition applies its chunks one after the other, several partitions at once."""
+"""Lanes of chunks: each partition applies its chunks in order, several partitions concurrently."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from streams.kafka.chunks import Chunk
 __all__ = ["Lanes"]
 
 APPLIED_AT_ONCE = 2
-"Chunks being applied at once, of different partitions: what compiled loops do in threads is shared out over two cores."
+"Maximum number of chunks applied concurrently, of different partitions: compiled loops in threads then use two cores."
 BUSY_CHUNK = 100
-"Records of a chunk that indicate a replay or a backlog: summaries then wait, and change less often before they are written."
+"Number of records in a chunk that indicates a replay or a backlog. Summaries then wait, so that each is written less often."
 
 
 class Lanes:
-    """Applies chunks to the partitions that are owned."""
+    """Applies chunks to owned partitions."""
 
     def __init__(self, assignment: Assignment, recovery: Recovery, metrics: Metrics, crash: Crash) -> None:
         self._assignment = assignment
@@ -35,16 +35,16 @@ class Lanes:
         "Chunks being applied, by topic and partition."
         self._stopping = False
         self.taken_in = 0
-        "Events handed to partitions so far, replayed ones too."
+        "Number of events handed to partitions so far, including replayed ones."
         self.busy_chunks = 0
-        "Chunks of many events applied so far."
+        "Number of chunks of many events that were applied so far."
         self.broken = False
-        "A chunk could not be applied, by a fault of this program: memory is not to be trusted any more."
+        "Whether applying a chunk failed because of a bug of this program, so that the state in memory may be wrong."
 
     async def apply(self, parts: Mapping[int, Partition], chunk: Chunk) -> None:
-        """Have a chunk applied after those of its partition that came before; returns when another one may be.
+        """Apply a chunk after the earlier ones of its partition; returns when the next one may follow.
 
-        It is applied to its end, whoever is cancelled meanwhile: half a chunk must not be left behind. One of an earlier
+        Cancelling the caller does not interrupt it, because a chunk must not be applied in part. A chunk of an earlier
         generation is dropped, because it is read again.
         """
         lane = chunk.topic, chunk.partition
@@ -59,7 +59,7 @@ class Lanes:
         task.add_done_callback(done)
 
     async def stop(self) -> None:
-        """End the chunks in work, and leave those that wait to the next owner."""
+        """Finish the chunks that are being applied; waiting chunks are left to the next owner."""
         self._stopping = True
         self._assignment.settled.set()
         if self._applying:
@@ -88,11 +88,11 @@ class Lanes:
         return self.broken or self._stopping
 
     def _is_old(self, part: Partition, chunk: Chunk) -> bool:
-        """Whether the chunk was fetched before the partition was opened, and so may begin behind records it lacks."""
+        """Return whether the chunk was fetched before the partition was opened. Earlier records may then be missing."""
         return chunk.generation < max(self._assignment.generation, part.state.from_generation)
 
     async def _made_room(self, part: Partition) -> bool:
-        """Flush a full partition: what is not durable stays bounded, also when events come faster than flushes."""
+        """Flush a full partition, so that its dirty rows stay bounded even if events arrive faster than flushes."""
         try:
             await part.flush()
         except Exception as error:
@@ -103,7 +103,7 @@ class Lanes:
         return True
 
     async def _applied(self, parts: Mapping[int, Partition], part: Partition, chunk: Chunk) -> bool:
-        """Apply the chunk; returns whether it is done with, False when a rebalance or the end began while it waited."""
+        """Apply the chunk; returns whether it is finished, False if a rebalance or the shutdown began while it waited."""
         begun = False
         try:
             async with part.state.changing():
@@ -116,7 +116,7 @@ class Lanes:
                 begun = True
                 await part.apply(chunk)
         except BaseException as error:
-            # half applied: nothing of it may become durable, and no later chunk may be applied over it
+            # partly applied: it must not become durable, and no later chunk may be applied after it
             if isinstance(error, RiffleError) and heals(error):
                 self._recovery.failed(part, error)
                 return True

@@ -1,4 +1,4 @@
-"""Which partitions this worker holds: those it owns, and copies of those it stands by for."""
+"""The partitions that this worker holds: owned ones, and standby copies of others."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ __all__ = ["TABLES", "Ownership"]
 log = logging.getLogger(__name__)
 
 TABLES = {"users": ("interactions", "users-changelog"), "covisits": ("covisits", "covisits-changelog")}
-"Per table: its source topic and its changelog, by short name."
+"Source topic and changelog of each table, by short name."
 Partition = UserPartition | CovisitPartition
 
 
 class Ownership:
     """Opens, keeps and closes partitions as the group assigns them.
 
-    A partition that comes back in a rebalance stays open: its rows in memory are still right unless another worker owned it
-    in between, which the committed offset tells.
+    A partition that a rebalance assigns again stays open. Its rows in memory are valid unless another worker owned it in
+    between, which the committed offset shows.
     """
 
     def __init__(self, settings: Settings, items: ItemStore, metrics: Metrics, registry: Registry | None) -> None:
@@ -53,7 +53,7 @@ class Ownership:
         self.standby = Standby(settings, changelogs, settings.table_dir, self._cache)
 
     def held(self) -> dict[int, int]:
-        """How this worker holds partition numbers, for the assignor; called from the consumer's thread."""
+        """Return how this worker holds each partition number, for the assignor; called from the consumer's thread."""
         found = {}
         for folder in (self._settings.data_dir / "tables" / "users").glob("*"):
             if folder.name.isdigit():
@@ -63,10 +63,10 @@ class Ownership:
         return found
 
     def lock(self) -> None:
-        """Take the tables' folder for this process.
+        """Lock the tables' folder for this process.
 
         Raises:
-            ConfigError: another worker has it.
+            ConfigError: another worker has locked it.
         """
         folder = self._settings.data_dir / "tables"
         folder.mkdir(parents=True, exist_ok=True)
@@ -79,13 +79,13 @@ class Ownership:
         serving(self._settings).record(os.getpid(), self._settings.web)
 
     def parts(self) -> list[Partition]:
-        """All that are owned."""
+        """All owned partitions."""
         return [*self.users.values(), *self.covisits.values()]
 
     async def take(self, users: set[int], covisits: set[int], standby: frozenset[int]) -> None:
-        """Own exactly these partitions of the two tables, and stand by for those numbers; returns when all are restored.
+        """Own exactly these partitions of the two tables, and hold standby copies of `standby`; returns when all are restored.
 
-        One that cannot be restored is left with its `trouble`; the others are ready all the same.
+        A partition that cannot be restored keeps its `trouble`; it does not affect the others.
         """
         wanted: tuple[tuple[dict[int, Any], set[int]], ...] = ((self.users, users), (self.covisits, covisits))
         committed = await self._committed()
@@ -95,7 +95,7 @@ class Ownership:
                 state = part.state
                 mine = number in numbers and state.ready.is_set() and state.trouble is None
                 if mine and committed.get((state.source, number), -1) <= state.durable + 1:
-                    state.take_from(0)  # the group reads it anew
+                    state.take_from(0)  # the group reads it again
                     continue
                 if mine:
                     log.warning("%s-%d was owned by another worker meanwhile: reading its rows anew", state.source, number)
@@ -114,13 +114,13 @@ class Ownership:
         await asyncio.gather(*(self._open(part, committed) for part in opening))
         try:
             await self.standby.follow(standby - users - covisits)
-        except Exception as error:  # copies cost no owned partition anything
+        except Exception as error:  # a failed copy must not affect owned partitions
             if not heals(error):
                 raise
             log.warning("standby copies cannot be opened now: %s", why(error))
 
     async def _open(self, part: Partition, committed: Mapping[tuple[str, int], int]) -> None:
-        """Restore a partition; whatever goes wrong becomes its `trouble`, unless it is a fault of this program."""
+        """Restore a partition; an error becomes its `trouble`, unless it is a bug of this program."""
         state = part.state
         try:
             await part.open(committed.get((state.source, part.partition), -1))
@@ -145,23 +145,23 @@ class Ownership:
         self._metrics.events_missing.add(max(records, 0), topic=part.state.source, partition=part.partition)
 
     def _made(self, parts: Mapping[int, Any], number: int) -> Any:
-        """A partition of the table that `parts` is, not opened yet."""
+        """Create a partition of the table `parts`, without opening it."""
         if parts is self.users:
             return UserPartition(self._settings, number, self._items, self._cache, self._metrics, self._registry)
         return CovisitPartition(self._settings, number, self._items, self._cache, self._metrics)
 
     def sources(self) -> list[tuple[str, int]]:
-        """Topics and partitions that the owned, restored tables are made of."""
+        """Return the source topics and partitions of the owned, restored tables."""
         return [(part.state.source, part.partition) for part in self.parts() if part.state.ready.is_set()]
 
     def troubled(self) -> list[Partition]:
-        """Owned partitions that must be opened anew."""
+        """Return the owned partitions that must be reopened."""
         return [part for part in self.parts() if part.state.trouble is not None]
 
     async def reopen(self, generation: int) -> bool:
-        """Try to open those that are in trouble; returns whether any was opened.
+        """Try to reopen the failed partitions; returns whether any was opened.
 
-        Records of theirs were dropped meanwhile: they take chunks of later generations than this one alone.
+        Their records were dropped meanwhile, so that they accept only chunks of later generations than this one.
         """
         committed = await self._committed()
         opened = False
@@ -176,7 +176,7 @@ class Ownership:
         return opened
 
     async def _committed(self) -> dict[tuple[str, int], int]:
-        """Committed offset (the next to read) per source topic and partition, as the group stands now."""
+        """Read the group's committed offset (the next to read) of each source topic and partition."""
         admin = connect.admin(self._settings.kafka)
         try:
             await admin.start()
@@ -186,7 +186,7 @@ class Ownership:
         return {(tp.topic, tp.partition): meta.offset for tp, meta in offsets.items()}
 
     async def close(self) -> None:
-        """Let go of everything, without a flush."""
+        """Close all partitions without a flush."""
         await asyncio.gather(self.standby.stop(), *(part.close() for part in self.parts()))
         self.users.clear()
         self.covisits.clear()
@@ -201,9 +201,9 @@ class Ownership:
             yield table, number, "standby", store, self.standby.lag.get((table, number), -1)
 
     async def tables(self, *, digests: bool = False) -> list[dict[str, object]]:
-        """Every table partition here: its role, the changelog offset its disk includes; with `digests` a hash over its rows.
+        """List the table partitions of this worker: role, changelog offset on disk; with `digests` a hash over the rows.
 
-        The role of one whose rows are not all here yet is `restoring`, its offset -1, and it has no hash.
+        A partition whose rows are incomplete has the role `restoring`, the offset -1 and no hash.
         """
         found: list[dict[str, object]] = []
         restoring = [

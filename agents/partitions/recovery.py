@@ -1,4 +1,4 @@
-"""Partitions that can no longer be used are opened anew, while the others go on."""
+"""Reopens failed partitions, while the others continue."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["FIRST_S", "MOST_S", "Recovery"]
 log = logging.getLogger(__name__)
 
 FIRST_S, MOST_S = 0.5, 30.0
-"Seconds before a partition is opened anew: the first time, and at most."
+"Seconds before a failed partition is reopened: for the first attempt, and their maximum."
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +39,17 @@ class _Failure:
 
 
 class Recovery:
-    """Opens partitions that failed.
+    """Reopens failed partitions.
 
-    A producer that the broker fenced, forgot, or found out of sequence, and rows that are damaged or cannot be written, leave a
-    partition with a `trouble`. First the worker joins the group again: so it is certain to own the partition still, before it
-    fences whoever else writes to it. What cannot be opened then is tried again at growing intervals, without a rebalance,
-    and its records are read again once it is open. The interval is short again once the partition is past what it failed at:
-    a record that fails each time does not keep the group from work, and unrelated failures do not add up.
+    A partition fails, with a `trouble`, if the broker fenced or forgot its producer or found it out of sequence, or if its rows
+    are damaged or cannot be written. The worker first rejoins the group. This confirms that it still owns the partition before
+    it fences other writers. Further attempts follow at growing intervals, without a rebalance. The partition's records are read
+    again once it is open. The interval is short again once the partition is past what it failed at: unrelated
+    failures do not add up, and a record that fails each time does not keep the group from work.
 
     `taking`: held while partitions are opened or closed. `generation`: the group generation in which they were opened.
-    `rejoin`: joins the group again, and returns the generation that came of it, -1 when none did. `due`: set while something
-    is to be opened anew.
+    `rejoin`: rejoins the group and returns the resulting generation, -1 if there is none. `due`: set while a partition must be
+    reopened.
     """
 
     def __init__(
@@ -70,11 +70,11 @@ class Recovery:
         "By changelog and partition; None for copies."
         self._failures: dict[tuple[str, int], _Failure] = {}
         self._confirmed = -1
-        "Generation in which the group said, after the newest failure, what this worker owns."
+        "Generation in which the group confirmed this worker's partitions after the newest failure."
         self.due = due
 
     def failed(self, part: Partition, error: BaseException) -> None:
-        """A partition can no longer be used: no request reads it, its chunks are dropped, and it will be opened anew."""
+        """Mark a partition as failed: requests do not read it, its chunks are dropped, and it will be reopened."""
         state = part.state
         key = state.changelog, part.partition
         if (last := self._failures.get(key)) is not None and last.is_past(part):
@@ -87,7 +87,7 @@ class Recovery:
         self.due.set()
 
     async def look(self) -> None:
-        """Have partitions and copies opened anew whose rows turned out to be damaged."""
+        """Schedule the reopening of partitions and copies whose rows were found damaged."""
         for part in self._ownership.parts():
             if part.state.store.damaged and part.state.trouble is None:
                 message = f"a damaged block was met in {part.state.store.folder}: it is rebuilt from the changelog"
@@ -95,18 +95,18 @@ class Recovery:
                 part.state.spoil(error)
                 self.failed(part, error)
         if self._ownership.standby.damaged():
-            self.due.set()  # joining the group again makes damaged copies anew
+            self.due.set()  # rejoining the group recreates damaged copies
 
     async def run(self) -> None:
         """Recover until cancelled."""
-        unread = False  # records were dropped, and are not read again yet
+        unread = False  # whether records were dropped that have not been read again
         while True:
             await self.due.wait()
             await asyncio.sleep(self._wait_s())
             async with self._taking:
                 self.due.clear()
                 if self._ownership.standby.damaged():
-                    unread = True  # joining makes copies anew
+                    unread = True  # rejoining recreates copies
                 elif self._ownership.troubled():
                     owned = self._confirmed == self._generation()
                     unread = unread or not owned or await self._reopened()

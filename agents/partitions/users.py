@@ -1,4 +1,4 @@
-"""The user table: one partition of the interactions topic, applied in chunks, flushed in one transaction."""
+"""The user table: applies one partition of the interactions topic in chunks, and flushes it in one transaction."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ log = logging.getLogger(__name__)
 
 USER, ITEM = b"u", b"i"
 LOADED_AT_ONCE = 500
-"Rows entered between two turns of the event loop while a partition is opened."
+"Number of rows entered between two turns of the event loop while a partition is opened."
 PUBLISHED_AT_ONCE = 100
-"Items whose statistics one flush publishes, at most: what readers pay is bounded, whatever the rate of events."
+"Maximum number of items whose statistics one flush publishes, so that readers' work is bounded at any rate of events."
 LETTERS_AT_ONCE = 20_000
-"Dead letters that wait for a flush, at most."
+"Maximum number of dead letters that wait for a flush."
 PAIRS_PER_ROW = 30
-"Co-visits that take as much memory as a person's record."
+"Number of co-visits that take as much memory as a user's record."
 
 
 def dead_letter(settings: Settings, chunk: Chunk, index: int, code: str, reason: str) -> Output:
-    """The dead-letter record of a chunk's record `index`."""
+    """Build the dead letter of a chunk's record `index`."""
     origin = chunk.topic, chunk.partition, chunk.offsets[index], chunk.timestamps[index]
     key, value = letter_of(origin, code, reason, chunk.keys[index], chunk.values[index], chunk.headers[index])
     return Output(settings.topic("dead-letters"), key, value, partition=0)
 
 
 class UserPartition:
-    """Records of the people of one partition, and what they add to item statistics and co-visitation."""
+    """Records of one partition's users, and their contributions to item statistics and co-visitation."""
 
     def __init__(
         self,
@@ -83,17 +83,17 @@ class UserPartition:
         self._flushed: set[str] = set()
         "Users whose records became durable since the last `take_flushed`."
         self._erased: set[str] = set()
-        "Those of them who were erased."
+        "Users of `_flushed` who were erased."
         self._taken: set[str] = set()
         self._gone: set[str] = set()
         self._more = False
-        "Whether statistics wait to be published."
+        "Whether unpublished statistics remain."
         self._event_time = 0
-        "Newest event time of what is applied; after a restart that of the newest meeting, until something comes."
+        "Newest event time of applied events; after a restart that of the newest row, until the next event."
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
 
     async def open(self, committed: int = -1) -> None:
-        """Restore; afterwards, and once `state.ready` is set, `apply` and `lookup` may be called.
+        """Restore the partition; afterwards, and once `state.ready` is set, `apply` and `lookup` may be called.
 
         `committed`: as for `PartitionState.open`.
         """
@@ -110,7 +110,7 @@ class UserPartition:
             self._statistics.put(key[1:].decode(), row)
             self._items.set_statistics(key[1:].decode(), self.partition, row)
             self._event_time = max(self._event_time, row.updated_ms)
-        # after a crash, what others heard last is not known: all is published again, a few at a time
+        # after a crash it is not known which statistics were published: all are published again, a few at a time
         self._more = True
         self._items.own_partitions.add(self.partition)
         log.info(
@@ -122,14 +122,14 @@ class UserPartition:
         )
 
     async def look_up(self, chunk: Chunk) -> None:
-        """Have the schemas that a chunk needs looked up, before `state.changing()` and `apply`; waits a bounded time."""
+        """Look up the schemas that a chunk needs, before `state.changing()` and `apply`; waits a bounded time."""
         await look_up(self._registry, chunk.values, chunk.headers)
 
     async def apply(self, chunk: Chunk) -> None:
-        """Apply a chunk, whole, before a flush can take anything of it; within `state.changing()`.
+        """Apply a whole chunk before a flush can take any of it. Call it within `state.changing()`.
 
-        Records at or below the applied offset were applied before and change nothing. Long chunks are worked on in a thread,
-        while requests are answered: nothing of theirs is looked up before all of it is entered, or all before an erasure.
+        Records at or below the applied offset were applied before and are skipped. Long chunks are applied in a thread, while
+        requests are answered. Requests see a chunk's changes only when all of them, or all up to an erasure, are entered.
         """
         start = next((n for n, offset in enumerate(chunk.offsets) if offset > self.state.applied), len(chunk))
         if start:
@@ -200,11 +200,11 @@ class UserPartition:
         self._waiters = [(wanted, waiter) for wanted, waiter in self._waiters if not waiter.done()]
 
     def lookup(self, users: Sequence[str]) -> list[UserRecord | None]:
-        """Records of people, as of the newest applied event; None for a person never heard of."""
+        """Return the records of users as of the newest applied event; None for an unknown user."""
         return self._users.lookup(users)
 
     def reflects(self, after: After) -> bool:
-        """Whether the event of a token is applied."""
+        """Return whether the event of a token is applied."""
         return self.state.applied >= after.offset
 
     async def wait_for(self, after: After, timeout_s: float) -> bool:
@@ -224,7 +224,7 @@ class UserPartition:
 
     @property
     def as_of(self) -> AsOf:
-        """The newest event that `lookup` reflects."""
+        """Return the newest event that `lookup` reflects."""
         return AsOf(self.partition, self.state.applied, self._event_time)
 
     async def _take(self) -> Flush | None:
@@ -271,7 +271,7 @@ class UserPartition:
         return Output(self._settings.topic("item-stats"), key, encode("item_statistics", datum), partition=0)
 
     async def flush(self) -> None:
-        """Make what is applied durable, then forget clean records beyond the cache's size."""
+        """Make applied events durable, then evict clean records beyond the cache's size."""
         if await self.state.flush():
             self._flushed |= self._taken
             self._erased = (self._erased - self._taken) | self._gone
@@ -281,21 +281,21 @@ class UserPartition:
             self._users.trim(self._settings.cache_users, self._settings.cache_bytes)
 
     def take_flushed(self) -> tuple[set[str], set[str]]:
-        """Users whose records became durable since the last call, and those who were erased; no user is in both."""
+        """Return the users whose records became durable since the last call, and the erased ones; no user is in both."""
         changed, erased = self._flushed - self._erased, self._erased
         self._flushed, self._erased = set(), set()
         return changed, erased
 
     @property
     def full(self) -> bool:
-        """Whether so much waits to be flushed that it must be, before more is applied: memory stays bounded."""
+        """Whether a flush must precede further chunks, so that memory stays bounded."""
         waiting = max(self._users.changed, self._covisits.waiting // PAIRS_PER_ROW)
         if len(self._outputs) > LETTERS_AT_ONCE:
             return True
         return waiting > self._settings.cache_users or self._users.held > 2 * self._settings.cache_bytes
 
     async def close(self) -> None:
-        """Let go of the partition without a flush."""
+        """Close the partition without a flush."""
         self._items.own_partitions.discard(self.partition)
         async with self.state.still:
             await self.state.close()

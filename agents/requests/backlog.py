@@ -1,8 +1,8 @@
-"""Requests that wait for the pipeline. One that cannot be answered in time is rejected at once.
+"""The queue of requests that wait for the pipeline. A request that cannot be answered in time is rejected at once.
 
-A late answer helps nobody and costs the next request its time. So the backlog learns how long batches take. It rejects a
-request on arrival when those before it leave too little time, or later, when they take longer than expected. A batch is no
-larger than its most urgent request allows.
+A late answer is useless and delays the next requests. The backlog therefore estimates the duration of batches. It rejects a
+request on arrival if the requests before it leave too little time, or later, if these take longer than expected. The size of a
+batch is limited by its most urgent request.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ class Cost:
         return -(-n // batch) * self.fixed_s + n * self.each_s
 
     def learn(self, n: int, seconds: float) -> None:
-        """A batch of n took `seconds`."""
+        """Update the estimate with a batch of n that took `seconds`."""
         error = (seconds - self.fixed_s - n * self.each_s) * self.step / (1 + n * n)
         self.fixed_s = max(self.fixed_s + error, 0.0002)
         self.each_s = max(self.each_s + n * error, 0.00002)
 
     def relax(self) -> None:
-        """Expect less, so that a request is tried again: costs that are never tried are never learned."""
+        """Lower the estimate, so that a request is tried again; otherwise a wrong estimate would never be corrected."""
         self.fixed_s *= 0.8
         self.each_s *= 0.8
 
 
 OPTIMISM = 0.5
-"Share of the expected time in which those before a request might be done. A request that would be late even then is rejected."
+"Fraction of the expected time in which earlier requests may be done. A request that would be late even then is rejected."
 
 
 class ReplyLatency:
     """Upper estimate of the seconds from an answer to its acknowledgement.
 
-    It follows recent highs, because a median would miss half of the deadlines. What exceeds `least_s` halves every `HALF_S`
-    seconds, so that no request is rejected because of a burst that is over.
+    It follows recent highs, because a median would miss half of the deadlines. The excess over `least_s` halves every `HALF_S`
+    seconds, so that no request is rejected because of a past burst.
     """
 
     HALF_S = 0.5
@@ -67,12 +67,12 @@ class ReplyLatency:
 
     @property
     def seconds(self) -> float:
-        """Estimate for an answer that leaves now."""
+        """Return the estimate for an answer that is sent now."""
         faded = math.exp2(-(self._clock() - self._at) / self.HALF_S) if self._known else 1.0
         return self._least_s + self._above_s * faded
 
     def learn(self, seconds: float) -> None:
-        """An answer took `seconds`."""
+        """Update the estimate with an answer that took `seconds`."""
         before = self.seconds
         share = 0.5 if seconds > before else 0.02
         now = min(max(before + share * (seconds - before), self._least_s), self._most_s)
@@ -84,7 +84,7 @@ class _Waiting(Generic[T]):
     entry: T
     deadline: float
     near: bool
-    "Its answer does not go over Kafka, so `reply` is no part of its time."
+    "Whether the answer does not go over Kafka, so that no time is reserved for the reply."
 
 
 class Backlog(Generic[T]):
@@ -99,8 +99,8 @@ class Backlog(Generic[T]):
         reply: ReplyLatency | None = None,
         batch_s: float = float("inf"),
     ) -> None:
-        """`most`: requests that may wait. `batch`: requests ranked together at most, and `batch_s`: seconds that they may take,
-        because nothing else happens meanwhile. `reply`: estimate of the time that is kept back for the reply."""
+        """`most`: maximum number of waiting requests. `batch` and `batch_s`: maximum size of a batch, and its maximum duration
+        in seconds, because ranking blocks the worker. `reply`: estimate of the time to reserve for the reply."""
         self._batch_s = batch_s
         self._clock = clock
         self._most = most
@@ -113,11 +113,11 @@ class Backlog(Generic[T]):
         return len(self._waiting)
 
     def seconds(self, *, near: bool = False) -> float:
-        """Expected seconds until a request that comes now is answered. `near`: its answer does not go over Kafka."""
+        """Return the expected seconds until a request that arrives now is answered. `near`: not answered over Kafka."""
         return self.cost.of(len(self._waiting) + 1, self._batch) + (0.0 if near else self.reply.seconds)
 
     def offer(self, entry: T, deadline: float, *, near: bool = False) -> bool:
-        """Let a request wait. Returns False when it cannot be answered by `deadline`, or too many wait."""
+        """Queue a request. Returns False if it cannot be answered by `deadline`, or if too many wait."""
         if len(self._waiting) >= self._most:
             return False
         before = OPTIMISM * self.cost.of(len(self._waiting), self._batch)
@@ -129,7 +129,7 @@ class Backlog(Generic[T]):
         return True
 
     def take(self) -> tuple[list[T], list[T]]:
-        """The next batch, and the requests that can no longer be answered in time."""
+        """Return the next batch, and the requests that can no longer be answered in time."""
         now, way, one = self._clock(), self.reply.seconds, self.cost.of(1, self._batch)
         late: list[T] = []
         batch: list[T] = []
@@ -148,7 +148,7 @@ class Backlog(Generic[T]):
                     batch.append(waiting.entry)
                     end = now + seconds
                     continue
-            # a request that is not in this batch waits for its end; those before it may then take half as long as expected
+            # a request outside this batch waits for its end; the requests before it may then take half the expected time
             if end + one + OPTIMISM * self.cost.of(len(kept), self._batch) > by:
                 late.append(waiting.entry)
             else:

@@ -1,4 +1,4 @@
-"""Clocks that answering requests reads; tests pass their own and move it."""
+"""Clocks for answering requests. Tests pass their own clock and move it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ class Clock:
     """Two clocks, both in seconds."""
 
     monotonic: Callable[[], float] = time.monotonic
-    "Never set back: deadlines and durations."
+    "Clock for deadlines and durations, never set back."
     wall: Callable[[], float] = time.time
-    "Since 1970: the clock that records are stamped by."
+    "Seconds since 1970, comparable with records' timestamps."

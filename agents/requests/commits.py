@@ -15,7 +15,7 @@ __all__ = ["Commits"]
 
 
 class Commits:
-    """Commits what requests are answered; a failure costs that a restart answers them again."""
+    """Commits the offsets of answered requests. After a failed commit a restart answers these requests again."""
 
     def __init__(self, settings: Settings, app: ChunkedApp, recommend: Recommend, metrics: Metrics, health: Health) -> None:
         self._partitions = settings.partitions
@@ -26,7 +26,7 @@ class Commits:
         self._health = health
 
     async def commit(self) -> None:
-        """Commit, per partition, the offset below which every request is answered."""
+        """Commit for each partition the offset below which every request is answered."""
         answered = self._recommend.committable()
         if not answered:
             return
@@ -38,16 +38,16 @@ class Commits:
             self._health.warn("commits", f"answered requests cannot be committed: {why(error)}", for_s=NOTED_S)
 
     def let_go(self, partitions: set[TP]) -> None:
-        """These partitions may go to another worker; other topics' are passed over."""
+        """Remove the state of partitions that may go to another worker; partitions of other topics are ignored."""
         for tp in partitions:
             if tp.topic == self._topic:
                 self._recommend.forget(tp.partition)
 
     async def begin_anew(self) -> None:
-        """Read the topic from its beginning: it was made anew, and all that is or would be committed is of the old one.
+        """Read the topic from its beginning, because it was recreated and committed offsets refer to the old one.
 
         Raises:
-            KafkaError: the broker does not take it.
+            KafkaError: the broker refuses the commit.
         """
         for number in range(self._partitions):
             self._recommend.forget(number)

@@ -1,4 +1,4 @@
-"""Impressions: what was shown to a user, with the features that it was ranked by."""
+"""Impressions: records of shown slates, with the features by which they were ranked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["impression"]
 
 
 def impression(slate: Slate, topic: str) -> Queued:
-    """The record of a slate for `topic` (a full name), keyed by its user."""
+    """Build the record of a slate for `topic` (a full name), keyed by its user."""
     datum = {
         "request_id": slate.request_id,
         "user_id": slate.user_id,

@@ -1,4 +1,4 @@
-"""Replies and what else goes out beside the answers: sent by one task, replies first, none waited for before the next."""
+"""The queue of replies and other output of requests. One task sends them, replies first, without waiting for each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _nothing() -> None:
 
 
 class Producer(Protocol):
-    """What an `Outbox` needs of `streams.kafka.healing_producer.HealingProducer`."""
+    """The part of `streams.kafka.healing_producer.HealingProducer` that an `Outbox` uses."""
 
     @property
     def client(self) -> Any:
@@ -33,27 +33,27 @@ class Producer(Protocol):
     async def send(
         self, topic: str, value: bytes | None, key: bytes | None = None, headers: Sequence[tuple[str, bytes]] = ()
     ) -> asyncio.Future[Any]:
-        """Queue one record; the future gives its metadata, or the error. Raises KafkaError when it cannot be queued."""
+        """Queue one record; the future returns its metadata, or raises. Raises KafkaError if it cannot be queued."""
 
 
 @dataclass(slots=True)
 class Queued:
-    """A record that waits to be sent, once."""
+    """A record that waits to be sent."""
 
     topic: str
     key: bytes | None
     value: bytes
     headers: Sequence[tuple[str, bytes]]
     what: str
-    "For the counter of what failed."
+    "Kind of record, for the counter of failures."
     done: Callable[[], None] = _nothing
-    "Called when it is acknowledged, or given up."
+    "Called once, when the record is acknowledged or given up."
     put_s: float = 0.0
-    "When it was queued, on the outbox's clock."
+    "Time at which it was queued, on the outbox's clock."
 
 
 class Outbox:
-    """A queue before a producer. What fails is counted and given up; a topic that does not exist holds up nothing else."""
+    """A queue before a producer. Failed records are counted and given up. A missing topic does not delay other records."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Outbox:
         self._others: deque[Queued] = deque()
         self._work = asyncio.Event()
         self._empty = asyncio.Event()
-        "Set while nothing is queued or on its way."
+        "Set while no record is queued or in flight."
         self._empty.set()
         self._under_way = 0
         self._looking: dict[str, asyncio.Task[None]] = {}
@@ -82,7 +82,7 @@ class Outbox:
         "Records to topics that are being looked up."
 
     def put(self, record: Queued) -> None:
-        """Queue a record. Never waits."""
+        """Queue a record without waiting."""
         record.put_s = self._clock()
         (self._replies if record.what == "reply" else self._others).append(record)
         self._under_way += 1
@@ -90,13 +90,13 @@ class Outbox:
         self._work.set()
 
     def expect(self, topic: str) -> None:
-        """Records to a topic will come: look it up meanwhile if it is unknown."""
+        """Look a topic up in advance if it is unknown, because records to it will follow."""
         if topic not in self._unknown and not self._producer.client.cluster.partitions_for_topic(topic):
             self._unknown[topic] = []
             self._looking[topic] = asyncio.create_task(self._look_up(topic))
 
     async def run(self) -> None:
-        """Send what is queued, until cancelled."""
+        """Send queued records until cancelled."""
         while True:
             await self._work.wait()
             self._work.clear()
@@ -109,7 +109,7 @@ class Outbox:
                     await self._send(record, timed=record.what == "reply")
 
     async def drained(self, timeout_s: float) -> bool:
-        """Wait until nothing is queued or on its way; returns whether that came."""
+        """Wait until no record is queued or in flight; returns whether that is so in time."""
         try:
             await asyncio.wait_for(self._empty.wait(), timeout_s)
         except TimeoutError:
@@ -134,7 +134,7 @@ class Outbox:
         future.add_done_callback(acknowledged)
 
     async def _look_up(self, topic: str) -> None:
-        """Ask for an unknown topic a few times, because the brokers may just be making it; then send what waits for it."""
+        """Look an unknown topic up a few times, because it may just be being created, then send its waiting records."""
         client, reason = self._producer.client, "no_topic"
         error: Exception | None = None
         try:
@@ -143,11 +143,11 @@ class Outbox:
                 if client.cluster.partitions_for_topic(topic):
                     break
                 await asyncio.sleep(TOPIC_WAIT_S)
-                # a topic that the client follows is not asked for again by adding it
+                # adding a topic that the client already follows does not request its metadata again
                 await client.force_metadata_update()
             else:
                 error = LookupError("there is no such topic")
-                # nor is its name remembered: anybody may write one into a header
+                # its name is removed from the client, because any sender may put arbitrary names into a header
                 await client.set_topics({*client.cluster.topics(), *self._unknown} - {topic})
         except Exception as exc:
             reason, error = "refused", exc

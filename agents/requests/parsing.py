@@ -1,4 +1,4 @@
-"""Parsing of requests over Kafka: each record is accepted, or refused with an error for whoever sent it."""
+"""Parsing of requests over Kafka: each record is accepted, or refused with an error for its sender."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ class Accepted:
     partition: int
     "Partition of the users table that holds the user."
     deadline: float
-    "Seconds on the monotonic clock."
+    "Deadline in seconds on the monotonic clock."
     address: Address
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A record that is no request for this worker. Without an `address` no answer can reach its sender."""
+    """A record that this worker refuses. Without an `address` no answer can reach its sender."""
 
     error: RiffleError
     address: Address | None
 
 
 def _reply_topic(headers: Headers, own: Collection[str]) -> bytes:
-    """The topic that an answer goes to; raises BadRequest when no answer may go there."""
+    """Return the topic for the answer; raises BadRequest if answers to it are not allowed."""
     topic = header_of(headers, "Faust-Ag-ReplyTo")
     if not topic:
         raise BadRequest("no_reply_to", "header Faust-Ag-ReplyTo is missing", "Faust-Ag-ReplyTo")
@@ -73,9 +73,9 @@ def _budget_ms(headers: Headers, default_ms: int) -> int:
 
 
 class Parser:
-    """Parses, validates and decides; keeps nothing of a request.
+    """Parses and validates requests, and accepts or refuses them. It keeps no state of requests.
 
-    `owned`: partitions of the users table that are here. `partition_of`: partition that holds a user.
+    `owned`: partitions of the users table that this worker owns. `partition_of`: returns the partition of a user.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Parser:
         self._partition_of = partition_of
 
     def lacks_schema(self, chunk: Chunk, index: int) -> bool:
-        """Whether the registry has to be asked for a schema before the request can be read, or its answer written."""
+        """Return whether reading the request, or writing its answer, requires a schema from the registry."""
         if self._registry is None:
             return False
         wanted = schema_ids([chunk.values[index]], [chunk.headers[index]])
@@ -110,7 +110,7 @@ class Parser:
         return False
 
     async def wait_for_schema(self, chunk: Chunk, index: int) -> None:
-        """Wait until the registry gave what the request needs, or for half its deadline."""
+        """Wait until the schemas that the request needs are known, at most for half its deadline."""
         assert self._registry is not None
         try:
             budget_ms = _budget_ms(chunk.headers[index], self._default_ms)
@@ -121,7 +121,7 @@ class Parser:
         await self._registry.ready({"slate", *wanted}, max(left_s / 2, 0.0))
 
     def parse(self, chunk: Chunk, index: int) -> Accepted | Refused:
-        """One record of a chunk: accepted, or refused with the error for its sender."""
+        """Parse one record of a chunk: it is accepted, or refused with the error for its sender."""
         headers = chunk.headers[index]
         correlation = header_of(headers, "Faust-Ag-CorrelationId") or b""
         framing, reply_to, request = Framing.JSON, b"", None
@@ -146,18 +146,18 @@ class Parser:
                 raise self._misplaced(chunk, index, request.user_id, partition)
         except RiffleError as error:
             if framing is Framing.CONFLUENT and self._registry is None:
-                framing = Framing.JSON  # without a registry there is no schema id to answer with
+                framing = Framing.JSON  # without a registry the answer cannot have a schema id
             key = request.user_id if request else (chunk.keys[index] or b"").decode(errors="replace")
             return Refused(error, Address(reply_to.decode(), correlation, framing, key) if reply_to else None)
         deadline = self._clock.monotonic() - self._waited_s(chunk, index) + budget_ms / 1000
         return Accepted(request, partition, deadline, Address(reply_to.decode(), correlation, framing, request.user_id))
 
     def _waited_s(self, chunk: Chunk, index: int) -> float:
-        """Seconds since the request was stamped; a clock that is ahead gives no longer time than asked for."""
+        """Return the seconds since the request's timestamp. A clock that is ahead does not extend the deadline."""
         return max(self._clock.wall() - chunk.timestamps[index] / 1000, 0.0)
 
     def _misplaced(self, chunk: Chunk, index: int, user_id: str, partition: int) -> BadRequest:
-        """Why this worker cannot answer, nor ever will: the record went to another worker than the user's."""
+        """Build the permanent error of a request that was sent to a partition other than its user's."""
         if chunk.keys[index] != user_id.encode():
             return BadRequest("key_mismatch", "the record's key must be the user_id: it finds the worker that answers", "key")
         message = (

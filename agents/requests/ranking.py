@@ -1,4 +1,4 @@
-"""Ranking of requests in batches: each that waits for its turn is answered once, with a slate or an error."""
+"""Ranking of requests in batches. Each waiting request is answered once, with a slate or an error."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ __all__ = ["Pending", "Ranking"]
 log = logging.getLogger(__name__)
 
 MAX_BACKLOG = 4_000
-"Requests that may wait for ranking at once."
+"Maximum number of requests that wait for ranking."
 MAX_BATCH, BATCH_S = 32, 0.02
-"Requests ranked together, and for how long the worker may do nothing else, as far as it can be estimated beforehand."
+"Maximum size of a batch, and its maximum estimated duration in seconds, during which the worker does nothing else."
 PAUSE_S, PAUSES = 0.001, 20
-"After a batch with more behind it: what else is ready has its turn first, for so many rounds of the event loop at most."
+"Pause after a batch if more requests wait, in seconds, and the maximum number of pauses, in which other tasks run."
 
 
 @dataclass(slots=True)
 class Pending:
-    """A request that is to be answered by `reply`, which is called once."""
+    """A request to be answered through `reply`, which is called once."""
 
     request: Request
     partition: int
     deadline: float
-    "On the monotonic clock, in seconds."
+    "Deadline in seconds on the monotonic clock."
     reply: Callable[[Slate | RiffleError], None]
     came: float
-    "When it was taken in, on the monotonic clock, in seconds."
+    "Time of arrival in seconds on the monotonic clock."
     stale: bool = False
-    "The event of its token is not applied."
+    "Whether the event of its token is not applied."
     near: bool = False
-    "Asked over this worker's own HTTP interface."
+    "Whether it came over this worker's own HTTP interface."
 
 
 class Ranking:
-    """Requests that wait for their turn, and the pipeline that answers them. `shown` is called with each slate."""
+    """The waiting requests, and the pipeline that answers them. `shown` is called with each slate."""
 
     def __init__(
         self,
@@ -65,11 +65,11 @@ class Ranking:
         self._work = asyncio.Event()
         "Set while requests wait for ranking."
         self._idle = asyncio.Event()
-        "Set while none does."
+        "Set while no request waits for ranking."
         self._idle.set()
 
     def submit(self, pending: Pending) -> None:
-        """Have a request answered in its turn, or at once with an error when its turn would come too late."""
+        """Queue a request, or answer it at once with an error if its turn would come too late."""
         if self.backlog.offer(pending, pending.deadline, near=pending.near):
             self._work.set()
             self._idle.clear()
@@ -79,12 +79,12 @@ class Ranking:
             self._finish(pending, DeadlineExceeded("deadline_exceeded", message))
 
     async def idle(self, timeout_s: float) -> None:
-        """Wait until no request waits for its turn, for `timeout_s` seconds at most."""
+        """Wait until no request waits for its turn, at most `timeout_s` seconds."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), timeout_s)
 
     async def run(self) -> None:
-        """Answer what waits, a batch at a time; between two batches events and other requests have their turn."""
+        """Answer waiting requests batch by batch. Between two batches events and new requests are handled."""
         while True:
             await self._work.wait()
             started = self._clock()
@@ -100,13 +100,13 @@ class Ranking:
                 self._work.clear()
                 self._idle.set()
             if batch:
-                # with what came between: while requests wait, that too is time they have to expect
+                # includes other work in between, because it also delays waiting requests
                 self.backlog.cost.learn(len(batch), self._clock() - started)
             if not len(self.backlog):
                 await asyncio.sleep(0)
 
     async def _let_others(self) -> None:
-        """Let requests come in and answers go out, until a round of the event loop has nothing to do."""
+        """Let the event loop receive requests and send answers, until a round of it is idle."""
         for _ in range(PAUSES):
             before = self._clock()
             await asyncio.sleep(PAUSE_S)
@@ -114,7 +114,7 @@ class Ranking:
                 return
 
     def _answer(self, batch: list[Pending]) -> None:
-        """Answer each of a batch, exactly once, with a slate or an error."""
+        """Answer each request of a batch exactly once, with a slate or an error."""
         alive: list[Pending] = []
         for pending in batch:
             partition = self._partitions.get(pending.partition)

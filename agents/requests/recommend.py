@@ -30,12 +30,12 @@ __all__ = ["Recommend"]
 log = logging.getLogger(__name__)
 
 MARGIN_S = 0.01
-"Kept back of a deadline when a request waits for an event, beside what ranking takes."
+"Seconds before the deadline, in addition to the time for ranking, at which a request stops waiting for an event."
 SYSTEM = Clock()
 
 
 class Recommend:
-    """Takes requests in, has each wait for what it needs and then for its turn, and sends its answer and the impression."""
+    """Accepts requests, makes each wait for its event and its turn, and sends its answer and impression."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Recommend:
         clock: Clock = SYSTEM,
         partitioner: Callable[[bytes, int], int] = partition_of,
     ) -> None:
-        """`partitioner`: the partition of a key, given the number of partitions."""
+        """`partitioner`: returns the partition of a key, given the number of partitions."""
         self._settings = settings
         self._partitions = partitions
         self._metrics = metrics
@@ -62,25 +62,25 @@ class Recommend:
         self._offsets = Offsets()
 
     def partition_of(self, user_id: str) -> int:
-        """Partition that holds a user's state, whatever partition a request came by: the default partitioner's choice."""
+        """Return the partition that holds a user's state, by the default partitioner, regardless of the request's own."""
         return self._partitioner(user_id.encode(), self._settings.partitions)
 
     def committable(self) -> dict[int, int]:
-        """Per partition of the requests topic: the next offset to read, below which every request is answered."""
+        """Return the next offset to read by partition of the requests topic. Every request below it is answered."""
         return self._offsets.committable()
 
     def forget(self, partition: int) -> None:
-        """The partition may go to another worker; `drain` came before."""
+        """Remove a partition that may go to another worker. Call `drain` before."""
         self._offsets.forget(partition)
 
     async def run(self) -> None:
-        """Rank what waits and send what is answered, until cancelled."""
+        """Rank waiting requests and send their answers, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._outbox.run())
             group.create_task(self._ranking.run())
 
     async def on_chunk(self, chunk: Chunk) -> None:
-        """Take in a chunk of requests: those that must wait for an event wait on their own, the others for their turn."""
+        """Accept a chunk of requests. Those that need an event wait for it separately, and all others for their turn."""
         self._offsets.take_in(chunk)
         for index in range(len(chunk)):
             if self._parser.lacks_schema(chunk, index) and not self._waiting.crowded:
@@ -105,9 +105,9 @@ class Recommend:
         raise answer
 
     async def drain(self, timeout_s: float = 5.0) -> None:
-        """Answer all that is under way, before partitions may go to another worker; those that wait for an event as stale.
+        """Answer all pending requests before partitions may go to another worker; those that wait for an event as stale.
 
-        Left to the next owner they would be answered in time, but so would, a second time, all that came after them.
+        The next owner could answer those in time, but it would answer all later requests a second time, too.
         """
         until = self._clock() + timeout_s
         await self._waiting.wake(timeout_s)
@@ -115,7 +115,7 @@ class Recommend:
         await self._outbox.drained(max(until - self._clock(), 0.001))
 
     async def _take_in_later(self, chunk: Chunk, index: int) -> None:
-        """Take a request in when the registry gave what it needs: others do not wait for it."""
+        """Accept a request when the registry has provided its schemas; other requests do not wait for it."""
         await self._parser.wait_for_schema(chunk, index)
         self._take_in(chunk, index)
 
@@ -147,7 +147,7 @@ class Recommend:
         self._outbox.put(Queued(letter.topic, letter.key, letter.value or b"", (), "dead_letter", answered))
 
     def _accept(self, accepted: Accepted, answered: Callable[[], None]) -> None:
-        """Have a request wait for the event of its token, if that is not applied yet, and then for its turn."""
+        """Make a request wait for the event of its token, unless it is applied, and then for its turn."""
 
         def reply(answer: Slate | RiffleError) -> None:
             self._replies.send(accepted.address, answer, answered)
@@ -164,7 +164,7 @@ class Recommend:
         self._ranking.submit(pending)
 
     async def _reflected(self, pending: Pending) -> bool:
-        """Wait until the event of the request's token is applied, as long as its deadline allows; returns whether it is."""
+        """Wait for the event of the request's token as long as the deadline allows; returns whether it is applied."""
         after = pending.request.after
         partition = self._partitions.get(pending.partition)
         if after is None:

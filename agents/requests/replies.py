@@ -1,4 +1,4 @@
-"""Replies: where an answer goes, and its bytes in the encoding of the request."""
+"""Replies: their address, and their bytes in the encoding of the request."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where the answer to a request over Kafka goes, and how it is written."""
+    """Destination and encoding of the answer to a request over Kafka."""
 
     topic: str
     correlation: bytes
@@ -32,7 +32,7 @@ class Address:
 def reply_body(
     framing: Framing, user_id: str, answer: Slate | RiffleError, correlation_id: str, registry: Registry | None = None
 ) -> bytes:
-    """A reply's value, encoded as the request was: JSON as Faust's `ask` reads it, or the Avro slate record."""
+    """Encode a reply's value like the request: as JSON that Faust's `ask` can read, or as the Avro slate record."""
     if framing is Framing.JSON:
         value = answer.to_json() if isinstance(answer, Slate) else {"error": answer.to_json()}
         return orjson.dumps({"key": user_id, "value": value, "correlation_id": correlation_id})
@@ -58,7 +58,7 @@ class Replies:
         named, used = address.correlation.decode(errors="replace"), address.framing
         try:
             body = reply_body(used, address.user_id, answer, named, self._registry)
-        except RiffleError as exc:  # the registry does not answer: better a reply in another encoding than none
+        except RiffleError as exc:  # the registry does not answer; a reply in another encoding is better than none
             log.warning("a reply as %s failed: %s", used, exc.message)
             used = Framing.JSON
             body = reply_body(used, address.user_id, answer, named)

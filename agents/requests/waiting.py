@@ -1,4 +1,4 @@
-"""Requests that wait for something else than their turn: for a schema, or for the event of their token."""
+"""Requests that wait for a schema, or for the event of their token."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from typing import Any
 __all__ = ["MAX_WAITING", "Waiting"]
 
 MAX_WAITING = 2_000
-"Requests that may wait at once; more are answered without."
+"Maximum number of waiting requests; further ones are answered without waiting."
 
 
 class Waiting:
-    """Tasks of requests that wait, each until what it waits for comes, its deadline, or `wake`."""
+    """Tasks of waiting requests. Each ends with its event or schema, at its deadline, or by `wake`."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
         self._wakes: dict[asyncio.Task[None], asyncio.Event] = {}
-        "What ends the wait for an event."
+        "By task, the event that ends its wait."
 
     def __len__(self) -> int:
         return len(self._tasks)
 
     @property
     def crowded(self) -> bool:
-        """Whether so many wait that no more may."""
+        """Return whether no further request may wait."""
         return len(self._tasks) > MAX_WAITING
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Have a request wait, which ends by itself."""
+        """Start the task of a waiting request; it must end by itself."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     def until(self, reflected: Callable[[], Coroutine[Any, Any, bool]], then: Callable[[bool], None]) -> None:
-        """Call `then` with what `reflected` returns; with False when `wake` comes first."""
+        """Call `then` with the result of `reflected`, or with False if `wake` comes first."""
         wake = asyncio.Event()
 
         async def wait() -> None:
@@ -52,7 +52,7 @@ class Waiting:
         task.add_done_callback(lambda done: self._wakes.pop(done, None))
 
     async def wake(self, timeout_s: float) -> None:
-        """Let all who wait for an event go on now, and wait until none waits any more."""
+        """End all waits for events now, and wait until no request waits any more."""
         waiting = set(self._tasks)
         for wake in self._wakes.values():
             wake.set()

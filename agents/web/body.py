@@ -29,29 +29,29 @@ __all__ = [
 ]
 
 MAX_BODY_BYTES = 1 << 20
-"Bytes of a body that are read, as it was sent and after decompression."
+"Maximum size of a body in bytes, both as it was sent and after decompression."
 MAX_JSON_DEPTH = 16
-"Levels of arrays and objects in a body."
+"Maximum nesting of arrays and objects in a body."
 MAX_VALUES = 50_000
-"""Values in a body, about three times what the largest request holds. Parsing holds up every other request, and a body of
-empty lists would take a hundred times as long as one of events."""
+"""Maximum number of values in a body, about three times that of the largest request. Parsing blocks all other requests, and a
+body of empty lists takes a hundred times as long as one of events."""
 BODY_TIMEOUT_S = 30.0
-"Seconds within which a body must have arrived."
+"Seconds within which a body must arrive."
 STEP_BYTES = 1 << 16
-"Bytes that are decompressed before other connections get their turn."
+"Number of bytes that are decompressed before other connections get their turn."
 MAX_MEMBERS = 100
-"Gzip streams, one after the other, in a body."
+"Maximum number of consecutive gzip streams in a body."
 ENCODINGS = frozenset({"identity", "gzip", "deflate"})
-"Content encodings that are read."
+"Supported content encodings."
 STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
-"A string of JSON, or what follows a quote that is never closed: it is scanned once."
+"A JSON string, or the rest of the text after an unclosed quote, so that it is scanned only once."
 CHARSET = re.compile(r';\s*charset\s*=\s*"?([^";\s]*)', re.IGNORECASE)
 UTF_8 = frozenset({"utf-8", "utf8", "us-ascii", ""})
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 async def read_json(request: web.Request) -> object:
-    """The JSON value of a body of at most `MAX_BODY_BYTES`, whatever its content type. Of a repeated key the last value counts.
+    """Parse a body of at most `MAX_BODY_BYTES` as JSON, regardless of content type. Of a repeated key the last value counts.
 
     Raises:
         BadRequest: code `too_large`, `unsupported_encoding`, `unreadable_body`, `body_timeout`, `empty_body`, `not_json` or
@@ -86,10 +86,10 @@ async def read_json(request: web.Request) -> object:
 
 
 def encoding_of(headers: Sequence[str]) -> str:
-    """The content encoding that the values of `Content-Encoding` name, one of `ENCODINGS`.
+    """Return the encoding, one of `ENCODINGS`, that the values of `Content-Encoding` name.
 
     Raises:
-        BadRequest: code `unsupported_encoding`, also for several encodings one over the other.
+        BadRequest: code `unsupported_encoding`, also for several encodings in sequence.
     """
     named = ", ".join(headers).strip().lower() or "identity"
     if named not in ENCODINGS:
@@ -100,13 +100,13 @@ def encoding_of(headers: Sequence[str]) -> str:
 
 
 async def unpacked(parts: AsyncIterable[bytes], encoding: str) -> AsyncIterator[bytes]:
-    """The decompressed body in parts of at most `STEP_BYTES`; other tasks get their turn after each.
+    """Decompress a body to parts of at most `STEP_BYTES`; other tasks get their turn after each.
 
-    Work is bounded whatever was sent: neither what is read nor what is decompressed exceeds `MAX_BODY_BYTES` by more than a
-    step, so a ratio needs no bound of its own. Several gzip streams may follow each other, as RFC 1952 has it.
+    The work is bounded for every input: neither the bytes read nor the decompressed ones exceed `MAX_BODY_BYTES` by more than a
+    step, so that no limit of the compression ratio is needed. Several gzip streams may follow each other (RFC 1952).
 
     Raises:
-        BadRequest: code `too_large`; `unreadable_body` when the body breaks off or is not encoded as `encoding` says.
+        BadRequest: code `too_large`; `unreadable_body` if the body is truncated or not in this encoding.
     """
     came = gave = members = 0
     inflate: zlib._Decompress | None = None
@@ -129,7 +129,7 @@ async def unpacked(parts: AsyncIterable[bytes], encoding: str) -> AsyncIterator[
             except zlib.error as exc:
                 raise _unreadable(encoding) from exc
             rest = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
-            full = len(made) == STEP_BYTES and not inflate.eof  # more may come of what zlib took in already
+            full = len(made) == STEP_BYTES and not inflate.eof  # zlib may hold more output of bytes it has already read
             gave += len(made)
             if gave > MAX_BODY_BYTES:
                 raise _too_large()
@@ -140,7 +140,7 @@ async def unpacked(parts: AsyncIterable[bytes], encoding: str) -> AsyncIterator[
 
 
 def check_length(request: web.Request) -> None:
-    """Refuse a body that is announced as too large, whether or not anything reads it.
+    """Refuse a body whose announced length is too large, even if no view reads it.
 
     Raises:
         BadRequest: code `too_large`.
@@ -150,7 +150,7 @@ def check_length(request: web.Request) -> None:
 
 
 def is_broken(request: web.BaseRequest) -> bool:
-    """Whether the connection could not parse the body of a request; it ended the body there."""
+    """Return whether the connection failed to parse a request's body, which then ends at that point."""
     return getattr(request.protocol, "broken_body", None) is request.content
 
 
@@ -183,7 +183,7 @@ def _too_large() -> BadRequest:
 
 
 def _window(encoding: str, start: bytes) -> int:
-    """What zlib calls `wbits`. Many clients send the bare stream as `deflate`, which should have a zlib header."""
+    """Return zlib's `wbits`. Many clients send `deflate` without the zlib header that it should have."""
     if encoding == "gzip":
         return 16 + zlib.MAX_WBITS
     return zlib.MAX_WBITS if start[0] & 0xF == 8 else -zlib.MAX_WBITS

@@ -1,4 +1,4 @@
-"""Every error of the HTTP interface as one JSON shape with the right status."""
+"""Error replies of the HTTP interface: all have the same JSON form, with the matching status."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HTTP_CODES = {
     405: "method_not_allowed",
     413: "too_large",
 }
-"Codes of the errors that aiohttp raises by itself, by their status."
+"Codes of aiohttp's own errors, by their status."
 CODES = {
     "cross_origin": 403,
     "not_found": 404,
@@ -40,23 +40,23 @@ CODES = {
     "expectation_failed": 417,
     "internal": 500,
 }
-"Statuses of codes whose status does not follow from the kind of the error."
+"Statuses of codes for which the class of the error does not determine the status."
 LAST = frozenset({408, 413})
-"Statuses after which the connection is closed: the rest of the body is not read."
+"Statuses after which the connection is closed without reading the rest of the body."
 CLIENT_LEFT = 499
-"Status under which a request is counted whose client left before its answer."
+"Status for counting requests whose client disconnected before the answer."
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
 def json_response(value: object, status: int = 200) -> web.Response:
-    """`value` as a JSON answer; what is neither finite nor JSON fails here, not at the reader."""
+    """Encode `value` as a JSON response. Values that are not valid JSON, such as NaN, raise here."""
     body = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
     return web.Response(body=body, status=status, content_type="application/json")
 
 
 def error_response(error: RiffleError, status: int) -> web.Response:
-    """`{"error": {"code", "message", "field"}}`."""
+    """Build the response `{"error": {"code", "message", "field"}}`."""
     response = json_response({"error": error.to_json()}, status)
     if status == 415:
         response.headers["Accept-Encoding"] = "gzip, deflate, identity"
@@ -64,7 +64,7 @@ def error_response(error: RiffleError, status: int) -> web.Response:
 
 
 def status_of(error: RiffleError) -> int:
-    """By code where `CODES` has it; else 400 for input to mend, 503 and 504 for what may pass, 500 for the rest."""
+    """Return the status of an error: by `CODES`, else 400 for bad input, 503 or 504 for temporary errors, 500 for others."""
     if error.code in CODES:
         return CODES[error.code]
     if isinstance(error, BadInput):
@@ -75,9 +75,9 @@ def status_of(error: RiffleError) -> int:
 
 
 def guarded(handler: Handler, metrics: Metrics) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
-    """`handler` with errors answered as JSON and every request counted by route, method and status.
+    """Wrap `handler` to answer errors as JSON and to count every request by route, method and status.
 
-    Anything unexpected is logged with its stack trace and answered as `internal`, without it.
+    Unexpected errors are logged with their stack trace and answered as `internal`, without it.
     """
 
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
@@ -122,7 +122,7 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
 
 
 def _check_expectation(request: web.Request) -> None:
-    """Refuse a body that is too large before `100 Continue` invites it, and any other expectation.
+    """Refuse too large a body before `100 Continue` requests it, and refuse all other expectations.
 
     Raises:
         BadRequest: code `too_large` or `expectation_failed`.
@@ -136,7 +136,7 @@ def _check_expectation(request: web.Request) -> None:
 
 
 def _check_url(raw: str) -> None:
-    """Refuse escapes that are cut off, bytes that are no UTF-8, and what yarl would drop: what follows a `#`.
+    """Refuse truncated escapes, invalid UTF-8, and a `#`, because yarl drops the part after it.
 
     Raises:
         BadRequest: code `invalid_field`.
@@ -170,7 +170,7 @@ def _of_http(request: web.Request, exc: web.HTTPException) -> web.StreamResponse
 
 
 def check_origin(request: web.Request) -> None:
-    """Refuse a write that a browser sends from a page of another origin: a service on loopback has no other defence.
+    """Refuse a write that a browser sends from a page of another origin, because a loopback service has no other protection.
 
     Raises:
         BadRequest: code `cross_origin`, also when the header cannot be read.

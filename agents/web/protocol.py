@@ -1,4 +1,4 @@
-"""What the HTTP interface asks of the worker behind it."""
+"""The interface between the HTTP routes and the worker behind them."""
 
 from __future__ import annotations
 
@@ -15,52 +15,52 @@ Token = Mapping[str, int]
 
 
 class Service(Protocol):
-    """One worker, as seen from outside. Errors are `schemas.errors`; anything else is answered as an internal error."""
+    """The external interface of a worker. Exceptions outside of `schemas.errors` are answered as internal errors."""
 
     @property
     def metrics(self) -> Metrics:
-        """Registry that the HTTP interface counts in."""
+        """Metrics in which the HTTP interface counts."""
 
     async def recommend(self, request: Request, deadline_ms: int | None = None) -> Slate:
-        """The slate for a request; `deadline_ms` None means the default of the settings.
+        """Return the slate for a request; `deadline_ms` None selects the default of the settings.
 
         Raises:
             DeadlineExceeded: there was no answer in time.
-            NotReady: the user's partition is not here, or still being restored.
+            NotReady: this worker does not own the user's partition, or is still restoring it.
         """
 
     def similar(self, item_id: str, k: int) -> Sequence[SlateItem]:
-        """The `k` items most like one item, best first.
+        """Return the `k` items most similar to an item, best first.
 
         Raises:
             BadItem: code `not_found`.
         """
 
     async def user(self, user_id: str) -> Mapping[str, object]:
-        """What is known of a user, as JSON values.
+        """Return a user's summary as JSON values.
 
         Raises:
-            BadInput: code `not_found`, for a user who was never seen, or was erased.
-            NotReady: the user's partition is not here.
+            BadInput: code `not_found`, for a user without events, or one who was erased.
+            NotReady: the user's partition is not available.
         """
 
     async def erase(self, user_id: str) -> Token:
-        """Have a user forgotten; a request `after` the token no longer uses their events. An unknown user is no error."""
+        """Erase a user; a request `after` the token no longer uses their events. An unknown user is not an error."""
 
     async def send_events(self, events: Sequence[Interaction]) -> Sequence[Token]:
-        """Store events; one token per event, in their order, when the broker has acknowledged all of them.
+        """Store events; returns one token per event, in their order, when the broker has acknowledged all of them.
 
-        A failure may leave some of them stored; sending them again is safe, `event_id` deduplicates.
+        After a failure some may be stored. Sending them again is safe, because `event_id` deduplicates.
         """
 
     async def put_item(self, item: Item) -> None:
         """Store or replace a catalogue entry; returns when the broker has acknowledged it."""
 
     async def delete_item(self, item_id: str) -> None:
-        """Remove a catalogue entry; returns when the broker has acknowledged it. An unknown item is no error."""
+        """Remove a catalogue entry; returns when the broker has acknowledged it. An unknown item is not an error."""
 
     def item(self, item_id: str) -> Item:
-        """A catalogue entry as this worker knows it.
+        """Return a catalogue entry as this worker has it.
 
         Raises:
             BadItem: code `not_found`.
@@ -72,20 +72,20 @@ class Service(Protocol):
 
     @property
     def refused(self) -> Mapping[str, str]:
-        """Releases that were announced but refused, and why."""
+        """Releases that were announced but refused, with the reason."""
 
     @property
     def warnings(self) -> Mapping[str, str]:
-        """Findings that do not keep requests from being answered, by name."""
+        """Findings that do not prevent answers, by name."""
 
     def stuck(self) -> Mapping[str, float]:
-        """Partitions that have work waiting and do not progress, and for how many seconds."""
+        """Return the partitions that have waiting work and make no progress, and for how many seconds."""
 
     async def tables(self, *, digests: bool = False) -> Sequence[Mapping[str, object]]:
-        """The table partitions that this worker owns or stands by for; with `digests` hashed, which reads them whole."""
+        """List the table partitions that this worker owns or holds as standby; with `digests` also hashes over their rows."""
 
     def ready(self) -> tuple[bool, Mapping[str, object]]:
-        """Whether this worker answers requests now, and what is missing if not."""
+        """Return whether this worker is ready now, and the missing parts if not."""
 
     def render_metrics(self) -> str:
-        """Prometheus text of the whole worker, including what the HTTP interface counted."""
+        """Format all metrics of the worker, including the HTTP interface's, in Prometheus' text format."""

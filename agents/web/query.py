@@ -1,4 +1,4 @@
-"""Query strings of the HTTP interface: which parameters a route takes, and a request for a slate made of them."""
+"""Query strings of the HTTP interface: checks of parameters, and requests built from them."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ __all__ = [
 MAX_DEADLINE_MS = 60_000
 MAX_ID_BYTES = 256
 CONTEXT = "context."
-"What the names of parameters begin with that set a context value."
+"Prefix of parameters that set a context value."
 MANY = frozenset({"exclude", "category"})
-"Parameters that may repeat."
+"Parameters that may be repeated."
 RECOMMEND = frozenset({"k", "explain", *MANY, "after", "deadline_ms", "request_id", CONTEXT})
-"What `GET /v1/recommend/{user_id}` takes."
+"Parameters of `GET /v1/recommend/{user_id}`."
 
 
 def check_parameters(query: MultiMapping[str], takes: frozenset[str]) -> None:
-    """Refuse parameters that a route does not take. `CONTEXT` in `takes` stands for every name that begins with it.
+    """Refuse parameters that a route does not accept. `CONTEXT` in `takes` stands for all names with this prefix.
 
     Raises:
-        BadRequest: one is unknown, or is given more than once and is not of `MANY`.
+        BadRequest: a parameter is unknown, or is repeated and not one of `MANY`.
     """
     for name in dict.fromkeys(query.keys()):
         known = CONTEXT if name.startswith(CONTEXT) else name
@@ -53,9 +53,9 @@ def check_parameters(query: MultiMapping[str], takes: frozenset[str]) -> None:
 
 
 def request_from_query(user_id: str, query: MultiMapping[str]) -> Request:
-    """The request of `GET /v1/recommend/{user_id}`, of a query that `check_parameters` let through.
+    """Build the request of `GET /v1/recommend/{user_id}` from a query that `check_parameters` has accepted.
 
-    `exclude` and `category` may repeat, and each may hold several values with commas between them; `after` is
+    `exclude` and `category` may be repeated, and each may hold several values separated by commas; `after` is
     `partition:offset`; `context.<name>` sets a context value; `explain` is a flag.
 
     Raises:
@@ -81,7 +81,7 @@ def request_from_query(user_id: str, query: MultiMapping[str]) -> Request:
 
 
 def request_of(body: Mapping[str, object]) -> Request:
-    """The request of a body; it gets a random `request_id` when it names none.
+    """Build the request of a body, with a random `request_id` if the body has none.
 
     Raises:
         BadRequest: a field is unknown, missing or out of bounds.
@@ -90,10 +90,10 @@ def request_of(body: Mapping[str, object]) -> Request:
 
 
 def deadline_ms(query: Mapping[str, str], headers: CIMultiDictProxy[str]) -> int | None:
-    """Milliseconds from the parameter `deadline_ms`, else from the header `deadline-ms`; None when neither is given.
+    """Return the milliseconds of the parameter `deadline_ms`, else of the header `deadline-ms`; None if neither is given.
 
     Raises:
-        BadRequest: one that is given is not a whole number from 1 to `MAX_DEADLINE_MS`, or the header is given twice.
+        BadRequest: the value is not a whole number from 1 to `MAX_DEADLINE_MS`, or the header is repeated.
     """
     given = headers.getall("deadline-ms", ())
     if len(given) > 1:
@@ -103,10 +103,10 @@ def deadline_ms(query: Mapping[str, str], headers: CIMultiDictProxy[str]) -> int
 
 
 def integer(query: Mapping[str, str], name: str, low: int = -(2**63), high: int = 2**63 - 1, within: str = "") -> int:
-    """A whole number; `within` is put before the name in an error.
+    """Parse a whole number; `within` is prefixed to the name in errors.
 
     Raises:
-        BadRequest: it does not parse or is not within `low` and `high`.
+        BadRequest: it is not a whole number, or not within `low` and `high`.
     """
     try:
         number = whole_number(query[name])
@@ -118,10 +118,10 @@ def integer(query: Mapping[str, str], name: str, low: int = -(2**63), high: int 
 
 
 def flag_of(query: Mapping[str, str], name: str) -> bool:
-    """A flag of `schemas.parsing.FLAGS`; the bare name is true.
+    """Parse a flag of `schemas.parsing.FLAGS`; a name without a value is true.
 
     Raises:
-        BadRequest: it is none.
+        BadRequest: the value is not a flag.
     """
     try:
         return flag(query[name]) if query[name] else True
@@ -130,7 +130,7 @@ def flag_of(query: Mapping[str, str], name: str) -> bool:
 
 
 def identifier(text: str, name: str) -> str:
-    """An id from a path.
+    """Check an id from a path.
 
     Raises:
         BadRequest: it is empty or longer than 256 bytes of UTF-8.

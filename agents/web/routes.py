@@ -1,4 +1,4 @@
-"""The HTTP interface: thin views over a `Service`."""
+"""The HTTP interface: thin views of a `Service`."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from schemas.validation import check_time, interaction_from, item_from
 __all__ = ["MAX_EVENTS", "attach", "build_app", "routes", "takes_of"]
 
 MAX_EVENTS = 1_000
-"Events that one body may hold."
+"Maximum number of events in one body."
 MAX_IMAGE_BYTES = 32 << 20
-"Bytes of an image file that is sent."
+"Maximum size in bytes of an image file that is sent."
 IMAGE_TYPES = {
     ".png": "image/png",
     ".jpg": "image/jpeg",
@@ -49,12 +49,12 @@ TAKES = "takes"
 
 
 def wall_clock_ms() -> int:
-    """Now, epoch milliseconds."""
+    """Return the current time in epoch milliseconds."""
     return time.time_ns() // 1_000_000
 
 
 def build_app(service: Service, *, now_ms: Callable[[], int] = wall_clock_ms) -> web.Application:
-    """An aiohttp application with the whole interface, to be served by `agents.web.server.Runner`."""
+    """Build an aiohttp application with the whole interface, to be served by `agents.web.server.Runner`."""
     app = web.Application(client_max_size=MAX_BODY_BYTES)
     attach(app, service, now_ms=now_ms)
     return app
@@ -63,13 +63,13 @@ def build_app(service: Service, *, now_ms: Callable[[], int] = wall_clock_ms) ->
 def attach(app: web.Application, service: Service, *, now_ms: Callable[[], int] = wall_clock_ms) -> None:
     """Mount the interface on an application that has not started yet.
 
-    `agents.web.server.Runner` must serve it: it turns errors into JSON, also for paths that the application does not know.
+    `agents.web.server.Runner` must serve it, because it answers errors as JSON, also for unknown paths.
     """
     app.add_routes(routes(service, now_ms=now_ms))
 
 
 def routes(service: Service, *, now_ms: Callable[[], int] = wall_clock_ms) -> web.RouteTableDef:
-    """The views. `now_ms` is the time given to events that carry none, epoch milliseconds."""
+    """Build the views. `now_ms`: returns the time, in epoch ms, for events without one."""
     table = web.RouteTableDef()
     _events(table, service, now_ms)
     _recommendations(table, service)
@@ -80,7 +80,7 @@ def routes(service: Service, *, now_ms: Callable[[], int] = wall_clock_ms) -> we
 
 
 def _route(table: web.RouteTableDef, method: str, path: str, takes: frozenset[str] = NOTHING) -> Callable[[View], View]:
-    """Register a view that takes these query parameters and no other. A part of the path is an id in any characters."""
+    """Register a view that accepts only these query parameters. A part of the path may be an id of any characters."""
 
     def register(view: View) -> View:
         @functools.wraps(view)
@@ -98,7 +98,7 @@ def _route(table: web.RouteTableDef, method: str, path: str, takes: frozenset[st
 
 
 def takes_of(route: web.AbstractRouteDef) -> frozenset[str]:
-    """The query parameters that a route of `routes` takes."""
+    """Return the query parameters that a route of `routes` accepts."""
     found: frozenset[str] = getattr(route.handler, TAKES)  # type: ignore[attr-defined]
     return found
 
@@ -106,12 +106,12 @@ def takes_of(route: web.AbstractRouteDef) -> frozenset[str]:
 def _events(table: web.RouteTableDef, service: Service, now_ms: Callable[[], int]) -> None:
     @_route(table, "post", "/v1/events")
     async def events(request: web.Request) -> web.Response:
-        """One event or a list of up to 1,000.
+        """Store one event or a list of up to 1,000.
 
-        A list is answered 202 with `{"accepted", "rejected": [{"index", "error"}], "tokens"}`, also when all of it is
-        rejected: its good events are stored whatever their neighbours are. A single event that is rejected is answered
-        400 with the same body and an `error`. A body that is not JSON, or neither an object nor a list, is 400 with
-        `error` alone; so is a list that is too long. `tokens` stand in the order of the accepted events.
+        A list is answered 202 with `{"accepted", "rejected": [{"index", "error"}], "tokens"}`, even if all events are rejected,
+        because each valid event is stored independently of the others. A rejected single event is answered 400 with the same
+        body and an `error`. A body that is not JSON, or neither an object nor a list, is answered 400 with `error` only, and so
+        is too long a list. `tokens` are in the order of the accepted events.
         """
         body = await read_json(request)
         if not isinstance(body, dict | list):
@@ -151,21 +151,21 @@ def _parse_events(batch: list[object], now_ms: int) -> tuple[list[Interaction], 
 def _recommendations(table: web.RouteTableDef, service: Service) -> None:
     @_route(table, "get", "/v1/recommend/{user_id}", RECOMMEND)
     async def recommend(request: web.Request) -> web.Response:
-        """A slate; parameters as in `request_from_query`, and `deadline_ms`."""
+        """Return a slate. Parameters as in `request_from_query`, and `deadline_ms`."""
         wanted = request_from_query(identifier(request.match_info["user_id"], "user_id"), request.query)
         slate = await service.recommend(wanted, deadline_ms(request.query, request.headers))
         return json_response(slate.to_json())
 
     @_route(table, "post", "/v1/recommend", frozenset({"deadline_ms"}))
     async def recommend_body(request: web.Request) -> web.Response:
-        """A slate for a whole request body, `candidates` included; the deadline as in `deadline_ms`."""
+        """Return a slate for a request body, which may have `candidates`; the deadline as in `deadline_ms`."""
         wanted = request_of(_object(await read_json(request)))
         slate = await service.recommend(wanted, deadline_ms(request.query, request.headers))
         return json_response(slate.to_json())
 
     @_route(table, "get", "/v1/similar/{item_id}", frozenset({"k"}))
     async def similar(request: web.Request) -> web.Response:
-        """Items like one item; 404 when it is unknown."""
+        """Return items similar to an item; 404 if it is unknown."""
         item_id = identifier(request.match_info["item_id"], "item_id")
         k = integer(request.query, "k", 1, 500) if "k" in request.query else 10
         found = service.similar(item_id, k)
@@ -175,13 +175,13 @@ def _recommendations(table: web.RouteTableDef, service: Service) -> None:
 def _users(table: web.RouteTableDef, service: Service) -> None:
     @_route(table, "get", "/v1/users/{user_id}")
     async def user(request: web.Request) -> web.Response:
-        """What is known of a person; 404 when nothing is."""
+        """Return a user's summary; 404 for an unknown user."""
         user_id = identifier(request.match_info["user_id"], "user_id")
         return json_response({"user_id": user_id, **await service.user(user_id)})
 
     @_route(table, "delete", "/v1/users/{user_id}")
     async def erase(request: web.Request) -> web.Response:
-        """Erasure of a person, known or not; what is asked `after` the token no longer knows them."""
+        """Erase a user, known or not. Requests `after` the token no longer use their events."""
         user_id = identifier(request.match_info["user_id"], "user_id")
         token = await service.erase(user_id)
         return json_response({"user_id": user_id, "token": dict(token)}, 202)
@@ -196,19 +196,19 @@ def _items(table: web.RouteTableDef, service: Service) -> None:
 
     @_route(table, "get", "/v1/items/{item_id}")
     async def item(request: web.Request) -> web.Response:
-        """A catalogue entry; 404 when it is unknown."""
+        """Return a catalogue entry; 404 if it is unknown."""
         return json_response(_item(service.item(identifier(request.match_info["item_id"], "item_id"))))
 
     @_route(table, "put", "/v1/items/{item_id}")
     async def put(request: web.Request) -> web.Response:
-        """Store a catalogue entry, what `GET` answered included; an id in the body must be the one in the path."""
+        """Store a catalogue entry, such as one that `GET` returned. An id in the body must equal the one in the path."""
         item_id = identifier(request.match_info["item_id"], "item_id")
         item = item_from({"item_id": item_id, **_object(await read_json(request))})
         if item.item_id != item_id:
             raise BadItem("invalid_field", "item_id in the body is not the one in the path", "item_id")
         is_path = item.image is not None and not item.image.startswith(("https://", "http://"))
         if is_path and item.image != _stored_image(item_id):
-            # a path would be read from this machine's disk, by whoever may write to the catalogue over the network
+            # a path would let any writer of the catalogue read files from this machine's disk over the network
             raise BadItem(
                 "invalid_field", "image must be an http(s) URL, or as it was; files come with a dataset folder", "image"
             )
@@ -217,14 +217,14 @@ def _items(table: web.RouteTableDef, service: Service) -> None:
 
     @_route(table, "delete", "/v1/items/{item_id}")
     async def delete(request: web.Request) -> web.Response:
-        """Remove a catalogue entry; the same answer whether or not it was there."""
+        """Remove a catalogue entry; the answer is the same whether or not it existed."""
         item_id = identifier(request.match_info["item_id"], "item_id")
         await service.delete_item(item_id)
         return json_response({"item_id": item_id, "accepted": 1}, 202)
 
     @_route(table, "get", "/v1/items/{item_id}/image")
     async def image(request: web.Request) -> web.Response:
-        """The item's image, from the local file recorded for it (an absolute path) and nowhere else."""
+        """Return the item's image, only from the local file (an absolute path) in its catalogue entry."""
         path = _image_of(service.item(identifier(request.match_info["item_id"], "item_id")))
         content = await asyncio.to_thread(_image_bytes, path)
         headers = {
@@ -238,13 +238,13 @@ def _items(table: web.RouteTableDef, service: Service) -> None:
 def _operations(table: web.RouteTableDef, service: Service) -> None:
     @_route(table, "get", "/healthz")
     async def healthz(request: web.Request) -> web.Response:  # noqa: ARG001
-        """200 while the process answers and gets on; 503 when partitions with work waiting stand still: restart it."""
+        """Return 200 while the worker makes progress; 503 if partitions with waiting work are stuck: restart it then."""
         stuck = service.stuck()
         return json_response({"status": "stuck", "stuck": dict(stuck)} if stuck else {"status": "ok"}, 503 if stuck else 200)
 
     @_route(table, "get", "/readyz")
     async def readyz(request: web.Request) -> web.Response:  # noqa: ARG001
-        """200 when requests are answered, else 503 with the reasons."""
+        """Return 200 if requests are answered, else 503 with the reasons."""
         ready, reasons = service.ready()
         body = {
             "ready": ready,
@@ -257,13 +257,13 @@ def _operations(table: web.RouteTableDef, service: Service) -> None:
 
     @_route(table, "get", "/v1/tables", frozenset({"digests"}))
     async def tables(request: web.Request) -> web.Response:
-        """The table partitions here, owned or stood by for; `digests=1` adds a hash over each, which reads it whole."""
+        """List the owned and standby table partitions; `digests=1` adds a hash over each, for which it is read in full."""
         found = await service.tables(digests="digests" in request.query and flag_of(request.query, "digests"))
         return json_response({"tables": [dict(facts) for facts in found]})
 
     @_route(table, "get", "/metrics")
     async def metrics_text(request: web.Request) -> web.Response:  # noqa: ARG001
-        """Prometheus text."""
+        """Return the metrics in Prometheus' text format."""
         headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         return web.Response(body=service.render_metrics().encode(), headers=headers)
 
@@ -273,7 +273,7 @@ def _image_of(item: Item) -> Path:
     try:
         found = path.suffix.lower() in IMAGE_TYPES and path.is_absolute() and path.is_file()
     except OSError:
-        found = False  # a name that is too long for the file system
+        found = False  # the name is too long for the file system
     if not found:
         raise BadItem("not_found", "there is no local image of this item", "item_id")
     return path

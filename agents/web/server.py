@@ -1,4 +1,4 @@
-"""The HTTP server under the views: limits on URLs and headers, and JSON answers where aiohttp's parser refuses a request."""
+"""The HTTP server below the views: limits of URLs and headers, and JSON answers to requests that aiohttp's parser refuses."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from schemas.errors import RiffleError
 __all__ = ["MAX_HEADERS", "MAX_HEADER_BYTES", "MAX_URL_BYTES", "Runner"]
 
 MAX_URL_BYTES = 65_536
-"Bytes of a path with its query, as they are sent."
+"Maximum size in bytes of a path with its query, as sent."
 MAX_HEADER_BYTES = 16_384
-"Bytes of the name, and of the value, of one header."
+"Maximum size in bytes of a header's name, and of its value."
 MAX_HEADERS = 127
-"Headers of one request. The parser counts the line above them, too."
+"Maximum number of headers of a request. The parser also counts the request line."
 LINGER_S = 1.0
-"Seconds for which what a client still sends is discarded after the last answer, so that it can read that answer."
+"Seconds for which further input is discarded after the last answer, so that the client can read that answer."
 LINGER_BYTES = 16 << 20
-"Bytes that are discarded then, at most."
+"Maximum number of bytes discarded during that time."
 SPOKEN = (HttpVersion10, HttpVersion11)
 REFUSED = RawRequestMessage(
     "UNKNOWN", "/", HttpVersion11, CIMultiDictProxy(CIMultiDict()), (), True, None, False, False, URL("/")
 )
-"The request in whose place a refusal is answered. aiohttp's own would be answered in HTTP/1.0."
+"Stand-in for a refused request. With aiohttp's own, the answer would be in HTTP/1.0."
 
 
 class Runner(web.AppRunner):
-    """Serves an application over HTTP with every error as JSON, bodies as they were sent, and every request counted.
+    """Serves an application over HTTP. All errors are JSON, and every request is counted.
 
-    Bodies are not decompressed by aiohttp: its parser would go on to unpack a body that was refused already.
+    aiohttp does not decompress bodies, because its parser would continue to decompress a refused body.
     """
 
     def __init__(self, app: web.Application, metrics: Metrics, **kwargs: Any) -> None:
@@ -63,7 +63,7 @@ class Runner(web.AppRunner):
 
 
 class _Server(web.Server):
-    """Makes a `_Connection` for each client."""
+    """Creates a `_Connection` for each client."""
 
     def __init__(self, plain: web.Server, metrics: Metrics) -> None:
         super().__init__(
@@ -90,22 +90,22 @@ class _Server(web.Server):
 
 
 class _Connection(web.RequestHandler):
-    """One connection. After what its parser cannot read, or a refused body, it sends one last answer and closes."""
+    """One connection. After unparsable input or a refused body it sends one last answer and closes."""
 
     def __init__(self, server: web.Server, metrics: Metrics, **kwargs: Any) -> None:
         super().__init__(server, **kwargs)
         self._metrics = metrics
         self._body = EMPTY_PAYLOAD
-        "Body of the request that was read last."
+        "Body of the last request that was read."
         self.broken_body: StreamReader | None = None
-        "The body in which the parser stopped; it is ended there, so that nobody waits for its rest."
+        "The body in which the parser stopped. It ends there, so that no task waits for its rest."
         self._unreadable = False
         self._discarded = -1
-        "Bytes discarded after the last answer; negative before it."
+        "Number of bytes discarded after the last answer; negative before it."
         self._gone = asyncio.Event()
 
     def data_received(self, data: bytes) -> None:
-        """Parse what arrived; a request that cannot be parsed is answered after those before it."""
+        """Parse received bytes. A request that cannot be parsed is answered after the earlier ones."""
         if self._discarded >= 0:
             self._discarded += len(data)
             if self._discarded > LINGER_BYTES:
@@ -117,7 +117,7 @@ class _Connection(web.RequestHandler):
         try:
             super().data_received(data)
         except Exception as exc:
-            # what the parser lets through is not always a URL to yarl; asyncio would drop the connection without a word
+            # yarl rejects some URLs that the parser accepts; asyncio would then close the connection without an answer
             self._messages.append((_ErrInfo(400, exc, ""), EMPTY_PAYLOAD))
             if self._waiter is not None and not self._waiter.done():
                 self._waiter.set_result(None)
@@ -130,7 +130,7 @@ class _Connection(web.RequestHandler):
             read += 1
 
     def _refuse(self, at: int) -> None:
-        """Read nothing after the message at this place of the queue, which gets a refusal for an answer."""
+        """Answer the message at this position of the queue with a refusal, and read nothing after it."""
         while len(self._messages) > at + 1:
             self._messages.pop()
         message, _ = self._messages[at]
@@ -138,15 +138,15 @@ class _Connection(web.RequestHandler):
             self._messages[at] = _ErrInfo(400, BadStatusLine(error=""), ""), EMPTY_PAYLOAD
         self._unreadable = True
         if not self._body.is_eof():
-            # the request has an answer of its own: one for its broken body would be taken for that of the next request
+            # the request gets its own answer; the client would take a second one, for its body, as the next request's
             self._messages.pop()
             self.broken_body = self._body
             self._body.feed_eof()
             if not self._messages:
-                self.close()  # once the request under way is answered, if it is not yet
+                self.close()  # after the current request is answered
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Wake up who waits for the client to leave."""
+        """Wake up tasks that wait for the client to disconnect."""
         super().connection_lost(exc)
         self._gone.set()
 
@@ -157,7 +157,7 @@ class _Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002 - may hold a Python representation of what was sent
     ) -> web.StreamResponse:
-        """Answer what was refused before any view as JSON; `guarded` leaves nothing else to come here."""
+        """Answer a request that was refused before any view, as JSON; `guarded` handles all other errors."""
         if status == 500:
             self.logger.error("a request failed outside of the views", exc_info=exc)
             error = RiffleError("internal", "the request failed; the worker's log has the cause")
@@ -174,16 +174,16 @@ class _Connection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Send the answer. When it is the last one and the client may still be sending, see that it can read it."""
+        """Send the answer. If it is the last one and the client may still be sending, linger so that it can read it."""
         finished = await super().finish_response(request, resp, start_time)
         if not resp.keep_alive and (self._unreadable or not request.content.is_eof()):
             await self._linger()
         return finished
 
     async def _linger(self) -> None:
-        """End the answers, discard what still arrives, and close when the client does, or after `LINGER_S`.
+        """End the output, discard further input, and close when the client does, or after `LINGER_S`.
 
-        Closing at once would have the kernel reset the connection, and the client might never read the answer.
+        If it closed at once, the kernel would reset the connection, and the client might never read the answer.
         """
         transport = self.transport
         if transport is None:
@@ -212,7 +212,7 @@ def _refusal(exc: BaseException | None) -> tuple[int, RiffleError]:
     elif isinstance(exc, InvalidURLError | ValueError):
         what = "the URL is not valid"
     else:
-        # the parser's own words, without what it shows of the request
+        # the parser's message, without its excerpt of the request
         reason = re.split(r":\n|:? b['\"]", str(getattr(exc, "message", "")))[0]
         what = f"it is not valid HTTP/1.1 ({reason[:100]})"
     return 400, RiffleError("bad_request", f"the request cannot be read: {what}")

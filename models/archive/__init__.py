@@ -1,1 +1,1 @@
-"""The archive: names of its files, their rows, and where they lie."""
+"""The archive: file names, rows and storage targets."""

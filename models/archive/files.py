@@ -1,9 +1,9 @@
-"""Names of archive files, their rows, and reading them back.
+"""Names and rows of archive files, and reading them back.
 
 `topic=<topic>/date=<UTC day of the first record>/<topic>-<partition>-<first offset>-<last offset>.parquet`
 
-A row with `_removed` takes something away: an item from the catalogue, or all that a person did before. It names what, and
-where it came from; its other columns are empty. Files written before there were such rows lack the column: they hold none.
+A row with `_removed` deletes an item from the catalogue, or all earlier events of a user. It has the id and the record's
+origin; its other columns are empty. Older files lack the column, and contain no such rows.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ __all__ = [
 ]
 
 SCHEMAS = {"interactions": "interaction", "impressions": "impression", "items": "item"}
-"Topic, by short name, to the schema of its values."
+"Schema of the values of each topic, by the topic's short name."
 ORIGIN: dict[str, Any] = {"_partition": pl.Int32, "_offset": pl.Int64, "_timestamp": pl.Int64}
 REMOVED: dict[str, Any] = {"_removed": pl.Boolean}
 NAMED = {"items": "item_id", "interactions": "user_id"}
-"Topics whose rows may take something away, and the column that says what."
+"Topics whose rows may delete something, and the column of the deleted id."
 KINDS: dict[str, Any] = {
     "string": pl.String,
     "long": pl.Int64,
@@ -54,7 +54,7 @@ NAME = re.compile(r"topic=(?P<t>[^/]+)/date=(?P<d>\d{4}-\d\d-\d\d)/(?P=t)-(?P<p>
 
 @dataclass(frozen=True, slots=True, order=True)
 class ArchiveFile:
-    """A file's identity. `first` and `last` bound the offsets that it answers for, undecodable records included."""
+    """A file's identity. `first` and `last` are the bounds of its offsets, including those of undecodable records."""
 
     topic: str
     date: str
@@ -64,18 +64,18 @@ class ArchiveFile:
 
     @classmethod
     def of(cls, topic: str, partition: int, first: int, last: int, timestamp_ms: int) -> ArchiveFile:
-        """The file of this range, whose first record has this timestamp."""
+        """Return the identity of the file with these offsets, whose first record has this timestamp."""
         return cls(topic, datetime.fromtimestamp(timestamp_ms / 1000, UTC).strftime("%Y-%m-%d"), partition, first, last)
 
     @classmethod
     def parse(cls, path: str) -> ArchiveFile | None:
-        """The identity in a path; None when it is no archive file."""
+        """Parse the identity from a path; None if it is not an archive file."""
         found = NAME.fullmatch(path)
         return found and cls(found["t"], found["d"], int(found["p"]), int(found["f"]), int(found["l"]))
 
     @property
     def path(self) -> str:
-        """Path below the target."""
+        """Path relative to the target."""
         name = f"{self.topic}-{self.partition:05d}-{self.first:020d}-{self.last:020d}.parquet"
         return f"topic={self.topic}/date={self.date}/{name}"
 
@@ -95,29 +95,29 @@ def _kind(avro: Any) -> Any:
 
 
 def record_columns(schema: str) -> dict[str, Any]:
-    """Column names and types of a schema's fields."""
+    """Return the column names and types of a schema's fields."""
     return {field["name"]: _kind(field["type"]) for field in json.loads(schema_text(schema))["fields"]}
 
 
 def columns(topic: str) -> dict[str, Any]:
-    """Column names and types of a topic's files: the schema's fields, where the record came from, and whether it removes."""
+    """Return the column names and types of a topic's files: the schema's fields, the record's origin, and `_removed`."""
     return record_columns(SCHEMAS[topic]) | ORIGIN | (REMOVED if topic in NAMED else {})
 
 
 def parquet(topic: str, rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """These rows as a Parquet file."""
+    """Encode rows as a Parquet file."""
     out = io.BytesIO()
     pl.DataFrame([dict(row) for row in rows], schema=columns(topic), orient="row").write_parquet(out, compression="zstd")
     return out.getvalue()
 
 
 def files(target: Target, topic: str) -> list[ArchiveFile]:
-    """The topic's files, by date, partition and range; anything else in the folder is left out."""
+    """List the topic's files by date, partition and offsets; other files in the folder are ignored."""
     return sorted(file for path in target.names(f"topic={topic}/") if (file := ArchiveFile.parse(path)) is not None)
 
 
 def next_offsets(target: Target, topic: str) -> dict[int, int]:
-    """Per partition, the offset after the highest that a file answers for."""
+    """Return the offset after the highest archived one, by partition."""
     found: dict[int, int] = {}
     for file in files(target, topic):
         found[file.partition] = max(found.get(file.partition, 0), file.last + 1)
@@ -126,18 +126,18 @@ def next_offsets(target: Target, topic: str) -> dict[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The rows of a file that no other piece has: all, or those from an offset on where two writers covered the same range."""
+    """The rows of a file that are in no other piece: all, or those from an offset on, if the offsets of files overlap."""
 
     path: str
     partition: int
     first: int
     last: int
-    "The rows lie in first..last; there need not be one at each offset."
+    "Bounds of the rows' offsets. Not every offset has a row."
     whole: bool
 
 
 def pieces(target: Target, topic: str, partition: int | None = None) -> list[Piece]:
-    """What the topic's files hold, or one partition's, by partition and offset; ranges of pieces do not overlap."""
+    """List the pieces of a topic or of one partition, by partition and offset; their offsets do not overlap."""
     found = []
     reached: dict[int, int] = {}
     mine = [file for file in files(target, topic) if partition in {None, file.partition}]
@@ -151,20 +151,20 @@ def pieces(target: Target, topic: str, partition: int | None = None) -> list[Pie
 
 
 def partitions(target: Target, topic: str) -> list[int]:
-    """Partitions of which there are files."""
+    """List the partitions that have files."""
     return sorted({file.partition for file in files(target, topic)})
 
 
 def read_archive(target: Target, topic: str, partition: int | None = None) -> pl.LazyFrame:
-    """A topic's records, or one partition's, each (partition, offset) once, however many files cover it.
+    """Read the records of a topic or of one partition; each (partition, offset) is read once, even if several files have it.
 
-    By partition and offset where ranges do not overlap. Rows with `_removed` are among them.
+    If the offsets of files do not overlap, records are ordered by partition and offset. Rows with `_removed` are included.
     """
     return read_pieces(target, topic, pieces(target, topic, partition))
 
 
 def read_pieces(target: Target, topic: str, wanted: Sequence[Piece]) -> pl.LazyFrame:
-    """The records of some of a topic's pieces: those of whole files in their order, then the others."""
+    """Read the records of some pieces of a topic: those of whole files in their order, then the others."""
     kinds = columns(topic)
     whole = [piece.path for piece in wanted if piece.whole]
     scans = [target.scan(whole, kinds)] if whole else []

@@ -1,4 +1,4 @@
-"""Frames that are made one after the other while a query reads them."""
+"""Lazy frames whose parts are created one by one while a query reads them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["lazily"]
 
 
 def lazily(parts: Callable[[], Iterator[pl.LazyFrame]], kinds: Mapping[str, Any]) -> pl.LazyFrame:
-    """The rows of `parts()`, all with columns of these names and types, one part after the other, each time they are read.
+    """Concatenate the frames of `parts()`, which all have columns of these names and types. Each query calls `parts` again.
 
-    Of a part only what the query needs of it is collected, and it is let go before the next one is made.
+    Only the rows and columns that the query needs are collected, and each part is released before the next is created.
     """
 
     def read(columns: list[str] | None, predicate: pl.Expr | None, most: int | None, _: int | None) -> Iterator[pl.DataFrame]:

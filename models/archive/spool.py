@@ -1,4 +1,4 @@
-"""Files of a remote store, fetched when they are read, kept while there is room, gone with the process."""
+"""Local cache of a remote store's files. Files are fetched when they are read and deleted when the process ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from threading import Lock
 __all__ = ["Spool"]
 
 ROOM = 4 << 30
-"Bytes on disk, in the system's temporary folder (TMPDIR); what is being read may go beyond."
+"Maximum size on disk in bytes, in the system's temporary folder (TMPDIR). Files that are being read may exceed it."
 
 
 @dataclass(slots=True, eq=False)
@@ -22,25 +22,25 @@ class _Held:
     local: Path
     fetching: Lock = field(default_factory=Lock)
     size: int = -1
-    "Bytes; -1 until it is fetched."
+    "Size in bytes; -1 until the file is fetched."
     readers: int = 0
 
 
 class Spool:
-    """Local copies of immutable files; those that were not read for longest make room. Threads may share it."""
+    """Local copies of immutable files. The least recently used are deleted to make room. Thread-safe."""
 
     def __init__(self, fetch: Callable[[str, Path], None], room: int = ROOM) -> None:
-        """`fetch(path, local)` writes the file at `path` to `local`."""
+        """Create an empty cache. `fetch(path, local)` writes the remote file at `path` to `local`; `room`: bytes."""
         self._fetch, self._room = fetch, room
         self._folder: Path | None = None
         self._held: dict[str, _Held] = {}
-        "The one that was read last is last."
+        "Copies by path, the most recently used last."
         self._made = 0
         self._lock = Lock()
 
     @contextmanager
     def file(self, path: str) -> Iterator[Path]:
-        """The local copy, which stays as long as the context; what `fetch` raises comes through."""
+        """Provide the local copy while the context is open; errors of `fetch` are raised unchanged."""
         held = self._take(path)
         try:
             with held.fetching:

@@ -1,4 +1,4 @@
-"""What an archive says now: the catalogue as it stands, and events and slates of people who were not erased since."""
+"""The current content of an archive: the catalogue, and events and slates that were not erased later."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ ORIGIN = ["_partition", "_offset"]
 
 
 def standing_items(target: Target) -> pl.LazyFrame:
-    """Each item as it was archived last; one whose last word is a deletion is left out."""
+    """Return each item's newest entry; items whose newest row is a deletion are left out."""
     newest = read_archive(target, "items").sort(ORIGIN).unique("item_id", keep="last", maintain_order=True)
     return newest.filter(~pl.col("_removed")).drop("_removed")
 
 
 def erasures(target: Target) -> pl.LazyFrame:
-    """Per person and partition: where they were erased last, and when. Reads every file of the interactions, once, now."""
-    # a person's partition is fixed by the key; another one, because partitions were added, is told by the clock alone
+    """Return the offset and time of the newest erasure by user and partition. Reads all files of interactions immediately."""
+    # the key determines a user's partition; after partitions were added, only timestamps order events of both partitions
     removed = read_archive(target, "interactions").filter(pl.col("_removed"))
     found = removed.group_by("user_id", "_partition").agg(
         pl.col("_offset").max().alias("_erased"), pl.col("_timestamp").max().alias("_erased_ms")
@@ -33,10 +33,10 @@ def erasures(target: Target) -> pl.LazyFrame:
 def standing_events(
     target: Target, partition: int | None = None, erased: pl.LazyFrame | None = None, people: pl.LazyFrame | None = None
 ) -> pl.LazyFrame:
-    """Events that were not followed by an erasure of the person; each producer's duplicate, by `event_id`, once.
+    """Return the events that no erasure of their user follows; duplicates, by `event_id`, are removed.
 
-    By partition and offset. `erased`: what `erasures` found, so that a job asks once; None: it is asked now. `people`: only of
-    those, by `user_id`.
+    Ordered by partition and offset. `erased`: result of `erasures`, so that a job computes it once; None: compute it here.
+    `people`: a frame of `user_id`, to read only these users' events.
     """
     events = read_archive(target, "interactions", partition).filter(~pl.col("_removed")).drop("_removed")
     if people is not None:
@@ -56,10 +56,10 @@ def standing_impressions(
     erased: pl.LazyFrame | None = None,
     columns: Sequence[str | pl.Expr] | None = None,
 ) -> pl.LazyFrame:
-    """Slates that were shown to people who were not erased since; an answer that was sent twice, by `request_id`, once.
+    """Return the shown slates that no erasure of their user follows; duplicates, by `request_id`, are removed.
 
-    By partition and offset. `erased` as for `standing_events`. `columns`: only these, with ids, origin and `_timestamp` among
-    them.
+    Ordered by partition and offset. `erased`: as for `standing_events`. `columns`: columns to read, which must include the ids,
+    the origin and `_timestamp`.
     """
     shown = read_archive(target, "impressions", partition)
     shown = shown if columns is None else shown.select(columns)

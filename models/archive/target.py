@@ -1,4 +1,4 @@
-"""Where archive files go: a folder, or a prefix of an S3 bucket. A file is either there and whole, or not there."""
+"""Storage targets of archive files: a folder, or a prefix of an S3 bucket. Files are written atomically."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ class Target(Protocol):
     """A flat store of immutable files named by `/`-separated paths."""
 
     def write(self, path: str, data: bytes) -> None:
-        """Make `path` durable with these bytes, all or nothing. Writing the same path again replaces it whole."""
+        """Write `path` durably and atomically. Writing the same path again replaces the whole file."""
 
     def names(self, prefix: str) -> list[str]:
-        """Sorted paths below `prefix`, unfinished files left out."""
+        """List the paths below `prefix`, sorted, without unfinished files."""
 
     def scan(self, paths: Sequence[str], kinds: Mapping[str, Any]) -> pl.LazyFrame:
-        """The rows of these Parquet files, at least one, in this order, with columns of these names and types.
+        """Scan Parquet files, at least one, in this order, with columns of these names and types.
 
-        A column that a file lacks is null; one that is not named here is left out.
+        Columns that a file lacks are null; other columns of a file are ignored.
         """
 
 
 class LocalFolder:
-    """A folder: written beside, synced, renamed, and the folder synced."""
+    """A local folder. A file is written under a temporary name, synced and renamed, then the folder is synced."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -70,7 +70,7 @@ class LocalFolder:
 
 
 class S3Folder:
-    """`s3://bucket/prefix`. Credentials, region and endpoint are boto3's own, from the environment."""
+    """An S3 prefix, `s3://bucket/prefix`. boto3 reads credentials, region and endpoint from the environment."""
 
     def __init__(self, bucket: str, prefix: str = "", client: Any = None) -> None:
         if client is None:
@@ -94,7 +94,7 @@ class S3Folder:
         return sorted(key.removeprefix(self.prefix) for key in keys if key.endswith(".parquet"))
 
     def scan(self, paths: Sequence[str], kinds: Mapping[str, Any]) -> pl.LazyFrame:
-        """See `Target.scan`. Files are fetched one after the other when a query reads them."""
+        """See `Target.scan`. A query fetches files one by one as it reads them."""
 
         def parts() -> Iterator[pl.LazyFrame]:
             for path in paths:
@@ -111,10 +111,10 @@ def _scan(files: Sequence[Path], kinds: Mapping[str, Any]) -> pl.LazyFrame:
 
 
 def open_target(text: str) -> Target:
-    """The target that `Settings.archive_target` names.
+    """Open the target that `Settings.archive_target` names.
 
     Raises:
-        ConfigError: a URL of another kind than `s3://bucket/prefix`.
+        ConfigError: a URL that does not have the form `s3://bucket/prefix`.
     """
     if text.startswith("s3://"):
         bucket, _, prefix = text.removeprefix("s3://").partition("/")

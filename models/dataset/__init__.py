@@ -1,1 +1,1 @@
-"""Datasets as people bring them: a folder."""
+"""Dataset folders: parsers and checks of users' own files."""

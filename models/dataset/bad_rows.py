@@ -1,4 +1,4 @@
-"""What a pass over a dataset folder found: bad rows, and what costs no row."""
+"""Report on a dataset folder: bad rows, which are skipped, and warnings, which are not about skipped rows."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ __all__ = ["KEPT_ROWS", "BadRow", "Report", "place"]
 
 KEPT_ROWS = 1_000
 NAMED = 5
-"What a line about many names of them."
+"Number of examples in a line that sums up many warnings."
 MANY = {
     "image_missing": "{n} images are not there",
     "not_an_image": "{n} images cannot be read as such",
     "left_out": "{n} columns are left out",
     "unknown_column": "{n} columns are not read",
     "nested_value": "{n} values are no text, number, flag or list of these",
-    "repeated_event": "{n} events repeat an earlier one (same person, item, action and time, or event_id)",
+    "repeated_event": "{n} events repeat an earlier one (same user, item, action and time, or event_id)",
     "january_1970": "{n} times most events lie in January 1970",
     "unclear_quote": "{n} rows run over lines that look like rows: is a quote not closed?",
     "unknown_key": "{n} keys are not known",
 }
-"By code, how several warnings are one line."
+"Summary line of several warnings, by code."
 
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """What is wrong with a row. `row` is the line of the file, in Parquet the row's number from 1; 0 is the whole file."""
+    """A problem of a row. `row` is its line in the file, in Parquet its number from 1; 0 stands for the whole file."""
 
     file: str
     row: int
@@ -35,11 +35,11 @@ class BadRow:
     reason: str
     code: str = "invalid_row"
     about: str = ""
-    "The name that a summary gives: of an image, a column or a key."
+    "Name of the image, column or key, for summaries."
 
 
 def place(row: BadRow) -> str:
-    """Where it is, in words."""
+    """Return the file and the line or row number, for messages."""
     if not row.row:
         return row.file
     return f"{row.file} {'row' if row.file.endswith('.parquet') else 'line'} {row.row}"
@@ -47,12 +47,12 @@ def place(row: BadRow) -> str:
 
 @dataclass(slots=True)
 class Report:
-    """Bad rows and warnings, the first 1,000 of each kind; their counts are exact."""
+    """Bad rows and warnings. Keeps the first 1,000 bad rows, and as many warnings of each kind; counts are exact."""
 
     bad: list[BadRow] = field(default_factory=list)
     warned: list[BadRow] = field(default_factory=list)
     _bad: Counter[tuple[str, str]] = field(default_factory=Counter)
-    "By file and code."
+    "Number of bad rows by file and code."
     _warned: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def note(self, row: BadRow) -> None:
@@ -62,13 +62,13 @@ class Report:
             self.bad.append(row)
 
     def warn(self, row: BadRow) -> None:
-        """Count what costs no row."""
+        """Count a warning, for which no row is skipped."""
         self._warned[row.file, row.code] += 1
         if self._warned[row.file, row.code] <= KEPT_ROWS:
             self.warned.append(row)
 
     def begin(self, file: Path) -> None:
-        """Forget what an earlier pass over the rows of this file found."""
+        """Remove the findings of an earlier pass over the rows of this file."""
         self.bad = [bad for bad in self.bad if bad.file != file.name]
         gone = {(row.file, row.code) for row in self.warned if row.file == file.name and row.row}
         self.warned = [row for row in self.warned if (row.file, row.code) not in gone]
@@ -78,7 +78,7 @@ class Report:
             del self._bad[key]
 
     def begin_look(self, file: Path) -> None:
-        """Forget what an earlier look at the whole file found."""
+        """Remove the findings of an earlier check of the whole file."""
         gone = {(row.file, row.code) for row in self.warned if row.file == file.name and not row.row}
         self.warned = [row for row in self.warned if (row.file, row.code) not in gone]
         for key in gone:
@@ -86,23 +86,23 @@ class Report:
 
     @property
     def bad_count(self) -> int:
-        """Bad rows."""
+        """Number of bad rows."""
         return self._bad.total()
 
     def bad_of(self, code: str) -> int:
-        """Bad rows of this kind."""
+        """Return the number of bad rows with this code."""
         return sum(n for key, n in self._bad.items() if key[1] == code)
 
     @property
     def warnings(self) -> Counter[str]:
-        """How many of each code."""
+        """Number of warnings by code."""
         counts = Counter[str]()
         for (_, code), n in self._warned.items():
             counts[code] += n
         return counts
 
     def warning_lines(self) -> list[str]:
-        """One line for each file and code, with the first names of many."""
+        """Return one line for each file and code; a line for several warnings gives the first names."""
         lines = []
         for (file, code), n in self._warned.items():
             mine = [row for row in self.warned if (row.file, row.code) == (file, code)]
@@ -121,6 +121,6 @@ def _name(row: BadRow) -> str:
 
 
 def _hint(rows: list[BadRow]) -> str:
-    """What the reasons say beyond the first clause, each once."""
+    """Join the hints of all reasons, which follow the first semicolon, without repetition."""
     hints = dict.fromkeys(hint for row in rows for hint in row.reason.split("; ")[1:])
     return "".join(f"; {hint}" for hint in hints)

@@ -1,9 +1,8 @@
-"""A seeded dataset worth looking at: drawn prints, and people whose tastes drift.
+"""A seeded demonstration dataset: drawn art prints, and users whose tastes drift.
 
-Every print has a latent taste vector. Its motif, palette and mood follow from the vector, and so do its title, its text
-and its picture: content really tells what people will like. People have vectors of their own that wander over ninety
-days; what they open and like follows the product of the two, with popularity and chance beside it. A sixth of the
-prints appears late.
+Every print has a motif, a palette and a mood. They determine its latent vector, title, text and picture, so that content
+predicts which users like it. Users have latent vectors that drift over ninety days. Views and likes follow the inner product
+of the two vectors, with popularity and noise added. A sixth of the prints appears late.
 """
 
 from __future__ import annotations
@@ -42,9 +41,9 @@ DIMENSIONS = len(MOTIFS) + len(PALETTES) + len(MOODS)
 
 
 def build_builtin(folder: Path, seed: int = 7, progress: Callable[[int, int], None] | None = None) -> Path:
-    """Write the dataset to `folder` unless it is there; the same seed gives the same bytes of data.
+    """Write the dataset to `folder` unless it exists there; the same seed gives the same bytes of data.
 
-    `progress` is called with (done, all) pictures. Returns the folder.
+    `progress` is called with the numbers of pictures (done, all). Returns the folder.
     """
     if (folder / "dataset.toml").exists():
         return folder

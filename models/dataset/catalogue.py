@@ -1,4 +1,4 @@
-"""Rows of `items.*` as catalogue entries."""
+"""Conversion of rows of `items.*` to catalogue entries."""
 
 from __future__ import annotations
 
@@ -18,18 +18,17 @@ from schemas.validation import ITEM_FIELDS, item_from
 __all__ = ["MOST_BYTES", "image_problem", "item_of"]
 
 MOST_BYTES = (1 << 20) - 8_192
-"Of an item's texts: with its other fields it must fit into a record of 1 MiB."
+"Maximum size in bytes of an item's texts, so that the item with its other fields fits into a record of 1 MiB."
 NUMBERS = int | float
 
 
 def item_of(source: Mapping[str, Any], folder: Path) -> tuple[Item, list[str]]:
-    """A catalogue entry, and the names of the values that are left out because they are no plain ones.
+    """Convert a row to a catalogue entry; returns also the names of attributes that are dropped, because they are nested.
 
-    Further columns become attributes, `attributes` itself gives one for each of its names; an image becomes an absolute path
-    or a URL.
+    Unknown columns become attributes, and so does each entry of `attributes`. An image becomes an absolute path or a URL.
 
     Raises:
-        BadItem: the row is none.
+        BadItem: the row is not a valid item.
     """
     known = typed({name: source[name] for name in ITEM_FIELDS - {"attributes"} if name in source})
     further = _named(source.get("attributes")) | {n: v for n, v in source.items() if n not in ITEM_FIELDS}
@@ -50,7 +49,7 @@ def item_of(source: Mapping[str, Any], folder: Path) -> tuple[Item, list[str]]:
 
 
 def _named(attributes: object) -> dict[str, Any]:
-    """The attributes in the field `attributes`: an object, a map as Parquet has it, or an object in JSON text."""
+    """Read the field `attributes`: an object, a Parquet map, or JSON text of an object."""
     if isinstance(attributes, str) and attributes.startswith("{"):
         try:
             attributes = orjson.loads(attributes)
@@ -87,7 +86,7 @@ def _image(image: object, folder: Path) -> str:
         return image
     try:
         path = (folder / image).resolve()
-    except (OSError, ValueError, RuntimeError) as exc:  # a NUL, a link that leads to itself
+    except (OSError, ValueError, RuntimeError) as exc:  # a NUL byte, or a symbolic link to itself
         raise BadItem("invalid_field", f"image {shown(image)} is no path: {exc}", "image") from exc
     if "://" in image or not path.is_relative_to(folder.resolve()):
         raise BadItem("image_outside", f"image {shown(image)} leads out of the folder", "image")
@@ -95,7 +94,7 @@ def _image(image: object, folder: Path) -> str:
 
 
 def image_problem(path: Path) -> tuple[str, str] | None:
-    """(code, reason) when there is no image at this path; None when there is one, as far as its first bytes say."""
+    """Return (code, reason) if there is no image at this path; None if the first bytes are those of an image."""
     try:
         if not path.is_file():
             return "image_missing", "there is no image"

@@ -1,8 +1,8 @@
-"""Rows of CSV text (RFC 4180) that are never lost: every line belongs to one row, and each row is read or reported.
+"""A CSV reader (RFC 4180) that loses no rows: every line belongs to one row, and each row is returned or reported.
 
-Python's `csv` takes what is not well-formed as far as it can: it drops quotes within a field, and an opened quote that is never
-closed swallows the rows that follow. Here quotes within an unquoted field are kept, and a quoted field that ends badly costs
-one line: reading goes on with the next.
+Python's `csv` accepts malformed text: it drops quotes within a field, and a quote that is never closed swallows the following
+rows. Here quotes within an unquoted field are kept, and a malformed quoted field costs one line: reading continues with the
+next.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from schemas.parsing import shown
 __all__ = ["MOST_CHARS", "OPEN_QUOTE", "Bad", "CsvRows", "header"]
 
 MOST_CHARS = 1 << 24
-"Of a row that runs over several lines."
+"Maximum length of a row that runs over several lines, in characters."
 OPEN_QUOTE = "open_quote"
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 QUOTED = re.compile(r'"((?:[^"]++|"")*+)"')
@@ -31,7 +31,7 @@ Doubt = Callable[[int, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Bad:
-    """Why a row has no fields. With the code `OPEN_QUOTE`, which rows follow is a guess."""
+    """A row that cannot be split, and the reason. After the code `OPEN_QUOTE` the boundaries of later rows are a guess."""
 
     code: str
     reason: str
@@ -39,14 +39,14 @@ class Bad:
 
 @dataclass(slots=True)
 class _Split:
-    """A row as far as it was split: its fields, where a quoted field is still open, what is wrong."""
+    """A partly split row: its fields, the start of a quoted field that is still open, and the error if there is one."""
 
     cells: list[str] = field(default_factory=list)
     open_at: int = -1
-    "Index of the quote that opened the field."
+    "Index of the quote that opened the field; -1 if no field is open."
     wrong: str = ""
     bare: bool = False
-    "Whether an unquoted field holds a quote."
+    "Whether an unquoted field contains a quote."
 
     def go_on(self, text: str) -> None:
         """Split `text`, which continues the row at the start of a field, up to its end."""
@@ -84,29 +84,29 @@ class _Split:
 
 
 class CsvRows:
-    """The rows below the header, with the line of the file where each begins. Empty lines are no rows.
+    """Iterator over the rows below the header, each with the line where it begins. Empty lines are skipped.
 
-    A row that begins in line 3 and is followed by one of line 6 has the lines 3 to 5, blank ones included.
+    If rows begin in lines 3 and 6, the first has the lines 3 to 5, including blank ones.
     """
 
     def __init__(self, lines: TextIO, doubt: Doubt | None = None) -> None:
-        """`doubt` gets the line of a row that is well-formed but probably not meant so, and why.
+        """Read the header. `doubt` is called with the line of a row that is well-formed but probably a mistake, and the reason.
 
         Raises:
-            BadDataset: the header is not well-formed, or names a column twice.
+            BadDataset: the header is malformed, or names a column twice.
         """
         self._lines = iter(lines)
         self._back: list[str] = []
-        "Lines to be read again, the next one last."
+        "Lines to read again, the next one last."
         self._line = 0
         "Number of the newest line that was read."
         self._torn = 0, 0
-        "(line whose quote was never closed properly, last line that was looked at for its end)"
+        "(line whose quote was never closed, last line that was searched for the closing quote)"
         self._doubt = doubt
         self.names = self._header()
 
     def __iter__(self) -> Iterator[tuple[int, list[str] | Bad]]:
-        """(line, one text per name of the header, or why not)."""
+        """Yield (line, fields in the order of the header, or the error)."""
         width = len(self.names)
         while (line := self._next()) is not None:
             text = line.rstrip("\r\n")
@@ -147,7 +147,7 @@ class CsvRows:
         return []
 
     def _split(self, first: str) -> tuple[_Split, list[str]]:
-        """A row from its first line on, and the further lines that it took."""
+        """Split a row that begins with line `first`; returns also the further lines that were read for it."""
         row, held, taken, size = _Split(), first, list[str](), len(first)
         while True:
             row.go_on(held.rstrip("\r\n"))
@@ -186,14 +186,14 @@ class CsvRows:
         return row.cells
 
     def _torn_at(self, at: int, taken: Sequence[str], reason: str) -> Bad:
-        """Report the line, and read those that followed it again, as rows of their own."""
+        """Report the line as bad, and queue the lines after it to be read again as separate rows."""
         self._torn = at, max(self._torn[1], at + len(taken))
         self._line -= len(taken)
         self._back += reversed(taken)
         return Bad(OPEN_QUOTE, reason)
 
     def _miscounted(self, text: str, n: int, until: int = 0) -> Bad:
-        """`until`: the last line of the row, where it has several."""
+        """Report a wrong number of fields, `n`. `until`: the last line of a row of several lines, else 0."""
         width = len(self.names)
         others = [what for mark, what in SEPARATORS.items() if n == 1 and text.count(mark) == width - 1 > 0]
         if until:
@@ -212,7 +212,7 @@ class CsvRows:
 
 
 def header(names: Sequence[str]) -> str:
-    """The header as a message shows it, with what probably separates its fields if that is no comma."""
+    """Format the header for messages, with the separator that it probably uses instead of a comma."""
     found = ",".join(names)
     text = f"its header is {shown(found)}"
     for mark, what in SEPARATORS.items():

@@ -1,4 +1,4 @@
-"""Fields of a row in the types that `schemas.validation` asks for."""
+"""Conversion of a row's fields to the types that `schemas.validation` requires."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ NUMBERS = frozenset(("value", "price", "position"))
 IDS = frozenset(("event_id", "user_id", "item_id", "action", "session_id", "request_id"))
 TIMES = frozenset(("event_time", "published_at"))
 EXACT = 2**53
-"From here on a float does not hold every whole number: it is no id."
+"Bound from which on floats cannot represent every whole number, so that a float is not accepted as an id."
 
 
 def nothing(value: object) -> bool:
-    """Whether a field says nothing: absent, empty, or the NaN by which data frames mean null. The text `NaN` says something."""
+    """Return whether a field is missing: absent, empty, or the NaN that data frames use for null. The text `NaN` is a value."""
     return value is None or (isinstance(value, str) and not value) or (isinstance(value, float) and math.isnan(value))
 
 
 def typed(source: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that say something, in the types that `schemas.validation` asks for.
+    """Convert the fields that have a value to the types that `schemas.validation` requires.
 
-    Text files have only text, and data frames turn whole columns to floats for the sake of one null: numbers, flags and
-    times in text, whole numbers as floats, NaN for null. What does not convert stays as it is and is refused there.
+    Text files hold numbers, flags and times as text. Data frames with a null in a column of whole numbers hold floats, and NaN
+    for the null. A value that cannot be converted is returned unchanged, and validation rejects it.
     """
     return {name: _typed(name, value) for name, value in source.items() if not nothing(value)}
 
@@ -59,10 +59,10 @@ def _typed(name: str, value: Any) -> Any:
 
 
 def event_text(name: str, value: object) -> str | None:
-    """A field of an event as text, which `typed` reads back; None when it says nothing.
+    """Format an event's field as text, which `typed` reads back; None if it has no value.
 
     Raises:
-        BadInput: the value is none that the text could stand for.
+        BadInput: the value has no such text.
     """
     if nothing(value):
         return None
@@ -81,9 +81,9 @@ def event_text(name: str, value: object) -> str | None:
 
 
 def plain_text(value: object) -> str | None:
-    """A value of a further column as text, as an attribute is; a list as its entries, separated by ", ".
+    """Format the value of an attribute as text; the entries of a list are joined by ", ".
 
-    None when the value has no such text: it is an object, binary, or a list of these.
+    Returns None for an object, binary data, or a list of these.
     """
     if isinstance(value, list | tuple):
         entries = [entry for entry in value if not nothing(entry)]
@@ -95,7 +95,7 @@ def plain_text(value: object) -> str | None:
 
 
 def as_list(text: str) -> list[Any] | None:
-    """The JSON array that a cell holds; None when it holds none."""
+    """Parse the JSON array in a cell; None if it holds something else."""
     if not (text.startswith("[") and text.endswith("]")):
         return None
     try:

@@ -28,18 +28,18 @@ __all__ = ["EXTENSIONS", "Dataset"]
 
 EXTENSIONS = ("parquet", "csv", "jsonl")
 ROWS_IN_MEMORY = 500_000
-"Events held at once; more are sorted slice of time by slice of time."
+"Number of events sorted in memory at once. Larger files are sorted by intervals of time."
 SLICES = 4_096
 ABOUT = ("name", "positive", "shown")
-"Keys of dataset.toml."
+"Known keys of dataset.toml."
 SHOWS = f"action == {SHOWN!r}"
-"The rule for what was only shown, where the folder names none."
+"Default rule for events that only report that an item was shown."
 EARLIEST_MS = 10**11
-"Epoch milliseconds, in March 1973: where every event is earlier its time is rather in seconds, which reach it in 5138."
+"Epoch ms, in March 1973. If all events are earlier, their times are probably in seconds (which reach this value in 5138)."
 JANUARY_MS = 31 * 86_400_000
-"Epoch milliseconds of 1970-02-01: seconds of the years 1970 to 2054 that are taken for milliseconds lie before it."
+"Epoch ms of 1970-02-01. Times of the years 1970 to 2054 in seconds, read as milliseconds, lie before it."
 REPEATS = (
-    "repeats an earlier event (same person, item, action and time, or event_id); "
+    "repeats an earlier event (same user, item, action and time, or event_id); "
     "each counts once: where several are meant, give each its own event_id"
 )
 MEANT = {
@@ -48,19 +48,19 @@ MEANT = {
     **dict.fromkeys(("timestamp", "time", "datetime", "date", "ts", "created_at"), "a time belongs into `event_time`"),
     **dict.fromkeys(("event", "event_type", "event_name", "type"), "what was done belongs into `action`"),
 }
-"Names that event columns have elsewhere, and where what they probably hold belongs."
+"Names of event columns that are common elsewhere, each with a hint at the column that is probably meant."
 
 
 @dataclass(slots=True)
 class Dataset:
-    """A dataset folder. Rows that break a rule are skipped and noted in `bad` (the first 1,000 of them), in their order."""
+    """A dataset folder. Invalid rows are skipped; `bad` lists the first 1,000 of them, in file order."""
 
     folder: Path
     name: str
     positive: str
-    "Rule over event columns that says which events are liked; `True` when the folder names none."
+    "Rule over event columns for liked events; `True` if the folder names none."
     shown: str
-    "Rule that says which events tell that an item was shown; their action is read as `models.rules.SHOWN`."
+    "Rule over event columns for impressions; their action is replaced by `models.rules.SHOWN`."
     _items: Path = field(repr=False)
     _events: Path | None = field(repr=False)
     _users: Path | None = field(default=None, repr=False)
@@ -68,35 +68,35 @@ class Dataset:
 
     @property
     def bad(self) -> list[BadRow]:
-        """Bad rows of the latest pass over items and over events, the first 1,000."""
+        """The first 1,000 bad rows of the latest passes over items and over events."""
         return self.report.bad
 
     @property
     def bad_count(self) -> int:
-        """Bad rows in the latest pass over items and over events."""
+        """Number of bad rows in the latest passes over items and over events."""
         return self.report.bad_count
 
     @property
     def warned(self) -> list[BadRow]:
-        """What costs no row: images that are not there, unknown keys, columns that are not read, and so on."""
+        """Problems for which no row is skipped, such as missing images, unknown keys and unused columns."""
         return self.report.warned
 
     @property
     def warnings(self) -> Counter[str]:
-        """How many of each, by `models.dataset.bad_rows.MANY`."""
+        """Number of warnings by their code in `models.dataset.bad_rows.MANY`."""
         return self.report.warnings
 
     @property
     def torn(self) -> bool:
-        """Whether a quote was not closed, so that which rows the file holds is a guess."""
+        """Whether a quote was not closed, so that the boundaries of rows are a guess."""
         return self.report.bad_of(OPEN_QUOTE) > 0
 
     @classmethod
     def open(cls, folder: Path, *, events: bool = True) -> Dataset:
-        """Find the files; without `events` there need be none.
+        """Find the folder's files. Without `events` the events file is optional.
 
         Raises:
-            BadDataset: there is no such folder, or a file is missing, unreadable or there in two forms.
+            BadDataset: the folder does not exist, or a file is missing, unreadable or present in two formats.
         """
         if not folder.is_dir():
             raise BadDataset("no_folder", f"{folder} is not a folder: name the folder that holds items.* and events.*")
@@ -116,12 +116,12 @@ class Dataset:
         return dataset
 
     def check(self, *, events: bool = True) -> None:
-        """What a look into the files tells before they are read whole. Without `events` it looks at the items only.
+        """Check the files before they are read in full. Without `events` only the items are checked.
 
-        A column of events that is not read is a warning; in JSON lines it is looked for in the first 100 of them.
+        Unused columns of events are warnings; in JSON lines they are searched for in the first 100 lines.
 
         Raises:
-            BadDataset: a file has no rows or lacks a column, the rule for liked events does not fit, or times are in seconds.
+            BadDataset: a file has no rows or lacks a column, a rule is invalid, or all times seem to be in seconds.
         """
         needed: dict[Path, tuple[str, ...]] = {self._items: ("item_id",)}
         if events and self._events is not None:
@@ -149,7 +149,7 @@ class Dataset:
                 )
 
     def _look(self, file: Path, there: list[str]) -> None:
-        """Warn of columns that say nothing."""
+        """Warn about columns that are not used."""
         self.report.begin_look(file)
         if file == self._items:
             for name, what in left_out(file).items():
@@ -163,13 +163,13 @@ class Dataset:
 
     @property
     def has_users(self) -> bool:
-        """Whether the folder describes its people."""
+        """Whether the folder has a file about users."""
         return self._users is not None
 
     def users(self) -> Iterator[tuple[str, dict[str, str]]]:
-        """(user_id, further columns as text) of each row of `users.*`; nothing without that file.
+        """Yield (user_id, further columns as text) of each row of `users.*`; nothing without that file.
 
-        Nothing is learned from these columns yet: they are checked, so that a bad file is known early.
+        Training does not use these columns yet. They are checked so that errors are found early.
         """
         if self._users is None:
             return
@@ -194,14 +194,13 @@ class Dataset:
             yield user_id, {name: text for name, text in further.items() if text}
 
     def counts(self) -> tuple[int, int]:
-        """Rows of items and of events."""
+        """Return the numbers of rows of items and of events."""
         return count(self._items), 0 if self._events is None else count(self._events)
 
     def items(self) -> Iterator[Item]:
-        """The catalogue. Columns beyond the known ones become attributes; an image becomes an absolute path or a URL.
+        """Yield the catalogue entries. Unknown columns become attributes; an image becomes an absolute path or a URL.
 
-        Of rows with the same `item_id` the first counts. An item whose image is not there, or is none, comes without it:
-        see `warned`.
+        Of rows with the same `item_id` the first counts. An image that is missing or invalid is dropped with a warning.
         """
         self.report.begin(self._items)
         seen: set[str] = set()
@@ -233,11 +232,11 @@ class Dataset:
         return replace(item, image=None)
 
     def events(self, now_ms: int | None = None) -> Iterator[Interaction]:
-        """Events in event-time order; rows of the same time keep the file's order.
+        """Yield events in event-time order; events of the same time keep the file's order.
 
-        An event without `event_id` gets the one that follows from user, item, action and time, as over HTTP. Of events with the
-        same user, time and id the first counts; the others are warnings, `repeated_event`. With `now_ms`, those that a
-        worker would refuse for their time when they are produced then are bad rows.
+        A missing `event_id` is derived from user, item, action and time, as over HTTP. Of events with the same user, time and
+        id the first counts; the others are warnings, `repeated_event`. With `now_ms`, events that lie too far in the future for
+        a worker are bad rows.
 
         Raises:
             BadDataset: the file cannot be read, or has no `event_time`.
@@ -268,7 +267,7 @@ class Dataset:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _spill(self, file: Path, folder: Path) -> pl.LazyFrame:
-        """The events as text columns with `_row` and `_time`, in Parquet files of bounded size."""
+        """Write the events as text columns, with `_row` and `_time`, to Parquet files of bounded size, and scan these."""
         names = sorted(INTERACTION_FIELDS)
         schema = {"_row": pl.Int64, "_time": pl.Int64} | dict.fromkeys(names, pl.String)
         held: list[tuple[Any, ...]] = []
@@ -323,7 +322,7 @@ class Dataset:
             yield replace(event, action=SHOWN) if is_shown is not None and is_shown(event.action, event.value) else event
 
     def _doubt_times(self, file: Path, scan: pl.LazyFrame) -> None:
-        """Warn where most times look like seconds; where all do, `check` raises."""
+        """Warn if most times look like seconds. If all do, `check` raises."""
         time = pl.col("_time")
         early = time < JANUARY_MS
         counts = scan.select(early.sum().alias("n"), time.count().alias("of"), pl.col("_row").filter(early).min())
@@ -355,13 +354,13 @@ def _time(value: object) -> int | None:
 
 
 def _whole(time: pl.Expr) -> pl.Expr:
-    """Whole numbers in 0..2^53, as int64; null for others, whose values are refused by the rules for one event."""
+    """Select whole numbers in 0..2^53 as int64. Others become null; the validation of their events rejects them."""
     whole = pl.when(time == time.floor()).then(time).cast(pl.Int64, strict=False)
     return pl.when(whole.is_between(0, MAX_TIME_MS - 1)).then(whole)
 
 
 def _bounds(scan: pl.LazyFrame) -> Iterator[pl.Expr]:
-    """Filters that split the rows by time into parts of about `ROWS_IN_MEMORY`, earliest first; those without come first."""
+    """Yield filters that split the rows by time into parts of about `ROWS_IN_MEMORY`: rows without time first, then by time."""
     time = pl.col("_time")
     about = scan.select(time.min().alias("low"), time.max().alias("high"), pl.len().alias("n")).collect().row(0)
     low, high, n = about

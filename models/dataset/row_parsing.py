@@ -1,4 +1,4 @@
-"""Rows of Parquet, CSV and JSON-lines files, one at a time, with a bad row never affecting the next."""
+"""Readers of Parquet, CSV and JSON-lines files, row by row. A bad row never affects the next."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ __all__ = ["OPEN_QUOTE", "Bad", "Row", "columns", "count", "header", "in_ms", "l
 
 ROWS_PER_SLICE = 50_000
 INDEX = re.compile(r"|Unnamed: [0-9]+|__index_level_[0-9]+__")
-"Names that data frames give to their row numbers when they are written."
+"Names of the index column that data frames write."
 PER_MS = {"ms": 1, "us": 1_000, "ns": 1_000_000}
 CALENDAR_MS = -62_135_596_800_000, 253_402_300_799_999
-"From the year 1 to the year 9999."
+"Range of Python's dates, the years 1 to 9999, in epoch ms."
 FIELDS = ITEM_FIELDS | INTERACTION_FIELDS
 
 Row = dict[str, Any] | Bad
-"A row's fields, or the reason why there are none."
+"A row's fields, or the error if it cannot be read."
 
 
 def rows(path: Path, doubt: Doubt | None = None) -> Iterator[tuple[int, Row]]:
-    """(place, row). The place is, in text, the line of the file where the row begins; in Parquet, the row's number from 1.
+    """Yield (position, row). The position is the line where the row begins; in Parquet, the row's number from 1.
 
-    Without the columns of `left_out`; times are epoch milliseconds where Parquet has them as such. `doubt`: see `CsvRows`.
+    Columns of `left_out` are dropped. Parquet's dates and datetimes become epoch milliseconds. `doubt`: see `CsvRows`.
 
     Raises:
         BadDataset: the file cannot be read at all.
@@ -51,7 +51,7 @@ def rows(path: Path, doubt: Doubt | None = None) -> Iterator[tuple[int, Row]]:
 
 
 def count(path: Path) -> int:
-    """Rows of a file; of text its lines, which is what a progress bar needs.
+    """Count the rows of a file; in text files the lines, which is accurate enough for a progress bar.
 
     Raises:
         BadDataset: the file cannot be read at all.
@@ -64,7 +64,7 @@ def count(path: Path) -> int:
 
 
 def columns(path: Path) -> list[str]:
-    """Names of a file's columns; of JSON lines, those of its first 100 objects.
+    """Return the names of a file's columns; for JSON lines those of the first 100 objects.
 
     Raises:
         BadDataset: the file cannot be read at all.
@@ -79,7 +79,7 @@ def columns(path: Path) -> list[str]:
 
 
 def schema(path: Path) -> dict[str, pl.DataType]:
-    """Types of a Parquet file's columns.
+    """Return the types of a Parquet file's columns.
 
     Raises:
         BadDataset: the file cannot be read at all.
@@ -90,20 +90,20 @@ def schema(path: Path) -> dict[str, pl.DataType]:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Within it, what Polars and the file system raise is one error.
+    """Convert errors of Polars and of the file system to one exception.
 
     Raises:
         BadDataset: the file cannot be read at all.
     """
     try:
         yield
-    # Polars panics where a file is damaged in a way that was not thought of
+    # Polars panics on some damaged files
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as exc:
         raise BadDataset("unreadable", f"{path}: {exc}") from exc
 
 
 def in_ms(name: str, kind: pl.DataType) -> pl.Expr:
-    """A column as epoch milliseconds if it is of dates or datetimes, in whatever unit; parts of a millisecond are cut off."""
+    """Convert a column of dates or datetimes of any unit to epoch milliseconds, rounded down; leave others unchanged."""
     column = pl.col(name)
     if isinstance(kind, pl.Date):
         return column.to_physical().cast(pl.Int64) * 86_400_000
@@ -113,7 +113,7 @@ def in_ms(name: str, kind: pl.DataType) -> pl.Expr:
 
 
 def left_out(path: Path) -> dict[str, str]:
-    """Columns of a file that `rows` leaves out, with what they are; of JSON lines those of its first 100 objects.
+    """Return the columns that `rows` drops, each with a description; for JSON lines those of the first 100 objects.
 
     Raises:
         BadDataset: the file cannot be read at all.
@@ -150,7 +150,7 @@ def _parquet(path: Path) -> Iterator[Row]:
 
 
 def _in_python(name: str, kind: pl.DataType) -> pl.Expr:
-    """Times as milliseconds; other dates and datetimes as text, because Python has none before the year 1 and after 9999."""
+    """Convert event times to milliseconds, and other dates to text, because Python's dates cover only the years 1 to 9999."""
     ms, column = in_ms(name, kind), pl.col(name)
     if name in TIMES or not isinstance(kind, pl.Date | pl.Datetime):
         return ms

@@ -1,4 +1,4 @@
-"""Text files of datasets as lines, numbered as an editor numbers them."""
+"""Reading of a dataset's text files by lines, numbered as in an editor."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ BINARY = {
     b"(\xb5/\xfd": "compressed by zstd",
     b"PAR1": "a Parquet file",
 }
-"First bytes of files that often carry the wrong suffix."
+"First bytes of file formats that are often saved with a wrong suffix."
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[TextIO]:
-    """The file as UTF-8 text. A line ends with LF, CRLF or CR; each byte that is no UTF-8 is a surrogate (see `is_utf8`).
+    """Open the file as UTF-8 text. Lines end with LF, CRLF or CR; each invalid byte becomes a surrogate (see `is_utf8`).
 
     Raises:
-        BadDataset: `not_text`, the file is in UTF-16 or UTF-32, or is no text.
+        BadDataset: `not_text`, the file is in UTF-16 or UTF-32, or is not text.
         OSError: the file cannot be read.
     """
     with path.open("rb") as file:
@@ -37,7 +37,7 @@ def opened(path: Path) -> Iterator[TextIO]:
 
 
 def is_utf8(text: str) -> bool:
-    """Whether a text that was read by `opened` was UTF-8."""
+    """Return whether a text that `opened` has read was valid UTF-8."""
     if text.isascii():
         return True
     try:
@@ -48,7 +48,7 @@ def is_utf8(text: str) -> bool:
 
 
 def escaped(text: str) -> str:
-    """The text as a message shows it, quoted, with escapes for what is no UTF-8."""
+    """Format a text for messages: quoted, with escapes for invalid UTF-8."""
     return shown(text.encode(errors="surrogateescape").decode(errors="backslashreplace"))
 
 
@@ -56,7 +56,7 @@ def _check(path: Path, start: bytes) -> None:
     for magic, what in BINARY.items():
         if start.startswith(magic):
             raise BadDataset("not_text", f"{path.name} is {what}: write it as text in UTF-8")
-    # the first of JSON's characters are ASCII, and a CSV header holds no NUL
+    # JSON begins with ASCII characters, and a CSV header contains no NUL
     head = start[:4] if path.suffix == ".jsonl" else start.splitlines()[0] if start else b""
     if start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in head:
         raise BadDataset("not_text", f"{path.name} is no UTF-8 text, but probably UTF-16: save it as UTF-8")

@@ -59,31 +59,33 @@ class EvaluateOptions(LearningOptions):
 @click.option(
     "--share",
     type=Number(0.0, 1.0),
-    help="Events before the first query: 0.8 without it; with --release those that it was trained on.",
+    help="Share of the events before the first query; default: 0.8, with --release its training events.",
 )
 @click.option("--no-train", is_flag=True, help="Measure the pipeline without a release.")
 @click.option("--release", "named", help="Train nothing: measure the release in this folder, or of this name in --releases.")
-@click.option("--releases", type=click.Path(path_type=Path), help="Folder of releases; RIFFLE_HOME/releases without it.")
+@click.option("--releases", type=click.Path(path_type=Path), help="Folder of releases; default: RIFFLE_HOME/releases.")
 @click.option("--home", default=lambda: TrainingSettings.from_env().home, hidden=True)
-@click.option("--seen", is_flag=True, help="With --release: ask also about events that it was trained on.")
+@click.option("--seen", is_flag=True, help="With --release: query also at events that it was trained on.")
 @click.option("--before", is_flag=True, help="Measure without a release as well.")
-@click.option("--queries", type=Whole(1), help="Ask only that many of the queries, evenly spread.")
+@click.option("--queries", type=Whole(1), help="Maximum number of queries, evenly spread.")
 @click.option(
     "--first", is_flag=True, help="Query only at first interactions with liked items: for logged impressions and views."
 )
-@click.option("--parity", default=0, type=Whole(0), help="Requests on which the exported graphs are held against torch.")
+@click.option(
+    "--parity", default=0, type=Whole(0), help="Number of requests on which the exported graphs are compared with torch."
+)
 @click.option("--save", type=WRITTEN, help="Write the measurements of each query as JSON for `riffle report`.")
 @click.option("--report", "page", type=WRITTEN, help="Write an HTML page with plots.")
 @gathered(EvaluateOptions, *LEARNING)
 def evaluate_command(options: EvaluateOptions) -> None:
     """Train on the first part of a dataset folder, then measure the slates on the rest, query by query in time order.
 
-    With --release nothing is trained: a release that exists is asked about the events that are newer than what it learned from.
+    With --release nothing is trained: an existing release is measured on the events newer than its training data.
 
-    NDCG@10, HR@10, Recall@50 and MRR, through the pipeline that serves, of all queries and of parts of them, with intervals;
-    what the candidates hold; where liked items are lost; calibration, coverage, novelty, diversity.
+    Reports NDCG@10, HR@10, Recall@50 and MRR of the serving pipeline, over all queries and by segment, with intervals; recall
+    of the candidates; the stages where liked items are lost; calibration, coverage, novelty and diversity.
 
-    A slate never holds what a person has met. Where likes follow impressions or views of the same item, ask with --first.
+    A slate never holds items that the user interacted with. If likes follow views of the same item, use --first.
 
     Example: riffle evaluate my-dataset --report quality.html --json
     """

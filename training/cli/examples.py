@@ -40,13 +40,13 @@ def _window(text: str) -> tuple[str, int]:
 @click.command("examples")
 @click.argument("archive")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of one Parquet file per partition.")
-@click.option("--positive", default="True", show_default=True, help="Rule over event columns that says which events are liked.")
+@click.option("--positive", default="True", show_default=True, help="Rule over event columns for liked events.")
 @click.option(
     "--window",
     default=ATTRIBUTION_MS / 1000,
     show_default=True,
     type=Number(SHORTEST_S, LONGEST_S),
-    help="Seconds that an action may follow its slate.",
+    help="Seconds after a slate in which an action counts for it.",
 )
 @click.option("--window-of", multiple=True, metavar="ACTION=SECONDS", help="Another window for an action.")
 @click.option(
@@ -54,9 +54,11 @@ def _window(text: str) -> tuple[str, int]:
     default=0.5,
     show_default=True,
     type=Number(0.0),
-    help="0: the position says nothing about whether an item was looked at.",
+    help="Correction of position bias; 0: none.",
 )
-@click.option("--partition", "partitions", multiple=True, type=Whole(0), help="These partitions only: each may be a job.")
+@click.option(
+    "--partition", "partitions", multiple=True, type=Whole(0), help="Only these partitions; each may be a separate job."
+)
 @click.option("--at-once", default=2, show_default=True, type=Whole(1), help="Partitions read in parallel.")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 def examples_command(  # noqa: PLR0913 - an argument for each option
@@ -70,10 +72,10 @@ def examples_command(  # noqa: PLR0913 - an argument for each option
     at_once: int,
     as_json: bool,
 ) -> None:
-    """Join the slates that Riffle logged in an archive with what followed, and write ranking examples.
+    """Join the slates that Riffle logged in an archive with the actions that followed, and write ranking examples.
 
-    A file for each partition that holds slates. Those that events with the action `impression` tell of are not among them:
-    training finds them itself.
+    Writes a file for each partition with slates. Slates from events with the action `impression` are not included, because
+    training reads them itself.
 
     Example: riffle examples .riffle/archive --out examples --positive "action == 'like'"
     """

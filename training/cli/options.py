@@ -49,17 +49,17 @@ class LearningOptions(SharedOptions):
 
 
 SHARED: tuple[Option, ...] = (
-    click.option("--ranker", type=click.Choice(KINDS), help="mmoe without it."),
+    click.option("--ranker", type=click.Choice(KINDS), help="Kind of ranker; default: mmoe."),
     click.option(
         "--settings",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="JSON file of settings, as `riffle tune` writes it.",
     ),
-    click.option("--checkpoints", default="", help="Folder of checkpoints: a training that was killed goes on from there."),
+    click.option("--checkpoints", default="", help="Folder of checkpoints, from which a killed training continues."),
     click.option(
         "--image-hosts",
         default=lambda: TrainingSettings.from_env().image_hosts,
-        help="Hosts whose images are fetched though their addresses are not public; off: no image is fetched by URL.",
+        help="Hosts whose images are fetched although their addresses are not public; off: no image is fetched by URL.",
     ),
     click.option(
         "--newest",
@@ -72,14 +72,14 @@ SHARED: tuple[Option, ...] = (
 LEARNING: tuple[Option, ...] = (
     *SHARED,
     click.option("--fp16", is_flag=True, help="Export graphs in half precision, for GPUs."),
-    click.option("--positive", help="Rule over event columns that says which events are liked, such as \"action == 'like'\"."),
+    click.option("--positive", help="Rule over event columns for liked events, such as \"action == 'like'\"."),
     click.option(
         "--text-model",
         default=lambda: TrainingSettings.from_env().text_model,
-        help="Folder or hub name of a text encoder; the packaged MiniLM without it.",
+        help="Folder or hub name of a text encoder; default: the packaged MiniLM.",
     ),
     click.option("--seed", default=0, show_default=True, type=Whole(0)),
-    click.option("--quick", is_flag=True, help="Fewer passes: a release of slightly lower quality in a third of the time."),
+    click.option("--quick", is_flag=True, help="Fewer epochs: a release of slightly lower quality in a third of the time."),
     click.option("--cache", default=DEFAULT_CACHE, show_default=True, help="Folder of encoded item vectors."),
     click.option("--json", "as_json", is_flag=True, help="End with one line of JSON."),
 )

@@ -18,9 +18,9 @@ __all__ = ["report_command"]
 @click.argument("saved", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--out", required=True, type=WRITTEN, help="The HTML page to write.")
 def report_command(saved: tuple[Path, ...], out: Path) -> None:
-    """Compare saved measurements on one HTML page: the first is what the others are held against.
+    """Compare saved measurements on one HTML page. The first is the baseline of the others.
 
-    They must be of the same queries. The page needs no network and runs no script.
+    All must have the same queries. The page needs no network and runs no script.
 
     Example: riffle report before.json after.json --out quality.html
     """

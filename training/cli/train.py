@@ -39,17 +39,17 @@ __all__ = ["train_command"]
 GATE_QUERIES = 1_000
 TRAIN_HELP = f"""Train a release from a dataset folder or an archive, and judge it on events that it was not trained on.
 
-The release is written whatever the gate decides; its manifest holds the verdict, which `riffle release promote` obeys.
+The release is always written. Its manifest holds the gate's verdict, which `riffle release promote` enforces.
 
 \b
-The least that is needed, checked before anything is trained:
-  to learn from   {FEWEST_EVENTS} events on items of the catalogue, some of them liked
-  to judge by     {STANDARD.queries} items liked by {STANDARD.people} people in the newest events (--holdout); where
-                  these hold less, {STANDARD.last} people who liked something after their first
-                  event: the last like of each is kept from training and asked for
-  to update by    {FEWEST_NEW} events newer than the release that serves (--incremental)
+The minimum, checked before training:
+  for training    {FEWEST_EVENTS} events on items of the catalogue, some of them liked
+  for judging     {STANDARD.queries} items liked by {STANDARD.people} users in the newest events (--holdout); if these
+                  hold fewer, {STANDARD.last} users who liked something after their first event: the
+                  last like of each is held out and queried
+  for an update   {FEWEST_NEW} events newer than the release that serves (--incremental)
 
-With --incremental, too little that is new is no error: nothing is written, and the exit status is 0.
+With --incremental, too few new events are not an error: nothing is written, and the exit status is 0.
 With MLFLOW_TRACKING_URI the release is recorded there as a run.
 
 Example: python -m training train .riffle/archive --out .riffle/releases --positive "action == 'like'"
@@ -78,34 +78,38 @@ class TrainOptions(LearningOptions):
     "--against",
     default="none",
     show_default=True,
-    help="The release to be better than, usually the one that serves: its name in --out, a folder/, or s3://bucket/prefix/NAME.",
+    help="The release to compare with, usually the one that serves: its name in --out, a folder/, or s3://bucket/prefix/NAME.",
 )
 @click.option(
     "--holdout",
     default=0.1,
     type=Number(0.01, 0.5),
     show_default=True,
-    help=f"Newest share of the events that the gate may keep; it keeps only as many as hold {GATE_QUERIES:,} queries.",
+    help=f"Maximum share of newest events that the gate holds out; it holds out only as many as {GATE_QUERIES:,} queries need.",
 )
 @click.option(
     "--queries",
     default=GATE_QUERIES,
     show_default=True,
     type=Whole(STANDARD.queries),
-    help="Queries that the gate asks, at most.",
+    help="Maximum number of queries of the gate.",
 )
 @click.option(
     "--rank-ms",
     default=STANDARD.rank_ms,
     show_default=True,
     type=Number(0.0),
-    help="Milliseconds that ranking one request may take, 99th percentile.",
+    help="Maximum 99th percentile of the time to rank one request, in milliseconds.",
 )
 @click.option(
-    "--size-mb", default=STANDARD.size_mb, show_default=True, type=Number(0.0), help="MB that the release's files may hold."
+    "--size-mb",
+    default=STANDARD.size_mb,
+    show_default=True,
+    type=Number(0.0),
+    help="Maximum size of the release's files in MB.",
 )
 @click.option("--report", "page", type=WRITTEN, help="Write an HTML page of the gate's measurements.")
-@click.option("--incremental", is_flag=True, help="Update the release that serves by new events and a sample of old ones.")
+@click.option("--incremental", is_flag=True, help="Update the release that serves with new events and a sample of old ones.")
 @click.option(
     "--examples",
     type=click.Path(exists=True, file_okay=False, path_type=Path),

@@ -41,14 +41,16 @@ class TuneOptions(SharedOptions):
 @click.option("--out", default="tuned.json", show_default=True, type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--study", "file", type=click.Path(dir_okay=False, path_type=Path), help="File of the study.")
 @click.option("--share", default=0.8, type=Number(0.1, 1.0), show_default=True, help="First part of the events.")
-@click.option("--validation", default=0.1, type=Number(0.01, 0.5), show_default=True, help="Its newest share, to judge by.")
+@click.option(
+    "--validation", default=0.1, type=Number(0.01, 0.5), show_default=True, help="Its newest share, on which trials are judged."
+)
 @click.option("--queries", default=500, show_default=True, type=Whole(1), help="Queries per trial.")
-@click.option("--epochs", default=8, show_default=True, type=Whole(1), help="Of the towers.")
-@click.option("--positive", help="Rule over event columns that says which events are liked.")
+@click.option("--epochs", default=8, show_default=True, type=Whole(1), help="Epochs of the towers.")
+@click.option("--positive", help="Rule over event columns for liked events.")
 @click.option(
     "--text-model",
     default=lambda: TrainingSettings.from_env().text_model,
-    help="Folder or hub name of a text encoder; the packaged MiniLM without it.",
+    help="Folder or hub name of a text encoder; default: the packaged MiniLM.",
 )
 @click.option("--seed", default=0, show_default=True, type=Whole(0))
 @click.option("--cache", default="~/.cache/riffle", show_default=True, help="Folder of encoded item vectors.")
@@ -57,7 +59,7 @@ class TuneOptions(SharedOptions):
 def tune_command(options: TuneOptions) -> None:
     """Search for better settings on the first part of the events, and write the best for `riffle train --settings FILE`.
 
-    A later call with the same study goes on with it; a study is of one part of one dataset, and of the same fixed settings.
+    A later call with the same study continues it. A study belongs to one part of one dataset and to one set of fixed settings.
 
     Example: riffle tune my-dataset --trials 20 --out tuned.json
     """

@@ -1,7 +1,7 @@
 """Images that a catalogue refers to by URL: fetched once, within limits, and stored as files.
 
-Only http and https, only hosts with public addresses or named ones, and with limits on bytes, seconds and requests. Images that
-cannot be fetched are counted by reason, and their items are treated as having none.
+Only http and https, and only public or named hosts, are allowed. Bytes, seconds and requests are limited. Images that cannot be
+fetched are counted by reason, and their items are treated as having none.
 """
 
 from __future__ import annotations

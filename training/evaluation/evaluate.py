@@ -44,7 +44,7 @@ class EvaluationPlan:
     share: float = 0.8
     "Fraction of the events before the first query."
     queries: int | None = None
-    "Maximum number of queries, evenly spread; None asks all."
+    "Maximum number of queries, evenly spread; None: no limit."
     parity: int = 0
     "Number of requests on which the exported graphs are compared with torch."
     first: bool = False
@@ -64,11 +64,11 @@ class QueryOutcome:
     item_id: str
     probed: Probed
     without_history: bool
-    "The user had liked nothing before."
+    "Whether the user had liked nothing before."
     cold: bool
-    "No user had interacted with the item before."
+    "Whether no user had interacted with the item before."
     interacted: bool
-    "The user had interacted with the item before: it is seen, and no slate holds it."
+    "Whether the user had interacted with the item before, so that it is seen and no slate holds it."
     top: tuple[str, ...]
     "The first K item ids of the slate."
     hits: NDArray[np.bool_]

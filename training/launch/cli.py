@@ -19,15 +19,15 @@ __all__ = ["launch_command"]
 
 JOB = (
     click.option("--image", required=True, help="Container image with the training program."),
-    click.option("--name", help="Name of the job; riffle-train and the time without it."),
+    click.option("--name", help="Name of the job; default: riffle-train and the time."),
     click.option("--nodes", default=1, show_default=True, type=Whole(1)),
-    click.option("--processes", default=1, show_default=True, type=Whole(1), help="Per node."),
-    click.option("--gpus", default=0, show_default=True, type=Whole(0), help="Per node."),
-    click.option("--cpus", default="4", show_default=True, help="Per node."),
-    click.option("--memory", default="16Gi", show_default=True, help="Per node."),
-    click.option("--max-seconds", default=86_400, show_default=True, type=Whole(1), help="Longest run."),
-    click.option("--env", "environment", multiple=True, metavar="NAME=VALUE", help="Not for secrets."),
-    click.option("--dry-run", is_flag=True, help="Print what would be submitted."),
+    click.option("--processes", default=1, show_default=True, type=Whole(1), help="Processes per node."),
+    click.option("--gpus", default=0, show_default=True, type=Whole(0), help="GPUs per node."),
+    click.option("--cpus", default="4", show_default=True, help="CPUs per node."),
+    click.option("--memory", default="16Gi", show_default=True, help="Memory per node."),
+    click.option("--max-seconds", default=86_400, show_default=True, type=Whole(1), help="Maximum duration of the run."),
+    click.option("--env", "environment", multiple=True, metavar="NAME=VALUE", help="An environment variable; not for secrets."),
+    click.option("--dry-run", is_flag=True, help="Print the job without submitting it."),
 )
 CLUSTER = (
     click.option("--namespace", default="default", show_default=True),
@@ -81,7 +81,7 @@ def _job(source: str, options: tuple[str, ...], out: str, checkpoints: str, give
 def launch_command() -> None:
     """Train on a cluster: the same container command as a Kubernetes Job, a Kubeflow TrainJob or a SageMaker training job.
 
-    What follows the source goes to `train`, for example --positive RULE or --against s3://bucket/releases/NAME.
+    Options after the source are passed to `train`, for example --positive RULE or --against s3://bucket/releases/NAME.
 
     Example: riffle launch kubernetes s3://bucket/archive --image riffle-train --dry-run
     """
@@ -95,7 +95,7 @@ def launch_command() -> None:
 def kubernetes_command(
     source: str, options: tuple[str, ...], namespace: str, claim: str, service_account: str, secret: str, **given: Any
 ) -> None:
-    """As a Kubernetes Job, through kubectl.
+    """Run the training as a Kubernetes Job, through kubectl.
 
     Example: riffle launch kubernetes s3://bucket/archive --image riffle-train --nodes 2 --claim riffle --dry-run
     """
@@ -114,7 +114,7 @@ def kubernetes_command(
 def kubeflow_command(
     source: str, options: tuple[str, ...], namespace: str, claim: str, service_account: str, runtime: str, **given: Any
 ) -> None:
-    """As a TrainJob of Kubeflow Trainer v2, through kubectl.
+    """Run the training as a TrainJob of Kubeflow Trainer v2, through kubectl.
 
     Example: riffle launch kubeflow s3://bucket/archive --image riffle-train --nodes 2 --claim riffle --dry-run
     """
@@ -129,19 +129,21 @@ def kubeflow_command(
 @click.argument("source")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 @_with(JOB)
-@click.option("--role", required=True, help="ARN of the role that the machines have.")
+@click.option("--role", required=True, help="ARN of the machines' role.")
 @click.option("--output", required=True, help="s3://bucket/prefix for the release.")
-@click.option("--checkpoint-uri", default="", help="s3://bucket/prefix for checkpoints; below the output without it.")
+@click.option("--checkpoint-uri", default="", help="s3://bucket/prefix for checkpoints; default: below the output.")
 @click.option("--instance", default="ml.m5.2xlarge", show_default=True)
 @click.option("--volume-gb", default=50, show_default=True, type=Whole(1))
 @click.option("--spot/--no-spot", default=True, show_default=True)
-@click.option("--max-wait-seconds", default=0, type=Whole(0), help="Wait and run together; 0: twice the run.")
+@click.option(
+    "--max-wait-seconds", default=0, type=Whole(0), help="Maximum duration of wait and run together; 0: twice that of the run."
+)
 @click.option("--subnet", "subnets", multiple=True)
 @click.option("--security-group", "security_groups", multiple=True)
 @click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE")
 @click.option("--region", default="")
 def sagemaker_command(source: str, options: tuple[str, ...], tags: tuple[str, ...], **given: Any) -> None:
-    """As a SageMaker training job, with the credentials that boto3 finds.
+    """Run the training as a SageMaker training job, with the credentials that boto3 finds.
 
     Example: riffle launch sagemaker s3://bucket/archive --image … --role arn:… --output s3://bucket/out --dry-run
     """
@@ -169,7 +171,7 @@ def sagemaker_command(source: str, options: tuple[str, ...], tags: tuple[str, ..
 @click.argument("name", required=False)
 @click.option("--region", default="")
 def status_command(name: str | None, region: str) -> None:
-    """Of a SageMaker training job, or a list of the newest ones.
+    """Show the status of a SageMaker training job, or list the newest ones.
 
     Example: riffle launch status riffle-train-20260131-120000
     """

@@ -46,7 +46,7 @@ class TrainingJob:
     restarts: int = 3
     "Maximum number of restarts of a failed process. It continues from its checkpoint."
     environment: Mapping[str, str] = field(default_factory=dict)
-    "Environment variables. Secrets do not belong here: they come from the cluster's secrets or the machine's role."
+    "Environment variables, without secrets: these come from the cluster's secrets or the machine's role."
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):

@@ -55,7 +55,7 @@ def calibrated_from(queries: int) -> int:
 
 
 def parts(examples: Examples) -> tuple[Examples, Examples]:
-    """Split into training queries and later calibration queries. Too few later ones: calibration uses the training queries."""
+    """Split into training queries and later calibration queries. If the latter are too few, the training queries serve both."""
     cut = calibrated_from(len(examples))
     learn, later = examples.take(slice(0, cut)), examples.take(slice(cut, None))
     return learn, later if len(later) >= 50 else learn

@@ -163,10 +163,11 @@ def in_parity(
 ) -> Parity:
     """Compare both sides on the same `requests` of `people`, drawn in turn, with the current state of `world`.
 
-    There are at most `EACH` requests per user; all but the first exclude other items. At tied scores at a candidate cut-off,
-    torch and ONNX may retrieve different items, and one of these may enter the slate. Such a request is repeated without the
-    few items that only one side has, and counts as tied if the answers then agree. A request also counts as tied if both sides
-    score the same candidates equally, because only ties in the selection can then differ.
+    There are at most `EACH` requests per user. With fewer users than requests, further requests of a user exclude other items.
+    At tied scores at a candidate cut-off, torch and ONNX may retrieve different items, and one of these may enter the slate.
+    Such a request is repeated without the few items that only one side has, and counts as tied if the answers then agree. A
+    request also counts as tied if both sides score the same candidates equally, because only ties in the selection can then
+    differ.
     """
     rng = np.random.default_rng(seed)
     exported, trained = ServingModel(release), ServingModel(release, graphs=TorchGraphs(modules))

@@ -23,7 +23,7 @@ class Tap(Observer):
         self._hydrators = tuple(hydrators)
         self.merged: Candidates | None = None
         self.ranked: Candidates | None = None
-        "None where the request has no candidates or no ranker scored them."
+        "Candidates as ranked; None if the request has no candidates or no ranker scored them."
         self.queries: Queries | None = None
 
     @classmethod
@@ -34,7 +34,7 @@ class Tap(Observer):
         return tap
 
     def clear(self) -> None:
-        """Forget the last request."""
+        """Discard the last request."""
         self.merged = self.ranked = self.queries = None
 
     def on_scored(self, queries: Queries, candidates: Candidates) -> None:

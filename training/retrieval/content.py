@@ -30,7 +30,7 @@ TEXT_KEPT, IMAGE_KEPT = 128, 64
 FLATTENED = {"text": 0.0, "image": 0.5}
 "Flattening of each modality's axes, 0 to 1. Otherwise a few image axes, such as brightness, would dominate the others."
 LEAST_READ = 0.05
-"Smallest factor on the towers' text and image inputs, because a modality that history is silent about must not learn slowly."
+"Smallest factor on the towers' text and image inputs, so that a modality without support in the history does not learn slowly."
 
 
 def hashed_words(items: Sequence[Item]) -> NDArray[np.float32]:

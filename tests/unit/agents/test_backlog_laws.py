@@ -1,4 +1,4 @@
-"""Laws of the backlog, on a clock that only the test moves."""
+"""Laws of the backlog, on a fake clock."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ arrivals = st.lists(st.tuples(st.floats(0, 0.02), st.floats(0.001, 0.3)), min_si
 
 
 class World:
-    """A pipeline that takes exactly what the backlog expects."""
+    """A pipeline that takes exactly the time that the backlog expects."""
 
     def __init__(self, most: int = 1_000, batch: int = 8) -> None:
         self.now = 100.0

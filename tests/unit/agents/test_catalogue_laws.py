@@ -1,4 +1,4 @@
-"""Laws of the broadcast handlers: how records are cut into chunks changes nothing."""
+"""Laws of the broadcast handlers: the division of records into chunks has no effect."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RECORD = st.tuples(st.integers(0, 5), st.integers(0, 3), st.integers(1, 50), st.
 
 
 def told(records: list[tuple[int, int, int, bool]], size: int) -> ItemStore:
-    """The store after hearing the records in chunks of `size`; some come without a key."""
+    """Return the store after applying the records in chunks of `size`; some have no key."""
     store = ItemStore(4)
     catalogue = Catalogue(store, Metrics())
     values, keys = [], []

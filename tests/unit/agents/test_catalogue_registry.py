@@ -1,4 +1,4 @@
-"""Catalogue entries whose schema is not known yet are kept, in the order that counts, while the others are read."""
+"""Catalogue entries whose schema is not known yet are kept in order, while others are applied."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records of the covisits topic: blocks, the schema before them, and what is neither."""
+"""Records of the covisits topic: blocks, the earlier schema, and invalid ones."""
 
 from __future__ import annotations
 

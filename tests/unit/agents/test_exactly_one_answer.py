@@ -1,4 +1,4 @@
-"""Each accepted request gets exactly one answer, before its deadline, whatever else happens; in virtual time."""
+"""Each accepted request gets exactly one answer before its deadline, under any disturbance; in virtual time."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ KINDS = ("valid", "no body", "no reply topic", "unknown topic", "bad field", "el
 
 @dataclass(frozen=True)
 class Asked:
-    """A request of the script. `twice`: its correlation id is used by the next one of the same kind, too."""
+    """A request of the script. `twice`: the next request of the same kind has the same correlation id."""
 
     kind: str
     budget_ms: int
@@ -45,7 +45,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Step:
-    """Requests that come together, after `gap_ms`; then, perhaps, partitions go to another worker."""
+    """Simultaneous requests after `gap_ms`; optionally partitions then move to another worker."""
 
     gap_ms: int
     asked: tuple[Asked, ...]
@@ -54,20 +54,20 @@ class Step:
 
 @dataclass(frozen=True)
 class World:
-    """How the parts around behave."""
+    """Behaviour of the surrounding parts."""
 
     slowness: float
-    "Times what the backlog expects of a pipeline; 1.0 is honest."
+    "Factor on the duration that the backlog expects of a pipeline."
     fails: frozenset[int]
-    "Runs of the pipeline that raise."
+    "Indices of the pipeline's runs that raise."
     acknowledge_ms: int
     refusals: frozenset[int]
-    "Sends that raise, or whose acknowledgement is an error."
+    "Indices of sends that raise, or whose acknowledgement is an error."
 
 
 FIXED_S, EACH_S = 0.004, 0.001
 FULL_BATCH_S = FIXED_S + 32 * EACH_S + 1e-6
-"Seconds for which a batch holds up the event loop at most, with a pipeline that takes what the backlog expects at first."
+"Maximum seconds for which a batch blocks the event loop, with a pipeline as fast as the backlog first expects."
 
 asked = st.builds(
     Asked,
@@ -86,7 +86,7 @@ honest = st.builds(World, st.just(1.0), numbers, st.sampled_from([0, 2, 8]), st.
 
 
 class Pipeline:
-    """Takes as long as it is told, on the loop, as the real one does."""
+    """A pipeline of a given duration, which blocks the loop as the real one does."""
 
     def __init__(self, loop: VirtualLoop, world: World) -> None:
         self._loop, self._world, self._runs = loop, world, 0
@@ -100,7 +100,7 @@ class Pipeline:
 
 
 class Cluster:
-    """Knows one topic of replies beside Riffle's own."""
+    """Cluster metadata with one reply topic beside Riffle's own topics."""
 
     def partitions_for_topic(self, topic: str) -> set[int] | None:
         return None if topic == "unheard-of" else {0}
@@ -110,7 +110,7 @@ class Cluster:
 
 
 class Client:
-    """Metadata of the fake broker."""
+    """A client of the fake broker, for metadata."""
 
     cluster = Cluster()
 
@@ -122,7 +122,7 @@ class Client:
 
 
 class Producer:
-    """Notes what is sent and when; acknowledges later, or not."""
+    """Records sends and their times; acknowledges later, or not at all."""
 
     client = Client()
 
@@ -151,7 +151,7 @@ class Producer:
 
 
 class Partition:
-    """A partition of users that applies no event but the first."""
+    """A partition of users that applies only the first event."""
 
     def __init__(self, *, ready: bool) -> None:
         self.state = SimpleNamespace(ready=asyncio.Event())
@@ -172,17 +172,17 @@ class Partition:
 
 @dataclass
 class Seen:
-    """What a run of a script came to."""
+    """Result of a run of a script."""
 
     expected: Counter[bytes] = field(default_factory=Counter)
-    "Answers by correlation id; dead letters under the id of the request that has nowhere to go."
+    "Number of expected answers by correlation id; dead letters under the id of the request without a reply topic."
     deadlines: dict[bytes, float] = field(default_factory=dict)
-    "By correlation id that is used once, of requests that came before their deadline."
+    "Deadlines of requests that arrived in time, by correlation ids that are used once."
     sent: list[tuple[float, str, bytes, Sequence[tuple[str, bytes]]]] = field(default_factory=list)
     committable: dict[int, int] = field(default_factory=dict)
     end: int = 0
     singles: dict[int, bytes] = field(default_factory=dict)
-    "Offsets of requests whose correlation id is used once, and that."
+    "Correlation ids that are used once, by the request's offset."
 
     def answers(self) -> Counter[bytes]:
         found = Counter[bytes]()
@@ -271,7 +271,7 @@ def check(seen: Seen) -> None:
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    """Pipelines fail here in great numbers, each with a stack trace."""
+    """Disable logging, because many pipelines fail here with a stack trace."""
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)

@@ -1,4 +1,4 @@
-"""Findings and back-off, by a clock that the tests move."""
+"""Findings and back-off, on a fake clock."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ PARTITIONS = 3
 
 
 class Assignment:
-    """A group of which the test is the coordinator."""
+    """A group whose coordinator is the test."""
 
     def __init__(self) -> None:
         self.settled, self.generation = asyncio.Event(), 1
@@ -32,7 +32,7 @@ class Assignment:
 
 @dataclass
 class World:
-    """What runs at once, and what was applied and failed."""
+    """Record of concurrent, applied and failed chunks."""
 
     running: int = 0
     most: int = 0
@@ -74,7 +74,7 @@ class Part:
 
 
 class Recovery:
-    """Notes what failed, and has nothing opened again."""
+    """Records failures, and reopens nothing."""
 
     def __init__(self, world: World) -> None:
         self._world = world

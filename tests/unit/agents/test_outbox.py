@@ -1,4 +1,4 @@
-"""The outgoing queue: replies first, unknown topics beside it, and each record ends once; in virtual time."""
+"""The outbox: replies first, unknown topics delay no other record, and each record ends once; in virtual time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KINDS = ("reply", "impression", "dead_letter")
 
 
 class Broker:
-    """Knows some topics; others appear after `appears_s`, or never. Doubles as the producer and as its client."""
+    """A broker with some topics; others appear after `appears_s`, or never. Also acts as the producer and its client."""
 
     def __init__(self, loop: VirtualLoop, *, appears_s: float = 1e9, refuses: frozenset[int] = frozenset()) -> None:
         self._loop, self._appears_s, self._refuses = loop, appears_s, refuses

@@ -1,4 +1,4 @@
-"""What a worker says of its table partitions."""
+"""A worker's report of its table partitions."""
 
 from __future__ import annotations
 

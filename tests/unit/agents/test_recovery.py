@@ -1,4 +1,4 @@
-"""Partitions in trouble are opened anew: when the group is joined, when not, and what is read again."""
+"""Failed partitions are reopened: when the group is rejoined, when not, and which records are read again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from schemas.errors import NotReady
 
 @dataclass
 class State:
-    """Of a partition."""
+    """State of a partition."""
 
     changelog: str = "users-changelog"
     trouble: BaseException | None = None
@@ -47,7 +47,7 @@ class Part:
 
 @dataclass
 class Copies:
-    """Standbys."""
+    """Standby copies."""
 
     broken: bool = False
 
@@ -57,13 +57,13 @@ class Copies:
 
 @dataclass
 class World:
-    """The ownership and the group of a worker: joining again opens what can be opened."""
+    """The ownership and the group of a worker. Rejoining opens all partitions that can be opened."""
 
     parts: list[Part] = field(default_factory=list)
     standby: Copies = field(default_factory=Copies)
     generation: int = 1
     refusals: int = 0
-    "Attempts to open that fail."
+    "Number of attempts to open that fail."
     joins: bool = True
     calls: list[str] = field(default_factory=list)
 
@@ -146,7 +146,7 @@ async def test_what_cannot_be_opened_is_tried_without_a_rebalance_and_read_again
 
 
 async def test_a_new_failure_is_confirmed_by_the_group_again(world: World) -> None:
-    """The owner may have changed since the last one, though no generation is known that says so."""
+    """The owner may have changed since the last failure, in a generation that this worker did not notice."""
     async with recovering(world) as recovery:
         for n in (1, 2, 3):
             recovery.failed(world.parts[0].opened(), NotReady("x", "y"))

@@ -1,4 +1,4 @@
-"""The slot follows the announced champion; a release that is refused leaves the old one serving."""
+"""The slot follows the announced champion; if a release is refused, the old one keeps serving."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from streams.kafka.chunks import Chunk
 
 
 class Slot:
-    """Prepares what the test allows."""
+    """A slot that prepares only the releases that the test allows."""
 
     def __init__(self) -> None:
         self.name = "none"

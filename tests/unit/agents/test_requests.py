@@ -1,4 +1,4 @@
-"""A request over Kafka is taken in by its headers and its key, each of which may be anything."""
+"""Requests over Kafka are accepted or refused by headers and key, which may have any content."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def recommend(registry: Any = None, owned: tuple[int, ...] = (ONE,)) -> Recommen
 def taken(
     headers: list[tuple[str, Any]], body: Any = None, key: bytes = b"1", partition: int = ONE, **given: Any
 ) -> tuple[Any, Queued | None]:
-    """What is accepted, or what is sent."""
+    """Return the accepted request, or the record that is sent."""
     made = recommend(**given)
     value = orjson.dumps(body or {"user_id": "1"})
     chunk = Chunk("riffle.requests", partition, [7], [key], [value], [int(time.time() * 1000)], [headers])

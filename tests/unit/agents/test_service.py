@@ -1,4 +1,4 @@
-"""The worker behind the HTTP interface: where records go, what refusals mean, and when it is ready."""
+"""The worker behind the HTTP interface: destinations of records, errors of the broker, and readiness."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ends by itself is started again, at growing intervals, and nothing of it is forgotten. On a clock of the tests' own."""
+"""Parts that end by themselves are restarted at growing intervals, and their history is kept; on a fake clock."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from schemas.settings import Settings
 
 @dataclass
 class World:
-    """A supervisor of `parts`, the time, and what was written."""
+    """A supervisor of `parts`, the time, and the written histories."""
 
     parts: Sequence[FakePart]
     before: Mapping[str, History] = field(default_factory=dict)

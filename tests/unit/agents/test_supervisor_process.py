@@ -1,4 +1,4 @@
-"""The supervisor's own process: what it started never outlives the folder by which it can be found."""
+"""The supervisor's process: the parts that it started never outlive the folder with their process ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The user table says up to which event it reflects, whatever the events are."""
+"""The user table reports the newest event that it reflects, for any events."""
 
 from __future__ import annotations
 

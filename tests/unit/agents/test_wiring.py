@@ -1,4 +1,4 @@
-"""A worker is put together without a broker, and its parts start and stop in one order."""
+"""A worker is wired without a broker, and its parts start and stop in a fixed order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Archive files: a name says which offsets a file answers for, and no offset is read twice."""
+"""Archive files: names give the offsets of a file, and no offset is read twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an archive says now: nothing that was deleted, nobody who was erased, and no file format forgotten."""
+"""Current content of an archive: no deleted items, no erased users, and all earlier file formats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands ask a worker directly, within a time and a size, and follow it nowhere."""
+"""Requests of commands to a worker: without proxies or redirects, limited in time and size."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def test_what_answers_for_another_home_is_not_taken_for_this_ones(tmp_path: Path
 
 @contextmanager
 def worker_with(settings: Settings, web: str) -> Iterator[None]:
-    """A process that was started with these settings and counts as the worker that answers at `web`."""
+    """Run a process that has these settings and counts as the worker at `web`."""
     daemon = operate.worker_daemon(settings)
     environment = {**os.environ, **settings.environment(), "RIFFLE_ODD": "1"}
     with subprocess.Popen([sys.executable, "-c", "input()"], env=environment, stdin=subprocess.PIPE) as process:

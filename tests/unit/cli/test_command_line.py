@@ -1,4 +1,4 @@
-"""The command line in processes of its own: what goes wrong is one line, without a trace and without what libraries log."""
+"""The command line in separate processes: an error is one line, without a stack trace and without log lines of libraries."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def nothing_runs(tmp_path: Path) -> Settings:
 
 
 def run(settings: Settings, *lines: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """Several commands in one process, each followed by a line on stderr with its exit code."""
+    """Run several commands in one process, each followed by a line on stderr with its exit code."""
     environment = {**os.environ, **settings.environment(), **more}
     command = [sys.executable, "-c", DRIVER, *lines]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)

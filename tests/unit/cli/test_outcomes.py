@@ -1,4 +1,4 @@
-"""What became of loaded events, as a real HTTP server reports it in the worker's text format."""
+"""Outcomes of loaded events, as a real HTTP server reports them in the worker's text format."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Serve = Callable[[Callable[[Metrics], None]], str]
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Callable[[Callable[[Metrics], None]], object]]:
-    """A server of metrics; the function that it is given is called before each answer."""
+    """Start a server of metrics that calls the given function before each answer."""
     servers: list[TestServer] = []
 
     async def start(step: Callable[[Metrics], None]) -> str:

@@ -1,4 +1,4 @@
-"""Whatever stdout is: one sentence and an exit status, no trace, and no id is lost."""
+"""Errors for every kind of stdout: one sentence and an exit status, without a stack trace; no id is lost."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TITLE = "شريط [bold]x[/bold] :smile:"
 
 
 def ran(tmp_path: Path, shell: str, **more: str) -> subprocess.CompletedProcess[bytes]:
-    """A shell's line in which RIFFLE stands for the command."""
+    """Run a shell's line in which RIFFLE stands for the command."""
     environment = {**os.environ, **Settings(home=tmp_path, web_port=1).environment(), **more}
     for name in [name for name, value in more.items() if value == "unset"]:
         del environment[name]

@@ -1,4 +1,4 @@
-"""Long steps are heard of without a terminal too, and not too often."""
+"""Long steps report progress without a terminal, too, at intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is shown fits a screen of 80 columns, says all of it, and holds no Python."""
+"""Output fits a screen of 80 columns, is complete, and contains no Python representations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with a rule, a setting or the data is reported before torch is loaded, and in words that help."""
+"""Errors in a rule, a setting or the data are reported before torch is loaded, with a remedy."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ for name, *options in json.loads(sys.argv[1]):
 
 
 def errors(tmp_path: Path, *lines: list[str]) -> list[str]:
-    """What each of these commands reports, in one process; none of them may load torch."""
+    """Return the errors of these commands, run in one process; none of them may load torch."""
     ran = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps(lines)], cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -114,8 +114,8 @@ def test_help_names_the_least_that_is_needed() -> None:
 
     amounts = (
         f"{FEWEST_EVENTS} events",
-        f"{STANDARD.queries} items liked by {STANDARD.people} people",
-        f"{STANDARD.last} people",
+        f"{STANDARD.queries} items liked by {STANDARD.people} users",
+        f"{STANDARD.last} users",
     )
     readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
     for text in (_words(release.train), _words(train_command), " ".join(readme.split())):
@@ -128,7 +128,7 @@ def _words(command: click.Command) -> str:
 
 
 def test_no_message_offers_force() -> None:
-    """What the gate refused is not handed to the next reader to be forced: the option is found in `--help` alone."""
+    """No message invites operators to force a release that the gate refused; only `--help` names the option."""
     for package in (agents, training):
         assert package.__file__ is not None
         for path in sorted(Path(package.__file__).parent.rglob("*.py")):

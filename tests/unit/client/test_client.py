@@ -34,7 +34,7 @@ SLATE = Slate(
 
 
 class Broker:
-    """Takes the place of an aiokafka producer: keeps what was sent, and answers or fails as told."""
+    """A stand-in for an aiokafka producer: records sends, and answers or fails as configured."""
 
     def __init__(self) -> None:
         self.sent: list[dict[str, Any]] = []

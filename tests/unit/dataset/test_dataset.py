@@ -1,4 +1,4 @@
-"""Dataset folders in every form people bring them."""
+"""Dataset folders in every supported format."""
 
 from __future__ import annotations
 

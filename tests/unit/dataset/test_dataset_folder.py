@@ -1,4 +1,4 @@
-"""Dataset folders: whatever form the events come in they mean the same, and a bad row costs only itself."""
+"""Dataset folders: events mean the same in every format, and a bad row affects no other."""
 
 from __future__ import annotations
 

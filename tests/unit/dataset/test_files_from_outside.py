@@ -1,4 +1,4 @@
-"""Files as people bring them: what is wrong with one is reported in words, by the line, and nothing is lost or misread."""
+"""Files of users: errors are reported by line, and no row is lost or misread."""
 
 from __future__ import annotations
 
@@ -274,7 +274,7 @@ def test_an_instant_has_one_event_id_in_every_form(tmp_path: Path, us: int) -> N
     assert [time for time, _ in found] == [1_704_164_645_678]
 
 
-# columns that are none
+# unusable columns
 
 
 def test_columns_without_plain_values_are_left_out_and_reported(tmp_path: Path) -> None:
@@ -360,7 +360,7 @@ def test_an_item_larger_than_a_record_is_refused_by_itself(tmp_path: Path) -> No
     assert "at most 1,040,384 fit into a record" in dataset.bad[0].reason
 
 
-# images, and what events say elsewhere
+# images, and columns of events with other names
 
 
 def test_many_missing_images_are_one_line_with_their_count_and_first_names(tmp_path: Path) -> None:

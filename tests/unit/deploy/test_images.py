@@ -1,4 +1,4 @@
-"""What the images hold is enough for what they run: their copies, without anything beside them, in this interpreter."""
+"""Container images are complete: their copied files alone suffice for their commands, in this interpreter."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def recipe(name: str) -> list[tuple[str, str]]:
 
 
 def copied(name: str, into: Path) -> dict[str, str]:
-    """Carry out the recipe's COPY lines; returns the environment that it sets."""
+    """Execute the COPY lines of the Dockerfile; returns the environment that it sets."""
     environment: dict[str, str] = {}
     for verb, rest in recipe(name):
         if verb == "COPY":
@@ -63,7 +63,7 @@ def test_dependencies_are_pinned_with_hashes_and_nothing_runs_as_root(name: str)
 
 
 def test_training_stands_on_a_base_that_can_be_chosen() -> None:
-    """Python's own image, as the worker's, unless the machines' network needs more; a base of another Python is refused."""
+    """The default is Python's image, as for the worker. Machines with a special network need another; its Python must match."""
     steps = recipe("Dockerfile.train")
     assert steps[:2] == [("ARG", f"BASE={dict(recipe('Dockerfile.worker'))['FROM']}"), ("FROM", "${BASE}")]
     check = next(rest for verb, rest in steps if verb == "RUN" and "version_info" in rest)

@@ -1,4 +1,4 @@
-"""The Kubernetes manifests are what Kubernetes takes, and name commands and settings that exist."""
+"""The Kubernetes manifests are valid, and name commands and settings that exist."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_retraining_is_weekly_in_full_hourly_from_the_champion_and_never_twice_a
         assert container["args"][1] in COMMANDS
     assert "--incremental" in args["riffle-train-incremental"]
     assert "--incremental" not in args["riffle-train"]
-    # on no day of both: an update that is promoted meanwhile has the full training refused
+    # never on the same day, because an update that is promoted meanwhile causes the full training to be refused
     assert jobs["riffle-train-incremental"]["schedule"].split()[1:] == ["*", "*", "*", "1-6"]
     assert jobs["riffle-train"]["schedule"].split()[2:] == ["*", "*", "0"]
 

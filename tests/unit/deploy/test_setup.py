@@ -1,6 +1,6 @@
-"""`make setup` finds an interpreter, replaces an environment that cannot be used, and names what is missing in one sentence.
+"""`make setup` finds an interpreter, replaces an unusable environment, and names missing parts in one sentence.
 
-The interpreters are this one behind scripts on a PATH of their own; what differs in them is set when they start.
+The interpreters are scripts on a separate PATH that start this one; their differences are set at the start.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OTHER = "3.12" if RUNS != "3.12" else "3.13"
 
 
 def interpreter(folder: Path, name: str, version: str = RUNS, without: str = "") -> str:
-    """A program NAME in the folder that is this interpreter, says it is of the version, and cannot import `without`."""
+    """Create a program `name` in the folder: this interpreter, which reports `version` and cannot import `without`."""
     changes = folder / f"{name}-changes"
     changes.mkdir(parents=True)
     numbers = (*map(int, version.split(".")), 0)
@@ -46,7 +46,7 @@ def find(path: Path | str, *wanted: str) -> subprocess.CompletedProcess[str]:
 
 
 def sentence(ran: subprocess.CompletedProcess[str]) -> str:
-    """The one sentence of a failed search."""
+    """Return the only sentence of a failed search."""
     assert (ran.returncode, ran.stdout) == (1, "")
     assert re.fullmatch(r"Riffle.+\.\n", ran.stderr)
     return ran.stderr
@@ -104,7 +104,7 @@ def test_the_lowest_version_comes_first_and_each_folder_is_looked_through(tmp_pa
 
 
 def test_the_lists_pin_one_version_of_each_package_by_hashes_and_name_no_index() -> None:
-    """A shorter list is a part of the longer ones, so that what was tested is what serves."""
+    """A shorter list is a part of the longer ones, so that the tested versions are those that serve."""
     pins: dict[str, set[str]] = {}
     for name in ("uv", "mlflow", "serve", "train", "dev", "bench"):
         lines = (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
@@ -118,7 +118,7 @@ def test_the_lists_pin_one_version_of_each_package_by_hashes_and_name_no_index()
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A checkout with lists that are empty and an environment in which they are installed."""
+    """Create a checkout with empty lists and an environment in which they are installed."""
     at = tmp_path / "checkout"
     (at / "requirements").mkdir(parents=True)
     for script in ("setup", "find-python"):
@@ -134,7 +134,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def setup(checkout: Path, *wanted: str) -> subprocess.CompletedProcess[str]:
-    """`setup`, where an interpreter makes environments without pip, so that a new one is told by the end of what follows."""
+    """Run `setup` with an interpreter that creates environments without pip, so that a new one is recognised by its failure."""
     path = checkout.parent / "bin"
     path.mkdir(exist_ok=True)
     program(path, "python3", f'test "$1 $2" != "-m venv" || set -- "$@" --without-pip; exec "{sys.executable}" "$@"')

@@ -1,4 +1,4 @@
-"""Embedded servers are never mistaken for others', and Redis keeps what it holds."""
+"""Embedded servers are never mistaken for those of others, and Redis keeps its data."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_connection_to_itself_is_no_answer_and_leaves_the_port_free(monkeypatc
     connect = socket.create_connection
 
     def from_the_same_port(address: tuple[str, int], timeout: float) -> socket.socket:
-        """What the kernel does now and then when the port is one that it gives to clients."""
+        """Connect from the server's own port, as the kernel occasionally does for ports in the client range."""
         return connect(address, timeout, source_address=address)
 
     monkeypatch.setattr(socket, "create_connection", from_the_same_port)
@@ -108,7 +108,7 @@ def test_redis_keeps_what_it_holds(settings: Settings, server: EmbeddedRedis) ->
 
 def test_a_server_that_runs_says_where(settings: Settings, server: EmbeddedRedis) -> None:
     assert server.daemon.address() == settings.redis
-    server.start()  # what runs is left alone
+    server.start()  # a running server is left alone
     assert server.answers()
 
 
@@ -116,7 +116,7 @@ def test_a_controller_that_was_left_alone_is_in_nobodys_way_and_is_stopped_with_
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kafka = EmbeddedKafka(settings)
-    # a start that was cut off leaves it: it listens on the controller's port
+    # left by an interrupted start: it listens on the controller's port
     listening = f"import socket, time; s = socket.create_server(('127.0.0.1', {settings.controller_port})); time.sleep(60)"
     kafka._controller.start([sys.executable, "-c", listening], dict(os.environ), settings.home)
     assert process.wait_until(lambda: not process.port_is_free(settings.controller_port), 10)
@@ -149,7 +149,7 @@ def test_redis_keeps_its_file_in_a_home_of_any_name(settings: Settings, name: st
 
 
 def test_the_brokers_settings_name_no_path(settings: Settings) -> None:
-    """A comma in a path would make two of it, and a backslash or a letter beyond Latin 1 another one."""
+    """A comma in a path would split it, and a backslash or a letter beyond Latin 1 would change it."""
     text = (SERVER + CONTROLLER).format(port=1, controller=2)
     assert "log.dirs=log\n" in text
     assert "/" not in text.replace("://", "")

@@ -121,7 +121,7 @@ def test_how_a_child_ended_is_known_once(tmp_path: Path, code: str, status: int)
 
 
 def test_a_signal_waits_until_a_process_and_its_pid_file_are_there(tmp_path: Path) -> None:
-    """Between the two it would leave a process behind that nothing knows of."""
+    """Between the two it would leave a process without a pid file."""
 
     class Interrupted(Exception):
         pass

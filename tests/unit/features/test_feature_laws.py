@@ -1,6 +1,6 @@
-"""What must agree about features follows from their declarations; their values change only with the specification.
+"""Columns and specification follow from the features' declarations; values change only with the specification.
 
-After a change of the layout or of a version, write `golden.json` anew:
+After a change of the layout or of a version, regenerate `golden.json`:
 
     PYTHONPATH=.:tests python tests/unit/features/test_feature_laws.py
 """
@@ -56,7 +56,7 @@ N_ITEMS = 14
 
 
 def observed() -> Ranked:
-    """What a run of three requests in a small world reports."""
+    """Run three requests in a small world; returns the observer."""
     slot, ranked = ModelSlot(), Ranked()
     items = [
         Item(
@@ -99,7 +99,7 @@ def observed() -> Ranked:
 
 
 def computed() -> Candidates:
-    """Candidates of that run, with their features."""
+    """Return the candidates of that run, with their features."""
     found = observed().found
     assert found is not None
     return found
@@ -168,12 +168,12 @@ def test_another_name_order_or_version_is_another_specification(data: st.DataObj
             features.insert(n, Feature("more"))
     found, published = specification(features), json.loads(PUBLISHED.read_text())
     assert found != SPEC
-    # what was added to a published layout can be taken away again: then it is that layout
+    # removing an addition to a published layout gives that layout again
     assert found not in published or features == [Feature(name) for name in published[found]]
 
 
 def test_published_layouts_keep_their_names() -> None:
-    """Releases and logged examples say `f7`: while the layout is theirs, they are served and learned from."""
+    """Existing releases and logged examples name `f7`, and stay usable while the layout is the same."""
     published: dict[str, list[str]] = json.loads(PUBLISHED.read_text())
     assert {specification([Feature(name) for name in names]) for names in published.values()} == set(published)
     assert sorted(KNOWN.values()) == sorted(published)

@@ -1,4 +1,4 @@
-"""Training from the archive: the same release from a folder, from S3, and from slates that were joined before."""
+"""Training from the archive: a folder, S3, and slates joined beforehand give the same release."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ EVENT_FILE = 200
 
 
 def archive(target: Target) -> None:
-    """The small corpus in several files, and slates of its last third, whose first items were liked."""
+    """Write the small corpus in several files, and slates of its last third, whose first items were liked."""
     items, events = corpus()
     rows: list[dict[str, object]] = [
         {**asdict(item), "categories": list(item.categories), "attributes": [], "_removed": False} for item in items
@@ -178,7 +178,7 @@ def test_training_says_how_many_logged_slates_it_learned_from(
     (tmp_path / "tiny.json").write_text(json.dumps(tiny))
     said = ["--settings", str(tmp_path / "tiny.json"), "--out", str(tmp_path / "out"), "--cache", str(vectors.parent), "--json"]
     said += ["--positive", POSITIVE, "--examples", str(tmp_path / "examples")]
-    # of the archive nothing but items and events is read
+    # only items and events of the archive are read
     archived = tmp_path / "archive"
     shutil.copytree(folder, archived, ignore=shutil.ignore_patterns("topic=impressions"))
     ran = CliRunner().invoke(train_command, [str(archived), *said], catch_exceptions=False)

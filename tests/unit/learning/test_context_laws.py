@@ -1,4 +1,4 @@
-"""What the moment and the request say reaches the ranker: the same when serving and in replay, and worth something."""
+"""Context features: time and request context reach the ranker, equally in serving and replay, and improve it."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_a_context_that_training_never_saw_changes_no_slate(learned: Learned, sa
 
 
 def test_what_a_person_does_at_this_time_of_day_shows(learned: Learned) -> None:
-    """Red by day and green by night: each has more than its share of the events at its time, blue never has."""
+    """Red is viewed by day and green by night: each exceeds its overall share of events at its time, blue never does."""
     items, _ = corpus()
     world, _, pipeline = serving(learned, items)
     days = [Interaction(f"d{day}", "u", f"i{3 * day}", day * DAY + 9 * HOUR, "view") for day in range(12)]
@@ -167,7 +167,7 @@ def test_what_a_person_does_at_this_time_of_day_shows(learned: Learned) -> None:
 def test_a_price_is_held_against_what_the_persons_newest_items_cost(
     learned: Learned, met: list[tuple[int, str]], seed: int
 ) -> None:
-    """Those they liked, if they liked any; without prices on both sides it says nothing."""
+    """The newest liked items count, if there are any; without prices on both sides the feature is neutral."""
     rng = np.random.default_rng(seed)
     prices = [None if rng.random() < 0.3 else float(rng.integers(0, 500)) for _ in range(40)]
     items = [replace(item, price=price) for item, price in zip(corpus()[0], prices, strict=True)]
@@ -188,7 +188,7 @@ def test_a_price_is_held_against_what_the_persons_newest_items_cost(
 
 
 def shown(learned: Learned, said: bool) -> Examples:
-    """Logged slates: dear items are liked on a television (`said`) or in the first half of the day, cheap ones otherwise."""
+    """Logged slates: expensive items are liked on a television (`said`) or in the first half of the day, cheap ones else."""
     items, events = corpus()
     items = [replace(item, price=float(1 + 99 * (n // 3 % 2))) for n, item in enumerate(items)]
     dear = {item.item_id for item in items if item.price == 100}
@@ -213,7 +213,7 @@ def shown(learned: Learned, said: bool) -> Examples:
 
 
 def first_liked(examples: Examples, kind: str) -> float:
-    """Share of the last 150 slates whose first item by a ranker trained on the others is liked."""
+    """Train a ranker on all but the last 150 slates; returns the share of these whose first item is liked."""
     torch.set_num_threads(1)
     cut = len(examples) - 150
     ranker = train_ranker(examples.take(slice(0, cut)), replace(SMALL.ranker, kind=kind, epochs=12, rate=1e-2))

@@ -1,4 +1,4 @@
-"""Encoders run once per content, go on where they were, and leave out what cannot be read."""
+"""Encoders run once per content, continue after an interruption, and skip unreadable content."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from training.encoders.text import TextEncoder
 
 
 class Counting:
-    """A real encoder's shape; counts what it is asked."""
+    """An encoder that counts its calls."""
 
     name = "counting"
     dimensions = 4
@@ -100,7 +100,7 @@ def test_text_vectors_are_of_length_one_and_tell_topics_apart(tmp_path: Path) ->
 
 
 def test_image_vectors_hold_what_the_networks_depths_say_in_equal_parts(tmp_path: Path) -> None:
-    """Against the network run by its own library, with the depths overheard."""
+    """Compared with the network run by its own library, with hooks at the depths."""
     rng = np.random.default_rng(0)
     paths = [str(tmp_path / f"{n}.png") for n in range(3)]
     for path in paths:

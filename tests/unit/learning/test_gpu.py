@@ -1,4 +1,4 @@
-"""What is trained and exported on a GPU is what a CPU would have: the same loss up to rounding, the same answers."""
+"""Training and export on a GPU agree with a CPU: the same loss up to rounding, the same answers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from training.release.export import HALF_PARITY, to_half, to_onnx
 from training.retrieval.fit_towers import event_columns, train_towers
 from training.retrieval.towers import ItemTower, UserTower, item_vectors
 
-# without what is drawn on the device, whose numbers are its own
+# without random draws on the device, which differ from the CPU's
 SETTINGS = TowerSettings(dimensions=8, blocks=1, epochs=2, batch=8, rate=1e-2, dropout=0.0, hidden_ids=0.0, hidden_content=0.0)
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
@@ -40,7 +40,7 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def loss(user: UserTower, item: ItemTower) -> float:
-    """Of predicting each person's last event from the one before it, over the catalogue."""
+    """Loss of predicting each user's last event from the one before it, over the catalogue."""
     table, content = tower_corpus()
     vectors, columns = (
         torch.from_numpy(item_vectors(item, content, np.zeros(len(content.text), np.bool_))),
@@ -62,7 +62,7 @@ def loss(user: UserTower, item: ItemTower) -> float:
 
 
 def test_the_loss_tells_trained_towers_from_untrained_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the comparison below rests on, where there is a GPU or none."""
+    """The comparison below relies on this, with or without a GPU."""
     on_cpu(monkeypatch)
     table, content = tower_corpus()
     trained = train_towers(table, content, SETTINGS)

@@ -1,4 +1,4 @@
-"""What is predicted, how it weighs in the score, and for how long an action counts: by settings, through to the release."""
+"""Settings determine predicted actions, their weights in the score and their windows, through to the release."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An update goes on from the champion: what it knew it knows, what is new is learned, and the rest is as it was."""
+"""An update continues from the champion: it keeps learned tastes, learns new items, and leaves all else unchanged."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def champion(learned: Learned, tmp_path: Path) -> Champion:
 
 
 def later() -> tuple[list[Item], list[Interaction]]:
-    """Two new items, and new likes of them by people who like their colour."""
+    """Two new items, and new likes of them by users who like their colour."""
     _, events = corpus()
     new = [Item(f"new{n}", f"{COLOURS[n]} thing", "of glass", (COLOURS[n],)) for n in range(2)]
     start = events[-1].event_time
@@ -145,11 +145,11 @@ def test_an_update_learns_what_is_new_and_keeps_what_was(
 def test_what_was_met_before_an_update_counts_as_not_chosen_in_it(
     monkeypatch: pytest.MonkeyPatch, champion: Champion, vectors: Path
 ) -> None:
-    """Though it learns from a part of the history, and what was met outside of that part is not in it."""
+    """This holds although it trains on a part of the history, without some items' first interactions."""
     seen, unmet = pictured(vectors / "images")
     new, events = later()
     items = [*seen, *unmet, *new]
-    # who did nothing new and met one thing so long ago that it is not in the part
+    # a user without new events whose only interaction is too old for that part
     start = events[0].event_time
     old = [Interaction(f"o{n}", "old", f"i{n % 40}" if n else unmet[0].item_id, start, "view") for n in range(LENGTH + 5)]
     events = [*old, *events]
@@ -204,7 +204,7 @@ def test_an_update_in_half_precision_is_measured_as_such_and_stays_so(
 def test_nothing_new_is_no_error_and_writes_nothing(
     champion: Champion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A job that runs every hour is not red for an hour in which nothing happened."""
+    """An hourly job must not fail for an hour without events."""
     agreed: list[tuple[str, int]] = []
     monkeypatch.setattr(Group, "agree", lambda _, what, value: agreed.append((what, value)))
     data, (items, events) = tmp_path / "data", corpus()
@@ -241,7 +241,7 @@ def test_nothing_new_is_no_error_and_writes_nothing(
 
 
 def products(graph: bytes) -> set[int]:
-    """Types of the weights that matrices are multiplied with."""
+    """Return the types of the weights of matrix products."""
     model = onnx.load_from_string(graph).graph
     types = {tensor.name: tensor.data_type for tensor in model.initializer}
     return {

@@ -1,4 +1,4 @@
-"""Laws of what is learned from, and of what is learned."""
+"""Laws of training data and of trained models."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ few = settings(max_examples=40, deadline=None)
 def test_a_signal_says_what_a_dense_vector_says(pairs: list[tuple[int, float]], most: int) -> None:
     rows, weights = np.asarray([r for r, _ in pairs], np.int32), np.asarray([w for _, w in pairs], np.float32)
     scratch = Scratch()
-    for _ in range(2):  # what a sum leaves behind must not show in the next
+    for _ in range(2):  # a sum must not affect the next one
         found, sums = scratch.sum(rows, weights, 20)
         dense = np.bincount(rows, weights, minlength=20)
         assert np.array_equal(found, np.unique(rows))
@@ -63,7 +63,7 @@ def test_a_signal_says_what_a_dense_vector_says(pairs: list[tuple[int, float]], 
     assert len(top) == len(set(top.tolist()))
 
 
-# ---- what is learned from
+# ---- training data
 
 EVENTS = st.lists(
     st.tuples(
@@ -111,7 +111,7 @@ def test_what_is_never_liked_raises_no_score() -> None:
 
 
 def test_training_and_serving_read_the_same_history() -> None:
-    """What the towers are trained on, event by event, is what a worker makes of the person's record."""
+    """The towers' training inputs, event by event, equal those that a worker derives from the user's record."""
     items, events = corpus(3)
     vocabulary = vocabulary_of(events, POSITIVE)
     table = EventTable.of(events, items, vocabulary, heads_of(events, vocabulary, POSITIVE))
@@ -143,7 +143,7 @@ def replayed(learned: Learned, events: list[Interaction]) -> np.ndarray:
 
 
 def test_a_replayed_feature_never_sees_its_own_event_or_a_later_one(learned: Learned) -> None:
-    """Other events from some moment on change no feature gathered before it: candidates kept are compared as sets."""
+    """Other events after some moment change no feature gathered before it. Kept candidates are compared as sets."""
     _, events = corpus()
     n = 700
     altered = events[:n] + [replace(event, item_id="i0", action="view", value=5.0) for event in events[n:]]
@@ -192,7 +192,7 @@ def test_a_user_tower_on_a_window_is_the_user_tower_on_the_newest_events() -> No
 
 
 def _mean_of(tower: UserTower, items: torch.Tensor, events: torch.Tensor) -> torch.Tensor:
-    """What the mean of the history adds to the newest vector."""
+    """Return the contribution of the history's mean to the newest vector."""
     mask = torch.ones(items.shape[0], LENGTH)
     gain = tower.mean_gain.detach().clone()
     with torch.inference_mode():
@@ -205,7 +205,7 @@ def _mean_of(tower: UserTower, items: torch.Tensor, events: torch.Tensor) -> tor
 
 
 def test_a_person_is_the_mean_of_what_they_met_before_anything_is_learned() -> None:
-    """By a plain recomputation: the newest weigh most, what lies ahead nothing, and an event weighs as what it says."""
+    """Compared with a plain recomputation: newest events weigh most, later ones nothing, and event inputs add to weights."""
     torch.manual_seed(0)
     tower = UserTower(TowerSettings(dimensions=16, resemblance=3.0)).eval()
     items, events = torch.randn(2, LENGTH, 17), torch.rand(2, LENGTH, EVENT_WIDTH)
@@ -274,7 +274,7 @@ def test_a_tenth_of_the_items_is_new_to_the_ranker_and_all_are_learned(
 
 
 def test_what_was_learned_beats_chance_and_content_carries_new_items(learned: Learned) -> None:
-    """People of a colour get its items, also those that training never saw."""
+    """Users who like a colour get its items, also those that training never saw."""
     items, _ = corpus()
     model = ServingModel(learned.release())
     store = ItemStore(1)
@@ -314,7 +314,7 @@ def test_the_gate_passes_what_is_better_beyond_noise_only() -> None:
 
 
 def test_a_feature_that_never_varied_in_training_moves_no_score() -> None:
-    """Else an item the release has not seen would be scored by weights that nothing ever taught."""
+    """Otherwise untrained weights would score items that the release has not seen."""
     import torch
 
     from training.ranking.examples import Examples

@@ -1,4 +1,4 @@
-"""An item that arrives after training has the vector that training would have given it; what is missing is learned."""
+"""An item that arrives after training gets the vector that training would have computed; missing modalities are learned."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ World = tuple[Learned, list[Item], list[Item], Path]
 
 @pytest.fixture
 def world(learned: Learned, vectors: Path) -> World:
-    """The release, the items that people met in training, those that nobody met, and the cache of vectors."""
+    """The release, the items with and without interactions in training, and the cache of vectors."""
     return learned, *pictured(vectors / "images"), vectors
 
 
@@ -99,7 +99,7 @@ def test_the_ranker_sees_a_live_item_as_one_of_the_release_with_the_same_content
 
 @pytest.mark.parametrize("known", [0, 900])
 def test_the_ranker_tells_what_training_met_whatever_the_worker_has_seen(world: World, known: int) -> None:
-    """Also among the release's items, of which some were met by nobody; whether its history is the training's or not."""
+    """This includes the release's items without interactions, and holds for any history of the worker."""
     learned, seen, unmet, _ = world
     every = [*seen, *unmet, *twins(unmet)]
     stream, slot = SimulatedWorker(every), ModelSlot()
@@ -118,7 +118,7 @@ def test_the_ranker_tells_what_training_met_whatever_the_worker_has_seen(world: 
 def test_each_modality_moves_the_vector_and_missing_is_not_zero(
     world: World,
 ) -> None:
-    """The tower learned what to do without text or image: it differs from a text or image whose vector is 0."""
+    """The tower learned a stand-in for a missing text or image, which differs from a vector of 0."""
     learned, _, _, _ = world
     model = ServingModel(learned.release())
     hashed = np.zeros((4, TEXT_DIMENSIONS), np.float32)

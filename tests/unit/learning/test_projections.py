@@ -1,4 +1,4 @@
-"""Laws of the projections from what encoders say to what the towers read."""
+"""Laws of the projections from encoder vectors to the towers' inputs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_axes_are_uncorrelated_ordered_and_as_wide_as_asked(seed: int, d: int, k
 
 
 def test_the_towers_read_text_and_image_by_the_root_of_their_weights(learned: Learned, vectors: Path) -> None:
-    """The factor is in the release's projection, so a worker that projects a new item's vectors reads it the same."""
+    """The factor is in the release's projection, so that a worker applies it to a new item's vectors, too."""
     seen, unmet = pictured(vectors / "images")
     assert learned.manifest.content["text"] != learned.manifest.content["image"]
     for modality, encoder in (("text", TextEncoder()), ("image", ImageEncoder())):

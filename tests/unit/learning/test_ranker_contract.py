@@ -1,4 +1,4 @@
-"""What every kind of ranker must do: the same tests for all."""
+"""The contract of rankers: the same tests for every kind."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.parametrize("kind", KINDS)
 
 
 def drawn(queries: int, seed: int = 0) -> Examples:
-    """Likes follow a product of two features; the second head follows one feature's sign."""
+    """Draw examples whose likes follow a product of two features; the second head follows one feature's sign."""
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(queries, C, F)).astype(np.float32) * 10 + 5
     features[..., 5] = 1.0
@@ -74,12 +74,12 @@ def trained() -> dict[str, Ranker]:
 def test_it_learns_crosses_and_each_heads_own_task(kind: str, trained: dict[str, Ranker]) -> None:
     fresh = drawn(200, 9)
     heads, labels = told(trained[kind], fresh), fresh.labels.reshape(-1, 2)
-    assert auc(heads[:, 0], labels[:, 0]) > 0.78  # the chances that they were drawn by: 0.806
+    assert auc(heads[:, 0], labels[:, 0]) > 0.78  # the true probabilities give 0.806
     assert auc(heads[:, 1], labels[:, 1]) > 0.97
 
 
 def test_that_shown_items_are_taken_more_often_says_nothing_of_the_others(kind: str) -> None:
-    """Slates show what retrieval does not, and what is shown is taken more often: neither makes it likelier of itself."""
+    """Slates show items that retrieval does not, and shown items get more actions; neither must raise an item's score."""
     torch.set_num_threads(1)
     rng = np.random.default_rng(3)
     examples, fresh = drawn(800, 4), drawn(200, 5)
@@ -95,7 +95,7 @@ def test_that_shown_items_are_taken_more_often_says_nothing_of_the_others(kind: 
 
 
 def test_a_head_of_a_rare_action_learns_from_few_queries(kind: str) -> None:
-    """That it is rare is known from the start: the weights need not learn it from the features."""
+    """Initial log odds represent the rarity, so that the weights need not learn it from the features."""
     torch.set_num_threads(1)
 
     def rare(examples: Examples, seed: int) -> Examples:

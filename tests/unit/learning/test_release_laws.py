@@ -1,4 +1,4 @@
-"""A release is exactly what its manifest says, or it is refused and the old one serves."""
+"""A release matches its manifest exactly, or it is refused and the old one serves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from training.release.learned import Learned
 
 
 def reseal(folder: Path, **changes: Any) -> Path:
-    """The folder with a manifest that fits its files again: what someone who can write the folder could do."""
+    """Rewrite the manifest to match the changed files, as anyone with write access to the folder could."""
     manifest = json.loads((folder / "manifest.json").read_bytes())
     manifest["files"] = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in manifest["files"]}
     (folder / "manifest.json").write_text(json.dumps({**manifest, **changes}))

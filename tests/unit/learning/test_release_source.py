@@ -1,4 +1,4 @@
-"""A release from elsewhere arrives whole and as its manifest says, or not at all, and writes nothing but its own files."""
+"""An imported release is complete and matches its manifest, or is refused; the import writes only the release's files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from schemas.errors import ReleaseRejected, RiffleError, TransientError
 
 
 def packed(folder: Path, to: Path, more: Callable[[tarfile.TarFile], None] = lambda tar: None) -> Path:
-    """As SageMaker packs what a job leaves: the release's folder, and its report beside it."""
+    """Pack a job's results as SageMaker does: the release's folder, and its report beside it."""
     with tarfile.open(to, "w:gz") as tar:
         tar.add(folder, folder.name)
         member(tar, f"{folder.name}.report.json", b"{}")
@@ -137,13 +137,13 @@ def test_headers_of_headers_without_end_are_refused(tmp_path: Path) -> None:
 
 
 class Refusing:
-    """An S3 that answers every question so."""
+    """An S3 client that answers every request with the same error."""
 
     def __init__(self, answer: Exception) -> None:
         self._answer = answer
 
     def head_object(self, **_: Any) -> dict[str, Any]:
-        """As boto3's."""
+        """See boto3's `head_object`."""
         raise self._answer
 
 

@@ -1,4 +1,4 @@
-"""The same seed, the same weights: also where several threads share the work out."""
+"""The same seed gives the same weights, also with several threads."""
 
 from __future__ import annotations
 

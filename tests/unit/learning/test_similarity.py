@@ -1,4 +1,4 @@
-"""What is compared by content is compared by what history says of it."""
+"""Content similarity uses weights that are learned from history."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ def units(rng: np.random.Generator, n: int, d: int) -> NDArray[np.float32]:
 
 
 def told(rng: np.random.Generator, taste: NDArray[np.int64], clearly: float) -> NDArray[np.float32]:
-    """Vectors that say of which taste an item is, the more the larger `clearly`."""
+    """Return item vectors that indicate the taste, more clearly for larger `clearly`."""
     vectors = clearly * units(rng, TASTES, 16)[taste] + units(rng, len(taste), 16)
     scaled: NDArray[np.float32] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     return scaled
 
 
 def history(rng: np.random.Generator, taste: NDArray[np.int64], people: int = 60, each: int = 20) -> EventTable:
-    """Everybody meets items of one taste, one after the other, and likes them."""
+    """A history in which every user interacts with items of one taste, and likes them."""
     user = np.tile(np.arange(people), each)
     return met(user, np.asarray([rng.choice(np.flatnonzero(taste == u % TASTES)) for u in user], np.int64))
 
 
 def met(user: NDArray[np.int64], item: NDArray[np.int64], liked: NDArray[np.bool_] | None = None) -> EventTable:
-    """All that is met is liked then or, where `liked` says so, later."""
+    """A table of interactions, each liked at once or, according to `liked`, later."""
     n, seen = len(user), set[tuple[int, int]]()
     first = np.ones(n, np.bool_)
     for k, pair in enumerate(zip(user.tolist(), item.tolist(), strict=True)):
@@ -74,7 +74,7 @@ def test_what_says_more_of_what_is_liked_weighs_more(telling: str) -> None:
     weights, asked = content_weights(history(rng, taste), parts)
     assert weights[telling] == 1.0
     assert all(LEAST <= weight < 0.3 for name, weight in weights.items() if name != telling)
-    assert 900 < asked < 1_140  # each person's first event has nothing before it, and some meet an item again
+    assert 900 < asked < 1_140  # no event precedes each user's first one, and some interact with an item again
 
 
 def test_what_says_as_much_weighs_as_much() -> None:
@@ -87,7 +87,7 @@ def test_what_says_as_much_weighs_as_much() -> None:
 
 
 def test_where_likes_follow_views_they_are_learned_from() -> None:
-    """What is liked was met before: it counts as it was when it was met."""
+    """Liked items were viewed before: the query is at the first interaction."""
     rng = np.random.default_rng(6)
     taste = rng.integers(0, TASTES, ITEMS)
     plain = history(rng, taste)
@@ -101,7 +101,7 @@ def test_where_likes_follow_views_they_are_learned_from() -> None:
 
 
 def test_being_popular_says_nothing_of_what_is_alike() -> None:
-    """The popular half of the items has an image of one style, which says nothing of taste."""
+    """The popular half of the items has an image of one style, which is unrelated to taste."""
     rng = np.random.default_rng(7)
     taste = rng.integers(0, TASTES, ITEMS)
     often = np.where(np.arange(ITEMS) < ITEMS // 2, 20.0, 1.0)
@@ -118,10 +118,10 @@ def test_being_popular_says_nothing_of_what_is_alike() -> None:
 
 
 def test_what_history_says_nothing_of_weighs_least() -> None:
-    """No item has it, or only some that nobody met."""
+    """No item has the part, or only some items without interactions."""
     rng = np.random.default_rng(3)
     taste = rng.integers(0, TASTES, ITEMS)
-    taste[-5:] = TASTES  # nobody's
+    taste[-5:] = TASTES  # items of no user's taste
     table, parts = history(rng, taste), {"words": told(rng, taste % TASTES, 0.5), "text": told(rng, taste % TASTES, 1.0)}
     image = np.zeros((ITEMS, 8), np.float32)
     without = weighed(table, parts)
@@ -133,12 +133,12 @@ def test_what_history_says_nothing_of_weighs_least() -> None:
 def test_from_too_little_nothing_is_learned() -> None:
     rng = np.random.default_rng(4)
     taste = rng.integers(0, TASTES, ITEMS)
-    few = history(rng, taste, people=5, each=FEWEST // 5)  # the first of each person has nothing before it
+    few = history(rng, taste, people=5, each=FEWEST // 5)  # no event precedes the first of each user
     assert weighed(few, {"words": told(rng, taste, 1.0), "text": told(rng, taste, 0.0)}) == {"words": 1, "text": 1}
 
 
 def test_it_is_learned_from_what_came_before_alone() -> None:
-    """Nothing of a like, or of what follows it, is in what it is compared with: everybody meets each item twice in a row."""
+    """A like is compared only with earlier events: every user interacts with each item twice in a row."""
     rng = np.random.default_rng(5)
     taste = rng.integers(0, TASTES, ITEMS)
     plain = history(rng, taste)
@@ -151,7 +151,7 @@ def test_it_is_learned_from_what_came_before_alone() -> None:
 
 
 def test_weights_are_learned_on_the_scores_that_serve() -> None:
-    """Up to one factor per person, also for items that lack a part: it says nothing for them, and the others no more."""
+    """Scores agree up to one factor per user, also for items that lack a part, which contributes nothing to them."""
     rng = np.random.default_rng(8)
     weights = np.asarray([0.2, 1.0, 0.6], np.float32)
     parts = [units(rng, 40, 8) * (rng.random((40, 1)) < 0.7).astype(np.float32) for _ in weights]
@@ -196,7 +196,7 @@ def serving(learned: Learned, content: dict[str, float]) -> tuple[SimulatedWorke
     "content", [{}, {"words": 0.3, "text": 1.0, "image": 0.09}, {"words": 0.001, "text": 0.001, "image": 1.0}]
 )
 def test_content_is_compared_by_the_releases_weights(learned: Learned, content: dict[str, float]) -> None:
-    """As by a plain recomputation: for retrieval, and the ranker's features."""
+    """Compared with a plain recomputation, for retrieval and for the ranker's features."""
     world, model, tap, pipeline = serving(learned, content)
     user = world.record("u1")
     pipeline.run([Request("r", "u1", k=5)], [user], [None])

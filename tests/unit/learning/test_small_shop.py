@@ -1,4 +1,4 @@
-"""A shop of 30 items and 20 people, from its folder to a release, as a command of its own: what it says, and what it finds."""
+"""A shop of 30 items and 20 users, from its folder to a release, as a separate command: its output and its quality."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from models.release.release import Release
 from training.evaluation.bounds import LEAVE_LAST_OUT, STANDARD
 
 SAID = re.compile(r"the newest events are too few to judge by: .*|[a-z ,ONX-]+: \d+ %")
-"Lines that a training writes where stderr is no terminal: why it is judged by other events, and how far it is."
+"Lines that a training writes if stderr is not a terminal: the reason for the protocol, and its progress."
 
 
 @pytest.mark.slow

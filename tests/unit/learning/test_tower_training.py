@@ -1,4 +1,4 @@
-"""A training that was stopped ends as one that was not, alone and in a group; a sampled softmax stands for the full one."""
+"""A resumed training equals an uninterrupted one, alone and in a group; the sampled softmax estimates the full one."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_a_pool_holds_what_the_batch_holds_for_certain(n: int, batch: list[int],
 
 
 def test_the_sampled_softmax_is_an_unbiased_stand_in_for_the_full_one() -> None:
-    """Its partition sum equals the full one on average, whatever the batch holds; loss and gradient come near."""
+    """Its partition sum equals the full one on average for any batch; loss and gradient approximate the full ones."""
     rng = np.random.default_rng(0)
     n, sampled, draws = 600, 150, 800
     vectors = torch.from_numpy(rng.normal(size=(n, 8)).astype(np.float32) * 0.6).requires_grad_()
@@ -178,7 +178,7 @@ def test_the_sampled_softmax_is_an_unbiased_stand_in_for_the_full_one() -> None:
     assert float((gradient - wanted).norm() / wanted.norm()) < 0.1
 
 
-# ---- what is missing
+# ---- missing modalities
 
 
 @pytest.mark.parametrize("full_softmax", [20_000, 10])
@@ -196,14 +196,14 @@ def test_what_stands_for_a_missing_text_or_image_is_learned_where_no_item_lacks_
         assert tower.missing.any(dim=1).tolist() == [share > 0] * 2
 
 
-# ---- what nobody has met
+# ---- items without interactions
 
 
 def id_gradients(table: EventTable, content: Content, unmet: float) -> Tensor:
-    """Of the loss of a first step over some windows, by item: `(n, d)`."""
+    """Gradients of the loss of a first step over some windows, by item: `(n, d)`."""
     # without the mean of the history, whose weights begin large: no item then has all of the probability
     settings = replace(TINY, hidden_ids=0.0, hidden_content=0.0, unmet=unmet, resemblance=0.0)
-    torch.manual_seed(0)  # the same weights, whatever the setting
+    torch.manual_seed(0)  # the same weights for every setting
     user, item = UserTower(settings).eval(), ItemTower(len(content.text), 6, 4, settings.dimensions)
     steps = fit_towers._Steps(table, first_meetings(table, len(content.text)), settings, Group.current())
     step = steps.step(np.arange(3), np.random.default_rng(0))
@@ -244,7 +244,7 @@ TIMES = st.sampled_from([3, 5, 5, 8, 13, NEVER])
 def test_before_its_first_meeting_an_item_counts_a_share_in_each_sum(
     items: list[tuple[float, int]], times: list[int], unmet: float
 ) -> None:
-    items = [(0.5, 3), *items]  # something has been met
+    items = [(0.5, 3), *items]  # at least one item has interactions
     logits = torch.tensor([logit for logit, _ in items])
     first, when = torch.tensor([first for _, first in items]), torch.tensor(times)
     plain = [np.log(sum(np.exp(logit) * (unmet if first_ms > time else 1.0) for logit, first_ms in items)) for time in times]
@@ -263,7 +263,7 @@ def test_text_and_image_say_nothing_before_they_are_learned() -> None:
 
 
 def test_an_item_that_nobody_met_is_ranked_by_what_it_is() -> None:
-    """People like one colour: a new item of it stands above old ones of the others for most people, though nobody met it."""
+    """Each user likes one colour: for most of them a new item of it ranks above old items of other colours."""
     torch.set_num_threads(1)
     table, content = tower_corpus(n_users=30)
     kept = table.item < 30

@@ -1,4 +1,4 @@
-"""A study goes on where it was, ends what is not worth going on with, and never looks at what comes after its part."""
+"""A study can be continued, prunes bad trials, and never reads events after its part."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_study_goes_on_prunes_and_tries_again_what_was_cut_off(
     study = _opened(file, HOW)
     (first,) = study.trials
     assert sorted(first.intermediate_values) == [1, 2, 3], "an NDCG after each epoch"
-    for _ in range(3):  # trials so good that whatever comes next is worse
+    for _ in range(3):  # trials so good that the next one must be worse
         study.add_trial(
             create_trial(
                 params=first.params, distributions=narrow, value=0.0, intermediate_values=dict.fromkeys(range(1, 4), 0.99)
@@ -124,7 +124,7 @@ def test_a_study_is_of_one_thing(tmp_path: Path, vectors: Path, change: dict[str
 
     bound()
     bound(columns=EventFrame.of)
-    bound(standard=replace(SMALLER, ease_l2=7.0, checkpoints="elsewhere"))  # what is searched, and where things lie, may differ
+    bound(standard=replace(SMALLER, ease_l2=7.0, checkpoints="elsewhere"))  # searched settings and locations may differ
     with pytest.raises(ConfigError) as refused:
         bound(**change)
     assert said in refused.value.message
@@ -227,7 +227,7 @@ def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
     assert numbers == set(BOUNDS), "every number has a bound"
 
 
-# ---- what trials are judged by while they train
+# ---- validation during the training of trials
 
 
 def test_validation_never_looks_at_its_own_event_or_a_later_one() -> None:

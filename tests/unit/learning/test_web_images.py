@@ -1,4 +1,4 @@
-"""Images by URL: fetched once and within bounds from public hosts alone; what cannot be had costs its item the image only."""
+"""Images by URL: fetched once, within limits, from public hosts only; after a failure the item just lacks its image."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def missing(handler: BaseHTTPRequestHandler) -> None:
 
 
 class Site:
-    """A real server. What it is asked is counted by path."""
+    """A real server that counts requests by path."""
 
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""Re-ranking: what becomes of every candidate that a request brings can be counted; and what was seen stays away."""
+"""Re-ranking: every candidate that a request names is counted, and seen items are not shown."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_counts_are_those_of_the_request_and_not_of_its_batch() -> None:
     assert [(each["unknown"], each["repeated"]) for each in dropped] == [(1, 1), (0, 0), (0, 0)]  # type: ignore[index]
 
 
-# ---- what was seen
+# ---- seen items
 
 
 def views(items: int, start: int = 0) -> list[Interaction]:
@@ -93,7 +93,7 @@ def views(items: int, start: int = 0) -> list[Interaction]:
 
 @pytest.fixture(scope="module")
 def met() -> tuple[ItemStore, UserRecord]:
-    """A person who has met as many items as a seen-set holds, in a catalogue that holds these and others."""
+    """A user with as many interactions as a seen-set holds, in a catalogue that holds these items and others."""
     store = ItemStore(1)
     for n in range(BOUND):
         store.upsert(Item(f"x{n}"))

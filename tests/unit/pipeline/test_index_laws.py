@@ -1,4 +1,4 @@
-"""The index finds what brute force finds: all of it below a size, a stated share above; never what must not be found."""
+"""The index agrees with brute force: exactly below a size, with the stated recall above; it never returns excluded items."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def drawn(n: int, d: int, seed: int) -> NDArray[np.float32]:
 
 @pytest.fixture(scope="module")
 def catalogue() -> NDArray[np.float32]:
-    """Vectors in groups, as learned ones are; the last column says how popular an item is."""
+    """Clustered vectors, as learned ones are; the last column is an item's popularity."""
     rng = np.random.default_rng(0)
     vectors = 0.7 * drawn(300, D, 1)[rng.integers(0, 300, N)] + 0.7 * drawn(N, D, 2)
     vectors[:, -1] = rng.normal(size=N)
@@ -39,7 +39,7 @@ def catalogue() -> NDArray[np.float32]:
 
 @pytest.fixture(scope="module")
 def people(catalogue: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Vectors near some items'; the last column lets popularity in."""
+    """Vectors near those of some items; the last column weighs popularity."""
     near: NDArray[np.float64] = catalogue[np.random.default_rng(3).integers(0, N, 300)] * np.sqrt(D) + 0.5 * drawn(300, D, 4)
     near[:, -1] = 1.0
     return near.astype(np.float32)

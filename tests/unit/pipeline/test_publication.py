@@ -1,4 +1,4 @@
-"""What is not published yet is shown nowhere, and is shown when its time has come."""
+"""Unpublished items are never shown; they appear at their time of publication."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Clock:
 
 
 def stocked(times: list[int | None]) -> ItemStore:
-    """Items with these times of publication; each is popular, and what people meet together with item 0."""
+    """Items with these times of publication; each is popular and a neighbour of item 0."""
     store = ItemStore(1, capacity=4)
     for n, published_at in enumerate(times):
         store.upsert(Item(f"i{n}", "red glass", categories=("c",), published_at=published_at))
@@ -122,7 +122,7 @@ def test_a_season_that_is_loaded_ahead_takes_no_places_from_what_is_there() -> N
 
 
 def test_features_of_an_item_of_the_future_are_finite(learned: Learned) -> None:
-    """An item may have been met before its time of publication, which may also have been moved."""
+    """An item may have interactions before its time of publication, which may also have changed."""
     from models.release.serving import ServingModel
 
     slot = ModelSlot()

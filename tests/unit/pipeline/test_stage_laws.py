@@ -1,4 +1,4 @@
-"""What must agree about stages is derived from one list; what a run does can be watched and changes nothing."""
+"""Laws of stages: dependent lists are derived from one list, and observers see every step without any effect."""
 
 from __future__ import annotations
 

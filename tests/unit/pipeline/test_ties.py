@@ -1,4 +1,4 @@
-"""Equals: the order in which a catalogue was loaded decides nothing, and no item is the last for everybody."""
+"""Ties: the loading order of the catalogue has no effect, and no item is last for every user."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def test_the_best_are_those_that_sorting_by_score_and_key_gives(scores: list[flo
 
 @dataclass(frozen=True)
 class World:
-    """A catalogue, what happened, and requests; the order of the catalogue is still open."""
+    """A catalogue, events and requests; the order of the catalogue is not fixed yet."""
 
     items: Sequence[Item]
     events: Sequence[Interaction]
     requests: Sequence[Request]
 
     def loaded(self, order: Sequence[int], slot: ModelSlot) -> tuple[CandidatePipeline, list[Slate], list[list[SlateItem]]]:
-        """A pipeline that knows the catalogue in this order, its slates, and what it says is similar to the first items."""
+        """Return a pipeline with the catalogue in this order, its slates, and the items similar to the first ones."""
         store = ItemStore(1, capacity=4)
         tables = Tables.after(self.events, {item.item_id: item.categories for item in self.items})
         for n in order:
@@ -100,7 +100,7 @@ def worlds(draw: st.DrawFn) -> World:
 
 @pytest.fixture(params=["without a release", "with a release"])
 def slot(request: pytest.FixtureRequest) -> list[ModelSlot]:
-    """Two places of a release, or of none."""
+    """Two slots with a release, or without one."""
     slots = [ModelSlot(), ModelSlot()]
     if request.param == "with a release":
         from models.release.serving import ServingModel

@@ -44,7 +44,7 @@ EVENTS = st.fixed_dictionaries(
 
 
 def example(schema: Any, depth: int = 0) -> Any:
-    """A datum of a schema, the same every time."""
+    """Return a fixed datum of a schema."""
     if isinstance(schema, list):
         return example(schema[-1], depth)
     kind = schema["type"] if isinstance(schema, dict) else schema
@@ -201,7 +201,7 @@ EMPTY = {"type": "record", "name": "Empty", "fields": [{"name": "nothing", "type
     ],
 )
 def test_a_registered_schema_that_could_end_the_process_is_refused(kind: Any, rest: bytes) -> None:
-    """fastavro skips a field that Riffle does not know with as many calls or turns as the bytes say."""
+    """fastavro skips an unknown field with as many calls or iterations as the bytes declare."""
     schema = json.loads(schema_text("interaction"))
     schema["fields"].append({"name": "more", "type": kind})
     value = encode("interaction", {"event_id": "e", "user_id": "u", "item_id": "i", "event_time": 5})
@@ -231,7 +231,7 @@ def test_a_value_beyond_float32_is_refused(value: float) -> None:
 
 
 def test_an_event_from_the_future_is_a_bad_record() -> None:
-    """One producer that sends microseconds must not age everybody's popularity to nothing."""
+    """One producer that sends microseconds must not decay all popularity to zero."""
     now = 1_700_000_000_000
     times = [now, now + FUTURE_MS, now + FUTURE_MS + 1, now * 1000]
     events = [{"event_id": f"e{n}", "user_id": "u", "item_id": "i", "event_time": time} for n, time in enumerate(times)]

@@ -1,4 +1,4 @@
-"""Values in messages for people are spelled as the sender wrote them, not as Python does."""
+"""Values in messages are spelled as the sender wrote them, not as Python represents them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A schema registry may be away, slow or none: records wait for a bounded time, none is refused for it, and all heals."""
+"""A schema registry may be down, slow or invalid: records wait a bounded time, none is refused, and all recovers."""
 
 from __future__ import annotations
 

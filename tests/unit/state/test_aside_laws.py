@@ -1,4 +1,4 @@
-"""Chunks worked on in a thread: what the store becomes meanwhile changes nothing, and nothing shows before all is entered."""
+"""Chunks applied in a thread: concurrent changes of the store have no effect, and results become visible all at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws of the person's record and of item statistics."""
+"""Laws of user records and of item statistics."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ CATEGORIES = {f"i{n}": (f"c{n % 3}", f"d{n % 5}") for n in range(25)}
 def play(
     stream: list[Interaction], cuts: list[int], through_bytes: bool = False
 ) -> tuple[dict[str, bytes], dict[str, bytes], list[bool], dict[int, bytes]]:
-    """Records, statistics, what was accepted and neighbours after `stream`, applied in chunks cut at `cuts`."""
+    """Return records, statistics, accepted flags and neighbours after `stream`, applied in chunks cut at `cuts`."""
     store = catalogue()
     columns = EventColumns.of(stream, range(len(stream)))
     people: dict[bytes, bytes | None] = {}
@@ -270,7 +270,7 @@ def test_golden_bytes_of_a_record() -> None:
 
 
 def earlier_tiers(items: list[list[str]]) -> bytes:
-    """Tiers of a seen-set of formats 1 and 2."""
+    """Encode tiers of a seen-set of formats 1 and 2."""
     found = b""
     for held in items:
         tier = BloomFilter(EARLIER_CAPACITY, ERROR_RATE / EARLIER_TIERS)

@@ -1,4 +1,4 @@
-"""Laws of the seen-set: it answers, bit for bit, what `pybloom-live` answers."""
+"""Laws of the seen-set: it equals `pybloom-live`, bit for bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The row that says how far the source is applied: its bytes, and the formats it had."""
+"""The row of the applied source offset: its bytes, and its earlier formats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws of placing partitions on workers."""
+"""Laws of the assignment of partitions to workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws of reading Kafka's record batches in columns: the same records as aiokafka gives, wherever reading begins and stops."""
+"""Laws of reading Kafka's record batches in columns: the same records as from aiokafka, for any start and end."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ batches = st.lists(
 
 
 def written(batch: list[tuple[Any, ...]], codec: int, producer: int, offset: int) -> tuple[bytes, int]:
-    """A batch from `offset` on, and the offset after it; offsets between its records may be missing, as after compaction."""
+    """Encode a batch from `offset` on; returns also the next offset. Offsets may have gaps, as after compaction."""
     transactional = int(producer >= 0)
     builder = DefaultRecordBatchBuilder(2, codec, transactional, producer, 0, 0, 1 << 20)
     at = 0
@@ -52,7 +52,7 @@ def written(batch: list[tuple[Any, ...]], codec: int, producer: int, offset: int
 
 
 class State:
-    """What a fetch result asks of an assignment."""
+    """The part of an assignment's state that a fetch result uses."""
 
     active, paused = True, False
 
@@ -69,7 +69,7 @@ class State:
 def result(records_of: Any, data: bytes, aborted: list[tuple[int, int]], offset: int) -> FetchResult:
     found = PartitionRecords(TP, records_of(data), list(aborted), offset, None, None, True, READ_COMMITTED)
     if records_of is _Fetched:
-        found._records.large = True  # also what is too small to be worth it must be read right
+        found._records.large = True  # small batches must be read correctly, too
     return FetchResult(TP, assignment=State(offset), partition_records=found, backoff=0)
 
 

@@ -1,4 +1,4 @@
-"""One door to Kafka: every client is made there, and what secures a connection reaches every one of them."""
+"""Every Kafka client is created in one module, and every one gets the security settings."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _keys() -> Path:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A PEM file of a certificate authority."""
+    """Return a PEM file of a certificate authority."""
     folder = tmp_path_factory.mktemp("authority")
     store = ["-keystore", str(folder / "a.p12"), "-storepass", "changeit", "-alias", "a"]
     made = [*("-genkeypair", "-keyalg", "RSA", "-keysize", "2048", "-dname", "CN=a", "-ext", "bc:c"), *store]
@@ -59,7 +59,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def called(tree: ast.AST) -> set[str]:
-    """Names of what is called anywhere, `ConfluentRegistry.at(…)` counted as `ConfluentRegistry`."""
+    """Return the names of all called functions and classes; `ConfluentRegistry.at(…)` counts as `ConfluentRegistry`."""
     found = set[str]()
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
@@ -69,7 +69,7 @@ def called(tree: ast.AST) -> set[str]:
 
 
 def named(tree: ast.AST) -> set[str]:
-    """Keyword arguments and texts."""
+    """Return all keyword arguments and string constants."""
     words = {node.arg or "" for node in ast.walk(tree) if isinstance(node, ast.keyword)}
     return words | {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
 
@@ -145,7 +145,7 @@ def profiles() -> set[str]:
 
 
 def connection_of(client: Any) -> dict[str, Any]:
-    """What an aiokafka client connects with: all kinds have one of these inside."""
+    """Return the connection parameters of an aiokafka client, from its inner network client."""
     inner = getattr(client, "_client", None) or client.client
     return {
         "security_protocol": inner._security_protocol,

@@ -1,4 +1,4 @@
-"""A client closes in time, whatever the broker does."""
+"""A client closes in time, regardless of the broker's behaviour."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from streams.kafka import connect
 from streams.kafka.probe import API_VERSIONS
 
 ENOUGH = 32 << 20
-"Bytes that no pair of sockets holds."
+"Number of bytes that exceeds the buffers of any pair of sockets."
 
 
 def make_certificate(folder: Path) -> Path:
-    """A certificate of 127.0.0.1, signed by itself, and its key in one file."""
+    """Create a self-signed certificate of 127.0.0.1, with its key in the same file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "broker")])
     now = datetime.datetime.now(datetime.UTC)
@@ -51,7 +51,7 @@ def make_certificate(folder: Path) -> Path:
 
 
 class Deaf:
-    """A broker that answers one ApiVersions request and then reads no more. It keeps the connection open."""
+    """A broker that answers one ApiVersions request and then stops reading. It keeps the connection open."""
 
     def __init__(self, certificate: Path | None) -> None:
         self._context = None
@@ -100,7 +100,7 @@ async def test_a_broker_that_reads_no_more_does_not_hold_up_a_close(deaf: tuple[
 
 
 async def test_a_close_that_the_broker_takes_part_in_is_not_cut_off() -> None:
-    """What is still to be sent arrives."""
+    """Pending data still arrives."""
     came = bytearray()
     ended = asyncio.Event()
 

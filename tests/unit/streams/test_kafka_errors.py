@@ -1,4 +1,4 @@
-"""Every code of Kafka has a row, the documentation shows the rows, and errors are found through what wraps them."""
+"""Every Kafka error code has a row, the documentation shows the rows, and wrapped errors are recognised."""
 
 from __future__ import annotations
 

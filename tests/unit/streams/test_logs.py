@@ -1,4 +1,4 @@
-"""What is repeated is written now and then, and counted; everything else is written."""
+"""Repeated log records are written at intervals, with their count; all others are written."""
 
 from __future__ import annotations
 

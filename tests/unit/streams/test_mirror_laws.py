@@ -1,4 +1,4 @@
-"""The write-behind queue: the newest summary wins, removals are never lost, a store that is gone costs counts alone."""
+"""The write-behind queue: the newest summary wins, removals are never lost, and failures of the store are only counted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from streams.mirror.write_behind import BATCH_USERS, WriteBehind
 
 
 class MemoryStore:
-    """A store in memory, which may be away."""
+    """A store in memory, which may be unavailable."""
 
     def __init__(self) -> None:
         self.held: dict[str, bytes] = {}

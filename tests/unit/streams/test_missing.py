@@ -1,4 +1,4 @@
-"""Which jumps of offsets are deleted records, and which only the ends of transactions."""
+"""Gaps in offsets: deleted records are distinguished from ends of transactions."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def test_ends_of_transactions_are_no_deleted_records(steps: list[int], begin: in
 @pytest.mark.parametrize(
     ("offsets", "begin", "missing"),
     [
-        ([0, 1, 2], 10, (3, 10)),  # nothing came since
-        ([0, 1, 10, 11], 10, (2, 10)),  # what came begins where the topic does
+        ([0, 1, 2], 10, (3, 10)),  # no record since
+        ([0, 1, 10, 11], 10, (2, 10)),  # the new records begin where the topic does
         ([0, 1, 10, 11], 0, None),  # the topic holds them: they were no records
         ([0, 1, 2], 4, None),  # the end of a transaction
         ([], 0, None),

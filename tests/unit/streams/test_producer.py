@@ -1,4 +1,4 @@
-"""A producer that broke is replaced once, and what it could not send is sent by the next one."""
+"""A broken producer is replaced once, and the next one sends its unsent records."""
 
 from __future__ import annotations
 

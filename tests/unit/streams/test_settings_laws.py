@@ -1,4 +1,4 @@
-"""Settings: what cannot work is refused at once, in a line that names its variable."""
+"""Settings: invalid values are refused at once, in a line that names the variable."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COUNTS = ("partitions", "replication", "cache_users", "cache_mb", "block_cache_m
 
 
 def refused(**values: object) -> str:
-    """The message with which these variables are refused."""
+    """Return the message with which these variables are refused."""
     with pytest.raises(ConfigError) as caught:
         Settings.from_env({f"RIFFLE_{name.upper()}": str(value) for name, value in values.items()})
     return caught.value.message
@@ -93,7 +93,7 @@ def test_what_may_be_written_in_several_ways() -> None:
 
 
 def test_folders_are_the_same_for_every_process_of_an_instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The worker runs in the home folder, commands where they are called."""
+    """The worker runs in the home folder, commands in the caller's folder."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "encoder").mkdir()
     given_ = {"HOME": "h", "ARCHIVE": "kept", "RELEASES": "made", "CACHE": "c", "TEXT_MODEL": "encoder"}

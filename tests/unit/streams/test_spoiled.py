@@ -1,4 +1,4 @@
-"""A partition whose rows were half changed is never flushed again, also when a flush was under way then."""
+"""A partition with partly applied changes is never flushed again, even if a flush was running at that time."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def test_a_stores_digest_is_that_of_its_rows_and_names_the_position(tmp_path: Pa
 
 
 def generation(number: int) -> dict[bytes, bytes | None]:
-    """More rows than one batch holds; each generation changes all and drops some of the one before."""
+    """Return more rows than one batch holds; each generation changes all rows and drops some of the previous one."""
     kept = {b"k%04d" % n: b"%08d" % number * 100 for n in range(4_000)}
     return {**kept, **{b"k%04d" % n: None for n in range(number % 3, 4_000, 3)}}
 
@@ -155,7 +155,7 @@ def test_a_digest_beside_writes_sees_each_of_them_whole_or_not_at_all(tmp_path: 
 
 
 def filled(folder: Path, rows: int) -> PartitionStore:
-    """A store whose rows lie in several blocks of a table file."""
+    """Create a store whose rows occupy several blocks of a table file."""
     store = PartitionStore(folder, block_cache(8))
     store.open()
     store.write({b"k%06d" % n: b"v" * 200 for n in range(rows)}, 7)
@@ -166,7 +166,7 @@ def filled(folder: Path, rows: int) -> PartitionStore:
 
 
 def flip(folder: Path) -> None:
-    """One bit in the middle of the largest table file."""
+    """Flip one bit in the middle of the largest table file."""
     path = max(folder.glob("*.sst"), key=lambda path: path.stat().st_size)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0x10
@@ -242,7 +242,7 @@ DAY_S = 86_400.0
 
 
 def crashed(store: PartitionStore, folder: Path) -> None:
-    """What a crash would leave of an open store: the files, without what is only in memory."""
+    """Copy the files of an open store, as a crash would leave them, without the contents of memory."""
     shutil.copytree(store.folder, folder, ignore=shutil.ignore_patterns("LOCK"))
 
 

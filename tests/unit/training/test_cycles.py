@@ -1,4 +1,4 @@
-"""A time of day or of the week is learned from only where the examples went through it."""
+"""Time-of-day and day-of-week features are learned only if the examples span their cycles."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PRICE, SIMILAR = FEATURES.index("item_price"), FEATURES.index("similar")
 
 
 def shown(queries: int, start_ms: int, span_ms: int, seed: int) -> Examples:
-    """Slates of six items over a span. What is near a person's words and cheap is liked, at any time."""
+    """Slates of six items over a time span. Cheap items similar to a user's words are liked, at any time."""
     rng = np.random.default_rng(seed)
     features = np.zeros((queries, 6, len(FEATURES)), np.float32)
     for q, time_ms in enumerate(np.sort(rng.integers(start_ms, start_ms + span_ms, queries)).tolist()):

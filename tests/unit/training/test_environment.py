@@ -1,4 +1,4 @@
-"""Where the environment is read: in a few frozen places, and nowhere else."""
+"""The environment is read only in a few listed modules."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ PLACES = {
     "schemas/settings.py",
     "training/environment.py",
     "models/release/tracking.py",
-    "training/launch/__main__.py",  # hands it on to torchrun
+    "training/launch/__main__.py",  # passes it on to torchrun
 }
 
 
 def reads(tree: ast.AST) -> bool:
-    """Whether a module takes variables from the environment; to set a library's is another matter."""
+    """Return whether a module reads variables from the environment; setting a library's variable does not count."""
     for node in ast.walk(tree):
         if isinstance(node, ast.keyword) and node.arg == "envvar":
             return True

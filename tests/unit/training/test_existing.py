@@ -1,4 +1,4 @@
-"""A release that exists is asked about what it has not learned, and answers as it did at the gate."""
+"""An existing release is measured on events outside its training, with the same figures as at the gate."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_what_is_asked_is_newer_than_what_was_learned(times: list[int], until_ms
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """The corpus, of which the release learned 720 events, as a dataset folder."""
+    """The corpus as a dataset folder; the release was trained on its first 720 events."""
     items, events = corpus()
     folder = tmp_path / "data"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""A release passes the gate when everything is as it must be, and each thing that is not is told with its figure."""
+"""A release passes the gate if all conditions hold; each failed condition is reported with its figure."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_each_refusal_says_why_and_by_how_much() -> None:
 
 
 def test_many_queries_of_few_people_are_not_many_proofs() -> None:
-    """One person with a hundred better answers among ten who are as before proves little."""
+    """One user with a hundred better answers among ten unchanged users proves little."""
     worse = [30] * 600
     better = [0 if n % 10 == 0 else 30 for n in range(600)]
     one_by_one = judge(figures(better), figures(worse), 0.0)
@@ -73,7 +73,7 @@ def test_many_queries_of_few_people_are_not_many_proofs() -> None:
 
 
 def test_a_handful_of_people_is_not_judged_by_and_what_was_not_asked_is_not_passed() -> None:
-    """Of an interval drawn from 5 people 13 in 100 lie above 0 by chance, where 5 should."""
+    """Of intervals over 5 users 13 in 100 lie above 0 by chance, instead of 5."""
     better, worse = figures([0] * 300, 29), figures([30] * 300, 29)
     assert judge(better, worse, 0.0, HELD).reasons == ["only 29 people to judge by, 30 are needed"]
     assert judge(figures([0] * 300, 30), figures([30] * 300, 30), 0.0, HELD).passed
@@ -209,7 +209,7 @@ def test_no_more_is_kept_from_training_than_the_gate_asks(
 
 
 def test_what_the_gate_keeps_does_not_grow_with_the_history() -> None:
-    """Ten times the history, and as many of the newest events are kept from training."""
+    """With ten times the history the same number of newest events is held out."""
     kept = set()
     for n in (1_000, 10_000):
         events = [Interaction(f"e{k}", f"u{(n - k) % 40}", f"i{k}", 1_000 + k, "like") for k in range(n)]

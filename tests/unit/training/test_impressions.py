@@ -1,4 +1,4 @@
-"""What was shown, joined with what followed: by plain recomputation, partition by partition, and never by the future."""
+"""Impressions joined with the actions that followed: compared with a plain recomputation, by partition, without future data."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ STEPS = st.lists(st.one_of(ACT, SHOW), max_size=40)
 
 
 def history(steps: list[tuple[Any, ...]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Events and slates as archived, of people over two partitions; event time goes on by what each event draws."""
+    """Events and slates as archived, of users in two partitions; each event draws its advance of event time."""
     events: list[dict[str, Any]] = []
     slates: list[dict[str, Any]] = []
     time = NOW
@@ -96,7 +96,7 @@ def examples(target: LocalFolder, partition: int, how: ImpressionSettings = WIND
 def expected_labels(
     events: list[dict[str, Any]], slates: list[dict[str, Any]], how: ImpressionSettings
 ) -> dict[tuple[str, str], set[str]]:
-    """What follows what, event by event."""
+    """Recompute the attribution, event by event."""
     found: dict[tuple[str, str], set[str]] = {
         (slate["request_id"], item["item_id"]): set() for slate in slates for item in slate["items"]
     }
@@ -155,7 +155,7 @@ def test_labels_equal_a_plain_recomputation_and_nothing_is_counted_twice(
 @settings(max_examples=15, deadline=None)
 @given(STEPS, st.randoms(use_true_random=False))
 def test_features_know_no_event_and_labels_know_none_from_before(steps: list[tuple[Any, ...]], random: Any) -> None:
-    """Events after the slates may vanish or change: features stay. Events before them may: labels stay."""
+    """Removing or changing events after the slates leaves features unchanged; events before them, labels."""
     events, slates = history(steps)
     with tempfile.TemporaryDirectory() as folder:
         whole = [row for p in (0, 1) for row in examples(archived(folder, events, slates), p)]
@@ -206,7 +206,7 @@ def test_nothing_after_the_end_is_looked_at(steps: list[tuple[Any, ...]], after:
 @settings(max_examples=25, deadline=None)
 @given(STEPS, st.integers(0, 100))
 def test_a_slate_is_learned_from_only_when_its_windows_are_over(steps: list[tuple[Any, ...]], after: int) -> None:
-    """What has not followed yet is no answer: of the newest slates those count whose longest window ends in time."""
+    """A missing action is no negative yet: of the newest slates only those count whose longest window has ended."""
     events, slates = history(steps)
     cut = replace(WINDOWS, until_ms=NOW + after)
     with tempfile.TemporaryDirectory() as folder:
@@ -236,7 +236,7 @@ NOBODY = 9
 
 
 def cut_up(folder: str, events: list[dict[str, Any]], slates: list[dict[str, Any]], size: int) -> LocalFolder:
-    """An archive of files of `size` rows, each of which begins with the last row of the one before."""
+    """Write an archive of files of `size` rows, each of which begins with the last row of the previous one."""
     target = LocalFolder(Path(folder))
     for topic, rows in (("interactions", events), ("impressions", slates)):
         for partition in (0, 1):
@@ -251,7 +251,7 @@ def cut_up(folder: str, events: list[dict[str, Any]], slates: list[dict[str, Any
 def muddled(
     events: list[dict[str, Any]], slates: list[dict[str, Any]], erased: int, again: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
-    """What is archived, and what of it stands: someone was erased, events and slates were sent again, items shown twice.
+    """Return archived records, and those that remain valid: a user is erased, records are sent again, items shown twice.
 
     Every other slate has features of another specification.
     """
@@ -274,7 +274,7 @@ def muddled(
 
 
 def recomputed(events: list[dict[str, Any]], slates: list[dict[str, Any]], how: ImpressionSettings) -> list[dict[str, Any]]:
-    """The examples, slate by slate, in their order."""
+    """Recompute the examples, slate by slate, in order."""
     labels, rows = expected_labels(events, slates, how), []
     for slate in sorted(slates, key=lambda s: (s["_partition"], s["_offset"])):
         as_of = slate["as_of"] and {name: slate["as_of"][name] for name in ("partition", "offset")}
@@ -335,7 +335,7 @@ def test_however_an_archive_is_cut_and_read_its_examples_are_those_of_a_plain_re
 def test_the_newest_slates_are_the_same_in_files_that_were_joined_before(
     steps: list[tuple[Any, ...]], after: int, most: int, how: ImpressionSettings, erased: int
 ) -> None:
-    """Also where somebody was erased whose slates are in the files."""
+    """This also holds after the erasure of a user whose slates are in the files."""
     cut = replace(how, until_ms=NOW + after)
     with tempfile.TemporaryDirectory() as before, tempfile.TemporaryDirectory() as since, tempfile.TemporaryDirectory() as out:
         files = build_examples(archived(before, *muddled(*history(steps), NOBODY, 0)[:2]), Path(out), how)
@@ -377,5 +377,5 @@ def test_a_job_looks_once_for_who_was_erased(tmp_path: Path) -> None:
     ):
         target.reads.clear()
         job()
-        # for who was erased, and for what followed
+        # once for erasures, once for the actions that followed
         assert {path: target.reads[path] for path in events} == dict.fromkeys(events, 2)

@@ -1,4 +1,4 @@
-"""An evaluation knows of an item that comes after training what a worker would: its text and image, from then on."""
+"""An evaluation uses the text and image of an item that appears after training from its publication on, as a worker does."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def test_a_vector_comes_with_its_item_and_not_before() -> None:
 
 @pytest.fixture
 def late(learned: Learned, vectors: Path) -> tuple[Learned, Corpus, Path]:
-    """A release; and what happened then: an item of an image alone is published, and liked by many."""
+    """A release, and later events: an item with only an image is published, and liked by many."""
     seen, unmet = pictured(vectors / "images")
     _, events = corpus()
     cut = int(len(events) * 0.8)
     item = Item(LATE, image=str(vectors / "images" / "blue4.png"), published_at=events[cut + 20].event_time)
-    # u2, u5 … like what is blue; each of them meets it once
+    # u2, u5 … like blue items; each of them interacts with the late item once
     fans = iter(range(2, 30, 3))
     after: list[Interaction] = []
     for n, event in enumerate(events[cut:]):
@@ -58,7 +58,7 @@ def late(learned: Learned, vectors: Path) -> tuple[Learned, Corpus, Path]:
 
 
 def asked(learned: Learned, what: Corpus, encode: Encode, *, own: bool) -> tuple[ServingModel, list[int], list[str]]:
-    """The model as it ends, and of each query on the late item its place among the candidates and who brought it."""
+    """Return the final model, and for each query on the late item its rank among the candidates and its sources."""
     model = ServingModel(learned.release())
     figures, _ = measure(
         what, EvaluationPlan(), lambda part, done, of: None, "measure", model, encode, learned if own else None

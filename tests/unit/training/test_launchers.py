@@ -1,4 +1,4 @@
-"""One container command everywhere; what is submitted is valid where it goes; secrets are no part of it."""
+"""One container command on every cluster; submissions are valid and contain no secrets."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_a_train_job_cannot_name_a_secret() -> None:
 
 
 def test_submission_goes_through_kubectl_and_says_what_failed(tmp_path: Path) -> None:
-    """A kubectl of our own: what it is given arrives, what it says comes back."""
+    """A fake kubectl receives the objects, and its output is returned."""
     kubectl = tmp_path / "kubectl"
     kubectl.write_text(f'#!/bin/sh\ncat > {tmp_path}/given; [ "$*" = "apply -f -" ] && echo created || exit 3\n')
     kubectl.chmod(kubectl.stat().st_mode | stat.S_IXUSR)
@@ -218,7 +218,7 @@ def test_a_sagemaker_job_is_submitted_described_and_listed(aws: None) -> None:
 
 
 def test_what_boto3_would_send_is_of_its_shape() -> None:
-    """boto3's own description of the call accepts it; a wrong field is found."""
+    """boto3's description of the call accepts the request; a wrong field is detected."""
     from botocore.session import get_session
     from botocore.validate import ParamValidator
 

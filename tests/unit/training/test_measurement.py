@@ -1,4 +1,4 @@
-"""Laws of what an evaluation keeps of each query, and of what it is held against."""
+"""Laws of measurements: the values per query, and the comparison with others."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NEW = [Item(f"new{n}", "red thing", "made of red glass", ("red",)) for n in rang
 
 
 def world(seed: int = 0) -> tuple[list[Item], list[Interaction]]:
-    """The corpus; NEW are met by nobody before the split."""
+    """The corpus; the items NEW have no interactions before the split."""
     items, events = corpus(seed)
     cut = int(len(events) * 0.8)
     late = [replace(e, item_id=NEW[n // 9 % 4].item_id, action="like") if n % 9 == 0 else e for n, e in enumerate(events[cut:])]
@@ -47,7 +47,7 @@ def measured(seed: int = 0) -> tuple[Figures, Measurement]:
 
 
 def test_the_place_among_the_candidates_says_what_the_light_cut_keeps() -> None:
-    """And without a release and without diversity the light order is the slate's."""
+    """Without a release and without diversity the light order is that of the slate."""
     items, events = world()
     known = SimulatedWorker(items)
     known.apply(events[:400])
@@ -116,7 +116,7 @@ def test_figures_and_measurement_agree_and_segments_divide_the_queries() -> None
 
 def test_a_part_without_queries_has_no_figures() -> None:
     items, events = corpus()
-    figures = evaluate(items, events, LIKED)  # every item was met before the split
+    figures = evaluate(items, events, LIKED)  # every item has interactions before the split
     catalogue = Catalogue([i.item_id for i in items], np.ones(len(items), np.int64), np.stack([text_vector(i) for i in items]))
     found = Measurement.of(figures, catalogue, "plain", "corpus", "none").summary()["segments"]
     assert found["items_unmet"] == {"queries": 0, **dict.fromkeys(MEASURES)}

@@ -1,4 +1,4 @@
-"""Laws of the measures, and their equality with a library's."""
+"""Laws of the metrics, and their equality with those of a library."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def firsts(hits: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Rank of the first hit of each list, -1 without one."""
+    """Return the rank of the first hit of each list, -1 without one."""
     found = np.full(len(hits), -1)
     for n, row in enumerate(hits):
         found[n] = next(iter(np.flatnonzero(row)), -1)
@@ -45,7 +45,7 @@ def firsts(hits: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def run(seed: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Lists of some queries, and how many relevant items each has, some of them not listed."""
+    """Lists of some queries, and the number of relevant items of each, some of them unlisted."""
     rng = np.random.default_rng(seed)
     q, places = int(rng.integers(1, 12)), int(rng.integers(0, 40))
     hits = rng.random((q, places)) < rng.random()
@@ -165,7 +165,7 @@ def test_what_is_calibrated_has_a_small_error_and_what_is_not_a_large_one() -> N
 
 
 def test_an_interval_covers_the_truth_as_often_as_it_says_and_knows_that_people_repeat_themselves() -> None:
-    """95 % intervals of the mean, over 200 worlds; people whose 8 queries are all alike count as one each."""
+    """95 % intervals of the mean, over 200 worlds; users whose 8 queries are equal count once each."""
     covered = {"by person": 0, "one by one": 0}
     for seed in range(200):
         rng = np.random.default_rng(seed)
@@ -188,7 +188,7 @@ def test_the_same_seed_gives_the_same_interval_and_nothing_gives_zero() -> None:
 def ranked(
     seed: int, people: int, each: int, unlike: float
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64]]:
-    """Scores of `each` candidates of each person; how well they tell what comes true differs by person."""
+    """Scores of `each` candidates of each user; their quality differs by user."""
     rng = np.random.default_rng(seed)
     person = np.repeat(np.arange(people), each)
     came = rng.random(people * each) < 0.3

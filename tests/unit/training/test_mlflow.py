@@ -1,4 +1,4 @@
-"""A release is recorded as a run; what the server does, or does not do, changes nothing about the release."""
+"""A release is recorded as a run; the server's behaviour never affects the release."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ FACTS: dict[str, Any] = {
 
 
 class Fake(ThreadingHTTPServer):
-    """What of MLflow's interface is used, with the limits that its reference states, in memory."""
+    """The used part of MLflow's interface in memory, with the limits in its reference."""
 
     def __init__(self) -> None:
         self.experiments: dict[str, str] = {}
@@ -64,7 +64,7 @@ class Fake(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.headers: list[str] = []
         self.broken = ""
-        "Path at which it fails."
+        "Path at which the server fails."
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -198,13 +198,13 @@ def answers(url: str) -> bool:
 
 @pytest.fixture(params=["fake", "real"])
 def server(request: pytest.FixtureRequest) -> str:
-    """The base URL of a server."""
+    """Base URL of a server."""
     found = request.getfixturevalue(request.param)
     return found if isinstance(found, str) else str(found.uri)
 
 
 def runs(uri: str, release: str) -> list[dict[str, Any]]:
-    """The runs of a release, as the server has them."""
+    """Return the runs of a release from the server."""
     tracker = Tracker(Tracking(uri))
     query = {"experiment_ids": [tracker._experiment()], "filter": f"tags.`{RELEASE}` = '{release}'", "max_results": 10}
     found = tracker._call("runs/search", query).get("runs", [])

@@ -1,4 +1,4 @@
-"""Options of the commands of training reach the settings that they are about."""
+"""Options of the training commands reach their settings."""
 
 from __future__ import annotations
 

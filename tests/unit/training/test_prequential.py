@@ -58,7 +58,7 @@ def test_metrics_equal_a_plain_recomputation(found: list[int]) -> None:
 
 
 def test_an_answer_never_depends_on_the_event_asked_about_or_later_ones() -> None:
-    """Every query's rank is what a world that only ever heard of the events before it gives."""
+    """Every query's rank equals that in a world with only the earlier events."""
     items, events = drawn(1)
     cut, got = 192, evaluate(*drawn(1), liked).ranks
     expected = []
@@ -118,7 +118,7 @@ def test_without_queries_figures_are_absent() -> None:
 
 
 def test_who_views_before_buying_is_asked_about_at_the_view() -> None:
-    """At the purchase the item is seen, and no slate holds it; at first meetings every query can be answered."""
+    """At the purchase the item is seen, so that no slate holds it; at first interactions every query can be answered."""
     rng = np.random.default_rng(3)
     items, events, at = [Item(f"i{n}", categories=(f"c{n % 3}",)) for n in range(30)], [], 1_000_000
     for n in range(300):

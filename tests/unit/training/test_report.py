@@ -1,4 +1,4 @@
-"""The page that compares measurements: whole by itself, of no script, and true to its figures."""
+"""The page that compares measurements: self-contained, without scripts, and with the right figures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ VOID = {"meta", "link", "br", "img", "path", "use"}
 
 @pytest.fixture(scope="module")
 def pair() -> list[Measurement]:
-    """A measurement, and one of the same queries in which every third is a place better."""
+    """A measurement, and one of the same queries in which every third item is one rank better."""
     items, events = corpus(2, n_items=120, n_users=20)
     figures = evaluate(items, events, PositiveRule(POSITIVE))
     counts = np.bincount([int(e.item_id[1:]) for e in events[:720]], minlength=len(items))

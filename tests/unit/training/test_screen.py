@@ -1,4 +1,4 @@
-"""What the commands of training print for people."""
+"""Terminal output of the training commands."""
 
 from __future__ import annotations
 

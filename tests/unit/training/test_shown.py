@@ -1,4 +1,4 @@
-"""Slates that events tell: whole, labelled by plain recomputation, with the features that serving has at that moment."""
+"""Slates from impression events: complete, labelled as by a plain recomputation, with the features of serving at that time."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ STEPS = st.lists(
 
 
 def stream(steps: list[tuple[Any, ...]], rest: int = 1_000) -> list[Interaction]:
-    """Event time goes on by what each event draws; the last comes `rest` later, and closes the windows until then."""
+    """Each event draws its advance of event time; the last one is `rest` later, and closes the windows until then."""
     events, time = [], 0
     for n, (user, item, action, gap, request, position) in enumerate(steps):
         time += gap
@@ -61,7 +61,7 @@ def stream(steps: list[tuple[Any, ...]], rest: int = 1_000) -> list[Interaction]
 def expected(
     events: list[Interaction], after_ms: int, but: set[tuple[str, str]]
 ) -> dict[tuple[str, str], dict[str, tuple[bool, bool]]]:
-    """Per slate, by person and what it is called: what came of each item."""
+    """Recompute the labels of each item, by the slate's user and id."""
     told = {(e.user_id, e.request_id) for e in events if e.action == SHOWN and e.request_id is not None}
     slates: dict[tuple[str, str], dict[str, list[bool]]] = defaultdict(dict)
     first: dict[tuple[str, str], int] = {}
@@ -153,7 +153,7 @@ def test_what_was_shown_lower_and_not_acted_on_weighs_less_and_requests_known_ot
 
 
 def with_slates(seed: int = 0, per_slate: int = 6) -> tuple[list[Item], list[Interaction]]:
-    """The corpus, in which before each event the person is shown its item among others; items of one category are never met."""
+    """The corpus; before each event its item is shown to the user among others. Items of one category have no interactions."""
     items, events = corpus(seed)
     dull = [Item(f"dull{n}", f"grey thing {n}", "made of grey glass", ("grey",)) for n in range(10)]
     rng, told = np.random.default_rng(seed), []
@@ -197,7 +197,7 @@ def test_features_are_those_that_serving_has_as_the_slate_is_shown(learned: Lear
         for place, item_id in enumerate(slate.item_ids):
             if item_id in features:
                 assert found.features[n, place] == pytest.approx(np.asarray(features[item_id]), abs=1e-5)
-            if item_id in of_item:  # not what it says of an item among others, nor of who brought it
+            if item_id in of_item:  # except features that compare candidates, or mark their sources
                 assert found.features[n, place][own] == pytest.approx(of_item[item_id][own], abs=1e-4)
         ranked_beside += len(set(slate.item_ids) - set(features))
         assert set(slate.item_ids) & set(features)
@@ -207,7 +207,7 @@ def test_features_are_those_that_serving_has_as_the_slate_is_shown(learned: Lear
 
 
 def test_a_person_who_has_met_everything_has_features_of_their_own(learned: Learned) -> None:
-    """Then nothing is left to rank: what was shown is ranked all the same, and nobody else's features are taken for it."""
+    """No candidate is left then. The shown items are still ranked, and never with another user's features."""
     items, events = corpus()
     everything = [Interaction(f"a{n}", "u0", item.item_id, events[-1].event_time + n, "view") for n, item in enumerate(items)]
     time_ms = everything[-1].event_time + 2
@@ -232,7 +232,7 @@ def test_a_person_who_has_met_everything_has_features_of_their_own(learned: Lear
 
 
 def with_left_ones() -> tuple[list[Item], list[Interaction]]:
-    """Dear and cheap items are liked as often; of those that slates show, dear ones never."""
+    """Expensive and cheap items are liked equally often, but in slates expensive ones never."""
     rng = np.random.default_rng(0)
     items = [Item(f"i{n}", f"thing {n}", categories=(f"c{n % 3}",), price=100.0 if n // 3 % 2 else 1.0) for n in range(240)]
     dear = np.asarray([item.price == 100 for item in items])
@@ -291,7 +291,7 @@ def test_slates_by_which_likes_are_put_lower_in_history_are_left(tmp_path: Path,
 
 
 def test_a_folder_with_impressions_is_asked_about_what_was_clicked_not_about_what_was_seen(tmp_path: Path) -> None:
-    """What a person was shown is neither met nor history: a slate may hold it, and its later click is a query."""
+    """An impression is not an interaction: a slate may hold the item, and a later click on it is a query."""
     _, told = with_slates()
     rows = [{name: getattr(event, name) for name in Interaction.__dataclass_fields__} for event in told]
     frame = pl.DataFrame(rows, infer_schema_length=None).with_columns(pl.col("event_time") + 10**12)

@@ -1,4 +1,4 @@
-"""What is judged, and how, where the newest events are too few: of everybody the last like, with honest intervals."""
+"""The gate with too few newest events: each user's last like is judged, with valid intervals."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def made(drawn: list[tuple[int, int, str]]) -> list[Interaction]:
 
 
 def figures(ranks: list[int], each: int = 1) -> Figures:
-    """`each` queries of every person."""
+    """Figures with `each` queries of every user."""
     found = Figures(ranks=ranks)
     for n, rank in enumerate(ranks):
         probed = Probed(rank, "ranked", [], 0, 0, NONE, NONE, np.zeros((0, 0), np.float32))
@@ -60,7 +60,7 @@ def figures(ranks: list[int], each: int = 1) -> Figures:
     return found
 
 
-# ---- what is kept
+# ---- held-out events
 
 
 @given(drawn_events, st.integers(-1, 1_040))
@@ -170,7 +170,7 @@ def test_of_slates_shown_to_who_is_asked_none_is_learned_from_whose_window_reach
 
 
 def test_each_is_asked_after_all_that_is_trained_on_and_nothing_else() -> None:
-    """What is kept of others, or of the same person, changes no answer."""
+    """Held-out events, of the same user or others, change no answer."""
     items, events = shop()
     held = last_out(events, POSITIVE)
 
@@ -191,7 +191,7 @@ def test_each_is_asked_after_all_that_is_trained_on_and_nothing_else() -> None:
     ], "as opposed to events that are applied one after the other"
 
 
-# ---- how it is judged
+# ---- the verdict
 
 
 @pytest.mark.parametrize("people", [STANDARD.last, 20, 60])
@@ -226,7 +226,7 @@ def test_fewer_people_than_needed_are_not_judged_by() -> None:
 
 @pytest.mark.parametrize("people", [STANDARD.last, 20])
 def test_of_releases_that_rank_alike_few_pass_and_of_much_worse_ones_none(people: int) -> None:
-    """One in twenty, within the noise of 600 draws: three of its deviations are 2.7 %."""
+    """One in twenty passes, within the noise of 600 draws: three standard deviations are 2.7 %."""
     rng, discount = np.random.default_rng(0), 1.0 / np.log2(np.arange(20) + 2.0)
     discount[10:] = 0.0
 
@@ -274,7 +274,7 @@ def test_of_few_people_the_interval_is_wider(people: int, seed: int) -> None:
         expanded_bootstrap(values[:1], np.zeros(1, np.int64))
 
 
-# ---- equals
+# ---- ties
 
 
 @settings(max_examples=50)
@@ -299,7 +299,7 @@ def test_while_towers_are_trained_an_item_among_equals_gains_what_it_does_on_ave
 
 
 def test_a_ranker_that_scores_all_alike_is_not_taken_for_a_good_one() -> None:
-    """Examples hold those that were liked first: in that order all alike would be perfect."""
+    """Examples list liked items first, so that equal scores in that order would look perfect."""
     model = make_ranker(3, 1, RankerSettings(width=4, experts=1)).eval()
     features, gains = np.zeros((5, 8, 3), np.float32), np.zeros((5, 8), np.float32)
     gains[:, 0] = 1.0
@@ -308,7 +308,7 @@ def test_a_ranker_that_scores_all_alike_is_not_taken_for_a_good_one() -> None:
     assert listwise_ndcg(model, examples) == pytest.approx(np.mean(1 / np.log2(np.arange(8) + 2.0)))
 
 
-# ---- least amounts
+# ---- minimum amounts
 
 
 def test_what_training_lacks_is_said_with_its_figures() -> None:

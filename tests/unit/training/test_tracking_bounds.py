@@ -1,4 +1,4 @@
-"""A tracking server that answers without an end holds up nothing."""
+"""A tracking server whose answer never ends delays nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from schemas.errors import NotReady
 
 @contextmanager
 def answering(status: str, part: bytes, wait_s: float) -> Iterator[str]:
-    """The address of a server that sends `part` over and over, `wait_s` apart, until its client leaves."""
+    """Address of a server that sends `part` repeatedly, `wait_s` apart, until its client disconnects."""
 
     class Endless(socketserver.BaseRequestHandler):
         def handle(self) -> None:

@@ -1,4 +1,4 @@
-"""The page for authors of clients says what the code does."""
+"""The documentation of the interface agrees with the code."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def test_every_reason_why_a_candidate_is_dropped_is_named() -> None:
 
 
 def _rows() -> dict[tuple[str, str], str]:
-    """What the page says of each route, by method and path."""
+    """Return the page's row of each route, by method and path."""
     rows = re.findall(r"^\| `(GET|POST|PUT|DELETE) (/\S+)` \|(.*)$", PAGE, re.MULTILINE)
     return {(method, path): text for method, path, text in rows}
 
 
 def _routes() -> dict[tuple[str, str], frozenset[str]]:
-    """The query parameters that each route takes."""
+    """Return the query parameters of each route, by method and path."""
     return {(route.method, route.path.replace(":[^/]+", "")): takes_of(route) for route in routes(FakeService())}  # type: ignore[attr-defined]
 
 

@@ -51,11 +51,11 @@ PUBLISHED = {
     "riffle_work_seconds_total": ("counter", {"part"}),
     "riffle_wrong_partition_total": ("counter", {"topic"}),
 }
-"Names, types and labels that dashboards and alerts outside of this repository may use: none is renamed or removed."
+"Names, types and labels that external dashboards and alerts may use: none may be renamed or removed."
 
 
 def all_touched() -> str:
-    """The text of a worker in which every metric has a series with all its labels."""
+    """Format the metrics of a worker in which every metric has a series with all its labels."""
     metrics = Metrics()
     for series in vars(metrics).values():
         if hasattr(series, "of"):

@@ -1,4 +1,4 @@
-"""What the server refuses before any view, and what it does with bodies that are not what they seem."""
+"""Requests that the server refuses before any view, and malformed or misleading bodies."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def error(server: Served, sent: bytes, status: int, code: str) -> dict[str
 
 
 def bomb(megabytes: int = 900) -> bytes:
-    """A gzip stream of zeros, about 1 kB for each MiB: the same block over and over."""
+    """Create a gzip stream of zeros, about 1 kB for each MiB: the same block repeated."""
     pack = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     block = pack.compress(bytes(1 << 20)) + pack.flush(zlib.Z_FULL_FLUSH)
     return b"\x1f\x8b\x08\0\0\0\0\0\0\xff" + block * megabytes
@@ -243,7 +243,7 @@ async def test_strings_that_are_never_closed_are_scanned_once(server: Served, pa
     assert (await only(server, posted(body=body))).status in {400, 413}
 
 
-# ---- bodies that do not come as announced
+# ---- bodies that differ from their headers
 
 
 async def test_a_body_that_is_announced_as_too_large_is_refused_before_it_is_sent(server: Served) -> None:
@@ -280,7 +280,7 @@ async def test_a_request_whose_client_leaves_is_counted(service: FakeService) ->
     assert not service.events
 
 
-# ---- what the parser refuses
+# ---- requests that the parser refuses
 
 
 @pytest.mark.parametrize(
