@@ -209,7 +209,8 @@ def train(source: str | None, promoting: bool, upload: str, as_json: bool, optio
 
     \b
     The minimum, checked before training: 100 events on items of the catalogue, some of them liked; and for judging,
-    50 items liked by 30 users in the newest events, or else 12 users who liked something after their first event.
+    50 first interactions with liked items by 30 users in the newest events, or else 12 users who liked something after
+    their first event.
 
     \b
     Further options: --positive RULE  which events are liked     --quick        fewer passes

@@ -44,9 +44,9 @@ The release is always written. Its manifest holds the gate's verdict, which `rif
 \b
 The minimum, checked before training:
   for training    {FEWEST_EVENTS} events on items of the catalogue, some of them liked
-  for judging     {STANDARD.queries} items liked by {STANDARD.people} users in the newest events (--holdout); if these
-                  hold fewer, {STANDARD.last} users who liked something after their first event: the
-                  last like of each is held out and queried
+  for judging     {STANDARD.queries} first interactions with liked items by {STANDARD.people} users in the newest events
+                  (--holdout); if these hold fewer, {STANDARD.last} users who liked something after
+                  their first event: the last like of each is held out and queried
   for an update   {FEWEST_NEW} events newer than the release that serves (--incremental)
 
 With --incremental, too few new events are not an error: nothing is written, and the exit status is 0.

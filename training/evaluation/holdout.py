@@ -93,9 +93,10 @@ def held_out(
     kept = len(events) - newest.trained
     raise BadDataset(
         "too_little_to_judge",
-        f"too little to judge a release by, so none is trained: {last.people} people liked something{since} after their first "
-        f"event, {bounds.last} are needed (or, in the newest {kept:,} events, {bounds.queries} items liked by {bounds.people} "
-        f"people; there are {newest.queries} by {newest.people}). Train again when more people have liked something",
+        f"too little to judge a release by, so none is trained: {last.people} users liked something{since} after their first "
+        f"event, {bounds.last} are needed (or, in the newest {kept:,} events, {bounds.queries} first interactions with liked "
+        f"items by {bounds.people} users; there are {newest.queries} by {newest.people}). Train again when more users have "
+        "liked something",
     )
 
 

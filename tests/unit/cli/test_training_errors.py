@@ -65,7 +65,7 @@ def test_what_is_wrong_is_found_before_torch_is_loaded(tmp_path: Path) -> None:
         ("train", str(empty)): "events.csv holds no rows",
         ("evaluate", str(empty)): "events.csv holds no rows",
         ("train", few): f"{FEWEST_EVENTS - 10} events on items of the catalogue, {FEWEST_EVENTS} are needed",
-        ("train", people): f"{STANDARD.last - 1} people liked something after their first event, {STANDARD.last} are needed",
+        ("train", people): f"{STANDARD.last - 1} users liked something after their first event, {STANDARD.last} are needed",
         ("train", good, "--settings", str(tmp_path / "layers.json")): "layers.json: there is no setting 'towers.layers'",
         ("train", good, "--settings", str(tmp_path / "heads.json")): "heads.json: heads.buy: no frequent action has this name",
         ("tune", good, "--settings", str(tmp_path / "windows.json")): "windows.json: windows_s.buy: no frequent action",
@@ -114,7 +114,7 @@ def test_help_names_the_least_that_is_needed() -> None:
 
     amounts = (
         f"{FEWEST_EVENTS} events",
-        f"{STANDARD.queries} items liked by {STANDARD.people} users",
+        f"{STANDARD.queries} first interactions with liked items by {STANDARD.people} users",
         f"{STANDARD.last} users",
     )
     readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")

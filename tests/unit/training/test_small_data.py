@@ -122,9 +122,9 @@ def test_too_little_to_judge_by_is_said_in_numbers_before_anything_is_trained() 
         held_out(events, POSITIVE, 0.9, 1_000)
     assert refused.value.code == "too_little_to_judge"
     for number in (
-        f"{STANDARD.last - 1} people",
+        f"{STANDARD.last - 1} users",
         f"{STANDARD.last} are needed",
-        f"{STANDARD.queries} items",
+        f"{STANDARD.queries} first interactions",
         f"{STANDARD.people}",
     ):
         assert number in refused.value.message
