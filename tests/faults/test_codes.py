@@ -70,8 +70,8 @@ class Orders:
     async def carried_out(self, steps: list[tuple[int, int]], load: Callable[[], Awaitable[object]]) -> None:
         """Have it all read by the worker, under load; given again when what it reads first makes another client ask.
 
-        `load` returns False while the worker does not serve: it is then still healing from the first steps, and orders that were
-        given again would be errors of their own.
+        `load` returns False while the worker does not serve: it is then still healing from the first steps, and the same
+        orders again would be errors of their own.
         """
         self.give(steps)
         given = time.monotonic()
