@@ -62,7 +62,7 @@ class TopicChanges:
             state, before = part.state, part.state.missing
             begin = begins.get((state.source, part.partition))
             if begin is not None and state.ready.is_set():
-                state.look_into(begin)
+                state.check_gaps(begin)
             if state.missing and state.missing != before:
                 known = before[1] if before else state.missing[0]
                 self._ownership.count_missing(part, state.missing[1] - known)

@@ -33,13 +33,13 @@ from models.rules import PositiveRule
 from training.data.corpus import Corpus, open_corpus
 from training.encoders.cache import encode_items
 from training.encoders.image import ImageEncoder
-from training.encoders.live import encoded
+from training.encoders.live import encode_catalogue
 from training.encoders.text import TextEncoder
 from training.evaluation.evaluate import EvaluationPlan, asked_of
 from training.evaluation.measurement import Measurement
 from training.evaluation.ranking_metrics import bootstrap
 from training.evaluation.report import html_report
-from training.measure import measure, measurement, threads, trained
+from training.measure import measure, measurement, threads, train_release
 from training.recipe import LearnSettings, RankerSettings, TowerSettings
 from training.release.learned import Learned
 
@@ -63,8 +63,8 @@ def settings(seed: int, *, quick: bool) -> LearnSettings:
 def run(
     corpus: Corpus, plan: EvaluationPlan, label: str, options: argparse.Namespace
 ) -> tuple[Measurement, Learned, dict[str, Any]]:
-    learned = trained(corpus, plan.share, settings(options.seed, quick=options.quick), options.cache, say)
-    model, encode = ServingModel(learned.release(), threads()), partial(encoded, cache=options.cache)
+    learned = train_release(corpus, plan.share, settings(options.seed, quick=options.quick), options.cache, say)
+    model, encode = ServingModel(learned.release(), threads()), partial(encode_catalogue, cache=options.cache)
     figures, parity = measure(corpus, plan, say, f"measure {label}", model, encode, learned)
     found = measurement(corpus, plan, figures, label, learned.manifest.name, {"training_seconds": learned.seconds})
     return found, learned, {"parity": parity.to_json()} if parity else {}
@@ -145,7 +145,7 @@ def ratios(mine: dict[str, Any], theirs: dict[str, dict[str, float]]) -> dict[st
 
 def same_bytes(corpus: Corpus, learned: Learned, options: argparse.Namespace) -> dict[str, Any]:
     """Train a second time and compare the releases' names, which hold the hash of their contents."""
-    again = trained(corpus, options.share, settings(options.seed, quick=options.quick), options.cache, say)
+    again = train_release(corpus, options.share, settings(options.seed, quick=options.quick), options.cache, say)
     with tempfile.TemporaryDirectory() as folder:
         names = {made.write(Path(folder), {}).name for made in (learned, again)}
         files = [manifest.files for manifest in list_releases(Path(folder))]

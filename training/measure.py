@@ -30,15 +30,15 @@ __all__ = [
     "measure",
     "measurement",
     "threads",
-    "trained",
+    "train_release",
 ]
 
 Report = Callable[[str, int, int], None]
 Encode = Callable[[Sequence[Item]], Vectors]
-"Computes item vectors as `riffle encode` publishes them: `training.encoders.live.encoded`."
+"Computes item vectors as `riffle encode` publishes them: `training.encoders.live.encode_catalogue`."
 
 
-def trained(corpus: Corpus, share: float, settings: LearnSettings, cache: Path, report: Report) -> Learned:
+def train_release(corpus: Corpus, share: float, settings: LearnSettings, cache: Path, report: Report) -> Learned:
     """Train a release on the first `share` of the events."""
     return learn(corpus.until(share), cache, settings, report)
 

@@ -11,20 +11,20 @@ from models.release.release import Release
 from models.release.serving import ServingModel
 from schemas.errors import ReleaseRejected
 from training.data.corpus import Corpus
-from training.encoders.live import encoded
+from training.encoders.live import encode_catalogue
 from training.evaluation.bounds import Bounds
 from training.evaluation.evaluate import EvaluationPlan, Figures
 from training.evaluation.holdout import Holdout
 from training.evaluation.measurement import Measurement
 from training.loop.noise import quiet
-from training.measure import Encode, measure, measurement, threads, trained
+from training.measure import Encode, measure, measurement, threads, train_release
 from training.recipe import LearnSettings
 from training.release.gate import Verdict, judge
 from training.release.learned import Learned
 from training.release.parity import Parity
-from training.update import updated
+from training.update import update_release
 
-__all__ = ["Evaluated", "Judged", "Task", "evaluated", "judged"]
+__all__ = ["Evaluated", "Judged", "Task", "evaluate_release", "train_and_judge"]
 
 Report = Callable[[str, int, int], None]
 
@@ -34,8 +34,8 @@ class Task:
     """Input of `riffle train`."""
 
     corpus: Corpus
-    "Corpus with the events of `held`."
-    held: Holdout
+    "Corpus with the events of `holdout`."
+    holdout: Holdout
     settings: LearnSettings
     cache: Path
     queries: int
@@ -53,7 +53,7 @@ class Task:
     @property
     def plan(self) -> EvaluationPlan:
         """Evaluation plan for the new release."""
-        return EvaluationPlan(self.held.share, self.queries, self.queries, first=True, apart=self.held.apart)
+        return EvaluationPlan(self.holdout.share, self.queries, self.queries, first=True, independent=self.holdout.independent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,24 +61,24 @@ class Judged:
     """A trained release, not yet written, and the gate's verdict."""
 
     learned: Learned
-    mine: Figures
-    plain: Figures
+    candidate: Figures
+    baseline: Figures
     "Figures without a release."
-    theirs: Figures
-    "Figures of the champion; `plain` without one."
+    serving: Figures
+    "Figures of the champion; `baseline` without one."
     refused: str
     "Why the champion could not be measured; empty where it was."
     verdict: Verdict
 
     def measurements(self, task: Task, name: str) -> list[Measurement]:
         """Per-query measurements for the report: without a release, of the champion if there is one, and of the new release."""
-        found = [measurement(task.corpus, task.plan, self.plain, "without a release", "none")]
-        if self.theirs is not self.plain:
-            found.append(measurement(task.corpus, task.plan, self.theirs, "what serves", task.against))
-        return [*found, measurement(task.corpus, task.plan, self.mine, "with it", name)]
+        found = [measurement(task.corpus, task.plan, self.baseline, "without a release", "none")]
+        if self.serving is not self.baseline:
+            found.append(measurement(task.corpus, task.plan, self.serving, "what serves", task.against))
+        return [*found, measurement(task.corpus, task.plan, self.candidate, "with it", name)]
 
 
-def judged(task: Task, bounds: Callable[[Learned], Bounds], report: Report) -> Judged:
+def train_and_judge(task: Task, bounds: Callable[[Learned], Bounds], report: Report) -> Judged:
     """Train a release, or update the champion, and judge it at the gate. `bounds` gives the limits of a trained release.
 
     Raises:
@@ -86,37 +86,39 @@ def judged(task: Task, bounds: Callable[[Learned], Bounds], report: Report) -> J
         NotFirst: this process is not the first of its group, and its part is done.
     """
     quiet()
-    corpus, plan, settings, cores = task.corpus, task.plan, task.settings, threads(task.held.trained)
+    corpus, plan, settings, cores = task.corpus, task.plan, task.settings, threads(task.holdout.trained)
     encode = _encode(task.cache, settings)
     if task.incremental:
-        learned = updated(corpus, plan.share, task.releases, task.against, settings, task.cache, report)
+        learned = update_release(corpus, plan.share, task.releases, task.against, settings, task.cache, report)
     else:
-        learned = trained(corpus, plan.share, settings, task.cache, report)
+        learned = train_release(corpus, plan.share, settings, task.cache, report)
     model = ServingModel(learned.release(), cores)
-    mine, parity = measure(corpus, plan, report, "measure the new release", model, encode, learned)
-    plain = measure(corpus, plan, report, "measure without a release", None, encode)[0]
-    theirs, refused = plain, ""
+    candidate, parity = measure(corpus, plan, report, "measure the new release", model, encode, learned)
+    baseline = measure(corpus, plan, report, "measure without a release", None, encode)[0]
+    serving, refused = baseline, ""
     if task.champion is not None:
-        theirs, refused = _of_champion(task.champion, corpus, plan, report, encode, plain, cores)
-    verdict = judge(mine, theirs, learned.parity, parity, learned.size_mb, bounds(learned), protocol=task.held.protocol)
-    return Judged(learned, mine, plain, theirs, refused, verdict)
+        serving, refused = _of_champion(task.champion, corpus, plan, report, encode, baseline, cores)
+    verdict = judge(
+        candidate, serving, learned.parity, parity, learned.size_mb, bounds(learned), protocol=task.holdout.protocol
+    )
+    return Judged(learned, candidate, baseline, serving, refused, verdict)
 
 
 def _encode(cache: Path, settings: LearnSettings) -> Encode:
-    return partial(encoded, cache=cache, text_model=settings.text_model, image_hosts=settings.image_hosts)
+    return partial(encode_catalogue, cache=cache, text_model=settings.text_model, image_hosts=settings.image_hosts)
 
 
 def _of_champion(
-    champion: Release, corpus: Corpus, plan: EvaluationPlan, report: Report, encode: Encode, plain: Figures, cores: int
+    champion: Release, corpus: Corpus, plan: EvaluationPlan, report: Report, encode: Encode, baseline: Figures, cores: int
 ) -> tuple[Figures, str]:
-    """Figures of the champion. For one with other features: `plain`, and the reason."""
+    """Figures of the champion. For one with other features: `baseline`, and the reason."""
     try:
         serving = ServingModel(champion, cores)
         return measure(corpus, plan, report, f"measure {champion.name}", serving, encode)[0], ""
     except ReleaseRejected as exc:
         if exc.code != "feature_spec":  # a release with other features cannot be measured; any other failure is an error
             raise
-        return plain, exc.message
+        return baseline, exc.message
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ class Evaluated:
     """Result of `riffle evaluate`."""
 
     figures: Figures
-    plain: Figures | None
+    baseline: Figures | None
     "Figures without a release, if requested."
     learned: Learned | None
     "The release trained for this evaluation, if any."
@@ -133,7 +135,7 @@ class Evaluated:
     "Name of the release; `none` without one."
 
 
-def evaluated(
+def evaluate_release(
     corpus: Corpus,
     plan: EvaluationPlan,
     settings: LearnSettings,
@@ -156,8 +158,8 @@ def evaluated(
         model = ServingModel(existing, threads())
     elif train:
         cores = threads(int(len(corpus.events) * plan.share))
-        learned = trained(corpus, plan.share, settings, cache, report)
+        learned = train_release(corpus, plan.share, settings, cache, report)
         model = ServingModel(learned.release(), cores)
-    plain = measure(corpus, plan, report, "measure without a release", None, encode)[0] if before else None
-    figures, held = measure(corpus, plan, report, "measure", model, encode, learned)
-    return Evaluated(figures, plain, learned, held, "none" if model is None else model.name)
+    baseline = measure(corpus, plan, report, "measure without a release", None, encode)[0] if before else None
+    figures, parity = measure(corpus, plan, report, "measure", model, encode, learned)
+    return Evaluated(figures, baseline, learned, parity, "none" if model is None else model.name)

@@ -31,7 +31,7 @@ from schemas.records import Interaction, Item
 from training.data.corpus import Corpus
 from training.data.events import NAMES, EventFrame
 from training.encoders.image import ImageEncoder
-from training.encoders.live import encoded
+from training.encoders.live import encode_catalogue
 from training.encoders.text import TextEncoder
 from training.evaluation.evaluate import EvaluationPlan, evaluate
 from training.learn import learn
@@ -276,7 +276,7 @@ def _value(
     slot.swap(ServingModel(learned.release()))
     known = set(learned.item_ids)
     since = [item for item in corpus.items if item.item_id not in known]
-    vectors = encoded(since, cache, settings.text_model, settings.image_hosts)
+    vectors = encode_catalogue(since, cache, settings.text_model, settings.image_hosts)
     measuring = lambda done, of: report("measure", done, of)
     plan = EvaluationPlan(1.0 - how.validation, how.queries, first=True)
     rule = PositiveRule(corpus.positive)

@@ -36,7 +36,7 @@ from training.retrieval.towers import item_vectors
 from training.retrieval.unlearn import Retrieval
 from training.retrieval.weights import Champion, warm_start, weights_of
 
-__all__ = ["rows_to_learn", "update", "updated"]
+__all__ = ["rows_to_learn", "update", "update_release"]
 
 RATE = 0.2
 "Learning rate as a fraction of a full training's: an update adjusts the learned weights and does not replace them."
@@ -70,7 +70,7 @@ def rows_to_learn(table: EventTable, since_ms: int, seed: int) -> NDArray[np.int
     return np.sort(np.concatenate([mine, sample]))
 
 
-def updated(
+def update_release(
     corpus: Corpus, share: float, releases: Path, champion: str, settings: LearnSettings, cache: Path, report: Report
 ) -> Learned:
     """Run `update` on the release named `champion` below `releases`, over the first `share` of the events.

@@ -35,7 +35,7 @@ class Readiness:
         troubles = {
             str(n): text
             for n, p in self._users.items()
-            if (text := why(p.state.trouble) if p.state.trouble is not None else p.state.unproven)
+            if (text := why(p.state.trouble) if p.state.trouble is not None else p.state.probe_reason)
         }
         reasons: dict[str, object] = {}
         if not self._probe.found:

@@ -119,7 +119,7 @@ class CovisitPartition:
 
     async def apply(self, chunk: Chunk) -> None:
         """Add a chunk's increments. Call it within `state.changing()`."""
-        self.state.expect(chunk.offsets[0])
+        self.state.note_gap(chunk.offsets[0])
         await aside(sum(len(value or b"") for value in chunk.values) // SMALLEST_BYTES, self._add, chunk)
         self.state.applied = max(self.state.applied, chunk.last_offset)
 
@@ -189,7 +189,7 @@ class CovisitPartition:
         if await self.state.flush():
             self._metrics.flush_duration_seconds.observe(self.state.flush_seconds, table="covisits")
         self._flushed_s = time.monotonic()
-        async with self.state.still:
+        async with self.state.rows_lock:
             self._table.trim(self._settings.cache_users, self._settings.cache_bytes)
 
     @property
@@ -199,5 +199,5 @@ class CovisitPartition:
 
     async def close(self) -> None:
         """Close the partition without a flush."""
-        async with self.state.still:
+        async with self.state.rows_lock:
             await self.state.close()

@@ -80,7 +80,7 @@ class Lanes:
             if part.full and not await self._made_room(part):
                 continue
             if isinstance(part, UserPartition):
-                await part.look_up(chunk)
+                await part.fetch_schemas(chunk)
             if await self._applied(parts, part, chunk):
                 return
 

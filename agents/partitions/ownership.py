@@ -109,7 +109,7 @@ class Ownership:
             self.covisits[number] = self._made(self.covisits, number)
         for part in self.parts():
             if (reason := failed.get((part.state.changelog, part.partition))) is not None:
-                part.state.doubt(reason)
+                part.state.require_probe(reason)
         opening = [part for part in self.parts() if not part.state.ready.is_set()]
         await asyncio.gather(*(self._open(part, committed) for part in opening))
         try:
@@ -170,7 +170,7 @@ class Ownership:
             await part.close()
             fresh = parts[part.partition] = self._made(parts, part.partition)
             fresh.state.take_from(generation + 1)
-            fresh.state.doubt(part.state.unproven if part.state.trouble is None else why(part.state.trouble))
+            fresh.state.require_probe(part.state.probe_reason if part.state.trouble is None else why(part.state.trouble))
             await self._open(fresh, committed)
             opened |= fresh.state.trouble is None
         return opened

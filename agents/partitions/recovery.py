@@ -35,7 +35,7 @@ class _Failure:
     def is_past(self, part: Partition) -> bool:
         """Whether the partition has made durable since then what it failed at."""
         state = part.state
-        return not state.unproven and state.durable >= self.applied + self.spoiled
+        return not state.probe_reason and state.durable >= self.applied + self.spoiled
 
 
 class Recovery:

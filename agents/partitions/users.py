@@ -121,7 +121,7 @@ class UserPartition:
             self.state.restore_seconds,
         )
 
-    async def look_up(self, chunk: Chunk) -> None:
+    async def fetch_schemas(self, chunk: Chunk) -> None:
         """Look up the schemas that a chunk needs, before `state.changing()` and `apply`; waits a bounded time."""
         await look_up(self._registry, chunk.values, chunk.headers)
 
@@ -136,7 +136,7 @@ class UserPartition:
             self._metrics.events.add(start, outcome="replayed")
         if start == len(chunk):
             return
-        self.state.expect(chunk.offsets[start])
+        self.state.note_gap(chunk.offsets[start])
         decoded = await aside(len(chunk), self._decode, chunk, start)
         for bad in decoded.bad:
             self._metrics.events.add(outcome="dead_letter", code=bad.code)
@@ -176,7 +176,7 @@ class UserPartition:
         self._event_time = max(self._event_time, newest)
 
     async def _meet(self, events: EventColumns) -> None:
-        changed = await aside(len(events), self._change, events, self._users.look_up(events))
+        changed = await aside(len(events), self._change, events, self._users.items_of(events))
         applied = self._users.enter(changed)
         accepted = int(applied.accepted.sum())
         self._items.stream_time_ms = max(self._items.stream_time_ms, int(events.event_time.max()))
@@ -277,7 +277,7 @@ class UserPartition:
             self._erased = (self._erased - self._taken) | self._gone
             self._metrics.flush_seconds.set(self.state.flush_seconds, table="users", partition=str(self.partition))
             self._metrics.flush_duration_seconds.observe(self.state.flush_seconds, table="users")
-        async with self.state.still:
+        async with self.state.rows_lock:
             self._users.trim(self._settings.cache_users, self._settings.cache_bytes)
 
     def take_flushed(self) -> tuple[set[str], set[str]]:
@@ -297,5 +297,5 @@ class UserPartition:
     async def close(self) -> None:
         """Close the partition without a flush."""
         self._items.own_partitions.discard(self.partition)
-        async with self.state.still:
+        async with self.state.rows_lock:
             await self.state.close()

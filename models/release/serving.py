@@ -1,4 +1,4 @@
-"""A serving release bound to an item store: ONNX sessions, vectors by item row, and predictions for a batch of queries."""
+"""A serving release with its state for an item store: vectors by item row, and predictions for a batch of queries."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WARM_BATCHES = (1, 32)
 
 
 def prepare(folder: Path, sha256: str | None = None) -> ServingModel:
-    """Verify, load and try a release. It does not touch the serving release, so any thread may call it.
+    """Verify, load and test-run a release. It does not touch the serving release, so any thread may call it.
 
     Raises:
         ReleaseRejected: the release must not serve.
@@ -39,7 +39,7 @@ def prepare(folder: Path, sha256: str | None = None) -> ServingModel:
 
 
 class ServingModel:
-    """A loaded and tried release that serves. `prepare` may run in any thread; all else belongs to the item store's thread."""
+    """A loaded and tested release that serves. `prepare` may run in any thread; all else belongs to the item store's thread."""
 
     def __init__(
         self, release: Release, threads: int = 1, index: IndexSettings = STANDARD, graphs: Graphs | None = None
@@ -81,9 +81,9 @@ class ServingModel:
             self.index = VectorIndex(release.item_vectors, self._sampled_queries(index), index)
         self._index_of = {item_id: n for n, item_id in enumerate(release.item_ids)}
         self._scratch = Scratch()
-        self.index_of_row = np.full(0, -1, np.int32)
+        self.number_of_row = np.full(0, -1, np.int32)
         "Number in the release per item row, -1 for an item that training did not see."
-        self.row_of_index = np.full(len(release.item_ids), -1, np.int32)
+        self.row_of_number = np.full(len(release.item_ids), -1, np.int32)
         self.vectors = np.zeros((0, self.dimensions), np.float32)
         "Retrieval vector per item row."
         self.met = np.zeros(0, np.bool_)
@@ -95,9 +95,10 @@ class ServingModel:
         "Text and image vector per item row, projected by this release, of length 1; 0 where there is none."
         self.bound = 0
         "Number of item rows that `vectors` covers."
-        self._changes = 0
-        self._heard = 0
-        "Number of changes of raw item vectors applied so far."
+        self._catalogue_version = 0
+        "Number of the newest change of the catalogue that is applied."
+        self._vector_version = 0
+        "Number of the newest change of raw item vectors that is applied."
 
     @property
     def light(self) -> Mapping[str, float]:
@@ -145,10 +146,10 @@ class ServingModel:
         bound = min(self.bound, len(eligible))
         if self.index is None:
             return exact_top(users, self.vectors[:bound], eligible[:bound], most, [each.keys for each in ties])
-        rows = self.row_of_index
+        rows = self.row_of_number
         there = (rows >= 0) & (rows < bound)
         there[there] = eligible[rows[there]]
-        late = np.flatnonzero((self.index_of_row[:bound] < 0) & eligible[:bound])
+        late = np.flatnonzero((self.number_of_row[:bound] < 0) & eligible[:bound])
         of_late = [Ties(each.hashes[late], each.salt).keys for each in ties]
         among = exact_top(users, self.vectors[late], np.ones(len(late), np.bool_), most, of_late)
         found = []
@@ -191,7 +192,8 @@ class ServingModel:
 
     def synced(self, items: ItemStore) -> bool:
         """Return whether every item of the catalogue has its current vector."""
-        return items.changes == self._changes and items.vectors.changes == self._heard and self.bound == len(items)
+        current = items.changes == self._catalogue_version and items.vectors.changes == self._vector_version
+        return current and self.bound == len(items)
 
     def sync(self, items: ItemStore) -> None:
         """Apply changes of the catalogue and of encoder vectors, at most SYNC_AT_ONCE items of each."""
@@ -200,37 +202,37 @@ class ServingModel:
         self._grow(len(items.available))
         first, size = self.bound, len(items)
         found = np.fromiter((self._index_of.get(name, -1) for name in items.ids[first:]), np.int32, size - first)
-        self.index_of_row[first:size] = found
+        self.number_of_row[first:size] = found
         known = first + np.flatnonzero(found >= 0)
         self._take_released(known, found[found >= 0])
         self.bound = size
         changed = self._due(items)
-        heard = items.vectors.changed(self._heard)[:SYNC_AT_ONCE]
-        self._changes = int(items.changed[changed].max(initial=self._changes))
-        if len(heard):
-            self._heard = items.vectors.change_of(int(heard[-1]))
-        self._refresh(np.unique(np.concatenate([changed, heard])), items)
+        changed_vectors = items.vectors.changed(self._vector_version)[:SYNC_AT_ONCE]
+        self._catalogue_version = int(items.changed[changed].max(initial=self._catalogue_version))
+        if len(changed_vectors):
+            self._vector_version = items.vectors.change_of(int(changed_vectors[-1]))
+        self._refresh(np.unique(np.concatenate([changed, changed_vectors])), items)
 
     def _due(self, items: ItemStore) -> NDArray[np.intp]:
         """Return rows whose catalogue entry changed, oldest change first, until SYNC_AT_ONCE of them need the item tower."""
-        rows = np.flatnonzero(items.changed[: self.bound] > self._changes)
+        rows = np.flatnonzero(items.changed[: self.bound] > self._catalogue_version)
         rows = rows[np.argsort(items.changed[rows], kind="stable")]
-        towered = np.flatnonzero(self.index_of_row[rows] < 0)
+        towered = np.flatnonzero(self.number_of_row[rows] < 0)
         return rows[: towered[SYNC_AT_ONCE]] if len(towered) > SYNC_AT_ONCE else rows
 
     def _grow(self, capacity: int) -> None:
         old = len(self.vectors)
         if old >= capacity:
             return
-        for name in ("vectors", "index_of_row", "met", "content", "text", "image"):
+        for name in ("vectors", "number_of_row", "met", "content", "text", "image"):
             column = getattr(self, name)
-            larger = np.full((capacity, *column.shape[1:]), -1 if name == "index_of_row" else 0, column.dtype)
+            larger = np.full((capacity, *column.shape[1:]), -1 if name == "number_of_row" else 0, column.dtype)
             larger[:old] = column
             setattr(self, name, larger)
 
     def _take_released(self, rows: NDArray[np.intp], index: NDArray[np.int32]) -> None:
         release = self.release
-        self.row_of_index[index] = rows
+        self.row_of_number[index] = rows
         self.vectors[rows] = release.item_vectors[index]
         self.met[rows] = release.met[index]
         self.text[rows], self.image[rows] = release.text[index], release.image[index]
@@ -242,7 +244,7 @@ class ServingModel:
         encoders' vectors, or none. An item whose words changed keeps its vectors until the encoders have processed them.
         """
         parts, present = self.live(rows, items)
-        index = self.index_of_row[rows]
+        index = self.number_of_row[rows]
         known, there = index >= 0, np.maximum(index, 0)
         released = self.release.present[there] & known[:, None]
         kept = ((self.text, self.release.text), (self.image, self.release.image))
@@ -287,10 +289,10 @@ class ServingModel:
         """Sum the item-to-item weights of the liked items; the newest weighs most (Steck 2019, on the live history)."""
         rows = history[liked]
         weight = LIKED_DECAY ** np.arange(len(rows), dtype=np.float32)
-        index = np.where(rows >= 0, self.index_of_row[rows], -1)
+        index = np.where(rows >= 0, self.number_of_row[rows], -1)
         index, weight = index[index >= 0], weight[index >= 0]
         neighbours = self.release.ease_index[index]
-        rows = np.where(neighbours >= 0, self.row_of_index[neighbours], -1)
+        rows = np.where(neighbours >= 0, self.row_of_number[neighbours], -1)
         there = rows >= 0
         return self._scratch.sum(rows[there], (self.release.ease_weight[index] * weight[:, None])[there], size)
 

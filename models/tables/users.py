@@ -150,9 +150,9 @@ class UserTable(Rows):
         Events whose `event_id` is within their user's kept window are dropped as duplicates. The same events in the same
         order give the same bytes, however they are chunked.
         """
-        return self.enter(self.change(events, self.look_up(events)))
+        return self.enter(self.change(events, self.items_of(events)))
 
-    def look_up(self, events: EventColumns) -> ItemsOf:
+    def items_of(self, events: EventColumns) -> ItemsOf:
         """Run the first step of `apply`, in the item store's thread because it may add items."""
         items = self._items
         rows = items.index.find_many(np.ascontiguousarray(events.hashes[ITEM]))

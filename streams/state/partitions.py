@@ -48,7 +48,7 @@ APPLIED_1 = struct.Struct("<Bq")
 MAX_BATCH_BYTES, MOST_BATCHES = 256 << 10, 8
 "Bytes of a changelog batch, and number of batches built before they are sent."
 YIELD_EVERY = 20
-AWAY_MS = 45_000
+UNREACHABLE_MS = 45_000
 "Milliseconds that a broker may be unreachable during a transaction; below the 60 s after which the transaction is aborted."
 UNSETTLED_S = 90.0
 "Seconds that a changelog transaction may stay open. Kafka aborts one after its timeout, 60 s for ours."
@@ -57,9 +57,9 @@ REFRESH_S = 6 * 3_600.0
 `transactional.id.expiration.ms` (a week by default)."""
 REPUBLISHED_AT_ONCE = 2_000
 "Rows per transaction when a changelog is rewritten."
-MARKER = 1
+MARKER_OFFSETS = 1
 "Number of offsets that a transaction marker takes."
-JUMPS = 100
+MAX_GAPS = 100
 "Maximum number of offset gaps that are kept until they are checked."
 CLOSE_S = 5.0
 "Seconds that a producer may take to close. After a cut-off transaction it may wait for records that can no longer be sent."
@@ -105,7 +105,7 @@ class Flush:
     "Source offset of the newest record that `rows` and `outputs` include."
 
 
-def _heeded(future: asyncio.Future[Any]) -> asyncio.Future[Any]:
+def _mark_retrieved(future: asyncio.Future[Any]) -> asyncio.Future[Any]:
     """Mark a failure as retrieved, because after the first failed send of a transaction nothing awaits the other futures."""
     future.add_done_callback(lambda done: done.cancelled() or done.exception())
     return future
@@ -115,10 +115,10 @@ class PartitionState:
     """Rows derived from one partition of one source topic.
 
     `take` is awaited at every flush and must return every change since its last call. It is called again only after the
-    previous flush is durable. Code that changes rows holds `still` until the rows and `applied` agree; `take` is awaited under
-    it too. After a failed flush the state is unusable, and `trouble` holds the reason. It must be closed and a new one opened,
-    which reads the records again from the last committed offset. `timed` receives the name of a step and measures its time.
-    `clock` is monotonic, in seconds.
+    previous flush is durable. Code that changes rows holds `rows_lock` until the rows and `applied` agree; `take` is awaited
+    under it too. After a failed flush the state is unusable, and `trouble` holds the reason. It must be closed and a new one
+    opened, which reads the records again from the last committed offset. `timed` receives the name of a step and measures its
+    time. `clock` is monotonic, in seconds.
     """
 
     def __init__(  # noqa: PLR0913 - what tables of users and of pairs differ in
@@ -148,22 +148,22 @@ class PartitionState:
         self._timed = timed
         self._producer: AIOKafkaProducer | None = None
         self._lock = asyncio.Lock()
-        self.still = asyncio.Lock()
-        self._failed = self._spoiled = False
+        self.rows_lock = asyncio.Lock()
+        self._flush_failed = self._spoiled = False
         self._source_id = self._log_id = NO_ID
         self._republished_to: bytes | None = None
         "Id of a recreated changelog, to which all rows must be written; None otherwise."
-        self._foreign: set[bytes] = set()
+        self._orphaned: set[bytes] = set()
         "Keys in a recreated changelog whose rows are inconsistent with the rows that it lacks."
         self._flushed_s = clock()
         self.trouble: BaseException | None = None
         "The reason why this state can no longer be used; None while it can."
-        self.unproven = ""
+        self.probe_reason = ""
         """Failure of the preceding state, until a transaction of this one succeeds. The next flush makes a transaction, an
         empty one if necessary."""
         self.missing: tuple[int, int] | None = None
         "Source offsets, first and end, that were deleted before they were applied."
-        self.jumps: list[tuple[int, int]] = []
+        self.gaps: list[tuple[int, int]] = []
         "Offset gaps as (expected, received). The cause is deleted records, or only transaction markers."
         self.from_generation = 0
         """First group generation whose chunks may be applied. An earlier chunk may start after records that were dropped while
@@ -193,7 +193,7 @@ class PartitionState:
             self._settings.kafka,
             connect.TABLE_WRITES,
             transactional_id=f"{self._group}-{self.changelog}-{self.partition}",
-            request_timeout_ms=AWAY_MS,
+            request_timeout_ms=UNREACHABLE_MS,
         )
         await self._producer.start()
         open_or_rebuild(self.store, f"{self.changelog}-{self.partition}")
@@ -202,7 +202,7 @@ class PartitionState:
         applied, source_id, log_id = self._stored_applied()
         if self._republished_to is None and differ(log_id, self._log_id):
             # the writer had opened another changelog: this one lacks the rows that have not changed since
-            self._foreign |= {key for key, _ in self.store.scan(b"") if key != POSITION}
+            self._orphaned |= {key for key, _ in self.store.scan(b"") if key != POSITION}
             self.store.wipe()
             self.store.open()
             self.store.log_id = self._log_id
@@ -214,13 +214,13 @@ class PartitionState:
             log.warning("%s-%d ends at %d, %d was applied: it was made anew", self.source, self.partition, end, applied)
             applied = -1
         if begin > applied + 1:
-            if self.reports_missing and begin > applied + 1 + MARKER:
-                self.miss(applied + 1, begin)
+            if self.reports_missing and begin > applied + 1 + MARKER_OFFSETS:
+                self.report_deleted(applied + 1, begin)
             applied = begin - 1
         self.applied = self.durable = applied
         self._flushed_s = self._clock()
-        if self._foreign:
-            await self._commit(Flush(rows=dict.fromkeys(self._foreign - {APPLIED}), applied=applied))
+        if self._orphaned:
+            await self._commit(Flush(rows=dict.fromkeys(self._orphaned - {APPLIED}), applied=applied))
             raise StoreCorrupt(
                 "changelog_replaced",
                 f"{self.changelog}-{self.partition} was made anew and lacks rows: {self.source} is read again",
@@ -249,7 +249,7 @@ class PartitionState:
         self.store.open()
         await self._restore(complete=False)
 
-    def miss(self, first: int, end: int) -> None:
+    def report_deleted(self, first: int, end: int) -> None:
         """Report source records that were deleted before they were applied: offsets `first` to `end`, exclusive."""
         log.error(
             "%s-%d: records %d to %d were deleted before they were applied: what they said is missing from the tables",
@@ -257,21 +257,21 @@ class PartitionState:
         )
         self.missing = (min(first, self.missing[0]), end) if self.missing else (first, end)
 
-    def look_into(self, begin: int) -> None:
+    def check_gaps(self, begin: int) -> None:
         """Check the offset gaps for deleted records, given that the source begins at `begin`. Transaction markers take offsets
         too.
         """
-        jumps, self.jumps = self.jumps, []
-        deleted = [(first, min(begin, came)) for first, came in jumps]
+        gaps, self.gaps = self.gaps, []
+        deleted = [(first, min(begin, came)) for first, came in gaps]
         deleted.append((self.applied + 1, begin))
         for first, end in deleted:
-            if self.reports_missing and end > first + MARKER and (self.missing is None or end > self.missing[1]):
-                self.miss(first, end)
+            if self.reports_missing and end > first + MARKER_OFFSETS and (self.missing is None or end > self.missing[1]):
+                self.report_deleted(first, end)
 
-    def expect(self, offset: int) -> None:
+    def note_gap(self, offset: int) -> None:
         """Record a gap before `offset`, whose records are about to be applied. Called before `applied` is set."""
-        if self.applied >= 0 and offset > self.applied + 1 + MARKER and len(self.jumps) < JUMPS:
-            self.jumps.append((self.applied + 1, offset))
+        if self.applied >= 0 and offset > self.applied + 1 + MARKER_OFFSETS and len(self.gaps) < MAX_GAPS:
+            self.gaps.append((self.applied + 1, offset))
 
     async def move_back(self) -> None:
         """Move the group's committed offset back to `applied`, so that the source is read again: rows of later records are
@@ -312,7 +312,7 @@ class PartitionState:
                 self.store.open()
             if not kept and log_id != NO_ID:
                 self.store.log_id = log_id
-            self._foreign = set[bytes]()
+            self._orphaned = set[bytes]()
             if self.store.position >= 0:
                 consumer.seek(tp, self.store.position)
             else:
@@ -323,7 +323,7 @@ class PartitionState:
                 rows = {r.key: r.value for r in records}
                 reached = records[-1].offset + 1 if records else await consumer.position(tp)
                 if anew and not kept:
-                    self._foreign |= rows.keys()
+                    self._orphaned |= rows.keys()
                     rows = {}
                 if rows or reached > position:
                     await asyncio.to_thread(self.store.write, rows, reached)
@@ -383,9 +383,9 @@ class PartitionState:
         """Whether rows are half changed or unreadable."""
         return self._spoiled
 
-    def doubt(self, reason: str) -> None:
+    def require_probe(self, reason: str) -> None:
         """Make the next flush run a transaction, an empty one if necessary, because the preceding state failed."""
-        self.unproven = reason
+        self.probe_reason = reason
 
     def take_from(self, generation: int) -> None:
         """Set the first group generation whose chunks may be applied; 0 for all."""
@@ -393,8 +393,8 @@ class PartitionState:
 
     @asynccontextmanager
     async def changing(self) -> AsyncIterator[None]:
-        """Hold `still` while rows are changed. An error inside the block spoils the rows, because they may be half changed."""
-        async with self.still:
+        """Hold `rows_lock` while rows are changed. An error inside spoils the rows, because they may be half changed."""
+        async with self.rows_lock:
             try:
                 yield
             except BaseException as error:
@@ -418,21 +418,21 @@ class PartitionState:
             NotReady: the rows cannot be written to the disk.
         """
         async with self._lock:
-            async with self.still:
-                if self._failed or self._spoiled:
+            async with self.rows_lock:
+                if self._flush_failed or self._spoiled:
                     raise StoreCorrupt("flush_failed", f"{self.changelog}-{self.partition}: an earlier flush or chunk failed")
                 # `take` hands changes over once: after a failure a later flush would commit past them
-                self._failed = True
+                self._flush_failed = True
                 try:
                     taken = await self._take()
                 except BaseException as error:
                     self.trouble = error
                     raise
             old = self.applied >= 0 and self._clock() - self._flushed_s > REFRESH_S
-            if taken is None and (old or self.unproven):
+            if taken is None and (old or self.probe_reason):
                 taken = Flush(applied=self.applied)
             if taken is None:
-                self._failed = False
+                self._flush_failed = False
                 return False
             producer = self._producer
             try:
@@ -442,7 +442,7 @@ class PartitionState:
                 if self.trouble is error:
                     raise
                 raise self.trouble from self.trouble.__cause__
-            self._failed = False
+            self._flush_failed = False
             return True
 
     @staticmethod
@@ -467,7 +467,7 @@ class PartitionState:
             position = await self._transaction(taken)
         with self._timed("rocksdb (in a thread)"):
             await asyncio.to_thread(self.store.write, taken.rows, position)
-        self.durable, self.unproven = taken.applied, ""
+        self.durable, self.probe_reason = taken.applied, ""
         self.flush_seconds = time.perf_counter() - started
         self._flushed_s = self._clock()
 
@@ -497,7 +497,7 @@ class PartitionState:
                 partition=output.partition,
                 headers=list(output.headers),
             )
-            sent.append((_heeded(future), output.topic))
+            sent.append((_mark_retrieved(future), output.topic))
         await producer.send_offsets_to_transaction(
             {TopicPartition(self.source, self.partition): OffsetAndMetadata(taken.applied + 1, "")}, self._group
         )
@@ -516,7 +516,7 @@ class PartitionState:
         while batches := await aside(len(rows), self._batches, producer, waiting):
             for batch in batches:
                 future = await producer.send_batch(batch, self.changelog, partition=self.partition)
-                sent.append((_heeded(future), batch.record_count()))
+                sent.append((_mark_retrieved(future), batch.record_count()))
         return sent
 
     def _batches(self, producer: AIOKafkaProducer, rows: Iterator[tuple[bytes, bytes | None]]) -> list[Any]:
@@ -563,4 +563,4 @@ def _release(producer: Any) -> None:
     if manager._transaction_waiter is not None and not manager._transaction_waiter.done():
         with suppress(AssertionError):
             manager.fatal_error(ProducerClosed())
-        _heeded(manager._transaction_waiter)
+        _mark_retrieved(manager._transaction_waiter)

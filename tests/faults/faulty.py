@@ -260,7 +260,7 @@ def wrong_takes_half_a_chunk(_: int) -> None:
 
     def init(self: PartitionState, *args: Any, **kwargs: Any) -> None:
         prepare(self, *args, **kwargs)
-        self.still = Open()  # type: ignore[assignment]
+        self.rows_lock = Open()  # type: ignore[assignment]
 
     def slowly(self: UserPartition, events: EventColumns, of: ItemsOf) -> Changed:
         changed = change(self, events, of)

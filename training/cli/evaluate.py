@@ -107,17 +107,17 @@ def evaluate_command(options: EvaluateOptions) -> None:
             part = corpus.until(share)
             demand_trainable(part.items, part.events, corpus.positive, settings, options.settings)
         from training.measure import measurement  # both import torch, which only training and measuring need
-        from training.trainer import evaluated
+        from training.trainer import evaluate_release
 
         plan = EvaluationPlan(share, options.queries, options.parity, options.first)
         at, train, before = vectors_in(options), not options.no_train, options.before
-        made = evaluated(corpus, plan, settings, at, existing, report, train=train, before=before)
+        made = evaluate_release(corpus, plan, settings, at, existing, report, train=train, before=before)
     _warn_of_interacted(made.figures, console)
     facts = _facts(corpus, made, about)
     label = "without a release" if made.name == "none" else "with a release" if existing is None else existing.name
     found = [measurement(corpus, plan, made.figures, label, made.name, facts)]
-    if made.plain is not None:
-        found.insert(0, measurement(corpus, plan, made.plain, "without a release", "none"))
+    if made.baseline is not None:
+        found.insert(0, measurement(corpus, plan, made.baseline, "without a release", "none"))
     if options.save is not None:
         found[-1].save(options.save)
     if options.page is not None:
@@ -126,7 +126,7 @@ def evaluate_command(options: EvaluateOptions) -> None:
         "dataset": corpus.name,
         "release": made.name,
         **made.figures.to_json(),
-        **({"before": made.plain.to_json()} if made.plain else {}),
+        **({"before": made.baseline.to_json()} if made.baseline else {}),
         **found[-1].summary(),
         **facts,
         "seconds": round(time.monotonic() - started, 1),

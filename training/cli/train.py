@@ -137,10 +137,10 @@ def train_command(options: TrainOptions) -> None:
             demand_trainable(corpus.items, held.events[: held.trained], corpus.positive, settings, options.settings)
         _announce(console, held, champion, settings, options)
         forewarn(tracking := Tracking.from_env() if first else None)
-        from training.trainer import Task, judged  # it imports torch
+        from training.trainer import Task, train_and_judge  # it imports torch
 
         task = Task(corpus, held, settings, vectors_in(options), options.queries, champion, releases, options.incremental)
-        made = judged(task, lambda learned: _bounds(learned, options), report)
+        made = train_and_judge(task, lambda learned: _bounds(learned, options), report)
     facts, kept = _written(task, made, options, started)
     if tracking is not None:
         facts["mlflow"] = record(tracking, facts, corpus.name, settings, {path.name: path.read_bytes() for path in kept})
@@ -176,7 +176,7 @@ def _announce(
     """Print how this training deviates from the usual: half precision, or the protocol `leave_last_out`."""
     if options.incremental and champion is not None and "half" in champion.manifest.metrics and not settings.half:
         console.print(f"the graphs of {champion.name} are in half precision: so are the update's", highlight=False)
-    if held.apart:
+    if held.independent:
         said = f"the newest events are too few to judge by: the gate asks {held.people} people for their last like"
         console.print(f"{said} (leave_last_out)", style="yellow", highlight=False, soft_wrap=True)
 
@@ -184,7 +184,12 @@ def _announce(
 def _written(task: Task, made: Judged, options: TrainOptions, started: float) -> tuple[dict[str, Any], list[Path]]:
     """Write the release, its report and its page; returns the reported facts and the paths of the accompanying files."""
     learned, verdict = made.learned, made.verdict
-    metrics = {"gate": verdict.to_json(), "before": made.plain.to_json(), "after": made.mine.to_json(), "seed": options.seed}
+    metrics = {
+        "gate": verdict.to_json(),
+        "before": made.baseline.to_json(),
+        "after": made.candidate.to_json(),
+        "seed": options.seed,
+    }
     folder = learned.write(options.out, {**metrics, "gate": verdict.untimed()}, task.against)
     facts = {
         "release": folder.name,
@@ -196,7 +201,7 @@ def _written(task: Task, made: Judged, options: TrainOptions, started: float) ->
         "parity": learned.parity,
         **({"half": learned.measured["half"]} if "half" in learned.measured else {}),
         "logged_slates": learned.measured.get("logged_slates", 0),
-        "events": task.held.trained,
+        "events": task.holdout.trained,
         "items": len(task.corpus.items),
         "training_seconds": learned.seconds,
         **images_of(learned.images),

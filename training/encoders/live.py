@@ -19,7 +19,7 @@ from training.encoders.encoder import Encoder
 from training.encoders.image import image_encoder
 from training.encoders.text import TextEncoder
 
-__all__ = ["LiveEncoders", "encoded"]
+__all__ = ["LiveEncoders", "encode_catalogue"]
 
 
 class LiveEncoders:
@@ -73,7 +73,7 @@ class LiveEncoders:
         return list(zip(*columns, strict=True))
 
 
-def encoded(
+def encode_catalogue(
     items: Sequence[Item], cache: Path, text_model: str = "", image_hosts: str = ""
 ) -> dict[str, tuple[ItemVector, ...]]:
     """Vectors that `riffle encode` would publish for these items, by item id. Loads nothing when there are none."""

@@ -49,7 +49,7 @@ class EvaluationPlan:
     "Number of requests on which the exported graphs are compared with torch."
     first: bool = False
     "Query at first interactions with items liked then or later, instead of at every positive event (`asked_of`)."
-    apart: bool = False
+    independent: bool = False
     "Apply no event after the first part; queries are independent of each other (`training.evaluation.holdout`)."
 
 
@@ -212,7 +212,7 @@ def evaluate(
                     world, event, probed, ahead, len(heads), event.user_id not in liked, not outcomes.begins(event.user_id, n)
                 )
             )
-        if not plan.apart:
+        if not plan.independent:
             if positive(event.action, event.value):
                 liked.add(event.user_id)
             world.apply([event])

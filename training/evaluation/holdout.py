@@ -54,7 +54,7 @@ class Holdout:
     "For `leave_last_out`, by user: event time of the query, ms. The user's events from then on are held out."
 
     @property
-    def apart(self) -> bool:
+    def independent(self) -> bool:
         """Whether queries are independent and no held-out event is applied."""
         return self.protocol == LEAVE_LAST_OUT
 

@@ -26,7 +26,7 @@ class State:
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     applied: int = -1
     durable: int = -1
-    unproven: str = ""
+    probe_reason: str = ""
     spoiled: bool = False
 
     def fail(self, error: BaseException) -> None:
@@ -199,7 +199,7 @@ def test_failures_that_have_nothing_to_do_with_each_other_do_not_add_up() -> Non
 
 def test_a_transaction_that_fails_each_time_is_tried_at_growing_intervals() -> None:
     def again(state: State, _: int) -> None:
-        state.durable, state.applied, state.unproven = 5, 15, "x"
+        state.durable, state.applied, state.probe_reason = 5, 15, "x"
 
     assert waits_of(8, again) == GROWING
 
@@ -207,7 +207,7 @@ def test_a_transaction_that_fails_each_time_is_tried_at_growing_intervals() -> N
 def test_an_empty_transaction_that_fails_each_time_is_tried_at_growing_intervals() -> None:
     def again(state: State, _: int) -> None:
         state.durable = state.applied = 15
-        state.unproven = "x"
+        state.probe_reason = "x"
 
     assert waits_of(8, again) == GROWING
 

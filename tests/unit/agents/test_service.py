@@ -41,8 +41,8 @@ class Producer:
         return [SimpleNamespace(partition=record.partition, offset=n) for n, record in enumerate(records)]
 
 
-def part(*, ready: bool = True, trouble: BaseException | None = None, unproven: str = "") -> Any:
-    state = SimpleNamespace(ready=asyncio.Event(), trouble=trouble, unproven=unproven)
+def part(*, ready: bool = True, trouble: BaseException | None = None, probe_reason: str = "") -> Any:
+    state = SimpleNamespace(ready=asyncio.Event(), trouble=trouble, probe_reason=probe_reason)
     if ready:
         state.ready.set()
     return SimpleNamespace(state=state, lookup=lambda users: [None for _ in users])
@@ -141,7 +141,7 @@ def test_a_worker_is_ready_when_nothing_is_missing_and_each_reason_has_its_name(
     assert readiness({0: part()}, caught_up=False).keys() == {"catalogue"}
     assert readiness({0: part()}, reading="no", assignment="no").keys() == {"reading", "assignment"}
     assert readiness({0: part(trouble=NotReady("x", "why"))}) == {"troubles": {"0": "why"}}
-    assert readiness({0: part(unproven="before")}) == {"troubles": {"0": "before"}}
+    assert readiness({0: part(probe_reason="before")}) == {"troubles": {"0": "before"}}
 
 
 async def test_records_on_wrong_partitions_are_reported_when_more_come() -> None:

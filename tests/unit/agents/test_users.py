@@ -83,7 +83,7 @@ async def test_short_chunks_do_not_ask_the_registry_on_the_event_loop(tmp_path: 
             both = replace(
                 one, offsets=[0, 1], keys=[b"ann"] * 2, values=[value, one.values[0]], timestamps=[START] * 2, headers=[()] * 2
             )
-            await users.look_up(both)
+            await users.fetch_schemas(both)
             await users.apply(both)
             assert metrics.events.value(outcome="dead_letter", code="registry_unavailable") == 1
             assert metrics.events.value(outcome="applied") == 1
@@ -91,7 +91,7 @@ async def test_short_chunks_do_not_ask_the_registry_on_the_event_loop(tmp_path: 
             server.released.set()
             await registry.answered(1)
             again = replace(both, offsets=[2, 3], values=[value, value])
-            await users.look_up(again)
+            await users.fetch_schemas(again)
             await users.apply(again)
             assert metrics.events.value(outcome="duplicate") == 2
         finally:

@@ -40,7 +40,7 @@ def test_a_catalogue_that_changes_meanwhile_changes_no_record(pairs: list[tuple[
     store, categories = catalogue()
     events = EventColumns.of(events_of(pairs), range(len(pairs)))
     table = UserTable(store, lambda keys: [None] * len(keys))
-    found = table.look_up(events)
+    found = table.items_of(events)
     for n in range(8):
         store.upsert(Item(f"i{n}", categories=tuple(f"new{n}-{k}" for k in range(8))))
     for n in range(more):

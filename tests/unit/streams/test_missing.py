@@ -31,7 +31,7 @@ def state(folder: Path, *, reports: bool = True) -> PartitionState:
 
 def read(made: PartitionState, offsets: list[int]) -> None:
     for offset in offsets:
-        made.expect(offset)
+        made.note_gap(offset)
         made.applied = offset
 
 
@@ -40,7 +40,7 @@ def test_ends_of_transactions_are_no_deleted_records(steps: list[int], begin: in
     made = state(Path("unused"))
     offsets = [sum(steps[: n + 1]) for n in range(len(steps))]
     read(made, [0, *offsets])
-    made.look_into(min(begin, made.applied + 2))
+    made.check_gaps(min(begin, made.applied + 2))
     assert made.missing is None
 
 
@@ -57,14 +57,14 @@ def test_ends_of_transactions_are_no_deleted_records(steps: list[int], begin: in
 def test_records_that_were_deleted_are_found(tmp_path: Path, offsets: list[int], begin: int, missing: object) -> None:
     made = state(tmp_path)
     read(made, offsets)
-    made.look_into(begin)
+    made.check_gaps(begin)
     assert made.missing == missing
-    made.look_into(begin)
+    made.check_gaps(begin)
     assert made.missing == missing
 
 
 def test_a_topic_that_is_kept_for_a_while_only_reports_nothing(tmp_path: Path) -> None:
     made = state(tmp_path, reports=False)
     read(made, [0, 1])
-    made.look_into(1_000)
+    made.check_gaps(1_000)
     assert made.missing is None

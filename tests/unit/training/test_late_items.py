@@ -16,7 +16,7 @@ from models.items.vectors import HALF, ItemVector
 from models.release.serving import ServingModel
 from schemas.records import Interaction, Item
 from training.data.corpus import Corpus
-from training.encoders.live import LiveEncoders, encoded
+from training.encoders.live import LiveEncoders, encode_catalogue
 from training.evaluation.evaluate import EvaluationPlan
 from training.measure import Encode, measure
 from training.release.learned import Learned
@@ -68,7 +68,7 @@ def asked(learned: Learned, what: Corpus, encode: Encode, *, own: bool) -> tuple
 
 
 def late_row(model: ServingModel) -> int:
-    (row,) = np.flatnonzero(model.index_of_row[: model.bound] < 0)
+    (row,) = np.flatnonzero(model.number_of_row[: model.bound] < 0)
     return int(row)
 
 
@@ -81,7 +81,7 @@ def test_a_late_item_has_in_an_evaluation_the_vectors_that_it_has_in_a_worker(
 
     def encode(items: Sequence[Item]) -> dict[str, tuple[ItemVector, ...]]:
         wanted.extend(item.item_id for item in items)
-        return encoded(items, cache)
+        return encode_catalogue(items, cache)
 
     model, places, _ = asked(learned, what, encode, own=own)
     assert places
@@ -100,7 +100,7 @@ def test_a_late_item_has_in_an_evaluation_the_vectors_that_it_has_in_a_worker(
 
 def test_its_image_is_how_people_find_it(late: tuple[Learned, Corpus, Path]) -> None:
     learned, what, cache = late
-    _, places, sources = asked(learned, what, partial(encoded, cache=cache), own=True)
+    _, places, sources = asked(learned, what, partial(encode_catalogue, cache=cache), own=True)
     _, blind, unseen = asked(learned, what, lambda items: {}, own=True)
     assert "content" in sources
     assert "content" not in unseen, "without words and without vectors nothing says what it resembles"

@@ -177,7 +177,7 @@ def test_each_is_asked_after_all_that_is_trained_on_and_nothing_else() -> None:
     def asked(kept: list[Interaction]) -> list[tuple[str, str, int]]:
         both = [*held.events[: held.trained], *kept]
         share = (held.trained + 0.5) / len(both)
-        found = evaluate(items, both, LIKED, EvaluationPlan(share, first=True, apart=True), slot=ModelSlot())
+        found = evaluate(items, both, LIKED, EvaluationPlan(share, first=True, independent=True), slot=ModelSlot())
         return [(one.user_id, one.item_id, one.probed.rank) for one in found.asked]
 
     kept = list(held.events[held.trained :])
