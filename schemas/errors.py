@@ -69,7 +69,7 @@ class BadRequest(BadInput):
 
 
 class BadDataset(BadInput):
-    """A dataset folder that cannot be read."""
+    """Training data, or a rule over them, that cannot be used."""
 
 
 class TransientError(RiffleError):
@@ -77,7 +77,7 @@ class TransientError(RiffleError):
 
 
 class DeadlineExceeded(TransientError):
-    """No answer arrived before the deadline."""
+    """The deadline has passed, or is expected to pass before the answer."""
 
 
 class NotReady(TransientError):

@@ -198,7 +198,7 @@ def _replayed(
     """Gather ranking examples from the newer part, with candidates retrieved by `model`."""
     clock.part("read logged slates")
     slates = _slates(corpus, history, settings)
-    # slates from impression events use up no queries: whether they help the ranker is only known after training
+    # slates from impression events do not count towards `queries`, because `trained_ranker` may discard them after a comparison
     progress, queries = clock.part("replay"), settings.queries - sum(slate.features is not None for slate in slates)
     world = SimulatedWorker(history.items)
     return replay(world, model, history.events, table, history.start, queries, settings.seed, progress, slates)

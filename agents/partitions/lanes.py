@@ -35,17 +35,17 @@ class Lanes:
         "Chunks being applied, by topic and partition."
         self._stopping = False
         self.taken_in = 0
-        "Number of events handed to partitions so far, including replayed ones."
+        "Number of records handed to partitions so far, including replayed ones."
         self.busy_chunks = 0
         "Number of chunks of many events that were applied so far."
         self.broken = False
         "Whether applying a chunk failed because of a bug of this program, so that the state in memory may be wrong."
 
     async def apply(self, parts: Mapping[int, Partition], chunk: Chunk) -> None:
-        """Apply a chunk after the earlier ones of its partition; returns when the next one may follow.
+        """Start applying a chunk, after the earlier ones of its partition; returns once it has started.
 
-        Cancelling the caller does not interrupt it, because a chunk must not be applied in part. A chunk of an earlier
-        generation is dropped, because it is read again.
+        It starts when fewer than APPLIED_AT_ONCE chunks are being applied. Cancelling the caller does not interrupt it, because
+        a chunk must not be applied in part. A chunk of an earlier generation is dropped, because it is read again.
         """
         lane = chunk.topic, chunk.partition
         while lane in self._applying or len(self._applying) >= APPLIED_AT_ONCE:

@@ -1,4 +1,8 @@
-"""Answering requests: every accepted request gets exactly one terminal answer."""
+"""Answering requests. Every accepted request gets exactly one terminal answer.
+
+There are two exceptions: a reply whose send fails is not repeated, and a worker that dies before the commit of the offset
+answers again after its restart.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +84,7 @@ class Recommend:
             group.create_task(self._ranking.run())
 
     async def on_chunk(self, chunk: Chunk) -> None:
-        """Accept a chunk of requests. Those that need an event wait for it separately, and all others for their turn."""
+        """Accept a chunk of requests. One whose schema is not known yet waits for it in a task of its own."""
         self._offsets.take_in(chunk)
         for index in range(len(chunk)):
             if self._parser.lacks_schema(chunk, index) and not self._waiting.crowded:
@@ -107,7 +111,7 @@ class Recommend:
     async def drain(self, timeout_s: float = 5.0) -> None:
         """Answer all pending requests before partitions may go to another worker; those that wait for an event as stale.
 
-        The next owner could answer those in time, but it would answer all later requests a second time, too.
+        Otherwise they would hold back the committed offset, and the next owner would answer all later requests again.
         """
         until = self._clock() + timeout_s
         await self._waiting.wake(timeout_s)

@@ -20,7 +20,7 @@ Values = float | NDArray[Any] | None
 "One number for all rows, a column `(n,)` or a block `(n, names)`; None leaves zeros."
 
 KNOWN = {"4cf6b4827145c6a5": "f7"}
-"Published specifications by layout digest. Releases and logged examples refer to their names, so entries never change."
+"Names of layouts that were published before names followed from the digest. Entries are neither added nor changed."
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Feature:
 
 
 class Group(Generic[View]):
-    """Features that are computed from one type of view, in the order of their declaration."""
+    """Features computed from one type of view, such as `OfItems`, in the order of their declaration."""
 
     def __init__(self) -> None:
         self.features: tuple[Feature, ...] = ()

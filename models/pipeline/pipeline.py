@@ -56,7 +56,7 @@ class PipelineSettings:
 class CandidatePipeline:
     """The stages over one item store. Stages that are not given are the default ones.
 
-    Not thread-safe: only one event loop may call it.
+    Not thread-safe. `run` blocks; a worker calls it on its event loop.
     """
 
     def __init__(  # noqa: PLR0913 - one for each kind of stage
@@ -91,8 +91,8 @@ class CandidatePipeline:
         self.side_effects = tuple(side_effects)
         self._observers = tuple(observers)
         self.counters: Counter[tuple[str, str]] = Counter()
-        """Counts by (kind, name): dropped candidates are (`filter`, filter name, `unknown` or `repeated`), failed stages are
-        (`failed`, stage name)."""
+        """Counts by kind and name. `filter`: dropped candidates, by the filter's name, `unknown` or `repeated`. `failed`:
+        failed stages, by the stage's name."""
 
     def run(self, requests: Sequence[Request], users: Sequence[UserRecord | None], as_of: Sequence[AsOf | None]) -> list[Slate]:
         """Answer a batch. An answer does not depend on the other requests of its batch.

@@ -85,7 +85,7 @@ class SideEffect(Protocol):
     name: str
 
     def run(self, queries: Queries, slates: Sequence[Slate]) -> None:
-        """Run once per batch, in the ranking thread; it must not run long."""
+        """Run once per batch, on the event loop; it must not run long."""
 
 
 class Observer:
