@@ -3,11 +3,14 @@
 Each record is read into scratch arrays, changed event by event and written again. A user therefore costs one read and one
 write per chunk, regardless of the number of events. `models.state.rows.UserRecord` defines the bytes and reads them in plain
 Python.
+
+The parts of the loop are inlined, because calls with so many arrays take as long as the work. They bind arrays to locals,
+because reading an attribute in a loop counts a reference each time.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit, uint64
@@ -51,7 +54,54 @@ OTHER_HASH = 12_651_461_517_645_861_078
 IN_RECORD, IN_EVENT, IN_CATALOGUE, IS_OTHER = 0, 1, 2, 3
 
 
-@njit(cache=True, nogil=True)
+SIZE, ARRIVED, ACTION, AFFINITY, TIERS, POSITIONS = range(6)
+SESSION_KIND, SESSION_START, SESSION_LENGTH, SESSION_EVENTS, SESSION_MS, FIRST_MS = range(6, 12)
+"""Places in `_Record.n`: numbers of events, of event ids, of actions, of categories, of tiers and of bit positions; the source,
+start and length of the session's id, its number of events and its start; the time of the first event."""
+
+
+class _Views(NamedTuple):
+    """One array of bytes as arrays of several types."""
+
+    u8: Any
+    u16: Any
+    u32: Any
+    u64: Any
+    i64: Any
+    f32: Any
+    f64: Any
+
+
+class _Record(NamedTuple):
+    """A record in work. The arrays are longer than their contents, whose numbers are in `n`."""
+
+    n: Any
+    "int64 `(12,)`: numbers and scalars, by the places above."
+    times: Any
+    "History: time, item, value and action of each event, by time. It is cut to the newest HISTORY at times."
+    items: Any
+    values: Any
+    actions: Any
+    arrived: Any
+    "Ids of events, in the order of arrival."
+    action_hash: Any
+    "Actions: hash, count, and name as (source, start, length)."
+    action_count: Any
+    action_name: Any
+    categories: Any
+    "Affinities: category hash, weight, time of the weight, and name as above."
+    weights: Any
+    weights_at: Any
+    category_name: Any
+    lefts: Any
+    "Weights at one time, while the weakest are dropped."
+    tiers: Any
+    "Seen-set: words, number of items, and number of set bits (DENSE: stored as words) of each tier."
+    tier_items: Any
+    tier_bits: Any
+
+
+@njit(inline="always")
 def _name(out: Any, at: int, kind: int, start: int, length: int, record: Any, events: Any, catalogue: Any) -> int:
     """Copy a name from its source `kind` to `out[at:]`; returns the next position."""
     for i in range(length):
@@ -64,6 +114,445 @@ def _name(out: Any, at: int, kind: int, start: int, length: int, record: Any, ev
         else:
             out[at + i] = OTHER[i]
     return at + length
+
+
+@njit(inline="always")
+def _views(array: Any) -> _Views:
+    return _Views(
+        array,
+        array.view(np.uint16),
+        array.view(np.uint32),
+        array.view(np.uint64),
+        array.view(np.int64),
+        array.view(np.float32),
+        array.view(np.float64),
+    )
+
+
+@njit(inline="always")
+def _scratch(events: int, categories: int) -> _Record:
+    """Arrays for records that get `events` events of `categories` categories each."""
+    room, most = HISTORY + SLACK, AFFINITIES + categories
+    return _Record(
+        np.zeros(12, np.int64),
+        np.empty(room, np.int64),
+        np.empty(room, np.uint64),
+        np.empty(room, np.float32),
+        np.empty(room, np.uint16),
+        np.empty(HISTORY + events, np.uint64),
+        np.empty(ACTIONS + 1, np.uint64),
+        np.empty(ACTIONS + 1, np.uint32),
+        np.empty((ACTIONS + 1, 3), np.int64),
+        np.empty(most, np.uint64),
+        np.empty(most, np.float64),
+        np.empty(most, np.int64),
+        np.empty((most, 3), np.int64),
+        np.empty(most, np.float64),
+        np.empty((MAX_TIERS, WORDS), np.uint64),
+        np.zeros(MAX_TIERS, np.int64),
+        np.zeros(MAX_TIERS, np.int64),
+    )
+
+
+@njit(inline="always")
+def _read(r: _Record, old: _Views, base: int) -> None:
+    """Read the record at `base` of `old`."""
+    n, times, items, arrived, action_hash, categories = r.n, r.times, r.items, r.arrived, r.action_hash, r.categories
+    weights, weights_at, values, actions, action_count, action_name = (
+        r.weights,
+        r.weights_at,
+        r.values,
+        r.actions,
+        r.action_count,
+        r.action_name,
+    )
+    category_name = r.category_name
+    u16, u32, u64, i64, f32, f64 = old.u16, old.u32, old.u64, old.i64, old.f32, old.f64
+    n_tiers, n_actions, n_affinities = np.int64(old.u8[base + 1]), np.int64(u16[base // 2 + 1]), np.int64(u16[base // 2 + 2])
+    size, n_arrived = np.int64(u16[base // 2 + 3]), np.int64(u16[base // 2 + 4])
+    session_length = np.int64(u16[base // 2 + 5])
+    w = base // 8 + HEAD // 8
+    for i in range(size):
+        times[i], items[i] = i64[w + i], u64[w + size + i]
+    w += 2 * size
+    for i in range(n_arrived):
+        arrived[i] = u64[w + i]
+    w += n_arrived
+    for i in range(n_actions):
+        action_hash[i] = u64[w + i]
+    w += n_actions
+    for i in range(n_affinities):
+        categories[i], weights[i] = u64[w + i], f64[w + n_affinities + i]
+        weights_at[i] = i64[w + 2 * n_affinities + i]
+    w += 3 * n_affinities
+    q = base // 2 + np.int64(u32[base // 4 + 9])
+    v = base // 4 + np.int64(u32[base // 4 + 10])
+    for i in range(size):
+        values[i] = f32[v + i]
+        actions[i] = u16[q + i]
+    for i in range(n_actions):
+        action_count[i] = u32[v + size + i]
+    q += size
+    lengths_at = q
+    q += n_actions + n_affinities
+    _read_tiers(r, old, w, q, n_tiers)
+    session_start = 2 * (q + 2 * n_tiers + np.int64(u32[base // 4 + 8]))
+    name_at = session_start + session_length
+    for i in range(n_actions):
+        action_name[i, 0], action_name[i, 1], action_name[i, 2] = IN_RECORD, name_at, np.int64(u16[lengths_at + i])
+        name_at += action_name[i, 2]
+    for i in range(n_affinities):
+        length = np.int64(u16[lengths_at + n_actions + i])
+        category_name[i, 0], category_name[i, 1], category_name[i, 2] = IN_RECORD, name_at, length
+        name_at += length
+    n[SIZE], n[ARRIVED], n[ACTION], n[AFFINITY], n[TIERS] = size, n_arrived, n_actions, n_affinities, n_tiers
+    n[SESSION_KIND], n[SESSION_START], n[SESSION_LENGTH] = IN_RECORD, session_start, session_length
+    n[SESSION_EVENTS], n[SESSION_MS], n[FIRST_MS] = np.int64(u32[base // 4 + 3]), i64[base // 8 + 3], i64[base // 8 + 2]
+
+
+@njit(inline="always")
+def _read_tiers(r: _Record, old: _Views, w: int, q: int, n_tiers: int) -> None:
+    """Read the tiers: dense ones at word `w`, the numbers and then the bit positions of sparse ones at half-word `q`."""
+    tier_items, tier_bits, tiers = r.tier_items, r.tier_bits, r.tiers
+    u16, u64 = old.u16, old.u64
+    positions_at = q + 2 * n_tiers
+    for t in range(n_tiers):
+        tier_items[t] = np.int64(u16[q + t])
+        held = np.int64(u16[q + n_tiers + t])
+        tier_bits[t] = held
+        if held == DENSE:
+            for i in range(WORDS):
+                tiers[t, i] = u64[w + i]
+            w += WORDS
+        else:
+            for i in range(WORDS):
+                tiers[t, i] = uint64(0)
+            for i in range(held):
+                bit = np.int64(u16[positions_at + i])
+                tiers[t, bit >> 6] |= uint64(1) << uint64(bit & 63)
+            positions_at += held
+
+
+@njit(inline="always")
+def _arrived_before(r: _Record, event: int) -> bool:
+    """Whether the event is a duplicate; if not, remember its id."""
+    n, arrived = r.n, r.arrived
+    n_arrived = n[ARRIVED]
+    known = False
+    for i in range(max(0, n_arrived - HISTORY), n_arrived):
+        known |= arrived[i] == event
+    if not known:
+        arrived[n_arrived] = event
+        n[ARRIVED] = n_arrived + 1
+    return known
+
+
+@njit(inline="always")
+def _action(r: _Record, action: int, start: int, length: int) -> int:
+    """Count the action of an event; returns its number in the record."""
+    n, action_hash, action_count, action_name = r.n, r.action_hash, r.action_count, r.action_name
+    n_actions = n[ACTION]
+    kind, slot = IN_EVENT, -1
+    for i in range(n_actions):
+        if action_hash[i] == action:
+            slot = i
+    if slot < 0 and n_actions >= ACTIONS:
+        action, kind, start, length = uint64(OTHER_HASH), IS_OTHER, 0, len(OTHER)
+        for i in range(n_actions):
+            if action_hash[i] == action:
+                slot = i
+    if slot < 0:
+        slot = n_actions
+        action_hash[slot], action_count[slot] = action, 0
+        action_name[slot, 0], action_name[slot, 1], action_name[slot, 2] = kind, start, length
+        n[ACTION] = n_actions + 1
+    action_count[slot] += 1
+    return slot
+
+
+@njit(inline="always")
+def _covisit(
+    r: _Record, item: int, row: int, distinct: Any, index_keys: Any, index_rows: Any, pairs: Any, units: Any, made: int
+) -> int:
+    """Add the co-visits of an item with the newest WINDOW distinct items before it; returns the number of co-visits so far."""
+    n, items = r.n, r.items
+    size = n[SIZE]
+    found = 0
+    for i in range(size - 1, max(-1, size - 1 - HISTORY, size - 1 - 4 * WINDOW), -1):
+        other = items[i]
+        if other == item:
+            continue
+        fresh = True
+        for j in range(found):
+            fresh &= distinct[j] != other
+        if not fresh:
+            continue
+        distinct[found] = other
+        other_row = find(index_keys, index_rows, other)
+        if other_row >= 0:
+            pairs[made, 0], pairs[made, 1], units[made] = other_row, row, FORWARD_UNITS[found]
+            pairs[made + 1, 0], pairs[made + 1, 1] = row, other_row
+            units[made + 1] = FORWARD_UNITS[found] >> uint64(1)
+            made += 2
+        found += 1
+        if found == WINDOW:
+            break
+    return made
+
+
+@njit(inline="always")
+def _session(r: _Record, time: int, start: int, given: int, data: Any, old: Any) -> None:
+    """Continue the session, or start one after a gap or with another id. `given`: the event's length of id, -1 for none."""
+    n, times = r.n, r.times
+    size = n[SIZE]
+    starts_anew = size == 0 or time - times[size - 1] > SESSION_GAP_MS
+    if not starts_anew and given >= 0:
+        same = given == n[SESSION_LENGTH]
+        if same:
+            for i in range(given):
+                byte = old[n[SESSION_START] + i] if n[SESSION_KIND] == IN_RECORD else data[n[SESSION_START] + i]
+                same &= data[start + i] == byte
+        starts_anew = not same
+    if starts_anew:
+        n[SESSION_KIND], n[SESSION_START], n[SESSION_LENGTH] = IN_EVENT, start, max(given, 0)
+        n[SESSION_MS], n[SESSION_EVENTS] = time, 1
+    else:
+        n[SESSION_EVENTS] += 1
+    n[FIRST_MS] = min(n[FIRST_MS], time) if size else time
+
+
+@njit(inline="always")
+def _remember(r: _Record, time: int, item: int, value: float, action: int) -> None:
+    """Insert an event into the history, by event time."""
+    n, times, items, values, actions = r.n, r.times, r.items, r.values, r.actions
+    size = n[SIZE]
+    if size == HISTORY + SLACK:
+        for i in range(HISTORY):
+            j = size - HISTORY + i
+            times[i], items[i], values[i], actions[i] = times[j], items[j], values[j], actions[j]
+        size = HISTORY
+    place = size
+    while place > 0 and times[place - 1] > time:
+        times[place], items[place] = times[place - 1], items[place - 1]
+        values[place], actions[place] = values[place - 1], actions[place - 1]
+        place -= 1
+    times[place], items[place], values[place], actions[place] = time, item, value, action
+    n[SIZE] = size + 1
+
+
+@njit(inline="always")
+def _see(r: _Record, bloom: Any, event: int) -> None:
+    """Add the bit positions of an event's item to the newest tier, unless one of the tiers holds them all."""
+    n, tiers, tier_items, tier_bits = r.n, r.tiers, r.tier_items, r.tier_bits
+    n_tiers = n[TIERS]
+    for t in range(n_tiers):
+        seen = True
+        for i in range(SLICES):
+            bit = bloom[event, i]
+            if (tiers[t, bit >> 6] >> uint64(bit & 63)) & uint64(1) == uint64(0):
+                seen = False
+                break
+        if seen:
+            return
+    most_items = CAPACITY if n_tiers <= FIRST_TIERS else LATER_CAPACITY
+    if n_tiers == 0 or tier_items[n_tiers - 1] >= most_items:
+        if n_tiers == MAX_TIERS:
+            for t in range(MAX_TIERS - 1):
+                tier_items[t], tier_bits[t] = tier_items[t + 1], tier_bits[t + 1]
+                tiers[t] = tiers[t + 1]
+            n_tiers -= 1
+        tier_items[n_tiers] = tier_bits[n_tiers] = 0
+        for i in range(WORDS):
+            tiers[n_tiers, i] = uint64(0)
+        n_tiers += 1
+        n[TIERS] = n_tiers
+    newest = n_tiers - 1
+    for i in range(SLICES):
+        bit = bloom[event, i]
+        mask = uint64(1) << uint64(bit & 63)
+        if tiers[newest, bit >> 6] & mask == uint64(0):
+            tiers[newest, bit >> 6] |= mask
+            if tier_bits[newest] != DENSE:
+                tier_bits[newest] += 1
+    if tier_bits[newest] > SPARSE:
+        tier_bits[newest] = DENSE
+    tier_items[newest] += 1
+
+
+@njit(inline="always")
+def _like(r: _Record, number: int, category: int, starts: Any, time: int) -> None:
+    """Raise the affinity for a category by an event. `number`: the category's number; its name begins at `starts[number]`."""
+    n, categories, weights, weights_at, category_name = r.n, r.categories, r.weights, r.weights_at, r.category_name
+    slot = -1
+    for i in range(n[AFFINITY]):
+        if categories[i] == category:
+            slot = i
+    if slot < 0:
+        slot = n[AFFINITY]
+        n[AFFINITY] = slot + 1
+        categories[slot], weights[slot], weights_at[slot] = category, 0.0, time
+        category_name[slot, 0], category_name[slot, 1] = IN_CATALOGUE, starts[number]
+        category_name[slot, 2] = starts[number + 1] - starts[number]
+    if time >= weights_at[slot]:
+        weights[slot] = halved(weights[slot], time - weights_at[slot], AFFINITY_HALF_LIFE_MS) + 1.0
+        weights_at[slot] = time
+    else:
+        weights[slot] += halved(1.0, weights_at[slot] - time, AFFINITY_HALF_LIFE_MS)
+
+
+@njit(inline="always")
+def _keep_strongest(r: _Record) -> None:
+    """Sort the affinities by weight at the newest time, then hash, and keep AFFINITIES of them."""
+    n, weights_at, lefts, weights, categories, category_name = (
+        r.n,
+        r.weights_at,
+        r.lefts,
+        r.weights,
+        r.categories,
+        r.category_name,
+    )
+    n_affinities = n[AFFINITY]
+    newest = weights_at[0]
+    for i in range(1, n_affinities):
+        newest = max(newest, weights_at[i])
+    for i in range(n_affinities):
+        lefts[i] = halved(weights[i], newest - weights_at[i], AFFINITY_HALF_LIFE_MS)
+    for i in range(1, n_affinities):
+        left, category, weight, when = lefts[i], categories[i], weights[i], weights_at[i]
+        kind, name, length = category_name[i, 0], category_name[i, 1], category_name[i, 2]
+        j = i
+        while j > 0 and (lefts[j - 1] < left or (lefts[j - 1] == left and categories[j - 1] > category)):
+            lefts[j], categories[j] = lefts[j - 1], categories[j - 1]
+            weights[j], weights_at[j] = weights[j - 1], weights_at[j - 1]
+            for field in range(3):
+                category_name[j, field] = category_name[j - 1, field]
+            j -= 1
+        lefts[j], categories[j], weights[j], weights_at[j] = left, category, weight, when
+        category_name[j, 0], category_name[j, 1], category_name[j, 2] = kind, name, length
+    n[AFFINITY] = AFFINITIES
+
+
+@njit(inline="always")
+def _largest(r: _Record) -> int:
+    """Bytes that the record takes at most. Also counts its bit positions."""
+    n, action_name, category_name, tier_bits = r.n, r.action_name, r.category_name, r.tier_bits
+    names = n[SESSION_LENGTH]
+    for i in range(n[ACTION]):
+        names += action_name[i, 2]
+    for i in range(n[AFFINITY]):
+        names += category_name[i, 2]
+    n_dense = n_positions = 0
+    for t in range(n[TIERS]):
+        if tier_bits[t] == DENSE:
+            n_dense += 1
+        else:
+            n_positions += tier_bits[t]
+    n[POSITIONS] = n_positions
+    kept, kept_arrived = min(n[SIZE], HISTORY), min(n[ARRIVED], HISTORY)
+    return (
+        HEAD
+        + 8 * (2 * kept + kept_arrived + n[ACTION] + 3 * n[AFFINITY] + WORDS * n_dense)
+        + 4 * (kept + n[ACTION])
+        + 2 * (kept + n[ACTION] + n[AFFINITY] + 2 * n[TIERS] + n_positions)
+        + names
+        + 8
+    )
+
+
+@njit(inline="always")
+def _write(r: _Record, new: _Views, at: int, old: Any, data: Any, category_names: Any) -> int:
+    """Write the record to `new` from byte `at` on; returns its end. `_largest` was called before."""
+    n, times, items, arrived, action_hash, categories = r.n, r.times, r.items, r.arrived, r.action_hash, r.categories
+    weights, weights_at, tier_bits, tiers, values, action_count = (
+        r.weights,
+        r.weights_at,
+        r.tier_bits,
+        r.tiers,
+        r.values,
+        r.action_count,
+    )
+    actions, action_name, category_name = r.actions, r.action_name, r.category_name
+    n_actions, n_affinities, n_tiers = n[ACTION], n[AFFINITY], n[TIERS]
+    kept, first = min(n[SIZE], HISTORY), max(0, n[SIZE] - HISTORY)
+    kept_arrived, first_arrived = min(n[ARRIVED], HISTORY), max(0, n[ARRIVED] - HISTORY)
+    u8, u16, u32, u64, i64, f32, f64 = new.u8, new.u16, new.u32, new.u64, new.i64, new.f32, new.f64
+    for i in range(HEAD // 8):
+        u64[at // 8 + i] = uint64(0)
+    w = at // 8 + HEAD // 8
+    for i in range(kept):
+        i64[w + i], u64[w + kept + i] = times[first + i], items[first + i]
+    w += 2 * kept
+    for i in range(kept_arrived):
+        u64[w + i] = arrived[first_arrived + i]
+    w += kept_arrived
+    for i in range(n_actions):
+        u64[w + i] = action_hash[i]
+    w += n_actions
+    for i in range(n_affinities):
+        u64[w + i], f64[w + n_affinities + i] = categories[i], weights[i]
+        i64[w + 2 * n_affinities + i] = weights_at[i]
+    w += 3 * n_affinities
+    for t in range(n_tiers):
+        if tier_bits[t] == DENSE:
+            for i in range(WORDS):
+                u64[w + i] = tiers[t, i]
+            w += WORDS
+    v = 2 * w
+    u32[at // 4 + 10] = v - at // 4
+    for i in range(kept):
+        f32[v + i] = values[first + i]
+    for i in range(n_actions):
+        u32[v + kept + i] = action_count[i]
+    q = 2 * (v + kept + n_actions)
+    u32[at // 4 + 9] = q - at // 2
+    for i in range(kept):
+        u16[q + i] = actions[first + i]
+    q += kept
+    for i in range(n_actions):
+        u16[q + i] = action_name[i, 2]
+    q += n_actions
+    for i in range(n_affinities):
+        u16[q + i] = category_name[i, 2]
+    end = 2 * _write_tiers(r, new, q + n_affinities)
+    end = _name(u8, end, n[SESSION_KIND], n[SESSION_START], n[SESSION_LENGTH], old, data, category_names)
+    for i in range(n_actions):
+        kind, start, length = action_name[i, 0], action_name[i, 1], action_name[i, 2]
+        end = _name(u8, end, kind, start, length, old, data, category_names)
+    for i in range(n_affinities):
+        kind, start, length = category_name[i, 0], category_name[i, 1], category_name[i, 2]
+        end = _name(u8, end, kind, start, length, old, data, category_names)
+    while end & 7:
+        u8[end] = 0
+        end += 1
+    u8[at], u8[at + 1] = FORMAT if n_tiers <= FIRST_TIERS else LONG, n_tiers
+    u16[at // 2 + 1], u16[at // 2 + 2], u16[at // 2 + 3] = n_actions, n_affinities, kept
+    u16[at // 2 + 4], u16[at // 2 + 5], u32[at // 4 + 3] = kept_arrived, n[SESSION_LENGTH], n[SESSION_EVENTS]
+    i64[at // 8 + 2], i64[at // 8 + 3] = n[FIRST_MS], n[SESSION_MS]
+    u32[at // 4 + 8] = n[POSITIONS]
+    return end
+
+
+@njit(inline="always")
+def _write_tiers(r: _Record, new: _Views, q: int) -> int:
+    """Write the numbers of the tiers and the bit positions of sparse ones at half-word `q`; returns the next half-word."""
+    n, tier_items, tier_bits, tiers = r.n, r.tier_items, r.tier_bits, r.tiers
+    n_tiers = n[TIERS]
+    u16 = new.u16
+    at = q + 2 * n_tiers
+    for t in range(n_tiers):
+        u16[q + t], u16[q + n_tiers + t] = tier_items[t], tier_bits[t]
+        if tier_bits[t] == DENSE:
+            continue
+        for i in range(WORDS):
+            word = tiers[t, i]
+            bit = i * 64
+            while word != uint64(0):
+                if word & uint64(1):
+                    u16[at] = bit
+                    at += 1
+                word >>= uint64(1)
+                bit += 1
+    return at
 
 
 @njit(cache=True, nogil=True)
@@ -103,334 +592,40 @@ def apply_records(
 
     Returns the number of co-visits, or -1 if `new` is too small; then only the output arrays have changed.
     """
-    old16, old32, old64 = old.view(np.uint16), old.view(np.uint32), old.view(np.uint64)
-    olds, oldf, oldv = old.view(np.int64), old.view(np.float64), old.view(np.float32)
-    new16, new32, new64 = new.view(np.uint16), new.view(np.uint32), new.view(np.uint64)
-    news, newf, newv = new.view(np.int64), new.view(np.float64), new.view(np.float32)
-    room = HISTORY + SLACK
-    h_time, h_item = np.empty(room, np.int64), np.empty(room, np.uint64)
-    h_value, h_action = np.empty(room, np.float32), np.empty(room, np.uint16)
+    source, target = _views(old), _views(new)
     longest = 0
     for p in range(len(bounds) - 1):
         longest = max(longest, bounds[p + 1] - bounds[p])
-    arrived = np.empty(HISTORY + longest, np.uint64)
-    a_hash, a_count = np.empty(ACTIONS + 1, np.uint64), np.empty(ACTIONS + 1, np.uint32)
-    a_name = np.empty((ACTIONS + 1, 3), np.int64)
-    most = AFFINITIES + category_ids.shape[1]
-    f_hash, f_weight, f_at = np.empty(most, np.uint64), np.empty(most, np.float64), np.empty(most, np.int64)
-    f_name, f_left = np.empty((most, 3), np.int64), np.empty(most, np.float64)
-    # per tier: its words, its number of items, and its number of set bits, or DENSE if it is stored as words
-    tiers = np.empty((MAX_TIERS, WORDS), np.uint64)
-    tier_items, tier_bits = np.zeros(MAX_TIERS, np.int64), np.zeros(MAX_TIERS, np.int64)
-    distinct = np.empty(WINDOW, np.uint64)
+    r = _scratch(longest, category_ids.shape[1])
+    n, distinct = r.n, np.empty(WINDOW, np.uint64)
     made = 0
     at = 0
     new_starts[0] = 0
     for p in range(len(bounds) - 1):
-        # read
-        base = old_starts[p]
-        n_actions = n_affinities = size = n_arrived = n_tiers = 0
-        session_kind, session_start, session_length = IN_RECORD, 0, 0
-        session_events, first_ms, session_ms = np.int64(0), np.int64(0), np.int64(0)
-        if old_starts[p + 1] > base:
-            n_tiers, n_actions, n_affinities = (
-                np.int64(old[base + 1]),
-                np.int64(old16[base // 2 + 1]),
-                np.int64(old16[base // 2 + 2]),
-            )
-            size, n_arrived = np.int64(old16[base // 2 + 3]), np.int64(old16[base // 2 + 4])
-            session_length, session_events = np.int64(old16[base // 2 + 5]), np.int64(old32[base // 4 + 3])
-            first_ms, session_ms = olds[base // 8 + 2], olds[base // 8 + 3]
-            n_positions = np.int64(old32[base // 4 + 8])
-            w = base // 8 + HEAD // 8
-            for i in range(size):
-                h_time[i], h_item[i] = olds[w + i], old64[w + size + i]
-            w += 2 * size
-            for i in range(n_arrived):
-                arrived[i] = old64[w + i]
-            w += n_arrived
-            for i in range(n_actions):
-                a_hash[i] = old64[w + i]
-            w += n_actions
-            for i in range(n_affinities):
-                f_hash[i], f_weight[i], f_at[i] = old64[w + i], oldf[w + n_affinities + i], olds[w + 2 * n_affinities + i]
-            w += 3 * n_affinities
-            n_dense = 0
-            q = base // 2 + np.int64(old32[base // 4 + 9])
-            v = base // 4 + np.int64(old32[base // 4 + 10])
-            for i in range(size):
-                h_value[i] = oldv[v + i]
-                h_action[i] = old16[q + i]
-            for i in range(n_actions):
-                a_count[i] = old32[v + size + i]
-            q += size
-            lengths_at = q
-            q += n_actions + n_affinities
-            positions_at = q + 2 * n_tiers
-            for t in range(n_tiers):
-                tier_items[t] = np.int64(old16[q + t])
-                held = np.int64(old16[q + n_tiers + t])
-                tier_bits[t] = held
-                if held == DENSE:
-                    for i in range(WORDS):
-                        tiers[t, i] = old64[w + n_dense * WORDS + i]
-                    n_dense += 1
-                else:
-                    for i in range(WORDS):
-                        tiers[t, i] = uint64(0)
-                    for i in range(held):
-                        bit = np.int64(old16[positions_at + i])
-                        tiers[t, bit >> 6] |= uint64(1) << uint64(bit & 63)
-                    positions_at += held
-            name_at = 2 * (q + 2 * n_tiers + n_positions)
-            session_start = name_at
-            name_at += session_length
-            for i in range(n_actions):
-                a_name[i, 0], a_name[i, 1], a_name[i, 2] = IN_RECORD, name_at, np.int64(old16[lengths_at + i])
-                name_at += a_name[i, 2]
-            for i in range(n_affinities):
-                f_name[i, 0], f_name[i, 1], f_name[i, 2] = IN_RECORD, name_at, np.int64(old16[lengths_at + n_actions + i])
-                name_at += f_name[i, 2]
-        # change
+        for i in range(len(n)):
+            n[i] = 0
+        if old_starts[p + 1] > old_starts[p]:
+            _read(r, source, old_starts[p])
         for k in range(bounds[p], bounds[p + 1]):
             e = order[k]
-            event, item, time, row = hashes[0, e], hashes[1, e], times[e], item_rows[e]
-            known = False
-            for i in range(max(0, n_arrived - HISTORY), n_arrived):
-                known |= arrived[i] == event
-            if known:
+            if _arrived_before(r, hashes[0, e]):
                 continue
-            arrived[n_arrived] = event
-            n_arrived += 1
             accepted[e] = 1
-            action, kind, name, length = hashes[2, e], IN_EVENT, starts[2, e], lengths[2, e]
-            slot = -1
-            for i in range(n_actions):
-                if a_hash[i] == action:
-                    slot = i
-            if slot < 0 and n_actions >= ACTIONS:
-                action, kind, name, length = uint64(OTHER_HASH), IS_OTHER, 0, len(OTHER)
-                for i in range(n_actions):
-                    if a_hash[i] == action:
-                        slot = i
-            if slot < 0:
-                slot = n_actions
-                a_hash[slot], a_count[slot] = action, 0
-                a_name[slot, 0], a_name[slot, 1], a_name[slot, 2] = kind, name, length
-                n_actions += 1
-            # co-visits with the distinct items before it
-            found = 0
-            for i in range(size - 1, max(-1, size - 1 - HISTORY, size - 1 - 4 * WINDOW), -1):
-                other = h_item[i]
-                if other == item:
-                    continue
-                fresh = True
-                for j in range(found):
-                    fresh &= distinct[j] != other
-                if not fresh:
-                    continue
-                distinct[found] = other
-                other_row = find(index_keys, index_rows, other)
-                if other_row >= 0:
-                    pairs[made, 0], pairs[made, 1], units[made] = other_row, row, FORWARD_UNITS[found]
-                    pairs[made + 1, 0], pairs[made + 1, 1] = row, other_row
-                    units[made + 1] = FORWARD_UNITS[found] >> uint64(1)
-                    made += 2
-                found += 1
-                if found == WINDOW:
-                    break
-            # session
-            starts_anew = size == 0 or time - h_time[size - 1] > SESSION_GAP_MS
-            given = lengths[3, e]
-            if not starts_anew and given >= 0:
-                same = given == session_length
-                if same:
-                    for i in range(given):
-                        byte = old[session_start + i] if session_kind == IN_RECORD else data[session_start + i]
-                        same &= data[starts[3, e] + i] == byte
-                starts_anew = not same
-            if starts_anew:
-                session_kind, session_start, session_length = IN_EVENT, starts[3, e], max(given, 0)
-                session_ms, session_events = time, np.int64(1)
-            else:
-                session_events += 1
-            first_ms = min(first_ms, time) if size else time
-            # history, by event time
-            if size == room:
-                for i in range(HISTORY):
-                    h_time[i], h_item[i] = h_time[size - HISTORY + i], h_item[size - HISTORY + i]
-                    h_value[i], h_action[i] = h_value[size - HISTORY + i], h_action[size - HISTORY + i]
-                size = HISTORY
-            place = size
-            while place > 0 and h_time[place - 1] > time:
-                h_time[place], h_item[place] = h_time[place - 1], h_item[place - 1]
-                h_value[place], h_action[place] = h_value[place - 1], h_action[place - 1]
-                place -= 1
-            h_time[place], h_item[place], h_value[place], h_action[place] = time, item, values[e], slot
-            size += 1
-            a_count[slot] += 1
-            # seen-set
-            seen = False
-            for t in range(n_tiers):
-                seen = True
-                for i in range(SLICES):
-                    bit = bloom[e, i]
-                    if (tiers[t, bit >> 6] >> uint64(bit & 63)) & uint64(1) == uint64(0):
-                        seen = False
-                        break
-                if seen:
-                    break
-            if not seen:
-                most_items = CAPACITY if n_tiers <= FIRST_TIERS else LATER_CAPACITY
-                if n_tiers == 0 or tier_items[n_tiers - 1] >= most_items:
-                    if n_tiers == MAX_TIERS:
-                        for t in range(MAX_TIERS - 1):
-                            tier_items[t], tier_bits[t] = tier_items[t + 1], tier_bits[t + 1]
-                            tiers[t] = tiers[t + 1]
-                        n_tiers -= 1
-                    tier_items[n_tiers] = tier_bits[n_tiers] = 0
-                    for i in range(WORDS):
-                        tiers[n_tiers, i] = uint64(0)
-                    n_tiers += 1
-                newest = n_tiers - 1
-                for i in range(SLICES):
-                    bit = bloom[e, i]
-                    mask = uint64(1) << uint64(bit & 63)
-                    if tiers[newest, bit >> 6] & mask == uint64(0):
-                        tiers[newest, bit >> 6] |= mask
-                        if tier_bits[newest] != DENSE:
-                            tier_bits[newest] += 1
-                if tier_bits[newest] > SPARSE:
-                    tier_bits[newest] = DENSE
-                tier_items[newest] += 1
-            # affinities
+            item, time = hashes[1, e], times[e]
+            action = _action(r, hashes[2, e], starts[2, e], lengths[2, e])
+            made = _covisit(r, item, item_rows[e], distinct, index_keys, index_rows, pairs, units, made)
+            _session(r, time, starts[3, e], lengths[3, e], data, old)
+            _remember(r, time, item, values[e], action)
+            _see(r, bloom, e)
             for c in range(category_ids.shape[1]):
                 category = category_ids[e, c]
                 if category < 0:
                     break
-                mine = category_hashes[category]
-                slot = -1
-                for i in range(n_affinities):
-                    if f_hash[i] == mine:
-                        slot = i
-                if slot < 0:
-                    slot = n_affinities
-                    n_affinities += 1
-                    f_hash[slot], f_weight[slot], f_at[slot] = mine, 0.0, time
-                    f_name[slot, 0], f_name[slot, 1] = IN_CATALOGUE, category_starts[category]
-                    f_name[slot, 2] = category_starts[category + 1] - category_starts[category]
-                if time >= f_at[slot]:
-                    f_weight[slot] = halved(f_weight[slot], time - f_at[slot], AFFINITY_HALF_LIFE_MS) + 1.0
-                    f_at[slot] = time
-                else:
-                    f_weight[slot] += halved(1.0, f_at[slot] - time, AFFINITY_HALF_LIFE_MS)
-            if n_affinities > AFFINITIES:
-                newest = f_at[0]
-                for i in range(1, n_affinities):
-                    newest = max(newest, f_at[i])
-                for i in range(n_affinities):
-                    f_left[i] = halved(f_weight[i], newest - f_at[i], AFFINITY_HALF_LIFE_MS)
-                for i in range(1, n_affinities):
-                    left, mine, weight, when = f_left[i], f_hash[i], f_weight[i], f_at[i]
-                    kind, name, length = f_name[i, 0], f_name[i, 1], f_name[i, 2]
-                    j = i
-                    while j > 0 and (f_left[j - 1] < left or (f_left[j - 1] == left and f_hash[j - 1] > mine)):
-                        f_left[j], f_hash[j], f_weight[j], f_at[j] = f_left[j - 1], f_hash[j - 1], f_weight[j - 1], f_at[j - 1]
-                        f_name[j, 0], f_name[j, 1], f_name[j, 2] = f_name[j - 1, 0], f_name[j - 1, 1], f_name[j - 1, 2]
-                        j -= 1
-                    f_left[j], f_hash[j], f_weight[j], f_at[j] = left, mine, weight, when
-                    f_name[j, 0], f_name[j, 1], f_name[j, 2] = kind, name, length
-                n_affinities = AFFINITIES
-        # write
-        kept, first = min(size, HISTORY), max(0, size - HISTORY)
-        kept_arrived, first_arrived = min(n_arrived, HISTORY), max(0, n_arrived - HISTORY)
-        names = session_length
-        for i in range(n_actions):
-            names += a_name[i, 2]
-        for i in range(n_affinities):
-            names += f_name[i, 2]
-        n_dense = n_positions = 0
-        for t in range(n_tiers):
-            if tier_bits[t] == DENSE:
-                n_dense += 1
-            else:
-                n_positions += tier_bits[t]
-        largest = (
-            HEAD
-            + 8 * (2 * kept + kept_arrived + n_actions + 3 * n_affinities + WORDS * n_dense)
-            + 4 * (kept + n_actions)
-            + 2 * (kept + n_actions + n_affinities + 2 * n_tiers + n_positions)
-            + names
-            + 8
-        )
-        if at + largest > len(new):
+                _like(r, category, category_hashes[category], category_starts, time)
+            if n[AFFINITY] > AFFINITIES:
+                _keep_strongest(r)
+        if at + _largest(r) > len(new):
             return -1
-        for i in range(HEAD // 8):
-            new64[at // 8 + i] = uint64(0)
-        w = at // 8 + HEAD // 8
-        for i in range(kept):
-            news[w + i], new64[w + kept + i] = h_time[first + i], h_item[first + i]
-        w += 2 * kept
-        for i in range(kept_arrived):
-            new64[w + i] = arrived[first_arrived + i]
-        w += kept_arrived
-        for i in range(n_actions):
-            new64[w + i] = a_hash[i]
-        w += n_actions
-        for i in range(n_affinities):
-            new64[w + i], newf[w + n_affinities + i], news[w + 2 * n_affinities + i] = f_hash[i], f_weight[i], f_at[i]
-        w += 3 * n_affinities
-        for t in range(n_tiers):
-            if tier_bits[t] == DENSE:
-                for i in range(WORDS):
-                    new64[w + i] = tiers[t, i]
-                w += WORDS
-        v = 2 * w
-        new32[at // 4 + 10] = v - at // 4
-        for i in range(kept):
-            newv[v + i] = h_value[first + i]
-        for i in range(n_actions):
-            new32[v + kept + i] = a_count[i]
-        q = 2 * (v + kept + n_actions)
-        new32[at // 4 + 9] = q - at // 2
-        for i in range(kept):
-            new16[q + i] = h_action[first + i]
-        q += kept
-        for i in range(n_actions):
-            new16[q + i] = a_name[i, 2]
-        q += n_actions
-        for i in range(n_affinities):
-            new16[q + i] = f_name[i, 2]
-        q += n_affinities
-        positions_at = q + 2 * n_tiers
-        for t in range(n_tiers):
-            new16[q + t], new16[q + n_tiers + t] = tier_items[t], tier_bits[t]
-            if tier_bits[t] == DENSE:
-                continue
-            begin = positions_at
-            for i in range(WORDS):
-                word = tiers[t, i]
-                bit = i * 64
-                while word != uint64(0):
-                    if word & uint64(1):
-                        new16[begin] = bit
-                        begin += 1
-                    word >>= uint64(1)
-                    bit += 1
-            positions_at = begin
-        end = _name(new, 2 * positions_at, session_kind, session_start, session_length, old, data, category_names)
-        for i in range(n_actions):
-            end = _name(new, end, a_name[i, 0], a_name[i, 1], a_name[i, 2], old, data, category_names)
-        for i in range(n_affinities):
-            end = _name(new, end, f_name[i, 0], f_name[i, 1], f_name[i, 2], old, data, category_names)
-        while end & 7:
-            new[end] = 0
-            end += 1
-        new[at], new[at + 1] = FORMAT if n_tiers <= FIRST_TIERS else LONG, n_tiers
-        new16[at // 2 + 1], new16[at // 2 + 2], new16[at // 2 + 3] = n_actions, n_affinities, kept
-        new16[at // 2 + 4], new16[at // 2 + 5], new32[at // 4 + 3] = kept_arrived, session_length, session_events
-        news[at // 8 + 2], news[at // 8 + 3] = first_ms, session_ms
-        new32[at // 4 + 8] = n_positions
-        at = end
+        at = _write(r, target, at, old, data, category_names)
         new_starts[p + 1] = at
     return made
