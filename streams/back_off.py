@@ -9,7 +9,7 @@ __all__ = ["BackOff"]
 
 
 class BackOff:
-    """Seconds to wait before the next attempt: doubled with each failure, reset by a success or after a while without failure.
+    """Seconds to wait before the next attempt: doubled with each failure, reset after a while without one.
 
     `clock`: monotonic, in seconds.
     """
@@ -18,10 +18,6 @@ class BackOff:
         self._first_s, self._most_s, self._clock = first_s, most_s, clock
         self._failures = 0
         self._last_s = -float("inf")
-
-    def succeeded(self) -> None:
-        """Reset the wait."""
-        self._failures = 0
 
     def failed(self) -> float:
         """Record a failure; returns the seconds to wait."""

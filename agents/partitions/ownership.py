@@ -6,7 +6,7 @@ import asyncio
 import fcntl
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import IO, Any
 
 from agents.findings import heals, why
@@ -158,14 +158,16 @@ class Ownership:
         """Return the owned partitions that must be reopened."""
         return [part for part in self.parts() if part.state.trouble is not None]
 
-    async def reopen(self, generation: int) -> bool:
-        """Try to reopen the failed partitions; returns whether any was opened.
+    async def reopen(self, generation: int, keys: Collection[tuple[str, int] | None]) -> bool:
+        """Try to reopen the failed partitions of these changelogs and numbers; returns whether any was opened.
 
         Their records were dropped meanwhile, so that they accept only chunks of later generations than this one.
         """
         committed = await self._committed()
         opened = False
         for part in self.troubled():
+            if (part.state.changelog, part.partition) not in keys:
+                continue
             parts: dict[int, Any] = self.users if isinstance(part, UserPartition) else self.covisits
             await part.close()
             fresh = parts[part.partition] = self._made(parts, part.partition)

@@ -42,9 +42,9 @@ class ServingModel:
     """A loaded and tested release that serves. `prepare` may run in any thread; all else belongs to the item store's thread."""
 
     def __init__(
-        self, release: Release, threads: int = 1, index: IndexSettings = STANDARD, graphs: Graphs | None = None
+        self, release: Release, threads: int = 1, index: IndexSettings | VectorIndex = STANDARD, graphs: Graphs | None = None
     ) -> None:
-        """Open the graphs and try them; above `index.exact_below` items, build an index over their vectors.
+        """Open the graphs and try them; above `index.exact_below` items, build an index over their vectors, if none is given.
 
         `graphs` replaces the release's own; `threads` then has no effect.
 
@@ -77,9 +77,11 @@ class ServingModel:
             raise ReleaseRejected("graph", f"a graph of release {release.name} does not run: {exc}") from exc
         self.index: VectorIndex | None = None
         "Index over the release's items, by their numbers in the release; None where retrieval is exact."
-        if len(release.item_ids) >= index.exact_below:
+        if isinstance(index, VectorIndex):
+            self.index = index
+        elif len(release.item_ids) >= index.exact_below:
             self.index = VectorIndex(release.item_vectors, self._sampled_queries(index), index)
-        self._index_of = {item_id: n for n, item_id in enumerate(release.item_ids)}
+        self._number_of = {item_id: n for n, item_id in enumerate(release.item_ids)}
         self._scratch = Scratch()
         self.number_of_row = np.full(0, -1, np.int32)
         "Number in the release per item row, -1 for an item that training did not see."
@@ -201,7 +203,7 @@ class ServingModel:
             return
         self._grow(len(items.available))
         first, size = self.bound, len(items)
-        found = np.fromiter((self._index_of.get(name, -1) for name in items.ids[first:]), np.int32, size - first)
+        found = np.fromiter((self._number_of.get(name, -1) for name in items.ids[first:]), np.int32, size - first)
         self.number_of_row[first:size] = found
         known = first + np.flatnonzero(found >= 0)
         self._take_released(known, found[found >= 0])

@@ -15,11 +15,13 @@ from aiokafka import conn
 __all__ = ["CLOSE_S", "Connection"]
 
 CLOSE_S = 1.0
-"Seconds that a broker has for its part of the close. All answers that anyone waits for have arrived by then."
+"Seconds that a broker has for its part of the close. Requests without an answer have failed before."
+UNSENT_S = 10.0
+"Seconds that it has where data waits to be sent, which a program that embeds the client may have sent without waiting."
 
 
 class Connection(conn.AIOKafkaConnection):  # type: ignore[misc]
-    """aiokafka's connection, which ends `CLOSE_S` seconds after its close at the latest."""
+    """aiokafka's connection, which ends soon after its close, whatever the broker does."""
 
     _writer: asyncio.StreamWriter | None
     _closed_fut: asyncio.Future[None] | None
@@ -29,9 +31,18 @@ class Connection(conn.AIOKafkaConnection):  # type: ignore[misc]
         transport = None if self._writer is None else self._writer.transport
         closed: asyncio.Future[None] | None = super().close(reason, exc)
         if transport is not None and closed is not None and not closed.done():
-            limit = self._loop.call_later(CLOSE_S, transport.abort)
-            closed.add_done_callback(lambda _: limit.cancel())
+            self._loop.call_later(CLOSE_S, _end, transport, closed, CLOSE_S)
         return closed
+
+
+def _end(transport: asyncio.WriteTransport, closed: asyncio.Future[None], waited_s: float) -> None:
+    """Abort a connection that should have closed by now. Whoever awaited `closed` may have been cancelled."""
+    if closed.done() and not closed.cancelled():
+        return
+    if transport.get_write_buffer_size() and waited_s < UNSENT_S:
+        asyncio.get_running_loop().call_later(CLOSE_S, _end, transport, closed, waited_s + CLOSE_S)
+    else:
+        transport.abort()
 
 
 conn.AIOKafkaConnection = Connection

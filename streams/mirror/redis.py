@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from schemas.errors import TransientError
+from streams.mirror.contract import MirrorStore
 
 __all__ = ["Store"]
 
@@ -17,7 +18,7 @@ TTL_S = 7 * 86_400
 "Seconds that a summary is kept after its last write."
 
 
-class Store:
+class Store(MirrorStore):
     """A `MirrorStore`: `<prefix>user:<user_id>` holds a summary, with a time to live."""
 
     def __init__(self, url: str, prefix: str, *, ttl_s: int = TTL_S) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 
+from schemas.errors import TransientError
 from schemas.settings import MIRRORS, Settings
 from streams.mirror.contract import Mirror, MirrorStore
 from streams.mirror.write_behind import WriteBehind
 
 __all__ = ["answers", "mirror_at", "mirror_of", "store_at"]
 
+ANSWER_S = 5.0
 ABSENT = "riffle doctor"
 "A user whose summary is read only to see whether a store answers."
 
@@ -44,6 +47,8 @@ async def answers(settings: Settings) -> None:
     """
     store = store_at(settings.redis, settings.topic_prefix)
     try:
-        await store.read(ABSENT)
-    finally:
-        await store.close()
+        async with asyncio.timeout(ANSWER_S):
+            await store.read(ABSENT)
+            await store.close()
+    except TimeoutError as exc:
+        raise TransientError("mirror_unavailable", f"the mirror gives no answer within {ANSWER_S:.0f} s") from exc

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 
 import orjson
 
@@ -13,8 +15,12 @@ from streams.mirror.contract import MirrorStore
 
 __all__ = ["WriteBehind"]
 
+log = logging.getLogger(__name__)
+
 BATCH_USERS = 500
 "Users per write to a store."
+CLOSE_S = 3.0
+"Seconds that a store may take for each step of the end."
 
 
 class WriteBehind:
@@ -22,8 +28,8 @@ class WriteBehind:
 
     At most `capacity` entries wait. When the queue is full, new summaries are dropped; removals still enter. A user's newest
     entry replaces the waiting one. A summary whose write fails is dropped, because the user's next change writes it again. A
-    removal is repeated until it succeeds, also when a later summary of the user fails. Failures and drops are counted, never
-    raised.
+    removal is repeated until it succeeds, also when a later summary of the user fails; only the end of the process loses it.
+    Failures and drops are counted, never raised.
     """
 
     def __init__(self, store: MirrorStore, *, capacity: int = 20_000, interval_s: float = 0.2) -> None:
@@ -34,6 +40,7 @@ class WriteBehind:
         self._erased: set[str] = set()
         "Users whose removal the store has not confirmed, even if a later summary replaced it in the queue."
         self._task: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
         self.counters: Counter[str] = Counter()
         "The counters of `Mirror`."
 
@@ -66,31 +73,47 @@ class WriteBehind:
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """Write the queue once, and disconnect."""
+        """Write the queue once, and disconnect. A write that is under way is waited for, for `CLOSE_S` seconds."""
         if self._task is not None:
+            self._stopping.set()
+            await asyncio.wait([self._task], timeout=CLOSE_S)
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
-        await self.flush()
-        await self._store.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await self.flush()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await self._store.close()
 
     async def flush(self) -> None:
         """Write the queue now. Failures are counted. A failed removal, or summary after one, is a removal in the next flush."""
         while self._waiting:
             batch = dict(list(self._waiting.items())[:BATCH_USERS])
+            erased = batch.keys() & self._erased
+            self._erased -= erased  # a user may be erased again while the batch is being written
             for user_id in batch:
                 del self._waiting[user_id]
             try:
                 await self._store.write(batch)
-            except TransientError:
+            except BaseException as error:
                 self.counters["failed"] += len(batch)
-                for user_id in batch.keys() & self._erased:
+                self._erased |= erased
+                for user_id in erased:
                     self._waiting.setdefault(user_id, None)
-                return
-            self._erased -= batch.keys()
+                if isinstance(error, TransientError):
+                    return
+                raise
             self.counters["written"] += len(batch)
 
     async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(self._interval_s)
-            await self.flush()
+        while not self._stopping.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._interval_s):
+                    await self._stopping.wait()
+                    return
+            try:
+                await self.flush()
+            except Exception:
+                log.exception("the mirror's store failed in an unexpected way; what waits is written later")

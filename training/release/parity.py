@@ -21,6 +21,7 @@ from models.pipeline.pipeline import CandidatePipeline
 from models.pipeline.slot import ModelSlot
 from models.pipeline.stages import Observer
 from models.release.graphs import session_of
+from models.release.nearest import STANDARD
 from models.release.release import Release
 from models.release.serving import ServingModel
 from schemas.records import Request, Slate
@@ -170,8 +171,9 @@ def in_parity(
     differ.
     """
     rng = np.random.default_rng(seed)
-    exported, trained = ServingModel(release), ServingModel(release, graphs=TorchGraphs(modules))
-    trained.index = exported.index  # because its sampled queries depend on the graphs
+    exported = ServingModel(release)
+    # the same index, because the sampled queries of one of its own would depend on the modules
+    trained = ServingModel(release, index=exported.index or STANDARD, graphs=TorchGraphs(modules))
     mine, theirs = _Side(world, exported), _Side(world, trained)
     catalogue = world.items.ids
     order = [people[n] for n in rng.permutation(len(people)).tolist()]

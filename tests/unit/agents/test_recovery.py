@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -12,7 +12,7 @@ import pytest
 
 from agents.metrics import Metrics
 from agents.partitions import recovery as module
-from agents.partitions.recovery import Recovery
+from agents.partitions.recovery import Key, Recovery
 from agents.partitions.users import UserPartition
 from schemas.errors import NotReady
 
@@ -66,6 +66,8 @@ class World:
     "Number of attempts to open that fail."
     joins: bool = True
     calls: list[str] = field(default_factory=list)
+    tried: list[list[str]] = field(default_factory=list)
+    "Keys of each attempt without a rebalance."
 
     def troubled(self) -> list[Part]:
         return [part for part in self.parts if part.state.trouble is not None]
@@ -79,8 +81,9 @@ class World:
             part.state.ready.set()
         return True
 
-    async def reopen(self, generation: int) -> bool:
+    async def reopen(self, generation: int, keys: Collection[Key]) -> bool:
         self.calls.append(f"reopen in {generation}")
+        self.tried.append(sorted(str(key) for key in keys))
         return self._open()
 
     async def rejoin(self) -> int:
@@ -101,8 +104,6 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
         def failed(self) -> float:
             return 0.0
-
-        def succeeded(self) -> None: ...
 
     monkeypatch.setattr(module, "BackOff", AtOnce)
     return World([Part(0), Part(1)])
@@ -177,46 +178,85 @@ async def test_damaged_copies_are_made_anew_by_joining_also_after_an_earlier_fai
 def waits_of(failures: int, again: Callable[[State, int], None]) -> list[float]:
     """Seconds before each attempt to open a partition that fails so often; `again` opens it before the n-th failure."""
     world = World([Part(0), Part(1)])
-    recovery = Recovery(world, Metrics(), asyncio.Lock(), lambda: 1, world.rejoin, asyncio.Event())  # type: ignore[arg-type]
+    recovery = resting(world)
     found = []
     for n in range(failures):
         world.parts[0] = Part(0)
         again(world.parts[0].state, n)
         recovery.failed(world.parts[0].opened(), NotReady("x", "y"))
-        found.append(recovery._wait_s())
+        found.append(recovery._due_at["users-changelog", 0])
     return found
 
 
+def resting(world: World) -> Recovery:
+    """Recovery at time 0, which does not run."""
+    lock, due = asyncio.Lock(), asyncio.Event()
+    return Recovery(world, Metrics(), lock, lambda: world.generation, world.rejoin, due, lambda: 0.0)  # type: ignore[arg-type]
+
+
 GROWING = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+SHORT = [min(wait_s, 4.0) for wait_s in GROWING]
 
 
 def test_failures_that_have_nothing_to_do_with_each_other_do_not_add_up() -> None:
     def again(state: State, n: int) -> None:
         state.durable, state.applied = 10 * n, 10 * n + 10  # what the last one failed at was committed since
 
-    assert waits_of(8, again) == [0.5] * 8
+    assert waits_of(8, again) == SHORT
 
 
 def test_a_transaction_that_fails_each_time_is_tried_at_growing_intervals() -> None:
-    def again(state: State, _: int) -> None:
-        state.durable, state.applied, state.probe_reason = 5, 15, "x"
+    def again(state: State, n: int) -> None:
+        state.durable, state.applied, state.probe_reason = 5, 15, "x" if n else ""
 
     assert waits_of(8, again) == GROWING
 
 
 def test_an_empty_transaction_that_fails_each_time_is_tried_at_growing_intervals() -> None:
-    def again(state: State, _: int) -> None:
+    def again(state: State, n: int) -> None:
         state.durable = state.applied = 15
-        state.probe_reason = "x"
+        state.probe_reason = "x" if n else ""
 
     assert waits_of(8, again) == GROWING
 
 
 def test_a_record_that_fails_each_time_does_not_keep_the_group_from_work() -> None:
-    """All before it is committed each time."""
+    """All records before it are committed each time."""
 
     def again(state: State, _: int) -> None:
         state.durable = state.applied = 89
         state.spoiled = True
 
     assert waits_of(8, again) == GROWING
+
+
+def test_a_source_that_begins_anew_is_past_what_failed_before() -> None:
+    def again(state: State, n: int) -> None:
+        state.durable, state.applied = -1, 1_000 - n
+
+    assert waits_of(8, again) == SHORT
+
+
+def test_a_partition_does_not_wait_for_another_one() -> None:
+    world = World([Part(0), Part(1)])
+    recovery = resting(world)
+    for _ in range(8):
+        world.parts[0].state.spoiled = True
+        recovery.failed(world.parts[0].opened(), NotReady("x", "y"))
+    recovery.failed(world.parts[1].opened(), NotReady("x", "y"))
+    assert recovery._due_at == {("users-changelog", 0): 30.0, ("users-changelog", 1): 0.5}
+
+
+async def test_only_what_is_due_is_tried(world: World) -> None:
+    world.refusals = 1_000
+    async with recovering(world) as recovery:
+
+        def tries(n: int) -> bool:
+            recovery.due.set()  # as the assignment does, which finds them still in trouble
+            recovery._due_at["users-changelog", 0] = float("inf")
+            return len(world.tried) >= n
+
+        for part in world.parts:
+            recovery.failed(part.opened(), NotReady("x", "y"))
+        await until(lambda: tries(3))
+    assert world.tried[-2:] == [["('users-changelog', 1)"]] * 2

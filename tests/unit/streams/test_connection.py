@@ -87,9 +87,12 @@ def deaf(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Deaf,
     broker.close()
 
 
-async def test_a_broker_that_reads_no_more_does_not_hold_up_a_close(deaf: tuple[Deaf, KafkaSettings]) -> None:
+async def test_a_broker_that_reads_no_more_does_not_hold_up_a_close(
+    deaf: tuple[Deaf, KafkaSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without a limit, TLS waits 30 s for the broker's part, and plain text for as long as data waits to be sent."""
     _, settings = deaf
+    monkeypatch.setattr("streams.kafka.connection.UNSENT_S", 2.0)
     host, _, port = settings.bootstrap_servers.partition(":")
     connection = await create_conn(host, int(port), **connect.security(settings))
     connection._writer.write(API_VERSIONS + bytes(ENOUGH))

@@ -27,9 +27,16 @@ class MemoryStore:
         self.sizes: list[int] = []
         self.away = False
         self.closed = False
+        self.gate = asyncio.Event()
+        "Writes end once it is set."
+        self.gate.set()
+        self.good = 1_000
+        "Number of writes before the store is away."
 
     async def write(self, values: Mapping[str, bytes | None]) -> None:
-        if self.away:
+        await self.gate.wait()
+        self.good -= 1
+        if self.away or self.good < 0:
             raise TransientError("mirror_unavailable", "away")
         self.sizes.append(len(values))
         for user_id, value in values.items():
@@ -70,6 +77,62 @@ def test_nothing_from_before_an_erasure_stays(steps: list[str]) -> None:
         assert found is None or int(str(found["n"])) >= erased
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("later", [False, True])
+async def test_an_erasure_during_a_write_is_not_taken_for_written(later: bool) -> None:
+    store = MemoryStore()
+    mirror = WriteBehind(store)
+    mirror.put("a", {"n": 1})
+    store.gate.clear()
+    writing = asyncio.create_task(mirror.flush())
+    await asyncio.sleep(0)
+    mirror.remove("a")
+    if later:
+        mirror.put("a", {"n": 2})
+    store.good = 1
+    store.gate.set()
+    await writing
+    assert store.held == {"a": b'{"n":1}'}
+    store.good = 10
+    await mirror.stop()
+    assert store.held == {}
+
+
+async def test_a_write_that_is_under_way_at_the_end_is_waited_for() -> None:
+    store = MemoryStore()
+    store.held["a"] = b"{}"
+    mirror = WriteBehind(store, interval_s=0.001)
+    await mirror.start()
+    store.gate.clear()
+    mirror.remove("a")
+    while mirror._waiting:  # noqa: ASYNC110 - the mirror is watched from outside
+        await asyncio.sleep(0.001)
+    stopping = asyncio.create_task(mirror.stop())
+    await asyncio.sleep(0.01)
+    store.gate.set()
+    await stopping
+    assert store.held == {}
+    assert store.closed
+
+
+async def test_an_unexpected_error_of_a_store_does_not_end_the_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryStore()
+    mirror = WriteBehind(store, interval_s=0.001)
+
+    async def broken(values: Mapping[str, bytes | None]) -> None:
+        raise ValueError(str(values))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "write", broken)
+        await mirror.start()
+        mirror.remove("a")
+        while not mirror.counters["failed"]:  # noqa: ASYNC110 - the mirror is watched from outside
+            await asyncio.sleep(0.001)
+    store.held["a"] = b"{}"
+    while store.held:  # noqa: ASYNC110 - the mirror is watched from outside
+        await asyncio.sleep(0.001)
+    await mirror.stop()
 
 
 STEPS = st.lists(st.tuples(st.sampled_from(["put", "remove", "flush", "fail"]), st.sampled_from("abc"), st.integers(0, 9)))

@@ -165,6 +165,8 @@ def test_items_that_one_side_alone_retrieves_are_no_ties_when_they_are_many() ->
     better = figures([1] * 60, people=60)
     worse = figures([3] * 60, people=60)
     assert judge(better, worse, 1e-7, replace(HELD, tied=10), 10.0, STANDARD).passed
+    assert judge(better, worse, 1e-7, replace(HELD, tied=1, requests=20), 10.0, STANDARD).passed, "one of few is no share"
+    assert not judge(better, worse, 1e-7, replace(HELD, tied=2, requests=20), 10.0, STANDARD).passed
     refused = judge(better, worse, 1e-7, replace(HELD, tied=11), 10.0, STANDARD)
     assert refused.reasons == ["in 11 of 1000 requests ONNX and torch retrieve other items"]
 
