@@ -57,7 +57,10 @@ def print_slate(settings: Settings, slate: dict[str, Any], console: Console) -> 
     if rows:
         print_table(console, names, rows, fold=("item", "title", "brought by"), right=("rank", "score"))
     else:
-        console.print("no item is left: none of the categories that were asked for, or all were met, excluded or not available")
+        console.print(
+            "no item is left: the catalogue is empty (riffle load DIR), or all its items are seen, excluded, not available "
+            "or of other categories"
+        )
     if dropped := _dropped(slate):
         console.print(f"filters dropped: {dropped}")
     took = sum(slate["timings_ms"].values())

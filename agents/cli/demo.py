@@ -94,7 +94,7 @@ def demo(data: Path | None, as_json: bool) -> None:  # noqa: PLR0915 - one step 
     changes = [_change(settings, user, last[0], (like or last)[0], console) for user in typical]
     at = clock()
     facts = _learn(settings, dataset.positive, tokens, console)
-    took["train and swap in"] = clock() - at
+    took["train and judge"] = clock() - at
     for user in typical:
         print_slate(settings, request_slate(settings, {"user_id": user, "k": 5}, DEADLINE_MS), console)
     memory = {

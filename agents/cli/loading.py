@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ from models.dataset.bad_rows import place
 from models.dataset.folder import Dataset
 from schemas.click_types import Whole
 from schemas.parsing import finite_number
+from schemas.records import Interaction, Item
 from schemas.settings import Settings
 from streams.kafka.produce import produce_events, produce_items
 from streams.kafka.topics import ensure_topics
@@ -35,6 +36,18 @@ def _counted(rows: Iterable[T], counts: Counter[str], name: str) -> Iterator[T]:
     for row in rows:
         counts[name] += 1
         yield row
+
+
+def _known(events: Iterable[Interaction], items: Set[str], counts: Counter[str]) -> Iterator[Interaction]:
+    for event in events:
+        counts["unknown_items"] += event.item_id not in items
+        yield event
+
+
+def _noted(items: Iterable[Item], ids: set[str]) -> Iterator[Item]:
+    for item in items:
+        ids.add(item.item_id)
+        yield item
 
 
 def _report(dataset: Dataset) -> dict[str, Any]:
@@ -105,12 +118,16 @@ def load(folder: Path, strict: bool, items_only: bool, as_json: bool) -> None:
     asyncio.run(ensure_topics(settings))
     before = None if items_only else asyncio.run(outcomes(settings.web))
     sent: Counter[str] = Counter()
-    items = _counted(dataset.items(), sent, "items")
+    ids = set[str]()
+    items = _counted(_noted(dataset.items(), ids), sent, "items")
     with_progress("items", n_items, lambda at: produce_items(settings, items, at))
     tokens = {}
     if not items_only:
-        events = _counted(dataset.events(now_ms), sent, "events")
+        events = _counted(_known(dataset.events(now_ms), ids, sent), sent, "events")
         tokens = with_progress("events", n_events, lambda at: produce_events(settings, events, None, at))
+    if sent["unknown_items"]:
+        number = f"{sent['unknown_items']} of {sent['events']} events are on items that the dataset's catalogue lacks"
+        click.echo(f"warning: {number}: no slate holds such an item, and training leaves them out", err=True)
     facts: dict[str, Any] = {"name": dataset.name, "items": sent["items"], "events": sent["events"]}
     facts |= {"users": n_users} if dataset.has_users else {}
     facts |= {"last_offsets": tokens}

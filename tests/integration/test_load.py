@@ -98,3 +98,15 @@ def test_a_quote_that_is_not_closed_ends_with_1_and_the_other_rows_are_loaded(fr
     assert json.loads(out.splitlines()[-1])["items"] == 2
     assert "items.csv line 3: a quote opened in line 3 is never closed" in err
     assert [item["item_id"] for item in asyncio.run(on_topic(fresh, "items"))] == ["a", "c"]
+
+
+def test_events_on_items_that_the_catalogue_lacks_are_named(fresh: Settings, tmp_path: Path) -> None:
+    """Misspelt ids would otherwise be noticed when a release is trained."""
+    made = tmp_path / "other"
+    made.mkdir()
+    (made / "items.csv").write_text("item_id\na\nb\n")
+    (made / "events.csv").write_text(
+        f"user_id,item_id,event_time\nu,a,{NOW_MS}\nu,item-a,{NOW_MS + 1}\nu,item-b,{NOW_MS + 2}\n"
+    )
+    _, err = run(load, fresh, str(made))
+    assert "warning: 2 of 3 events are on items that the dataset's catalogue lacks" in err

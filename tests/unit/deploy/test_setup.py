@@ -151,7 +151,7 @@ def test_an_environment_that_is_set_up_is_left_alone(checkout: Path) -> None:
         assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
     os.utime(checkout / "pyproject.toml", (2**32, 2**32))
     again = setup(checkout)
-    assert again.stdout == "Installing Riffle and its packages in .venv: a minute.\n"
+    assert again.stdout == "Installing Riffle and its packages in .venv: some minutes.\n"
 
 
 def gone(at: Path) -> None:
