@@ -33,8 +33,10 @@ class Mirror(Protocol):
 
 
 class MirrorStore(Protocol):
-    """Storage of summaries, as JSON by user. Each call raises `TransientError` when the
-    store does not answer within some seconds."""
+    """Storage of summaries, as JSON by user.
+
+    Each call raises `TransientError` if the store does not answer within a few seconds.
+    """
 
     async def write(self, values: Mapping[str, bytes | None]) -> None:
         """Replace the summaries of these users; None removes one. A call that fails may have written some of them."""

@@ -13,6 +13,7 @@ from streams.mirror.write_behind import WriteBehind
 __all__ = ["answers", "mirror_at", "mirror_of", "store_at"]
 
 ANSWER_S = 5.0
+"Seconds that a store has to answer `riffle doctor`."
 ABSENT = "riffle doctor"
 "A user whose summary is read only to see whether a store answers."
 
@@ -48,7 +49,9 @@ async def answers(settings: Settings) -> None:
     store = store_at(settings.redis, settings.topic_prefix)
     try:
         async with asyncio.timeout(ANSWER_S):
-            await store.read(ABSENT)
-            await store.close()
+            try:
+                await store.read(ABSENT)
+            finally:
+                await store.close()
     except TimeoutError as exc:
         raise TransientError("mirror_unavailable", f"the mirror gives no answer within {ANSWER_S:.0f} s") from exc
