@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from models.rules import PositiveRule
 from models.state.rows import UserRecord
+from models.state.users import Users
 
 __all__ = ["ACTION_SLOTS", "EVENT_WIDTH", "LENGTH", "Vocabulary", "event_inputs"]
 
@@ -55,6 +56,28 @@ class Vocabulary:
         events = user.history
         names, actions, values = user.actions, events["action"][::-1].tolist(), events["value"][::-1].tolist()
         return np.asarray([self.liked(names[a], v) for a, v in zip(actions, values, strict=True)], np.bool_)
+
+    def liked_of(self, users: Users) -> NDArray[np.bool_]:
+        out = np.zeros(users.action.shape, np.bool_)
+        for q in range(len(users)):
+            for i in range(users.size[q]):
+                out[q, i] = self.liked(users.actions[users.action[q, i]], float(users.value[q, i]))
+        return out
+
+
+def inputs_of(users: Users, vocabulary: Vocabulary, liked: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    events, mask = np.zeros((len(users), LENGTH, EVENT_WIDTH), np.float32), np.zeros((len(users), LENGTH), np.float32)
+    slots = vocabulary.slots(users.actions)
+    for q in range(len(users)):
+        n = min(int(users.size[q]), LENGTH)
+        if n:
+            times = users.time[q, : min(int(users.size[q]), LENGTH + 1)][::-1]
+            gaps = np.diff(times)
+            gaps = gaps if len(gaps) == n else np.concatenate([np.zeros(1, np.int64), gaps])
+            values = users.value[q, :n][::-1]
+            events[q, LENGTH - n :] = event_inputs(slots[users.action[q, :n][::-1]], vocabulary.standard(values), ~np.isnan(values), gaps, liked[q, :n][::-1])
+            mask[q, LENGTH - n :] = 1
+    return events, mask
 
 
 def event_inputs(

@@ -17,6 +17,7 @@ from models.pipeline.batch import Candidates, Queries, Retrieved
 from models.pipeline.filters import FILTERS
 from models.pipeline.hydrators import HYDRATORS
 from models.pipeline.pipeline import CandidatePipeline, PipelineSettings
+from models.pipeline.ragged import Ragged
 from models.pipeline.scoring import DEFAULT_WEIGHTS, LightScorer
 from models.pipeline.slot import ModelSlot
 from models.pipeline.sources import RETRIEVING, SOURCES
@@ -85,7 +86,7 @@ class Seen(Observer):
         assert len(candidates.features) == len(candidates.heads) == len(candidates)
         self.ranked = len(candidates)
 
-    def on_selected(self, queries: Queries, candidates: Candidates, chosen: Sequence[NDArray[np.intp]]) -> None:
+    def on_selected(self, queries: Queries, candidates: Candidates, chosen: Ragged) -> None:
         self.calls.append("selected")
         self.chosen = [candidates.item_row[places].tolist() for places in chosen]
 
@@ -219,9 +220,9 @@ def test_ranker_hydrator_and_selector_are_parameters() -> None:
     class Second:
         name = "second"
 
-        def select(self, queries: Queries, candidates: Candidates, items: ItemStore) -> list[NDArray[np.intp]]:
+        def select(self, queries: Queries, candidates: Candidates, items: ItemStore) -> Ragged:
             spans = candidates.spans(len(queries))
-            return [np.arange(spans[n] + 1, spans[n + 1])[: request.k] for n, request in enumerate(queries.requests)]
+            return Ragged.of([np.arange(spans[n] + 1, spans[n + 1])[: r.k] for n, r in enumerate(queries.requests)])
 
     world, _ = world_of(["plain"] * N, [], with_release=True)
     pipeline = CandidatePipeline(
