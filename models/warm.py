@@ -25,6 +25,7 @@ def warm() -> None:
     events = EventColumns.of([Interaction("e1", "u", "i1", 1), Interaction("e2", "u", "i2", 2, value=1.0)], [0, 1])
     users, statistics = UserTable(store, lambda keys: [None] * len(keys)), StatisticsTable(store)
     applied = users.apply(events)
+    users.columns(["u"])
     users.lookup(["u"])[0].seen.contains_many(store.bloom[:2])  # type: ignore[union-attr]
     statistics.apply(events, applied)
     statistics.take()
