@@ -92,11 +92,10 @@ class PositiveRule:
     def many(self, action: str, values: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Return whether each of n events of one action is positive: bool `(n,)`. `values`: `(n,)`, NaN for an absent value."""
         absent = np.isnan(values)
-        there = values[~absent].astype(np.float64)
+        exact = np.where(absent, np.float32(0), values).astype(np.float64)
         out = np.empty(len(values), np.bool_)
-        out[~absent] = _truth(_evaluate_many(self._tree, {"action": action, "value": there}))
-        if absent.any():
-            out[absent] = self(action, None)
+        out[:] = _truth(_evaluate_many(self._tree, {"action": action, "value": exact}))
+        out[absent] = self(action, None)
         return out
 
 
@@ -139,8 +138,14 @@ def _evaluate_many(node: ast.expr, columns: Mapping[str, Any]) -> Any:
     if isinstance(node, ast.UnaryOp):
         return _truth(np.logical_not(_truth(_evaluate_many(node.operand, columns))))
     if isinstance(node, ast.BoolOp):
-        join = np.logical_and if isinstance(node.op, ast.And) else np.logical_or
-        return _truth(functools.reduce(join, [_truth(_evaluate_many(part, columns)) for part in node.values]))
+        decides, join = (False, np.logical_and) if isinstance(node.op, ast.And) else (True, np.logical_or)
+        found: Any = not decides
+        for part in node.values:
+            more = _truth(_evaluate_many(part, columns))
+            if more is decides:
+                return more
+            found = join(found, more)
+        return _truth(found)
     assert isinstance(node, ast.Compare)
     operands = [_evaluate_many(operand, columns) for operand in (node.left, *node.comparators)]
     links = [_compared(COMPARISONS[type(op)], *pair) for op, pair in zip(node.ops, pairwise(operands), strict=True)]

@@ -100,7 +100,7 @@ def _names_end(u8: Any, u16: Any, at: int, end: int, lengths_at: int, session_by
 
 @njit(cache=True, nogil=True)
 def _sound_tiers(u16: Any, q: int, tiers: int, sparse: int, room: int) -> bool:
-    """Whether the tiers at half-word `q` have at most `sparse` positions, all within a tier, and `room` bytes hold the dense."""
+    """Whether tiers at half-word `q` have at most `sparse` positions, all within a tier, and `room` bytes hold the dense."""
     positions_at, positions = q + 2 * tiers, 0
     sound = True
     for t in range(tiers):
