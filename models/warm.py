@@ -16,7 +16,7 @@ __all__ = ["warm"]
 
 
 def warm() -> None:
-    """Run every compiled loop once on two events. The first call on a machine takes about 20 s, later ones about 1 s.
+    """Run every compiled loop once on two events. The first call on a machine takes about 25 s, later ones about 1 s.
 
     This keeps compilation out of the stream, because compiling a loop while events wait would block the whole worker.
     """

@@ -16,7 +16,7 @@ from schemas.errors import StoreCorrupt
 
 __all__ = ["MOST_NAMES", "Users"]
 
-MOST_NAMES = 100_000
+MOST_NAMES = 10_000
 "Maximum number of action names that a process remembers. Others are read anew in each batch."
 
 
@@ -31,20 +31,21 @@ class _Names:
         self.texts = np.zeros(1, np.int64), np.zeros(0, np.uint8)
         "Start of each name and the last one's end, int64 `(n + 1,)`, and the names in UTF-8."
         self.names: list[str] = []
+        self._held: set[str] = set()
 
     def add(self, names: Sequence[str]) -> None:
         """Add names, as far as there is room."""
         with self._adding:
-            held, starts = set(self.names), self.texts[0]
-            new = [name for name in dict.fromkeys(names) if name not in held][: self._most - len(self.names)]
+            new = [name for name in dict.fromkeys(names) if name not in self._held][: self._most - len(self.names)]
             if not new:
                 return
+            starts, texts = self.texts
             encoded = [name.encode() for name in new]
             ends = starts[-1] + np.cumsum([len(text) for text in encoded])
-            # a number is in the index only when its name can be read
+            # a number enters the index last, so that its name can be read
+            self._held.update(new)
             self.names += new
-            joined = np.frombuffer(b"".join(encoded), np.uint8)
-            self.texts = np.concatenate([starts, ends]), np.concatenate([self.texts[1], joined])
+            self.texts = np.concatenate([starts, ends]), np.concatenate([texts, np.frombuffer(b"".join(encoded), np.uint8)])
             for n, name in enumerate(new, len(starts) - 1):
                 self.index.add(hash64(name), n)
 

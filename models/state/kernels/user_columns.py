@@ -129,7 +129,7 @@ def _sound(u8: Any, u16: Any, u32: Any, base: int, length: int) -> bool:
     dense = HEAD + 8 * (2 * events + hashes + actions + 3 * affinities)
     narrow = medium + 4 * (events + actions)
     names = narrow + 2 * (events + actions + affinities + 2 * tiers + sparse)
-    if dense > length or names > length:
+    if names > length:
         return False
     q = (base + narrow) // 2
     sound = True
