@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.state.bloom import MAX_TIERS, TIER_BYTES, SeenSet
+from models.state.kernels.user_columns import read_columns
 from models.state.kernels.user_rows import ACTIONS
 from models.state.rows import EVENT, HISTORY, UserRecord, hash64
 from models.state.users import Users, _Names
@@ -136,6 +138,16 @@ def test_threads_that_meet_new_names_at_once_read_the_same() -> None:
         for users, records in zip(found, expected * 3, strict=True):
             assert_columns(users, records)
         assert len(set(names.names)) == len(names.names) <= 60
+
+
+def test_the_loop_is_compiled_once_for_all_its_callers() -> None:
+    rows = rows_of({"ann": stream("ann", 1, 3, 40, 6)})
+    names = _Names()
+    for batch in ([], [None], rows, rows * 2, [None, (rows[0] or b"")[:-1]]):
+        with suppress(StoreCorrupt):
+            read_with(names, batch)
+    assert names.names
+    assert len(read_columns.signatures) == 1
 
 
 def beyond(what: str) -> UserRecord:
