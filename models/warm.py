@@ -16,7 +16,7 @@ __all__ = ["warm"]
 
 
 def warm() -> None:
-    """Run every compiled loop once on two events. The first call on a machine takes about 20 s, later ones about 1 s.
+    """Run every compiled loop once on two events. The first call on a machine takes about 25 s, later ones about 1 s.
 
     This keeps compilation out of the stream, because compiling a loop while events wait would block the whole worker.
     """
@@ -25,6 +25,7 @@ def warm() -> None:
     events = EventColumns.of([Interaction("e1", "u", "i1", 1), Interaction("e2", "u", "i2", 2, value=1.0)], [0, 1])
     users, statistics = UserTable(store, lambda keys: [None] * len(keys)), StatisticsTable(store)
     applied = users.apply(events)
+    users.columns(["u"])
     users.lookup(["u"])[0].seen.contains_many(store.bloom[:2])  # type: ignore[union-attr]
     statistics.apply(events, applied)
     statistics.take()

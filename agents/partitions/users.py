@@ -13,6 +13,7 @@ from rocksdict import Cache
 from agents.metrics import Metrics
 from models.items.store import ItemStore
 from models.state.rows import ItemStatRow, UserRecord
+from models.state.users import Users
 from models.tables.neighbours import CovisitSums
 from models.tables.statistics import StatisticsTable
 from models.tables.users import Changed, ItemsOf, UserTable, meetings
@@ -202,6 +203,10 @@ class UserPartition:
     def lookup(self, users: Sequence[str]) -> list[UserRecord | None]:
         """Return the records of users as of the newest applied event; None for an unknown user."""
         return self._users.lookup(users)
+
+    def columns(self, users: Sequence[str]) -> Users:
+        """Return the records of users as columns, as of the newest applied event."""
+        return self._users.columns(users)
 
     def reflects(self, after: After) -> bool:
         """Return whether the event of a token is applied."""

@@ -15,6 +15,7 @@ from models.rules import SHOWN
 from models.state.bloom import earlier_positions
 from models.state.kernels import user_rows as records
 from models.state.rows import UserRecord, hash64
+from models.state.users import Users
 from models.tables.table import Load, Rows, joined
 from schemas.columns import ACTION, ITEM, EventColumns
 
@@ -218,6 +219,15 @@ class UserTable(Rows):
         stored = dict(zip(missing, self._load(missing), strict=True)) if missing else {}
         found = [self._rows[key] if key in self._rows else stored[key] for key in keys]
         return [self._current(row) if row else None for row in found]
+
+    def columns(self, users: Sequence[str]) -> Users:
+        """Return the records of a batch of users as columns, in the order of `users`.
+
+        Raises:
+            StoreCorrupt: a stored record that cannot be read.
+        """
+        rows, _ = self._get([user.encode() for user in users])
+        return Users.read([row or None for row in rows])
 
     def _current(self, row: bytes) -> UserRecord:
         """Decode a record of any format to the current one. From an earlier seen-set only items in the store are kept."""

@@ -11,6 +11,7 @@ from models.pipeline.batch import RECENT
 from models.pipeline.slot import ModelSlot
 from models.state.kernels.user_rows import UNIT
 from models.state.rows import UserRecord
+from models.state.users import Users
 from models.tables.neighbours import CovisitSums, NeighbourTable
 from models.tables.statistics import StatisticsTable
 from models.tables.users import UserTable, meetings
@@ -79,6 +80,10 @@ class SimulatedWorker:
     def record(self, user_id: str) -> UserRecord | None:
         """Stored record of a user, if any."""
         return self._users.lookup([user_id])[0]
+
+    def columns(self, user_ids: Sequence[str]) -> Users:
+        """Stored records of users as columns."""
+        return self._users.columns(user_ids)
 
     def know(self, user: UserRecord | None) -> None:
         """Update the neighbours that an answer to this user reads. Others stay stale until they are needed."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from grown import assert_columns
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,6 +72,14 @@ def test_an_answer_never_depends_on_the_event_asked_about_or_later_ones() -> Non
             world.know(world.record(user))
             expected.append(Prober(world.items).probe(user, world.record(user), item).rank)
     assert got == expected
+
+
+def test_a_worlds_columns_are_its_records() -> None:
+    items, events = drawn(1)
+    world = SimulatedWorker(items)
+    world.apply(events)
+    wanted = [*sorted({event.user_id for event in events}), "nobody"]
+    assert_columns(world.columns(wanted), [world.record(user) for user in wanted])
 
 
 def test_later_events_change_no_earlier_rank() -> None:
