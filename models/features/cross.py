@@ -234,7 +234,7 @@ def price_far(of: Crossed) -> Values:
 @CROSS.feature("popularity_share")
 def popularity_share(of: Crossed) -> Values:
     """`item_popularity` as a share of the query's largest."""
-    return of.popularity / np.maximum(kernels.largest(of.popularity, of.spans), np.float32(1e-6))[of.query]
+    return of.popularity / np.maximum(signals.largest(of.popularity, of.spans, np.float32(0)), np.float32(1e-6))[of.query]
 
 
 @CROSS.feature(*(f"by_{source.name}" for source in RETRIEVING))

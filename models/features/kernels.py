@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-__all__ = ["by_category", "largest", "newest", "standardised"]
+__all__ = ["by_category", "newest", "standardised"]
 
 PRIOR = 3.0
 "Number of neutral events that a category's means are shrunk by."
@@ -30,16 +30,6 @@ def newest(history: Any, liked: Any, most: int) -> Any:
             if history[n, i] >= 0 and (liked[n, i] or not chosen):
                 out[n, count] = history[n, i]
                 count += 1
-    return out
-
-
-@njit(cache=True, nogil=True)
-def largest(values: Any, spans: Any) -> Any:
-    """Return the largest value of each query, 0 without candidates: float32 `(q,)`."""
-    out = np.zeros(len(spans) - 1, np.float32)
-    for q in range(len(out)):
-        if spans[q + 1] > spans[q]:
-            out[q] = values[spans[q] : spans[q + 1]].max()
     return out
 
 
@@ -84,7 +74,7 @@ def by_category(
     """
     out = np.zeros((len(item_row), 5), np.float32)
     # of one query, by category: affinity, number of events, sum of values, likes and nearness
-    sums = np.zeros((categories, 5))
+    sums, total = np.zeros((categories, 5)), np.zeros(5)
     last = -1
     greatest, nearness, events, told = 0.0, 0.0, 0, False
     for i in range(len(item_row)):
@@ -115,7 +105,7 @@ def by_category(
         if not told:
             continue
         number = 0
-        total = np.zeros(5)
+        total[:] = 0.0
         for c in range(category_ids.shape[1]):
             category = category_ids[item_row[i], c]
             if category < 0:

@@ -85,8 +85,7 @@ class Scored:
         found: NDArray[np.float32] = signals.value_at(self.starts, self.rows, self.scores, query_row, item_row)
         return found
 
-    def largest(self) -> NDArray[np.float32]:
-        """Return each query's best score, at least 0: float32 `(q,)`."""
-        out = np.zeros(len(self), np.float32)
-        np.maximum.at(out, self.query_row, self.scores)
-        return out
+    def largest(self, least: float = 0.0) -> NDArray[np.float32]:
+        """Return each query's best score, at least `least`: float32 `(q,)`."""
+        found: NDArray[np.float32] = signals.largest(self.scores, self.starts, np.float32(least))
+        return found

@@ -123,9 +123,7 @@ class LearnedSource:
         if model is None or vectors is None or not len(asked):
             return Retrieved.none()
         near = model.nearest(vectors[asked], queries.eligible, self._most, queries.ties.of(asked))
-        found = Retrieved.of(near)
-        best = np.full(len(asked), -np.inf, np.float32)
-        np.maximum.at(best, found.query_row, found.score)
+        found, best = Retrieved.of(near), near.largest(-np.inf)
         # exponentiated, because the light score divides by the best score and towers score on a logarithmic scale
         return Retrieved(asked[found.query_row], found.item_row, np.exp(found.score - best[found.query_row]))
 

@@ -7,12 +7,24 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-__all__ = ["best_dots", "covisits", "dots", "neighbours_of", "profiles", "scored_again", "value_at", "weighted"]
+__all__ = ["best_dots", "covisits", "dots", "largest", "neighbours_of", "profiles", "scored_again", "value_at", "weighted"]
+
+
+DENSE = 32
+"Fraction, as its inverse, of items from which rows are found by a scan over all items, which is then faster than sorting."
 
 
 @njit(inline="always")
-def _gathered(sums: Any, touched: Any, count: int, rows: Any, scores: Any, at: int) -> None:
-    """Move the sums of the touched rows, ascending, to the output, and clear them."""
+def _gathered(sums: Any, marked: Any, mark: int, touched: Any, count: int, rows: Any, scores: Any, at: int) -> None:
+    """Move the sums of the touched rows, ascending, to the output, and clear them. Touched rows are marked with `mark`."""
+    if count * DENSE > len(sums):
+        place = at
+        for row in range(len(sums)):
+            if marked[row] == mark:
+                rows[place], scores[place] = row, sums[row]
+                sums[row] = 0
+                place += 1
+        return
     ordered = np.sort(touched[:count])
     for i in range(count):
         row = ordered[i]
@@ -50,7 +62,7 @@ def covisits(recent: Any, recency: Any, near: Any, weights: Any, totals: Any, n_
                     count += 1
                 sums[other] += weights[item, j] * weight
         at = starts[n]
-        _gathered(sums, touched, count, rows, scores, at)
+        _gathered(sums, marked, n, touched, count, rows, scores, at)
         for i in range(at, at + count):
             scores[i] /= np.sqrt(max(totals[rows[i]], np.float32(1)))
         starts[n + 1] = at + count
@@ -92,7 +104,7 @@ def weighted(history: Any, liked: Any, decay: Any, number_of_row: Any, near: Any
                     sums[row] += weights[number, j] * weight
             weight *= decay
         at = starts[n]
-        _gathered(sums, touched, count, rows, scores, at)
+        _gathered(sums, marked, n, touched, count, rows, scores, at)
         starts[n + 1] = at + count
     return starts, rows[: starts[q]].copy(), scores[: starts[q]].copy()
 
@@ -214,4 +226,14 @@ def profiles(vectors: Any, rows: Any, weights: Any) -> Any:
         if length > 0:
             for d in range(len(mine)):
                 mine[d] /= length
+    return out
+
+
+@njit(cache=True, nogil=True)
+def largest(scores: Any, starts: Any, least: float) -> Any:
+    """Return each query's largest score, at least `least`: float32 `(q,)`."""
+    out = np.full(len(starts) - 1, least, np.float32)
+    for q in range(len(out)):
+        for i in range(starts[q], starts[q + 1]):
+            out[q] = max(out[q], scores[i])
     return out
