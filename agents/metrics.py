@@ -143,6 +143,7 @@ class Metrics(Collector):
         # requests
         self.requests = counter("requests", "Requests, by answer.", "outcome", "code")
         self.request_seconds = histogram("request_seconds", "Seconds from a request's arrival to its answer.", "outcome")
+        self.degraded = counter("degraded", "Degraded slates, by what they lack.", "by")
         self.requests_forwarded = counter("requests_forwarded", "HTTP requests answered by another worker.")
         self.request_chunks_failed = counter("request_chunks_failed", "Chunks of requests that could not be taken in.")
         self.sends_failed = counter("sends_failed", "Replies and other records that were given up.", "what", "reason")

@@ -204,9 +204,9 @@ class UserPartition:
         """Return the records of users as of the newest applied event; None for an unknown user."""
         return self._users.lookup(users)
 
-    def columns(self, users: Sequence[str]) -> Users:
-        """Return the records of users as columns, as of the newest applied event."""
-        return self._users.columns(users)
+    def rows(self, users: Sequence[str]) -> list[bytes | None]:
+        """Return the records of users as rows for `Users.read`, as of the newest applied event; None for an unknown user."""
+        return self._users.rows(users)
 
     def reflects(self, after: After) -> bool:
         """Return whether the event of a token is applied."""

@@ -226,8 +226,16 @@ class UserTable(Rows):
         Raises:
             StoreCorrupt: a stored record that cannot be read.
         """
+        return Users.read(self.rows(users))
+
+    def rows(self, users: Sequence[str]) -> list[bytes | None]:
+        """Return the records of users as rows that `Users.read` reads, None for an unknown user.
+
+        Raises:
+            StoreCorrupt: a stored record of an older format that cannot be read.
+        """
         rows, _ = self._get([user.encode() for user in users])
-        return Users.read([row or None for row in rows])
+        return [row or None for row in rows]
 
     def _current(self, row: bytes) -> UserRecord:
         """Decode a record of any format to the current one. From an earlier seen-set only items in the store are kept."""

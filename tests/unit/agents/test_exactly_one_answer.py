@@ -20,9 +20,13 @@ from virtual_time import VirtualLoop, run_virtually
 from agents.metrics import Metrics
 from agents.requests.backlog import Backlog, _Waiting
 from agents.requests.clock import Clock
+from agents.requests.costs import SHARES
 from agents.requests.offsets import Offsets
 from agents.requests.ranking import Ranking
 from agents.requests.recommend import Recommend
+from models.pipeline.effort import Effort
+from models.pipeline.pipeline import Steps
+from models.state.users import Users
 from schemas.codec import header_of
 from schemas.errors import NotReady, RiffleError
 from schemas.records import After, AsOf, Request, Slate
@@ -86,17 +90,25 @@ honest = st.builds(World, st.just(1.0), numbers, st.sampled_from([0, 2, 8]), st.
 
 
 class Pipeline:
-    """A pipeline of a given duration, which blocks the loop as the real one does."""
+    """A pipeline of a given duration: half of it holds up the loop, half is work of the thread, as in the real one."""
 
     def __init__(self, loop: VirtualLoop, world: World) -> None:
         self._loop, self._world, self._runs = loop, world, 0
+        self._thread = asyncio.Lock()
 
-    def run(self, requests: Sequence[Request], users: Sequence[Any], as_of: Sequence[AsOf]) -> list[Slate]:
+    def steps(self, requests: Sequence[Request], users: Users, as_of: Sequence[AsOf], effort: Effort) -> Steps:
         self._runs += 1
-        self._loop.spend(self._world.slowness * (FIXED_S + EACH_S * len(requests)))
-        if self._runs in self._world.fails:
+        runs, seconds = self._runs, self._world.slowness * (FIXED_S + EACH_S * len(requests)) * SHARES[effort]
+        assert len(users) == len(requests)
+        self._loop.spend(seconds / 2)
+        yield lambda: seconds / 2
+        if runs in self._world.fails:
             raise ArithmeticError("the ranker")
         return [Slate(r.request_id, r.user_id, (), "none", "default", as_of=at) for r, at in zip(requests, as_of, strict=True)]
+
+    async def aside(self, work: Callable[[], float]) -> None:
+        async with self._thread:
+            await asyncio.sleep(work())
 
 
 class Cluster:
@@ -159,7 +171,7 @@ class Partition:
             self.state.ready.set()
         self.as_of = AsOf(OWNED, 0, 0)
 
-    def lookup(self, users: Sequence[str]) -> list[None]:
+    def rows(self, users: Sequence[str]) -> list[None]:
         return [None for _ in users]
 
     def reflects(self, after: After) -> bool:
@@ -208,16 +220,17 @@ def record(one: Asked, correlation: bytes) -> tuple[bytes | None, list[tuple[str
 
 
 async def play(loop: VirtualLoop, script: Sequence[Step], world: World) -> Seen:
-    producer, seen = Producer(loop, world), Seen()
+    producer, seen, pipeline = Producer(loop, world), Seen(), Pipeline(loop, world)
     parts = {OWNED: Partition(ready=True), RESTORING: Partition(ready=False)}
     made = Recommend(
         Settings(partitions=PARTITIONS),
-        Pipeline(loop, world),  # type: ignore[arg-type]
+        pipeline,  # type: ignore[arg-type]
         parts,  # type: ignore[arg-type]
         producer,
         Metrics(),
         clock=Clock(loop.time, loop.time),
         partitioner=lambda key, _: int(key),
+        aside=pipeline.aside,
     )
     running = loop.create_task(made.run())
     letters = 0
@@ -300,14 +313,16 @@ def check_in_time(seen: Seen) -> None:
 
 
 async def _over_http(loop: VirtualLoop, world: World, budgets: Sequence[int]) -> list[Slate | BaseException]:
+    pipeline = Pipeline(loop, world)
     made = Recommend(
         Settings(partitions=PARTITIONS),
-        Pipeline(loop, world),  # type: ignore[arg-type]
+        pipeline,  # type: ignore[arg-type]
         {OWNED: Partition(ready=True)},  # type: ignore[dict-item]
         Producer(loop, world),
         Metrics(),
         clock=Clock(loop.time, loop.time),
         partitioner=lambda key, _: int(key),
+        aside=pipeline.aside,
     )
     running = loop.create_task(made.run())
     asked = [made.recommend(Request(f"{n}", "0"), OWNED, budget) for n, budget in enumerate(budgets)]
@@ -353,7 +368,7 @@ def _commits_what_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def offer(self: Backlog[Any], entry: Any, deadline: float, *, near: bool = False) -> bool:
-        self._waiting.append(_Waiting(entry, 1e9, near))
+        self._waiting.append(_Waiting(entry, 1e9, near, 0.0))
         return True
 
     monkeypatch.setattr(Backlog, "offer", offer)
