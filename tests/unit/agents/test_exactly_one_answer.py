@@ -339,7 +339,7 @@ def test_each_request_over_http_gets_a_slate_or_an_error(world: World, budgets: 
     assert all(isinstance(answer, Slate | RiffleError) for answer in found)
 
 
-BURST = [Step(0, (Asked("valid", 250, 0, False),) * 300, False), Step(1, (), False)]
+BURST = [Step(0, (Asked("valid", 250, 0, False),) * 900, False), Step(1, (), False)]
 
 
 def _answers_twice(monkeypatch: pytest.MonkeyPatch) -> None:
