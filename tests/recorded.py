@@ -48,7 +48,9 @@ def world_of() -> tuple[SimulatedWorker, dict[str, UserRecord | None]]:
     how, values = rng.integers(0, 4, EVENTS), rng.integers(0, 6, EVENTS)
     world.apply(
         [
-            Interaction(f"e{n}", f"u{who[n]}", f"i{what[n]}", int(times[n]), actions[how[n]], float(values[n]) if values[n] else None)
+            Interaction(
+                f"e{n}", f"u{who[n]}", f"i{what[n]}", int(times[n]), actions[how[n]], float(values[n]) if values[n] else None
+            )
             for n in range(EVENTS)
         ]
     )
@@ -62,7 +64,7 @@ def world_of() -> tuple[SimulatedWorker, dict[str, UserRecord | None]]:
 
 
 def recorded_requests() -> list[Request]:
-    """Requests of every kind: retrieving, within categories, with exclusions or a context, and re-ranking; some of strangers."""
+    """Requests of every kind: retrieving, within categories, with exclusions or a context, re-ranking; some of strangers."""
     rng = np.random.default_rng(23)
     asked = []
     for n in range(REQUESTS):
@@ -104,4 +106,5 @@ def columns(slates: Iterator[Slate], rows: dict[str, int]) -> dict[str, NDArray[
 
 if __name__ == "__main__":
     made, held = world_of()
-    np.savez_compressed(Path(sys.argv[1]), **columns(answers(made, held), {f"i{n}": n for n in range(ITEMS)}))
+    found = columns(answers(made, held), {f"i{n}": n for n in range(ITEMS)})
+    np.savez_compressed(Path(sys.argv[1]), items=found["items"], scores=found["scores"])

@@ -13,7 +13,6 @@ from rocksdict import Cache
 from agents.metrics import Metrics
 from models.items.store import ItemStore
 from models.state.rows import ItemStatRow, UserRecord
-from models.state.users import Users
 from models.tables.neighbours import CovisitSums
 from models.tables.statistics import StatisticsTable
 from models.tables.users import Changed, ItemsOf, UserTable, meetings

@@ -68,7 +68,8 @@ class Crossed:
         """Return a signal's scores as shares of their query's largest."""
         if scores is None:
             return None
-        return scores / np.maximum(self.queries.signals[name].largest(), np.float32(1e-9))[self.query]
+        found: Values = scores / np.maximum(self.queries.signals[name].largest(), np.float32(1e-9))[self.query]
+        return found
 
     @once
     def covisit(self) -> NDArray[np.float32] | None:
@@ -84,7 +85,10 @@ class Crossed:
     def dots(self) -> NDArray[np.float32] | None:
         """Products of the towers' vectors `(n,)`; None without user vectors."""
         users = self.queries.user_vectors
-        return None if users is None else signals.dots(self.model.vectors, self.rows, users, self.query)
+        if users is None:
+            return None
+        found: NDArray[np.float32] = signals.dots(self.model.vectors, self.rows, users, self.query)
+        return found
 
     @once
     def categories(self) -> ByCategory | None:
@@ -144,7 +148,10 @@ def covisit_share(of: Crossed) -> Values:
 def covisit_last(of: Crossed) -> Values:
     """Share of the newest item's co-visitation."""
     items, last = of.items, of.queries.recent_rows[:, 0]
-    return signals.neighbours_of(last, items.neighbour_rows, items.neighbour_weights, items.neighbour_total, of.query, of.rows)
+    found: Values = signals.neighbours_of(
+        last, items.neighbour_rows, items.neighbour_weights, items.neighbour_total, of.query, of.rows
+    )
+    return found
 
 
 @CROSS.feature("ease")
@@ -168,25 +175,31 @@ def tower(of: Crossed) -> Values:
 @CROSS.feature("tower_standard")
 def tower_standard(of: Crossed) -> Values:
     """`tower`, standardised over the query's candidates."""
-    return None if of.dots is None else kernels.standardised(of.dots, of.spans)
+    if of.dots is None:
+        return None
+    found: Values = kernels.standardised(of.dots, of.spans)
+    return found
 
 
 @CROSS.feature("content")
 def content(of: Crossed) -> Values:
     """Cosine of hashed words with those of the newest items."""
-    return signals.dots(of.items.text, of.rows, signals.profiles(of.items.text, of.newest, EQUAL), of.query)
+    found: Values = signals.dots(of.items.text, of.rows, signals.profiles(of.items.text, of.newest, EQUAL), of.query)
+    return found
 
 
 @CROSS.feature("similar")
 def similar(of: Crossed) -> Values:
     """Cosine of content with that of the newest items."""
-    return signals.dots(of.model.content, of.rows, signals.profiles(of.model.content, of.newest, EQUAL), of.query)
+    found: Values = signals.dots(of.model.content, of.rows, signals.profiles(of.model.content, of.newest, EQUAL), of.query)
+    return found
 
 
 @CROSS.feature("similar_last")
 def similar_last(of: Crossed) -> Values:
     """Largest cosine of content with one of the LAST newest items."""
-    return signals.best_dots(of.model.content, of.rows, of.newest[:, :LAST], of.query)
+    found: Values = signals.best_dots(of.model.content, of.rows, of.newest[:, :LAST], of.query)
+    return found
 
 
 @CROSS.feature("affinity")
@@ -234,11 +247,13 @@ def price_far(of: Crossed) -> Values:
 @CROSS.feature("popularity_share")
 def popularity_share(of: Crossed) -> Values:
     """`item_popularity` as a share of the query's largest."""
-    return of.popularity / np.maximum(signals.largest(of.popularity, of.spans, np.float32(0)), np.float32(1e-6))[of.query]
+    found: Values = (
+        of.popularity / np.maximum(signals.largest(of.popularity, of.spans, np.float32(0)), np.float32(1e-6))[of.query]
+    )
+    return found
 
 
 @CROSS.feature(*(f"by_{source.name}" for source in RETRIEVING))
 def by_source(of: Crossed) -> Values:
     """Whether each source retrieved the candidate."""
     return of.brought
-

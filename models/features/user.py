@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.features.spec import Group, Values, once
 from models.pipeline.batch import Model, Queries
@@ -21,9 +22,10 @@ class OfUsers:
         "`liked`: whether the release counts each event as liked, newest first: bool `(q, HISTORY)`."
 
     @once
-    def kept(self) -> Values:
+    def kept(self) -> NDArray[np.bool_]:
         """Whether each place of the histories holds an event: bool `(q, HISTORY)`."""
-        return np.arange(HISTORY) < self.users.size[:, None]
+        found: NDArray[np.bool_] = np.arange(HISTORY) < self.users.size[:, None]
+        return found
 
 
 USER = Group[OfUsers]()
@@ -46,13 +48,15 @@ def user_value(of: OfUsers) -> Values:
     """Mean of the standardised values of kept events; 0 where none has a value."""
     valued = of.kept & ~np.isnan(of.users.value)
     total = np.where(valued, of.model.vocabulary.standard(of.users.value), 0).sum(axis=1)
-    return total / np.maximum(valued.sum(axis=1), 1)
+    mean: Values = total / np.maximum(valued.sum(axis=1), 1)
+    return mean
 
 
 @USER.feature("user_liked_share")
 def user_liked_share(of: OfUsers) -> Values:
     """Share of kept events that are liked."""
-    return of.liked.sum(axis=1) / np.maximum(of.users.size, 1)
+    share: Values = of.liked.sum(axis=1) / np.maximum(of.users.size, 1)
+    return share
 
 
 @USER.feature("user_idle")
@@ -70,4 +74,5 @@ def user_session(of: OfUsers) -> Values:
 @USER.feature("user_span")
 def user_span(of: OfUsers) -> Values:
     """Days between the oldest and the newest event, as a logarithm."""
-    return np.log1p(np.maximum(of.users.last_ms - of.users.first_ms, 0) / DAY_MS)
+    days: Values = np.log1p(np.maximum(of.users.last_ms - of.users.first_ms, 0) / DAY_MS)
+    return days

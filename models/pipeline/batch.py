@@ -278,7 +278,7 @@ class Candidates:
         zero, none = np.zeros(len(item_row), np.float32), np.zeros((len(item_row), 0), np.float32)
         return cls(query_row, item_row, scores, zero, zero, none, none)
 
-    def take(self, index: NDArray[np.bool_] | NDArray[np.intp]) -> Candidates:
+    def take(self, index: NDArray[np.bool_] | NDArray[np.intp] | NDArray[np.int32]) -> Candidates:
         """Select the candidates at `index`, in that order."""
         return Candidates(
             self.query_row[index],

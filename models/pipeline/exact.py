@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from models.pipeline.kernels import order, signals
+from models.pipeline.kernels import signals
 from models.pipeline.ragged import Scored
 from models.pipeline.ties import Ties
 
@@ -52,5 +52,7 @@ def exact_top(
     # a cut-off of -inf keeps all allowed rows
     with np.errstate(invalid="ignore"):
         least = np.where(np.isfinite(least), least - ROUNDING * np.maximum(abs(least), abs(scores.max(axis=1))), least)
-    starts, rows, found = signals.scored_again(scores, least.astype(np.float32), allowed, vectors, np.ascontiguousarray(queries))
+    starts, rows, found = signals.scored_again(
+        scores, least.astype(np.float32), allowed, vectors, np.ascontiguousarray(queries)
+    )
     return Scored(starts, rows, found).best(most, ties, above)

@@ -236,9 +236,7 @@ class CandidatePipeline:
             observer.on_scored(queries, candidates)
         return light_cut(queries, candidates, effort.ranked(self._settings.light_top))
 
-    def _rank(
-        self, notes: Notes, queries: Queries, candidates: Candidates
-    ) -> Generator[Callable[[], Any], Any, Candidates]:
+    def _rank(self, notes: Notes, queries: Queries, candidates: Candidates) -> Generator[Callable[[], Any], Any, Candidates]:
         """Rank by the serving release; ties keep the light order. On failure the light order and a degraded slate remain."""
         if queries.model is None or not len(candidates):
             return candidates

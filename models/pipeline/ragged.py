@@ -19,22 +19,23 @@ class Ragged:
     """Numbers of q queries: those of query n are `values[starts[n]:starts[n + 1]]`."""
 
     starts: NDArray[np.int64]
-    values: NDArray[np.integer]
+    values: NDArray[np.intp] | NDArray[np.int32]
 
     @classmethod
-    def of(cls, parts: Sequence[NDArray[np.int32]]) -> Ragged:
+    def of(cls, parts: Sequence[NDArray[np.intp]] | Sequence[NDArray[np.int32]]) -> Ragged:
         """Join one array per query."""
         starts = np.zeros(len(parts) + 1, np.int64)
         np.cumsum([len(part) for part in parts], out=starts[1:])
-        return cls(starts, np.concatenate(parts) if parts else np.zeros(0, np.int32))
+        values: NDArray[np.intp] | NDArray[np.int32] = np.concatenate(parts) if parts else np.zeros(0, np.int32)
+        return cls(starts, values)
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def __getitem__(self, query: int) -> NDArray[np.integer]:
+    def __getitem__(self, query: int) -> NDArray[np.intp] | NDArray[np.int32]:
         return self.values[self.starts[query] : self.starts[query + 1]]
 
-    def __iter__(self) -> Iterator[NDArray[np.integer]]:
+    def __iter__(self) -> Iterator[NDArray[np.intp] | NDArray[np.int32]]:
         return (self[n] for n in range(len(self)))
 
     @property
@@ -75,13 +76,15 @@ class Scored:
         return cls(starts, rows[order], scores[order])
 
     def best(self, most: int | NDArray[np.int64], ties: Ties, above: float = 0.0) -> Scored:
-        """Keep each query's `most` best scores above `above`, in the order they are listed; `ties` decides at the last place."""
+        """Keep each query's `most` best scores above `above`, in the order they are listed; `ties` decides the last."""
         most = np.broadcast_to(np.asarray(most, np.int64), len(self))
-        where, starts = order.best_of_spans(self.scores, self.starts, most, np.float32(above), self.rows, ties.hashes, ties.salts)
+        where, starts = order.best_of_spans(
+            self.scores, self.starts, most, np.float32(above), self.rows, ties.hashes, ties.salts
+        )
         return Scored(starts, self.rows[where], self.scores[where])
 
     def at(self, query_row: NDArray[np.int32], item_row: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Return the scores of (query, item) pairs, 0 for pairs without one: float32, same shape. Rows must ascend per query."""
+        """Return the scores of (query, item) pairs, 0 without one: float32, same shape. Rows ascend per query."""
         found: NDArray[np.float32] = signals.value_at(self.starts, self.rows, self.scores, query_row, item_row)
         return found
 

@@ -51,7 +51,10 @@ def slates_of(
         places = range(starts[n], starts[n + 1])
         told = _explained(queries, slated, there, sources, notes, n, places) if request.explain else None
         chosen_items = tuple(
-            [SlateItem(ids[p], scores[p], names[p], None if told is None else told[p - starts[n]], slated.features[p]) for p in places]
+            [
+                SlateItem(ids[p], scores[p], names[p], None if told is None else told[p - starts[n]], slated.features[p])
+                for p in places
+            ]
         )
         slates.append(Slate(request.request_id, request.user_id, chosen_items, release, "default", degraded, as_of[n], timings))
     return slates

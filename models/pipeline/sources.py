@@ -149,7 +149,9 @@ class ContentSource:
         profile = signals.profiles(vectors, np.where(known, queries.recent_rows, -1), RECENCY)
         told, n_items = np.flatnonzero(known.any(axis=1)).astype(np.int32), min(len(vectors), queries.size)
         allowed = queries.eligible[:n_items]
-        found = Retrieved.of(exact_top(profile[told], vectors[:n_items], allowed, self._most, queries.ties.of(told), LEAST_ALIKE))
+        found = Retrieved.of(
+            exact_top(profile[told], vectors[:n_items], allowed, self._most, queries.ties.of(told), LEAST_ALIKE)
+        )
         return Retrieved(told[found.query_row], found.item_row, found.score)
 
 

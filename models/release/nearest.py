@@ -119,7 +119,8 @@ class VectorIndex:
             query_row.append(found.query_row)
             rows.append(found.rows + np.int32(start))
             scores.append(found.scores)
-        return Scored.of_pairs(len(queries), *map(np.concatenate, (query_row, rows, scores))).best(depth, ties, -np.inf)
+        joined = np.concatenate(query_row), np.concatenate(rows), np.concatenate(scores)
+        return Scored.of_pairs(len(queries), *joined).best(depth, ties, -np.inf)
 
     def measured(self, queries: NDArray[np.float32]) -> float:
         """Measure recall on these queries against brute force."""

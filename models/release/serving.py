@@ -155,7 +155,8 @@ class ServingModel:
         by_number = Ties(ties.hashes[np.maximum(rows, 0)], ties.salts)
         searched = self.index.search(users, there, most, by_number)
         among = exact_top(users, self.vectors[late], np.ones(len(late), np.bool_), most, Ties(ties.hashes[late], ties.salts))
-        query_row, scores = (np.concatenate(pair) for pair in ((searched.query_row, among.query_row), (searched.scores, among.scores)))
+        query_row = np.concatenate([searched.query_row, among.query_row])
+        scores = np.concatenate([searched.scores, among.scores])
         joined = np.concatenate([rows[searched.rows], late[among.rows]])
         return Scored.of_pairs(len(users), query_row, joined, scores).best(most, ties, -np.inf)
 

@@ -46,7 +46,7 @@ def best_of_spans(scores: Any, starts: Any, most: Any, above: float, rows: Any, 
             count += scores[i] > above
         least = np.float32(above)
         left, equals = 0, 0
-        if count > limit and limit > 0:
+        if count > limit > 0:
             least = np.partition(scores[low:high], high - low - limit)[high - low - limit]
             left = limit
             for i in range(low, high):
@@ -161,7 +161,9 @@ def first_places(values: Any, head: Any, most: Any, asked: Any, hashes: Any, sal
 
 
 @njit(cache=True, nogil=True)
-def popular(values: Any, most: Any, asked: Any, wanted_starts: Any, wanted: Any, category_ids: Any, hashes: Any, salts: Any) -> Any:
+def popular(
+    values: Any, most: Any, asked: Any, wanted_starts: Any, wanted: Any, category_ids: Any, hashes: Any, salts: Any
+) -> Any:
     """Return each asking query's `most` best items above 0 within its categories: items, int32, and starts as above."""
     q, size = len(most), len(values)
     starts = np.zeros(q + 1, np.int64)

@@ -42,7 +42,10 @@ def covisits(recent: Any, recency: Any, near: Any, weights: Any, totals: Any, n_
     """
     q, r = recent.shape
     starts = np.zeros(q + 1, np.int64)
-    rows, scores = np.empty(q * min(r * near.shape[1], n_items), np.int32), np.empty(q * min(r * near.shape[1], n_items), np.float32)
+    rows, scores = (
+        np.empty(q * min(r * near.shape[1], n_items), np.int32),
+        np.empty(q * min(r * near.shape[1], n_items), np.float32),
+    )
     sums, marked = np.zeros(n_items, np.float32), np.full(n_items, -1, np.int32)
     touched = np.empty(min(r * near.shape[1], n_items), np.int32)
     for n in range(q):
@@ -70,7 +73,9 @@ def covisits(recent: Any, recency: Any, near: Any, weights: Any, totals: Any, n_
 
 
 @njit(cache=True, nogil=True)
-def weighted(history: Any, liked: Any, decay: Any, number_of_row: Any, near: Any, weights: Any, row_of_number: Any, n_items: int) -> Any:
+def weighted(
+    history: Any, liked: Any, decay: Any, number_of_row: Any, near: Any, weights: Any, row_of_number: Any, n_items: int
+) -> Any:
     """Sum, per query, the item-to-item weights of its liked items; the newest counts fully, each older one `decay` times that.
 
     `history`: item rows, newest first `(q, h)`; `liked`: bool, same shape; `near`, `weights`: neighbours of each of the

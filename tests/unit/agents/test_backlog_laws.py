@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.requests.backlog import GOOD_TIME, Backlog, Batch, ReplyLatency
+from agents.requests.backlog import GOOD_TIME, Backlog, ReplyLatency
 from agents.requests.costs import Cost, Costs
 from models.pipeline.effort import Effort
 

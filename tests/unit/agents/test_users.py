@@ -13,6 +13,7 @@ from agents.metrics import Metrics
 from agents.partitions.users import USER, UserPartition
 from models.items.store import ItemStore
 from models.rules import SHOWN
+from models.state.users import Users
 from schemas.codec import decode, encode, schema_text
 from schemas.columns import ERASE
 from schemas.kernels import partition_of
@@ -61,8 +62,9 @@ async def test_a_partitions_columns_hold_the_records_of_its_store_and_of_newer_e
         users.state.store.write({USER + key: row for key, row in users._users.take().items()}, 0)
         users._users.trim(0, 0)
         await users.apply(chunk([Interaction("e2", newer, "j", START + 1)], 1))
-        assert_columns(users.columns([newer, nobody, stored]), users.lookup([newer, nobody, stored]))
-        assert users.columns([newer, nobody, stored]).known.tolist() == [True, False, True]
+        found = Users.read(users.rows([newer, nobody, stored]))
+        assert_columns(found, users.lookup([newer, nobody, stored]))
+        assert found.known.tolist() == [True, False, True]
     finally:
         users.state.store.close()
 

@@ -22,6 +22,7 @@ from models.pipeline.ragged import Scored
 from models.pipeline.ties import Ties
 from models.release.sequences import EVENT_WIDTH, LENGTH, history_inputs
 from models.release.serving import ServingModel
+from models.state.users import Users
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item, Request
 from training.data.corpus import Corpus
@@ -293,8 +294,8 @@ def test_what_was_learned_beats_chance_and_content_carries_new_items(learned: Le
         store.upsert(Item(f"new{n}", f"{('red', 'green', 'blue')[n % 3]} thing", "", (("red", "green", "blue")[n % 3],)))
     liked = [Interaction(f"e{n}", "u", f"i{3 * n}", n * 1000 + 1, "like") for n in range(6)]
     user = records_of(liked, store)["u"]
-    queries = Queries.hydrate([Request("r", "u")], [user], store, model)
-    model.hydrate(queries, store)
+    queries = Queries.hydrate([Request("r", "u")], Users.of([user]), store, model)
+    model.hydrate(queries, store)()
     assert model.synced(store)
     assert queries.user_vectors is not None
     scores = model.vectors[: len(store)] @ queries.user_vectors[0]
