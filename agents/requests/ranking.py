@@ -90,7 +90,7 @@ class Ranking:
             started = self._clock()
             batch, late = self.backlog.take()
             for pending in late:
-                message = "those before it take longer than expected: its turn would come too late"
+                message = "the requests before it take longer than expected: it would be answered too late"
                 self._finish(pending, DeadlineExceeded("deadline_exceeded", message))
             if batch:
                 self._answer(batch)
