@@ -64,9 +64,7 @@ def test_letters_are_listed_shown_and_replayed(worker: Settings) -> None:
     outcome = json.loads(run(worker, "replay", "--all", "--json").splitlines()[-1])
     assert outcome == {"sent": 2, "cut": 1, "unreadable": 0, "superseded": 2}
     assert listed(worker, 7)["total"] == 7
-    assert "no dead letter" in str(
-        CliRunner().invoke(dlq, ["replay", "--letter", "999"], env=worker.environment()).exception
-    )
+    assert "no dead letter" in str(CliRunner().invoke(dlq, ["replay", "--letter", "999"], env=worker.environment()).exception)
 
 
 def test_a_key_is_shown_as_it_is_and_a_terminal_gets_no_control_characters(worker: Settings) -> None:
