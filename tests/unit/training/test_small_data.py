@@ -212,7 +212,7 @@ def test_the_same_ranks_are_not_better_all_first_pass_and_all_last_are_refused(p
         assert 0 <= found["chance"] <= 1
     assert judged["same"].to_json()["chance"] == 1.0
     assert "not better beyond noise" in judged["last"].reasons[0]
-    assert f"over {people} people" in judged["last"].reasons[0]
+    assert f"over {people} users" in judged["last"].reasons[0]
 
 
 def test_fewer_people_than_needed_are_not_judged_by() -> None:
