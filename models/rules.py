@@ -75,7 +75,7 @@ class PositiveRule:
         for node in ast.walk(self._tree):
             if isinstance(node, ast.Name) and node.id not in NAMES:
                 known = " and ".join(sorted(NAMES))
-                raise BadDataset("bad_rule", f"{rule}: there is no column {node.id}; a rule may ask for {known}", name)
+                raise BadDataset("bad_rule", f"{rule}: there is no column {node.id}; a rule may use {known}", name)
             if not _allowed(node):
                 what = WORDS.get(type(node), f"“{ast.unparse(node)[:40]}”")
                 raise BadDataset(

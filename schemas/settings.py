@@ -214,7 +214,7 @@ class Settings:
         registry = not self.registry_url or self.registry_url.startswith(("http://", "https://"))
         demand(registry, "registry_url", "must begin with http:// or https://")
         for name in ("redis_url", "registry_url"):
-            demand(not any(map(str.isspace, getattr(self, name))), name, "must hold no blanks: write them as %20")
+            demand(not any(map(str.isspace, getattr(self, name))), name, "must not contain blanks: write them as %20")
         servers = not self.bootstrap or _is_servers(self.bootstrap)
         demand(servers, "bootstrap", "must be host:port, or several separated by commas, without a login")
         _ = self.kafka  # validates the Kafka settings
@@ -236,7 +236,7 @@ class Settings:
         taken: dict[int, str] = {}
         for name in self._ports():
             other = taken.setdefault(getattr(self, name), name)
-            same = f"must be another port than {variable(other)}, both are {getattr(self, name)}"
+            same = f"must be a port other than that of {variable(other)}, both are {getattr(self, name)}"
             demand(other == name, name, same)
 
     def _ports(self) -> list[str]:

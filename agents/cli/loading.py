@@ -76,10 +76,10 @@ def _finish(facts: dict[str, Any], dataset: Dataset, *, as_json: bool, strict: b
 
 def _came_to(found: Counter[str] | None) -> dict[str, int]:
     if found is None:
-        click.echo("how many events were new is not known: the worker does not have all of them; see `riffle status`", err=True)
+        click.echo("the number of new events is not known: the worker has not received all; see `riffle status`", err=True)
         return {}
     if not found["applied"] and not found["shown"] and not found["dead_letter"]:
-        click.echo("nothing new: the worker had every event before", err=True)
+        click.echo("nothing new: the worker already had every event", err=True)
     return {"applied": found["applied"], "duplicates": found["duplicate"]}
 
 

@@ -98,12 +98,12 @@ def readiness(settings: Settings) -> dict[str, Any]:
         return _silent(f"{web} does not answer")
     pids = [pid for daemon in (worker_daemon(settings), serving(settings)) if (pid := daemon.pid()) is not None]
     if not any(listens(pid, port) for pid in pids):
-        return _silent(f"what answers at {web} is another program, or the worker of another RIFFLE_HOME than {settings.home}")
+        return _silent(f"{web} is the address of another program, or of the worker of a RIFFLE_HOME other than {settings.home}")
     try:
         found = ask(f"{web}/readyz", 2.0).body
     except NotReady as exc:
         return _silent(exc.message)
-    return dict(found) if isinstance(found, dict) and isinstance(found.get("ready"), bool) else _silent(f"{web} gives no state")
+    return dict(found) if isinstance(found, dict) and isinstance(found.get("ready"), bool) else _silent(f"{web} shows no state")
 
 
 def other_settings(settings: Settings) -> list[str]:
@@ -175,7 +175,7 @@ def start_stack(settings: Settings, console: Console, *, with_worker: bool = Tru
         # after an interrupt nothing more must be started in the background
         supervisor_daemon(settings).stop()
         running = _running(settings)
-        left = f"still running: {', '.join(running)}; `riffle down` stops them" if running else "nothing runs"
+        left = f"still running: {', '.join(running)}; `riffle down` stops them" if running else "nothing is running"
         click.echo(f"riffle: interrupted; {left}", err=True)
         sys.exit(INTERRUPTED)
     except (RiffleError, KafkaError) as exc:
@@ -386,9 +386,7 @@ def status(as_json: bool) -> None:
     now_ms = round(time.time() * 1000)
     rows += [(name, said) for name, history in found.items() if (said := restarts_of(history, now_ms))]
     if pids["supervisor"] is None and any(pids.values()):
-        rows.append(
-            ("supervisor", "nothing is started again when it ends: `riffle up` changes that, `riffle down` stops the rest")
-        )
+        rows.append(("supervisor", "parts that end are not restarted: `riffle up` restarts them, `riffle down` stops the rest"))
     print_table(plain_console(), ("what", "state"), rows, fold=("state",), header=False)
 
 

@@ -114,11 +114,11 @@ def _trained(settings: Settings, options: list[str]) -> tuple[int, str]:
     if not ran.returncode or "error" in _last_line(ran.stdout):  # the training has reported its error
         return ran.returncode, ran.stdout
     if ran.returncode < 0:
-        ended = f"the training was ended by {signal.Signals(-ran.returncode).name}"
+        ended = f"training was ended by {signal.Signals(-ran.returncode).name}"
         memory = ", usually because memory ran out: --newest N reads fewer events"
         message = ended + (memory if ran.returncode == -signal.SIGKILL else "")
     else:
-        message = f"the training failed with status {ran.returncode}: see its output above"
+        message = f"training failed with status {ran.returncode}: see its output above"
     click.echo(f"riffle: {message}", err=True)
     error = {"code": "training_failed", "message": message, "field": None}
     return abs(ran.returncode), json.dumps({"error": error}) + "\n"
@@ -174,7 +174,7 @@ def note(name: str, tags: Mapping[str, str]) -> None:
         try:
             Tracker(tracking).tag(name, tags)
         except NotReady as exc:
-            log.warning("not recorded of release %s: %s", name, exc.message)
+            log.warning("not recorded for release %s: %s", name, exc.message)
 
 
 def await_served(settings: Settings, name: str, console: Console) -> bool:
@@ -256,14 +256,14 @@ def print_training(facts: dict[str, Any], console: Console) -> None:
     metrics = ("NDCG@10", "HR@10", "Recall@50", "MRR")
     print_table(console, ("", *metrics), rows, right=metrics)
     gate = facts["gate"]
-    by = f"{gate['queries']:,} queries of {gate['people']:,} people, {gate['protocol']}"
+    by = f"{gate['queries']:,} queries by {gate['people']:,} users, {gate['protocol']}"
     if not gate["passed"]:
         console.print(f"the gate refuses it ({by}): {'; '.join(gate['reasons'])}", highlight=False, soft_wrap=True)
-        console.print("what serves stays as it is", highlight=False)
+        console.print("the current release keeps serving", highlight=False)
         return
     console.print(f"the gate passes it ({by})", highlight=False, soft_wrap=True)
     if "champion" not in facts:
-        console.print(f"let it serve with: riffle release promote {facts['release']}", highlight=False, soft_wrap=True)
+        console.print(f"promote it with: riffle release promote {facts['release']}", highlight=False, soft_wrap=True)
 
 
 @click.group()
@@ -330,7 +330,7 @@ def list_command(as_json: bool) -> None:
 
 @release.command("promote")
 @click.argument("name")
-@click.option("--force", is_flag=True, help="Also when the gate refused it.")
+@click.option("--force", is_flag=True, help="Promote it even if the gate refused it.")
 @click.option("--upload", default="", help="s3://bucket/prefix to copy it to first, for workers on other machines.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
 def promote_command(name: str, force: bool, upload: str, as_json: bool) -> None:
@@ -360,7 +360,7 @@ def import_command(source: str, sha256: str, as_json: bool) -> None:
     facts = {"release": folder.name, "folder": str(folder), "manifest_sha256": manifest_sha256(folder)}
     gate = read_manifest(folder).metrics.get("gate", {})
     reasons = "; ".join(gate.get("reasons", ())) or NOT_JUDGED
-    serve = f"let it serve with: riffle release promote {folder.name}"
+    serve = f"promote it with: riffle release promote {folder.name}"
     what = serve if gate.get("passed") else f"the gate has not passed it: {reasons}"
     click.echo(json.dumps(facts) if as_json else f"{folder.name}; {what}")
 
@@ -368,7 +368,7 @@ def import_command(source: str, sha256: str, as_json: bool) -> None:
 @release.command("alias")
 @click.argument("alias", type=click.Choice([CHALLENGER]))
 @click.argument("name")
-@click.option("--force", is_flag=True, help="Also when the gate refused it.")
+@click.option("--force", is_flag=True, help="Promote it even if the gate refused it.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
 def alias_command(alias: str, name: str, force: bool, as_json: bool) -> None:
     """Record a verified release as the challenger of the one that serves; `none` removes the alias.
@@ -400,7 +400,7 @@ def rollback_command(as_json: bool) -> None:
     aliases = _aliases(settings)
     champion, previous = aliases.get(CHAMPION), aliases.get(PREVIOUS)
     if champion is None and previous is None:
-        raise ReleaseRejected("no_previous", "no release was ever promoted: there is nothing to go back to")
+        raise ReleaseRejected("no_previous", "no release was ever promoted: there is nothing to roll back to")
     asyncio.run(announce(settings, {CHAMPION: previous, PREVIOUS: champion}))
     if champion is not None:
         note(champion.release, {"riffle.decision": "rolled back"})

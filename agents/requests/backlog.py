@@ -60,7 +60,7 @@ class ReplyLatency:
 
 
 GOOD_TIME = 0.5
-"Fraction of the time that a request has left in which it should be answered. With more effort than that allows, it is degraded."
+"Fraction of a request's remaining time in which it should be answered. Effort that takes longer is lowered."
 PROBES = 32
 "Number of waiting requests that are looked at to choose the effort."
 

@@ -107,7 +107,7 @@ class Ranking:
                 await room.acquire()
                 batch, late = self.backlog.take()
                 for pending in late:
-                    message = "those before it take longer than expected: its turn would come too late"
+                    message = "the requests before it take longer than expected: it would be answered too late"
                     self._finish(pending, DeadlineExceeded("deadline_exceeded", message))
                 if len(batch):
                     task = asyncio.create_task(self._answer(batch))

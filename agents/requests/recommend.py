@@ -41,7 +41,7 @@ SYSTEM = Clock()
 class Recommend:
     """Accepts requests, makes each wait for its event and its turn, and sends its answer and impression."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it is made of
         self,
         settings: Settings,
         pipeline: CandidatePipeline,

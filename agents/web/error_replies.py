@@ -110,7 +110,7 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
         return error_response(error, status_of(error))
     except KafkaError as exc:
         log.warning("%s %s: %r", request.method, shown(request.path), exc)
-        unavailable = NotReady("broker_unavailable", "the broker did not take it all; sending it again is safe")
+        unavailable = NotReady("broker_unavailable", "the broker did not accept all of it; sending it again is safe")
         return error_response(unavailable, 503)
     except web.HTTPException as exc:
         return _of_http(request, exc)

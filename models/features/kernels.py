@@ -69,8 +69,8 @@ def by_category(
 ) -> Any:
     """Return statistics of each candidate's categories in its user's history: float32 `(n, 5)`, as `ByCategory` lists them.
 
-    `starts`, `affine`, `affinity`: each user's categories (-1 for unknown) and their decayed weights; `history` `(q, h)`: item rows,
-    -1 for none, with the events' standardised `values`, whether `liked`, and how `near` they are by time of day.
+    `starts`, `affine`, `affinity`: each user's categories (-1 for unknown) and their decayed weights; `history` `(q, h)`: item
+    rows, -1 for none, with the events' standardised `values`, whether `liked`, and how `near` they are by time of day.
     """
     out = np.zeros((len(item_row), 5), np.float32)
     # of one query, by category: affinity, number of events, sum of values, likes and nearness

@@ -26,8 +26,7 @@ class Ragged:
         """Join one array per query."""
         starts = np.zeros(len(parts) + 1, np.int64)
         np.cumsum([len(part) for part in parts], out=starts[1:])
-        values: NDArray[np.intp] | NDArray[np.int32] = np.concatenate(parts) if parts else np.zeros(0, np.int32)
-        return cls(starts, values)
+        return cls(starts, np.concatenate([np.zeros(0, np.int32), *parts]))
 
     def __len__(self) -> int:
         return len(self.starts) - 1

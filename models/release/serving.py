@@ -55,7 +55,7 @@ class ServingModel:
         manifest = release.manifest
         if manifest.feature_spec != SPEC:
             raise ReleaseRejected(
-                "feature_spec", f"release {release.name} needs features {manifest.feature_spec}, this has {SPEC}"
+                "feature_spec", f"release {release.name} needs features {manifest.feature_spec}, this Riffle has {SPEC}"
             )
         self.release = release
         self.name = release.name

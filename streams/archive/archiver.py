@@ -138,7 +138,7 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
         """The reason why the archive makes no progress; empty while it does."""
         trouble = getattr(self._consumer and self._consumer._coordinator, "trouble", None)
         if trouble is not None:
-            return f"its group cannot be followed: {advice_of(trouble)}"
+            return f"group membership cannot be kept: {advice_of(trouble)}"
         waiting = [f"{tp.topic}-{tp.partition}" for tp in self._waiting]
         if waiting:
             return f"{', '.join(sorted(waiting))} wait for the schema registry"
@@ -182,7 +182,7 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
                     raise ConfigError(
                         "archive_ahead",
                         f"the archive of {full} reaches offset {position}, the topic ends at {ends[partition]}: the topic "
-                        "was re-created; move the archive away or set RIFFLE_ARCHIVE to a new place",
+                        "was recreated; move the archive away or set RIFFLE_ARCHIVE to a new place",
                         "archive",
                     )
                 # without files the archive starts over, wherever the group was

@@ -212,7 +212,7 @@ class EmbeddedKafka:
                 size = self._metadata_bytes()  # decisions are appended in order, and each half second adds a record
                 wait_until(lambda: self._metadata_bytes() > size, APPENDED_S)
             else:
-                log.warning("Kafka was not stopped cleanly, and no broker was left to write off: an earlier start did it")
+                log.warning("Kafka was not stopped cleanly, but there is no broker to fence: an earlier start fenced it")
         finally:
             self._controller.stop()
 

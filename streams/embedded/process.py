@@ -153,9 +153,7 @@ class Daemon:
         """
         there = self.address()
         if there and there != address:
-            message = (
-                f"{self.name} runs already, at {there}, and {variable} now says {address}: set it back, or riffle down first"
-            )
+            message = f"{self.name} is already running at {there}, {variable} is now {address}: reset it or `riffle down` first"
             raise ConfigError("runs_elsewhere", message, variable)
 
     def start(self, command: Sequence[str], environment: Mapping[str, str], cwd: Path, address: str = "") -> int:

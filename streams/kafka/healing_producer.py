@@ -174,7 +174,7 @@ class HealingProducer:
             stopping = asyncio.create_task(producer.stop())
             _, late = await asyncio.wait({stopping}, timeout=CLOSE_S)
             if late:
-                log.warning("a producer does not close; it is let go")
+                log.warning("a producer does not close; it is abandoned")
                 stopping.cancel()
                 await asyncio.gather(stopping, producer.client.close(), return_exceptions=True)
             elif (error := stopping.exception()) is not None:

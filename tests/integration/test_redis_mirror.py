@@ -1,4 +1,4 @@
-"""Summaries of people in Redis follow the stream, and go when a person is erased."""
+"""Summaries of users in Redis follow the stream, and are deleted when a user is erased."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def demand_trainable(
     demand_enough(known, positive)
     start = int(len(known) * (1 - settings.replayed_share))
     if not _meetings(known)[start:].any():
-        message = f"in the newest {len(known) - start:,} events nobody meets an item for the first time: nothing can be ranked"
+        message = f"in the newest {len(known) - start:,} events no user has a first interaction: nothing can be ranked"
         raise BadDataset("no_meetings", message)
 
 

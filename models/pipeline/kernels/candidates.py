@@ -137,8 +137,8 @@ def light_scores(source_scores: Any, starts: Any, weights: Any) -> Any:
 def diverse(scores: Any, starts: Any, categories: Any, most: Any, diversify: Any, penalty: float) -> Any:
     """Pick each query's `most` candidates by score, where each pick lowers those of the same category.
 
-    `scores`: float32 `(n,)`, best first within a query; `categories`: int32 `(n,)`, -1 for none; `penalty`: fraction of the best
-    score. Queries without `diversify` keep their order. Returns the picks, int64, and each query's start and the last end.
+    `scores`: float32 `(n,)`, best first within a query; `categories`: int32 `(n,)`, -1 for none; `penalty`: fraction of the
+    best score. Queries without `diversify` keep their order. Returns the picks, int64, and each query's start and the last end.
     """
     q = len(most)
     ends = np.zeros(q + 1, np.int64)

@@ -163,11 +163,11 @@ def test_the_command_says_that_what_was_viewed_is_asked_for_with_first(tmp_path:
     asked = [str(tmp_path), "--no-train", "--positive", "action == 'buy'", "--share", "0.5", "--json"]
     plain = CliRunner().invoke(evaluate_command, asked)
     assert plain.exit_code == 0, plain.output
-    assert "ask with --first" in plain.stderr
+    assert "use --first" in plain.stderr
     assert json.loads(plain.stdout)["hr@10"] == 0.0
     first = CliRunner().invoke(evaluate_command, [*asked, "--first"])
     assert first.exit_code == 0, first.output
-    assert "ask with --first" not in first.stderr
+    assert "use --first" not in first.stderr
     made = json.loads(first.stdout)
     assert made["queries_on_met_items"] == 0
     assert made["hr@10"] > 0.0

@@ -212,13 +212,13 @@ def test_the_same_ranks_are_not_better_all_first_pass_and_all_last_are_refused(p
         assert 0 <= found["chance"] <= 1
     assert judged["same"].to_json()["chance"] == 1.0
     assert "not better beyond noise" in judged["last"].reasons[0]
-    assert f"over {people} people" in judged["last"].reasons[0]
+    assert f"over {people} users" in judged["last"].reasons[0]
 
 
 def test_fewer_people_than_needed_are_not_judged_by() -> None:
     few = STANDARD.last - 1
     verdict = judge(figures([0] * 2 * few, 2), figures([9] * 2 * few, 2), 0.0, HELD, protocol=LEAVE_LAST_OUT)
-    assert verdict.reasons == [f"only {few} people to judge by, {STANDARD.last} are needed"]
+    assert verdict.reasons == [f"only {few} users to judge by, {STANDARD.last} are needed"]
     found = verdict.to_json()
     assert found["interval"] is None, "what is not known is absent"
     assert found["difference_low"] is None
@@ -319,7 +319,7 @@ def test_what_training_lacks_is_said_with_its_figures() -> None:
         demand_enough(events, "action == 'lik'")
     demand_trainable(items, events, POSITIVE, LearnSettings())
     again = [replace(e, event_id=f"{e.event_id}-{k}", event_time=e.event_time + k) for k in range(2) for e in events]
-    with pytest.raises(BadDataset, match="nobody meets an item for the first time"):
+    with pytest.raises(BadDataset, match="no user has a first interaction"):
         demand_trainable(items, again, POSITIVE, LearnSettings(replayed_share=0.3))
 
 
