@@ -44,7 +44,9 @@ def compute(
     out[:, OF_USER] = of_users[query_row]
     out[:, OF_CONTEXT] = context_of(queries.requests, items.stream_time_ms)[query_row]
     ITEM.fill(out[:, OF_ITEM], OfItems(candidates.item_row, items, model))
-    of = Crossed(candidates, spans, out[:, POPULARITY], _brought(candidates, sources), queries, items, model)
+    of = Crossed(
+        candidates, spans, np.ascontiguousarray(out[:, POPULARITY]), _brought(candidates, sources), queries, items, model
+    )
     CROSS.fill(out[:, OF_CROSS], of)
     np.nan_to_num(out, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     return out

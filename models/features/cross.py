@@ -147,7 +147,7 @@ def covisit_share(of: Crossed) -> Values:
 @CROSS.feature("covisit_last")
 def covisit_last(of: Crossed) -> Values:
     """Share of the newest item's co-visitation."""
-    items, last = of.items, of.queries.recent_rows[:, 0]
+    items, last = of.items, np.ascontiguousarray(of.queries.recent_rows[:, 0])
     found: Values = signals.neighbours_of(
         last, items.neighbour_rows, items.neighbour_weights, items.neighbour_total, of.query, of.rows
     )
@@ -198,7 +198,7 @@ def similar(of: Crossed) -> Values:
 @CROSS.feature("similar_last")
 def similar_last(of: Crossed) -> Values:
     """Largest cosine of content with one of the LAST newest items."""
-    found: Values = signals.best_dots(of.model.content, of.rows, of.newest[:, :LAST], of.query)
+    found: Values = signals.best_dots(of.model.content, of.rows, np.ascontiguousarray(of.newest[:, :LAST]), of.query)
     return found
 
 

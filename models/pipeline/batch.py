@@ -122,6 +122,8 @@ class Queries:
     "Whether Riffle retrieves the candidates; False where the request names its own `(q,)`."
     history_rows: NDArray[np.int32]
     "Item rows of all kept events, newest first, -1 where there is none or the item is unknown: `(q, HISTORY)`."
+    recent_rows: NDArray[np.int32]
+    "The first RECENT columns of `history_rows`: `(q, RECENT)`."
     excluded: Ragged
     "Item rows that each request excludes, -1 for unknown items."
     restricted: NDArray[np.bool_]
@@ -153,11 +155,6 @@ class Queries:
         """Number of items of the catalogue when the batch began; later ones are left to the next batch."""
         return len(self.eligible)
 
-    @property
-    def recent_rows(self) -> NDArray[np.int32]:
-        """Item rows of the newest events, newest first, -1 where there is none: `(q, RECENT)`."""
-        return self.history_rows[:, :RECENT]
-
     @classmethod
     def hydrate(
         cls,
@@ -177,6 +174,7 @@ class Queries:
             np.fromiter((request.k for request in requests), np.int64, len(requests)),
             np.fromiter((request.candidates is None for request in requests), np.bool_, len(requests)),
             rows,
+            np.ascontiguousarray(rows[:, :RECENT]),
             Ragged.of([items.rows_of(request.exclude) for request in requests]),
             np.fromiter((bool(request.categories) for request in requests), np.bool_, len(requests)),
             Ragged.of([items.category_rows(request.categories) for request in requests]),

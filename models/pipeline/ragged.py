@@ -76,7 +76,7 @@ class Scored:
 
     def best(self, most: int | NDArray[np.int64], ties: Ties, above: float = 0.0) -> Scored:
         """Keep each query's `most` best scores above `above`, in the order they are listed; `ties` decides the last."""
-        most = np.broadcast_to(np.asarray(most, np.int64), len(self))
+        most = np.full(len(self), most, np.int64) if isinstance(most, int) else most
         where, starts = order.best_of_spans(
             self.scores, self.starts, most, np.float32(above), self.rows, ties.hashes, ties.salts
         )
