@@ -1,4 +1,4 @@
-"""The command `python -m training train`, which `riffle train` runs in a process of its own."""
+"""The training command: `python -m training train`, and what `riffle train` runs in a process of its own."""
 
 from __future__ import annotations
 
