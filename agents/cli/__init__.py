@@ -39,7 +39,7 @@ COMMANDS = {
     "ask": ("agents.cli.ask", "ask", "Ask for a slate."),
     "train": ("agents.cli.release", "train", "Train a release from the archive or a dataset folder, and judge it."),
     "encode": ("agents.cli.encode", "encode", "Encode texts and images of items as they arrive."),
-    "release": ("agents.cli.release", "release", "List, promote and roll back releases."),
+    "release": ("agents.cli.release", "release", "List releases, let one serve, or go back to the one before."),
     "evaluate": (
         "training.cli.evaluate",
         "evaluate_command",
@@ -49,7 +49,7 @@ COMMANDS = {
     "examples": (
         "training.cli.examples",
         "examples_command",
-        "Join an archive's slates with the actions that followed, for several trainings.",
+        "Join an archive's slates with what followed, once for all trainings.",
     ),
     "tune": ("training.cli.tune", "tune_command", "Search for better settings of training."),
     "launch": ("training.launch.cli", "launch_command", "Train on Kubernetes, Kubeflow or SageMaker."),

@@ -47,10 +47,10 @@ SEGMENTS: Mapping[str, str] = {
     "all": "all queries",
     "people_new": "people who had liked nothing before",
     "people_known": "people with liked items",
-    "items_new": "liked item without interactions before the split",
-    "items_unmet": "liked item without interactions before the query (cold item)",
+    "items_new": "liked item first met by anyone after the split (cold)",
+    "items_unmet": "liked item met by nobody before",
     "items_head": "liked item among the most popular that hold half of the earlier events",
-    "items_tail": "liked item with interactions before the split, less popular",
+    "items_tail": "liked item met before the split, less popular",
 }
 "Segments of the queries; the index of each is a bit of the column `segments`."
 
