@@ -1,4 +1,4 @@
-"""Configuration: frozen, documented data. The environment is read once, here."""
+"""Settings of the service: frozen, documented data. The service reads the environment here, once."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class Settings:
     controller_port: int = 19093
     "Port of the embedded broker's KRaft controller on loopback."
     redis_url: str = ""
-    "Redis URL. Empty: the embedded server on `redis_port`."
+    "URL of the store of the summaries, with a scheme of `MIRRORS`. Empty: the embedded Redis on `redis_port`."
     redis_port: int = 16379
     "Port of the embedded Redis on loopback."
     web_host: str = "127.0.0.1"
@@ -132,7 +132,8 @@ class Settings:
     topic_prefix: str = "riffle."
     "Prefix of all topic names."
     partitions: int = 4
-    "Number of partitions of the topics keyed by user. Increasing it later requires a rebuild by replay."
+    """Number of partitions of the topics keyed by user. To change it later, copy the topics: `riffle topics copy --to PREFIX
+    --partitions N`."""
     standbys: int = 1
     """Number of copies of each table partition that other workers of the group update from the changelog, for an immediate
     takeover. 0: none; a new owner then replays the missing changes."""

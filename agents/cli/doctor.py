@@ -127,7 +127,7 @@ def _mirror(settings: Settings) -> list[_Check]:
         answers = server.answers()
         advice = f"run `riffle up`; log: {server.daemon.log_file}"
         return [_configured("Redis's port", server), _Check(f"Redis answers at {settings.redis}", answers, advice)]
-    name = "the mirror answers at RIFFLE_REDIS_URL"  # the URL may hold a password
+    name = f"the mirror answers at {masked_url(settings.redis)}"  # the URL may hold a password
     try:
         asyncio.run(mirror_answers(settings))
     except (RiffleError, OSError, ValueError) as exc:

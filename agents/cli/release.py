@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import logging
 import os
@@ -10,12 +11,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 from aiokafka.errors import KafkaError
+from click.core import ParameterSource
 from rich.console import Console
 
 from agents.cli.operate import readiness
@@ -77,7 +79,7 @@ def _at_hand(settings: Settings) -> str:
 
 
 def run_training(settings: Settings, options: list[str]) -> dict[str, Any]:
-    """Run `python -m training train …` in a separate process, whose memory is freed at its end; returns its metrics.
+    """Run `training.cli.train` in a separate process, whose memory is freed at its end; returns its metrics.
 
     If it fails, this process prints its error and exits with its status.
     """
@@ -197,14 +199,13 @@ def await_served(settings: Settings, name: str, console: Console) -> bool:
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.argument("source", required=False, metavar="[DIR|ARCHIVE]")
 @click.option("--promote/--no-promote", "promoting", default=False, help="Promote the release if it passes the gate.")
 @click.option(
     "--upload", default="", help="With --promote: s3://bucket/prefix to copy it to first, for workers on other machines."
 )
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
-@click.argument("options", nargs=-1, type=click.UNPROCESSED)
-def train(source: str | None, promoting: bool, upload: str, as_json: bool, options: tuple[str, ...]) -> None:
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[DIR|ARCHIVE] [TRAINING OPTIONS]...")
+def train(promoting: bool, upload: str, as_json: bool, options: tuple[str, ...]) -> None:
     """Train a release from the archive of the stream, or from a dataset folder, and judge it on other events.
 
     \b
@@ -214,23 +215,24 @@ def train(source: str | None, promoting: bool, upload: str, as_json: bool, optio
 
     \b
     Further options: --positive RULE  which events are liked     --quick        fewer passes
-                     --holdout SHARE  at most, for the gate      --seed N       another draw
+                     --holdout SHARE  most held out for the gate --seed N       random seed
                      --text-model M   another text encoder       --newest N     read only the newest events
                      --incremental    start from the champion    --ranker KIND  mmoe or deepfm
-                     --settings FILE  heads, windows, sizes      --report FILE  a page that compares
-                     --against NAME   instead of the champion    --checkpoints FOLDER  to resume after a kill
-                     --examples FOLDER  slates that `riffle examples` joined
-                     --queries N      requests of the gate
+                     --settings FILE  heads, windows, sizes      --report FILE  HTML page of figures
+                     --against NAME   release to compare with (default: the champion)
+                     --checkpoints FOLDER  to resume after a kill
+                     --examples FOLDER  output of `riffle examples`
+                     --queries N      most queries of the gate
 
     Example: riffle train --positive "action == 'like'" --promote
     """
     settings, console = Settings.from_env(), plain_console(stderr=True)
-    if source is not None and source.startswith("--"):
-        options, source = (source, *options), None
+    given = _given(options)
+    source = [] if "source" in given else [settings.archive_target]
     against = "none"
-    if "--against" not in options and (promoting or readiness(settings).get("release") is not None):
+    if "against" not in given and (promoting or readiness(settings).get("release") is not None):
         against = _at_hand(settings)
-    facts = run_training(settings, [source or settings.archive_target, "--against", against, *options])
+    facts = run_training(settings, [*source, "--against", against, *options])
     if facts.get("skipped"):  # an update that is not worth a release yet, as the training has reported
         if as_json:
             click.echo(json.dumps(facts))
@@ -242,6 +244,16 @@ def train(source: str | None, promoting: bool, upload: str, as_json: bool, optio
         click.echo(json.dumps(facts))
     else:
         print_training(facts, console)
+
+
+def _given(options: Sequence[str]) -> set[str]:
+    """Return the names of the parameters that arguments of a training set; wrong arguments set none, and training refuses them.
+
+    Only the training's own command knows which options take a value, and so which argument is the folder.
+    """
+    command: click.Command = importlib.import_module("training.cli.train").train_command
+    with command.make_context("riffle train", list(options), resilient_parsing=True) as context:
+        return {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
 
 
 def print_training(facts: dict[str, Any], console: Console) -> None:
@@ -268,7 +280,7 @@ def print_training(facts: dict[str, Any], console: Console) -> None:
 
 @click.group()
 def release() -> None:
-    """List releases, let one serve, or return to the previous one.
+    """List, promote and roll back releases.
 
     Example: riffle release list
     """

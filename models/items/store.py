@@ -104,6 +104,7 @@ class ItemStore:
         self.popularity = np.zeros((capacity, self.partitions), np.float64)
         self.popularity_ms = np.zeros((capacity, self.partitions), np.int64)
         self.events = np.zeros((capacity, self.partitions), np.int64)
+        "Number of events since the beginning, by source partition `(capacity, partitions)`."
         self.value_sum = np.zeros((capacity, self.partitions), np.float64)
         self.value_count = np.zeros((capacity, self.partitions), np.int64)
         self.actions = np.zeros((capacity, self.partitions, ACTION_SLOTS), np.int64)

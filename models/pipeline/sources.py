@@ -32,8 +32,9 @@ RECENCY = np.float32(0.9) ** np.arange(RECENT, dtype=np.float32)
 
 LEAST_ALIKE = 1e-4
 "Minimum cosine of similar items; smaller values are rounding errors."
-EVER = 0.001
-"Weight of an event in popularity that never decays, so that a few new events after a quiet time do not displace older counts."
+UNDECAYED = 0.001
+"""Popularity that each event adds without decay, so that a few new events after a quiet period do not displace items with long
+histories."""
 
 
 class PopularSource:
@@ -51,7 +52,7 @@ class PopularSource:
         if not queries.retrieving.any():
             return Retrieved.none()
         size, ties = queries.size, queries.ties
-        ever = items.events[:size].sum(axis=1) * EVER
+        ever = items.events[:size].sum(axis=1) * UNDECAYED
         popularity = np.where(queries.eligible, items.popularity_now(slice(size)) + ever + 1e-6, 0.0).astype(np.float32)
         most = np.maximum(self._most, queries.k) + queries.users.seen_items + queries.excluded.lengths
         anywhere = queries.retrieving & ~queries.restricted
@@ -147,12 +148,12 @@ class ContentSource:
         # rows added since the release's last sync are left to the next batch
         known &= queries.recent_rows < len(vectors)
         profile = signals.profiles(vectors, np.where(known, queries.recent_rows, -1), RECENCY)
-        told, n_items = np.flatnonzero(known.any(axis=1)).astype(np.int32), min(len(vectors), queries.size)
+        known_users, n_items = np.flatnonzero(known.any(axis=1)).astype(np.int32), min(len(vectors), queries.size)
         allowed = queries.eligible[:n_items]
         found = Retrieved.of(
-            exact_top(profile[told], vectors[:n_items], allowed, self._most, queries.ties.of(told), LEAST_ALIKE)
+            exact_top(profile[known_users], vectors[:n_items], allowed, self._most, queries.ties.of(known_users), LEAST_ALIKE)
         )
-        return Retrieved(told[found.query_row], found.item_row, found.score)
+        return Retrieved(known_users[found.query_row], found.item_row, found.score)
 
 
 class FreshSource:
@@ -211,4 +212,4 @@ SOURCES: tuple[type[Source], ...] = (
 )
 "The sources of the pipeline, in the order of the columns of `Candidates.source_scores`. Weights and features derive from it."
 RETRIEVING = tuple(source for source in SOURCES if source.retrieves)
-"Sources that have a feature each, which marks their candidates."
+"Sources that find candidates themselves. Each has a feature `by_NAME` that marks its candidates."

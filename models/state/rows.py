@@ -282,7 +282,11 @@ class ItemStatRow:
 
     @classmethod
     def decode(cls, data: bytes) -> ItemStatRow:
-        """A row of any format written so far; raises StoreCorrupt."""
+        """Decode a row of any format that was ever written.
+
+        Raises:
+            StoreCorrupt: an unknown format, or lengths that do not match.
+        """
         return _decoded(data, {1: cls._of_1, 2: cls._of_2}, "item statistics")
 
     @classmethod
@@ -321,7 +325,11 @@ class NeighbourRow:
 
     @classmethod
     def decode(cls, data: bytes) -> NeighbourRow:
-        """A row of any format written so far; raises StoreCorrupt."""
+        """Decode a row of any format that was ever written.
+
+        Raises:
+            StoreCorrupt: an unknown format, or lengths that do not match.
+        """
         return _decoded(data, {1: cls._of_1, 2: cls._of_2}, "neighbours")
 
     @classmethod

@@ -19,7 +19,7 @@ from models.state.users import Users
 from models.tables.table import Load, Rows, joined
 from schemas.columns import ACTION, ITEM, EventColumns
 
-__all__ = ["Applied", "Changed", "ItemsOf", "UserTable", "meetings"]
+__all__ = ["Applied", "Changed", "ItemsOf", "UserTable", "interactions_only"]
 
 MISSING = object()
 CURRENT = (records.FORMAT, records.LONG)
@@ -31,7 +31,7 @@ GROWTH = 512
 SHOWN_HASH = np.uint64(hash64(SHOWN))
 
 
-def meetings(events: EventColumns) -> EventColumns:
+def interactions_only(events: EventColumns) -> EventColumns:
     """Select the interactions, which the tables keep; impressions (`models.rules.SHOWN`) go to the archive only."""
     shown = events.hashes[ACTION] == SHOWN_HASH
     return events.take(np.flatnonzero(~shown)) if shown.any() else events

@@ -114,6 +114,7 @@ async def test_whatever_is_killed_comes_back_with_its_records(own: Settings, rif
     third = riffle("up")
     assert third.returncode == 0
     assert "already running: Kafka, Redis, the worker, the encoder" in third.stderr
+    assert "waiting for" not in third.stderr
     assert status_of(riffle, own)["pids"] == after["pids"]
     refused = riffle("up", settings=replace(own, deadline_ms=300, commit_interval_s=1.0))
     assert refused.returncode == 1

@@ -1,4 +1,4 @@
-"""The command `python -m training train`, which `riffle train` runs in a process of its own."""
+"""The training command: `python -m training train`, and what `riffle train` runs in a process of its own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from training.data.corpus import Corpus, open_corpus
 from training.data.slates.logged import logged_in
 from training.data.table import of_known_items
 from training.evaluation.bounds import HALF, STANDARD, Bounds
-from training.evaluation.holdout import Holdout, held_out, without_kept
+from training.evaluation.holdout import Holdout, held_out, without_revealing_slates
 from training.loop.alone import agree, is_first
 from training.recipe import LearnSettings
 from training.release.record import forewarn, record
@@ -132,7 +132,7 @@ def train_command(options: TrainOptions) -> None:
         held = _held(corpus, champion, options)
         if held is None:
             return
-        corpus = without_kept(corpus, held, (round(seconds * 1_000) for seconds in settings.windows_s.values()))
+        corpus = without_revealing_slates(corpus, held, (round(seconds * 1_000) for seconds in settings.windows_s.values()))
         if not options.incremental:
             demand_trainable(corpus.items, held.events[: held.trained], corpus.positive, settings, options.settings)
         _announce(console, held, champion, settings, options)

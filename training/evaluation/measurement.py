@@ -254,12 +254,12 @@ def _segments(figures: Figures, items: NDArray[np.int64], catalogue: Catalogue) 
     head = np.zeros(len(events), np.bool_)
     head[order] = (before < events.sum() / 2) & (events[order] > 0)
     there = items >= 0
-    met = np.zeros(len(items), np.bool_)
+    warm = np.zeros(len(items), np.bool_)
     popular = np.zeros(len(items), np.bool_)
-    met[there], popular[there] = events[items[there]] > 0, head[items[there]]
+    warm[there], popular[there] = events[items[there]] > 0, head[items[there]]
     nothing = np.asarray([one.without_history for one in figures.asked], np.bool_)
     cold = np.asarray([one.cold for one in figures.asked], np.bool_)
-    parts = (np.ones(len(items), np.bool_), nothing, ~nothing, ~met, cold, popular, met & ~popular)
+    parts = (np.ones(len(items), np.bool_), nothing, ~nothing, ~warm, cold, popular, warm & ~popular)
     bits = np.zeros(len(items), np.int64)
     for n, part in enumerate(parts):
         bits |= part.astype(np.int64) << n

@@ -14,7 +14,7 @@ from models.state.rows import UserRecord
 from models.state.users import Users
 from models.tables.neighbours import CovisitSums, NeighbourTable
 from models.tables.statistics import StatisticsTable
-from models.tables.users import UserTable, meetings
+from models.tables.users import UserTable, interactions_only
 from schemas.columns import EventColumns
 from schemas.records import Interaction, Item
 
@@ -61,12 +61,12 @@ class SimulatedWorker:
 
     def apply(self, events: Sequence[Interaction]) -> None:
         """Apply events in order. The size of chunks does not affect the state once all items are published."""
-        columns = meetings(EventColumns.of(events, range(len(events))))
+        columns = interactions_only(EventColumns.of(events, range(len(events))))
         if not len(columns):
             return
         applied = self._users.apply(columns)
         self._statistics.apply(columns, applied)
-        self._statistics.show(0)
+        self._statistics.copy_to_store(0)
         self._statistics.take()
         self.items.stream_time_ms = max(self.items.stream_time_ms, int(columns.event_time.max()))
         self._covisits.add(applied)

@@ -239,7 +239,7 @@ def test_validation_never_looks_at_its_own_event_or_a_later_one() -> None:
     for n, row in enumerate(validation._rows):
         query = int(np.flatnonzero((table.item == validation._targets[n]) & table.first & (np.arange(len(table)) >= start))[0])
         assert (row < len(table)).all()
-        assert validation._targets[n] not in validation._met[n]
+        assert validation._targets[n] not in validation._seen[n]
         assert query >= start
     later = EventTable(*(getattr(table, name).copy() for name in table.__slots__))
     last = int(np.max(validation._rows))
