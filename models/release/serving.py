@@ -25,8 +25,8 @@ from schemas.errors import ReleaseRejected
 __all__ = ["ServingModel", "prepare"]
 
 SYNC_AT_ONCE = 2_000
-"""Maximum number of items per batch whose vector the item tower computes, and of items with new encoder vectors, so that a burst
-of new items does not delay answers."""
+"""Maximum number of items per batch whose vector the item tower computes, and of items with new encoder vectors, so that a
+burst of new items does not delay answers."""
 LIKED_DECAY = np.float32(0.97)
 WARM_BATCHES = (1, 32)
 
@@ -197,7 +197,7 @@ class ServingModel:
         return current and self.bound == len(items)
 
     def sync(self, items: ItemStore) -> None:
-        """Apply changes of the catalogue, up to SYNC_AT_ONCE items that need the item tower, and of up to SYNC_AT_ONCE encoder vectors."""
+        """Apply changes of the catalogue and of encoder vectors, up to SYNC_AT_ONCE items that need the item tower and vectors."""
         if self.synced(items):
             return
         self._grow(len(items.available))
