@@ -197,7 +197,7 @@ class ServingModel:
         return current and self.bound == len(items)
 
     def sync(self, items: ItemStore) -> None:
-        """Apply changes of the catalogue and of encoder vectors, up to SYNC_AT_ONCE items that need the item tower and vectors."""
+        """Apply changes of the catalogue and of vectors, up to SYNC_AT_ONCE items that need the item tower, and vectors."""
         if self.synced(items):
             return
         self._grow(len(items.available))
