@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -43,6 +44,9 @@ RETRY_S = 0.5
 QUEUE_CHUNKS = 2
 "Chunks that may wait for an agent. Besides them two may be in work, one on its way, and the rest of a fetch waits."
 PREFETCH_BACKOFF_S = 0.005
+YIELD_S = 0.0002
+"""Seconds that the consumer's thread pauses after it has passed requests on. Otherwise it would build the next fetch at once,
+and the event loop would wait for the interpreter meanwhile."""
 SEEK_S = 5.0
 "Seconds to wait for a seek to the beginning."
 WAIT_S = 1.0
@@ -160,6 +164,9 @@ class ChunkedConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc
             if tp.topic not in self.app.bulk or not in_columns(fetched):
                 fetched._partition_records._consumer_record = _as_parsed
         taken = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
+        if any(tp.topic not in self.app.bulk for tp in taken):
+            # after the records were passed to the event loop, and before the next fetch is built
+            self.thread_loop.call_soon(time.sleep, YIELD_S)
         for tp in taken:
             if tp in fetcher._records:  # moved to the end, so that chunks of two partitions are worked on at once
                 fetcher._records[tp] = fetcher._records.pop(tp)
