@@ -31,6 +31,8 @@ from streams.kafka.client import RiffleClient
 
 DEADLINE_MS = 1_000
 "Deadline of measured requests, so that saturation shows as latency and not as refusals."
+CONNECTIONS = 500
+"Connections over HTTP at most: select(2) knows 1,024 files."
 
 
 class Clients:
@@ -79,7 +81,10 @@ async def timed(ask: Ask, rate: float, seconds: float) -> dict[str, Any]:
 
 async def serve(settings: Settings, sample: Sample) -> None:
     """Measure what standard input asks for, until its end."""
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session, RiffleClient(settings) as client:
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=CONNECTIONS)) as session,
+        RiffleClient(settings) as client,
+    ):
         embedded = Embedded(client, sample, DEADLINE_MS)
         over: dict[str, Ask] = {
             "kafka": embedded.ask,
