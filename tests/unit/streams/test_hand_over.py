@@ -69,9 +69,13 @@ class Consumer(ChunkedConsumer):
         return await self._getmany(set(ACTIVE), timeout), set(ACTIVE)
 
     async def wait_first(self, *waits: Any) -> None:
-        """Wait for the first: the flow is never suspended here."""
-        await waits[0]
-        waits[1].close()
+        """Wait for the first, in tasks, as Faust does."""
+        tasks = [asyncio.ensure_future(wait) for wait in waits]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
 
     async def callback(self, message: Any) -> None:
         """Put a message into its agent's queue, as the conductor does."""
