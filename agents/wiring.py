@@ -63,7 +63,7 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
     assignment = Assignment(settings, app, ownership, health, due, crash)
     recovery = Recovery(ownership, metrics, assignment.taking, lambda: assignment.generation, assignment.rejoin, due)
     lanes = Lanes(assignment, recovery, metrics, crash)
-    recommend = Recommend(settings, pipeline, ownership.users, replies, metrics, registry)
+    recommend = Recommend(settings, pipeline, ownership.users, replies, metrics, registry, outputs=events)
     commits = Commits(settings, app, recommend, metrics, health)
     mirror = mirror_of(settings)
     mirroring = Mirroring(ownership.users, items, mirror, metrics, lambda: lanes.busy_chunks)

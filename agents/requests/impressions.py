@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from agents.requests.outbox import Queued
 from models.features.compute import SPEC
 from schemas.codec import encode
@@ -11,7 +13,11 @@ __all__ = ["impression"]
 
 
 def impression(slate: Slate, topic: str) -> Queued:
-    """Build the record of a slate for `topic` (a full name), keyed by its user."""
+    """Build the record of a slate for `topic` (a full name), keyed by its user. It is encoded when it is sent."""
+    return Queued(topic, slate.user_id.encode(), partial(_encoded, slate), (), "impression")
+
+
+def _encoded(slate: Slate) -> bytes:
     datum = {
         "request_id": slate.request_id,
         "user_id": slate.user_id,
@@ -32,4 +38,4 @@ def impression(slate: Slate, topic: str) -> Queued:
             for position, item in enumerate(slate.items)
         ],
     }
-    return Queued(topic, slate.user_id.encode(), encode("impression", datum), (), "impression")
+    return encode("impression", datum)

@@ -33,6 +33,8 @@ __all__ = ["Recommend"]
 
 log = logging.getLogger(__name__)
 
+OUTPUT_PAUSE_S = 0.002
+"Seconds that impressions and dead letters wait, so that replies are on their way before them."
 MARGIN_S = 0.01
 "Seconds before the deadline, in addition to the time for ranking, at which a request stops waiting for an event."
 SYSTEM = Clock()
@@ -41,7 +43,7 @@ SYSTEM = Clock()
 class Recommend:
     """Accepts requests, makes each wait for its event and its turn, and sends its answer and impression."""
 
-    def __init__(  # noqa: PLR0913 - what it is made of
+    def __init__(  # noqa: PLR0913 - the parts of a worker that requests touch
         self,
         settings: Settings,
         pipeline: CandidatePipeline,
@@ -51,9 +53,15 @@ class Recommend:
         registry: Registry | None = None,
         clock: Clock = SYSTEM,
         partitioner: Callable[[bytes, int], int] = partition_of,
+        *,
+        outputs: Producer | None = None,
         aside: Aside | None = None,
     ) -> None:
-        """`partitioner`: returns the partition of a key, given the number of partitions. `aside`: as for `Ranking`."""
+        """`partitioner`: returns the partition of a key, given the number of partitions. `aside`: as for `Ranking`.
+
+        `producer` sends replies, `outputs` impressions and dead letters. With one producer for both, replies would wait for the
+        acknowledgement of impressions, because aiokafka has one request of a producer in flight to each broker.
+        """
         self._settings = settings
         self._partitions = partitions
         self._metrics = metrics
@@ -62,6 +70,7 @@ class Recommend:
         self._parser = Parser(settings, partitions, registry, clock, self.partition_of)
         self._ranking = Ranking(pipeline, partitions, metrics, clock, self._show, aside)
         self._outbox = Outbox(producer, metrics, self._ranking.backlog.reply.learn, clock.monotonic)
+        self._outputs = Outbox(outputs or producer, metrics, clock=clock.monotonic, pause_s=OUTPUT_PAUSE_S)
         self._replies = Replies(self._outbox, registry)
         self._waiting = Waiting()
         self._offsets = Offsets()
@@ -82,6 +91,7 @@ class Recommend:
         """Rank waiting requests and send their answers, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._outbox.run())
+            group.create_task(self._outputs.run())
             group.create_task(self._ranking.run())
 
     async def on_chunk(self, chunk: Chunk) -> None:
@@ -117,7 +127,8 @@ class Recommend:
         until = self._clock() + timeout_s
         await self._waiting.wake(timeout_s)
         await self._ranking.idle(max(until - self._clock(), 0.001))
-        await self._outbox.drained(max(until - self._clock(), 0.001))
+        for outbox in (self._outbox, self._outputs):
+            await outbox.drained(max(until - self._clock(), 0.001))
 
     async def _take_in_later(self, chunk: Chunk, index: int) -> None:
         """Accept a request when the registry has provided its schemas; other requests do not wait for it."""
@@ -149,7 +160,7 @@ class Recommend:
             self._replies.send(refused.address, error, answered)
             return
         letter = dead_letter(self._settings, chunk, index, error.code, error.message)
-        self._outbox.put(Queued(letter.topic, letter.key, letter.value or b"", (), "dead_letter", answered))
+        self._outputs.put(Queued(letter.topic, letter.key, letter.value or b"", (), "dead_letter", answered))
 
     def _accept(self, accepted: Accepted, answered: Callable[[], None]) -> None:
         """Make a request wait for the event of its token, unless it is applied, and then for its turn."""
@@ -180,4 +191,4 @@ class Recommend:
         return await partition.wait_for(after, pending.deadline - margin - self._clock())
 
     def _show(self, slate: Slate) -> None:
-        self._outbox.put(impression(slate, self._settings.topic("impressions")))
+        self._outputs.put(impression(slate, self._settings.topic("impressions")))

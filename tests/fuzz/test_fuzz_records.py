@@ -490,7 +490,7 @@ def test_each_request_waits_for_its_turn_or_has_one_answer(record: Raw, owned: s
     pending = parsed if isinstance(parsed, Accepted) else None
     if isinstance(parsed, Refused):
         recommend._refuse(parsed, chunk, 0, answered)
-    letters = [*recommend._outbox._replies, *recommend._outbox._others]
+    letters = [*recommend._outbox._queue, *recommend._outputs._queue]
     assert recommend.committable() == {0: 7}, "it is answered when its record is sent"
     last = dict(record.headers)
     if pending is not None:
@@ -501,17 +501,17 @@ def test_each_request_waits_for_its_turn_or_has_one_answer(record: Raw, owned: s
         assert 0 < len(pending.request.request_id.encode()) <= 256
         slate = Slate(pending.request.request_id, pending.request.user_id, (), "none", "default")
         recommend._replies.send(pending.address, slate, answered)
-        letters = [*recommend._outbox._replies]
+        letters = [*recommend._outbox._queue]
     assert len(letters) == 1
     letter = letters[0]
     if letter.what == "dead_letter":
-        assert decode("dead_letter", letter.value)[0]["code"] in CODES
+        assert decode("dead_letter", letter.encoded())[0]["code"] in CODES
         return
     assert letter.topic.encode() == last["Faust-Ag-ReplyTo"]
     assert not letter.topic.startswith(("riffle.", "..", "__"))
     assert dict(letter.headers)["Faust-Ag-CorrelationId"] == (last.get("Faust-Ag-CorrelationId") or b"")
     try:
-        slate_from(letter.value, letter.headers, SCHEMAS)
+        slate_from(letter.encoded(), letter.headers, SCHEMAS)
     except RiffleError as exc:
         assert pending is None
         assert exc.code in CODES - {"unreadable_reply"}
