@@ -24,6 +24,7 @@ from agents.web.query import (
     request_from_query,
     request_of,
 )
+from agents.web.request_lists import answer_list
 from schemas.errors import BadEvent, BadInput, BadItem, BadRequest
 from schemas.records import Interaction, Item, SlateItem
 from schemas.validation import check_time, interaction_from, item_from
@@ -158,9 +159,17 @@ def _recommendations(table: web.RouteTableDef, service: Service) -> None:
 
     @_route(table, "post", "/v1/recommend", frozenset({"deadline_ms"}))
     async def recommend_body(request: web.Request) -> web.Response:
-        """Return a slate for a request body, which may have `candidates`; the deadline as in `deadline_ms`."""
-        wanted = request_of(_object(await read_json(request)))
-        slate = await service.recommend(wanted, deadline_ms(request.query, request.headers))
+        """Return the slate for a request, or `{"answers"}` for a list of requests; the deadline as in `deadline_ms`.
+
+        Requests may have `candidates`. A list is answered 200 even if all of its requests fail, because each is independent of
+        the others; only a list that is empty or too long is refused.
+        """
+        body = await read_json(request)
+        if isinstance(body, list):
+            return json_response({"answers": await answer_list(service, body, deadline_ms(request.query, request.headers))})
+        if not isinstance(body, dict):
+            raise BadRequest("invalid_body", "the body must be a request or a list of requests")
+        slate = await service.recommend(request_of(body), deadline_ms(request.query, request.headers))
         return json_response(slate.to_json())
 
     @_route(table, "get", "/v1/similar/{item_id}", frozenset({"k"}))

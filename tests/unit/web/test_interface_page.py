@@ -11,6 +11,7 @@ from fakes import FakeService
 from agents.web.body import BODY_TIMEOUT_S, ENCODINGS, MAX_BODY_BYTES, MAX_JSON_DEPTH, MAX_VALUES
 from agents.web.error_replies import CODES, HTTP_CODES
 from agents.web.query import CONTEXT, MANY, MAX_DEADLINE_MS, RECOMMEND
+from agents.web.request_lists import MAX_REQUESTS
 from agents.web.routes import MAX_EVENTS, MAX_IMAGE_BYTES, routes, takes_of
 from agents.web.server import MAX_HEADER_BYTES, MAX_HEADERS, MAX_URL_BYTES
 from models.pipeline.filters import FILTERS
@@ -65,6 +66,8 @@ def test_limits_are_those_of_the_code() -> None:
     assert f"1 to {MAX_K} items" in PAGE
     assert f"1 to {MAX_ID_BYTES} bytes" in PAGE
     assert f"at most {MAX_EVENTS:,}" in PAGE
+    assert f"a list of 1 to {MAX_REQUESTS} requests" in PAGE
+    assert f"more than {MAX_REQUESTS} requests (`list_too_long`)" in PAGE
     assert f"at most {MAX_EXCLUDE:,}" in PAGE
     assert f"at most {MAX_CANDIDATES:,}" in PAGE
     assert f"at most {MAX_TEXT_CHARS:,} characters" in PAGE
