@@ -18,8 +18,8 @@ from agents.requests.recommend import Recommend
 from agents.summaries import summary
 from models.items.store import ItemStore
 from models.pipeline.pipeline import CandidatePipeline
-from schemas.errors import BadInput, BadItem, DeadlineExceeded, NotReady
-from schemas.records import Interaction, Item, Request, Slate, SlateItem
+from schemas.errors import BadInput, BadItem, BadRequest, DeadlineExceeded, NotReady
+from schemas.records import Interaction, Item, Request, Slate, SlateItem, UserPage, UserQuery
 from schemas.settings import Settings
 from streams.kafka.client import RiffleClient
 from streams.kafka.error_codes import Action, action_of, advice_of, named
@@ -37,6 +37,8 @@ class Tables(Protocol):
         """Return one entry for each table partition; with `digests` also a hash, for which it is read in full."""
 
 
+LIST_MS = 5_000
+"Time limit in milliseconds for the owner of a partition to list its users."
 SEND_S = 5.0
 "Time limit in seconds for the broker to acknowledge records received over HTTP."
 
@@ -180,6 +182,23 @@ class WorkerService:
         if record is None:
             raise BadItem("not_found", f"nothing is known of {user_id!r}", "user_id")
         return {"user_id": user_id, **summary(record, self._view.items)}
+
+    async def users(self, partition: int, query: UserQuery) -> UserPage:
+        """List users of a partition, from here or from its owner.
+
+        Raises:
+            BadRequest: there is no such partition.
+            NotReady: the partition is being restored.
+            DeadlineExceeded: its owner did not answer within `LIST_MS`.
+        """
+        count = self._settings.partitions
+        if not 0 <= partition < count:
+            raise BadRequest("invalid_field", f"partition must lie in 0..{count - 1}, is {partition}", "partition")
+        owned = self._view.users.get(partition)
+        if owned is not None:
+            return await owned.page(query)
+        client, left_ms = await self._other_within(LIST_MS)
+        return await client.users(partition, query, left_ms)
 
     async def send_events(self, events: Sequence[Interaction]) -> list[dict[str, int]]:
         """Produce events, acknowledged by all replicas; returns their tokens in order."""

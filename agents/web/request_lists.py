@@ -22,8 +22,9 @@ MAX_REQUESTS = 100
 async def answer_list(service: Service, entries: Sequence[object], deadline_ms: int | None) -> list[orjson.Fragment]:
     """Answer each request of a list: a slate, or `{"error", "status"}` as the request alone would get.
 
-    The answers are in the order of `entries`, encoded as JSON. Requests that need not wait for an event reach the service before
-    any is answered, so that they are ranked in shared batches. `deadline_ms` applies to each; None selects the service's default.
+    The answers are in the order of `entries`, encoded as JSON. All requests that need not wait for an event reach the service
+    before any is answered, so that they are ranked in shared batches. `deadline_ms` applies to each; None selects the service's
+    default.
 
     Raises:
         BadRequest: code `empty_list` or `list_too_long`; no request was answered.

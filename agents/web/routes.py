@@ -23,6 +23,7 @@ from agents.web.query import (
     integer,
     request_from_query,
     request_of,
+    user_query_of,
 )
 from agents.web.request_lists import answer_list
 from schemas.errors import BadEvent, BadInput, BadItem, BadRequest
@@ -182,6 +183,14 @@ def _recommendations(table: web.RouteTableDef, service: Service) -> None:
 
 
 def _users(table: web.RouteTableDef, service: Service) -> None:
+    @_route(table, "get", "/v1/users", frozenset({"partition", "after", "limit"}))
+    async def users(request: web.Request) -> web.Response:
+        """Return ids of users of a partition, in the order of their bytes; `after` is the last id of the page before."""
+        if "partition" not in request.query:
+            raise BadRequest("missing_field", "partition is missing: a number from 0 on", "partition")
+        page = await service.users(integer(request.query, "partition"), user_query_of(request.query))
+        return json_response(page.to_json())
+
     @_route(table, "get", "/v1/users/{user_id}")
     async def user(request: web.Request) -> web.Response:
         """Return a user's summary; 404 for an unknown user."""

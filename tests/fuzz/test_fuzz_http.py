@@ -216,7 +216,7 @@ def _understood(case: Case) -> None:
     given = parse_qsl(query, keep_blank_values=True)
     for name, value in given:
         assert (name if not name.startswith("context.") else "context.") in takes, name
-        if name in {"k", "deadline_ms"}:
+        if name in {"k", "deadline_ms", "limit", "partition"}:
             assert WHOLE.fullmatch(value), value
     once = [name for name, _ in given if name not in {"exclude", "category"}]
     assert len(once) == len(set(once)), once
@@ -228,12 +228,18 @@ ODD_VALUES = """ ;,;5;+5;%205;5_0;%D9%A3;-1;0;501;1:2;1:;:1;1:+2;%;%ff;%00;..;a,
 NASTY = st.sampled_from(["", "9" * 30, *ODD_VALUES.split(";")])
 VALUES = NASTY | st.text(max_size=12).map(lambda text: quote(text, safe="", errors="replace"))
 NAMES = st.sampled_from(
-    ["k", "explain", "exclude", "category", "after", "deadline_ms", "request_id", "context.device", "digests", "foo", "", "K"]
+    [
+        *("k", "explain", "exclude", "category", "after", "deadline_ms", "request_id", "context.device", "digests", "partition"),
+        *("limit", "foo", "", "K"),
+    ]
 )
 IDS = st.sampled_from(["i1", "u", "nobody", ".", "..", "a%2Fb", "%7Ba%7D", "x" * 300, "%ff", "%", "", "i1/", "a;b"]) | VALUES
 PATHS = st.one_of(
     st.sampled_from(
-        ["/v1/recommend", "/v1/events", "/v1/tables", "/healthz", "/readyz", "/metrics", "/", "//", "*", "/v1", "/nowhere"]
+        [
+            *("/v1/recommend", "/v1/events", "/v1/users", "/v1/users?partition=0", "/v1/tables", "/healthz", "/readyz", "/metrics"),
+            *("/", "//", "*", "/v1", "/nowhere"),
+        ]
     ),
     st.builds(
         "/v1/{}/{}{}".format,
@@ -394,6 +400,7 @@ LIST = b'[{"user_id": "u", "k": 3}, {"user_id": ""}, 5]'
 ROUTES = [
     ("GET", "/v1/similar/i1", b""),
     ("GET", "/v1/recommend/u", b""),
+    ("GET", "/v1/users", b""),
     ("POST", "/v1/recommend", ASKED),
     ("POST", "/v1/recommend", LIST),
     ("POST", "/v1/events", EVENT),

@@ -16,11 +16,11 @@ from agents.health.broker import BrokerProbe
 from agents.health.looks import Misplaced
 from agents.health.readiness import Readiness
 from agents.metrics import Metrics
-from agents.service import SEND_S, View, WorkerService
+from agents.service import LIST_MS, SEND_S, View, WorkerService
 from schemas.codec import decode
 from schemas.columns import ERASE
-from schemas.errors import BadInput, BadItem, DeadlineExceeded, NotReady
-from schemas.records import Interaction, Item, Request, Slate
+from schemas.errors import BadInput, BadItem, BadRequest, DeadlineExceeded, NotReady
+from schemas.records import Interaction, Item, Request, Slate, UserPage, UserQuery
 from schemas.settings import Settings
 from streams.kafka.healing_producer import HealingProducer, Outgoing
 
@@ -140,6 +140,10 @@ class Others:
     async def recommend(self, request: Request, deadline_ms: int) -> Slate:
         return Slate(request.request_id, request.user_id, (), f"{deadline_ms}", "default")
 
+    async def users(self, partition: int, query: UserQuery, deadline_ms: int) -> UserPage:
+        assert 0 < deadline_ms <= LIST_MS
+        return UserPage(partition, 4, ("from the owner", f"{partition}", query.after), None)
+
 
 @pytest.fixture
 def others(monkeypatch: pytest.MonkeyPatch) -> type[Others]:
@@ -166,6 +170,23 @@ def test_requests_for_users_of_other_workers_share_a_client_and_keep_their_deadl
         await worker.stop()
 
     run_virtually(scene)
+
+
+async def test_users_are_listed_here_or_by_the_owner_of_their_partition(others: type[Others]) -> None:
+    here = part()
+
+    async def page(query: UserQuery) -> UserPage:
+        return UserPage(0, 4, (query.after,), None)
+
+    here.page = page
+    worker = service(users={0: here})
+    assert (await worker.users(0, UserQuery("x"))).users == ("x",)
+    assert others.made == 0
+    assert (await worker.users(3, UserQuery("y"))).users == ("from the owner", "3", "y")
+    for number in (-1, 4):
+        with pytest.raises(BadRequest):
+            await worker.users(number, UserQuery())
+    await worker.stop()
 
 
 async def test_a_client_of_other_workers_that_cannot_connect_is_tried_again(others: type[Others]) -> None:

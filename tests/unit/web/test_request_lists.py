@@ -89,7 +89,7 @@ sound = st.fixed_dictionaries(
         "colour": st.just("red"),
     },
 )
-asked = sound | st.sampled_from([None, 5, "u1", [], {}, [{"user_id": "u1"}], {"requests": []}])
+asked: st.SearchStrategy[Any] = sound | st.sampled_from([None, 5, "u1", [], {}, [{"user_id": "u1"}], {"requests": []}])
 
 
 def without_new_ids(request: Any, answer: Any) -> Any:
