@@ -262,4 +262,3 @@ def user_query_from(source: Mapping[str, Any]) -> UserQuery:
     get = _Fields(source, USER_QUERY_FIELDS, BadRequest)
     after = "" if source.get("after") in (None, "") else get.identifier("after")
     return UserQuery(after, get.integer("limit", 1, MAX_USERS) or MAX_USERS)
-

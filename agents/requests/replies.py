@@ -31,9 +31,7 @@ class Address:
     "Key of the reply."
 
 
-def reply_body(
-    framing: Framing, user_id: str, answer: Answer, correlation_id: str, registry: Registry | None = None
-) -> bytes:
+def reply_body(framing: Framing, user_id: str, answer: Answer, correlation_id: str, registry: Registry | None = None) -> bytes:
     """Encode a reply's value like the request: as JSON that Faust's `ask` can read, or as the Avro slate record.
 
     There is no Avro record of a page of users, because queries for users are in JSON.

@@ -232,6 +232,7 @@ class RiffleClient:
             BadRequest: the worker refused the request.
             RiffleError: the worker answered with another error.
         """
+
         async def value() -> bytes:
             await _registered("request", self._framing, self._registry)
             return encode("request", _datum(request), self._framing, self._registry)

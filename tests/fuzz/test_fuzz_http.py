@@ -229,7 +229,18 @@ NASTY = st.sampled_from(["", "9" * 30, *ODD_VALUES.split(";")])
 VALUES = NASTY | st.text(max_size=12).map(lambda text: quote(text, safe="", errors="replace"))
 NAMES = st.sampled_from(
     [
-        *("k", "explain", "exclude", "category", "after", "deadline_ms", "request_id", "context.device", "digests", "partition"),
+        *(
+            "k",
+            "explain",
+            "exclude",
+            "category",
+            "after",
+            "deadline_ms",
+            "request_id",
+            "context.device",
+            "digests",
+            "partition",
+        ),
         *("limit", "foo", "", "K"),
     ]
 )
@@ -237,7 +248,16 @@ IDS = st.sampled_from(["i1", "u", "nobody", ".", "..", "a%2Fb", "%7Ba%7D", "x" *
 PATHS = st.one_of(
     st.sampled_from(
         [
-            *("/v1/recommend", "/v1/events", "/v1/users", "/v1/users?partition=0", "/v1/tables", "/healthz", "/readyz", "/metrics"),
+            *(
+                "/v1/recommend",
+                "/v1/events",
+                "/v1/users",
+                "/v1/users?partition=0",
+                "/v1/tables",
+                "/healthz",
+                "/readyz",
+                "/metrics",
+            ),
             *("/", "//", "*", "/v1", "/nowhere"),
         ]
     ),

@@ -136,7 +136,7 @@ async def asked(value: bytes | None, parts: dict[int, Any], *headers: tuple[str,
     known = SimpleNamespace(client=SimpleNamespace(cluster=SimpleNamespace(partitions_for_topic=lambda topic: {0})))
     made = Recommend(Settings(), None, parts, known, Metrics())  # type: ignore[arg-type]
     all_headers = [*JSON_HEADERS, USERS, *headers]
-    await made.on_chunk(Chunk("riffle.requests", 2, [7], [None], [value], [START], [all_headers]))  # type: ignore[list-item]
+    await made.on_chunk(Chunk("riffle.requests", 2, [7], [None], [value], [START], [all_headers]))
     await asyncio.gather(*made._waiting._tasks)
     (letter,) = [*made._outbox._replies, *made._outbox._others]
     assert made.committable() == {2: 7}, "it is not answered before it is sent"
