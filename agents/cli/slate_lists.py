@@ -89,7 +89,9 @@ class SlateLists:
     request: Mapping[str, Any]
     "The fields of each request but `user_id`."
     deadline_ms: int = 10_000
-    parallel: int = 2
+    size: int = MAX_REQUESTS
+    "Maximum number of requests in a list."
+    parallel: int = 1
     clock: Callable[[], float] = time.monotonic
     counts: Counter[str] = field(default_factory=Counter)
     "`lists` that were sent, and requests that were `refused` for now, and sent again."
@@ -102,7 +104,7 @@ class SlateLists:
         self._answered_s = self.clock()
 
     async def slates(self, users: Iterable[str]) -> AsyncGenerator[list[Slate | Failed], None]:
-        """Yield the answers in the order of `users`, those of at most `MAX_REQUESTS` users at once.
+        """Yield the answers in the order of `users`, those of a list at once.
 
         Raises:
             NotReady: there was no slate for `PATIENCE_S`.
@@ -113,7 +115,7 @@ class SlateLists:
         self._answered_s = self.clock()
         async with aiohttp.ClientSession(timeout=timeout, headers={"deadline-ms": str(self.deadline_ms)}) as session:
             try:
-                while batch := list(islice(left, MAX_REQUESTS)):
+                while batch := list(islice(left, self.size)):
                     held.append(asyncio.create_task(self._answers(session, batch)))
                     if len(held) >= 2 * self.parallel:
                         yield await held.popleft()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +42,44 @@ def made() -> tuple[list[Item], list[Interaction]]:
 
 @pytest.fixture
 async def loaded(worker: Settings, made: tuple[list[Item], list[Interaction]], tmp_path: Path) -> Settings:
-    """A worker that has applied and committed the events of the shop."""
+    """A worker that has applied the events of the shop, and lists every user."""
     folder = write_shop(tmp_path / "shop", *made)
     out, _ = await asyncio.to_thread(run, load, worker, str(folder), "--json")
     assert json.loads(out.splitlines()[-1])["applied"] == len(made[1])
-    await asyncio.sleep(3 * worker.commit_interval_s)
+    await until(lambda: _lists_everybody(worker))
     return worker
 
 
-async def test_every_user_has_a_slate(
-    loaded: Settings, made: tuple[list[Item], list[Interaction]], tmp_path: Path
-) -> None:
+def hidden(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(60):
+        while not await holds():  # noqa: ASYNC110 - it is seen from outside
+            await asyncio.sleep(0.1)
+
+
+async def users_of(settings: Settings) -> list[str]:
+    found: list[str] = []
+    async with aiohttp.ClientSession(settings.web) as http:
+        for number in range(settings.partitions):
+            async with http.get(f"/v1/users?partition={number}") as response:
+                assert response.status == 200
+                found += (await response.json())["users"]
+    return found
+
+
+async def _lists_everybody(settings: Settings) -> bool:
+    return len(await users_of(settings)) == PEOPLE
+
+
+async def metrics_of(settings: Settings) -> str:
+    async with aiohttp.ClientSession(settings.web) as http, http.get("/metrics") as response:
+        return await response.text()
+
+
+async def test_every_user_has_a_slate(loaded: Settings, made: tuple[list[Item], list[Interaction]], tmp_path: Path) -> None:
     items, events = made
     people = {event.user_id for event in events}
     seen = {(event.user_id, event.item_id) for event in events}
@@ -91,30 +120,26 @@ async def test_every_user_has_a_slate(
     assert [slate["user_id"] for slate in slates] == names["user_id"].to_list()
     kinds = {item.item_id: item.categories for item in items}
     assert all("lamp" in kinds[item["item_id"]] for slate in slates for item in slate["items"])
-    assert not list(tmp_path.glob(".*")), "nothing else is left"
+    assert hidden(tmp_path) == [], "nothing else is left"
 
 
 async def test_who_was_erased_is_not_listed(loaded: Settings) -> None:
+    before = await users_of(loaded)
     async with aiohttp.ClientSession(loaded.web) as http:
-
-        async def listed() -> list[str]:
-            found: list[str] = []
-            for number in range(loaded.partitions):
-                async with http.get(f"/v1/users?partition={number}") as response:
-                    assert response.status == 200
-                    found += (await response.json())["users"]
-            return found
-
-        before = await listed()
-        assert len(before) == PEOPLE
         async with http.delete("/v1/users/u00") as response:
             token = (await response.json())["token"]
         params = {"after": f"{token['partition']}:{token['offset']}", "deadline_ms": "10000"}
         async with http.get("/v1/recommend/u00", params=params) as response:
             assert "stale" not in (await response.json())["degraded"]
-        assert sorted(await listed()) == sorted(set(before) - {"u00"}), "at once"
-        await asyncio.sleep(3 * loaded.commit_interval_s)
-        assert sorted(await listed()) == sorted(set(before) - {"u00"}), "and after the commit"
+    assert sorted(await users_of(loaded)) == sorted(set(before) - {"u00"}), "at once"
+
+    async def committed() -> bool:
+        durable = 'riffle_durable_offset{partition="' + str(token["partition"]) + '"} '
+        found = re.search(f"^{re.escape(durable)}(.*)$", await metrics_of(loaded), re.MULTILINE)
+        return found is not None and float(found[1]) >= token["offset"]
+
+    await until(committed)
+    assert sorted(await users_of(loaded)) == sorted(set(before) - {"u00"}), "and after the commit"
 
 
 async def test_an_interrupted_run_leaves_the_file_as_it_was(loaded: Settings, tmp_path: Path) -> None:
@@ -130,13 +155,10 @@ async def test_an_interrupted_run_leaves_the_file_as_it_was(loaded: Settings, tm
     )
 
     async def under_way() -> bool:
-        async with aiohttp.ClientSession(loaded.web) as http, http.get("/metrics") as response:
-            return 'riffle_http_list_requests_total{outcome="slate"}' in await response.text()
+        found = re.search(r'^riffle_http_list_requests_total\{outcome="slate"\} (\S+)$', await metrics_of(loaded), re.MULTILINE)
+        return found is not None and float(found[1]) >= 300
 
-    async with asyncio.timeout(60):
-        while not await under_way():
-            await asyncio.sleep(0.1)
-        await asyncio.sleep(1)
+    await until(under_way)
     process.send_signal(signal.SIGINT)
     said, error = await asyncio.wait_for(process.communicate(), 60)
     facts = json.loads(said.decode().splitlines()[-1])
@@ -146,4 +168,4 @@ async def test_an_interrupted_run_leaves_the_file_as_it_was(loaded: Settings, tm
     assert f"{facts['answered']} of 200000 users were answered" in error.decode()
     assert "Traceback" not in error.decode()
     assert out.read_text() == "the earlier file"
-    assert not list(tmp_path.glob(".slates*"))
+    assert hidden(tmp_path) == []
