@@ -44,6 +44,7 @@ quality: setup
 bench: setup
 	$(BIN)/python benchmarks/ingest.py --json $(if $(PEERS),--peers $(PEERS)/ingest.py)
 	$(BIN)/python benchmarks/serve.py --json $(if $(PEERS),--peers $(PEERS)/echo.py)
+	$(BIN)/python benchmarks/lists.py --json
 	$(BIN)/python benchmarks/examples.py --json
 
 # Runs are recorded on a real MLflow server, which has an environment of its own: it needs older packages than the rest.

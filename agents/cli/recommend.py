@@ -153,7 +153,9 @@ def _interrupted(run: _Run, *, as_json: bool) -> NoReturn:
 @click.option("-k", "--k", type=Whole(1, MAX_K), default=10, show_default=True, help="Number of items for each user.")
 @click.option("--category", "--categories", multiple=True, help="Only these categories.")
 @click.option("--deadline-ms", type=Whole(1, 60_000), default=10_000, show_default=True, help="Deadline of each request.")
-@click.option("--parallel", type=Whole(1, 32), default=2, show_default=True, help="Lists of 100 requests in flight.")
+@click.option(
+    "--parallel", type=Whole(1, 32), default=1, show_default=True, help="Lists in flight; more delay other users' requests."
+)
 @click.option("--worker", metavar="URL", help="Ask this worker; default: the one of this instance.")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 def recommend(

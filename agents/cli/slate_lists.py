@@ -16,13 +16,14 @@ import aiohttp
 import orjson
 
 from agents.cli import asking
-from agents.web.request_lists import MAX_REQUESTS
 from schemas.errors import NotReady, RiffleError
 from schemas.masking import masked_url
 from streams.back_off import BackOff
 
 __all__ = ["Failed", "SlateLists", "all_users"]
 
+SIZE = 50
+"Maximum number of requests in a list. Longer ones are not faster, and delay other requests more (`benchmarks/lists.py`)."
 PAGE_S = 30.0
 "Time limit in seconds of the answer to a page of users."
 ANSWER_S = 30.0
@@ -89,8 +90,7 @@ class SlateLists:
     request: Mapping[str, Any]
     "The fields of each request but `user_id`."
     deadline_ms: int = 10_000
-    size: int = MAX_REQUESTS
-    "Maximum number of requests in a list."
+    size: int = SIZE
     parallel: int = 1
     clock: Callable[[], float] = time.monotonic
     counts: Counter[str] = field(default_factory=Counter)
