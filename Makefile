@@ -38,7 +38,7 @@ soak: setup
 
 # Needs DATA=folder: trains on its first 80 %, measures the slates on the rest. Some minutes.
 quality: setup
-	$(BIN)/riffle evaluate $(DATA) --before --json
+	$(BIN)/riffle evaluate $(or $(DATA),$(error give the dataset: make quality DATA=folder)) --before --json
 
 # Throughput and latency; PEERS=folder runs the peers' ingest.py and echo.py on the same broker.
 bench: setup

@@ -104,7 +104,7 @@ class Metrics(Collector):
         counter, gauge, histogram = self._counter, self._gauge, self._histogram
 
         # events and items
-        self.events = counter("events", "Events read from the interactions topic, by what they came to.", "outcome", "code")
+        self.events = counter("events", "Events read from the interactions topic, by outcome.", "outcome", "code")
         self.events_missing = counter(
             "events_missing", "Records deleted from a source topic before they were applied.", "topic", "partition"
         )
@@ -113,11 +113,11 @@ class Metrics(Collector):
         self.neighbours_not_kept_waiting = counter(
             "neighbours_not_kept_waiting", "Items whose neighbours are published only when they next change."
         )
-        self.wrong_partition = counter("wrong_partition", "Records on another partition than their key's.", "topic")
-        self.items = counter("items", "Entries of the catalogue topic, by what they came to.", "outcome", "code")
+        self.wrong_partition = counter("wrong_partition", "Records on another partition than that of their key.", "topic")
+        self.items = counter("items", "Entries of the catalogue topic, by outcome.", "outcome", "code")
         self.items_under_another_key = counter("items_under_another_key", "Entries whose key is not their item_id.")
         self.items_waiting = gauge("items_waiting", "Entries that wait for their schema.")
-        self.item_vectors = counter("item_vectors", "Records of item vectors, by what they came to.", "outcome")
+        self.item_vectors = counter("item_vectors", "Records of item vectors, by outcome.", "outcome")
         self.items_known = gauge("items", "Items in the catalogue.")
         self.broadcast_rejected = counter(
             "broadcast_rejected", "Records of Riffle's own broadcast topics that were skipped.", "schema", "code"
@@ -130,25 +130,26 @@ class Metrics(Collector):
         self.applied_offset = gauge("applied_offset", "Newest source offset in memory.", "partition")
         self.durable_offset = gauge("durable_offset", "Newest source offset that is committed.", "partition")
         self.lag = gauge("lag", "Records between the consumer's position and the end.", "topic", "partition")
-        self.partitions_failed = counter("partitions_failed", "Partitions that had to be opened anew.", "table", "code")
+        self.partitions_failed = counter("partitions_failed", "Partitions that had to be reopened.", "table", "code")
         self.chunks_dropped = counter("chunks_dropped", "Chunks that were dropped, to be read again.", "reason")
-        self.reads_failed = counter("reads_failed", "Failures of the consumer, which tries again.", "code")
+        self.reads_failed = counter("reads_failed", "Failures of the consumer, which retries.", "code")
         self.commits_failed = counter("commits_failed", "Failed commits of answered requests.", "code")
         self.producers_replaced = counter("producers_replaced", "Producers replaced because they were broken.")
         self.mirrored_users = gauge("mirrored_users", "Users mirrored to Redis since the start.", "outcome")
         self.mirror_dropped = counter("mirror_dropped", "Users not mirrored because too many waited.")
-        self.archived = gauge("archived", "What the archivers of this process counted.", "what")
-        self.archive_failures = counter("archive_failures", "Failures of the archive, which is tried again.")
+        self.archived = gauge("archived", "Counters of this process's archivers.", "what")
+        self.archive_failures = counter("archive_failures", "Failures of the archive, which is retried.")
 
         # requests
-        self.requests = counter("requests", "Requests, by answer.", "outcome", "code")
+        self.requests = counter("requests", "Requests, by outcome.", "outcome", "code")
         self.request_seconds = histogram("request_seconds", "Seconds from a request's arrival to its answer.", "outcome")
+        self.degraded = counter("degraded", "Degraded slates, by what they lack.", "by")
         self.requests_forwarded = counter("requests_forwarded", "HTTP requests answered by another worker.")
-        self.request_chunks_failed = counter("request_chunks_failed", "Chunks of requests that could not be taken in.")
-        self.sends_failed = counter("sends_failed", "Replies and other records that were given up.", "what", "reason")
+        self.request_chunks_failed = counter("request_chunks_failed", "Chunks of requests that could not be read.")
+        self.sends_failed = counter("sends_failed", "Replies and other records that could not be sent.", "what", "reason")
         self.pipeline_filter = gauge("pipeline_filter", "Candidates removed since the start, by filter.", "name")
         self.pipeline_failed = gauge("pipeline_failed", "Failures since the start, by part of the pipeline.", "name")
-        self.http_events = counter("http_events", "Events that came over HTTP.", "outcome")
+        self.http_events = counter("http_events", "Events received over HTTP.", "outcome")
         self.http_requests = counter("http_requests", "HTTP requests.", "route", "method", "status")
         self.http_list_requests = counter(
             "http_list_requests", "Requests that came over HTTP in lists, by `slate` or the code of their error.", "outcome"
@@ -156,7 +157,7 @@ class Metrics(Collector):
         self.http_request_seconds = histogram("http_request_seconds", "Seconds that HTTP requests took.", "route")
 
         # releases
-        self.releases = counter("releases", "Announced releases, by what they came to.", "outcome", "code")
+        self.releases = counter("releases", "Announced releases, by outcome.", "outcome", "code")
         self.release_trained_until_ms = gauge("release_trained_until_ms", "Newest event time that the release was trained on.")
         self.index_recall = gauge("index_recall", "Recall of the vector index against exact search.")
 

@@ -61,10 +61,10 @@ async def _taken() -> AsyncIterator[None]:
         action, text = action_of(exc), advice_of(exc)
         if action is Action.REJECT:
             code = "too_large" if named(exc).name in {"MESSAGE_TOO_LARGE", "RECORD_LIST_TOO_LARGE"} else "rejected"
-            raise BadInput(code, f"Kafka does not take this record: {text}") from exc
+            raise BadInput(code, f"Kafka does not accept this record: {text}") from exc
         if action is Action.REFUSE:
             raise NotReady("broker_refuses", f"Kafka refuses: {text}") from exc
-        raise NotReady("broker_unavailable", f"Kafka did not take it all ({text}); sending it again is safe") from exc
+        raise NotReady("broker_unavailable", f"Kafka did not accept all of it ({text}); sending it again is safe") from exc
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class WorkerService:
         number = self.partition_of(user_id)
         partition = self._view.users.get(number)
         if partition is not None and not partition.state.ready.is_set():
-            raise NotReady("not_ready", f"partition {number} of this person is being restored here: try again")
+            raise NotReady("not_ready", f"this user's partition {number} is being restored here: try again")
         return partition
 
     async def _others(self) -> RiffleClient:
@@ -175,12 +175,12 @@ class WorkerService:
             mirrored = await self._view.mirror.get(user_id)
             if mirrored is None:
                 raise BadItem(
-                    "not_found", f"nothing is mirrored of {user_id!r}, whose partition is on another worker", "user_id"
+                    "not_found", f"user {user_id!r} is not mirrored, and has a partition of another worker", "user_id"
                 )
             return mirrored
         record = partition.lookup([user_id])[0]
         if record is None:
-            raise BadItem("not_found", f"nothing is known of {user_id!r}", "user_id")
+            raise BadItem("not_found", f"user {user_id!r} is not known", "user_id")
         return {"user_id": user_id, **summary(record, self._view.items)}
 
     async def users(self, partition: int, query: UserQuery) -> UserPage:

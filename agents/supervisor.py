@@ -359,7 +359,7 @@ def main() -> None:
         try:
             supervisor.look()
         except Exception:
-            log.exception("supervision goes on in %.0f s", AFTER_ERROR_S)
+            log.exception("supervision continues in %.0f s", AFTER_ERROR_S)
             time.sleep(AFTER_ERROR_S)
         time.sleep(LOOK_S)
 

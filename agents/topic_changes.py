@@ -49,7 +49,7 @@ class TopicChanges:
         for part in self._ownership.parts():
             if topics & {part.state.source, part.state.changelog} and part.state.ready.is_set():
                 which = " and ".join(sorted(topics & {part.state.source, part.state.changelog}))
-                message = f"{which} was made anew: the partition is opened again, and lacks nothing that the other topic holds"
+                message = f"{which} was recreated: the partition is reopened, with all that the other topic holds"
                 self._recovery.failed(part, NotReady("not_ready", message))
         self._reader.read_again(topics)
         task = asyncio.create_task(self._look_again(anew=self._requests in topics))
@@ -71,7 +71,7 @@ class TopicChanges:
             for part in self._ownership.parts()
             if part.state.missing
         ]
-        text = "deleted before they were applied, so the tables lack what they said: "
+        text = "deleted before they were applied, so the tables lack their changes: "
         self._health.set("events_missing", text + "; ".join(missing) if missing else "")
 
     async def stop(self) -> None:
@@ -87,4 +87,4 @@ class TopicChanges:
             if anew:
                 await self._commits.begin_anew()
         except KafkaError as error:
-            log.info("metadata cannot be asked for now: %s", why(error))
+            log.info("metadata cannot be requested now: %s", why(error))

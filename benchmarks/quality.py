@@ -1,13 +1,13 @@
 """Quality of slates, compared with classical recommenders on the same queries, and with content alone on new items.
 
-quality.py DATASET [--peers PATH/quality.py] [--share 0.8] [--queries N] [--quick] [--ablations] [--seeds N] [--twice]
-    [--out FOLDER] [--json]
+quality.py DATASET [--peers PATH/quality.py] [--share 0.8] [--queries N] [--quick] [--ablations] [--seeds N] [--seed S]
+    [--twice] [--out FOLDER] [--cache FOLDER] [--json]
 
 Trains on the first 80 % of the events and queries the serving pipeline at each liked event of the rest. --ablations repeats
 this without texts (and titles), without images and without both. --twice repeats the training and compares the releases byte
-by byte. Without --queries and --share the queries are those of the peers' script; only then are ratios to it printed. A
-smaller share leaves more new items for the ablations. --seeds trains each of those N times and takes the mean of each query,
-because trainings with two seeds differ by more than an image adds.
+by byte. Only with the default --queries and --share does the peers' script ask the same queries, and only then are ratios
+printed. A smaller share leaves more new items for the ablations. --seeds trains each ablation with N seeds and averages each
+query, because two seeds differ by more than images contribute.
 """
 
 from __future__ import annotations

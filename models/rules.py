@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import functools
 import operator
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from schemas.errors import BadDataset
 
@@ -17,6 +20,8 @@ SHOWN = "impression"
 """Action of an impression: the item was shown. It is not an interaction, so it enters neither the seen-set nor the history.
 Training learns from it."""
 NAMES = frozenset({"action", "value"})
+EXACT = 2**53
+"Magnitude up to which every whole number is a float64."
 COMPARISONS: Mapping[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
@@ -70,7 +75,7 @@ class PositiveRule:
         for node in ast.walk(self._tree):
             if isinstance(node, ast.Name) and node.id not in NAMES:
                 known = " and ".join(sorted(NAMES))
-                raise BadDataset("bad_rule", f"{rule}: there is no column {node.id}; a rule may ask for {known}", name)
+                raise BadDataset("bad_rule", f"{rule}: there is no column {node.id}; a rule may use {known}", name)
             if not _allowed(node):
                 what = WORDS.get(type(node), f"“{ast.unparse(node)[:40]}”")
                 raise BadDataset(
@@ -83,6 +88,15 @@ class PositiveRule:
         """Return whether an event with these columns is positive."""
         exact = None if value is None else float(np.float32(value))
         return bool(_evaluate(self._tree, {"action": action, "value": exact}))
+
+    def many(self, action: str, values: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Return whether each of n events of one action is positive: bool `(n,)`. `values`: `(n,)`, NaN for an absent value."""
+        absent = np.isnan(values)
+        exact = np.where(absent, np.float32(0), values).astype(np.float64)
+        out = np.empty(len(values), np.bool_)
+        out[:] = _truth(_evaluate_many(self._tree, {"action": action, "value": exact}))
+        out[absent] = self(action, None)
+        return out
 
 
 def _allowed(node: ast.AST) -> bool:
@@ -115,3 +129,47 @@ def _evaluate(node: ast.expr, columns: Mapping[str, Any]) -> Any:  # noqa: PLR09
             return False
         left = right
     return True
+
+
+def _evaluate_many(node: ast.expr, columns: Mapping[str, Any]) -> Any:
+    """Evaluate as `_evaluate` does, but for all elements of columns that are arrays; the result may be one value for all."""
+    if isinstance(node, ast.Constant | ast.Name):
+        return _evaluate(node, columns)
+    if isinstance(node, ast.UnaryOp):
+        return _truth(np.logical_not(_truth(_evaluate_many(node.operand, columns))))
+    if isinstance(node, ast.BoolOp):
+        decides, join = (False, np.logical_and) if isinstance(node.op, ast.And) else (True, np.logical_or)
+        found: Any = not decides
+        for part in node.values:
+            more = _truth(_evaluate_many(part, columns))
+            if more is decides:
+                return more
+            found = join(found, more)
+        return _truth(found)
+    assert isinstance(node, ast.Compare)
+    operands = [_evaluate_many(operand, columns) for operand in (node.left, *node.comparators)]
+    links = [_compared(COMPARISONS[type(op)], *pair) for op, pair in zip(node.ops, pairwise(operands), strict=True)]
+    return _truth(functools.reduce(np.logical_and, links))
+
+
+def _truth(value: Any) -> Any:
+    return value.astype(np.bool_) if isinstance(value, np.ndarray) else bool(value)
+
+
+def _compared(compare: Callable[[Any, Any], Any], left: Any, right: Any) -> Any:
+    """Compare two operands, each a value for all or an array of float64 or bool; values that have no order give false."""
+    arrays = [operand for operand in (left, right) if isinstance(operand, np.ndarray)]
+    if not arrays:
+        try:
+            return bool(compare(left, right))
+        except TypeError:
+            return False
+    constant = right if arrays[0] is left else left
+    if len(arrays) == 2 or isinstance(constant, float) or (isinstance(constant, int) and abs(constant) <= EXACT):
+        return compare(left, right)
+    if isinstance(constant, int | complex):
+        # NumPy rounds large whole numbers and orders complex ones; Python does neither
+        pairs = ((element, right) if arrays[0] is left else (left, element) for element in arrays[0].tolist())
+        return np.asarray([_compared(compare, *pair) for pair in pairs], np.bool_)
+    # a number compares alike with texts and None, whatever the number is
+    return _compared(compare, *((0.0, right) if arrays[0] is left else (left, 0.0)))

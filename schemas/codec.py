@@ -160,7 +160,7 @@ def _least_bytes(schema: Any, named: dict[str, int], around: frozenset[str]) -> 
         least = sum(_least_bytes(field["type"], named, inside) for field in schema["fields"])
     elif kind == "array":
         if not _least_bytes(schema["items"], named, around):
-            raise BadEvent("unknown_schema", "the registered schema has an array of what takes no bytes")
+            raise BadEvent("unknown_schema", "the registered schema has an array whose entries take no bytes")
         return 1
     elif kind == "map":
         _least_bytes(schema["values"], named, around)
@@ -278,7 +278,7 @@ def decode(name: str, value: bytes, headers: Headers = (), registry: Registry | 
             return _read(value, 10, load(name), None), framing
         writer = _writers(name).get(value[2:10])
         if writer is None:
-            raise BadEvent("unknown_schema", f"schema fingerprint {value[2:10].hex()} is no version of {name}")
+            raise BadEvent("unknown_schema", f"schema fingerprint {value[2:10].hex()} is not a version of {name}")
         return _read(value, 10, writer, load(name)), framing
     if registry is None:
         raise BadEvent("no_registry", "Confluent framing, but no schema registry is configured")
@@ -287,7 +287,7 @@ def decode(name: str, value: bytes, headers: Headers = (), registry: Registry | 
     try:
         writer = _registered(registry, CONFLUENT.unpack_from(value)[1])
     except KeyError as exc:
-        raise BadEvent("unknown_schema", f"the registry knows no schema {exc}") from exc
+        raise BadEvent("unknown_schema", f"the registry has no schema {exc}") from exc
     if isinstance(writer, BadEvent):
         raise writer
     return _read(value, CONFLUENT.size, writer, load(name)), framing

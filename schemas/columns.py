@@ -154,8 +154,8 @@ def check_place(partition: int, placed: Placed) -> None:
     """
     if partition != placed.partition:
         message = (
-            f"its key belongs to partition {partition} of {placed.partitions}, it came by {placed.partition}: have the "
-            "producer partition by murmur2 (librdkafka: partitioner=murmur2_random), then run "
+            f"its key belongs to partition {partition} of {placed.partitions}, it arrived on {placed.partition}: configure "
+            "the producer to partition by murmur2 (librdkafka: partitioner=murmur2_random), then run "
             "`riffle dlq replay --code wrong_partition`"
         )
         raise BadEvent("wrong_partition", message, "key")
@@ -256,7 +256,7 @@ def event_of(value: bytes | None, key: bytes | None, head: Headers, registry: Re
         raise BadEvent("invalid_field", "a record with riffle-op: erase must have no value: nothing was erased", ERASE[0])
     if value is None or (erases and not value):
         if not erases:
-            raise BadEvent("null_value", "no value, and no riffle-op header that would ask for an erasure")
+            raise BadEvent("null_value", "no value, and no riffle-op header that requests an erasure")
         return user
     if len(value) > MAX_VALUE_BYTES:
         raise BadEvent("too_large", f"{len(value)} bytes, at most {MAX_VALUE_BYTES} are read")

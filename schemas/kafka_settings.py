@@ -82,7 +82,7 @@ class KafkaSettings:
             return
         _demand(not self.token_provider, "token_provider", f"is not used {because}")
         _demand(bool(self.username), "username", f"must be given {because}")
-        _demand(not (self.password and self.password_file), "password", "must not be given beside RIFFLE_KAFKA_PASSWORD_FILE")
+        _demand(not (self.password and self.password_file), "password", "must not be given with RIFFLE_KAFKA_PASSWORD_FILE")
         either = f"or RIFFLE_KAFKA_PASSWORD_FILE must be given {because}"
         _demand(bool(self.password or self.password_file), "password", either)
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 __all__ = ["After", "AsOf", "Interaction", "Item", "Request", "Slate", "SlateItem"]
 
 
@@ -69,8 +72,8 @@ class SlateItem:
     score: float
     sources: tuple[str, ...]
     explanation: Mapping[str, object] | None = None
-    features: Sequence[float] = field(default=(), compare=False)
-    "The ranker's input, for the impression; not part of the answer."
+    features: Sequence[float] | NDArray[np.float32] = field(default=(), compare=False)
+    "The ranker's input, a row of the pipeline's float32 matrix, for the impression. Not part of the answer; empty in clients."
 
 
 @dataclass(frozen=True, slots=True)

@@ -324,5 +324,5 @@ def _reason(exc: Exception, attempt_s: float) -> str:
     if isinstance(exc, httpx.TransportError | OSError):
         return f"it cannot be reached ({type(exc).__name__}): is RIFFLE_REGISTRY_URL right, and the registry up?"
     if isinstance(exc, _Odd | json.JSONDecodeError | AttributeError | TypeError | KeyError | ValueError):
-        return "what answers at RIFFLE_REGISTRY_URL is no schema registry"
+        return "the server at RIFFLE_REGISTRY_URL is not a schema registry"
     return exc.code if isinstance(exc, RiffleError) else type(exc).__name__

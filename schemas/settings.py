@@ -1,4 +1,4 @@
-"""Configuration: frozen, documented data. The environment is read once, here."""
+"""Settings of the service: frozen, documented data. The service reads the environment here, once."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class Settings:
     controller_port: int = 19093
     "Port of the embedded broker's KRaft controller on loopback."
     redis_url: str = ""
-    "Redis URL. Empty: the embedded server on `redis_port`."
+    "URL of the store of the summaries, with a scheme of `MIRRORS`. Empty: the embedded Redis on `redis_port`."
     redis_port: int = 16379
     "Port of the embedded Redis on loopback."
     web_host: str = "127.0.0.1"
@@ -132,7 +132,8 @@ class Settings:
     topic_prefix: str = "riffle."
     "Prefix of all topic names."
     partitions: int = 4
-    "Number of partitions of the topics keyed by user. Increasing it later requires a rebuild by replay."
+    """Number of partitions of the topics keyed by user. To change it later, copy the topics: `riffle topics copy --to PREFIX
+    --partitions N`."""
     standbys: int = 1
     """Number of copies of each table partition that other workers of the group update from the changelog, for an immediate
     takeover. 0: none; a new owner then replays the missing changes."""
@@ -214,7 +215,7 @@ class Settings:
         registry = not self.registry_url or self.registry_url.startswith(("http://", "https://"))
         demand(registry, "registry_url", "must begin with http:// or https://")
         for name in ("redis_url", "registry_url"):
-            demand(not any(map(str.isspace, getattr(self, name))), name, "must hold no blanks: write them as %20")
+            demand(not any(map(str.isspace, getattr(self, name))), name, "must not contain blanks: write them as %20")
         servers = not self.bootstrap or _is_servers(self.bootstrap)
         demand(servers, "bootstrap", "must be host:port, or several separated by commas, without a login")
         _ = self.kafka  # validates the Kafka settings
@@ -236,7 +237,7 @@ class Settings:
         taken: dict[int, str] = {}
         for name in self._ports():
             other = taken.setdefault(getattr(self, name), name)
-            same = f"must be another port than {variable(other)}, both are {getattr(self, name)}"
+            same = f"must be a port other than that of {variable(other)}, both are {getattr(self, name)}"
             demand(other == name, name, same)
 
     def _ports(self) -> list[str]:

@@ -22,9 +22,12 @@ MAX_K = 500
 MAX_EXCLUDE = 10_000
 MAX_CATEGORIES = 100
 MAX_CANDIDATES = 5_000
-MAX_CONTEXT = 100
 MAX_USERS = 500
 "Maximum number of ids of a page of users. A page then fits into a Kafka message, however its characters are escaped."
+MAX_PAIRS = 100
+"Maximum number of pairs of a request's context, and of an item's attributes."
+MAX_ENTRY_CHARS = 256
+"Maximum length of an entry of a list (an id or a category) and of the name of a pair, in characters."
 MAX_VALUE_CHARS = 4_096
 MAX_NAME_CHARS = 100
 "Maximum length, in an error message, of an unknown field's name, in characters."
@@ -130,8 +133,8 @@ class _Fields:
         if not isinstance(value, Sequence) or isinstance(value, str | bytes) or len(value) > most:
             self.fail(field, f"{field} must be a list of at most {most} strings or whole numbers")
         found = tuple(str(entry) if isinstance(entry, int) and not isinstance(entry, bool) else entry for entry in value)
-        if any(not isinstance(entry, str) or not 0 < len(entry) <= MAX_ID_BYTES for entry in found):
-            self.fail(field, f"every entry of {field} must be a string of 1 to {MAX_ID_BYTES} characters, or a whole number")
+        if any(not isinstance(entry, str) or not 0 < len(entry) <= MAX_ENTRY_CHARS for entry in found):
+            self.fail(field, f"every entry of {field} must be a string of 1 to {MAX_ENTRY_CHARS} characters, or a whole number")
         return found
 
     def strings_by_name(self, field: str, most: int) -> dict[str, str]:
@@ -143,8 +146,8 @@ class _Fields:
         if any(not isinstance(k, str) or not isinstance(v, str | int | float | bool) for k, v in value.items()):
             self.fail(field, f"{field} must map names to plain values")
         found = {k: str(v).lower() if isinstance(v, bool) else str(v) for k, v in value.items()}
-        if any(len(k) > MAX_ID_BYTES or len(v) > MAX_VALUE_CHARS for k, v in found.items()):
-            self.fail(field, f"{field} must have names of at most {MAX_ID_BYTES} characters, values of {MAX_VALUE_CHARS}")
+        if any(len(k) > MAX_ENTRY_CHARS or len(v) > MAX_VALUE_CHARS for k, v in found.items()):
+            self.fail(field, f"{field} must have names of at most {MAX_ENTRY_CHARS} characters, values of {MAX_VALUE_CHARS}")
         try:
             "".join((*found, *found.values())).encode()
         except UnicodeEncodeError:
@@ -154,12 +157,13 @@ class _Fields:
 
 def event_id_of(user_id: str, item_id: str, action: str, event_time: int) -> str:
     """Derive an id for an event without one. The same event always gets the same id, regardless of its origin."""
+    # the constant last part stays, because without it every derived id would change
     text = "\x1f".join((user_id, item_id, action, str(event_time), "0"))
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
 def interaction_from(source: Mapping[str, Any], *, now_ms: int | None = None) -> Interaction:
-    """Build an interaction from untrusted fields. `now_ms` replaces a missing `event_time`.
+    """Build an event from untrusted fields; impressions are events, too. `now_ms` replaces a missing `event_time`.
 
     Raises:
         BadEvent: `missing_field`, `invalid_field`; the field is named.
@@ -215,7 +219,7 @@ def item_from(source: Mapping[str, Any]) -> Item:
         get.number("price", 0.0),
         get.flag("available", default=True),
         get.time_ms("published_at"),
-        get.strings_by_name("attributes", MAX_CONTEXT),
+        get.strings_by_name("attributes", MAX_PAIRS),
     )
 
 
@@ -236,7 +240,7 @@ def request_from(source: Mapping[str, Any], *, request_id: str) -> Request:
         if partition is None or offset is None:
             get.fail("after", 'after must be {"partition", "offset"}')
         token = After(partition, offset)
-    context = get.strings_by_name("context", MAX_CONTEXT)
+    context = get.strings_by_name("context", MAX_PAIRS)
     if "" in context:
         get.fail("context", "context must name each value, but a name is empty")
     candidates = source.get("candidates")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from models.features.compute import FEATURES, compute
 from models.items.store import ItemStore
 from models.pipeline.batch import Candidates, Queries
-from models.pipeline.exact import Found, exact_top
+from models.pipeline.exact import exact_top
+from models.pipeline.ragged import Scored
 from models.pipeline.scoring import DEFAULT_WEIGHTS
-from models.pipeline.signals import Signal
 from models.pipeline.ties import Ties
 from models.release.sequences import Vocabulary
 
@@ -39,16 +39,20 @@ class FakeModel:
     def sync(self, items: ItemStore) -> None:
         """Nothing changes."""
 
-    def hydrate(self, queries: Queries, items: ItemStore) -> None:
-        for user in queries.users:
-            known = user if user is not None and len(user.history) > 0 else None
-            queries.liked.append(np.zeros(0, np.bool_) if known is None else self.vocabulary.liked_history(known))
-        queries.user_vectors = np.cos(np.arange(len(queries) * SIZE)).reshape(-1, SIZE).astype(np.float32)
-        rows = np.arange(0, len(items), 2, dtype=np.int32)
-        queries.signals["ease"] = Signal([rows] * len(queries), [(1 / (1 + rows)).astype(np.float32)] * len(queries))
+    def hydrate(self, queries: Queries, items: ItemStore) -> Callable[[], None]:
+        queries.liked = self.vocabulary.liked_of(queries.users)
+        rows = np.arange(0, queries.size, 2, dtype=np.int32)
+        starts = np.arange(len(queries) + 1, dtype=np.int64) * len(rows)
+        scores = np.tile((1 / (1 + rows)).astype(np.float32), len(queries))
+        queries.signals["ease"] = Scored(starts, np.tile(rows, len(queries)), scores)
 
-    def nearest(self, users: NDArray[np.float32], eligible: NDArray[np.bool_], most: int, ties: Sequence[Ties]) -> list[Found]:
-        return exact_top(users, self.vectors, eligible, most, [each.keys for each in ties])
+        def encode() -> None:
+            queries.user_vectors = np.cos(np.arange(len(queries) * SIZE)).reshape(-1, SIZE).astype(np.float32)
+
+        return encode
+
+    def nearest(self, users: NDArray[np.float32], eligible: NDArray[np.bool_], most: int, ties: Ties) -> Scored:
+        return exact_top(users, self.vectors[: len(eligible)], eligible, most, ties)
 
     def features(
         self, queries: Queries, candidates: Candidates, items: ItemStore, sources: Sequence[str]

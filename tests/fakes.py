@@ -57,7 +57,7 @@ class FakeService:
         self._guard()
         found = [event.item_id for event in self.events if event.user_id == user_id]
         if not found:
-            raise BadRequest("not_found", "nothing is known of this person", "user_id")
+            raise BadRequest("not_found", "this user is not known", "user_id")
         return {"user_id": user_id, "events": len(found)}
 
     async def users(self, partition: int, query: UserQuery) -> UserPage:

@@ -43,11 +43,20 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._virtual.passed_s += seconds
 
 
+async def _end_all() -> None:
+    """Cancel what a scene left behind."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+
+
 def run_virtually(scene: Callable[[VirtualLoop], Coroutine[Any, Any, T]]) -> T:
     """Run `scene` to its end in virtual time."""
     loop = VirtualLoop()
     try:
         return loop.run_until_complete(scene(loop))
     finally:
+        loop.run_until_complete(_end_all())
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()

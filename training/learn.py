@@ -54,10 +54,10 @@ from training.replay.replay import replay
 from training.replay.world import SimulatedWorker
 from training.retrieval.content import EncodedContent, encode
 from training.retrieval.ease import ease
-from training.retrieval.fit_towers import NEVER, Watch, first_meetings, train_towers, with_passes
+from training.retrieval.fit_towers import NEVER, Watch, first_interaction_ms, train_towers, with_passes
 from training.retrieval.next_item import Validation
+from training.retrieval.simulated_cold import Retrieval, simulate_cold
 from training.retrieval.towers import Content, ItemTower, UserTower, item_vectors
-from training.retrieval.unlearn import Retrieval, simulate_cold
 from training.retrieval.weights import weights_of
 
 __all__ = ["learn"]
@@ -256,8 +256,8 @@ class _Maker:
         n, settings = len(self.history.items), self.settings
         index, weight = ease(table.user[table.liked], table.item[table.liked], n, settings.neighbours, settings.ease_l2)
         user, item = self.towers(table, what, watch)
-        met = first_meetings(table, n) != NEVER
-        return Retrieval(user, item, item_vectors(item, self.encoded.content, ~met), met, index, weight)
+        warm = first_interaction_ms(table, n) != NEVER
+        return Retrieval(user, item, item_vectors(item, self.encoded.content, ~warm), warm, index, weight)
 
     def manifest(self, events: Sequence[Interaction], light: Mapping[str, float]) -> Manifest:
         history, until = self.history, events[-1].event_time

@@ -91,8 +91,8 @@ def measurement(
 def catalogue_of(corpus: Corpus, share: float) -> Catalogue:
     """The items, with the number of events on each in the first `share`."""
     number = {item.item_id: n for n, item in enumerate(corpus.items)}
-    met = [number.get(event.item_id, -1) for event in corpus.events[: int(len(corpus.events) * share)]]
-    counts = np.bincount(np.asarray([n for n in met if n >= 0], np.int64), minlength=len(corpus.items))
+    rows = [number.get(event.item_id, -1) for event in corpus.events[: int(len(corpus.events) * share)]]
+    counts = np.bincount(np.asarray([n for n in rows if n >= 0], np.int64), minlength=len(corpus.items))
     return Catalogue([item.item_id for item in corpus.items], counts, hashed_words(corpus.items))
 
 

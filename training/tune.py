@@ -174,7 +174,7 @@ def _bind(study: optuna.Study, file: Path, mine: Mapping[str, Any]) -> None:
     if differing:
         what = "; ".join(f"{name} {theirs.get(name)!r:.80}, here {mine.get(name)!r:.80}" for name in differing[:3])
         more = f", and {len(differing) - 3} more" if len(differing) > 3 else ""
-        message = f"{file} is a study of something else ({what}{more}): name another file with --study"
+        message = f"{file} is a study of other data or settings ({what}{more}): name another file with --study"
         raise ConfigError("other_study", message, "study")
 
 

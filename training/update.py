@@ -31,9 +31,9 @@ from training.release.parity import Frozen, Modules
 from training.release.parts import ITEM_TOWER, RANKER, USER_TOWER, arrays_of, exported, item_examples, user_examples
 from training.retrieval.content import encode_as
 from training.retrieval.ease import ease
-from training.retrieval.fit_towers import NEVER, first_meetings, train_towers
+from training.retrieval.fit_towers import NEVER, first_interaction_ms, train_towers
+from training.retrieval.simulated_cold import Retrieval
 from training.retrieval.towers import item_vectors
-from training.retrieval.unlearn import Retrieval
 from training.retrieval.weights import Champion, warm_start, weights_of
 
 __all__ = ["rows_to_learn", "update", "update_release"]
@@ -109,7 +109,7 @@ def update(
         # only the first process fetches images; the others skip those that it failed to fetch, so that all train on the same
         hosts = settings.image_hosts if group.first else OFF
         content, images = encode_as(champion.release, items, settings.text_model, hosts, cache)
-    first_ms = first_meetings(table, len(items))
+    first_ms = first_interaction_ms(table, len(items))
     ids = [item.item_id for item in items]
     part = table.take(rows_to_learn(table, before.trained_until_ms, settings.seed))
     towers = replace(champion.settings, rate=champion.settings.rate * RATE, epochs=EPOCHS, seed=settings.seed)

@@ -78,7 +78,7 @@ class Catalogue:
     def _keep(self, key: bytes, value: bytes, headers: Headers) -> None:
         self._forget(key)
         if self._kept_bytes + len(value) > KEPT_BYTES:
-            log.warning("a catalogue entry is left out until the next start: its schema is missing, and too many wait")
+            log.warning("a catalogue entry is skipped until the next start: its schema is not known yet, and too many wait")
             self._metrics.items.add(outcome="rejected", code="registry_unavailable")
             return
         self._kept[key] = (value, headers)

@@ -42,7 +42,7 @@ class Releases:
             try:
                 self._wanted = decode_announcement(value)
             except BadEvent as exc:
-                log.warning("announcement that cannot be read: %s", exc)
+                log.warning("unreadable announcement: %s", exc)
                 self._metrics.releases.add(outcome="unreadable")
             else:
                 self._changed.set()
@@ -86,7 +86,7 @@ class Releases:
 
     def _prepare(self, wanted: Announcement) -> ServingModel:
         if not NAME.fullmatch(wanted.release):
-            raise ReleaseRejected("bad_name", f"{wanted.release[:80]!r} is no release name")
+            raise ReleaseRejected("bad_name", f"{wanted.release[:80]!r} is not a release name")
         folder = fetch_release(self._settings.releases_dir, wanted)
         return prepare(folder, wanted.manifest_sha256)
 

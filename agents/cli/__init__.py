@@ -40,19 +40,19 @@ COMMANDS = {
     "recommend": ("agents.cli.recommend", "recommend", "Write the slates of many users to a file."),
     "train": ("agents.cli.release", "train", "Train a release from the archive or a dataset folder, and judge it."),
     "encode": ("agents.cli.encode", "encode", "Encode texts and images of items as they arrive."),
-    "release": ("agents.cli.release", "release", "List releases, let one serve, or go back to the one before."),
+    "release": ("agents.cli.release", "release", "List releases, promote one, or roll back to the previous one."),
     "evaluate": (
         "training.cli.evaluate",
         "evaluate_command",
-        "Train on a dataset folder's first part, measure on the rest.",
+        "Train on the first part of a dataset folder, and measure on the rest.",
     ),
     "report": ("training.cli.report", "report_command", "Compare saved measurements on one HTML page."),
     "examples": (
         "training.cli.examples",
         "examples_command",
-        "Join an archive's slates with what followed, once for all trainings.",
+        "Join an archive's slates with the events that followed, once for all training runs.",
     ),
-    "tune": ("training.cli.tune", "tune_command", "Search for better settings of training."),
+    "tune": ("training.cli.tune", "tune_command", "Search for better training settings."),
     "launch": ("training.launch.cli", "launch_command", "Train on Kubernetes, Kubeflow or SageMaker."),
     "demo": ("agents.cli.demo", "demo", "Start everything, load a dataset, and show an event change a slate."),
 }

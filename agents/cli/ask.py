@@ -53,13 +53,13 @@ def print_slate(settings: Settings, slate: dict[str, Any], console: Console) -> 
         (str(position), item["item_id"], title_of(settings, item["item_id"]), f"{item['score']:.3g}", _reasons(item))
         for position, item in enumerate(slate["items"], 1)
     ]
-    names = ("rank", "item", "title", "score", "brought by")
+    names = ("rank", "item", "title", "score", "retrieved by")
     if rows:
-        print_table(console, names, rows, fold=("item", "title", "brought by"), right=("rank", "score"))
+        print_table(console, names, rows, fold=("item", "title", "retrieved by"), right=("rank", "score"))
     else:
         console.print(
-            "no item is left: the catalogue is empty (riffle load DIR), or all its items are seen, excluded, not available "
-            "or of other categories"
+            "no items are left: the catalogue is empty (riffle load DIR), or all of its items are seen, excluded, "
+            "unavailable or in other categories"
         )
     if dropped := _dropped(slate):
         console.print(f"filters dropped: {dropped}")
@@ -93,8 +93,8 @@ def _dropped(slate: dict[str, Any]) -> str:
 @click.option(
     "--explain", is_flag=True, help="Show the scores of sources and ranker, and the numbers of candidates that filters dropped."
 )
-@click.option("--category", multiple=True, help="Only these categories.")
-@click.option("--exclude", multiple=True, help="Not these items.")
+@click.option("--category", multiple=True, help="Include only these categories.")
+@click.option("--exclude", multiple=True, help="Exclude these items.")
 @click.option("--context", multiple=True, metavar="NAME=VALUE", help="A context value, such as device=tv.")
 @click.option("--after", help="partition:offset of an event that the slate must reflect.")
 @click.option("--deadline-ms", type=Whole(1, 60_000), default=5_000, show_default=True)

@@ -35,7 +35,7 @@ def ask(url: str, timeout_s: float, most_bytes: int = MOST_BYTES) -> Answer:
     resolve it on their own machine. Redirects are not followed. A login in the URL is sent as basic authentication.
 
     Raises:
-        ConfigError: `url` is no http(s) URL.
+        ConfigError: `url` is not an http(s) URL.
         NotReady: no server answers in time, or the response is no such JSON; the message names the URL without its login.
     """
     end, shown = time.monotonic() + timeout_s, masked_url(url)
@@ -48,7 +48,7 @@ def ask(url: str, timeout_s: float, most_bytes: int = MOST_BYTES) -> Answer:
             login = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
             headers["Authorization"] = f"Basic {base64.b64encode(login).decode()}"
     except (KeyError, ValueError, http.client.InvalidURL) as exc:
-        raise ConfigError("invalid_url", f"{shown} is no http(s) URL") from exc
+        raise ConfigError("invalid_url", f"{shown} is not an http(s) URL") from exc
     try:
         connection.request("GET", f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}", headers=headers)
         response = connection.getresponse()
@@ -56,11 +56,11 @@ def ask(url: str, timeout_s: float, most_bytes: int = MOST_BYTES) -> Answer:
         while part := response.read1(READ_BYTES):
             found += part
             if len(found) > most_bytes or time.monotonic() > end:
-                raise NotReady("no_answer", f"{shown} answers more than {most_bytes} bytes, or for more than {timeout_s:g} s")
+                raise NotReady("no_answer", f"the answer of {shown} exceeds {most_bytes} bytes or {timeout_s:g} s")
         return Answer(response.status, json.loads(found))
     except (OSError, http.client.HTTPException) as exc:
         raise NotReady("no_answer", f"{shown} does not answer: {exc or type(exc).__name__}") from exc
     except (ValueError, RecursionError) as exc:
-        raise NotReady("no_answer", f"{shown} answers something else than JSON") from exc
+        raise NotReady("no_answer", f"{shown} does not answer with JSON") from exc
     finally:
         connection.close()

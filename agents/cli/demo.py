@@ -47,7 +47,7 @@ METRICS = ("ndcg@10", "hr@10", "recall@50", "mrr")
 
 
 @click.command()
-@click.option("--data", type=click.Path(path_type=Path), help="A dataset folder; without it the built-in prints.")
+@click.option("--data", type=click.Path(path_type=Path), help="A dataset folder; default: the built-in prints.")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 def demo(data: Path | None, as_json: bool) -> None:  # noqa: PLR0915 - one step after the other
     """Start everything, load and replay a dataset, show that one more event changes a user's slate, train, and swap in.
@@ -111,7 +111,7 @@ def demo(data: Path | None, as_json: bool) -> None:  # noqa: PLR0915 - one step 
     console.print("took: " + ", ".join(f"{part} {time_s} s" for part, time_s in seconds.items()))
     console.print("memory: " + ", ".join(f"{name} {'unknown' if mb is None else mb} MB" for name, mb in memory.items()))
     ready = bool(readiness(settings)["ready"])
-    state = "the service is up" if ready else "the service was up and is not ready now: see `riffle status`; it is"
+    state = "the service is up" if ready else "the service was up but is not ready now: see `riffle status`; it is"
     console.print(f"{state} at {settings.web}: try curl '{settings.web}/v1/recommend/{typical[0]}?k=5&explain=1'")
     console.print(f"stop it with: {shlex.join([sys.argv[0]])} down")
     if as_json:
@@ -127,7 +127,7 @@ def _learn(settings: Settings, positive: str, tokens: dict[int, int], console: C
             if time.monotonic() > until:
                 raise NotReady("not_archived", f"the stream is not archived at {settings.archive_target}: see `riffle doctor`")
             time.sleep(0.5)
-    console.print("training from the archived stream (the first time every text and image is encoded)", style="bold")
+    console.print("training from the archived stream (the first time also encodes every text and image)", style="bold")
     champion = current_champion(settings)
     options = [settings.archive_target, "--positive", positive, "--against", champion, "--quick"]
     trained = try_training(settings, options)

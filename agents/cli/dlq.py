@@ -75,7 +75,7 @@ def list_letters(code: str | None, last: int, as_json: bool) -> None:
     for one in letters[-last:]:
         when = datetime.fromtimestamp(one.get("timestamp", 0) / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
         rows.append((str(one["letter"]), when, one["code"], _text(one.get("key"), 24) or ""))
-    print_table(console, ("letter", "when (UTC)", "code", "key"), rows, fold=("code", "key"))
+    print_table(console, ("letter", "time (UTC)", "code", "key"), rows, fold=("code", "key"))
     for one in letters[-last:]:
         origin = f"{one['topic']}-{one['partition']}@{one['offset']}" if "topic" in one else "origin unknown"
         console.print(f"{one['letter']}: {printable(one['reason'][:200])} ({origin})")
@@ -109,10 +109,10 @@ def replay(code: str | None, letter: int | None, everything: bool, as_json: bool
     Example: riffle dlq replay --code unknown_schema
     """
     if code is None and letter is None and not everything:
-        raise click.UsageError("say which: --code CODE, --letter N or --all")
+        raise click.UsageError("choose one of --code CODE, --letter N or --all")
     letters = _letters(code, letter)
     if letter is not None and not letters:
-        raise BadRequest("not_found", f"there is no such dead letter {letter}: see riffle dlq list")
+        raise BadRequest("not_found", f"there is no dead letter {letter}: see riffle dlq list")
     outcome = asyncio.run(replay_letters(Settings.from_env(), letters))
     if as_json:
         click.echo(json.dumps(outcome))
@@ -123,4 +123,4 @@ def replay(code: str | None, letter: int | None, everything: bool, as_json: bool
     if outcome["superseded"]:
         click.echo(f"{outcome['superseded']} not sent: a newer record followed, or they came back as later letters")
     if outcome["unreadable"]:
-        click.echo(f"{outcome['unreadable']} are no dead letters")
+        click.echo(f"{outcome['unreadable']} are not dead letters")

@@ -90,7 +90,7 @@ def _machine(settings: Settings) -> list[_Check]:
 def _variables() -> list[_Check]:
     found = Settings.unknown(os.environ)
     return [
-        _Check(name, ok=True, warning="there is no such setting" + (f"; is {near} meant?" if near else ""))
+        _Check(name, ok=True, warning="there is no such setting" + (f"; did you mean {near}?" if near else ""))
         for name, near in found.items()
     ]
 
@@ -127,7 +127,7 @@ def _mirror(settings: Settings) -> list[_Check]:
         answers = server.answers()
         advice = f"run `riffle up`; log: {server.daemon.log_file}"
         return [_configured("Redis's port", server), _Check(f"Redis answers at {settings.redis}", answers, advice)]
-    name = "the mirror answers at RIFFLE_REDIS_URL"  # the URL may hold a password
+    name = f"the mirror answers at {masked_url(settings.redis)}"  # the URL may hold a password
     try:
         asyncio.run(mirror_answers(settings))
     except (RiffleError, OSError, ValueError) as exc:
@@ -158,7 +158,7 @@ def _supervisor(settings: Settings) -> list[_Check]:
         for name, history in histories(settings).items()
     ]
     if found:
-        advice = "nothing is started again when it ends: run `riffle up`"
+        advice = "parts that end are not restarted: run `riffle up`"
         found.append(_Check("the supervisor runs", supervisor_daemon(settings).pid() is not None, advice))
     return found
 
@@ -183,14 +183,14 @@ def _topics(settings: Settings) -> _Check:
     try:
         counts = asyncio.run(partition_counts(settings))
     except (KafkaError, OSError):
-        return _Check("topics", ok=False, advice="not to be seen while Kafka does not answer")
+        return _Check("topics", ok=False, advice="cannot be checked while Kafka does not answer")
     missing = [settings.topic(name) for name in TOPICS if name not in counts]
     if missing:
         return _Check("topics", ok=False, advice=f"missing {', '.join(missing)}: run `riffle topics create`")
     odd = [
-        f"{settings.topic(name)} has {counts[name]} partitions, these settings say {partitions_of(name, settings)}"
+        f"{settings.topic(name)} has {counts[name]} partitions, these settings require {partitions_of(name, settings)}"
         for name in TOPICS
         if counts[name] != partitions_of(name, settings)
     ]
-    advice = "set RIFFLE_PARTITIONS back, or copy the topics with `riffle topics copy`, which says how to go on"
+    advice = "set RIFFLE_PARTITIONS back, or copy the topics with `riffle topics copy`, which prints the next steps"
     return _Check("topics", ok=not odd, advice=f"{'; '.join(odd)}: {advice}")

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Set
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,9 +16,10 @@ from typing import Any, TypeVar
 import click
 
 from agents.cli.outcomes import outcomes, since
-from agents.cli.waiting import with_progress
+from agents.cli.waiting import INTERRUPTED, with_progress
 from models.dataset.bad_rows import place
 from models.dataset.folder import Dataset
+from models.state.rows import HISTORY
 from schemas.click_types import Whole
 from schemas.parsing import finite_number
 from schemas.records import Interaction, Item
@@ -74,12 +76,31 @@ def _finish(facts: dict[str, Any], dataset: Dataset, *, as_json: bool, strict: b
         sys.exit(1)
 
 
+@contextmanager
+def _reporting_interrupts(sent: Counter[str]) -> Iterator[None]:
+    """Report what was sent, and what a repetition does, when Ctrl-C interrupts the block; then exit."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        # rows are counted when they are read, and the newest may not have reached the broker
+        rows = " and ".join(f"{sent[name]:,} {name}" for name in ("items", "events") if sent[name])
+        again = (
+            "Run the command again to send all: a repeated event is not counted if it is among its user's last "
+            f"{HISTORY} events, and training reads it once"
+        )
+        click.echo(
+            f"riffle: interrupted; up to {rows} were sent. {again}" if rows else "riffle: interrupted; nothing was sent",
+            err=True,
+        )
+        sys.exit(INTERRUPTED)
+
+
 def _came_to(found: Counter[str] | None) -> dict[str, int]:
     if found is None:
-        click.echo("how many events were new is not known: the worker does not have all of them; see `riffle status`", err=True)
+        click.echo("the number of new events is not known: the worker has not received all; see `riffle status`", err=True)
         return {}
     if not found["applied"] and not found["shown"] and not found["dead_letter"]:
-        click.echo("nothing new: the worker had every event before", err=True)
+        click.echo("nothing new: the worker already had every event", err=True)
     return {"applied": found["applied"], "duplicates": found["duplicate"]}
 
 
@@ -119,12 +140,13 @@ def load(folder: Path, strict: bool, items_only: bool, as_json: bool) -> None:
     before = None if items_only else asyncio.run(outcomes(settings.web))
     sent: Counter[str] = Counter()
     ids = set[str]()
-    items = _counted(_noted(dataset.items(), ids), sent, "items")
-    with_progress("items", n_items, lambda at: produce_items(settings, items, at))
     tokens = {}
-    if not items_only:
-        events = _counted(_known(dataset.events(now_ms), ids, sent), sent, "events")
-        tokens = with_progress("events", n_events, lambda at: produce_events(settings, events, None, at))
+    with _reporting_interrupts(sent):
+        items = _counted(_noted(dataset.items(), ids), sent, "items")
+        with_progress("items", n_items, lambda at: produce_items(settings, items, at))
+        if not items_only:
+            events = _counted(_known(dataset.events(now_ms), ids, sent), sent, "events")
+            tokens = with_progress("events", n_events, lambda at: produce_events(settings, events, None, at))
     if sent["unknown_items"]:
         number = f"{sent['unknown_items']} of {sent['events']} events are on items that the dataset's catalogue lacks"
         click.echo(f"warning: {number}: no slate holds such an item, and training leaves them out", err=True)
@@ -132,7 +154,8 @@ def load(folder: Path, strict: bool, items_only: bool, as_json: bool) -> None:
     facts |= {"users": n_users} if dataset.has_users else {}
     facts |= {"last_offsets": tokens}
     if before is not None and sent["events"]:
-        facts |= _came_to(asyncio.run(since(settings.web, before, sent["events"])))
+        with _reporting_interrupts(sent):
+            facts |= _came_to(asyncio.run(since(settings.web, before, sent["events"])))
     _finish({**facts, **_report(dataset)}, dataset, as_json=as_json, strict=strict)
 
 
@@ -158,7 +181,8 @@ def replay(folder: Path, rate: str, limit: int | None, as_json: bool) -> None:
     asyncio.run(ensure_topics(settings))
     started, sent = time.perf_counter(), Counter[str]()
     events = _counted(islice(dataset.events(int(time.time() * 1000)), limit), sent, "events")
-    tokens = with_progress("events", total, lambda at: produce_events(settings, events, per_second, at))
+    with _reporting_interrupts(sent):
+        tokens = with_progress("events", total, lambda at: produce_events(settings, events, per_second, at))
     took = time.perf_counter() - started
     facts = {"name": dataset.name, "events": sent["events"], "seconds": round(took, 2), "per_s": round(sent["events"] / took)}
     _finish({**facts, "last_offsets": tokens, **_report(dataset)}, dataset, as_json=as_json, strict=False)

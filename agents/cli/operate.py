@@ -23,7 +23,7 @@ from rich.console import Console
 
 from agents.cli.asking import ask
 from agents.cli.screen import plain_console, print_table, words
-from agents.cli.waiting import step
+from agents.cli.waiting import INTERRUPTED, step
 from agents.supervisor import (
     MISCONFIGURED,
     PARTS,
@@ -39,7 +39,7 @@ from schemas.errors import ConfigError, NotReady, RiffleError
 from schemas.masking import masked_url
 from schemas.settings import Settings
 from streams.embedded.kafka import EmbeddedKafka, broker_answers, class_path, has_class_path
-from streams.embedded.process import SAFE_PATH, Daemon, answer_of, listens, python, require_free_port, serving, wait_until
+from streams.embedded.process import SAFE_PATH, Daemon, answer_of, listens, python, require_free_ports, serving, wait_until
 from streams.embedded.redis import EmbeddedRedis
 from streams.kafka import connect
 from streams.kafka.topics import ensure_topics, partition_counts
@@ -64,8 +64,6 @@ WORKER_S, KAFKA_S, REDIS_S = 60.0, 90.0, 20.0
 "Seconds that each may take until it is ready."
 TRIES = 2
 "Consecutive ends of a part after which `up` stops waiting for it; the supervisor continues."
-INTERRUPTED = 130
-"Exit status of a command that Ctrl-C ended, as a shell sets it."
 
 
 def _wanted(settings: Settings, *, with_worker: bool) -> list[str]:
@@ -98,12 +96,12 @@ def readiness(settings: Settings) -> dict[str, Any]:
         return _silent(f"{web} does not answer")
     pids = [pid for daemon in (worker_daemon(settings), serving(settings)) if (pid := daemon.pid()) is not None]
     if not any(listens(pid, port) for pid in pids):
-        return _silent(f"what answers at {web} is another program, or the worker of another RIFFLE_HOME than {settings.home}")
+        return _silent(f"{web} is the address of another program, or of the worker of a RIFFLE_HOME other than {settings.home}")
     try:
         found = ask(f"{web}/readyz", 2.0).body
     except NotReady as exc:
         return _silent(exc.message)
-    return dict(found) if isinstance(found, dict) and isinstance(found.get("ready"), bool) else _silent(f"{web} gives no state")
+    return dict(found) if isinstance(found, dict) and isinstance(found.get("ready"), bool) else _silent(f"{web} shows no state")
 
 
 def other_settings(settings: Settings) -> list[str]:
@@ -155,18 +153,22 @@ def start_stack(settings: Settings, console: Console, *, with_worker: bool = Tru
     A supervisor starts them, and restarts parts that end by themselves until `riffle down`.
 
     Raises:
-        RiffleError: a port is taken, or the worker runs with other settings, and nothing was started. Or a part did not start:
-            the message names the reason and the running parts.
+        RiffleError: ports are taken (the message names all), or the worker runs with other settings, and nothing was started.
+            Or a part did not start: the message names the reason and the running parts.
     """
     daemons, before = _daemons(settings), _running(settings)
     settings.make_home()
-    if settings.embedded_kafka:
-        EmbeddedKafka(settings).check()
-    if settings.embedded_redis:
-        EmbeddedRedis(settings).check()
-    if with_worker and daemons["worker"].pid() is None:
-        require_free_port(settings.web_port, "RIFFLE_WEB_PORT")
-    elif with_worker:
+    servers: list[EmbeddedKafka | EmbeddedRedis] = []
+    servers += [EmbeddedKafka(settings)] if settings.embedded_kafka else []
+    servers += [EmbeddedRedis(settings)] if settings.embedded_redis else []
+    ports = {variable: port for server in servers for variable, port in server.ports_to_bind().items()}
+    worker_runs = daemons["worker"].pid() is not None
+    if with_worker and not worker_runs:
+        ports["RIFFLE_WEB_PORT"] = settings.web_port
+    require_free_ports(ports)
+    for server in servers:
+        server.check()
+    if with_worker and worker_runs:
         _require_same_settings(settings)
     names = _wanted(settings, with_worker=with_worker)
     try:
@@ -175,7 +177,7 @@ def start_stack(settings: Settings, console: Console, *, with_worker: bool = Tru
         # after an interrupt nothing more must be started in the background
         supervisor_daemon(settings).stop()
         running = _running(settings)
-        left = f"still running: {', '.join(running)}; `riffle down` stops them" if running else "nothing runs"
+        left = f"still running: {', '.join(running)}; `riffle down` stops them" if running else "nothing is running"
         click.echo(f"riffle: interrupted; {left}", err=True)
         sys.exit(INTERRUPTED)
     except (RiffleError, KafkaError) as exc:
@@ -251,7 +253,7 @@ def _given_to(pid: int) -> dict[str, str]:
 
 
 def _await(settings: Settings, console: Console, name: str, began_ms: int, ready: Callable[[], bool], timeout_s: float) -> None:
-    """Wait until a part is ready.
+    """Wait until a part is ready. Prints nothing if it is ready at once.
 
     Raises:
         NotReady: it ended `TRIES` times since `began_ms`, it can never start, nothing supervises it, or the time is over.
@@ -268,6 +270,8 @@ def _await(settings: Settings, console: Console, name: str, began_ms: int, ready
             return ""
         return f"{daemon.name} ended; {daemon.log_file}:\n{history.why if history.exit is None else daemon.tail()}"
 
+    if ready():
+        return
     with step(console, f"waiting for {daemon.name}"):
         wait_until(lambda: ready() or bool(failure()), timeout_s)
         if not ready():
@@ -386,9 +390,7 @@ def status(as_json: bool) -> None:
     now_ms = round(time.time() * 1000)
     rows += [(name, said) for name, history in found.items() if (said := restarts_of(history, now_ms))]
     if pids["supervisor"] is None and any(pids.values()):
-        rows.append(
-            ("supervisor", "nothing is started again when it ends: `riffle up` changes that, `riffle down` stops the rest")
-        )
+        rows.append(("supervisor", "parts that end are not restarted: `riffle up` restarts them, `riffle down` stops the rest"))
     print_table(plain_console(), ("what", "state"), rows, fold=("state",), header=False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import logging
 import os
@@ -10,12 +11,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 from aiokafka.errors import KafkaError
+from click.core import ParameterSource
 from rich.console import Console
 
 from agents.cli.operate import readiness
@@ -77,7 +79,7 @@ def _at_hand(settings: Settings) -> str:
 
 
 def run_training(settings: Settings, options: list[str]) -> dict[str, Any]:
-    """Run `python -m training train …` in a separate process, whose memory is freed at its end; returns its metrics.
+    """Run `training.cli.train` in a separate process, whose memory is freed at its end; returns its metrics.
 
     If it fails, this process prints its error and exits with its status.
     """
@@ -114,11 +116,11 @@ def _trained(settings: Settings, options: list[str]) -> tuple[int, str]:
     if not ran.returncode or "error" in _last_line(ran.stdout):  # the training has reported its error
         return ran.returncode, ran.stdout
     if ran.returncode < 0:
-        ended = f"the training was ended by {signal.Signals(-ran.returncode).name}"
+        ended = f"training was ended by {signal.Signals(-ran.returncode).name}"
         memory = ", usually because memory ran out: --newest N reads fewer events"
         message = ended + (memory if ran.returncode == -signal.SIGKILL else "")
     else:
-        message = f"the training failed with status {ran.returncode}: see its output above"
+        message = f"training failed with status {ran.returncode}: see its output above"
     click.echo(f"riffle: {message}", err=True)
     error = {"code": "training_failed", "message": message, "field": None}
     return abs(ran.returncode), json.dumps({"error": error}) + "\n"
@@ -174,7 +176,7 @@ def note(name: str, tags: Mapping[str, str]) -> None:
         try:
             Tracker(tracking).tag(name, tags)
         except NotReady as exc:
-            log.warning("not recorded of release %s: %s", name, exc.message)
+            log.warning("not recorded for release %s: %s", name, exc.message)
 
 
 def await_served(settings: Settings, name: str, console: Console) -> bool:
@@ -197,14 +199,13 @@ def await_served(settings: Settings, name: str, console: Console) -> bool:
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.argument("source", required=False, metavar="[DIR|ARCHIVE]")
 @click.option("--promote/--no-promote", "promoting", default=False, help="Promote the release if it passes the gate.")
 @click.option(
     "--upload", default="", help="With --promote: s3://bucket/prefix to copy it to first, for workers on other machines."
 )
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
-@click.argument("options", nargs=-1, type=click.UNPROCESSED)
-def train(source: str | None, promoting: bool, upload: str, as_json: bool, options: tuple[str, ...]) -> None:
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[DIR|ARCHIVE] [TRAINING OPTIONS]...")
+def train(promoting: bool, upload: str, as_json: bool, options: tuple[str, ...]) -> None:
     """Train a release from the archive of the stream, or from a dataset folder, and judge it on other events.
 
     \b
@@ -214,23 +215,24 @@ def train(source: str | None, promoting: bool, upload: str, as_json: bool, optio
 
     \b
     Further options: --positive RULE  which events are liked     --quick        fewer passes
-                     --holdout SHARE  at most, for the gate      --seed N       another draw
+                     --holdout SHARE  most held out for the gate --seed N       random seed
                      --text-model M   another text encoder       --newest N     read only the newest events
                      --incremental    start from the champion    --ranker KIND  mmoe or deepfm
-                     --settings FILE  heads, windows, sizes      --report FILE  a page that compares
-                     --against NAME   instead of the champion    --checkpoints FOLDER  to resume after a kill
-                     --examples FOLDER  slates that `riffle examples` joined
-                     --queries N      requests of the gate
+                     --settings FILE  heads, windows, sizes      --report FILE  HTML page of figures
+                     --against NAME   release to compare with (default: the champion)
+                     --checkpoints FOLDER  to resume after a kill
+                     --examples FOLDER  output of `riffle examples`
+                     --queries N      most queries of the gate
 
     Example: riffle train --positive "action == 'like'" --promote
     """
     settings, console = Settings.from_env(), plain_console(stderr=True)
-    if source is not None and source.startswith("--"):
-        options, source = (source, *options), None
+    given = _given(options)
+    source = [] if "source" in given else [settings.archive_target]
     against = "none"
-    if "--against" not in options and (promoting or readiness(settings).get("release") is not None):
+    if "against" not in given and (promoting or readiness(settings).get("release") is not None):
         against = _at_hand(settings)
-    facts = run_training(settings, [source or settings.archive_target, "--against", against, *options])
+    facts = run_training(settings, [*source, "--against", against, *options])
     if facts.get("skipped"):  # an update that is not worth a release yet, as the training has reported
         if as_json:
             click.echo(json.dumps(facts))
@@ -242,6 +244,16 @@ def train(source: str | None, promoting: bool, upload: str, as_json: bool, optio
         click.echo(json.dumps(facts))
     else:
         print_training(facts, console)
+
+
+def _given(options: Sequence[str]) -> set[str]:
+    """Return the names of the parameters that arguments of a training set; wrong arguments set none, and training refuses them.
+
+    Only the training's own command knows which options take a value, and so which argument is the folder.
+    """
+    command: click.Command = importlib.import_module("training.cli.train").train_command
+    with command.make_context("riffle train", list(options), resilient_parsing=True) as context:
+        return {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
 
 
 def print_training(facts: dict[str, Any], console: Console) -> None:
@@ -256,19 +268,19 @@ def print_training(facts: dict[str, Any], console: Console) -> None:
     metrics = ("NDCG@10", "HR@10", "Recall@50", "MRR")
     print_table(console, ("", *metrics), rows, right=metrics)
     gate = facts["gate"]
-    by = f"{gate['queries']:,} queries of {gate['people']:,} people, {gate['protocol']}"
+    by = f"{gate['queries']:,} queries by {gate['people']:,} users, {gate['protocol']}"
     if not gate["passed"]:
         console.print(f"the gate refuses it ({by}): {'; '.join(gate['reasons'])}", highlight=False, soft_wrap=True)
-        console.print("what serves stays as it is", highlight=False)
+        console.print("the current release keeps serving", highlight=False)
         return
     console.print(f"the gate passes it ({by})", highlight=False, soft_wrap=True)
     if "champion" not in facts:
-        console.print(f"let it serve with: riffle release promote {facts['release']}", highlight=False, soft_wrap=True)
+        console.print(f"promote it with: riffle release promote {facts['release']}", highlight=False, soft_wrap=True)
 
 
 @click.group()
 def release() -> None:
-    """List releases, let one serve, or return to the previous one.
+    """List, promote and roll back releases.
 
     Example: riffle release list
     """
@@ -330,7 +342,7 @@ def list_command(as_json: bool) -> None:
 
 @release.command("promote")
 @click.argument("name")
-@click.option("--force", is_flag=True, help="Also when the gate refused it.")
+@click.option("--force", is_flag=True, help="Promote it even if the gate refused it.")
 @click.option("--upload", default="", help="s3://bucket/prefix to copy it to first, for workers on other machines.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
 def promote_command(name: str, force: bool, upload: str, as_json: bool) -> None:
@@ -360,7 +372,7 @@ def import_command(source: str, sha256: str, as_json: bool) -> None:
     facts = {"release": folder.name, "folder": str(folder), "manifest_sha256": manifest_sha256(folder)}
     gate = read_manifest(folder).metrics.get("gate", {})
     reasons = "; ".join(gate.get("reasons", ())) or NOT_JUDGED
-    serve = f"let it serve with: riffle release promote {folder.name}"
+    serve = f"promote it with: riffle release promote {folder.name}"
     what = serve if gate.get("passed") else f"the gate has not passed it: {reasons}"
     click.echo(json.dumps(facts) if as_json else f"{folder.name}; {what}")
 
@@ -368,7 +380,7 @@ def import_command(source: str, sha256: str, as_json: bool) -> None:
 @release.command("alias")
 @click.argument("alias", type=click.Choice([CHALLENGER]))
 @click.argument("name")
-@click.option("--force", is_flag=True, help="Also when the gate refused it.")
+@click.option("--force", is_flag=True, help="Promote it even if the gate refused it.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
 def alias_command(alias: str, name: str, force: bool, as_json: bool) -> None:
     """Record a verified release as the challenger of the one that serves; `none` removes the alias.
@@ -400,7 +412,7 @@ def rollback_command(as_json: bool) -> None:
     aliases = _aliases(settings)
     champion, previous = aliases.get(CHAMPION), aliases.get(PREVIOUS)
     if champion is None and previous is None:
-        raise ReleaseRejected("no_previous", "no release was ever promoted: there is nothing to go back to")
+        raise ReleaseRejected("no_previous", "no release was ever promoted: there is nothing to roll back to")
     asyncio.run(announce(settings, {CHAMPION: previous, PREVIOUS: champion}))
     if champion is not None:
         note(champion.release, {"riffle.decision": "rolled back"})

@@ -65,7 +65,7 @@ def _asked(url: str, *, digests: bool) -> list[dict[str, Any]]:
         raise NotReady("no_worker", f"{exc.message}: run `riffle up`, or see `riffle doctor`") from exc
     found = answer.body.get("tables") if isinstance(answer.body, dict) else None
     if answer.status != 200 or not isinstance(found, list):
-        raise NotReady("no_worker", f"what answers at {url} is no worker: HTTP {answer.status}")
+        raise NotReady("no_worker", f"the program at {url} is not a worker: HTTP {answer.status}")
     return found
 
 

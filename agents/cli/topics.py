@@ -85,4 +85,4 @@ def _copy(old: Settings, new: Settings, *, as_json: bool) -> None:
     )
     for name, value in variables.items():
         click.echo(f"  export {name}={value}")
-    click.echo("the tables and the archive are then made anew from the copies; the old topics can be deleted when all is well")
+    click.echo("the tables and the archive are then rebuilt from the copies; delete the old topics when everything works")

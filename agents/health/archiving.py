@@ -21,7 +21,7 @@ __all__ = ["Archiving"]
 log = logging.getLogger(__name__)
 
 RETRY_S, STOP_S = 10.0, 10.0
-STANDING_S = 4.0
+SHOWN_S = 4.0
 "Seconds for which the finding of a stalled archiver is shown after the last check."
 
 
@@ -53,11 +53,11 @@ class Archiving:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def look(self) -> None:
-        """Update the metrics and report a stalled archiver; must be called more often than every `STANDING_S` seconds."""
+        """Update the metrics and report a stalled archiver; must be called more often than every `SHOWN_S` seconds."""
         for what, n in self._counted.items():
             self._metrics.archived.set(n, what=what)
-        if self._archiver is not None and (text := self._archiver.standing()):
-            self._health.warn("archive", f"the archive stands still: {text}", for_s=STANDING_S)
+        if self._archiver is not None and (text := self._archiver.stalled()):
+            self._health.warn("archive", f"the archive stands still: {text}", for_s=SHOWN_S)
 
     async def _run(self) -> None:
         while True:

@@ -44,7 +44,7 @@ class Reading:
     def _text(self) -> str:
         trouble = self._app.consumer.trouble
         if trouble is not None:
-            return f"the group cannot be followed: {why(trouble)}"
+            return f"group membership cannot be kept: {why(trouble)}"
         if self._clock() - self._failed_s < READING_S:
             return f"events and requests cannot be read: {self._failure}"
         return ""
@@ -60,7 +60,7 @@ class CovisitTroubles:
     async def look(self) -> None:
         """Report the partitions that are being reopened."""
         found = [(number, part.state.trouble) for number, part in self._ownership.covisits.items()]
-        texts = [f"partition {number} is opened anew: {why(trouble)}" for number, trouble in found if trouble is not None]
+        texts = [f"partition {number} is being reopened: {why(trouble)}" for number, trouble in found if trouble is not None]
         self._health.set("covisits", "; ".join(texts))
 
 
@@ -98,7 +98,7 @@ class Misplaced:
             if misplaced > self._counted.get(topic, 0):
                 self._counted[topic] = misplaced
                 text = (
-                    f"{misplaced:.0f} records of {full} came on another partition than their key's: "
+                    f"{misplaced:.0f} records of {full} arrived on another partition than that of their key: "
                     "set the producer's partitioner to murmur2 (librdkafka: partitioner=murmur2_random); see `riffle dlq list`"
                 )
                 self._health.warn(f"wrong partitions of {topic}", text, for_s=NOTED_S)

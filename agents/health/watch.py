@@ -67,7 +67,7 @@ class Watch:
             self._watchdog.observe("the consumer's thread", None, waiting=True)
             return
         except Exception as error:
-            log.warning("where reading stands is not known: %s", error)
+            log.warning("the consumer's position is not known: %s", error)
             return
         for tp, at in progress.items():
             self._observe(tp, at)

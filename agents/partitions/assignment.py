@@ -87,7 +87,7 @@ class Assignment:
                 if not heals(error):
                     self._crash(error)
                     return
-                log.warning("partitions cannot be taken now: %s", why(error))
+                log.warning("partitions cannot be taken over now: %s", why(error))
                 self._health.warn("assignment", why(error))
                 await asyncio.sleep(back_off.failed())
         if number == self._number:

@@ -56,7 +56,7 @@ def increments_of(value: bytes, headers: Sequence[tuple[str, bytes]]) -> Increme
     datum = decode("covisit_block", value, headers)[0]
     names = ("items", "ends", "others", "units")
     if any(not isinstance(datum.get(name), bytes) or len(datum[name]) % 8 for name in names):
-        raise BadEvent("truncated", "a column is no whole number of values")
+        raise BadEvent("truncated", "the length of a column is not a whole number of values")
     items, ends, others, units = (np.frombuffer(datum[name], "<u8") for name in names)
     fits = len(items) == len(ends) and len(others) == len(units) and (int(ends[-1]) if len(ends) else 0) == len(others)
     if not fits or (np.diff(ends.astype(np.int64), prepend=0) < 0).any():

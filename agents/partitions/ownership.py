@@ -98,7 +98,7 @@ class Ownership:
                     state.take_from(0)  # the group reads it again
                     continue
                 if mine:
-                    log.warning("%s-%d was owned by another worker meanwhile: reading its rows anew", state.source, number)
+                    log.warning("%s-%d was owned by another worker meanwhile: reading its rows again", state.source, number)
                 del parts[number]
                 if state.trouble is not None:
                     failed[state.changelog, number] = why(state.trouble)

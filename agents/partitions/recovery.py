@@ -93,7 +93,7 @@ class Recovery:
         self._failures[key] = _Failure(state.applied, state.spoiled)
         past = not state.probe_reason and (last is None or last.is_past(part))
         self._schedule(key, PAST_MOST_S if past else MOST_S)
-        log.warning("%s-%d is opened anew: %s", state.changelog, part.partition, why(error), exc_info=error)
+        log.warning("%s-%d is being reopened: %s", state.changelog, part.partition, why(error), exc_info=error)
         self._metrics.partitions_failed.add(table=state.changelog, code=code_of(error))
         self._confirmed = -1
         state.fail(error)
@@ -103,7 +103,7 @@ class Recovery:
         """Schedule the reopening of partitions and copies whose rows were found damaged."""
         for part in self._ownership.parts():
             if part.state.store.damaged and part.state.trouble is None:
-                message = f"a damaged block was met in {part.state.store.folder}: it is rebuilt from the changelog"
+                message = f"a damaged block was found in {part.state.store.folder}: it is rebuilt from the changelog"
                 error = StoreCorrupt("store_unreadable", message)
                 part.state.spoil(error)
                 self.failed(part, error)

@@ -15,7 +15,7 @@ from models.items.store import ItemStore
 from models.state.rows import ItemStatRow, UserRecord
 from models.tables.neighbours import CovisitSums
 from models.tables.statistics import StatisticsTable
-from models.tables.users import Changed, ItemsOf, UserTable, meetings
+from models.tables.users import Changed, ItemsOf, UserTable, interactions_only
 from schemas.codec import Registry, encode, look_up
 from schemas.columns import Decoded, EventColumns, Placed, decode_interactions
 from schemas.errors import NotReady, StoreCorrupt
@@ -36,7 +36,7 @@ LOADED_AT_ONCE = 500
 "Number of rows entered between two turns of the event loop while a partition is opened."
 PUBLISHED_AT_ONCE = 100
 "Maximum number of items whose statistics one flush publishes, so that readers' work is bounded at any rate of events."
-LETTERS_AT_ONCE = 20_000
+WAITING_LETTERS = 20_000
 "Maximum number of dead letters that wait for a flush."
 PAIRS_PER_ROW = 30
 "Number of co-visits that take as much memory as a user's record."
@@ -50,7 +50,7 @@ def dead_letter(settings: Settings, chunk: Chunk, index: int, code: str, reason:
 
 
 class UserPartition:
-    """Records of one partition's users, and their contributions to item statistics and co-visitation."""
+    """State of one partition's users, and their contributions to item statistics and co-visitation."""
 
     def __init__(
         self,
@@ -85,11 +85,14 @@ class UserPartition:
         self._erased: set[str] = set()
         "Users of `_flushed` who were erased."
         self._taken: set[str] = set()
+        "Users in the flush under way."
         self._gone: set[str] = set()
+        "Erased users in the flush under way."
         self._more = False
         "Whether unpublished statistics remain."
         self._event_time = 0
-        "Newest event time of applied events; after a restart that of the newest row, until the next event."
+        """Newest event time of applied events, impressions included. After a restart and until an event arrives, that of the
+        newest interaction, from the item statistics."""
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
 
     async def open(self, committed: int = -1) -> None:
@@ -168,14 +171,14 @@ class UserPartition:
     async def _apply(self, events: EventColumns) -> None:
         if not len(events):
             return
-        newest, met = int(events.event_time.max()), meetings(events)
-        if len(met) < len(events):
-            self._metrics.events.add(len(events) - len(met), outcome="shown")
-        if len(met):
-            await self._meet(met)
+        newest, interactions = int(events.event_time.max()), interactions_only(events)
+        if len(interactions) < len(events):
+            self._metrics.events.add(len(events) - len(interactions), outcome="shown")
+        if len(interactions):
+            await self._apply_interactions(interactions)
         self._event_time = max(self._event_time, newest)
 
-    async def _meet(self, events: EventColumns) -> None:
+    async def _apply_interactions(self, events: EventColumns) -> None:
         changed = await aside(len(events), self._change, events, self._users.items_of(events))
         applied = self._users.enter(changed)
         accepted = int(applied.accepted.sum())
@@ -231,6 +234,10 @@ class UserPartition:
         users = tuple(found[: query.limit])
         return UserPage(self.partition, self._settings.partitions, users, users[-1] if len(found) == most else None)
 
+    def rows(self, users: Sequence[str]) -> list[bytes | None]:
+        """Return the records of users as rows for `Users.read`, as of the newest applied event; None for an unknown user."""
+        return self._users.rows(users)
+
     def reflects(self, after: After) -> bool:
         """Return whether the event of a token is applied."""
         return self.state.applied >= after.offset
@@ -259,7 +266,7 @@ class UserPartition:
         if self.state.applied == self.state.durable and not self._more:
             return None
         with self._metrics.work_seconds.timed(part="take"):
-            self._statistics.show(self.partition)
+            self._statistics.copy_to_store(self.partition)
         flush = Flush(outputs=self._outputs, applied=self.state.applied)
         self._outputs = []
         await aside(self._users.changed, self._list, flush, self._covisits.hashes())
@@ -318,7 +325,7 @@ class UserPartition:
     def full(self) -> bool:
         """Whether a flush must precede further chunks, so that memory stays bounded."""
         waiting = max(self._users.changed, self._covisits.waiting // PAIRS_PER_ROW)
-        if len(self._outputs) > LETTERS_AT_ONCE:
+        if len(self._outputs) > WAITING_LETTERS:
             return True
         return waiting > self._settings.cache_users or self._users.held > 2 * self._settings.cache_bytes
 

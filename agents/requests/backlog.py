@@ -1,8 +1,9 @@
 """The queue of requests that wait for the pipeline. A request that cannot be answered in time is rejected at once.
 
-A late answer is useless and delays the next requests. The backlog therefore estimates the duration of batches. It rejects a
-request on arrival if the requests before it leave too little time, or later, if these take longer than expected. The size of a
-batch is limited by its most urgent request.
+A late answer is useless and delays the next requests. The backlog therefore estimates the duration of batches, and lowers the
+effort of a batch while more requests wait than can be answered in good time with more effort. It rejects a request on arrival
+if even with the least effort the requests before it leave too little time, or later, if these take longer than expected. The
+size of a batch is limited by its most urgent request.
 """
 
 from __future__ import annotations
@@ -13,33 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-__all__ = ["Backlog", "Cost", "ReplyLatency"]
+from agents.requests.costs import Costs
+from models.pipeline.effort import Effort
+
+__all__ = ["Backlog", "Batch", "ReplyLatency"]
 
 T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class Cost:
-    """Seconds that a batch of n takes: `fixed_s + n * each_s`, followed by a normalised gradient step (Widrow & Hoff 1960)."""
-
-    fixed_s: float = 0.004
-    each_s: float = 0.001
-    step: float = 0.2
-
-    def of(self, n: int, batch: int) -> float:
-        """Expected seconds for n requests in batches of at most `batch`."""
-        return -(-n // batch) * self.fixed_s + n * self.each_s
-
-    def learn(self, n: int, seconds: float) -> None:
-        """Update the estimate with a batch of n that took `seconds`."""
-        error = (seconds - self.fixed_s - n * self.each_s) * self.step / (1 + n * n)
-        self.fixed_s = max(self.fixed_s + error, 0.0002)
-        self.each_s = max(self.each_s + n * error, 0.00002)
-
-    def relax(self) -> None:
-        """Lower the estimate, so that a request is tried again; otherwise a wrong estimate would never be corrected."""
-        self.fixed_s *= 0.8
-        self.each_s *= 0.8
 
 
 OPTIMISM = 0.5
@@ -79,16 +59,35 @@ class ReplyLatency:
         self._above_s, self._at, self._known = now - self._least_s, self._clock(), True
 
 
+GOOD_TIME = 0.5
+"Fraction of a request's remaining time in which it should be answered. Effort that takes longer is lowered."
+PROBES = 32
+"Number of waiting requests that are looked at to choose the effort."
+
+
 @dataclass(slots=True)
 class _Waiting(Generic[T]):
     entry: T
     deadline: float
     near: bool
     "Whether the answer does not go over Kafka, so that no time is reserved for the reply."
+    came: float
+
+
+@dataclass(slots=True)
+class Batch(Generic[T]):
+    """Requests to answer together, and with how much effort."""
+
+    entries: list[T]
+    effort: Effort
+    started: float
+
+    def __len__(self) -> int:
+        return len(self.entries)
 
 
 class Backlog(Generic[T]):
-    """First in, first out, with deadlines on `clock` (seconds)."""
+    """First in, first out, with deadlines on `clock` (seconds). Several batches may be under way; each ends with `done`."""
 
     def __init__(
         self,
@@ -99,59 +98,117 @@ class Backlog(Generic[T]):
         reply: ReplyLatency | None = None,
         batch_s: float = float("inf"),
     ) -> None:
-        """`most`: maximum number of waiting requests. `batch` and `batch_s`: maximum size of a batch, and its maximum duration
-        in seconds, because ranking blocks the worker. `reply`: estimate of the time to reserve for the reply."""
+        """`most`: maximum number of waiting requests. `batch` and `batch_s`: maximum size of a batch, and its maximum expected
+        duration in seconds. `reply`: estimate of the time to reserve for the reply."""
         self._batch_s = batch_s
         self._clock = clock
         self._most = most
         self._batch = batch
         self.reply = reply or ReplyLatency(clock)
         self._waiting: deque[_Waiting[T]] = deque()
-        self.cost = Cost()
+        self.costs = Costs()
+        self._under_way: list[Batch[T]] = []
+        self._ended = float("-inf")
+        "When a batch ended last."
 
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def idle(self) -> bool:
+        """Whether no request waits and no batch is under way."""
+        return not self._waiting and not self._under_way
+
     def seconds(self, *, near: bool = False) -> float:
         """Return the expected seconds until a request that arrives now is answered. `near`: not answered over Kafka."""
-        return self.cost.of(len(self._waiting) + 1, self._batch) + (0.0 if near else self.reply.seconds)
+        cost = self._busy(self._clock()) + self.costs.of(Effort.FULL, len(self._waiting) + 1, self._batch)
+        return cost + (0.0 if near else self.reply.seconds)
+
+    def _busy(self, now: float) -> float:
+        """Return the expected seconds until the batches under way are done."""
+        expected = sum(self.costs.of(batch.effort, len(batch), self._batch) for batch in self._under_way)
+        since = max([self._ended, *(batch.started for batch in self._under_way[:1])])
+        return max(expected - (now - since), 0.0) if expected else 0.0
 
     def offer(self, entry: T, deadline: float, *, near: bool = False) -> bool:
         """Queue a request. Returns False if it cannot be answered by `deadline`, or if too many wait."""
         if len(self._waiting) >= self._most:
             return False
-        before = OPTIMISM * self.cost.of(len(self._waiting), self._batch)
-        if self._clock() + before + self.cost.of(1, self._batch) + (0.0 if near else self.reply.seconds) > deadline:
-            if not self._waiting:
-                self.cost.relax()
+        now, least = self._clock(), max(Effort)
+        before = OPTIMISM * (self._busy(now) + self.costs.of(least, len(self._waiting), self._batch))
+        if now + before + self.costs.of(least, 1, self._batch) + (0.0 if near else self.reply.seconds) > deadline:
+            if self.idle:
+                self.costs.relax()
             return False
-        self._waiting.append(_Waiting(entry, deadline, near))
+        self._waiting.append(_Waiting(entry, deadline, near, now))
         return True
 
-    def take(self) -> tuple[list[T], list[T]]:
+    def _by(self, waiting: _Waiting[T]) -> float:
+        """Return by when a request must leave the pipeline."""
+        return waiting.deadline - (0.0 if waiting.near else self.reply.seconds)
+
+    def _effort(self, now: float) -> Effort:
+        """Return the greatest effort with which waiting requests are expected to be answered in good time."""
+        full, n = self.costs.of(Effort.FULL, 1, self._batch), len(self._waiting)
+        waiting, probed = list(self._waiting), {n - 1, *range(0, n, -(-n // PROBES))}
+        # what has too little time of its own, whatever waits before it, says nothing about the load
+        left = [(n, self._by(waiting[n]) - now) for n in probed if GOOD_TIME * (waiting[n].deadline - waiting[n].came) > full]
+        for effort in Effort:
+            if all(self.costs.of(effort, n + 1, self._batch) <= GOOD_TIME * s for n, s in left if s > 0):
+                return effort
+        return max(Effort)
+
+    def take(self) -> tuple[Batch[T], list[T]]:
         """Return the next batch, and the requests that can no longer be answered in time."""
-        now, way, one = self._clock(), self.reply.seconds, self.cost.of(1, self._batch)
+        now = self._clock()
+        busy = self._busy(now)
+        effort = self._effort(now + busy) if self._waiting else Effort.FULL
+        one = self.costs.of(effort, 1, self._batch)
         late: list[T] = []
         batch: list[T] = []
         kept: deque[_Waiting[T]] = deque()
-        end, urgent, full = now, float("inf"), False
+        start = now + busy
+        end, urgent, full = start, float("inf"), False
         for waiting in self._waiting:
-            by = waiting.deadline - (0.0 if waiting.near else way)
+            by = self._by(waiting)
             if not full:
-                seconds = self.cost.of(len(batch) + 1, self._batch)
-                if not batch and now + one > by:
-                    late.append(waiting.entry)
+                if not batch and start + one > by:
+                    hurried = self._hurried(start, by)
+                    if hurried is None:
+                        late.append(waiting.entry)
+                        continue
+                    # alone, so that requests with more time are not degraded for it
+                    effort, full = hurried, True
+                    batch.append(waiting.entry)
+                    end = start + self.costs.of(effort, 1, self._batch)
                     continue
+                seconds = self.costs.of(effort, len(batch) + 1, self._batch)
                 urgent = min(urgent, by)
-                full = len(batch) == self._batch or bool(batch and (seconds > self._batch_s or now + seconds > urgent))
+                full = len(batch) == self._batch or bool(batch and (seconds > self._batch_s or start + seconds > urgent))
                 if not full:
                     batch.append(waiting.entry)
-                    end = now + seconds
+                    end = start + seconds
                     continue
             # a request outside this batch waits for its end; the requests before it may then take half the expected time
-            if end + one + OPTIMISM * self.cost.of(len(kept), self._batch) > by:
+            least = max(Effort)
+            after = self.costs.of(least, 1, self._batch) + OPTIMISM * self.costs.of(least, len(kept), self._batch)
+            if end + after > by:
                 late.append(waiting.entry)
             else:
                 kept.append(waiting)
         self._waiting = kept
-        return batch, late
+        taken = Batch(batch, effort, now)
+        if batch:
+            self._under_way.append(taken)
+        return taken, late
+
+    def _hurried(self, start: float, by: float) -> Effort | None:
+        """Return the greatest effort with which one request is answered by then, None if there is none."""
+        return next((effort for effort in Effort if start + self.costs.of(effort, 1, self._batch) <= by), None)
+
+    def done(self, batch: Batch[T]) -> None:
+        """Note the end of a batch. Its duration counts from the end of the one before, if that was later than its start."""
+        now = self._clock()
+        self._under_way.remove(batch)
+        self.costs.learn(batch.effort, len(batch), now - max(batch.started, self._ended))
+        self._ended = now

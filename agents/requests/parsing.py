@@ -63,7 +63,7 @@ def _reply_topic(headers: Headers, own: Collection[str]) -> bytes:
     if not topic:
         raise BadRequest("no_reply_to", "header Faust-Ag-ReplyTo is missing", "Faust-Ag-ReplyTo")
     if not TOPIC_NAME.fullmatch(topic) or topic.decode() in own:
-        message = "not a topic that replies may go to: Riffle's own, or no valid name"
+        message = "not a topic for replies: it is one of Riffle's own, or its name is invalid"
         raise BadRequest("invalid_reply_to", message, "Faust-Ag-ReplyTo")
     if len(header_of(headers, "Faust-Ag-CorrelationId") or b"") > MAX_CORRELATION_BYTES:
         message = f"the correlation id must have at most {MAX_CORRELATION_BYTES:,} bytes"
@@ -197,9 +197,9 @@ class Parser:
     def _misplaced(self, chunk: Chunk, index: int, user_id: str, partition: int) -> BadRequest:
         """Build the permanent error of a request that was sent to a partition other than its user's."""
         if chunk.keys[index] != user_id.encode():
-            return BadRequest("key_mismatch", "the record's key must be the user_id: it finds the worker that answers", "key")
+            return BadRequest("key_mismatch", "the record's key must be the user_id: it selects the worker that answers", "key")
         message = (
-            f"the user_id belongs to partition {partition} of {self._partitions}, the request came by "
-            f"{chunk.partition}: have the producer partition by murmur2 (librdkafka: partitioner=murmur2_random)"
+            f"the user_id belongs to partition {partition} of {self._partitions}, the request arrived on "
+            f"{chunk.partition}: configure the producer to partition by murmur2 (librdkafka: partitioner=murmur2_random)"
         )
         return BadRequest("wrong_partition", message, "key")

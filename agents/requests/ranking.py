@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 from agents.metrics import Metrics
 from agents.partitions.users import UserPartition
-from agents.requests.backlog import Backlog
+from agents.requests.backlog import Backlog, Batch
 from agents.requests.clock import Clock
+from models.pipeline.effort import Effort
 from models.pipeline.pipeline import CandidatePipeline
+from models.state.users import Users
 from schemas.errors import DeadlineExceeded, NotReady, RiffleError
 from schemas.records import Request, Slate
 
@@ -22,10 +26,13 @@ log = logging.getLogger(__name__)
 
 MAX_BACKLOG = 4_000
 "Maximum number of requests that wait for ranking."
-MAX_BATCH, BATCH_S = 32, 0.02
-"Maximum size of a batch, and its maximum estimated duration in seconds, during which the worker does nothing else."
-PAUSE_S, PAUSES = 0.001, 20
-"Pause after a batch if more requests wait, in seconds, and the maximum number of pauses, in which other tasks run."
+MAX_BATCH, BATCH_S = 32, 0.03
+"Maximum size of a batch, and its maximum expected duration in seconds."
+AT_ONCE = 2
+"Number of batches under way: the event loop prepares one while the graphs of the other run in a thread."
+
+Aside = Callable[[Callable[[], Any]], Awaitable[Any]]
+"Runs a call outside the event loop and returns its result."
 
 
 @dataclass(slots=True)
@@ -55,18 +62,25 @@ class Ranking:
         metrics: Metrics,
         clock: Clock,
         shown: Callable[[Slate], None],
+        aside: Aside | None = None,
     ) -> None:
+        """`aside` runs the graphs; by default in one thread of their own, because more would only share the cores."""
         self._pipeline = pipeline
         self._partitions = partitions
         self._metrics = metrics
         self._clock = clock.monotonic
         self._shown = shown
+        self._thread = None if aside is not None else ThreadPoolExecutor(1, "ranking")
+        self._aside = aside or self._in_thread
         self.backlog: Backlog[Pending] = Backlog(self._clock, most=MAX_BACKLOG, batch=MAX_BATCH, batch_s=BATCH_S)
         self._work = asyncio.Event()
         "Set while requests wait for ranking."
         self._idle = asyncio.Event()
-        "Set while no request waits for ranking."
+        "Set while no request waits for ranking, and none is being ranked."
         self._idle.set()
+
+    async def _in_thread(self, work: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def submit(self, pending: Pending) -> None:
         """Queue a request, or answer it at once with an error if its turn would come too late."""
@@ -79,68 +93,116 @@ class Ranking:
             self._finish(pending, DeadlineExceeded("deadline_exceeded", message))
 
     async def idle(self, timeout_s: float) -> None:
-        """Wait until no request waits for its turn, at most `timeout_s` seconds."""
+        """Wait until every request is answered, at most `timeout_s` seconds."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), timeout_s)
 
     async def run(self) -> None:
-        """Answer waiting requests batch by batch. Between two batches events and new requests are handled."""
-        while True:
-            await self._work.wait()
-            started = self._clock()
-            batch, late = self.backlog.take()
-            for pending in late:
-                message = "those before it take longer than expected: its turn would come too late"
-                self._finish(pending, DeadlineExceeded("deadline_exceeded", message))
-            if batch:
-                self._answer(batch)
-            if len(self.backlog):
-                await self._let_others()
-            else:
-                self._work.clear()
-                self._idle.set()
-            if batch:
-                # includes other work in between, because it also delays waiting requests
-                self.backlog.cost.learn(len(batch), self._clock() - started)
-            if not len(self.backlog):
+        """Answer waiting requests batch by batch, until cancelled. Meanwhile the event loop handles events and requests."""
+        room = asyncio.Semaphore(AT_ONCE)
+        running: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                await self._work.wait()
+                await room.acquire()
+                batch, late = self.backlog.take()
+                for pending in late:
+                    message = "the requests before it take longer than expected: it would be answered too late"
+                    self._finish(pending, DeadlineExceeded("deadline_exceeded", message))
+                if len(batch):
+                    task = asyncio.create_task(self._answer(batch))
+                    running.add(task)
+                    task.add_done_callback(running.discard)
+                    task.add_done_callback(lambda _: room.release())
+                else:
+                    room.release()
+                if not len(self.backlog):
+                    self._work.clear()
+                self._rest()
+                # the batch begins before the next one is taken, and other tasks run
                 await asyncio.sleep(0)
+        finally:
+            for task in running:
+                task.cancel()
+            if self._thread is not None:
+                self._thread.shutdown(wait=False)
 
-    async def _let_others(self) -> None:
-        """Let the event loop receive requests and send answers, until a round of it is idle."""
-        for _ in range(PAUSES):
-            before = self._clock()
-            await asyncio.sleep(PAUSE_S)
-            if self._clock() - before < 2 * PAUSE_S:
-                return
+    def _rest(self) -> None:
+        if self.backlog.idle:
+            self._idle.set()
 
-    def _answer(self, batch: list[Pending]) -> None:
+    async def _answer(self, batch: Batch[Pending]) -> None:
         """Answer each request of a batch exactly once, with a slate or an error."""
+        try:
+            alive = self._alive(batch.entries)
+            if alive:
+                await self._slates(alive, batch.effort)
+        finally:
+            self.backlog.done(batch)
+            self._rest()
+
+    def _alive(self, entries: Sequence[Pending]) -> list[Pending]:
+        """Refuse the requests whose partition is not ready; returns the others."""
         alive: list[Pending] = []
-        for pending in batch:
+        for pending in entries:
             partition = self._partitions.get(pending.partition)
             if partition is None or not partition.state.ready.is_set():
                 self._finish(pending, NotReady("not_ready", "the user's partition is not restored here yet: try again"))
             else:
                 alive.append(pending)
-        if not alive:
-            return
+        return alive
+
+    async def _slates(self, alive: Sequence[Pending], effort: Effort) -> None:
+        answered = 0
         try:
-            users = [self._partitions[p.partition].lookup([p.request.user_id])[0] for p in alive]
-            as_of = [self._partitions[p.partition].as_of for p in alive]
-            slates = self._pipeline.run([p.request for p in alive], users, as_of)
-        except Exception:
-            log.exception("the pipeline failed for %d requests", len(alive))
-            for pending in alive:
+            for pending, slate in zip(alive, await self._run(alive, effort), strict=True):
+                degraded = (*slate.degraded, "stale") if pending.stale else slate.degraded
+                final = replace(slate, degraded=degraded)
+                answered += 1
+                self._finish(pending, final)
+                self._shown(final)
+        except BaseException as exc:
+            if isinstance(exc, Exception):
+                log.exception("the pipeline failed for %d requests", len(alive))
+            for pending in alive[answered:]:
                 self._finish(pending, NotReady("internal", "ranking failed; the worker's log says why"))
-            return
-        for pending, slate in zip(alive, slates, strict=True):
-            degraded = (*slate.degraded, "stale") if pending.stale else slate.degraded
-            final = replace(slate, degraded=degraded)
-            self._finish(pending, final)
-            self._shown(final)
+            if not isinstance(exc, Exception):
+                raise
+
+    async def _run(self, alive: Sequence[Pending], effort: Effort) -> list[Slate]:
+        """Run the pipeline: its steps here, and the graphs aside."""
+        rows, as_of = self._rows(alive)
+        steps = self._pipeline.steps([pending.request for pending in alive], Users.read(rows), as_of, effort)
+        try:
+            work = next(steps)
+            while True:
+                try:
+                    done = await self._aside(work)
+                except Exception as exc:
+                    work = steps.throw(exc)
+                else:
+                    work = steps.send(done)
+        except StopIteration as end:
+            slates: list[Slate] = end.value
+            return slates
+
+    def _rows(self, alive: Sequence[Pending]) -> tuple[list[bytes | None], list[Any]]:
+        """Look up the users' records, with one call for each partition, and what they reflect."""
+        places: dict[int, list[int]] = {}
+        for place, pending in enumerate(alive):
+            places.setdefault(pending.partition, []).append(place)
+        rows: list[bytes | None] = [None] * len(alive)
+        for number, mine in places.items():
+            found = self._partitions[number].rows([alive[place].request.user_id for place in mine])
+            for place, row in zip(mine, found, strict=True):
+                rows[place] = row
+        return rows, [self._partitions[pending.partition].as_of for pending in alive]
 
     def _finish(self, pending: Pending, answer: Slate | RiffleError) -> None:
         outcome = answer.code if isinstance(answer, RiffleError) else "degraded" if answer.degraded else "slate"
         self._metrics.requests.add(outcome=outcome)
         self._metrics.request_seconds.observe(self._clock() - pending.came, outcome=outcome)
+        if isinstance(answer, Slate):
+            for name in answer.degraded:
+                self._metrics.degraded.add(by=name)
         pending.reply(answer)

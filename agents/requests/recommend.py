@@ -18,7 +18,7 @@ from agents.requests.impressions import impression
 from agents.requests.offsets import Offsets
 from agents.requests.outbox import Outbox, Producer, Queued
 from agents.requests.parsing import Accepted, Listing, Parser, Refused, asks_for_users
-from agents.requests.ranking import Pending, Ranking
+from agents.requests.ranking import Aside, Pending, Ranking
 from agents.requests.replies import Replies
 from agents.requests.waiting import Waiting
 from models.pipeline.pipeline import CandidatePipeline
@@ -41,7 +41,7 @@ SYSTEM = Clock()
 class Recommend:
     """Accepts requests, makes each wait for its event and its turn, and sends its answer and impression."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it is made of
         self,
         settings: Settings,
         pipeline: CandidatePipeline,
@@ -51,15 +51,16 @@ class Recommend:
         registry: Registry | None = None,
         clock: Clock = SYSTEM,
         partitioner: Callable[[bytes, int], int] = partition_of,
+        aside: Aside | None = None,
     ) -> None:
-        """`partitioner`: returns the partition of a key, given the number of partitions."""
+        """`partitioner`: returns the partition of a key, given the number of partitions. `aside`: as for `Ranking`."""
         self._settings = settings
         self._partitions = partitions
         self._metrics = metrics
         self._clock = clock.monotonic
         self._partitioner = partitioner
         self._parser = Parser(settings, partitions, registry, clock, self.partition_of)
-        self._ranking = Ranking(pipeline, partitions, metrics, clock, self._show)
+        self._ranking = Ranking(pipeline, partitions, metrics, clock, self._show, aside)
         self._outbox = Outbox(producer, metrics, self._ranking.backlog.reply.learn, clock.monotonic)
         self._replies = Replies(self._outbox, registry)
         self._waiting = Waiting()

@@ -63,7 +63,7 @@ class Replies:
         try:
             body = reply_body(used, address.user_id, answer, named, self._registry)
         except RiffleError as exc:  # the registry does not answer; a reply in another encoding is better than none
-            log.warning("a reply as %s failed: %s", used, exc.message)
+            log.warning("a reply could not be encoded as %s: %s", used, exc.message)
             used = Framing.JSON
             body = reply_body(used, address.user_id, answer, named)
         headers = [("Faust-Ag-CorrelationId", address.correlation)]

@@ -190,4 +190,4 @@ def _window(encoding: str, start: bytes) -> int:
 
 
 def _unreadable(encoding: str) -> BadRequest:
-    return BadRequest("unreadable_body", f"the body breaks off or is not in {encoding}, as Content-Encoding says")
+    return BadRequest("unreadable_body", f"the body is incomplete or not in {encoding}, as Content-Encoding says")

@@ -97,7 +97,7 @@ def terminal_error(error: Exception, what: str) -> RiffleError:
         return error
     if isinstance(error, KafkaError):
         log.warning("%s: %r", what, error)
-        return NotReady("broker_unavailable", "the broker did not take it all; sending it again is safe")
+        return NotReady("broker_unavailable", "the broker did not accept all of it; sending it again is safe")
     log.error("%s failed", what, exc_info=error)
     return RiffleError("internal", "the request failed; the worker's log has the cause")
 

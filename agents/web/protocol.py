@@ -54,7 +54,7 @@ class Service(Protocol):
         """
 
     async def erase(self, user_id: str) -> Token:
-        """Erase a user; a request `after` the token no longer uses their events. An unknown user is not an error."""
+        """Erase a user; requests with the token as `after` no longer use the user's events. An unknown user is no error."""
 
     async def send_events(self, events: Sequence[Interaction]) -> Sequence[Token]:
         """Store events; returns one token per event, in their order, when the broker has acknowledged all of them.

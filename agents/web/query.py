@@ -47,7 +47,7 @@ def check_parameters(query: MultiMapping[str], takes: frozenset[str]) -> None:
         known = CONTEXT if name.startswith(CONTEXT) else name
         if known not in takes:
             what = ", ".join(f"{taken}NAME" if taken == CONTEXT else taken for taken in sorted(takes))
-            rest = f"there are {what}" if takes else "nothing is taken here"
+            rest = f"there are {what}" if takes else "this route has none"
             raise BadRequest("invalid_field", f"there is no parameter {shown(name)}; {rest}", name[:100])
         if name not in MANY and (times := len(query.getall(name))) > 1:
             raise BadRequest("invalid_field", f"{shown(name)} is given {times} times", name[:100])

@@ -82,7 +82,10 @@ def routes(service: Service, *, now_ms: Callable[[], int] = wall_clock_ms) -> we
 
 
 def _route(table: web.RouteTableDef, method: str, path: str, takes: frozenset[str] = NOTHING) -> Callable[[View], View]:
-    """Register a view that accepts only these query parameters. A part of the path may be an id of any characters."""
+    """Register a view that accepts only these query parameters.
+
+    A `{placeholder}` matches any characters but a slash, which an id holds as `%2F`.
+    """
 
     def register(view: View) -> View:
         @functools.wraps(view)
@@ -112,8 +115,8 @@ def _events(table: web.RouteTableDef, service: Service, now_ms: Callable[[], int
 
         A list is answered 202 with `{"accepted", "rejected": [{"index", "error"}], "tokens"}`, even if all events are rejected,
         because each valid event is stored independently of the others. A rejected single event is answered 400 with the same
-        body and an `error`. A body that is not JSON, or neither an object nor a list, is answered 400 with `error` only, and so
-        is too long a list. `tokens` are in the order of the accepted events.
+        body and an `error`. A body that is not JSON, is neither an object nor a list, or is too long a list is answered 400
+        with `error` only. `tokens` are in the order of the accepted events.
         """
         body = await read_json(request)
         if not isinstance(body, dict | list):
@@ -175,7 +178,7 @@ def _recommendations(table: web.RouteTableDef, service: Service) -> None:
 
     @_route(table, "get", "/v1/similar/{item_id}", frozenset({"k"}))
     async def similar(request: web.Request) -> web.Response:
-        """Return items similar to an item; 404 if it is unknown."""
+        """Return items similar to an item; 404 if the item is unknown."""
         item_id = identifier(request.match_info["item_id"], "item_id")
         k = integer(request.query, "k", 1, 500) if "k" in request.query else 10
         found = service.similar(item_id, k)
@@ -199,7 +202,7 @@ def _users(table: web.RouteTableDef, service: Service) -> None:
 
     @_route(table, "delete", "/v1/users/{user_id}")
     async def erase(request: web.Request) -> web.Response:
-        """Erase a user, known or not. Requests `after` the token no longer use their events."""
+        """Erase a user, known or not. Requests with the token as `after` no longer use the user's events."""
         user_id = identifier(request.match_info["user_id"], "user_id")
         token = await service.erase(user_id)
         return json_response({"user_id": user_id, "token": dict(token)}, 202)
@@ -214,7 +217,7 @@ def _items(table: web.RouteTableDef, service: Service) -> None:
 
     @_route(table, "get", "/v1/items/{item_id}")
     async def item(request: web.Request) -> web.Response:
-        """Return a catalogue entry; 404 if it is unknown."""
+        """Return a catalogue entry; 404 if the item is unknown."""
         return json_response(_item(service.item(identifier(request.match_info["item_id"], "item_id"))))
 
     @_route(table, "put", "/v1/items/{item_id}")

@@ -166,7 +166,7 @@ class _Connection(web.RequestHandler):
             self.logger.debug("a request from %s is refused: %s", request.remote, error.message)
         self._metrics.http_requests.add(route="unknown", method="other", status=status)
         if request.writer.output_size > 0:
-            raise ConnectionError("an answer is under way already")
+            raise ConnectionError("an answer has already begun")
         response = error_response(error, status)
         response.force_close()
         return response
@@ -208,7 +208,7 @@ def _refusal(exc: BaseException | None) -> tuple[int, RiffleError]:
     if isinstance(exc, BadHttpMethod):
         what = "there is no such method"
     elif isinstance(exc, BadStatusLine):
-        what = "the request line is not one of HTTP/1.1"
+        what = "the request line is not valid HTTP/1.1"
     elif isinstance(exc, InvalidURLError | ValueError):
         what = "the URL is not valid"
     else:

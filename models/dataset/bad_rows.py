@@ -12,15 +12,15 @@ KEPT_ROWS = 1_000
 NAMED = 5
 "Number of examples in a line that sums up many warnings."
 MANY = {
-    "image_missing": "{n} images are not there",
-    "not_an_image": "{n} images cannot be read as such",
+    "image_missing": "{n} images are missing",
+    "not_an_image": "{n} files are not readable images",
     "left_out": "{n} columns are left out",
     "unknown_column": "{n} columns are not read",
-    "nested_value": "{n} values are no text, number, flag or list of these",
+    "nested_value": "{n} values are not text, numbers, flags or lists of these",
     "repeated_event": "{n} events repeat an earlier one (same user, item, action and time, or event_id)",
     "january_1970": "{n} times most events lie in January 1970",
     "unclear_quote": "{n} rows run over lines that look like rows: is a quote not closed?",
-    "unknown_key": "{n} keys are not known",
+    "unknown_key": "{n} keys are unknown",
     "repeated_user": "{n} users are named again",
 }
 "Summary line of several warnings, by code."

@@ -70,7 +70,7 @@ def _categories(given: object) -> object:
         found = as_list(given)
         if found is None and given.startswith("[") and given.endswith("]"):
             raise BadItem(
-                "invalid_field", f'categories are no JSON array: {shown(given)}; write a|b, or ["a", "b"]', "categories"
+                "invalid_field", f'categories are not a JSON array: {shown(given)}; write a|b, or ["a", "b"]', "categories"
             )
         if found is None:
             parts = (part.strip() for part in given.split("|" if "|" in given else ","))
@@ -87,7 +87,7 @@ def _image(image: object, folder: Path) -> str:
     try:
         path = (folder / image).resolve()
     except (OSError, ValueError, RuntimeError) as exc:  # a NUL byte, or a symbolic link to itself
-        raise BadItem("invalid_field", f"image {shown(image)} is no path: {exc}", "image") from exc
+        raise BadItem("invalid_field", f"image {shown(image)} is not a path: {exc}", "image") from exc
     if "://" in image or not path.is_relative_to(folder.resolve()):
         raise BadItem("image_outside", f"image {shown(image)} leads out of the folder", "image")
     return str(path)

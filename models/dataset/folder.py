@@ -43,10 +43,10 @@ REPEATS = (
     "each counts once: where several are meant, give each its own event_id"
 )
 MEANT = {
-    **dict.fromkeys(("price", "amount", "paid", "revenue"), "a price paid belongs into `value`"),
-    **dict.fromkeys(("rating", "score", "stars"), "a rating belongs into `value`"),
-    **dict.fromkeys(("timestamp", "time", "datetime", "date", "ts", "created_at"), "a time belongs into `event_time`"),
-    **dict.fromkeys(("event", "event_type", "event_name", "type"), "what was done belongs into `action`"),
+    **dict.fromkeys(("price", "amount", "paid", "revenue"), "a price paid belongs in `value`"),
+    **dict.fromkeys(("rating", "score", "stars"), "a rating belongs in `value`"),
+    **dict.fromkeys(("timestamp", "time", "datetime", "date", "ts", "created_at"), "a time belongs in `event_time`"),
+    **dict.fromkeys(("event", "event_type", "event_name", "type"), "what was done belongs in `action`"),
 }
 "Names of event columns that are common elsewhere, each with a hint at the column that is probably meant."
 
@@ -185,7 +185,7 @@ class Dataset:
                 if not isinstance(user_id, str) or len(user_id) > 256:
                     raise BadInput("missing_field", "user_id is missing, or longer than 256 characters", "user_id")
                 if user_id in seen:
-                    raise BadInput("repeated_user", f"user_id {user_id!r} was there before", "user_id")
+                    raise BadInput("repeated_user", f"user_id {user_id!r} is repeated", "user_id")
             except BadInput as exc:
                 self._note(self._users, row, exc)
                 continue
@@ -210,12 +210,12 @@ class Dataset:
                     raise BadInput(source.code, source.reason)
                 item, nested = item_of(source, self.folder)
                 if item.item_id in seen:
-                    raise BadInput("repeated_item", f"item_id {shown(item.item_id)} was there before", "item_id")
+                    raise BadInput("repeated_item", f"item_id {shown(item.item_id)} is repeated", "item_id")
             except BadInput as exc:
                 self._note(self._items, row, exc)
                 continue
             for name in nested:
-                reason = f"{shown(name)} is no text, number, flag or list of these, and is left out"
+                reason = f"{shown(name)} is not text, a number, a flag or a list of these, and is left out"
                 self._warn(self._items, row, "nested_value", reason, name, shown(name))
             seen.add(item.item_id)
             yield self._with_image(item, row)
@@ -228,7 +228,7 @@ class Dataset:
             return item
         name = str(Path(item.image).relative_to(self.folder.resolve()))
         code, reason = problem
-        self._warn(self._items, row, code, f"{reason} {shown(name)}; the item comes without one", "image", shown(name))
+        self._warn(self._items, row, code, f"{reason} {shown(name)}; the item is loaded without one", "image", shown(name))
         return replace(item, image=None)
 
     def events(self, now_ms: int | None = None) -> Iterator[Interaction]:

@@ -59,4 +59,4 @@ def _check(path: Path, start: bytes) -> None:
     # JSON begins with ASCII characters, and a CSV header contains no NUL
     head = start[:4] if path.suffix == ".jsonl" else start.splitlines()[0] if start else b""
     if start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in head:
-        raise BadDataset("not_text", f"{path.name} is no UTF-8 text, but probably UTF-16: save it as UTF-8")
+        raise BadDataset("not_text", f"{path.name} is not UTF-8 text but probably UTF-16: save it as UTF-8")

@@ -15,7 +15,7 @@ from models.features.context import CONTEXT, context_of
 from models.features.cross import CROSS, Crossed
 from models.features.item import ITEM, OfItems
 from models.features.spec import layout, specification
-from models.features.user import USER, OfUser
+from models.features.user import USER, OfUsers
 from models.items.store import ItemStore
 from models.pipeline.batch import Candidates, Model, Queries
 from models.pipeline.sources import RETRIEVING
@@ -36,22 +36,19 @@ def compute(
 ) -> NDArray[np.float32]:
     """Compute all candidates' features: float32 `(n, len(FEATURES))`, all finite. `sources` names the source-score columns."""
     out = np.zeros((len(candidates), len(FEATURES)), np.float32)
-    out[:, OF_CONTEXT] = context_of(queries.requests, items.stream_time_ms)[candidates.query_row]
+    query_row, spans = candidates.query_row, candidates.spans(len(queries))
+    of_users = np.zeros((len(queries), len(USER.features)), np.float32)
+    USER.fill(of_users, OfUsers(queries, items.stream_time_ms, model))
+    # users without history have zeros
+    of_users[queries.users.size == 0] = 0.0
+    out[:, OF_USER] = of_users[query_row]
+    out[:, OF_CONTEXT] = context_of(queries.requests, items.stream_time_ms)[query_row]
     ITEM.fill(out[:, OF_ITEM], OfItems(candidates.item_row, items, model))
-    brought = _brought(candidates, sources)
-    spans = candidates.spans(len(queries))
-    for q, user in enumerate(queries.users):
-        span = slice(int(spans[q]), int(spans[q + 1]))
-        if span.start == span.stop:
-            continue
-        if user is not None and len(user.history):
-            liked = queries.liked[q] if q < len(queries.liked) else None
-            row = np.zeros((1, len(USER.features)), np.float32)
-            USER.fill(row, OfUser(user, liked, items.stream_time_ms, model))
-            out[span, OF_USER] = row
-        of = Crossed(q, candidates.item_row[span], out[span, POPULARITY], brought[span], queries, items, model)
-        CROSS.fill(out[span, OF_CROSS], of)
-    out[~np.isfinite(out)] = 0.0
+    of = Crossed(
+        candidates, spans, np.ascontiguousarray(out[:, POPULARITY]), _brought(candidates, sources), queries, items, model
+    )
+    CROSS.fill(out[:, OF_CROSS], of)
+    np.nan_to_num(out, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     return out
 
 

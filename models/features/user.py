@@ -2,72 +2,77 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features.spec import Group
-from models.pipeline.batch import Model
-from models.state.rows import UserRecord
+from models.features.spec import Group, Values, once
+from models.pipeline.batch import Model, Queries
+from models.state.rows import HISTORY
 from models.units import DAY_MS
 
-__all__ = ["USER", "OfUser"]
+__all__ = ["USER", "OfUsers"]
 
 
-@dataclass(frozen=True)
-class OfUser:
-    """A user as of stream time."""
+class OfUsers:
+    """The q users of a batch as of stream time; columns that several features share are computed at first use."""
 
-    user: UserRecord
-    liked: NDArray[np.bool_] | None
-    "Whether the release counts each event as liked, newest first."
-    now_ms: int
-    model: Model
+    def __init__(self, queries: Queries, now_ms: int, model: Model) -> None:
+        """`now_ms`: stream time."""
+        self.users, self.liked, self.now_ms, self.model = queries.users, queries.liked, now_ms, model
+        "`liked`: whether the release counts each event as liked, newest first: bool `(q, HISTORY)`."
+
+    @once
+    def kept(self) -> NDArray[np.bool_]:
+        """Whether each place of the histories holds an event: bool `(q, HISTORY)`."""
+        found: NDArray[np.bool_] = np.arange(HISTORY) < self.users.size[:, None]
+        return found
 
 
-USER = Group[OfUser]()
+USER = Group[OfUsers]()
 
 
 @USER.feature("user_events")
-def user_events(of: OfUser) -> float:
+def user_events(of: OfUsers) -> Values:
     """Number of events so far, as a logarithm."""
-    return float(np.log1p(sum(of.user.counts.values())))
+    return np.log1p(of.users.events)
 
 
 @USER.feature("user_history")
-def user_history(of: OfUser) -> float:
+def user_history(of: OfUsers) -> Values:
     """Number of events that are kept, as a logarithm."""
-    return float(np.log1p(len(of.user.history)))
+    return np.log1p(of.users.size)
 
 
 @USER.feature("user_value")
-def user_value(of: OfUser) -> float:
+def user_value(of: OfUsers) -> Values:
     """Mean of the standardised values of kept events; 0 where none has a value."""
-    values = of.user.history["value"]
-    valued = ~np.isnan(values)
-    return float(of.model.vocabulary.standard(values[valued]).mean()) if valued.any() else 0.0
+    valued = of.kept & ~np.isnan(of.users.value)
+    total = np.where(valued, of.model.vocabulary.standard(of.users.value), 0).sum(axis=1)
+    mean: Values = total / np.maximum(valued.sum(axis=1), 1)
+    return mean
 
 
 @USER.feature("user_liked_share")
-def user_liked_share(of: OfUser) -> float:
+def user_liked_share(of: OfUsers) -> Values:
     """Share of kept events that are liked."""
-    return float(of.liked.mean()) if of.liked is not None and len(of.liked) else 0.0
+    share: Values = of.liked.sum(axis=1) / np.maximum(of.users.size, 1)
+    return share
 
 
 @USER.feature("user_idle")
-def user_idle(of: OfUser) -> float:
+def user_idle(of: OfUsers) -> Values:
     """Days since the newest event, as a logarithm."""
-    return float(np.log1p(max(of.now_ms - of.user.last_ms, 0) / DAY_MS))
+    return np.log1p(np.maximum(of.now_ms - of.users.last_ms, 0) / DAY_MS)
 
 
 @USER.feature("user_session")
-def user_session(of: OfUser) -> float:
+def user_session(of: OfUsers) -> Values:
     """Number of events in the newest session, as a logarithm."""
-    return float(np.log1p(of.user.session[2]))
+    return np.log1p(of.users.session_events)
 
 
 @USER.feature("user_span")
-def user_span(of: OfUser) -> float:
+def user_span(of: OfUsers) -> Values:
     """Days between the oldest and the newest event, as a logarithm."""
-    return float(np.log1p(max(of.user.last_ms - of.user.first_ms, 0) / DAY_MS))
+    days: Values = np.log1p(np.maximum(of.users.last_ms - of.users.first_ms, 0) / DAY_MS)
+    return days

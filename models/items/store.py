@@ -74,6 +74,7 @@ class ItemStore:
         self._category_of: dict[str, int] = {}
         self.index = HashIndex()
         "Rows by `hash64` of the ids."
+        self._category_index = HashIndex()
         self.category_hashes = np.zeros(0, np.uint64)
         "`hash64` of each category's name."
         self.category_texts = np.zeros(0, np.uint8)
@@ -103,6 +104,7 @@ class ItemStore:
         self.popularity = np.zeros((capacity, self.partitions), np.float64)
         self.popularity_ms = np.zeros((capacity, self.partitions), np.int64)
         self.events = np.zeros((capacity, self.partitions), np.int64)
+        "Number of events since the beginning, by source partition `(capacity, partitions)`."
         self.value_sum = np.zeros((capacity, self.partitions), np.float64)
         self.value_count = np.zeros((capacity, self.partitions), np.int64)
         self.actions = np.zeros((capacity, self.partitions, ACTION_SLOTS), np.int64)
@@ -178,6 +180,7 @@ class ItemStore:
 
     def _add_category(self, name: str) -> None:
         self._category_of[name] = len(self.category_names)
+        self._category_index.add(hash64(name), len(self.category_names))
         self.category_names.append(name)
         text = np.frombuffer(name.encode(), np.uint8)
         self.category_texts = np.concatenate([self.category_texts, text])
@@ -203,6 +206,10 @@ class ItemStore:
     def category_rows(self, names: Sequence[str]) -> NDArray[np.int32]:
         """Return the numbers of the existing categories among `names`."""
         return np.asarray([self._category_of[name] for name in names if name in self._category_of], np.int32)
+
+    def category_rows_of_hashes(self, hashes: NDArray[np.uint64]) -> NDArray[np.int32]:
+        """Return the numbers of categories by `hash64` of their names, -1 where unknown; same shape."""
+        return self._category_index.find_many(np.ascontiguousarray(hashes))
 
     def set_statistics(self, item_id: str, partition: int, stats: ItemStatRow) -> None:
         """Replace an item's statistics over one source partition."""

@@ -97,7 +97,7 @@ def vectors_from(datum: Mapping[str, Any]) -> tuple[str, tuple[ItemVector, ...]]
     for entry in datum["vectors"]:
         data: bytes = entry["values"]
         if len(data) % HALF.itemsize or len(data) > MAX_DIMENSIONS * HALF.itemsize:
-            raise BadEvent("invalid_field", f"{len(data)} bytes are no vector of half precision", "values")
+            raise BadEvent("invalid_field", f"{len(data)} bytes are not a vector in half precision", "values")
         values = np.frombuffer(data, HALF) if data else None
         if values is not None and not bool(np.isfinite(values).all()):
             raise BadEvent("invalid_field", "a vector holds values that are not finite", "values")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.items.store import ItemStore
-from models.pipeline.exact import Found
-from models.pipeline.signals import Signal
-from models.pipeline.ties import Ties, tie_keys
-from models.state.rows import HISTORY, UserRecord, hash64
+from models.pipeline.kernels import candidates as kernels
+from models.pipeline.ragged import Ragged, Scored
+from models.pipeline.ties import Ties
+from models.state.rows import HISTORY, hash64
+from models.state.users import Users
 from schemas.parsing import MAX_TIME_MS
 from schemas.records import Request
 
@@ -37,7 +38,7 @@ class EventEncoding(Protocol):
 class Model(Protocol):
     """The interface of a serving release to the pipeline, the features and a worker. `models.release.serving` implements it.
 
-    Only `hydrate` and `sync` change it. All access is from the item store's thread.
+    Only `hydrate` and `sync` change it. All access is from the item store's thread, except where a method says otherwise.
     """
 
     @property
@@ -90,11 +91,11 @@ class Model(Protocol):
     def sync(self, items: ItemStore) -> None:
         """Update the vectors after changes of the catalogue, for a bounded number of items per call."""
 
-    def hydrate(self, queries: Queries, items: ItemStore) -> None:
-        """Set `user_vectors`, `liked` and the signal `ease` of a batch."""
+    def hydrate(self, queries: Queries, items: ItemStore) -> Callable[[], None]:
+        """Set `liked` and the signal `ease` of a batch; the returned call sets `user_vectors`, in any thread."""
 
-    def nearest(self, users: NDArray[np.float32], eligible: NDArray[np.bool_], most: int, ties: Sequence[Ties]) -> list[Found]:
-        """Find, per user vector, up to `most` eligible item rows with the largest inner products; both, best first."""
+    def nearest(self, users: NDArray[np.float32], eligible: NDArray[np.bool_], most: int, ties: Ties) -> Scored:
+        """Find, per user vector, up to `most` eligible item rows with the largest inner products; rows ascend."""
 
     def features(
         self, queries: Queries, candidates: Candidates, items: ItemStore, sources: Sequence[str]
@@ -102,7 +103,7 @@ class Model(Protocol):
         """Compute the candidates' features: float32 `(n, features)`, all finite. `sources` names the source-score columns."""
 
     def rank(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Predict a calibrated probability per head: float32 `(n, heads)`."""
+        """Predict a calibrated probability per head: float32 `(n, heads)`. Any thread may call it."""
 
     def score(self, heads: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the weighted sum of the heads: float32 `(n,)`."""
@@ -110,73 +111,80 @@ class Model(Protocol):
 
 @dataclass(slots=True)
 class Queries:
-    """A batch of q requests, hydrated."""
+    """A batch of q requests in columns, hydrated."""
 
     requests: Sequence[Request]
-    users: Sequence[UserRecord | None]
-    recent_rows: NDArray[np.int32]
-    "Item rows of the newest events, newest first, -1 where there is none: `(q, RECENT)`."
-    excluded: Sequence[NDArray[np.int32]]
-    "Item rows that each request excludes."
-    categories: Sequence[NDArray[np.int32]]
-    "Category numbers that each request asks for. Empty although `requests[n].categories` is set: none of them exists."
+    users: Users
+    "Records of the users."
+    k: NDArray[np.int64]
+    "Length of each slate at most `(q,)`."
+    retrieving: NDArray[np.bool_]
+    "Whether Riffle retrieves the candidates; False where the request names its own `(q,)`."
     history_rows: NDArray[np.int32]
     "Item rows of all kept events, newest first, -1 where there is none or the item is unknown: `(q, HISTORY)`."
+    recent_rows: NDArray[np.int32]
+    "The first RECENT columns of `history_rows`: `(q, RECENT)`."
+    excluded: Ragged
+    "Item rows that each request excludes, -1 for unknown items."
+    restricted: NDArray[np.bool_]
+    "Whether the request asks for categories `(q,)`."
+    categories: Ragged
+    "Category numbers that each request asks for. Empty although `restricted` is set: none of them exists."
     requested: Sequence[Requested | None]
     "The candidates that each request names itself; None where Riffle retrieves."
     now_ms: int
     "Time when the batch began (epoch ms). Items published later are not shown."
     eligible: NDArray[np.bool_]
-    "Whether the item is available and published: bool per item row."
-    ties: Sequence[Ties]
-    "Tie-break order per query."
+    "Whether the item is available and published: bool per item row. Its length is the number of items of this batch."
+    ties: Ties
+    "Tie-break order of each query."
+    liked: NDArray[np.bool_]
+    "Whether the serving release counts each event as liked, newest first: `(q, HISTORY)`; all False without a release."
     model: Model | None = None
     "The release that serves this batch, the same from its first stage to its last."
-    signals: dict[str, Signal] = field(default_factory=dict)
-    "Scores of the retrieval models for this batch, by source name."
-    liked: list[NDArray[np.bool_]] = field(default_factory=list)
-    "Whether the serving release counts each event as liked: one array per query, newest event first. Empty without a release."
+    signals: dict[str, Scored] = field(default_factory=dict)
+    "Scores of the retrieval models for this batch, by source name. Item rows ascend within a query."
     user_vectors: NDArray[np.float32] | None = None
     "Output of the serving release's user tower: `(q, d)`; None without a release."
 
     def __len__(self) -> int:
         return len(self.requests)
 
+    @property
+    def size(self) -> int:
+        """Number of items of the catalogue when the batch began; later ones are left to the next batch."""
+        return len(self.eligible)
+
     @classmethod
     def hydrate(
         cls,
         requests: Sequence[Request],
-        users: Sequence[UserRecord | None],
+        users: Users,
         items: ItemStore,
         model: Model | None = None,
         now_ms: int = MAX_TIME_MS,
     ) -> Queries:
-        """Look up the item rows, categories and candidates of a batch; `users[n]` is None for an unknown user."""
+        """Look up the item rows, categories and candidates of a batch."""
         rows = np.full((len(requests), HISTORY), -1, np.int32)
-        for n, user in enumerate(users):
-            if user is not None and len(user.history):
-                newest = items.rows_of_hashes(user.history["item"][::-1])
-                rows[n, : len(newest)] = newest
+        kept = np.arange(HISTORY) < users.size[:, None]
+        rows[kept] = items.rows_of_hashes(users.item[kept])
         return cls(
             requests,
             users,
-            rows[:, :RECENT],
-            [items.rows_of(request.exclude) for request in requests],
-            [items.category_rows(request.categories) for request in requests],
+            np.fromiter((request.k for request in requests), np.int64, len(requests)),
+            np.fromiter((request.candidates is None for request in requests), np.bool_, len(requests)),
             rows,
+            np.ascontiguousarray(rows[:, :RECENT]),
+            Ragged.of([items.rows_of(request.exclude) for request in requests]),
+            np.fromiter((bool(request.categories) for request in requests), np.bool_, len(requests)),
+            Ragged.of([items.category_rows(request.categories) for request in requests]),
             [None if request.candidates is None else Requested.of(request.candidates, items) for request in requests],
             now_ms,
             items.eligible(now_ms),
-            [Ties(items.hashes, hash64(request.user_id)) for request in requests],
+            Ties(items.hashes, np.fromiter((hash64(request.user_id) for request in requests), np.uint64, len(requests))),
+            np.zeros((len(requests), HISTORY), np.bool_),
             model,
         )
-
-    def order_keys(self, query_row: NDArray[np.int32], item_row: NDArray[np.int32]) -> NDArray[np.uint64]:
-        """Return tie-break keys, which order a query's candidates of equal score: uint64, same shape."""
-        if not self.ties:
-            return np.zeros(0, np.uint64)
-        salts = np.asarray([each.salt for each in self.ties], np.uint64)
-        return tie_keys(self.ties[0].hashes[item_row], salts[query_row])
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,9 +232,16 @@ class Retrieved:
         )
 
     @classmethod
-    def of_query(cls, query: int, item_row: NDArray[np.int32], score: NDArray[np.float32]) -> Retrieved:
-        """Build the result of one query from its items and their scores."""
-        return cls(np.full(len(item_row), query, np.int32), item_row.astype(np.int32), score.astype(np.float32))
+    def of(cls, scored: Scored) -> Retrieved:
+        """Return the listed items of all queries."""
+        return cls(scored.query_row, scored.rows, scored.scores)
+
+    def ordered(self) -> Retrieved:
+        """Return the same candidates ordered by query; those of a query keep their order."""
+        if len(self.query_row) < 2 or bool((np.diff(self.query_row) >= 0).all()):
+            return self
+        order = np.argsort(self.query_row, kind="stable")
+        return Retrieved(self.query_row[order], self.item_row[order], self.score[order])
 
 
 @dataclass(slots=True)
@@ -250,27 +265,18 @@ class Candidates:
 
     def spans(self, queries: int) -> NDArray[np.intp]:
         """Return the start of each query's candidates, and the end of the last: `(queries + 1,)`."""
-        return np.searchsorted(self.query_row, np.arange(queries + 1))
+        return np.searchsorted(self.query_row, np.arange(queries + 1, dtype=np.int32))
 
     @classmethod
-    def merge(cls, retrieved: Sequence[Retrieved], n_items: int) -> Candidates:
+    def merge(cls, retrieved: Sequence[Retrieved], queries: int, n_items: int) -> Candidates:
         """Merge the results of the sources; a source that returns a candidate twice counts with its better score."""
-        keys = [r.query_row.astype(np.int64) * max(n_items, 1) + r.item_row for r in retrieved]
-        unique, place = np.unique(np.concatenate(keys) if keys else np.zeros(0, np.int64), return_inverse=True)
-        scores = np.full((len(unique), len(retrieved)), np.nan, np.float32)
-        start = 0
-        for column, part in enumerate(retrieved):
-            at = place[start : start + len(part.item_row)]
-            best = np.full(len(unique), -np.inf, np.float32)
-            np.maximum.at(best, at, part.score)
-            scores[at, column] = best[at]
-            start += len(part.item_row)
-        query_row, item_row = np.divmod(unique, max(n_items, 1))
-        n, none = len(unique), np.zeros((len(unique), 0), np.float32)
-        zero = np.zeros(n, np.float32)
-        return cls(query_row.astype(np.int32), item_row.astype(np.int32), scores, zero, zero, none, none)
+        joined = Retrieved.join([part.ordered() for part in retrieved])
+        ends = np.cumsum([len(part.item_row) for part in retrieved], dtype=np.int64)
+        query_row, item_row, scores = kernels.merged(joined.query_row, joined.item_row, joined.score, ends, queries, n_items)
+        zero, none = np.zeros(len(item_row), np.float32), np.zeros((len(item_row), 0), np.float32)
+        return cls(query_row, item_row, scores, zero, zero, none, none)
 
-    def take(self, index: NDArray[np.bool_] | NDArray[np.intp]) -> Candidates:
+    def take(self, index: NDArray[np.bool_] | NDArray[np.intp] | NDArray[np.int32]) -> Candidates:
         """Select the candidates at `index`, in that order."""
         return Candidates(
             self.query_row[index],

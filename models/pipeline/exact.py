@@ -6,37 +6,27 @@ order of operations that does not depend on the batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
-from models.pipeline.ties import Keys
+from models.pipeline.kernels import signals
+from models.pipeline.ragged import Scored
+from models.pipeline.ties import Ties
 
-__all__ = ["Found", "best_of", "exact_top"]
+__all__ = ["exact_top", "nobody", "rescored"]
 
-Found = tuple[NDArray[np.int32], NDArray[np.float32]]
-"Numbers of items and their scores, best first."
 ROUNDING = np.float32(2e-5)
 "Upper bound of the relative rounding error between two summation orders. Items this close to the cut-off are scored again."
 
 
-def best_of(
-    query: NDArray[np.float32],
-    vectors: NDArray[np.float32],
-    rows: NDArray[np.integer],
-    most: int,
-    keys: Keys | None = None,
-    above: float = -np.inf,
-) -> Found:
-    """Return the `most` best of `rows` for one query `(d,)`, best first; only products larger than `above`.
+def nobody(queries: int) -> Scored:
+    """Return a result without any item."""
+    return Scored(np.zeros(queries + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
 
-    Each row is scored on its own. `keys` of item numbers break ties; without them the lower number comes first.
-    """
-    scores = np.einsum("nd,d->n", vectors[rows], query)
-    order = np.lexsort((rows if keys is None else keys(rows), -scores))[:most]
-    order = order[scores[order] > above]
-    return rows[order].astype(np.int32), scores[order]
+
+def rescored(queries: NDArray[np.float32], vectors: NDArray[np.float32], found: Scored) -> Scored:
+    """Score listed rows of `vectors` again, each on its own."""
+    return Scored(found.starts, found.rows, signals.dots(vectors, found.rows, queries, found.query_row))
 
 
 def exact_top(
@@ -44,22 +34,25 @@ def exact_top(
     vectors: NDArray[np.float32],
     allowed: NDArray[np.bool_],
     most: int,
-    keys: Sequence[Keys] | None = None,
+    ties: Ties,
     above: float = -np.inf,
-) -> list[Found]:
-    """Return, per query, up to `most` allowed items with the largest inner products above `above`, best first.
+) -> Scored:
+    """Return, per query, up to `most` allowed items with the largest inner products above `above`; rows ascend.
 
-    queries: float32 `(q, d)`; vectors: float32 `(n, d)`; allowed: bool `(n,)`. `keys` holds one function of item numbers per
-    query, which breaks ties.
+    queries: float32 `(q, d)`; vectors: float32 `(n, d)`; allowed: bool `(n,)`; `ties`: by row of `vectors`, and by query.
     """
-    if not len(vectors) or not len(queries):
-        return [(np.zeros(0, np.int32), np.zeros(0, np.float32)) for _ in queries]
+    n = len(vectors)
+    if not n or not len(queries) or not allowed.any():
+        return nobody(len(queries))
     scores = queries @ vectors.T
     scores[:, ~allowed] = -np.inf
-    found = []
-    for n, (query, row) in enumerate(zip(queries, scores, strict=True)):
-        last = np.partition(row, -most)[-most] if len(row) > most else np.float32(-np.inf)
-        last = max(last, np.float32(above))
-        near = row >= last - ROUNDING * max(abs(last), abs(row.max())) if np.isfinite(last) else allowed
-        found.append(best_of(query, vectors, np.flatnonzero(near & allowed), most, None if keys is None else keys[n], above))
-    return found
+    least = np.full(len(queries), above, np.float32)
+    if n > most:
+        np.maximum(least, np.partition(scores, n - most, axis=1)[:, n - most], out=least)
+    # a cut-off of -inf keeps all allowed rows
+    with np.errstate(invalid="ignore"):
+        least = np.where(np.isfinite(least), least - ROUNDING * np.maximum(abs(least), abs(scores.max(axis=1))), least)
+    starts, rows, found = signals.scored_again(
+        scores, least.astype(np.float32), allowed, vectors, np.ascontiguousarray(queries)
+    )
+    return Scored(starts, rows, found).best(most, ties, above)

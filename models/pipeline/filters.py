@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from models.items.store import ItemStore
 from models.pipeline.batch import Candidates, Queries
+from models.pipeline.kernels import candidates as kernels
 from models.pipeline.stages import Filter
 
 __all__ = ["FILTERS", "CategoryFilter", "ExcludedFilter", "SeenFilter", "UnavailableFilter", "UnpublishedFilter"]
@@ -41,13 +42,10 @@ class SeenFilter:
 
     def keep(self, queries: Queries, candidates: Candidates, items: ItemStore) -> NDArray[np.bool_]:
         """Keep items that are not in the user's seen-set."""
-        keep = np.ones(len(candidates), np.bool_)
-        spans = candidates.spans(len(queries))
-        for n, user in enumerate(queries.users):
-            if user is not None:
-                span = slice(spans[n], spans[n + 1])
-                keep[span] = ~user.seen.contains_many(items.bloom[candidates.item_row[span]])
-        return keep
+        users = queries.users
+        held = kernels.seen(users.seen_tiers, users.seen_starts, items.bloom, candidates.query_row, candidates.item_row)
+        kept: NDArray[np.bool_] = ~held
+        return kept
 
 
 class ExcludedFilter:
@@ -57,13 +55,12 @@ class ExcludedFilter:
 
     def keep(self, queries: Queries, candidates: Candidates, items: ItemStore) -> NDArray[np.bool_]:  # noqa: ARG002
         """Keep items that are not excluded."""
-        keep = np.ones(len(candidates), np.bool_)
-        spans = candidates.spans(len(queries))
-        for n, rows in enumerate(queries.excluded):
-            if len(rows):
-                span = slice(spans[n], spans[n + 1])
-                keep[span] = ~np.isin(candidates.item_row[span], rows)
-        return keep
+        out = queries.excluded
+        if not len(out.values):
+            return np.ones(len(candidates), np.bool_)
+        excluded = kernels.among(out.starts, out.values, candidates.query_row, candidates.item_row, queries.size)
+        kept: NDArray[np.bool_] = ~excluded
+        return kept
 
 
 class CategoryFilter:
@@ -73,14 +70,12 @@ class CategoryFilter:
 
     def keep(self, queries: Queries, candidates: Candidates, items: ItemStore) -> NDArray[np.bool_]:
         """Keep items with at least one of the categories."""
-        keep = np.ones(len(candidates), np.bool_)
-        spans = candidates.spans(len(queries))
-        for n, request in enumerate(queries.requests):
-            if request.categories:
-                span = slice(spans[n], spans[n + 1])
-                of_item = items.category_ids[candidates.item_row[span]]
-                keep[span] = np.isin(of_item, queries.categories[n]).any(axis=1)
-        return keep
+        if not queries.restricted.any():
+            return np.ones(len(candidates), np.bool_)
+        asked, query_row = queries.categories, candidates.query_row
+        inside = kernels.in_categories(asked.starts, asked.values, query_row, candidates.item_row, items.category_ids)
+        kept: NDArray[np.bool_] = inside | ~queries.restricted[query_row]
+        return kept
 
 
 FILTERS: tuple[type[Filter], ...] = (UnavailableFilter, UnpublishedFilter, SeenFilter, ExcludedFilter, CategoryFilter)

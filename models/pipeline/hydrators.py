@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
+from collections.abc import Callable, Sequence
 
 from models.items.store import ItemStore
 from models.pipeline.batch import Candidates, Queries
-from models.pipeline.signals import Scratch, Signal
+from models.pipeline.kernels import signals
+from models.pipeline.ragged import Scored
 from models.pipeline.sources import RECENCY
 from models.pipeline.stages import QueryHydrator
 
@@ -20,23 +19,11 @@ class CovisitationHydrator:
 
     name = "covisitation"
 
-    def __init__(self) -> None:
-        self._scratch = Scratch()
-
     def hydrate(self, queries: Queries, items: ItemStore) -> None:
         """Set the batch's signal `covisitation`."""
-        rows, values = [], []
-        for recent in queries.recent_rows:
-            known = recent >= 0
-            mine, weight = recent[known], RECENCY[known]
-            near = items.neighbour_rows[mine]
-            norm = np.sqrt(np.maximum(items.neighbour_total[mine], 1.0))
-            there = near >= 0
-            scores = items.neighbour_weights[mine] * (weight / norm)[:, None]
-            found, sums = self._scratch.sum(near[there], scores[there], len(items))
-            rows.append(found)
-            values.append((sums / np.sqrt(np.maximum(items.neighbour_total[found], np.float32(1)))).astype(np.float32))
-        queries.signals["covisitation"] = Signal(rows, values)
+        near, weights, totals = items.neighbour_rows, items.neighbour_weights, items.neighbour_total
+        found = signals.covisits(queries.recent_rows, RECENCY, near, weights, totals, len(items))
+        queries.signals["covisitation"] = Scored(*found)
 
 
 class ReleaseHydrator:
@@ -44,10 +31,9 @@ class ReleaseHydrator:
 
     name = "release"
 
-    def hydrate(self, queries: Queries, items: ItemStore) -> None:
-        """Set `user_vectors`, `liked` and the signal `ease` of the batch."""
-        if queries.model is not None:
-            queries.model.hydrate(queries, items)
+    def hydrate(self, queries: Queries, items: ItemStore) -> Callable[[], None] | None:
+        """Set `liked` and the signal `ease` of the batch; the returned call runs the user tower."""
+        return None if queries.model is None else queries.model.hydrate(queries, items)
 
 
 HYDRATORS: tuple[type[QueryHydrator], ...] = (CovisitationHydrator, ReleaseHydrator)

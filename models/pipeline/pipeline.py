@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +16,17 @@ from numpy.typing import NDArray
 from models.items.store import ItemStore
 from models.pipeline.batch import Candidates, Queries, Retrieved
 from models.pipeline.clock import Clock, wall_ms
+from models.pipeline.effort import Effort
 from models.pipeline.filters import FILTERS
 from models.pipeline.hydrators import HYDRATORS, FeatureHydrator
+from models.pipeline.kernels import order
+from models.pipeline.ragged import Ragged
 from models.pipeline.scoring import LightScorer, OnnxRanker
 from models.pipeline.selection import DiverseSelector, light_cut
 from models.pipeline.similar import similar_items
 from models.pipeline.slates import Notes, slates_of
 from models.pipeline.slot import ModelSlot
-from models.pipeline.sources import SOURCES
+from models.pipeline.sources import SOURCES, PopularSource, RequestedSource
 from models.pipeline.stages import (
     CandidateHydrator,
     Filter,
@@ -34,11 +38,15 @@ from models.pipeline.stages import (
     Source,
 )
 from models.state.rows import UserRecord
+from models.state.users import Users
 from schemas.records import AsOf, Request, Slate, SlateItem
 
-__all__ = ["CandidatePipeline", "PipelineSettings"]
+__all__ = ["CandidatePipeline", "PipelineSettings", "Steps"]
 
-T = TypeVar("T")
+Steps = Generator[Callable[[], Any], Any, list[Slate]]
+"A run that yields work for another thread and gets its result."
+ALWAYS = frozenset({PopularSource.name, RequestedSource.name})
+"Sources that retrieve at any effort."
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +64,7 @@ class PipelineSettings:
 class CandidatePipeline:
     """The stages over one item store. Stages that are not given are the default ones.
 
-    Not thread-safe. `run` blocks; a worker calls it on its event loop.
+    Not thread-safe. `run` blocks; a worker drives `steps` on its event loop, and runs graphs in a thread of their own.
     """
 
     def __init__(  # noqa: PLR0913 - one for each kind of stage
@@ -94,20 +102,68 @@ class CandidatePipeline:
         """Counts by kind and name. `filter`: dropped candidates, by the filter's name, `unknown` or `repeated`. `failed`:
         failed stages, by the stage's name."""
 
-    def run(self, requests: Sequence[Request], users: Sequence[UserRecord | None], as_of: Sequence[AsOf | None]) -> list[Slate]:
+    def run(
+        self,
+        requests: Sequence[Request],
+        users: Users | Sequence[UserRecord | None],
+        as_of: Sequence[AsOf | None],
+        effort: Effort = Effort.FULL,
+    ) -> list[Slate]:
         """Answer a batch. An answer does not depend on the other requests of its batch.
 
         Raises:
             Exception: any error of a filter, because a slate that might hold forbidden items is never returned.
         """
-        notes = Notes()
-        queries = self._timed(notes, "hydrate", lambda: self._hydrate(notes, requests, users))
-        retrieved = self._timed(notes, "retrieve", lambda: self._retrieve(notes, queries))
-        candidates = self._timed(notes, "merge", lambda: self._merge(notes, queries, retrieved))
-        candidates = self._timed(notes, "filter", lambda: self._filter(notes, queries, candidates))
-        candidates = self._timed(notes, "light", lambda: self._light(queries, candidates))
-        candidates = self._timed(notes, "rank", lambda: self._rank(notes, queries, candidates))
-        chosen = self._timed(notes, "select", lambda: self._select(queries, candidates))
+        steps = self.steps(requests, users if isinstance(users, Users) else Users.of(users), as_of, effort)
+        try:
+            work = next(steps)
+            while True:
+                try:
+                    done = work()
+                except Exception as exc:
+                    work = steps.throw(exc)
+                else:
+                    work = steps.send(done)
+        except StopIteration as end:
+            slates: list[Slate] = end.value
+            return slates
+
+    def steps(
+        self, requests: Sequence[Request], users: Users, as_of: Sequence[AsOf | None], effort: Effort = Effort.FULL
+    ) -> Steps:
+        """Answer a batch as `run` does, but yield the graphs' work, which any thread may do, instead of doing it.
+
+        The caller calls what is yielded and sends its result, or throws its error, into the generator, which returns the
+        slates. All that the generator does itself belongs to the item store's thread. Several batches may be under way.
+        """
+        notes = Notes(degraded=list(effort.degraded))
+        since = time.perf_counter()
+
+        def timed(stage: str) -> None:
+            nonlocal since
+            now = time.perf_counter()
+            notes.timings[stage] = (now - since) * 1e3
+            since = now
+
+        queries = Queries.hydrate(requests, users, self.items, self.slot.current, self._clock())
+        if effort is not Effort.POPULAR:
+            yield from self._hydrate(notes, queries)
+        for observer in self._observers:
+            observer.on_hydrated(queries)
+        timed("hydrate")
+        retrieved = self._retrieve(notes, queries, effort)
+        timed("retrieve")
+        candidates = self._merge(notes, queries, retrieved)
+        timed("merge")
+        candidates = self._filter(notes, queries, candidates)
+        timed("filter")
+        candidates = self._light(queries, candidates, effort)
+        timed("light")
+        if effort < Effort.LIGHT:
+            candidates = yield from self._rank(notes, queries, candidates)
+        timed("rank")
+        chosen = self._select(queries, candidates)
+        timed("select")
         slates = slates_of(queries, candidates, chosen, self.items, [source.name for source in self.sources], notes, as_of)
         self._finish(queries, slates)
         return slates
@@ -120,72 +176,67 @@ class CandidatePipeline:
         """Notify an observer of every run from now on."""
         self._observers = (*self._observers, observer)
 
-    @staticmethod
-    def _timed(notes: Notes, stage: str, work: Callable[[], T]) -> T:
-        started = time.perf_counter()
-        done = work()
-        notes.timings[stage] = (time.perf_counter() - started) * 1e3
-        return done
+    def _failed(self, what: str, name: str, notes: Notes, degraded: str) -> None:
+        log.exception("%s failed", what)
+        self.counters["failed", name] += 1
+        notes.degraded.append(degraded)
 
-    def _hydrate(self, notes: Notes, requests: Sequence[Request], users: Sequence[UserRecord | None]) -> Queries:
-        queries = Queries.hydrate(requests, users, self.items, self.slot.current, self._clock())
+    def _hydrate(self, notes: Notes, queries: Queries) -> Generator[Callable[[], Any], Any, None]:
         for hydrator in self.hydrators:
             try:
-                hydrator.hydrate(queries, self.items)
+                rest = hydrator.hydrate(queries, self.items)
+                if rest is not None:
+                    yield rest
             except Exception:
-                log.exception("hydrator %s failed", hydrator.name)
-                self.counters["failed", hydrator.name] += 1
-                notes.degraded.append(f"hydrator:{hydrator.name}")
-        for observer in self._observers:
-            observer.on_hydrated(queries)
-        return queries
+                self._failed(f"hydrator {hydrator.name}", hydrator.name, notes, f"hydrator:{hydrator.name}")
 
-    def _retrieve(self, notes: Notes, queries: Queries) -> list[Retrieved]:
+    def _retrieve(self, notes: Notes, queries: Queries, effort: Effort) -> list[Retrieved]:
         brought = []
         for source in self.sources:
+            found = Retrieved.none()
             try:
-                found = source.retrieve(queries, self.items)
+                if effort is not Effort.POPULAR or source.name in ALWAYS:
+                    found = source.retrieve(queries, self.items).ordered()
             except Exception:
-                log.exception("source %s failed", source.name)
-                self.counters["failed", source.name] += 1
-                notes.degraded.append(f"source:{source.name}")
-                brought.append(Retrieved.none())
+                self._failed(f"source {source.name}", source.name, notes, f"source:{source.name}")
             else:
-                brought.append(found)
                 for observer in self._observers:
                     observer.on_retrieved(queries, source.name, found)
+            brought.append(found)
         return brought
 
     def _merge(self, notes: Notes, queries: Queries, retrieved: Sequence[Retrieved]) -> Candidates:
         """Merge the results of the sources and count the requested candidates that are unknown or repeated as dropped."""
-        unknown = [0 if requested is None else requested.unknown for requested in queries.requested]
-        repeated = [0 if requested is None else requested.repeated for requested in queries.requested]
-        for name, counts in (("unknown", unknown), ("repeated", repeated)):
-            self._drop(notes, name, np.repeat(np.arange(len(queries), dtype=np.int32), counts))
-        return Candidates.merge(retrieved, len(self.items))
+        for name in ("unknown", "repeated"):
+            counts = [0 if requested is None else getattr(requested, name) for requested in queries.requested]
+            self._drop(notes, name, np.asarray(counts, np.int64))
+        return Candidates.merge(retrieved, len(queries), queries.size)
 
-    def _drop(self, notes: Notes, name: str, query_row: NDArray[np.int32]) -> None:
-        notes.dropped[name] = query_row
-        self.counters["filter", name] += len(query_row)
+    def _drop(self, notes: Notes, name: str, counts: NDArray[np.int64]) -> None:
+        notes.dropped[name] = counts
+        self.counters["filter", name] += int(counts.sum())
 
     def _filter(self, notes: Notes, queries: Queries, candidates: Candidates) -> Candidates:
+        kept = np.ones(len(candidates), np.bool_)
         for stage in self.filters:
             keep = stage.keep(queries, candidates, self.items)
-            self._drop(notes, stage.name, candidates.query_row[~keep])
+            # each filter counts only what passed the earlier ones
+            dropped = kept & ~keep
+            self._drop(notes, stage.name, np.bincount(candidates.query_row[dropped], minlength=len(queries)))
             for observer in self._observers:
-                observer.on_dropped(queries, stage.name, candidates.take(~keep))
-            candidates = candidates.take(keep)
-        return candidates
+                observer.on_dropped(queries, stage.name, candidates.take(dropped))
+            kept &= keep
+        return candidates if kept.all() else candidates.take(kept)
 
-    def _light(self, queries: Queries, candidates: Candidates) -> Candidates:
+    def _light(self, queries: Queries, candidates: Candidates, effort: Effort) -> Candidates:
         """Compute the light scores, sort each query's candidates and keep the best."""
         scores = self.scorer.score(queries, candidates, self.items)
         candidates.score = candidates.light = np.where(np.isfinite(scores), scores, -np.inf).astype(np.float32)
         for observer in self._observers:
             observer.on_scored(queries, candidates)
-        return light_cut(queries, candidates, self._settings.light_top)
+        return light_cut(queries, candidates, effort.ranked(self._settings.light_top))
 
-    def _rank(self, notes: Notes, queries: Queries, candidates: Candidates) -> Candidates:
+    def _rank(self, notes: Notes, queries: Queries, candidates: Candidates) -> Generator[Callable[[], Any], Any, Candidates]:
         """Rank by the serving release; ties keep the light order. On failure the light order and a degraded slate remain."""
         if queries.model is None or not len(candidates):
             return candidates
@@ -193,11 +244,9 @@ class CandidatePipeline:
         try:
             for hydrator in self.candidate_hydrators:
                 hydrator.hydrate(queries, ranked, self.items)
-            scores = self.ranker.score(queries, ranked, self.items)
+            scores = yield partial(self.ranker.score, queries, ranked, self.items)
         except Exception:
-            log.exception("the ranker of release %s failed", queries.model.name)
-            self.counters["failed", "ranker"] += 1
-            notes.degraded.append("ranker")
+            self._failed(f"the ranker of release {queries.model.name}", "ranker", notes, "ranker")
             return candidates
         if not ranked.heads.size:
             notes.degraded.append("ranker")
@@ -205,9 +254,9 @@ class CandidatePipeline:
         ranked.score = np.where(np.isfinite(scores), scores, -np.inf).astype(np.float32)
         for observer in self._observers:
             observer.on_ranked(queries, ranked)
-        return ranked.take(np.lexsort((-ranked.score, ranked.query_row)))
+        return ranked.take(order.descending(ranked.score, ranked.spans(len(queries))))
 
-    def _select(self, queries: Queries, candidates: Candidates) -> list[NDArray[np.intp]]:
+    def _select(self, queries: Queries, candidates: Candidates) -> Ragged:
         chosen = self.selector.select(queries, candidates, self.items)
         for observer in self._observers:
             observer.on_selected(queries, candidates, chosen)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from models.items.store import ItemStore
 from models.pipeline.batch import Candidates, Queries
+from models.pipeline.kernels import candidates as kernels
 from models.pipeline.sources import SOURCES
 from models.pipeline.stages import Source
 
@@ -38,18 +39,9 @@ class LightScorer:
         if queries.model is not None:
             learned = queries.model.light
             weights = np.asarray([learned.get(name, 0.0) for name in self._sources], np.float32)
-        brought = np.nan_to_num(candidates.source_scores, nan=0.0, posinf=0.0, neginf=0.0)
-        scores = np.zeros(len(candidates), np.float32)
-        spans = candidates.spans(len(queries))
-        for n in range(len(queries)):
-            part = brought[spans[n] : spans[n + 1]]
-            if len(part):
-                largest = np.maximum(part.max(axis=0), 1e-9)
-                # no matrix product, because its rounding depends on a candidate's row and equal candidates must stay equal
-                scores[spans[n] : spans[n + 1]] = np.einsum("cs,s->c", part / largest, weights)
-        requested = np.asarray([r.candidates is not None for r in queries.requests], np.bool_)
-        if requested.any():
-            mine = np.flatnonzero(requested[candidates.query_row])
+        scores: NDArray[np.float32] = kernels.light_scores(candidates.source_scores, candidates.spans(len(queries)), weights)
+        if not queries.retrieving.all():
+            mine = np.flatnonzero(~queries.retrieving[candidates.query_row])
             scores[mine] = self._of_requested(queries, candidates.take(mine), items)
         return scores
 

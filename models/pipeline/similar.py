@@ -33,13 +33,13 @@ def similar_items(items: ItemStore, item_id: str, k: int, now_ms: int) -> list[S
         together[near[there]] = weight[there] / max(float(weight.max()), 1e-9)
     eligible = items.eligible(now_ms)
     eligible[row] = False
-    ties = Ties(items.hashes, int(items.hashes[row]))
+    ties = Ties(items.hashes, items.hashes[row : row + 1])
     # co-visited items, and as many others by content alone as the result can hold beside them
     text, own = items.text[:n], items.text[row]
-    ((alike, _),) = exact_top(own[None], text, eligible, k + len(near), [ties.keys], LEAST_ALIKE)
-    rows = np.union1d(near[there][eligible[near[there]]], alike)
+    alike = exact_top(own[None], text, eligible, k + len(near), ties, LEAST_ALIKE)
+    rows = np.union1d(near[there][eligible[near[there]]], alike.rows)
     total = together[rows] + np.float32(0.5) * np.einsum("nd,d->n", text[rows], own)
-    order = np.lexsort((ties.keys(rows), -total))[:k]
+    order = np.lexsort((ties.keys(np.zeros(len(rows), np.intp), rows), -total))[:k]
     found = []
     for place in order[total[order] > 0.5 * LEAST_ALIKE].tolist():
         by = ("covisitation",) if together[rows[place]] else ("content",)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from models.items.store import ItemStore
 from models.pipeline.batch import Candidates, Queries
+from models.pipeline.ragged import Ragged
 from schemas.records import AsOf, Slate, SlateItem
 
 __all__ = ["Notes", "slates_of"]
@@ -22,60 +23,66 @@ class Notes:
     timings: dict[str, float] = field(default_factory=dict)
     "Milliseconds by stage."
     degraded: list[str] = field(default_factory=list)
-    "Stages that failed: `source:<name>`, `hydrator:<name>`, `ranker`."
-    dropped: dict[str, NDArray[np.int32]] = field(default_factory=dict)
-    "Query of each dropped candidate, by filter."
+    "What the slates lack: failed stages `source:<name>`, `hydrator:<name>`, `ranker`, or what `Effort.degraded` names."
+    dropped: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    "Number of dropped candidates of each query `(q,)`, by filter."
 
 
 def slates_of(
     queries: Queries,
     candidates: Candidates,
-    chosen: Sequence[NDArray[np.intp]],
+    chosen: Ragged,
     items: ItemStore,
     sources: Sequence[str],
     notes: Notes,
     as_of: Sequence[AsOf | None],
 ) -> list[Slate]:
     """Build one slate per query. `chosen` holds its candidate indices, best first; `sources` names the source-score columns."""
-    there = ~np.isnan(candidates.source_scores)
-    model = queries.model
+    slated = candidates.take(chosen.values)
+    scores = np.where(np.isfinite(slated.score), slated.score, np.float32(-1e30)).tolist()
+    there = ~np.isnan(slated.source_scores)
+    names = _names(there, sources)
+    ids = [items.ids[row] for row in slated.item_row.tolist()]
+    timings = {stage: round(ms, 3) for stage, ms in notes.timings.items()}
+    release, degraded = "none" if queries.model is None else queries.model.name, tuple(notes.degraded)
+    starts = chosen.starts.tolist()
     slates = []
     for n, request in enumerate(queries.requests):
-        chosen_items = []
-        dropped = {name: int((rows == n).sum()) for name, rows in notes.dropped.items()} if request.explain else {}
-        for place in chosen[n].tolist():
-            by = np.flatnonzero(there[place]).tolist()
-            explanation: dict[str, object] | None = None
-            if request.explain:
-                explanation = {
-                    "sources": {sources[s]: round(float(candidates.source_scores[place, s]), 6) for s in by},
-                    "light": round(float(candidates.light[place]), 6),
-                    "dropped": dropped,
-                }
-                if model is not None and candidates.heads.size:
-                    heads = candidates.heads[place].tolist()
-                    explanation["heads"] = {name: round(p, 6) for name, p in zip(model.heads, heads, strict=True)}
-            score = float(candidates.score[place])
-            chosen_items.append(
-                SlateItem(
-                    items.ids[int(candidates.item_row[place])],
-                    score if np.isfinite(score) else -1e30,
-                    tuple(sources[s] for s in by),
-                    explanation,
-                    candidates.features[place],
-                )
-            )
-        timings = {stage: round(ms, 3) for stage, ms in notes.timings.items()}
-        slates.append(
-            Slate(
-                request.request_id,
-                request.user_id,
-                tuple(chosen_items),
-                "none" if model is None else model.name,
-                "default",
-                tuple(notes.degraded),
-                as_of[n],
-                timings,
-            )
+        places = range(starts[n], starts[n + 1])
+        told = _explained(queries, slated, there, sources, notes, n, places) if request.explain else None
+        chosen_items = tuple(
+            [
+                SlateItem(ids[p], scores[p], names[p], None if told is None else told[p - starts[n]], slated.features[p])
+                for p in places
+            ]
         )
+        slates.append(Slate(request.request_id, request.user_id, chosen_items, release, "default", degraded, as_of[n], timings))
     return slates
+
+
+def _names(there: NDArray[np.bool_], sources: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the names of the sources of each row of `there` `(n, sources)`."""
+    codes = (there @ (1 << np.arange(there.shape[1], dtype=np.int64))).tolist()
+    known = {code: tuple(name for s, name in enumerate(sources) if code >> s & 1) for code in set(codes)}
+    return [known[code] for code in codes]
+
+
+def _explained(
+    queries: Queries,
+    slated: Candidates,
+    there: NDArray[np.bool_],
+    sources: Sequence[str],
+    notes: Notes,
+    query: int,
+    places: range,
+) -> list[dict[str, object]]:
+    dropped = {name: int(counts[query]) for name, counts in notes.dropped.items()}
+    explained = []
+    for place in places:
+        scores = {sources[s]: round(float(slated.source_scores[place, s]), 6) for s in np.flatnonzero(there[place]).tolist()}
+        explanation: dict[str, object] = {"sources": scores, "light": round(float(slated.light[place]), 6), "dropped": dropped}
+        if queries.model is not None and slated.heads.size:
+            heads = slated.heads[place].tolist()
+            explanation["heads"] = {name: round(p, 6) for name, p in zip(queries.model.heads, heads, strict=True)}
+        explained.append(explanation)
+    return explained

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.items.store import ItemStore
 from models.pipeline.batch import RECENT, Queries, Retrieved
 from models.pipeline.exact import exact_top
+from models.pipeline.kernels import order, signals
+from models.pipeline.ragged import Ragged, Scored
 from models.pipeline.stages import Source
-from models.pipeline.ties import Contenders, best
 
 __all__ = [
     "RECENCY",
@@ -30,8 +32,9 @@ RECENCY = np.float32(0.9) ** np.arange(RECENT, dtype=np.float32)
 
 LEAST_ALIKE = 1e-4
 "Minimum cosine of similar items; smaller values are rounding errors."
-EVER = 0.001
-"Weight of an event in popularity that never decays, so that a few new events after a quiet time do not displace older counts."
+UNDECAYED = 0.001
+"""Popularity that each event adds without decay, so that a few new events after a quiet period do not displace items with long
+histories."""
 
 
 class PopularSource:
@@ -46,26 +49,32 @@ class PopularSource:
 
     def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:
         """Return the most popular items. Their number grows with the user's seen-set, so that unseen ones remain."""
-        asked = [n for n, request in enumerate(queries.requests) if request.candidates is None]
-        if not asked:
+        if not queries.retrieving.any():
             return Retrieved.none()
-        ever = items.events[: len(items)].sum(axis=1) * EVER
-        popularity = np.where(queries.eligible, items.popularity_now() + ever + 1e-6, 0.0).astype(np.float32)
-        parts = []
-        tops: dict[int, Contenders] = {}
-        for n in asked:
-            request, user = queries.requests[n], queries.users[n]
-            seen = sum(user.seen.counts) if user is not None else 0
-            most = max(self._most, request.k) + seen + len(request.exclude)
-            if request.categories:
-                wanted = np.isin(items.category_ids[: len(items)], queries.categories[n]).any(axis=1)
-                top = best(np.where(wanted, popularity, np.float32(0)), most, queries.ties[n].keys)
-            else:
-                if most not in tops:
-                    tops[most] = Contenders.of(popularity, most)
-                top = tops[most].best(queries.ties[n].keys)
-            parts.append(Retrieved.of_query(n, top.astype(np.int32), np.log1p(popularity[top])))
-        return Retrieved.join(parts)
+        size, ties = queries.size, queries.ties
+        ever = items.events[:size].sum(axis=1) * UNDECAYED
+        popularity = np.where(queries.eligible, items.popularity_now(slice(size)) + ever + 1e-6, 0.0).astype(np.float32)
+        most = np.maximum(self._most, queries.k) + queries.users.seen_items + queries.excluded.lengths
+        anywhere = queries.retrieving & ~queries.restricted
+        head = _descending(popularity, int(most[anywhere].max(initial=0)))
+        rows, starts = order.first_places(popularity, head, most, anywhere, ties.hashes, ties.salts)
+        found = Retrieved.of(Scored(starts, rows, np.log1p(popularity[rows])))
+        within = queries.retrieving & queries.restricted
+        if not within.any():
+            return found
+        asked, ids = queries.categories, items.category_ids
+        rows, starts = order.popular(popularity, most, within, asked.starts, asked.values, ids, ties.hashes, ties.salts)
+        return Retrieved.join([found, Retrieved.of(Scored(starts, rows, np.log1p(popularity[rows])))]).ordered()
+
+
+def _descending(scores: NDArray[np.float32], most: int) -> NDArray[np.int32]:
+    """Return the rows with the `most` largest scores above 0, and all that tie with the last of them, largest first."""
+    if len(scores) > most > 0:
+        least = np.partition(scores, -most)[-most]
+        rows = np.flatnonzero((scores >= least) & (scores > 0))
+    else:
+        rows = np.flatnonzero(scores > 0)
+    return rows[np.argsort(-scores[rows], kind="stable")].astype(np.int32)
 
 
 class SignalSource:
@@ -83,17 +92,11 @@ class SignalSource:
         signal = queries.signals.get(self.name)
         if signal is None:
             return Retrieved.none()
-        return Retrieved.join(
-            [
-                Retrieved.of_query(n, *signal.top(n, self._most, queries.ties[n].keys))
-                for n, request in enumerate(queries.requests)
-                if request.candidates is None
-            ]
-        )
+        return Retrieved.of(signal.best(np.where(queries.retrieving, self._most, 0), queries.ties))
 
 
 class CovisitationSource(SignalSource):
-    """Items that other users interacted with after the user's newest items."""
+    """Co-visitation neighbours of the user's newest items: items that follow them in histories or, at half weight, precede."""
 
     name = "covisitation"
 
@@ -117,15 +120,13 @@ class LearnedSource:
     def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:  # noqa: ARG002
         """Search the whole catalogue, by the release's index where it has one, else exactly."""
         model, vectors = queries.model, queries.user_vectors
-        asked = [n for n, request in enumerate(queries.requests) if request.candidates is None]
-        if model is None or vectors is None or not asked:
+        asked = np.flatnonzero(queries.retrieving).astype(np.int32)
+        if model is None or vectors is None or not len(asked):
             return Retrieved.none()
-        parts = []
-        ties = [queries.ties[n] for n in asked]
-        for n, (rows, scores) in zip(asked, model.nearest(vectors[asked], queries.eligible, self._most, ties), strict=True):
-            # exponentiated, because the light score divides by the best score and towers score on a logarithmic scale
-            parts.append(Retrieved.of_query(n, rows, np.exp(scores - scores[:1])))
-        return Retrieved.join(parts)
+        near = model.nearest(vectors[asked], queries.eligible, self._most, queries.ties.of(asked))
+        found, best = Retrieved.of(near), near.largest(-np.inf)
+        # exponentiated, because the light score divides by the best score and towers score on a logarithmic scale
+        return Retrieved(asked[found.query_row], found.item_row, np.exp(found.score - best[found.query_row]))
 
 
 class ContentSource:
@@ -140,21 +141,19 @@ class ContentSource:
 
     def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:
         """Return the items nearest, by cosine, to the weighted mean of the newest items' vectors."""
-        asked = np.asarray([r.candidates is None for r in queries.requests], np.bool_)
-        known = (queries.recent_rows >= 0) & asked[:, None]
-        if not known.any() or not len(items):
+        known = (queries.recent_rows >= 0) & queries.retrieving[:, None]
+        if not known.any() or not queries.size:
             return Retrieved.none()
-        weights = np.where(known, RECENCY, np.float32(0))
         vectors = items.text if queries.model is None or not queries.model.bound else queries.model.content
         # rows added since the release's last sync are left to the next batch
         known &= queries.recent_rows < len(vectors)
-        profile = np.einsum("qr,qrd->qd", weights * known, vectors[np.where(known, queries.recent_rows, 0)])
-        length = np.linalg.norm(profile, axis=1, keepdims=True)
-        profile = np.divide(profile, length, out=np.zeros_like(profile), where=length > 0)
-        told, n_items = np.flatnonzero(known.any(axis=1)), min(len(vectors), len(items))
-        keys = [queries.ties[n].keys for n in told.tolist()]
-        near = exact_top(profile[told], vectors[:n_items], queries.eligible[:n_items], self._most, keys, LEAST_ALIKE)
-        return Retrieved.join([Retrieved.of_query(n, *found) for n, found in zip(told.tolist(), near, strict=True)])
+        profile = signals.profiles(vectors, np.where(known, queries.recent_rows, -1), RECENCY)
+        known_users, n_items = np.flatnonzero(known.any(axis=1)).astype(np.int32), min(len(vectors), queries.size)
+        allowed = queries.eligible[:n_items]
+        found = Retrieved.of(
+            exact_top(profile[known_users], vectors[:n_items], allowed, self._most, queries.ties.of(known_users), LEAST_ALIKE)
+        )
+        return Retrieved(known_users[found.query_row], found.item_row, found.score)
 
 
 class FreshSource:
@@ -170,9 +169,9 @@ class FreshSource:
 
     def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:
         """Return the newest items: the same for all users, except for ties in the time of publication."""
-        n = len(items)
+        n, ties = queries.size, queries.ties
         new = queries.eligible & (items.events[:n].sum(axis=1) <= self._few) & (items.published_ms[:n] > 0)
-        places = np.flatnonzero(new)
+        places = np.flatnonzero(new).astype(np.int32)
         if not len(places):
             return Retrieved.none()
         if len(places) > self._most:
@@ -181,12 +180,9 @@ class FreshSource:
             places = places[items.published_ms[places] >= last]
         published = items.published_ms[places]
         score = np.linspace(1.0, 0.1, min(len(places), self._most), dtype=np.float32)
-        parts = []
-        for query, request in enumerate(queries.requests):
-            if request.candidates is None:
-                order = np.lexsort((queries.ties[query].keys(places), -published))[: self._most]
-                parts.append(Retrieved.of_query(query, places[order].astype(np.int32), score))
-        return Retrieved.join(parts)
+        asked = np.flatnonzero(queries.retrieving).astype(np.int32)
+        rows = order.newest(published, places, len(score), asked, ties.hashes, ties.salts)
+        return Retrieved(np.repeat(asked, len(score)), rows, np.tile(score, len(asked)))
 
 
 class RequestedSource:
@@ -198,11 +194,11 @@ class RequestedSource:
 
     def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:  # noqa: ARG002
         """Return the requested candidates that the catalogue holds."""
-        parts = []
-        for n, requested in enumerate(queries.requested):
-            if requested is not None:
-                parts.append(Retrieved.of_query(n, requested.item_row, np.zeros(len(requested.item_row), np.float32)))
-        return Retrieved.join(parts)
+        if queries.retrieving.all():
+            return Retrieved.none()
+        nothing = np.zeros(0, np.int32)
+        rows = Ragged.of([nothing if requested is None else requested.item_row for requested in queries.requested])
+        return Retrieved.of(Scored(rows.starts, rows.values.astype(np.int32), np.zeros(len(rows.values), np.float32)))
 
 
 SOURCES: tuple[type[Source], ...] = (
@@ -216,4 +212,4 @@ SOURCES: tuple[type[Source], ...] = (
 )
 "The sources of the pipeline, in the order of the columns of `Candidates.source_scores`. Weights and features derive from it."
 RETRIEVING = tuple(source for source in SOURCES if source.retrieves)
-"Sources that have a feature each, which marks their candidates."
+"Sources that find candidates themselves. Each has a feature `by_NAME` that marks its candidates."

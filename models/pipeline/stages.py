@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from models.items.store import ItemStore
 from models.pipeline.batch import Candidates, Queries, Retrieved
+from models.pipeline.ragged import Ragged
 from schemas.records import Slate
 
 __all__ = ["CandidateHydrator", "Filter", "Observer", "QueryHydrator", "Scorer", "Selector", "SideEffect", "Source"]
@@ -20,8 +21,8 @@ class QueryHydrator(Protocol):
 
     name: str
 
-    def hydrate(self, queries: Queries, items: ItemStore) -> None:
-        """Add the data to `queries`."""
+    def hydrate(self, queries: Queries, items: ItemStore) -> Callable[[], None] | None:
+        """Add the data to `queries`. A returned call ends the work; it runs in another thread and uses `queries` alone."""
 
 
 class Source(Protocol):
@@ -34,7 +35,7 @@ class Source(Protocol):
     "Whether the source finds candidates itself; a feature then marks its candidates. False for candidates given by requests."
 
     def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:
-        """Return candidates for every query; each source has its own score scale."""
+        """Return candidates for every query, of the items below `queries.size`; each source has its own score scale."""
 
 
 class Filter(Protocol):
@@ -43,7 +44,10 @@ class Filter(Protocol):
     name: str
 
     def keep(self, queries: Queries, candidates: Candidates, items: ItemStore) -> NDArray[np.bool_]:
-        """Return whether each candidate is kept: bool `(n,)`, in the order of the candidates."""
+        """Return whether each candidate is kept: bool `(n,)`, in the order of the candidates.
+
+        It may be called with candidates that other filters drop.
+        """
 
 
 class Scorer(Protocol):
@@ -57,7 +61,8 @@ class Scorer(Protocol):
     def score(self, queries: Queries, candidates: Candidates, items: ItemStore) -> NDArray[np.float32]:
         """Return a score per candidate, in order, larger is better: float32 `(n,)`. Non-finite scores rank last.
 
-        A ranker sets `candidates.heads`. Empty heads mean that it did not rank; the light order then stays.
+        A ranker sets `candidates.heads`. Empty heads mean that it did not rank; the light order then stays. A ranker runs in
+        another thread, while the item store may change; it reads `candidates.features`.
         """
 
 
@@ -75,7 +80,7 @@ class Selector(Protocol):
 
     name: str
 
-    def select(self, queries: Queries, candidates: Candidates, items: ItemStore) -> list[NDArray[np.intp]]:
+    def select(self, queries: Queries, candidates: Candidates, items: ItemStore) -> Ragged:
         """Return, per query, the candidate indices of its slate, best first, at most `k`. The input is sorted best first."""
 
 
@@ -111,5 +116,5 @@ class Observer:
     def on_ranked(self, queries: Queries, candidates: Candidates) -> None:
         """Called when features, heads and scores are set, still in the light order. Not called without a ranking."""
 
-    def on_selected(self, queries: Queries, candidates: Candidates, chosen: Sequence[NDArray[np.intp]]) -> None:
+    def on_selected(self, queries: Queries, candidates: Candidates, chosen: Ragged) -> None:
         """Called with the candidate indices of each query's slate, best first."""

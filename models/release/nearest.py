@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.pipeline.exact import Found, best_of, exact_top
+from models.pipeline.exact import exact_top, rescored
+from models.pipeline.ragged import Scored
+from models.pipeline.ties import Ties
 from schemas.errors import ConfigError
 
 __all__ = ["STANDARD", "IndexSettings", "VectorIndex", "recall"]
@@ -42,9 +44,10 @@ class IndexSettings:
 STANDARD = IndexSettings()
 
 
-def recall(found: list[Found], exact: list[Found]) -> float:
+def recall(found: Scored, exact: Scored) -> float:
     """Return the mean share of the exact results that were found; 1 if there are none."""
-    shares = [len(np.intersect1d(f[0], e[0])) / len(e[0]) for f, e in zip(found, exact, strict=True) if len(e[0])]
+    pairs = [(found.of_query(n)[0], exact.of_query(n)[0]) for n in range(len(exact))]
+    shares = [len(np.intersect1d(mine, theirs)) / len(theirs) for mine, theirs in pairs if len(theirs)]
     return float(np.mean(shares)) if shares else 1.0
 
 
@@ -99,31 +102,34 @@ class VectorIndex:
             probes *= 2
         return min(probes, self._lists)
 
-    def _all(self, queries: NDArray[np.float32]) -> list[Found]:
-        return self.search(queries, np.ones(len(self.vectors), np.bool_), self.settings.depth)
+    def _all(self, queries: NDArray[np.float32]) -> Scored:
+        allowed = np.ones(len(self.vectors), np.bool_)
+        return self.search(queries, allowed, self.settings.depth, self._in_order(len(queries)))
 
-    def _exact(self, queries: NDArray[np.float32]) -> list[Found]:
+    def _in_order(self, queries: int) -> Ties:
+        return Ties(np.arange(len(self.vectors), dtype=np.uint64), np.zeros(queries, np.uint64))
+
+    def _exact(self, queries: NDArray[np.float32]) -> Scored:
         """Search by brute force over chunks of the vectors, to avoid a matrix of all scores."""
-        parts: list[list[Found]] = []
+        ties, depth = self._in_order(len(queries)), self.settings.depth
+        query_row, rows, scores = [], [], []
         for start in range(0, len(self.vectors), 100_000):
             part = np.asarray(self.vectors[start : start + 100_000])
-            found = exact_top(queries, part, np.ones(len(part), np.bool_), self.settings.depth)
-            parts.append([(rows + np.int32(start), scores) for rows, scores in found])
-        out = []
-        for pieces in zip(*parts, strict=True):
-            rows, scores = (np.concatenate(column) for column in zip(*pieces, strict=True))
-            order = np.lexsort((rows, -scores))[: self.settings.depth]
-            out.append((rows[order], scores[order]))
-        return out
+            found = exact_top(queries, part, np.ones(len(part), np.bool_), depth, Ties(ties.hashes[start:], ties.salts))
+            query_row.append(found.query_row)
+            rows.append(found.rows + np.int32(start))
+            scores.append(found.scores)
+        joined = np.concatenate(query_row), np.concatenate(rows), np.concatenate(scores)
+        return Scored.of_pairs(len(queries), *joined).best(depth, ties, -np.inf)
 
     def measured(self, queries: NDArray[np.float32]) -> float:
         """Measure recall on these queries against brute force."""
         return recall(self._all(queries), self._exact(queries))
 
-    def search(self, queries: NDArray[np.float32], allowed: NDArray[np.bool_], most: int) -> list[Found]:
+    def search(self, queries: NDArray[np.float32], allowed: NDArray[np.bool_], most: int, ties: Ties) -> Scored:
         """Find approximately the `most` allowed items with the largest products per query, with exact scores.
 
-        queries: float32 `(q, d)`; allowed: bool `(n,)`, no other items are returned.
+        queries: float32 `(q, d)`; allowed: bool `(n,)`, no other items are returned; `ties`: by number and by query.
         """
         faiss = self._faiss
         # search deeper if vectors are compressed, because their order near the cut-off may be wrong
@@ -131,13 +137,15 @@ class VectorIndex:
         bits = np.packbits(allowed, bitorder="little")
         chosen = faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(bits))
         parameters = faiss.SearchParametersIVF(sel=chosen, nprobe=self.probes)
-        found = []
-        for query in np.ascontiguousarray(queries):
+        queries = np.ascontiguousarray(queries)
+        numbers = np.full((len(queries), depth), -1, np.int64)
+        for n in range(len(queries)):
             # one at a time, because FAISS computes larger batches by other routines that round differently
-            _, numbers = self._index.search(query[None], depth, params=parameters)
-            rows = numbers[0][numbers[0] >= 0]
-            found.append(best_of(query, self.vectors, rows, most))
-        return found
+            numbers[n] = self._index.search(queries[n : n + 1], depth, params=parameters)[1][0]
+        there = numbers >= 0
+        query_row, rows = np.nonzero(there)[0].astype(np.int32), numbers[there].astype(np.int32)
+        found = Scored.of_pairs(len(queries), query_row, rows, np.zeros(len(rows), np.float32))
+        return rescored(queries, self.vectors, found).best(most, ties, -np.inf)
 
 
 def _faiss() -> Any:

@@ -167,7 +167,7 @@ class Manifest:
             )
             if not set(made.content) <= CONTENT_PARTS or not all(LEAST_CONTENT <= w <= 1 for w in made.content.values()):
                 raise ValueError(
-                    f"weights of content are of {', '.join(sorted(CONTENT_PARTS))}, each between {LEAST_CONTENT} and 1"
+                    f"content weights must be for {', '.join(sorted(CONTENT_PARTS))}, each between {LEAST_CONTENT} and 1"
                 )
             if not made.heads or not all(isinstance(n, int | float) and np.isfinite(n) for n in numbers):
                 raise ValueError("heads, weights and value statistics must be finite numbers")

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from models.rules import PositiveRule
 from models.state.rows import UserRecord
+from models.state.users import Users
 
 __all__ = ["ACTION_SLOTS", "EVENT_WIDTH", "LENGTH", "Vocabulary", "event_inputs"]
 
@@ -56,6 +57,18 @@ class Vocabulary:
         names, actions, values = user.actions, events["action"][::-1].tolist(), events["value"][::-1].tolist()
         return np.asarray([self.liked(names[a], v) for a, v in zip(actions, values, strict=True)], np.bool_)
 
+    def liked_of(self, users: Users) -> NDArray[np.bool_]:
+        """Return whether each kept event is liked, newest first, False beyond the kept ones: bool `(q, HISTORY)`."""
+        liked = np.zeros(users.action.shape, np.bool_)
+        flat, actions, values = liked.reshape(-1), users.action.reshape(-1), users.value.reshape(-1)
+        # one stable sort instead of one search per action, because users may have many actions
+        order = np.argsort(actions, kind="stable")
+        bounds = np.searchsorted(actions[order], np.arange(len(users.actions) + 1))
+        for n in np.flatnonzero(np.diff(bounds)).tolist():
+            events = order[bounds[n] : bounds[n + 1]]
+            flat[events] = self._rule.many(users.actions[n], values[events])
+        return liked
+
 
 def event_inputs(
     slots: NDArray[np.int64],
@@ -86,3 +99,21 @@ def history_inputs(user: UserRecord, vocabulary: Vocabulary, liked: NDArray[np.b
     values = events["value"]
     slots = vocabulary.slots(user.actions)[events["action"]]
     return event_inputs(slots, vocabulary.standard(values), ~np.isnan(values), gaps, liked[: len(events)][::-1])
+
+
+def inputs_of(
+    users: Users, vocabulary: Vocabulary, liked: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Encode the newest LENGTH events of q users as `history_inputs` does; `liked` is the result of `Vocabulary.liked_of`.
+
+    Returns inputs, float32 `(q, LENGTH, EVENT_WIDTH)`, and 1 for each event, float32 `(q, LENGTH)`. Both are oldest first and
+    end with the newest event; zeros precede a history shorter than LENGTH.
+    """
+    kept = np.arange(LENGTH) < users.size[:, None]
+    q, n = np.nonzero(kept)
+    first = n + 1 == users.size[q]
+    gaps = np.where(first, 0, users.time[q, n] - users.time[q, n + 1])
+    values, slots = users.value[q, n], vocabulary.slots(users.actions)[users.action[q, n]]
+    events = np.zeros((len(users), LENGTH, EVENT_WIDTH), np.float32)
+    events[q, LENGTH - 1 - n] = event_inputs(slots, vocabulary.standard(values), ~np.isnan(values), gaps, liked[q, n])
+    return events, np.ascontiguousarray(kept[:, ::-1], np.float32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +12,21 @@ from models.features.compute import FEATURES, SPEC, compute
 from models.items.store import TEXT_DIMENSIONS, ItemStore
 from models.items.vectors import MODALITIES, project, unit_rows
 from models.pipeline.batch import Candidates, Queries
-from models.pipeline.exact import Found, exact_top
-from models.pipeline.signals import Scratch, Signal
+from models.pipeline.exact import exact_top
+from models.pipeline.kernels import signals
+from models.pipeline.ragged import Scored
 from models.pipeline.ties import Ties
 from models.release.graphs import Graphs, OnnxGraphs
 from models.release.nearest import STANDARD, IndexSettings, VectorIndex
 from models.release.release import Release
-from models.release.sequences import EVENT_WIDTH, LENGTH, Vocabulary, history_inputs
+from models.release.sequences import EVENT_WIDTH, LENGTH, Vocabulary, inputs_of
 from schemas.errors import ReleaseRejected
 
 __all__ = ["ServingModel", "prepare"]
 
 SYNC_AT_ONCE = 2_000
-"Maximum number of unseen items that get a vector per batch, so that a burst of new items does not delay answers."
+"""Maximum number of items per batch whose vector the item tower computes, and of items with new encoder vectors, so that a
+burst of new items does not delay answers."""
 LIKED_DECAY = np.float32(0.97)
 WARM_BATCHES = (1, 32)
 
@@ -54,7 +56,7 @@ class ServingModel:
         manifest = release.manifest
         if manifest.feature_spec != SPEC:
             raise ReleaseRejected(
-                "feature_spec", f"release {release.name} needs features {manifest.feature_spec}, this has {SPEC}"
+                "feature_spec", f"release {release.name} needs features {manifest.feature_spec}, this Riffle has {SPEC}"
             )
         self.release = release
         self.name = release.name
@@ -82,7 +84,6 @@ class ServingModel:
         elif len(release.item_ids) >= index.exact_below:
             self.index = VectorIndex(release.item_vectors, self._sampled_queries(index), index)
         self._number_of = {item_id: n for n, item_id in enumerate(release.item_ids)}
-        self._scratch = Scratch()
         self.number_of_row = np.full(0, -1, np.int32)
         "Number in the release per item row, -1 for an item that training did not see."
         self.row_of_number = np.full(len(release.item_ids), -1, np.int32)
@@ -139,28 +140,26 @@ class ServingModel:
         events[:, :, 3:5] = 1.0  # liked, by the most frequent action
         return self._graphs.user(self.release.item_vectors[picked] * mask[:, :, None], events * mask[:, :, None], mask)
 
-    def nearest(self, users: NDArray[np.float32], eligible: NDArray[np.bool_], most: int, ties: Sequence[Ties]) -> list[Found]:
-        """Find, per user vector, the eligible item rows with the largest inner products; returns both, best first.
+    def nearest(self, users: NDArray[np.float32], eligible: NDArray[np.bool_], most: int, ties: Ties) -> Scored:
+        """Find, per user vector, the eligible item rows with the largest inner products; rows ascend.
 
-        `eligible`: bool by item row; `ties`: one per user. Items that training did not see are not in the index and are
-        searched exactly.
+        `eligible`: bool by item row; `ties`: by item row and by user. Items that training did not see are not in the index and
+        are searched exactly.
         """
         bound = min(self.bound, len(eligible))
         if self.index is None:
-            return exact_top(users, self.vectors[:bound], eligible[:bound], most, [each.keys for each in ties])
+            return exact_top(users, self.vectors[:bound], eligible[:bound], most, ties)
         rows = self.row_of_number
         there = (rows >= 0) & (rows < bound)
         there[there] = eligible[rows[there]]
-        late = np.flatnonzero((self.number_of_row[:bound] < 0) & eligible[:bound])
-        of_late = [Ties(each.hashes[late], each.salt).keys for each in ties]
-        among = exact_top(users, self.vectors[late], np.ones(len(late), np.bool_), most, of_late)
-        found = []
-        searched = self.index.search(users, there, most)
-        for (number, score), (place, late_score), each in zip(searched, among, ties, strict=True):
-            joined, scores = np.concatenate([rows[number], late[place]]), np.concatenate([score, late_score])
-            order = np.lexsort((each.keys(joined), -scores))[:most]
-            found.append((joined[order].astype(np.int32), scores[order]))
-        return found
+        late = np.flatnonzero((self.number_of_row[:bound] < 0) & eligible[:bound]).astype(np.int32)
+        by_number = Ties(ties.hashes[np.maximum(rows, 0)], ties.salts)
+        searched = self.index.search(users, there, most, by_number)
+        among = exact_top(users, self.vectors[late], np.ones(len(late), np.bool_), most, Ties(ties.hashes[late], ties.salts))
+        query_row = np.concatenate([searched.query_row, among.query_row])
+        scores = np.concatenate([searched.scores, among.scores])
+        joined = np.concatenate([rows[searched.rows], late[among.rows]])
+        return Scored.of_pairs(len(users), query_row, joined, scores).best(most, ties, -np.inf)
 
     @property
     def _widths(self) -> tuple[int, int]:
@@ -198,7 +197,7 @@ class ServingModel:
         return current and self.bound == len(items)
 
     def sync(self, items: ItemStore) -> None:
-        """Apply changes of the catalogue and of encoder vectors, at most SYNC_AT_ONCE items of each."""
+        """Apply changes of the catalogue and of vectors, up to SYNC_AT_ONCE items that need the item tower, and vectors."""
         if self.synced(items):
             return
         self._grow(len(items.available))
@@ -260,43 +259,25 @@ class ServingModel:
             inputs = (items.text[rows[unseen]], *(part[unseen] for part in parts), present[unseen].astype(np.float32))
             self.vectors[rows[unseen]] = self._graphs.item(*inputs)
 
-    def hydrate(self, queries: Queries, items: ItemStore) -> None:
-        """Set the batch's user vectors, liked histories and item-to-item signal by this release."""
-        self.sync(items)
-        n = len(queries)
-        vectors = np.zeros((n, LENGTH, self.dimensions), np.float32)
-        events, mask = np.zeros((n, LENGTH, EVENT_WIDTH), np.float32), np.zeros((n, LENGTH), np.float32)
-        ease_rows: list[NDArray[np.int32]] = []
-        ease_values: list[NDArray[np.float32]] = []
-        for q, user in enumerate(queries.users):
-            size = 0 if user is None else len(user.history)
-            liked = np.zeros(0, np.bool_)
-            if user is not None and size:
-                liked = self.vocabulary.liked_history(user)
-                inputs = history_inputs(user, self.vocabulary, liked)
-                rows = queries.history_rows[q, : len(inputs)][::-1]
-                vectors[q, LENGTH - len(inputs) :] = np.where(rows[:, None] >= 0, self.vectors[rows], 0)
-                events[q, LENGTH - len(inputs) :] = inputs
-                mask[q, LENGTH - len(inputs) :] = 1.0
-            queries.liked.append(liked)
-            found, values = self._ease(queries.history_rows[q, :size], liked, len(items))
-            ease_rows.append(found)
-            ease_values.append(values)
-        queries.user_vectors = self._graphs.user(vectors, events, mask)
-        queries.signals["ease"] = Signal(ease_rows, ease_values)
+    def hydrate(self, queries: Queries, items: ItemStore) -> Callable[[], None]:
+        """Set the liked histories and the item-to-item signal (Steck 2019, on the live history) of a batch.
 
-    def _ease(
-        self, history: NDArray[np.int32], liked: NDArray[np.bool_], size: int
-    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Sum the item-to-item weights of the liked items; the newest weighs most (Steck 2019, on the live history)."""
-        rows = history[liked]
-        weight = LIKED_DECAY ** np.arange(len(rows), dtype=np.float32)
-        index = np.where(rows >= 0, self.number_of_row[rows], -1)
-        index, weight = index[index >= 0], weight[index >= 0]
-        neighbours = self.release.ease_index[index]
-        rows = np.where(neighbours >= 0, self.row_of_number[neighbours], -1)
-        there = rows >= 0
-        return self._scratch.sum(rows[there], (self.release.ease_weight[index] * weight[:, None])[there], size)
+        The returned call runs the user tower, which sets `user_vectors`.
+        """
+        self.sync(items)
+        queries.liked = self.vocabulary.liked_of(queries.users)
+        release, size = self.release, queries.size
+        near, weights, number, row = release.ease_index, release.ease_weight, self.number_of_row, self.row_of_number
+        found = signals.weighted(queries.history_rows, queries.liked, LIKED_DECAY, number, near, weights, row, size)
+        queries.signals["ease"] = Scored(*found)
+        events, mask = inputs_of(queries.users, self.vocabulary, queries.liked)
+        newest = queries.history_rows[:, LENGTH - 1 :: -1]
+        vectors = np.where((newest >= 0)[:, :, None], self.vectors[newest], np.float32(0))
+
+        def encode() -> None:
+            queries.user_vectors = self._graphs.user(vectors, events, mask)
+
+        return encode
 
     def features(
         self, queries: Queries, candidates: Candidates, items: ItemStore, sources: Sequence[str]

@@ -167,6 +167,6 @@ def _from_s3(source: str, part: Path, client: Any) -> None:
         if status == FORBIDDEN:
             message = f"these credentials may not read {source}, if it exists at all: {exc}"
             raise ReleaseRejected("forbidden", message) from exc
-        raise TransientError("s3", f"S3 cannot be asked for {source}: {exc}") from exc
+        raise TransientError("s3", f"{source} cannot be requested from S3: {exc}") from exc
     except (BotoCoreError, Boto3Error) as exc:
-        raise TransientError("s3", f"S3 cannot be asked for {source}: {exc}") from exc
+        raise TransientError("s3", f"{source} cannot be requested from S3: {exc}") from exc

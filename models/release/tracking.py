@@ -113,7 +113,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         """
         fp.close()
         elsewhere = str(rest[-1]).partition("/api/2.0/")[0][:SAID]
-        raise NotReady("not_recorded", f"{req.host} leads on to {elsewhere}: set MLFLOW_TRACKING_URI to that")
+        raise NotReady("not_recorded", f"{req.host} redirects to {elsewhere}: set MLFLOW_TRACKING_URI to that")
 
 
 _OPENER = urllib.request.build_opener(_NoRedirects)
@@ -246,7 +246,7 @@ def _expected() -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, AttributeError) as exc:
-        raise NotReady("not_recorded", f"what answers is something else than MLflow, or another version: {exc!r}") from exc
+        raise NotReady("not_recorded", f"the server is not MLflow, or of another version: {exc!r}") from exc
 
 
 def _content(response: Any, timeout_s: float) -> bytes:

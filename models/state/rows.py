@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from models.state.bloom import EARLIER_BITS, EARLIER_TIER_BYTES, FIRST_TIERS, MAX_TIERS, TIER_BYTES, EarlierSeenSet, SeenSet
 from models.state.kernels import user_rows as records
 from models.state.kernels.statistics import POPULARITY_HALF_LIFE_MS
-from models.state.kernels.user_rows import AFFINITY_HALF_LIFE_MS, DENSE, HISTORY, SPARSE, UNIT, WORDS
+from models.state.kernels.user_rows import ACTIONS, AFFINITY_HALF_LIFE_MS, DENSE, HISTORY, SPARSE, UNIT, WORDS
 from schemas.errors import StoreCorrupt
 
 __all__ = [
@@ -179,6 +179,8 @@ class UserRecord:
         first_ms, session_ms, sparse, _, medium_at, _ = head[8:]
         if tiers > MAX_TIERS:
             raise ValueError(f"{tiers} tiers of a seen-set, at most {MAX_TIERS} are kept")
+        if events > HISTORY or actions > ACTIONS + 1:
+            raise ValueError(f"{events} events of {actions} actions, at most {HISTORY} of {ACTIONS + 1} are kept")
         read = _Reader(data, HEAD_2.size)
         history = np.zeros(events, EVENT)
         history["time"], history["item"] = read.take("<i8", events), read.take("<u8", events)
@@ -203,6 +205,8 @@ class UserRecord:
                 found.append(np.packbits(tier, bitorder="little").tobytes())
         bits = b"".join(found)
         names = read.texts(np.concatenate([[session_bytes], lengths]).astype(np.uint16))
+        if len(set(names[1 : 1 + actions])) < actions or (history["action"] >= actions).any():
+            raise ValueError("actions that repeat, or an event of an action that is not among them")
         return cls(
             dict(zip(names[1 : 1 + actions], counts.tolist(), strict=True)),
             {n: (w, a) for n, w, a in zip(names[1 + actions :], weights.tolist(), at.tolist(), strict=True)},
@@ -278,7 +282,11 @@ class ItemStatRow:
 
     @classmethod
     def decode(cls, data: bytes) -> ItemStatRow:
-        """A row of any format written so far; raises StoreCorrupt."""
+        """Decode a row of any format that was ever written.
+
+        Raises:
+            StoreCorrupt: an unknown format, or lengths that do not match.
+        """
         return _decoded(data, {1: cls._of_1, 2: cls._of_2}, "item statistics")
 
     @classmethod
@@ -317,7 +325,11 @@ class NeighbourRow:
 
     @classmethod
     def decode(cls, data: bytes) -> NeighbourRow:
-        """A row of any format written so far; raises StoreCorrupt."""
+        """Decode a row of any format that was ever written.
+
+        Raises:
+            StoreCorrupt: an unknown format, or lengths that do not match.
+        """
         return _decoded(data, {1: cls._of_1, 2: cls._of_2}, "neighbours")
 
     @classmethod

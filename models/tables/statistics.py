@@ -136,7 +136,7 @@ class StatisticsTable:
             self._next = int(rows[-1]) + 1
         return [int(row) for row in rows]
 
-    def show(self, partition: int) -> None:
+    def copy_to_store(self, partition: int) -> None:
         """Copy the rows changed since the last `take` to the store's columns of `partition`."""
         self._fit()
         rows = np.flatnonzero(self._dirty)

@@ -15,10 +15,11 @@ from models.rules import SHOWN
 from models.state.bloom import earlier_positions
 from models.state.kernels import user_rows as records
 from models.state.rows import UserRecord, hash64
+from models.state.users import Users
 from models.tables.table import Load, Rows, joined
 from schemas.columns import ACTION, ITEM, EventColumns
 
-__all__ = ["Applied", "Changed", "ItemsOf", "UserTable", "meetings"]
+__all__ = ["Applied", "Changed", "ItemsOf", "UserTable", "interactions_only"]
 
 MISSING = object()
 CURRENT = (records.FORMAT, records.LONG)
@@ -30,7 +31,7 @@ GROWTH = 512
 SHOWN_HASH = np.uint64(hash64(SHOWN))
 
 
-def meetings(events: EventColumns) -> EventColumns:
+def interactions_only(events: EventColumns) -> EventColumns:
     """Select the interactions, which the tables keep; impressions (`models.rules.SHOWN`) go to the archive only."""
     shown = events.hashes[ACTION] == SHOWN_HASH
     return events.take(np.flatnonzero(~shown)) if shown.any() else events
@@ -222,6 +223,23 @@ class UserTable(Rows):
         stored = dict(zip(missing, self._load(missing), strict=True)) if missing else {}
         found = [self._rows[key] if key in self._rows else stored[key] for key in keys]
         return [self._current(row) if row else None for row in found]
+
+    def columns(self, users: Sequence[str]) -> Users:
+        """Return the records of a batch of users as columns, in the order of `users`.
+
+        Raises:
+            StoreCorrupt: a stored record that cannot be read.
+        """
+        return Users.read(self.rows(users))
+
+    def rows(self, users: Sequence[str]) -> list[bytes | None]:
+        """Return the records of users as rows that `Users.read` reads, None for an unknown user.
+
+        Raises:
+            StoreCorrupt: a stored record of an older format that cannot be read.
+        """
+        rows, _ = self._get([user.encode() for user in users])
+        return [row or None for row in rows]
 
     def _current(self, row: bytes) -> UserRecord:
         """Decode a record of any format to the current one. From an earlier seen-set only items in the store are kept."""

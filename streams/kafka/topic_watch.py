@@ -58,7 +58,7 @@ class TopicWatch:
             try:
                 await self._follow()
             except (KafkaError, OSError) as error:
-                log.info("the topics cannot be looked at: %s", advice_of(error))
+                log.info("the topics cannot be checked: %s", advice_of(error))
             await asyncio.sleep(LOOK_S)
 
     async def _follow(self) -> None:
@@ -83,17 +83,17 @@ class TopicWatch:
             found, wanted = facts[topic], partitions_of(name, self._settings)
             self._missed[topic] = 0 if found.partitions else self._missed.get(topic, 0) + 1
             if not found.partitions:
-                self._warn(f"topic {topic}", "it does not exist; it is created unless somebody else does")
+                self._warn(f"topic {topic}", "it does not exist; it will be created unless another client creates it first")
                 continue
             if differ(self._ids.get(topic, found.topic_id), found.topic_id):
-                log.warning("topic %s was made anew", topic)
+                log.warning("topic %s was recreated", topic)
                 anew.add(topic)
             self._ids[topic] = found.topic_id
             text = ""
             if found.partitions != wanted:
                 text = (
-                    f"it has {found.partitions} partitions, these settings say {wanted}: records in others than the first "
-                    f"{wanted} are not read. Copy the topics with `riffle topics copy --partitions {found.partitions} "
+                    f"it has {found.partitions} partitions, these settings require {wanted}: records in partitions after the "
+                    f"first {wanted} are not read. Copy the topics with `riffle topics copy --partitions {found.partitions} "
                     "--to PREFIX`, and start the workers with RIFFLE_TOPIC_PREFIX and RIFFLE_PARTITIONS as it says"
                 )
             self._warn(f"topic {topic}", text)

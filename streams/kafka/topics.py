@@ -41,11 +41,11 @@ class TopicSpec:
 
 
 TOPICS: dict[str, TopicSpec] = {
-    "interactions": TopicSpec(retention_ms=-1, purpose="what people did, key user_id"),
+    "interactions": TopicSpec(retention_ms=-1, purpose="what users did, key user_id"),
     "requests": TopicSpec(retention_ms=3_600_000, stamped=True, purpose="recommendation requests, key user_id"),
     "impressions": TopicSpec(purpose="slates as shown, key user_id"),
     "items": TopicSpec(partitions=1, compacted=True, purpose="the catalogue, key item_id; an empty value deletes"),
-    "item-vectors": TopicSpec(partitions=1, compacted=True, purpose="vectors as encoders give them, key item_id"),
+    "item-vectors": TopicSpec(partitions=1, compacted=True, purpose="vectors as encoders produce them, key item_id"),
     "item-stats": TopicSpec(partitions=1, compacted=True, purpose="item statistics per source partition, absolute"),
     "covisits": TopicSpec(retention_ms=86_400_000, purpose="co-visitation increments, key item_id"),
     "neighbours": TopicSpec(partitions=1, compacted=True, purpose="each item's neighbours, absolute"),

@@ -116,4 +116,4 @@ class WriteBehind:
             try:
                 await self.flush()
             except Exception:
-                log.exception("the mirror's store failed in an unexpected way; what waits is written later")
+                log.exception("the mirror's store failed in an unexpected way; waiting summaries are written later")

@@ -211,7 +211,7 @@ class PartitionState:
             log.warning("%s-%d ends at %d, %d was applied: its end was lost", self.source, self.partition, end, applied)
             applied = end - 1
         elif applied >= end or differ(source_id, self._source_id):
-            log.warning("%s-%d ends at %d, %d was applied: it was made anew", self.source, self.partition, end, applied)
+            log.warning("%s-%d ends at %d, %d was applied: it was recreated", self.source, self.partition, end, applied)
             applied = -1
         if begin > applied + 1:
             if self.reports_missing and begin > applied + 1 + MARKER_OFFSETS:
@@ -223,7 +223,7 @@ class PartitionState:
             await self._commit(Flush(rows=dict.fromkeys(self._orphaned - {APPLIED}), applied=applied))
             raise StoreCorrupt(
                 "changelog_replaced",
-                f"{self.changelog}-{self.partition} was made anew and lacks rows: {self.source} is read again",
+                f"{self.changelog}-{self.partition} was recreated and lacks rows: {self.source} is read again",
             )
         if self._republished_to is not None:
             await self._republish(self._republished_to)
@@ -235,7 +235,7 @@ class PartitionState:
 
     async def _republish(self, log_id: bytes) -> None:
         """Write all rows to a recreated changelog. If this is interrupted, the next `open` does it again."""
-        log.warning("%s-%d was made anew: its rows are written again", self.changelog, self.partition)
+        log.warning("%s-%d was recreated: its rows are written again", self.changelog, self.partition)
         rows = (row for row in self.store.scan(b"") if row[0] not in {POSITION, APPLIED})
         while batch := await asyncio.to_thread(lambda: dict(islice(rows, REPUBLISHED_AT_ONCE))):
             await self._commit(Flush(rows=dict(batch), applied=self.applied))
@@ -252,7 +252,7 @@ class PartitionState:
     def report_deleted(self, first: int, end: int) -> None:
         """Report source records that were deleted before they were applied: offsets `first` to `end`, exclusive."""
         log.error(
-            "%s-%d: records %d to %d were deleted before they were applied: what they said is missing from the tables",
+            "%s-%d: records %d to %d were deleted before they were applied: their changes are missing from the tables",
             *(self.source, self.partition, first, end - 1),
         )
         self.missing = (min(first, self.missing[0]), end) if self.missing else (first, end)
@@ -366,7 +366,7 @@ class PartitionState:
             "lives, the broker lost its end. `kafka-transactions.sh find-hanging --broker-id N --max-transaction-timeout 1` "
             "names it in every partition, `kafka-transactions.sh abort "
             f"--topic {tp.topic} --partition {tp.partition} --start-offset {end}` ends it here, and so on for the others; "
-            "the worker then goes on by itself",
+            "the worker then continues by itself",
         )
 
     def opened(self) -> None:
@@ -405,7 +405,7 @@ class PartitionState:
         """Mark rows as half changed or unreadable. Nothing becomes durable from now on, whatever a running flush does."""
         self._spoiled = True
         self.trouble = (
-            self.trouble or trouble or StoreCorrupt("spoiled", f"{self.changelog}-{self.partition}: rows are spoiled")
+            self.trouble or trouble or StoreCorrupt("spoiled", f"{self.changelog}-{self.partition}: rows are unusable")
         )
 
     async def flush(self) -> bool:
@@ -530,7 +530,7 @@ class PartitionState:
                 batches.append(producer.create_batch())
                 size = 0
                 if batches[-1].append(key=key, value=value, timestamp=None) is None:
-                    raise StoreCorrupt("row_too_large", f"row {shown(key)} of {length} bytes fits no batch")
+                    raise StoreCorrupt("row_too_large", f"row {shown(key)} of {length} bytes does not fit into a batch")
             size += length
             if len(batches) == MOST_BATCHES and size >= MAX_BATCH_BYTES // 2:
                 break
@@ -546,7 +546,7 @@ class PartitionState:
             stopping = asyncio.create_task(producer.stop())
             _, late = await asyncio.wait({stopping}, timeout=CLOSE_S)
             if late:
-                log.warning("the producer of %s-%d does not close; it is let go", self.changelog, self.partition)
+                log.warning("the producer of %s-%d does not close; it is abandoned", self.changelog, self.partition)
                 stopping.cancel()
                 await asyncio.gather(producer.client.close(), return_exceptions=True)
             _release(producer)

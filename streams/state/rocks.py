@@ -85,7 +85,7 @@ class PartitionStore:
         table.set_bloom_filter(10, False)
         options.set_block_based_table_factory(table)
         if (self.folder / DAMAGED).exists():
-            raise StoreCorrupt("store_unreadable", f"{self.folder}: a damaged block was met earlier")
+            raise StoreCorrupt("store_unreadable", f"{self.folder}: a damaged block was found earlier")
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         self._opened_ms = self._now_ms()
         self._touched_ms = max((round(path.stat().st_mtime * 1000) for path in self.folder.glob("*")), default=self._opened_ms)

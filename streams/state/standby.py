@@ -135,7 +135,7 @@ class Standby:
         for tp, key in of.items():
             store, log_id = self.stores[key], facts[tp.topic].topic_id
             if store.position > ends[tp] or differ(store.log_id, log_id):
-                log.warning("standby of %s-%d is of another changelog, or ahead of it: rebuilding", *key)
+                log.warning("standby of %s-%d belongs to another changelog, or is ahead of its own: rebuilding", *key)
                 store.wipe()
                 store.open()
             if log_id != NO_ID:

@@ -1,4 +1,4 @@
-"""A worker for each fault test."""
+"""Fixture: a worker for each fault test."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from streams.kafka.topics import ensure_topics
 
 @pytest.fixture
 async def trial(stack: Settings, fresh: Settings, worker_of: Any) -> AsyncIterator[Trial]:
-    """A worker that is ready, on topics of its own, with a session timeout of 6 s, that is not alive when stuck for 20 s."""
+    """A ready worker with its own topics. Its session timeout is 6 s, and its liveness fails after 20 s without progress."""
     made = Trial(replace(fresh, session_timeout_s=6.0, stuck_s=20.0, instance="one"), EmbeddedKafka(stack), worker_of)
     await ensure_topics(made.settings)
     await made.sent.start()

@@ -1,7 +1,7 @@
 """A worker with a built-in fault: `python faulty.py NAME[:NUMBER]`. It processes all chunks in threads, like long ones.
 
 Some faults kill the worker when it passes a certain point for the NUMBER-th time. Others are builds that are wrong on purpose,
-to show that the checks would fail.
+to prove that the checks detect them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ HOUR_S = 3_600
 
 
 def countdown(number: int) -> Callable[[], None]:
-    """Kills this process at its `number`-th call."""
+    """Return a function that kills this process at its `number`-th call."""
     left = number
 
     def step() -> None:
@@ -47,11 +47,11 @@ def countdown(number: int) -> Callable[[], None]:
 
 
 def works(_: int) -> None:
-    """No fault."""
+    """Run without a fault."""
 
 
 def dies_in_mid_chunk(number: int) -> None:
-    """Records are changed in memory, statistics not yet."""
+    """Die when records are changed in memory, but statistics are not."""
     step, whole = countdown(number), StatisticsTable.apply
 
     def apply(self: StatisticsTable, events: EventColumns, applied: Applied) -> None:
@@ -62,7 +62,7 @@ def dies_in_mid_chunk(number: int) -> None:
 
 
 def dies_before_the_acknowledgement(number: int) -> None:
-    """Changelog records are on their way; nothing is acknowledged."""
+    """Die when changelog records are sent, but none is acknowledged."""
     step, whole = countdown(number), PartitionState._send_rows
 
     async def send(self: PartitionState, producer: Any, rows: Mapping[bytes, bytes | None]) -> Any:
@@ -74,7 +74,7 @@ def dies_before_the_acknowledgement(number: int) -> None:
 
 
 def dies_before_the_commit(number: int) -> None:
-    """All is acknowledged, the transaction is still open."""
+    """Die when all records are acknowledged, but the transaction is still open."""
     step, whole = countdown(number), AIOKafkaProducer.commit_transaction
 
     async def commit(self: AIOKafkaProducer) -> None:
@@ -85,7 +85,7 @@ def dies_before_the_commit(number: int) -> None:
 
 
 def dies_after_the_commit(number: int) -> None:
-    """The transaction is committed, RocksDB does not have it."""
+    """Die when the transaction is committed, but not written to RocksDB."""
     step, whole = countdown(number), PartitionState._transaction
 
     async def transaction(self: PartitionState, taken: Flush) -> int:
@@ -97,7 +97,7 @@ def dies_after_the_commit(number: int) -> None:
 
 
 def dies_after_the_write(number: int) -> None:
-    """RocksDB has it too; the worker does not know yet."""
+    """Die when the transaction is also written to RocksDB, before the worker continues."""
     step, whole = countdown(number), PartitionStore.write
 
     def write(self: PartitionStore, rows: Mapping[bytes, bytes | None], position: int) -> None:
@@ -108,7 +108,7 @@ def dies_after_the_write(number: int) -> None:
 
 
 def steps_the_clock(number: int) -> None:
-    """The wall clock jumps an hour ahead, then two back, and so on, at every `number`-th chunk."""
+    """Step the wall clock at every `number`-th chunk: an hour ahead, then two back, and so on."""
     whole, now, now_ns = UserPartition.apply, time.time, time.time_ns
     seen = 0
 
@@ -126,10 +126,10 @@ def steps_the_clock(number: int) -> None:
 
 
 def broker_answers(_: int) -> None:
-    """The broker's answers carry the errors that the file `orders` in RIFFLE_HOME says, once each, in its order.
+    """Replace error codes in the broker's answers by those in the file `orders` in RIFFLE_HOME, once each, in its order.
 
     A line is `API CODE`, by their numbers in Kafka's protocol. The file is read when it changes; each line that was carried out
-    is appended to the file `done`. The broker has done what it was asked for all the same: only its answer is another.
+    is appended to the file `done`. The broker has still carried out the request: only its answer is changed.
     """
     from aiokafka.protocol.api import Response
     from aiokafka.protocol.struct import Struct
@@ -150,7 +150,7 @@ def broker_answers(_: int) -> None:
             orders[:] = [(int(api), int(code)) for api, code in map(str.split, lines)]
 
     def changed(kind: Any, value: Any, code: int) -> tuple[Any, int]:
-        """A value with that code in place of each other, and how many there were."""
+        """Return a value in which this code replaces all error codes, and the number of replaced ones."""
         if isinstance(kind, Array):
             each = [changed(kind.array_of, one, code) for one in value or ()]
             return [one for one, _ in each], sum(n for _, n in each)
@@ -180,7 +180,7 @@ def broker_answers(_: int) -> None:
 
 
 def stands_still(_: int) -> None:
-    """A chunk of partition 0 never ends."""
+    """Block in a chunk of partition 0 forever."""
     from agents.partitions.lanes import Lanes
 
     whole = Lanes.apply
@@ -194,13 +194,13 @@ def stands_still(_: int) -> None:
 
 
 def wrong_disk_first(number: int) -> None:
-    """Wrong: RocksDB is written before the transaction, and the worker dies between the two."""
+    """Wrong build: writes RocksDB before the transaction, and dies between the two."""
     step, whole = countdown(number), PartitionState._transaction
 
     async def transaction(self: PartitionState, taken: Any) -> Any:
         self.store.write(taken.rows, self.store.position)
         assert self.store._db is not None
-        self.store._db.flush()  # rows in memory alone would be lost with the worker and do no harm
+        self.store._db.flush()  # rows only in memory would be lost with the worker and do no harm
         if any(key.startswith(USER) for key in taken.rows):
             step()
         return await whole(self, taken)
@@ -209,7 +209,7 @@ def wrong_disk_first(number: int) -> None:
 
 
 def wrong_offsets_only(number: int) -> None:
-    """Wrong: each number-th flush commits its offsets and forgets its rows."""
+    """Wrong build: each `number`-th flush commits its offsets and drops its rows."""
     whole, flushes = PartitionState._send_rows, 0
 
     async def send(self: PartitionState, producer: Any, rows: Any) -> Any:
@@ -222,7 +222,7 @@ def wrong_offsets_only(number: int) -> None:
 
 
 def wrong_applies_again(_: int) -> None:
-    """Wrong: co-visits that are read again count again."""
+    """Wrong build: co-visits that are read again count twice."""
     whole = CovisitPartition.apply
 
     async def apply(self: CovisitPartition, chunk: Any) -> None:
@@ -234,7 +234,7 @@ def wrong_applies_again(_: int) -> None:
 
 
 def wrong_swallows_bad_records(_: int) -> None:
-    """Wrong: what cannot be decoded is dropped without a dead letter."""
+    """Wrong build: records that cannot be decoded are dropped without a dead letter."""
     import agents.partitions.users
 
     def letterless(settings: Settings, chunk: Chunk, index: int, code: str, reason: str) -> Output:
@@ -244,10 +244,10 @@ def wrong_swallows_bad_records(_: int) -> None:
 
 
 def wrong_takes_half_a_chunk(_: int) -> None:
-    """Wrong: a flush does not wait for the chunk that is being applied; the worker dies after the first that did not."""
+    """Wrong build: a flush does not wait for the chunk that is being applied. The worker dies after the first such flush."""
 
     class Open:
-        """Not a lock."""
+        """A lock that locks nothing."""
 
         async def __aenter__(self) -> None: ...
 
@@ -287,7 +287,7 @@ def wrong_takes_half_a_chunk(_: int) -> None:
 
 
 def main() -> None:
-    """Build the fault in, then run a worker."""
+    """Install the fault, then run a worker."""
     name, _, number = sys.argv[1].partition(":")
     fault = globals()[name]
     fault(int(number or 1))

@@ -1,4 +1,4 @@
-"""Kill the embedded broker while transactions end: after its restart each of them is ended, everywhere in the same way."""
+"""Kill the embedded broker while transactions end: after its restart each has ended, with the same result in all partitions."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ TOPICS = ("users-changelog", "covisits", "item-stats")
 
 
 class Ending:
-    """A producer that ends one transaction after the other, and knows which ones it was told of."""
+    """A producer that ends one transaction after another, and records which ones were acknowledged."""
 
     def __init__(self, settings: Settings, name: str) -> None:
         self.settings, self.name = settings, name
         self.begun = self.told = 0
-        "Numbers of the newest transaction begun, and of the newest one that the broker said is committed."
+        "Numbers of the newest transaction begun, and of the newest one whose commit was acknowledged."
 
     async def run(self) -> None:
-        """Until the broker is gone."""
+        """Run transactions until the broker is gone."""
         producer = AIOKafkaProducer(bootstrap_servers=self.settings.bootstrap_servers, transactional_id=self.name)
         try:
             await producer.start()
@@ -43,7 +43,7 @@ class Ending:
                 await producer.commit_transaction()
                 self.told = self.begun
         finally:
-            # a producer with a cut-off transaction would wait for records that can no longer be sent
+            # a producer with an interrupted transaction would wait for records that can no longer be sent
             stopping = asyncio.create_task(producer.stop())
             await asyncio.wait({stopping}, timeout=1)
             stopping.cancel()
@@ -57,7 +57,7 @@ async def ends(settings: Settings, isolation: str) -> list[int]:
 
 
 async def told(settings: Settings, topic: str) -> dict[str, list[int]]:
-    """Numbers of committed transactions by producer, in the order of the topic."""
+    """Return the numbers of committed transactions by producer, in the topic's order."""
     found: dict[str, list[int]] = {}
     tp = TopicPartition(settings.topic(topic), 0)
     async with AIOKafkaConsumer(
@@ -92,7 +92,7 @@ async def test_transactions_that_were_ending_are_ended(stack: Settings, fresh: S
         await asyncio.gather(*running, return_exceptions=True)
         await asyncio.to_thread(kafka.start)
 
-        # a producer that takes over an id aborts its open transaction; one that was ending is ended first
+        # a producer that takes over an id aborts its open transaction; a transaction that was ending ends first
         for producer in producers:
             next_one = AIOKafkaProducer(bootstrap_servers=fresh.bootstrap_servers, transactional_id=producer.name)
             await asyncio.wait_for(next_one.start(), 30)

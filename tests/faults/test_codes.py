@@ -1,4 +1,4 @@
-"""Return every Kafka error code once to each kind of client: the worker serves again by itself, and loses nothing.
+"""Return every Kafka error code once to each kind of client: the worker recovers by itself and loses no event.
 
 `make faults FAULT=codes` takes every EVERY-th code (1: all) and prints the cost of each.
 """
@@ -48,11 +48,11 @@ ROLES: dict[str, list[list[tuple[int, int | None]]]] = {
     ],
     "admin": [[(PRODUCE, NOT_LEADER), (METADATA, None)], [(METADATA, None)]],
 }
-"Per kind of client: requests whose answers carry the code (None), after those that make the client ask."
+"Per kind of client: the requests whose answers carry the code (None), after requests that make the client send them."
 
 
 class Orders:
-    """Tells a worker's build what to read in the broker's answers."""
+    """Orders error codes in the broker's answers to a faulty worker build."""
 
     def __init__(self, trial: Trial) -> None:
         self.trial = trial
@@ -68,7 +68,8 @@ class Orders:
         return len((self.home / "done").read_text().splitlines())
 
     async def carried_out(self, steps: list[tuple[int, int]], load: Callable[[], Awaitable[object]]) -> None:
-        """Have it all read by the worker, under load; given again when what it reads first makes another client ask.
+        """Wait, under load, until the worker has received all ordered errors. They are ordered again if the first ones make
+        another client send the requests.
 
         `load` returns False while the worker does not serve: it is then still healing from the first steps, and the same
         orders again would be errors of their own.
@@ -86,7 +87,7 @@ class Orders:
                     given = time.monotonic()
 
     async def serves(self, session: aiohttp.ClientSession) -> bool:
-        """Whether events over HTTP are stored and applied, and slates reflect them."""
+        """Check that events over HTTP are stored and applied, and that slates reflect them."""
         self.user += 1
         web, user = self.trial.settings.web, f"served{self.user}"
         event = {"user_id": user, "item_id": "i1", "action": "like"}
@@ -142,7 +143,7 @@ async def test_every_code_once(role: str, trial: Trial) -> None:
 
 
 async def test_nothing_is_lost_when_every_role_meets_errors(trial: Trial) -> None:
-    """Some codes of each kind while events flow: the tables are then what the events alone give."""
+    """Some codes of each kind, returned while events flow, leave the tables that the events alone give."""
     await trial.start("broker_answers")
     orders = Orders(trial)
     for ways in ROLES.values():

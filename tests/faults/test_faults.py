@@ -1,8 +1,9 @@
-"""Faults at random moments of a stream, from seeds: no event is ever lost or counted twice.
+"""Faults at random moments of a stream, drawn from seeds: no event is lost or counted twice.
 
 `make faults` runs TRIALS (default 20) of each fault on one continuing stream. `make faults TRIALS=2 FAULT=sleeps` runs fewer
-trials of one kind. After each, once all is quiet: the tables equal an offline recomputation from the topic's records, byte for
-byte. Every offset was applied, deduplicated or dead-lettered. The rows on the workers' disks agree with their changelogs.
+trials of one kind. When all events of a trial are processed, the tables equal an offline recomputation from the topic's
+records, byte for byte. Every offset was applied, deduplicated or dead-lettered. The rows on the workers' disks agree with
+their changelogs.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ async def is_killed(trial: Trial) -> None:
 
 
 def at(place: str, most: int) -> Fault:
-    """Killed at a place in the code, at one of the first `most` times that it is passed."""
+    """Kill the worker at a point in the code, at one of the first `most` times that it gets there."""
 
     async def fault(trial: Trial) -> None:
         trial.worker.stop()
@@ -58,7 +59,7 @@ async def is_told_to_stop(trial: Trial) -> None:
 
 
 async def sleeps(trial: Trial) -> None:
-    """Stopped for twice the session timeout while another takes over: it must not write over that one's rows."""
+    """Stop the worker for twice the session timeout while another takes over: it must not overwrite the other's rows."""
     await asyncio.to_thread(trial.second.start, fault="works")
     await trial.moment()
     trial.worker.process.send_signal(signal.SIGSTOP)
@@ -67,7 +68,7 @@ async def sleeps(trial: Trial) -> None:
     await trial.sent.events(200)
     trial.worker.process.send_signal(signal.SIGCONT)
     await asyncio.sleep(3)
-    # it either rejoins the group or is fenced and ends: both are correct, going on with old state is not
+    # it either rejoins the group or is fenced and ends: both are correct, continuing with old state is not
     await asyncio.to_thread(trial.second.stop)
 
 
@@ -93,7 +94,7 @@ async def loses_its_broker(trial: Trial) -> None:
     # a process that is still ending would count as running
     await asyncio.to_thread(wait_until, lambda: trial.kafka.daemon.pid() is None, 10.0)
     await trial.moment()
-    # recovering, and ending rather than skipping a record, are both correct
+    # both are correct: to recover, and to end rather than skip a record
     await asyncio.to_thread(trial.kafka.start)
 
 
@@ -121,7 +122,7 @@ async def finds_a_flipped_byte(trial: Trial) -> None:
 
 
 async def cannot_write_its_changelog(trial: Trial) -> None:
-    """The broker refuses the changelog's records: nothing passes, the worker is not ready, and goes on by itself later."""
+    """Make the broker refuse changelog records: nothing is committed, the worker is not ready, and later recovers."""
     await _limit(trial, "200")
     await trial.sent.events(100)
     assert await asyncio.to_thread(wait_until, lambda: not trial.worker.ready(), 60), "it went on past a flush that failed"
@@ -140,7 +141,7 @@ async def _limit(trial: Trial, most_bytes: str) -> None:
 
 
 async def is_fed_poison(trial: Trial) -> None:
-    """Among others: random bytes, an unknown schema id, a null key, close to 1 MB; and a kill in the midst of it."""
+    """Produce malformed records, such as random bytes and values of almost 1 MB, and kill the worker among them."""
     feeding = asyncio.create_task(trial.sent.events(400, poison=0.05))
     await is_killed(trial)
     await feeding
@@ -214,7 +215,7 @@ async def test_the_checks_notice_a_build_that_is_wrong(wrong: str, dies: bool, t
         await trial.sent.events(50, poison=0.02)
         await asyncio.sleep(0.2)
         if trial.worker.process.poll() is not None:
-            break  # no more events: they would write the rows that it lost
+            break  # no further events: they would write the lost rows
     if dies:
         await trial.ended()
         await trial.start()

@@ -1,4 +1,4 @@
-"""A quiet week in minutes: the state that a broker forgets in the meantime costs only a short delay.
+"""A quiet week, simulated in minutes: state that the broker forgets meanwhile costs only a short delay.
 
 The broker of this test forgets transactional ids after 3 s, producers after 2 s and offsets of an empty group after a minute.
 It begins a new segment every second.

@@ -27,7 +27,7 @@ from schemas.records import Item
 from schemas.validation import event_id_of
 
 Read = Callable[[str], tuple[list[tuple[int, list[str] | Bad]], set[int]]]
-"Text to (line, cells or why not), and the lines of doubtful rows."
+"A reader: from text to (line, cells or the reason against them), and the lines of doubtful rows."
 
 LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n|\Z)")
 HEADER = ["item_id", "title", "price"]
@@ -73,7 +73,7 @@ def read(text: str) -> tuple[list[tuple[int, list[str] | Bad]], set[int]]:
 
 
 def read_by_csv(text: str) -> tuple[list[tuple[int, list[str] | Bad]], set[int]]:
-    """Python's `csv`, as it is mostly used."""
+    """Read with Python's `csv` in its usual configuration."""
     reader = csv.reader(io.StringIO(text, newline=""))
     found, before = list[tuple[int, list[str] | Bad]](), 0
     for cells in reader:
@@ -84,12 +84,12 @@ def read_by_csv(text: str) -> tuple[list[tuple[int, list[str] | Bad]], set[int]]
 
 
 def _alone(line: str) -> bool:
-    """Whether a line is a row that needs no other: it has no quote and the header's number of fields."""
+    """Whether a line is a row by itself: it has no quote, and as many fields as the header."""
     return '"' not in line and line.count(",") == len(HEADER) - 1
 
 
 def _encodes(cells: list[str], text: str) -> bool:
-    """Whether these cells stand in this text, each as it is or in quotes, and nothing else does."""
+    """Whether this text consists of exactly these cells, each plain or in quotes."""
     at = 0
     for n, cell in enumerate(cells):
         quoted = '"' + cell.replace('"', '""') + '"'
@@ -159,7 +159,7 @@ ROUNDS = st.tuples(
     st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]),
     st.sampled_from(["\n", "\r\n", "\r"]),
 ) | st.tuples(
-    # `csv` quotes only the line ends that it writes itself
+    # `csv` quotes only those line ends that it writes itself
     st.lists(st.lists(WORDS, min_size=3, max_size=3), max_size=8),
     st.just(csv.QUOTE_MINIMAL),
     st.just("\r\n"),
@@ -179,7 +179,7 @@ def test_the_fuzzer_finds_a_reader_that_splits_at_every_comma() -> None:
     must_find(what_was_written_is_read, naive, ROUNDS)
 
 
-# whole folders
+# complete folders
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 ODD = PLAIN | st.sampled_from(
@@ -243,7 +243,7 @@ FRAMES = {
     "time": pl.Time,
     "enum": pl.Enum(["a", "b"]),
 }
-"Types of columns, one of which each column of a Parquet file gets: the one that holds most of its values."
+"Column types of Parquet files. A column gets the type that fits most of its values."
 
 
 def written(name: str, kind: str, found: list[dict[str, Any]]) -> bytes:
@@ -263,7 +263,7 @@ def written(name: str, kind: str, found: list[dict[str, Any]]) -> bytes:
 
 
 def _series_of(name: str, values: list[Any]) -> pl.Series:
-    """A column of the first type of these that takes all of the values, as text if none does."""
+    """Build a column of the first of these types that fits all values, as text if none does."""
     known = [value for value in values if value is not None]
     for types, kind in (((bool,), pl.Boolean), ((int,), pl.Int64), ((int, float), pl.Float64), ((list,), pl.List(pl.String))):
         if known and all(type(value) in types and (type(value) is not int or abs(value) < 2**62) for value in known):
@@ -282,7 +282,7 @@ def mutated(body: bytes, mutations: list[tuple[float, str, bytes]]) -> bytes:
 
 
 def rows_of(path: Path) -> int:
-    """Rows of a file, counted in another way than it is read where that can be."""
+    """Count the rows of a file, independently of its reader where possible."""
     if path.suffix == ".parquet":
         return int(pl.read_parquet(path, columns=[0]).height)
     body = path.read_bytes()
@@ -408,7 +408,7 @@ def test_columns_of_every_type_are_read_or_reported(of_items: str, of_events: st
 
 
 INSTANTS = st.integers(0, 2**41 * 1000)
-"Microseconds."
+"Times in microseconds."
 
 
 FORMS: dict[str, Callable[[list[int]], Any]] = {

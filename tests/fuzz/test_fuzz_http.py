@@ -36,26 +36,26 @@ LISTED = {
     int(status): set(re.findall(r"`([a-z_]+)`", text))
     for status, text in re.findall(r"^\| (\d{3}) \| (.*) \|$", PAGE[PAGE.index("## Errors") :], re.MULTILINE)
 }
-"Codes that the contract lists, by status."
+"Error codes of the contract, by status."
 TAKES = {
     (route.method, re.sub(r"\{[^}]+\}+", "ID", route.path)): takes_of(route)  # type: ignore[attr-defined]
     for route in routes(FakeService())
 }
 FIRST_S, MORE_S = 10.0, 0.1
-"Seconds for which a client waits for the answer to a whole request, and for what else may come, before it leaves."
+"Seconds that a client waits before it disconnects: for the answer to a complete request, and for further data."
 WHOLE = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 FAILURES = (None, None, None, NotReady("not_ready", "restoring"), DeadlineExceeded("deadline_exceeded", "too late"))
 
 
 @dataclass
 class Case:
-    """What one client sends, in parts, and what is known of it."""
+    """The data that one client sends, in parts, and what the test knows about it."""
 
     parts: list[bytes]
     method: str = ""
     target: str = ""
     must_answer: bool = False
-    "It is a whole request, so there is an answer."
+    "It is a complete request, so that an answer must follow."
     failure: Exception | None = None
 
     def __repr__(self) -> str:
@@ -63,7 +63,7 @@ class Case:
 
 
 class Noting(logging.Handler):
-    """Keeps warnings and errors."""
+    """Log handler that keeps warnings and errors."""
 
     def __init__(self, logged: list[logging.LogRecord]) -> None:
         super().__init__(logging.WARNING)
@@ -75,12 +75,12 @@ class Noting(logging.Handler):
 
 @dataclass(repr=False)
 class Rig:
-    """A server, and a client that goes on asking it for its health on a connection of its own."""
+    """A server, and a client that polls its health over a separate connection."""
 
     serve: Callable[[web.Application, FakeService], TestServer]
     service: FakeService = field(default_factory=FakeService)
     longest_s: float = 0.0
-    "The longest that the other client waited for its answer."
+    "Longest wait of the other client for an answer."
     asked: int = 0
     loop: asyncio.AbstractEventLoop = field(default_factory=uvloop.new_event_loop)
     logged: list[logging.LogRecord] = field(default_factory=list)
@@ -119,7 +119,7 @@ class Rig:
         self.longest_s = max(self.longest_s, time.perf_counter() - started)
 
     def run(self, case: Case) -> tuple[list[Answer], bool]:
-        """The answers, and whether the server closed the connection by itself."""
+        """Send the case; returns the answers, and whether the server closed the connection by itself."""
         self.service.catalogue = {f"i{n}": Item(f"i{n}", title=f"Item {n}") for n in range(5)}
         self.service.events, self.service.requests, self.service.failure = [], [], case.failure
         return self.loop.run_until_complete(self._run(case))
@@ -161,7 +161,7 @@ class Rig:
         return found, True
 
     def counted(self) -> tuple[int, int]:
-        """Requests counted as answered, and as left by their clients."""
+        """Return the numbers of requests counted as answered, and as abandoned by their clients."""
         lines = re.findall(r"^riffle_http_requests_total\{(.*)\} (\d+)\.0$", self.service.render_metrics(), re.MULTILINE)
         left = sum(int(n) for labels, n in lines if 'status="499"' in labels)
         return sum(int(n) for _, n in lines) - left, left
@@ -205,7 +205,7 @@ def every_answer_is_in_the_contract(rig: Rig, case: Case) -> None:
 
 
 def _understood(case: Case) -> None:
-    """Fails when a request was taken whose query another reader would refuse, or read as something else."""
+    """Fail if a request was accepted whose query another parser refuses or reads differently."""
     path, _, query = case.target.partition("?")
     shape = re.sub(r"^(/v1/(?:recommend|similar|users|items)/)[^/]+", r"\1ID", path)
     takes = TAKES.get(("GET" if case.method == "HEAD" else case.method, shape))
@@ -222,7 +222,7 @@ def _understood(case: Case) -> None:
     assert len(once) == len(set(once)), once
 
 
-# ---- what is sent
+# ---- generated requests
 
 ODD_VALUES = """ ;,;5;+5;%205;5_0;%D9%A3;-1;0;501;1:2;1:;:1;1:+2;%;%ff;%00;..;a,b;true;é"""
 NASTY = st.sampled_from(["", "9" * 30, *ODD_VALUES.split(";")])
@@ -350,7 +350,7 @@ BOMB = gzip.compress(bytes(4 * MAX_BODY_BYTES))
 
 @st.composite
 def requests(draw: st.DrawFn) -> Case:
-    """One request: sound in most of its parts, so that what is odd in one of them is reached."""
+    """Generate a request that is valid in most of its parts, so that an odd part is reached."""
     method, target = draw(METHODS), draw(TARGETS)
     lines = [f"{method} {target} HTTP/{draw(st.sampled_from(['1.1'] * 12 + ['1.0', '0.9', '2.0', '9']))}"]
     lines += ["Host: " + draw(ODD if draw(st.integers(0, 9)) == 0 else st.just("h"))]
@@ -396,7 +396,7 @@ WHOLE_REQUESTS = st.sampled_from(
 
 @st.composite
 def bytes_on_a_wire(draw: st.DrawFn) -> Case:
-    """Raw bytes, or requests with bytes replaced, removed, repeated and put in."""
+    """Generate raw bytes, or requests with bytes replaced, removed, repeated and inserted."""
     sent = bytearray(
         draw(st.binary(max_size=60))
         if draw(st.integers(0, 3)) == 0
@@ -432,7 +432,7 @@ ODD_PARTS = ("query", "header", "body", "path", "line")
 
 @st.composite
 def nearly_sound(draw: st.DrawFn, parts: tuple[str, ...] = ODD_PARTS) -> Case:
-    """Requests that are sound but for one of these parts."""
+    """Generate requests that are valid except for one of these parts."""
     method, target, body = draw(st.sampled_from(ROUTES))
     headers: list[str] = []
     match draw(st.sampled_from(parts)):
@@ -454,7 +454,7 @@ def nearly_sound(draw: st.DrawFn, parts: tuple[str, ...] = ODD_PARTS) -> Case:
 
 @pytest.fixture(scope="module", autouse=True)
 def impatient() -> Iterator[None]:
-    """Bodies that never arrive, and clients that never leave, are waited for a moment."""
+    """Shorten the timeouts for bodies that never arrive and clients that never disconnect."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("agents.web.body.BODY_TIMEOUT_S", 0.05)
         patch.setattr("agents.web.server.LINGER_S", 0.05)
@@ -485,7 +485,7 @@ def test_every_answer_to_any_bytes_is_in_the_contract(rig: Rig, case: Case) -> N
     every_answer_is_in_the_contract(rig, case)
 
 
-# ---- the fuzzer finds servers that are broken on purpose
+# ---- the fuzzer detects servers that are broken on purpose
 
 
 def test_a_server_with_the_errors_of_aiohttp_is_found() -> None:

@@ -1,4 +1,4 @@
-"""Fuzzer of records: any record is used, kept, or refused with a code of the contract, and its neighbours are unaffected."""
+"""Fuzzer of records: every record is used, kept, or refused with a code of the contract; its neighbours are unaffected."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ HEADERS = st.lists(HEADER, max_size=3)
 
 
 def bodies(sound: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[dict[str, Any]]:
-    """Sound bodies, some with fields that are odd, left out, or unknown."""
+    """Generate valid bodies, some with odd, missing or unknown fields."""
     odd = st.dictionaries(st.sampled_from([*sound, "unknown"]), ODD, max_size=2)
     out = st.sets(st.sampled_from([*sound, ""]), max_size=1)
     plain = st.fixed_dictionaries(sound)
@@ -128,7 +128,7 @@ REQUESTS = bodies(
 
 
 def encoded(name: str, body: dict[str, Any], framing: str) -> tuple[bytes, list[tuple[str, bytes]]]:
-    """A body in a framing; in JSON where Avro cannot hold it."""
+    """Encode a body in a framing, in JSON if Avro cannot represent it."""
     if framing != "json":
         try:
             value = encode(name, body)
@@ -144,7 +144,7 @@ def encoded(name: str, body: dict[str, Any], framing: str) -> tuple[bytes, list[
 
 
 def broken_up(value: bytes, at: int, more: bytes, how: str) -> bytes:
-    at %= len(value) + 1  # -1 is behind the last
+    at %= len(value) + 1  # -1 is the end
     if how == "cut":
         return value[:at]
     if how == "put in":
@@ -158,7 +158,7 @@ FRAMINGS = st.sampled_from(["avro", "avro", "json", "json", "confluent", "7", "8
 
 
 def values(name: str, made: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[tuple[bytes | None, list[tuple[str, Any]]]]:
-    """Values with headers: bodies in any framing, whole and damaged, and anything else."""
+    """Generate values with headers: intact and damaged bodies in any framing, and arbitrary bytes."""
     whole = st.builds(lambda body, framing: encoded(name, body, framing), made, FRAMINGS)
     how = st.sampled_from(["cut", "put in", "over", "whole", "whole"])
     damaged = st.builds(
@@ -184,7 +184,7 @@ KEYS = st.none() | st.sampled_from([b"", b"\xff", b"u" * 257, b"5"]) | IDS.map(s
 
 @dataclass(frozen=True)
 class Raw:
-    """A record as a consumer gives it."""
+    """A record as a consumer returns it."""
 
     value: bytes | None
     key: bytes | None
@@ -193,7 +193,7 @@ class Raw:
 
 
 def records(name: str, made: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[Raw]:
-    """Records, half of them under the key that belongs to them."""
+    """Generate records, half of them with their correct key."""
 
     def raw(given: tuple[bytes | None, list[tuple[str, Any]]], key: bytes | None, own: bool, timestamp: int) -> Raw:
         if own and given[0]:
@@ -217,7 +217,7 @@ Decoder = Callable[..., Decoded]
 
 
 def outcome(record: Raw, placed: Placed | None) -> Interaction | str | tuple[str]:
-    """What the general decoder makes of one record: the event, the user to erase, or a code."""
+    """Return the general decoder's result for one record: the event, the user to erase, or a code."""
     try:
         found = event_of(record.value, record.key, record.headers, SCHEMAS)
         if isinstance(found, Interaction):
@@ -230,7 +230,7 @@ def outcome(record: Raw, placed: Placed | None) -> Interaction | str | tuple[str
 
 
 def read_alone_and_in_company(decode_chunk: Decoder, case: tuple[list[Raw], bool]) -> None:
-    """Each record is what the general decoder says, exactly once, and a good one on either side of it is untouched."""
+    """Check that each record gives the general decoder's result exactly once, and does not affect good records beside it."""
     odd, in_spans = case
     good = Raw(encode("interaction", GOOD), b"good", (), START)
     chunk = list[Raw]()
@@ -296,7 +296,7 @@ SMALL = st.tuples(st.lists(AVRO, min_size=1, max_size=1), st.just(value=False))
 
 
 def broken(*changes: tuple[str, str]) -> Decoder:
-    """The decoder with its loops changed, uncompiled."""
+    """Replace loops of the decoder by changed, uncompiled ones."""
     source = inspect.getsource(kernels)
     for before, after in changes:
         assert source.count(before) == 1, before
@@ -392,7 +392,7 @@ def test_a_hash_without_its_tail_is_found() -> None:
     must_find(same_partition, lambda key, n: kernels.partition_of(key[: len(key) & ~3], n), KEYED)
 
 
-# --- what the archive takes ----------------------------------------------------------------------------------------------
+# --- the archive's rows -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -401,7 +401,7 @@ def archiver(tmp_path_factory: pytest.TempPathFactory) -> Archiver:
 
 
 def archived(archiver: Archiver, topic: str, record: Raw) -> dict[str, Any] | str:
-    """The row, or a code."""
+    """Return the archive's row, or a code."""
     full = SimpleNamespace(topic=f"riffle.{topic}", partition=GOOD_PARTITION, offset=7, **asdict(record))
     try:
         return archiver._row(full)
@@ -465,7 +465,7 @@ REQUEST_RECORDS = st.builds(
 
 
 class Known:
-    """A producer that knows every topic, as far as an outbox asks before it sends."""
+    """A producer that claims to know every topic, which an outbox checks before it sends."""
 
     client = SimpleNamespace(cluster=SimpleNamespace(partitions_for_topic=lambda topic: {0}))
 
@@ -481,7 +481,7 @@ def test_each_request_waits_for_its_turn_or_has_one_answer(record: Raw, owned: s
     recommend = Recommend(
         Settings(partitions=PARTITIONS),
         cast("CandidatePipeline", None),  # nothing is ranked
-        cast("dict[int, UserPartition]", dict.fromkeys(owned)),  # only whether they are owned is asked
+        cast("dict[int, UserPartition]", dict.fromkeys(owned)),  # the code only asks whether they are owned
         Known(),
         Metrics(),
         SCHEMAS,

@@ -1,4 +1,4 @@
-"""Fuzzers of operator input: environment variables and options are accepted as written, or refused by name."""
+"""Fuzzers of operator input: environment variables and options are accepted as written, or refused with their name."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ ODD_NUMBERS = [
     "5.0",
 ]
 NUMBERS = st.sampled_from(ODD_NUMBERS) | st.integers(-(2**70), 2**70).map(str) | st.floats().map(str)
-# the system allows neither NUL nor characters that cannot be encoded; bytes that are not UTF-8 arrive as lone surrogates
+# the system allows neither NUL nor characters that cannot be encoded; invalid UTF-8 arrives as lone surrogates
 CHARACTERS = st.characters(exclude_characters="\x00", exclude_categories=["Cs"]) | st.integers(0xDC80, 0xDCFF).map(chr)
 TEXTS = st.text(CHARACTERS, max_size=40) | st.sampled_from(
     ["x" * 70_000, "/" + "y" * 300, "~nobody/x", "~", "..", "a,b", "off", "a b"]
@@ -63,7 +63,7 @@ WORDS = st.sampled_from(
     ["auto", "on", "INFO", "debug", "127.0.0.1", "::1", "h:9092", "kafka://h:1,i:2", "riffle.", "s3://b/p", "redis://h"]
 )
 FOLDERS = ("home", "cache", "releases", "text_model")
-"Settings whose text is the name of a folder, which is shown."
+"Settings whose text is the name of a folder, which messages may show."
 
 
 def _variables(name: str) -> st.SearchStrategy[tuple[str, str]]:
@@ -137,7 +137,7 @@ def test_the_fuzzer_finds_settings_that_are_read_or_told_wrongly() -> None:
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
-    """Every command and subcommand."""
+    """Return every command and subcommand."""
 
     def below(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
         if isinstance(command, click.Group):
@@ -169,7 +169,7 @@ def reads_option(kind: Any, text: str) -> None:
     command = click.Command(
         "c",
         params=[click.Option(["--n"], type=kind)],
-        callback=lambda n: seen.append(n),  # noqa: PLW0108 - click gives it by name
+        callback=lambda n: seen.append(n),  # noqa: PLW0108 - click passes it by name
     )
     done = CliRunner().invoke(command, ["--n", text])
     assert done.exit_code in {0, 2}, done.output

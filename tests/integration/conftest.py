@@ -1,4 +1,4 @@
-"""A running worker for the tests that need one."""
+"""Fixtures: a running worker for the tests that need one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _end_of(log: Path) -> str:
 
 
 async def wait_ready(settings: Settings, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Return when the worker answers `/readyz` with 200; fail with the end of its log when it does not."""
+    """Wait until the worker answers `/readyz` with 200; fail with the end of its log if it does not."""
     async with asyncio.timeout(READY_TIMEOUT_S), aiohttp.ClientSession() as session:
         while True:
             if process.poll() is not None:
@@ -41,7 +41,7 @@ async def wait_ready(settings: Settings, process: subprocess.Popen[bytes], log: 
 
 @asynccontextmanager
 async def running_worker(settings: Settings) -> AsyncIterator[subprocess.Popen[bytes]]:
-    """A worker process that is ready; stopped, and if need be killed, at the end."""
+    """A ready worker process, which is stopped at the end, and killed if it does not stop."""
     settings.logs_dir.mkdir(parents=True, exist_ok=True)
     log = settings.logs_dir / "worker.log"
     environment = {**os.environ, **settings.environment(), "OMP_NUM_THREADS": "1"}
@@ -66,6 +66,6 @@ async def running_worker(settings: Settings) -> AsyncIterator[subprocess.Popen[b
 
 @pytest.fixture
 async def worker(fresh: Settings) -> AsyncIterator[Settings]:
-    """Settings of a stack with a worker that is ready, on topics of its own."""
+    """Settings of a stack with a ready worker that has its own topics."""
     async with running_worker(fresh):
         yield fresh

@@ -1,4 +1,4 @@
-"""The archiver on a real broker: a crash at any point loses nothing and repeats nothing."""
+"""The archiver on a real broker: a crash at any point neither loses nor repeats a record."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def finish(archiver: Archiver, task: asyncio.Task[None]) -> None:
 
 
 class DiesAfter(LocalFolder):
-    """A disk that takes `whole` files; the worker dies right after the next, before it could commit."""
+    """A disk that stores `whole` files. The worker dies right after the next file, before its commit."""
 
     whole = 2
 
@@ -60,7 +60,7 @@ class DiesAfter(LocalFolder):
 
 
 async def killed(fresh: Settings) -> tuple[Settings, LocalFolder]:
-    """An archive whose worker died after a file, before its commit; 600 events are on the topic."""
+    """An archive whose worker died between a file and its commit, with 600 events on the topic."""
     settings = replace(fresh, archive_rows=50, archive_interval_s=0.2)
     await ensure_topics(settings)
     folder = LocalFolder(settings.home / "archive")
@@ -84,7 +84,7 @@ async def test_killed_between_file_and_commit_then_restarted(fresh: Settings) ->
 
 
 class SlowToList(LocalFolder):
-    """A place of which it takes a while to say what it holds, as a bucket of many files does."""
+    """A folder that is slow to list, like a bucket with many files."""
 
     def names(self, prefix: str) -> list[str]:
         time.sleep(0.5)
@@ -94,7 +94,7 @@ class SlowToList(LocalFolder):
 async def test_what_is_read_before_the_end_of_the_archive_is_known_is_not_archived_twice(fresh: Settings) -> None:
     settings, folder = await killed(fresh)
     await produce_events(settings, events(600, 800))
-    # long enough for one file to hold what was read before and after
+    # long enough that one file holds records read before and after
     settings = replace(settings, archive_rows=1_000, archive_interval_s=3)
     second = Archiver(settings, target=SlowToList(folder.root))
     await finish(second, await until(second, lambda _: read_archive(folder, "interactions").collect().height >= 800))
@@ -167,7 +167,7 @@ async def test_a_catalogue_of_which_nothing_can_be_used_is_told_once(fresh: Sett
 
 
 class AwayAtFirst(FakeRegistry):
-    """A schema registry that answers the third time."""
+    """A schema registry that answers only the third call."""
 
     asked = 0
 
@@ -217,7 +217,7 @@ async def test_an_entry_is_produced_again_unless_a_newer_one_came(fresh: Setting
     await finish(archiver, await until(archiver, lambda a: a.counters["records"] >= 1))
     letters = [letter async for letter in read_letters(settings)]
     assert await replay_letters(settings, letters) == {"sent": 1, "cut": 0, "unreadable": 0, "superseded": 1}
-    # once more: what was produced again is newer, too
+    # once more: records that were produced again are newer, too
     assert (await replay_letters(settings, letters))["superseded"] == 2
 
 
@@ -254,5 +254,5 @@ async def test_an_archive_ahead_of_its_topic_is_refused(fresh: Settings) -> None
     await ensure_topics(fresh)
     target = LocalFolder(fresh.home / "archive")
     target.write(ArchiveFile.of("interactions", 0, 0, 99, 0).path, b"")
-    with pytest.raises(ConfigError, match="re-created"):
+    with pytest.raises(ConfigError, match="recreated"):
         await Archiver(fresh, target=target).run()

@@ -1,4 +1,4 @@
-"""Requests that come all at once: each gets one answer, and none waits for a reply topic that does not exist."""
+"""Simultaneous requests: each gets one answer, and none is delayed by a reply topic that does not exist."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def make(settings: Settings, topic: str) -> None:
 
 
 async def answers(settings: Settings, topic: str, n: int) -> tuple[Counter[bytes], Counter[str]]:
-    """What a topic holds once it holds n answers and a second has passed: how many per request, how many of which outcome."""
+    """Wait for n answers on a topic and one more second; return the number of answers by request and by outcome."""
     consumer = AIOKafkaConsumer(bootstrap_servers=settings.bootstrap_servers, auto_offset_reset="earliest")
     await consumer.start()
     consumer.assign([TopicPartition(topic, 0)])

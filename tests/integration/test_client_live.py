@@ -1,4 +1,4 @@
-"""Riffle's own client against a running worker."""
+"""Riffle's own client works against a running worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A second program, written against the contract alone: aiokafka, fastavro, json, and the published schemas."""
+"""An independent client, written from the contract alone, works: aiokafka, fastavro, json and the published schemas."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def from_avro(name: str, value: bytes) -> dict[str, Any]:
 
 
 class Client:
-    """What the contract says, and nothing of Riffle."""
+    """A client that follows the contract and imports nothing of Riffle."""
 
     def __init__(self, bootstrap: str, prefix: str) -> None:
         self.bootstrap, self.prefix = bootstrap, prefix

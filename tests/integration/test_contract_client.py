@@ -1,4 +1,4 @@
-"""A second program, written against the contract alone: aiokafka, json, fastavro and the published `.avsc` files."""
+"""A second client, written from the contract alone, works: aiokafka, json, fastavro and the published `.avsc` files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PATIENCE_S = 60.0
 
 
 class Avro:
-    """Avro single-object encoding with one published schema."""
+    """Encodes and decodes Avro single objects of one published schema."""
 
     def __init__(self, name: str) -> None:
         self.schema = fastavro.parse_schema(json.loads((SCHEMAS / f"{name}.avsc").read_text()))
@@ -45,7 +45,7 @@ class Avro:
 
 
 class Program:
-    """What another team would write."""
+    """A client as another team would write it."""
 
     def __init__(self, settings: Any, encoding: str) -> None:
         self.settings = settings
@@ -126,7 +126,7 @@ class Program:
             body = json.loads(record.value)
             assert set(body) == {"key", "value", "correlation_id"}
             assert body["correlation_id"] == correlation_id
-            # what is no request in any encoding is answered in JSON
+            # a body that is not a request in any encoding is answered in JSON
             assert self.encoding == "json" or "error" in body["value"]
             return dict(body["value"])
         slate = self.avro["slate"].decode(record.value)
@@ -138,7 +138,7 @@ class Program:
         return await self.answer(await self.send_request(user_id, value, deadline_ms))
 
     async def ask_until_full(self, user_id: str, **fields: Any) -> dict[str, Any]:
-        """The first slate with `k` items: the catalogue reaches the worker without a token to wait on."""
+        """Return the first slate with `k` items. The catalogue has no token, so the requests are repeated."""
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 slate = await self.ask(user_id, **fields)
@@ -161,7 +161,7 @@ def ids(slate: dict[str, Any]) -> list[str]:
 
 
 async def test_the_contract_over_kafka(program: Program) -> None:
-    # a slate, whole
+    # a complete slate
     slate = await program.ask_until_full("ann", k=5)
     assert slate["user_id"] == "ann"
     assert {"request_id", "items", "release", "arm", "degraded", "as_of", "timings_ms"} <= set(slate)
@@ -170,7 +170,7 @@ async def test_the_contract_over_kafka(program: Program) -> None:
     scores = [item["score"] for item in slate["items"]]
     assert all(isinstance(score, float) for score in scores)
 
-    # an event changes the next slate, waiting on its token alone
+    # an event changes the next slate, which waits for nothing but its token
     for _ in range(3):
         touched = ids(slate)[0]
         token = await program.event("ann", touched)
@@ -180,22 +180,22 @@ async def test_the_contract_over_kafka(program: Program) -> None:
         assert slate["as_of"]["partition"] == token["partition"]
         assert slate["as_of"]["offset"] >= token["offset"]
 
-    # a token from the future is answered before the deadline, and says so
+    # a request with a future token is answered before the deadline, and marked stale
     slate = await program.ask("ann", 300, k=5, after={"partition": token["partition"], "offset": token["offset"] + 1_000})
     assert "stale" in slate["degraded"]
 
-    # exclusions and categories hold
+    # exclusions and categories are respected
     wanted = [f"item-{n}" for n in range(0, 30, 2)]
     slate = await program.ask("bob", k=20, categories=["even"], exclude=wanted[:5])
     assert set(ids(slate)) <= set(wanted[5:])
     assert ids(slate)
 
-    # candidates are ranked, exactly those
+    # exactly the given candidates are ranked
     candidates = ["item-3", "item-7", "item-11"]
     slate = await program.ask("bob", k=10, candidates=candidates)
     assert sorted(ids(slate)) == sorted(candidates)
 
-    # explanations come when asked for, and only then
+    # explanations are present only if requested
     slate = await program.ask("bob", k=3, explain=True)
     assert all(item["explanation"] for item in slate["items"])
     slate = await program.ask("bob", k=3)
@@ -224,6 +224,6 @@ async def test_every_request_gets_exactly_one_answer(program: Program) -> None:
         else:
             assert answer["error"]["code"], kind
             assert answer["error"]["message"], kind
-    # one more round trip through the same partition: nothing else has been answered meanwhile
+    # one more round trip through the same partition: there were no other answers meanwhile
     await program.ask("ann", k=5)
     assert all(len(program.replies[correlation_id]) == 1 for correlation_id in asked)

@@ -1,4 +1,4 @@
-"""Topics are copied to another number of partitions: nothing is lost, and a person's events stay in order, in one partition."""
+"""Copying topics to another number of partitions loses nothing; a user's events stay in order, in one partition."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def test_a_copy_has_all_records_where_their_keys_belong(fresh: Settings) -
     topic, sent = old.topic("interactions"), []
     async with AIOKafkaProducer(bootstrap_servers=old.bootstrap_servers) as producer:
         for n in range(300):
-            if n == 150:  # from here on producers see eight partitions, and send some people's events elsewhere
+            if n == 150:  # from here on producers see eight partitions, and send the events of some users to other partitions
                 admin = AIOKafkaAdminClient(bootstrap_servers=old.bootstrap_servers)
                 await admin.start()
                 await admin.create_partitions({topic: NewPartitions(8)})

@@ -1,4 +1,4 @@
-"""Dead letters are read and produced again by command."""
+"""`riffle dlq` lists dead letters and produces them again."""
 
 from __future__ import annotations
 
@@ -53,20 +53,18 @@ def test_letters_are_listed_shown_and_replayed(worker: Settings) -> None:
     shown = json.loads(run(worker, "show", str(mismatch["letter"])))
     assert shown["topic"] == worker.topic("interactions")
     assert "no dead letter 999" in str(CliRunner().invoke(dlq, ["show", "999"], env=worker.environment()).exception)
-    # nothing was mended: each comes back, with where it was first
+    # the cause persists: each comes back, with its first origin
     outcome = json.loads(run(worker, "replay", "--all", "--json").splitlines()[-1])
     assert outcome == {"sent": 2, "cut": 1, "unreadable": 0, "superseded": 0}
     again = listed(worker, 5)
     assert again["codes"] == {"key_mismatch": 2, "null_key": 2, "unknown_framing": 1}
     assert [letter["headers"].get(REPLAYED_FROM) is not None for letter in again["letters"]] == [False] * 3 + [True] * 2
     assert CliRunner().invoke(dlq, ["replay"]).exit_code == 2
-    # once more: each record once, however often it came back
+    # once more: each record is sent once, however often it came back
     outcome = json.loads(run(worker, "replay", "--all", "--json").splitlines()[-1])
     assert outcome == {"sent": 2, "cut": 1, "unreadable": 0, "superseded": 2}
     assert listed(worker, 7)["total"] == 7
-    assert "no such dead letter" in str(
-        CliRunner().invoke(dlq, ["replay", "--letter", "999"], env=worker.environment()).exception
-    )
+    assert "no dead letter" in str(CliRunner().invoke(dlq, ["replay", "--letter", "999"], env=worker.environment()).exception)
 
 
 def test_a_key_is_shown_as_it_is_and_a_terminal_gets_no_control_characters(worker: Settings) -> None:

@@ -1,4 +1,4 @@
-"""The encoder as a process: a new item is found by its text and image without a restart, and a kill loses nothing."""
+"""The encoder process: a new item is retrieved by its text and image without a restart, and a kill loses no vector."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def encoder(settings: Settings, *options: str) -> subprocess.Popen[bytes]:
 
 
 async def published(settings: Settings) -> dict[str, list[tuple[ItemVector, ...] | None]]:
-    """Every committed record of the item-vectors topic, by item, in order."""
+    """Return all committed records of the item-vectors topic, by item, in order."""
     consumer = AIOKafkaConsumer(
         bootstrap_servers=settings.bootstrap_servers, auto_offset_reset="earliest", isolation_level="read_committed"
     )
@@ -94,7 +94,7 @@ def put(settings: Settings, item_id: str, item: dict[str, Any]) -> None:
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """The folder over HTTP; yields its address."""
+    """Serve the folder over HTTP; yields its address."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -107,7 +107,7 @@ def served(folder: Path) -> Iterator[str]:
 
 
 async def learned_score(settings: Settings, item_id: str) -> float | None:
-    """What the learned source says of an item for u0; None when it does not bring it."""
+    """Return the learned source's score of an item for u0, None if it does not retrieve the item."""
     client = RiffleClient(settings)
     await client.start()
     try:
@@ -133,7 +133,7 @@ async def test_a_new_item_gets_its_text_and_image_into_the_worker_that_serves(
     new = Item("arrived", "", "", (), unmet[0].image, published_at=1_000_000_000 + 3_600_000 * 900)
     await produce_items(worker, [new])
     async with asyncio.timeout(30):
-        # it is retrieved at once, by what is known of it
+        # it is retrieved at once, by its content
         while (before := await learned_score(worker, "arrived")) is None:
             pass
     process = encoder(replace(worker, image_hosts="127.0.0.1"))
@@ -170,7 +170,7 @@ async def test_a_new_item_gets_its_text_and_image_into_the_worker_that_serves(
 
 
 class Deterministic:
-    """Encoders without weights. What they are asked is kept; the process `dies` at an item."""
+    """Encoders without weights that record their inputs. The process `dies` at a given item."""
 
     def __init__(self, dies: str = "", name: str = "t") -> None:
         self.asked: list[str] = []
@@ -199,7 +199,7 @@ async def test_what_dies_in_the_middle_goes_on_there_and_only_what_changed_is_en
     with pytest.raises(KeyboardInterrupt):
         await ItemEncoding(fresh, first).run(once=True)
     async with asyncio.timeout(30):
-        # a transaction shows a moment after its commit is acknowledged
+        # a transaction is visible a moment after its commit is acknowledged
         while set(done := await published(fresh)) != set(first.asked):
             assert set(done) < set(first.asked)
     assert 0 < len(done) < 200
@@ -210,7 +210,7 @@ async def test_what_dies_in_the_middle_goes_on_there_and_only_what_changed_is_en
         while len(every := await published(fresh)) < 200:
             pass
     assert {item_id: len(records) for item_id, records in every.items()} == {f"i{n}": 1 for n in range(200)}
-    # a price is no content; a title is; and an item may go
+    # a price is not content, a title is, and an item may be deleted
     changed = [Item("i3", "title 3", price=9.5), Item("i4", "another")]
     await produce_items(fresh, changed)
     async with AIOKafkaProducer(bootstrap_servers=fresh.bootstrap_servers) as producer:

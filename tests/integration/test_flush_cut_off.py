@@ -1,4 +1,4 @@
-"""A flush that is cut off at any moment: its partition closes all the same, and the next owner finds a consistent cut."""
+"""A flush that is cut off at any moment: its partition still closes, and the next owner finds consistent rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROWS = 400
 
 
 class Owner:
-    """Owner of partition 0: every flush writes its number into all rows and tells it to another topic."""
+    """Owner of partition 0. Every flush writes its number into all rows and to another topic."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -41,7 +41,7 @@ async def test_a_flush_that_is_cut_off_leaves_all_of_it_or_nothing_and_does_not_
     for _ in range(12):
         owner = Owner(fresh)
         await owner.state.open()
-        # the source topic is empty: what was applied is found again as far as it ends, so only the rows tell
+        # the source topic is empty: the applied offset is limited by its end, so only the rows show what was applied
         owner.number = number = number + 1
         await owner.state.flush()
         owner.number = number = number + 1
@@ -74,6 +74,6 @@ async def test_an_owner_that_was_succeeded_cannot_write_any_more(fresh: Settings
         await first.state.flush()
     await second.state.flush()
     await asyncio.gather(first.state.close(), second.state.close())
-    gc.collect()  # the client's own unheeded futures complain here, not in the midst of another test
+    gc.collect()  # the client's unawaited futures warn here rather than in another test
     held = (await records(fresh, "users-changelog"))[0]
     assert {int.from_bytes(value[:4], "little") for key, value in held.items() if key[:1] == b"u"} == {3}

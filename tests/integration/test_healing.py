@@ -1,4 +1,4 @@
-"""What the broker refuses, forgets or loses under a running worker: it goes on by itself, and says what a person must know."""
+"""The broker refuses, forgets or loses data under a running worker: it recovers by itself and reports the remedy."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def asked(settings: Settings, method: str, path: str, **options: Any) -> t
 
 
 async def comes(settings: Settings, holds: Callable[[Mapping[str, Any]], bool]) -> Mapping[str, Any]:
-    """What /readyz says once `holds`."""
+    """Return the answer of `/readyz` as soon as `holds` accepts it."""
     said: Mapping[str, Any] = {}
     try:
         async with asyncio.timeout(WITHIN_S):
@@ -65,12 +65,12 @@ async def comes(settings: Settings, holds: Callable[[Mapping[str, Any]], bool]) 
 
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(WITHIN_S):
-        while not await holds():  # noqa: ASYNC110 - what is awaited happens in another process
+        while not await holds():  # noqa: ASYNC110 - another process causes the change
             await asyncio.sleep(0.1)
 
 
 async def known(settings: Settings, user: str) -> None:
-    """Until the worker knows this person."""
+    """Wait until the worker knows this user."""
 
     async def found() -> bool:
         return (await asked(settings, "GET", f"/v1/users/{user}"))[0] == 200
@@ -124,7 +124,7 @@ async def test_a_changelog_that_takes_no_rows_is_named_and_goes_on_when_it_does(
     await limit(settings, "users-changelog", 200)
     await sent.events(100)
     said = await comes(settings, lambda said: not said["ready"] and "troubles" in said["reasons"])
-    for _ in range(30):  # being opened again makes nothing ready: a row must be written first
+    for _ in range(30):  # reopening alone does not make it ready: a row must be written first
         assert (await asked(settings, "GET", "/readyz"))[0] == 503
         await asyncio.sleep(0.1)
     await limit(settings, "users-changelog", 2_097_152)
@@ -192,7 +192,7 @@ async def test_a_changelog_that_is_lost_under_a_running_worker_gets_its_rows_aga
     await sent.check()
     async with admin_of(settings) as admin:
         await admin.delete_topics([settings.topic("users-changelog")])
-    # some rows are written to the new one before anybody notices that it is another
+    # some rows are written to the new topic before the worker detects that it is another one
     for _ in range(6):
         await sent.events(20)
         await asyncio.sleep(0.5)
@@ -201,7 +201,7 @@ async def test_a_changelog_that_is_lost_under_a_running_worker_gets_its_rows_aga
 
 
 async def test_a_topic_that_is_made_anew_is_read_from_its_beginning(sent: Sent) -> None:
-    """Longer than it was before, so that its length does not give it away."""
+    """The new topic is longer than the old one, so that its length does not reveal it."""
     settings = sent.settings
     await sent.events(40)
     await sent.check()
@@ -226,7 +226,7 @@ async def test_partitions_that_are_added_are_named_and_take_no_events_from_here(
     async with admin_of(worker) as admin:
         await admin.create_partitions({topic: NewPartitions(worker.partitions * 2)})
     said = await comes(worker, lambda said: f"topic {topic}" in said["warnings"])
-    assert "it has 8 partitions, these settings say 4" in said["warnings"][f"topic {topic}"]
+    assert "it has 8 partitions, these settings require 4" in said["warnings"][f"topic {topic}"]
     events = [{"user_id": f"u{n}", "item_id": "i"} for n in range(64)]
     status, body = await asked(worker, "POST", "/v1/events", json=events)
     assert status == 202
@@ -252,7 +252,7 @@ async def test_requests_are_answered_after_their_topic_was_made_anew(worker: Set
             return True
 
         await until(answered)
-        for n in range(40):  # none of them waits until as many came as were in the old topic
+        for n in range(40):  # none of them waits until the new topic is as long as the old one
             await client.recommend(Request(f"s{n}", f"u{n}"), 5_000)
     finally:
         await client.stop()

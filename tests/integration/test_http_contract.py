@@ -1,4 +1,4 @@
-"""The HTTP part of the contract against a running worker."""
+"""A running worker keeps the HTTP part of the contract."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def get(http: aiohttp.ClientSession, path: str, **params: Any) -> tuple[in
 
 
 async def slate_when(http: aiohttp.ClientSession, user_id: str, holds: Any, **params: Any) -> list[str]:
-    """Items of the first slate for which `holds`: the catalogue reaches the worker without a token to wait on."""
+    """Return the items of the first slate that `holds` accepts. The catalogue has no token, so the requests are repeated."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             status, slate = await get(http, f"/v1/recommend/{user_id}", deadline_ms=10_000, **params)
@@ -49,7 +49,7 @@ async def slate_when(http: aiohttp.ClientSession, user_id: str, holds: Any, **pa
 
 
 def malformed(n: int) -> bytes:
-    """The n-th malformed body: ten ways, each with something of its own."""
+    """The n-th malformed body: ten kinds, each body unique."""
     event = {"user_id": f"user-{n}", "item_id": "item-1", "event_time": START_MS}
     ways: list[bytes] = [
         b"{" * (n + 1),

@@ -1,4 +1,4 @@
-"""The example for authors of clients runs as it stands."""
+"""The example client in `docs/interface.md` runs unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`riffle train`, `riffle release` and `riffle evaluate`, as people call them."""
+"""`riffle train`, `riffle release` and `riffle evaluate` as run from a shell."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_from_the_archived_stream_to_a_release_that_serves_and_back(worker: Sett
     items, events = contrary_corpus()
     asyncio.run(produce_items(worker, items))
     tokens = asyncio.run(produce_events(worker, events))
-    asyncio.run(produce_events(worker, events[:50]))  # a producer's repetition counts once
+    asyncio.run(produce_events(worker, events[:50]))  # an event that a producer repeats counts once
     target = LocalFolder(Path(worker.archive_target))
 
     def archived() -> bool:

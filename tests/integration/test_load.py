@@ -1,4 +1,4 @@
-"""`riffle load` and `riffle replay` on a real broker: what is told is what is on the topics."""
+"""`riffle load` and `riffle replay` on a real broker: the reported numbers match the topics."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_quote_that_is_not_closed_ends_with_1_and_the_other_rows_are_loaded(fr
 
 
 def test_events_on_items_that_the_catalogue_lacks_are_named(fresh: Settings, tmp_path: Path) -> None:
-    """Misspelt ids would otherwise be noticed when a release is trained."""
+    """Misspelt ids would otherwise go unnoticed until a release is trained."""
     made = tmp_path / "other"
     made.mkdir()
     (made / "items.csv").write_text("item_id\na\nb\n")

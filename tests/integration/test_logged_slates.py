@@ -1,4 +1,4 @@
-"""Served, shown, acted on, archived, joined, learned from: once around."""
+"""Slates are served, shown, acted on, archived, joined with their outcomes, and used for training."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ LAST_MS = 1_000_000_000 + 3_600_000 * 900
 
 
 async def shown_and_acted(settings: Settings, learned: Learned) -> tuple[list[dict[str, Any]], dict[int, int]]:
-    """Slates of ten people. Every other one likes its first item, naming the slate, and views its second, naming none."""
+    """Show slates to ten users. Every other user likes the first item, naming the slate, and views the second, naming none."""
     items, events = corpus()
     await produce_items(settings, items)
     tokens = await produce_events(settings, events)

@@ -1,4 +1,4 @@
-"""A transaction that nobody ends keeps a partition closed: its events are neither applied nor to be applied."""
+"""A transaction that nobody ends keeps a partition closed, because whether its events count is undecided."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def test_a_changelog_with_an_open_transaction_is_not_read_past(fresh: Sett
     assert await state.flush()
     await state.close()
 
-    # of another id, as what is left of a producer whose transaction's end the broker lost
+    # of another id, as left by a producer whose end of the transaction the broker lost
     orphan = AIOKafkaProducer(bootstrap_servers=fresh.bootstrap_servers, transactional_id=f"{fresh.app_id}-orphan")
     await orphan.start()
     await orphan.begin_transaction()
@@ -40,7 +40,7 @@ async def test_a_changelog_with_an_open_transaction_is_not_read_past(fresh: Sett
     assert error.value.code == "transaction_unfinished"
     assert state.store.get_many([b"ua"]) == [b"row"]
     ahead = state.store.position + 2
-    state.store.write({b"ub": b"half"}, ahead)  # as one who was told that it is committed
+    state.store.write({b"ub": b"half"}, ahead)  # like a producer whose commit was acknowledged
     await state.close()
     state = partition_state(fresh, take)
     with pytest.raises(NotReady):

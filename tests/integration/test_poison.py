@@ -1,4 +1,4 @@
-"""Malformed records among good ones: each is a dead letter with reason and origin, and its neighbours never notice."""
+"""Malformed records among good ones: each becomes a dead letter with reason and origin, and its neighbours are unaffected."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def good(n: int) -> dict[str, Any]:
 
 
 def poison(n: int) -> tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]]]:
-    """Key, value and headers of the n-th malformed record: eleven ways, each many times."""
+    """Key, value and headers of the n-th malformed record, of eleven kinds."""
     event = good(1_000_000 + n)
     key = event["user_id"].encode()
     avro = encode("interaction", event)
@@ -53,7 +53,7 @@ def poison(n: int) -> tuple[bytes | None, bytes | None, list[tuple[str, bytes | 
 
 
 def total(text: str, name: str, outcome: str) -> float:
-    """Sum of a counter over its series with this outcome."""
+    """Sum a counter over its series with this outcome."""
     found = re.findall(rf'^{name}{{[^}}]*outcome="{outcome}"[^}}]*}} (\S+)$', text, re.MULTILINE)
     return sum(float(value) for value in found)
 
@@ -103,7 +103,7 @@ async def test_malformed_records_become_dead_letters_and_their_neighbours_are_un
 
 
 class NoUtf8(str):
-    """A header name in bytes that are not UTF-8, as other clients than aiokafka can send them."""
+    """A header name of bytes that are not UTF-8, which clients other than aiokafka can send."""
 
     def encode(self, *_: str) -> bytes:
         return b"\xff\xfe\x80"
@@ -136,7 +136,7 @@ async def test_a_header_name_that_is_not_utf8_stops_nobody(worker: Settings, mon
 
 
 async def dead_letters(settings: Settings, count: int) -> list[dict[str, Any]]:
-    """All dead letters, at least `count`, and none that comes while one more read is empty."""
+    """Read at least `count` dead letters, and on until a read finds none."""
     consumer = AIOKafkaConsumer(
         bootstrap_servers=settings.bootstrap_servers, auto_offset_reset="earliest", isolation_level="read_committed"
     )

@@ -1,4 +1,4 @@
-"""Producing datasets on a real broker."""
+"""Dataset folders are produced to a real broker."""
 
 from __future__ import annotations
 

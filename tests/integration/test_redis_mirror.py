@@ -1,4 +1,4 @@
-"""Summaries of people in Redis follow the stream, and go when a person is erased."""
+"""Summaries of users in Redis follow the stream, and are deleted when a user is erased."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_doctor_asks_the_store_of_the_mirror(stack: Settings, monkeypatch: pytes
         monkeypatch.setenv("RIFFLE_REDIS_URL", url)
         done = CliRunner().invoke(doctor, ["--json"])
         checks = {check["check"]: check["ok"] for check in json.loads(done.output)}
-        assert checks["the mirror answers at RIFFLE_REDIS_URL"] == ok
+        assert checks[f"the mirror answers at {url}"] == ok
 
 
 async def test_a_redis_that_is_gone_costs_counts_and_nothing_else() -> None:

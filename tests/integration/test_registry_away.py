@@ -1,4 +1,4 @@
-"""A worker whose schema registry fails: what needs none goes on, what needs it waits or is produced again."""
+"""A worker whose schema registry fails processes records without a registered schema; others wait or are produced again."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def event(user: str, item: str) -> dict[str, Any]:
 
 
 async def become(wanted: Callable[[], Any], what: Any) -> None:
-    """Wait until `wanted()`, which may be awaitable, is `what`."""
+    """Wait until `wanted()`, which may return an awaitable, gives `what`."""
     found: Any = None
     try:
         async with asyncio.timeout(PATIENCE_S):
@@ -59,7 +59,7 @@ async def become(wanted: Callable[[], Any], what: Any) -> None:
 
 
 class Outside:
-    """Another program: produces in any framing, asks over Kafka and HTTP."""
+    """An external program: produces in any framing, and sends requests over Kafka and HTTP."""
 
     def __init__(self, settings: Settings, producer: AIOKafkaProducer, web: aiohttp.ClientSession) -> None:
         self.settings, self.producer, self.web = settings, producer, web
@@ -72,7 +72,7 @@ class Outside:
         return await self.producer.send_and_wait(self.settings.topic(topic), value, key=key, headers=headers, **more)
 
     async def ask(self, user: str, framing: Framing) -> tuple[Framing, dict[str, Any]]:
-        """Framing and body of the answer."""
+        """Send a request; returns framing and body of the answer."""
         correlation = uuid.uuid4().hex.encode()
         consumer = AIOKafkaConsumer(bootstrap_servers=self.settings.bootstrap_servers, auto_offset_reset="earliest")
         headers = [
@@ -193,7 +193,7 @@ async def test_an_event_on_another_partition_is_a_dead_letter_until_it_is_produc
         assert all("murmur2_random" in letter["reason"] for letter in letters)
         assert (await replay_letters(fresh, letters))["sent"] == 2
         await become(lambda: other.events_of("ann"), 3)
-        # and one that asks to be forgotten
+        # and an erasure
         erase = [("riffle-op", b"erase")]
         await other.producer.send_and_wait(fresh.topic("interactions"), None, key=b"ann", headers=erase, partition=wrong)
         await become(lambda: _codes(fresh), ["wrong_partition"] * 3)
@@ -202,7 +202,7 @@ async def test_an_event_on_another_partition_is_a_dead_letter_until_it_is_produc
 
 
 class SmallEncoders:
-    """One vector per title."""
+    """Encoders that give one vector per title."""
 
     counters: Mapping[str, int] = {}
     names = ("small",)

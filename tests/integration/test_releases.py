@@ -1,4 +1,4 @@
-"""Releases in a running worker: swapped in under load, refused when they are not what was announced, rolled back."""
+"""Releases in a running worker: swapped under load, refused if they differ from the announcement, rolled back."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ DEADLINE_MS = 10_000
 
 
 async def filled(settings: Settings) -> dict[str, int]:
-    """Items and events in; returns a token of the newest event of u0."""
+    """Produce items and events; returns the token of the newest event of u0."""
     items, events = corpus()
     await produce_items(settings, items)
     tokens = await produce_events(settings, events)
@@ -207,7 +207,7 @@ def test_a_release_travels_through_s3_and_is_verified_on_arrival(
 
 
 def test_a_challenger_is_recorded_and_serves_nobody(fresh: Settings, learned: Learned, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is listed, it cannot be what the gate refused or the champion itself, and who is promoted challenges no more."""
+    """It is listed. It can be neither a refused release nor the champion. Once promoted it is no challenger."""
     from streams.kafka.topics import ensure_topics
 
     asyncio.run(ensure_topics(fresh))

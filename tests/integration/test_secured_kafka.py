@@ -1,4 +1,4 @@
-"""A worker that serves on a broker reached by TLS alone: with a certificate of an authority of its own, and with a login."""
+"""A worker serves on a broker that requires TLS: with a client certificate of a private authority, and with a login."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ class Secured:
     """A broker with listeners of every kind."""
 
     settings: Settings
-    "As its own instance reaches it, in plain text."
+    "Settings of the broker's own instance, in plain text."
     ssl_port: int
     sasl_port: int
     certificates: Path
-    "Holds `ca.pem` and `client.pem`, a certificate and its key."
+    "Folder with `ca.pem` and `client.pem`, a certificate and its key."
 
     def by(self, security: str, home: Path) -> Settings:
-        """Settings of an instance on topics of its own, which reaches the broker like this."""
+        """Return settings of an instance with its own topics that connects to the broker this way."""
         name = security.lower().replace("_", "")
         if security == "SSL":
             own = replace(
@@ -94,7 +94,7 @@ def keytool(*arguments: str) -> bytes:
 
 
 def make_certificates(folder: Path) -> None:
-    """One certificate, signed by itself, for the broker and for its clients: `store.p12`, `ca.pem`, `client.pem`."""
+    """Write a self-signed certificate for the broker and its clients: `store.p12`, `ca.pem`, `client.pem`."""
     store = ("-keystore", str(folder / "store.p12"), "-storetype", "PKCS12", "-storepass", STORE_PASSWORD)
     extensions = ("-ext", "bc:c", "-ext", "san=ip:127.0.0.1", "-ext", "ku:c=digitalSignature,keyCertSign")
     keytool("-genkeypair", "-alias", "b", "-keyalg", "RSA", "-keysize", "2048", "-dname", "CN=broker", *extensions, *store)
@@ -114,7 +114,7 @@ def make_certificates(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def broker(stack: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
-    """A broker of its own; Redis is the stack's."""
+    """A separate broker, beside the Redis of the stack."""
     folder = tmp_path_factory.mktemp("secured")
     make_certificates(folder)
     ssl_port, sasl_port = free_port(), free_port()
@@ -135,7 +135,7 @@ def broker(stack: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.mark.parametrize("security", ["SSL", "SASL_SSL"])
 async def test_a_worker_serves_on_a_secured_broker(broker: Secured, tmp_path: Path, security: str) -> None:
-    """Everything that connects has to: topics, groups, transactions, changelogs, broadcasts, requests, replies, the archive."""
+    """All clients connect: topics, groups, transactions, changelogs, broadcasts, requests, replies, the archive."""
     settings = broker.by(security, tmp_path)
     worker = WorkerProcess(settings)
     await asyncio.to_thread(worker.start)

@@ -1,4 +1,4 @@
-"""What was fetched and let go is read again, whether or not anything of the partition was ever committed."""
+"""Records that were fetched and dropped are read again, whether or not the partition has a committed offset."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.integration
 
 
 async def offsets(consumer: AIOKafkaConsumer, count: int) -> dict[int, list[int]]:
-    """Of the next `count` records, by partition."""
+    """Return the offsets of the next `count` records, by partition."""
     found: dict[int, list[int]] = {}
     for _ in range(count):
         record = await asyncio.wait_for(consumer.getone(), 20)
@@ -40,7 +40,7 @@ async def test_a_partition_without_a_commit_is_read_again_from_its_beginning(fre
     async with consumer:
         first = await offsets(consumer, 30)
         assert first == {p: list(range(10)) for p in range(3)}
-        # one partition committed, one committed at its very beginning, one never
+        # one partition is committed, one is committed at its beginning, one never was
         await consumer.commit({TopicPartition(topic, 0): 4, TopicPartition(topic, 1): 0})
         committed = await seek_to_committed(consumer)
         assert {tp.partition: offset for tp, offset in committed.items()} == {0: 4, 1: 0, 2: None, 3: None}

@@ -1,4 +1,4 @@
-"""The commands that run the stack, on a real Kafka, Redis and worker: what is killed comes back, and instances do not mix."""
+"""The commands that run the stack, on a real Kafka, Redis and worker: killed parts restart, and instances stay separate."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ INTERRUPTIBLE = [
     "-c",
     "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])",
 ]
-"Begins a command that SIGINT ends, whatever it inherits."
+"Prefix of a command that SIGINT ends, whatever signal handling it inherits."
 KEYS = ["bootstrap", "redis", "web", "release", "ready", "pids", "reasons", "warnings", "restarts"]
 PARTS = ["kafka", "redis", "worker", "encoder"]
 SOON_S = 90.0
@@ -48,7 +48,7 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.fixture
 def own(tmp_path: Path) -> Settings:
-    """Settings of an instance that shares nothing with the session's stack."""
+    """Return settings of an instance that shares nothing with the session's stack."""
     kafka, controller, redis, web = free_ports(4)
     return Settings(
         session_timeout_s=6.0,
@@ -62,7 +62,7 @@ def own(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def riffle(own: Settings) -> Iterator[Riffle]:
-    """The command line in a process of its own, with `own` settings unless others are given."""
+    """Run the command line in a separate process, with the `own` settings unless others are given."""
 
     def run(*arguments: str, settings: Settings = own, **more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -114,6 +114,7 @@ async def test_whatever_is_killed_comes_back_with_its_records(own: Settings, rif
     third = riffle("up")
     assert third.returncode == 0
     assert "already running: Kafka, Redis, the worker, the encoder" in third.stderr
+    assert "waiting for" not in third.stderr
     assert status_of(riffle, own)["pids"] == after["pids"]
     refused = riffle("up", settings=replace(own, deadline_ms=300, commit_interval_s=1.0))
     assert refused.returncode == 1
@@ -122,7 +123,7 @@ async def test_whatever_is_killed_comes_back_with_its_records(own: Settings, rif
     changed = replace(own, kafka_port=free_ports(1)[0])
     joined = riffle("up", settings=changed)
     assert joined.returncode == 1, "it would be another instance's"
-    assert "RIFFLE_KAFKA_PORT now says" in joined.stderr
+    assert "RIFFLE_KAFKA_PORT is now" in joined.stderr
     moved = replace(changed, redis_port=free_ports(1)[0], web_port=free_ports(1)[0])
     assert status_of(riffle, moved) == {**before, "pids": after["pids"]}, "what really runs"
     consumer = AIOKafkaConsumer(
@@ -170,7 +171,7 @@ def test_what_ends_by_itself_is_started_again_and_said(own: Settings, riffle: Ri
     assert asked.returncode == 0, asked.stderr
     before = status_of(riffle, own)
     os.kill(before["pids"]["supervisor"], signal.SIGKILL)
-    assert "nothing is started again" in riffle("status").stdout
+    assert "parts that end are not restarted" in riffle("status").stdout
     again = riffle("up")
     assert again.returncode == 0, again.stderr
     after = status_of(riffle, own)
@@ -179,14 +180,14 @@ def test_what_ends_by_itself_is_started_again_and_said(own: Settings, riffle: Ri
     assert after["restarts"]["kafka"]["restarts"] == 1, "and its past"
     os.kill(after["pids"]["redis"], signal.SIGTERM)
     assert wait_until(lambda: status_of(riffle, own)["restarts"]["redis"]["restarts"] == 2, SOON_S)
-    # another home on the same ports: nothing of this one is said to be its
+    # another home on the same ports: no part of this one is reported as its own
     other = replace(own, home=own.home.parent / "other")
     foreign = status_of(riffle, other)
     assert (foreign["ready"], set(foreign["pids"].values())) == (False, {None})
     assert "another RIFFLE_HOME" in foreign["reasons"]["web"]
     assert riffle("doctor", settings=other).returncode == 1
     assert "in use by another program" in riffle("up", settings=other).stderr
-    # a broker that hangs accepts connections and answers nothing
+    # a hanging broker accepts connections but does not answer
     kafka = after["pids"]["kafka"]
     os.kill(kafka, signal.SIGSTOP)
     try:
@@ -217,9 +218,9 @@ def test_a_worker_that_can_never_start_is_said_and_not_tried_in_a_hot_loop(own: 
 def test_a_home_of_any_name_will_do_and_up_that_is_cut_off_says_what_runs(own: Settings, riffle: Riffle) -> None:
     odd = replace(own, home=own.home.parent / "a,b = #c\\d é日 [x]*%41")
     environment = {**os.environ, **odd.environment()}
-    # a shell has what it starts in the background ignore SIGINT, and these tests may be such
+    # a shell makes its background jobs ignore SIGINT, and these tests may be one
     with subprocess.Popen([*INTERRUPTIBLE, *command("up")], env=environment, stderr=subprocess.PIPE, text=True) as cut:
-        # not asked of `riffle status`: by the time that such a command has started, all may run
+        # not read from `riffle status`: when that command has started, all parts may already run
         assert wait_until(lambda: EmbeddedKafka(odd).daemon.pid() is not None, SOON_S)
         cut.send_signal(signal.SIGINT)
         _, said = cut.communicate(timeout=60)
@@ -228,7 +229,7 @@ def test_a_home_of_any_name_will_do_and_up_that_is_cut_off_says_what_runs(own: S
         assert "Traceback" not in said
         assert said.splitlines()[-1].startswith("riffle: interrupted; still running: Kafka")
         assert status_of(riffle, odd)["pids"]["supervisor"] is None, "nothing more is started"
-        assert "nothing is started again" in riffle("status", settings=odd).stdout
+        assert "parts that end are not restarted" in riffle("status", settings=odd).stdout
         assert riffle("up", settings=odd).returncode == 0
         assert is_ready(riffle, odd)
         assert [path.name for path in own.home.parent.iterdir()] == [odd.home.name], "no folder beside it"

@@ -1,4 +1,4 @@
-"""Two workers: standbys follow, owner, standby and changelog agree, and a standby takes over when the owner is killed."""
+"""Two workers: standby copies follow; owner, standby and changelog agree; a standby takes over when the owner is killed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.integration
 
 
 def tables(*workers: Settings) -> list[dict[str, Any]]:
-    """What `riffle tables --verify` finds."""
+    """Return the result of `riffle tables --verify`."""
     urls = [word for settings in workers for word in ("--worker", settings.web)]
     environment = {**os.environ, **workers[0].environment()}
     command = [sys.executable, "-c", "from agents.cli import main; main()", "tables", "--verify", "--json", *urls]
@@ -74,6 +74,6 @@ async def test_standbys_agree_with_owner_and_changelog_and_take_over(
     await sent.check()
     restored = re.findall(r"users-\d ready at offset \d+: (\d+) records from the changelog", second.log.read_text())
     assert len(restored) == 4
-    # what it stood by for it had already: only what came after the last fetch was left to replay
+    # the standby had the rows already: only records after its last fetch had to be replayed
     total = sum(facts["rows"] for facts in tables(other) if facts["table"] == "users")
     assert sum(map(int, restored[2:])) < total / 2

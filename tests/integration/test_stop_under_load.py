@@ -1,4 +1,4 @@
-"""A worker told to stop while events pour in: it ends by itself, and its successor counts each event once."""
+"""A worker that is stopped under load ends by itself, and its successor counts each event once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def counted(settings: Settings, outcome: str) -> int:
 
 
 def kept(settings: Settings) -> int:
-    """Events in the records of all people."""
+    """Return the number of events in the records of all users."""
     total = 0
     for user in range(USERS):
         try:

@@ -1,4 +1,4 @@
-"""A job as SageMaker runs it: two processes, judged against what serves, and its release taken back to be promoted."""
+"""A training job as SageMaker runs it: two processes, the gate against the serving release, import and promotion."""
 
 from __future__ import annotations
 
@@ -58,16 +58,16 @@ def s3() -> Iterator[Any]:
 
 @dataclass
 class Ran:
-    """What a job left and said."""
+    """Results and output of a job."""
 
     model: Path
     facts: dict[str, Any]
     said: list[str]
-    "What each process wrote to its standard error."
+    "Standard error of each process."
 
 
 def run_job(described: dict[str, Any], source: str, folder: Path) -> Ran:
-    """What SageMaker does with a training job on one machine, but for where its folders lie."""
+    """Run a training job on one machine as SageMaker does, except for the location of its folders."""
     algorithm = described["AlgorithmSpecification"]
     command = [*algorithm["ContainerEntrypoint"], *algorithm["ContainerArguments"]]
     model, logs = folder / "model", folder / "logs"
@@ -75,7 +75,7 @@ def run_job(described: dict[str, Any], source: str, folder: Path) -> Ran:
     environment = {
         **os.environ,
         **described["Environment"],
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),  # the image's python
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),  # the Python of the image
         "PET_MASTER_PORT": str(free_port()),
         "PET_LOG_DIR": str(logs),
         "PET_REDIRECTS": "3",
@@ -103,7 +103,7 @@ def run_job(described: dict[str, Any], source: str, folder: Path) -> Ran:
 
 @pytest.fixture(scope="module")
 def champion(s3: Any, learned: Learned, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A release that serves badly, worst first, in S3; returns where."""
+    """Store a bad release in S3, which ranks the worst items first; returns its address."""
     heads = tuple(replace(head, weight=-head.weight) for head in learned.manifest.heads)
     bad = replace(learned, manifest=replace(learned.manifest, heads=heads))
     return upload_release(bad.write(tmp_path_factory.mktemp("champion"), {"gate": {"passed": True}}), "s3://riffle/prod")
@@ -111,7 +111,7 @@ def champion(s3: Any, learned: Learned, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 def jobs(s3: Any, champion: str, vectors: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Ran]:
-    """The same job twice."""
+    """Run the same job twice."""
     place = tmp_path_factory.mktemp("jobs")
     source = str(write_dataset(place / "glass", *contrary_corpus()))
     (quick := place / "quick.json").write_text(json.dumps(QUICK))
@@ -122,7 +122,7 @@ def jobs(s3: Any, champion: str, vectors: Path, tmp_path_factory: pytest.TempPat
     submitted = CliRunner().invoke(launch_command, arguments, catch_exceptions=False)
     assert submitted.stdout.strip().endswith(f"training-job/{JOB}")
     described = dict(boto3.client("sagemaker").describe_training_job(TrainingJobName=JOB))
-    if "Environment" not in described:  # moto keeps all of a job but this
+    if "Environment" not in described:  # moto stores everything of a job except this
         shown = CliRunner().invoke(launch_command, [*arguments, "--dry-run"], catch_exceptions=False)
         described["Environment"] = json.loads(shown.stdout)["Environment"]
     return [run_job(described, source, place / f"run{n}") for n in range(2)]
@@ -189,5 +189,5 @@ def test_s3_that_cannot_be_reached_is_told_from_a_release_that_is_not_there(
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
-    with pytest.raises(TransientError, match="cannot be asked"):
+    with pytest.raises(TransientError, match="cannot be requested"):
         take(tmp_path, "s3://riffle/out/model.tar.gz")

@@ -1,4 +1,4 @@
-"""Two workers: whichever is asked over HTTP, a person's answer comes from the one that has their partition."""
+"""Two workers: an HTTP request to either is answered by the one that owns the user's partition."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_either_worker_answers_for_everybody(fresh: Settings, tmp_path: Path, wo
     for settings in both:
         for user in people:
             path = f"/v1/recommend/{user}?k=5&deadline_ms=5000"
-            # the group settles: partitions move once the second worker joins
+            # the group becomes stable: partitions move when the second worker joins
             assert wait_until(lambda path=path, settings=settings: get(settings, path)[0] == 200, 30)  # type: ignore[misc]
             slate = get(settings, path)[1]
             assert slate["user_id"] == user

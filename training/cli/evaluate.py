@@ -147,7 +147,7 @@ def _share(
     known = seen_events(corpus.events, share, until, name, allowed=options.seen)
     about: dict[str, Any] = {"trained_until_ms": until, "seen_events": known}
     if known:
-        about["warning"] = f"{name} was trained on {known} of the events that it was asked about"
+        about["warning"] = f"{name} was trained on {known} of the events that it is measured on"
         console.print(f"[yellow]{about['warning']}", highlight=False)
     return share, about
 
@@ -155,8 +155,8 @@ def _share(
 def _warn_of_interacted(figures: Figures, console: Console) -> None:
     met = sum(one.interacted for one in figures.asked)
     if WARN_ONE_IN * met > len(figures.asked):
-        said = f"{met:,} of {len(figures.asked):,} queries are for items that the person has met before, which no slate holds: "
-        console.print(f"[yellow]{said}ask with --first", highlight=False)
+        said = f"{met:,} of {len(figures.asked):,} queries are for items that the user has seen, which no slate holds: "
+        console.print(f"[yellow]{said}use --first", highlight=False)
 
 
 def _facts(corpus: Corpus, made: Evaluated, about: dict[str, Any]) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def _demand_queries(corpus: Corpus, share: float, *, first: bool) -> None:
     if not asked_of(corpus.events, PositiveRule(corpus.positive), share, first=first):
         rest = len(corpus.events) - int(len(corpus.events) * share)
         message = f"none of the {rest:,} events after the first {share:.0%} is liked by the rule {corpus.positive!r}"
-        raise BadDataset("nothing_to_ask", f"there is nothing to ask: {message}", "positive")
+        raise BadDataset("nothing_to_ask", f"there are no queries: {message}", "positive")
 
 
 def _named(*names: str) -> Iterator[tuple[str, str]]:
@@ -191,10 +191,10 @@ def _named(*names: str) -> Iterator[tuple[str, str]]:
 def _demand_release() -> None:
     """Raise ConfigError where an option is set that only applies to an existing release."""
     for name, option in _named("seen", "releases"):
-        raise ConfigError("release", f"{option} is of a release that exists: name it with --release, or leave it out", name)
+        raise ConfigError("release", f"{option} applies to an existing release: name it with --release, or leave it out", name)
 
 
 def _demand_untrained() -> None:
     """Raise ConfigError where an option is set that only applies to a training or to its result."""
     for name, option in _named("no_train", "parity", *OF_TRAINING):
-        raise ConfigError("release", f"--release measures what is there, and trains nothing: leave out {option}", name)
+        raise ConfigError("release", f"--release measures an existing release and trains nothing: leave out {option}", name)

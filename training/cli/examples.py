@@ -40,7 +40,7 @@ def _window(text: str) -> tuple[str, int]:
 @click.command("examples")
 @click.argument("archive")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of one Parquet file per partition.")
-@click.option("--positive", default="True", show_default=True, help="Rule over event columns for liked events.")
+@click.option("--positive", default="True", show_default="every event", help="Rule over event columns for liked events.")
 @click.option(
     "--window",
     default=ATTRIBUTION_MS / 1000,

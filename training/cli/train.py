@@ -1,4 +1,4 @@
-"""The command `python -m training train`, which `riffle train` runs in a process of its own."""
+"""The training command: `python -m training train`, and what `riffle train` runs in a process of its own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from training.data.corpus import Corpus, open_corpus
 from training.data.slates.logged import logged_in
 from training.data.table import of_known_items
 from training.evaluation.bounds import HALF, STANDARD, Bounds
-from training.evaluation.holdout import Holdout, held_out, without_kept
+from training.evaluation.holdout import Holdout, held_out, without_revealing_slates
 from training.loop.alone import agree, is_first
 from training.recipe import LearnSettings
 from training.release.record import forewarn, record
@@ -132,7 +132,7 @@ def train_command(options: TrainOptions) -> None:
         held = _held(corpus, champion, options)
         if held is None:
             return
-        corpus = without_kept(corpus, held, (round(seconds * 1_000) for seconds in settings.windows_s.values()))
+        corpus = without_revealing_slates(corpus, held, (round(seconds * 1_000) for seconds in settings.windows_s.values()))
         if not options.incremental:
             demand_trainable(corpus.items, held.events[: held.trained], corpus.positive, settings, options.settings)
         _announce(console, held, champion, settings, options)
@@ -175,9 +175,9 @@ def _announce(
 ) -> None:
     """Print how this training deviates from the usual: half precision, or the protocol `leave_last_out`."""
     if options.incremental and champion is not None and "half" in champion.manifest.metrics and not settings.half:
-        console.print(f"the graphs of {champion.name} are in half precision: so are the update's", highlight=False)
+        console.print(f"the graphs of {champion.name} are in half precision, so those of the update are too", highlight=False)
     if held.independent:
-        said = f"the newest events are too few to judge by: the gate asks {held.people} people for their last like"
+        said = f"the newest events are too few to judge by: the gate queries the last likes of {held.people} users"
         console.print(f"{said} (leave_last_out)", style="yellow", highlight=False, soft_wrap=True)
 
 
@@ -225,7 +225,7 @@ def _to_update(corpus: Corpus, champion: Release | None, options: TrainOptions) 
         message = "there is no release to update: train without --incremental, and promote that"
         raise BadDataset("no_champion", message)
     if corpus.positive != champion.manifest.positive:
-        rules = f"{champion.name} learned by the rule {champion.manifest.positive!r}, here it is {corpus.positive!r}"
+        rules = f"{champion.name} was trained with the rule {champion.manifest.positive!r}, here it is {corpus.positive!r}"
         raise BadDataset("positive_changed", f"{rules}: train in full, without --incremental", "positive")
     name, until_ms = champion.name, champion.manifest.trained_until_ms
     found = new_events(corpus, 1.0, until_ms)
@@ -254,7 +254,9 @@ def _to_update(corpus: Corpus, champion: Release | None, options: TrainOptions) 
 
 def _demand_updatable(options: TrainOptions) -> None:
     if options.newest:
-        raise ConfigError("newest", "an update needs all that its release learned from: leave out --newest, or --incremental")
+        raise ConfigError(
+            "newest", "an update needs all events of its release's training: leave out --newest, or --incremental"
+        )
     if options.examples is not None:
         raise ConfigError("examples", "an update keeps its release's ranker: leave out --examples, or --incremental")
 
@@ -263,5 +265,5 @@ def _with_examples(corpus: Corpus, folder: Path | None, settings: LearnSettings)
     if folder is None:
         return corpus
     if corpus.target is None or corpus.erased is None:
-        raise ConfigError("examples", "examples are of an archive's slates: train from that archive, or leave out --examples")
+        raise ConfigError("examples", "examples are from an archive's slates: train from that archive, or leave out --examples")
     return replace(corpus, logged=logged_in(folder, corpus.positive, settings.windows_s, corpus.target, corpus.erased))

@@ -61,12 +61,12 @@ def demand_trainable(
     known = of_known_items(events, published(items, events))
     demand_enough(known, positive)
     start = int(len(known) * (1 - settings.replayed_share))
-    if not _meetings(known)[start:].any():
-        message = f"in the newest {len(known) - start:,} events nobody meets an item for the first time: nothing can be ranked"
+    if not _first_interactions(known)[start:].any():
+        message = f"in the newest {len(known) - start:,} events no user has a first interaction: nothing can be ranked"
         raise BadDataset("no_meetings", message)
 
 
-def _meetings(events: Sequence[Interaction]) -> NDArray[np.bool_]:
+def _first_interactions(events: Sequence[Interaction]) -> NDArray[np.bool_]:
     """Whether each event is the user's first interaction with its item: `(n,)`."""
     frame = events.frame if isinstance(events, EventFrame) else EventFrame.of(events).frame
     first = frame.select(pl.struct("user_id", "item_id").is_first_distinct()).to_series()

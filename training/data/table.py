@@ -117,10 +117,10 @@ def heads_of(
         return tuple({"positive": 1.0, **weights}.items())
     rule = PositiveRule(positive)
     heads: list[tuple[str, float]] = [("positive", 1.0)]
-    met = {(a, None if v != v else v) for a, v in zip(_actions(events), _values(events).tolist(), strict=True)}  # noqa: PLR0124
-    liked = {pair for pair in met if rule(*pair)}
+    pairs = {(a, None if v != v else v) for a, v in zip(_actions(events), _values(events).tolist(), strict=True)}  # noqa: PLR0124
+    liked = {pair for pair in pairs if rule(*pair)}
     for action in vocabulary.actions[: MAX_HEADS - 1]:
-        mine = {pair for pair in met if pair[0] == action}
+        mine = {pair for pair in pairs if pair[0] == action}
         if mine != liked:
             heads.append((action, 0.1 if mine & liked else 0.0))
     return tuple(heads)

@@ -113,7 +113,7 @@ class WebImages:
         del lost["fetched"]
         if lost:
             reasons = ", ".join(f"{reason} {n}" for reason, n in lost.most_common())
-            log.warning("%d of %d images by URL could not be had: %s", lost.total(), len(todo), reasons)
+            log.warning("%d of %d images by URL could not be fetched: %s", lost.total(), len(todo), reasons)
 
     def _path(self, url: str) -> Path:
         name = hashlib.sha256(url.encode(errors="replace")).hexdigest()
@@ -171,7 +171,7 @@ class WebImages:
                 self._misses[name] = misses
             elif missed:
                 self._given_up[name] = self._clock() + self._limits.given_up_s
-                log.warning("images of %s are given up for now: %d could not be had in a row", name or "all hosts", most)
+                log.warning("images of %s are not requested for now: %d failed in a row", name or "all hosts", most)
 
     async def _image(self, target: URL, session: aiohttp.ClientSession, resolver: PublicResolver) -> bytes:
         try:

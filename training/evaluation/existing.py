@@ -40,7 +40,7 @@ def newer_share(events: Sequence[Interaction], until_ms: int, name: str) -> floa
     cut = bisect_right(events, until_ms, key=TIME)
     if cut >= len(events):
         message = f"no event is newer than {name}, which was trained until {_day(until_ms)}"
-        raise BadDataset("nothing_newer", f"{message}: give newer events, or --seen and --share to ask about what it learned")
+        raise BadDataset("nothing_newer", f"{message}: give newer events, or --seen and --share to query its training events")
     return (cut + 0.5) / len(events)
 
 
@@ -56,7 +56,7 @@ def seen_events(events: Sequence[Interaction], share: float, until_ms: int, name
     seen = max(0, bisect_right(events, until_ms, key=TIME) - cut)
     if seen and not allowed:
         message = f"{name} was trained until {_day(until_ms)}, on {seen:,} of the events after the first {share:g}"
-        raise ConfigError("seen", f"{message}: leave out --share, which asks about newer ones, or give --seen", "share")
+        raise ConfigError("seen", f"{message}: leave out --share, to query newer ones, or give --seen", "share")
     return seen
 
 

@@ -4,7 +4,7 @@
 is used wherever it has enough queries of enough users.
 
 `leave_last_out` holds out each user's events from the last first interaction with a liked item on. Each user is queried once,
-after all training events are applied, as if all returned now. It queries every such user and costs each one like. Later events
+after all training events are applied, as if all returned now. Training loses one like of each such user. Later events
 of other users are then known, both to the release and to the one it is compared with.
 """
 
@@ -34,7 +34,7 @@ __all__ = [
     "held_out",
     "last_out",
     "unseen_share",
-    "without_kept",
+    "without_revealing_slates",
 ]
 
 
@@ -50,7 +50,7 @@ class Holdout:
     queries: int
     people: int
     "Number of users with queries."
-    kept_from_ms: Mapping[str, int] = field(default_factory=dict)
+    held_from_ms: Mapping[str, int] = field(default_factory=dict)
     "For `leave_last_out`, by user: event time of the query, ms. The user's events from then on are held out."
 
     @property
@@ -104,10 +104,9 @@ def _newest(events: Sequence[Interaction], positive: str, share: float, queries:
     cut = unseen_share(events, share, until_ms)
     asked = asked_of(events, PositiveRule(positive), cut, first=True)
     cut = _gate_share(events, asked, cut, queries, bounds)
-    kept = [n for n in asked if n >= int(len(events) * cut)]
-    kept = spread(kept, queries)
-    people = {events[n].user_id for n in kept}
-    return Holdout(PREQUENTIAL, events, int(len(events) * cut), len(kept), len(people))
+    held = spread([n for n in asked if n >= int(len(events) * cut)], queries)
+    people = {events[n].user_id for n in held}
+    return Holdout(PREQUENTIAL, events, int(len(events) * cut), len(held), len(people))
 
 
 def last_out(events: Sequence[Interaction], positive: str, after_ms: int = -1) -> Holdout:
@@ -125,26 +124,28 @@ def last_out(events: Sequence[Interaction], positive: str, after_ms: int = -1) -
             last[users[n]] = n
     held = np.asarray([n >= last.get(user, len(users)) for n, user in enumerate(users)], np.bool_)
     ordered = _in_order(events, np.argsort(held, kind="stable"))
-    kept_from_ms = {user: events[n].event_time for user, n in last.items()}
-    return Holdout(LEAVE_LAST_OUT, ordered, int((~held).sum()), len(last), len(last), kept_from_ms)
+    held_from_ms = {user: events[n].event_time for user, n in last.items()}
+    return Holdout(LEAVE_LAST_OUT, ordered, int((~held).sum()), len(last), len(last), held_from_ms)
 
 
-def without_kept(corpus: Corpus, held: Holdout, windows_ms: Iterable[int]) -> Corpus:
+def without_revealing_slates(corpus: Corpus, held: Holdout, windows_ms: Iterable[int]) -> Corpus:
     """Corpus with the events of `held`, without slates whose labels could reveal held-out events.
 
     Those are slates of queried users whose windows (the longest of `windows_ms`, at least a day) end after their query. For
     `prequential` none is dropped, because training reads slates only up to its newest event.
     """
     corpus = replace(corpus, events=held.events)
-    if not held.kept_from_ms:
+    if not held.held_from_ms:
         return corpus
     longest = max((ATTRIBUTION_MS, *windows_ms))
-    last = [time_ms - longest for time_ms in held.kept_from_ms.values()]
-    kept = pl.DataFrame({"user_id": list(held.kept_from_ms), "_last": last}, schema={"user_id": pl.String, "_last": pl.Int64})
+    last = [time_ms - longest for time_ms in held.held_from_ms.values()]
+    queried = pl.DataFrame(
+        {"user_id": list(held.held_from_ms), "_last": last}, schema={"user_id": pl.String, "_last": pl.Int64}
+    )
 
     def earlier(slates: pl.DataFrame) -> pl.DataFrame:
         user = slates.with_columns(pl.col("user_id").cast(pl.String)).select("user_id")
-        until = user.join(kept, on="user_id", how="left", maintain_order="left")["_last"]
+        until = user.join(queried, on="user_id", how="left", maintain_order="left")["_last"]
         return slates.filter(until.is_null() | (slates["event_time"] < until))
 
     def read(after_ms: int, until_ms: int, most: int, windows: Mapping[str, int]) -> pl.DataFrame:
@@ -174,7 +175,7 @@ def unseen_share(events: Sequence[Interaction], share: float, until_ms: int) -> 
 
 
 def gate_share(events: Sequence[Interaction], positive: str, share: float, queries: int, bounds: Bounds = STANDARD) -> float:
-    """`share` of the events, extended as long as the rest holds enough for the gate.
+    """`share` of the events, raised as far as the remaining events still suffice for the gate.
 
     The gate needs `queries` first interactions with liked items (`asked_of`), by as many users as `bounds` require. Where the
     rest after `share` holds fewer of either, all of it is held out. So the held-out part does not grow with the history.

@@ -28,16 +28,16 @@ KIND = "riffle.measurement"
 Floats = NDArray[np.float64]
 
 MEASURES: Mapping[str, str] = {
-    f"ndcg@{K}": "place of the liked item, discounted",
+    f"ndcg@{K}": "rank of the liked item, discounted",
     f"hr@{K}": f"the liked item is among the first {K}",
     f"recall@{DEEP}": f"… among the first {DEEP}",
-    "mrr": "1 / its place",
+    "mrr": "1 / its rank",
     f"candidate_recall@{DEEP}": f"among the first {DEEP} candidates by the light score",
     "candidate_recall": "among all candidates",
-    f"window_ndcg@{K}": "all that is liked within the attribution window, discounted",
+    f"window_ndcg@{K}": "all items liked within the attribution window, discounted",
     f"window_precision@{K}": f"share of the first {K} that are liked within it",
-    f"window_recall@{DEEP}": f"share of what is liked within it that is among the first {DEEP}",
-    "window_map": "mean average precision on it",
+    f"window_recall@{DEEP}": f"share of the items liked within it that are among the first {DEEP}",
+    "window_map": "mean average precision of these",
     f"novelty@{K}": "bits of self-information per shown item",
     f"diversity@{K}": "mean distance of shown items by words and categories",
 }
@@ -45,12 +45,12 @@ MEASURES: Mapping[str, str] = {
 
 SEGMENTS: Mapping[str, str] = {
     "all": "all queries",
-    "people_new": "people who had liked nothing before",
-    "people_known": "people with liked items",
-    "items_new": "liked item first met by anyone after the split (cold)",
-    "items_unmet": "liked item met by nobody before",
+    "people_new": "users without earlier likes",
+    "people_known": "users with earlier likes",
+    "items_new": "liked item without interactions before the split (cold)",
+    "items_unmet": "liked item without any earlier interaction",
     "items_head": "liked item among the most popular that hold half of the earlier events",
-    "items_tail": "liked item met before the split, less popular",
+    "items_tail": "liked item with interactions before the split, less popular",
 }
 "Segments of the queries; the index of each is a bit of the column `segments`."
 
@@ -143,7 +143,7 @@ class Measurement:
             BadInput: the two have different queries.
         """
         if self.queries() != other.queries():
-            raise BadInput("other_queries", f"{self.label} and {other.label} were not asked the same queries")
+            raise BadInput("other_queries", f"{self.label} and {other.label} do not have the same queries")
         held = self.within(segment)
         return metrics.bootstrap((self.values[measure] - other.values[measure])[held], self.people[held])
 
@@ -211,7 +211,7 @@ class Measurement:
             if not isinstance(saved, dict) or saved.get("kind") != KIND:
                 raise BadInput("no_measurement", f"{path} is not a measurement that `riffle evaluate --save` wrote")
             if saved["format"] != FORMAT:
-                raise BadInput("unknown_format", f"{path} is of format {saved['format']!r}, this reads {FORMAT}")
+                raise BadInput("unknown_format", f"{path} is of format {saved['format']!r}, this version reads {FORMAT}")
             columns, brought = saved["columns"], list(saved["source_names"])
             made = cls(
                 label=str(saved["label"]),
@@ -254,12 +254,12 @@ def _segments(figures: Figures, items: NDArray[np.int64], catalogue: Catalogue) 
     head = np.zeros(len(events), np.bool_)
     head[order] = (before < events.sum() / 2) & (events[order] > 0)
     there = items >= 0
-    met = np.zeros(len(items), np.bool_)
+    warm = np.zeros(len(items), np.bool_)
     popular = np.zeros(len(items), np.bool_)
-    met[there], popular[there] = events[items[there]] > 0, head[items[there]]
+    warm[there], popular[there] = events[items[there]] > 0, head[items[there]]
     nothing = np.asarray([one.without_history for one in figures.asked], np.bool_)
     cold = np.asarray([one.cold for one in figures.asked], np.bool_)
-    parts = (np.ones(len(items), np.bool_), nothing, ~nothing, ~met, cold, popular, met & ~popular)
+    parts = (np.ones(len(items), np.bool_), nothing, ~nothing, ~warm, cold, popular, warm & ~popular)
     bits = np.zeros(len(items), np.int64)
     for n, part in enumerate(parts):
         bits |= part.astype(np.int64) << n

@@ -99,7 +99,7 @@ def by_segment(found: Sequence[Measurement], measures: Sequence[str]) -> str:
             panel.locator_params(axis="x", nbins=4)
         panels[0].set_yticks(range(len(segments)), [segment.replace("_", ", ") for segment in segments])
         panels[0].set_ylim(len(segments) - 0.5, -0.5)
-    return _svg(figure, "each measure in each part of the queries, with 95 % intervals")
+    return _svg(figure, "each measure by segment of the queries, with 95 % intervals")
 
 
 def ends(one: Measurement) -> dict[str, float]:
@@ -108,7 +108,7 @@ def ends(one: Measurement) -> dict[str, float]:
     ranked = ranks >= 0
     return {
         f"first {K}": float((ranked & (ranks < K)).mean()),
-        f"place {K + 1} to {DEEP}": float((ranked & (ranks >= K) & (ranks < DEEP)).mean()),
+        f"rank {K + 1} to {DEEP}": float((ranked & (ranks >= K) & (ranks < DEEP)).mean()),
         f"ranked below {DEEP}": float((ranked & (ranks >= DEEP)).mean()),
         "cut by the light score": float((stages == "light_cut").mean()),
         "filtered": float(np.asarray([str(stage).startswith("filtered") for stage in stages]).mean()),
@@ -138,7 +138,7 @@ def lost(found: Sequence[Measurement]) -> str:
         legend = figure.legend(loc="outside lower center", ncols=6, frameon=False, fontsize=9)
         for text in legend.get_texts():
             text.set_color(MUTED)
-    return _svg(figure, "where liked items ended, by stage")
+    return _svg(figure, "final stages of the liked items")
 
 
 def by_source(found: Sequence[Measurement]) -> str:
@@ -149,7 +149,7 @@ def by_source(found: Sequence[Measurement]) -> str:
     )
     with mpl.rc_context(STYLE):
         figure, panels = _grid(10.4, 0.8 + len(names) * (0.16 + 0.17 * len(found)), 1, 2, share_y=True)
-        for panel, title, alone in zip(panels, ("brought", "brought by no other"), (False, True), strict=True):
+        for panel, title, alone in zip(panels, ("retrieved", "retrieved by no other"), (False, True), strict=True):
             for n, one in enumerate(found):
                 shift, size = (n - (len(found) - 1) / 2) * (0.8 / len(found)), 0.7 / len(found)
                 shares = [np.mean([row == [name] if alone else name in row for row in one.sources]) for name in names]
@@ -164,7 +164,7 @@ def by_source(found: Sequence[Measurement]) -> str:
             panel.spines["bottom"].set_visible(False)
         panels[0].set_yticks(range(len(names)), names)
         panels[0].set_ylim(len(names) - 0.5, -0.5)
-    return _svg(figure, "share of the liked items that each source brought")
+    return _svg(figure, "share of the liked items that each source retrieved")
 
 
 def reliability(found: Sequence[Measurement]) -> str:
@@ -193,7 +193,7 @@ def reliability(found: Sequence[Measurement]) -> str:
                 axis.set_major_formatter(lambda value, _: f"{value:g}")
                 axis.set_minor_locator(NullLocator())
             panel.grid()
-    return _svg(figure, "probabilities said against shares that came true")
+    return _svg(figure, "predicted probabilities against observed shares")
 
 
 def beyond_accuracy(found: Sequence[Measurement]) -> str:

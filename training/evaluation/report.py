@@ -58,33 +58,33 @@ def html_report(found: Sequence[Measurement]) -> str:
     """
     first, last = found[0], found[-1]
     people = len(set(last.people.tolist()))
-    about = f"{len(last):,} queries of {people:,} people, {last.catalogue_size:,} items. Intervals: 95 %, people drawn whole."
+    about = f"{len(last):,} queries of {people:,} users, {last.catalogue_size:,} items. Intervals: 95 %, users resampled whole."
     held = f" Differences: to “{html.escape(first.label)}”, query by query; ± is within noise." if len(found) > 1 else ""
     parts = [
-        _section("How good the slates are", "The place in the slate of what the person then liked.", _headline(found)),
+        _section("How good the slates are", "The rank in the slate of the item that the user then liked.", _headline(found)),
         _section(
-            "For whom, and for which items",
+            "Segments of users and items",
             "; ".join(f"{name.replace('_', ', ')}: {what}" for name, what in SEGMENTS.items() if name != "all") + ".",
             _legend(found) + plots.by_segment(found, PLOTTED) + _table(found),
         ),
         _section("Where liked items are lost", "The stage at which each liked item left the pipeline.", plots.lost(found)),
         _section(
-            "What the sources bring",
-            "Share of the queries whose liked item a source brought, whatever became of it then.",
+            "What the sources retrieve",
+            "Share of the queries whose liked item a source retrieved, whether or not later stages kept it.",
             _legend(found) + plots.by_source(found),
         ),
         _section(
-            "What is shown, beyond accuracy",
-            "How much of the catalogue is shown to anyone, how little known it is, how unlike one another a slate's items are.",
+            "Beyond accuracy",
+            "Share of the catalogue that is shown, how unpopular the shown items are, and how different a slate's items are.",
             plots.beyond_accuracy(found),
         ),
     ]
     if figure := plots.reliability(found):
         parts.append(
             _section(
-                "Whether probabilities can be believed",
-                "Of every ranked candidate: the probability said, in ten bins of equal size, against the share that came true "
-                "within the attribution window. The moments are those of liked events, when somewhat more comes than usual.",
+                "Whether probabilities are calibrated",
+                "For all ranked candidates: the predicted probability, in ten bins of equal size, against the observed share "
+                "within the attribution window. Queries are at liked events, around which users are more active than usual.",
                 figure + _calibration(found),
             )
         )
@@ -160,7 +160,7 @@ def _calibration(found: Sequence[Measurement]) -> str:
             figures = [f"{said[name]:.4f}" if said[name] is not None else "–" for name in ("ece", "auc", "gauc")]
             cells = "".join(f"<td>{figure}</td>" for figure in figures)
             rows.append(f"<tr><td>{_key(n)}{html.escape(one.label)}: {html.escape(head)}</td>{cells}</tr>")
-    head = "<th></th><th>Expected calibration error</th><th>AUC</th><th>GAUC by person</th>"
+    head = "<th></th><th>Expected calibration error</th><th>AUC</th><th>GAUC by user</th>"
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>{_calibration_by_segment(found, head)}"
 
 

@@ -33,7 +33,7 @@ def machines(environ: Mapping[str, str], sagemaker: Path = SAGEMAKER) -> dict[st
         hosts, mine = sorted(described["hosts"], key=lambda host: (len(host), host)), described["current_host"]
         rank = hosts.index(mine)
     except (ValueError, KeyError, TypeError) as exc:
-        raise ConfigError("machines", f"{sagemaker} does not say which machines there are: {exc}") from exc
+        raise ConfigError("machines", f"{sagemaker} does not list its machines: {exc}") from exc
     found = {
         "PET_NNODES": str(len(hosts)),
         "PET_NODE_RANK": str(rank),

@@ -61,7 +61,7 @@ class TrainingJob:
             raise ConfigError("job", f"{self.processes} processes cannot share {self.gpus} GPUs", "processes")
         cpus, memory = _quantity(self.cpus, "cpus", "4 or 500m"), _quantity(self.memory, "memory", "16Gi")
         if not 0 < cpus <= MOST_CPUS:
-            raise ConfigError("quantity", f"{self.cpus} are no number of CPUs: write 4, or 500m for half of one", "cpus")
+            raise ConfigError("quantity", f"{self.cpus} is not a number of CPUs: write 4, or 500m for half of one", "cpus")
         if memory < LEAST_BYTES:
             message = (
                 f"{self.memory} are {memory:g} bytes, in which nothing can be trained: is {self.memory.rstrip('m')}Gi meant?"
@@ -84,7 +84,7 @@ def _quantity(text: str, name: str, such_as: str) -> float:
     """Parse a Kubernetes quantity as a number; raises ConfigError."""
     found = QUANTITY.fullmatch(text)
     if found is None:
-        raise ConfigError("quantity", f"{text[:80]!r} is no quantity of {name}: write such as {such_as}", name)
+        raise ConfigError("quantity", f"{text[:80]!r} is not a quantity of {name}: write such as {such_as}", name)
     number, suffix = float(found["number"]), found["suffix"] or ""
     if suffix.endswith("i"):
         return number * float(1024 ** ("KMGTPE".index(suffix[0]) + 1))

@@ -123,7 +123,7 @@ def _asked(call: str, ask: Any, **request: Any) -> dict[str, Any]:
         message = f"SageMaker refuses {call}: {error.get('Message', exc)}"
         raise ConfigError("sagemaker", message) from exc
     except BotoCoreError as exc:
-        raise TransientError("sagemaker", f"SageMaker cannot be asked ({call}): {exc}") from exc
+        raise TransientError("sagemaker", f"SageMaker cannot be reached ({call}): {exc}") from exc
 
 
 def submit(job: TrainingJob, settings: SageMakerSettings) -> str:

@@ -135,7 +135,7 @@ def joined(environ: Mapping[str, str] | None = None) -> Iterator[Group]:
     cuda, local = torch.cuda.is_available(), launch.local_rank
     if cuda:
         if local >= torch.cuda.device_count():
-            raise ConfigError("too_many", f"process {local} of this machine has no GPU: {torch.cuda.device_count()} are there")
+            raise ConfigError("too_many", f"process {local} of this machine has no GPU: it has {torch.cuda.device_count()}")
         torch.cuda.set_device(local)
     try:
         # `torchrun` keeps its store when it restarts processes: without a separate name for each life, new processes

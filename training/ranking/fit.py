@@ -42,7 +42,7 @@ def train_ranker(examples: Examples, settings: RankerSettings, progress: Progres
         BadDataset: there are no examples.
     """
     if not len(examples):
-        raise BadDataset("no_meetings", "in the newer events nobody meets an item for the first time: nothing can be ranked")
+        raise BadDataset("no_meetings", "in the newer events no user has a first interaction: nothing can be ranked")
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
     learn, later = parts(examples)

@@ -95,7 +95,7 @@ def judge(
     """
     mine, theirs = _gains(candidate), _gains(serving)
     if len(mine) != len(theirs):
-        raise ValueError("the two were not asked the same queries")
+        raise ValueError("the two do not have the same queries")
     users = [one.user_id for one in candidate.asked] or [str(n) for n in range(len(mine))]
     people = np.unique(users, return_inverse=True)[1] if users else np.zeros(0, np.int64)
     found, chance, reasons = _compared(mine - theirs, people, bounds, seed, protocol)
@@ -103,7 +103,7 @@ def judge(
     if not worst <= bounds.parity:
         reasons.append(f"ONNX differs from torch by {worst:.1e}, {bounds.parity:.0e} is allowed")
     if parity is None and candidate.asked:
-        reasons.append("the release was not asked for slates: neither parity on requests nor latency is known")
+        reasons.append("no slates were requested of the release: neither parity on requests nor latency is known")
     if parity is not None:
         if parity.differing > bounds.differing:
             reasons.append(f"{parity.differing} of {parity.requests} requests get another first {K} from ONNX than from torch")
@@ -128,7 +128,7 @@ def _compared(
     if len(differences) < queries:
         return NOTHING, None, [f"only {len(differences)} queries to judge by, {queries} are needed"]
     if asked < fewest:
-        return NOTHING, None, [f"only {asked} people to judge by, {fewest} are needed"]
+        return NOTHING, None, [f"only {asked} users to judge by, {fewest} are needed"]
     if protocol == PREQUENTIAL:
         found, chance = bootstrap(differences, people, bounds.level, seed=seed), None
     else:
@@ -136,8 +136,8 @@ def _compared(
         chance = sign_flip_test(differences, people, seed)
     if found.low > 0 and (chance is None or chance <= (1 - bounds.level) / 2):
         return found, chance, []
-    likely = "" if chance is None else f", chance of that between equals {chance:.2f}"
-    interval = f"interval {found.low:+.4f} to {found.high:+.4f} over {asked} people{likely}"
+    likely = "" if chance is None else f", probability under equal systems {chance:.2f}"
+    interval = f"interval {found.low:+.4f} to {found.high:+.4f} over {asked} users{likely}"
     return found, chance, [f"not better beyond noise: NDCG@{K} differs by {found.mean:+.4f}, {interval}"]
 
 

@@ -15,8 +15,8 @@ from models.items.vectors import unit_rows
 from models.release.sequences import EVENT_WIDTH, LENGTH
 from training.ranking.base import Ranker
 from training.release.export import to_half, to_onnx
+from training.retrieval.simulated_cold import Retrieval
 from training.retrieval.towers import Content
-from training.retrieval.unlearn import Retrieval
 
 __all__ = [
     "ITEM_TOWER",

@@ -31,19 +31,19 @@ class Outcomes:
         """
         self._heads = tuple((name, windows_ms.get(name, ATTRIBUTION_MS)) for name in heads)
         self._numbers: dict[str, list[int]] = {}
-        self._met: dict[str, list[tuple[str, int, NDArray[np.bool_]]]] = {}
+        self._firsts: dict[str, list[tuple[str, int, NDArray[np.bool_]]]] = {}
         "By user: item, time, and whether each head's action followed. `_numbers` holds the event indices, ascending."
         first: dict[tuple[str, str], tuple[int, NDArray[np.bool_]]] = {}
         for n, event in enumerate(events):
             pair = (event.user_id, event.item_id)
-            met = first.get(pair)
-            if met is None:
-                met = first[pair] = (event.event_time, np.zeros(len(self._heads), np.bool_))
+            mine = first.get(pair)
+            if mine is None:
+                mine = first[pair] = (event.event_time, np.zeros(len(self._heads), np.bool_))
                 self._numbers.setdefault(event.user_id, []).append(n)
-                self._met.setdefault(event.user_id, []).append((event.item_id, *met))
+                self._firsts.setdefault(event.user_id, []).append((event.item_id, *mine))
             for head, (name, window) in enumerate(self._heads):
-                if event.event_time - met[0] <= window:
-                    met[1][head] |= positive(event.action, event.value) if name == "positive" else event.action == name
+                if event.event_time - mine[0] <= window:
+                    mine[1][head] |= positive(event.action, event.value) if name == "positive" else event.action == name
 
     def begins(self, user_id: str, n: int) -> bool:
         """Whether event `n` is the user's first interaction with its item."""
@@ -54,7 +54,9 @@ class Outcomes:
     def liked(self) -> list[int]:
         """Indices of first interactions with items liked within the window, ascending. Requires `positive` as head 0."""
         numbered = [
-            (n, came[0]) for user, met in self._met.items() for n, (_, _, came) in zip(self._numbers[user], met, strict=True)
+            (n, came[0])
+            for user, firsts in self._firsts.items()
+            for n, (_, _, came) in zip(self._numbers[user], firsts, strict=True)
         ]
         return sorted(n for n, came in numbered if came)
 
@@ -62,7 +64,7 @@ class Outcomes:
         """Outcomes of the user's first interactions at event `n` or later, within the window from `time_ms`, by item."""
         start = bisect_left(self._numbers.get(user_id, ()), n)
         found = {}
-        for item_id, time, came in self._met.get(user_id, [])[start:]:
+        for item_id, time, came in self._firsts.get(user_id, [])[start:]:
             if time - time_ms > ATTRIBUTION_MS:
                 break
             found[item_id] = came

@@ -77,7 +77,7 @@ class _Watch(Observer):
         if len(place):
             at, scores = int(place[0]), candidates.score
             # same order as the pipeline: best first, ties by the query's order keys
-            keys = queries.order_keys(candidates.query_row, candidates.item_row)
+            keys = queries.ties.keys(candidates.query_row, candidates.item_row)
             self.candidate_rank = int((scores > scores[at]).sum() + ((scores == scores[at]) & (keys < keys[at])).sum())
 
     def on_ranked(self, queries: Queries, candidates: Candidates) -> None:  # noqa: ARG002

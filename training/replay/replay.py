@@ -96,10 +96,10 @@ def replay(  # noqa: PLR0913 - the history, and the sizes of the sample
     pipeline = CandidatePipeline(world.items, slot=world.slot, clock=after_all)
     tap = Tap.into(pipeline)
     rng = np.random.default_rng(seed)
-    meetings = start + np.flatnonzero(table.first[start:])
-    liked = meetings[table.labels[meetings, 0] > 0]
+    first = start + np.flatnonzero(table.first[start:])
+    liked = first[table.labels[first, 0] > 0]
     # three of four queries lead to a like: these teach the order, the others the level
-    other = np.setdiff1d(meetings, liked)
+    other = np.setdiff1d(first, liked)
     picked = set(rng.permutation(liked)[: most - most // 4].tolist()) | set(rng.permutation(other)[: most // 4].tolist())
     ahead = _Ahead(table)
     gathered = _Gathered(table.labels.shape[1])

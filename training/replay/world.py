@@ -11,9 +11,10 @@ from models.pipeline.batch import RECENT
 from models.pipeline.slot import ModelSlot
 from models.state.kernels.user_rows import UNIT
 from models.state.rows import UserRecord
+from models.state.users import Users
 from models.tables.neighbours import CovisitSums, NeighbourTable
 from models.tables.statistics import StatisticsTable
-from models.tables.users import UserTable, meetings
+from models.tables.users import UserTable, interactions_only
 from schemas.columns import EventColumns
 from schemas.records import Interaction, Item
 
@@ -60,12 +61,12 @@ class SimulatedWorker:
 
     def apply(self, events: Sequence[Interaction]) -> None:
         """Apply events in order. The size of chunks does not affect the state once all items are published."""
-        columns = meetings(EventColumns.of(events, range(len(events))))
+        columns = interactions_only(EventColumns.of(events, range(len(events))))
         if not len(columns):
             return
         applied = self._users.apply(columns)
         self._statistics.apply(columns, applied)
-        self._statistics.show(0)
+        self._statistics.copy_to_store(0)
         self._statistics.take()
         self.items.stream_time_ms = max(self.items.stream_time_ms, int(columns.event_time.max()))
         self._covisits.add(applied)
@@ -79,6 +80,10 @@ class SimulatedWorker:
     def record(self, user_id: str) -> UserRecord | None:
         """Stored record of a user, if any."""
         return self._users.lookup([user_id])[0]
+
+    def columns(self, user_ids: Sequence[str]) -> Users:
+        """Stored records of users as columns."""
+        return self._users.columns(user_ids)
 
     def know(self, user: UserRecord | None) -> None:
         """Update the neighbours that an answer to this user reads. Others stay stale until they are needed."""

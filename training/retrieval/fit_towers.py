@@ -1,6 +1,7 @@
 """Training of the towers, in one process or several under `torchrun`, from scratch or from a checkpoint.
 
-The loss is a softmax over the whole catalogue. Above FULL_SOFTMAX items it runs over a sample, with a bias correction
+The loss is a softmax over the whole catalogue, plus START_WEIGHT times the same softmax for a user without history, so that the
+start vector learns to rank items for new users. Above FULL_SOFTMAX items both run over a sample, with a bias correction
 (`drawn_pool`). At events before its first interaction an item is a cold negative and weighs only `TowerSettings.unmet`,
 because not choosing it then is little evidence against it.
 """
@@ -34,15 +35,17 @@ __all__ = [
     "discount_cold_negatives",
     "drawn_pool",
     "event_columns",
-    "first_meetings",
+    "first_interaction_ms",
     "train_towers",
     "with_passes",
 ]
 
+START_WEIGHT = 0.1
+"Weight of the loss of a user without history, relative to that of the user with the history."
 FULL_SOFTMAX = 20_000
 "Largest catalogue whose loss is a softmax over all items."
 SAMPLED = 8_192
-"Number of items drawn per step above that, in addition to those in the step's histories and targets."
+"Number of items drawn per step in larger catalogues, in addition to those in the step's histories and targets."
 NEVER = np.iinfo(np.int64).max
 "Time of first interaction, ms, for items without interactions."
 Progress = Callable[[int, int], None]
@@ -164,14 +167,14 @@ class _Towers(nn.Module):
         states = user.states(history, step.events, there.float())
         users = F.dropout(states[step.places], settings.dropout, training=True)
         logits = users @ vectors.T
-        nobody = torch.cat([user.start, torch.ones(1, device=step.pool.device)]) @ vectors.T
+        without_history = torch.cat([user.start, torch.ones(1, device=step.pool.device)]) @ vectors.T
         if step.log_chance is not None:
-            logits, nobody = logits - step.log_chance, nobody - step.log_chance
+            logits, without_history = logits - step.log_chance, without_history - step.log_chance
         logits = discount_cold_negatives(logits, step.first_ms, step.times_ms, settings.unmet)
         loss = F.cross_entropy(logits, step.targets, reduction="none", label_smoothing=0.0)
-        sums = cold_logsumexp(nobody, step.first_ms, step.times_ms, settings.unmet)
-        general = sums - nobody.index_select(0, step.targets)
-        total: Tensor = ((loss + 0.1 * general) * step.weights).sum()
+        sums = cold_logsumexp(without_history, step.first_ms, step.times_ms, settings.unmet)
+        start_loss = sums - without_history.index_select(0, step.targets)
+        total: Tensor = ((loss + START_WEIGHT * start_loss) * step.weights).sum()
         return total
 
 
@@ -188,8 +191,8 @@ def cold_logsumexp(logits: Tensor, first_ms: Tensor, times_ms: Tensor, weight: f
     order = torch.argsort(first_ms, stable=True)
     largest = logits.max().detach()
     sums = torch.cumsum(torch.exp(logits.index_select(0, order) - largest), 0)
-    met = torch.searchsorted(first_ms[order], times_ms, right=True)
-    counted = sums.index_select(0, met - 1) * (1 - weight) + sums[-1] * weight
+    warm = torch.searchsorted(first_ms[order], times_ms, right=True)
+    counted = sums.index_select(0, warm - 1) * (1 - weight) + sums[-1] * weight
     return torch.log(counted.clamp(min=1e-30)) + largest
 
 
@@ -227,19 +230,19 @@ class _Steps:
         place = np.zeros(n, np.int64)
         place[pool] = np.arange(len(pool))
         return _Step(
-            rows=self._there(rows),
-            history=self._there(place[self._item[np.maximum(rows, 0)]]),
+            rows=self._to_device(rows),
+            history=self._to_device(place[self._item[np.maximum(rows, 0)]]),
             events=self._inputs[torch.from_numpy(np.maximum(rows, 0))].to(self._device),
-            places=self._there(places),
-            targets=self._there(place[targets]),
-            weights=self._there(wanted[places]),
-            times_ms=self._there(self._time_ms[events[places]]),
-            pool=self._there(pool),
-            first_ms=self._there(self._first_ms[pool]),
-            log_chance=None if log_chance is None else self._there(log_chance),
+            places=self._to_device(places),
+            targets=self._to_device(place[targets]),
+            weights=self._to_device(wanted[places]),
+            times_ms=self._to_device(self._time_ms[events[places]]),
+            pool=self._to_device(pool),
+            first_ms=self._to_device(self._first_ms[pool]),
+            log_chance=None if log_chance is None else self._to_device(log_chance),
         )
 
-    def _there(self, array: NDArray[np.generic]) -> Tensor:
+    def _to_device(self, array: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(array).to(self._device)
 
 
@@ -249,7 +252,7 @@ def with_passes(table: EventTable, settings: TowerSettings, least_steps: int) ->
     return replace(settings, epochs=max(settings.epochs, -(-least_steps // per_epoch)))
 
 
-def first_meetings(table: EventTable, n_items: int) -> NDArray[np.int64]:
+def first_interaction_ms(table: EventTable, n_items: int) -> NDArray[np.int64]:
     """Time of each item's first interaction, ms, NEVER where there is none: `(n_items,)`."""
     found = np.full(n_items, NEVER, np.int64)
     np.minimum.at(found, table.item, table.time_ms)
@@ -266,11 +269,12 @@ def train_towers(
     start: Start | None = None,
     first_ms: NDArray[np.int64] | None = None,
 ) -> tuple[UserTower, ItemTower]:
-    """Train both towers on all events of `table`; deterministic for one seed, one number of threads and of processes.
+    """Train both towers on all events of `table`; deterministic for a given seed, number of threads and number
+    of processes.
 
     All processes of the group call it with the same arguments, and all return the same towers. With `checkpoints` it continues
     from the newest one of the same training; the result equals that of an uninterrupted training. `start` initialises the
-    weights. `first_ms`: `first_meetings` of a longer history that contains `table`.
+    weights. `first_ms`: `first_interaction_ms` of a longer history that contains `table`.
 
     Raises:
         ConfigError: the processes of the group do not see the same data or checkpoints.
@@ -286,7 +290,7 @@ def train_towers(
     group.share(parameters)
     if not group.first:  # processes share weights but not random numbers
         torch.manual_seed(settings.seed + 1_000_003 * group.rank)
-    mine = first_meetings(table, len(content.hashed))
+    mine = first_interaction_ms(table, len(content.hashed))
     first_ms = mine if first_ms is None else np.minimum(first_ms, mine)
     steps = _Steps(table, first_ms, settings, group)
     of = steps.per_epoch * settings.epochs

@@ -10,7 +10,7 @@ from torch import Tensor
 from models.release.sequences import LENGTH
 from training.data.table import EventTable
 from training.discount import discounts_at
-from training.retrieval.fit_towers import NEVER, event_columns, first_meetings
+from training.retrieval.fit_towers import NEVER, event_columns, first_interaction_ms
 from training.retrieval.towers import Content, ItemTower, UserTower
 
 __all__ = ["Validation"]
@@ -32,10 +32,10 @@ class Validation:
         self._content = content
         self._targets = table.item[queries]
         self._items = table.item
-        self._cold = (first_meetings(table.until(start), len(content.hashed)) == NEVER).astype(np.float32)
+        self._cold = (first_interaction_ms(table.until(start), len(content.hashed)) == NEVER).astype(np.float32)
         self._inputs = event_columns(table)
         self._rows = np.full((len(queries), LENGTH), -1, np.int64)
-        self._met: list[NDArray[np.int64]] = []
+        self._seen: list[NDArray[np.int64]] = []
         order = np.argsort(table.user, kind="stable")
         starts = np.searchsorted(table.user[order], table.user[queries])
         for n, (query, begin) in enumerate(zip(queries.tolist(), starts.tolist(), strict=True)):
@@ -43,7 +43,7 @@ class Validation:
             before = mine[mine < query]
             recent = before[-LENGTH:]
             self._rows[n, LENGTH - len(recent) :] = recent
-            self._met.append(np.unique(table.item[before]))
+            self._seen.append(np.unique(table.item[before]))
 
     def __len__(self) -> int:
         return len(self._targets)
@@ -58,15 +58,15 @@ class Validation:
             vectors = item.known(torch.arange(n_items, device=device), cold, *contents)
             for begin in range(0, len(self), BATCH):
                 span = slice(begin, begin + BATCH)
-                scores = self._people(user, vectors, self._rows[span]) @ vectors.T
-                for row, met, target in zip(scores, self._met[span], self._targets[span].tolist(), strict=True):
+                scores = self._users(user, vectors, self._rows[span]) @ vectors.T
+                for row, seen, target in zip(scores, self._seen[span], self._targets[span].tolist(), strict=True):
                     wanted = row[target].item()
                     row[target] = -torch.inf
-                    row[torch.from_numpy(met).to(device)] = -torch.inf
+                    row[torch.from_numpy(seen).to(device)] = -torch.inf
                     gains.append(_gain(int((row > wanted).sum()), int((row == wanted).sum())))
         return float(np.mean(gains)) if gains else 0.0
 
-    def _people(self, user: UserTower, vectors: Tensor, rows: NDArray[np.int64]) -> Tensor:
+    def _users(self, user: UserTower, vectors: Tensor, rows: NDArray[np.int64]) -> Tensor:
         there = torch.from_numpy((rows >= 0).astype(np.float32)).to(vectors.device)
         places = np.maximum(rows, 0)
         items = vectors[torch.from_numpy(self._items[places]).to(vectors.device)] * there.unsqueeze(-1)

@@ -49,7 +49,7 @@ class Champion:
         """
         release = Release.open(folder)
         if WEIGHTS not in release.manifest.files:
-            raise BadDataset("no_weights", f"release {release.name} carries no weights to go on from: train in full")
+            raise BadDataset("no_weights", f"release {release.name} has no weights to continue from: train in full")
         try:
             with safe_open(folder / WEIGHTS, "pt") as file:
                 metadata = file.metadata() or {}

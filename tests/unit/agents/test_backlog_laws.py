@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.requests.backlog import Backlog, Cost, ReplyLatency
+from agents.requests.backlog import GOOD_TIME, Backlog, ReplyLatency
+from agents.requests.costs import Cost, Costs
+from models.pipeline.effort import Effort
 
 arrivals = st.lists(st.tuples(st.floats(0, 0.02), st.floats(0.001, 0.3)), min_size=1, max_size=150)
 
@@ -29,9 +31,10 @@ class World:
         while len(self.backlog) and self.now < until:
             batch, late = self.backlog.take()
             self.late += late
-            if batch:
-                self.now += self.backlog.cost.of(len(batch), 8)
-            for entry in batch:
+            if len(batch):
+                self.now += self.backlog.costs.of(batch.effort, len(batch), 8)
+                self.backlog.done(batch)
+            for entry in batch.entries:
                 assert entry not in self.done
                 self.done[entry] = self.now
         self.now = max(self.now, until)
@@ -53,6 +56,72 @@ def test_each_request_has_one_end_and_none_is_answered_late(seen: list[tuple[flo
     assert list(world.done) == sorted(world.done), "first come, first served"
 
 
+@given(st.floats(0.0005, 0.2), st.floats(0.001, 1.0), st.integers(1, 3))
+def test_while_idle_no_request_with_time_of_its_own_is_degraded(fixed: float, budget: float, n: int) -> None:
+    world = World()
+    world.backlog.costs = costs_of(fixed, fixed / 4)
+    needed = world.backlog.costs.of(Effort.FULL, n, 8)
+    for each in range(n):
+        world.backlog.offer(each, world.now + needed / GOOD_TIME + budget + 0.002)
+    batch, late = world.backlog.take()
+    assert batch.effort is Effort.FULL
+    assert not late
+
+
+@given(st.integers(2, 800), st.floats(0.05, 2.0))
+def test_more_waiting_requests_or_less_time_never_raise_the_effort(n: int, budget: float) -> None:
+    efforts = []
+    for waiting, seconds in ((n // 2, budget), (n, budget), (n, budget * 0.7)):
+        world = World()
+        for each in range(waiting):
+            world.backlog.offer(each, world.now + seconds)
+        efforts.append(world.backlog.take()[0].effort)
+    assert efforts == sorted(efforts)
+
+
+def test_under_load_requests_are_degraded_step_by_step_before_any_is_refused() -> None:
+    told: dict[int, Effort] = {}
+    for waiting in range(1, 400):
+        world = World()
+        taken = sum(world.backlog.offer(n, world.now + 0.25) for n in range(waiting))
+        batch, late = world.backlog.take()
+        told[waiting] = batch.effort
+        if taken < waiting or late:
+            break
+    assert list(dict.fromkeys(told.values())) == list(Effort), "each step is used, in this order"
+
+
+def test_a_request_in_a_hurry_is_degraded_alone() -> None:
+    world = World()
+    full, least = (world.backlog.costs.of(effort, 1, 8) for effort in (Effort.FULL, max(Effort)))
+    assert world.backlog.offer(0, world.now + least + (full - least) / 4 + 0.002)
+    for n in range(1, 5):
+        assert world.backlog.offer(n, world.now + 10)
+    (first, late), (second, later) = world.backlog.take(), world.backlog.take()
+    assert first.entries == [0]
+    assert first.effort > Effort.FULL
+    assert second.entries == [1, 2, 3, 4]
+    assert second.effort is Effort.FULL
+    assert not late
+    assert not later
+
+
+@given(st.lists(st.tuples(st.sampled_from(Effort), st.integers(1, 8), st.floats(0, 3)), max_size=30), st.integers(1, 40))
+def test_less_effort_is_never_expected_to_take_longer(seen: list[tuple[Effort, int, float]], n: int) -> None:
+    costs = Costs()
+    for effort, size, seconds in seen:
+        costs.learn(effort, size, seconds)
+    expected = [costs.of(effort, n, 8) for effort in Effort]
+    assert expected == sorted(expected, reverse=True)
+    assert expected[-1] > 0
+
+
+def costs_of(fixed: float, each: float) -> Costs:
+    costs = Costs()
+    costs._known[Effort.FULL] = Cost(fixed, each)
+    return costs
+
+
 @given(st.integers(1, 60), st.integers(0, 80))
 def test_no_more_wait_than_allowed(most: int, offered: int) -> None:
     world = World(most=most)
@@ -63,11 +132,11 @@ def test_no_more_wait_than_allowed(most: int, offered: int) -> None:
 def test_what_cannot_be_answered_in_time_is_refused_at_once_and_the_urgent_gets_a_small_batch() -> None:
     world = World()
     assert not world.backlog.offer(0, world.now + 0.001)
-    assert world.backlog.offer(1, world.now + world.backlog.cost.of(2, 8) + 0.0025)
+    assert world.backlog.offer(1, world.now + world.backlog.costs.of(Effort.FULL, 2, 8) + 0.0025)
     for n in range(2, 9):
         assert world.backlog.offer(n, world.now + 10)
     batch, late = world.backlog.take()
-    assert batch == [1, 2]
+    assert batch.entries == [1, 2]
     assert not late
 
 
@@ -93,16 +162,18 @@ def test_however_long_batches_take_who_gets_no_slate_is_told_in_time_or_right_af
 
     def batch_after() -> None:
         nonlocal now, runs
-        began_s, expected = now, backlog.cost.of(1, 8)
+        began_s, expected = now, backlog.costs.of(max(Effort), 1, 8)
         batch, late = backlog.take()
         for entry in late:
             # it could still have been answered when the batch before it began, unless that took longer than expected
             assert now <= deadlines[entry] - delay or last_s > 0
             assert now - last_s <= deadlines[entry] - delay
-        ended.extend([*batch, *late])
+        ended.extend([*batch.entries, *late])
         assert began_s == now
-        assert not batch or all(now + expected + delay <= deadlines[entry] for entry in batch)
-        now += backlog.cost.of(len(batch), 8) * factors[runs % len(factors)] if batch else 0.0
+        assert all(now + expected + delay <= deadlines[entry] for entry in batch.entries)
+        if len(batch):
+            now += backlog.costs.of(batch.effort, len(batch), 8) * factors[runs % len(factors)]
+            backlog.done(batch)
         runs += 1
 
     last_s = 0.0
@@ -126,7 +197,7 @@ def test_however_long_batches_take_who_gets_no_slate_is_told_in_time_or_right_af
 
 def test_one_odd_batch_does_not_shut_everybody_out_for_good() -> None:
     world = World()
-    world.backlog.cost.learn(1, 60.0)
+    world.backlog.costs.learn(Effort.FULL, 1, 60.0)
     told = 0
     while not world.backlog.offer(told, world.now + 0.05):
         told += 1
@@ -158,16 +229,19 @@ def test_after_a_burst_a_lone_request_is_answered_again() -> None:
         world.backlog.offer(n, world.now + 0.25)
     while len(world.backlog):
         batch, _ = world.backlog.take()
-        world.backlog.cost.learn(len(batch), 0.02 + 0.012 * len(batch))
+        world.now += 0.02 + 0.012 * len(batch)
+        if len(batch):
+            world.backlog.done(batch)
         world.backlog.reply.learn(0.2)
-        world.now += 0.05
+        world.now += 0.03
     world.now += 5.0
     taken = []
     for n in range(30):
         if world.backlog.offer(n, world.now + 0.03):
             batch, late = world.backlog.take()
-            assert (batch, late) == ([n], [])
-            world.backlog.cost.learn(1, 0.006)
+            assert (batch.entries, late) == ([n], [])
+            world.now += 0.006
+            world.backlog.done(batch)
             taken.append(n)
     assert len(taken) >= 15
     assert taken[-1] == 29
@@ -178,4 +252,5 @@ def test_an_answer_without_a_way_to_go_is_not_refused_for_the_way_of_others() ->
     backlog: Backlog[int] = Backlog(lambda: now, most=10, batch=8, reply=ReplyLatency(lambda: now, 0.05, 0.05, 0.05))
     assert not backlog.offer(0, 0.02)
     assert backlog.offer(1, 0.02, near=True)
-    assert backlog.take() == ([1], [])
+    batch, late = backlog.take()
+    assert (batch.entries, late) == ([1], [])

@@ -20,10 +20,14 @@ from virtual_time import VirtualLoop, run_virtually
 from agents.metrics import Metrics
 from agents.requests.backlog import Backlog, _Waiting
 from agents.requests.clock import Clock
+from agents.requests.costs import SHARES
 from agents.requests.offsets import Offsets
 from agents.requests.ranking import Ranking
 from agents.requests.recommend import Recommend
 from agents.web.request_lists import MAX_REQUESTS, answer_list
+from models.pipeline.effort import Effort
+from models.pipeline.pipeline import Steps
+from models.state.users import Users
 from schemas.codec import header_of
 from schemas.errors import NotReady, RiffleError
 from schemas.records import After, AsOf, Request, Slate
@@ -87,17 +91,25 @@ honest = st.builds(World, st.just(1.0), numbers, st.sampled_from([0, 2, 8]), st.
 
 
 class Pipeline:
-    """A pipeline of a given duration, which blocks the loop as the real one does."""
+    """A pipeline of a given duration: half of it holds up the loop, half is work of the thread, as in the real one."""
 
     def __init__(self, loop: VirtualLoop, world: World) -> None:
         self._loop, self._world, self._runs = loop, world, 0
+        self._thread = asyncio.Lock()
 
-    def run(self, requests: Sequence[Request], users: Sequence[Any], as_of: Sequence[AsOf]) -> list[Slate]:
+    def steps(self, requests: Sequence[Request], users: Users, as_of: Sequence[AsOf], effort: Effort) -> Steps:
         self._runs += 1
-        self._loop.spend(self._world.slowness * (FIXED_S + EACH_S * len(requests)))
-        if self._runs in self._world.fails:
+        runs, seconds = self._runs, self._world.slowness * (FIXED_S + EACH_S * len(requests)) * SHARES[effort]
+        assert len(users) == len(requests)
+        self._loop.spend(seconds / 2)
+        yield lambda: seconds / 2
+        if runs in self._world.fails:
             raise ArithmeticError("the ranker")
         return [Slate(r.request_id, r.user_id, (), "none", "default", as_of=at) for r, at in zip(requests, as_of, strict=True)]
+
+    async def aside(self, work: Callable[[], float]) -> None:
+        async with self._thread:
+            await asyncio.sleep(work())
 
 
 class Cluster:
@@ -160,7 +172,7 @@ class Partition:
             self.state.ready.set()
         self.as_of = AsOf(OWNED, 0, 0)
 
-    def lookup(self, users: Sequence[str]) -> list[None]:
+    def rows(self, users: Sequence[str]) -> list[None]:
         return [None for _ in users]
 
     def reflects(self, after: After) -> bool:
@@ -209,16 +221,17 @@ def record(one: Asked, correlation: bytes) -> tuple[bytes | None, list[tuple[str
 
 
 async def play(loop: VirtualLoop, script: Sequence[Step], world: World) -> Seen:
-    producer, seen = Producer(loop, world), Seen()
+    producer, seen, pipeline = Producer(loop, world), Seen(), Pipeline(loop, world)
     parts = {OWNED: Partition(ready=True), RESTORING: Partition(ready=False)}
     made = Recommend(
         Settings(partitions=PARTITIONS),
-        Pipeline(loop, world),  # type: ignore[arg-type]
+        pipeline,  # type: ignore[arg-type]
         parts,  # type: ignore[arg-type]
         producer,
         Metrics(),
         clock=Clock(loop.time, loop.time),
         partitioner=lambda key, _: int(key),
+        aside=pipeline.aside,
     )
     running = loop.create_task(made.run())
     letters = 0
@@ -301,14 +314,16 @@ def check_in_time(seen: Seen) -> None:
 
 
 async def _over_http(loop: VirtualLoop, world: World, budgets: Sequence[int]) -> list[Slate | BaseException]:
+    pipeline = Pipeline(loop, world)
     made = Recommend(
         Settings(partitions=PARTITIONS),
-        Pipeline(loop, world),  # type: ignore[arg-type]
+        pipeline,  # type: ignore[arg-type]
         {OWNED: Partition(ready=True)},  # type: ignore[dict-item]
         Producer(loop, world),
         Metrics(),
         clock=Clock(loop.time, loop.time),
         partitioner=lambda key, _: int(key),
+        aside=pipeline.aside,
     )
     running = loop.create_task(made.run())
     asked = [made.recommend(Request(f"{n}", "0"), OWNED, budget) for n, budget in enumerate(budgets)]
@@ -323,6 +338,18 @@ async def _over_http(loop: VirtualLoop, world: World, budgets: Sequence[int]) ->
 def test_each_request_over_http_gets_a_slate_or_an_error(world: World, budgets: list[int]) -> None:
     found = run_virtually(lambda loop: _over_http(loop, world, budgets))
     assert all(isinstance(answer, Slate | RiffleError) for answer in found)
+
+
+class Measured(Pipeline):
+    """Records the sizes of batches."""
+
+    def __init__(self, loop: VirtualLoop, world: World) -> None:
+        super().__init__(loop, world)
+        self.sizes: list[int] = []
+
+    def steps(self, requests: Sequence[Request], users: Users, as_of: Sequence[AsOf], effort: Effort) -> Steps:
+        self.sizes.append(len(requests))
+        return super().steps(requests, users, as_of, effort)
 
 
 @dataclass
@@ -340,15 +367,7 @@ async def _listed(
     loop: VirtualLoop, world: World, lists: Sequence[Sequence[str]], budget_ms: int
 ) -> tuple[list[list[Any]], list[int], float]:
     """Answers to simultaneous lists, the sizes of batches, and the seconds that all took. `slow` waits for an event in vain."""
-    pipeline = Pipeline(loop, world)
-    sizes: list[int] = []
-    rank = pipeline.run
-
-    def run(requests: Sequence[Request], users: Sequence[Any], as_of: Sequence[AsOf]) -> list[Slate]:
-        sizes.append(len(requests))
-        return rank(requests, users, as_of)
-
-    pipeline.run = run  # type: ignore[method-assign]
+    pipeline = Measured(loop, world)
     made = Recommend(
         Settings(partitions=PARTITIONS),
         pipeline,  # type: ignore[arg-type]
@@ -357,6 +376,7 @@ async def _listed(
         Metrics(),
         clock=Clock(loop.time, loop.time),
         partitioner=lambda key, _: int(key),
+        aside=pipeline.aside,
     )
     running = loop.create_task(made.run())
     await asyncio.sleep(0)
@@ -373,7 +393,7 @@ async def _listed(
     took_s = loop.time() - started
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
-    return [orjson.loads(orjson.dumps(answers)) for answers in found], sizes, took_s
+    return [orjson.loads(orjson.dumps(answers)) for answers in found], pipeline.sizes, took_s
 
 
 KINDS_OF_LISTED = st.sampled_from(["sound", "sound", "after", "slow", "bad"])
@@ -417,7 +437,7 @@ def test_requests_of_a_list_are_ranked_in_shared_batches(n: int, kind: str) -> N
     assert len(sizes) <= 1 + -(-n // 14)
 
 
-BURST = [Step(0, (Asked("valid", 250, 0, False),) * 300, False), Step(1, (), False)]
+BURST = [Step(0, (Asked("valid", 250, 0, False),) * 900, False), Step(1, (), False)]
 
 
 def _answers_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -446,7 +466,7 @@ def _commits_what_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def offer(self: Backlog[Any], entry: Any, deadline: float, *, near: bool = False) -> bool:
-        self._waiting.append(_Waiting(entry, 1e9, near))
+        self._waiting.append(_Waiting(entry, 1e9, near, 0.0))
         return True
 
     monkeypatch.setattr(Backlog, "offer", offer)

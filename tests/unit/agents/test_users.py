@@ -7,11 +7,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from fakes import registry_server
+from grown import assert_columns
 
 from agents.metrics import Metrics
-from agents.partitions.users import UserPartition
+from agents.partitions.users import USER, UserPartition
 from models.items.store import ItemStore
 from models.rules import SHOWN
+from models.state.users import Users
 from schemas.codec import decode, encode, schema_text
 from schemas.columns import ERASE
 from schemas.kernels import partition_of
@@ -48,6 +50,23 @@ def test_what_was_only_shown_counts_for_what_is_reflected_and_for_no_statistic(t
             users.state.store.close()
 
     asyncio.run(told())
+
+
+async def test_a_partitions_columns_hold_the_records_of_its_store_and_of_newer_events(tmp_path: Path) -> None:
+    users = UserPartition(Settings(home=tmp_path), ANN, ItemStore(), block_cache(8), Metrics())
+    users.state.store.open()
+    try:
+        near = [name for name in map(str, range(99)) if partition_of(name.encode(), 4) == ANN]
+        stored, newer, nobody = near[:3]
+        await users.apply(chunk([Interaction("e1", stored, "i", START)], 0))
+        users.state.store.write({USER + key: row for key, row in users._users.take().items()}, 0)
+        users._users.trim(0, 0)
+        await users.apply(chunk([Interaction("e2", newer, "j", START + 1)], 1))
+        found = Users.read(users.rows([newer, nobody, stored]))
+        assert_columns(found, users.lookup([newer, nobody, stored]))
+        assert found.known.tolist() == [True, False, True]
+    finally:
+        users.state.store.close()
 
 
 async def test_events_that_came_by_another_partition_are_dead_letters_and_counted(tmp_path: Path) -> None:

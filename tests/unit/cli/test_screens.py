@@ -120,8 +120,8 @@ def test_an_explained_slate_shows_sources_scores_heads_and_drops() -> None:
     print_slate(Settings(web_port=1), {**slate, "items": [{**item, "explanation": None}]}, Console(file=plain, width=WIDTH))
     nothing = io.StringIO()
     print_slate(Settings(web_port=1), {**slate, "items": []}, Console(file=nothing, width=WIDTH))
-    assert "no item is left" in nothing.getvalue()
-    assert "no item is left" not in plain.getvalue()
+    assert "no items are left" in nothing.getvalue()
+    assert "no items are left" not in plain.getvalue()
     assert "dropped" not in plain.getvalue()
 
 
@@ -189,7 +189,7 @@ def test_doctor_names_both_numbers_of_partitions(monkeypatch: pytest.MonkeyPatch
     assert line.startswith("ok") == ok
     for name, count in raised.items():
         wanted = partitions_of(name, Settings())
-        assert f"{Settings().topic(name)} has {count} partitions, these settings say {wanted}" in line
+        assert f"{Settings().topic(name)} has {count} partitions, these settings require {wanted}" in line
         assert "riffle topics copy" in line
 
 

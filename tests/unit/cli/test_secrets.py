@@ -124,4 +124,6 @@ def test_what_goes_wrong_elsewhere_is_masked_too(capsys: pytest.CaptureFixture[s
 def test_a_redis_that_refuses_is_named_without_it(settings: Settings) -> None:
     made = replace(settings, redis_url=f"redis://:{SECRET}@127.0.0.1:1/0").resolved()
     for command in (doctor, operate.status):
-        assert not held(CliRunner().invoke(command, env=made.environment()).output)
+        said = CliRunner().invoke(command, env=made.environment()).output
+        assert not held(said)
+        assert "redis://***@127.0.0.1:1/0" in said

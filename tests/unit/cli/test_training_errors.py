@@ -56,12 +56,12 @@ def test_what_is_wrong_is_found_before_torch_is_loaded(tmp_path: Path) -> None:
     for name, content in settings.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     expected = {
-        ("train", good, "--positive", "acton == 1"): "there is no column acton; a rule may ask for action and value",
+        ("train", good, "--positive", "acton == 1"): "there is no column acton; a rule may use action and value",
         ("evaluate", good, "--positive", "acton == 1"): "there is no column acton",
         ("tune", good, "--positive", "acton == 1"): "there is no column acton",
         ("train", good, "--positive", "action = 1"): "--positive rule 'action = 1' cannot be read",
         ("train", good, "--positive", "action == 'lik'"): "liked by the rule \"action == 'lik'\"; their actions are view (",
-        ("evaluate", good, "--positive", "action == 'lik'"): "there is nothing to ask: none of the",
+        ("evaluate", good, "--positive", "action == 'lik'"): "there are no queries: none of the",
         ("train", str(empty)): "events.csv holds no rows",
         ("evaluate", str(empty)): "events.csv holds no rows",
         ("train", few): f"{FEWEST_EVENTS - 10} events on items of the catalogue, {FEWEST_EVENTS} are needed",
@@ -89,7 +89,7 @@ def test_what_is_wrong_is_found_before_torch_is_loaded(tmp_path: Path) -> None:
         ('{"towers": {"rate": NaN}}', "NaN is not a number in JSON"),
         ('{"ease_l2": 1e400}', "ease_l2 must be a number from 0.001 to 1e+09, is Infinity"),
         (f'{{"ease_l2": 1{"0" * 400}}}', "ease_l2 must be a number"),
-        ('{"seed": 1, "seed": 2}', "'seed' is there twice"),
+        ('{"seed": 1, "seed": 2}', "'seed' appears twice"),
         ('{"heads": {"like": true}}', "heads.like must be a number from -1000 to 1000, is true"),
         ('{"heads": [1]}', "heads must be an object of numbers by action"),
         ('{"half": 1}', "half must be true or false, is 1"),

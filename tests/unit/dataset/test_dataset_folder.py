@@ -347,9 +347,7 @@ def test_a_column_of_events_that_is_not_read_is_a_warning_and_costs_no_row(tmp_p
             (file.name, 0, "rating"),
             (file.name, 0, "note"),
         ]
-    assert "'rating' is not read; a rating belongs into `value`; known: action, event_id" in dataset.warned[0].reason
+    assert "'rating' is not read; a rating belongs in `value`; known: action, event_id" in dataset.warned[0].reason
     (line,) = dataset.report.warning_lines()
-    assert line.startswith(
-        f"{file.name}: 2 columns are not read: 'rating', 'note'; a rating belongs into `value`; known: action"
-    )
+    assert line.startswith(f"{file.name}: 2 columns are not read: 'rating', 'note'; a rating belongs in `value`; known: action")
     assert dataset.bad_count == 0

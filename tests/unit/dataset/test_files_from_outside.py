@@ -315,7 +315,7 @@ def test_a_column_without_a_name_is_left_out_of_csv_and_nested_values_of_json_li
     lines = folder_of(tmp_path, json.dumps(row), "{}", kind="jsonl")
     assert [item.attributes for item in lines.items()] == [{"brand": "B", "flag": "false"}]
     assert sorted(warned.about for warned in lines.warned) == ["'deep'", "'size'", "'tags'"]
-    assert "3 values are no text, number, flag or list of these: " in lines.report.warning_lines()[0]
+    assert "3 values are not text, numbers, flags or lists of these: " in lines.report.warning_lines()[0]
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ def test_arrays_in_a_csv_cell_are_read_or_refused(tmp_path: Path) -> None:
         ("b", ("x", "y"), {"tags": "[p"}),
         ("c", ("x", "y"), {}),
     ]
-    assert reasons(dataset) == [(5, """categories are no JSON array: "['x', 'y']"; write a|b, or ["a", "b"]""")]
+    assert reasons(dataset) == [(5, """categories are not a JSON array: "['x', 'y']"; write a|b, or ["a", "b"]""")]
 
 
 @pytest.mark.parametrize("value", [b"a", {"x": 1}, [["a"]], True, 1.5])
@@ -371,10 +371,10 @@ def test_many_missing_images_are_one_line_with_their_count_and_first_names(tmp_p
     assert dataset.warnings == {"image_missing": 16, "not_an_image": 2}
     missing, odd = dataset.report.warning_lines()
     assert missing == (
-        "items.csv: 16 images are not there: 'gone0.png' (line 2), 'gone1.png' (line 3), 'gone2.png' (line 4), "
-        "'gone3.png' (line 5), 'gone4.png' (line 6), …; the item comes without one"
+        "items.csv: 16 images are missing: 'gone0.png' (line 2), 'gone1.png' (line 3), 'gone2.png' (line 4), "
+        "'gone3.png' (line 5), 'gone4.png' (line 6), …; the item is loaded without one"
     )
-    assert odd.startswith("items.csv: 2 images cannot be read as such: 'text.png' (line 17), 'aaa")
+    assert odd.startswith("items.csv: 2 files are not readable images: 'text.png' (line 17), 'aaa")
     assert dataset.bad_count == 0
 
 
@@ -382,4 +382,4 @@ def test_a_price_in_events_is_said_to_belong_into_value(tmp_path: Path) -> None:
     dataset = folder_of(tmp_path, events=f"user_id,item_id,event_time,price\nu,a,{NOW},5\n")
     dataset.check()
     (line,) = dataset.report.warning_lines()
-    assert line.startswith("events.csv: column 'price' is not read; a price paid belongs into `value`; known: action, ")
+    assert line.startswith("events.csv: column 'price' is not read; a price paid belongs in `value`; known: action, ")

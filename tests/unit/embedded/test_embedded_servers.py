@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import sys
@@ -13,9 +14,11 @@ from typing import Any
 import pytest
 import redis
 from click.testing import CliRunner
+from rich.console import Console
 
+from agents.cli import operate
 from agents.cli.operate import down
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, NotReady
 from schemas.settings import Settings
 from streams.embedded import process
 from streams.embedded.kafka import CONTROLLER, SERVER, EmbeddedKafka, class_path
@@ -47,6 +50,15 @@ def server(settings: Settings) -> Iterator[EmbeddedRedis]:
     made.start()
     yield made
     made.stop()
+
+
+def test_only_a_part_that_is_not_ready_is_said_to_be_waited_for(server: EmbeddedRedis, settings: Settings) -> None:
+    out = io.StringIO()
+    operate._await(settings, Console(file=out), "redis", 0, server.answers, 1.0)
+    assert out.getvalue() == ""
+    with pytest.raises(NotReady, match="the supervisor has ended"):
+        operate._await(settings, Console(file=out), "kafka", 0, EmbeddedKafka(settings).answers, 1.0)
+    assert out.getvalue() == "waiting for Kafka …\n"
 
 
 def test_a_connection_to_itself_is_no_answer_and_leaves_the_port_free(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -11,10 +14,15 @@ import threading
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
 
+from agents.cli.operate import start_stack
 from schemas.errors import ConfigError, NotReady
 from schemas.settings import Settings
-from streams.embedded.process import Daemon, exit_status, listens, port_is_free, require_free_port, uninterrupted, wait_until
+from streams.embedded import process
+from streams.embedded.process import Daemon, exit_status, listens, port_is_free, require_free_ports, uninterrupted, wait_until
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 
@@ -61,12 +69,41 @@ def test_a_process_that_ends_early_shows_its_log(tmp_path: Path) -> None:
         made.await_ready(lambda: False, 10)
 
 
-def test_a_taken_port_is_named_with_its_variable() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        with pytest.raises(ConfigError, match="RIFFLE_X_PORT"):
-            require_free_port(taken.getsockname()[1], "RIFFLE_X_PORT")
+@given(st.lists(st.booleans(), max_size=4))
+@settings(deadline=None, max_examples=20)
+def test_every_taken_port_is_named_with_its_variable_and_no_free_one_is(taken: list[bool]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process, "PORT_S", 0.0)
+        listeners = [socket.create_server(("127.0.0.1", 0)) for _ in taken]
+        ports = {f"RIFFLE_{n}_PORT": int(listener.getsockname()[1]) for n, listener in enumerate(listeners)}
+        for listener, stays in zip(listeners, taken, strict=True):
+            if not stays:
+                listener.close()
+        try:
+            if not any(taken):
+                require_free_ports(ports)
+                return
+            with pytest.raises(ConfigError) as refused:
+                require_free_ports(ports)
+            for (variable, port), stays in zip(ports.items(), taken, strict=True):
+                named = {variable, str(port)} & set(re.findall(r"\w+", refused.value.message))
+                assert named == ({variable, str(port)} if stays else set())
+        finally:
+            for listener in listeners:
+                listener.close()
+
+
+def test_starting_the_stack_names_all_taken_ports_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "PORT_S", 0.0)
+    with contextlib.ExitStack() as held:
+        listeners = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(4)]
+        kafka, controller, redis, web = (int(listener.getsockname()[1]) for listener in listeners)
+        made = Settings(home=tmp_path, kafka_port=kafka, controller_port=controller, redis_port=redis, web_port=web).resolved()
+        with pytest.raises(ConfigError) as refused:
+            start_stack(made, Console(file=io.StringIO()))
+    for name in ("KAFKA", "CONTROLLER", "REDIS", "WEB"):
+        assert f"RIFFLE_{name}_PORT" in refused.value.message
+    assert not list(made.run_dir.glob("*.pid")), "nothing was started"
 
 
 def test_a_port_that_is_given_back_in_a_moment_is_waited_for() -> None:
@@ -75,7 +112,7 @@ def test_a_port_that_is_given_back_in_a_moment_is_waited_for() -> None:
     giving = threading.Timer(0.3, taken.close)
     giving.start()
     assert not port_is_free(port)
-    require_free_port(port, "RIFFLE_X_PORT")
+    require_free_ports({"RIFFLE_X_PORT": port})
     giving.join()
 
 

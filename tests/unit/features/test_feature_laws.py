@@ -23,7 +23,7 @@ from models.features.context import CONTEXT, Moment
 from models.features.cross import CROSS, Crossed
 from models.features.item import ITEM, OfItems
 from models.features.spec import KNOWN, Feature, Group, layout, specification
-from models.features.user import USER, OfUser
+from models.features.user import USER, OfUsers
 from models.pipeline.batch import Candidates, Queries, Retrieved
 from models.pipeline.clock import after_all
 from models.pipeline.pipeline import CandidatePipeline
@@ -136,7 +136,7 @@ def test_the_columns_are_as_many_as_the_layout_says_and_none_is_left_out() -> No
         assert (filled == 1).all()
 
 
-@pytest.mark.parametrize("view", [OfUser, Moment, OfItems, Crossed])
+@pytest.mark.parametrize("view", [OfUsers, Moment, OfItems, Crossed])
 def test_every_view_takes_shared_columns(view: type) -> None:
     """An `@once` property stores its value in the view's `__dict__`, which a class with slots lacks."""
     assert hasattr(object.__new__(view), "__dict__")

@@ -147,7 +147,7 @@ def test_slates_that_were_joined_otherwise_are_refused(folder: Path, tmp_path: P
     build_examples(target, tmp_path, like)
     logged_in(tmp_path, POSITIVE, {"like": 1, "view": day}, *archived)
     for rule, windows in (("True", {"like": 1.0}), (POSITIVE, {}), (POSITIVE, {"like": 1.0, "view": 2.0})):
-        with pytest.raises(BadDataset, match="anew"):
+        with pytest.raises(BadDataset, match="write the examples again"):
             logged_in(tmp_path, rule, windows, *archived)
 
 

@@ -30,7 +30,7 @@ from training.recipe import TowerSettings
 from training.release.learned import Learned
 from training.release.parity import in_parity
 from training.replay.world import SimulatedWorker
-from training.retrieval.fit_towers import NEVER, Progress, first_meetings, train_towers
+from training.retrieval.fit_towers import NEVER, Progress, first_interaction_ms, train_towers
 from training.retrieval.towers import Content, ItemTower, UserTower, item_vectors
 from training.retrieval.weights import Champion, Start, warm_start
 from training.update import rows_to_learn, update
@@ -176,7 +176,7 @@ def test_what_was_met_before_an_update_counts_as_not_chosen_in_it(
     assert first_ms.tolist() == expected
     long_ago = number[unmet[0].item_id]
     assert first_ms[long_ago] == start
-    assert first_meetings(part, len(items))[long_ago] == NEVER
+    assert first_interaction_ms(part, len(items))[long_ago] == NEVER
 
 
 def test_an_update_in_half_precision_is_measured_as_such_and_stays_so(

@@ -18,9 +18,11 @@ from reference import records_of
 from models.features.compute import FEATURES
 from models.items.store import ItemStore
 from models.pipeline.batch import Queries
-from models.pipeline.signals import Scratch, Signal
+from models.pipeline.ragged import Scored
+from models.pipeline.ties import Ties
 from models.release.sequences import EVENT_WIDTH, LENGTH, history_inputs
 from models.release.serving import ServingModel
+from models.state.users import Users
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item, Request
 from training.data.corpus import Corpus
@@ -46,21 +48,29 @@ few = settings(max_examples=40, deadline=None)
 
 
 @few
-@given(st.lists(st.tuples(st.integers(0, 19), st.floats(0, 5, width=32)), max_size=60), st.integers(1, 30))
-def test_a_signal_says_what_a_dense_vector_says(pairs: list[tuple[int, float]], most: int) -> None:
-    rows, weights = np.asarray([r for r, _ in pairs], np.int32), np.asarray([w for _, w in pairs], np.float32)
-    scratch = Scratch()
-    for _ in range(2):  # a sum must not affect the next one
-        found, sums = scratch.sum(rows, weights, 20)
-        dense = np.bincount(rows, weights, minlength=20)
-        assert np.array_equal(found, np.unique(rows))
-        assert sums == pytest.approx(dense[found], rel=1e-5)
-    signal = Signal([found], [sums])
-    assert signal.at(0, np.arange(20, dtype=np.int32)) == pytest.approx(dense, rel=1e-5)
-    top, values = signal.top(0, most, lambda rows: rows.astype(np.uint64))
-    assert sorted(values.tolist(), reverse=True) == pytest.approx(sorted(dense[dense > 0], reverse=True)[:most], rel=1e-5)
-    assert (values > 0).all()
-    assert len(top) == len(set(top.tolist()))
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(0, 19), st.floats(0, 5, width=32)), max_size=20, unique_by=lambda pair: pair[0]),
+        min_size=1,
+        max_size=4,
+    ),
+    st.integers(1, 30),
+)
+def test_sparse_scores_say_what_dense_vectors_say(queries: list[list[tuple[int, float]]], most: int) -> None:
+    pairs = [(q, row, score) for q, mine in enumerate(queries) for row, score in mine]
+    query_row, rows = np.asarray([p[0] for p in pairs], np.int32), np.asarray([p[1] for p in pairs], np.int32)
+    scored = Scored.of_pairs(len(queries), query_row, rows, np.asarray([p[2] for p in pairs], np.float32))
+    dense = np.zeros((len(queries), 20), np.float32)
+    dense[query_row, rows] = [p[2] for p in pairs]
+    every = np.arange(20, dtype=np.int32)
+    best = scored.best(most, Ties(np.arange(20, dtype=np.uint64), np.arange(len(queries), dtype=np.uint64)))
+    assert np.array_equal(scored.query_row, np.sort(query_row))
+    assert scored.largest().tolist() == dense.max(axis=1).tolist()
+    for q in range(len(queries)):
+        assert scored.at(np.full(20, q, np.int32), every).tolist() == dense[q].tolist()
+        found, values = best.of_query(q)
+        assert sorted(values.tolist(), reverse=True) == sorted(dense[q][dense[q] > 0].tolist(), reverse=True)[:most]
+        assert dense[q][found].tolist() == values.tolist()
 
 
 # ---- training data
@@ -284,8 +294,8 @@ def test_what_was_learned_beats_chance_and_content_carries_new_items(learned: Le
         store.upsert(Item(f"new{n}", f"{('red', 'green', 'blue')[n % 3]} thing", "", (("red", "green", "blue")[n % 3],)))
     liked = [Interaction(f"e{n}", "u", f"i{3 * n}", n * 1000 + 1, "like") for n in range(6)]
     user = records_of(liked, store)["u"]
-    queries = Queries.hydrate([Request("r", "u")], [user], store, model)
-    model.hydrate(queries, store)
+    queries = Queries.hydrate([Request("r", "u")], Users.of([user]), store, model)
+    model.hydrate(queries, store)()
     assert model.synced(store)
     assert queries.user_vectors is not None
     scores = model.vectors[: len(store)] @ queries.user_vectors[0]

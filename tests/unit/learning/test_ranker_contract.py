@@ -214,5 +214,5 @@ def test_an_unknown_kind_is_refused(kind: str) -> None:
 
 
 def test_without_examples_it_says_what_is_missing(kind: str) -> None:
-    with pytest.raises(BadDataset, match="first time"):
+    with pytest.raises(BadDataset, match="first interaction"):
         train_ranker(drawn(3).take(slice(0, 0)), replace(SETTINGS, kind=kind))

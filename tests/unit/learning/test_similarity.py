@@ -211,7 +211,7 @@ def test_content_is_compared_by_the_releases_weights(learned: Learned, content: 
     assert (np.linalg.norm(plain, axis=1) <= 1 + 1e-5).all()
     assert np.allclose(model.content[:n], plain, atol=1e-6)
     rows = queries.history_rows[0]
-    wanted = rows[: len(queries.liked[0])][queries.liked[0]][: len(RECENCY)]
+    wanted = rows[queries.liked[0]][: len(RECENCY)]
     mean = plain[wanted].sum(axis=0)
     place = FEATURES.index("similar"), FEATURES.index("similar_last")
     assert np.allclose(ranked.features[:, place[0]], plain[ranked.item_row] @ (mean / np.linalg.norm(mean)), atol=1e-5)

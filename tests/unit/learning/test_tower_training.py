@@ -30,12 +30,12 @@ from training.retrieval.fit_towers import (
     cold_logsumexp,
     discount_cold_negatives,
     drawn_pool,
-    first_meetings,
+    first_interaction_ms,
     train_towers,
 )
 from training.retrieval.next_item import Validation
+from training.retrieval.simulated_cold import Retrieval, simulate_cold
 from training.retrieval.towers import Content, ItemTower, UserTower, item_vectors
-from training.retrieval.unlearn import Retrieval, simulate_cold
 
 few = settings(max_examples=60, deadline=None)
 TINY = TowerSettings(dimensions=8, blocks=1, epochs=2, batch=8, rate=1e-2)
@@ -205,7 +205,7 @@ def id_gradients(table: EventTable, content: Content, unmet: float) -> Tensor:
     settings = replace(TINY, hidden_ids=0.0, hidden_content=0.0, unmet=unmet, resemblance=0.0)
     torch.manual_seed(0)  # the same weights for every setting
     user, item = UserTower(settings).eval(), ItemTower(len(content.text), 6, 4, settings.dimensions)
-    steps = fit_towers._Steps(table, first_meetings(table, len(content.text)), settings, Group.current())
+    steps = fit_towers._Steps(table, first_interaction_ms(table, len(content.text)), settings, Group.current())
     step = steps.step(np.arange(3), np.random.default_rng(0))
     assert step is not None
     assert len(step.targets) > 3
@@ -223,7 +223,7 @@ def test_what_nobody_has_met_counts_as_not_chosen_as_little_as_the_setting_says(
     table, content = tower_corpus()
     kept = table.item % 4 > 0
     part = table.take(kept)
-    first = first_meetings(part, len(content.text))
+    first = first_interaction_ms(part, len(content.text))
     unmet = np.arange(len(content.text)) % 4 == 0
     assert (first[unmet] == NEVER).all()
     assert all(first[n] == part.time_ms[part.item == n].min() for n in np.flatnonzero(~unmet))
@@ -273,7 +273,7 @@ def test_an_item_that_nobody_met_is_ranked_by_what_it_is() -> None:
     user, item = train_towers(part, content, replace(TINY, dimensions=16, epochs=30))
     vectors = item_vectors(item, content, np.arange(len(colour)) >= 30)
     with torch.inference_mode():
-        scores = people._people(user, torch.from_numpy(vectors), people._rows).numpy() @ vectors.T
+        scores = people._users(user, torch.from_numpy(vectors), people._rows).numpy() @ vectors.T
     wanted = (colour == colour[target] for target in people._targets)
     above = [(row[30:][mine[30:], None] > row[:30][~mine[:30]]).mean() for row, mine in zip(scores, wanted, strict=True)]
     assert np.mean(above) > 0.8

@@ -65,7 +65,7 @@ def test_a_study_goes_on_prunes_and_tries_again_what_was_cut_off(
     assert {part for part, _, _ in said} == {"trial 1 of 1"}
     assert [done for _, done, _ in said] == sorted(done for _, done, _ in said)
     assert all(0 <= done <= of for _, done, of in said)
-    with pytest.raises(ConfigError, match="a study of something else"):
+    with pytest.raises(ConfigError, match="a study of other data or settings"):
         tune(Corpus("glass", items, events[:699], POSITIVE), vectors, file, 1, SMALLER, HOW)
     assert found.states == {"complete": 1}
     assert 0 < found.value <= 1
@@ -239,7 +239,7 @@ def test_validation_never_looks_at_its_own_event_or_a_later_one() -> None:
     for n, row in enumerate(validation._rows):
         query = int(np.flatnonzero((table.item == validation._targets[n]) & table.first & (np.arange(len(table)) >= start))[0])
         assert (row < len(table)).all()
-        assert validation._targets[n] not in validation._met[n]
+        assert validation._targets[n] not in validation._seen[n]
         assert query >= start
     later = EventTable(*(getattr(table, name).copy() for name in table.__slots__))
     last = int(np.max(validation._rows))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from models.items.store import ItemStore
 from models.pipeline.exact import exact_top
+from models.pipeline.kernels.signals import dots
 from models.pipeline.ties import Ties
 from models.release.nearest import IndexSettings, VectorIndex
 from models.release.serving import ServingModel
@@ -21,6 +22,14 @@ from training.release.learned import Learned
 
 few = settings(max_examples=60, deadline=None)
 N, D = 60_000, 33
+
+
+ASKERS = np.arange(100, dtype=np.uint64)
+
+
+def ties_of(n: int, q: int) -> Ties:
+    """Tie-break orders of q askers over n items."""
+    return Ties(np.arange(n, dtype=np.uint64), ASKERS[:q])
 
 
 def drawn(n: int, d: int, seed: int) -> NDArray[np.float32]:
@@ -60,11 +69,16 @@ def test_the_exact_search_equals_brute_force(n: int, q: int, most: int, seed: in
     vectors, queries = drawn(n, 5, seed), drawn(q, 5, seed + 1)
     vectors = vectors.round(rng.integers(0, 3))  # with ties
     allowed = rng.random(n) < share
-    for query, (rows, scores) in zip(queries, exact_top(queries, vectors, allowed, most), strict=True):
-        products = np.einsum("nd,d->n", vectors, query)
-        expected = sorted(np.flatnonzero(allowed).tolist(), key=lambda row: (-products[row], row))[:most]
-        assert rows.tolist() == expected
+    found = exact_top(queries, vectors, allowed, most, ties_of(n, q))
+    for k in range(q):
+        rows, scores = found.of_query(k)
+        everything = np.arange(n, dtype=np.int32)
+        products = dots(vectors, everything, queries, np.full(n, k, np.int32))
+        keys = ties_of(n, q).keys(np.full(n, k), everything)
+        expected = sorted(np.flatnonzero(allowed).tolist(), key=lambda row: (-products[row], keys[row]))[:most]
+        assert rows.tolist() == sorted(expected)
         assert np.array_equal(scores, products[rows])
+        assert scores == pytest.approx(vectors[rows] @ queries[k], rel=1e-4, abs=1e-5)
 
 
 @few
@@ -73,12 +87,13 @@ def test_an_exact_result_does_not_depend_on_where_vectors_lie(n: int, most: int,
     vectors, queries, hashes = drawn(n, 65, seed)[np.arange(n) // 3], drawn(2, 65, seed + 1), np.arange(n, dtype=np.uint64)
     moved = np.random.default_rng(seed).permutation(n)
     allowed = np.random.default_rng(seed + 2).random(n) < 0.8
-    keys, keys_there = ([Ties(where, asker).keys for asker in range(2)] for where in (hashes, hashes[moved]))
-    here = exact_top(queries, vectors, allowed, most, keys, above)
-    there = exact_top(queries, vectors[moved], allowed[moved], most, keys_there, above)
-    for (rows, scores), (others, their_scores) in zip(here, there, strict=True):
-        assert rows.tolist() == moved[others].tolist()
-        assert np.array_equal(scores, their_scores)
+    here = exact_top(queries, vectors, allowed, most, Ties(hashes, ASKERS[:2]), above)
+    there = exact_top(queries, vectors[moved], allowed[moved], most, Ties(hashes[moved], ASKERS[:2]), above)
+    for k in range(2):
+        (rows, scores), (others, their_scores) = here.of_query(k), there.of_query(k)
+        order = np.argsort(moved[others])
+        assert rows.tolist() == moved[others][order].tolist()
+        assert np.array_equal(scores, their_scores[order])
         assert allowed[rows].all()
         assert (scores > above).all()
 
@@ -87,10 +102,13 @@ def test_an_exact_result_does_not_depend_on_where_vectors_lie(n: int, most: int,
 @given(st.integers(1, 300), st.integers(2, 40), st.integers(1, 50), st.integers(0, 999))
 def test_an_exact_result_does_not_depend_on_the_batch(n: int, q: int, most: int, seed: int) -> None:
     vectors, queries, allowed = drawn(n, 65, seed)[np.arange(n) // 2], drawn(q, 65, seed + 1), np.ones(n, np.bool_)
-    for query, (rows, scores) in zip(queries, exact_top(queries, vectors, allowed, most), strict=True):
-        ((alone, alone_scores),) = exact_top(query[None], vectors, allowed, most)
-        assert rows.tolist() == alone.tolist()
-        assert np.array_equal(scores, alone_scores)
+    ties = ties_of(n, q)
+    found = exact_top(queries, vectors, allowed, most, ties)
+    for k in range(q):
+        alone = exact_top(queries[k : k + 1], vectors, allowed, most, ties.of(np.asarray([k])))
+        rows, scores = found.of_query(k)
+        assert rows.tolist() == alone.rows.tolist()
+        assert np.array_equal(scores, alone.scores)
 
 
 # ---- approximate
@@ -109,24 +127,29 @@ def test_an_index_over_many_finds_its_share_of_what_brute_force_finds(
 
 def test_an_approximate_result_does_not_depend_on_the_batch(index: VectorIndex, people: NDArray[np.float32]) -> None:
     allowed = np.ones(N, np.bool_)
-    together = index.search(people[:64], allowed, 50)
+    ties = ties_of(N, 64)
+    together = index.search(people[:64], allowed, 50, ties)
     for n in range(0, 64, 7):
-        ((rows, scores),) = index.search(people[n : n + 1], allowed, 50)
-        assert rows.tolist() == together[n][0].tolist()
-        assert np.array_equal(scores, together[n][1])
+        alone = index.search(people[n : n + 1], allowed, 50, ties.of(np.asarray([n])))
+        rows, scores = together.of_query(n)
+        assert rows.tolist() == alone.rows.tolist()
+        assert np.array_equal(scores, alone.scores)
 
 
 def test_what_is_not_allowed_is_never_found_and_the_next_best_takes_its_place(
     index: VectorIndex, people: NDArray[np.float32], catalogue: NDArray[np.float32]
 ) -> None:
     allowed = np.ones(N, np.bool_)
-    before = index.search(people[:20], allowed, 30)
-    for rows, _ in before:
-        allowed[rows[::2]] = False
-    for (rows, scores), query in zip(index.search(people[:20], allowed, 30), people, strict=False):
+    ties = ties_of(N, 20)
+    before = index.search(people[:20], allowed, 30, ties)
+    for n in range(20):
+        allowed[before.of_query(n)[0][::2]] = False
+    after = index.search(people[:20], allowed, 30, ties)
+    for n in range(20):
+        rows, scores = after.of_query(n)
         assert allowed[rows].all()
         assert len(rows) == 30
-        assert np.array_equal(scores, np.einsum("nd,d->n", catalogue[rows], query)), "scores are exact"
+        assert scores == pytest.approx(catalogue[rows] @ people[n], rel=1e-5), "scores are exact"
 
 
 def test_within_little_memory_an_index_still_finds_its_share(
@@ -158,13 +181,13 @@ def test_a_release_with_an_index_serves_new_items_and_no_removed_ones(learned: L
     store.remove(learned.item_ids[3])
     store.remove("new2")
     people = drawn(9, exact.dimensions, 5)
-    eligible, ties = store.eligible(0), [Ties(store.hashes, asker) for asker in range(9)]
+    eligible, ties = store.eligible(0), Ties(store.hashes, ASKERS[:9])
     for model in (exact, indexed):
         model.sync(store)
     for most in (3, 10, 1_000):
-        for (rows, scores), (others, their_scores) in zip(
-            exact.nearest(people, eligible, most, ties), indexed.nearest(people, eligible, most, ties), strict=True
-        ):
+        by_all, by_index = (model.nearest(people, eligible, most, ties) for model in (exact, indexed))
+        for n in range(9):
+            (rows, scores), (others, their_scores) = by_all.of_query(n), by_index.of_query(n)
             assert rows.tolist() == others.tolist()
             assert np.allclose(scores, their_scores)
             assert store.available[rows].all()

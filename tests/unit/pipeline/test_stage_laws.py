@@ -17,6 +17,7 @@ from models.pipeline.batch import Candidates, Queries, Retrieved
 from models.pipeline.filters import FILTERS
 from models.pipeline.hydrators import HYDRATORS
 from models.pipeline.pipeline import CandidatePipeline, PipelineSettings
+from models.pipeline.ragged import Ragged
 from models.pipeline.scoring import DEFAULT_WEIGHTS, LightScorer
 from models.pipeline.slot import ModelSlot
 from models.pipeline.sources import RETRIEVING, SOURCES
@@ -56,7 +57,7 @@ def world_of(
     return world, world.record("u")
 
 
-class Seen(Observer):
+class Recorder(Observer):
     """Everything that a run reports."""
 
     def __init__(self) -> None:
@@ -68,9 +69,9 @@ class Seen(Observer):
     def on_hydrated(self, queries: Queries) -> None:
         self.calls.append("hydrated")
 
-    def on_retrieved(self, queries: Queries, source: str, brought: Retrieved) -> None:
+    def on_retrieved(self, queries: Queries, source: str, retrieved: Retrieved) -> None:
         self.calls.append("retrieved")
-        self.retrieved[source] += len(brought.item_row)
+        self.retrieved[source] += len(retrieved.item_row)
 
     def on_dropped(self, queries: Queries, stage: str, candidates: Candidates) -> None:
         self.calls.append("dropped")
@@ -85,7 +86,7 @@ class Seen(Observer):
         assert len(candidates.features) == len(candidates.heads) == len(candidates)
         self.ranked = len(candidates)
 
-    def on_selected(self, queries: Queries, candidates: Candidates, chosen: Sequence[NDArray[np.intp]]) -> None:
+    def on_selected(self, queries: Queries, candidates: Candidates, chosen: Ragged) -> None:
         self.calls.append("selected")
         self.chosen = [candidates.item_row[places].tolist() for places in chosen]
 
@@ -95,7 +96,7 @@ def test_every_source_has_a_name_and_a_weight_of_its_own() -> None:
     assert len(set(names)) == len(names)
     assert list(DEFAULT_WEIGHTS) == names
     assert np.isfinite(list(DEFAULT_WEIGHTS.values())).all()
-    assert all(source.default_weight > 0 for source in RETRIEVING), "what retrieves counts for something"
+    assert all(source.default_weight > 0 for source in RETRIEVING), "every retrieving source has a positive weight"
     assert [type(source) for source in CandidatePipeline(ItemStore(1)).sources] == list(SOURCES)
 
 
@@ -138,7 +139,7 @@ def test_every_filter_counts_what_it_drops(
     world, user = world_of(states, seen)
     request = Request("r", "u", k=N, candidates=EVERY, exclude=tuple(excluded), categories=categories)
     for filters in (*((stage(),) for stage in FILTERS), tuple(stage() for stage in FILTERS)):
-        watch = Seen()
+        watch = Recorder()
         pipeline = CandidatePipeline(world.items, filters=filters, clock=lambda: NOW, observers=[watch])
         slate = pipeline.run([request], [user], [None])[0]
         counted = {name: n for (kind, name), n in pipeline.counters.items() if kind == "filter"}
@@ -162,7 +163,7 @@ def test_a_run_that_is_observed_gives_the_same_slate_and_reports_every_stage(
     seen: list[int], k: int, light_top: int, with_release: bool
 ) -> None:
     world, user = world_of(["plain"] * N, seen, with_release=with_release)
-    settings_, watch = PipelineSettings(light_top=light_top), Seen()
+    settings_, watch = PipelineSettings(light_top=light_top), Recorder()
     request = Request("r", "u", k=k)
     plain = CandidatePipeline(world.items, settings_, slot=world.slot).run([request], [user], [None])[0]
     observed = CandidatePipeline(world.items, settings_, slot=world.slot)
@@ -219,9 +220,9 @@ def test_ranker_hydrator_and_selector_are_parameters() -> None:
     class Second:
         name = "second"
 
-        def select(self, queries: Queries, candidates: Candidates, items: ItemStore) -> list[NDArray[np.intp]]:
+        def select(self, queries: Queries, candidates: Candidates, items: ItemStore) -> Ragged:
             spans = candidates.spans(len(queries))
-            return [np.arange(spans[n] + 1, spans[n + 1])[: request.k] for n, request in enumerate(queries.requests)]
+            return Ragged.of([np.arange(spans[n] + 1, spans[n + 1])[: r.k] for n, r in enumerate(queries.requests)])
 
     world, _ = world_of(["plain"] * N, [], with_release=True)
     pipeline = CandidatePipeline(

@@ -15,6 +15,7 @@ from reference import Tables, records_of
 
 from models.items.store import ItemStore
 from models.pipeline.pipeline import CandidatePipeline, PipelineSettings
+from models.pipeline.ragged import Scored
 from models.pipeline.slot import ModelSlot
 from models.pipeline.sources import (
     ContentSource,
@@ -25,7 +26,7 @@ from models.pipeline.sources import (
     PopularSource,
     RequestedSource,
 )
-from models.pipeline.ties import Ties, best
+from models.pipeline.ties import Ties
 from models.state.rows import hash64
 from schemas.records import Interaction, Item, Request, Slate, SlateItem
 
@@ -37,10 +38,12 @@ N = 60
 
 @given(st.lists(st.sampled_from([-1.0, 0.0, 0.5, 1.0, 2.0]), max_size=40), st.integers(1, 30), st.integers(0, 2**64 - 1))
 def test_the_best_are_those_that_sorting_by_score_and_key_gives(scores: list[float], most: int, salt: int) -> None:
-    ties = Ties(np.asarray([hash64(f"i{n}") for n in range(len(scores))], np.uint64), salt)
-    keys = ties.keys(np.arange(len(scores))).tolist()
+    ties = Ties(np.asarray([hash64(f"i{n}") for n in range(len(scores))], np.uint64), np.asarray([salt], np.uint64))
+    rows = np.arange(len(scores), dtype=np.int32)
+    keys = ties.keys(np.zeros(len(scores), np.intp), rows).tolist()
     expected = sorted((n for n, score in enumerate(scores) if score > 0), key=lambda n: (-scores[n], keys[n]))[:most]
-    assert sorted(best(np.asarray(scores, np.float32), most, ties.keys).tolist()) == sorted(expected)
+    found = Scored(np.asarray([0, len(scores)]), rows, np.asarray(scores, np.float32)).best(most, ties)
+    assert found.rows.tolist() == sorted(expected)
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from schemas.registry import ConfluentRegistry
 EVENT = {"event_id": "e", "user_id": "u", "item_id": "i", "event_time": 5}
 INTERACTION = 1
 FAILURES = {
-    "html": "is no schema registry",
-    "odd": "is no schema registry",
-    "list": "is no schema registry",
-    "huge": "is no schema registry",
+    "html": "is not a schema registry",
+    "odd": "is not a schema registry",
+    "list": "is not a schema registry",
+    "huge": "is not a schema registry",
     "hang": "no whole answer within 0.2 s",
     "drip": "no whole answer within 0.2 s",
     "silent": "cannot be reached",

@@ -12,6 +12,7 @@ from itertools import pairwise
 import numpy as np
 import orjson
 import pytest
+from grown import assert_columns
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pybloom_live import BloomFilter
@@ -284,6 +285,7 @@ def earlier_tiers(items: list[list[str]]) -> bytes:
 def test_a_record_of_an_earlier_format_reads_as_todays(old: str) -> None:
     table = UserTable(catalogue(), lambda keys: [bytes.fromhex(old) for _ in keys])
     looked_up = table.lookup(["ann"])[0]
+    assert_columns(table.columns(["ann"]), [looked_up])
     assert table.apply(EventColumns.of(SAME, [0, 1])).accepted.tolist() == [0, 0]
     assert looked_up is not None
     new = UserRecord.decode(bytes.fromhex(GOLDEN))

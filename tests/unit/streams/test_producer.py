@@ -83,7 +83,7 @@ async def test_a_record_that_is_too_large_does_not_stop_those_after_it(healing: 
         await healing.deliver([LARGE])
     assert await healing.deliver([GOOD, GOOD]) == [1, 2]
     assert len(made) == 2
-    assert healing.reasons == ["MESSAGE_TOO_LARGE: raise max.message.bytes of the topic"]
+    assert healing.reasons == ["MESSAGE_TOO_LARGE: raise the topic's max.message.bytes"]
 
 
 async def test_what_a_broken_producer_refused_is_sent_by_the_next(healing: Any, made: list[Producer]) -> None:

@@ -75,7 +75,7 @@ def test_many_queries_of_few_people_are_not_many_proofs() -> None:
 def test_a_handful_of_people_is_not_judged_by_and_what_was_not_asked_is_not_passed() -> None:
     """Of intervals over 5 users 13 in 100 lie above 0 by chance, instead of 5."""
     better, worse = figures([0] * 300, 29), figures([30] * 300, 29)
-    assert judge(better, worse, 0.0, HELD).reasons == ["only 29 people to judge by, 30 are needed"]
+    assert judge(better, worse, 0.0, HELD).reasons == ["only 29 users to judge by, 30 are needed"]
     assert judge(figures([0] * 300, 30), figures([30] * 300, 30), 0.0, HELD).passed
     (reason,) = judge(figures([0] * 300, 30), figures([30] * 300, 30), 0.0, None).reasons
     assert "neither parity on requests nor latency" in reason

@@ -104,7 +104,7 @@ def test_quantities_are_read_as_a_cluster_reads_them(text: str, says: float) -> 
 def test_a_quantity_that_is_none_is_named() -> None:
     made = CliRunner().invoke(launch_command, ["kubernetes", "s3://b/a", "--image", "i", "--dry-run", "--memory", "lots"])
     assert isinstance(made.exception, ConfigError)
-    assert "'lots' is no quantity of memory: write such as 16Gi" in made.exception.message
+    assert "'lots' is not a quantity of memory: write such as 16Gi" in made.exception.message
 
 
 # ---- Kubernetes

@@ -323,9 +323,9 @@ def test_no_server_is_said_before_and_after_and_costs_nothing(uri: str, told: st
 
 def test_an_answer_that_is_none_is_a_failure(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fake, "call", lambda called, body, query: {"unexpected": []})
-    with pytest.raises(NotReady, match="something else"):
+    with pytest.raises(NotReady, match="not MLflow"):
         Tracker(Tracking(fake.uri)).check()
-    assert "something else" in record(Tracking(fake.uri), FACTS, "d", LearnSettings(), {})["not_recorded"]
+    assert "not MLflow" in record(Tracking(fake.uri), FACTS, "d", LearnSettings(), {})["not_recorded"]
 
 
 def test_settings_are_mlflows_own_and_credentials_are_shown_nowhere(fake: Fake) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from grown import assert_columns
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,6 +72,14 @@ def test_an_answer_never_depends_on_the_event_asked_about_or_later_ones() -> Non
             world.know(world.record(user))
             expected.append(Prober(world.items).probe(user, world.record(user), item).rank)
     assert got == expected
+
+
+def test_a_worlds_columns_are_its_records() -> None:
+    items, events = drawn(1)
+    world = SimulatedWorker(items)
+    world.apply(events)
+    wanted = [*sorted({event.user_id for event in events}), "nobody"]
+    assert_columns(world.columns(wanted), [world.record(user) for user in wanted])
 
 
 def test_later_events_change_no_earlier_rank() -> None:
@@ -154,11 +163,11 @@ def test_the_command_says_that_what_was_viewed_is_asked_for_with_first(tmp_path:
     asked = [str(tmp_path), "--no-train", "--positive", "action == 'buy'", "--share", "0.5", "--json"]
     plain = CliRunner().invoke(evaluate_command, asked)
     assert plain.exit_code == 0, plain.output
-    assert "ask with --first" in plain.stderr
+    assert "use --first" in plain.stderr
     assert json.loads(plain.stdout)["hr@10"] == 0.0
     first = CliRunner().invoke(evaluate_command, [*asked, "--first"])
     assert first.exit_code == 0, first.output
-    assert "ask with --first" not in first.stderr
+    assert "use --first" not in first.stderr
     made = json.loads(first.stdout)
     assert made["queries_on_met_items"] == 0
     assert made["hr@10"] > 0.0

@@ -24,7 +24,7 @@ from training.data.events import EventFrame
 from training.discount import expected_discount
 from training.evaluation.bounds import LEAVE_LAST_OUT, PREQUENTIAL, STANDARD
 from training.evaluation.evaluate import EvaluationPlan, Figures, QueryOutcome, evaluate
-from training.evaluation.holdout import held_out, last_out, without_kept
+from training.evaluation.holdout import held_out, last_out, without_revealing_slates
 from training.evaluation.ranking_metrics import bootstrap, expanded_bootstrap, sign_flip_test
 from training.ranking.choice import listwise_ndcg
 from training.ranking.examples import Examples
@@ -77,7 +77,7 @@ def test_of_each_person_the_last_like_is_kept_and_nothing_after_it_is_trained_on
     liked = {events[n].event_id for n in Outcomes(events, LIKED, ("positive",)).liked()}
     asked = Counter(e.user_id for e in kept if e.event_id in liked)
     assert (held.queries, held.people) == (asked.total(), len(asked))
-    assert set(asked) == {e.user_id for e in kept} == set(held.kept_from_ms), "who is not asked loses nothing"
+    assert set(asked) == {e.user_id for e in kept} == set(held.held_from_ms), "who is not asked loses nothing"
     for user, queries in asked.items():
         mine = [e.event_id for e in events if e.user_id == user]
         of_kept = [e.event_id for e in kept if e.user_id == user]
@@ -153,7 +153,7 @@ def test_of_slates_shown_to_who_is_asked_none_is_learned_from_whose_window_reach
     seen = told.frame.select("user_id", "item_id", "event_time")
     held = last_out(events, POSITIVE)
     corpus = Corpus("shop", items, events, POSITIVE, logged=lambda *_: seen, shown=told)
-    left = without_kept(corpus, held, [2 * DAY_MS])
+    left = without_revealing_slates(corpus, held, [2 * DAY_MS])
     assert left.events is held.events
     assert left.shown is not None
     assert left.logged is not None
@@ -162,11 +162,11 @@ def test_of_slates_shown_to_who_is_asked_none_is_learned_from_whose_window_reach
         wanted = [
             (event.user_id, str(event.event_time))
             for event in told
-            if event.event_time < held.kept_from_ms.get(event.user_id, 10**15) - 2 * DAY_MS
+            if event.event_time < held.held_from_ms.get(event.user_id, 10**15) - 2 * DAY_MS
         ]
         assert rows == wanted
         assert 0 < len(rows) < len(told)
-    assert without_kept(corpus, replace(held, kept_from_ms={}), []).shown is told
+    assert without_revealing_slates(corpus, replace(held, held_from_ms={}), []).shown is told
 
 
 def test_each_is_asked_after_all_that_is_trained_on_and_nothing_else() -> None:
@@ -183,7 +183,7 @@ def test_each_is_asked_after_all_that_is_trained_on_and_nothing_else() -> None:
     kept = list(held.events[held.trained :])
     together = asked(kept)
     assert len(together) == held.queries
-    for user in sorted(held.kept_from_ms)[:3]:
+    for user in sorted(held.held_from_ms)[:3]:
         assert asked([event for event in kept if event.user_id == user]) == [one for one in together if one[0] == user]
     assert together != [
         (one.user_id, one.item_id, one.probed.rank)
@@ -212,13 +212,13 @@ def test_the_same_ranks_are_not_better_all_first_pass_and_all_last_are_refused(p
         assert 0 <= found["chance"] <= 1
     assert judged["same"].to_json()["chance"] == 1.0
     assert "not better beyond noise" in judged["last"].reasons[0]
-    assert f"over {people} people" in judged["last"].reasons[0]
+    assert f"over {people} users" in judged["last"].reasons[0]
 
 
 def test_fewer_people_than_needed_are_not_judged_by() -> None:
     few = STANDARD.last - 1
     verdict = judge(figures([0] * 2 * few, 2), figures([9] * 2 * few, 2), 0.0, HELD, protocol=LEAVE_LAST_OUT)
-    assert verdict.reasons == [f"only {few} people to judge by, {STANDARD.last} are needed"]
+    assert verdict.reasons == [f"only {few} users to judge by, {STANDARD.last} are needed"]
     found = verdict.to_json()
     assert found["interval"] is None, "what is not known is absent"
     assert found["difference_low"] is None
@@ -319,7 +319,7 @@ def test_what_training_lacks_is_said_with_its_figures() -> None:
         demand_enough(events, "action == 'lik'")
     demand_trainable(items, events, POSITIVE, LearnSettings())
     again = [replace(e, event_id=f"{e.event_id}-{k}", event_time=e.event_time + k) for k in range(2) for e in events]
-    with pytest.raises(BadDataset, match="nobody meets an item for the first time"):
+    with pytest.raises(BadDataset, match="no user has a first interaction"):
         demand_trainable(items, again, POSITIVE, LearnSettings(replayed_share=0.3))
 
 

@@ -70,7 +70,7 @@ def logged_in(folder: Path, positive: str, windows_s: Mapping[str, float], targe
         made = made_with(file)
         if made is None or _joined(made) != _joined(settings):
             said = "" if made is None else f" by {_joined(made)}"
-            message = f"{file} was joined{said}, the training says {_joined(settings)}: write the examples anew with these"
+            message = f"{file} was joined{said}, training uses {_joined(settings)}: write the examples again with these"
             raise BadDataset("other_examples", message)
     if lacking := sorted(set(partitions(target, "impressions")) - {int(file.stem.rpartition("-")[2]) for file in files}):
         message = f"{folder} holds no examples of partition {', '.join(map(str, lacking))} of the archive"

@@ -1,0 +1,124 @@
+"""Compiled loops of features over the candidates of a batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+__all__ = ["by_category", "newest", "standardised"]
+
+PRIOR = 3.0
+"Number of neutral events that a category's means are shrunk by."
+
+
+@njit(cache=True, nogil=True)
+def newest(history: Any, liked: Any, most: int) -> Any:
+    """Return the rows of each query's newest known items, int32 `(q, most)`, -1 beyond; only liked ones if any event is liked.
+
+    `history`: item rows, newest first, -1 for none `(q, h)`; `liked`: bool, same shape.
+    """
+    q, h = history.shape
+    out = np.full((q, most), -1, np.int32)
+    for n in range(q):
+        chosen = liked[n].any()
+        count = 0
+        for i in range(h):
+            if count == most:
+                break
+            if history[n, i] >= 0 and (liked[n, i] or not chosen):
+                out[n, count] = history[n, i]
+                count += 1
+    return out
+
+
+@njit(cache=True, nogil=True)
+def standardised(values: Any, spans: Any) -> Any:
+    """Return each value less its query's mean, divided by the query's deviation: float32 `(n,)`."""
+    out = np.empty(len(values), np.float32)
+    for q in range(len(spans) - 1):
+        low, high = spans[q], spans[q + 1]
+        if high == low:
+            continue
+        total = 0.0
+        for i in range(low, high):
+            total += values[i]
+        mean, squares = total / (high - low), 0.0
+        for i in range(low, high):
+            squares += (values[i] - mean) ** 2
+        deviation = np.sqrt(squares / (high - low)) + 1e-6
+        for i in range(low, high):
+            out[i] = (values[i] - mean) / deviation
+    return out
+
+
+@njit(cache=True, nogil=True)
+def by_category(
+    query_row: Any,
+    item_row: Any,
+    category_ids: Any,
+    categories: int,
+    starts: Any,
+    affine: Any,
+    affinity: Any,
+    history: Any,
+    values: Any,
+    liked: Any,
+    near: Any,
+) -> Any:
+    """Return statistics of each candidate's categories in its user's history: float32 `(n, 5)`, as `ByCategory` lists them.
+
+    `starts`, `affine`, `affinity`: each user's categories (-1 for unknown) and their decayed weights; `history` `(q, h)`: item
+    rows, -1 for none, with the events' standardised `values`, whether `liked`, and how `near` they are by time of day.
+    """
+    out = np.zeros((len(item_row), 5), np.float32)
+    # of one query, by category: affinity, number of events, sum of values, likes and nearness
+    sums, total = np.zeros((categories, 5)), np.zeros(5)
+    last = -1
+    greatest, nearness, events, told = 0.0, 0.0, 0, False
+    for i in range(len(item_row)):
+        q = query_row[i]
+        if q != last:
+            last, told, events, nearness, greatest = q, False, 0, 0.0, 0.0
+            sums[:] = 0.0
+            for a in range(starts[q], starts[q + 1]):
+                if affine[a] >= 0:
+                    sums[affine[a], 0] = affinity[a]
+                    greatest = max(greatest, affinity[a])
+                    told = True
+            for j in range(history.shape[1]):
+                item = history[q, j]
+                if item < 0:
+                    continue
+                told = True
+                events += 1
+                nearness += near[q, j]
+                for c in range(category_ids.shape[1]):
+                    category = category_ids[item, c]
+                    if category < 0:
+                        break
+                    sums[category, 1] += 1
+                    sums[category, 2] += values[q, j]
+                    sums[category, 3] += liked[q, j]
+                    sums[category, 4] += near[q, j]
+        if not told:
+            continue
+        number = 0
+        total[:] = 0.0
+        for c in range(category_ids.shape[1]):
+            category = category_ids[item_row[i], c]
+            if category < 0:
+                break
+            number += 1
+            count = sums[category, 1]
+            total[0] += sums[category, 0]
+            total[1] += sums[category, 0] / max(greatest, 1e-6)
+            total[2] += sums[category, 2] / (count + PRIOR)
+            total[3] += sums[category, 3] / (count + PRIOR)
+            total[4] += (sums[category, 4] - nearness * count / max(events, 1)) / (nearness + PRIOR)
+        if number:
+            out[i, 0] = np.log1p(total[0])
+            for place in range(1, 5):
+                out[i, place] = total[place] / number
+    return out
