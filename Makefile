@@ -45,6 +45,7 @@ quality: setup
 bench: setup
 	$(BIN)/python benchmarks/ingest.py --json $(if $(PEERS),--peers $(PEERS)/ingest.py)
 	$(BIN)/python benchmarks/serve.py $(DATA) --json $(if $(RELEASE),--release $(RELEASE)) $(if $(PEERS),--peers $(PEERS))
+	$(BIN)/python benchmarks/lists.py --json
 	$(BIN)/python benchmarks/examples.py --json
 
 # Runs are recorded on a real MLflow server, which has an environment of its own: it needs older packages than the rest.

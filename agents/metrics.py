@@ -151,6 +151,9 @@ class Metrics(Collector):
         self.pipeline_failed = gauge("pipeline_failed", "Failures since the start, by part of the pipeline.", "name")
         self.http_events = counter("http_events", "Events received over HTTP.", "outcome")
         self.http_requests = counter("http_requests", "HTTP requests.", "route", "method", "status")
+        self.http_list_requests = counter(
+            "http_list_requests", "Requests that came over HTTP in lists, by `slate` or the code of their error.", "outcome"
+        )
         self.http_request_seconds = histogram("http_request_seconds", "Seconds that HTTP requests took.", "route")
 
         # releases

@@ -18,8 +18,8 @@ from agents.requests.recommend import Recommend
 from agents.summaries import summary
 from models.items.store import ItemStore
 from models.pipeline.pipeline import CandidatePipeline
-from schemas.errors import BadInput, BadItem, NotReady
-from schemas.records import Interaction, Item, Request, Slate, SlateItem
+from schemas.errors import BadInput, BadItem, BadRequest, DeadlineExceeded, NotReady
+from schemas.records import Interaction, Item, Request, Slate, SlateItem, UserPage, UserQuery
 from schemas.settings import Settings
 from streams.kafka.client import RiffleClient
 from streams.kafka.error_codes import Action, action_of, advice_of, named
@@ -37,6 +37,8 @@ class Tables(Protocol):
         """Return one entry for each table partition; with `digests` also a hash, for which it is read in full."""
 
 
+LIST_MS = 5_000
+"Time limit in milliseconds for the owner of a partition to list its users."
 SEND_S = 5.0
 "Time limit in seconds for the broker to acknowledge records received over HTTP."
 
@@ -90,8 +92,7 @@ class WorkerService:
         self._producer = producer
         self._writes = Writes(settings)
         self._view = view
-        self._client: RiffleClient | None = None
-        self._connecting = asyncio.Lock()
+        self._client: asyncio.Task[RiffleClient] | None = None
         self.metrics = metrics
 
     def partition_of(self, user_id: str) -> int:
@@ -107,26 +108,51 @@ class WorkerService:
         return partition
 
     async def _others(self) -> RiffleClient:
-        """Return the client that sends requests for other workers' users over Kafka, which routes them by key."""
-        async with self._connecting:
-            if self._client is None:
-                client = RiffleClient(self._settings)
-                await client.start()
-                self._client = client
-        return self._client
+        """Return the client that sends requests for other workers' users over Kafka, which routes them by key.
+
+        The first call connects it. A caller that stops waiting does not interrupt that, because others wait, too.
+        """
+        if self._client is None or (self._client.done() and (self._client.cancelled() or self._client.exception() is not None)):
+            self._client = asyncio.create_task(self._connected(), name="requests to other workers")
+        return await asyncio.shield(self._client)
+
+    async def _connected(self) -> RiffleClient:
+        client = RiffleClient(self._settings)
+        await client.start()
+        return client
 
     async def stop(self) -> None:
         """Close the client."""
         if self._client is not None:
-            await self._client.stop()
+            self._client.cancel()
+            (found,) = await asyncio.gather(self._client, return_exceptions=True)
+            if isinstance(found, RiffleClient):
+                await found.stop()
 
     async def recommend(self, request: Request, deadline_ms: int | None = None) -> Slate:
         """Return a slate, from here or from the owner of the user's partition; raises RiffleError, the terminal error."""
         budget = deadline_ms or self._settings.deadline_ms
         if self._owned(request.user_id) is None:
             self.metrics.requests_forwarded.add()
-            return await (await self._others()).recommend(request, budget)
+            client, left_ms = await self._other_within(budget)
+            return await client.recommend(request, left_ms)
         return await self._recommend.recommend(request, self.partition_of(request.user_id), budget)
+
+    async def _other_within(self, budget_ms: int) -> tuple[RiffleClient, int]:
+        """Return the client of `_others`, and the milliseconds that are left of the budget, at least 1.
+
+        Raises:
+            DeadlineExceeded: it was not connected in time.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + budget_ms / 1000
+        try:
+            async with asyncio.timeout_at(until):
+                client = await self._others()
+        except TimeoutError as exc:
+            message = f"the worker did not connect to Kafka within {budget_ms} ms to reach the owner of this user's partition"
+            raise DeadlineExceeded("deadline_exceeded", message) from exc
+        return client, max(round((until - loop.time()) * 1000), 1)
 
     def similar(self, item_id: str, k: int) -> list[SlateItem]:
         """Return the items most similar to this one; raises BadItem `not_found`."""
@@ -156,6 +182,23 @@ class WorkerService:
         if record is None:
             raise BadItem("not_found", f"user {user_id!r} is not known", "user_id")
         return {"user_id": user_id, **summary(record, self._view.items)}
+
+    async def users(self, partition: int, query: UserQuery) -> UserPage:
+        """List users of a partition, from here or from its owner.
+
+        Raises:
+            BadRequest: there is no such partition.
+            NotReady: the partition is being restored.
+            DeadlineExceeded: its owner did not answer within `LIST_MS`.
+        """
+        count = self._settings.partitions
+        if not 0 <= partition < count:
+            raise BadRequest("invalid_field", f"partition must lie in 0..{count - 1}, is {partition}", "partition")
+        owned = self._view.users.get(partition)
+        if owned is not None:
+            return await owned.page(query)
+        client, left_ms = await self._other_within(LIST_MS)
+        return await client.users(partition, query, left_ms)
 
     async def send_events(self, events: Sequence[Interaction]) -> list[dict[str, int]]:
         """Produce events, acknowledged by all replicas; returns their tokens in order."""

@@ -18,8 +18,8 @@ from models.tables.statistics import StatisticsTable
 from models.tables.users import Changed, ItemsOf, UserTable, interactions_only
 from schemas.codec import Registry, encode, look_up
 from schemas.columns import Decoded, EventColumns, Placed, decode_interactions
-from schemas.errors import StoreCorrupt
-from schemas.records import After, AsOf
+from schemas.errors import NotReady, StoreCorrupt
+from schemas.records import After, AsOf, UserPage, UserQuery
 from schemas.settings import Settings
 from streams.aside import aside
 from streams.kafka.chunks import Chunk
@@ -205,6 +205,34 @@ class UserPartition:
     def lookup(self, users: Sequence[str]) -> list[UserRecord | None]:
         """Return the records of users as of the newest applied event; None for an unknown user."""
         return self._users.lookup(users)
+
+    async def page(self, query: UserQuery) -> UserPage:
+        """List users by the order of their ids' bytes, from the rows on disk.
+
+        A new user is listed once the first event is flushed; an erased one is never listed.
+
+        Raises:
+            NotReady: the partition is being restored or closed, or its rows cannot be read and will be rebuilt.
+        """
+        most, found = query.limit + 1, list[str]()
+        start = USER + query.after.encode() + b"\0" if query.after else USER
+        # held so that no erased user's row is deleted, and then dropped from memory, between the two looks
+        async with self.state.rows_lock:
+            if not self.state.ready.is_set():
+                raise NotReady("not_ready", f"partition {self.partition} is being restored: try again")
+            while len(found) < most:
+                wanted = most - len(found)
+                try:
+                    keys = await asyncio.to_thread(self.state.store.keys, USER, start, wanted)
+                except StoreCorrupt as exc:
+                    message = f"rows of partition {self.partition} cannot be read, and are rebuilt: try again"
+                    raise NotReady("not_ready", message) from exc
+                found += [key[1:].decode() for key in keys if not self._users.erased(key[1:])]
+                if len(keys) < wanted:
+                    break
+                start = keys[-1] + b"\0"
+        users = tuple(found[: query.limit])
+        return UserPage(self.partition, self._settings.partitions, users, users[-1] if len(found) == most else None)
 
     def rows(self, users: Sequence[str]) -> list[bytes | None]:
         """Return the records of users as rows for `Users.read`, as of the newest applied event; None for an unknown user."""

@@ -17,15 +17,15 @@ from agents.requests.clock import Clock
 from agents.requests.impressions import impression
 from agents.requests.offsets import Offsets
 from agents.requests.outbox import Outbox, Producer, Queued
-from agents.requests.parsing import Accepted, Parser, Refused
+from agents.requests.parsing import Accepted, Listing, Parser, Refused, asks_for_users
 from agents.requests.ranking import Aside, Pending, Ranking
 from agents.requests.replies import Replies
 from agents.requests.waiting import Waiting
 from models.pipeline.pipeline import CandidatePipeline
 from schemas.codec import Registry
-from schemas.errors import RiffleError
+from schemas.errors import NotReady, RiffleError
 from schemas.kernels import partition_of
-from schemas.records import Request, Slate
+from schemas.records import Request, Slate, UserPage
 from schemas.settings import Settings
 from streams.kafka.chunks import Chunk
 
@@ -138,6 +138,9 @@ class Recommend:
     def _take_in(self, chunk: Chunk, index: int) -> None:
         answered = self._offsets.answered(chunk, index)
         try:
+            if asks_for_users(chunk.headers[index]):
+                self._take_in_listing(chunk, index, answered)
+                return
             parsed = self._parser.parse(chunk, index)
             if isinstance(parsed, Refused):
                 self._refuse(parsed, chunk, index, answered)
@@ -149,6 +152,29 @@ class Recommend:
             answered()
             return
         self._accept(parsed, answered)
+
+    def _take_in_listing(self, chunk: Chunk, index: int, answered: Callable[[], None]) -> None:
+        parsed = self._parser.parse_listing(chunk, index)
+        if isinstance(parsed, Refused):
+            self._refuse(parsed, chunk, index, answered)
+            return
+        self._outbox.expect(parsed.address.topic)
+        self._waiting.spawn(self._list(parsed, chunk.partition, answered))
+
+    async def _list(self, listing: Listing, number: int, answered: Callable[[], None]) -> None:
+        """Answer a query of another worker for users of partition `number`."""
+        answer: UserPage | RiffleError
+        try:
+            partition = self._partitions.get(number)
+            if partition is None:
+                raise NotReady("not_ready", f"partition {number} is not restored here yet: try again")
+            answer = await partition.page(listing.query)
+        except RiffleError as error:
+            answer = error
+        except Exception:
+            log.exception("a query for users of partition %d failed", number)
+            answer = RiffleError("internal", "the query failed; the worker's log says why")
+        self._replies.send(listing.address, answer, answered)
 
     def _refuse(self, refused: Refused, chunk: Chunk, index: int, answered: Callable[[], None]) -> None:
         """Answer a malformed request with its error; it goes to the dead letters if no answer can reach its sender."""

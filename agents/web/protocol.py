@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from agents.metrics import Metrics
-from schemas.records import Interaction, Item, Request, Slate, SlateItem
+from schemas.records import Interaction, Item, Request, Slate, SlateItem, UserPage, UserQuery
 
 __all__ = ["Service", "Token"]
 
@@ -42,6 +42,15 @@ class Service(Protocol):
         Raises:
             BadInput: code `not_found`, for a user without events, or one who was erased.
             NotReady: the user's partition is not available.
+        """
+
+    async def users(self, partition: int, query: UserQuery) -> UserPage:
+        """List users of a partition.
+
+        Raises:
+            BadRequest: code `invalid_field`, there is no such partition.
+            NotReady: the partition is not available.
+            DeadlineExceeded: its owner did not answer in time.
         """
 
     async def erase(self, user_id: str) -> Token:

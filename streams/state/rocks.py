@@ -8,6 +8,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,17 @@ class PartitionStore:
             cursor.status()  # because a cursor ends at a damaged block as it does at the last row
         except Exception as exc:
             raise self._fault(exc) from exc
+
+    def keys(self, prefix: bytes, start: bytes, most: int) -> list[bytes]:
+        """At most `most` keys that start with `prefix`, from `start` on, in key order.
+
+        May run in a thread during writes. The caller makes sure that the store is not closed meanwhile.
+
+        Raises:
+            StoreCorrupt: a damaged block; the next `open` raises it too.
+        """
+        assert self._db is not None
+        return [key for key, _ in islice(self._rows(self._db.iter(), max(prefix, start), prefix), most)]
 
     def digest(self) -> tuple[int, Digest]:
         """A hash over all rows and the position that they include, as of one moment. May run in a thread during writes.

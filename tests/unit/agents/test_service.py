@@ -16,11 +16,11 @@ from agents.health.broker import BrokerProbe
 from agents.health.looks import Misplaced
 from agents.health.readiness import Readiness
 from agents.metrics import Metrics
-from agents.service import SEND_S, View, WorkerService
+from agents.service import LIST_MS, SEND_S, View, WorkerService
 from schemas.codec import decode
 from schemas.columns import ERASE
-from schemas.errors import BadInput, BadItem, NotReady
-from schemas.records import Interaction, Item
+from schemas.errors import BadInput, BadItem, BadRequest, DeadlineExceeded, NotReady
+from schemas.records import Interaction, Item, Request, Slate, UserPage, UserQuery
 from schemas.settings import Settings
 from streams.kafka.healing_producer import HealingProducer, Outgoing
 
@@ -116,6 +116,100 @@ async def test_who_is_not_known_is_not_found_and_who_is_restored_is_asked_for_ag
         await worker.user("0")
     with pytest.raises(NotReady):
         await worker.user("1")
+
+
+class Others:
+    """A client of other workers that takes `start_s` to connect, and may fail the first time."""
+
+    made = 0
+    stopped = 0
+    start_s = 0.0
+    fails = 0
+
+    def __init__(self, settings: Settings) -> None:
+        type(self).made += 1
+
+    async def start(self) -> None:
+        await asyncio.sleep(self.start_s)
+        if type(self).made <= self.fails:
+            raise NotReady("broker_unavailable", "no broker")
+
+    async def stop(self) -> None:
+        type(self).stopped += 1
+
+    async def recommend(self, request: Request, deadline_ms: int) -> Slate:
+        return Slate(request.request_id, request.user_id, (), f"{deadline_ms}", "default")
+
+    async def users(self, partition: int, query: UserQuery, deadline_ms: int) -> UserPage:
+        assert 0 < deadline_ms <= LIST_MS
+        return UserPage(partition, 4, ("from the owner", f"{partition}", query.after), None)
+
+
+@pytest.fixture
+def others(monkeypatch: pytest.MonkeyPatch) -> type[Others]:
+    made = type("Fresh", (Others,), {})
+    monkeypatch.setattr("agents.service.RiffleClient", made)
+    return made
+
+
+def test_requests_for_users_of_other_workers_share_a_client_and_keep_their_deadlines_while_it_connects(
+    others: type[Others],
+) -> None:
+    others.start_s = 0.3
+
+    async def scene(loop: VirtualLoop) -> None:
+        worker = service()
+        asked = [worker.recommend(Request("r", "3"), budget) for budget in (100, 200, 400, 1_000)]
+        started = loop.time()
+        early = await asyncio.gather(*asked, return_exceptions=True)
+        assert loop.time() - started == pytest.approx(0.3), "nobody waits for longer than the client takes to connect"
+        assert [isinstance(answer, DeadlineExceeded) for answer in early] == [True, True, False, False]
+        assert [answer.release for answer in early if isinstance(answer, Slate)] == ["100", "700"], "ms that are left"
+        assert (await worker.recommend(Request("r", "3"), 50)).release == "50"
+        assert others.made == 1
+        await worker.stop()
+
+    run_virtually(scene)
+
+
+async def test_users_are_listed_here_or_by_the_owner_of_their_partition(others: type[Others]) -> None:
+    here = part()
+
+    async def page(query: UserQuery) -> UserPage:
+        return UserPage(0, 4, (query.after,), None)
+
+    here.page = page
+    worker = service(users={0: here})
+    assert (await worker.users(0, UserQuery("x"))).users == ("x",)
+    assert others.made == 0
+    assert (await worker.users(3, UserQuery("y"))).users == ("from the owner", "3", "y")
+    for number in (-1, 4):
+        with pytest.raises(BadRequest):
+            await worker.users(number, UserQuery())
+    await worker.stop()
+
+
+async def test_a_client_of_other_workers_that_cannot_connect_is_tried_again(others: type[Others]) -> None:
+    others.fails = 1
+    worker = service()
+    with pytest.raises(NotReady):
+        await worker.recommend(Request("r", "3"), 1_000)
+    assert (await worker.recommend(Request("r", "3"), 1_000)).user_id == "3"
+    assert others.made == 2
+    await worker.stop()
+    assert others.stopped == 1
+
+
+def test_a_worker_stops_while_its_client_of_other_workers_connects(others: type[Others]) -> None:
+    others.start_s = 1e6
+
+    async def scene(loop: VirtualLoop) -> None:
+        worker = service()
+        with pytest.raises(DeadlineExceeded):
+            await worker.recommend(Request("r", "3"), 100)
+        await worker.stop()
+
+    run_virtually(scene)
 
 
 def readiness(users: dict[int, Any], *, broker: bool = True, caught_up: bool = True, **found: str) -> dict[str, object]:

@@ -25,6 +25,7 @@ PUBLISHED = {
     "riffle_events_total": ("counter", {"outcome", "code"}),
     "riffle_flush_seconds": ("gauge", {"table", "partition"}),
     "riffle_http_events_total": ("counter", {"outcome"}),
+    "riffle_http_list_requests_total": ("counter", {"outcome"}),
     "riffle_http_request_seconds": ("histogram", {"route"}),
     "riffle_http_requests_total": ("counter", {"route", "method", "status"}),
     "riffle_index_recall": ("gauge", set()),
