@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from agents.metrics import Metrics
+from agents.partitions.copies import Found
 from agents.partitions.users import UserPartition
 from agents.requests.backlog import Backlog
 from agents.requests.clock import Clock
@@ -43,6 +44,8 @@ class Pending:
     "Whether the event of its token is not applied."
     near: bool = False
     "Whether it came over this worker's own HTTP interface."
+    found: Found | None = None
+    "The user's record, if it does not come from the ready owner of the partition."
 
 
 class Ranking:
@@ -118,15 +121,15 @@ class Ranking:
         alive: list[Pending] = []
         for pending in batch:
             partition = self._partitions.get(pending.partition)
-            if partition is None or not partition.state.ready.is_set():
+            if pending.found is None and (partition is None or not partition.state.ready.is_set()):
                 self._finish(pending, NotReady("not_ready", "the user's partition is not restored here yet: try again"))
             else:
                 alive.append(pending)
         if not alive:
             return
         try:
-            users = [self._partitions[p.partition].lookup([p.request.user_id])[0] for p in alive]
-            as_of = [self._partitions[p.partition].as_of for p in alive]
+            users = [p.found.record if p.found else self._partitions[p.partition].lookup([p.request.user_id])[0] for p in alive]
+            as_of = [p.found.as_of if p.found else self._partitions[p.partition].as_of for p in alive]
             slates = self._pipeline.run([p.request for p in alive], users, as_of)
         except Exception:
             log.exception("the pipeline failed for %d requests", len(alive))
@@ -134,7 +137,8 @@ class Ranking:
                 self._finish(pending, NotReady("internal", "ranking failed; the worker's log says why"))
             return
         for pending, slate in zip(alive, slates, strict=True):
-            degraded = (*slate.degraded, "stale") if pending.stale else slate.degraded
+            degraded = (*slate.degraded, pending.found.degraded) if pending.found else slate.degraded
+            degraded = (*degraded, "stale") if pending.stale else degraded
             final = replace(slate, degraded=degraded)
             self._finish(pending, final)
             self._shown(final)
