@@ -15,13 +15,13 @@ from agents.health.readiness import Readiness
 from agents.metrics import Metrics
 from agents.partitions.users import UserPartition
 from agents.requests.recommend import Recommend
+from agents.requests.routing import Routing
 from agents.summaries import summary
 from models.items.store import ItemStore
 from models.pipeline.pipeline import CandidatePipeline
 from schemas.errors import BadInput, BadItem, NotReady
 from schemas.records import Interaction, Item, Request, Slate, SlateItem
 from schemas.settings import Settings
-from streams.kafka.client import RiffleClient
 from streams.kafka.error_codes import Action, action_of, advice_of, named
 from streams.kafka.healing_producer import HealingProducer, Outgoing
 from streams.kafka.writes import Writes
@@ -83,15 +83,20 @@ class WorkerService:
     """The worker behind `agents.web`: implements `agents.web.protocol.Service`."""
 
     def __init__(
-        self, settings: Settings, recommend: Recommend, producer: HealingProducer, metrics: Metrics, view: View
+        self,
+        settings: Settings,
+        recommend: Recommend,
+        routing: Routing,
+        producer: HealingProducer,
+        metrics: Metrics,
+        view: View,
     ) -> None:
         self._settings = settings
         self._recommend = recommend
         self._producer = producer
         self._writes = Writes(settings)
         self._view = view
-        self._client: RiffleClient | None = None
-        self._connecting = asyncio.Lock()
+        self._routing = routing
         self.metrics = metrics
 
     def partition_of(self, user_id: str) -> int:
@@ -106,27 +111,17 @@ class WorkerService:
             raise NotReady("not_ready", f"partition {number} of this person is being restored here: try again")
         return partition
 
-    async def _others(self) -> RiffleClient:
-        """Return the client that sends requests for other workers' users over Kafka, which routes them by key."""
-        async with self._connecting:
-            if self._client is None:
-                client = RiffleClient(self._settings)
-                await client.start()
-                self._client = client
-        return self._client
-
-    async def stop(self) -> None:
-        """Close the client."""
-        if self._client is not None:
-            await self._client.stop()
-
     async def recommend(self, request: Request, deadline_ms: int | None = None) -> Slate:
-        """Return a slate, from here or from the owner of the user's partition; raises RiffleError, the terminal error."""
-        budget = deadline_ms or self._settings.deadline_ms
-        if self._owned(request.user_id) is None:
-            self.metrics.requests_forwarded.add()
-            return await (await self._others()).recommend(request, budget)
-        return await self._recommend.recommend(request, self.partition_of(request.user_id), budget)
+        """Return a slate from the best rows that can be reached in time; raises RiffleError, the terminal error."""
+        return await self._routing.recommend(request, *self._bounds(request, deadline_ms))
+
+    async def recommend_here(self, request: Request, deadline_ms: int | None = None) -> Slate:
+        """Return a slate to another worker, only from rows that are held here; raises RiffleError, the terminal error."""
+        return await self._routing.recommend_here(request, *self._bounds(request, deadline_ms))
+
+    def _bounds(self, request: Request, deadline_ms: int | None) -> tuple[int, float]:
+        """Return the partition of a request's user, and the seconds that an answer may take."""
+        return self.partition_of(request.user_id), (deadline_ms or self._settings.deadline_ms) / 1000
 
     def similar(self, item_id: str, k: int) -> list[SlateItem]:
         """Return the items most similar to this one; raises BadItem `not_found`."""

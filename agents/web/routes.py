@@ -13,6 +13,7 @@ from aiohttp import web
 
 from agents.web.body import MAX_BODY_BYTES, check_length, read_json
 from agents.web.error_replies import check_origin, json_response
+from agents.web.peers import PATH
 from agents.web.protocol import Service, Token
 from agents.web.query import (
     RECOMMEND,
@@ -161,6 +162,13 @@ def _recommendations(table: web.RouteTableDef, service: Service) -> None:
         """Return a slate for a request body, which may have `candidates`; the deadline as in `deadline_ms`."""
         wanted = request_of(_object(await read_json(request)))
         slate = await service.recommend(wanted, deadline_ms(request.query, request.headers))
+        return json_response(slate.to_json())
+
+    @_route(table, "post", PATH, frozenset({"deadline_ms"}))
+    async def recommend_here(request: web.Request) -> web.Response:
+        """Return a slate to another worker, only from rows that are held here; 503 `not_held` without such rows."""
+        wanted = request_of(_object(await read_json(request)))
+        slate = await service.recommend_here(wanted, deadline_ms(request.query, request.headers))
         return json_response(slate.to_json())
 
     @_route(table, "get", "/v1/similar/{item_id}", frozenset({"k"}))

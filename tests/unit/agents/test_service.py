@@ -55,7 +55,7 @@ def service(producer: Producer | None = None, users: dict[int, Any] | None = Non
     items: Any = SimpleNamespace(row_of=lambda _: -1)
     absent: Any = None
     view = View(owned, items, absent, absent, absent, dict, health, Readiness(config, owned, BrokerProbe(config), health))
-    return WorkerService(config, recommend, cast("HealingProducer", producer or Producer()), Metrics(), view)
+    return WorkerService(config, recommend, absent, cast("HealingProducer", producer or Producer()), Metrics(), view)
 
 
 async def test_events_go_to_the_partition_of_their_user_and_come_back_as_tokens() -> None:
