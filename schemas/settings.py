@@ -126,7 +126,8 @@ class Settings:
     "Port of the HTTP interface."
     web_advertised: str = ""
     """`host:port` at which the other workers of the group reach this worker's HTTP interface. Empty: `web_host` and `web_port`;
-    if `web_host` is a wildcard such as 0.0.0.0, the address from which this machine reaches Kafka."""
+    if `web_host` is a wildcard such as 0.0.0.0, the address from which this machine reaches Kafka. `off`: other workers cannot
+    reach it; requests for its users go over Kafka."""
     app_id: str = "riffle"
     "Consumer group, and prefix of transactional ids."
     instance: str = ""
@@ -229,8 +230,8 @@ class Settings:
         demand(plain, "kafka_security", "must be PLAINTEXT for the embedded broker: set RIFFLE_BOOTSTRAP to use other brokers")
         bucket = "://" not in self.archive or (self.archive.startswith("s3://") and self.archive.strip("/") != "s3:")
         demand(bucket, "archive", f"must be a folder, s3://bucket/prefix or off, is {shown_without_login(self.archive)}")
-        reached = not self.web_advertised or (_is_servers(self.web_advertised) and not {",", "/"} & set(self.web_advertised))
-        demand(reached, "web_advertised", "must be host:port, without a scheme")
+        reached = self.web_advertised in {"", "off"} or (_is_servers(self.web_advertised) and not {",", "/"} & set(self.web_advertised))
+        demand(reached, "web_advertised", "must be host:port without a scheme, or off")
         odd = [host for host in self.image_hosts.split(",") if set(host.strip()) & set("/ @?#*")]
         demand(not odd, "image_hosts", "must be host names separated by commas, without scheme")
         demand(

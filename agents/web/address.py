@@ -14,12 +14,12 @@ SEPARATOR = "@"
 
 
 def advertised(settings: Settings) -> str:
-    """Return this worker's address, as `host:port`. May resolve the name of a Kafka server, so call it in a thread.
+    """Return this worker's address, as `host:port`, empty if the others must not use it. May resolve the name of a Kafka server, so call it in a thread.
 
     An address on loopback is followed by this machine's name.
     """
     if settings.web_advertised:
-        return settings.web_advertised
+        return "" if settings.web_advertised == "off" else settings.web_advertised
     host = settings.web_host
     if _is(host, "is_unspecified"):
         host = _towards(settings.bootstrap_servers)

@@ -71,7 +71,9 @@ class Peers:
     async def _answer(self, address: str, request: Request, within_s: float) -> tuple[int, bytes]:
         try:
             return await self._post(address, request, within_s)
-        except (aiohttp.ServerDisconnectedError, ConnectionResetError):
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as exc:
+            if isinstance(exc, aiohttp.ClientConnectorError):
+                raise
             # an idle connection may be closed while it is being used again; whether the worker lives, a new one shows
             return await self._post(address, request, within_s)
 

@@ -144,6 +144,19 @@ def test_a_worker_is_ready_when_nothing_is_missing_and_each_reason_has_its_name(
     assert readiness({0: part(probe_reason="before")}) == {"troubles": {"0": "before"}}
 
 
+def test_a_worker_that_was_ready_stays_so_while_it_takes_over_and_not_when_it_is_about_to_stop() -> None:
+    users = {0: part()}
+    config, health = Settings(), Health()
+    made = Readiness(config, users, BrokerProbe(config), health)
+    made.caught_up()
+    assert made.ready() == (True, {})
+    users[1] = part(ready=False)
+    assert made.ready() == (True, {}), "else the loss of a worker would take out those that are left"
+    made.leave()
+    ready, reasons = made.ready()
+    assert (ready, reasons.keys()) == (False, {"stopping"})
+
+
 async def test_records_on_wrong_partitions_are_reported_when_more_come() -> None:
     metrics, health = Metrics(), Health()
     look = Misplaced(Settings(), metrics, health).look
