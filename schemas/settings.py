@@ -230,8 +230,9 @@ class Settings:
         demand(plain, "kafka_security", "must be PLAINTEXT for the embedded broker: set RIFFLE_BOOTSTRAP to use other brokers")
         bucket = "://" not in self.archive or (self.archive.startswith("s3://") and self.archive.strip("/") != "s3:")
         demand(bucket, "archive", f"must be a folder, s3://bucket/prefix or off, is {shown_without_login(self.archive)}")
-        reached = self.web_advertised in {"", "off"} or (_is_servers(self.web_advertised) and not {",", "/"} & set(self.web_advertised))
-        demand(reached, "web_advertised", "must be host:port without a scheme, or off")
+        one = _is_servers(self.web_advertised) and not {",", "/"} & set(self.web_advertised)
+        demand(one or self.web_advertised in {"", "off"}, "web_advertised", "must be host:port without a scheme, or off")
+        demand(self.drain_s < self.stop_timeout_s, "drain_s", f"must be less than RIFFLE_STOP_TIMEOUT_S, is {self.drain_s}")
         odd = [host for host in self.image_hosts.split(",") if set(host.strip()) & set("/ @?#*")]
         demand(not odd, "image_hosts", "must be host names separated by commas, without scheme")
         demand(

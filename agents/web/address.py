@@ -14,9 +14,9 @@ SEPARATOR = "@"
 
 
 def advertised(settings: Settings) -> str:
-    """Return this worker's address, as `host:port`, empty if the others must not use it. May resolve the name of a Kafka server, so call it in a thread.
+    """Return this worker's address, as `host:port`; empty if the others must not use it.
 
-    An address on loopback is followed by this machine's name.
+    An address on loopback is followed by this machine's name. May resolve the name of a Kafka server, so call it in a thread.
     """
     if settings.web_advertised:
         return "" if settings.web_advertised == "off" else settings.web_advertised

@@ -107,8 +107,13 @@ class Peers:
 
 
 def body_of(request: Request) -> dict[str, Any]:
-    """Return a request as a body of the contract."""
-    return {name: value for name, value in asdict(request).items() if value is not None}
+    """Return a request as a body of the contract, without the fields that have their default."""
+    usual = Request(request.request_id, request.user_id)
+    return {
+        name: value
+        for name, value in asdict(request).items()
+        if name in {"request_id", "user_id"} or value != getattr(usual, name)
+    }
 
 
 def _reason(exc: BaseException) -> str:

@@ -154,7 +154,8 @@ def test_a_worker_that_was_ready_stays_so_while_it_takes_over_and_not_when_it_is
     assert made.ready() == (True, {}), "else the loss of a worker would take out those that are left"
     made.leave()
     ready, reasons = made.ready()
-    assert (ready, reasons.keys()) == (False, {"stopping"})
+    assert not ready
+    assert reasons.keys() == {"stopping"}
 
 
 async def test_records_on_wrong_partitions_are_reported_when_more_come() -> None:
