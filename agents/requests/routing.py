@@ -20,8 +20,12 @@ from streams.kafka.assignor import Holders
 __all__ = ["Answers", "Asks", "Elsewhere", "Finds", "Others", "Routing", "others"]
 
 SHARE, SHARE_AFTER = 0.5, 0.75
-"""Share of the remaining time that another worker gets, without and with a token: with one, it may have to wait for an event.
-The rest is kept for an answer without it."""
+"""Share of the remaining time that another worker gets, without and with a token: with one, the owner may have to wait for an
+event. The rest is for an answer without it."""
+KEPT = 0.1
+"Share of the whole time that is kept for ranking here, however many workers do not answer."
+LEAST_S = 0.001
+"Seconds below which no worker is asked."
 MOST_S = 1.0
 "Maximum number of seconds that another worker gets without a token."
 PAUSE_S = 0.02
@@ -115,23 +119,23 @@ class Routing:
             BadInput: another worker refuses the request.
         """
         until = self._clock() + deadline_s
-        patience = self._clock() + self._share(request, deadline_s)
+        patience, kept = self._clock() + self._share(request, deadline_s), deadline_s * KEPT
         if partition not in self._partitions:
             self._metrics.requests_forwarded.add()
         while True:
-            slate, moving = await self._from_owner(request, partition, until)
+            slate, moving = await self._from_owner(request, partition, until, kept)
             if slate is not None:
                 return slate
             found = self._copies.find(partition, request.user_id)
             if found is not None:
                 return await self._from(found, request, partition, until)
-            slate, held = await self._from_standbys(request, partition, until)
+            slate, held = await self._from_standbys(request, partition, until, kept)
             if slate is not None:
                 return slate
             if not (moving or held) or self._clock() + PAUSE_S > patience:
                 break
             await asyncio.sleep(PAUSE_S)
-        found = await self._elsewhere.mirrored(request.user_id, self._share(request, until - self._clock()) / 2)
+        found = await self._elsewhere.mirrored(request.user_id, max((until - self._clock()) * SHARE / 2, 0.0))
         return await self._from(found or Found(None, None, NO_STATE), request, partition, until)
 
     async def recommend_here(self, request: Request, partition: int, deadline_s: float) -> Slate:
@@ -169,13 +173,14 @@ class Routing:
                 raise
             return None  # a rebalance took it while the request waited
 
-    async def _from_owner(self, request: Request, partition: int, until: float) -> tuple[Slate | None, bool]:
+    async def _from_owner(self, request: Request, partition: int, until: float, kept: float) -> tuple[Slate | None, bool]:
         """Return the owner's answer, if it gives one, and whether the partition is moving to a worker that lives."""
         if partition in self._partitions:
             return await self._from_own(request, partition, until), True
-        known, within_s = self._elsewhere.others(partition), self._share(request, until - self._clock())
-        if known.here:
-            return None, True  # the group has assigned it, and it is about to be opened
+        known, left_s = self._elsewhere.others(partition), until - self._clock()
+        within_s = min(self._share(request, left_s), left_s - kept)
+        if known.here or within_s < LEAST_S:
+            return None, known.here  # the group has assigned it to this worker, which is about to open it
         try:
             if known.owner is None:
                 return await self._elsewhere.over_kafka(request, within_s), False
@@ -185,12 +190,16 @@ class Routing:
         except TransientError:
             return None, True
 
-    async def _from_standbys(self, request: Request, partition: int, until: float) -> tuple[Slate | None, bool]:
+    async def _from_standbys(self, request: Request, partition: int, until: float, kept: float) -> tuple[Slate | None, bool]:
         """Return a standby's answer, if one gives it, and whether one lives that may hold the rows soon."""
         lives = False
         for address in self._elsewhere.others(partition).standbys:
+            left_s = until - self._clock()
+            within_s = min(left_s * SHARE, MOST_S, left_s - kept)
+            if within_s < LEAST_S:
+                break
             try:
-                slate = await self._elsewhere.peers.ask(address, request, self._share(request, until - self._clock()))
+                slate = await self._elsewhere.peers.ask(address, request, within_s)
                 return self._counted(slate), False
             except (PeerAway, DeadlineExceeded):
                 continue

@@ -187,6 +187,13 @@ def test_a_partition_that_becomes_ready_in_time_is_waited_for() -> None:
     assert run_virtually(run).degraded == ()
 
 
+def test_any_number_of_silent_workers_leaves_time_for_an_answer() -> None:
+    for token in (None, After(PARTITION, 9)):
+        slate, seconds, _ = answered(Scene(owner="silent", standbys=("silent",) * 50), 0.25, token)
+        assert slate.degraded == (NO_STATE,)
+        assert seconds <= 0.25
+
+
 def test_a_dead_owner_without_a_copy_is_not_waited_for() -> None:
     scene = Scene(owner="away", standbys=("away",))
     slate, seconds, _ = answered(scene, 10.0)
