@@ -14,14 +14,15 @@ from agents.findings import Health
 from agents.health.readiness import Readiness
 from agents.metrics import Metrics
 from agents.partitions.users import UserPartition
+from agents.requests.over_kafka import OverKafka
 from agents.requests.recommend import Recommend
+from agents.requests.routing import Routing
 from agents.summaries import summary
 from models.items.store import ItemStore
 from models.pipeline.pipeline import CandidatePipeline
-from schemas.errors import BadInput, BadItem, BadRequest, DeadlineExceeded, NotReady
+from schemas.errors import BadInput, BadItem, BadRequest, NotReady
 from schemas.records import Interaction, Item, Request, Slate, SlateItem, UserPage, UserQuery
 from schemas.settings import Settings
-from streams.kafka.client import RiffleClient
 from streams.kafka.error_codes import Action, action_of, advice_of, named
 from streams.kafka.healing_producer import HealingProducer, Outgoing
 from streams.kafka.writes import Writes
@@ -85,14 +86,22 @@ class WorkerService:
     """The worker behind `agents.web`: implements `agents.web.protocol.Service`."""
 
     def __init__(
-        self, settings: Settings, recommend: Recommend, producer: HealingProducer, metrics: Metrics, view: View
+        self,
+        settings: Settings,
+        recommend: Recommend,
+        routing: Routing,
+        over_kafka: OverKafka,
+        producer: HealingProducer,
+        metrics: Metrics,
+        view: View,
     ) -> None:
         self._settings = settings
         self._recommend = recommend
         self._producer = producer
         self._writes = Writes(settings)
         self._view = view
-        self._client: asyncio.Task[RiffleClient] | None = None
+        self._routing = routing
+        self._over_kafka = over_kafka
         self.metrics = metrics
 
     def partition_of(self, user_id: str) -> int:
@@ -107,52 +116,17 @@ class WorkerService:
             raise NotReady("not_ready", f"this user's partition {number} is being restored here: try again")
         return partition
 
-    async def _others(self) -> RiffleClient:
-        """Return the client that sends requests for other workers' users over Kafka, which routes them by key.
-
-        The first call connects it. A caller that stops waiting does not interrupt that, because others wait, too.
-        """
-        if self._client is None or (self._client.done() and (self._client.cancelled() or self._client.exception() is not None)):
-            self._client = asyncio.create_task(self._connected(), name="requests to other workers")
-        return await asyncio.shield(self._client)
-
-    async def _connected(self) -> RiffleClient:
-        client = RiffleClient(self._settings)
-        await client.start()
-        return client
-
-    async def stop(self) -> None:
-        """Close the client."""
-        if self._client is not None:
-            self._client.cancel()
-            (found,) = await asyncio.gather(self._client, return_exceptions=True)
-            if isinstance(found, RiffleClient):
-                await found.stop()
-
     async def recommend(self, request: Request, deadline_ms: int | None = None) -> Slate:
-        """Return a slate, from here or from the owner of the user's partition; raises RiffleError, the terminal error."""
-        budget = deadline_ms or self._settings.deadline_ms
-        if self._owned(request.user_id) is None:
-            self.metrics.requests_forwarded.add()
-            client, left_ms = await self._other_within(budget)
-            return await client.recommend(request, left_ms)
-        return await self._recommend.recommend(request, self.partition_of(request.user_id), budget)
+        """Return a slate from the best rows that can be reached in time; raises RiffleError, the terminal error."""
+        return await self._routing.recommend(request, *self._bounds(request, deadline_ms))
 
-    async def _other_within(self, budget_ms: int) -> tuple[RiffleClient, int]:
-        """Return the client of `_others`, and the milliseconds that are left of the budget, at least 1.
+    async def recommend_here(self, request: Request, deadline_ms: int | None = None) -> Slate:
+        """Return a slate to another worker, only from rows that are held here; raises RiffleError, the terminal error."""
+        return await self._routing.recommend_here(request, *self._bounds(request, deadline_ms))
 
-        Raises:
-            DeadlineExceeded: it was not connected in time.
-        """
-        loop = asyncio.get_running_loop()
-        until = loop.time() + budget_ms / 1000
-        try:
-            async with asyncio.timeout_at(until):
-                client = await self._others()
-        except TimeoutError as exc:
-            message = f"the worker did not connect to Kafka within {budget_ms} ms to reach the owner of this user's partition"
-            raise DeadlineExceeded("deadline_exceeded", message) from exc
-        return client, max(round((until - loop.time()) * 1000), 1)
+    def _bounds(self, request: Request, deadline_ms: int | None) -> tuple[int, float]:
+        """Return the partition of a request's user, and the seconds that an answer may take."""
+        return self.partition_of(request.user_id), (deadline_ms or self._settings.deadline_ms) / 1000
 
     def similar(self, item_id: str, k: int) -> list[SlateItem]:
         """Return the items most similar to this one; raises BadItem `not_found`."""
@@ -197,8 +171,7 @@ class WorkerService:
         owned = self._view.users.get(partition)
         if owned is not None:
             return await owned.page(query)
-        client, left_ms = await self._other_within(LIST_MS)
-        return await client.users(partition, query, left_ms)
+        return await self._over_kafka.users(partition, query, LIST_MS / 1000)
 
     async def send_events(self, events: Sequence[Interaction]) -> list[dict[str, int]]:
         """Produce events, acknowledged by all replicas; returns their tokens in order."""

@@ -47,6 +47,9 @@ class FakeService:
         items = tuple(SlateItem(item_id, 1.0 / rank, ("popular",)) for rank, item_id in enumerate(chosen, 1))
         return Slate(request.request_id, request.user_id, items, "none", "default", timings_ms={"total": 1.0})
 
+    async def recommend_here(self, request: Request, deadline_ms: int | None = None) -> Slate:
+        return await self.recommend(request, deadline_ms)
+
     def similar(self, item_id: str, k: int) -> Sequence[SlateItem]:
         self._guard()
         if item_id not in self.catalogue:

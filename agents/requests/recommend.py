@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from agents.metrics import Metrics
+from agents.partitions.copies import Found
 from agents.partitions.users import UserPartition, dead_letter
 from agents.requests.clock import Clock
 from agents.requests.impressions import impression
@@ -103,16 +104,19 @@ class Recommend:
             else:
                 self._take_in(chunk, index)
 
-    async def recommend(self, request: Request, partition: int, deadline_ms: int) -> Slate:
-        """Answer one request of this worker's own HTTP interface.
+    async def recommend(self, request: Request, partition: int, deadline_s: float, found: Found | None = None) -> Slate:
+        """Answer one request of this worker's own HTTP interface within `deadline_s` seconds.
+
+        `found`: the user's record, if it does not come from the ready owner of the partition. The request then does not wait
+        for the event of its token.
 
         Raises:
             RiffleError: the terminal error.
         """
         done: asyncio.Future[Slate | RiffleError] = asyncio.get_running_loop().create_future()
         now = self._clock()
-        pending = Pending(request, partition, now + deadline_ms / 1000, done.set_result, now, near=True)
-        pending.stale = not await self._reflected(pending)
+        pending = Pending(request, partition, now + deadline_s, done.set_result, now, near=True, found=found)
+        pending.stale = not (await self._reflected(pending) if found is None else found.reflects(request.after))
         self._ranking.submit(pending)
         answer = await done
         if isinstance(answer, Slate):

@@ -102,9 +102,12 @@ def terminal_error(error: Exception, what: str) -> RiffleError:
     return RiffleError("internal", "the request failed; the worker's log has the cause")
 
 
-def guarded(handler: Handler, metrics: Metrics) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
+def guarded(
+    handler: Handler, metrics: Metrics, leaving: Callable[[], bool] = lambda: False
+) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
     """Wrap `handler` to answer errors as JSON and to count every request by route, method and status.
 
+    While `leaving` returns True, each answer is the last one of its connection.
     Unexpected errors are logged with their stack trace and answered as `internal`, without it.
     """
 
@@ -115,7 +118,7 @@ def guarded(handler: Handler, metrics: Metrics) -> Callable[[web.BaseRequest], A
         try:
             response = await _answered(request, handler)
             status = response.status
-            if status in LAST or is_broken(request):
+            if status in LAST or is_broken(request) or leaving():
                 response.force_close()
         finally:
             found = request._match_info  # None when routing failed, where `match_info` would raise

@@ -26,7 +26,15 @@ class Service(Protocol):
 
         Raises:
             DeadlineExceeded: there was no answer in time.
-            NotReady: this worker does not own the user's partition, or is still restoring it.
+            NotReady: ranking failed, or Kafka does not answer.
+        """
+
+    async def recommend_here(self, request: Request, deadline_ms: int | None = None) -> Slate:
+        """Return the slate for a request of another worker, only from rows that this worker holds, as owner or not.
+
+        Raises:
+            DeadlineExceeded: there was no answer in time.
+            NotReady: code `not_held`, this worker holds no rows of the user's partition.
         """
 
     def similar(self, item_id: str, k: int) -> Sequence[SlateItem]:

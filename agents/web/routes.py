@@ -13,6 +13,7 @@ from aiohttp import web
 
 from agents.web.body import MAX_BODY_BYTES, check_length, read_json
 from agents.web.error_replies import check_origin, json_response
+from agents.web.peers import PATH
 from agents.web.protocol import Service, Token
 from agents.web.query import (
     RECOMMEND,
@@ -174,6 +175,13 @@ def _recommendations(table: web.RouteTableDef, service: Service) -> None:
         if not isinstance(body, dict):
             raise BadRequest("invalid_body", "the body must be a request or a list of requests")
         slate = await service.recommend(request_of(body), deadline_ms(request.query, request.headers))
+        return json_response(slate.to_json())
+
+    @_route(table, "post", PATH, frozenset({"deadline_ms"}))
+    async def recommend_here(request: web.Request) -> web.Response:
+        """Return a slate to another worker, only from rows that are held here; 503 `not_held` without such rows."""
+        wanted = request_of(_object(await read_json(request)))
+        slate = await service.recommend_here(wanted, deadline_ms(request.query, request.headers))
         return json_response(slate.to_json())
 
     @_route(table, "get", "/v1/similar/{item_id}", frozenset({"k"}))

@@ -543,14 +543,14 @@ def test_each_query_for_users_is_read_or_has_one_answer(record: Raw) -> None:
         recommend._replies.send(parsed.address, UserPage(0, 4, ("a",), None), answered)
     else:
         recommend._refuse(parsed, chunk, 0, answered)
-    (letter,) = [*recommend._outbox._replies, *recommend._outbox._others]
+    (letter,) = [*recommend._outbox._queue, *recommend._outputs._queue]
     assert recommend.committable() == {0: 7}, "it is answered when its record is sent"
     if letter.what == "dead_letter":
-        assert decode("dead_letter", letter.value)[0]["code"] in CODES
+        assert decode("dead_letter", letter.encoded())[0]["code"] in CODES
         return
     assert letter.topic.encode() == dict(record.headers)["Faust-Ag-ReplyTo"]
     try:
-        assert page_from(letter.value, letter.headers, SCHEMAS) == UserPage(0, 4, ("a",), None)
+        assert page_from(letter.encoded(), letter.headers, SCHEMAS) == UserPage(0, 4, ("a",), None)
     except RiffleError as exc:
         assert not isinstance(parsed, Listing)
         assert exc.code in CODES - {"unreadable_reply"}

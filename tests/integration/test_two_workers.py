@@ -59,8 +59,8 @@ def test_either_worker_answers_for_everybody(fresh: Settings, tmp_path: Path, wo
     for settings in both:
         for user in people:
             path = f"/v1/recommend/{user}?k=5&deadline_ms=5000"
-            # the group becomes stable: partitions move when the second worker joins
-            assert wait_until(lambda path=path, settings=settings: get(settings, path)[0] == 200, 30)  # type: ignore[misc]
+            # the group becomes stable: partitions move when the second worker joins, and others' rows may answer meanwhile
+            assert wait_until(lambda path=path, settings=settings: get(settings, path)[1].get("degraded") == [], 30)  # type: ignore[misc]
             slate = get(settings, path)[1]
             assert slate["user_id"] == user
             assert len(slate["items"]) == 5

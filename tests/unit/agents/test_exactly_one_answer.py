@@ -360,7 +360,7 @@ class Owner:
     metrics: Metrics = field(default_factory=Metrics)
 
     async def recommend(self, request: Request, deadline_ms: int | None = None) -> Slate:
-        return await self.recommend_here.recommend(request, OWNED, deadline_ms or 250)
+        return await self.recommend_here.recommend(request, OWNED, (deadline_ms or 250) / 1000)
 
 
 async def _listed(

@@ -19,8 +19,8 @@ from agents.metrics import Metrics
 from agents.service import LIST_MS, SEND_S, View, WorkerService
 from schemas.codec import decode
 from schemas.columns import ERASE
-from schemas.errors import BadInput, BadItem, BadRequest, DeadlineExceeded, NotReady
-from schemas.records import Interaction, Item, Request, Slate, UserPage, UserQuery
+from schemas.errors import BadInput, BadItem, BadRequest, NotReady
+from schemas.records import Interaction, Item, UserPage, UserQuery
 from schemas.settings import Settings
 from streams.kafka.healing_producer import HealingProducer, Outgoing
 
@@ -48,14 +48,16 @@ def part(*, ready: bool = True, trouble: BaseException | None = None, probe_reas
     return SimpleNamespace(state=state, lookup=lambda users: [None for _ in users])
 
 
-def service(producer: Producer | None = None, users: dict[int, Any] | None = None) -> WorkerService:
+def service(producer: Producer | None = None, users: dict[int, Any] | None = None, over_kafka: Any = None) -> WorkerService:
     config, health = Settings(partitions=4), Health()
     owned = users if users is not None else {0: part()}
     recommend: Any = SimpleNamespace(partition_of=int)
     items: Any = SimpleNamespace(row_of=lambda _: -1)
     absent: Any = None
     view = View(owned, items, absent, absent, absent, dict, health, Readiness(config, owned, BrokerProbe(config), health))
-    return WorkerService(config, recommend, cast("HealingProducer", producer or Producer()), Metrics(), view)
+    return WorkerService(
+        config, recommend, absent, over_kafka, cast("HealingProducer", producer or Producer()), Metrics(), view
+    )
 
 
 async def test_events_go_to_the_partition_of_their_user_and_come_back_as_tokens() -> None:
@@ -118,98 +120,23 @@ async def test_who_is_not_known_is_not_found_and_who_is_restored_is_asked_for_ag
         await worker.user("1")
 
 
-class Others:
-    """A client of other workers that takes `start_s` to connect, and may fail the first time."""
-
-    made = 0
-    stopped = 0
-    start_s = 0.0
-    fails = 0
-
-    def __init__(self, settings: Settings) -> None:
-        type(self).made += 1
-
-    async def start(self) -> None:
-        await asyncio.sleep(self.start_s)
-        if type(self).made <= self.fails:
-            raise NotReady("broker_unavailable", "no broker")
-
-    async def stop(self) -> None:
-        type(self).stopped += 1
-
-    async def recommend(self, request: Request, deadline_ms: int) -> Slate:
-        return Slate(request.request_id, request.user_id, (), f"{deadline_ms}", "default")
-
-    async def users(self, partition: int, query: UserQuery, deadline_ms: int) -> UserPage:
-        assert 0 < deadline_ms <= LIST_MS
-        return UserPage(partition, 4, ("from the owner", f"{partition}", query.after), None)
-
-
-@pytest.fixture
-def others(monkeypatch: pytest.MonkeyPatch) -> type[Others]:
-    made = type("Fresh", (Others,), {})
-    monkeypatch.setattr("agents.service.RiffleClient", made)
-    return made
-
-
-def test_requests_for_users_of_other_workers_share_a_client_and_keep_their_deadlines_while_it_connects(
-    others: type[Others],
-) -> None:
-    others.start_s = 0.3
-
-    async def scene(loop: VirtualLoop) -> None:
-        worker = service()
-        asked = [worker.recommend(Request("r", "3"), budget) for budget in (100, 200, 400, 1_000)]
-        started = loop.time()
-        early = await asyncio.gather(*asked, return_exceptions=True)
-        assert loop.time() - started == pytest.approx(0.3), "nobody waits for longer than the client takes to connect"
-        assert [isinstance(answer, DeadlineExceeded) for answer in early] == [True, True, False, False]
-        assert [answer.release for answer in early if isinstance(answer, Slate)] == ["100", "700"], "ms that are left"
-        assert (await worker.recommend(Request("r", "3"), 50)).release == "50"
-        assert others.made == 1
-        await worker.stop()
-
-    run_virtually(scene)
-
-
-async def test_users_are_listed_here_or_by_the_owner_of_their_partition(others: type[Others]) -> None:
+async def test_users_are_listed_here_or_by_the_owner_of_their_partition() -> None:
     here = part()
 
     async def page(query: UserQuery) -> UserPage:
         return UserPage(0, 4, (query.after,), None)
 
+    async def elsewhere(partition: int, query: UserQuery, within_s: float) -> UserPage:
+        assert 0 < within_s <= LIST_MS / 1000
+        return UserPage(partition, 4, ("from the owner", f"{partition}", query.after), None)
+
     here.page = page
-    worker = service(users={0: here})
+    worker = service(users={0: here}, over_kafka=SimpleNamespace(users=elsewhere))
     assert (await worker.users(0, UserQuery("x"))).users == ("x",)
-    assert others.made == 0
     assert (await worker.users(3, UserQuery("y"))).users == ("from the owner", "3", "y")
     for number in (-1, 4):
         with pytest.raises(BadRequest):
             await worker.users(number, UserQuery())
-    await worker.stop()
-
-
-async def test_a_client_of_other_workers_that_cannot_connect_is_tried_again(others: type[Others]) -> None:
-    others.fails = 1
-    worker = service()
-    with pytest.raises(NotReady):
-        await worker.recommend(Request("r", "3"), 1_000)
-    assert (await worker.recommend(Request("r", "3"), 1_000)).user_id == "3"
-    assert others.made == 2
-    await worker.stop()
-    assert others.stopped == 1
-
-
-def test_a_worker_stops_while_its_client_of_other_workers_connects(others: type[Others]) -> None:
-    others.start_s = 1e6
-
-    async def scene(loop: VirtualLoop) -> None:
-        worker = service()
-        with pytest.raises(DeadlineExceeded):
-            await worker.recommend(Request("r", "3"), 100)
-        await worker.stop()
-
-    run_virtually(scene)
 
 
 def readiness(users: dict[int, Any], *, broker: bool = True, caught_up: bool = True, **found: str) -> dict[str, object]:
@@ -236,6 +163,20 @@ def test_a_worker_is_ready_when_nothing_is_missing_and_each_reason_has_its_name(
     assert readiness({0: part()}, reading="no", assignment="no").keys() == {"reading", "assignment"}
     assert readiness({0: part(trouble=NotReady("x", "why"))}) == {"troubles": {"0": "why"}}
     assert readiness({0: part(probe_reason="before")}) == {"troubles": {"0": "before"}}
+
+
+def test_a_worker_that_was_ready_stays_so_while_it_takes_over_and_not_when_it_is_about_to_stop() -> None:
+    users = {0: part()}
+    config, health = Settings(), Health()
+    made = Readiness(config, users, BrokerProbe(config), health)
+    made.caught_up()
+    assert made.ready() == (True, {})
+    users[1] = part(ready=False)
+    assert made.ready() == (True, {}), "else the loss of a worker would take out those that are left"
+    made.leave()
+    ready, reasons = made.ready()
+    assert not ready
+    assert reasons.keys() == {"stopping"}
 
 
 async def test_records_on_wrong_partitions_are_reported_when_more_come() -> None:

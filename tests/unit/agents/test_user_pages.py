@@ -138,7 +138,7 @@ async def asked(value: bytes | None, parts: dict[int, Any], *headers: tuple[str,
     all_headers = [*JSON_HEADERS, USERS, *headers]
     await made.on_chunk(Chunk("riffle.requests", 2, [7], [None], [value], [START], [all_headers]))
     await asyncio.gather(*made._waiting._tasks)
-    (letter,) = [*made._outbox._replies, *made._outbox._others]
+    (letter,) = [*made._outbox._queue, *made._outputs._queue]
     assert made.committable() == {2: 7}, "it is not answered before it is sent"
     letter.done()
     return letter, made.committable()[2]
@@ -153,7 +153,7 @@ async def test_a_query_of_another_worker_is_answered_once() -> None:
     assert part.asked == [UserQuery("x", 5)]
     assert (letter.topic, offset) == ("replies", 8)
     assert dict(letter.headers)["Faust-Ag-CorrelationId"] == b"c"
-    assert page_from(letter.value, letter.headers) == UserPage(2, 4, ("a", "ü\0"), "ü\0")
+    assert page_from(letter.encoded(), letter.headers) == UserPage(2, 4, ("a", "ü\0"), "ü\0")
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ async def test_a_query_of_another_worker_is_answered_once() -> None:
 async def test_a_query_that_cannot_be_answered_gets_its_error(value: bytes | None, parts: dict[int, Any], code: str) -> None:
     letter, _ = await asked(value, parts, *REPLY)
     with pytest.raises(RiffleError) as found:
-        page_from(letter.value, letter.headers)
+        page_from(letter.encoded(), letter.headers)
     assert found.value.code == code
     assert isinstance(found.value, NotReady) == (code == "not_ready")
     assert isinstance(found.value, BadRequest) == (code not in {"not_ready", "internal"})

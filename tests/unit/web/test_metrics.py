@@ -47,6 +47,8 @@ PUBLISHED = {
     "riffle_releases_total": ("counter", {"outcome", "code"}),
     "riffle_request_chunks_failed_total": ("counter", set()),
     "riffle_requests_forwarded_total": ("counter", set()),
+    "riffle_requests_without_owner_total": ("counter", {"rows"}),
+    "riffle_peers_failed_total": ("counter", {"reason"}),
     "riffle_requests_total": ("counter", {"outcome", "code"}),
     "riffle_sends_failed_total": ("counter", {"what", "reason"}),
     "riffle_work_seconds_total": ("counter", {"part"}),
