@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
+
 from agents.requests.outbox import Queued
 from models.features.compute import SPEC
 from schemas.codec import encode
@@ -33,7 +35,7 @@ def _encoded(slate: Slate) -> bytes:
                 "score": item.score,
                 "propensity": 1.0,
                 "sources": list(item.sources),
-                "features": [float(value) for value in item.features],
+                "features": np.asarray(item.features, np.float32).tolist(),
             }
             for position, item in enumerate(slate.items)
         ],

@@ -34,7 +34,7 @@ __all__ = ["Recommend"]
 
 log = logging.getLogger(__name__)
 
-OUTPUT_PAUSE_S = 0.002
+OUTPUT_PAUSE_S = 0.02
 "Seconds that impressions and dead letters wait, so that replies are on their way before them."
 MARGIN_S = 0.01
 "Seconds before the deadline, in addition to the time for ranking, at which a request stops waiting for an event."

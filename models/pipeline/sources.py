@@ -46,18 +46,32 @@ class PopularSource:
 
     def __init__(self, most: int = 300) -> None:
         self._most = most
+        self._of: tuple[int, ...] = ()
+        self._eligible = np.zeros(0, np.bool_)
+        "Statistics with their stream time, and eligible items, of which `_popularity` and `_head` were computed."
+        self._popularity, self._head, self._depth = np.zeros(0, np.float32), np.zeros(0, np.int32), -1
+
+    def _rank(self, queries: Queries, items: ItemStore, most: int) -> None:
+        """Compute the popularity of all items, and the first `most` rows by it, unless nothing changed."""
+        size, of = queries.size, (id(items), items.statistics_changes, items.stream_time_ms)
+        if self._of != of or self._eligible is not queries.eligible:
+            ever = items.events[:size].sum(axis=1) * UNDECAYED
+            popularity = np.where(queries.eligible, items.popularity_now(slice(size)) + ever + 1e-6, 0.0)
+            self._of, self._eligible = of, queries.eligible
+            self._popularity, self._depth = popularity.astype(np.float32), -1
+        if most > self._depth:
+            self._head, self._depth = _descending(self._popularity, most), most
 
     def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:
         """Return the most popular items. Their number grows with the user's seen-set, so that unseen ones remain."""
         if not queries.retrieving.any():
             return Retrieved.none()
-        size, ties = queries.size, queries.ties
-        ever = items.events[:size].sum(axis=1) * UNDECAYED
-        popularity = np.where(queries.eligible, items.popularity_now(slice(size)) + ever + 1e-6, 0.0).astype(np.float32)
+        ties = queries.ties
         most = np.maximum(self._most, queries.k) + queries.users.seen_items + queries.excluded.lengths
         anywhere = queries.retrieving & ~queries.restricted
-        head = _descending(popularity, int(most[anywhere].max(initial=0)))
-        rows, starts = order.first_places(popularity, head, most, anywhere, ties.hashes, ties.salts)
+        self._rank(queries, items, int(most[anywhere].max(initial=0)))
+        popularity = self._popularity
+        rows, starts = order.first_places(popularity, self._head, most, anywhere, ties.hashes, ties.salts)
         found = Retrieved.of(Scored(starts, rows, np.log1p(popularity[rows])))
         within = queries.retrieving & queries.restricted
         if not within.any():
