@@ -29,6 +29,7 @@ __all__ = [
     "Where",
     "decode_rules",
     "encode_rules",
+    "rule_to_json",
     "rules_from",
     "rules_to_json",
 ]
@@ -192,7 +193,7 @@ def rules_from(document: object) -> RuleSet:
 
 def rules_to_json(rules: RuleSet) -> dict[str, object]:
     """Return the canonical document: conditions and fields that are not given are left out."""
-    return {"format": FORMAT, "version": rules.version, "rules": [_rule_to_json(rule) for rule in rules.rules]}
+    return {"format": FORMAT, "version": rules.version, "rules": [rule_to_json(rule) for rule in rules.rules]}
 
 
 COMMON = ("name", "kind", "when", "from", "until")
@@ -433,7 +434,8 @@ def _may_meet(one: Rule, other: Rule) -> bool:
     return all(set(one.when.context[name]) & set(other.when.context[name]) for name in shared)
 
 
-def _rule_to_json(rule: Rule) -> dict[str, object]:
+def rule_to_json(rule: Rule) -> dict[str, object]:
+    """Return the canonical form of one rule."""
     out: dict[str, object] = {"name": rule.name, "kind": str(rule.kind)}
     if where := _given(rule.where):
         out["where"] = where

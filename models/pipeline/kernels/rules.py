@@ -136,7 +136,7 @@ def _hits(chosen: Any, rows: Any, masks: Any, since: Any, published: Any, few: A
 
 @njit(cache=True, nogil=True)
 def _groups(chosen: Any, per: Any, category: Any) -> Any:
-    """Return the group in which each cap counts each candidate: 0, or the number of its category, -1 for none; and their number."""
+    """Return the group in which each cap counts each candidate, 0 or the number of its category or -1, and their number."""
     numbers, last = np.full(len(category), -1, np.int64), 0
     order = np.argsort(category)
     for j in range(len(order)):
