@@ -63,5 +63,5 @@ async def book_of(rules: RuleSet, items: ItemStore) -> RuleBook:
 
 
 async def _matched(book: RuleBook) -> None:
-    while not book.refresh(AT_ONCE):
+    while not book.refresh(AT_ONCE):  # noqa: ASYNC110 - this loop does the work
         await asyncio.sleep(0)

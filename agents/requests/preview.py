@@ -23,7 +23,7 @@ async def previewed(
 
 
 async def _answered(
-    pipeline: CandidatePipeline, users: Users, request: Request, as_of: list[AsOf | None], book: RuleBook | None
+    pipeline: CandidatePipeline, users: Users, request: Request, as_of: Sequence[AsOf | None], book: RuleBook | None
 ) -> Slate:
     """Run the pipeline's steps here, and the graphs in another thread."""
     steps = pipeline.steps([request], users, as_of, rules=book)

@@ -253,14 +253,8 @@ def _rules(table: web.RouteTableDef, service: Service) -> None:
         body = _object(await read_json(request))
         if unknown := [name for name in body if name not in {"rules", "request"}]:
             raise BadRequest("invalid_field", f"unknown field {shown(unknown[0])}; known: request, rules", unknown[0][:100])
-        asked = body.get("request")
-        return json_response(
-            dict(
-                await service.preview_rules(
-                    rules_from(body.get("rules")), None if asked is None else request_of(_object(asked))
-                )
-            )
-        )
+        asked, found = body.get("request"), rules_from(body.get("rules"))
+        return json_response(dict(await service.preview_rules(found, None if asked is None else request_of(_object(asked)))))
 
 
 def _operations(table: web.RouteTableDef, service: Service) -> None:

@@ -19,6 +19,8 @@ from schemas.rules import Kind, Rule, RuleSet, When
 __all__ = ["RuleBook", "RuleSlot"]
 
 DAY_MS = 86_400_000
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"2^64 divided by the golden ratio: its multiples are spread evenly."
 ALWAYS = np.iinfo(np.int64).min
 "Earliest time of publication for a rule without such a condition."
 
@@ -142,7 +144,8 @@ class RuleBook:
         fresh = self._columns.fresh
         exact = np.round(k[:, None] * self._columns.share[fresh], 9)
         whole = np.floor(exact)
-        chance = tie_keys((fresh + 1).astype(np.uint64), salts[:, None]) / 2.0**64
+        # far from the small numbers of places, because the same key would bind a place to the chance of having one
+        chance = tie_keys((fresh + 1).astype(np.uint64) * GOLDEN, salts[:, None]) / 2.0**64
         return (whole + (chance < exact - whole)).astype(np.int64)
 
     def _since(self, now_ms: int) -> NDArray[np.int64]:
