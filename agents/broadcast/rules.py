@@ -32,22 +32,23 @@ class Rules:
         "Why the newest set is refused; None if it serves."
 
     async def on_rules(self, chunk: Chunk) -> None:
-        """Serve the newest set of a chunk; an empty value removes all rules."""
+        """Serve the newest valid set of a chunk, and count those that are refused; an empty value removes all rules."""
         values = [value for key, value in zip(chunk.keys, chunk.values, strict=True) if key == SERVING.encode()]
-        if not values:
-            return
-        try:
-            rules = decode_rules(values[-1]) if values[-1] else None
-        except BadRules as exc:
-            self.refused = exc
-            self._metrics.rule_sets.add(outcome="refused", code=exc.code)
-            log.error("rules are refused, version %d keeps serving: %s", self._slot.version, exc.message)
-            return
-        book = None if rules is None else await book_of(rules, self._items)
-        self.refused = None
-        self._slot.swap(book)
-        self._metrics.rule_sets.add(outcome="cleared" if rules is None else "applied")
-        log.info("serving the rules of version %d", self._slot.version)
+        refused = None
+        for value in reversed(values):
+            try:
+                rules = decode_rules(value) if value else None
+            except BadRules as exc:
+                refused = refused or exc
+                self._metrics.rule_sets.add(outcome="refused", code=exc.code)
+                log.error("a rule set is refused, an older one keeps serving: %s", exc.message)
+                continue
+            self._slot.swap(None if rules is None else await book_of(rules, self._items))
+            self._metrics.rule_sets.add(outcome="cleared" if rules is None else "applied")
+            log.info("serving the rules of version %d", self._slot.version)
+            break
+        if values:
+            self.refused = refused
 
     async def settle(self) -> None:
         """Match the items that were read after the rules, so that the first batch does not have to."""
