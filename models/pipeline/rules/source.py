@@ -33,8 +33,10 @@ class RulesSource:
             return Retrieved.none()
         room = queries.k + queries.users.seen_items + queries.excluded.lengths
         found = [_pinned(rules, queries), *_new(rules, queries, items, room), *_required(rules, queries, items, room)]
-        joined = Retrieved.join(found).ordered()
-        return Retrieved(joined.query_row, joined.item_row, np.zeros(len(joined.item_row), np.float32))
+        joined = Retrieved.join(found)
+        pairs = np.unique(joined.query_row.astype(np.int64) * queries.size + joined.item_row)
+        query_row, item_row = np.divmod(pairs, max(queries.size, 1))
+        return Retrieved(query_row.astype(np.int32), item_row.astype(np.int32), np.zeros(len(pairs), np.float32))
 
 
 def _pinned(rules: AppliedRules, queries: Queries) -> Retrieved:

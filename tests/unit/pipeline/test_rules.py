@@ -385,6 +385,27 @@ def test_the_same_request_is_answered_alike_and_another_one_draws_other_items() 
     assert len({tuple(ids(slates_of(world, rule, [Request(f"r{n}", "u")])[0])) for n in range(8)}) == 8
 
 
+def test_the_source_brings_what_rules_ask_for_once_and_nothing_to_requests_with_candidates() -> None:
+    world = world_of(unavailable=[11], seen=[12, 13])
+    rules = [
+        {"name": "p", "kind": "pin", "pins": [{"item_id": "i39", "position": 0}, {"item_id": "i30", "position": 1}]},
+        {"name": "n", "kind": "fresh", "share": 1.0, "fewer_than": 5},
+        {"name": "r", "kind": "require", "least": 2, "first": 2, "where": {"price_from": 20}},
+    ]
+    book = RuleBook(rules_from({"rules": rules}), world.items)
+    requests = [Request("a", "u", 40), Request("b", "u", 40, candidates=("i1",)), Request("c", "x", 5, categories=("c1",))]
+    queries = Queries.hydrate(requests, Users.of([world.record("u"), None, None]), world.items, now_ms=NOW)
+    queries.rules = book.applied(queries)
+    found = RulesSource().retrieve(queries, world.items)
+    pairs = list(zip(found.query_row.tolist(), found.item_row.tolist(), strict=True))
+    assert len(set(pairs)) == len(pairs)
+    assert {row for q, row in pairs if q == 0} == set(range(10, N)) - {11}
+    assert {q for q, _ in pairs} == {0, 2}
+    # pins are left to the filters, what is drawn or required is within the categories
+    assert all(category(f"i{row}") == 1 or row in {39, 30} for q, row in pairs if q == 2)
+    assert (np.diff(found.query_row) >= 0).all()
+
+
 # ---- when, times, matching
 
 

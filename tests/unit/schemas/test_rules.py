@@ -123,7 +123,7 @@ def refused(document: Any) -> BadRules:
     return caught.value
 
 
-def one(kind: str, **changes: Any) -> dict[str, Any]:
+def one(kind: str, /, **changes: Any) -> dict[str, Any]:
     return {"rules": [{**copy.deepcopy(VALID[kind]), **changes}]}
 
 
@@ -268,7 +268,7 @@ def test_stored_documents_keep_their_bytes() -> None:
         "items": [7],
         "published_within_days": 30,
     }
-    push = {
+    push: dict[str, Any] = {
         "name": "push",
         "kind": "boost",
         "factor": 2,
