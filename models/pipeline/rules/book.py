@@ -40,8 +40,7 @@ class RuleBook:
         self._pins = [pin.item_id for rule in rules.rules for pin in rule.pins]
         self._days = np.asarray([rule.where.published_within_days or 0.0 for rule in rules.rules], np.float64)
         self._whens = [(r, rule.when) for r, rule in enumerate(rules.rules) if rule.when != When()]
-        self._attributes: Mapping[str, Mapping[str, list[int]]] = _by_value(rules.rules)
-        self._listed: Mapping[str, list[int]] = _by_item(rules.rules)
+        self._attributes, self._listed = _numbered(rules.rules), _by_item(rules.rules)
 
     def refresh(self, most: int | None = None) -> bool:
         """Match items that were added or changed since the last call, at most `most`; returns whether none is left."""
@@ -65,7 +64,7 @@ class RuleBook:
         """Set the masks of some rows."""
         items = self._items
         price, categories = items.price[rows], items.category_ids[rows]
-        attributes, listed = self._met(rows)
+        attributes, named = self._values(rows), self._named(rows)
         for r, rule in enumerate(self.rules.rules):
             where, held = rule.where, np.full(len(rows), rule.kind is not Kind.PIN)
             if where.categories:
@@ -76,27 +75,32 @@ class RuleBook:
                 held &= price >= np.float32(where.price_from)
             if where.price_to is not None:
                 held &= price <= np.float32(where.price_to)
-            if where.attributes:
-                held &= attributes[r] == len(where.attributes)
+            for name, values in where.attributes.items():
+                numbers = self._attributes[name]
+                held &= np.isin(attributes[name], [numbers[value] for value in values])
             if where.items:
-                held &= listed[r]
+                listed = np.zeros(len(rows), np.bool_)
+                listed[named.get(r, [])] = True
+                held &= listed
             self._masks[r, rows] = held
 
-    def _met(self, rows: NDArray[np.intp]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Return how many attribute conditions of each rule each row meets, and whether the rule names it: `(R, rows)`."""
-        attributes = np.zeros((len(self._names), len(rows)), np.int64)
-        listed = np.zeros((len(self._names), len(rows)), np.bool_)
-        if not self._attributes and not self._listed:
-            return attributes, listed
-        for n, row in enumerate(rows.tolist()):
-            listed[self._listed.get(self._items.ids[row], []), n] = True
-            item = self._items.items[row]
-            if item is None or not item.attributes:
-                continue
-            for name, by_value in self._attributes.items():
-                if (value := item.attributes.get(name)) is not None:
-                    attributes[by_value.get(value, []), n] += 1
-        return attributes, listed
+    def _values(self, rows: NDArray[np.intp]) -> dict[str, NDArray[np.int32]]:
+        """Return a number for each row's value of each attribute that a rule names, 0 for values that none names."""
+        found = {}
+        listed = [self._items.items[row] for row in rows.tolist()]
+        for name, numbers in self._attributes.items():
+            of = (0 if item is None else numbers.get(item.attributes.get(name), 0) for item in listed)
+            found[name] = np.fromiter(of, np.int32, len(listed))
+        return found
+
+    def _named(self, rows: NDArray[np.intp]) -> dict[int, list[int]]:
+        """Return the indices, within `rows`, of the items that each rule names."""
+        found: dict[int, list[int]] = defaultdict(list)
+        if self._listed:
+            for n, row in enumerate(rows.tolist()):
+                for rule in self._listed.get(self._items.ids[row], ()):
+                    found[rule].append(n)
+        return found
 
     def applied(self, queries: Queries) -> AppliedRules | None:
         """Return the rules that apply to the batch at its time; None if none applies to any of its queries."""
@@ -200,14 +204,14 @@ def _applies(when: When, request: Request) -> bool:
     return all(request.context.get(name) in values for name, values in when.context.items())
 
 
-def _by_value(rules: Sequence[Rule]) -> Mapping[str, Mapping[str, list[int]]]:
-    """Return the rules that accept each value of each attribute."""
-    found: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for r, rule in enumerate(rules):
+def _numbered(rules: Sequence[Rule]) -> Mapping[str, Mapping[str, int]]:
+    """Return a number, from 1, for each value of each attribute that a rule names."""
+    found: dict[str, dict[str, int]] = defaultdict(dict)
+    for rule in rules:
         for name, values in rule.where.attributes.items():
             for value in values:
-                found[name][value].append(r)
-    return {name: dict(values) for name, values in found.items()}
+                found[name].setdefault(value, len(found[name]) + 1)
+    return dict(found)
 
 
 def _by_item(rules: Sequence[Rule]) -> Mapping[str, list[int]]:
