@@ -12,6 +12,7 @@ from models.pipeline.batch import Candidates, Queries
 from models.pipeline.kernels import order
 from models.pipeline.ragged import Ragged
 from models.pipeline.rules.applied import AppliedRules
+from models.pipeline.selection import light_cut
 from models.pipeline.stages import Selector
 
 __all__ = ["arranged", "kept", "multiplied"]
@@ -22,12 +23,14 @@ def kept(queries: Queries, candidates: Candidates, rules: AppliedRules, items: I
 
     So what a rule asks for is ranked, and slates that follow the rules are possible after the cut.
     """
+    if not rules.selects:
+        return light_cut(queries, candidates, light_top)
     spans = candidates.spans(len(queries)).astype(np.int64)
     ties, sizes = queries.ties, np.diff(spans)
     by_score = order.sorted_best(candidates.score, spans, sizes, candidates.item_row, ties.hashes, ties.salts)
     most = np.where(queries.retrieving, np.maximum(light_top, queries.k), sizes)
     keep = np.arange(len(by_score)) - np.repeat(spans[:-1], sizes) < np.repeat(most, sizes)
-    if rules.selects and not keep.all():
+    if not keep.all():
         chosen, _, _ = _arranged(Ragged(spans, by_score), queries, candidates, rules, items)
         needed = np.zeros(len(candidates), np.bool_)
         needed[chosen.values] = True
