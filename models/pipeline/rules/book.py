@@ -34,7 +34,7 @@ class RuleBook:
         self._items = items
         self._columns = RuleColumns.of(rules.rules)
         self._names = tuple(rule.name for rule in rules.rules)
-        self._masks = np.zeros((len(rules.rules), 1024), np.bool_)
+        self._masks = np.zeros((len(rules.rules), len(items)), np.bool_)
         self._changes = 0
         "Value of the store's `changes` up to which the masks are right."
         self._pins = [pin.item_id for rule in rules.rules for pin in rule.pins]

@@ -24,6 +24,7 @@ from models.pipeline.rules.book import RuleBook
 from models.pipeline.slot import ModelSlot
 from models.pipeline.sources import RulesSource
 from models.pipeline.ties import tie_keys
+from models.state.rows import hash64
 from models.state.users import Users
 from schemas.records import Interaction, Item, Request, Slate
 from schemas.rules import rules_from
@@ -84,13 +85,11 @@ def category(item_id: str) -> int:
 # ---- the arrangement against plain Python
 
 rule_kinds = st.one_of(
-    st.fixed_dictionaries(
-        {
-            "kind": st.just("require"),
-            "least": st.integers(1, 4),
-            "first": st.integers(4, 9),
-            "items": st.sets(st.integers(0, 19)),
-        }
+    st.builds(
+        lambda least, more, items: {"kind": "require", "least": least, "first": least + more, "items": items},
+        st.integers(1, 5),
+        st.integers(0, 2),
+        st.sets(st.integers(0, 19), min_size=3),
     ),
     st.fixed_dictionaries(
         {"kind": st.just("cap"), "most": st.integers(1, 3), "per": st.booleans(), "items": st.sets(st.integers(0, 19))}
@@ -379,6 +378,24 @@ def test_new_items_are_exposed_equally_at_all_places_by_user_and_request() -> No
     assert all(n == pytest.approx(mean, abs=5 * mean**0.5) for n in shown.values())
     assert set(places) == set(range(10))
     assert all(n == pytest.approx(200, abs=5 * 200**0.5) for n in places.values())
+
+
+def test_new_items_are_those_drawn_first_of_all_that_the_filters_leave() -> None:
+    world = SimulatedWorker([Item(f"i{n}", categories=(f"c{n % 2}",)) for n in range(4_000)], ModelSlot())
+    world.apply([Interaction(f"o{n}{k}", f"o{k}", f"i{n}", NOW + k, "like") for n in range(400) for k in range(3)])
+    seen = list(range(600, 900))
+    world.apply([Interaction(f"s{n}", "u", f"i{n}", NOW, "like") for n in seen])
+    excluded = [f"i{n}" for n in range(900, 1_000)]
+    rule = {"name": "new", "kind": "fresh", "share": 0.5, "fewer_than": 2}
+    request = Request("r", "u", 20, exclude=tuple(excluded), categories=("c1",), explain=True)
+    (slate,) = slates_of(world, [rule], [request], light_top=30)
+    shown = {i.item_id for i in slate.items if i.explanation is not None and i.explanation.get("rules") == ["new"]}
+    record = world.record("u")
+    assert record is not None
+    left = np.asarray([n for n in range(401, 4_000, 2) if n not in seen and f"i{n}" not in excluded])
+    left = left[~record.seen.contains_many(world.items.bloom[left])]
+    keys = tie_keys(world.items.hashes[left], np.asarray([hash64("u\x1fr")], np.uint64))
+    assert shown == {f"i{n}" for n in left[np.argsort(keys)[:10]]}
 
 
 def test_the_same_request_is_answered_alike_and_another_one_draws_other_items() -> None:
