@@ -40,10 +40,12 @@ soak: setup
 quality: setup
 	$(BIN)/riffle evaluate $(or $(DATA),$(error give the dataset: make quality DATA=folder)) --before --json
 
-# Throughput and latency; PEERS=folder runs the peers' ingest.py and echo.py on the same broker.
+# Throughput and latency; DATA=folder is a dataset, on which a release is trained unless RELEASE=folder names one. PEERS=folder runs
+# the peers' ingest.py and echo.py on the same broker.
 bench: setup
 	$(BIN)/python benchmarks/ingest.py --json $(if $(PEERS),--peers $(PEERS)/ingest.py)
-	$(BIN)/python benchmarks/serve.py --json $(if $(PEERS),--peers $(PEERS)/echo.py)
+	$(BIN)/python benchmarks/serve.py $(DATA) --json $(if $(RELEASE),--release $(RELEASE)) $(if $(PEERS),--peers $(PEERS))
+	$(BIN)/python benchmarks/lists.py --json
 	$(BIN)/python benchmarks/examples.py --json
 
 # Runs are recorded on a real MLflow server, which has an environment of its own: it needs older packages than the rest.

@@ -11,6 +11,7 @@ from faust.web.base import Web
 
 from agents.memory import GIVE_BACK_S, give_back
 from agents.parts import Parts
+from agents.web.address import advertised
 from agents.web.routes import attach
 from agents.web.server import Runner
 from streams.kafka.chunks import ChunkedApp
@@ -20,6 +21,9 @@ __all__ = ["RiffleApp"]
 
 log = logging.getLogger(__name__)
 
+CLOSE_S = 5.0
+"Seconds within which requests that were accepted before the port was closed are answered."
+
 # removed, because Faust's index page returns OK without any check
 Web.production_blueprints = ()
 
@@ -28,6 +32,8 @@ class RiffleApp(ChunkedApp):
     """The Faust app with Riffle's parts in its life cycle. `create_app` sets `parts`."""
 
     parts: Parts
+    runner: Runner | None = None
+    "Serves the HTTP interface, once it is started."
 
     def stop_for(self, error: BaseException) -> None:
         """Stop the worker because of an error from which it cannot recover."""
@@ -40,11 +46,17 @@ class RiffleApp(ChunkedApp):
         await start(self.parts)
         attach(self.web.web_app, self.parts.service)
         # replaces Faust's runner, which has aiohttp's limits and answers errors as plain text
-        self.web._runner = Runner(self.web.web_app, self.parts.metrics)
+        self.runner = Runner(self.web.web_app, self.parts.metrics, shutdown_timeout=CLOSE_S)
+        self.web._runner = self.runner
+        self.holding.address = await asyncio.to_thread(advertised, self.parts.settings)
 
     async def on_stop(self) -> None:
-        """Flush while the consumer still owns its partitions; force the exit if that takes too long, which loses no data."""
+        """Answer until the port is closed, then flush while the consumer still owns its partitions.
+
+        The exit is forced if that takes too long, which loses no data.
+        """
         faulthandler.dump_traceback_later(self.parts.settings.stop_timeout_s, exit=True)
+        await self._leave()
         # take no more chunks; the next owner reads them again
         self.consumer.stop_flow()
         self.flow_control.suspend()
@@ -55,6 +67,16 @@ class RiffleApp(ChunkedApp):
         finally:
             await stop(self.parts)
             await super().on_stop()
+
+    async def _leave(self) -> None:
+        """Close the HTTP interface while users' rows can still be read, after load balancers had time to notice."""
+        self.parts.readiness.leave()
+        if self.runner is None:
+            return
+        self.runner.leave()
+        if not self.crashed:
+            await asyncio.sleep(self.parts.settings.drain_s)
+        await self.runner.cleanup()
 
 
 async def start(parts: Parts) -> None:
@@ -100,7 +122,8 @@ async def stop(parts: Parts) -> None:
     await parts.tasks.cancel(but="ranking")
     await parts.topic_changes.stop()
     await parts.mirror.stop()
-    await parts.service.stop()
+    await parts.peers.stop()
+    await parts.over_kafka.stop()
     await parts.recommend.drain()
     await parts.tasks.cancel()
     await parts.ownership.close()

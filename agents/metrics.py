@@ -145,12 +145,21 @@ class Metrics(Collector):
         self.request_seconds = histogram("request_seconds", "Seconds from a request's arrival to its answer.", "outcome")
         self.degraded = counter("degraded", "Degraded slates, by what they lack.", "by")
         self.requests_forwarded = counter("requests_forwarded", "HTTP requests answered by another worker.")
+        self.requests_without_owner = counter(
+            "requests_without_owner",
+            "HTTP requests that the user's ready owner did not answer, by what did.",
+            "rows",
+        )
+        self.peers_failed = counter("peers_failed", "Requests to another worker that brought no slate.", "reason")
         self.request_chunks_failed = counter("request_chunks_failed", "Chunks of requests that could not be read.")
         self.sends_failed = counter("sends_failed", "Replies and other records that could not be sent.", "what", "reason")
         self.pipeline_filter = gauge("pipeline_filter", "Candidates removed since the start, by filter.", "name")
         self.pipeline_failed = gauge("pipeline_failed", "Failures since the start, by part of the pipeline.", "name")
         self.http_events = counter("http_events", "Events received over HTTP.", "outcome")
         self.http_requests = counter("http_requests", "HTTP requests.", "route", "method", "status")
+        self.http_list_requests = counter(
+            "http_list_requests", "Requests that came over HTTP in lists, by `slate` or the code of their error.", "outcome"
+        )
         self.http_request_seconds = histogram("http_request_seconds", "Seconds that HTTP requests took.", "route")
 
         # releases

@@ -19,10 +19,12 @@ from agents.partitions.lanes import Lanes
 from agents.partitions.ownership import Ownership
 from agents.partitions.recovery import Recovery
 from agents.requests.commits import Commits
+from agents.requests.over_kafka import OverKafka
 from agents.requests.recommend import Recommend
 from agents.service import WorkerService
 from agents.tasks import Crash, Tasks
 from agents.topic_changes import TopicChanges
+from agents.web.peers import Peers
 from schemas.settings import Settings
 from streams.kafka.broadcast import BroadcastReader
 from streams.kafka.healing_producer import HealingProducer
@@ -56,6 +58,8 @@ class Parts:
     rules: Rules
     mirror: Mirror
     mirroring: Mirroring
+    peers: Peers
+    over_kafka: OverKafka
     archiving: Archiving
     broker: BrokerProbe
     reading: Reading

@@ -15,18 +15,19 @@ from agents.findings import Health
 from agents.health.readiness import Readiness
 from agents.metrics import Metrics
 from agents.partitions.users import UserPartition
+from agents.requests.over_kafka import OverKafka
 from agents.requests.preview import previewed
 from agents.requests.recommend import Recommend
+from agents.requests.routing import Routing
 from agents.summaries import summary
 from models.items.store import ItemStore
 from models.pipeline.clock import wall_ms
 from models.pipeline.pipeline import CandidatePipeline
 from models.pipeline.rules.book import RuleBook
-from schemas.errors import BadInput, BadItem, NotReady
-from schemas.records import Interaction, Item, Request, Slate, SlateItem
+from schemas.errors import BadInput, BadItem, BadRequest, NotReady
+from schemas.records import Interaction, Item, Request, Slate, SlateItem, UserPage, UserQuery
 from schemas.rules import Rule, RuleSet, rule_to_json, rules_to_json
 from schemas.settings import Settings
-from streams.kafka.client import RiffleClient
 from streams.kafka.error_codes import Action, action_of, advice_of, named
 from streams.kafka.healing_producer import HealingProducer, Outgoing
 from streams.kafka.writes import Writes
@@ -44,6 +45,8 @@ class Tables(Protocol):
 
 STATES = ("live", "waiting", "expired")
 "A rule applies now, applies from a later time on, or will never apply again."
+LIST_MS = 5_000
+"Time limit in milliseconds for the owner of a partition to list its users."
 SEND_S = 5.0
 "Time limit in seconds for the broker to acknowledge records received over HTTP."
 
@@ -91,15 +94,22 @@ class WorkerService:
     """The worker behind `agents.web`: implements `agents.web.protocol.Service`."""
 
     def __init__(
-        self, settings: Settings, recommend: Recommend, producer: HealingProducer, metrics: Metrics, view: View
+        self,
+        settings: Settings,
+        recommend: Recommend,
+        routing: Routing,
+        over_kafka: OverKafka,
+        producer: HealingProducer,
+        metrics: Metrics,
+        view: View,
     ) -> None:
         self._settings = settings
         self._recommend = recommend
         self._producer = producer
         self._writes = Writes(settings)
         self._view = view
-        self._client: RiffleClient | None = None
-        self._connecting = asyncio.Lock()
+        self._routing = routing
+        self._over_kafka = over_kafka
         self.metrics = metrics
 
     def partition_of(self, user_id: str) -> int:
@@ -114,27 +124,17 @@ class WorkerService:
             raise NotReady("not_ready", f"this user's partition {number} is being restored here: try again")
         return partition
 
-    async def _others(self) -> RiffleClient:
-        """Return the client that sends requests for other workers' users over Kafka, which routes them by key."""
-        async with self._connecting:
-            if self._client is None:
-                client = RiffleClient(self._settings)
-                await client.start()
-                self._client = client
-        return self._client
-
-    async def stop(self) -> None:
-        """Close the client."""
-        if self._client is not None:
-            await self._client.stop()
-
     async def recommend(self, request: Request, deadline_ms: int | None = None) -> Slate:
-        """Return a slate, from here or from the owner of the user's partition; raises RiffleError, the terminal error."""
-        budget = deadline_ms or self._settings.deadline_ms
-        if self._owned(request.user_id) is None:
-            self.metrics.requests_forwarded.add()
-            return await (await self._others()).recommend(request, budget)
-        return await self._recommend.recommend(request, self.partition_of(request.user_id), budget)
+        """Return a slate from the best rows that can be reached in time; raises RiffleError, the terminal error."""
+        return await self._routing.recommend(request, *self._bounds(request, deadline_ms))
+
+    async def recommend_here(self, request: Request, deadline_ms: int | None = None) -> Slate:
+        """Return a slate to another worker, only from rows that are held here; raises RiffleError, the terminal error."""
+        return await self._routing.recommend_here(request, *self._bounds(request, deadline_ms))
+
+    def _bounds(self, request: Request, deadline_ms: int | None) -> tuple[int, float]:
+        """Return the partition of a request's user, and the seconds that an answer may take."""
+        return self.partition_of(request.user_id), (deadline_ms or self._settings.deadline_ms) / 1000
 
     def similar(self, item_id: str, k: int) -> list[SlateItem]:
         """Return the items most similar to this one; raises BadItem `not_found`."""
@@ -164,6 +164,22 @@ class WorkerService:
         if record is None:
             raise BadItem("not_found", f"user {user_id!r} is not known", "user_id")
         return {"user_id": user_id, **summary(record, self._view.items)}
+
+    async def users(self, partition: int, query: UserQuery) -> UserPage:
+        """List users of a partition, from here or from its owner.
+
+        Raises:
+            BadRequest: there is no such partition.
+            NotReady: the partition is being restored.
+            DeadlineExceeded: its owner did not answer within `LIST_MS`.
+        """
+        count = self._settings.partitions
+        if not 0 <= partition < count:
+            raise BadRequest("invalid_field", f"partition must lie in 0..{count - 1}, is {partition}", "partition")
+        owned = self._view.users.get(partition)
+        if owned is not None:
+            return await owned.page(query)
+        return await self._over_kafka.users(partition, query, LIST_MS / 1000)
 
     async def send_events(self, events: Sequence[Interaction]) -> list[dict[str, int]]:
         """Produce events, acknowledged by all replicas; returns their tokens in order."""

@@ -23,22 +23,28 @@ from agents.health.watch import Watch
 from agents.lifecycle import RiffleApp, revoked
 from agents.metrics import Metrics
 from agents.partitions.assignment import Assignment
+from agents.partitions.copies import Copies
 from agents.partitions.flushing import Flushing
 from agents.partitions.lanes import Lanes
 from agents.partitions.ownership import Ownership
 from agents.partitions.recovery import Recovery
 from agents.parts import Parts
 from agents.requests.commits import Commits
+from agents.requests.mirrored import Mirrored
+from agents.requests.over_kafka import OverKafka
 from agents.requests.recommend import Recommend
+from agents.requests.routing import Elsewhere, Others, Routing, others
 from agents.service import View, WorkerService
 from agents.tasks import Tasks
 from agents.topic_changes import TopicChanges
+from agents.web.address import reachable
+from agents.web.peers import Peers
 from models.items.store import ItemStore
 from models.pipeline.pipeline import CandidatePipeline
 from models.pipeline.slot import ModelSlot
 from schemas.settings import Settings
 from streams.kafka import connect
-from streams.kafka.assignor import HoldingAssignor
+from streams.kafka.assignor import NOBODY, HoldingAssignor
 from streams.kafka.broadcast import BroadcastReader
 from streams.kafka.healing_producer import HealingProducer
 from streams.kafka.topic_watch import TopicWatch
@@ -64,7 +70,7 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
     assignment = Assignment(settings, app, ownership, health, due, crash)
     recovery = Recovery(ownership, metrics, assignment.taking, lambda: assignment.generation, assignment.rejoin, due)
     lanes = Lanes(assignment, recovery, metrics, crash)
-    recommend = Recommend(settings, pipeline, ownership.users, replies, metrics, registry)
+    recommend = Recommend(settings, pipeline, ownership.users, replies, metrics, registry, outputs=events)
     commits = Commits(settings, app, recommend, metrics, health)
     mirror = mirror_of(settings)
     mirroring = Mirroring(ownership.users, items, mirror, metrics, lambda: lanes.busy_chunks)
@@ -86,7 +92,19 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
         looks.append(RegistryProbe(registry, probe, health).look)
     watch = Watch(settings, app, ownership, watchdog, metrics, crash, looks)
     seen = View(ownership.users, items, pipeline, mirror, ownership.tables, watchdog.stuck, health, readiness, rules)
-    service = WorkerService(settings, recommend, events, metrics, seen)
+    peers, over_kafka = Peers(metrics), OverKafka(settings)
+
+    def holders(partition: int) -> Others:
+        return others(app.holding.holders.get(partition, NOBODY), app.holding.address, reachable)
+
+    routing = Routing(
+        recommend,
+        ownership.users,
+        Copies(ownership.users, ownership.standby, items),
+        Elsewhere(holders, peers, over_kafka.ask, Mirrored(mirror).find),
+        metrics,
+    )
+    service = WorkerService(settings, recommend, routing, over_kafka, events, metrics, seen)
     return Parts(
         settings=settings,
         crash=crash,
@@ -108,6 +126,8 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
         rules=rules,
         mirror=mirror,
         mirroring=mirroring,
+        peers=peers,
+        over_kafka=over_kafka,
         archiving=archiving,
         broker=broker,
         reading=reading,

@@ -31,6 +31,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 ERASE = ("riffle-op", b"erase")
+"Header of an event that erases its key's user."
 EVENT, ITEM, ACTION, SESSION = range(4)
 
 

@@ -86,6 +86,32 @@ class AsOf:
 
 
 @dataclass(frozen=True, slots=True)
+class UserQuery:
+    """A query for ids of a partition's users: at most `limit` of those that follow `after` in the order of their bytes."""
+
+    after: str = ""
+    "Empty for the first page."
+    limit: int = 500
+    "1 to 500."
+
+
+@dataclass(frozen=True, slots=True)
+class UserPage:
+    """The answer to a `UserQuery`."""
+
+    partition: int
+    partitions: int
+    "Number of partitions that users are spread over."
+    users: tuple[str, ...]
+    next: str | None
+    "`after` of the next page; None if no user follows."
+
+    def to_json(self) -> dict[str, object]:
+        """Return the page in the form of the contract."""
+        return {"partition": self.partition, "partitions": self.partitions, "users": list(self.users), "next": self.next}
+
+
+@dataclass(frozen=True, slots=True)
 class Slate:
     """An answer. `degraded` lists missing parts: failed stages, or `stale`; `timings_ms` each stage's duration."""
 

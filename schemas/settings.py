@@ -21,7 +21,8 @@ __all__ = ["Settings"]
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 LIMITS: Mapping[str, int] = {
     **dict.fromkeys(("kafka_port", "controller_port", "redis_port", "web_port"), 65_535),
-    **dict.fromkeys(("commit_interval_s", "archive_interval_s", "stop_timeout_s", "stuck_s", "session_timeout_s"), 0),
+    **dict.fromkeys(("commit_interval_s", "archive_interval_s", "stop_timeout_s", "drain_s"), 0),
+    **dict.fromkeys(("stuck_s", "session_timeout_s"), 0),
     **dict.fromkeys(("partitions", "replication", "standbys", "cache_users", "cache_mb", "block_cache_mb", "archive_rows"), 0),
     "deadline_ms": 60_000,
 }
@@ -123,6 +124,10 @@ class Settings:
     "Address that the HTTP interface binds to. Any other address than loopback must be set explicitly."
     web_port: int = 6066
     "Port of the HTTP interface."
+    web_advertised: str = ""
+    """`host:port` at which the other workers of the group reach this worker's HTTP interface. Empty: `web_host` and `web_port`;
+    if `web_host` is a wildcard such as 0.0.0.0, the address from which this machine reaches Kafka. `off`: other workers cannot
+    reach it; requests for its users go over Kafka."""
     app_id: str = "riffle"
     "Consumer group, and prefix of transactional ids."
     instance: str = ""
@@ -150,6 +155,9 @@ class Settings:
     stop_timeout_s: float = 25.0
     """Seconds within which a stopping worker must flush and release its partitions. After that it logs where it hangs and exits
     with status 1, and its events are read again. Keep it below terminationGracePeriodSeconds."""
+    drain_s: float = 0.5
+    """Seconds for which a stopping worker continues to answer HTTP requests while `/readyz` returns 503, before it closes its
+    port. At least as long as a load balancer takes to notice; part of `stop_timeout_s`."""
     stuck_s: float = 60.0
     "Seconds without progress, on a partition with waiting work, after which /healthz returns 503 to have the worker restarted."
     session_timeout_s: float = 15.0
@@ -223,6 +231,9 @@ class Settings:
         demand(plain, "kafka_security", "must be PLAINTEXT for the embedded broker: set RIFFLE_BOOTSTRAP to use other brokers")
         bucket = "://" not in self.archive or (self.archive.startswith("s3://") and self.archive.strip("/") != "s3:")
         demand(bucket, "archive", f"must be a folder, s3://bucket/prefix or off, is {shown_without_login(self.archive)}")
+        one = _is_servers(self.web_advertised) and not {",", "/"} & set(self.web_advertised)
+        demand(one or self.web_advertised in {"", "off"}, "web_advertised", "must be host:port without a scheme, or off")
+        demand(self.drain_s < self.stop_timeout_s, "drain_s", f"must be less than RIFFLE_STOP_TIMEOUT_S, is {self.drain_s}")
         odd = [host for host in self.image_hosts.split(",") if set(host.strip()) & set("/ @?#*")]
         demand(not odd, "image_hosts", "must be host names separated by commas, without scheme")
         demand(

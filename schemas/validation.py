@@ -9,9 +9,18 @@ from typing import Any, NoReturn
 
 from schemas.errors import BadEvent, BadInput, BadItem, BadRequest
 from schemas.parsing import epoch_ms, shown
-from schemas.records import After, Interaction, Item, Request
+from schemas.records import After, Interaction, Item, Request, UserQuery
 
-__all__ = ["FUTURE_MS", "Fields", "check_time", "event_id_of", "interaction_from", "item_from", "request_from"]
+__all__ = [
+    "FUTURE_MS",
+    "Fields",
+    "check_time",
+    "event_id_of",
+    "interaction_from",
+    "item_from",
+    "request_from",
+    "user_query_from",
+]
 
 MAX_ID_BYTES = 256
 MAX_TEXT_CHARS = 65_536
@@ -22,6 +31,8 @@ MAX_K = 500
 MAX_EXCLUDE = 10_000
 MAX_CATEGORIES = 100
 MAX_CANDIDATES = 5_000
+MAX_USERS = 500
+"Maximum number of ids of a page of users. A page then fits into a Kafka message, however its characters are escaped."
 MAX_PAIRS = 100
 "Maximum number of pairs of a request's context, and of an item's attributes."
 MAX_ENTRY_CHARS = 256
@@ -33,6 +44,7 @@ MAX_NAME_CHARS = 100
 INTERACTION_FIELDS = frozenset(Interaction.__dataclass_fields__)
 ITEM_FIELDS = frozenset(Item.__dataclass_fields__)
 REQUEST_FIELDS = frozenset(Request.__dataclass_fields__)
+USER_QUERY_FIELDS = frozenset(UserQuery.__dataclass_fields__)
 
 
 class Fields:
@@ -262,3 +274,14 @@ def request_from(source: Mapping[str, Any], *, request_id: str) -> Request:
         token,
         None if candidates is None else get.strings("candidates", MAX_CANDIDATES),
     )
+
+
+def user_query_from(source: Mapping[str, Any]) -> UserQuery:
+    """Build a query for users from untrusted fields.
+
+    Raises:
+        BadRequest: `invalid_field`; the field is named.
+    """
+    get = Fields(source, USER_QUERY_FIELDS, BadRequest)
+    after = "" if source.get("after") in (None, "") else get.identifier("after")
+    return UserQuery(after, get.integer("limit", 1, MAX_USERS) or MAX_USERS)

@@ -15,7 +15,7 @@ from agents.metrics import Metrics
 from agents.web.protocol import Service
 from schemas.codec import schema_text
 from schemas.errors import BadItem, BadRequest
-from schemas.records import Interaction, Item, Request, Slate, SlateItem
+from schemas.records import Interaction, Item, Request, Slate, SlateItem, UserPage, UserQuery
 from schemas.rules import RuleSet, rules_to_json
 
 T = TypeVar("T")
@@ -49,6 +49,9 @@ class FakeService:
         items = tuple(SlateItem(item_id, 1.0 / rank, ("popular",)) for rank, item_id in enumerate(chosen, 1))
         return Slate(request.request_id, request.user_id, items, "none", "default", timings_ms={"total": 1.0})
 
+    async def recommend_here(self, request: Request, deadline_ms: int | None = None) -> Slate:
+        return await self.recommend(request, deadline_ms)
+
     def similar(self, item_id: str, k: int) -> Sequence[SlateItem]:
         self._guard()
         if item_id not in self.catalogue:
@@ -61,6 +64,15 @@ class FakeService:
         if not found:
             raise BadRequest("not_found", "this user is not known", "user_id")
         return {"user_id": user_id, "events": len(found)}
+
+    async def users(self, partition: int, query: UserQuery) -> UserPage:
+        self._guard()
+        if partition != 0:
+            raise BadRequest("invalid_field", "there is one partition", "partition")
+        known = sorted({event.user_id for event in self.events}, key=str.encode)
+        left = [user for user in known if user.encode() > query.after.encode()]
+        found = tuple(left[: query.limit])
+        return UserPage(0, 1, found, found[-1] if len(left) > query.limit else None)
 
     async def erase(self, user_id: str) -> Mapping[str, int]:
         self._guard()

@@ -37,6 +37,7 @@ COMMANDS = {
     "dlq": ("agents.cli.dlq", "dlq", "List records that could not be used, and produce them again."),
     "tables": ("agents.cli.tables", "tables", "Show table partitions, and compare them with their changelogs."),
     "ask": ("agents.cli.ask", "ask", "Ask for a slate."),
+    "recommend": ("agents.cli.recommend", "recommend", "Write the slates of many users to a file."),
     "rules": ("agents.cli.rules", "rules", "Check, preview, publish, show or remove merchandising rules."),
     "train": ("agents.cli.release", "train", "Train a release from the archive or a dataset folder, and judge it."),
     "encode": ("agents.cli.encode", "encode", "Encode texts and images of items as they arrive."),

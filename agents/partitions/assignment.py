@@ -95,6 +95,9 @@ class Assignment:
             self.settled.set()
             if self._ownership.troubled():
                 self._due.set()
+            if self._app.holding.misnamed:
+                log.info("the group knows another address of this worker: joining it again with the new one")
+                await self._app.consumer.rejoin()
 
     async def rejoin(self) -> int:
         """Rejoin the group; returns the generation in which partitions were then opened, -1 after the time limit."""

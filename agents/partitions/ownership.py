@@ -12,8 +12,9 @@ from typing import IO, Any
 from agents.findings import heals, why
 from agents.metrics import Metrics
 from agents.partitions.covisits import CovisitPartition
-from agents.partitions.users import UserPartition
+from agents.partitions.users import ITEM, UserPartition
 from models.items.store import ItemStore
+from models.state.rows import ItemStatRow
 from schemas.codec import Registry
 from schemas.errors import ConfigError, StoreCorrupt
 from schemas.settings import Settings
@@ -21,7 +22,7 @@ from streams.embedded.process import serving
 from streams.kafka import connect
 from streams.kafka.assignor import ON_DISK, OWNER, STANDBY
 from streams.state.rocks import PartitionStore, block_cache
-from streams.state.standby import Standby
+from streams.state.standby import Standby, Times
 
 __all__ = ["TABLES", "Ownership"]
 
@@ -50,7 +51,8 @@ class Ownership:
         changelogs = {table: settings.topic(changelog) for table, (_, changelog) in TABLES.items()}
         self._hashing = asyncio.Lock()
         self._lock: IO[str] | None = None
-        self.standby = Standby(settings, changelogs, settings.table_dir, self._cache)
+        times = {"users": Times(ITEM, lambda row: ItemStatRow.decode(row).updated_ms)}
+        self.standby = Standby(settings, changelogs, settings.table_dir, self._cache, times)
 
     def held(self) -> dict[int, int]:
         """Return how this worker holds each partition number, for the assignor; called from the consumer's thread."""
@@ -85,7 +87,9 @@ class Ownership:
     async def take(self, users: set[int], covisits: set[int], standby: frozenset[int]) -> None:
         """Own exactly these partitions of the two tables, and hold standby copies of `standby`; returns when all are restored.
 
-        A partition that cannot be restored keeps its `trouble`; it does not affect the others.
+        A partition that cannot be restored keeps its `trouble`; it does not affect the others. The copies are changed before
+        partitions are opened: a copy that becomes a partition must be closed first, and a partition that becomes a copy is read
+        by requests at once.
         """
         wanted: tuple[tuple[dict[int, Any], set[int]], ...] = ((self.users, users), (self.covisits, covisits))
         committed = await self._committed()
@@ -105,19 +109,21 @@ class Ownership:
                 await part.close()
         for number in users - self.users.keys():
             self.users[number] = self._made(self.users, number)
+            if (reach := self.standby.reached.get(("users", number))) is not None:
+                self.users[number].held_time = reach.event_time_ms
         for number in covisits - self.covisits.keys():
             self.covisits[number] = self._made(self.covisits, number)
         for part in self.parts():
             if (reason := failed.get((part.state.changelog, part.partition))) is not None:
                 part.state.require_probe(reason)
-        opening = [part for part in self.parts() if not part.state.ready.is_set()]
-        await asyncio.gather(*(self._open(part, committed) for part in opening))
         try:
             await self.standby.follow(standby - users - covisits)
         except Exception as error:  # a failed copy must not affect owned partitions
             if not heals(error):
                 raise
             log.warning("standby copies cannot be opened now: %s", why(error))
+        opening = [part for part in self.parts() if not part.state.ready.is_set()]
+        await asyncio.gather(*(self._open(part, committed) for part in opening))
 
     async def _open(self, part: Partition, committed: Mapping[tuple[str, int], int]) -> None:
         """Restore a partition; an error becomes its `trouble`, unless it is a bug of this program."""

@@ -18,8 +18,8 @@ from models.tables.statistics import StatisticsTable
 from models.tables.users import Changed, ItemsOf, UserTable, interactions_only
 from schemas.codec import Registry, encode, look_up
 from schemas.columns import Decoded, EventColumns, Placed, decode_interactions
-from schemas.errors import StoreCorrupt
-from schemas.records import After, AsOf
+from schemas.errors import NotReady, StoreCorrupt
+from schemas.records import After, AsOf, UserPage, UserQuery
 from schemas.settings import Settings
 from streams.aside import aside
 from streams.kafka.chunks import Chunk
@@ -27,11 +27,12 @@ from streams.kafka.dead_letters import letter_of
 from streams.state.partitions import Flush, Output, PartitionState
 from streams.state.rocks import PartitionStore
 
-__all__ = ["UserPartition", "dead_letter"]
+__all__ = ["ITEM", "USER", "UserPartition", "dead_letter"]
 
 log = logging.getLogger(__name__)
 
 USER, ITEM = b"u", b"i"
+"First byte of the keys of users' records, and of items' statistics."
 LOADED_AT_ONCE = 500
 "Number of rows entered between two turns of the event loop while a partition is opened."
 PUBLISHED_AT_ONCE = 100
@@ -93,6 +94,10 @@ class UserPartition:
         self._event_time = 0
         """Newest event time of applied events, impressions included. After a restart and until an event arrives, that of the
         newest interaction, from the item statistics."""
+        self._taken_time = 0
+        "Newest event time of the events that the last flush took."
+        self.held_time = 0
+        "Newest event time known of the rows on disk: of the events up to `state.held`, or earlier."
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
 
     async def open(self, committed: int = -1) -> None:
@@ -113,6 +118,7 @@ class UserPartition:
             self._statistics.put(key[1:].decode(), row)
             self._items.set_statistics(key[1:].decode(), self.partition, row)
             self._event_time = max(self._event_time, row.updated_ms)
+        self.held_time = max(self.held_time, self._event_time)
         # after a crash it is not known which statistics were published: all are published again, a few at a time
         self._more = True
         self._items.own_partitions.add(self.partition)
@@ -206,6 +212,34 @@ class UserPartition:
         """Return the records of users as of the newest applied event; None for an unknown user."""
         return self._users.lookup(users)
 
+    async def page(self, query: UserQuery) -> UserPage:
+        """List users by the order of their ids' bytes, from the rows on disk.
+
+        A new user is listed once the first event is flushed; an erased one is never listed.
+
+        Raises:
+            NotReady: the partition is being restored or closed, or its rows cannot be read and will be rebuilt.
+        """
+        most, found = query.limit + 1, list[str]()
+        start = USER + query.after.encode() + b"\0" if query.after else USER
+        # held so that no erased user's row is deleted, and then dropped from memory, between the two looks
+        async with self.state.rows_lock:
+            if not self.state.ready.is_set():
+                raise NotReady("not_ready", f"partition {self.partition} is being restored: try again")
+            while len(found) < most:
+                wanted = most - len(found)
+                try:
+                    keys = await asyncio.to_thread(self.state.store.keys, USER, start, wanted)
+                except StoreCorrupt as exc:
+                    message = f"rows of partition {self.partition} cannot be read, and are rebuilt: try again"
+                    raise NotReady("not_ready", message) from exc
+                found += [key[1:].decode() for key in keys if not self._users.erased(key[1:])]
+                if len(keys) < wanted:
+                    break
+                start = keys[-1] + b"\0"
+        users = tuple(found[: query.limit])
+        return UserPage(self.partition, self._settings.partitions, users, users[-1] if len(found) == most else None)
+
     def rows(self, users: Sequence[str]) -> list[bytes | None]:
         """Return the records of users as rows for `Users.read`, as of the newest applied event; None for an unknown user."""
         return self._users.rows(users)
@@ -239,7 +273,7 @@ class UserPartition:
             return None
         with self._metrics.work_seconds.timed(part="take"):
             self._statistics.copy_to_store(self.partition)
-        flush = Flush(outputs=self._outputs, applied=self.state.applied)
+        flush, self._taken_time = Flush(outputs=self._outputs, applied=self.state.applied), self._event_time
         self._outputs = []
         await aside(self._users.changed, self._list, flush, self._covisits.hashes())
         with self._metrics.work_seconds.timed(part="take"):
@@ -280,6 +314,7 @@ class UserPartition:
     async def flush(self) -> None:
         """Make applied events durable, then evict clean records beyond the cache's size."""
         if await self.state.flush():
+            self.held_time = max(self.held_time, self._taken_time)
             self._flushed |= self._taken
             self._erased = (self._erased - self._taken) | self._gone
             self._metrics.flush_seconds.set(self.state.flush_seconds, table="users", partition=str(self.partition))

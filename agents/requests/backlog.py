@@ -119,6 +119,11 @@ class Backlog(Generic[T]):
         """Whether no request waits and no batch is under way."""
         return not self._waiting and not self._under_way
 
+    @property
+    def alone(self) -> bool:
+        """Whether one batch is under way and no request waits."""
+        return not self._waiting and len(self._under_way) == 1
+
     def seconds(self, *, near: bool = False) -> float:
         """Return the expected seconds until a request that arrives now is answered. `near`: not answered over Kafka."""
         cost = self._busy(self._clock()) + self.costs.of(Effort.FULL, len(self._waiting) + 1, self._batch)
@@ -150,6 +155,8 @@ class Backlog(Generic[T]):
     def _effort(self, now: float) -> Effort:
         """Return the greatest effort with which waiting requests are expected to be answered in good time."""
         full, n = self.costs.of(Effort.FULL, 1, self._batch), len(self._waiting)
+        if n == 1 and full <= GOOD_TIME * (self._by(self._waiting[0]) - now):
+            return Effort.FULL
         waiting, probed = list(self._waiting), {n - 1, *range(0, n, -(-n // PROBES))}
         # what has too little time of its own, whatever waits before it, says nothing about the load
         left = [(n, self._by(waiting[n]) - now) for n in probed if GOOD_TIME * (waiting[n].deadline - waiting[n].came) > full]

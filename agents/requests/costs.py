@@ -46,6 +46,8 @@ class Costs:
     def of(self, effort: Effort, n: int, batch: int) -> float:
         """Expected seconds for n requests with this effort, in batches of at most `batch`."""
         full = self._known[Effort.FULL].of(n, batch)
+        if effort is Effort.FULL:
+            return full
         greater = [each for each in Effort if each <= effort]
         return min(self._known[each].of(n, batch) if each in self._known else full * SHARES[each] for each in greater)
 

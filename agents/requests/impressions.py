@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import numpy as np
+
 from agents.requests.outbox import Queued
 from models.features.compute import SPEC
 from schemas.codec import encode
@@ -11,7 +15,11 @@ __all__ = ["impression"]
 
 
 def impression(slate: Slate, topic: str) -> Queued:
-    """Build the record of a slate for `topic` (a full name), keyed by its user."""
+    """Build the record of a slate for `topic` (a full name), keyed by its user. It is encoded when it is sent."""
+    return Queued(topic, slate.user_id.encode(), partial(_encoded, slate), (), "impression")
+
+
+def _encoded(slate: Slate) -> bytes:
     datum = {
         "request_id": slate.request_id,
         "user_id": slate.user_id,
@@ -27,9 +35,9 @@ def impression(slate: Slate, topic: str) -> Queued:
                 "score": item.score,
                 "propensity": 1.0,
                 "sources": list(item.sources),
-                "features": [float(value) for value in item.features],
+                "features": np.asarray(item.features, np.float32).tolist(),
             }
             for position, item in enumerate(slate.items)
         ],
     }
-    return Queued(topic, slate.user_id.encode(), encode("impression", datum), (), "impression")
+    return encode("impression", datum)

@@ -1,4 +1,4 @@
-"""The queue of replies and other output of requests. One task sends them, replies first, without waiting for each."""
+"""A queue of records before a producer. One task sends them in order, without waiting for each."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ __all__ = ["Outbox", "Producer", "Queued"]
 log = logging.getLogger(__name__)
 
 TOPIC_TRIES, TOPIC_WAIT_S = 5, 0.3
+AT_ONCE = 16
+"Records that are sent before other tasks have a turn."
 
 
 def _nothing() -> None:
@@ -42,7 +44,8 @@ class Queued:
 
     topic: str
     key: bytes | None
-    value: bytes
+    value: bytes | Callable[[], bytes]
+    "A function is called when the record is sent."
     headers: Sequence[tuple[str, bytes]]
     what: str
     "Kind of record, for the counter of failures."
@@ -50,6 +53,10 @@ class Queued:
     "Called once, when the record is acknowledged or given up."
     put_s: float = 0.0
     "Time at which it was queued, on the outbox's clock."
+
+    def encoded(self) -> bytes:
+        """Return the record's value."""
+        return self.value if isinstance(self.value, bytes) else self.value()
 
 
 class Outbox:
@@ -61,17 +68,19 @@ class Outbox:
         metrics: Metrics,
         took: Callable[[float], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        pause_s: float = 0.0,
     ) -> None:
-        """`took` is called with the seconds from `put` to the acknowledgement of each reply to a known topic.
+        """`took` is called with the seconds from `put` to the acknowledgement of each record to a known topic.
 
-        `clock`: seconds, never set back.
+        `clock`: seconds, never set back. `pause_s`: seconds that records wait for others before they are sent.
         """
         self._clock = clock
         self._producer = producer
         self._metrics = metrics
         self._took = took
-        self._replies: deque[Queued] = deque()
-        self._others: deque[Queued] = deque()
+        self._pause_s = pause_s
+        self._queue: deque[Queued] = deque()
         self._work = asyncio.Event()
         self._empty = asyncio.Event()
         "Set while no record is queued or in flight."
@@ -84,7 +93,7 @@ class Outbox:
     def put(self, record: Queued) -> None:
         """Queue a record without waiting."""
         record.put_s = self._clock()
-        (self._replies if record.what == "reply" else self._others).append(record)
+        self._queue.append(record)
         self._under_way += 1
         self._empty.clear()
         self._work.set()
@@ -100,13 +109,19 @@ class Outbox:
         while True:
             await self._work.wait()
             self._work.clear()
-            while self._replies or self._others:
-                record = (self._replies or self._others).popleft()
+            if self._pause_s:
+                await asyncio.sleep(self._pause_s)
+            sent = 0
+            while self._queue:
+                record = self._queue.popleft()
                 self.expect(record.topic)
                 if record.topic in self._unknown:
                     self._unknown[record.topic].append(record)
                 else:
-                    await self._send(record, timed=record.what == "reply")
+                    await self._send(record, timed=True)
+                sent += 1
+                if sent % AT_ONCE == 0:
+                    await asyncio.sleep(0)
 
     async def drained(self, timeout_s: float) -> bool:
         """Wait until no record is queued or in flight; returns whether that is so in time."""
@@ -118,7 +133,8 @@ class Outbox:
 
     async def _send(self, record: Queued, *, timed: bool = False) -> None:
         try:
-            future = await self._producer.send(record.topic, record.value, key=record.key, headers=list(record.headers))
+            value, headers = record.encoded(), list(record.headers)
+            future = await self._producer.send(record.topic, value, key=record.key, headers=headers)
         except Exception as exc:
             self._failed(record, "refused", exc)
             return

@@ -6,19 +6,23 @@ import re
 import uuid
 from collections.abc import Callable, Collection, Container
 from dataclasses import dataclass
+from typing import Any
+
+import orjson
 
 from agents.requests.clock import Clock
 from agents.requests.replies import Address
 from schemas.codec import Framing, Headers, Registry, decode, framing_of, header_of, schema_ids
 from schemas.errors import BadRequest, RiffleError, TransientError
 from schemas.parsing import whole_number
-from schemas.records import Request
+from schemas.records import Request, UserQuery
 from schemas.settings import Settings
-from schemas.validation import MAX_ID_BYTES, request_from
+from schemas.validation import MAX_ID_BYTES, request_from, user_query_from
 from streams.kafka.chunks import Chunk
 from streams.kafka.topics import TOPICS
+from streams.kafka.writes import USERS
 
-__all__ = ["Accepted", "Parser", "Refused"]
+__all__ = ["Accepted", "Listing", "Parser", "Refused", "asks_for_users"]
 
 TOPIC_NAME = re.compile(rb"(?!__)(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
 MAX_CORRELATION_BYTES = 1_024
@@ -45,6 +49,14 @@ class Refused:
     address: Address | None
 
 
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A query of another worker for users of a partition."""
+
+    query: UserQuery
+    address: Address
+
+
 def _reply_topic(headers: Headers, own: Collection[str]) -> bytes:
     """Return the topic for the answer; raises BadRequest if answers to it are not allowed."""
     topic = header_of(headers, "Faust-Ag-ReplyTo")
@@ -57,6 +69,21 @@ def _reply_topic(headers: Headers, own: Collection[str]) -> bytes:
         message = f"the correlation id must have at most {MAX_CORRELATION_BYTES:,} bytes"
         raise BadRequest("invalid_field", message, "Faust-Ag-CorrelationId")
     return topic
+
+
+def asks_for_users(headers: Headers) -> bool:
+    """Return whether a record of the requests topic asks for ids of users instead of a slate."""
+    return header_of(headers, USERS[0]) == USERS[1]
+
+
+def _json_object(value: bytes | None) -> dict[str, Any]:
+    try:
+        found = orjson.loads(value or b"")
+    except orjson.JSONDecodeError as exc:
+        raise BadRequest("not_json", f"the query is not JSON: {exc.msg}") from exc
+    if not isinstance(found, dict):
+        raise BadRequest("invalid_body", "the query must be a JSON object")
+    return found
 
 
 def _budget_ms(headers: Headers, default_ms: int) -> int:
@@ -151,6 +178,17 @@ class Parser:
             return Refused(error, Address(reply_to.decode(), correlation, framing, key) if reply_to else None)
         deadline = self._clock.monotonic() - self._waited_s(chunk, index) + budget_ms / 1000
         return Accepted(request, partition, deadline, Address(reply_to.decode(), correlation, framing, request.user_id))
+
+    def parse_listing(self, chunk: Chunk, index: int) -> Listing | Refused:
+        """Parse a record for which `asks_for_users`: a query for users of the record's partition, as JSON."""
+        headers = chunk.headers[index]
+        correlation, reply_to = header_of(headers, "Faust-Ag-CorrelationId") or b"", ""
+        try:
+            reply_to = _reply_topic(headers, self._own).decode()
+            query = user_query_from(_json_object(chunk.values[index]))
+        except BadRequest as error:
+            return Refused(error, Address(reply_to, correlation, Framing.JSON, "") if reply_to else None)
+        return Listing(query, Address(reply_to, correlation, Framing.JSON, ""))
 
     def _waited_s(self, chunk: Chunk, index: int) -> float:
         """Return the seconds since the request's timestamp. A clock that is ahead does not extend the deadline."""

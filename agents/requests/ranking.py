@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from agents.metrics import Metrics
+from agents.partitions.copies import Found
 from agents.partitions.users import UserPartition
 from agents.requests.backlog import Backlog, Batch
 from agents.requests.clock import Clock
@@ -18,7 +19,7 @@ from models.pipeline.effort import Effort
 from models.pipeline.pipeline import CandidatePipeline
 from models.state.users import Users
 from schemas.errors import DeadlineExceeded, NotReady, RiffleError
-from schemas.records import Request, Slate
+from schemas.records import AsOf, Request, Slate
 
 __all__ = ["Pending", "Ranking"]
 
@@ -50,6 +51,8 @@ class Pending:
     "Whether the event of its token is not applied."
     near: bool = False
     "Whether it came over this worker's own HTTP interface."
+    found: Found | None = None
+    "The user's record, if it does not come from the ready owner of the partition."
 
 
 class Ranking:
@@ -146,7 +149,7 @@ class Ranking:
         alive: list[Pending] = []
         for pending in entries:
             partition = self._partitions.get(pending.partition)
-            if partition is None or not partition.state.ready.is_set():
+            if pending.found is None and (partition is None or not partition.state.ready.is_set()):
                 self._finish(pending, NotReady("not_ready", "the user's partition is not restored here yet: try again"))
             else:
                 alive.append(pending)
@@ -156,7 +159,8 @@ class Ranking:
         answered = 0
         try:
             for pending, slate in zip(alive, await self._run(alive, effort), strict=True):
-                degraded = (*slate.degraded, "stale") if pending.stale else slate.degraded
+                degraded = (*slate.degraded, pending.found.degraded) if pending.found else slate.degraded
+                degraded = (*degraded, "stale") if pending.stale else degraded
                 final = replace(slate, degraded=degraded)
                 answered += 1
                 self._finish(pending, final)
@@ -177,7 +181,8 @@ class Ranking:
             work = next(steps)
             while True:
                 try:
-                    done = await self._aside(work)
+                    # for a request alone, the way to the thread and back takes longer than it saves
+                    done = work() if len(alive) == 1 and self.backlog.alone else await self._aside(work)
                 except Exception as exc:
                     work = steps.throw(exc)
                 else:
@@ -186,17 +191,22 @@ class Ranking:
             slates: list[Slate] = end.value
             return slates
 
-    def _rows(self, alive: Sequence[Pending]) -> tuple[list[bytes | None], list[Any]]:
-        """Look up the users' records, with one call for each partition, and what they reflect."""
+    def _rows(self, alive: Sequence[Pending]) -> tuple[list[bytes | None], list[AsOf | None]]:
+        """Return the users' records, looked up with one call for each partition, and what they reflect."""
         places: dict[int, list[int]] = {}
-        for place, pending in enumerate(alive):
-            places.setdefault(pending.partition, []).append(place)
         rows: list[bytes | None] = [None] * len(alive)
+        as_of: list[AsOf | None] = [None] * len(alive)
+        for place, pending in enumerate(alive):
+            if pending.found is None:
+                places.setdefault(pending.partition, []).append(place)
+            else:
+                record, as_of[place] = pending.found.record, pending.found.as_of
+                rows[place] = None if record is None else record.encode()
         for number, mine in places.items():
-            found = self._partitions[number].rows([alive[place].request.user_id for place in mine])
-            for place, row in zip(mine, found, strict=True):
-                rows[place] = row
-        return rows, [self._partitions[pending.partition].as_of for pending in alive]
+            partition = self._partitions[number]
+            for place, row in zip(mine, partition.rows([alive[place].request.user_id for place in mine]), strict=True):
+                rows[place], as_of[place] = row, partition.as_of
+        return rows, as_of
 
     def _finish(self, pending: Pending, answer: Slate | RiffleError) -> None:
         outcome = answer.code if isinstance(answer, RiffleError) else "degraded" if answer.degraded else "slate"

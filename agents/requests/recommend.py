@@ -12,20 +12,21 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from agents.metrics import Metrics
+from agents.partitions.copies import Found
 from agents.partitions.users import UserPartition, dead_letter
 from agents.requests.clock import Clock
 from agents.requests.impressions import impression
 from agents.requests.offsets import Offsets
 from agents.requests.outbox import Outbox, Producer, Queued
-from agents.requests.parsing import Accepted, Parser, Refused
+from agents.requests.parsing import Accepted, Listing, Parser, Refused, asks_for_users
 from agents.requests.ranking import Aside, Pending, Ranking
 from agents.requests.replies import Replies
 from agents.requests.waiting import Waiting
 from models.pipeline.pipeline import CandidatePipeline
 from schemas.codec import Registry
-from schemas.errors import RiffleError
+from schemas.errors import NotReady, RiffleError
 from schemas.kernels import partition_of
-from schemas.records import Request, Slate
+from schemas.records import Request, Slate, UserPage
 from schemas.settings import Settings
 from streams.kafka.chunks import Chunk
 
@@ -33,6 +34,8 @@ __all__ = ["Recommend"]
 
 log = logging.getLogger(__name__)
 
+OUTPUT_PAUSE_S = 0.02
+"Seconds that impressions and dead letters wait, so that replies are on their way before them."
 MARGIN_S = 0.01
 "Seconds before the deadline, in addition to the time for ranking, at which a request stops waiting for an event."
 SYSTEM = Clock()
@@ -41,7 +44,7 @@ SYSTEM = Clock()
 class Recommend:
     """Accepts requests, makes each wait for its event and its turn, and sends its answer and impression."""
 
-    def __init__(  # noqa: PLR0913 - what it is made of
+    def __init__(  # noqa: PLR0913 - the parts of a worker that requests touch
         self,
         settings: Settings,
         pipeline: CandidatePipeline,
@@ -51,9 +54,15 @@ class Recommend:
         registry: Registry | None = None,
         clock: Clock = SYSTEM,
         partitioner: Callable[[bytes, int], int] = partition_of,
+        *,
+        outputs: Producer | None = None,
         aside: Aside | None = None,
     ) -> None:
-        """`partitioner`: returns the partition of a key, given the number of partitions. `aside`: as for `Ranking`."""
+        """`partitioner`: returns the partition of a key, given the number of partitions. `aside`: as for `Ranking`.
+
+        `producer` sends replies, `outputs` impressions and dead letters. With one producer for both, replies would wait for the
+        acknowledgement of impressions, because aiokafka has one request of a producer in flight to each broker.
+        """
         self._settings = settings
         self._partitions = partitions
         self._metrics = metrics
@@ -62,6 +71,7 @@ class Recommend:
         self._parser = Parser(settings, partitions, registry, clock, self.partition_of)
         self._ranking = Ranking(pipeline, partitions, metrics, clock, self._show, aside)
         self._outbox = Outbox(producer, metrics, self._ranking.backlog.reply.learn, clock.monotonic)
+        self._outputs = Outbox(outputs or producer, metrics, clock=clock.monotonic, pause_s=OUTPUT_PAUSE_S)
         self._replies = Replies(self._outbox, registry)
         self._waiting = Waiting()
         self._offsets = Offsets()
@@ -82,6 +92,7 @@ class Recommend:
         """Rank waiting requests and send their answers, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._outbox.run())
+            group.create_task(self._outputs.run())
             group.create_task(self._ranking.run())
 
     async def on_chunk(self, chunk: Chunk) -> None:
@@ -93,16 +104,19 @@ class Recommend:
             else:
                 self._take_in(chunk, index)
 
-    async def recommend(self, request: Request, partition: int, deadline_ms: int) -> Slate:
-        """Answer one request of this worker's own HTTP interface.
+    async def recommend(self, request: Request, partition: int, deadline_s: float, found: Found | None = None) -> Slate:
+        """Answer one request of this worker's own HTTP interface within `deadline_s` seconds.
+
+        `found`: the user's record, if it does not come from the ready owner of the partition. The request then does not wait
+        for the event of its token.
 
         Raises:
             RiffleError: the terminal error.
         """
         done: asyncio.Future[Slate | RiffleError] = asyncio.get_running_loop().create_future()
         now = self._clock()
-        pending = Pending(request, partition, now + deadline_ms / 1000, done.set_result, now, near=True)
-        pending.stale = not await self._reflected(pending)
+        pending = Pending(request, partition, now + deadline_s, done.set_result, now, near=True, found=found)
+        pending.stale = not (await self._reflected(pending) if found is None else found.reflects(request.after))
         self._ranking.submit(pending)
         answer = await done
         if isinstance(answer, Slate):
@@ -117,7 +131,8 @@ class Recommend:
         until = self._clock() + timeout_s
         await self._waiting.wake(timeout_s)
         await self._ranking.idle(max(until - self._clock(), 0.001))
-        await self._outbox.drained(max(until - self._clock(), 0.001))
+        for outbox in (self._outbox, self._outputs):
+            await outbox.drained(max(until - self._clock(), 0.001))
 
     async def _take_in_later(self, chunk: Chunk, index: int) -> None:
         """Accept a request when the registry has provided its schemas; other requests do not wait for it."""
@@ -127,6 +142,9 @@ class Recommend:
     def _take_in(self, chunk: Chunk, index: int) -> None:
         answered = self._offsets.answered(chunk, index)
         try:
+            if asks_for_users(chunk.headers[index]):
+                self._take_in_listing(chunk, index, answered)
+                return
             parsed = self._parser.parse(chunk, index)
             if isinstance(parsed, Refused):
                 self._refuse(parsed, chunk, index, answered)
@@ -139,6 +157,29 @@ class Recommend:
             return
         self._accept(parsed, answered)
 
+    def _take_in_listing(self, chunk: Chunk, index: int, answered: Callable[[], None]) -> None:
+        parsed = self._parser.parse_listing(chunk, index)
+        if isinstance(parsed, Refused):
+            self._refuse(parsed, chunk, index, answered)
+            return
+        self._outbox.expect(parsed.address.topic)
+        self._waiting.spawn(self._list(parsed, chunk.partition, answered))
+
+    async def _list(self, listing: Listing, number: int, answered: Callable[[], None]) -> None:
+        """Answer a query of another worker for users of partition `number`."""
+        answer: UserPage | RiffleError
+        try:
+            partition = self._partitions.get(number)
+            if partition is None:
+                raise NotReady("not_ready", f"partition {number} is not restored here yet: try again")
+            answer = await partition.page(listing.query)
+        except RiffleError as error:
+            answer = error
+        except Exception:
+            log.exception("a query for users of partition %d failed", number)
+            answer = RiffleError("internal", "the query failed; the worker's log says why")
+        self._replies.send(listing.address, answer, answered)
+
     def _refuse(self, refused: Refused, chunk: Chunk, index: int, answered: Callable[[], None]) -> None:
         """Answer a malformed request with its error; it goes to the dead letters if no answer can reach its sender."""
         error = refused.error
@@ -149,7 +190,7 @@ class Recommend:
             self._replies.send(refused.address, error, answered)
             return
         letter = dead_letter(self._settings, chunk, index, error.code, error.message)
-        self._outbox.put(Queued(letter.topic, letter.key, letter.value or b"", (), "dead_letter", answered))
+        self._outputs.put(Queued(letter.topic, letter.key, letter.value or b"", (), "dead_letter", answered))
 
     def _accept(self, accepted: Accepted, answered: Callable[[], None]) -> None:
         """Make a request wait for the event of its token, unless it is applied, and then for its turn."""
@@ -180,4 +221,4 @@ class Recommend:
         return await partition.wait_for(after, pending.deadline - margin - self._clock())
 
     def _show(self, slate: Slate) -> None:
-        self._outbox.put(impression(slate, self._settings.topic("impressions")))
+        self._outputs.put(impression(slate, self._settings.topic("impressions")))

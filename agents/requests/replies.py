@@ -11,11 +11,13 @@ import orjson
 from agents.requests.outbox import Outbox, Queued
 from schemas.codec import Framing, Registry, encode
 from schemas.errors import RiffleError
-from schemas.records import Slate
+from schemas.records import Slate, UserPage
 
 __all__ = ["Address", "Replies", "reply_body"]
 
 log = logging.getLogger(__name__)
+
+Answer = Slate | UserPage | RiffleError
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +31,15 @@ class Address:
     "Key of the reply."
 
 
-def reply_body(
-    framing: Framing, user_id: str, answer: Slate | RiffleError, correlation_id: str, registry: Registry | None = None
-) -> bytes:
-    """Encode a reply's value like the request: as JSON that Faust's `ask` can read, or as the Avro slate record."""
+def reply_body(framing: Framing, user_id: str, answer: Answer, correlation_id: str, registry: Registry | None = None) -> bytes:
+    """Encode a reply's value like the request: as JSON that Faust's `ask` can read, or as the Avro slate record.
+
+    There is no Avro record of a page of users, because queries for users are in JSON.
+    """
     if framing is Framing.JSON:
-        value = answer.to_json() if isinstance(answer, Slate) else {"error": answer.to_json()}
+        value = {"error": answer.to_json()} if isinstance(answer, RiffleError) else answer.to_json()
         return orjson.dumps({"key": user_id, "value": value, "correlation_id": correlation_id})
+    assert not isinstance(answer, UserPage)
     if isinstance(answer, Slate):
         datum = answer.to_json()
         for item in datum["items"]:  # type: ignore[attr-defined]
@@ -53,7 +57,7 @@ class Replies:
         self._outbox = outbox
         self._registry = registry
 
-    def send(self, address: Address, answer: Slate | RiffleError, done: Callable[[], None]) -> None:
+    def send(self, address: Address, answer: Answer, done: Callable[[], None]) -> None:
         """Queue the reply; `done` is called when it is acknowledged or given up."""
         named, used = address.correlation.decode(errors="replace"), address.framing
         try:

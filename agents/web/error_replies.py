@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 import time
@@ -20,7 +19,17 @@ from agents.web.body import check_length, is_broken
 from schemas.errors import BadInput, BadRequest, DeadlineExceeded, NotReady, RiffleError, TransientError
 from schemas.parsing import shown
 
-__all__ = ["CODES", "HTTP_CODES", "check_origin", "error_response", "guarded", "json_response", "status_of"]
+__all__ = [
+    "CODES",
+    "HTTP_CODES",
+    "check_origin",
+    "encoded",
+    "error_response",
+    "guarded",
+    "json_response",
+    "status_of",
+    "terminal_error",
+]
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +58,18 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"}
 BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
+def encoded(value: object) -> bytes:
+    """Encode `value` as JSON.
+
+    Raises:
+        orjson.JSONEncodeError: it holds something that JSON cannot represent.
+    """
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+
+
 def json_response(value: object, status: int = 200) -> web.Response:
-    """Encode `value` as a JSON response. Values that are not valid JSON, such as NaN, raise here."""
-    body = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
-    return web.Response(body=body, status=status, content_type="application/json")
+    """Build a JSON response. Raises as `encoded`."""
+    return web.Response(body=encoded(value), status=status, content_type="application/json")
 
 
 def error_response(error: RiffleError, status: int) -> web.Response:
@@ -74,9 +91,23 @@ def status_of(error: RiffleError) -> int:
     return 503 if isinstance(error, TransientError) else 500
 
 
-def guarded(handler: Handler, metrics: Metrics) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
+def terminal_error(error: Exception, what: str) -> RiffleError:
+    """Return the error that the sender of `what` gets. Errors that the sender need not understand are logged here."""
+    if isinstance(error, RiffleError):
+        return error
+    if isinstance(error, KafkaError):
+        log.warning("%s: %r", what, error)
+        return NotReady("broker_unavailable", "the broker did not accept all of it; sending it again is safe")
+    log.error("%s failed", what, exc_info=error)
+    return RiffleError("internal", "the request failed; the worker's log has the cause")
+
+
+def guarded(
+    handler: Handler, metrics: Metrics, leaving: Callable[[], bool] = lambda: False
+) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
     """Wrap `handler` to answer errors as JSON and to count every request by route, method and status.
 
+    While `leaving` returns True, each answer is the last one of its connection.
     Unexpected errors are logged with their stack trace and answered as `internal`, without it.
     """
 
@@ -87,7 +118,7 @@ def guarded(handler: Handler, metrics: Metrics) -> Callable[[web.BaseRequest], A
         try:
             response = await _answered(request, handler)
             status = response.status
-            if status in LAST or is_broken(request):
+            if status in LAST or is_broken(request) or leaving():
                 response.force_close()
         finally:
             found = request._match_info  # None when routing failed, where `match_info` would raise
@@ -106,19 +137,13 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
         _check_url(request.raw_path)
         _check_expectation(request)
         return await handler(request)
-    except RiffleError as error:
-        return error_response(error, status_of(error))
-    except KafkaError as exc:
-        log.warning("%s %s: %r", request.method, shown(request.path), exc)
-        unavailable = NotReady("broker_unavailable", "the broker did not accept all of it; sending it again is safe")
-        return error_response(unavailable, 503)
     except web.HTTPException as exc:
         return _of_http(request, exc)
-    except (asyncio.CancelledError, ConnectionError):
+    except ConnectionError:
         raise
-    except Exception:
-        log.exception("%s %s failed", request.method, shown(request.raw_path))
-        return error_response(RiffleError("internal", "the request failed; the worker's log has the cause"), 500)
+    except Exception as exc:
+        error = terminal_error(exc, f"{request.method} {shown(request.raw_path)}")
+        return error_response(error, status_of(error))
 
 
 def _check_expectation(request: web.Request) -> None:

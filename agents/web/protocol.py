@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from agents.metrics import Metrics
-from schemas.records import Interaction, Item, Request, Slate, SlateItem
+from schemas.records import Interaction, Item, Request, Slate, SlateItem, UserPage, UserQuery
 from schemas.rules import RuleSet
 
 __all__ = ["Service", "Token"]
@@ -27,7 +27,15 @@ class Service(Protocol):
 
         Raises:
             DeadlineExceeded: there was no answer in time.
-            NotReady: this worker does not own the user's partition, or is still restoring it.
+            NotReady: ranking failed, or Kafka does not answer.
+        """
+
+    async def recommend_here(self, request: Request, deadline_ms: int | None = None) -> Slate:
+        """Return the slate for a request of another worker, only from rows that this worker holds, as owner or not.
+
+        Raises:
+            DeadlineExceeded: there was no answer in time.
+            NotReady: code `not_held`, this worker holds no rows of the user's partition.
         """
 
     def similar(self, item_id: str, k: int) -> Sequence[SlateItem]:
@@ -43,6 +51,15 @@ class Service(Protocol):
         Raises:
             BadInput: code `not_found`, for a user without events, or one who was erased.
             NotReady: the user's partition is not available.
+        """
+
+    async def users(self, partition: int, query: UserQuery) -> UserPage:
+        """List users of a partition.
+
+        Raises:
+            BadRequest: code `invalid_field`, there is no such partition.
+            NotReady: the partition is not available.
+            DeadlineExceeded: its owner did not answer in time.
         """
 
     async def erase(self, user_id: str) -> Token:

@@ -9,8 +9,8 @@ from multidict import CIMultiDictProxy, MultiMapping
 
 from schemas.errors import BadRequest
 from schemas.parsing import FLAGS, flag, shown, whole_number
-from schemas.records import Request
-from schemas.validation import request_from
+from schemas.records import Request, UserQuery
+from schemas.validation import request_from, user_query_from
 
 __all__ = [
     "CONTEXT",
@@ -24,6 +24,7 @@ __all__ = [
     "integer",
     "request_from_query",
     "request_of",
+    "user_query_of",
 ]
 
 MAX_DEADLINE_MS = 60_000
@@ -87,6 +88,20 @@ def request_of(body: Mapping[str, object]) -> Request:
         BadRequest: a field is unknown, missing or out of bounds.
     """
     return request_from(body, request_id=uuid4().hex)
+
+
+def user_query_of(query: Mapping[str, str]) -> UserQuery:
+    """Build the query for users from the parameters `after` and `limit`.
+
+    Raises:
+        BadRequest: a parameter is out of bounds.
+    """
+    return user_query_from(
+        {
+            "after": query.get("after"),
+            "limit": integer(query, "limit") if "limit" in query else None,
+        }
+    )
 
 
 def deadline_ms(query: Mapping[str, str], headers: CIMultiDictProxy[str]) -> int | None:

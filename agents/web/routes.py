@@ -13,6 +13,7 @@ from aiohttp import web
 
 from agents.web.body import MAX_BODY_BYTES, check_length, read_json
 from agents.web.error_replies import check_origin, json_response
+from agents.web.peers import PATH
 from agents.web.protocol import Service, Token
 from agents.web.query import (
     RECOMMEND,
@@ -23,7 +24,9 @@ from agents.web.query import (
     integer,
     request_from_query,
     request_of,
+    user_query_of,
 )
+from agents.web.request_lists import answer_list
 from schemas.errors import BadEvent, BadInput, BadItem, BadRequest
 from schemas.parsing import shown
 from schemas.records import Interaction, Item, SlateItem
@@ -164,9 +167,24 @@ def _recommendations(table: web.RouteTableDef, service: Service) -> None:
 
     @_route(table, "post", "/v1/recommend", frozenset({"deadline_ms"}))
     async def recommend_body(request: web.Request) -> web.Response:
-        """Return a slate for a request body, which may have `candidates`; the deadline as in `deadline_ms`."""
+        """Return the slate for a request, or `{"answers"}` for a list of requests; the deadline as in `deadline_ms`.
+
+        Requests may have `candidates`. A list is answered 200 even if all of its requests fail, because each is independent of
+        the others; only a list that is empty or too long is refused.
+        """
+        body = await read_json(request)
+        if isinstance(body, list):
+            return json_response({"answers": await answer_list(service, body, deadline_ms(request.query, request.headers))})
+        if not isinstance(body, dict):
+            raise BadRequest("invalid_body", "the body must be a request or a list of requests")
+        slate = await service.recommend(request_of(body), deadline_ms(request.query, request.headers))
+        return json_response(slate.to_json())
+
+    @_route(table, "post", PATH, frozenset({"deadline_ms"}))
+    async def recommend_here(request: web.Request) -> web.Response:
+        """Return a slate to another worker, only from rows that are held here; 503 `not_held` without such rows."""
         wanted = request_of(_object(await read_json(request)))
-        slate = await service.recommend(wanted, deadline_ms(request.query, request.headers))
+        slate = await service.recommend_here(wanted, deadline_ms(request.query, request.headers))
         return json_response(slate.to_json())
 
     @_route(table, "get", "/v1/similar/{item_id}", frozenset({"k"}))
@@ -179,6 +197,14 @@ def _recommendations(table: web.RouteTableDef, service: Service) -> None:
 
 
 def _users(table: web.RouteTableDef, service: Service) -> None:
+    @_route(table, "get", "/v1/users", frozenset({"partition", "after", "limit"}))
+    async def users(request: web.Request) -> web.Response:
+        """Return ids of users of a partition, in the order of their bytes; `after` is the last id of the page before."""
+        if "partition" not in request.query:
+            raise BadRequest("missing_field", "partition is missing: a number from 0 on", "partition")
+        page = await service.users(integer(request.query, "partition"), user_query_of(request.query))
+        return json_response(page.to_json())
+
     @_route(table, "get", "/v1/users/{user_id}")
     async def user(request: web.Request) -> web.Response:
         """Return a user's summary; 404 for an unknown user."""

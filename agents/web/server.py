@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
@@ -57,17 +58,23 @@ class Runner(web.AppRunner):
             **kwargs,
         )
         self._metrics = metrics
+        self.leaving = False
+        "Whether each answer is the last one of its connection."
+
+    def leave(self) -> None:
+        """Close each connection after its next answer, so that clients connect to another worker."""
+        self.leaving = True
 
     async def _make_server(self) -> web.Server:
-        return _Server(await super()._make_server(), self._metrics)
+        return _Server(await super()._make_server(), self._metrics, lambda: self.leaving)
 
 
 class _Server(web.Server):
     """Creates a `_Connection` for each client."""
 
-    def __init__(self, plain: web.Server, metrics: Metrics) -> None:
+    def __init__(self, plain: web.Server, metrics: Metrics, leaving: Callable[[], bool]) -> None:
         super().__init__(
-            guarded(plain.request_handler, metrics),
+            guarded(plain.request_handler, metrics, leaving),
             request_factory=self._request,
             handler_cancellation=plain.handler_cancellation,
             **plain._kwargs,

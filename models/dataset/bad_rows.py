@@ -21,6 +21,7 @@ MANY = {
     "january_1970": "{n} times most events lie in January 1970",
     "unclear_quote": "{n} rows run over lines that look like rows: is a quote not closed?",
     "unknown_key": "{n} keys are unknown",
+    "repeated_user": "{n} users are named again",
 }
 "Summary line of several warnings, by code."
 

@@ -13,6 +13,7 @@ from models.items.vectors import ItemVector, VectorStore
 from models.state.bloom import SLICES, positions
 from models.state.kernels.hash_index import HashIndex
 from models.state.rows import POPULARITY_HALF_LIFE_MS, ItemStatRow, hash64
+from schemas.parsing import MAX_TIME_MS
 from schemas.records import Item
 
 __all__ = ["ACTION_SLOTS", "NEIGHBOURS", "TEXT_DIMENSIONS", "ItemStore", "text_vector"]
@@ -69,6 +70,12 @@ class ItemStore:
         "Newest event time so far (epoch ms): the clock of decay."
         self.changes = 0
         "Number of catalogue entries added or replaced so far."
+        self.revision = 0
+        "Number of changes of what is in the catalogue or available, and of new rows."
+        self.statistics_changes = 0
+        "Number of changes of statistics."
+        self._eligible: tuple[int, int, int, NDArray[np.bool_]] | None = None
+        "Revision for which the last result of `eligible` holds, the times from which and until which it does, and the result."
         self.action_names: list[str] = []
         self._row_of: dict[str, int] = {}
         self._category_of: dict[str, int] = {}
@@ -141,6 +148,7 @@ class ItemStore:
             row = len(self.ids)
             if row == len(self.available):
                 self._grow()
+            self.revision += 1
             self.ids.append(item_id)
             self.items.append(None)
             self._row_of[item_id] = row
@@ -164,6 +172,7 @@ class ItemStore:
         """Add or replace a catalogue entry; returns its row."""
         row = self.row_for(item.item_id)
         self.items[row] = item
+        self.revision += 1
         self.listed[row], self.available[row] = True, item.available
         names = item.categories[:CATEGORIES]
         self.category_ids[row] = -1
@@ -190,6 +199,7 @@ class ItemStore:
     def remove(self, item_id: str) -> None:
         """Make an item unavailable; its row and its statistics stay."""
         row = self.row_for(item_id)  # may replace the columns with larger ones
+        self.revision += 1
         self.listed[row] = self.available[row] = False
         self.items[row] = None
 
@@ -214,6 +224,7 @@ class ItemStore:
     def set_statistics(self, item_id: str, partition: int, stats: ItemStatRow) -> None:
         """Replace an item's statistics over one source partition."""
         row = self.row_for(item_id)
+        self.statistics_changes += 1
         self.popularity[row, partition] = stats.popularity
         self.popularity_ms[row, partition] = stats.updated_ms
         self.events[row, partition] = sum(stats.counts.values())
@@ -251,8 +262,19 @@ class ItemStore:
         self.neighbour_total[self.row_for(item_id)] = total
 
     def eligible(self, now_ms: int) -> NDArray[np.bool_]:
-        """Return whether each item is available and published by `now_ms`: bool `(len(self),)`."""
-        found: NDArray[np.bool_] = self.available[: len(self)] & (self.published_ms[: len(self)] <= now_ms)
+        """Return whether each item is available and published by `now_ms`: bool `(len(self),)`, not to be changed.
+
+        The same array is returned until the result changes.
+        """
+        if self._eligible is not None:
+            revision, since, until, found = self._eligible
+            if revision == self.revision and since <= now_ms < until:
+                return found
+        published = self.published_ms[: len(self)]
+        found = self.available[: len(self)] & (published <= now_ms)
+        until = int(published[published > now_ms].min(initial=MAX_TIME_MS + 1))
+        found.flags.writeable = False
+        self._eligible = self.revision, now_ms, until, found
         return found
 
     def popularity_now(self, rows: NDArray[np.int32] | slice | None = None) -> NDArray[np.float32]:

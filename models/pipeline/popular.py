@@ -10,7 +10,7 @@ from models.pipeline.batch import Queries, Retrieved
 from models.pipeline.kernels import order
 from models.pipeline.ragged import Scored
 
-__all__ = ["most_popular", "popularity_of"]
+__all__ = ["descending", "most_popular", "popularity_of"]
 
 UNDECAYED = 0.001
 """Popularity that each event adds without decay, so that a few new events after a quiet period do not displace items with long
@@ -25,15 +25,19 @@ def popularity_of(queries: Queries, items: ItemStore) -> NDArray[np.float32]:
 
 
 def most_popular(
-    queries: Queries, items: ItemStore, popularity: NDArray[np.float32], most: NDArray[np.int64], asked: NDArray[np.bool_]
+    queries: Queries,
+    items: ItemStore,
+    popularity: NDArray[np.float32],
+    head: NDArray[np.int32],
+    most: NDArray[np.int64],
+    asked: NDArray[np.bool_],
 ) -> Retrieved:
     """Return the `most` items with the largest `popularity` above 0 for each asking query, within the categories it asks for.
 
-    `popularity`: float32 `(queries.size,)`; `most` and `asked`: `(q,)`. Scores are the logarithm of 1 + popularity.
+    `popularity`: float32 `(queries.size,)`; `head`: its `descending` rows, as many as the largest of `most` where no categories
+    are asked for; `most` and `asked`: `(q,)`. Scores are the logarithm of 1 + popularity.
     """
-    ties = queries.ties
-    anywhere = asked & ~queries.restricted
-    head = _descending(popularity, int(most[anywhere].max(initial=0)))
+    ties, anywhere = queries.ties, asked & ~queries.restricted
     rows, starts = order.first_places(popularity, head, most, anywhere, ties.hashes, ties.salts)
     found = Retrieved.of(Scored(starts, rows, np.log1p(popularity[rows])))
     within = asked & queries.restricted
@@ -44,7 +48,7 @@ def most_popular(
     return Retrieved.join([found, Retrieved.of(Scored(starts, rows, np.log1p(popularity[rows])))]).ordered()
 
 
-def _descending(scores: NDArray[np.float32], most: int) -> NDArray[np.int32]:
+def descending(scores: NDArray[np.float32], most: int) -> NDArray[np.int32]:
     """Return the rows with the `most` largest scores above 0, and all that tie with the last of them, largest first."""
     if len(scores) > most > 0:
         least = np.partition(scores, -most)[-most]

@@ -31,7 +31,7 @@ def similar_items(items: ItemStore, item_id: str, k: int, now_ms: int) -> list[S
     together = np.zeros(n, np.float32)
     if there.any():
         together[near[there]] = weight[there] / max(float(weight.max()), 1e-9)
-    eligible = items.eligible(now_ms)
+    eligible = items.eligible(now_ms).copy()
     eligible[row] = False
     ties = Ties(items.hashes, items.hashes[row : row + 1])
     # co-visited items, and as many others by content alone as the result can hold beside them

@@ -143,6 +143,7 @@ class StatisticsTable:
         if not len(rows):
             return
         store = self._items
+        store.statistics_changes += 1
         store.popularity[rows, partition] = self._popularity[rows]
         store.popularity_ms[rows, partition] = self._updated[rows]
         store.events[rows, partition] = self._counts[rows].sum(axis=1)

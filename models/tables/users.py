@@ -212,6 +212,10 @@ class UserTable(Rows):
         self._rows[user] = None
         self._dirty.add(user)
 
+    def erased(self, user: bytes) -> bool:
+        """Return whether the user is erased in memory; the row on disk may still exist until the next flush is done."""
+        return self._rows.get(user, MISSING) is None
+
     def lookup(self, users: Sequence[str]) -> list[UserRecord | None]:
         """Return the records of users, None for an unknown user."""
         keys = [user.encode() for user in users]

@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import aiokafka
@@ -42,10 +44,13 @@ RETRY_S = 0.5
 QUEUE_CHUNKS = 2
 "Chunks that may wait for an agent. Besides them two may be in work, one on its way, and the rest of a fetch waits."
 PREFETCH_BACKOFF_S = 0.005
+YIELD_S = 0.0002
+"""Seconds that the consumer's thread pauses after it has passed requests on. Otherwise it would build the next fetch at once,
+and the event loop would wait for the interpreter meanwhile."""
 SEEK_S = 5.0
 "Seconds to wait for a seek to the beginning."
-IDLE_WAIT_S, BUSY_WAIT_S = 1.0, 0.005
-"Seconds that a fetch waits for records; the second while a topic is skipped because its agent is behind."
+WAIT_S = 1.0
+"Seconds that a fetch waits for records."
 
 
 @dataclass(slots=True, frozen=True)
@@ -87,6 +92,10 @@ class Chunk:
             [r.headers for r in records],
             generation,
         )
+
+
+Batches = Sequence[tuple[TP, Sequence[Any] | Records]]
+"Fetched records by partition, in the order of delivery."
 
 
 @dataclass(slots=True, frozen=True)
@@ -155,6 +164,9 @@ class ChunkedConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc
             if tp.topic not in self.app.bulk or not in_columns(fetched):
                 fetched._partition_records._consumer_record = _as_parsed
         taken = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
+        if any(tp.topic not in self.app.bulk for tp in taken):
+            # after the records were passed to the event loop, and before the next fetch is built
+            self.thread_loop.call_soon(time.sleep, YIELD_S)
         for tp in taken:
             if tp in fetcher._records:  # moved to the end, so that chunks of two partitions are worked on at once
                 fetcher._records[tp] = fetcher._records.pop(tp)
@@ -179,6 +191,16 @@ class ChunkedConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc
         tasks = (consumer._coordinator._coordination_task, consumer._fetcher._fetch_task)
         return any(task.done() for task in tasks)
 
+    def look_anew(self) -> None:
+        """Make a fetch that waits for records look at its partitions again. Call it from any thread."""
+
+        def wake(fetcher: Any) -> None:
+            for waiter in list(fetcher._fetch_waiters):
+                fetcher._notify(waiter)
+
+        if self._consumer is not None:
+            self.thread_loop.call_soon_threadsafe(wake, self._consumer._fetcher)
+
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Do nothing: Faust's own livelock check reads acknowledgements that chunks do not make. Lag is a metric instead."""
 
@@ -186,8 +208,14 @@ class ChunkedConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc
 class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
     """Delivers one `Chunk` per partition and fetch; never commits on its own."""
 
-    _busy: frozenset[str] = frozenset()
-    "Topics with a delivery in progress, which are not fetched."
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._deliveries: dict[str, asyncio.Task[None]] = {}
+        "Deliveries that wait for room, by topic. Such topics are not fetched."
+        self._asked: set[TP] = set()
+        "Partitions of the fetch that waits for records. It may grow meanwhile."
+        self._skipped: set[TP] = set()
+        "Active partitions that this fetch leaves out, because their agent is behind."
 
     def _new_consumer_thread(self) -> ChunkedConsumerThread:
         return ChunkedConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -254,19 +282,18 @@ class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
     async def _drain_messages(self, fetcher: Any) -> None:
         """Fetch and deliver records until stopped.
 
-        Each topic has at most one delivery in progress. While it waits for room in the agent's queue, no more records of that
-        topic are taken from the fetcher. So memory is bounded, a slow topic holds up no other, and requests never wait behind
-        events.
+        A chunk is handed over at once if the agent's queue has room. Otherwise a delivery waits for room in the background, at
+        most one for each topic, and meanwhile no more records of that topic are taken from the fetcher. So memory is bounded, a
+        slow topic holds up no other, and requests never wait behind events.
         """
-        deliveries: dict[str, asyncio.Task[None]] = {}
+        deliveries = self._deliveries
         try:
             while not (self._stopped.is_set() or fetcher._stopped.is_set()):
                 generation = self.app.consumer_generation_id
                 for topic in [topic for topic, task in deliveries.items() if task.done()]:
                     deliveries.pop(topic).result()
-                self._busy = frozenset(deliveries)
-                records, active = await self._next_records(BUSY_WAIT_S if deliveries else IDLE_WAIT_S)
-                if not self.flow_active or generation != self.app.consumer_generation_id:
+                records, active = await self._next_records()
+                if not self._is_current(generation):
                     # a rebalance began during the fetch: its records are read again
                     await self.perform_seek()
                     continue
@@ -274,9 +301,11 @@ class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
                     await asyncio.sleep(0)
                     continue
                 mine = {tp: batch for tp, batch in records.items() if active is None or tp in active}
-                for topic in {tp.topic for tp in mine}:
+                for topic in sorted({tp.topic for tp in mine}, key=self.app.bulk.__contains__):  # requests first
                     batches = [(TP(*tp), batch) for tp, batch in mine.items() if tp.topic == topic]
-                    deliveries[topic] = asyncio.create_task(self._deliver_all(batches, generation))
+                    if waiting := await self._hand_over(batches, generation):
+                        deliveries[topic] = asyncio.create_task(self._deliver_all(waiting, generation))
+                        deliveries[topic].add_done_callback(partial(self._read_again, topic))
                 await asyncio.sleep(0)
         except self.consumer_stopped_errors:
             if not self.transport.app.should_stop:
@@ -285,18 +314,20 @@ class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
             if not self.transport.app.should_stop:
                 raise
         finally:
-            self._busy = frozenset()
-            for task in deliveries.values():
+            ended = list(deliveries.values())
+            deliveries.clear()
+            self._skipped = set()
+            for task in ended:
                 task.cancel()
-            await asyncio.gather(*deliveries.values(), return_exceptions=True)
+            await asyncio.gather(*ended, return_exceptions=True)
 
-    async def _next_records(self, wait_s: float) -> Any:
+    async def _next_records(self) -> Any:
         """Records, and the partitions that are read; no records when the broker refused something.
 
         aiokafka reports each fetch error once, when it is asked for records, and continues at the next call.
         """
         try:
-            return await self._wait_next_records(timeout=wait_s)
+            return await self._wait_next_records(timeout=WAIT_S)
         except KafkaError as error:
             if action_of(error) is Action.END or self._thread.over():
                 raise
@@ -311,25 +342,66 @@ class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
         """Do nothing, for the reason given at `on_buffer_full`."""
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109 - Faust's signature
-        if active_partitions and self._busy:
-            active_partitions = {tp for tp in active_partitions if tp.topic not in self._busy}
-            if not active_partitions:
-                await asyncio.sleep(timeout)
-                return {}
-        return await super()._getmany(active_partitions, timeout)
+        behind = [task for task in self._deliveries.values() if not task.done()]
+        if not active_partitions or not behind:
+            return await super()._getmany(active_partitions, timeout)
+        topics = {topic for topic, task in self._deliveries.items() if not task.done()}
+        self._skipped = {tp for tp in active_partitions if tp.topic in topics}
+        self._asked = active_partitions - self._skipped
+        if not self._asked:  # to aiokafka no partitions means all
+            await asyncio.wait(behind, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            return {}
+        return await super()._getmany(self._asked, timeout)
 
-    async def _deliver_all(self, batches: Sequence[tuple[TP, Sequence[Any] | Records]], generation: int) -> None:
+    def _read_again(self, topic: str, _delivered: object) -> None:
+        """Let the fetch that waits for records take those of a topic again, because its agent has caught up."""
+        if again := {tp for tp in self._skipped if tp.topic == topic}:
+            self._skipped -= again
+            self._asked |= again
+            self._thread.look_anew()
+
+    def _has_room(self, tp: TP) -> bool:
+        """Whether a chunk can be handed over without waiting."""
+        conductor = self.app.topics
+        if not self.app.flow_control.is_active() or conductor._tp_to_callback_lock.locked():
+            return False
+        return not any(channel.queue.full() for channel in conductor._tp_index[tp])
+
+    async def _hand_over(self, batches: Batches, generation: int) -> Batches:
+        """Deliver batches while there is room, without giving way to other tasks; returns the rest."""
+        for n, (tp, batch) in enumerate(batches):
+            if not self._has_room(tp):
+                return batches[n:]
+            if not self._is_current(generation):
+                return ()
+            if (message := self._message(tp, batch, generation)) is not None:
+                await self.callback(message)
+                self._delivered(message)
+        return ()
+
+    async def _deliver_all(self, batches: Batches, generation: int) -> None:
         for tp, batch in batches:
-            if not self.flow_active or generation != self.app.consumer_generation_id:
-                return  # the next assignment seeks to the committed offset
-            await self._deliver(tp, batch, generation)
+            if not self._is_current(generation):
+                return
+            if (message := self._message(tp, batch, generation)) is not None:
+                await self.wait_first(self.callback(message), self.suspend_flow.wait())
+                self._delivered(message)
 
-    async def _deliver(self, tp: TP, batch: Sequence[Any] | Records, generation: int) -> None:
+    def _is_current(self, generation: int) -> bool:
+        """Whether records of a group generation still count. If not, the next assignment seeks to the committed offset."""
+        return bool(self.flow_active and generation == self.app.consumer_generation_id)
+
+    def _delivered(self, message: ConsumerMessage) -> None:
+        if self._is_current(message.generation_id):
+            self._read_offset[message.tp] = message.offset + 1
+
+    def _message(self, tp: TP, batch: Sequence[Any] | Records, generation: int) -> ConsumerMessage | None:
+        """Build the message that carries a batch as a chunk; None if all of it was delivered before."""
         read = self._read_offset.get(tp)
         chunk = Chunk.of(tp.topic, tp.partition, batch, generation)
         if read is not None and chunk.last_offset < read:
-            return
-        event = ConsumerMessage(
+            return None
+        return ConsumerMessage(
             tp.topic,
             tp.partition,
             chunk.last_offset,
@@ -344,9 +416,6 @@ class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
             tp,
             generation_id=generation,
         )
-        await self.wait_first(self.callback(event), self.suspend_flow.wait())
-        if self.flow_active and generation == self.app.consumer_generation_id:
-            self._read_offset[tp] = chunk.last_offset + 1
 
 
 class ChunkedTransport(driver.Transport):  # type: ignore[misc]

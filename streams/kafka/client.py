@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
 import orjson
@@ -17,17 +17,19 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from schemas.codec import Framing, Registry, decode, encode, header_of, look_up
 from schemas.errors import BadRequest, DeadlineExceeded, NotReady, RiffleError, TransientError
-from schemas.records import After, AsOf, Interaction, Item, Request, Slate, SlateItem
+from schemas.records import After, AsOf, Interaction, Item, Request, Slate, SlateItem, UserPage, UserQuery
 from schemas.settings import Settings
 from schemas.validation import request_from
 from streams.kafka import connect
 from streams.kafka.aiokafka_patches import AIOKafkaConsumer
 from streams.kafka.healing_producer import Outgoing
-from streams.kafka.writes import JSON_HEADERS, Writes
+from streams.kafka.writes import JSON_HEADERS, USERS, Writes
 
-__all__ = ["EventProducer", "RiffleClient", "slate_from"]
+__all__ = ["EventProducer", "RiffleClient", "page_from", "slate_from"]
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 REPLIES = "replies"
 REPLY_RETENTION_MS = 600_000
@@ -108,6 +110,28 @@ class EventProducer:
         return [After(meta.partition, meta.offset) for meta in stored]
 
 
+Read = Callable[[bytes | None, Sequence[tuple[str, bytes]], Registry | None], T]
+"Decodes the value of a reply with its headers; raises the error that it carries."
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked(Generic[T]):
+    """A record for the requests topic, and the reader of its reply."""
+
+    value: Callable[[], Awaitable[bytes]]
+    key: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+    read: Read[T]
+    partition: int | None = None
+    "Partition of the topic; None for the one that the key selects."
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    answer: asyncio.Future[Any]
+    read: Read[Any]
+
+
 class RiffleClient:
     """Asks for slates over Kafka, and writes events and items.
 
@@ -133,7 +157,7 @@ class RiffleClient:
         self._events = EventProducer(settings, framing, registry)
         self._id = uuid4().hex
         self._sequence = 0
-        self._waiting: dict[str, asyncio.Future[Slate]] = {}
+        self._waiting: dict[str, _Waiting] = {}
         self._producer: AIOKafkaProducer | None = None
         self._consumer: AIOKafkaConsumer | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -208,6 +232,29 @@ class RiffleClient:
             BadRequest: the worker refused the request.
             RiffleError: the worker answered with another error.
         """
+
+        async def value() -> bytes:
+            await _registered("request", self._framing, self._registry)
+            return encode("request", _datum(request), self._framing, self._registry)
+
+        headers = JSON_HEADERS if self._framing is Framing.JSON else []
+        return await self._answer(_Asked(value, request.user_id.encode(), headers, slate_from), deadline_ms)
+
+    async def users(self, partition: int, query: UserQuery, deadline_ms: int | None = None) -> UserPage:
+        """Users of a partition, from the worker that owns it.
+
+        Raises:
+            DeadlineExceeded, NotReady, RiffleError: as `recommend`.
+            BadRequest: the worker refused the query.
+        """
+
+        async def value() -> bytes:
+            return orjson.dumps(asdict(query))
+
+        return await self._answer(_Asked(value, None, [*JSON_HEADERS, USERS], page_from, partition), deadline_ms)
+
+    async def _answer(self, asked: _Asked[T], deadline_ms: int | None) -> T:
+        """Send a record to the requests topic, and wait for its reply."""
         limit = self._settings.deadline_ms if deadline_ms is None else deadline_ms
         if limit < 1:
             raise BadRequest("invalid_field", "deadline_ms must be at least 1", "deadline_ms")
@@ -217,15 +264,13 @@ class RiffleClient:
             raise NotReady("too_many_waiting", f"{self._max_waiting} requests already wait for their answer")
         self._sequence += 1
         correlation_id = f"{self._id}-{self._sequence}"
-        answer: asyncio.Future[Slate] = asyncio.get_running_loop().create_future()
-        self._waiting[correlation_id] = answer
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._waiting[correlation_id] = _Waiting(answer, asked.read)
         self.counters["sent"] += 1
         try:
             async with asyncio.timeout(limit / 1000):
-                await _registered("request", self._framing, self._registry)
-                value = encode("request", _datum(request), self._framing, self._registry)
-                await self._send(self._producer, correlation_id, request.user_id, value, limit)
-                slate = await answer
+                await self._send(self._producer, correlation_id, asked, await asked.value(), limit)
+                found = await answer
         except TimeoutError as exc:
             self.counters["deadline"] += 1
             raise DeadlineExceeded("deadline_exceeded", f"no answer within {limit} ms: is a worker up?") from exc
@@ -235,7 +280,7 @@ class RiffleClient:
         finally:
             self._waiting.pop(correlation_id, None)
         self.counters["answered"] += 1
-        return slate
+        return found
 
     async def ask(self, body: Mapping[str, Any], deadline_ms: int | None = None) -> dict[str, Any]:
         """The slate for a request body of the contract, as JSON values, or `{"error": …}` when it is refused.
@@ -262,16 +307,19 @@ class RiffleClient:
         """See `EventProducer.delete_item`."""
         return await self._events.delete_item(item_id)
 
-    async def _send(self, producer: AIOKafkaProducer, correlation_id: str, user_id: str, value: bytes, limit_ms: int) -> None:
+    async def _send(
+        self, producer: AIOKafkaProducer, correlation_id: str, asked: _Asked[Any], value: bytes, limit_ms: int
+    ) -> None:
         travel_ms = min(MAX_TRAVEL_MS, limit_ms // 5)
         headers = [
             ("Faust-Ag-ReplyTo", self.reply_topic.encode()),
             ("Faust-Ag-CorrelationId", correlation_id.encode()),
             ("deadline-ms", str(max(1, limit_ms - travel_ms)).encode()),
-            *(JSON_HEADERS if self._framing is Framing.JSON else ()),
+            *asked.headers,
         ]
+        place = {} if asked.partition is None else {"partition": asked.partition}
         try:
-            sent = await producer.send(self._settings.topic("requests"), value=value, key=user_id.encode(), headers=headers)
+            sent = await producer.send(self._settings.topic("requests"), value=value, key=asked.key, headers=headers, **place)
         except KafkaError as exc:
             raise NotReady("broker_unavailable", f"the request was not sent: {exc}") from exc
 
@@ -308,20 +356,20 @@ class RiffleClient:
             self.counters["late"] += 1
             return
         try:
-            self._settle(correlation_id, slate_from(value, headers, self._registry))
+            self._settle(correlation_id, self._waiting[correlation_id].read(value, headers, self._registry))
         except RiffleError as error:
             if error.code == "unreadable_reply":
                 self.counters["unreadable"] += 1
             self._settle(correlation_id, error)
 
-    def _settle(self, correlation_id: str, outcome: Slate | RiffleError) -> None:
-        answer = self._waiting.get(correlation_id)
-        if answer is None or answer.done():
+    def _settle(self, correlation_id: str, outcome: object) -> None:
+        waiting = self._waiting.get(correlation_id)
+        if waiting is None or waiting.answer.done():
             return
-        if isinstance(outcome, Slate):
-            answer.set_result(outcome)
+        if isinstance(outcome, RiffleError):
+            waiting.answer.set_exception(outcome)
         else:
-            answer.set_exception(outcome)
+            waiting.answer.set_result(outcome)
 
     def _fail_all(self, error: RiffleError) -> None:
         for correlation_id in list(self._waiting):
@@ -362,13 +410,27 @@ def slate_from(value: bytes | None, headers: Sequence[tuple[str, bytes]], regist
         DeadlineExceeded, NotReady, BadRequest, RiffleError: the error that the reply carries.
         RiffleError: code `unreadable_reply`.
     """
+    return _read(value, headers, registry, _slate)
+
+
+def page_from(value: bytes | None, headers: Sequence[tuple[str, bytes]], registry: Registry | None = None) -> UserPage:
+    """Decode the page of users of a reply, which is in JSON. Raises as `slate_from`."""
+    return _read(value, headers, registry, _page)
+
+
+def _read(
+    value: bytes | None,
+    headers: Sequence[tuple[str, bytes]],
+    registry: Registry | None,
+    build: Callable[[Mapping[str, Any]], T],
+) -> T:
     try:
         body, framing = decode("slate", value or b"", headers, registry)
         if framing is Framing.JSON:
             body = body["value"]
         error = body.get("error")
         if error is None:
-            return _slate(body)
+            return build(body)
         code, message, field = str(error["code"]), str(error["message"]), error.get("field")
     except TransientError:
         raise
@@ -392,6 +454,11 @@ def _slate(body: Mapping[str, Any]) -> Slate:
         None if as_of is None else AsOf(as_of["partition"], as_of["offset"], as_of["event_time"]),
         dict(body.get("timings_ms", {})),
     )
+
+
+def _page(body: Mapping[str, Any]) -> UserPage:
+    users = tuple(map(str, body["users"]))
+    return UserPage(int(body["partition"]), int(body["partitions"]), users, None if body["next"] is None else str(body["next"]))
 
 
 def _explanation(entry: Mapping[str, Any]) -> Mapping[str, object] | None:

@@ -11,9 +11,11 @@ from schemas.records import Interaction, Item
 from schemas.settings import Settings
 from streams.kafka.healing_producer import Outgoing
 
-__all__ = ["JSON_HEADERS", "Writes"]
+__all__ = ["JSON_HEADERS", "USERS", "Writes"]
 
 JSON_HEADERS = [("content-type", b"application/json")]
+USERS = ("riffle-op", b"users")
+"Header of a request for the ids of a partition's users."
 NAMES = {kind: tuple(field.name for field in fields(kind)) for kind in (Interaction, Item)}
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
@@ -31,20 +30,14 @@ from streams.kafka import connect
 from streams.kafka.aiokafka_patches import AIOKafkaConsumer
 from streams.kafka.error_codes import Refused
 from streams.kafka.metadata import NO_ID, describe_topics, differ
+from streams.state.applied import APPLIED, pack_applied, unpack_applied
 from streams.state.rocks import POSITION, PartitionStore
 from streams.state.standby import open_or_rebuild
 
-__all__ = ["Flush", "Output", "PartitionState", "pack_applied", "unpack_applied"]
+__all__ = ["APPLIED", "Flush", "Output", "PartitionState", "pack_applied", "unpack_applied"]
 
 log = logging.getLogger(__name__)
 
-APPLIED = b"\x00applied"
-APPLIED_LAYOUT = struct.Struct("<Bq16s16s")
-"""Format, source offset, and the ids of the source topic and of the changelog at the time of writing. An offset is meaningless
-in a recreated topic, and a recreated changelog lacks the rows that have not changed since."""
-APPLIED_FORMAT = 2
-APPLIED_1 = struct.Struct("<Bq")
-"Layout of format 1, which had no ids."
 MAX_BATCH_BYTES, MOST_BATCHES = 256 << 10, 8
 "Bytes of a changelog batch, and number of batches built before they are sent."
 YIELD_EVERY = 20
@@ -63,25 +56,6 @@ MAX_GAPS = 100
 "Maximum number of offset gaps that are kept until they are checked."
 CLOSE_S = 5.0
 "Seconds that a producer may take to close. After a cut-off transaction it may wait for records that can no longer be sent."
-
-
-def pack_applied(offset: int, source_id: bytes = NO_ID, log_id: bytes = NO_ID) -> bytes:
-    """The row with the source offset that the other rows include, the id of the source topic and the id of the changelog."""
-    return APPLIED_LAYOUT.pack(APPLIED_FORMAT, offset, source_id, log_id)
-
-
-def unpack_applied(row: bytes) -> tuple[int, bytes, bytes]:
-    """Source offset, id of the source topic and id of the changelog (`NO_ID` in format 1).
-
-    Raises:
-        NotReady: a newer version wrote the row.
-    """
-    if row[:1] == b"\x01" and len(row) == APPLIED_1.size:
-        return int(APPLIED_1.unpack(row)[1]), NO_ID, NO_ID
-    if row[:1] == bytes([APPLIED_FORMAT]) and len(row) == APPLIED_LAYOUT.size:
-        _, offset, source_id, log_id = APPLIED_LAYOUT.unpack(row)
-        return int(offset), bytes(source_id), bytes(log_id)
-    raise NotReady("newer_format", f"the applied offset has format {row[:1].hex()}: a newer version of Riffle wrote it")
 
 
 @dataclass(slots=True, frozen=True)
@@ -172,13 +146,16 @@ class PartitionState:
         "Newest source offset in memory. The owner sets it while it applies chunks."
         self.durable = -1
         "Newest source offset that is committed."
+        self.held = -1
+        """Source offset that the rows on disk include, also before they are `ready` and after they failed; -1 while there are
+        no rows, or it is not known."""
         self.ready = asyncio.Event()
         self.restored_records = 0
         self.restore_seconds = 0.0
         self.flush_seconds = 0.0
 
     async def open(self, committed: int = -1) -> None:
-        """Fence the previous owner, open the rows, and replay the changelog beyond them.
+        """Open the rows, fence the previous owner, and replay the changelog beyond the rows.
 
         A folder that RocksDB cannot read, or whose position lies beyond the changelog, is wiped and rebuilt. A recreated
         changelog lacks rows. If the local rows include everything that the group committed, they are kept and written to it.
@@ -189,6 +166,9 @@ class PartitionState:
         Raises:
             StoreCorrupt: the source must be read again; its committed offset was moved back.
         """
+        # first, so that requests can be answered from these rows until they are complete
+        open_or_rebuild(self.store, f"{self.changelog}-{self.partition}")
+        local = self.held = self._stored_applied()[0]
         self._producer = connect.producer(
             self._settings.kafka,
             connect.TABLE_WRITES,
@@ -196,15 +176,12 @@ class PartitionState:
             request_timeout_ms=UNREACHABLE_MS,
         )
         await self._producer.start()
-        open_or_rebuild(self.store, f"{self.changelog}-{self.partition}")
-        local = self._stored_applied()[0]
         begin, end = await self._restore(complete=local >= 0 and local + 1 == committed)
         applied, source_id, log_id = self._stored_applied()
         if self._republished_to is None and differ(log_id, self._log_id):
             # the writer had opened another changelog: this one lacks the rows that have not changed since
             self._orphaned |= {key for key, _ in self.store.scan(b"") if key != POSITION}
-            self.store.wipe()
-            self.store.open()
+            self._empty()
             self.store.log_id = self._log_id
             applied, source_id = -1, NO_ID
         if applied >= end and source_id == self._source_id != NO_ID:
@@ -217,7 +194,7 @@ class PartitionState:
             if self.reports_missing and begin > applied + 1 + MARKER_OFFSETS:
                 self.report_deleted(applied + 1, begin)
             applied = begin - 1
-        self.applied = self.durable = applied
+        self.applied = self.durable = self.held = applied
         self._flushed_s = self._clock()
         if self._orphaned:
             await self._commit(Flush(rows=dict.fromkeys(self._orphaned - {APPLIED}), applied=applied))
@@ -245,9 +222,14 @@ class PartitionState:
     async def rebuild(self, reason: StoreCorrupt) -> None:
         """Empty the folder and replay the changelog because rows are damaged. Only valid between `open` and `ready`."""
         log.warning("rebuilding %s-%d from its changelog: %s", self.changelog, self.partition, reason.message)
+        self._empty()
+        await self._restore(complete=False)
+
+    def _empty(self) -> None:
+        """Delete the rows on disk."""
+        self.held = -1
         self.store.wipe()
         self.store.open()
-        await self._restore(complete=False)
 
     def report_deleted(self, first: int, end: int) -> None:
         """Report source records that were deleted before they were applied: offsets `first` to `end`, exclusive."""
@@ -308,8 +290,7 @@ class PartitionState:
                 self.store.position = -1
             elif self.store.position > end or anew:
                 log.warning("%s-%d: rows at %d, changelog ends at %d: rebuilding", *tp, self.store.position, end)
-                self.store.wipe()
-                self.store.open()
+                self._empty()
             if not kept and log_id != NO_ID:
                 self.store.log_id = log_id
             self._orphaned = set[bytes]()
@@ -359,6 +340,7 @@ class PartitionState:
         finally:
             await newest.stop()
         if self.store.position > end:
+            self.held = -1
             self.store.wipe()  # includes rows that may be aborted
         raise NotReady(
             "transaction_unfinished",
@@ -467,7 +449,7 @@ class PartitionState:
             position = await self._transaction(taken)
         with self._timed("rocksdb (in a thread)"):
             await asyncio.to_thread(self.store.write, taken.rows, position)
-        self.durable, self.probe_reason = taken.applied, ""
+        self.durable, self.held, self.probe_reason = taken.applied, taken.applied, ""
         self.flush_seconds = time.perf_counter() - started
         self._flushed_s = self._clock()
 

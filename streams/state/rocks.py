@@ -8,6 +8,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ POSITION_LAYOUT = struct.Struct("<Bqq16s")
 "Format, position, epoch ms of the write, id of the changelog's topic (zeros: unknown)."
 POSITION_2 = struct.Struct("<Bqq")
 POSITION_1 = struct.Struct("<Bq")
+ABOUT_ROWS = b"\x00"
+"First byte of the keys of rows that describe the others, such as how far these include their source."
 MAX_BATCH_BYTES = 1 << 20
 "Bytes of values in one batch of a write."
 
@@ -109,6 +112,11 @@ class PartitionStore:
     def _now_ms(self) -> int:
         return round(self._clock() * 1000)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether rows can be read."""
+        return self._db is not None
+
     def idle_s(self) -> float:
         """Wall-clock seconds between the last write of the rows on disk and the opening of the folder."""
         return max(self._opened_ms - self._written_ms, 0) / 1000
@@ -144,7 +152,7 @@ class PartitionStore:
             raise self._fault(exc) from exc
 
     def write(self, rows: Mapping[bytes, bytes | None], position: int) -> None:
-        """Write all rows (None deletes), and `position` with the last of them.
+        """Write all rows (None deletes), and `position` and the rows of `ABOUT_ROWS` with the last of them.
 
         Many rows are split into several batches, because one memtable would hold a whole batch of any size. After a crash some
         rows may be newer than `position`. The replay from there writes them again, with their newest values.
@@ -158,15 +166,15 @@ class PartitionStore:
         with self._writing:
             if self._db is None or self._db is not opened:
                 raise NotReady("store_closed", f"{self.folder} was closed")
-            for key, value in rows.items():
-                if value is None:
-                    batch.delete(key)
-                else:
-                    batch.put(key, value)
-                    size += len(value)
+            about = {key: value for key, value in rows.items() if key[:1] == ABOUT_ROWS}
+            for key, value in (row for row in rows.items() if row[0] not in about):
+                size += _put(batch, key, value)
                 if size >= MAX_BATCH_BYTES:
                     self._write(batch)
                     batch, size = WriteBatch(raw_mode=True), 0
+            # last, so that at no moment and after no crash they describe rows that are missing
+            for key, value in about.items():
+                _put(batch, key, value)
             batch.put(POSITION, POSITION_LAYOUT.pack(FORMAT, position, self._now_ms(), self.log_id))
             self._write(batch)
             self.position = position
@@ -199,6 +207,17 @@ class PartitionStore:
             cursor.status()  # because a cursor ends at a damaged block as it does at the last row
         except Exception as exc:
             raise self._fault(exc) from exc
+
+    def keys(self, prefix: bytes, start: bytes, most: int) -> list[bytes]:
+        """At most `most` keys that start with `prefix`, from `start` on, in key order.
+
+        May run in a thread during writes. The caller makes sure that the store is not closed meanwhile.
+
+        Raises:
+            StoreCorrupt: a damaged block; the next `open` raises it too.
+        """
+        assert self._db is not None
+        return [key for key, _ in islice(self._rows(self._db.iter(), max(prefix, start), prefix), most)]
 
     def digest(self) -> tuple[int, Digest]:
         """A hash over all rows and the position that they include, as of one moment. May run in a thread during writes.
@@ -244,3 +263,12 @@ class PartitionStore:
             except Exception as exc:  # rows that are not in a file by now are replayed
                 log.warning("not all could be written at the end: %s", self._fault(exc))
             self._db = None
+
+
+def _put(batch: WriteBatch, key: bytes, value: bytes | None) -> int:
+    """Add a row to a batch; returns the size of its value in bytes."""
+    if value is None:
+        batch.delete(key)
+        return 0
+    batch.put(key, value)
+    return len(value)

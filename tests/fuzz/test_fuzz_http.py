@@ -187,6 +187,13 @@ def every_answer_is_in_the_contract(rig: Rig, case: Case) -> None:
             assert answer.status in {200, 202}, answer
         for entry in value.get("rejected", ()):
             assert entry["error"]["code"] in LISTED[400], answer
+        for entry in value.get("answers", ()):
+            if "error" in entry:
+                assert set(entry) == {"error", "status"}, answer
+                assert entry["error"]["code"] in LISTED[entry["status"]], answer
+                assert entry["status"] < 500 or case.failure is not None, answer
+            else:
+                assert "items" in entry, answer
         assert answer.status < 500 or case.failure is not None, answer
     if case.must_answer:
         assert final, "no answer"
@@ -209,7 +216,7 @@ def _understood(case: Case) -> None:
     given = parse_qsl(query, keep_blank_values=True)
     for name, value in given:
         assert (name if not name.startswith("context.") else "context.") in takes, name
-        if name in {"k", "deadline_ms"}:
+        if name in {"k", "deadline_ms", "limit", "partition"}:
             assert WHOLE.fullmatch(value), value
     once = [name for name, _ in given if name not in {"exclude", "category"}]
     assert len(once) == len(set(once)), once
@@ -221,12 +228,38 @@ ODD_VALUES = """ ;,;5;+5;%205;5_0;%D9%A3;-1;0;501;1:2;1:;:1;1:+2;%;%ff;%00;..;a,
 NASTY = st.sampled_from(["", "9" * 30, *ODD_VALUES.split(";")])
 VALUES = NASTY | st.text(max_size=12).map(lambda text: quote(text, safe="", errors="replace"))
 NAMES = st.sampled_from(
-    ["k", "explain", "exclude", "category", "after", "deadline_ms", "request_id", "context.device", "digests", "foo", "", "K"]
+    [
+        *(
+            "k",
+            "explain",
+            "exclude",
+            "category",
+            "after",
+            "deadline_ms",
+            "request_id",
+            "context.device",
+            "digests",
+            "partition",
+        ),
+        *("limit", "foo", "", "K"),
+    ]
 )
 IDS = st.sampled_from(["i1", "u", "nobody", ".", "..", "a%2Fb", "%7Ba%7D", "x" * 300, "%ff", "%", "", "i1/", "a;b"]) | VALUES
 PATHS = st.one_of(
     st.sampled_from(
-        ["/v1/recommend", "/v1/events", "/v1/tables", "/healthz", "/readyz", "/metrics", "/", "//", "*", "/v1", "/nowhere"]
+        [
+            *(
+                "/v1/recommend",
+                "/v1/events",
+                "/v1/users",
+                "/v1/users?partition=0",
+                "/v1/tables",
+                "/healthz",
+                "/readyz",
+                "/metrics",
+            ),
+            *("/", "//", "*", "/v1", "/nowhere"),
+        ]
     ),
     st.builds(
         "/v1/{}/{}{}".format,
@@ -286,7 +319,14 @@ KNOWN = {**Interaction.__dataclass_fields__, **Item.__dataclass_fields__, **Requ
 FIELDS = st.sampled_from([*KNOWN, "x"])
 OBJECTS = st.dictionaries(FIELDS, JSON_VALUES | st.sampled_from(["u", "i1", 5, {"partition": 0, "offset": 1}]), max_size=5)
 SOUND = st.sampled_from(
-    [{"user_id": "u", "item_id": "i1", "event_time": 1_700_000_000_000}, {"user_id": "u", "k": 3}, {"title": "t"}, {}]
+    [
+        {"user_id": "u", "item_id": "i1", "event_time": 1_700_000_000_000},
+        {"user_id": "u", "k": 3},
+        [{"user_id": "u", "k": 3}, {"k": 3}, None],
+        [{"user_id": "u"}] * 101,
+        {"title": "t"},
+        {},
+    ]
 )
 BODIES = st.one_of(
     SOUND.map(lambda value: json.dumps(value).encode()),
@@ -348,6 +388,7 @@ WHOLE_REQUESTS = st.sampled_from(
         b"GET /healthz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
         b"GET /v1/recommend/u?k=3&exclude=i1 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
         b'POST /v1/events HTTP/1.1\r\nHost: h\r\nContent-Length: 32\r\n\r\n{"user_id": "u","item_id": "i1"}',
+        b'POST /v1/recommend HTTP/1.1\r\nHost: h\r\nContent-Length: 31\r\n\r\n[{"user_id": "u"}, {"k": 1}, 5]',
         b"POST /v1/events HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n[]\r\n0\r\n\r\n",
     ]
 )
@@ -375,10 +416,13 @@ def bytes_on_a_wire(draw: st.DrawFn) -> Case:
 
 
 EVENT, ASKED = b'{"user_id": "u", "item_id": "i1"}', b'{"user_id": "u", "k": 3}'
+LIST = b'[{"user_id": "u", "k": 3}, {"user_id": ""}, 5]'
 ROUTES = [
     ("GET", "/v1/similar/i1", b""),
     ("GET", "/v1/recommend/u", b""),
+    ("GET", "/v1/users", b""),
     ("POST", "/v1/recommend", ASKED),
+    ("POST", "/v1/recommend", LIST),
     ("POST", "/v1/events", EVENT),
 ]
 
@@ -458,6 +502,7 @@ def test_a_server_with_the_errors_of_aiohttp_is_found() -> None:
         ("agents.web.error_replies._netloc", lambda origin: urlsplit(origin).netloc, "header"),
         ("agents.web.query.whole_number", int, "query"),
         ("agents.web.routes.check_parameters", lambda query, takes: None, "query"),
+        ("agents.web.request_lists.status_of", lambda error: 418, "body"),
         ("agents.web.server._refusal", lambda exc: (400, RiffleError("http_error", str(exc))), "line"),
     ],
 )

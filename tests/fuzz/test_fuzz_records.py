@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -24,7 +25,7 @@ from hypothesis import strategies as st
 from agents.broadcast.item_stream import Catalogue
 from agents.metrics import Metrics
 from agents.partitions.users import UserPartition
-from agents.requests.parsing import Accepted, Refused
+from agents.requests.parsing import Accepted, Listing, Refused, asks_for_users
 from agents.requests.recommend import Recommend
 from models.items.store import ItemStore
 from models.pipeline.pipeline import CandidatePipeline
@@ -34,15 +35,16 @@ from schemas.codec import decode, encode, schema_ids
 from schemas.columns import ERASE, Decoded, Placed, decode_interactions, event_of
 from schemas.errors import BadEvent, NotReady, RiffleError
 from schemas.plain_json import plain_json
-from schemas.records import Interaction, Item, Slate
+from schemas.records import Interaction, Item, Slate, UserPage
 from schemas.settings import Settings
 from schemas.spans import Spans
-from schemas.validation import FUTURE_MS, check_time
+from schemas.validation import FUTURE_MS, MAX_USERS, check_time
 from streams.archive.archiver import Archiver
 from streams.kafka.announce import decode_announcement
 from streams.kafka.chunks import Chunk
-from streams.kafka.client import slate_from
+from streams.kafka.client import page_from, slate_from
 from streams.kafka.dead_letters import letter_of
+from streams.kafka.writes import USERS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "interface.md").read_text(encoding="utf-8")
 CODES = frozenset(re.findall(r"`([a-z_]+)`", PAGE[PAGE.index("## Errors") :]))
@@ -490,7 +492,7 @@ def test_each_request_waits_for_its_turn_or_has_one_answer(record: Raw, owned: s
     pending = parsed if isinstance(parsed, Accepted) else None
     if isinstance(parsed, Refused):
         recommend._refuse(parsed, chunk, 0, answered)
-    letters = [*recommend._outbox._replies, *recommend._outbox._others]
+    letters = [*recommend._outbox._queue, *recommend._outputs._queue]
     assert recommend.committable() == {0: 7}, "it is answered when its record is sent"
     last = dict(record.headers)
     if pending is not None:
@@ -501,22 +503,57 @@ def test_each_request_waits_for_its_turn_or_has_one_answer(record: Raw, owned: s
         assert 0 < len(pending.request.request_id.encode()) <= 256
         slate = Slate(pending.request.request_id, pending.request.user_id, (), "none", "default")
         recommend._replies.send(pending.address, slate, answered)
-        letters = [*recommend._outbox._replies]
+        letters = [*recommend._outbox._queue]
     assert len(letters) == 1
     letter = letters[0]
     if letter.what == "dead_letter":
-        assert decode("dead_letter", letter.value)[0]["code"] in CODES
+        assert decode("dead_letter", letter.encoded())[0]["code"] in CODES
         return
     assert letter.topic.encode() == last["Faust-Ag-ReplyTo"]
     assert not letter.topic.startswith(("riffle.", "..", "__"))
     assert dict(letter.headers)["Faust-Ag-CorrelationId"] == (last.get("Faust-Ag-CorrelationId") or b"")
     try:
-        slate_from(letter.value, letter.headers, SCHEMAS)
+        slate_from(letter.encoded(), letter.headers, SCHEMAS)
     except RiffleError as exc:
         assert pending is None
         assert exc.code in CODES - {"unreadable_reply"}
     else:
         assert pending is not None
+
+
+QUERIES = st.builds(
+    lambda body, one: Raw(json.dumps(body).encode(), one.key, one.headers, one.timestamp),
+    bodies({"after": TEXT, "limit": st.integers(-1, 502)}),
+    REQUEST_RECORDS,
+)
+
+
+@fuzz
+@given(QUERIES | REQUEST_RECORDS)
+def test_each_query_for_users_is_read_or_has_one_answer(record: Raw) -> None:
+    recommend = Recommend(Settings(), cast("CandidatePipeline", None), {}, Known(), Metrics(), SCHEMAS)
+    headers = [*record.headers, USERS]
+    chunk = Chunk("riffle.requests", 0, [7], [record.key], [record.value], [record.timestamp], [headers])
+    assert asks_for_users(headers)
+    recommend._offsets.take_in(chunk)
+    parsed, answered = recommend._parser.parse_listing(chunk, 0), recommend._offsets.answered(chunk, 0)
+    if isinstance(parsed, Listing):
+        assert 1 <= parsed.query.limit <= MAX_USERS
+        assert len(parsed.query.after.encode()) <= 256
+        recommend._replies.send(parsed.address, UserPage(0, 4, ("a",), None), answered)
+    else:
+        recommend._refuse(parsed, chunk, 0, answered)
+    (letter,) = [*recommend._outbox._queue, *recommend._outputs._queue]
+    assert recommend.committable() == {0: 7}, "it is answered when its record is sent"
+    if letter.what == "dead_letter":
+        assert decode("dead_letter", letter.encoded())[0]["code"] in CODES
+        return
+    assert letter.topic.encode() == dict(record.headers)["Faust-Ag-ReplyTo"]
+    try:
+        assert page_from(letter.encoded(), letter.headers, SCHEMAS) == UserPage(0, 4, ("a",), None)
+    except RiffleError as exc:
+        assert not isinstance(parsed, Listing)
+        assert exc.code in CODES - {"unreadable_reply"}
 
 
 # --- replies and Riffle's own topics -------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from models.items.store import ItemStore
 from models.pipeline.batch import Queries, Retrieved
 from models.pipeline.kernels import rules as kernels
-from models.pipeline.popular import most_popular, popularity_of
+from models.pipeline.popular import descending, most_popular, popularity_of
 from models.pipeline.ragged import Scored
 from models.pipeline.rules.applied import AppliedRules
 
@@ -70,5 +70,7 @@ def _required(rules: AppliedRules, queries: Queries, items: ItemStore, room: NDA
         if popularity is None:
             popularity = popularity_of(queries, items)
         matching = np.where(rules.matches(rule, queries.size), popularity, np.float32(0))
-        found.append(most_popular(queries, items, matching, rules.columns.least[rule] + room, asked))
+        most = rules.columns.least[rule] + room
+        head = descending(matching, int(most[asked].max()))
+        found.append(most_popular(queries, items, matching, head, most, asked))
     return found

@@ -24,6 +24,7 @@ from agents.requests.costs import SHARES
 from agents.requests.offsets import Offsets
 from agents.requests.ranking import Ranking
 from agents.requests.recommend import Recommend
+from agents.web.request_lists import MAX_REQUESTS, answer_list
 from models.pipeline.effort import Effort
 from models.pipeline.pipeline import Steps
 from models.state.users import Users
@@ -337,6 +338,103 @@ async def _over_http(loop: VirtualLoop, world: World, budgets: Sequence[int]) ->
 def test_each_request_over_http_gets_a_slate_or_an_error(world: World, budgets: list[int]) -> None:
     found = run_virtually(lambda loop: _over_http(loop, world, budgets))
     assert all(isinstance(answer, Slate | RiffleError) for answer in found)
+
+
+class Measured(Pipeline):
+    """Records the sizes of batches."""
+
+    def __init__(self, loop: VirtualLoop, world: World) -> None:
+        super().__init__(loop, world)
+        self.sizes: list[int] = []
+
+    def steps(self, requests: Sequence[Request], users: Users, as_of: Sequence[AsOf], effort: Effort) -> Steps:
+        self.sizes.append(len(requests))
+        return super().steps(requests, users, as_of, effort)
+
+
+@dataclass
+class Owner:
+    """The HTTP interface's service for lists of requests, on a worker that owns every user."""
+
+    recommend_here: Recommend
+    metrics: Metrics = field(default_factory=Metrics)
+
+    async def recommend(self, request: Request, deadline_ms: int | None = None) -> Slate:
+        return await self.recommend_here.recommend(request, OWNED, (deadline_ms or 250) / 1000)
+
+
+async def _listed(
+    loop: VirtualLoop, world: World, lists: Sequence[Sequence[str]], budget_ms: int
+) -> tuple[list[list[Any]], list[int], float]:
+    """Answers to simultaneous lists, the sizes of batches, and the seconds that all took. `slow` waits for an event in vain."""
+    pipeline = Measured(loop, world)
+    made = Recommend(
+        Settings(partitions=PARTITIONS),
+        pipeline,  # type: ignore[arg-type]
+        {OWNED: Partition(ready=True)},  # type: ignore[dict-item]
+        Producer(loop, world),
+        Metrics(),
+        clock=Clock(loop.time, loop.time),
+        partitioner=lambda key, _: int(key),
+        aside=pipeline.aside,
+    )
+    running = loop.create_task(made.run())
+    await asyncio.sleep(0)
+    owner: Any = Owner(made)
+    kinds: dict[str, Any] = {
+        "sound": {"user_id": "0", "request_id": "r"},
+        "after": {"user_id": "0", "after": {"partition": OWNED, "offset": 0}},
+        "slow": {"user_id": "0", "after": {"partition": OWNED, "offset": 99}},
+        "bad": {"user_id": "0", "k": 0},
+    }
+    started = loop.time()
+    asked = [answer_list(owner, [kinds[kind] for kind in one], budget_ms) for one in lists]
+    found = await asyncio.wait_for(asyncio.gather(*asked), 3_600.0)
+    took_s = loop.time() - started
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    return [orjson.loads(orjson.dumps(answers)) for answers in found], pipeline.sizes, took_s
+
+
+KINDS_OF_LISTED = st.sampled_from(["sound", "sound", "after", "slow", "bad"])
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    worlds,
+    st.lists(st.lists(KINDS_OF_LISTED, min_size=1, max_size=MAX_REQUESTS), min_size=1, max_size=3),
+    st.sampled_from([30, 250, 5_000]),
+)
+def test_each_request_of_a_list_gets_its_answer(world: World, lists: list[list[str]], budget_ms: int) -> None:
+    found, _, _ = run_virtually(lambda loop: _listed(loop, world, lists, budget_ms))
+    assert [len(answers) for answers in found] == [len(one) for one in lists]
+    for one, answers in zip(lists, found, strict=True):
+        for kind, answer in zip(one, answers, strict=True):
+            if kind == "bad":
+                assert (answer["status"], answer["error"]["field"]) == (400, "k")
+            elif "error" in answer:
+                assert (answer["status"], answer["error"]["code"]) in {(504, "deadline_exceeded"), (500, "internal")}
+            else:
+                assert ("stale" in answer["degraded"]) == (kind == "slow")
+
+
+@settings(max_examples=30, deadline=None)
+@given(honest, st.lists(KINDS_OF_LISTED, min_size=1, max_size=MAX_REQUESTS), st.sampled_from([30, 250, 5_000]))
+def test_a_list_is_answered_by_the_deadline_of_its_requests(world: World, kinds: list[str], budget_ms: int) -> None:
+    _, _, took_s = run_virtually(lambda loop: _listed(loop, world, [kinds], budget_ms))
+    assert took_s <= budget_ms / 1000 + FULL_BATCH_S
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, MAX_REQUESTS), st.sampled_from(["sound", "after"]))
+def test_requests_of_a_list_are_ranked_in_shared_batches(n: int, kind: str) -> None:
+    world = World(0.001, frozenset(), 2, frozenset())
+    found, sizes, _ = run_virtually(lambda loop: _listed(loop, world, [[kind] * n], 60_000))
+    assert all("items" in answer for answer in found[0])
+    first = min(n, 14)  # as many as are expected to take 20 ms, before the duration of batches is known
+    assert sizes[0] >= first
+    assert sum(sizes) == n
+    assert len(sizes) <= 1 + -(-n // 14)
 
 
 BURST = [Step(0, (Asked("valid", 250, 0, False),) * 900, False), Step(1, (), False)]

@@ -44,14 +44,14 @@ def taken(
     if isinstance(parsed, Accepted):
         return parsed, None
     made._refuse(parsed, chunk, 0, lambda: None)
-    (letter,) = [*made._outbox._replies, *made._outbox._others]
+    (letter,) = [*made._outbox._queue, *made._outputs._queue]
     return None, letter
 
 
 def error(letter: Queued) -> Any:
     if letter.what == "dead_letter":
-        return decode("dead_letter", letter.value)[0]["code"]
-    return orjson.loads(letter.value)["value"]["error"]["code"]
+        return decode("dead_letter", letter.encoded())[0]["code"]
+    return orjson.loads(letter.encoded())["value"]["error"]["code"]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def error(letter: Queued) -> Any:
 def test_a_deadline_is_digits_or_an_error_that_names_it(given: bytes) -> None:
     _, letter = taken([JSON, REPLY, ("deadline-ms", given)])
     assert letter is not None
-    told = orjson.loads(letter.value)["value"]["error"]
+    told = orjson.loads(letter.encoded())["value"]["error"]
     assert (told["code"], told["field"]) == ("invalid_field", "deadline-ms")
 
 
@@ -112,8 +112,8 @@ def test_a_request_whose_correlation_id_cannot_come_back_is_a_counted_dead_lette
     made._take_in(Chunk("riffle.requests", ONE, [7], [b"1"], [b'{"user_id": "1"}'], [now], headers[:1]), 0)
     assert len(made._ranking.backlog) == 1
     made._take_in(Chunk("riffle.requests", ONE, [8], [b"1"], [b'{"user_id": "1"}'], [now], headers[1:]), 0)
-    assert not made._outbox._replies
-    (letter,) = made._outbox._others
+    assert not made._outbox._queue
+    (letter,) = made._outputs._queue
     assert (letter.what, letter.topic, error(letter)) == ("dead_letter", "riffle.dead-letters", "invalid_field")
     assert 'riffle_requests_total{code="invalid_field",outcome="malformed"} 1' in made._metrics.render()
 
@@ -136,7 +136,7 @@ def test_a_request_that_went_to_another_worker_is_told_why(
     assert (pending is None) == bool(code)
     if letter is not None:
         assert error(letter) == code
-        assert orjson.loads(letter.value)["key"] == "1"
+        assert orjson.loads(letter.encoded())["key"] == "1"
 
 
 def confluent(schema_id: int = 1) -> bytes:
@@ -155,10 +155,10 @@ async def test_a_request_waits_for_its_schema_beside_others_and_not_beyond_its_d
         assert len(made._ranking.backlog) == 1, "the one in JSON"
         assert made.committable() == {ONE: 7}
         await asyncio.wait(set(made._waiting._tasks))
-        letters = [*made._outbox._replies]
+        letters = [*made._outbox._queue]
         assert [error(letter) for letter in letters] == ["registry_unavailable"] * 2
         with pytest.raises(NotReady):
-            slate_from(letters[0].value, letters[0].headers)
+            slate_from(letters[0].encoded(), letters[0].headers)
         server.mood = "sound"
         server.released.set()
         await asyncio.gather(registry.answered(1), registry.answered("slate"))
@@ -175,5 +175,5 @@ async def test_an_answer_is_in_json_where_the_registry_has_no_schema_for_it() ->
     parsed = made._parser.parse(chunk, 0)
     assert isinstance(parsed, Accepted)
     made._replies.send(parsed.address, NotReady("not_ready", "later"), lambda: None)
-    letter = made._outbox._replies[0]
-    assert decode("slate", letter.value, letter.headers)[1] is Framing.JSON
+    letter = made._outbox._queue[0]
+    assert decode("slate", letter.encoded(), letter.headers)[1] is Framing.JSON

@@ -16,11 +16,11 @@ from agents.health.broker import BrokerProbe
 from agents.health.looks import Misplaced
 from agents.health.readiness import Readiness
 from agents.metrics import Metrics
-from agents.service import SEND_S, View, WorkerService
+from agents.service import LIST_MS, SEND_S, View, WorkerService
 from schemas.codec import decode
 from schemas.columns import ERASE
-from schemas.errors import BadInput, BadItem, NotReady
-from schemas.records import Interaction, Item
+from schemas.errors import BadInput, BadItem, BadRequest, NotReady
+from schemas.records import Interaction, Item, UserPage, UserQuery
 from schemas.settings import Settings
 from streams.kafka.healing_producer import HealingProducer, Outgoing
 
@@ -48,7 +48,7 @@ def part(*, ready: bool = True, trouble: BaseException | None = None, probe_reas
     return SimpleNamespace(state=state, lookup=lambda users: [None for _ in users])
 
 
-def service(producer: Producer | None = None, users: dict[int, Any] | None = None) -> WorkerService:
+def service(producer: Producer | None = None, users: dict[int, Any] | None = None, over_kafka: Any = None) -> WorkerService:
     config, health = Settings(partitions=4), Health()
     owned = users if users is not None else {0: part()}
     recommend: Any = SimpleNamespace(partition_of=int)
@@ -56,7 +56,9 @@ def service(producer: Producer | None = None, users: dict[int, Any] | None = Non
     absent: Any = None
     readiness = Readiness(config, owned, BrokerProbe(config), health)
     view = View(owned, items, absent, absent, absent, dict, health, readiness, absent)
-    return WorkerService(config, recommend, cast("HealingProducer", producer or Producer()), Metrics(), view)
+    return WorkerService(
+        config, recommend, absent, over_kafka, cast("HealingProducer", producer or Producer()), Metrics(), view
+    )
 
 
 async def test_events_go_to_the_partition_of_their_user_and_come_back_as_tokens() -> None:
@@ -119,6 +121,25 @@ async def test_who_is_not_known_is_not_found_and_who_is_restored_is_asked_for_ag
         await worker.user("1")
 
 
+async def test_users_are_listed_here_or_by_the_owner_of_their_partition() -> None:
+    here = part()
+
+    async def page(query: UserQuery) -> UserPage:
+        return UserPage(0, 4, (query.after,), None)
+
+    async def elsewhere(partition: int, query: UserQuery, within_s: float) -> UserPage:
+        assert 0 < within_s <= LIST_MS / 1000
+        return UserPage(partition, 4, ("from the owner", f"{partition}", query.after), None)
+
+    here.page = page
+    worker = service(users={0: here}, over_kafka=SimpleNamespace(users=elsewhere))
+    assert (await worker.users(0, UserQuery("x"))).users == ("x",)
+    assert (await worker.users(3, UserQuery("y"))).users == ("from the owner", "3", "y")
+    for number in (-1, 4):
+        with pytest.raises(BadRequest):
+            await worker.users(number, UserQuery())
+
+
 def readiness(users: dict[int, Any], *, broker: bool = True, caught_up: bool = True, **found: str) -> dict[str, object]:
     config, health = Settings(), Health()
     probe = BrokerProbe(config)
@@ -143,6 +164,20 @@ def test_a_worker_is_ready_when_nothing_is_missing_and_each_reason_has_its_name(
     assert readiness({0: part()}, reading="no", assignment="no").keys() == {"reading", "assignment"}
     assert readiness({0: part(trouble=NotReady("x", "why"))}) == {"troubles": {"0": "why"}}
     assert readiness({0: part(probe_reason="before")}) == {"troubles": {"0": "before"}}
+
+
+def test_a_worker_that_was_ready_stays_so_while_it_takes_over_and_not_when_it_is_about_to_stop() -> None:
+    users = {0: part()}
+    config, health = Settings(), Health()
+    made = Readiness(config, users, BrokerProbe(config), health)
+    made.caught_up()
+    assert made.ready() == (True, {})
+    users[1] = part(ready=False)
+    assert made.ready() == (True, {}), "else the loss of a worker would take out those that are left"
+    made.leave()
+    ready, reasons = made.ready()
+    assert not ready
+    assert reasons.keys() == {"stopping"}
 
 
 async def test_records_on_wrong_partitions_are_reported_when_more_come() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from schemas.codec import Framing, decode, encode
 from schemas.errors import BadRequest, DeadlineExceeded, NotReady, RiffleError
-from schemas.records import After, AsOf, Interaction, Item, Request, Slate, SlateItem
+from schemas.records import After, AsOf, Interaction, Item, Request, Slate, SlateItem, UserPage, UserQuery
 from schemas.settings import Settings
 from streams.kafka.client import EventProducer, RiffleClient, slate_from
 from streams.kafka.writes import JSON_HEADERS
@@ -42,10 +42,12 @@ class Broker:
         self.failure: Exception | None = None
         self.on_send: Callable[[dict[str, bytes]], None] = lambda headers: None
 
-    async def send(self, topic: str, *, value: bytes, key: bytes, headers: list[tuple[str, bytes]]) -> asyncio.Future[object]:
+    async def send(
+        self, topic: str, *, value: bytes, key: bytes | None, headers: list[tuple[str, bytes]], partition: int | None = None
+    ) -> asyncio.Future[object]:
         if self.failure is not None:
             raise self.failure
-        self.sent.append({"topic": topic, "value": value, "key": key, "headers": dict(headers)})
+        self.sent.append({"topic": topic, "value": value, "key": key, "headers": dict(headers), "partition": partition})
         ack: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         self.acks.append(ack)
         self.on_send(dict(headers))
@@ -137,6 +139,23 @@ async def test_a_request_is_registered_before_it_is_sent(client: RiffleClient, b
     assert framing is Framing.SINGLE_OBJECT
     assert datum["exclude"] == ["x"]
     assert datum["after"] == {"partition": 1, "offset": 7}
+    assert client.waiting == 0
+
+
+async def test_users_of_a_partition_are_asked_for_on_that_partition(client: RiffleClient, broker: Broker) -> None:
+    page = UserPage(3, 4, ("a", "b"), "b")
+
+    def answer_at_once(headers: dict[str, bytes]) -> None:
+        correlation = headers["Faust-Ag-CorrelationId"].decode()
+        body = orjson.dumps({"key": "", "value": page.to_json(), "correlation_id": correlation})
+        client._receive(body, [("Faust-Ag-CorrelationId", correlation.encode()), *JSON_HEADERS])
+
+    broker.on_send = answer_at_once
+    assert await client.users(3, UserQuery("", 2), 1_000) == page
+    sent = broker.sent[0]
+    assert (sent["topic"], sent["key"], sent["partition"]) == ("riffle.requests", None, 3)
+    assert sent["headers"]["riffle-op"] == b"users"
+    assert orjson.loads(sent["value"]) == {"after": "", "limit": 2}
     assert client.waiting == 0
 
 

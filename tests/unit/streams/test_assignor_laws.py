@@ -10,7 +10,20 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, Cons
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.kafka.assignor import ON_DISK, OWNER, STANDBY, HoldingAssignor, Placement, packed, place, unpacked
+from streams.kafka.assignor import (
+    ADDRESS,
+    MAX_ADDRESS,
+    ON_DISK,
+    OWNER,
+    STANDBY,
+    HoldingAssignor,
+    Placement,
+    packed,
+    place,
+    spelled,
+    unpacked,
+    with_holders,
+)
 
 members = st.lists(st.sampled_from([f"w{n}" for n in range(7)]), min_size=1, unique=True)
 holding = st.dictionaries(st.integers(0, 20), st.sampled_from([ON_DISK, STANDBY, OWNER]), max_size=12)
@@ -88,3 +101,62 @@ def test_a_number_of_every_topic_goes_to_one_member_and_standbys_are_told() -> N
     assert dict(shares["a"].assignment)["events"] == [2, 3]
     assert dict(shares["b"].assignment)["events"] == [0, 1]
     assert [assignors[member].standby for member in "ab"] == [frozenset({0, 1}), frozenset({2, 3})]
+
+
+def group(holds: dict[str, dict[int, int]], addresses: dict[str, str], partitions: int) -> dict[str, HoldingAssignor]:
+    """Members after one assignment, with all messages encoded as for the wire; without an address, of an earlier version."""
+    numbers = set(range(partitions))
+    cluster = SimpleNamespace(partitions_for_topic=lambda topic: numbers)
+    assignors = {member: HoldingAssignor(partial(holds.__getitem__, member), 1, partitions) for member in holds}
+    for member, assignor in assignors.items():
+        assignor.address = addresses.get(member, "")
+    joined = {
+        member: ConsumerProtocolMemberMetadata.decode(assignor.metadata(["events"]).encode())
+        for member, assignor in assignors.items()
+    }
+    shares = assignors[min(assignors)].assign(cluster, joined)
+    for member, assignor in assignors.items():
+        assignor.on_assignment(ConsumerProtocolMemberAssignment.decode(shares[member].encode()))
+    return assignors
+
+
+@given(groups(), st.integers(1, 12), st.data())
+def test_every_member_learns_who_holds_what_under_which_address(
+    held: dict[str, dict[int, int]], partitions: int, data: st.DataObject
+) -> None:
+    texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
+    addresses = dict(zip(held, data.draw(st.lists(texts, min_size=len(held), max_size=len(held), unique=True)), strict=True))
+    named = {member: addresses[member] for member in held if data.draw(st.booleans())}
+    members = group(held, named, partitions)
+    placed = place(range(partitions), held, 1)
+    for member, assignor in members.items():
+        assert assignor.standby == frozenset(placed.standby[member]), "whatever else it is given"
+        if member not in named:
+            assert assignor.holders == {}, "an earlier version would not understand it"
+            continue
+        assert not assignor.misnamed
+        for owner, numbers in placed.owned.items():
+            for n in numbers:
+                copies = {named[m] for m, mine in placed.standby.items() if n in mine and m in named}
+                assert assignor.holders[n].owner == named.get(owner)
+                assert set(assignor.holders[n].standbys) == copies
+
+
+@given(st.dictionaries(st.integers(0, 20), st.sampled_from([ON_DISK, STANDBY, OWNER]), max_size=12), st.text(max_size=40))
+def test_an_address_changes_nothing_for_a_leader_that_knows_none(held: dict[int, int], address: str) -> None:
+    data = packed({**held, **spelled(address.encode("utf-8", "ignore").decode())})
+    known = unpacked(data)
+    assert {n: how for n, how in known.items() if n < ADDRESS} == held
+    assert place(range(21), {"a": known, "b": {}}, 1) == place(range(21), {"a": held, "b": {}}, 1)
+    assert spelled("x" * (MAX_ADDRESS + 1)) == {}
+
+
+def test_a_member_that_got_its_old_assignment_under_another_address_notices() -> None:
+    members = group({"a": {0: OWNER}, "b": {1: OWNER}}, {"a": "a:1", "b": "b:1"}, 2)
+    moved = members["b"]
+    standby, holders = moved.standby, dict(moved.holders)
+    moved.address = "c:1"
+    moved.on_assignment(ConsumerProtocolMemberAssignment(2, [("events", [1])], with_holders(standby, holders)))
+    assert moved.misnamed
+    moved.on_assignment(ConsumerProtocolMemberAssignment(1, [("events", [1])], packed(dict.fromkeys(standby, STANDBY))))
+    assert not moved.misnamed, "a leader of an earlier version names nobody"

@@ -11,15 +11,16 @@ from fakes import FakeService
 from agents.web.body import BODY_TIMEOUT_S, ENCODINGS, MAX_BODY_BYTES, MAX_JSON_DEPTH, MAX_VALUES
 from agents.web.error_replies import CODES, HTTP_CODES
 from agents.web.query import CONTEXT, MANY, MAX_DEADLINE_MS, RECOMMEND
+from agents.web.request_lists import MAX_REQUESTS
 from agents.web.routes import MAX_EVENTS, MAX_IMAGE_BYTES, routes, takes_of
 from agents.web.server import MAX_HEADER_BYTES, MAX_HEADERS, MAX_URL_BYTES
 from models.pipeline.filters import FILTERS
 from models.pipeline.pipeline import PINS
 from schemas.codec import MAX_VALUE_BYTES
-from schemas.records import Interaction, Item, Request, Slate
+from schemas.records import Interaction, Item, Request, Slate, UserQuery
 from schemas.rules import COMMON, MAX_RULES, OWN, Kind, When, Where, decode_rules
 from schemas.settings import Settings
-from schemas.validation import FUTURE_MS, MAX_CANDIDATES, MAX_EXCLUDE, MAX_ID_BYTES, MAX_K, MAX_TEXT_CHARS
+from schemas.validation import FUTURE_MS, MAX_CANDIDATES, MAX_EXCLUDE, MAX_ID_BYTES, MAX_K, MAX_TEXT_CHARS, MAX_USERS
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDERS = ("agents", "schemas", "streams")
@@ -76,6 +77,10 @@ def test_limits_are_those_of_the_code() -> None:
     assert f"1 to {MAX_K} items" in PAGE
     assert f"1 to {MAX_ID_BYTES} bytes" in PAGE
     assert f"at most {MAX_EVENTS:,}" in PAGE
+    assert f"a list of 1 to {MAX_REQUESTS} requests" in PAGE
+    assert f"more than {MAX_REQUESTS} requests (`list_too_long`)" in PAGE
+    assert f"`limit=` ({MAX_USERS}), 1 to {MAX_USERS}" in PAGE
+    assert UserQuery().limit == MAX_USERS
     assert f"at most {MAX_EXCLUDE:,}" in PAGE
     assert f"at most {MAX_CANDIDATES:,}" in PAGE
     assert f"at most {MAX_TEXT_CHARS:,} characters" in PAGE
