@@ -89,6 +89,7 @@ async def start(parts: Parts) -> None:
     await parts.reader.wait()
     # before the worker is ready, so that it then serves the announced release, or reports why not
     await parts.releases.take_up()
+    await parts.rules.settle()
     parts.readiness.caught_up()
     await parts.mirror.start()
     parts.tasks.start("flushing", parts.flushing.run())

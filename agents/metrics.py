@@ -167,6 +167,12 @@ class Metrics(Collector):
         self.release_trained_until_ms = gauge("release_trained_until_ms", "Newest event time that the release was trained on.")
         self.index_recall = gauge("index_recall", "Recall of the vector index against exact search.")
 
+        # rules
+        self.rule_sets = counter("rule_sets", "Rule sets read from their topic, by outcome.", "outcome", "code")
+        self.rules_version = gauge("rules_version", "Version of the serving rule set, 0 without one.")
+        self.rules = gauge("rules", "Serving rules, by state.", "state")
+        self.rules_pins_skipped = gauge("rules_pins_skipped", "Pins skipped since the start, by reason.", "reason")
+
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         made = prometheus_client.Counter(PREFIX + name, text, _names(labels), registry=None)
         self._all.append(made)

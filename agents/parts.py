@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from agents.broadcast.mirroring import Mirroring
 from agents.broadcast.releases import Releases
+from agents.broadcast.rules import Rules
 from agents.health.archiving import Archiving
 from agents.health.broker import BrokerProbe
 from agents.health.looks import Reading
@@ -54,6 +55,7 @@ class Parts:
     commits: Commits
     reader: BroadcastReader
     releases: Releases
+    rules: Rules
     mirror: Mirror
     mirroring: Mirroring
     peers: Peers

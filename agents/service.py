@@ -10,18 +10,23 @@ from typing import Any, Protocol
 
 from aiokafka.errors import KafkaError
 
+from agents.broadcast.rules import Rules, book_of
 from agents.findings import Health
 from agents.health.readiness import Readiness
 from agents.metrics import Metrics
 from agents.partitions.users import UserPartition
 from agents.requests.over_kafka import OverKafka
+from agents.requests.preview import previewed
 from agents.requests.recommend import Recommend
 from agents.requests.routing import Routing
 from agents.summaries import summary
 from models.items.store import ItemStore
+from models.pipeline.clock import wall_ms
 from models.pipeline.pipeline import CandidatePipeline
+from models.pipeline.rules.book import RuleBook
 from schemas.errors import BadInput, BadItem, BadRequest, NotReady
 from schemas.records import Interaction, Item, Request, Slate, SlateItem, UserPage, UserQuery
+from schemas.rules import Rule, RuleSet, rule_to_json, rules_to_json
 from schemas.settings import Settings
 from streams.kafka.error_codes import Action, action_of, advice_of, named
 from streams.kafka.healing_producer import HealingProducer, Outgoing
@@ -38,6 +43,8 @@ class Tables(Protocol):
         """Return one entry for each table partition; with `digests` also a hash, for which it is read in full."""
 
 
+STATES = ("live", "waiting", "expired")
+"A rule applies now, applies from a later time on, or will never apply again."
 LIST_MS = 5_000
 "Time limit in milliseconds for the owner of a partition to list its users."
 SEND_S = 5.0
@@ -80,6 +87,7 @@ class View:
     stuck: Callable[[], Mapping[str, float]]
     health: Health
     readiness: Readiness
+    rules: Rules
 
 
 class WorkerService:
@@ -207,6 +215,28 @@ class WorkerService:
         """Releases that were refused here, with the reason."""
         return self._view.pipeline.slot.refused
 
+    def rules(self) -> dict[str, Any]:
+        """Return the serving rule set, with what each rule matches, and why the newest set is refused, if it is."""
+        refused = self._view.rules.refused
+        book = self._view.pipeline.rules.current
+        return {**_described(book or RuleBook(RuleSet(0), self._view.items)), "refused": refused and refused.to_json()}
+
+    async def preview_rules(self, rules: RuleSet, request: Request | None) -> dict[str, Any]:
+        """Return what each rule matches and, given a request, its slates with the serving and with these rules.
+
+        Raises:
+            NotReady: another worker has the user's partition, or it is being restored.
+        """
+        book = await book_of(rules, self._view.items)
+        if request is None:
+            return {**_described(book), "serving": None, "proposed": None}
+        partition = self._owned(request.user_id)
+        if partition is None:
+            message = f"another worker has partition {self.partition_of(request.user_id)}, which holds this user: ask that one"
+            raise NotReady("not_ready", message)
+        serving, proposed = await previewed(self._view.pipeline, partition, request, (None, book))
+        return {**_described(book), "serving": serving.to_json(), "proposed": proposed.to_json()}
+
     def stuck(self) -> Mapping[str, float]:
         """Return the partitions that have waiting work and make no progress, and for how many seconds."""
         return self._view.stuck()
@@ -227,7 +257,11 @@ class WorkerService:
     def render_metrics(self) -> str:
         """Format the metrics in Prometheus' text format."""
         for (kind, name), n in self._view.pipeline.counters.items():
-            (self.metrics.pipeline_filter if kind == "filter" else self.metrics.pipeline_failed).set(n, name=name)
+            if kind == "pin":
+                self.metrics.rules_pins_skipped.set(n, reason=name)
+            else:
+                (self.metrics.pipeline_filter if kind == "filter" else self.metrics.pipeline_failed).set(n, name=name)
+        self._render_rules()
         self.metrics.items_known.set(len(self._view.items))
         model = self._view.pipeline.slot.current
         self.metrics.release_trained_until_ms.set(model.trained_until_ms if model else 0)
@@ -236,3 +270,25 @@ class WorkerService:
             self.metrics.applied_offset.set(partition.state.applied, partition=str(number))
             self.metrics.durable_offset.set(partition.state.durable, partition=str(number))
         return self.metrics.render()
+
+    def _render_rules(self) -> None:
+        book, now_ms = self._view.pipeline.rules.current, wall_ms()
+        rules = () if book is None else book.rules.rules
+        self.metrics.rules_version.set(self._view.pipeline.rules.version)
+        states = [_state(rule, now_ms) for rule in rules]
+        for state in STATES:
+            self.metrics.rules.set(states.count(state), state=state)
+
+
+def _described(book: RuleBook) -> dict[str, Any]:
+    """Return a rule set as JSON; each rule with its state and the number of items that it matches now."""
+    now_ms, found = wall_ms(), rules_to_json(book.rules)
+    counts = book.matched(now_ms)
+    listed = zip(book.rules.rules, counts, strict=True)
+    found["rules"] = [{**rule_to_json(rule), "state": _state(rule, now_ms), "matches": n} for rule, n in listed]
+    found["expired"] = book.expired(now_ms)
+    return found
+
+
+def _state(rule: Rule, now_ms: int) -> str:
+    return "expired" if rule.expired(now_ms) else "live" if rule.live(now_ms) else "waiting"

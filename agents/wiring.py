@@ -13,6 +13,7 @@ from faust.types import TP
 from agents.broadcast.item_stream import Catalogue
 from agents.broadcast.mirroring import Mirroring
 from agents.broadcast.releases import Releases
+from agents.broadcast.rules import Rules
 from agents.findings import Health
 from agents.health.archiving import Archiving
 from agents.health.broker import BrokerProbe
@@ -77,7 +78,8 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
     flushing = Flushing(app, ownership, assignment, lanes, recovery, crash, settings.commit_interval_s, afterwards)
 
     releases = Releases(settings, slot, items, metrics)
-    reader = _reader(settings, Catalogue(items, metrics, registry), releases, health)
+    rules = Rules(pipeline.rules, items, metrics)
+    reader = _reader(settings, Catalogue(items, metrics, registry), releases, rules, health)
     changes = TopicChanges(settings, app, ownership, recovery, reader, commits, health)
     topic_watch = TopicWatch(settings, health.set, changes.made_anew, ownership.sources, changes.begun)
 
@@ -89,7 +91,7 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
     if registry is not None and (probe := connect.registry(settings)) is not None:
         looks.append(RegistryProbe(registry, probe, health).look)
     watch = Watch(settings, app, ownership, watchdog, metrics, crash, looks)
-    seen = View(ownership.users, items, pipeline, mirror, ownership.tables, watchdog.stuck, health, readiness)
+    seen = View(ownership.users, items, pipeline, mirror, ownership.tables, watchdog.stuck, health, readiness, rules)
     peers, over_kafka = Peers(metrics), OverKafka(settings)
 
     def holders(partition: int) -> Others:
@@ -121,6 +123,7 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
         commits=commits,
         reader=reader,
         releases=releases,
+        rules=rules,
         mirror=mirror,
         mirroring=mirroring,
         peers=peers,
@@ -134,13 +137,14 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
     )
 
 
-def _reader(settings: Settings, catalogue: Catalogue, releases: Releases, health: Health) -> BroadcastReader:
+def _reader(settings: Settings, catalogue: Catalogue, releases: Releases, rules: Rules, health: Health) -> BroadcastReader:
     handlers = {
         "items": catalogue.on_items,
         "item-vectors": catalogue.on_vectors,
         "item-stats": catalogue.on_statistics,
         "neighbours": catalogue.on_neighbours,
         "models": releases.on_models,
+        "rules": rules.on_rules,
     }
     return BroadcastReader(settings, handlers, health.set)
 

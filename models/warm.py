@@ -14,6 +14,7 @@ from models.pipeline.exact import exact_top
 from models.pipeline.kernels import signals
 from models.pipeline.pipeline import CandidatePipeline
 from models.pipeline.ragged import Scored
+from models.pipeline.rules.book import RuleBook
 from models.pipeline.slot import ModelSlot
 from models.pipeline.ties import Ties
 from models.release.sequences import Vocabulary, inputs_of
@@ -23,6 +24,7 @@ from models.tables.users import UserTable
 from schemas.columns import EventColumns, Placed, decode_interactions
 from schemas.kernels import partition_of, read_batch
 from schemas.records import Interaction, Item, Request
+from schemas.rules import rules_from
 
 __all__ = ["warm"]
 
@@ -96,6 +98,18 @@ class _Rehearsal:
         return heads[:, 0]
 
 
+RULES = {
+    "rules": [
+        {"name": "boost", "kind": "boost", "factor": 2, "where": {"categories": ["c"]}},
+        {"name": "pin", "kind": "pin", "pins": [{"item_id": "i3", "position": 1}]},
+        {"name": "require", "kind": "require", "least": 1, "first": 2, "where": {"items": ["i4"]}},
+        {"name": "cap", "kind": "cap", "most": 1, "per": "category"},
+        {"name": "fresh", "kind": "fresh", "share": 0.5, "fewer_than": 5},
+    ]
+}
+"A rule of each kind that has a loop of its own."
+
+
 def _warm_serving(items: ItemStore, users: UserTable) -> None:
     """Answer requests of every kind once, as one batch and alone."""
     for n in range(8):
@@ -108,9 +122,11 @@ def _warm_serving(items: ItemStore, users: UserTable) -> None:
         Request("b", "stranger", k=2, exclude=("i1",), categories=("c",)),
         Request("c", "u", candidates=("i1", "i2")),
     ]
-    for batch in (requests, requests[:1]):
-        slates = pipeline.run(batch, users.columns([request.user_id for request in batch]), [None] * len(batch))
-        assert all(not slate.degraded for slate in slates)
+    for rules in (None, RuleBook(rules_from(RULES), items)):
+        pipeline.rules.swap(rules)
+        for batch in (requests, requests[:1]):
+            slates = pipeline.run(batch, users.columns([request.user_id for request in batch]), [None] * len(batch))
+            assert all(not slate.degraded for slate in slates)
     pipeline.similar("i1", 2)
 
 

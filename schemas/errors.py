@@ -5,6 +5,7 @@ RiffleError
 │   ├── BadEvent        → dead-letter topic
 │   ├── BadItem         → dead-letter topic
 │   ├── BadRequest
+│   ├── BadRules         → the old rules keep serving
 │   └── BadDataset
 ├── TransientError      the caller may retry
 │   ├── DeadlineExceeded
@@ -24,6 +25,7 @@ __all__ = [
     "BadInput",
     "BadItem",
     "BadRequest",
+    "BadRules",
     "ConfigError",
     "DeadlineExceeded",
     "NotReady",
@@ -66,6 +68,10 @@ class BadItem(BadInput):
 
 class BadRequest(BadInput):
     """A recommendation request that breaks a rule."""
+
+
+class BadRules(BadInput):
+    """A set of merchandising rules that cannot be used."""
 
 
 class BadDataset(BadInput):

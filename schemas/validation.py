@@ -11,7 +11,16 @@ from schemas.errors import BadEvent, BadInput, BadItem, BadRequest
 from schemas.parsing import epoch_ms, shown
 from schemas.records import After, Interaction, Item, Request, UserQuery
 
-__all__ = ["FUTURE_MS", "check_time", "event_id_of", "interaction_from", "item_from", "request_from", "user_query_from"]
+__all__ = [
+    "FUTURE_MS",
+    "Fields",
+    "check_time",
+    "event_id_of",
+    "interaction_from",
+    "item_from",
+    "request_from",
+    "user_query_from",
+]
 
 MAX_ID_BYTES = 256
 MAX_TEXT_CHARS = 65_536
@@ -38,7 +47,7 @@ REQUEST_FIELDS = frozenset(Request.__dataclass_fields__)
 USER_QUERY_FIELDS = frozenset(UserQuery.__dataclass_fields__)
 
 
-class _Fields:
+class Fields:
     """Typed access to the fields of an untrusted mapping; every failure names the field."""
 
     def __init__(self, source: Mapping[str, Any], known: frozenset[str], error: type[BadInput], within: str = "") -> None:
@@ -52,9 +61,11 @@ class _Fields:
             raise error("invalid_field", f"unknown field {shown(name)}; known: {names}", name[:MAX_NAME_CHARS])
 
     def fail(self, field: str, message: str, code: str = "invalid_field") -> NoReturn:
+        """Raise the error of a field; `message` begins with its name."""
         raise self.error(code, self.within + message, self.within + field)
 
     def identifier(self, field: str, default: str | None = None) -> str:
+        """Return an id of 1 to MAX_ID_BYTES bytes; a whole number is read as its digits."""
         value = self.source.get(field)
         if value is None:
             if default is not None:
@@ -73,9 +84,11 @@ class _Fields:
         return value
 
     def optional_identifier(self, field: str) -> str | None:
+        """Return an id as `identifier` does, None without one."""
         return None if self.source.get(field) is None else self.identifier(field)
 
     def number(self, field: str, low: float = -3e38) -> float | None:
+        """Return a finite number of at least `low`, None without one."""
         value = self.source.get(field)
         if value is None:
             return None
@@ -90,6 +103,7 @@ class _Fields:
         return float(value)
 
     def integer(self, field: str, low: int, high: int) -> int | None:
+        """Return a whole number within `low` and `high`, None without one."""
         value = self.source.get(field)
         if value is None:
             return None
@@ -100,6 +114,7 @@ class _Fields:
         return value
 
     def time_ms(self, field: str) -> int | None:
+        """Return a time in epoch ms, None without one."""
         value = self.source.get(field)
         if value is None:
             return None
@@ -109,6 +124,7 @@ class _Fields:
             self.fail(field, f"{field} {exc}")
 
     def text(self, field: str) -> str:
+        """Return a text of at most MAX_TEXT_CHARS characters, empty without one."""
         value = self.source.get(field)
         if value is None:
             return ""
@@ -119,6 +135,7 @@ class _Fields:
         return value
 
     def flag(self, field: str, *, default: bool) -> bool:
+        """Return a flag."""
         value = self.source.get(field)
         if value is None:
             return default
@@ -127,6 +144,7 @@ class _Fields:
         return value
 
     def strings(self, field: str, most: int) -> tuple[str, ...]:
+        """Return a list of at most `most` strings, empty without one."""
         value = self.source.get(field)
         if value is None:
             return ()
@@ -138,6 +156,7 @@ class _Fields:
         return found
 
     def strings_by_name(self, field: str, most: int) -> dict[str, str]:
+        """Return an object of at most `most` plain values as text, empty without one."""
         value = self.source.get(field)
         if value is None:
             return {}
@@ -168,7 +187,7 @@ def interaction_from(source: Mapping[str, Any], *, now_ms: int | None = None) ->
     Raises:
         BadEvent: `missing_field`, `invalid_field`; the field is named.
     """
-    get = _Fields(source, INTERACTION_FIELDS, BadEvent)
+    get = Fields(source, INTERACTION_FIELDS, BadEvent)
     user_id, item_id = get.identifier("user_id"), get.identifier("item_id")
     action = get.identifier("action", "view")
     event_time = get.time_ms("event_time")
@@ -206,7 +225,7 @@ def item_from(source: Mapping[str, Any]) -> Item:
     Raises:
         BadItem: `missing_field`, `invalid_field`; the field is named.
     """
-    get = _Fields(source, ITEM_FIELDS, BadItem)
+    get = Fields(source, ITEM_FIELDS, BadItem)
     image = source.get("image")
     if image is not None and (not isinstance(image, str) or len(image) > 4_096):
         get.fail("image", "image must be a path or URL of at most 4096 characters")
@@ -229,13 +248,13 @@ def request_from(source: Mapping[str, Any], *, request_id: str) -> Request:
     Raises:
         BadRequest: `missing_field`, `invalid_field`; the field is named.
     """
-    get = _Fields(source, REQUEST_FIELDS, BadRequest)
+    get = Fields(source, REQUEST_FIELDS, BadRequest)
     after = source.get("after")
     token = None
     if after is not None:
         if not isinstance(after, Mapping):
             get.fail("after", 'after must be {"partition", "offset"}')
-        inner = _Fields(after, frozenset(("partition", "offset")), BadRequest, "after.")
+        inner = Fields(after, frozenset(("partition", "offset")), BadRequest, "after.")
         partition, offset = inner.integer("partition", 0, 1 << 20), inner.integer("offset", 0, 1 << 62)
         if partition is None or offset is None:
             get.fail("after", 'after must be {"partition", "offset"}')
@@ -263,6 +282,6 @@ def user_query_from(source: Mapping[str, Any]) -> UserQuery:
     Raises:
         BadRequest: `invalid_field`; the field is named.
     """
-    get = _Fields(source, USER_QUERY_FIELDS, BadRequest)
+    get = Fields(source, USER_QUERY_FIELDS, BadRequest)
     after = "" if source.get("after") in (None, "") else get.identifier("after")
     return UserQuery(after, get.integer("limit", 1, MAX_USERS) or MAX_USERS)

@@ -16,6 +16,7 @@ from agents.web.protocol import Service
 from schemas.codec import schema_text
 from schemas.errors import BadItem, BadRequest
 from schemas.records import Interaction, Item, Request, Slate, SlateItem, UserPage, UserQuery
+from schemas.rules import RuleSet, rules_to_json
 
 T = TypeVar("T")
 
@@ -34,6 +35,7 @@ class FakeService:
     failure: Exception | None = None
     release: str = "none"
     refused: dict[str, str] = field(default_factory=dict)
+    serving_rules: RuleSet = field(default_factory=lambda: RuleSet(0))
 
     def _guard(self) -> None:
         if self.failure is not None:
@@ -100,6 +102,15 @@ class FakeService:
     @property
     def warnings(self) -> Mapping[str, str]:
         return self.warned
+
+    def rules(self) -> Mapping[str, object]:
+        self._guard()
+        return {**rules_to_json(self.serving_rules), "expired": 0, "refused": None}
+
+    async def preview_rules(self, rules: RuleSet, request: Request | None) -> Mapping[str, object]:
+        self._guard()
+        slate = None if request is None else (await self.recommend(request)).to_json()
+        return {**rules_to_json(rules), "expired": 0, "serving": slate, "proposed": slate}
 
     def stuck(self) -> Mapping[str, float]:
         return self.standing_still

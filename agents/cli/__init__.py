@@ -38,6 +38,7 @@ COMMANDS = {
     "tables": ("agents.cli.tables", "tables", "Show table partitions, and compare them with their changelogs."),
     "ask": ("agents.cli.ask", "ask", "Ask for a slate."),
     "recommend": ("agents.cli.recommend", "recommend", "Write the slates of many users to a file."),
+    "rules": ("agents.cli.rules", "rules", "Check, preview, publish, show or remove merchandising rules."),
     "train": ("agents.cli.release", "train", "Train a release from the archive or a dataset folder, and judge it."),
     "encode": ("agents.cli.encode", "encode", "Encode texts and images of items as they arrive."),
     "release": ("agents.cli.release", "release", "List releases, promote one, or roll back to the previous one."),

@@ -78,6 +78,8 @@ def _reasons(item: dict[str, Any]) -> str:
     lines = [", ".join(f"{name} {scores[name]:.3g}" if name in scores else name for name in item["sources"])]
     if heads:
         lines.append("expects " + ", ".join(f"{action} {chance:.3g}" for action, chance in heads.items()))
+    if rules := explanation.get("rules"):
+        lines.append("moved by " + ", ".join(rules))
     return "\n".join(lines)
 
 

@@ -28,8 +28,10 @@ class Answer:
     "Parsed JSON."
 
 
-def ask(url: str, timeout_s: float, most_bytes: int = MOST_BYTES) -> Answer:
-    """GET `url`, whose response must be JSON of at most `most_bytes` within `timeout_s`, whatever its status.
+def ask(url: str, timeout_s: float, most_bytes: int = MOST_BYTES, body: object = None) -> Answer:
+    """GET `url`, or POST `body` to it as JSON if there is one.
+
+    The response must be JSON of at most `most_bytes` within `timeout_s`, whatever its status.
 
     The address is this machine's or given by the user. So the proxies of the environment are not used, because they would
     resolve it on their own machine. Redirects are not followed. A login in the URL is sent as basic authentication.
@@ -50,7 +52,9 @@ def ask(url: str, timeout_s: float, most_bytes: int = MOST_BYTES) -> Answer:
     except (KeyError, ValueError, http.client.InvalidURL) as exc:
         raise ConfigError("invalid_url", f"{shown} is not an http(s) URL") from exc
     try:
-        connection.request("GET", f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}", headers=headers)
+        target = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
+        sent = None if body is None else json.dumps(body).encode()
+        connection.request("GET" if sent is None else "POST", target, body=sent, headers=headers)
         response = connection.getresponse()
         found = bytearray()
         while part := response.read1(READ_BYTES):

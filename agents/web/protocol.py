@@ -7,6 +7,7 @@ from typing import Protocol
 
 from agents.metrics import Metrics
 from schemas.records import Interaction, Item, Request, Slate, SlateItem, UserPage, UserQuery
+from schemas.rules import RuleSet
 
 __all__ = ["Service", "Token"]
 
@@ -94,6 +95,16 @@ class Service(Protocol):
     @property
     def warnings(self) -> Mapping[str, str]:
         """Findings that do not prevent answers, by name."""
+
+    def rules(self) -> Mapping[str, object]:
+        """Return the serving rule set, with what each rule matches, and why the newest set is refused, if it is."""
+
+    async def preview_rules(self, rules: RuleSet, request: Request | None) -> Mapping[str, object]:
+        """Return what each rule matches and, given a request, its slates with the serving and with these rules.
+
+        Raises:
+            NotReady: another worker has the user's partition, or it is being restored.
+        """
 
     def stuck(self) -> Mapping[str, float]:
         """Return the partitions that have waiting work and make no progress, and for how many seconds."""

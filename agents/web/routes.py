@@ -28,7 +28,9 @@ from agents.web.query import (
 )
 from agents.web.request_lists import answer_list
 from schemas.errors import BadEvent, BadInput, BadItem, BadRequest
+from schemas.parsing import shown
 from schemas.records import Interaction, Item, SlateItem
+from schemas.rules import rules_from
 from schemas.validation import check_time, interaction_from, item_from
 
 __all__ = ["MAX_EVENTS", "attach", "build_app", "routes", "takes_of"]
@@ -78,6 +80,7 @@ def routes(service: Service, *, now_ms: Callable[[], int] = wall_clock_ms) -> we
     _recommendations(table, service)
     _users(table, service)
     _items(table, service)
+    _rules(table, service)
     _operations(table, service)
     return table
 
@@ -262,6 +265,22 @@ def _items(table: web.RouteTableDef, service: Service) -> None:
             "X-Content-Type-Options": "nosniff",
         }
         return web.Response(body=content, headers=headers)
+
+
+def _rules(table: web.RouteTableDef, service: Service) -> None:
+    @_route(table, "get", "/v1/rules")
+    async def rules(request: web.Request) -> web.Response:  # noqa: ARG001
+        """Return the serving rules, with the number of items that each matches."""
+        return json_response(dict(service.rules()))
+
+    @_route(table, "post", "/v1/rules/preview")
+    async def preview(request: web.Request) -> web.Response:
+        """Check `rules`, count what each matches and, given a `request`, answer it with the serving and with these rules."""
+        body = _object(await read_json(request))
+        if unknown := [name for name in body if name not in {"rules", "request"}]:
+            raise BadRequest("invalid_field", f"unknown field {shown(unknown[0])}; known: request, rules", unknown[0][:100])
+        asked, found = body.get("request"), rules_from(body.get("rules"))
+        return json_response(dict(await service.preview_rules(found, None if asked is None else request_of(_object(asked)))))
 
 
 def _operations(table: web.RouteTableDef, service: Service) -> None:

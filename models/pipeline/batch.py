@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from models.items.store import ItemStore
 from models.pipeline.kernels import candidates as kernels
 from models.pipeline.ragged import Ragged, Scored
+from models.pipeline.rules.applied import AppliedRules
 from models.pipeline.ties import Ties
 from models.state.rows import HISTORY, hash64
 from models.state.users import Users
@@ -146,6 +147,8 @@ class Queries:
     "Scores of the retrieval models for this batch, by source name. Item rows ascend within a query."
     user_vectors: NDArray[np.float32] | None = None
     "Output of the serving release's user tower: `(q, d)`; None without a release."
+    rules: AppliedRules | None = None
+    "The merchandising rules that apply to the batch; None if none does."
 
     def __len__(self) -> int:
         return len(self.requests)

@@ -21,12 +21,14 @@ from models.pipeline.filters import FILTERS
 from models.pipeline.hydrators import HYDRATORS, FeatureHydrator
 from models.pipeline.kernels import order
 from models.pipeline.ragged import Ragged
+from models.pipeline.rules import stage as rule_stage
+from models.pipeline.rules.book import RuleBook, RuleSlot
 from models.pipeline.scoring import LightScorer, OnnxRanker
 from models.pipeline.selection import DiverseSelector, light_cut
 from models.pipeline.similar import similar_items
 from models.pipeline.slates import Notes, slates_of
 from models.pipeline.slot import ModelSlot
-from models.pipeline.sources import SOURCES, PopularSource, RequestedSource
+from models.pipeline.sources import SOURCES, PopularSource, RequestedSource, RulesSource
 from models.pipeline.stages import (
     CandidateHydrator,
     Filter,
@@ -45,8 +47,11 @@ __all__ = ["CandidatePipeline", "PipelineSettings", "Steps"]
 
 Steps = Generator[Callable[[], Any], Any, list[Slate]]
 "A run that yields work for another thread and gets its result."
-ALWAYS = frozenset({PopularSource.name, RequestedSource.name})
+ALWAYS = frozenset({PopularSource.name, RequestedSource.name, RulesSource.name})
 "Sources that retrieve at any effort."
+PINS = ("unknown", "filtered", "not_a_candidate", "beyond_slate")
+"""Why a pin is skipped: the catalogue does not hold its item; a filter dropped it; a re-ranking request does not name it, or a
+filter dropped it; the slate is shorter than its position."""
 
 log = logging.getLogger(__name__)
 
@@ -83,10 +88,12 @@ class CandidatePipeline:
         selector: Selector | None = None,
         side_effects: Sequence[SideEffect] = (),
         observers: Sequence[Observer] = (),
+        rules: RuleSlot | None = None,
     ) -> None:
         self.items = items
         self._clock = clock
         self.slot = slot or ModelSlot()
+        self.rules = rules or RuleSlot()
         self._settings = settings
         self.hydrators = tuple(hydrator() for hydrator in HYDRATORS) if hydrators is None else tuple(hydrators)
         self.sources = tuple(source() for source in SOURCES) if sources is None else tuple(sources)
@@ -100,7 +107,7 @@ class CandidatePipeline:
         self._observers = tuple(observers)
         self.counters: Counter[tuple[str, str]] = Counter()
         """Counts by kind and name. `filter`: dropped candidates, by the filter's name, `unknown` or `repeated`. `failed`:
-        failed stages, by the stage's name."""
+        failed stages, by the stage's name. `pin`: skipped pins of the serving rules, by reason (`PINS`)."""
 
     def run(
         self,
@@ -129,12 +136,18 @@ class CandidatePipeline:
             return slates
 
     def steps(
-        self, requests: Sequence[Request], users: Users, as_of: Sequence[AsOf | None], effort: Effort = Effort.FULL
+        self,
+        requests: Sequence[Request],
+        users: Users,
+        as_of: Sequence[AsOf | None],
+        effort: Effort = Effort.FULL,
+        rules: RuleBook | None = None,
     ) -> Steps:
         """Answer a batch as `run` does, but yield the graphs' work, which any thread may do, instead of doing it.
 
         The caller calls what is yielded and sends its result, or throws its error, into the generator, which returns the
         slates. All that the generator does itself belongs to the item store's thread. Several batches may be under way.
+        `rules` are tried instead of the serving ones.
         """
         notes = Notes(degraded=list(effort.degraded))
         since = time.perf_counter()
@@ -146,6 +159,7 @@ class CandidatePipeline:
             since = now
 
         queries = Queries.hydrate(requests, users, self.items, self.slot.current, self._clock())
+        self._rule(notes, queries, rules or self.rules.current)
         if effort is not Effort.POPULAR:
             yield from self._hydrate(notes, queries)
         for observer in self._observers:
@@ -157,12 +171,12 @@ class CandidatePipeline:
         timed("merge")
         candidates = self._filter(notes, queries, candidates)
         timed("filter")
-        candidates = self._light(queries, candidates, effort)
+        candidates = self._light(notes, queries, candidates, effort)
         timed("light")
         if effort < Effort.LIGHT:
             candidates = yield from self._rank(notes, queries, candidates)
         timed("rank")
-        chosen = self._select(queries, candidates)
+        candidates, chosen = self._select(notes, queries, candidates, counted=rules is None)
         timed("select")
         slates = slates_of(queries, candidates, chosen, self.items, [source.name for source in self.sources], notes, as_of)
         self._finish(queries, slates)
@@ -228,13 +242,19 @@ class CandidatePipeline:
             kept &= keep
         return candidates if kept.all() else candidates.take(kept)
 
-    def _light(self, queries: Queries, candidates: Candidates, effort: Effort) -> Candidates:
+    def _light(self, notes: Notes, queries: Queries, candidates: Candidates, effort: Effort) -> Candidates:
         """Compute the light scores, sort each query's candidates and keep the best."""
         scores = self.scorer.score(queries, candidates, self.items)
         candidates.score = candidates.light = np.where(np.isfinite(scores), scores, -np.inf).astype(np.float32)
         for observer in self._observers:
             observer.on_scored(queries, candidates)
-        return light_cut(queries, candidates, effort.ranked(self._settings.light_top))
+        light_top = effort.ranked(self._settings.light_top)
+        if queries.rules is not None:
+            try:
+                return rule_stage.kept(queries, candidates, queries.rules, self.items, light_top)
+            except Exception:
+                self._without_rules(notes, queries)
+        return light_cut(queries, candidates, light_top)
 
     def _rank(self, notes: Notes, queries: Queries, candidates: Candidates) -> Generator[Callable[[], Any], Any, Candidates]:
         """Rank by the serving release; ties keep the light order. On failure the light order and a degraded slate remain."""
@@ -256,11 +276,43 @@ class CandidatePipeline:
             observer.on_ranked(queries, ranked)
         return ranked.take(order.descending(ranked.score, ranked.spans(len(queries))))
 
-    def _select(self, queries: Queries, candidates: Candidates) -> Ragged:
-        chosen = self.selector.select(queries, candidates, self.items)
+    def _select(self, notes: Notes, queries: Queries, candidates: Candidates, *, counted: bool) -> tuple[Candidates, Ragged]:
+        """Return the candidates in their final order and the slates; with `counted`, count the rules' skipped pins."""
+        chosen = None
+        if queries.rules is not None:
+            try:
+                ruled = rule_stage.multiplied(queries, candidates, queries.rules)
+                chosen, skipped = rule_stage.arranged(queries, ruled, queries.rules, self.items, self.selector)
+                candidates = ruled
+            except Exception:
+                self._without_rules(notes, queries)
+            else:
+                if counted:
+                    self._count_pins(queries, skipped)
+        if chosen is None:
+            chosen = self.selector.select(queries, candidates, self.items)
         for observer in self._observers:
             observer.on_selected(queries, candidates, chosen)
-        return chosen
+        return candidates, chosen
+
+    def _rule(self, notes: Notes, queries: Queries, book: RuleBook | None) -> None:
+        """Set the rules that apply to the batch."""
+        if book is not None:
+            try:
+                queries.rules = book.applied(queries)
+            except Exception:
+                self._without_rules(notes, queries)
+
+    def _without_rules(self, notes: Notes, queries: Queries) -> None:
+        """Answer without rules, because they failed: the filters do not depend on them."""
+        queries.rules = None
+        self._failed("the rules", "rules", notes, "rules")
+
+    def _count_pins(self, queries: Queries, skipped: NDArray[np.int64]) -> None:
+        unknown, absent, beyond = skipped.T
+        for reason, count in zip(PINS, (unknown, absent[queries.retrieving], absent[~queries.retrieving], beyond), strict=True):
+            if count.any():
+                self.counters["pin", reason] += int(count.sum())
 
     def _finish(self, queries: Queries, slates: Sequence[Slate]) -> None:
         for effect in self.side_effects:

@@ -23,7 +23,8 @@ class Notes:
     timings: dict[str, float] = field(default_factory=dict)
     "Milliseconds by stage."
     degraded: list[str] = field(default_factory=list)
-    "What the slates lack: failed stages `source:<name>`, `hydrator:<name>`, `ranker`, or what `Effort.degraded` names."
+    """What the slates lack: failed stages `source:<name>`, `hydrator:<name>`, `ranker`, `rules`, or what `Effort.degraded`
+    names."""
     dropped: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     "Number of dropped candidates of each query `(q,)`, by filter."
 
@@ -84,5 +85,7 @@ def _explained(
         if queries.model is not None and slated.heads.size:
             heads = slated.heads[place].tolist()
             explanation["heads"] = {name: round(p, 6) for name, p in zip(queries.model.heads, heads, strict=True)}
+        if queries.rules is not None and (moved := queries.rules.moved(query, int(slated.item_row[place]), place)):
+            explanation["rules"] = moved
         explained.append(explanation)
     return explained

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.items.store import ItemStore
 from models.pipeline.batch import RECENT, Queries, Retrieved
 from models.pipeline.exact import exact_top
 from models.pipeline.kernels import order, signals
+from models.pipeline.popular import descending, most_popular, popularity_of
 from models.pipeline.ragged import Ragged, Scored
+from models.pipeline.rules.source import RulesSource
 from models.pipeline.stages import Source
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "LearnedSource",
     "PopularSource",
     "RequestedSource",
+    "RulesSource",
     "SignalSource",
 ]
 
@@ -32,9 +34,6 @@ RECENCY = np.float32(0.9) ** np.arange(RECENT, dtype=np.float32)
 
 LEAST_ALIKE = 1e-4
 "Minimum cosine of similar items; smaller values are rounding errors."
-UNDECAYED = 0.001
-"""Popularity that each event adds without decay, so that a few new events after a quiet period do not displace items with long
-histories."""
 
 
 class PopularSource:
@@ -53,42 +52,21 @@ class PopularSource:
 
     def _rank(self, queries: Queries, items: ItemStore, most: int) -> None:
         """Compute the popularity of all items, and the first `most` rows by it, unless nothing changed."""
-        size, of = queries.size, (id(items), items.statistics_changes, items.stream_time_ms)
+        of = id(items), items.statistics_changes, items.stream_time_ms
         if self._of != of or self._eligible is not queries.eligible:
-            ever = items.events[:size].sum(axis=1) * UNDECAYED
-            popularity = np.where(queries.eligible, items.popularity_now(slice(size)) + ever + 1e-6, 0.0)
             self._of, self._eligible = of, queries.eligible
-            self._popularity, self._depth = popularity.astype(np.float32), -1
+            self._popularity, self._depth = popularity_of(queries, items), -1
         if most > self._depth:
-            self._head, self._depth = _descending(self._popularity, most), most
+            self._head, self._depth = descending(self._popularity, most), most
 
     def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:
         """Return the most popular items. Their number grows with the user's seen-set, so that unseen ones remain."""
         if not queries.retrieving.any():
             return Retrieved.none()
-        ties = queries.ties
         most = np.maximum(self._most, queries.k) + queries.users.seen_items + queries.excluded.lengths
         anywhere = queries.retrieving & ~queries.restricted
         self._rank(queries, items, int(most[anywhere].max(initial=0)))
-        popularity = self._popularity
-        rows, starts = order.first_places(popularity, self._head, most, anywhere, ties.hashes, ties.salts)
-        found = Retrieved.of(Scored(starts, rows, np.log1p(popularity[rows])))
-        within = queries.retrieving & queries.restricted
-        if not within.any():
-            return found
-        asked, ids = queries.categories, items.category_ids
-        rows, starts = order.popular(popularity, most, within, asked.starts, asked.values, ids, ties.hashes, ties.salts)
-        return Retrieved.join([found, Retrieved.of(Scored(starts, rows, np.log1p(popularity[rows])))]).ordered()
-
-
-def _descending(scores: NDArray[np.float32], most: int) -> NDArray[np.int32]:
-    """Return the rows with the `most` largest scores above 0, and all that tie with the last of them, largest first."""
-    if len(scores) > most > 0:
-        least = np.partition(scores, -most)[-most]
-        rows = np.flatnonzero((scores >= least) & (scores > 0))
-    else:
-        rows = np.flatnonzero(scores > 0)
-    return rows[np.argsort(-scores[rows], kind="stable")].astype(np.int32)
+        return most_popular(queries, items, self._popularity, self._head, most, queries.retrieving)
 
 
 class SignalSource:
@@ -223,6 +201,7 @@ SOURCES: tuple[type[Source], ...] = (
     PopularSource,
     FreshSource,
     RequestedSource,
+    RulesSource,
 )
 "The sources of the pipeline, in the order of the columns of `Candidates.source_scores`. Weights and features derive from it."
 RETRIEVING = tuple(source for source in SOURCES if source.retrieves)

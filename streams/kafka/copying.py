@@ -24,7 +24,7 @@ from streams.kafka.topics import ensure_topics, partitions_of
 
 __all__ = ["COPIED", "copy_topics"]
 
-COPIED = ("items", "item-vectors", "models", "interactions", "impressions")
+COPIED = ("items", "item-vectors", "models", "rules", "interactions", "impressions")
 "Copied topics, in this order: items must be on their topic before their events. Everything else is derived from these."
 READ_AHEAD = 1_000
 UNACKNOWLEDGED = 5_000

@@ -49,7 +49,7 @@ async def test_a_copy_has_all_records_where_their_keys_belong(fresh: Settings) -
         await producer.send_and_wait(old.topic("items"), None, key=b"i2")
     seen: list[tuple[str, int, int]] = []
     counts = await copy_topics(old, new, lambda *told: seen.append(told))
-    assert counts == {"items": 2, "item-vectors": 0, "models": 0, "interactions": 300, "impressions": 0}
+    assert counts == {"items": 2, "item-vectors": 0, "models": 0, "rules": 0, "interactions": 300, "impressions": 0}
     assert ("interactions", 300, 300) in seen
     copied = await records(new, "interactions", 6)
     assert sorted(record for part in copied.values() for record in part) == sorted(sent)

@@ -54,7 +54,8 @@ def service(producer: Producer | None = None, users: dict[int, Any] | None = Non
     recommend: Any = SimpleNamespace(partition_of=int)
     items: Any = SimpleNamespace(row_of=lambda _: -1)
     absent: Any = None
-    view = View(owned, items, absent, absent, absent, dict, health, Readiness(config, owned, BrokerProbe(config), health))
+    readiness = Readiness(config, owned, BrokerProbe(config), health)
+    view = View(owned, items, absent, absent, absent, dict, health, readiness, absent)
     return WorkerService(
         config, recommend, absent, over_kafka, cast("HealingProducer", producer or Producer()), Metrics(), view
     )

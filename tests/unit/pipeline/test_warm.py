@@ -25,8 +25,17 @@ def compiled():
 warm()
 before = compiled()
 from itertools import islice
-from recorded import answers, world_of
-list(islice(answers(*world_of()), 400))
+from recorded import answers, recorded_requests, world_of
+world, records = world_of()
+list(islice(answers(world, records), 400))
+from models.pipeline.pipeline import CandidatePipeline
+from models.pipeline.rules.book import RuleBook
+from models.warm import RULES
+from schemas.rules import rules_from
+ruled = CandidatePipeline(world.items, slot=world.slot)
+ruled.rules.swap(RuleBook(rules_from(RULES), world.items))
+for request in recorded_requests()[:100]:
+    assert not ruled.run([request], [records.get(request.user_id)], [None])[0].degraded
 later = {name: now - before.get(name, set()) for name, now in compiled().items()}
 tables = {name for name in later if name[0].startswith(("models.state", "schemas"))}
 print({name: more for name, more in later.items() if more and name not in tables})

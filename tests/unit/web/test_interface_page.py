@@ -15,8 +15,10 @@ from agents.web.request_lists import MAX_REQUESTS
 from agents.web.routes import MAX_EVENTS, MAX_IMAGE_BYTES, routes, takes_of
 from agents.web.server import MAX_HEADER_BYTES, MAX_HEADERS, MAX_URL_BYTES
 from models.pipeline.filters import FILTERS
+from models.pipeline.pipeline import PINS
 from schemas.codec import MAX_VALUE_BYTES
 from schemas.records import Interaction, Item, Request, Slate, UserQuery
+from schemas.rules import COMMON, MAX_RULES, OWN, Kind, When, Where, decode_rules
 from schemas.settings import Settings
 from schemas.validation import FUTURE_MS, MAX_CANDIDATES, MAX_EXCLUDE, MAX_ID_BYTES, MAX_K, MAX_TEXT_CHARS, MAX_USERS
 
@@ -34,6 +36,15 @@ def test_every_field_is_named(fields: type) -> None:
 def test_every_reason_why_a_candidate_is_dropped_is_named() -> None:
     reasons = PAGE[PAGE.index("`dropped` is the same") :].partition("\n\n")[0]
     assert {stage.name for stage in FILTERS if f"`{stage.name}`" not in reasons} == set()
+
+
+def test_the_example_of_rules_is_valid_and_every_kind_and_field_is_named() -> None:
+    rules = PAGE[PAGE.index("## Rules") : PAGE.index("## Over Kafka")]
+    (example,) = re.findall(r"```json\n(.*?)```", rules, re.DOTALL)
+    assert len(decode_rules(example.encode()).rules) == 4
+    fields = {name for own in OWN.values() for name in own} | {*COMMON, *When.__dataclass_fields__, *Where.__dataclass_fields__}
+    assert {name for name in (*Kind, *fields, *PINS) if f"`{name}`" not in rules and f'"{name}"' not in rules} == set()
+    assert f"at most {MAX_RULES}" in rules
 
 
 def _rows() -> dict[tuple[str, str], str]:

@@ -431,3 +431,34 @@ async def test_tables_are_listed_and_hashed_only_when_asked(client: Client) -> N
     plain = (await (await client.get("/v1/tables")).json())["tables"]
     assert plain == [{"table": "users", "partition": 0, "role": "owner", "position": 7}]
     assert (await (await client.get("/v1/tables?digests=1")).json())["tables"] == [{**plain[0], "hash": "0"}]
+
+
+# ---- rules
+
+
+async def test_rules_are_shown_and_tried_without_serving(client: Client, service: FakeService) -> None:
+    pin = {"name": "top", "kind": "pin", "pins": [{"item_id": "i3", "position": 0}]}
+    shown = await (await client.get("/v1/rules")).json()
+    assert shown == {"format": 1, "version": 0, "rules": [], "expired": 0, "refused": None}
+    response = await client.post("/v1/rules/preview", json={"rules": {"rules": [pin]}, "request": {"user_id": "u", "k": 2}})
+    answer = await response.json()
+    assert response.status == 200
+    assert answer["rules"] == [pin]
+    assert len(answer["serving"]["items"]) == len(answer["proposed"]["items"]) == 2
+    counted = await (await client.post("/v1/rules/preview", json={"rules": {"rules": [pin]}})).json()
+    assert counted["serving"] is counted["proposed"] is None
+    assert service.serving_rules.rules == ()
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "rules"),
+        ({"rules": {"rules": [{"name": "a", "kind": "boost", "factor": 1, "where": {"items": ["x"]}}]}}, "rules[0].factor"),
+        ({"rules": {"rules": []}, "request": {"user_id": "u", "k": 0}}, "k"),
+        ({"rules": {"rules": []}, "user": "u"}, "user"),
+    ],
+)
+async def test_bad_rules_are_a_bad_request_that_names_the_field(client: Client, body: dict[str, object], field: str) -> None:
+    error = await error_of(await client.post("/v1/rules/preview", json=body), 400)
+    assert error["field"] == field

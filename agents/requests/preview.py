@@ -1,0 +1,41 @@
+"""A slate with rules that do not serve, beside the slate with those that do. Nothing is published or counted as a request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from agents.partitions.users import UserPartition
+from models.pipeline.pipeline import CandidatePipeline
+from models.pipeline.rules.book import RuleBook
+from models.state.users import Users
+from schemas.records import AsOf, Request, Slate
+
+__all__ = ["previewed"]
+
+
+async def previewed(
+    pipeline: CandidatePipeline, partition: UserPartition, request: Request, books: Sequence[RuleBook | None]
+) -> list[Slate]:
+    """Answer one request once with each of the rule sets; None stands for the serving rules."""
+    users, as_of = Users.read(partition.rows([request.user_id])), [partition.as_of]
+    return [await _answered(pipeline, users, request, as_of, book) for book in books]
+
+
+async def _answered(
+    pipeline: CandidatePipeline, users: Users, request: Request, as_of: Sequence[AsOf | None], book: RuleBook | None
+) -> Slate:
+    """Run the pipeline's steps here, and the graphs in another thread."""
+    steps = pipeline.steps([request], users, as_of, rules=book)
+    try:
+        work = next(steps)
+        while True:
+            try:
+                done = await asyncio.to_thread(work)
+            except Exception as exc:
+                work = steps.throw(exc)
+            else:
+                work = steps.send(done)
+    except StopIteration as end:
+        slates: list[Slate] = end.value
+        return slates[0]
