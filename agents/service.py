@@ -110,6 +110,8 @@ class WorkerService:
         self._view = view
         self._routing = routing
         self._over_kafka = over_kafka
+        self._previewing = asyncio.Lock()
+        "Held by the one preview that may be under way, because it passes the queue of requests by."
         self.metrics = metrics
 
     def partition_of(self, user_id: str) -> int:
@@ -234,7 +236,10 @@ class WorkerService:
         if partition is None:
             message = f"another worker has partition {self.partition_of(request.user_id)}, which holds this user: ask that one"
             raise NotReady("not_ready", message)
-        serving, proposed = await previewed(self._view.pipeline, partition, request, (None, book))
+        if self._previewing.locked():
+            raise NotReady("busy", "another preview is under way here: try again")
+        async with self._previewing:
+            serving, proposed = await previewed(self._view.pipeline, partition, request, (None, book))
         return {**_described(book), "serving": serving.to_json(), "proposed": proposed.to_json()}
 
     def stuck(self) -> Mapping[str, float]:

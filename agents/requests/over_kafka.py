@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from schemas.errors import DeadlineExceeded
+from schemas.errors import DeadlineExceeded, NotReady
 from schemas.records import Request, Slate, UserPage, UserQuery
 from schemas.settings import Settings
 from streams.kafka.client import RiffleClient
@@ -43,15 +43,18 @@ class OverKafka:
         """Return the connected client, and the milliseconds that are left."""
         loop = asyncio.get_running_loop()
         until = loop.time() + within_s
-        if self._client is None or (self._client.done() and self._failed(self._client)):
-            self._client = asyncio.create_task(self._started(), name="requests over Kafka")
+        client = self._client
+        if client is None or (client.done() and self._failed(client)):
+            client = self._client = asyncio.create_task(self._started(), name="requests over Kafka")
         # a client that connects slowly serves the next requests, so it is not cancelled with this one
-        done, _ = await asyncio.wait({self._client}, timeout=within_s)
+        done, _ = await asyncio.wait({client}, timeout=within_s)
         left_ms = int((until - loop.time()) * 1000)
         if not done or left_ms < 1:
             message = f"the worker did not connect to Kafka within {within_s:g} s to reach the owner of this user's partition"
             raise DeadlineExceeded("deadline_exceeded", message)
-        return self._client.result(), left_ms
+        if client.cancelled():
+            raise NotReady("not_ready", "this worker is stopping")
+        return client.result(), left_ms
 
     @staticmethod
     def _failed(task: asyncio.Task[RiffleClient]) -> bool:

@@ -158,7 +158,8 @@ class Ranking:
     async def _slates(self, alive: Sequence[Pending], effort: Effort) -> None:
         answered = 0
         try:
-            for pending, slate in zip(alive, await self._run(alive, effort), strict=True):
+            alive, users, as_of = self._read(alive)
+            for pending, slate in zip(alive, await self._run(alive, users, as_of, effort), strict=True):
                 degraded = (*slate.degraded, pending.found.degraded) if pending.found else slate.degraded
                 degraded = (*degraded, "stale") if pending.stale else degraded
                 final = replace(slate, degraded=degraded)
@@ -173,10 +174,35 @@ class Ranking:
             if not isinstance(exc, Exception):
                 raise
 
-    async def _run(self, alive: Sequence[Pending], effort: Effort) -> list[Slate]:
+    def _read(self, alive: Sequence[Pending]) -> tuple[Sequence[Pending], Users, list[AsOf | None]]:
+        """Look up the users' records; returns the requests that can go on, the records, and what these reflect.
+
+        A record that cannot be read costs its own request only: it is answered with an error.
+        """
+        try:
+            rows, as_of = self._rows(alive)
+            return alive, Users.read(rows), as_of
+        except Exception:
+            log.warning("a record in a batch of %d cannot be read: each is read alone", len(alive))
+        sound: list[Pending] = []
+        kept: list[tuple[bytes | None, AsOf | None]] = []
+        for pending in alive:
+            try:
+                (row,), (reflected,) = self._rows([pending])
+                Users.read([row])
+            except Exception:
+                log.exception("a user's record in partition %d cannot be read", pending.partition)
+                self._finish(pending, NotReady("internal", "the user's record cannot be read; the worker's log says why"))
+            else:
+                sound.append(pending)
+                kept.append((row, reflected))
+        return sound, Users.read([row for row, _ in kept]), [reflected for _, reflected in kept]
+
+    async def _run(self, alive: Sequence[Pending], users: Users, as_of: Sequence[AsOf | None], effort: Effort) -> list[Slate]:
         """Run the pipeline: its steps here, and the graphs aside."""
-        rows, as_of = self._rows(alive)
-        steps = self._pipeline.steps([pending.request for pending in alive], Users.read(rows), as_of, effort)
+        if not alive:
+            return []
+        steps = self._pipeline.steps([pending.request for pending in alive], users, as_of, effort)
         try:
             work = next(steps)
             while True:
@@ -215,4 +241,7 @@ class Ranking:
         if isinstance(answer, Slate):
             for name in answer.degraded:
                 self._metrics.degraded.add(by=name)
-        pending.reply(answer)
+        try:
+            pending.reply(answer)
+        except Exception:  # the answers of others must not depend on this one
+            log.exception("an answer could not be handed over")

@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 OUTPUT_PAUSE_S = 0.02
 "Seconds that impressions and dead letters wait, so that replies are on their way before them."
+MAX_LISTINGS = 8
+"Maximum number of queries for users under way: each holds up the flush of its partition for a moment."
 MARGIN_S = 0.01
 "Seconds before the deadline, in addition to the time for ranking, at which a request stops waiting for an event."
 SYSTEM = Clock()
@@ -75,6 +77,8 @@ class Recommend:
         self._replies = Replies(self._outbox, registry)
         self._waiting = Waiting()
         self._offsets = Offsets()
+        self._listings = 0
+        "Number of queries for users that are under way."
 
     def partition_of(self, user_id: str) -> int:
         """Return the partition that holds a user's state, by the default partitioner, regardless of the request's own."""
@@ -115,7 +119,12 @@ class Recommend:
         """
         done: asyncio.Future[Slate | RiffleError] = asyncio.get_running_loop().create_future()
         now = self._clock()
-        pending = Pending(request, partition, now + deadline_s, done.set_result, now, near=True, found=found)
+
+        def settle(answer: Slate | RiffleError) -> None:
+            if not done.done():  # whoever asked may have left
+                done.set_result(answer)
+
+        pending = Pending(request, partition, now + deadline_s, settle, now, near=True, found=found)
         pending.stale = not (await self._reflected(pending) if found is None else found.reflects(request.after))
         self._ranking.submit(pending)
         answer = await done
@@ -163,6 +172,11 @@ class Recommend:
             self._refuse(parsed, chunk, index, answered)
             return
         self._outbox.expect(parsed.address.topic)
+        if self._listings >= MAX_LISTINGS:
+            message = f"{MAX_LISTINGS} queries for users are under way: try again"
+            self._replies.send(parsed.address, NotReady("busy", message), answered)
+            return
+        self._listings += 1
         self._waiting.spawn(self._list(parsed, chunk.partition, answered))
 
     async def _list(self, listing: Listing, number: int, answered: Callable[[], None]) -> None:
@@ -178,6 +192,8 @@ class Recommend:
         except Exception:
             log.exception("a query for users of partition %d failed", number)
             answer = RiffleError("internal", "the query failed; the worker's log says why")
+        finally:
+            self._listings -= 1
         self._replies.send(listing.address, answer, answered)
 
     def _refuse(self, refused: Refused, chunk: Chunk, index: int, answered: Callable[[], None]) -> None:

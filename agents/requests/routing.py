@@ -30,6 +30,10 @@ MOST_S = 1.0
 "Maximum number of seconds that another worker gets without a token."
 PAUSE_S = 0.02
 "Seconds between two attempts while partitions move between workers that live."
+MOST_PAUSE_S = 0.5
+"Maximum of these seconds; the pause doubles with each attempt of a request."
+MOVING = frozenset({"not_ready", "not_held"})
+"Codes of a worker that may hold the rows in a moment. Any other failure would be the same again."
 
 
 class Answers(Protocol):
@@ -122,6 +126,7 @@ class Routing:
         patience, kept = self._clock() + self._share(request, deadline_s), deadline_s * KEPT
         if partition not in self._partitions:
             self._metrics.requests_forwarded.add()
+        pause_s = PAUSE_S
         while True:
             slate, moving = await self._from_owner(request, partition, until, kept)
             if slate is not None:
@@ -132,9 +137,10 @@ class Routing:
             slate, held = await self._from_standbys(request, partition, until, kept)
             if slate is not None:
                 return slate
-            if not (moving or held) or self._clock() + PAUSE_S > patience:
+            if not (moving or held) or self._clock() + pause_s > patience:
                 break
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, MOST_PAUSE_S)
         found = await self._elsewhere.mirrored(request.user_id, max((until - self._clock()) * SHARE / 2, 0.0))
         return await self._from(found or Found(None, None, NO_STATE), request, partition, until)
 
@@ -187,8 +193,8 @@ class Routing:
             return self._counted(await self._elsewhere.peers.ask(known.owner, request, within_s)), False
         except (PeerAway, DeadlineExceeded):
             return None, False
-        except TransientError:
-            return None, True
+        except TransientError as error:
+            return None, error.code in MOVING
 
     async def _from_standbys(self, request: Request, partition: int, until: float, kept: float) -> tuple[Slate | None, bool]:
         """Return a standby's answer, if one gives it, and whether one lives that may hold the rows soon."""
@@ -203,8 +209,8 @@ class Routing:
                 return self._counted(slate), False
             except (PeerAway, DeadlineExceeded):
                 continue
-            except TransientError:
-                lives = True
+            except TransientError as error:
+                lives = lives or error.code in MOVING
         return None, lives
 
     def _counted(self, slate: Slate) -> Slate:

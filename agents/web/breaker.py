@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-__all__ = ["Breaker", "Breakers"]
+__all__ = ["MAX_BREAKERS", "Breaker", "Breakers"]
 
 HOLD_S = 1.0
 "Seconds for which a worker that failed is not asked; one request then probes it."

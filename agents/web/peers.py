@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -12,7 +13,7 @@ import aiohttp
 import orjson
 
 from agents.metrics import Metrics
-from agents.web.breaker import Breakers
+from agents.web.breaker import MAX_BREAKERS, Breakers
 from schemas.errors import DeadlineExceeded, NotReady, RiffleError, TransientError
 from schemas.records import Request, Slate
 from streams.kafka.client import slate_from
@@ -24,8 +25,15 @@ PATH = "/v1/workers/recommend"
 "Route on which a worker answers another one, only from rows that it holds."
 CONNECT_S = 0.05
 "Seconds within which another worker must accept a connection."
-CONNECTIONS = 200
-"Maximum number of connections to other workers."
+AT_ONCE = 64
+"""Maximum number of requests under way to one worker. More connections at once would exceed the number that a listening socket
+queues, 128."""
+TOKENS_AT_ONCE = AT_ONCE // 2
+"Maximum number of these that wait for the event of their token, so that they do not keep out the others."
+FAIR_S = 0.1
+"Seconds that another worker must have had for a missing answer to count as its failure."
+TRAVEL_S, TRAVEL_SHARE = 0.025, 0.2
+"Time that is kept for the way of the answer: seconds, and a share of the time, whichever is less."
 IDLE_S = 10.0
 "Seconds after which an unused connection is closed, before the other side closes it."
 
@@ -41,6 +49,7 @@ class Peers:
         self._metrics = metrics
         self._breakers = Breakers(clock)
         self._session: aiohttp.ClientSession | None = None
+        self._rooms: dict[str, _Room] = {}
 
     async def ask(self, address: str, request: Request, within_s: float) -> Slate:
         """Return another worker's answer from the rows that it holds; at most `within_s` seconds are waited.
@@ -54,12 +63,21 @@ class Peers:
         breaker = self._breakers.of(address)
         if not breaker.allows():
             raise PeerAway("peer_away", f"{address} failed a moment ago")
+        began: float | None = None
+        loop = asyncio.get_running_loop()
+        until = loop.time() + within_s
         try:
-            async with asyncio.timeout(within_s):
-                status, body = await self._answer(address, request, within_s)
+            async with asyncio.timeout(within_s), self._room(address).entered(request):
+                began = loop.time()
+                status, body = await self._answer(address, request, until - began)
         except (aiohttp.ClientError, OSError, TimeoutError) as exc:
             reason = _reason(exc)
-            breaker.failed(refused=reason == "refused")
+            # a worker that was not asked yet, or had hardly any time, has not failed
+            if reason == "timeout" and (began is None or loop.time() - began < FAIR_S):
+                breaker.let_go()
+                reason = "timeout" if began is not None else "crowded"
+            else:
+                breaker.failed(refused=reason == "refused")
             self._metrics.peers_failed.add(reason=reason)
             raise PeerAway("peer_away", f"{address} gives no answer: {reason}") from exc
         except BaseException:
@@ -67,6 +85,13 @@ class Peers:
             raise
         breaker.succeeded()
         return self._read(address, status, body)
+
+    def _room(self, address: str) -> _Room:
+        if address not in self._rooms:
+            while len(self._rooms) >= MAX_BREAKERS:
+                self._rooms.pop(next(iter(self._rooms)))
+            self._rooms[address] = _Room()
+        return self._rooms[address]
 
     async def _answer(self, address: str, request: Request, within_s: float) -> tuple[int, bytes]:
         try:
@@ -79,10 +104,11 @@ class Peers:
 
     async def _post(self, address: str, request: Request, within_s: float) -> tuple[int, bytes]:
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=CONNECTIONS, keepalive_timeout=IDLE_S)
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S)
             self._session = aiohttp.ClientSession(connector=connector, trust_env=False)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
-        url = f"http://{address}{PATH}?deadline_ms={max(round(within_s * 1000), 1)}"
+        deadline_s = within_s - min(TRAVEL_S, within_s * TRAVEL_SHARE)
+        url = f"http://{address}{PATH}?deadline_ms={max(round(deadline_s * 1000), 1)}"
         async with self._session.post(url, data=orjson.dumps(body_of(request)), timeout=timeout) as response:
             return response.status, await response.read()
 
@@ -104,6 +130,19 @@ class Peers:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
+
+
+class _Room:
+    """Bounds the requests that are under way to one worker."""
+
+    def __init__(self) -> None:
+        self._all, self._tokens = asyncio.Semaphore(AT_ONCE), asyncio.Semaphore(TOKENS_AT_ONCE)
+
+    @contextlib.asynccontextmanager
+    async def entered(self, request: Request) -> AsyncIterator[None]:
+        """Wait for a place, and hold it."""
+        async with self._tokens if request.after is not None else contextlib.nullcontext(), self._all:
+            yield
 
 
 def body_of(request: Request) -> dict[str, Any]:

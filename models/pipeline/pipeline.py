@@ -174,7 +174,12 @@ class CandidatePipeline:
         candidates = self._light(notes, queries, candidates, effort)
         timed("light")
         if effort < Effort.LIGHT:
+            revision = self.items.revision
             candidates = yield from self._rank(notes, queries, candidates)
+            if self.items.revision != revision:
+                # items were withdrawn, perhaps, while the graphs ran
+                row = candidates.item_row
+                candidates = candidates.take(self.items.available[row] & (self.items.published_ms[row] <= queries.now_ms))
         timed("rank")
         candidates, chosen = self._select(notes, queries, candidates, counted=rules is None)
         timed("select")

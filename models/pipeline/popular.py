@@ -50,7 +50,9 @@ def most_popular(
 
 def descending(scores: NDArray[np.float32], most: int) -> NDArray[np.int32]:
     """Return the rows with the `most` largest scores above 0, and all that tie with the last of them, largest first."""
-    if len(scores) > most > 0:
+    if most <= 0:
+        return np.zeros(0, np.int32)
+    if len(scores) > most:
         least = np.partition(scores, -most)[-most]
         rows = np.flatnonzero((scores >= least) & (scores > 0))
     else:

@@ -173,6 +173,12 @@ def popular(
     for n in range(q):
         count = 0
         if asked[n]:
+            last = -1
+            for w in range(wanted_starts[n], wanted_starts[n + 1]):
+                last = max(last, wanted[w])
+            inside_of = np.zeros(last + 1, np.bool_)
+            for w in range(wanted_starts[n], wanted_starts[n + 1]):
+                inside_of[wanted[w]] = True
             for i in range(size):
                 if values[i] > 0:
                     inside = False
@@ -180,8 +186,7 @@ def popular(
                         category = category_ids[i, c]
                         if category < 0:
                             break
-                        for w in range(wanted_starts[n], wanted_starts[n + 1]):
-                            inside |= wanted[w] == category
+                        inside |= category <= last and inside_of[category]
                     if inside:
                         found[count], scores[count] = i, values[i]
                         count += 1

@@ -437,6 +437,44 @@ def test_requests_of_a_list_are_ranked_in_shared_batches(n: int, kind: str) -> N
     assert len(sizes) <= 1 + -(-n // 14)
 
 
+class Recorded(Partition):
+    """A partition in which one user's record is damaged."""
+
+    def rows(self, users: Sequence[str]) -> list[bytes | None]:  # type: ignore[override]
+        return [b"\x63 of a later version" if user == "8" else None for user in users]
+
+
+def test_a_record_that_cannot_be_read_and_a_caller_that_left_cost_only_their_own_requests() -> None:
+    async def scene(loop: VirtualLoop) -> list[Any]:
+        pipeline = Pipeline(loop, World(1.0, frozenset(), 2, frozenset()))
+        made = Recommend(
+            Settings(partitions=PARTITIONS),
+            pipeline,  # type: ignore[arg-type]
+            {OWNED: Recorded(ready=True)},  # type: ignore[dict-item]
+            Producer(loop, World(1.0, frozenset(), 2, frozenset())),
+            Metrics(),
+            clock=Clock(loop.time, loop.time),
+            partitioner=lambda _key, _: OWNED,
+            aside=pipeline.aside,
+        )
+        running = loop.create_task(made.run())
+        asked = [loop.create_task(made.recommend(Request(f"{n}", user), OWNED, 1.0)) for n, user in enumerate("0804")]
+        await asyncio.sleep(0)
+        asked[2].cancel()
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        later = await made.recommend(Request("later", "0"), OWNED, 1.0)
+        assert not running.done()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        return [*found, later]
+
+    first, damaged, left, last, later = run_virtually(scene)
+    assert all(isinstance(answer, Slate) for answer in (first, last, later))
+    assert isinstance(damaged, NotReady)
+    assert damaged.code == "internal"
+    assert isinstance(left, asyncio.CancelledError)
+
+
 BURST = [Step(0, (Asked("valid", 250, 0, False),) * 900, False), Step(1, (), False)]
 
 

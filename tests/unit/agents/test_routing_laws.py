@@ -230,3 +230,12 @@ def test_rows_reflect_a_token_only_if_they_are_known_to(as_of: AsOf | None, part
     assert found.reflects(After(partition, offset)) == (
         as_of is not None and as_of.partition == partition and as_of.offset >= offset
     )
+
+
+def test_attempts_grow_rare_while_partitions_move_and_a_lasting_failure_is_not_repeated() -> None:
+    moving, broken = Scene(owner="not_held-o"), Scene(owner="broken-o")
+    for scene in (moving, broken):
+        slate, _, _ = answered(scene, 60.0, After(PARTITION, 9))
+        assert slate.degraded == (NO_STATE,)
+    assert 5 <= len(moving.asked) <= 150, "45 s at most twice a second"
+    assert len(broken.asked) == 1

@@ -38,8 +38,9 @@ def check(served: Served, first: int) -> None:
         for item, name, score in zip(slate.items, expected, scores[n].tolist(), strict=False):
             assert item.score == pytest.approx(score, abs=TIE)
             if item.item_id != name:
-                others = [other.score for other in slate.items if other.item_id == name]
-                assert not others or others[0] == pytest.approx(item.score, abs=TIE), f"request {n}"
+                # it changed places with an item of the slate, or with one that missed the last place
+                others = [other.score for other in slate.items if other.item_id == name] or [slate.items[-1].score]
+                assert others[0] == pytest.approx(item.score, abs=TIE), f"request {n}"
 
 
 def test_answers_equal_the_recorded_ones(served: Served) -> None:

@@ -23,6 +23,7 @@ from models.pipeline.slot import ModelSlot
 from models.pipeline.sources import RETRIEVING, SOURCES
 from models.pipeline.stages import Filter, Observer
 from models.state.rows import UserRecord
+from models.state.users import Users
 from schemas.records import Interaction, Item, Request, Slate
 from training.replay.world import SimulatedWorker
 
@@ -247,3 +248,21 @@ def test_a_hydrator_of_candidates_that_fails_leaves_the_light_order_and_no_featu
     assert slate.degraded == ("ranker",)
     assert pipeline.counters["failed", "ranker"] == 1
     assert all(len(item.features) == 0 for item in slate.items)
+
+
+def test_what_is_withdrawn_while_the_graphs_run_is_not_shown() -> None:
+    world, user = world_of(["plain"] * N, [1], with_release=True)
+    pipeline = CandidatePipeline(world.items, slot=world.slot, clock=lambda: NOW)
+    shown = {item.item_id for item in pipeline.run([Request("r", "u", k=N)], [user], [None])[0].items}
+    assert "i3" in shown
+    steps = pipeline.steps([Request("r", "u", k=N)], Users.of([user]), [None])
+    slates: list[Slate] = []
+    try:
+        work = next(steps)
+        while True:
+            done = work()
+            world.items.remove("i3")
+            work = steps.send(done)
+    except StopIteration as ended:
+        slates = ended.value
+    assert {item.item_id for item in slates[0].items} == shown - {"i3"}

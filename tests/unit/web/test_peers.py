@@ -16,7 +16,7 @@ from serving import Served
 
 from agents.metrics import Metrics
 from agents.web.address import advertised, reachable
-from agents.web.peers import PeerAway, Peers, body_of
+from agents.web.peers import FAIR_S, PeerAway, Peers, body_of
 from agents.web.routes import build_app
 from schemas.errors import BadRequest, DeadlineExceeded, NotReady
 from schemas.records import After, Item, Request, Slate
@@ -82,7 +82,10 @@ async def test_another_workers_slate_comes_back_and_it_gets_the_time_that_is_lef
     async with worker(service) as address, peers_of() as (peers, _):
         slate = await peers.ask(address, ASKED, 0.2)
     assert slate == replace(await service.recommend(ASKED), timings_ms=slate.timings_ms)
-    assert service.requests[0] == (ASKED, 200)
+    request, deadline_ms = service.requests[0]
+    assert request == ASKED
+    assert deadline_ms is not None
+    assert 100 < deadline_ms <= 175, "without the time that the answer travels"
 
 
 @pytest.mark.parametrize(
@@ -139,8 +142,43 @@ async def test_a_worker_that_does_not_answer_costs_its_share_of_the_time_a_few_t
     async with worker(service) as address, peers_of() as (peers, metrics):
         for _ in range(6):
             with pytest.raises(PeerAway):
-                await peers.ask(address, ASKED, 0.1)
+                await peers.ask(address, ASKED, FAIR_S + 0.05)
     assert metrics.peers_failed.value(reason="timeout") == len(service.requests) == 3
+
+
+class Slow(FakeService):
+    """Answers after `seconds`; requests with a token after many more."""
+
+    seconds = 0.03
+
+    async def recommend(self, request: Request, deadline_ms: int | None = None) -> Slate:
+        await asyncio.sleep(60 if request.after is not None else self.seconds)
+        return await super().recommend(request, deadline_ms)
+
+
+async def test_short_deadlines_of_a_client_are_no_failures_of_a_worker() -> None:
+    async with worker(Slow()) as address, peers_of() as (peers, _):
+        short = [peers.ask(address, Request(f"r{n}", "ann"), 0.01) for n in range(100)]
+        assert all(isinstance(answer, PeerAway) for answer in await asyncio.gather(*short, return_exceptions=True))
+        assert (await peers.ask(address, Request("r", "ann"), 5.0)).user_id == "ann"
+
+
+async def test_requests_that_wait_for_events_keep_out_neither_others_nor_other_workers() -> None:
+    async with worker(Slow()) as address, worker(FakeService()) as other, peers_of() as (peers, _):
+        waiting = [asyncio.ensure_future(peers.ask(address, replace(ASKED, request_id=f"{n}"), 30.0)) for n in range(200)]
+        await asyncio.sleep(0.05)
+        plain = Request("r", "ann")
+        assert [(await peers.ask(where, plain, 5.0)).user_id for where in (address, other)] == ["ann", "ann"]
+        for one in waiting:
+            one.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_a_burst_of_requests_is_answered_over_few_connections() -> None:
+    async with worker(FakeService()) as address, peers_of() as (peers, metrics):
+        answers = await asyncio.gather(*[peers.ask(address, Request(f"r{n}", "ann"), 20.0) for n in range(300)])
+        assert len(answers) == 300
+        assert metrics.peers_failed.value(reason="timeout") == 0
 
 
 async def test_an_idle_connection_that_was_closed_is_no_failure_of_the_worker() -> None:
