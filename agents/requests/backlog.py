@@ -219,3 +219,6 @@ class Backlog(Generic[T]):
         self._under_way.remove(batch)
         self.costs.learn(batch.effort, len(batch), now - max(batch.started, self._ended))
         self._ended = now
+        if self.idle and batch.effort > Effort.FULL:
+            # nothing waits any more: greater efforts may take less time than they did under load
+            self.costs.relax(batch.effort)

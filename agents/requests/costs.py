@@ -58,7 +58,8 @@ class Costs:
             self._known[effort] = Cost(full.fixed_s * share, full.each_s * share, full.step)
         self._known[effort].learn(n, seconds)
 
-    def relax(self) -> None:
-        """Lower all estimates."""
-        for cost in self._known.values():
-            cost.relax()
+    def relax(self, above: Effort | None = None) -> None:
+        """Lower all estimates, or those of greater efforts than `above`, so that they are tried again."""
+        for effort, cost in self._known.items():
+            if above is None or effort < above:
+                cost.relax()

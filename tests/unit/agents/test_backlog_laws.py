@@ -91,6 +91,25 @@ def test_under_load_requests_are_degraded_step_by_step_before_any_is_refused() -
     assert list(dict.fromkeys(told.values())) == list(Effort), "each step is used, in this order"
 
 
+@given(st.lists(st.floats(0.05, 20.0), min_size=1, max_size=10), st.sampled_from([0.1, 0.25, 1.0]))
+def test_after_any_stall_lone_requests_are_soon_answered_in_full_again(stalls: list[float], budget: float) -> None:
+    world = World()
+    for seconds in stalls:
+        world.backlog.costs.learn(Effort.FULL, 16, seconds)
+        world.backlog.costs.learn(Effort.LIGHT, 1, seconds / 10)
+    efforts = []
+    for n in range(120):
+        if not world.backlog.offer(n, world.now + budget):
+            continue
+        batch, late = world.backlog.take()
+        assert not late
+        world.now += 0.003
+        world.backlog.done(batch)
+        world.now += 0.2
+        efforts.append(batch.effort)
+    assert efforts[-20:] == [Effort.FULL] * 20
+
+
 def test_a_request_in_a_hurry_is_degraded_alone() -> None:
     world = World()
     full, least = (world.backlog.costs.of(effort, 1, 8) for effort in (Effort.FULL, max(Effort)))
