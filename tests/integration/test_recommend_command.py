@@ -55,7 +55,7 @@ def hidden(folder: Path) -> list[str]:
 
 
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(150):
         while not await holds():  # noqa: ASYNC110 - it is seen from outside
             await asyncio.sleep(0.1)
 
@@ -156,7 +156,7 @@ async def test_an_interrupted_run_leaves_the_file_as_it_was(loaded: Settings, tm
 
     async def under_way() -> bool:
         found = re.search(r'^riffle_http_list_requests_total\{outcome="slate"\} (\S+)$', await metrics_of(loaded), re.MULTILINE)
-        return found is not None and float(found[1]) >= 300
+        return found is not None and float(found[1]) >= 50
 
     await until(under_way)
     process.send_signal(signal.SIGINT)
