@@ -186,7 +186,7 @@ def test_what_ends_by_itself_is_started_again_and_said(own: Settings, riffle: Ri
     assert (foreign["ready"], set(foreign["pids"].values())) == (False, {None})
     assert "a RIFFLE_HOME other than" in foreign["reasons"]["web"]
     assert riffle("doctor", settings=other).returncode == 1
-    assert "in use by another program" in riffle("up", settings=other).stderr
+    assert "are in use by other programs" in riffle("up", settings=other).stderr
     # a hanging broker accepts connections but does not answer
     kafka = after["pids"]["kafka"]
     os.kill(kafka, signal.SIGSTOP)
