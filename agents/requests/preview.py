@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from agents.partitions.users import UserPartition
+from models.pipeline.driving import run_aside
 from models.pipeline.pipeline import CandidatePipeline
 from models.pipeline.rules.book import RuleBook
 from models.state.users import Users
@@ -26,16 +27,5 @@ async def _answered(
     pipeline: CandidatePipeline, users: Users, request: Request, as_of: Sequence[AsOf | None], book: RuleBook | None
 ) -> Slate:
     """Run the pipeline's steps here, and the graphs in another thread."""
-    steps = pipeline.steps([request], users, as_of, rules=book)
-    try:
-        work = next(steps)
-        while True:
-            try:
-                done = await asyncio.to_thread(work)
-            except Exception as exc:
-                work = steps.throw(exc)
-            else:
-                work = steps.send(done)
-    except StopIteration as end:
-        slates: list[Slate] = end.value
-        return slates[0]
+    (slate,) = await run_aside(pipeline.steps([request], users, as_of, rules=book), asyncio.to_thread)
+    return slate

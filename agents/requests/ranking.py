@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +15,7 @@ from agents.partitions.copies import Found
 from agents.partitions.users import UserPartition
 from agents.requests.backlog import Backlog, Batch
 from agents.requests.clock import Clock
+from models.pipeline.driving import Aside, run_aside
 from models.pipeline.effort import Effort
 from models.pipeline.pipeline import CandidatePipeline
 from models.state.users import Users
@@ -31,9 +32,6 @@ MAX_BATCH, BATCH_S = 32, 0.03
 "Maximum size of a batch, and its maximum expected duration in seconds."
 AT_ONCE = 2
 "Number of batches under way: the event loop prepares one while the graphs of the other run in a thread."
-
-Aside = Callable[[Callable[[], Any]], Awaitable[Any]]
-"Runs a call outside the event loop and returns its result."
 
 
 @dataclass(slots=True)
@@ -202,20 +200,12 @@ class Ranking:
         """Run the pipeline: its steps here, and the graphs aside."""
         if not alive:
             return []
-        steps = self._pipeline.steps([pending.request for pending in alive], users, as_of, effort)
-        try:
-            work = next(steps)
-            while True:
-                try:
-                    # for a request alone, the way to the thread and back takes longer than it saves
-                    done = work() if len(alive) == 1 and self.backlog.alone else await self._aside(work)
-                except Exception as exc:
-                    work = steps.throw(exc)
-                else:
-                    work = steps.send(done)
-        except StopIteration as end:
-            slates: list[Slate] = end.value
-            return slates
+
+        async def aside(work: Callable[[], Any]) -> Any:
+            # for a request alone, the way to the thread and back takes longer than it saves
+            return work() if len(alive) == 1 and self.backlog.alone else await self._aside(work)
+
+        return await run_aside(self._pipeline.steps([pending.request for pending in alive], users, as_of, effort), aside)
 
     def _rows(self, alive: Sequence[Pending]) -> tuple[list[bytes | None], list[AsOf | None]]:
         """Return the users' records, looked up with one call for each partition, and what they reflect."""

@@ -19,9 +19,10 @@ from agents.requests.impressions import impression
 from agents.requests.offsets import Offsets
 from agents.requests.outbox import Outbox, Producer, Queued
 from agents.requests.parsing import Accepted, Listing, Parser, Refused, asks_for_users
-from agents.requests.ranking import Aside, Pending, Ranking
+from agents.requests.ranking import Pending, Ranking
 from agents.requests.replies import Replies
 from agents.requests.waiting import Waiting
+from models.pipeline.driving import Aside
 from models.pipeline.pipeline import CandidatePipeline
 from schemas.codec import Registry
 from schemas.errors import NotReady, RiffleError

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from models.items.store import ItemStore
 from models.pipeline.batch import Candidates, Queries, Retrieved
 from models.pipeline.clock import Clock, wall_ms
+from models.pipeline.driving import run_here
 from models.pipeline.effort import Effort
 from models.pipeline.filters import FILTERS
 from models.pipeline.hydrators import HYDRATORS, FeatureHydrator
@@ -121,19 +122,7 @@ class CandidatePipeline:
         Raises:
             Exception: any error of a filter, because a slate that might hold forbidden items is never returned.
         """
-        steps = self.steps(requests, users if isinstance(users, Users) else Users.of(users), as_of, effort)
-        try:
-            work = next(steps)
-            while True:
-                try:
-                    done = work()
-                except Exception as exc:
-                    work = steps.throw(exc)
-                else:
-                    work = steps.send(done)
-        except StopIteration as end:
-            slates: list[Slate] = end.value
-            return slates
+        return run_here(self.steps(requests, users if isinstance(users, Users) else Users.of(users), as_of, effort))
 
     def steps(
         self,

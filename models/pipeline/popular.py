@@ -10,18 +10,34 @@ from models.pipeline.batch import Queries, Retrieved
 from models.pipeline.kernels import order
 from models.pipeline.ragged import Scored
 
-__all__ = ["descending", "most_popular", "popularity_of"]
+__all__ = ["Popularity", "descending", "most_popular"]
 
 UNDECAYED = 0.001
 """Popularity that each event adds without decay, so that a few new events after a quiet period do not displace items with long
 histories."""
 
 
-def popularity_of(queries: Queries, items: ItemStore) -> NDArray[np.float32]:
-    """Return the popularity of each item of the batch, above 0, and 0 for items that are not eligible: float32 `(size,)`."""
-    size = queries.size
-    ever = items.events[:size].sum(axis=1) * UNDECAYED
-    return np.where(queries.eligible, items.popularity_now(slice(size)) + ever + 1e-6, 0.0).astype(np.float32)
+class Popularity:
+    """The popularity of all items, computed again only after something changed."""
+
+    def __init__(self) -> None:
+        self._of: tuple[int, ...] = ()
+        self._eligible = np.zeros(0, np.bool_)
+        "Statistics with their stream time, and eligible items, of which `_found` was computed."
+        self._found = np.zeros(0, np.float32)
+
+    def of(self, queries: Queries, items: ItemStore) -> NDArray[np.float32]:
+        """Return the popularity of each item of the batch, above 0, and 0 for items that are not eligible: float32 `(size,)`.
+
+        The same array is returned until it changes.
+        """
+        size, of = queries.size, (id(items), items.statistics_changes, items.stream_time_ms)
+        if self._of != of or self._eligible is not queries.eligible:
+            self._of, self._eligible = of, queries.eligible
+            ever = items.events[:size].sum(axis=1) * UNDECAYED
+            found = np.where(queries.eligible, items.popularity_now(slice(size)) + ever + 1e-6, 0.0)
+            self._found = found.astype(np.float32)
+        return self._found
 
 
 def most_popular(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.items.store import ItemStore
 from models.pipeline.batch import RECENT, Queries, Retrieved
 from models.pipeline.exact import exact_top
 from models.pipeline.kernels import order, signals
-from models.pipeline.popular import descending, most_popular, popularity_of
+from models.pipeline.popular import Popularity, descending, most_popular
 from models.pipeline.ragged import Ragged, Scored
 from models.pipeline.rules.source import RulesSource
 from models.pipeline.stages import Source
@@ -45,19 +46,15 @@ class PopularSource:
 
     def __init__(self, most: int = 300) -> None:
         self._most = most
-        self._of: tuple[int, ...] = ()
-        self._eligible = np.zeros(0, np.bool_)
-        "Statistics with their stream time, and eligible items, of which `_popularity` and `_head` were computed."
-        self._popularity, self._head, self._depth = np.zeros(0, np.float32), np.zeros(0, np.int32), -1
+        self._popularity = Popularity()
+        self._ranked, self._head, self._depth = np.zeros(0, np.float32), np.zeros(0, np.int32), -1
+        "The popularity of which `_head` holds the first `_depth` rows."
 
-    def _rank(self, queries: Queries, items: ItemStore, most: int) -> None:
-        """Compute the popularity of all items, and the first `most` rows by it, unless nothing changed."""
-        of = id(items), items.statistics_changes, items.stream_time_ms
-        if self._of != of or self._eligible is not queries.eligible:
-            self._of, self._eligible = of, queries.eligible
-            self._popularity, self._depth = popularity_of(queries, items), -1
-        if most > self._depth:
-            self._head, self._depth = descending(self._popularity, most), most
+    def _first(self, popularity: NDArray[np.float32], most: int) -> NDArray[np.int32]:
+        """Return the first `most` rows by popularity, or more; found again only if the popularity is another."""
+        if popularity is not self._ranked or most > self._depth:
+            self._ranked, self._head, self._depth = popularity, descending(popularity, most), most
+        return self._head
 
     def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:
         """Return the most popular items. Their number grows with the user's seen-set, so that unseen ones remain."""
@@ -65,8 +62,9 @@ class PopularSource:
             return Retrieved.none()
         most = np.maximum(self._most, queries.k) + queries.users.seen_items + queries.excluded.lengths
         anywhere = queries.retrieving & ~queries.restricted
-        self._rank(queries, items, int(most[anywhere].max(initial=0)))
-        return most_popular(queries, items, self._popularity, self._head, most, queries.retrieving)
+        popularity = self._popularity.of(queries, items)
+        head = self._first(popularity, int(most[anywhere].max(initial=0)))
+        return most_popular(queries, items, popularity, head, most, queries.retrieving)
 
 
 class SignalSource:

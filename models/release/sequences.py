@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.rules import PositiveRule
-from models.state.rows import UserRecord
 from models.state.users import Users
 
 __all__ = ["ACTION_SLOTS", "EVENT_WIDTH", "LENGTH", "Vocabulary", "event_inputs"]
@@ -51,12 +50,6 @@ class Vocabulary:
                 self._liked[key] = found
         return found
 
-    def liked_history(self, user: UserRecord) -> NDArray[np.bool_]:
-        """Return whether each kept event is liked, newest first."""
-        events = user.history
-        names, actions, values = user.actions, events["action"][::-1].tolist(), events["value"][::-1].tolist()
-        return np.asarray([self.liked(names[a], v) for a, v in zip(actions, values, strict=True)], np.bool_)
-
     def liked_of(self, users: Users) -> NDArray[np.bool_]:
         """Return whether each kept event is liked, newest first, False beyond the kept ones: bool `(q, HISTORY)`."""
         liked = np.zeros(users.action.shape, np.bool_)
@@ -90,21 +83,10 @@ def event_inputs(
     return out
 
 
-def history_inputs(user: UserRecord, vocabulary: Vocabulary, liked: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Encode a user's newest LENGTH events, oldest first; `liked` is the result of `Vocabulary.liked_history`."""
-    events = user.history[-LENGTH:]
-    times = user.history["time"][-LENGTH - 1 :]
-    gaps = np.diff(times)
-    gaps = gaps if len(gaps) == len(events) else np.concatenate([np.zeros(1, np.int64), gaps])
-    values = events["value"]
-    slots = vocabulary.slots(user.actions)[events["action"]]
-    return event_inputs(slots, vocabulary.standard(values), ~np.isnan(values), gaps, liked[: len(events)][::-1])
-
-
 def inputs_of(
     users: Users, vocabulary: Vocabulary, liked: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Encode the newest LENGTH events of q users as `history_inputs` does; `liked` is the result of `Vocabulary.liked_of`.
+    """Encode the newest LENGTH events of q users by `event_inputs`; `liked` is the result of `Vocabulary.liked_of`.
 
     Returns inputs, float32 `(q, LENGTH, EVENT_WIDTH)`, and 1 for each event, float32 `(q, LENGTH)`. Both are oldest first and
     end with the newest event; zeros precede a history shorter than LENGTH.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, uint8
+from numba import njit
 
-from models.state.kernels.seen import AT_ONCE
+from models.state.kernels.seen import in_tier
 
 __all__ = ["among", "diverse", "in_categories", "light_scores", "merged", "seen"]
 
@@ -56,19 +56,7 @@ def seen(tiers: Any, starts: Any, bloom: Any, query_row: Any, item_row: Any) -> 
     for i in range(len(item_row)):
         item, q = item_row[i], query_row[i]
         for t in range(starts[q], starts[q + 1]):
-            first = uint8(1)
-            for s in range(AT_ONCE):
-                bit = bloom[item, s]
-                first &= tiers[t, bit >> 3] >> uint8(bit & 7)
-            if not first:
-                continue
-            whole = True
-            for s in range(AT_ONCE, bloom.shape[1]):
-                bit = bloom[item, s]
-                if not (tiers[t, bit >> 3] >> (bit & 7)) & 1:
-                    whole = False
-                    break
-            if whole:
+            if in_tier(tiers, t, bloom, item):
                 out[i] = True
                 break
     return out

@@ -12,14 +12,15 @@ from models.items.store import ItemStore
 from models.pipeline.batch import Queries
 from models.pipeline.rules.applied import AppliedRules, RuleColumns
 from models.pipeline.ties import tie_keys
+from models.state.kernels.hash_index import SPREAD
 from models.state.rows import hash64
+from models.units import DAY_MS
 from schemas.records import Request
 from schemas.rules import Kind, Rule, RuleSet, When
 
 __all__ = ["RuleBook", "RuleSlot"]
 
-DAY_MS = 86_400_000
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+GOLDEN = np.uint64(SPREAD)
 "2^64 divided by the golden ratio: its multiples are spread evenly."
 ALWAYS = np.iinfo(np.int64).min
 "Earliest time of publication for a rule without such a condition."

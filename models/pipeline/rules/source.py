@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from models.items.store import ItemStore
 from models.pipeline.batch import Queries, Retrieved
 from models.pipeline.kernels import rules as kernels
-from models.pipeline.popular import descending, most_popular, popularity_of
+from models.pipeline.popular import Popularity, descending, most_popular
 from models.pipeline.ragged import Scored
 from models.pipeline.rules.applied import AppliedRules
 
@@ -26,13 +26,20 @@ class RulesSource:
     default_weight = 0.0
     retrieves = False
 
+    def __init__(self) -> None:
+        self._popularity = Popularity()
+
     def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:
         """Return the items, each with score 0. Without rules it returns nothing."""
         rules = queries.rules
         if rules is None or not queries.retrieving.any():
             return Retrieved.none()
         room = queries.k + queries.users.seen_items + queries.excluded.lengths
-        found = [_pinned(rules, queries), *_new(rules, queries, items, room), *_required(rules, queries, items, room)]
+        found = [
+            _pinned(rules, queries),
+            *_new(rules, queries, items, room),
+            *_required(rules, queries, items, room, self._popularity),
+        ]
         joined = Retrieved.join(found)
         pairs = np.unique(joined.query_row.astype(np.int64) * queries.size + joined.item_row)
         query_row, item_row = np.divmod(pairs, max(queries.size, 1))
@@ -60,16 +67,15 @@ def _new(rules: AppliedRules, queries: Queries, items: ItemStore, room: NDArray[
     return found
 
 
-def _required(rules: AppliedRules, queries: Queries, items: ItemStore, room: NDArray[np.int64]) -> list[Retrieved]:
+def _required(
+    rules: AppliedRules, queries: Queries, items: ItemStore, room: NDArray[np.int64], popularity: Popularity
+) -> list[Retrieved]:
     found: list[Retrieved] = []
-    popularity: NDArray[np.float32] | None = None
     for rule in rules.columns.requires.tolist():
         asked = rules.active[:, rule] & queries.retrieving
         if not asked.any():
             continue
-        if popularity is None:
-            popularity = popularity_of(queries, items)
-        matching = np.where(rules.matches(rule, queries.size), popularity, np.float32(0))
+        matching = np.where(rules.matches(rule, queries.size), popularity.of(queries, items), np.float32(0))
         most = rules.columns.least[rule] + room
         head = descending(matching, int(most[asked].max()))
         found.append(most_popular(queries, items, matching, head, most, asked))

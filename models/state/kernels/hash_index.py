@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit, uint64
 from numpy.typing import NDArray
 
-__all__ = ["HashIndex", "find"]
+__all__ = ["SPREAD", "HashIndex", "find"]
 
 SPREAD = 0x9E3779B97F4A7C15
 

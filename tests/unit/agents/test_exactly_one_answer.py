@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -220,10 +220,9 @@ def record(one: Asked, correlation: bytes) -> tuple[bytes | None, list[tuple[str
     return None if one.kind == "no body" else orjson.dumps(body), headers
 
 
-async def play(loop: VirtualLoop, script: Sequence[Step], world: World) -> Seen:
-    producer, seen, pipeline = Producer(loop, world), Seen(), Pipeline(loop, world)
-    parts = {OWNED: Partition(ready=True), RESTORING: Partition(ready=False)}
-    made = Recommend(
+def recommend_of(loop: VirtualLoop, pipeline: Pipeline, parts: Mapping[int, Partition], producer: Producer) -> Recommend:
+    """The part of a worker that answers requests, in the loop's time. A user's id is the number of their partition."""
+    return Recommend(
         Settings(partitions=PARTITIONS),
         pipeline,  # type: ignore[arg-type]
         parts,  # type: ignore[arg-type]
@@ -233,6 +232,12 @@ async def play(loop: VirtualLoop, script: Sequence[Step], world: World) -> Seen:
         partitioner=lambda key, _: int(key),
         aside=pipeline.aside,
     )
+
+
+async def play(loop: VirtualLoop, script: Sequence[Step], world: World) -> Seen:
+    producer, seen, pipeline = Producer(loop, world), Seen(), Pipeline(loop, world)
+    parts = {OWNED: Partition(ready=True), RESTORING: Partition(ready=False)}
+    made = recommend_of(loop, pipeline, parts, producer)
     running = loop.create_task(made.run())
     letters = 0
     for step in script:
@@ -315,18 +320,9 @@ def check_in_time(seen: Seen) -> None:
 
 async def _over_http(loop: VirtualLoop, world: World, budgets: Sequence[int]) -> list[Slate | BaseException]:
     pipeline = Pipeline(loop, world)
-    made = Recommend(
-        Settings(partitions=PARTITIONS),
-        pipeline,  # type: ignore[arg-type]
-        {OWNED: Partition(ready=True)},  # type: ignore[dict-item]
-        Producer(loop, world),
-        Metrics(),
-        clock=Clock(loop.time, loop.time),
-        partitioner=lambda key, _: int(key),
-        aside=pipeline.aside,
-    )
+    made = recommend_of(loop, pipeline, {OWNED: Partition(ready=True)}, Producer(loop, world))
     running = loop.create_task(made.run())
-    asked = [made.recommend(Request(f"{n}", "0"), OWNED, budget) for n, budget in enumerate(budgets)]
+    asked = [made.recommend(Request(f"{n}", "0"), OWNED, budget / 1000) for n, budget in enumerate(budgets)]
     found = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 3_600.0)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
@@ -368,16 +364,7 @@ async def _listed(
 ) -> tuple[list[list[Any]], list[int], float]:
     """Answers to simultaneous lists, the sizes of batches, and the seconds that all took. `slow` waits for an event in vain."""
     pipeline = Measured(loop, world)
-    made = Recommend(
-        Settings(partitions=PARTITIONS),
-        pipeline,  # type: ignore[arg-type]
-        {OWNED: Partition(ready=True)},  # type: ignore[dict-item]
-        Producer(loop, world),
-        Metrics(),
-        clock=Clock(loop.time, loop.time),
-        partitioner=lambda key, _: int(key),
-        aside=pipeline.aside,
-    )
+    made = recommend_of(loop, pipeline, {OWNED: Partition(ready=True)}, Producer(loop, world))
     running = loop.create_task(made.run())
     await asyncio.sleep(0)
     owner: Any = Owner(made)
@@ -447,15 +434,8 @@ class Recorded(Partition):
 def test_a_record_that_cannot_be_read_and_a_caller_that_left_cost_only_their_own_requests() -> None:
     async def scene(loop: VirtualLoop) -> list[Any]:
         pipeline = Pipeline(loop, World(1.0, frozenset(), 2, frozenset()))
-        made = Recommend(
-            Settings(partitions=PARTITIONS),
-            pipeline,  # type: ignore[arg-type]
-            {OWNED: Recorded(ready=True)},  # type: ignore[dict-item]
-            Producer(loop, World(1.0, frozenset(), 2, frozenset())),
-            Metrics(),
-            clock=Clock(loop.time, loop.time),
-            partitioner=lambda _key, _: OWNED,
-            aside=pipeline.aside,
+        made = recommend_of(
+            loop, pipeline, {OWNED: Recorded(ready=True)}, Producer(loop, World(1.0, frozenset(), 2, frozenset()))
         )
         running = loop.create_task(made.run())
         asked = [loop.create_task(made.recommend(Request(f"{n}", user), OWNED, 1.0)) for n, user in enumerate("0804")]

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from learning_corpus import POSITIVE, SMALL, corpus, small_release
 from numpy.typing import NDArray
+from plain_history import history_inputs, liked_history
 from reference import records_of
 
 from models.features.compute import FEATURES
@@ -20,7 +21,7 @@ from models.items.store import ItemStore
 from models.pipeline.batch import Queries
 from models.pipeline.ragged import Scored
 from models.pipeline.ties import Ties
-from models.release.sequences import EVENT_WIDTH, LENGTH, history_inputs
+from models.release.sequences import EVENT_WIDTH, LENGTH
 from models.release.serving import ServingModel
 from models.state.users import Users
 from schemas.errors import BadDataset
@@ -129,7 +130,7 @@ def test_training_and_serving_read_the_same_history() -> None:
     records = records_of(events, ItemStore(1))
     for user, record in records.items():
         mine = [n for n, event in enumerate(events) if event.user_id == user][-LENGTH:]
-        served = history_inputs(record, vocabulary, vocabulary.liked_history(record))
+        served = history_inputs(record, vocabulary, liked_history(vocabulary, record))
         assert served == pytest.approx(inputs[mine], abs=1e-6)
 
 

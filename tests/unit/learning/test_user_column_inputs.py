@@ -6,8 +6,9 @@ import numpy as np
 from grown import STREAMS, rows_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_history import history_inputs, liked_history
 
-from models.release.sequences import EVENT_WIDTH, LENGTH, Vocabulary, history_inputs, inputs_of
+from models.release.sequences import EVENT_WIDTH, LENGTH, Vocabulary, inputs_of
 from models.rules import PositiveRule
 from models.state.rows import HISTORY, UserRecord
 from models.state.users import Users
@@ -74,7 +75,7 @@ def test_likes_and_inputs_of_columns_are_those_of_records(
     assert events.dtype == mask.dtype == np.float32
     for q, row in enumerate(rows):
         record = UserRecord() if row is None else UserRecord.decode(row)
-        expected = vocabulary.liked_history(record)
+        expected = liked_history(vocabulary, record)
         assert liked[q, : len(expected)].tolist() == expected.tolist()
         assert not liked[q, len(expected) :].any()
         n = min(LENGTH, len(expected))
