@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from interrupting import INTERRUPTIBLE
 
 from schemas.settings import Settings
 from streams.embedded.kafka import FENCED, EmbeddedKafka
@@ -24,12 +24,6 @@ from streams.embedded.process import wait_until
 
 pytestmark = pytest.mark.integration
 
-INTERRUPTIBLE = [
-    sys.executable,
-    "-c",
-    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])",
-]
-"Prefix of a command that SIGINT ends, whatever signal handling it inherits."
 KEYS = ["bootstrap", "redis", "web", "release", "ready", "pids", "reasons", "warnings", "restarts"]
 PARTS = ["kafka", "redis", "worker", "encoder"]
 SOON_S = 90.0
