@@ -7,6 +7,7 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -51,7 +52,8 @@ def test_a_worker_told_to_stop_under_load_ends_and_nothing_counts_twice(
     asyncio.run(produce_items(fresh, (Item(f"i{n}") for n in range(100))))
     events = (Interaction(f"e{n}", f"u{n % USERS}", f"i{n % 97}", 1_700_000_000_000 + n) for n in range(EVENTS))
     asyncio.run(produce_events(fresh, events))
-    worker = worker_of(fresh)
+    # while it drains, a worker goes on applying events, and could come to their end
+    worker = worker_of(replace(fresh, drain_s=0.001))
     for least in (1, 2_000):
         worker.start()
         assert wait_until(lambda: counted(fresh, "applied") >= least, 60)  # noqa: B023
