@@ -15,6 +15,7 @@ from models.pipeline.kernels import signals
 from models.pipeline.pipeline import CandidatePipeline
 from models.pipeline.ragged import Scored
 from models.pipeline.rules.book import RuleBook
+from models.pipeline.scratch import SCRATCH
 from models.pipeline.slot import ModelSlot
 from models.pipeline.ties import Ties
 from models.release.sequences import Vocabulary, inputs_of
@@ -77,7 +78,8 @@ class _Rehearsal:
     def hydrate(self, queries: Queries, _items: ItemStore) -> Callable[[], None]:
         queries.liked = self.vocabulary.liked_of(queries.users)
         rows, numbers, near, weights = queries.history_rows, self._numbers, self._near, self._weights
-        found = signals.weighted(rows, queries.liked, np.float32(0.5), numbers, near, weights, numbers, queries.size)
+        work = SCRATCH.sums(queries.size), *SCRATCH.marks(queries.size, len(queries))
+        found = signals.weighted(rows, queries.liked, np.float32(0.5), numbers, near, weights, numbers, queries.size, *work)
         queries.signals["ease"] = Scored(*found)
         inputs_of(queries.users, self.vocabulary, queries.liked)
         queries.user_vectors = np.ones((len(queries), 4), np.float32)

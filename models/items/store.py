@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.items.journal import Journal
 from models.items.vectors import ItemVector, VectorStore
 from models.state.bloom import SLICES, positions
 from models.state.kernels.hash_index import HashIndex
@@ -55,6 +57,18 @@ def text_vector(item: Item) -> NDArray[np.float32]:
     return vector / length if length else vector
 
 
+@dataclass(frozen=True, slots=True)
+class _Eligible:
+    """Which items were eligible at a revision, and at a position of the journal."""
+
+    revision: int
+    position: int
+    since_ms: int
+    until_ms: int
+    "The result holds from `since_ms` on, before `until_ms`."
+    found: NDArray[np.bool_]
+
+
 class ItemStore:
     """Columns over item rows. Rows are never reused; `remove` makes an item unavailable.
 
@@ -74,8 +88,10 @@ class ItemStore:
         "Number of changes of what is in the catalogue or available, and of new rows."
         self.statistics_changes = 0
         "Number of changes of statistics."
-        self._eligible: tuple[int, int, int, NDArray[np.bool_]] | None = None
-        "Revision for which the last result of `eligible` holds, the times from which and until which it does, and the result."
+        self.journal = Journal()
+        "Rows whose catalogue entry, availability or statistics changed."
+        self._eligible: _Eligible | None = None
+        "The last result of `eligible`."
         self.action_names: list[str] = []
         self._row_of: dict[str, int] = {}
         self._category_of: dict[str, int] = {}
@@ -112,6 +128,8 @@ class ItemStore:
         self.popularity_ms = np.zeros((capacity, self.partitions), np.int64)
         self.events = np.zeros((capacity, self.partitions), np.int64)
         "Number of events since the beginning, by source partition `(capacity, partitions)`."
+        self.all_events = np.zeros(capacity, np.int64)
+        "Number of events over all partitions."
         self.value_sum = np.zeros((capacity, self.partitions), np.float64)
         self.value_count = np.zeros((capacity, self.partitions), np.int64)
         self.actions = np.zeros((capacity, self.partitions, ACTION_SLOTS), np.int64)
@@ -185,6 +203,7 @@ class ItemStore:
         self.changes += 1
         self.changed[row] = self.changes
         self.text[row] = text_vector(item)
+        self.journal.add(row)
         return row
 
     def _add_category(self, name: str) -> None:
@@ -202,6 +221,7 @@ class ItemStore:
         self.revision += 1
         self.listed[row] = self.available[row] = False
         self.items[row] = None
+        self.journal.add(row)
 
     def set_vectors(self, item_id: str, vectors: Sequence[ItemVector]) -> int:
         """Replace an item's encoder vectors; returns the number of vectors whose size differs from their encoder's."""
@@ -228,6 +248,7 @@ class ItemStore:
         self.popularity[row, partition] = stats.popularity
         self.popularity_ms[row, partition] = stats.updated_ms
         self.events[row, partition] = sum(stats.counts.values())
+        self.all_events[row] = self.events[row].sum()
         self.value_sum[row, partition] = stats.value_sum
         self.value_count[row, partition] = stats.value_count
         for action, count in stats.counts.items():
@@ -237,6 +258,7 @@ class ItemStore:
         first = int(self.first_ms[row])
         self.first_ms[row] = min(first, stats.first_ms) if first else stats.first_ms
         self.stream_time_ms = max(self.stream_time_ms, stats.updated_ms)
+        self.journal.add(row)
 
     def action_slot(self, action: str) -> int:
         """Return the column of an action in `actions`; a new action gets the next, or -1 beyond ACTION_SLOTS."""
@@ -266,15 +288,22 @@ class ItemStore:
 
         The same array is returned until the result changes.
         """
-        if self._eligible is not None:
-            revision, since, until, found = self._eligible
-            if revision == self.revision and since <= now_ms < until:
-                return found
-        published = self.published_ms[: len(self)]
-        found = self.available[: len(self)] & (published <= now_ms)
-        until = int(published[published > now_ms].min(initial=MAX_TIME_MS + 1))
+        known, size = self._eligible, len(self)
+        held = known is not None and known.since_ms <= now_ms < known.until_ms
+        if known is not None and held and known.revision == self.revision:
+            return known.found
+        changed = self.journal.since(known.position) if known is not None and held else None
+        if known is None or changed is None:
+            rows, found, since, until = slice(size), np.zeros(size, np.bool_), now_ms, MAX_TIME_MS + 1
+        else:
+            rows, found, since, until = changed, np.zeros(size, np.bool_), known.since_ms, known.until_ms
+            found[: len(known.found)] = known.found
+        published = self.published_ms[rows]
+        found[rows] = self.available[rows] & (published <= now_ms)
+        since = max(since, int(published[published <= now_ms].max(initial=0)))
+        until = min(until, int(published[published > now_ms].min(initial=MAX_TIME_MS + 1)))
         found.flags.writeable = False
-        self._eligible = self.revision, now_ms, until, found
+        self._eligible = _Eligible(self.revision, self.journal.position, since, until, found)
         return found
 
     def popularity_now(self, rows: NDArray[np.int32] | slice | None = None) -> NDArray[np.float32]:

@@ -13,6 +13,7 @@ from models.items.store import ItemStore
 from models.pipeline.kernels import candidates as kernels
 from models.pipeline.ragged import Ragged, Scored
 from models.pipeline.rules.applied import AppliedRules
+from models.pipeline.scratch import SCRATCH
 from models.pipeline.ties import Ties
 from models.state.rows import HISTORY, hash64
 from models.state.users import Users
@@ -275,7 +276,9 @@ class Candidates:
         """Merge the results of the sources; a source that returns a candidate twice counts with its better score."""
         joined = Retrieved.join([part.ordered() for part in retrieved])
         ends = np.cumsum([len(part.item_row) for part in retrieved], dtype=np.int64)
-        query_row, item_row, scores = kernels.merged(joined.query_row, joined.item_row, joined.score, ends, queries, n_items)
+        query_row, item_row, scores = kernels.merged(
+            joined.query_row, joined.item_row, joined.score, ends, queries, SCRATCH.places(n_items)
+        )
         zero, none = np.zeros(len(item_row), np.float32), np.zeros((len(item_row), 0), np.float32)
         return cls(query_row, item_row, scores, zero, zero, none, none)
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from models.items.store import ItemStore
 from models.pipeline.batch import Candidates, Queries
 from models.pipeline.kernels import candidates as kernels
+from models.pipeline.scratch import SCRATCH
 from models.pipeline.stages import Filter
 
 __all__ = ["FILTERS", "CategoryFilter", "ExcludedFilter", "SeenFilter", "UnavailableFilter", "UnpublishedFilter"]
@@ -58,7 +59,9 @@ class ExcludedFilter:
         out = queries.excluded
         if not len(out.values):
             return np.ones(len(candidates), np.bool_)
-        excluded = kernels.among(out.starts, out.values, candidates.query_row, candidates.item_row, queries.size)
+        excluded = kernels.among(
+            out.starts, out.values, candidates.query_row, candidates.item_row, *SCRATCH.marks(queries.size, len(queries))
+        )
         kept: NDArray[np.bool_] = ~excluded
         return kept
 

@@ -8,6 +8,7 @@ from models.items.store import ItemStore
 from models.pipeline.batch import Candidates, Queries
 from models.pipeline.kernels import signals
 from models.pipeline.ragged import Scored
+from models.pipeline.scratch import SCRATCH
 from models.pipeline.sources import RECENCY
 from models.pipeline.stages import QueryHydrator
 
@@ -22,7 +23,9 @@ class CovisitationHydrator:
     def hydrate(self, queries: Queries, items: ItemStore) -> None:
         """Set the batch's signal `covisitation`."""
         near, weights, totals = items.neighbour_rows, items.neighbour_weights, items.neighbour_total
-        found = signals.covisits(queries.recent_rows, RECENCY, near, weights, totals, len(items))
+        n = len(items)
+        work = SCRATCH.sums(n), *SCRATCH.marks(n, len(queries))
+        found = signals.covisits(queries.recent_rows, RECENCY, near, weights, totals, n, *work)
         queries.signals["covisitation"] = Scored(*found)
 
 

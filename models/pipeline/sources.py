@@ -9,7 +9,8 @@ from models.items.store import ItemStore
 from models.pipeline.batch import RECENT, Queries, Retrieved
 from models.pipeline.exact import exact_top
 from models.pipeline.kernels import order, signals
-from models.pipeline.popular import Popularity, descending, most_popular
+from models.pipeline.leaders import Leaders
+from models.pipeline.popular import Popularity, most_popular, popularity_of
 from models.pipeline.ragged import Ragged, Scored
 from models.pipeline.rules.source import RulesSource
 from models.pipeline.stages import Source
@@ -46,15 +47,7 @@ class PopularSource:
 
     def __init__(self, most: int = 300) -> None:
         self._most = most
-        self._popularity = Popularity()
-        self._ranked, self._head, self._depth = np.zeros(0, np.float32), np.zeros(0, np.int32), -1
-        "The popularity of which `_head` holds the first `_depth` rows."
-
-    def _first(self, popularity: NDArray[np.float32], most: int) -> NDArray[np.int32]:
-        """Return the first `most` rows by popularity, or more; found again only if the popularity is another."""
-        if popularity is not self._ranked or most > self._depth:
-            self._ranked, self._head, self._depth = popularity, descending(popularity, most), most
-        return self._head
+        self._popularity, self._leaders = Popularity(), Leaders(popularity_of)
 
     def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:
         """Return the most popular items. Their number grows with the user's seen-set, so that unseen ones remain."""
@@ -62,9 +55,8 @@ class PopularSource:
             return Retrieved.none()
         most = np.maximum(self._most, queries.k) + queries.users.seen_items + queries.excluded.lengths
         anywhere = queries.retrieving & ~queries.restricted
-        popularity = self._popularity.of(queries, items)
-        head = self._first(popularity, int(most[anywhere].max(initial=0)))
-        return most_popular(queries, items, popularity, head, most, queries.retrieving)
+        head = self._leaders.first(items, queries.eligible, int(most[anywhere].max(initial=0)))
+        return most_popular(queries, items, lambda: self._popularity.of(queries, items), head, most, queries.retrieving)
 
 
 class SignalSource:
@@ -156,18 +148,21 @@ class FreshSource:
     def __init__(self, most: int = 50, few: int = 5) -> None:
         self._most = most
         self._few = few
+        self._leaders = Leaders(self._published)
+
+    def _published(self, items: ItemStore, rows: slice | NDArray[np.integer], eligible: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Return when new items were published, 0 for others."""
+        new = eligible[rows] & (items.all_events[rows] <= self._few)
+        return np.where(new, items.published_ms[rows], 0)
 
     def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:
         """Return the newest items: the same for all users, except for ties in the time of publication."""
-        n, ties = queries.size, queries.ties
-        new = queries.eligible & (items.events[:n].sum(axis=1) <= self._few) & (items.published_ms[:n] > 0)
-        places = np.flatnonzero(new).astype(np.int32)
+        ties = queries.ties
+        # all items that tie with the last of the newest are among them: the query's keys break the tie
+        newest, _ = self._leaders.first(items, queries.eligible, self._most)
+        places = np.sort(newest)
         if not len(places):
             return Retrieved.none()
-        if len(places) > self._most:
-            # keep all items that tie with the last of the newest: the query's keys break the tie
-            last = np.partition(items.published_ms[places], -self._most)[-self._most]
-            places = places[items.published_ms[places] >= last]
         published = items.published_ms[places]
         score = np.linspace(1.0, 0.1, min(len(places), self._most), dtype=np.float32)
         asked = np.flatnonzero(queries.retrieving).astype(np.int32)

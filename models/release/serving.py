@@ -15,6 +15,7 @@ from models.pipeline.batch import Candidates, Queries
 from models.pipeline.exact import exact_top
 from models.pipeline.kernels import signals
 from models.pipeline.ragged import Scored
+from models.pipeline.scratch import SCRATCH
 from models.pipeline.ties import Ties
 from models.release.graphs import Graphs, OnnxGraphs
 from models.release.nearest import STANDARD, IndexSettings, VectorIndex
@@ -268,7 +269,8 @@ class ServingModel:
         queries.liked = self.vocabulary.liked_of(queries.users)
         release, size = self.release, queries.size
         near, weights, number, row = release.ease_index, release.ease_weight, self.number_of_row, self.row_of_number
-        found = signals.weighted(queries.history_rows, queries.liked, LIKED_DECAY, number, near, weights, row, size)
+        work = SCRATCH.sums(size), *SCRATCH.marks(size, len(queries))
+        found = signals.weighted(queries.history_rows, queries.liked, LIKED_DECAY, number, near, weights, row, size, *work)
         queries.signals["ease"] = Scored(*found)
         events, mask = inputs_of(queries.users, self.vocabulary, queries.liked)
         newest = queries.history_rows[:, LENGTH - 1 :: -1]

@@ -147,6 +147,7 @@ class StatisticsTable:
         store.popularity[rows, partition] = self._popularity[rows]
         store.popularity_ms[rows, partition] = self._updated[rows]
         store.events[rows, partition] = self._counts[rows].sum(axis=1)
+        store.all_events[rows] = store.events[rows].sum(axis=1)
         store.value_sum[rows, partition] = self._value_sum[rows]
         store.value_count[rows, partition] = self._value_count[rows]
         for slot, name in enumerate(self._names):
@@ -155,3 +156,4 @@ class StatisticsTable:
         first = store.first_ms[rows]
         store.first_ms[rows] = np.where(first > 0, np.minimum(first, self._first[rows]), self._first[rows])
         store.stream_time_ms = max(store.stream_time_ms, int(self._updated[rows].max()))
+        store.journal.extend(rows)

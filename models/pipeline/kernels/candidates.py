@@ -13,14 +13,13 @@ __all__ = ["among", "diverse", "in_categories", "light_scores", "merged", "seen"
 
 
 @njit(cache=True, nogil=True)
-def merged(query_row: Any, item_row: Any, scores: Any, ends: Any, queries: int, n_items: int) -> Any:
+def merged(query_row: Any, item_row: Any, scores: Any, ends: Any, queries: int, place: Any) -> Any:
     """Merge the results of several sources, which are concatenated and each ordered by query.
 
-    `ends`: end of each source's part. Returns query rows and item rows, int32 `(n,)`, and the score of each source, float32
+    `ends`: end of each source's part; `place`: work array of -1 by item row, as it is left, too. Returns query rows and item rows, int32 `(n,)`, and the score of each source, float32
     `(n, sources)`, NaN where it does not name the candidate; of a repeated candidate the better score counts.
     """
     sources = len(ends)
-    place = np.full(n_items, -1, np.int32)
     at = np.zeros(sources, np.int64)
     for s in range(1, sources):
         at[s] = ends[s - 1]
@@ -63,10 +62,12 @@ def seen(tiers: Any, starts: Any, bloom: Any, query_row: Any, item_row: Any) -> 
 
 
 @njit(cache=True, nogil=True)
-def among(starts: Any, rows: Any, query_row: Any, item_row: Any, n_items: int) -> Any:
-    """Return whether the candidate's item is among its query's rows `rows[starts[q]:starts[q + 1]]`: bool `(n,)`."""
+def among(starts: Any, rows: Any, query_row: Any, item_row: Any, marked: Any, first: int) -> Any:
+    """Return whether the candidate's item is among its query's rows `rows[starts[q]:starts[q + 1]]`: bool `(n,)`.
+
+    `marked`: work array by item row that has no mark of `first` or more.
+    """
     out = np.zeros(len(item_row), np.bool_)
-    marked = np.full(n_items, -1, np.int32)
     last = -1
     for i in range(len(item_row)):
         q = query_row[i]
@@ -74,8 +75,8 @@ def among(starts: Any, rows: Any, query_row: Any, item_row: Any, n_items: int) -
             last = q
             for j in range(starts[q], starts[q + 1]):
                 if rows[j] >= 0:
-                    marked[rows[j]] = q
-        out[i] = marked[item_row[i]] == q
+                    marked[rows[j]] = first + q
+        out[i] = marked[item_row[i]] == first + q
     return out
 
 

@@ -28,6 +28,10 @@ def _smallest(places: Any, items: Any, hashes: Any, salt: Any, left: int) -> Any
     keys = np.empty(len(places), np.uint64)
     for i in range(len(places)):
         keys[i] = key(hashes[items[i]], salt)
+    if len(keys) > 4 * left > 0:
+        # keys of one salt differ, so that exactly `left` are not above the last
+        kept = np.flatnonzero(keys <= np.partition(keys, left - 1)[left - 1])
+        return places[kept[np.argsort(keys[kept])]]
     return places[np.argsort(keys)[:left]]
 
 
@@ -132,31 +136,31 @@ def descending(scores: Any, starts: Any) -> Any:
 
 @njit(cache=True, nogil=True)
 def first_places(values: Any, head: Any, most: Any, asked: Any, hashes: Any, salts: Any) -> Any:
-    """Return each asking query's `most` first items of `head`, which lists items by descending value.
+    """Return the places in `head` of each asking query's `most` first items.
 
-    Where the last place is tied, the smaller keys win. Returns the items, int32, and each query's start and the last end.
+    `head` lists items by descending value, `values` holds their values. Where the last place is tied, the smaller keys win.
+    Returns the places, int64, and each query's start and the last end.
     """
     q = len(most)
     starts = np.zeros(q + 1, np.int64)
     for n in range(q):
         starts[n + 1] = starts[n] + (min(most[n], len(head)) if asked[n] else 0)
-    out = np.empty(starts[q], np.int32)
+    out = np.empty(starts[q], np.int64)
     for n in range(q):
         size = starts[n + 1] - starts[n]
         if size == 0:
             continue
-        last = values[head[size - 1]]
+        last = values[size - 1]
         low, high = size - 1, size
-        while low > 0 and values[head[low - 1]] == last:
+        while low > 0 and values[low - 1] == last:
             low -= 1
-        while high < len(head) and values[head[high]] == last:
+        while high < len(head) and values[high] == last:
             high += 1
         mine = out[starts[n] : starts[n + 1]]
-        mine[:low] = head[:low]
+        for place in range(size):
+            mine[place] = place
         if high > size:
-            mine[low:] = _smallest(head[low:high], head[low:high], hashes, salts[n], size - low)
-        else:
-            mine[low:] = head[low:size]
+            mine[low:] = _smallest(np.arange(low, high), head[low:high], hashes, salts[n], size - low)
     return out, starts
 
 

@@ -15,11 +15,13 @@ DENSE = 32
 
 
 @njit(inline="always")
-def _gathered(sums: Any, marked: Any, mark: int, touched: Any, count: int, rows: Any, scores: Any, at: int) -> None:
+def _gathered(
+    sums: Any, marked: Any, mark: int, touched: Any, count: int, n_items: int, rows: Any, scores: Any, at: int
+) -> None:
     """Move the sums of the touched rows, ascending, to the output, and clear them. Touched rows are marked with `mark`."""
-    if count * DENSE > len(sums):
+    if count * DENSE > n_items:
         place = at
-        for row in range(len(sums)):
+        for row in range(n_items):
             if marked[row] == mark:
                 rows[place], scores[place] = row, sums[row]
                 sums[row] = 0
@@ -33,12 +35,15 @@ def _gathered(sums: Any, marked: Any, mark: int, touched: Any, count: int, rows:
 
 
 @njit(cache=True, nogil=True)
-def covisits(recent: Any, recency: Any, near: Any, weights: Any, totals: Any, n_items: int) -> Any:
+def covisits(
+    recent: Any, recency: Any, near: Any, weights: Any, totals: Any, n_items: int, sums: Any, marked: Any, first: int
+) -> Any:
     """Sum, per query, the normalised co-visits of its newest items.
 
     `recent`: item rows, newest first, -1 where there is none `(q, r)`; `recency`: their weights `(r,)`; `near`, `weights`:
-    neighbours of each item `(items, NEIGHBOURS)`; `totals`: total weight of each item's neighbours. Returns each query's start
-    and the last end, item rows ascending, int32, and float32 scores, divided by the root of the neighbour's own total.
+    neighbours of each item `(items, NEIGHBOURS)`; `totals`: total weight of each item's neighbours; `sums`: work array of zeros by
+    item row, as it is left, too; `marked`: one that has no mark of `first` or more. Returns each query's start and the last end,
+    item rows ascending, int32, and float32 scores, divided by the root of the neighbour's own total.
     """
     q, r = recent.shape
     starts = np.zeros(q + 1, np.int64)
@@ -46,7 +51,6 @@ def covisits(recent: Any, recency: Any, near: Any, weights: Any, totals: Any, n_
         np.empty(q * min(r * near.shape[1], n_items), np.int32),
         np.empty(q * min(r * near.shape[1], n_items), np.float32),
     )
-    sums, marked = np.zeros(n_items, np.float32), np.full(n_items, -1, np.int32)
     touched = np.empty(min(r * near.shape[1], n_items), np.int32)
     for n in range(q):
         count = 0
@@ -59,13 +63,13 @@ def covisits(recent: Any, recency: Any, near: Any, weights: Any, totals: Any, n_
                 other = near[item, j]
                 if other < 0:
                     continue
-                if marked[other] != n:
-                    marked[other] = n
+                if marked[other] != first + n:
+                    marked[other] = first + n
                     touched[count] = other
                     count += 1
                 sums[other] += weights[item, j] * weight
         at = starts[n]
-        _gathered(sums, marked, n, touched, count, rows, scores, at)
+        _gathered(sums, marked, first + n, touched, count, n_items, rows, scores, at)
         for i in range(at, at + count):
             scores[i] /= np.sqrt(max(totals[rows[i]], np.float32(1)))
         starts[n + 1] = at + count
@@ -74,19 +78,28 @@ def covisits(recent: Any, recency: Any, near: Any, weights: Any, totals: Any, n_
 
 @njit(cache=True, nogil=True)
 def weighted(
-    history: Any, liked: Any, decay: Any, number_of_row: Any, near: Any, weights: Any, row_of_number: Any, n_items: int
+    history: Any,
+    liked: Any,
+    decay: Any,
+    number_of_row: Any,
+    near: Any,
+    weights: Any,
+    row_of_number: Any,
+    n_items: int,
+    sums: Any,
+    marked: Any,
+    first: int,
 ) -> Any:
     """Sum, per query, the item-to-item weights of its liked items; the newest counts fully, each older one `decay` times that.
 
     `history`: item rows, newest first `(q, h)`; `liked`: bool, same shape; `near`, `weights`: neighbours of each of the
-    release's items, by number. Returns as `covisits` does.
+    release's items, by number. Work arrays and result are as in `covisits`.
     """
     q, h = history.shape
     width = near.shape[1]
     room = min(h * width, n_items)
     starts = np.zeros(q + 1, np.int64)
     rows, scores = np.empty(q * room, np.int32), np.empty(q * room, np.float32)
-    sums, marked = np.zeros(n_items, np.float32), np.full(n_items, -1, np.int32)
     touched = np.empty(room, np.int32)
     for n in range(q):
         count = 0
@@ -102,14 +115,14 @@ def weighted(
                     row = row_of_number[other] if other >= 0 else -1
                     if row < 0 or row >= n_items:
                         continue
-                    if marked[row] != n:
-                        marked[row] = n
+                    if marked[row] != first + n:
+                        marked[row] = first + n
                         touched[count] = row
                         count += 1
                     sums[row] += weights[number, j] * weight
             weight *= decay
         at = starts[n]
-        _gathered(sums, marked, n, touched, count, rows, scores, at)
+        _gathered(sums, marked, first + n, touched, count, n_items, rows, scores, at)
         starts[n + 1] = at + count
     return starts, rows[: starts[q]].copy(), scores[: starts[q]].copy()
 

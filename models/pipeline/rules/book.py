@@ -133,7 +133,7 @@ class RuleBook:
             masks=self._masks,
             since=self._since(now_ms),
             published=items.published_ms,
-            events=items.events.sum(axis=1) if with_new else np.zeros(len(items.published_ms), np.int64),
+            events=items.all_events if with_new else np.zeros(len(items.published_ms), np.int64),
             hashes=items.hashes,
             pin_rows=np.where((pins >= 0) & (pins < queries.size) & items.listed[pins], pins, np.int32(-1)).astype(np.int32),
             places=places,
@@ -173,7 +173,7 @@ class RuleBook:
                 continue
             held = self._masks[r, :size] & listed & (items.published_ms[:size] >= since[r])
             if rule.fewer_than:
-                held &= items.events[:size].sum(axis=1) < rule.fewer_than
+                held &= items.all_events[:size] < rule.fewer_than
             found.append(int(held.sum()))
         return found
 

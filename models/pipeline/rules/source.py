@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
 from models.items.store import ItemStore
 from models.pipeline.batch import Queries, Retrieved
 from models.pipeline.kernels import rules as kernels
-from models.pipeline.popular import Popularity, descending, most_popular
+from models.pipeline.leaders import descending
+from models.pipeline.popular import Popularity, most_popular
 from models.pipeline.ragged import Scored
 from models.pipeline.rules.applied import AppliedRules
 
@@ -78,5 +81,5 @@ def _required(
         matching = np.where(rules.matches(rule, queries.size), popularity.of(queries, items), np.float32(0))
         most = rules.columns.least[rule] + room
         head = descending(matching, int(most[asked].max()))
-        found.append(most_popular(queries, items, matching, head, most, asked))
+        found.append(most_popular(queries, items, partial(np.asarray, matching), (head, matching[head]), most, asked))
     return found
