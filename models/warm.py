@@ -88,6 +88,12 @@ class _Rehearsal:
     def nearest(self, users: NDArray[np.float32], eligible: NDArray[np.bool_], most: int, ties: Ties) -> Scored:
         return exact_top(users, self.vectors[: len(eligible)], eligible, most, ties)
 
+    def alike(
+        self, profiles: NDArray[np.float32], eligible: NDArray[np.bool_], most: int, ties: Ties, above: float
+    ) -> Scored:
+        size = min(len(self.content), len(eligible))
+        return exact_top(profiles, self.content[:size], eligible[:size], most, ties, above)
+
     def features(
         self, queries: Queries, candidates: Candidates, items: ItemStore, sources: Sequence[str]
     ) -> NDArray[np.float32]:

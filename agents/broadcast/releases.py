@@ -69,6 +69,8 @@ class Releases:
             while not model.synced(self._items):
                 model.sync(self._items)
                 await asyncio.sleep(0)
+            if not model.indexed:
+                (await asyncio.to_thread(model.index_content))()
         except ReleaseRejected as exc:
             self._slot.refused[wanted.release] = exc.message
             self._metrics.releases.add(outcome="refused", code=exc.code)

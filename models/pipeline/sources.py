@@ -126,15 +126,19 @@ class ContentSource:
         known = (queries.recent_rows >= 0) & queries.retrieving[:, None]
         if not known.any() or not queries.size:
             return Retrieved.none()
-        vectors = items.text if queries.model is None or not queries.model.bound else queries.model.content
+        model = queries.model if queries.model is not None and queries.model.bound else None
+        vectors = items.text if model is None else model.content
         # rows added since the release's last sync are left to the next batch
         known &= queries.recent_rows < len(vectors)
         profile = signals.profiles(vectors, np.where(known, queries.recent_rows, -1), RECENCY)
-        known_users, n_items = np.flatnonzero(known.any(axis=1)).astype(np.int32), min(len(vectors), queries.size)
-        allowed = queries.eligible[:n_items]
-        found = Retrieved.of(
-            exact_top(profile[known_users], vectors[:n_items], allowed, self._most, queries.ties.of(known_users), LEAST_ALIKE)
-        )
+        known_users = np.flatnonzero(known.any(axis=1)).astype(np.int32)
+        profile, ties = profile[known_users], queries.ties.of(known_users)
+        if model is None:
+            n = min(len(vectors), queries.size)
+            near = exact_top(profile, vectors[:n], queries.eligible[:n], self._most, ties, LEAST_ALIKE)
+        else:
+            near = model.alike(profile, queries.eligible, self._most, ties, LEAST_ALIKE)
+        found = Retrieved.of(near)
         return Retrieved(known_users[found.query_row], found.item_row, found.score)
 
 

@@ -12,7 +12,6 @@ from models.features.compute import FEATURES, SPEC, compute
 from models.items.store import TEXT_DIMENSIONS, ItemStore
 from models.items.vectors import MODALITIES, project, unit_rows
 from models.pipeline.batch import Candidates, Queries
-from models.pipeline.exact import exact_top
 from models.pipeline.kernels import signals
 from models.pipeline.ragged import Scored
 from models.pipeline.scratch import SCRATCH
@@ -20,11 +19,14 @@ from models.pipeline.ties import Ties
 from models.release.graphs import Graphs, OnnxGraphs
 from models.release.nearest import STANDARD, IndexSettings, VectorIndex
 from models.release.release import Release
+from models.release.row_search import RowSearch
 from models.release.sequences import EVENT_WIDTH, LENGTH, Vocabulary, inputs_of
 from schemas.errors import ReleaseRejected
 
 __all__ = ["ServingModel", "prepare"]
 
+REFRESH_AT_ONCE = 20_000
+"Maximum number of items per batch whose content is computed again."
 SYNC_AT_ONCE = 2_000
 """Maximum number of items per batch whose vector the item tower computes, and of items with new encoder vectors, so that a
 burst of new items does not delay answers."""
@@ -78,12 +80,14 @@ class ServingModel:
             raise
         except Exception as exc:
             raise ReleaseRejected("graph", f"a graph of release {release.name} does not run: {exc}") from exc
-        self.index: VectorIndex | None = None
-        "Index over the release's items, by their numbers in the release; None where retrieval is exact."
+        self._settings = STANDARD if isinstance(index, VectorIndex) else index
+        built: VectorIndex | None = None
         if isinstance(index, VectorIndex):
-            self.index = index
+            built = index
         elif len(release.item_ids) >= index.exact_below:
-            self.index = VectorIndex(release.item_vectors, self._sampled_queries(index), index)
+            built = VectorIndex(release.item_vectors, self._sampled_queries(index), index)
+        self._learned, self._alike = RowSearch(built), RowSearch()
+        "Search of `vectors`, by an index over the release's items and their numbers in it, and of `content`."
         self._number_of = {item_id: n for n, item_id in enumerate(release.item_ids)}
         self.number_of_row = np.full(0, -1, np.int32)
         "Number in the release per item row, -1 for an item that training did not see."
@@ -94,9 +98,8 @@ class ServingModel:
         "Whether training had interactions with the item, by item row."
         self.content = np.zeros((0, TEXT_DIMENSIONS + release.text.shape[1] + release.image.shape[1]), np.float32)
         "Weighted hashed words, text and image vector per item row: of length 1 if all are present; missing parts are 0."
-        self.text = np.zeros((0, release.text.shape[1]), np.float32)
-        self.image = np.zeros((0, release.image.shape[1]), np.float32)
-        "Text and image vector per item row, projected by this release, of length 1; 0 where there is none."
+        self._pending: RowSearch | None = None
+        "The search of `content` whose index is being built."
         self.bound = 0
         "Number of item rows that `vectors` covers."
         self._catalogue_version = 0
@@ -118,6 +121,11 @@ class ServingModel:
     def index_recall(self) -> float:
         """Measured recall of the index; 1 where retrieval is exact."""
         return 1.0 if self.index is None else self.index.recall
+
+    @property
+    def index(self) -> VectorIndex | None:
+        """Index over the release's items, by their numbers in the release; None where retrieval is exact."""
+        return self._learned.index
 
     def _try(self, n: int) -> None:
         shapes = self._graphs.user(
@@ -147,20 +155,52 @@ class ServingModel:
         `eligible`: bool by item row; `ties`: by item row and by user. Items that training did not see are not in the index and
         are searched exactly.
         """
-        bound = min(self.bound, len(eligible))
-        if self.index is None:
-            return exact_top(users, self.vectors[:bound], eligible[:bound], most, ties)
-        rows = self.row_of_number
-        there = (rows >= 0) & (rows < bound)
-        there[there] = eligible[rows[there]]
-        late = np.flatnonzero((self.number_of_row[:bound] < 0) & eligible[:bound]).astype(np.int32)
-        by_number = Ties(ties.hashes[np.maximum(rows, 0)], ties.salts)
-        searched = self.index.search(users, there, most, by_number)
-        among = exact_top(users, self.vectors[late], np.ones(len(late), np.bool_), most, Ties(ties.hashes[late], ties.salts))
-        query_row = np.concatenate([searched.query_row, among.query_row])
-        scores = np.concatenate([searched.scores, among.scores])
-        joined = np.concatenate([rows[searched.rows], late[among.rows]])
-        return Scored.of_pairs(len(users), query_row, joined, scores).best(most, ties, -np.inf)
+        vectors = self.vectors[: self.bound]
+        return self._learned.nearest(users, vectors, eligible, most, ties, self.row_of_number)
+
+    def alike(
+        self, profiles: NDArray[np.float32], eligible: NDArray[np.bool_], most: int, ties: Ties, above: float
+    ) -> Scored:
+        """Find, per profile `(q, c)`, the eligible item rows whose content has the largest products above `above`."""
+        return self._alike.nearest(profiles, self.content[: self.bound], eligible, most, ties, above=above)
+
+    @property
+    def indexed(self) -> bool:
+        """Whether the content of a large catalogue has its index, without which it is searched exactly."""
+        return self.bound < self._settings.exact_below or self._alike.index is not None
+
+    def index_content(self) -> Callable[[], None]:
+        """Build an index over the content of all items, in any thread; the returned call, in the store's, uses it.
+
+        Until then, and for items that change meanwhile, search is exact.
+        """
+        bound, search, seed = self.bound, RowSearch(), self._settings.seed
+        search.grow(len(self.content))
+        search.cover(np.arange(bound), held=True)
+        self._pending = search
+        rng = np.random.default_rng(seed)
+        picked = rng.integers(0, bound, (self._settings.sampled, 4))
+        profiles = signals.profiles(self.content, picked.astype(np.int32), np.ones(4, np.float32))
+        search.index = VectorIndex(self.content[:bound], profiles, self._settings)
+
+        def use() -> None:
+            if self._pending is search:
+                self._alike, self._pending = search, None
+
+        return use
+
+    @property
+    def text(self) -> NDArray[np.float32]:
+        """Text vector per item row, projected by this release, of length 1; 0 where there is none."""
+        end = TEXT_DIMENSIONS + self._widths[0]
+        found: NDArray[np.float32] = self.content[:, TEXT_DIMENSIONS:end] / self._content_scale[1]
+        return found
+
+    @property
+    def image(self) -> NDArray[np.float32]:
+        """Image vector per item row, projected by this release, of length 1; 0 where there is none."""
+        found: NDArray[np.float32] = self.content[:, TEXT_DIMENSIONS + self._widths[0] :] / self._content_scale[2]
+        return found
 
     @property
     def _widths(self) -> tuple[int, int]:
@@ -217,16 +257,22 @@ class ServingModel:
 
     def _due(self, items: ItemStore) -> NDArray[np.intp]:
         """Return rows whose catalogue entry changed, oldest change first, until SYNC_AT_ONCE of them need the item tower."""
-        rows = np.flatnonzero(items.changed[: self.bound] > self._catalogue_version)
-        rows = rows[np.argsort(items.changed[rows], kind="stable")]
+        changed = items.changed[: self.bound]
+        rows = np.flatnonzero(changed > self._catalogue_version)
+        if len(rows) > REFRESH_AT_ONCE:
+            rows = rows[changed[rows] <= np.partition(changed[rows], REFRESH_AT_ONCE - 1)[REFRESH_AT_ONCE - 1]]
+        rows = rows[np.argsort(changed[rows], kind="stable")]
         towered = np.flatnonzero(self.number_of_row[rows] < 0)
         return rows[: towered[SYNC_AT_ONCE]] if len(towered) > SYNC_AT_ONCE else rows
 
     def _grow(self, capacity: int) -> None:
+        for search in (self._learned, self._alike, self._pending):
+            if search is not None:
+                search.grow(capacity)
         old = len(self.vectors)
         if old >= capacity:
             return
-        for name in ("vectors", "number_of_row", "met", "content", "text", "image"):
+        for name in ("vectors", "number_of_row", "met", "content"):
             column = getattr(self, name)
             larger = np.full((capacity, *column.shape[1:]), -1 if name == "number_of_row" else 0, column.dtype)
             larger[:old] = column
@@ -237,7 +283,7 @@ class ServingModel:
         self.row_of_number[index] = rows
         self.vectors[rows] = release.item_vectors[index]
         self.met[rows] = release.met[index]
-        self.text[rows], self.image[rows] = release.text[index], release.image[index]
+        self._learned.cover(rows, held=True)
 
     def _refresh(self, rows: NDArray[np.intp], items: ItemStore) -> None:
         """Recompute the content of these rows, and the item tower's vectors of items that training did not see.
@@ -249,12 +295,15 @@ class ServingModel:
         index = self.number_of_row[rows]
         known, there = index >= 0, np.maximum(index, 0)
         released = self.release.present[there] & known[:, None]
-        kept = ((self.text, self.release.text), (self.image, self.release.image))
-        for (column, trained), part, mine, theirs in zip(kept, parts, present.T, released.T, strict=True):
-            column[rows] = np.where(mine[:, None], unit_rows(part), trained[there] * theirs[:, None])
-        said = zip((items.text, self.text, self.image), self._content_scale, strict=True)
+        said, kept = [items.text[rows]], (self.release.text, self.release.image)
+        for trained, part, mine, theirs in zip(kept, parts, present.T, released.T, strict=True):
+            said.append(np.where(mine[:, None], unit_rows(part), trained[there] * theirs[:, None]))
         # each part has length 1 or 0: a missing part adds 0 to a product, as in a mean of cosines, and the rest is not raised
-        self.content[rows] = np.concatenate([column[rows] * scale for column, scale in said], axis=1)
+        scaled = [column * scale for column, scale in zip(said, self._content_scale, strict=True)]
+        self.content[rows] = np.concatenate(scaled, axis=1)
+        for search in (self._alike, self._pending):
+            if search is not None:
+                search.cover(rows, held=False)
         unseen = ~known
         if unseen.any():
             inputs = (items.text[rows[unseen]], *(part[unseen] for part in parts), present[unseen].astype(np.float32))
