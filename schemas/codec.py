@@ -34,6 +34,7 @@ __all__ = [
     "header",
     "header_of",
     "is_json",
+    "is_plain",
     "load",
     "look_up",
     "schema_ids",
@@ -204,6 +205,11 @@ def framing_of(value: bytes, headers: Headers = ()) -> Framing:
     if value[:1] == b"\x00":
         return Framing.CONFLUENT
     raise BadEvent("unknown_framing", "neither Avro (0xC3 0x01 or 0x00 first) nor JSON by content-type header")
+
+
+def is_plain(value: bytes | None, headers: Headers = ()) -> bool:
+    """Return whether a record is in single-object encoding: what it decodes to then depends on its value alone."""
+    return value is not None and value[:2] == MARKER and not is_json(headers)
 
 
 def schema_ids(values: Sequence[bytes | None], headers: Sequence[Headers]) -> set[int]:

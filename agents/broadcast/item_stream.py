@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from agents.metrics import Metrics
 from models.items.store import ItemStore
 from models.items.vectors import vectors_from
 from models.state.rows import ItemStatRow
-from schemas.codec import Headers, Registry, decode, look_up, schema_ids
+from schemas.codec import Headers, Registry, decode, is_plain, look_up, schema_ids
 from schemas.entries import entry_of
 from schemas.errors import BadEvent, BadInput, TransientError
 from schemas.parsing import MAX_TIME_MS
@@ -47,12 +49,28 @@ class Catalogue:
     async def on_items(self, chunk: Chunk) -> None:
         """Apply catalogue entries; an empty value deletes the item."""
         await look_up(self._registry, chunk.values, chunk.headers)
-        for key, value, headers in zip(chunk.keys, chunk.values, chunk.headers, strict=True):
+        keys, values, headers = chunk.keys, chunk.values, chunk.headers
+        for n in self._changed(keys, values, headers):
             try:
-                self._take(value, key, headers)
+                self._take(values[n], keys[n], headers[n])
             except TransientError:
-                self._keep(key or b"", value or b"", headers)
+                self._keep(keys[n] or b"", values[n] or b"", headers[n])
         self._metrics.items_waiting.set(len(self._kept))
+
+    def _changed(
+        self, keys: Sequence[bytes | None], values: Sequence[bytes | None], headers: Sequence[Headers]
+    ) -> Sequence[int]:
+        """List again the items whose record is the one that the store made their row of; returns the other records' places."""
+        every = range(len(keys))
+        if self._kept or len(set(keys)) < len(keys):  # an entry that waits, and an earlier record of a key, must not win
+            return every
+        plain = [n for n in every if keys[n] and is_plain(values[n], headers[n])]
+        rows = self._items.unchanged([keys[n] or b"" for n in plain], [values[n] or b"" for n in plain])
+        found = rows >= 0
+        self._items.list_again(rows[found])
+        self._metrics.items.add(int(found.sum()), outcome="applied")
+        same = {plain[n] for n in np.flatnonzero(found).tolist()}
+        return [n for n in every if n not in same] if same else every
 
     def _take(self, value: bytes | None, key: bytes | None, headers: Headers) -> None:
         """Apply an entry, or count its rejection; raises NotReady while its schema is not known."""
@@ -61,7 +79,7 @@ class Catalogue:
             if isinstance(entry, str):
                 self._items.remove(entry)
             else:
-                self._items.upsert(entry)
+                self._items.upsert(entry, value or b"" if is_plain(value, headers) else b"")
                 if key != entry.item_id.encode():
                     self._metrics.items_under_another_key.add()
         except BadInput as exc:

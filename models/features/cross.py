@@ -149,7 +149,7 @@ def covisit_last(of: Crossed) -> Values:
     """Share of the newest item's co-visitation."""
     items, last = of.items, np.ascontiguousarray(of.queries.recent_rows[:, 0])
     found: Values = signals.neighbours_of(
-        last, items.neighbour_rows, items.neighbour_weights, items.neighbour_total, of.query, of.rows
+        last, items.neighbours, items.neighbour_weights, items.neighbour_total, of.query, of.rows
     )
     return found
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import re
-import zlib
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.items.journal import Journal
+from models.items.texts import Entries, Ids
 from models.items.vectors import ItemVector, VectorStore
+from models.items.words import CATEGORIES, TEXT_DIMENSIONS, text_vector
 from models.state.bloom import SLICES, positions
 from models.state.kernels.hash_index import HashIndex
 from models.state.rows import POPULARITY_HALF_LIFE_MS, ItemStatRow, hash64
@@ -20,43 +22,9 @@ from schemas.records import Item
 
 __all__ = ["ACTION_SLOTS", "NEIGHBOURS", "TEXT_DIMENSIONS", "ItemStore", "text_vector"]
 
-TEXT_DIMENSIONS = 128
 NEIGHBOURS = 64
-CATEGORIES = 8
 ACTION_SLOTS = 32
 "Number of distinct actions counted per item."
-MAX_TOKENS = 400
-WORD = re.compile(r"\w{3,}")
-ATTRIBUTES = 32
-"Number of an item's attributes that enter its content."
-LONGEST_KIND = 64
-"Maximum length of an attribute value that names a kind, such as a brand or colour. Numbers and longer texts do not."
-
-
-def is_kind(value: str) -> bool:
-    """Return whether an attribute value names a kind of item, instead of measuring or describing an item."""
-    return len(value) <= LONGEST_KIND and any(letter.isalpha() for letter in value)
-
-
-def text_vector(item: Item) -> NDArray[np.float32]:
-    """Hash title, text, categories and attributes by signed feature hashing (Weinberger et al. 2009).
-
-    Returns float32 `(TEXT_DIMENSIONS,)`, of length 1, or 0 for an item without words. It needs no learned weights, so that a
-    new item is found by its content as soon as it arrives.
-    """
-    vector = np.zeros(TEXT_DIMENSIONS, np.float32)
-    tokens = [(f"c:{name.lower()}", 3.0) for name in item.categories[:CATEGORIES]]
-    tokens += [(word, 2.0) for word in WORD.findall(item.title.lower())[:MAX_TOKENS]]
-    tokens += [(word, 1.0) for word in WORD.findall(item.text.lower())[:MAX_TOKENS]]
-    said = [(name, value.lower()) for name, value in sorted(item.attributes.items())[:ATTRIBUTES] if is_kind(value)]
-    tokens += [(f"a:{name}={value}", 1.0) for name, value in said]
-    for token, weight in tokens:
-        code = zlib.crc32(token.encode())
-        vector[code % TEXT_DIMENSIONS] += weight if code >> 31 else -weight
-    length = float(np.linalg.norm(vector))
-    return vector / length if length else vector
-
-
 @dataclass(frozen=True, slots=True)
 class _Eligible:
     """Which items were eligible at a revision, and at a position of the journal."""
@@ -69,6 +37,11 @@ class _Eligible:
     found: NDArray[np.bool_]
 
 
+def record_hash(record: bytes) -> int:
+    """Return the BLAKE2b hash (RFC 7693) of 8 bytes of a record; that of an id's bytes is `hash64` of the id."""
+    return int.from_bytes(hashlib.blake2b(record, digest_size=8).digest(), "little")
+
+
 class ItemStore:
     """Columns over item rows. Rows are never reused; `remove` makes an item unavailable.
 
@@ -77,8 +50,9 @@ class ItemStore:
 
     def __init__(self, partitions: int = 4, capacity: int = 1024) -> None:
         self.partitions = partitions
-        self.ids: list[str] = []
-        self.items: list[Item | None] = []
+        self.ids = Ids()
+        self.items = Entries(self._is_listed)
+        "The catalogue's entries by item row, None for an item that is not in the catalogue."
         self.category_names: list[str] = []
         self.stream_time_ms = 0
         "Newest event time so far (epoch ms): the clock of decay."
@@ -93,7 +67,12 @@ class ItemStore:
         self._eligible: _Eligible | None = None
         "The last result of `eligible`."
         self.action_names: list[str] = []
+        self.held = 0
+        "Number of the first rows that lie on a shelf (`models.items.shelf`)."
+        self.shelf = ""
+        "Name of that shelf."
         self._row_of: dict[str, int] = {}
+        "Rows from `held` on, by id."
         self._category_of: dict[str, int] = {}
         self.index = HashIndex()
         "Rows by `hash64` of the ids."
@@ -107,6 +86,7 @@ class ItemStore:
         "Encoder vectors of the items, by item row."
         self.own_partitions: set[int] = set()
         "Source partitions whose statistics this process computes itself; statistics of them by other workers are ignored."
+        self._action_slots = 4
         self._columns(capacity)
 
     def _columns(self, capacity: int) -> None:
@@ -114,10 +94,14 @@ class ItemStore:
         "Value of `changes` when the catalogue entry was last replaced."
         self.hashes = np.zeros(capacity, np.uint64)
         "`hash64` of the ids."
+        self.records = np.zeros(capacity, np.uint64)
+        "`record_hash` of the record that the row's catalogue columns were made of; 0 if that is not known."
         self.listed = np.zeros(capacity, np.bool_)
         "Whether the item is in the catalogue."
         self.available = np.zeros(capacity, np.bool_)
         "Whether the item is in the catalogue and available."
+        self.offered = np.zeros(capacity, np.bool_)
+        "Whether its last entry says that it is available."
         self.category_ids = np.full((capacity, CATEGORIES), -1, np.int32)
         self.published_ms = np.zeros(capacity, np.int64)
         "Time of publication (epoch ms); 0 if unknown: the item then counts as published, but not as fresh."
@@ -132,10 +116,11 @@ class ItemStore:
         "Number of events over all partitions."
         self.value_sum = np.zeros((capacity, self.partitions), np.float64)
         self.value_count = np.zeros((capacity, self.partitions), np.int64)
-        self.actions = np.zeros((capacity, self.partitions, ACTION_SLOTS), np.int64)
-        "Number of events per action, for the first ACTION_SLOTS actions of `action_names`."
+        self.actions = np.zeros((capacity, self.partitions, self._action_slots), np.int64)
+        "Number of events per action of `action_names`; it has room for at most ACTION_SLOTS."
         self.first_ms = np.zeros(capacity, np.int64)
-        self.neighbour_rows = np.full((capacity, NEIGHBOURS), -1, np.int32)
+        self.neighbours = np.zeros((capacity, NEIGHBOURS), np.int32)
+        "Complements (`~row`) of the rows of the neighbours, heaviest first; 0 for none, so that it takes no memory."
         self.neighbour_weights = np.zeros((capacity, NEIGHBOURS), np.float32)
         self.neighbour_total = np.zeros(capacity, np.float32)
 
@@ -144,11 +129,16 @@ class ItemStore:
 
     def row_of(self, item_id: str) -> int:
         """Return the row of an item, -1 if unknown."""
-        return self._row_of.get(item_id, -1)
+        row = self._row_of.get(item_id, -1)
+        return self._held_row(item_id) if row < 0 and self.held else row
+
+    def _held_row(self, item_id: str) -> int:
+        row = int(self.index.find_many(np.asarray([hash64(item_id)], np.uint64))[0])
+        return row if 0 <= row < self.held and self.ids[row] == item_id else -1
 
     def rows_of(self, item_ids: Sequence[str]) -> NDArray[np.int32]:
         """Return the rows of items, -1 where unknown: int32 `(len(item_ids),)`."""
-        return np.fromiter((self._row_of.get(name, -1) for name in item_ids), np.int32, len(item_ids))
+        return np.fromiter((self.row_of(name) for name in item_ids), np.int32, len(item_ids))
 
     def rows_of_hashes(self, hashes: NDArray[np.uint64]) -> NDArray[np.int32]:
         """Return the rows of items by `hash64` of their ids, -1 where unknown; same shape."""
@@ -161,66 +151,119 @@ class ItemStore:
 
     def row_for(self, item_id: str) -> int:
         """Return the row of an item; an unknown item gets a new row, as unavailable."""
-        row = self._row_of.get(item_id)
-        if row is None:
+        row = self.row_of(item_id)
+        if row < 0:
             row = len(self.ids)
             if row == len(self.available):
                 self._grow()
             self.revision += 1
             self.ids.append(item_id)
-            self.items.append(None)
             self._row_of[item_id] = row
             self.bloom[row] = positions(item_id)
             self.hashes[row] = hash64(item_id)
             self.index.add(hash64(item_id), row)
         return row
 
-    def _grow(self) -> None:
-        size = len(self.available)
-        larger = object.__new__(ItemStore)
-        larger.partitions = self.partitions
-        larger._columns(2 * size)
-        columns = {name: value for name, value in vars(larger).items() if isinstance(value, np.ndarray)}
+    def _made(self, capacity: int) -> dict[str, NDArray[Any]]:
+        """Make columns with room for `capacity` rows, by name."""
+        made = object.__new__(ItemStore)
+        made.partitions, made._action_slots = self.partitions, self._action_slots
+        made._columns(capacity)
+        return {name: value for name, value in vars(made).items() if isinstance(value, np.ndarray)}
+
+    def _replace(self, columns: Mapping[str, NDArray[Any]], filled: Collection[str] = ()) -> None:
+        """Replace the columns by larger ones, into which the rows are copied, except where they are `filled`."""
+        size = len(self)
         for name, value in columns.items():
-            value[:size] = getattr(self, name)
+            if name not in filled:
+                value[:size] = getattr(self, name)[:size]
         for name, value in columns.items():  # set only when filled, because other threads may be reading
             setattr(self, name, value)
 
-    def upsert(self, item: Item) -> int:
-        """Add or replace a catalogue entry; returns its row."""
+    def _grow(self) -> None:
+        self._replace(self._made(2 * len(self.available)))
+
+    def upsert(self, item: Item, record: bytes = b"") -> int:
+        """Add or replace a catalogue entry; returns its row.
+
+        `record`: the record in single-object encoding that it was decoded from. It is kept instead of the entry, and found
+        again by `unchanged`.
+        """
         row = self.row_for(item.item_id)
-        self.items[row] = item
+        self.items.put(row, item, record)
+        self.records[row] = record_hash(record) if record else 0
         self.revision += 1
-        self.listed[row], self.available[row] = True, item.available
-        names = item.categories[:CATEGORIES]
+        # before the columns change, for whoever reads them in another thread
+        self.changes += 1
+        self.changed[row] = self.changes
+        self.listed[row], self.available[row], self.offered[row] = True, item.available, item.available
         self.category_ids[row] = -1
-        for n, name in enumerate(names):
+        for n, name in enumerate(item.categories[:CATEGORIES]):
             if name not in self._category_of:
                 self._add_category(name)
             self.category_ids[row, n] = self._category_of[name]
         self.published_ms[row] = item.published_at or 0
         self.price[row] = np.nan if item.price is None else item.price
-        self.changes += 1
-        self.changed[row] = self.changes
         self.text[row] = text_vector(item)
         self.journal.add(row)
         return row
 
+    def unchanged(self, item_ids: Sequence[bytes], records: Sequence[bytes]) -> NDArray[np.int32]:
+        """Return the rows of the items whose columns were made of exactly these records, -1 for others: int32 `(n,)`."""
+        rows = self.index.find_many(np.fromiter(map(record_hash, item_ids), np.uint64, len(item_ids)))
+        same = self.records[rows] == np.fromiter(map(record_hash, records), np.uint64, len(records))
+        return np.where((rows >= 0) & same, rows, np.int32(-1))
+
+    def list_again(self, rows: NDArray[np.int32]) -> None:
+        """Put the items of rows that `unchanged` found back into the catalogue."""
+        new = rows[~self.listed[rows]]
+        if len(new):
+            self.listed[new], self.available[new] = True, self.offered[new]
+            self.revision += 1
+            self.journal.extend(new)
+
+    def _is_listed(self, row: int) -> bool:
+        return bool(self.listed[row])
+
     def _add_category(self, name: str) -> None:
-        self._category_of[name] = len(self.category_names)
-        self._category_index.add(hash64(name), len(self.category_names))
-        self.category_names.append(name)
-        text = np.frombuffer(name.encode(), np.uint8)
-        self.category_texts = np.concatenate([self.category_texts, text])
-        self.category_starts = np.append(self.category_starts, len(self.category_texts))
-        self.category_hashes = np.append(self.category_hashes, np.uint64(hash64(name)))
+        self.add_categories([name])
+
+    def add_categories(self, names: Sequence[str]) -> None:
+        """Add categories that the store does not know yet, in this order."""
+        first = len(self.category_names)
+        for number, name in enumerate(names, first):
+            self._category_of[name] = number
+            self._category_index.add(hash64(name), number)
+        self.category_names += names
+        texts = [name.encode() for name in names]
+        ends = len(self.category_texts) + np.cumsum([len(text) for text in texts], dtype=np.int64)
+        self.category_texts = np.concatenate([self.category_texts, np.frombuffer(b"".join(texts), np.uint8)])
+        self.category_starts = np.concatenate([self.category_starts, ends])
+        hashes = np.asarray([hash64(name) for name in names], np.uint64)
+        self.category_hashes = np.concatenate([self.category_hashes, hashes])
+
+    def adopt(self, columns: Mapping[str, NDArray[Any]], held: int, shelf: str, index: HashIndex) -> None:
+        """Replace columns by those of a shelf with `held` rows, which hold the same for the rows that the store has.
+
+        `ids` and `items` are replaced by the caller. An empty store then has all rows of the shelf, not in the catalogue.
+        """
+        size, newer = len(self), self.ids[held:]
+        self._replace({**self._made(len(columns["hashes"])), **columns}, columns)
+        if not size:
+            self.changes = held
+            self.changed[:held] = np.arange(1, held + 1)
+        self.held, self.shelf, self.index = held, shelf, index
+        self._row_of = {item_id: row for row, item_id in enumerate(newer, held)}
+        self.revision += 1
+        self._eligible = None
 
     def remove(self, item_id: str) -> None:
         """Make an item unavailable; its row and its statistics stay."""
         row = self.row_for(item_id)  # may replace the columns with larger ones
         self.revision += 1
         self.listed[row] = self.available[row] = False
-        self.items[row] = None
+        self.records[row] = 0
+        self.items.drop(row)
         self.journal.add(row)
 
     def set_vectors(self, item_id: str, vectors: Sequence[ItemVector]) -> int:
@@ -265,6 +308,11 @@ class ItemStore:
         if action not in self.action_names:
             if len(self.action_names) == ACTION_SLOTS:
                 return -1
+            if len(self.action_names) == self._action_slots:
+                self._action_slots *= 2
+                larger = np.zeros((*self.actions.shape[:2], self._action_slots), np.int64)
+                larger[:, :, : self.actions.shape[2]] = self.actions
+                self.actions = larger
             self.action_names.append(action)
         return self.action_names.index(action)
 
@@ -273,9 +321,9 @@ class ItemStore:
         row = self.row_for(item_id)
         others, weights = others[:NEIGHBOURS], weights[:NEIGHBOURS]
         rows = [self.row_for(other) for other in others]
-        self.neighbour_rows[row] = -1
+        self.neighbours[row] = 0
         self.neighbour_weights[row] = 0.0
-        self.neighbour_rows[row, : len(rows)] = rows
+        self.neighbours[row, : len(rows)] = ~np.asarray(rows, np.int32)
         self.neighbour_weights[row, : len(rows)] = weights
         self.neighbour_total[row] = total
 

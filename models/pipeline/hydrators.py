@@ -22,7 +22,7 @@ class CovisitationHydrator:
 
     def hydrate(self, queries: Queries, items: ItemStore) -> None:
         """Set the batch's signal `covisitation`."""
-        near, weights, totals = items.neighbour_rows, items.neighbour_weights, items.neighbour_total
+        near, weights, totals = items.neighbours, items.neighbour_weights, items.neighbour_total
         n = len(items)
         work = SCRATCH.sums(n), *SCRATCH.marks(n, len(queries))
         found = signals.covisits(queries.recent_rows, RECENCY, near, weights, totals, n, *work)

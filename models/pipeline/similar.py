@@ -23,10 +23,10 @@ def similar_items(items: ItemStore, item_id: str, k: int, now_ms: int) -> list[S
         BadItem: `not_found`, the catalogue does not hold the item, or no longer does.
     """
     row = items.row_of(item_id)
-    if row < 0 or items.items[row] is None:
+    if row < 0 or not items.listed[row]:
         raise BadItem("not_found", f"no item {item_id!r}", "item_id")
     n = len(items)
-    near, weight = items.neighbour_rows[row], items.neighbour_weights[row]
+    near, weight = ~items.neighbours[row], items.neighbour_weights[row]
     there = near >= 0
     together = np.zeros(n, np.float32)
     if there.any():

@@ -25,6 +25,8 @@ AT_ONCE = 100_000
 "Vectors handled at once while an index is built, because they may be memory-mapped."
 PROJECTED = 64
 "Dimensions in which lists are told apart; vectors with more are projected to their principal axes first."
+SAMPLED = 48
+"Vectors per list from which the lists are learned."
 IDENTITY = np.zeros(0, np.int32)
 
 
@@ -35,7 +37,7 @@ class IndexSettings:
     exact_below: int = 50_000
     "Number of items below which retrieval is exact. Must be > 0."
     recall: float = 0.97
-    "Target recall on sampled queries. The number of lists per search is doubled until it is reached."
+    "Target recall on sampled queries. The number of lists per search grows until it is reached."
     sampled: int = 200
     "Number of queries on which recall is measured."
     depth: int = 100
@@ -78,15 +80,15 @@ class InvertedLists:
     def build(cls, vectors: NDArray[np.float32], seed: int) -> InvertedLists:
         """Build over vectors `(n, d)`. It takes seconds to a minute and should run in its own thread."""
         faiss, (n, d) = _faiss(), vectors.shape
-        size = max(1, int(2 * np.sqrt(n)))
+        size = max(1, int(4 * np.sqrt(n)))
         rng = np.random.default_rng(seed)
-        sample = np.ascontiguousarray(vectors[np.sort(rng.permutation(n)[: size * 64])])
+        sample = np.ascontiguousarray(vectors[np.sort(rng.permutation(n)[: size * SAMPLED])])
         projection = np.zeros((0, 0), np.float32)
         if d > 2 * PROJECTED:
             axes = np.linalg.eigh(sample.T @ sample)[1]
             projection = np.ascontiguousarray(axes[:, : -PROJECTED - 1 : -1]).astype(np.float32)
         means = faiss.Kmeans(
-            projection.shape[1] or d, size, niter=10, seed=seed + 1, max_points_per_centroid=64, min_points_per_centroid=1
+            projection.shape[1] or d, size, niter=8, seed=seed + 1, max_points_per_centroid=SAMPLED, min_points_per_centroid=1
         )
         means.train(np.ascontiguousarray(_projected(sample, projection)))
         nearest, own = faiss.IndexFlatL2(means.centroids.shape[1]), np.empty(n, np.int64)
@@ -190,7 +192,7 @@ class VectorIndex:
             self.probes = probes
             if recall(self._all(queries), exact) >= self.settings.recall:
                 break
-            probes *= 2
+            probes += probes // 2
         return min(probes, most)
 
     def _all(self, queries: NDArray[np.float32]) -> Scored:

@@ -30,6 +30,8 @@ REFRESH_AT_ONCE = 20_000
 SYNC_AT_ONCE = 2_000
 """Maximum number of items per batch whose vector the item tower computes, and of items with new encoder vectors, so that a
 burst of new items does not delay answers."""
+CONTENT_EVENTS = 8
+"Number of items whose content is a query of the sample on which the recall of the content index is measured."
 LIKED_DECAY = np.float32(0.97)
 WARM_BATCHES = (1, 32)
 
@@ -140,11 +142,20 @@ class ServingModel:
             if array.shape != shape or not bool(np.isfinite(array).all()):
                 raise ReleaseRejected("graph", f"a graph of release {self.name} gives {array.shape}, not finite {shape}")
 
+    def _sampled(self, length: int, settings: IndexSettings) -> NDArray[np.int64]:
+        """Draw histories as users have them, of three items and their item-to-item neighbours: numbers `(sampled, length)`."""
+        rng, n, near = np.random.default_rng(settings.seed), settings.sampled, self.release.ease_index
+        own = rng.integers(0, len(self.release.item_ids), (n, 3))[np.arange(n)[:, None], rng.integers(0, 3, (n, length))]
+        if not near.shape[1]:
+            return own
+        others = near[own, rng.integers(0, near.shape[1], own.shape)]
+        return np.where(others >= 0, others, own)
+
     def _sampled_queries(self, settings: IndexSettings) -> NDArray[np.float32]:
-        """Compute user vectors of random histories, similar to the index's real queries: float32 `(sampled, d)`."""
-        rng, n = np.random.default_rng(settings.seed), settings.sampled
-        picked = np.sort(rng.integers(0, len(self.release.item_ids), (n, LENGTH)), axis=1)
-        mask = (np.arange(LENGTH) >= LENGTH - rng.integers(1, LENGTH + 1, (n, 1))).astype(np.float32)
+        """Compute user vectors of sampled histories, similar to the index's real queries: float32 `(sampled, d)`."""
+        picked, n = self._sampled(LENGTH, settings), settings.sampled
+        lengths = np.random.default_rng(settings.seed + 1).integers(1, LENGTH + 1, (n, 1))
+        mask = (np.arange(LENGTH) >= LENGTH - lengths).astype(np.float32)
         events = np.zeros((n, LENGTH, EVENT_WIDTH), np.float32)
         events[:, :, 3:5] = 1.0  # liked, by the most frequent action
         return self._graphs.user(self.release.item_vectors[picked] * mask[:, :, None], events * mask[:, :, None], mask)
@@ -174,13 +185,12 @@ class ServingModel:
 
         Until then, and for items that change meanwhile, search is exact.
         """
-        bound, search, seed = self.bound, RowSearch(), self._settings.seed
+        bound, search = self.bound, RowSearch()
         search.grow(len(self.content))
         search.cover(np.arange(bound), held=True)
         self._pending = search
-        rng = np.random.default_rng(seed)
-        picked = rng.integers(0, bound, (self._settings.sampled, 4))
-        profiles = signals.profiles(self.content, picked.astype(np.int32), np.ones(4, np.float32))
+        rows = self.row_of_number[self._sampled(CONTENT_EVENTS, self._settings)]
+        profiles = signals.profiles(self.content, rows.astype(np.int32), np.ones(CONTENT_EVENTS, np.float32))
         search.index = VectorIndex(self.content[:bound], profiles, self._settings)
 
         def use() -> None:

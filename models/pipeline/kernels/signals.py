@@ -41,7 +41,7 @@ def covisits(
     """Sum, per query, the normalised co-visits of its newest items.
 
     `recent`: item rows, newest first, -1 where there is none `(q, r)`; `recency`: their weights `(r,)`; `near`, `weights`:
-    neighbours of each item `(items, NEIGHBOURS)`; `totals`: total weight of each item's neighbours; `sums`: work array of zeros by
+    complements of the rows of each item's neighbours, 0 for none, and their weights `(items, NEIGHBOURS)`; `totals`: total weight of each item's neighbours; `sums`: work array of zeros by
     item row, as it is left, too; `marked`: one that has no mark of `first` or more. Returns each query's start and the last end,
     item rows ascending, int32, and float32 scores, divided by the root of the neighbour's own total.
     """
@@ -60,7 +60,7 @@ def covisits(
                 continue
             weight = recency[place] / np.sqrt(max(totals[item], np.float32(1)))
             for j in range(near.shape[1]):
-                other = near[item, j]
+                other = ~near[item, j]
                 if other < 0:
                     continue
                 if marked[other] != first + n:
@@ -147,7 +147,10 @@ def value_at(starts: Any, rows: Any, scores: Any, query_row: Any, item_row: Any)
 
 @njit(cache=True, nogil=True)
 def neighbours_of(last: Any, near: Any, weights: Any, totals: Any, query_row: Any, item_row: Any) -> Any:
-    """Return each candidate's share of the co-visits of its query's newest item `last` `(q,)`: float32 `(n,)`."""
+    """Return each candidate's share of the co-visits of its query's newest item `last` `(q,)`: float32 `(n,)`.
+
+    `near`: complements of rows, as in `covisits`.
+    """
     out = np.zeros(len(item_row), np.float32)
     for i in range(len(item_row)):
         item = last[query_row[i]]
@@ -155,7 +158,7 @@ def neighbours_of(last: Any, near: Any, weights: Any, totals: Any, query_row: An
             continue
         total = max(totals[item], np.float32(1e-9))
         for j in range(near.shape[1]):
-            if near[item, j] == item_row[i]:
+            if ~near[item, j] == item_row[i]:
                 out[i] = weights[item, j] / total
                 break
     return out

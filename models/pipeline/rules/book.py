@@ -87,7 +87,9 @@ class RuleBook:
 
     def _values(self, rows: NDArray[np.intp]) -> dict[str, NDArray[np.int32]]:
         """Return a number for each row's value of each attribute that a rule names, 0 for values that none names."""
-        found = {}
+        found: dict[str, NDArray[np.int32]] = {}
+        if not self._attributes:
+            return found
         listed = [self._items.items[row] for row in rows.tolist()]
         for name, numbers in self._attributes.items():
             of = (0 if item is None else numbers.get(item.attributes.get(name), 0) for item in listed)

@@ -46,11 +46,14 @@ def insert(keys: Any, rows: Any, new_keys: Any, new_rows: Any) -> None:
 class HashIndex:
     """Row numbers by 64-bit hash. It grows, and keys are never removed."""
 
-    def __init__(self) -> None:
-        self.table = np.zeros(1024, np.uint64), np.full(1024, -1, np.int32)
+    def __init__(self, keys: NDArray[np.uint64] | None = None, rows: NDArray[np.int32] | None = None) -> None:
+        """`keys` and `rows`: a table that another index held."""
+        if keys is None or rows is None:
+            keys, rows = np.zeros(1024, np.uint64), np.full(1024, -1, np.int32)
+        self.table = keys, rows
         """Keys and rows, held in one attribute so that another thread than the adding one reads a matching pair. A key that is
         being added may or may not be found."""
-        self._size = 0
+        self._size = int((rows >= 0).sum())
 
     def add(self, key: int, row: int) -> None:
         """Add a key that is not in the table."""
@@ -62,6 +65,17 @@ class HashIndex:
             self.table = keys, rows = more
         insert(keys, rows, np.asarray([key], np.uint64), np.asarray([row], np.int32))
         self._size += 1
+
+    def add_many(self, keys: NDArray[np.uint64], rows: NDArray[np.int32]) -> None:
+        """Add distinct keys that are not in the table."""
+        held, size = self.table, self._size + len(keys)
+        if 2 * size >= len(held[0]):
+            there, capacity = held[1] >= 0, 1 << (2 * size + size // 2).bit_length()
+            more = np.zeros(capacity, np.uint64), np.full(capacity, -1, np.int32)
+            insert(*more, held[0][there], held[1][there])
+            held = more
+        insert(*held, keys, rows)
+        self.table, self._size = held, size
 
     def find_many(self, keys: NDArray[np.uint64]) -> NDArray[np.int32]:
         """Return the rows of `keys`, -1 where absent: int32 `(len(keys),)`."""

@@ -32,7 +32,7 @@ class Slot:
         if self.failure is not None:
             raise self.failure
         synced = iter([False, False, True])
-        return SimpleNamespace(name=folder.name, synced=lambda _: next(synced), sync=lambda _: None)
+        return SimpleNamespace(name=folder.name, synced=lambda _: next(synced), sync=lambda _: None, indexed=True)
 
 
 @pytest.fixture
