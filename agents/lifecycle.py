@@ -85,6 +85,7 @@ async def start(parts: Parts) -> None:
     await ensure_topics(parts.settings)
     await parts.replies.start()
     await parts.events.start()
+    await asyncio.to_thread(parts.shelves.find)
     await parts.reader.start(parts.crash)
     await parts.reader.wait()
     # before the worker is ready, so that it then serves the announced release, or reports why not
@@ -98,6 +99,7 @@ async def start(parts: Parts) -> None:
     parts.tasks.start("topics", parts.topic_watch.run())
     parts.tasks.start("mirroring", parts.mirroring.run())
     parts.tasks.start("releases", parts.releases.follow())
+    parts.tasks.start("shelves", parts.shelves.run())
     parts.tasks.start("watch", parts.watch.run())
     parts.tasks.start("broker", parts.broker.run())
     parts.tasks.start("memory", _give_back_forever())

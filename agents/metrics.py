@@ -119,6 +119,12 @@ class Metrics(Collector):
         self.items_waiting = gauge("items_waiting", "Entries that wait for their schema.")
         self.item_vectors = counter("item_vectors", "Records of item vectors, by outcome.", "outcome")
         self.items_known = gauge("items", "Items in the catalogue.")
+        self.shelves = counter(
+            "shelves",
+            "Folders of the decoded catalogue that workers share, by kind (items, model) and outcome.",
+            "kind",
+            "outcome",
+        )
         self.broadcast_rejected = counter(
             "broadcast_rejected", "Records of Riffle's own broadcast topics that were skipped.", "schema", "code"
         )

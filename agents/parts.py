@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from agents.broadcast.mirroring import Mirroring
 from agents.broadcast.releases import Releases
 from agents.broadcast.rules import Rules
+from agents.broadcast.shelves import Shelves
 from agents.health.archiving import Archiving
 from agents.health.broker import BrokerProbe
 from agents.health.looks import Reading
@@ -54,6 +55,7 @@ class Parts:
     recommend: Recommend
     commits: Commits
     reader: BroadcastReader
+    shelves: Shelves
     releases: Releases
     rules: Rules
     mirror: Mirror

@@ -14,6 +14,7 @@ from agents.broadcast.item_stream import Catalogue
 from agents.broadcast.mirroring import Mirroring
 from agents.broadcast.releases import Releases
 from agents.broadcast.rules import Rules
+from agents.broadcast.shelves import Shelves, shelves_dir
 from agents.findings import Health
 from agents.health.archiving import Archiving
 from agents.health.broker import BrokerProbe
@@ -77,7 +78,8 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
     afterwards = (mirroring.take, commits.commit)
     flushing = Flushing(app, ownership, assignment, lanes, recovery, crash, settings.commit_interval_s, afterwards)
 
-    releases = Releases(settings, slot, items, metrics)
+    shelves = Shelves(shelves_dir(settings), items, slot, metrics)
+    releases = Releases(settings, slot, items, metrics, shelves)
     rules = Rules(pipeline.rules, items, metrics)
     reader = _reader(settings, Catalogue(items, metrics, registry), releases, rules, health)
     changes = TopicChanges(settings, app, ownership, recovery, reader, commits, health)
@@ -122,6 +124,7 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
         recommend=recommend,
         commits=commits,
         reader=reader,
+        shelves=shelves,
         releases=releases,
         rules=rules,
         mirror=mirror,

@@ -145,7 +145,9 @@ def release(folder: Path, cluster: NDArray[np.int64]) -> Path:
     sizes = np.diff(starts)[cluster]
     picked = starts[cluster][:, None] + rng.integers(0, sizes[:, None], (n, NEAR))
     arrays: dict[str, NDArray[Any]] = {
-        "item_vectors.npy": np.concatenate([_near(cluster, DIMENSIONS, 5), 0.3 * rng.standard_normal((n, 1), np.float32)], axis=1),
+        "item_vectors.npy": np.concatenate(
+            [_near(cluster, DIMENSIONS, 5), 0.3 * rng.standard_normal((n, 1), np.float32)], axis=1
+        ),
         "text.npy": unit_rows(_near(cluster, TEXT, 6)),
         "image.npy": unit_rows(_near(cluster, IMAGE, 7)),
         "present.npy": np.ones((n, 2), np.bool_),
@@ -157,7 +159,16 @@ def release(folder: Path, cluster: NDArray[np.int64]) -> Path:
     }
     light = {"popular": 0.3, "covisitation": 0.5, "ease": 1.0, "learned": 1.0, "content": 0.5, "fresh": 0.1}
     manifest = Manifest(
-        "made", SPEC, (Head("positive", 1.0), Head("view", 0.1)), "action == 'like'", ("view", "like"), 0.0, 1.0, light, BASE_MS, n
+        "made",
+        SPEC,
+        (Head("positive", 1.0), Head("view", 0.1)),
+        "action == 'like'",
+        ("view", "like"),
+        0.0,
+        1.0,
+        light,
+        BASE_MS,
+        n,
     )
     return write_release(folder, manifest, arrays, _graphs(), [f"item-{i:08d}" for i in range(n)])
 
@@ -173,7 +184,5 @@ def histories(cluster: NDArray[np.int64], users: int, length: int) -> EventColum
     for e in range(n):
         mine = own[who[e], which[e]]
         item = by_cluster[starts[mine] + within[e] % (starts[mine + 1] - starts[mine])] if stray[e] < 0.8 else anything[e]
-        made.append(
-            Interaction(f"e{e}", f"u{who[e]}", f"item-{item:08d}", BASE_MS + 1_000 * e, "like" if e % 3 else "view")
-        )
+        made.append(Interaction(f"e{e}", f"u{who[e]}", f"item-{item:08d}", BASE_MS + 1_000 * e, "like" if e % 3 else "view"))
     return EventColumns.of(made, np.arange(n))

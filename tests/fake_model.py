@@ -54,9 +54,7 @@ class FakeModel:
     def nearest(self, users: NDArray[np.float32], eligible: NDArray[np.bool_], most: int, ties: Ties) -> Scored:
         return exact_top(users, self.vectors[: len(eligible)], eligible, most, ties)
 
-    def alike(
-        self, profiles: NDArray[np.float32], eligible: NDArray[np.bool_], most: int, ties: Ties, above: float
-    ) -> Scored:
+    def alike(self, profiles: NDArray[np.float32], eligible: NDArray[np.bool_], most: int, ties: Ties, above: float) -> Scored:
         size = min(len(self.content), len(eligible))
         return exact_top(profiles, self.content[:size], eligible[:size], most, ties, above)
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 
+from agents.broadcast.shelves import Shelves
 from agents.metrics import Metrics
 from models.items.store import ItemStore
 from models.pipeline.slot import ModelSlot
 from models.release.release import NAME
 from models.release.serving import ServingModel, prepare
-from schemas.errors import BadEvent, ReleaseRejected
+from schemas.errors import BadEvent, ReleaseRejected, StoreCorrupt
 from schemas.settings import Settings
 from streams.kafka.announce import CHAMPION, Announcement, decode_announcement
 from streams.kafka.chunks import Chunk
@@ -26,11 +28,14 @@ RETRY_S = 30.0
 class Releases:
     """Keeps the slot at the announced champion. If a release is refused, the old one keeps serving."""
 
-    def __init__(self, settings: Settings, slot: ModelSlot, items: ItemStore, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, slot: ModelSlot, items: ItemStore, metrics: Metrics, shelves: Shelves | None = None
+    ) -> None:
         self._settings = settings
         self._slot = slot
         self._items = items
         self._metrics = metrics
+        self._shelves = shelves
         self._wanted: Announcement | None = None
         self._changed = asyncio.Event()
 
@@ -65,12 +70,12 @@ class Releases:
             return
         self._slot.refused.pop(wanted.release, None)
         try:
-            model = await asyncio.to_thread(self._prepare, wanted)
+            model = await self._prepared(wanted)
             while not model.synced(self._items):
                 model.sync(self._items)
                 await asyncio.sleep(0)
-            if not model.indexed:
-                (await asyncio.to_thread(model.index_content))()
+            if not model.rows.indexed:
+                (await asyncio.to_thread(model.rows.index_content, self._items.held or None))()
         except ReleaseRejected as exc:
             self._slot.refused[wanted.release] = exc.message
             self._metrics.releases.add(outcome="refused", code=exc.code)
@@ -86,11 +91,21 @@ class Releases:
         self._slot.swap(model)
         self._note("served", model.name)
 
-    def _prepare(self, wanted: Announcement) -> ServingModel:
+    async def _prepared(self, wanted: Announcement) -> ServingModel:
+        """Prepare a release in a thread, with what it knows of the store's shelf if that was written and can be used."""
+        held = self._shelves.held(wanted.release) if self._shelves is not None else None
+        if held is not None and self._shelves is not None:
+            try:
+                return await asyncio.to_thread(self._prepare, wanted, held)
+            except StoreCorrupt as exc:
+                self._shelves.refuse(exc, wanted.release)
+        return await asyncio.to_thread(self._prepare, wanted)
+
+    def _prepare(self, wanted: Announcement, held: tuple[Path, int] | None = None) -> ServingModel:
         if not NAME.fullmatch(wanted.release):
             raise ReleaseRejected("bad_name", f"{wanted.release[:80]!r} is not a release name")
         folder = fetch_release(self._settings.releases_dir, wanted)
-        return prepare(folder, wanted.manifest_sha256)
+        return prepare(folder, wanted.manifest_sha256) if held is None else prepare(folder, wanted.manifest_sha256, held)
 
     def _note(self, outcome: str, name: str) -> None:
         self._slot.refused.pop(name, None)

@@ -102,8 +102,8 @@ class Shelving:
             columns[name][stale], columns[name][n:size] = mine[stale], mine[n:size]
         index = HashIndex(columns["index_keys"], columns["index_rows"])
         index.add_many(items.hashes[n:size], np.arange(n, size, dtype=np.int32))
-        items.adopt({name: columns[name] for name in BY_ROW}, n, shelf.name, index)
-        items.ids, items.items = Ids(ids, newer), items.items.on(entries, stale.tolist())
+        items.adopt({name: columns[name] for name in BY_ROW}, n, shelf.name, index, self.changes)
+        items.ids, items.items = Ids(ids, newer), items.items.on(entries, [*stale.tolist(), *range(n, size)])
 
 
 def _packed(shelf: Mapped, data: str, starts: str) -> Packed:
@@ -138,14 +138,13 @@ def place(shelf: Mapped, items: ItemStore) -> None:
 
 def _check(shelf: Mapped) -> None:
     """Check that the arrays fit each other and this version of Riffle; raises StoreCorrupt."""
-    arrays, n = shelf.arrays, shelf.facts.get("items")
-    model = ItemStore(1, 1)
+    arrays, n, model = shelf.arrays, int(shelf.facts.get("items", 0)), ItemStore(1, 1)
 
     def demand(sound: object, what: str) -> None:
         if not sound:
             raise StoreCorrupt("mapped_arrays", f"the shelf {shelf.folder} cannot be used: {what}")
 
-    demand(type(n) is int and n > 0 and set(arrays) == ARRAYS, "it lacks arrays, or has others")
+    demand(n > 0 and set(arrays) == ARRAYS, "it lacks arrays, or has others")
     for name in BY_ROW:
         like = getattr(model, name)
         fits = arrays[name].dtype == like.dtype and arrays[name].shape[1:] == like.shape[1:] and len(arrays[name]) > n
@@ -160,7 +159,10 @@ def _check(shelf: Mapped) -> None:
     keys, rows = arrays["index_keys"], arrays["index_rows"]
     of_two = len(keys) == len(rows) and len(rows) & (len(rows) - 1) == 0 and 2 * n < len(rows)
     demand(of_two and keys.dtype == np.uint64 and rows.dtype == np.int32 and rows.max() < n, "the index does not fit")
-    ids, entries = Ids(_packed(shelf, "ids", "id_starts")), Entries(lambda _row: True, _packed(shelf, "entries", "entry_starts"))
+    ids, entries = (
+        Ids(_packed(shelf, "ids", "id_starts")),
+        Entries(lambda: np.ones(n, np.bool_), _packed(shelf, "entries", "entry_starts")),
+    )
     known = np.flatnonzero(arrays["records"][:n])
     for row in known[:: max(len(known) // PROBED, 1)].tolist():
         item = entries[row]

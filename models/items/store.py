@@ -25,6 +25,8 @@ __all__ = ["ACTION_SLOTS", "NEIGHBOURS", "TEXT_DIMENSIONS", "ItemStore", "text_v
 NEIGHBOURS = 64
 ACTION_SLOTS = 32
 "Number of distinct actions counted per item."
+
+
 @dataclass(frozen=True, slots=True)
 class _Eligible:
     """Which items were eligible at a revision, and at a position of the journal."""
@@ -51,7 +53,7 @@ class ItemStore:
     def __init__(self, partitions: int = 4, capacity: int = 1024) -> None:
         self.partitions = partitions
         self.ids = Ids()
-        self.items = Entries(self._is_listed)
+        self.items = Entries(lambda: self.listed)
         "The catalogue's entries by item row, None for an item that is not in the catalogue."
         self.category_names: list[str] = []
         self.stream_time_ms = 0
@@ -71,6 +73,8 @@ class ItemStore:
         "Number of the first rows that lie on a shelf (`models.items.shelf`)."
         self.shelf = ""
         "Name of that shelf."
+        self.held_changes = 0
+        "Value of `changes` up to which these rows are those of the shelf."
         self._row_of: dict[str, int] = {}
         "Rows from `held` on, by id."
         self._category_of: dict[str, int] = {}
@@ -222,9 +226,6 @@ class ItemStore:
             self.revision += 1
             self.journal.extend(new)
 
-    def _is_listed(self, row: int) -> bool:
-        return bool(self.listed[row])
-
     def _add_category(self, name: str) -> None:
         self.add_categories([name])
 
@@ -242,17 +243,20 @@ class ItemStore:
         hashes = np.asarray([hash64(name) for name in names], np.uint64)
         self.category_hashes = np.concatenate([self.category_hashes, hashes])
 
-    def adopt(self, columns: Mapping[str, NDArray[Any]], held: int, shelf: str, index: HashIndex) -> None:
+    def adopt(
+        self, columns: Mapping[str, NDArray[Any]], held: int, shelf: str, index: HashIndex, changes: int | None = None
+    ) -> None:
         """Replace columns by those of a shelf with `held` rows, which hold the same for the rows that the store has.
 
-        `ids` and `items` are replaced by the caller. An empty store then has all rows of the shelf, not in the catalogue.
+        `changes`: value of `changes` up to which that is so. `ids` and `items` are replaced by the caller. An empty store then
+        has all rows of the shelf, not in the catalogue.
         """
-        size, newer = len(self), self.ids[held:]
+        newer = self.ids[held:]
         self._replace({**self._made(len(columns["hashes"])), **columns}, columns)
-        if not size:
-            self.changes = held
+        if changes is None:
+            self.changes = changes = held
             self.changed[:held] = np.arange(1, held + 1)
-        self.held, self.shelf, self.index = held, shelf, index
+        self.held, self.shelf, self.index, self.held_changes = held, shelf, index, changes
         self._row_of = {item_id: row for row, item_id in enumerate(newer, held)}
         self.revision += 1
         self._eligible = None
@@ -341,6 +345,7 @@ class ItemStore:
         if known is not None and held and known.revision == self.revision:
             return known.found
         changed = self.journal.since(known.position) if known is not None and held else None
+        rows: slice | NDArray[np.int32]
         if known is None or changed is None:
             rows, found, since, until = slice(size), np.zeros(size, np.bool_), now_ms, MAX_TIME_MS + 1
         else:
@@ -354,7 +359,7 @@ class ItemStore:
         self._eligible = _Eligible(self.revision, self.journal.position, since, until, found)
         return found
 
-    def popularity_now(self, rows: NDArray[np.int32] | slice | None = None) -> NDArray[np.float32]:
+    def popularity_now(self, rows: NDArray[np.integer] | slice | None = None) -> NDArray[np.float32]:
         """Return the decayed number of events at `stream_time_ms` over all partitions, for all items or `rows`: float32."""
         rows = slice(len(self)) if rows is None else rows
         age = np.maximum(self.stream_time_ms - self.popularity_ms[rows], 0)

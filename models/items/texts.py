@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,8 +78,8 @@ class Ids(Sequence[str]):
 class Entries:
     """The catalogue's entries by item row, mostly as their records: an entry is decoded when it is asked for."""
 
-    def __init__(self, listed: Callable[[int], Any], held: Packed = NOTHING) -> None:
-        """`listed`: whether the item of a row is in the catalogue."""
+    def __init__(self, listed: Callable[[], NDArray[np.bool_]], held: Packed = NOTHING) -> None:
+        """`listed`: returns whether the item of each row is in the catalogue."""
         self._listed, self._held = listed, held
         self._newer: dict[int, Item | bytes] = {}
 
@@ -93,12 +93,15 @@ class Entries:
 
     def __getitem__(self, row: int) -> Item | None:
         """Return the entry of a row, None if the item is not in the catalogue."""
-        if not self._listed(row):
+        if not self._listed()[row]:
             return None
         found = self._newer.get(row)
         if isinstance(found, Item):
             return found
         return item_from(decode("item", self._held[row] if found is None else found)[0])
+
+    def __iter__(self) -> Iterator[Item]:
+        return (item for row in np.flatnonzero(self._listed()).tolist() if (item := self[row]) is not None)
 
     def record(self, row: int) -> bytes:
         """Return the record of a row, empty if there is none."""
@@ -107,10 +110,8 @@ class Entries:
             return self._held[row] if row < len(self._held) else b""
         return b"" if isinstance(found, Item) else found
 
-    def on(self, held: Packed, stale: Iterable[int]) -> Entries:
-        """Return the same entries, of which those beyond `held`, and the `stale` ones, are newer than `held`."""
+    def on(self, held: Packed, newer: Iterable[int]) -> Entries:
+        """Return the same entries, which `held` has but for those of the rows `newer`."""
         made = Entries(self._listed, held)
-        kept = set(stale)
-        made._newer = {row: entry for row, entry in list(self._newer.items()) if row >= len(held) or row in kept}
+        made._newer = {row: entry for row in newer if (entry := self._newer.get(row)) is not None}
         return made
-

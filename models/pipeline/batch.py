@@ -99,9 +99,7 @@ class Model(Protocol):
     def nearest(self, users: NDArray[np.float32], eligible: NDArray[np.bool_], most: int, ties: Ties) -> Scored:
         """Find, per user vector, up to `most` eligible item rows with the largest inner products; rows ascend."""
 
-    def alike(
-        self, profiles: NDArray[np.float32], eligible: NDArray[np.bool_], most: int, ties: Ties, above: float
-    ) -> Scored:
+    def alike(self, profiles: NDArray[np.float32], eligible: NDArray[np.bool_], most: int, ties: Ties, above: float) -> Scored:
         """Find, per row of `profiles` `(q, c)`, up to `most` eligible item rows with the largest products with `content`.
 
         Only products above `above` count; rows ascend.

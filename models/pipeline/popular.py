@@ -19,9 +19,7 @@ UNDECAYED = 0.001
 histories."""
 
 
-def popularity_of(
-    items: ItemStore, rows: slice | NDArray[np.integer], eligible: NDArray[np.bool_]
-) -> NDArray[np.float32]:
+def popularity_of(items: ItemStore, rows: slice | NDArray[np.integer], eligible: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Return the popularity of items, above 0, and 0 for items that are not eligible: float32 `(n,)`."""
     ever = items.events[rows].sum(axis=1) * UNDECAYED
     found: NDArray[np.float64] = np.where(eligible[rows], items.popularity_now(rows) + ever + 1e-6, 0.0)

@@ -119,7 +119,7 @@ class InvertedLists:
         queries = np.ascontiguousarray(queries)
         # one query after the other, because products of larger batches round differently
         projected = np.concatenate([_projected(queries[n : n + 1], self.projection) for n in range(len(queries))] or [queries])
-        found = kernels.searched(
+        starts, rows = kernels.searched(
             queries,
             projected,
             self.centres,
@@ -133,7 +133,7 @@ class InvertedLists:
             covered,
             depth,
         )
-        return Scored(*found, np.zeros(len(found[1]), np.float32))
+        return Scored(starts, rows, np.zeros(len(rows), np.float32))
 
     @property
     def nbytes(self) -> int:

@@ -16,8 +16,9 @@ __all__ = ["among", "diverse", "in_categories", "light_scores", "merged", "seen"
 def merged(query_row: Any, item_row: Any, scores: Any, ends: Any, queries: int, place: Any) -> Any:
     """Merge the results of several sources, which are concatenated and each ordered by query.
 
-    `ends`: end of each source's part; `place`: work array of -1 by item row, as it is left, too. Returns query rows and item rows, int32 `(n,)`, and the score of each source, float32
-    `(n, sources)`, NaN where it does not name the candidate; of a repeated candidate the better score counts.
+    `ends`: end of each source's part; `place`: work array of -1 by item row, as it is left, too. Returns query rows and item
+    rows, int32 `(n,)`, and the score of each source, float32 `(n, sources)`, NaN where it does not name the candidate; of a
+    repeated candidate the better score counts.
     """
     sources = len(ends)
     at = np.zeros(sources, np.int64)

@@ -41,9 +41,10 @@ def covisits(
     """Sum, per query, the normalised co-visits of its newest items.
 
     `recent`: item rows, newest first, -1 where there is none `(q, r)`; `recency`: their weights `(r,)`; `near`, `weights`:
-    complements of the rows of each item's neighbours, 0 for none, and their weights `(items, NEIGHBOURS)`; `totals`: total weight of each item's neighbours; `sums`: work array of zeros by
-    item row, as it is left, too; `marked`: one that has no mark of `first` or more. Returns each query's start and the last end,
-    item rows ascending, int32, and float32 scores, divided by the root of the neighbour's own total.
+    complements of the rows of each item's neighbours, 0 for none, and their weights `(items, NEIGHBOURS)`; `totals`: total
+    weight of each item's neighbours; `sums`: work array of zeros by item row, as it is left, too; `marked`: one that has no
+    mark of `first` or more. Returns each query's start and the last end, item rows ascending, int32, and float32 scores,
+    divided by the root of the neighbour's own total.
     """
     q, r = recent.shape
     starts = np.zeros(q + 1, np.int64)

@@ -92,7 +92,7 @@ class RuleBook:
             return found
         listed = [self._items.items[row] for row in rows.tolist()]
         for name, numbers in self._attributes.items():
-            of = (0 if item is None else numbers.get(item.attributes.get(name), 0) for item in listed)
+            of = (0 if item is None else numbers.get(item.attributes.get(name, ""), 0) for item in listed)
             found[name] = np.fromiter(of, np.int32, len(listed))
         return found
 

@@ -37,7 +37,7 @@ def chunk(*records: tuple[bytes, bytes | None]) -> Chunk:
 
 
 def titles(store: ItemStore) -> dict[str, str]:
-    return {item.item_id: item.title for item in store.items if item is not None}
+    return {item.item_id: item.title for item in store.items}
 
 
 async def healed(catalogue: Catalogue, server: RegistryServer) -> None:

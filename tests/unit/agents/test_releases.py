@@ -32,7 +32,9 @@ class Slot:
         if self.failure is not None:
             raise self.failure
         synced = iter([False, False, True])
-        return SimpleNamespace(name=folder.name, synced=lambda _: next(synced), sync=lambda _: None, indexed=True)
+        return SimpleNamespace(
+            name=folder.name, synced=lambda _: next(synced), sync=lambda _: None, rows=SimpleNamespace(indexed=True)
+        )
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ from models.items.vectors import HALF, ItemVector, VectorStore, fingerprint, vec
 from models.pipeline.pipeline import CandidatePipeline
 from models.pipeline.slot import ModelSlot
 from models.release.release import Release
-from models.release.serving import SYNC_AT_ONCE, ServingModel
+from models.release.rows import SYNC_AT_ONCE, widths_of
+from models.release.serving import ServingModel
 from models.tables.users import UserTable
 from schemas.codec import decode, encode
 from schemas.columns import EventColumns
@@ -72,7 +73,7 @@ def test_a_live_vector_is_the_one_that_training_gives_to_the_same_content_with_i
     live = model.vectors[store.rows_of([item.item_id for item in twins(unmet)])]
     # other batches may round to the other neighbour in half precision
     assert live == pytest.approx(trained, abs=1e-5 if shared_cache else 5e-3)
-    for columns in (model.text, model.image, model.content):
+    for columns in (model.rows.text, model.rows.image, model.content):
         pairs = [columns[store.rows_of([f"{kind}-{name}" for name in KINDS])] for kind in ("unmet", "twin")]
         assert pairs[1] == pytest.approx(pairs[0], abs=1e-5 if shared_cache else 5e-3)
 
@@ -137,17 +138,17 @@ def test_vectors_that_come_late_or_change_or_go_change_what_serves(
     model, store = bound(learned, [*seen, both])
     row = store.row_of(both.item_id)
     without = model.vectors[row].copy()
-    assert not model.text[row].any()
-    assert not model.image[row].any()
+    assert not model.rows.text[row].any()
+    assert not model.rows.image[row].any()
     arrive(model, store, [both], cache)
     full = model.vectors[row].copy()
-    assert model.text[row].any()
-    assert model.image[row].any()
+    assert model.rows.text[row].any()
+    assert model.rows.image[row].any()
     assert np.abs(full - without).max() > 1e-3
     store.upsert(replace(both, title="something else"))  # its vectors stay until the encoders have read it again
     model.sync(store)
-    assert model.text[row].any()
-    assert model.image[row].any()
+    assert model.rows.text[row].any()
+    assert model.rows.image[row].any()
     store.upsert(both)
     store.remove_vectors(both.item_id)
     model.sync(store)
@@ -180,8 +181,8 @@ def test_another_encoder_than_training_had_counts_as_missing(world: World) -> No
     model.sync(store)
     assert np.array_equal(model.vectors[store.row_of(both.item_id)], without)
     row = store.row_of(both.item_id)
-    assert not model.text[row].any()
-    assert not model.image[row].any()
+    assert not model.rows.text[row].any()
+    assert not model.rows.image[row].any()
 
 
 def test_a_release_of_format_1_serves_as_it_did(world: World, tmp_path: Path) -> None:
@@ -206,7 +207,7 @@ def test_a_release_of_format_1_serves_as_it_did(world: World, tmp_path: Path) ->
     arrive(model, store, twins(unmet), cache)
     assert np.array_equal(model.vectors, before)
     both = store.row_of("twin-both")
-    alone = model._graphs.item(store.text[[both]], *(np.zeros((1, w), np.float32) for w in (*model._widths, 2)))
+    alone = model._graphs.item(store.text[[both]], *(np.zeros((1, w), np.float32) for w in (*widths_of(model.release), 2)))
     assert model.vectors[both] == pytest.approx(alone[0], abs=1e-6)
     (folder / "manifest.json").write_text(json.dumps({**fields, "format": 1}))
     with pytest.raises(ReleaseRejected, match="are missing or unknown"):

@@ -204,7 +204,7 @@ def test_content_is_compared_by_the_releases_weights(learned: Learned, content: 
     assert queries is not None
     assert ranked is not None
     n = len(items)
-    parts = [items.text[:n], model.text[:n], model.image[:n]]
+    parts = [items.text[:n], model.rows.text[:n], model.rows.image[:n]]
     scale = [content.get(name, 1.0) ** 0.5 for name in ("words", "text", "image")]
     plain = np.concatenate([part * by for part, by in zip(parts, scale, strict=True)], axis=1)
     plain /= sum(content.get(name, 1.0) for name in ("words", "text", "image")) ** 0.5

@@ -32,7 +32,7 @@ def test_a_vector_comes_with_its_item_and_not_before() -> None:
 
     def present() -> list[str]:
         _, there = world.items.vectors.read("e", np.arange(len(world.items)), 3)
-        return [world.items.ids[row] for row in np.flatnonzero(there)]
+        return [world.items.ids[row] for row in np.flatnonzero(there).tolist()]
 
     assert present() == ["early"]
     world.publish(99)
@@ -68,7 +68,7 @@ def asked(learned: Learned, what: Corpus, encode: Encode, *, own: bool) -> tuple
 
 
 def late_row(model: ServingModel) -> int:
-    (row,) = np.flatnonzero(model.number_of_row[: model.bound] < 0)
+    (row,) = np.flatnonzero(model.rows.number_of_row[: model.bound] < 0)
     return int(row)
 
 
@@ -87,7 +87,7 @@ def test_a_late_item_has_in_an_evaluation_the_vectors_that_it_has_in_a_worker(
     assert places
     assert wanted == ([LATE] if own else [item.item_id for item in what.items]), "what training encoded needs no more"
     row = late_row(model)
-    assert [model.text[row].any(), model.image[row].any()] == [False, True]
+    assert [model.rows.text[row].any(), model.rows.image[row].any()] == [False, True]
     store, serving = ItemStore(1), ServingModel(learned.release())
     for item in what.items:
         store.upsert(item)

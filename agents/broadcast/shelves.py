@@ -1,0 +1,153 @@
+"""The shelf of a large catalogue, and what a release knows of its rows: found at start, written by one worker of a machine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from agents.metrics import Metrics
+from models.items.mapped import MANIFEST, open_folder
+from models.items.shelf import Shelving, find_shelf
+from models.items.store import ItemStore
+from models.pipeline.slot import ModelSlot
+from models.release.bound import find_bound, open_bound, write_bound
+from models.release.rows import content_width
+from models.release.serving import ServingModel
+from models.state.rows import hash64
+from schemas.errors import StoreCorrupt
+from schemas.settings import Settings
+
+__all__ = ["Shelves", "shelves_dir"]
+
+log = logging.getLogger(__name__)
+
+LEAST = 50_000
+"Number of items from which a catalogue is put on a shelf."
+NEWER = 20
+"A shelf is written anew when this fraction, as its inverse, of the items is not on it."
+CHECK_S = 60.0
+"Seconds between two looks at what is to be written."
+FAILED_S = 3_600.0
+"Seconds before writing is tried again after the disk refused it."
+
+
+def shelves_dir(settings: Settings) -> Path:
+    """Return the folder of the shelves of this catalogue, which all workers of the machine share."""
+    return settings.cache / "catalogue" / f"{hash64(f'{settings.bootstrap_servers} {settings.topic_prefix}'):016x}"
+
+
+class Shelves:
+    """Finds and writes shelves. Without one, a worker decodes the catalogue itself, and memory is its own."""
+
+    def __init__(self, root: Path, items: ItemStore, slot: ModelSlot, metrics: Metrics, least: int = LEAST) -> None:
+        """`root`: as `shelves_dir` returns it; `least`: number of items from which a catalogue is put on a shelf."""
+        self._root, self._items, self._slot, self._metrics, self._least = root, items, slot, metrics, least
+
+    def find(self) -> None:
+        """Put the empty store on the newest shelf, if there is one. A shelf that cannot be used is removed."""
+        try:
+            shelf = find_shelf(self._root, self._items)
+        except StoreCorrupt as exc:
+            self._refuse(exc, "items")
+        else:
+            if shelf is not None:
+                self._metrics.shelves.add(kind="items", outcome="mapped")
+                log.info("the catalogue is mapped from %s: %d items", shelf.folder, len(self._items))
+
+    def held(self, release: str) -> tuple[Path, int] | None:
+        """Return what `models.release.serving.prepare` needs to map what a release knows of the shelf's rows."""
+        folder = find_bound(self._root, release, self._items.shelf) if self._items.shelf else None
+        return None if folder is None else (folder, self._items.held_changes)
+
+    def refuse(self, exc: StoreCorrupt, release: str) -> None:
+        """Remove what a release knew of the shelf's rows, because it cannot be used."""
+        self._refuse(exc, "model", find_bound(self._root, release, self._items.shelf))
+
+    def _refuse(self, exc: StoreCorrupt, kind: str, folder: Path | None = None) -> None:
+        self._metrics.shelves.add(kind=kind, outcome="refused")
+        log.error("%s; it is removed and written anew", exc.message)
+        for path in [folder] if folder else self._folders("items"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    async def run(self) -> None:
+        """Write what is missing, until cancelled."""
+        while True:
+            try:
+                await self.renew()
+            except (OSError, StoreCorrupt) as exc:
+                self._metrics.shelves.add(kind="", outcome="failed")
+                log.warning("the catalogue cannot be written to %s: %s", self._root, exc)
+                await asyncio.sleep(FAILED_S)
+            await asyncio.sleep(CHECK_S)
+
+    async def renew(self) -> None:
+        """Write the shelf if it is missing or old, then what the serving release knows of it, and use both.
+
+        Raises:
+            OSError: the disk refuses it.
+            StoreCorrupt: what was written cannot be read.
+        """
+        items = self._items
+        if len(items) < self._least:
+            return
+        with _locked(self._root) as mine:
+            if not mine:
+                return
+            newer = len(items) - items.held + int((items.changed[: items.held] > items.held_changes).sum())
+            if newer * NEWER > len(items):
+                await self._write_shelf()
+            model = self._slot.current
+            if isinstance(model, ServingModel) and items.shelf and not find_bound(self._root, model.name, items.shelf):
+                await self._write_bound(model)
+
+    async def _write_shelf(self) -> None:
+        shelving = Shelving.begin(self._items)
+        folder = await asyncio.to_thread(shelving.write, self._root)
+        shelf = await asyncio.to_thread(open_folder, folder)
+        shelving.finish(shelf)
+        self._metrics.shelves.add(kind="items", outcome="written")
+        await asyncio.to_thread(self._prune, folder.name)
+
+    async def _write_bound(self, model: ServingModel) -> None:
+        found = model.rows.begin_bound(self._items)
+        if found is None:
+            return
+        room = len(self._items.available) - found.size
+        folder = await asyncio.to_thread(write_bound, self._root, model.name, self._items.shelf, room, found)
+        written = await asyncio.to_thread(open_bound, folder, model.release, content_width(model.release))
+        model.rows.share(written)
+        self._metrics.shelves.add(kind="model", outcome="written")
+        await asyncio.to_thread(self._prune, self._items.shelf, model.name)
+
+    def _folders(self, kind: str) -> list[Path]:
+        return sorted(self._root.glob(f"{kind}-*")) if self._root.is_dir() else []
+
+    def _prune(self, shelf: str, release: str | None = None) -> None:
+        """Remove other shelves and what belongs to them; who has mapped them keeps them."""
+        for folder in self._folders("items"):
+            if folder.name != shelf:
+                shutil.rmtree(folder, ignore_errors=True)
+        for folder in self._folders("model"):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                facts = json.loads((folder / MANIFEST).read_bytes())["facts"]
+                if facts["shelf"] != shelf or (release is not None and facts["release"] != release):
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(root: Path) -> Iterator[bool]:
+    """Hold the machine's lock for writing below `root`; yields whether it was free."""
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / ".lock").open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
