@@ -38,7 +38,6 @@ from models.pipeline.kernels import signals
 from models.pipeline.pipeline import CandidatePipeline
 from models.pipeline.slot import ModelSlot
 from models.pipeline.sources import LEAST_ALIKE, RECENCY
-from models.release.nearest import recall
 from models.release.serving import ServingModel, prepare
 from models.tables.statistics import StatisticsTable
 from models.tables.users import UserTable
@@ -131,7 +130,10 @@ def recalls(queries: Queries, model: ServingModel, items: ItemStore) -> dict[str
             near = model.nearest(vectors, eligible, most, queries.ties)
         else:
             near = model.alike(vectors, eligible, most, queries.ties, above)
-        exact = [exact_top(vectors[q : q + 1], column, eligible, most, queries.ties.of(np.asarray([q])), above) for q in range(len(vectors))]
+        exact = [
+            exact_top(vectors[q : q + 1], column, eligible, most, queries.ties.of(np.asarray([q])), above)
+            for q in range(len(vectors))
+        ]
         shares = [len(np.intersect1d(near.of_query(q)[0], one.rows)) / max(len(one.rows), 1) for q, one in enumerate(exact)]
         found[name] = round(float(np.mean(shares)), 4)
     return found

@@ -18,6 +18,8 @@ from models.pipeline.rules.book import RuleBook
 from models.pipeline.scratch import SCRATCH
 from models.pipeline.slot import ModelSlot
 from models.pipeline.ties import Ties
+from models.release.nearest import STANDARD, InvertedLists, VectorIndex
+from models.release.row_search import RowSearch
 from models.release.sequences import Vocabulary, inputs_of
 from models.tables.neighbours import CovisitSums, NeighbourTable
 from models.tables.statistics import StatisticsTable
@@ -66,6 +68,17 @@ class _Rehearsal:
         self.met = np.ones(size, np.bool_)
         self._numbers = np.arange(size, dtype=np.int32)
         self._near, self._weights = self._numbers[::-1, None].copy(), np.ones((size, 1), np.float32)
+        lists = InvertedLists(
+            np.ones((1, 4), np.float32),
+            np.zeros((0, 0), np.float32),
+            np.asarray([0, size], np.int64),
+            self._numbers,
+            np.ones((size, 4), np.int8),
+            np.ones(4, np.float32),
+        )
+        self._search = RowSearch(VectorIndex(self.vectors, self.vectors[:0], STANDARD, (lists, 1, 1.0)))
+        self._search.grow(size)
+        self._search.cover(self._numbers[:-1], held=True)
         # as in a release, which is read from a file
         self._near.flags.writeable = self._weights.flags.writeable = False
 
@@ -86,7 +99,7 @@ class _Rehearsal:
         return lambda: None
 
     def nearest(self, users: NDArray[np.float32], eligible: NDArray[np.bool_], most: int, ties: Ties) -> Scored:
-        return exact_top(users, self.vectors[: len(eligible)], eligible, most, ties)
+        return self._search.nearest(users, self.vectors, eligible, most, ties, self._numbers)
 
     def alike(self, profiles: NDArray[np.float32], eligible: NDArray[np.bool_], most: int, ties: Ties, above: float) -> Scored:
         size = min(len(self.content), len(eligible))

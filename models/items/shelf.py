@@ -23,7 +23,7 @@ from models.state.kernels.hash_index import HashIndex
 from models.state.rows import hash64
 from schemas.errors import StoreCorrupt
 
-__all__ = ["Shelving", "find_shelf", "place"]
+__all__ = ["BY_ROW", "Shelving", "find_shelf", "place"]
 
 log = logging.getLogger(__name__)
 

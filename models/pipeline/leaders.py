@@ -11,7 +11,7 @@ from models.items.store import ItemStore
 
 __all__ = ["Leaders", "Value", "descending"]
 
-LEAST_POOL = 4_096
+LEAST_POOL = 1_024
 "Minimum number of items that are kept; all items of a smaller catalogue."
 ROOM = 4
 "How many times as many items are kept as are asked for."
@@ -36,8 +36,9 @@ class Leaders:
     above `_bound`. While enough items of the pool exceed it they are the first of all items, else a new pool is made.
     """
 
-    def __init__(self, value: Value) -> None:
-        self._value = value
+    def __init__(self, value: Value, *, timeless: bool = False) -> None:
+        """`timeless`: whether a value depends on the row and whether it is eligible alone, not on the store's stream time."""
+        self._value, self._timeless = value, timeless
         self._items: ItemStore | None = None
         self._eligible = np.zeros(0, np.bool_)
         self._position, self._time = 0, 0
@@ -70,24 +71,40 @@ class Leaders:
         if items is not self._items or items.stream_time_ms < self._time:
             self._refill(items, eligible, most)
             return
-        same = self._position == items.journal.position and eligible is self._eligible
-        if same and self._time == items.stream_time_ms:
+        still = self._timeless or self._time == items.stream_time_ms
+        if self._position == items.journal.position and eligible is self._eligible:
+            if not still:
+                self._values, self._first = self._value(items, self._pool, eligible), None
+                self._time = items.stream_time_ms
             return
-        if not same:
-            changed = items.journal.since(self._position)
-            if changed is None:
-                self._refill(items, eligible, most)
-                return
+        changed = items.journal.since(self._position)
+        if changed is None:
+            self._refill(items, eligible, most)
+            return
+        if eligible is not self._eligible:
             size = len(self._eligible)
-            shown = np.flatnonzero(eligible[:size] & ~self._eligible) if eligible is not self._eligible else changed[:0]
-            added = changed[changed < len(eligible)], shown.astype(np.int32), np.arange(size, len(eligible), dtype=np.int32)
-            self._pool = np.unique(np.concatenate([self._pool, *added]))
-            self._position, self._eligible = items.journal.position, eligible
-            if len(self._pool) > 2 * max(LEAST_POOL, ROOM * most) and self._bound > 0:
-                self._refill(items, eligible, most)
-                return
-        self._time, self._first = items.stream_time_ms, None
-        self._values = self._value(items, self._pool, eligible)
+            shown = np.flatnonzero(eligible[:size] != self._eligible), np.arange(size, len(eligible))
+            changed = np.unique(np.concatenate([changed, *shown]).astype(np.int32))
+        changed = changed[changed < len(eligible)]
+        self._include(changed)
+        if len(self._pool) > 2 * max(LEAST_POOL, ROOM * most) and self._bound > 0:
+            self._refill(items, eligible, most)
+            return
+        if still:
+            self._values[np.searchsorted(self._pool, changed)] = self._value(items, changed, eligible)
+        else:
+            self._values = self._value(items, self._pool, eligible)
+        self._position, self._eligible, self._time, self._first = items.journal.position, eligible, items.stream_time_ms, None
+
+    def _include(self, rows: NDArray[np.int32]) -> None:
+        """Add rows, ascending, to the pool, with a value of 0."""
+        places = np.searchsorted(self._pool, rows)
+        known = np.zeros(len(rows), np.bool_)
+        inside = places < len(self._pool)
+        known[inside] = self._pool[places[inside]] == rows[inside]
+        if not known.all():
+            self._pool = np.insert(self._pool, places[~known], rows[~known])
+            self._values = np.insert(self._values, places[~known], 0)
 
     def _refill(self, items: ItemStore, eligible: NDArray[np.bool_], most: int) -> None:
         """Look at all items."""

@@ -152,7 +152,7 @@ class FreshSource:
     def __init__(self, most: int = 50, few: int = 5) -> None:
         self._most = most
         self._few = few
-        self._leaders = Leaders(self._published)
+        self._leaders = Leaders(self._published, timeless=True)
 
     def _published(self, items: ItemStore, rows: slice | NDArray[np.integer], eligible: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Return when new items were published, 0 for others."""
