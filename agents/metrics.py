@@ -99,7 +99,7 @@ class Metrics(Collector):
     A counter's name omits the suffix `_total`. Update metrics once per chunk, batch or request, never per event.
     """
 
-    def __init__(self) -> None:
+    def __init__(self) -> None:  # noqa: PLR0915 - one for each metric
         self._all: list[MetricWrapperBase] = []
         counter, gauge, histogram = self._counter, self._gauge, self._histogram
 

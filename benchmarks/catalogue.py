@@ -2,22 +2,19 @@
 
 catalogue.py [--items 10000 100000 1000000] [--requests 200] [--folder FOLDER] [--json]
 
-Makes a catalogue, a release over it and users with histories (`made_catalogue.py`), once per folder. Then, in processes of their
-own without a broker: one worker reads the records of the items topic, takes up the release, and writes the shelf; two more find
-it. Prints seconds by phase, resident and private memory after all that, the recall of both indexes on the users' own queries
-against brute force, and milliseconds per request by stage, alone and in batches, while statistics change between the batches.
+Makes a catalogue, a release over it and users with histories (`made_catalogue.py`), once per folder. Then, in processes of
+their own without a broker: one worker reads the records of the items topic, takes up the release, and writes the shelf; two
+more find it. Prints seconds by phase, the memory of all three while they run (resident, proportional and private MB), the recall
+of both indexes on the users' own queries against brute force, and milliseconds per request by stage, alone and in batches,
+while statistics change between the batches. `cpu` is the thread's own time, which other work on the machine influences less.
 """
 
 from __future__ import annotations
 
-import os
-
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ.setdefault(name, "1")  # as in a worker
-
 import argparse
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -58,12 +55,12 @@ def make(folder: Path, n: int) -> None:
     np.savez(folder / "entries.npz", keys=np.asarray(keys), data=np.frombuffer(b"".join(values), np.uint8), ends=ends)
 
 
-def memory_mb() -> dict[str, float]:
-    """Memory of this process, MB (proc(5), smaps_rollup): `private` is what no other process shares."""
-    rows = [line.split() for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]]
+def memory_mb(pid: int | str = "self") -> dict[str, int]:
+    """Memory of a process, MB (proc(5), smaps_rollup): `private` is what no other process shares."""
+    rows = [line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]]
     kb = {row[0].rstrip(":"): int(row[1]) for row in rows}
     private = kb["Private_Dirty"] + kb["Private_Clean"]
-    return {"resident": kb["Rss"] / 1e3, "proportional": kb["Pss"] / 1e3, "private": private / 1e3}
+    return {"resident": kb["Rss"] // 1000, "proportional": kb["Pss"] // 1000, "private": private // 1000}
 
 
 class Phases:
@@ -117,7 +114,7 @@ async def ready(folder: Path) -> tuple[ItemStore, ModelSlot, Phases]:
     return items, slot, phases
 
 
-def recalls(queries: Queries, model: ServingModel, items: ItemStore) -> dict[str, float]:
+def recalls(queries: Queries, model: ServingModel) -> dict[str, float]:
     """Recall of both sources that search an index, at the depth that they search, on the users' own queries."""
     eligible, n = queries.eligible, queries.size
     assert queries.user_vectors is not None
@@ -142,9 +139,7 @@ def recalls(queries: Queries, model: ServingModel, items: ItemStore) -> dict[str
 def measure(folder: Path, n: int, requests: int) -> dict[str, Any]:
     """Measure a worker of this process."""
     warm()
-    empty = memory_mb()
     items, slot, phases = asyncio.run(ready(folder))
-    grown = {name: round(mb - empty[name]) for name, mb in memory_mb().items()}
     model = slot.current
     assert isinstance(model, ServingModel)
     users, statistics = UserTable(items, lambda keys: [None] * len(keys)), StatisticsTable(items)
@@ -160,7 +155,7 @@ def measure(folder: Path, n: int, requests: int) -> dict[str, Any]:
 
     times: dict[str, Any] = {}
     for size, runs in ((1, requests), (16, max(requests // 10, 5))):
-        took, stages = [], []
+        took, spent, stages = list[float](), list[float](), list[dict[str, float]]()
         for run in range(runs + 3):
             batch = asked(size)
             rows = users.columns([request.user_id for request in batch])
@@ -170,31 +165,33 @@ def measure(folder: Path, n: int, requests: int) -> dict[str, Any]:
             items.popularity[changed, 0] += 1
             items.statistics_changes, items.stream_time_ms = items.statistics_changes + 1, items.stream_time_ms + 500
             items.journal.extend(changed)
-            since = time.perf_counter()
+            since, busy = time.perf_counter(), time.thread_time()
             slates = pipeline.run(batch, rows, [None] * size)
             if run >= 3:
                 took.append((time.perf_counter() - since) * 1e3 / size)
+                spent.append((time.thread_time() - busy) * 1e3 / size)
                 stages.append(slates[0].timings_ms)
             assert not slates[0].degraded, slates[0].degraded
         middle = {name: round(float(np.median([one[name] for one in stages])) / size, 3) for name in stages[0]}
         p50, p99 = np.percentile(took, [50, 99])
-        times[f"batch of {size}"] = {"p50": round(float(p50), 2), "p99": round(float(p99), 2), "stages": middle}
+        cpu = round(float(np.median(spent)), 2)
+        times[f"batch of {size}"] = {"p50": round(float(p50), 2), "p99": round(float(p99), 2), "cpu": cpu, "stages": middle}
     batch = [Request(f"r{k}", f"u{k}", k=K) for k in range(50)]
     queries = Queries.hydrate(batch, users.columns([request.user_id for request in batch]), items, model)
     model.hydrate(queries, items)()
     return {
         "items": n,
         "seconds": phases.seconds,
-        "memory_mb": grown,
         "ms_per_request": times,
-        "recall": recalls(queries, model, items),
+        "recall": recalls(queries, model),
     }
 
 
 def worker(folder: Path, n: int, requests: int) -> subprocess.Popen[str]:
     """Start a process that measures, and waits for its input to end before it ends."""
     command = [sys.executable, __file__, "--folder", str(folder), "--items", str(n), "--requests", str(requests), "--one"]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # as in a worker
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
 
 
 def report(process: subprocess.Popen[str]) -> dict[str, Any]:
@@ -215,8 +212,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.one:
         print(json.dumps(measure(options.folder, options.items[0], options.requests)), flush=True)
-        sys.stdin.read()
-        print(json.dumps(memory_mb()), flush=True)
+        sys.stdin.read()  # stay, so that memory is measured while all workers hold it
         return
     with tempfile.TemporaryDirectory() as temporary:
         for n in options.items:
@@ -224,27 +220,16 @@ def main() -> None:
             if not (folder / "entries.npz").exists():
                 folder.mkdir(parents=True, exist_ok=True)
                 make(folder, n)
-            found = {}
-            processes = []
+            found, workers = {}, []
             for which in ("first", "second", "third"):
-                processes.append(worker(folder, n, options.requests if which != "third" else 5))
-                found[which] = report(processes[-1])
-            together = []
-            for process in processes:  # all still run, so that shared pages count as such
-                assert process.stdin is not None
-                together.append({})
-                together[-1] = _resident(process.pid)
-            for process in processes:
+                workers.append(worker(folder, n, options.requests if which != "third" else 10))
+                found[which] = report(workers[-1])
+            # all still run, so that what they share counts as shared
+            together = [memory_mb(process.pid) for process in workers]
+            for process in workers:
                 process.communicate("")
             result = {"items": n, **found, "memory_mb": dict(zip(found, together, strict=True))}
             print(json.dumps(result) if options.json else json.dumps(result, indent=1), flush=True)
-
-
-def _resident(pid: int) -> dict[str, float]:
-    rows = [line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]]
-    kb = {row[0].rstrip(":"): int(row[1]) for row in rows}
-    private = kb["Private_Dirty"] + kb["Private_Clean"]
-    return {"resident": kb["Rss"] // 1000, "proportional": kb["Pss"] // 1000, "private": private // 1000}
 
 
 if __name__ == "__main__":

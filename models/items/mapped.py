@@ -1,4 +1,4 @@
-"""Folders of arrays that the processes of a machine map together: one copy in memory, whose changed pages are each process's own.
+"""Folders of arrays that the processes of a machine map together. They share one copy; a page that one changes is its own.
 
     manifest.json   format, what the arrays are, and sha256 of every file
     NAME.npy        an array; one by item row ends in room for more rows

@@ -34,14 +34,15 @@ def text_vector(item: Item) -> NDArray[np.float32]:
     Returns float32 `(TEXT_DIMENSIONS,)`, of length 1, or 0 for an item without words. It needs no learned weights, so that a
     new item is found by its content as soon as it arrives.
     """
-    vector = np.zeros(TEXT_DIMENSIONS, np.float32)
     tokens = [(f"c:{name.lower()}", 3.0) for name in item.categories[:CATEGORIES]]
     tokens += [(word, 2.0) for word in WORD.findall(item.title.lower())[:MAX_TOKENS]]
     tokens += [(word, 1.0) for word in WORD.findall(item.text.lower())[:MAX_TOKENS]]
     said = [(name, value.lower()) for name, value in sorted(item.attributes.items())[:ATTRIBUTES] if is_kind(value)]
     tokens += [(f"a:{name}={value}", 1.0) for name, value in said]
+    sums = [0.0] * TEXT_DIMENSIONS  # a list, because single elements of an array are slow; the sums of whole numbers are exact
     for token, weight in tokens:
         code = zlib.crc32(token.encode())
-        vector[code % TEXT_DIMENSIONS] += weight if code >> 31 else -weight
+        sums[code % TEXT_DIMENSIONS] += weight if code >> 31 else -weight
+    vector = np.asarray(sums, np.float32)
     length = float(np.linalg.norm(vector))
     return vector / length if length else vector

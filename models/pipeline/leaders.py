@@ -87,14 +87,21 @@ class Leaders:
             changed = np.unique(np.concatenate([changed, *shown]).astype(np.int32))
         changed = changed[changed < len(eligible)]
         self._include(changed)
-        if len(self._pool) > 2 * max(LEAST_POOL, ROOM * most) and self._bound > 0:
-            self._refill(items, eligible, most)
-            return
         if still:
             self._values[np.searchsorted(self._pool, changed)] = self._value(items, changed, eligible)
         else:
             self._values = self._value(items, self._pool, eligible)
         self._position, self._eligible, self._time, self._first = items.journal.position, eligible, items.stream_time_ms, None
+        kept = max(LEAST_POOL, ROOM * most)
+        if len(self._pool) > 2 * kept and self._bound > 0:
+            self._trim(kept)
+
+    def _trim(self, kept: int) -> None:
+        """Drop the items of the pool that are not above the bound; if more than `kept` are, the bound rises."""
+        if int((self._values > self._bound).sum()) > kept:
+            self._bound = float(np.partition(self._values, -kept)[-kept])
+        above = self._values > self._bound
+        self._pool, self._values = self._pool[above], self._values[above]
 
     def _include(self, rows: NDArray[np.int32]) -> None:
         """Add rows, ascending, to the pool, with a value of 0."""

@@ -37,6 +37,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.items.texts import Ids, Packed
 from models.items.vectors import MODALITIES
 from models.rules import PositiveRule
 from models.units import DAY_MS
@@ -231,7 +232,7 @@ class Release:
     """A verified release in memory: arrays memory-mapped, graphs as bytes."""
 
     def __init__(
-        self, manifest: Manifest, arrays: Mapping[str, NDArray[Any]], graphs: Mapping[str, bytes], ids: list[str]
+        self, manifest: Manifest, arrays: Mapping[str, NDArray[Any]], graphs: Mapping[str, bytes], ids: Sequence[str]
     ) -> None:
         self.manifest = manifest
         self.item_ids = ids
@@ -283,7 +284,8 @@ class Release:
         if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids) or len(set(ids)) != len(ids):
             raise ReleaseRejected("bad_file", "item_ids.json must list distinct ids", "item_ids.json")
         _check_arrays(manifest.name, arrays, projections, len(ids))
-        return cls(manifest, {**arrays, **projections}, graphs, ids)
+        # packed, because a million strings would take 90 MB
+        return cls(manifest, {**arrays, **projections}, graphs, Ids(Packed.of((i.encode() for i in ids), len(ids))))
 
 
 def _check_arrays(name: str, arrays: Mapping[str, NDArray[Any]], projections: Mapping[str, NDArray[Any]], n_items: int) -> None:

@@ -238,7 +238,7 @@ def test_a_damaged_shelf_is_refused_before_serving_and_removed(tmp_path: Path, d
         assert store.available.sum() == len(NAMES)
 
 
-def forged(root: Path, name: str, column: np.ndarray) -> None:  # type: ignore[type-arg]
+def forged(root: Path, name: str, column: np.ndarray) -> None:
     """Write the newest shelf again, with a manifest that fits, but with another column."""
     with shelved(root) as folder:
         shelf = open_folder(folder)
@@ -263,7 +263,7 @@ def forged(root: Path, name: str, column: np.ndarray) -> None:  # type: ignore[t
 def test_a_shelf_whose_arrays_do_not_fit_or_were_computed_otherwise_is_refused(
     tmp_path: Path,
     name: str,
-    column: np.ndarray,  # type: ignore[type-arg]
+    column: np.ndarray,
 ) -> None:
     forged(tmp_path, name, column)
     with pytest.raises(StoreCorrupt, match="cannot be used"):

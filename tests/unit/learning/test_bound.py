@@ -67,7 +67,7 @@ def answers(model: ServingModel, store: ItemStore) -> list[object]:
     names = model.release.item_ids
     users.apply(
         EventColumns.of(
-            [Interaction(f"e{n}", f"u{n % 5}", names[n * 7 % len(names)], n + 1, "like") for n in range(30)], np.arange(30)
+            [Interaction(f"e{n}", f"u{n % 5}", names[n * 7 % len(names)], n + 1, "like") for n in range(30)], range(30)
         )
     )
     requests = [Request(f"r{n}", f"u{n}", k=10) for n in range(6)]

@@ -36,7 +36,7 @@ def refused(folder: Path) -> str:
 def test_what_is_written_is_what_is_read(learned: Learned, folder: Path) -> None:
     release = Release.open(folder)
     assert release.name == folder.name
-    assert release.item_ids == learned.item_ids
+    assert list(release.item_ids) == learned.item_ids
     assert np.array_equal(release.item_vectors, learned.arrays["item_vectors.npy"])
     assert Manifest.parse(release.manifest.to_bytes()) == release.manifest
     assert [m.name for m in list_releases(folder.parent)] == [folder.name]
