@@ -79,6 +79,8 @@ class _Rehearsal:
         self._search = RowSearch(VectorIndex(self.vectors, self.vectors[:0], STANDARD, (lists, 1, 1.0)))
         self._search.grow(size)
         self._search.cover(self._numbers[:-1], held=True)
+        self._content = RowSearch()
+        self._content.grow(size)
         # as in a release, which is read from a file
         self._near.flags.writeable = self._weights.flags.writeable = False
 
@@ -103,7 +105,8 @@ class _Rehearsal:
 
     def alike(self, profiles: NDArray[np.float32], eligible: NDArray[np.bool_], most: int, ties: Ties, above: float) -> Scored:
         size = min(len(self.content), len(eligible))
-        return exact_top(profiles, self.content[:size], eligible[:size], most, ties, above)
+        exact_top(profiles, self.content[:size], eligible[:size], most, ties, above)  # many queries are searched so
+        return self._content.nearest(profiles, self.content, eligible, most, ties, above=above)
 
     def features(
         self, queries: Queries, candidates: Candidates, items: ItemStore, sources: Sequence[str]

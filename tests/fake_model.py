@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from models.features.compute import FEATURES, compute
 from models.items.store import ItemStore
 from models.pipeline.batch import Candidates, Queries
-from models.pipeline.exact import exact_top
 from models.pipeline.ragged import Scored
 from models.pipeline.scoring import DEFAULT_WEIGHTS
 from models.pipeline.ties import Ties
+from models.release.row_search import RowSearch
 from models.release.sequences import Vocabulary
 
 SIZE = 4
@@ -31,6 +31,9 @@ class FakeModel:
         self.vectors = np.cos(rows * np.arange(1, SIZE + 1)).astype(np.float32)
         self.content = np.sin(rows * np.arange(1, SIZE + 1)).astype(np.float32)
         self.met = np.arange(len(items)) % 3 > 0
+        self._learned, self._alike = RowSearch(), RowSearch()
+        for search in (self._learned, self._alike):
+            search.grow(len(items))
         self._weights = np.sin(np.arange(len(FEATURES))).astype(np.float32)
 
     def synced(self, items: ItemStore) -> bool:
@@ -52,11 +55,10 @@ class FakeModel:
         return encode
 
     def nearest(self, users: NDArray[np.float32], eligible: NDArray[np.bool_], most: int, ties: Ties) -> Scored:
-        return exact_top(users, self.vectors[: len(eligible)], eligible, most, ties)
+        return self._learned.nearest(users, self.vectors, eligible, most, ties)
 
     def alike(self, profiles: NDArray[np.float32], eligible: NDArray[np.bool_], most: int, ties: Ties, above: float) -> Scored:
-        size = min(len(self.content), len(eligible))
-        return exact_top(profiles, self.content[:size], eligible[:size], most, ties, above)
+        return self._alike.nearest(profiles, self.content, eligible, most, ties, above=above)
 
     def features(
         self, queries: Queries, candidates: Candidates, items: ItemStore, sources: Sequence[str]

@@ -13,10 +13,16 @@ from models.pipeline.kernels import signals
 from models.pipeline.ragged import Scored
 from models.pipeline.ties import Ties
 
-__all__ = ["exact_top", "nobody", "rescored"]
+__all__ = ["FEW", "UNSCORED", "exact_top", "nobody", "rescored"]
+
+UNSCORED = np.zeros(0, np.float32)
+"The scores of rows that are not scored yet."
 
 ROUNDING = np.float32(2e-5)
 "Upper bound of the relative rounding error between two summation orders. Items this close to the cut-off are scored again."
+FEW = 8
+"""Number of queries up to which one product for each is faster than one of all, for which OpenBLAS packs the whole matrix:
+1.3 ms for 9,742 vectors of 320 dimensions, where a product with one query takes 0.15 ms."""
 
 
 def nobody(queries: int) -> Scored:
@@ -27,6 +33,16 @@ def nobody(queries: int) -> Scored:
 def rescored(queries: NDArray[np.float32], vectors: NDArray[np.float32], found: Scored) -> Scored:
     """Score listed rows of `vectors` again, each on its own."""
     return Scored(found.starts, found.rows, signals.dots(vectors, found.rows, queries, found.query_row))
+
+
+def _products(queries: NDArray[np.float32], vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the product of every query with every vector: float32 `(q, n)`."""
+    if len(queries) > FEW:
+        return np.ascontiguousarray((vectors @ queries.T).T)
+    scores = np.empty((len(queries), len(vectors)), np.float32)
+    for query, row in zip(queries, scores, strict=True):
+        np.dot(vectors, query, out=row)
+    return scores
 
 
 def exact_top(
@@ -44,7 +60,7 @@ def exact_top(
     n = len(vectors)
     if not n or not len(queries) or not allowed.any():
         return nobody(len(queries))
-    scores = queries @ vectors.T
+    scores = _products(queries, vectors)
     scores[:, ~allowed] = -np.inf
     least = np.full(len(queries), above, np.float32)
     if n > most:
@@ -52,7 +68,5 @@ def exact_top(
     # a cut-off of -inf keeps all allowed rows
     with np.errstate(invalid="ignore"):
         least = np.where(np.isfinite(least), least - ROUNDING * np.maximum(abs(least), abs(scores.max(axis=1))), least)
-    starts, rows, found = signals.scored_again(
-        scores, least.astype(np.float32), allowed, vectors, np.ascontiguousarray(queries)
-    )
-    return Scored(starts, rows, found).best(most, ties, above)
+    starts, rows = signals.at_least(scores, least.astype(np.float32), allowed)
+    return rescored(np.ascontiguousarray(queries), vectors, Scored(starts, rows, UNSCORED)).best(most, ties, above)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from models.pipeline.exact import exact_top
+from models.pipeline.exact import FEW, exact_top
 from models.pipeline.ragged import Scored
 from models.pipeline.ties import Ties
+from models.release.codes import Codes
 from models.release.nearest import IDENTITY, VectorIndex
 
 __all__ = ["RowSearch"]
@@ -19,6 +20,8 @@ class RowSearch:
     def __init__(self, index: VectorIndex | None = None) -> None:
         self.index = index
         "None: everything is found by brute force."
+        self._codes = Codes()
+        "Of all rows; used for few queries without an index."
         self._covered = np.zeros(0, np.bool_)
         "Whether the index holds the vector of each row."
         self._late: NDArray[np.int32] | None = None
@@ -26,14 +29,16 @@ class RowSearch:
 
     def grow(self, capacity: int) -> None:
         """Make room for rows, which the index does not hold."""
+        self._codes.grow(capacity)
         if capacity > len(self._covered):
             covered = np.zeros(capacity, np.bool_)
             covered[: len(self._covered)] = self._covered
             self._covered = covered
 
     def cover(self, rows: NDArray[np.integer], *, held: bool) -> None:
-        """Note whether the index holds the current vectors of these rows."""
+        """Note that the vectors of these rows have changed, and whether the index holds the current ones."""
         self._covered[rows] = held
+        self._codes.change(rows)
         self._late = None
 
     def late(self, bound: int) -> NDArray[np.int32]:
@@ -59,6 +64,8 @@ class RowSearch:
         """
         bound = min(len(vectors), len(eligible))
         vectors, eligible = vectors[:bound], eligible[:bound]
+        if self.index is None and len(queries) <= FEW:
+            return self._codes.nearest(queries, vectors, eligible, most, ties, above)
         if self.index is None:
             return exact_top(queries, vectors, eligible, most, ties, above)
         found = self.index.search_rows(queries, vectors, eligible, self._covered, most, ties, row_of, above)

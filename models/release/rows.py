@@ -271,3 +271,4 @@ class ReleaseRows:
         if unseen.any():
             inputs = (items.text[rows[unseen]], *(part[unseen] for part in parts), present[unseen].astype(np.float32))
             self.vectors[rows[unseen]] = self._graphs.item(*inputs)
+            self.learned.cover(rows[unseen], held=False)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-__all__ = ["best_dots", "covisits", "dots", "largest", "neighbours_of", "profiles", "scored_again", "value_at", "weighted"]
+__all__ = ["at_least", "best_dots", "covisits", "dots", "largest", "neighbours_of", "profiles", "value_at", "weighted"]
 
 
 DENSE = 32
@@ -201,30 +201,22 @@ def best_dots(vectors: Any, rows: Any, others: Any, query_row: Any) -> Any:
     return out
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
-def scored_again(scores: Any, least: Any, allowed: Any, vectors: Any, queries: Any) -> Any:
-    """Score again, one by one, each query's allowed rows whose score `(q, n)` is at least `least[q]`.
+@njit(cache=True, nogil=True)
+def at_least(scores: Any, least: Any, allowed: Any) -> Any:
+    """Find each query's allowed rows whose score `(q, n)` is at least `least[q]`.
 
-    Returns each query's start and the last end, the rows ascending, int32, and their products, float32.
+    Returns each query's start and the last end, and the rows ascending, int32.
     """
     q, n = scores.shape
-    starts = np.zeros(q + 1, np.int64)
-    for k in range(q):
-        count = 0
-        for i in range(n):
-            count += allowed[i] and scores[k, i] >= least[k]
-        starts[k + 1] = starts[k] + count
-    rows, found = np.empty(starts[q], np.int32), np.empty(starts[q], np.float32)
+    starts, rows = np.zeros(q + 1, np.int64), np.empty(q * n, np.int32)
     for k in range(q):
         at = starts[k]
         for i in range(n):
             if allowed[i] and scores[k, i] >= least[k]:
-                total = np.float32(0)
-                for d in range(vectors.shape[1]):
-                    total += vectors[i, d] * queries[k, d]
-                rows[at], found[at] = i, total
+                rows[at] = i
                 at += 1
-    return starts, rows, found
+        starts[k + 1] = at
+    return starts, rows[: starts[q]].copy()
 
 
 @njit(cache=True, nogil=True)
