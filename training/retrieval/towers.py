@@ -23,6 +23,8 @@ from training.recipe import TowerSettings
 __all__ = ["Content", "ItemTower", "UserTower", "item_vectors"]
 
 MEAN_RATE = 0.1
+LAST = slice(-1, None)
+"The place of the newest event."
 "Initial rate at which an item's weight in the history mean falls with each later event."
 
 
@@ -102,11 +104,15 @@ class _Block(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """`bias`: added to the attention scores, `(batch, heads, length, length)`."""
+    def forward(self, x: Tensor, bias: Tensor, places: slice = slice(None)) -> Tensor:
+        """Return the states at `places`, which attend to all of `x` `(batch, length, d)`.
+
+        `bias`: added to the attention scores, `(batch, heads, places, length)`.
+        """
         q, k, v = self.qkv(self.norm(x)).chunk(3, dim=-1)
+        x = x[:, places]
         shape = (x.shape[0], -1, self.heads, x.shape[-1] // self.heads)
-        q, k, v = (part.reshape(shape).transpose(1, 2) for part in (q, k, v))
+        q, k, v = (part.reshape(shape).transpose(1, 2) for part in (q[:, places], k, v))
         weights = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(shape[-1]) + bias, dim=-1)
         mixed = (self.dropout(weights) @ v).transpose(1, 2).reshape(x.shape[0], -1, x.shape[-1])
         x = x + self.dropout(self.out(mixed))
@@ -145,35 +151,41 @@ class UserTower(nn.Module):
         self.register_buffer("fade", bias.masked_fill(distance < 0, -1e9), persistent=False)
         self.register_buffer("distance", distance, persistent=False)
 
-    def states(self, items: Tensor, events: Tensor, mask: Tensor) -> Tensor:
-        """User vector after every event: `(batch, LENGTH, d + 1)`."""
+    def states(self, items: Tensor, events: Tensor, mask: Tensor, places: slice = slice(None)) -> Tensor:
+        """User vector after every event, or after those at `places`: `(batch, places, d + 1)`."""
         x = self.dropout(self.items(items * 8.0) + self.events(events))
         x = x * mask.unsqueeze(-1)
         bias = self.fade.unsqueeze(0) + (mask[:, None, None, :] - 1) * 1e9
         # an event always attends to itself, so that a padded row has something to attend to
         bias = torch.maximum(bias, torch.eye(LENGTH, device=mask.device).mul(1e9).sub(1e9))
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x = block(x, bias)
-        out = self.out(self.norm(x)) + self.mean_gain * self._mean(items, events, mask)
+        # places attend to earlier blocks' states of all events, and to none of the last block's
+        for block in self.blocks[-1:]:
+            x = block(x, bias[:, :, places], places)
+        if not len(self.blocks):
+            x = x[:, places]
+        out = self.out(self.norm(x)) + self.mean_gain * self._mean(items, events, mask, places)
         return torch.cat([out, torch.ones_like(out[..., :1])], dim=-1)
 
-    def _mean(self, items: Tensor, events: Tensor, mask: Tensor) -> Tensor:
-        """Weighted mean of the item vectors up to every event: `(…, LENGTH, d)`.
+    def _mean(self, items: Tensor, events: Tensor, mask: Tensor, places: slice) -> Tensor:
+        """Weighted mean of the item vectors up to the events at `places`: `(…, places, d)`.
 
         Recent events weigh more, and a learned function of the event inputs adds to the weight. Items without a vector are
         excluded, because they would draw the mean to 0.
         """
         vectors = items[..., :-1]
         there = mask * (vectors != 0).any(dim=-1).float()
-        weights = self.mean_weight(events).transpose(1, 2) - self.mean_rate.abs() * self.distance
+        distance = self.distance[places]
+        weights = self.mean_weight(events).transpose(1, 2) - self.mean_rate.abs() * distance
         weights = weights + (there - 1)[:, None, :] * 1e9
         # future items weigh less than absent ones: without a present item the mean is 0 and leaks nothing from the future
-        weights = weights.masked_fill(self.distance < 0, -4e9)
+        weights = weights.masked_fill(distance < 0, -4e9)
         return torch.softmax(weights, dim=-1) @ vectors
 
     def forward(self, items: Tensor, events: Tensor, mask: Tensor) -> Tensor:
         """User vector after the newest event. Users without events get a learned vector."""
-        last = self.states(items, events, mask)[:, -1]
+        last = self.states(items, events, mask, LAST)[:, -1]
         known = mask[:, -1:]
         nobody = torch.cat([self.start, torch.ones_like(self.start[:1])]).expand_as(last)
         return known * last + (1 - known) * nobody

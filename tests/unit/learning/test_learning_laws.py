@@ -246,6 +246,18 @@ def test_a_person_is_the_mean_of_what_they_met_before_anything_is_learned() -> N
         assert torch.allclose(tower.states(ahead, events, torch.ones(2, LENGTH))[:, :40], states[:, :40], atol=1e-5)
 
 
+@given(st.integers(0, 2), st.lists(st.integers(0, LENGTH), min_size=1, max_size=4), st.integers(0, 2**16))
+def test_the_served_vector_is_the_state_after_the_newest_event(blocks: int, lengths: list[int], seed: int) -> None:
+    torch.manual_seed(seed)
+    tower = UserTower(TowerSettings(dimensions=16, blocks=blocks)).eval()
+    items, events = torch.randn(len(lengths), LENGTH, 17), torch.randn(len(lengths), LENGTH, EVENT_WIDTH)
+    mask = (torch.arange(LENGTH) >= LENGTH - torch.tensor(lengths)[:, None]).float()
+    with torch.inference_mode():
+        served, states = tower(items, events, mask), tower.states(items, events, mask)[:, -1]
+    there = torch.tensor(lengths) > 0
+    assert torch.allclose(served[there], states[there], atol=1e-5)
+
+
 @pytest.mark.parametrize("heads", [1, 3])
 def test_onnx_gives_what_torch_gives(heads: int) -> None:
     torch.manual_seed(heads)
