@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from models.features import kernels
 from models.features.context import CONTEXT, context_of
 from models.features.cross import CROSS, Crossed
 from models.features.item import ITEM, OfItems
@@ -48,7 +49,7 @@ def compute(
         candidates, spans, np.ascontiguousarray(out[:, POPULARITY]), _brought(candidates, sources), queries, items, model
     )
     CROSS.fill(out[:, OF_CROSS], of)
-    np.nan_to_num(out, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    kernels.finite(out)
     return out
 
 

@@ -102,7 +102,7 @@ def item_values(of: OfItems) -> Values:
 @ITEM.feature("item_price")
 def item_price(of: OfItems) -> Values:
     """Price, as a logarithm; 0 where it is unknown."""
-    return np.log1p(np.maximum(np.nan_to_num(of.price), 0))
+    return np.log1p(np.where(of.price > 0, of.price, np.float32(0)))
 
 
 @ITEM.feature("item_priced")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-__all__ = ["by_category", "newest", "standardised"]
+__all__ = ["by_category", "finite", "newest", "standard", "standardised"]
 
 PRIOR = 3.0
 "Number of neutral events that a category's means are shrunk by."
@@ -31,6 +31,25 @@ def newest(history: Any, liked: Any, most: int) -> Any:
                 out[n, count] = history[n, i]
                 count += 1
     return out
+
+
+@njit(cache=True, nogil=True)
+def standard(values: Any, mean: Any, deviation: Any, most: Any, out: Any) -> None:
+    """Write each value less the mean, divided by the deviation and clipped to `most`; 0 for NaN. All are float32."""
+    for i in range(len(values)):
+        if np.isnan(values[i]):
+            out[i] = 0
+        else:
+            out[i] = min(max((values[i] - mean) / deviation, -most), most)
+
+
+@njit(cache=True, nogil=True)
+def finite(values: Any) -> None:
+    """Replace numbers `(n, m)` that are not finite by 0."""
+    for i in range(values.shape[0]):
+        for j in range(values.shape[1]):
+            if not np.isfinite(values[i, j]):
+                values[i, j] = 0
 
 
 @njit(cache=True, nogil=True)

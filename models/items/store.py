@@ -15,6 +15,7 @@ from models.items.texts import Entries, Ids
 from models.items.vectors import ItemVector, VectorStore
 from models.items.words import CATEGORIES, TEXT_DIMENSIONS, text_vector
 from models.state.bloom import SLICES, positions
+from models.state.kernels.decay import halved_sums
 from models.state.kernels.hash_index import HashIndex
 from models.state.rows import POPULARITY_HALF_LIFE_MS, ItemStatRow, hash64
 from schemas.parsing import MAX_TIME_MS
@@ -362,6 +363,8 @@ class ItemStore:
     def popularity_now(self, rows: NDArray[np.integer] | slice | None = None) -> NDArray[np.float32]:
         """Return the decayed number of events at `stream_time_ms` over all partitions, for all items or `rows`: float32."""
         rows = slice(len(self)) if rows is None else rows
-        age = np.maximum(self.stream_time_ms - self.popularity_ms[rows], 0)
-        now: NDArray[np.float32] = (self.popularity[rows] * np.exp2(-age / POPULARITY_HALF_LIFE_MS)).sum(axis=1)
-        return now.astype(np.float32)
+        if isinstance(rows, slice):
+            rows = np.arange(*rows.indices(len(self.popularity)))
+        at, half_life = rows.astype(np.int64, copy=False), POPULARITY_HALF_LIFE_MS
+        found: NDArray[np.float32] = halved_sums(self.popularity, self.popularity_ms, at, self.stream_time_ms, half_life)
+        return found

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from models.features import kernels
 from models.rules import PositiveRule
 from models.state.users import Users
 
@@ -16,6 +17,8 @@ LENGTH = 64
 "Number of newest events that the user tower reads."
 ACTION_SLOTS = 8
 "Number of action slots; all actions without a slot of their own share the last."
+MOST = np.float32(5)
+"Largest standardised value."
 EVENT_WIDTH = 4 + ACTION_SLOTS
 "Inputs per event: standardised value, has a value, log gap to the previous event, liked, one-hot action."
 
@@ -36,9 +39,9 @@ class Vocabulary:
 
     def standard(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Standardise values and clip them to ±5; NaN (no value) becomes 0."""
-        scaled = (np.nan_to_num(values, nan=self.value_mean) - self.value_mean) / self.value_deviation
-        clipped: NDArray[np.float32] = np.clip(scaled, -5, 5).astype(np.float32)
-        return clipped
+        flat, out = np.ascontiguousarray(values, np.float32).reshape(-1), np.empty(values.shape, np.float32)
+        kernels.standard(flat, np.float32(self.value_mean), np.float32(self.value_deviation), MOST, out.reshape(-1))
+        return out
 
     def liked(self, action: str, value: float) -> bool:
         """Return whether an event counts as liked; `value` is NaN if it has none."""

@@ -7,11 +7,12 @@ could not be compared byte for byte. Additions and multiplications of IEEE 754 g
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numba import njit
 
-__all__ = ["COEFFICIENTS", "halved"]
+__all__ = ["COEFFICIENTS", "halved", "halved_sums"]
 
 COEFFICIENTS = np.array([math.log(2.0) ** n / math.factorial(n) for n in range(14)])
 "Taylor series of 2^x around 0. For |x| ≤ 0.5, terms beyond the 13th power vanish in 64 bits."
@@ -29,3 +30,16 @@ def halved(weight: float, age_ms: int, half_life_ms: int) -> float:
     for n in range(12, -1, -1):
         power = power * part + COEFFICIENTS[n]
     return weight * math.ldexp(power, int(whole))
+
+
+@njit(cache=True, nogil=True)
+def halved_sums(weights: Any, times_ms: Any, rows: Any, now_ms: int, half_life_ms: int) -> Any:
+    """Return the sum of each row of `weights` `(n, m)`, decayed from `times_ms` `(n, m)` to `now_ms`: float32."""
+    out = np.empty(len(rows), np.float32)
+    for i in range(len(rows)):
+        total, row = 0.0, rows[i]
+        for j in range(weights.shape[1]):
+            if weights[row, j] != 0.0:
+                total += halved(weights[row, j], max(now_ms - times_ms[row, j], 0), half_life_ms)
+        out[i] = total
+    return out
