@@ -4,7 +4,7 @@ catalogue.py [--items 10000 100000 1000000] [--requests 200] [--folder FOLDER] [
 
 Makes a catalogue, a release over it and users with histories (`made_catalogue.py`), once per folder. Then, in processes of
 their own without a broker: one worker reads the records of the items topic, takes up the release, and writes the shelf; two
-more find it. Prints seconds by phase, the memory of all three while they run (resident, proportional and private MB), the recall
+more find it. Prints seconds by phase, the memory of all three while they run (resident, proportional, private MB), the recall
 of both indexes on the users' own queries against brute force, and milliseconds per request by stage, alone and in batches,
 while statistics change between the batches. `cpu` is the thread's own time, which other work on the machine influences less.
 """
@@ -40,6 +40,7 @@ from models.tables.statistics import StatisticsTable
 from models.tables.users import UserTable
 from models.warm import warm
 from schemas.records import Request
+from schemas.settings import Settings
 from streams.kafka.chunks import Chunk
 
 AT_ONCE = 4_000
@@ -93,7 +94,7 @@ async def read_items(folder: Path, items: ItemStore, metrics: Metrics) -> None:
 async def ready(folder: Path) -> tuple[ItemStore, ModelSlot, Phases]:
     """Start as a worker does, up to the point where it may answer; then write what is missing."""
     items, slot, metrics, phases = ItemStore(4), ModelSlot(), Metrics(), Phases()
-    shelves = Shelves(folder / "shelves", items, slot, metrics)
+    shelves = Shelves(folder / "shelves", items, slot, metrics, Settings().shelf_items)
     shelves.find()
     phases.end("find the shelf")
     await read_items(folder, items, metrics)

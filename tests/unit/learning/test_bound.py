@@ -11,8 +11,8 @@ import pytest
 
 from agents.broadcast.shelves import Shelves
 from agents.metrics import Metrics
-from models.items.mapped import Column, open_folder, write_folder
-from models.items.shelf import Shelving, find_shelf
+from models.items.mapped import Column, Mapped, open_folder, write_folder
+from models.items.shelf import Shelving, newest, place
 from models.items.store import ItemStore
 from models.pipeline.clock import after_all
 from models.pipeline.pipeline import CandidatePipeline
@@ -31,6 +31,12 @@ from schemas.records import Interaction, Item, Request
 
 ALL = IndexSettings(exact_below=1, recall=1.0, depth=20)
 "An index over the smallest catalogue, which finds everything."
+
+
+def find_shelf(root: Path, store: ItemStore) -> Mapped | None:
+    """Put the store on the newest shelf, if there is one."""
+    folder = newest(root)
+    return None if folder is None else place(folder, store)
 
 
 def record(item: Item) -> bytes:
