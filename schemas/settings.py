@@ -172,7 +172,7 @@ class Settings:
     block_cache_mb: int = 32
     "Size in MiB of a worker's RocksDB block cache, shared by its partitions."
     shelf_items: int = 50_000
-    """Number of items from which the decoded catalogue is written below `cache`, as a shelf that the workers of the machine map:
+    """Number of items from which the decoded catalogue is written below `cache`, as a shelf that the workers of a machine map:
     some 3 kB of disk per item."""
     archive_interval_s: float = 10.0
     "Seconds after which the archiver writes its records, even if a file is not full."

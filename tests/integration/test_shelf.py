@@ -44,7 +44,7 @@ def test_the_second_start_maps_what_the_first_one_wrote(
     asyncio.run(ensure_topics(settings))
     items = [Item(f"i{n}", f"thing {n % 9}", categories=(f"c{n % 7}",), price=float(n)) for n in range(ITEMS)]
     asyncio.run(produce_items(settings, items))
-    paths = ["/v1/items/i7", "/v1/items/i299", "/v1/items/i8/similar?k=5", "/v1/users/nobody/recommendations?k=5"]
+    paths = ["/v1/items/i7", "/v1/items/i299", "/v1/similar/i8?k=5", "/v1/recommend/nobody?k=5"]
 
     def answers() -> list[Any]:
         found = [get(settings, path) for path in paths]
