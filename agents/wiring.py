@@ -78,7 +78,7 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
     afterwards = (mirroring.take, commits.commit)
     flushing = Flushing(app, ownership, assignment, lanes, recovery, crash, settings.commit_interval_s, afterwards)
 
-    shelves = Shelves(shelves_dir(settings), items, slot, metrics)
+    shelves = Shelves(shelves_dir(settings), items, slot, metrics, settings.shelf_items)
     releases = Releases(settings, slot, items, metrics, shelves)
     rules = Rules(pipeline.rules, items, metrics)
     reader = _reader(settings, Catalogue(items, metrics, registry), releases, rules, health)

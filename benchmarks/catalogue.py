@@ -4,7 +4,7 @@ catalogue.py [--items 10000 100000 1000000] [--requests 200] [--folder FOLDER] [
 
 Makes a catalogue, a release over it and users with histories (`made_catalogue.py`), once per folder. Then, in processes of
 their own without a broker: one worker reads the records of the items topic, takes up the release, and writes the shelf; two
-more find it. Prints seconds by phase, the memory of all three while they run (resident, proportional and private MB), the recall
+more find it. Prints seconds by phase, the memory of all three while they run (resident, proportional, own MB), the recall
 of both indexes on the users' own queries against brute force, and milliseconds per request by stage, alone and in batches,
 while statistics change between the batches. `cpu` is the thread's own time, which other work on the machine influences less.
 """
@@ -27,6 +27,7 @@ import numpy as np
 
 from agents.broadcast.item_stream import Catalogue
 from agents.broadcast.shelves import Shelves
+from agents.memory import give_back
 from agents.metrics import Metrics
 from models.items.store import ItemStore
 from models.pipeline.batch import Queries
@@ -40,6 +41,7 @@ from models.tables.statistics import StatisticsTable
 from models.tables.users import UserTable
 from models.warm import warm
 from schemas.records import Request
+from schemas.settings import Settings
 from streams.kafka.chunks import Chunk
 
 AT_ONCE = 4_000
@@ -56,11 +58,10 @@ def make(folder: Path, n: int) -> None:
 
 
 def memory_mb(pid: int | str = "self") -> dict[str, int]:
-    """Memory of a process, MB (proc(5), smaps_rollup): `private` is what no other process shares."""
+    """Memory of a process, MB (proc(5), smaps_rollup): `own` is what it wrote, and what no file or process shares."""
     rows = [line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]]
     kb = {row[0].rstrip(":"): int(row[1]) for row in rows}
-    private = kb["Private_Dirty"] + kb["Private_Clean"]
-    return {"resident": kb["Rss"] // 1000, "proportional": kb["Pss"] // 1000, "private": private // 1000}
+    return {"resident": kb["Rss"] // 1000, "proportional": kb["Pss"] // 1000, "own": kb["Private_Dirty"] // 1000}
 
 
 class Phases:
@@ -93,7 +94,7 @@ async def read_items(folder: Path, items: ItemStore, metrics: Metrics) -> None:
 async def ready(folder: Path) -> tuple[ItemStore, ModelSlot, Phases]:
     """Start as a worker does, up to the point where it may answer; then write what is missing."""
     items, slot, metrics, phases = ItemStore(4), ModelSlot(), Metrics(), Phases()
-    shelves = Shelves(folder / "shelves", items, slot, metrics)
+    shelves = Shelves(folder / "shelves", items, slot, metrics, Settings().shelf_items)
     shelves.find()
     phases.end("find the shelf")
     await read_items(folder, items, metrics)
@@ -136,8 +137,8 @@ def recalls(queries: Queries, model: ServingModel) -> dict[str, float]:
     return found
 
 
-def measure(folder: Path, n: int, requests: int) -> dict[str, Any]:
-    """Measure a worker of this process."""
+def measure(folder: Path, n: int, requests: int) -> tuple[dict[str, Any], object]:
+    """Measure a worker of this process; also returns what it holds."""
     warm()
     items, slot, phases = asyncio.run(ready(folder))
     model = slot.current
@@ -179,12 +180,14 @@ def measure(folder: Path, n: int, requests: int) -> dict[str, Any]:
     batch = [Request(f"r{k}", f"u{k}", k=K) for k in range(50)]
     queries = Queries.hydrate(batch, users.columns([request.user_id for request in batch]), items, model)
     model.hydrate(queries, items)()
-    return {
+    found = {
         "items": n,
         "seconds": phases.seconds,
         "ms_per_request": times,
         "recall": recalls(queries, model),
     }
+    give_back()
+    return found, (pipeline, users, statistics)
 
 
 def worker(folder: Path, n: int, requests: int) -> subprocess.Popen[str]:
@@ -211,7 +214,8 @@ def main() -> None:
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(measure(options.folder, options.items[0], options.requests)), flush=True)
+        found, _held = measure(options.folder, options.items[0], options.requests)
+        print(json.dumps(found), flush=True)
         sys.stdin.read()  # stay, so that memory is measured while all workers hold it
         return
     with tempfile.TemporaryDirectory() as temporary:

@@ -24,6 +24,7 @@ LIMITS: Mapping[str, int] = {
     **dict.fromkeys(("commit_interval_s", "archive_interval_s", "stop_timeout_s", "drain_s"), 0),
     **dict.fromkeys(("stuck_s", "session_timeout_s"), 0),
     **dict.fromkeys(("partitions", "replication", "standbys", "cache_users", "cache_mb", "block_cache_mb", "archive_rows"), 0),
+    "shelf_items": 0,
     "deadline_ms": 60_000,
 }
 "Settings that must be positive (`standbys` may be 0), with the maximum of each; 0: no limit."
@@ -170,6 +171,9 @@ class Settings:
     "Size in MiB of a table's rows in memory, shared equally by its partitions. A partition at twice its share is flushed."
     block_cache_mb: int = 32
     "Size in MiB of a worker's RocksDB block cache, shared by its partitions."
+    shelf_items: int = 50_000
+    """Number of items from which the decoded catalogue is written below `cache`, as a shelf that the workers of a machine map:
+    some 3 kB of disk per item."""
     archive_interval_s: float = 10.0
     "Seconds after which the archiver writes its records, even if a file is not full."
     archive_rows: int = 50_000
@@ -183,8 +187,8 @@ class Settings:
     """Additional hosts, separated by commas (`media.internal,10.0.0.7`), from which images are fetched by URL. By default only
     hosts whose addresses are all public are used. `off`: no image is fetched."""
     cache: Path = DEFAULT_CACHE
-    """Folder shared by instances: the broker's class path, encoded item vectors, images fetched by URL. For a user without a
-    home directory it is `<home>/cache`."""
+    """Folder shared by instances: the broker's class path, encoded item vectors, images fetched by URL, the shelf of the
+    decoded catalogue. For a user without a home directory it is `<home>/cache`."""
     log_level: str = "INFO"
     "Log level of the worker."
 

@@ -98,7 +98,7 @@ class Releases:
             try:
                 return await asyncio.to_thread(self._prepare, wanted, held)
             except StoreCorrupt as exc:
-                self._shelves.refuse(exc, wanted.release)
+                self._shelves.refuse(exc, held[0])
         return await asyncio.to_thread(self._prepare, wanted)
 
     def _prepare(self, wanted: Announcement, held: tuple[Path, int] | None = None) -> ServingModel:

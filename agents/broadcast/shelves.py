@@ -13,7 +13,7 @@ from pathlib import Path
 
 from agents.metrics import Metrics
 from models.items.mapped import MANIFEST, open_folder
-from models.items.shelf import Shelving, find_shelf
+from models.items.shelf import Shelving, newest, place
 from models.items.store import ItemStore
 from models.pipeline.slot import ModelSlot
 from models.release.bound import find_bound, open_bound, write_bound
@@ -27,8 +27,6 @@ __all__ = ["Shelves", "shelves_dir"]
 
 log = logging.getLogger(__name__)
 
-LEAST = 50_000
-"Number of items from which a catalogue is put on a shelf."
 NEWER = 20
 "A shelf is written anew when this fraction, as its inverse, of the items is not on it."
 CHECK_S = 60.0
@@ -45,35 +43,43 @@ def shelves_dir(settings: Settings) -> Path:
 class Shelves:
     """Finds and writes shelves. Without one, a worker decodes the catalogue itself, and memory is its own."""
 
-    def __init__(self, root: Path, items: ItemStore, slot: ModelSlot, metrics: Metrics, least: int = LEAST) -> None:
+    def __init__(self, root: Path, items: ItemStore, slot: ModelSlot, metrics: Metrics, least: int) -> None:
         """`root`: as `shelves_dir` returns it; `least`: number of items from which a catalogue is put on a shelf."""
         self._root, self._items, self._slot, self._metrics, self._least = root, items, slot, metrics, least
 
     def find(self) -> None:
-        """Put the empty store on the newest shelf, if there is one. A shelf that cannot be used is removed."""
+        """Put the empty store on the newest shelf that can be used. Others are removed."""
         try:
-            shelf = find_shelf(self._root, self._items)
-        except StoreCorrupt as exc:
-            self._refuse(exc, "items")
-        else:
-            if shelf is not None:
-                self._metrics.shelves.add(kind="items", outcome="mapped")
-                log.info("the catalogue is mapped from %s: %d items", shelf.folder, len(self._items))
+            while (folder := newest(self._root)) is not None:
+                try:
+                    place(folder, self._items)
+                except StoreCorrupt as exc:
+                    self._refuse(exc, "items", folder)
+                else:
+                    self._metrics.shelves.add(kind="items", outcome="mapped")
+                    log.info("the catalogue is mapped from %s: %d items", folder, len(self._items))
+                    return
+        except OSError as exc:
+            self._failed(exc)
 
     def held(self, release: str) -> tuple[Path, int] | None:
         """Return what `models.release.serving.prepare` needs to map what a release knows of the shelf's rows."""
         folder = find_bound(self._root, release, self._items.shelf) if self._items.shelf else None
         return None if folder is None else (folder, self._items.held_changes)
 
-    def refuse(self, exc: StoreCorrupt, release: str) -> None:
+    def refuse(self, exc: StoreCorrupt, folder: Path) -> None:
         """Remove what a release knew of the shelf's rows, because it cannot be used."""
-        self._refuse(exc, "model", find_bound(self._root, release, self._items.shelf))
+        self._refuse(exc, "model", folder)
 
-    def _refuse(self, exc: StoreCorrupt, kind: str, folder: Path | None = None) -> None:
+    def _refuse(self, exc: StoreCorrupt, kind: str, folder: Path) -> None:
         self._metrics.shelves.add(kind=kind, outcome="refused")
-        log.error("%s; it is removed and written anew", exc.message)
-        for path in [folder] if folder else self._folders("items"):
-            shutil.rmtree(path, ignore_errors=True)
+        log.error("%s; it is removed, and written again later", exc.message)
+        if folder.exists():  # another worker may have removed it
+            shutil.rmtree(folder)
+
+    def _failed(self, exc: Exception) -> None:
+        self._metrics.shelves.add(kind="", outcome="failed")
+        log.warning("the shelves in %s cannot be used, the catalogue is this worker's own: %s", self._root, exc)
 
     async def run(self) -> None:
         """Write what is missing, until cancelled."""
@@ -81,8 +87,7 @@ class Shelves:
             try:
                 await self.renew()
             except (OSError, StoreCorrupt) as exc:
-                self._metrics.shelves.add(kind="", outcome="failed")
-                log.warning("the catalogue cannot be written to %s: %s", self._root, exc)
+                self._failed(exc)
                 await asyncio.sleep(FAILED_S)
             await asyncio.sleep(CHECK_S)
 

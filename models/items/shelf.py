@@ -23,7 +23,7 @@ from models.state.kernels.hash_index import HashIndex
 from models.state.rows import hash64
 from schemas.errors import StoreCorrupt
 
-__all__ = ["BY_ROW", "Shelving", "find_shelf", "place"]
+__all__ = ["BY_ROW", "Shelving", "newest", "place"]
 
 log = logging.getLogger(__name__)
 
@@ -110,30 +110,32 @@ def _packed(shelf: Mapped, data: str, starts: str) -> Packed:
     return Packed(shelf.arrays[data], shelf.arrays[starts])
 
 
-def find_shelf(root: Path, items: ItemStore) -> Mapped | None:
-    """Put an empty store on the newest shelf below `root`; None if there is none that can be used.
+def newest(root: Path) -> Path | None:
+    """Return the folder of the newest shelf below `root`, None if there is none.
 
     Raises:
-        StoreCorrupt: the newest one cannot be used, and why.
+        OSError: the folder cannot be read.
     """
-    found = sorted(root.glob(f"{PREFIX}-*"), key=lambda folder: folder.stat().st_mtime) if root.is_dir() else []
-    if not found:
-        return None
-    shelf = open_folder(found[-1])
-    _check(shelf)
-    place(shelf, items)
-    return shelf
+    found = {folder: folder.stat().st_mtime_ns for folder in root.glob(f"{PREFIX}-*")} if root.is_dir() else {}
+    return max(found, key=lambda folder: found[folder], default=None)
 
 
-def place(shelf: Mapped, items: ItemStore) -> None:
-    """Put an empty store on a shelf: it knows the shelf's rows, none of which is in the catalogue yet."""
+def place(folder: Path, items: ItemStore) -> Mapped:
+    """Put an empty store on a shelf: it knows the shelf's rows, none of which is in the catalogue yet.
+
+    Raises:
+        StoreCorrupt: the shelf cannot be used, and why. The store is still empty.
+    """
     assert not len(items)
+    shelf = open_folder(folder)
+    _check(shelf)
     arrays, n = shelf.arrays, int(shelf.facts["items"])
     names = _packed(shelf, "category_texts", "category_starts")
     items.add_categories([names[c].decode() for c in range(len(names))])
     items.adopt({name: arrays[name] for name in BY_ROW}, n, shelf.name, HashIndex(arrays["index_keys"], arrays["index_rows"]))
     items.ids = Ids(_packed(shelf, "ids", "id_starts"))
     items.items = items.items.on(_packed(shelf, "entries", "entry_starts"), ())
+    return shelf
 
 
 def _check(shelf: Mapped) -> None:

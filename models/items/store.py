@@ -24,6 +24,8 @@ from schemas.records import Item
 __all__ = ["ACTION_SLOTS", "NEIGHBOURS", "TEXT_DIMENSIONS", "ItemStore", "text_vector"]
 
 NEIGHBOURS = 64
+PIECE = 4_096
+"Rows copied at once."
 ACTION_SLOTS = 32
 "Number of distinct actions counted per item."
 
@@ -180,8 +182,11 @@ class ItemStore:
         """Replace the columns by larger ones, into which the rows are copied, except where they are `filled`."""
         size = len(self)
         for name, value in columns.items():
-            if name not in filled:
-                value[:size] = getattr(self, name)[:size]
+            for start in range(0, 0 if name in filled else size, PIECE):
+                old = getattr(self, name)[start : min(start + PIECE, size)]
+                new = value[start : start + len(old)]
+                if (old != new).any():  # rows without statistics take no memory, as long as they are not written
+                    new[:] = old
         for name, value in columns.items():  # set only when filled, because other threads may be reading
             setattr(self, name, value)
 

@@ -40,7 +40,7 @@ class IndexSettings:
     "Target recall on sampled queries. The number of lists per search grows until it is reached."
     sampled: int = 200
     "Number of queries on which recall is measured."
-    depth: int = 100
+    depth: int = 300
     "Number of results per query on which recall is measured."
     seed: int = 0
 

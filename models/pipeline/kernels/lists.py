@@ -9,28 +9,29 @@ from numba import njit
 
 __all__ = ["searched"]
 
-ROOM = 4
+ROOM = 2
 "How many times as many items as asked for are kept before the worse ones are dropped."
 
 
 @njit(inline="always")
 def _probed(query: Any, centres: Any, probes: int, scores: Any, out: Any) -> int:
-    """Write the `probes` lists whose centres have the largest products with the query to `out`; returns their number."""
+    """Write the `probes` lists whose centres have the largest products with the query to `out`, the largest first.
+
+    Returns their number.
+    """
     for c in range(len(centres)):
         total = np.float32(0)
         for d in range(len(query)):
             total += centres[c, d] * query[d]
         scores[c] = total
-    n, lists = 0, len(centres)
-    if probes >= lists:
-        for c in range(lists):
-            out[c] = c
-        return lists
-    least = np.partition(scores, lists - probes)[lists - probes]
+    n, lists, least = 0, len(centres), np.float32(-np.inf)
+    if probes < lists:
+        least = np.partition(scores, lists - probes)[lists - probes]
     for c in range(lists):
         if scores[c] >= least and n < probes:
             out[n] = c
             n += 1
+    out[:n] = out[:n][np.argsort(-scores[out[:n]], kind="mergesort")]
     return n
 
 
@@ -85,17 +86,19 @@ def searched(
         count, least = 0, np.float32(-np.inf)
         for p in range(_probed(projected[n], centres, probes, of_lists, lists)):
             for i in range(starts[lists[p]], starts[lists[p] + 1]):
-                row = numbers[i] if direct else row_of[numbers[i]]
-                if row < 0 or row >= limit or not (eligible[row] and covered[row]):
-                    continue
                 total, code = np.float32(0), codes[i]
                 for d in range(len(scaled)):
                     total += np.float32(code[d]) * scaled[d]
-                if total > least:
-                    scores[count], rows[count] = total, row
-                    count += 1
-                    if count == room:
-                        count, least = _kept(scores, rows, count, depth)
+                if total <= least:
+                    continue
+                # only now, because these lie anywhere in memory
+                row = numbers[i] if direct else row_of[numbers[i]]
+                if row < 0 or row >= limit or not (eligible[row] and covered[row]):
+                    continue
+                scores[count], rows[count] = total, row
+                count += 1
+                if count == room:
+                    count, least = _kept(scores, rows, count, depth)
         count, least = _kept(scores, rows, count, depth)
         out[ends[n] : ends[n] + count] = np.sort(rows[:count])
         ends[n + 1] = ends[n] + count

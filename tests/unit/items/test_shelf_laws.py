@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from agents.broadcast.item_stream import Catalogue
 from agents.broadcast.shelves import Shelves
 from agents.metrics import Metrics
-from models.items.mapped import Column, open_folder, write_folder
-from models.items.shelf import BY_ROW, Shelving, find_shelf
+from models.items.mapped import Column, Mapped, open_folder, write_folder
+from models.items.shelf import BY_ROW, Shelving, newest, place
 from models.items.store import ItemStore
 from models.items.words import text_vector
 from models.pipeline.slot import ModelSlot
@@ -48,6 +48,12 @@ def entry(name: str, version: int, available: bool) -> Item:
     return Item(
         name, f"title {version}", "some words", names, None, 1.5 * version or None, available, published, {"a": str(version)}
     )
+
+
+def find_shelf(root: Path, store: ItemStore) -> Mapped | None:
+    """Put the store on the newest shelf, if there is one."""
+    folder = newest(root)
+    return None if folder is None else place(folder, store)
 
 
 def record(item: Item) -> bytes:
@@ -231,7 +237,7 @@ def test_a_damaged_shelf_is_refused_before_serving_and_removed(tmp_path: Path, d
         with pytest.raises(StoreCorrupt, match="cannot be used"):
             find_shelf(tmp_path, store)
         assert len(store) == 0
-        Shelves(tmp_path, store, ModelSlot(), metrics).find()
+        Shelves(tmp_path, store, ModelSlot(), metrics, 1).find()
         assert metrics.shelves.value(kind="items", outcome="refused") == 1
         assert not folder.exists()
         read(store, [(name, record(entry(name, 1, True))) for name in NAMES])

@@ -11,8 +11,8 @@ import pytest
 
 from agents.broadcast.shelves import Shelves
 from agents.metrics import Metrics
-from models.items.mapped import Column, open_folder, write_folder
-from models.items.shelf import Shelving, find_shelf
+from models.items.mapped import Column, Mapped, open_folder, write_folder
+from models.items.shelf import Shelving, newest, place
 from models.items.store import ItemStore
 from models.pipeline.clock import after_all
 from models.pipeline.pipeline import CandidatePipeline
@@ -31,6 +31,12 @@ from schemas.records import Interaction, Item, Request
 
 ALL = IndexSettings(exact_below=1, recall=1.0, depth=20)
 "An index over the smallest catalogue, which finds everything."
+
+
+def find_shelf(root: Path, store: ItemStore) -> Mapped | None:
+    """Put the store on the newest shelf, if there is one."""
+    folder = newest(root)
+    return None if folder is None else place(folder, store)
 
 
 def record(item: Item) -> bytes:
@@ -165,6 +171,49 @@ async def test_one_worker_writes_and_the_next_one_maps(folder: Path, tmp_path: P
     assert [path.name for path in (tmp_path / "shelves").glob("items-*")] == [items.shelf]
     assert answers(model, items) == expected
     assert answers(mapped, other) == earlier, "who has mapped the old one keeps it"
+
+
+@pytest.mark.parametrize("paused", [0, 1])
+def test_a_batch_that_is_under_way_is_answered_as_if_nothing_was_swapped(folder: Path, tmp_path: Path, paused: int) -> None:
+    release, slot = Release.open(folder), ModelSlot()
+    store = listed(ItemStore(1), catalogue(release))
+    model = synced(ServingModel(release, index=ALL), store)
+    slot.swap(model)
+    model.rows.index_content()()
+    users = UserTable(store, lambda keys: [None] * len(keys))
+    events = [Interaction(f"e{n}", f"u{n % 3}", release.item_ids[n], n + 1, "like") for n in range(12)]
+    users.apply(EventColumns.of(events, range(12)))
+    requests = [Request(f"r{n}", f"u{n}", k=10) for n in range(3)]
+    rows = users.columns([request.user_id for request in requests])
+    pipeline = CandidatePipeline(store, slot=slot, clock=after_all)
+    expected = pipeline.run(requests, rows, [None] * 3)
+
+    def swap() -> None:
+        shelving = Shelving.begin(store)
+        shelving.finish(open_folder(shelving.write(tmp_path / "shelves")))
+        found = model.rows.begin_bound(store)
+        assert found is not None
+        at = write_bound(tmp_path / "shelves", release.name, store.shelf, len(store.available) - found.size, found)
+        model.rows.share(open_bound(at, release, content_width(release)))
+        model.rows.index_content()()
+        slot.swap(synced(prepare(folder, None, (at, store.held_changes)), store))
+
+    steps, pauses, slates = pipeline.steps(requests, rows, [None] * 3), 0, None
+    try:
+        work = next(steps)
+        while True:
+            if pauses == paused:
+                swap()
+            pauses += 1
+            work = steps.send(work())
+    except StopIteration as done:
+        slates = done.value
+    assert pauses == 2, "the graphs of users and of the ranker"
+    told = [
+        [(slate.degraded, [(item.item_id, item.score) for item in slate.items]) for slate in of] for of in (slates, expected)
+    ]
+    assert told[0] == told[1]
+    assert pipeline.slot.current is not model
 
 
 @pytest.mark.parametrize("damage", ["truncated", "vectors", "number_of_row", "stale"])

@@ -19,7 +19,16 @@ from schemas.settings import LIMITS, MIRRORS, Settings
 
 PORTS = ("kafka_port", "controller_port", "redis_port", "web_port")
 POSITIVE = ("commit_interval_s", "archive_interval_s", "stop_timeout_s", "drain_s", "stuck_s", "session_timeout_s")
-COUNTS = ("partitions", "replication", "cache_users", "cache_mb", "block_cache_mb", "archive_rows", "deadline_ms")
+COUNTS = (
+    "partitions",
+    "replication",
+    "cache_users",
+    "cache_mb",
+    "block_cache_mb",
+    "shelf_items",
+    "archive_rows",
+    "deadline_ms",
+)
 
 
 def refused(**values: object) -> str:
