@@ -21,7 +21,7 @@ __all__ = ["Settings"]
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 LIMITS: Mapping[str, int] = {
     **dict.fromkeys(("kafka_port", "controller_port", "redis_port", "web_port"), 65_535),
-    **dict.fromkeys(("commit_interval_s", "archive_interval_s", "stop_timeout_s", "drain_s"), 0),
+    **dict.fromkeys(("commit_interval_s", "archive_interval_s", "stop_timeout_s", "drain_s", "start_timeout_s"), 0),
     **dict.fromkeys(("stuck_s", "session_timeout_s"), 0),
     **dict.fromkeys(("partitions", "replication", "standbys", "cache_users", "cache_mb", "block_cache_mb", "archive_rows"), 0),
     "deadline_ms": 60_000,
@@ -152,6 +152,9 @@ class Settings:
     "Schema registry. Empty: Avro single-object encoding, no registry."
     commit_interval_s: float = 0.5
     "Seconds between flushes of a partition's state (changelog, outputs and offsets in one transaction). Must be > 0."
+    start_timeout_s: float = 60.0
+    """Seconds without progress after which `riffle up` stops waiting for a part that is starting. Progress is a second of
+    processor time, or another reason why the part is not ready. `up` waits ten times as long at most."""
     stop_timeout_s: float = 25.0
     """Seconds within which a stopping worker must flush and release its partitions. After that it logs where it hangs and exits
     with status 1, and its events are read again. Keep it below terminationGracePeriodSeconds."""

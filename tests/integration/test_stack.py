@@ -24,7 +24,7 @@ from streams.embedded.process import wait_until
 
 pytestmark = pytest.mark.integration
 
-KEYS = ["bootstrap", "redis", "web", "release", "ready", "pids", "reasons", "warnings", "restarts"]
+KEYS = ["bootstrap", "redis", "web", "release", "ready", "pids", "reasons", "warnings", "restarts", "processes", "left_over"]
 PARTS = ["kafka", "redis", "worker", "encoder"]
 SOON_S = 90.0
 Riffle = Callable[..., subprocess.CompletedProcess[str]]
