@@ -179,9 +179,8 @@ def recommend(
     """
     if out.suffix not in SUFFIXES:
         if out.is_dir():
-            raise click.BadParameter(
-                f"{out} is a folder: name a file in it, such as {out / 'slates.parquet'}", param_hint="--out"
-            )
+            message = f"{out} is a folder: name a file in it, such as {out / 'slates.parquet'}"
+            raise click.BadParameter(message, param_hint="--out")
         raise click.BadParameter(f"must end with {' or '.join(SUFFIXES)}", param_hint="--out")
     if not out.parent.is_dir():
         raise click.BadParameter(f"there is no folder {out.parent}", param_hint="--out")

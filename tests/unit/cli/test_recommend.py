@@ -361,7 +361,7 @@ def test_a_file_that_cannot_be_written_is_said_before_anyone_is_asked(tmp_path: 
         assert (done.exit_code, isinstance(done.exception, SystemExit)) == (code, code == 2), done.output
         assert said in (done.output if code == 2 else str(done.exception))
     monkeypatch.setattr("agents.cli.slate_files.tempfile.mkdtemp", folder_that_is_read_only)
-    with pytest.raises(ConfigError, match="no file can be created in .*: Permission denied"):
+    with pytest.raises(ConfigError, match=r"no file can be created in .*: Permission denied"):
         check_writable(tmp_path / "a.jsonl")
 
 
