@@ -20,6 +20,7 @@ from agents.requests.preview import previewed
 from agents.requests.recommend import Recommend
 from agents.requests.routing import Routing
 from agents.summaries import summary
+from agents.web.protocol import Wanted, always
 from models.items.store import ItemStore
 from models.pipeline.clock import wall_ms
 from models.pipeline.pipeline import CandidatePipeline
@@ -126,13 +127,13 @@ class WorkerService:
             raise NotReady("not_ready", f"this user's partition {number} is being restored here: try again")
         return partition
 
-    async def recommend(self, request: Request, deadline_ms: int | None = None) -> Slate:
+    async def recommend(self, request: Request, deadline_ms: int | None = None, wanted: Wanted = always) -> Slate:
         """Return a slate from the best rows that can be reached in time; raises RiffleError, the terminal error."""
-        return await self._routing.recommend(request, *self._bounds(request, deadline_ms))
+        return await self._routing.recommend(request, *self._bounds(request, deadline_ms), wanted)
 
-    async def recommend_here(self, request: Request, deadline_ms: int | None = None) -> Slate:
+    async def recommend_here(self, request: Request, deadline_ms: int | None = None, wanted: Wanted = always) -> Slate:
         """Return a slate to another worker, only from rows that are held here; raises RiffleError, the terminal error."""
-        return await self._routing.recommend_here(request, *self._bounds(request, deadline_ms))
+        return await self._routing.recommend_here(request, *self._bounds(request, deadline_ms), wanted)
 
     def _bounds(self, request: Request, deadline_ms: int | None) -> tuple[int, float]:
         """Return the partition of a request's user, and the seconds that an answer may take."""

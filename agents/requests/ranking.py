@@ -15,6 +15,7 @@ from agents.partitions.copies import Found
 from agents.partitions.users import UserPartition
 from agents.requests.backlog import Backlog, Batch
 from agents.requests.clock import Clock
+from agents.web.protocol import Wanted, always
 from models.pipeline.driving import Aside, run_aside
 from models.pipeline.effort import Effort
 from models.pipeline.pipeline import CandidatePipeline
@@ -51,6 +52,8 @@ class Pending:
     "Whether it came over this worker's own HTTP interface."
     found: Found | None = None
     "The user's record, if it does not come from the ready owner of the partition."
+    wanted: Wanted = always
+    "Whether someone still waits for the answer. A slate that nobody receives was not shown."
 
 
 class Ranking:
@@ -162,8 +165,9 @@ class Ranking:
                 degraded = (*degraded, "stale") if pending.stale else degraded
                 final = replace(slate, degraded=degraded)
                 answered += 1
+                received = pending.wanted()
                 self._finish(pending, final)
-                self._shown(final)
+                self._show(final, received=received)
         except BaseException as exc:
             if isinstance(exc, Exception):
                 log.exception("the pipeline failed for %d requests", len(alive))
@@ -223,6 +227,12 @@ class Ranking:
             for place, row in zip(mine, partition.rows([alive[place].request.user_id for place in mine]), strict=True):
                 rows[place], as_of[place] = row, partition.as_of
         return rows, as_of
+
+    def _show(self, slate: Slate, *, received: bool) -> None:
+        if received:
+            self._shown(slate)
+        else:
+            self._metrics.sends_failed.add(what="slate", reason="client_left")
 
     def _finish(self, pending: Pending, answer: Slate | RiffleError) -> None:
         outcome = answer.code if isinstance(answer, RiffleError) else "degraded" if answer.degraded else "slate"

@@ -22,6 +22,7 @@ from agents.requests.parsing import Accepted, Listing, Parser, Refused, asks_for
 from agents.requests.ranking import Pending, Ranking
 from agents.requests.replies import Replies
 from agents.requests.waiting import Waiting
+from agents.web.protocol import Wanted, always
 from models.pipeline.driving import Aside
 from models.pipeline.pipeline import CandidatePipeline
 from schemas.codec import Registry
@@ -109,11 +110,13 @@ class Recommend:
             else:
                 self._take_in(chunk, index)
 
-    async def recommend(self, request: Request, partition: int, deadline_s: float, found: Found | None = None) -> Slate:
+    async def recommend(
+        self, request: Request, partition: int, deadline_s: float, found: Found | None = None, wanted: Wanted = always
+    ) -> Slate:
         """Answer one request of this worker's own HTTP interface within `deadline_s` seconds.
 
         `found`: the user's record, if it does not come from the ready owner of the partition. The request then does not wait
-        for the event of its token.
+        for the event of its token. A slate that is not `wanted` any more when it is ready leaves no impression.
 
         Raises:
             RiffleError: the terminal error.
@@ -125,9 +128,14 @@ class Recommend:
             if not done.done():  # whoever asked may have left
                 done.set_result(answer)
 
-        pending = Pending(request, partition, now + deadline_s, settle, now, near=True, found=found)
-        pending.stale = not (await self._reflected(pending) if found is None else found.reflects(request.after))
-        self._ranking.submit(pending)
+        def is_wanted() -> bool:
+            return not done.done() and wanted()
+
+        pending = Pending(request, partition, now + deadline_s, settle, now, near=True, found=found, wanted=is_wanted)
+        if found is None:
+            self._queue(pending)
+        else:
+            self._submit(pending, found.reflects(request.after))
         answer = await done
         if isinstance(answer, Slate):
             return answer
@@ -210,14 +218,15 @@ class Recommend:
         self._outputs.put(Queued(letter.topic, letter.key, letter.value or b"", (), "dead_letter", answered))
 
     def _accept(self, accepted: Accepted, answered: Callable[[], None]) -> None:
-        """Make a request wait for the event of its token, unless it is applied, and then for its turn."""
-
         def reply(answer: Slate | RiffleError) -> None:
             self._replies.send(accepted.address, answer, answered)
 
-        pending = Pending(accepted.request, accepted.partition, accepted.deadline, reply, self._clock())
-        after, partition = accepted.request.after, self._partitions.get(accepted.partition)
-        if after is None or partition is None or (after.partition == accepted.partition and partition.reflects(after)):
+        self._queue(Pending(accepted.request, accepted.partition, accepted.deadline, reply, self._clock()))
+
+    def _queue(self, pending: Pending) -> None:
+        """Make a request wait for the event of its token, unless it is applied, and then for its turn."""
+        after, partition = pending.request.after, self._partitions.get(pending.partition)
+        if after is None or partition is None or (after.partition == pending.partition and partition.reflects(after)):
             self._ranking.submit(pending)
         else:
             self._waiting.until(partial(self._reflected, pending), partial(self._submit, pending))

@@ -23,6 +23,7 @@ from agents.cli import asking, slate_files, slate_lists
 from agents.cli.recommend import recommend
 from agents.cli.slate_files import COLUMNS, check_writable, slate_file
 from agents.cli.slate_lists import Failed, SlateLists, all_users
+from agents.web.protocol import Wanted, always
 from agents.web.routes import build_app
 from schemas.errors import BadRequest, ConfigError, DeadlineExceeded, NotReady, RiffleError
 from schemas.records import Interaction, Item, Request, Slate
@@ -36,7 +37,7 @@ class Busy(FakeService):
         super().__init__(catalogue={f"i{n}": Item(f"i{n}") for n in range(5)})
         self.asked: Counter[str] = Counter()
 
-    async def recommend(self, request: Request, deadline_ms: int | None = None) -> Slate:
+    async def recommend(self, request: Request, deadline_ms: int | None = None, wanted: Wanted = always) -> Slate:
         kind, _, times = request.user_id.partition("-")
         self.asked[request.user_id] += 1
         if kind == "bad":
@@ -48,7 +49,7 @@ class Busy(FakeService):
                 raise NotReady("not_ready", "being restored")
             if kind == "bug":
                 raise RiffleError("internal", "a bug")
-        return await super().recommend(request, deadline_ms)
+        return await super().recommend(request, deadline_ms, wanted)
 
 
 @pytest.fixture(autouse=True)
