@@ -148,23 +148,26 @@ async def test_a_worker_that_does_not_answer_costs_its_share_of_the_time_a_few_t
 
 
 async def test_a_worker_knows_whether_the_asking_one_still_waits() -> None:
-    class Late(FakeService):
-        left = asyncio.Event()
+    came, left = asyncio.Event(), asyncio.Event()
 
+    class Late(FakeService):
         async def recommend(self, request: Request, deadline_ms: int | None = None, wanted: Wanted = always) -> Slate:
             assert wanted(), "the other worker waits"
-            while request.user_id == "late" and wanted():
-                await asyncio.sleep(0.01)
-            if request.user_id == "late":
-                self.left.set()
-            return await super().recommend(request, deadline_ms, wanted)
+            came.set()
+            try:
+                await asyncio.sleep(60)  # until aiohttp's test server cancels it
+            finally:
+                if not wanted():
+                    left.set()
+            raise AssertionError
 
-    service = Late()
-    async with worker(service) as address, peers_of() as (peers, _):
-        with pytest.raises(PeerAway):
-            await peers.ask(address, Request("r1", "late"), 0.3)
-        async with asyncio.timeout(30):
-            await service.left.wait()
+    async with worker(Late()) as address, peers_of() as (peers, _), asyncio.timeout(60):
+        asking = asyncio.ensure_future(peers.ask(address, Request("r1", "late"), 50.0))
+        await asyncio.wait([asking, asyncio.ensure_future(came.wait())], return_when=asyncio.FIRST_COMPLETED)
+        if asking.done():
+            pytest.skip("this machine is too slow to connect to itself in time")
+        asking.cancel()
+        await left.wait()
 
 
 class Slow(FakeService):
