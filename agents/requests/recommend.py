@@ -20,6 +20,7 @@ from agents.requests.offsets import Offsets
 from agents.requests.outbox import Outbox, Producer, Queued
 from agents.requests.parsing import Accepted, Listing, Parser, Refused, asks_for_users
 from agents.requests.ranking import Pending, Ranking
+from agents.requests.remote import Remote
 from agents.requests.replies import Replies
 from agents.requests.waiting import Waiting
 from models.pipeline.driving import Aside
@@ -60,8 +61,10 @@ class Recommend:
         *,
         outputs: Producer | None = None,
         aside: Aside | None = None,
+        remote: Remote | None = None,
     ) -> None:
-        """`partitioner`: returns the partition of a key, given the number of partitions. `aside`: as for `Ranking`.
+        """`partitioner`: returns the partition of a key, given the number of partitions. `aside` and `remote`: as for
+        `Ranking`.
 
         `producer` sends replies, `outputs` impressions and dead letters. With one producer for both, replies would wait for the
         acknowledgement of impressions, because aiokafka has one request of a producer in flight to each broker.
@@ -72,7 +75,7 @@ class Recommend:
         self._clock = clock.monotonic
         self._partitioner = partitioner
         self._parser = Parser(settings, partitions, registry, clock, self.partition_of)
-        self._ranking = Ranking(pipeline, partitions, metrics, clock, self._show, aside)
+        self._ranking = Ranking(pipeline, partitions, metrics, clock, self._show, aside, remote)
         self._outbox = Outbox(producer, metrics, self._ranking.backlog.reply.learn, clock.monotonic)
         self._outputs = Outbox(outputs or producer, metrics, clock=clock.monotonic, pause_s=OUTPUT_PAUSE_S)
         self._replies = Replies(self._outbox, registry)
@@ -215,7 +218,10 @@ class Recommend:
         def reply(answer: Slate | RiffleError) -> None:
             self._replies.send(accepted.address, answer, answered)
 
-        pending = Pending(accepted.request, accepted.partition, accepted.deadline, reply, self._clock())
+        address = accepted.address
+        pending = Pending(
+            accepted.request, accepted.partition, accepted.deadline, reply, self._clock(), address=address, answered=answered
+        )
         after, partition = accepted.request.after, self._partitions.get(accepted.partition)
         if after is None or partition is None or (after.partition == accepted.partition and partition.reflects(after)):
             self._ranking.submit(pending)
