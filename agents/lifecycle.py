@@ -85,6 +85,9 @@ async def start(parts: Parts) -> None:
     await ensure_topics(parts.settings)
     await parts.replies.start()
     await parts.events.start()
+    if parts.remote is not None:
+        await parts.rank_tasks.start()
+        parts.tasks.start("acknowledgements", parts.remote.acks.run())
     await parts.reader.start(parts.crash)
     await parts.reader.wait()
     # before the worker is ready, so that it then serves the announced release, or reports why not
@@ -119,7 +122,7 @@ async def stop(parts: Parts) -> None:
     await parts.lanes.stop()
     await parts.assignment.stop()
     await parts.tasks.wait("flushing")  # a transaction must not be cancelled
-    await parts.tasks.cancel(but="ranking")
+    await parts.tasks.cancel(but=("ranking", "acknowledgements"))
     await parts.topic_changes.stop()
     await parts.mirror.stop()
     await parts.peers.stop()
@@ -130,6 +133,7 @@ async def stop(parts: Parts) -> None:
     await parts.reader.stop()
     await parts.replies.stop()
     await parts.events.stop()
+    await parts.rank_tasks.stop()
 
 
 async def _give_back_forever() -> None:

@@ -21,6 +21,7 @@ from agents.partitions.recovery import Recovery
 from agents.requests.commits import Commits
 from agents.requests.over_kafka import OverKafka
 from agents.requests.recommend import Recommend
+from agents.requests.remote import Remote
 from agents.service import WorkerService
 from agents.tasks import Crash, Tasks
 from agents.topic_changes import TopicChanges
@@ -51,6 +52,10 @@ class Parts:
     topic_watch: TopicWatch
     replies: HealingProducer
     events: HealingProducer
+    remote: Remote | None
+    "Hands requests over to ranking processes; None if all are ranked here."
+    rank_tasks: HealingProducer
+    "Sends tasks to ranking processes; started only with `remote`."
     recommend: Recommend
     commits: Commits
     reader: BroadcastReader

@@ -32,7 +32,8 @@ from agents.parts import Parts
 from agents.requests.commits import Commits
 from agents.requests.mirrored import Mirrored
 from agents.requests.over_kafka import OverKafka
-from agents.requests.recommend import Recommend
+from agents.requests.recommend import SYSTEM, Recommend
+from agents.requests.remote import Remote
 from agents.requests.routing import Elsewhere, Others, Routing, others
 from agents.service import View, WorkerService
 from agents.tasks import Tasks
@@ -70,7 +71,9 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
     assignment = Assignment(settings, app, ownership, health, due, crash)
     recovery = Recovery(ownership, metrics, assignment.taking, lambda: assignment.generation, assignment.rejoin, due)
     lanes = Lanes(assignment, recovery, metrics, crash)
-    recommend = Recommend(settings, pipeline, ownership.users, replies, metrics, registry, outputs=events)
+    tasks = HealingProducer(partial(connect.producer, settings.kafka, connect.RANK_TASKS), note_replaced(metrics, health))
+    remote = Remote(settings, tasks, metrics, SYSTEM) if settings.ranking == "remote" else None
+    recommend = Recommend(settings, pipeline, ownership.users, replies, metrics, registry, outputs=events, remote=remote)
     commits = Commits(settings, app, recommend, metrics, health)
     mirror = mirror_of(settings)
     mirroring = Mirroring(ownership.users, items, mirror, metrics, lambda: lanes.busy_chunks)
@@ -119,6 +122,8 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
         topic_watch=topic_watch,
         replies=replies,
         events=events,
+        remote=remote,
+        rank_tasks=tasks,
         recommend=recommend,
         commits=commits,
         reader=reader,

@@ -1,12 +1,16 @@
-"""Releases in a worker: follows announcements, verifies and tries a release in a thread, and swaps it between two batches."""
+"""Releases in a process: follows announcements, verifies and tries a release in a thread, and swaps it between two batches."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 from agents.metrics import Metrics
 from models.items.store import ItemStore
+from models.pipeline.batch import Model
 from models.pipeline.slot import ModelSlot
 from models.release.release import NAME
 from models.release.serving import ServingModel, prepare
@@ -16,20 +20,44 @@ from streams.kafka.announce import CHAMPION, Announcement, decode_announcement
 from streams.kafka.chunks import Chunk
 from streams.release_store import fetch_release
 
-__all__ = ["Releases"]
+__all__ = ["Announced", "Releases"]
 
 log = logging.getLogger(__name__)
 
 RETRY_S = 30.0
 
 
-class Releases:
-    """Keeps the slot at the announced champion. If a release is refused, the old one keeps serving."""
+class Loaded(Protocol):
+    """A release that may serve."""
 
-    def __init__(self, settings: Settings, slot: ModelSlot, items: ItemStore, metrics: Metrics) -> None:
+    @property
+    def name(self) -> str:
+        """Name of the release."""
+
+
+T = TypeVar("T", bound=Loaded)
+T_contra = TypeVar("T_contra", contravariant=True)
+
+
+class Slot(Protocol[T_contra]):
+    """The place of the serving release, as `models.pipeline.slot.ModelSlot`."""
+
+    refused: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        """Name of the serving release, `none` without one."""
+
+    def swap(self, model: T_contra | None) -> None:
+        """Serve a release from now on; None: no release."""
+
+
+class Announced(ABC, Generic[T]):
+    """Keeps a slot at the announced champion. If a release is refused, the old one keeps serving."""
+
+    def __init__(self, settings: Settings, slot: Slot[T], metrics: Metrics) -> None:
         self._settings = settings
         self._slot = slot
-        self._items = items
         self._metrics = metrics
         self._wanted: Announcement | None = None
         self._changed = asyncio.Event()
@@ -65,10 +93,7 @@ class Releases:
             return
         self._slot.refused.pop(wanted.release, None)
         try:
-            model = await asyncio.to_thread(self._prepare, wanted)
-            while not model.synced(self._items):
-                model.sync(self._items)
-                await asyncio.sleep(0)
+            model = await self._load(wanted)
         except ReleaseRejected as exc:
             self._slot.refused[wanted.release] = exc.message
             self._metrics.releases.add(outcome="refused", code=exc.code)
@@ -84,13 +109,35 @@ class Releases:
         self._slot.swap(model)
         self._note("served", model.name)
 
-    def _prepare(self, wanted: Announcement) -> ServingModel:
+    @abstractmethod
+    async def _load(self, wanted: Announcement) -> T:
+        """Fetch, verify and try a release, and make it ready to serve; raises ReleaseRejected if it must not serve."""
+
+    def _fetch(self, wanted: Announcement) -> Path:
+        """Return the folder of a release, which is fetched if it is not there."""
         if not NAME.fullmatch(wanted.release):
             raise ReleaseRejected("bad_name", f"{wanted.release[:80]!r} is not a release name")
-        folder = fetch_release(self._settings.releases_dir, wanted)
-        return prepare(folder, wanted.manifest_sha256)
+        return fetch_release(self._settings.releases_dir, wanted)
 
     def _note(self, outcome: str, name: str) -> None:
         self._slot.refused.pop(name, None)
         self._metrics.releases.add(outcome=outcome)
         log.info("release %s serves", name)
+
+
+class Releases(Announced[Model]):
+    """The releases of a worker, whose vectors follow its catalogue."""
+
+    def __init__(self, settings: Settings, slot: ModelSlot, items: ItemStore, metrics: Metrics) -> None:
+        super().__init__(settings, slot, metrics)
+        self._items = items
+
+    async def _load(self, wanted: Announcement) -> Model:
+        model = await asyncio.to_thread(self._prepare, wanted)
+        while not model.synced(self._items):
+            model.sync(self._items)
+            await asyncio.sleep(0)
+        return model
+
+    def _prepare(self, wanted: Announcement) -> ServingModel:
+        return prepare(self._fetch(wanted), wanted.manifest_sha256)

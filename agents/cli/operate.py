@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -166,8 +165,14 @@ def status(as_json: bool) -> None:
 
 
 @click.command()
-def worker() -> None:
+@click.option(
+    "--role", type=click.Choice(("worker", "ranking")), default="worker", help="What it does; the default is a worker."
+)
+def worker(role: str) -> None:
     """Run one worker in the foreground, until SIGTERM or Ctrl-C.
+
+    With `--role ranking` it holds no users: it ranks candidates for workers that run with RIFFLE_RANKING=remote. Its state is
+    shown on RIFFLE_RANK_PORT.
 
     Example: RIFFLE_BOOTSTRAP=kafka://broker:9092 riffle worker
     """
@@ -177,5 +182,4 @@ def worker() -> None:
         thread.submit(asyncio.run, partition_counts(Settings.from_env())).result()
     from agents.worker import main
 
-    sys.argv = sys.argv[:1]
-    main()
+    main(role)

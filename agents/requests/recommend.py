@@ -20,6 +20,7 @@ from agents.requests.offsets import Offsets
 from agents.requests.outbox import Outbox, Producer, Queued
 from agents.requests.parsing import Accepted, Listing, Parser, Refused, asks_for_users
 from agents.requests.ranking import Pending, Ranking
+from agents.requests.remote import Remote
 from agents.requests.replies import Replies
 from agents.requests.waiting import Waiting
 from agents.web.protocol import Wanted, always
@@ -61,8 +62,10 @@ class Recommend:
         *,
         outputs: Producer | None = None,
         aside: Aside | None = None,
+        remote: Remote | None = None,
     ) -> None:
-        """`partitioner`: returns the partition of a key, given the number of partitions. `aside`: as for `Ranking`.
+        """`partitioner`: returns the partition of a key, given the number of partitions. `aside` and `remote`: as for
+        `Ranking`.
 
         `producer` sends replies, `outputs` impressions and dead letters. With one producer for both, replies would wait for the
         acknowledgement of impressions, because aiokafka has one request of a producer in flight to each broker.
@@ -73,7 +76,7 @@ class Recommend:
         self._clock = clock.monotonic
         self._partitioner = partitioner
         self._parser = Parser(settings, partitions, registry, clock, self.partition_of)
-        self._ranking = Ranking(pipeline, partitions, metrics, clock, self._show, aside)
+        self._ranking = Ranking(pipeline, partitions, metrics, clock, self._show, aside, remote)
         self._outbox = Outbox(producer, metrics, self._ranking.backlog.reply.learn, clock.monotonic)
         self._outputs = Outbox(outputs or producer, metrics, clock=clock.monotonic, pause_s=OUTPUT_PAUSE_S)
         self._replies = Replies(self._outbox, registry)
@@ -221,7 +224,17 @@ class Recommend:
         def reply(answer: Slate | RiffleError) -> None:
             self._replies.send(accepted.address, answer, answered)
 
-        self._queue(Pending(accepted.request, accepted.partition, accepted.deadline, reply, self._clock()))
+        self._queue(
+            Pending(
+                accepted.request,
+                accepted.partition,
+                accepted.deadline,
+                reply,
+                self._clock(),
+                address=accepted.address,
+                answered=answered,
+            )
+        )
 
     def _queue(self, pending: Pending) -> None:
         """Make a request wait for the event of its token, unless it is applied, and then for its turn."""

@@ -12,8 +12,8 @@ from typing import Any
 import aiohttp
 import orjson
 
+from agents.breaker import MAX_BREAKERS, Breakers
 from agents.metrics import Metrics
-from agents.web.breaker import MAX_BREAKERS, Breakers
 from schemas.errors import DeadlineExceeded, NotReady, RiffleError, TransientError
 from schemas.records import Request, Slate
 from streams.kafka.client import slate_from

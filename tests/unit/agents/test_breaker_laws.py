@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.web.breaker import FAILURES, HOLD_S, MAX_BREAKERS, Breaker, Breakers
+from agents.breaker import FAILURES, HOLD_S, MAX_BREAKERS, Breaker, Breakers
 
 
 class Clock:
