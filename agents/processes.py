@@ -1,7 +1,7 @@
-"""The processes of one home: Kafka, Redis, one or more workers and the encoder; how each is named, set, started and found.
+"""The processes of one home: Kafka, Redis, ranking processes, workers and the encoder; how each is named, set and found.
 
-Worker 1 has the home itself, every other worker a home of its own below it, `workers/N`: data, log and process id. All else
-is shared: the servers, the archive and the releases.
+Worker 1 has the home itself. Every other worker, and every ranking process, has a home of its own below it, such as
+`workers/2`: data, log and process id. All else is shared: the servers, the archive and the releases.
 """
 
 from __future__ import annotations
@@ -20,27 +20,53 @@ from streams.embedded.redis import EmbeddedRedis
 
 __all__ = [
     "KINDS",
-    "MOST_WORKERS",
+    "MOST",
+    "RANKING",
+    "ROLES",
+    "WORKER",
     "PartProcess",
     "PartServer",
+    "Role",
+    "daemon_of",
     "daemons",
     "encoder_daemon",
-    "free_web_ports",
+    "free_ports",
     "in_order",
     "left_over",
+    "name_of",
     "number_of",
     "parts_of",
-    "running_workers",
+    "role_of",
+    "running",
+    "settings_of",
     "supervisor_daemon",
     "worker_daemon",
-    "worker_name",
-    "worker_settings",
 ]
 
-KINDS = ("kafka", "redis", "worker", "encoder")
-"Kinds of parts, in the order in which they start. A part is named after its kind; further workers are `worker-2`, `worker-3` …"
-MOST_WORKERS = 64
-"Maximum number of workers of one home."
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """A kind of process of which a home may run several."""
+
+    kind: str
+    "Name of the first one's part; further ones are `kind-2`, `kind-3` …"
+    title: str
+    "Its name in messages."
+    folder: str
+    "Folder below the home that holds the homes of these processes, by number."
+    port: str
+    "Setting of the port of the first one's HTTP interface."
+    arguments: tuple[str, ...] = ()
+    "Arguments of `python -m agents.worker`."
+
+
+WORKER = Role("worker", "worker", "workers", "web_port")
+RANKING = Role("ranking", "ranking process", "ranking", "rank_port", ("--role", "ranking"))
+ROLES = {role.kind: role for role in (WORKER, RANKING)}
+KINDS = ("kafka", "redis", "ranking", "worker", "encoder")
+"Kinds of parts, in the order in which they start."
+MOST = 64
+"Maximum number of processes of one role."
 ENDING_S = 5.0
 "Seconds to wait for the threads of an ended process."
 NAME = re.compile(r"(?P<kind>[a-z]+)(?:-(?P<number>[1-9][0-9]?))?", re.ASCII)
@@ -50,7 +76,7 @@ HIGHEST_PORT = 65_535
 def _place_of(name: str) -> tuple[int, int] | None:
     """Return the order of a part by its name; None if no part has this name."""
     found = NAME.fullmatch(name)
-    if found is None or found["kind"] not in KINDS or (found["number"] and found["kind"] != "worker"):
+    if found is None or found["kind"] not in KINDS or (found["number"] and found["kind"] not in ROLES):
         return None
     return KINDS.index(found["kind"]), int(found["number"] or 1)
 
@@ -61,65 +87,82 @@ def in_order(names: Collection[str]) -> list[str]:
     return sorted(placed, key=placed.__getitem__)
 
 
-def worker_name(number: int) -> str:
-    """Return the name of a worker's part, by its number from 1 on."""
-    return "worker" if number == 1 else f"worker-{number}"
+def name_of(role: Role, number: int) -> str:
+    """Return the name of a role's process, by its number from 1 on."""
+    return role.kind if number == 1 else f"{role.kind}-{number}"
 
 
-def number_of(name: str) -> int | None:
-    """Return the number of a worker by the name of its part; None for other parts."""
+def role_of(name: str) -> Role | None:
+    """Return the role of a part by its name; None for parts of which there is one."""
     place = _place_of(name)
-    return None if place is None or KINDS[place[0]] != "worker" else place[1]
+    return None if place is None else ROLES.get(KINDS[place[0]])
 
 
-def worker_home(settings: Settings, number: int) -> Path:
-    """Return the home of a worker."""
-    return settings.home if number == 1 else settings.home / "workers" / str(number)
+def number_of(name: str) -> int:
+    """Return the number of a part among those of its kind, from 1 on."""
+    place = _place_of(name)
+    return 1 if place is None else place[1]
 
 
-def worker_settings(settings: Settings, number: int, web_port: int) -> Settings:
-    """Return the settings of a worker of this home, which listens on `web_port`. Worker 1 has those of the home."""
-    if number == 1:
+def _home_of(settings: Settings, name: str) -> Path:
+    """Return the home of a role's process."""
+    role = role_of(name)
+    return settings.home if role is None or name == WORKER.kind else settings.home / role.folder / str(number_of(name))
+
+
+def settings_of(settings: Settings, name: str, port: int) -> Settings:
+    """Return the settings of a role's process, which listens on `port`. Worker 1 has those of the home."""
+    if name == WORKER.kind:
         return settings
     advertised = settings.web_advertised
     if advertised not in {"", "off"}:
-        advertised = f"{advertised.rpartition(':')[0]}:{web_port}"
+        advertised = f"{advertised.rpartition(':')[0]}:{port}"
     return replace(
         settings,
-        home=worker_home(settings, number),
-        web_port=web_port,
+        home=_home_of(settings, name),
+        web_port=port,
+        rank_port=port if role_of(name) is RANKING else settings.rank_port,
         web_advertised=advertised,
-        instance=settings.instance and f"{settings.instance}-{number}",
+        instance=settings.instance and f"{settings.instance}-{number_of(name)}",
         archive=settings.archive_target,
         releases=str(settings.releases_dir),
     )
 
 
-def free_web_ports(settings: Settings, numbers: Collection[int], taken: Collection[int] = ()) -> dict[int, int]:
-    """Choose a port for each of these workers: the next free ones above the first worker's, in the order of the numbers.
+def free_ports(settings: Settings, names: Collection[str], taken: Collection[int] = ()) -> dict[str, int]:
+    """Choose a port for each of these processes: the next free ones from its role's port on, in the order of the numbers.
 
     `taken`: ports that must not be chosen although nobody listens on them now.
 
     Raises:
         ConfigError: there are not enough free ports.
     """
-    found: dict[int, int] = {}
-    used = {settings.kafka_port, settings.controller_port, settings.redis_port, *taken}
-    ports = iter(port for port in range(settings.web_port + 1, HIGHEST_PORT + 1) if port not in used)
-    for number in sorted(numbers):
+    found: dict[str, int] = {}
+    others = {settings.kafka_port, settings.controller_port, settings.redis_port, settings.web_port, *taken}
+    for name in in_order(names):
+        role = role_of(name) or WORKER
+        first = getattr(settings, role.port)
+        used = {*others, *found.values()} | (set() if role is RANKING else {settings.rank_port})
+        ports = (port for port in range(first, HIGHEST_PORT + 1) if port not in used)
         port = next((port for port in ports if port_is_free(port, settings.web_host)), None)
         if port is None:
-            message = f"no free port above {settings.web_port} is left for worker {number}: set RIFFLE_WEB_PORT to a lower one"
-            raise ConfigError("no_free_port", message, "RIFFLE_WEB_PORT")
-        found[number] = port
+            variable = f"RIFFLE_{role.port.upper()}"
+            message = f"no free port above {first} is left for {role.title} {number_of(name)}: set {variable} to a lower one"
+            raise ConfigError("no_free_port", message, variable)
+        found[name] = port
     return found
 
 
-def worker_daemon(settings: Settings, number: int = 1) -> Daemon:
-    """A worker that `up` has started in this home."""
-    home = worker_home(settings, number)
-    name = "the worker" if number == 1 else f"worker {number}"
-    return Daemon(name, home / "run" / "worker.pid", home / "logs" / "worker.log")
+def daemon_of(settings: Settings, name: str) -> Daemon:
+    """A role's process that `up` has started in this home."""
+    home, role = _home_of(settings, name), role_of(name) or WORKER
+    title = "the worker" if name == WORKER.kind else f"{role.title} {number_of(name)}"
+    return Daemon(title, home / "run" / "worker.pid", home / "logs" / "worker.log")
+
+
+def worker_daemon(settings: Settings) -> Daemon:
+    """The worker, or worker 1, that `up` has started in this home."""
+    return daemon_of(settings, WORKER.kind)
 
 
 def encoder_daemon(settings: Settings) -> Daemon:
@@ -132,34 +175,34 @@ def supervisor_daemon(settings: Settings) -> Daemon:
     return Daemon("the supervisor", settings.run_dir / "supervisor.pid", settings.logs_dir / "supervisor.log")
 
 
-def _further_homes(settings: Settings) -> dict[int, Path]:
-    """Return the homes of workers from 2 on that exist, whether or not the workers run."""
-    folders = (settings.home / "workers").glob("*")
-    found = {number_of(f"worker-{folder.name}"): folder for folder in folders}
-    return {number: folder for number, folder in sorted(found.items(), key=lambda entry: entry[0] or 0) if number is not None}
+def _homes(settings: Settings, role: Role) -> dict[str, Path]:
+    """Return the homes of a role's processes that exist below this home, by name, whether or not the processes run."""
+    homes = (_home_of(settings, name_of(role, number)) for number in range(2 if role is WORKER else 1, MOST + 1))
+    return {name_of(role, int(home.name)): home for home in homes if home.is_dir()}
 
 
-def running_workers(settings: Settings) -> list[int]:
-    """Return the numbers of the workers that `up` started and that run now."""
-    return [number for number in (1, *_further_homes(settings)) if worker_daemon(settings, number).pid() is not None]
+def running(settings: Settings) -> list[str]:
+    """Return the names of the roles' processes that `up` started and that run now, in the order in which they start."""
+    names = {WORKER.kind, *(name for role in ROLES.values() for name in _homes(settings, role))}
+    return [name for name in in_order(names) if daemon_of(settings, name).pid() is not None]
 
 
-def left_over(settings: Settings, numbers: Collection[int]) -> dict[int, Path]:
-    """Return the homes of workers with rows on disk that are none of `numbers`.
+def left_over(settings: Settings, names: Collection[str]) -> dict[str, Path]:
+    """Return the homes of workers with rows on disk that are none of `names`.
 
     Nothing is lost with them: other workers have their partitions, and the changelogs have all rows.
     """
-    homes = _further_homes(settings).items()
-    return {number: home for number, home in homes if number not in numbers and any((home / "data" / "tables").glob("*/*"))}
+    homes = _homes(settings, WORKER).items()
+    return {name: home for name, home in homes if name not in names and any((home / "data" / "tables").glob("*/*"))}
 
 
-def daemons(settings: Settings, workers: Collection[int] = (1,)) -> dict[str, Daemon]:
+def daemons(settings: Settings, names: Collection[str] = (WORKER.kind,)) -> dict[str, Daemon]:
     """Return the processes of this home by the name of the part, in reverse order of stopping.
 
-    The supervisor, which restarts the others, comes last, and worker 1 before all other workers.
+    `names`: the roles' processes. The supervisor, which restarts the others, comes last.
     """
     found = {"kafka": EmbeddedKafka(settings).daemon, "redis": EmbeddedRedis(settings).daemon}
-    found |= {worker_name(number): worker_daemon(settings, number) for number in sorted(workers)}
+    found |= {name: daemon_of(settings, name) for name in in_order(names)}
     return {**found, "encoder": encoder_daemon(settings), "supervisor": supervisor_daemon(settings)}
 
 
@@ -219,23 +262,23 @@ class PartServer:
         return self.server.daemon.tail(1)
 
 
-def parts_of(settings: Settings, web_ports: Mapping[str, int]) -> list[PartProcess | PartServer]:
+def parts_of(settings: Settings, ports: Mapping[str, int]) -> list[PartProcess | PartServer]:
     """Return the parts with these names that run locally under the settings, in the order in which they start.
 
-    `web_ports`: the port of each part's HTTP interface by the part's name; 0 for parts without one and for worker 1, whose port
-    is in the settings.
+    `ports`: the port of each part's HTTP interface by the part's name; 0 for parts without one and for worker 1, whose port is
+    in the settings.
     """
     found: list[PartProcess | PartServer] = []
-    for name in in_order(web_ports):
-        number = number_of(name)
+    for name in in_order(ports):
+        role = role_of(name)
         if name == "kafka":
             found += [PartServer(name, EmbeddedKafka(settings))] if settings.embedded_kafka else []
         elif name == "redis":
             found += [PartServer(name, EmbeddedRedis(settings))] if settings.embedded_redis else []
-        elif number is not None:
-            own = worker_settings(settings, number, web_ports[name])
-            command = python("-m", "agents.worker")
-            found.append(PartProcess(name, worker_daemon(settings, number), command, own, own.web, ("kafka",)))
+        elif role is not None:
+            own = settings_of(settings, name, ports[name])
+            command = python("-m", "agents.worker", *role.arguments)
+            found.append(PartProcess(name, daemon_of(settings, name), command, own, own.web, ("kafka",)))
         else:
             found.append(PartProcess(name, encoder_daemon(settings), riffle("encode"), settings, "", ("kafka",)))
     return found

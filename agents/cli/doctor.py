@@ -18,8 +18,8 @@ from aiokafka.errors import KafkaError
 
 from agents.cli.asking import ask
 from agents.cli.screen import words
-from agents.cli.states import kafka_answers, other_settings, processes_of, restarts_of, told_of, workers_of
-from agents.processes import left_over, number_of, supervisor_daemon, worker_daemon
+from agents.cli.states import kafka_answers, members_of, other_settings, processes_of, restarts_of, told_of
+from agents.processes import WORKER, daemon_of, left_over, number_of, supervisor_daemon
 from agents.supervisor import histories
 from schemas.errors import ConfigError, RiffleError
 from schemas.masking import masked, masked_url
@@ -139,33 +139,32 @@ def _mirror(settings: Settings) -> list[_Check]:
 
 
 def _workers(settings: Settings) -> list[_Check]:
-    workers = workers_of(settings)
+    members = members_of(settings)
     found: list[_Check] = []
     for facts in processes_of(settings):
-        number = number_of(facts["name"])
-        if number is not None:
-            found += _worker(settings, number, facts)
-    if others := sorted({name for own in workers.values() for name in other_settings(own)}):
+        if facts["name"] in members:
+            found += _worker(settings, facts)
+    if others := sorted({name for own in members.values() for name in other_settings(own)}):
         found.append(_Check("settings", ok=True, warning=told_of(others)))
-    for number, home in left_over(settings, workers).items():
+    for name, home in left_over(settings, members).items():
         advice = (
-            f"it does not run, and {home} is kept: `riffle up --workers {number}` runs it again; the other workers have its"
-            " partitions, and the changelogs all rows, so that the folder may be removed"
+            f"it does not run, and {home} is kept: `riffle up --workers {number_of(name)}` runs it again; the other workers"
+            " have its partitions, and the changelogs all rows, so that the folder may be removed"
         )
-        found.append(_Check(f"data of worker {number}", ok=True, warning=advice))
+        found.append(_Check(f"data of {daemon_of(settings, name).name}", ok=True, warning=advice))
     return found
 
 
-def _worker(settings: Settings, number: int, facts: Mapping[str, Any]) -> list[_Check]:
-    """Check one worker by its entry of `processes_of`."""
-    daemon = worker_daemon(settings, number)
+def _worker(settings: Settings, facts: Mapping[str, Any]) -> list[_Check]:
+    """Check one worker or ranking process by its entry of `processes_of`."""
+    daemon = daemon_of(settings, facts["name"])
     reasons = "; ".join(f"{name}: {words(reason)}" for name, reason in facts["reasons"].items())
     advice = f"{reasons}; run `riffle up`; log: {daemon.log_file}"
     found = [_Check(f"{daemon.name} at {facts['address']} is ready", facts["ready"], advice)]
     for name, reason in facts["refused"].items():
         advice = f"{daemon.name} refused it: {reason}; `riffle release rollback`, or train again"
         found.append(_Check(f"release {name}", ok=False, advice=advice))
-    of = "" if number == 1 else f"{facts['name']}: "
+    of = "" if facts["name"] == WORKER.kind else f"{facts['name']}: "
     found += [_Check(f"{of}{name}", ok=False, advice=str(text)) for name, text in facts["warnings"].items()]
     return found
 

@@ -12,10 +12,11 @@ from typing import Any
 import click
 
 from agents.cli.screen import plain_console, print_table, words
-from agents.cli.starting import start_stack, stop_workers
+from agents.cli.starting import start_stack, stop_members
 from agents.cli.states import (
     facts_of,
     kafka_answers,
+    members_of,
     other_settings,
     processes_of,
     restarts_of,
@@ -23,7 +24,7 @@ from agents.cli.states import (
     web_of,
     workers_of,
 )
-from agents.processes import MOST_WORKERS, daemons, encoder_daemon, left_over, number_of, supervisor_daemon, worker_name
+from agents.processes import MOST, WORKER, daemon_of, daemons, encoder_daemon, left_over, number_of, supervisor_daemon
 from agents.supervisor import histories, state_file
 from schemas.settings import Settings
 from streams.embedded.kafka import EmbeddedKafka
@@ -39,11 +40,17 @@ COLUMNS = ("process", "pid", "address", "ready", "partitions", "standbys", "rele
 @click.option("--no-worker", is_flag=True, help="Start Kafka and Redis only.")
 @click.option(
     "--workers",
-    type=click.IntRange(1, MOST_WORKERS),
+    type=click.IntRange(1, MOST),
     metavar="N",
     help="Run N workers: start further ones, or stop the last ones. Default: those that run, at least one.",
 )
-def up(no_worker: bool, workers: int | None) -> None:
+@click.option(
+    "--ranking",
+    type=click.IntRange(0, MOST),
+    metavar="M",
+    help="Run M ranking processes, which rank for the workers. Default: those that run.",
+)
+def up(no_worker: bool, workers: int | None, ranking: int | None) -> None:
     """Start the embedded Kafka and Redis, workers, and the encoder of new items. Parts that run already are left alone.
 
     A worker that runs with other settings is an error: run `riffle down` first.
@@ -53,10 +60,10 @@ def up(no_worker: bool, workers: int | None) -> None:
 
     Example: RIFFLE_HOME=/tmp/one RIFFLE_WEB_PORT=7070 riffle up --workers 2
     """
-    if no_worker and workers is not None:
-        raise click.UsageError("--no-worker and --workers exclude each other")
+    if no_worker and (workers is not None or ranking is not None):
+        raise click.UsageError("--no-worker excludes --workers and --ranking")
     settings, console = Settings.from_env(), plain_console(stderr=True)
-    done = start_stack(settings, console, with_worker=not no_worker, workers=workers)
+    done = start_stack(settings, console, with_worker=not no_worker, workers=workers, ranking=ranking)
     if done.before:
         console.print(f"already running: {', '.join(done.before)}")
     if done.stopped:
@@ -64,8 +71,8 @@ def up(no_worker: bool, workers: int | None) -> None:
     facts = facts_of(settings)
     console.print(f"Kafka  {facts['bootstrap']}\nRedis  {facts['redis']}")
     if not no_worker:
-        for number, own in workers_of(settings).items():
-            console.print(f"HTTP   {web_of(own)}" + (f" (worker {number})" if number > 1 else ""))
+        for name, own in workers_of(settings).items():
+            console.print(f"HTTP   {web_of(own)}" + (f" ({daemon_of(settings, name).name})" if name != WORKER.kind else ""))
         console.print("next:  riffle load DIR, riffle ask USER, riffle down")
 
 
@@ -78,9 +85,9 @@ def down() -> None:
     Example: riffle down
     """
     settings = Settings.from_env()
-    numbers = list(workers_of(settings))
+    names = list(members_of(settings))
     stopped = [daemon.name for daemon in (supervisor_daemon(settings), encoder_daemon(settings)) if daemon.stop()]
-    stopped += stop_workers(settings, numbers)
+    stopped += stop_members(settings, names)
     for server in (EmbeddedRedis(settings), EmbeddedKafka(settings)):
         if server.stop():
             stopped.append(server.daemon.name)
@@ -122,14 +129,14 @@ def status(as_json: bool) -> None:
     Example: riffle status --json
     """
     settings = Settings.from_env()
-    workers = workers_of(settings)
+    members = members_of(settings)
     processes, found = processes_of(settings), histories(settings)
-    others = told_of(sorted({name for own in workers.values() for name in other_settings(own)}))
+    others = told_of(sorted({name for own in members.values() for name in other_settings(own)}))
     listed = [process for process in processes if process["role"] == "worker"]
     reasons = _reasons(listed)
     if not kafka_answers(settings):
         reasons["kafka"] = f"no Kafka of this instance answers at {settings.bootstrap_servers}"
-    pids = {name: daemon.pid() for name, daemon in daemons(settings, workers).items()}
+    pids = {name: daemon.pid() for name, daemon in daemons(settings, members).items()}
     facts: dict[str, Any] = {
         **facts_of(settings),
         "release": listed[0]["release"],
@@ -139,7 +146,7 @@ def status(as_json: bool) -> None:
         "warnings": _warnings(listed),
         "restarts": {name: history.to_json() for name, history in found.items()},
         "processes": processes,
-        "left_over": {worker_name(number): str(home) for number, home in left_over(settings, workers).items()},
+        "left_over": {name: str(home) for name, home in left_over(settings, members).items()},
     }
     if as_json:
         click.echo(json.dumps(facts))

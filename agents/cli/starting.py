@@ -10,25 +10,29 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import click
 from aiokafka.errors import KafkaError
 from rich.console import Console
 
 from agents.cli.screen import words
-from agents.cli.states import given_to, other_settings, readiness, told_of, workers_of
+from agents.cli.states import given_to, members_of, other_settings, readiness, told_of
 from agents.cli.waiting import INTERRUPTED, step
 from agents.processes import (
+    RANKING,
+    WORKER,
+    Role,
+    daemon_of,
     daemons,
-    free_web_ports,
-    number_of,
+    free_ports,
+    in_order,
+    name_of,
     parts_of,
-    running_workers,
+    role_of,
+    running,
+    settings_of,
     supervisor_daemon,
-    worker_daemon,
-    worker_name,
-    worker_settings,
 )
 from agents.supervisor import MISCONFIGURED, MODULE, History, histories, supervised, to_arguments
 from schemas.errors import ConfigError, NotReady, RiffleError
@@ -39,7 +43,7 @@ from streams.embedded.process import SAFE_PATH, Daemon, port_is_free, python, re
 from streams.embedded.redis import EmbeddedRedis
 from streams.kafka.topics import ensure_topics
 
-__all__ = ["Started", "start_stack", "stop_workers"]
+__all__ = ["Started", "start_stack", "stop_members"]
 
 TRIES = 2
 "Consecutive ends of a part after which `up` stops waiting for it; the supervisor continues."
@@ -54,78 +58,87 @@ class Started:
     before: list[str]
     "Names of the processes that ran already."
     stopped: list[str]
-    "Names of the workers that were stopped, because fewer were required."
+    "Names of the processes that were stopped, because fewer were required."
 
 
 @dataclass(frozen=True, slots=True)
-class _Workers:
-    """Workers that `up` keeps or starts, and those that it stops, by number."""
+class _Members:
+    """Workers and ranking processes that `up` keeps or starts, and those that it stops, by name."""
 
-    ports: Mapping[int, int]
-    "Web port of each worker that is to run."
-    new: frozenset[int]
+    ports: Mapping[str, int]
+    "Port of each process that is to run."
+    new: frozenset[str]
     "Those of them that do not run yet."
-    surplus: frozenset[int]
+    surplus: frozenset[str]
 
 
-def _workers(settings: Settings, wanted: int | None) -> _Workers:
-    """Choose the workers: those that are there and worker 1, or exactly `wanted`. A running worker keeps its port.
+def _members(settings: Settings, wanted: Mapping[Role, int | None]) -> _Members:
+    """Choose the processes of each role: those that are there, and worker 1; or exactly the wanted number of each.
+
+    A running process keeps its port, and one that is supervised keeps it if it is free.
 
     Raises:
         ConfigError: there are not enough free ports.
     """
-    there = {number: own.web_port for number, own in workers_of(settings).items()}
-    numbers = set(there) if wanted is None else set(range(1, wanted + 1))
-    running = set(running_workers(settings)) & numbers
+    there = {name: own.web_port for name, own in members_of(settings).items()}
+    names: set[str] = set()
+    for role, number in wanted.items():
+        kept = {name for name in there if role_of(name) is role}
+        names |= kept if number is None else {name_of(role, n) for n in range(1, number + 1)}
+    started = set(running(settings)) & names
     ports = {
-        number: port
-        for number, port in there.items()
-        if number in numbers and (number == 1 or number in running or port_is_free(port, settings.web_host))
+        name: port
+        for name, port in there.items()
+        if name in names and (name == WORKER.kind or name in started or port_is_free(port, settings.web_host))
     }
-    ports.setdefault(1, settings.web_port)
-    ports |= free_web_ports(settings, numbers - ports.keys(), ports.values())
-    return _Workers(ports, frozenset(numbers - running), frozenset(there.keys() - numbers))
+    ports |= free_ports(settings, names - ports.keys(), ports.values())
+    return _Members(ports, frozenset(names - started), frozenset(there.keys() - names))
 
 
-def _wanted(settings: Settings, workers: _Workers | None) -> dict[str, int]:
+def _wanted(settings: Settings, members: _Members | None) -> dict[str, int]:
     """Return the parts that `up` starts, with their ports; raises ConfigError if the encoder is required and cannot run."""
     from agents.cli.encode import NO_TORCH, can_encode
 
     names = {"kafka": settings.embedded_kafka, "redis": settings.embedded_redis}
-    if workers is not None and settings.encoder == "on" and not can_encode():
+    if members is not None and settings.encoder == "on" and not can_encode():
         raise ConfigError("no_torch", f"RIFFLE_ENCODER is on, but {NO_TORCH}", "encoder")
-    names["encoder"] = workers is not None and settings.encoder != "off" and can_encode()
-    ports = {} if workers is None else workers.ports
-    return {
-        **{name: 0 for name, wanted in names.items() if wanted},
-        **{worker_name(number): 0 if number == 1 else port for number, port in ports.items()},
-    }
+    names["encoder"] = members is not None and settings.encoder != "off" and can_encode()
+    ports = {} if members is None else {**members.ports, WORKER.kind: 0}
+    return {**{name: 0 for name, wanted in names.items() if wanted}, **ports}
 
 
-def _require_same_settings(settings: Settings, number: int = 1, web_port: int = 0) -> None:
-    """Check that a running worker has these settings.
+def _require_same_settings(settings: Settings, name: str = WORKER.kind, port: int = 0) -> None:
+    """Check that a running worker or ranking process has these settings.
 
-    A worker that ends repeatedly is accepted, even while it runs, because the supervisor starts the next one with these
-    settings. A worker that does not answer yet is accepted too.
+    One that ends repeatedly is accepted, even while it runs, because the supervisor starts the next one with these settings.
+    One that does not answer yet is accepted too.
 
     Raises:
         ConfigError: it listens elsewhere, or answers with other settings; the message names the variables.
     """
-    own = worker_settings(settings, number, web_port)
+    own = settings_of(settings, name, port)
     answers = "web" not in (readiness(own).get("reasons") or {})
-    if histories(settings).get(worker_name(number), History()).in_row >= (TRIES if answers else 1):
+    if histories(settings).get(name, History()).in_row >= (TRIES if answers else 1):
         return
-    worker_daemon(settings, number).require_address(own.web, "RIFFLE_WEB_PORT")
+    daemon_of(settings, name).require_address(own.web, "RIFFLE_WEB_PORT")
     names = other_settings(own)
     if names and answers:
         raise ConfigError("other_settings", told_of(names))
 
 
-def start_stack(settings: Settings, console: Console, *, with_worker: bool = True, workers: int | None = None) -> Started:
+def start_stack(
+    settings: Settings,
+    console: Console,
+    *,
+    with_worker: bool = True,
+    workers: int | None = None,
+    ranking: int | None = None,
+) -> Started:
     """Start the parts that do not run yet, and wait until they are ready.
 
     A supervisor starts them, and restarts parts that end by themselves until `riffle down`. `workers`: number of workers; more
-    are started, or the last ones are stopped, one after another. None: those that run, at least one.
+    are started, or the last ones are stopped, one after another. None: those that run, at least one. `ranking`: the same for
+    ranking processes, of which there may be none; if there are some, workers leave the ranking to them.
 
     Raises:
         RiffleError: ports are taken (the message names all), or a worker runs with other settings, and nothing was started.
@@ -137,15 +150,17 @@ def start_stack(settings: Settings, console: Console, *, with_worker: bool = Tru
     servers += [EmbeddedKafka(settings)] if settings.embedded_kafka else []
     servers += [EmbeddedRedis(settings)] if settings.embedded_redis else []
     ports = {variable: port for server in servers for variable, port in server.ports_to_bind().items()}
-    chosen = _workers(settings, workers) if with_worker else None
-    if chosen is not None and 1 in chosen.new:
+    chosen = _members(settings, {WORKER: workers, RANKING: ranking}) if with_worker else None
+    if chosen is not None and any(role_of(name) is RANKING for name in chosen.ports):
+        settings = replace(settings, ranking="remote")
+    if chosen is not None and WORKER.kind in chosen.new:
         ports["RIFFLE_WEB_PORT"] = settings.web_port
     require_free_ports(ports)
     for server in servers:
         server.check()
     if chosen is not None:
-        for number in sorted(chosen.ports.keys() - chosen.new):
-            _require_same_settings(settings, number, chosen.ports[number])
+        for name in in_order(chosen.ports.keys() - chosen.new):
+            _require_same_settings(settings, name, chosen.ports[name])
     parts = _wanted(settings, chosen)
     try:
         stopped = _start(settings, console, parts, chosen.surplus if chosen is not None else ())
@@ -165,8 +180,8 @@ def start_stack(settings: Settings, console: Console, *, with_worker: bool = Tru
     return Started([name for name in before if name != supervisor_daemon(settings).name], stopped)
 
 
-def _start(settings: Settings, console: Console, parts: Mapping[str, int], surplus: Collection[int]) -> list[str]:
-    """Start the parts and wait until they are ready; returns the names of surplus workers, which are stopped."""
+def _start(settings: Settings, console: Console, parts: Mapping[str, int], surplus: Collection[str]) -> list[str]:
+    """Start the parts and wait until they are ready; returns the names of surplus ones, which are stopped."""
     began_ms = round(time.time() * 1000)
     if "kafka" in parts and not has_class_path(settings.cache):
         with step(console, "fetching Kafka's jars (half a minute, once)"):
@@ -181,24 +196,28 @@ def _start(settings: Settings, console: Console, parts: Mapping[str, int], surpl
         _await(settings, console, "redis", began_ms, redis.answers)
     if "kafka" in parts:
         asyncio.run(ensure_topics(settings))
-    numbers = {number: port for name, port in parts.items() if (number := number_of(name)) is not None}
-    for number, port in sorted(numbers.items()):
-        own = worker_settings(settings, number, port)
+    for name in in_order(parts):
+        if role_of(name) is None:
+            continue
+        own = settings_of(settings, name, parts[name])
         _await(
             settings,
             console,
-            worker_name(number),
+            name,
             began_ms,
             lambda own=own: bool(readiness(own)["ready"]),  # type: ignore[misc]
             lambda own=own: _reasons(own),  # type: ignore[misc]
         )
-        _require_same_settings(settings, number, port)  # again, because the worker may still have been starting before
-    return stop_workers(settings, surplus)
+        _require_same_settings(settings, name, parts[name])  # again, because it may still have been starting before
+    return stop_members(settings, surplus)
 
 
-def stop_workers(settings: Settings, numbers: Collection[int]) -> list[str]:
-    """Stop workers, the last first and one after another, so that each hands its partitions over; returns those that ran."""
-    found = [worker_daemon(settings, number) for number in sorted(numbers, reverse=True)]
+def stop_members(settings: Settings, names: Collection[str]) -> list[str]:
+    """Stop workers and ranking processes; returns the names of those that ran.
+
+    Workers come first, then the last of each role, one after another, so that each hands its partitions over.
+    """
+    found = [daemon_of(settings, name) for name in reversed(in_order(names))]
     return [daemon.name for daemon in found if daemon.stop(settings.stop_timeout_s + SLOWER_S)]
 
 
@@ -210,16 +229,16 @@ def _one_at_a_time(settings: Settings) -> Iterator[None]:
         yield
 
 
-def _supervise(settings: Settings, parts: Mapping[str, int], surplus: Collection[int] = ()) -> None:
+def _supervise(settings: Settings, parts: Mapping[str, int], surplus: Collection[str] = ()) -> None:
     """Run a supervisor with these settings for these parts and those of a previous supervisor; the parts keep running.
 
-    `surplus`: workers that are not supervised any more.
+    `surplus`: parts that are not supervised any more.
     """
     daemon = supervisor_daemon(settings)
     with _one_at_a_time(settings):
         pid = daemon.pid()
         there, environment = supervised(settings), {} if pid is None else given_to(pid)
-        merged = {name: port for name, port in {**there, **parts}.items() if number_of(name) not in surplus}
+        merged = {name: port for name, port in {**there, **parts}.items() if name not in surplus}
         wanted = settings.environment(secrets=True)
         if there == merged and {name: environment.get(name) for name in wanted} == wanted:
             daemon.signal(signal.SIGUSR1)  # parts that wait for a restart are started now
@@ -294,7 +313,7 @@ def _reasons(own: Settings) -> str:
 
 def _daemons(settings: Settings) -> dict[str, Daemon]:
     """Return the processes of this home; see `agents.processes.daemons`."""
-    return daemons(settings, workers_of(settings))
+    return daemons(settings, members_of(settings))
 
 
 def _running(settings: Settings) -> list[str]:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from agents.cli.asking import ask
-from agents.processes import daemons, number_of, running_workers, worker_daemon, worker_name, worker_settings
+from agents.processes import (
+    RANKING,
+    WORKER,
+    daemon_of,
+    daemons,
+    in_order,
+    role_of,
+    running,
+    settings_of,
+    worker_daemon,
+)
 from agents.supervisor import History, supervised
 from schemas.errors import NotReady
 from schemas.masking import masked_url
@@ -21,9 +32,11 @@ from streams.kafka import connect
 
 __all__ = [
     "answering_webs",
+    "effective",
     "facts_of",
     "given_to",
     "kafka_answers",
+    "members_of",
     "other_settings",
     "processes_of",
     "readiness",
@@ -110,19 +123,34 @@ def given_to(pid: int) -> dict[str, str]:
     return {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs if name.startswith(b"RIFFLE_")}
 
 
-def workers_of(settings: Settings) -> dict[int, Settings]:
-    """Return the settings of this home's workers by number: those that run or are supervised, and worker 1 in any case."""
-    ports = {number: port for name, port in supervised(settings).items() if (number := number_of(name)) is not None}
-    for number in running_workers(settings):
-        ports[number] = urlsplit(worker_daemon(settings, number).address()).port or ports.get(number, 0)
-    others = {number: worker_settings(settings, number, port) for number, port in sorted(ports.items()) if number > 1 and port}
-    return {1: settings, **others}
+def effective(settings: Settings) -> Settings:
+    """Return the settings of this home's workers: if it runs ranking processes, these rank."""
+    names = {*supervised(settings), *running(settings)}
+    return replace(settings, ranking="remote") if any(role_of(name) is RANKING for name in names) else settings
+
+
+def members_of(settings: Settings) -> dict[str, Settings]:
+    """Return the settings of this home's workers and ranking processes by name: of those that run or are supervised.
+
+    Worker 1 is among them in any case.
+    """
+    settings = effective(settings)
+    ports = {name: port for name, port in supervised(settings).items() if role_of(name) is not None}
+    for name in running(settings):
+        ports[name] = urlsplit(daemon_of(settings, name).address()).port or ports.get(name, 0)
+    known = {name for name, port in ports.items() if port} | {WORKER.kind}
+    return {name: settings_of(settings, name, ports.get(name, 0)) for name in in_order(known)}
+
+
+def workers_of(settings: Settings) -> dict[str, Settings]:
+    """Return the workers among `members_of`, worker 1 first."""
+    return {name: own for name, own in members_of(settings).items() if role_of(name) is WORKER}
 
 
 def answering_webs(settings: Settings) -> list[str]:
     """Return the addresses of this home's workers that run; that of worker 1 if none does."""
-    running = [web_of(own) for number, own in workers_of(settings).items() if worker_daemon(settings, number).pid() is not None]
-    return running or [web_of(settings)]
+    names = running(settings)
+    return [web_of(own) for name, own in workers_of(settings).items() if name in names] or [web_of(settings)]
 
 
 def _partitions(web: str) -> dict[str, list[int]]:
@@ -139,36 +167,37 @@ def _partitions(web: str) -> dict[str, list[int]]:
     return {role: sorted(numbers) for role, numbers in found.items()}
 
 
-def _worker_facts(settings: Settings, number: int, own: Settings) -> dict[str, Any]:
-    state, web = readiness(own), web_of(own)
+def _member_facts(settings: Settings, name: str, own: Settings) -> dict[str, Any]:
+    state, web, role = readiness(own), web_of(own), role_of(name)
     reasons = dict(state.get("reasons") or {})
-    found = _partitions(web) if "web" not in reasons else {"owner": [], "standby": [], "restoring": []}
-    return {
-        "name": worker_name(number),
-        "role": "worker",
-        "pid": worker_daemon(settings, number).pid() or serving(own).pid(),
+    found: dict[str, Any] = {
+        "name": name,
+        "role": name if role is None else role.kind,
+        "pid": daemon_of(settings, name).pid() or serving(own).pid(),
         "address": web,
         "ready": bool(state["ready"]),
         "reasons": reasons,
         "warnings": dict(state.get("warnings") or {}),
         "refused": dict(state.get("refused") or {}),
         "release": state.get("release"),
-        "partitions": found["owner"],
-        "standbys": found["standby"],
-        "restoring": found["restoring"],
     }
+    if role is RANKING:
+        return {**found, "partitions": list(state.get("partitions") or [])}
+    held = _partitions(web) if "web" not in reasons else {"owner": [], "standby": [], "restoring": []}
+    return {**found, "partitions": held["owner"], "standbys": held["standby"], "restoring": held["restoring"]}
 
 
 def processes_of(settings: Settings) -> list[dict[str, Any]]:
     """Return the state of each process of this home, in the order in which they start.
 
-    `ready` is None for processes that do not report it. Partitions are those of the user table.
+    `ready` is None for processes that do not report it. Partitions are those of the user table, or those of which a ranking
+    process reads the tasks.
     """
-    workers = workers_of(settings)
+    members = members_of(settings)
     found: list[dict[str, Any]] = []
-    for name, daemon in daemons(settings, workers).items():
-        if (number := number_of(name)) is not None:
-            found.append(_worker_facts(settings, number, workers[number]))
+    for name, daemon in daemons(settings, members).items():
+        if name in members:
+            found.append(_member_facts(settings, name, members[name]))
             continue
         ready: bool | None = None
         if name == "kafka" and settings.embedded_kafka:
