@@ -37,6 +37,7 @@ def own(tmp_path: Path) -> Settings:
         controller_port=free_port(),
         redis_port=free_port(),
         web_port=free_port(),
+        rank_port=free_port(),
         session_timeout_s=6.0,
         encoder="off",
     ).resolved()
@@ -157,5 +158,50 @@ async def test_a_home_grows_and_shrinks_and_keeps_what_users_did(own: Settings, 
 
 
 def test_contradictions_are_usage_errors(riffle: Riffle) -> None:
-    for arguments in (["--no-worker", "--workers", "2"], ["--workers", "0"], ["--workers", "x"]):
+    for arguments in (
+        ["--no-worker", "--workers", "2"],
+        ["--workers", "0"],
+        ["--workers", "x"],
+        ["--no-worker", "--ranking", "1"],
+    ):
         assert riffle("up", *arguments).returncode == 2
+
+
+def test_ranking_processes_are_parts_of_the_stack(own: Settings, riffle: Riffle) -> None:
+    started = riffle("up", "--workers", "1", "--ranking", "2")
+    assert started.returncode == 0, started.stderr
+    facts = status_of(riffle)
+    ranking = [process for process in facts["processes"] if process["role"] == "ranking"]
+    assert [process["name"] for process in ranking] == ["ranking", "ranking-2"]
+    assert all(process["ready"] for process in ranking), ranking
+    assert len({process["address"] for process in facts["processes"] if process["address"]}) == 5, "each has its own"
+    assert facts["ready"] is True
+    warned = riffle("status").stdout
+    assert "other settings" not in warned, "the shell need not say that the workers leave the ranking to them"
+
+    os.kill(ranking[1]["pid"], signal.SIGKILL)
+    assert wait_until(lambda: status_of(riffle)["restarts"]["ranking-2"]["restarts"] == 1, SOON_S, 0.5)
+    again = riffle("up")
+    assert again.returncode == 0, again.stderr
+    assert "already running: Kafka, Redis, ranking process 1" in again.stderr
+    after = status_of(riffle)
+    assert after["pids"]["worker"] == facts["pids"]["worker"]
+    assert after["pids"]["ranking"] == facts["pids"]["ranking"]
+
+    fewer = riffle("up", "--ranking", "1")
+    assert fewer.returncode == 0, fewer.stderr
+    assert "stopped: ranking process 2" in fewer.stderr
+    refused = riffle("up", "--ranking", "0")
+    assert refused.returncode == 1, "workers that hand their requests over must be restarted"
+    assert "other settings (RIFFLE_RANKING): `riffle down`, then `riffle up`" in refused.stderr
+    assert status_of(riffle)["pids"]["ranking"] == facts["pids"]["ranking"], "and nothing was stopped"
+    assert riffle("down").stdout.strip() == "stopped: the supervisor, the worker, ranking process 1, Redis, Kafka"
+    local = riffle("up")
+    assert local.returncode == 0, local.stderr
+    assert [process["name"] for process in status_of(riffle)["processes"]] == [
+        "kafka",
+        "redis",
+        "worker",
+        "encoder",
+        "supervisor",
+    ]
