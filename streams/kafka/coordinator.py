@@ -4,8 +4,8 @@ aiokafka passes a group error to the next call that asks the consumer for record
 rejoin and sends no heartbeats. Faust asks the fetcher instead, so that call never comes. The group then gives the member's
 partitions to others, while the member continues to read them.
 
-With several assignors aiokafka asks to join once for each: with the first one, then with two, and so on. Each request with other
-assignors than the one before begins a rebalance anew, so that two members may interrupt each other without end.
+With several assignors aiokafka asks to join once for each: with the first one, then with two, and so on. Each request with
+other assignors than the one before begins a rebalance anew, so that two members may interrupt each other without end.
 """
 
 from __future__ import annotations
