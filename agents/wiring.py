@@ -72,8 +72,9 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
     recovery = Recovery(ownership, metrics, assignment.taking, lambda: assignment.generation, assignment.rejoin, due)
     lanes = Lanes(assignment, recovery, metrics, crash)
     tasks = HealingProducer(partial(connect.producer, settings.kafka, connect.RANK_TASKS), note_replaced(metrics, health))
-    remote = Remote(settings, tasks, metrics, SYSTEM) if settings.ranking == "remote" else None
-    recommend = Recommend(settings, pipeline, ownership.users, replies, metrics, registry, outputs=events, remote=remote)
+    remote = Remote(settings, tasks, metrics, SYSTEM)
+    used = remote if settings.ranking == "remote" else None
+    recommend = Recommend(settings, pipeline, ownership.users, replies, metrics, registry, outputs=events, remote=used)
     commits = Commits(settings, app, recommend, metrics, health)
     mirror = mirror_of(settings)
     mirroring = Mirroring(ownership.users, items, mirror, metrics, lambda: lanes.busy_chunks)

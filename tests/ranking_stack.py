@@ -9,7 +9,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -104,6 +104,14 @@ async def filled(settings: Settings, learned: Learned) -> str:
     name = learned.write(settings.releases_dir, {"gate": {"passed": True}}).name
     await asyncio.to_thread(promote, settings, name, force=True)
     return name
+
+
+async def until(check: Callable[[], object], seconds: float = 90.0, going: asyncio.Task[None] | None = None) -> None:
+    """Wait until `check`, which may block, is true; fail if the task `going` ends before."""
+    async with asyncio.timeout(seconds):
+        while not await asyncio.to_thread(check):
+            assert going is None or not going.done()
+            await asyncio.sleep(0.1)
 
 
 def remotely(settings: Settings, **changes: Any) -> Settings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -279,7 +280,7 @@ def test_without_processes_nothing_but_probes_is_sent_and_nobody_waits(script: l
     for at, _, _, partition in seen.pods.sent:
         by_partition.setdefault(partition, []).append(at)
     for times in by_partition.values():
-        assert all(after - before >= 1.0 for before, after in zip(times, times[1:], strict=False))
+        assert all(after - before >= 1.0 for before, after in itertools.pairwise(times))
     assert len(seen.pipeline.runs) == len(script) - len(seen.errors)
 
 
