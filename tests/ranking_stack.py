@@ -119,6 +119,13 @@ def remotely(settings: Settings, **changes: Any) -> Settings:
     return replace(settings, ranking="remote", session_timeout_s=6.0, **changes)
 
 
+def metrics_of(settings: Settings) -> list[str]:
+    """Lines of a worker's metrics about ranking elsewhere, and about what could not be sent."""
+    with urllib.request.urlopen(f"{settings.web}/metrics", timeout=10) as response:
+        lines = response.read().decode().splitlines()
+    return [line for line in lines if line.startswith(("riffle_rank", "riffle_sends_failed", "riffle_requests"))]
+
+
 def count(settings: Settings, name: str, **labels: str) -> float:
     """Sum of a worker's counter over the series with these labels."""
     with urllib.request.urlopen(f"{settings.web}/metrics", timeout=10) as response:

@@ -20,11 +20,12 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import NewTopic
 from made_tasks import made_task
-from ranking_stack import RankingProcess, count, filled, ranking, remotely, until
+from ranking_stack import RankingProcess, count, filled, metrics_of, ranking, remotely, until
 
 from agents.ranker.records import ANSWERED, RANKED, REFUSED, VERSION, Ack, Envelope, decode_ack, encode_task
 from agents.requests.replies import Address
 from schemas.codec import Framing, decode, encode, fingerprint, schema_text
+from schemas.errors import RiffleError
 from schemas.settings import Settings
 from streams.kafka import connect
 from streams.kafka.client import RiffleClient
@@ -127,6 +128,7 @@ class Asking:
     def __init__(self, settings: Settings, deadline_ms: int = DEADLINE_MS) -> None:
         self._settings, self._deadline_ms = settings, deadline_ms
         self.answers: list[dict[str, Any]] = []
+        self.failed: list[str] = []
         self.stopping = False
         self.client = RiffleClient(settings)
 
@@ -140,9 +142,13 @@ class Asking:
                 await asyncio.sleep(0.05)
 
     async def ask(self, user: str) -> None:
-        self.answers.append(await self.client.ask({"user_id": user, "k": 5}, self._deadline_ms))
+        try:
+            self.answers.append(await self.client.ask({"user_id": user, "k": 5}, self._deadline_ms))
+        except RiffleError as error:
+            self.failed.append(f"{user}: {error.message}")
 
     def check(self) -> None:
+        assert not self.failed, (self.client.counters, metrics_of(self._settings))
         assert not [answer for answer in self.answers if "error" in answer]
         assert self.client.counters["sent"] == self.client.counters["answered"] == len(self.answers)
         assert all(len(answer["items"]) == 5 for answer in self.answers)
