@@ -43,7 +43,8 @@ class Ranker:
     def rank(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         if self.fails:
             raise ArithmeticError("the graph")
-        return features.sum(axis=1, keepdims=True)
+        sums: NDArray[np.float32] = features.sum(axis=1, keepdims=True)
+        return sums
 
     def score(self, heads: NDArray[np.float32]) -> NDArray[np.float32]:
         return heads[:, 0]
