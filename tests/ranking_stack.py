@@ -119,6 +119,12 @@ def remotely(settings: Settings, **changes: Any) -> Settings:
     return replace(settings, ranking="remote", session_timeout_s=6.0, **changes)
 
 
+def warnings_of(settings: Settings) -> dict[str, str]:
+    """Warnings of a worker's readiness."""
+    with urllib.request.urlopen(f"{settings.web}/readyz", timeout=10) as response:
+        return dict(json.load(response)["warnings"])
+
+
 def metrics_of(settings: Settings) -> list[str]:
     """Lines of a worker's metrics about ranking elsewhere, and about what could not be sent."""
     with urllib.request.urlopen(f"{settings.web}/metrics", timeout=10) as response:

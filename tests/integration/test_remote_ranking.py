@@ -20,9 +20,9 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import NewTopic
 from made_tasks import made_task
-from ranking_stack import RankingProcess, count, filled, metrics_of, ranking, remotely, until
+from ranking_stack import RankingProcess, count, filled, metrics_of, ranking, remotely, until, warnings_of
 
-from agents.ranker.records import ANSWERED, RANKED, REFUSED, VERSION, Ack, Envelope, decode_ack, encode_task
+from agents.requests.rank_records import ANSWERED, RANKED, REFUSED, VERSION, Ack, Envelope, decode_ack, encode_task
 from agents.requests.replies import Address
 from schemas.codec import Framing, decode, encode, fingerprint, schema_text
 from schemas.errors import RiffleError
@@ -32,7 +32,8 @@ from streams.kafka.client import RiffleClient
 from training.release.learned import Learned
 
 pytestmark = pytest.mark.integration
-DEADLINE_MS = 5_000
+DEADLINE_MS = 15_000
+"Long, because a busy machine may hold up a process for seconds. Ranking processes get 1 s of it."
 HEADS = 2
 "Number of heads of the release."
 USERS = [f"u{n}" for n in range(12)]
@@ -152,8 +153,8 @@ class Asking:
         assert not [answer for answer in self.answers if "error" in answer]
         assert self.client.counters["sent"] == self.client.counters["answered"] == len(self.answers)
         assert all(len(answer["items"]) == 5 for answer in self.answers)
-        # a second answer to the same request would be counted as late
-        assert self.client.counters["late"] == 0
+        # the second answer to a request counts as late: there is none, unless a busy machine held up its acknowledgement
+        assert self.client.counters["late"] <= count(self._settings, "riffle_rank_tasks_total", outcome="late")
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
@@ -176,6 +177,7 @@ async def test_no_request_fails_while_ranking_processes_are_away(
         before, asked = answered(), len(asking.answers)
         await until(lambda: len(asking.answers) > asked + 20, going=running)
         assert answered() == before, "without processes, all is ranked here"
+        await until(lambda: "ranking" in warnings_of(settings), going=running)
         await until(lambda: count(settings, "riffle_rank_tasks_total", outcome="probe_unanswered") > 0, going=running)
         if how == signal.SIGSTOP:
             process.process.send_signal(signal.SIGCONT)
@@ -215,9 +217,8 @@ async def test_requests_are_answered_while_one_of_two_processes_leaves_and_anoth
                 lambda: all_answered() and sorted(third.state()["partitions"]) == list(range(settings.partitions)),
                 going=running,
             )
-            before, asked = count(settings, "riffle_rank_tasks_total", outcome="answered"), len(asking.answers)
-            await until(lambda: len(asking.answers) > asked + 20, going=running)
-            assert count(settings, "riffle_rank_tasks_total", outcome="answered") > before
+            before = count(settings, "riffle_rank_tasks_total", outcome="answered")
+            await until(lambda: count(settings, "riffle_rank_tasks_total", outcome="answered") > before, going=running)
             asking.stopping = True
             await running
         finally:

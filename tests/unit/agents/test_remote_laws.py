@@ -20,7 +20,9 @@ from virtual_time import VirtualLoop, run_virtually
 
 from agents.breaker import FAILURES
 from agents.metrics import Metrics
-from agents.ranker.records import (
+from agents.requests.clock import Clock
+from agents.requests.rank_pending import LEAST_S, Outstanding, Window
+from agents.requests.rank_records import (
     ANSWERED,
     OF_VERSION,
     RANKED,
@@ -32,8 +34,6 @@ from agents.ranker.records import (
     encode_ack,
     envelope_of,
 )
-from agents.requests.clock import Clock
-from agents.requests.rank_pending import LEAST_S, Outstanding, Window
 from agents.requests.ranking import Pending, Ranking
 from agents.requests.remote import AT_ONCE, Remote
 from agents.requests.replies import Address

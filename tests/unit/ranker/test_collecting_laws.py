@@ -23,8 +23,8 @@ from virtual_time import VirtualLoop, run_virtually
 from agents.metrics import Metrics
 from agents.ranker.answering import Answering
 from agents.ranker.collecting import MOST_TASKS, Collector
-from agents.ranker.records import ANSWERED, RANKED, REFUSED, TASK, VERSION, Envelope, decode_ack, encode_task
 from agents.requests.clock import Clock
+from agents.requests.rank_records import ANSWERED, RANKED, REFUSED, TASK, VERSION, Envelope, decode_ack, encode_task
 from agents.requests.replies import Address
 from schemas.codec import Framing
 from streams.kafka.chunks import Chunk

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from made_tasks import made_task
 from recorded import recorded_requests, world_of
 
-from agents.ranker import records
-from agents.ranker.records import (
+from agents.requests import rank_records as records
+from agents.requests.rank_records import (
     ANSWERED,
     MAX_CANDIDATES,
     RANKED,
