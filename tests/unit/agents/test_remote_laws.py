@@ -99,6 +99,7 @@ class Pods:
     "Time, request, whether it carries an address, and partition of each task."
     take: Any = None
     answer_by: dict[str, float] = field(default_factory=dict)
+    "Of tasks with an address; a request that is ranked here may be sent once more, as a probe."
 
     async def send(
         self,
@@ -116,7 +117,8 @@ class Pods:
         name = task.request.request_id
         does = self.does[len(self.sent) % len(self.does)]
         self.sent.append((self.loop.time(), name, reply is not None, partition))
-        self.answer_by[name] = envelope.answer_by_ms / 1e3
+        if reply is not None:
+            self.answer_by[name] = envelope.answer_by_ms / 1e3
         if does == "unsent":
             raise KafkaError("not stored")
         self._act(does, envelope, name, reply)
@@ -134,7 +136,8 @@ class Pods:
         if does in {"refuses", "garbage"}:
             value = b"\xc3" if does == "garbage" else encode_ack(Ack(REFUSED, "release"))
             self.loop.call_later(left_s / 3, self._ack, envelope, value)
-            self.refused_at[name] = self.loop.time() + left_s / 3
+            if reply is not None:
+                self.refused_at[name] = self.loop.time() + left_s / 3
             return
         at = max(left_s - 1e-3, 0.0) if does == "answers at the last moment" else min(0.002, max(left_s - 1e-3, 0.0))
         outcome = RANKED if reply is None else ANSWERED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import fastavro
@@ -35,14 +36,19 @@ from models.pipeline.driving import run_here
 from models.pipeline.effort import Effort
 from models.pipeline.pipeline import CandidatePipeline, PipelineSettings
 from models.pipeline.rank_task import Ranked, RankTask, predicted, selected, slate_of
+from models.pipeline.rules.book import RuleBook
 from models.pipeline.slot import ModelSlot
+from models.pipeline.stages import Observer
 from models.state.users import Users
 from schemas import codec
 from schemas.codec import Framing, fingerprint
 from schemas.errors import BadEvent
 from schemas.records import AsOf, Request
+from schemas.rules import rules_from
 from training.replay.world import SimulatedWorker
 
+GOLDEN: dict[str, str] = json.loads(Path(__file__).with_name("golden.json").read_text(encoding="utf-8"))
+"A record of each version, written by the code of its time. Never change one; add those of a new version."
 ADDRESS = Address("replies", b"\x00c\xff", Framing.JSON, "u1")
 
 
@@ -101,6 +107,13 @@ def test_nothing_is_handed_over_that_a_process_without_the_catalogue_would_answe
     assert handed_over(plain, Effort.LIGHT) is None
     assert handed_over(plain, Effort.POPULAR) is None
     assert handed_over(CandidatePipeline(worker.items, slot=ModelSlot(), clock=after_all)) is None
+
+    ruled = CandidatePipeline(worker.items, slot=worker.slot, clock=after_all)
+    rules = [{"name": "a", "kind": "cap", "most": 1, "per": "category"}]
+    ruled.rules.swap(RuleBook(rules_from({"rules": rules}), worker.items))
+    assert handed_over(ruled) is None
+    observed = CandidatePipeline(worker.items, slot=worker.slot, clock=after_all, observers=[Observer()])
+    assert handed_over(observed) is None
 
     class Effect:
         name = "effect"
@@ -243,6 +256,22 @@ def test_either_side_may_have_a_schema_with_more_fields(name: str, monkeypatch: 
         assert codec.decode(name, old)[0] == {**body, "later": "unset", "more": None}
         assert read(old, VERSION) == expected
     codec._writers.cache_clear()
+
+
+@pytest.mark.parametrize("version", sorted(GOLDEN))
+def test_the_bytes_of_every_version_are_read(version: str) -> None:
+    name, _, number = version.partition("/")
+    schema = json.loads((codec.FOLDER / "previous" / name / f"{number}.avsc").read_text(encoding="utf-8"))
+    found = codec.decode(name, bytes.fromhex(GOLDEN[version]))[0]
+    plain = {"string": "ü", "bytes": b"\x00\xff", "int": 7, "double": 0.5, "boolean": True}
+    expected = {field["name"]: plain[field["type"]] for field in schema["fields"] if isinstance(field["type"], str)}
+    assert expected
+    assert found.items() >= expected.items()
+    if name == "rank_task":
+        assert found["reply"] == {"topic": "ü", "correlation": b"\x00\xff", "framing": "ü"}
+        assert found["as_of"] == {"partition": 7, "offset": 1_700_000_000_000, "event_time": 1_700_000_000_000}
+        assert (found["item_ids"], found["dropped"]) == (["ü"], {"k": 1_700_000_000_000})
+    assert {f"{name}/v{n}" for n in range(1, VERSION + 1)} <= GOLDEN.keys()
 
 
 @pytest.mark.parametrize("name", ["rank_task", "rank_ack"])
