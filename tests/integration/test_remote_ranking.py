@@ -300,7 +300,7 @@ async def test_a_process_refuses_what_it_cannot_rank_and_goes_on(fresh: Settings
         datum = decode("rank_task", encode_task(good, None))[0]
         odd = {
             b"corrupt": (b"\xff\x00garbage", "unknown_framing"),
-            b"empty": (None, "unknown_framing"),
+            b"empty": (b"", "unknown_framing"),
             b"cut": (encode_task(good, None)[:-3], "truncated"),
             b"shape": (encode("rank_task", {**datum, "features": b"\0" * 8}), "wrong_shape"),
             b"spec": (encode("rank_task", {**datum, "feature_spec": "f0"}), "feature_spec"),
