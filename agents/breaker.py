@@ -46,6 +46,11 @@ class Breaker:
         return self._closed
 
     @property
+    def away(self) -> bool:
+        """Whether the peer failed so often that it is not asked; not while it was never asked."""
+        return not self._closed and self._failed > 0
+
+    @property
     def due(self) -> bool:
         """Whether a probe is allowed now, while the breaker is not closed."""
         return not self._closed and self._clock() >= self._next_at

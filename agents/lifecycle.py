@@ -85,7 +85,7 @@ async def start(parts: Parts) -> None:
     await ensure_topics(parts.settings)
     await parts.replies.start()
     await parts.events.start()
-    if parts.remote is not None:
+    if parts.settings.ranking == "remote":
         await parts.rank_tasks.start()
         parts.tasks.start("acknowledgements", parts.remote.acks.run())
     await parts.reader.start(parts.crash)

@@ -52,10 +52,9 @@ class Parts:
     topic_watch: TopicWatch
     replies: HealingProducer
     events: HealingProducer
-    remote: Remote | None
-    "Hands requests over to ranking processes; None if all are ranked here."
+    remote: Remote
+    "Hands requests over to ranking processes; used only if `settings.ranking` is `remote`, as `rank_tasks` is."
     rank_tasks: HealingProducer
-    "Sends tasks to ranking processes; started only with `remote`."
     recommend: Recommend
     commits: Commits
     reader: BroadcastReader

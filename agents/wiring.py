@@ -32,6 +32,7 @@ from agents.parts import Parts
 from agents.requests.commits import Commits
 from agents.requests.mirrored import Mirrored
 from agents.requests.over_kafka import OverKafka
+from agents.requests.rank_away import RankingAway
 from agents.requests.recommend import SYSTEM, Recommend
 from agents.requests.remote import Remote
 from agents.requests.routing import Elsewhere, Others, Routing, others
@@ -72,8 +73,9 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
     recovery = Recovery(ownership, metrics, assignment.taking, lambda: assignment.generation, assignment.rejoin, due)
     lanes = Lanes(assignment, recovery, metrics, crash)
     tasks = HealingProducer(partial(connect.producer, settings.kafka, connect.RANK_TASKS), note_replaced(metrics, health))
-    remote = Remote(settings, tasks, metrics, SYSTEM) if settings.ranking == "remote" else None
-    recommend = Recommend(settings, pipeline, ownership.users, replies, metrics, registry, outputs=events, remote=remote)
+    remote = Remote(settings, tasks, metrics, SYSTEM)
+    used = remote if settings.ranking == "remote" else None
+    recommend = Recommend(settings, pipeline, ownership.users, replies, metrics, registry, outputs=events, remote=used)
     commits = Commits(settings, app, recommend, metrics, health)
     mirror = mirror_of(settings)
     mirroring = Mirroring(ownership.users, items, mirror, metrics, lambda: lanes.busy_chunks)
@@ -91,6 +93,8 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
     readiness, watchdog = Readiness(settings, ownership.users, broker, health), Watchdog(settings.stuck_s)
     looks: list[Callable[[], Awaitable[None]]] = [archiving.look, recovery.look, reading.look]
     looks += [CovisitTroubles(ownership, health).look, Misplaced(settings, metrics, health).look]
+    if used is not None:
+        looks.append(RankingAway(used, health).look)
     if registry is not None and (probe := connect.registry(settings)) is not None:
         looks.append(RegistryProbe(registry, probe, health).look)
     watch = Watch(settings, app, ownership, watchdog, metrics, crash, looks)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -106,9 +106,30 @@ async def filled(settings: Settings, learned: Learned) -> str:
     return name
 
 
+async def until(check: Callable[[], object], seconds: float = 90.0, going: asyncio.Task[None] | None = None) -> None:
+    """Wait until `check`, which may block, is true; fail if the task `going` ends before."""
+    async with asyncio.timeout(seconds):
+        while not await asyncio.to_thread(check):
+            assert going is None or not going.done()
+            await asyncio.sleep(0.1)
+
+
 def remotely(settings: Settings, **changes: Any) -> Settings:
     """The settings of a worker that ranks remotely."""
     return replace(settings, ranking="remote", session_timeout_s=6.0, **changes)
+
+
+def warnings_of(settings: Settings) -> dict[str, str]:
+    """Warnings of a worker's readiness."""
+    with urllib.request.urlopen(f"{settings.web}/readyz", timeout=10) as response:
+        return dict(json.load(response)["warnings"])
+
+
+def metrics_of(settings: Settings) -> list[str]:
+    """Lines of a worker's metrics about ranking elsewhere, and about what could not be sent."""
+    with urllib.request.urlopen(f"{settings.web}/metrics", timeout=10) as response:
+        lines = response.read().decode().splitlines()
+    return [line for line in lines if line.startswith(("riffle_rank", "riffle_sends_failed", "riffle_requests"))]
 
 
 def count(settings: Settings, name: str, **labels: str) -> float:

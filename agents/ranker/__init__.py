@@ -1,4 +1,4 @@
 """The ranking process: ranks candidates of requests for workers. It has no rows, no catalogue and no state.
 
-`records` is what it shares with workers, `collecting` forms batches, `answering` ranks and replies, `app` wires and runs.
+`collecting` forms batches, `answering` ranks and replies, `app` wires and runs.
 """

@@ -14,8 +14,8 @@ from aiokafka.errors import KafkaError
 
 from agents.metrics import Metrics
 from agents.ranker.collecting import Received
-from agents.ranker.records import ANSWERED, OF_VERSION, RANKED, REFUSED, TASK, VERSION, Ack, Envelope, encode_ack
 from agents.requests.clock import Clock
+from agents.requests.rank_records import ANSWERED, OF_VERSION, RANKED, REFUSED, TASK, VERSION, Ack, Envelope, encode_ack
 from agents.requests.replies import encoded_reply
 from models.pipeline.rank_task import Ranked, Ranks, RankTask, predicted, selected, slate_of
 from schemas.errors import BadEvent

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from agents.metrics import Metrics
-from agents.ranker.records import Envelope, decode_task, envelope_of
 from agents.requests.clock import Clock
+from agents.requests.rank_records import Envelope, decode_task, envelope_of
 from agents.requests.replies import Address
 from models.pipeline.rank_task import RankTask
 from schemas.errors import BadEvent

@@ -181,8 +181,10 @@ class Ranking:
 
     def _parts(self, alive: Sequence[Pending], effort: Effort) -> Iterator[tuple[bool, list[Pending]]]:
         """Yield the requests that may be handed over, and the others, with which of the two they are."""
-        expected_s = self.backlog.seconds()
-        takes = [self._remote is not None and self._remote.takes(pending, effort, expected_s) for pending in alive]
+        takes = [False] * len(alive)
+        if self._remote is not None:
+            expected_s = self.backlog.seconds()
+            takes = [self._remote.takes(pending, effort, expected_s) for pending in alive]
         for away in (True, False):
             yield away, [pending for pending, taken in zip(alive, takes, strict=True) if taken is away]
 

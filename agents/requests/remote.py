@@ -15,7 +15,10 @@ from typing import Any, Protocol
 
 from agents.breaker import Breaker
 from agents.metrics import Metrics
-from agents.ranker.records import (
+from agents.requests.clock import Clock
+from agents.requests.rank_acks import RankAcks
+from agents.requests.rank_pending import LEAST_S, Outstanding, Window
+from agents.requests.rank_records import (
     ANSWERED,
     MAX_CANDIDATES,
     OF_VERSION,
@@ -26,9 +29,6 @@ from agents.ranker.records import (
     decode_ack,
     encode_task,
 )
-from agents.requests.clock import Clock
-from agents.requests.rank_acks import RankAcks
-from agents.requests.rank_pending import LEAST_S, Outstanding, Window
 from agents.requests.replies import Address
 from models.pipeline.effort import Effort
 from models.pipeline.rank_task import RankTask, slate_of
@@ -123,6 +123,11 @@ class Remote:
             return False
         left_s = asked.deadline - self._clock.monotonic()
         return left_s >= LEAST_S and left_s - Window.of(left_s).local_s >= expected_s
+
+    @property
+    def away(self) -> int:
+        """Number of partitions on which no ranking process answers."""
+        return sum(breaker.away for breaker in self._breakers)
 
     def probes(self) -> bool:
         """Return whether a copy of a task should be sent as a probe now."""

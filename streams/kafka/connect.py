@@ -76,6 +76,7 @@ OUTPUTS: Profile = {
 RANK_TASKS: Profile = {
     **REPLIES,
     "compression_type": "zstd",
+    "max_batch_size": 1 << 20,  # a record has some 80 kB, and one batch is under way for each partition
     "max_request_size": MAX_REQUEST_BYTES,
     "request_timeout_ms": 2_000,  # no record is of use much later
 }
