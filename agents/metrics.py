@@ -108,7 +108,10 @@ class Metrics(Collector):
         self.events_missing = counter(
             "events_missing", "Records deleted from a source topic before they were applied.", "topic", "partition"
         )
-        self.erasures = counter("erasures", "Users erased.")
+        self.erasures, self.records_damaged = (
+            counter("erasures", "Users erased."),
+            counter("records_damaged", "Stored user records that could not be read, and were begun anew."),
+        )
         self.covisits = counter("covisits", "Co-visit records that could not be applied.", "outcome")
         self.neighbours_not_kept_waiting = counter(
             "neighbours_not_kept_waiting", "Items whose neighbours are published only when they next change."

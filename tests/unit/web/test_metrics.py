@@ -52,6 +52,7 @@ PUBLISHED = {
     "riffle_release_trained_until_ms": ("gauge", set()),
     "riffle_releases_total": ("counter", {"outcome", "code"}),
     "riffle_request_chunks_failed_total": ("counter", set()),
+    "riffle_records_damaged_total": ("counter", set()),
     "riffle_requests_forwarded_total": ("counter", set()),
     "riffle_requests_without_owner_total": ("counter", {"rows"}),
     "riffle_peers_failed_total": ("counter", {"reason"}),
