@@ -36,7 +36,7 @@ from agents.requests.rank_away import RankingAway
 from agents.requests.recommend import SYSTEM, Recommend
 from agents.requests.remote import Remote
 from agents.requests.routing import Elsewhere, Others, Routing, others
-from agents.service import View, WorkerService
+from agents.service import Owners, View, WorkerService
 from agents.tasks import Tasks
 from agents.topic_changes import TopicChanges
 from agents.web.address import reachable
@@ -111,7 +111,7 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
         Elsewhere(holders, peers, over_kafka.ask, Mirrored(mirror).find),
         metrics,
     )
-    service = WorkerService(settings, recommend, routing, over_kafka, events, metrics, seen)
+    service = WorkerService(settings, recommend, routing, over_kafka, events, metrics, seen, Owners(holders, peers))
     return Parts(
         settings=settings,
         crash=crash,

@@ -107,7 +107,7 @@ class FakeService:
         self._guard()
         return {**rules_to_json(self.serving_rules), "expired": 0, "refused": None}
 
-    async def preview_rules(self, rules: RuleSet, request: Request | None) -> Mapping[str, object]:
+    async def preview_rules(self, rules: RuleSet, request: Request | None, *, here: bool = False) -> Mapping[str, object]:
         self._guard()
         slate = None if request is None else (await self.recommend(request)).to_json()
         return {**rules_to_json(rules), "expired": 0, "serving": slate, "proposed": slate}

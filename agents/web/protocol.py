@@ -110,11 +110,13 @@ class Service(Protocol):
     def rules(self) -> Mapping[str, object]:
         """Return the serving rule set, with what each rule matches, and why the newest set is refused, if it is."""
 
-    async def preview_rules(self, rules: RuleSet, request: Request | None) -> Mapping[str, object]:
+    async def preview_rules(self, rules: RuleSet, request: Request | None, *, here: bool = False) -> Mapping[str, object]:
         """Return what each rule matches and, given a request, its slates with the serving and with these rules.
 
+        `here`: the owner of another user's partition is not asked.
+
         Raises:
-            NotReady: another worker has the user's partition, or it is being restored.
+            NotReady: the owner of the user's partition cannot be asked, or it is being restored there.
         """
 
     def stuck(self) -> Mapping[str, float]:

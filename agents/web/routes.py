@@ -13,7 +13,7 @@ from aiohttp import web
 
 from agents.web.body import MAX_BODY_BYTES, check_length, read_json
 from agents.web.error_replies import check_origin, json_response
-from agents.web.peers import PATH
+from agents.web.peers import PATH, PREVIEW_PATH
 from agents.web.protocol import Service, Token, Wanted
 from agents.web.query import (
     RECOMMEND,
@@ -286,11 +286,20 @@ def _rules(table: web.RouteTableDef, service: Service) -> None:
     @_route(table, "post", "/v1/rules/preview")
     async def preview(request: web.Request) -> web.Response:
         """Check `rules`, count what each matches and, given a `request`, answer it with the serving and with these rules."""
+        return await _preview(request, here=False)
+
+    @_route(table, "post", PREVIEW_PATH)
+    async def preview_here(request: web.Request) -> web.Response:
+        """Return a preview to another worker, only for users of a partition that is owned here; 503 `not_ready` for others."""
+        return await _preview(request, here=True)
+
+    async def _preview(request: web.Request, *, here: bool) -> web.Response:
         body = _object(await read_json(request))
         if unknown := [name for name in body if name not in {"rules", "request"}]:
             raise BadRequest("invalid_field", f"unknown field {shown(unknown[0])}; known: request, rules", unknown[0][:100])
         asked, found = body.get("request"), rules_from(body.get("rules"))
-        return json_response(dict(await service.preview_rules(found, None if asked is None else request_of(_object(asked)))))
+        wanted = None if asked is None else request_of(_object(asked))
+        return json_response(dict(await service.preview_rules(found, wanted, here=here)))
 
 
 def _operations(table: web.RouteTableDef, service: Service) -> None:

@@ -25,6 +25,7 @@ from schemas.settings import Settings
 from streams.embedded.patience import WHOLE, Patience
 
 __all__ = [
+    "PORT_S",
     "Daemon",
     "answer_of",
     "exit_status",

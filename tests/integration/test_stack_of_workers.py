@@ -117,6 +117,11 @@ async def test_a_home_grows_and_shrinks_and_keeps_what_users_did(own: Settings, 
     asked = json.loads(riffle("tables", "--json").stdout.splitlines()[-1])["tables"]
     assert {facts["worker"] for facts in asked} == {first["address"], second["address"]}
 
+    refused = riffle("worker")
+    assert refused.returncode == 1
+    assert "another worker runs on RIFFLE_HOME" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
     os.kill(second["pid"], signal.SIGKILL)
     assert wait_until(lambda: status_of(riffle)["restarts"]["worker-2"]["restarts"] == 1, SOON_S, 0.5)
     assert wait_until(lambda: shared(riffle, own, 2), SOON_S, 0.5), "the supervisor starts it again at its address"
