@@ -60,8 +60,8 @@ def _locked(settings: Settings) -> IO[str]:
         lock.close()
         which = f"process {other.pid() or 'unknown'}, {other.address() or 'address unknown'}"
         message = (
-            f"another worker runs on RIFFLE_HOME={settings.home} ({which}): for one more run `riffle up --workers 2`, or give it"
-            " a RIFFLE_HOME and a RIFFLE_WEB_PORT of its own; or wait until that one has ended"
+            f"another worker runs on RIFFLE_HOME={settings.home} ({which}): for one more run `riffle up --workers 2`, or give"
+            " it a RIFFLE_HOME and a RIFFLE_WEB_PORT of its own; or wait until that one has ended"
         )
         raise ConfigError("folder_in_use", message, "RIFFLE_HOME") from exc
     return lock
