@@ -86,6 +86,9 @@ async def start(parts: Parts) -> None:
     await parts.replies.start()
     await parts.events.start()
     await asyncio.to_thread(parts.shelves.find)
+    if parts.settings.ranking == "remote":
+        await parts.rank_tasks.start()
+        parts.tasks.start("acknowledgements", parts.remote.acks.run())
     await parts.reader.start(parts.crash)
     await parts.reader.wait()
     # before the worker is ready, so that it then serves the announced release, or reports why not
@@ -121,7 +124,7 @@ async def stop(parts: Parts) -> None:
     await parts.lanes.stop()
     await parts.assignment.stop()
     await parts.tasks.wait("flushing")  # a transaction must not be cancelled
-    await parts.tasks.cancel(but="ranking")
+    await parts.tasks.cancel(but=("ranking", "acknowledgements"))
     await parts.topic_changes.stop()
     await parts.mirror.stop()
     await parts.peers.stop()
@@ -132,6 +135,7 @@ async def stop(parts: Parts) -> None:
     await parts.reader.stop()
     await parts.replies.stop()
     await parts.events.stop()
+    await parts.rank_tasks.stop()
 
 
 async def _give_back_forever() -> None:

@@ -99,7 +99,7 @@ class Metrics(Collector):
     A counter's name omits the suffix `_total`. Update metrics once per chunk, batch or request, never per event.
     """
 
-    def __init__(self) -> None:  # noqa: PLR0915 - one for each metric
+    def __init__(self) -> None:
         self._all: list[MetricWrapperBase] = []
         counter, gauge, histogram = self._counter, self._gauge, self._histogram
 
@@ -108,7 +108,10 @@ class Metrics(Collector):
         self.events_missing = counter(
             "events_missing", "Records deleted from a source topic before they were applied.", "topic", "partition"
         )
-        self.erasures = counter("erasures", "Users erased.")
+        self.erasures, self.records_damaged = (
+            counter("erasures", "Users erased."),
+            counter("records_damaged", "Stored user records that could not be read, and were begun anew."),
+        )
         self.covisits = counter("covisits", "Co-visit records that could not be applied.", "outcome")
         self.neighbours_not_kept_waiting = counter(
             "neighbours_not_kept_waiting", "Items whose neighbours are published only when they next change."
@@ -168,16 +171,26 @@ class Metrics(Collector):
         )
         self.http_request_seconds = histogram("http_request_seconds", "Seconds that HTTP requests took.", "route")
 
-        # releases
-        self.releases = counter("releases", "Announced releases, by outcome.", "outcome", "code")
-        self.release_trained_until_ms = gauge("release_trained_until_ms", "Newest event time that the release was trained on.")
-        self.index_recall = gauge("index_recall", "Recall of the vector index against exact search.")
+        self._of_releases()
 
         # rules
         self.rule_sets = counter("rule_sets", "Rule sets read from their topic, by outcome.", "outcome", "code")
         self.rules_version = gauge("rules_version", "Version of the serving rule set, 0 without one.")
         self.rules = gauge("rules", "Serving rules, by state.", "state")
         self.rules_pins_skipped = gauge("rules_pins_skipped", "Pins skipped since the start, by reason.", "reason")
+
+    def _of_releases(self) -> None:
+        """Define the metrics of releases, and of ranking by processes of their own."""
+        counter, gauge, histogram = self._counter, self._gauge, self._histogram
+        self.releases = counter("releases", "Announced releases, by outcome.", "outcome", "code")
+        self.release_trained_until_ms = gauge("release_trained_until_ms", "Newest event time that the release was trained on.")
+        self.index_recall = gauge("index_recall", "Recall of the vector index against exact search.")
+        self.rank_tasks = counter("rank_tasks", "Tasks of this worker for ranking processes, by outcome.", "outcome", "code")
+        self.rank_seconds = histogram("rank_seconds", "Seconds from a task to its result.")
+        self.rank_partitions = gauge("rank_partitions", "Partitions of tasks, by whether ranking processes answer.", "state")
+        self.ranked = counter("ranked", "Tasks that a ranking process has read, by outcome.", "outcome", "code")
+        self.rank_batch_seconds = histogram("rank_batch_seconds", "Seconds that a ranking process takes for a batch of tasks.")
+        self.rank_provider = gauge("rank_provider", "Execution provider that runs the ranker, with value 1.", "provider")
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         made = prometheus_client.Counter(PREFIX + name, text, _names(labels), registry=None)

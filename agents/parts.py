@@ -22,6 +22,7 @@ from agents.partitions.recovery import Recovery
 from agents.requests.commits import Commits
 from agents.requests.over_kafka import OverKafka
 from agents.requests.recommend import Recommend
+from agents.requests.remote import Remote
 from agents.service import WorkerService
 from agents.tasks import Crash, Tasks
 from agents.topic_changes import TopicChanges
@@ -52,6 +53,9 @@ class Parts:
     topic_watch: TopicWatch
     replies: HealingProducer
     events: HealingProducer
+    remote: Remote
+    "Hands requests over to ranking processes; used only if `settings.ranking` is `remote`, as `rank_tasks` is."
+    rank_tasks: HealingProducer
     recommend: Recommend
     commits: Commits
     reader: BroadcastReader

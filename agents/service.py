@@ -18,8 +18,10 @@ from agents.partitions.users import UserPartition
 from agents.requests.over_kafka import OverKafka
 from agents.requests.preview import previewed
 from agents.requests.recommend import Recommend
-from agents.requests.routing import Routing
+from agents.requests.routing import Others, Routing
 from agents.summaries import summary
+from agents.web.peers import Peers
+from agents.web.protocol import Wanted, always
 from models.items.store import ItemStore
 from models.pipeline.clock import wall_ms
 from models.pipeline.pipeline import CandidatePipeline
@@ -33,7 +35,7 @@ from streams.kafka.healing_producer import HealingProducer, Outgoing
 from streams.kafka.writes import Writes
 from streams.mirror.contract import Mirror
 
-__all__ = ["Tables", "View", "WorkerService"]
+__all__ = ["Owners", "Tables", "View", "WorkerService"]
 
 
 class Tables(Protocol):
@@ -90,6 +92,15 @@ class View:
     rules: Rules
 
 
+@dataclass(frozen=True, slots=True)
+class Owners:
+    """The way to the owners of other partitions."""
+
+    others: Callable[[int], Others]
+    "Returns the other workers that hold a partition."
+    peers: Peers
+
+
 class WorkerService:
     """The worker behind `agents.web`: implements `agents.web.protocol.Service`."""
 
@@ -102,6 +113,7 @@ class WorkerService:
         producer: HealingProducer,
         metrics: Metrics,
         view: View,
+        owners: Owners | None = None,
     ) -> None:
         self._settings = settings
         self._recommend = recommend
@@ -110,6 +122,7 @@ class WorkerService:
         self._view = view
         self._routing = routing
         self._over_kafka = over_kafka
+        self._ask_owner = owners
         self._previewing = asyncio.Lock()
         "Held by the one preview that may be under way, because it passes the queue of requests by."
         self.metrics = metrics
@@ -126,13 +139,13 @@ class WorkerService:
             raise NotReady("not_ready", f"this user's partition {number} is being restored here: try again")
         return partition
 
-    async def recommend(self, request: Request, deadline_ms: int | None = None) -> Slate:
+    async def recommend(self, request: Request, deadline_ms: int | None = None, wanted: Wanted = always) -> Slate:
         """Return a slate from the best rows that can be reached in time; raises RiffleError, the terminal error."""
-        return await self._routing.recommend(request, *self._bounds(request, deadline_ms))
+        return await self._routing.recommend(request, *self._bounds(request, deadline_ms), wanted)
 
-    async def recommend_here(self, request: Request, deadline_ms: int | None = None) -> Slate:
+    async def recommend_here(self, request: Request, deadline_ms: int | None = None, wanted: Wanted = always) -> Slate:
         """Return a slate to another worker, only from rows that are held here; raises RiffleError, the terminal error."""
-        return await self._routing.recommend_here(request, *self._bounds(request, deadline_ms))
+        return await self._routing.recommend_here(request, *self._bounds(request, deadline_ms), wanted)
 
     def _bounds(self, request: Request, deadline_ms: int | None) -> tuple[int, float]:
         """Return the partition of a request's user, and the seconds that an answer may take."""
@@ -223,19 +236,25 @@ class WorkerService:
         book = self._view.pipeline.rules.current
         return {**_described(book or RuleBook(RuleSet(0), self._view.items)), "refused": refused and refused.to_json()}
 
-    async def preview_rules(self, rules: RuleSet, request: Request | None) -> dict[str, Any]:
+    async def preview_rules(self, rules: RuleSet, request: Request | None, *, here: bool = False) -> dict[str, Any]:
         """Return what each rule matches and, given a request, its slates with the serving and with these rules.
 
+        The owner of the user's partition answers, unless the answer must come from `here`.
+
         Raises:
-            NotReady: another worker has the user's partition, or it is being restored.
+            NotReady: the owner cannot be asked, or the user's partition is being restored.
         """
         book = await book_of(rules, self._view.items)
         if request is None:
             return {**_described(book), "serving": None, "proposed": None}
         partition = self._owned(request.user_id)
         if partition is None:
-            message = f"another worker has partition {self.partition_of(request.user_id)}, which holds this user: ask that one"
-            raise NotReady("not_ready", message)
+            number = self.partition_of(request.user_id)
+            owner = None if here or self._ask_owner is None else self._ask_owner.others(number).owner
+            if owner is None or self._ask_owner is None:
+                message = f"another worker has partition {number}, which holds this user, and cannot be asked from here"
+                raise NotReady("not_ready", message)
+            return await self._ask_owner.peers.preview(owner, rules_to_json(rules), request)
         if self._previewing.locked():
             raise NotReady("busy", "another preview is under way here: try again")
         async with self._previewing:

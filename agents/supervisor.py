@@ -1,4 +1,4 @@
-"""`python -m agents.supervisor PART…`: starts the parts of an instance on one machine, and restarts parts that end.
+"""`python -m agents.supervisor PART[=PORT]…`: starts the parts of an instance on one machine, and restarts parts that end.
 
 `riffle up` runs it as a separate process; a cluster has its own supervision. Parts outlive it: `riffle down` stops it before
 them, and the next supervisor takes over the running parts. Its findings are stored in `run/supervisor.json`.
@@ -19,39 +19,34 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
+from agents.processes import ENDING_S, in_order, parts_of, supervisor_daemon
 from schemas.errors import RiffleError
 from schemas.settings import Settings
-from streams.embedded.kafka import EmbeddedKafka
-from streams.embedded.process import SAFE_PATH, Daemon, exit_status, is_alive, python, riffle, wait_until
-from streams.embedded.redis import EmbeddedRedis
+from streams.embedded.process import is_alive, wait_until
 from streams.logs import log_to_stderr
 
 __all__ = [
     "MISCONFIGURED",
-    "PARTS",
+    "MODULE",
     "History",
     "Part",
     "Supervisor",
     "backoff_s",
-    "encoder_daemon",
+    "from_arguments",
     "histories",
-    "parts_of",
     "state_file",
-    "supervisor_daemon",
-    "worker_daemon",
+    "supervised",
+    "to_arguments",
 ]
 
 log = logging.getLogger(__name__)
 
-PARTS = ("kafka", "redis", "worker", "encoder")
-"Names of parts, in the order in which they start."
+MODULE = "agents.supervisor"
 FIRST_S, MOST_S = 1.0, 60.0
 "Seconds before the first restart, doubled with each further one, and their maximum."
 STEADY_S = 60.0
 "Seconds after which a running part counts as recovered: its next end is then the first again."
 LOOK_S, AFTER_ERROR_S = 0.25, 10.0
-ENDING_S = 5.0
-"Seconds to wait for the threads of an ended process."
 MISCONFIGURED = os.EX_CONFIG
 "Exit status of a part whose settings cannot work. It is retried after the longest wait, in case they were corrected."
 WORDS = 300
@@ -100,7 +95,7 @@ class Part(Protocol):
 
     @property
     def name(self) -> str:
-        """One of `PARTS`."""
+        """Its name: one of `KINDS`, with a number from the second worker on."""
 
     @property
     def needs(self) -> Sequence[str]:
@@ -233,69 +228,6 @@ def _children() -> set[int]:
         return set()
 
 
-@dataclass(frozen=True, slots=True)
-class _Process:
-    """A part that is one command. `start` does not wait until it is ready."""
-
-    name: str
-    daemon: Daemon
-    command: Sequence[str]
-    settings: Settings
-    address: str
-    needs: Sequence[str]
-
-    def pid(self) -> int | None:
-        return self.daemon.pid()
-
-    def start(self) -> int | None:
-        environment = {**os.environ, **self.settings.environment(secrets=True), **SAFE_PATH}
-        return self.daemon.start(self.command, environment, self.settings.home, self.address)
-
-    def exit_status(self) -> int | None:
-        return exit_status(self.daemon.last_pid(), ENDING_S)
-
-    def last_words(self) -> str:
-        return self.daemon.tail(1)
-
-
-@dataclass(frozen=True, slots=True)
-class _Server:
-    """An embedded server. `start` returns when it answers."""
-
-    name: str
-    server: EmbeddedKafka | EmbeddedRedis
-    needs: Sequence[str] = ()
-
-    def pid(self) -> int | None:
-        return self.server.daemon.pid()
-
-    def start(self) -> int | None:
-        self.server.start()
-        return self.pid()
-
-    def exit_status(self) -> int | None:
-        # a server that is not ready in time still runs
-        return None if self.pid() is not None else exit_status(self.server.daemon.last_pid(), ENDING_S)
-
-    def last_words(self) -> str:
-        return self.server.daemon.tail(1)
-
-
-def worker_daemon(settings: Settings) -> Daemon:
-    """The worker that `up` has started."""
-    return Daemon("the worker", settings.run_dir / "worker.pid", settings.logs_dir / "worker.log")
-
-
-def encoder_daemon(settings: Settings) -> Daemon:
-    """The encoder of new items that `up` has started."""
-    return Daemon("the encoder", settings.run_dir / "encoder.pid", settings.logs_dir / "encoder.log")
-
-
-def supervisor_daemon(settings: Settings) -> Daemon:
-    """The supervisor that `up` starts."""
-    return Daemon("the supervisor", settings.run_dir / "supervisor.pid", settings.logs_dir / "supervisor.log")
-
-
 def state_file(settings: Settings) -> Path:
     """Path of the supervisor's state file."""
     return settings.run_dir / "supervisor.json"
@@ -305,23 +237,31 @@ def histories(settings: Settings) -> dict[str, History]:
     """The supervisor's last histories, by the name of the part; empty without a supervisor, and after `riffle down`."""
     try:
         stored = json.loads(state_file(settings).read_text(encoding="utf-8"))
-        return {name: History.from_json(entry) for name, entry in stored.items() if name in PARTS}
+        return {name: History.from_json(stored[name]) for name in in_order(stored.keys())}
     except (OSError, ValueError, AttributeError):
         return {}
 
 
-def parts_of(settings: Settings, names: Sequence[str]) -> list[Part]:
-    """The parts with these names that run locally under the settings, in the order in which they start."""
-    kafka, redis = EmbeddedKafka(settings), EmbeddedRedis(settings)
-    worker, encoder = worker_daemon(settings), encoder_daemon(settings)
-    found: dict[str, Part] = {
-        "kafka": _Server("kafka", kafka),
-        "redis": _Server("redis", redis),
-        "worker": _Process("worker", worker, python("-m", "agents.worker"), settings, settings.web, ("kafka",)),
-        "encoder": _Process("encoder", encoder, riffle("encode"), settings, "", ("kafka",)),
-    }
-    here = {"kafka": settings.embedded_kafka, "redis": settings.embedded_redis}
-    return [part for name, part in found.items() if name in names and here.get(name, True)]
+def supervised(settings: Settings) -> dict[str, int]:
+    """Return the parts of this home's running supervisor, each with the port of its HTTP interface (0: see `parts_of`)."""
+    pid = supervisor_daemon(settings).pid()
+    try:
+        arguments = [] if pid is None else Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+    except (OSError, UnicodeDecodeError):
+        return {}
+    return from_arguments(arguments[arguments.index(MODULE) + 1 :]) if MODULE in arguments else {}
+
+
+def to_arguments(web_ports: Mapping[str, int]) -> list[str]:
+    """Return the arguments of a supervisor of these parts: `NAME`, or `NAME=PORT` for a port other than 0."""
+    return [f"{name}={web_ports[name]}" if web_ports[name] else name for name in in_order(web_ports)]
+
+
+def from_arguments(arguments: Sequence[str]) -> dict[str, int]:
+    """Return the parts and ports of `to_arguments`, in the order in which they start; other arguments are ignored."""
+    pairs = [argument.partition("=") for argument in arguments]
+    ports = {name: int(port or 0) for name, _, port in pairs if not port or (port.isascii() and port.isdigit())}
+    return {name: ports[name] for name in in_order(ports)}
 
 
 def _write(settings: Settings, found: Mapping[str, History]) -> None:
@@ -335,7 +275,8 @@ def main() -> None:
     """Supervise the parts in the arguments until SIGTERM or until another supervisor takes over. The parts keep running."""
     settings = Settings.from_env()
     log_to_stderr(settings.log_level)
-    supervisor = Supervisor(parts_of(settings, sys.argv[1:]), lambda found: _write(settings, found), histories(settings))
+    parts = parts_of(settings, from_arguments(sys.argv[1:]))
+    supervisor = Supervisor(parts, lambda found: _write(settings, found), histories(settings))
 
     def end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         raise SystemExit(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
 __all__ = ["Crash", "Tasks", "crash_on_error"]
@@ -43,9 +43,9 @@ class Tasks:
         if name in self._running:
             await asyncio.wait([self._running[name]], timeout=timeout_s)
 
-    async def cancel(self, *, but: str = "") -> None:
-        """Cancel all tasks but one, and wait until they have ended."""
-        ending = [self._running.pop(name) for name in list(self._running) if name != but]
+    async def cancel(self, *, but: Collection[str] = ()) -> None:
+        """Cancel all tasks but these, and wait until they have ended."""
+        ending = [self._running.pop(name) for name in list(self._running) if name not in but]
         for task in ending:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)

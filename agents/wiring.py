@@ -33,9 +33,11 @@ from agents.parts import Parts
 from agents.requests.commits import Commits
 from agents.requests.mirrored import Mirrored
 from agents.requests.over_kafka import OverKafka
-from agents.requests.recommend import Recommend
+from agents.requests.rank_away import RankingAway
+from agents.requests.recommend import SYSTEM, Recommend
+from agents.requests.remote import Remote
 from agents.requests.routing import Elsewhere, Others, Routing, others
-from agents.service import View, WorkerService
+from agents.service import Owners, View, WorkerService
 from agents.tasks import Tasks
 from agents.topic_changes import TopicChanges
 from agents.web.address import reachable
@@ -71,7 +73,10 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
     assignment = Assignment(settings, app, ownership, health, due, crash)
     recovery = Recovery(ownership, metrics, assignment.taking, lambda: assignment.generation, assignment.rejoin, due)
     lanes = Lanes(assignment, recovery, metrics, crash)
-    recommend = Recommend(settings, pipeline, ownership.users, replies, metrics, registry, outputs=events)
+    tasks = HealingProducer(partial(connect.producer, settings.kafka, connect.RANK_TASKS), note_replaced(metrics, health))
+    remote = Remote(settings, tasks, metrics, SYSTEM)
+    used = remote if settings.ranking == "remote" else None
+    recommend = Recommend(settings, pipeline, ownership.users, replies, metrics, registry, outputs=events, remote=used)
     commits = Commits(settings, app, recommend, metrics, health)
     mirror = mirror_of(settings)
     mirroring = Mirroring(ownership.users, items, mirror, metrics, lambda: lanes.busy_chunks)
@@ -90,6 +95,8 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
     readiness, watchdog = Readiness(settings, ownership.users, broker, health), Watchdog(settings.stuck_s)
     looks: list[Callable[[], Awaitable[None]]] = [archiving.look, recovery.look, reading.look]
     looks += [CovisitTroubles(ownership, health).look, Misplaced(settings, metrics, health).look]
+    if used is not None:
+        looks.append(RankingAway(used, health).look)
     if registry is not None and (probe := connect.registry(settings)) is not None:
         looks.append(RegistryProbe(registry, probe, health).look)
     watch = Watch(settings, app, ownership, watchdog, metrics, crash, looks)
@@ -106,7 +113,7 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
         Elsewhere(holders, peers, over_kafka.ask, Mirrored(mirror).find),
         metrics,
     )
-    service = WorkerService(settings, recommend, routing, over_kafka, events, metrics, seen)
+    service = WorkerService(settings, recommend, routing, over_kafka, events, metrics, seen, Owners(holders, peers))
     return Parts(
         settings=settings,
         crash=crash,
@@ -121,6 +128,8 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
         topic_watch=topic_watch,
         replies=replies,
         events=events,
+        remote=remote,
+        rank_tasks=tasks,
         recommend=recommend,
         commits=commits,
         reader=reader,

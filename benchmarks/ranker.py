@@ -18,7 +18,7 @@ import onnxruntime as ort
 import torch
 
 from models.features.compute import FEATURES
-from models.release.graphs import session_of
+from models.release.graphs import Provider, session_of
 from training.ranking.kinds import make_ranker
 from training.recipe import KINDS, RankerSettings
 from training.release.export import to_half, to_onnx
@@ -57,7 +57,7 @@ def main() -> None:
     found: list[dict[str, Any]] = []
     for kind in KINDS:
         for precision, graph in graphs(kind).items():
-            sessions = [(f"cpu, {n} threads", session_of(graph, n, gpu=False)) for n in options.threads]
+            sessions = [(f"cpu, {n} threads", session_of(graph, n, provider=Provider.CPU)) for n in options.threads]
             if on_gpu:
                 sessions.insert(0, ("gpu", session_of(graph, 1)))
                 if sessions[0][1].get_providers()[0] != "CUDAExecutionProvider":

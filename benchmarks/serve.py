@@ -12,6 +12,7 @@ latency counts from the time at which a request was due. The parts:
   freshness    from the send of an event to a slate that reflects it, beside 1,000 events a second
   overload     three times the saturation over Kafka for 10 s, deadlines of 250 ms, and the time until latency is as before
   burst        300 simultaneous requests with deadlines of 250 ms right after a worker's start, three times
+  remote       RIFFLE_RANKING=remote with one ranking process, and the same worker without it, by turns
   peers        FOLDER/echo.py: an echo of aiokafka (raw) and of stock Faust
 
 In `burst` and `overload` time runs from the broker's stamp of a request to its stamp of the answer; `late` counts answers of
@@ -28,12 +29,14 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common import await_ready, get, instance, peers, stack, worker
+from common import await_ready, get, instance, peers, port, stack, worker
 from serving.clients import Clients, clients
 from serving.events import events
+from serving.remote import remote
 from serving.sample import Sampler
 
 from agents.cli.release import promote, run_training
@@ -43,7 +46,7 @@ from schemas.settings import Settings
 from streams.embedded.process import wait_until
 from streams.kafka.produce import produce_events, produce_items
 
-PARTS = ("kafka", "http", "saturation", "rerank", "freshness", "overload", "burst", "peers")
+PARTS = ("kafka", "http", "saturation", "rerank", "freshness", "overload", "burst", "remote", "peers")
 BESIDE, EVENTS = 300, 1_000
 "Requests a second that are measured beside this many events a second."
 DEADLINE_MS = 250
@@ -188,6 +191,17 @@ def first_burst(settings: Settings, sample: Path, release: str) -> Figures:
             return client.measure("burst", number=300, deadline_ms=DEADLINE_MS)
 
 
+def remotely(settings: Settings, sample: Path, release: str, asked: argparse.Namespace) -> Figures:
+    """Remote ranking beside local."""
+    settings = replace(settings, ranking="remote", rank_port=port())
+    with worker(settings):
+        await_ready(settings)
+        await_served(settings, release)
+        with clients(settings, sample) as client:
+            client.measure("http", rate=100, seconds=3)  # to warm up
+            return remote(settings, client, asked.rates, asked.seconds, note)
+
+
 def measure(asked: argparse.Namespace) -> Figures:
     with stack() as running:
         settings = instance(running)
@@ -202,6 +216,8 @@ def measure(asked: argparse.Namespace) -> Figures:
                 mine = serving(settings, sample, client, asked)
         if "burst" in asked.only:
             mine["burst"] = [first_burst(settings, sample, name) for _ in range(STARTS)]
+        if "remote" in asked.only:
+            mine["remote"] = remotely(settings, sample, name, asked)
         figures: Figures = {"riffle": mine}
         if asked.peers and "peers" in asked.only:
             figures |= peers(asked.peers / "echo.py", settings)

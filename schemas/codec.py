@@ -28,6 +28,7 @@ __all__ = [
     "Framing",
     "Registry",
     "decode",
+    "decode_newer",
     "encode",
     "fingerprint",
     "framing_of",
@@ -299,7 +300,22 @@ def decode(name: str, value: bytes, headers: Headers = (), registry: Registry | 
     return _read(value, CONFLUENT.size, writer, load(name)), framing
 
 
-def _read(value: bytes, start: int, writer: Any, reader: Any) -> dict[str, Any]:
+def decode_newer(name: str, value: bytes) -> dict[str, Any]:
+    """Decode a record in single-object encoding of a later version of schema `name`, as the current version.
+
+    This requires that the later version only appends fields to the record: Avro writes fields in order, without names.
+
+    Raises:
+        BadEvent: `too_large`, `unknown_framing`, `truncated`.
+    """
+    if len(value) > MAX_VALUE_BYTES:
+        raise BadEvent("too_large", f"{len(value)} bytes, at most {MAX_VALUE_BYTES} are read")
+    if framing_of(value) is not Framing.SINGLE_OBJECT:
+        raise BadEvent("unknown_framing", "not Avro in single-object encoding (0xC3 0x01 first)")
+    return _read(value, 10, load(name), None, whole=False)
+
+
+def _read(value: bytes, start: int, writer: Any, reader: Any, *, whole: bool = True) -> dict[str, Any]:
     stream = io.BytesIO(value)
     stream.seek(start)
     try:
@@ -308,7 +324,7 @@ def _read(value: bytes, start: int, writer: Any, reader: Any) -> dict[str, Any]:
         raise BadEvent("unknown_schema", f"its schema is not one of {reader['name']}: {exc}"[:500]) from exc
     except Exception as exc:  # fastavro raises many exception types on bytes that do not match
         raise BadEvent("truncated", f"not a datum of the schema: {type(exc).__name__}: {exc}") from exc
-    if stream.tell() != len(value):
+    if whole and stream.tell() != len(value):
         raise BadEvent("trailing_bytes", f"{len(value) - stream.tell()} bytes left after the datum")
     if not isinstance(datum, dict):
         raise BadEvent("unknown_schema", "the writer's schema is not a record")

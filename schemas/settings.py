@@ -20,14 +20,18 @@ __all__ = ["Settings"]
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 LIMITS: Mapping[str, int] = {
-    **dict.fromkeys(("kafka_port", "controller_port", "redis_port", "web_port"), 65_535),
-    **dict.fromkeys(("commit_interval_s", "archive_interval_s", "stop_timeout_s", "drain_s"), 0),
+    **dict.fromkeys(("kafka_port", "controller_port", "redis_port", "web_port", "rank_port"), 65_535),
+    **dict.fromkeys(("commit_interval_s", "archive_interval_s", "stop_timeout_s", "drain_s", "start_timeout_s"), 0),
     **dict.fromkeys(("stuck_s", "session_timeout_s"), 0),
     **dict.fromkeys(("partitions", "replication", "standbys", "cache_users", "cache_mb", "block_cache_mb", "archive_rows"), 0),
     "shelf_items": 0,
     "deadline_ms": 60_000,
+    "rank_wait_ms": 1_000,
 }
-"Settings that must be positive (`standbys` may be 0), with the maximum of each; 0: no limit."
+"Settings that must be positive, or 0 if in `MAY_BE_ZERO`, with the maximum of each; 0: no limit."
+MAY_BE_ZERO = ("standbys", "rank_wait_ms")
+RANKINGS = ("local", "remote")
+PROVIDERS = ("auto", "cpu", "cuda", "tensorrt")
 URLS = ("redis_url", "registry_url", "archive", "bootstrap")
 "Settings that may hold a login; they are shown only masked."
 SECRETS = ("kafka_password",)
@@ -153,6 +157,9 @@ class Settings:
     "Schema registry. Empty: Avro single-object encoding, no registry."
     commit_interval_s: float = 0.5
     "Seconds between flushes of a partition's state (changelog, outputs and offsets in one transaction). Must be > 0."
+    start_timeout_s: float = 60.0
+    """Seconds without progress after which `riffle up` stops waiting for a part that is starting. Progress is a second of
+    processor time, or another reason why the part is not ready. `up` waits ten times as long at most."""
     stop_timeout_s: float = 25.0
     """Seconds within which a stopping worker must flush and release its partitions. After that it logs where it hangs and exits
     with status 1, and its events are read again. Keep it below terminationGracePeriodSeconds."""
@@ -165,6 +172,16 @@ class Settings:
     "Seconds without a heartbeat after which the group reassigns a worker's partitions."
     deadline_ms: int = 250
     "Deadline in milliseconds of requests that name none."
+    ranking: str = "local"
+    """Where candidates are ranked: `local`, in the worker; or `remote`, by the processes of `riffle worker --role ranking`, and
+    in the worker while these do not answer."""
+    rank_wait_ms: int = 2
+    "Milliseconds for which a ranking process waits for more requests to rank with the first one. 0: it does not wait."
+    rank_provider: str = "auto"
+    """What runs the ranker in a ranking process: `tensorrt`, `cuda`, `cpu`, or `auto`: CUDA if there is a GPU. Each falls back
+    to the next; the status page shows what is in use."""
+    rank_port: int = 6067
+    "Port of a ranking process's status page, on `web_host`."
     cache_users: int = 50_000
     "Maximum number of a table's rows in memory per partition, and of rows that wait to be flushed."
     cache_mb: int = 128
@@ -207,7 +224,7 @@ class Settings:
                 demand(value == value.strip(), field.name, "must not begin or end with a blank")
         for name, most in LIMITS.items():
             value = getattr(self, name)
-            least = 0 if name == "standbys" else 1
+            least = 0 if name in MAY_BE_ZERO else 1
             if isinstance(value, float):
                 bound = most or math.inf
                 within = f"be greater than 0 and at most {most} seconds" if most else "be greater than 0 seconds"
@@ -218,6 +235,9 @@ class Settings:
         demand(
             self.encoder in {"on", "off", "auto"}, "encoder", f"must be on, off or auto, is {shown_without_login(self.encoder)}"
         )
+        for name, known in (("ranking", RANKINGS), ("rank_provider", PROVIDERS)):
+            value = getattr(self, name)
+            demand(value in known, name, f"must be one of {', '.join(known)}, is {shown_without_login(value)}")
         level = self.log_level.isascii() and self.log_level.upper() in LEVELS
         demand(level, "log_level", f"must be one of {', '.join(LEVELS)}, is {shown_without_login(self.log_level)}")
         # messages do not repeat values that may hold a login

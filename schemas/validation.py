@@ -73,6 +73,8 @@ class Fields:
             self.fail(field, f"{field} is missing", "missing_field")
         if isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
+        if _is_beyond_64_bits(value):
+            self.fail(field, f"{field} is a number beyond 64 bits, of which digits are lost: send it as a string")
         if not isinstance(value, str):
             self.fail(field, f"{field} must be a string or a whole number, is {shown(value)}")
         try:
@@ -107,6 +109,8 @@ class Fields:
         value = self.source.get(field)
         if value is None:
             return None
+        if _is_beyond_64_bits(value):
+            self.fail(field, f"{field} must lie in {low}..{high}, is a number beyond 64 bits")
         if isinstance(value, bool) or not isinstance(value, int):
             self.fail(field, f"{field} must be a whole number, is {shown(value)}")
         if not low <= value <= high:
@@ -150,6 +154,8 @@ class Fields:
             return ()
         if not isinstance(value, Sequence) or isinstance(value, str | bytes) or len(value) > most:
             self.fail(field, f"{field} must be a list of at most {most} strings or whole numbers")
+        if any(map(_is_beyond_64_bits, value)):
+            self.fail(field, f"an entry of {field} is a number beyond 64 bits, of which digits are lost: send it as a string")
         found = tuple(str(entry) if isinstance(entry, int) and not isinstance(entry, bool) else entry for entry in value)
         if any(not isinstance(entry, str) or not 0 < len(entry) <= MAX_ENTRY_CHARS for entry in found):
             self.fail(field, f"every entry of {field} must be a string of 1 to {MAX_ENTRY_CHARS} characters, or a whole number")
@@ -172,6 +178,11 @@ class Fields:
         except UnicodeEncodeError:
             self.fail(field, f"an entry of {field} is not valid Unicode")
         return found
+
+
+def _is_beyond_64_bits(value: object) -> bool:
+    """Return whether a value is a whole number that JSON parsers read as a double because it has more than 64 bits."""
+    return isinstance(value, float) and abs(value) >= 2**63 and math.isfinite(value)
 
 
 def event_id_of(user_id: str, item_id: str, action: str, event_time: int) -> str:

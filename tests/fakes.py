@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TypeVar
 
 from agents.metrics import Metrics
-from agents.web.protocol import Service
+from agents.web.protocol import Service, Wanted, always
 from schemas.codec import schema_text
 from schemas.errors import BadItem, BadRequest
 from schemas.records import Interaction, Item, Request, Slate, SlateItem, UserPage, UserQuery
@@ -41,7 +41,7 @@ class FakeService:
         if self.failure is not None:
             raise self.failure
 
-    async def recommend(self, request: Request, deadline_ms: int | None = None) -> Slate:
+    async def recommend(self, request: Request, deadline_ms: int | None = None, wanted: Wanted = always) -> Slate:
         self._guard()
         self.requests.append((request, deadline_ms))
         hidden = {event.item_id for event in self.events if event.user_id == request.user_id} | set(request.exclude)
@@ -49,8 +49,8 @@ class FakeService:
         items = tuple(SlateItem(item_id, 1.0 / rank, ("popular",)) for rank, item_id in enumerate(chosen, 1))
         return Slate(request.request_id, request.user_id, items, "none", "default", timings_ms={"total": 1.0})
 
-    async def recommend_here(self, request: Request, deadline_ms: int | None = None) -> Slate:
-        return await self.recommend(request, deadline_ms)
+    async def recommend_here(self, request: Request, deadline_ms: int | None = None, wanted: Wanted = always) -> Slate:
+        return await self.recommend(request, deadline_ms, wanted)
 
     def similar(self, item_id: str, k: int) -> Sequence[SlateItem]:
         self._guard()
@@ -107,7 +107,7 @@ class FakeService:
         self._guard()
         return {**rules_to_json(self.serving_rules), "expired": 0, "refused": None}
 
-    async def preview_rules(self, rules: RuleSet, request: Request | None) -> Mapping[str, object]:
+    async def preview_rules(self, rules: RuleSet, request: Request | None, *, here: bool = False) -> Mapping[str, object]:
         self._guard()
         slate = None if request is None else (await self.recommend(request)).to_json()
         return {**rules_to_json(rules), "expired": 0, "serving": slate, "proposed": slate}

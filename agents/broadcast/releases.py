@@ -1,14 +1,17 @@
-"""Releases in a worker: follows announcements, verifies and tries a release in a thread, and swaps it between two batches."""
+"""Releases in a process: follows announcements, verifies and tries a release in a thread, and swaps it between two batches."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 from agents.broadcast.shelves import Shelves
 from agents.metrics import Metrics
 from models.items.store import ItemStore
+from models.pipeline.batch import Model
 from models.pipeline.slot import ModelSlot
 from models.release.release import NAME
 from models.release.serving import ServingModel, prepare
@@ -18,24 +21,45 @@ from streams.kafka.announce import CHAMPION, Announcement, decode_announcement
 from streams.kafka.chunks import Chunk
 from streams.release_store import fetch_release
 
-__all__ = ["Releases"]
+__all__ = ["Announced", "Releases"]
 
 log = logging.getLogger(__name__)
 
 RETRY_S = 30.0
 
 
-class Releases:
-    """Keeps the slot at the announced champion. If a release is refused, the old one keeps serving."""
+class Loaded(Protocol):
+    """A release that may serve."""
 
-    def __init__(
-        self, settings: Settings, slot: ModelSlot, items: ItemStore, metrics: Metrics, shelves: Shelves | None = None
-    ) -> None:
+    @property
+    def name(self) -> str:
+        """Name of the release."""
+
+
+T = TypeVar("T", bound=Loaded)
+T_contra = TypeVar("T_contra", contravariant=True)
+
+
+class Slot(Protocol[T_contra]):
+    """The place of the serving release, as `models.pipeline.slot.ModelSlot`."""
+
+    refused: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        """Name of the serving release, `none` without one."""
+
+    def swap(self, model: T_contra | None) -> None:
+        """Serve a release from now on; None: no release."""
+
+
+class Announced(ABC, Generic[T]):
+    """Keeps a slot at the announced champion. If a release is refused, the old one keeps serving."""
+
+    def __init__(self, settings: Settings, slot: Slot[T], metrics: Metrics) -> None:
         self._settings = settings
         self._slot = slot
-        self._items = items
         self._metrics = metrics
-        self._shelves = shelves
         self._wanted: Announcement | None = None
         self._changed = asyncio.Event()
 
@@ -70,12 +94,7 @@ class Releases:
             return
         self._slot.refused.pop(wanted.release, None)
         try:
-            model = await self._prepared(wanted)
-            while not model.synced(self._items):
-                model.sync(self._items)
-                await asyncio.sleep(0)
-            if not model.rows.indexed:
-                (await asyncio.to_thread(model.rows.index_content, self._items.held or None))()
+            model = await self._load(wanted)
         except ReleaseRejected as exc:
             self._slot.refused[wanted.release] = exc.message
             self._metrics.releases.add(outcome="refused", code=exc.code)
@@ -91,6 +110,41 @@ class Releases:
         self._slot.swap(model)
         self._note("served", model.name)
 
+    @abstractmethod
+    async def _load(self, wanted: Announcement) -> T:
+        """Fetch, verify and try a release, and make it ready to serve; raises ReleaseRejected if it must not serve."""
+
+    def _fetch(self, wanted: Announcement) -> Path:
+        """Return the folder of a release, which is fetched if it is not there."""
+        if not NAME.fullmatch(wanted.release):
+            raise ReleaseRejected("bad_name", f"{wanted.release[:80]!r} is not a release name")
+        return fetch_release(self._settings.releases_dir, wanted)
+
+    def _note(self, outcome: str, name: str) -> None:
+        self._slot.refused.pop(name, None)
+        self._metrics.releases.add(outcome=outcome)
+        log.info("release %s serves", name)
+
+
+class Releases(Announced[Model]):
+    """The releases of a worker, whose vectors follow its catalogue."""
+
+    def __init__(
+        self, settings: Settings, slot: ModelSlot, items: ItemStore, metrics: Metrics, shelves: Shelves | None = None
+    ) -> None:
+        super().__init__(settings, slot, metrics)
+        self._items = items
+        self._shelves = shelves
+
+    async def _load(self, wanted: Announcement) -> Model:
+        model = await self._prepared(wanted)
+        while not model.synced(self._items):
+            model.sync(self._items)
+            await asyncio.sleep(0)
+        if not model.rows.indexed:
+            (await asyncio.to_thread(model.rows.index_content, self._items.held or None))()
+        return model
+
     async def _prepared(self, wanted: Announcement) -> ServingModel:
         """Prepare a release in a thread, with what it knows of the store's shelf if that was written and can be used."""
         held = self._shelves.held(wanted.release) if self._shelves is not None else None
@@ -102,12 +156,5 @@ class Releases:
         return await asyncio.to_thread(self._prepare, wanted)
 
     def _prepare(self, wanted: Announcement, held: tuple[Path, int] | None = None) -> ServingModel:
-        if not NAME.fullmatch(wanted.release):
-            raise ReleaseRejected("bad_name", f"{wanted.release[:80]!r} is not a release name")
-        folder = fetch_release(self._settings.releases_dir, wanted)
+        folder = self._fetch(wanted)
         return prepare(folder, wanted.manifest_sha256) if held is None else prepare(folder, wanted.manifest_sha256, held)
-
-    def _note(self, outcome: str, name: str) -> None:
-        self._slot.refused.pop(name, None)
-        self._metrics.releases.add(outcome=outcome)
-        log.info("release %s serves", name)

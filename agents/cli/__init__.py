@@ -26,9 +26,9 @@ NOT_WRITTEN = {errno.ENOSPC, errno.EBADF, errno.EIO, errno.EFBIG, errno.EDQUOT}
 READER_GONE = 141
 "Exit status of a command whose reader has closed the pipe, the same as after SIGPIPE."
 COMMANDS = {
-    "up": ("agents.cli.operate", "up", "Start the embedded Kafka and Redis and one worker."),
+    "up": ("agents.cli.operate", "up", "Start the embedded Kafka and Redis, and one worker or several."),
     "down": ("agents.cli.operate", "down", "Stop what `up` started."),
-    "status": ("agents.cli.operate", "status", "Print addresses, readiness and process ids."),
+    "status": ("agents.cli.operate", "status", "Print addresses, readiness, and each process with its partitions."),
     "doctor": ("agents.cli.doctor", "doctor", "Check for problems and print how to fix them."),
     "worker": ("agents.cli.operate", "worker", "Run one worker in the foreground."),
     "topics": ("agents.cli.topics", "topics", "List the topics, create what is missing, or copy them to more partitions."),

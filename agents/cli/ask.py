@@ -12,8 +12,8 @@ import click
 from rich.console import Console
 
 from agents.cli import asking
-from agents.cli.operate import web_of
 from agents.cli.screen import plain_console, print_table
+from agents.cli.states import web_of
 from schemas.click_types import Whole
 from schemas.errors import NotReady
 from schemas.parsing import whole_number

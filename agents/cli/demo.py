@@ -19,10 +19,12 @@ from rich.console import Console
 
 from agents.cli import asking
 from agents.cli.ask import print_slate, request_slate, title_of
-from agents.cli.operate import readiness, start_stack, worker_daemon
 from agents.cli.release import await_served, current_champion, print_training, promote, try_training
 from agents.cli.screen import plain_console
+from agents.cli.starting import start_stack
+from agents.cli.states import readiness
 from agents.cli.waiting import advance, step, with_progress
+from agents.processes import worker_daemon
 from models.archive.files import next_offsets
 from models.archive.target import open_target
 from models.dataset.builtin import ITEMS, build_builtin

@@ -8,16 +8,19 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 from aiokafka.errors import KafkaError
 
 from agents.cli.asking import ask
-from agents.cli.operate import facts_of, kafka_answers, other_settings, readiness, restarts_of, told_of
 from agents.cli.screen import words
-from agents.supervisor import histories, supervisor_daemon, worker_daemon
+from agents.cli.states import kafka_answers, members_of, other_settings, processes_of, restarts_of, told_of
+from agents.processes import WORKER, daemon_of, left_over, number_of, supervisor_daemon
+from agents.supervisor import histories
 from schemas.errors import ConfigError, RiffleError
 from schemas.masking import masked, masked_url
 from schemas.settings import Settings
@@ -63,7 +66,7 @@ def doctor(as_json: bool) -> None:
     settings = Settings.from_env()
     settings.make_home()
     checks = [*_machine(settings), *_variables(), *_kafka(settings), *_mirror(settings), *_registry(settings)]
-    checks += [*_worker(settings), _topics(settings)]
+    checks += [*_workers(settings), _topics(settings)]
     checks += _supervisor(settings)
     if as_json:
         click.echo(json.dumps([check.to_json() for check in checks]))
@@ -135,18 +138,34 @@ def _mirror(settings: Settings) -> list[_Check]:
     return [_Check(name, ok=True)]
 
 
-def _worker(settings: Settings) -> list[_Check]:
-    ready = readiness(settings)
-    reasons = "; ".join(f"{name}: {words(reason)}" for name, reason in ready.get("reasons", {}).items())
-    advice = f"{reasons}; run `riffle up`; log: {worker_daemon(settings).log_file}"
-    found = [_Check(f"the worker at {facts_of(settings)['web']} is ready", bool(ready["ready"]), advice)]
-    if others := other_settings(settings):
+def _workers(settings: Settings) -> list[_Check]:
+    members = members_of(settings)
+    found: list[_Check] = []
+    for facts in processes_of(settings):
+        if facts["name"] in members:
+            found += _worker(settings, facts)
+    if others := sorted({name for own in members.values() for name in other_settings(own)}):
         found.append(_Check("settings", ok=True, warning=told_of(others)))
-    for name, reason in (ready.get("refused") or {}).items():
-        advice = f"the worker refused it: {reason}; `riffle release rollback`, or train again"
+    for name, home in left_over(settings, members).items():
+        advice = (
+            f"it does not run, and {home} is kept: `riffle up --workers {number_of(name)}` runs it again; the other workers"
+            " have its partitions, and the changelogs all rows, so that the folder may be removed"
+        )
+        found.append(_Check(f"data of {daemon_of(settings, name).name}", ok=True, warning=advice))
+    return found
+
+
+def _worker(settings: Settings, facts: Mapping[str, Any]) -> list[_Check]:
+    """Check one worker or ranking process by its entry of `processes_of`."""
+    daemon = daemon_of(settings, facts["name"])
+    reasons = "; ".join(f"{name}: {words(reason)}" for name, reason in facts["reasons"].items())
+    advice = f"{reasons}; run `riffle up`; log: {daemon.log_file}"
+    found = [_Check(f"{daemon.name} at {facts['address']} is ready", facts["ready"], advice)]
+    for name, reason in facts["refused"].items():
+        advice = f"{daemon.name} refused it: {reason}; `riffle release rollback`, or train again"
         found.append(_Check(f"release {name}", ok=False, advice=advice))
-    for name, text in (ready.get("warnings") or {}).items():
-        found.append(_Check(name, ok=False, advice=str(text)))
+    of = "" if facts["name"] == WORKER.kind else f"{facts['name']}: "
+    found += [_Check(f"{of}{name}", ok=False, advice=str(text)) for name, text in facts["warnings"].items()]
     return found
 
 

@@ -15,10 +15,10 @@ from typing import Any, NoReturn
 import click
 
 from agents.cli import asking
-from agents.cli.operate import web_of
 from agents.cli.screen import plain_console
-from agents.cli.slate_files import SUFFIXES, slate_file
+from agents.cli.slate_files import SUFFIXES, check_writable, slate_file
 from agents.cli.slate_lists import Failed, SlateLists, all_users
+from agents.cli.states import web_of
 from agents.cli.waiting import INTERRUPTED, step, with_progress
 from models.dataset.bad_rows import Report, place
 from models.dataset.row_parsing import OPEN_QUOTE
@@ -178,9 +178,13 @@ def recommend(
     Example: riffle recommend --users all -k 20 --out slates.parquet
     """
     if out.suffix not in SUFFIXES:
+        if out.is_dir():
+            message = f"{out} is a folder: name a file in it, such as {out / 'slates.parquet'}"
+            raise click.BadParameter(message, param_hint="--out")
         raise click.BadParameter(f"must end with {' or '.join(SUFFIXES)}", param_hint="--out")
     if not out.parent.is_dir():
         raise click.BadParameter(f"there is no folder {out.parent}", param_hint="--out")
+    check_writable(out)
     settings = Settings.from_env()
     run = _Run(out)
     try:

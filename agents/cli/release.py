@@ -20,8 +20,8 @@ from aiokafka.errors import KafkaError
 from click.core import ParameterSource
 from rich.console import Console
 
-from agents.cli.operate import readiness
 from agents.cli.screen import plain_console, print_table
+from agents.cli.states import readiness
 from agents.cli.waiting import step
 from models.release.release import NAME, Manifest, Release, list_releases, manifest_sha256, read_manifest
 from models.release.source import take

@@ -14,8 +14,8 @@ import click
 from rich.console import Console
 
 from agents.cli.asking import ask
-from agents.cli.operate import web_of
 from agents.cli.screen import plain_console, print_table
+from agents.cli.states import web_of
 from schemas.click_types import Whole
 from schemas.errors import BadInput, BadRules, NotReady
 from schemas.rules import RuleSet, decode_rules, rule_to_json, rules_to_json

@@ -12,9 +12,9 @@ from typing import Any
 import orjson
 import polars as pl
 
-from schemas.errors import NotReady
+from schemas.errors import ConfigError, NotReady
 
-__all__ = ["COLUMNS", "SUFFIXES", "slate_file"]
+__all__ = ["COLUMNS", "SUFFIXES", "check_writable", "slate_file"]
 
 SUFFIXES = (".parquet", ".jsonl")
 COLUMNS: dict[str, Any] = {
@@ -34,6 +34,22 @@ ROWS_IN_MEMORY = 200_000
 
 Add = Callable[[Iterable[dict[str, Any]]], None]
 "Writes slates, as JSON values."
+
+
+def check_writable(path: Path) -> None:
+    """Check that `slate_file` can create or replace `path`, by creating and removing a folder beside it.
+
+    Raises:
+        ConfigError: it cannot; the message names the reason.
+    """
+    if path.is_dir():
+        raise ConfigError(
+            "not_writable", f"{path} is a folder: name a file in it, such as {path / f'slates{path.suffix}'}", "out"
+        )
+    try:
+        Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)).rmdir()
+    except OSError as exc:
+        raise ConfigError("not_writable", f"no file can be created in {path.parent}: {exc.strerror}", "out") from exc
 
 
 @contextmanager

@@ -11,8 +11,8 @@ import click
 from aiokafka import TopicPartition
 
 from agents.cli import asking
-from agents.cli.operate import web_of
 from agents.cli.screen import plain_console, print_table
+from agents.cli.states import answering_webs
 from agents.partitions.ownership import TABLES
 from schemas.errors import NotReady
 from schemas.masking import masked_url
@@ -84,7 +84,7 @@ def _verdict(facts: dict[str, Any], changelog: tuple[int, Digest] | None) -> str
 @click.option(
     "--verify", is_flag=True, help="Compare a hash over each partition's rows with its changelog; reads both in full."
 )
-@click.option("--worker", "urls", multiple=True, metavar="URL", help="Query these workers; default: the one of this instance.")
+@click.option("--worker", "urls", multiple=True, metavar="URL", help="Query these workers; default: those of this instance.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
 def tables(verify: bool, urls: tuple[str, ...], as_json: bool) -> None:
     """Show the table partitions that workers own, and those that they hold as standbys.
@@ -95,7 +95,7 @@ def tables(verify: bool, urls: tuple[str, ...], as_json: bool) -> None:
     Example: riffle tables --verify --worker http://127.0.0.1:6066 --worker http://127.0.0.1:6067
     """
     settings = Settings.from_env()
-    asked = urls or (web_of(settings),)
+    asked = urls or answering_webs(settings)
     found = [{"worker": masked_url(url), **facts} for url in asked for facts in _asked(url, digests=verify)]
     if verify:
         changelogs = asyncio.run(changelog_digests(settings))

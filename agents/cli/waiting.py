@@ -56,11 +56,19 @@ def with_progress(what: str, total: int, work: Callable[[Callable[[int], None]],
 
 
 @contextmanager
-def step(console: Console, what: str) -> Iterator[None]:
-    """Show the name of the current step while it runs."""
+def step(console: Console, what: str, clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[str], None]]:
+    """Show the name of the current step while it runs; creates a function that shows details of a step that takes long."""
+    last = clock()
+
+    def is_due() -> bool:
+        nonlocal last
+        due = clock() - last >= EVERY_S
+        last = clock() if due else last
+        return due
+
     if console.is_terminal:
-        with console.status(what):
-            yield
+        with console.status(what) as shown:
+            yield lambda detail: shown.update(f"{what}: {detail}") if is_due() else None
     else:
         console.print(f"{what} …", highlight=False)
-        yield
+        yield lambda detail: console.print(f"{what}: {detail}", highlight=False) if is_due() else None

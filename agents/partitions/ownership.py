@@ -16,21 +16,55 @@ from agents.partitions.users import ITEM, UserPartition
 from models.items.store import ItemStore
 from models.state.rows import ItemStatRow
 from schemas.codec import Registry
-from schemas.errors import ConfigError, StoreCorrupt
+from schemas.errors import ConfigError, NotReady, StoreCorrupt
 from schemas.settings import Settings
-from streams.embedded.process import serving
+from streams.embedded.process import PORT_S, answer_of, serving, wait_until
 from streams.kafka import connect
 from streams.kafka.assignor import ON_DISK, OWNER, STANDBY
 from streams.state.rocks import PartitionStore, block_cache
 from streams.state.standby import Standby, Times
 
-__all__ = ["TABLES", "Ownership"]
+__all__ = ["TABLES", "Ownership", "require_free"]
 
 log = logging.getLogger(__name__)
 
 TABLES = {"users": ("interactions", "users-changelog"), "covisits": ("covisits", "covisits-changelog")}
 "Source topic and changelog of each table, by short name."
 Partition = UserPartition | CovisitPartition
+
+
+def require_free(settings: Settings) -> None:
+    """Check that a worker with these settings could start here, so that a mistake is one sentence and no stack trace.
+
+    Raises:
+        NotReady: another worker has locked the home, or a server listens on the HTTP port.
+    """
+    try:
+        _locked(settings).close()
+    except ConfigError as exc:
+        raise NotReady(exc.code, exc.message) from exc
+    host = "127.0.0.1" if settings.web_host in {"0.0.0.0", "::"} else settings.web_host  # noqa: S104 - not bound here
+    if not wait_until(lambda: answer_of(settings.web_port, b"", 0, host) is None, PORT_S):
+        message = f"port {settings.web_port} is in use by another program, or another worker: set RIFFLE_WEB_PORT to a free one"
+        raise NotReady("port_in_use", message)
+
+
+def _locked(settings: Settings) -> IO[str]:
+    """Lock the folder of the tables, until the result is closed."""
+    folder, other = settings.data_dir / "tables", serving(settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / ".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        lock.close()
+        which = f"process {other.pid() or 'unknown'}, {other.address() or 'address unknown'}"
+        message = (
+            f"another worker runs on RIFFLE_HOME={settings.home} ({which}): for one more run `riffle up --workers 2`, or give"
+            " it a RIFFLE_HOME and a RIFFLE_WEB_PORT of its own; or wait until that one has ended"
+        )
+        raise ConfigError("folder_in_use", message, "RIFFLE_HOME") from exc
+    return lock
 
 
 class Ownership:
@@ -70,14 +104,7 @@ class Ownership:
         Raises:
             ConfigError: another worker has locked it.
         """
-        folder = self._settings.data_dir / "tables"
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (folder / ".lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            message = f"another worker runs on {folder}: give each its own RIFFLE_HOME, or wait until that one has ended"
-            raise ConfigError("folder_in_use", message, "RIFFLE_HOME") from exc
+        self._lock = _locked(self._settings)
         serving(self._settings).record(os.getpid(), self._settings.web)
 
     def parts(self) -> list[Partition]:

@@ -186,6 +186,9 @@ class UserPartition:
 
     async def _apply_interactions(self, events: EventColumns) -> None:
         changed = await aside(len(events), self._change, events, self._users.items_of(events))
+        if changed.damaged:
+            self._metrics.records_damaged.add(len(changed.damaged))
+            log.error("%d users' records in users-%d cannot be read: they begin anew", len(changed.damaged), self.partition)
         applied = self._users.enter(changed)
         accepted = int(applied.accepted.sum())
         self._items.stream_time_ms = max(self._items.stream_time_ms, int(events.event_time.max()))

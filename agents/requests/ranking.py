@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from agents.metrics import Metrics
@@ -15,6 +16,9 @@ from agents.partitions.copies import Found
 from agents.partitions.users import UserPartition
 from agents.requests.backlog import Backlog, Batch
 from agents.requests.clock import Clock
+from agents.requests.remote import Handed, Remote
+from agents.requests.replies import Address
+from agents.web.protocol import Wanted, always
 from models.pipeline.driving import Aside, run_aside
 from models.pipeline.effort import Effort
 from models.pipeline.pipeline import CandidatePipeline
@@ -34,6 +38,10 @@ AT_ONCE = 2
 "Number of batches under way: the event loop prepares one while the graphs of the other run in a thread."
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(slots=True)
 class Pending:
     """A request to be answered through `reply`, which is called once."""
@@ -51,6 +59,20 @@ class Pending:
     "Whether it came over this worker's own HTTP interface."
     found: Found | None = None
     "The user's record, if it does not come from the ready owner of the partition."
+    wanted: Wanted = always
+    "Whether someone still waits for the answer. A slate that nobody receives was not shown."
+    address: Address | None = None
+    "Destination of the answer to a request over Kafka."
+    answered: Callable[[], None] = _nothing
+    "Called instead of `reply` if the client has the answer of a ranking process."
+    local: bool = False
+    "Whether it must be ranked here, because no ranking process did."
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What the slate lacks because of the rows that it comes from."""
+        degraded = (self.found.degraded,) if self.found else ()
+        return (*degraded, "stale") if self.stale else degraded
 
 
 class Ranking:
@@ -64,8 +86,11 @@ class Ranking:
         clock: Clock,
         shown: Callable[[Slate], None],
         aside: Aside | None = None,
+        remote: Remote | None = None,
     ) -> None:
-        """`aside` runs the graphs; by default in one thread of their own, because more would only share the cores."""
+        """`aside` runs the graphs; by default in one thread of their own, because more would only share the cores. `remote`:
+        ranks requests elsewhere as long as it can."""
+        self._remote = remote
         self._pipeline = pipeline
         self._partitions = partitions
         self._metrics = metrics
@@ -129,15 +154,16 @@ class Ranking:
                 self._thread.shutdown(wait=False)
 
     def _rest(self) -> None:
-        if self.backlog.idle:
+        if self.backlog.idle and (self._remote is None or not self._remote.requests):
             self._idle.set()
 
     async def _answer(self, batch: Batch[Pending]) -> None:
         """Answer each request of a batch exactly once, with a slate or an error."""
         try:
             alive = self._alive(batch.entries)
-            if alive:
-                await self._slates(alive, batch.effort)
+            for away, part in self._parts(alive, batch.effort):
+                if part:
+                    await self._slates(part, batch.effort, away=away)
         finally:
             self.backlog.done(batch)
             self._rest()
@@ -153,17 +179,27 @@ class Ranking:
                 alive.append(pending)
         return alive
 
-    async def _slates(self, alive: Sequence[Pending], effort: Effort) -> None:
+    def _parts(self, alive: Sequence[Pending], effort: Effort) -> Iterator[tuple[bool, list[Pending]]]:
+        """Yield the requests that may be handed over, and the others, with which of the two they are."""
+        takes = [False] * len(alive)
+        if self._remote is not None:
+            expected_s = self.backlog.seconds()
+            takes = [self._remote.takes(pending, effort, expected_s) for pending in alive]
+        for away in (True, False):
+            yield away, [pending for pending, taken in zip(alive, takes, strict=True) if taken is away]
+
+    async def _slates(self, alive: Sequence[Pending], effort: Effort, *, away: bool) -> None:
         answered = 0
         try:
             alive, users, as_of = self._read(alive)
-            for pending, slate in zip(alive, await self._run(alive, users, as_of, effort), strict=True):
-                degraded = (*slate.degraded, pending.found.degraded) if pending.found else slate.degraded
-                degraded = (*degraded, "stale") if pending.stale else degraded
-                final = replace(slate, degraded=degraded)
+            for pending, slate in zip(alive, await self._run(alive, users, as_of, effort, away=away), strict=True):
                 answered += 1
+                if slate is None:
+                    continue  # it was handed over, and is settled by `_settled`
+                final = replace(slate, degraded=(*slate.degraded, *pending.marks))
+                received = pending.wanted()
                 self._finish(pending, final)
-                self._shown(final)
+                self._show(final, received=received)
         except BaseException as exc:
             if isinstance(exc, Exception):
                 log.exception("the pipeline failed for %d requests", len(alive))
@@ -196,8 +232,10 @@ class Ranking:
                 kept.append((row, reflected))
         return sound, Users.read([row for row, _ in kept]), [reflected for _, reflected in kept]
 
-    async def _run(self, alive: Sequence[Pending], users: Users, as_of: Sequence[AsOf | None], effort: Effort) -> list[Slate]:
-        """Run the pipeline: its steps here, and the graphs aside."""
+    async def _run(
+        self, alive: Sequence[Pending], users: Users, as_of: Sequence[AsOf | None], effort: Effort, *, away: bool
+    ) -> Sequence[Slate | None]:
+        """Run the pipeline: its steps here, and the graphs aside, or the ranker elsewhere. Returns None for what is there."""
         if not alive:
             return []
 
@@ -205,7 +243,35 @@ class Ranking:
             # for a request alone, the way to the thread and back takes longer than it saves
             return work() if len(alive) == 1 and self.backlog.alone else await self._aside(work)
 
-        return await run_aside(self._pipeline.steps([pending.request for pending in alive], users, as_of, effort), aside)
+        requests = [pending.request for pending in alive]
+        if self._remote is None:
+            return await run_aside(self._pipeline.steps(requests, users, as_of, effort), aside)
+        prepared = await run_aside(self._pipeline.prepare(requests, users, as_of, effort), aside)
+        tasks = self._pipeline.handed_over(prepared) if away or self._remote.probes() else None
+        if tasks is not None and prepared.queries.model is not None:
+            heads = prepared.queries.model.heads
+            if away:
+                handed = zip(alive, tasks, strict=True)
+                self._remote.send([Handed(p, task, partial(self._settled, p)) for p, task in handed], heads)
+                return [None] * len(alive)
+            self._remote.probe(alive[0], tasks[0], heads)
+        return await run_aside(self._pipeline.complete(prepared), aside)
+
+    def _settled(self, pending: Pending, slate: Slate | None, sent: bool) -> None:
+        """End a request that was handed over. `sent`: the client has the slate. Without a slate, rank it here."""
+        if slate is None:
+            pending.local = True
+            self.submit(pending)
+        else:
+            received = pending.wanted()
+            if sent:
+                self._count(pending, slate)
+                pending.answered()
+            else:
+                slate = self._pipeline.without_withdrawn(slate)
+                self._finish(pending, slate)
+            self._show(slate, received=received)
+        self._rest()
 
     def _rows(self, alive: Sequence[Pending]) -> tuple[list[bytes | None], list[AsOf | None]]:
         """Return the users' records, looked up with one call for each partition, and what they reflect."""
@@ -224,13 +290,22 @@ class Ranking:
                 rows[place], as_of[place] = row, partition.as_of
         return rows, as_of
 
-    def _finish(self, pending: Pending, answer: Slate | RiffleError) -> None:
+    def _show(self, slate: Slate, *, received: bool) -> None:
+        if received:
+            self._shown(slate)
+        else:
+            self._metrics.sends_failed.add(what="slate", reason="client_left")
+
+    def _count(self, pending: Pending, answer: Slate | RiffleError) -> None:
         outcome = answer.code if isinstance(answer, RiffleError) else "degraded" if answer.degraded else "slate"
         self._metrics.requests.add(outcome=outcome)
         self._metrics.request_seconds.observe(self._clock() - pending.came, outcome=outcome)
         if isinstance(answer, Slate):
             for name in answer.degraded:
                 self._metrics.degraded.add(by=name)
+
+    def _finish(self, pending: Pending, answer: Slate | RiffleError) -> None:
+        self._count(pending, answer)
         try:
             pending.reply(answer)
         except Exception:  # the answers of others must not depend on this one

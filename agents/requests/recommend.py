@@ -20,8 +20,10 @@ from agents.requests.offsets import Offsets
 from agents.requests.outbox import Outbox, Producer, Queued
 from agents.requests.parsing import Accepted, Listing, Parser, Refused, asks_for_users
 from agents.requests.ranking import Pending, Ranking
+from agents.requests.remote import Remote
 from agents.requests.replies import Replies
 from agents.requests.waiting import Waiting
+from agents.web.protocol import Wanted, always
 from models.pipeline.driving import Aside
 from models.pipeline.pipeline import CandidatePipeline
 from schemas.codec import Registry
@@ -60,8 +62,10 @@ class Recommend:
         *,
         outputs: Producer | None = None,
         aside: Aside | None = None,
+        remote: Remote | None = None,
     ) -> None:
-        """`partitioner`: returns the partition of a key, given the number of partitions. `aside`: as for `Ranking`.
+        """`partitioner`: returns the partition of a key, given the number of partitions. `aside` and `remote`: as for
+        `Ranking`.
 
         `producer` sends replies, `outputs` impressions and dead letters. With one producer for both, replies would wait for the
         acknowledgement of impressions, because aiokafka has one request of a producer in flight to each broker.
@@ -72,7 +76,7 @@ class Recommend:
         self._clock = clock.monotonic
         self._partitioner = partitioner
         self._parser = Parser(settings, partitions, registry, clock, self.partition_of)
-        self._ranking = Ranking(pipeline, partitions, metrics, clock, self._show, aside)
+        self._ranking = Ranking(pipeline, partitions, metrics, clock, self._show, aside, remote)
         self._outbox = Outbox(producer, metrics, self._ranking.backlog.reply.learn, clock.monotonic)
         self._outputs = Outbox(outputs or producer, metrics, clock=clock.monotonic, pause_s=OUTPUT_PAUSE_S)
         self._replies = Replies(self._outbox, registry)
@@ -109,11 +113,13 @@ class Recommend:
             else:
                 self._take_in(chunk, index)
 
-    async def recommend(self, request: Request, partition: int, deadline_s: float, found: Found | None = None) -> Slate:
+    async def recommend(
+        self, request: Request, partition: int, deadline_s: float, found: Found | None = None, wanted: Wanted = always
+    ) -> Slate:
         """Answer one request of this worker's own HTTP interface within `deadline_s` seconds.
 
         `found`: the user's record, if it does not come from the ready owner of the partition. The request then does not wait
-        for the event of its token.
+        for the event of its token. A slate that is not `wanted` any more when it is ready leaves no impression.
 
         Raises:
             RiffleError: the terminal error.
@@ -125,9 +131,14 @@ class Recommend:
             if not done.done():  # whoever asked may have left
                 done.set_result(answer)
 
-        pending = Pending(request, partition, now + deadline_s, settle, now, near=True, found=found)
-        pending.stale = not (await self._reflected(pending) if found is None else found.reflects(request.after))
-        self._ranking.submit(pending)
+        def is_wanted() -> bool:
+            return not done.done() and wanted()
+
+        pending = Pending(request, partition, now + deadline_s, settle, now, near=True, found=found, wanted=is_wanted)
+        if found is None:
+            self._queue(pending)
+        else:
+            self._submit(pending, found.reflects(request.after))
         answer = await done
         if isinstance(answer, Slate):
             return answer
@@ -210,14 +221,25 @@ class Recommend:
         self._outputs.put(Queued(letter.topic, letter.key, letter.value or b"", (), "dead_letter", answered))
 
     def _accept(self, accepted: Accepted, answered: Callable[[], None]) -> None:
-        """Make a request wait for the event of its token, unless it is applied, and then for its turn."""
-
         def reply(answer: Slate | RiffleError) -> None:
             self._replies.send(accepted.address, answer, answered)
 
-        pending = Pending(accepted.request, accepted.partition, accepted.deadline, reply, self._clock())
-        after, partition = accepted.request.after, self._partitions.get(accepted.partition)
-        if after is None or partition is None or (after.partition == accepted.partition and partition.reflects(after)):
+        self._queue(
+            Pending(
+                accepted.request,
+                accepted.partition,
+                accepted.deadline,
+                reply,
+                self._clock(),
+                address=accepted.address,
+                answered=answered,
+            )
+        )
+
+    def _queue(self, pending: Pending) -> None:
+        """Make a request wait for the event of its token, unless it is applied, and then for its turn."""
+        after, partition = pending.request.after, self._partitions.get(pending.partition)
+        if after is None or partition is None or (after.partition == pending.partition and partition.reflects(after)):
             self._ranking.submit(pending)
         else:
             self._waiting.until(partial(self._reflected, pending), partial(self._submit, pending))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import orjson
 
@@ -13,7 +13,7 @@ from schemas.codec import Framing, Registry, encode
 from schemas.errors import RiffleError
 from schemas.records import Slate, UserPage
 
-__all__ = ["Address", "Replies", "reply_body"]
+__all__ = ["Address", "Replies", "encoded_reply", "reply_body"]
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,11 @@ class Address:
     framing: Framing
     user_id: str
     "Key of the reply."
+
+    def headers(self) -> list[tuple[str, bytes]]:
+        """Return the headers of the reply."""
+        headers = [("Faust-Ag-CorrelationId", self.correlation)]
+        return [*headers, ("content-type", b"application/json")] if self.framing is Framing.JSON else headers
 
 
 def reply_body(framing: Framing, user_id: str, answer: Answer, correlation_id: str, registry: Registry | None = None) -> bytes:
@@ -50,6 +55,12 @@ def reply_body(framing: Framing, user_id: str, answer: Answer, correlation_id: s
     return encode("slate", {**datum, "correlation_id": correlation_id}, framing, registry)
 
 
+def encoded_reply(address: Address, answer: Answer, registry: Registry | None = None) -> bytes:
+    """Encode the answer to a request from `address`, as `reply_body`."""
+    named = address.correlation.decode(errors="replace")
+    return reply_body(address.framing, address.user_id, answer, named, registry)
+
+
 class Replies:
     """Encodes answers and queues them."""
 
@@ -59,14 +70,10 @@ class Replies:
 
     def send(self, address: Address, answer: Answer, done: Callable[[], None]) -> None:
         """Queue the reply; `done` is called when it is acknowledged or given up."""
-        named, used = address.correlation.decode(errors="replace"), address.framing
         try:
-            body = reply_body(used, address.user_id, answer, named, self._registry)
+            body = encoded_reply(address, answer, self._registry)
         except RiffleError as exc:  # the registry does not answer; a reply in another encoding is better than none
-            log.warning("a reply could not be encoded as %s: %s", used, exc.message)
-            used = Framing.JSON
-            body = reply_body(used, address.user_id, answer, named)
-        headers = [("Faust-Ag-CorrelationId", address.correlation)]
-        if used is Framing.JSON:
-            headers.append(("content-type", b"application/json"))
-        self._outbox.put(Queued(address.topic, address.user_id.encode(), body, headers, "reply", done))
+            log.warning("a reply could not be encoded as %s: %s", address.framing, exc.message)
+            address = replace(address, framing=Framing.JSON)
+            body = encoded_reply(address, answer)
+        self._outbox.put(Queued(address.topic, address.user_id.encode(), body, address.headers(), "reply", done))

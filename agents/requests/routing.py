@@ -13,6 +13,7 @@ from agents.partitions.users import UserPartition
 from agents.requests.clock import Clock
 from agents.requests.recommend import SYSTEM
 from agents.web.peers import PeerAway
+from agents.web.protocol import Wanted, always
 from schemas.errors import DeadlineExceeded, NotReady, TransientError
 from schemas.records import Request, Slate
 from streams.kafka.assignor import Holders
@@ -39,7 +40,9 @@ MOVING = frozenset({"not_ready", "not_held"})
 class Answers(Protocol):
     """Ranks here, as `Recommend`."""
 
-    async def recommend(self, request: Request, partition: int, deadline_s: float, found: Found | None = None) -> Slate:
+    async def recommend(
+        self, request: Request, partition: int, deadline_s: float, found: Found | None = None, wanted: Wanted = always
+    ) -> Slate:
         """See `Recommend.recommend`."""
 
 
@@ -114,7 +117,7 @@ class Routing:
         self._metrics = metrics
         self._clock = clock.monotonic
 
-    async def recommend(self, request: Request, partition: int, deadline_s: float) -> Slate:
+    async def recommend(self, request: Request, partition: int, deadline_s: float, wanted: Wanted = always) -> Slate:
         """Return a slate from the best rows that can be reached within `deadline_s` seconds.
 
         Raises:
@@ -128,12 +131,12 @@ class Routing:
             self._metrics.requests_forwarded.add()
         pause_s = PAUSE_S
         while True:
-            slate, moving = await self._from_owner(request, partition, until, kept)
+            slate, moving = await self._from_owner(request, partition, until, kept, wanted)
             if slate is not None:
                 return slate
             found = self._copies.find(partition, request.user_id)
             if found is not None:
-                return await self._from(found, request, partition, until)
+                return await self._from(found, request, partition, until, wanted)
             slate, held = await self._from_standbys(request, partition, until, kept)
             if slate is not None:
                 return slate
@@ -142,9 +145,9 @@ class Routing:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, MOST_PAUSE_S)
         found = await self._elsewhere.mirrored(request.user_id, max((until - self._clock()) * SHARE / 2, 0.0))
-        return await self._from(found or Found(None, None, NO_STATE), request, partition, until)
+        return await self._from(found or Found(None, None, NO_STATE), request, partition, until, wanted)
 
-    async def recommend_here(self, request: Request, partition: int, deadline_s: float) -> Slate:
+    async def recommend_here(self, request: Request, partition: int, deadline_s: float, wanted: Wanted = always) -> Slate:
         """Return a slate to another worker, only from rows that are held here.
 
         Raises:
@@ -152,13 +155,13 @@ class Routing:
             RiffleError: as `Recommend.recommend`.
         """
         until = self._clock() + deadline_s
-        slate = await self._from_own(request, partition, until)
+        slate = await self._from_own(request, partition, until, wanted)
         if slate is not None:
             return slate
         found = self._copies.find(partition, request.user_id)
         if found is None:
             raise NotReady("not_held", f"no rows of partition {partition} are held here")
-        return await self._recommend.recommend(request, partition, until - self._clock(), found)
+        return await self._recommend.recommend(request, partition, until - self._clock(), found, wanted)
 
     def _share(self, request: Request, seconds: float) -> float:
         """Return how many of these seconds another worker gets."""
@@ -168,21 +171,23 @@ class Routing:
         part = self._partitions.get(partition)
         return part is not None and part.state.ready.is_set()
 
-    async def _from_own(self, request: Request, partition: int, until: float) -> Slate | None:
+    async def _from_own(self, request: Request, partition: int, until: float, wanted: Wanted) -> Slate | None:
         """Return the answer of the ready owner, if it is this worker."""
         if not self._is_ready(partition):
             return None
         try:
-            return await self._recommend.recommend(request, partition, until - self._clock())
+            return await self._recommend.recommend(request, partition, until - self._clock(), wanted=wanted)
         except NotReady:
             if self._is_ready(partition):
                 raise
             return None  # a rebalance took it while the request waited
 
-    async def _from_owner(self, request: Request, partition: int, until: float, kept: float) -> tuple[Slate | None, bool]:
+    async def _from_owner(
+        self, request: Request, partition: int, until: float, kept: float, wanted: Wanted
+    ) -> tuple[Slate | None, bool]:
         """Return the owner's answer, if it gives one, and whether the partition is moving to a worker that lives."""
         if partition in self._partitions:
-            return await self._from_own(request, partition, until), True
+            return await self._from_own(request, partition, until, wanted), True
         known, left_s = self._elsewhere.others(partition), until - self._clock()
         within_s = min(self._share(request, left_s), left_s - kept)
         if known.here or within_s < LEAST_S:
@@ -219,7 +224,7 @@ class Routing:
             self._metrics.requests_without_owner.add(rows=STANDBY)
         return slate
 
-    async def _from(self, found: Found, request: Request, partition: int, until: float) -> Slate:
+    async def _from(self, found: Found, request: Request, partition: int, until: float, wanted: Wanted) -> Slate:
         """Return the answer from a record that does not come from the ready owner."""
         self._metrics.requests_without_owner.add(rows=found.degraded)
-        return await self._recommend.recommend(request, partition, until - self._clock(), found)
+        return await self._recommend.recommend(request, partition, until - self._clock(), found, wanted)

@@ -5,24 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 import aiohttp
 import orjson
 
+from agents.breaker import MAX_BREAKERS, Breakers
 from agents.metrics import Metrics
-from agents.web.breaker import MAX_BREAKERS, Breakers
-from schemas.errors import DeadlineExceeded, NotReady, RiffleError, TransientError
+from schemas.errors import BadRequest, DeadlineExceeded, NotReady, RiffleError, TransientError
 from schemas.records import Request, Slate
 from streams.kafka.client import slate_from
 from streams.kafka.writes import JSON_HEADERS
 
-__all__ = ["CONNECT_S", "PATH", "PeerAway", "Peers"]
+__all__ = ["CONNECT_S", "PATH", "PREVIEW_PATH", "PeerAway", "Peers"]
 
 PATH = "/v1/workers/recommend"
 "Route on which a worker answers another one, only from rows that it holds."
+PREVIEW_PATH = "/v1/workers/rules/preview"
+"Route on which a worker previews rules for another one, only for users of a partition that it owns."
+PREVIEW_S = 10.0
+"Seconds that a preview at another worker may take."
 CONNECT_S = 0.05
 "Seconds within which another worker must accept a connection."
 AT_ONCE = 64
@@ -102,14 +106,41 @@ class Peers:
             # an idle connection may be closed while it is being used again; whether the worker lives, a new one shows
             return await self._post(address, request, within_s)
 
-    async def _post(self, address: str, request: Request, within_s: float) -> tuple[int, bytes]:
+    async def preview(self, address: str, rules: Mapping[str, Any], request: Request) -> dict[str, Any]:
+        """Return another worker's preview of rules for one of its users.
+
+        Raises:
+            NotReady: it gave no answer, or cannot answer now.
+            BadRequest: it refused the request.
+        """
+        body, timeout = orjson.dumps({"rules": rules, "request": body_of(request)}), aiohttp.ClientTimeout(total=PREVIEW_S)
+        try:
+            async with self._connected().post(f"http://{address}{PREVIEW_PATH}", data=body, timeout=timeout) as response:
+                status, found = response.status, orjson.loads(await response.read())
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as exc:
+            self._metrics.peers_failed.add(reason=_reason(exc))
+            raise NotReady("not_ready", f"{address}, which has this user's partition, gives no preview: try again") from exc
+        if status == 200:
+            return dict(found)
+        error = found["error"]
+        self._metrics.peers_failed.add(reason=error["code"])
+        if status == 404:
+            raise NotReady("not_ready", f"{address}, which has this user's partition, is of an earlier version: ask that one")
+        if status >= 500:
+            raise NotReady(error["code"], error["message"])
+        raise BadRequest(error["code"], error["message"], error["field"])
+
+    def _connected(self) -> aiohttp.ClientSession:
         if self._session is None:
             connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S)
             self._session = aiohttp.ClientSession(connector=connector, trust_env=False)
+        return self._session
+
+    async def _post(self, address: str, request: Request, within_s: float) -> tuple[int, bytes]:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
         deadline_s = within_s - min(TRAVEL_S, within_s * TRAVEL_SHARE)
         url = f"http://{address}{PATH}?deadline_ms={max(round(deadline_s * 1000), 1)}"
-        async with self._session.post(url, data=orjson.dumps(body_of(request)), timeout=timeout) as response:
+        async with self._connected().post(url, data=orjson.dumps(body_of(request)), timeout=timeout) as response:
             return response.status, await response.read()
 
     def _read(self, address: str, status: int, body: bytes) -> Slate:

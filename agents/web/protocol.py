@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from agents.metrics import Metrics
 from schemas.records import Interaction, Item, Request, Slate, SlateItem, UserPage, UserQuery
 from schemas.rules import RuleSet
 
-__all__ = ["Service", "Token"]
+__all__ = ["Service", "Token", "Wanted", "always"]
 
 Token = Mapping[str, int]
 "`partition` and `offset` of a stored event; a request that carries it as `after` reflects that event."
+Wanted = Callable[[], bool]
+"Returns whether the client of a request still waits for the answer, as far as this worker knows."
+
+
+def always() -> bool:
+    """Return True: for requests of which nobody can know whether the client waits."""
+    return True
 
 
 class Service(Protocol):
@@ -22,16 +29,20 @@ class Service(Protocol):
     def metrics(self) -> Metrics:
         """Metrics in which the HTTP interface counts."""
 
-    async def recommend(self, request: Request, deadline_ms: int | None = None) -> Slate:
+    async def recommend(self, request: Request, deadline_ms: int | None = None, wanted: Wanted = always) -> Slate:
         """Return the slate for a request; `deadline_ms` None selects the default of the settings.
+
+        A slate that is not `wanted` any more when it is ready is not logged as shown.
 
         Raises:
             DeadlineExceeded: there was no answer in time.
             NotReady: ranking failed, or Kafka does not answer.
         """
 
-    async def recommend_here(self, request: Request, deadline_ms: int | None = None) -> Slate:
+    async def recommend_here(self, request: Request, deadline_ms: int | None = None, wanted: Wanted = always) -> Slate:
         """Return the slate for a request of another worker, only from rows that this worker holds, as owner or not.
+
+        `wanted`: as for `recommend`.
 
         Raises:
             DeadlineExceeded: there was no answer in time.
@@ -99,11 +110,13 @@ class Service(Protocol):
     def rules(self) -> Mapping[str, object]:
         """Return the serving rule set, with what each rule matches, and why the newest set is refused, if it is."""
 
-    async def preview_rules(self, rules: RuleSet, request: Request | None) -> Mapping[str, object]:
+    async def preview_rules(self, rules: RuleSet, request: Request | None, *, here: bool = False) -> Mapping[str, object]:
         """Return what each rule matches and, given a request, its slates with the serving and with these rules.
 
+        `here`: the owner of another user's partition is not asked.
+
         Raises:
-            NotReady: another worker has the user's partition, or it is being restored.
+            NotReady: the owner of the user's partition cannot be asked, or it is being restored there.
         """
 
     def stuck(self) -> Mapping[str, float]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import orjson
 
 from agents.web.error_replies import encoded, status_of, terminal_error
-from agents.web.protocol import Service
+from agents.web.protocol import Service, Wanted, always
 from agents.web.query import request_of
 from schemas.errors import BadRequest
 from schemas.records import Request
@@ -19,12 +19,14 @@ MAX_REQUESTS = 100
 "Maximum number of requests in one body."
 
 
-async def answer_list(service: Service, entries: Sequence[object], deadline_ms: int | None) -> list[orjson.Fragment]:
+async def answer_list(
+    service: Service, entries: Sequence[object], deadline_ms: int | None, wanted: Wanted = always
+) -> list[orjson.Fragment]:
     """Answer each request of a list: a slate, or `{"error", "status"}` as the request alone would get.
 
     The answers are in the order of `entries`, encoded as JSON. All requests that need not wait for an event reach the service
-    before any is answered, so that they are ranked in shared batches. `deadline_ms` applies to each; None selects the service's
-    default.
+    before any is answered, so that they are ranked in shared batches. `deadline_ms` (None: the service's default) and `wanted`
+    apply to each.
 
     Raises:
         BadRequest: code `empty_list` or `list_too_long`; no request was answered.
@@ -34,13 +36,13 @@ async def answer_list(service: Service, entries: Sequence[object], deadline_ms: 
     if len(entries) > MAX_REQUESTS:
         message = f"the list holds {len(entries)} requests, at most {MAX_REQUESTS} are answered at once"
         raise BadRequest("list_too_long", message)
-    return await asyncio.gather(*(_answer(service, entry, deadline_ms) for entry in entries))
+    return await asyncio.gather(*(_answer(service, entry, deadline_ms, wanted) for entry in entries))
 
 
-async def _answer(service: Service, entry: object, deadline_ms: int | None) -> orjson.Fragment:
+async def _answer(service: Service, entry: object, deadline_ms: int | None, wanted: Wanted) -> orjson.Fragment:
     """Answer one request. It is encoded as soon as it is ranked, which spreads the work over the batches."""
     try:
-        body = encoded((await service.recommend(_request(entry), deadline_ms)).to_json())
+        body = encoded((await service.recommend(_request(entry), deadline_ms, wanted)).to_json())
         outcome = "slate"
     except Exception as exc:
         error = terminal_error(exc, "a request of a list")

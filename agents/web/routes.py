@@ -13,8 +13,8 @@ from aiohttp import web
 
 from agents.web.body import MAX_BODY_BYTES, check_length, read_json
 from agents.web.error_replies import check_origin, json_response
-from agents.web.peers import PATH
-from agents.web.protocol import Service, Token
+from agents.web.peers import PATH, PREVIEW_PATH
+from agents.web.protocol import Service, Token, Wanted
 from agents.web.query import (
     RECOMMEND,
     check_parameters,
@@ -162,7 +162,7 @@ def _recommendations(table: web.RouteTableDef, service: Service) -> None:
     async def recommend(request: web.Request) -> web.Response:
         """Return a slate. Parameters as in `request_from_query`, and `deadline_ms`."""
         wanted = request_from_query(identifier(request.match_info["user_id"], "user_id"), request.query)
-        slate = await service.recommend(wanted, deadline_ms(request.query, request.headers))
+        slate = await service.recommend(wanted, deadline_ms(request.query, request.headers), _wanted(request))
         return json_response(slate.to_json())
 
     @_route(table, "post", "/v1/recommend", frozenset({"deadline_ms"}))
@@ -174,17 +174,18 @@ def _recommendations(table: web.RouteTableDef, service: Service) -> None:
         """
         body = await read_json(request)
         if isinstance(body, list):
-            return json_response({"answers": await answer_list(service, body, deadline_ms(request.query, request.headers))})
+            limit_ms = deadline_ms(request.query, request.headers)
+            return json_response({"answers": await answer_list(service, body, limit_ms, _wanted(request))})
         if not isinstance(body, dict):
             raise BadRequest("invalid_body", "the body must be a request or a list of requests")
-        slate = await service.recommend(request_of(body), deadline_ms(request.query, request.headers))
+        slate = await service.recommend(request_of(body), deadline_ms(request.query, request.headers), _wanted(request))
         return json_response(slate.to_json())
 
     @_route(table, "post", PATH, frozenset({"deadline_ms"}))
     async def recommend_here(request: web.Request) -> web.Response:
         """Return a slate to another worker, only from rows that are held here; 503 `not_held` without such rows."""
         wanted = request_of(_object(await read_json(request)))
-        slate = await service.recommend_here(wanted, deadline_ms(request.query, request.headers))
+        slate = await service.recommend_here(wanted, deadline_ms(request.query, request.headers), _wanted(request))
         return json_response(slate.to_json())
 
     @_route(table, "get", "/v1/similar/{item_id}", frozenset({"k"}))
@@ -194,6 +195,15 @@ def _recommendations(table: web.RouteTableDef, service: Service) -> None:
         k = integer(request.query, "k", 1, 500) if "k" in request.query else 10
         found = service.similar(item_id, k)
         return json_response({"item_id": item_id, "items": [_slate_item(item) for item in found]})
+
+
+def _wanted(request: web.Request) -> Wanted:
+    """Return a function that tells whether the connection of a request is still open."""
+
+    def is_open() -> bool:
+        return request.transport is not None and not request.transport.is_closing()
+
+    return is_open
 
 
 def _users(table: web.RouteTableDef, service: Service) -> None:
@@ -276,11 +286,20 @@ def _rules(table: web.RouteTableDef, service: Service) -> None:
     @_route(table, "post", "/v1/rules/preview")
     async def preview(request: web.Request) -> web.Response:
         """Check `rules`, count what each matches and, given a `request`, answer it with the serving and with these rules."""
+        return await _preview(request, here=False)
+
+    @_route(table, "post", PREVIEW_PATH)
+    async def preview_here(request: web.Request) -> web.Response:
+        """Return a preview to another worker, only for users of a partition that is owned here; 503 `not_ready` for others."""
+        return await _preview(request, here=True)
+
+    async def _preview(request: web.Request, *, here: bool) -> web.Response:
         body = _object(await read_json(request))
         if unknown := [name for name in body if name not in {"rules", "request"}]:
             raise BadRequest("invalid_field", f"unknown field {shown(unknown[0])}; known: request, rules", unknown[0][:100])
         asked, found = body.get("request"), rules_from(body.get("rules"))
-        return json_response(dict(await service.preview_rules(found, None if asked is None else request_of(_object(asked)))))
+        wanted = None if asked is None else request_of(_object(asked))
+        return json_response(dict(await service.preview_rules(found, wanted, here=here)))
 
 
 def _operations(table: web.RouteTableDef, service: Service) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
@@ -14,14 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.items.store import ItemStore
-from models.pipeline.batch import Candidates, Queries, Retrieved
+from models.pipeline.batch import Candidates, Model, Queries, Retrieved
 from models.pipeline.clock import Clock, wall_ms
 from models.pipeline.driving import run_here
 from models.pipeline.effort import Effort
 from models.pipeline.filters import FILTERS
 from models.pipeline.hydrators import HYDRATORS, FeatureHydrator
 from models.pipeline.kernels import order
+from models.pipeline.prepared import Prepared, Timer
 from models.pipeline.ragged import Ragged
+from models.pipeline.rank_task import RankTask, tasks_of
 from models.pipeline.rules import stage as rule_stage
 from models.pipeline.rules.book import RuleBook, RuleSlot
 from models.pipeline.scoring import LightScorer, OnnxRanker
@@ -44,10 +45,12 @@ from models.state.rows import UserRecord
 from models.state.users import Users
 from schemas.records import AsOf, Request, Slate, SlateItem
 
-__all__ = ["CandidatePipeline", "PipelineSettings", "Steps"]
+__all__ = ["CandidatePipeline", "PipelineSettings", "Preparation", "Steps"]
 
 Steps = Generator[Callable[[], Any], Any, list[Slate]]
 "A run that yields work for another thread and gets its result."
+Preparation = Generator[Callable[[], Any], Any, Prepared]
+"The first half of such a run."
 ALWAYS = frozenset({PopularSource.name, RequestedSource.name, RulesSource.name})
 "Sources that retrieve at any effort."
 PINS = ("unknown", "filtered", "not_a_candidate", "beyond_slate")
@@ -100,8 +103,10 @@ class CandidatePipeline:
         self.sources = tuple(source() for source in SOURCES) if sources is None else tuple(sources)
         self.filters = tuple(stage() for stage in FILTERS) if filters is None else tuple(filters)
         self.scorer = scorer or LightScorer(self.sources)
-        names = [source.name for source in self.sources]
-        self.candidate_hydrators = (FeatureHydrator(names),) if candidate_hydrators is None else tuple(candidate_hydrators)
+        self.source_names = tuple(source.name for source in self.sources)
+        self.candidate_hydrators = (
+            (FeatureHydrator(self.source_names),) if candidate_hydrators is None else tuple(candidate_hydrators)
+        )
         self.ranker = ranker or OnnxRanker()
         self.selector = selector or DiverseSelector(settings.diversity)
         self.side_effects = tuple(side_effects)
@@ -138,43 +143,76 @@ class CandidatePipeline:
         slates. All that the generator does itself belongs to the item store's thread. Several batches may be under way.
         `rules` are tried instead of the serving ones.
         """
+        prepared = yield from self.prepare(requests, users, as_of, effort, rules)
+        return (yield from self.complete(prepared))
+
+    def prepare(
+        self,
+        requests: Sequence[Request],
+        users: Users,
+        as_of: Sequence[AsOf | None],
+        effort: Effort = Effort.FULL,
+        rules: RuleBook | None = None,
+    ) -> Preparation:
+        """Run a batch up to the features of its candidates, in the way of `steps`."""
         notes = Notes(degraded=list(effort.degraded))
-        since = time.perf_counter()
-
-        def timed(stage: str) -> None:
-            nonlocal since
-            now = time.perf_counter()
-            notes.timings[stage] = (now - since) * 1e3
-            since = now
-
+        timer = Timer(notes)
         queries = Queries.hydrate(requests, users, self.items, self.slot.current, self._clock())
         self._rule(notes, queries, rules or self.rules.current)
         if effort is not Effort.POPULAR:
             yield from self._hydrate(notes, queries)
         for observer in self._observers:
             observer.on_hydrated(queries)
-        timed("hydrate")
+        timer.ended("hydrate")
         retrieved = self._retrieve(notes, queries, effort)
-        timed("retrieve")
+        timer.ended("retrieve")
         candidates = self._merge(notes, queries, retrieved)
-        timed("merge")
+        timer.ended("merge")
         candidates = self._filter(notes, queries, candidates)
-        timed("filter")
+        timer.ended("filter")
         candidates = self._light(notes, queries, candidates, effort)
-        timed("light")
-        if effort < Effort.LIGHT:
-            revision = self.items.revision
-            candidates = yield from self._rank(notes, queries, candidates)
-            if self.items.revision != revision:
+        timer.ended("light")
+        ranked = self._featured(notes, queries, candidates) if effort < Effort.LIGHT else None
+        return Prepared(queries, candidates, ranked, notes, timer, as_of, self.items.revision, rules is None)
+
+    def complete(self, prepared: Prepared) -> Steps:
+        """Rank a prepared batch, select, and return the slates, in the way of `steps`."""
+        queries, notes, candidates = prepared.queries, prepared.notes, prepared.candidates
+        if prepared.ranked is not None:
+            candidates = yield from self._rank(prepared, prepared.ranked)
+            if self.items.revision != prepared.revision:
                 # items were withdrawn, perhaps, while the graphs ran
-                row = candidates.item_row
-                candidates = candidates.take(self.items.available[row] & (self.items.published_ms[row] <= queries.now_ms))
-        timed("rank")
-        candidates, chosen = self._select(notes, queries, candidates, counted=rules is None)
-        timed("select")
-        slates = slates_of(queries, candidates, chosen, self.items, [source.name for source in self.sources], notes, as_of)
+                candidates = candidates.take(self.shown(candidates.item_row, queries.now_ms))
+        prepared.timer.ended("rank")
+        candidates, chosen = self._select(notes, queries, candidates, counted=prepared.counted)
+        prepared.timer.ended("select")
+        slates = slates_of(queries, candidates, chosen, self.items, self.source_names, notes, prepared.as_of)
         self._finish(queries, slates)
         return slates
+
+    def handed_over(self, prepared: Prepared) -> list[RankTask] | None:
+        """Return a task for each query, with which a process without the items can rank and select as `complete` does.
+
+        None where it could not: nothing is to be ranked, rules apply, an observer or a side effect follows the run, or the
+        ranker or the selector is not the standard one.
+        """
+        queries = prepared.queries
+        follows = self._observers or self.side_effects
+        standard = type(self.ranker) is OnnxRanker and type(self.selector) is DiverseSelector
+        if prepared.ranked is None or queries.rules is not None or follows or not standard:
+            return None
+        return tasks_of(prepared, prepared.ranked, self.items, self.source_names, self._settings.diversity)
+
+    def shown(self, item_row: NDArray[np.integer], now_ms: int) -> NDArray[np.bool_]:
+        """Return whether each item is available and was published at `now_ms`: bool, same shape."""
+        published: NDArray[np.bool_] = self.items.available[item_row] & (self.items.published_ms[item_row] <= now_ms)
+        return published
+
+    def without_withdrawn(self, slate: Slate) -> Slate:
+        """Return the slate without items that are not shown any more, because it was ranked elsewhere meanwhile."""
+        rows = self.items.rows_of([item.item_id for item in slate.items])
+        kept = (rows >= 0) & self.shown(rows, self._clock())
+        return slate if kept.all() else replace(slate, items=tuple(i for i, k in zip(slate.items, kept, strict=True) if k))
 
     def similar(self, item_id: str, k: int) -> list[SlateItem]:
         """Find similar items by `models.pipeline.similar`, over the pipeline's items and at its clock's time."""
@@ -250,25 +288,38 @@ class CandidatePipeline:
                 self._without_rules(notes, queries)
         return light_cut(queries, candidates, light_top)
 
-    def _rank(self, notes: Notes, queries: Queries, candidates: Candidates) -> Generator[Callable[[], Any], Any, Candidates]:
-        """Rank by the serving release; ties keep the light order. On failure the light order and a degraded slate remain."""
+    def _featured(self, notes: Notes, queries: Queries, candidates: Candidates) -> Candidates | None:
+        """Return the candidates with what the ranker reads; None without a release or candidates, or on failure."""
         if queries.model is None or not len(candidates):
-            return candidates
+            return None
         ranked = replace(candidates)
         try:
             for hydrator in self.candidate_hydrators:
                 hydrator.hydrate(queries, ranked, self.items)
+        except Exception:
+            self._ranker_failed(queries.model, notes)
+            return None
+        return ranked
+
+    def _rank(self, prepared: Prepared, ranked: Candidates) -> Generator[Callable[[], Any], Any, Candidates]:
+        """Rank by the serving release; ties keep the light order. On failure the light order and a degraded slate remain."""
+        queries, notes = prepared.queries, prepared.notes
+        assert queries.model is not None
+        try:
             scores = yield partial(self.ranker.score, queries, ranked, self.items)
         except Exception:
-            self._failed(f"the ranker of release {queries.model.name}", "ranker", notes, "ranker")
-            return candidates
+            self._ranker_failed(queries.model, notes)
+            return prepared.candidates
         if not ranked.heads.size:
             notes.degraded.append("ranker")
-            return candidates
+            return prepared.candidates
         ranked.score = np.where(np.isfinite(scores), scores, -np.inf).astype(np.float32)
         for observer in self._observers:
             observer.on_ranked(queries, ranked)
         return ranked.take(order.descending(ranked.score, ranked.spans(len(queries))))
+
+    def _ranker_failed(self, model: Model, notes: Notes) -> None:
+        self._failed(f"the ranker of release {model.name}", "ranker", notes, "ranker")
 
     def _select(self, notes: Notes, queries: Queries, candidates: Candidates, *, counted: bool) -> tuple[Candidates, Ragged]:
         """Return the candidates in their final order and the slates; with `counted`, count the rules' skipped pins."""

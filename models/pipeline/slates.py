@@ -4,16 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.items.store import ItemStore
-from models.pipeline.batch import Candidates, Queries
+from models.pipeline.batch import Candidates
 from models.pipeline.ragged import Ragged
-from schemas.records import AsOf, Slate, SlateItem
+from models.pipeline.rules.applied import AppliedRules
+from schemas.records import AsOf, Request, Slate, SlateItem
 
-__all__ = ["Notes", "slates_of"]
+__all__ = ["Asked", "Ids", "Named", "Notes", "slates_of"]
+
+
+class Named(Protocol):
+    """The part of a release that slates show."""
+
+    @property
+    def name(self) -> str:
+        """Name of the release."""
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of the columns of `Candidates.heads`."""
+
+
+class Asked(Protocol):
+    """The part of `Queries` that slates show."""
+
+    @property
+    def requests(self) -> Sequence[Request]:
+        """The requests of the batch."""
+
+    @property
+    def model(self) -> Named | None:
+        """The release that ranked, or None."""
+
+    @property
+    def rules(self) -> AppliedRules | None:
+        """The rules that were applied, or None."""
+
+
+class Ids(Protocol):
+    """The part of `ItemStore` that slates show."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Id of each item row."""
 
 
 @dataclass(slots=True)
@@ -30,10 +67,10 @@ class Notes:
 
 
 def slates_of(
-    queries: Queries,
+    queries: Asked,
     candidates: Candidates,
     chosen: Ragged,
-    items: ItemStore,
+    items: Ids,
     sources: Sequence[str],
     notes: Notes,
     as_of: Sequence[AsOf | None],
@@ -69,7 +106,7 @@ def _names(there: NDArray[np.bool_], sources: Sequence[str]) -> list[tuple[str, 
 
 
 def _explained(
-    queries: Queries,
+    queries: Asked,
     slated: Candidates,
     there: NDArray[np.bool_],
     sources: Sequence[str],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 
 from schemas.errors import ReleaseRejected
 
-__all__ = ["Graphs", "OnnxGraphs", "session_of"]
+__all__ = ["Graphs", "OnnxGraphs", "Provider", "first_output", "session_of"]
 
 Array = NDArray[np.float32]
 
@@ -28,20 +30,42 @@ class Graphs(Protocol):
         """Calibrated probability per head, `(n, heads)`, of features `(n, features)`."""
 
 
-def session_of(graph: bytes, threads: int, *, gpu: bool = True) -> Any:
-    """Open an ONNX Runtime session of a self-contained graph; on a GPU if there is one and `gpu` is set."""
+class Provider(enum.Enum):
+    """What runs a graph. Each falls back to the next that this installation of ONNX Runtime has, at last to the CPU."""
+
+    TENSORRT = "tensorrt"
+    CUDA = "cuda"
+    CPU = "cpu"
+    AUTO = "auto"
+    "CUDA, or the CPU. TensorRT is only used when named, because it compiles an engine for minutes before a release serves."
+
+
+def _providers(provider: Provider, cache: Path | None) -> list[Any]:
+    import onnxruntime as ort
+
+    there, wanted = ort.get_available_providers(), list[Any]()
+    if provider is Provider.TENSORRT and "TensorrtExecutionProvider" in there:
+        options = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(cache), "trt_timing_cache_enable": "1"}
+        wanted.append(("TensorrtExecutionProvider", options if cache is not None else {}))
+    if provider is not Provider.CPU and "CUDAExecutionProvider" in there:
+        # full float32 products, because with TF32 answers differ by 1e-3 from those of a CPU
+        wanted.append(("CUDAExecutionProvider", {"use_tf32": "0"}))
+    return [*wanted, "CPUExecutionProvider"]
+
+
+def session_of(graph: bytes, threads: int, *, provider: Provider = Provider.AUTO, cache: Path | None = None) -> Any:
+    """Open an ONNX Runtime session of a self-contained graph.
+
+    `threads`: of a CPU. `cache`: folder in which TensorRT keeps compiled engines.
+    """
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    providers: list[Any] = ["CPUExecutionProvider"]
-    if gpu and "CUDAExecutionProvider" in ort.get_available_providers():
-        # full float32 products, because with TF32 answers differ by 1e-3 from those of a CPU
-        providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0"}))
     # loaded from bytes, so that a graph that refers to external files fails to load
-    return ort.InferenceSession(graph, options, providers=providers)
+    return ort.InferenceSession(graph, options, providers=_providers(provider, cache))
 
 
 class OnnxGraphs:
@@ -62,17 +86,18 @@ class OnnxGraphs:
 
     def user(self, items: Array, events: Array, mask: Array) -> Array:
         """See `Graphs.user`."""
-        return _first(self._user, items=items, events=events, mask=mask)
+        return first_output(self._user, items=items, events=events, mask=mask)
 
     def item(self, content: Array, text: Array, image: Array, present: Array) -> Array:
         """See `Graphs.item`."""
-        return _first(self._item, content=content, text=text, image=image, present=present)
+        return first_output(self._item, content=content, text=text, image=image, present=present)
 
     def rank(self, features: Array) -> Array:
         """See `Graphs.rank`."""
-        return _first(self._ranker, features=features)
+        return first_output(self._ranker, features=features)
 
 
-def _first(session: Any, **inputs: Array) -> Array:
+def first_output(session: Any, **inputs: Array) -> Array:
+    """Run a session, and return its first output."""
     found: Array = session.run(None, inputs)[0]
     return found

@@ -14,10 +14,12 @@ from models.items.store import ItemStore
 from models.rules import SHOWN
 from models.state.bloom import earlier_positions
 from models.state.kernels import user_rows as records
+from models.state.kernels.user_columns import changeable
 from models.state.rows import UserRecord, hash64
 from models.state.users import Users
 from models.tables.table import Load, Rows, joined
 from schemas.columns import ACTION, ITEM, EventColumns
+from schemas.errors import StoreCorrupt
 
 __all__ = ["Applied", "Changed", "ItemsOf", "UserTable", "interactions_only"]
 
@@ -76,6 +78,8 @@ class Changed:
     grown: int
     "Growth of the table's memory, in bytes."
     applied: Applied
+    damaged: Sequence[bytes] = ()
+    "Users whose stored record cannot be read. Their new record begins with these events."
 
 
 def _groups(rows: Sequence[bytes | None], bounds: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
@@ -83,6 +87,14 @@ def _groups(rows: Sequence[bytes | None], bounds: NDArray[np.int64]) -> Iterator
     sizes = np.fromiter((len(row or b"") for row in rows), np.int64, len(rows)) + GROWTH * np.diff(bounds)
     cuts = [0, *(np.flatnonzero(np.diff(np.cumsum(sizes) // GROUP_BYTES)) + 1).tolist(), len(rows)]
     yield from pairwise(cuts)
+
+
+def _unreadable(rows: Sequence[bytes | None], loaded: Sequence[int]) -> list[int]:
+    """Return which of the `loaded` rows the compiled loops must not read, because they would read beyond its end."""
+    cut = [n for n in loaded if len(rows[n] or b"") % 8]
+    whole = [n for n in loaded if len(rows[n] or b"") % 8 == 0]
+    sound = changeable(*joined([rows[n] or b"" for n in whole]))
+    return sorted([*cut, *(n for n, good in zip(whole, sound.tolist(), strict=True) if not good)])
 
 
 def _changed(
@@ -177,7 +189,10 @@ class UserTable(Rows):
         order = np.argsort(who, kind="stable")
         bounds = np.searchsorted(who[order], np.arange(len(codes) + 1))
         users = list(codes)
-        rows, held = self._get(users)
+        rows, held, loaded = self._get(users, forgiving=True)
+        damaged = _unreadable(rows, loaded)
+        for at in damaged:
+            rows[at] = None
         accepted = np.zeros(n, np.uint8)
         pairs, units = np.empty((2 * records.WINDOW * n, 2), np.int32), np.empty(2 * records.WINDOW * n, np.uint64)
         made, size, made_rows = 0, 0, dict[bytes, bytes]()
@@ -186,7 +201,8 @@ class UserTable(Rows):
             new, starts, more = _changed(events, of, order, bounds[low : high + 1], old, *found)
             made_rows.update({users[low + k]: new[starts[k] : starts[k + 1]] for k in range(high - low)})
             made, size = made + more, size + len(new)
-        return Changed(made_rows, size - held, Applied(accepted, of.rows, pairs[:made], units[:made]))
+        applied = Applied(accepted, of.rows, pairs[:made], units[:made])
+        return Changed(made_rows, size - held, applied, [users[at] for at in damaged])
 
     def enter(self, changed: Changed) -> Applied:
         """Run the last step, after which `lookup` and `take` return the changed records."""
@@ -195,16 +211,27 @@ class UserTable(Rows):
         self._dirty.update(changed.rows)
         return changed.applied
 
-    def _get(self, users: Sequence[bytes]) -> tuple[list[bytes | None], int]:
-        """Return the rows of users, and the size in bytes of the rows that were in memory."""
+    def _get(self, users: Sequence[bytes], *, forgiving: bool = False) -> tuple[list[bytes | None], int, list[int]]:
+        """Return the rows of users, the size in bytes of those that were in memory, and the indices of all others.
+
+        `forgiving`: a row that cannot be converted from an older format is returned as it is.
+
+        Raises:
+            StoreCorrupt: a row that cannot be converted, unless `forgiving`.
+        """
         held = self._rows.get
         found: list[bytes | object | None] = [held(user, MISSING) for user in users]
         missing = [n for n, row in enumerate(found) if row is MISSING]
         size = sum(len(row) for row in found if type(row) is bytes)
         for n, row in zip(missing, self._load([users[n] for n in missing]) if missing else (), strict=True):
             # records of an older format are converted when they are read
-            found[n] = self._current(row).encode() if row and row[0] not in CURRENT else row
-        return found, size  # type: ignore[return-value]
+            try:
+                found[n] = self._current(row).encode() if row and row[0] not in CURRENT else row
+            except StoreCorrupt:
+                if not forgiving:
+                    raise
+                found[n] = row
+        return found, size, missing  # type: ignore[return-value]
 
     def erase(self, user: bytes) -> None:
         """Erase a user; the next `take` returns None for the key."""
@@ -238,7 +265,7 @@ class UserTable(Rows):
         Raises:
             StoreCorrupt: a stored record of an older format that cannot be read.
         """
-        rows, _ = self._get([user.encode() for user in users])
+        rows, _, _ = self._get([user.encode() for user in users])
         return [row or None for row in rows]
 
     def _current(self, row: bytes) -> UserRecord:

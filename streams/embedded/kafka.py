@@ -157,7 +157,7 @@ class EmbeddedKafka:
         said = settings.logs_dir / "kafka-controller.log"
         self._controller = Daemon("Kafka's controller", settings.run_dir / "kafka-controller.pid", said)
 
-    def start(self, timeout_s: float = 90.0) -> None:
+    def start(self) -> None:
         """Start the broker unless it runs; returns when it answers.
 
         Raises:
@@ -171,9 +171,9 @@ class EmbeddedKafka:
             if self.daemon.pid() is None:
                 path = class_path(settings.cache)
                 properties = self._configure(path)
-                self._fence(path, timeout_s)
+                self._fence(path)
                 self._run(self.daemon, path, properties, settings.bootstrap_servers)
-        self.daemon.await_ready(self.answers, timeout_s)
+        self.daemon.await_ready(self.answers, settings.start_timeout_s)
 
     @contextmanager
     def _starting(self) -> Iterator[None]:
@@ -188,7 +188,7 @@ class EmbeddedKafka:
         command = [JAVA, *JVM, *options, "-cp", path, "kafka.Kafka", properties.name]
         daemon.start(command, environment, self._folder, address)
 
-    def _fence(self, path: str, timeout_s: float) -> None:
+    def _fence(self, path: str) -> None:
         """Record in the metadata log that a killed broker is gone, before its successor starts.
 
         A broker that starts within the session of a killed one considers itself the leader that the old one was. When that
@@ -207,7 +207,7 @@ class EmbeddedKafka:
         self._controller.log_file.unlink(missing_ok=True)
         try:
             self._run(self._controller, path, properties, "", *CONTROLLER_LOG)
-            self._controller.await_ready(lambda: ACTIVE in self._controller_says(), timeout_s)
+            self._controller.await_ready(lambda: ACTIVE in self._controller_says(), settings.start_timeout_s)
             if wait_until(lambda: FENCED in self._controller_says(), FENCE_S):
                 size = self._metadata_bytes()  # decisions are appended in order, and each half second adds a record
                 wait_until(lambda: self._metadata_bytes() > size, APPENDED_S)

@@ -22,8 +22,10 @@ from types import FrameType
 from schemas.errors import ConfigError, NotReady
 from schemas.masking import masked
 from schemas.settings import Settings
+from streams.embedded.patience import WHOLE, Patience
 
 __all__ = [
+    "PORT_S",
     "Daemon",
     "answer_of",
     "exit_status",
@@ -226,15 +228,17 @@ class Daemon:
         """Wait until `ready()` while the process that `start` created is alive: another server's answer does not count.
 
         Raises:
-            NotReady: the process ended or `timeout_s` passed; the message shows the end of the log.
+            NotReady: the process ended, or made no progress for `timeout_s`; the message shows the end of the log.
         """
+        patience = Patience(timeout_s)
 
         def settled() -> bool:
-            return self.pid() is None or ready()
+            pid = self.pid()
+            return pid is None or ready() or patience.is_over(pid)
 
-        wait_until(settled, timeout_s)
+        wait_until(settled, WHOLE * timeout_s)
         if self.pid() is None or not ready():
-            state = "ended" if self.pid() is None else f"did not become ready within {timeout_s:.0f} s"
+            state = "ended" if self.pid() is None else f"did not become ready: no progress for {timeout_s:.0f} s"
             raise NotReady("not_started", f"{self.name} {state}; {self.log_file}:\n{self.tail()}")
 
 

@@ -24,7 +24,7 @@ class EmbeddedRedis:
         self._folder = settings.data_dir / "redis"
         self.daemon = Daemon("Redis", settings.run_dir / "redis.pid", settings.logs_dir / "redis.log")
 
-    def start(self, timeout_s: float = 20.0) -> None:
+    def start(self) -> None:
         """Start the server unless it runs; returns when it answers.
 
         Raises:
@@ -42,7 +42,7 @@ class EmbeddedRedis:
                 *("--maxmemory", "512mb", "--maxmemory-policy", "allkeys-lru"),
             ]
             self.daemon.start(command, {"PATH": os.environ.get("PATH", "")}, self._folder, self._settings.redis)
-        self.daemon.await_ready(self.answers, timeout_s)
+        self.daemon.await_ready(self.answers, self._settings.start_timeout_s)
 
     def ports_to_bind(self) -> dict[str, int]:
         """Return the port that `start` would bind, by the variable that sets it; none while the server runs."""

@@ -73,6 +73,16 @@ OUTPUTS: Profile = {
     "metadata_max_age_ms": METADATA_MAX_AGE_MS,
 }
 "A worker's output besides its tables: impressions, dead letters, and events and items received by HTTP."
+RANK_TASKS: Profile = {
+    **REPLIES,
+    "compression_type": "zstd",
+    "max_batch_size": 1 << 20,  # a record has some 80 kB, and one batch is under way for each partition
+    "max_request_size": MAX_REQUEST_BYTES,
+    "request_timeout_ms": 2_000,  # no record is of use much later
+}
+"A worker's tasks for ranking processes: of the features, which are most of a record, many are equal or 0."
+RANK_REPLIES: Profile = {**REPLIES, "request_timeout_ms": 2_000}
+"Replies and acknowledgements of a ranking process."
 TABLE_WRITES: Profile = {
     "acks": "all",
     "linger_ms": 0,
@@ -110,6 +120,8 @@ ANNOUNCED: Profile = {"enable_auto_commit": False, "auto_offset_reset": "earlies
 "Announced releases."
 CLIENT_REPLIES: Profile = {"enable_auto_commit": False, "auto_offset_reset": "latest", "fetch_max_wait_ms": 100}
 "Replies to a program that embeds the client."
+RANK_ACKS: Profile = {**CLIENT_REPLIES, "metadata_max_age_ms": METADATA_MAX_AGE_MS}
+"Acknowledgements of ranking processes, for one worker."
 ARCHIVE: Profile = {
     **COMMITTED,
     "max_poll_records": 200,  # bounds the records decoded between two turns of the event loop

@@ -43,6 +43,8 @@ class TopicSpec:
 TOPICS: dict[str, TopicSpec] = {
     "interactions": TopicSpec(retention_ms=-1, purpose="what users did, key user_id"),
     "requests": TopicSpec(retention_ms=3_600_000, stamped=True, purpose="recommendation requests, key user_id"),
+    "rank": TopicSpec(retention_ms=600_000, purpose="candidates of requests, for ranking processes"),
+    "rank-acks": TopicSpec(retention_ms=600_000, purpose="results of ranking processes, key worker"),
     "impressions": TopicSpec(purpose="slates as shown, key user_id"),
     "items": TopicSpec(partitions=1, compacted=True, purpose="the catalogue, key item_id; an empty value deletes"),
     "item-vectors": TopicSpec(partitions=1, compacted=True, purpose="vectors as encoders produce them, key item_id"),

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from conftest import WorkerProcess, free_port
 
 from agents.cli.doctor import doctor
-from agents.cli.operate import kafka_answers
+from agents.cli.states import kafka_answers
 from schemas.records import Interaction, Item, Request
 from schemas.settings import Settings
 from streams.embedded import kafka as embedded

@@ -24,7 +24,7 @@ from streams.embedded.process import wait_until
 
 pytestmark = pytest.mark.integration
 
-KEYS = ["bootstrap", "redis", "web", "release", "ready", "pids", "reasons", "warnings", "restarts"]
+KEYS = ["bootstrap", "redis", "web", "release", "ready", "pids", "reasons", "warnings", "restarts", "processes", "left_over"]
 PARTS = ["kafka", "redis", "worker", "encoder"]
 SOON_S = 90.0
 Riffle = Callable[..., subprocess.CompletedProcess[str]]
@@ -119,7 +119,7 @@ async def test_whatever_is_killed_comes_back_with_its_records(own: Settings, rif
     assert joined.returncode == 1, "it would be another instance's"
     assert "RIFFLE_KAFKA_PORT is now" in joined.stderr
     moved = replace(changed, redis_port=free_ports(1)[0], web_port=free_ports(1)[0])
-    assert status_of(riffle, moved) == {**before, "pids": after["pids"]}, "what really runs"
+    assert status_of(riffle, moved) == {**before, "pids": after["pids"], "processes": after["processes"]}, "what really runs"
     consumer = AIOKafkaConsumer(
         own.topic("dead-letters"), bootstrap_servers=own.bootstrap_servers, auto_offset_reset="earliest"
     )

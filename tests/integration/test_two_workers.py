@@ -81,5 +81,9 @@ def test_either_worker_answers_for_everybody(fresh: Settings, tmp_path: Path, wo
         assert [answer.get("user_id") for answer in answers] == [*people, None]
         assert all(len(answer["items"]) == 5 for answer in answers[:-1])
         assert (answers[-1]["status"], answers[-1]["error"]["field"]) == (400, "k")
+        document = {"format": 1, "rules": [{"name": "hide", "kind": "bury", "where": {"items": ["i5"]}, "factor": 0.5}]}
+        for user in people:
+            preview = post(settings, "/v1/rules/preview", {"rules": document, "request": {"user_id": user, "k": 5}})
+            assert [preview[name]["user_id"] for name in ("serving", "proposed")] == [user, user], "from the owner"
     assert forwarded(fresh) > 0
     assert forwarded(other) > 0

@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, uint8
+from numba import njit, uint8, uint64
 
 from models.state.bloom import MAX_TIERS, TIER_BYTES
 from models.state.kernels.hash_index import find
-from models.state.kernels.user_rows import ACTIONS, DENSE, FORMAT, HEAD, HISTORY, LONG, WORDS
+from models.state.kernels.user_rows import ACTIONS, AFFINITIES, DENSE, FORMAT, HEAD, HISTORY, LONG, OTHER_HASH, WORDS
 
-__all__ = ["read_columns"]
+__all__ = ["changeable", "read_columns"]
 
 
 @njit(inline="always")
@@ -142,6 +142,59 @@ def _sound(u8: Any, u16: Any, u32: Any, base: int, length: int) -> bool:
         return False
     session_bytes = np.int64(u16[base // 2 + 5])
     return _names_end(u8, u16, base + names, base + length, lengths_at, session_bytes, actions, affinities) >= 0
+
+
+@njit(cache=True, nogil=True)
+def changeable(data: Any, starts: Any) -> Any:
+    """Return which records `apply_records` can change: they stay within their bytes, and fit into its arrays.
+
+    `data` uint8 holds the records, r at `starts[r]:starts[r + 1]`, 8-byte aligned. The result is boolean `(r,)`; an empty
+    record, of a new user, can be changed.
+    """
+    u16, u32, u64 = data.view(np.uint16), data.view(np.uint32), data.view(np.uint64)
+    found = np.ones(len(starts) - 1, np.bool_)
+    for r in range(len(found)):
+        base, length = starts[r], starts[r + 1] - starts[r]
+        if length == 0:
+            continue
+        if not _sound(data, u16, u32, base, length):
+            found[r] = False
+            continue
+        actions, affinities = np.int64(u16[base // 2 + 1]), np.int64(u16[base // 2 + 2])
+        events, hashes = np.int64(u16[base // 2 + 3]), np.int64(u16[base // 2 + 4])
+        narrow = 4 * (np.int64(u32[base // 4 + 10]) + events + actions)
+        found[r] = (
+            hashes <= HISTORY
+            and affinities <= AFFINITIES
+            and 2 * np.int64(u32[base // 4 + 9]) == narrow
+            and (actions <= ACTIONS or _has_other(u64, base // 8 + HEAD // 8 + 2 * events + hashes, actions))
+            and _rising(u16, (base + narrow) // 2 + events + actions + affinities, np.int64(data[base + 1]))
+        )
+    return found
+
+
+@njit(cache=True, nogil=True)
+def _has_other(u64: Any, at: int, actions: int) -> bool:
+    """Whether one of the hashes of actions from word `at` on is that of `other`, which is the last one that is added."""
+    found = False
+    for i in range(actions):
+        found |= u64[at + i] == uint64(OTHER_HASH)
+    return found
+
+
+@njit(cache=True, nogil=True)
+def _rising(u16: Any, q: int, tiers: int) -> bool:
+    """Whether the bit positions of each sparse tier at half-word `q` rise, so that their number is that of the set bits."""
+    at = q + 2 * tiers
+    rising = True
+    for t in range(tiers):
+        held = np.int64(u16[q + tiers + t])
+        if held == DENSE:
+            continue
+        for i in range(at + 1, at + held):
+            rising &= u16[i - 1] < u16[i]
+        at += held
+    return rising
 
 
 @njit(cache=True, nogil=True)

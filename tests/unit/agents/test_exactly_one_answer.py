@@ -18,17 +18,19 @@ from hypothesis import strategies as st
 from virtual_time import VirtualLoop, run_virtually
 
 from agents.metrics import Metrics
+from agents.requests import waiting
 from agents.requests.backlog import Backlog, _Waiting
 from agents.requests.clock import Clock
 from agents.requests.costs import SHARES
 from agents.requests.offsets import Offsets
 from agents.requests.ranking import Ranking
 from agents.requests.recommend import Recommend
+from agents.web.protocol import Wanted, always
 from agents.web.request_lists import MAX_REQUESTS, answer_list
 from models.pipeline.effort import Effort
 from models.pipeline.pipeline import Steps
 from models.state.users import Users
-from schemas.codec import header_of
+from schemas.codec import decode, header_of
 from schemas.errors import NotReady, RiffleError
 from schemas.records import After, AsOf, Request, Slate
 from schemas.settings import Settings
@@ -336,6 +338,77 @@ def test_each_request_over_http_gets_a_slate_or_an_error(world: World, budgets: 
     assert all(isinstance(answer, Slate | RiffleError) for answer in found)
 
 
+async def _left(loop: VirtualLoop, world: World, stays: Sequence[bool]) -> tuple[list[Any], list[str]]:
+    """Answers to requests over HTTP, of whose clients some leave at once, and the ids of slates that were logged as shown."""
+    producer, pipeline = Producer(loop, world), Pipeline(loop, world)
+    made = recommend_of(loop, pipeline, {OWNED: Partition(ready=True)}, producer)
+    running = loop.create_task(made.run())
+    asked = [made.recommend(Request(f"{n}", "0"), OWNED, 60.0, wanted=lambda here=here: here) for n, here in enumerate(stays)]  # type: ignore[misc]
+    found = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 3_600.0)
+    await made.drain(60.0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    shown = [value for _, topic, value, _ in producer.sent if topic == "riffle.impressions"]
+    return found, [decode("impression", value)[0]["request_id"] for value in shown]
+
+
+@settings(max_examples=50, deadline=None)
+@given(worlds, st.lists(st.booleans(), min_size=1, max_size=60))
+def test_a_slate_that_nobody_receives_is_not_logged_as_shown(world: World, stays: list[bool]) -> None:
+    found, shown = run_virtually(lambda loop: _left(loop, world, stays))
+    answers = zip(found, stays, strict=True)
+    assert sorted(shown) == sorted(answer.request_id for answer, here in answers if here and isinstance(answer, Slate))
+
+
+async def _waiting(
+    loop: VirtualLoop, world: World, count: int, drains: bool
+) -> tuple[list[Slate | BaseException], list[float], float]:
+    """Answers to requests over HTTP that wait 30 s for an event in vain, the seconds each took, and those until the drain."""
+    pipeline = Pipeline(loop, world)
+    made = recommend_of(loop, pipeline, {OWNED: Partition(ready=True)}, Producer(loop, world))
+    running = loop.create_task(made.run())
+    took_s: list[float] = []
+    began_s = loop.time()
+
+    async def ask(n: int) -> Slate:
+        try:
+            return await made.recommend(Request(f"{n}", "0", after=After(OWNED, 99)), OWNED, 30.0)
+        finally:
+            took_s.append(loop.time() - began_s)
+
+    asked = [loop.create_task(ask(n)) for n in range(count)]
+    await asyncio.sleep(1.0)
+    if drains:
+        await made.drain(20.0)
+    drained_s = loop.time() - began_s
+    found = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 3_600.0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    return found, took_s, drained_s
+
+
+QUICK = World(0.001, frozenset(), 2, frozenset())
+
+
+@given(st.integers(1, 80), st.integers(0, 30))
+@settings(max_examples=30, deadline=None)
+def test_waits_over_http_are_bounded_in_number(count: int, most: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(waiting, "MAX_WAITING", most)
+        found, took_s, _ = run_virtually(lambda loop: _waiting(loop, QUICK, count, drains=False))
+    assert all(isinstance(answer, Slate) and answer.degraded == ("stale",) for answer in found)
+    assert sum(seconds > 1.0 for seconds in took_s) <= most + 1
+    assert sum(seconds <= 1.0 for seconds in took_s) >= count - most - 1, "those that may not wait are answered at once"
+
+
+@given(st.integers(1, 80))
+@settings(max_examples=20, deadline=None)
+def test_a_drain_ends_waits_over_http(count: int) -> None:
+    found, took_s, drained_s = run_virtually(lambda loop: _waiting(loop, QUICK, count, drains=True))
+    assert all(isinstance(answer, Slate) and answer.degraded == ("stale",) for answer in found)
+    assert max(took_s) <= drained_s < 29.0, "the drain returns when all are answered, long before their deadline"
+
+
 class Measured(Pipeline):
     """Records the sizes of batches."""
 
@@ -355,7 +428,7 @@ class Owner:
     recommend_here: Recommend
     metrics: Metrics = field(default_factory=Metrics)
 
-    async def recommend(self, request: Request, deadline_ms: int | None = None) -> Slate:
+    async def recommend(self, request: Request, deadline_ms: int | None = None, wanted: Wanted = always) -> Slate:
         return await self.recommend_here.recommend(request, OWNED, (deadline_ms or 250) / 1000)
 
 

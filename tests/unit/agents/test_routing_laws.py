@@ -16,6 +16,7 @@ from agents.metrics import Metrics
 from agents.partitions.copies import MIRROR, NO_STATE, STANDBY, Found
 from agents.requests.routing import MOST_S, SHARE, SHARE_AFTER, Elsewhere, Others, Routing, others
 from agents.web.peers import PeerAway
+from agents.web.protocol import Wanted, always
 from schemas.errors import BadRequest, DeadlineExceeded, NotReady
 from schemas.records import After, AsOf, Request, Slate
 from streams.kafka.assignor import Holders
@@ -51,7 +52,9 @@ class Scene:
                 self.parts[PARTITION].state.ready.set()
         self.found: list[Found | None] = []
 
-    async def recommend(self, request: Request, partition: int, deadline_s: float, found: Found | None = None) -> Slate:
+    async def recommend(
+        self, request: Request, partition: int, deadline_s: float, found: Found | None = None, wanted: Wanted = always
+    ) -> Slate:
         if deadline_s < RANKING_S:
             raise DeadlineExceeded("deadline_exceeded", "too late")
         await asyncio.sleep(RANKING_S)

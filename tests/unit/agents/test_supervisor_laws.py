@@ -12,6 +12,7 @@ from fakes import FakePart
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agents.processes import parts_of
 from agents.supervisor import (
     FIRST_S,
     MISCONFIGURED,
@@ -21,7 +22,6 @@ from agents.supervisor import (
     Supervisor,
     backoff_s,
     histories,
-    parts_of,
     state_file,
 )
 from schemas.errors import NotReady
@@ -185,7 +185,7 @@ def test_histories_are_read_as_they_were_written_and_anything_else_is_none(tmp_p
 
 def test_what_the_settings_have_elsewhere_is_not_supervised(tmp_path: Path) -> None:
     every = ["kafka", "redis", "worker", "encoder"]
-    assert [part.name for part in parts_of(Settings(home=tmp_path), every)] == every
+    assert [part.name for part in parts_of(Settings(home=tmp_path), dict.fromkeys(every, 0))] == every
     elsewhere = Settings(home=tmp_path, bootstrap="kafka:9092", redis_url="redis://there")
-    assert [part.name for part in parts_of(elsewhere, every)] == ["worker", "encoder"]
-    assert [part.name for part in parts_of(Settings(home=tmp_path), ["redis"])] == ["redis"]
+    assert [part.name for part in parts_of(elsewhere, dict.fromkeys(every, 0))] == ["worker", "encoder"]
+    assert [part.name for part in parts_of(Settings(home=tmp_path), {"redis": 0})] == ["redis"]

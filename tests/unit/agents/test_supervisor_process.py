@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import free_port
 
-from agents.supervisor import histories, supervisor_daemon
+from agents.processes import supervisor_daemon
+from agents.supervisor import histories
 from schemas.settings import Settings
 from streams.embedded.process import Daemon, is_alive, python, wait_until
 from streams.embedded.redis import EmbeddedRedis

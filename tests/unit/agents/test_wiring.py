@@ -71,7 +71,7 @@ async def test_a_task_that_fails_stops_the_worker_and_the_others_are_cancelled_b
     tasks.start("kept", waits("kept"))
     await tasks.wait("fails")
     await tasks.wait("never started")
-    await tasks.cancel(but="kept")
+    await tasks.cancel(but=("kept",))
     assert (crashes, ended) == ([error], ["one"])
     await tasks.cancel()
     assert ended == ["one", "kept"]

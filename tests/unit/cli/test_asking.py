@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from agents import supervisor
-from agents.cli import doctor, operate
+from agents import processes, supervisor
+from agents.cli import doctor, operate, starting, states
 from agents.cli.asking import ask
 from agents.cli.tables import tables
 from schemas.errors import ConfigError, NotReady
@@ -189,14 +189,14 @@ def test_what_answers_for_another_home_is_not_taken_for_this_ones(tmp_path: Path
     body = {"ready": True, "release": "none", "reasons": {}, "refused": {}, "warnings": {"archive": "stands still"}}
     with server(answering(body)) as web:
         settings = Settings(home=tmp_path, web_port=int(web.rpartition(":")[2]))
-        found = operate.readiness(settings)
+        found = states.readiness(settings)
         assert (found["ready"], found["release"]) == (False, None)
         assert "another program" in found["reasons"]["web"]
-        operate.worker_daemon(settings).record(1, settings.web)  # a process that listens nowhere
-        assert operate.readiness(settings)["ready"] is False
+        processes.worker_daemon(settings).record(1, settings.web)  # a process that listens nowhere
+        assert states.readiness(settings)["ready"] is False
         # this process is the one that listens
-        operate.worker_daemon(settings).record(os.getpid(), settings.web)
-        assert operate.readiness(settings) == body
+        processes.worker_daemon(settings).record(os.getpid(), settings.web)
+        assert states.readiness(settings) == body
         monkeypatch.setattr(operate, "kafka_answers", lambda _: True)
         shown = CliRunner().invoke(operate.status, env=settings.resolved().environment(), catch_exceptions=False).output
         assert "warning: archive" in shown
@@ -210,7 +210,7 @@ def test_what_answers_for_another_home_is_not_taken_for_this_ones(tmp_path: Path
 @contextmanager
 def worker_with(settings: Settings, web: str) -> Iterator[None]:
     """Run a process that has these settings and counts as the worker at `web`."""
-    daemon = operate.worker_daemon(settings)
+    daemon = processes.worker_daemon(settings)
     environment = {**os.environ, **settings.environment(), "RIFFLE_ODD": "1"}
     with subprocess.Popen([sys.executable, "-c", "input()"], env=environment, stdin=subprocess.PIPE) as process:
         daemon.record(process.pid, web)
@@ -222,22 +222,22 @@ def worker_with(settings: Settings, web: str) -> Iterator[None]:
 
 def test_a_worker_with_other_settings_is_named_by_its_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     body = {"ready": False, "release": "none", "reasons": {}, "refused": {}, "warnings": {}}
-    monkeypatch.setattr(operate, "listens", lambda *_: True)
+    monkeypatch.setattr(states, "listens", lambda *_: True)
     monkeypatch.setattr(operate, "kafka_answers", lambda _: True)
     with server(answering(body)) as web:
         same = Settings(home=tmp_path, web_port=int(web.rpartition(":")[2]), redis_url="redis://:s3cret@h").resolved()
         other = replace(same, redis_url="redis://h", partitions=9, encoder="off")
         said = "the worker runs with other settings (RIFFLE_PARTITIONS, RIFFLE_REDIS_URL): `riffle down`, then `riffle up`"
-        assert operate.other_settings(other) == [], "none runs"
+        assert states.other_settings(other) == [], "none runs"
         with worker_with(same, web):
-            operate._require_same_settings(same)
-            operate._require_same_settings(replace(same, encoder="off"))  # the worker does not read it
+            starting._require_same_settings(same)
+            starting._require_same_settings(replace(same, encoder="off"))  # the worker does not read it
             with pytest.raises(ConfigError) as refused:
-                operate._require_same_settings(other)
+                starting._require_same_settings(other)
             assert refused.value.message == said
-            (line,) = [check.line() for check in doctor._worker(other) if check.warning]
+            (line,) = [check.line() for check in doctor._workers(other) if check.warning]
             assert line == f"WARN settings: {said}"
-            assert not [check for check in doctor._worker(same) if check.warning]
+            assert not [check for check in doctor._workers(same) if check.warning]
             for settings, told in ((other, True), (same, False)):
                 plain = CliRunner().invoke(operate.status, env=settings.environment(), catch_exceptions=False)
                 assert (said in plain.stdout) == told
@@ -247,14 +247,14 @@ def test_a_worker_with_other_settings_is_named_by_its_variables(tmp_path: Path, 
                 assert "s3cret" not in plain.output + as_json.output
             moved = replace(other, web_port=1)
             with pytest.raises(ConfigError, match="RIFFLE_WEB_PORT is now"):
-                operate._require_same_settings(moved)
+                starting._require_same_settings(moved)
             # one that ends again and again is mended by other settings, whether or not it runs just now
-            supervisor.state_file(same).write_text(json.dumps({"worker": {"in_row": operate.TRIES}}))
-            operate._require_same_settings(moved)
-            monkeypatch.setattr(operate, "listens", lambda *_: False)
+            supervisor.state_file(same).write_text(json.dumps({"worker": {"in_row": starting.TRIES}}))
+            starting._require_same_settings(moved)
+            monkeypatch.setattr(states, "listens", lambda *_: False)
             supervisor.state_file(same).write_text(json.dumps({"worker": {"in_row": 1}}))
-            operate._require_same_settings(moved)
+            starting._require_same_settings(moved)
             supervisor.state_file(same).unlink()
-            operate._require_same_settings(other)  # it is starting: asked again when it answers
+            starting._require_same_settings(other)  # it is starting: asked again when it answers
             with pytest.raises(ConfigError, match="RIFFLE_WEB_PORT is now"):
-                operate._require_same_settings(moved)
+                starting._require_same_settings(moved)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import tempfile
 from collections import Counter
@@ -20,10 +21,11 @@ from serving import Served
 
 from agents.cli import asking, slate_files, slate_lists
 from agents.cli.recommend import recommend
-from agents.cli.slate_files import COLUMNS, slate_file
+from agents.cli.slate_files import COLUMNS, check_writable, slate_file
 from agents.cli.slate_lists import Failed, SlateLists, all_users
+from agents.web.protocol import Wanted, always
 from agents.web.routes import build_app
-from schemas.errors import BadRequest, DeadlineExceeded, NotReady, RiffleError
+from schemas.errors import BadRequest, ConfigError, DeadlineExceeded, NotReady, RiffleError
 from schemas.records import Interaction, Item, Request, Slate
 from schemas.settings import Settings
 
@@ -35,7 +37,7 @@ class Busy(FakeService):
         super().__init__(catalogue={f"i{n}": Item(f"i{n}") for n in range(5)})
         self.asked: Counter[str] = Counter()
 
-    async def recommend(self, request: Request, deadline_ms: int | None = None) -> Slate:
+    async def recommend(self, request: Request, deadline_ms: int | None = None, wanted: Wanted = always) -> Slate:
         kind, _, times = request.user_id.partition("-")
         self.asked[request.user_id] += 1
         if kind == "bad":
@@ -47,7 +49,7 @@ class Busy(FakeService):
                 raise NotReady("not_ready", "being restored")
             if kind == "bug":
                 raise RiffleError("internal", "a bug")
-        return await super().recommend(request, deadline_ms)
+        return await super().recommend(request, deadline_ms, wanted)
 
 
 @pytest.fixture(autouse=True)
@@ -341,6 +343,36 @@ def test_without_users_nothing_is_written(tmp_path: Path, users: str, code: str)
         ran(Busy(), ["--users", given_, "--out", str(out)], 1)
     assert found.value.code == code
     assert not out.exists()
+
+
+def test_a_file_that_cannot_be_written_is_said_before_anyone_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def folder_that_is_read_only(**_: Any) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    environment = Settings(home=tmp_path, web_port=1).environment()
+    monkeypatch.setattr("agents.cli.recommend._worker", lambda _: pytest.fail("a worker was asked"))
+    named_like_a_file = tmp_path / "slates.parquet"
+    named_like_a_file.mkdir()
+    for out, code, said in (
+        (tmp_path, 2, "is a folder: name a file in it, such as"),
+        (named_like_a_file, 1, "is a folder: name a file in it, such as"),
+        (tmp_path / ("x" * 300 + ".jsonl"), 1, "File name too long"),
+    ):
+        done = CliRunner().invoke(recommend, ["--users", "all", "--out", str(out)], env=environment)
+        assert (done.exit_code, isinstance(done.exception, SystemExit)) == (code, code == 2), done.output
+        assert said in (done.output if code == 2 else str(done.exception))
+    monkeypatch.setattr("agents.cli.slate_files.tempfile.mkdtemp", folder_that_is_read_only)
+    with pytest.raises(ConfigError, match=r"no file can be created in .*: Permission denied"):
+        check_writable(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_the_check_of_a_file_leaves_nothing_and_the_file_as_it_was(tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"slates{suffix}"
+    out.write_text("before")
+    check_writable(out)
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+    assert out.read_text() == "before"
 
 
 def test_a_worker_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from agents.cli import dlq as dlq_module
 from agents.cli import doctor as doctor_module
-from agents.cli import operate, release, topics
+from agents.cli import operate, release, states, topics
 from agents.cli.ask import ask, print_slate
 from agents.cli.demo import promising
 from schemas.settings import Settings
@@ -153,10 +153,9 @@ def test_a_status_is_rows_of_words(tmp_path: Path) -> None:
 def test_reasons_are_spelled_as_in_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(home=tmp_path, web_port=1).resolved()
     state = {"ready": False, "release": None, "reasons": {"restoring": [1], "troubles": {"1": "the disk's"}}}
-    for module in (operate, doctor_module):
-        monkeypatch.setattr(module, "readiness", lambda _: state)
+    monkeypatch.setattr(states, "readiness", lambda _: state)
     told = CliRunner().invoke(operate.status, env=settings.environment(), catch_exceptions=False).output
-    for text in (told, doctor_module._worker(settings)[0].line()):
+    for text in (told, doctor_module._workers(settings)[0].line()):
         assert "[1]" in text
         assert '{"1": "the disk\'s"}' in text
 

@@ -11,11 +11,14 @@ import kubernetes_validate
 import pytest
 import yaml
 
+import agents.worker
 from agents.cli import COMMANDS
+from agents.ranker.app import group_of
+from agents.worker import RANKING, ROLES
 from schemas.settings import Settings
 
 FOLDER = Path(__file__).parents[3] / "deploy" / "kubernetes"
-OWN = {"retrain.yaml"}
+OWN = {"retrain.yaml", "ranking.yaml"}
 
 
 def documents(path: Path) -> list[dict[str, Any]]:
@@ -58,3 +61,21 @@ def test_a_laptops_crontab_is_the_clusters_schedule() -> None:
         (container,) = spec["jobTemplate"]["spec"]["template"]["spec"]["containers"]
         in_a_cluster[spec["schedule"]] = container["args"][: container["args"].index("--upload")]
     assert at_home == in_a_cluster
+
+
+def test_ranking_pods_are_scaled_by_the_lag_of_their_group_alone_and_keep_nothing() -> None:
+    (deployment,) = documents(FOLDER / "ranking.yaml")
+    (scaled,) = documents(FOLDER / "scale-ranking.yaml")
+    settings = Settings()
+    assert deployment["kind"] == scaled["spec"]["scaleTargetRef"]["kind"] == "Deployment"
+    assert scaled["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    (trigger,) = scaled["spec"]["triggers"]
+    assert trigger["metadata"]["consumerGroup"] == group_of(settings)
+    assert trigger["metadata"]["topic"] == settings.topic("rank")
+    assert scaled["spec"]["maxReplicaCount"] == settings.partitions
+    spec = deployment["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    assert container["command"] == ["python", "-m", agents.worker.__name__, "--role", RANKING]
+    assert RANKING in ROLES
+    assert container["ports"] == [{"name": "status", "containerPort": settings.rank_port}]
+    assert [list(volume) for volume in spec["volumes"]] == [["name", "emptyDir"]], "no volume outlives a pod"

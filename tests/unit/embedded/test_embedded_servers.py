@@ -16,7 +16,7 @@ import redis
 from click.testing import CliRunner
 from rich.console import Console
 
-from agents.cli import operate
+from agents.cli import starting
 from agents.cli.operate import down
 from schemas.errors import ConfigError, NotReady
 from schemas.settings import Settings
@@ -54,10 +54,10 @@ def server(settings: Settings) -> Iterator[EmbeddedRedis]:
 
 def test_only_a_part_that_is_not_ready_is_said_to_be_waited_for(server: EmbeddedRedis, settings: Settings) -> None:
     out = io.StringIO()
-    operate._await(settings, Console(file=out), "redis", 0, server.answers, 1.0)
+    starting._await(settings, Console(file=out), "redis", 0, server.answers)
     assert out.getvalue() == ""
     with pytest.raises(NotReady, match="the supervisor has ended"):
-        operate._await(settings, Console(file=out), "kafka", 0, EmbeddedKafka(settings).answers, 1.0)
+        starting._await(settings, Console(file=out), "kafka", 0, EmbeddedKafka(settings).answers)
     assert out.getvalue() == "waiting for Kafka …\n"
 
 

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from agents.cli.operate import start_stack
+from agents.cli.starting import start_stack
 from schemas.errors import ConfigError, NotReady
 from schemas.settings import Settings
 from streams.embedded import process

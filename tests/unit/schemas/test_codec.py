@@ -338,6 +338,24 @@ def test_an_id_of_another_kind_is_told_what_it_may_be(odd: object) -> None:
         request_from({"user_id": "u", "exclude": [odd]}, request_id="r")
 
 
+@given(st.integers(2**64, 10**40).flatmap(lambda number: st.sampled_from([number, -number])))
+def test_a_number_of_which_digits_are_lost_is_said_to_be_too_long(number: int) -> None:
+    for field, body in (
+        ("user_id", {"user_id": number}),
+        ("request_id", {"user_id": "u", "request_id": number}),
+        ("exclude", {"user_id": "u", "exclude": ["i1", number]}),
+        ("candidates", {"user_id": "u", "candidates": [number]}),
+        ("k", {"user_id": "u", "k": number}),
+        ("after.offset", {"user_id": "u", "after": {"partition": 0, "offset": number}}),
+    ):
+        with pytest.raises(BadRequest, match="64 bits") as refused:
+            request_from(orjson.loads(json.dumps(body)), request_id="r")
+        assert refused.value.field == field
+        assert refused.value.message.find(field) >= 0
+    with pytest.raises(BadEvent, match="item_id is a number beyond 64 bits"):
+        interaction_from(orjson.loads(json.dumps({"user_id": "u", "item_id": number})), now_ms=1)
+
+
 PLAIN_TEXT = ("content-type", b"text/plain")
 AS_JSON = ("content-type", b"application/json")
 

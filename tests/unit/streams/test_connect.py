@@ -129,6 +129,8 @@ def secured(certificate: str) -> dict[str, KafkaSettings]:
 KINDS = ("plain", "ssl", "sasl", "scram", "tokens")
 PRODUCERS = (
     "DURABLE",
+    "RANK_REPLIES",
+    "RANK_TASKS",
     "REPLIES",
     "OUTPUTS",
     "TABLE_WRITES",

@@ -17,6 +17,7 @@ from serving import Served
 from agents.metrics import Metrics
 from agents.web.address import advertised, reachable
 from agents.web.peers import FAIR_S, PeerAway, Peers, body_of
+from agents.web.protocol import Wanted, always
 from agents.web.routes import build_app
 from schemas.errors import BadRequest, DeadlineExceeded, NotReady
 from schemas.records import After, Item, Request, Slate
@@ -133,7 +134,7 @@ async def test_a_worker_that_refuses_connections_is_asked_once_until_a_probe_fin
 
 async def test_a_worker_that_does_not_answer_costs_its_share_of_the_time_a_few_times_only() -> None:
     class Silent(FakeService):
-        async def recommend(self, request: Request, deadline_ms: int | None = None) -> Slate:
+        async def recommend(self, request: Request, deadline_ms: int | None = None, wanted: Wanted = always) -> Slate:
             self.requests.append((request, deadline_ms))
             await asyncio.sleep(60)
             raise AssertionError
@@ -146,14 +147,37 @@ async def test_a_worker_that_does_not_answer_costs_its_share_of_the_time_a_few_t
     assert metrics.peers_failed.value(reason="timeout") == len(service.requests) == 3
 
 
+async def test_a_worker_knows_whether_the_asking_one_still_waits() -> None:
+    came, left = asyncio.Event(), asyncio.Event()
+
+    class Late(FakeService):
+        async def recommend(self, request: Request, deadline_ms: int | None = None, wanted: Wanted = always) -> Slate:
+            assert wanted(), "the other worker waits"
+            came.set()
+            try:
+                await asyncio.sleep(60)  # until aiohttp's test server cancels it
+            finally:
+                if not wanted():
+                    left.set()
+            raise AssertionError
+
+    async with worker(Late()) as address, peers_of() as (peers, _), asyncio.timeout(60):
+        asking = asyncio.ensure_future(peers.ask(address, Request("r1", "late"), 50.0))
+        await asyncio.wait([asking, asyncio.ensure_future(came.wait())], return_when=asyncio.FIRST_COMPLETED)
+        if asking.done():
+            pytest.skip("this machine is too slow to connect to itself in time")
+        asking.cancel()
+        await left.wait()
+
+
 class Slow(FakeService):
     """Answers after `seconds`; requests with a token after many more."""
 
     seconds = 0.03
 
-    async def recommend(self, request: Request, deadline_ms: int | None = None) -> Slate:
+    async def recommend(self, request: Request, deadline_ms: int | None = None, wanted: Wanted = always) -> Slate:
         await asyncio.sleep(60 if request.after is not None else self.seconds)
-        return await super().recommend(request, deadline_ms)
+        return await super().recommend(request, deadline_ms, wanted)
 
 
 async def test_short_deadlines_of_a_client_are_no_failures_of_a_worker() -> None:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from serving import Served
 
 from agents.web.body import MAX_BODY_BYTES
+from agents.web.protocol import Wanted, always
 from agents.web.request_lists import MAX_REQUESTS
 from agents.web.routes import build_app
 from schemas.errors import BadRequest, DeadlineExceeded, NotReady
@@ -37,12 +38,12 @@ FAILURES: dict[str, Exception] = {
 class Moody(FakeService):
     """Fails for some users, and answers others only after further requests have come."""
 
-    async def recommend(self, request: Request, deadline_ms: int | None = None) -> Slate:
+    async def recommend(self, request: Request, deadline_ms: int | None = None, wanted: Wanted = always) -> Slate:
         if request.user_id in FAILURES:
             raise FAILURES[request.user_id]
         if request.user_id.startswith("slow"):
             await asyncio.sleep(0)
-        return await super().recommend(request, deadline_ms)
+        return await super().recommend(request, deadline_ms, wanted)
 
 
 @pytest.fixture(scope="module")

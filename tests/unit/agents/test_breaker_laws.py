@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.web.breaker import FAILURES, HOLD_S, MAX_BREAKERS, Breaker, Breakers
+from agents.breaker import FAILURES, HOLD_S, MAX_BREAKERS, Breaker, Breakers
 
 
 class Clock:
@@ -68,6 +68,27 @@ def test_while_one_probes_nobody_else_asks_and_a_probe_without_an_outcome_does_n
     breaker.succeeded()
     assert breaker.allows()
     assert breaker.allows()
+
+
+@given(steps)
+def test_a_breaker_that_begins_open_allows_nothing_but_probes_until_one_is_answered(steps: list[tuple[float, str]]) -> None:
+    clock = Clock()
+    breaker = Breaker(clock, closed=False)
+    assert not breaker.away, "it has not failed yet"
+    for passed, outcome in steps:
+        clock.now += passed
+        due = breaker.due
+        assert breaker.allows() == due or breaker.closed
+        if outcome == "answers":
+            breaker.succeeded()
+            assert breaker.closed
+            assert not breaker.due
+            assert not breaker.away
+            return
+        if due:
+            breaker.failed()
+            assert breaker.away
+        assert not breaker.closed
 
 
 def test_each_address_has_its_own_breaker_and_their_number_is_bounded() -> None:
