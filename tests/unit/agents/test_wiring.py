@@ -47,9 +47,9 @@ def test_a_folder_serves_one_worker_and_its_tables_are_known_to_the_assignor(tmp
     for number in ("0", "3", "other"):
         settings.table_dir("users", 0).parent.joinpath(number).mkdir(parents=True, exist_ok=True)
     assert ownerships[1].held() == {0: ON_DISK, 3: ON_DISK}
-    for one in ownerships:
-        assert one._lock is not None
-        one._lock.close()
+    assert ownerships[1]._lock is None
+    assert ownerships[0]._lock is not None
+    ownerships[0]._lock.close()
 
 
 async def test_a_task_that_fails_stops_the_worker_and_the_others_are_cancelled_by_name() -> None:
