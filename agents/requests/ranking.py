@@ -250,11 +250,12 @@ class Ranking:
         tasks = self._pipeline.handed_over(prepared) if away or self._remote.probes() else None
         if tasks is not None and prepared.queries.model is not None:
             heads = prepared.queries.model.heads
+            # also beside requests that other partitions take, or a partition would never be answered again
+            self._remote.probe(alive[0], tasks[0], heads)
             if away:
                 handed = zip(alive, tasks, strict=True)
                 self._remote.send([Handed(p, task, partial(self._settled, p)) for p, task in handed], heads)
                 return [None] * len(alive)
-            self._remote.probe(alive[0], tasks[0], heads)
         return await run_aside(self._pipeline.complete(prepared), aside)
 
     def _settled(self, pending: Pending, slate: Slate | None, sent: bool) -> None:

@@ -147,8 +147,8 @@ class Remote:
         self._spawn(outgoing)
 
     def probe(self, asked: Asked, task: RankTask, heads: tuple[str, ...]) -> None:
-        """Send copies of a task to the partitions whose processes did not answer; the request itself is ranked here."""
-        due = [n for n, breaker in enumerate(self._breakers) if breaker.due and breaker.allows()]
+        """Send copies of a task to the partitions whose processes did not answer; the request itself is not affected."""
+        due = [n for n, breaker in enumerate(self._breakers) if self.acks.reading and breaker.due and breaker.allows()]
         begun = [self._begin(Handed(asked, task, None), heads, partition) for partition in due]
         self._spawn([one for one in begun if one is not None])
 

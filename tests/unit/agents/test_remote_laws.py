@@ -303,6 +303,13 @@ def test_processes_are_used_after_a_probe_and_no_longer_after_some_failures() ->
     assert FAILURES * PARTITIONS <= unanswered <= FAILURES * PARTITIONS + 2 * 4, "those under way beside the failures"
 
 
+def test_a_partition_is_probed_again_while_others_take_the_requests() -> None:
+    script = [Asked(50, 2_000, True) for _ in range(120)]
+    seen = run_virtually(lambda loop: play(loop, script, ["answers", "is silent"] + ["answers"] * 999))
+    assert seen.metrics.rank_tasks.value(outcome="probe_unanswered") == 1
+    assert seen.metrics.rank_partitions.value(state="answered") == PARTITIONS
+
+
 def test_a_late_acknowledgement_is_counted_and_changes_nothing() -> None:
     seen = run_virtually(lambda loop: play(loop, [Asked(50, 2_000, True)] * 20, ["acknowledges twice"]))
     assert seen.metrics.rank_tasks.value(outcome="late") > 0
