@@ -26,6 +26,7 @@ from agents.cli.states import (
 )
 from agents.processes import MOST, WORKER, daemon_of, daemons, encoder_daemon, left_over, number_of, supervisor_daemon
 from agents.supervisor import histories, state_file
+from schemas.click_types import Whole
 from schemas.settings import Settings
 from streams.embedded.kafka import EmbeddedKafka
 from streams.embedded.redis import EmbeddedRedis
@@ -40,13 +41,13 @@ COLUMNS = ("process", "pid", "address", "ready", "partitions", "standbys", "rele
 @click.option("--no-worker", is_flag=True, help="Start Kafka and Redis only.")
 @click.option(
     "--workers",
-    type=click.IntRange(1, MOST),
+    type=Whole(1, MOST),
     metavar="N",
     help="Run N workers: start further ones, or stop the last ones. Default: those that run, at least one.",
 )
 @click.option(
     "--ranking",
-    type=click.IntRange(0, MOST),
+    type=Whole(0, MOST),
     metavar="M",
     help="Run M ranking processes, which rank for the workers. Default: those that run.",
 )

@@ -59,6 +59,7 @@ class Codes:
         above: float,
     ) -> Scored:
         """Return what `exact_top` returns for the same arguments. `vectors` may be longer than at the last call."""
+        self.grow(len(vectors))
         if self._any_old:
             self._update(vectors)
         queries = np.ascontiguousarray(queries)

@@ -52,7 +52,6 @@ def test_codes_find_what_exact_search_finds(kind: str, n: int, d: int, q: int, m
     if kind == "equal":
         queries[0] = vectors[0]
     codes = Codes()
-    codes.grow(n)
     found = codes.nearest(queries, vectors, allowed, most, ties_of(n, q), above)
     exact = exact_top(queries, vectors, allowed, most, ties_of(n, q), above)
     for mine, expected in ((found.starts, exact.starts), (found.rows, exact.rows), (found.scores, exact.scores)):
