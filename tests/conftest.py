@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # the duration of an example depends on the machine, not on the law
-hypothesis_settings.register_profile("riffle", deadline=None, max_examples=70)
+hypothesis_settings.register_profile("riffle", deadline=None, max_examples=50)
 hypothesis_settings.load_profile("riffle")
 
 
