@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.broadcast.item_stream import Catalogue
+from agents.broadcast.rules import book_of
 from agents.broadcast.shelves import Shelves
 from agents.metrics import Metrics
 from models.items.mapped import Column, Mapped, open_folder, write_folder
@@ -26,6 +27,7 @@ from models.state.rows import ItemStatRow
 from schemas.codec import encode
 from schemas.errors import StoreCorrupt
 from schemas.records import Item
+from schemas.rules import rules_from
 from streams.kafka.chunks import Chunk
 
 NOW = 1_000
@@ -192,6 +194,27 @@ def test_an_unchanged_catalogue_is_not_decoded_again_and_no_page_of_it_is_writte
     plain.topic[NAMES[0]] = entry(NAMES[0], 3, False)
     read(other, plain.records())
     assert decoded == [NAMES[0]], "a changed record is decoded"
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(ENTRY, min_size=1, max_size=8), st.lists(ENTRY, max_size=4), st.integers(0, 3))
+def test_rules_that_are_read_before_the_items_of_a_shelf_match_them(
+    before: list[tuple[str, str, int, bool]], after: list[tuple[str, str, int, bool]], early: int
+) -> None:
+    boosts = [{"name": f"r{a}", "kind": "boost", "factor": 2.0, "where": {"attributes": {"a": str(a)}}} for a in range(4)]
+    rules = rules_from({"version": 1, "rules": boosts})
+    with tempfile.TemporaryDirectory() as folder:
+        writer, plain, store = ItemStore(1), Plain(), ItemStore(1)
+        plain.topic = {name: entry(name, version, True) for _, name, version, _ in before}
+        read(writer, plain.records())
+        Shelving.begin(writer).write(Path(folder))
+        plain.topic |= {name: entry(name, version, True) for _, name, version, _ in after}
+        find_shelf(Path(folder), store)
+        read(store, plain.records()[:early])
+        book = asyncio.run(book_of(rules, store))
+        read(store, plain.records())
+        expected = [sum(item.attributes["a"] == str(a) for item in plain.topic.values()) for a in range(4)]
+        assert book.matched(NOW) == asyncio.run(book_of(rules, store)).matched(NOW) == expected
 
 
 # ---- refused
