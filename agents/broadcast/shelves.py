@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agents.metrics import Metrics
-from models.items.mapped import MANIFEST, open_folder
-from models.items.shelf import Shelving, newest, place
+from models.items.mapped import MANIFEST
+from models.items.shelf import Shelving, newest, open_shelf, place
 from models.items.store import ItemStore
 from models.pipeline.slot import ModelSlot
 from models.release.bound import find_bound, open_bound, write_bound
@@ -114,7 +114,11 @@ class Shelves:
     async def _write_shelf(self) -> None:
         shelving = Shelving.begin(self._items)
         folder = await asyncio.to_thread(shelving.write, self._root)
-        shelf = await asyncio.to_thread(open_folder, folder)
+        try:
+            shelf = await asyncio.to_thread(open_shelf, folder)
+        except StoreCorrupt as exc:
+            self._refuse(exc, "items", folder)
+            raise
         shelving.finish(shelf)
         self._metrics.shelves.add(kind="items", outcome="written")
         await asyncio.to_thread(self._prune, folder.name)

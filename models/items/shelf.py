@@ -23,7 +23,7 @@ from models.state.kernels.hash_index import HashIndex
 from models.state.rows import hash64
 from schemas.errors import StoreCorrupt
 
-__all__ = ["BY_ROW", "Shelving", "newest", "place"]
+__all__ = ["BY_ROW", "Shelving", "newest", "open_shelf", "place"]
 
 log = logging.getLogger(__name__)
 
@@ -48,13 +48,16 @@ class Shelving:
     columns: dict[str, NDArray[Any]]
     ids: Ids
     entries: Entries
+    names: list[str]
+    "Names of the categories."
 
     @classmethod
     def begin(cls, items: ItemStore) -> Shelving:
         """Note the state of the store, in its thread."""
         columns = {name: getattr(items, name) for name in BY_ROW}
-        columns["records"] = items.records[: len(items)].copy()
-        return cls(items, len(items), items.changes, columns, items.ids, items.items)
+        # copied, because categories that are added meanwhile are not on the shelf
+        columns |= {name: columns[name][: len(items)].copy() for name in ("records", "category_ids")}
+        return cls(items, len(items), items.changes, columns, items.ids, items.items, list(items.category_names))
 
     def write(self, root: Path) -> Path:
         """Write the shelf, in any thread; rows that change meanwhile are marked as unknown. Returns its folder.
@@ -77,7 +80,7 @@ class Shelving:
             "entries": Column(entries.data),
             "entry_starts": Column(entries.starts),
         }
-        names = Packed.of((name.encode() for name in self.items.category_names), len(self.items.category_names))
+        names = Packed.of((name.encode() for name in self.names), len(self.names))
         columns |= {"category_texts": Column(names.data), "category_starts": Column(names.starts)}
         # written last, because an item is marked as changed before its columns change
         columns["records"] = Column(self.columns["records"], room)
@@ -127,14 +130,24 @@ def place(folder: Path, items: ItemStore) -> Mapped:
         StoreCorrupt: the shelf cannot be used, and why. The store is still empty.
     """
     assert not len(items)
-    shelf = open_folder(folder)
-    _check(shelf)
+    shelf = open_shelf(folder)
     arrays, n = shelf.arrays, int(shelf.facts["items"])
     names = _packed(shelf, "category_texts", "category_starts")
     items.add_categories([names[c].decode() for c in range(len(names))])
     items.adopt({name: arrays[name] for name in BY_ROW}, n, shelf.name, HashIndex(arrays["index_keys"], arrays["index_rows"]))
     items.ids = Ids(_packed(shelf, "ids", "id_starts"))
     items.items = items.items.on(_packed(shelf, "entries", "entry_starts"), ())
+    return shelf
+
+
+def open_shelf(folder: Path) -> Mapped:
+    """Verify a shelf, and map it.
+
+    Raises:
+        StoreCorrupt: it cannot be used, and why.
+    """
+    shelf = open_folder(folder)
+    _check(shelf)
     return shelf
 
 

@@ -117,7 +117,7 @@ class Entries:
         return b"" if isinstance(found, Item) else found
 
     def on(self, held: Packed, newer: Iterable[int]) -> Entries:
-        """Return the same entries, which `held` has but for those of the rows `newer`."""
-        made = Entries(self._listed, held)
-        made._newer = {row: entry for row in newer if (entry := self._newer.get(row)) is not None}
+        """Return the same entries, which `held` has but for those of the rows `newer`, and those without a record."""
+        made, kept = Entries(self._listed, held), set(newer)
+        made._newer = {row: entry for row, entry in self._newer.items() if row in kept or isinstance(entry, Item)}
         return made

@@ -7,7 +7,9 @@ import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +20,9 @@ from agents.broadcast.item_stream import Catalogue
 from agents.broadcast.rules import book_of
 from agents.broadcast.shelves import Shelves
 from agents.metrics import Metrics
+from models.items import shelf
 from models.items.mapped import Column, Mapped, open_folder, write_folder
-from models.items.shelf import BY_ROW, Shelving, newest, place
+from models.items.shelf import BY_ROW, Shelving, newest, open_shelf, place
 from models.items.store import ItemStore
 from models.items.words import text_vector
 from models.pipeline.slot import ModelSlot
@@ -36,6 +39,7 @@ ENTRY = st.tuples(st.just("put"), st.sampled_from(NAMES), st.integers(0, 3), st.
 STEP = st.one_of(
     ENTRY,
     ENTRY,
+    st.tuples(st.just("object"), st.sampled_from(NAMES), st.integers(0, 3), st.booleans()),
     st.tuples(st.just("withdraw"), st.sampled_from(NAMES)),
     st.tuples(st.just("count"), st.sampled_from(NAMES), st.integers(1, 9)),
     st.tuples(st.just("event"), st.sampled_from(["stranger", *NAMES])),
@@ -81,10 +85,12 @@ class Plain:
 
     def __init__(self) -> None:
         self.topic: dict[str, Item] = {}
+        self.objects: set[str] = set()
+        "Items that come without a record in single-object encoding."
         self.counts: dict[str, int] = {}
 
     def records(self) -> list[tuple[str, bytes | None]]:
-        return [(name, record(item)) for name, item in self.topic.items()]
+        return [(name, record(item)) for name, item in self.topic.items() if name not in self.objects]
 
 
 def count(store: ItemStore, name: str, n: int) -> None:
@@ -126,9 +132,15 @@ def test_a_store_on_a_shelf_equals_a_dictionary(steps: list[tuple]) -> None:  # 
             match step:
                 case ("put", name, version, available):
                     plain.topic[name] = entry(name, version, available)
+                    plain.objects.discard(name)
                     read(store, [(name, record(plain.topic[name]))])
+                case ("object", name, version, available):
+                    plain.topic[name] = entry(name, version, available)
+                    plain.objects.add(name)
+                    store.upsert(plain.topic[name])
                 case ("withdraw", name):
                     plain.topic.pop(name, None)
+                    plain.objects.discard(name)
                     read(store, [(name, None)])
                 case ("count", name, n):
                     plain.counts[name] = n
@@ -143,6 +155,8 @@ def test_a_store_on_a_shelf_equals_a_dictionary(steps: list[tuple]) -> None:  # 
                     find_shelf(root, store)
                     assert not store.listed.any(), "nothing is in the catalogue before its record was read"
                     read(store, plain.records(), size)
+                    for name in sorted(plain.objects):
+                        store.upsert(plain.topic[name])
                     for name, n in plain.counts.items():
                         count(store, name, n)
             check(store, plain)
@@ -172,6 +186,27 @@ def test_items_that_change_while_a_shelf_is_written_are_read_from_their_records(
         check(other, plain)
 
 
+def test_a_category_that_is_added_while_a_shelf_is_written_does_not_damage_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(*args: Any) -> Path:
+        item = replace(entry(NAMES[0], 1, True), categories=("another",))
+        plain.topic[item.item_id] = item
+        read(store, [(item.item_id, record(item))])
+        return write_folder(*args)
+
+    plain, store, other = Plain(), ItemStore(1), ItemStore(1)
+    plain.topic = {name: entry(name, 1, True) for name in NAMES}
+    read(store, plain.records())
+    monkeypatch.setattr(shelf, "write_folder", late)
+    shelving = Shelving.begin(store)
+    shelving.finish(open_shelf(shelving.write(tmp_path)))
+    check(store, plain)
+    find_shelf(tmp_path, other)
+    read(other, plain.records())
+    check(other, plain)
+
+
 def test_an_unchanged_catalogue_is_not_decoded_again_and_no_page_of_it_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,16 +216,16 @@ def test_an_unchanged_catalogue_is_not_decoded_again_and_no_page_of_it_is_writte
     shelving = Shelving.begin(store)
     shelving.write(tmp_path)
     other, decoded = ItemStore(1), list[str]()
-    shelf = find_shelf(tmp_path, other)
-    assert shelf is not None
+    mapped = find_shelf(tmp_path, other)
+    assert mapped is not None
     monkeypatch.setattr(ItemStore, "upsert", lambda _self, item, _record=b"": decoded.append(item.item_id))
     read(other, plain.records())
     assert decoded == []
     check(other, plain)
     for name in BY_ROW:
-        assert getattr(other, name) is shelf.arrays[name], f"{name} is a copy"
-    for name, column in shelf.arrays.items():
-        assert np.array_equal(column, np.load(shelf.folder / f"{name}.npy"), equal_nan=column.dtype.kind == "f"), name
+        assert getattr(other, name) is mapped.arrays[name], f"{name} is a copy"
+    for name, column in mapped.arrays.items():
+        assert np.array_equal(column, np.load(mapped.folder / f"{name}.npy"), equal_nan=column.dtype.kind == "f"), name
     plain.topic[NAMES[0]] = entry(NAMES[0], 3, False)
     read(other, plain.records())
     assert decoded == [NAMES[0]], "a changed record is decoded"
@@ -270,12 +305,12 @@ def test_a_damaged_shelf_is_refused_before_serving_and_removed(tmp_path: Path, d
 def forged(root: Path, name: str, column: np.ndarray) -> None:
     """Write the newest shelf again, with a manifest that fits, but with another column."""
     with shelved(root) as folder:
-        shelf = open_folder(folder)
-        columns = {**{key: Column(value) for key, value in shelf.arrays.items()}, name: Column(column)}
+        mapped = open_folder(folder)
+        columns = {**{key: Column(value) for key, value in mapped.arrays.items()}, name: Column(column)}
         for path in folder.iterdir():
             path.unlink()
         folder.rmdir()
-        write_folder(root, "items", shelf.facts, columns)
+        write_folder(root, "items", mapped.facts, columns)
 
 
 @pytest.mark.parametrize(
