@@ -7,6 +7,7 @@ A row of the shelf counts only once its item's record was read from the topic an
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from models.state.kernels.hash_index import HashIndex
 from models.state.rows import hash64
 from schemas.errors import StoreCorrupt
 
-__all__ = ["BY_ROW", "Shelving", "newest", "open_shelf", "place"]
+__all__ = ["BY_ROW", "Shelving", "newest", "open_shelf", "place", "written_ns"]
 
 log = logging.getLogger(__name__)
 
@@ -113,14 +114,22 @@ def _packed(shelf: Mapped, data: str, starts: str) -> Packed:
     return Packed(shelf.arrays[data], shelf.arrays[starts])
 
 
-def newest(root: Path) -> Path | None:
-    """Return the folder of the newest shelf below `root`, None if there is none.
+def newest(root: Path, without: Collection[Path] = ()) -> Path | None:
+    """Return the folder of the newest shelf below `root`, except `without`; None if there is none.
 
     Raises:
         OSError: the folder cannot be read.
     """
-    found = {folder: folder.stat().st_mtime_ns for folder in root.glob(f"{PREFIX}-*")} if root.is_dir() else {}
-    return max(found, key=lambda folder: found[folder], default=None)
+    folders = set(root.glob(f"{PREFIX}-*")).difference(without) if root.is_dir() else set()
+    return max(folders, key=lambda folder: (written_ns(folder), folder.name), default=None)
+
+
+def written_ns(folder: Path) -> int:
+    """Return when a folder was written (ns), 0 if another worker has removed it."""
+    try:
+        return folder.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def place(folder: Path, items: ItemStore) -> Mapped:

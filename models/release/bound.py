@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,9 +54,9 @@ def write_bound(root: Path, release: str, shelf: str, room: int, bound: Bound) -
     return write_folder(root, PREFIX, facts, columns)
 
 
-def find_bound(root: Path, release: str, shelf: str) -> Path | None:
-    """Return the folder of what `release` knows of the rows of `shelf`, None if nobody wrote it."""
-    for folder in sorted(root.glob(f"{PREFIX}-*")):
+def find_bound(root: Path, release: str, shelf: str, without: Collection[Path] = ()) -> Path | None:
+    """Return the folder, except `without`, of what `release` knows of the rows of `shelf`; None if nobody wrote it."""
+    for folder in sorted(set(root.glob(f"{PREFIX}-*")).difference(without)):
         try:
             facts = json.loads((folder / MANIFEST).read_bytes())["facts"]
             if (facts["release"], facts["shelf"]) == (release, shelf):

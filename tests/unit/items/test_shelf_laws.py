@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -250,6 +251,54 @@ def test_rules_that_are_read_before_the_items_of_a_shelf_match_them(
         read(store, plain.records())
         expected = [sum(item.attributes["a"] == str(a) for item in plain.topic.values()) for a in range(4)]
         assert book.matched(NOW) == asyncio.run(book_of(rules, store)).matched(NOW) == expected
+
+
+# ---- several workers of a machine
+
+
+async def test_workers_of_one_machine_do_not_replace_each_others_shelf(tmp_path: Path) -> None:
+    plain, metrics, stores = Plain(), Metrics(), [ItemStore(1), ItemStore(1)]
+    workers = [Shelves(tmp_path, store, ModelSlot(), metrics, 1) for store in stores]
+    for worker in workers:
+        worker.find()
+
+    async def renewed(kind: str = "items") -> float:
+        before = metrics.shelves.value(kind=kind, outcome="written")
+        for worker in workers * 3:
+            await worker.renew()
+        return metrics.shelves.value(kind=kind, outcome="written") - before
+
+    plain.topic = {name: entry(name, 1, True) for name in NAMES}
+    await asyncio.to_thread(read, stores[0], plain.records())
+    await asyncio.to_thread(read, stores[1], plain.records()[::-1])
+    assert await renewed() == 1
+    plain.topic |= {name: entry(name, 2, True) for name in NAMES[:2]}
+    for store in stores:
+        await asyncio.to_thread(read, store, plain.records())
+    assert await renewed() == 1
+    assert len(workers[0]._folders("items")) == 1
+    shutil.rmtree(newest(tmp_path) or tmp_path)
+    assert await renewed() == 1, "a removed one is written again"
+    for store in stores:
+        check(store, plain)
+
+
+async def test_a_catalogue_without_records_is_not_put_on_a_shelf(tmp_path: Path) -> None:
+    store, metrics = ItemStore(1), Metrics()
+    for name in NAMES:
+        store.upsert(entry(name, 1, True))
+    await Shelves(tmp_path, store, ModelSlot(), metrics, 1).renew()
+    assert newest(tmp_path) is None
+
+
+def test_a_damaged_shelf_that_cannot_be_removed_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with shelved(tmp_path) as folder:
+        truncated(folder)
+        monkeypatch.setattr(shutil, "rmtree", lambda _folder, ignore_errors=False: None)
+        store, metrics = ItemStore(1), Metrics()
+        shelves = Shelves(tmp_path, store, ModelSlot(), metrics, 1)
+        shelves.find()
+        assert (len(store), metrics.shelves.value(kind="items", outcome="refused")) == (0, 1)
 
 
 # ---- refused
