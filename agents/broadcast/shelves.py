@@ -8,12 +8,13 @@ import fcntl
 import json
 import logging
 import shutil
+import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 from agents.metrics import Metrics
-from models.items.mapped import MANIFEST
+from models.items.mapped import MANIFEST, remove_parts
 from models.items.shelf import Shelving, newest, open_shelf, place, written_ns
 from models.items.store import ItemStore
 from models.pipeline.slot import ModelSlot
@@ -49,6 +50,7 @@ class Shelves:
     def __init__(self, root: Path, items: ItemStore, slot: ModelSlot, metrics: Metrics, least: int) -> None:
         """`root`: as `shelves_dir` returns it; `least`: number of items from which a catalogue is put on a shelf."""
         self._root, self._items, self._slot, self._metrics, self._least = root, items, slot, metrics, least
+        self._stopped = threading.Event()
         self._old = set[Path]()
         "The shelves that were there at the start."
         self._refused = set[Path]()
@@ -92,13 +94,16 @@ class Shelves:
 
     async def run(self) -> None:
         """Write what is missing, until cancelled."""
-        while True:
-            try:
-                await self.renew()
-            except (OSError, StoreCorrupt) as exc:
-                self._failed(exc)
-                await asyncio.sleep(FAILED_S)
-            await asyncio.sleep(CHECK_S)
+        try:
+            while True:
+                try:
+                    await self.renew()
+                except (OSError, StoreCorrupt) as exc:
+                    self._failed(exc)
+                    await asyncio.sleep(FAILED_S)
+                await asyncio.sleep(CHECK_S)
+        finally:
+            self._stopped.set()  # for the thread that may be writing, because the end of the process waits for it
 
     async def renew(self) -> None:
         """Write the shelf if it is missing or old, then what the serving release knows of it, and use both.
@@ -113,6 +118,7 @@ class Shelves:
         with _locked(self._root) as mine:
             if not mine:
                 return
+            await asyncio.to_thread(remove_parts, self._root)
             if self._wanted():
                 await self._write_shelf()
             model = self._slot.current
@@ -136,7 +142,7 @@ class Shelves:
 
     async def _write_shelf(self) -> None:
         shelving = Shelving.begin(self._items)
-        folder = await asyncio.to_thread(shelving.write, self._root)
+        folder = await asyncio.to_thread(shelving.write, self._root, self._stopped.is_set)
         try:
             shelf = await asyncio.to_thread(open_shelf, folder)
         except StoreCorrupt as exc:
@@ -153,7 +159,9 @@ class Shelves:
         if found is None:
             return
         room = len(self._items.available) - found.size
-        folder = await asyncio.to_thread(write_bound, self._root, model.name, self._items.shelf, room, found)
+        folder = await asyncio.to_thread(
+            write_bound, self._root, model.name, self._items.shelf, room, found, self._stopped.is_set
+        )
         written = await asyncio.to_thread(open_bound, folder, model.release, content_width(model.release))
         model.rows.share(written)
         self._metrics.shelves.add(kind="model", outcome="written")

@@ -7,7 +7,7 @@ A row of the shelf counts only once its item's record was read from the topic an
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,11 +60,11 @@ class Shelving:
         columns |= {name: columns[name][: len(items)].copy() for name in ("records", "category_ids")}
         return cls(items, len(items), items.changes, columns, items.ids, items.items, list(items.category_names))
 
-    def write(self, root: Path) -> Path:
+    def write(self, root: Path, stopped: Callable[[], bool] = lambda: False) -> Path:
         """Write the shelf, in any thread; rows that change meanwhile are marked as unknown. Returns its folder.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: it cannot be written, or `stopped` has returned True.
         """
         n, room = self.size, self.size // ROOM + 1024
         table = HashIndex()
@@ -85,7 +85,7 @@ class Shelving:
         columns |= {"category_texts": Column(names.data), "category_starts": Column(names.starts)}
         # written last, because an item is marked as changed before its columns change
         columns["records"] = Column(self.columns["records"], room)
-        return write_folder(root, PREFIX, {"items": n}, columns, self._forget_stale)
+        return write_folder(root, PREFIX, {"items": n}, columns, self._forget_stale, stopped)
 
     def _forget_stale(self) -> None:
         self.columns["records"][self.stale()] = 0

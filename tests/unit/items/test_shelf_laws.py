@@ -283,6 +283,18 @@ async def test_workers_of_one_machine_do_not_replace_each_others_shelf(tmp_path:
         check(store, plain)
 
 
+def test_what_a_killed_write_left_is_removed_and_a_stopped_one_leaves_nothing(tmp_path: Path) -> None:
+    left, store = tmp_path / ".part-killed", ItemStore(1)
+    left.mkdir()
+    read(store, [(name, record(entry(name, 1, True))) for name in NAMES])
+    with pytest.raises(InterruptedError):
+        Shelving.begin(store).write(tmp_path, lambda: True)
+    assert [path for path in tmp_path.glob(".part-*") if path != left] == []
+    asyncio.run(Shelves(tmp_path, store, ModelSlot(), Metrics(), 1).renew())
+    assert not left.exists()
+    assert newest(tmp_path) is not None
+
+
 async def test_a_catalogue_without_records_is_not_put_on_a_shelf(tmp_path: Path) -> None:
     store, metrics = ItemStore(1), Metrics()
     for name in NAMES:
