@@ -23,10 +23,12 @@ from numpy.typing import NDArray
 
 from schemas.errors import StoreCorrupt
 
-__all__ = ["Column", "Mapped", "open_folder", "write_folder"]
+__all__ = ["Column", "Mapped", "open_folder", "remove_parts", "write_folder"]
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+PART = ".part-"
+"Prefix of folders that are being written."
 MAX_MANIFEST_BYTES = 1 << 20
 LEAST_MAPPED = 4_096
 "Size in bytes of the smallest file that is mapped."
@@ -61,21 +63,27 @@ class Mapped:
 
 
 def write_folder(
-    root: Path, prefix: str, facts: Mapping[str, Any], columns: Mapping[str, Column], before: Callable[[], None] = lambda: None
+    root: Path,
+    prefix: str,
+    facts: Mapping[str, Any],
+    columns: Mapping[str, Column],
+    before: Callable[[], None] = lambda: None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Path:
     """Write arrays to a new folder `prefix`-HASH below `root`; returns it. `before` is called before the last array is read.
 
     Raises:
         OSError: it cannot be written, for example for want of space.
+        InterruptedError: `stopped`, which is asked between pieces, has returned True.
     """
     root.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=".part-", dir=root))
+    part = Path(tempfile.mkdtemp(prefix=PART, dir=root))
     try:
         files, last = {}, list(columns)[-1]
         for name, column in columns.items():
             if name == last:
                 before()
-            files[f"{name}.npy"] = _write(part / f"{name}.npy", column)
+            files[f"{name}.npy"] = _write(part / f"{name}.npy", column, stopped)
         manifest = json.dumps({"format": FORMAT, "facts": dict(facts), "files": files}, indent=1, sort_keys=True).encode()
         (part / MANIFEST).write_bytes(manifest)
         folder = root / f"{prefix}-{hashlib.sha256(manifest).hexdigest()[:16]}"
@@ -87,7 +95,13 @@ def write_folder(
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _write(path: Path, column: Column) -> str:
+def remove_parts(root: Path) -> None:
+    """Remove what writes that were killed left below `root`. Nobody may be writing."""
+    for part in root.glob(f"{PART}*"):
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _write(path: Path, column: Column, stopped: Callable[[], bool]) -> str:
     """Write an array with its room; returns the sha256 of the file."""
     values, digest = column.values, hashlib.sha256()
     with path.open("wb") as file:
@@ -98,6 +112,8 @@ def _write(path: Path, column: Column) -> str:
         file.flush()
         digest.update(path.read_bytes())
         for start in range(0, shape[0], PIECE):
+            if stopped():
+                raise InterruptedError(f"writing {path} was stopped")
             piece = np.full((min(PIECE, shape[0] - start), *shape[1:]), column.fill, values.dtype)
             mine = values[start : start + PIECE]
             piece[: len(mine)] = mine

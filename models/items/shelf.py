@@ -7,6 +7,7 @@ A row of the shelf counts only once its item's record was read from the topic an
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from models.state.kernels.hash_index import HashIndex
 from models.state.rows import hash64
 from schemas.errors import StoreCorrupt
 
-__all__ = ["BY_ROW", "Shelving", "newest", "place"]
+__all__ = ["BY_ROW", "Shelving", "newest", "open_shelf", "place", "written_ns"]
 
 log = logging.getLogger(__name__)
 
@@ -48,19 +49,22 @@ class Shelving:
     columns: dict[str, NDArray[Any]]
     ids: Ids
     entries: Entries
+    names: list[str]
+    "Names of the categories."
 
     @classmethod
     def begin(cls, items: ItemStore) -> Shelving:
         """Note the state of the store, in its thread."""
         columns = {name: getattr(items, name) for name in BY_ROW}
-        columns["records"] = items.records[: len(items)].copy()
-        return cls(items, len(items), items.changes, columns, items.ids, items.items)
+        # copied, because categories that are added meanwhile are not on the shelf
+        columns |= {name: columns[name][: len(items)].copy() for name in ("records", "category_ids")}
+        return cls(items, len(items), items.changes, columns, items.ids, items.items, list(items.category_names))
 
-    def write(self, root: Path) -> Path:
+    def write(self, root: Path, stopped: Callable[[], bool] = lambda: False) -> Path:
         """Write the shelf, in any thread; rows that change meanwhile are marked as unknown. Returns its folder.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: it cannot be written, or `stopped` has returned True.
         """
         n, room = self.size, self.size // ROOM + 1024
         table = HashIndex()
@@ -77,11 +81,11 @@ class Shelving:
             "entries": Column(entries.data),
             "entry_starts": Column(entries.starts),
         }
-        names = Packed.of((name.encode() for name in self.items.category_names), len(self.items.category_names))
+        names = Packed.of((name.encode() for name in self.names), len(self.names))
         columns |= {"category_texts": Column(names.data), "category_starts": Column(names.starts)}
         # written last, because an item is marked as changed before its columns change
         columns["records"] = Column(self.columns["records"], room)
-        return write_folder(root, PREFIX, {"items": n}, columns, self._forget_stale)
+        return write_folder(root, PREFIX, {"items": n}, columns, self._forget_stale, stopped)
 
     def _forget_stale(self) -> None:
         self.columns["records"][self.stale()] = 0
@@ -110,14 +114,22 @@ def _packed(shelf: Mapped, data: str, starts: str) -> Packed:
     return Packed(shelf.arrays[data], shelf.arrays[starts])
 
 
-def newest(root: Path) -> Path | None:
-    """Return the folder of the newest shelf below `root`, None if there is none.
+def newest(root: Path, without: Collection[Path] = ()) -> Path | None:
+    """Return the folder of the newest shelf below `root`, except `without`; None if there is none.
 
     Raises:
         OSError: the folder cannot be read.
     """
-    found = {folder: folder.stat().st_mtime_ns for folder in root.glob(f"{PREFIX}-*")} if root.is_dir() else {}
-    return max(found, key=lambda folder: found[folder], default=None)
+    folders = set(root.glob(f"{PREFIX}-*")).difference(without) if root.is_dir() else set()
+    return max(folders, key=lambda folder: (written_ns(folder), folder.name), default=None)
+
+
+def written_ns(folder: Path) -> int:
+    """Return when a folder was written (ns), 0 if another worker has removed it."""
+    try:
+        return folder.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def place(folder: Path, items: ItemStore) -> Mapped:
@@ -127,14 +139,24 @@ def place(folder: Path, items: ItemStore) -> Mapped:
         StoreCorrupt: the shelf cannot be used, and why. The store is still empty.
     """
     assert not len(items)
-    shelf = open_folder(folder)
-    _check(shelf)
+    shelf = open_shelf(folder)
     arrays, n = shelf.arrays, int(shelf.facts["items"])
     names = _packed(shelf, "category_texts", "category_starts")
     items.add_categories([names[c].decode() for c in range(len(names))])
     items.adopt({name: arrays[name] for name in BY_ROW}, n, shelf.name, HashIndex(arrays["index_keys"], arrays["index_rows"]))
     items.ids = Ids(_packed(shelf, "ids", "id_starts"))
     items.items = items.items.on(_packed(shelf, "entries", "entry_starts"), ())
+    return shelf
+
+
+def open_shelf(folder: Path) -> Mapped:
+    """Verify a shelf, and map it.
+
+    Raises:
+        StoreCorrupt: it cannot be used, and why.
+    """
+    shelf = open_folder(folder)
+    _check(shelf)
     return shelf
 
 

@@ -93,12 +93,18 @@ class Entries:
 
     def __getitem__(self, row: int) -> Item | None:
         """Return the entry of a row, None if the item is not in the catalogue."""
-        if not self._listed()[row]:
-            return None
+        return self.last(row) if self._listed()[row] else None
+
+    def last(self, row: int) -> Item | None:
+        """Return the last known entry of a row, also of an item that is not in the catalogue, None if there is none.
+
+        The item may come back with this entry, which then does not count as a change: see `ItemStore.list_again`.
+        """
         found = self._newer.get(row)
         if isinstance(found, Item):
             return found
-        return item_from(decode("item", self._held[row] if found is None else found)[0])
+        value = self.record(row)
+        return item_from(decode("item", value)[0]) if value else None
 
     def __iter__(self) -> Iterator[Item]:
         return (item for row in np.flatnonzero(self._listed()).tolist() if (item := self[row]) is not None)
@@ -111,7 +117,7 @@ class Entries:
         return b"" if isinstance(found, Item) else found
 
     def on(self, held: Packed, newer: Iterable[int]) -> Entries:
-        """Return the same entries, which `held` has but for those of the rows `newer`."""
-        made = Entries(self._listed, held)
-        made._newer = {row: entry for row in newer if (entry := self._newer.get(row)) is not None}
+        """Return the same entries, which `held` has but for those of the rows `newer`, and those without a record."""
+        made, kept = Entries(self._listed, held), set(newer)
+        made._newer = {row: entry for row, entry in self._newer.items() if row in kept or isinstance(entry, Item)}
         return made

@@ -68,7 +68,8 @@ class Leaders:
 
     def _follow(self, items: ItemStore, eligible: NDArray[np.bool_], most: int) -> None:
         """Bring the pool up to date."""
-        if items is not self._items or items.stream_time_ms < self._time:
+        # fewer items: a batch that began before the one that the pool follows
+        if items is not self._items or items.stream_time_ms < self._time or len(eligible) < len(self._eligible):
             self._refill(items, eligible, most)
             return
         still = self._timeless or self._time == items.stream_time_ms

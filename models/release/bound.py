@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,13 @@ class Bound:
     "Of `vectors`, by number in the release, and of `content`, by row: inverted file, lists per search, recall. May be empty."
 
 
-def write_bound(root: Path, release: str, shelf: str, room: int, bound: Bound) -> Path:
+def write_bound(
+    root: Path, release: str, shelf: str, room: int, bound: Bound, stopped: Callable[[], bool] = lambda: False
+) -> Path:
     """Write below `root` what `release` knows of the rows of `shelf`, in any thread; returns the folder.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: it cannot be written, or `stopped` has returned True.
     """
     size = bound.size
     columns = {name: Column(bound.columns[name][:size], room, fill) for name, fill in BY_ROW.items()}
@@ -51,12 +53,12 @@ def write_bound(root: Path, release: str, shelf: str, room: int, bound: Bound) -
     for name, (lists, probes, recall) in bound.indexes.items():
         facts["indexes"][name] = {"probes": probes, "recall": recall}
         columns |= {f"{name}_{part}": Column(array) for part, array in lists.arrays().items()}
-    return write_folder(root, PREFIX, facts, columns)
+    return write_folder(root, PREFIX, facts, columns, stopped=stopped)
 
 
-def find_bound(root: Path, release: str, shelf: str) -> Path | None:
-    """Return the folder of what `release` knows of the rows of `shelf`, None if nobody wrote it."""
-    for folder in sorted(root.glob(f"{PREFIX}-*")):
+def find_bound(root: Path, release: str, shelf: str, without: Collection[Path] = ()) -> Path | None:
+    """Return the folder, except `without`, of what `release` knows of the rows of `shelf`; None if nobody wrote it."""
+    for folder in sorted(set(root.glob(f"{PREFIX}-*")).difference(without)):
         try:
             facts = json.loads((folder / MANIFEST).read_bytes())["facts"]
             if (facts["release"], facts["shelf"]) == (release, shelf):

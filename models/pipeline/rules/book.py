@@ -90,10 +90,11 @@ class RuleBook:
         found: dict[str, NDArray[np.int32]] = {}
         if not self._attributes:
             return found
-        listed = [self._items.items[row] for row in rows.tolist()]
+        # also of items that are not in the catalogue yet, because one that comes back unchanged is not matched again
+        entries = [self._items.items.last(row) for row in rows.tolist()]
         for name, numbers in self._attributes.items():
-            of = (0 if item is None else numbers.get(item.attributes.get(name, ""), 0) for item in listed)
-            found[name] = np.fromiter(of, np.int32, len(listed))
+            of = (0 if item is None else numbers.get(item.attributes.get(name, ""), 0) for item in entries)
+            found[name] = np.fromiter(of, np.int32, len(entries))
         return found
 
     def _named(self, rows: NDArray[np.intp]) -> dict[int, list[int]]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.broadcast.item_stream import Catalogue
+from agents.broadcast.rules import book_of
 from agents.broadcast.shelves import Shelves
 from agents.metrics import Metrics
+from models.items import shelf
 from models.items.mapped import Column, Mapped, open_folder, write_folder
-from models.items.shelf import BY_ROW, Shelving, newest, place
+from models.items.shelf import BY_ROW, Shelving, newest, open_shelf, place
 from models.items.store import ItemStore
 from models.items.words import text_vector
 from models.pipeline.slot import ModelSlot
@@ -26,6 +31,7 @@ from models.state.rows import ItemStatRow
 from schemas.codec import encode
 from schemas.errors import StoreCorrupt
 from schemas.records import Item
+from schemas.rules import rules_from
 from streams.kafka.chunks import Chunk
 
 NOW = 1_000
@@ -34,6 +40,7 @@ ENTRY = st.tuples(st.just("put"), st.sampled_from(NAMES), st.integers(0, 3), st.
 STEP = st.one_of(
     ENTRY,
     ENTRY,
+    st.tuples(st.just("object"), st.sampled_from(NAMES), st.integers(0, 3), st.booleans()),
     st.tuples(st.just("withdraw"), st.sampled_from(NAMES)),
     st.tuples(st.just("count"), st.sampled_from(NAMES), st.integers(1, 9)),
     st.tuples(st.just("event"), st.sampled_from(["stranger", *NAMES])),
@@ -79,10 +86,12 @@ class Plain:
 
     def __init__(self) -> None:
         self.topic: dict[str, Item] = {}
+        self.objects: set[str] = set()
+        "Items that come without a record in single-object encoding."
         self.counts: dict[str, int] = {}
 
     def records(self) -> list[tuple[str, bytes | None]]:
-        return [(name, record(item)) for name, item in self.topic.items()]
+        return [(name, record(item)) for name, item in self.topic.items() if name not in self.objects]
 
 
 def count(store: ItemStore, name: str, n: int) -> None:
@@ -124,9 +133,15 @@ def test_a_store_on_a_shelf_equals_a_dictionary(steps: list[tuple]) -> None:  # 
             match step:
                 case ("put", name, version, available):
                     plain.topic[name] = entry(name, version, available)
+                    plain.objects.discard(name)
                     read(store, [(name, record(plain.topic[name]))])
+                case ("object", name, version, available):
+                    plain.topic[name] = entry(name, version, available)
+                    plain.objects.add(name)
+                    store.upsert(plain.topic[name])
                 case ("withdraw", name):
                     plain.topic.pop(name, None)
+                    plain.objects.discard(name)
                     read(store, [(name, None)])
                 case ("count", name, n):
                     plain.counts[name] = n
@@ -141,6 +156,8 @@ def test_a_store_on_a_shelf_equals_a_dictionary(steps: list[tuple]) -> None:  # 
                     find_shelf(root, store)
                     assert not store.listed.any(), "nothing is in the catalogue before its record was read"
                     read(store, plain.records(), size)
+                    for name in sorted(plain.objects):
+                        store.upsert(plain.topic[name])
                     for name, n in plain.counts.items():
                         count(store, name, n)
             check(store, plain)
@@ -170,6 +187,27 @@ def test_items_that_change_while_a_shelf_is_written_are_read_from_their_records(
         check(other, plain)
 
 
+def test_a_category_that_is_added_while_a_shelf_is_written_does_not_damage_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(*args: Any) -> Path:
+        item = replace(entry(NAMES[0], 1, True), categories=("another",))
+        plain.topic[item.item_id] = item
+        read(store, [(item.item_id, record(item))])
+        return write_folder(*args)
+
+    plain, store, other = Plain(), ItemStore(1), ItemStore(1)
+    plain.topic = {name: entry(name, 1, True) for name in NAMES}
+    read(store, plain.records())
+    monkeypatch.setattr(shelf, "write_folder", late)
+    shelving = Shelving.begin(store)
+    shelving.finish(open_shelf(shelving.write(tmp_path)))
+    check(store, plain)
+    find_shelf(tmp_path, other)
+    read(other, plain.records())
+    check(other, plain)
+
+
 def test_an_unchanged_catalogue_is_not_decoded_again_and_no_page_of_it_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,19 +217,100 @@ def test_an_unchanged_catalogue_is_not_decoded_again_and_no_page_of_it_is_writte
     shelving = Shelving.begin(store)
     shelving.write(tmp_path)
     other, decoded = ItemStore(1), list[str]()
-    shelf = find_shelf(tmp_path, other)
-    assert shelf is not None
+    mapped = find_shelf(tmp_path, other)
+    assert mapped is not None
     monkeypatch.setattr(ItemStore, "upsert", lambda _self, item, _record=b"": decoded.append(item.item_id))
     read(other, plain.records())
     assert decoded == []
     check(other, plain)
     for name in BY_ROW:
-        assert getattr(other, name) is shelf.arrays[name], f"{name} is a copy"
-    for name, column in shelf.arrays.items():
-        assert np.array_equal(column, np.load(shelf.folder / f"{name}.npy"), equal_nan=column.dtype.kind == "f"), name
+        assert getattr(other, name) is mapped.arrays[name], f"{name} is a copy"
+    for name, column in mapped.arrays.items():
+        assert np.array_equal(column, np.load(mapped.folder / f"{name}.npy"), equal_nan=column.dtype.kind == "f"), name
     plain.topic[NAMES[0]] = entry(NAMES[0], 3, False)
     read(other, plain.records())
     assert decoded == [NAMES[0]], "a changed record is decoded"
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(ENTRY, min_size=1, max_size=8), st.lists(ENTRY, max_size=4), st.integers(0, 3))
+def test_rules_that_are_read_before_the_items_of_a_shelf_match_them(
+    before: list[tuple[str, str, int, bool]], after: list[tuple[str, str, int, bool]], early: int
+) -> None:
+    boosts = [{"name": f"r{a}", "kind": "boost", "factor": 2.0, "where": {"attributes": {"a": str(a)}}} for a in range(4)]
+    rules = rules_from({"version": 1, "rules": boosts})
+    with tempfile.TemporaryDirectory() as folder:
+        writer, plain, store = ItemStore(1), Plain(), ItemStore(1)
+        plain.topic = {name: entry(name, version, True) for _, name, version, _ in before}
+        read(writer, plain.records())
+        Shelving.begin(writer).write(Path(folder))
+        plain.topic |= {name: entry(name, version, True) for _, name, version, _ in after}
+        find_shelf(Path(folder), store)
+        read(store, plain.records()[:early])
+        book = asyncio.run(book_of(rules, store))
+        read(store, plain.records())
+        expected = [sum(item.attributes["a"] == str(a) for item in plain.topic.values()) for a in range(4)]
+        assert book.matched(NOW) == asyncio.run(book_of(rules, store)).matched(NOW) == expected
+
+
+# ---- several workers of a machine
+
+
+async def test_workers_of_one_machine_do_not_replace_each_others_shelf(tmp_path: Path) -> None:
+    plain, metrics, stores = Plain(), Metrics(), [ItemStore(1), ItemStore(1)]
+    workers = [Shelves(tmp_path, store, ModelSlot(), metrics, 1) for store in stores]
+    for worker in workers:
+        worker.find()
+
+    async def renewed(kind: str = "items") -> float:
+        before = metrics.shelves.value(kind=kind, outcome="written")
+        for worker in workers * 3:
+            await worker.renew()
+        return metrics.shelves.value(kind=kind, outcome="written") - before
+
+    plain.topic = {name: entry(name, 1, True) for name in NAMES}
+    await asyncio.to_thread(read, stores[0], plain.records())
+    await asyncio.to_thread(read, stores[1], plain.records()[::-1])
+    assert await renewed() == 1
+    plain.topic |= {name: entry(name, 2, True) for name in NAMES[:2]}
+    for store in stores:
+        await asyncio.to_thread(read, store, plain.records())
+    assert await renewed() == 1
+    assert len(workers[0]._folders("items")) == 1
+    shutil.rmtree(newest(tmp_path) or tmp_path)
+    assert await renewed() == 1, "a removed one is written again"
+    for store in stores:
+        check(store, plain)
+
+
+def test_what_a_killed_write_left_is_removed_and_a_stopped_one_leaves_nothing(tmp_path: Path) -> None:
+    left, store = tmp_path / ".part-killed", ItemStore(1)
+    left.mkdir()
+    read(store, [(name, record(entry(name, 1, True))) for name in NAMES])
+    with pytest.raises(InterruptedError):
+        Shelving.begin(store).write(tmp_path, lambda: True)
+    assert [path for path in tmp_path.glob(".part-*") if path != left] == []
+    asyncio.run(Shelves(tmp_path, store, ModelSlot(), Metrics(), 1).renew())
+    assert not left.exists()
+    assert newest(tmp_path) is not None
+
+
+async def test_a_catalogue_without_records_is_not_put_on_a_shelf(tmp_path: Path) -> None:
+    store, metrics = ItemStore(1), Metrics()
+    for name in NAMES:
+        store.upsert(entry(name, 1, True))
+    await Shelves(tmp_path, store, ModelSlot(), metrics, 1).renew()
+    assert newest(tmp_path) is None
+
+
+def test_a_damaged_shelf_that_cannot_be_removed_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with shelved(tmp_path) as folder:
+        truncated(folder)
+        monkeypatch.setattr(shutil, "rmtree", lambda _folder, ignore_errors=False: None)
+        store, metrics = ItemStore(1), Metrics()
+        shelves = Shelves(tmp_path, store, ModelSlot(), metrics, 1)
+        shelves.find()
+        assert (len(store), metrics.shelves.value(kind="items", outcome="refused")) == (0, 1)
 
 
 # ---- refused
@@ -247,12 +366,12 @@ def test_a_damaged_shelf_is_refused_before_serving_and_removed(tmp_path: Path, d
 def forged(root: Path, name: str, column: np.ndarray) -> None:
     """Write the newest shelf again, with a manifest that fits, but with another column."""
     with shelved(root) as folder:
-        shelf = open_folder(folder)
-        columns = {**{key: Column(value) for key, value in shelf.arrays.items()}, name: Column(column)}
+        mapped = open_folder(folder)
+        columns = {**{key: Column(value) for key, value in mapped.arrays.items()}, name: Column(column)}
         for path in folder.iterdir():
             path.unlink()
         folder.rmdir()
-        write_folder(root, "items", shelf.facts, columns)
+        write_folder(root, "items", mapped.facts, columns)
 
 
 @pytest.mark.parametrize(

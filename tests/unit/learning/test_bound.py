@@ -173,6 +173,20 @@ async def test_one_worker_writes_and_the_next_one_maps(folder: Path, tmp_path: P
     assert answers(mapped, other) == earlier, "who has mapped the old one keeps it"
 
 
+async def test_what_another_release_knows_of_the_same_shelf_is_kept(folder: Path, tmp_path: Path) -> None:
+    release, slot, items = Release.open(folder), ModelSlot(), ItemStore(1)
+    listed(items, catalogue(release))
+    shelves = Shelves(tmp_path, items, slot, Metrics(), least=1)
+    await shelves.renew()
+    kept = write_folder(tmp_path, "model", {"release": "other", "shelf": items.shelf}, {"x": Column(np.zeros(1))})
+    gone = write_folder(tmp_path, "model", {"release": "other", "shelf": "items-0"}, {"x": Column(np.zeros(1))})
+    slot.swap(synced(prepare(folder), items))
+    await shelves.renew()
+    assert find_bound(tmp_path, release.name, items.shelf) is not None
+    assert kept.exists()
+    assert not gone.exists(), "its shelf is gone"
+
+
 @pytest.mark.parametrize("paused", [0, 1])
 def test_a_batch_that_is_under_way_is_answered_as_if_nothing_was_swapped(folder: Path, tmp_path: Path, paused: int) -> None:
     release, slot = Release.open(folder), ModelSlot()

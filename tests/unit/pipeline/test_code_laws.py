@@ -39,7 +39,7 @@ def ties_of(n: int, q: int) -> Ties:
 @given(
     st.sampled_from(KINDS),
     st.integers(1, 400),
-    st.integers(1, 70),
+    st.integers(1, 70) | st.just(320),
     st.integers(1, FEW),
     st.integers(1, 60),
     st.sampled_from([-np.inf, 0.0, 1e-4]),
@@ -58,7 +58,7 @@ def test_codes_find_what_exact_search_finds(kind: str, n: int, d: int, q: int, m
         np.testing.assert_array_equal(mine, expected)
 
 
-@given(st.sampled_from(KINDS), st.integers(1, 60), st.integers(1, 70), st.integers(0, 2**32 - 1))
+@given(st.sampled_from(KINDS), st.integers(1, 60), st.integers(1, 70) | st.just(320), st.integers(0, 2**32 - 1))
 def test_the_bound_holds(kind: str, n: int, d: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     vectors = vectors_of(kind, n, d, rng)

@@ -65,6 +65,17 @@ def test_the_leaders_are_the_first_of_all_items(steps: list[tuple], kept: int) -
                     assert found.tolist() == values[rows].tolist()
 
 
+def test_a_batch_that_began_before_the_catalogue_grew_finds_its_leaders() -> None:
+    store, leaders = ItemStore(1), Leaders(popularity_of)
+    store.upsert(Item("a"))
+    store.set_statistics("a", 0, ItemStatRow({"view": 1}, 0.0, 0, 1.0, 1, 1))
+    earlier = store.eligible(10)
+    store.upsert(Item("b"))
+    store.set_statistics("b", 0, ItemStatRow({"view": 2}, 0.0, 0, 2.0, 1, 1))
+    for eligible, expected in ((store.eligible(10), [1, 0]), (earlier, [0]), (store.eligible(10), [1, 0])):
+        assert leaders.first(store, eligible, 5)[0].tolist() == expected
+
+
 @given(st.lists(st.lists(st.integers(0, 9), max_size=9), max_size=12), st.integers(1, 12))
 def test_a_journal_returns_the_rows_since_a_position_or_nothing_if_it_forgot_them(parts: list[list[int]], kept: int) -> None:
     journal, every = Journal(kept), list[int]()
