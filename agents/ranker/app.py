@@ -58,6 +58,7 @@ class Parts:
     health: Health
     tasks: Tasks
     producer: HealingProducer
+    answering: Answering
     collector: Collector
     rankers: Rankers
     reader: BroadcastReader
@@ -130,8 +131,11 @@ class RankerApp(ChunkedApp):
 
     async def let_go(self) -> None:
         """Answer the tasks that were read, and commit, before another process may read on."""
-        if not await self.parts.collector.idle(LEAVE_S):
-            log.warning("tasks are still being ranked while their partitions go to another process")
+        loop = asyncio.get_running_loop()
+        until = loop.time() + LEAVE_S
+        answered = await self.parts.collector.idle(LEAVE_S)
+        if not (await self.parts.answering.settled(max(until - loop.time(), 0.0)) and answered):
+            log.warning("tasks are still being answered while their partitions go to another process")
         await self._commit()
         self._taken.clear()
         self._committed.clear()
@@ -190,6 +194,7 @@ def assemble(settings: Settings, app: RankerApp) -> Parts:
         health=health,
         tasks=Tasks(app.stop_for),
         producer=producer,
+        answering=answering,
         collector=collector,
         rankers=rankers,
         reader=BroadcastReader(settings, {"models": rankers.on_models}, health.set),
