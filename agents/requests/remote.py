@@ -126,6 +126,13 @@ class Remote:
         return left_s >= LEAST_S and left_s - Window.of(left_s).local_s >= expected_s
 
     @property
+    def room(self) -> int:
+        """Number of further tasks that may be under way on the partitions that are answered."""
+        return sum(
+            AT_ONCE - on for on, breaker in zip(self._on, self._breakers, strict=True) if breaker.closed and on < AT_ONCE
+        )
+
+    @property
     def away(self) -> int:
         """Number of partitions on which no ranking process answers."""
         return sum(breaker.away for breaker in self._breakers)

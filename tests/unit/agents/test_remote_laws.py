@@ -67,9 +67,11 @@ class Pipeline:
     def __init__(self, loop: VirtualLoop) -> None:
         self._loop = loop
         self.runs: dict[str, float] = {}
+        self.prepared: Counter[str] = Counter()
 
     def prepare(self, requests: Sequence[Request], users: Users, as_of: Sequence[AsOf | None], effort: Effort) -> Preparation:
         self._loop.spend(0.001)
+        self.prepared.update(request.request_id for request in requests)
         yield lambda: None
         return SimpleNamespace(requests=requests, effort=effort, queries=SimpleNamespace(model=SimpleNamespace(heads=HEADS)))  # type: ignore[return-value]
 
@@ -357,6 +359,14 @@ def test_no_more_tasks_are_under_way_on_a_partition_than_allowed() -> None:
     under_way = [at for at, _, addressed, _ in seen.pods.sent if addressed]
     assert len(under_way) <= PARTITIONS * AT_ONCE + 4
     assert (seen.local + seen.pods.replies).total() == len(script)
+
+
+def test_no_request_is_prepared_twice_because_processes_have_no_room() -> None:
+    script = [Asked(100, 9_000, True)] * 4 + [Asked(0, 9_000, True)] * 400
+    seen = run_virtually(lambda loop: play(loop, script, ["answers"] * 6 + ["answers at the last moment"] * 999))
+    assert seen.metrics.rank_tasks.value(outcome="unsent") == 0
+    assert seen.pipeline.prepared == Counter({f"r{n}": 1 for n in range(len(script))})
+    assert sum(addressed for _, _, addressed, _ in seen.pods.sent) >= AT_ONCE, "the room is used"
 
 
 @given(st.floats(LEAST_S, 60.0))
