@@ -92,7 +92,7 @@ def tables(verify: bool, urls: tuple[str, ...], as_json: bool) -> None:
     With --verify the exit code is 1 if rows differ, or were not compared because their partition is being restored.
     A partition behind its changelog is still being written or followed: run this again when the stream is quiet.
 
-    Example: riffle tables --verify --worker http://127.0.0.1:6066 --worker http://127.0.0.1:6067
+    Example: riffle tables --verify --worker http://127.0.0.1:6066 --worker http://127.0.0.1:6068
     """
     settings = Settings.from_env()
     asked = urls or answering_webs(settings)

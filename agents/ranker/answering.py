@@ -55,8 +55,9 @@ def _ranked(tasks: Sequence[RankTask], ranker: Ranks) -> tuple[list[Ranked], flo
 class Answering:
     """Answers each task at most once, and never after its `answer_by`.
 
-    A reply and its acknowledgement are queued one after the other, so that they leave in one request to a broker that leads
-    both partitions. A reply topic that the producer does not know yet is looked up; until it is known, the worker replies.
+    A task is acknowledged as answered once the broker has stored its reply. If the reply fails, the acknowledgement has the
+    result, and the worker replies. A reply topic that the producer does not know yet is looked up; until it is known, the
+    worker replies.
     """
 
     def __init__(
@@ -77,12 +78,14 @@ class Answering:
         self._aside = aside
         self._looking: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._replied: set[asyncio.Task[None]] = set()
+        "Waiting for replies to be stored, to acknowledge their tasks."
 
     async def answer(self, batch: Sequence[Received]) -> None:
         """Rank and answer a batch, release by release."""
         by_release: dict[str, list[Received]] = {}
         for received in batch:
-            if self._is_late(received.envelope):
+            if self._left_s(received.envelope) <= 0:
                 self._metrics.ranked.add(outcome="late")
             else:
                 by_release.setdefault(received.task.release, []).append(received)
@@ -111,22 +114,43 @@ class Answering:
             await self._settle(received, result, ranker.heads, timings)
 
     async def _settle(self, received: Received, result: Ranked, heads: tuple[str, ...], timings: Mapping[str, float]) -> None:
-        """Send a task's reply and its acknowledgement."""
-        ack, reply = Ack(RANKED, "", result, timings), received.reply
+        """Reply and acknowledge, or only acknowledge where the worker must reply."""
+        ack, reply, envelope = Ack(RANKED, "", result, timings), received.reply, received.envelope
         value: bytes | None = None
         if reply is not None and self._knows(reply.topic):
             value = encoded_reply(reply, slate_of(received.task, result, heads, timings))
-            ack = replace(ack, outcome=ANSWERED)
-        if self._is_late(received.envelope):
+        left_s = self._left_s(envelope)
+        if left_s <= 0:
             self._metrics.ranked.add(outcome="late")
-            return
-        try:
-            if reply is not None and value is not None:
-                await self._send("reply", reply.topic, value, reply.user_id.encode(), reply.headers())
-        except KafkaError as exc:
-            log.warning("a reply cannot be sent: %s", exc)
-            ack = Ack(REFUSED, "unsent")
-        await self._acknowledge(received.envelope, ack)
+        elif reply is None or value is None:
+            await self._acknowledge(envelope, ack)
+        else:
+            try:
+                # what is not queued by then never leaves: the producer may be replaced first, or its batch be full
+                async with asyncio.timeout(left_s):
+                    sent = await self._send("reply", reply.topic, value, reply.user_id.encode(), reply.headers())
+            except TimeoutError:
+                self._metrics.ranked.add(outcome="late")
+            except KafkaError as exc:
+                log.warning("a reply cannot be sent: %s", exc)
+                await self._acknowledge(envelope, ack)
+            else:
+                task = asyncio.create_task(self._acknowledge_stored(envelope, ack, sent))
+                self._replied.add(task)
+                task.add_done_callback(self._replied.discard)
+
+    async def _acknowledge_stored(self, envelope: Envelope, ack: Ack, sent: asyncio.Future[Any]) -> None:
+        """Acknowledge a task as answered once its reply is stored. If that fails, hand its result over to the worker."""
+        await asyncio.wait({sent})
+        stored = not sent.cancelled() and sent.exception() is None
+        await self._acknowledge(envelope, replace(ack, outcome=ANSWERED) if stored else ack)
+
+    async def settled(self, timeout_s: float) -> bool:
+        """Wait until all replies that were sent are acknowledged to their workers; returns whether that is so in time."""
+        if not self._replied:
+            return True
+        _, left = await asyncio.wait(set(self._replied), timeout=timeout_s)
+        return not left
 
     async def refuse(self, envelope: Envelope, code: str) -> None:
         """Report to the worker that a task is not ranked, so that it ranks by itself."""
@@ -150,7 +174,7 @@ class Answering:
         key: bytes,
         headers: Sequence[tuple[str, bytes]],
         partition: int | None = None,
-    ) -> None:
+    ) -> asyncio.Future[Any]:
         sent = await self._producer.send(topic, value, key=key, headers=headers, partition=partition)
 
         def ended(done: asyncio.Future[Any]) -> None:
@@ -159,9 +183,10 @@ class Answering:
                 self._metrics.sends_failed.add(what=what, reason="refused")
 
         sent.add_done_callback(ended)
+        return sent
 
-    def _is_late(self, envelope: Envelope) -> bool:
-        return self._clock.wall() * 1e3 >= envelope.answer_by_ms
+    def _left_s(self, envelope: Envelope) -> float:
+        return envelope.answer_by_ms / 1e3 - self._clock.wall()
 
     def _knows(self, topic: str) -> bool:
         """Return whether the producer knows a topic; if not, it is looked up."""

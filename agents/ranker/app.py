@@ -58,6 +58,7 @@ class Parts:
     health: Health
     tasks: Tasks
     producer: HealingProducer
+    answering: Answering
     collector: Collector
     rankers: Rankers
     reader: BroadcastReader
@@ -130,24 +131,31 @@ class RankerApp(ChunkedApp):
 
     async def let_go(self) -> None:
         """Answer the tasks that were read, and commit, before another process may read on."""
-        if not await self.parts.collector.idle(LEAVE_S):
-            log.warning("tasks are still being ranked while their partitions go to another process")
-        await self._commit()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + LEAVE_S
+        answered = await self.parts.collector.idle(LEAVE_S)
+        if not (await self.parts.answering.settled(max(until - loop.time(), 0.0)) and answered):
+            log.warning("tasks are still being answered while their partitions go to another process")
+        if not await self._commit() and not await self._commit():
+            log.warning("positions are not committed: another process may answer the last tasks once more")
         self._taken.clear()
         self._committed.clear()
 
-    async def _commit(self) -> None:
+    async def _commit(self) -> bool:
+        """Commit the positions that are due; returns whether none is left."""
         due = {tp: offset for tp, offset in self._taken.items() if self._committed.get(tp) != offset}
         if not due:
-            return
+            return True
         try:
             await self.consumer.commit_offsets(due)
         except KafkaError as error:
-            # at the latest when the partition moves, another process reads these tasks again; by then they are late
+            # if the partition moves before the next attempt, another process reads these tasks again, and answers once more
+            # those that are not late by then
             self.parts.metrics.commits_failed.add(code=code_of(error))
             self.parts.health.warn("commits", f"positions cannot be committed: {why(error)}", for_s=NOTED_S)
-        else:
-            self._committed.update(due)
+            return False
+        self._committed.update(due)
+        return True
 
     async def _commit_forever(self) -> None:
         while True:
@@ -190,6 +198,7 @@ def assemble(settings: Settings, app: RankerApp) -> Parts:
         health=health,
         tasks=Tasks(app.stop_for),
         producer=producer,
+        answering=answering,
         collector=collector,
         rankers=rankers,
         reader=BroadcastReader(settings, {"models": rankers.on_models}, health.set),

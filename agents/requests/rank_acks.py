@@ -63,6 +63,13 @@ class RankAcks:
                 for records in (await consumer.getmany(timeout_ms=WAIT_MS)).values():
                     for record in records:
                         if record.key == self._worker:
-                            self._take(record.headers, record.value)
+                            self._pass_on(record.headers, record.value)
         finally:
             await consumer.stop()
+
+    def _pass_on(self, headers: Headers, value: bytes | None) -> None:
+        """Pass on one acknowledgement. Whatever is wrong with it must not end the reading of others."""
+        try:
+            self._take(headers, value)
+        except Exception:
+            log.exception("an acknowledgement of a ranking process is skipped")

@@ -35,6 +35,7 @@ __all__ = [
     "encode_ack",
     "encode_task",
     "envelope_of",
+    "number_of",
 ]
 
 VERSION: Final = 1
@@ -70,7 +71,8 @@ class Envelope:
         return [(TASK, self.task), (WORKER, self.worker), *((name, b"%d" % value) for name, value in numbers)]
 
 
-def _number(headers: Headers, name: str) -> int:
+def number_of(headers: Headers, name: str) -> int:
+    """Return the number in a header; -1 if it has none of at most 16 digits."""
     value = header_of(headers, name) or b""
     return int(value) if NUMBER.fullmatch(value) else -1
 
@@ -78,7 +80,7 @@ def _number(headers: Headers, name: str) -> int:
 def envelope_of(headers: Headers) -> Envelope | None:
     """Read the headers of a task; None if its result cannot be addressed."""
     task, worker = header_of(headers, TASK) or b"", header_of(headers, WORKER) or b""
-    acks, answer_by_ms, version = (_number(headers, name) for name in (ACKS, ANSWER_BY, OF_VERSION))
+    acks, answer_by_ms, version = (number_of(headers, name) for name in (ACKS, ANSWER_BY, OF_VERSION))
     named = 0 < len(task) <= MAX_NAME_BYTES and 0 < len(worker) <= MAX_NAME_BYTES
     return Envelope(task, worker, acks, answer_by_ms, version) if named and min(acks, answer_by_ms, version) >= 0 else None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -91,6 +91,8 @@ class Ranking:
         """`aside` runs the graphs; by default in one thread of their own, because more would only share the cores. `remote`:
         ranks requests elsewhere as long as it can."""
         self._remote = remote
+        self._promised = 0
+        "Number of requests that are prepared to be handed over, for each of which a place is kept."
         self._pipeline = pipeline
         self._partitions = partitions
         self._metrics = metrics
@@ -161,9 +163,15 @@ class Ranking:
         """Answer each request of a batch exactly once, with a slate or an error."""
         try:
             alive = self._alive(batch.entries)
-            for away, part in self._parts(alive, batch.effort):
-                if part:
-                    await self._slates(part, batch.effort, away=away)
+            handed, kept = self._parts(alive, batch.effort)
+            self._promised += len(handed)
+            try:
+                if handed:
+                    await self._slates(handed, batch.effort, away=True)
+            finally:
+                self._promised -= len(handed)
+            if kept:
+                await self._slates(kept, batch.effort, away=False)
         finally:
             self.backlog.done(batch)
             self._rest()
@@ -179,14 +187,17 @@ class Ranking:
                 alive.append(pending)
         return alive
 
-    def _parts(self, alive: Sequence[Pending], effort: Effort) -> Iterator[tuple[bool, list[Pending]]]:
-        """Yield the requests that may be handed over, and the others, with which of the two they are."""
-        takes = [False] * len(alive)
-        if self._remote is not None:
-            expected_s = self.backlog.seconds()
-            takes = [self._remote.takes(pending, effort, expected_s) for pending in alive]
-        for away in (True, False):
-            yield away, [pending for pending, taken in zip(alive, takes, strict=True) if taken is away]
+    def _parts(self, alive: Sequence[Pending], effort: Effort) -> tuple[list[Pending], list[Pending]]:
+        """Return the requests that may be handed over, no more than ranking processes have room for, and the others."""
+        if self._remote is None:
+            return [], list(alive)
+        handed: list[Pending] = []
+        kept: list[Pending] = []
+        expected_s, room = self.backlog.seconds(), self._remote.room - self._promised
+        for pending in alive:
+            taken = len(handed) < room and self._remote.takes(pending, effort, expected_s)
+            (handed if taken else kept).append(pending)
+        return handed, kept
 
     async def _slates(self, alive: Sequence[Pending], effort: Effort, *, away: bool) -> None:
         answered = 0

@@ -28,6 +28,7 @@ from agents.requests.rank_records import (
     Envelope,
     decode_ack,
     encode_task,
+    number_of,
 )
 from agents.requests.replies import Address
 from models.pipeline.effort import Effort
@@ -125,6 +126,13 @@ class Remote:
         return left_s >= LEAST_S and left_s - Window.of(left_s).local_s >= expected_s
 
     @property
+    def room(self) -> int:
+        """Number of further tasks that may be under way on the partitions that are answered."""
+        return sum(
+            AT_ONCE - on for on, breaker in zip(self._on, self._breakers, strict=True) if breaker.closed and on < AT_ONCE
+        )
+
+    @property
     def away(self) -> int:
         """Number of partitions on which no ranking process answers."""
         return sum(breaker.away for breaker in self._breakers)
@@ -214,33 +222,36 @@ class Remote:
             # if it says `answered`, the client has two answers: docs/decisions/0044
             self._metrics.rank_tasks.add(outcome="late")
             return
-        version = header_of(headers, OF_VERSION) or b""
+        slate = None
         try:
-            number = int(version) if version.isdigit() else 0
-            ack = decode_ack(value, number, len(sent.task), len(sent.heads))
+            ack = decode_ack(value, max(number_of(headers, OF_VERSION), 0), len(sent.task), len(sent.heads))
+            if ack.result is not None:
+                slate = slate_of(sent.task, ack.result, sent.heads, ack.timings or sent.task.timings)
         except BadEvent as exc:
             log.warning("the acknowledgement of a ranking process cannot be read: %s", exc)
             ack = Ack(REFUSED, exc.code)
-        self._settle(sent, ack)
+        except Exception:
+            # the task was taken: nothing else would settle it
+            log.exception("the acknowledgement of a ranking process cannot be read")
+            ack = Ack(REFUSED, "unreadable")
+        self._settle(sent, ack, slate)
 
     def _over(self, sent: _Sent) -> None:
         self._settle(sent, None)
 
-    def _settle(self, sent: _Sent, ack: Ack | None) -> None:
-        """Settle a task. Without an acknowledgement its time is over."""
+    def _settle(self, sent: _Sent, ack: Ack | None, slate: Slate | None = None) -> None:
+        """Settle a task, with the slate of its acknowledgement. Without an acknowledgement its time is over."""
         breaker, probe = self._breakers[sent.partition], sent.handed.settle is None
         self._on[sent.partition] -= 1
         self.requests -= not probe
         outcome = "unanswered" if ack is None else ack.outcome
         code = "" if ack is None else ack.code
         self._metrics.rank_tasks.add(outcome=f"probe_{outcome}" if probe else outcome, code=code)
-        slate = None
-        if ack is None or ack.result is None:
+        if slate is None:
             breaker.failed()
         else:
             breaker.succeeded()
             self._metrics.rank_seconds.observe(self._clock.monotonic() - sent.at)
-            slate = slate_of(sent.task, ack.result, sent.heads, ack.timings or sent.task.timings)
         self._gauge()
         if sent.handed.settle is not None:
             sent.handed.settle(slate, outcome == ANSWERED)

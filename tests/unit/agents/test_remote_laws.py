@@ -21,6 +21,7 @@ from virtual_time import VirtualLoop, run_virtually
 from agents.breaker import FAILURES
 from agents.metrics import Metrics
 from agents.requests.clock import Clock
+from agents.requests.rank_acks import RankAcks
 from agents.requests.rank_pending import LEAST_S, Outstanding, Window
 from agents.requests.rank_records import (
     ANSWERED,
@@ -66,9 +67,11 @@ class Pipeline:
     def __init__(self, loop: VirtualLoop) -> None:
         self._loop = loop
         self.runs: dict[str, float] = {}
+        self.prepared: Counter[str] = Counter()
 
     def prepare(self, requests: Sequence[Request], users: Users, as_of: Sequence[AsOf | None], effort: Effort) -> Preparation:
         self._loop.spend(0.001)
+        self.prepared.update(request.request_id for request in requests)
         yield lambda: None
         return SimpleNamespace(requests=requests, effort=effort, queries=SimpleNamespace(model=SimpleNamespace(heads=HEADS)))  # type: ignore[return-value]
 
@@ -100,6 +103,9 @@ class Pods:
     take: Any = None
     answer_by: dict[str, float] = field(default_factory=dict)
     "Of tasks with an address; a request that is ranked here may be sent once more, as a probe."
+
+    version: bytes = b"1"
+    "Header of each acknowledgement."
 
     async def send(
         self,
@@ -153,7 +159,7 @@ class Pods:
         self.replies[name] += 1
 
     def _ack(self, envelope: Envelope, value: bytes) -> None:
-        self.take([(TASK, envelope.task), (OF_VERSION, b"1")], value)
+        self.take([(TASK, envelope.task), (OF_VERSION, self.version)], value)
 
 
 @dataclass(frozen=True)
@@ -187,8 +193,8 @@ class Seen:
     closed: list[tuple[float, list[bool]]] = field(default_factory=list)
 
 
-async def play(loop: VirtualLoop, script: Sequence[Asked], does: Sequence[str]) -> Seen:
-    pods, pipeline, metrics = Pods(loop, does), Pipeline(loop), Metrics()
+async def play(loop: VirtualLoop, script: Sequence[Asked], does: Sequence[str], version: bytes = b"1") -> Seen:
+    pods, pipeline, metrics = Pods(loop, does, version=version), Pipeline(loop), Metrics()
     clock = Clock(loop.time, loop.time)
     remote = Remote(Settings(partitions=PARTITIONS), pods, metrics, clock)  # type: ignore[arg-type]
     remote.acks.reading, pods.take = True, remote.on_ack
@@ -316,12 +322,51 @@ def test_a_late_acknowledgement_is_counted_and_changes_nothing() -> None:
     assert seen.local.total() + seen.pods.replies.total() == 20
 
 
+@pytest.mark.parametrize("version", [b"", b"9" * 5_000, "²".encode(), b"\xb2", b"-1", b"x"])
+def test_a_bad_version_of_an_acknowledgement_costs_no_request(version: bytes) -> None:
+    seen = run_virtually(lambda loop: play(loop, [Asked(50, 2_000, True)] * 10, ["answers"], version))
+    assert (seen.local + seen.pods.replies).total() >= 10
+    assert seen.answered + seen.local == Counter({f"r{n}": 1 for n in range(10)}), "each is settled"
+
+
+def test_an_acknowledgement_that_fails_in_any_way_counts_as_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_args: Any) -> Slate:
+        raise ArithmeticError
+
+    monkeypatch.setattr("agents.requests.remote.slate_of", fails)
+    seen = run_virtually(lambda loop: play(loop, [Asked(50, 2_000, False)] * 10, ["answers"]))
+    assert seen.local == Counter({f"r{n}": 1 for n in range(10)})
+    assert not seen.errors
+    assert seen.metrics.rank_tasks.value(outcome="probe_refused", code="unreadable") > 0
+
+
+def test_an_acknowledgement_that_cannot_be_passed_on_is_skipped() -> None:
+    taken: list[bytes | None] = []
+
+    def take(_headers: Any, value: bytes | None) -> None:
+        taken.append(value)
+        raise ValueError
+
+    acks = RankAcks(Settings(), 0, b"worker", take)
+    for value in (b"a", b"b"):
+        acks._pass_on([], value)
+    assert taken == [b"a", b"b"]
+
+
 def test_no_more_tasks_are_under_way_on_a_partition_than_allowed() -> None:
     script = [Asked(100, 9_000, True)] * 4 + [Asked(0, 9_000, True)] * 400
     seen = run_virtually(lambda loop: play(loop, script, ["answers"] * 6 + ["answers at the last moment"] * 999))
     under_way = [at for at, _, addressed, _ in seen.pods.sent if addressed]
     assert len(under_way) <= PARTITIONS * AT_ONCE + 4
     assert (seen.local + seen.pods.replies).total() == len(script)
+
+
+def test_no_request_is_prepared_twice_because_processes_have_no_room() -> None:
+    script = [Asked(100, 9_000, True)] * 4 + [Asked(0, 9_000, True)] * 400
+    seen = run_virtually(lambda loop: play(loop, script, ["answers"] * 6 + ["answers at the last moment"] * 999))
+    assert seen.metrics.rank_tasks.value(outcome="unsent") == 0
+    assert seen.pipeline.prepared == Counter({f"r{n}": 1 for n in range(len(script))})
+    assert sum(addressed for _, _, addressed, _ in seen.pods.sent) >= AT_ONCE, "the room is used"
 
 
 @given(st.floats(LEAST_S, 60.0))

@@ -59,6 +59,12 @@ class Producer:
         self.refuses: set[str] = set()
         self.looked_up: list[str] = []
         self.topics: set[str] = {"replies"}
+        self.lost: set[bytes] = set()
+        "Correlations of replies that are not stored."
+        self.store_s, self.sound_s = 0.0, 0.0
+        "Seconds until a reply is stored, or fails, and until the producer takes a record."
+        self.stored: dict[bytes, float] = {}
+        "When each reply was stored, by its correlation."
         cluster = SimpleNamespace(
             partitions_for_topic=lambda topic: {0} if topic in self.topics else None, topics=lambda: self.topics
         )
@@ -78,13 +84,25 @@ class Producer:
         headers: Sequence[tuple[str, bytes]] = (),
         partition: int | None = None,
     ) -> asyncio.Future[Any]:
+        if self.sound_s:
+            await asyncio.sleep(self.sound_s)
         if topic in self.refuses:
             raise KafkaError("cannot be queued")
         assert (partition is not None) == (topic == "acks")
         self.sent.append((self._loop.time(), topic, key or b"", value or b"", dict(headers)))
         done: asyncio.Future[Any] = self._loop.create_future()
-        done.set_result(None)
+        if topic == "acks":
+            done.set_result(None)
+        else:
+            self._loop.call_later(self.store_s, self._store, dict(headers)["Faust-Ag-CorrelationId"], done)
         return done
+
+    def _store(self, correlation: bytes, done: asyncio.Future[Any]) -> None:
+        if correlation in self.lost:
+            done.set_exception(KafkaError("no leader"))
+        else:
+            self.stored[correlation] = self._loop.time()
+            done.set_result(None)
 
     def acks(self) -> dict[bytes, list[tuple[str, str]]]:
         """Outcome and code of each acknowledgement, by task."""
@@ -118,7 +136,7 @@ class Process:
             await asyncio.sleep(BATCH_S)
             return work()
 
-        answering = Answering(
+        answering = self.answering = Answering(
             "acks", lambda name: self.ranker if name == "release-1" else None, self.producer, self.metrics, clock, aside
         )
 
@@ -128,6 +146,11 @@ class Process:
 
         self.collector = Collector(WAIT_S, answer, answering.refuse, self.metrics, clock)
         self.running = self.loop.create_task(self.collector.run())
+
+    async def idle(self) -> None:
+        """Wait until all tasks are answered and acknowledged."""
+        assert await self.collector.idle(60.0)
+        assert await self.answering.settled(60.0)
 
     async def take(self, *tasks: tuple[bytes, bytes | None, float]) -> None:
         """Take in one chunk of tasks: name, value, and seconds until they must be answered."""
@@ -167,7 +190,7 @@ async def _play(loop: VirtualLoop, script: Sequence[tuple[int, str, float]]) -> 
         await asyncio.sleep(gap_ms / 1e3)
         name = b"%d" % n
         await process.take((name, values[kind](name), left_s))
-    assert await process.collector.idle(60.0)
+    await process.idle()
     process.running.cancel()
     await asyncio.gather(process.running, return_exceptions=True)
     return process
@@ -212,13 +235,13 @@ def test_tasks_of_many_requests_are_ranked_together_and_none_waits_longer_than_a
         for n in range(5):
             await process.take((b"%d" % n, value_of(b"%d" % n), 1.0))
             await asyncio.sleep(0.0005)
-        assert await process.collector.idle(10.0)
+        await process.idle()
         begin = loop.time()
         await process.take(*[(b"m%d" % n, value_of(b"m%d" % n), 1.0) for n in range(MOST_TASKS)])
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert process.batches[-1] == (begin, MOST_TASKS), "a full batch does not wait"
-        assert await process.collector.idle(10.0)
+        await process.idle()
         return process
 
     process = run_virtually(scene)
@@ -231,29 +254,62 @@ def test_what_a_ranker_fails_at_is_refused_and_the_next_batch_is_ranked() -> Non
         process = Process(loop)
         process.ranker.fails = True
         await process.take((b"a", value_of(b"a"), 1.0))
-        assert await process.collector.idle(10.0)
+        await process.idle()
         process.ranker.fails = False
         await process.take((b"b", value_of(b"b"), 1.0))
-        assert await process.collector.idle(10.0)
+        await process.idle()
         process.producer.refuses = {"replies"}
         await process.take((b"c", value_of(b"c"), 1.0))
-        assert await process.collector.idle(10.0)
+        await process.idle()
         process.producer.refuses = {"acks"}
         await process.take((b"d", value_of(b"d", None), 1.0))
-        assert await process.collector.idle(10.0)
+        await process.idle()
         return process
 
     process = run_virtually(scene)
-    assert process.producer.acks() == {b"a": [(REFUSED, "ranker")], b"b": [(ANSWERED, "")], b"c": [(REFUSED, "unsent")]}
+    assert process.producer.acks() == {b"a": [(REFUSED, "ranker")], b"b": [(ANSWERED, "")], b"c": [(RANKED, "")]}
     assert process.producer.replies() == Counter({b"b": 1})
     assert process.metrics.sends_failed.value(what="rank_ack", reason="refused") == 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.booleans(), min_size=1, max_size=12), st.sampled_from([0.0, 0.003, 2.0]))
+def test_a_task_counts_as_answered_only_once_its_reply_is_stored(stored: list[bool], store_s: float) -> None:
+    async def scene(loop: VirtualLoop) -> Process:
+        process = Process(loop)
+        process.producer.store_s = store_s
+        process.producer.lost = {b"%d" % n for n, one in enumerate(stored) if not one}
+        await process.take(*[(b"%d" % n, value_of(b"%d" % n), 1.0) for n in range(len(stored))])
+        await process.idle()
+        return process
+
+    process = run_virtually(scene)
+    wanted = {b"%d" % n: [(ANSWERED, "")] if one else [(RANKED, "")] for n, one in enumerate(stored)}
+    assert process.producer.acks() == wanted, "a worker replies itself where the process could not"
+    for at, topic, _, _, headers in process.producer.sent:
+        if topic == "acks" and headers[TASK] in process.producer.stored:
+            assert at >= process.producer.stored[headers[TASK]]
+
+
+def test_a_reply_that_the_producer_takes_too_late_never_leaves() -> None:
+    async def scene(loop: VirtualLoop) -> Process:
+        process = Process(loop)
+        process.producer.sound_s = 0.5
+        await process.take((b"a", value_of(b"a"), 0.4), (b"b", value_of(b"b"), 0.1), (b"c", value_of(b"c"), 5.0))
+        await process.idle()
+        return process
+
+    process = run_virtually(scene)
+    assert process.producer.replies() == Counter({b"c": 1})
+    assert process.producer.acks() == {b"c": [(ANSWERED, "")]}
+    assert process.metrics.ranked.value(outcome="late") == 2
 
 
 def test_a_reply_has_the_slate_its_correlation_and_its_timings() -> None:
     async def scene(loop: VirtualLoop) -> Process:
         process = Process(loop)
         await process.take((b"a", value_of(b"a"), 1.0))
-        assert await process.collector.idle(10.0)
+        await process.idle()
         return process
 
     process = run_virtually(scene)
@@ -275,10 +331,10 @@ def test_a_reply_topic_that_is_not_known_is_looked_up_once() -> None:
         process = Process(loop)
         tasks = [(b"%d" % n, value_of(b"%d" % n, "new"), 1.0) for n in range(3)]
         await process.take(*tasks)
-        assert await process.collector.idle(10.0)
+        await process.idle()
         process.producer.topics.add("new")
         await process.take((b"then", value_of(b"then", "new"), 1.0))
-        assert await process.collector.idle(10.0)
+        await process.idle()
         return process
 
     process = run_virtually(scene)
