@@ -14,15 +14,16 @@ setup:
 demo: setup
 	$(BIN)/riffle demo $(if $(DATA),--data $(DATA))
 
-# Unit tests and two halves of the integration tests side by side, because the latter mostly wait, each half for a stack of its own.
-# What the others print is shown after the first half's output. The trap ends them too: a shell's background jobs ignore Ctrl-C.
+# Unit tests and two halves of the integration tests side by side, because the latter mostly wait, each half for a stack of its own;
+# the fuzzers after the first half. What the others print is shown after the output of these. The trap ends them too: a shell's background jobs ignore Ctrl-C.
 test: setup
 	@trap 'kill $$unit $$second 2> /dev/null; exit 130' INT TERM; \
-	$(BIN)/python -m pytest tests/unit tests/fuzz > $(VENV)/unit.log 2>&1 & unit=$$!; \
+	$(BIN)/python -m pytest tests/unit > $(VENV)/unit.log 2>&1 & unit=$$!; \
 	$(BIN)/python -m pytest tests/integration/test_[q-z]*.py > $(VENV)/integration.log 2>&1 & second=$$!; \
 	$(BIN)/python -m pytest tests/integration/test_[a-p]*.py; first=$$?; \
+	$(BIN)/python -m pytest tests/fuzz; fuzz=$$?; \
 	wait $$second; second=$$?; cat $(VENV)/integration.log; \
-	wait $$unit; unit=$$?; cat $(VENV)/unit.log; exit $$((unit | first | second))
+	wait $$unit; unit=$$?; cat $(VENV)/unit.log; exit $$((unit | first | fuzz | second))
 
 # Generated input against every boundary: CASES a fuzzer (10000), FUZZ=name for one of tests/fuzz. Minutes.
 fuzz: setup
