@@ -306,7 +306,7 @@ def test_each_accepted_request_gets_exactly_one_answer(script: list[Step], world
 
 @settings(max_examples=60, deadline=None)
 @given(scripts, honest)
-def test_no_answer_is_later_than_the_batch_under_way_while_batches_take_what_is_expected(
+def test_no_answer_is_later_than_the_batches_under_way_while_batches_take_what_is_expected(
     script: list[Step], world: World
 ) -> None:
     seen = run_virtually(lambda loop: play(loop, script, world))
@@ -317,7 +317,8 @@ def test_no_answer_is_later_than_the_batch_under_way_while_batches_take_what_is_
 def check_in_time(seen: Seen) -> None:
     last = {header_of(headers, "Faust-Ag-CorrelationId"): at for at, topic, _, headers in seen.sent if topic == "replies"}
     late = {name: last[name] - deadline for name, deadline in seen.deadlines.items()}
-    assert max(late.values(), default=0.0) <= FULL_BATCH_S
+    # two batches are under way: half of the other one, on the loop or in the thread, may come before the rest of this one
+    assert max(late.values(), default=0.0) <= 1.5 * FULL_BATCH_S
 
 
 async def _over_http(loop: VirtualLoop, world: World, budgets: Sequence[int]) -> list[Slate | BaseException]:
