@@ -16,7 +16,7 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 import uvloop
 
 from agents.memory import few_arenas
-from agents.partitions.ownership import require_free
+from agents.partitions.ownership import require_free, require_port
 from agents.ranker.app import create_ranker
 from agents.wiring import create_app
 from models.warm import warm
@@ -54,6 +54,8 @@ def _run(settings: Settings, role: str) -> None:
     log_to_stderr(settings.log_level)
     if role == WORKER:
         require_free(settings)
+    else:
+        require_port(settings, settings.rank_port, "RIFFLE_RANK_PORT")
     for folder in (settings.data_dir, settings.data_dir / "faust"):
         folder.mkdir(parents=True, exist_ok=True)
     warm()

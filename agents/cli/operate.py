@@ -24,7 +24,18 @@ from agents.cli.states import (
     web_of,
     workers_of,
 )
-from agents.processes import MOST, WORKER, daemon_of, daemons, encoder_daemon, left_over, number_of, supervisor_daemon
+from agents.processes import (
+    MOST,
+    RANKING,
+    WORKER,
+    daemon_of,
+    daemons,
+    encoder_daemon,
+    left_over,
+    number_of,
+    role_of,
+    supervisor_daemon,
+)
 from agents.supervisor import histories, state_file
 from schemas.click_types import Whole
 from schemas.settings import Settings
@@ -74,6 +85,9 @@ def up(no_worker: bool, workers: int | None, ranking: int | None) -> None:
     if not no_worker:
         for name, own in workers_of(settings).items():
             console.print(f"HTTP   {web_of(own)}" + (f" ({daemon_of(settings, name).name})" if name != WORKER.kind else ""))
+        for name, own in members_of(settings).items():
+            if role_of(name) is RANKING:
+                console.print(f"rank   {own.web} ({daemon_of(settings, name).name})")
         console.print("next:  riffle load DIR, riffle ask USER, riffle down")
 
 

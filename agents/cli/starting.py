@@ -122,8 +122,22 @@ def _require_same_settings(settings: Settings, name: str = WORKER.kind, port: in
         return
     daemon_of(settings, name).require_address(own.web, "RIFFLE_WEB_PORT")
     names = other_settings(own)
+    if names == ["RIFFLE_RANKING"] and answers:
+        message = "with the first ranking process, or without any, workers must start anew: `riffle down`, then this command"
+        raise ConfigError("other_settings", message)
     if names and answers:
         raise ConfigError("other_settings", told_of(names))
+
+
+@contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    """Hold the home's lock of `up`; raises NotReady if another `up` holds it."""
+    with (settings.home / "up.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            raise NotReady("busy", f"another `riffle up` is under way in {settings.home}: wait until it has ended") from exc
+        yield
 
 
 def start_stack(
@@ -144,8 +158,15 @@ def start_stack(
         RiffleError: ports are taken (the message names all), or a worker runs with other settings, and nothing was started.
             Or a part did not start: the message names the reason and the running parts.
     """
-    before = _running(settings)
     settings.make_home()
+    with _alone(settings):
+        return _start_stack(settings, console, with_worker=with_worker, workers=workers, ranking=ranking)
+
+
+def _start_stack(
+    settings: Settings, console: Console, *, with_worker: bool, workers: int | None, ranking: int | None
+) -> Started:
+    before = _running(settings)
     servers: list[EmbeddedKafka | EmbeddedRedis] = []
     servers += [EmbeddedKafka(settings)] if settings.embedded_kafka else []
     servers += [EmbeddedRedis(settings)] if settings.embedded_redis else []

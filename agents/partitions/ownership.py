@@ -24,7 +24,7 @@ from streams.kafka.assignor import ON_DISK, OWNER, STANDBY
 from streams.state.rocks import PartitionStore, block_cache
 from streams.state.standby import Standby, Times
 
-__all__ = ["TABLES", "Ownership", "require_free"]
+__all__ = ["TABLES", "Ownership", "require_free", "require_port"]
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +43,18 @@ def require_free(settings: Settings) -> None:
         _locked(settings).close()
     except ConfigError as exc:
         raise NotReady(exc.code, exc.message) from exc
+    require_port(settings, settings.web_port, "RIFFLE_WEB_PORT")
+
+
+def require_port(settings: Settings, port: int, variable: str) -> None:
+    """Check that no server listens on `port`, which `variable` sets.
+
+    Raises:
+        NotReady: one does.
+    """
     host = "127.0.0.1" if settings.web_host in {"0.0.0.0", "::"} else settings.web_host  # noqa: S104 - not bound here
-    if not wait_until(lambda: answer_of(settings.web_port, b"", 0, host) is None, PORT_S):
-        message = f"port {settings.web_port} is in use by another program, or another worker: set RIFFLE_WEB_PORT to a free one"
-        raise NotReady("port_in_use", message)
+    if not wait_until(lambda: answer_of(port, b"", 0, host) is None, PORT_S):
+        raise NotReady("port_in_use", f"port {port} is in use by another program or process: set {variable} to a free one")
 
 
 def _locked(settings: Settings) -> IO[str]:

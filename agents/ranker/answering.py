@@ -15,6 +15,7 @@ from aiokafka.errors import KafkaError
 from agents.metrics import Metrics
 from agents.ranker.collecting import Received
 from agents.requests.clock import Clock
+from agents.requests.outbox import Producer
 from agents.requests.rank_records import ANSWERED, OF_VERSION, RANKED, REFUSED, TASK, VERSION, Ack, Envelope, encode_ack
 from agents.requests.replies import encoded_reply
 from models.pipeline.rank_task import Ranked, Ranks, RankTask, predicted, selected, slate_of
@@ -27,12 +28,8 @@ log = logging.getLogger(__name__)
 Aside = Callable[[Callable[[], Any]], Awaitable[Any]]
 
 
-class Sends(Protocol):
-    """The part of `streams.kafka.healing_producer.HealingProducer` that is used here."""
-
-    @property
-    def client(self) -> Any:
-        """The connection of the current producer, for metadata."""
+class Sends(Producer, Protocol):
+    """A producer that can also send to a given partition."""
 
     async def send(
         self,

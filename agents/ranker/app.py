@@ -45,8 +45,11 @@ LEAVE_S = 2.0
 
 
 def group_of(settings: Settings) -> str:
-    """Return the name of the consumer group of ranking processes. Its lag on `rank` is the signal to scale them."""
-    return f"{settings.app_id}-ranking"
+    """Return the name of the consumer group of ranking processes. Its lag on the topic is the signal to scale them.
+
+    It is the topic's own name, so that all processes that read the topic share its tasks, whatever their app id.
+    """
+    return settings.topic("rank")
 
 
 @dataclass(frozen=True, slots=True)

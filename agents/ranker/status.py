@@ -16,9 +16,12 @@ from schemas.settings import Settings
 
 __all__ = ["Status"]
 
+NO_RELEASE = "none"
+"Name of an empty slot."
+
 
 class Status:
-    """Readiness and health. A process without a release is ready, as a worker is: it gets no tasks, or refuses them."""
+    """Readiness and health. A process is ready while no release is announced, because there are no tasks then, either."""
 
     def __init__(
         self,
@@ -49,6 +52,9 @@ class Status:
             reasons["broker"] = f"no Kafka accepts connections at {self._settings.bootstrap_servers}"
         if not self.caught_up:
             reasons["releases"] = "the announcements of releases are still being read"
+        elif self._slot.refused and self._slot.name == NO_RELEASE:
+            refused = "; ".join(f"{name}: {why}" for name, why in self._slot.refused.items())
+            reasons["releases"] = f"the announced release is not usable here, so that every task is refused: {refused}"
         if self.assigned is None:
             reasons["group"] = "this process has not joined its consumer group yet"
         reasons |= {name: text for name, text in self._health.current().items() if name == "reading"}

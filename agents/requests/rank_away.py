@@ -18,5 +18,6 @@ class RankingAway:
     async def look(self) -> None:
         """Report the number of partitions on which none answers."""
         away = self._remote.away
-        text = f"on {away} partitions no ranking process answers: their requests are ranked in the worker" if away else ""
-        self._health.set("ranking", text)
+        does = f"refuse tasks ({self._remote.refused})" if self._remote.refused else "do not answer"
+        here = "their requests are ranked in the worker, which asks again with its next requests"
+        self._health.set("ranking", f"ranking processes {does} on {away} partitions: {here}" if away else "")

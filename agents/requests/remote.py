@@ -109,6 +109,8 @@ class Remote:
         self._outstanding: Outstanding[_Sent] = Outstanding(self._over)
         self.requests = 0
         "Number of requests under way, without probes."
+        self.refused = ""
+        "Code of the newest refusal, if no task was ranked since."
         self._number = 0
         self._sending: set[asyncio.Task[None]] = set()
         self._gauge()
@@ -249,8 +251,10 @@ class Remote:
         self._metrics.rank_tasks.add(outcome=f"probe_{outcome}" if probe else outcome, code=code)
         if slate is None:
             breaker.failed()
+            self.refused = code if outcome == REFUSED else self.refused
         else:
             breaker.succeeded()
+            self.refused = ""
             self._metrics.rank_seconds.observe(self._clock.monotonic() - sent.at)
         self._gauge()
         if sent.handed.settle is not None:

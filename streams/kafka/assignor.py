@@ -19,7 +19,7 @@ import orjson
 from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 
-__all__ = ["NOBODY", "ON_DISK", "OWNER", "STANDBY", "Holders", "HoldingAssignor", "Placement", "place"]
+__all__ = ["NOBODY", "ON_DISK", "OWNER", "STANDBY", "Holders", "HoldingAssignor", "Placement", "place", "pools"]
 
 OWNER, STANDBY, ON_DISK = 3, 2, 1
 "How a member holds a partition. With a larger value it has less to catch up."
@@ -143,6 +143,27 @@ def shared(data: bytes | None) -> tuple[frozenset[int], dict[int, Holders] | Non
     return frozenset(found["standby"]), holders
 
 
+def pools(
+    members: Mapping[str, ConsumerProtocolMemberMetadata],
+) -> list[dict[str, ConsumerProtocolMemberMetadata]]:
+    """Divide a group's members so that those of different pools have no topic in common.
+
+    There are several if programs with other topics share the group's name, such as workers with another prefix of topics.
+    """
+    found: list[tuple[set[str], dict[str, ConsumerProtocolMemberMetadata]]] = []
+    for member, metadata in members.items():
+        topics, mine = set(metadata.subscription), {member: metadata}
+        apart = []
+        for others, pool in found:
+            if others & topics:
+                topics |= others
+                mine = {**pool, **mine}
+            else:
+                apart.append((others, pool))
+        found = [*apart, (topics, mine)]
+    return [pool for _, pool in found]
+
+
 class HoldingAssignor(AbstractPartitionAssignor):  # type: ignore[misc]
     """`place` as an assignor of aiokafka. Called in the consumer's thread."""
 
@@ -174,9 +195,18 @@ class HoldingAssignor(AbstractPartitionAssignor):  # type: ignore[misc]
     def assign(
         self, cluster: Any, members: Mapping[str, ConsumerProtocolMemberMetadata]
     ) -> dict[str, ConsumerProtocolMemberAssignment]:
-        """Assign partitions to all members, as the group's leader."""
-        topics = sorted({topic for metadata in members.values() for topic in metadata.subscription})
+        """Assign partitions to all members, as the group's leader: to each only of topics that it asked for."""
+        assigned: dict[str, ConsumerProtocolMemberAssignment] = {}
+        for pool in pools(members):
+            assigned |= self._assign(cluster, pool)
+        return assigned
+
+    def _assign(
+        self, cluster: Any, members: Mapping[str, ConsumerProtocolMemberMetadata]
+    ) -> dict[str, ConsumerProtocolMemberAssignment]:
+        asked = {member: sorted(set(metadata.subscription)) for member, metadata in members.items()}
         tables = set(range(self._partitions))
+        topics = set().union(*asked.values())
         numbers = {topic: tables & (cluster.partitions_for_topic(topic) or set()) for topic in topics}
         held = {member: unpacked(metadata.user_data) for member, metadata in members.items()}
         placed = place(sorted(set().union(*numbers.values())), held, self._standbys)
@@ -185,7 +215,7 @@ class HoldingAssignor(AbstractPartitionAssignor):  # type: ignore[misc]
         return {
             member: ConsumerProtocolMemberAssignment(
                 VERSION,
-                [(topic, [n for n in placed.owned[member] if n in numbers[topic]]) for topic in topics],
+                [(topic, [n for n in placed.owned[member] if n in numbers[topic]]) for topic in asked[member]],
                 packed(dict.fromkeys(placed.standby[member], STANDBY))
                 if addresses[member] is None
                 else with_holders(placed.standby[member], holders),

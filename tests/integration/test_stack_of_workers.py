@@ -198,7 +198,7 @@ def test_ranking_processes_are_parts_of_the_stack(own: Settings, riffle: Riffle)
     assert "stopped: ranking process 2" in fewer.stderr
     refused = riffle("up", "--ranking", "0")
     assert refused.returncode == 1, "workers that hand their requests over must be restarted"
-    assert "other settings (RIFFLE_RANKING): `riffle down`, then `riffle up`" in refused.stderr
+    assert "workers must start anew: `riffle down`, then this command" in refused.stderr
     assert status_of(riffle)["pids"]["ranking"] == facts["pids"]["ranking"], "and nothing was stopped"
     assert riffle("down").stdout.strip() == "stopped: the supervisor, the worker, ranking process 1, Redis, Kafka"
     local = riffle("up")

@@ -103,6 +103,37 @@ def test_a_number_of_every_topic_goes_to_one_member_and_standbys_are_told() -> N
     assert [assignors[member].standby for member in "ab"] == [frozenset({0, 1}), frozenset({2, 3})]
 
 
+subscriptions = st.dictionaries(
+    st.sampled_from([f"w{n}" for n in range(6)]),
+    st.sets(st.sampled_from(["a.events", "a.requests", "b.events", "b.requests"]), min_size=1),
+    min_size=1,
+)
+
+
+@given(subscriptions, st.integers(1, 8))
+def test_members_get_partitions_of_the_topics_that_they_asked_for_alone(asked: dict[str, set[str]], partitions: int) -> None:
+    cluster = SimpleNamespace(partitions_for_topic=lambda topic: set(range(partitions)))
+    joined = {member: HoldingAssignor(dict, 1, partitions).metadata(sorted(topics)) for member, topics in asked.items()}
+    shares = HoldingAssignor(dict, 1, partitions).assign(cluster, joined)
+    given_out = [(topic, n) for member, share in shares.items() for topic, numbers in share.assignment for n in numbers]
+    assert len(given_out) == len(set(given_out))
+    for member, share in shares.items():
+        assert {topic for topic, _ in share.assignment} <= asked[member]
+    prefixes = [{topic[0] for topic in topics} for topics in asked.values()]
+    if all(len(prefix) == 1 for prefix in prefixes) and all(len(topics) == 2 for topics in asked.values()):
+        # programs with different topics share no partition, and each has all of its own
+        assert set(given_out) == {(t, n) for topics in asked.values() for t in topics for n in range(partitions)}
+
+
+def test_workers_of_another_prefix_in_the_same_group_take_nothing_from_these() -> None:
+    cluster = SimpleNamespace(partitions_for_topic=lambda topic: {0, 1, 2, 3})
+    joined = {name: HoldingAssignor(dict, 1, 4).metadata([f"{name[0]}.rank"]) for name in ("a1", "a2", "b1")}
+    shares = HoldingAssignor(dict, 1, 4).assign(cluster, joined)
+    owned = {name: dict(share.assignment) for name, share in shares.items()}
+    assert owned["b1"] == {"b.rank": [0, 1, 2, 3]}
+    assert sorted(owned["a1"]["a.rank"] + owned["a2"]["a.rank"]) == [0, 1, 2, 3]
+
+
 def group(holds: dict[str, dict[int, int]], addresses: dict[str, str], partitions: int) -> dict[str, HoldingAssignor]:
     """Members after one assignment, with all messages encoded as for the wire; without an address, of an earlier version."""
     numbers = set(range(partitions))
