@@ -59,10 +59,12 @@ class RankingProcess:
         return json.loads(body) if status else {}
 
     async def ready(self, release: str = "") -> RankingProcess:
-        """Wait until it ranks by this release."""
+        """Wait until it ranks by this release; with `none`, until it says that it cannot use the announced one."""
 
         def holds() -> bool:
             state = self.state()
+            if release == "none":
+                return list(state.get("reasons", ())) == ["releases"] and bool(state["refused"])
             return bool(state.get("ready")) and state.get("release") in {release, release or state.get("release")}
 
         assert await asyncio.to_thread(wait_until, lambda: holds() or self.process.poll() is not None, READY_S)

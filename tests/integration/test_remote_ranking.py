@@ -232,9 +232,9 @@ async def test_without_the_workers_release_processes_refuse_and_the_worker_ranks
     await filled(fresh, learned)
     settings = remotely(fresh)
     elsewhere = replace(settings, releases=str(tmp_path / "no releases"))
-    async with ranking(elsewhere) as (process,):
-        assert process.state()["release"] == "none"
-        assert process.state()["refused"]
+    async with ranking(elsewhere, release="none") as (process,):
+        state = process.state()
+        assert (state["ready"], state["release"]) == (False, "none")
         await asyncio.to_thread(worker_of(settings).start)
         asking = Asking(settings)
         running = asyncio.create_task(asking.run())
