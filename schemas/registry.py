@@ -53,6 +53,7 @@ class _Asked:
 
     since: float
     answered: Future[None] = field(default_factory=Future)
+    request: Future[None] = field(default_factory=Future)
     failed: int = 0
     failing_since: float = 0.0
     reason: str = "it has not answered yet"
@@ -157,10 +158,13 @@ class ConfluentRegistry:
     def close(self) -> None:
         """Stop all requests. A later lookup starts again."""
         with self._lock:
-            loop, self._loop, self._client = self._loop, None, None
-            self._asked.clear()
+            loop, self._loop = self._loop, None
+            client, self._client = self._client, None
+            pending, self._asked = self._asked, {}
         if loop is not None:
-            loop.call_soon_threadsafe(loop.stop)
+            for asked in pending.values():  # but not what a request waits for: it is cancelled by the request itself
+                asked.request.cancel()
+            asyncio.run_coroutine_threadsafe(_end(client), loop)
             self._thread.join()
 
     def _is_answered(self, key: int | str) -> bool:
@@ -186,7 +190,7 @@ class ConfluentRegistry:
                 self._thread = threading.Thread(target=_run, args=(self._loop,), name="schema-registry", daemon=True)
                 self._thread.start()
             asked = self._asked[key] = _Asked(self._clock())
-            asyncio.run_coroutine_threadsafe(self._look_up(key, asked), self._loop)
+            asked.request = asyncio.run_coroutine_threadsafe(self._look_up(key, asked), self._loop)
         return asked
 
     async def _look_up(self, key: int | str, asked: _Asked) -> None:
@@ -259,13 +263,19 @@ def _answer(asked: _Asked, loop: asyncio.AbstractEventLoop) -> asyncio.Future[No
     return future
 
 
+async def _end(client: AsyncSchemaRegistryClient | None) -> None:
+    """Wait for the requests, which are cancelled, close the client's connections, and stop the loop."""
+    loop = asyncio.get_running_loop()
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.gather(*others, return_exceptions=True)
+    if client is not None:
+        await client._rest_client.session.aclose()
+    loop.stop()
+
+
 def _run(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     loop.run_forever()
-    while tasks := asyncio.all_tasks(loop):  # again, because a connection being made starts others until it is cancelled
-        for task in tasks:
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
     loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()
 

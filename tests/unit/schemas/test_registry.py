@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 import threading
@@ -194,6 +195,17 @@ async def test_many_threads_ask_for_one_schema_once(server: RegistryServer, regi
         thread.join()
     assert registry.schema_of(1) == schema_text("interaction")
     assert server.calls["/schemas/ids/1"] == 1
+
+
+def test_a_registry_closed_while_it_connects_leaves_nothing_open_or_never_awaited(server: RegistryServer) -> None:
+    for n in range(60):
+        registry = ConfluentRegistry(server.url)
+        for key in range(1, 6):
+            with pytest.raises(NotReady):
+                registry.schema_of(key)
+        time.sleep(n % 30 / 1000)
+        registry.close()
+    gc.collect()  # a coroutine or a socket that was left warns now, and warnings are errors
 
 
 async def test_no_proxy_of_the_environment_is_used(
