@@ -30,6 +30,7 @@ from agents.web.peers import Peers
 from schemas.settings import Settings
 from streams.kafka.broadcast import BroadcastReader
 from streams.kafka.healing_producer import HealingProducer
+from streams.kafka.native.producer import NativeProducer
 from streams.kafka.topic_watch import TopicWatch
 from streams.mirror.contract import Mirror
 
@@ -51,11 +52,11 @@ class Parts:
     flushing: Flushing
     topic_changes: TopicChanges
     topic_watch: TopicWatch
-    replies: HealingProducer
+    replies: NativeProducer
     events: HealingProducer
     remote: Remote
     "Hands requests over to ranking processes; used only if `settings.ranking` is `remote`, as `rank_tasks` is."
-    rank_tasks: HealingProducer
+    rank_tasks: NativeProducer
     recommend: Recommend
     commits: Commits
     reader: BroadcastReader

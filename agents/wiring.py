@@ -50,6 +50,8 @@ from streams.kafka import connect
 from streams.kafka.assignor import NOBODY, HoldingAssignor
 from streams.kafka.broadcast import BroadcastReader
 from streams.kafka.healing_producer import HealingProducer
+from streams.kafka.native import clients
+from streams.kafka.native.producer import NativeProducer
 from streams.kafka.topic_watch import TopicWatch
 from streams.mirror.stores import mirror_of
 from streams.watchdog import Watchdog
@@ -64,16 +66,14 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
     crash, metrics, health = app.stop_for, Metrics(), Health()
     items, slot, registry = ItemStore(settings.partitions), ModelSlot(), connect.registry(settings)
     pipeline = CandidatePipeline(items, slot=slot)
-    replies, events = (
-        HealingProducer(partial(connect.producer, settings.kafka, purpose), note_replaced(metrics, health))
-        for purpose in (connect.REPLIES, connect.OUTPUTS)
-    )
+    replies = NativeProducer(settings.kafka, clients.REPLIES)
+    events = HealingProducer(partial(connect.producer, settings.kafka, connect.OUTPUTS), note_replaced(metrics, health))
 
     ownership, due = Ownership(settings, items, metrics, registry), asyncio.Event()
     assignment = Assignment(settings, app, ownership, health, due, crash)
     recovery = Recovery(ownership, metrics, assignment.taking, lambda: assignment.generation, assignment.rejoin, due)
     lanes = Lanes(assignment, recovery, metrics, crash)
-    tasks = HealingProducer(partial(connect.producer, settings.kafka, connect.RANK_TASKS), note_replaced(metrics, health))
+    tasks = NativeProducer(settings.kafka, clients.RANK_TASKS)
     remote = Remote(settings, tasks, metrics, SYSTEM)
     used = remote if settings.ranking == "remote" else None
     recommend = Recommend(settings, pipeline, ownership.users, replies, metrics, registry, outputs=events, remote=used)

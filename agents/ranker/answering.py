@@ -187,7 +187,7 @@ class Answering:
 
     def _knows(self, topic: str) -> bool:
         """Return whether the producer knows a topic; if not, it is looked up."""
-        if self._producer.client.cluster.partitions_for_topic(topic):
+        if self._producer.knows(topic):
             return True
         if topic not in self._looking:
             self._looking.add(topic)
@@ -197,12 +197,9 @@ class Answering:
         return False
 
     async def _look_up(self, topic: str) -> None:
-        client = self._producer.client
         try:
-            await client.add_topic(topic)
-            if not client.cluster.partitions_for_topic(topic):
-                # any sender may put arbitrary names into a header
-                await client.set_topics(set(client.cluster.topics()) - {topic})
+            if not await self._producer.look_up(topic):
+                await self._producer.forget(topic)
         except Exception as exc:
             log.warning("topic %s cannot be looked up: %s", topic, exc)
         finally:

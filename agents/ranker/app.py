@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from aiokafka.errors import KafkaError
@@ -16,7 +15,7 @@ from faust.types import TP
 
 from agents.findings import NOTED_S, Health, code_of, why
 from agents.health.broker import BrokerProbe
-from agents.health.looks import Reading, note_replaced
+from agents.health.looks import Reading
 from agents.metrics import Metrics
 from agents.ranker.answering import Answering
 from agents.ranker.collecting import Collector
@@ -27,11 +26,11 @@ from agents.tasks import Tasks
 from agents.web.server import Runner
 from schemas.errors import NotReady
 from schemas.settings import Settings
-from streams.kafka import connect
 from streams.kafka.assignor import OWNER, HoldingAssignor
 from streams.kafka.broadcast import BroadcastReader
 from streams.kafka.chunks import Chunk, ChunkedApp
-from streams.kafka.healing_producer import HealingProducer
+from streams.kafka.native import clients
+from streams.kafka.native.producer import NativeProducer
 from streams.kafka.topics import ensure_topics
 
 __all__ = ["RankerApp", "create_ranker", "group_of"]
@@ -60,7 +59,7 @@ class Parts:
     metrics: Metrics
     health: Health
     tasks: Tasks
-    producer: HealingProducer
+    producer: NativeProducer
     answering: Answering
     collector: Collector
     rankers: Rankers
@@ -184,8 +183,7 @@ class RankerApp(ChunkedApp):
 def assemble(settings: Settings, app: RankerApp) -> Parts:
     """Create all parts."""
     metrics, health, clock = Metrics(), Health(), Clock()
-    replaced = note_replaced(metrics, health)
-    producer = HealingProducer(partial(connect.producer, settings.kafka, connect.RANK_REPLIES), replaced)
+    producer = NativeProducer(settings.kafka, clients.RANK_REPLIES)
     slot, thread = RankerSlot(), ThreadPoolExecutor(1, "ranking")
 
     async def aside(work: Callable[[], Any]) -> Any:

@@ -26,11 +26,16 @@ def _nothing() -> None:
 
 
 class Producer(Protocol):
-    """The part of `streams.kafka.healing_producer.HealingProducer` that an `Outbox` uses."""
+    """The part of `streams.kafka.healing_producer.HealingProducer` and of `NativeProducer` that an `Outbox` uses."""
 
-    @property
-    def client(self) -> Any:
-        """The connection of the current producer, for metadata."""
+    def knows(self, topic: str) -> bool:
+        """Whether the topic is known to exist."""
+
+    async def look_up(self, topic: str) -> bool:
+        """Ask the cluster for the topic; returns whether it exists. Raises KafkaError if the cluster does not answer."""
+
+    async def forget(self, topic: str) -> None:
+        """Forget a topic that does not exist."""
 
     async def send(
         self, topic: str, value: bytes | None, key: bytes | None = None, headers: Sequence[tuple[str, bytes]] = ()
@@ -100,7 +105,7 @@ class Outbox:
 
     def expect(self, topic: str) -> None:
         """Look a topic up in advance if it is unknown, because records to it will follow."""
-        if topic not in self._unknown and not self._producer.client.cluster.partitions_for_topic(topic):
+        if topic not in self._unknown and not self._producer.knows(topic):
             self._unknown[topic] = []
             self._looking[topic] = asyncio.create_task(self._look_up(topic))
 
@@ -151,20 +156,16 @@ class Outbox:
 
     async def _look_up(self, topic: str) -> None:
         """Look an unknown topic up a few times, because it may just be being created, then send its waiting records."""
-        client, reason = self._producer.client, "no_topic"
+        reason = "no_topic"
         error: Exception | None = None
         try:
-            await client.add_topic(topic)
             for _ in range(TOPIC_TRIES):
-                if client.cluster.partitions_for_topic(topic):
+                if await self._producer.look_up(topic):
                     break
                 await asyncio.sleep(TOPIC_WAIT_S)
-                # adding a topic that the client already follows does not request its metadata again
-                await client.force_metadata_update()
             else:
                 error = LookupError("there is no such topic")
-                # its name is removed from the client, because any sender may put arbitrary names into a header
-                await client.set_topics({*client.cluster.topics(), *self._unknown} - {topic})
+                await self._producer.forget(topic)
         except Exception as exc:
             reason, error = "refused", exc
         records = self._unknown.pop(topic)

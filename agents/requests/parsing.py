@@ -19,6 +19,7 @@ from schemas.records import Request, UserQuery
 from schemas.settings import Settings
 from schemas.validation import MAX_ID_BYTES, request_from, user_query_from
 from streams.kafka.chunks import Chunk
+from streams.kafka.native.reader import UNREADABLE
 from streams.kafka.topics import TOPICS
 from streams.kafka.writes import USERS
 
@@ -159,6 +160,8 @@ class Parser:
             except BadRequest as exc:
                 unanswerable = exc
             value = chunk.values[index]
+            if headers is UNREADABLE:
+                raise BadRequest("bad_headers", "the name of a header is not UTF-8")
             if value is None:
                 raise BadRequest("null_value", "a request needs a body")
             framing = framing_of(value, headers)

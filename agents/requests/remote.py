@@ -37,7 +37,7 @@ from schemas.codec import MAX_VALUE_BYTES, Framing, Headers, header_of
 from schemas.errors import BadEvent
 from schemas.records import Request, Slate
 from schemas.settings import Settings
-from streams.kafka.healing_producer import HealingProducer
+from streams.kafka.native.producer import NativeProducer
 
 __all__ = ["Handed", "Remote", "Settle"]
 
@@ -95,7 +95,7 @@ class Remote:
     Each partition has a breaker, which is open at first: until a process has answered a probe, no request waits for one.
     """
 
-    def __init__(self, settings: Settings, producer: HealingProducer, metrics: Metrics, clock: Clock) -> None:
+    def __init__(self, settings: Settings, producer: NativeProducer, metrics: Metrics, clock: Clock) -> None:
         self._topic = settings.topic("rank")
         self._producer = producer
         self._metrics = metrics

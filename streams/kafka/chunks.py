@@ -33,6 +33,7 @@ from schemas.settings import Settings
 from streams.kafka import connect
 from streams.kafka.assignor import HoldingAssignor
 from streams.kafka.error_codes import Action, action_of, advice_of
+from streams.kafka.native.reader import NativeReader
 from streams.kafka.record_batches import Records, in_columns
 
 __all__ = ["Chunk", "ChunkedApp", "Progress"]
@@ -156,6 +157,9 @@ class ChunkedConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc
     ) -> Any:
         # While records of one partition wait to be taken, aiokafka does not fetch others from the same broker for 0.1 s:
         # requests would wait behind a backlog of events.
+        for tp in consumer.assignment() - consumer.paused():
+            if tp.topic in self.app.prompt:
+                consumer.pause(tp)  # read by `ChunkedConsumer`'s native reader
         fetcher = consumer._fetcher
         fetcher._prefetch_backoff = PREFETCH_BACKOFF_S
         for tp, fetched in fetcher._records.items():
@@ -216,6 +220,32 @@ class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
         "Partitions of the fetch that waits for records. It may grow meanwhile."
         self._skipped: set[TP] = set()
         "Active partitions that this fetch leaves out, because their agent is behind."
+        self._prompt = NativeReader(self.app.kafka, self.app.conf.id, self.app.reading_failed)
+        self._handing_over = False
+
+    async def on_stop(self) -> None:
+        """Stop reading."""
+        await super().on_stop()
+        await asyncio.to_thread(self._prompt.close)
+
+    async def perform_seek(self) -> None:
+        """Read every partition from its committed offset on."""
+        await super().perform_seek()
+        starts = {
+            tp: self._read_offset.get(tp) for tp in map(driver.ensure_TP, self.assignment()) if tp.topic in self.app.prompt
+        }
+        self._prompt.read(starts)
+        if starts and not self._handing_over:
+            self._handing_over = True
+            self.add_future(self._hand_over_prompt())
+
+    async def _hand_over_prompt(self) -> None:
+        """Hand over the records of topics that must not wait, as they arrive."""
+        while not self.should_stop:
+            records = await self._prompt.next()
+            generation = self.app.consumer_generation_id
+            if waiting := await self._hand_over(list(records.items()), generation):
+                await self._deliver_all(waiting, generation)
 
     def _new_consumer_thread(self) -> ChunkedConsumerThread:
         return ChunkedConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -245,9 +275,13 @@ class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
         async def ask() -> dict[TP, Progress]:
             assigned = list(consumer.assignment())
             ends = await consumer.end_offsets(assigned) if assigned else {}
-            return {
-                TP(*tp): Progress(await consumer.position(tp), int(ends[tp]), self._read_offset.get(TP(*tp))) for tp in assigned
-            }
+            return {TP(*tp): await progress_of(tp, int(ends[tp])) for tp in assigned}
+
+        async def progress_of(tp: Any, end: int) -> Progress:
+            delivered, position = self._read_offset.get(TP(*tp)), await consumer.position(tp)
+            if tp.topic in self.app.prompt:  # aiokafka stays at its start
+                position = max(position, delivered or 0)
+            return Progress(position, end, delivered)
 
         found: dict[TP, Progress] = await self._thread.call_thread(ask)
         return found
@@ -255,7 +289,7 @@ class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
     @property
     def over(self) -> bool:
         """Whether the consumer can no longer read because one of its tasks has ended; only a new process helps."""
-        return bool(self._thread.over())
+        return bool(self._thread.over()) or self._prompt.over
 
     @property
     def trouble(self) -> BaseException | None:
@@ -342,8 +376,12 @@ class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
         """Do nothing, for the reason given at `on_buffer_full`."""
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109 - Faust's signature
+        active_partitions = {tp for tp in active_partitions or () if tp.topic not in self.app.prompt}
+        if not active_partitions:  # to aiokafka no partitions means all
+            await asyncio.sleep(timeout)
+            return {}
         behind = [task for task in self._deliveries.values() if not task.done()]
-        if not active_partitions or not behind:
+        if not behind:
             return await super()._getmany(active_partitions, timeout)
         topics = {topic for topic, task in self._deliveries.items() if not task.done()}
         self._skipped = {tp for tp in active_partitions if tp.topic in topics}
@@ -444,6 +482,8 @@ class ChunkedApp(faust.App):  # type: ignore[misc]
     "Called with an error of the consumer, which then retries by itself."
     bulk: frozenset[str]
     "Topics whose chunks are read in columns, because they have many records in few batches."
+    prompt: frozenset[str] = frozenset()
+    "Topics whose records must not wait: they are read with librdkafka, in a thread that does not need the interpreter."
 
     def reading_failed(self, error: KafkaError) -> None:
         """Report an error of the consumer, which then continues."""
@@ -485,4 +525,5 @@ class ChunkedApp(faust.App):  # type: ignore[misc]
         )
         app.kafka = settings.kafka
         app.bulk = frozenset({settings.topic("interactions")})
+        app.prompt = frozenset({settings.topic("requests"), settings.topic("rank")})
         return app

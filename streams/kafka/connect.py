@@ -10,10 +10,14 @@ A client keeps the certificates and the password with which it was created. A la
 from __future__ import annotations
 
 import asyncio
+import base64
+import contextlib
 import importlib
 import inspect
+import json
 import logging
 import ssl
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -47,6 +51,7 @@ __all__ = [
     "registry",
     "security",
     "tls",
+    "token_source",
 ]
 
 log = logging.getLogger(__name__)
@@ -59,13 +64,13 @@ TokenFunction = Callable[[], Token | Awaitable[Token]]
 METADATA_MAX_AGE_MS = 30_000
 "Maximum age of a client's cluster metadata: a changed topic is noticed within that time."
 MAX_REQUEST_BYTES = 2 << 20
+TOKEN_S = 300.0
+"Seconds for which a token is used whose expiry is not known."
 
 # producers
 
 DURABLE: Profile = {"acks": "all", "enable_idempotence": True}
 "Announcements and dead letters: few records, each of which counts."
-REPLIES: Profile = {"acks": 1, "linger_ms": 0, "metadata_max_age_ms": METADATA_MAX_AGE_MS}
-"A worker's replies: a late reply is worth less than the next one."
 OUTPUTS: Profile = {
     **DURABLE,
     "linger_ms": 2,
@@ -73,16 +78,6 @@ OUTPUTS: Profile = {
     "metadata_max_age_ms": METADATA_MAX_AGE_MS,
 }
 "A worker's output besides its tables: impressions, dead letters, and events and items received by HTTP."
-RANK_TASKS: Profile = {
-    **REPLIES,
-    "compression_type": "zstd",
-    "max_batch_size": 1 << 20,  # a record has some 80 kB, and one batch is under way for each partition
-    "max_request_size": MAX_REQUEST_BYTES,
-    "request_timeout_ms": 2_000,  # no record is of use much later
-}
-"A worker's tasks for ranking processes: of the features, which are most of a record, many are equal or 0."
-RANK_REPLIES: Profile = {**REPLIES, "request_timeout_ms": 2_000}
-"Replies and acknowledgements of a ranking process."
 TABLE_WRITES: Profile = {
     "acks": "all",
     "linger_ms": 0,
@@ -271,6 +266,16 @@ def _wrong(name: str, rule: str) -> ConfigError:
     return ConfigError("invalid_setting", f"RIFFLE_KAFKA_{name.upper()} {rule}", f"kafka_{name}")
 
 
+def token_source(kafka: KafkaSettings) -> Callable[[str], tuple[str, float]]:
+    """Return librdkafka's `oauth_cb`: called without a use for its argument, it returns a token and its expiry, epoch seconds.
+
+    Raises:
+        ConfigError: as `security`.
+    """
+    tokens = _Tokens(kafka.token_provider)
+    return lambda _: tokens.with_expiry()
+
+
 class _Tokens(AbstractTokenProvider):  # type: ignore[misc]
     """Calls a function for the token of each connection."""
 
@@ -294,3 +299,25 @@ class _Tokens(AbstractTokenProvider):  # type: ignore[misc]
         except Exception as exc:  # aiokafka would end on any other error
             raise KafkaConnectionError(f"RIFFLE_KAFKA_TOKEN_PROVIDER failed: {type(exc).__name__}") from exc
         return found[0] if isinstance(found, tuple) else found
+
+    def with_expiry(self) -> tuple[str, float]:
+        """Return the current token and its expiry, epoch seconds. It blocks."""
+        found = self._function()
+        if inspect.isawaitable(found):
+            found = asyncio.run(_awaited(found))
+        token, *more = found if isinstance(found, tuple) else (found,)
+        return token, _expiry(token, more[0] if more else None)
+
+
+async def _awaited(found: Awaitable[Token]) -> Token:
+    return await found
+
+
+def _expiry(token: str, named: object) -> float:
+    """Return the time until which a token is used, epoch seconds: as its provider or the token itself (RFC 7519) says."""
+    if isinstance(named, int | float) and named > 0:
+        return named / 1e3 if named > 1e11 else float(named)
+    with contextlib.suppress(ValueError, IndexError, KeyError, TypeError):
+        claims = token.split(".")[1]
+        return float(json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["exp"])
+    return time.time() + TOKEN_S

@@ -70,9 +70,30 @@ class HealingProducer:
         if self._closing:
             await asyncio.gather(*self._closing, return_exceptions=True)
 
+    def knows(self, topic: str) -> bool:
+        """Whether the topic is known to exist."""
+        return bool(self._client.cluster.partitions_for_topic(topic))
+
+    async def look_up(self, topic: str) -> bool:
+        """Ask the cluster whether there is a topic of this name.
+
+        Raises:
+            KafkaError: the cluster does not answer.
+        """
+        client = self._client
+        if topic in client._topics:  # adding a topic that the client already follows does not request its metadata again
+            await client.force_metadata_update()
+        else:
+            await client.add_topic(topic)
+        return self.knows(topic)
+
+    async def forget(self, topic: str) -> None:
+        """Forget a topic that does not exist, because any sender may put arbitrary names into a header."""
+        client = self._client
+        await client.set_topics({*client._topics} - {topic})
+
     @property
-    def client(self) -> Any:
-        """The connection of the current producer, for metadata."""
+    def _client(self) -> Any:
         assert self._producer is not None
         return self._producer.client
 

@@ -1,0 +1,157 @@
+"""A producer on librdkafka for records that must leave at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from aiokafka.errors import KafkaError
+from confluent_kafka import KafkaError as NativeError
+from confluent_kafka import KafkaException, TopicCollection
+
+from schemas.kafka_settings import KafkaSettings
+from streams.kafka.native import clients
+
+__all__ = ["NativeProducer"]
+
+log = logging.getLogger(__name__)
+
+POLL_S, IDLE_S = 0.004, 1.0
+"Seconds between two looks for acknowledgements while records are in flight, and while none is."
+NO_PARTITION = -1
+"Makes librdkafka select the partition, by the key."
+CLOSE_S = 5.0
+"Seconds in which queued records are sent when the producer stops."
+LOOK_S = 10.0
+"Seconds that a look-up of a topic may take."
+MISSING = frozenset({NativeError.UNKNOWN_TOPIC_OR_PART, NativeError._UNKNOWN_TOPIC, NativeError._UNKNOWN_PARTITION})
+
+
+class NativeProducer:
+    """Sends records without a turn of the event loop: `send` queues them, and librdkafka's thread writes them to the broker.
+
+    It needs no replacement after an error: without sequence numbers, librdkafka reconnects and goes on by itself.
+    """
+
+    def __init__(self, kafka: KafkaSettings, profile: clients.Profile) -> None:
+        self._kafka = kafka
+        self._profile = profile
+        self._producer: Any = None
+        self._admin: Any = None
+        self._known: set[str] = set()
+        self._ended: list[tuple[asyncio.Future[None], NativeError | None, str]] = []
+        "Deliveries that librdkafka reported and whose futures are not done yet."
+        self._in_flight = 0
+        self._work = asyncio.Event()
+        self._polling: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Create the client. It connects by itself, however long that takes.
+
+        Raises:
+            ConfigError: the settings cannot be used.
+        """
+        self._producer, self._admin = clients.producer(self._kafka, self._profile), clients.admin(self._kafka)
+        self._polling = asyncio.create_task(self._poll_forever(), name="acknowledgements of replies")
+
+    async def stop(self) -> None:
+        """Send the queued records, for at most `CLOSE_S` seconds, and disconnect."""
+        if self._polling is None:
+            return
+        self._polling.cancel()
+        await asyncio.gather(self._polling, return_exceptions=True)
+        self._polling = None
+        await asyncio.to_thread(self._producer.flush, CLOSE_S)
+        self._settle()
+        self._producer = self._admin = None
+
+    async def send(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None = None,
+        headers: Sequence[tuple[str, bytes]] = (),
+        partition: int | None = None,
+    ) -> asyncio.Future[None]:
+        """Queue one record; without `partition` the key decides. The future is done when the record is acknowledged.
+
+        Raises:
+            KafkaError: it cannot be queued. The future raises it if the record cannot be stored.
+        """
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def delivered(error: NativeError | None, _message: object) -> None:
+            self._ended.append((future, error, topic))
+
+        try:
+            self._producer.produce(
+                topic, value, key, NO_PARTITION if partition is None else partition, delivered, headers=list(headers)
+            )
+        except KafkaException as exc:
+            raise clients.error_of(exc.args[0]) from exc
+        except BufferError as exc:
+            raise KafkaError("too many replies wait for the broker") from exc
+        self._in_flight += 1
+        self._work.set()
+        return future
+
+    def knows(self, topic: str) -> bool:
+        """Whether the topic is known to exist."""
+        return topic in self._known
+
+    async def look_up(self, topic: str) -> bool:
+        """Ask the cluster whether there is a topic of this name.
+
+        Raises:
+            KafkaError: the cluster does not answer, or refuses to.
+        """
+        # not by the producer, which would remember every name
+        (asked,) = self._admin.describe_topics(TopicCollection([topic]), request_timeout=LOOK_S).values()
+        try:
+            await asyncio.wrap_future(asked)
+        except KafkaException as exc:
+            error = exc.args[0]
+            if error.code() in MISSING:
+                return False
+            raise clients.error_of(error) from exc
+        self._known.add(topic)
+        return True
+
+    async def forget(self, topic: str) -> None:
+        """Forget a topic that does not exist."""
+        self._known.discard(topic)
+
+    async def _poll_forever(self) -> None:
+        # a token provider may block, and is called by `poll`
+        poll: Callable[[float], Any] = self._producer.poll
+        aside = bool(self._kafka.token_provider)
+        while True:
+            if self._in_flight:
+                await asyncio.sleep(POLL_S)
+            else:
+                self._work.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._work.wait(), IDLE_S)
+            if aside:
+                await asyncio.to_thread(poll, 0.0)
+                await asyncio.to_thread(self._admin.poll, 0.0)
+            else:
+                poll(0.0)
+            self._settle()
+
+    def _settle(self) -> None:
+        """Finish the futures of reported deliveries."""
+        ended, self._ended = self._ended, []
+        self._in_flight -= len(ended)
+        for future, error, topic in ended:
+            if error is not None and error.code() in MISSING:
+                self._known.discard(topic)
+            if future.done():
+                continue
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(clients.error_of(error))

@@ -1,0 +1,149 @@
+"""Reads partitions with librdkafka, in a thread that holds the interpreter's lock only to pass records on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiokafka.errors import KafkaError
+from confluent_kafka import OFFSET_BEGINNING, TopicPartition
+from faust.types import TP
+
+from schemas.kafka_settings import KafkaSettings
+from streams.kafka.native import clients
+
+__all__ = ["UNREADABLE", "NativeReader", "Read"]
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.05
+"Seconds after which the thread looks whether it reads other partitions, or ends."
+AT_ONCE = 500
+"Records that are passed on together, at most."
+AHEAD = 2
+"Lists of records that wait to be taken before the thread reads no further."
+UNREADABLE: Sequence[tuple[str, bytes]] = (("\N{REPLACEMENT CHARACTER}", b""),)
+"Headers of a record that has a header whose name is not UTF-8: librdkafka's client cannot return any of them."
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A record, with aiokafka's names."""
+
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    timestamp: int
+    headers: Sequence[tuple[str, bytes]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Assignment:
+    """Partitions to read, with the offset at which each begins; None for its beginning."""
+
+    starts: Mapping[TP, int | None] = field(default_factory=dict)
+
+
+class NativeReader:
+    """Reads the partitions that `read` names. `next` returns their records in the event loop.
+
+    `failed` is called in the event loop with errors, after which reading goes on. The group's membership and its offsets are
+    the caller's: this consumer joins no group and commits nothing.
+    """
+
+    def __init__(self, kafka: KafkaSettings, group_id: str, failed: Callable[[KafkaError], None]) -> None:
+        self._kafka = kafka
+        self._group_id = group_id
+        self._failed = failed
+        self._wanted = _Assignment()
+        self._passed: deque[tuple[_Assignment, Sequence[Any]]] = deque()
+        self._arrived = asyncio.Event()
+        self._room = threading.Semaphore(AHEAD)
+        self._ending = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether the thread has ended by an error."""
+        return self._thread is not None and not self._thread.is_alive() and not self._ending.is_set()
+
+    def read(self, starts: Mapping[TP, int | None]) -> None:
+        """Read these partitions from these offsets on, and no others. Records that were read but not taken are dropped.
+
+        Raises:
+            ConfigError: the settings of the connection cannot be used.
+        """
+        self._wanted = _Assignment(dict(starts))
+        if self._thread is None and starts:
+            consumer, loop = clients.consumer(self._kafka, self._group_id), asyncio.get_running_loop()
+            self._thread = threading.Thread(target=self._run, args=(consumer, loop), name="native-reader", daemon=True)
+            self._thread.start()
+
+    async def next(self) -> dict[TP, list[Read]]:
+        """Return the next records by partition, in the order of their offsets; some at least."""
+        while True:
+            while not self._passed:
+                self._arrived.clear()
+                await self._arrived.wait()
+            assigned, messages = self._passed.popleft()
+            self._room.release()
+            if assigned is self._wanted and (read := self._sorted(messages)):
+                return read
+
+    def close(self) -> None:
+        """End the thread. It blocks for a moment."""
+        self._ending.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self, consumer: Any, loop: asyncio.AbstractEventLoop) -> None:
+        assigned = _Assignment()
+        try:
+            while not self._ending.is_set():
+                wanted = self._wanted
+                if wanted is not assigned:
+                    consumer.assign([_native(tp, start) for tp, start in wanted.starts.items()])
+                    assigned = wanted
+                first = consumer.poll(POLL_S)
+                if first is None:
+                    continue
+                messages = [first, *consumer.consume(AT_ONCE - 1, 0.0)]
+                while not self._room.acquire(timeout=POLL_S):
+                    if self._ending.is_set():
+                        return
+                loop.call_soon_threadsafe(self._pass_on, assigned, messages)
+        except Exception:
+            log.exception("topics that must not wait are not read any more")
+        finally:
+            consumer.close()
+
+    def _pass_on(self, assigned: _Assignment, messages: Sequence[Any]) -> None:
+        self._passed.append((assigned, messages))
+        self._arrived.set()
+
+    def _sorted(self, messages: Sequence[Any]) -> dict[TP, list[Read]]:
+        """Report errors, and return the records by partition."""
+        read: dict[TP, list[Read]] = {}
+        for message in messages:
+            if (error := message.error()) is not None:
+                self._failed(clients.error_of(error))
+            else:
+                read.setdefault(TP(message.topic(), message.partition()), []).append(_read(message))
+        return read
+
+
+def _native(tp: TP, start: int | None) -> TopicPartition:
+    return TopicPartition(tp.topic, tp.partition, OFFSET_BEGINNING if start is None else start)
+
+
+def _read(message: Any) -> Read:
+    try:
+        headers = message.headers() or ()
+    except (SystemError, UnicodeDecodeError):  # a header's name is not UTF-8
+        headers = UNREADABLE
+    return Read(message.offset(), message.key(), message.value(), max(message.timestamp()[1], 0), headers)
