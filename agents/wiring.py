@@ -49,6 +49,7 @@ from schemas.settings import Settings
 from streams.kafka import connect
 from streams.kafka.assignor import NOBODY, HoldingAssignor
 from streams.kafka.broadcast import BroadcastReader
+from streams.kafka.chunks import Chunk
 from streams.kafka.healing_producer import HealingProducer
 from streams.kafka.native import clients
 from streams.kafka.native.producer import NativeProducer
@@ -168,13 +169,17 @@ def create_app(settings: Settings) -> RiffleApp:
     app.holding = HoldingAssignor(parts.ownership.held, settings.standbys, settings.partitions)
     app.on_reading_failed = parts.reading.failed
 
+    def take_in(chunk: Chunk) -> None:
+        try:
+            parts.recommend.on_chunk(chunk)
+        except Exception:
+            log.exception("requests at %s-%d up to %d failed", chunk.topic, chunk.partition, chunk.last_offset)
+            parts.metrics.request_chunks_failed.add()
+
     async def requests(stream: Any) -> None:
+        # it makes the group assign the topic's partitions; their records come by `app.prompt`, sooner than by a stream
         async for chunk in stream:
-            try:
-                await parts.recommend.on_chunk(chunk)
-            except Exception:
-                log.exception("requests at %s-%d up to %d failed", chunk.topic, chunk.partition, chunk.last_offset)
-                parts.metrics.request_chunks_failed.add()
+            take_in(chunk)
 
     async def features(stream: Any) -> None:
         async for chunk in stream:
@@ -197,6 +202,7 @@ def create_app(settings: Settings) -> RiffleApp:
     ):
         topic = app.topic(settings.topic(short), key_serializer="raw", value_serializer="raw")
         app.agent(topic, name=name)(agent)
+    app.prompt = {settings.topic("requests"): take_in}
     app.on_partitions_assigned.connect(on_assigned)
     app.on_partitions_revoked.connect(on_revoked)
     return app

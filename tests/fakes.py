@@ -19,6 +19,20 @@ from schemas.records import Interaction, Item, Request, Slate, SlateItem, UserPa
 from schemas.rules import RuleSet, rules_to_json
 
 T = TypeVar("T")
+UNHEARD_OF = "unheard-of"
+"A topic that no fake broker has."
+
+
+class KnowsTopics:
+    """The part of a producer that looks topics up: it knows all but `UNHEARD_OF`."""
+
+    def knows(self, topic: str) -> bool:
+        return topic != UNHEARD_OF
+
+    async def look_up(self, topic: str) -> bool:
+        return self.knows(topic)
+
+    async def forget(self, topic: str) -> None: ...
 
 
 @dataclass

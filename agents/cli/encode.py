@@ -67,7 +67,8 @@ async def _follow(settings: Settings, encoders: ItemEncoders, registry: Any, *, 
                 raise
             log.warning("the broker does not answer, trying again in %.0f s: %r", RETRY_S, exc)
             try:
-                await asyncio.wait_for(stopping.wait(), RETRY_S)
+                async with asyncio.timeout(RETRY_S):
+                    await stopping.wait()
             except TimeoutError:
                 continue
         finally:

@@ -59,7 +59,8 @@ class Flushing:
         while not self._stopping.is_set():
             before = self._lanes.taken_in
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), seconds)
+                async with asyncio.timeout(seconds):
+                    await self._stopping.wait()
             backlog = self._lanes.taken_in - before > BACKLOG_PER_S * seconds
             seconds = (BACKLOG_INTERVALS - SPREAD if backlog else 1 - SPREAD) * self._interval_s
             if self._app.rebalancing or self._stopping.is_set():

@@ -116,12 +116,14 @@ class Collector:
         if len(self._queue) < MOST_TASKS and left_s > 0:
             self._full.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._full.wait(), left_s)
+                async with asyncio.timeout(left_s):
+                    await self._full.wait()
 
     async def idle(self, timeout_s: float) -> bool:
         """Wait until all queued tasks are answered; returns whether that is so in time."""
         try:
-            await asyncio.wait_for(self._idle.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
         except TimeoutError:
             return False
         return True

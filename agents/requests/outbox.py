@@ -131,7 +131,8 @@ class Outbox:
     async def drained(self, timeout_s: float) -> bool:
         """Wait until no record is queued or in flight; returns whether that is so in time."""
         try:
-            await asyncio.wait_for(self._empty.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._empty.wait()
         except TimeoutError:
             return False
         return True

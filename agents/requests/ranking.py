@@ -123,7 +123,8 @@ class Ranking:
     async def idle(self, timeout_s: float) -> None:
         """Wait until every request is answered, at most `timeout_s` seconds."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
 
     async def run(self) -> None:
         """Answer waiting requests batch by batch, until cancelled. Meanwhile the event loop handles events and requests."""

@@ -104,7 +104,7 @@ class Recommend:
             group.create_task(self._outputs.run())
             group.create_task(self._ranking.run())
 
-    async def on_chunk(self, chunk: Chunk) -> None:
+    def on_chunk(self, chunk: Chunk) -> None:
         """Accept a chunk of requests. One whose schema is not known yet waits for it in a task of its own."""
         self._offsets.take_in(chunk)
         for index in range(len(chunk)):

@@ -201,7 +201,8 @@ class _Connection(web.RequestHandler):
         with contextlib.suppress(RuntimeError):
             transport.resume_reading()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._gone.wait(), LINGER_S)
+            async with asyncio.timeout(LINGER_S):
+                await self._gone.wait()
         self.force_close()
 
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import aiokafka
@@ -220,8 +221,7 @@ class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
         "Partitions of the fetch that waits for records. It may grow meanwhile."
         self._skipped: set[TP] = set()
         "Active partitions that this fetch leaves out, because their agent is behind."
-        self._prompt = NativeReader(self.app.kafka, self.app.conf.id, self.app.reading_failed)
-        self._handing_over = False
+        self._prompt = NativeReader(self.app.kafka, self.app.conf.id, self._take_prompt, self.app.reading_failed)
 
     async def on_stop(self) -> None:
         """Stop reading."""
@@ -232,20 +232,17 @@ class ChunkedConsumer(driver.Consumer):  # type: ignore[misc]
         """Read every partition from its committed offset on."""
         await super().perform_seek()
         starts = {
-            tp: self._read_offset.get(tp) for tp in map(driver.ensure_TP, self.assignment()) if tp.topic in self.app.prompt
+            tp: self._read_offset.get(tp) for tp in (TP(*one) for one in self.assignment()) if tp.topic in self.app.prompt
         }
         self._prompt.read(starts)
-        if starts and not self._handing_over:
-            self._handing_over = True
-            self.add_future(self._hand_over_prompt())
 
-    async def _hand_over_prompt(self) -> None:
-        """Hand over the records of topics that must not wait, as they arrive."""
-        while not self.should_stop:
-            records = await self._prompt.next()
-            generation = self.app.consumer_generation_id
-            if waiting := await self._hand_over(list(records.items()), generation):
-                await self._deliver_all(waiting, generation)
+    def _take_prompt(self, tp: TP, records: Sequence[Any]) -> None:
+        """Pass records to the function of their topic. While the flow is stopped they are dropped, to be read again."""
+        if not self.flow_active:
+            return
+        chunk = Chunk.of(tp.topic, tp.partition, records, self.app.consumer_generation_id)
+        self._read_offset[tp] = chunk.last_offset + 1
+        self.app.prompt[tp.topic](chunk)
 
     def _new_consumer_thread(self) -> ChunkedConsumerThread:
         return ChunkedConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -482,8 +479,9 @@ class ChunkedApp(faust.App):  # type: ignore[misc]
     "Called with an error of the consumer, which then retries by itself."
     bulk: frozenset[str]
     "Topics whose chunks are read in columns, because they have many records in few batches."
-    prompt: frozenset[str] = frozenset()
-    "Topics whose records must not wait: they are read with librdkafka, in a thread that does not need the interpreter."
+    prompt: Mapping[str, Callable[[Chunk], None]] = MappingProxyType({})
+    """Topics whose records must not wait, and the function that is called with their chunks in the event loop, at once. They
+    are read with librdkafka. The group assigns their partitions like those of the other topics, so they need an agent, too."""
 
     def reading_failed(self, error: KafkaError) -> None:
         """Report an error of the consumer, which then continues."""
@@ -525,5 +523,4 @@ class ChunkedApp(faust.App):  # type: ignore[misc]
         )
         app.kafka = settings.kafka
         app.bulk = frozenset({settings.topic("interactions")})
-        app.prompt = frozenset({settings.topic("requests"), settings.topic("rank")})
         return app

@@ -17,7 +17,7 @@ import numpy as np
 import orjson
 import pytest
 from aiokafka import partitioner
-from fakes import FakeRegistry
+from fakes import FakeRegistry, KnowsTopics
 from fuzzing import fuzz, must_find
 from hypothesis import given
 from hypothesis import strategies as st
@@ -464,10 +464,8 @@ REQUEST_RECORDS = st.builds(
 )
 
 
-class Known:
-    """A producer that claims to know every topic, which an outbox checks before it sends."""
-
-    client = SimpleNamespace(cluster=SimpleNamespace(partitions_for_topic=lambda topic: {0}))
+class Known(KnowsTopics):
+    """A producer whose outbox is looked at."""
 
     async def send(
         self, topic: str, value: bytes | None, key: bytes | None = None, headers: Sequence[tuple[str, bytes]] = ()

@@ -259,7 +259,7 @@ class Acks:
         await admin.start()
         await admin.create_topics([NewTopic(settings.topic("answers"), 1, 1)])
         await admin.close()
-        self._producer = connect.producer(settings.kafka, connect.RANK_TASKS)
+        self._producer = connect.producer(settings.kafka, connect.OUTPUTS)
         self._consumer = connect.consumer(settings.kafka, connect.COMMITTED)
         await self._producer.start()
         await self._consumer.start()

@@ -91,6 +91,7 @@ class NativeProducer:
                 topic, value, key, NO_PARTITION if partition is None else partition, delivered, headers=list(headers)
             )
         except KafkaException as exc:
+            self._known.discard(topic)
             raise clients.error_of(exc.args[0]) from exc
         except BufferError as exc:
             raise KafkaError("too many replies wait for the broker") from exc
@@ -112,6 +113,8 @@ class NativeProducer:
         (asked,) = self._admin.describe_topics(TopicCollection([topic]), request_timeout=LOOK_S).values()
         try:
             await asyncio.wrap_future(asked)
+            # so that a producer that has met the topic before it existed looks again
+            await asyncio.to_thread(self._producer.list_topics, topic, LOOK_S)
         except KafkaException as exc:
             error = exc.args[0]
             if error.code() in MISSING:
@@ -134,7 +137,8 @@ class NativeProducer:
             else:
                 self._work.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._work.wait(), IDLE_S)
+                    async with asyncio.timeout(IDLE_S):  # `wait_for` of Python 3.11 may miss a cancellation
+                        await self._work.wait()
             if aside:
                 await asyncio.to_thread(poll, 0.0)
                 await asyncio.to_thread(self._admin.poll, 0.0)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import methodcaller
 from typing import Any
 
 from aiokafka.errors import KafkaError
@@ -23,12 +23,15 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.05
 "Seconds after which the thread looks whether it reads other partitions, or ends."
-AT_ONCE = 500
-"Records that are passed on together, at most."
+AT_ONCE = 64
+"Records that are passed on together, at most, so that the event loop has other turns in a burst."
 AHEAD = 2
 "Lists of records that wait to be taken before the thread reads no further."
 UNREADABLE: Sequence[tuple[str, bytes]] = (("\N{REPLACEMENT CHARACTER}", b""),)
 "Headers of a record that has a header whose name is not UTF-8: librdkafka's client cannot return any of them."
+_headers = methodcaller("headers")
+"""Returns a message's headers. If a name is not UTF-8, the client returns a list with an exception set. The interpreter checks
+for that only where it calls a function by its general protocol, as here, and not where it has specialised a call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +53,24 @@ class _Assignment:
 
 
 class NativeReader:
-    """Reads the partitions that `read` names. `next` returns their records in the event loop.
+    """Reads the partitions that `read` names, and calls `take` in the event loop with records of one partition, in their order.
 
     `failed` is called in the event loop with errors, after which reading goes on. The group's membership and its offsets are
     the caller's: this consumer joins no group and commits nothing.
     """
 
-    def __init__(self, kafka: KafkaSettings, group_id: str, failed: Callable[[KafkaError], None]) -> None:
+    def __init__(
+        self,
+        kafka: KafkaSettings,
+        group_id: str,
+        take: Callable[[TP, Sequence[Read]], None],
+        failed: Callable[[KafkaError], None],
+    ) -> None:
         self._kafka = kafka
         self._group_id = group_id
+        self._take = take
         self._failed = failed
         self._wanted = _Assignment()
-        self._passed: deque[tuple[_Assignment, Sequence[Any]]] = deque()
-        self._arrived = asyncio.Event()
         self._room = threading.Semaphore(AHEAD)
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
@@ -83,17 +91,6 @@ class NativeReader:
             consumer, loop = clients.consumer(self._kafka, self._group_id), asyncio.get_running_loop()
             self._thread = threading.Thread(target=self._run, args=(consumer, loop), name="native-reader", daemon=True)
             self._thread.start()
-
-    async def next(self) -> dict[TP, list[Read]]:
-        """Return the next records by partition, in the order of their offsets; some at least."""
-        while True:
-            while not self._passed:
-                self._arrived.clear()
-                await self._arrived.wait()
-            assigned, messages = self._passed.popleft()
-            self._room.release()
-            if assigned is self._wanted and (read := self._sorted(messages)):
-                return read
 
     def close(self) -> None:
         """End the thread. It blocks for a moment."""
@@ -123,18 +120,17 @@ class NativeReader:
             consumer.close()
 
     def _pass_on(self, assigned: _Assignment, messages: Sequence[Any]) -> None:
-        self._passed.append((assigned, messages))
-        self._arrived.set()
-
-    def _sorted(self, messages: Sequence[Any]) -> dict[TP, list[Read]]:
-        """Report errors, and return the records by partition."""
+        self._room.release()
+        if assigned is not self._wanted:
+            return  # they are read again from the new starts
         read: dict[TP, list[Read]] = {}
         for message in messages:
             if (error := message.error()) is not None:
                 self._failed(clients.error_of(error))
             else:
                 read.setdefault(TP(message.topic(), message.partition()), []).append(_read(message))
-        return read
+        for tp, records in read.items():
+            self._take(tp, records)
 
 
 def _native(tp: TP, start: int | None) -> TopicPartition:
@@ -143,7 +139,7 @@ def _native(tp: TP, start: int | None) -> TopicPartition:
 
 def _read(message: Any) -> Read:
     try:
-        headers = message.headers() or ()
-    except (SystemError, UnicodeDecodeError):  # a header's name is not UTF-8
+        headers = _headers(message) or ()
+    except SystemError:  # a header's name is not UTF-8
         headers = UNREADABLE
     return Read(message.offset(), message.key(), message.value(), max(message.timestamp()[1], 0), headers)

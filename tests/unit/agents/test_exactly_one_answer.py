@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 import pytest
 from aiokafka.errors import KafkaError, KafkaTimeoutError
+from fakes import KnowsTopics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from virtual_time import VirtualLoop, run_virtually
@@ -114,32 +115,8 @@ class Pipeline:
             await asyncio.sleep(work())
 
 
-class Cluster:
-    """Cluster metadata with one reply topic beside Riffle's own topics."""
-
-    def partitions_for_topic(self, topic: str) -> set[int] | None:
-        return None if topic == "unheard-of" else {0}
-
-    def topics(self) -> set[str]:
-        return {"replies"}
-
-
-class Client:
-    """A client of the fake broker, for metadata."""
-
-    cluster = Cluster()
-
-    async def add_topic(self, _topic: str) -> None: ...
-
-    async def force_metadata_update(self) -> None: ...
-
-    async def set_topics(self, _topics: set[str]) -> None: ...
-
-
-class Producer:
+class Producer(KnowsTopics):
     """Records sends and their times; acknowledges later, or not at all."""
-
-    client = Client()
 
     def __init__(self, loop: VirtualLoop, world: World) -> None:
         self._loop, self._world, self._sends = loop, world, 0
@@ -262,7 +239,7 @@ async def play(loop: VirtualLoop, script: Sequence[Step], world: World) -> Seen:
             offsets = range(seen.end, seen.end + len(rows))
             stamps = [int(loop.time() * 1000) - one.age_ms for one in step.asked]
             values, headers = [value for value, _ in rows], [headers for _, headers in rows]
-            await made.on_chunk(Chunk("riffle.requests", OWNED, offsets, [b"0"] * len(rows), values, stamps, headers))
+            made.on_chunk(Chunk("riffle.requests", OWNED, offsets, [b"0"] * len(rows), values, stamps, headers))
             seen.end += len(rows)
         unanswered = [offset for offset, name in seen.singles.items() if name not in producer.settled]
         assert made.committable().get(OWNED, 0) <= min(unanswered, default=seen.end), "what is committed is answered"

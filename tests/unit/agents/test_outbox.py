@@ -18,31 +18,24 @@ KINDS = ("reply", "impression", "dead_letter")
 
 
 class Broker:
-    """A broker with some topics; others appear after `appears_s`, or never. Also acts as the producer and its client."""
+    """A broker with some topics; others appear after `appears_s`, or never. Also acts as the producer."""
 
     def __init__(self, loop: VirtualLoop, *, appears_s: float = 1e9, refuses: frozenset[int] = frozenset()) -> None:
         self._loop, self._appears_s, self._refuses = loop, appears_s, refuses
         self.began = loop.time()
         self.sent: list[tuple[str, bytes | None]] = []
         self.followed: set[str] = set()
-        self.client: Any = self
-        self.cluster: Any = self
         self._sends = 0
 
-    def partitions_for_topic(self, topic: str) -> set[int] | None:
-        known = topic != "new" or self._loop.time() - self.began > self._appears_s
-        return {0} if known else None
+    def knows(self, topic: str) -> bool:
+        return topic != "new" or self._loop.time() - self.began > self._appears_s
 
-    def topics(self) -> set[str]:
-        return {"known", "new"}
-
-    async def add_topic(self, topic: str) -> None:
+    async def look_up(self, topic: str) -> bool:
         self.followed.add(topic)
+        return self.knows(topic)
 
-    async def force_metadata_update(self) -> None: ...
-
-    async def set_topics(self, topics: set[str]) -> None:
-        self.followed &= topics
+    async def forget(self, topic: str) -> None:
+        self.followed.discard(topic)
 
     async def send(self, topic: str, value: bytes | None, key: bytes | None = None, headers: Any = ()) -> Any:
         self._sends += 1

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from types import SimpleNamespace
 from typing import Any
 
 import orjson
 import pytest
-from fakes import FakeRegistry, registry_server
+from fakes import FakeRegistry, KnowsTopics, registry_server
 
 from agents.metrics import Metrics
 from agents.requests.outbox import Queued
@@ -25,12 +24,11 @@ from streams.kafka.client import slate_from
 
 JSON = ("content-type", b"application/json")
 REPLY = ("Faust-Ag-ReplyTo", b"replies")
-KNOWN = SimpleNamespace(client=SimpleNamespace(cluster=SimpleNamespace(partitions_for_topic=lambda topic: {0})))
 ONE = partition_of(b"1", 4)
 
 
 def recommend(registry: Any = None, owned: tuple[int, ...] = (ONE,)) -> Recommend:
-    return Recommend(Settings(), None, dict.fromkeys(owned), KNOWN, Metrics(), registry)  # type: ignore[arg-type]
+    return Recommend(Settings(), None, dict.fromkeys(owned), KnowsTopics(), Metrics(), registry)  # type: ignore[arg-type]
 
 
 def taken(
@@ -151,7 +149,7 @@ async def test_a_request_waits_for_its_schema_beside_others_and_not_beyond_its_d
         values, heads = [confluent(), orjson.dumps({"user_id": "1"}), confluent()], [headers, [JSON, REPLY], headers]
         now = int(time.time() * 1000)
         chunk = Chunk("riffle.requests", ONE, [7, 8, 9], [b"1"] * 3, values, [now] * 3, heads)
-        await made.on_chunk(chunk)
+        made.on_chunk(chunk)
         assert len(made._ranking.backlog) == 1, "the one in JSON"
         assert made.committable() == {ONE: 7}
         await asyncio.wait(set(made._waiting._tasks))
@@ -162,7 +160,7 @@ async def test_a_request_waits_for_its_schema_beside_others_and_not_beyond_its_d
         server.mood = "sound"
         server.released.set()
         await asyncio.gather(registry.answered(1), registry.answered("slate"))
-        await made.on_chunk(Chunk("riffle.requests", ONE, [10], [b"1"], [confluent()], [now + 60_000], [headers]))
+        made.on_chunk(Chunk("riffle.requests", ONE, [10], [b"1"], [confluent()], [now + 60_000], [headers]))
         assert not len(made._waiting), "nothing is waited for"
         assert len(made._ranking.backlog) == 2
         registry.close()

@@ -6,11 +6,11 @@ import asyncio
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import orjson
 import pytest
+from fakes import KnowsTopics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -133,10 +133,9 @@ class Page:
 
 async def asked(value: bytes | None, parts: dict[int, Any], *headers: tuple[str, bytes]) -> tuple[Any, int]:
     """The record that a worker sends for a query on partition 2, and the offset that it may then commit."""
-    known = SimpleNamespace(client=SimpleNamespace(cluster=SimpleNamespace(partitions_for_topic=lambda topic: {0})))
-    made = Recommend(Settings(), None, parts, known, Metrics())  # type: ignore[arg-type]
+    made = Recommend(Settings(), None, parts, KnowsTopics(), Metrics())  # type: ignore[arg-type]
     all_headers = [*JSON_HEADERS, USERS, *headers]
-    await made.on_chunk(Chunk("riffle.requests", 2, [7], [None], [value], [START], [all_headers]))
+    made.on_chunk(Chunk("riffle.requests", 2, [7], [None], [value], [START], [all_headers]))
     await asyncio.gather(*made._waiting._tasks)
     (letter,) = [*made._outbox._queue, *made._outputs._queue]
     assert made.committable() == {2: 7}, "it is not answered before it is sent"

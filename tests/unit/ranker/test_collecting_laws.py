@@ -7,7 +7,6 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -58,6 +57,7 @@ class Producer:
         self.sent: list[tuple[float, str, bytes, bytes, dict[str, bytes]]] = []
         self.refuses: set[str] = set()
         self.looked_up: list[str] = []
+        self.forgotten: list[str] = []
         self.topics: set[str] = {"replies"}
         self.lost: set[bytes] = set()
         "Correlations of replies that are not stored."
@@ -65,16 +65,16 @@ class Producer:
         "Seconds until a reply is stored, or fails, and until the producer takes a record."
         self.stored: dict[bytes, float] = {}
         "When each reply was stored, by its correlation."
-        cluster = SimpleNamespace(
-            partitions_for_topic=lambda topic: {0} if topic in self.topics else None, topics=lambda: self.topics
-        )
-        self.client = SimpleNamespace(cluster=cluster, add_topic=self._add, set_topics=self._set)
 
-    async def _add(self, topic: str) -> None:
+    def knows(self, topic: str) -> bool:
+        return topic in self.topics
+
+    async def look_up(self, topic: str) -> bool:
         self.looked_up.append(topic)
+        return self.knows(topic)
 
-    async def _set(self, topics: set[str]) -> None:
-        assert "unheard-of" not in topics
+    async def forget(self, topic: str) -> None:
+        self.forgotten.append(topic)
 
     async def send(
         self,
@@ -341,4 +341,4 @@ def test_a_reply_topic_that_is_not_known_is_looked_up_once() -> None:
     acks = process.producer.acks()
     assert [acks[b"%d" % n] for n in range(3)] == [[(RANKED, "")]] * 3
     assert acks[b"then"] == [(ANSWERED, "")]
-    assert process.producer.looked_up == ["new"]
+    assert process.producer.looked_up == process.producer.forgotten == ["new"]

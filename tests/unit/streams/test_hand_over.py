@@ -60,7 +60,7 @@ class Consumer(ChunkedConsumer):
         conductor = SimpleNamespace(_tp_to_callback_lock=asyncio.Lock(), _tp_index=channels)
         flow = SimpleNamespace(is_active=lambda: True)
         self.app = SimpleNamespace(
-            consumer_generation_id=1, bulk={EVENTS}, topics=conductor, flow_control=flow, should_stop=True
+            consumer_generation_id=1, bulk={EVENTS}, prompt={}, topics=conductor, flow_control=flow, should_stop=True
         )
         self.transport = SimpleNamespace(app=self.app)
         self.seen: list[tuple[float, TP, Chunk]] = []
