@@ -252,15 +252,32 @@ def with_left_ones() -> tuple[list[Item], list[Interaction]]:
     return items, events
 
 
-def test_the_ranker_learns_from_what_was_shown_and_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+LEARNS = replace(SMALL, queries=240, ranker=replace(SMALL.ranker, epochs=12))
+
+
+def learned_from_left_ones(folder: Path, *, shown: bool) -> Learned:
+    """A release from the history of `with_left_ones`, and from its slates or not."""
+    items, told = with_left_ones()
+    history, slates = EventFrame.of(told).split(SHOWN)
+    return learn(Corpus("shop", items, history, POSITIVE, shown=slates if shown else None), folder, LEARNS)
+
+
+@pytest.fixture(scope="module")
+def blind(tmp_path_factory: pytest.TempPathFactory) -> Learned:
+    """A release that has seen no slates."""
+    return learned_from_left_ones(tmp_path_factory.mktemp("blind"), shown=False)
+
+
+def test_the_ranker_learns_from_what_was_shown_and_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blind: Learned
+) -> None:
     monkeypatch.setattr(choice, "listwise_ndcg", lambda *_: 0.5)  # no worse in history
     items, told = with_left_ones()
-    history, shown = EventFrame.of(told).split(SHOWN)
+    history, _ = EventFrame.of(told).split(SHOWN)
     names, people = tuple(item.item_id for item in items), [f"u{n}" for n in range(30)]
-    share, how = {}, replace(SMALL, queries=240, ranker=replace(SMALL.ranker, epochs=12))
-    for kind, kept in (("seen", shown), ("blind", None)):
-        made = learn(Corpus("shop", items, history, POSITIVE, shown=kept), tmp_path, how)
-        assert made.measured["logged_slates"] == (0 if kept is None else 78), "those whose windows are over"
+    share = {}
+    for kind, made in (("seen", learned_from_left_ones(tmp_path, shown=True)), ("blind", blind)):
+        assert made.measured["logged_slates"] == (0 if made is blind else 78), "those whose windows are over"
         world = SimulatedWorker(items)
         world.slot.swap(ServingModel(made.release(), 1))
         world.apply(list(history))
@@ -278,13 +295,12 @@ def test_the_ranker_learns_from_what_was_shown_and_left(tmp_path: Path, monkeypa
     assert share["seen"] < 0.7 * share["blind"]
 
 
-def test_slates_by_which_likes_are_put_lower_in_history_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slates_by_which_likes_are_put_lower_in_history_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blind: Learned
+) -> None:
     found = iter((0.6, 0.5))  # without them, and with them
     monkeypatch.setattr(choice, "listwise_ndcg", lambda *_: next(found))
-    items, told = with_left_ones()
-    history, shown = EventFrame.of(told).split(SHOWN)
-    how = replace(SMALL, queries=240, ranker=replace(SMALL.ranker, epochs=12))
-    left, blind = (learn(Corpus("shop", items, history, POSITIVE, shown=kept), tmp_path, how) for kept in (shown, None))
+    left = learned_from_left_ones(tmp_path, shown=True)
     assert left.measured["logged_slates"] == 0
     assert left.graphs == blind.graphs
     assert left.measured["reliability"] == blind.measured["reliability"]
