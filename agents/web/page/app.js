@@ -71,7 +71,7 @@ function paint() {
     pill.className = `pill ${now.worker.ready ? (warned ? "warn" : "good") : "bad"}`;
     say(pill, now.worker.ready ? (warned ? `ready, ${warned} warning${warned > 1 ? "s" : ""}` : "ready") : "not ready");
     fill(release, "release ", h("b", {}, now.worker.release));
-    document.getElementById("address").textContent = `${now.worker.address} · up ${duration(now.worker.uptime_s)}`;
+    fill(document.getElementById("address"), now.worker.address, h("br"), `up ${duration(now.worker.uptime_s)}`);
   }
   shown?.update?.(status);
 }

@@ -43,15 +43,16 @@ function fallen(x, from, count, text) {
 }
 
 export function flow(trace, timings) {
-  const sources = trace.sources.filter((source) => source.brought > 0);
+  const sources = trace.sources.filter((source) => source.brought > 0).map((source) => ({ ...source, distinct: source.passed + source.dropped }));
   const dropped = trace.filters.filter((filter) => filter.dropped > 0);
   const brought = sources.reduce((sum, source) => sum + source.brought, 0);
   const most = Math.max(brought, 1);
   const stages = [
-    ["brought", 178, brought, "retrieved", timings.retrieve],
-    ["passed", 430, trace.passed, "passed the filters", (timings.merge ?? 0) + (timings.filter ?? 0)],
-    ["ranked", 668, trace.ranked, trace.heads.length ? "ranked" : "ordered", (timings.light ?? 0) + (timings.rank ?? 0)],
-    ["shown", 880, trace.shown, "slate", timings.select],
+    ["brought", 176, brought, "retrieved", timings.retrieve],
+    ["distinct", 348, trace.merged, "merged", timings.merge],
+    ["passed", 520, trace.passed, "filtered", timings.filter],
+    ["ranked", 706, trace.ranked, trace.heads.length ? "ranked" : "ordered", (timings.light ?? 0) + (timings.rank ?? 0)],
+    ["shown", 896, trace.shown, "slate", timings.select],
   ];
   const bars = stages.map(([key, x, total]) => parts(sources, key, x, total, most));
   const shapes = [];
@@ -71,10 +72,10 @@ export function flow(trace, timings) {
     for (const bar of bars) if (bar[n].tall) shapes.push(s("rect", { x: bar[n].x, y: bar[n].y, width: BAR, height: bar[n].tall, style: { fill: colorOf(source.name) } }));
   });
   const bottom = (n) => TOP + MOST / 2 + height(stages[n][2], most) / 2;
-  shapes.push(...fallen(stages[0][1] + BAR, bottom(0), brought - trace.merged, ["brought twice"]));
-  shapes.push(...fallen(stages[0][1] + BAR + 100, bottom(1) - 4, trace.merged - trace.passed, dropped.map((filter) => `${filter.name} ${number(filter.dropped)}`)));
-  shapes.push(...fallen(stages[1][1] + BAR + 40, bottom(1), trace.passed - trace.ranked, ["below the cut"]));
-  shapes.push(...fallen(stages[2][1] + BAR + 30, bottom(2), trace.ranked - trace.shown, ["beyond the slate"]));
+  shapes.push(...fallen(stages[0][1] + BAR, bottom(0), brought - trace.merged, ["of several sources"]));
+  shapes.push(...fallen(stages[1][1] + BAR, bottom(1), trace.merged - trace.passed, dropped.map((filter) => `${filter.name} ${number(filter.dropped)}`)));
+  shapes.push(...fallen(stages[2][1] + BAR, bottom(2), trace.passed - trace.ranked, ["below the cut"]));
+  shapes.push(...fallen(stages[3][1] + BAR, bottom(3), trace.ranked - trace.shown, ["beyond the slate"]));
   for (const [, x, total, name, took] of stages) {
     shapes.push(label(x + BAR / 2, 16, name, "stage"), label(x + BAR / 2, 33, `${number(total)}${took === undefined ? "" : ` · ${ms(took)}`}`, "small"));
   }

@@ -55,7 +55,8 @@ function verdictOf(worker) {
 }
 
 function tableOf(found) {
-  const shown = (value) => (typeof value === "number" ? number(value) : value === null || value === undefined ? "–" : String(value));
-  const names = [...new Set(found.flatMap((row) => Object.keys(row)))].filter((name) => found.some((row) => typeof row[name] !== "object"));
-  return table("Tables", names.map((name) => [name.replaceAll("_", " "), (row) => shown(row[name]), typeof found[0][name] === "number" ? "n" : ""]), found);
+  const names = [...new Set(found.map((row) => row.table))];
+  const rows = [...new Set(found.map((row) => row.partition))].map((partition) => ({ partition, of: Object.fromEntries(found.filter((row) => row.partition === partition).map((row) => [row.table, row])) }));
+  return table("Tables", [["Partition", (row) => row.partition],
+    ...names.flatMap((name) => [[name, (row) => (row.of[name] ? h("span", { class: `role ${row.of[name].role}` }, row.of[name].role) : "–")], [`${name}, changelog offset`, (row) => number(row.of[name]?.position), "n"]])], rows);
 }

@@ -4,6 +4,8 @@ import { picture, sourceTag } from "./charts.js";
 import { bar, fill, h, loading, panel, state } from "./dom.js";
 import { day, number } from "./format.js";
 
+const NEAR = 12;
+
 export function items(body, [itemId]) {
   const leaving = new AbortController();
   const list = h("ul", { class: "hits catalogue" });
@@ -46,14 +48,14 @@ const entryOf = (item, chosen) =>
 async function shownItem(detail, itemId, signal) {
   fill(detail, loading("the item"));
   try {
-    const [{ items: own }, alike] = await Promise.all([get(`/v1/items?id=${id(itemId)}`, signal), get(`/v1/similar/${id(itemId)}?k=24`, signal)]);
+    const [{ items: own }, alike] = await Promise.all([get(`/v1/items?id=${id(itemId)}`, signal), get(`/v1/similar/${id(itemId)}?k=80`, signal)]);
     const item = own[0];
     const ids = alike.items.map((one) => `id=${id(one.item_id)}`).join("&");
     const near = ids ? (await get(`/v1/items?${ids}`, signal)).items : [];
     const known = new Map(near.map((one) => [one.item_id, one]));
     fill(detail, panel(item.title || item.item_id, item.item_id, factsOf(item)), statisticsOf(item),
-      similarPanel("Chosen together", "by behaviour: co-visitation", alike.items.filter((one) => one.sources.includes("covisitation")), known),
-      similarPanel("Alike in content", "by words and categories", alike.items.filter((one) => !one.sources.includes("covisitation")), known));
+      similarPanel("Chosen together", "by behaviour: co-visitation", alike.items.filter((one) => one.sources.includes("covisitation")).slice(0, NEAR), known),
+      similarPanel("Alike in content", "by words and categories", alike.items.filter((one) => !one.sources.includes("covisitation")).slice(0, NEAR), known));
   } catch (error) {
     if (error.name === "AbortError") return;
     fill(detail, error.status === 404 ? state("empty", "There is no such item", `The catalogue has no ${itemId}.`) : state("error", "The item cannot be read", error.message));

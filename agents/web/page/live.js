@@ -24,7 +24,7 @@ export function shares(counts, empty) {
 
 export const partitionTable = (partitions) =>
   table("Partitions", [
-    ["Partition", (row) => row.partition, "n"],
+    ["Partition", (row) => row.partition],
     ["Here", (row) => h("span", { class: `role ${row.role}` }, row.role)],
     ["Owner", (row) => (row.role === "owner" || row.role === "restoring" ? "this worker" : (row.owner ?? "unknown"))],
     ["Standbys", (row) => row.standbys.join(", ") || "none"],
@@ -46,7 +46,7 @@ export function live(body) {
   const requests = h("div");
   const degraded = h("div");
   const dropped = h("div");
-  const problem = h("div");
+  const problem = h("div", { hidden: true });
   const content = [
     problem,
     h("ul", { class: "tiles" }, tiles.map((tile) => tile.element)),
@@ -71,6 +71,7 @@ export function live(body) {
         fill(body, content);
         built = true;
       }
+      problem.hidden = !error;
       fill(problem, error ? state("error", "No answer", "The figures below are from before. Trying again every second.") : null);
       for (const { key, show, value, spark } of tiles) {
         value.textContent = show(newest(samples[key]));

@@ -64,9 +64,11 @@ function shownUser(detail, userId) {
   let before = new Map();
   let busy = false;
 
+  const past = h("div");
   fill(detail,
     panel(userId, null, person),
-    panel("Slate", null, facts, took, grid));
+    panel("Slate", null, facts, took, grid),
+    panel("History", null, past));
   fill(person, loading("the history"));
   fill(grid, h("li", {}, loading("the slate")));
 
@@ -123,9 +125,12 @@ function shownUser(detail, userId) {
   async function history() {
     try {
       const found = await get(`/v1/users/${id(userId)}`, leaving.signal);
-      fill(person, summaryOf(found, await itemsOf(found.recent.map((event) => event.item_id), leaving.signal)));
+      const known = await itemsOf(found.recent.map((event) => event.item_id), leaving.signal);
+      fill(person, summaryOf(found));
+      fill(past, historyOf(found, known));
     } catch (error) {
       if (error.name === "AbortError") return;
+      fill(past, h("p", { class: "quiet-text" }, "None."));
       fill(person, error.status === 404
         ? state("empty", "No events yet", "This user is not known. Their slate is that of a newcomer: popular and fresh items.")
         : state("error", "The history cannot be read", error.message));
@@ -161,7 +166,7 @@ function cardOf(entry, place, item, best, moved, act) {
       h("h3", { title }, title),
       h("p", { class: "score" }, h("span", { class: "meter" }, h("span", { style: { width: `${Math.max(0, entry.score / best) * 100}%` } })),
         h("span", { "data-score": entry.score }, number(entry.score))),
-      h("p", { class: "reason" }, main.length ? reasonOf(main[0]) : ""),
+      h("p", { class: "reason" }, main.slice(0, 2).map(reasonOf).join("; ")),
       h("p", { class: "tags" }, main.map((name) => sourceTag(name)))));
   const buttons = ACTIONS.map(([action, name]) =>
     h("button", { type: "button", disabled: !mayWrite(), title: mayWrite() ? `${name} ${title}` : "Read only: enter the token first", "aria-label": `${name} ${title}`, onclick: () => act(action, entry.item_id, card) }, icon(action), name));
@@ -169,24 +174,25 @@ function cardOf(entry, place, item, best, moved, act) {
   return card;
 }
 
-function summaryOf(found, known) {
-  const affinities = Object.entries(found.affinities);
-  const most = affinities[0]?.[1] || 1;
+function summaryOf(found) {
   const fact = (name, value) => h("div", {}, h("dt", {}, name), h("dd", {}, value));
-  return [
-    h("dl", { class: "facts-row" },
+  return h("dl", { class: "facts-row" },
       fact("Events", number(found.events)),
       fact("Seen items", number(found.seen)),
       ...Object.entries(found.counts).map(([action, n]) => fact(action, number(n))),
       fact("First event", moment(found.first_event_time)),
       fact("Newest event", moment(found.last_event_time)),
-      fact("Session", found.session.events ? `${number(found.session.events)} events` : "none")),
-    h("div", { class: "columns history" },
+      fact("Session", found.session.events ? `${number(found.session.events)} events` : "none"));
+}
+
+function historyOf(found, known) {
+  const most = Math.max(...Object.values(found.affinities), 1e-9);
+  const affinities = Object.entries(found.affinities).filter(([, weight]) => weight >= most / 100);
+  return h("div", { class: "columns" },
       h("div", {}, h("h3", {}, "Newest events"), h("ol", { class: "timeline" }, found.recent.slice(0, 12).map((event) => eventOf(event, known)))),
       h("div", {}, h("h3", {}, "Affinities"), affinities.length
         ? h("ul", { class: "bars" }, affinities.slice(0, 10).map(([name, weight]) => bar(name, weight / most, number(weight))))
-        : h("p", { class: "quiet-text" }, "None: the items have no categories."))),
-  ];
+        : h("p", { class: "quiet-text" }, "None: the items have no categories.")));
 }
 
 function eventOf(event, known) {

@@ -8,6 +8,8 @@ import { userPicker } from "./user.js";
 
 const STAGES = ["hydrate", "retrieve", "merge", "filter", "light", "rank", "select"];
 const RECENT_MS = 5000;
+// candidates listed below the slate
+const MISSED = 10;
 
 export function why(body, [userId, many]) {
   const k = Math.min(Math.max(Number.parseInt(many, 10) || 10, 1), 100);
@@ -50,8 +52,8 @@ export function why(body, [userId, many]) {
 }
 
 const recentOf = (request) =>
-  h("li", {}, h("a", { href: `#/why/${id(request.user_id)}/${request.k}`, title: `request ${request.request_id}` },
-    h("b", {}, request.user_id), h("small", {}, `${clock(request.at)} · ${request.interface} · k ${request.k}`),
+  h("li", {}, h("a", { href: `#/why/${id(request.user_id)}/${request.k}`, title: `request ${request.request_id} over ${request.interface}, k ${request.k}` },
+    h("b", {}, request.user_id), h("small", {}, clock(request.at)),
     h("span", { class: `ms ${request.outcome === "slate" ? "" : "warn"}` }, request.outcome === "slate" ? ms(request.ms) : request.outcome)));
 
 function pictureOf(userId, { slate, trace }, known) {
@@ -88,19 +90,19 @@ function candidateTable(trace, known) {
   const best = Math.max(...trace.candidates.map((one) => one.score ?? 0), 1e-9);
   const heads = trace.heads.map((name, n) => [name, (row) => number(row.heads[n]), "n"]);
   const move = (row) => {
-    if (row.position === null) return h("span", { class: "quiet-text" }, "not shown");
+    if (row.position === null) return h("span", { class: "quiet-text" }, "–");
     const by = row.light_rank - row.position;
     return h("span", { class: by > 0 ? "up" : by < 0 ? "down" : "" }, `${row.position + 1}`, by ? ` (${by > 0 ? "↑" : "↓"} ${Math.abs(by)})` : "");
   };
   return table("Candidates", [
     ["Item", (row) => h("a", { class: "item-cell", href: `#/items/${id(row.item_id)}` }, picture(known.get(row.item_id), row.item_id), known.get(row.item_id)?.title || row.item_id)],
     ["Place", move, "n"],
-    ["By light score", (row) => number(row.light_rank + 1), "n"],
+    ["By light", (row) => number(row.light_rank + 1), "n"],
     [trace.heads.length ? "By ranker" : "Ranked", (row) => number(row.rank + 1), "n"],
     ["Score", (row) => h("span", { class: "score" }, h("span", { class: "meter" }, h("span", { style: { width: `${(Math.max(row.score, 0) / best) * 100}%` } })), number(row.score)), "n"],
     ["Light", (row) => number(row.light), "n"],
     ...heads,
     ["Scores of sources", (row) => h("span", { class: "tags" }, Object.entries(row.sources).map(([name, score]) => sourceTag(name, `${name} ${number(score)}`)))],
-  ], trace.candidates);
+  ], trace.candidates.filter((one) => one.rank < trace.shown + MISSED || one.position !== null));
 }
 
