@@ -114,7 +114,7 @@ class WorkerConsole:
         """Answer a request with its trace, from the owner's rows; `waited_ms`: how long its event took to be applied.
 
         Raises:
-            NotReady: the owner cannot be asked, is restoring the partition, or has another such request under way.
+            NotReady: the owner cannot be asked, is restoring the partition, or has many such requests under way.
         """
         number = self._seen.partition_of(request.user_id)
         partition = self._seen.users.get(number)
@@ -131,8 +131,14 @@ class WorkerConsole:
             reached = request.after.partition == number and await partition.wait_for(request.after, WAIT_S)
             stale = not reached
         waited = self._clock() - began
-        async with asyncio.timeout(WAIT_S), self._tracing:
+        try:
+            await asyncio.wait_for(self._tracing.acquire(), WAIT_S)
+        except TimeoutError as exc:
+            raise NotReady("busy", "other requests are being traced here: try again") from exc
+        try:
             slate, trace = await traced(self._seen.pipeline, partition, replace(request, explain=True))
+        finally:
+            self._tracing.release()
         if stale:
             slate = replace(slate, degraded=(*slate.degraded, "stale"))
         return {"slate": slate.to_json(), "trace": trace.to_json(), "waited_ms": round(waited * 1000, 2)}

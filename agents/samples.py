@@ -99,7 +99,7 @@ def quantile(bounds: Sequence[float] | NDArray[np.float64], counts: NDArray[np.f
     """
     if not len(counts) or counts[-1] <= 0:
         return None
-    rank = q * float(counts[-1])
+    rank = max(q * float(counts[-1]), 1e-9)
     place = int(np.searchsorted(counts, rank, side="left"))
     low = float(bounds[place - 1]) if place else 0.0
     high = float(bounds[place])

@@ -33,7 +33,7 @@ CONTEXT = "context."
 "Prefix of parameters that set a context value."
 MANY = frozenset({"exclude", "category", "id"})
 "Parameters that may be repeated."
-RECOMMEND = frozenset({"k", "explain", *MANY, "after", "deadline_ms", "request_id", CONTEXT})
+RECOMMEND = frozenset({"k", "explain", "exclude", "category", "after", "deadline_ms", "request_id", CONTEXT})
 "Parameters of `GET /v1/recommend/{user_id}`."
 
 
