@@ -251,9 +251,10 @@ class Metrics(Collector):
 def cumulated(histogram: Histogram) -> list[float]:
     """Return a histogram's cumulated counts up to each of its `bounds`, summed over all series."""
     sums = dict.fromkeys(histogram.bounds, 0.0)
-    for labels, value in histogram.values():
-        if "le" in labels:
-            sums[float(labels["le"])] += value
+    for family in histogram.metric.collect():
+        for sample in family.samples:
+            if (bound := sample.labels.get("le")) is not None:
+                sums[float(bound)] += sample.value
     return list(sums.values())
 
 
