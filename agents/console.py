@@ -11,7 +11,7 @@ from typing import Any
 
 from agents.findings import Health
 from agents.health.readiness import Readiness
-from agents.metrics import Gauge, Metrics
+from agents.metrics import Metrics
 from agents.partitions.users import UserPartition
 from agents.requests.preview import traced
 from agents.requests.recent import Recent
@@ -70,6 +70,7 @@ class WorkerConsole:
         seen, metrics = self._seen, self._metrics
         ready, reasons = seen.readiness.ready()
         slot = seen.pipeline.slot
+        lags = {(labels["topic"], labels["partition"]): n for labels, n in metrics.lag.values()}
         drops = {name: n for (kind, name), n in seen.pipeline.counters.items() if kind == "filter"}
         return {
             "worker": {
@@ -83,7 +84,7 @@ class WorkerConsole:
                 "items": int(seen.items.listed[: len(seen.items)].sum()),
                 "rules": seen.pipeline.rules.version,
             },
-            "partitions": [self._partition(number) for number in range(self._settings.partitions)],
+            "partitions": [self._partition(number, lags) for number in range(self._settings.partitions)],
             "totals": {
                 "events": _by(metrics.events.values(), "outcome"),
                 "dead_letters": _by(metrics.events.values(), "code"),
@@ -94,14 +95,14 @@ class WorkerConsole:
             "samples": seen.samples.since(since),
         }
 
-    def _partition(self, number: int) -> dict[str, Any]:
-        """Return who holds a partition, and how far its owner is if that is this worker."""
+    def _partition(self, number: int, lags: Mapping[tuple[str, str], float]) -> dict[str, Any]:
+        """Return who holds a partition, and how far its owner is if that is this worker. `lags`: by topic and partition."""
         held, others = self._seen.users.get(number), self._seen.others(number)
         if held is None:
             role = "standby" if number in self._seen.standbys() else "elsewhere"
             return {"partition": number, "role": role, "owner": others.owner, "standbys": list(others.standbys)}
         role = "owner" if held.state.ready.is_set() else "restoring"
-        lag = {name: _lag(self._metrics.lag, self._settings.topic(name), number) for name in ("interactions", "requests")}
+        lag = {name: lags.get((self._settings.topic(name), str(number)), 0.0) for name in ("interactions", "requests")}
         offsets = {"applied": held.state.applied, "durable": held.state.durable}
         standbys = list(others.standbys)
         return {"partition": number, "role": role, "owner": None, "standbys": standbys, **offsets, "lag": lag}
@@ -200,8 +201,3 @@ def _by(series: Iterable[tuple[Mapping[str, str], float]], label: str) -> dict[s
         if label in labels:
             sums[labels[label]] = sums.get(labels[label], 0.0) + value
     return sums
-
-
-def _lag(gauge: Gauge, topic: str, partition: int) -> float:
-    wanted = {"topic": topic, "partition": str(partition)}
-    return next((value for labels, value in gauge.values() if labels == wanted), 0.0)
