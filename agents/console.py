@@ -90,6 +90,7 @@ class WorkerConsole:
                 "dead_letters": _by(metrics.events.values(), "code"),
                 "requests": _by(metrics.requests.values(), "outcome"),
                 "degraded": _by(metrics.degraded.values(), "by"),
+                "shown": _by(metrics.slate_items.values(), "source"),
                 "dropped": drops,
             },
             "samples": seen.samples.since(since),

@@ -179,6 +179,7 @@ class Metrics(Collector):
             buckets=ANSWER_BUCKETS_S,
         )
         self.degraded = counter("degraded", "Degraded slates, by what they lack.", "by")
+        self.slate_items = counter("slate_items", "Items of slates, by source. An item of several counts for each.", "source")
         self.requests_forwarded = counter("requests_forwarded", "HTTP requests answered by another worker.")
         self.requests_without_owner = counter(
             "requests_without_owner",

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from agents.metrics import Metrics
@@ -321,6 +323,8 @@ class Ranking:
         if isinstance(answer, Slate):
             for name in answer.degraded:
                 self._metrics.degraded.add(by=name)
+            for source, n in Counter(chain.from_iterable([item.sources for item in answer.items])).items():
+                self._metrics.slate_items.add(n, source=source)
 
     def _finish(self, pending: Pending, answer: Slate | RiffleError) -> None:
         self._count(pending, answer)

@@ -195,6 +195,8 @@ async def shows_figures(watched: Watched, page: Page) -> None:
     assert [await row.locator("td").nth(4).text_content() for row in await rows.all()] == [
         f"{partition['applied']:,}" for partition in live["partitions"]
     ]
+    names = page.locator(".panel", has=page.get_by_role("heading", name="Shown items")).locator(".bar-label")
+    assert sorted(await names.all_text_contents()) == sorted(live["totals"]["shown"])
     await expect(page.locator("[data-figure=lag]")).to_have_text("0")
     await expect(page.locator("[data-figure=p50_ms]")).to_contain_text("ms")
     await page.goto(f"{watched.settings.web}/#/models")
@@ -219,6 +221,17 @@ async def is_read_only_dark_and_narrow(watched: Watched, page: Page) -> None:
         await expect(page.locator(".panel, .state").first).to_be_visible()
         wide = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert wide == 0, f"{path} is wider than a phone"
+    await page.goto(f"{watched.settings.web}/#/user/ann")
+    for given, said, usable in (("not the token", "Read only", False), (page_token(watched.settings), "Changes allowed", True)):
+        await page.locator("#token").click()
+        await page.get_by_label("Token").fill(given)
+        await page.keyboard.press("Enter")
+        if not usable:  # it is known to be wrong only once it was used
+            await page.get_by_role("button", name="Skip ").first.click()
+            await expect(page.locator("#notice")).to_contain_text("not the token")
+            watched.complaints.remove(next(said for said in watched.complaints if "403" in said))
+        await expect(page.locator("#token")).to_have_text(said)
+        await expect(button).to_be_enabled(enabled=usable)
     shade = await page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
     assert max(shade) < 60, "dark"
 

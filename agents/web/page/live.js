@@ -1,5 +1,5 @@
 // Live: what the worker does now, and did in the last minutes.
-import { chart, sparkline } from "./charts.js";
+import { chart, colorOf, sparkline } from "./charts.js";
 import { bar, fill, h, panel, state, table } from "./dom.js";
 import { ms, number } from "./format.js";
 
@@ -15,11 +15,11 @@ const TILES = [
 
 const newest = (values) => values.at(-1) ?? null;
 
-export function shares(counts, empty) {
+export function shares(counts, empty, color = () => null) {
   const entries = Object.entries(counts).sort((one, other) => other[1] - one[1]);
   const most = entries[0]?.[1] ?? 0;
   if (!entries.some(([, n]) => n > 0)) return h("p", { class: "quiet-text" }, empty);
-  return h("ul", { class: "bars" }, entries.filter(([, n]) => n > 0).map(([name, n]) => bar(name, n / most, number(n))));
+  return h("ul", { class: "bars" }, entries.filter(([, n]) => n > 0).map(([name, n]) => bar(name, n / most, number(n), color(name))));
 }
 
 export const partitionTable = (partitions) =>
@@ -46,6 +46,7 @@ export function live(body) {
   const requests = h("div");
   const degraded = h("div");
   const dropped = h("div");
+  const sources = h("div");
   const problem = h("div", { hidden: true });
   const content = [
     problem,
@@ -54,7 +55,8 @@ export function live(body) {
       panel("Flow", "events applied and requests answered by this worker", flow.element),
       panel("Answer times", "this worker, over the last 10 seconds each", latency.element)),
     panel("Partitions", "who holds which users", partitions),
-    h("div", { class: "columns three" },
+    h("div", { class: "columns four" },
+      panel("Shown items", "by source", sources),
       panel("Answers", "since the start", requests),
       panel("Degraded slates", "by what they lack", degraded),
       panel("Dropped candidates", "by filter", dropped)),
@@ -82,6 +84,7 @@ export function live(body) {
       fill(partitions, partitionTable(now.partitions));
       fill(requests, shares(now.totals.requests, "No request yet."));
       fill(degraded, shares(now.totals.degraded, "None: every slate was whole."));
+      fill(sources, shares(now.totals.shown, "No slate yet.", colorOf));
       fill(dropped, shares(now.totals.dropped, "No candidate was dropped yet."));
     },
   };

@@ -63,6 +63,7 @@ PUBLISHED = {
     "riffle_rules": ("gauge", {"state"}),
     "riffle_rules_pins_skipped": ("gauge", {"reason"}),
     "riffle_rules_version": ("gauge", set()),
+    "riffle_slate_items_total": ("counter", {"source"}),
     "riffle_sends_failed_total": ("counter", {"what", "reason"}),
     "riffle_work_seconds_total": ("counter", {"part"}),
     "riffle_wrong_partition_total": ("counter", {"topic"}),
