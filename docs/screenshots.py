@@ -18,10 +18,10 @@ from agents.web.access import page_token
 from schemas.settings import Settings
 
 IMAGES = Path(__file__).with_name("images")
-COLOURS = 200
+COLOURS = 256
 "Number of colours of a picture, so that it is small."
 SETTLED_MS = 2_500
-WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
+WIDE, PHONE = {"width": 1360, "height": 850}, {"width": 390, "height": 844}
 
 
 def main() -> None:
@@ -76,7 +76,7 @@ def take(
         page.mouse.move(0, 0)
         page.wait_for_timeout(SETTLED_MS)
     with Image.open(io.BytesIO(page.screenshot())) as picture:
-        picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(to, optimize=True)
+        picture.convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(to, optimize=True)
     context.close()
 
 

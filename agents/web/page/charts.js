@@ -107,8 +107,8 @@ export const colorOf = (source) => `var(--c${(ORDER.indexOf(source) + 8) % 8})`;
 const REASONS = {
   covisitation: "often chosen together with their items",
   content: "similar to what they liked",
-  learned: "close to their taste, by the trained towers",
-  ease: "follows from their items, by trained weights",
+  learned: "close to their learned taste",
+  ease: "goes with their items",
   popular: "popular now",
   fresh: "new in the catalogue",
   requested: "named by the request",
@@ -117,7 +117,7 @@ const REASONS = {
 export const reasonOf = (source) => REASONS[source] ?? source;
 
 export const sourceTag = (source, text) =>
-  h("span", { class: "tag", title: reasonOf(source) }, h("i", { class: "dot", style: { background: colorOf(source) } }), text ?? source);
+  h("span", { class: "tag", title: `${source}: ${reasonOf(source)}` }, h("i", { class: "dot", style: { background: colorOf(source) } }), text ?? source);
 
 /** A picture of an item, or a tile of its own colour where there is none. */
 export function picture(item, itemId) {

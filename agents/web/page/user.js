@@ -66,14 +66,14 @@ function shownUser(detail, userId) {
   const person = h("div");
   const took = h("p", { class: "took", role: "status", "aria-live": "polite" }, "Each action sends an event, and asks for the slate that reflects it.");
   const grid = h("ol", { class: "slate", "aria-label": `Slate of ${userId}` });
-  const facts = h("p", { class: "note" });
+  const facts = h("span");
   let before = new Map();
   let busy = false;
 
   const past = h("div");
   fill(detail,
     panel(userId, null, person),
-    panel("Slate", null, facts, took, grid),
+    panel("Slate", facts, took, grid),
     panel("History", null, past));
   fill(person, loading("the history"));
   fill(grid, h("li", {}, loading("the slate")));
@@ -90,7 +90,7 @@ function shownUser(detail, userId) {
       const done = performance.now();
       const changed = paint(found.slate, await itemsOf(found.slate.items.map((item) => item.item_id)));
       fill(took, h("b", {}, ms(done - began)), ` from the ${action} to a new slate: `, `stored in ${ms(stored - began)}, `,
-        `applied after ${ms(found.waited_ms)} more, answered by ${ms(done - stored)}. ${changed} of ${found.slate.items.length} places changed.`);
+        `applied ${ms(found.waited_ms)} later, answered in ${ms(done - stored)}. ${changed} of ${found.slate.items.length} places changed.`);
       await history();
     } catch (error) {
       tell(error.message);

@@ -102,7 +102,7 @@ function candidateTable(trace, known) {
     ["Score", (row) => h("span", { class: "score" }, h("span", { class: "meter" }, h("span", { style: { width: `${(Math.max(row.score, 0) / best) * 100}%` } })), number(row.score)), "n"],
     ["Light", (row) => number(row.light), "n"],
     ...heads,
-    ["Scores of sources", (row) => h("span", { class: "tags" }, Object.entries(row.sources).map(([name, score]) => sourceTag(name, `${name} ${number(score)}`)))],
+    ["Scores by source", (row) => h("span", { class: "tags" }, Object.entries(row.sources).map(([name, score]) => sourceTag(name, number(score))))],
   ], trace.candidates.filter((one) => one.rank < trace.shown + MISSED || one.position !== null));
 }
 
