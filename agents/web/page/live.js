@@ -22,12 +22,15 @@ export function shares(counts, empty, color = () => null) {
   return h("ul", { class: "bars" }, entries.filter(([, n]) => n > 0).map(([name, n]) => bar(name, n / most, number(n), color(name))));
 }
 
+/** A link to the page of another worker. */
+const pageOf = (address) => (address ? h("a", { href: `http://${address}/`, rel: "noreferrer" }, address) : "unknown");
+
 export const partitionTable = (partitions) =>
   table("Partitions", [
     ["Partition", (row) => row.partition],
     ["Here", (row) => h("span", { class: `role ${row.role}` }, row.role)],
-    ["Owner", (row) => (row.role === "owner" || row.role === "restoring" ? "this worker" : (row.owner ?? "unknown"))],
-    ["Standbys", (row) => row.standbys.join(", ") || "none"],
+    ["Owner", (row) => (row.role === "owner" || row.role === "restoring" ? "this worker" : pageOf(row.owner))],
+    ["Standbys", (row) => row.standbys.length ? row.standbys.map((one, n) => [n ? ", " : "", pageOf(one)]) : "none"],
     ["Applied", (row) => number(row.applied), "n"],
     ["Not yet durable", (row) => (row.applied === undefined ? number(null) : number(row.applied - row.durable)), "n"],
     ["Lag, events", (row) => number(row.lag?.interactions), "n"],
