@@ -188,7 +188,7 @@ function summaryOf(found) {
       ...Object.entries(found.counts).map(([action, n]) => fact(action, number(n))),
       fact("First event", moment(found.first_event_time)),
       fact("Newest event", moment(found.last_event_time)),
-      fact("Session", found.session.events ? `${number(found.session.events)} events` : "none"));
+      fact("Session", found.session.events ? `${number(found.session.events)} event${found.session.events === 1 ? "" : "s"}` : "none"));
 }
 
 function historyOf(found, known) {
