@@ -11,6 +11,7 @@ from faust.web.base import Web
 
 from agents.memory import GIVE_BACK_S, give_back
 from agents.parts import Parts
+from agents.web.access import Access, page_token
 from agents.web.address import advertised
 from agents.web.routes import attach
 from agents.web.server import Runner
@@ -44,7 +45,9 @@ class RiffleApp(ChunkedApp):
         """Start the parts before Faust's consumer joins the group."""
         await super().on_start()
         await start(self.parts)
-        attach(self.web.web_app, self.parts.service)
+        settings = self.parts.settings
+        access = Access(await asyncio.to_thread(page_token, settings), frozenset(settings.page_origins))
+        attach(self.web.web_app, self.parts.service, access=access)
         # replaces Faust's runner, which has aiohttp's limits and answers errors as plain text
         self.runner = Runner(self.web.web_app, self.parts.metrics, shutdown_timeout=CLOSE_S)
         self.web._runner = self.runner
@@ -104,6 +107,7 @@ async def start(parts: Parts) -> None:
     parts.tasks.start("releases", parts.releases.follow())
     parts.tasks.start("shelves", parts.shelves.run())
     parts.tasks.start("watch", parts.watch.run())
+    parts.tasks.start("samples", parts.samples.run())
     parts.tasks.start("broker", parts.broker.run())
     parts.tasks.start("memory", _give_back_forever())
     parts.archiving.start()

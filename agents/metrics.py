@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +14,15 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-__all__ = ["BUCKETS_S", "MAX_SERIES", "Counter", "Gauge", "Histogram", "Metrics"]
+__all__ = ["ANSWER_BUCKETS_S", "BUCKETS_S", "MAX_SERIES", "Counter", "Gauge", "Histogram", "Metrics", "cumulated"]
 
 BUCKETS_S: tuple[float, ...] = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 "Upper bounds of histogram buckets, in seconds."
+ANSWER_BUCKETS_S: tuple[float, ...] = (
+    *(0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075),
+    *(0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0, 10.0),
+)
+"The same for what is measured from 1 ms to 2 s: answers, and the time until an event is reflected."
 MAX_SERIES = 1_000
 'Maximum number of label combinations per name. Further ones are summed up under `overflow="true"`.'
 PREFIX, OVERFLOW = "riffle_", "overflow"
@@ -55,6 +61,10 @@ class _Series(Generic[M]):
         samples = [sample for family in self.metric.collect() for sample in _kept(family)]
         return next((sample.value for sample in samples if sample.labels == wanted), 0.0)
 
+    def values(self) -> list[tuple[dict[str, str], float]]:
+        """Return the labels and the value of every series."""
+        return [(sample.labels, sample.value) for family in self.metric.collect() for sample in _kept(family)]
+
 
 class Counter(_Series[prometheus_client.Counter]):
     """A sum, such as of events by outcome."""
@@ -86,7 +96,11 @@ class Gauge(_Series[prometheus_client.Gauge]):
 
 
 class Histogram(_Series[prometheus_client.Histogram]):
-    """Durations in seconds, counted in `BUCKETS_S`."""
+    """Durations in seconds, counted in buckets up to `bounds`, the last of which is infinite."""
+
+    def __init__(self, metric: prometheus_client.Histogram, labels: tuple[str, ...], buckets: tuple[float, ...]) -> None:
+        super().__init__(metric, labels)
+        self.bounds = (*buckets, math.inf)
 
     def observe(self, seconds: float, /, **labels: object) -> None:
         """Add one duration."""
@@ -107,6 +121,11 @@ class Metrics(Collector):
         self.events = counter("events", "Events read from the interactions topic, by outcome.", "outcome", "code")
         self.events_missing = counter(
             "events_missing", "Records deleted from a source topic before they were applied.", "topic", "partition"
+        )
+        self.event_visible_seconds = self._histogram(
+            "event_visible_seconds",
+            "Seconds from the timestamp of a chunk's oldest new record until slates reflect the chunk.",
+            buckets=ANSWER_BUCKETS_S,
         )
         self.erasures, self.records_damaged = (
             counter("erasures", "Users erased."),
@@ -152,7 +171,15 @@ class Metrics(Collector):
         # requests
         self.requests = counter("requests", "Requests, by outcome.", "outcome", "code")
         self.request_seconds = histogram("request_seconds", "Seconds from a request's arrival to its answer.", "outcome")
+        self.answer_seconds = self._histogram(
+            "answer_seconds",
+            "Seconds from a request's arrival to its answer, by interface (http, kafka) and outcome.",
+            "interface",
+            "outcome",
+            buckets=ANSWER_BUCKETS_S,
+        )
         self.degraded = counter("degraded", "Degraded slates, by what they lack.", "by")
+        self.slate_items = counter("slate_items", "Items of slates, by source. An item of several counts for each.", "source")
         self.requests_forwarded = counter("requests_forwarded", "HTTP requests answered by another worker.")
         self.requests_without_owner = counter(
             "requests_without_owner",
@@ -172,8 +199,10 @@ class Metrics(Collector):
         self.http_request_seconds = histogram("http_request_seconds", "Seconds that HTTP requests took.", "route")
 
         self._of_releases()
+        self._of_rules()
 
-        # rules
+    def _of_rules(self) -> None:
+        counter, gauge = self._counter, self._gauge
         self.rule_sets = counter("rule_sets", "Rule sets read from their topic, by outcome.", "outcome", "code")
         self.rules_version = gauge("rules_version", "Version of the serving rule set, 0 without one.")
         self.rules = gauge("rules", "Serving rules, by state.", "state")
@@ -202,10 +231,10 @@ class Metrics(Collector):
         self._all.append(made)
         return Gauge(made, labels)
 
-    def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
-        made = prometheus_client.Histogram(PREFIX + name, text, _names(labels), buckets=BUCKETS_S, registry=None)
+    def _histogram(self, name: str, text: str, *labels: str, buckets: tuple[float, ...] = BUCKETS_S) -> Histogram:
+        made = prometheus_client.Histogram(PREFIX + name, text, _names(labels), buckets=buckets, registry=None)
         self._all.append(made)
-        return Histogram(made, labels)
+        return Histogram(made, labels, buckets)
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics that have a series."""
@@ -218,6 +247,16 @@ class Metrics(Collector):
     def render(self) -> str:
         """Format all series in Prometheus' text exposition format 0.0.4."""
         return generate_latest(self).decode()
+
+
+def cumulated(histogram: Histogram) -> list[float]:
+    """Return a histogram's cumulated counts up to each of its `bounds`, summed over all series."""
+    sums = dict.fromkeys(histogram.bounds, 0.0)
+    for family in histogram.metric.collect():
+        for sample in family.samples:
+            if (bound := sample.labels.get("le")) is not None:
+                sums[float(bound)] += sample.value
+    return list(sums.values())
 
 
 def _names(labels: tuple[str, ...]) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from agents.requests.commits import Commits
 from agents.requests.over_kafka import OverKafka
 from agents.requests.recommend import Recommend
 from agents.requests.remote import Remote
+from agents.samples import Samples
 from agents.service import WorkerService
 from agents.tasks import Crash, Tasks
 from agents.topic_changes import TopicChanges
@@ -72,4 +73,5 @@ class Parts:
     reading: Reading
     readiness: Readiness
     watch: Watch
+    samples: Samples
     service: WorkerService

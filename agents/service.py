@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from aiokafka.errors import KafkaError
 
 from agents.broadcast.rules import Rules, book_of
+from agents.console import WorkerConsole
 from agents.findings import Health
 from agents.health.readiness import Readiness
 from agents.metrics import Metrics
@@ -90,6 +91,7 @@ class View:
     health: Health
     readiness: Readiness
     rules: Rules
+    console: WorkerConsole
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,11 @@ class WorkerService:
         self._previewing = asyncio.Lock()
         "Held by the one preview that may be under way, because it passes the queue of requests by."
         self.metrics = metrics
+
+    @property
+    def console(self) -> WorkerConsole:
+        """What the web page shows of the worker."""
+        return self._view.console
 
     def partition_of(self, user_id: str) -> int:
         """Return the partition that holds a user's state, by the default partitioner."""
@@ -202,6 +209,7 @@ class WorkerService:
 
     async def erase(self, user_id: str) -> dict[str, int]:
         """Request the erasure of a user's state; returns the token of that event."""
+        self._recommend.recent.forget(user_id)
         return (await self._deliver([self._placed(self._writes.erasure(user_id), user_id)]))[0]
 
     async def put_item(self, item: Item) -> None:

@@ -15,6 +15,7 @@ from agents.broadcast.mirroring import Mirroring
 from agents.broadcast.releases import Releases
 from agents.broadcast.rules import Rules
 from agents.broadcast.shelves import Shelves, shelves_dir
+from agents.console import Seen, WorkerConsole
 from agents.findings import Health
 from agents.health.archiving import Archiving
 from agents.health.broker import BrokerProbe
@@ -37,6 +38,7 @@ from agents.requests.rank_away import RankingAway
 from agents.requests.recommend import SYSTEM, Recommend
 from agents.requests.remote import Remote
 from agents.requests.routing import Elsewhere, Others, Routing, others
+from agents.samples import Samples
 from agents.service import Owners, View, WorkerService
 from agents.tasks import Tasks
 from agents.topic_changes import TopicChanges
@@ -101,7 +103,6 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
     if registry is not None and (probe := connect.registry(settings)) is not None:
         looks.append(RegistryProbe(registry, probe, health).look)
     watch = Watch(settings, app, ownership, watchdog, metrics, crash, looks)
-    seen = View(ownership.users, items, pipeline, mirror, ownership.tables, watchdog.stuck, health, readiness, rules)
     peers, over_kafka = Peers(metrics), OverKafka(settings)
 
     def holders(partition: int) -> Others:
@@ -114,6 +115,22 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
         Elsewhere(holders, peers, over_kafka.ask, Mirrored(mirror).find),
         metrics,
     )
+    samples = Samples(metrics)
+    watched = Seen(
+        ownership.users,
+        lambda: ownership.standby.numbers,
+        items,
+        pipeline,
+        readiness,
+        health,
+        samples,
+        recommend.recent,
+        recommend.partition_of,
+        holders,
+        peers,
+    )
+    console = WorkerConsole(settings, metrics, watched)
+    seen = View(ownership.users, items, pipeline, mirror, ownership.tables, watchdog.stuck, health, readiness, rules, console)
     service = WorkerService(settings, recommend, routing, over_kafka, events, metrics, seen, Owners(holders, peers))
     return Parts(
         settings=settings,
@@ -146,6 +163,7 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
         reading=reading,
         readiness=readiness,
         watch=watch,
+        samples=samples,
         service=service,
     )
 

@@ -41,6 +41,7 @@ MIRRORS = {"redis": "redis", "rediss": "redis", "unix": "redis"}
 "Module in `streams.mirror` whose `Store` serves a `redis_url`, by the URL's scheme. Other schemes are refused."
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 SERVER = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})", re.ASCII)
+ORIGIN = re.compile(r"https?://[^/?#@\s,]+", re.ASCII)
 HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", re.ASCII)
 NAME = re.compile(r"[A-Za-z0-9._-]{0,200}", re.ASCII)
 "Pattern of names of topics and of group members."
@@ -133,6 +134,9 @@ class Settings:
     """`host:port` at which the other workers of the group reach this worker's HTTP interface. Empty: `web_host` and `web_port`;
     if `web_host` is a wildcard such as 0.0.0.0, the address from which this machine reaches Kafka. `off`: other workers cannot
     reach it; requests for its users go over Kafka."""
+    web_origins: str = ""
+    """Origins, separated by commas, whose pages may write without the token of `riffle up`, such as `https://shop.example`
+    behind a proxy that asks for a login. Programs other than browsers need no token."""
     app_id: str = "riffle"
     "Consumer group, and prefix of transactional ids."
     instance: str = ""
@@ -260,6 +264,8 @@ class Settings:
         demand(self.drain_s < self.stop_timeout_s, "drain_s", f"must be less than RIFFLE_STOP_TIMEOUT_S, is {self.drain_s}")
         odd = [host for host in self.image_hosts.split(",") if set(host.strip()) & set("/ @?#*")]
         demand(not odd, "image_hosts", "must be host names separated by commas, without scheme")
+        named = all(ORIGIN.fullmatch(origin) for origin in self.page_origins)
+        demand(named, "web_origins", "must be origins separated by commas, such as https://shop.example, without a path")
         demand(
             HOST.fullmatch(self.web_host) is not None,
             "web_host",
@@ -400,6 +406,11 @@ class Settings:
     def redis(self) -> str:
         """URL of the Redis server in use."""
         return self.redis_url or f"redis://127.0.0.1:{self.redis_port}/0"
+
+    @property
+    def page_origins(self) -> tuple[str, ...]:
+        """The origins of `web_origins`."""
+        return tuple(origin.strip() for origin in self.web_origins.split(",") if origin.strip())
 
     @property
     def web(self) -> str:

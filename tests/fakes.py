@@ -36,6 +36,32 @@ class KnowsTopics:
 
 
 @dataclass
+class FakeConsole:
+    """What a page sees of a `FakeService`."""
+
+    service: FakeService
+
+    def live(self, since: int) -> Mapping[str, object]:
+        return {"worker": {"ready": self.service.is_ready}, "samples": {"next": since + 1}}
+
+    def recent(self, most: int) -> Sequence[Mapping[str, object]]:
+        return [{"user_id": request.user_id} for request, _ in self.service.requests[::-1][:most]]
+
+    async def explain(self, request: Request, *, here: bool = False) -> Mapping[str, object]:
+        return {"slate": (await self.service.recommend(request)).to_json(), "trace": {}, "waited_ms": 0.0}
+
+    def search(self, text: str, most: int) -> Sequence[Mapping[str, object]]:
+        found = [item for item in self.service.catalogue.values() if text in item.title]
+        return [{"item_id": item.item_id} for item in found[:most]]
+
+    def cards(self, item_ids: Sequence[str]) -> Sequence[Mapping[str, object]]:
+        return [{"item_id": item_id} for item_id in item_ids if item_id in self.service.catalogue]
+
+    async def releases(self) -> Sequence[Mapping[str, object]]:
+        return []
+
+
+@dataclass
 class FakeService:
     """A worker in memory: a slate is the catalogue without what the user touched; calls raise `failure` if set."""
 
@@ -50,6 +76,10 @@ class FakeService:
     release: str = "none"
     refused: dict[str, str] = field(default_factory=dict)
     serving_rules: RuleSet = field(default_factory=lambda: RuleSet(0))
+
+    @property
+    def console(self) -> FakeConsole:
+        return FakeConsole(self)
 
     def _guard(self) -> None:
         if self.failure is not None:

@@ -25,6 +25,7 @@ from agents.cli.starting import start_stack
 from agents.cli.states import readiness
 from agents.cli.waiting import advance, step, with_progress
 from agents.processes import worker_daemon
+from agents.web.access import page_url
 from models.archive.files import next_offsets
 from models.archive.target import open_target
 from models.dataset.builtin import ITEMS, build_builtin
@@ -115,6 +116,7 @@ def demo(data: Path | None, as_json: bool) -> None:  # noqa: PLR0915 - one step 
     ready = bool(readiness(settings)["ready"])
     state = "the service is up" if ready else "the service was up but is not ready now: see `riffle status`; it is"
     console.print(f"{state} at {settings.web}: try curl '{settings.web}/v1/recommend/{typical[0]}?k=5&explain=1'")
+    console.print(f"page: {page_url(settings)}", soft_wrap=True)
     console.print(f"stop it with: {shlex.join([sys.argv[0]])} down")
     if as_json:
         click.echo(json.dumps({**facts, "seconds": seconds, "first": _ids(first), "changes": changes, "ready": ready}))

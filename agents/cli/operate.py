@@ -37,6 +37,7 @@ from agents.processes import (
     supervisor_daemon,
 )
 from agents.supervisor import histories, state_file
+from agents.web.access import page_url
 from schemas.click_types import Whole
 from schemas.settings import Settings
 from streams.embedded.kafka import EmbeddedKafka
@@ -88,6 +89,7 @@ def up(no_worker: bool, workers: int | None, ranking: int | None) -> None:
         for name, own in members_of(settings).items():
             if role_of(name) is RANKING:
                 console.print(f"rank   {own.web} ({daemon_of(settings, name).name})")
+        console.print(f"page   {page_url(settings)}", soft_wrap=True)
         console.print("next:  riffle load DIR, riffle ask USER, riffle down")
 
 

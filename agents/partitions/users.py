@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,10 +62,13 @@ class UserPartition:
         cache: Cache,
         metrics: Metrics,
         registry: Registry | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        """`clock`: returns epoch seconds, for the age of records."""
         self._settings = settings
         self._items = items
         self._metrics = metrics
+        self._clock = clock
         self._registry = registry
         self.partition = partition
         self.state = PartitionState(
@@ -161,6 +165,7 @@ class UserPartition:
             row = until
         await self._apply(columns.slice(row, len(columns)))
         self._advance(chunk.last_offset)
+        self._metrics.event_visible_seconds.observe(max(0.0, self._clock() - chunk.timestamps[start] / 1000))
 
     def _decode(self, chunk: Chunk, start: int) -> Decoded:
         with self._metrics.work_seconds.timed(part="decode"):

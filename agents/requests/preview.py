@@ -1,4 +1,7 @@
-"""A slate with rules that do not serve, beside the slate with those that do. Nothing is published or counted as a request."""
+"""Slates for people: with rules that do not serve, beside the slate with those that do, or with a trace.
+
+Nothing is published or counted as a request.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,11 @@ from agents.partitions.users import UserPartition
 from models.pipeline.driving import run_aside
 from models.pipeline.pipeline import CandidatePipeline
 from models.pipeline.rules.book import RuleBook
+from models.pipeline.trace import Trace
 from models.state.users import Users
 from schemas.records import AsOf, Request, Slate
 
-__all__ = ["previewed"]
+__all__ = ["previewed", "traced"]
 
 
 async def previewed(
@@ -29,3 +33,10 @@ async def _answered(
     """Run the pipeline's steps here, and the graphs in another thread."""
     (slate,) = await run_aside(pipeline.steps([request], users, as_of, rules=book), asyncio.to_thread)
     return slate
+
+
+async def traced(pipeline: CandidatePipeline, partition: UserPartition, request: Request) -> tuple[Slate, Trace]:
+    """Answer one request, and observe how."""
+    users, as_of = Users.read(partition.rows([request.user_id])), [partition.as_of]
+    trace = Trace(pipeline.items, pipeline.source_names)
+    return await _answered(pipeline.observed(trace), users, request, as_of, None), trace

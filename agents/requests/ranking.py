@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from agents.metrics import Metrics
@@ -16,6 +18,7 @@ from agents.partitions.copies import Found
 from agents.partitions.users import UserPartition
 from agents.requests.backlog import Backlog, Batch
 from agents.requests.clock import Clock
+from agents.requests.recent import Recent
 from agents.requests.remote import Handed, Remote
 from agents.requests.replies import Address
 from agents.web.protocol import Wanted, always
@@ -101,6 +104,8 @@ class Ranking:
         self._thread = None if aside is not None else ThreadPoolExecutor(1, "ranking")
         self._aside = aside or self._in_thread
         self.backlog: Backlog[Pending] = Backlog(self._clock, most=MAX_BACKLOG, batch=MAX_BATCH, batch_s=BATCH_S)
+        self.recent = Recent()
+        "The newest answered requests."
         self._work = asyncio.Event()
         "Set while requests wait for ranking."
         self._idle = asyncio.Event()
@@ -312,10 +317,15 @@ class Ranking:
     def _count(self, pending: Pending, answer: Slate | RiffleError) -> None:
         outcome = answer.code if isinstance(answer, RiffleError) else "degraded" if answer.degraded else "slate"
         self._metrics.requests.add(outcome=outcome)
-        self._metrics.request_seconds.observe(self._clock() - pending.came, outcome=outcome)
+        seconds, interface = self._clock() - pending.came, "http" if pending.near else "kafka"
+        self._metrics.request_seconds.observe(seconds, outcome=outcome)
+        self._metrics.answer_seconds.observe(seconds, interface=interface, outcome=outcome)
+        self.recent.note(pending.request, interface, seconds, answer)
         if isinstance(answer, Slate):
             for name in answer.degraded:
                 self._metrics.degraded.add(by=name)
+            for source, n in Counter(chain.from_iterable([item.sources for item in answer.items])).items():
+                self._metrics.slate_items.add(n, source=source)
 
     def _finish(self, pending: Pending, answer: Slate | RiffleError) -> None:
         self._count(pending, answer)

@@ -80,6 +80,8 @@ class Recommend:
         self._outbox = Outbox(producer, metrics, self._ranking.backlog.reply.learn, clock.monotonic)
         self._outputs = Outbox(outputs or producer, metrics, clock=clock.monotonic, pause_s=OUTPUT_PAUSE_S)
         self._replies = Replies(self._outbox, registry)
+        self.recent = self._ranking.recent
+        "The newest answered requests."
         self._waiting = Waiting()
         self._offsets = Offsets()
         self._listings = 0

@@ -42,6 +42,8 @@ HTTP_CODES = {
 "Codes of aiohttp's own errors, by their status."
 CODES = {
     "cross_origin": 403,
+    "token_required": 401,
+    "wrong_token": 403,
     "not_found": 404,
     "body_timeout": 408,
     "too_large": 413,

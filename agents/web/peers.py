@@ -19,14 +19,16 @@ from schemas.records import Request, Slate
 from streams.kafka.client import slate_from
 from streams.kafka.writes import JSON_HEADERS
 
-__all__ = ["CONNECT_S", "PATH", "PREVIEW_PATH", "PeerAway", "Peers"]
+__all__ = ["CONNECT_S", "EXPLAIN_PATH", "PATH", "PREVIEW_PATH", "PeerAway", "Peers"]
 
 PATH = "/v1/workers/recommend"
 "Route on which a worker answers another one, only from rows that it holds."
 PREVIEW_PATH = "/v1/workers/rules/preview"
 "Route on which a worker previews rules for another one, only for users of a partition that it owns."
+EXPLAIN_PATH = "/v1/workers/explain"
+"Route on which a worker traces a request for another one, only for users of a partition that it owns."
 PREVIEW_S = 10.0
-"Seconds that a preview at another worker may take."
+"Seconds that a preview or a trace at another worker may take."
 CONNECT_S = 0.05
 "Seconds within which another worker must accept a connection."
 AT_ONCE = 64
@@ -113,13 +115,20 @@ class Peers:
             NotReady: it gave no answer, or cannot answer now.
             BadRequest: it refused the request.
         """
-        body, timeout = orjson.dumps({"rules": rules, "request": body_of(request)}), aiohttp.ClientTimeout(total=PREVIEW_S)
+        return await self._forwarded(address, PREVIEW_PATH, {"rules": rules, "request": body_of(request)})
+
+    async def explain(self, address: str, request: Request) -> dict[str, Any]:
+        """Return another worker's trace of a request of one of its users. Raises as `preview`."""
+        return await self._forwarded(address, EXPLAIN_PATH, body_of(request))
+
+    async def _forwarded(self, address: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        data, timeout = orjson.dumps(body), aiohttp.ClientTimeout(total=PREVIEW_S)
         try:
-            async with self._connected().post(f"http://{address}{PREVIEW_PATH}", data=body, timeout=timeout) as response:
+            async with self._connected().post(f"http://{address}{path}", data=data, timeout=timeout) as response:
                 status, found = response.status, orjson.loads(await response.read())
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as exc:
             self._metrics.peers_failed.add(reason=_reason(exc))
-            raise NotReady("not_ready", f"{address}, which has this user's partition, gives no preview: try again") from exc
+            raise NotReady("not_ready", f"{address}, which has this user's partition, gives no answer: try again") from exc
         if status == 200:
             return dict(found)
         error = found["error"]

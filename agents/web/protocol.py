@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from agents.metrics import Metrics
+from agents.web.console import Console
 from schemas.records import Interaction, Item, Request, Slate, SlateItem, UserPage, UserQuery
 from schemas.rules import RuleSet
 
@@ -28,6 +29,10 @@ class Service(Protocol):
     @property
     def metrics(self) -> Metrics:
         """Metrics in which the HTTP interface counts."""
+
+    @property
+    def console(self) -> Console:
+        """What the web page shows of the worker."""
 
     async def recommend(self, request: Request, deadline_ms: int | None = None, wanted: Wanted = always) -> Slate:
         """Return the slate for a request; `deadline_ms` None selects the default of the settings.

@@ -31,9 +31,9 @@ MAX_DEADLINE_MS = 60_000
 MAX_ID_BYTES = 256
 CONTEXT = "context."
 "Prefix of parameters that set a context value."
-MANY = frozenset({"exclude", "category"})
+MANY = frozenset({"exclude", "category", "id"})
 "Parameters that may be repeated."
-RECOMMEND = frozenset({"k", "explain", *MANY, "after", "deadline_ms", "request_id", CONTEXT})
+RECOMMEND = frozenset({"k", "explain", "exclude", "category", "after", "deadline_ms", "request_id", CONTEXT})
 "Parameters of `GET /v1/recommend/{user_id}`."
 
 

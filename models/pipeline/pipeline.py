@@ -222,6 +222,24 @@ class CandidatePipeline:
         """Notify an observer of every run from now on."""
         self._observers = (*self._observers, observer)
 
+    def observed(self, observer: Observer) -> CandidatePipeline:
+        """Return a pipeline of the same stages and state, with counters of its own, that notifies only this observer."""
+        return CandidatePipeline(
+            self.items,
+            self._settings,
+            self.sources,
+            self.filters,
+            self.scorer,
+            self.slot,
+            self._clock,
+            hydrators=self.hydrators,
+            candidate_hydrators=self.candidate_hydrators,
+            ranker=self.ranker,
+            selector=self.selector,
+            observers=(observer,),
+            rules=self.rules,
+        )
+
     def _failed(self, what: str, name: str, notes: Notes, degraded: str) -> None:
         log.exception("%s failed", what)
         self.counters["failed", name] += 1

@@ -41,6 +41,8 @@ TAKES = {
     (route.method, re.sub(r"\{[^}]+\}+", "ID", route.path)): takes_of(route)  # type: ignore[attr-defined]
     for route in routes(FakeService())
 }
+PLAIN = ("text/plain", "text/html", "text/css", "text/javascript", "image/svg+xml")
+"Types of answers that are not JSON: metrics, and the files of the page."
 FIRST_S, MORE_S = 10.0, 0.1
 "Seconds that a client waits before it disconnects: for the answer to a complete request, and for further data."
 WHOLE = re.compile(r"-?[0-9]{1,19}", re.ASCII)
@@ -173,7 +175,7 @@ def every_answer_is_in_the_contract(rig: Rig, case: Case) -> None:
     final = [answer for answer in answers if answer.status != 100]
     for answer in final:
         assert answer.version in {"HTTP/1.1", "HTTP/1.0"}, answer
-        if case.method == "HEAD" or (answer.status == 200 and answer.headers["content-type"].startswith("text/plain")):
+        if case.method == "HEAD" or (answer.status == 200 and answer.headers["content-type"].startswith(PLAIN)):
             continue
         assert answer.headers["content-type"] == "application/json", answer
         value = json.loads(answer.body)
@@ -207,7 +209,7 @@ def every_answer_is_in_the_contract(rig: Rig, case: Case) -> None:
 def _understood(case: Case) -> None:
     """Fail if a request was accepted whose query another parser refuses or reads differently."""
     path, _, query = case.target.partition("?")
-    shape = re.sub(r"^(/v1/(?:recommend|similar|users|items)/)[^/]+", r"\1ID", path)
+    shape = re.sub(r"^(/v1/(?:recommend|similar|users|items|explain)/|/page/)[^/]+", r"\1ID", path)
     takes = TAKES.get(("GET" if case.method == "HEAD" else case.method, shape))
     assert takes is not None, path
     assert "#" not in case.target
@@ -216,9 +218,9 @@ def _understood(case: Case) -> None:
     given = parse_qsl(query, keep_blank_values=True)
     for name, value in given:
         assert (name if not name.startswith("context.") else "context.") in takes, name
-        if name in {"k", "deadline_ms", "limit", "partition"}:
+        if name in {"k", "deadline_ms", "limit", "partition", "since"}:
             assert WHOLE.fullmatch(value), value
-    once = [name for name, _ in given if name not in {"exclude", "category"}]
+    once = [name for name, _ in given if name not in {"exclude", "category", "id"}]
     assert len(once) == len(set(once)), once
 
 
@@ -241,7 +243,7 @@ NAMES = st.sampled_from(
             "digests",
             "partition",
         ),
-        *("limit", "foo", "", "K"),
+        *("limit", "since", "q", "id", "foo", "", "K"),
     ]
 )
 IDS = st.sampled_from(["i1", "u", "nobody", ".", "..", "a%2Fb", "%7Ba%7D", "x" * 300, "%ff", "%", "", "i1/", "a;b"]) | VALUES
@@ -254,6 +256,11 @@ PATHS = st.one_of(
                 "/v1/users",
                 "/v1/users?partition=0",
                 "/v1/tables",
+                "/v1/live",
+                "/v1/recent",
+                "/v1/items",
+                "/v1/releases",
+                "/page/app.js",
                 "/healthz",
                 "/readyz",
                 "/metrics",
@@ -263,7 +270,7 @@ PATHS = st.one_of(
     ),
     st.builds(
         "/v1/{}/{}{}".format,
-        st.sampled_from(["recommend", "similar", "users", "items"]),
+        st.sampled_from(["recommend", "similar", "users", "items", "explain"]),
         IDS,
         st.sampled_from(["", "", "", "/image", "/"]),
     ),
@@ -501,7 +508,7 @@ def test_a_server_with_the_errors_of_aiohttp_is_found() -> None:
     [
         ("agents.web.error_replies._netloc", lambda origin: urlsplit(origin).netloc, "header"),
         ("agents.web.query.whole_number", int, "query"),
-        ("agents.web.routes.check_parameters", lambda query, takes: None, "query"),
+        ("agents.web.views.check_parameters", lambda query, takes: None, "query"),
         ("agents.web.request_lists.status_of", lambda error: 418, "body"),
         ("agents.web.server._refusal", lambda exc: (400, RiffleError("http_error", str(exc))), "line"),
     ],

@@ -187,7 +187,7 @@ async def test_malformed_bodies_are_clear_errors_and_good_ones_between_them_are_
 async def test_unknown_paths_methods_and_parameters_are_json_errors(http: aiohttp.ClientSession) -> None:
     for method, path, status in [
         ("GET", "/v1/nothing", 404),
-        ("GET", "/", 404),
+        ("GET", "/page/nothing", 404),
         ("GET", "/table/users", 404),
         ("DELETE", "/v1/events", 405),
         ("GET", "/v1/recommend/ann?k=0", 400),

@@ -16,6 +16,7 @@ from agents.health.broker import BrokerProbe
 from agents.health.looks import Misplaced
 from agents.health.readiness import Readiness
 from agents.metrics import Metrics
+from agents.requests.recent import Recent
 from agents.service import LIST_MS, SEND_S, View, WorkerService
 from schemas.codec import decode
 from schemas.columns import ERASE
@@ -51,11 +52,11 @@ def part(*, ready: bool = True, trouble: BaseException | None = None, probe_reas
 def service(producer: Producer | None = None, users: dict[int, Any] | None = None, over_kafka: Any = None) -> WorkerService:
     config, health = Settings(partitions=4), Health()
     owned = users if users is not None else {0: part()}
-    recommend: Any = SimpleNamespace(partition_of=int)
+    recommend: Any = SimpleNamespace(partition_of=int, recent=Recent())
     items: Any = SimpleNamespace(row_of=lambda _: -1)
     absent: Any = None
     readiness = Readiness(config, owned, BrokerProbe(config), health)
-    view = View(owned, items, absent, absent, absent, dict, health, readiness, absent)
+    view = View(owned, items, absent, absent, absent, dict, health, readiness, absent, absent)
     return WorkerService(
         config, recommend, absent, over_kafka, cast("HealingProducer", producer or Producer()), Metrics(), view
     )

@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from agents.metrics import BUCKETS_S, MAX_SERIES, Metrics
 
 PUBLISHED = {
+    "riffle_answer_seconds": ("histogram", {"interface", "outcome"}),
     "riffle_applied_offset": ("gauge", {"partition"}),
     "riffle_archive_failures_total": ("counter", set()),
     "riffle_archived": ("gauge", {"what"}),
@@ -21,6 +22,7 @@ PUBLISHED = {
     "riffle_covisits_total": ("counter", {"outcome"}),
     "riffle_durable_offset": ("gauge", {"partition"}),
     "riffle_erasures_total": ("counter", set()),
+    "riffle_event_visible_seconds": ("histogram", set()),
     "riffle_events_missing_total": ("counter", {"topic", "partition"}),
     "riffle_events_total": ("counter", {"outcome", "code"}),
     "riffle_flush_seconds": ("gauge", {"table", "partition"}),
@@ -61,6 +63,7 @@ PUBLISHED = {
     "riffle_rules": ("gauge", {"state"}),
     "riffle_rules_pins_skipped": ("gauge", {"reason"}),
     "riffle_rules_version": ("gauge", set()),
+    "riffle_slate_items_total": ("counter", {"source"}),
     "riffle_sends_failed_total": ("counter", {"what", "reason"}),
     "riffle_work_seconds_total": ("counter", {"part"}),
     "riffle_wrong_partition_total": ("counter", {"topic"}),

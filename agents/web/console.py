@@ -1,0 +1,38 @@
+"""What the web page shows of a worker: the interface between its routes and the worker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from schemas.records import Request
+
+__all__ = ["Console"]
+
+
+class Console(Protocol):
+    """Reads a worker for people. All methods are bounded in time and size, and nothing is counted as a request."""
+
+    def live(self, since: int) -> Mapping[str, object]:
+        """Return the worker's state now, and its samples after the first `since` ones."""
+
+    def recent(self, most: int) -> Sequence[Mapping[str, object]]:
+        """Return the newest answered requests of this worker, newest first."""
+
+    async def explain(self, request: Request, *, here: bool = False) -> Mapping[str, object]:
+        """Answer a request with its trace: `{"slate", "trace", "waited_ms"}`. Nothing is logged as shown.
+
+        `here`: another worker is not asked.
+
+        Raises:
+            NotReady: the owner of the user's partition cannot be asked, is restoring it, or has too many such requests.
+        """
+
+    def search(self, text: str, most: int) -> Sequence[Mapping[str, object]]:
+        """Return items found by id or words, best first; the most popular ones without `text`."""
+
+    def cards(self, item_ids: Sequence[str]) -> Sequence[Mapping[str, object]]:
+        """Return the items of these ids that the catalogue holds, in this order, with their statistics."""
+
+    async def releases(self) -> Sequence[Mapping[str, object]]:
+        """Return the releases in this worker's folder, newest training data first."""

@@ -1,0 +1,72 @@
+// The worker's own HTTP interface. Reads are plain; whatever changes something carries the token.
+
+const KEY = "riffle-token";
+
+export class ApiError extends Error {
+  constructor(status, code, message) {
+    super(message);
+    this.status = status;
+    this.code = code;
+  }
+}
+
+let token = sessionStorage.getItem(KEY) ?? "";
+const heard = new Set();
+
+/** Take the token out of the address, so that it is neither bookmarked nor shared by accident. */
+export function tokenFromAddress() {
+  const found = /^#token=([\w-]+)/.exec(location.hash);
+  if (found) {
+    useToken(found[1]);
+    history.replaceState(null, "", "#/live");
+  }
+}
+
+export function useToken(value) {
+  token = value.trim();
+  if (token) sessionStorage.setItem(KEY, token);
+  else sessionStorage.removeItem(KEY);
+  for (const listener of heard) listener();
+}
+
+export const mayWrite = () => token !== "";
+export const onToken = (listener) => heard.add(listener);
+
+async function asked(path, options, signal) {
+  const headers = token ? { Authorization: `Bearer ${token}` } : {};
+  let response;
+  try {
+    response = await fetch(path, { ...options, headers, signal, cache: "no-store" });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError(0, "unreachable", "The worker does not answer.");
+  }
+  const body = await response.json().catch(() => ({}));
+  if (response.ok || (path === "/readyz" && response.status === 503)) return body;
+  const { code = "unreadable", message = `HTTP ${response.status}` } = body.error ?? {};
+  if (code === "wrong_token") useToken("");
+  throw new ApiError(response.status, code, message);
+}
+
+export const get = (path, signal) => asked(path, {}, signal);
+export const id = encodeURIComponent;
+
+/** Send one event; returns its token `{partition, offset}`. */
+export async function send(event) {
+  const answer = await asked("/v1/events", { method: "POST", body: JSON.stringify(event) });
+  return answer.tokens[0];
+}
+
+const cards = new Map();
+const MOST_CARDS = 2000;
+
+/** Return catalogue entries by id, as a map; unknown ids are absent. */
+export async function itemsOf(ids, signal) {
+  if (cards.size > MOST_CARDS) cards.clear();
+  const wanted = [...new Set(ids)].filter((one) => one && !cards.has(one));
+  for (let n = 0; n < wanted.length; n += 50) {
+    const query = wanted.slice(n, n + 50).map((one) => `id=${id(one)}`).join("&");
+    for (const item of (await get(`/v1/items?${query}`, signal)).items) cards.set(item.item_id, item);
+  }
+  return cards;
+}

@@ -1,0 +1,56 @@
+"""Registration of views, with the checks that precede every view."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from agents.web.access import ACCESS
+from agents.web.body import check_length
+from agents.web.error_replies import check_origin
+from agents.web.query import check_parameters
+
+__all__ = ["CONSOLE", "ORDINARY", "WRITE", "View", "route", "takes_of"]
+
+View = Callable[[web.Request], Awaitable[web.Response]]
+NOTHING: frozenset[str] = frozenset()
+TAKES = "takes"
+ORDINARY, WRITE, CONSOLE = "ordinary", "write", "console"
+"Kinds of views: a WRITE changes events, users or items; a CONSOLE view shows the worker to a person."
+
+
+def route(
+    table: web.RouteTableDef, method: str, path: str, takes: frozenset[str] = NOTHING, *, kind: str = ORDINARY
+) -> Callable[[View], View]:
+    """Register a view that accepts only these query parameters.
+
+    A `{placeholder}` matches any characters but a slash, which an id holds as `%2F`.
+    """
+
+    def register(view: View) -> View:
+        @functools.wraps(view)
+        async def checked(request: web.Request) -> web.Response:
+            check_length(request)
+            check_origin(request)
+            access = request.config_dict.get(ACCESS)
+            if access is not None and kind is WRITE:
+                access.check_write(request)
+            if access is not None and kind is CONSOLE:
+                access.check_reading(request)
+            check_parameters(request.query, takes)
+            return await view(request)
+
+        setattr(checked, TAKES, takes)
+        getattr(table, method)(re.sub(r"\{(\w+)\}", r"{\1:[^/]+}", path))(checked)
+        return checked
+
+    return register
+
+
+def takes_of(route: web.AbstractRouteDef) -> frozenset[str]:
+    """Return the query parameters that a route of `routes` accepts."""
+    found: frozenset[str] = getattr(route.handler, TAKES)  # type: ignore[attr-defined]
+    return found

@@ -1,0 +1,263 @@
+"""The web page in a real browser, on a running worker: it shows what the interface answers, and a click changes a slate.
+
+The browser is Debian's `chromium`, or what RIFFLE_CHROMIUM names; without one these tests are skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import pytest
+from playwright.async_api import Browser, Page, async_playwright, expect
+
+from agents.web.access import page_token
+from schemas.kernels import partition_of
+from schemas.records import Interaction, Item
+from schemas.settings import Settings
+from streams.kafka.produce import produce_events, produce_items
+
+CHROMIUM = os.environ.get("RIFFLE_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or ""
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium: install Debian's chromium, or name one in RIFFLE_CHROMIUM"),
+]
+
+HOSTILE = '<img src=x onerror="document.title=1">"\'&amp;</script><script>document.title=1</script>'
+TITLES = {"i07": HOSTILE}
+START_MS = 1_700_000_000_000
+PATIENCE_MS = 10_000
+
+
+@dataclass
+class Watched:
+    """A worker with data, a browser, and what the browser complained of."""
+
+    settings: Settings
+    browser: Browser
+    http: aiohttp.ClientSession
+    complaints: list[str] = field(default_factory=list)
+
+    @asynccontextmanager
+    async def page(self, path: str, *, token: bool = True, **context: Any) -> AsyncIterator[Page]:
+        """The page at `path`, in a browser context of its own."""
+        given = await self.browser.new_context(**context)
+        page = await given.new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        page.on("console", lambda said: self.complaints.append(said.text) if said.type in {"error", "warning"} else None)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("request", lambda asked: None if asked.url.startswith(self.settings.web) else self.complaints.append(asked.url))
+        if token:
+            await page.goto(f"{self.settings.web}/#token={page_token(self.settings)}")
+            await expect(page.locator("#token")).to_have_text("Changes allowed")
+        await page.goto(f"{self.settings.web}/{path}")
+        try:
+            yield page
+        finally:
+            await given.close()
+
+    async def get(self, path: str) -> Any:
+        async with self.http.get(path) as response:
+            assert response.status == 200, await response.text()
+            return await response.json()
+
+
+@pytest.fixture
+async def watched(worker: Settings) -> AsyncIterator[Watched]:
+    async with async_playwright() as playwright, aiohttp.ClientSession(worker.web) as http:
+        items = [Item(f"i{n:02d}", TITLES.get(f"i{n:02d}", f"Print no. {n}"), categories=(f"c{n % 3}",)) for n in range(40)]
+        await produce_items(worker, items)
+        users = ["ann", "bea", HOSTILE, *(f"u{n}" for n in range(12))]
+        events = [
+            Interaction(f"{user}-{n}", user, f"i{(7 * n + place) % 30:02d}", START_MS + n, "like" if n % 2 else HOSTILE[:40])
+            for place, user in enumerate(users)
+            for n in range(6)
+        ]
+        tokens = await produce_events(worker, events)
+        last = {partition_of(user.encode(), worker.partitions): user for user in users}
+        for partition, offset in tokens.items():
+            body = {"user_id": last[partition], "after": {"partition": partition, "offset": offset}}
+            async with http.post("/v1/recommend?deadline_ms=20000", json=body) as response:
+                assert (await response.json())["degraded"] == []
+        # --no-sandbox because tests may run as root
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        try:
+            found = Watched(worker, browser, http)
+            yield found
+            assert found.complaints == [], "no error, no violation of the policy, nothing from elsewhere"
+        finally:
+            await browser.close()
+
+
+async def cards_of(page: Page) -> list[tuple[str, str, float]]:
+    """Id, title and score of each card of the slate."""
+    cards = page.locator(".slate > .card")
+    await expect(cards.first).to_be_visible()
+    found = []
+    for card in await cards.all():
+        title = await card.locator("h3").text_content()
+        score = await card.locator("[data-score]").get_attribute("data-score")
+        found.append((str(await card.get_attribute("data-item")), str(title), float(score or "nan")))
+    return found
+
+
+async def slate_of(watched: Watched, user_id: str) -> list[tuple[str, str, float]]:
+    slate = await watched.get(f"/v1/recommend/{user_id}?k=12&deadline_ms=10000")
+    titles = {item["item_id"]: item["title"] for item in (await watched.get("/v1/items?limit=100"))["items"]}
+    return [(item["item_id"], titles[item["item_id"]], item["score"]) for item in slate["items"]]
+
+
+async def test_the_page_shows_the_worker_and_a_click_changes_a_slate(watched: Watched) -> None:
+    async with watched.page("#/user/ann") as page:
+        await shows_the_slate(watched, page)
+        await changes_the_slate(watched, page)
+        await explains(watched, page)
+        await shows_text_as_text(watched, page)
+        await shows_figures(watched, page)
+    async with watched.page("#/user/ann", token=False, color_scheme="dark", viewport={"width": 360, "height": 740}) as page:
+        await is_read_only_dark_and_narrow(watched, page)
+    async with watched.page("", token=False) as page:
+        await is_used_by_keyboard(page)
+    async with watched.page("", token=False) as page:
+        await says_that_the_worker_is_away(watched, page)
+
+
+async def shows_the_slate(watched: Watched, page: Page) -> None:
+    shown, asked = await cards_of(page), await slate_of(watched, "ann")
+    assert [card[:2] for card in shown] == [item[:2] for item in asked]
+    assert [card[2] for card in shown] == pytest.approx([item[2] for item in asked], rel=1e-3)
+    summary = await watched.get("/v1/users/ann")
+    facts = dict(
+        zip(await page.locator("dl dt").all_text_contents(), await page.locator("dl dd").all_text_contents(), strict=True)
+    )
+    assert (facts["Events"], facts["Seen items"]) == (str(summary["events"]), str(summary["seen"]))
+    assert facts["like"] == str(summary["counts"]["like"])
+    assert await page.locator(".timeline li").count() == len(summary["recent"])
+
+
+async def changes_the_slate(watched: Watched, page: Page) -> None:
+    (chosen, title, _), *_ = await cards_of(page)
+    await page.get_by_role("button", name=f"Like {title}").click()
+    await expect(page.locator(".took")).to_contain_text("to a new slate")
+    after = await cards_of(page)
+    assert chosen not in [item_id for item_id, *_ in after], "what was liked is seen"
+    assert [card[:2] for card in after] == [item[:2] for item in await slate_of(watched, "ann")]
+    newest = (await watched.get("/v1/users/ann"))["recent"][0]
+    assert (newest["item_id"], newest["action"]) == (chosen, "like")
+    await expect(page.locator(".timeline li").first).to_contain_text(title)
+
+
+async def explains(watched: Watched, page: Page) -> None:
+    await page.goto(f"{watched.settings.web}/#/why/ann")
+    picture = page.get_by_role("img", name="retrieved")
+    await expect(picture).to_be_visible()
+    found = await watched.get("/v1/explain/ann?k=10")
+    trace = found["trace"]
+    text = str(await picture.get_attribute("aria-label"))
+    assert f"{trace['passed']} passed the filters, {trace['ranked']} ranked, {trace['shown']} shown" in text
+    rows = page.get_by_role("region", name="Sources").locator("tbody tr")
+    shown = [await row.locator("td").all_text_contents() for row in await rows.all()]
+    assert shown == [
+        [s["name"], *(str(s[name]) for name in ("brought", "dropped", "passed", "alone", "ranked", "shown"))]
+        for s in trace["sources"]
+        if s["brought"]
+    ]
+    recent = (await watched.get("/v1/recent"))["requests"]
+    assert {request["user_id"] for request in recent} >= {"ann"}
+    await expect(page.locator(".side .hits a").first).to_be_visible()
+
+
+async def shows_text_as_text(watched: Watched, page: Page) -> None:
+    await page.goto(f"{watched.settings.web}/#/items/i07")
+    await expect(page.locator(".detail h2").first).to_have_text(HOSTILE)
+    await expect(page.get_by_text(HOSTILE[:40], exact=True).first).to_be_visible()  # the action
+    await page.goto(f"{watched.settings.web}/#/items")
+    await page.get_by_role("searchbox", name="Search items").fill("i07")
+    await expect(page.locator(".catalogue li").first).to_contain_text(HOSTILE)
+    await page.goto(f"{watched.settings.web}/#/user")
+    await page.get_by_role("searchbox", name="Search users by id").fill("<img")
+    await page.get_by_role("button", name=HOSTILE).click()
+    await expect(page.locator(".detail h2").first).to_have_text(HOSTILE)
+    await expect(page.locator(".timeline li").first).to_be_visible()
+    await expect(page).to_have_title("User · Riffle")
+
+
+async def shows_figures(watched: Watched, page: Page) -> None:
+    await page.goto(f"{watched.settings.web}/#/live")
+    rows = page.get_by_role("region", name="Partitions").locator("tbody tr")
+    await expect(rows).to_have_count(watched.settings.partitions)
+    live = await watched.get("/v1/live")
+    assert [await row.locator("td").nth(4).text_content() for row in await rows.all()] == [
+        f"{partition['applied']:,}" for partition in live["partitions"]
+    ]
+    names = page.locator(".panel", has=page.get_by_role("heading", name="Shown items")).locator(".bar-label")
+    assert sorted(await names.all_text_contents()) == sorted(live["totals"]["shown"])
+    await expect(page.locator("[data-figure=lag]")).to_have_text("0")
+    await expect(page.locator("[data-figure=p50_ms]")).to_contain_text("ms")
+    await page.goto(f"{watched.settings.web}/#/models")
+    await expect(page.get_by_text("No release yet")).to_be_visible()
+    await page.goto(f"{watched.settings.web}/#/health")
+    await expect(page.get_by_text("answers requests")).to_be_visible()
+    await expect(page.get_by_role("region", name="Tables").locator("tbody tr")).to_have_count(watched.settings.partitions)
+
+
+async def is_read_only_dark_and_narrow(watched: Watched, page: Page) -> None:
+    before = (await watched.get("/v1/users/ann"))["events"]
+    await cards_of(page)
+    button = page.locator(".card button").first
+    await expect(button).to_be_disabled()
+    refused = await page.evaluate(
+        "fetch('/v1/events', {method: 'POST', body: JSON.stringify({user_id: 'ann', item_id: 'i01'})}).then((r) => r.status)"
+    )
+    watched.complaints.remove(next(said for said in watched.complaints if "401" in said))
+    assert (refused, (await watched.get("/v1/users/ann"))["events"]) == (401, before)
+    for path in ("#/user/ann", "#/live", "#/why/ann", "#/items/i01", "#/models", "#/health"):
+        await page.goto(f"{watched.settings.web}/{path}")
+        await expect(page.locator(".panel, .state").first).to_be_visible()
+        wide = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert wide == 0, f"{path} is wider than a phone"
+    await page.goto(f"{watched.settings.web}/#/user/ann")
+    for given, said, usable in (("not the token", "Read only", False), (page_token(watched.settings), "Changes allowed", True)):
+        await page.locator("#token").click()
+        await page.get_by_label("Token").fill(given)
+        await page.keyboard.press("Enter")
+        if not usable:  # it is known to be wrong only once it was used
+            await page.get_by_role("button", name="Skip ").first.click()
+            await expect(page.locator("#notice")).to_contain_text("not the token")
+            watched.complaints.remove(next(said for said in watched.complaints if "403" in said))
+        await expect(page.locator("#token")).to_have_text(said)
+        await expect(button).to_be_enabled(enabled=usable)
+    shade = await page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
+    assert max(shade) < 60, "dark"
+
+
+async def is_used_by_keyboard(page: Page) -> None:
+    await expect(page.locator("nav a")).to_have_count(6)
+    await page.keyboard.press("Tab")
+    assert await page.evaluate("document.activeElement.textContent") == "Skip to the content"
+    names = []
+    for _ in range(7):
+        await page.keyboard.press("Tab")
+        names.append(await page.evaluate("document.activeElement.textContent"))
+        outline = await page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+        assert outline != "none", f"the focus on {names[-1]} cannot be seen"
+    assert names == ["Riffle", "Live", "User", "Why", "Items", "Models", "Health"]
+    await page.keyboard.press("Enter")
+    await expect(page.locator("h1")).to_have_text("Health")
+    assert await page.evaluate("document.activeElement.id") == "view"
+
+
+async def says_that_the_worker_is_away(watched: Watched, page: Page) -> None:
+    await expect(page.locator(".pill").first).to_have_text("ready")
+    await page.route("**/v1/**", lambda route: route.abort())
+    await expect(page.locator(".pill").first).to_have_text("no answer")
+    await expect(page.locator(".state.error")).to_be_visible()
+    await page.unroute_all()
+    await expect(page.locator(".pill").first).to_have_text("ready")
+    await expect(page.locator(".state.error")).to_have_count(0)
+    watched.complaints[:] = [said for said in watched.complaints if "ERR_FAILED" not in said]

@@ -1,0 +1,141 @@
+"""The worker as its page shows it: whose users can be explained, and what is known of partitions."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from fakes import FakeService
+from serving import Served
+
+from agents.console import Seen, WorkerConsole
+from agents.findings import Health
+from agents.health.broker import BrokerProbe
+from agents.health.readiness import Readiness
+from agents.metrics import Metrics
+from agents.requests.recent import Recent
+from agents.requests.routing import Others
+from agents.samples import Samples
+from agents.web.peers import Peers
+from agents.web.routes import build_app
+from models.items.store import ItemStore
+from models.pipeline.pipeline import CandidatePipeline
+from models.state.rows import UserRecord
+from schemas.errors import NotReady
+from schemas.records import After, AsOf, Item, Request
+from schemas.settings import Settings
+
+
+class Users:
+    """A partition whose users have seen `seen`; events are applied as soon as they are waited for, unless it is `slow`."""
+
+    def __init__(self, *seen: str, ready: bool = True, slow: bool = False) -> None:
+        self.state = SimpleNamespace(ready=asyncio.Event(), trouble=None, probe_reason="", applied=7, durable=5)
+        if ready:
+            self.state.ready.set()
+        self.as_of = AsOf(1, 7, 3)
+        self._record = UserRecord(counts={"like": len(seen)}, first_ms=1)
+        self._slow = slow
+        for item_id in seen:
+            self._record.seen.add(item_id)
+
+    def rows(self, users: list[str]) -> list[bytes | None]:
+        return [self._record.encode() for _ in users]
+
+    async def wait_for(self, after: After, timeout_s: float) -> bool:
+        return not self._slow
+
+
+def console(users: dict[int, Users], owners: dict[int, str] | None = None, peers: Peers | None = None) -> WorkerConsole:
+    settings, metrics, health, items = Settings(partitions=4), Metrics(), Health(), ItemStore(4)
+    for n in range(9):
+        items.upsert(Item(f"i{n}", f"Print {n}"))
+    metrics.lag.set(3, topic="riffle.interactions", partition="1")
+    held = cast("dict[int, Any]", users)
+    seen = Seen(
+        held,
+        lambda: {2},
+        items,
+        CandidatePipeline(items),
+        Readiness(settings, held, BrokerProbe(settings), health),
+        health,
+        Samples(metrics),
+        Recent(),
+        int,
+        lambda number: Others((owners or {}).get(number), ("other:1",) if number == 1 else (), False),
+        peers or Peers(metrics),
+    )
+    return WorkerConsole(settings, metrics, seen)
+
+
+def asked(user_id: str, **more: Any) -> Request:
+    return replace(Request("r", user_id, k=5), **more)
+
+
+async def test_a_request_is_explained_from_the_rows_that_this_worker_owns() -> None:
+    found = await console({1: Users("i0", "i1")}).explain(asked("1"))
+    shown = [item["item_id"] for item in found["slate"]["items"]]
+    assert len(shown) == 5
+    assert not {"i0", "i1"} & set(shown)
+    assert all("explanation" in item for item in found["slate"]["items"])
+    assert {entry["name"]: entry["dropped"] for entry in found["trace"]["filters"]}["seen"] == 2
+    assert found["slate"]["degraded"] == []
+
+
+async def test_an_event_that_is_not_applied_in_time_makes_the_slate_stale() -> None:
+    for users, after in ((Users(slow=True), After(1, 9)), (Users(), After(2, 9))):
+        found = await console({1: users}).explain(asked("1", after=after))
+        assert found["slate"]["degraded"] == ["stale"]
+    assert (await console({1: Users()}).explain(asked("1", after=After(1, 9))))["slate"]["degraded"] == []
+
+
+async def test_a_user_of_another_worker_is_explained_by_it_or_by_nobody() -> None:
+    with pytest.raises(NotReady, match="cannot be asked"):
+        await console({}).explain(asked("1"))
+    with pytest.raises(NotReady, match="being restored"):
+        await console({1: Users(ready=False)}).explain(asked("1"))
+    other = FakeService(catalogue={"far": Item("far")})
+    metrics = Metrics()
+    peers = Peers(metrics)
+    try:
+        async with Served(build_app(other), other.metrics) as server:
+            near = console({}, {1: f"{server.host}:{server.port}"}, peers)
+            found = await near.explain(asked("1", exclude=("x",)))
+            assert [item["item_id"] for item in found["slate"]["items"]] == ["far"]
+            assert other.requests[0][0] == asked("1", exclude=("x",))
+            with pytest.raises(NotReady, match="cannot be asked"):
+                await near.explain(asked("1"), here=True)
+            other.failure = NotReady("not_ready", "restoring")
+            with pytest.raises(NotReady, match="restoring"):
+                await near.explain(asked("1"))
+    finally:
+        await peers.stop()
+
+
+async def test_every_partition_is_named_with_who_holds_it() -> None:
+    found = console({1: Users(), 3: Users(ready=False)}, {0: "other:1"}).live(0)
+    assert [entry["role"] for entry in found["partitions"]] == ["elsewhere", "owner", "standby", "restoring"]
+    assert found["partitions"][0]["owner"] == "other:1"
+    own = found["partitions"][1]
+    assert (own["applied"], own["durable"], own["standbys"]) == (7, 5, ["other:1"])
+    assert own["lag"] == {"interactions": 3.0, "requests": 0.0}
+    assert (found["worker"]["items"], found["worker"]["ready"], found["samples"]["at"]) == (9, False, [])
+
+
+async def test_items_are_shown_as_they_are_and_unknown_ones_are_left_out() -> None:
+    shown = console({})
+    cards = shown.cards(["i3", "none", "i1"])
+    assert [(card["item_id"], card["title"], card["has_image"]) for card in cards] == [
+        ("i3", "Print 3", False),
+        ("i1", "Print 1", False),
+    ]
+    assert len(shown.search("", 4)) == 4
+    assert {card["item_id"] for card in shown.search("print", 100)} == {f"i{n}" for n in range(9)}
+    assert shown.search("nothing of this", 5) == []
+
+
+async def test_without_a_folder_there_are_no_releases(tmp_path: Any) -> None:
+    assert await WorkerConsole(Settings(home=tmp_path).resolved(), Metrics(), cast("Seen", None)).releases() == []
