@@ -1,4 +1,4 @@
-"""The images run hardened: as another user, without capabilities, on a read-only root file system, in 4 GiB. `make images` first."""
+"""The images run hardened: as another user, without capabilities, read-only, in 4 GiB. `make images` comes first."""
 
 from __future__ import annotations
 
