@@ -25,7 +25,7 @@ READY_S = 120.0
 
 
 def built() -> Path:
-    """Build all parts of Kubernetes as one program, unless it is cached. Some ten minutes of processor time and 3 GB of build cache."""
+    """Build all parts of Kubernetes as one program, unless it is cached: ten minutes of processor time, 3 GB of build cache."""
     sources = b"".join((SOURCE / name).read_bytes() for name in ("main.go", "go.mod", "go.sum"))
     program = CACHE / f"kubernetes-{hashlib.sha256(sources).hexdigest()[:12]}"
     if not program.exists():
