@@ -1,14 +1,17 @@
-"""The chart on a real node: installed, ready, an event in and a slate out through the Service, two workers, one of them lost."""
+"""The chart on a real node: an event in and a slate out through the Service, while workers come, go and are lost."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
 import subprocess
+import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,7 +89,7 @@ def backends(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
         kafka.stop()
 
 
-def values(backends: Backends, replicas: int) -> dict[str, Any]:
+def values(backends: Backends, replicas: int, more: Mapping[str, str]) -> dict[str, Any]:
     return {
         "image": {"registry": "localhost", "pullPolicy": "Never"},
         "settings": {
@@ -94,6 +97,7 @@ def values(backends: Backends, replicas: int) -> dict[str, Any]:
             "RIFFLE_REDIS_URL": backends.redis,
             "RIFFLE_REPLICATION": "1",
             "RIFFLE_SESSION_TIMEOUT_S": "6",
+            **more,
         },
         "worker": {
             "replicas": replicas,
@@ -103,11 +107,11 @@ def values(backends: Backends, replicas: int) -> dict[str, Any]:
     }
 
 
-def install(node: Node, backends: Backends, replicas: int) -> None:
+def install(node: Node, backends: Backends, replicas: int, more: Mapping[str, str] | None = None) -> None:
     """Install or change the release; returns when all its pods are ready."""
     command = [tool("helm"), "upgrade", "--install", "riffle", str(CHART), "--namespace", SPACE, "--values", "-"]
     command += ["--wait", "--timeout", f"{INSTALL_S}s", "--kubeconfig", str(node.plane.config)]
-    text = yaml.safe_dump(values(backends, replicas))
+    text = yaml.safe_dump(values(backends, replicas, more or {}))
     ran = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, (ran.stderr, found(node))
 
@@ -155,31 +159,92 @@ def like(url: str, user: str, item: str) -> str:
 USERS = [f"user-{n}" for n in range(12)]
 
 
-def test_the_chart_serves_grows_and_survives_the_loss_of_a_worker(node: Node, backends: Backends) -> None:
+class Load:
+    """Asks for slates through the Service, one after another, and counts answers by status, until it is left."""
+
+    def __init__(self, url: str) -> None:
+        self._url, self._ended = url, threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.answers: Counter[int] = Counter()
+
+    def _run(self) -> None:
+        for user in itertools.cycle(USERS):
+            if self._ended.is_set():
+                return
+            self.answers[ask(f"{self._url}/v1/recommend/{user}?deadline_ms=5000")[0]] += 1
+
+    def __enter__(self) -> Counter[int]:
+        self._thread.start()
+        return self.answers
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+
+@pytest.fixture(scope="module")
+def url(node: Node, backends: Backends) -> str:
+    """The Service of a release with two items and users who liked the first one."""
     install(node, backends, 1)
-    url = service(node)
+    found_at = service(node)
     for item in ("i1", "i2"):
-        assert ask(f"{url}/v1/items/{item}", {"item_id": item, "title": f"print {item}"}, "PUT")[0] == 202
-    assert wait_until(lambda: slate(url, "nobody") == ["i1", "i2"], 30), found(node)
+        assert ask(f"{found_at}/v1/items/{item}", {"item_id": item, "title": f"print {item}"}, "PUT")[0] == 202
+    assert wait_until(lambda: slate(found_at, "nobody") == ["i1", "i2"], 30), found(node)
     for user in USERS:
-        assert slate(url, user, like(url, user, "i1")) == ["i2"], "a slate has no item that the user has seen"
+        assert slate(found_at, user, like(found_at, user, "i1")) == ["i2"], "a slate has no item that the user has seen"
+    return found_at
 
+
+def knows_all(url: str) -> bool:
+    """Whether each user's slate follows from the user's events."""
+    return all(slate(url, user) == ["i2"] for user in USERS)
+
+
+def test_no_request_fails_while_workers_are_added_and_removed(node: Node, backends: Backends, url: str) -> None:
+    with Load(url) as answers:
+        install(node, backends, 2)
+        assert node.plane.must("get", "pods", "-n", SPACE, "--no-headers").count("1/1") == 2
+        install(node, backends, 1)
+        gone = ("wait", "--for", "delete", "pod/riffle-worker-1", "-n", SPACE, "--timeout", "90s")
+        node.plane.must(*gone)
+    assert set(answers) == {200}, answers
+    assert wait_until(lambda: knows_all(url), 60), found(node)
     install(node, backends, 2)
-    ready = node.plane.must("get", "pods", "-n", SPACE, "--no-headers")
-    assert ready.count("1/1") == 2, ready
-    assert wait_until(lambda: all(slate(url, user) == ["i2"] for user in USERS), 60), found(node)
 
+
+def test_nothing_is_lost_with_a_worker_that_is_killed(node: Node, url: str) -> None:
     node.plane.must("delete", "pod", "riffle-worker-0", "-n", SPACE, "--grace-period", "0", "--force")
-    assert wait_until(lambda: all(slate(url, user) == ["i2"] for user in USERS), 60), found(node)
+    assert wait_until(lambda: knows_all(url), 60), found(node)
     again = ("wait", "--for", "condition=Ready", "pod/riffle-worker-0", "-n", SPACE, "--timeout", "5s")
     assert wait_until(lambda: node.plane.ask(*again).returncode == 0, 180, 1), found(node)
-    for user in USERS:
-        assert slate(url, user, like(url, user, "i2")) == []
 
-    asked = node.plane.ask("exec", "-n", SPACE, "riffle-worker-0", "--", "riffle", "doctor")
-    assert asked.returncode == 0, asked.stdout + asked.stderr
 
+def test_an_upgrade_replaces_the_workers_one_after_another(node: Node, backends: Backends, url: str) -> None:
+    before = node.plane.must("get", "pods", "-n", SPACE, "-o", "jsonpath={.items[*].metadata.uid}").split()
+    with Load(url) as answers:
+        install(node, backends, 2, {"RIFFLE_LOG_LEVEL": "WARNING"})
+    after = node.plane.must("get", "pods", "-n", SPACE, "-o", "jsonpath={.items[*].metadata.uid}").split()
+    assert (len(after), set(before) & set(after)) == (2, set())
+    assert set(answers) == {200}, answers
+    assert wait_until(lambda: knows_all(url), 60), found(node)
+
+
+def test_a_worker_examines_itself_and_runs_as_the_chart_says(node: Node, url: str) -> None:
+    inside = ("exec", "-n", SPACE, "riffle-worker-0", "--")
+    examined = node.plane.ask(*inside, "riffle", "doctor")
+    assert examined.returncode == 0, examined.stdout + examined.stderr
+    seen = node.plane.must(
+        *inside, "sh", "-c", "id -u; grep -E 'CapEff|Seccomp:|NoNewPrivs' /proc/1/status; touch /x 2>&1; env"
+    )
+    assert seen.splitlines()[0] == "10001"
+    assert "CapEff:\t0000000000000000" in seen
+    assert "NoNewPrivs:\t1" in seen
+    assert "Read-only file system" in seen
+    assert "RIFFLE_SERVICE_HOST" not in seen, "variables of Services would be taken for settings"
+
+
+def test_volumes_outlive_the_release(node: Node, url: str) -> None:
     subprocess.run(
         [tool("helm"), "uninstall", "riffle", "-n", SPACE, "--wait", "--kubeconfig", str(node.plane.config)], check=True
     )
-    assert node.plane.must("get", "pvc", "-n", SPACE, "--no-headers").count("Bound") == 2, "volumes are kept"
+    assert node.plane.must("get", "pvc", "-n", SPACE, "--no-headers").count("Bound") == 2
