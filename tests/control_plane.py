@@ -7,7 +7,7 @@ import json
 import re
 import secrets
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -22,6 +22,8 @@ HERE = Path(__file__).resolve().parent / "cluster"
 SOURCE = HERE / "kubernetes"
 CACHE = Settings().resolved().cache / "cluster"
 READY_S = 120.0
+SERVICES = "10.96.0.0/16"
+"Addresses of Services."
 
 
 def built() -> Path:
@@ -38,6 +40,11 @@ def built() -> Path:
         subprocess.run(["go", "build", "-trimpath", "-ldflags", flags, "-o", str(part), "."], cwd=SOURCE, check=True)
         part.replace(program)
     return program
+
+
+def flags(options: Mapping[str, str]) -> list[str]:
+    """Options of a command line."""
+    return [f"--{name}={value}" for name, value in options.items()]
 
 
 def definitions() -> list[Path]:
@@ -72,68 +79,44 @@ class ControlPlane:
 
     def start(self) -> None:
         """Start etcd and the API server; returns when it is ready."""
-        client, peer = free_port(), free_port()
-        urls = f"http://127.0.0.1:{client}", f"http://127.0.0.1:{peer}"
-        self.run(
-            "etcd",
-            *(
-                "etcd",
-                "--data-dir",
-                "etcd",
-                "--unsafe-no-fsync",
-                "--listen-client-urls",
-                urls[0],
-                "--advertise-client-urls",
-                urls[0],
-            ),
-            *(
-                "--listen-peer-urls",
-                urls[1],
-                "--initial-advertise-peer-urls",
-                urls[1],
-                "--initial-cluster",
-                f"default={urls[1]}",
-            ),
-        )
-        token, key = secrets.token_hex(16), self.home / "accounts.key"
+        client, peer = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
+        etcd = {
+            "data-dir": "etcd",
+            "listen-client-urls": client,
+            "advertise-client-urls": client,
+            "listen-peer-urls": peer,
+            "initial-advertise-peer-urls": peer,
+            "initial-cluster": f"default={peer}",
+        }
+        self.run("etcd", "etcd", "--unsafe-no-fsync", *flags(etcd))
+        token, key = secrets.token_hex(16), str(self.home / "accounts.key")
         (self.home / "tokens.csv").write_text(f"{token},admin,admin,system:masters\n")
-        subprocess.run(["openssl", "genrsa", "-out", str(key), "2048"], check=True, capture_output=True)
-        self.run(
-            "kube-apiserver",
-            *(str(built()), "kube-apiserver", "--etcd-servers", urls[0], "--secure-port", str(self.port)),
-            *(
-                "--bind-address",
-                self.address,
-                "--advertise-address",
-                self.address if self.address != "127.0.0.1" else "127.0.0.2",
-            ),
-            *("--cert-dir", "certificates", "--token-auth-file", "tokens.csv", "--authorization-mode", "Node,RBAC"),
-            *("--service-account-issuer", "https://kubernetes.default.svc", "--service-account-key-file", str(key)),
-            *(
-                "--service-account-signing-key-file",
-                str(key),
-                "--service-cluster-ip-range",
-                "10.96.0.0/16",
-                "--allow-privileged",
-            ),
-        )
-        self.config.write_text(
-            json.dumps(
-                {
-                    "apiVersion": "v1",
-                    "kind": "Config",
-                    "clusters": [
-                        {
-                            "name": "c",
-                            "cluster": {"server": f"https://{self.address}:{self.port}", "insecure-skip-tls-verify": True},
-                        }
-                    ],
-                    "users": [{"name": "u", "user": {"token": token}}],
-                    "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-                    "current-context": "x",
-                }
-            )
-        )
+        subprocess.run(["openssl", "genrsa", "-out", key, "2048"], check=True, capture_output=True)
+        server = {
+            "etcd-servers": client,
+            "secure-port": str(self.port),
+            "bind-address": self.address,
+            "advertise-address": self.address.replace("127.0.0.1", "127.0.0.2"),  # loopback's first cannot be advertised
+            "cert-dir": "certificates",
+            "token-auth-file": "tokens.csv",
+            "authorization-mode": "Node,RBAC",
+            "service-account-issuer": "https://kubernetes.default.svc",
+            "service-account-key-file": key,
+            "service-account-signing-key-file": key,
+            "service-cluster-ip-range": SERVICES,
+            "kubelet-preferred-address-types": "InternalIP",
+        }
+        self.run("kube-apiserver", str(built()), "kube-apiserver", *flags(server))
+        cluster = {"server": f"https://{self.address}:{self.port}", "insecure-skip-tls-verify": True}
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "c", "cluster": cluster}],
+            "users": [{"name": "u", "user": {"token": token}}],
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+            "current-context": "x",
+        }
+        self.config.write_text(json.dumps(config))
         self.config.chmod(0o600)
         assert wait_until(lambda: self.ask("get", "--raw", "/readyz").returncode == 0 or self.ended(), READY_S, 0.5), (
             self.logs()

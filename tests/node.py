@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from control_plane import CACHE, HERE, ControlPlane, built, control_plane
+from control_plane import CACHE, HERE, SERVICES, ControlPlane, built, control_plane
 
 from streams.embedded.process import wait_until
 
 NETWORK = "10.89.7"
 HOST, NODE = f"{NETWORK}.1", f"{NETWORK}.2"
 "Addresses of this machine and of the node on the cable between them."
-PODS, SERVICES = "10.244.0.0/24", "10.96.0.0/16"
+PODS = "10.244.0.0/24"
 NAMESPACE, CABLE = "riffle-node", "riffle0"
 PAUSE = "localhost/riffle-pause:1"
 CHANGED = ("vm/overcommit_memory", "kernel/panic", "kernel/panic_on_oops")
@@ -76,7 +76,7 @@ class Node:
 
     def __init__(self, plane: ControlPlane) -> None:
         self.plane, self.home = plane, plane.home / "node"
-        self._socket = self.home / "containerd.sock"
+        self._socket, self._before = self.home / "containerd.sock", _networks()
 
     def start(self) -> None:
         """Start what a cluster needs to run pods; returns when the node is ready."""
@@ -136,11 +136,13 @@ class Node:
         self.plane.must("create", "-f", "-", text=json.dumps(made))
 
     def end(self) -> None:
-        """End the containers that are left."""
+        """End the containers that are left, and remove their networks."""
         for task in self.ctr("tasks", "list", "--quiet", check=False).stdout.split():
             self.ctr("tasks", "kill", "--signal", "SIGKILL", task, check=False)
         for mount in sorted(_mounts(self.home), reverse=True):
             command("umount", "--lazy", mount, check=False)
+        for name in _networks() - self._before:
+            command("ip", "netns", "delete", name, check=False)
 
     def _pause(self) -> None:
         work = self.home / "pause"
@@ -226,6 +228,10 @@ runtime_type = "io.containerd.runc.v2"
             "conntrack": unset,
         }
         (self.home / "proxy.json").write_text(json.dumps(proxy))
+
+
+def _networks() -> set[str]:
+    return {path.name for path in Path("/run/netns").glob("cni-*")}
 
 
 def _mounts(below: Path) -> list[str]:
