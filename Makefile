@@ -68,7 +68,8 @@ images:
 images-test: setup
 	$(BIN)/python -m pytest tests/images -rs
 
-# The chart on a real API server of Kubernetes, which is built the first time: some ten minutes. Needs root, Go and Debian's etcd-server.
+# The chart on a real API server and, with the worker's image, on a node. Kubernetes is built the first time: ten minutes of processor time.
+# Needs root, Go, and Debian's etcd-server containerd runc buildah podman iptables containernetworking-plugins.
 cluster: tools
 	$(BIN)/python -m pytest tests/cluster -rs
 
