@@ -118,7 +118,7 @@ class ControlPlane:
         }
         self.config.write_text(json.dumps(config))
         self.config.chmod(0o600)
-        assert wait_until(lambda: self.ask("get", "--raw", "/readyz").returncode == 0 or self.ended(), READY_S, 0.5), (
+        assert wait_until(lambda: self.ask("get", "--raw", "/readyz").returncode == 0 or bool(self.ended()), READY_S, 0.5), (
             self.logs()
         )
         assert not self.ended(), self.logs()
