@@ -90,7 +90,9 @@ def running(name: str, settings: Settings, *command: str, ends: bool = False) ->
             stderr=subprocess.STDOUT,
         )
     try:
-        yield lambda: log.read_text(errors="replace") if process.poll() is None else f"ended: {log.read_text(errors='replace')}"
+        yield (
+            lambda: log.read_text(errors="replace") if process.poll() is None else f"ended:\n{log.read_text(errors='replace')}"
+        )
         if not ends:
             subprocess.run([*ENGINE, "stop", "--time", "40", container], capture_output=True, check=True)
         assert process.wait(10) == 0, log.read_text(errors="replace")[-4_000:]
