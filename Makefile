@@ -6,10 +6,14 @@ BIN := $(VENV)/bin
 UV := UV_SYSTEM_CERTS=1 $(BIN)/uv
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test fuzz faults soak quality bench mlflow lint clean lock
+.PHONY: setup tools demo test fuzz faults soak quality bench mlflow images images-test cluster lint clean lock
 
 setup:
 	@requirements/setup $(VENV) $(PYTHON)
+
+# helm and kubectl, for the chart's tests and `make cluster`.
+tools: setup
+	@requirements/tools $(VENV)
 
 demo: setup
 	$(BIN)/riffle demo $(if $(DATA),--data $(DATA))
@@ -17,6 +21,7 @@ demo: setup
 # Unit tests and two halves of the integration tests side by side, because the latter mostly wait, each half for a stack of its own;
 # the fuzzers after the first half. What the others print is shown after the output of these. The trap ends them too: a shell's background jobs ignore Ctrl-C.
 test: setup
+	@requirements/tools $(VENV) || echo "helm could not be had: the chart's tests are skipped."
 	@trap 'kill $$unit $$second 2> /dev/null; exit 130' INT TERM; \
 	$(BIN)/python -m pytest tests/unit > $(VENV)/unit.log 2>&1 & unit=$$!; \
 	$(BIN)/python -m pytest tests/integration/test_[q-z]*.py > $(VENV)/integration.log 2>&1 & second=$$!; \
@@ -54,6 +59,19 @@ mlflow: setup
 	$(UV) venv --quiet --allow-existing --python $(BIN)/python $(VENV)/mlflow
 	$(UV) pip install --quiet --python $(VENV)/mlflow/bin/python --require-hashes -r requirements/mlflow.txt
 	$(BIN)/python -m pytest tests/unit/training/test_mlflow.py -rs
+
+# Needs root, buildah and, unless BASE=image names a base, mmdebstrap. IMAGES: of serve, ranking-gpu and train.
+images:
+	docker/build $(or $(IMAGES),serve ranking-gpu train)
+
+# Needs podman and runc, and the images: runs each that is built as another user, read-only, without capabilities.
+images-test: setup
+	$(BIN)/python -m pytest tests/images -rs
+
+# The chart on a real API server and, with the worker's image, on a node. Kubernetes is built the first time: ten minutes of processor time.
+# Needs root, Go, and Debian's etcd-server containerd runc buildah podman iptables containernetworking-plugins.
+cluster: tools
+	$(BIN)/python -m pytest tests/cluster -rs
 
 lint: setup
 	$(BIN)/ruff check .

