@@ -81,15 +81,11 @@ class NativeReader:
         return self._thread is not None and not self._thread.is_alive() and not self._ending.is_set()
 
     def read(self, starts: Mapping[TP, int | None]) -> None:
-        """Read these partitions from these offsets on, and no others. Records that were read but not taken are dropped.
-
-        Raises:
-            ConfigError: the settings of the connection cannot be used.
-        """
+        """Read these partitions from these offsets on, and no others. Records that were read but not taken are dropped."""
         self._wanted = _Assignment(dict(starts))
         if self._thread is None and starts:
-            consumer, loop = clients.consumer(self._kafka, self._group_id), asyncio.get_running_loop()
-            self._thread = threading.Thread(target=self._run, args=(consumer, loop), name="native-reader", daemon=True)
+            loop = asyncio.get_running_loop()
+            self._thread = threading.Thread(target=self._run, args=(loop,), name="native-reader", daemon=True)
             self._thread.start()
 
     def close(self) -> None:
@@ -98,26 +94,31 @@ class NativeReader:
         if self._thread is not None:
             self._thread.join()
 
-    def _run(self, consumer: Any, loop: asyncio.AbstractEventLoop) -> None:
-        assigned = _Assignment()
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
             while not self._ending.is_set():
                 wanted = self._wanted
-                if wanted is not assigned:
+                # a consumer of its own for each assignment, because one keeps the ids of topics that were made anew since
+                consumer = clients.consumer(self._kafka, self._group_id)
+                try:
                     consumer.assign([_native(tp, start) for tp, start in wanted.starts.items()])
-                    assigned = wanted
-                first = consumer.poll(POLL_S)
-                if first is None:
-                    continue
-                messages = [first, *consumer.consume(AT_ONCE - 1, 0.0)]
-                while not self._room.acquire(timeout=POLL_S):
-                    if self._ending.is_set():
-                        return
-                loop.call_soon_threadsafe(self._pass_on, assigned, messages)
+                    while wanted is self._wanted and not self._ending.is_set():
+                        self._pass_some(consumer, wanted, loop)
+                finally:
+                    consumer.close()
         except Exception:
             log.exception("topics that must not wait are not read any more")
-        finally:
-            consumer.close()
+
+    def _pass_some(self, consumer: Any, assigned: _Assignment, loop: asyncio.AbstractEventLoop) -> None:
+        """Wait for records, and pass them to the event loop when it has room."""
+        first = consumer.poll(POLL_S)
+        if first is None:
+            return
+        messages = [first, *consumer.consume(AT_ONCE - 1, 0.0)]
+        while not self._room.acquire(timeout=POLL_S):
+            if self._ending.is_set():
+                return
+        loop.call_soon_threadsafe(self._pass_on, assigned, messages)
 
     def _pass_on(self, assigned: _Assignment, messages: Sequence[Any]) -> None:
         self._room.release()
