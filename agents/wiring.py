@@ -40,8 +40,11 @@ from agents.requests.routing import Elsewhere, Others, Routing, others
 from agents.service import Owners, View, WorkerService
 from agents.tasks import Tasks
 from agents.topic_changes import TopicChanges
+from agents.web.access import Gate
 from agents.web.address import reachable
+from agents.web.caller import Caller
 from agents.web.peers import Peers
+from agents.web.server_tls import server_context
 from models.items.store import ItemStore
 from models.pipeline.pipeline import CandidatePipeline
 from models.pipeline.slot import ModelSlot
@@ -101,7 +104,7 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
         looks.append(RegistryProbe(registry, probe, health).look)
     watch = Watch(settings, app, ownership, watchdog, metrics, crash, looks)
     seen = View(ownership.users, items, pipeline, mirror, ownership.tables, watchdog.stuck, health, readiness, rules)
-    peers, over_kafka = Peers(metrics), OverKafka(settings)
+    peers, over_kafka = Peers(metrics, Caller(settings.http)), OverKafka(settings)
 
     def holders(partition: int) -> Others:
         return others(app.holding.holders.get(partition, NOBODY), app.holding.address, reachable)
@@ -165,6 +168,8 @@ def create_app(settings: Settings) -> RiffleApp:
     """Create the worker that `settings` describe, with its agents registered."""
     app: RiffleApp = RiffleApp.create(settings)
     parts = app.parts = assemble(settings, app)
+    app.gate = Gate(settings.http, parts.metrics)
+    app.conf.web_ssl_context = server_context(settings.http, parts.metrics)
     app.holding = HoldingAssignor(parts.ownership.held, settings.standbys, settings.partitions)
     app.on_reading_failed = parts.reading.failed
 

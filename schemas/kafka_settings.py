@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from schemas.errors import ConfigError
 from schemas.parsing import demand, shown_without_login
+from schemas.watched import secret_in
 
 __all__ = ["MECHANISMS", "PROTOCOLS", "KafkaSettings"]
 
@@ -113,15 +112,4 @@ class KafkaSettings:
         """
         if not self.password_file:
             return self.password
-        try:
-            found = Path(self.password_file).read_text(encoding="utf-8").rstrip("\r\n")
-        except OSError as exc:
-            raise ConfigError(
-                "invalid_setting", f"RIFFLE_KAFKA_PASSWORD_FILE cannot be read: {exc}", "kafka_password_file"
-            ) from exc
-        except ValueError as exc:  # not in the message, because a UnicodeDecodeError quotes the bytes
-            raise ConfigError(
-                "invalid_setting", "RIFFLE_KAFKA_PASSWORD_FILE must hold UTF-8 text", "kafka_password_file"
-            ) from exc
-        _demand(bool(found), "password_file", "is empty")
-        return found
+        return secret_in(self.password_file, f"{PREFIX}password_file")

@@ -20,6 +20,7 @@ from streams.embedded.process import riffle
 
 SECRET = "p%40ssw0rd"
 PLAIN = "p@ssw0rd"
+TOKEN = "riffle_ssw0rd"
 WITH_SECRET = {
     "redis_url": f"redis://:{SECRET}@127.0.0.1:1/0",
     "registry_url": f"http://ann:{SECRET}@127.0.0.1:1/?token={SECRET}",
@@ -39,6 +40,7 @@ LOGIN = {
     "kafka_sasl_mechanism": "PLAIN",
     "kafka_username": "ann",
     "kafka_password": PLAIN,
+    "http_token": TOKEN,
 }
 
 
@@ -72,7 +74,8 @@ def test_settings_are_shown_without_it(settings: Settings, name: str) -> None:
 def test_a_password_is_shown_nowhere_and_reaches_processes_that_are_started(settings: Settings) -> None:
     made = with_all(settings, LOGIN)
     assert made.kafka.secret() == PLAIN
-    shown = f"{made} {made!r} {made.kafka} {made.kafka.described()} {made.environment()}"
+    assert made.http.secret() == TOKEN
+    shown = f"{made} {made!r} {made.kafka} {made.http} {made.kafka.described()} {made.environment()}"
     assert not held(shown)
     assert "***" in repr(made)
     assert set(SECRETS) <= set(LOGIN)
