@@ -33,12 +33,13 @@ LIMITS: Mapping[str, int] = {
 MAY_BE_ZERO = ("standbys", "rank_wait_ms")
 RANKINGS = ("local", "remote")
 PROVIDERS = ("auto", "cpu", "cuda", "tensorrt")
-URLS = ("redis_url", "registry_url", "archive", "bootstrap")
+URLS = ("redis_url", "registry_url", "archive", "bootstrap", "kafka_token_url")
 "Settings that may hold a login; they are shown only masked."
-SECRETS = ("kafka_password", "http_token")
+SECRETS = ("kafka_password", "kafka_client_secret", "http_token")
 "Settings that are never shown, and passed to other processes only if these need them."
 FILES = (
-    *("kafka_password_file", "kafka_ca_file", "kafka_cert_file", "kafka_key_file"),
+    *("kafka_password_file", "kafka_ca_file", "kafka_cert_file", "kafka_key_file", "kafka_token_file"),
+    *("kafka_client_secret_file", "kafka_token_ca_file"),
     *("http_cert_file", "http_key_file", "http_ca_file", "http_tokens_file", "http_token_file"),
 )
 MIRRORS = {"redis": "redis", "rediss": "redis", "unix": "redis"}
@@ -121,6 +122,22 @@ class Settings:
     "PEM file of the certificate's key. Empty: the key is in `kafka_cert_file`."
     kafka_token_provider: str = ""
     "`module:function` that returns the OAUTHBEARER token (Amazon MSK with IAM): see `schemas.kafka_settings`."
+    kafka_token_file: str = ""
+    "File that holds the OAUTHBEARER token, which something else renews. It is read for each connection."
+    kafka_token_url: str = ""
+    "Token endpoint (`https://…`) that issues OAUTHBEARER tokens by client credentials."
+    kafka_client_id: str = ""
+    "This client's id at `kafka_token_url`."
+    kafka_client_secret_file: str = ""
+    "File that holds the client's secret for `kafka_token_url`; trailing line breaks are ignored."
+    kafka_client_secret: str = ""
+    "The client's secret itself, if no file holds it. Never printed or logged."
+    kafka_token_scope: str = ""
+    "Scope that is requested from `kafka_token_url`, if any."
+    kafka_token_ca_file: str = ""
+    "PEM file of the authorities that sign the certificate of `kafka_token_url`. Empty: those that the system trusts."
+    kafka_msk_region: str = ""
+    "Region of an Amazon MSK cluster with IAM, such as `eu-west-1`: tokens are signed with this process's AWS credentials."
     kafka_port: int = 19092
     "Port of the embedded broker on loopback."
     controller_port: int = 19093

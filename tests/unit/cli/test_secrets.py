@@ -31,6 +31,7 @@ REFUSED = {
     "registry_url": f"ftp://a:{SECRET}@h",
     "archive": f"gs://a:{SECRET}@h",
     "bootstrap": f"kafka://a:{SECRET}@h:1",
+    "kafka_token_url": f"https://a:{SECRET}@h",
 }
 
 
@@ -41,6 +42,16 @@ LOGIN = {
     "kafka_username": "ann",
     "kafka_password": PLAIN,
     "http_token": TOKEN,
+}
+
+
+TOKENS = {
+    "bootstrap": "127.0.0.1:1",
+    "kafka_security": "SASL_PLAINTEXT",
+    "kafka_sasl_mechanism": "OAUTHBEARER",
+    "kafka_token_url": "http://127.0.0.1:1/token",
+    "kafka_client_id": "ann",
+    "kafka_client_secret": PLAIN,
 }
 
 
@@ -78,7 +89,14 @@ def test_a_password_is_shown_nowhere_and_reaches_processes_that_are_started(sett
     shown = f"{made} {made!r} {made.kafka} {made.http} {made.kafka.described()} {made.environment()}"
     assert not held(shown)
     assert "***" in repr(made)
-    assert set(SECRETS) <= set(LOGIN)
+    assert set(SECRETS) <= {*LOGIN, *TOKENS}
+    assert Settings.from_env(made.environment(secrets=True)) == made.resolved()
+
+
+def test_a_clients_secret_is_shown_nowhere(settings: Settings) -> None:
+    made = with_all(settings, TOKENS)
+    assert made.kafka.client_secret_now() == PLAIN
+    assert not held(f"{made} {made!r} {made.kafka} {made.kafka.described()} {made.environment()}")
     assert Settings.from_env(made.environment(secrets=True)) == made.resolved()
 
 
@@ -93,11 +111,15 @@ def test_what_is_refused_is_not_repeated(settings: Settings, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["status", "status --json", "doctor", "doctor --json", "up", "down", "topics", "release list"]
+    ("command", "login"),
+    [
+        *((command, LOGIN) for command in ("status", "status --json", "doctor", "doctor --json", "up", "down", "topics")),
+        *((command, TOKENS) for command in ("doctor --json", "topics", "release list")),
+    ],
 )
-def test_no_command_prints_it(settings: Settings, command: str) -> None:
+def test_no_command_prints_it(settings: Settings, command: str, login: Mapping[str, str]) -> None:
     # another's Kafka at a port where nobody listens: `up` fails after everything was looked at
-    made = with_all(settings, {**WITH_SECRET, **LOGIN})
+    made = with_all(settings, {**WITH_SECRET, **login})
     environment = {**os.environ, **made.environment(secrets=True)}
     done = subprocess.run(riffle(*command.split()), env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert "Traceback" not in done.stderr
