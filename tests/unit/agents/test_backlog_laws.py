@@ -161,12 +161,12 @@ def test_what_cannot_be_answered_in_time_is_refused_at_once_and_the_urgent_gets_
 
 @pytest.mark.parametrize(("fixed", "each"), [(0.002, 0.0003), (0.01, 0.001), (0.001, 0.004), (0.02, 0.0001)])
 def test_the_cost_of_batches_is_learned(fixed: float, each: float) -> None:
-    cost, rng = Cost(), random.Random(1)
+    costs, rng = Costs(), random.Random(1)
     for _ in range(2_000):
         n = rng.randint(1, 32)
-        cost.learn(n, fixed + n * each)
+        costs.learn(Effort.FULL, n, fixed + n * each)
     for n in (1, 8, 32):
-        assert cost.of(n, 32) == pytest.approx(fixed + n * each, rel=0.2, abs=0.001)
+        assert costs.of(Effort.FULL, n, 32) == pytest.approx(fixed + n * each, rel=0.2, abs=0.001)
 
 
 @given(arrivals, st.lists(st.floats(0.2, 5.0), min_size=1, max_size=20))
