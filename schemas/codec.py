@@ -7,13 +7,14 @@ byte 0x00 and a 4-byte schema id, single-object encoding with 0xC3 0x01 and the 
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import functools
 import io
 import json
 import math
 import struct
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +31,7 @@ __all__ = [
     "decode",
     "decode_newer",
     "encode",
+    "encoding",
     "fingerprint",
     "framing_of",
     "header",
@@ -38,6 +40,7 @@ __all__ = [
     "is_plain",
     "load",
     "look_up",
+    "prefix",
     "schema_ids",
     "schema_text",
 ]
@@ -247,18 +250,34 @@ def encode(
             return orjson.dumps(datum)
         except TypeError as exc:
             raise BadEvent("unencodable", f"{name} does not fit JSON: {exc}") from exc
-    out = io.BytesIO()
-    if framing is Framing.SINGLE_OBJECT:
-        out.write(header(name))
-    elif registry is None:
-        raise BadEvent("no_registry", "Confluent framing needs a schema registry: set RIFFLE_REGISTRY_URL")
-    else:
-        out.write(CONFLUENT.pack(0, registry.id_of(name)))
-    try:
+    out = io.BytesIO(prefix(name, framing, registry))
+    out.seek(0, io.SEEK_END)
+    with encoding(name):
         fastavro.schemaless_writer(out, load(name), datum)
+    return out.getvalue()
+
+
+def prefix(name: str, framing: Framing, registry: Registry | None) -> bytes:
+    """Return the bytes before an Avro body of the current version of schema `name`.
+
+    Raises:
+        BadEvent: `no_registry`.
+        NotReady: `registry_unavailable`.
+    """
+    if framing is Framing.SINGLE_OBJECT:
+        return header(name)
+    if registry is None:
+        raise BadEvent("no_registry", "Confluent framing needs a schema registry: set RIFFLE_REGISTRY_URL")
+    return CONFLUENT.pack(0, registry.id_of(name))
+
+
+@contextlib.contextmanager
+def encoding(name: str) -> Iterator[None]:
+    """Raise what a writer of Avro raises for a datum that does not match schema `name` as BadEvent `unencodable`."""
+    try:
+        yield
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, struct.error) as exc:
         raise BadEvent("unencodable", f"does not fit schema {name}: {exc}") from exc
-    return out.getvalue()
 
 
 def decode(name: str, value: bytes, headers: Headers = (), registry: Registry | None = None) -> tuple[dict[str, Any], Framing]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import orjson
 
 from agents.requests.outbox import Outbox, Queued
-from schemas.codec import Framing, Registry, encode
+from schemas.codec import Framing, Registry, encode, encoding, prefix
+from schemas.direct import slate_body
 from schemas.errors import RiffleError
 from schemas.records import Slate, UserPage
 
@@ -46,13 +47,10 @@ def reply_body(framing: Framing, user_id: str, answer: Answer, correlation_id: s
         return orjson.dumps({"key": user_id, "value": value, "correlation_id": correlation_id})
     assert not isinstance(answer, UserPage)
     if isinstance(answer, Slate):
-        datum = answer.to_json()
-        for item in datum["items"]:  # type: ignore[attr-defined]
-            if "explanation" in item:
-                item["explanation"] = orjson.dumps(item["explanation"]).decode()
-    else:
-        datum = {"request_id": "", "user_id": user_id, "error": answer.to_json()}
-    return encode("slate", {**datum, "correlation_id": correlation_id}, framing, registry)
+        with encoding("slate"):
+            return prefix("slate", framing, registry) + slate_body(answer, correlation_id)
+    datum = {"request_id": "", "user_id": user_id, "error": answer.to_json(), "correlation_id": correlation_id}
+    return encode("slate", datum, framing, registry)
 
 
 def encoded_reply(address: Address, answer: Answer, registry: Registry | None = None) -> bytes:
