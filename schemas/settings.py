@@ -31,6 +31,7 @@ LIMITS: Mapping[str, int] = {
 "Settings that must be positive, or 0 if in `MAY_BE_ZERO`, with the maximum of each; 0: no limit."
 MAY_BE_ZERO = ("standbys", "rank_wait_ms")
 RANKINGS = ("local", "remote")
+GRAPHS = ("auto", "loop", "thread")
 PROVIDERS = ("auto", "cpu", "cuda", "tensorrt")
 URLS = ("redis_url", "registry_url", "archive", "bootstrap")
 "Settings that may hold a login; they are shown only masked."
@@ -179,6 +180,9 @@ class Settings:
     ranking: str = "local"
     """Where candidates are ranked: `local`, in the worker; or `remote`, by the processes of `riffle worker --role ranking`, and
     in the worker while these do not answer."""
+    graphs: str = "auto"
+    """Where a worker runs the graphs of a release: `loop`, on the event loop; `thread`, beside it; or `auto`: beside it if the
+    worker may use more than two cores."""
     rank_wait_ms: int = 2
     "Milliseconds for which a ranking process waits for more requests to rank with the first one. 0: it does not wait."
     rank_provider: str = "auto"
@@ -239,7 +243,7 @@ class Settings:
         demand(
             self.encoder in {"on", "off", "auto"}, "encoder", f"must be on, off or auto, is {shown_without_login(self.encoder)}"
         )
-        for name, known in (("ranking", RANKINGS), ("rank_provider", PROVIDERS)):
+        for name, known in (("ranking", RANKINGS), ("graphs", GRAPHS), ("rank_provider", PROVIDERS)):
             value = getattr(self, name)
             demand(value in known, name, f"must be one of {', '.join(known)}, is {shown_without_login(value)}")
         level = self.log_level.isascii() and self.log_level.upper() in LEVELS

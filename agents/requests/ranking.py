@@ -29,7 +29,7 @@ from models.state.users import Users
 from schemas.errors import DeadlineExceeded, NotReady, RiffleError
 from schemas.records import AsOf, Request, Slate
 
-__all__ = ["Pending", "Ranking"]
+__all__ = ["Pending", "Ranking", "threaded"]
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +38,23 @@ MAX_BACKLOG = 4_000
 MAX_BATCH, BATCH_S = 32, 0.03
 "Maximum size of a batch, and its maximum expected duration in seconds."
 AT_ONCE = 2
-"Number of batches under way: the event loop prepares one while the graphs of the other run in a thread."
+"Number of batches under way with a thread: the event loop prepares one while the graphs of the other run."
+FEW_CORES = 2.0
+"""Number of cores up to which graphs run on the event loop. There a thread waits for a core that another process uses, and its
+batch then for the other batch's turn, which takes longer than the graphs (docs/latency.md)."""
 
 
 def _nothing() -> None:
     pass
+
+
+async def _here(work: Callable[[], Any]) -> Any:
+    return work()
+
+
+def threaded(graphs: str, available: float) -> bool:
+    """Return whether a worker with so many cores runs graphs in a thread, by the setting `graphs`."""
+    return graphs == "thread" or (graphs == "auto" and available > FEW_CORES)
 
 
 @dataclass(slots=True)
@@ -90,10 +102,13 @@ class Ranking:
         shown: Callable[[Slate], None],
         aside: Aside | None = None,
         remote: Remote | None = None,
+        *,
+        threaded: bool = True,
     ) -> None:
-        """`aside` runs the graphs; by default in one thread of their own, because more would only share the cores. `remote`:
-        ranks requests elsewhere as long as it can."""
+        """`threaded`: whether graphs run in a thread of their own, which is one because more would only share the cores, and not
+        on the event loop. `aside` replaces that thread. `remote`: ranks requests elsewhere as long as it can."""
         self._remote = remote
+        self._at_once = AT_ONCE if threaded or aside is not None else 1
         self._promised = 0
         "Number of requests that are prepared to be handed over, for each of which a place is kept."
         self._pipeline = pipeline
@@ -101,8 +116,8 @@ class Ranking:
         self._metrics = metrics
         self._clock = clock.monotonic
         self._shown = shown
-        self._thread = None if aside is not None else ThreadPoolExecutor(1, "ranking")
-        self._aside = aside or self._in_thread
+        self._thread = ThreadPoolExecutor(1, "ranking") if threaded and aside is None else None
+        self._aside = aside or (self._in_thread if threaded else _here)
         self.backlog: Backlog[Pending] = Backlog(self._clock, most=MAX_BACKLOG, batch=MAX_BATCH, batch_s=BATCH_S)
         self.recent = Recent()
         "The newest answered requests."
@@ -133,7 +148,7 @@ class Ranking:
 
     async def run(self) -> None:
         """Answer waiting requests batch by batch, until cancelled. Meanwhile the event loop handles events and requests."""
-        room = asyncio.Semaphore(AT_ONCE)
+        room = asyncio.Semaphore(self._at_once)
         running: set[asyncio.Task[None]] = set()
         try:
             while True:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from agents.cores import cores
 from agents.metrics import Metrics
 from agents.partitions.copies import Found
 from agents.partitions.users import UserPartition, dead_letter
@@ -19,7 +20,7 @@ from agents.requests.impressions import impression
 from agents.requests.offsets import Offsets
 from agents.requests.outbox import Outbox, Producer, Queued
 from agents.requests.parsing import Accepted, Listing, Parser, Refused, asks_for_users
-from agents.requests.ranking import Pending, Ranking
+from agents.requests.ranking import Pending, Ranking, threaded
 from agents.requests.remote import Remote
 from agents.requests.replies import Replies
 from agents.requests.waiting import Waiting
@@ -76,7 +77,9 @@ class Recommend:
         self._clock = clock.monotonic
         self._partitioner = partitioner
         self._parser = Parser(settings, partitions, registry, clock, self.partition_of)
-        self._ranking = Ranking(pipeline, partitions, metrics, clock, self._show, aside, remote)
+        self._ranking = Ranking(
+            pipeline, partitions, metrics, clock, self._show, aside, remote, threaded=threaded(settings.graphs, cores())
+        )
         self._outbox = Outbox(producer, metrics, self._ranking.backlog.reply.learn, clock.monotonic)
         self._outputs = Outbox(outputs or producer, metrics, clock=clock.monotonic, pause_s=OUTPUT_PAUSE_S)
         self._replies = Replies(self._outbox, registry)
