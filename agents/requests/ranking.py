@@ -105,8 +105,8 @@ class Ranking:
         *,
         threaded: bool = True,
     ) -> None:
-        """`threaded`: whether graphs run in a thread of their own, which is one because more would only share the cores, and not
-        on the event loop. `aside` replaces that thread. `remote`: ranks requests elsewhere as long as it can."""
+        """`threaded`: whether graphs run in a thread of their own and not on the event loop; in one, because more would only
+        share the cores. `aside` replaces that thread. `remote`: ranks requests elsewhere as long as it can."""
         self._remote = remote
         self._at_once = AT_ONCE if threaded or aside is not None else 1
         self._promised = 0

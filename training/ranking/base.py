@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 from training.ranking.examples import Examples
 
-__all__ = ["Ranker", "run"]
+__all__ = ["CONSTANT", "Ranker", "run"]
+
+CONSTANT = np.float32(1e9)
+"The scale of a feature that was constant in training."
 
 
 class Ranker(nn.Module):
@@ -44,7 +47,7 @@ class Ranker(nn.Module):
         deviation = seen.std(axis=0)
         with torch.no_grad():
             self.mean.copy_(torch.from_numpy(seen.mean(axis=0)))
-            self.scale.copy_(torch.from_numpy(np.where(deviation < 1e-3, np.float32(1e9), deviation)))
+            self.scale.copy_(torch.from_numpy(np.where(deviation < 1e-3, CONSTANT, deviation)))
 
     def set_prior(self, seen: Examples) -> None:
         """Initialise each head's log odds from its action rate, and its exposure bias from the difference in slates."""
@@ -57,6 +60,10 @@ class Ranker(nn.Module):
     def standard(self, features: Tensor) -> Tensor:
         """Standardise features to mean 0 and deviation 1, and clip them."""
         return ((features - self.mean) / self.scale).clamp(-5, 5)
+
+    def served(self) -> nn.Module:
+        """Module of the same function that is exported in this one's place, because it is faster there."""
+        return self
 
     @abstractmethod
     def logits(self, features: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from training.data.corpus import Corpus
 from training.data.table import ATTRIBUTION_MS, EventTable, heads_of, vocabulary_of
 from training.evaluation.evaluate import Figures
 from training.learn import learn
+from training.ranking.base import CONSTANT
 from training.ranking.examples import Replayed
 from training.ranking.kinds import make_ranker
 from training.recipe import RankerSettings, TowerSettings
@@ -256,6 +257,24 @@ def test_the_served_vector_is_the_state_after_the_newest_event(blocks: int, leng
         served, states = tower(items, events, mask), tower.states(items, events, mask)[:, -1]
     there = torch.tensor(lengths) > 0
     assert torch.allclose(served[there], states[there], atol=1e-5)
+
+
+@given(
+    st.integers(1, 3), st.integers(1, 3), st.lists(st.booleans(), min_size=2, max_size=9), st.integers(0, 1_000), st.booleans()
+)
+def test_an_mmoe_is_served_as_the_function_that_was_trained(
+    heads: int, experts: int, constant: list[bool], seed: int, far: bool
+) -> None:
+    torch.manual_seed(seed)
+    ranker = make_ranker(len(constant), heads, RankerSettings(width=8, experts=experts)).eval()
+    with torch.no_grad():
+        for parameter in ranker.parameters():
+            parameter.normal_()
+        scale = torch.where(torch.tensor(constant), torch.tensor(CONSTANT), torch.rand(len(constant)) + 0.5)
+        ranker.scale.copy_(scale)
+    drawn = torch.randn(20, len(constant)) * torch.where(torch.tensor(constant), 1.0, 1e4 if far else 1.0)
+    with torch.inference_mode():
+        assert torch.allclose(ranker.served()(drawn), ranker(drawn), atol=2e-5)
 
 
 @pytest.mark.parametrize("heads", [1, 3])
