@@ -40,6 +40,7 @@ ssl.truststore.location=%(store)s
 ssl.truststore.password=%(password)s
 listener.name.ssl.ssl.client.auth=required
 sasl.enabled.mechanisms=PLAIN
+connections.max.reauth.ms=3000
 listener.name.sasl_ssl.plain.sasl.jaas.config=\\
 org.apache.kafka.common.security.plain.PlainLoginModule required user_ann="%(secret)s";
 """
