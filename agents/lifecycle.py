@@ -11,7 +11,7 @@ from faust.web.base import Web
 
 from agents.memory import GIVE_BACK_S, give_back
 from agents.parts import Parts
-from agents.web.access import Access, page_token
+from agents.web.access import Gate
 from agents.web.address import advertised
 from agents.web.routes import attach
 from agents.web.server import Runner
@@ -30,9 +30,10 @@ Web.production_blueprints = ()
 
 
 class RiffleApp(ChunkedApp):
-    """The Faust app with Riffle's parts in its life cycle. `create_app` sets `parts`."""
+    """The Faust app with Riffle's parts in its life cycle. `create_app` sets `parts` and `gate`."""
 
     parts: Parts
+    gate: Gate
     runner: Runner | None = None
     "Serves the HTTP interface, once it is started."
 
@@ -45,9 +46,7 @@ class RiffleApp(ChunkedApp):
         """Start the parts before Faust's consumer joins the group."""
         await super().on_start()
         await start(self.parts)
-        settings = self.parts.settings
-        access = Access(await asyncio.to_thread(page_token, settings), frozenset(settings.page_origins))
-        attach(self.web.web_app, self.parts.service, access=access)
+        attach(self.web.web_app, self.parts.service, gate=self.gate)
         # replaces Faust's runner, which has aiohttp's limits and answers errors as plain text
         self.runner = Runner(self.web.web_app, self.parts.metrics, shutdown_timeout=CLOSE_S)
         self.web._runner = self.runner

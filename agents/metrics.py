@@ -191,13 +191,7 @@ class Metrics(Collector):
         self.sends_failed = counter("sends_failed", "Replies and other records that could not be sent.", "what", "reason")
         self.pipeline_filter = gauge("pipeline_filter", "Candidates removed since the start, by filter.", "name")
         self.pipeline_failed = gauge("pipeline_failed", "Failures since the start, by part of the pipeline.", "name")
-        self.http_events = counter("http_events", "Events received over HTTP.", "outcome")
-        self.http_requests = counter("http_requests", "HTTP requests.", "route", "method", "status")
-        self.http_list_requests = counter(
-            "http_list_requests", "Requests that came over HTTP in lists, by `slate` or the code of their error.", "outcome"
-        )
-        self.http_request_seconds = histogram("http_request_seconds", "Seconds that HTTP requests took.", "route")
-
+        self._of_http()
         self._of_releases()
         self._of_rules()
 
@@ -207,6 +201,22 @@ class Metrics(Collector):
         self.rules_version = gauge("rules_version", "Version of the serving rule set, 0 without one.")
         self.rules = gauge("rules", "Serving rules, by state.", "state")
         self.rules_pins_skipped = gauge("rules_pins_skipped", "Pins skipped since the start, by reason.", "reason")
+
+    def _of_http(self) -> None:
+        """Define the metrics of the HTTP interface."""
+        counter, histogram = self._counter, self._histogram
+        self.http_events = counter("http_events", "Events received over HTTP.", "outcome")
+        self.http_requests = counter("http_requests", "HTTP requests.", "route", "method", "status")
+        self.http_refused = counter(
+            "http_refused", "HTTP requests refused by their token, by reason and the token's name.", "reason", "token"
+        )
+        self.http_reloads_failed = counter(
+            "http_reloads_failed", "Changed files of tokens or of the certificate that cannot be used.", "what"
+        )
+        self.http_list_requests = counter(
+            "http_list_requests", "Requests that came over HTTP in lists, by `slate` or the code of their error.", "outcome"
+        )
+        self.http_request_seconds = histogram("http_request_seconds", "Seconds that HTTP requests took.", "route")
 
     def _of_releases(self) -> None:
         """Define the metrics of releases, and of ranking by processes of their own."""

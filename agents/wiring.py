@@ -42,8 +42,12 @@ from agents.samples import Samples
 from agents.service import Owners, View, WorkerService
 from agents.tasks import Tasks
 from agents.topic_changes import TopicChanges
+from agents.web.access import Gate, Page
 from agents.web.address import reachable
+from agents.web.caller import Caller
+from agents.web.page_token import page_token
 from agents.web.peers import Peers
+from agents.web.server_tls import server_context
 from models.items.store import ItemStore
 from models.pipeline.pipeline import CandidatePipeline
 from models.pipeline.slot import ModelSlot
@@ -103,7 +107,7 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
     if registry is not None and (probe := connect.registry(settings)) is not None:
         looks.append(RegistryProbe(registry, probe, health).look)
     watch = Watch(settings, app, ownership, watchdog, metrics, crash, looks)
-    peers, over_kafka = Peers(metrics), OverKafka(settings)
+    peers, over_kafka = Peers(metrics, Caller(settings.http)), OverKafka(settings)
 
     def holders(partition: int) -> Others:
         return others(app.holding.holders.get(partition, NOBODY), app.holding.address, reachable)
@@ -184,6 +188,8 @@ def create_app(settings: Settings) -> RiffleApp:
     """Create the worker that `settings` describe, with its agents registered."""
     app: RiffleApp = RiffleApp.create(settings)
     parts = app.parts = assemble(settings, app)
+    app.gate = Gate(settings.http, parts.metrics, Page(page_token(settings), frozenset(settings.page_origins)))
+    app.conf.web_ssl_context = server_context(settings.http, parts.metrics)
     app.holding = HoldingAssignor(parts.ownership.held, settings.standbys, settings.partitions)
     app.on_reading_failed = parts.reading.failed
 

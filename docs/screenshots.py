@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
-from agents.web.access import page_token
+from agents.web.page_token import page_token
 from schemas.settings import Settings
 
 IMAGES = Path(__file__).with_name("images")

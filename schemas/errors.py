@@ -9,7 +9,8 @@ RiffleError
 │   └── BadDataset
 ├── TransientError      the caller may retry
 │   ├── DeadlineExceeded
-│   └── NotReady
+│   ├── NotReady
+│   └── RateLimited
 ├── ReleaseRejected     the old release keeps serving
 ├── StoreCorrupt        the store is rebuilt from its changelog
 └── ConfigError         the operator corrects the settings
@@ -29,6 +30,7 @@ __all__ = [
     "ConfigError",
     "DeadlineExceeded",
     "NotReady",
+    "RateLimited",
     "ReleaseRejected",
     "RiffleError",
     "StoreCorrupt",
@@ -88,6 +90,14 @@ class DeadlineExceeded(TransientError):
 
 class NotReady(TransientError):
     """The requested part is not ready yet."""
+
+
+class RateLimited(TransientError):
+    """Too many requests came from one client, which may come again in `retry_after_s` seconds."""
+
+    def __init__(self, code: str, message: str, retry_after_s: int) -> None:
+        super().__init__(code, message)
+        self.retry_after_s = retry_after_s
 
 
 class ReleaseRejected(RiffleError):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import get_type_hints
 
 from schemas.errors import ConfigError
+from schemas.http_settings import HttpSettings
 from schemas.kafka_settings import PREFIX, KafkaSettings
 from schemas.masking import MASK, masked_url
 from schemas.parsing import demand, finite_number, shown, shown_without_login, variable, whole_number
@@ -33,11 +34,15 @@ MAY_BE_ZERO = ("standbys", "rank_wait_ms")
 RANKINGS = ("local", "remote")
 GRAPHS = ("auto", "loop", "thread")
 PROVIDERS = ("auto", "cpu", "cuda", "tensorrt")
-URLS = ("redis_url", "registry_url", "archive", "bootstrap")
+URLS = ("redis_url", "registry_url", "archive", "bootstrap", "kafka_token_url")
 "Settings that may hold a login; they are shown only masked."
-SECRETS = ("kafka_password",)
+SECRETS = ("kafka_password", "kafka_client_secret", "http_token")
 "Settings that are never shown, and passed to other processes only if these need them."
-FILES = ("kafka_password_file", "kafka_ca_file", "kafka_cert_file", "kafka_key_file")
+FILES = (
+    *("kafka_password_file", "kafka_ca_file", "kafka_cert_file", "kafka_key_file", "kafka_token_file"),
+    *("kafka_client_secret_file", "kafka_token_ca_file"),
+    *("http_cert_file", "http_key_file", "http_ca_file", "http_tokens_file", "http_token_file"),
+)
 MIRRORS = {"redis": "redis", "rediss": "redis", "unix": "redis"}
 "Module in `streams.mirror` whose `Store` serves a `redis_url`, by the URL's scheme. Other schemes are refused."
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -119,6 +124,22 @@ class Settings:
     "PEM file of the certificate's key. Empty: the key is in `kafka_cert_file`."
     kafka_token_provider: str = ""
     "`module:function` that returns the OAUTHBEARER token (Amazon MSK with IAM): see `schemas.kafka_settings`."
+    kafka_token_file: str = ""
+    "File that holds the OAUTHBEARER token, which something else renews. It is read for each connection."
+    kafka_token_url: str = ""
+    "Token endpoint (`https://…`) that issues OAUTHBEARER tokens by client credentials."
+    kafka_client_id: str = ""
+    "This client's id at `kafka_token_url`."
+    kafka_client_secret_file: str = ""
+    "File that holds the client's secret for `kafka_token_url`; trailing line breaks are ignored."
+    kafka_client_secret: str = ""
+    "The client's secret itself, if no file holds it. Never printed or logged."
+    kafka_token_scope: str = ""
+    "Scope that is requested from `kafka_token_url`, if any."
+    kafka_token_ca_file: str = ""
+    "PEM file of the authorities that sign the certificate of `kafka_token_url`. Empty: those that the system trusts."
+    kafka_msk_region: str = ""
+    "Region of an Amazon MSK cluster with IAM, such as `eu-west-1`: tokens are signed with this process's AWS credentials."
     kafka_port: int = 19092
     "Port of the embedded broker on loopback."
     controller_port: int = 19093
@@ -138,6 +159,23 @@ class Settings:
     web_origins: str = ""
     """Origins, separated by commas, whose pages may write without the token of `riffle up`, such as `https://shop.example`
     behind a proxy that asks for a login. Programs other than browsers need no token."""
+    http_cert_file: str = ""
+    "PEM file of the certificate with which HTTP is served over TLS. Empty: plain text. Read again when it changes."
+    http_key_file: str = ""
+    "PEM file of the certificate's key. Empty: the key is in `http_cert_file`."
+    http_ca_file: str = ""
+    "PEM file of the authorities with which commands and other workers verify that certificate. Empty: the system's."
+    http_server_name: str = ""
+    "Name in the certificate that commands and other workers verify. Empty: the address that they connect to."
+    http_tokens_file: str = ""
+    """File of the tokens that HTTP accepts, one line each: `riffle token` prints them. With it every request needs a token,
+    except for `/healthz` and `/readyz`. It is required if `web_host` is not loopback."""
+    http_token_file: str = ""
+    "File that holds the token that commands and workers send."
+    http_token: str = ""
+    "That token itself, if no file holds it. Never printed or logged."
+    http_without_tokens: str = ""
+    "`yes`: HTTP needs no token although `web_host` is not loopback, because others cannot reach it."
     app_id: str = "riffle"
     "Consumer group, and prefix of transactional ids."
     instance: str = ""
@@ -258,7 +296,7 @@ class Settings:
             demand(not any(map(str.isspace, getattr(self, name))), name, "must not contain blanks: write them as %20")
         servers = not self.bootstrap or _is_servers(self.bootstrap)
         demand(servers, "bootstrap", "must be host:port, or several separated by commas, without a login")
-        _ = self.kafka  # validates the Kafka settings
+        _ = self.kafka, self.http  # validates them
         plain = not self.embedded_kafka or self.kafka_security == "PLAINTEXT"
         demand(plain, "kafka_security", "must be PLAINTEXT for the embedded broker: set RIFFLE_BOOTSTRAP to use other brokers")
         bucket = "://" not in self.archive or (self.archive.startswith("s3://") and self.archive.strip("/") != "s3:")
@@ -407,6 +445,11 @@ class Settings:
         return KafkaSettings(self.bootstrap_servers, **parts)
 
     @property
+    def http(self) -> HttpSettings:
+        """Security settings of HTTP."""
+        return HttpSettings(**{field.name: getattr(self, f"http_{field.name}") for field in fields(HttpSettings)})
+
+    @property
     def redis(self) -> str:
         """URL of the Redis server in use."""
         return self.redis_url or f"redis://127.0.0.1:{self.redis_port}/0"
@@ -420,7 +463,7 @@ class Settings:
     def web(self) -> str:
         """Base URL of the HTTP interface."""
         host = f"[{self.web_host}]" if ":" in self.web_host else self.web_host
-        return f"http://{host}:{self.web_port}"
+        return f"{'https' if self.http_cert_file else 'http'}://{host}:{self.web_port}"
 
     @property
     def archive_target(self) -> str:

@@ -35,6 +35,7 @@ COMBINATIONS: Mapping[str, Mapping[str, Any]] = {
     "plain": {},
     "open": {
         "networkPolicy": {"enabled": False},
+        "settings": {"RIFFLE_HTTP_WITHOUT_TOKENS": "yes"},
         "serviceAccounts": {"create": False},
         "service": {"type": "LoadBalancer", "annotations": {"service.beta.kubernetes.io/aws-load-balancer-scheme": "internal"}},
     },
@@ -75,6 +76,20 @@ COMBINATIONS: Mapping[str, Mapping[str, Any]] = {
             "incremental": {"enabled": False},
             "full": {"arguments": ["--positive", "action == 'like'"]},
         },
+    },
+    "tokens": {
+        "secrets": {"environment": "riffle", "files": "riffle-files"},
+        "http": {
+            "tokens": "tokens",
+            "token": "token",
+            "certificate": "tls.crt",
+            "key": "tls.key",
+            "authorities": "ca.crt",
+            "serverName": "workers.riffle",
+        },
+        "networkPolicy": {"enabled": False},
+        "ranking": {"enabled": True},
+        "monitoring": {"podMonitor": {"enabled": True, "token": "metrics-token"}},
     },
     "seen": {
         "ranking": {"enabled": True},

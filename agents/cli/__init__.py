@@ -31,6 +31,7 @@ COMMANDS = {
     "status": ("agents.cli.operate", "status", "Print addresses, readiness, and each process with its partitions."),
     "doctor": ("agents.cli.doctor", "doctor", "Check for problems and print how to fix them."),
     "worker": ("agents.cli.operate", "worker", "Run one worker in the foreground."),
+    "token": ("agents.cli.token", "token", "Make a token for the HTTP interface."),
     "topics": ("agents.cli.topics", "topics", "List the topics, create what is missing, or copy them to more partitions."),
     "load": ("agents.cli.loading", "load", "Validate a dataset folder and produce its items and events."),
     "replay": ("agents.cli.loading", "replay", "Produce a dataset folder's events at a rate."),

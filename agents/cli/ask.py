@@ -14,6 +14,7 @@ from rich.console import Console
 from agents.cli import asking
 from agents.cli.screen import plain_console, print_table
 from agents.cli.states import web_of
+from agents.web.caller import Caller
 from schemas.click_types import Whole
 from schemas.errors import NotReady
 from schemas.parsing import whole_number
@@ -40,7 +41,8 @@ def request_slate(settings: Settings, body: dict[str, Any], deadline_ms: int) ->
 def title_of(settings: Settings, item_id: str) -> str:
     """Look up an item's title by HTTP; empty when no worker answers."""
     try:
-        found = asking.ask(f"{web_of(settings)}/v1/items/{urllib.parse.quote(item_id, safe='')}", 2.0).body
+        url = f"{web_of(settings)}/v1/items/{urllib.parse.quote(item_id, safe='')}"
+        found = asking.ask(url, 2.0, caller=Caller(settings.http)).body
     except NotReady:
         return ""
     return str(found["title"]) if isinstance(found, dict) and isinstance(found.get("title"), str) else ""

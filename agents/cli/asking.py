@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from agents.web.caller import ANYONE, Caller
 from schemas.errors import ConfigError, NotReady
 from schemas.masking import masked_url
 
@@ -28,24 +29,38 @@ class Answer:
     "Parsed JSON."
 
 
-def ask(url: str, timeout_s: float, most_bytes: int = MOST_BYTES, body: object = None) -> Answer:
+class _Tls(http.client.HTTPSConnection):
+    """A connection that verifies the server as `caller` does."""
+
+    caller = ANYONE
+
+    def connect(self) -> None:
+        """Connect, and verify the server's certificate."""
+        http.client.HTTPConnection.connect(self)
+        self.sock = self.caller.context().wrap_socket(self.sock, server_hostname=self.caller.server_name or self.host)
+
+
+def ask(url: str, timeout_s: float, most_bytes: int = MOST_BYTES, body: object = None, *, caller: Caller = ANYONE) -> Answer:
     """GET `url`, or POST `body` to it as JSON if there is one.
 
     The response must be JSON of at most `most_bytes` within `timeout_s`, whatever its status.
 
     The address is this machine's or given by the user. So the proxies of the environment are not used, because they would
-    resolve it on their own machine. Redirects are not followed. A login in the URL is sent as basic authentication.
+    resolve it on their own machine. Redirects are not followed. A login in the URL is sent as basic authentication, in place of
+    the token of `caller`.
 
     Raises:
-        ConfigError: `url` is not an http(s) URL.
+        ConfigError: `url` is not an http(s) URL, or a file of `caller` cannot be used.
         NotReady: no server answers in time, or the response is no such JSON; the message names the URL without its login.
     """
     end, shown = time.monotonic() + timeout_s, masked_url(url)
     try:
         parts = urlsplit(url)
-        kind = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}[parts.scheme]
+        kind = {"http": http.client.HTTPConnection, "https": _Tls}[parts.scheme]
         connection = kind(parts.hostname or "", parts.port, timeout=timeout_s)
-        headers = {"Accept": "application/json", "Connection": "close"}
+        if isinstance(connection, _Tls):
+            connection.caller = caller
+        headers = {"Accept": "application/json", "Connection": "close", **caller.headers()}
         if parts.username is not None:
             login = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
             headers["Authorization"] = f"Basic {base64.b64encode(login).decode()}"

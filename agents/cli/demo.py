@@ -25,7 +25,8 @@ from agents.cli.starting import start_stack
 from agents.cli.states import readiness
 from agents.cli.waiting import advance, step, with_progress
 from agents.processes import worker_daemon
-from agents.web.access import page_url
+from agents.web.caller import Caller
+from agents.web.page_token import page_url
 from models.archive.files import next_offsets
 from models.archive.target import open_target
 from models.dataset.builtin import ITEMS, build_builtin
@@ -190,7 +191,8 @@ def promising(ranked: Sequence[str], similar: Callable[[str], Sequence[str]]) ->
 def _similar(settings: Settings, item_id: str) -> list[str]:
     """Return the ids of similar items, by HTTP; none if no worker answers."""
     try:
-        return _ids(asking.ask(f"{settings.web}/v1/similar/{urllib.parse.quote(item_id, safe='')}?k=10", 5.0).body)
+        url = f"{settings.web}/v1/similar/{urllib.parse.quote(item_id, safe='')}?k=10"
+        return _ids(asking.ask(url, 5.0, caller=Caller(settings.http)).body)
     except (NotReady, KeyError, TypeError):
         return []
 

@@ -17,6 +17,7 @@ import click
 
 from agents.cli.outcomes import outcomes, since
 from agents.cli.waiting import INTERRUPTED, with_progress
+from agents.web.caller import Caller
 from models.dataset.bad_rows import place
 from models.dataset.folder import Dataset
 from models.state.rows import HISTORY
@@ -137,7 +138,8 @@ def load(folder: Path, strict: bool, items_only: bool, as_json: bool) -> None:
             nothing = {"name": dataset.name, "items": 0, "events": 0, **_report(dataset)}
             _finish(nothing, dataset, as_json=as_json, strict=True)
     asyncio.run(ensure_topics(settings))
-    before = None if items_only else asyncio.run(outcomes(settings.web))
+    caller = Caller(settings.http)
+    before = None if items_only else asyncio.run(outcomes(settings.web, caller))
     sent: Counter[str] = Counter()
     ids = set[str]()
     tokens = {}
@@ -155,7 +157,7 @@ def load(folder: Path, strict: bool, items_only: bool, as_json: bool) -> None:
     facts |= {"last_offsets": tokens}
     if before is not None and sent["events"]:
         with _reporting_interrupts(sent):
-            facts |= _came_to(asyncio.run(since(settings.web, before, sent["events"])))
+            facts |= _came_to(asyncio.run(since(settings.web, before, sent["events"], caller=caller)))
     _finish({**facts, **_report(dataset)}, dataset, as_json=as_json, strict=strict)
 
 

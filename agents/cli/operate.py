@@ -37,7 +37,7 @@ from agents.processes import (
     supervisor_daemon,
 )
 from agents.supervisor import histories, state_file
-from agents.web.access import page_url
+from agents.web.page_token import page_url
 from schemas.click_types import Whole
 from schemas.settings import Settings
 from streams.embedded.kafka import EmbeddedKafka

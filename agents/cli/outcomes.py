@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import aiohttp
 
+from agents.web.caller import ANYONE, Caller
+
 __all__ = ["outcomes", "since"]
 
 EVENTS = re.compile(r'^riffle_events_total\{(?:.*,)?outcome="(\w+)"(?:,.*)?\} (\S+)$', re.MULTILINE)
@@ -21,10 +23,14 @@ STILL_S = 5.0
 "Seconds without a further event after which this worker is not expected to apply the rest."
 
 
-async def outcomes(web: str) -> Counter[str] | None:
+async def outcomes(web: str, caller: Caller = ANYONE) -> Counter[str] | None:
     """Return the number of events since the worker at this address started, by outcome; None if none answers."""
     try:
-        async with aiohttp.ClientSession(timeout=TIMEOUT) as session, session.get(f"{web}/metrics") as response:
+        url = f"{web}/metrics"
+        async with (
+            aiohttp.ClientSession(timeout=TIMEOUT) as session,
+            session.get(url, **caller.arguments(url)) as response,
+        ):
             text = await response.text()
             if response.status != 200:
                 return None
@@ -37,7 +43,12 @@ async def outcomes(web: str) -> Counter[str] | None:
 
 
 async def since(
-    web: str, before: Counter[str], sent: int, clock: Callable[[], float] = time.monotonic, still_s: float = STILL_S
+    web: str,
+    before: Counter[str],
+    sent: int,
+    clock: Callable[[], float] = time.monotonic,
+    still_s: float = STILL_S,
+    caller: Caller = ANYONE,
 ) -> Counter[str] | None:
     """Wait until the outcomes since `before` cover at least `sent` events, and return them.
 
@@ -46,7 +57,7 @@ async def since(
     """
     at, most = clock(), -1
     while True:
-        now = await outcomes(web)
+        now = await outcomes(web, caller)
         if now is None or any(now[name] < before[name] for name in KNOWN):
             return None
         found = Counter({name: now[name] - before[name] for name in KNOWN})

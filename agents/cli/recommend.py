@@ -20,6 +20,7 @@ from agents.cli.slate_files import SUFFIXES, check_writable, slate_file
 from agents.cli.slate_lists import Failed, SlateLists, all_users
 from agents.cli.states import web_of
 from agents.cli.waiting import INTERRUPTED, step, with_progress
+from agents.web.caller import Caller
 from models.dataset.bad_rows import Report, place
 from models.dataset.row_parsing import OPEN_QUOTE
 from models.dataset.user_ids import user_ids
@@ -93,10 +94,10 @@ class _Run:
         }
 
 
-def _worker(url: str) -> str:
+def _worker(url: str, caller: Caller) -> str:
     """Return the address without a slash at its end, after a worker has answered there."""
     try:
-        answer = asking.ask(f"{url.rstrip('/')}/readyz", READY_S)
+        answer = asking.ask(f"{url.rstrip('/')}/readyz", READY_S, caller=caller)
     except NotReady as exc:
         raise NotReady("no_worker", f"{exc.message}: run `riffle up`, or see `riffle doctor`") from exc
     if not isinstance(answer.body, dict) or "ready" not in answer.body:
@@ -104,10 +105,10 @@ def _worker(url: str) -> str:
     return url.rstrip("/")
 
 
-def _users(given: str, url: str, report: Report) -> list[str]:
+def _users(given: str, url: str, report: Report, caller: Caller) -> list[str]:
     if given == ALL:
         with step(plain_console(stderr=True), "listing users"):
-            found = list(all_users(url))
+            found = list(all_users(url, caller=caller))
         if not found:
             raise NotReady("no_users", "no user has an event yet: see `riffle load`; a file may name users without events")
         return found
@@ -186,12 +187,12 @@ def recommend(
         raise click.BadParameter(f"there is no folder {out.parent}", param_hint="--out")
     check_writable(out)
     settings = Settings.from_env()
-    run = _Run(out)
+    run, caller = _Run(out), Caller(settings.http)
     try:
-        url = _worker(worker or web_of(settings))
-        run.users = _users(users, url, run.report)
+        url = _worker(worker or web_of(settings), caller)
+        run.users = _users(users, url, run.report, caller)
         request = {"k": k, **({"categories": list(category)} if category else {})}
-        run.ask(SlateLists(url, request, deadline_ms, parallel))
+        run.ask(SlateLists(url, request, deadline_ms, parallel=parallel, caller=caller))
     except KeyboardInterrupt:
         if not run.complete:
             _interrupted(run, as_json=as_json)

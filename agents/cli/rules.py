@@ -16,6 +16,7 @@ from rich.console import Console
 from agents.cli.asking import ask
 from agents.cli.screen import plain_console, print_table
 from agents.cli.states import web_of
+from agents.web.caller import Caller
 from schemas.click_types import Whole
 from schemas.errors import BadInput, BadRules, NotReady
 from schemas.rules import RuleSet, decode_rules, rule_to_json, rules_to_json
@@ -43,7 +44,7 @@ def _answer(settings: Settings, path: str, body: object = None) -> dict[str, Any
         NotReady: no worker answers, or it cannot answer now.
         BadInput: the worker refuses the body.
     """
-    answer = ask(f"{web_of(settings)}{path}", TIMEOUT_S, body=body)
+    answer = ask(f"{web_of(settings)}{path}", TIMEOUT_S, body=body, caller=Caller(settings.http))
     found = answer.body if isinstance(answer.body, dict) else {}
     if answer.status == 200:
         return found

@@ -16,6 +16,7 @@ import aiohttp
 import orjson
 
 from agents.cli import asking
+from agents.web.caller import ANYONE, Caller
 from schemas.errors import NotReady, RiffleError
 from schemas.masking import masked_url
 from streams.back_off import BackOff
@@ -48,7 +49,7 @@ class Failed:
     message: str
 
 
-def all_users(url: str, sleep: Callable[[float], None] = time.sleep) -> Iterator[str]:
+def all_users(url: str, sleep: Callable[[float], None] = time.sleep, caller: Caller = ANYONE) -> Iterator[str]:
     """Yield the ids of all users that the workers know, by partition and the bytes of the id.
 
     Raises:
@@ -58,16 +59,16 @@ def all_users(url: str, sleep: Callable[[float], None] = time.sleep) -> Iterator
     while number < partitions:
         after: str | None = ""
         while after is not None:
-            page = _page(f"{url}/v1/users?partition={number}&after={quote(after, safe='')}", sleep)
+            page = _page(f"{url}/v1/users?partition={number}&after={quote(after, safe='')}", sleep, caller)
             yield from page["users"]
             partitions, after = page["partitions"], page["next"]
         number += 1
 
 
-def _page(url: str, sleep: Callable[[float], None]) -> Mapping[str, Any]:
+def _page(url: str, sleep: Callable[[float], None], caller: Caller) -> Mapping[str, Any]:
     waits, waited_s = BackOff(FIRST_S, MOST_S), 0.0
     while True:
-        answer = asking.ask(url, PAGE_S)
+        answer = asking.ask(url, PAGE_S, caller=caller)
         if answer.status == 200 and isinstance(answer.body, dict) and "users" in answer.body:
             return answer.body
         error = _error_in(answer.body, f"{masked_url(url)} answers HTTP {answer.status}")
@@ -93,6 +94,7 @@ class SlateLists:
     size: int = SIZE
     parallel: int = 1
     clock: Callable[[], float] = time.monotonic
+    caller: Caller = ANYONE
     counts: Counter[str] = field(default_factory=Counter)
     "`lists` that were sent, and requests that were `refused` for now, and sent again."
     _flying: asyncio.Semaphore = field(init=False)
@@ -155,7 +157,9 @@ class SlateLists:
             self.counts["lists"] += 1
             why = "the worker does not answer"
             with suppress(aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError, OSError):
-                async with session.post(f"{self.url}/v1/recommend", data=body, allow_redirects=False) as response:
+                url = f"{self.url}/v1/recommend"
+                own = self.caller.arguments(url)
+                async with session.post(url, data=body, allow_redirects=False, **own) as response:
                     status, text = response.status, await response.read()
                 answers = _parsed(text)
                 if status == 200 and isinstance(answers, dict) and len(answers.get("answers", ())) == len(users):

@@ -166,6 +166,8 @@ def start_stack(
 def _start_stack(
     settings: Settings, console: Console, *, with_worker: bool, workers: int | None, ranking: int | None
 ) -> Started:
+    if with_worker:
+        settings.http.require_tokens(settings.web_host)
     before = _running(settings)
     servers: list[EmbeddedKafka | EmbeddedRedis] = []
     servers += [EmbeddedKafka(settings)] if settings.embedded_kafka else []

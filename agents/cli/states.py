@@ -22,6 +22,7 @@ from agents.processes import (
     worker_daemon,
 )
 from agents.supervisor import History, supervised
+from agents.web.caller import Caller
 from schemas.errors import NotReady
 from schemas.masking import masked_url
 from schemas.settings import Settings
@@ -48,6 +49,8 @@ __all__ = [
 
 ONLY_UP = {"RIFFLE_ENCODER", "RIFFLE_START_TIMEOUT_S"}
 "Variables that affect only `riffle up`, not the processes that it starts."
+NO_DETAILS = {"warnings": {"token": "set RIFFLE_HTTP_TOKEN_FILE to a token with the scope operate, to see its state"}}
+"Added to the state that a worker shows without such a token."
 ASK_S = 2.0
 "Seconds that a worker may take to report its state."
 
@@ -73,10 +76,12 @@ def readiness(settings: Settings) -> dict[str, Any]:
     if not any(listens(pid, port) for pid in pids):
         return _silent(f"{web} is the address of another program, or of the worker of a RIFFLE_HOME other than {settings.home}")
     try:
-        found = ask(f"{web}/readyz", ASK_S).body
+        found = ask(f"{web}/readyz", ASK_S, caller=Caller(settings.http)).body
     except NotReady as exc:
         return _silent(exc.message)
-    return dict(found) if isinstance(found, dict) and isinstance(found.get("ready"), bool) else _silent(f"{web} shows no state")
+    if not isinstance(found, dict) or not isinstance(found.get("ready"), bool):
+        return _silent(f"{web} shows no state")
+    return {**NO_DETAILS, **found} if "reasons" not in found else dict(found)
 
 
 def other_settings(settings: Settings) -> list[str]:
@@ -153,11 +158,11 @@ def answering_webs(settings: Settings) -> list[str]:
     return [web_of(own) for name, own in workers_of(settings).items() if name in names] or [web_of(settings)]
 
 
-def _partitions(web: str) -> dict[str, list[int]]:
+def _partitions(settings: Settings, web: str) -> dict[str, list[int]]:
     """Return the numbers of a worker's partitions of the user table, by role."""
     found: dict[str, list[int]] = {"owner": [], "standby": [], "restoring": []}
     try:
-        body = ask(f"{web}/v1/tables", ASK_S).body
+        body = ask(f"{web}/v1/tables", ASK_S, caller=Caller(settings.http)).body
     except NotReady:
         return found
     tables = body.get("tables") if isinstance(body, dict) else None
@@ -183,7 +188,7 @@ def _member_facts(settings: Settings, name: str, own: Settings) -> dict[str, Any
     }
     if role is RANKING:
         return {**found, "partitions": list(state.get("partitions") or [])}
-    held = _partitions(web) if "web" not in reasons else {"owner": [], "standby": [], "restoring": []}
+    held = _partitions(own, web) if "web" not in reasons else {"owner": [], "standby": [], "restoring": []}
     return {**found, "partitions": held["owner"], "standbys": held["standby"], "restoring": held["restoring"]}
 
 

@@ -14,6 +14,7 @@ from agents.cli import asking
 from agents.cli.screen import plain_console, print_table
 from agents.cli.states import answering_webs
 from agents.partitions.ownership import TABLES
+from agents.web.caller import Caller
 from schemas.errors import NotReady
 from schemas.masking import masked_url
 from schemas.settings import Settings
@@ -58,12 +59,15 @@ async def changelog_digests(settings: Settings) -> dict[tuple[str, int], tuple[i
     return found
 
 
-def _asked(url: str, *, digests: bool) -> list[dict[str, Any]]:
+def _asked(url: str, caller: Caller, *, digests: bool) -> list[dict[str, Any]]:
     try:
-        answer = asking.ask(f"{url.rstrip('/')}/v1/tables{'?digests=1' if digests else ''}", VERIFY_S if digests else ASK_S)
+        full = f"{url.rstrip('/')}/v1/tables{'?digests=1' if digests else ''}"
+        answer = asking.ask(full, VERIFY_S if digests else ASK_S, caller=caller)
     except NotReady as exc:
         raise NotReady("no_worker", f"{exc.message}: run `riffle up`, or see `riffle doctor`") from exc
     found = answer.body.get("tables") if isinstance(answer.body, dict) else None
+    if answer.status in {401, 403, 429}:
+        raise NotReady("no_worker", f"the worker at {masked_url(url)} refuses: {answer.body['error']['message']}")
     if answer.status != 200 or not isinstance(found, list):
         raise NotReady("no_worker", f"the program at {url} is not a worker: HTTP {answer.status}")
     return found
@@ -95,8 +99,9 @@ def tables(verify: bool, urls: tuple[str, ...], as_json: bool) -> None:
     Example: riffle tables --verify --worker http://127.0.0.1:6066 --worker http://127.0.0.1:6068
     """
     settings = Settings.from_env()
+    caller = Caller(settings.http)
     asked = urls or answering_webs(settings)
-    found = [{"worker": masked_url(url), **facts} for url in asked for facts in _asked(url, digests=verify)]
+    found = [{"worker": masked_url(url), **facts} for url in asked for facts in _asked(url, caller, digests=verify)]
     if verify:
         changelogs = asyncio.run(changelog_digests(settings))
         for facts in found:

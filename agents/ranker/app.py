@@ -23,7 +23,9 @@ from agents.ranker.releases import Rankers, RankerSlot
 from agents.ranker.status import Status
 from agents.requests.clock import Clock
 from agents.tasks import Tasks
+from agents.web.access import Gate
 from agents.web.server import Runner
+from agents.web.server_tls import server_context
 from schemas.errors import NotReady
 from schemas.settings import Settings
 from streams.kafka.assignor import OWNER, HoldingAssignor
@@ -74,6 +76,7 @@ class RankerApp(ChunkedApp):
     """The Faust app of a ranking process. It has no tables: whatever it loses, workers rank by themselves."""
 
     parts: Parts
+    gate: Gate
     runner: Runner | None = None
     _taken: dict[TP, int]
     "Next offset to read of each partition, which is committed. Tasks are read once: another process must not answer them too."
@@ -102,6 +105,7 @@ class RankerApp(ChunkedApp):
             ("watch", self._watch()),
         ):
             parts.tasks.start(name, work)
+        self.gate.mount(self.web.web_app)
         self.web.web_app.add_routes(parts.status.routes())
         self.runner = Runner(self.web.web_app, parts.metrics)
         self.web._runner = self.runner
@@ -215,6 +219,8 @@ def create_ranker(settings: Settings) -> RankerApp:
     own = replace(settings, app_id=group_of(settings), instance="", web_port=settings.rank_port)
     app: RankerApp = RankerApp.create(own)
     parts = app.parts = assemble(own, app)
+    app.gate = Gate(own.http, parts.metrics)
+    app.conf.web_ssl_context = server_context(own.http, parts.metrics)
     app._taken, app._committed = {}, {}
     app.holding = HoldingAssignor(lambda: dict.fromkeys(parts.status.assigned or (), OWNER), 0, own.partitions)
     app.on_reading_failed = parts.reading.failed

@@ -11,7 +11,9 @@ from agents.health.broker import BrokerProbe
 from agents.metrics import Metrics
 from agents.ranker.collecting import Collector
 from agents.ranker.releases import RankerSlot
+from agents.web.access import DETAILED, scoped
 from agents.web.error_replies import json_response
+from agents.web.tokens import Scope
 from schemas.settings import Settings
 
 __all__ = ["Status"]
@@ -71,13 +73,17 @@ class Status:
         table = web.RouteTableDef()
 
         @table.get("/healthz")
+        @scoped(Scope.OPEN)
         async def healthz(_request: web.Request) -> web.Response:
             stuck_s = self.stuck_s()
             return json_response({"stuck": {"ranking": round(stuck_s)} if stuck_s else {}}, 503 if stuck_s else 200)
 
         @table.get("/readyz")
-        async def readyz(_request: web.Request) -> web.Response:
+        @scoped(Scope.OPEN)
+        async def readyz(request: web.Request) -> web.Response:
             ready, reasons = self.ready()
+            if not request[DETAILED]:
+                return json_response({"ready": ready, "role": "ranking"}, 200 if ready else 503)
             body = {
                 "ready": ready,
                 "role": "ranking",
@@ -91,6 +97,7 @@ class Status:
             return json_response(body, 200 if ready else 503)
 
         @table.get("/metrics")
+        @scoped(Scope.OPERATE)
         async def metrics(_request: web.Request) -> web.Response:
             return web.Response(text=self._metrics.render(), content_type="text/plain")
 

@@ -1,100 +1,228 @@
-"""Who may change something from a web page, and who may look at a worker: the token of a home."""
+"""Admission of HTTP requests: by bearer tokens with scopes or, without these, by where a request comes from."""
 
 from __future__ import annotations
 
-import contextlib
 import hmac
 import ipaddress
-import os
-import secrets
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
-from schemas.errors import BadRequest
-from schemas.settings import Settings
+from agents.metrics import Metrics
+from agents.web.tokens import Grant, Scope, find, read_grants
+from schemas.errors import BadRequest, ConfigError, RateLimited, RiffleError
+from schemas.http_settings import HttpSettings
+from schemas.watched import Watched
 
-__all__ = ["ACCESS", "Access", "page_token", "page_url"]
+__all__ = ["CONSOLE", "DETAILED", "ORDINARY", "WRITE", "Gate", "Page", "Sender", "scope_of", "scoped"]
 
-TOKEN_BYTES = 24
-SCHEME = "Bearer "
+log = logging.getLogger(__name__)
+
+V = TypeVar("V", bound=Callable[..., Awaitable[web.StreamResponse]])
+SCOPE, KIND = "scope", "kind"
+DETAILED = "detailed"
+"Key of a request: whether an open route may show what is meant for operators."
+MOST_TOKEN_CHARACTERS = 512
+ORDINARY, WRITE, CONSOLE = "ordinary", "write", "console"
+"Kinds of views: a WRITE changes events, users or items; a CONSOLE view shows the worker to a person."
+
+
+def scoped(scope: Scope, kind: str = ORDINARY) -> Callable[[V], V]:
+    """Give a view its scope and its kind."""
+
+    def give(view: V) -> V:
+        setattr(view, SCOPE, scope)
+        setattr(view, KIND, kind)
+        return view
+
+    return give
+
+
+def scope_of(view: object) -> Scope | None:
+    """Return the scope of a view; None for one that has none, which a gate refuses."""
+    found: Scope | None = getattr(view, SCOPE, None)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
-    """The rules of a worker. Programs on this machine, which send no `Origin`, need no token."""
+class Sender:
+    """What a request shows about who sent it."""
+
+    authorization: Sequence[str] = ()
+    "Values of the header `Authorization`."
+    origins: Sequence[str] = ()
+    "Values of the header `Origin`, which a browser always sends with a write."
+    remote: str = ""
+    "Address of the client."
+    host: str = ""
+    "Name and port under which the client asks for the worker."
+
+    @classmethod
+    def of(cls, request: web.BaseRequest) -> Sender:
+        """Return the sender of a request."""
+        headers = request.headers
+        return cls(headers.getall("Authorization", ()), headers.getall("Origin", ()), request.remote or "", request.host)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the client is on this machine and asks for it by its own name.
+
+        The name matters because a page elsewhere can make its own name resolve to this machine (DNS rebinding).
+        """
+        return _is_loopback(self.remote) and _is_loopback(_host(self.host))
+
+    @property
+    def token(self) -> str | None:
+        """The bearer token (RFC 6750); None without one, or with a header that cannot be read."""
+        if len(self.authorization) != 1:
+            return None
+        kind, _, token = self.authorization[0].partition(" ")
+        token = token.strip()
+        if kind.lower() != "bearer" or not token.isascii() or not 0 < len(token) <= MOST_TOKEN_CHARACTERS:
+            return None
+        return token
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What a worker's web page may do."""
 
     token: str
+    "The token of the home (`agents.web.page_token`)."
     origins: frozenset[str] = frozenset()
     "Origins whose pages may write without the token, because a proxy in front asks for a login."
 
-    def check_write(self, request: web.Request) -> None:
-        """Refuse a write that a browser sends without the token.
+    def needs_token(self, sender: Sender, kind: str) -> bool:
+        """Whether a request needs the token where programs need none."""
+        if kind is WRITE:
+            return bool(sender.origins) and not all(origin in self.origins for origin in sender.origins)
+        return kind is CONSOLE and not sender.is_here
 
-        A browser always names the origin of the page. That it equals `Host` proves nothing, because a page elsewhere can make
-        its own name resolve to this machine (DNS rebinding).
+    def is_token_of(self, sender: Sender) -> bool:
+        """Whether the sender has the token, compared in constant time."""
+        return sender.token is not None and hmac.compare_digest(sender.token, self.token)
+
+
+@dataclass(slots=True)
+class _Bucket:
+    """A token bucket: `burst` requests at once, refilled with `per_s` a second."""
+
+    per_s: float
+    burst: float
+    left: float
+    at: float
+
+    def take(self, now: float) -> float:
+        """Take one request; returns 0, or the seconds until there is one."""
+        self.left = min(self.burst, self.left + (now - self.at) * self.per_s)
+        self.at = now
+        if self.left >= 1:
+            self.left -= 1
+            return 0.0
+        return (1 - self.left) / self.per_s
+
+
+class Gate:
+    """Admits requests. Without `RIFFLE_HTTP_TOKENS_FILE` only pages may need a token, that of the home.
+
+    With the file, every request needs one of its tokens, with the scope of the route. The home's token then has all scopes for
+    clients on this machine: whoever can read it can read all that the worker has there. Elsewhere it is worth nothing, so that
+    the file alone decides, with its rates, and removing a line withdraws a token.
+
+    The file is read again when it changes. A rate holds for each process. `clock`: monotonic, in seconds.
+    """
+
+    def __init__(
+        self, http: HttpSettings, metrics: Metrics, page: Page | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Read the tokens. Without `page` there is none.
 
         Raises:
-            BadRequest: code `token_required` or `wrong_token`.
+            ConfigError: as `read_grants`.
         """
-        origins = request.headers.getall("Origin", ())
-        if origins and not all(origin in self.origins for origin in origins):
-            self._check_token(request)
+        self._metrics, self._page, self._clock = metrics, page, clock
+        self._grants: Watched[tuple[Grant, ...]] | None = None
+        self._buckets: dict[str, tuple[Grant, _Bucket]] = {}
+        if http.tokens_file:
+            self._grants = Watched((http.tokens_file,), lambda: read_grants(http.tokens_file), self._failed)
 
-    def check_reading(self, request: web.Request) -> None:
-        """Refuse to show the worker without the token, unless the client is on this machine and asks for it by its own name.
+    def _failed(self, error: ConfigError) -> None:
+        self._metrics.http_reloads_failed.add(what="tokens")
+        log.warning("%s; the tokens that were read before stay valid", error.message)
+
+    def admit(self, sender: Sender, scope: Scope, kind: str = ORDINARY) -> None:
+        """Admit a request to a route of this scope and kind, or raise.
 
         Raises:
-            BadRequest: code `token_required` or `wrong_token`.
+            BadRequest: code `token_required` or `wrong_token`; `forbidden`, the token has other scopes.
+            RateLimited: too many requests came with this token.
         """
-        if not (_is_loopback(request.remote or "") and _is_loopback(_host(request.host))):
-            self._check_token(request)
+        if scope is Scope.OPEN:
+            return
+        if self._grants is None:
+            if self._page is not None and self._page.needs_token(sender, kind) and not self._page.is_token_of(sender):
+                raise self._refused(sender, "this needs the token that `riffle up` prints")
+        elif not self._is_here_with_the_homes_token(sender):
+            self._check(sender, self._grants.value(), scope)
 
-    def _check_token(self, request: web.Request) -> None:
-        given = request.headers.getall("Authorization", ())
-        if not given:
-            message = "this needs the token that `riffle up` prints, as `Authorization: Bearer TOKEN`"
-            raise BadRequest("token_required", message, "Authorization")
-        if len(given) > 1 or not hmac.compare_digest(_bytes(given[0]), _bytes(SCHEME + self.token)):
-            raise BadRequest("wrong_token", "this is not the token of this home: `riffle up` prints it", "Authorization")
+    def _check(self, sender: Sender, grants: Sequence[Grant], scope: Scope) -> None:
+        grant = None if sender.token is None else find(grants, sender.token)
+        if grant is None:
+            raise self._refused(sender, "a token is needed")
+        wait_s = self._bucket(grant).take(self._clock()) if grant.per_s else 0.0
+        if wait_s:
+            self._metrics.http_refused.add(reason="rate_limited", token=grant.name)
+            message = f"more than {grant.per_s:g} requests a second come with the token {grant.name}"
+            raise RateLimited("rate_limited", message, math.ceil(wait_s))
+        if scope not in grant.scopes:
+            self._metrics.http_refused.add(reason="forbidden", token=grant.name)
+            raise BadRequest("forbidden", f"the token {grant.name} lacks the scope {scope}", "Authorization")
 
+    def _refused(self, sender: Sender, message: str) -> BadRequest:
+        code = "wrong_token" if sender.authorization else "token_required"
+        self._metrics.http_refused.add(reason=code, token="")
+        found = "the one that came is not valid" if sender.authorization else "none came"
+        return BadRequest(code, f"{message}, as `Authorization: Bearer TOKEN`: {found}", "Authorization")
 
-ACCESS: web.AppKey[Access] = web.AppKey("access", Access)
-"Key of an application's `Access`; without one nothing needs a token."
+    def shows_details(self, sender: Sender) -> bool:
+        """Whether a request may see on open routes what is meant for operators."""
+        if self._grants is None or self._is_here_with_the_homes_token(sender):
+            return True
+        grant = None if sender.token is None else find(self._grants.value(), sender.token)
+        return grant is not None and Scope.OPERATE in grant.scopes
 
+    def _is_here_with_the_homes_token(self, sender: Sender) -> bool:
+        return self._page is not None and sender.is_here and self._page.is_token_of(sender)
 
-def page_token(settings: Settings) -> str:
-    """Return the token of a home, which is created at the first call, readable by its owner only."""
-    path = _path(settings)
-    try:
-        return path.read_text(encoding="ascii").strip()
-    except FileNotFoundError:
-        pass
-    settings.make_home()
-    new = path.with_name(f"{path.name}.{os.getpid()}")
-    new.touch(mode=0o600)
-    try:
-        new.write_text(secrets.token_urlsafe(TOKEN_BYTES) + "\n", encoding="ascii")
-        with contextlib.suppress(FileExistsError):  # another process was faster, and its token counts
-            os.link(new, path)
-    finally:
-        new.unlink()
-    return path.read_text(encoding="ascii").strip()
+    def _bucket(self, grant: Grant) -> _Bucket:
+        known = self._buckets.get(grant.name)
+        if known is None or known[0] != grant:  # the file changed the grant
+            known = self._buckets[grant.name] = grant, _Bucket(grant.per_s, grant.burst, grant.burst, self._clock())
+        return known[1]
 
+    def mount(self, app: web.Application) -> None:
+        """Check the requests of an application that has not started yet. A view without a scope is refused."""
 
-def page_url(settings: Settings) -> str:
-    """Return the page's address with the token in the fragment, which browsers do not send."""
-    return f"{settings.web}/#token={page_token(settings)}"
+        @web.middleware
+        async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+            route = request.match_info
+            if route.http_exception is None:  # else there is no such route
+                scope = scope_of(route.handler)
+                if scope is None:
+                    raise RiffleError("internal", "this route has no scope")
+                sender = Sender.of(request)
+                self.admit(sender, scope, getattr(route.handler, KIND))
+                request[DETAILED] = self.shows_details(sender)
+            return await handler(request)
 
-
-def _path(settings: Settings) -> Path:
-    return settings.home / "page-token"
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
+        app.middlewares.append(check)
 
 
 def _host(netloc: str) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from agents.web.access import CONSOLE
 from agents.web.body import read_json
 from agents.web.error_replies import json_response
 from agents.web.page_files import INDEX, file_response
 from agents.web.peers import EXPLAIN_PATH
 from agents.web.protocol import Service
 from agents.web.query import CONTEXT, identifier, integer, request_from_query, request_of
-from agents.web.views import CONSOLE, route
+from agents.web.tokens import Scope
+from agents.web.views import route
 from schemas.errors import BadRequest
 
 __all__ = ["MAX_CARDS", "MAX_FOUND", "MAX_RECENT", "console_routes"]
@@ -29,36 +31,36 @@ def console_routes(table: web.RouteTableDef, service: Service) -> None:
 
 
 def _page(table: web.RouteTableDef) -> None:
-    @route(table, "get", "/")
+    @route(table, Scope.OPEN, "get", "/")
     async def index(request: web.Request) -> web.Response:
         """Return the page."""
         return file_response(request, INDEX)
 
-    @route(table, "get", "/page/{name}")
+    @route(table, Scope.OPEN, "get", "/page/{name}")
     async def file(request: web.Request) -> web.Response:
         """Return a file of the page; 404 for an unknown name."""
         return file_response(request, request.match_info["name"])
 
 
 def _worker(table: web.RouteTableDef, service: Service) -> None:
-    @route(table, "get", "/v1/live", frozenset({"since"}), kind=CONSOLE)
+    @route(table, Scope.OPERATE, "get", "/v1/live", frozenset({"since"}), kind=CONSOLE)
     async def live(request: web.Request) -> web.Response:
         """Return the worker's state, and its samples of the last minutes after the first `since` ones."""
         since = integer(request.query, "since", 0) if "since" in request.query else 0
         return json_response(dict(service.console.live(since)))
 
-    @route(table, "get", "/v1/recent", frozenset({"limit"}), kind=CONSOLE)
+    @route(table, Scope.OPERATE, "get", "/v1/recent", frozenset({"limit"}), kind=CONSOLE)
     async def recent(request: web.Request) -> web.Response:
         """Return the newest requests that this worker answered."""
         return json_response({"requests": list(service.console.recent(_limit(request, MAX_RECENT)))})
 
-    @route(table, "get", "/v1/explain/{user_id}", EXPLAIN, kind=CONSOLE)
+    @route(table, Scope.OPERATE, "get", "/v1/explain/{user_id}", EXPLAIN, kind=CONSOLE)
     async def explain(request: web.Request) -> web.Response:
         """Return a slate with its trace. Nothing is logged as shown."""
         wanted = request_from_query(identifier(request.match_info["user_id"], "user_id"), request.query)
         return json_response(dict(await service.console.explain(wanted)))
 
-    @route(table, "post", EXPLAIN_PATH)
+    @route(table, Scope.OPERATE, "post", EXPLAIN_PATH)
     async def explain_here(request: web.Request) -> web.Response:
         """Return a trace to another worker, only for users of a partition that is owned here; 503 `not_ready` for others."""
         body = await read_json(request)
@@ -66,14 +68,14 @@ def _worker(table: web.RouteTableDef, service: Service) -> None:
             raise BadRequest("invalid_body", "the body must be a JSON object")
         return json_response(dict(await service.console.explain(request_of(body), here=True)))
 
-    @route(table, "get", "/v1/releases", kind=CONSOLE)
+    @route(table, Scope.OPERATE, "get", "/v1/releases", kind=CONSOLE)
     async def releases(request: web.Request) -> web.Response:  # noqa: ARG001
         """Return the releases in this worker's folder, with their metrics and the gate's verdicts."""
         return json_response({"serving": service.release, "releases": list(await service.console.releases())})
 
 
 def _catalogue(table: web.RouteTableDef, service: Service) -> None:
-    @route(table, "get", "/v1/items", frozenset({"q", "id", "limit"}), kind=CONSOLE)
+    @route(table, Scope.ITEMS, "get", "/v1/items", frozenset({"q", "id", "limit"}), kind=CONSOLE)
     async def items(request: web.Request) -> web.Response:
         """Search items by `q`, or return those of the given ids, with their statistics."""
         ids = request.query.getall("id", [])

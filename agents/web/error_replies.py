@@ -16,7 +16,7 @@ from aiokafka.errors import KafkaError
 
 from agents.metrics import Metrics
 from agents.web.body import check_length, is_broken
-from schemas.errors import BadInput, BadRequest, DeadlineExceeded, NotReady, RiffleError, TransientError
+from schemas.errors import BadInput, BadRequest, DeadlineExceeded, NotReady, RateLimited, RiffleError, TransientError
 from schemas.parsing import shown
 
 __all__ = [
@@ -41,14 +41,16 @@ HTTP_CODES = {
 }
 "Codes of aiohttp's own errors, by their status."
 CODES = {
-    "cross_origin": 403,
     "token_required": 401,
+    "cross_origin": 403,
+    "forbidden": 403,
     "wrong_token": 403,
     "not_found": 404,
     "body_timeout": 408,
     "too_large": 413,
     "unsupported_encoding": 415,
     "expectation_failed": 417,
+    "rate_limited": 429,
     "internal": 500,
 }
 "Statuses of codes for which the class of the error does not determine the status."
@@ -79,6 +81,10 @@ def error_response(error: RiffleError, status: int) -> web.Response:
     response = json_response({"error": error.to_json()}, status)
     if status == 415:
         response.headers["Accept-Encoding"] = "gzip, deflate, identity"
+    if status == 401:
+        response.headers["WWW-Authenticate"] = 'Bearer realm="riffle"'
+    if isinstance(error, RateLimited):
+        response.headers["Retry-After"] = str(error.retry_after_s)
     return response
 
 

@@ -14,7 +14,8 @@ import orjson
 
 from agents.breaker import MAX_BREAKERS, Breakers
 from agents.metrics import Metrics
-from schemas.errors import BadRequest, DeadlineExceeded, NotReady, RiffleError, TransientError
+from agents.web.caller import ANYONE, Caller
+from schemas.errors import BadRequest, ConfigError, DeadlineExceeded, NotReady, RiffleError, TransientError
 from schemas.records import Request, Slate
 from streams.kafka.client import slate_from
 from streams.kafka.writes import JSON_HEADERS
@@ -29,8 +30,10 @@ EXPLAIN_PATH = "/v1/workers/explain"
 "Route on which a worker traces a request for another one, only for users of a partition that it owns."
 PREVIEW_S = 10.0
 "Seconds that a preview or a trace at another worker may take."
-CONNECT_S = 0.05
-"Seconds within which another worker must accept a connection."
+CONNECT_S, TLS_CONNECT_S = 0.05, 0.25
+"Seconds within which another worker must accept a connection, in plain text and with the handshake of TLS."
+NOT_ADMITTED = frozenset({401, 403, 429})
+"Statuses with which a worker refuses this worker's token, not the request."
 AT_ONCE = 64
 """Maximum number of requests under way to one worker. More connections at once would exceed the number that a listening socket
 queues, 128."""
@@ -51,8 +54,9 @@ class PeerAway(TransientError):
 class Peers:
     """Asks other workers. Nothing connects before the first request. `clock`: monotonic, in seconds."""
 
-    def __init__(self, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, metrics: Metrics, caller: Caller = ANYONE, clock: Callable[[], float] = time.monotonic) -> None:
         self._metrics = metrics
+        self._caller = caller
         self._breakers = Breakers(clock)
         self._session: aiohttp.ClientSession | None = None
         self._rooms: dict[str, _Room] = {}
@@ -76,7 +80,7 @@ class Peers:
             async with asyncio.timeout(within_s), self._room(address).entered(request):
                 began = loop.time()
                 status, body = await self._answer(address, request, until - began)
-        except (aiohttp.ClientError, OSError, TimeoutError) as exc:
+        except (aiohttp.ClientError, OSError, TimeoutError, ConfigError) as exc:
             reason = _reason(exc)
             # a worker that was not asked yet, or had hardly any time, has not failed
             if reason == "timeout" and (began is None or loop.time() - began < FAIR_S):
@@ -124,9 +128,10 @@ class Peers:
     async def _forwarded(self, address: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         data, timeout = orjson.dumps(body), aiohttp.ClientTimeout(total=PREVIEW_S)
         try:
-            async with self._connected().post(f"http://{address}{path}", data=data, timeout=timeout) as response:
+            url = f"{self._caller.scheme}://{address}{path}"
+            async with self._connected().post(url, data=data, timeout=timeout, **self._caller.arguments(url)) as response:
                 status, found = response.status, orjson.loads(await response.read())
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as exc:
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, ConfigError) as exc:
             self._metrics.peers_failed.add(reason=_reason(exc))
             raise NotReady("not_ready", f"{address}, which has this user's partition, gives no answer: try again") from exc
         if status == 200:
@@ -135,7 +140,7 @@ class Peers:
         self._metrics.peers_failed.add(reason=error["code"])
         if status == 404:
             raise NotReady("not_ready", f"{address}, which has this user's partition, is of an earlier version: ask that one")
-        if status >= 500:
+        if status >= 500 or status in NOT_ADMITTED:
             raise NotReady(error["code"], error["message"])
         raise BadRequest(error["code"], error["message"], error["field"])
 
@@ -146,10 +151,11 @@ class Peers:
         return self._session
 
     async def _post(self, address: str, request: Request, within_s: float) -> tuple[int, bytes]:
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=TLS_CONNECT_S if self._caller.scheme == "https" else CONNECT_S)
         deadline_s = within_s - min(TRAVEL_S, within_s * TRAVEL_SHARE)
-        url = f"http://{address}{PATH}?deadline_ms={max(round(deadline_s * 1000), 1)}"
-        async with self._connected().post(url, data=orjson.dumps(body_of(request)), timeout=timeout) as response:
+        url = f"{self._caller.scheme}://{address}{PATH}?deadline_ms={max(round(deadline_s * 1000), 1)}"
+        body, own = orjson.dumps(body_of(request)), self._caller.arguments(url)
+        async with self._connected().post(url, data=body, timeout=timeout, **own) as response:
             return response.status, await response.read()
 
     def _read(self, address: str, status: int, body: bytes) -> Slate:
@@ -161,7 +167,7 @@ class Peers:
             self._metrics.peers_failed.add(reason=error.code)
             if status == 504:
                 raise DeadlineExceeded(error.code, error.message) from error
-            if status >= 500 or error.code == "unreadable_reply":
+            if status >= 500 or status in NOT_ADMITTED or error.code == "unreadable_reply":
                 raise NotReady(error.code, error.message) from error
             raise
 
@@ -198,4 +204,6 @@ def body_of(request: Request) -> dict[str, Any]:
 def _reason(exc: BaseException) -> str:
     if isinstance(exc, TimeoutError):
         return "timeout"
+    if isinstance(exc, ConfigError):
+        return "settings"
     return "refused" if isinstance(exc, aiohttp.ClientConnectorError) else "disconnected"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from agents.web.access import ACCESS, Access
+from agents.web.access import DETAILED, WRITE, Gate
 from agents.web.body import MAX_BODY_BYTES, read_json
 from agents.web.console_routes import console_routes
 from agents.web.error_replies import json_response
@@ -26,7 +26,8 @@ from agents.web.query import (
     user_query_of,
 )
 from agents.web.request_lists import answer_list
-from agents.web.views import WRITE, route, takes_of
+from agents.web.tokens import Scope
+from agents.web.views import route, takes_of
 from schemas.errors import BadEvent, BadInput, BadItem, BadRequest
 from schemas.parsing import shown
 from schemas.records import Interaction, Item, SlateItem
@@ -53,22 +54,22 @@ def wall_clock_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def build_app(service: Service, *, now_ms: Callable[[], int] = wall_clock_ms, access: Access | None = None) -> web.Application:
+def build_app(service: Service, *, now_ms: Callable[[], int] = wall_clock_ms, gate: Gate | None = None) -> web.Application:
     """Build an aiohttp application with the whole interface, to be served by `agents.web.server.Runner`."""
     app = web.Application(client_max_size=MAX_BODY_BYTES)
-    attach(app, service, now_ms=now_ms, access=access)
+    attach(app, service, now_ms=now_ms, gate=gate)
     return app
 
 
 def attach(
-    app: web.Application, service: Service, *, now_ms: Callable[[], int] = wall_clock_ms, access: Access | None = None
+    app: web.Application, service: Service, *, now_ms: Callable[[], int] = wall_clock_ms, gate: Gate | None = None
 ) -> None:
-    """Mount the interface on an application that has not started yet. Without `access` no token is needed.
+    """Mount the interface on an application that has not started yet. Without `gate` no token is needed.
 
     `agents.web.server.Runner` must serve it, because it answers errors as JSON, also for unknown paths.
     """
-    if access is not None:
-        app[ACCESS] = access
+    if gate is not None:
+        gate.mount(app)
     app.add_routes(routes(service, now_ms=now_ms))
 
 
@@ -86,7 +87,7 @@ def routes(service: Service, *, now_ms: Callable[[], int] = wall_clock_ms) -> we
 
 
 def _events(table: web.RouteTableDef, service: Service, now_ms: Callable[[], int]) -> None:
-    @route(table, "post", "/v1/events", kind=WRITE)
+    @route(table, Scope.EVENTS, "post", "/v1/events", kind=WRITE)
     async def events(request: web.Request) -> web.Response:
         """Store one event or a list of up to 1,000.
 
@@ -131,14 +132,14 @@ def _parse_events(batch: list[object], now_ms: int) -> tuple[list[Interaction], 
 
 
 def _recommendations(table: web.RouteTableDef, service: Service) -> None:
-    @route(table, "get", "/v1/recommend/{user_id}", RECOMMEND)
+    @route(table, Scope.RECOMMEND, "get", "/v1/recommend/{user_id}", RECOMMEND)
     async def recommend(request: web.Request) -> web.Response:
         """Return a slate. Parameters as in `request_from_query`, and `deadline_ms`."""
         wanted = request_from_query(identifier(request.match_info["user_id"], "user_id"), request.query)
         slate = await service.recommend(wanted, deadline_ms(request.query, request.headers), _wanted(request))
         return json_response(slate.to_json())
 
-    @route(table, "post", "/v1/recommend", frozenset({"deadline_ms"}))
+    @route(table, Scope.RECOMMEND, "post", "/v1/recommend", frozenset({"deadline_ms"}))
     async def recommend_body(request: web.Request) -> web.Response:
         """Return the slate for a request, or `{"answers"}` for a list of requests; the deadline as in `deadline_ms`.
 
@@ -154,14 +155,14 @@ def _recommendations(table: web.RouteTableDef, service: Service) -> None:
         slate = await service.recommend(request_of(body), deadline_ms(request.query, request.headers), _wanted(request))
         return json_response(slate.to_json())
 
-    @route(table, "post", PATH, frozenset({"deadline_ms"}))
+    @route(table, Scope.RECOMMEND, "post", PATH, frozenset({"deadline_ms"}))
     async def recommend_here(request: web.Request) -> web.Response:
         """Return a slate to another worker, only from rows that are held here; 503 `not_held` without such rows."""
         wanted = request_of(_object(await read_json(request)))
         slate = await service.recommend_here(wanted, deadline_ms(request.query, request.headers), _wanted(request))
         return json_response(slate.to_json())
 
-    @route(table, "get", "/v1/similar/{item_id}", frozenset({"k"}))
+    @route(table, Scope.RECOMMEND, "get", "/v1/similar/{item_id}", frozenset({"k"}))
     async def similar(request: web.Request) -> web.Response:
         """Return items similar to an item; 404 if the item is unknown."""
         item_id = identifier(request.match_info["item_id"], "item_id")
@@ -180,7 +181,7 @@ def _wanted(request: web.Request) -> Wanted:
 
 
 def _users(table: web.RouteTableDef, service: Service) -> None:
-    @route(table, "get", "/v1/users", frozenset({"partition", "after", "limit"}))
+    @route(table, Scope.USERS, "get", "/v1/users", frozenset({"partition", "after", "limit"}))
     async def users(request: web.Request) -> web.Response:
         """Return ids of users of a partition, in the order of their bytes; `after` is the last id of the page before."""
         if "partition" not in request.query:
@@ -188,13 +189,13 @@ def _users(table: web.RouteTableDef, service: Service) -> None:
         page = await service.users(integer(request.query, "partition"), user_query_of(request.query))
         return json_response(page.to_json())
 
-    @route(table, "get", "/v1/users/{user_id}")
+    @route(table, Scope.USERS, "get", "/v1/users/{user_id}")
     async def user(request: web.Request) -> web.Response:
         """Return a user's summary; 404 for an unknown user."""
         user_id = identifier(request.match_info["user_id"], "user_id")
         return json_response({"user_id": user_id, **await service.user(user_id)})
 
-    @route(table, "delete", "/v1/users/{user_id}", kind=WRITE)
+    @route(table, Scope.USERS, "delete", "/v1/users/{user_id}", kind=WRITE)
     async def erase(request: web.Request) -> web.Response:
         """Erase a user, known or not. Requests with the token as `after` no longer use the user's events."""
         user_id = identifier(request.match_info["user_id"], "user_id")
@@ -209,12 +210,12 @@ def _items(table: web.RouteTableDef, service: Service) -> None:
         except BadItem:
             return None
 
-    @route(table, "get", "/v1/items/{item_id}")
+    @route(table, Scope.ITEMS, "get", "/v1/items/{item_id}")
     async def item(request: web.Request) -> web.Response:
         """Return a catalogue entry; 404 if the item is unknown."""
         return json_response(_item(service.item(identifier(request.match_info["item_id"], "item_id"))))
 
-    @route(table, "put", "/v1/items/{item_id}", kind=WRITE)
+    @route(table, Scope.ITEMS, "put", "/v1/items/{item_id}", kind=WRITE)
     async def put(request: web.Request) -> web.Response:
         """Store a catalogue entry, such as one that `GET` returned. An id in the body must equal the one in the path."""
         item_id = identifier(request.match_info["item_id"], "item_id")
@@ -230,14 +231,14 @@ def _items(table: web.RouteTableDef, service: Service) -> None:
         await service.put_item(item)
         return json_response({"item_id": item_id, "accepted": 1}, 202)
 
-    @route(table, "delete", "/v1/items/{item_id}", kind=WRITE)
+    @route(table, Scope.ITEMS, "delete", "/v1/items/{item_id}", kind=WRITE)
     async def delete(request: web.Request) -> web.Response:
         """Remove a catalogue entry; the answer is the same whether or not it existed."""
         item_id = identifier(request.match_info["item_id"], "item_id")
         await service.delete_item(item_id)
         return json_response({"item_id": item_id, "accepted": 1}, 202)
 
-    @route(table, "get", "/v1/items/{item_id}/image")
+    @route(table, Scope.ITEMS, "get", "/v1/items/{item_id}/image")
     async def image(request: web.Request) -> web.Response:
         """Return the item's image, only from the local file (an absolute path) in its catalogue entry."""
         path = _image_of(service.item(identifier(request.match_info["item_id"], "item_id")))
@@ -251,17 +252,17 @@ def _items(table: web.RouteTableDef, service: Service) -> None:
 
 
 def _rules(table: web.RouteTableDef, service: Service) -> None:
-    @route(table, "get", "/v1/rules")
+    @route(table, Scope.OPERATE, "get", "/v1/rules")
     async def rules(request: web.Request) -> web.Response:  # noqa: ARG001
         """Return the serving rules, with the number of items that each matches."""
         return json_response(dict(service.rules()))
 
-    @route(table, "post", "/v1/rules/preview")
+    @route(table, Scope.OPERATE, "post", "/v1/rules/preview")
     async def preview(request: web.Request) -> web.Response:
         """Check `rules`, count what each matches and, given a `request`, answer it with the serving and with these rules."""
         return await _preview(request, here=False)
 
-    @route(table, "post", PREVIEW_PATH)
+    @route(table, Scope.OPERATE, "post", PREVIEW_PATH)
     async def preview_here(request: web.Request) -> web.Response:
         """Return a preview to another worker, only for users of a partition that is owned here; 503 `not_ready` for others."""
         return await _preview(request, here=True)
@@ -276,16 +277,20 @@ def _rules(table: web.RouteTableDef, service: Service) -> None:
 
 
 def _operations(table: web.RouteTableDef, service: Service) -> None:
-    @route(table, "get", "/healthz")
-    async def healthz(request: web.Request) -> web.Response:  # noqa: ARG001
+    @route(table, Scope.OPEN, "get", "/healthz")
+    async def healthz(request: web.Request) -> web.Response:
         """Return 200 while the worker makes progress; 503 if partitions with waiting work are stuck: restart it then."""
         stuck = service.stuck()
+        if stuck and not request.get(DETAILED, True):
+            return json_response({"status": "stuck"}, 503)
         return json_response({"status": "stuck", "stuck": dict(stuck)} if stuck else {"status": "ok"}, 503 if stuck else 200)
 
-    @route(table, "get", "/readyz")
-    async def readyz(request: web.Request) -> web.Response:  # noqa: ARG001
-        """Return 200 if requests are answered, else 503 with the reasons."""
+    @route(table, Scope.OPEN, "get", "/readyz")
+    async def readyz(request: web.Request) -> web.Response:
+        """Return 200 if requests are answered, else 503 with the reasons, which are for operators."""
         ready, reasons = service.ready()
+        if not request.get(DETAILED, True):
+            return json_response({"ready": ready}, 200 if ready else 503)
         body = {
             "ready": ready,
             "reasons": dict(reasons),
@@ -295,13 +300,13 @@ def _operations(table: web.RouteTableDef, service: Service) -> None:
         }
         return json_response(body, 200 if ready else 503)
 
-    @route(table, "get", "/v1/tables", frozenset({"digests"}))
+    @route(table, Scope.OPERATE, "get", "/v1/tables", frozenset({"digests"}))
     async def tables(request: web.Request) -> web.Response:
         """List the owned and standby table partitions; `digests=1` adds a hash over each, for which it is read in full."""
         found = await service.tables(digests="digests" in request.query and flag_of(request.query, "digests"))
         return json_response({"tables": [dict(facts) for facts in found]})
 
-    @route(table, "get", "/metrics")
+    @route(table, Scope.OPERATE, "get", "/metrics")
     async def metrics_text(request: web.Request) -> web.Response:  # noqa: ARG001
         """Return the metrics in Prometheus' text format."""
         headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}

@@ -1,4 +1,4 @@
-"""Registration of views, with the checks that precede every view."""
+"""Registration of views, with the checks of what a request holds that precede every view."""
 
 from __future__ import annotations
 
@@ -8,24 +8,23 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from agents.web.access import ACCESS
+from agents.web.access import ORDINARY, scoped
 from agents.web.body import check_length
 from agents.web.error_replies import check_origin
 from agents.web.query import check_parameters
+from agents.web.tokens import Scope
 
-__all__ = ["CONSOLE", "ORDINARY", "WRITE", "View", "route", "takes_of"]
+__all__ = ["View", "route", "takes_of"]
 
 View = Callable[[web.Request], Awaitable[web.Response]]
 NOTHING: frozenset[str] = frozenset()
 TAKES = "takes"
-ORDINARY, WRITE, CONSOLE = "ordinary", "write", "console"
-"Kinds of views: a WRITE changes events, users or items; a CONSOLE view shows the worker to a person."
 
 
 def route(
-    table: web.RouteTableDef, method: str, path: str, takes: frozenset[str] = NOTHING, *, kind: str = ORDINARY
+    table: web.RouteTableDef, scope: Scope, method: str, path: str, takes: frozenset[str] = NOTHING, *, kind: str = ORDINARY
 ) -> Callable[[View], View]:
-    """Register a view that accepts only these query parameters.
+    """Register a view of this scope and kind (`agents.web.access`) that accepts only these query parameters.
 
     A `{placeholder}` matches any characters but a slash, which an id holds as `%2F`.
     """
@@ -35,15 +34,11 @@ def route(
         async def checked(request: web.Request) -> web.Response:
             check_length(request)
             check_origin(request)
-            access = request.config_dict.get(ACCESS)
-            if access is not None and kind is WRITE:
-                access.check_write(request)
-            if access is not None and kind is CONSOLE:
-                access.check_reading(request)
             check_parameters(request.query, takes)
             return await view(request)
 
         setattr(checked, TAKES, takes)
+        scoped(scope, kind)(checked)
         getattr(table, method)(re.sub(r"\{(\w+)\}", r"{\1:[^/]+}", path))(checked)
         return checked
 

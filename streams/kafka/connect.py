@@ -4,36 +4,28 @@ client.
 Connection parameters come from `KafkaSettings`. Parameters of a client's task are a profile, a constant below. No other module
 constructs a client or handles connection security; a test verifies this.
 
-A client keeps the certificates and the password with which it was created. A later client reads the files again.
+Each new connection reads changed files of certificates and of the password again.
 """
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import contextlib
-import importlib
-import inspect
-import json
 import logging
 import ssl
-import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.abc import AbstractTokenProvider
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaConnectionError
 
-import streams.kafka.connection  # noqa: F401 - so that the close of a client has a limit
 from schemas.errors import ConfigError
 from schemas.kafka_settings import KafkaSettings
 from schemas.settings import Settings
 from streams.kafka.aiokafka_patches import AIOKafkaConsumer
+from streams.kafka.connection import RENEW, FilePassword
 from streams.kafka.probe import answers
+from streams.kafka.tokens import tokens_of
 
 if TYPE_CHECKING:
     from faust.auth import Credentials
@@ -51,21 +43,16 @@ __all__ = [
     "registry",
     "security",
     "tls",
-    "token_source",
 ]
 
 log = logging.getLogger(__name__)
 
 Profile = Mapping[str, Any]
 "Keyword arguments of an aiokafka client for its task, none for its connection."
-Token = str | tuple[str, object]
-TokenFunction = Callable[[], Token | Awaitable[Token]]
 
 METADATA_MAX_AGE_MS = 30_000
 "Maximum age of a client's cluster metadata: a changed topic is noticed within that time."
 MAX_REQUEST_BYTES = 2 << 20
-TOKEN_S = 300.0
-"Seconds for which a token is used whose expiry is not known."
 
 # producers
 
@@ -181,10 +168,10 @@ def security(kafka: KafkaSettings) -> dict[str, Any]:
     found: dict[str, Any] = {"security_protocol": kafka.security}
     if kafka.encrypts:
         found["ssl_context"] = tls(kafka)
-    if kafka.token_provider:
-        found |= {"sasl_mechanism": kafka.sasl_mechanism, "sasl_oauth_token_provider": _Tokens(kafka.token_provider)}
+    if kafka.uses_tokens:
+        found |= {"sasl_mechanism": kafka.sasl_mechanism, "sasl_oauth_token_provider": tokens_of(kafka)}
     elif kafka.logs_in:
-        login = {"sasl_plain_username": kafka.username, "sasl_plain_password": kafka.secret()}
+        login = {"sasl_plain_username": kafka.username, "sasl_plain_password": _password(kafka)}
         found |= {"sasl_mechanism": kafka.sasl_mechanism, **login}
     return found
 
@@ -199,11 +186,11 @@ def credentials(kafka: KafkaSettings) -> Credentials | None:
     from faust.auth import OAuthCredentials, SASLCredentials, SSLCredentials
 
     context = tls(kafka)
-    if kafka.token_provider:
-        return OAuthCredentials(oauth_cb=_Tokens(kafka.token_provider), ssl_context=context)
+    if kafka.uses_tokens:
+        return OAuthCredentials(oauth_cb=tokens_of(kafka), ssl_context=context)
     if kafka.logs_in:
         return SASLCredentials(
-            username=kafka.username, password=kafka.secret(), mechanism=kafka.sasl_mechanism, ssl_context=context
+            username=kafka.username, password=_password(kafka), mechanism=kafka.sasl_mechanism, ssl_context=context
         )
     return None if context is None else SSLCredentials(context)
 
@@ -219,7 +206,13 @@ def tls(kafka: KafkaSettings) -> ssl.SSLContext | None:
     if not kafka.encrypts:
         return None
     stamps = tuple(_stamp(name, getattr(kafka, name)) for name in ("ca_file", "cert_file", "key_file"))
-    return _context(kafka.ca_file, kafka.cert_file, kafka.key_file, stamps)
+    found = _context(kafka.ca_file, kafka.cert_file, kafka.key_file, stamps)
+    setattr(found, RENEW, lambda: tls(kafka))
+    return found
+
+
+def _password(kafka: KafkaSettings) -> str:
+    return FilePassword.of(kafka.secret) if kafka.password_file else kafka.secret()
 
 
 async def any_answers(kafka: KafkaSettings, timeout_s: float) -> bool:
@@ -264,60 +257,3 @@ def _context(ca_file: str, cert_file: str, key_file: str, _stamps: object) -> ss
 
 def _wrong(name: str, rule: str) -> ConfigError:
     return ConfigError("invalid_setting", f"RIFFLE_KAFKA_{name.upper()} {rule}", f"kafka_{name}")
-
-
-def token_source(kafka: KafkaSettings) -> Callable[[str], tuple[str, float]]:
-    """Return librdkafka's `oauth_cb`: called without a use for its argument, it returns a token and its expiry, epoch seconds.
-
-    Raises:
-        ConfigError: as `security`.
-    """
-    tokens = _Tokens(kafka.token_provider)
-    return lambda _: tokens.with_expiry()
-
-
-class _Tokens(AbstractTokenProvider):  # type: ignore[misc]
-    """Calls a function for the token of each connection."""
-
-    def __init__(self, name: str) -> None:
-        module, _, function = name.partition(":")
-        try:
-            self._function: TokenFunction = getattr(importlib.import_module(module), function)
-        except (ImportError, AttributeError) as exc:
-            raise _wrong("token_provider", f"names {name}, which cannot be imported: {exc}") from exc
-
-    async def token(self) -> str:
-        """The current token.
-
-        Raises:
-            KafkaConnectionError: the function failed; it is retried, as with a broker that cannot be reached.
-        """
-        try:
-            found = await asyncio.to_thread(self._function)
-            if inspect.isawaitable(found):
-                found = await found
-        except Exception as exc:  # aiokafka would end on any other error
-            raise KafkaConnectionError(f"RIFFLE_KAFKA_TOKEN_PROVIDER failed: {type(exc).__name__}") from exc
-        return found[0] if isinstance(found, tuple) else found
-
-    def with_expiry(self) -> tuple[str, float]:
-        """Return the current token and its expiry, epoch seconds. It blocks."""
-        found = self._function()
-        if inspect.isawaitable(found):
-            found = asyncio.run(_awaited(found))
-        token, *more = found if isinstance(found, tuple) else (found,)
-        return token, _expiry(token, more[0] if more else None)
-
-
-async def _awaited(found: Awaitable[Token]) -> Token:
-    return await found
-
-
-def _expiry(token: str, named: object) -> float:
-    """Return the time until which a token is used, epoch seconds: as its provider or the token itself (RFC 7519) says."""
-    if isinstance(named, int | float) and named > 0:
-        return named / 1e3 if named > 1e11 else float(named)
-    with contextlib.suppress(ValueError, IndexError, KeyError, TypeError):
-        claims = token.split(".")[1]
-        return float(json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["exp"])
-    return time.time() + TOKEN_S

@@ -6,12 +6,13 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
 import pytest
+from secured_broker import Secured, secured_broker
 
 from schemas.settings import Settings
 
@@ -69,3 +70,10 @@ async def worker(fresh: Settings) -> AsyncIterator[Settings]:
     """Settings of a stack with a ready worker that has its own topics."""
     async with running_worker(fresh):
         yield fresh
+
+
+@pytest.fixture(scope="session")
+def secured(stack: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    """A separate broker with a listener of every kind of security."""
+    with secured_broker(stack, tmp_path_factory.mktemp("secured")) as made:
+        yield made

@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 from playwright.async_api import Browser, Page, async_playwright, expect
 
-from agents.web.access import page_token
+from agents.web.page_token import page_token
 from schemas.kernels import partition_of
 from schemas.records import Interaction, Item
 from schemas.settings import Settings

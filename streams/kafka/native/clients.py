@@ -11,10 +11,13 @@ from confluent_kafka import Consumer, Producer
 from confluent_kafka import KafkaError as NativeError
 from confluent_kafka.admin import AdminClient
 
+from schemas.errors import ConfigError
 from schemas.kafka_settings import KafkaSettings
+from schemas.watched import Stamp, stamp_of
 from streams.kafka import connect
+from streams.kafka.tokens import tokens_of
 
-__all__ = ["RANK_REPLIES", "RANK_TASKS", "REPLIES", "Profile", "admin", "consumer", "error_of", "producer"]
+__all__ = ["RANK_REPLIES", "RANK_TASKS", "REPLIES", "Files", "Profile", "admin", "consumer", "error_of", "producer"]
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +60,31 @@ RANK_REPLIES: Profile = {**REPLIES, "message.timeout.ms": 2_000}
 "Replies and acknowledgements of a ranking process."
 
 
+class Files:
+    """Notices changed files of certificates and of the password, which a client of librdkafka reads only when it is created."""
+
+    def __init__(self, kafka: KafkaSettings) -> None:
+        self._kafka = kafka
+        self._stamps = self._now()
+
+    def changed(self) -> bool:
+        """Whether a client must be created anew: once after each change, and not if the files cannot be used."""
+        now = self._now()
+        if now == self._stamps:
+            return False
+        self._stamps = now
+        try:
+            _connection(self._kafka)
+        except ConfigError as error:
+            log.warning("%s; what was read before is used", error.message)
+            return False
+        return True
+
+    def _now(self) -> tuple[Stamp, ...]:
+        kafka = self._kafka
+        return tuple(map(stamp_of, (kafka.ca_file, kafka.cert_file, kafka.key_file, kafka.password_file)))
+
+
 def consumer(kafka: KafkaSettings, group_id: str) -> Consumer:
     """Create a consumer of partitions that its caller assigns.
 
@@ -92,8 +120,9 @@ def _connection(kafka: KafkaSettings) -> dict[str, Any]:
         key = kafka.key_file or kafka.cert_file
         files = {"ssl.ca.location": kafka.ca_file, "ssl.certificate.location": kafka.cert_file, "ssl.key.location": key}
         found |= {name: file for name, file in files.items() if file}
-    if kafka.token_provider:
-        found |= {"sasl.mechanism": kafka.sasl_mechanism, "oauth_cb": connect.token_source(kafka)}
+    if kafka.uses_tokens:
+        tokens = tokens_of(kafka)
+        found |= {"sasl.mechanism": kafka.sasl_mechanism, "oauth_cb": lambda _: tokens.with_expiry()}
     elif kafka.logs_in:
         login = {"sasl.username": kafka.username, "sasl.password": kafka.secret()}
         found |= {"sasl.mechanism": kafka.sasl_mechanism, **login}

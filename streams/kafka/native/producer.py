@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from typing import Any
 
 from aiokafka.errors import KafkaError
@@ -33,12 +34,14 @@ MISSING = frozenset({NativeError.UNKNOWN_TOPIC_OR_PART, NativeError._UNKNOWN_TOP
 class NativeProducer:
     """Sends records without a turn of the event loop: `send` queues them, and librdkafka's thread writes them to the broker.
 
-    It needs no replacement after an error: without sequence numbers, librdkafka reconnects and goes on by itself.
+    It needs no replacement after an error: without sequence numbers, librdkafka reconnects and goes on by itself. Its client is
+    created anew when the files of certificates or of the password change.
     """
 
     def __init__(self, kafka: KafkaSettings, profile: clients.Profile) -> None:
         self._kafka = kafka
         self._profile = profile
+        self._files = clients.Files(kafka)
         self._producer: Any = None
         self._admin: Any = None
         self._known: set[str] = set()
@@ -54,7 +57,7 @@ class NativeProducer:
         Raises:
             ConfigError: the settings cannot be used.
         """
-        self._producer, self._admin = clients.producer(self._kafka, self._profile), clients.admin(self._kafka)
+        await self._connect()
         self._polling = asyncio.create_task(self._poll_forever(), name="acknowledgements of replies")
 
     async def stop(self) -> None:
@@ -127,10 +130,15 @@ class NativeProducer:
         """Forget a topic that does not exist."""
         self._known.discard(topic)
 
+    async def _connect(self) -> None:
+        # in a thread, because librdkafka's client may ask for a token while it is created, and a source of tokens may block
+        def made() -> tuple[Any, Any]:
+            return clients.producer(self._kafka, self._profile), clients.admin(self._kafka)
+
+        self._producer, self._admin = await asyncio.to_thread(made)
+
     async def _poll_forever(self) -> None:
-        # a token provider may block, and is called by `poll`
-        poll: Callable[[float], Any] = self._producer.poll
-        aside = bool(self._kafka.token_provider)
+        looked = time.monotonic()
         while True:
             if self._in_flight:
                 await asyncio.sleep(POLL_S)
@@ -139,12 +147,24 @@ class NativeProducer:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(IDLE_S):  # `wait_for` of Python 3.11 may miss a cancellation
                         await self._work.wait()
-            if aside:
-                await asyncio.to_thread(poll, 0.0)
+            if time.monotonic() - looked >= IDLE_S:
+                looked = time.monotonic()
+                await self._follow_files()
+            if self._kafka.uses_tokens:  # a source of tokens may block, and is called by `poll`
+                await asyncio.to_thread(self._producer.poll, 0.0)
                 await asyncio.to_thread(self._admin.poll, 0.0)
             else:
-                poll(0.0)
+                self._producer.poll(0.0)
             self._settle()
+
+    async def _follow_files(self) -> None:
+        """Create the client anew if its files have changed. Records that the former one holds are sent first."""
+        if not self._files.changed():
+            return
+        former = self._producer
+        await self._connect()
+        self._known.clear()
+        await asyncio.to_thread(former.flush, CLOSE_S)
 
     def _settle(self) -> None:
         """Finish the futures of reported deliveries."""

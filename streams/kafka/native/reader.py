@@ -96,21 +96,27 @@ class NativeReader:
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
+            wanted, files = self._wanted, clients.Files(self._kafka)
+            positions = dict(wanted.starts)
             while not self._ending.is_set():
-                wanted = self._wanted
+                if wanted is not self._wanted:
+                    wanted = self._wanted
+                    positions = dict(wanted.starts)
                 # a consumer of its own for each assignment, because one keeps the ids of topics that were made anew since
                 consumer = clients.consumer(self._kafka, self._group_id)
                 try:
-                    consumer.assign([_native(tp, start) for tp, start in wanted.starts.items()])
-                    while wanted is self._wanted and not self._ending.is_set():
-                        self._pass_some(consumer, wanted, loop)
+                    consumer.assign([_native(tp, start) for tp, start in positions.items()])
+                    while wanted is self._wanted and not self._ending.is_set() and not files.changed():
+                        self._pass_some(consumer, wanted, positions, loop)
                 finally:
                     consumer.close()
         except Exception:
             log.exception("topics that must not wait are not read any more")
 
-    def _pass_some(self, consumer: Any, assigned: _Assignment, loop: asyncio.AbstractEventLoop) -> None:
-        """Wait for records, and pass them to the event loop when it has room."""
+    def _pass_some(
+        self, consumer: Any, assigned: _Assignment, positions: dict[TP, int | None], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        """Wait for records, and pass them to the event loop when it has room. `positions`: the offsets that come next."""
         first = consumer.poll(POLL_S)
         if first is None:
             return
@@ -118,6 +124,9 @@ class NativeReader:
         while not self._room.acquire(timeout=POLL_S):
             if self._ending.is_set():
                 return
+        for message in messages:
+            if message.error() is None:
+                positions[TP(message.topic(), message.partition())] = message.offset() + 1
         loop.call_soon_threadsafe(self._pass_on, assigned, messages)
 
     def _pass_on(self, assigned: _Assignment, messages: Sequence[Any]) -> None:

@@ -174,8 +174,8 @@ def test_all_users_are_read_page_by_page(users: list[str]) -> None:
     service.events = [Interaction(f"e{n}", user, "i", 5) for n, user in enumerate(users)]
 
     async def work(url: str) -> list[str]:
-        def two(address: str, *more: Any) -> asking.Answer:
-            return plain(address + "&limit=2", *more)
+        def two(address: str, *more: Any, **named: Any) -> asking.Answer:
+            return plain(address + "&limit=2", *more, **named)
 
         plain = asking.ask
         with pytest.MonkeyPatch.context() as patch:
@@ -191,7 +191,7 @@ def test_a_partition_that_is_restored_is_asked_for_again(
 ) -> None:
     pages = iter([asking.Answer(503, {"error": {"code": "not_ready", "message": "later"}})] * min(failures, 1_000))
     page = asking.Answer(200, {"users": ["a"], "partitions": 1, "next": None})
-    monkeypatch.setattr(asking, "ask", lambda *_: next(pages, page))
+    monkeypatch.setattr(asking, "ask", lambda *_, **__: next(pages, page))
     monkeypatch.setattr(slate_lists, "FIRST_S", 1.0)
     slept: list[float] = []
     if code is None:

@@ -20,6 +20,7 @@ from streams.embedded.process import riffle
 
 SECRET = "p%40ssw0rd"
 PLAIN = "p@ssw0rd"
+TOKEN = "riffle_ssw0rd"
 WITH_SECRET = {
     "redis_url": f"redis://:{SECRET}@127.0.0.1:1/0",
     "registry_url": f"http://ann:{SECRET}@127.0.0.1:1/?token={SECRET}",
@@ -30,6 +31,7 @@ REFUSED = {
     "registry_url": f"ftp://a:{SECRET}@h",
     "archive": f"gs://a:{SECRET}@h",
     "bootstrap": f"kafka://a:{SECRET}@h:1",
+    "kafka_token_url": f"https://a:{SECRET}@h",
 }
 
 
@@ -39,6 +41,17 @@ LOGIN = {
     "kafka_sasl_mechanism": "PLAIN",
     "kafka_username": "ann",
     "kafka_password": PLAIN,
+    "http_token": TOKEN,
+}
+
+
+TOKENS = {
+    "bootstrap": "127.0.0.1:1",
+    "kafka_security": "SASL_PLAINTEXT",
+    "kafka_sasl_mechanism": "OAUTHBEARER",
+    "kafka_token_url": "http://127.0.0.1:1/token",
+    "kafka_client_id": "ann",
+    "kafka_client_secret": PLAIN,
 }
 
 
@@ -72,10 +85,18 @@ def test_settings_are_shown_without_it(settings: Settings, name: str) -> None:
 def test_a_password_is_shown_nowhere_and_reaches_processes_that_are_started(settings: Settings) -> None:
     made = with_all(settings, LOGIN)
     assert made.kafka.secret() == PLAIN
-    shown = f"{made} {made!r} {made.kafka} {made.kafka.described()} {made.environment()}"
+    assert made.http.secret() == TOKEN
+    shown = f"{made} {made!r} {made.kafka} {made.http} {made.kafka.described()} {made.environment()}"
     assert not held(shown)
     assert "***" in repr(made)
-    assert set(SECRETS) <= set(LOGIN)
+    assert set(SECRETS) <= {*LOGIN, *TOKENS}
+    assert Settings.from_env(made.environment(secrets=True)) == made.resolved()
+
+
+def test_a_clients_secret_is_shown_nowhere(settings: Settings) -> None:
+    made = with_all(settings, TOKENS)
+    assert made.kafka.client_secret_now() == PLAIN
+    assert not held(f"{made} {made!r} {made.kafka} {made.kafka.described()} {made.environment()}")
     assert Settings.from_env(made.environment(secrets=True)) == made.resolved()
 
 
@@ -90,11 +111,15 @@ def test_what_is_refused_is_not_repeated(settings: Settings, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["status", "status --json", "doctor", "doctor --json", "up", "down", "topics", "release list"]
+    ("command", "login"),
+    [
+        *((command, LOGIN) for command in ("status", "status --json", "doctor", "doctor --json", "up", "down", "topics")),
+        *((command, TOKENS) for command in ("doctor --json", "topics", "release list")),
+    ],
 )
-def test_no_command_prints_it(settings: Settings, command: str) -> None:
+def test_no_command_prints_it(settings: Settings, command: str, login: Mapping[str, str]) -> None:
     # another's Kafka at a port where nobody listens: `up` fails after everything was looked at
-    made = with_all(settings, {**WITH_SECRET, **LOGIN})
+    made = with_all(settings, {**WITH_SECRET, **login})
     environment = {**os.environ, **made.environment(secrets=True)}
     done = subprocess.run(riffle(*command.split()), env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert "Traceback" not in done.stderr

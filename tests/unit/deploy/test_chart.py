@@ -127,7 +127,8 @@ def test_probes_ask_what_the_process_serves(name: str) -> None:
         (port,) = container["ports"]
         assert port["containerPort"] == (Settings().rank_port if owner.endswith("ranking") else Settings().web_port)
         for probe, path in (("startupProbe", "/healthz"), ("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
-            assert container[probe]["httpGet"] == {"path": path, "port": port["name"]}
+            scheme = "HTTPS" if name == "tokens" else "HTTP"
+            assert container[probe]["httpGet"] == {"path": path, "port": port["name"], "scheme": scheme}
 
 
 @EVERY
@@ -135,6 +136,32 @@ def test_accounts_and_secrets_that_pods_name_are_made_or_given(name: str) -> Non
     accounts = {one["metadata"]["name"] for one in of_kind(made(name), "ServiceAccount")} | {"default"}
     assert {pod["spec"]["serviceAccountName"] for pod in pods(made(name)).values()} <= accounts
     assert not of_kind(made(name), "Secret"), "values are stored with each release, so no secret is one"
+
+
+@EVERY
+def test_http_needs_tokens_or_the_network_decides(name: str) -> None:
+    (config,) = of_kind(made(name), "ConfigMap")
+    http = Settings.from_env({**config["data"], "RIFFLE_HOME": "/tmp"}).http
+    http.require_tokens(config["data"]["RIFFLE_WEB_HOST"])
+    assert bool(http.tokens_file) == (name == "tokens")
+
+
+def test_tokens_and_certificates_are_files_of_the_secret_and_metrics_are_read_with_one() -> None:
+    (config,) = of_kind(made("tokens"), "ConfigMap")
+    http = Settings.from_env({**config["data"], "RIFFLE_HOME": "/tmp"}).http
+    folder = "/etc/riffle/secrets"
+    found = (http.tokens_file, http.token_file, http.cert_file, http.key_file, http.ca_file)
+    assert found == tuple(f"{folder}/{key}" for key in ("tokens", "token", "tls.crt", "tls.key", "ca.crt"))
+    assert http.server_name == "workers.riffle"
+    for container in containers(made("tokens")):
+        assert {"name": "secrets", "mountPath": folder, "readOnly": True} in container["volumeMounts"]
+    (monitor,) = of_kind(made("tokens"), "PodMonitor")
+    for endpoint in monitor["spec"]["podMetricsEndpoints"]:
+        assert endpoint["authorization"]["credentials"] == {"name": "riffle-files", "key": "metrics-token"}
+        assert (endpoint["scheme"], endpoint["tlsConfig"]["serverName"]) == ("https", "workers.riffle")
+        assert endpoint["tlsConfig"]["ca"]["secret"] == {"name": "riffle-files", "key": "ca.crt"}
+    (monitor,) = of_kind(made("seen"), "PodMonitor")
+    assert all(set(endpoint) == {"port", "path", "interval"} for endpoint in monitor["spec"]["podMetricsEndpoints"])
 
 
 def test_commands_exist() -> None:
@@ -222,6 +249,11 @@ def test_retraining_is_weekly_in_full_hourly_from_the_champion_and_a_laptops_cro
         ({"image": {"tag": "latest"}}, "/image/tag"),
         ({"httpRoute": {"enabled": True}}, "parentRefs"),
         ({"worker": {"image": {"digest": "sha256:1"}}}, "digest"),
+        ({"networkPolicy": {"enabled": False}}, "http.tokens is missing"),
+        ({"http": {"tokens": "tokens"}, "secrets": {"files": "f"}}, "http.tokens needs http.token"),
+        ({"http": {"certificate": "tls.crt"}}, "http.certificate names a key of secrets.files"),
+        ({"settings": {"RIFFLE_HTTP_TOKEN": "x"}}, "RIFFLE_HTTP_TOKEN"),
+        ({"settings": {"RIFFLE_KAFKA_CLIENT_SECRET": "x"}}, "RIFFLE_KAFKA_CLIENT_SECRET"),
     ],
 )
 def test_values_that_cannot_work_are_refused_with_the_reason(values: Mapping[str, Any], why: str) -> None:

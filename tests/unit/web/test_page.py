@@ -13,9 +13,14 @@ from aiohttp.test_utils import TestClient
 from fakes import FakeService
 from serving import Served
 
-from agents.web.access import Access, page_token, page_url
+from agents.metrics import Metrics
+from agents.web.access import CONSOLE, Gate, Page, Sender
 from agents.web.page_files import HEADERS, page_files
+from agents.web.page_token import page_token, page_url
 from agents.web.routes import build_app
+from agents.web.tokens import Scope
+from schemas.errors import BadRequest
+from schemas.http_settings import HttpSettings
 from schemas.records import Interaction, Item
 from schemas.settings import Settings
 
@@ -34,7 +39,7 @@ def service() -> FakeService:
 
 @pytest.fixture
 async def client(service: FakeService) -> AsyncIterator[Client]:
-    app = build_app(service, access=Access(TOKEN, frozenset({SHOP})))
+    app = build_app(service, gate=Gate(HttpSettings(), service.metrics, Page(TOKEN, frozenset({SHOP}))))
     async with TestClient(Served(app, service.metrics)) as client:
         yield client
 
@@ -137,22 +142,16 @@ async def test_the_worker_is_shown_on_this_machine_under_its_own_name(client: Cl
 
 
 def test_a_client_elsewhere_is_shown_nothing_without_the_token() -> None:
-    from types import SimpleNamespace
-    from typing import Any
+    gate = Gate(HttpSettings(), Metrics(), Page(TOKEN))
 
-    from multidict import CIMultiDict
+    def look(remote: str, *authorization: str) -> None:
+        gate.admit(Sender(authorization, (), remote, "127.0.0.1:6066"), Scope.OPERATE, CONSOLE)
 
-    from schemas.errors import BadRequest
-
-    def asks(remote: str | None, **headers: str) -> Any:
-        return SimpleNamespace(remote=remote, host="127.0.0.1:6066", headers=CIMultiDict(headers))
-
-    access = Access(TOKEN)
-    access.check_reading(asks("127.0.0.1"))
-    access.check_reading(asks("10.0.0.7", Authorization=f"Bearer {TOKEN}"))
-    for remote in ("10.0.0.7", None, "no address"):
+    look("127.0.0.1")
+    look("10.0.0.7", f"Bearer {TOKEN}")
+    for remote in ("10.0.0.7", "", "no address"):
         with pytest.raises(BadRequest, match="token"):
-            access.check_reading(asks(remote))
+            look(remote)
 
 
 def test_the_token_of_a_home_stays_and_only_its_owner_reads_it(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ class Clock:
 @asynccontextmanager
 async def peers_of(clock: Clock | None = None) -> AsyncIterator[tuple[Peers, Metrics]]:
     metrics = Metrics()
-    peers = Peers(metrics, clock or Clock())
+    peers = Peers(metrics, clock=clock or Clock())
     try:
         yield peers, metrics
     finally:

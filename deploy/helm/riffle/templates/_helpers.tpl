@@ -123,21 +123,21 @@ envFrom:
 {{- end }}
 
 {{/* Probes of a process with a status page. healthz: 503 if it is stuck, so that it is restarted; readyz: 503 while it should get no requests.
-     Takes (list port startupSeconds). */}}
+     They need no token. Takes (list port startupSeconds root). */}}
 {{- define "riffle.probes" -}}
-{{- $port := index . 0 -}}
+{{- $port := index . 0 }}{{ $scheme := ternary "HTTPS" "HTTP" (ne (index . 2).Values.http.certificate "") -}}
 startupProbe:
-  httpGet: {path: /healthz, port: {{ $port }}}
+  httpGet: {path: /healthz, port: {{ $port }}, scheme: {{ $scheme }}}
   periodSeconds: 5
   timeoutSeconds: 3
   failureThreshold: {{ div (add (index . 1) 4) 5 }}
 livenessProbe:
-  httpGet: {path: /healthz, port: {{ $port }}}
+  httpGet: {path: /healthz, port: {{ $port }}, scheme: {{ $scheme }}}
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 6
 readinessProbe:
-  httpGet: {path: /readyz, port: {{ $port }}}
+  httpGet: {path: /readyz, port: {{ $port }}, scheme: {{ $scheme }}}
   periodSeconds: 5
   timeoutSeconds: 3
   failureThreshold: 2
@@ -148,6 +148,12 @@ readinessProbe:
 {{- $derived := dict "RIFFLE_HOME" "/var/lib/riffle" "RIFFLE_CACHE" "/var/lib/riffle/cache" "RIFFLE_WEB_HOST" "0.0.0.0" -}}
 {{- $_ := set $derived "RIFFLE_DRAIN_S" (toString .Values.worker.drainSeconds) -}}
 {{- if .Values.ranking.enabled }}{{ $_ := set $derived "RIFFLE_RANKING" "remote" }}{{ end -}}
+{{- $files := dict "tokens" "TOKENS_FILE" "token" "TOKEN_FILE" "certificate" "CERT_FILE" "key" "KEY_FILE" "authorities" "CA_FILE" -}}
+{{- range $value, $setting := $files -}}
+{{- with get $.Values.http $value }}{{ $_ := set $derived (printf "RIFFLE_HTTP_%s" $setting) (printf "/etc/riffle/secrets/%s" .) }}{{ end -}}
+{{- end -}}
+{{- with .Values.http.serverName }}{{ $_ := set $derived "RIFFLE_HTTP_SERVER_NAME" . }}{{ end -}}
+{{- if not .Values.http.tokens }}{{ $_ := set $derived "RIFFLE_HTTP_WITHOUT_TOKENS" "yes" }}{{ end -}}
 {{- toYaml (merge (dict) .Values.settings $derived) -}}
 {{- end }}
 
