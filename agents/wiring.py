@@ -16,6 +16,7 @@ from agents.broadcast.releases import Releases
 from agents.broadcast.rules import Rules
 from agents.broadcast.shelves import Shelves, shelves_dir
 from agents.console import Seen, WorkerConsole
+from agents.figures import Figures
 from agents.findings import Health
 from agents.health.archiving import Archiving
 from agents.health.broker import BrokerProbe
@@ -130,7 +131,10 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
         peers,
     )
     console = WorkerConsole(settings, metrics, watched)
-    seen = View(ownership.users, items, pipeline, mirror, ownership.tables, watchdog.stuck, health, readiness, rules, console)
+    figures = Figures(metrics, ownership.users, items, pipeline, readiness, health, lambda: recommend.waiting)
+    seen = View(
+        ownership.users, items, pipeline, mirror, ownership.tables, watchdog.stuck, health, readiness, rules, console, figures
+    )
     service = WorkerService(settings, recommend, routing, over_kafka, events, metrics, seen, Owners(holders, peers))
     return Parts(
         settings=settings,

@@ -149,7 +149,8 @@ class RankerApp(ChunkedApp):
         if not due:
             return True
         try:
-            await self.consumer.commit_offsets(due)
+            with self.parts.metrics.commit_seconds.timed(what="tasks"):
+                await self.consumer.commit_offsets(due)
         except KafkaError as error:
             # if the partition moves before the next attempt, another process reads these tasks again, and answers once more
             # those that are not late by then
@@ -176,8 +177,8 @@ class RankerApp(ChunkedApp):
             except (KafkaError, TimeoutError) as error:
                 log.warning("the consumer's position is not known: %r", error)
                 continue
-            for tp, at in progress.items():
-                self.parts.metrics.lag.set(at.end - at.position, topic=tp.topic, partition=str(tp.partition))
+            lags = {(tp.topic, str(tp.partition)): float(at.end - at.position) for tp, at in progress.items()}
+            self.parts.metrics.lag.replace(lags)
 
 
 def assemble(settings: Settings, app: RankerApp) -> Parts:

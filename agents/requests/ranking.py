@@ -17,6 +17,7 @@ from agents.metrics import Metrics
 from agents.partitions.copies import Found
 from agents.partitions.users import UserPartition
 from agents.requests.backlog import Backlog, Batch
+from agents.requests.batches import note_batch, note_stages
 from agents.requests.clock import Clock
 from agents.requests.recent import Recent
 from agents.requests.remote import Handed, Remote
@@ -167,6 +168,7 @@ class Ranking:
 
     async def _answer(self, batch: Batch[Pending]) -> None:
         """Answer each request of a batch exactly once, with a slate or an error."""
+        began = self._clock()
         try:
             alive = self._alive(batch.entries)
             handed, kept = self._parts(alive, batch.effort)
@@ -180,6 +182,7 @@ class Ranking:
                 await self._slates(kept, batch.effort, away=False)
         finally:
             self.backlog.done(batch)
+            note_batch(self._metrics, len(batch), self._clock() - began)
             self._rest()
 
     def _alive(self, entries: Sequence[Pending]) -> list[Pending]:
@@ -209,7 +212,9 @@ class Ranking:
         answered = 0
         try:
             alive, users, as_of = self._read(alive)
-            for pending, slate in zip(alive, await self._run(alive, users, as_of, effort, away=away), strict=True):
+            slates = await self._run(alive, users, as_of, effort, away=away)
+            note_stages(self._metrics, slates)
+            for pending, slate in zip(alive, slates, strict=True):
                 answered += 1
                 if slate is None:
                     continue  # it was handed over, and is settled by `_settled`
@@ -288,6 +293,7 @@ class Ranking:
             else:
                 slate = self._pipeline.without_withdrawn(slate)
                 self._finish(pending, slate)
+            note_stages(self._metrics, [slate])
             self._show(slate, received=received)
         self._rest()
 

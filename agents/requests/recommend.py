@@ -91,6 +91,11 @@ class Recommend:
         """Return the partition that holds a user's state, by the default partitioner, regardless of the request's own."""
         return self._partitioner(user_id.encode(), self._settings.partitions)
 
+    @property
+    def waiting(self) -> int:
+        """Number of requests that wait for a batch."""
+        return len(self._ranking.backlog)
+
     def committable(self) -> dict[int, int]:
         """Return the next offset to read by partition of the requests topic. Every request below it is answered."""
         return self._offsets.committable()
