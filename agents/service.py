@@ -16,6 +16,7 @@ from agents.figures import Figures, state_of
 from agents.findings import Health
 from agents.health.readiness import Readiness
 from agents.metrics import Metrics
+from agents.operations import WorkerOperations
 from agents.partitions.users import UserPartition
 from agents.requests.over_kafka import OverKafka
 from agents.requests.preview import previewed
@@ -121,6 +122,7 @@ class WorkerService:
         self._recommend = recommend
         self._producer = producer
         self._writes = Writes(settings)
+        self._operations = WorkerOperations(settings)
         self._view = view
         self._routing = routing
         self._over_kafka = over_kafka
@@ -133,6 +135,11 @@ class WorkerService:
     def console(self) -> WorkerConsole:
         """What the web page shows of the worker."""
         return self._view.console
+
+    @property
+    def operator(self) -> WorkerOperations:
+        """What an operator may do from the web page."""
+        return self._operations
 
     def partition_of(self, user_id: str) -> int:
         """Return the partition that holds a user's state, by the default partitioner."""
@@ -185,7 +192,7 @@ class WorkerService:
         record = partition.lookup([user_id])[0]
         if record is None:
             raise BadItem("not_found", f"user {user_id!r} is not known", "user_id")
-        return {"user_id": user_id, **summary(record, self._view.items)}
+        return {"user_id": user_id, **summary(record, self._view.items), "seen_set": record.seen.facts()}
 
     async def users(self, partition: int, query: UserQuery) -> UserPage:
         """List users of a partition, from here or from its owner.

@@ -177,7 +177,9 @@ class RankerApp(ChunkedApp):
             except (KafkaError, TimeoutError) as error:
                 log.warning("the consumer's position is not known: %r", error)
                 continue
-            lags = {(tp.topic, str(tp.partition)): float(at.end - at.position) for tp, at in progress.items()}
+            lags: dict[tuple[str, ...], float] = {
+                (tp.topic, str(tp.partition)): at.end - at.position for tp, at in progress.items()
+            }
             self.parts.metrics.lag.replace(lags)
 
 

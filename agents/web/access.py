@@ -52,6 +52,14 @@ class Access:
         if not (_is_loopback(request.remote or "") and _is_loopback(_host(request.host))):
             self._check_token(request)
 
+    def check_operating(self, request: web.Request) -> None:
+        """Refuse an operator's action without the token, from programs, too.
+
+        Raises:
+            BadRequest: code `token_required` or `wrong_token`.
+        """
+        self._check_token(request)
+
     def _check_token(self, request: web.Request) -> None:
         given = request.headers.getall("Authorization", ())
         if not given:

@@ -13,13 +13,14 @@ from agents.web.body import check_length
 from agents.web.error_replies import check_origin
 from agents.web.query import check_parameters
 
-__all__ = ["CONSOLE", "ORDINARY", "WRITE", "View", "route", "takes_of"]
+__all__ = ["CONSOLE", "OPERATE", "ORDINARY", "WRITE", "View", "route", "takes_of"]
 
 View = Callable[[web.Request], Awaitable[web.Response]]
 NOTHING: frozenset[str] = frozenset()
 TAKES = "takes"
-ORDINARY, WRITE, CONSOLE = "ordinary", "write", "console"
-"Kinds of views: a WRITE changes events, users or items; a CONSOLE view shows the worker to a person."
+ORDINARY, WRITE, CONSOLE, OPERATE = "ordinary", "write", "console", "operate"
+"""Kinds of views: a WRITE changes events, users or items; a CONSOLE view shows the worker to a person; OPERATE is for an
+operator, with the token in any case."""
 
 
 def route(
@@ -40,6 +41,8 @@ def route(
                 access.check_write(request)
             if access is not None and kind is CONSOLE:
                 access.check_reading(request)
+            if access is not None and kind is OPERATE:
+                access.check_operating(request)
             check_parameters(request.query, takes)
             return await view(request)
 
