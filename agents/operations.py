@@ -75,8 +75,9 @@ class WorkerOperations:
             try:
                 return await asyncio.to_thread(act)
             except ReleaseRejected as exc:
-                code = "not_found" if exc.code == "not_found" else "release_refused"
-                raise BadRequest(code, exc.message, "name") from exc
+                if exc.code == "not_found":
+                    raise BadRequest("not_found", exc.message) from exc
+                raise BadRequest("release_refused", exc.message) from exc
 
 
 def _plain(letter: Mapping[str, Any]) -> dict[str, Any]:

@@ -58,6 +58,7 @@ from streams.kafka.native import clients
 from streams.kafka.native.producer import NativeProducer
 from streams.kafka.topic_watch import TopicWatch
 from streams.mirror.stores import mirror_of
+from streams.tracing import tracing_of
 from streams.watchdog import Watchdog
 
 __all__ = ["create_app"]
@@ -80,7 +81,10 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
     tasks = NativeProducer(settings.kafka, clients.RANK_TASKS)
     remote = Remote(settings, tasks, metrics, SYSTEM)
     used = remote if settings.ranking == "remote" else None
-    recommend = Recommend(settings, pipeline, ownership.users, replies, metrics, registry, outputs=events, remote=used)
+    tracing = tracing_of(settings, "riffle-worker")
+    recommend = Recommend(
+        settings, pipeline, ownership.users, replies, metrics, registry, outputs=events, remote=used, tracing=tracing
+    )
     commits = Commits(settings, app, recommend, metrics, health)
     mirror = mirror_of(settings)
     mirroring = Mirroring(ownership.users, items, mirror, metrics, lambda: lanes.busy_chunks)
@@ -104,7 +108,7 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
     if registry is not None and (probe := connect.registry(settings)) is not None:
         looks.append(RegistryProbe(registry, probe, health).look)
     watch = Watch(settings, app, ownership, watchdog, metrics, crash, looks)
-    peers, over_kafka = Peers(metrics), OverKafka(settings)
+    peers, over_kafka = Peers(metrics), OverKafka(settings, tracing)
 
     def holders(partition: int) -> Others:
         return others(app.holding.holders.get(partition, NOBODY), app.holding.address, reachable)
@@ -169,6 +173,7 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
         watch=watch,
         samples=samples,
         service=service,
+        tracing=tracing,
     )
 
 

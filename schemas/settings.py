@@ -32,7 +32,8 @@ LIMITS: Mapping[str, int] = {
 MAY_BE_ZERO = ("standbys", "rank_wait_ms")
 RANKINGS = ("local", "remote")
 PROVIDERS = ("auto", "cpu", "cuda", "tensorrt")
-URLS = ("redis_url", "registry_url", "archive", "bootstrap")
+URLS = ("redis_url", "registry_url", "archive", "bootstrap", "traces")
+FORMATS = ("text", "json")
 "Settings that may hold a login; they are shown only masked."
 SECRETS = ("kafka_password",)
 "Settings that are never shown, and passed to other processes only if these need them."
@@ -212,6 +213,13 @@ class Settings:
     decoded catalogue. For a user without a home directory it is `<home>/cache`."""
     log_level: str = "INFO"
     "Log level of the worker."
+    log_format: str = "text"
+    "`text`, or `json`: one object on each line, with the ids of the request and of its trace where a line belongs to one."
+    traces: str = ""
+    """Address of an OpenTelemetry collector for OTLP over HTTP, such as `http://127.0.0.1:4318`. Empty: no traces. It needs the
+    packages of the group `tracing`."""
+    trace_share: float = 1.0
+    "Share of the requests that are traced, of those that come without a trace: 0 to 1. Others follow the sender's decision."
 
     def __repr__(self) -> str:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -239,7 +247,7 @@ class Settings:
         demand(
             self.encoder in {"on", "off", "auto"}, "encoder", f"must be on, off or auto, is {shown_without_login(self.encoder)}"
         )
-        for name, known in (("ranking", RANKINGS), ("rank_provider", PROVIDERS)):
+        for name, known in (("ranking", RANKINGS), ("rank_provider", PROVIDERS), ("log_format", FORMATS)):
             value = getattr(self, name)
             demand(value in known, name, f"must be one of {', '.join(known)}, is {shown_without_login(value)}")
         level = self.log_level.isascii() and self.log_level.upper() in LEVELS
@@ -250,7 +258,10 @@ class Settings:
         demand(url, "redis_url", f"must begin with {', '.join(schemes[:-1])} or {schemes[-1]}")
         registry = not self.registry_url or self.registry_url.startswith(("http://", "https://"))
         demand(registry, "registry_url", "must begin with http:// or https://")
-        for name in ("redis_url", "registry_url"):
+        collector = not self.traces or self.traces.startswith(("http://", "https://"))
+        demand(collector, "traces", "must begin with http:// or https://")
+        demand(0 <= self.trace_share <= 1, "trace_share", f"must lie in 0..1, is {self.trace_share}")
+        for name in ("redis_url", "registry_url", "traces"):
             demand(not any(map(str.isspace, getattr(self, name))), name, "must not contain blanks: write them as %20")
         servers = not self.bootstrap or _is_servers(self.bootstrap)
         demand(servers, "bootstrap", "must be host:port, or several separated by commas, without a login")

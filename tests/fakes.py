@@ -86,7 +86,7 @@ class FakeOperator:
         return {"champion": name, "previous": self.serving[-2]}
 
     async def roll_back(self) -> Mapping[str, object]:
-        self.serving.append(self.serving[-2])
+        self.serving.append(self.serving[-2] if len(self.serving) > 1 else "none")
         return {"champion": self.serving[-1], "previous": self.serving[-2]}
 
 

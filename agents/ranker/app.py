@@ -32,6 +32,7 @@ from streams.kafka.chunks import Chunk, ChunkedApp
 from streams.kafka.native import clients
 from streams.kafka.native.producer import NativeProducer
 from streams.kafka.topics import ensure_topics
+from streams.tracing import Tracing, tracing_of
 
 __all__ = ["RankerApp", "create_ranker", "group_of"]
 
@@ -68,6 +69,7 @@ class Parts:
     reading: Reading
     status: Status
     thread: ThreadPoolExecutor
+    tracing: Tracing | None
 
 
 class RankerApp(ChunkedApp):
@@ -122,6 +124,8 @@ class RankerApp(ChunkedApp):
         await parts.reader.stop()
         await parts.producer.stop()
         parts.thread.shutdown(wait=False)
+        if parts.tracing is not None:
+            await asyncio.to_thread(parts.tracing.stop)
         await super().on_stop()
 
     async def take_in(self, chunk: Chunk) -> None:
@@ -193,7 +197,8 @@ def assemble(settings: Settings, app: RankerApp) -> Parts:
         return await asyncio.get_running_loop().run_in_executor(thread, work)
 
     answering = Answering(settings.topic("rank-acks"), slot.of, producer, metrics, clock, aside)
-    collector = Collector(settings.rank_wait_ms / 1e3, answering.answer, answering.refuse, metrics, clock)
+    tracing = tracing_of(settings, "riffle-ranking")
+    collector = Collector(settings.rank_wait_ms / 1e3, answering.answer, answering.refuse, metrics, clock, tracing)
     rankers = Rankers(settings, slot, metrics)
     broker = BrokerProbe(settings)
     return Parts(
@@ -210,6 +215,7 @@ def assemble(settings: Settings, app: RankerApp) -> Parts:
         reading=Reading(app, metrics, health),
         status=Status(settings, slot, collector, broker, health, metrics, clock.monotonic),
         thread=thread,
+        tracing=tracing,
     )
 
 

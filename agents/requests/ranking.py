@@ -22,6 +22,7 @@ from agents.requests.clock import Clock
 from agents.requests.recent import Recent
 from agents.requests.remote import Handed, Remote
 from agents.requests.replies import Address
+from agents.requests.traced import noted
 from agents.web.protocol import Wanted, always
 from models.pipeline.driving import Aside, run_aside
 from models.pipeline.effort import Effort
@@ -29,6 +30,7 @@ from models.pipeline.pipeline import CandidatePipeline
 from models.state.users import Users
 from schemas.errors import DeadlineExceeded, NotReady, RiffleError
 from schemas.records import AsOf, Request, Slate
+from streams.tracing import Span
 
 __all__ = ["Pending", "Ranking"]
 
@@ -71,6 +73,8 @@ class Pending:
     "Called instead of `reply` if the client has the answer of a ranking process."
     local: bool = False
     "Whether it must be ranked here, because no ranking process did."
+    span: Span | None = None
+    "The request in its trace, if it is traced."
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -327,6 +331,7 @@ class Ranking:
         self._metrics.request_seconds.observe(seconds, outcome=outcome)
         self._metrics.answer_seconds.observe(seconds, interface=interface, outcome=outcome)
         self.recent.note(pending.request, interface, seconds, answer)
+        noted(pending.request.request_id, pending.span, answer, outcome, seconds)
         if isinstance(answer, Slate):
             for name in answer.degraded:
                 self._metrics.degraded.add(by=name)

@@ -22,6 +22,7 @@ from agents.requests.parsing import Accepted, Listing, Parser, Refused, asks_for
 from agents.requests.ranking import Pending, Ranking
 from agents.requests.remote import Remote
 from agents.requests.replies import Replies
+from agents.requests.traced import over_http, over_kafka, replying
 from agents.requests.waiting import Waiting
 from agents.web.protocol import Wanted, always
 from models.pipeline.driving import Aside
@@ -32,6 +33,7 @@ from schemas.kernels import partition_of
 from schemas.records import Request, Slate, UserPage
 from schemas.settings import Settings
 from streams.kafka.chunks import Chunk
+from streams.tracing import Span, Tracing
 
 __all__ = ["Recommend"]
 
@@ -63,6 +65,7 @@ class Recommend:
         outputs: Producer | None = None,
         aside: Aside | None = None,
         remote: Remote | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         """`partitioner`: returns the partition of a key, given the number of partitions. `aside` and `remote`: as for
         `Ranking`.
@@ -71,6 +74,7 @@ class Recommend:
         acknowledgement of impressions, because aiokafka has one request of a producer in flight to each broker.
         """
         self._settings = settings
+        self._tracing = tracing
         self._partitions = partitions
         self._metrics = metrics
         self._clock = clock.monotonic
@@ -141,7 +145,10 @@ class Recommend:
         def is_wanted() -> bool:
             return not done.done() and wanted()
 
-        pending = Pending(request, partition, now + deadline_s, settle, now, near=True, found=found, wanted=is_wanted)
+        span = over_http(self._tracing, request)
+        pending = Pending(
+            request, partition, now + deadline_s, settle, now, near=True, found=found, wanted=is_wanted, span=span
+        )
         if found is None:
             self._queue(pending)
         else:
@@ -183,7 +190,7 @@ class Recommend:
             self._metrics.requests.add(outcome="lost")
             answered()
             return
-        self._accept(parsed, answered)
+        self._accept(parsed, answered, over_kafka(self._tracing, parsed.request, chunk.headers[index]))
 
     def _take_in_listing(self, chunk: Chunk, index: int, answered: Callable[[], None]) -> None:
         parsed = self._parser.parse_listing(chunk, index)
@@ -227,9 +234,9 @@ class Recommend:
         letter = dead_letter(self._settings, chunk, index, error.code, error.message)
         self._outputs.put(Queued(letter.topic, letter.key, letter.value or b"", (), "dead_letter", answered))
 
-    def _accept(self, accepted: Accepted, answered: Callable[[], None]) -> None:
+    def _accept(self, accepted: Accepted, answered: Callable[[], None], span: Span | None) -> None:
         def reply(answer: Slate | RiffleError) -> None:
-            self._replies.send(accepted.address, answer, answered)
+            self._replies.send(accepted.address, answer, replying(span, answered))
 
         self._queue(
             Pending(
@@ -240,6 +247,7 @@ class Recommend:
                 self._clock(),
                 address=accepted.address,
                 answered=answered,
+                span=span,
             )
         )
 

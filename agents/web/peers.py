@@ -18,6 +18,7 @@ from schemas.errors import BadRequest, DeadlineExceeded, NotReady, RiffleError, 
 from schemas.records import Request, Slate
 from streams.kafka.client import slate_from
 from streams.kafka.writes import JSON_HEADERS
+from streams.tracing import TRACEPARENT, incoming
 
 __all__ = ["CONNECT_S", "EXPLAIN_PATH", "PATH", "PREVIEW_PATH", "PeerAway", "Peers"]
 
@@ -149,7 +150,9 @@ class Peers:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
         deadline_s = within_s - min(TRAVEL_S, within_s * TRAVEL_SHARE)
         url = f"http://{address}{PATH}?deadline_ms={max(round(deadline_s * 1000), 1)}"
-        async with self._connected().post(url, data=orjson.dumps(body_of(request)), timeout=timeout) as response:
+        headers = {TRACEPARENT: parent} if (parent := incoming.get()) else None
+        data = orjson.dumps(body_of(request))
+        async with self._connected().post(url, data=data, timeout=timeout, headers=headers) as response:
             return response.status, await response.read()
 
     def _read(self, address: str, status: int, body: bytes) -> Slate:

@@ -12,6 +12,7 @@ from agents.web.access import ACCESS
 from agents.web.body import check_length
 from agents.web.error_replies import check_origin
 from agents.web.query import check_parameters
+from streams.tracing import MAX_PARENT_BYTES, TRACEPARENT, incoming
 
 __all__ = ["CONSOLE", "OPERATE", "ORDINARY", "WRITE", "View", "route", "takes_of"]
 
@@ -44,6 +45,7 @@ def route(
             if access is not None and kind is OPERATE:
                 access.check_operating(request)
             check_parameters(request.query, takes)
+            incoming.set(request.headers.get(TRACEPARENT, "")[:MAX_PARENT_BYTES])
             return await view(request)
 
         setattr(checked, TAKES, takes)

@@ -143,7 +143,7 @@ export function picture(item, itemId) {
   const tile = () => {
     let hash = 0;
     for (const letter of itemId) hash = (hash * 31 + letter.codePointAt(0)) % 360;
-    return h("span", { class: "tile", style: { "--hue": hash }, "aria-hidden": "true" }, [...name.trim()].slice(0, 2).join("").toUpperCase());
+    return h("span", { class: "tile", style: { "--hue": hash }, "aria-hidden": "true", "data-letters": [...name.trim()].slice(0, 2).join("").toUpperCase() });
   };
   if (!item?.has_image) return h("span", { class: "pic" }, tile());
   const frame = h("span", { class: "pic" });

@@ -67,9 +67,9 @@ export const bar = (label, share, value, color) =>
     h("span", { class: "bar-value" }, value));
 
 /** Ask before something that cannot be taken back; resolves to whether it was confirmed. `word` must be typed, if given. */
-export function confirmed(title, text, action, word = "") {
+export function confirmed(title, text, action, { word = "", kind = "danger" } = {}) {
   const input = word ? h("input", { autocomplete: "off", spellcheck: "false", "aria-label": `Type ${word} to confirm` }) : null;
-  const yes = h("button", { value: "yes", class: "danger", disabled: word !== "" }, action);
+  const yes = h("button", { value: "yes", class: kind, disabled: word !== "" }, action);
   input?.addEventListener("input", () => (yes.disabled = input.value !== word));
   const dialog = h("dialog", { "aria-label": title }, h("form", { method: "dialog" }, h("h2", {}, title), text.map((line) => h("p", {}, line)),
     word ? h("label", {}, h("span", {}, "Type ", h("code", {}, word), " to confirm"), input) : null,

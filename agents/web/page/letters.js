@@ -36,7 +36,7 @@ export function letterPanel(signal) {
   }
 
   async function replayAll() {
-    if (!(await confirmed(`Replay all ${chosen}?`, ["The newest records with this reason are produced again to their topics. Events that were applied meanwhile are dropped as duplicates."], "Replay"))) return;
+    if (!(await confirmed(`Replay all ${chosen}?`, ["The newest records with this reason are produced again to their topics. Events that were applied meanwhile are dropped as duplicates."], "Replay", { kind: "primary" }))) return;
     report(await change("POST", "/v1/letters/replay", { code: chosen }));
     await read(true);
   }

@@ -60,12 +60,12 @@ function sentence(gate, parent) {
 
 function promotion(release, serving) {
   if (release.release === serving || !release.gate.passed) return null;
-  return action("Promote", mayWrite(), async () => {
-    const sure = await confirmed(`Promote ${release.release}?`, [sentence(release.gate, release.parent), "Every worker verifies it again, warms it up and swaps it in. It can be rolled back."], "Promote");
+  return h("div", { class: "row" }, action("Promote", mayWrite(), async () => {
+    const sure = await confirmed(`Promote ${release.release}?`, [sentence(release.gate, release.parent), "Every worker verifies it again, warms it up and swaps it in. It can be rolled back."], "Promote", { kind: "primary" });
     if (!sure) return;
     const { champion } = await change("POST", `/v1/releases/${id(release.release)}/promote`);
     tell(`${champion} serves as soon as each worker has verified it.`);
-  }, "primary");
+  }, "primary"));
 }
 
 function verdict(gate, parent) {

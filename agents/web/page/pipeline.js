@@ -122,7 +122,7 @@ function rulesPanel(userId, signal) {
 }
 
 function compared({ rules, serving, proposed }, known) {
-  const matches = h("ul", { class: "findings" }, rules.map((rule) => h("li", {}, h("b", {}, rule.name), ` ${rule.kind}, ${rule.state}, matches ${number(rule.matches)} items`)));
+  const matches = h("ul", { class: "findings" }, rules.map((rule) => h("li", {}, h("b", {}, rule.name), ` ${rule.kind}, ${rule.state}, matches ${number(rule.matches)} item${rule.matches === 1 ? "" : "s"}`)));
   if (!serving) return [h("h3", {}, "Rules"), matches, h("p", { class: "note" }, "Name a user to see both slates.")];
   const before = new Map(serving.items.map((item, place) => [item.item_id, place]));
   const after = new Map(proposed.items.map((item, place) => [item.item_id, place]));
@@ -135,5 +135,5 @@ function compared({ rules, serving, proposed }, known) {
     h("li", { class: after.has(item.item_id) ? "" : "gone" }, h("span", { class: "rank" }, place + 1), h("a", { class: "item-cell", href: `#/items/${id(item.item_id)}` }, picture(known.get(item.item_id), item.item_id),
       h("span", {}, known.get(item.item_id)?.title || item.item_id)), extra(item, place), sourceTag(item.sources[0] ?? "rules")))));
   if (!proposed.items.length) tell("Both slates are empty.");
-  return [h("h3", {}, "Rules"), matches, h("div", { class: "columns" }, side("Serving rules", serving, (item) => (after.has(item.item_id) ? null : h("em", { class: "down" }, "gone"))), side("These rules", proposed, mark))];
+  return [h("h3", {}, "Rules"), matches, h("div", { class: "columns below" }, side("Serving rules", serving, (item) => (after.has(item.item_id) ? null : h("em", { class: "down" }, "gone"))), side("These rules", proposed, mark))];
 }

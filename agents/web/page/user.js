@@ -144,7 +144,7 @@ function shownUser(detail, userId) {
   }
 
   const eraser = () => action("Erase this user", mayWrite(), async () => {
-    if (!(await confirmed("Erase this user?", ["Their history, affinities and seen items are removed from every worker, its changelog, Redis and later trainings. This cannot be taken back."], "Erase", userId))) return;
+    if (!(await confirmed("Erase this user?", ["Their history, affinities and seen items are removed from every worker, its changelog, Redis and later trainings. This cannot be taken back."], "Erase", { word: userId }))) return;
     const { token } = await change("DELETE", `/v1/users/${id(userId)}`);
     const found = await asked(`&after=${token.partition}:${token.offset}`);
     paint(found.slate, await itemsOf(found.slate.items.map((item) => item.item_id)));
@@ -197,7 +197,7 @@ function summaryOf(found) {
   return h("dl", { class: "facts-row" },
       fact("Events", number(found.events)),
       fact("Seen items", number(found.seen)),
-      found.seen_set ? fact("Hidden by mistake", h("span", { title: `Of the items that this user has not seen, so many are hidden: ${found.seen_set.tiers} filter tiers, ${number(found.seen_set.bytes)} bytes` }, percent(found.seen_set.false_positive_rate))) : null,
+      found.seen_set ? fact("Hidden by mistake", h("span", { title: `Of the items that this user has not seen, so many are hidden: ${found.seen_set.tiers} filter tiers, ${number(found.seen_set.bytes)} bytes` }, found.seen_set.false_positive_rate < 1e-5 ? "< 0.001 %" : percent(found.seen_set.false_positive_rate))) : null,
       ...Object.entries(found.counts).map(([action, n]) => fact(action, number(n))),
       fact("First event", moment(found.first_event_time)),
       fact("Newest event", moment(found.last_event_time)),

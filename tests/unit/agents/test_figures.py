@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -25,9 +25,8 @@ def figures(users: dict[int, Any]) -> Figures:
     settings, health, items = Settings(partitions=4), Health(), ItemStore(4)
     for n in range(9):
         items.upsert(Item(f"i{n}", f"Print {n}"))
-    held = cast("dict[int, Any]", users)
-    readiness = Readiness(settings, held, BrokerProbe(settings), health)
-    return Figures(Metrics(), held, items, CandidatePipeline(items), readiness, health, lambda: 3)
+    readiness = Readiness(settings, users, BrokerProbe(settings), health)
+    return Figures(Metrics(), users, items, CandidatePipeline(items), readiness, health, lambda: 3)
 
 
 def state(applied: int, durable: int) -> Any:
@@ -68,7 +67,7 @@ def test_what_left_a_worker_is_no_longer_shown() -> None:
 def test_replaced_values_are_exactly_the_newest(steps: list[dict[tuple[str, str], int]]) -> None:
     metrics = Metrics()
     for values in steps:
-        metrics.lag.replace(dict(values))
+        metrics.lag.replace({key: float(n) for key, n in values.items()})
         shown = {(labels["topic"], labels["partition"]): n for labels, n in metrics.lag.values()}
         assert shown == values
 

@@ -152,11 +152,13 @@ async def test_an_operator_needs_the_token_also_from_a_program(
         return (await client.request(verb, path, json=body, headers=headers)).status
 
     operator = service.operator
-    assert await status({}) == await status({"Origin": SHOP}) == await status({"Host": "localhost"}) == 401
+    proxied = {"Origin": SHOP, "Host": "shop.example"}
+    assert await status({}) == await status(proxied) == await status({"Host": "localhost"}) == 401
     assert await status({"Authorization": "Bearer other"}) == 403
     assert (operator.replayed, operator.serving) == ([], ["none"])
     assert await status(BEARER) == (200 if verb == "GET" else 202)
-    assert await status({**BEARER, "Origin": "http://evil.example"}) == 403
+    if verb != "GET":  # another page cannot read what it gets
+        assert await status({**BEARER, "Origin": "http://evil.example"}) == 403
 
 
 async def test_what_an_operator_asks_for_is_checked(client: Client, service: FakeService) -> None:
@@ -164,7 +166,7 @@ async def test_what_an_operator_asks_for_is_checked(client: Client, service: Fak
         response = await client.request(verb, path, json=body, headers=BEARER)
         return response.status, await response.json()
 
-    for bad in (
+    refused: tuple[object, ...] = (
         {},
         {"letters": []},
         {"letters": [1], "code": "x"},
@@ -172,7 +174,8 @@ async def test_what_an_operator_asks_for_is_checked(client: Client, service: Fak
         {"letters": [True]},
         {"letters": "1"},
         {"all": 1},
-    ):
+    )
+    for bad in refused:
         assert (await asked("POST", "/v1/letters/replay", bad))[0] == 400, bad
     assert (await asked("POST", "/v1/letters/replay", {"letters": list(range(201))}))[0] == 400
     assert (await asked("GET", "/v1/letters?limit=201"))[0] == 400
