@@ -11,7 +11,7 @@ from typing import Any
 
 from agents.findings import Health
 from agents.health.readiness import Readiness
-from agents.metrics import Metrics
+from agents.metrics import Histogram, Metrics
 from agents.partitions.users import UserPartition
 from agents.requests.preview import traced
 from agents.requests.recent import Recent
@@ -108,6 +108,31 @@ class WorkerConsole:
         standbys = list(others.standbys)
         return {"partition": number, "role": role, "owner": None, "standbys": standbys, **offsets, "lag": lag}
 
+    def pipeline(self) -> dict[str, Any]:
+        """Return sums since the start: time by stage, candidates by source, filter and stage, and shown items by source."""
+        metrics, pipeline = self._metrics, self._seen.pipeline
+        by_kind: dict[str, dict[str, int]] = {"filter": {}, "source": {}, "passed": {}, "failed": {}}
+        for (kind, name), n in list(pipeline.counters.items()):
+            if kind in by_kind:
+                by_kind[kind][name] = n
+        shown = _by(metrics.slate_items.values(), "source")
+        answered = _by(metrics.requests.values(), "outcome")
+        named = dict.fromkeys((*pipeline.source_names, *shown))
+        failed = by_kind["failed"]
+        return {
+            "release": pipeline.slot.name,
+            "rules": pipeline.rules.version,
+            "requests": answered.get("slate", 0.0) + answered.get("degraded", 0.0),
+            "batches": _by_part(metrics.batch_requests, "count"),
+            "stages": [{"name": name, **sums} for name, sums in _stages(metrics).items()],
+            "sources": [
+                {"name": name, "retrieved": by_kind["source"].get(name, 0), "shown": shown.get(name, 0.0)} for name in named
+            ],
+            "filters": [{"name": name, "dropped": n} for name, n in by_kind["filter"].items()],
+            "candidates": {name: by_kind["passed"].get(name, 0) for name in ("merge", "filter", "light", "select")},
+            "failed": failed,
+        }
+
     def recent(self, most: int) -> list[dict[str, Any]]:
         """Return the newest answered requests of this worker, newest first."""
         return self._seen.recent.listed(most)
@@ -193,6 +218,23 @@ def _release(manifest: Manifest) -> dict[str, Any]:
         "after": dict(metrics.get("after", {})),
         "gate": dict(metrics.get("gate", {})),
     }
+
+
+def _stages(metrics: Metrics) -> dict[str, dict[str, float]]:
+    """Return `seconds` and `batches` by stage, in the order of the stages' first use."""
+    found: dict[str, dict[str, float]] = {}
+    for family in metrics.stage_seconds.metric.collect():
+        for sample in family.samples:
+            for suffix, name in (("_sum", "seconds"), ("_count", "batches")):
+                if sample.name.endswith(suffix):
+                    found.setdefault(sample.labels["stage"], {"seconds": 0.0, "batches": 0.0})[name] += sample.value
+    return found
+
+
+def _by_part(histogram: Histogram, part: str) -> float:
+    """Sum up one part (`sum` or `count`) of all series of a histogram."""
+    families = histogram.metric.collect()
+    return sum(sample.value for family in families for sample in family.samples if sample.name.endswith(f"_{part}"))
 
 
 def _by(series: Iterable[tuple[Mapping[str, str], float]], label: str) -> dict[str, float]:

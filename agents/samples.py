@@ -35,6 +35,7 @@ class Samples:
         self._rows: deque[tuple[int, NDArray[np.float64]]] = deque(maxlen=KEPT + WINDOW)
         self._taken = 0
         self._bounds = np.asarray(metrics.answer_seconds.bounds)
+        self._visible = np.asarray(metrics.event_visible_seconds.bounds)
 
     async def run(self) -> None:
         """Take a sample every `INTERVAL_S`, until cancelled."""
@@ -88,7 +89,7 @@ class Samples:
         answered, visible = counts[: len(self._bounds)], counts[len(self._bounds) :]
         columns["p50_ms"].append(_milliseconds(quantile(self._bounds, answered, 0.5)))
         columns["p99_ms"].append(_milliseconds(quantile(self._bounds, answered, 0.99)))
-        columns["freshness_ms"].append(_milliseconds(quantile(self._bounds, visible, 0.5)))
+        columns["freshness_ms"].append(_milliseconds(quantile(self._visible, visible, 0.5)))
 
 
 def quantile(bounds: Sequence[float] | NDArray[np.float64], counts: NDArray[np.float64], q: float) -> float | None:

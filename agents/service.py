@@ -12,9 +12,11 @@ from aiokafka.errors import KafkaError
 
 from agents.broadcast.rules import Rules, book_of
 from agents.console import WorkerConsole
+from agents.figures import Figures, state_of
 from agents.findings import Health
 from agents.health.readiness import Readiness
 from agents.metrics import Metrics
+from agents.operations import WorkerOperations
 from agents.partitions.users import UserPartition
 from agents.requests.over_kafka import OverKafka
 from agents.requests.preview import previewed
@@ -29,7 +31,7 @@ from models.pipeline.pipeline import CandidatePipeline
 from models.pipeline.rules.book import RuleBook
 from schemas.errors import BadInput, BadItem, BadRequest, NotReady
 from schemas.records import Interaction, Item, Request, Slate, SlateItem, UserPage, UserQuery
-from schemas.rules import Rule, RuleSet, rule_to_json, rules_to_json
+from schemas.rules import RuleSet, rule_to_json, rules_to_json
 from schemas.settings import Settings
 from streams.kafka.error_codes import Action, action_of, advice_of, named
 from streams.kafka.healing_producer import HealingProducer, Outgoing
@@ -46,8 +48,6 @@ class Tables(Protocol):
         """Return one entry for each table partition; with `digests` also a hash, for which it is read in full."""
 
 
-STATES = ("live", "waiting", "expired")
-"A rule applies now, applies from a later time on, or will never apply again."
 LIST_MS = 5_000
 "Time limit in milliseconds for the owner of a partition to list its users."
 SEND_S = 5.0
@@ -92,6 +92,7 @@ class View:
     readiness: Readiness
     rules: Rules
     console: WorkerConsole
+    figures: Figures
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,7 @@ class WorkerService:
         self._recommend = recommend
         self._producer = producer
         self._writes = Writes(settings)
+        self._operations = WorkerOperations(settings)
         self._view = view
         self._routing = routing
         self._over_kafka = over_kafka
@@ -133,6 +135,11 @@ class WorkerService:
     def console(self) -> WorkerConsole:
         """What the web page shows of the worker."""
         return self._view.console
+
+    @property
+    def operator(self) -> WorkerOperations:
+        """What an operator may do from the web page."""
+        return self._operations
 
     def partition_of(self, user_id: str) -> int:
         """Return the partition that holds a user's state, by the default partitioner."""
@@ -185,7 +192,7 @@ class WorkerService:
         record = partition.lookup([user_id])[0]
         if record is None:
             raise BadItem("not_found", f"user {user_id!r} is not known", "user_id")
-        return {"user_id": user_id, **summary(record, self._view.items)}
+        return {"user_id": user_id, **summary(record, self._view.items), "seen_set": record.seen.facts()}
 
     async def users(self, partition: int, query: UserQuery) -> UserPage:
         """List users of a partition, from here or from its owner.
@@ -288,28 +295,8 @@ class WorkerService:
 
     def render_metrics(self) -> str:
         """Format the metrics in Prometheus' text format."""
-        for (kind, name), n in self._view.pipeline.counters.items():
-            if kind == "pin":
-                self.metrics.rules_pins_skipped.set(n, reason=name)
-            else:
-                (self.metrics.pipeline_filter if kind == "filter" else self.metrics.pipeline_failed).set(n, name=name)
-        self._render_rules()
-        self.metrics.items_known.set(len(self._view.items))
-        model = self._view.pipeline.slot.current
-        self.metrics.release_trained_until_ms.set(model.trained_until_ms if model else 0)
-        self.metrics.index_recall.set(model.index_recall if model else 1.0)
-        for number, partition in self._view.users.items():
-            self.metrics.applied_offset.set(partition.state.applied, partition=str(number))
-            self.metrics.durable_offset.set(partition.state.durable, partition=str(number))
+        self._view.figures.write()
         return self.metrics.render()
-
-    def _render_rules(self) -> None:
-        book, now_ms = self._view.pipeline.rules.current, wall_ms()
-        rules = () if book is None else book.rules.rules
-        self.metrics.rules_version.set(self._view.pipeline.rules.version)
-        states = [_state(rule, now_ms) for rule in rules]
-        for state in STATES:
-            self.metrics.rules.set(states.count(state), state=state)
 
 
 def _described(book: RuleBook) -> dict[str, Any]:
@@ -317,10 +304,6 @@ def _described(book: RuleBook) -> dict[str, Any]:
     now_ms, found = wall_ms(), rules_to_json(book.rules)
     counts = book.matched(now_ms)
     listed = zip(book.rules.rules, counts, strict=True)
-    found["rules"] = [{**rule_to_json(rule), "state": _state(rule, now_ms), "matches": n} for rule, n in listed]
+    found["rules"] = [{**rule_to_json(rule), "state": state_of(rule, now_ms), "matches": n} for rule, n in listed]
     found["expired"] = book.expired(now_ms)
     return found
-
-
-def _state(rule: Rule, now_ms: int) -> str:
-    return "expired" if rule.expired(now_ms) else "live" if rule.live(now_ms) else "waiting"

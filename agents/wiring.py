@@ -16,6 +16,7 @@ from agents.broadcast.releases import Releases
 from agents.broadcast.rules import Rules
 from agents.broadcast.shelves import Shelves, shelves_dir
 from agents.console import Seen, WorkerConsole
+from agents.figures import Figures
 from agents.findings import Health
 from agents.health.archiving import Archiving
 from agents.health.broker import BrokerProbe
@@ -61,6 +62,7 @@ from streams.kafka.native import clients
 from streams.kafka.native.producer import NativeProducer
 from streams.kafka.topic_watch import TopicWatch
 from streams.mirror.stores import mirror_of
+from streams.tracing import tracing_of
 from streams.watchdog import Watchdog
 
 __all__ = ["create_app"]
@@ -83,7 +85,10 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
     tasks = NativeProducer(settings.kafka, clients.RANK_TASKS)
     remote = Remote(settings, tasks, metrics, SYSTEM)
     used = remote if settings.ranking == "remote" else None
-    recommend = Recommend(settings, pipeline, ownership.users, replies, metrics, registry, outputs=events, remote=used)
+    tracing = tracing_of(settings, "riffle-worker")
+    recommend = Recommend(
+        settings, pipeline, ownership.users, replies, metrics, registry, outputs=events, remote=used, tracing=tracing
+    )
     commits = Commits(settings, app, recommend, metrics, health)
     mirror = mirror_of(settings)
     mirroring = Mirroring(ownership.users, items, mirror, metrics, lambda: lanes.busy_chunks)
@@ -107,7 +112,7 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
     if registry is not None and (probe := connect.registry(settings)) is not None:
         looks.append(RegistryProbe(registry, probe, health).look)
     watch = Watch(settings, app, ownership, watchdog, metrics, crash, looks)
-    peers, over_kafka = Peers(metrics, Caller(settings.http)), OverKafka(settings)
+    peers, over_kafka = Peers(metrics, Caller(settings.http)), OverKafka(settings, tracing)
 
     def holders(partition: int) -> Others:
         return others(app.holding.holders.get(partition, NOBODY), app.holding.address, reachable)
@@ -134,7 +139,10 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
         peers,
     )
     console = WorkerConsole(settings, metrics, watched)
-    seen = View(ownership.users, items, pipeline, mirror, ownership.tables, watchdog.stuck, health, readiness, rules, console)
+    figures = Figures(metrics, ownership.users, items, pipeline, readiness, health, lambda: recommend.waiting)
+    seen = View(
+        ownership.users, items, pipeline, mirror, ownership.tables, watchdog.stuck, health, readiness, rules, console, figures
+    )
     service = WorkerService(settings, recommend, routing, over_kafka, events, metrics, seen, Owners(holders, peers))
     return Parts(
         settings=settings,
@@ -169,6 +177,7 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
         watch=watch,
         samples=samples,
         service=service,
+        tracing=tracing,
     )
 
 

@@ -51,7 +51,7 @@ def main(role: str = WORKER) -> None:
 
 
 def _run(settings: Settings, role: str) -> None:
-    log_to_stderr(settings.log_level)
+    log_to_stderr(settings.log_level, settings.log_format)
     settings.http.require_tokens(settings.web_host)
     if role == WORKER:
         require_free(settings)

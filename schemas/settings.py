@@ -34,7 +34,8 @@ MAY_BE_ZERO = ("standbys", "rank_wait_ms")
 RANKINGS = ("local", "remote")
 GRAPHS = ("auto", "loop", "thread")
 PROVIDERS = ("auto", "cpu", "cuda", "tensorrt")
-URLS = ("redis_url", "registry_url", "archive", "bootstrap", "kafka_token_url")
+URLS = ("redis_url", "registry_url", "archive", "bootstrap", "kafka_token_url", "traces")
+FORMATS = ("text", "json")
 "Settings that may hold a login; they are shown only masked."
 SECRETS = ("kafka_password", "kafka_client_secret", "http_token")
 "Settings that are never shown, and passed to other processes only if these need them."
@@ -254,12 +255,30 @@ class Settings:
     decoded catalogue. For a user without a home directory it is `<home>/cache`."""
     log_level: str = "INFO"
     "Log level of the worker."
+    log_format: str = "text"
+    "`text`, or `json`: one object on each line, with the ids of the request and of its trace where a line belongs to one."
+    traces: str = ""
+    """Address of an OpenTelemetry collector for OTLP over HTTP, such as `http://127.0.0.1:4318`. Empty: no traces. It needs the
+    packages of the group `tracing`."""
+    trace_share: float = 1.0
+    "Share of the requests that are traced, of those that come without a trace: 0 to 1. Others follow the sender's decision."
 
     def __repr__(self) -> str:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         safe = {name: masked_url(value) if isinstance(value, str) else value for name, value in values.items()}
         safe.update({name: MASK for name in SECRETS if values[name]})
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in safe.items())})"
+
+    def _check_choices(self) -> None:
+        demand(
+            self.encoder in {"on", "off", "auto"}, "encoder", f"must be on, off or auto, is {shown_without_login(self.encoder)}"
+        )
+        choices = ("ranking", RANKINGS), ("graphs", GRAPHS), ("rank_provider", PROVIDERS), ("log_format", FORMATS)
+        for name, known in choices:
+            value = getattr(self, name)
+            demand(value in known, name, f"must be one of {', '.join(known)}, is {shown_without_login(value)}")
+        level = self.log_level.isascii() and self.log_level.upper() in LEVELS
+        demand(level, "log_level", f"must be one of {', '.join(LEVELS)}, is {shown_without_login(self.log_level)}")
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -278,21 +297,17 @@ class Settings:
             else:
                 within = f"lie in {least}..{most}" if most else f"be at least {least}"
                 demand(least <= value <= (most or value), name, f"must {within}, is {value}")
-        demand(
-            self.encoder in {"on", "off", "auto"}, "encoder", f"must be on, off or auto, is {shown_without_login(self.encoder)}"
-        )
-        for name, known in (("ranking", RANKINGS), ("graphs", GRAPHS), ("rank_provider", PROVIDERS)):
-            value = getattr(self, name)
-            demand(value in known, name, f"must be one of {', '.join(known)}, is {shown_without_login(value)}")
-        level = self.log_level.isascii() and self.log_level.upper() in LEVELS
-        demand(level, "log_level", f"must be one of {', '.join(LEVELS)}, is {shown_without_login(self.log_level)}")
+        self._check_choices()
         # messages do not repeat values that may hold a login
         schemes = [f"{scheme}://" for scheme in MIRRORS]
         url = not self.redis_url or self.redis_url.startswith(tuple(schemes))
         demand(url, "redis_url", f"must begin with {', '.join(schemes[:-1])} or {schemes[-1]}")
         registry = not self.registry_url or self.registry_url.startswith(("http://", "https://"))
         demand(registry, "registry_url", "must begin with http:// or https://")
-        for name in ("redis_url", "registry_url"):
+        collector = not self.traces or self.traces.startswith(("http://", "https://"))
+        demand(collector, "traces", "must begin with http:// or https://")
+        demand(0 <= self.trace_share <= 1, "trace_share", f"must lie in 0..1, is {self.trace_share}")
+        for name in ("redis_url", "registry_url", "traces"):
             demand(not any(map(str.isspace, getattr(self, name))), name, "must not contain blanks: write them as %20")
         servers = not self.bootstrap or _is_servers(self.bootstrap)
         demand(servers, "bootstrap", "must be host:port, or several separated by commas, without a login")

@@ -5,17 +5,24 @@ Messages that the Kafka client repeats while a broker is away are written at int
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
-from types import TracebackType
+from datetime import UTC, datetime
+from types import MappingProxyType, TracebackType
 
 from schemas.masking import masked
 
-__all__ = ["Masking", "Seldom", "log_to_stderr"]
+__all__ = ["Json", "Masking", "Seldom", "log_to_stderr", "request_facts"]
+
+request_facts: ContextVar[Mapping[str, str]] = ContextVar("request_facts", default=MappingProxyType({}))
+"`request_id` and `trace_id` of the request that this task answers."
+FACTS = ("request_id", "trace_id")
 
 LIBRARIES = (
     "PIL",
@@ -30,6 +37,7 @@ LIBRARIES = (
     "jgo",
     "mode",
     "numba",
+    "opentelemetry",
     "s3transfer",
     "transformers",
     "urllib3",
@@ -89,10 +97,29 @@ class Masking(logging.Formatter):
         return masked(super().format(record))
 
 
-def log_to_stderr(level: str) -> None:
-    """Set up logging for a long-running process. Libraries log only warnings, unless `level` is DEBUG."""
+class Json(logging.Formatter):
+    """One JSON object on a line, masked: `at` (ISO 8601, UTC), `level`, `logger`, `message`, with an error also `error`.
+
+    `request_id` and `trace_id` come from `extra` of the call, or from the request that the task answers.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record."""
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line = {"at": at, "level": record.levelname, "logger": record.name, "message": masked(record.getMessage())}
+        if record.exc_info:
+            line["error"] = masked(self.formatException(record.exc_info))
+        known = request_facts.get()
+        for name in FACTS:
+            if value := getattr(record, name, None) or known.get(name):
+                line[name] = str(value)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def log_to_stderr(level: str, form: str = "text") -> None:
+    """Set up logging for a long-running process. Libraries log only warnings, unless `level` is DEBUG. `form`: text or json."""
     handler = logging.StreamHandler()
-    handler.setFormatter(Masking("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(Json() if form == "json" else Masking("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handler.addFilter(Seldom("aiokafka"))
     logging.basicConfig(level=level, handlers=[handler])
     if level != "DEBUG":

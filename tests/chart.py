@@ -93,7 +93,11 @@ COMBINATIONS: Mapping[str, Mapping[str, Any]] = {
     },
     "seen": {
         "ranking": {"enabled": True},
-        "monitoring": {"podMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
+        "monitoring": {
+            "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+            "rules": {"enabled": True, "labels": {"release": "prometheus"}},
+            "dashboards": {"enabled": True},
+        },
         "networkPolicy": {"clients": PEER, "monitoring": PEER, "https": [], "podIdentity": False},
         "httpRoute": {
             "enabled": True,

@@ -44,6 +44,9 @@ class FakeConsole:
     def live(self, since: int) -> Mapping[str, object]:
         return {"worker": {"ready": self.service.is_ready}, "samples": {"next": since + 1}}
 
+    def pipeline(self) -> Mapping[str, object]:
+        return {"requests": len(self.service.requests)}
+
     def recent(self, most: int) -> Sequence[Mapping[str, object]]:
         return [{"user_id": request.user_id} for request, _ in self.service.requests[::-1][:most]]
 
@@ -62,6 +65,32 @@ class FakeConsole:
 
 
 @dataclass
+class FakeOperator:
+    """Dead letters and releases of a `FakeService`: releases are accepted, unless their name begins with `bad`."""
+
+    service: FakeService
+    serving: list[str] = field(default_factory=lambda: ["none"])
+    replayed: list[int] = field(default_factory=list)
+
+    async def letters(self, most: int, code: str) -> Mapping[str, object]:
+        return {"scanned": 10, "codes": {"not_json": 1}, "letters": [{"letter": 7, "code": "not_json"}][:most]}
+
+    async def replay(self, letters: Sequence[int], code: str) -> Mapping[str, int]:
+        self.replayed.extend(letters or [7])
+        return {"sent": len(letters or [7])}
+
+    async def promote(self, name: str) -> Mapping[str, object]:
+        if name.startswith("bad"):
+            raise BadRequest("release_refused", f"the gate refused {name}", "name")
+        self.serving.append(name)
+        return {"champion": name, "previous": self.serving[-2]}
+
+    async def roll_back(self) -> Mapping[str, object]:
+        self.serving.append(self.serving[-2] if len(self.serving) > 1 else "none")
+        return {"champion": self.serving[-1], "previous": self.serving[-2]}
+
+
+@dataclass
 class FakeService:
     """A worker in memory: a slate is the catalogue without what the user touched; calls raise `failure` if set."""
 
@@ -77,9 +106,17 @@ class FakeService:
     refused: dict[str, str] = field(default_factory=dict)
     serving_rules: RuleSet = field(default_factory=lambda: RuleSet(0))
 
+    _operator: FakeOperator | None = None
+
     @property
     def console(self) -> FakeConsole:
         return FakeConsole(self)
+
+    @property
+    def operator(self) -> FakeOperator:
+        if self._operator is None:
+            self._operator = FakeOperator(self)
+        return self._operator
 
     def _guard(self) -> None:
         if self.failure is not None:

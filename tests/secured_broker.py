@@ -210,7 +210,7 @@ def secured_broker(stack: Settings, folder: Path) -> Iterator[Secured]:
             line for line in embedded.SERVER.splitlines() if not line.partition("=")[0].endswith(("listeners", "protocol.map"))
         ]
         patch.setattr(embedded, "SERVER", "\n".join(plain) + "\n" + LISTENERS % values)
-        options = ("-Dorg.slf4j.simpleLogger.log.kafka.network.Processor=debug",)
+        options: tuple[str, ...] = ("-Dorg.slf4j.simpleLogger.log.kafka.network.Processor=debug",)
         options += (f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={jwks.as_uri()}",)
         patch.setattr(embedded, "JVM", embedded.JVM + options)
         kafka = EmbeddedKafka(own)

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import click
@@ -23,14 +22,14 @@ from rich.console import Console
 from agents.cli.screen import plain_console, print_table
 from agents.cli.states import readiness
 from agents.cli.waiting import step
-from models.release.release import NAME, Manifest, Release, list_releases, manifest_sha256, read_manifest
+from agents.promotion import aliases_of, note, passed, promote, roll_back
+from models.release.release import Manifest, list_releases, manifest_sha256, read_manifest
 from models.release.source import take
-from models.release.tracking import Tracker, Tracking
-from schemas.errors import NotReady, ReleaseRejected
+from schemas.errors import ReleaseRejected
 from schemas.settings import Settings
 from streams.embedded.process import SAFE_PATH, python
-from streams.kafka.announce import CHALLENGER, CHAMPION, PREVIOUS, Announcement, announce, announced
-from streams.release_store import fetch_release, upload_release
+from streams.kafka.announce import CHALLENGER, CHAMPION, Announcement, announce
+from streams.release_store import fetch_release
 
 __all__ = [
     "await_served",
@@ -54,19 +53,15 @@ TRAIN = "from agents.cli import guarded; from training.cli.train import train_co
 "Program of the training process; usage errors in its options name this command."
 
 
-def _aliases(settings: Settings) -> dict[str, Announcement | None]:
-    return asyncio.run(announced(settings))
-
-
 def current_champion(settings: Settings) -> str:
     """Return the name of the announced champion, `none` without one."""
-    champion = _aliases(settings).get(CHAMPION)
+    champion = aliases_of(settings).get(CHAMPION)
     return champion.release if champion else "none"
 
 
 def _at_hand(settings: Settings) -> str:
     """Return the champion's name, and check or download its folder, so that errors appear before hours of training."""
-    champion = _aliases(settings).get(CHAMPION)
+    champion = aliases_of(settings).get(CHAMPION)
     if champion is None:
         return "none"
     try:
@@ -124,59 +119,6 @@ def _trained(settings: Settings, options: list[str]) -> tuple[int, str]:
     click.echo(f"riffle: {message}", err=True)
     error = {"code": "training_failed", "message": message, "field": None}
     return abs(ran.returncode), json.dumps({"error": error}) + "\n"
-
-
-def _passed(settings: Settings, name: str, *, force: bool) -> tuple[Path, Manifest]:
-    """Verify a release, and unless `force` that it passed the gate; returns folder and manifest, raises ReleaseRejected."""
-    folder = settings.releases_dir / name
-    if not NAME.fullmatch(name) or not folder.is_dir():
-        raise ReleaseRejected(
-            "not_found", f"there is no release {name[:80]!r} in {settings.releases_dir}: see riffle release list"
-        )
-    manifest = Release.open(folder).manifest
-    gate = manifest.metrics.get("gate", {})
-    if not gate.get("passed") and not force:
-        if reasons := "; ".join(gate.get("reasons", ())):
-            raise ReleaseRejected("gate", f"the gate refused {name}: {reasons}")
-        raise ReleaseRejected("gate", f"{name} was never judged by the gate: train with `riffle train`, which judges")
-    return folder, manifest
-
-
-def promote(settings: Settings, name: str, *, force: bool = False, upload: str = "") -> dict[str, Any]:
-    """Verify a release here and announce it as the champion; the earlier champion becomes `previous`.
-
-    Raises:
-        ReleaseRejected: its verification failed, or the gate refused it and `force` is not given.
-    """
-    folder, manifest = _passed(settings, name, force=force)
-    aliases = _aliases(settings)
-    before = aliases.get(CHAMPION)
-    again = before is not None and before.release == name
-    if before is not None and not again and manifest.parent != before.release and not force:
-        judged = "no release" if manifest.parent == "none" else manifest.parent
-        message = f"{name} was judged against {judged}, but {before.release} serves: train again to compare it with that"
-        raise ReleaseRejected("gate", message)
-    uri = upload_release(folder, upload) if upload else ""
-    previous = aliases.get(PREVIOUS) if again else before
-    changes = {PREVIOUS: previous, CHAMPION: Announcement(name, manifest_sha256(folder), uri)}
-    challenger = aliases.get(CHALLENGER)
-    if challenger is not None and challenger.release == name:  # it is no longer the challenger
-        changes[CHALLENGER] = None
-    asyncio.run(announce(settings, changes))
-    facts = {"champion": name, "previous": before.release if before else "none"}
-    passed = bool(manifest.metrics.get("gate", {}).get("passed"))
-    note(name, {"riffle.decision": "promoted" if passed else "promoted by force", "riffle.previous": facts["previous"]})
-    return facts
-
-
-def note(name: str, tags: Mapping[str, str]) -> None:
-    """Tag a release's MLflow runs at MLFLOW_TRACKING_URI, if set. Serving does not depend on it."""
-    tracking = Tracking.from_env()
-    if tracking is not None:
-        try:
-            Tracker(tracking).tag(name, tags)
-        except NotReady as exc:
-            log.warning("not recorded for release %s: %s", name, exc.message)
 
 
 def await_served(settings: Settings, name: str, console: Console) -> bool:
@@ -311,7 +253,7 @@ def list_command(as_json: bool) -> None:
     settings = Settings.from_env()
     serving = readiness(settings).get("release")
     try:
-        aliases = _aliases(settings)
+        aliases = aliases_of(settings)
     except (KafkaError, OSError):  # the folder can be listed without them
         aliases = {}
     rows = [_row(manifest, serving, aliases) for manifest in list_releases(settings.releases_dir)]
@@ -392,8 +334,8 @@ def alias_command(alias: str, name: str, force: bool, as_json: bool) -> None:
     """
     settings, named = Settings.from_env(), None
     if name != "none":
-        folder, _ = _passed(settings, name, force=force)
-        champion = _aliases(settings).get(CHAMPION)
+        folder, _ = passed(settings, name, force=force)
+        champion = aliases_of(settings).get(CHAMPION)
         if champion is not None and champion.release == name:
             raise ReleaseRejected("champion", f"{name} is the champion: it cannot challenge itself")
         named = Announcement(name, manifest_sha256(folder))
@@ -409,19 +351,7 @@ def rollback_command(as_json: bool) -> None:
     Example: riffle release rollback
     """
     settings, console = Settings.from_env(), plain_console(stderr=True)
-    aliases = _aliases(settings)
-    champion, previous = aliases.get(CHAMPION), aliases.get(PREVIOUS)
-    if champion is None and previous is None:
-        raise ReleaseRejected("no_previous", "no release was ever promoted: there is nothing to roll back to")
-    asyncio.run(announce(settings, {CHAMPION: previous, PREVIOUS: champion}))
-    if champion is not None:
-        note(champion.release, {"riffle.decision": "rolled back"})
-    if previous is not None:
-        note(previous.release, {"riffle.decision": "promoted"})
-    facts: dict[str, Any] = {
-        "champion": previous.release if previous else "none",
-        "previous": champion.release if champion else "none",
-    }
+    facts: dict[str, Any] = roll_back(settings)
     facts["served"] = await_served(settings, facts["champion"], console)
     _report(facts, as_json=as_json)
 

@@ -71,7 +71,10 @@ class Watch:
             return
         for tp, at in progress.items():
             self._observe(tp, at)
-            self._metrics.lag.set(at.end - at.position, topic=tp.topic, partition=str(tp.partition))
+        lags: dict[tuple[str, ...], float] = {
+            (tp.topic, str(tp.partition)): at.end - at.position for tp, at in progress.items()
+        }
+        self._metrics.lag.replace(lags)  # partitions that went to another worker have no lag here
         self._watchdog.keep({f"{tp.topic}-{tp.partition}" for tp in progress})
 
     def _observe(self, tp: TP, at: Progress) -> None:

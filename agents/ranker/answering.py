@@ -20,6 +20,7 @@ from agents.requests.rank_records import ANSWERED, OF_VERSION, RANKED, REFUSED, 
 from agents.requests.replies import encoded_reply
 from models.pipeline.rank_task import Ranked, Ranks, RankTask, predicted, selected, slate_of
 from schemas.errors import BadEvent
+from streams.tracing import PRODUCER
 
 __all__ = ["Answering", "Sends"]
 
@@ -108,6 +109,8 @@ class Answering:
             passed_ms = (self._clock.monotonic() - received.came) * 1e3
             before_ms = received.task.timings.get("rank", 0.0)
             timings = {**received.task.timings, "rank": before_ms + max(passed_ms - select_ms, 0.0), "select": select_ms}
+            if received.span is not None:
+                received.span.stages({"rank": max(passed_ms - select_ms, 0.0), "select": select_ms})
             await self._settle(received, result, ranker.heads, timings)
 
     async def _settle(self, received: Received, result: Ranked, heads: tuple[str, ...], timings: Mapping[str, float]) -> None:
@@ -117,6 +120,8 @@ class Answering:
         if reply is not None and self._knows(reply.topic):
             value = encoded_reply(reply, slate_of(received.task, result, heads, timings))
         left_s = self._left_s(envelope)
+        if received.span is not None:
+            received.span.end(release=received.task.release, batch_late=left_s <= 0)
         if left_s <= 0:
             self._metrics.ranked.add(outcome="late")
         elif reply is None or value is None:
@@ -132,6 +137,9 @@ class Answering:
                 log.warning("a reply cannot be sent: %s", exc)
                 await self._acknowledge(envelope, ack)
             else:
+                if received.span is not None:
+                    span = received.span.child("reply", PRODUCER)
+                    sent.add_done_callback(lambda _: span.end())
                 task = asyncio.create_task(self._acknowledge_stored(envelope, ack, sent))
                 self._replied.add(task)
                 task.add_done_callback(self._replied.discard)

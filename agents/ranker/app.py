@@ -34,6 +34,7 @@ from streams.kafka.chunks import Chunk, ChunkedApp
 from streams.kafka.native import clients
 from streams.kafka.native.producer import NativeProducer
 from streams.kafka.topics import ensure_topics
+from streams.tracing import Tracing, tracing_of
 
 __all__ = ["RankerApp", "create_ranker", "group_of"]
 
@@ -70,6 +71,7 @@ class Parts:
     reading: Reading
     status: Status
     thread: ThreadPoolExecutor
+    tracing: Tracing | None
 
 
 class RankerApp(ChunkedApp):
@@ -126,6 +128,8 @@ class RankerApp(ChunkedApp):
         await parts.reader.stop()
         await parts.producer.stop()
         parts.thread.shutdown(wait=False)
+        if parts.tracing is not None:
+            await asyncio.to_thread(parts.tracing.stop)
         await super().on_stop()
 
     async def take_in(self, chunk: Chunk) -> None:
@@ -153,7 +157,8 @@ class RankerApp(ChunkedApp):
         if not due:
             return True
         try:
-            await self.consumer.commit_offsets(due)
+            with self.parts.metrics.commit_seconds.timed(what="tasks"):
+                await self.consumer.commit_offsets(due)
         except KafkaError as error:
             # if the partition moves before the next attempt, another process reads these tasks again, and answers once more
             # those that are not late by then
@@ -180,8 +185,10 @@ class RankerApp(ChunkedApp):
             except (KafkaError, TimeoutError) as error:
                 log.warning("the consumer's position is not known: %r", error)
                 continue
-            for tp, at in progress.items():
-                self.parts.metrics.lag.set(at.end - at.position, topic=tp.topic, partition=str(tp.partition))
+            lags: dict[tuple[str, ...], float] = {
+                (tp.topic, str(tp.partition)): at.end - at.position for tp, at in progress.items()
+            }
+            self.parts.metrics.lag.replace(lags)
 
 
 def assemble(settings: Settings, app: RankerApp) -> Parts:
@@ -194,7 +201,8 @@ def assemble(settings: Settings, app: RankerApp) -> Parts:
         return await asyncio.get_running_loop().run_in_executor(thread, work)
 
     answering = Answering(settings.topic("rank-acks"), slot.of, producer, metrics, clock, aside)
-    collector = Collector(settings.rank_wait_ms / 1e3, answering.answer, answering.refuse, metrics, clock)
+    tracing = tracing_of(settings, "riffle-ranking")
+    collector = Collector(settings.rank_wait_ms / 1e3, answering.answer, answering.refuse, metrics, clock, tracing)
     rankers = Rankers(settings, slot, metrics)
     broker = BrokerProbe(settings)
     return Parts(
@@ -211,6 +219,7 @@ def assemble(settings: Settings, app: RankerApp) -> Parts:
         reading=Reading(app, metrics, health),
         status=Status(settings, slot, collector, broker, health, metrics, clock.monotonic),
         thread=thread,
+        tracing=tracing,
     )
 
 

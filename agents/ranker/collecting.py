@@ -16,6 +16,7 @@ from agents.requests.replies import Address
 from models.pipeline.rank_task import RankTask
 from schemas.errors import BadEvent
 from streams.kafka.chunks import Chunk
+from streams.tracing import CONSUMER, Span, Tracing, parent_in
 
 __all__ = ["Collector", "Received"]
 
@@ -36,6 +37,8 @@ class Received:
     reply: Address | None
     came: float
     "Time of arrival in seconds on the monotonic clock."
+    span: Span | None = None
+    "The task in its request's trace, if it is traced."
 
 
 class Collector:
@@ -52,11 +55,13 @@ class Collector:
         refuse: Callable[[Envelope, str], Awaitable[None]],
         metrics: Metrics,
         clock: Clock,
+        tracing: Tracing | None = None,
     ) -> None:
         """`answer` ranks and answers a batch. `refuse` answers a task that cannot be read, with the reason."""
         self._wait_s = wait_s
         self._answer = answer
         self._refuse = refuse
+        self._tracing = tracing
         self._metrics = metrics
         self._clock = clock
         self._queue: deque[Received] = deque()
@@ -84,7 +89,10 @@ class Collector:
                 await self._refuse(envelope, exc.code)
                 continue
             await self._room.wait()
-            self._queue.append(Received(envelope, task, reply, self._clock.monotonic()))
+            span = None
+            if self._tracing is not None:
+                span = self._tracing.begin("rank", CONSUMER, parent_in(headers), root=False, request_id=task.request.request_id)
+            self._queue.append(Received(envelope, task, reply, self._clock.monotonic(), span))
             self._idle.clear()
             self._work.set()
             if len(self._queue) >= MOST_TASKS:

@@ -99,6 +99,8 @@ class Status:
         @table.get("/metrics")
         @scoped(Scope.OPERATE)
         async def metrics(_request: web.Request) -> web.Response:
+            self._metrics.ready.set(self.ready()[0])
+            self._metrics.warnings.replace({(name,): 1.0 for name in self._health.current()})
             return web.Response(text=self._metrics.render(), content_type="text/plain")
 
         return table

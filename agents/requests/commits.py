@@ -31,7 +31,8 @@ class Commits:
         if not answered:
             return
         try:
-            await self._app.consumer.commit_offsets({TP(self._topic, p): offset for p, offset in answered.items()})
+            with self._metrics.commit_seconds.timed(what="requests"):
+                await self._app.consumer.commit_offsets({TP(self._topic, p): offset for p, offset in answered.items()})
         except KafkaError as error:
             # the next flush commits them; until then a restart would answer them again
             self._metrics.commits_failed.add(code=code_of(error))

@@ -8,6 +8,7 @@ from schemas.errors import DeadlineExceeded, NotReady
 from schemas.records import Request, Slate, UserPage, UserQuery
 from schemas.settings import Settings
 from streams.kafka.client import RiffleClient
+from streams.tracing import Tracing
 
 __all__ = ["OverKafka"]
 
@@ -15,8 +16,9 @@ __all__ = ["OverKafka"]
 class OverKafka:
     """Asks over Kafka, by one client. Nothing connects before the first request."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, tracing: Tracing | None = None) -> None:
         self._settings = settings
+        self._tracing = tracing
         self._client: asyncio.Task[RiffleClient] | None = None
 
     async def ask(self, request: Request, within_s: float) -> Slate:
@@ -61,7 +63,7 @@ class OverKafka:
         return task.cancelled() or task.exception() is not None
 
     async def _started(self) -> RiffleClient:
-        client = RiffleClient(self._settings)
+        client = RiffleClient(self._settings, tracing=self._tracing)
         await client.start()
         return client
 

@@ -12,6 +12,7 @@ from agents.partitions.users import UserPartition
 from models.pipeline.driving import run_aside
 from models.pipeline.pipeline import CandidatePipeline
 from models.pipeline.rules.book import RuleBook
+from models.pipeline.stages import Observer
 from models.pipeline.trace import Trace
 from models.state.users import Users
 from schemas.records import AsOf, Request, Slate
@@ -24,7 +25,8 @@ async def previewed(
 ) -> list[Slate]:
     """Answer one request once with each of the rule sets; None stands for the serving rules."""
     users, as_of = Users.read(partition.rows([request.user_id])), [partition.as_of]
-    return [await _answered(pipeline, users, request, as_of, book) for book in books]
+    apart = pipeline.observed(Observer())  # with counters of its own
+    return [await _answered(apart, users, request, as_of, book) for book in books]
 
 
 async def _answered(

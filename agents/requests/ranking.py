@@ -17,10 +17,12 @@ from agents.metrics import Metrics
 from agents.partitions.copies import Found
 from agents.partitions.users import UserPartition
 from agents.requests.backlog import Backlog, Batch
+from agents.requests.batches import note_batch, note_stages
 from agents.requests.clock import Clock
 from agents.requests.recent import Recent
 from agents.requests.remote import Handed, Remote
 from agents.requests.replies import Address
+from agents.requests.traced import noted
 from agents.web.protocol import Wanted, always
 from models.pipeline.driving import Aside, run_aside
 from models.pipeline.effort import Effort
@@ -28,6 +30,7 @@ from models.pipeline.pipeline import CandidatePipeline
 from models.state.users import Users
 from schemas.errors import DeadlineExceeded, NotReady, RiffleError
 from schemas.records import AsOf, Request, Slate
+from streams.tracing import Span
 
 __all__ = ["Pending", "Ranking", "threaded"]
 
@@ -82,6 +85,8 @@ class Pending:
     "Called instead of `reply` if the client has the answer of a ranking process."
     local: bool = False
     "Whether it must be ranked here, because no ranking process did."
+    span: Span | None = None
+    "The request in its trace, if it is traced."
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -182,6 +187,7 @@ class Ranking:
 
     async def _answer(self, batch: Batch[Pending]) -> None:
         """Answer each request of a batch exactly once, with a slate or an error."""
+        began = self._clock()
         try:
             alive = self._alive(batch.entries)
             handed, kept = self._parts(alive, batch.effort)
@@ -195,6 +201,7 @@ class Ranking:
                 await self._slates(kept, batch.effort, away=False)
         finally:
             self.backlog.done(batch)
+            note_batch(self._metrics, len(batch), self._clock() - began)
             self._rest()
 
     def _alive(self, entries: Sequence[Pending]) -> list[Pending]:
@@ -224,7 +231,9 @@ class Ranking:
         answered = 0
         try:
             alive, users, as_of = self._read(alive)
-            for pending, slate in zip(alive, await self._run(alive, users, as_of, effort, away=away), strict=True):
+            slates = await self._run(alive, users, as_of, effort, away=away)
+            note_stages(self._metrics, slates)
+            for pending, slate in zip(alive, slates, strict=True):
                 answered += 1
                 if slate is None:
                     continue  # it was handed over, and is settled by `_settled`
@@ -303,6 +312,7 @@ class Ranking:
             else:
                 slate = self._pipeline.without_withdrawn(slate)
                 self._finish(pending, slate)
+            note_stages(self._metrics, [slate])
             self._show(slate, received=received)
         self._rest()
 
@@ -336,6 +346,7 @@ class Ranking:
         self._metrics.request_seconds.observe(seconds, outcome=outcome)
         self._metrics.answer_seconds.observe(seconds, interface=interface, outcome=outcome)
         self.recent.note(pending.request, interface, seconds, answer)
+        noted(pending.request.request_id, pending.span, answer, outcome, seconds)
         if isinstance(answer, Slate):
             for name in answer.degraded:
                 self._metrics.degraded.add(by=name)

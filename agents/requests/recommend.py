@@ -23,6 +23,7 @@ from agents.requests.parsing import Accepted, Listing, Parser, Refused, asks_for
 from agents.requests.ranking import Pending, Ranking, threaded
 from agents.requests.remote import Remote
 from agents.requests.replies import Replies
+from agents.requests.traced import over_http, over_kafka, replying
 from agents.requests.waiting import Waiting
 from agents.web.protocol import Wanted, always
 from models.pipeline.driving import Aside
@@ -33,6 +34,7 @@ from schemas.kernels import partition_of
 from schemas.records import Request, Slate, UserPage
 from schemas.settings import Settings
 from streams.kafka.chunks import Chunk
+from streams.tracing import Span, Tracing
 
 __all__ = ["Recommend"]
 
@@ -64,6 +66,7 @@ class Recommend:
         outputs: Producer | None = None,
         aside: Aside | None = None,
         remote: Remote | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         """`partitioner`: returns the partition of a key, given the number of partitions. `aside` and `remote`: as for
         `Ranking`.
@@ -72,6 +75,7 @@ class Recommend:
         acknowledgement of impressions, because aiokafka has one request of a producer in flight to each broker.
         """
         self._settings = settings
+        self._tracing = tracing
         self._partitions = partitions
         self._metrics = metrics
         self._clock = clock.monotonic
@@ -93,6 +97,11 @@ class Recommend:
     def partition_of(self, user_id: str) -> int:
         """Return the partition that holds a user's state, by the default partitioner, regardless of the request's own."""
         return self._partitioner(user_id.encode(), self._settings.partitions)
+
+    @property
+    def waiting(self) -> int:
+        """Number of requests that wait for a batch."""
+        return len(self._ranking.backlog)
 
     def committable(self) -> dict[int, int]:
         """Return the next offset to read by partition of the requests topic. Every request below it is answered."""
@@ -139,7 +148,10 @@ class Recommend:
         def is_wanted() -> bool:
             return not done.done() and wanted()
 
-        pending = Pending(request, partition, now + deadline_s, settle, now, near=True, found=found, wanted=is_wanted)
+        span = over_http(self._tracing, request)
+        pending = Pending(
+            request, partition, now + deadline_s, settle, now, near=True, found=found, wanted=is_wanted, span=span
+        )
         if found is None:
             self._queue(pending)
         else:
@@ -181,7 +193,7 @@ class Recommend:
             self._metrics.requests.add(outcome="lost")
             answered()
             return
-        self._accept(parsed, answered)
+        self._accept(parsed, answered, over_kafka(self._tracing, parsed.request, chunk.headers[index]))
 
     def _take_in_listing(self, chunk: Chunk, index: int, answered: Callable[[], None]) -> None:
         parsed = self._parser.parse_listing(chunk, index)
@@ -225,9 +237,9 @@ class Recommend:
         letter = dead_letter(self._settings, chunk, index, error.code, error.message)
         self._outputs.put(Queued(letter.topic, letter.key, letter.value or b"", (), "dead_letter", answered))
 
-    def _accept(self, accepted: Accepted, answered: Callable[[], None]) -> None:
+    def _accept(self, accepted: Accepted, answered: Callable[[], None], span: Span | None) -> None:
         def reply(answer: Slate | RiffleError) -> None:
-            self._replies.send(accepted.address, answer, answered)
+            self._replies.send(accepted.address, answer, replying(span, answered))
 
         self._queue(
             Pending(
@@ -238,6 +250,7 @@ class Recommend:
                 self._clock(),
                 address=accepted.address,
                 answered=answered,
+                span=span,
             )
         )
 

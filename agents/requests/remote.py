@@ -38,6 +38,7 @@ from schemas.errors import BadEvent
 from schemas.records import Request, Slate
 from schemas.settings import Settings
 from streams.kafka.native.producer import NativeProducer
+from streams.tracing import PRODUCER, TRACEPARENT, Span
 
 __all__ = ["Handed", "Remote", "Settle"]
 
@@ -58,6 +59,7 @@ class Asked(Protocol):
     deadline: float
     address: Address | None
     local: bool
+    span: Span | None
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -80,6 +82,7 @@ class _Sent:
     heads: tuple[str, ...]
     partition: int
     at: float
+    span: Span | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +193,12 @@ class Remote:
             return None
         self._on[partition] += 1
         self.requests += one.settle is not None
-        self._outstanding.add(name, _Sent(one, task, heads, partition, now), window.local_s)
-        return _Outgoing(partition, value, Envelope(name, self._name, self._acks_partition, answer_by_ms).headers())
+        span = None if one.settle is None or one.asked.span is None else one.asked.span.child("rank task", PRODUCER)
+        self._outstanding.add(name, _Sent(one, task, heads, partition, now, span), window.local_s)
+        headers = Envelope(name, self._name, self._acks_partition, answer_by_ms).headers()
+        if span is not None:
+            headers.append((TRACEPARENT, span.traceparent.encode()))
+        return _Outgoing(partition, value, headers)
 
     def _spawn(self, outgoing: Sequence[_Outgoing]) -> None:
         if outgoing:
@@ -248,6 +255,8 @@ class Remote:
         self.requests -= not probe
         outcome = "unanswered" if ack is None else ack.outcome
         code = "" if ack is None else ack.code
+        if sent.span is not None:
+            sent.span.end(outcome=outcome, error=code if slate is None else "")
         self._metrics.rank_tasks.add(outcome=f"probe_{outcome}" if probe else outcome, code=code)
         if slate is None:
             breaker.failed()

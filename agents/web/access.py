@@ -21,7 +21,7 @@ from schemas.errors import BadRequest, ConfigError, RateLimited, RiffleError
 from schemas.http_settings import HttpSettings
 from schemas.watched import Watched
 
-__all__ = ["CONSOLE", "DETAILED", "ORDINARY", "WRITE", "Gate", "Page", "Sender", "scope_of", "scoped"]
+__all__ = ["CONSOLE", "DETAILED", "OPERATOR", "ORDINARY", "WRITE", "Gate", "Page", "Sender", "scope_of", "scoped"]
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +30,9 @@ SCOPE, KIND = "scope", "kind"
 DETAILED = "detailed"
 "Key of a request: whether an open route may show what is meant for operators."
 MOST_TOKEN_CHARACTERS = 512
-ORDINARY, WRITE, CONSOLE = "ordinary", "write", "console"
-"Kinds of views: a WRITE changes events, users or items; a CONSOLE view shows the worker to a person."
+ORDINARY, WRITE, CONSOLE, OPERATOR = "ordinary", "write", "console", "operator"
+"""Kinds of views: a WRITE changes events, users or items; a CONSOLE view shows the worker to a person; an OPERATOR view acts
+for an operator, with a token in any case."""
 
 
 def scoped(scope: Scope, kind: str = ORDINARY) -> Callable[[V], V]:
@@ -103,7 +104,7 @@ class Page:
         """Whether a request needs the token where programs need none."""
         if kind is WRITE:
             return bool(sender.origins) and not all(origin in self.origins for origin in sender.origins)
-        return kind is CONSOLE and not sender.is_here
+        return kind is OPERATOR or (kind is CONSOLE and not sender.is_here)
 
     def is_token_of(self, sender: Sender) -> bool:
         """Whether the sender has the token, compared in constant time."""

@@ -16,6 +16,9 @@ class Console(Protocol):
     def live(self, since: int) -> Mapping[str, object]:
         """Return the worker's state now, and its samples after the first `since` ones."""
 
+    def pipeline(self) -> Mapping[str, object]:
+        """Return what flowed through each stage of the pipeline since the start: sums."""
+
     def recent(self, most: int) -> Sequence[Mapping[str, object]]:
         """Return the newest answered requests of this worker, newest first."""
 

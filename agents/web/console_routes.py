@@ -49,6 +49,11 @@ def _worker(table: web.RouteTableDef, service: Service) -> None:
         since = integer(request.query, "since", 0) if "since" in request.query else 0
         return json_response(dict(service.console.live(since)))
 
+    @route(table, Scope.OPERATE, "get", "/v1/pipeline", kind=CONSOLE)
+    async def pipeline(request: web.Request) -> web.Response:  # noqa: ARG001
+        """Return what flowed through each stage since the start."""
+        return json_response(dict(service.console.pipeline()))
+
     @route(table, Scope.OPERATE, "get", "/v1/recent", frozenset({"limit"}), kind=CONSOLE)
     async def recent(request: web.Request) -> web.Response:
         """Return the newest requests that this worker answered."""

@@ -19,6 +19,7 @@ from schemas.errors import BadRequest, ConfigError, DeadlineExceeded, NotReady, 
 from schemas.records import Request, Slate
 from streams.kafka.client import slate_from
 from streams.kafka.writes import JSON_HEADERS
+from streams.tracing import TRACEPARENT, incoming
 
 __all__ = ["CONNECT_S", "EXPLAIN_PATH", "PATH", "PREVIEW_PATH", "PeerAway", "Peers"]
 
@@ -155,6 +156,8 @@ class Peers:
         deadline_s = within_s - min(TRAVEL_S, within_s * TRAVEL_SHARE)
         url = f"{self._caller.scheme}://{address}{PATH}?deadline_ms={max(round(deadline_s * 1000), 1)}"
         body, own = orjson.dumps(body_of(request)), self._caller.arguments(url)
+        if parent := incoming.get():
+            own["headers"] = {**own["headers"], TRACEPARENT: parent}
         async with self._connected().post(url, data=body, timeout=timeout, **own) as response:
             return response.status, await response.read()
 

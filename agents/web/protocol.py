@@ -7,6 +7,7 @@ from typing import Protocol
 
 from agents.metrics import Metrics
 from agents.web.console import Console
+from agents.web.operator import Operator
 from schemas.records import Interaction, Item, Request, Slate, SlateItem, UserPage, UserQuery
 from schemas.rules import RuleSet
 
@@ -33,6 +34,10 @@ class Service(Protocol):
     @property
     def console(self) -> Console:
         """What the web page shows of the worker."""
+
+    @property
+    def operator(self) -> Operator:
+        """What an operator may do from the web page."""
 
     async def recommend(self, request: Request, deadline_ms: int | None = None, wanted: Wanted = always) -> Slate:
         """Return the slate for a request; `deadline_ms` None selects the default of the settings.

@@ -13,6 +13,7 @@ from agents.web.access import DETAILED, WRITE, Gate
 from agents.web.body import MAX_BODY_BYTES, read_json
 from agents.web.console_routes import console_routes
 from agents.web.error_replies import json_response
+from agents.web.operator_routes import operator_routes
 from agents.web.peers import PATH, PREVIEW_PATH
 from agents.web.protocol import Service, Token, Wanted
 from agents.web.query import (
@@ -83,6 +84,7 @@ def routes(service: Service, *, now_ms: Callable[[], int] = wall_clock_ms) -> we
     _rules(table, service)
     _operations(table, service)
     console_routes(table, service)
+    operator_routes(table, service)
     return table
 
 

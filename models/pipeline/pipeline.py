@@ -113,7 +113,8 @@ class CandidatePipeline:
         self._observers = tuple(observers)
         self.counters: Counter[tuple[str, str]] = Counter()
         """Counts by kind and name. `filter`: dropped candidates, by the filter's name, `unknown` or `repeated`. `failed`:
-        failed stages, by the stage's name. `pin`: skipped pins of the serving rules, by reason (`PINS`)."""
+        failed stages, by the stage's name. `pin`: skipped pins of the serving rules, by reason (`PINS`). `source`: retrieved
+        candidates, by source. `passed`: candidates after `merge`, `filter`, `light` and `select`, of slates made here."""
 
     def run(
         self,
@@ -168,10 +169,13 @@ class CandidatePipeline:
         timer.ended("retrieve")
         candidates = self._merge(notes, queries, retrieved)
         timer.ended("merge")
+        self.counters["passed", "merge"] += len(candidates)
         candidates = self._filter(notes, queries, candidates)
         timer.ended("filter")
+        self.counters["passed", "filter"] += len(candidates)
         candidates = self._light(notes, queries, candidates, effort)
         timer.ended("light")
+        self.counters["passed", "light"] += len(candidates)
         ranked = self._featured(notes, queries, candidates) if effort < Effort.LIGHT else None
         return Prepared(queries, candidates, ranked, notes, timer, as_of, self.items.revision, rules is None)
 
@@ -186,6 +190,7 @@ class CandidatePipeline:
         prepared.timer.ended("rank")
         candidates, chosen = self._select(notes, queries, candidates, counted=prepared.counted)
         prepared.timer.ended("select")
+        self.counters["passed", "select"] += len(chosen.values)
         slates = slates_of(queries, candidates, chosen, self.items, self.source_names, notes, prepared.as_of)
         self._finish(queries, slates)
         return slates
@@ -266,6 +271,7 @@ class CandidatePipeline:
             else:
                 for observer in self._observers:
                     observer.on_retrieved(queries, source.name, found)
+            self.counters["source", source.name] += len(found.item_row)
             brought.append(found)
         return brought
 

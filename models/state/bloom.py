@@ -111,6 +111,23 @@ class SeenSet:
         self.tiers.append(np.frombuffer(raw, np.uint8))
         self.counts.append(count)
 
+    def facts(self) -> dict[str, float | int]:
+        """Return `items`, `tiers`, `bytes`, and `false_positive_rate`: the share of other items that the set seems to hold.
+
+        The rate follows from the bits that are set: an item is held by a tier if its bit is set in each slice.
+        """
+        per_slice, missed = BITS // SLICES, 1.0
+        for tier in self.tiers:
+            bits = np.unpackbits(tier, bitorder="little")[:BITS].reshape(SLICES, per_slice)
+            missed *= 1.0 - float(np.prod(bits.mean(axis=1)))
+        rate = 1.0 - missed
+        return {
+            "items": sum(self.counts),
+            "tiers": len(self.tiers),
+            "bytes": len(self.tiers) * TIER_BYTES,
+            "false_positive_rate": rate,
+        }
+
     def contains_many(self, where: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Return whether each of m items is held: bool `(m,)`. `where`: bit positions, int32 `(m, SLICES)`."""
         if not self.tiers:

@@ -24,6 +24,7 @@ from streams.kafka import connect
 from streams.kafka.aiokafka_patches import AIOKafkaConsumer
 from streams.kafka.healing_producer import Outgoing
 from streams.kafka.writes import JSON_HEADERS, USERS, Writes
+from streams.tracing import CLIENT, PRODUCER, TRACEPARENT, Tracing, incoming
 
 __all__ = ["EventProducer", "RiffleClient", "page_from", "slate_from"]
 
@@ -124,6 +125,8 @@ class _Asked(Generic[T]):
     read: Read[T]
     partition: int | None = None
     "Partition of the topic; None for the one that the key selects."
+    stored: Callable[[], None] | None = None
+    "Called when the broker has the record, or refuses it."
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +152,11 @@ class RiffleClient:
         framing: Framing = Framing.SINGLE_OBJECT,
         registry: Registry | None = None,
         max_waiting: int = 10_000,
+        tracing: Tracing | None = None,
     ) -> None:
+        """`tracing`: traces of this program, from `streams.tracing.tracing_of`; each request is then a span of it."""
         self._settings = settings
+        self._tracing = tracing
         self._framing = framing
         self._registry = registry
         self._max_waiting = max_waiting
@@ -238,7 +244,24 @@ class RiffleClient:
             return encode("request", _datum(request), self._framing, self._registry)
 
         headers = JSON_HEADERS if self._framing is Framing.JSON else []
-        return await self._answer(_Asked(value, request.user_id.encode(), headers, slate_from), deadline_ms)
+        if self._tracing is None:
+            return await self._answer(_Asked(value, request.user_id.encode(), headers, slate_from), deadline_ms)
+        span = self._tracing.begin("recommend", CLIENT, incoming.get(), request_id=request.request_id)
+        sending = None if span is None else span.child("send request", PRODUCER)
+        parent = self._tracing.not_sampled() if sending is None else sending.traceparent
+        traced = [*headers, (TRACEPARENT, parent.encode())]
+        asked = _Asked(value, request.user_id.encode(), traced, slate_from, stored=None if sending is None else sending.end)
+        error = "cancelled"
+        try:
+            slate = await self._answer(asked, deadline_ms)
+            error = ""
+        except RiffleError as exc:
+            error = exc.code
+            raise
+        finally:
+            if span is not None:
+                span.end(error=error)
+        return slate
 
     async def users(self, partition: int, query: UserQuery, deadline_ms: int | None = None) -> UserPage:
         """Users of a partition, from the worker that owns it.
@@ -324,6 +347,8 @@ class RiffleClient:
             raise NotReady("broker_unavailable", f"the request was not sent: {exc}") from exc
 
         def failed(future: asyncio.Future[Any]) -> None:
+            if asked.stored is not None:
+                asked.stored()
             if not future.cancelled() and (error := future.exception()) is not None:
                 self._settle(correlation_id, NotReady("broker_unavailable", f"the request was not accepted: {error}"))
 

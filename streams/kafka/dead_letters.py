@@ -76,16 +76,18 @@ async def _reader(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
         await consumer.stop()
 
 
-async def read_letters(settings: Settings) -> AsyncIterator[dict[str, Any]]:
+async def read_letters(settings: Settings, newest: int | None = None) -> AsyncIterator[dict[str, Any]]:
     """Each dead letter up to now, oldest first: the fields of its schema, and `letter`, its offset in the topic.
 
-    Only the first letter of each record is returned.
+    Only the first letter of each record is returned. `newest`: read only about so many records from the end of the topic.
     """
     told = set[tuple[object, ...]]()
     async with _reader(settings) as consumer:
         tp = TopicPartition(settings.topic("dead-letters"), 0)
         consumer.assign([tp])
         end = (await consumer.end_offsets([tp]))[tp]
+        if newest is not None:
+            consumer.seek(tp, max((await consumer.beginning_offsets([tp]))[tp], end - newest))
         while await consumer.position(tp) < end:
             for record in (await consumer.getmany(tp, timeout_ms=200, max_records=1_000)).get(tp, ()):
                 try:

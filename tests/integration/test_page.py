@@ -5,15 +5,21 @@ The browser is Debian's `chromium`, or what RIFFLE_CHROMIUM names; without one t
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+import json
 import os
 import shutil
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote
 
 import aiohttp
 import pytest
+from aiokafka import AIOKafkaProducer
 from playwright.async_api import Browser, Page, async_playwright, expect
 
 from agents.web.page_token import page_token
@@ -21,6 +27,9 @@ from schemas.kernels import partition_of
 from schemas.records import Interaction, Item
 from schemas.settings import Settings
 from streams.kafka.produce import produce_events, produce_items
+
+if TYPE_CHECKING:
+    from training.release.learned import Learned
 
 CHROMIUM = os.environ.get("RIFFLE_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or ""
 pytestmark = [
@@ -30,6 +39,8 @@ pytestmark = [
 
 HOSTILE = '<img src=x onerror="document.title=1">"\'&amp;</script><script>document.title=1</script>'
 TITLES = {"i07": HOSTILE}
+VIEWS = ("#/user/ann", "#/live", "#/why/ann", "#/pipeline/ann", "#/items/i01", "#/items/i01/edit", "#/models", "#/health")
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 START_MS = 1_700_000_000_000
 PATIENCE_MS = 10_000
 
@@ -92,6 +103,23 @@ async def watched(worker: Settings) -> AsyncIterator[Watched]:
             assert found.complaints == [], "no error, no violation of the policy, nothing from elsewhere"
         finally:
             await browser.close()
+
+
+@pytest.fixture(scope="session")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The source of axe-core, fetched from npm."""
+    npm, folder = shutil.which("npm"), tmp_path_factory.mktemp("axe")
+    if npm is None:
+        pytest.skip("there is no npm to fetch axe-core with")
+    command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(folder), "axe-core@4"]
+    try:
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    except subprocess.TimeoutExpired:
+        pytest.skip("npm does not answer, so axe-core cannot be fetched")
+    source = folder / "node_modules" / "axe-core" / "axe.min.js"
+    if not source.exists():
+        pytest.skip(f"axe-core cannot be fetched: {ran.stderr[-300:]}")
+    return source.read_text(encoding="utf-8")
 
 
 async def cards_of(page: Page) -> list[tuple[str, str, float]]:
@@ -216,7 +244,7 @@ async def is_read_only_dark_and_narrow(watched: Watched, page: Page) -> None:
     )
     watched.complaints.remove(next(said for said in watched.complaints if "401" in said))
     assert (refused, (await watched.get("/v1/users/ann"))["events"]) == (401, before)
-    for path in ("#/user/ann", "#/live", "#/why/ann", "#/items/i01", "#/models", "#/health"):
+    for path in VIEWS:
         await page.goto(f"{watched.settings.web}/{path}")
         await expect(page.locator(".panel, .state").first).to_be_visible()
         wide = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
@@ -237,16 +265,16 @@ async def is_read_only_dark_and_narrow(watched: Watched, page: Page) -> None:
 
 
 async def is_used_by_keyboard(page: Page) -> None:
-    await expect(page.locator("nav a")).to_have_count(6)
+    await expect(page.locator("nav a")).to_have_count(7)
     await page.keyboard.press("Tab")
     assert await page.evaluate("document.activeElement.textContent") == "Skip to the content"
     names = []
-    for _ in range(7):
+    for _ in range(8):
         await page.keyboard.press("Tab")
         names.append(await page.evaluate("document.activeElement.textContent"))
         outline = await page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
         assert outline != "none", f"the focus on {names[-1]} cannot be seen"
-    assert names == ["Riffle", "Live", "User", "Why", "Items", "Models", "Health"]
+    assert names == ["Riffle", "Live", "User", "Why", "Pipeline", "Items", "Models", "Health"]
     await page.keyboard.press("Enter")
     await expect(page.locator("h1")).to_have_text("Health")
     assert await page.evaluate("document.activeElement.id") == "view"
@@ -261,3 +289,158 @@ async def says_that_the_worker_is_away(watched: Watched, page: Page) -> None:
     await expect(page.locator(".pill").first).to_have_text("ready")
     await expect(page.locator(".state.error")).to_have_count(0)
     watched.complaints[:] = [said for said in watched.complaints if "ERR_FAILED" not in said]
+
+
+async def test_nothing_keeps_people_from_using_the_page(watched: Watched, axe: str) -> None:
+    """axe-core finds nothing serious on any view. It runs beside the page's policy, which forbids it to load."""
+    serious = []
+    async with watched.page("", bypass_csp=True) as page:
+        await page.evaluate(axe)
+        for path, scheme in itertools.product(VIEWS, SCHEMES):
+            await page.emulate_media(color_scheme=scheme)
+            await page.goto(f"{watched.settings.web}/{path}")
+            await expect(page.locator(".panel, .state").first).to_be_visible()
+            await expect(page.locator(".state.loading")).to_have_count(0)
+            found = await page.evaluate("axe.run(document, {resultTypes: ['violations']}).then((all) => all.violations)")
+            bad = [one for one in found if one["impact"] in {"serious", "critical"}]
+            serious += [(path, scheme, one["id"], [node["html"] for node in one["nodes"]]) for one in bad]
+    assert serious == []
+
+
+async def test_an_operator_changes_items_users_and_dead_letters(watched: Watched) -> None:
+    async with watched.page("#/items//new") as page:
+        await puts_changes_and_withdraws_an_item(watched, page)
+        await shows_the_pipeline_and_previews_rules(watched, page)
+        await replays_a_dead_letter(watched, page)
+        await erases_a_user(watched, page)
+
+
+async def puts_changes_and_withdraws_an_item(watched: Watched, page: Page) -> None:
+    item_id = HOSTILE[:60]
+    for label, text in (("Id", item_id), ("Title", HOSTILE), ("Text", "first"), ("Categories", "c0 | c9"), ("Price", "7.5")):
+        await page.get_by_label(label).first.fill(text)
+    await page.get_by_role("button", name="Put").click()
+    await expect(page.locator("#notice")).to_have_text("The catalogue has it.")
+    await expect(page.locator(".detail h2").first).to_have_text(HOSTILE)
+    path = f"/v1/items/{quote(item_id, safe='')}"
+    put = await watched.get(path)
+    assert (put["title"], put["price"], put["categories"], put["available"]) == (HOSTILE, 7.5, ["c0", "c9"], True)
+
+    await page.get_by_role("link", name="Change", exact=True).click()
+    await page.get_by_label("Text").fill("second")
+    await page.get_by_label("available").uncheck()
+    await page.get_by_role("button", name="Save").click()
+    await expect(page.locator(".item-head")).to_contain_text("second")
+    assert await watched.get(path) == {**put, "text": "second", "available": False}
+
+    await page.get_by_role("button", name="Withdraw").click()
+    await page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    assert (await watched.get(path))["text"] == "second"
+    await page.get_by_role("button", name="Withdraw").click()
+    await page.get_by_role("dialog").get_by_role("button", name="Withdraw").click()
+    await expect(page.locator("#notice")).to_have_text("The item is withdrawn.")
+    async with watched.http.get(path) as response:
+        assert response.status == 404
+    # the page itself asked until it was gone
+    watched.complaints[:] = [said for said in watched.complaints if "404" not in said]
+
+
+async def shows_the_pipeline_and_previews_rules(watched: Watched, page: Page) -> None:
+    await page.goto(f"{watched.settings.web}/#/pipeline/ann")
+    graph = page.get_by_role("img", name="Of a request")
+    await expect(graph).to_be_visible()
+    sums = await watched.get("/v1/pipeline")
+    slate = sums["candidates"]["select"] / sums["requests"]
+    assert f"{slate:.3g} slate" in str(await graph.get_attribute("aria-label"))
+    rules = {"rules": [{"name": HOSTILE[:90], "kind": "bury", "factor": 0.01, "where": {"categories": ["c1"]}}]}
+    await page.get_by_label("Rules as JSON").fill(json.dumps(rules))
+    await page.get_by_role("button", name="Preview").click()
+    await expect(page.locator(".findings")).to_contain_text(HOSTILE[:90])
+    async with watched.http.post(
+        "/v1/rules/preview", json={"rules": rules, "request": {"user_id": "ann", "k": 12}}
+    ) as response:
+        answer = await response.json()
+    for n, name in enumerate(("serving", "proposed")):
+        links = page.locator(".ranking").nth(n).locator(".item-cell")
+        hrefs = [str(await link.get_attribute("href")) for link in await links.all()]
+        assert hrefs == [f"#/items/{item['item_id']}" for item in answer[name]["items"]]
+    assert answer["serving"]["items"] != answer["proposed"]["items"]
+    await page.get_by_label("Rules as JSON").fill('{"rules": [{"name": "x", "kind": "none"}]}')
+    await page.get_by_role("button", name="Preview").click()
+    await expect(page.locator(".state.error")).to_contain_text("refused")
+    assert (await watched.get("/v1/rules"))["rules"] == [], "nothing is published"
+    watched.complaints[:] = [said for said in watched.complaints if "400" not in said]
+
+
+async def replays_a_dead_letter(watched: Watched, page: Page) -> None:
+    settings = watched.settings
+    producer = AIOKafkaProducer(bootstrap_servers=settings.bootstrap_servers)
+    await producer.start()
+    try:
+        headers = [("content-type", b"application/json")]
+        await producer.send_and_wait(settings.topic("interactions"), HOSTILE.encode(), key=b"<b>ann", headers=headers)
+    finally:
+        await producer.stop()
+    await until_unusable(watched, 1)
+    await page.goto(f"{settings.web}/#/health")
+    letter = page.locator(".letters li").first
+    async with asyncio.timeout(3 * PATIENCE_MS / 1000):  # it is visible when its transaction is committed
+        while not await letter.is_visible():
+            await page.get_by_role("button", name="Refresh").click()
+            await asyncio.sleep(0.5)
+    await letter.locator("summary").click()
+    await expect(letter.locator("b")).to_have_text("<b>ann")
+    await expect(letter.locator("pre")).to_have_text(HOSTILE)
+    await letter.get_by_role("button", name="Replay").click()
+    await expect(page.locator("#notice")).to_contain_text("1 produced again")
+    await until_unusable(watched, 2)
+
+
+async def until_unusable(watched: Watched, many: int) -> None:
+    """Wait until so many events were not JSON."""
+    async with asyncio.timeout(2 * PATIENCE_MS / 1000):
+        while True:
+            if (await watched.get("/v1/live"))["totals"]["dead_letters"].get("not_json", 0) >= many:
+                return
+            await asyncio.sleep(0.1)
+
+
+async def erases_a_user(watched: Watched, page: Page) -> None:
+    await page.goto(f"{watched.settings.web}/#/user/bea")
+    summary = await watched.get("/v1/users/bea")
+    assert summary["seen_set"]["items"] == summary["seen"] > 0
+    await expect(page.locator("dl").first).to_contain_text("Hidden by mistake")
+    await page.get_by_role("button", name="Erase this user").click()
+    dialog = page.get_by_role("dialog")
+    await expect(dialog.get_by_role("button", name="Erase")).to_be_disabled()
+    await dialog.get_by_role("textbox").fill("be")
+    await expect(dialog.get_by_role("button", name="Erase")).to_be_disabled()
+    await dialog.get_by_role("textbox").fill("bea")
+    await dialog.get_by_role("button", name="Erase").click()
+    await expect(page.locator("#notice")).to_have_text("The user is erased.")
+    await expect(page.get_by_text("This user is not known")).to_be_visible()
+    async with watched.http.get("/v1/users/bea") as response:
+        assert response.status == 404
+    watched.complaints[:] = [said for said in watched.complaints if "404" not in said]
+
+
+async def test_an_operator_promotes_and_rolls_back_a_release(watched: Watched, learned: Learned) -> None:
+    folder = watched.settings.releases_dir
+    accepted = learned.write(folder, {"gate": {"passed": True, "interval": [0.01, 0.02], "queries": 90, "people": 40}})
+    older = replace(learned, manifest=replace(learned.manifest, name="20200101-0123456789", trained_until_ms=1))
+    refused = older.write(folder, {"gate": {"passed": False, "reasons": [HOSTILE]}})
+    async with watched.page("#/models") as page:
+        panel = page.locator(".panel", has=page.get_by_role("heading", name=accepted.name))
+        await expect(page.locator(".panel", has=page.get_by_role("heading", name=refused.name))).to_contain_text(HOSTILE)
+        assert await page.get_by_role("button", name="Promote").count() == 1, "what the gate refused cannot be promoted"
+        await panel.get_by_role("button", name="Promote").click()
+        dialog = page.get_by_role("dialog")
+        await expect(dialog).to_contain_text("The gate accepted it: it is better than serving without a release")
+        await expect(dialog).to_contain_text("0.01 to 0.02 (95 % interval, 90 queries of 40 users)")
+        await dialog.get_by_role("button", name="Promote").click()
+        await expect(panel.locator(".pill", has_text="serving").first).to_have_text("serving", timeout=60_000)
+        assert (await watched.get("/readyz"))["release"] == accepted.name
+        await page.get_by_role("button", name="Roll back").click()
+        await page.get_by_role("dialog").get_by_role("button", name="Roll back").click()
+        await expect(panel.locator(".pill").first).to_have_text("not serving", timeout=60_000)
+        assert (await watched.get("/readyz"))["release"] == "none"

@@ -51,6 +51,9 @@ async function asked(path, options, signal) {
 export const get = (path, signal) => asked(path, {}, signal);
 export const id = encodeURIComponent;
 
+/** Change something, or ask with a body; `body` is sent as JSON. */
+export const change = (method, path, body) => asked(path, { method, body: body === undefined ? undefined : JSON.stringify(body) });
+
 /** Send one event; returns its token `{partition, offset}`. */
 export async function send(event) {
   const answer = await asked("/v1/events", { method: "POST", body: JSON.stringify(event) });

@@ -6,11 +6,12 @@ import { health } from "./health.js";
 import { items } from "./items.js";
 import { live } from "./live.js";
 import { models } from "./models.js";
+import { pipeline } from "./pipeline.js";
 import { user } from "./user.js";
 import { why } from "./why.js";
 
-const VIEWS = { live, user, why, items, models, health };
-const NAMES = { live: "Live", user: "User", why: "Why", items: "Items", models: "Models", health: "Health" };
+const VIEWS = { live, user, why, pipeline, items, models, health };
+const NAMES = { live: "Live", user: "User", why: "Why", pipeline: "Pipeline", items: "Items", models: "Models", health: "Health" };
 const POLL_MS = 1000;
 const KEPT = 300;
 

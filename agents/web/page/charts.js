@@ -100,6 +100,24 @@ export function chart(label, series, show) {
   };
 }
 
+/** A line through one value for each of a few entries: `[name, when, value]`, oldest first. A value may be null. */
+export function trend(label, entries, show) {
+  const known = entries.filter(([, , value]) => value !== null);
+  const top = ceiling(Math.max(0, ...known.map(([, , value]) => value)));
+  const x = (n) => (entries.length > 1 ? (n / (entries.length - 1)) * 100 : 50);
+  const y = (value) => 100 - (value / top) * 92;
+  const spots = entries.map(([, , value], n) => (value === null ? null : [x(n), y(value)])).filter(Boolean);
+  const line = s("svg", { viewBox: "0 0 100 100", preserveAspectRatio: "none", "aria-hidden": "true" },
+    [25, 50, 75].map((at) => s("line", { class: "grid", x1: 0, x2: 100, y1: at, y2: at })),
+    spots.length ? s("path", { class: "line a", d: `M${spots.map(([one, other]) => `${one.toFixed(2)} ${other.toFixed(2)}`).join("L")}` }) : null);
+  const dots = entries.map(([name, when, value], n) => (value === null ? null
+    : h("i", { class: "spot", title: `${name}, ${when}: ${show(value)}`, style: { left: `${x(n)}%`, top: `${y(value)}%` } })));
+  const text = known.map(([name, , value]) => `${name} ${show(value)}`).join(", ");
+  return h("figure", { class: "chart trend", role: "img", "aria-label": `${label}: ${text}` }, h("figcaption", {}, label, h("b", {}, known.length ? show(known.at(-1)[2]) : NONE)),
+    h("div", { class: "plot" }, line, dots, h("div", { class: "marks" }, [top, top / 2, 0].map((mark) => h("span", {}, show(mark))))),
+    h("div", { class: "ends" }, h("span", {}, entries[0]?.[1] ?? ""), h("span", {}, entries.at(-1)?.[1] ?? "")));
+}
+
 /** The colours of sources, the same wherever a source is shown. */
 const ORDER = ["covisitation", "content", "learned", "ease", "popular", "fresh", "requested", "rules"];
 export const colorOf = (source) => `var(--c${(ORDER.indexOf(source) + 8) % 8})`;
@@ -125,7 +143,7 @@ export function picture(item, itemId) {
   const tile = () => {
     let hash = 0;
     for (const letter of itemId) hash = (hash * 31 + letter.codePointAt(0)) % 360;
-    return h("span", { class: "tile", style: { "--hue": hash }, "aria-hidden": "true" }, [...name.trim()].slice(0, 2).join("").toUpperCase());
+    return h("span", { class: "tile", style: { "--hue": hash }, "aria-hidden": "true", "data-letters": [...name.trim()].slice(0, 2).join("").toUpperCase() });
   };
   if (!item?.has_image) return h("span", { class: "pic" }, tile());
   const frame = h("span", { class: "pic" });

@@ -28,6 +28,7 @@ export function fill(element, ...children) {
 const ICONS = {
   live: "M3 12h4l3-8 4 16 3-8h4",
   user: "M12 12a4 4 0 1 0 0-8 4 4 0 0 0 0 8ZM4 21c.6-4 3.600-6 8-6s7.400 2 8 6",
+  pipeline: "M3 5h5v5H3zM3 14h5v5H3zM16 9.500h5v5h-5zM8 7.500h3c2 0 2 4.500 5 4.500M8 16.500h3c2 0 2-4.500 5-4.500",
   why: "M4 5h6M4 12h10M4 19h6M14 5c4 0 2 7 6 7M14 19c4 0 2-7 6-7",
   items: "M4 4h7v7H4zM13 4h7v7h-7zM4 13h7v7H4zM13 13h7v7h-7z",
   models: "M12 3 3 8l9 5 9-5-9-5ZM3 12.500l9 5 9-5M3 17l9 5 9-5",
@@ -64,6 +65,38 @@ export const bar = (label, share, value, color) =>
   h("li", { class: "bar" }, h("span", { class: "bar-label" }, label),
     h("span", { class: "bar-track" }, h("span", { style: { width: `${Math.max(0, Math.min(1, share)) * 100}%`, background: color ?? "" } })),
     h("span", { class: "bar-value" }, value));
+
+/** Ask before something that cannot be taken back; resolves to whether it was confirmed. `word` must be typed, if given. */
+export function confirmed(title, text, action, { word = "", kind = "danger" } = {}) {
+  const input = word ? h("input", { autocomplete: "off", spellcheck: "false", "aria-label": `Type ${word} to confirm` }) : null;
+  const yes = h("button", { value: "yes", class: kind, disabled: word !== "" }, action);
+  input?.addEventListener("input", () => (yes.disabled = input.value !== word));
+  const dialog = h("dialog", { "aria-label": title }, h("form", { method: "dialog" }, h("h2", {}, title), text.map((line) => h("p", {}, line)),
+    word ? h("label", {}, h("span", {}, "Type ", h("code", {}, word), " to confirm"), input) : null,
+    h("div", { class: "row" }, yes, h("button", { value: "no", class: "quiet", autofocus: !word }, "Cancel"))));
+  document.body.append(dialog);
+  dialog.showModal();
+  return new Promise((resolve) => dialog.addEventListener("close", () => {
+    dialog.remove();
+    resolve(dialog.returnValue === "yes" && !yes.disabled);
+  }));
+}
+
+/** A button that changes something: disabled without the token, and while it works. Errors are shown. */
+export function action(name, may, act, kind = "") {
+  const button = h("button", { type: "button", class: kind, disabled: !may, title: may ? null : "Read only: enter the token first" }, name);
+  button.addEventListener("click", async () => {
+    button.disabled = true;
+    try {
+      await act();
+    } catch (error) {
+      if (error.name !== "AbortError") tell(error.message);
+    } finally {
+      button.disabled = !may;
+    }
+  });
+  return button;
+}
 
 let fading = 0;
 

@@ -3,16 +3,16 @@ import { colorOf } from "./charts.js";
 import { s } from "./dom.js";
 import { ms, number } from "./format.js";
 
-const WIDTH = 960;
-const HEIGHT = 330;
-const TOP = 46;
-const MOST = 190;
-const BAR = 14;
+export const WIDTH = 960;
+export const HEIGHT = 330;
+export const TOP = 46;
+export const MOST = 190;
+export const BAR = 14;
 
 /** Heights are square roots, so that a slate of ten can be seen beside thousands of candidates. */
-const height = (n, most) => (n > 0 ? Math.max(4, Math.sqrt(n / most) * MOST) : 0);
+export const height = (n, most) => (n > 0 ? Math.max(4, Math.sqrt(n / most) * MOST) : 0);
 
-function ribbon(x1, y1, h1, x2, y2, h2) {
+export function ribbon(x1, y1, h1, x2, y2, h2) {
   const middle = (x1 + x2) / 2;
   return `M${x1} ${y1}C${middle} ${y1} ${middle} ${y2} ${x2} ${y2}V${y2 + h2}C${middle} ${y2 + h2} ${middle} ${y1 + h1} ${x1} ${y1 + h1}Z`;
 }
@@ -29,9 +29,9 @@ function parts(sources, key, x, total, most) {
   });
 }
 
-const label = (x, y, text, name = "", anchor = "middle") => s("text", { x, y, class: name, "text-anchor": anchor }, text);
+export const label = (x, y, text, name = "", anchor = "middle") => s("text", { x, y, class: name, "text-anchor": anchor }, text);
 
-function fallen(x, from, count, text) {
+export function fallen(x, from, count, text) {
   if (!count) return [];
   const wide = Math.max(3, Math.min(26, Math.sqrt(count)));
   const down = HEIGHT - 52;

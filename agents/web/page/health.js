@@ -1,7 +1,8 @@
 // Health: what keeps the worker from answering, and what it could not use.
-import { get } from "./api.js";
+import { get, mayWrite } from "./api.js";
 import { fill, h, loading, panel, state, table } from "./dom.js";
 import { duration, number } from "./format.js";
+import { letterPanel } from "./letters.js";
 import { partitionTable, shares } from "./live.js";
 
 const TABLES_MS = 5000;
@@ -13,10 +14,11 @@ export function health(body) {
   const letters = h("div");
   const events = h("div");
   const tables = h("div", {}, loading("the tables"));
+  const newest = letterPanel(leaving.signal);
   fill(body, verdict,
     panel("Partitions", "owned, standing by, or elsewhere", partitions),
     panel("Tables", "rows on this worker's disk, beside their changelogs", tables),
-    h("div", { class: "columns" }, panel("Events", "by outcome, since the start", events), panel("Dead letters", "by reason, since the start; riffle dlq lists all and replays them", letters)));
+    h("div", { class: "columns" }, panel("Events", "by outcome, since the start", events), panel("Not usable", "events by reason, since the start; each became a dead letter", letters)), newest.element);
   async function read() {
     if (document.hidden) return;
     try {
@@ -27,6 +29,7 @@ export function health(body) {
     }
   }
   read();
+  newest.read(mayWrite());
   const timer = setInterval(read, TABLES_MS);
   return {
     update({ now, error }) {
@@ -39,6 +42,7 @@ export function health(body) {
       fill(letters, shares(now.totals.dead_letters, "None: every record could be used."));
       fill(events, shares(now.totals.events, "No event yet."));
     },
+    token: () => newest.read(mayWrite()),
     close() {
       clearInterval(timer);
       leaving.abort();

@@ -1,12 +1,13 @@
 // Items: the catalogue as this worker has it.
-import { get, id } from "./api.js";
+import { change, get, id, mayWrite } from "./api.js";
 import { picture, sourceTag } from "./charts.js";
-import { bar, fill, h, loading, panel, state } from "./dom.js";
+import { action, bar, confirmed, fill, h, loading, panel, state, tell } from "./dom.js";
 import { day, number } from "./format.js";
+import { itemForm, settled } from "./item_form.js";
 
 const NEAR = 12;
 
-export function items(body, [itemId]) {
+export function items(body, [itemId, mode]) {
   const leaving = new AbortController();
   const list = h("ul", { class: "hits catalogue" });
   const detail = h("div", { class: "detail" });
@@ -29,11 +30,17 @@ export function items(body, [itemId]) {
   });
   const form = h("form", { role: "search" }, input);
   form.addEventListener("submit", (event) => event.preventDefault());
-  fill(body, h("div", { class: "split" }, panel("Catalogue", "most popular first, until you type", h("div", { class: "picker" }, form, list)), detail));
+  fill(body, h("div", { class: "split" }, panel("Catalogue", "most popular first, until you type", h("div", { class: "picker" }, form, h("a", { class: "button", href: "#/items//new" }, "New item"), list)), detail));
   search();
-  if (itemId) shownItem(detail, itemId, leaving.signal);
+  const show = () => {
+    if (mode === "new") fill(detail, panel("New item", "an entry of the catalogue", itemForm(null)));
+    else if (mode === "edit") editedItem(detail, itemId, leaving.signal);
+    else if (itemId) shownItem(detail, itemId, leaving.signal);
+  };
+  if (itemId || mode) show();
   else fill(detail, state("empty", "Pick an item", "Its text, its statistics and the items like it appear here."));
   return {
+    token: show,
     close() {
       leaving.abort();
       asked?.abort();
@@ -45,6 +52,26 @@ const entryOf = (item, chosen) =>
   h("li", {}, h("a", { href: `#/items/${id(item.item_id)}`, "aria-current": item.item_id === chosen ? "true" : null }, picture(item, item.item_id),
     h("span", { class: "event" }, h("b", {}, item.title || item.item_id), h("small", {}, `${item.item_id} · ${number(item.statistics.events)} events`))));
 
+async function editedItem(detail, itemId, signal) {
+  fill(detail, loading("the item"));
+  try {
+    fill(detail, panel("Change an item", itemId, itemForm(await get(`/v1/items/${id(itemId)}`, signal))));
+  } catch (error) {
+    if (error.name !== "AbortError") fill(detail, state(error.status === 404 ? "empty" : "error", "The item cannot be read", error.message));
+  }
+}
+
+/** What may be done to an item. */
+const actionsOf = (item) =>
+  h("div", { class: "row" }, h("a", { class: "button", href: `#/items/${id(item.item_id)}/edit` }, "Change"),
+    action("Withdraw", mayWrite(), async () => {
+      if (!(await confirmed("Withdraw this item?", [`${item.title || item.item_id} is removed from the catalogue of every worker, and no slate shows it any more. Put it again to bring it back; its statistics stay.`], "Withdraw"))) return;
+      await change("DELETE", `/v1/items/${id(item.item_id)}`);
+      await settled(item.item_id, (found) => found === null);
+      tell("The item is withdrawn.");
+      location.hash = "#/items";
+    }, "danger quiet"));
+
 async function shownItem(detail, itemId, signal) {
   fill(detail, loading("the item"));
   try {
@@ -53,7 +80,7 @@ async function shownItem(detail, itemId, signal) {
     const ids = alike.items.map((one) => `id=${id(one.item_id)}`).join("&");
     const near = ids ? (await get(`/v1/items?${ids}`, signal)).items : [];
     const known = new Map(near.map((one) => [one.item_id, one]));
-    fill(detail, panel(item.title || item.item_id, item.item_id, factsOf(item)), statisticsOf(item),
+    fill(detail, panel(item.title || item.item_id, item.item_id, factsOf(item), actionsOf(item)), statisticsOf(item),
       similarPanel("Chosen together", "by behaviour: co-visitation", alike.items.filter((one) => one.sources.includes("covisitation")).slice(0, NEAR), known),
       similarPanel("Alike in content", "by words and categories", alike.items.filter((one) => !one.sources.includes("covisitation")).slice(0, NEAR), known));
   } catch (error) {

@@ -1,20 +1,71 @@
 // Models: the releases of this home, and what the gate says of each.
-import { get } from "./api.js";
-import { colorOf } from "./charts.js";
-import { bar, fill, h, loading, panel, state, table } from "./dom.js";
+import { change, get, id, mayWrite } from "./api.js";
+import { colorOf, trend } from "./charts.js";
+import { action, bar, confirmed, fill, h, loading, panel, state, table, tell } from "./dom.js";
 import { day, number, percent } from "./format.js";
 
 const METRICS = [["ndcg@10", "NDCG@10"], ["hr@10", "Hit rate@10"], ["recall@50", "Recall@50"], ["mrr", "MRR"], ["catalogue@10", "Coverage@10"]];
 
 export function models(body) {
   const leaving = new AbortController();
+  let serving = null;
   fill(body, loading("the releases"));
-  get("/v1/releases", leaving.signal).then(
-    ({ serving, releases }) => fill(body, releases.length ? releases.map((release) => releasePanel(release, serving)) : state("empty", "No release yet",
-      "Slates come from co-visitation, content and popularity, in the order of the light score. riffle train makes a release from the archived stream, and the gate judges it.")),
-    (error) => error.name !== "AbortError" && fill(body, state("error", "The releases cannot be read", error.message)),
-  );
-  return { close: () => leaving.abort() };
+  async function read() {
+    try {
+      const found = await get("/v1/releases", leaving.signal);
+      serving = found.serving;
+      fill(body, found.releases.length ? [servingPanel(found), trends(found.releases), found.releases.map((release) => releasePanel(release, found.serving))] : state("empty", "No release yet",
+        "Slates come from co-visitation, content and popularity, in the order of the light score. riffle train makes a release from the archived stream, and the gate judges it."));
+    } catch (error) {
+      if (error.name !== "AbortError") fill(body, state("error", "The releases cannot be read", error.message));
+    }
+  }
+  read();
+  return {
+    token: read,
+    update({ now }) {
+      if (now && serving !== null && now.worker.release !== serving) read(); // another release serves since
+    },
+    close: () => leaving.abort(),
+  };
+}
+
+function servingPanel({ serving, releases }) {
+  const current = releases.find((release) => release.release === serving);
+  const back = action("Roll back", mayWrite(), async () => {
+    const sure = await confirmed("Roll back?", [`Every worker goes back from ${serving === "none" ? "no release" : serving} to what served before, within seconds and while it serves.`, "Once more goes forward again."], "Roll back");
+    if (!sure) return;
+    const { champion } = await change("POST", "/v1/releases/rollback");
+    tell(champion === "none" ? "No release serves from now on." : `${champion} serves as soon as each worker has verified it.`);
+  });
+  return panel("Serving", serving === "none" ? "no release: the light score orders" : `${serving}${current ? `, trained until ${day(current.trained_until)}` : ""}`,
+    h("p", {}, current ? sentence(current.gate, current.parent) : serving === "none" ? "Promote a release that the gate accepted." : "This release is not in this worker's folder any more."), h("div", { class: "row" }, back));
+}
+
+/** One line for each metric over the releases, oldest first. */
+function trends(releases) {
+  if (releases.length < 2) return null;
+  const oldest = releases.slice().reverse();
+  const known = METRICS.filter(([key]) => oldest.some((release) => typeof release.after[key] === "number")).slice(0, 4);
+  return panel("Over time", `${releases.length} releases, each on the events that were newest when it was made`, h("div", { class: "columns four" },
+    known.map(([key, name]) => trend(name, oldest.map((release) => [release.release, day(release.trained_until), release.after[key] ?? null]), number))));
+}
+
+/** The verdict as one sentence. */
+function sentence(gate, parent) {
+  if (gate.passed === undefined) return "The gate never judged it.";
+  const against = parent === "none" ? "serving without a release" : `release ${parent}`;
+  return gate.passed ? `The gate accepted it: it is better than ${against} beyond noise, on events that training did not read${measured(gate)}.` : `The gate refused it, compared with ${against}: ${(gate.reasons ?? []).join("; ")}.`;
+}
+
+function promotion(release, serving) {
+  if (release.release === serving || !release.gate.passed) return null;
+  return h("div", { class: "row" }, action("Promote", mayWrite(), async () => {
+    const sure = await confirmed(`Promote ${release.release}?`, [sentence(release.gate, release.parent), "Every worker verifies it again, warms it up and swaps it in. It can be rolled back."], "Promote", { kind: "primary" });
+    if (!sure) return;
+    const { champion } = await change("POST", `/v1/releases/${id(release.release)}/promote`);
+    tell(`${champion} serves as soon as each worker has verified it.`);
+  }, "primary"));
 }
 
 function verdict(gate, parent) {
@@ -48,6 +99,7 @@ function releasePanel(release, serving) {
   return panel(release.release, `trained until ${day(release.trained_until)} on ${number(release.trained_events)} events · after ${release.parent === "none" ? "no release" : release.parent}`,
     h("p", {}, release.release === serving ? h("span", { class: "pill good" }, "serving") : h("span", { class: "pill" }, "not serving"), " liked means ", h("code", {}, release.positive)),
     verdict(release.gate, release.parent),
+    promotion(release, serving),
     h("div", { class: "columns" },
       h("div", {}, h("h3", {}, "On held-out events"), rows.length ? table("Metrics", [["Metric", ([, name]) => name], ["Before", ([key]) => number(release.before[key] ?? null), "n"], ["With this release", ([key]) => number(release.after[key]), "n"], ["Change", ([key]) => change(key), "n"]], rows) : h("p", { class: "quiet-text" }, "Not measured.")),
       h("div", {}, h("h3", {}, "Weights of the light score"), h("ul", { class: "bars" }, light.map(([name, weight]) => bar(name, Math.abs(weight) / most, number(weight), colorOf(name)))),

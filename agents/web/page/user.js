@@ -1,8 +1,8 @@
 // User: who they are, what they did, and the slate that follows from it.
-import { get, id, itemsOf, mayWrite, send } from "./api.js";
+import { change, get, id, itemsOf, mayWrite, send } from "./api.js";
 import { picture, reasonOf, sourceTag } from "./charts.js";
-import { bar, fill, h, icon, loading, panel, state, tell } from "./dom.js";
-import { duration, moment, ms, number } from "./format.js";
+import { action, bar, confirmed, fill, h, icon, loading, panel, state, tell } from "./dom.js";
+import { duration, moment, ms, number, percent } from "./format.js";
 
 const K = 12;
 const ACTIONS = [["like", "Like"], ["click", "Click"], ["skip", "Skip"]];
@@ -132,7 +132,7 @@ function shownUser(detail, userId) {
     try {
       const found = await get(`/v1/users/${id(userId)}`, leaving.signal);
       const known = await itemsOf(found.recent.map((event) => event.item_id), leaving.signal);
-      fill(person, summaryOf(found));
+      fill(person, summaryOf(found), h("div", { class: "row below" }, eraser(), h("a", { class: "button", href: `#/pipeline/${id(userId)}` }, "Try rules")));
       fill(past, historyOf(found, known));
     } catch (error) {
       if (error.name === "AbortError") return;
@@ -142,6 +142,15 @@ function shownUser(detail, userId) {
         : state("error", "The history cannot be read", error.message));
     }
   }
+
+  const eraser = () => action("Erase this user", mayWrite(), async () => {
+    if (!(await confirmed("Erase this user?", ["Their history, affinities and seen items are removed from every worker, its changelog, Redis and later trainings. This cannot be taken back."], "Erase", { word: userId }))) return;
+    const { token } = await change("DELETE", `/v1/users/${id(userId)}`);
+    const found = await asked(`&after=${token.partition}:${token.offset}`);
+    paint(found.slate, await itemsOf(found.slate.items.map((item) => item.item_id)));
+    await history();
+    tell("The user is erased.");
+  }, "danger quiet");
 
   async function slate() {
     try {
@@ -154,7 +163,10 @@ function shownUser(detail, userId) {
   history();
   slate();
   return {
-    token: slate,
+    token() {
+      slate();
+      history();
+    },
     close: () => leaving.abort(),
   };
 }
@@ -185,6 +197,7 @@ function summaryOf(found) {
   return h("dl", { class: "facts-row" },
       fact("Events", number(found.events)),
       fact("Seen items", number(found.seen)),
+      found.seen_set ? fact("Hidden by mistake", h("span", { title: `Of the items that this user has not seen, so many are hidden: ${found.seen_set.tiers} filter tiers, ${number(found.seen_set.bytes)} bytes` }, found.seen_set.false_positive_rate < 1e-5 ? "< 0.001 %" : percent(found.seen_set.false_positive_rate))) : null,
       ...Object.entries(found.counts).map(([action, n]) => fact(action, number(n))),
       fact("First event", moment(found.first_event_time)),
       fact("Newest event", moment(found.last_event_time)),

@@ -16,6 +16,7 @@ from agents.findings import Health
 from agents.health.broker import BrokerProbe
 from agents.health.readiness import Readiness
 from agents.metrics import Metrics
+from agents.requests.batches import note_batch, note_stages
 from agents.requests.recent import Recent
 from agents.requests.routing import Others
 from agents.samples import Samples
@@ -139,3 +140,22 @@ async def test_items_are_shown_as_they_are_and_unknown_ones_are_left_out() -> No
 
 async def test_without_a_folder_there_are_no_releases(tmp_path: Any) -> None:
     assert await WorkerConsole(Settings(home=tmp_path).resolved(), Metrics(), cast("Seen", None)).releases() == []
+
+
+def test_the_pipeline_is_shown_as_sums_and_without_requests_as_zeros() -> None:
+    shown = console({})
+    before = shown.pipeline()
+    assert (before["requests"], before["batches"], before["stages"], before["failed"]) == (0.0, 0, [], {})
+    assert {source["name"] for source in before["sources"]} >= {"popular", "content"}
+    pipeline, metrics = shown._seen.pipeline, shown._metrics
+    (slate,) = pipeline.run([asked("1")], [None], [None])
+    note_batch(metrics, 1, 0.01)
+    note_stages(metrics, [slate])
+    metrics.requests.add(outcome="slate")
+    metrics.slate_items.add(len(slate.items), source="popular")
+    found = shown.pipeline()
+    assert (found["requests"], found["batches"], found["candidates"]["select"]) == (1.0, 1.0, len(slate.items))
+    assert [stage["name"] for stage in found["stages"]] == list(slate.timings_ms)
+    assert all(stage["batches"] == 1 for stage in found["stages"])
+    popular = next(source for source in found["sources"] if source["name"] == "popular")
+    assert popular["retrieved"] >= popular["shown"] == len(slate.items)

@@ -56,7 +56,7 @@ def service(producer: Producer | None = None, users: dict[int, Any] | None = Non
     items: Any = SimpleNamespace(row_of=lambda _: -1)
     absent: Any = None
     readiness = Readiness(config, owned, BrokerProbe(config), health)
-    view = View(owned, items, absent, absent, absent, dict, health, readiness, absent, absent)
+    view = View(owned, items, absent, absent, absent, dict, health, readiness, absent, absent, absent)
     return WorkerService(
         config, recommend, absent, over_kafka, cast("HealingProducer", producer or Producer()), Metrics(), view
     )

@@ -341,3 +341,20 @@ def test_somebody_new_gets_as_many_items_as_are_asked_for(k: int) -> None:
         items.upsert(Item(f"i{n}", f"thing {n}"))
     slate = CandidatePipeline(items).run([Request("r", "nobody", k=k)], [None], [None])[0]
     assert len(slate.items) == k
+
+
+@given(worlds())
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+def test_the_candidates_of_the_stages_add_up(world: tuple[ItemStore, dict[str, UserRecord], list[Request]]) -> None:
+    """What sources bring is merged, what filters do not drop passes, and what is selected is shown."""
+    items, users, requests = world
+    pipeline = CandidatePipeline(items)
+    shown = 0
+    for _ in range(2):
+        slates = pipeline.run(requests, [users.get(request.user_id) for request in requests], [None] * len(requests))
+        shown += sum(len(slate.items) for slate in slates)
+    counters = pipeline.counters
+    passed = {name: counters["passed", name] for name in ("merge", "filter", "light", "select")}
+    dropped = sum(counters["filter", stage.name] for stage in pipeline.filters)
+    assert sum(counters["source", source.name] for source in pipeline.sources) >= passed["merge"]
+    assert passed["merge"] - dropped == passed["filter"] >= passed["light"] >= passed["select"] == shown

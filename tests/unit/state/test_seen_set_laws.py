@@ -106,3 +106,16 @@ def test_beyond_the_last_tier_the_oldest_items_age_out_and_the_newest_stay() -> 
 
 def test_a_full_seen_set_takes_at_most_1_3_times_the_theoretical_bits_per_item() -> None:
     assert 1.3 * 1.44 * math.log2(1 / ERROR_RATE) >= BITS / CAPACITY
+
+
+@pytest.mark.parametrize("items", [0, 300, 1_400, 5_000])
+def test_the_false_positive_rate_of_a_set_is_the_share_of_other_items_that_it_holds(items: int) -> None:
+    seen = of([f"item {n}" for n in range(items)])
+    facts = seen.facts()
+    asked = 20_000
+    measured = int(seen.contains_many(np.stack([positions(f"other {n}") for n in range(asked)])).sum()) / asked
+    assert facts["items"] == sum(seen.counts)
+    assert (facts["tiers"], facts["bytes"]) == (len(seen.tiers), sum(tier.nbytes for tier in seen.tiers))
+    # four standard deviations of a share of 20,000
+    assert abs(measured - facts["false_positive_rate"]) <= 4 * math.sqrt(max(measured, 1e-4) / asked)
+    assert (facts["false_positive_rate"] > 0) == (items > 0)

@@ -1,13 +1,17 @@
-"""Repeated log records are written at intervals, with their count; all others are written."""
+"""Repeated log records are written at intervals, with their count, and all others at once; and lines as JSON."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
+import sys
+from datetime import UTC, datetime
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.logs import MOST, Seldom
+from streams.logs import MOST, Json, Seldom, request_facts
 
 MESSAGES = st.lists(
     st.tuples(st.floats(0, 5), st.integers(0, 3), st.sampled_from([logging.INFO, logging.WARNING])), max_size=60
@@ -66,3 +70,47 @@ def test_messages_that_differ_in_more_than_numbers_are_all_written() -> None:
 def test_a_call_that_does_not_format_is_left_to_the_handler() -> None:
     broken = logging.LogRecord("aiokafka", logging.ERROR, "client.py", 1, "%d", ("text",), None)
     assert Seldom("aiokafka").filter(broken)
+
+
+def _line(record: logging.LogRecord) -> dict[str, str]:
+    text = Json().format(record)
+    assert "\n" not in text
+    return dict(json.loads(text))
+
+
+def _record(message: str, *args: object, **more: object) -> logging.LogRecord:
+    made = logging.getLogger("agents.x").makeRecord
+    return made("agents.x", logging.WARNING, "f", 1, message, args, None, None, more or None)
+
+
+@given(st.text())
+def test_any_message_is_one_line_of_json(text: str) -> None:
+    found = _line(_record("%s", text))
+    assert set(found) == {"at", "level", "logger", "message"}
+    assert (found["level"], found["logger"]) == ("WARNING", "agents.x")
+    assert datetime.fromisoformat(found["at"]).tzinfo == UTC
+
+
+def test_json_lines_are_masked_stack_traces_included() -> None:
+    try:
+        raise ValueError("redis://user:secret@host/0")
+    except ValueError:
+        record = logging.getLogger("x").makeRecord("x", logging.ERROR, "f", 1, "redis://user:secret@host/0", (), sys.exc_info())
+    found = _line(record)
+    assert "secret" not in json.dumps(found)
+    assert found["error"].startswith("Traceback")
+    assert "ValueError" in found["error"]
+
+
+async def test_lines_name_the_request_and_its_trace() -> None:
+    assert "request_id" not in _line(_record("x"))
+
+    async def answers() -> dict[str, str]:
+        request_facts.set({"request_id": "r1", "trace_id": "t1"})
+        await asyncio.sleep(0)
+        return _line(_record("x"))
+
+    found, other = await asyncio.gather(answers(), asyncio.to_thread(_line, _record("x")))
+    assert (found["request_id"], found["trace_id"]) == ("r1", "t1")
+    assert "request_id" not in other
+    assert _line(_record("x", request_id="r2"))["request_id"] == "r2"

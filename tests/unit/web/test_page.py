@@ -129,7 +129,7 @@ async def test_programs_and_listed_origins_need_no_token(client: Client) -> None
     assert (await client.post("/v1/events", json=EVENT, headers=proxied)).status == 202
 
 
-PATHS = ["/v1/live", "/v1/recent", "/v1/explain/u", "/v1/items", "/v1/releases"]
+PATHS = ["/v1/live", "/v1/pipeline", "/v1/recent", "/v1/explain/u", "/v1/items", "/v1/releases"]
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -139,6 +139,57 @@ async def test_the_worker_is_shown_on_this_machine_under_its_own_name(client: Cl
     for host in ("evil.example", "10.0.0.7:6066", "[", "localhost.evil.example"):
         assert (await client.get(path, headers={"Host": host})).status == 401
         assert (await client.get(path, headers={"Host": host, **BEARER})).status == 200
+
+
+ACTIONS = [
+    ("GET", "/v1/letters", None),
+    ("POST", "/v1/letters/replay", {"letters": [7]}),
+    ("POST", "/v1/releases/r1/promote", None),
+    ("POST", "/v1/releases/rollback", None),
+]
+
+
+@pytest.mark.parametrize(("verb", "path", "body"), ACTIONS)
+async def test_an_operator_needs_the_token_also_from_a_program(
+    client: Client, service: FakeService, verb: str, path: str, body: object
+) -> None:
+    async def status(headers: dict[str, str]) -> int:
+        return (await client.request(verb, path, json=body, headers=headers)).status
+
+    operator = service.operator
+    proxied = {"Origin": SHOP, "Host": "shop.example"}
+    assert await status({}) == await status(proxied) == await status({"Host": "localhost"}) == 401
+    assert await status({"Authorization": "Bearer other"}) == 403
+    assert (operator.replayed, operator.serving) == ([], ["none"])
+    assert await status(BEARER) == (200 if verb == "GET" else 202)
+    if verb != "GET":  # another page cannot read what it gets
+        assert await status({**BEARER, "Origin": "http://evil.example"}) == 403
+
+
+async def test_what_an_operator_asks_for_is_checked(client: Client, service: FakeService) -> None:
+    async def asked(verb: str, path: str, body: object = None) -> tuple[int, dict[str, object]]:
+        response = await client.request(verb, path, json=body, headers=BEARER)
+        return response.status, await response.json()
+
+    refused: tuple[object, ...] = (
+        {},
+        {"letters": []},
+        {"letters": [1], "code": "x"},
+        {"letters": [-1]},
+        {"letters": [True]},
+        {"letters": "1"},
+        {"all": 1},
+    )
+    for bad in refused:
+        assert (await asked("POST", "/v1/letters/replay", bad))[0] == 400, bad
+    assert (await asked("POST", "/v1/letters/replay", {"letters": list(range(201))}))[0] == 400
+    assert (await asked("GET", "/v1/letters?limit=201"))[0] == 400
+    assert service.operator.replayed == []
+    assert await asked("POST", "/v1/letters/replay", {"code": "not_json"}) == (202, {"sent": 1})
+    status, body = await asked("POST", "/v1/releases/bad/promote")
+    assert (status, body["error"]["code"]) == (400, "release_refused")  # type: ignore[index]
+    assert await asked("POST", "/v1/releases/r1/promote") == (202, {"champion": "r1", "previous": "none"})
+    assert await asked("POST", "/v1/releases/rollback") == (202, {"champion": "none", "previous": "r1"})
 
 
 def test_a_client_elsewhere_is_shown_nothing_without_the_token() -> None:
