@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from schemas.errors import ConfigError
 from schemas.settings import Settings
 from streams.embedded.kafka import EmbeddedKafka
-from streams.embedded.process import SAFE_PATH, Daemon, exit_status, port_is_free, python, riffle
+from streams.embedded.process import SAFE_PATH, Daemon, answer_of, exit_status, port_is_free, python, riffle
 from streams.embedded.redis import EmbeddedRedis
 
 __all__ = [
@@ -71,6 +73,7 @@ ENDING_S = 5.0
 "Seconds to wait for the threads of an ended process."
 NAME = re.compile(r"(?P<kind>[a-z]+)(?:-(?P<number>[1-9][0-9]?))?", re.ASCII)
 HIGHEST_PORT = 65_535
+OK = b"HTTP/1.1 200"
 
 
 def _place_of(name: str) -> tuple[int, int] | None:
@@ -226,6 +229,20 @@ class PartProcess:
         environment = {**os.environ, **self.settings.environment(secrets=True), **SAFE_PATH}
         return self.daemon.start(self.command, environment, self.settings.home, self.address)
 
+    def answers(self) -> bool | None:
+        """Whether `/healthz` is 200 within a second; None for a part without an HTTP interface."""
+        if not self.address:
+            return None
+        place = urlsplit(self.address)
+        context = None
+        if place.scheme == "https":
+            # nothing secret is sent, and a certificate that has expired is no reason to restart
+            context = ssl.create_default_context()
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        said = answer_of(place.port or 80, request, len(OK), place.hostname or "127.0.0.1", context=context)
+        return said is not None and said.split()[1:2] == OK.split()[1:2]
+
     def exit_status(self) -> int | None:
         """Exit status of the process that was last started; None if unknown."""
         return exit_status(self.daemon.last_pid(), ENDING_S)
@@ -251,6 +268,10 @@ class PartServer:
         """Start the server; returns the pid. Raises RiffleError, OSError."""
         self.server.start()
         return self.pid()
+
+    def answers(self) -> bool | None:
+        """None: its clients say whether it answers."""
+        return None
 
     def exit_status(self) -> int | None:
         """Exit status of the process that was last started; None if unknown."""
@@ -278,7 +299,8 @@ def parts_of(settings: Settings, ports: Mapping[str, int]) -> list[PartProcess |
         elif role is not None:
             own = settings_of(settings, name, ports[name])
             command = python("-m", "agents.worker", *role.arguments)
-            found.append(PartProcess(name, daemon_of(settings, name), command, own, own.web, ("kafka",)))
+            address = own.web if role is WORKER else own.web.replace("https://", "http://", 1)
+            found.append(PartProcess(name, daemon_of(settings, name), command, own, address, ("kafka",)))
         else:
             found.append(PartProcess(name, encoder_daemon(settings), riffle("encode"), settings, "", ("kafka",)))
     return found

@@ -46,7 +46,8 @@ FIRST_S, MOST_S = 1.0, 60.0
 "Seconds before the first restart, doubled with each further one, and their maximum."
 STEADY_S = 60.0
 "Seconds after which a running part counts as recovered: its next end is then the first again."
-LOOK_S, AFTER_ERROR_S = 0.25, 10.0
+LOOK_S, ASK_S, AFTER_ERROR_S = 0.25, 5.0, 10.0
+LEAST_ASKED = 3
 MISCONFIGURED = os.EX_CONFIG
 "Exit status of a part whose settings cannot work. It is retried after the longest wait, in case they were corrected."
 WORDS = 300
@@ -107,6 +108,9 @@ class Part(Protocol):
     def start(self) -> int | None:
         """Start it; returns the pid. Raises RiffleError, OSError."""
 
+    def answers(self) -> bool | None:
+        """Whether it answers that it is alive; None if it cannot be asked."""
+
     def exit_status(self) -> int | None:
         """Exit status of the process that was last started; None if unknown."""
 
@@ -124,6 +128,14 @@ class _Watched:
     "Time from which it ran, by `clock`."
     due: float = 0.0
     "Earliest time of a restart, by `clock`."
+    asked: float = float("-inf")
+    "Time at which it was last asked whether it is alive, by `clock`."
+    answered: bool = False
+    "Whether it has answered since it started."
+    silent: list[float] = field(default_factory=list)
+    "Times at which it did not answer, since it last did."
+    hung: str = ""
+    "Why it was killed; empty otherwise."
 
 
 @dataclass
@@ -135,6 +147,9 @@ class Supervisor:
     "Called after a change, with all histories by the name of the part."
     before: Mapping[str, History] = field(default_factory=dict)
     "Histories from an earlier supervisor of the same parts."
+    patience_s: float = 60.0
+    "Seconds for which a part does not answer after which it is killed, to be started anew."
+    kill: Callable[[int, int], None] = os.kill
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
 
@@ -170,20 +185,42 @@ class Supervisor:
         now, history, pid = self.clock(), watched.history, watched.part.pid()
         if pid is not None:
             if watched.process != pid:  # one that ran before this supervisor
-                watched.process, watched.since = pid, now
+                watched.process, watched.since, watched.answered = pid, now, False
                 self._changed |= history.next_try_at is not None
                 history.next_try_at = None
             if history.in_row and now - watched.since >= STEADY_S:
                 history.in_row, self._changed = 0, True
+            self._ask(watched, pid)
             return
         if watched.process is not None:
             status = watched.part.exit_status()
             if now - watched.since >= STEADY_S:
                 history.in_row = 0
-            self._ended(watched, status, _signal(status) or watched.part.last_words())
+            self._ended(watched, status, watched.hung or _signal(status) or watched.part.last_words())
         if now < watched.due or any(self._is_down(name) for name in watched.part.needs):
             return
         self._start(watched)
+
+    def _ask(self, watched: _Watched, pid: int) -> None:
+        """Kill a part that has answered before, and did not for `patience_s`, asked several times.
+
+        One that never answered is still starting, or cannot: `riffle up` shows its log. Several times, because this process may
+        have been paused itself.
+        """
+        now = self.clock()
+        if now - watched.asked < ASK_S:
+            return
+        watched.asked = now
+        if watched.part.answers() is not False:
+            watched.answered, watched.silent = True, []
+            return
+        watched.silent.append(now)
+        silent_s = now - watched.silent[0]
+        if watched.answered and len(watched.silent) >= LEAST_ASKED and silent_s >= self.patience_s:
+            watched.hung = f"killed, because it did not answer for {silent_s:.0f} s (`/healthz`)"
+            log.error("%s, process %s, is %s", watched.part.name, pid, watched.hung)
+            with contextlib.suppress(ProcessLookupError):
+                self.kill(pid, signal.SIGKILL)
 
     def _is_down(self, name: str) -> bool:
         return name in self._watched and self._watched[name].part.pid() is None
@@ -196,6 +233,7 @@ class Supervisor:
             self._ended(watched, watched.part.exit_status(), exc.message if isinstance(exc, RiffleError) else str(exc))
             return
         watched.since, watched.history.next_try_at, self._changed = self.clock(), None, True
+        watched.answered, watched.silent, watched.hung = False, [], ""
         watched.history.restarts += again
         log.info("%s started, process %s", watched.part.name, watched.process)
 
@@ -276,7 +314,7 @@ def main() -> None:
     settings = Settings.from_env()
     log_to_stderr(settings.log_level)
     parts = parts_of(settings, from_arguments(sys.argv[1:]))
-    supervisor = Supervisor(parts, lambda found: _write(settings, found), histories(settings))
+    supervisor = Supervisor(parts, lambda found: _write(settings, found), histories(settings), settings.stuck_s)
 
     def end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         raise SystemExit(0)

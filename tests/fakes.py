@@ -354,9 +354,13 @@ class FakePart:
     order: list[str] = field(default_factory=list)
     status: int | None = None
     words: str = ""
+    answer: bool | None = None
 
     def pid(self) -> int | None:
         return self.process
+
+    def answers(self) -> bool | None:
+        return self.answer
 
     def start(self) -> int | None:
         if self.failure is not None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from agents.processes import parts_of
 from agents.supervisor import (
+    ASK_S,
     FIRST_S,
     MISCONFIGURED,
     MOST_S,
@@ -36,13 +37,21 @@ class World:
     before: Mapping[str, History] = field(default_factory=dict)
     now: float = 1_000.0
     written: list[dict[str, History]] = field(default_factory=list)
+    killed: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         def write(found: Mapping[str, History]) -> None:
             self.written.append({name: replace(history) for name, history in found.items()})
 
-        self.supervisor = Supervisor(self.parts, write, self.before, lambda: self.now, lambda: self.now)
+        self.supervisor = Supervisor(
+            self.parts, write, self.before, kill=self.kill, clock=lambda: self.now, wall=lambda: self.now
+        )
         self.supervisor.look()
+
+    def kill(self, pid: int, number: int) -> None:
+        (part,) = (part for part in self.parts if part.process == pid)
+        part.end(-number)
+        self.killed.append(self.now)
 
     def after(self, seconds: float) -> World:
         self.now += seconds
@@ -189,3 +198,46 @@ def test_what_the_settings_have_elsewhere_is_not_supervised(tmp_path: Path) -> N
     elsewhere = Settings(home=tmp_path, bootstrap="kafka:9092", redis_url="redis://there")
     assert [part.name for part in parts_of(elsewhere, dict.fromkeys(every, 0))] == ["worker", "encoder"]
     assert [part.name for part in parts_of(Settings(home=tmp_path), {"redis": 0})] == ["redis"]
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 40), st.sampled_from([True, False, None])), min_size=1, max_size=60))
+def test_a_part_is_killed_only_after_it_has_answered_once_and_then_not_for_long(steps: list[tuple[float, bool | None]]) -> None:
+    world = World([part := FakePart("worker", answer=False)])
+    last: float | None = None
+    for seconds, answer in steps:
+        part.answer, before = answer, len(world.killed)
+        running = part.process
+        world.after(seconds)
+        if len(world.killed) > before:
+            assert running is not None
+            assert answer is False
+            assert last is not None
+            assert world.now - last >= world.supervisor.patience_s
+            last = None
+        elif part.process is not None and answer is not False:
+            last = world.now
+        if part.process != running:
+            last = None
+
+
+def test_a_part_that_hangs_is_started_anew_and_the_reason_is_kept() -> None:
+    world = World([part := FakePart("worker", answer=True)])
+    world.after(ASK_S)
+    part.answer = False
+    while not world.killed:
+        world.after(1)
+    assert world.killed[0] - (1_000 + ASK_S) == pytest.approx(world.supervisor.patience_s + ASK_S, abs=ASK_S)
+    world.after(0.1)
+    found = world.history("worker")
+    assert (found.exit, found.in_row) == (-9, 0 + 1)
+    assert "did not answer" in found.why
+    world.after(FIRST_S)
+    assert part.starts == 2
+    for _ in range(200):
+        world.after(1)  # it starts for longer than that, and has not answered yet
+    assert len(world.killed) == 1
+    part.answer = True
+    world.after(ASK_S)
+    part.answer = False
+    world.after(10 * world.supervisor.patience_s)  # whoever asks was paused
+    assert len(world.killed) == 1

@@ -53,6 +53,8 @@ SCOPES = {
     "/v1/tables": Scope.OPERATE,
     "/v1/live": Scope.OPERATE,
     "/v1/recent": Scope.OPERATE,
+    "/v1/pipeline": Scope.OPERATE,
+    "/v1/letters": Scope.OPERATE,
     "/v1/explain": Scope.OPERATE,
     "/v1/workers/explain": Scope.OPERATE,
     "/v1/releases": Scope.OPERATE,
