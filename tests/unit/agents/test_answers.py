@@ -48,7 +48,7 @@ def server(status: list[int]) -> Iterator[HTTPServer]:
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-        def log_message(self, format: str, *args: object) -> None:
+        def log_message(self, *args: object) -> None:
             pass
 
     made = HTTPServer(("127.0.0.1", 0), Handler)
