@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings as hypothesis_settings
 
+from agents.web.caller import Caller
 from models.state.kernels.decay import halved
 from models.warm import warm
 from schemas.settings import Settings
@@ -126,7 +127,8 @@ class WorkerProcess:
 
     def _says(self, what: str) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.settings.web}/{what}", timeout=2) as response:
+            context = Caller(self.settings.http).context() if self.settings.web.startswith("https") else None
+            with urllib.request.urlopen(f"{self.settings.web}/{what}", timeout=2, context=context) as response:
                 return bool(response.status == 200)
         except (urllib.error.URLError, OSError):
             return False

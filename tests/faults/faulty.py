@@ -26,6 +26,7 @@ from schemas.columns import EventColumns
 from schemas.settings import Settings
 from streams import aside
 from streams.kafka.chunks import Chunk
+from streams.kafka.connection import Connection
 from streams.state import partitions
 from streams.state.partitions import Flush, Output, PartitionState
 from streams.state.rocks import PartitionStore
@@ -241,6 +242,11 @@ def wrong_swallows_bad_records(_: int) -> None:
         return Output(settings.topic("item-stats"), b"nothing", b"", partition=0)
 
     agents.partitions.users.dead_letter = letterless
+
+
+def wrong_keeps_expiring_connections(_: int) -> None:
+    """Wrong build: connections are not replaced before their login expires."""
+    Connection.retire = lambda _self: None  # type: ignore[method-assign]
 
 
 def wrong_takes_half_a_chunk(_: int) -> None:

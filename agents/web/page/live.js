@@ -23,7 +23,7 @@ export function shares(counts, empty, color = () => null) {
 }
 
 /** A link to the page of another worker. */
-const pageOf = (address) => (address ? h("a", { href: `http://${address}/`, rel: "noreferrer" }, address) : "unknown");
+const pageOf = (address) => (address ? h("a", { href: `${location.protocol}//${address}/`, rel: "noreferrer" }, address) : "unknown");
 
 export const partitionTable = (partitions) =>
   table("Partitions", [
