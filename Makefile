@@ -60,7 +60,7 @@ mlflow: setup
 	$(UV) pip install --quiet --python $(VENV)/mlflow/bin/python --require-hashes -r requirements/mlflow.txt
 	$(BIN)/python -m pytest tests/unit/training/test_mlflow.py -rs
 
-# Needs root, buildah and, unless BASE=image names a base, mmdebstrap. IMAGES: of serve, ranking-gpu and train.
+# Needs root, buildah and, unless BASE=image names a base, mmdebstrap. IMAGES: of serve, tracing (serve with OpenTelemetry), ranking-gpu and train.
 images:
 	docker/build $(or $(IMAGES),serve ranking-gpu train)
 

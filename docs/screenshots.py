@@ -42,6 +42,7 @@ def main() -> None:
             for name, path in {
                 "live": "#/live",
                 "why": f"#/why/{asked.user}",
+                "pipeline": f"#/pipeline/{asked.user}",
                 "items": f"#/items/{asked.item}",
                 "models": "#/models",
                 "health": "#/health",
@@ -49,6 +50,7 @@ def main() -> None:
                 take(browser, settings, path, asked.out / f"{name}.png")
             take(browser, settings, "#/live", asked.out / "live-dark.png", scheme="dark")
             take(browser, settings, f"#/why/{asked.user}", asked.out / "why-dark.png", scheme="dark")
+            take(browser, settings, "#/pipeline", asked.out / "pipeline-dark.png", scheme="dark")
             take(browser, settings, "#/live", asked.out / "live-phone.png", size=PHONE)
             take(browser, settings, f"#/user/{asked.user}", asked.out / "user-phone.png", size=PHONE, scheme="dark")
         browser.close()

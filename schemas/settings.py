@@ -31,6 +31,8 @@ LIMITS: Mapping[str, int] = {
 }
 "Settings that must be positive, or 0 if in `MAY_BE_ZERO`, with the maximum of each; 0: no limit."
 MAY_BE_ZERO = ("standbys", "rank_wait_ms")
+SHARES = ("trace_share",)
+"Settings that lie in 0..1."
 RANKINGS = ("local", "remote")
 GRAPHS = ("auto", "loop", "thread")
 PROVIDERS = ("auto", "cpu", "cuda", "tensorrt")
@@ -306,7 +308,8 @@ class Settings:
         demand(registry, "registry_url", "must begin with http:// or https://")
         collector = not self.traces or self.traces.startswith(("http://", "https://"))
         demand(collector, "traces", "must begin with http:// or https://")
-        demand(0 <= self.trace_share <= 1, "trace_share", f"must lie in 0..1, is {self.trace_share}")
+        for name in SHARES:
+            demand(0 <= getattr(self, name) <= 1, name, f"must lie in 0..1, is {getattr(self, name)}")
         for name in ("redis_url", "registry_url", "traces"):
             demand(not any(map(str.isspace, getattr(self, name))), name, "must not contain blanks: write them as %20")
         servers = not self.bootstrap or _is_servers(self.bootstrap)

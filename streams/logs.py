@@ -1,6 +1,7 @@
 """Logging of long-running processes: without secrets, and without the libraries' messages about each step.
 
-Messages that the Kafka client repeats while a broker is away are written at intervals, with a count.
+Messages that the Kafka client repeats while a broker is away, and the exporter of traces while a collector is, are written at
+intervals, with a count.
 """
 
 from __future__ import annotations
@@ -120,7 +121,8 @@ def log_to_stderr(level: str, form: str = "text") -> None:
     """Set up logging for a long-running process. Libraries log only warnings, unless `level` is DEBUG. `form`: text or json."""
     handler = logging.StreamHandler()
     handler.setFormatter(Json() if form == "json" else Masking("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    handler.addFilter(Seldom("aiokafka"))
+    for name in ("aiokafka", "opentelemetry"):
+        handler.addFilter(Seldom(name))
     logging.basicConfig(level=level, handlers=[handler])
     if level != "DEBUG":
         for name in LIBRARIES:

@@ -29,6 +29,7 @@ COMMANDS = {
     "up": ("agents.cli.operate", "up", "Start the embedded Kafka and Redis, and one worker or several."),
     "down": ("agents.cli.operate", "down", "Stop what `up` started."),
     "status": ("agents.cli.operate", "status", "Print addresses, readiness, and each process with its partitions."),
+    "top": ("agents.cli.top", "top", "Watch a worker: rates, latency, stages, partitions, the newest requests."),
     "doctor": ("agents.cli.doctor", "doctor", "Check for problems and print how to fix them."),
     "worker": ("agents.cli.operate", "worker", "Run one worker in the foreground."),
     "token": ("agents.cli.token", "token", "Make a token for the HTTP interface."),

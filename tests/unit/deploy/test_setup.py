@@ -106,7 +106,7 @@ def test_the_lowest_version_comes_first_and_each_folder_is_looked_through(tmp_pa
 def test_the_lists_pin_one_version_of_each_package_by_hashes_and_name_no_index() -> None:
     """A shorter list is a part of the longer ones, so that the tested versions are those that serve."""
     pins: dict[str, set[str]] = {}
-    for name in ("uv", "mlflow", "serve", "train", "dev", "bench"):
+    for name in ("uv", "mlflow", "serve", "tracing", "train", "dev", "bench"):
         lines = (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
         stated = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
         assert all(re.match(r"[a-z0-9][a-z0-9._-]*(\[\S+\])?==\S+ .*--hash=sha256:[0-9a-f]{64}", line) for line in stated), name
@@ -114,6 +114,7 @@ def test_the_lists_pin_one_version_of_each_package_by_hashes_and_name_no_index()
         pins[name] = {line.partition(" --hash")[0].strip() for line in stated}
         assert len({pin.partition("==")[0] for pin in pins[name]}) == len(stated), name
     assert pins["serve"] < pins["train"] < pins["dev"] < pins["bench"]
+    assert pins["serve"] < pins["tracing"] < pins["dev"]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from schemas.errors import ConfigError
 from schemas.kafka_settings import KafkaSettings
-from schemas.settings import LIMITS, MIRRORS, Settings
+from schemas.settings import LIMITS, MIRRORS, SHARES, Settings
 
 PORTS = ("kafka_port", "controller_port", "redis_port", "web_port")
 POSITIVE = ("commit_interval_s", "archive_interval_s", "stop_timeout_s", "drain_s", "stuck_s", "session_timeout_s")
@@ -128,7 +128,7 @@ def test_unknown_variables_are_named_with_what_they_may_mean() -> None:
 
 def test_every_number_has_bounds() -> None:
     numbers = {name for name, kind in get_type_hints(Settings).items() if kind in {int, float}}
-    assert numbers == set(LIMITS)
+    assert numbers == set(LIMITS) | set(SHARES)
 
 
 def test_a_number_of_seconds_has_a_maximum_if_it_is_given_one(monkeypatch: pytest.MonkeyPatch) -> None:
