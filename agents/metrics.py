@@ -63,6 +63,7 @@ LABELS: Mapping[str, str] = {
     "state": "state, named in the description",
     "status": "status of HTTP",
     "table": "`users`, `covisits`, or the name of a changelog",
+    "token": "name of a token in `RIFFLE_HTTP_TOKENS_FILE`; empty for one that is not there",
     "topic": "name of a topic, or the part of it after the prefix",
     "version": "version of Riffle",
     "what": "what it is about",

@@ -21,7 +21,7 @@ class Client:
     start_s = 0.0
     fails = 0
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, tracing: object = None) -> None:
         type(self).made += 1
 
     async def start(self) -> None:

@@ -25,6 +25,7 @@ WITH_SECRET = {
     "redis_url": f"redis://:{SECRET}@127.0.0.1:1/0",
     "registry_url": f"http://ann:{SECRET}@127.0.0.1:1/?token={SECRET}",
     "archive": f"s3://key:{SECRET}@bucket/prefix",
+    "traces": f"http://ann:{SECRET}@127.0.0.1:1",
 }
 REFUSED = {
     "redis_url": f"http://:{SECRET}@h",
