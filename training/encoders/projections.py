@@ -30,18 +30,28 @@ def fit_projection(
         return out
     mean = known.mean(axis=0)
     centred = known - mean
-    size, axes = np.linalg.eigh(centred.T @ centred)
-    most = min(kept, d)
-    size, axes = size[::-1][:most], axes[:, ::-1][:, :most]
+    size, axes = _principal(centred)
+    most = min(kept, len(size))
+    size, axes = size[:most], axes[:, :most]
     # the sign of an axis is arbitrary: fix it, so that the same data gives the same release
     axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(most)])
     # along an axis without variance in training, new items would give the towers inputs that they never learned
     axes[:, size <= LEAST_SHARE * max(float(size[0]), 1e-12)] = 0.0
     axes = axes * np.maximum(size / max(float(size[0]), 1e-12), LEAST_WIDTH) ** (-flatten / 2)
-    scale = max(float(np.sqrt(((centred @ axes) ** 2).mean())), 1e-9)
+    # also over the columns that fewer items than dimensions leave at 0, so that the scale does not depend on their number
+    scale = max(float(np.sqrt(((centred @ axes) ** 2).sum() / (len(known) * min(kept, d)))), 1e-9)
     out[:-1, :most] = axes / scale
     out[-1, :most] = -(mean @ axes) / scale
     return out
+
+
+def _principal(centred: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sums of squares along the principal axes of `(n, d)`, widest first: `(min(n, d),)`, and the axes: `(d, min(n, d))`."""
+    if len(centred) < centred.shape[1]:  # the covariance would be larger than what it is made of
+        _, lengths, rows = np.linalg.svd(centred, full_matrices=False)
+        return lengths**2, rows.T
+    size, axes = np.linalg.eigh(centred.T @ centred)
+    return size[::-1], axes[:, ::-1]
 
 
 def projected(vectors: NDArray[np.float32], present: NDArray[np.bool_], projection: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -201,7 +201,12 @@ def evaluate(
         model.sync(world.items)
     if at_cut is not None:
         at_cut(world)
+    waiting: list[Interaction] = []
     for n, event in enumerate(events[cut:], cut):
+        # nobody reads the state between two queries, and the size of chunks does not affect it while no item is published
+        if n in queries or world.publishes(event.event_time) or len(waiting) == CHUNK:
+            world.apply(waiting)
+            waiting = []
         world.publish(event.event_time)
         if n in queries:
             world.know(world.record(event.user_id))
@@ -215,7 +220,7 @@ def evaluate(
         if not plan.independent:
             if positive(event.action, event.value):
                 liked.add(event.user_id)
-            world.apply([event])
+            waiting.append(event)
         progress(n + 1 + ASKING * len(figures.asked), work)
     return figures
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -16,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from schemas.errors import ReleaseRejected
+from training.release.graphs import graph_of
 
 __all__ = ["HALF_PARITY", "PARITY", "to_half", "to_onnx"]
 
@@ -23,8 +20,6 @@ PARITY = 1e-4
 "Largest allowed difference between torch and ONNX Runtime."
 HALF_PARITY = 1e-2
 "Largest allowed difference between a graph and its half-precision form, as a fraction of the largest output."
-OPSET = 20
-"The first version with an operator for GELU; without it each takes five, and the ranker 1.15 times as long."
 
 
 def to_onnx(
@@ -39,26 +34,8 @@ def to_onnx(
         ReleaseRejected: the difference is above PARITY.
     """
     module = module.eval()
-    served: nn.Module = getattr(module, "served", lambda: module)().eval()
-    arguments = tuple(torch.from_numpy(np.ascontiguousarray(array[:2])) for array in inputs.values())
-    batch = torch.export.Dim("n", min=1, max=1 << 20)
-    buffer = io.BytesIO()
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        program = torch.onnx.export(
-            served,
-            arguments,
-            input_names=list(inputs),
-            output_names=[output],
-            dynamic_shapes=tuple({0: batch} for _ in inputs),
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-        assert program is not None
-        buffer.write(program.model_proto.SerializeToString())
-    graph = _anonymous(buffer.getvalue())
+    served: nn.Module = getattr(module, "served", lambda: module)()
+    graph = _anonymous(graph_of(served.eval(), inputs, output))
     session = _session(graph)
     worst = 0.0
     for feeds in _batches(inputs, checks):

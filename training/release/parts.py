@@ -13,7 +13,7 @@ from torch import nn
 from models.features.compute import FEATURES
 from models.items.vectors import unit_rows
 from models.release.sequences import EVENT_WIDTH, LENGTH
-from training.ranking.base import Ranker
+from training.ranking.base import CONSTANT, Ranker
 from training.release.export import to_half, to_onnx
 from training.retrieval.simulated_cold import Retrieval
 from training.retrieval.towers import Content
@@ -96,6 +96,6 @@ def item_examples(content: Content, rng: np.random.Generator, n: int = EXAMPLES)
 
 
 def ranker_examples(ranker: Ranker, rng: np.random.Generator, n: int = EXAMPLES) -> dict[str, NDArray[np.float32]]:
-    """Inputs of a ranker: `n` rows of features, distributed as in its training."""
-    spread = rng.normal(0, 1, (n, len(FEATURES))).astype(np.float32)
-    return {"features": spread * ranker.scale.detach().numpy() + ranker.mean.detach().numpy()}
+    """Inputs of a ranker: `n` rows of features, distributed as in its training, where some were constant."""
+    spread, scale = rng.normal(0, 1, (n, len(FEATURES))).astype(np.float32), ranker.scale.detach().numpy()
+    return {"features": spread * np.where(scale < CONSTANT, scale, np.float32(0)) + ranker.mean.detach().numpy()}

@@ -49,9 +49,13 @@ class SimulatedWorker:
         late = [item for item in catalogue if item.published_at is not None]
         self._unpublished = deque(sorted(late, key=lambda item: item.published_at or 0))
 
+    def publishes(self, now_ms: int) -> bool:
+        """Whether `publish` would add an item."""
+        return bool(self._unpublished) and (self._unpublished[0].published_at or 0) <= now_ms
+
     def publish(self, now_ms: int) -> None:
         """Add the items published by `now_ms`."""
-        while self._unpublished and (self._unpublished[0].published_at or 0) <= now_ms:
+        while self.publishes(now_ms):
             self._enter(self._unpublished.popleft())
 
     def _enter(self, item: Item) -> None:

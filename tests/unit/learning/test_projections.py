@@ -39,6 +39,21 @@ def test_axes_are_uncorrelated_ordered_and_as_wide_as_asked(seed: int, d: int, k
     assert np.abs(covariance - np.diag(np.diag(covariance))).max() < 1e-2
 
 
+@few
+@given(st.integers(0, 1_000), st.integers(1, 30), st.integers(1, 40), st.sampled_from([0.0, 0.5]))
+def test_fewer_items_than_dimensions_are_rotated_as_many_are(seed: int, n: int, kept: int, flatten: float) -> None:
+    drawn = np.random.default_rng(seed).normal(size=(n, 36))
+    vectors = (drawn * 2.0 ** -np.arange(36)).astype(np.float32)
+    # repeated often, the same items have the same axes and more rows than dimensions
+    few_items, many = (
+        fit_projection(v, np.ones(len(v), np.bool_), kept, flatten) for v in (vectors, np.tile(vectors, (40, 1)))
+    )
+    assert few_items.any(axis=0).sum() <= min(n, kept)
+    found, expected = (projected(vectors, np.ones(n, np.bool_), each) for each in (few_items, many))
+    wide = expected.std(axis=0) > 1e-3 * max(expected.std(axis=0).max(), 1e-9)
+    assert np.abs(found[:, wide]) == pytest.approx(np.abs(expected[:, wide]), abs=2e-2)
+
+
 def test_the_towers_read_text_and_image_by_the_root_of_their_weights(learned: Learned, vectors: Path) -> None:
     """The factor is in the release's projection, so that a worker applies it to a new item's vectors, too."""
     seen, unmet = pictured(vectors / "images")

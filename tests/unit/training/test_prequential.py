@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.rules import PositiveRule
+from models.state.rows import UserRecord
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
 from training.cli.evaluate import evaluate_command
 from training.evaluation.evaluate import EvaluationPlan, Figures, asked_of, evaluate
-from training.replay.probe import BEYOND, Prober
+from training.replay.probe import BEYOND, Probed, Prober
 from training.replay.world import SimulatedWorker
 
 ranks = st.lists(st.integers(BEYOND, 299), max_size=60)
@@ -72,6 +73,41 @@ def test_an_answer_never_depends_on_the_event_asked_about_or_later_ones() -> Non
             world.know(world.record(user))
             expected.append(Prober(world.items).probe(user, world.record(user), item).rank)
     assert got == expected
+
+
+@pytest.mark.parametrize("most", [1, 7, None])
+def test_events_between_queries_may_be_applied_together(most: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Users and slates equal those of a world that applies event by event, also where items are published meanwhile."""
+    items, events = drawn(5)
+    items = [replace(item, published_at=events[190 + 2 * n].event_time) if n < 25 else item for n, item in enumerate(items)]
+    probe, users = Prober.probe, []
+
+    def probed(prober: Prober, user_id: str, user: UserRecord | None, item_id: str) -> Probed:
+        users.append(user and user.encode())
+        return probe(prober, user_id, user, item_id)
+
+    with monkeypatch.context() as watched:
+        watched.setattr(Prober, "probe", probed)
+        found = evaluate(items, events, liked, EvaluationPlan(queries=most)).asked
+    asked = asked_of(events, liked, 0.8, most)
+    assert len(found) == len(asked) > 0
+    world, answers = SimulatedWorker(items), iter(found)
+    prober = Prober(world.items)
+    world.publish(events[191].event_time)
+    world.apply(events[:192])
+    for n, event in enumerate(events[192:], 192):
+        world.publish(event.event_time)
+        if n in asked:
+            world.know(world.record(event.user_id))
+            user, answer = world.record(event.user_id), next(answers)
+            assert users.pop(0) == (user and user.encode())
+            expected = prober.probe(event.user_id, user, event.item_id)
+            for name in ("rank", "stage", "sources", "candidate_rank", "candidates"):
+                assert getattr(answer.probed, name) == getattr(expected, name), name
+            assert answer.probed.slate.tolist() == expected.slate.tolist()
+            row = world.items.row_of(event.item_id)
+            assert answer.cold == (row < 0 or not world.items.events[row].sum())
+        world.apply([event])
 
 
 def test_a_worlds_columns_are_its_records() -> None:
