@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 UV := UV_SYSTEM_CERTS=1 $(BIN)/uv
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup tools demo test fuzz faults soak quality bench mlflow images images-test cluster lint clean lock
+.PHONY: setup tools demo docs test fuzz faults soak quality bench mlflow images images-test cluster lint clean lock
 
 setup:
 	@requirements/setup $(VENV) $(PYTHON)
@@ -17,6 +17,11 @@ tools: setup
 
 demo: setup
 	$(BIN)/riffle demo $(if $(DATA),--data $(DATA))
+
+# The documentation as a site in .venv/site, with search; `.venv/bin/mkdocs serve` shows it while one writes.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "$(VENV)/site/index.html"
 
 # Unit tests and two halves of the integration tests side by side, because the latter mostly wait, each half for a stack of its own;
 # the fuzzers after the first half. What the others print is shown after the output of these. The trap ends them too: a shell's background jobs ignore Ctrl-C.

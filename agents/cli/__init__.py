@@ -18,7 +18,7 @@ import click
 from schemas.errors import RiffleError
 from schemas.masking import masked
 
-__all__ = ["COMMANDS", "guarded", "main"]
+__all__ = ["COMMANDS", "group", "guarded", "main"]
 
 LIBRARIES = ("aiokafka", "asyncio", "botocore", "urllib3")
 NOT_WRITTEN = {errno.ENOSPC, errno.EBADF, errno.EIO, errno.EFBIG, errno.EDQUOT}
@@ -81,7 +81,7 @@ class _Lazy(click.Group):
 @click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="riffle", message="riffle %(version)s")
 @click.option("--debug", is_flag=True, help="Show stack traces and the logs of libraries.")
-def _group(debug: bool) -> None:
+def group(debug: bool) -> None:
     """Riffle: a real-time recommender on an event stream.
 
     Example: riffle up && riffle load my-dataset && riffle ask some-user
@@ -95,7 +95,7 @@ def _group(debug: bool) -> None:
 
 def main() -> None:
     """Entry point."""
-    guarded(_group)
+    guarded(group)
 
 
 def guarded(command: click.Command, name: str | None = None) -> NoReturn:
