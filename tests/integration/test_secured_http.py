@@ -28,7 +28,7 @@ from streams.kafka.produce import produce_events, produce_items
 pytestmark = pytest.mark.integration
 
 CHROMIUM = os.environ.get("RIFFLE_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or ""
-TOKENS = {scope: new_token() for scope in GRANTED}
+TOKENS: dict[Scope, str] = {scope: new_token() for scope in GRANTED}
 WORKER, SLOW = new_token(), new_token()
 EVENT = {"user_id": "ann", "item_id": "i01", "action": "view"}
 CALLS: Mapping[Scope, tuple[tuple[str, str, object], ...]] = {
@@ -175,7 +175,7 @@ async def test_commands_use_their_token(secured_http: Settings, tmp_path: Path) 
 
 @pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium: install Debian's chromium, or name one in RIFFLE_CHROMIUM")
 async def test_the_page_works_over_tls_with_the_homes_token_or_with_one_of_the_file(secured_http: Settings) -> None:
-    from playwright.async_api import async_playwright, expect
+    from playwright.async_api import Response, async_playwright, expect
 
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -183,16 +183,14 @@ async def test_the_page_works_over_tls_with_the_homes_token_or_with_one_of_the_f
             for token in (page_token(secured_http), WORKER):
                 context = await browser.new_context(ignore_https_errors=True)
                 page = await context.new_page()
-                refused: list[str] = []
-                page.on(
-                    "response", lambda answer, refused=refused: refused.append(answer.url) if answer.status >= 400 else None
-                )
+                answers: list[Response] = []
+                page.on("response", answers.append)
                 await page.goto(f"{secured_http.web}/#token={token}")
                 await expect(page.locator("#token")).to_have_text("Changes allowed", timeout=10_000)
                 async with page.expect_response(lambda answer: "/v1/explain/ann" in answer.url, timeout=20_000) as seen:
                     await page.goto(f"{secured_http.web}/#/user/ann")
                 assert (await seen.value).status == 200
-                assert not refused
+                assert not [answer.url for answer in answers if answer.status >= 400]
                 await context.close()
         finally:
             await browser.close()
