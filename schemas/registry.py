@@ -22,11 +22,13 @@ import httpx
 from confluent_kafka.schema_registry import AsyncSchemaRegistryClient, Schema
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
+from schemas.backend_login import BackendLogin
 from schemas.codec import schema_text
 from schemas.errors import ConfigError, NotReady, RiffleError
 
 __all__ = ["ConfluentRegistry"]
 
+NO_LOGIN = BackendLogin("registry")
 ATTEMPT_S = 2.0
 "Time limit in seconds of one attempt, from the connection to the last byte of the answer."
 WAIT_S = 5.0
@@ -71,6 +73,7 @@ class ConfluentRegistry:
         self,
         url: str,
         *,
+        login: BackendLogin = NO_LOGIN,
         attempt_s: float = ATTEMPT_S,
         wait_s: float = WAIT_S,
         first_retry_s: float = FIRST_RETRY_S,
@@ -83,6 +86,7 @@ class ConfluentRegistry:
             ConfigError: it is not such an address. The message does not repeat it, because it may contain a password.
         """
         self._conf = _configuration(url)
+        self._login, self._stamps = login, login.stamps
         self._attempt_s, self._wait_s, self._first_retry_s, self._unknown_s = attempt_s, wait_s, first_retry_s, unknown_s
         self._addresses = self._conf["url"].count(",") + 1
         self._clock = clock
@@ -96,12 +100,14 @@ class ConfluentRegistry:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread()
         self._client: AsyncSchemaRegistryClient | None = None
+        self._former: list[AsyncSchemaRegistryClient] = []
+        "Clients of before a file changed, which requests under way may still use."
         self._slots = asyncio.Semaphore(AT_ONCE)
 
     @classmethod
-    def at(cls, url: str) -> ConfluentRegistry:
-        """Return the registry at `url`."""
-        return cls(url)
+    def at(cls, url: str, login: BackendLogin = NO_LOGIN) -> ConfluentRegistry:
+        """Return the registry at `url`. Files of `login` are read again when they change."""
+        return cls(url, login=login)
 
     def id_of(self, name: str) -> int:
         """Return the id of the current version of schema `name`. A new version is registered.
@@ -159,12 +165,12 @@ class ConfluentRegistry:
         """Stop all requests. A later lookup starts again."""
         with self._lock:
             loop, self._loop = self._loop, None
-            client, self._client = self._client, None
+            clients, self._client, self._former = [*self._former, self._client], None, []
             pending, self._asked = self._asked, {}
         if loop is not None:
             for asked in pending.values():  # but not what a request waits for: it is cancelled by the request itself
                 asked.request.cancel()
-            asyncio.run_coroutine_threadsafe(_end(client), loop)
+            asyncio.run_coroutine_threadsafe(_end(clients), loop)
             self._thread.join()
 
     def _is_answered(self, key: int | str) -> bool:
@@ -226,8 +232,11 @@ class ConfluentRegistry:
 
     async def _ask(self, key: int | str) -> Any:
         client = self._client
+        if client is not None and (stamps := self._login.stamps) != self._stamps:
+            self._former.append(client)
+            self._stamps, client = stamps, None
         if client is None:
-            client = self._client = _client(self._conf, self._attempt_s)
+            client = self._client = _client(self._conf, self._attempt_s, self._login)
         try:
             if isinstance(key, str):
                 number = await client.register_schema(f"riffle.{key}-value", Schema(schema_text(key), "AVRO"))
@@ -263,13 +272,14 @@ def _answer(asked: _Asked, loop: asyncio.AbstractEventLoop) -> asyncio.Future[No
     return future
 
 
-async def _end(client: AsyncSchemaRegistryClient | None) -> None:
-    """Wait for the requests, which are cancelled, close the client's connections, and stop the loop."""
+async def _end(clients: list[AsyncSchemaRegistryClient | None]) -> None:
+    """Wait for the requests, which are cancelled, close the clients' connections, and stop the loop."""
     loop = asyncio.get_running_loop()
     while others := asyncio.all_tasks() - {asyncio.current_task()}:
         await asyncio.gather(*others, return_exceptions=True)
-    if client is not None:
-        await client._rest_client.session.aclose()
+    for client in clients:
+        if client is not None:
+            await client._rest_client.session.aclose()
     loop.stop()
 
 
@@ -300,12 +310,14 @@ def _configuration(url: str) -> dict[str, Any]:
     return {"url": ",".join(addresses), "max.retries": 0, **secret}
 
 
-def _client(conf: dict[str, Any], attempt_s: float) -> AsyncSchemaRegistryClient:
+def _client(conf: dict[str, Any], attempt_s: float, login: BackendLogin) -> AsyncSchemaRegistryClient:
+    if login.password_file:
+        conf = {**conf, "basic.auth.user.info": f"{login.username}:{login.password()}"}
     # the client reads the environment's proxies unless one is given; the session below replaces the one with that proxy
     client = AsyncSchemaRegistryClient({**conf, "proxy": "http://127.0.0.1"})
     rest = client._rest_client
     rest.session = httpx.AsyncClient(
-        verify=rest.verify,
+        verify=login.context() if login.ca_file else rest.verify,
         auth=rest.auth,
         timeout=attempt_s,
         trust_env=False,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import get_type_hints
 
+from schemas.backend_login import BackendLogin
 from schemas.errors import ConfigError
 from schemas.http_settings import HttpSettings
 from schemas.kafka_settings import PREFIX, KafkaSettings
@@ -44,6 +45,7 @@ SECRETS = ("kafka_password", "kafka_client_secret", "http_token")
 FILES = (
     *("kafka_password_file", "kafka_ca_file", "kafka_cert_file", "kafka_key_file", "kafka_token_file"),
     *("kafka_client_secret_file", "kafka_token_ca_file"),
+    *("redis_password_file", "redis_ca_file", "registry_password_file", "registry_ca_file"),
     *("http_cert_file", "http_key_file", "http_ca_file", "http_tokens_file", "http_token_file"),
 )
 MIRRORS = {"redis": "redis", "rediss": "redis", "unix": "redis"}
@@ -149,6 +151,12 @@ class Settings:
     "Port of the embedded broker's KRaft controller on loopback."
     redis_url: str = ""
     "URL of the store of the summaries, with a scheme of `MIRRORS`. Empty: the embedded Redis on `redis_port`."
+    redis_username: str = ""
+    "User of the store's access control list (ACL), if `redis_url` holds no login. Empty with a password: the default user."
+    redis_password_file: str = ""
+    "File that holds that user's password. It is read for each connection."
+    redis_ca_file: str = ""
+    "PEM file of the authorities that sign the store's certificate, with `rediss://`. Empty: those that the system trusts."
     redis_port: int = 16379
     "Port of the embedded Redis on loopback."
     web_host: str = "127.0.0.1"
@@ -201,6 +209,12 @@ class Settings:
     "Folder of releases. Empty: `<home>/releases`."
     registry_url: str = ""
     "Schema registry. Empty: Avro single-object encoding, no registry."
+    registry_username: str = ""
+    "User of the registry (basic authentication), if `registry_url` holds no login."
+    registry_password_file: str = ""
+    "File that holds that user's password."
+    registry_ca_file: str = ""
+    "PEM file of the authorities that sign the registry's certificate, with `https://`. Empty: those that the system trusts."
     commit_interval_s: float = 0.5
     "Seconds between flushes of a partition's state (changelog, outputs and offsets in one transaction). Must be > 0."
     start_timeout_s: float = 60.0
@@ -312,6 +326,8 @@ class Settings:
             demand(0 <= getattr(self, name) <= 1, name, f"must lie in 0..1, is {getattr(self, name)}")
         for name in ("redis_url", "registry_url", "traces"):
             demand(not any(map(str.isspace, getattr(self, name))), name, "must not contain blanks: write them as %20")
+        self.redis_login.check(self.redis_url, ("rediss://",))
+        self.registry_login.check(self.registry_url, ("https://",))
         servers = not self.bootstrap or _is_servers(self.bootstrap)
         demand(servers, "bootstrap", "must be host:port, or several separated by commas, without a login")
         _ = self.kafka, self.http  # validates them
@@ -466,6 +482,16 @@ class Settings:
     def http(self) -> HttpSettings:
         """Security settings of HTTP."""
         return HttpSettings(**{field.name: getattr(self, f"http_{field.name}") for field in fields(HttpSettings)})
+
+    @property
+    def redis_login(self) -> BackendLogin:
+        """Login and authorities of the Redis server."""
+        return BackendLogin("redis", self.redis_username, self.redis_password_file, self.redis_ca_file)
+
+    @property
+    def registry_login(self) -> BackendLogin:
+        """Login and authorities of the schema registry."""
+        return BackendLogin("registry", self.registry_username, self.registry_password_file, self.registry_ca_file)
 
     @property
     def redis(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -265,8 +266,8 @@ class RegistryServer:
 
 
 @contextlib.contextmanager
-def registry_server(**given: object) -> Iterator[RegistryServer]:
-    """A running `RegistryServer`."""
+def registry_server(context: ssl.SSLContext | None = None, **given: object) -> Iterator[RegistryServer]:
+    """A running `RegistryServer`, over TLS with a `context`."""
     state = RegistryServer(**given)  # type: ignore[arg-type]
 
     class Handler(BaseHTTPRequestHandler):
@@ -329,7 +330,9 @@ def registry_server(**given: object) -> Iterator[RegistryServer]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    state.url = f"http://127.0.0.1:{server.server_port}"
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    state.url = f"{'https' if context else 'http'}://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:

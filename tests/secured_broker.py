@@ -196,8 +196,11 @@ def make_certificates(folder: Path) -> None:
 
 
 @contextmanager
-def secured_broker(stack: Settings, folder: Path) -> Iterator[Secured]:
-    """Run the broker, beside the Redis of `stack`. It logs each connection that it closes because its login has expired."""
+def secured_broker(stack: Settings, folder: Path, more: str = "") -> Iterator[Secured]:
+    """Run the broker, beside the Redis of `stack`, with `more` lines of its properties.
+
+    It logs each connection that it closes because its login has expired.
+    """
     make_certificates(folder)
     ssl_port, sasl_port = free_port(), free_port()
     own = replace(stack, home=folder / "home", kafka_port=free_port(), controller_port=free_port(), redis_url=stack.redis)
@@ -209,7 +212,7 @@ def secured_broker(stack: Settings, folder: Path) -> Iterator[Secured]:
         plain = [
             line for line in embedded.SERVER.splitlines() if not line.partition("=")[0].endswith(("listeners", "protocol.map"))
         ]
-        patch.setattr(embedded, "SERVER", "\n".join(plain) + "\n" + LISTENERS % values)
+        patch.setattr(embedded, "SERVER", "\n".join(plain) + "\n" + LISTENERS % values + more)
         options: tuple[str, ...] = ("-Dorg.slf4j.simpleLogger.log.kafka.network.Processor=debug",)
         options += (f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={jwks.as_uri()}",)
         patch.setattr(embedded, "JVM", embedded.JVM + options)

@@ -33,7 +33,11 @@ COMMANDS = {
     "doctor": ("agents.cli.doctor", "doctor", "Check for problems and print how to fix them."),
     "worker": ("agents.cli.operate", "worker", "Run one worker in the foreground."),
     "token": ("agents.cli.token", "token", "Make a token for the HTTP interface."),
-    "topics": ("agents.cli.topics", "topics", "List the topics, create what is missing, or copy them to more partitions."),
+    "topics": (
+        "agents.cli.topics",
+        "topics",
+        "List the topics, create what is missing, copy them to more partitions, or print the rights that they need.",
+    ),
     "load": ("agents.cli.loading", "load", "Validate a dataset folder and produce its items and events."),
     "replay": ("agents.cli.loading", "replay", "Produce a dataset folder's events at a rate."),
     "dlq": ("agents.cli.dlq", "dlq", "List records that could not be used, and produce them again."),

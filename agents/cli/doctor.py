@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import shutil
+import ssl
 import sys
 import time
 from collections.abc import Mapping
@@ -21,7 +23,10 @@ from agents.cli.screen import words
 from agents.cli.states import kafka_answers, members_of, other_settings, processes_of, restarts_of, told_of
 from agents.processes import WORKER, daemon_of, left_over, number_of, supervisor_daemon
 from agents.supervisor import histories
+from agents.web.caller import Caller
+from schemas.backend_login import BackendLogin
 from schemas.errors import ConfigError, RiffleError
+from schemas.http_settings import HttpSettings
 from schemas.masking import masked, masked_url
 from schemas.settings import Settings
 from streams.embedded.kafka import EmbeddedKafka
@@ -182,13 +187,33 @@ def _supervisor(settings: Settings) -> list[_Check]:
     return found
 
 
+class _RegistryCaller(Caller):
+    """Logs in at the registry, and verifies it."""
+
+    def __init__(self, login: BackendLogin) -> None:
+        super().__init__(HttpSettings())
+        self._login = login
+
+    def headers(self) -> dict[str, str]:
+        """Return the login as basic authentication; none without a password's file."""
+        if not self._login.password_file:
+            return {}
+        login = f"{self._login.username}:{self._login.password()}".encode()
+        return {"Authorization": f"Basic {base64.b64encode(login).decode()}"}
+
+    def context(self) -> ssl.SSLContext:
+        """Return the context that verifies the registry."""
+        return self._login.context()
+
+
 def _registry(settings: Settings) -> list[_Check]:
     if not settings.registry_url:
         return []
     reasons = []
     for address in settings.registry_url.split(","):
         try:
-            status = ask(f"{address.strip().rstrip('/')}/subjects", REGISTRY_S).status
+            caller = _RegistryCaller(settings.registry_login)
+            status = ask(f"{address.strip().rstrip('/')}/subjects", REGISTRY_S, caller=caller).status
         except RiffleError as exc:
             reasons.append(exc.message)
             continue

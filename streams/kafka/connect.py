@@ -155,7 +155,7 @@ def registry(settings: Settings) -> Registry | None:
     # because the client's own dependencies take half a second to import, and warn
     from schemas.registry import ConfluentRegistry
 
-    return ConfluentRegistry.at(settings.registry_url)
+    return ConfluentRegistry.at(settings.registry_url, settings.registry_login)
 
 
 def security(kafka: KafkaSettings) -> dict[str, Any]:

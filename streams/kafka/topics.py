@@ -12,8 +12,10 @@ from schemas.settings import Settings
 from streams.kafka import connect
 from streams.kafka.error_codes import advice_of
 
-__all__ = ["TOPICS", "TopicSpec", "ensure_topics", "partition_counts", "partitions_of"]
+__all__ = ["CLIENT", "RANKING", "TOPICS", "WORKER", "TopicSpec", "ensure_topics", "partition_counts", "partitions_of"]
 
+WORKER, RANKING, CLIENT = "worker", "ranking", "client"
+"Roles on Kafka: workers, ranking processes, and programs that embed the client."
 RETENTION_MS = 30 * 86_400_000
 TOMBSTONES_MS = 7 * 86_400_000
 """Milliseconds that a compacted topic keeps tombstones. Rows on an older disk may lack a deletion, so a worker rebuilds tables
@@ -30,6 +32,9 @@ class TopicSpec:
     stamped: bool = False
     "Whether the broker's clock stamps the records, so that clients' clocks do not matter."
     purpose: str = ""
+    readers: tuple[str, ...] = (WORKER,)
+    writers: tuple[str, ...] = (WORKER,)
+    "Roles that read the topic and that write it, for `streams.kafka.rights`."
 
     def configuration(self) -> dict[str, str]:
         """Topic configuration. Compacted topics are never `compact,delete`: recovery stalls on records that vanish."""
@@ -41,21 +46,31 @@ class TopicSpec:
 
 
 TOPICS: dict[str, TopicSpec] = {
-    "interactions": TopicSpec(retention_ms=-1, purpose="what users did, key user_id"),
-    "requests": TopicSpec(retention_ms=3_600_000, stamped=True, purpose="recommendation requests, key user_id"),
-    "rank": TopicSpec(retention_ms=600_000, purpose="candidates of requests, for ranking processes"),
-    "rank-acks": TopicSpec(retention_ms=600_000, purpose="results of ranking processes, key worker"),
+    "interactions": TopicSpec(retention_ms=-1, purpose="what users did, key user_id", writers=(WORKER, CLIENT)),
+    "requests": TopicSpec(
+        retention_ms=3_600_000, stamped=True, purpose="recommendation requests, key user_id", writers=(WORKER, CLIENT)
+    ),
+    "rank": TopicSpec(retention_ms=600_000, purpose="candidates of requests, for ranking processes", readers=(RANKING,)),
+    "rank-acks": TopicSpec(retention_ms=600_000, purpose="results of ranking processes, key worker", writers=(RANKING,)),
     "impressions": TopicSpec(purpose="slates as shown, key user_id"),
-    "items": TopicSpec(partitions=1, compacted=True, purpose="the catalogue, key item_id; an empty value deletes"),
-    "item-vectors": TopicSpec(partitions=1, compacted=True, purpose="vectors as encoders produce them, key item_id"),
+    "items": TopicSpec(
+        partitions=1, compacted=True, purpose="the catalogue, key item_id; an empty value deletes", writers=(WORKER, CLIENT)
+    ),
+    "item-vectors": TopicSpec(
+        partitions=1, compacted=True, purpose="vectors as encoders produce them, key item_id", writers=()
+    ),
     "item-stats": TopicSpec(partitions=1, compacted=True, purpose="item statistics per source partition, absolute"),
     "covisits": TopicSpec(retention_ms=86_400_000, purpose="co-visitation increments, key item_id"),
     "neighbours": TopicSpec(partitions=1, compacted=True, purpose="each item's neighbours, absolute"),
-    "models": TopicSpec(partitions=1, compacted=True, purpose="announced releases, key alias"),
-    "rules": TopicSpec(partitions=1, compacted=True, purpose="merchandising rules, key serving; an empty value removes them"),
+    "models": TopicSpec(
+        partitions=1, compacted=True, purpose="announced releases, key alias", readers=(WORKER, RANKING), writers=()
+    ),
+    "rules": TopicSpec(
+        partitions=1, compacted=True, purpose="merchandising rules, key serving; an empty value removes them", writers=()
+    ),
     "users-changelog": TopicSpec(compacted=True, purpose="user records and item statistics, by partition"),
     "covisits-changelog": TopicSpec(compacted=True, purpose="neighbour tables, by partition"),
-    "dead-letters": TopicSpec(partitions=1, purpose="records that could not be used, with reason and origin"),
+    "dead-letters": TopicSpec(partitions=1, purpose="records that could not be used, with reason and origin", readers=()),
 }
 
 

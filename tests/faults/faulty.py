@@ -246,7 +246,11 @@ def wrong_swallows_bad_records(_: int) -> None:
 
 def wrong_keeps_expiring_connections(_: int) -> None:
     """Wrong build: connections are not replaced before their login expires."""
-    Connection.retire = lambda self: None  # type: ignore[method-assign]
+
+    def stay(self: Connection) -> None:
+        del self
+
+    Connection.retire = stay  # type: ignore[method-assign]
 
 
 def wrong_takes_half_a_chunk(_: int) -> None:

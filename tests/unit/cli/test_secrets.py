@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import traceback
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,9 @@ from click.testing import CliRunner
 
 from agents.cli import guarded, operate
 from agents.cli.doctor import doctor
+from agents.cli.topics import topics
 from schemas.errors import ConfigError
-from schemas.settings import SECRETS, URLS, Settings
+from schemas.settings import FILES, SECRETS, URLS, Settings
 from streams.embedded.process import riffle
 
 SECRET = "p%40ssw0rd"
@@ -153,3 +155,37 @@ def test_a_redis_that_refuses_is_named_without_it(settings: Settings) -> None:
         said = CliRunner().invoke(command, env=made.environment()).output
         assert not held(said)
         assert "redis://***@127.0.0.1:1/0" in said
+
+
+FILE_KINDS: Mapping[str, Mapping[str, str]] = {
+    "kafka_password_file": {**{k: v for k, v in LOGIN.items() if not k.endswith("password")}},
+    "kafka_client_secret_file": {k: v for k, v in TOKENS.items() if not k.endswith("secret")},
+    "kafka_token_file": {"bootstrap": "127.0.0.1:1", "kafka_security": "SASL_PLAINTEXT", "kafka_sasl_mechanism": "OAUTHBEARER"},
+    "kafka_cert_file": {"bootstrap": "127.0.0.1:1", "kafka_security": "SSL"},
+    "kafka_key_file": {"bootstrap": "127.0.0.1:1", "kafka_security": "SSL", "kafka_cert_file": "/dev/null"},
+    "http_token_file": {},
+    "http_tokens_file": {},
+    "http_cert_file": {},
+    "http_key_file": {"http_cert_file": "/dev/null"},
+    "redis_password_file": {"redis_url": "redis://127.0.0.1:1/0", "redis_username": "ann"},
+    "registry_password_file": {"registry_url": "http://127.0.0.1:1", "registry_username": "ann"},
+}
+"Settings that name a file with a secret, and what each needs beside it."
+
+
+def test_every_setting_that_names_a_file_with_a_secret_is_covered() -> None:
+    """Files of authorities hold none."""
+    assert {name for name in FILES if not name.endswith("_ca_file")} == set(FILE_KINDS)
+
+
+@pytest.mark.parametrize("name", FILE_KINDS)
+def test_no_command_prints_what_a_file_holds(settings: Settings, tmp_path: Path, name: str) -> None:
+    """Neither when the file can be used nor when it cannot: a secret in the wrong file is one, too."""
+    file = tmp_path / "file"
+    for content in (PLAIN, f"-----BEGIN PRIVATE KEY-----\n{PLAIN}\nand more\n"):
+        file.write_text(content)
+        made = with_all(settings, {**{k: v for k, v in FILE_KINDS[name].items() if k != "http_token"}, name: str(file)})
+        for command, arguments in ((doctor, ["--json"]), (topics, ["list"])):
+            done = CliRunner().invoke(command, arguments, env=made.environment(secrets=True))
+            error = "".join(traceback.format_exception(done.exception)) if done.exception else ""
+            assert not held(done.output + error), command.name

@@ -1,0 +1,88 @@
+"""Rights follow from the topics' declarations: each role's are what its code reads and writes, and both forms say the same."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agents.cli.topics import topics
+from schemas.errors import ConfigError
+from schemas.settings import Settings
+from streams.kafka.rights import ACTIONS, ROLES, Right, commands_of, policy_of, rights_of
+from streams.kafka.topics import TOPICS, WORKER
+
+CLUSTER = "arn:aws:kafka:eu-west-1:123456789012:cluster/shop/11112222-3333-4444-5555-666677778888-9"
+NAMES = st.from_regex(r"[A-Za-z0-9._-]{1,20}", fullmatch=True)
+
+
+@given(st.sampled_from(ROLES), NAMES, NAMES)
+def test_no_right_reaches_beyond_the_instances_names(role: str, prefix: str, app_id: str) -> None:
+    settings = Settings(topic_prefix=f"{prefix}.", app_id=app_id)
+    for right in rights_of(role, settings):
+        assert right.name.startswith(settings.topic_prefix if right.kind == "topic" else (app_id, settings.topic_prefix))
+        if right.prefixed:
+            assert (right.kind, right.operation) in {
+                ("topic", "Describe"),
+                ("transactional-id", "Describe"),
+                ("transactional-id", "Write"),
+            }
+    assert len(set(rights_of(role, settings))) == len(rights_of(role, settings))
+
+
+def test_every_topic_is_read_and_written_by_whom_it_declares() -> None:
+    settings = Settings()
+    for role in ROLES:
+        held = {(right.name, right.operation) for right in rights_of(role, settings)}
+        for name, spec in TOPICS.items():
+            assert ((settings.topic(name), "Read") in held) == (role in spec.readers)
+            assert ((settings.topic(name), "Write") in held) == (role in spec.writers)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_commands_give_exactly_the_rights(role: str) -> None:
+    rights = rights_of(role, Settings())
+    found = set()
+    for command in commands_of(rights, "User:a b", "kafka:9092"):
+        parts = shlex.split(command)
+        assert parts[:6] == ["kafka-acls", "--bootstrap-server", "kafka:9092", "--add", "--allow-principal", "User:a b"]
+        options = list(zip(parts[6::2], parts[7::2], strict=True))
+        prefixed = ("--resource-pattern-type", "prefixed") in options
+        ((kind, name),) = [(o.removeprefix("--"), v) for o, v in options if o not in {"--operation", "--resource-pattern-type"}]
+        found |= {Right(kind, name, v, prefixed) for o, v in options if o == "--operation"}
+    assert found == set(rights)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_policy_of_iam_gives_exactly_the_rights(role: str) -> None:
+    rights = rights_of(role, Settings())
+    policy = policy_of(rights, CLUSTER)
+    connect, *statements = policy["Statement"]
+    assert connect["Resource"] == [CLUSTER]
+    found = {(arn, action) for one in statements for arn in one["Resource"] for action in one["Action"]}
+    at = "arn:aws:kafka:eu-west-1:123456789012"
+    wanted = set()
+    for right in rights:
+        arn = f"{at}:{right.kind}/shop/11112222-3333-4444-5555-666677778888-9/{right.name}{'*' * right.prefixed}"
+        wanted |= {(arn, f"kafka-cluster:{action}") for action in ACTIONS[right.kind, right.operation]}
+    assert found == wanted
+    with pytest.raises(ConfigError):
+        policy_of(rights, "arn:aws:s3:::bucket")
+
+
+def test_the_command_prints_both_forms_and_connects_to_nothing() -> None:
+    def ran(*arguments: str) -> str:
+        done = CliRunner().invoke(topics, ["acls", *arguments], env={"RIFFLE_BOOTSTRAP": "127.0.0.1:1"})
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    rights = rights_of(WORKER, Settings())
+    assert ran("--role", "worker", "--principal", "User:r").splitlines() == commands_of(rights, "User:r", "127.0.0.1:1")
+    assert json.loads(ran("--role", "worker", "--msk", CLUSTER)) == policy_of(rights, CLUSTER)
+    assert len(json.loads(ran("--role", "worker", "--principal", "User:r", "--json"))) == len(rights)
+    for wrong in ([], ["--role", "worker"], ["--role", "worker", "--principal", "u", "--msk", CLUSTER], ["--principal", "u"]):
+        assert CliRunner().invoke(topics, ["acls", *wrong]).exit_code == 2
