@@ -20,12 +20,12 @@ def over_kafka(tracing: Tracing | None, request: Request, headers: Headers) -> S
     """Begin the span of a request that came over Kafka; None if it is not traced."""
     if tracing is None:
         return None
-    return tracing.begin("request", CONSUMER, parent_in(headers), **_facts(request, "kafka"))
+    return tracing.begin("request", CONSUMER, parent_in(headers), _facts(request, "kafka"))
 
 
 def over_http(tracing: Tracing | None, request: Request) -> Span | None:
     """Begin the span of a request of this task's HTTP request, and let log lines of the task name both."""
-    span = None if tracing is None else tracing.begin("request", SERVER, incoming.get(), **_facts(request, "http"))
+    span = None if tracing is None else tracing.begin("request", SERVER, incoming.get(), _facts(request, "http"))
     request_facts.set(_ids(request.request_id, span))
     return span
 

@@ -15,8 +15,8 @@ from chart import ROOT, rendered
 from prometheus_client import ProcessCollector
 from promql import uses_of
 
-from agents.metrics import LABELS, Metrics
-from agents.metrics_page import page
+from agents.metrics import Metrics
+from agents.metrics_page import LABELS, page
 
 RULES = ROOT / "deploy" / "prometheus" / "riffle.rules.yaml"
 CASES = sorted(RULES.parent.glob("*.test.yaml"))
