@@ -12,6 +12,7 @@ from agents.web.access import ACCESS
 from agents.web.body import check_length
 from agents.web.error_replies import check_origin
 from agents.web.query import check_parameters
+from streams.logs import NO_REQUEST, request_facts
 from streams.tracing import MAX_PARENT_BYTES, TRACEPARENT, incoming
 
 __all__ = ["CONSOLE", "OPERATE", "ORDINARY", "WRITE", "View", "route", "takes_of"]
@@ -45,7 +46,9 @@ def route(
             if access is not None and kind is OPERATE:
                 access.check_operating(request)
             check_parameters(request.query, takes)
+            # requests of one connection share a task, and with it these
             incoming.set(request.headers.get(TRACEPARENT, "")[:MAX_PARENT_BYTES])
+            request_facts.set(NO_REQUEST)
             return await view(request)
 
         setattr(checked, TAKES, takes)
