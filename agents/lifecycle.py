@@ -139,8 +139,7 @@ async def stop(parts: Parts) -> None:
     await parts.replies.stop()
     await parts.events.stop()
     await parts.rank_tasks.stop()
-    if parts.tracing is not None:
-        await asyncio.to_thread(parts.tracing.stop)
+    await parts.recommend.close()
 
 
 async def _give_back_forever() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
@@ -16,7 +16,6 @@ from agents.series import MAX_SERIES, OVERFLOW, Counter, Gauge, Histogram, cumul
 __all__ = [
     "ANSWER_BUCKETS_S",
     "BUCKETS_S",
-    "LABELS",
     "MAX_SERIES",
     "Counter",
     "Defined",
@@ -43,32 +42,6 @@ STAGE_BUCKETS_S: tuple[float, ...] = (
 BATCH_BUCKETS: tuple[float, ...] = (1, 2, 4, 8, 16, 24, 32)
 "Upper bounds of the numbers of requests in a batch."
 PREFIX = "riffle_"
-LABELS: Mapping[str, str] = {
-    "by": "what degraded slates lack, as in `degraded` of a slate",
-    "code": "code of the error, or Kafka's name of it",
-    "interface": "`http` or `kafka`",
-    "kind": "`items` or `model`",
-    "method": "method of HTTP in upper case, `other` for unknown ones",
-    "name": "a filter, a stage of the pipeline, or a warning of `/readyz`",
-    "outcome": "how it ended",
-    "part": "part of the work on events",
-    "partition": "number of a partition",
-    "provider": "execution provider of ONNX Runtime",
-    "reason": "why",
-    "route": "pattern of the path, such as `/v1/recommend/{user_id}`",
-    "rows": "`standby`, `mirror` or `no_state`",
-    "schema": "name of an Avro schema",
-    "source": "source of candidates",
-    "stage": "stage of the pipeline, as in `timings_ms` of a slate; of `riffle_candidates_total` what passed it",
-    "state": "state, named in the description",
-    "status": "status of HTTP",
-    "table": "`users`, `covisits`, or the name of a changelog",
-    "token": "name of a token in `RIFFLE_HTTP_TOKENS_FILE`; empty for one that is not there",
-    "topic": "name of a topic, or the part of it after the prefix",
-    "version": "version of Riffle",
-    "what": "what it is about",
-}
-"Meaning of each label. Values come from code or settings, never from users, items or events."
 
 
 @dataclass(frozen=True, slots=True)

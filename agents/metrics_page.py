@@ -4,12 +4,38 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from agents.metrics import LABELS, Defined, Metrics
+from agents.metrics import Defined, Metrics
 
-__all__ = ["page"]
+__all__ = ["LABELS", "page"]
 
+LABELS: Mapping[str, str] = {
+    "by": "what degraded slates lack, as in `degraded` of a slate",
+    "code": "code of the error, or Kafka's name of it",
+    "interface": "`http` or `kafka`",
+    "kind": "`items` or `model`",
+    "method": "method of HTTP in upper case, `other` for unknown ones",
+    "name": "a filter, a stage of the pipeline, or a warning of `/readyz`",
+    "outcome": "how it ended",
+    "part": "part of the work on events",
+    "partition": "number of a partition",
+    "provider": "execution provider of ONNX Runtime",
+    "reason": "why",
+    "route": "pattern of the path, such as `/v1/recommend/{user_id}`",
+    "rows": "`standby`, `mirror` or `no_state`",
+    "schema": "name of an Avro schema",
+    "source": "source of candidates",
+    "stage": "stage of the pipeline, as in `timings_ms` of a slate; of `riffle_candidates_total` what passed it",
+    "state": "state, named in the description",
+    "status": "status of HTTP",
+    "table": "`users`, `covisits`, or the name of a changelog",
+    "token": "name of a token in `RIFFLE_HTTP_TOKENS_FILE`; empty for one that is not there",
+    "topic": "name of a topic, or the part of it after the prefix",
+    "version": "version of Riffle",
+    "what": "what it is about",
+}
+"Meaning of each label. Values come from code or settings, never from users, items or events."
 INTRODUCTION = """# Metrics
 
 <!-- Written by `python -m agents.metrics_page > docs/metrics.md`; a test fails when it is not current. -->

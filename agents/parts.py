@@ -34,7 +34,6 @@ from streams.kafka.healing_producer import HealingProducer
 from streams.kafka.native.producer import NativeProducer
 from streams.kafka.topic_watch import TopicWatch
 from streams.mirror.contract import Mirror
-from streams.tracing import Tracing
 
 __all__ = ["Parts"]
 
@@ -76,5 +75,3 @@ class Parts:
     watch: Watch
     samples: Samples
     service: WorkerService
-    tracing: Tracing | None
-    "None without a collector."

@@ -177,7 +177,6 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
         watch=watch,
         samples=samples,
         service=service,
-        tracing=tracing,
     )
 
 

@@ -18,10 +18,10 @@ INTRODUCTION = """# Settings
 
 <!-- Written by `python -m schemas.settings_page > docs/settings.md`; a test fails when it is not current. -->
 
-Each setting of the service is an environment variable, which every command and process reads once, at its start. A value that
-cannot work is refused with the variable's name, and `riffle doctor` warns about an unknown `RIFFLE_` variable. A secret is never
-shown and never logged; better than its variable is the file that its `_FILE` variable names. Settings of training are in a
-file (`riffle train --settings`).
+Each setting of the service is an environment variable, which every command and process reads once, at its start. A
+value that cannot work is refused with the variable's name, and `riffle doctor` warns about an unknown `RIFFLE_`
+variable. A secret is never shown and never logged; better than its variable is the file that its `_FILE` variable
+names. Settings of training are in a file (`riffle train --settings`).
 
 | variable | default | |
 |---|---|---|

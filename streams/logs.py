@@ -19,9 +19,10 @@ from types import MappingProxyType, TracebackType
 
 from schemas.masking import masked
 
-__all__ = ["Json", "Masking", "Seldom", "log_to_stderr", "request_facts"]
+__all__ = ["NO_REQUEST", "Json", "Masking", "Seldom", "log_to_stderr", "request_facts"]
 
-request_facts: ContextVar[Mapping[str, str]] = ContextVar("request_facts", default=MappingProxyType({}))
+NO_REQUEST: Mapping[str, str] = MappingProxyType({})
+request_facts: ContextVar[Mapping[str, str]] = ContextVar("request_facts", default=NO_REQUEST)
 "`request_id` and `trace_id` of the request that this task answers."
 FACTS = ("request_id", "trace_id")
 

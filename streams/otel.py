@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -25,6 +26,7 @@ QUEUED, AT_ONCE = 8_192, 512
 "Maximum number of spans that wait, and in one export. Further ones are dropped: a collector that is away costs no more memory."
 PROPAGATOR = TraceContextTextMapPropagator()
 Attribute = str | int | float | bool
+NONE: Mapping[str, Attribute] = MappingProxyType({})
 
 
 class OtelSpan:
@@ -88,7 +90,9 @@ class OtelTracing:
         self._tracer = self._provider.get_tracer("riffle")
         self._ids = RandomIdGenerator()
 
-    def begin(self, name: str, kind: str, parent: str, *, root: bool = True, **attributes: Attribute) -> OtelSpan | None:
+    def begin(
+        self, name: str, kind: str, parent: str, attributes: Mapping[str, Attribute] = NONE, *, root: bool = True
+    ) -> OtelSpan | None:
         """Begin a span below `parent`; None if the request is not sampled. See `streams.tracing.Tracing`."""
         context = PROPAGATOR.extract({"traceparent": parent}) if parent else Context()
         if not root and not trace.get_current_span(context).get_span_context().is_valid:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Protocol
 
 from schemas.errors import ConfigError
@@ -35,6 +36,7 @@ SERVER, CLIENT, PRODUCER, CONSUMER = "SERVER", "CLIENT", "PRODUCER", "CONSUMER"
 "Kinds of spans, as OpenTelemetry names them."
 MAX_PARENT_BYTES = 128
 Attribute = str | int | float | bool
+NONE: Mapping[str, Attribute] = MappingProxyType({})
 
 incoming: ContextVar[str] = ContextVar("incoming", default="")
 "The `traceparent` of the HTTP request that this task answers; empty without one."
@@ -64,7 +66,9 @@ class Span(Protocol):
 class Tracing(Protocol):
     """Begins traces, and sends ended spans in the background."""
 
-    def begin(self, name: str, kind: str, parent: str, *, root: bool = True, **attributes: Attribute) -> Span | None:
+    def begin(
+        self, name: str, kind: str, parent: str, attributes: Mapping[str, Attribute] = NONE, *, root: bool = True
+    ) -> Span | None:
         """Begin a span below `parent`, a `traceparent`; None if the request is not sampled.
 
         An empty or invalid `parent` begins a trace, or none unless `root`.

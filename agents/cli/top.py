@@ -15,7 +15,7 @@ from agents.cli.asking import ask
 from agents.cli.screen import plain_console
 from agents.cli.states import web_of
 from agents.cli.top_screen import COLUMNS, line_of, screen_of
-from schemas.click_types import Whole
+from schemas.click_types import Number, Whole
 from schemas.errors import NotReady
 from schemas.settings import Settings
 
@@ -73,7 +73,7 @@ def looks(web: str, get: Callable[[str, str], Any] = _asked) -> Iterator[Look]:
 
 @click.command()
 @click.option("-n", "--times", type=Whole(1), help="Look this often, then end. Without a terminal: 1.")
-@click.option("--interval", default=1.0, show_default=True, type=click.FloatRange(0.1, 3600), help="Seconds between two looks.")
+@click.option("--interval", default=1.0, show_default=True, type=Number(0.1, 3600), help="Seconds between two looks.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON for each look.")
 def top(times: int | None, interval: float, as_json: bool) -> None:
     """Show what this home's worker does: rates, latency, freshness, lag, stages, sources, partitions, the newest requests.

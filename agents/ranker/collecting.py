@@ -91,7 +91,9 @@ class Collector:
             await self._room.wait()
             span = None
             if self._tracing is not None:
-                span = self._tracing.begin("rank", CONSUMER, parent_in(headers), root=False, request_id=task.request.request_id)
+                span = self._tracing.begin(
+                    "rank", CONSUMER, parent_in(headers), {"request_id": task.request.request_id}, root=False
+                )
             self._queue.append(Received(envelope, task, reply, self._clock.monotonic(), span))
             self._idle.clear()
             self._work.set()

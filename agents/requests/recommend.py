@@ -172,6 +172,11 @@ class Recommend:
         for outbox in (self._outbox, self._outputs):
             await outbox.drained(max(until - self._clock(), 0.001))
 
+    async def close(self) -> None:
+        """Send the spans that are left, if requests are traced. Nothing may be asked afterwards."""
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.stop)
+
     async def _take_in_later(self, chunk: Chunk, index: int) -> None:
         """Accept a request when the registry has provided its schemas; other requests do not wait for it."""
         await self._parser.wait_for_schema(chunk, index)

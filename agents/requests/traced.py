@@ -20,16 +20,18 @@ def over_kafka(tracing: Tracing | None, request: Request, headers: Headers) -> S
     """Begin the span of a request that came over Kafka; None if it is not traced."""
     if tracing is None:
         return None
-    return tracing.begin("request", CONSUMER, parent_in(headers), request_id=request.request_id, interface="kafka", k=request.k)
+    return tracing.begin("request", CONSUMER, parent_in(headers), _facts(request, "kafka"))
 
 
 def over_http(tracing: Tracing | None, request: Request) -> Span | None:
     """Begin the span of a request of this task's HTTP request, and let log lines of the task name both."""
-    span = None
-    if tracing is not None:
-        span = tracing.begin("request", SERVER, incoming.get(), request_id=request.request_id, interface="http", k=request.k)
+    span = None if tracing is None else tracing.begin("request", SERVER, incoming.get(), _facts(request, "http"))
     request_facts.set(_ids(request.request_id, span))
     return span
+
+
+def _facts(request: Request, interface: str) -> dict[str, str | int]:
+    return {"request_id": request.request_id, "interface": interface, "k": request.k}
 
 
 def _ids(request_id: str, span: Span | None) -> Mapping[str, str]:

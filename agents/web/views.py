@@ -13,6 +13,7 @@ from agents.web.body import check_length
 from agents.web.error_replies import check_origin
 from agents.web.query import check_parameters
 from agents.web.tokens import Scope
+from streams.logs import NO_REQUEST, request_facts
 from streams.tracing import MAX_PARENT_BYTES, TRACEPARENT, incoming
 
 __all__ = ["View", "route", "takes_of"]
@@ -36,7 +37,9 @@ def route(
             check_length(request)
             check_origin(request)
             check_parameters(request.query, takes)
+            # requests of one connection share a task, and with it these
             incoming.set(request.headers.get(TRACEPARENT, "")[:MAX_PARENT_BYTES])
+            request_facts.set(NO_REQUEST)
             return await view(request)
 
         setattr(checked, TAKES, takes)

@@ -246,7 +246,7 @@ class RiffleClient:
         headers = JSON_HEADERS if self._framing is Framing.JSON else []
         if self._tracing is None:
             return await self._answer(_Asked(value, request.user_id.encode(), headers, slate_from), deadline_ms)
-        span = self._tracing.begin("recommend", CLIENT, incoming.get(), request_id=request.request_id)
+        span = self._tracing.begin("recommend", CLIENT, incoming.get(), {"request_id": request.request_id})
         sending = None if span is None else span.child("send request", PRODUCER)
         parent = self._tracing.not_sampled() if sending is None else sending.traceparent
         traced = [*headers, (TRACEPARENT, parent.encode())]

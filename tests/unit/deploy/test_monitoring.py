@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ from chart import ROOT, rendered
 from prometheus_client import ProcessCollector
 from promql import uses_of
 
-from agents.metrics import LABELS, Metrics
-from agents.metrics_page import page
+from agents.cli import COMMANDS
+from agents.metrics import Metrics
+from agents.metrics_page import LABELS, page
+from schemas.settings import Settings
+from streams.kafka.topics import TOPICS
 
 RULES = ROOT / "deploy" / "prometheus" / "riffle.rules.yaml"
 CASES = sorted(RULES.parent.glob("*.test.yaml"))
@@ -146,6 +150,13 @@ def test_each_alert_has_its_page_and_each_page_its_alert() -> None:
             assert (RUNBOOKS / link).exists(), f"{at.name}: {link}"
         titles = {panel["title"] for board in boards() for panel in panels(board)} | {board["title"] for board in boards()}
         assert set(re.findall(r"(?<!\*)\*([A-Z][^*]+)\*(?!\*)", text)) <= titles | {"Health"}, at.name
+
+
+def test_runbooks_name_commands_settings_and_topics_that_exist() -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in RUNBOOKS.glob("*.md"))
+    assert set(re.findall(r"`riffle ([a-z]+)", text)) <= set(COMMANDS)
+    assert set(re.findall(r"RIFFLE_[A-Z_]+", text)) <= {f"RIFFLE_{field.name.upper()}" for field in fields(Settings)}
+    assert set(re.findall(r"`riffle\.([a-z-]+)`", text)) <= set(TOPICS)
 
 
 def test_each_alert_is_seen_to_fire() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import logging
 import os
 import re
 import subprocess
@@ -11,14 +13,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from aiohttp.test_utils import TestClient
 from collector import collecting
+from fakes import FakeService
 from hypothesis import given
 from hypothesis import strategies as st
+from serving import Served
 
-from agents.requests.traced import noted, over_kafka, replying
+from agents.requests.traced import noted, over_http, over_kafka, replying
+from agents.web.protocol import Wanted, always
+from agents.web.routes import build_app
 from schemas.errors import ConfigError, NotReady
 from schemas.records import Request, Slate
 from schemas.settings import Settings
+from streams.logs import Json
 from streams.tracing import CLIENT, CONSUMER, SERVER, TRACEPARENT, parent_in, tracing_of
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -154,3 +162,42 @@ def test_without_the_packages_a_worker_says_what_to_install(tmp_path: Path) -> N
 def test_settings_that_cannot_work_are_refused(changes: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         replace(Settings(), **changes)  # type: ignore[arg-type]
+
+
+class Notes(logging.Handler):
+    """Keeps lines as JSON, formatted where they are written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[dict[str, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(json.loads(Json().format(record)))
+
+
+class Noting(FakeService):
+    """Notes each request for a slate as a worker does, and fails for one user."""
+
+    async def recommend(self, request: Request, deadline_ms: int | None = None, wanted: Wanted = always) -> Slate:
+        over_http(TRACING, request)
+        if request.user_id == "bad":
+            raise RuntimeError("broken")
+        return await super().recommend(request, deadline_ms, wanted)
+
+
+async def test_a_line_names_its_own_request_and_not_the_one_before_on_the_connection() -> None:
+    service, notes = Noting(), Notes()
+    logger = logging.getLogger("agents.web.error_replies")
+    logger.addHandler(notes)
+    try:
+        async with TestClient(Served(build_app(service), service.metrics)) as client:
+            headers = {TRACEPARENT: SAMPLED}
+            assert (await client.get("/v1/recommend/bad?request_id=r7", headers=headers)).status == 500
+            service.failure = RuntimeError("broken, too")
+            assert (await client.get("/v1/users/u")).status == 500
+    finally:
+        logger.removeHandler(notes)
+    first, second = notes.lines
+    assert (first["request_id"], first["trace_id"]) == ("r7", "1" * 32)
+    assert "request_id" not in second
+    assert "broken, too" in second["error"]
