@@ -163,8 +163,10 @@ def worker_of() -> Iterator[Callable[[Settings], WorkerProcess]]:
 
 @pytest.fixture(scope="session")
 def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of encoded vectors."""
-    return tmp_path_factory.mktemp("vectors")
+    """Folder of encoded vectors. Commands with `--cache` of its parent use it too, so that a run encodes nothing twice."""
+    folder = tmp_path_factory.mktemp("cache") / "vectors"
+    folder.mkdir()
+    return folder
 
 
 @pytest.fixture(scope="session")

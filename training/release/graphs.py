@@ -55,14 +55,23 @@ def graph_of(module: nn.Module, inputs: Mapping[str, NDArray[np.float32]], outpu
 def _architecture(module: nn.Module, inputs: Mapping[str, NDArray[np.float32]], output: str) -> Hashable | None:
     """All that the graph depends on except weights; None where that is unknown."""
     parts: list[Hashable] = [output, *((name, array[:2].shape, array.dtype.str) for name, array in inputs.items())]
+    unread = _unread(module)
     for path, part in module.named_modules(remove_duplicate=False):
+        if path in unread:
+            continue
         own = {name: value for name, value in vars(part).items() if name not in INTERNAL}
         if not all(isinstance(value, PLAIN) or _is_plain_tuple(value) for value in own.values()):
             return None
         # with their types, because 1 and True are equal and give different graphs
         parts.append((path, type(part), *((name, type(value), value) for name, value in own.items())))
-    parts += [(name, tuple(tensor.shape), tensor.dtype) for name, tensor in _weights(module).items()]
-    return tuple(parts)
+    weights = ((name, tensor) for name, tensor in _weights(module).items() if name.rpartition(".")[0] not in unread)
+    return (*parts, *((name, tuple(tensor.shape), tensor.dtype) for name, tensor in weights))
+
+
+def _unread(module: nn.Module) -> frozenset[str]:
+    """Parts of the module that its graph does not read, from its class attribute `UNREAD`."""
+    named: frozenset[str] = getattr(type(module), "UNREAD", frozenset())
+    return named
 
 
 def _is_plain_tuple(value: object) -> bool:
@@ -91,6 +100,7 @@ def _traced(module: nn.Module, inputs: Mapping[str, NDArray[np.float32]], output
             optimize=False,
         )
     assert program is not None
+    assert not {name.rpartition(".")[0] for name in program.model.graph.initializers} & _unread(module)
     traced: bytes = program.model_proto.SerializeToString()
     return traced
 

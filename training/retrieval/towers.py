@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -50,6 +50,9 @@ class Content:
 
 class ItemTower(nn.Module):
     """Maps content, and the id's embedding where it is known and not hidden, to a vector with a bias in its last column."""
+
+    UNREAD: ClassVar[frozenset[str]] = frozenset({"ids", "id_bias"})
+    "Parts that `forward`, and so the exported graph, does not read."
 
     def __init__(self, n_items: int, text: int, image: int, dimensions: int) -> None:
         super().__init__()

@@ -153,7 +153,27 @@ def test_signature_and_shapes_belong_to_the_architecture(changed: str, traced: l
     assert len(traced) == 2
 
 
-def test_a_process_keeps_few_templates() -> None:
-    for number in range(graphs.KEPT + 2):
-        graph_of(nn.Linear(3, 2), {"x": np.ones((4, 3), np.float32)}, f"out{number}")
-    assert len(graphs._templates) == graphs.KEPT
+def test_the_item_towers_graph_does_not_depend_on_the_number_of_items(traced: list[str]) -> None:
+    filled = graph_of(made("item", 0), INPUTS["item"], "out")
+    larger = ItemTower(50, 5, 3, 8).eval()
+    ids = {"ids.weight": larger.ids.weight, "id_bias.weight": larger.id_bias.weight}
+    larger.load_state_dict({**made("item", 0).state_dict(), **ids})
+    assert graph_of(larger, INPUTS["item"], "out") == filled
+    assert len(traced) == 1
+
+
+def test_a_part_that_is_said_to_be_unread_and_is_read_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ItemTower, "UNREAD", frozenset({"norm"}))
+    with pytest.raises(AssertionError):
+        graph_of(made("item", 0), INPUTS["item"], "out")
+
+
+def test_a_process_keeps_the_templates_that_it_used_last(monkeypatch: pytest.MonkeyPatch, traced: list[str]) -> None:
+    monkeypatch.setattr(graphs, "KEPT", 2)
+    inputs = {"x": np.ones((4, 3), np.float32)}
+    for name in ("a", "b", "a", "c", "a"):
+        graph_of(nn.Linear(3, 2), inputs, name)
+    assert len(traced) == 3
+    assert len(graphs._templates) == 2
+    graph_of(nn.Linear(3, 2), inputs, "b")
+    assert len(traced) == 4

@@ -288,23 +288,33 @@ def test_onnx_gives_what_torch_gives(heads: int) -> None:
     assert to_onnx(ranker, inputs, "heads")[0] == graph, "the same model gives the same bytes"
 
 
-def test_the_same_seed_and_data_give_the_same_release(learned: Learned, vectors: Path, tmp_path: Path) -> None:
-    again = small_release(vectors)
+@pytest.fixture(scope="module")
+def watched(vectors: Path) -> tuple[Learned, ServingModel]:
+    """The release trained once more, and the model that retrieved the ranker's candidates."""
+    asked: list[ServingModel] = []
+
+    def noted(world: SimulatedWorker, model: ServingModel, *rest: Any) -> Replayed:
+        asked.append(model)
+        return replay(world, model, *rest)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("training.learn.replay", noted)
+        again = small_release(vectors)
+    (model,) = asked
+    return again, model
+
+
+def test_the_same_seed_and_data_give_the_same_release(
+    learned: Learned, watched: tuple[Learned, ServingModel], tmp_path: Path
+) -> None:
+    again, _ = watched
     assert again.write(tmp_path / "a", {}).name == learned.write(tmp_path / "b", {}).name
 
 
 def test_a_tenth_of_the_items_is_new_to_the_ranker_and_all_are_learned(
-    learned: Learned, vectors: Path, monkeypatch: pytest.MonkeyPatch
+    learned: Learned, watched: tuple[Learned, ServingModel]
 ) -> None:
-    asked: list[ServingModel] = []
-
-    def watched(world: SimulatedWorker, model: ServingModel, *rest: Any) -> Replayed:
-        asked.append(model)
-        return replay(world, model, *rest)
-
-    monkeypatch.setattr("training.learn.replay", watched)
-    small_release(vectors)
-    (model,) = asked
+    _, model = watched
     events = corpus()[1]
     older = {event.item_id for event in events[: int(len(events) * 0.7)]}
     assert model.release.met.sum() == len(older) - len(older) // 10

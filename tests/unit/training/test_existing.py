@@ -63,13 +63,19 @@ def release(learned: Learned, tmp_path: Path) -> Path:
     return made.write(tmp_path / "home" / "releases", {})
 
 
+@pytest.fixture
+def cached(vectors: Path) -> str:
+    """The option `--cache`."""
+    return f"--cache={vectors.parent}"
+
+
 def asked(data: Path, *options: str) -> Result:
-    return CliRunner().invoke(evaluate_command, [str(data), "--queries", "20", "--json", "--cache", str(data), *options])
+    return CliRunner().invoke(evaluate_command, [str(data), "--queries", "20", "--json", *options])
 
 
-def test_a_release_is_measured_without_training(data: Path, release: Path, tmp_path: Path) -> None:
+def test_a_release_is_measured_without_training(data: Path, release: Path, cached: str, tmp_path: Path) -> None:
     saved, page = tmp_path / "m.json", tmp_path / "p.html"
-    made = asked(data, "--release", str(release), "--before", "--save", str(saved), "--report", str(page))
+    made = asked(data, cached, "--release", str(release), "--before", "--save", str(saved), "--report", str(page))
     assert made.exit_code == 0, made.output
     said: dict[str, Any] = json.loads(made.stdout)
     assert said["release"] == release.name
@@ -96,17 +102,17 @@ def test_a_release_is_measured_without_training(data: Path, release: Path, tmp_p
     assert "By segment" not in html_report([Measurement.load(saved)])
     named = CliRunner().invoke(
         evaluate_command,
-        [str(data), "--queries", "20", "--json", "--cache", str(data), "--release", release.name],
+        [str(data), "--queries", "20", "--json", cached, "--release", release.name],
         env={"RIFFLE_HOME": str(tmp_path / "home")},
     )
     assert json.loads(named.stdout)["ndcg@10"] == said["ndcg@10"], "by its name it is the same"
 
 
-def test_what_it_learned_is_asked_about_only_when_told(data: Path, release: Path, tmp_path: Path) -> None:
+def test_what_it_learned_is_asked_about_only_when_told(data: Path, release: Path, cached: str, tmp_path: Path) -> None:
     refused = asked(data, "--release", str(release), "--share", "0.7")
     assert isinstance(refused.exception, ConfigError)
     assert "--seen" in refused.exception.message
-    told = asked(data, "--release", str(release), "--share", "0.7", "--seen")
+    told = asked(data, cached, "--release", str(release), "--share", "0.7", "--seen")
     assert told.exit_code == 0, told.output
     said = json.loads(told.stdout)
     assert said["seen_events"] == 720 - 630

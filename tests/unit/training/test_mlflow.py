@@ -256,7 +256,7 @@ def test_a_run_says_what_was_set_what_was_measured_and_what_was_decided(server: 
 
 @pytest.mark.slow
 def test_a_training_records_its_release_with_the_page_and_the_manifest(
-    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fake: Fake, vectors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     items, events = corpus()
     data = tmp_path / "data"
@@ -264,12 +264,16 @@ def test_a_training_records_its_release_with_the_page_and_the_manifest(
     (data / "items.jsonl").write_text("".join(json.dumps(asdict(item)) + "\n" for item in items))
     later = [replace(event, event_time=event.event_time + 10**12) for event in events]
     (data / "events.jsonl").write_text("".join(json.dumps(asdict(event)) + "\n" for event in later))
-    settings = {"towers": {"dimensions": 16, "blocks": 1, "epochs": 1}, "ranker": {"width": 16, "epochs": 1}, "queries": 50}
+    settings = {
+        "towers": {"dimensions": 16, "blocks": 1, "epochs": 1},
+        "ranker": {"width": 16, "experts": 2, "epochs": 1},
+        "queries": 50,
+    }
     (tmp_path / "settings.json").write_text(json.dumps(settings))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", fake.uri)
     monkeypatch.setattr("training.cli.train.GATE_QUERIES", 20)
     monkeypatch.setattr("training.trainer.threads", lambda *_: 1)
-    options = ["--settings", str(tmp_path / "settings.json"), "--positive", POSITIVE, "--cache", str(tmp_path)]
+    options = ["--settings", str(tmp_path / "settings.json"), "--positive", POSITIVE, "--cache", str(vectors.parent)]
     options += ["--out", str(tmp_path / "releases"), "--report", str(tmp_path / "page.html"), "--json"]
     ran = CliRunner().invoke(train_command, [str(data), *options], catch_exceptions=False)
     assert ran.exit_code == 0, ran.output

@@ -263,20 +263,18 @@ def learned_from_left_ones(folder: Path, *, shown: bool) -> Learned:
 
 
 @pytest.fixture(scope="module")
-def blind(tmp_path_factory: pytest.TempPathFactory) -> Learned:
+def blind(vectors: Path) -> Learned:
     """A release that has seen no slates."""
-    return learned_from_left_ones(tmp_path_factory.mktemp("blind"), shown=False)
+    return learned_from_left_ones(vectors, shown=False)
 
 
-def test_the_ranker_learns_from_what_was_shown_and_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blind: Learned
-) -> None:
+def test_the_ranker_learns_from_what_was_shown_and_left(vectors: Path, monkeypatch: pytest.MonkeyPatch, blind: Learned) -> None:
     monkeypatch.setattr(choice, "listwise_ndcg", lambda *_: 0.5)  # no worse in history
     items, told = with_left_ones()
     history, _ = EventFrame.of(told).split(SHOWN)
     names, people = tuple(item.item_id for item in items), [f"u{n}" for n in range(30)]
     share = {}
-    for kind, made in (("seen", learned_from_left_ones(tmp_path, shown=True)), ("blind", blind)):
+    for kind, made in (("seen", learned_from_left_ones(vectors, shown=True)), ("blind", blind)):
         assert made.measured["logged_slates"] == (0 if made is blind else 78), "those whose windows are over"
         world = SimulatedWorker(items)
         world.slot.swap(ServingModel(made.release(), 1))
@@ -296,11 +294,11 @@ def test_the_ranker_learns_from_what_was_shown_and_left(
 
 
 def test_slates_by_which_likes_are_put_lower_in_history_are_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blind: Learned
+    vectors: Path, monkeypatch: pytest.MonkeyPatch, blind: Learned
 ) -> None:
     found = iter((0.6, 0.5))  # without them, and with them
     monkeypatch.setattr(choice, "listwise_ndcg", lambda *_: next(found))
-    left = learned_from_left_ones(tmp_path, shown=True)
+    left = learned_from_left_ones(vectors, shown=True)
     assert left.measured["logged_slates"] == 0
     assert left.graphs == blind.graphs
     assert left.measured["reliability"] == blind.measured["reliability"]
