@@ -1,0 +1,4 @@
+output "values" {
+  description = "Values for `helm upgrade --install riffle deploy/helm/riffle --values`, as YAML."
+  value       = yamlencode(local.values)
+}
