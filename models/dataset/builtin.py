@@ -1,43 +1,29 @@
 """A seeded demonstration dataset: drawn art prints, and users whose tastes drift.
 
-Every print has a motif, a palette and a mood. They determine its latent vector, title, text and picture, so that content
-predicts which users like it. Users have latent vectors that drift over ninety days. Views and likes follow the inner product
-of the two vectors, with popularity and noise added. A sixth of the prints appears late.
+Every print has a motif, a palette and a mood (`models.dataset.prints`). They determine its latent vector, title, text and
+picture, so that content predicts which users like it. Users have latent vectors that drift over ninety days. Views and likes
+follow the inner product of the two vectors, with popularity and noise added. A sixth of the prints appears late.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+
+from models.dataset import prints
+from models.dataset.prints import MOODS, MOTIFS, PALETTES
 
 __all__ = ["build_builtin"]
 
 ITEMS, PEOPLE, DAYS, EVENTS = 2_000, 1_000, 90, 70_000
-"EVENTS sets the rate: EVENTS / 1.3 are drawn, and some 48,000 remain, because no user gets an item twice."
+"EVENTS sets the rate: EVENTS / 1.3 are drawn, and some 44,000 remain, because no user gets an item twice."
 START_MS = 1_760_000_000_000
 DAY_MS = 86_400_000
-SIZE = 96
-
-MOTIFS = ("mountain", "harbour", "orchard", "city", "lighthouse", "desert", "forest", "river", "moon", "garden")
-PALETTES = {
-    "amber": ((122, 62, 18), (236, 170, 60), (255, 232, 190)),
-    "cobalt": ((14, 30, 84), (52, 104, 200), (200, 222, 250)),
-    "moss": ((26, 48, 24), (98, 142, 70), (224, 236, 204)),
-    "rose": ((92, 20, 46), (222, 98, 130), (252, 220, 226)),
-    "slate": ((30, 34, 42), (112, 122, 138), (226, 230, 236)),
-    "teal": ((6, 54, 60), (40, 150, 150), (206, 242, 236)),
-}
-MOODS = ("quiet", "stormy", "festive", "lonely", "playful", "solemn")
-TEXTS = (
-    "A {mood} print of a {motif} in {palette} tones, cut by hand and pulled in a small edition.",
-    "The {motif} at dusk, {mood} and close, printed in three layers of {palette} ink.",
-    "{palette} light over a {motif}; a {mood} sheet for a narrow wall.",
-)
 DIMENSIONS = len(MOTIFS) + len(PALETTES) + len(MOODS)
 
 
@@ -52,17 +38,18 @@ def build_builtin(folder: Path, seed: int = 7, progress: Callable[[int, int], No
     (folder / "images").mkdir(parents=True, exist_ok=True)
     motif, palette, mood = (rng.integers(0, len(of), ITEMS) for of in (MOTIFS, tuple(PALETTES), MOODS))
     appears = np.where(rng.random(ITEMS) < 1 / 6, rng.integers(20, DAYS - 5, ITEMS), 0)
-    rows = []
+    rows, titles = [], Counter[str]()
     for n in range(ITEMS):
-        names = {"motif": MOTIFS[motif[n]], "palette": tuple(PALETTES)[palette[n]], "mood": MOODS[mood[n]]}
-        _draw(rng, names["palette"], int(motif[n]), int(mood[n])).save(folder / "images" / f"p{n:04d}.png")
-        text = TEXTS[int(rng.integers(len(TEXTS)))].format(**names)
+        made = prints.Print(MOTIFS[motif[n]], tuple(PALETTES)[palette[n]], MOODS[mood[n]])
+        prints.draw(made, rng).save(folder / "images" / f"p{n:04d}.png")
+        title, text = prints.words(made, rng)
+        titles[title] += 1
         rows.append(
             {
                 "item_id": f"p{n:04d}",
-                "title": f"{names['mood'].title()} {names['motif']} no. {n}",
-                "text": text[0].upper() + text[1:],
-                "categories": [names["motif"], names["palette"]],
+                "title": title if titles[title] == 1 else f"{title}, no. {titles[title]}",
+                "text": text,
+                "categories": [made.motif, made.palette],
                 "image": f"images/p{n:04d}.png",
                 "price": float(np.round(rng.gamma(4.0, 12.0) + 9, 2)),
                 "available": True,
@@ -116,35 +103,3 @@ def _events(
                 out["event_time"].append(time)
                 out["session_id"].append(f"s{person:04d}-{day}")
     return pl.DataFrame(out).sort("event_time", maintain_order=True)
-
-
-def _draw(rng: np.random.Generator, palette: str, motif: int, mood: int) -> Image.Image:
-    dark, middle, light = PALETTES[palette]
-    image = Image.new("RGB", (SIZE, SIZE), light if mood != 1 else middle)
-    draw = ImageDraw.Draw(image)
-    ground = int(rng.integers(56, 72))
-    x, width = int(rng.integers(28, 68)), int(rng.integers(14, 30))
-    draw.ellipse((x - 12 + 20, 10, x + 12 + 20, 34), fill=middle if mood != 1 else light)
-    draw.rectangle((0, ground, SIZE, SIZE), fill=middle if mood in (0, 2, 4) else dark)
-    if motif in (0, 5):
-        draw.polygon([(x - 2 * width, ground), (x, ground - 2 * width + motif), (x + 2 * width, ground)], fill=dark)
-    elif motif in (1, 4):
-        draw.rectangle((x - 4, ground - 2 * width, x + 4, ground + 6), fill=dark)
-        draw.rectangle((x - 7, ground - 2 * width - 8, x + 7, ground - 2 * width), fill=middle if motif == 4 else dark)
-    elif motif in (2, 6, 9):
-        for k in range(3 + motif // 3):
-            at = (x + 17 * k) % SIZE
-            draw.rectangle((at - 1, ground - 16, at + 1, ground + 4), fill=dark)
-            draw.ellipse((at - 8, ground - 28, at + 8, ground - 12), fill=dark if motif == 6 else middle, outline=dark)
-    elif motif == 3:
-        for k in range(6):
-            height = int(rng.integers(10, 44))
-            draw.rectangle((8 + 14 * k, ground - height, 18 + 14 * k, ground), fill=dark)
-    elif motif == 7:
-        draw.polygon([(x, ground), (x + 8, ground), (x + 2 * width, SIZE), (x - width, SIZE)], fill=light, outline=dark)
-    else:
-        draw.ellipse((x - width, 18, x + width, 18 + 2 * width), fill=light, outline=dark, width=3)
-    if mood in (1, 3, 5):
-        for k in range(0, SIZE, 12 - mood):
-            draw.line((k, ground + 4, k + 8, SIZE), fill=light if mood == 1 else middle)
-    return image

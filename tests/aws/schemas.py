@@ -16,7 +16,9 @@ from typing import Any
 
 __all__ = ["provider_schema", "provider_version", "write_schema"]
 
-RESOURCE = re.compile(r"^exports\.\w+ = (\w+);.*?^\1\.tfResourceType = \"(\w+)\";|^(\w+)\.tfResourceType = \"(\w+)\";", re.M | re.S)
+RESOURCE = re.compile(
+    r"^exports\.\w+ = (\w+);.*?^\1\.tfResourceType = \"(\w+)\";|^(\w+)\.tfResourceType = \"(\w+)\";", re.M | re.S
+)
 CLASS = re.compile(r"^class (\w+) extends [\w.]+ \{$(.*?)^\}$", re.M | re.S)
 STRUCT = re.compile(r"^function (\w+)ToHclTerraform\(\w+\) \{$(.*?)^\}$", re.M | re.S)
 TOP = re.compile(r"synthesizeHclAttributes\(\) \{(.*?)return Object", re.S)
@@ -26,7 +28,9 @@ ENTRY = re.compile(
     re.M | re.S,
 )
 NESTED = re.compile(r"new (\w+?)(OutputReference|List|Map)\(this, \"(\w+)\"")
-GETTER = re.compile(r"this\.get(String|Number|Boolean|List|NumberList|StringMap|NumberMap|BooleanMap|AnyMap)Attribute\('(\w+)'\)")
+GETTER = re.compile(
+    r"this\.get(String|Number|Boolean|List|NumberList|StringMap|NumberMap|BooleanMap|AnyMap)Attribute\('(\w+)'\)"
+)
 MAPPED = re.compile(r"new cdktf\.(String|Boolean|Number)Map\(this, \"(\w+)\"\)")
 INTERFACE = re.compile(r"^export interface (\w+)(?: extends [\w.]+)? \{$(.*?)^\}$", re.M | re.S)
 FIELD = re.compile(r"/docs/[\w-]+/[\w-]+#(\w+) [^}]*\}(?:(?!\*/).)*\*/\s+readonly \w+(\??):", re.S)
@@ -61,7 +65,8 @@ class _Module:
         self.classes = dict(CLASS.findall(source))
         self.structs = {name[0].upper() + name[1:]: body for name, body in STRUCT.findall(source)}
         self.required = {
-            name: {field for field, optional in FIELD.findall(body) if not optional} for name, body in INTERFACE.findall(declared)
+            name: {field for field, optional in FIELD.findall(body) if not optional}
+            for name, body in INTERFACE.findall(declared)
         }
 
     def block(self, entries: str, owner: str, needed: set[str]) -> dict[str, Any]:
