@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import polars as pl
 import numpy as np
+import polars as pl
 import pytest
 from PIL import Image
 
