@@ -1,6 +1,6 @@
 """A seeded demonstration dataset: drawn art prints, and users whose tastes drift.
 
-Every print has a motif, a palette and a mood (`models.dataset.prints`). They determine its latent vector, title, text and
+Every print has a motif, a palette and a mood (`models.dataset.scenes`). They determine its latent vector, title, text and
 picture, so that content predicts which users like it. Users have latent vectors that drift over ninety days. Views and likes
 follow the inner product of the two vectors, with popularity and noise added. A sixth of the prints appears late.
 """
@@ -15,8 +15,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from models.dataset import prints
-from models.dataset.prints import MOODS, MOTIFS, PALETTES
+from models.dataset.prints import words
+from models.dataset.scenes import MOODS, MOTIFS, PALETTES, Print, draw
 
 __all__ = ["build_builtin"]
 
@@ -40,9 +40,9 @@ def build_builtin(folder: Path, seed: int = 7, progress: Callable[[int, int], No
     appears = np.where(rng.random(ITEMS) < 1 / 6, rng.integers(20, DAYS - 5, ITEMS), 0)
     rows, titles = [], Counter[str]()
     for n in range(ITEMS):
-        made = prints.Print(MOTIFS[motif[n]], tuple(PALETTES)[palette[n]], MOODS[mood[n]])
-        prints.draw(made, rng).save(folder / "images" / f"p{n:04d}.png")
-        title, text = prints.words(made, rng)
+        made = Print(MOTIFS[motif[n]], tuple(PALETTES)[palette[n]], MOODS[mood[n]])
+        draw(made, rng).save(folder / "images" / f"p{n:04d}.png")
+        title, text = words(made, rng)
         titles[title] += 1
         rows.append(
             {

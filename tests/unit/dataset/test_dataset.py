@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from models.dataset import builtin, prints
+from models.dataset import builtin, prints, scenes
 from models.dataset.folder import Dataset
 from schemas.errors import BadDataset
 from schemas.validation import interaction_from
@@ -100,15 +100,15 @@ def test_an_image_outside_the_folder_is_a_bad_row(tmp_path: Path) -> None:
 
 def test_each_motif_palette_and_mood_shows_in_the_picture_and_in_the_words() -> None:
     def drawn(motif: str, palette: str, mood: str) -> bytes:
-        return prints.draw(prints.Print(motif, palette, mood), np.random.default_rng(1)).tobytes()
+        return scenes.draw(scenes.Print(motif, palette, mood), np.random.default_rng(1)).tobytes()
 
-    first = prints.MOTIFS[0], next(iter(prints.PALETTES)), prints.MOODS[0]
-    pictures = {drawn(motif, *first[1:]) for motif in prints.MOTIFS}
-    pictures |= {drawn(first[0], palette, first[2]) for palette in prints.PALETTES}
-    pictures |= {drawn(*first[:2], mood) for mood in prints.MOODS}
-    assert len(pictures) == len(prints.MOTIFS) + len(prints.PALETTES) + len(prints.MOODS) - 2, "the first is drawn three times"
+    first = scenes.MOTIFS[0], next(iter(scenes.PALETTES)), scenes.MOODS[0]
+    pictures = {drawn(motif, *first[1:]) for motif in scenes.MOTIFS}
+    pictures |= {drawn(first[0], palette, first[2]) for palette in scenes.PALETTES}
+    pictures |= {drawn(*first[:2], mood) for mood in scenes.MOODS}
+    assert len(pictures) == len(scenes.MOTIFS) + len(scenes.PALETTES) + len(scenes.MOODS) - 2, "the first is drawn three times"
     for seed in range(40):
-        made = prints.Print(prints.MOTIFS[seed % 10], tuple(prints.PALETTES)[seed % 6], prints.MOODS[seed % 6])
+        made = scenes.Print(scenes.MOTIFS[seed % 10], tuple(scenes.PALETTES)[seed % 6], scenes.MOODS[seed % 6])
         title, text = prints.words(made, np.random.default_rng(seed))
         subject = next(named for named in prints.SUBJECTS[made.motif] if title.startswith(named))
         assert title.removeprefix(subject).strip() in prints.SCENES[made.mood]
@@ -128,7 +128,7 @@ def test_the_builtin_dataset_is_seeded_and_whole(tmp_path: Path, monkeypatch: py
     assert all(items[event.item_id].published_at <= event.event_time for event in events)  # type: ignore[operator]
     assert {event.action for event in events} == {"view", "like"}
     with Image.open(str(next(iter(items.values())).image)) as image:
-        assert image.size == (prints.WIDTH, prints.HEIGHT)
+        assert image.size == (scenes.WIDTH, scenes.HEIGHT)
     assert len({item.title for item in items.values()}) == len(items)
     assert (one.name, one.positive, one.bad_count) == ("prints", "action == 'like'", 0)
     assert json.dumps(one.counts())
