@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 V = TypeVar("V", bound=Callable[..., Awaitable[web.StreamResponse]])
 SCOPE, KIND = "scope", "kind"
-DETAILED = "detailed"
+DETAILED: web.RequestKey[bool] = web.RequestKey("detailed", bool)
 "Key of a request: whether an open route may show what is meant for operators."
 MOST_TOKEN_CHARACTERS = 512
 ORDINARY, WRITE, CONSOLE, OPERATOR = "ordinary", "write", "console", "operator"
