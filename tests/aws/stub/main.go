@@ -46,7 +46,7 @@ type schemas struct {
 func (b block) proto() *tfprotov5.SchemaBlock {
 	made := &tfprotov5.SchemaBlock{}
 	for name, a := range b.Attributes {
-		kind, err := tftypes.ParseJSONType(a.Type) //nolint:staticcheck
+		kind, err := tftypes.ParseJSONType(a.Type)
 		if err != nil {
 			panic(fmt.Sprintf("%s: %v", name, err))
 		}

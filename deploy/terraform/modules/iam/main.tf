@@ -36,6 +36,9 @@ locals {
     }
   }
 
+  reads_replies  = ["kafka-cluster:CreateTopic", "kafka-cluster:DescribeTopic", "kafka-cluster:ReadData"]
+  writes_replies = ["kafka-cluster:DescribeTopic", "kafka-cluster:WriteData"]
+
   kafka_statements = {
     for component, arn in local.arns : component => [
       for statement in [
@@ -45,9 +48,11 @@ locals {
         { Sid = "Read", Action = ["kafka-cluster:DescribeTopic", "kafka-cluster:ReadData"], Resource = arn.read },
         { Sid = "Write", Action = ["kafka-cluster:DescribeTopic", "kafka-cluster:WriteData"], Resource = arn.write },
         # a client creates and reads its reply topic, everybody else writes to it
-        component == "client"
-        ? { Sid = "Replies", Action = ["kafka-cluster:CreateTopic", "kafka-cluster:DescribeTopic", "kafka-cluster:ReadData"], Resource = arn.replies }
-        : { Sid = "Replies", Action = ["kafka-cluster:DescribeTopic", "kafka-cluster:WriteData"], Resource = arn.replies },
+        {
+          Sid      = "Replies"
+          Action   = component == "client" ? local.reads_replies : local.writes_replies
+          Resource = arn.replies
+        },
         { Sid = "Groups", Action = ["kafka-cluster:AlterGroup", "kafka-cluster:DescribeGroup"], Resource = arn.groups },
         { Sid = "WatchedGroups", Action = ["kafka-cluster:DescribeGroup"], Resource = arn.watched_groups },
         { Sid = "Transactions", Action = ["kafka-cluster:AlterTransactionalId", "kafka-cluster:DescribeTransactionalId"], Resource = arn.transactions },
@@ -60,32 +65,24 @@ locals {
     write = ["s3:AbortMultipartUpload", "s3:GetObject", "s3:PutObject"]
   }
 
+  folders = {
+    for component, right in local.rights : component => {
+      listed = [for folder in keys(right.s3) : "${folder}/*"]
+      read   = [for folder in keys(right.s3) : "${var.bucket_arn}/${folder}/*"]
+      write  = [for folder, kind in right.s3 : "${var.bucket_arn}/${folder}/*" if kind == "write"]
+    }
+  }
+
   s3_statements = {
-    for component, right in local.rights : component => length(right.s3) == 0 ? [] : concat(
-      [
-        {
-          Sid       = "List"
-          Effect    = "Allow"
-          Action    = ["s3:ListBucket"]
-          Resource  = [var.bucket_arn]
-          Condition = { StringLike = { "s3:prefix" = [for folder in keys(right.s3) : "${folder}/*"] } }
-        },
-        {
-          Sid      = "Key"
-          Effect   = "Allow"
-          Action   = contains(values(right.s3), "write") ? ["kms:Decrypt", "kms:GenerateDataKey"] : ["kms:Decrypt"]
-          Resource = [var.kms_key_arn]
-        },
-      ],
-      [
-        for folder, kind in right.s3 : {
-          Sid      = "Objects${title(folder)}"
-          Effect   = "Allow"
-          Action   = local.objects[kind]
-          Resource = ["${var.bucket_arn}/${folder}/*"]
-        }
-      ],
-    )
+    for component, folder in local.folders : component => [
+      for statement in [
+        { Sid = "List", Action = ["s3:ListBucket"], Resource = [var.bucket_arn], Condition = { StringLike = { "s3:prefix" = folder.listed } } },
+        { Sid = "ReadObjects", Action = ["s3:GetObject"], Resource = folder.read },
+        { Sid = "WriteObjects", Action = ["s3:AbortMultipartUpload", "s3:PutObject"], Resource = folder.write },
+        { Sid = "ReadKey", Action = ["kms:Decrypt"], Resource = [var.kms_key_arn] },
+        { Sid = "WriteKey", Action = ["kms:GenerateDataKey"], Resource = length(folder.write) > 0 ? [var.kms_key_arn] : [] },
+      ] : merge({ Effect = "Allow" }, statement) if length(statement.Resource) > 0 && length(folder.read) > 0
+    ]
   }
 
   policies = {
