@@ -6,8 +6,8 @@ training.py [DATASET] [--clicks 100000] [--sessions 20000] [--items 3000] [--see
 Trains on the first 80 % of the events and queries the serving pipeline at each click of the rest. Prints one line of JSON: CPU
 seconds and seconds by part, peak memory, and quality. Without DATASET it generates clicks with item-to-item transitions,
 Zipf popularity and a quarter of repeated items; the items have neither text nor images. --gate adds the gate's part of a
-training: parity on 1,000 requests, and 1,000 queries with and without the release. --peers runs quality.py of that folder on the
-same events. --keep writes the generated dataset there.
+training: parity on 1,000 requests, and 1,000 queries with and without the release. --peers runs quality.py of that folder on
+events. --keep writes the generated dataset there.
 """
 
 from __future__ import annotations

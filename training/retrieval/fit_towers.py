@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.release.sequences import LENGTH, event_inputs
+from models.release.sequences import event_inputs
 from training.data.table import EventTable
 from training.loop.checkpoints import Checkpoints, Training, fingerprint
 from training.loop.group import Group
@@ -27,6 +26,7 @@ from training.loop.schedule import one_cycle
 from training.recipe import TowerSettings
 from training.retrieval.towers import Content, ItemTower, UserTower
 from training.retrieval.weights import Start
+from training.retrieval.windows import Windows
 
 __all__ = [
     "NEVER",
@@ -51,42 +51,6 @@ NEVER = np.iinfo(np.int64).max
 Progress = Callable[[int, int], None]
 Watch = Callable[[int, UserTower, ItemTower], None]
 "Called after each epoch with its number, from 1, and the towers in evaluation mode. If it raises, training ends."
-
-
-@dataclass(slots=True)
-class _Windows:
-    """Windows over users' histories: `rows` are event indices, oldest first, -1 for padding."""
-
-    rows: NDArray[np.int64]
-    scored: NDArray[np.bool_]
-    "Whether the prediction of the next event counts in the loss."
-    following: NDArray[np.int64]
-    "Index of the same user's next event, -1 at the end."
-
-
-def _windows(table: EventTable) -> _Windows:
-    order = np.lexsort((np.arange(len(table)), table.user))
-    bounds = np.flatnonzero(np.diff(table.user[order], prepend=-1, append=-1))
-    rows, scored, following = [], [], []
-    for start, end in pairwise(bounds):
-        mine = order[start:end]
-        for stop in range(len(mine), 0, -LENGTH // 2):
-            begin = max(0, stop - LENGTH)
-            part = mine[begin:stop]
-            pad = LENGTH - len(part)
-            rows.append(np.concatenate([np.full(pad, -1), part]))
-            after = mine[begin + 1 : stop + 1]
-            following.append(np.concatenate([np.full(pad, -1), after, np.full(len(part) - len(after), -1)]))
-            # each event is predicted once, in the window that holds the longest history before it
-            scored.append(np.arange(LENGTH) >= (LENGTH // 2 if begin else 0))
-            if begin == 0:
-                break
-    shape = (len(rows), LENGTH)
-    return _Windows(
-        np.asarray(rows, np.int64).reshape(shape),
-        np.asarray(scored, np.bool_).reshape(shape),
-        np.asarray(following, np.int64).reshape(shape),
-    )
 
 
 def event_columns(table: EventTable) -> NDArray[np.float32]:
@@ -123,15 +87,15 @@ def drawn_pool(
 
 @dataclass(slots=True)
 class _Step:
-    """Inputs of one step in one process, on its device: w windows, p items in the pool, t targets."""
+    """Inputs of one step in one process, on its device: r rows of windows, p items in the pool, t targets."""
 
-    rows: Tensor
-    "Event indices of the windows, -1 for padding: `(w, LENGTH)`."
+    window: Tensor
+    "Window of each place, -1 for padding: `(r, LENGTH)`."
     history: Tensor
-    "Pool indices of their items: `(w, LENGTH)`."
+    "Pool indices of the items: `(r, LENGTH)`."
     events: Tensor
     places: Tensor
-    "Positions with a prediction: `(w, LENGTH)`."
+    "Positions with a prediction: `(r, LENGTH)`."
     targets: Tensor
     "Pool index of each target item: `(t,)`."
     weights: Tensor
@@ -158,13 +122,15 @@ class _Towers(nn.Module):
         """Compute the sum of the weighted losses."""
         settings, user = self._settings, self.user
         hidden = (torch.rand(len(step.pool), device=step.pool.device) < settings.hidden_ids).float()
-        hashed, text, image, present = (part[step.pool] for part in self._content)
+        hashed, text, image, present = self._content
+        if step.log_chance is not None:
+            hashed, text, image, present = (part[step.pool] for part in self._content)
         present = present * (torch.rand(present.shape, device=present.device) >= settings.hidden_content)
         vectors = self.item.known(step.pool, hidden, hashed, text, image, present)
-        there = step.rows >= 0
+        there = step.window >= 0
         # not vectors[…]: with several threads its backward pass adds gradients in varying order
         history = F.embedding(step.history, vectors) * there.unsqueeze(-1)
-        states = user.states(history, step.events, there.float())
+        states = user.states(history, step.events, there.float(), window=step.window)
         users = F.dropout(states[step.places], settings.dropout, training=True)
         logits = users @ vectors.T
         without_history = torch.cat([user.start, torch.ones(1, device=step.pool.device)]) @ vectors.T
@@ -200,8 +166,8 @@ class _Steps:
     """Makes the steps of one process from an event table."""
 
     def __init__(self, table: EventTable, first_ms: NDArray[np.int64], settings: TowerSettings, group: Group) -> None:
-        self.windows = _windows(table)
-        self.per_epoch = max(1, -(-len(self.windows.rows) // settings.batch))
+        self.windows = Windows.of(table)
+        self.per_epoch = self.windows.steps(settings.batch)
         self._first_ms = first_ms
         self._time_ms = table.time_ms
         self._group = group
@@ -213,9 +179,8 @@ class _Steps:
 
     def step(self, part: NDArray[np.intp], rng: np.random.Generator) -> _Step | None:
         """Make the step over these windows, of which each process takes its share; None if no process has a target."""
-        share = part[self._group.rank :: self._group.size]
-        rows, following = self.windows.rows[share], self.windows.following[share]
-        events = np.where(self.windows.scored[share] & (following >= 0) & (rows >= 0), following, -1)
+        packed = self.windows.pack(part[self._group.rank :: self._group.size])
+        rows, events = packed.rows, packed.following
         wanted = np.where(events >= 0, self._weight[np.maximum(events, 0)], np.float32(0))
         places = wanted > 0
         if not self._group.total(float(places.sum())):
@@ -230,7 +195,7 @@ class _Steps:
         place = np.zeros(n, np.int64)
         place[pool] = np.arange(len(pool))
         return _Step(
-            rows=self._to_device(rows),
+            window=self._to_device(packed.window),
             history=self._to_device(place[self._item[np.maximum(rows, 0)]]),
             events=self._inputs[torch.from_numpy(np.maximum(rows, 0))].to(self._device),
             places=self._to_device(places),
@@ -248,7 +213,7 @@ class _Steps:
 
 def with_passes(table: EventTable, settings: TowerSettings, least_steps: int) -> TowerSettings:
     """Raise the number of epochs over `table`, if needed, to make at least `least_steps` steps."""
-    per_epoch = max(1, -(-len(_windows(table).rows) // settings.batch))
+    per_epoch = Windows.of(table).steps(settings.batch)
     return replace(settings, epochs=max(settings.epochs, -(-least_steps // per_epoch)))
 
 
@@ -324,7 +289,7 @@ def _left(steps: _Steps, training: Training, rng: np.random.Generator, skipped: 
         training.epoch_rng = rng.bit_generator.state
     now = rng.bit_generator.state
     rng.bit_generator.state = training.epoch_rng
-    order = np.array_split(rng.permutation(len(steps.windows.rows)), steps.per_epoch)
+    order = steps.windows.split(rng.permutation(len(steps.windows)), steps.per_epoch)
     if skipped:
         rng.bit_generator.state = now
     return order[skipped:]
@@ -337,7 +302,7 @@ def _made(
     user = UserTower(settings).to(device)
     item = ItemTower(n_items, content.text.shape[1], content.image.shape[1], settings.dimensions).to(device)
     parameters = [*user.parameters(), *item.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=settings.weight_decay, fused=True)
     popularity = np.bincount(table.item, minlength=n_items) + 1.0
     with torch.no_grad():
         item.id_bias.weight[:, 0] = torch.from_numpy(np.log(popularity / popularity.mean()) * 0.5).float()
