@@ -100,7 +100,7 @@ def write(folder: Path, made: pl.DataFrame, items: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     made.with_columns(pl.lit("click").alias("action")).write_parquet(folder / "events.parquet")
     pl.DataFrame({"item_id": [f"i{n}" for n in range(items)], "title": [""] * items}).write_parquet(folder / "items.parquet")
-    (folder / "dataset.toml").write_text("name = \"sessions\"\npositive = \"action == 'click'\"\n", encoding="utf-8")
+    (folder / "dataset.toml").write_text('name = "sessions"\npositive = "action == \'click\'"\n', encoding="utf-8")
 
 
 @dataclass(slots=True)
