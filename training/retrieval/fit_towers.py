@@ -319,6 +319,7 @@ def _name(
 ) -> str:
     """Fingerprint of this training: its data, its settings, and its initial weights."""
     facts = {**asdict(settings), "processes": group.size, "device": group.device.type, "torch": torch.__version__}
+    facts["steps"] = "packed"  # a checkpoint of steps that were made in another way is not continued
     columns = (getattr(table, column) for column in table.__slots__)
     weights = (parameter.detach().cpu().numpy() for parameter in parameters)
     return fingerprint(facts, (*columns, *content.arrays(), first_ms, *weights))

@@ -38,7 +38,7 @@ from training.retrieval.simulated_cold import Retrieval, simulate_cold
 from training.retrieval.towers import Content, ItemTower, UserTower, item_vectors
 
 few = settings(max_examples=60, deadline=None)
-TINY = TowerSettings(dimensions=8, blocks=1, epochs=2, batch=8, rate=1e-2)
+TINY = TowerSettings(dimensions=8, blocks=1, epochs=2, batch=4, rate=1e-2)
 
 
 def weights(towers: tuple[nn.Module, ...]) -> dict[str, Tensor]:
