@@ -16,7 +16,7 @@ from training.loop.group import joined
 from training.recipe import TowerSettings
 from training.retrieval.fit_towers import train_towers
 
-SETTINGS = TowerSettings(dimensions=8, blocks=1, epochs=4, batch=4, rate=1e-2)
+SETTINGS = TowerSettings(dimensions=8, blocks=1, epochs=2, batch=4, rate=1e-2)
 KILLED_AT = 11
 
 

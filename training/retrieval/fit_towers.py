@@ -8,7 +8,6 @@ because not choosing it then is little evidence against it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -24,21 +23,12 @@ from training.loop.checkpoints import Checkpoints, Training, fingerprint
 from training.loop.group import Group
 from training.loop.schedule import one_cycle
 from training.recipe import TowerSettings
+from training.retrieval.negatives import cold_logsumexp, discount_cold_negatives, drawn_pool, first_interaction_ms
 from training.retrieval.towers import Content, ItemTower, UserTower
 from training.retrieval.weights import Start
 from training.retrieval.windows import Windows
 
-__all__ = [
-    "NEVER",
-    "Watch",
-    "cold_logsumexp",
-    "discount_cold_negatives",
-    "drawn_pool",
-    "event_columns",
-    "first_interaction_ms",
-    "train_towers",
-    "with_passes",
-]
+__all__ = ["Watch", "event_columns", "train_towers", "with_passes"]
 
 START_WEIGHT = 0.1
 "Weight of the loss of a user without history, relative to that of the user with the history."
@@ -46,8 +36,6 @@ FULL_SOFTMAX = 20_000
 "Largest catalogue whose loss is a softmax over all items."
 SAMPLED = 8_192
 "Number of items drawn per step in larger catalogues, in addition to those in the step's histories and targets."
-NEVER = np.iinfo(np.int64).max
-"Time of first interaction, ms, for items without interactions."
 Progress = Callable[[int, int], None]
 Watch = Callable[[int, UserTower, ItemTower], None]
 "Called after each epoch with its number, from 1, and the towers in evaluation mode. If it raises, training ends."
@@ -62,27 +50,6 @@ def event_columns(table: EventTable) -> NDArray[np.float32]:
         newest[user] = n
     gaps = np.where(previous >= 0, table.time_ms - table.time_ms[previous], 0)
     return event_inputs(table.slot, table.value, table.has_value, gaps, table.liked)
-
-
-def drawn_pool(
-    certain: NDArray[np.int64], n_items: int, sampled: int, rng: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Draw the items of a step's softmax, with the logarithm of each one's inclusion probability.
-
-    `certain`: the items in the step's windows, as targets or in histories, which are always included (the in-batch negatives of
-    Yi et al. 2019). `sampled` uniform draws with replacement add others (mixed negatives, Yang et al. 2020). Subtracting the
-    log probability makes each logit count for the items it represents: given the windows, the sum of exponentials is an
-    unbiased estimate of the sum over the catalogue (Horvitz & Thompson 1952). An item of the batch has probability 1. Using its
-    share of all events, as is usual without uniform draws, would count it twice.
-
-    Returns items, ascending, int64 `(p,)`, and log probabilities, float32 `(p,)`.
-    """
-    certain = np.unique(certain)
-    pool = np.unique(np.concatenate([certain, rng.integers(0, n_items, sampled)]))
-    chance = -np.expm1(sampled * np.log1p(-1.0 / n_items))
-    log_chance = np.full(len(pool), np.log(chance), np.float32)
-    log_chance[np.searchsorted(pool, certain)] = 0.0
-    return pool, log_chance
 
 
 @dataclass(slots=True)
@@ -144,24 +111,6 @@ class _Towers(nn.Module):
         return total
 
 
-def discount_cold_negatives(logits: Tensor, first_ms: Tensor, times_ms: Tensor, weight: float) -> Tensor:
-    """Weigh cold items down as negatives, in place in `logits` `(t, p)`. An item is cold if its first interaction, `(p,)`, is
-    later than the target's event, `(t,)`; it then counts `weight` (0 to 1).
-    """
-    before = first_ms > times_ms[:, None]
-    return logits.add_(before, alpha=math.log(weight)) if weight else logits.masked_fill_(before, -torch.inf)
-
-
-def cold_logsumexp(logits: Tensor, first_ms: Tensor, times_ms: Tensor, weight: float) -> Tensor:
-    """Log-sum-exp of `logits` `(p,)` per target `(t,)`, with items weighted as in `discount_cold_negatives`."""
-    order = torch.argsort(first_ms, stable=True)
-    largest = logits.max().detach()
-    sums = torch.cumsum(torch.exp(logits.index_select(0, order) - largest), 0)
-    warm = torch.searchsorted(first_ms[order], times_ms, right=True)
-    counted = sums.index_select(0, warm - 1) * (1 - weight) + sums[-1] * weight
-    return torch.log(counted.clamp(min=1e-30)) + largest
-
-
 class _Steps:
     """Makes the steps of one process from an event table."""
 
@@ -215,13 +164,6 @@ def with_passes(table: EventTable, settings: TowerSettings, least_steps: int) ->
     """Raise the number of epochs over `table`, if needed, to make at least `least_steps` steps."""
     per_epoch = Windows.of(table).steps(settings.batch)
     return replace(settings, epochs=max(settings.epochs, -(-least_steps // per_epoch)))
-
-
-def first_interaction_ms(table: EventTable, n_items: int) -> NDArray[np.int64]:
-    """Time of each item's first interaction, ms, NEVER where there is none: `(n_items,)`."""
-    found = np.full(n_items, NEVER, np.int64)
-    np.minimum.at(found, table.item, table.time_ms)
-    return found
 
 
 def train_towers(
@@ -289,7 +231,7 @@ def _left(steps: _Steps, training: Training, rng: np.random.Generator, skipped: 
         training.epoch_rng = rng.bit_generator.state
     now = rng.bit_generator.state
     rng.bit_generator.state = training.epoch_rng
-    order = steps.windows.split(rng.permutation(len(steps.windows)), steps.per_epoch)
+    order = np.array_split(rng.permutation(len(steps.windows)), steps.per_epoch)
     if skipped:
         rng.bit_generator.state = now
     return order[skipped:]

@@ -6,7 +6,6 @@ other window. Without packing most of each row would be padding where histories 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,22 +67,8 @@ class Windows:
         return len(self.start)
 
     def steps(self, batch: int) -> int:
-        """Number of steps of an epoch with `batch` windows of LENGTH events per step.
-
-        A step holds more windows where they are shorter, but fewer events: with a mean length of m events,
-        `batch * sqrt(LENGTH / m)` windows, because the noise of a gradient depends on the number of both.
-        """
-        if not len(self):
-            return 1
-        share = math.sqrt(float(self.length.mean()) / LENGTH)
-        return max(1, math.ceil(len(self) * share / batch))
-
-    def split(self, shuffled: NDArray[np.intp], steps: int) -> list[NDArray[np.intp]]:
-        """Split windows into that many steps, in their order, with about equal numbers of events."""
-        ends = np.cumsum(self.length[shuffled])
-        total = int(ends[-1]) if len(ends) else 0
-        cuts = np.searchsorted(ends, total * np.arange(1, steps) / steps, side="right")
-        return np.split(shuffled, cuts)
+        """Number of steps of an epoch with `batch` windows per step, at least 1."""
+        return max(1, -(-len(self) // batch))
 
     def pack(self, part: NDArray[np.intp]) -> Packed:
         """Lay windows into rows one after the other; a window that does not fit begins the next row."""

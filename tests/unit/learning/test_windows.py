@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from tower_corpus import tower_corpus
 
 from models.release.sequences import EVENT_WIDTH, LENGTH
 from training.data.table import EventTable
 from training.recipe import TowerSettings
-from training.retrieval.towers import UserTower
+from training.retrieval.fit_towers import train_towers
+from training.retrieval.towers import ItemTower, UserTower
 from training.retrieval.windows import STRIDE, Packed, Windows
 
 COUNTS = st.lists(st.integers(1, 3 * LENGTH), min_size=1, max_size=8)
@@ -62,23 +67,31 @@ def test_packed_rows_hold_each_window_whole_and_little_padding(counts: list[int]
     assert (two[:-1] + two[1:] > LENGTH).all(), "two neighbouring rows never fit into one"
 
 
-@settings(max_examples=50, deadline=None)
-@given(COUNTS, st.integers(1, 12))
-def test_steps_share_out_all_windows_with_about_as_many_events(counts: list[int], steps: int) -> None:
-    windows, _ = windows_of(counts)
-    shuffled = np.random.default_rng(1).permutation(len(windows))
-    parts = windows.split(shuffled, steps)
-    assert len(parts) == steps
-    assert np.concatenate(parts).tolist() == shuffled.tolist()
-    share = windows.length.sum() / steps
-    assert all(windows.length[part].sum() < share + LENGTH for part in parts)
-
-
-def test_a_step_holds_more_windows_and_fewer_events_where_they_are_short() -> None:
-    whole, short = windows_of([LENGTH] * 320)[0], windows_of([4] * 320)[0]
-    assert whole.steps(32) == 10
-    assert short.steps(32) == 3
+def test_a_step_holds_as_many_windows_whether_they_are_long_or_short() -> None:
+    assert windows_of([LENGTH] * 320)[0].steps(32) == 10
+    assert windows_of([4] * 321)[0].steps(32) == 11
     assert windows_of([1])[0].steps(32) == 1
+
+
+def test_towers_learn_the_same_from_packed_rows_as_from_one_window_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    table, content = tower_corpus()
+    # without random draws, which depend on the rows' shape
+    how = TowerSettings(dimensions=8, blocks=2, epochs=3, batch=4, rate=1e-2, dropout=0.0, hidden_ids=0.0, hidden_content=0.0)
+    assert len(everything(Windows.of(table)).rows) < len(Windows.of(table))
+    packed = train_towers(table, content, how)
+    monkeypatch.setattr("training.retrieval.windows._places", one_a_row)
+    alone = train_towers(table, content, how)
+    before = train_towers(table, content, replace(how, epochs=1))
+    assert all(torch.allclose(*two, atol=2e-4) for two in zip(parameters(packed), parameters(alone), strict=True))
+    assert not all(torch.allclose(*two, atol=2e-3) for two in zip(parameters(alone), parameters(before), strict=True))
+
+
+def one_a_row(lengths: list[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    return np.arange(len(lengths)), np.zeros(len(lengths), np.int64)
+
+
+def parameters(towers: tuple[UserTower, ItemTower]) -> list[torch.Tensor]:
+    return [weight.detach() for tower in towers for weight in tower.parameters()]
 
 
 def test_the_states_of_packed_windows_are_those_of_each_alone() -> None:
