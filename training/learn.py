@@ -54,7 +54,8 @@ from training.replay.replay import replay
 from training.replay.world import SimulatedWorker
 from training.retrieval.content import EncodedContent, encode
 from training.retrieval.ease import ease
-from training.retrieval.fit_towers import NEVER, Watch, first_interaction_ms, train_towers, with_passes
+from training.retrieval.fit_towers import Watch, train_towers, with_passes
+from training.retrieval.negatives import NEVER, first_interaction_ms
 from training.retrieval.next_item import Validation
 from training.retrieval.simulated_cold import Retrieval, simulate_cold
 from training.retrieval.towers import Content, ItemTower, UserTower, item_vectors

@@ -28,7 +28,7 @@ class TowerSettings:
     epochs: int = 8
     "Passes over the training events; more where these give fewer than `least_steps` steps."
     batch: int = 32
-    "Windows per step."
+    "Windows per step: the newest events of a user, or an earlier part of a long history (`training.retrieval.windows`)."
     rate: float = 2e-3
     "Peak learning rate of the schedule (`training.loop.schedule.one_cycle`)."
     dropout: float = 0.3

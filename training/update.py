@@ -31,7 +31,8 @@ from training.release.parity import Frozen, Modules
 from training.release.parts import ITEM_TOWER, RANKER, USER_TOWER, arrays_of, exported, item_examples, user_examples
 from training.retrieval.content import encode_as
 from training.retrieval.ease import ease
-from training.retrieval.fit_towers import NEVER, first_interaction_ms, train_towers
+from training.retrieval.fit_towers import train_towers
+from training.retrieval.negatives import NEVER, first_interaction_ms
 from training.retrieval.simulated_cold import Retrieval
 from training.retrieval.towers import item_vectors
 from training.retrieval.weights import Champion, warm_start, weights_of

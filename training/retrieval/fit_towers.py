@@ -8,10 +8,8 @@ because not choosing it then is little evidence against it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -19,26 +17,18 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.release.sequences import LENGTH, event_inputs
+from models.release.sequences import event_inputs
 from training.data.table import EventTable
 from training.loop.checkpoints import Checkpoints, Training, fingerprint
 from training.loop.group import Group
 from training.loop.schedule import one_cycle
 from training.recipe import TowerSettings
+from training.retrieval.negatives import cold_logsumexp, discount_cold_negatives, drawn_pool, first_interaction_ms
 from training.retrieval.towers import Content, ItemTower, UserTower
 from training.retrieval.weights import Start
+from training.retrieval.windows import Windows
 
-__all__ = [
-    "NEVER",
-    "Watch",
-    "cold_logsumexp",
-    "discount_cold_negatives",
-    "drawn_pool",
-    "event_columns",
-    "first_interaction_ms",
-    "train_towers",
-    "with_passes",
-]
+__all__ = ["Watch", "event_columns", "train_towers", "with_passes"]
 
 START_WEIGHT = 0.1
 "Weight of the loss of a user without history, relative to that of the user with the history."
@@ -46,47 +36,9 @@ FULL_SOFTMAX = 20_000
 "Largest catalogue whose loss is a softmax over all items."
 SAMPLED = 8_192
 "Number of items drawn per step in larger catalogues, in addition to those in the step's histories and targets."
-NEVER = np.iinfo(np.int64).max
-"Time of first interaction, ms, for items without interactions."
 Progress = Callable[[int, int], None]
 Watch = Callable[[int, UserTower, ItemTower], None]
 "Called after each epoch with its number, from 1, and the towers in evaluation mode. If it raises, training ends."
-
-
-@dataclass(slots=True)
-class _Windows:
-    """Windows over users' histories: `rows` are event indices, oldest first, -1 for padding."""
-
-    rows: NDArray[np.int64]
-    scored: NDArray[np.bool_]
-    "Whether the prediction of the next event counts in the loss."
-    following: NDArray[np.int64]
-    "Index of the same user's next event, -1 at the end."
-
-
-def _windows(table: EventTable) -> _Windows:
-    order = np.lexsort((np.arange(len(table)), table.user))
-    bounds = np.flatnonzero(np.diff(table.user[order], prepend=-1, append=-1))
-    rows, scored, following = [], [], []
-    for start, end in pairwise(bounds):
-        mine = order[start:end]
-        for stop in range(len(mine), 0, -LENGTH // 2):
-            begin = max(0, stop - LENGTH)
-            part = mine[begin:stop]
-            pad = LENGTH - len(part)
-            rows.append(np.concatenate([np.full(pad, -1), part]))
-            after = mine[begin + 1 : stop + 1]
-            following.append(np.concatenate([np.full(pad, -1), after, np.full(len(part) - len(after), -1)]))
-            # each event is predicted once, in the window that holds the longest history before it
-            scored.append(np.arange(LENGTH) >= (LENGTH // 2 if begin else 0))
-            if begin == 0:
-                break
-    shape = (len(rows), LENGTH)
-    return _Windows(
-        np.asarray(rows, np.int64).reshape(shape),
-        np.asarray(scored, np.bool_).reshape(shape),
-        np.asarray(following, np.int64).reshape(shape),
-    )
 
 
 def event_columns(table: EventTable) -> NDArray[np.float32]:
@@ -100,38 +52,17 @@ def event_columns(table: EventTable) -> NDArray[np.float32]:
     return event_inputs(table.slot, table.value, table.has_value, gaps, table.liked)
 
 
-def drawn_pool(
-    certain: NDArray[np.int64], n_items: int, sampled: int, rng: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Draw the items of a step's softmax, with the logarithm of each one's inclusion probability.
-
-    `certain`: the items in the step's windows, as targets or in histories, which are always included (the in-batch negatives of
-    Yi et al. 2019). `sampled` uniform draws with replacement add others (mixed negatives, Yang et al. 2020). Subtracting the
-    log probability makes each logit count for the items it represents: given the windows, the sum of exponentials is an
-    unbiased estimate of the sum over the catalogue (Horvitz & Thompson 1952). An item of the batch has probability 1. Using its
-    share of all events, as is usual without uniform draws, would count it twice.
-
-    Returns items, ascending, int64 `(p,)`, and log probabilities, float32 `(p,)`.
-    """
-    certain = np.unique(certain)
-    pool = np.unique(np.concatenate([certain, rng.integers(0, n_items, sampled)]))
-    chance = -np.expm1(sampled * np.log1p(-1.0 / n_items))
-    log_chance = np.full(len(pool), np.log(chance), np.float32)
-    log_chance[np.searchsorted(pool, certain)] = 0.0
-    return pool, log_chance
-
-
 @dataclass(slots=True)
 class _Step:
-    """Inputs of one step in one process, on its device: w windows, p items in the pool, t targets."""
+    """Inputs of one step in one process, on its device: r rows of windows, p items in the pool, t targets."""
 
-    rows: Tensor
-    "Event indices of the windows, -1 for padding: `(w, LENGTH)`."
+    window: Tensor
+    "Window of each place, -1 for padding: `(r, LENGTH)`."
     history: Tensor
-    "Pool indices of their items: `(w, LENGTH)`."
+    "Pool indices of the items: `(r, LENGTH)`."
     events: Tensor
     places: Tensor
-    "Positions with a prediction: `(w, LENGTH)`."
+    "Positions with a prediction: `(r, LENGTH)`."
     targets: Tensor
     "Pool index of each target item: `(t,)`."
     weights: Tensor
@@ -158,13 +89,15 @@ class _Towers(nn.Module):
         """Compute the sum of the weighted losses."""
         settings, user = self._settings, self.user
         hidden = (torch.rand(len(step.pool), device=step.pool.device) < settings.hidden_ids).float()
-        hashed, text, image, present = (part[step.pool] for part in self._content)
+        hashed, text, image, present = self._content
+        if step.log_chance is not None:
+            hashed, text, image, present = (part[step.pool] for part in self._content)
         present = present * (torch.rand(present.shape, device=present.device) >= settings.hidden_content)
         vectors = self.item.known(step.pool, hidden, hashed, text, image, present)
-        there = step.rows >= 0
+        there = step.window >= 0
         # not vectors[…]: with several threads its backward pass adds gradients in varying order
         history = F.embedding(step.history, vectors) * there.unsqueeze(-1)
-        states = user.states(history, step.events, there.float())
+        states = user.states(history, step.events, there.float(), window=step.window)
         users = F.dropout(states[step.places], settings.dropout, training=True)
         logits = users @ vectors.T
         without_history = torch.cat([user.start, torch.ones(1, device=step.pool.device)]) @ vectors.T
@@ -178,30 +111,12 @@ class _Towers(nn.Module):
         return total
 
 
-def discount_cold_negatives(logits: Tensor, first_ms: Tensor, times_ms: Tensor, weight: float) -> Tensor:
-    """Weigh cold items down as negatives, in place in `logits` `(t, p)`. An item is cold if its first interaction, `(p,)`, is
-    later than the target's event, `(t,)`; it then counts `weight` (0 to 1).
-    """
-    before = first_ms > times_ms[:, None]
-    return logits.add_(before, alpha=math.log(weight)) if weight else logits.masked_fill_(before, -torch.inf)
-
-
-def cold_logsumexp(logits: Tensor, first_ms: Tensor, times_ms: Tensor, weight: float) -> Tensor:
-    """Log-sum-exp of `logits` `(p,)` per target `(t,)`, with items weighted as in `discount_cold_negatives`."""
-    order = torch.argsort(first_ms, stable=True)
-    largest = logits.max().detach()
-    sums = torch.cumsum(torch.exp(logits.index_select(0, order) - largest), 0)
-    warm = torch.searchsorted(first_ms[order], times_ms, right=True)
-    counted = sums.index_select(0, warm - 1) * (1 - weight) + sums[-1] * weight
-    return torch.log(counted.clamp(min=1e-30)) + largest
-
-
 class _Steps:
     """Makes the steps of one process from an event table."""
 
     def __init__(self, table: EventTable, first_ms: NDArray[np.int64], settings: TowerSettings, group: Group) -> None:
-        self.windows = _windows(table)
-        self.per_epoch = max(1, -(-len(self.windows.rows) // settings.batch))
+        self.windows = Windows.of(table)
+        self.per_epoch = self.windows.steps(settings.batch)
         self._first_ms = first_ms
         self._time_ms = table.time_ms
         self._group = group
@@ -213,9 +128,8 @@ class _Steps:
 
     def step(self, part: NDArray[np.intp], rng: np.random.Generator) -> _Step | None:
         """Make the step over these windows, of which each process takes its share; None if no process has a target."""
-        share = part[self._group.rank :: self._group.size]
-        rows, following = self.windows.rows[share], self.windows.following[share]
-        events = np.where(self.windows.scored[share] & (following >= 0) & (rows >= 0), following, -1)
+        packed = self.windows.pack(part[self._group.rank :: self._group.size])
+        rows, events = packed.rows, packed.following
         wanted = np.where(events >= 0, self._weight[np.maximum(events, 0)], np.float32(0))
         places = wanted > 0
         if not self._group.total(float(places.sum())):
@@ -230,7 +144,7 @@ class _Steps:
         place = np.zeros(n, np.int64)
         place[pool] = np.arange(len(pool))
         return _Step(
-            rows=self._to_device(rows),
+            window=self._to_device(packed.window),
             history=self._to_device(place[self._item[np.maximum(rows, 0)]]),
             events=self._inputs[torch.from_numpy(np.maximum(rows, 0))].to(self._device),
             places=self._to_device(places),
@@ -248,15 +162,8 @@ class _Steps:
 
 def with_passes(table: EventTable, settings: TowerSettings, least_steps: int) -> TowerSettings:
     """Raise the number of epochs over `table`, if needed, to make at least `least_steps` steps."""
-    per_epoch = max(1, -(-len(_windows(table).rows) // settings.batch))
+    per_epoch = Windows.of(table).steps(settings.batch)
     return replace(settings, epochs=max(settings.epochs, -(-least_steps // per_epoch)))
-
-
-def first_interaction_ms(table: EventTable, n_items: int) -> NDArray[np.int64]:
-    """Time of each item's first interaction, ms, NEVER where there is none: `(n_items,)`."""
-    found = np.full(n_items, NEVER, np.int64)
-    np.minimum.at(found, table.item, table.time_ms)
-    return found
 
 
 def train_towers(
@@ -324,7 +231,7 @@ def _left(steps: _Steps, training: Training, rng: np.random.Generator, skipped: 
         training.epoch_rng = rng.bit_generator.state
     now = rng.bit_generator.state
     rng.bit_generator.state = training.epoch_rng
-    order = np.array_split(rng.permutation(len(steps.windows.rows)), steps.per_epoch)
+    order = np.array_split(rng.permutation(len(steps.windows)), steps.per_epoch)
     if skipped:
         rng.bit_generator.state = now
     return order[skipped:]
@@ -337,7 +244,7 @@ def _made(
     user = UserTower(settings).to(device)
     item = ItemTower(n_items, content.text.shape[1], content.image.shape[1], settings.dimensions).to(device)
     parameters = [*user.parameters(), *item.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=settings.weight_decay, fused=True)
     popularity = np.bincount(table.item, minlength=n_items) + 1.0
     with torch.no_grad():
         item.id_bias.weight[:, 0] = torch.from_numpy(np.log(popularity / popularity.mean()) * 0.5).float()
@@ -354,6 +261,7 @@ def _name(
 ) -> str:
     """Fingerprint of this training: its data, its settings, and its initial weights."""
     facts = {**asdict(settings), "processes": group.size, "device": group.device.type, "torch": torch.__version__}
+    facts["steps"] = "packed"  # a checkpoint of steps that were made in another way is not continued
     columns = (getattr(table, column) for column in table.__slots__)
     weights = (parameter.detach().cpu().numpy() for parameter in parameters)
     return fingerprint(facts, (*columns, *content.arrays(), first_ms, *weights))

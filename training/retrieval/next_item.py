@@ -10,7 +10,8 @@ from torch import Tensor
 from models.release.sequences import LENGTH
 from training.data.table import EventTable
 from training.discount import discounts_at
-from training.retrieval.fit_towers import NEVER, event_columns, first_interaction_ms
+from training.retrieval.fit_towers import event_columns
+from training.retrieval.negatives import NEVER, first_interaction_ms
 from training.retrieval.towers import Content, ItemTower, UserTower
 
 __all__ = ["Validation"]

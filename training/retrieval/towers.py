@@ -154,11 +154,20 @@ class UserTower(nn.Module):
         self.register_buffer("fade", bias.masked_fill(distance < 0, -1e9), persistent=False)
         self.register_buffer("distance", distance, persistent=False)
 
-    def states(self, items: Tensor, events: Tensor, mask: Tensor, places: slice = slice(None)) -> Tensor:
-        """User vector after every event, or after those at `places`: `(batch, places, d + 1)`."""
+    def states(
+        self, items: Tensor, events: Tensor, mask: Tensor, places: slice = slice(None), window: Tensor | None = None
+    ) -> Tensor:
+        """User vector after every event, or after those at `places`: `(batch, places, d + 1)`.
+
+        `window`: number of the window that each place belongs to, where several share a row, `(batch, LENGTH)`. An event then
+        attends to those of its own window only. Needs all places.
+        """
         x = self.dropout(self.items(items * 8.0) + self.events(events))
         x = x * mask.unsqueeze(-1)
         bias = self.fade.unsqueeze(0) + (mask[:, None, None, :] - 1) * 1e9
+        other = None if window is None else window[:, :, None] != window[:, None, :]
+        if other is not None:
+            bias = bias.masked_fill(other[:, None], -1e9)
         # an event always attends to itself, so that a padded row has something to attend to
         bias = torch.maximum(bias, torch.eye(LENGTH, device=mask.device).mul(1e9).sub(1e9))
         for block in self.blocks[:-1]:
@@ -168,14 +177,14 @@ class UserTower(nn.Module):
             x = block(x, bias[:, :, places], places)
         if not len(self.blocks):
             x = x[:, places]
-        out = self.out(self.norm(x)) + self.mean_gain * self._mean(items, events, mask, places)
+        out = self.out(self.norm(x)) + self.mean_gain * self._mean(items, events, mask, places, other)
         return torch.cat([out, torch.ones_like(out[..., :1])], dim=-1)
 
-    def _mean(self, items: Tensor, events: Tensor, mask: Tensor, places: slice) -> Tensor:
+    def _mean(self, items: Tensor, events: Tensor, mask: Tensor, places: slice, other: Tensor | None) -> Tensor:
         """Weighted mean of the item vectors up to the events at `places`: `(…, places, d)`.
 
         Recent events weigh more, and a learned function of the event inputs adds to the weight. Items without a vector are
-        excluded, because they would draw the mean to 0.
+        excluded, because they would draw the mean to 0. `other`: pairs of places that belong to different windows.
         """
         vectors = items[..., :-1]
         there = mask * (vectors != 0).any(dim=-1).float()
@@ -183,7 +192,7 @@ class UserTower(nn.Module):
         weights = self.mean_weight(events).transpose(1, 2) - self.mean_rate.abs() * distance
         weights = weights + (there - 1)[:, None, :] * 1e9
         # future items weigh less than absent ones: without a present item the mean is 0 and leaks nothing from the future
-        weights = weights.masked_fill(distance < 0, -4e9)
+        weights = weights.masked_fill(distance < 0 if other is None else (distance < 0) | other, -4e9)
         return torch.softmax(weights, dim=-1) @ vectors
 
     def forward(self, items: Tensor, events: Tensor, mask: Tensor) -> Tensor:

@@ -30,7 +30,8 @@ from training.recipe import TowerSettings
 from training.release.learned import Learned
 from training.release.parity import in_parity
 from training.replay.world import SimulatedWorker
-from training.retrieval.fit_towers import NEVER, Progress, first_interaction_ms, train_towers
+from training.retrieval.fit_towers import Progress, train_towers
+from training.retrieval.negatives import NEVER, first_interaction_ms
 from training.retrieval.towers import Content, ItemTower, UserTower, item_vectors
 from training.retrieval.weights import Champion, Start, warm_start
 from training.update import rows_to_learn, update

@@ -24,15 +24,8 @@ from training.loop.checkpoints import Checkpoints, read_checkpoint
 from training.loop.group import Group
 from training.recipe import TowerSettings
 from training.retrieval import fit_towers
-from training.retrieval.fit_towers import (
-    NEVER,
-    Progress,
-    cold_logsumexp,
-    discount_cold_negatives,
-    drawn_pool,
-    first_interaction_ms,
-    train_towers,
-)
+from training.retrieval.fit_towers import Progress, train_towers
+from training.retrieval.negatives import NEVER, cold_logsumexp, discount_cold_negatives, drawn_pool, first_interaction_ms
 from training.retrieval.next_item import Validation
 from training.retrieval.simulated_cold import Retrieval, simulate_cold
 from training.retrieval.towers import Content, ItemTower, UserTower, item_vectors
