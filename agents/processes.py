@@ -6,8 +6,10 @@ Worker 1 has the home itself. Every other worker, and every ranking process, has
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
+import socket
 import ssl
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +19,7 @@ from urllib.parse import urlsplit
 from schemas.errors import ConfigError
 from schemas.settings import Settings
 from streams.embedded.kafka import EmbeddedKafka
-from streams.embedded.process import SAFE_PATH, Daemon, answer_of, exit_status, port_is_free, python, riffle
+from streams.embedded.process import SAFE_PATH, Daemon, exchanged, exit_status, port_is_free, python, riffle
 from streams.embedded.redis import EmbeddedRedis
 
 __all__ = [
@@ -74,6 +76,7 @@ ENDING_S = 5.0
 NAME = re.compile(r"(?P<kind>[a-z]+)(?:-(?P<number>[1-9][0-9]?))?", re.ASCII)
 HIGHEST_PORT = 65_535
 OK = b"HTTP/1.1 200"
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
 def _place_of(name: str) -> tuple[int, int] | None:
@@ -230,17 +233,26 @@ class PartProcess:
         return self.daemon.start(self.command, environment, self.settings.home, self.address)
 
     def answers(self) -> bool | None:
-        """Whether `/healthz` is 200 within a second; None for a part without an HTTP interface."""
-        if not self.address:
-            return None
+        """Whether `/healthz` is 200 within a second.
+
+        None where that says nothing about the process: it has no HTTP interface, or does not listen there, as while it starts
+        or ends; or it cannot be reached, because of the network or of this process.
+        """
         place = urlsplit(self.address)
+        port, host = place.port or 80, place.hostname or "127.0.0.1"
+        if not self.address or not _is_here(host) or not self.daemon.listens(port):
+            return None
         context = None
         if place.scheme == "https":
             # nothing secret is sent, and a certificate that has expired is no reason to restart
             context = ssl.create_default_context()
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-        said = answer_of(place.port or 80, request, len(OK), place.hostname or "127.0.0.1", context=context)
+        try:
+            said = exchanged(port, HEALTH, len(OK), host, context=context)
+        except TimeoutError:
+            return False
+        except OSError:
+            return None
         return said is not None and said.split()[1:2] == OK.split()[1:2]
 
     def exit_status(self) -> int | None:
@@ -283,6 +295,19 @@ class PartServer:
         return self.server.daemon.tail(1)
 
 
+def _is_here(host: str) -> bool:
+    """Whether an address is one of this machine's now. A name is not looked up, because that may take long."""
+    if host == "localhost":
+        return True
+    try:
+        version = ipaddress.ip_address(host).version
+        with socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.bind((host, 0))
+    except (ValueError, OSError):
+        return False
+    return True
+
+
 def parts_of(settings: Settings, ports: Mapping[str, int]) -> list[PartProcess | PartServer]:
     """Return the parts with these names that run locally under the settings, in the order in which they start.
 
@@ -299,8 +324,7 @@ def parts_of(settings: Settings, ports: Mapping[str, int]) -> list[PartProcess |
         elif role is not None:
             own = settings_of(settings, name, ports[name])
             command = python("-m", "agents.worker", *role.arguments)
-            address = own.web if role is WORKER else own.web.replace("https://", "http://", 1)
-            found.append(PartProcess(name, daemon_of(settings, name), command, own, address, ("kafka",)))
+            found.append(PartProcess(name, daemon_of(settings, name), command, own, own.web, ("kafka",)))
         else:
             found.append(PartProcess(name, encoder_daemon(settings), riffle("encode"), settings, "", ("kafka",)))
     return found

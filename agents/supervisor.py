@@ -204,15 +204,19 @@ class Supervisor:
     def _ask(self, watched: _Watched, pid: int) -> None:
         """Kill a part that has answered before, and did not for `patience_s`, asked several times.
 
-        One that never answered is still starting, or cannot: `riffle up` shows its log. Several times, because this process may
-        have been paused itself.
+        One that never answered is still starting, or cannot: `riffle up` shows its log. Several times, and not counting those
+        before a pause of this process.
         """
         now = self.clock()
         if now - watched.asked < ASK_S:
             return
+        if now - watched.asked > LEAST_ASKED * ASK_S:
+            watched.silent = []
         watched.asked = now
-        if watched.part.answers() is not False:
-            watched.answered, watched.silent = True, []
+        alive = watched.part.answers()
+        if alive is not False:
+            watched.answered |= alive is True
+            watched.silent = []
             return
         watched.silent.append(now)
         silent_s = now - watched.silent[0]

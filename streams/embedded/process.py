@@ -28,6 +28,7 @@ __all__ = [
     "PORT_S",
     "Daemon",
     "answer_of",
+    "exchanged",
     "exit_status",
     "is_alive",
     "listens",
@@ -325,22 +326,38 @@ def answer_of(
     timeout_s: float = 1.0,
     context: ssl.SSLContext | None = None,
 ) -> bytes | None:
-    """At most the first `size` bytes that a server on `port` answers to `request`; None when there is none.
-
-    With `size` 0 it only connects and reads nothing. `context`: the connection uses TLS.
-    """
+    """Return the result of `exchanged`; None if nothing answers, too."""
     try:
-        with socket.create_connection((host, port), timeout_s) as connection:
-            if connection.getsockname() == connection.getpeername():
-                # the kernel may give a client the port it connects to, so that it talks to itself (RFC 9293, 3.5, simultaneous
-                # open); closing by a reset leaves no TIME-WAIT that would keep the server from its port
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                return None
-            if context is not None:
-                with context.wrap_socket(connection, server_hostname=host) as encrypted:
-                    encrypted.sendall(request)
-                    return encrypted.recv(size) if size else b""
-            connection.sendall(request)
-            return connection.recv(size) if size else b""
+        return exchanged(port, request, size, host, timeout_s, context)
     except OSError:
         return None
+
+
+def exchanged(
+    port: int,
+    request: bytes,
+    size: int,
+    host: str = "127.0.0.1",
+    timeout_s: float = 1.0,
+    context: ssl.SSLContext | None = None,
+) -> bytes | None:
+    """Return at most the first `size` bytes that a server on `port` answers to `request`; None if this is the client itself.
+
+    With `size` 0 it only connects and reads nothing. `context`: the connection uses TLS.
+
+    Raises:
+        TimeoutError: it does not answer in time.
+        OSError: the connection fails.
+    """
+    with socket.create_connection((host, port), timeout_s) as connection:
+        if connection.getsockname() == connection.getpeername():
+            # the kernel may give a client the port it connects to, so that it talks to itself (RFC 9293, 3.5, simultaneous
+            # open); closing by a reset leaves no TIME-WAIT that would keep the server from its port
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            return None
+        if context is not None:
+            with context.wrap_socket(connection, server_hostname=host) as encrypted:
+                encrypted.sendall(request)
+                return encrypted.recv(size) if size else b""
+        connection.sendall(request)
+        return connection.recv(size) if size else b""

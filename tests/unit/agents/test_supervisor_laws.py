@@ -214,7 +214,7 @@ def test_a_part_is_killed_only_after_it_has_answered_once_and_then_not_for_long(
             assert last is not None
             assert world.now - last >= world.supervisor.patience_s
             last = None
-        elif part.process is not None and answer is not False:
+        elif part.process is not None and (answer or (answer is None and last is not None)):
             last = world.now
         if part.process != running:
             last = None
@@ -239,5 +239,8 @@ def test_a_part_that_hangs_is_started_anew_and_the_reason_is_kept() -> None:
     part.answer = True
     world.after(ASK_S)
     part.answer = False
+    world.after(ASK_S)
     world.after(10 * world.supervisor.patience_s)  # whoever asks was paused
+    for _ in range(3):
+        world.after(ASK_S)
     assert len(world.killed) == 1
