@@ -16,7 +16,6 @@ from typing import Any
 
 __all__ = ["provider_schema", "provider_version", "write_schema"]
 
-RESOURCE = re.compile(r"^exports\.\w+ = (\w+);.*?^\1\.tfResourceType = \"(\w+)\";|^(\w+)\.tfResourceType = \"(\w+)\";", re.M | re.S)
 CLASS = re.compile(r"^class (\w+) extends [\w.]+ \{$(.*?)^\}$", re.M | re.S)
 STRUCT = re.compile(r"^function (\w+)ToHclTerraform\(\w+\) \{$(.*?)^\}$", re.M | re.S)
 TOP = re.compile(r"synthesizeHclAttributes\(\) \{(.*?)return Object", re.S)
