@@ -1,7 +1,8 @@
-"""The schema of the AWS provider, read from the bindings that CDKTF generated from it, in the form of `terraform providers schema -json`.
+"""The schema of the AWS provider, read from the bindings that CDKTF generated from it.
 
-The registry of providers may be out of reach; a package index holds the bindings. They name each resource, its arguments with their types, which are
-required, its blocks with how many are allowed, and its computed attributes.
+The registry of providers may be out of reach; a package index holds the bindings. They name each resource, its arguments with
+their types, which are required, its blocks with how many are allowed, and its computed attributes. The result has the form of
+`terraform providers schema -json`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ ENTRY = re.compile(
     re.M | re.S,
 )
 NESTED = re.compile(r"new (\w+?)(OutputReference|List|Map)\(this, \"(\w+)\"")
-GETTER = re.compile(r"this\.get(String|Number|Boolean|List|NumberList|StringMap|NumberMap|BooleanMap|AnyMap)Attribute\('(\w+)'\)")
+GETTER = re.compile(
+    r"this\.get(String|Number|Boolean|List|NumberList|StringMap|NumberMap|BooleanMap|AnyMap)Attribute\('(\w+)'\)"
+)
 MAPPED = re.compile(r"new cdktf\.(String|Boolean|Number)Map\(this, \"(\w+)\"\)")
 INTERFACE = re.compile(r"^export interface (\w+)(?: extends [\w.]+)? \{$(.*?)^\}$", re.M | re.S)
 FIELD = re.compile(r"/docs/[\w-]+/[\w-]+#(\w+) [^}]*\}(?:(?!\*/).)*\*/\s+readonly \w+(\??):", re.S)
@@ -60,7 +63,8 @@ class _Module:
         self.classes = dict(CLASS.findall(source))
         self.structs = {name[0].upper() + name[1:]: body for name, body in STRUCT.findall(source)}
         self.required = {
-            name: {field for field, optional in FIELD.findall(body) if not optional} for name, body in INTERFACE.findall(declared)
+            name: {field for field, optional in FIELD.findall(body) if not optional}
+            for name, body in INTERFACE.findall(declared)
         }
 
     def block(self, entries: str, owner: str, needed: set[str]) -> dict[str, Any]:

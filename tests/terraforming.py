@@ -1,4 +1,4 @@
-"""Terraform without AWS: its provider is a stub that serves the real schemas, and `terraform test` mocks what it would answer."""
+"""Terraform without AWS: its provider is a stub that serves the real schemas, and `terraform test` mocks its answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The configuration of AWS: valid against the provider's schema, applied to a mocked AWS at each size, and what comes out fits the chart and the code.
+"""The configuration of AWS: valid against the provider's schema, applied to a mocked AWS at each size, fit for chart and code.
 
 No account is asked: what AWS itself would refuse is not found here.
 """
@@ -79,9 +79,24 @@ def test_all_is_valid_against_the_providers_schema(run: Terraform, tmp_path: Pat
         ("modules/msk/main.tf", "number_of_broker_nodes = 3\n", "", 'The argument "number_of_broker_nodes" is required'),
         ("modules/msk/main.tf", "in_cluster ", "inside_cluster ", 'An argument named "inside_cluster" is not expected'),
         ("modules/msk/main.tf", "storage_info {", "storage {", 'Blocks of type "storage" are not expected'),
-        ("modules/eks/main.tf", '"aws_eks_addon" "metrics', '"aws_eks_plugin" "metrics', 'does not support resource type "aws_eks_plugin"'),
-        ("modules/cache/main.tf", "num_cache_clusters   = var.nodes", "num_cache_clusters = var.count_of", "Reference to undeclared"),
-        ("modules/iam/main.tf", "aws_iam_role.trainer.arn]", "aws_iam_role.trainer.uri]", 'no argument, nested block, or exported attribute named "uri"'),
+        (
+            "modules/eks/main.tf",
+            '"aws_eks_addon" "metrics',
+            '"aws_eks_plugin" "metrics',
+            'resource type "aws_eks_plugin"',
+        ),
+        (
+            "modules/cache/main.tf",
+            "num_cache_clusters   = var.nodes",
+            "num_cache_clusters = var.count_of",
+            "Reference to undeclared",
+        ),
+        (
+            "modules/iam/main.tf",
+            "aws_iam_role.trainer.arn]",
+            "aws_iam_role.trainer.uri]",
+            'exported attribute named "uri"',
+        ),
         (f"{EXAMPLE}/main.tf", "max_storage_gb         = 100\n", "", 'The argument "max_storage_gb" is required'),
         (f"{EXAMPLE}/main.tf", "kept_images         = 30", "kept_images = module.key", "a number is required"),
         (f"{EXAMPLE}/main.tf", "module.storage.arn", "module.storage.uri", 'does not declare an output named "uri"'),
@@ -144,7 +159,9 @@ def test_the_manifests_are_valid(states: dict[str, dict[str, Any]], size: str) -
 
 
 @EVERY
-def test_values_are_settings_that_riffle_accepts(states: dict[str, dict[str, Any]], size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_are_settings_that_riffle_accepts(
+    states: dict[str, dict[str, Any]], size: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in yaml.safe_load(output(states[size], "values"))["settings"].items():
         monkeypatch.setenv(name, value)
     settings = Settings.from_env()
@@ -238,7 +255,9 @@ def test_what_holds_data_is_protected_and_encrypted(states: dict[str, dict[str, 
 def test_brokers_take_what_clients_send_and_create_no_topic(states: dict[str, dict[str, Any]]) -> None:
     from streams.kafka import connect
 
-    (text,) = (one["values"]["server_properties"] for one in resources(states["small"]) if one["type"] == "aws_msk_configuration")
+    (text,) = (
+        one["values"]["server_properties"] for one in resources(states["small"]) if one["type"] == "aws_msk_configuration"
+    )
     properties = dict(line.split("=") for line in text.splitlines())
     assert properties["auto.create.topics.enable"] == "false"
     assert int(properties["message.max.bytes"]) >= connect.MAX_REQUEST_BYTES

