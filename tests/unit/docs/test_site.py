@@ -50,11 +50,10 @@ def built(root: Path) -> subprocess.CompletedProcess[str]:
 def copied(tmp_path: Path) -> Path:
     """The files of which the site is built."""
     shutil.copytree(DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("mkdocs.yml", "README.md", "CHANGELOG.md", "deploy/README.md"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    for name in ("mkdocs.yml", "README.md", "CHANGELOG.md"):
         shutil.copy(ROOT / name, tmp_path / name)
-    for name in ("schemas", "deploy/prometheus", "deploy/grafana", "deploy/helm"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("schemas", "deploy"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", ".terraform"))
     return tmp_path
 
 
@@ -65,7 +64,7 @@ def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(co
     assert "Two commands" in start
     assert 'src="https://' not in start
     assert 'rel="stylesheet" href="https://' not in start
-    for page in ("deploy", "changes", "settings", "commands", "decisions", "runbooks/RiffleLag"):
+    for page in ("deploy", "terraform", "changes", "settings", "commands", "decisions", "runbooks/RiffleLag"):
         assert (copied / "site" / page / "index.html").exists()
     assert 'href="../deploy/#' in (copied / "site" / "metrics" / "index.html").read_text(encoding="utf-8")
 
