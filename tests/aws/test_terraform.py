@@ -98,8 +98,8 @@ def test_all_is_valid_against_the_providers_schema(run: Terraform, tmp_path: Pat
             'exported attribute named "uri"',
         ),
         (f"{EXAMPLE}/main.tf", "max_storage_gb         = 100\n", "", 'The argument "max_storage_gb" is required'),
-        (f"{EXAMPLE}/main.tf", "kept_images         = 30", "kept_images = module.key", "a number is required"),
-        (f"{EXAMPLE}/main.tf", "module.storage.arn", "module.storage.uri", 'does not declare an output named "uri"'),
+        (f"{EXAMPLE}/main.tf", "kept_images         = 30", "kept_images = module.key", "number required"),
+        (f"{EXAMPLE}/main.tf", "module.storage.arn", "module.storage.uri", 'does not have an attribute named "uri"'),
     ],
 )
 def test_a_wrong_name_or_type_is_found(run: Terraform, tmp_path: Path, path: str, right: str, wrong: str, message: str) -> None:
