@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import click
@@ -15,6 +16,7 @@ from agents.cli.asking import ask
 from agents.cli.screen import plain_console
 from agents.cli.states import web_of
 from agents.cli.top_screen import COLUMNS, line_of, screen_of
+from agents.web.caller import Caller
 from schemas.click_types import Number, Whole
 from schemas.errors import NotReady
 from schemas.settings import Settings
@@ -44,15 +46,15 @@ class Look:
         return {**state, "newest": newest, "pipeline": self.pipeline}
 
 
-def _asked(web: str, path: str) -> Any:
-    answer = ask(f"{web}{path}", ASK_S)
+def _asked(caller: Caller, web: str, path: str) -> Any:
+    answer = ask(f"{web}{path}", ASK_S, caller=caller)
     if answer.status != 200:
         error = answer.body.get("error", {}) if isinstance(answer.body, dict) else {}
         raise NotReady("no_answer", f"{web} refuses: {error.get('message', f'status {answer.status}')}")
     return answer.body
 
 
-def looks(web: str, get: Callable[[str, str], Any] = _asked) -> Iterator[Look]:
+def looks(web: str, get: Callable[[str, str], Any]) -> Iterator[Look]:
     """Look at the worker at `web` at each step.
 
     Raises:
@@ -83,12 +85,13 @@ def top(times: int | None, interval: float, as_json: bool) -> None:
 
     Example: riffle top; riffle top --json -n 60 | jq .newest.p99_ms
     """
-    web, screen = web_of(Settings.from_env()), sys.stdout.isatty() and not as_json
+    settings, screen = Settings.from_env(), sys.stdout.isatty() and not as_json
+    web, get = web_of(settings), partial(_asked, Caller(settings.http))
     try:
         if screen:
-            _watch(web, times, interval)
+            _watch(web, get, times, interval)
             return
-        found = looks(web)
+        found = looks(web, get)
         if not as_json:
             click.echo("\t".join(COLUMNS))
         for n in range(times or 1):
@@ -100,18 +103,18 @@ def top(times: int | None, interval: float, as_json: bool) -> None:
         click.echo()
 
 
-def _watch(web: str, times: int | None, interval: float) -> None:
+def _watch(web: str, get: Callable[[str, str], Any], times: int | None, interval: float) -> None:
     """Renew the view on the terminal. A worker that does not answer is asked again."""
     from rich.live import Live
 
-    found, seen, trouble = looks(web), 0, ""
+    found, seen, trouble = looks(web, get), 0, ""
     last: Look | None = None
     with Live(console=plain_console(), screen=True, auto_refresh=False, transient=True) as live:
         while times is None or seen < times:
             try:
                 last, trouble = next(found), ""
             except NotReady as exc:
-                found, trouble = looks(web), exc.message  # a generator that raised is over
+                found, trouble = looks(web, get), exc.message  # a generator that raised is over
             live.update(
                 screen_of(last.to_json() if last else None, last.samples if last else {}, last.recent if last else [], trouble)
             )

@@ -27,14 +27,19 @@ KEPT = 0.1
 "Share of the whole time that is kept for ranking here, however many workers do not answer."
 LEAST_S = 0.001
 "Seconds below which no worker is asked."
-MOST_S = 1.0
-"Maximum number of seconds that another worker gets without a token."
+MOST_S, LONG_SHARE = 1.0, 0.25
+"""Maximum number of seconds that another worker gets without a token, or this share of the time if that is more: who waits for
+long, as for a list of requests, would rather have the owner's answer than an early one."""
 PAUSE_S = 0.02
 "Seconds between two attempts while partitions move between workers that live."
 MOST_PAUSE_S = 0.5
 "Maximum of these seconds; the pause doubles with each attempt of a request."
 MOVING = frozenset({"not_ready", "not_held"})
 "Codes of a worker that may hold the rows in a moment. Any other failure would be the same again."
+
+
+def _patience(seconds: float) -> float:
+    return min(seconds * SHARE, max(MOST_S, seconds * LONG_SHARE))
 
 
 class Answers(Protocol):
@@ -165,7 +170,7 @@ class Routing:
 
     def _share(self, request: Request, seconds: float) -> float:
         """Return how many of these seconds another worker gets."""
-        return min(seconds * SHARE, MOST_S) if request.after is None else seconds * SHARE_AFTER
+        return _patience(seconds) if request.after is None else seconds * SHARE_AFTER
 
     def _is_ready(self, partition: int) -> bool:
         part = self._partitions.get(partition)
@@ -206,7 +211,7 @@ class Routing:
         lives = False
         for address in self._elsewhere.others(partition).standbys:
             left_s = until - self._clock()
-            within_s = min(left_s * SHARE, MOST_S, left_s - kept)
+            within_s = min(_patience(left_s), left_s - kept)
             if within_s < LEAST_S:
                 break
             try:

@@ -31,8 +31,9 @@ EXPLAIN_PATH = "/v1/workers/explain"
 "Route on which a worker traces a request for another one, only for users of a partition that it owns."
 PREVIEW_S = 10.0
 "Seconds that a preview or a trace at another worker may take."
-CONNECT_S, TLS_CONNECT_S = 0.05, 0.25
-"Seconds within which another worker must accept a connection, in plain text and with the handshake of TLS."
+CONNECT_S, TLS_CONNECT_S, CONNECT_SHARE = 0.05, 0.25, 0.2
+"""Seconds within which another worker must accept a connection, in plain text and with the handshake of TLS, or a share of the
+time if that is more: a busy worker accepts late."""
 NOT_ADMITTED = frozenset({401, 403, 429})
 "Statuses with which a worker refuses this worker's token, not the request."
 AT_ONCE = 64
@@ -152,7 +153,8 @@ class Peers:
         return self._session
 
     async def _post(self, address: str, request: Request, within_s: float) -> tuple[int, bytes]:
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=TLS_CONNECT_S if self._caller.scheme == "https" else CONNECT_S)
+        connect_s = max(TLS_CONNECT_S if self._caller.scheme == "https" else CONNECT_S, within_s * CONNECT_SHARE)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_s)
         deadline_s = within_s - min(TRAVEL_S, within_s * TRAVEL_SHARE)
         url = f"{self._caller.scheme}://{address}{PATH}?deadline_ms={max(round(deadline_s * 1000), 1)}"
         body, own = orjson.dumps(body_of(request)), self._caller.arguments(url)

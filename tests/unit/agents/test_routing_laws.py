@@ -14,7 +14,7 @@ from virtual_time import VirtualLoop, run_virtually
 
 from agents.metrics import Metrics
 from agents.partitions.copies import MIRROR, NO_STATE, STANDBY, Found
-from agents.requests.routing import MOST_S, SHARE, SHARE_AFTER, Elsewhere, Others, Routing, others
+from agents.requests.routing import LONG_SHARE, MOST_S, SHARE, SHARE_AFTER, Elsewhere, Others, Routing, others
 from agents.web.peers import PeerAway
 from agents.web.protocol import Wanted, always
 from schemas.errors import BadRequest, DeadlineExceeded, NotReady
@@ -156,8 +156,9 @@ def test_whoever_is_away_there_is_an_answer_in_time_from_the_best_rows(
 @given(scenes, st.floats(0.25, 10), st.booleans())
 def test_another_worker_gets_a_share_of_the_time_that_is_left(scene: Scene, deadline_s: float, token: bool) -> None:
     answered(scene, deadline_s, After(PARTITION, 9) if token else None)
+    without = min(deadline_s * SHARE, max(MOST_S, deadline_s * LONG_SHARE))
     for _, within_s in scene.asked:
-        assert within_s <= (deadline_s * SHARE_AFTER if token else min(deadline_s * SHARE, MOST_S)) + 1e-9
+        assert within_s <= (deadline_s * SHARE_AFTER if token else without) + 1e-9
 
 
 @given(scenes, st.floats(0.25, 10))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -81,12 +80,7 @@ class Worker:
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
     found = Worker()
-    real = looks
-
-    def patched(web: str, get: Callable[[str, str], Any] = found.get) -> Any:
-        return real(web, get)
-
-    monkeypatch.setattr(top_module, "looks", patched)
+    monkeypatch.setattr(top_module, "_asked", lambda _caller, web, path: found.get(web, path))
     return found
 
 
