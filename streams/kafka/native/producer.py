@@ -43,8 +43,8 @@ class NativeProducer:
     """Sends records without a turn of the event loop: `send` queues them, and librdkafka's thread writes them to the broker.
 
     It needs no replacement after an error: without sequence numbers, librdkafka reconnects and goes on by itself. Its client is
-    created anew when the files of certificates or of the password change. The former client is kept until the delivery of each of
-    its records is reported. The future of each record ends, at the latest when the producer stops.
+    created anew when the files of certificates or of the password change. The former client is kept until the delivery of each
+    of its records is reported. The future of each record ends, at the latest when the producer stops.
     """
 
     def __init__(self, kafka: KafkaSettings, profile: clients.Profile) -> None:

@@ -12,6 +12,7 @@ import pytest
 from aiokafka.errors import KafkaError
 from confluent_kafka import KafkaError as NativeError
 from confluent_kafka import KafkaException
+from native_reading import until
 
 from schemas.errors import ConfigError
 from schemas.kafka_settings import KafkaSettings
@@ -60,13 +61,15 @@ async def sent(native: NativeProducer, count: int = 20) -> list[asyncio.Future[N
     return [await native.send("replies", b"%d" % n, b"key") for n in range(count)]
 
 
+def write(kafka: KafkaSettings, password: str) -> None:
+    Path(kafka.password_file).write_text(password)
+
+
 async def rotated(native: NativeProducer, kafka: KafkaSettings, password: str) -> None:
     """Change the file, and wait until another client is used."""
     before = native._producer
-    Path(kafka.password_file).write_text(password)
-    async with asyncio.timeout(HANGS_S):
-        while native._producer is before:
-            await asyncio.sleep(0.01)
+    write(kafka, password)
+    await until(lambda: native._producer is not before)
 
 
 async def all_fail(futures: list[asyncio.Future[None]]) -> None:
@@ -83,9 +86,7 @@ async def test_records_that_are_queued_when_the_files_change_end(kafka: KafkaSet
             await rotated(native, kafka, f"password {n}")
             futures += await sent(native)
         await all_fail(futures)
-        async with asyncio.timeout(HANGS_S):
-            while native._former:
-                await asyncio.sleep(0.01)
+        await until(lambda: not native._former)
         assert native._in_flight == 0
 
 
@@ -129,16 +130,12 @@ async def test_a_client_that_cannot_be_created_anew_leaves_the_present_one_and_i
     async with started(kafka) as native:
         before, futures = native._producer, await sent(native)
         monkeypatch.setattr(clients, "producer", fails_twice)
-        Path(kafka.password_file).write_text("second")
-        async with asyncio.timeout(HANGS_S):
-            while not tries:
-                await asyncio.sleep(0.01)
+        write(kafka, "second")
+        await until(lambda: bool(tries))
         assert native._producer is before
         futures += await sent(native)
         await all_fail(futures)
-        async with asyncio.timeout(HANGS_S):
-            while native._producer is before:
-                await asyncio.sleep(0.01)
+        await until(lambda: native._producer is not before)
     assert len(tries) == 3
     assert caplog.text.count("the present one is used") == 2
     assert "second" not in caplog.text
