@@ -274,7 +274,7 @@ def test_values_that_cannot_work_are_refused_with_the_reason(values: Mapping[str
 
 
 def test_a_route_to_workers_with_a_certificate_is_made_once_the_gateways_side_of_tls_is() -> None:
-    objects = rendered({"http": TLS, **FILES, "httpRoute": {**ROUTED["httpRoute"], "backendTLSPolicy": "yes"}})
+    objects = rendered({"http": TLS, **FILES, "httpRoute": {**ROUTED["httpRoute"], "backendTLSPolicy": True}})
     assert len(of_kind(objects, "HTTPRoute")) == 1
 
 
