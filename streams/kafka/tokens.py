@@ -36,6 +36,8 @@ UNKNOWN_S = 300.0
 "Seconds for which librdkafka uses a token whose expiry is not known."
 RENEW_SHARE = 0.8
 "Share of a token's life after which another one is fetched, so that each new connection has at least the rest of it."
+AGAIN_S = 5.0
+"Seconds from a failed fetch to the next one while the last token is valid, so that connections do not wait for each."
 FETCH_S = 10.0
 "Seconds that a token endpoint has to answer."
 MOST_BYTES = 1 << 20
@@ -104,11 +106,14 @@ async def _awaited(found: Awaitable[Given]) -> Given:
 class FreshTokens(TokenSource):
     """Keeps a token for the connections of all clients, and fetches another one before it expires.
 
-    If that fails, the token is used until it expires. `clock`: seconds of the epoch.
+    If that fails, the token is used until it expires, and another one is fetched again after `AGAIN_S`. `clock`: seconds of the
+    epoch. `each_time`: fetch for each connection, because the source may replace a token long before it expires.
     """
 
-    def __init__(self, what: str, fetch: Callable[[], Token], clock: Callable[[], float] = time.time) -> None:
-        self._what, self._fetch, self._clock = what, fetch, clock
+    def __init__(
+        self, what: str, fetch: Callable[[], Token], clock: Callable[[], float] = time.time, *, each_time: bool = False
+    ) -> None:
+        self._what, self._fetch, self._clock, self._each_time = what, fetch, clock, each_time
         self._lock = threading.Lock()
         self._token, self._expires, self._renew_at = "", 0.0, 0.0
 
@@ -139,11 +144,12 @@ class FreshTokens(TokenSource):
             why = exc.message if isinstance(exc, ConfigError) else type(exc).__name__
             if self._token and now < self._expires:
                 log.warning("%s gives no new token (%s); the last one is used until it expires", self._what, why)
+                self._renew_at = now if self._each_time else now + AGAIN_S
                 return
             # not chained, because errors of HTTP clients hold what was sent
             raise KafkaConnectionError(f"{self._what} gives no token: {why}") from None
         self._token, self._expires = token, expires
-        self._renew_at = now + (expires - now) * RENEW_SHARE if expires > now else now
+        self._renew_at = now + (expires - now) * RENEW_SHARE if expires > now and not self._each_time else now
 
 
 @lru_cache(maxsize=4)
@@ -156,15 +162,15 @@ def tokens_of(kafka: KafkaSettings) -> TokenSource:
     if kafka.token_provider:
         return FunctionTokens(kafka.token_provider)
     if kafka.token_file:
-        return FreshTokens("RIFFLE_KAFKA_TOKEN_FILE", lambda: _of_file(kafka.token_file))
+        return FreshTokens("RIFFLE_KAFKA_TOKEN_FILE", lambda: _of_file(kafka.token_file), each_time=True)
     if kafka.msk_region:
         return FreshTokens("the signer of RIFFLE_KAFKA_MSK_REGION", lambda: _of_msk(kafka.msk_region))
     return FreshTokens("RIFFLE_KAFKA_TOKEN_URL", lambda: _of_endpoint(kafka))
 
 
 def _of_file(file: str) -> Token:
-    # without an expiry, so that each connection reads the file again
-    return secret_in(file, "kafka_token_file"), 0.0
+    token = secret_in(file, "kafka_token_file")
+    return token, _expiry_of(token)
 
 
 def _of_msk(region: str) -> Token:

@@ -62,15 +62,13 @@ TOPICS: dict[str, TopicSpec] = {
     "item-stats": TopicSpec(partitions=1, compacted=True, purpose="item statistics per source partition, absolute"),
     "covisits": TopicSpec(retention_ms=86_400_000, purpose="co-visitation increments, key item_id"),
     "neighbours": TopicSpec(partitions=1, compacted=True, purpose="each item's neighbours, absolute"),
-    "models": TopicSpec(
-        partitions=1, compacted=True, purpose="announced releases, key alias", readers=(WORKER, RANKING), writers=()
-    ),
+    "models": TopicSpec(partitions=1, compacted=True, purpose="announced releases, key alias", readers=(WORKER, RANKING)),
     "rules": TopicSpec(
         partitions=1, compacted=True, purpose="merchandising rules, key serving; an empty value removes them", writers=()
     ),
     "users-changelog": TopicSpec(compacted=True, purpose="user records and item statistics, by partition"),
     "covisits-changelog": TopicSpec(compacted=True, purpose="neighbour tables, by partition"),
-    "dead-letters": TopicSpec(partitions=1, purpose="records that could not be used, with reason and origin", readers=()),
+    "dead-letters": TopicSpec(partitions=1, purpose="records that could not be used, with reason and origin"),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from aiokafka.errors import KafkaError
 from confluent_kafka import KafkaError as NativeError
 from confluent_kafka import KafkaException, TopicCollection
 
+from schemas.errors import ConfigError
 from schemas.kafka_settings import KafkaSettings
 from streams.kafka.native import clients
 
@@ -26,6 +28,12 @@ NO_PARTITION = -1
 "Makes librdkafka select the partition, by the key."
 CLOSE_S = 5.0
 "Seconds in which queued records are sent when the producer stops."
+PURGED_S = 0.5
+"Seconds in which a stopping client reports the records that it could not send."
+LATE_S = 2.0
+"Seconds after the timeout of records until a former client reports those that it still holds as failed."
+RETRY_S = 10.0
+"Seconds until a client is created again after its creation with changed files failed."
 LOOK_S = 10.0
 "Seconds that a look-up of a topic may take."
 MISSING = frozenset({NativeError.UNKNOWN_TOPIC_OR_PART, NativeError._UNKNOWN_TOPIC, NativeError._UNKNOWN_PARTITION})
@@ -35,7 +43,8 @@ class NativeProducer:
     """Sends records without a turn of the event loop: `send` queues them, and librdkafka's thread writes them to the broker.
 
     It needs no replacement after an error: without sequence numbers, librdkafka reconnects and goes on by itself. Its client is
-    created anew when the files of certificates or of the password change.
+    created anew when the files of certificates or of the password change. The former client is kept until the delivery of each
+    of its records is reported. The future of each record ends, at the latest when the producer stops.
     """
 
     def __init__(self, kafka: KafkaSettings, profile: clients.Profile) -> None:
@@ -44,6 +53,10 @@ class NativeProducer:
         self._files = clients.Files(kafka)
         self._producer: Any = None
         self._admin: Any = None
+        self._former: list[tuple[Any, float]] = []
+        "Former clients that hold records, and the monotonic time at which these are given up."
+        self._create_at = math.inf
+        "Monotonic time at which the client is created anew."
         self._known: set[str] = set()
         self._ended: list[tuple[asyncio.Future[None], NativeError | None, str]] = []
         "Deliveries that librdkafka reported and whose futures are not done yet."
@@ -61,15 +74,16 @@ class NativeProducer:
         self._polling = asyncio.create_task(self._poll_forever(), name="acknowledgements of replies")
 
     async def stop(self) -> None:
-        """Send the queued records, for at most `CLOSE_S` seconds, and disconnect."""
+        """Send the queued records, for at most `CLOSE_S` seconds, and disconnect. Records that are not sent by then fail."""
         if self._polling is None:
             return
         self._polling.cancel()
         await asyncio.gather(self._polling, return_exceptions=True)
         self._polling = None
-        await asyncio.to_thread(self._producer.flush, CLOSE_S)
+        await asyncio.to_thread(self._close)
         self._settle()
         self._producer = self._admin = None
+        self._former = []
 
     async def send(
         self,
@@ -112,12 +126,13 @@ class NativeProducer:
         Raises:
             KafkaError: the cluster does not answer, or refuses to.
         """
+        admin, producer = self._admin, self._producer  # a client that goes away would not answer
         # not by the producer, which would remember every name
-        (asked,) = self._admin.describe_topics(TopicCollection([topic]), request_timeout=LOOK_S).values()
+        (asked,) = admin.describe_topics(TopicCollection([topic]), request_timeout=LOOK_S).values()
         try:
             await asyncio.wrap_future(asked)
             # so that a producer that has met the topic before it existed looks again
-            await asyncio.to_thread(self._producer.list_topics, topic, LOOK_S)
+            await asyncio.to_thread(producer.list_topics, topic, LOOK_S)
         except KafkaException as exc:
             error = exc.args[0]
             if error.code() in MISSING:
@@ -150,21 +165,54 @@ class NativeProducer:
             if time.monotonic() - looked >= IDLE_S:
                 looked = time.monotonic()
                 await self._follow_files()
-            if self._kafka.uses_tokens:  # a source of tokens may block, and is called by `poll`
-                await asyncio.to_thread(self._producer.poll, 0.0)
-                await asyncio.to_thread(self._admin.poll, 0.0)
+            # a source of tokens may block, and is called by `poll`; the end of a former client blocks, too
+            if self._kafka.uses_tokens or self._former:
+                await asyncio.to_thread(self._poll)
             else:
-                self._producer.poll(0.0)
+                self._poll()
             self._settle()
 
     async def _follow_files(self) -> None:
-        """Create the client anew if its files have changed. Records that the former one holds are sent first."""
-        if not self._files.changed():
+        """Create the client anew if its files have changed. If that fails, the present one is used until it succeeds."""
+        now = time.monotonic()
+        if self._files.changed():
+            self._create_at = now
+        if now < self._create_at:
             return
         former = self._producer
-        await self._connect()
+        try:
+            await self._connect()
+        except (ConfigError, KafkaException) as exc:
+            self._create_at = now + RETRY_S
+            why = exc.message if isinstance(exc, ConfigError) else exc.args[0].str()
+            log.warning("no client can be created with the changed files (%s); the present one is used", why)
+            return
+        self._create_at = math.inf
+        self._former.append((former, now + self._profile["message.timeout.ms"] / 1e3 + LATE_S))
         self._known.clear()
-        await asyncio.to_thread(former.flush, CLOSE_S)
+
+    def _poll(self) -> None:
+        """Collect the reports of all clients. Former clients without records end here."""
+        self._producer.poll(0.0)
+        if self._kafka.uses_tokens:
+            self._admin.poll(0.0)
+        held = []
+        for client, until in self._former:
+            client.poll(0.0)
+            if len(client) and time.monotonic() >= until:
+                client.purge()
+                client.poll(0.0)
+            if len(client):
+                held.append((client, until))
+        self._former = held
+
+    def _close(self) -> None:
+        """Send queued records and collect their reports."""
+        until = time.monotonic() + CLOSE_S
+        for client in (self._producer, *(former for former, _ in self._former)):
+            if client.flush(max(until - time.monotonic(), 0.0)):
+                client.purge()
+                client.flush(PURGED_S)
 
     def _settle(self) -> None:
         """Finish the futures of reported deliveries."""

@@ -23,6 +23,9 @@ from streams.kafka.topics import TOPICS
 CUSTOM = {"ScaledObject", "PodMonitor", "PrometheusRule", "HTTPRoute", "ExternalSecret"}
 "Kinds of other projects: an API server with their definitions checks them (`make cluster`)."
 KNOWN = {f"RIFFLE_{field.name.upper()}" for field in fields(Settings)}
+FILES = {"secrets": {"files": "riffle-files"}}
+TLS = {"certificate": "tls.crt", "key": "tls.key", "authorities": "ca.crt", "serverName": "workers.riffle"}
+ROUTED = {"httpRoute": {"enabled": True, "parentRefs": [{"name": "shared"}]}}
 EVERY = pytest.mark.parametrize("name", COMBINATIONS)
 
 
@@ -190,6 +193,13 @@ def test_the_network_is_closed_but_for_what_is_named() -> None:
     assert not [rule for policy in policies.values() for rule in policy.get("egress", ()) if not rule.get("ports")]
 
 
+def test_names_are_looked_up_wherever_the_cluster_answers_them() -> None:
+    """On the node (node-local DNS) or outside of the cluster's pods (EKS Auto Mode), which no selector of pods matches."""
+    policies = {one["metadata"]["name"]: one["spec"] for one in of_kind(made("plain"), "NetworkPolicy")}
+    ports = [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]
+    assert [rule for rule in policies["riffle-backends"]["egress"] if rule["ports"] == ports] == [{"ports": ports}]
+
+
 def test_scaling_follows_the_lag_of_the_groups_of_the_code() -> None:
     settings = Settings()
     scaled = {one["metadata"]["name"]: one["spec"] for one in of_kind(made("gpu"), "ScaledObject")}
@@ -252,12 +262,20 @@ def test_retraining_is_weekly_in_full_hourly_from_the_champion_and_a_laptops_cro
         ({"networkPolicy": {"enabled": False}}, "http.tokens is missing"),
         ({"http": {"tokens": "tokens"}, "secrets": {"files": "f"}}, "http.tokens needs http.token"),
         ({"http": {"certificate": "tls.crt"}}, "http.certificate names a key of secrets.files"),
+        ({"http": {**TLS, "serverName": ""}, **FILES}, "http.certificate needs http.serverName"),
+        ({"http": TLS, **FILES, **ROUTED}, "needs a BackendTLSPolicy"),
+        ({"settings": {"RIFFLE_HTTP_TOKENS_FILE": "/etc/riffle/secrets/tokens"}}, "set http.tokens to the key of that file"),
         ({"settings": {"RIFFLE_HTTP_TOKEN": "x"}}, "RIFFLE_HTTP_TOKEN"),
         ({"settings": {"RIFFLE_KAFKA_CLIENT_SECRET": "x"}}, "RIFFLE_KAFKA_CLIENT_SECRET"),
     ],
 )
 def test_values_that_cannot_work_are_refused_with_the_reason(values: Mapping[str, Any], why: str) -> None:
     assert why in refused(values)
+
+
+def test_a_route_to_workers_with_a_certificate_is_made_once_the_gateways_side_of_tls_is() -> None:
+    objects = rendered({"http": TLS, **FILES, "httpRoute": {**ROUTED["httpRoute"], "backendTLSPolicy": True}})
+    assert len(of_kind(objects, "HTTPRoute")) == 1
 
 
 def test_a_release_of_another_name_keeps_its_names_apart() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -11,12 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.cli.topics import topics
+from models.archive.files import SCHEMAS
 from schemas.errors import ConfigError
 from schemas.settings import Settings
+from streams.kafka.client import REPLIES
 from streams.kafka.rights import ACTIONS, ROLES, Right, commands_of, policy_of, rights_of
-from streams.kafka.topics import TOPICS, WORKER
+from streams.kafka.topics import CLIENT, RANKING, TOPICS, WORKER
 
 CLUSTER = "arn:aws:kafka:eu-west-1:123456789012:cluster/shop/11112222-3333-4444-5555-666677778888-9"
+TERRAFORM = Path(__file__).resolve().parents[3] / "deploy" / "terraform" / "modules" / "iam"
 NAMES = st.from_regex(r"[A-Za-z0-9._-]{1,20}", fullmatch=True)
 
 
@@ -86,3 +90,59 @@ def test_the_command_prints_both_forms_and_connects_to_nothing() -> None:
     assert len(json.loads(ran("--role", "worker", "--principal", "User:r", "--json"))) == len(rights)
     for wrong in ([], ["--role", "worker"], ["--role", "worker", "--principal", "u", "--msk", CLUSTER], ["--principal", "u"]):
         assert CliRunner().invoke(topics, ["acls", *wrong]).exit_code == 2
+
+
+def test_a_worker_may_do_what_its_page_does() -> None:
+    """Announce releases, and read dead letters and replay them to the topics of their records."""
+    settings = Settings()
+    held = {(right.name, right.operation) for right in rights_of(WORKER, settings)}
+    for name, operation in (("models", "Read"), ("models", "Write"), ("dead-letters", "Read")):
+        assert (settings.topic(name), operation) in held
+    for name in {*SCHEMAS, "interactions", "requests", "covisits"}:  # whatever is archived or applied may become a letter
+        assert (settings.topic(name), "Write") in held
+
+
+def test_the_rights_of_terraform_are_these_and_a_few_more() -> None:
+    """`rights.json` is read by Terraform. What it has beside `rights_of` is named here, with the reason."""
+    more = {
+        # the first worker creates the topics, and operators publish rules as a worker
+        WORKER: {
+            *(("topic", name, "Create") for name in TOPICS),
+            ("topic", "rules", "Write"),
+            ("group", "riffle.rank", "Describe"),
+        },
+        RANKING: set[tuple[str, str, str]](),
+        CLIENT: set[tuple[str, str, str]](),
+    }
+    listed = json.loads((TERRAFORM / "rights.json").read_text())
+    settings = Settings()
+    kinds = {"create": "Create", "read": "Read", "write": "Write"}
+
+    def filled(name: str) -> str:
+        return name.replace("{app}", settings.app_id).replace("{prefix}", settings.topic_prefix)
+
+    for role in ROLES:
+        own = listed[role]
+        found = {("topic", name, operation) for kind, operation in kinds.items() for name in own[kind]}
+        replies = {"read": ("Read", "Create"), "write": ("Write",)}
+        found |= {("topic", REPLIES, operation) for kind in own["replies"] for operation in replies[kind]}
+        found |= {("group", filled(name), "Read") for name in own["groups"]}
+        found |= {("group", filled(name), "Describe") for name in own["watched_groups"]}
+        wanted = set()
+        for right in rights_of(role, settings):
+            if right.kind == "transactional-id":
+                # narrower there: the ids of each changelog
+                assert own["transactions"]
+                assert all(filled(name).startswith(right.name) for name in own["transactions"])
+            elif right.operation == "Describe":
+                assert role == CLIENT or set(own["describe"]) == set(TOPICS), "every process but a client looks at all topics"
+            else:
+                wanted.add(
+                    (
+                        right.kind,
+                        right.name.removeprefix(settings.topic_prefix) if right.kind == "topic" else right.name,
+                        right.operation,
+                    )
+                )
+        assert found - wanted == more[role], role
+        assert wanted <= found, (role, wanted - found)

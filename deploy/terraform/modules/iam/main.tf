@@ -28,7 +28,7 @@ locals {
       describe = [for topic in right.describe : "${local.kafka}:topic/${local.within}/${var.topic_prefix}${topic}"]
       read     = [for topic in right.read : "${local.kafka}:topic/${local.within}/${var.topic_prefix}${topic}"]
       write    = [for topic in right.write : "${local.kafka}:topic/${local.within}/${var.topic_prefix}${topic}"]
-      replies  = right.replies ? [for topic in var.reply_topics : "${local.kafka}:topic/${local.within}/${topic}"] : []
+      replies  = length(right.replies) > 0 ? [for topic in var.reply_topics : "${local.kafka}:topic/${local.within}/${topic}"] : []
 
       groups         = [for name in local.named[component].groups : "${local.kafka}:group/${local.within}/${name}"]
       watched_groups = [for name in local.named[component].watched_groups : "${local.kafka}:group/${local.within}/${name}"]
@@ -36,8 +36,11 @@ locals {
     }
   }
 
-  reads_replies  = ["kafka-cluster:CreateTopic", "kafka-cluster:DescribeTopic", "kafka-cluster:ReadData"]
-  writes_replies = ["kafka-cluster:DescribeTopic", "kafka-cluster:WriteData"]
+  # whoever asks creates and reads a reply topic: a client, and a worker that asks other workers
+  on_replies = {
+    read  = ["kafka-cluster:CreateTopic", "kafka-cluster:DescribeTopic", "kafka-cluster:ReadData"]
+    write = ["kafka-cluster:DescribeTopic", "kafka-cluster:WriteData"]
+  }
 
   kafka_statements = {
     for component, arn in local.arns : component => [
@@ -47,10 +50,9 @@ locals {
         { Sid = "Describe", Action = ["kafka-cluster:DescribeTopic", "kafka-cluster:DescribeTopicDynamicConfiguration"], Resource = arn.describe },
         { Sid = "Read", Action = ["kafka-cluster:DescribeTopic", "kafka-cluster:ReadData"], Resource = arn.read },
         { Sid = "Write", Action = ["kafka-cluster:DescribeTopic", "kafka-cluster:WriteData"], Resource = arn.write },
-        # a client creates and reads its reply topic, everybody else writes to it
         {
           Sid      = "Replies"
-          Action   = component == "client" ? local.reads_replies : local.writes_replies
+          Action   = distinct(flatten([for kind in local.rights[component].replies : local.on_replies[kind]]))
           Resource = arn.replies
         },
         { Sid = "Groups", Action = ["kafka-cluster:AlterGroup", "kafka-cluster:DescribeGroup"], Resource = arn.groups },
