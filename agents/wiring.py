@@ -137,6 +137,7 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
         recommend.partition_of,
         holders,
         peers,
+        lambda: releases.champion,
     )
     console = WorkerConsole(settings, metrics, watched)
     figures = Figures(metrics, ownership.users, items, pipeline, readiness, health, lambda: recommend.waiting)

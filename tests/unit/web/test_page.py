@@ -187,6 +187,15 @@ async def test_what_an_operator_asks_for_is_checked(client: Client, service: Fak
     assert await asked("POST", "/v1/letters/replay", {"code": "not_json"}) == (202, {"sent": 1})
     status, body = await asked("POST", "/v1/releases/bad/promote")
     assert (status, body["error"]["code"]) == (400, "release_refused")  # type: ignore[index]
+    for path in ("/v1/releases/r1/promote", "/v1/releases/rollback"):
+        for bad in ({"expected": 1}, {"champion": "none"}, []):
+            assert (await asked("POST", path, bad))[0] == 400, bad
+        status, body = await asked("POST", path, {"expected": "another"})
+        assert (status, body["error"]["code"]) == (409, "champion_changed")  # type: ignore[index]
+    assert (await asked("GET", "/v1/releases"))[1]["champion"] == "none"
+    assert await asked("POST", "/v1/releases/r1/promote", {"expected": "none"}) == (202, {"champion": "r1", "previous": "none"})
+    assert (await asked("GET", "/v1/releases"))[1]["champion"] == "r1"
+    assert await asked("POST", "/v1/releases/rollback", {}) == (202, {"champion": "none", "previous": "r1"})
     assert await asked("POST", "/v1/releases/r1/promote") == (202, {"champion": "r1", "previous": "none"})
     assert await asked("POST", "/v1/releases/rollback") == (202, {"champion": "none", "previous": "r1"})
 
