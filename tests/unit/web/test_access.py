@@ -58,7 +58,7 @@ SCOPES = {
     "/v1/explain": Scope.OPERATE,
     "/v1/workers/explain": Scope.OPERATE,
     "/v1/releases": Scope.OPERATE,
-    "/metrics": Scope.OPERATE,
+    "/metrics": Scope.METRICS,
     "/": Scope.OPEN,
     "/page": Scope.OPEN,
     "/healthz": Scope.OPEN,
@@ -116,7 +116,7 @@ def test_every_route_of_a_ranking_process_has_a_scope(tmp_path: Path) -> None:
     app: RankerApp = RankerApp.create(settings)
     table = assemble(settings, app).status.routes()
     found = {route.path: scope_of(route.handler) for route in table}  # type: ignore[attr-defined]
-    assert found == {"/healthz": Scope.OPEN, "/readyz": Scope.OPEN, "/metrics": Scope.OPERATE}
+    assert found == {"/healthz": Scope.OPEN, "/readyz": Scope.OPEN, "/metrics": Scope.METRICS}
     assert BrokerProbe(settings).found is not None
 
 
@@ -222,6 +222,7 @@ SENDERS = st.builds(
     origins=st.sampled_from([(), (SHOP,), ("https://evil.example",), (SHOP, "https://evil.example")]),
     remote=st.sampled_from(["127.0.0.1", "::1", "10.0.0.7", ""]),
     host=st.sampled_from(["127.0.0.1:6066", "localhost", "[::1]:1", "evil.example", "10.0.0.7:6066", "["]),
+    browser=st.booleans(),
 )
 
 
@@ -245,6 +246,7 @@ def test_with_tokens_one_of_them_is_needed_or_the_homes_from_this_machine(sender
     scopes = {one for one, of in TOKENS.items() if of == token} | (
         {Scope.RECOMMEND, Scope.OPERATE} if token == WORKER else set()
     )
+    scopes |= {Scope.METRICS} if Scope.OPERATE in scopes else set()
     scopes |= set(GRANTED) if token == HOME and here else set()
     if scope is Scope.OPEN or scope in scopes:
         assert found == "admitted"
@@ -256,14 +258,16 @@ def test_with_tokens_one_of_them_is_needed_or_the_homes_from_this_machine(sender
 @given(SENDERS, st.sampled_from(list(Scope)), st.sampled_from(["ordinary", WRITE, CONSOLE]))
 def test_without_tokens_only_pages_need_one(sender: Sender, scope: Scope, kind: str) -> None:
     gate = Gate(HttpSettings(), Metrics(), Page(HOME, frozenset({SHOP})))
-    here = sender.remote in {"127.0.0.1", "::1"} and sender.host in {"127.0.0.1:6066", "localhost", "[::1]:1"}
-    needs = (kind == WRITE and set(sender.origins) - {SHOP}) or (kind == CONSOLE and not here)
+    near, named = sender.remote in {"127.0.0.1", "::1"}, sender.host in {"127.0.0.1:6066", "localhost", "[::1]:1"}
+    here = near and named
+    rebound = near and not named and bool(sender.browser or sender.origins)
+    needs = rebound or (kind == WRITE and set(sender.origins) - {SHOP}) or (kind == CONSOLE and not here)
     found = outcome(gate, sender, scope, kind)
     if scope is Scope.OPEN or not needs or sender.authorization == (f"Bearer {HOME}",):
         assert found == "admitted"
     else:
         assert found == ("wrong_token" if sender.authorization else "token_required")
-    assert gate.shows_details(sender)
+    assert gate.shows_details(sender) == (not rebound or sender.authorization == (f"Bearer {HOME}",))
 
 
 async def test_the_page_is_used_with_the_homes_token_where_tokens_are_needed(service: FakeService, http: HttpSettings) -> None:
