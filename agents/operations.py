@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from agents.promotion import Change, promotion, rollback
 from schemas.errors import BadRequest, NotReady, ReleaseRejected
 from schemas.settings import Settings
-from streams.kafka.dead_letters import read_letters, replay_letters
+from streams.kafka.dead_letters import origins_of, read_letters, replay_letters
 
 __all__ = ["SCANNED", "WorkerOperations"]
 
@@ -28,6 +28,8 @@ SHOWN_BYTES = 2_000
 "Bytes of a value that are shown."
 TIMEOUT_S = 60.0
 "Time limit of an action in seconds."
+READ_S = 20.0
+"Time limit in seconds of each part of a replay: reading letters, looking for erasures, sending."
 
 
 class WorkerOperations:
@@ -41,10 +43,10 @@ class WorkerOperations:
         self._tasks = set[asyncio.Task[Any]]()
 
     @asynccontextmanager
-    async def _alone(self) -> AsyncIterator[None]:
+    async def _alone(self, limit_s: float | None = None) -> AsyncIterator[None]:
         self._check_free()
         try:
-            async with self._busy, asyncio.timeout(TIMEOUT_S):
+            async with self._busy, asyncio.timeout(limit_s):
                 yield
         except TimeoutError as exc:
             raise NotReady("broker_unavailable", f"this took longer than {TIMEOUT_S:.0f} s: does Kafka answer?") from exc
@@ -53,25 +55,26 @@ class WorkerOperations:
         if self._busy.locked():
             raise NotReady("busy", "another action is under way here: try again")
 
-    async def _newest(self, code: str) -> list[dict[str, Any]]:
-        found = [letter async for letter in read_letters(self._settings, SCANNED)]
-        return [letter for letter in found if code in {"", letter["code"]}]
+    async def _scanned(self) -> list[dict[str, Any]]:
+        return [letter async for letter in read_letters(self._settings, SCANNED)]
 
     async def letters(self, most: int, code: str) -> dict[str, Any]:
         """See `Operator.letters`."""
-        async with self._alone():
-            found = await self._newest(code)
+        async with self._alone(TIMEOUT_S):
+            found = [letter for letter in await self._scanned() if code in {"", letter["code"]}]
         codes = Counter(letter["code"] for letter in found)
         return {"scanned": SCANNED, "codes": dict(codes.most_common()), "letters": [_plain(one) for one in found[::-1][:most]]}
 
     async def replay(self, letters: Sequence[int], code: str) -> dict[str, int]:
         """See `Operator.replay`."""
         wanted = frozenset(letters)
-        async with self._alone():
-            chosen = [one for one in await self._newest(code) if not wanted or one["letter"] in wanted]
+        async with self._alone():  # limited by its parts, because what was sent must be reported
+            async with asyncio.timeout(READ_S):
+                found = await self._scanned()
+            chosen = [one for one in found if code in {"", one["code"]} and (not wanted or one["letter"] in wanted)]
             if not chosen:
                 raise BadRequest("not_found", f"none of the {SCANNED} newest dead letters is meant", "letters")
-            return await replay_letters(self._settings, chosen)
+            return await replay_letters(self._settings, chosen, origins_of(found), READ_S)
 
     async def promote(self, name: str, expected: str | None = None) -> dict[str, Any]:
         """See `Operator.promote`."""
