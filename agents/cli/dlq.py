@@ -108,7 +108,8 @@ def replay(code: str | None, letter: int | None, everything: bool, as_json: bool
     """Produce dead letters again to their original topics, once their cause is fixed.
 
     Nothing counts twice: events that were applied meanwhile are dropped as duplicates. Catalogue entries are not sent if a
-    newer one exists, and events are not sent if their user was erased later. Of a record that became a dead letter several times, only the last is sent.
+    newer one exists, and events are not sent if their user was erased later. Of a record that became a dead letter several
+    times, only the last is sent.
 
     Example: riffle dlq replay --code unknown_schema
     """

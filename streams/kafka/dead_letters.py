@@ -119,8 +119,8 @@ async def replay_letters(
 
     An event that was applied before is dropped again as a duplicate. Only the newest state of a catalogue entry counts: an
     entry that a newer one followed is `superseded` and not sent. The same holds for a record that was replayed before and came
-    back as one of `letters`, or as one of `came_back` (`origins_of`). Events of users who were erased later are `erased` and not
-    sent. A record that is still wrong becomes a dead letter again. `failed` counts records that Kafka did not acknowledge;
+    back as one of `letters`, or as one of `came_back` (`origins_of`). Events of users who were erased later are `erased` and
+    not sent. A record that is still wrong becomes a dead letter again. `failed` counts records that Kafka did not acknowledge;
     sending them again is safe. `within_s`: seconds for the looks before, and again for sending.
 
     Raises:
@@ -129,10 +129,9 @@ async def replay_letters(
     letters = list(letters)
     outcome = {"sent": 0, "cut": 0, "unreadable": 0, "superseded": 0, "erased": 0, "failed": 0}
     async with asyncio.timeout(within_s):
-        followed = await _newest(settings, [letter for letter in letters if letter.get("topic") == settings.topic("items")])
-        erased = await _erased(
-            settings, [letter for letter in letters if letter.get("topic") == settings.topic("interactions")]
-        )
+        items, events = settings.topic("items"), settings.topic("interactions")
+        followed = await _newest(settings, [letter for letter in letters if letter.get("topic") == items])
+        erased = await _erased(settings, [letter for letter in letters if letter.get("topic") == events])
     back = origins_of(letters) | set(came_back)
     chosen = []
     for letter in letters:
