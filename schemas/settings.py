@@ -280,8 +280,8 @@ class Settings:
     trace_share: float = 1.0
     "Share of the requests that are traced, 0 to 1. What its sender does not trace is not traced."
     trace_parents: str = "no"
-    """`yes`: all requests are traced whose sender traces them, whatever `trace_share` is, because only trusted programs can send
-    requests. `no`: only `trace_share` of these, too."""
+    """`yes`: all requests are traced whose sender traces them, whatever `trace_share` is, because only trusted programs can
+    send requests. `no`: only `trace_share` of these, too."""
 
     def __repr__(self) -> str:
         values = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -80,7 +80,7 @@ class OtelSpan:
 class OtelTracing:
     """Spans of one process.
 
-    `share`: of the requests, so many are traced (0 to 1), by the id of their trace, so that processes with the same share agree.
+    `share`: of the requests, so many are traced (0 to 1), by the id of their trace, so that processes with one share agree.
     `trust_parents`: all requests are traced whose sender traces them. What a sender does not trace is never traced.
     """
 
