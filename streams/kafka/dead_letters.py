@@ -222,9 +222,9 @@ async def _offset_in(consumer: AIOKafkaConsumer, tp: TopicPartition, letter: Map
     if topic == letter["topic"] and number.isdecimal() and offset.isdecimal():
         first = int(number), int(offset)
     if first[0] == tp.partition:
-        return first[1]
+        return int(first[1])
     found = (await consumer.offsets_for_times({tp: max(letter["timestamp"], 0)}))[tp]
-    return (found.offset if found is not None else (await consumer.end_offsets([tp]))[tp]) - 1
+    return int(found.offset if found is not None else (await consumer.end_offsets([tp]))[tp]) - 1
 
 
 async def _newest(settings: Settings, letters: Sequence[Mapping[str, Any]]) -> dict[tuple[str, bytes | None], int]:
