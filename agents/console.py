@@ -51,6 +51,8 @@ class Seen:
     others: Callable[[int], Others]
     "Returns the other workers that hold a partition."
     peers: Peers
+    champion: Callable[[], str]
+    "Returns the name of the announced champion."
 
 
 class WorkerConsole:
@@ -80,6 +82,7 @@ class WorkerConsole:
                 "reasons": dict(reasons),
                 "warnings": dict(seen.health.current()),
                 "release": slot.name,
+                "champion": seen.champion(),
                 "refused": dict(slot.refused),
                 "items": int(seen.items.listed[: len(seen.items)].sum()),
                 "rules": seen.pipeline.rules.version,
@@ -195,6 +198,10 @@ class WorkerConsole:
             "published_at": item.published_at,
             "statistics": statistics_of(items, row),
         }
+
+    def champion(self) -> str:
+        """Return the name of the announced champion, `none` without one."""
+        return self._seen.champion()
 
     async def releases(self) -> list[dict[str, Any]]:
         """Return the releases in this worker's folder, newest training data first."""

@@ -137,6 +137,7 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
         recommend.partition_of,
         holders,
         peers,
+        lambda: releases.champion,
     )
     console = WorkerConsole(settings, metrics, watched)
     figures = Figures(metrics, ownership.users, items, pipeline, readiness, health, lambda: recommend.waiting)
@@ -196,7 +197,7 @@ def create_app(settings: Settings) -> RiffleApp:
     """Create the worker that `settings` describe, with its agents registered."""
     app: RiffleApp = RiffleApp.create(settings)
     parts = app.parts = assemble(settings, app)
-    app.gate = Gate(settings.http, parts.metrics, Page(page_token(settings), frozenset(settings.page_origins)))
+    app.gate = Gate(settings.http, parts.metrics, Page.of(settings, page_token(settings)))
     app.conf.web_ssl_context = server_context(settings.http, parts.metrics)
     app.holding = HoldingAssignor(parts.ownership.held, settings.standbys, settings.partitions)
     app.on_reading_failed = parts.reading.failed

@@ -35,6 +35,7 @@ MAY_BE_ZERO = ("standbys", "rank_wait_ms")
 SHARES = ("trace_share",)
 "Settings that lie in 0..1."
 RANKINGS = ("local", "remote")
+YES_NO = ("yes", "no")
 GRAPHS = ("auto", "loop", "thread")
 PROVIDERS = ("auto", "cpu", "cuda", "tensorrt")
 URLS = ("redis_url", "registry_url", "archive", "bootstrap", "kafka_token_url", "traces")
@@ -277,7 +278,10 @@ class Settings:
     """Address of an OpenTelemetry collector for OTLP over HTTP, such as `http://127.0.0.1:4318`. Empty: no traces. It needs the
     packages of the group `tracing`."""
     trace_share: float = 1.0
-    "Share of the requests that are traced, of those that come without a trace: 0 to 1. Others follow the sender's decision."
+    "Share of the requests that are traced, 0 to 1. What its sender does not trace is not traced."
+    trace_parents: str = "no"
+    """`yes`: all requests are traced whose sender traces them, whatever `trace_share` is, because only trusted programs can
+    send requests. `no`: only `trace_share` of these, too."""
 
     def __repr__(self) -> str:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -289,7 +293,10 @@ class Settings:
         demand(
             self.encoder in {"on", "off", "auto"}, "encoder", f"must be on, off or auto, is {shown_without_login(self.encoder)}"
         )
-        choices = ("ranking", RANKINGS), ("graphs", GRAPHS), ("rank_provider", PROVIDERS), ("log_format", FORMATS)
+        choices = (
+            *(("ranking", RANKINGS), ("graphs", GRAPHS), ("rank_provider", PROVIDERS)),
+            *(("log_format", FORMATS), ("trace_parents", YES_NO)),
+        )
         for name, known in choices:
             value = getattr(self, name)
             demand(value in known, name, f"must be one of {', '.join(known)}, is {shown_without_login(value)}")

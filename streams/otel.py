@@ -13,7 +13,7 @@ from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, Resou
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, TraceIdRatioBased
 from opentelemetry.trace import SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -78,11 +78,17 @@ class OtelSpan:
 
 
 class OtelTracing:
-    """Spans of one process. `share`: of the requests that come without a trace, so many are traced (0 to 1)."""
+    """Spans of one process.
 
-    def __init__(self, collector: str, share: float, service: str, instance: str) -> None:
+    `share`: of the requests, so many are traced (0 to 1), by the id of their trace, so that processes with one share agree.
+    `trust_parents`: all requests are traced whose sender traces them. What a sender does not trace is never traced.
+    """
+
+    def __init__(self, collector: str, share: float, service: str, instance: str, *, trust_parents: bool = False) -> None:
         resource = Resource.create({SERVICE_NAME: service, SERVICE_INSTANCE_ID: instance})
-        self._provider = TracerProvider(sampler=ParentBased(TraceIdRatioBased(share)), resource=resource)
+        by_share = TraceIdRatioBased(share)
+        sampler = ParentBased(by_share, remote_parent_sampled=ALWAYS_ON if trust_parents else by_share)
+        self._provider = TracerProvider(sampler=sampler, resource=resource)
         exporter = OTLPSpanExporter(collector.rstrip("/") + PATH, timeout=EXPORT_S)
         self._provider.add_span_processor(
             BatchSpanProcessor(exporter, max_queue_size=QUEUED, max_export_batch_size=AT_ONCE, schedule_delay_millis=DELAY_MS)

@@ -96,8 +96,9 @@ def tracing_of(settings: Settings, service: str) -> Tracing | None:
             "RIFFLE_TRACES needs OpenTelemetry: install the packages of the group `tracing` (pip install 'riffle[tracing]')"
         )
         raise ConfigError("missing_packages", message) from exc
-    make: Callable[[str, float, str, str], Tracing] = module.OtelTracing
-    return make(settings.traces, settings.trace_share, service, settings.instance or f"{settings.web_host}:{settings.web_port}")
+    make: Callable[..., Tracing] = module.OtelTracing
+    instance = settings.instance or f"{settings.web_host}:{settings.web_port}"
+    return make(settings.traces, settings.trace_share, service, instance, trust_parents=settings.trace_parents == "yes")
 
 
 def parent_in(headers: Iterable[tuple[str, bytes | None]]) -> str:

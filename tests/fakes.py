@@ -61,6 +61,9 @@ class FakeConsole:
     def cards(self, item_ids: Sequence[str]) -> Sequence[Mapping[str, object]]:
         return [{"item_id": item_id} for item_id in item_ids if item_id in self.service.catalogue]
 
+    def champion(self) -> str:
+        return self.service.operator.serving[-1]
+
     async def releases(self) -> Sequence[Mapping[str, object]]:
         return []
 
@@ -80,13 +83,19 @@ class FakeOperator:
         self.replayed.extend(letters or [7])
         return {"sent": len(letters or [7])}
 
-    async def promote(self, name: str) -> Mapping[str, object]:
+    def _check(self, expected: str | None) -> None:
+        if expected not in {None, self.serving[-1]}:
+            raise BadRequest("champion_changed", f"the champion is {self.serving[-1]}", "expected")
+
+    async def promote(self, name: str, expected: str | None = None) -> Mapping[str, object]:
+        self._check(expected)
         if name.startswith("bad"):
             raise BadRequest("release_refused", f"the gate refused {name}", "name")
         self.serving.append(name)
         return {"champion": name, "previous": self.serving[-2]}
 
-    async def roll_back(self) -> Mapping[str, object]:
+    async def roll_back(self, expected: str | None = None) -> Mapping[str, object]:
+        self._check(expected)
         self.serving.append(self.serving[-2] if len(self.serving) > 1 else "none")
         return {"champion": self.serving[-1], "previous": self.serving[-2]}
 

@@ -63,6 +63,11 @@ class Announced(ABC, Generic[T]):
         self._wanted: Announcement | None = None
         self._changed = asyncio.Event()
 
+    @property
+    def champion(self) -> str:
+        """Name of the newest announced champion that was read, `none` without one. It serves once it is verified."""
+        return self._wanted.release if self._wanted is not None else "none"
+
     def on_models(self, chunk: Chunk) -> None:
         """Record the newest announcement of the champion, which `follow` then handles."""
         for key, value in zip(chunk.keys, chunk.values, strict=True):

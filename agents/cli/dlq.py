@@ -14,18 +14,22 @@ from agents.cli.screen import plain_console, print_table, printable
 from schemas.click_types import Whole
 from schemas.errors import BadRequest
 from schemas.settings import Settings
-from streams.kafka.dead_letters import read_letters, replay_letters
+from streams.kafka.dead_letters import origins_of, read_letters, replay_letters
 
 __all__ = ["dlq"]
 
 
-def _letters(code: str | None = None, letter: int | None = None) -> list[dict[str, Any]]:
+def _letters(code: str | None = None, letter: int | None = None, came_back: set[bytes] | None = None) -> list[dict[str, Any]]:
+    """Read letters. The origins of all replayed ones, whatever their code and number, are added to `came_back`."""
+
     async def read() -> list[dict[str, Any]]:
-        return [
-            found
-            async for found in read_letters(Settings.from_env())
-            if code in {None, found["code"]} and letter in {None, found["letter"]}
-        ]
+        chosen = []
+        async for found in read_letters(Settings.from_env()):
+            if came_back is not None:
+                came_back.update(origins_of([found]))
+            if code in {None, found["code"]} and letter in {None, found["letter"]}:
+                chosen.append(found)
+        return chosen
 
     return asyncio.run(read())
 
@@ -104,16 +108,18 @@ def replay(code: str | None, letter: int | None, everything: bool, as_json: bool
     """Produce dead letters again to their original topics, once their cause is fixed.
 
     Nothing counts twice: events that were applied meanwhile are dropped as duplicates. Catalogue entries are not sent if a
-    newer one exists. Of a record that became a dead letter several times, only the last is sent.
+    newer one exists, and events are not sent if their user was erased later. Of a record that became a dead letter several
+    times, only the last is sent.
 
     Example: riffle dlq replay --code unknown_schema
     """
     if code is None and letter is None and not everything:
         raise click.UsageError("choose one of --code CODE, --letter N or --all")
-    letters = _letters(code, letter)
+    came_back = set[bytes]()
+    letters = _letters(code, letter, came_back)
     if letter is not None and not letters:
         raise BadRequest("not_found", f"there is no dead letter {letter}: see riffle dlq list")
-    outcome = asyncio.run(replay_letters(Settings.from_env(), letters))
+    outcome = asyncio.run(replay_letters(Settings.from_env(), letters, came_back))
     if as_json:
         click.echo(json.dumps(outcome))
         return
@@ -122,5 +128,9 @@ def replay(code: str | None, letter: int | None, everything: bool, as_json: bool
         click.echo(f"{outcome['cut']} were too large to be kept whole: produce them again from their source")
     if outcome["superseded"]:
         click.echo(f"{outcome['superseded']} not sent: a newer record followed, or they came back as later letters")
+    if outcome["erased"]:
+        click.echo(f"{outcome['erased']} not sent: their users were erased later")
+    if outcome["failed"]:
+        click.echo(f"{outcome['failed']} were not acknowledged by Kafka: try again")
     if outcome["unreadable"]:
         click.echo(f"{outcome['unreadable']} are not dead letters")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import json
 import logging
@@ -22,13 +21,13 @@ from rich.console import Console
 from agents.cli.screen import plain_console, print_table
 from agents.cli.states import readiness
 from agents.cli.waiting import step
-from agents.promotion import aliases_of, note, passed, promote, roll_back
+from agents.promotion import aliases_of, challenge, note, promote, roll_back
 from models.release.release import Manifest, list_releases, manifest_sha256, read_manifest
 from models.release.source import take
 from schemas.errors import ReleaseRejected
 from schemas.settings import Settings
 from streams.embedded.process import SAFE_PATH, python
-from streams.kafka.announce import CHALLENGER, CHAMPION, Announcement, announce
+from streams.kafka.announce import CHALLENGER, CHAMPION, Announcement
 from streams.release_store import fetch_release
 
 __all__ = [
@@ -332,14 +331,7 @@ def alias_command(alias: str, name: str, force: bool, as_json: bool) -> None:
 
     Example: riffle release alias challenger 20260131-0123456789
     """
-    settings, named = Settings.from_env(), None
-    if name != "none":
-        folder, _ = passed(settings, name, force=force)
-        champion = aliases_of(settings).get(CHAMPION)
-        if champion is not None and champion.release == name:
-            raise ReleaseRejected("champion", f"{name} is the champion: it cannot challenge itself")
-        named = Announcement(name, manifest_sha256(folder))
-    asyncio.run(announce(settings, {alias: named}))
+    challenge(Settings.from_env(), name, force=force)
     click.echo(json.dumps({alias: name}) if as_json else f"{alias} {name}")
 
 

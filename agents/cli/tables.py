@@ -67,7 +67,9 @@ def _asked(url: str, caller: Caller, *, digests: bool) -> list[dict[str, Any]]:
         raise NotReady("no_worker", f"{exc.message}: run `riffle up`, or see `riffle doctor`") from exc
     found = answer.body.get("tables") if isinstance(answer.body, dict) else None
     if answer.status in {401, 403, 429}:
-        raise NotReady("no_worker", f"the worker at {masked_url(url)} refuses: {answer.body['error']['message']}")
+        error = answer.body.get("error") if isinstance(answer.body, dict) else None
+        why = error.get("message") if isinstance(error, dict) else f"HTTP {answer.status}"
+        raise NotReady("no_worker", f"the worker at {masked_url(url)} refuses: {why}")
     if answer.status != 200 or not isinstance(found, list):
         raise NotReady("no_worker", f"the program at {url} is not a worker: HTTP {answer.status}")
     return found

@@ -38,6 +38,7 @@ def token(name: str, scopes: tuple[str, ...], rate: str, as_json: bool) -> None:
     Nothing keeps the token: give it to its client now. The line holds only a hash of it. To withdraw a token remove its line.
     Workers use a changed file at once. Workers and commands themselves need a token with the scopes recommend and operate
     (`riffle load` operate, `riffle recommend --users all` also users, titles in `riffle ask` items), in RIFFLE_HTTP_TOKEN_FILE.
+    Give Prometheus one with the scope metrics.
 
     Example: riffle token shop --scope recommend --scope events --rate 200/400
     """

@@ -97,7 +97,7 @@ class Status:
             return json_response(body, 200 if ready else 503)
 
         @table.get("/metrics")
-        @scoped(Scope.OPERATE)
+        @scoped(Scope.METRICS)
         async def metrics(_request: web.Request) -> web.Response:
             self._metrics.ready.set(self.ready()[0])
             self._metrics.warnings.replace({(name,): 1.0 for name in self._health.current()})

@@ -19,12 +19,16 @@ from agents.metrics import Metrics
 from agents.web.tokens import Grant, Scope, find, read_grants
 from schemas.errors import BadRequest, ConfigError, RateLimited, RiffleError
 from schemas.http_settings import HttpSettings
+from schemas.settings import Settings
 from schemas.watched import Watched
 
 __all__ = ["CONSOLE", "DETAILED", "OPERATOR", "ORDINARY", "WRITE", "Gate", "Page", "Sender", "scope_of", "scoped"]
 
 log = logging.getLogger(__name__)
 
+BROWSER = ("Origin", "Referer", "Accept-Language", "Sec-Fetch-Site", "Sec-Fetch-Mode")
+"""Headers by which a browser is recognised. A page can leave out neither `Accept-Language` nor `Origin`; the others are not
+sent with every request. Clients of programs send none of them unless they are told to."""
 V = TypeVar("V", bound=Callable[..., Awaitable[web.StreamResponse]])
 SCOPE, KIND = "scope", "kind"
 DETAILED: web.RequestKey[bool] = web.RequestKey("detailed", bool)
@@ -64,12 +68,17 @@ class Sender:
     "Address of the client."
     host: str = ""
     "Name and port under which the client asks for the worker."
+    browser: bool = False
+    "Whether the request has a header of `BROWSER`."
 
     @classmethod
     def of(cls, request: web.BaseRequest) -> Sender:
         """Return the sender of a request."""
         headers = request.headers
-        return cls(headers.getall("Authorization", ()), headers.getall("Origin", ()), request.remote or "", request.host)
+        browser = any(name in headers for name in BROWSER)
+        return cls(
+            headers.getall("Authorization", ()), headers.getall("Origin", ()), request.remote or "", request.host, browser
+        )
 
     @property
     def is_here(self) -> bool:
@@ -99,9 +108,30 @@ class Page:
     "The token of the home (`agents.web.page_token`)."
     origins: frozenset[str] = frozenset()
     "Origins whose pages may write without the token, because a proxy in front asks for a login."
+    hosts: frozenset[str] = frozenset()
+    "Names of the worker other than loopback's and those of `origins`."
+
+    @classmethod
+    def of(cls, settings: Settings, token: str) -> Page:
+        """Return the page of a worker with these settings."""
+        hosts = {settings.web_host, _host(settings.web_advertised), settings.http_server_name}
+        return cls(token, frozenset(settings.page_origins), frozenset(host.lower() for host in hosts if host))
+
+    def is_rebound(self, sender: Sender) -> bool:
+        """Whether a browser on this machine asks under a name that is not the worker's (DNS rebinding).
+
+        A page elsewhere that made its own name resolve to this machine can read the answer.
+        """
+        if not (sender.browser or sender.origins) or not _is_loopback(sender.remote):
+            return False
+        host = _host(sender.host)
+        own = host in self.hosts or host in {_host(origin.partition("://")[2]) for origin in self.origins}
+        return not own and not _is_loopback(host)
 
     def needs_token(self, sender: Sender, kind: str) -> bool:
         """Whether a request needs the token where programs need none."""
+        if self.is_rebound(sender):
+            return True
         if kind is WRITE:
             return bool(sender.origins) and not all(origin in self.origins for origin in sender.origins)
         return kind is OPERATOR or (kind is CONSOLE and not sender.is_here)
@@ -182,7 +212,7 @@ class Gate:
             self._metrics.http_refused.add(reason="rate_limited", token=grant.name)
             message = f"more than {grant.per_s:g} requests a second come with the token {grant.name}"
             raise RateLimited("rate_limited", message, math.ceil(wait_s))
-        if scope not in grant.scopes:
+        if not grant.admits(scope):
             self._metrics.http_refused.add(reason="forbidden", token=grant.name)
             raise BadRequest("forbidden", f"the token {grant.name} lacks the scope {scope}", "Authorization")
 
@@ -194,7 +224,9 @@ class Gate:
 
     def shows_details(self, sender: Sender) -> bool:
         """Whether a request may see on open routes what is meant for operators."""
-        if self._grants is None or self._is_here_with_the_homes_token(sender):
+        if self._grants is None:
+            return self._page is None or not self._page.is_rebound(sender) or self._page.is_token_of(sender)
+        if self._is_here_with_the_homes_token(sender):
             return True
         grant = None if sender.token is None else find(self._grants.value(), sender.token)
         return grant is not None and Scope.OPERATE in grant.scopes

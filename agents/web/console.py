@@ -37,5 +37,8 @@ class Console(Protocol):
     def cards(self, item_ids: Sequence[str]) -> Sequence[Mapping[str, object]]:
         """Return the items of these ids that the catalogue holds, in this order, with their statistics."""
 
+    def champion(self) -> str:
+        """Return the name of the announced champion, `none` without one. It serves once this worker has verified it."""
+
     async def releases(self) -> Sequence[Mapping[str, object]]:
         """Return the releases in this worker's folder, newest training data first."""

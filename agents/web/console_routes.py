@@ -76,7 +76,8 @@ def _worker(table: web.RouteTableDef, service: Service) -> None:
     @route(table, Scope.OPERATE, "get", "/v1/releases", kind=CONSOLE)
     async def releases(request: web.Request) -> web.Response:  # noqa: ARG001
         """Return the releases in this worker's folder, with their metrics and the gate's verdicts."""
-        return json_response({"serving": service.release, "releases": list(await service.console.releases())})
+        found = list(await service.console.releases())
+        return json_response({"serving": service.release, "champion": service.console.champion(), "releases": found})
 
 
 def _catalogue(table: web.RouteTableDef, service: Service) -> None:

@@ -47,6 +47,7 @@ CODES = {
     "wrong_token": 403,
     "not_found": 404,
     "body_timeout": 408,
+    "champion_changed": 409,
     "too_large": 413,
     "unsupported_encoding": 415,
     "expectation_failed": 417,

@@ -26,13 +26,15 @@ class Operator(Protocol):
             NotReady: `busy`, or Kafka does not answer.
         """
 
-    async def promote(self, name: str) -> Mapping[str, object]:
+    async def promote(self, name: str, expected: str | None = None) -> Mapping[str, object]:
         """Verify and announce a release that the gate accepted; returns `{"champion", "previous"}`.
 
+        `expected`: name of the champion that this replaces, `none` without one; None: whichever it is.
+
         Raises:
-            BadRequest: `not_found`, or `release_refused` with the reason.
-            NotReady: `busy`, or Kafka does not answer.
+            BadRequest: `not_found`, `release_refused` with the reason, or `champion_changed`, another one is the champion.
+            NotReady: `busy`; `under_way`, it goes on after the answer; or Kafka does not answer.
         """
 
-    async def roll_back(self) -> Mapping[str, object]:
+    async def roll_back(self, expected: str | None = None) -> Mapping[str, object]:
         """Announce the release that served before; returns and raises as `promote`."""

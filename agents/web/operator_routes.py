@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from aiohttp import web
 
 from agents.web.access import OPERATOR
@@ -36,11 +38,7 @@ def _letters(table: web.RouteTableDef, service: Service) -> None:
     @route(table, Scope.OPERATE, "post", "/v1/letters/replay", kind=OPERATOR)
     async def replay(request: web.Request) -> web.Response:
         """Produce dead letters again: `letters`, a list of their numbers, or all of a `code`."""
-        body = await read_json(request)
-        if not isinstance(body, dict):
-            raise BadRequest("invalid_body", "the body must be a JSON object")
-        if unknown := [name for name in body if name not in {"letters", "code"}]:
-            raise BadRequest("invalid_field", f"unknown field {shown(unknown[0])}; known: code, letters", unknown[0][:100])
+        body = await _object(request, "code", "letters")
         numbers, code = body.get("letters", []), body.get("code", "")
         if not isinstance(numbers, list) or not all(type(n) is int and n >= 0 for n in numbers) or len(numbers) > MAX_LETTERS:
             raise BadRequest("invalid_field", f"letters must be a list of at most {MAX_LETTERS} numbers", "letters")
@@ -54,9 +52,33 @@ def _releases(table: web.RouteTableDef, service: Service) -> None:
     async def promote(request: web.Request) -> web.Response:
         """Announce a release that the gate accepted; every worker then verifies it again and swaps it in."""
         name = identifier(request.match_info["name"], "name")
-        return json_response(dict(await service.operator.promote(name)), 202)
+        return json_response(dict(await service.operator.promote(name, await _expected(request))), 202)
 
     @route(table, Scope.OPERATE, "post", "/v1/releases/rollback", kind=OPERATOR)
-    async def rollback(request: web.Request) -> web.Response:  # noqa: ARG001
+    async def rollback(request: web.Request) -> web.Response:
         """Announce the release that served before."""
-        return json_response(dict(await service.operator.roll_back()), 202)
+        return json_response(dict(await service.operator.roll_back(await _expected(request))), 202)
+
+
+async def _expected(request: web.Request) -> str | None:
+    """Return the champion that the client expects, `none` without one; None if it sends no body or names none."""
+    if not request.body_exists:
+        return None
+    expected = (await _object(request, "expected")).get("expected")
+    if expected is not None and not isinstance(expected, str):
+        raise BadRequest("invalid_field", "expected must be the name of a release, or none", "expected")
+    return expected
+
+
+async def _object(request: web.Request, *known: str) -> dict[str, Any]:
+    """Read a body of these fields.
+
+    Raises:
+        BadRequest: as `read_json`; `invalid_body`, `invalid_field`.
+    """
+    body = await read_json(request)
+    if not isinstance(body, dict):
+        raise BadRequest("invalid_body", "the body must be a JSON object")
+    if unknown := [name for name in body if name not in known]:
+        raise BadRequest("invalid_field", f"unknown field {shown(unknown[0])}; known: {', '.join(known)}", unknown[0][:100])
+    return body

@@ -27,7 +27,7 @@ HEADERS: Mapping[str, str] = {
             "default-src 'none'",
             "script-src 'self'",
             "style-src 'self'",
-            "img-src 'self'",
+            "img-src 'self' blob:",  # pictures that were fetched with the token
             "connect-src 'self'",
             "base-uri 'none'",
             "form-action 'none'",

@@ -308,7 +308,7 @@ def _operations(table: web.RouteTableDef, service: Service) -> None:
         found = await service.tables(digests="digests" in request.query and flag_of(request.query, "digests"))
         return json_response({"tables": [dict(facts) for facts in found]})
 
-    @route(table, Scope.OPERATE, "get", "/metrics")
+    @route(table, Scope.METRICS, "get", "/metrics")
     async def metrics_text(request: web.Request) -> web.Response:  # noqa: ARG001
         """Return the metrics in Prometheus' text format."""
         headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}

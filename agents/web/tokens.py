@@ -40,6 +40,8 @@ class Scope(StrEnum):
     ITEMS = "items"
     USERS = "users"
     OPERATE = "operate"
+    METRICS = "metrics"
+    "Only the metrics, for a scraper, which must not act. A token with `OPERATE` has it, too."
     OPEN = "open"
     "No token is needed: probes cannot send one."
 
@@ -59,6 +61,10 @@ class Grant:
     "Requests that may come at once, at least 1."
     digest: bytes
     "SHA-256 of the token."
+
+    def admits(self, scope: Scope) -> bool:
+        """Whether the token may use routes of this scope."""
+        return scope in self.scopes or (scope is Scope.METRICS and Scope.OPERATE in self.scopes)
 
 
 def new_token() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,17 @@ from schemas.errors import BadEvent
 from schemas.settings import Settings
 from streams.kafka import connect
 
-__all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "Announcement", "announce", "announced", "decode_announcement"]
+__all__ = [
+    "CHALLENGER",
+    "CHAMPION",
+    "PREVIOUS",
+    "Announcement",
+    "address_of",
+    "announce",
+    "announced",
+    "announcements",
+    "decode_announcement",
+]
 
 CHAMPION = "champion"
 "Alias of the release that serves."
@@ -50,8 +60,24 @@ def decode_announcement(value: bytes | None) -> Announcement | None:
 
 async def announced(settings: Settings) -> dict[str, Announcement | None]:
     """The newest announcement of each alias."""
+    return dict(await announcements(settings))
+
+
+def address_of(known: Sequence[tuple[str, Announcement | None]], release: str, manifest_sha256: str) -> str:
+    """Return the newest address under which a release of this content was announced; empty without one.
+
+    `known`: announcements, oldest first.
+    """
+    for _, named in reversed(known):
+        if named is not None and named.uri and (named.release, named.manifest_sha256) == (release, manifest_sha256):
+            return named.uri
+    return ""
+
+
+async def announcements(settings: Settings) -> list[tuple[str, Announcement | None]]:
+    """Return the announcements that the topic still holds, oldest first, each with its alias. Unreadable ones are left out."""
     consumer = connect.consumer(settings.kafka, connect.ANNOUNCED)
-    found: dict[str, Announcement | None] = {}
+    found: list[tuple[str, Announcement | None]] = []
     try:
         await consumer.start()
         partition = TopicPartition(settings.topic("models"), 0)
@@ -61,7 +87,7 @@ async def announced(settings: Settings) -> dict[str, Announcement | None]:
         while await consumer.position(partition) < end:
             for record in (await consumer.getmany(timeout_ms=200)).get(partition, ()):
                 try:
-                    found[(record.key or b"").decode(errors="replace")] = decode_announcement(record.value)
+                    found.append(((record.key or b"").decode(errors="replace"), decode_announcement(record.value)))
                 except BadEvent:
                     continue
     finally:

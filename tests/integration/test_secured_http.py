@@ -48,12 +48,14 @@ CALLS: Mapping[Scope, tuple[tuple[str, str, object], ...]] = {
     Scope.OPERATE: (
         ("GET", "/v1/rules", None),
         ("GET", "/v1/tables", None),
-        ("GET", "/metrics", None),
         ("GET", "/v1/live", None),
         ("GET", "/v1/recent", None),
     ),
+    Scope.METRICS: (("GET", "/metrics", None),),
 }
 "A call or more of each scope: method, path and body."
+WIDER = {Scope.METRICS: (Scope.OPERATE,)}
+"Scopes that include another one."
 
 
 def lines(*scopes: Scope) -> str:
@@ -122,7 +124,7 @@ async def test_a_worker_admits_each_token_to_its_scope_only(secured_http: Settin
             for method, path, body in calls:
                 for held, token in TOKENS.items():
                     found = await code_of(session, method, path, body, token)
-                    expected = found[0] in {200, 202} if held is scope else found == (403, "forbidden")
+                    expected = found[0] in {200, 202} if held in {scope, *WIDER.get(scope, ())} else found == (403, "forbidden")
                     assert expected, (held, method, path, found)
                 assert await code_of(session, method, path, body, "") == (401, "token_required")
                 assert await code_of(session, method, path, body, new_token()) == (403, "wrong_token")

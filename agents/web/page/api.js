@@ -54,6 +54,36 @@ export const id = encodeURIComponent;
 /** Change something, or ask with a body; `body` is sent as JSON. */
 export const change = (method, path, body) => asked(path, { method, body: body === undefined ? undefined : JSON.stringify(body) });
 
+const unseen = new WeakMap();
+const seen = typeof IntersectionObserver === "undefined" ? null : new IntersectionObserver((entries) => {
+  for (const { isIntersecting, target } of entries) {
+    if (!isIntersecting) continue;
+    seen.unobserve(target);
+    unseen.get(target)?.();
+    unseen.delete(target);
+  }
+}, { rootMargin: "200px" });
+
+/** Show what is at `path` in an <img> once it comes into view. A browser sends no token for an address in `src`, so with one the picture is fetched. */
+export function pictureInto(img, path) {
+  if (!token || !seen) {
+    img.src = path;
+    return;
+  }
+  unseen.set(img, async () => {
+    try {
+      const response = await fetch(path, { headers: { Authorization: `Bearer ${token}` } });
+      if (!response.ok) throw new ApiError(response.status, "unreadable", `HTTP ${response.status}`);
+      const address = URL.createObjectURL(await response.blob());
+      for (const name of ["load", "error"]) img.addEventListener(name, () => URL.revokeObjectURL(address), { once: true });
+      img.src = address;
+    } catch {
+      img.dispatchEvent(new Event("error"));
+    }
+  });
+  seen.observe(img);
+}
+
 /** Send one event; returns its token `{partition, offset}`. */
 export async function send(event) {
   const answer = await asked("/v1/events", { method: "POST", body: JSON.stringify(event) });

@@ -1,4 +1,5 @@
 // Charts over time, as SVG that stretches: shapes are drawn in units of 1000 by 100, text is HTML beside them.
+import { id, pictureInto } from "./api.js";
 import { fill, h, s } from "./dom.js";
 import { NONE, clock } from "./format.js";
 
@@ -147,7 +148,8 @@ export function picture(item, itemId) {
   };
   if (!item?.has_image) return h("span", { class: "pic" }, tile());
   const frame = h("span", { class: "pic" });
-  const img = h("img", { src: `/v1/items/${encodeURIComponent(itemId)}/image`, alt: "", loading: "lazy", width: 96, height: 96 });
+  const img = h("img", { alt: "", loading: "lazy", width: 96, height: 96 });
   img.addEventListener("error", () => fill(frame, tile()));
+  pictureInto(img, `/v1/items/${id(itemId)}/image`);
   return fill(frame, img);
 }

@@ -51,6 +51,6 @@ export function letterPanel(signal) {
 }
 
 function report(outcome) {
-  const rest = [["superseded", "not sent, because a newer record followed"], ["cut", "too large to be kept whole"], ["unreadable", "no dead letters"]];
+  const rest = [["superseded", "not sent, because a newer record followed"], ["cut", "too large to be kept whole"], ["unreadable", "no dead letters"], ["erased", "not sent, because their users were erased later"], ["failed", "not acknowledged by Kafka: try again"]];
   tell([`${number(outcome.sent)} produced again`, ...rest.filter(([key]) => outcome[key]).map(([key, text]) => `${number(outcome[key])} ${text}`)].join(", "));
 }

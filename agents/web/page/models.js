@@ -9,12 +9,13 @@ const METRICS = [["ndcg@10", "NDCG@10"], ["hr@10", "Hit rate@10"], ["recall@50",
 export function models(body) {
   const leaving = new AbortController();
   let serving = null;
+  let champion;
   fill(body, loading("the releases"));
   async function read() {
     try {
       const found = await get("/v1/releases", leaving.signal);
-      serving = found.serving;
-      fill(body, found.releases.length ? [servingPanel(found), trends(found.releases), found.releases.map((release) => releasePanel(release, found.serving))] : state("empty", "No release yet",
+      ({ serving, champion } = found);
+      fill(body, found.releases.length ? [servingPanel(found), trends(found.releases), found.releases.map((release) => releasePanel(release, found))] : state("empty", "No release yet",
         "Slates come from co-visitation, content and popularity, in the order of the light score. riffle train makes a release from the archived stream, and the gate judges it."));
     } catch (error) {
       if (error.name !== "AbortError") fill(body, state("error", "The releases cannot be read", error.message));
@@ -24,18 +25,18 @@ export function models(body) {
   return {
     token: read,
     update({ now }) {
-      if (now && serving !== null && now.worker.release !== serving) read(); // another release serves since
+      if (now && serving !== null && (now.worker.release !== serving || now.worker.champion !== champion)) read(); // another release serves since, or will
     },
     close: () => leaving.abort(),
   };
 }
 
-function servingPanel({ serving, releases }) {
+function servingPanel({ serving, champion: expected, releases }) {
   const current = releases.find((release) => release.release === serving);
   const back = action("Roll back", mayWrite(), async () => {
-    const sure = await confirmed("Roll back?", [`Every worker goes back from ${serving === "none" ? "no release" : serving} to what served before, within seconds and while it serves.`, "Once more goes forward again."], "Roll back");
+    const sure = await confirmed("Roll back?", [`Every worker goes back from ${expected === "none" ? "no release" : expected} to what served before, within seconds and while it serves.`, "Once more goes forward again."], "Roll back");
     if (!sure) return;
-    const { champion } = await change("POST", "/v1/releases/rollback");
+    const { champion } = await change("POST", "/v1/releases/rollback", { expected });
     tell(champion === "none" ? "No release serves from now on." : `${champion} serves as soon as each worker has verified it.`);
   });
   return panel("Serving", serving === "none" ? "no release: the light score orders" : `${serving}${current ? `, trained until ${day(current.trained_until)}` : ""}`,
@@ -58,12 +59,12 @@ function sentence(gate, parent) {
   return gate.passed ? `The gate accepted it: it is better than ${against} beyond noise, on events that training did not read${measured(gate)}.` : `The gate refused it, compared with ${against}: ${(gate.reasons ?? []).join("; ")}.`;
 }
 
-function promotion(release, serving) {
+function promotion(release, serving, expected) {
   if (release.release === serving || !release.gate.passed) return null;
   return h("div", { class: "row" }, action("Promote", mayWrite(), async () => {
     const sure = await confirmed(`Promote ${release.release}?`, [sentence(release.gate, release.parent), "Every worker verifies it again, warms it up and swaps it in. It can be rolled back."], "Promote", { kind: "primary" });
     if (!sure) return;
-    const { champion } = await change("POST", `/v1/releases/${id(release.release)}/promote`);
+    const { champion } = await change("POST", `/v1/releases/${id(release.release)}/promote`, { expected });
     tell(`${champion} serves as soon as each worker has verified it.`);
   }, "primary"));
 }
@@ -86,7 +87,7 @@ const ENDS = { ranked: "ranked", light_cut: "below the cut of the light score", 
 const shareBars = (shares, name = (key) => key, color = () => null) =>
   h("ul", { class: "bars" }, Object.entries(shares).sort((one, other) => other[1] - one[1]).map(([key, share]) => bar(name(key), share, percent(share), color(key))));
 
-function releasePanel(release, serving) {
+function releasePanel(release, { serving, champion }) {
   const light = Object.entries(release.light).sort((one, other) => other[1] - one[1]);
   const most = Math.max(...light.map(([, weight]) => Math.abs(weight)), 1e-9);
   const rows = METRICS.filter(([key]) => typeof release.after[key] === "number");
@@ -99,7 +100,7 @@ function releasePanel(release, serving) {
   return panel(release.release, `trained until ${day(release.trained_until)} on ${number(release.trained_events)} events · after ${release.parent === "none" ? "no release" : release.parent}`,
     h("p", {}, release.release === serving ? h("span", { class: "pill good" }, "serving") : h("span", { class: "pill" }, "not serving"), " liked means ", h("code", {}, release.positive)),
     verdict(release.gate, release.parent),
-    promotion(release, serving),
+    promotion(release, serving, champion),
     h("div", { class: "columns" },
       h("div", {}, h("h3", {}, "On held-out events"), rows.length ? table("Metrics", [["Metric", ([, name]) => name], ["Before", ([key]) => number(release.before[key] ?? null), "n"], ["With this release", ([key]) => number(release.after[key]), "n"], ["Change", ([key]) => change(key), "n"]], rows) : h("p", { class: "quiet-text" }, "Not measured.")),
       h("div", {}, h("h3", {}, "Weights of the light score"), h("ul", { class: "bars" }, light.map(([name, weight]) => bar(name, Math.abs(weight) / most, number(weight), colorOf(name)))),

@@ -144,7 +144,7 @@ function shownUser(detail, userId) {
   }
 
   const eraser = () => action("Erase this user", mayWrite(), async () => {
-    if (!(await confirmed("Erase this user?", ["Their history, affinities and seen items are removed from every worker, its changelog, Redis and later trainings. This cannot be taken back."], "Erase", { word: userId }))) return;
+    if (!(await confirmed("Erase this user?", ["Their history, affinities and seen items are removed from every worker, its changelog, Redis and later trainings. This cannot be taken back.", "Records of theirs that could not be used stay raw in the dead letters for 30 days; replaying skips them."], "Erase", { word: userId }))) return;
     const { token } = await change("DELETE", `/v1/users/${id(userId)}`);
     const found = await asked(`&after=${token.partition}:${token.offset}`);
     paint(found.slate, await itemsOf(found.slate.items.map((item) => item.item_id)));

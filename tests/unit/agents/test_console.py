@@ -68,6 +68,7 @@ def console(users: dict[int, Users], owners: dict[int, str] | None = None, peers
         int,
         lambda number: Others((owners or {}).get(number), ("other:1",) if number == 1 else (), False),
         peers or Peers(metrics),
+        lambda: "r1",
     )
     return WorkerConsole(settings, metrics, seen)
 

@@ -87,13 +87,17 @@ def test_an_error_marks_the_span() -> None:
     assert (request.failed, request.attributes["riffle.outcome"], request.parent) == (True, "not_ready", "")
 
 
-def test_the_senders_decision_counts_and_otherwise_the_share() -> None:
+def test_a_request_is_traced_by_the_share_unless_senders_are_trusted() -> None:
     with collecting() as collector:
         never, always = (tracing_of(Settings(traces=collector.url, trace_share=share), "s") for share in (0.0, 1.0))
         assert never is not None
         assert always is not None
         assert never.begin("request", SERVER, "") is None
-        assert never.begin("request", SERVER, SAMPLED) is not None
+        assert never.begin("request", SERVER, SAMPLED) is None, "a sender cannot have every request traced"
+        trusting = tracing_of(Settings(traces=collector.url, trace_share=0.0, trace_parents="yes"), "s")
+        assert trusting is not None
+        assert trusting.begin("request", SERVER, SAMPLED) is not None
+        assert trusting.begin("request", SERVER, LEFT_OUT) is None
         assert always.begin("request", SERVER, LEFT_OUT) is None
         assert always.begin("request", SERVER, always.not_sampled()) is None
         assert always.begin("rank", CONSUMER, "", root=False) is None
@@ -102,7 +106,12 @@ def test_the_senders_decision_counts_and_otherwise_the_share() -> None:
         assert half is not None
         kept = sum(half.begin("request", SERVER, "") is not None for _ in range(400))
         assert 120 < kept < 280
-        for one in (never, always, half):
+        other = tracing_of(Settings(traces=collector.url, trace_share=0.5), "of another process")
+        assert other is not None
+        for _ in range(50):  # processes with the same share agree on each trace
+            if (span := half.begin("request", SERVER, "")) is not None:
+                assert other.begin("rank", CONSUMER, span.traceparent, root=False) is not None
+        for one in (never, always, half, trusting, other):
             one.stop()
 
 

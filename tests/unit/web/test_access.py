@@ -58,7 +58,7 @@ SCOPES = {
     "/v1/explain": Scope.OPERATE,
     "/v1/workers/explain": Scope.OPERATE,
     "/v1/releases": Scope.OPERATE,
-    "/metrics": Scope.OPERATE,
+    "/metrics": Scope.METRICS,
     "/": Scope.OPEN,
     "/page": Scope.OPEN,
     "/healthz": Scope.OPEN,
@@ -116,7 +116,7 @@ def test_every_route_of_a_ranking_process_has_a_scope(tmp_path: Path) -> None:
     app: RankerApp = RankerApp.create(settings)
     table = assemble(settings, app).status.routes()
     found = {route.path: scope_of(route.handler) for route in table}  # type: ignore[attr-defined]
-    assert found == {"/healthz": Scope.OPEN, "/readyz": Scope.OPEN, "/metrics": Scope.OPERATE}
+    assert found == {"/healthz": Scope.OPEN, "/readyz": Scope.OPEN, "/metrics": Scope.METRICS}
     assert BrokerProbe(settings).found is not None
 
 
@@ -139,10 +139,11 @@ async def test_a_route_admits_the_tokens_of_its_scope_only(
 ) -> None:
     url = path.replace("{user_id}", "u").replace("{item_id}", "i1").replace("{name}", "app.js")
     scope = next(scope for begin, scope in SCOPES.items() if path == begin or path.startswith(f"{begin}/"))
+    admitted = {scope, Scope.OPERATE} if scope is Scope.METRICS else {scope}
     async with client_of(service, Gate(http, service.metrics)) as client:
         for given_scope, token in TOKENS.items():
             answer = await client.request(method, url, headers=bearing(token))
-            if scope in {Scope.OPEN, given_scope}:
+            if scope is Scope.OPEN or given_scope in admitted:
                 assert answer.status not in {401, 403}, await answer.text()
                 continue
             assert answer.status == 403
@@ -158,7 +159,9 @@ async def test_a_route_admits_the_tokens_of_its_scope_only(
     assert not service.events
     refused = service.metrics.http_refused
     assert refused.value(reason="token_required") == (0 if scope is Scope.OPEN else 1)
-    assert sum(refused.value(reason="forbidden", token=name) for name in GRANTED) == (0 if scope is Scope.OPEN else 4)
+    assert sum(refused.value(reason="forbidden", token=name) for name in GRANTED) == (
+        0 if scope is Scope.OPEN else len(GRANTED) - len(admitted)
+    )
 
 
 @pytest.mark.parametrize(
@@ -222,6 +225,7 @@ SENDERS = st.builds(
     origins=st.sampled_from([(), (SHOP,), ("https://evil.example",), (SHOP, "https://evil.example")]),
     remote=st.sampled_from(["127.0.0.1", "::1", "10.0.0.7", ""]),
     host=st.sampled_from(["127.0.0.1:6066", "localhost", "[::1]:1", "evil.example", "10.0.0.7:6066", "["]),
+    browser=st.booleans(),
 )
 
 
@@ -245,6 +249,7 @@ def test_with_tokens_one_of_them_is_needed_or_the_homes_from_this_machine(sender
     scopes = {one for one, of in TOKENS.items() if of == token} | (
         {Scope.RECOMMEND, Scope.OPERATE} if token == WORKER else set()
     )
+    scopes |= {Scope.METRICS} if Scope.OPERATE in scopes else set()
     scopes |= set(GRANTED) if token == HOME and here else set()
     if scope is Scope.OPEN or scope in scopes:
         assert found == "admitted"
@@ -256,14 +261,16 @@ def test_with_tokens_one_of_them_is_needed_or_the_homes_from_this_machine(sender
 @given(SENDERS, st.sampled_from(list(Scope)), st.sampled_from(["ordinary", WRITE, CONSOLE]))
 def test_without_tokens_only_pages_need_one(sender: Sender, scope: Scope, kind: str) -> None:
     gate = Gate(HttpSettings(), Metrics(), Page(HOME, frozenset({SHOP})))
-    here = sender.remote in {"127.0.0.1", "::1"} and sender.host in {"127.0.0.1:6066", "localhost", "[::1]:1"}
-    needs = (kind == WRITE and set(sender.origins) - {SHOP}) or (kind == CONSOLE and not here)
+    near, named = sender.remote in {"127.0.0.1", "::1"}, sender.host in {"127.0.0.1:6066", "localhost", "[::1]:1"}
+    here = near and named
+    rebound = near and not named and bool(sender.browser or sender.origins)
+    needs = rebound or (kind == WRITE and set(sender.origins) - {SHOP}) or (kind == CONSOLE and not here)
     found = outcome(gate, sender, scope, kind)
     if scope is Scope.OPEN or not needs or sender.authorization == (f"Bearer {HOME}",):
         assert found == "admitted"
     else:
         assert found == ("wrong_token" if sender.authorization else "token_required")
-    assert gate.shows_details(sender)
+    assert gate.shows_details(sender) == (not rebound or sender.authorization == (f"Bearer {HOME}",))
 
 
 async def test_the_page_is_used_with_the_homes_token_where_tokens_are_needed(service: FakeService, http: HttpSettings) -> None:

@@ -78,6 +78,7 @@ async def test_the_page_and_its_files_have_their_types_and_a_strict_policy(clien
         assert response.headers["Content-Type"] == file.type
     policy = dict(part.split(" ", 1) for part in HEADERS["Content-Security-Policy"].split("; "))
     assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
+    assert policy.pop("img-src") == "'self' blob:"
     assert {value for name, value in policy.items() if name.endswith("-src")} == {"'none'", "'self'"}
 
 
@@ -140,6 +141,47 @@ async def test_the_worker_is_shown_on_this_machine_under_its_own_name(client: Cl
         assert (await client.get(path, headers={"Host": host, **BEARER})).status == 200
 
 
+READS = ["/v1/users", "/v1/users/u", "/v1/rules", "/v1/tables", "/metrics", "/v1/similar/i1", "/v1/recommend/u"]
+BROWSERS = [
+    {"Origin": "http://evil.example"},
+    {"Accept-Language": "en"},
+    {"Referer": "http://e/"},
+    {"Sec-Fetch-Site": "same-origin"},
+]
+
+
+@pytest.mark.parametrize("browser", BROWSERS)
+@pytest.mark.parametrize("path", READS)
+async def test_a_page_whose_name_was_made_to_resolve_to_this_machine_reads_nothing(
+    client: Client, path: str, browser: dict[str, str]
+) -> None:
+    rebound = {"Host": "evil.example:6066", **browser}
+    assert (await client.get(path, headers=rebound)).status == 401
+    own = {"Host": "localhost:6066"}, {"Host": "shop.example"}, {"Host": "127.0.0.1"}
+    free = [*own, {**rebound, **BEARER}, {"Host": "evil.example"}]  # the last one is a program
+    for headers in free:
+        more = {} if headers == free[-1] else browser
+        assert (await client.get(path, headers={**more, **headers})).status not in {401, 403}, headers
+
+
+async def test_such_a_page_explains_nothing_and_sees_no_reasons(client: Client, service: FakeService) -> None:
+    service.warned = {"archive": "details"}
+    rebound = {"Host": "evil.example", "Origin": "http://evil.example"}
+    body = {"request_id": "r", "user_id": "u"}
+    assert (await client.post("/v1/workers/explain", json=body, headers=rebound)).status == 401
+    assert (await client.post("/v1/workers/explain", json=body)).status == 200
+    assert "details" not in await (await client.get("/readyz", headers=rebound)).text()
+    assert "details" in await (await client.get("/readyz")).text()
+
+
+@pytest.mark.parametrize("host", ["worker.lan", "worker.lan:6066", "WORKER.lan", "riffle.example"])
+def test_a_browser_asks_under_the_workers_own_names(host: str) -> None:
+    page = Page.of(Settings(web_advertised="Worker.lan:6066", http_server_name="riffle.example"), TOKEN)
+    sender = Sender((), (), "127.0.0.1", host, browser=True)
+    assert not page.is_rebound(sender)
+    assert Page(TOKEN).is_rebound(sender)
+
+
 ACTIONS = [
     ("GET", "/v1/letters", None),
     ("POST", "/v1/letters/replay", {"letters": [7]}),
@@ -187,6 +229,15 @@ async def test_what_an_operator_asks_for_is_checked(client: Client, service: Fak
     assert await asked("POST", "/v1/letters/replay", {"code": "not_json"}) == (202, {"sent": 1})
     status, body = await asked("POST", "/v1/releases/bad/promote")
     assert (status, body["error"]["code"]) == (400, "release_refused")  # type: ignore[index]
+    for path in ("/v1/releases/r1/promote", "/v1/releases/rollback"):
+        for bad in ({"expected": 1}, {"champion": "none"}, []):
+            assert (await asked("POST", path, bad))[0] == 400, bad
+        status, body = await asked("POST", path, {"expected": "another"})
+        assert (status, body["error"]["code"]) == (409, "champion_changed")  # type: ignore[index]
+    assert (await asked("GET", "/v1/releases"))[1]["champion"] == "none"
+    assert await asked("POST", "/v1/releases/r1/promote", {"expected": "none"}) == (202, {"champion": "r1", "previous": "none"})
+    assert (await asked("GET", "/v1/releases"))[1]["champion"] == "r1"
+    assert await asked("POST", "/v1/releases/rollback", {}) == (202, {"champion": "none", "previous": "r1"})
     assert await asked("POST", "/v1/releases/r1/promote") == (202, {"champion": "r1", "previous": "none"})
     assert await asked("POST", "/v1/releases/rollback") == (202, {"champion": "none", "previous": "r1"})
 
