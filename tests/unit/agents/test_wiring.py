@@ -17,15 +17,10 @@ from schemas.errors import ConfigError
 from schemas.settings import Settings
 from streams.kafka.assignor import ON_DISK
 
-OFF_BY_DEFAULT = "tracing"
-"The one part that is None without a setting."
-
 
 def test_no_part_is_optional_or_can_be_replaced(tmp_path: Path) -> None:
     parts = create_app(Settings(home=tmp_path)).parts
     for name, kind in typing.get_type_hints(Parts).items():
-        if name == OFF_BY_DEFAULT:
-            continue
         assert type(None) not in typing.get_args(kind), name
         assert getattr(parts, name) is not None
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -40,7 +35,7 @@ def test_agents_have_the_names_that_their_topics_and_positions_hang_on(tmp_path:
 def test_two_workers_of_one_process_share_nothing(tmp_path: Path) -> None:
     one, other = (create_app(Settings(home=tmp_path / name)).parts for name in ("a", "b"))
     shared = [f.name for f in dataclasses.fields(Parts) if getattr(one, f.name) is getattr(other, f.name)]
-    assert shared == [OFF_BY_DEFAULT]
+    assert shared == []
 
 
 def test_a_folder_serves_one_worker_and_its_tables_are_known_to_the_assignor(tmp_path: Path) -> None:
