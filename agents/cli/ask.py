@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 
 from agents.cli import asking
-from agents.cli.screen import plain_console, print_table
+from agents.cli.screen import on_one_line, plain_console, print_table
 from agents.cli.states import web_of
 from agents.web.caller import Caller
 from schemas.click_types import Whole
@@ -50,14 +50,15 @@ def title_of(settings: Settings, item_id: str) -> str:
 
 def print_slate(settings: Settings, slate: dict[str, Any], console: Console) -> None:
     """Print a slate for users, with explanations if requested."""
-    console.print(f"for {slate['user_id']}")
+    console.print(f"for {on_one_line(slate['user_id'])}")
     rows = [
         (str(position), item["item_id"], title_of(settings, item["item_id"]), f"{item['score']:.3g}", _reasons(item))
         for position, item in enumerate(slate["items"], 1)
     ]
     names = ("rank", "item", "title", "score", "retrieved by")
     if rows:
-        print_table(console, names, rows, fold=("item", "title", "retrieved by"), right=("rank", "score"))
+        wide, right = ("item", "title", "retrieved by"), ("rank", "score")
+        print_table(console, names, rows, fold=wide, right=right, lines=("retrieved by",))
     else:
         console.print(
             "no items are left: the catalogue is empty (riffle load DIR), or all of its items are seen, excluded, "

@@ -183,7 +183,7 @@ def status(as_json: bool) -> None:
     if pids["supervisor"] is None and any(pids.values()):
         rows.append(("supervisor", "parts that end are not restarted: `riffle up` restarts them, `riffle down` stops the rest"))
     console = plain_console()
-    print_table(console, ("what", "state"), rows, fold=("state",), header=False)
+    print_table(console, ("what", "state"), rows, fold=("state",), lines=("state",), header=False)
     console.print()
     print_table(console, COLUMNS, [_row(process) for process in processes], fold=("address", "release"), right=("pid",))
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["plain_console", "print_table", "printable", "words"]
+__all__ = ["on_one_line", "plain_console", "print_table", "printable", "words"]
 
 WIDE = 10_000
 "Columns without a terminal: nothing is folded in a file or a pipe."
@@ -24,6 +24,11 @@ NARROW = 4
 def printable(text: str) -> str:
     """Escape a text for a terminal: letters, signs and line breaks are kept, anything else is escaped as in JSON."""
     return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+
+
+def on_one_line(text: str) -> str:
+    """Escape a text as `printable` does, and its line breaks: a name from outside must not look like a line of the output."""
+    return printable(text).replace("\n", "\\n")
 
 
 def plain_console(*, stderr: bool = False) -> Console:
@@ -46,14 +51,15 @@ def print_table(
     *,
     fold: Sequence[str] = (),
     right: Sequence[str] = (),
+    lines: Sequence[str] = (),
     header: bool = True,
 ) -> None:
     """Print rows below their column names, without blanks at the ends of lines.
 
-    Columns named in `fold` may take several lines. If the others do not fit on the screen, each row is printed as lines of
+    Values keep their line breaks in the columns named in `lines` alone. Columns named in `fold` may take several lines. If the others do not fit on the screen, each row is printed as lines of
     `name: value` instead: no column is ever dropped or cut.
     """
-    rows = [[printable(value) for value in row] for row in rows]
+    rows = [[(printable if name in lines else on_one_line)(value) for name, value in zip(names, row, strict=True)] for row in rows]
     cells = {name: [*([name] if header else []), *(row[n] for row in rows)] for n, name in enumerate(names)}
     widest = {name: max(cell_len(line) for text in column for line in text.split("\n")) for name, column in cells.items()}
     needed = sum(min(width, NARROW) if name in fold else width for name, width in widest.items()) + 2 * len(names)

@@ -104,6 +104,14 @@ def test_every_id_is_there_at_every_width(rows: list[tuple[str, str]], width: in
             assert all(any(item_id in line for line in lines) for item_id, _ in rows)
 
 
+@given(st.text("ab\n\r\u2028 ", max_size=12), st.text("ab\n\r\u2028 ", max_size=12))
+def test_a_name_from_outside_does_not_look_like_a_line_of_the_output(item_id: str, title: str) -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=200, markup=False, highlight=False)
+    print_table(console, ("item", "title", "why"), [(item_id, title, "one\ntwo")], fold=("item", "title", "why"), lines=("why",))
+    assert len(out.getvalue().splitlines()) == 3, "names, and a row whose own text has two lines"
+
+
 @pytest.mark.parametrize("width", [1, 8, 20, 40, 80])
 def test_a_slate_of_long_ids_is_whole_on_a_narrow_screen(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agents.cli.ask.title_of", lambda settings, item_id: TITLE)
