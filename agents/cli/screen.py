@@ -56,10 +56,11 @@ def print_table(
 ) -> None:
     """Print rows below their column names, without blanks at the ends of lines.
 
-    Values keep their line breaks in the columns named in `lines` alone. Columns named in `fold` may take several lines. If the others do not fit on the screen, each row is printed as lines of
-    `name: value` instead: no column is ever dropped or cut.
+    Values keep their line breaks in the columns named in `lines` alone. Columns named in `fold` may take several lines. If the
+    others do not fit on the screen, each row is printed as lines of `name: value` instead: no column is ever dropped or cut.
     """
-    rows = [[(printable if name in lines else on_one_line)(value) for name, value in zip(names, row, strict=True)] for row in rows]
+    shown = [printable if name in lines else on_one_line for name in names]
+    rows = [[show(value) for show, value in zip(shown, row, strict=True)] for row in rows]
     cells = {name: [*([name] if header else []), *(row[n] for row in rows)] for n, name in enumerate(names)}
     widest = {name: max(cell_len(line) for text in column for line in text.split("\n")) for name, column in cells.items()}
     needed = sum(min(width, NARROW) if name in fold else width for name, width in widest.items()) + 2 * len(names)

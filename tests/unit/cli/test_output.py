@@ -108,8 +108,9 @@ def test_every_id_is_there_at_every_width(rows: list[tuple[str, str]], width: in
 def test_a_name_from_outside_does_not_look_like_a_line_of_the_output(item_id: str, title: str) -> None:
     out = io.StringIO()
     console = Console(file=out, width=200, markup=False, highlight=False)
-    print_table(console, ("item", "title", "why"), [(item_id, title, "one\ntwo")], fold=("item", "title", "why"), lines=("why",))
-    assert len(out.getvalue().splitlines()) == 3, "names, and a row whose own text has two lines"
+    names = ("item", "title", "why")
+    print_table(console, names, [(item_id, title, "one\ntwo")], fold=names, lines=("why",))
+    assert len(out.getvalue().splitlines()) == 4, "names, a rule, and a row whose own text has two lines"
 
 
 @pytest.mark.parametrize("width", [1, 8, 20, 40, 80])
