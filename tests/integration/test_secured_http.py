@@ -186,7 +186,11 @@ async def test_the_page_works_over_tls_with_the_homes_token_or_with_one_of_the_f
                 context = await browser.new_context(ignore_https_errors=True)
                 page = await context.new_page()
                 answers: list[Response] = []
-                page.on("response", answers.append)
+
+                def note(answer: Response, into: list[Response] = answers) -> None:
+                    into.append(answer)
+
+                page.on("response", note)
                 await page.goto(f"{secured_http.web}/#token={token}")
                 await expect(page.locator("#token")).to_have_text("Changes allowed", timeout=10_000)
                 async with page.expect_response(lambda answer: "/v1/explain/ann" in answer.url, timeout=20_000) as seen:
