@@ -253,7 +253,7 @@ async def test_requests_are_answered_after_their_topic_was_made_anew(worker: Set
 
         await until(answered)
         for n in range(40):  # none of them waits until the new topic is as long as the old one
-            await client.recommend(Request(f"s{n}", f"u{n}"), 5_000)
+            await client.recommend(Request(f"s{n}", f"u{n}"), 30_000)
     finally:
         await client.stop()
 
