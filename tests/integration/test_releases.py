@@ -79,6 +79,9 @@ async def test_a_release_is_swapped_in_under_load_and_each_answer_comes_from_one
 
     try:
         loading = [asyncio.create_task(load()) for _ in range(4)]
+        async with asyncio.timeout(60):
+            while not answers:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
         for folder in (first, second):
             await asyncio.to_thread(promote, worker, folder.name)
             await until(worker, lambda found, name=folder.name: found["release"] == name)  # type: ignore[misc]

@@ -192,7 +192,7 @@ def test_what_ends_by_itself_is_started_again_and_said(own: Settings, riffle: Ri
 
 
 def test_a_worker_that_can_never_start_is_said_and_not_tried_in_a_hot_loop(own: Settings, riffle: Riffle) -> None:
-    wrong = replace(own, web_host="203.0.113.1")
+    wrong = replace(own, web_host="203.0.113.1", http_without_tokens="yes")
     started = riffle("up", settings=wrong)
     assert started.returncode == 1
     assert "the worker ended" in started.stderr

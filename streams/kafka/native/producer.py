@@ -7,7 +7,8 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from aiokafka.errors import KafkaError
@@ -30,6 +31,9 @@ CLOSE_S = 5.0
 "Seconds in which queued records are sent when the producer stops."
 PURGED_S = 0.5
 "Seconds in which a stopping client reports the records that it could not send."
+FORMER_S = 3.0
+"""Seconds after which the present client sends what a former one has not sent: that one may be unable to log in, because its
+password is the former one, too."""
 LATE_S = 2.0
 "Seconds after the timeout of records until a former client reports those that it still holds as failed."
 RETRY_S = 10.0
@@ -39,12 +43,25 @@ LOOK_S = 10.0
 MISSING = frozenset({NativeError.UNKNOWN_TOPIC_OR_PART, NativeError._UNKNOWN_TOPIC, NativeError._UNKNOWN_PARTITION})
 
 
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """A record, and the future of its delivery."""
+
+    future: asyncio.Future[None]
+    topic: str
+    value: bytes | None
+    key: bytes | None
+    partition: int
+    headers: list[tuple[str, bytes]]
+
+
 class NativeProducer:
     """Sends records without a turn of the event loop: `send` queues them, and librdkafka's thread writes them to the broker.
 
     It needs no replacement after an error: without sequence numbers, librdkafka reconnects and goes on by itself. Its client is
     created anew when the files of certificates or of the password change. The former client is kept until the delivery of each
-    of its records is reported. The future of each record ends, at the latest when the producer stops.
+    of its records is reported; what it cannot send, the present one sends. The future of each record ends, at the latest when
+    the producer stops.
     """
 
     def __init__(self, kafka: KafkaSettings, profile: clients.Profile) -> None:
@@ -53,8 +70,11 @@ class NativeProducer:
         self._files = clients.Files(kafka)
         self._producer: Any = None
         self._admin: Any = None
-        self._former: list[tuple[Any, float]] = []
-        "Former clients that hold records, and the monotonic time at which these are given up."
+        self._former: list[tuple[Any, float, float]] = []
+        """Former clients that hold records, and the monotonic times at which the present one takes over those that are not sent
+        yet, and at which all are given up."""
+        self._again: list[_Record] = []
+        "Records that a former client has not sent."
         self._create_at = math.inf
         "Monotonic time at which the client is created anew."
         self._known: set[str] = set()
@@ -99,14 +119,9 @@ class NativeProducer:
             KafkaError: it cannot be queued. The future raises it if the record cannot be stored.
         """
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def delivered(error: NativeError | None, _message: object) -> None:
-            self._ended.append((future, error, topic))
-
+        record = _Record(future, topic, value, key, NO_PARTITION if partition is None else partition, list(headers))
         try:
-            self._producer.produce(
-                topic, value, key, NO_PARTITION if partition is None else partition, delivered, headers=list(headers)
-            )
+            self._produce(record, self._former_ends)
         except KafkaException as exc:
             self._known.discard(topic)
             raise clients.error_of(exc.args[0]) from exc
@@ -115,6 +130,27 @@ class NativeProducer:
         self._in_flight += 1
         self._work.set()
         return future
+
+    def _produce(self, record: _Record, purged: Callable[[_Record, NativeError], None]) -> None:
+        """Queue a record in the present client. `purged` is called if a former client has not sent it."""
+
+        def delivered(error: NativeError | None, _message: object) -> None:
+            if error is not None and error.code() == NativeError._PURGE_QUEUE:
+                purged(record, error)
+            else:
+                self._ended.append((record.future, error, record.topic))
+
+        self._producer.produce(record.topic, record.value, record.key, record.partition, delivered, headers=record.headers)
+
+    def _former_ends(self, record: _Record, error: NativeError) -> None:
+        """Send a record again that a former client has not sent, unless the producer stops."""
+        if self._polling is None:
+            self._fails(record, error)
+        else:
+            self._again.append(record)
+
+    def _fails(self, record: _Record, error: NativeError) -> None:
+        self._ended.append((record.future, error, record.topic))
 
     def knows(self, topic: str) -> bool:
         """Whether the topic is known to exist."""
@@ -188,7 +224,8 @@ class NativeProducer:
             log.warning("no client can be created with the changed files (%s); the present one is used", why)
             return
         self._create_at = math.inf
-        self._former.append((former, now + self._profile["message.timeout.ms"] / 1e3 + LATE_S))
+        until = now + self._profile["message.timeout.ms"] / 1e3 + LATE_S
+        self._former.append((former, min(now + FORMER_S, until), until))
         self._known.clear()
 
     def _poll(self) -> None:
@@ -197,22 +234,33 @@ class NativeProducer:
         if self._kafka.uses_tokens:
             self._admin.poll(0.0)
         held = []
-        for client, until in self._former:
+        for client, queued_until, until in self._former:
             client.poll(0.0)
-            if len(client) and time.monotonic() >= until:
-                client.purge()
+            if len(client) and (now := time.monotonic()) >= queued_until:
+                client.purge(in_flight=now >= until)
                 client.poll(0.0)
             if len(client):
-                held.append((client, until))
+                held.append((client, queued_until, until))
         self._former = held
+        again, self._again = self._again, []
+        for record in again:
+            try:
+                self._produce(record, self._fails)
+            except KafkaException as exc:
+                self._fails(record, exc.args[0])
+            except BufferError:
+                self._fails(record, NativeError(NativeError._QUEUE_FULL))
 
     def _close(self) -> None:
         """Send queued records and collect their reports."""
         until = time.monotonic() + CLOSE_S
-        for client in (self._producer, *(former for former, _ in self._former)):
+        for client in (self._producer, *(former for former, *_ in self._former)):
             if client.flush(max(until - time.monotonic(), 0.0)):
                 client.purge()
                 client.flush(PURGED_S)
+        for record in self._again:
+            self._fails(record, NativeError(NativeError._PURGE_QUEUE))
+        self._again = []
 
     def _settle(self) -> None:
         """Finish the futures of reported deliveries."""

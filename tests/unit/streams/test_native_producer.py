@@ -97,6 +97,11 @@ async def test_a_former_client_that_reports_nothing_in_time_is_made_to(
     async with started(kafka, timeout_ms=600_000) as native:
         futures = await sent(native)
         await rotated(native, kafka, "second")
+        # the present client has them now, once
+        await until(lambda: not native._former)
+        assert not any(future.done() for future in futures)
+        assert len(native._producer) == len(futures)
+        await rotated(native, kafka, "third")
         await all_fail(futures)
 
 
