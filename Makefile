@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 UV := UV_SYSTEM_CERTS=1 $(BIN)/uv
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup tools demo docs test fuzz faults soak quality bench mlflow images images-test cluster aws lint clean lock
+.PHONY: setup tools demo docs test trainings fuzz faults soak quality bench mlflow images images-test cluster aws lint clean lock
 
 setup:
 	@requirements/setup $(VENV) $(PYTHON)
@@ -28,12 +28,16 @@ docs: setup
 test: setup
 	@requirements/tools $(VENV) || echo "helm could not be had: the chart's tests are skipped."
 	@trap 'kill $$unit $$second 2> /dev/null; exit 130' INT TERM; \
-	$(BIN)/python -m pytest tests/unit > $(VENV)/unit.log 2>&1 & unit=$$!; \
+	$(BIN)/python -m pytest tests/unit -m "not slow" > $(VENV)/unit.log 2>&1 & unit=$$!; \
 	$(BIN)/python -m pytest tests/integration/test_[q-z]*.py > $(VENV)/integration.log 2>&1 & second=$$!; \
 	$(BIN)/python -m pytest tests/integration/test_[a-p]*.py; first=$$?; \
 	$(BIN)/python -m pytest tests/fuzz; fuzz=$$?; \
 	wait $$second; second=$$?; cat $(VENV)/integration.log; \
 	wait $$unit; unit=$$?; cat $(VENV)/unit.log; exit $$((unit | first | fuzz | second))
+
+# Tests with whole trainings that take minutes each: that rankers learn what they should, resume, and come out the same.
+trainings: setup
+	$(BIN)/python -m pytest tests/unit -m slow --durations=0
 
 # Generated input against every boundary: CASES a fuzzer (10000), FUZZ=name for one of tests/fuzz. Minutes.
 fuzz: setup

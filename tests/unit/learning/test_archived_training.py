@@ -111,6 +111,7 @@ def trained(source: str, vectors: Path) -> Learned:
     return learn(replace(found, shown=None), vectors, TINY)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_release_is_the_same_from_a_folder_and_from_s3(folder: Path, bucket: str, vectors: Path, tmp_path: Path) -> None:
     here, there = trained(str(folder), vectors), trained(bucket, vectors)

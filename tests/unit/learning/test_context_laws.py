@@ -224,6 +224,7 @@ def first_liked(examples: Examples, kind: str) -> float:
     return float(held.labels[np.arange(len(held)), best, 0].mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("said", [True, False], ids=["request", "time of day"])
 def test_a_ranker_learns_what_is_liked_in_which_context(learned: Learned, said: bool, kind: str) -> None:

@@ -268,6 +268,7 @@ def blind(vectors: Path) -> Learned:
     return learned_from_left_ones(vectors, shown=False)
 
 
+@pytest.mark.slow
 def test_the_ranker_learns_from_what_was_shown_and_left(vectors: Path, monkeypatch: pytest.MonkeyPatch, blind: Learned) -> None:
     monkeypatch.setattr(choice, "listwise_ndcg", lambda *_: 0.5)  # no worse in history
     items, told = with_left_ones()
@@ -293,6 +294,7 @@ def test_the_ranker_learns_from_what_was_shown_and_left(vectors: Path, monkeypat
     assert share["seen"] < 0.7 * share["blind"]
 
 
+@pytest.mark.slow
 def test_slates_by_which_likes_are_put_lower_in_history_are_left(
     vectors: Path, monkeypatch: pytest.MonkeyPatch, blind: Learned
 ) -> None:
