@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Generic, TypeVar
 
 import prometheus_client
@@ -69,14 +70,9 @@ class Counter(Series[prometheus_client.Counter]):
         """
         self.of(labels).inc(n)
 
-    @contextmanager
-    def timed(self, **labels: object) -> Iterator[None]:
-        """Add the elapsed seconds of a block."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.add(time.perf_counter() - started, **labels)
+    def timed(self, **labels: object) -> AbstractContextManager[None]:
+        """Add the elapsed seconds of a block, also of one that fails."""
+        return _timed(partial(self.add, **labels))
 
 
 class Gauge(Series[prometheus_client.Gauge]):
@@ -106,14 +102,18 @@ class Histogram(Series[prometheus_client.Histogram]):
         """Add one value."""
         self.of(labels).observe(value)
 
-    @contextmanager
-    def timed(self, **labels: object) -> Iterator[None]:
+    def timed(self, **labels: object) -> AbstractContextManager[None]:
         """Add the elapsed seconds of a block, also of one that fails."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.observe(time.perf_counter() - started, **labels)
+        return _timed(partial(self.observe, **labels))
+
+
+@contextmanager
+def _timed(note: Callable[[float], None]) -> Iterator[None]:
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        note(time.perf_counter() - started)
 
 
 def cumulated(histogram: Histogram) -> list[float]:

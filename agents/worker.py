@@ -18,6 +18,7 @@ import uvloop
 from agents.memory import few_arenas
 from agents.partitions.ownership import require_free, require_port
 from agents.ranker.app import create_ranker
+from agents.web.server_tls import check_listener
 from agents.wiring import create_app
 from models.warm import warm
 from schemas.errors import ConfigError, RiffleError
@@ -52,7 +53,7 @@ def main(role: str = WORKER) -> None:
 
 def _run(settings: Settings, role: str) -> None:
     log_to_stderr(settings.log_level, settings.log_format)
-    settings.http.require_tokens(settings.web_host)
+    check_listener(settings.http, settings.web_host)
     if role == WORKER:
         require_free(settings)
     else:

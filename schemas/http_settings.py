@@ -10,7 +10,7 @@ from schemas.errors import ConfigError
 from schemas.parsing import demand, shown_without_login
 from schemas.watched import secret_in
 
-__all__ = ["HttpSettings"]
+__all__ = ["HttpSettings", "is_loopback"]
 
 PREFIX = "http_"
 "Prefix of each field's name in `schemas.settings.Settings`, and of its environment variable."
@@ -89,7 +89,7 @@ class HttpSettings:
         Raises:
             ConfigError: it would not.
         """
-        if self.tokens_file or self.without_tokens or _is_loopback(host):
+        if self.tokens_file or self.without_tokens or is_loopback(host):
             return
         message = (
             f"RIFFLE_WEB_HOST={host} is no loopback address, so that HTTP needs tokens: set RIFFLE_HTTP_TOKENS_FILE"
@@ -98,7 +98,8 @@ class HttpSettings:
         raise ConfigError("tokens_required", message, "http_tokens_file")
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine by its name or address alone."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

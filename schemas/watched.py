@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from schemas.errors import ConfigError
 from schemas.parsing import demand, variable
 
-__all__ = ["Stamp", "Watched", "secret_in", "stamp_of"]
+__all__ = ["Stamp", "Watched", "secret_in", "stamp", "stamp_of"]
 
 T = TypeVar("T")
 Stamp = tuple[int, int, int]
@@ -17,15 +17,20 @@ Stamp = tuple[int, int, int]
 NOTHING: Stamp = (0, 0, 0)
 
 
-def stamp_of(file: str) -> Stamp:
-    """Return the stamp of a file; `NOTHING` if no file is named, or it cannot be looked at."""
+def stamp(file: str) -> Stamp:
+    """Return the stamp of a file; `NOTHING` if none is named. Raises OSError if it cannot be looked at."""
     if not file:
         return NOTHING
+    found = Path(file).stat()
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def stamp_of(file: str) -> Stamp:
+    """Return the stamp of a file; `NOTHING` if none is named, or it cannot be looked at."""
     try:
-        found = Path(file).stat()
+        return stamp(file)
     except OSError:
         return NOTHING
-    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def secret_in(file: str, setting: str) -> str:

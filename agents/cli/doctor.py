@@ -24,6 +24,7 @@ from agents.cli.states import kafka_answers, members_of, other_settings, process
 from agents.processes import WORKER, daemon_of, left_over, number_of, supervisor_daemon
 from agents.supervisor import histories
 from agents.web.caller import Caller
+from agents.web.server_tls import check_listener
 from schemas.backend_login import BackendLogin
 from schemas.errors import ConfigError, RiffleError
 from schemas.http_settings import HttpSettings
@@ -71,7 +72,7 @@ def doctor(as_json: bool) -> None:
     settings = Settings.from_env()
     settings.make_home()
     checks = [*_machine(settings), *_variables(), *_kafka(settings), *_mirror(settings), *_registry(settings)]
-    checks += [*_workers(settings), _topics(settings)]
+    checks += [*_http(settings), *_workers(settings), _topics(settings)]
     checks += _supervisor(settings)
     if as_json:
         click.echo(json.dumps([check.to_json() for check in checks]))
@@ -141,6 +142,14 @@ def _mirror(settings: Settings) -> list[_Check]:
     except (RiffleError, OSError, ValueError) as exc:
         return [_Check(name, ok=False, advice=masked(f"{exc}; see RIFFLE_REDIS_URL"))]
     return [_Check(name, ok=True)]
+
+
+def _http(settings: Settings) -> list[_Check]:
+    try:
+        check_listener(settings.http, settings.web_host)
+    except ConfigError as exc:
+        return [_Check("settings of HTTP", ok=False, advice=exc.message)]
+    return []
 
 
 def _workers(settings: Settings) -> list[_Check]:

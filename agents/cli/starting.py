@@ -35,6 +35,7 @@ from agents.processes import (
     supervisor_daemon,
 )
 from agents.supervisor import MISCONFIGURED, MODULE, History, histories, supervised, to_arguments
+from agents.web.server_tls import check_listener
 from schemas.errors import ConfigError, NotReady, RiffleError
 from schemas.settings import Settings
 from streams.embedded.kafka import EmbeddedKafka, class_path, has_class_path
@@ -167,7 +168,7 @@ def _start_stack(
     settings: Settings, console: Console, *, with_worker: bool, workers: int | None, ranking: int | None
 ) -> Started:
     if with_worker:
-        settings.http.require_tokens(settings.web_host)
+        check_listener(settings.http, settings.web_host)
     before = _running(settings)
     servers: list[EmbeddedKafka | EmbeddedRedis] = []
     servers += [EmbeddedKafka(settings)] if settings.embedded_kafka else []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import logging
 import math
 import time
@@ -18,7 +17,7 @@ from aiohttp.typedefs import Handler
 from agents.metrics import Metrics
 from agents.web.tokens import Grant, Scope, find, read_grants
 from schemas.errors import BadRequest, ConfigError, RateLimited, RiffleError
-from schemas.http_settings import HttpSettings
+from schemas.http_settings import HttpSettings, is_loopback
 from schemas.settings import Settings
 from schemas.watched import Watched
 
@@ -86,7 +85,7 @@ class Sender:
 
         The name matters because a page elsewhere can make its own name resolve to this machine (DNS rebinding).
         """
-        return _is_loopback(self.remote) and _is_loopback(_host(self.host))
+        return is_loopback(self.remote) and is_loopback(_host(self.host))
 
     @property
     def token(self) -> str | None:
@@ -122,11 +121,11 @@ class Page:
 
         A page elsewhere that made its own name resolve to this machine can read the answer.
         """
-        if not (sender.browser or sender.origins) or not _is_loopback(sender.remote):
+        if not (sender.browser or sender.origins) or not is_loopback(sender.remote):
             return False
         host = _host(sender.host)
         own = host in self.hosts or host in {_host(origin.partition("://")[2]) for origin in self.origins}
-        return not own and not _is_loopback(host)
+        return not own and not is_loopback(host)
 
     def needs_token(self, sender: Sender, kind: str) -> bool:
         """Whether a request needs the token where programs need none."""
@@ -263,10 +262,3 @@ def _host(netloc: str) -> str:
         return urlsplit(f"//{netloc}").hostname or ""
     except ValueError:
         return ""
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -6,13 +6,27 @@ import logging
 import ssl
 
 from agents.metrics import Metrics
+from agents.web.tokens import read_grants
 from schemas.errors import ConfigError
 from schemas.http_settings import HttpSettings
 from schemas.watched import Watched
 
-__all__ = ["server_context"]
+__all__ = ["check_listener", "server_context"]
 
 log = logging.getLogger(__name__)
+
+
+def check_listener(http: HttpSettings, host: str) -> None:
+    """Check, before anything is started, that a listener on `host` can work: its tokens, and its certificate.
+
+    Raises:
+        ConfigError: it cannot; the message names the variable.
+    """
+    http.require_tokens(host)
+    if http.tokens_file:
+        read_grants(http.tokens_file)
+    if http.encrypts:
+        _context(http)
 
 
 def server_context(http: HttpSettings, metrics: Metrics) -> ssl.SSLContext | None:
@@ -46,6 +60,7 @@ def _context(http: HttpSettings) -> ssl.SSLContext:
         # without a password, because a prompt for one would block a worker forever
         context.load_cert_chain(http.cert_file, http.key_file or None, password="")
     except (OSError, ValueError) as exc:
-        rule = f"RIFFLE_HTTP_CERT_FILE and _KEY_FILE must hold a certificate and its key in PEM, not encrypted: {exc}"
+        rule = "RIFFLE_HTTP_CERT_FILE and _KEY_FILE must hold a certificate and its key in PEM, not encrypted"
+        rule += f": {http.cert_file}: {exc}"
         raise ConfigError("invalid_setting", rule, "http_cert_file") from exc
     return context

@@ -13,7 +13,6 @@ import logging
 import ssl
 from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaProducer
@@ -22,6 +21,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from schemas.errors import ConfigError
 from schemas.kafka_settings import KafkaSettings
 from schemas.settings import Settings
+from schemas.watched import Stamp, stamp
 from streams.kafka.aiokafka_patches import AIOKafkaConsumer
 from streams.kafka.connection import RENEW, FilePassword
 from streams.kafka.probe import answers
@@ -229,14 +229,11 @@ async def any_answers(kafka: KafkaSettings, timeout_s: float) -> bool:
     return False
 
 
-def _stamp(name: str, file: str) -> tuple[int, int]:
-    if not file:
-        return 0, 0
+def _stamp(name: str, file: str) -> Stamp:
     try:
-        found = Path(file).stat()
+        return stamp(file)
     except OSError as exc:
         raise _wrong(name, f"cannot be read: {exc}") from exc
-    return found.st_mtime_ns, found.st_size
 
 
 @lru_cache(maxsize=4)

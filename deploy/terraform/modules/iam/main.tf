@@ -13,6 +13,17 @@ locals {
   rights     = jsondecode(file("${path.module}/rights.json"))
   components = toset(["worker", "ranking", "encoder", "train"])
 
+  # who takes a role: EKS, for the pods of this account
+  by_pods = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Effect    = "Allow"
+      Principal = { Service = "pods.eks.amazonaws.com" }
+      Action    = ["sts:AssumeRole", "sts:TagSession"]
+      Condition = { StringEquals = { "aws:SourceAccount" = local.account } }
+    }]
+  })
+
   # names, with the prefix of topics and the application's id
   named = {
     for component, right in local.rights : component => {
@@ -101,15 +112,7 @@ resource "aws_iam_role" "component" {
 
   name = "${var.name}-${each.value}"
 
-  assume_role_policy = jsonencode({
-    Version = "2012-10-17"
-    Statement = [{
-      Effect    = "Allow"
-      Principal = { Service = "pods.eks.amazonaws.com" }
-      Action    = ["sts:AssumeRole", "sts:TagSession"]
-      Condition = { StringEquals = { "aws:SourceAccount" = local.account } }
-    }]
-  })
+  assume_role_policy = local.by_pods
 }
 
 resource "aws_iam_role_policy" "component" {
@@ -223,15 +226,7 @@ resource "aws_iam_role" "agent" {
 
   name = "${var.name}-${each.key}"
 
-  assume_role_policy = jsonencode({
-    Version = "2012-10-17"
-    Statement = [{
-      Effect    = "Allow"
-      Principal = { Service = "pods.eks.amazonaws.com" }
-      Action    = ["sts:AssumeRole", "sts:TagSession"]
-      Condition = { StringEquals = { "aws:SourceAccount" = local.account } }
-    }]
-  })
+  assume_role_policy = local.by_pods
 }
 
 resource "aws_iam_role_policy_attachment" "agent" {
