@@ -43,6 +43,8 @@ class Store(MirrorStore):
         self._ttl_s = ttl_s
         self._stamps = login.stamps
         self._redis = self._connected()
+        self._former: Redis | None = None
+        "The client of before the last change of a file."
 
     def _connected(self) -> Redis:
         own: dict[str, Any] = {"credential_provider": _FileLogin(self._login)} if self._login.password_file else {}
@@ -53,9 +55,12 @@ class Store(MirrorStore):
     async def _client(self) -> Redis:
         """Return the client, which is a new one after a file has changed, so that no connection of before is used."""
         if (stamps := self._login.stamps) != self._stamps:
-            self._stamps, former = stamps, self._redis
-            self._redis = self._connected()
-            await former.aclose()
+            ended, self._former = self._former, self._redis
+            self._stamps, self._redis = stamps, self._connected()
+            # commands that are under way end on their connections; those of the change before have long ended
+            await self._former.connection_pool.disconnect(inuse_connections=False)
+            if ended is not None:
+                await ended.aclose()
         return self._redis
 
     def _key(self, user_id: str) -> str:
@@ -81,6 +86,8 @@ class Store(MirrorStore):
     async def close(self) -> None:
         """Close the connections."""
         await self._redis.aclose()
+        if self._former is not None:
+            await self._former.aclose()
 
 
 @contextmanager

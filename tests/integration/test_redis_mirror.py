@@ -14,9 +14,12 @@ from click.testing import CliRunner
 from mirror_contract import keeps
 
 from agents.cli.doctor import doctor
+from schemas.backend_login import BackendLogin
 from schemas.records import Interaction, Item
 from schemas.settings import Settings
+from schemas.watched import Stamp
 from streams.kafka.produce import produce_events, produce_items
+from streams.mirror import redis as redis_store
 from streams.mirror.stores import mirror_at, store_at
 
 pytestmark = pytest.mark.integration
@@ -58,6 +61,35 @@ async def test_the_mirror_follows_the_stream_and_forgets_who_is_erased(worker: S
 @pytest.mark.parametrize("options", ["", "?decode_responses=True"])
 async def test_redis_keeps_the_contract_of_a_store(stack: Settings, options: str) -> None:
     await keeps(store_at(f"{stack.redis}{options}", f"contract{len(options)}."))
+
+
+class Changing(BackendLogin):
+    """A login whose files change when `stamp` does."""
+
+    stamp = 0
+
+    @property
+    def stamps(self) -> tuple[Stamp, Stamp]:
+        return (0, 0, self.stamp), (0, 0, 0)
+
+
+async def test_commands_that_are_under_way_end_though_the_files_of_the_login_change(
+    stack: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = redis_store.Store(stack.redis, "changing.", login=Changing("redis"))
+    client = redis.asyncio.Redis.from_url(stack.redis)
+    try:
+        await store.write({"ann": b"1"})
+        await client.client_pause(500)  # Redis answers nobody for this long
+        reading = [asyncio.create_task(store.read("ann")) for _ in range(4)]
+        await asyncio.sleep(0.1)
+        monkeypatch.setattr(Changing, "stamp", 1)
+        await store.write({"bob": b"2"})
+        assert await asyncio.gather(*reading) == [b"1"] * 4
+        assert await store.read("bob") == b"2"
+    finally:
+        await store.close()
+        await client.aclose()
 
 
 def test_doctor_asks_the_store_of_the_mirror(stack: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
