@@ -38,7 +38,8 @@ from agents.supervisor import MISCONFIGURED, MODULE, History, histories, supervi
 from agents.web.server_tls import check_listener
 from schemas.errors import ConfigError, NotReady, RiffleError
 from schemas.settings import Settings
-from streams.embedded.kafka import EmbeddedKafka, class_path, has_class_path
+from streams.embedded.jars import class_path, has_class_path
+from streams.embedded.kafka import EmbeddedKafka
 from streams.embedded.patience import WHOLE, Patience
 from streams.embedded.process import SAFE_PATH, Daemon, port_is_free, python, require_free_ports, wait_until
 from streams.embedded.redis import EmbeddedRedis

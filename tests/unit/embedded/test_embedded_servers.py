@@ -21,7 +21,8 @@ from agents.cli.operate import down
 from schemas.errors import ConfigError, NotReady
 from schemas.settings import Settings
 from streams.embedded import process
-from streams.embedded.kafka import CONTROLLER, SERVER, EmbeddedKafka, class_path
+from streams.embedded.jars import class_path
+from streams.embedded.kafka import CONTROLLER, SERVER, EmbeddedKafka
 from streams.embedded.process import answer_of
 from streams.embedded.redis import EmbeddedRedis
 
