@@ -27,6 +27,7 @@ docs: setup
 # the fuzzers after the first half. What the others print is shown after the output of these. The trap ends them too: a shell's background jobs ignore Ctrl-C.
 test: setup
 	@requirements/tools $(VENV) || echo "helm could not be had: the chart's tests are skipped."
+	@requirements/specs $(VENV) || echo "AsyncAPI's schemas could not be had: the document is checked without them."
 	@trap 'kill $$unit $$second 2> /dev/null; exit 130' INT TERM; \
 	$(BIN)/python -m pytest tests/unit -m "not slow" > $(VENV)/unit.log 2>&1 & unit=$$!; \
 	$(BIN)/python -m pytest tests/integration/test_[q-z]*.py > $(VENV)/integration.log 2>&1 & second=$$!; \
