@@ -110,10 +110,12 @@ class Fields:
         return float(value)
 
     def integer(self, field: str, low: int, high: int) -> int | None:
-        """Return a whole number within `low` and `high`, None without one."""
+        """Return a whole number within `low` and `high`, None without one. In JSON, 5.0 is the whole number 5."""
         value = self.source.get(field)
         if value is None:
             return None
+        if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
+            value = int(value)
         if _is_beyond_64_bits(value):
             self.fail(field, f"{field} must lie in {low}..{high}, is a number beyond 64 bits")
         if isinstance(value, bool) or not isinstance(value, int):

@@ -61,12 +61,11 @@ RULE_SET: Mapping[str, Schema] = {
                 "when": ref("When"),
                 "from": TIME_MS,
                 "until": TIME_MS,
-                **{
-                    name: schema
-                    for needed, more, _ in KINDS.values()
-                    for name, schema in {**needed, **more}.items()
-                    if name != "where"
-                },
+                "factor": NUMBER,
+                "pins": listed(structure({"item_id": TEXT, "position": COUNT})),
+                **dict.fromkeys(("least", "first", "most", "fewer_than"), COUNT),
+                "per": TEXT,
+                "share": NUMBER,
             },
             "A rule, with its state and the number of items that it matches now.",
         )

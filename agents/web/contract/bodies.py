@@ -243,7 +243,8 @@ KINDS: Mapping[Kind, tuple[Mapping[str, Schema], Mapping[str, Schema], str]] = {
 
 def _rule(kind: Kind) -> Schema:
     needed, more, text = KINDS[kind]
-    return _closed({"name": _NAME, "kind": {"const": str(kind)}, **needed}, {**more, **_SHARED}, text)
+    found = _closed({"name": _NAME, "kind": {"const": str(kind)}, **needed}, {**more, **_SHARED}, text)
+    return {**found, "anyOf": [{"required": ["where"]}, {"required": ["per"]}]} if kind is Kind.CAP else found
 
 
 RULES = _closed(

@@ -12,11 +12,21 @@ from agents.web.operator_routes import MAX_LETTERS
 from agents.web.peers import EXPLAIN_PATH, PATH, PREVIEW_PATH
 from agents.web.query import CONTEXT, MAX_DEADLINE_MS
 from schemas.parsing import FLAGS
-from schemas.validation import MAX_ENTRY_CHARS, MAX_ID_BYTES, MAX_K, MAX_OFFSET, MAX_PAIRS, MAX_USERS, MAX_VALUE_CHARS
+from schemas.validation import (
+    MAX_ENTRY_CHARS,
+    MAX_ID_BYTES,
+    MAX_K,
+    MAX_OFFSET,
+    MAX_PAIRS,
+    MAX_PARTITION,
+    MAX_USERS,
+    MAX_VALUE_CHARS,
+)
 
 __all__ = ["JSON", "OPERATIONS", "TAGS", "Answer", "Operation", "of_path", "of_query"]
 
 JSON = "application/json"
+MAX_SINCE = 2**63 - 1
 TAGS: Mapping[str, str] = {
     "events": "Send what users do.",
     "slates": "Ask for recommended items.",
@@ -71,8 +81,8 @@ def _taken(text: str, schema: str) -> Mapping[int, Answer]:
 
 RANKED = ("not_ready", "broker_unavailable", "deadline_exceeded")
 "Codes of a request for a slate that got none in time."
-PEER = ("token_required", "wrong_token", "forbidden", "rate_limited", "not_ready", "busy")
-"Codes of a route that another worker may answer."
+PEER = ("not_ready", "busy")
+"Codes of what looks at a user, which only the owner of the partition can."
 RULES = ("contradictory_rules", "newer_format")
 ACTED = ("not_found", "busy", "under_way", "broker_unavailable", "release_refused", "champion_changed")
 IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp")
@@ -136,7 +146,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         "previewRulesForWorker",
         "workers",
         _ok("The preview.", "PreviewedRules"),
-        (*BODY, *RULES, "not_ready", "busy"),
+        (*BODY, *RULES, *PEER),
         body="Preview",
     ),
     ("GET", "/healthz"): Operation(
@@ -163,7 +173,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("GET", "/v1/recent"): Operation("recent", "operation", _ok("The newest requests.", "Recent")),
     ("GET", "/v1/explain/{user_id}"): Operation("explain", "operation", _ok("The slate and its trace.", "Traced"), PEER),
     ("POST", EXPLAIN_PATH): Operation(
-        "explainForWorker", "workers", _ok("The slate and its trace.", "Traced"), (*BODY, "not_ready", "busy"), body="Request"
+        "explainForWorker", "workers", _ok("The slate and its trace.", "Traced"), (*BODY, *PEER), body="Request"
     ),
     ("GET", "/v1/releases"): Operation("listReleases", "operation", _ok("The releases.", "Releases")),
     ("GET", "/v1/letters"): Operation(
@@ -196,9 +206,14 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
 "By method and path."
 
 
-def _integer(low: int, high: int | None, text: str, usual: int | None = None) -> Schema:
-    bounds: Schema = {"minimum": low, **({} if high is None else {"maximum": high})}
-    return {"type": "integer", **bounds, **({} if usual is None else {"default": usual}), "description": text}
+def _integer(low: int, high: int, text: str, usual: int | None = None) -> Schema:
+    return {
+        "type": "integer",
+        "minimum": low,
+        "maximum": high,
+        **({} if usual is None else {"default": usual}),
+        "description": text,
+    }
 
 
 def _flag(text: str) -> Schema:
@@ -232,10 +247,10 @@ QUERY: Mapping[str, Schema] = {
         "description": "Values of the context, each as a parameter `context.NAME`.",
     },
     "digests": _flag("Whether a hash over each partition is computed, for which it is read in full."),
-    "since": _integer(0, None, "Samples that the client has: `next` of the call before.", 0),
+    "since": _integer(0, MAX_SINCE, "Samples that the client has: `next` of the call before.", 0),
     "q": {"type": "string", "description": "Words or an id; without it, the most popular items."},
     "code": {"type": "string", "description": "Only letters with this code."},
-    "partition": _integer(0, None, "Number of a partition, from 0 on."),
+    "partition": _integer(0, MAX_PARTITION, "Number of a partition, from 0 on."),
 }
 OWN: Mapping[tuple[str, str], Schema] = {
     ("/v1/users", "after"): {"type": "string", "maxLength": MAX_ID_BYTES, "description": "The last id of the page before."},
