@@ -109,11 +109,12 @@ def evaluate_command(options: EvaluateOptions) -> None:
         from training.measure import measurement  # both import torch, which only training and measuring need
         from training.trainer import evaluate_release
 
-        plan = EvaluationPlan(share, options.queries, options.parity, options.first)
+        plan = EvaluationPlan(share, options.queries, options.parity, options.first, shown=True)
         at, train, before = vectors_in(options), not options.no_train, options.before
         made = evaluate_release(corpus, plan, settings, at, existing, report, train=train, before=before)
     _warn_of_interacted(made.figures, console)
     facts = _facts(corpus, made, about)
+    lists = _lists(made)
     label = "without a release" if made.name == "none" else "with a release" if existing is None else existing.name
     found = [measurement(corpus, plan, made.figures, label, made.name, facts)]
     if made.baseline is not None:
@@ -128,6 +129,7 @@ def evaluate_command(options: EvaluateOptions) -> None:
         **made.figures.to_json(),
         **({"before": made.baseline.to_json()} if made.baseline else {}),
         **found[-1].summary(),
+        **lists,
         **facts,
         "seconds": round(time.monotonic() - started, 1),
     }
@@ -170,6 +172,17 @@ def _facts(corpus: Corpus, made: Evaluated, about: dict[str, Any]) -> dict[str, 
         **(images_of(learned.images) if learned is not None else {}),
         **({"parity": made.parity.to_json()} if made.parity else {}),
     }
+
+
+def _lists(made: Evaluated) -> dict[str, Any]:
+    """Figures of re-ranking shown slates; empty without such slates."""
+    figures, baseline = made.figures.lists, None if made.baseline is None else made.baseline.lists
+    if figures is None:
+        return {}
+    examination = made.examination
+    before = {} if baseline is None else {"before": baseline.to_json(examination)}
+    bias = {} if examination is None else {"position_bias": examination.to_json()}
+    return {"shown_slates": {**figures.to_json(examination), **before, **bias}}
 
 
 def _demand_queries(corpus: Corpus, share: float, *, first: bool) -> None:
