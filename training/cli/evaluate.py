@@ -85,6 +85,9 @@ def evaluate_command(options: EvaluateOptions) -> None:
     Reports NDCG@10, HR@10, Recall@50 and MRR of the serving pipeline, over all queries and by segment, with intervals; recall
     of the candidates; the stages where liked items are lost; calibration, coverage, novelty and diversity.
 
+    If the data holds lists that another system showed, also the rank of the liked item among the shown ones: by a request that
+    names them as its candidates, as they were shown, and by two baselines.
+
     A slate never holds items that the user interacted with. If likes follow views of the same item, use --first.
 
     Example: riffle evaluate my-dataset --report quality.html --json
