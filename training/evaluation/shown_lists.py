@@ -49,6 +49,7 @@ ORDERS: Mapping[str, str] = {
     "as_shown": "its score, and how likely the shown position is looked at",
     "shown": "as they were shown",
     "like_rate": "likes per impression before",
+    "like_rate_as_shown": "the same rate, and how likely the shown position is looked at",
     "popularity": "events so far",
 }
 "Orders that are measured, with their descriptions."
@@ -125,7 +126,7 @@ class ListFigures:
 
     def _unbiased(self) -> list[str]:
         """Orders to which no position is known, and the shown order."""
-        return [name for name in ORDERS if name != "as_shown"]
+        return [name for name in ORDERS if not name.endswith("as_shown")]
 
     def to_json(self, examination: Examination | None = None) -> dict[str, Any]:
         """Means with 95 % intervals over users, by measure and order, and differences to the shown order.
@@ -196,6 +197,8 @@ class ListRanker:
         }
         if self._test.examination is not None and slate.positions is not None:
             orders["as_shown"] = self._as_shown(slate, answer, number, self._test.examination)
+            look = self._test.examination.log_at(slate.positions)
+            orders["like_rate_as_shown"] = self._best_first(np.log(np.maximum(rates, LEAST)) + look)
         self.figures.note(slate, orders, dropped)
 
     @staticmethod
