@@ -230,6 +230,7 @@ def _release(manifest: Manifest) -> dict[str, Any]:
         "before": dict(metrics.get("before", {})),
         "after": dict(metrics.get("after", {})),
         "gate": dict(metrics.get("gate", {})),
+        "reliability": dict(metrics.get("reliability", {})),
     }
 
 

@@ -48,6 +48,7 @@ def main() -> None:
                 "health": "#/health",
             }.items():
                 take(browser, settings, path, asked.out / f"{name}.png")
+            take(browser, settings, f"#/user/{asked.user}", asked.out / "compare.png", compare=True)
             take(browser, settings, "#/live", asked.out / "live-dark.png", scheme="dark")
             take(browser, settings, f"#/why/{asked.user}", asked.out / "why-dark.png", scheme="dark")
             take(browser, settings, "#/pipeline", asked.out / "pipeline-dark.png", scheme="dark")
@@ -63,10 +64,11 @@ def take(
     to: Path,
     *,
     act: bool = False,
+    compare: bool = False,
     scheme: str = "light",
     size: dict[str, int] = WIDE,
 ) -> None:
-    """Take one picture; with `act`, after a like of the third item of the slate."""
+    """Take one picture; with `act`, after a like of the third item of the slate; with `compare`, of a release beside another."""
     context = browser.new_context(viewport=size, color_scheme=scheme)  # type: ignore[arg-type]
     page = context.new_page()
     page.goto(f"{settings.web}/#token={page_token(settings)}")
@@ -76,6 +78,10 @@ def take(
         page.locator(".card").nth(2).get_by_role("button", name="Like").click()
         page.locator(".took b").wait_for()
         page.mouse.move(0, 0)
+        page.wait_for_timeout(SETTLED_MS)
+    if compare:
+        page.get_by_label("Release to compare with").select_option("none")
+        page.locator(".ranking").last.scroll_into_view_if_needed()
         page.wait_for_timeout(SETTLED_MS)
     with Image.open(io.BytesIO(page.screenshot())) as picture:
         picture.convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(to, optimize=True)

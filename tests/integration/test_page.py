@@ -432,6 +432,12 @@ async def test_an_operator_promotes_and_rolls_back_a_release(watched: Watched, l
     async with watched.page("#/models") as page:
         panel = page.locator(".panel", has=page.get_by_role("heading", name=accepted.name))
         await expect(page.locator(".panel", has=page.get_by_role("heading", name=refused.name))).to_contain_text(HOSTILE)
+        for plot, (head, bins) in zip(
+            await panel.locator(".square").all(), learned.measured["reliability"].items(), strict=True
+        ):
+            assert await plot.locator(".spot").count() == len(bins)
+            off = sum(abs(b["predicted"] - b["observed"]) * b["weight"] for b in bins) / sum(b["weight"] for b in bins)
+            await expect(plot.locator("figcaption")).to_have_text(f"{head}off by {100 * off:.3g} %")
         assert await page.get_by_role("button", name="Promote").count() == 1, "what the gate refused cannot be promoted"
         await panel.get_by_role("button", name="Promote").click()
         dialog = page.get_by_role("dialog")
