@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from agents.cli.screen import plain_console, print_table, words
-from agents.cli.starting import start_stack, stop_members
+from agents.cli.starting import start_stack, stop_members, without_work
 from agents.cli.states import (
     facts_of,
     kafka_answers,
@@ -69,6 +69,7 @@ def up(no_worker: bool, workers: int | None, ranking: int | None) -> None:
     A worker that runs with other settings is an error: run `riffle down` first.
     Worker 1 listens on RIFFLE_WEB_PORT, the others on the next free ports. Each has its own data and log, under
     RIFFLE_HOME/workers/N. The partitions move to the workers that run; data of workers that do not run is kept.
+    Of more workers, or ranking processes, than partitions (RIFFLE_PARTITIONS), some have no partition; `up` says so.
     Parts that end by themselves are restarted, at growing intervals, until `riffle down`; `riffle status` counts the restarts.
 
     Example: RIFFLE_HOME=/tmp/one RIFFLE_WEB_PORT=7070 riffle up --workers 2
@@ -89,6 +90,8 @@ def up(no_worker: bool, workers: int | None, ranking: int | None) -> None:
         for name, own in members_of(settings).items():
             if role_of(name) is RANKING:
                 console.print(f"rank   {own.web} ({daemon_of(settings, name).name})")
+        for text in without_work(settings, list(members_of(settings))):
+            console.print(f"note   {text}", soft_wrap=True)
         console.print(f"page   {page_url(settings)}", soft_wrap=True)
         console.print("next:  riffle load DIR, riffle ask USER, riffle down")
 

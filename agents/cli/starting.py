@@ -45,7 +45,7 @@ from streams.embedded.process import SAFE_PATH, Daemon, port_is_free, python, re
 from streams.embedded.redis import EmbeddedRedis
 from streams.kafka.topics import ensure_topics
 
-__all__ = ["Started", "start_stack", "stop_members"]
+__all__ = ["Started", "start_stack", "stop_members", "without_work"]
 
 TRIES = 2
 "Consecutive ends of a part after which `up` stops waiting for it; the supervisor continues."
@@ -95,6 +95,25 @@ def _members(settings: Settings, wanted: Mapping[Role, int | None]) -> _Members:
     }
     ports |= free_ports(settings, names - ports.keys(), ports.values())
     return _Members(ports, frozenset(names - started), frozenset(there.keys() - names))
+
+
+def without_work(settings: Settings, names: Collection[str]) -> list[str]:
+    """Describe, for each role of these processes, that there are more of them than partitions; empty if there are not.
+
+    A partition has one owner, and its tasks one ranking process.
+    """
+    most = settings.partitions
+    left = {
+        WORKER: "own no users, though they answer over HTTP and may hold standbys",
+        RANKING: "rank nothing until another one ends",
+    }
+    numbers = {role: sum(role_of(name) is role for name in names) for role in left}
+    return [
+        f"{number} {role.title}{'es' if role is RANKING else 's'} for {most} partitions (RIFFLE_PARTITIONS): "
+        f"{number - most} of them {left[role]}"
+        for role, number in numbers.items()
+        if number > most
+    ]
 
 
 def _wanted(settings: Settings, members: _Members | None) -> dict[str, int]:
