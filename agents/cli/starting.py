@@ -141,7 +141,7 @@ def _require_same_settings(settings: Settings, name: str = WORKER.kind, port: in
     answers = "web" not in (readiness(own).get("reasons") or {})
     if histories(settings).get(name, History()).in_row >= (TRIES if answers else 1):
         return
-    daemon_of(settings, name).require_address(own.web, "RIFFLE_WEB_PORT")
+    daemon_of(settings, name).require_address(own.web, "RIFFLE_WEB_PORT", "RIFFLE_WEB_HOST", "RIFFLE_HTTP_CERT_FILE")
     names = other_settings(own)
     if names == ["RIFFLE_RANKING"] and answers:
         message = "with the first ranking process, or without any, workers must start anew: `riffle down`, then this command"

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from urllib.parse import urlsplit
 
 from schemas.errors import ConfigError, NotReady
 from schemas.masking import masked
@@ -148,16 +149,28 @@ class Daemon:
             return None, ""
         return (pid, address) if _started_at(pid) == started else (None, "")
 
-    def require_address(self, address: str, variable: str) -> None:
+    def require_address(self, address: str, port: str, host: str = "", certificate: str = "") -> None:
         """Check that a running process listens at `address`, because another server there would be mistaken for it.
 
+        `port`, `host`, `certificate`: the variables that set these parts of the address; a certificate makes it one of TLS.
+
         Raises:
-            ConfigError: it listens elsewhere; the message names the variable to change.
+            ConfigError: it listens elsewhere; the message names the variables that differ, and what to do.
         """
         there = self.address()
-        if there and there != address:
-            message = f"{self.name} is already running at {there}, {variable} is now {address}: reset it or `riffle down` first"
-            raise ConfigError("runs_elsewhere", message, variable)
+        if not there or there == address:
+            return
+        old, new = (urlsplit(place if "//" in place else f"//{place}") for place in (there, address))
+        changed = {port: f"is now {new.port}"} if old.port != new.port else {}
+        if old.hostname != new.hostname:
+            changed[host or port] = f"is now {address}"
+        if old.scheme != new.scheme:
+            changed[certificate or port] = "is now set" if new.scheme == "https" else "is no longer set"
+        changed = changed or {port: f"is now {address}"}
+        what = " and ".join(f"{variable} {state}" for variable, state in changed.items())
+        back = ", ".join(changed)
+        message = f"{self.name} is already running at {there}, but {what}: `riffle down`, then `riffle up`; or set {back} back"
+        raise ConfigError("runs_elsewhere", masked(message), next(iter(changed)))
 
     def start(self, command: Sequence[str], environment: Mapping[str, str], cwd: Path, address: str = "") -> int:
         """Start `command` in its own session and append its output to the log; `address` is where it will listen."""
