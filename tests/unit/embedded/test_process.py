@@ -200,12 +200,12 @@ def test_the_end_of_a_long_log_is_shown_without_logins(tmp_path: Path) -> None:
         (
             "http://127.0.0.1:6066",
             "http://127.0.0.1:7077",
-            "PORT is now 7077: `riffle down`, then `riffle up`; or set PORT back",
+            "PORT is now 7077: `riffle down`, then",
         ),
         (
             "http://127.0.0.1:6066",
             "https://127.0.0.1:6066",
-            "CERT is now set: `riffle down`, then `riffle up`; or set CERT back",
+            "CERT is now set: `riffle down`, then",
         ),
         ("https://127.0.0.1:6066", "http://127.0.0.1:6066", "CERT is no longer set: `riffle down`, then"),
         ("http://127.0.0.1:6066", "http://127.0.0.2:6066", "HOST is now http://127.0.0.2:6066: `riffle down`, then"),
