@@ -20,7 +20,7 @@ from aiokafka.errors import KafkaError
 
 from agents.cli.asking import ask
 from agents.cli.screen import words
-from agents.cli.states import kafka_answers, members_of, other_settings, processes_of, restarts_of, told_of
+from agents.cli.states import kafka_answers, members_of, other_settings, processes_of, recovery_of, restarts_of, told_of
 from agents.processes import WORKER, daemon_of, left_over, number_of, supervisor_daemon
 from agents.supervisor import histories
 from agents.web.caller import Caller
@@ -38,6 +38,8 @@ from streams.mirror.stores import answers as mirror_answers
 __all__ = ["doctor"]
 
 REGISTRY_S = 5.0
+PASSING = {"catalogue", "partitions", "restoring"}
+"Reasons of a worker that is not ready which pass by themselves."
 FAILING = 2
 "Consecutive ends from which a part is reported as failing, even if it runs at the moment."
 
@@ -172,15 +174,27 @@ def _workers(settings: Settings) -> list[_Check]:
 def _worker(settings: Settings, facts: Mapping[str, Any]) -> list[_Check]:
     """Check one worker or ranking process by its entry of `processes_of`."""
     daemon = daemon_of(settings, facts["name"])
-    reasons = "; ".join(f"{name}: {words(reason)}" for name, reason in facts["reasons"].items())
-    advice = f"{reasons}; run `riffle up`; log: {daemon.log_file}"
-    found = [_Check(f"{daemon.name} at {facts['address']} is ready", facts["ready"], advice)]
+    found = [_Check(f"{daemon.name} at {facts['address']} is ready", facts["ready"], _advice(facts, str(daemon.log_file)))]
     for name, reason in facts["refused"].items():
         advice = f"{daemon.name} refused it: {reason}; `riffle release rollback`, or train again"
         found.append(_Check(f"release {name}", ok=False, advice=advice))
     of = "" if facts["name"] == WORKER.kind else f"{facts['name']}: "
     found += [_Check(f"{of}{name}", ok=False, advice=str(text)) for name, text in facts["warnings"].items()]
     return found
+
+
+def _advice(facts: Mapping[str, Any], log_file: str) -> str:
+    """Describe why a process is not ready, and what to do; a process that will become ready by itself is left alone."""
+    reasons = "; ".join(f"{name}: {words(reason)}" for name, reason in facts["reasons"].items())
+    if facts["pid"] is None:
+        return f"{reasons}; run `riffle up`; log: {log_file}"
+    if facts["reasons"].keys() <= PASSING:
+        far = recovery_of(facts)
+        reasons += f" ({far})" if far else ""
+        return f"it is recovering, wait: {reasons}; `riffle status` shows how far it is; log: {log_file}"
+    if "web" in facts["reasons"]:
+        return f"{reasons}; its process {facts['pid']} runs: it is starting, or its log has the cause: {log_file}"
+    return f"{reasons}; log: {log_file}"
 
 
 def _supervisor(settings: Settings) -> list[_Check]:

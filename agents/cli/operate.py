@@ -19,6 +19,7 @@ from agents.cli.states import (
     members_of,
     other_settings,
     processes_of,
+    recovery_of,
     restarts_of,
     told_of,
     web_of,
@@ -176,6 +177,7 @@ def status(as_json: bool) -> None:
     rows = [(name, str(facts[name])) for name in ("bootstrap", "redis", "web")]
     rows += [("release", facts["release"] or "unknown"), ("ready", "yes" if facts["ready"] else "no")]
     rows += [(f"not ready: {name}", words(reason)) for name, reason in reasons.items()]
+    rows += [(f"recovery: {worker['name']}", far) for worker in listed if (far := recovery_of(worker))]
     rows += [(f"warning: {name}", str(text)) for name, text in facts["warnings"].items()]
     rows += [("warning: settings", others)] if others else []
     now_ms = round(time.time() * 1000)
