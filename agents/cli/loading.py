@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 
 import click
 
+from agents.cli.interrupts import INTERRUPTED
 from agents.cli.outcomes import outcomes, since
-from agents.cli.waiting import INTERRUPTED, with_progress
+from agents.cli.waiting import with_progress
 from agents.web.caller import Caller
 from models.dataset.bad_rows import place
 from models.dataset.folder import Dataset

@@ -48,7 +48,10 @@ SERVED_TIMEOUT_S = 60.0
 NOT_JUDGED = "not judged"
 TOO_LITTLE = frozenset({"too_little", "too_little_to_judge", "no_meetings"})
 "Error codes of a training with too few events, as in a shop's first days."
-TRAIN = "from agents.cli import guarded; from training.cli.train import train_command; guarded(train_command, 'riffle train')"
+TRAIN = (
+    "from agents.cli import guarded; from training.cli.train import train_command;"
+    " guarded(train_command, 'riffle train', child=True)"
+)
 "Program of the training process; usage errors in its options name this command."
 
 

@@ -16,9 +16,10 @@ import click
 from aiokafka.errors import KafkaError
 from rich.console import Console
 
+from agents.cli.interrupts import INTERRUPTED
 from agents.cli.screen import words
 from agents.cli.states import given_to, members_of, other_settings, readiness, told_of
-from agents.cli.waiting import INTERRUPTED, step
+from agents.cli.waiting import step
 from agents.processes import (
     RANKING,
     WORKER,
