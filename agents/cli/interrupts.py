@@ -38,8 +38,8 @@ LEFT: Mapping[str, str] = {
     "rules put": "the new rules serve, or the old ones do: `riffle rules show` shows which; the command may be repeated",
     "rules show": NOTHING,
     "train": (
-        "`riffle release list` shows the release if it was complete. Encoded texts and images are kept: the next training is shorter;"
-        " with --checkpoints it goes on where this one stopped"
+        "`riffle release list` shows the release if it was complete. Encoded texts and images are kept, which shortens the next"
+        " training; with --checkpoints it goes on where this one stopped"
     ),
     "encode": "vectors that were published are kept; run it again for the rest",
     "release alias": "the alias is set, or is not: `riffle release list` shows which; the command may be repeated",
@@ -52,8 +52,8 @@ LEFT: Mapping[str, str] = {
         "it is done, or is not: see `riffle release list` before you repeat it, because a second rollback goes forward again"
     ),
     "evaluate": (
-        "no figures were written. Encoded texts and images are kept: the next run is shorter; with --checkpoints it goes on where"
-        " this one stopped"
+        "no figures were written. Encoded texts and images are kept, which shortens the next run; with --checkpoints it goes on"
+        " where this one stopped"
     ),
     "report": "the page may be incomplete; run it again",
     "examples": "files of partitions that were complete are kept; run it again to write all",
