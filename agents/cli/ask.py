@@ -13,6 +13,7 @@ import click
 from rich.console import Console
 
 from agents.cli import asking
+from agents.cli.own import own_settings
 from agents.cli.screen import on_one_line, plain_console, print_table
 from agents.cli.states import web_of
 from agents.web.caller import Caller
@@ -151,7 +152,7 @@ def ask(  # noqa: PLR0913 - an argument for each option
 
     Example: riffle ask u0001 -k 5 --explain
     """
-    settings = Settings.from_env()
+    settings = own_settings()
     body: dict[str, Any] = {"user_id": user, "k": k, "explain": explain}
     body |= {"categories": list(category), "exclude": list(exclude)}
     if unnamed := [entry for entry in context if entry.find("=") < 1]:

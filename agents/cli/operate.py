@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from agents.cli.own import own_settings
 from agents.cli.screen import plain_console, print_table, words
 from agents.cli.starting import start_stack, stop_members, without_work
 from agents.cli.states import (
@@ -208,7 +209,7 @@ def worker(role: str) -> None:
     # checked first, in a thread, because the worker needs the main thread's event loop: a missing broker is one line, not a
     # trace
     with ThreadPoolExecutor(1) as thread:
-        thread.submit(asyncio.run, partition_counts(Settings.from_env())).result()
+        thread.submit(asyncio.run, partition_counts(own_settings())).result()
     from agents.worker import main
 
     main(role)

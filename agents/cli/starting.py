@@ -236,9 +236,9 @@ def _start(settings: Settings, console: Console, parts: Mapping[str, int], surpl
     _supervise(settings, parts, surplus)
     kafka, redis = EmbeddedKafka(settings), EmbeddedRedis(settings)
     if "kafka" in parts:
-        _await(settings, console, "kafka", began_ms, kafka.answers)
+        _await(settings, console, "kafka", began_ms, kafka.answers, lambda: _doing(settings, "kafka"))
     if "redis" in parts:
-        _await(settings, console, "redis", began_ms, redis.answers)
+        _await(settings, console, "redis", began_ms, redis.answers, lambda: _doing(settings, "redis"))
     if "kafka" in parts:
         asyncio.run(ensure_topics(settings))
     for name in in_order(parts):
@@ -251,7 +251,7 @@ def _start(settings: Settings, console: Console, parts: Mapping[str, int], surpl
             name,
             began_ms,
             lambda own=own: bool(readiness(own)["ready"]),  # type: ignore[misc]
-            lambda own=own: _reasons(own),  # type: ignore[misc]
+            lambda own=own, name=name: _doing(settings, name) if daemon_of(settings, name).pid() is None else _reasons(own),  # type: ignore[misc]
         )
         _require_same_settings(settings, name, parts[name])  # again, because it may still have been starting before
     return stop_members(settings, surplus)
@@ -346,6 +346,11 @@ def _late(daemon: Daemon, limit_s: float, why: str) -> str:
         f"{daemon.name} is not ready, and made no progress for {limit_s:.0f} s (RIFFLE_START_TIMEOUT_S) or kept on for"
         f" {WHOLE} times as long: {why}; it may still become so, see `riffle status`\n{daemon.log_file}:\n{said}"
     )
+
+
+def _doing(settings: Settings, name: str) -> str:
+    """Describe what the start of a part waits for."""
+    return histories(settings).get(name, History()).doing or "it does not answer yet"
 
 
 def _reasons(own: Settings) -> str:

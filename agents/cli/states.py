@@ -44,6 +44,7 @@ __all__ = [
     "readiness",
     "recovery_of",
     "restarts_of",
+    "starting_of",
     "told_of",
     "web_of",
     "workers_of",
@@ -246,11 +247,23 @@ def _when(ms: int) -> str:
 
 
 def restarts_of(history: History, now_ms: int) -> str:
-    """Summarise a part's restarts for users; empty if it never ended by itself."""
-    if history.ended_at is None:
+    """Summarise a part's restarts for users; empty if it never ended by itself, and is not being started."""
+    found = []
+    if history.ended_at is not None:
+        how = "" if history.exit is None else f" with exit {history.exit}"
+        why = f": {history.why}" if history.why else ""
+        found.append(f"restarts: {history.restarts}, last ended at {_when(history.ended_at)}{how}{why}")
+    if state := starting_of(history, now_ms):
+        found.append(state)
+    return "; ".join(found)
+
+
+def starting_of(history: History, now_ms: int) -> str:
+    """Describe how far the supervisor is with starting a part; empty while that runs."""
+    if history.doing:
+        since_s = max(0, now_ms - (history.doing_since or now_ms)) / 1000
+        return f"it is being started for {since_s:.0f} s: {history.doing}"
+    if history.next_try_at is None:
         return ""
-    how = "" if history.exit is None else f" with exit {history.exit}"
-    said = f"restarts: {history.restarts}, last ended at {_when(history.ended_at)}{how}"
-    if history.next_try_at is not None:
-        said += f", next try in {max(0, history.next_try_at - now_ms) / 1000:.0f} s"
-    return f"{said}: {history.why}" if history.why else said
+    left_s = (history.next_try_at - now_ms) / 1000
+    return f"next try in {left_s:.0f} s" if left_s >= 0.5 else "next try now"
