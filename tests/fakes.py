@@ -18,6 +18,7 @@ from schemas.codec import schema_text
 from schemas.errors import BadItem, BadRequest
 from schemas.records import Interaction, Item, Request, Slate, SlateItem, UserPage, UserQuery
 from schemas.rules import RuleSet, rules_to_json
+from streams.embedded.process import Steps
 
 T = TypeVar("T")
 UNHEARD_OF = "unheard-of"
@@ -368,6 +369,7 @@ class FakePart:
     status: int | None = None
     words: str = ""
     answer: bool | None = None
+    waits: Sequence[str] = ()
 
     def pid(self) -> int | None:
         return self.process
@@ -375,7 +377,8 @@ class FakePart:
     def answers(self) -> bool | None:
         return self.answer
 
-    def start(self) -> int | None:
+    def start(self) -> Steps[int | None]:
+        yield from self.waits
         if self.failure is not None:
             raise self.failure
         self.starts += 1
