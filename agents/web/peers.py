@@ -143,7 +143,10 @@ class Peers:
         self._metrics.peers_failed.add(reason=error["code"])
         if status == 404 and error["field"] != "release":
             raise NotReady("not_ready", f"{address}, which has this user's partition, is of an earlier version: ask that one")
-        if status >= 500 or status in NOT_ADMITTED:
+        if status in NOT_ADMITTED:  # the sender's own token was accepted here
+            message = f"{address}, which has this user's partition, does not accept this worker's token: {error['message']}"
+            raise NotReady("not_ready", message)
+        if status >= 500:
             raise NotReady(error["code"], error["message"])
         raise BadRequest(error["code"], error["message"], error["field"])
 
