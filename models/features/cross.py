@@ -128,6 +128,15 @@ class Crossed:
         above: NDArray[np.float32] = np.nan_to_num(np.log1p(np.maximum(self.items.price[self.rows], 0)) - mean[self.query])
         return above
 
+    @once
+    def price_among(self) -> NDArray[np.float32] | None:
+        """`kernels.among` of the logs of the prices, `(n, 2)`; None where no price is known."""
+        prices = self.items.price[self.rows]
+        if np.isnan(prices).all():
+            return None
+        found: NDArray[np.float32] = kernels.among(np.log1p(np.maximum(prices, 0)), self.spans)
+        return found
+
 
 CROSS = Group[Crossed]()
 
@@ -257,3 +266,15 @@ def popularity_share(of: Crossed) -> Values:
 def by_source(of: Crossed) -> Values:
     """Whether each source retrieved the candidate."""
     return of.brought
+
+
+@CROSS.feature("price_rank", since=2)
+def price_rank(of: Crossed) -> Values:
+    """Place of the price among those of the query's candidates, from -0.5 for the cheapest to 0.5; 0 where it is unknown."""
+    return None if of.price_among is None else of.price_among[:, 0]
+
+
+@CROSS.feature("price_over_mean", since=2)
+def price_over_mean(of: Crossed) -> Values:
+    """Log of the price minus the mean of the query's candidates; 0 where it is unknown."""
+    return None if of.price_among is None else of.price_among[:, 1]
