@@ -260,6 +260,14 @@ BODIES: Mapping[str, Schema] = {
     "Events": {"anyOf": [ref("Event"), listed(ref("Event"), most=MAX_EVENTS)], "description": "One event, or a list."},
     "Item": ITEM,
     "Request": REQUEST,
+    "TracedRequest": {
+        **REQUEST,
+        "properties": {
+            **REQUEST["properties"],
+            "release": {"type": ["string", "null"], "description": "Answers instead of the serving one."},
+        },
+        "description": "A request, and the release that answers it.",
+    },
     "Requests": {
         "anyOf": [ref("Request"), listed(ref("Request"), 1, MAX_REQUESTS)],
         "description": "One request, or a list.",
