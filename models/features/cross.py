@@ -137,6 +137,16 @@ class Crossed:
         found: NDArray[np.float32] = kernels.among(np.log1p(np.maximum(prices, 0)), self.spans)
         return found
 
+    @once
+    def seen(self) -> NDArray[np.float32] | None:
+        """`kernels.seen` `(n, 2)`; None where no request keeps seen candidates."""
+        requests = self.queries.requests
+        keeping = np.fromiter((request.keep_seen for request in requests), np.bool_, len(requests))
+        if not keeping.any():
+            return None
+        found: NDArray[np.float32] = kernels.seen(self.query, self.rows, self.queries.history_rows, keeping)
+        return found
+
 
 CROSS = Group[Crossed]()
 
@@ -278,3 +288,15 @@ def price_rank(of: Crossed) -> Values:
 def price_over_mean(of: Crossed) -> Values:
     """Log of the price minus the mean of the query's candidates; 0 where it is unknown."""
     return None if of.price_among is None else of.price_among[:, 1]
+
+
+@CROSS.feature("seen_events", since=2)
+def seen_events(of: Crossed) -> Values:
+    """Number of the user's kept events on the candidate, as a logarithm; 0 unless the request keeps seen candidates."""
+    return None if of.seen is None else of.seen[:, 0]
+
+
+@CROSS.feature("seen_last", since=2)
+def seen_last(of: Crossed) -> Values:
+    """1 / (1 + number of events after the user's newest one on the candidate); 0 without one, as for `seen_events`."""
+    return None if of.seen is None else of.seen[:, 1]

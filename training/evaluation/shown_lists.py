@@ -1,8 +1,9 @@
 """Re-ranking of slates that another system showed: how high the item that the user then liked ranks among the shown ones.
 
 Each slate becomes a request of its user with the shown items as `candidates`, at its moment in history, through the serving
-pipeline. The same items are ranked in the order in which they were shown, and by two pointwise baselines that know no user: the
-rate of likes per impression in the slates before the first query, shrunk to the mean, and the number of events so far.
+pipeline. Items that the user has seen are kept, because the other system showed them. The same items are ranked in the order
+in which they were shown, and by two pointwise baselines that know no user: the rate of likes per impression in the slates
+before the first query, shrunk to the mean, and the number of events so far.
 
 Users look more often at the top of what was shown, so a like is likelier there. The shown order gains from this. `as_shown`
 gains in the same way: it orders by the score and by the probability that the position is looked at, and so predicts where a
@@ -176,7 +177,7 @@ class ListRanker:
         world, names = self._world, slate.item_ids
         record = world.record(slate.user_id)
         world.know(record)
-        request = Request("evaluate", slate.user_id, k=len(names), candidates=tuple(names))
+        request = Request("evaluate", slate.user_id, k=len(names), candidates=tuple(names), keep_seen=True)
         answer = self._pipeline.run([request], [record], [None])[0]
         if answer.degraded:
             raise RuntimeError(f"the pipeline is degraded: {', '.join(answer.degraded)}")

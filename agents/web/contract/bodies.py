@@ -156,6 +156,7 @@ REQUEST = _closed(
         "explain": _flag("Whether each item lists its scores.", usual=False),
         "after": AFTER,
         "candidates": _strings("Rank exactly these; without it Riffle retrieves.", MAX_CANDIDATES),
+        "keep_seen": _flag("Also rank candidates that the user has seen.", usual=False),
     },
     "A request for a slate.",
 )
