@@ -156,6 +156,7 @@ REQUEST = _closed(
         "explain": _flag("Whether each item lists its scores.", usual=False),
         "after": AFTER,
         "candidates": _strings("Rank exactly these; without it Riffle retrieves.", MAX_CANDIDATES),
+        "keep_seen": _flag("Also rank candidates that the user has seen.", usual=False),
     },
     "A request for a slate.",
 )
@@ -260,6 +261,14 @@ BODIES: Mapping[str, Schema] = {
     "Events": {"anyOf": [ref("Event"), listed(ref("Event"), most=MAX_EVENTS)], "description": "One event, or a list."},
     "Item": ITEM,
     "Request": REQUEST,
+    "TracedRequest": {
+        **REQUEST,
+        "properties": {
+            **REQUEST["properties"],
+            "release": {"type": ["string", "null"], "description": "Answers instead of the serving one."},
+        },
+        "description": "A request, and the release that answers it.",
+    },
     "Requests": {
         "anyOf": [ref("Request"), listed(ref("Request"), 1, MAX_REQUESTS)],
         "description": "One request, or a list.",

@@ -84,6 +84,7 @@ RANKED = ("not_ready", "broker_unavailable", "deadline_exceeded")
 PEER = ("not_ready", "busy")
 "Codes of what looks at a user, which only the owner of the partition can."
 RULES = ("contradictory_rules", "newer_format")
+TRACED = (*PEER, "not_found", "release_refused")
 ACTED = ("not_found", "busy", "under_way", "broker_unavailable", "release_refused", "champion_changed")
 IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 FILES = ("text/html", "text/css", "text/javascript", "image/svg+xml")
@@ -171,9 +172,9 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("GET", "/v1/live"): Operation("live", "operation", _ok("The worker now, and its last minutes.", "Live")),
     ("GET", "/v1/pipeline"): Operation("pipeline", "operation", _ok("Sums by stage.", "Pipeline")),
     ("GET", "/v1/recent"): Operation("recent", "operation", _ok("The newest requests.", "Recent")),
-    ("GET", "/v1/explain/{user_id}"): Operation("explain", "operation", _ok("The slate and its trace.", "Traced"), PEER),
+    ("GET", "/v1/explain/{user_id}"): Operation("explain", "operation", _ok("The slate and its trace.", "Traced"), TRACED),
     ("POST", EXPLAIN_PATH): Operation(
-        "explainForWorker", "workers", _ok("The slate and its trace.", "Traced"), (*BODY, *PEER), body="Request"
+        "explainForWorker", "workers", _ok("The slate and its trace.", "Traced"), (*BODY, *TRACED), body="TracedRequest"
     ),
     ("GET", "/v1/releases"): Operation("listReleases", "operation", _ok("The releases.", "Releases")),
     ("GET", "/v1/letters"): Operation(
@@ -247,6 +248,12 @@ QUERY: Mapping[str, Schema] = {
         "description": "Values of the context, each as a parameter `context.NAME`.",
     },
     "digests": _flag("Whether a hash over each partition is computed, for which it is read in full."),
+    "release": {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": MAX_ID_BYTES,
+        "description": "The release that answers instead of the serving one; `none`: without a release.",
+    },
     "since": _integer(0, MAX_SINCE, "Samples that the client has: `next` of the call before.", 0),
     "q": {"type": "string", "description": "Words or an id; without it, the most popular items."},
     "code": {"type": "string", "description": "Only letters with this code."},

@@ -140,6 +140,10 @@ RELEASE = structure(
         "before": mapped({}),
         "after": mapped({}),
         "gate": mapped({}),
+        "reliability": mapped(
+            listed(structure({"predicted": NUMBER, "observed": NUMBER, "weight": NUMBER})),
+            "By head: bins of held-out candidates, with probabilities and weight.",
+        ),
     },
     text="A release, with metrics before and after training and the gate's verdict.",
 )
