@@ -51,7 +51,10 @@ class After:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A recommendation request. With `candidates` exactly those are ranked; without, candidates are retrieved."""
+    """A recommendation request. With `candidates` exactly those are ranked; without, candidates are retrieved.
+
+    With `keep_seen` candidates that the user interacted with are ranked, too.
+    """
 
     request_id: str
     user_id: str
@@ -62,6 +65,7 @@ class Request:
     explain: bool = False
     after: After | None = None
     candidates: tuple[str, ...] | None = None
+    keep_seen: bool = False
 
 
 @dataclass(frozen=True, slots=True)

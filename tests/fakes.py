@@ -52,8 +52,9 @@ class FakeConsole:
     def recent(self, most: int) -> Sequence[Mapping[str, object]]:
         return [{"user_id": request.user_id} for request, _ in self.service.requests[::-1][:most]]
 
-    async def explain(self, request: Request, *, here: bool = False) -> Mapping[str, object]:
-        return {"slate": (await self.service.recommend(request)).to_json(), "trace": {}, "waited_ms": 0.0}
+    async def explain(self, request: Request, release: str | None = None, *, here: bool = False) -> Mapping[str, object]:
+        slate = (await self.service.recommend(request)).to_json()
+        return {"slate": {**slate, "release": release or slate["release"]}, "trace": {}, "waited_ms": 0.0}
 
     def search(self, text: str, most: int) -> Sequence[Mapping[str, object]]:
         found = [item for item in self.service.catalogue.values() if text in item.title]

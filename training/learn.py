@@ -24,8 +24,9 @@ from schemas.records import Interaction, Item
 from training.data.amounts import demand_enough
 from training.data.corpus import Corpus
 from training.data.events import EventFrame
+from training.data.slates.examination import FIXED, Examination
 from training.data.slates.logged import LoggedSlate, slates_of
-from training.data.slates.shown import shown_slates
+from training.data.slates.shown import all_slates, shown_slates
 from training.data.table import ATTRIBUTION_MS, EventTable, Heads, heads_of, of_known_items, vocabulary_of, windows_of
 from training.encoders.web_images import OFF
 from training.loop.checkpoints import Checkpoints
@@ -37,6 +38,7 @@ from training.ranking.examples import Replayed
 from training.ranking.fit import with_passes as with_ranker_passes
 from training.ranking.kinds import make_ranker
 from training.ranking.light import fit_light
+from training.ranking.position_bias import choices_in, measured
 from training.recipe import LearnSettings
 from training.release.learned import Learned
 from training.release.parity import Modules
@@ -63,6 +65,8 @@ from training.retrieval.weights import weights_of
 
 __all__ = ["learn"]
 
+EXAMINED = 50_000
+"Number of newest slates by which position bias is measured."
 STANDARD_SETTINGS = LearnSettings()
 Report = Callable[[str, int, int], None]
 
@@ -127,15 +131,20 @@ def learn(
         raise NotFirst
     first = maker.retrieval(base, "older part", _watching(watch, table, encoded.content, history.start, settings.seed))
     first = simulate_cold(first, encoded.content, settings.unlearned_share, settings.seed)
-    replayed = _replayed(corpus, history, table, maker.unranked(first), settings, clock)
+    clock.part("measure position bias")
+    examination = _examination(corpus, history)
+    replayed = _replayed(corpus, history, table, maker.unranked(first), settings, clock, examination)
     progress = clock.part("train the ranker")
     how = with_ranker_passes(len(replayed.examples), settings.ranker, settings.least_steps)
-    ranker, examples, maker.measured["logged_slates"] = trained_ranker(replayed, history.replayed_ms, how, progress)
+    chosen = trained_ranker(replayed, history.replayed_ms, how, progress, examination)
+    ranker, maker.measured["logged_slates"] = chosen.ranker, chosen.slates
+    if corpus.shown is not None and len(corpus.shown):
+        maker.measured["position_bias"] = chosen.examination.to_json()
     light = fit_light(replayed.light_scores, replayed.sources, dict(DEFAULT_WEIGHTS))
     second = maker.retrieval(table, "all")
     clock.part("export")
     arrays, graphs, parity = maker.parts(second, ranker)
-    maker.measured["reliability"] = dict(zip(dict(history.heads), reliability(ranker, examples), strict=True))
+    maker.measured["reliability"] = dict(zip(dict(history.heads), reliability(ranker, chosen.examples), strict=True))
     clock.end()
     return Learned(
         maker.manifest(history.events, light),
@@ -149,6 +158,7 @@ def learn(
         Modules(second.user, second.item, ranker),
         weights_of(second.user, second.item, settings.towers),
         dict(encoded.images),
+        chosen.examination if corpus.shown is not None and len(corpus.shown) else None,
     )
 
 
@@ -193,20 +203,35 @@ class _History:
         return int(self.events[-1].event_time - self.events[self.start].event_time)
 
 
+def _examination(corpus: Corpus, history: _History) -> Examination:
+    """How likely each position of a slate is looked at, by the newest slates from impression events, or the fixed curve."""
+    if corpus.shown is None or not isinstance(history.events, EventFrame):
+        return FIXED
+    rule = PositiveRule(history.positive)
+    slates = all_slates(corpus.shown, history.events, rule, history.windows, EXAMINED)
+    return measured(choices_in(slates)) or FIXED
+
+
 def _replayed(
-    corpus: Corpus, history: _History, table: EventTable, model: ServingModel, settings: LearnSettings, clock: _Clock
+    corpus: Corpus,
+    history: _History,
+    table: EventTable,
+    model: ServingModel,
+    settings: LearnSettings,
+    clock: _Clock,
+    examination: Examination,
 ) -> Replayed:
     """Gather ranking examples from the newer part, with candidates retrieved by `model`."""
     clock.part("read logged slates")
-    slates = _slates(corpus, history, settings)
-    # slates from impression events do not count towards `queries`, because `trained_ranker` may discard them after a comparison
+    slates = _slates(corpus, history, settings, examination)
+    # slates from impression events have a limit of their own
     progress, queries = clock.part("replay"), settings.queries - sum(slate.features is not None for slate in slates)
     world = SimulatedWorker(history.items)
     return replay(world, model, history.events, table, history.start, queries, settings.seed, progress, slates)
 
 
-def _slates(corpus: Corpus, history: _History, settings: LearnSettings) -> list[LoggedSlate]:
-    """Slates of the newer part, logged ones first, then those from impression events, up to the limit in the settings."""
+def _slates(corpus: Corpus, history: _History, settings: LearnSettings, examination: Examination) -> list[LoggedSlate]:
+    """Slates of the newer part, logged ones first, then those from impression events, up to the limits in the settings."""
     events, heads, windows = history.events, history.heads, history.windows
     slates: list[LoggedSlate] = []
     if not isinstance(events, EventFrame):
@@ -218,8 +243,8 @@ def _slates(corpus: Corpus, history: _History, settings: LearnSettings) -> list[
         slates = slates_of(logged, events, heads)
     if corpus.shown is not None:
         known = set(logged.select("user_id", "request_id").iter_rows()) if len(logged) else set()
-        rule, left = PositiveRule(history.positive), most - len(slates)
-        slates += shown_slates(corpus.shown, events, heads, rule, windows, after_ms, left, known)
+        rule, left = PositiveRule(history.positive), settings.shown_slates
+        slates += shown_slates(corpus.shown, events, heads, rule, windows, after_ms, left, known, examination)
     return slates
 
 

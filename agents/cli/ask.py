@@ -100,8 +100,8 @@ def print_slate(settings: Settings, slate: dict[str, Any], console: Console) -> 
     if dropped := _dropped(slate):
         console.print(f"filters dropped: {dropped}")
     took = sum(slate["timings_ms"].values())
-    as_of = slate["as_of"] or {}
-    where = f"partition {as_of.get('partition')}, offset {as_of.get('offset')}"
+    as_of = slate["as_of"]
+    where = f"partition {as_of['partition']}, offset {as_of['offset']}" if as_of else "no event"
     degraded = f"; degraded: {', '.join(slate['degraded'])}" if slate["degraded"] else ""
     arm = "" if slate["arm"] == "default" else f", arm {slate['arm']}"
     console.print(f"release {slate['release']}{arm}, {took:.1f} ms in the pipeline, as of {where}{degraded}")

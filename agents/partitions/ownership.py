@@ -267,8 +267,11 @@ class Ownership:
             if role == "standby":
                 facts["lag"] = lag
             if digests:
-                async with self._hashing:
-                    position, made = await asyncio.to_thread(store.digest)
+                try:
+                    async with self._hashing:
+                        position, made = await asyncio.to_thread(store.digest)
+                except NotReady:
+                    continue  # it was closed meanwhile, because the partition left this worker
                 facts |= {"position": position, "rows": made.rows, "hash": made.hash}
             found.append(facts)
         return [*found, *restoring]

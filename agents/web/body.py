@@ -17,6 +17,7 @@ __all__ = [
     "BODY_TIMEOUT_S",
     "ENCODINGS",
     "MAX_BODY_BYTES",
+    "MAX_EVENTS",
     "MAX_JSON_DEPTH",
     "MAX_VALUES",
     "STEP_BYTES",
@@ -30,6 +31,8 @@ __all__ = [
 
 MAX_BODY_BYTES = 1 << 20
 "Maximum size of a body in bytes, both as it was sent and after decompression."
+MAX_EVENTS = 1_000
+"Maximum number of events in one body."
 MAX_JSON_DEPTH = 16
 "Maximum nesting of arrays and objects in a body."
 MAX_VALUES = 50_000

@@ -15,21 +15,37 @@ from models.features import kernels
 from models.features.context import CONTEXT, context_of
 from models.features.cross import CROSS, Crossed
 from models.features.item import ITEM, OfItems
-from models.features.spec import layout, specification
+from models.features.spec import generations, layout, specification
 from models.features.user import USER, OfUsers
 from models.items.store import ItemStore
 from models.pipeline.batch import Candidates, Model, Queries
 from models.pipeline.sources import RETRIEVING
+from schemas.errors import ReleaseRejected
 
-__all__ = ["FEATURES", "LAYOUT", "SPEC", "compute"]
+__all__ = ["FEATURES", "GENERATIONS", "LAYOUT", "SPEC", "columns_of", "compute"]
 
 LAYOUT, (OF_USER, OF_CONTEXT, OF_ITEM, OF_CROSS) = layout((USER, CONTEXT, ITEM, CROSS))
 "All features with their versions, in the order of the columns."
 FEATURES = tuple(feature.name for feature in LAYOUT)
 "Names of the features, in the order of the columns."
 SPEC = specification(LAYOUT)
-"Name of this specification, derived from LAYOUT. Releases of another specification are refused."
+"Name of this specification, derived from LAYOUT. Training uses it."
+GENERATIONS = generations(LAYOUT)
+"Columns of each specification that releases may have, by its name: this one and those that it extends. Others are refused."
 POPULARITY = FEATURES.index("item_popularity")
+
+
+def columns_of(release: str, spec: str) -> NDArray[np.intp] | None:
+    """Columns of the features that a release of this specification reads; None for all of them.
+
+    Raises:
+        ReleaseRejected: they cannot be computed.
+    """
+    if spec not in GENERATIONS:
+        raise ReleaseRejected(
+            "feature_spec", f"release {release} needs features {spec}, this Riffle has {', '.join(GENERATIONS)}"
+        )
+    return None if spec == SPEC else GENERATIONS[spec]
 
 
 def compute(

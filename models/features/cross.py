@@ -128,6 +128,25 @@ class Crossed:
         above: NDArray[np.float32] = np.nan_to_num(np.log1p(np.maximum(self.items.price[self.rows], 0)) - mean[self.query])
         return above
 
+    @once
+    def price_among(self) -> NDArray[np.float32] | None:
+        """`kernels.among` of the logs of the prices, `(n, 2)`; None where no price is known."""
+        prices = self.items.price[self.rows]
+        if np.isnan(prices).all():
+            return None
+        found: NDArray[np.float32] = kernels.among(np.log1p(np.maximum(prices, 0)), self.spans)
+        return found
+
+    @once
+    def seen(self) -> NDArray[np.float32] | None:
+        """`kernels.seen` `(n, 2)`; None where no request keeps seen candidates."""
+        requests = self.queries.requests
+        keeping = np.fromiter((request.keep_seen for request in requests), np.bool_, len(requests))
+        if not keeping.any():
+            return None
+        found: NDArray[np.float32] = kernels.seen(self.query, self.rows, self.queries.history_rows, keeping)
+        return found
+
 
 CROSS = Group[Crossed]()
 
@@ -257,3 +276,27 @@ def popularity_share(of: Crossed) -> Values:
 def by_source(of: Crossed) -> Values:
     """Whether each source retrieved the candidate."""
     return of.brought
+
+
+@CROSS.feature("price_rank", since=2)
+def price_rank(of: Crossed) -> Values:
+    """Place of the price among those of the query's candidates, from -0.5 for the cheapest to 0.5; 0 where it is unknown."""
+    return None if of.price_among is None else of.price_among[:, 0]
+
+
+@CROSS.feature("price_over_mean", since=2)
+def price_over_mean(of: Crossed) -> Values:
+    """Log of the price minus the mean of the query's candidates; 0 where it is unknown."""
+    return None if of.price_among is None else of.price_among[:, 1]
+
+
+@CROSS.feature("seen_events", since=2)
+def seen_events(of: Crossed) -> Values:
+    """Number of the user's kept events on the candidate, as a logarithm; 0 unless the request keeps seen candidates."""
+    return None if of.seen is None else of.seen[:, 0]
+
+
+@CROSS.feature("seen_last", since=2)
+def seen_last(of: Crossed) -> Values:
+    """1 / (1 + number of events after the user's newest one on the candidate); 0 without one, as for `seen_events`."""
+    return None if of.seen is None else of.seen[:, 1]

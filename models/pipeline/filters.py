@@ -37,16 +37,20 @@ class UnpublishedFilter:
 
 
 class SeenFilter:
-    """Drops items that the user interacted with, by Bloom filters: it may hide an unseen item, but never shows a seen one."""
+    """Drops items that the user interacted with, by Bloom filters: it may hide an unseen item, but never shows a seen one.
+
+    A request with `keep_seen` is an exception: it names its candidates itself.
+    """
 
     name = "seen"
 
     def keep(self, queries: Queries, candidates: Candidates, items: ItemStore) -> NDArray[np.bool_]:
-        """Keep items that are not in the user's seen-set."""
+        """Keep items that are not in the user's seen-set, and all of a request that keeps seen ones."""
         users = queries.users
         held = kernels.seen(users.seen_tiers, users.seen_starts, items.bloom, candidates.query_row, candidates.item_row)
         kept: NDArray[np.bool_] = ~held
-        return kept
+        keeping = np.fromiter((request.keep_seen for request in queries.requests), np.bool_, len(queries))
+        return kept | keeping[candidates.query_row] if keeping.any() else kept
 
 
 class ExcludedFilter:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features.compute import FEATURES, SPEC, compute
+from models.features.compute import FEATURES, columns_of, compute
 from models.items.store import TEXT_DIMENSIONS, ItemStore
 from models.items.vectors import MODALITIES
 from models.pipeline.batch import Candidates, Queries
@@ -66,10 +66,7 @@ class ServingModel:
             ReleaseRejected: features of another specification, or a graph that does not run or has non-finite output.
         """
         manifest = release.manifest
-        if manifest.feature_spec != SPEC:
-            raise ReleaseRejected(
-                "feature_spec", f"release {release.name} needs features {manifest.feature_spec}, this Riffle has {SPEC}"
-            )
+        self._columns = columns_of(release.name, manifest.feature_spec)
         self.release = release
         self.name = release.name
         self.heads = tuple(head.action for head in manifest.heads)
@@ -184,7 +181,7 @@ class ServingModel:
 
     def rank(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Predict a calibrated probability per head: float32 `(n, heads)`."""
-        return self._graphs.rank(features)
+        return self._graphs.rank(features if self._columns is None else features[:, self._columns])
 
     def score(self, heads: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the ranking score, the weighted sum of the heads: float32 `(n,)`."""

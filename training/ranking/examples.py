@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Examples", "Replayed", "calibrated_from", "parts"]
+__all__ = ["Examples", "Replayed", "ShownLists", "calibrated_from", "parts"]
 
 
 @dataclass(slots=True)
@@ -36,17 +36,44 @@ class Examples:
 
 
 @dataclass(slots=True)
+class ShownLists:
+    """Slates from impression events: each a choice among the items that were shown together."""
+
+    examples: Examples
+    "Features are those of a request that names the items as its candidates."
+    positions: NDArray[np.int64]
+    "Position of each item, 0 is first, -1 where it is unknown: `(q, c)`."
+    users: NDArray[np.int64]
+    "Number of each slate's user: `(q,)`."
+    items: NDArray[np.int64]
+    "Row of each item: `(q, c)`."
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def take(self, rows: slice | NDArray[np.intp]) -> ShownLists:
+        """Select some of the slates."""
+        return ShownLists(self.examples.take(rows), self.positions[rows], self.users[rows], self.items[rows])
+
+    def parts(self) -> tuple[ShownLists, ShownLists]:
+        """Split into those to learn from and later ones, which may be none."""
+        cut = calibrated_from(len(self)) if len(self) > 1 else len(self)
+        return self.take(slice(0, cut)), self.take(slice(cut, None))
+
+
+@dataclass(slots=True)
 class Replayed:
     """Result of a replay."""
 
     examples: Examples
+    "Replayed history and logged slates."
     light_scores: NDArray[np.float32]
     "Normalised source scores of sampled candidates, the liked one first: `(q, c, sources)`."
     sources: list[str]
     logged: int
-    "Number of queries that are slates; slates of unknown items only are not counted."
-    told: NDArray[np.bool_]
-    "True for slates from impression events, which have no logged features: `(q,)`."
+    "Number of queries that are logged slates; slates of unknown items only are not counted."
+    shown: ShownLists
+    "Slates from impression events."
 
 
 def calibrated_from(queries: int) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 from agents.metrics import Metrics
 from agents.partitions.ownership import Ownership
 from models.items.store import ItemStore
+from schemas.errors import NotReady
 from schemas.settings import Settings
 from streams.state.digests import digest
 
@@ -35,3 +36,16 @@ async def test_a_partition_that_is_being_restored_is_named_as_such_and_has_no_ha
     hashed = await owned.tables(digests=True)
     assert (hashed[0]["position"], hashed[0]["rows"]) == (8, 0)
     assert hashed[1:] == restoring
+
+
+async def test_a_partition_whose_store_is_closed_meanwhile_is_left_out(tmp_path: Path) -> None:
+    owned = Ownership(Settings(home=tmp_path), ItemStore(1), Metrics(), None)
+
+    def closed() -> None:
+        raise NotReady("store_closed", "it is closed")
+
+    leaving = part(0, ready=True)
+    leaving.state.store.digest = closed
+    owned.users = {0: leaving, 1: part(1, ready=True)}
+    assert [facts["partition"] for facts in await owned.tables(digests=True)] == [1]
+    assert [facts["partition"] for facts in await owned.tables()] == [0, 1]

@@ -73,3 +73,11 @@ def test_json_of_as_many_levels_as_are_read_is_not_too_deep() -> None:
     with pytest.raises(BadEvent, match="not JSON") as broken:
         decode("interaction", value[:-1], [("content-type", b"application/json")])
     assert broken.value.code == "not_json"
+
+
+def test_seen_items_are_kept_only_among_candidates_of_the_request() -> None:
+    assert request_from({"user_id": "u", "candidates": ["a"], "keep_seen": True}, request_id="r").keep_seen
+    assert not request_from({"user_id": "u", "keep_seen": False}, request_id="r").keep_seen
+    with pytest.raises(BadRequest, match="needs candidates") as caught:
+        request_from({"user_id": "u", "keep_seen": True}, request_id="r")
+    assert caught.value.field == "keep_seen"

@@ -41,6 +41,8 @@ class LoggedSlate:
     "Weight of each item from propensity and position, see `ImpressionSettings`."
     shown_ms: int = 0
     "Event time, ms. Only set where no features were logged."
+    positions: NDArray[np.int64] | None = None
+    "Position of each item, 0 is first, -1 where it is unknown: `(c,)`. Only set where no features were logged."
 
 
 def logged_of(target: Target, positive: str, erased: pl.LazyFrame) -> Logged:
