@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features.compute import compute
+from models.features.compute import FEATURES, compute
 from models.items.store import ItemStore
 from models.pipeline.batch import Candidates, Queries
 from models.pipeline.exact import exact_top
@@ -62,7 +62,7 @@ class _Rehearsal:
     def __init__(self, items: ItemStore) -> None:
         size = len(items)
         self.name, self.heads, self.windows_ms, self.light = "rehearsal", ("positive",), {"positive": 1}, {"popular": 1.0}
-        self.trained_until_ms, self.index_recall, self.bound = 0, 1.0, size
+        self.trained_until_ms, self.index_recall, self.bound, self.feature_count = 0, 1.0, size, len(FEATURES)
         self.vocabulary = Vocabulary(("click",), 0.0, 1.0, "action == 'click'")
         self.vectors, self.content = np.ones((size, 4), np.float32), np.ones((size, 4), np.float32)
         self.met = np.ones(size, np.bool_)
@@ -82,7 +82,8 @@ class _Rehearsal:
         self._content = RowSearch()
         self._content.grow(size)
         # as in a release, which is read from a file
-        self._near.flags.writeable = self._weights.flags.writeable = False
+        self._lags = np.ones(2, np.float32)
+        self._near.flags.writeable = self._weights.flags.writeable = self._lags.flags.writeable = False
 
     def synced(self, _items: ItemStore) -> bool:
         return True
@@ -96,6 +97,10 @@ class _Rehearsal:
         work = SCRATCH.sums(queries.size), *SCRATCH.marks(queries.size, len(queries))
         found = signals.weighted(rows, queries.liked, np.float32(0.5), numbers, near, weights, numbers, queries.size, *work)
         queries.signals["ease"] = Scored(*found)
+        work = SCRATCH.sums(queries.size), *SCRATCH.marks(queries.size, len(queries))
+        sequence, gap_ms = (queries.recent_rows, queries.users.time, self._lags), 1
+        found = signals.transitions(*sequence, gap_ms, numbers, near, weights, numbers, queries.size, *work)
+        queries.signals["transitions"] = Scored(*found)
         inputs_of(queries.users, self.vocabulary, queries.liked)
         queries.user_vectors = np.ones((len(queries), 4), np.float32)
         return lambda: None

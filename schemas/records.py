@@ -62,6 +62,8 @@ class Request:
     explain: bool = False
     after: After | None = None
     candidates: tuple[str, ...] | None = None
+    repeats: bool = False
+    "Whether the slate may hold items that the user has interacted with."
 
 
 @dataclass(frozen=True, slots=True)

@@ -284,6 +284,7 @@ def request_from(source: Mapping[str, Any], *, request_id: str) -> Request:
         get.flag("explain", default=False),
         token,
         None if candidates is None else get.strings("candidates", MAX_CANDIDATES),
+        get.flag("repeats", default=False),
     )
 
 

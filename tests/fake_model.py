@@ -24,7 +24,7 @@ class FakeModel:
 
     def __init__(self, items: ItemStore, light: Mapping[str, float] = DEFAULT_WEIGHTS) -> None:
         self.name, self.heads, self.windows_ms = "fake", ("positive",), {"positive": 86_400_000}
-        self.light, self.trained_until_ms, self.index_recall = light, 0, 1.0
+        self.light, self.trained_until_ms, self.index_recall, self.feature_count = light, 0, 1.0, len(FEATURES)
         self.vocabulary = Vocabulary(("like", "view"), 3.0, 1.5, "action == 'like'")
         self.bound = len(items)
         rows = np.arange(len(items))[:, None]
@@ -48,6 +48,10 @@ class FakeModel:
         starts = np.arange(len(queries) + 1, dtype=np.int64) * len(rows)
         scores = np.tile((1 / (1 + rows)).astype(np.float32), len(queries))
         queries.signals["ease"] = Scored(starts, np.tile(rows, len(queries)), scores)
+        rows = np.arange(1, queries.size, 3, dtype=np.int32)
+        starts = np.arange(len(queries) + 1, dtype=np.int64) * len(rows)
+        scores = np.tile((1 / (2 + rows)).astype(np.float32), len(queries))
+        queries.signals["transitions"] = Scored(starts, np.tile(rows, len(queries)), scores)
 
         def encode() -> None:
             queries.user_vectors = np.cos(np.arange(len(queries) * SIZE)).reshape(-1, SIZE).astype(np.float32)

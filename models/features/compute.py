@@ -6,7 +6,7 @@ Features depend only on event time and on data that the batch already holds, nev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,22 +21,34 @@ from models.items.store import ItemStore
 from models.pipeline.batch import Candidates, Model, Queries
 from models.pipeline.sources import RETRIEVING
 
-__all__ = ["FEATURES", "LAYOUT", "SPEC", "compute"]
+__all__ = ["FEATURES", "LAYOUT", "SPEC", "WIDTHS", "compute", "spec_of"]
 
 LAYOUT, (OF_USER, OF_CONTEXT, OF_ITEM, OF_CROSS) = layout((USER, CONTEXT, ITEM, CROSS))
 "All features with their versions, in the order of the columns."
 FEATURES = tuple(feature.name for feature in LAYOUT)
 "Names of the features, in the order of the columns."
 SPEC = specification(LAYOUT)
-"Name of this specification, derived from LAYOUT. Releases of another specification are refused."
+"Name of the specification of all features, derived from LAYOUT."
+WIDTHS: Mapping[str, int] = {specification(LAYOUT[:n]): n for n in (FEATURES.index("by_transitions"), len(FEATURES))}
+"""Number of features by specification: the leading ones, which releases without transitions read, or all. Releases of another
+specification are refused."""
+SPECS = {width: name for name, width in WIDTHS.items()}
 POPULARITY = FEATURES.index("item_popularity")
+
+
+def spec_of(width: int) -> str:
+    """Return the name of the specification with so many features; SPEC if there is none."""
+    return SPECS.get(width, SPEC)
 
 
 def compute(
     queries: Queries, candidates: Candidates, items: ItemStore, sources: Sequence[str], model: Model
 ) -> NDArray[np.float32]:
-    """Compute all candidates' features: float32 `(n, len(FEATURES))`, all finite. `sources` names the source-score columns."""
-    out = np.zeros((len(candidates), len(FEATURES)), np.float32)
+    """Compute all candidates' features: float32 `(n, model.feature_count)`, all finite.
+
+    `sources` names the source-score columns.
+    """
+    out = np.zeros((len(candidates), model.feature_count), np.float32)
     query_row, spans = candidates.query_row, candidates.spans(len(queries))
     of_users = np.zeros((len(queries), len(USER.features)), np.float32)
     USER.fill(of_users, OfUsers(queries, items.stream_time_ms, model))

@@ -13,13 +13,15 @@ from models.features.spec import Group, Values, once
 from models.items.store import ItemStore
 from models.pipeline.batch import RECENT, Candidates, Model, Queries
 from models.pipeline.kernels import signals
-from models.pipeline.sources import RETRIEVING
+from models.pipeline.sources import RETRIEVING, TransitionSource
 from models.state.rows import AFFINITY_HALF_LIFE_MS
 
 __all__ = ["CROSS", "LAST", "Crossed"]
 
 EQUAL = np.ones(RECENT, np.float32)
 "Weights of a user's newest items."
+LATER = RETRIEVING.index(TransitionSource)
+"Index of the first source that earlier specifications lack."
 LAST = 5
 "Number of newest items that a candidate is compared with one by one."
 
@@ -80,6 +82,11 @@ class Crossed:
     def ease(self) -> NDArray[np.float32] | None:
         """The signal `ease` `(n,)`; None without it."""
         return self.signal("ease")
+
+    @once
+    def transitions(self) -> NDArray[np.float32] | None:
+        """The signal `transitions` `(n,)`; None without it."""
+        return self.signal("transitions")
 
     @once
     def dots(self) -> NDArray[np.float32] | None:
@@ -253,7 +260,29 @@ def popularity_share(of: Crossed) -> Values:
     return found
 
 
-@CROSS.feature(*(f"by_{source.name}" for source in RETRIEVING))
+@CROSS.feature(*(f"by_{source.name}" for source in RETRIEVING[:LATER]))
 def by_source(of: Crossed) -> Values:
     """Whether each source retrieved the candidate."""
-    return of.brought
+    return of.brought[:, :LATER]
+
+
+# features from here on are read only by releases with transitions: see `compute.WIDTHS`
+
+
+@CROSS.feature(*(f"by_{source.name}" for source in RETRIEVING[LATER:]))
+def by_later_source(of: Crossed) -> Values:
+    """Whether each of the sources from the transitions on retrieved the candidate."""
+    found = of.brought[:, LATER:]
+    return found if found.shape[1] > 1 else found[:, 0]
+
+
+@CROSS.feature("transition")
+def transition(of: Crossed) -> Values:
+    """Transition weights from the newest events of the session."""
+    return of.transitions
+
+
+@CROSS.feature("transition_share")
+def transition_share(of: Crossed) -> Values:
+    """`transition` as a share of the query's largest."""
+    return of.share("transitions", of.transitions)

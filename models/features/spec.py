@@ -55,8 +55,13 @@ class Group(Generic[View]):
         return declare
 
     def fill(self, out: NDArray[Any], view: View) -> None:
-        """Write all features of a view to `out` `(n, len(self.names))`, which holds zeros."""
+        """Write the features of a view to `out` `(n, width)`, which holds zeros: the group's first `width`, if it has more.
+
+        A function of several features belongs to `out` with all of its columns or with none.
+        """
         for place, compute in self._compute:
+            if (place if isinstance(place, int) else place.start) >= out.shape[1]:
+                continue
             values = compute(view)
             if values is not None:
                 out[:, place] = values

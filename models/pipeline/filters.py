@@ -37,7 +37,10 @@ class UnpublishedFilter:
 
 
 class SeenFilter:
-    """Drops items that the user interacted with, by Bloom filters: it may hide an unseen item, but never shows a seen one."""
+    """Drops items that the user interacted with, unless the request allows repeats.
+
+    It asks Bloom filters: it may hide an unseen item, but never shows a seen one.
+    """
 
     name = "seen"
 
@@ -46,6 +49,8 @@ class SeenFilter:
         users = queries.users
         held = kernels.seen(users.seen_tiers, users.seen_starts, items.bloom, candidates.query_row, candidates.item_row)
         kept: NDArray[np.bool_] = ~held
+        if queries.repeats.any():
+            kept |= queries.repeats[candidates.query_row]
         return kept
 
 

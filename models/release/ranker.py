@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features.compute import FEATURES, SPEC
+from models.features.compute import SPEC, WIDTHS
 from models.release.graphs import Provider, first_output, session_of
 from models.release.release import Release
 from schemas.errors import ReleaseRejected
@@ -30,7 +30,7 @@ class Ranker:
             ReleaseRejected: features of another specification, or a graph that does not run or has non-finite output.
         """
         manifest = release.manifest
-        if manifest.feature_spec != SPEC:
+        if manifest.feature_spec not in WIDTHS:
             raise ReleaseRejected(
                 "feature_spec", f"release {release.name} needs features {manifest.feature_spec}, this Riffle has {SPEC}"
             )
@@ -39,7 +39,7 @@ class Ranker:
         self._weights = np.asarray([head.weight for head in manifest.heads], np.float32)
         try:
             self._session = session_of(release.graphs["ranker.onnx"], threads, provider=provider, cache=cache)
-            tried = [self.rank(np.zeros((n, len(FEATURES)), np.float32)) for n in TRIED]
+            tried = [self.rank(np.zeros((n, WIDTHS[manifest.feature_spec]), np.float32)) for n in TRIED]
         except Exception as exc:
             raise ReleaseRejected("graph", f"the ranker of release {release.name} does not run: {exc}") from exc
         if not all(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features.compute import FEATURES, SPEC, compute
+from models.features.compute import SPEC, WIDTHS, compute
 from models.items.store import TEXT_DIMENSIONS, ItemStore
 from models.items.vectors import MODALITIES
 from models.pipeline.batch import Candidates, Queries
@@ -22,6 +22,7 @@ from models.release.nearest import STANDARD, IndexSettings, VectorIndex
 from models.release.release import Release
 from models.release.rows import ReleaseRows, content_width, sampled_histories, widths_of
 from models.release.sequences import EVENT_WIDTH, LENGTH, Vocabulary, inputs_of
+from models.release.transitions import SESSION_GAP_MS
 from schemas.errors import ReleaseRejected
 
 __all__ = ["ServingModel", "prepare"]
@@ -66,11 +67,12 @@ class ServingModel:
             ReleaseRejected: features of another specification, or a graph that does not run or has non-finite output.
         """
         manifest = release.manifest
-        if manifest.feature_spec != SPEC:
+        if manifest.feature_spec not in WIDTHS:
             raise ReleaseRejected(
                 "feature_spec", f"release {release.name} needs features {manifest.feature_spec}, this Riffle has {SPEC}"
             )
         self.release = release
+        self.feature_count = WIDTHS[manifest.feature_spec]
         self.name = release.name
         self.heads = tuple(head.action for head in manifest.heads)
         self.windows_ms = {head.action: head.window_ms for head in manifest.heads}
@@ -154,7 +156,7 @@ class ServingModel:
         items = self._graphs.item(
             content, *(np.zeros((n, width), np.float32) for width in (*widths_of(self.release), len(MODALITIES)))
         )
-        heads = self.rank(np.zeros((n, len(FEATURES)), np.float32))
+        heads = self.rank(np.zeros((n, self.feature_count), np.float32))
         for array, shape in ((shapes, (n, self.dimensions)), (items, (n, self.dimensions)), (heads, (n, len(self.heads)))):
             if array.shape != shape or not bool(np.isfinite(array).all()):
                 raise ReleaseRejected("graph", f"a graph of release {self.name} gives {array.shape}, not finite {shape}")
@@ -192,7 +194,7 @@ class ServingModel:
         return weighted
 
     def hydrate(self, queries: Queries, items: ItemStore) -> Callable[[], None]:
-        """Set the liked histories and the item-to-item signal (Steck 2019, on the live history) of a batch.
+        """Set the liked histories, the item-to-item signal (Steck 2019, on the live history) and transitions of a batch.
 
         The returned call runs the user tower, which sets `user_vectors`.
         """
@@ -203,6 +205,12 @@ class ServingModel:
         work = SCRATCH.sums(size), *SCRATCH.marks(size, len(queries))
         found = signals.weighted(queries.history_rows, queries.liked, LIKED_DECAY, number, near, weights, row, size, *work)
         queries.signals["ease"] = Scored(*found)
+        if release.transitions is not None:
+            follow = release.transitions
+            work = SCRATCH.sums(size), *SCRATCH.marks(size, len(queries))
+            sequence, lags = (queries.recent_rows, queries.users.time), follow.lags
+            found = signals.transitions(*sequence, lags, SESSION_GAP_MS, number, follow.index, follow.weight, row, size, *work)
+            queries.signals["transitions"] = Scored(*found)
         events, mask = inputs_of(queries.users, self.vocabulary, queries.liked)
         newest = queries.history_rows[:, LENGTH - 1 :: -1]
         vectors = np.where((newest >= 0)[:, :, None], self.vectors[newest], np.float32(0))

@@ -18,7 +18,7 @@ from learning_corpus import corpus
 from moto.server import ThreadedMotoServer
 
 from agents.cli.release import promote, release
-from models.features.compute import FEATURES
+from models.features.compute import WIDTHS
 from models.release.release import Release, manifest_sha256
 from schemas.codec import decode
 from schemas.errors import ReleaseRejected
@@ -154,7 +154,7 @@ async def test_impressions_carry_the_features_as_scored(worker: Settings, learne
     assert impression["release"] == folder.name
     assert impression["feature_spec"] == learned.manifest.feature_spec
     assert [item["item_id"] for item in impression["items"]] == [item["item_id"] for item in slate["items"]]
-    assert all(len(item["features"]) == len(FEATURES) for item in impression["items"])
+    assert all(len(item["features"]) == WIDTHS[learned.manifest.feature_spec] for item in impression["items"])
 
 
 def test_a_worker_that_starts_serves_what_was_announced(

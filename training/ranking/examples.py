@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+
+from models.features.compute import FEATURES
 
 __all__ = ["Examples", "Replayed", "calibrated_from", "parts"]
 
@@ -47,6 +49,22 @@ class Replayed:
     "Number of queries that are slates; slates of unknown items only are not counted."
     told: NDArray[np.bool_]
     "True for slates from impression events, which have no logged features: `(q,)`."
+
+    def without_transitions(self) -> Replayed:
+        """Remove the features of transitions, and the candidates that only they brought."""
+        examples, column = self.examples, self.sources.index("transitions")
+        others = [n for n, name in enumerate(FEATURES) if name.startswith("by_") and name != "by_transitions"]
+        alone = (examples.features[..., FEATURES.index("by_transitions")] > 0) & ~examples.features[..., others].any(axis=-1)
+        valid = examples.valid & ~(alone & ~examples.exposed[:, None])
+        gains, labels = (
+            np.where(valid, examples.gains, np.float32(0)),
+            np.where(valid[..., None], examples.labels, np.float32(0)),
+        )
+        features = np.ascontiguousarray(examples.features[..., : FEATURES.index("by_transitions")])
+        light = self.light_scores.copy()
+        light[..., column : column + 1] = 0.0
+        kept = replace(examples, features=features, valid=valid, gains=gains, labels=labels)
+        return replace(self, examples=kept, light_scores=light)
 
 
 def calibrated_from(queries: int) -> int:

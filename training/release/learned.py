@@ -28,7 +28,9 @@ class Learned:
     parity: float = 0.0
     measured: dict[str, Any] = field(default_factory=dict)
     """Measurements of the training for the manifest: `reliability` per head, number of `logged_slates` and of
-    `content_queries` (interactions that the content weights were learned from), and `index` and `half` where they exist."""
+    `content_queries` (interactions that the content weights were learned from), and where they exist `index`, `half` and
+    `transitions` (whether they were `kept`, the `gain` by which they lower the light score's loss, and the `decay` of a
+    session's events)."""
     checkpoints: Checkpoints | None = None
     modules: Modules | None = None
     "Torch modules that were exported."

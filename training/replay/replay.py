@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features.compute import FEATURES
 from models.items.store import ItemStore
 from models.pipeline.clock import after_all
 from models.pipeline.pipeline import CandidatePipeline
@@ -114,7 +113,7 @@ def replay(  # noqa: PLR0913 - the history, and the sizes of the sample
             world.apply(events[at:stop])
             at = stop
         if slate is not None and slate.features is not None:
-            slates += _gather_logged(gathered, slate, slate.features, world.items)
+            slates += _gather_logged(gathered, slate, slate.features[:, : model.feature_count], world.items)
             continue
         user, time_ms = (events[n].user_id, events[n].event_time) if slate is None else (slate.user_id, slate.shown_ms)
         world.publish(time_ms)
@@ -127,7 +126,7 @@ def replay(  # noqa: PLR0913 - the history, and the sizes of the sample
             slates += _gather_shown(gathered, tap, slate, world.items)
         if progress is not None:
             progress(done, len(todo))
-    examples = gathered.examples(len(FEATURES))
+    examples = gathered.examples(model.feature_count)
     light = np.stack(gathered.light) if gathered.light else np.zeros((0, LIGHT_KEPT, 0), np.float32)
     told = np.asarray(gathered.told, np.bool_)
     return Replayed(examples, light, [source.name for source in pipeline.sources], slates, told)

@@ -28,7 +28,7 @@ from models.pipeline.batch import Candidates, Queries, Retrieved
 from models.pipeline.clock import after_all
 from models.pipeline.pipeline import CandidatePipeline
 from models.pipeline.slot import ModelSlot
-from models.pipeline.sources import RETRIEVING, SOURCES, RulesSource
+from models.pipeline.sources import RETRIEVING, SOURCES, HistorySource, RulesSource
 from models.pipeline.stages import Observer
 from schemas.records import Interaction, Item, Request
 from training.replay.world import SimulatedWorker
@@ -184,7 +184,7 @@ def test_every_source_that_retrieves_has_a_feature_and_no_other() -> None:
     assert told == [source.name for source in RETRIEVING]
 
 
-@pytest.mark.parametrize("source", [source.name for source in SOURCES if source is not RulesSource])
+@pytest.mark.parametrize("source", [source.name for source in SOURCES if source not in (RulesSource, HistorySource)])
 def test_every_source_brings_each_item_of_the_catalogue_once_with_a_finite_score(source: str) -> None:
     brought = observed().brought[source]
     assert len(brought.item_row) > 0, "the small world does not reach it"

@@ -11,26 +11,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from resealed import refused, reseal
 
 from models.pipeline.slot import ModelSlot
 from models.release.release import FILES, Manifest, Release, list_releases, write_release
 from models.release.serving import ServingModel, prepare
 from schemas.errors import ReleaseRejected
 from training.release.learned import Learned
-
-
-def reseal(folder: Path, **changes: Any) -> Path:
-    """Rewrite the manifest to match the changed files, as anyone with write access to the folder could."""
-    manifest = json.loads((folder / "manifest.json").read_bytes())
-    manifest["files"] = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in manifest["files"]}
-    (folder / "manifest.json").write_text(json.dumps({**manifest, **changes}))
-    return folder
-
-
-def refused(folder: Path) -> str:
-    with pytest.raises(ReleaseRejected) as caught:
-        prepare(folder)
-    return caught.value.code
 
 
 def test_what_is_written_is_what_is_read(learned: Learned, folder: Path) -> None:

@@ -183,7 +183,7 @@ def test_features_are_those_that_serving_has_as_the_slate_is_shown(learned: Lear
     world.slot.swap(model)
     pipeline, at, ranked_beside = CandidatePipeline(world.items, slot=world.slot), 0, 0
     among = ("tower_standard", "popularity_share", *(name for name in FEATURES if name.startswith("by_")), "asked_candidates")
-    own = [n for n, name in enumerate(FEATURES) if name not in among]
+    own = [n for n, name in enumerate(FEATURES[: model.feature_count]) if name not in among]
     for n, slate in enumerate(slates):
         world.apply(list(history[at : slate.place]))
         at = slate.place
