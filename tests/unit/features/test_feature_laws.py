@@ -87,7 +87,7 @@ def observed() -> Ranked:
     )
     for user in ("u1", "u2"):
         world.know(world.record(user))
-    slot.swap(FakeModel(world.items))
+    slot.swap(FakeModel(world.items, transitions=True))
     requests = [
         Request("a", "u1", k=5),
         Request("b", "stranger", k=5, context={"device": "tv", "mood": "calm"}),

@@ -40,6 +40,8 @@ from training.retrieval.transitions import (
     lags_of,
     transitions,
 )
+from training.retrieval.weights import Champion
+from training.update import update
 
 CLICKED = "action == 'click'"
 N_ITEMS = 5
@@ -256,6 +258,25 @@ def test_transitions_survive_the_folder_and_bad_ones_are_refused(sequential: Lea
     copy = tmp_path / "unlisted" / folder.name
     shutil.copytree(folder, copy)
     assert refused(reseal(copy, format=FORMAT)) == "wrong_files"
+
+
+def test_an_update_counts_transitions_again(sequential: Learned, vectors: Path, tmp_path: Path) -> None:
+    folder, old = sequential.write(tmp_path / "releases", {}), click_corpus(sequential=True)
+    after_ms = old.events[-1].event_time
+    new = [
+        Interaction(f"new{n}-{place}", f"new{n}", f"i{item}", after_ms + 600_000 * (n + 1) + place, "click")
+        for n in range(60)
+        for place, item in enumerate((0, 39))
+    ]
+    made = update(Champion.open(folder), old.items, [*old.events, *new], vectors, SMALL)
+    release, before = made.release(), sequential.release().transitions
+    assert release.manifest.format == WITH_TRANSITIONS
+    assert release.transitions is not None
+    assert before is not None
+    assert np.array_equal(release.transitions.lags, before.lags)
+    assert release.transitions.index[0, 0] == 39, "which now follows most"
+    assert before.index[0, 0] == 3
+    ServingModel(release)
 
 
 def test_a_training_drops_transitions_that_do_not_help_and_the_release_is_as_if_there_were_none(vectors: Path) -> None:
