@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 UV := UV_SYSTEM_CERTS=1 $(BIN)/uv
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup tools demo docs test trainings fuzz faults soak quality bench mlflow images images-test cluster aws lint clean lock
+.PHONY: setup tools demo docs test trainings fuzz contract faults soak quality bench mlflow images images-test cluster aws lint clean lock
 
 setup:
 	@requirements/setup $(VENV) $(PYTHON)
@@ -27,6 +27,7 @@ docs: setup
 # the fuzzers after the first half. What the others print is shown after the output of these. The trap ends them too: a shell's background jobs ignore Ctrl-C.
 test: setup
 	@requirements/tools $(VENV) || echo "helm could not be had: the chart's tests are skipped."
+	@requirements/specs $(VENV) || echo "AsyncAPI's schemas could not be had: the document is checked without them."
 	@trap 'kill $$unit $$second 2> /dev/null; exit 130' INT TERM; \
 	$(BIN)/python -m pytest tests/unit -m "not slow" > $(VENV)/unit.log 2>&1 & unit=$$!; \
 	$(BIN)/python -m pytest tests/integration/test_[q-z]*.py > $(VENV)/integration.log 2>&1 & second=$$!; \
@@ -42,6 +43,13 @@ trainings: setup
 # Generated input against every boundary: CASES a fuzzer (10000), FUZZ=name for one of tests/fuzz. Minutes.
 fuzz: setup
 	FUZZ_CASES=$(or $(CASES),10000) $(BIN)/python -m pytest tests/fuzz $(if $(FUZZ),-k $(FUZZ)) --durations=0
+
+# A running worker answers as its OpenAPI document says: CASES requests of each kind to each route (150, some minutes), ROUTE=part for some of
+# them. Both documents are valid by the published schemas.
+contract: setup
+	requirements/specs $(VENV)
+	CONTRACT_CASES=$(or $(CASES),150) CONTRACT_ROUTE='$(ROUTE)' $(BIN)/python -m pytest --timeout=3600 --durations=0 -rs \
+		tests/unit/web/test_openapi.py tests/unit/docs/test_asyncapi.py tests/integration/test_openapi_fuzz.py
 
 # Faults at random moments under load: TRIALS seeds of each (20 takes hours), FAULT=name for one kind.
 faults: setup

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from agents.broadcast.beside import Beside
 from agents.findings import Health
 from agents.health.readiness import Readiness
 from agents.metrics import Histogram, Metrics
@@ -51,6 +52,7 @@ class Seen:
     others: Callable[[int], Others]
     "Returns the other workers that hold a partition."
     peers: Peers
+    beside: Beside
     champion: Callable[[], str]
     "Returns the name of the announced champion."
 
@@ -140,11 +142,14 @@ class WorkerConsole:
         """Return the newest answered requests of this worker, newest first."""
         return self._seen.recent.listed(most)
 
-    async def explain(self, request: Request, *, here: bool = False) -> dict[str, Any]:
+    async def explain(self, request: Request, release: str | None = None, *, here: bool = False) -> dict[str, Any]:
         """Answer a request with its trace, from the owner's rows; `waited_ms`: how long its event took to be applied.
+
+        `release` answers instead of the serving one.
 
         Raises:
             NotReady: the owner cannot be asked, is restoring the partition, or has many such requests under way.
+            BadRequest: `release` is not in the owner's folder, or cannot be used.
         """
         number = self._seen.partition_of(request.user_id)
         partition = self._seen.users.get(number)
@@ -153,7 +158,7 @@ class WorkerConsole:
             if owner is None:
                 message = f"another worker has partition {number}, which holds this user, and cannot be asked from here"
                 raise NotReady("not_ready", message)
-            return await self._seen.peers.explain(owner, request)
+            return await self._seen.peers.explain(owner, request, release)
         if not partition.state.ready.is_set():
             raise NotReady("not_ready", f"this user's partition {number} is being restored here: try again")
         began, stale = self._clock(), False
@@ -161,12 +166,13 @@ class WorkerConsole:
             reached = request.after.partition == number and await partition.wait_for(request.after, WAIT_S)
             stale = not reached
         waited = self._clock() - began
+        slot = None if release is None else await self._seen.beside.slot(release)
         try:
             await asyncio.wait_for(self._tracing.acquire(), WAIT_S)
         except TimeoutError as exc:
             raise NotReady("busy", "other requests are being traced here: try again") from exc
         try:
-            slate, trace = await traced(self._seen.pipeline, partition, replace(request, explain=True))
+            slate, trace = await traced(self._seen.pipeline, partition, replace(request, explain=True), slot)
         finally:
             self._tracing.release()
         if stale:
@@ -224,6 +230,7 @@ def _release(manifest: Manifest) -> dict[str, Any]:
         "before": dict(metrics.get("before", {})),
         "after": dict(metrics.get("after", {})),
         "gate": dict(metrics.get("gate", {})),
+        "reliability": dict(metrics.get("reliability", {})),
     }
 
 

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from schemas.errors import ConfigError
 from schemas.settings import Settings
 from streams.embedded.kafka import EmbeddedKafka
-from streams.embedded.process import SAFE_PATH, Daemon, exchanged, exit_status, port_is_free, python, riffle
+from streams.embedded.process import SAFE_PATH, Daemon, Steps, exchanged, exit_status, port_is_free, python, riffle
 from streams.embedded.redis import EmbeddedRedis
 
 __all__ = [
@@ -227,9 +227,10 @@ class PartProcess:
         """Pid of the live process; None when there is none."""
         return self.daemon.pid()
 
-    def start(self) -> int | None:
-        """Start the command with the settings as its environment; returns the pid. Raises OSError."""
+    def start(self) -> Steps[int | None]:
+        """Start the command with the settings as its environment, in one step; returns the pid. Raises OSError."""
         environment = {**os.environ, **self.settings.environment(secrets=True), **SAFE_PATH}
+        yield from ()
         return self.daemon.start(self.command, environment, self.settings.home, self.address)
 
     def answers(self) -> bool | None:
@@ -266,7 +267,7 @@ class PartProcess:
 
 @dataclass(frozen=True, slots=True)
 class PartServer:
-    """An embedded server. `start` returns when it answers."""
+    """An embedded server. `start` ends when it answers."""
 
     name: str
     server: EmbeddedKafka | EmbeddedRedis
@@ -276,10 +277,9 @@ class PartServer:
         """Pid of the live process; None when there is none."""
         return self.server.daemon.pid()
 
-    def start(self) -> int | None:
-        """Start the server; returns the pid. Raises RiffleError, OSError."""
-        self.server.start()
-        return self.pid()
+    def start(self) -> Steps[int | None]:
+        """Start the server step by step; returns the pid. Raises RiffleError, OSError."""
+        return self.server.starting()
 
     def answers(self) -> bool | None:
         """None: its clients say whether it answers."""

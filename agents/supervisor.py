@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from agents.processes import ENDING_S, in_order, parts_of, supervisor_daemon
 from schemas.errors import RiffleError
 from schemas.settings import Settings
-from streams.embedded.process import is_alive, wait_until
+from streams.embedded.process import Steps, exit_status, is_alive, wait_until
 from streams.logs import log_to_stderr
 
 __all__ = [
@@ -76,7 +76,11 @@ class History:
     why: str = ""
     "The signal that ended it, else the end of its log, or the reason why it could not be started."
     next_try_at: int | None = None
-    "Time of the next restart; None while it runs."
+    "Time of the next restart; None while it runs, and while it is being started."
+    doing: str = ""
+    "What its start waits for; empty while it runs, and until its next try."
+    doing_since: int | None = None
+    "Time at which its start began, or was due."
 
     def to_json(self) -> dict[str, Any]:
         """The stored form, which `riffle status --json` shows too."""
@@ -105,8 +109,8 @@ class Part(Protocol):
     def pid(self) -> int | None:
         """Pid of the live process; None when there is none."""
 
-    def start(self) -> int | None:
-        """Start it; returns the pid. Raises RiffleError, OSError."""
+    def start(self) -> Steps[int | None]:
+        """Start it step by step; returns the pid. Other parts are looked at between the steps. Raises RiffleError, OSError."""
 
     def answers(self) -> bool | None:
         """Whether it answers that it is alive; None if it cannot be asked."""
@@ -136,6 +140,10 @@ class _Watched:
     "Times at which it did not answer, since it last did."
     hung: str = ""
     "Why it was killed; empty otherwise."
+    starting: Steps[int | None] | None = None
+    "The steps of its start that is under way."
+    again: bool = False
+    "Whether its next start is a restart, because it has ended by itself."
 
 
 @dataclass
@@ -157,6 +165,7 @@ class Supervisor:
         self._watched = {part.name: _Watched(part, self.before.get(part.name, History())) for part in self.parts}
         for watched in self._watched.values():
             watched.history.in_row, watched.history.next_try_at = 0, None
+            watched.history.doing, watched.history.doing_since = "", None
         self._changed = True
 
     def look(self) -> None:
@@ -166,6 +175,19 @@ class Supervisor:
         if self._changed:
             self.write({name: watched.history for name, watched in self._watched.items()})
             self._changed = False
+
+    def reap(self) -> None:
+        """Collect ended child processes that are no part's: those whose last thread ended after they were waited for."""
+        if any(watched.starting is not None for watched in self._watched.values()):
+            return  # it waits for its own
+        for pid in _children() - {watched.process for watched in self._watched.values()}:
+            exit_status(pid)
+
+    def leave(self) -> None:
+        """Give up starts that are under way. What they have begun is ended, or is found by the next supervisor."""
+        for watched in self._watched.values():
+            if watched.starting is not None:
+                watched.starting.close()
 
     def try_now(self) -> None:
         """Start waiting parts at the next look, because the cause may be fixed."""
@@ -182,12 +204,15 @@ class Supervisor:
             wait_until(lambda: not any(is_alive(pid) for pid in pids), ENDING_S)
 
     def _look_at(self, watched: _Watched) -> None:
+        if watched.starting is not None:
+            self._go_on(watched, watched.starting)
+            return
         now, history, pid = self.clock(), watched.history, watched.part.pid()
         if pid is not None:
             if watched.process != pid:  # one that ran before this supervisor
                 watched.process, watched.since, watched.answered = pid, now, False
-                self._changed |= history.next_try_at is not None
-                history.next_try_at = None
+                self._changed |= history.next_try_at is not None or bool(history.doing)
+                history.next_try_at, history.doing, history.doing_since = None, "", None
             if history.in_row and now - watched.since >= STEADY_S:
                 history.in_row, self._changed = 0, True
             self._ask(watched, pid)
@@ -197,9 +222,14 @@ class Supervisor:
             if now - watched.since >= STEADY_S:
                 history.in_row = 0
             self._ended(watched, status, watched.hung or _signal(status) or watched.part.last_words())
-        if now < watched.due or any(self._is_down(name) for name in watched.part.needs):
+        if now < watched.due:
             return
-        self._start(watched)
+        if down := [name for name in watched.part.needs if self._is_down(name)]:
+            self._say(watched, f"waiting for {', '.join(down)}")
+            return
+        history.next_try_at = None
+        watched.starting = watched.part.start()
+        self._go_on(watched, watched.starting)
 
     def _ask(self, watched: _Watched, pid: int) -> None:
         """Kill a part that has answered before, and did not for `patience_s`, asked several times.
@@ -227,22 +257,38 @@ class Supervisor:
                 self.kill(pid, signal.SIGKILL)
 
     def _is_down(self, name: str) -> bool:
-        return name in self._watched and self._watched[name].part.pid() is None
+        watched = self._watched.get(name)
+        return watched is not None and (watched.starting is not None or watched.part.pid() is None)
 
-    def _start(self, watched: _Watched) -> None:
-        again = watched.history.ended_at is not None and watched.history.next_try_at is not None
+    def _say(self, watched: _Watched, doing: str) -> None:
+        """Record what a start waits for."""
+        history = watched.history
+        if history.doing != doing:
+            history.doing_since = history.doing_since or round(self.wall() * 1000)
+            history.doing, history.next_try_at, self._changed = doing, None, True
+            log.info("%s is not started yet: %s", watched.part.name, doing)
+
+    def _go_on(self, watched: _Watched, steps: Steps[int | None]) -> None:
+        """Take one step of a start."""
         try:
-            watched.process = watched.part.start()
+            self._say(watched, next(steps))
+            return
+        except StopIteration as end:
+            watched.process = end.value
         except (RiffleError, OSError) as exc:
             self._ended(watched, watched.part.exit_status(), exc.message if isinstance(exc, RiffleError) else str(exc))
             return
-        watched.since, watched.history.next_try_at, self._changed = self.clock(), None, True
+        history, watched.starting = watched.history, None
+        watched.since, history.next_try_at, self._changed = self.clock(), None, True
+        history.doing, history.doing_since = "", None
         watched.answered, watched.silent, watched.hung = False, [], ""
-        watched.history.restarts += again
+        history.restarts += watched.again
+        watched.again = False
         log.info("%s started, process %s", watched.part.name, watched.process)
 
     def _ended(self, watched: _Watched, status: int | None, why: str) -> None:
-        history = watched.history
+        history, watched.starting, watched.again = watched.history, None, True
+        history.doing, history.doing_since = "", None
         history.in_row += 1
         wait_s = backoff_s(history.in_row, status)
         watched.process, watched.due = None, self.clock() + wait_s
@@ -326,6 +372,13 @@ def main() -> None:
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
     signal.signal(signal.SIGUSR1, lambda *_: supervisor.try_now())
+    try:
+        _supervise(settings, supervisor)
+    finally:
+        supervisor.leave()
+
+
+def _supervise(settings: Settings, supervisor: Supervisor) -> None:
     own, named = supervisor_daemon(settings), False
     while True:
         # the starter of this process writes the pid file; without it, parts that start here could not be found again
@@ -341,6 +394,7 @@ def main() -> None:
             continue
         try:
             supervisor.look()
+            supervisor.reap()
         except Exception:
             log.exception("supervision continues in %.0f s", AFTER_ERROR_S)
             time.sleep(AFTER_ERROR_S)

@@ -10,6 +10,7 @@ from typing import Any
 
 from faust.types import TP
 
+from agents.broadcast.beside import Beside
 from agents.broadcast.item_stream import Catalogue
 from agents.broadcast.mirroring import Mirroring
 from agents.broadcast.releases import Releases
@@ -137,6 +138,7 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
         recommend.partition_of,
         holders,
         peers,
+        Beside(settings.releases_dir, items, pipeline.slot),
         lambda: releases.champion,
     )
     console = WorkerConsole(settings, metrics, watched)

@@ -67,6 +67,7 @@ def _run(settings: Settings, role: str) -> None:
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     app = create_ranker(settings) if role == RANKING else create_app(settings)
     worker = app.Worker(loglevel=settings.log_level, quiet=True, override_logging=False, redirect_stdouts=False)
+    worker.spinner = None  # it would write control codes of terminals into the log
     worker.execute_from_commandline()
 
 

@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from models.features.compute import FEATURES, spec_of
+from models.features.compute import FEATURES, SPEC
 from models.items.store import TEXT_DIMENSIONS
 from models.items.vectors import MODALITIES, unit_rows
 from models.release.release import FORMAT, WITH_TRANSITIONS, Head, Manifest, write_release
@@ -89,7 +89,7 @@ def _graph(
     return bytes(model.SerializeToString())
 
 
-def _graphs(features: int) -> dict[str, bytes]:
+def _graphs() -> dict[str, bytes]:
     """Plain graphs: a user is the mean of their items; a new item's vector follows from its words; the ranker is linear."""
     d, rng, node = DIMENSIONS + 1, np.random.default_rng(3), helper.make_node
     user = [
@@ -126,13 +126,13 @@ def _graphs(features: int) -> dict[str, bytes]:
         node("MatMul", ["bent", "w2"], ["logits"]),
         node("Sigmoid", ["logits"], ["heads"]),
     ]
-    drawn = {"w1": rng.normal(0, 0.05, (features, 64)), "w2": rng.normal(0, 0.3, (64, 2))}
+    drawn = {"w1": rng.normal(0, 0.05, (len(FEATURES), 64)), "w2": rng.normal(0, 0.3, (64, 2))}
     return {
         "user_tower.onnx": _graph(user, shapes, "user_vectors", d, constants),
         "item_tower.onnx": _graph(item, widths, "item_vectors", d, {"w": rng.normal(0, 0.02, (width, d)).astype(np.float32)}),
         "ranker.onnx": _graph(
             ranker,
-            {"features": (features,)},
+            {"features": (len(FEATURES),)},
             "heads",
             2,
             {name: array.astype(np.float32) for name, array in drawn.items()},
@@ -159,9 +159,8 @@ def release(folder: Path, cluster: NDArray[np.int64], *, transitions: bool = Fal
         "text_projection.npy": np.zeros((65, TEXT), np.float32),
         "image_projection.npy": np.zeros((65, IMAGE), np.float32),
     }
-    width = FEATURES.index("by_transitions")
     if transitions:
-        picked, width = starts[cluster][:, None] + rng.integers(0, sizes[:, None], (n, FOLLOWERS)), len(FEATURES)
+        picked = starts[cluster][:, None] + rng.integers(0, sizes[:, None], (n, FOLLOWERS))
         weights = np.sort(rng.random((n, FOLLOWERS), np.float32), axis=1)[:, ::-1]
         lags = np.float32(0.4) ** np.arange(LAGS, dtype=np.float32)
         arrays |= Transitions(by_cluster[picked].astype(np.int32), weights, lags).arrays()
@@ -176,7 +175,7 @@ def release(folder: Path, cluster: NDArray[np.int64], *, transitions: bool = Fal
     }
     manifest = Manifest(
         "made",
-        spec_of(width),
+        SPEC,
         (Head("positive", 1.0), Head("view", 0.1)),
         "action == 'like'",
         ("view", "like"),
@@ -187,7 +186,7 @@ def release(folder: Path, cluster: NDArray[np.int64], *, transitions: bool = Fal
         n,
         format=WITH_TRANSITIONS if transitions else FORMAT,
     )
-    return write_release(folder, manifest, arrays, _graphs(width), [f"item-{i:08d}" for i in range(n)])
+    return write_release(folder, manifest, arrays, _graphs(), [f"item-{i:08d}" for i in range(n)])
 
 
 def histories(cluster: NDArray[np.int64], users: int, length: int) -> EventColumns:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features.compute import FEATURES, compute
+from models.features.compute import compute
 from models.items.store import ItemStore
 from models.pipeline.batch import Candidates, Queries
 from models.pipeline.exact import exact_top
@@ -62,7 +62,7 @@ class _Rehearsal:
     def __init__(self, items: ItemStore) -> None:
         size = len(items)
         self.name, self.heads, self.windows_ms, self.light = "rehearsal", ("positive",), {"positive": 1}, {"popular": 1.0}
-        self.trained_until_ms, self.index_recall, self.bound, self.feature_count = 0, 1.0, size, len(FEATURES)
+        self.trained_until_ms, self.index_recall, self.bound = 0, 1.0, size
         self.vocabulary = Vocabulary(("click",), 0.0, 1.0, "action == 'click'")
         self.vectors, self.content = np.ones((size, 4), np.float32), np.ones((size, 4), np.float32)
         self.met = np.ones(size, np.bool_)

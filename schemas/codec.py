@@ -22,6 +22,7 @@ import fastavro
 import orjson
 
 from schemas.errors import BadEvent
+from schemas.parsing import json_fault
 from schemas.spans import Spans
 
 __all__ = [
@@ -284,8 +285,8 @@ def decode(name: str, value: bytes, headers: Headers = (), registry: Registry | 
     """Decode a record's value to the current version of schema `name`; JSON is returned unvalidated.
 
     Raises:
-        BadEvent: `too_large`, `unknown_framing`, `unknown_schema`, `no_registry`, `not_json`, `truncated`,
-            `trailing_bytes`.
+        BadEvent: `too_large`, `unknown_framing`, `unknown_schema`, `no_registry`, `not_json`, `too_deep`,
+            `truncated`, `trailing_bytes`.
         NotReady: `registry_unavailable`, the record may be valid.
     """
     if len(value) > MAX_VALUE_BYTES:
@@ -295,7 +296,8 @@ def decode(name: str, value: bytes, headers: Headers = (), registry: Registry | 
         try:
             parsed = orjson.loads(value)
         except orjson.JSONDecodeError as exc:
-            raise BadEvent("not_json", f"not JSON: {exc}") from exc
+            code, what = json_fault(exc)
+            raise BadEvent(code, what) from exc
         if not isinstance(parsed, dict):
             raise BadEvent("not_json", "the JSON value is not an object")
         return parsed, framing

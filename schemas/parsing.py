@@ -13,15 +13,19 @@ import re
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
+import orjson
+
 from schemas.errors import ConfigError
 
 __all__ = [
     "FLAGS",
+    "MAX_LEVELS",
     "MAX_TIME_MS",
     "demand",
     "epoch_ms",
     "finite_number",
     "flag",
+    "json_fault",
     "shown",
     "shown_without_login",
     "variable",
@@ -37,6 +41,10 @@ DECIMAL = re.compile(r"-?(?:[0-9]{1,400}(?:\.[0-9]{0,400})?|\.[0-9]{1,400})(?:[e
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND = timedelta(milliseconds=1)
 MAX_SHOWN = 40
+MAX_LEVELS = 1_024
+"Levels of arrays and objects that the JSON parser reads."
+TOO_DEEP = "depth limit exceeded"
+"The parser's message about a text with more levels. A test holds it to this."
 JSON_TYPES = (bool, int, float, list, tuple, dict, type(None))
 
 
@@ -50,6 +58,17 @@ def shown(value: object) -> str:
             spelled = _cut(json.dumps(value, ensure_ascii=False, default=_text))
             return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in spelled)
     return repr(_cut(_text(value)))
+
+
+def json_fault(exc: orjson.JSONDecodeError, where: str = "") -> tuple[str, str]:
+    """Return the code of a text that the JSON parser refuses, and the rest of a message about it, after "it is".
+
+    `too_deep`: it is nested beyond what the parser reads, so that it may be JSON. Otherwise `not_json`. `where`: the place of
+    the fault in the caller's terms; empty for line and column.
+    """
+    if exc.msg.startswith(TOO_DEEP):
+        return "too_deep", f"nested more than {MAX_LEVELS:,} levels deep"
+    return "not_json", f"not JSON: {exc.msg} ({where or f'line {exc.lineno}, column {exc.colno}'})"
 
 
 def _text(value: object) -> str:

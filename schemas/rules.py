@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from schemas.errors import BadRules
-from schemas.parsing import MAX_TIME_MS, shown
+from schemas.parsing import MAX_TIME_MS, json_fault, shown
 from schemas.validation import MAX_CATEGORIES, MAX_ENTRY_CHARS, MAX_ID_BYTES, MAX_K, MAX_VALUE_CHARS, Fields
 
 __all__ = [
@@ -148,14 +148,15 @@ def decode_rules(value: bytes) -> RuleSet:
     """Parse and validate a document.
 
     Raises:
-        BadRules: `too_large`, `not_json`, or as `rules_from`.
+        BadRules: `too_large`, `not_json`, `too_deep`, or as `rules_from`.
     """
     if len(value) > MAX_BYTES:
         raise BadRules("too_large", f"the rules have {len(value)} bytes, at most {MAX_BYTES} are possible")
     try:
         document = orjson.loads(value)
     except orjson.JSONDecodeError as exc:
-        raise BadRules("not_json", f"the rules are not JSON: {exc.msg} (line {exc.lineno}, column {exc.colno})") from exc
+        code, what = json_fault(exc)
+        raise BadRules(code, f"the document of rules is {what}") from exc
     return rules_from(document)
 
 

@@ -359,12 +359,12 @@ class Settings:
             demand(named, name, "must be at most 200 letters, digits, dots, dashes and underscores, all of ASCII")
         demand(bool(self.app_id), "app_id", "must not be empty")
         taken: dict[int, str] = {}
-        for name in self._ports():
+        for name in self.own_ports():
             other = taken.setdefault(getattr(self, name), name)
             same = f"must be a port other than that of {variable(other)}, both are {getattr(self, name)}"
             demand(other == name, name, same)
 
-    def _ports(self) -> list[str]:
+    def own_ports(self) -> list[str]:
         """Return the names of the ports that this instance listens on."""
         kafka = ["kafka_port", "controller_port"] if self.embedded_kafka else []
         return [*kafka, *(["redis_port"] if self.embedded_redis else []), "web_port"]

@@ -38,6 +38,11 @@ MAX_PAIRS = 100
 MAX_ENTRY_CHARS = 256
 "Maximum length of an entry of a list (an id or a category) and of the name of a pair, in characters."
 MAX_VALUE_CHARS = 4_096
+MAX_IMAGE_CHARS = 4_096
+MAX_NUMBER = 3e38
+"Maximum size of a number, which single precision can hold."
+MAX_POSITION = 1_000_000
+MAX_PARTITION, MAX_OFFSET = 1 << 20, 1 << 62
 MAX_NAME_CHARS = 100
 "Maximum length, in an error message, of an unknown field's name, in characters."
 
@@ -89,7 +94,7 @@ class Fields:
         """Return an id as `identifier` does, None without one."""
         return None if self.source.get(field) is None else self.identifier(field)
 
-    def number(self, field: str, low: float = -3e38) -> float | None:
+    def number(self, field: str, low: float = -MAX_NUMBER) -> float | None:
         """Return a finite number of at least `low`, None without one."""
         value = self.source.get(field)
         if value is None:
@@ -100,15 +105,17 @@ class Fields:
             or (isinstance(value, float) and not math.isfinite(value))
         ):
             self.fail(field, f"{field} must be a finite number, is {shown(value)}")
-        if not low <= value <= 3e38:
+        if not low <= value <= MAX_NUMBER:
             self.fail(field, f"{field} must lie in {low:g}..3e38, is {shown(value)}")
         return float(value)
 
     def integer(self, field: str, low: int, high: int) -> int | None:
-        """Return a whole number within `low` and `high`, None without one."""
+        """Return a whole number within `low` and `high`, None without one. In JSON, 5.0 is the whole number 5."""
         value = self.source.get(field)
         if value is None:
             return None
+        if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
+            value = int(value)
         if _is_beyond_64_bits(value):
             self.fail(field, f"{field} must lie in {low}..{high}, is a number beyond 64 bits")
         if isinstance(value, bool) or not isinstance(value, int):
@@ -216,7 +223,7 @@ def interaction_from(source: Mapping[str, Any], *, now_ms: int | None = None) ->
         get.number("value"),
         get.optional_identifier("session_id"),
         get.optional_identifier("request_id"),
-        get.integer("position", 0, 1_000_000),
+        get.integer("position", 0, MAX_POSITION),
     )
 
 
@@ -238,8 +245,8 @@ def item_from(source: Mapping[str, Any]) -> Item:
     """
     get = Fields(source, ITEM_FIELDS, BadItem)
     image = source.get("image")
-    if image is not None and (not isinstance(image, str) or len(image) > 4_096):
-        get.fail("image", "image must be a path or URL of at most 4096 characters")
+    if image is not None and (not isinstance(image, str) or len(image) > MAX_IMAGE_CHARS):
+        get.fail("image", f"image must be a path or URL of at most {MAX_IMAGE_CHARS} characters")
     return Item(
         get.identifier("item_id"),
         get.text("title"),
@@ -266,7 +273,7 @@ def request_from(source: Mapping[str, Any], *, request_id: str) -> Request:
         if not isinstance(after, Mapping):
             get.fail("after", 'after must be {"partition", "offset"}')
         inner = Fields(after, frozenset(("partition", "offset")), BadRequest, "after.")
-        partition, offset = inner.integer("partition", 0, 1 << 20), inner.integer("offset", 0, 1 << 62)
+        partition, offset = inner.integer("partition", 0, MAX_PARTITION), inner.integer("offset", 0, MAX_OFFSET)
         if partition is None or offset is None:
             get.fail("after", 'after must be {"partition", "offset"}')
         token = After(partition, offset)

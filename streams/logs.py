@@ -50,6 +50,12 @@ EVERY_S = 10.0
 MOST, LONGEST = 1_000, 300
 "Messages that are remembered, and characters of each."
 NUMBER = re.compile(r"\d+")
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def _without_controls(text: str) -> str:
+    """Escape control characters but line breaks and tabs, as in JSON: names from outside must not command a terminal."""
+    return CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 @dataclass(slots=True)
@@ -96,7 +102,7 @@ class Masking(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, or lines, of a record."""
-        return masked(super().format(record))
+        return _without_controls(masked(super().format(record)))
 
 
 class Json(logging.Formatter):
@@ -115,7 +121,7 @@ class Json(logging.Formatter):
         for name in FACTS:
             if value := getattr(record, name, None) or known.get(name):
                 line[name] = str(value)
-        return json.dumps(line, ensure_ascii=False)
+        return _without_controls(json.dumps(line, ensure_ascii=False))
 
 
 def log_to_stderr(level: str, form: str = "text") -> None:

@@ -26,7 +26,7 @@ class FakeModel:
         """`transitions`: whether it has the signal of transitions and reads their features."""
         self.name, self.heads, self.windows_ms = "fake", ("positive",), {"positive": 86_400_000}
         self.light, self.trained_until_ms, self.index_recall = light, 0, 1.0
-        self.feature_count = len(FEATURES) if transitions else FEATURES.index("by_transitions")
+        self._transitions = transitions
         self.vocabulary = Vocabulary(("like", "view"), 3.0, 1.5, "action == 'like'")
         self.bound = len(items)
         rows = np.arange(len(items))[:, None]
@@ -36,7 +36,7 @@ class FakeModel:
         self._learned, self._alike = RowSearch(), RowSearch()
         for search in (self._learned, self._alike):
             search.grow(len(items))
-        self._weights = np.sin(np.arange(self.feature_count)).astype(np.float32)
+        self._weights = np.sin(np.arange(len(FEATURES))).astype(np.float32)
 
     def synced(self, items: ItemStore) -> bool:
         return self.bound == len(items)
@@ -50,7 +50,7 @@ class FakeModel:
         starts = np.arange(len(queries) + 1, dtype=np.int64) * len(rows)
         scores = np.tile((1 / (1 + rows)).astype(np.float32), len(queries))
         queries.signals["ease"] = Scored(starts, np.tile(rows, len(queries)), scores)
-        if self.feature_count == len(FEATURES):
+        if self._transitions:
             rows = np.arange(1, queries.size, 3, dtype=np.int32)
             starts = np.arange(len(queries) + 1, dtype=np.int64) * len(rows)
             scores = np.tile((1 / (2 + rows)).astype(np.float32), len(queries))

@@ -18,6 +18,7 @@ from schemas.codec import schema_text
 from schemas.errors import BadItem, BadRequest
 from schemas.records import Interaction, Item, Request, Slate, SlateItem, UserPage, UserQuery
 from schemas.rules import RuleSet, rules_to_json
+from streams.embedded.process import Steps
 
 T = TypeVar("T")
 UNHEARD_OF = "unheard-of"
@@ -51,8 +52,9 @@ class FakeConsole:
     def recent(self, most: int) -> Sequence[Mapping[str, object]]:
         return [{"user_id": request.user_id} for request, _ in self.service.requests[::-1][:most]]
 
-    async def explain(self, request: Request, *, here: bool = False) -> Mapping[str, object]:
-        return {"slate": (await self.service.recommend(request)).to_json(), "trace": {}, "waited_ms": 0.0}
+    async def explain(self, request: Request, release: str | None = None, *, here: bool = False) -> Mapping[str, object]:
+        slate = (await self.service.recommend(request)).to_json()
+        return {"slate": {**slate, "release": release or slate["release"]}, "trace": {}, "waited_ms": 0.0}
 
     def search(self, text: str, most: int) -> Sequence[Mapping[str, object]]:
         found = [item for item in self.service.catalogue.values() if text in item.title]
@@ -367,6 +369,7 @@ class FakePart:
     status: int | None = None
     words: str = ""
     answer: bool | None = None
+    waits: Sequence[str] = ()
 
     def pid(self) -> int | None:
         return self.process
@@ -374,7 +377,8 @@ class FakePart:
     def answers(self) -> bool | None:
         return self.answer
 
-    def start(self) -> int | None:
+    def start(self) -> Steps[int | None]:
+        yield from self.waits
         if self.failure is not None:
             raise self.failure
         self.starts += 1

@@ -13,7 +13,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from models.features.compute import FEATURES, spec_of
+from models.features.compute import FEATURES, SPEC
 from models.pipeline.scoring import DEFAULT_WEIGHTS
 from models.release.nearest import STANDARD, VectorIndex
 from models.release.release import FORMAT, WITH_TRANSITIONS, Head, Manifest, Release
@@ -24,8 +24,9 @@ from schemas.records import Interaction, Item
 from training.data.amounts import demand_enough
 from training.data.corpus import Corpus
 from training.data.events import EventFrame
+from training.data.slates.examination import FIXED, Examination
 from training.data.slates.logged import LoggedSlate, slates_of
-from training.data.slates.shown import shown_slates
+from training.data.slates.shown import all_slates, shown_slates
 from training.data.table import ATTRIBUTION_MS, EventTable, Heads, heads_of, of_known_items, vocabulary_of, windows_of
 from training.encoders.web_images import OFF
 from training.loop.checkpoints import Checkpoints
@@ -37,6 +38,7 @@ from training.ranking.examples import Replayed
 from training.ranking.fit import with_passes as with_ranker_passes
 from training.ranking.kinds import make_ranker
 from training.ranking.light import fit_light, gain_of
+from training.ranking.position_bias import choices_in, measured
 from training.recipe import LearnSettings
 from training.release.learned import Learned
 from training.release.parity import Modules
@@ -64,6 +66,8 @@ from training.retrieval.weights import weights_of
 
 __all__ = ["learn"]
 
+EXAMINED = 50_000
+"Number of newest slates by which position bias is measured."
 STANDARD_SETTINGS = LearnSettings()
 GAIN = 2.0
 "Standard errors by which transitions must lower the light score's loss to be kept."
@@ -131,17 +135,23 @@ def learn(
     maker.choose_lags(base, table)
     first = maker.retrieval(base, "older part", _watching(watch, table, encoded.content, history.start, settings.seed))
     first = simulate_cold(first, encoded.content, settings.unlearned_share, settings.seed)
-    replayed = maker.with_transitions_if_they_help(_replayed(corpus, history, table, maker.unranked(first), settings, clock))
+    clock.part("measure position bias")
+    examination = _examination(corpus, history)
+    replayed = _replayed(corpus, history, table, maker.unranked(first), settings, clock, examination)
+    replayed = maker.with_transitions_if_they_help(replayed)
     progress = clock.part("train the ranker")
     how = with_ranker_passes(len(replayed.examples), settings.ranker, settings.least_steps)
-    ranker, examples, maker.measured["logged_slates"] = trained_ranker(replayed, history.replayed_ms, how, progress)
+    chosen = trained_ranker(replayed, history.replayed_ms, how, progress, examination)
+    ranker, maker.measured["logged_slates"] = chosen.ranker, chosen.slates
+    if corpus.shown is not None and len(corpus.shown):
+        maker.measured["position_bias"] = chosen.examination.to_json()
     light = fit_light(replayed.light_scores, replayed.sources, dict(DEFAULT_WEIGHTS))
     for unfitted in ("history",) if maker.lags is not None else ("history", "transitions"):
         light.pop(unfitted, None)
     second = maker.retrieval(table, "all")
     clock.part("export")
     arrays, graphs, parity = maker.parts(second, ranker)
-    maker.measured["reliability"] = dict(zip(dict(history.heads), reliability(ranker, examples), strict=True))
+    maker.measured["reliability"] = dict(zip(dict(history.heads), reliability(ranker, chosen.examples), strict=True))
     clock.end()
     return Learned(
         maker.manifest(history.events, light),
@@ -155,6 +165,7 @@ def learn(
         Modules(second.user, second.item, ranker),
         weights_of(second.user, second.item, settings.towers),
         dict(encoded.images),
+        chosen.examination if corpus.shown is not None and len(corpus.shown) else None,
     )
 
 
@@ -199,20 +210,35 @@ class _History:
         return int(self.events[-1].event_time - self.events[self.start].event_time)
 
 
+def _examination(corpus: Corpus, history: _History) -> Examination:
+    """How likely each position of a slate is looked at, by the newest slates from impression events, or the fixed curve."""
+    if corpus.shown is None or not isinstance(history.events, EventFrame):
+        return FIXED
+    rule = PositiveRule(history.positive)
+    slates = all_slates(corpus.shown, history.events, rule, history.windows, EXAMINED)
+    return measured(choices_in(slates)) or FIXED
+
+
 def _replayed(
-    corpus: Corpus, history: _History, table: EventTable, model: ServingModel, settings: LearnSettings, clock: _Clock
+    corpus: Corpus,
+    history: _History,
+    table: EventTable,
+    model: ServingModel,
+    settings: LearnSettings,
+    clock: _Clock,
+    examination: Examination,
 ) -> Replayed:
     """Gather ranking examples from the newer part, with candidates retrieved by `model`."""
     clock.part("read logged slates")
-    slates = _slates(corpus, history, settings)
-    # slates from impression events do not count towards `queries`, because `trained_ranker` may discard them after a comparison
+    slates = _slates(corpus, history, settings, examination)
+    # slates from impression events have a limit of their own
     progress, queries = clock.part("replay"), settings.queries - sum(slate.features is not None for slate in slates)
     world = SimulatedWorker(history.items)
     return replay(world, model, history.events, table, history.start, queries, settings.seed, progress, slates)
 
 
-def _slates(corpus: Corpus, history: _History, settings: LearnSettings) -> list[LoggedSlate]:
-    """Slates of the newer part, logged ones first, then those from impression events, up to the limit in the settings."""
+def _slates(corpus: Corpus, history: _History, settings: LearnSettings, examination: Examination) -> list[LoggedSlate]:
+    """Slates of the newer part, logged ones first, then those from impression events, up to the limits in the settings."""
     events, heads, windows = history.events, history.heads, history.windows
     slates: list[LoggedSlate] = []
     if not isinstance(events, EventFrame):
@@ -224,8 +250,8 @@ def _slates(corpus: Corpus, history: _History, settings: LearnSettings) -> list[
         slates = slates_of(logged, events, heads)
     if corpus.shown is not None:
         known = set(logged.select("user_id", "request_id").iter_rows()) if len(logged) else set()
-        rule, left = PositiveRule(history.positive), most - len(slates)
-        slates += shown_slates(corpus.shown, events, heads, rule, windows, after_ms, left, known)
+        rule, left = PositiveRule(history.positive), settings.shown_slates
+        slates += shown_slates(corpus.shown, events, heads, rule, windows, after_ms, left, known, examination)
     return slates
 
 
@@ -300,7 +326,7 @@ class _Maker:
         history, until = self.history, events[-1].event_time
         return Manifest(
             name=time.strftime("%Y%m%d", time.gmtime(until / 1000)),
-            feature_spec=spec_of(self.width),
+            feature_spec=SPEC,
             heads=tuple(Head(name, weight, history.windows.get(name, ATTRIBUTION_MS)) for name, weight in history.heads),
             positive=history.positive,
             actions=history.vocabulary.actions,
@@ -314,11 +340,6 @@ class _Maker:
             format=FORMAT if self.lags is None else WITH_TRANSITIONS,
         )
 
-    @property
-    def width(self) -> int:
-        """Number of features that the ranker reads."""
-        return len(FEATURES) if self.lags is not None else FEATURES.index("by_transitions")
-
     def unranked(self, made: Retrieval) -> ServingModel:
         """Make a serving model from this retrieval and an untrained ranker."""
         arrays, graphs, _ = self.parts(made, None)
@@ -331,7 +352,7 @@ class _Maker:
         final, content, rng = ranker is not None, self.encoded.content, np.random.default_rng(0)
         if ranker is None:
             torch.manual_seed(0)
-            ranker = make_ranker(self.width, len(self.history.heads), self.settings.ranker).eval()
+            ranker = make_ranker(len(FEATURES), len(self.history.heads), self.settings.ranker).eval()
         items, users = item_examples(content, rng), user_examples(made.vectors, rng)
         modules = (
             (USER_TOWER, made.user, users),

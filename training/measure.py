@@ -14,9 +14,11 @@ from models.release.serving import ServingModel
 from models.rules import PositiveRule
 from schemas.records import Item
 from training.data.corpus import Corpus
+from training.data.slates.examination import Examination
 from training.environment import processes_here
 from training.evaluation.evaluate import EvaluationPlan, Figures, evaluate
 from training.evaluation.measurement import Catalogue, Measurement
+from training.evaluation.shown_lists import shown_test
 from training.learn import learn
 from training.recipe import LearnSettings
 from training.release.learned import Learned
@@ -27,6 +29,7 @@ from training.retrieval.content import hashed_words
 __all__ = [
     "Encode",
     "catalogue_of",
+    "examination_of",
     "measure",
     "measurement",
     "threads",
@@ -77,8 +80,17 @@ def measure(
 
     rule = PositiveRule(corpus.positive)
     progress = lambda done, of: report(what, done, of)
-    figures = evaluate(corpus.items, corpus.events, rule, plan, progress, slot, at_cut, vectors)
+    shown = shown_test(corpus, plan.share, plan.queries, examination_of(model, learned)) if plan.shown else None
+    figures = evaluate(corpus.items, corpus.events, rule, plan, progress, slot, at_cut, vectors, shown)
     return figures, found[0] if found else None
+
+
+def examination_of(model: ServingModel | None, learned: Learned | None) -> Examination | None:
+    """How likely each position of a shown slate is looked at, as `learned` or else the release of `model` measured it."""
+    if learned is not None:
+        found = learned.examination
+        return None if found is None or found.low is None else found
+    return None if model is None else Examination.of_json(model.release.manifest.metrics.get("position_bias"))
 
 
 def measurement(

@@ -108,6 +108,8 @@ class LearnSettings:
     "Maximum number of queries that the ranker learns from. Not the option `--queries`, which limits those of the gate."
     logged_share: float = 0.5
     "Largest fraction of the queries that may be logged slates, newest first; the others are replayed history."
+    shown_slates: int = 8_000
+    "Maximum number of slates from impression events that the ranker learns from, newest first, beside `queries`."
     heads: dict[str, float] = field(default_factory=dict)
     "Weight in the score by predicted action, beside `positive`. Empty: the frequent actions, chosen by `heads_of`."
     windows_s: dict[str, float] = field(default_factory=dict)

@@ -53,6 +53,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "towers.seed": (0, 2**31),
     "ranker.seed": (0, 2**31),
     "logged_share": (0.0, 1.0),
+    "shown_slates": (0, 10_000_000),
     "heads": (-1_000.0, 1_000.0),
     "windows_s": (1e-3, 1e9),
 }

@@ -11,13 +11,14 @@ from models.release.release import Release
 from models.release.serving import ServingModel
 from schemas.errors import ReleaseRejected
 from training.data.corpus import Corpus
+from training.data.slates.examination import Examination
 from training.encoders.live import encode_catalogue
 from training.evaluation.bounds import Bounds
 from training.evaluation.evaluate import EvaluationPlan, Figures
 from training.evaluation.holdout import Holdout
 from training.evaluation.measurement import Measurement
 from training.loop.noise import quiet
-from training.measure import Encode, measure, measurement, threads, train_release
+from training.measure import Encode, examination_of, measure, measurement, threads, train_release
 from training.recipe import LearnSettings
 from training.release.gate import Verdict, judge
 from training.release.learned import Learned
@@ -133,6 +134,8 @@ class Evaluated:
     parity: Parity | None
     name: str
     "Name of the release; `none` without one."
+    examination: Examination | None = None
+    "How likely each position of a shown slate is looked at, where the release knows it."
 
 
 def evaluate_release(
@@ -162,4 +165,5 @@ def evaluate_release(
         model = ServingModel(learned.release(), cores)
     baseline = measure(corpus, plan, report, "measure without a release", None, encode)[0] if before else None
     figures, parity = measure(corpus, plan, report, "measure", model, encode, learned)
-    return Evaluated(figures, baseline, learned, parity, "none" if model is None else model.name)
+    name = "none" if model is None else model.name
+    return Evaluated(figures, baseline, learned, parity, name, examination_of(model, learned))

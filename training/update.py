@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features.compute import SPEC, WIDTHS
+from models.features.compute import GENERATIONS
 from models.release.release import Manifest, Release
 from models.release.sequences import LENGTH, Vocabulary
 from schemas.errors import BadDataset
@@ -147,8 +147,9 @@ def update(
 def _table(champion: Champion, items: Sequence[Item], events: Sequence[Interaction]) -> tuple[EventTable, int]:
     """Events encoded as for the champion's training, and the number of new ones. Raises BadDataset as `update` does."""
     release, before = champion.release, champion.release.manifest
-    if before.feature_spec not in WIDTHS:
-        message = f"release {release.name} ranks by features {before.feature_spec}, this has {SPEC}: train in full"
+    if before.feature_spec not in GENERATIONS:
+        known = ", ".join(GENERATIONS)
+        message = f"release {release.name} ranks by features {before.feature_spec}, this has {known}: train in full"
         raise BadDataset("feature_spec", message)
     vocabulary = Vocabulary(before.actions, before.value_mean, before.value_deviation, before.positive)
     heads = tuple((head.action, head.weight) for head in before.heads)

@@ -21,7 +21,7 @@ from streams.kafka.announce import CHAMPION, Announcement, decode_announcement
 from streams.kafka.chunks import Chunk
 from streams.release_store import fetch_release
 
-__all__ = ["Announced", "Releases"]
+__all__ = ["Announced", "Releases", "follow_catalogue"]
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +131,15 @@ class Announced(ABC, Generic[T]):
         log.info("release %s serves", name)
 
 
+async def follow_catalogue(model: ServingModel, items: ItemStore) -> None:
+    """Give a prepared release the vectors of all items of the catalogue, in steps between which the event loop goes on."""
+    while not model.synced(items):
+        model.sync(items)
+        await asyncio.sleep(0)
+    if not model.rows.indexed:
+        (await asyncio.to_thread(model.rows.index_content, items.held or None))()
+
+
 class Releases(Announced[Model]):
     """The releases of a worker, whose vectors follow its catalogue."""
 
@@ -143,11 +152,7 @@ class Releases(Announced[Model]):
 
     async def _load(self, wanted: Announcement) -> Model:
         model = await self._prepared(wanted)
-        while not model.synced(self._items):
-            model.sync(self._items)
-            await asyncio.sleep(0)
-        if not model.rows.indexed:
-            (await asyncio.to_thread(model.rows.index_content, self._items.held or None))()
+        await follow_catalogue(model, self._items)
         return model
 
     async def _prepared(self, wanted: Announcement) -> ServingModel:

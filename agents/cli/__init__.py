@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import click
 
+from agents.cli.interrupts import Interrupted, reporting_interrupts
 from schemas.errors import RiffleError
 from schemas.masking import masked
 
@@ -102,14 +103,15 @@ def main() -> None:
     guarded(group)
 
 
-def guarded(command: click.Command, name: str | None = None) -> NoReturn:
+def guarded(command: click.Command, name: str | None = None, *, child: bool = False) -> NoReturn:
     """Run a command, called `name` in its usage. Errors with a message for users are shown as that message.
 
     With `--json` the last line of the output is then `{"error": {"code", "message", "field"}}`. Characters that the terminal's
-    encoding lacks are replaced. Output that cannot be written is an error, unless its reader has closed the pipe.
+    encoding lacks are replaced. Output that cannot be written is an error, unless its reader has closed the pipe. Ctrl-C ends
+    the command with one line on what is left and how to go on; `child`: another command, which started this process, prints it.
     """
     _open_streams()
-    status = _status_of(command, name)
+    status = _status_of(reporting_interrupts(command, name, silently=child), name)
     try:
         sys.stdout.flush()
     except BrokenPipeError:  # as with `| head`
@@ -150,7 +152,8 @@ def _status_of(command: click.Command, name: str | None) -> int | str | None:
         command.main(prog_name=name)
     except SystemExit as exc:
         if isinstance(wrong := exc.__context__, click.ClickException):
-            _tell({"code": "usage", "message": masked(wrong.format_message()), "field": None})
+            code = "interrupted" if isinstance(wrong, Interrupted) else "usage"
+            _tell({"code": code, "message": masked(wrong.format_message()), "field": None})
         return exc.code
     except Exception as exc:
         message = _message(exc)

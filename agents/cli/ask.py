@@ -6,32 +6,65 @@ import asyncio
 import json
 import sys
 import urllib.parse
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import click
 from rich.console import Console
 
 from agents.cli import asking
+from agents.cli.own import own_settings
 from agents.cli.screen import on_one_line, plain_console, print_table
 from agents.cli.states import web_of
 from agents.web.caller import Caller
 from schemas.click_types import Whole
-from schemas.errors import NotReady
+from schemas.errors import DeadlineExceeded, NotReady
 from schemas.parsing import whole_number
 from schemas.settings import Settings
 from streams.kafka.client import RiffleClient
 
-__all__ = ["ask", "print_slate", "request_slate", "title_of"]
+__all__ = ["ask", "ask_until", "print_slate", "request_slate", "title_of"]
+
+PASSING = frozenset({"not_ready", "registry_unavailable"})
+"Codes of answers that a later request may not get."
+FIRST_S, MOST_S = 0.1, 1.0
+"Seconds before a request is sent again, doubled each time, and their maximum."
+
+
+async def ask_until(ask: Callable[[int], Awaitable[dict[str, Any]]], deadline_ms: int) -> dict[str, Any]:
+    """Return the answer of `ask`, which gets the milliseconds that are left. It is called again while the worker is not ready.
+
+    Raises:
+        NotReady: it was still so at the deadline, or will not pass.
+        DeadlineExceeded: no answer came.
+    """
+    clock = asyncio.get_running_loop().time
+    end, pause_s = clock() + deadline_ms / 1000, FIRST_S
+    last: NotReady | None = None
+    while True:
+        try:
+            return await ask(max(1, round((end - clock()) * 1000)))
+        except NotReady as exc:
+            if exc.code not in PASSING:
+                raise
+            last = NotReady(exc.code, f"{exc.message} (still so after {deadline_ms} ms; --deadline-ms waits longer)", exc.field)
+        except DeadlineExceeded:
+            if last is None:
+                raise
+        if end - clock() <= pause_s:
+            raise last
+        await asyncio.sleep(pause_s)
+        pause_s = min(MOST_S, 2 * pause_s)
 
 
 def request_slate(settings: Settings, body: dict[str, Any], deadline_ms: int) -> dict[str, Any]:
-    """Send one request over Kafka; raises RiffleError, KafkaError."""
+    """Ask for one slate over Kafka, as `ask_until`; raises RiffleError, KafkaError."""
 
     async def run() -> dict[str, Any]:
         client = RiffleClient(settings)
         try:
             await client.start()
-            return await client.ask(body, deadline_ms)
+            return await ask_until(lambda left_ms: client.ask(body, left_ms), deadline_ms)
         finally:
             await client.stop()
 
@@ -67,8 +100,8 @@ def print_slate(settings: Settings, slate: dict[str, Any], console: Console) -> 
     if dropped := _dropped(slate):
         console.print(f"filters dropped: {dropped}")
     took = sum(slate["timings_ms"].values())
-    as_of = slate["as_of"] or {}
-    where = f"partition {as_of.get('partition')}, offset {as_of.get('offset')}"
+    as_of = slate["as_of"]
+    where = f"partition {as_of['partition']}, offset {as_of['offset']}" if as_of else "no event"
     degraded = f"; degraded: {', '.join(slate['degraded'])}" if slate["degraded"] else ""
     arm = "" if slate["arm"] == "default" else f", arm {slate['arm']}"
     console.print(f"release {slate['release']}{arm}, {took:.1f} ms in the pipeline, as of {where}{degraded}")
@@ -117,11 +150,11 @@ def ask(  # noqa: PLR0913 - an argument for each option
     deadline_ms: int,
     as_json: bool,
 ) -> None:
-    """Ask for a slate over Kafka.
+    """Ask for a slate over Kafka. While a worker restores the user's partition, it is asked again until the deadline.
 
     Example: riffle ask u0001 -k 5 --explain
     """
-    settings = Settings.from_env()
+    settings = own_settings()
     body: dict[str, Any] = {"user_id": user, "k": k, "explain": explain, "repeats": repeats}
     body |= {"categories": list(category), "exclude": list(exclude)}
     if unnamed := [entry for entry in context if entry.find("=") < 1]:

@@ -10,10 +10,10 @@ from typing import Any
 
 import click
 
+from agents.cli.own import own_settings
 from agents.cli.screen import plain_console, print_table, printable
 from schemas.click_types import Whole
 from schemas.errors import BadRequest
-from schemas.settings import Settings
 from streams.kafka.dead_letters import origins_of, read_letters, replay_letters
 
 __all__ = ["dlq"]
@@ -24,7 +24,7 @@ def _letters(code: str | None = None, letter: int | None = None, came_back: set[
 
     async def read() -> list[dict[str, Any]]:
         chosen = []
-        async for found in read_letters(Settings.from_env()):
+        async for found in read_letters(own_settings()):
             if came_back is not None:
                 came_back.update(origins_of([found]))
             if code in {None, found["code"]} and letter in {None, found["letter"]}:
@@ -119,7 +119,7 @@ def replay(code: str | None, letter: int | None, everything: bool, as_json: bool
     letters = _letters(code, letter, came_back)
     if letter is not None and not letters:
         raise BadRequest("not_found", f"there is no dead letter {letter}: see riffle dlq list")
-    outcome = asyncio.run(replay_letters(Settings.from_env(), letters, came_back))
+    outcome = asyncio.run(replay_letters(own_settings(), letters, came_back))
     if as_json:
         click.echo(json.dumps(outcome))
         return

@@ -20,9 +20,18 @@ from aiokafka.errors import KafkaError
 
 from agents.cli.asking import ask
 from agents.cli.screen import words
-from agents.cli.states import kafka_answers, members_of, other_settings, processes_of, restarts_of, told_of
+from agents.cli.states import (
+    kafka_answers,
+    members_of,
+    other_settings,
+    processes_of,
+    recovery_of,
+    restarts_of,
+    starting_of,
+    told_of,
+)
 from agents.processes import WORKER, daemon_of, left_over, number_of, supervisor_daemon
-from agents.supervisor import histories
+from agents.supervisor import History, histories
 from agents.web.caller import Caller
 from agents.web.server_tls import check_listener
 from schemas.backend_login import BackendLogin
@@ -38,6 +47,8 @@ from streams.mirror.stores import answers as mirror_answers
 __all__ = ["doctor"]
 
 REGISTRY_S = 5.0
+PASSING = {"catalogue", "partitions", "restoring"}
+"Reasons of a worker that is not ready which pass by themselves."
 FAILING = 2
 "Consecutive ends from which a part is reported as failing, even if it runs at the moment."
 
@@ -121,7 +132,7 @@ def _kafka(settings: Settings) -> list[_Check]:
         answers = kafka_answers(settings)
         return [
             _configured("Kafka's ports", kafka),
-            _Check(name, answers, f"run `riffle up`; log: {kafka.daemon.log_file}"),
+            _Check(name, answers, f"{_mended(settings, 'kafka')}; log: {kafka.daemon.log_file}"),
         ]
     try:
         asyncio.run(partition_counts(settings))
@@ -130,11 +141,19 @@ def _kafka(settings: Settings) -> list[_Check]:
     return [_Check(name, ok=True)]
 
 
+def _mended(settings: Settings, name: str) -> str:
+    """Describe how a part that does not run gets to run: by the supervisor, or by the reader."""
+    state = starting_of(histories(settings).get(name, History()), round(time.time() * 1000))
+    if state and supervisor_daemon(settings).pid() is not None:
+        return f"wait, the supervisor restarts it: {state}"
+    return "run `riffle up`"
+
+
 def _mirror(settings: Settings) -> list[_Check]:
     if settings.embedded_redis:
         server = EmbeddedRedis(settings)
         answers = server.answers()
-        advice = f"run `riffle up`; log: {server.daemon.log_file}"
+        advice = f"{_mended(settings, 'redis')}; log: {server.daemon.log_file}"
         return [_configured("Redis's port", server), _Check(f"Redis answers at {settings.redis}", answers, advice)]
     name = f"the mirror answers at {masked_url(settings.redis)}"  # the URL may hold a password
     try:
@@ -172,8 +191,7 @@ def _workers(settings: Settings) -> list[_Check]:
 def _worker(settings: Settings, facts: Mapping[str, Any]) -> list[_Check]:
     """Check one worker or ranking process by its entry of `processes_of`."""
     daemon = daemon_of(settings, facts["name"])
-    reasons = "; ".join(f"{name}: {words(reason)}" for name, reason in facts["reasons"].items())
-    advice = f"{reasons}; run `riffle up`; log: {daemon.log_file}"
+    advice = _advice(settings, facts, str(daemon.log_file))
     found = [_Check(f"{daemon.name} at {facts['address']} is ready", facts["ready"], advice)]
     for name, reason in facts["refused"].items():
         advice = f"{daemon.name} refused it: {reason}; `riffle release rollback`, or train again"
@@ -183,17 +201,35 @@ def _worker(settings: Settings, facts: Mapping[str, Any]) -> list[_Check]:
     return found
 
 
+def _advice(settings: Settings, facts: Mapping[str, Any], log_file: str) -> str:
+    """Describe why a process is not ready, and what to do; a process that will become ready by itself is left alone."""
+    reasons = "; ".join(f"{name}: {words(reason)}" for name, reason in facts["reasons"].items())
+    if facts["pid"] is None:
+        return f"{reasons}; {_mended(settings, facts['name'])}; log: {log_file}"
+    if facts["reasons"].keys() <= PASSING:
+        far = recovery_of(facts)
+        reasons += f" ({far})" if far else ""
+        return f"it is recovering, wait: {reasons}; `riffle status` shows how far it is; log: {log_file}"
+    if "web" in facts["reasons"]:
+        return f"{reasons}; its process {facts['pid']} runs: it is starting, or its log has the cause: {log_file}"
+    return f"{reasons}; log: {log_file}"
+
+
 def _supervisor(settings: Settings) -> list[_Check]:
     """Check that parts which ended by themselves run again and are supervised. Not meaningful in a cluster."""
     now_ms = round(time.time() * 1000)
     found = [
-        _Check(f"{name} runs well", history.next_try_at is None and history.in_row < FAILING, restarts_of(history, now_ms))
+        _Check(f"{name} runs well", _runs_well(history), restarts_of(history, now_ms))
         for name, history in histories(settings).items()
     ]
     if found:
         advice = "parts that end are not restarted: run `riffle up`"
         found.append(_Check("the supervisor runs", supervisor_daemon(settings).pid() is not None, advice))
     return found
+
+
+def _runs_well(history: History) -> bool:
+    return history.next_try_at is None and not history.doing and history.in_row < FAILING
 
 
 class _RegistryCaller(Caller):

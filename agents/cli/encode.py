@@ -16,6 +16,7 @@ from typing import Any
 import click
 from aiokafka.errors import KafkaError
 
+from agents.cli.own import own_settings
 from schemas.errors import NotReady
 from schemas.settings import Settings
 from streams.encoding import ItemEncoders, ItemEncoding
@@ -89,7 +90,7 @@ def encode(once: bool, as_json: bool) -> None:
 
     Example: RIFFLE_BOOTSTRAP=kafka://broker:9092 riffle encode
     """
-    settings = Settings.from_env()
+    settings = own_settings()
     if not can_encode():
         raise NotReady("no_torch", NO_TORCH)
     log_to_stderr(settings.log_level)

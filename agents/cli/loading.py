@@ -15,8 +15,10 @@ from typing import Any, TypeVar
 
 import click
 
+from agents.cli.interrupts import INTERRUPTED
 from agents.cli.outcomes import outcomes, since
-from agents.cli.waiting import INTERRUPTED, with_progress
+from agents.cli.own import own_settings
+from agents.cli.waiting import with_progress
 from agents.web.caller import Caller
 from models.dataset.bad_rows import place
 from models.dataset.folder import Dataset
@@ -24,7 +26,6 @@ from models.state.rows import HISTORY
 from schemas.click_types import Whole
 from schemas.parsing import finite_number
 from schemas.records import Interaction, Item
-from schemas.settings import Settings
 from streams.kafka.produce import produce_events, produce_items
 from streams.kafka.topics import ensure_topics
 
@@ -124,7 +125,7 @@ def load(folder: Path, strict: bool, items_only: bool, as_json: bool) -> None:
 
     Example: riffle load my-dataset --strict
     """
-    settings, dataset = Settings.from_env(), Dataset.open(folder, events=not items_only)
+    settings, dataset = own_settings(), Dataset.open(folder, events=not items_only)
     dataset.check(events=not items_only)
     n_items, n_events = dataset.counts()
     n_users = sum(1 for _ in dataset.users())
@@ -177,7 +178,7 @@ def replay(folder: Path, rate: str, limit: int | None, as_json: bool) -> None:
         raise click.BadParameter(f"{exc}, and not max", param_hint="--rate") from exc
     if per_second is not None and per_second <= 0:
         raise click.BadParameter("must be greater than 0", param_hint="--rate")
-    settings, dataset = Settings.from_env(), Dataset.open(folder)
+    settings, dataset = own_settings(), Dataset.open(folder)
     dataset.check()
     total = min(dataset.counts()[1], limit or sys.maxsize)
     asyncio.run(ensure_topics(settings))

@@ -11,14 +11,16 @@ from typing import Any
 
 import click
 
+from agents.cli.own import own_settings
 from agents.cli.screen import plain_console, print_table, words
-from agents.cli.starting import start_stack, stop_members
+from agents.cli.starting import start_stack, stop_members, without_work
 from agents.cli.states import (
     facts_of,
     kafka_answers,
     members_of,
     other_settings,
     processes_of,
+    recovery_of,
     restarts_of,
     told_of,
     web_of,
@@ -69,6 +71,7 @@ def up(no_worker: bool, workers: int | None, ranking: int | None) -> None:
     A worker that runs with other settings is an error: run `riffle down` first.
     Worker 1 listens on RIFFLE_WEB_PORT, the others on the next free ports. Each has its own data and log, under
     RIFFLE_HOME/workers/N. The partitions move to the workers that run; data of workers that do not run is kept.
+    Of more workers, or ranking processes, than partitions (RIFFLE_PARTITIONS), some have no partition; `up` says so.
     Parts that end by themselves are restarted, at growing intervals, until `riffle down`; `riffle status` counts the restarts.
 
     Example: RIFFLE_HOME=/tmp/one RIFFLE_WEB_PORT=7070 riffle up --workers 2
@@ -89,6 +92,8 @@ def up(no_worker: bool, workers: int | None, ranking: int | None) -> None:
         for name, own in members_of(settings).items():
             if role_of(name) is RANKING:
                 console.print(f"rank   {own.web} ({daemon_of(settings, name).name})")
+        for text in without_work(settings, list(members_of(settings))):
+            console.print(f"note   {text}", soft_wrap=True)
         console.print(f"page   {page_url(settings)}", soft_wrap=True)
         console.print("next:  riffle load DIR, riffle ask USER, riffle down")
 
@@ -173,6 +178,7 @@ def status(as_json: bool) -> None:
     rows = [(name, str(facts[name])) for name in ("bootstrap", "redis", "web")]
     rows += [("release", facts["release"] or "unknown"), ("ready", "yes" if facts["ready"] else "no")]
     rows += [(f"not ready: {name}", words(reason)) for name, reason in reasons.items()]
+    rows += [(f"recovery: {worker['name']}", far) for worker in listed if (far := recovery_of(worker))]
     rows += [(f"warning: {name}", str(text)) for name, text in facts["warnings"].items()]
     rows += [("warning: settings", others)] if others else []
     now_ms = round(time.time() * 1000)
@@ -203,7 +209,7 @@ def worker(role: str) -> None:
     # checked first, in a thread, because the worker needs the main thread's event loop: a missing broker is one line, not a
     # trace
     with ThreadPoolExecutor(1) as thread:
-        thread.submit(asyncio.run, partition_counts(Settings.from_env())).result()
+        thread.submit(asyncio.run, partition_counts(own_settings())).result()
     from agents.worker import main
 
     main(role)

@@ -15,11 +15,13 @@ from typing import Any, NoReturn
 import click
 
 from agents.cli import asking
+from agents.cli.interrupts import INTERRUPTED
+from agents.cli.own import own_settings
 from agents.cli.screen import plain_console
 from agents.cli.slate_files import SUFFIXES, check_writable, slate_file
 from agents.cli.slate_lists import Failed, SlateLists, all_users
 from agents.cli.states import web_of
-from agents.cli.waiting import INTERRUPTED, step, with_progress
+from agents.cli.waiting import step, with_progress
 from agents.web.caller import Caller
 from models.dataset.bad_rows import Report, place
 from models.dataset.row_parsing import OPEN_QUOTE
@@ -188,7 +190,7 @@ def recommend(  # noqa: PLR0913 - an argument for each option
     if not out.parent.is_dir():
         raise click.BadParameter(f"there is no folder {out.parent}", param_hint="--out")
     check_writable(out)
-    settings = Settings.from_env()
+    settings = Settings.from_env() if worker else own_settings()
     run, caller = _Run(out), Caller(settings.http)
     try:
         url = _worker(worker or web_of(settings), caller)

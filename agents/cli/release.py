@@ -18,6 +18,7 @@ from aiokafka.errors import KafkaError
 from click.core import ParameterSource
 from rich.console import Console
 
+from agents.cli.own import own_settings
 from agents.cli.screen import plain_console, print_table
 from agents.cli.states import readiness
 from agents.cli.waiting import step
@@ -48,7 +49,10 @@ SERVED_TIMEOUT_S = 60.0
 NOT_JUDGED = "not judged"
 TOO_LITTLE = frozenset({"too_little", "too_little_to_judge", "no_meetings"})
 "Error codes of a training with too few events, as in a shop's first days."
-TRAIN = "from agents.cli import guarded; from training.cli.train import train_command; guarded(train_command, 'riffle train')"
+TRAIN = (
+    "from agents.cli import guarded; from training.cli.train import train_command;"
+    " guarded(train_command, 'riffle train', child=True)"
+)
 "Program of the training process; usage errors in its options name this command."
 
 
@@ -167,7 +171,7 @@ def train(promoting: bool, upload: str, as_json: bool, options: tuple[str, ...])
 
     Example: riffle train --positive "action == 'like'" --promote
     """
-    settings, console = Settings.from_env(), plain_console(stderr=True)
+    settings, console = own_settings(), plain_console(stderr=True)
     given = _given(options)
     source = [] if "source" in given else [settings.archive_target]
     against = "none"
@@ -249,7 +253,7 @@ def list_command(as_json: bool) -> None:
 
     Example: riffle release list --json
     """
-    settings = Settings.from_env()
+    settings = own_settings()
     serving = readiness(settings).get("release")
     try:
         aliases = aliases_of(settings)
@@ -291,7 +295,7 @@ def promote_command(name: str, force: bool, upload: str, as_json: bool) -> None:
 
     Example: riffle release promote 20260131-0123456789
     """
-    settings, console = Settings.from_env(), plain_console(stderr=True)
+    settings, console = own_settings(), plain_console(stderr=True)
     facts = promote(settings, name, force=force, upload=upload)
     facts["served"] = await_served(settings, name, console)
     _report(facts, as_json=as_json)
@@ -331,7 +335,7 @@ def alias_command(alias: str, name: str, force: bool, as_json: bool) -> None:
 
     Example: riffle release alias challenger 20260131-0123456789
     """
-    challenge(Settings.from_env(), name, force=force)
+    challenge(own_settings(), name, force=force)
     click.echo(json.dumps({alias: name}) if as_json else f"{alias} {name}")
 
 
@@ -342,7 +346,7 @@ def rollback_command(as_json: bool) -> None:
 
     Example: riffle release rollback
     """
-    settings, console = Settings.from_env(), plain_console(stderr=True)
+    settings, console = own_settings(), plain_console(stderr=True)
     facts: dict[str, Any] = roll_back(settings)
     facts["served"] = await_served(settings, facts["champion"], console)
     _report(facts, as_json=as_json)

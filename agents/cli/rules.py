@@ -14,6 +14,7 @@ import click
 from rich.console import Console
 
 from agents.cli.asking import ask
+from agents.cli.own import own_settings
 from agents.cli.screen import plain_console, print_table
 from agents.cli.states import web_of
 from agents.web.caller import Caller
@@ -107,7 +108,7 @@ def show(as_json: bool) -> None:
 
     Example: riffle rules show --json
     """
-    found = _answer(Settings.from_env(), "/v1/rules")
+    found = _answer(own_settings(), "/v1/rules")
     if as_json:
         click.echo(json.dumps(found))
         return
@@ -131,7 +132,7 @@ def put(file: Path, as_json: bool) -> None:
 
     Example: riffle rules put rules.json
     """
-    settings, found = Settings.from_env(), _read(file)
+    settings, found = own_settings(), _read(file)
     found = found if found.version else replace(found, version=time.time_ns() // 1_000_000)
     listed, unknown = _counted(settings, found)
     asyncio.run(publish_rules(settings, found))
@@ -152,7 +153,7 @@ def clear(as_json: bool) -> None:
 
     Example: riffle rules clear
     """
-    asyncio.run(publish_rules(Settings.from_env(), None))
+    asyncio.run(publish_rules(own_settings(), None))
     click.echo(json.dumps({"version": 0, "rules": []}) if as_json else "no rules serve any more")
 
 
@@ -166,7 +167,7 @@ def preview(file: Path, user: str, k: int, as_json: bool) -> None:
 
     Example: riffle rules preview rules.json --user u0001 -k 10
     """
-    settings, found = Settings.from_env(), _read(file)
+    settings, found = own_settings(), _read(file)
     body = {"rules": rules_to_json(found), "request": {"user_id": user, "k": k, "explain": True}}
     answer = _answer(settings, "/v1/rules/preview", body)
     serving, proposed = answer["serving"], answer["proposed"]

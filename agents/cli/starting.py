@@ -16,9 +16,10 @@ import click
 from aiokafka.errors import KafkaError
 from rich.console import Console
 
+from agents.cli.interrupts import INTERRUPTED
 from agents.cli.screen import words
 from agents.cli.states import given_to, members_of, other_settings, readiness, told_of
-from agents.cli.waiting import INTERRUPTED, step
+from agents.cli.waiting import step
 from agents.processes import (
     RANKING,
     WORKER,
@@ -45,7 +46,7 @@ from streams.embedded.process import SAFE_PATH, Daemon, port_is_free, python, re
 from streams.embedded.redis import EmbeddedRedis
 from streams.kafka.topics import ensure_topics
 
-__all__ = ["Started", "start_stack", "stop_members"]
+__all__ = ["Started", "start_stack", "stop_members", "without_work"]
 
 TRIES = 2
 "Consecutive ends of a part after which `up` stops waiting for it; the supervisor continues."
@@ -97,6 +98,25 @@ def _members(settings: Settings, wanted: Mapping[Role, int | None]) -> _Members:
     return _Members(ports, frozenset(names - started), frozenset(there.keys() - names))
 
 
+def without_work(settings: Settings, names: Collection[str]) -> list[str]:
+    """Describe, for each role of these processes, that there are more of them than partitions; empty if there are not.
+
+    A partition has one owner, and its tasks one ranking process.
+    """
+    most = settings.partitions
+    left = {
+        WORKER: "own no users, though they answer over HTTP and may hold standbys",
+        RANKING: "rank nothing until another one ends",
+    }
+    numbers = {role: sum(role_of(name) is role for name in names) for role in left}
+    return [
+        f"{number} {role.title}{'es' if role is RANKING else 's'} for {most} partitions (RIFFLE_PARTITIONS): "
+        f"{number - most} of them {left[role]}"
+        for role, number in numbers.items()
+        if number > most
+    ]
+
+
 def _wanted(settings: Settings, members: _Members | None) -> dict[str, int]:
     """Return the parts that `up` starts, with their ports; raises ConfigError if the encoder is required and cannot run."""
     from agents.cli.encode import NO_TORCH, can_encode
@@ -122,7 +142,7 @@ def _require_same_settings(settings: Settings, name: str = WORKER.kind, port: in
     answers = "web" not in (readiness(own).get("reasons") or {})
     if histories(settings).get(name, History()).in_row >= (TRIES if answers else 1):
         return
-    daemon_of(settings, name).require_address(own.web, "RIFFLE_WEB_PORT")
+    daemon_of(settings, name).require_address(own.web, "RIFFLE_WEB_PORT", "RIFFLE_WEB_HOST", "RIFFLE_HTTP_CERT_FILE")
     names = other_settings(own)
     if names == ["RIFFLE_RANKING"] and answers:
         message = "with the first ranking process, or without any, workers must start anew: `riffle down`, then this command"
@@ -216,9 +236,9 @@ def _start(settings: Settings, console: Console, parts: Mapping[str, int], surpl
     _supervise(settings, parts, surplus)
     kafka, redis = EmbeddedKafka(settings), EmbeddedRedis(settings)
     if "kafka" in parts:
-        _await(settings, console, "kafka", began_ms, kafka.answers)
+        _await(settings, console, "kafka", began_ms, kafka.answers, lambda: _doing(settings, "kafka"))
     if "redis" in parts:
-        _await(settings, console, "redis", began_ms, redis.answers)
+        _await(settings, console, "redis", began_ms, redis.answers, lambda: _doing(settings, "redis"))
     if "kafka" in parts:
         asyncio.run(ensure_topics(settings))
     for name in in_order(parts):
@@ -231,7 +251,7 @@ def _start(settings: Settings, console: Console, parts: Mapping[str, int], surpl
             name,
             began_ms,
             lambda own=own: bool(readiness(own)["ready"]),  # type: ignore[misc]
-            lambda own=own: _reasons(own),  # type: ignore[misc]
+            lambda own=own, name=name: _doing(settings, name) if daemon_of(settings, name).pid() is None else _reasons(own),  # type: ignore[misc]
         )
         _require_same_settings(settings, name, parts[name])  # again, because it may still have been starting before
     return stop_members(settings, surplus)
@@ -326,6 +346,11 @@ def _late(daemon: Daemon, limit_s: float, why: str) -> str:
         f"{daemon.name} is not ready, and made no progress for {limit_s:.0f} s (RIFFLE_START_TIMEOUT_S) or kept on for"
         f" {WHOLE} times as long: {why}; it may still become so, see `riffle status`\n{daemon.log_file}:\n{said}"
     )
+
+
+def _doing(settings: Settings, name: str) -> str:
+    """Describe what the start of a part waits for."""
+    return histories(settings).get(name, History()).doing or "it does not answer yet"
 
 
 def _reasons(own: Settings) -> str:

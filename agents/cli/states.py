@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,7 +42,9 @@ __all__ = [
     "other_settings",
     "processes_of",
     "readiness",
+    "recovery_of",
     "restarts_of",
+    "starting_of",
     "told_of",
     "web_of",
     "workers_of",
@@ -158,18 +161,34 @@ def answering_webs(settings: Settings) -> list[str]:
     return [web_of(own) for name, own in workers_of(settings).items() if name in names] or [web_of(settings)]
 
 
-def _partitions(settings: Settings, web: str) -> dict[str, list[int]]:
-    """Return the numbers of a worker's partitions of the user table, by role."""
-    found: dict[str, list[int]] = {"owner": [], "standby": [], "restoring": []}
+def _tables(settings: Settings, web: str) -> list[dict[str, Any]]:
+    """Return a worker's table partitions, as `GET /v1/tables` lists them; none if it does not answer."""
     try:
         body = ask(f"{web}/v1/tables", ASK_S, caller=Caller(settings.http)).body
     except NotReady:
-        return found
+        return []
     tables = body.get("tables") if isinstance(body, dict) else None
-    for facts in tables if isinstance(tables, list) else []:
-        if facts["table"] == "users" and facts["role"] in found:
-            found[facts["role"]].append(facts["partition"])
-    return {role: sorted(numbers) for role, numbers in found.items()}
+    return list(tables) if isinstance(tables, list) else []
+
+
+def _numbers(tables: Sequence[Mapping[str, Any]], role: str) -> list[int]:
+    """Return the numbers of the partitions of the user table that a worker has in this role."""
+    return sorted(facts["partition"] for facts in tables if (facts["table"], facts["role"]) == ("users", role))
+
+
+def recovery_of(facts: Mapping[str, Any]) -> str:
+    """Describe how far a worker is that has just started, or has taken partitions over; empty if it restores nothing.
+
+    `facts`: its entry of `processes_of`.
+    """
+    found = []
+    for part in facts.get("recovery", ()):
+        name = f"{part['table']}-{part['partition']}"
+        if part.get("of"):
+            found.append(f"{name} {100 * part['restored'] // part['of']} % of {part['of']:,} records")
+        else:
+            found.append(f"{name} not begun")
+    return ", ".join(found)
 
 
 def _member_facts(settings: Settings, name: str, own: Settings) -> dict[str, Any]:
@@ -188,8 +207,18 @@ def _member_facts(settings: Settings, name: str, own: Settings) -> dict[str, Any
     }
     if role is RANKING:
         return {**found, "partitions": list(state.get("partitions") or [])}
-    held = _partitions(own, web) if "web" not in reasons else {"owner": [], "standby": [], "restoring": []}
-    return {**found, "partitions": held["owner"], "standbys": held["standby"], "restoring": held["restoring"]}
+    tables = _tables(own, web) if "web" not in reasons else []
+    recovery = [
+        {name: part[name] for name in ("table", "partition", "restored", "of") if name in part}
+        for part in tables
+        if part["role"] == "restoring"
+    ]
+    held = {
+        "partitions": _numbers(tables, "owner"),
+        "standbys": _numbers(tables, "standby"),
+        "restoring": _numbers(tables, "restoring"),
+    }
+    return {**found, **held, "recovery": recovery}
 
 
 def processes_of(settings: Settings) -> list[dict[str, Any]]:
@@ -218,11 +247,23 @@ def _when(ms: int) -> str:
 
 
 def restarts_of(history: History, now_ms: int) -> str:
-    """Summarise a part's restarts for users; empty if it never ended by itself."""
-    if history.ended_at is None:
+    """Summarise a part's restarts for users; empty if it never ended by itself, and is not being started."""
+    found = []
+    if history.ended_at is not None:
+        how = "" if history.exit is None else f" with exit {history.exit}"
+        why = f": {history.why}" if history.why else ""
+        found.append(f"restarts: {history.restarts}, last ended at {_when(history.ended_at)}{how}{why}")
+    if state := starting_of(history, now_ms):
+        found.append(state)
+    return "; ".join(found)
+
+
+def starting_of(history: History, now_ms: int) -> str:
+    """Describe how far the supervisor is with starting a part; empty while that runs."""
+    if history.doing:
+        since_s = max(0, now_ms - (history.doing_since or now_ms)) / 1000
+        return f"it is being started for {since_s:.0f} s: {history.doing}"
+    if history.next_try_at is None:
         return ""
-    how = "" if history.exit is None else f" with exit {history.exit}"
-    said = f"restarts: {history.restarts}, last ended at {_when(history.ended_at)}{how}"
-    if history.next_try_at is not None:
-        said += f", next try in {max(0, history.next_try_at - now_ms) / 1000:.0f} s"
-    return f"{said}: {history.why}" if history.why else said
+    left_s = (history.next_try_at - now_ms) / 1000
+    return f"next try in {left_s:.0f} s" if left_s >= 0.5 else "next try now"

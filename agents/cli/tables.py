@@ -11,6 +11,7 @@ import click
 from aiokafka import TopicPartition
 
 from agents.cli import asking
+from agents.cli.own import own_settings
 from agents.cli.screen import plain_console, print_table
 from agents.cli.states import answering_webs
 from agents.partitions.ownership import TABLES
@@ -100,7 +101,7 @@ def tables(verify: bool, urls: tuple[str, ...], as_json: bool) -> None:
 
     Example: riffle tables --verify --worker http://127.0.0.1:6066 --worker http://127.0.0.1:6068
     """
-    settings = Settings.from_env()
+    settings = Settings.from_env() if urls else own_settings()
     caller = Caller(settings.http)
     asked = urls or answering_webs(settings)
     found = [{"worker": masked_url(url), **facts} for url in asked for facts in _asked(url, caller, digests=verify)]

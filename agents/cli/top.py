@@ -13,13 +13,13 @@ from typing import Any
 import click
 
 from agents.cli.asking import ask
+from agents.cli.own import own_settings
 from agents.cli.screen import plain_console
 from agents.cli.states import web_of
 from agents.cli.top_screen import COLUMNS, line_of, screen_of
 from agents.web.caller import Caller
 from schemas.click_types import Number, Whole
 from schemas.errors import NotReady
-from schemas.settings import Settings
 
 __all__ = ["Look", "looks", "top"]
 
@@ -85,7 +85,7 @@ def top(times: int | None, interval: float, as_json: bool) -> None:
 
     Example: riffle top; riffle top --json -n 60 | jq .newest.p99_ms
     """
-    settings, screen = Settings.from_env(), sys.stdout.isatty() and not as_json
+    settings, screen = own_settings(), sys.stdout.isatty() and not as_json
     web, get = web_of(settings), partial(_asked, Caller(settings.http))
     try:
         if screen:

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 
 import click
 
+from agents.cli.own import own_settings
 from agents.cli.screen import plain_console, print_table
 from agents.cli.waiting import advance
 from schemas.click_types import Whole
@@ -49,7 +50,7 @@ def topics(
     Examples: riffle topics copy --to riffle8. --partitions 8
     riffle topics acls --role worker --principal User:riffle
     """
-    settings = Settings.from_env()
+    settings = Settings.from_env() if action == "acls" else own_settings()
     if action == "acls":
         if role is None or bool(principal) == bool(msk):
             raise click.UsageError("acls needs --role ROLE, and --principal USER or --msk ARN")

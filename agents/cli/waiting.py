@@ -13,12 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from agents.cli.screen import plain_console
 
-__all__ = ["INTERRUPTED", "advance", "step", "with_progress"]
+__all__ = ["advance", "step", "with_progress"]
 
 EVERY_S = 10.0
 "Seconds between two lines."
-INTERRUPTED = 130
-"Exit status of a command that Ctrl-C ended, as a shell sets it."
 
 
 @contextmanager

@@ -54,9 +54,10 @@ class Copies:
         reach, store = self._standby.reached.get(("users", partition)), self._standby.stores.get(("users", partition))
         if reach is None or store is None:
             return None
-        return self._read(store, AsOf(partition, reach.applied, reach.event_time_ms), user_id)
+        as_of = AsOf(partition, reach.applied, reach.event_time_ms) if reach.applied >= 0 else None
+        return self._read(store, as_of, user_id)
 
-    def _read(self, store: PartitionStore, as_of: AsOf, user_id: str) -> Found | None:
+    def _read(self, store: PartitionStore, as_of: AsOf | None, user_id: str) -> Found | None:
         if not store.is_open:
             return None
         table = UserTable(self._items, lambda keys: store.get_many([USER + key for key in keys]))

@@ -246,11 +246,18 @@ class Ownership:
     async def tables(self, *, digests: bool = False) -> list[dict[str, object]]:
         """List the table partitions of this worker: role, changelog offset on disk; with `digests` a hash over the rows.
 
-        A partition whose rows are incomplete has the role `restoring`, the offset -1 and no hash.
+        A partition whose rows are incomplete has the role `restoring`, the offset -1 and no hash. Once their number is known,
+        `restored` and `of` count the offsets of its changelog that were read and that are to be read.
         """
         found: list[dict[str, object]] = []
         restoring = [
-            {"table": table, "partition": part.partition, "role": "restoring", "position": -1}
+            {
+                "table": table,
+                "partition": part.partition,
+                "role": "restoring",
+                "position": -1,
+                **_progress(part.state.restoring),
+            }
             for table, parts in (("users", self.users), ("covisits", self.covisits))
             for part in parts.values()
             if not part.state.ready.is_set()
@@ -260,8 +267,15 @@ class Ownership:
             if role == "standby":
                 facts["lag"] = lag
             if digests:
-                async with self._hashing:
-                    position, made = await asyncio.to_thread(store.digest)
+                try:
+                    async with self._hashing:
+                        position, made = await asyncio.to_thread(store.digest)
+                except NotReady:
+                    continue  # it was closed meanwhile, because the partition left this worker
                 facts |= {"position": position, "rows": made.rows, "hash": made.hash}
             found.append(facts)
         return [*found, *restoring]
+
+
+def _progress(restoring: tuple[int, int] | None) -> dict[str, object]:
+    return {} if restoring is None else {"restored": restoring[0], "of": restoring[1]}

@@ -272,8 +272,10 @@ class UserPartition:
         return self.reflects(after)
 
     @property
-    def as_of(self) -> AsOf:
-        """Return the newest event that `lookup` reflects."""
+    def as_of(self) -> AsOf | None:
+        """Return the newest event that `lookup` reflects; None before the first one."""
+        if self.state.applied < 0:
+            return None
         return AsOf(self.partition, self.state.applied, self._event_time)
 
     async def _take(self) -> Flush | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from agents.requests.outbox import Queued
-from models.features.compute import spec_of
+from models.features.compute import SPEC
 from schemas.codec import encoding, header
 from schemas.direct import impression_body
 from schemas.records import Slate
@@ -20,5 +20,4 @@ def impression(slate: Slate, topic: str) -> Queued:
 
 def _encoded(slate: Slate) -> bytes:
     with encoding("impression"):
-        width = len(slate.items[0].features) if slate.items else 0
-        return header("impression") + impression_body(slate, "none" if slate.release == "none" else spec_of(width))
+        return header("impression") + impression_body(slate, "none" if slate.release == "none" else SPEC)

@@ -14,7 +14,7 @@ from agents.requests.clock import Clock
 from agents.requests.replies import Address
 from schemas.codec import Framing, Headers, Registry, decode, framing_of, header_of, schema_ids
 from schemas.errors import BadRequest, RiffleError, TransientError
-from schemas.parsing import whole_number
+from schemas.parsing import json_fault, whole_number
 from schemas.records import Request, UserQuery
 from schemas.settings import Settings
 from schemas.validation import MAX_ID_BYTES, request_from, user_query_from
@@ -81,7 +81,8 @@ def _json_object(value: bytes | None) -> dict[str, Any]:
     try:
         found = orjson.loads(value or b"")
     except orjson.JSONDecodeError as exc:
-        raise BadRequest("not_json", f"the query is not JSON: {exc.msg}") from exc
+        code, what = json_fault(exc)
+        raise BadRequest(code, f"the query is {what}") from exc
     if not isinstance(found, dict):
         raise BadRequest("invalid_body", "the query must be a JSON object")
     return found

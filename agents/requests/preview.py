@@ -12,6 +12,7 @@ from agents.partitions.users import UserPartition
 from models.pipeline.driving import run_aside
 from models.pipeline.pipeline import CandidatePipeline
 from models.pipeline.rules.book import RuleBook
+from models.pipeline.slot import ModelSlot
 from models.pipeline.stages import Observer
 from models.pipeline.trace import Trace
 from models.state.users import Users
@@ -37,8 +38,10 @@ async def _answered(
     return slate
 
 
-async def traced(pipeline: CandidatePipeline, partition: UserPartition, request: Request) -> tuple[Slate, Trace]:
-    """Answer one request, and observe how."""
+async def traced(
+    pipeline: CandidatePipeline, partition: UserPartition, request: Request, slot: ModelSlot | None = None
+) -> tuple[Slate, Trace]:
+    """Answer one request with the release of `slot`, or the serving one, and observe how."""
     users, as_of = Users.read(partition.rows([request.user_id])), [partition.as_of]
     trace = Trace(pipeline.items, pipeline.source_names)
-    return await _answered(pipeline.observed(trace), users, request, as_of, None), trace
+    return await _answered(pipeline.observed(trace, slot), users, request, as_of, None), trace

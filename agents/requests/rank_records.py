@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.requests.replies import Address
-from models.features.compute import SPEC, WIDTHS, spec_of
+from models.features.compute import FEATURES, SPEC
 from models.pipeline.batch import Candidates
 from models.pipeline.rank_task import Ranked, RankTask
 from schemas.codec import Framing, Headers, decode, decode_newer, encode, header_of
@@ -101,7 +101,7 @@ def encode_task(task: RankTask, reply: Address | None) -> bytes:
             "explain": task.request.explain,
             "retrieving": task.retrieving,
             "release": task.release,
-            "feature_spec": spec_of(c.features.shape[1]),
+            "feature_spec": SPEC,
             "diversity": task.diversity,
             "reply": None
             if reply is None
@@ -130,8 +130,7 @@ def decode_task(value: bytes | None, version: int = VERSION) -> tuple[RankTask, 
             another specification.
     """
     datum = _datum("rank_task", value or b"", version)
-    width = WIDTHS.get(datum["feature_spec"])
-    if width is None:
+    if datum["feature_spec"] != SPEC:
         raise BadEvent("feature_spec", f"features of {datum['feature_spec'][:80]}, this Riffle has {SPEC}")
     n, sources = len(datum["item_ids"]), tuple(datum["sources"])
     if n > MAX_CANDIDATES or not 1 <= datum["k"] <= MAX_CANDIDATES or not 0 <= datum["diversity"] < np.inf:
@@ -144,7 +143,7 @@ def decode_task(value: bytes | None, version: int = VERSION) -> tuple[RankTask, 
         _array(datum, "source_scores", "<f4", (n, len(sources))),
         light,
         light,
-        _array(datum, "features", "<f4", (n, width)),
+        _array(datum, "features", "<f4", (n, len(FEATURES))),
         np.zeros((n, 0), np.float32),
     )
     as_of = datum["as_of"]

@@ -21,7 +21,7 @@ from schemas.http_settings import HttpSettings, is_loopback
 from schemas.settings import Settings
 from schemas.watched import Watched
 
-__all__ = ["CONSOLE", "DETAILED", "OPERATOR", "ORDINARY", "WRITE", "Gate", "Page", "Sender", "scope_of", "scoped"]
+__all__ = ["CONSOLE", "DETAILED", "KIND", "OPERATOR", "ORDINARY", "WRITE", "Gate", "Page", "Sender", "scope_of", "scoped"]
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,7 @@ BROWSER = ("Origin", "Referer", "Accept-Language", "Sec-Fetch-Site", "Sec-Fetch-
 sent with every request. Clients of programs send none of them unless they are told to."""
 V = TypeVar("V", bound=Callable[..., Awaitable[web.StreamResponse]])
 SCOPE, KIND = "scope", "kind"
+"Attributes of a view."
 DETAILED: web.RequestKey[bool] = web.RequestKey("detailed", bool)
 "Key of a request: whether an open route may show what is meant for operators."
 MOST_TOKEN_CHARACTERS = 512

@@ -11,12 +11,13 @@ import orjson
 from aiohttp import web
 
 from schemas.errors import BadRequest
-from schemas.parsing import shown
+from schemas.parsing import json_fault, shown
 
 __all__ = [
     "BODY_TIMEOUT_S",
     "ENCODINGS",
     "MAX_BODY_BYTES",
+    "MAX_EVENTS",
     "MAX_JSON_DEPTH",
     "MAX_VALUES",
     "STEP_BYTES",
@@ -30,6 +31,8 @@ __all__ = [
 
 MAX_BODY_BYTES = 1 << 20
 "Maximum size of a body in bytes, both as it was sent and after decompression."
+MAX_EVENTS = 1_000
+"Maximum number of events in one body."
 MAX_JSON_DEPTH = 16
 "Maximum nesting of arrays and objects in a body."
 MAX_VALUES = 50_000
@@ -80,7 +83,10 @@ async def read_json(request: web.Request) -> object:
     try:
         value: object = orjson.loads(body)
     except orjson.JSONDecodeError as exc:
-        raise BadRequest("not_json", f"the body is not JSON: {exc.msg} (line {exc.lineno}, column {exc.colno})") from exc
+        code, what = json_fault(exc)
+        if code == "too_deep":
+            raise _too_deep() from exc
+        raise BadRequest(code, f"the body is {what}") from exc
     check_depth(value)
     return value
 
@@ -170,12 +176,16 @@ def check_depth(value: object) -> None:
         ]
         if not level:
             return
-    raise BadRequest("too_deep", f"the body is nested more than {MAX_JSON_DEPTH} levels deep")
+    raise _too_deep()
 
 
 def _check_values(body: bytearray) -> None:
     if body.count(b",") >= MAX_VALUES and STRING.sub(b"", body).count(b",") >= MAX_VALUES:
         raise BadRequest("too_large", f"the body holds more than {MAX_VALUES} values")
+
+
+def _too_deep() -> BadRequest:
+    return BadRequest("too_deep", f"the body is nested more than {MAX_JSON_DEPTH} levels deep")
 
 
 def _too_large() -> BadRequest:

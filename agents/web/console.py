@@ -22,12 +22,13 @@ class Console(Protocol):
     def recent(self, most: int) -> Sequence[Mapping[str, object]]:
         """Return the newest answered requests of this worker, newest first."""
 
-    async def explain(self, request: Request, *, here: bool = False) -> Mapping[str, object]:
+    async def explain(self, request: Request, release: str | None = None, *, here: bool = False) -> Mapping[str, object]:
         """Answer a request with its trace: `{"slate", "trace", "waited_ms"}`. Nothing is logged as shown.
 
-        `here`: another worker is not asked.
+        `release` answers instead of the serving one. `here`: another worker is not asked.
 
         Raises:
+            BadRequest: the folder of the user's owner has no such release, or it cannot be used.
             NotReady: the owner of the user's partition cannot be asked, is restoring it, or has too many such requests.
         """
 

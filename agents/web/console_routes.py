@@ -19,7 +19,7 @@ __all__ = ["MAX_CARDS", "MAX_FOUND", "MAX_RECENT", "console_routes"]
 
 MAX_CARDS, MAX_FOUND, MAX_RECENT = 100, 100, 200
 "Maximum number of items by id, of items found by words, and of recent requests in one answer."
-EXPLAIN = frozenset({"k", "repeats", "exclude", "category", "after", CONTEXT})
+EXPLAIN = frozenset({"k", "repeats", "exclude", "category", "after", "release", CONTEXT})
 "Parameters of `GET /v1/explain/{user_id}`."
 
 
@@ -61,9 +61,10 @@ def _worker(table: web.RouteTableDef, service: Service) -> None:
 
     @route(table, Scope.OPERATE, "get", "/v1/explain/{user_id}", EXPLAIN, kind=CONSOLE)
     async def explain(request: web.Request) -> web.Response:
-        """Return a slate with its trace. Nothing is logged as shown."""
+        """Return a slate with its trace. Nothing is logged as shown. `release` answers instead of the serving one."""
         wanted = request_from_query(identifier(request.match_info["user_id"], "user_id"), request.query)
-        return json_response(dict(await service.console.explain(wanted)))
+        release = identifier(request.query["release"], "release") if "release" in request.query else None
+        return json_response(dict(await service.console.explain(wanted, release)))
 
     @route(table, Scope.OPERATE, "post", EXPLAIN_PATH)
     async def explain_here(request: web.Request) -> web.Response:
@@ -71,7 +72,10 @@ def _worker(table: web.RouteTableDef, service: Service) -> None:
         body = await read_json(request)
         if not isinstance(body, dict):
             raise BadRequest("invalid_body", "the body must be a JSON object")
-        return json_response(dict(await service.console.explain(request_of(body), here=True)))
+        release = body.pop("release", None)
+        if release is not None and not isinstance(release, str):
+            raise BadRequest("invalid_field", "release must be the name of a release, or none", "release")
+        return json_response(dict(await service.console.explain(request_of(body), release, here=True)))
 
     @route(table, Scope.OPERATE, "get", "/v1/releases", kind=CONSOLE)
     async def releases(request: web.Request) -> web.Response:  # noqa: ARG001

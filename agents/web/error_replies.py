@@ -102,7 +102,7 @@ def status_of(error: RiffleError) -> int:
 
 def terminal_error(error: Exception, what: str) -> RiffleError:
     """Return the error that the sender of `what` gets. Errors that the sender need not understand are logged here."""
-    if isinstance(error, RiffleError):
+    if isinstance(error, BadInput | TransientError) or (isinstance(error, RiffleError) and error.code in CODES):
         return error
     if isinstance(error, KafkaError):
         log.warning("%s: %r", what, error)

@@ -40,11 +40,12 @@ def _letters(table: web.RouteTableDef, service: Service) -> None:
         """Produce dead letters again: `letters`, a list of their numbers, or all of a `code`."""
         body = await _object(request, "code", "letters")
         numbers, code = body.get("letters", []), body.get("code", "")
-        if not isinstance(numbers, list) or not all(type(n) is int and n >= 0 for n in numbers) or len(numbers) > MAX_LETTERS:
+        whole = isinstance(numbers, list) and all(type(n) in {int, float} and n >= 0 and n == n // 1 for n in numbers)
+        if not whole or len(numbers) > MAX_LETTERS:
             raise BadRequest("invalid_field", f"letters must be a list of at most {MAX_LETTERS} numbers", "letters")
         if not isinstance(code, str) or bool(code) == bool(numbers):
             raise BadRequest("invalid_field", "give either letters or a code", "code")
-        return json_response(dict(await service.operator.replay(numbers, code)), 202)
+        return json_response(dict(await service.operator.replay([int(n) for n in numbers], code)), 202)
 
 
 def _releases(table: web.RouteTableDef, service: Service) -> None:

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from schemas.errors import BadRequest
 
-__all__ = ["HEADERS", "INDEX", "PageFile", "file_response", "page_files"]
+__all__ = ["HEADERS", "INDEX", "PageFile", "file_response", "page_files", "versioned"]
 
 INDEX = "index.html"
 TYPES = {
@@ -54,6 +54,11 @@ class PageFile:
     type: str
     etag: str
 
+    @classmethod
+    def of(cls, body: bytes, kind: str) -> PageFile:
+        """Return a file of this MIME type, with a tag that follows from its bytes."""
+        return cls(body, kind, hashlib.sha256(body).hexdigest()[:32])
+
 
 @functools.cache
 def page_files() -> Mapping[str, PageFile]:
@@ -62,13 +67,12 @@ def page_files() -> Mapping[str, PageFile]:
     for entry in resources.files("agents.web").joinpath("page").iterdir():
         suffix = entry.name.rpartition(".")[2]
         if suffix in TYPES:
-            body = entry.read_bytes()
-            found[entry.name] = PageFile(body, TYPES[suffix], hashlib.sha256(body).hexdigest()[:32])
+            found[entry.name] = PageFile.of(entry.read_bytes(), TYPES[suffix])
     return found
 
 
 def file_response(request: web.Request, name: str) -> web.Response:
-    """Return a file, or 304 if the client has it.
+    """Return a file of the page, or 304 if the client has it.
 
     Raises:
         BadRequest: code `not_found`.
@@ -76,6 +80,11 @@ def file_response(request: web.Request, name: str) -> web.Response:
     file = page_files().get(name)
     if file is None:
         raise BadRequest("not_found", "the page has no such file", "name")
+    return versioned(request, file)
+
+
+def versioned(request: web.Request, file: PageFile) -> web.Response:
+    """Return a file, or 304 if the client has it."""
     headers = {**HEADERS, "ETag": f'"{file.etag}"'}
     try:
         known = {tag.value for tag in request.if_none_match or ()}

@@ -123,9 +123,10 @@ class Peers:
         """
         return await self._forwarded(address, PREVIEW_PATH, {"rules": rules, "request": body_of(request)})
 
-    async def explain(self, address: str, request: Request) -> dict[str, Any]:
-        """Return another worker's trace of a request of one of its users. Raises as `preview`."""
-        return await self._forwarded(address, EXPLAIN_PATH, body_of(request))
+    async def explain(self, address: str, request: Request, release: str | None = None) -> dict[str, Any]:
+        """Return another worker's trace of a request of one of its users, with a release. Raises as `preview`."""
+        named = {} if release is None else {"release": release}
+        return await self._forwarded(address, EXPLAIN_PATH, {**body_of(request), **named})
 
     async def _forwarded(self, address: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         data, timeout = orjson.dumps(body), aiohttp.ClientTimeout(total=PREVIEW_S)
@@ -140,9 +141,12 @@ class Peers:
             return dict(found)
         error = found["error"]
         self._metrics.peers_failed.add(reason=error["code"])
-        if status == 404:
+        if status == 404 and error["field"] != "release":
             raise NotReady("not_ready", f"{address}, which has this user's partition, is of an earlier version: ask that one")
-        if status >= 500 or status in NOT_ADMITTED:
+        if status in NOT_ADMITTED:  # the sender's own token was accepted here
+            message = f"{address}, which has this user's partition, does not accept this worker's token: {error['message']}"
+            raise NotReady("not_ready", message)
+        if status >= 500:
             raise NotReady(error["code"], error["message"])
         raise BadRequest(error["code"], error["message"], error["field"])
 

@@ -6,12 +6,14 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from aiohttp import web
 
 from agents.web.access import DETAILED, WRITE, Gate
-from agents.web.body import MAX_BODY_BYTES, read_json
+from agents.web.body import MAX_BODY_BYTES, MAX_EVENTS, read_json
 from agents.web.console_routes import console_routes
+from agents.web.contract.route import contract_route
 from agents.web.error_replies import json_response
 from agents.web.operator_routes import operator_routes
 from agents.web.peers import PATH, PREVIEW_PATH
@@ -35,10 +37,8 @@ from schemas.records import Interaction, Item, SlateItem
 from schemas.rules import rules_from
 from schemas.validation import check_time, interaction_from, item_from
 
-__all__ = ["MAX_EVENTS", "attach", "build_app", "routes", "takes_of"]
+__all__ = ["MAX_EVENTS", "attach", "build_app", "described_routes", "routes", "takes_of"]
 
-MAX_EVENTS = 1_000
-"Maximum number of events in one body."
 MAX_IMAGE_BYTES = 32 << 20
 "Maximum size in bytes of an image file that is sent."
 IMAGE_TYPES = {
@@ -85,7 +85,13 @@ def routes(service: Service, *, now_ms: Callable[[], int] = wall_clock_ms) -> we
     _operations(table, service)
     console_routes(table, service)
     operator_routes(table, service)
+    contract_route(table)
     return table
+
+
+def described_routes() -> web.RouteTableDef:
+    """Return the table of routes for a look at it. Its views have no worker behind them, so that none can be called."""
+    return routes(cast("Service", None))
 
 
 def _events(table: web.RouteTableDef, service: Service, now_ms: Callable[[], int]) -> None:
@@ -136,14 +142,14 @@ def _parse_events(batch: list[object], now_ms: int) -> tuple[list[Interaction], 
 def _recommendations(table: web.RouteTableDef, service: Service) -> None:
     @route(table, Scope.RECOMMEND, "get", "/v1/recommend/{user_id}", RECOMMEND)
     async def recommend(request: web.Request) -> web.Response:
-        """Return a slate. Parameters as in `request_from_query`, and `deadline_ms`."""
+        """Return a slate for a user. What is not given as a parameter, such as `candidates`, needs a body."""
         wanted = request_from_query(identifier(request.match_info["user_id"], "user_id"), request.query)
         slate = await service.recommend(wanted, deadline_ms(request.query, request.headers), _wanted(request))
         return json_response(slate.to_json())
 
     @route(table, Scope.RECOMMEND, "post", "/v1/recommend", frozenset({"deadline_ms"}))
     async def recommend_body(request: web.Request) -> web.Response:
-        """Return the slate for a request, or `{"answers"}` for a list of requests; the deadline as in `deadline_ms`.
+        """Return the slate for a request, or `{"answers"}` for a list of requests.
 
         Requests may have `candidates`. A list is answered 200 even if all of its requests fail, because each is independent of
         the others; only a list that is empty or too long is refused.
@@ -221,7 +227,8 @@ def _items(table: web.RouteTableDef, service: Service) -> None:
     async def put(request: web.Request) -> web.Response:
         """Store a catalogue entry, such as one that `GET` returned. An id in the body must equal the one in the path."""
         item_id = identifier(request.match_info["item_id"], "item_id")
-        item = item_from({"item_id": item_id, **_object(await read_json(request))})
+        body = _object(await read_json(request))
+        item = item_from({**body, "item_id": item_id if body.get("item_id") is None else body["item_id"]})
         if item.item_id != item_id:
             raise BadItem("invalid_field", "item_id in the body is not the one in the path", "item_id")
         is_path = item.image is not None and not item.image.startswith(("https://", "http://"))

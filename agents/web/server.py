@@ -18,6 +18,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from agents.metrics import Metrics
+from agents.web.ends import quiet_ends
 from agents.web.error_replies import error_response, guarded
 from schemas.errors import RiffleError
 
@@ -66,6 +67,7 @@ class Runner(web.AppRunner):
         self.leaving = True
 
     async def _make_server(self) -> web.Server:
+        quiet_ends(asyncio.get_running_loop())
         return _Server(await super()._make_server(), self._metrics, lambda: self.leaving)
 
 

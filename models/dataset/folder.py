@@ -16,6 +16,7 @@ import polars as pl
 
 from models.dataset.bad_rows import BadRow, Report
 from models.dataset.catalogue import image_problem, item_of
+from models.dataset.event_prices import median_prices
 from models.dataset.fields import event_text, nothing, plain_text, typed
 from models.dataset.row_parsing import OPEN_QUOTE, Bad, columns, count, header, in_ms, left_out, readable, rows, schema
 from models.rules import SHOWN, PositiveRule
@@ -43,7 +44,11 @@ REPEATS = (
     "each counts once: where several are meant, give each its own event_id"
 )
 MEANT = {
-    **dict.fromkeys(("price", "amount", "paid", "revenue"), "a price paid belongs in `value`"),
+    **dict.fromkeys(("amount", "paid", "revenue"), "a price paid belongs in `value`"),
+    "price": "but items without a price get the median of theirs; a price paid belongs in `value`",
+    **dict.fromkeys(
+        ("clicked", "click", "is_click"), "a click belongs in `action`, as a row of its own or in place of the impression"
+    ),
     **dict.fromkeys(("rating", "score", "stars"), "a rating belongs in `value`"),
     **dict.fromkeys(("timestamp", "time", "datetime", "date", "ts", "created_at"), "a time belongs in `event_time`"),
     **dict.fromkeys(("event", "event_type", "event_name", "type"), "what was done belongs in `action`"),
@@ -200,10 +205,12 @@ class Dataset:
     def items(self) -> Iterator[Item]:
         """Yield the catalogue entries. Unknown columns become attributes; an image becomes an absolute path or a URL.
 
-        Of rows with the same `item_id` the first counts. An image that is missing or invalid is dropped with a warning.
+        An item without a price gets the median of the prices in its events, if these have a column `price`. Of rows with the
+        same `item_id` the first counts. An image that is missing or invalid is dropped with a warning.
         """
         self.report.begin(self._items)
         seen: set[str] = set()
+        prices: dict[str, float] | None = None
         for row, source in rows(self._items, self._doubt(self._items)):
             try:
                 if isinstance(source, Bad):
@@ -218,6 +225,9 @@ class Dataset:
                 reason = f"{shown(name)} is not text, a number, a flag or a list of these, and is left out"
                 self._warn(self._items, row, "nested_value", reason, name, shown(name))
             seen.add(item.item_id)
+            if item.price is None and self._events is not None:
+                prices = median_prices(self._events) if prices is None else prices
+                item = replace(item, price=prices.get(item.item_id))
             yield self._with_image(item, row)
 
     def _with_image(self, item: Item, row: int) -> Item:

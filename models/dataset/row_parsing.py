@@ -17,6 +17,7 @@ from models.dataset.csv_rows import OPEN_QUOTE, Bad, CsvRows, Doubt, header
 from models.dataset.fields import TIMES
 from models.dataset.text import escaped, is_utf8, opened
 from schemas.errors import BadDataset
+from schemas.parsing import json_fault
 from schemas.validation import INTERACTION_FIELDS, ITEM_FIELDS
 
 __all__ = ["OPEN_QUOTE", "Bad", "Row", "columns", "count", "header", "in_ms", "left_out", "readable", "rows", "schema"]
@@ -193,5 +194,5 @@ def _object(text: str) -> Row:
     try:
         row = orjson.loads(text)
     except orjson.JSONDecodeError as exc:
-        return Bad("invalid_row", f"not JSON: {exc.msg}, at character {exc.pos + 1}: {escaped(text)}")
+        return Bad("invalid_row", f"{json_fault(exc, f'character {exc.pos + 1}')[1]}: {escaped(text)}")
     return row if isinstance(row, dict) else Bad("invalid_row", f"not a JSON object: {escaped(text)}")

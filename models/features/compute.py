@@ -6,7 +6,7 @@ Features depend only on event time and on data that the batch already holds, nev
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,40 +15,44 @@ from models.features import kernels
 from models.features.context import CONTEXT, context_of
 from models.features.cross import CROSS, Crossed
 from models.features.item import ITEM, OfItems
-from models.features.spec import layout, specification
+from models.features.spec import generations, layout, specification
 from models.features.user import USER, OfUsers
 from models.items.store import ItemStore
 from models.pipeline.batch import Candidates, Model, Queries
 from models.pipeline.sources import RETRIEVING
+from schemas.errors import ReleaseRejected
 
-__all__ = ["FEATURES", "LAYOUT", "SPEC", "WIDTHS", "compute", "spec_of"]
+__all__ = ["FEATURES", "GENERATIONS", "LAYOUT", "SPEC", "columns_of", "compute"]
 
 LAYOUT, (OF_USER, OF_CONTEXT, OF_ITEM, OF_CROSS) = layout((USER, CONTEXT, ITEM, CROSS))
 "All features with their versions, in the order of the columns."
 FEATURES = tuple(feature.name for feature in LAYOUT)
 "Names of the features, in the order of the columns."
 SPEC = specification(LAYOUT)
-"Name of the specification of all features, derived from LAYOUT."
-WIDTHS: Mapping[str, int] = {specification(LAYOUT[:n]): n for n in (FEATURES.index("by_transitions"), len(FEATURES))}
-"""Number of features by specification: the leading ones, which releases without transitions read, or all. Releases of another
-specification are refused."""
-SPECS = {width: name for name, width in WIDTHS.items()}
+"Name of this specification, derived from LAYOUT. Training uses it."
+GENERATIONS = generations(LAYOUT)
+"Columns of each specification that releases may have, by its name: this one and those that it extends. Others are refused."
 POPULARITY = FEATURES.index("item_popularity")
 
 
-def spec_of(width: int) -> str:
-    """Return the name of the specification with so many features; SPEC if there is none."""
-    return SPECS.get(width, SPEC)
+def columns_of(release: str, spec: str) -> NDArray[np.intp] | None:
+    """Columns of the features that a release of this specification reads; None for all of them.
+
+    Raises:
+        ReleaseRejected: they cannot be computed.
+    """
+    if spec not in GENERATIONS:
+        raise ReleaseRejected(
+            "feature_spec", f"release {release} needs features {spec}, this Riffle has {', '.join(GENERATIONS)}"
+        )
+    return None if spec == SPEC else GENERATIONS[spec]
 
 
 def compute(
     queries: Queries, candidates: Candidates, items: ItemStore, sources: Sequence[str], model: Model
 ) -> NDArray[np.float32]:
-    """Compute all candidates' features: float32 `(n, model.feature_count)`, all finite.
-
-    `sources` names the source-score columns.
-    """
-    out = np.zeros((len(candidates), model.feature_count), np.float32)
+    """Compute all candidates' features: float32 `(n, len(FEATURES))`, all finite. `sources` names the source-score columns."""
+    out = np.zeros((len(candidates), len(FEATURES)), np.float32)
     query_row, spans = candidates.query_row, candidates.spans(len(queries))
     of_users = np.zeros((len(queries), len(USER.features)), np.float32)
     USER.fill(of_users, OfUsers(queries, items.stream_time_ms, model))

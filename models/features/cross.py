@@ -21,7 +21,7 @@ __all__ = ["CROSS", "LAST", "Crossed"]
 EQUAL = np.ones(RECENT, np.float32)
 "Weights of a user's newest items."
 LATER = RETRIEVING.index(TransitionSource)
-"Index of the first source that earlier specifications lack."
+"Index of the first source that the first generation of features lacks."
 LAST = 5
 "Number of newest items that a candidate is compared with one by one."
 
@@ -134,6 +134,15 @@ class Crossed:
             mean = (total / known.sum(axis=1)).astype(np.float32)
         above: NDArray[np.float32] = np.nan_to_num(np.log1p(np.maximum(self.items.price[self.rows], 0)) - mean[self.query])
         return above
+
+    @once
+    def price_among(self) -> NDArray[np.float32] | None:
+        """`kernels.among` of the logs of the prices, `(n, 2)`; None where no price is known."""
+        prices = self.items.price[self.rows]
+        if np.isnan(prices).all():
+            return None
+        found: NDArray[np.float32] = kernels.among(np.log1p(np.maximum(prices, 0)), self.spans)
+        return found
 
 
 CROSS = Group[Crossed]()
@@ -266,23 +275,32 @@ def by_source(of: Crossed) -> Values:
     return of.brought[:, :LATER]
 
 
-# features from here on are read only by releases with transitions: see `compute.WIDTHS`
+@CROSS.feature("price_rank", since=2)
+def price_rank(of: Crossed) -> Values:
+    """Place of the price among those of the query's candidates, from -0.5 for the cheapest to 0.5; 0 where it is unknown."""
+    return None if of.price_among is None else of.price_among[:, 0]
 
 
-@CROSS.feature(*(f"by_{source.name}" for source in RETRIEVING[LATER:]))
+@CROSS.feature("price_over_mean", since=2)
+def price_over_mean(of: Crossed) -> Values:
+    """Log of the price minus the mean of the query's candidates; 0 where it is unknown."""
+    return None if of.price_among is None else of.price_among[:, 1]
+
+
+@CROSS.feature(*(f"by_{source.name}" for source in RETRIEVING[LATER:]), since=3)
 def by_later_source(of: Crossed) -> Values:
     """Whether each of the sources from the transitions on retrieved the candidate."""
     found = of.brought[:, LATER:]
     return found if found.shape[1] > 1 else found[:, 0]
 
 
-@CROSS.feature("transition")
+@CROSS.feature("transition", since=3)
 def transition(of: Crossed) -> Values:
     """Transition weights from the newest events of the session."""
     return of.transitions
 
 
-@CROSS.feature("transition_share")
+@CROSS.feature("transition_share", since=3)
 def transition_share(of: Crossed) -> Values:
     """`transition` as a share of the query's largest."""
     return of.share("transitions", of.transitions)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-__all__ = ["by_category", "finite", "newest", "standard", "standardised"]
+__all__ = ["among", "by_category", "finite", "newest", "standard", "standardised"]
 
 PRIOR = 3.0
 "Number of neutral events that a category's means are shrunk by."
@@ -69,6 +69,39 @@ def standardised(values: Any, spans: Any) -> Any:
         deviation = np.sqrt(squares / (high - low)) + 1e-6
         for i in range(low, high):
             out[i] = (values[i] - mean) / deviation
+    return out
+
+
+@njit(cache=True, nogil=True)
+def among(values: Any, spans: Any) -> Any:
+    """Return how each value compares with the others of its query: float32 `(n, 2)`, 0 for NaN and without another value.
+
+    Its place by size, from -0.5 for the least to 0.5 for the greatest, where equal values share the mean of theirs; and the
+    value less the query's mean.
+    """
+    out = np.zeros((len(values), 2), np.float32)
+    for q in range(len(spans) - 1):
+        low, high = spans[q], spans[q + 1]
+        known = np.empty(high - low, np.int64)
+        count, total = 0, 0.0
+        for i in range(low, high):
+            if not np.isnan(values[i]):
+                known[count] = i
+                count += 1
+                total += values[i]
+        if count < 2:
+            continue
+        known = known[:count]
+        known = known[np.argsort(values[known])]
+        start = 0
+        while start < count:
+            stop = start + 1
+            while stop < count and values[known[stop]] == values[known[start]]:
+                stop += 1
+            for place in range(start, stop):
+                out[known[place], 0] = 0.5 * (start + stop - 1) / (count - 1) - 0.5
+                out[known[place], 1] = values[known[place]] - total / count
+            start = stop
     return out
 
 

@@ -1,6 +1,8 @@
 """Declaration of features: groups declare them as functions, and layout and specification derive from the declarations.
 
-To add a feature, add a function to the file of its group. To change the meaning of a feature, raise its `version`.
+To add a feature, add a function to the file of its group, `since` the next generation: releases of earlier generations then
+still serve, with the features that they know. To change the meaning of a feature, raise its `version`: releases that read it
+are refused.
 """
 
 from __future__ import annotations
@@ -10,9 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["KNOWN", "Feature", "Group", "Values", "layout", "once", "specification"]
+__all__ = ["KNOWN", "Feature", "Group", "Values", "generations", "layout", "once", "specification"]
 
 View = TypeVar("View")
 T = TypeVar("T")
@@ -29,6 +32,8 @@ class Feature:
 
     name: str
     version: int = 1
+    since: int = 1
+    "Generation of layouts that first held it. It is no part of the specification's name."
 
 
 class Group(Generic[View]):
@@ -43,25 +48,22 @@ class Group(Generic[View]):
         """Names, in the order of the columns."""
         return tuple(feature.name for feature in self.features)
 
-    def feature(self, *names: str, version: int = 1) -> Callable[[Callable[[View], Values]], Callable[[View], Values]]:
+    def feature(
+        self, *names: str, version: int = 1, since: int = 1
+    ) -> Callable[[Callable[[View], Values]], Callable[[View], Values]]:
         """Declare a function as the next feature; with several names it returns a block with a column for each."""
 
         def declare(compute: Callable[[View], Values]) -> Callable[[View], Values]:
             first = len(self.features)
-            self.features += tuple(Feature(name, version) for name in names)
+            self.features += tuple(Feature(name, version, since) for name in names)
             self._compute.append((first if len(names) == 1 else slice(first, first + len(names)), compute))
             return compute
 
         return declare
 
     def fill(self, out: NDArray[Any], view: View) -> None:
-        """Write the features of a view to `out` `(n, width)`, which holds zeros: the group's first `width`, if it has more.
-
-        A function of several features belongs to `out` with all of its columns or with none.
-        """
+        """Write all features of a view to `out` `(n, len(self.names))`, which holds zeros."""
         for place, compute in self._compute:
-            if (place if isinstance(place, int) else place.start) >= out.shape[1]:
-                continue
             values = compute(view)
             if values is not None:
                 out[:, place] = values
@@ -105,3 +107,12 @@ def specification(features: Sequence[Feature]) -> str:
     text = "\n".join(f"{feature.name} {feature.version}" for feature in features)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     return KNOWN.get(digest, f"f-{digest}")
+
+
+def generations(features: Sequence[Feature]) -> dict[str, NDArray[np.intp]]:
+    """Columns of each generation's layout within `features`, by the name of its specification, oldest first."""
+    found = {}
+    for generation in sorted({feature.since for feature in features}):
+        columns = [n for n, feature in enumerate(features) if feature.since <= generation]
+        found[specification([features[n] for n in columns])] = np.asarray(columns, np.intp)
+    return found

@@ -72,10 +72,6 @@ class Model(Protocol):
         """The release's encoding of events."""
 
     @property
-    def feature_count(self) -> int:
-        """Number of features that the ranker reads: the first so many of `models.features.compute.FEATURES`."""
-
-    @property
     def vectors(self) -> NDArray[np.float32]:
         """Retrieval vector per item row: float32 `(rows, d)`."""
 
@@ -274,7 +270,7 @@ class Candidates:
     light: NDArray[np.float32]
     "The light score: `(n,)`."
     features: NDArray[np.float32]
-    "Features that the ranker reads, `(n, Model.feature_count)`; `(n, 0)` before ranking and without a release."
+    "Features that the ranker reads, `(n, len(FEATURES))`; `(n, 0)` before ranking and without a release."
     heads: NDArray[np.float32]
     "The ranker's probability per head, `(n, heads)`; `(n, 0)` before ranking and without a release."
 

@@ -227,15 +227,18 @@ class CandidatePipeline:
         """Notify an observer of every run from now on."""
         self._observers = (*self._observers, observer)
 
-    def observed(self, observer: Observer) -> CandidatePipeline:
-        """Return a pipeline of the same stages and state, with counters of its own, that notifies only this observer."""
+    def observed(self, observer: Observer, slot: ModelSlot | None = None) -> CandidatePipeline:
+        """Return a pipeline of the same stages and state, with counters of its own, that notifies only this observer.
+
+        `slot` holds the release to answer with; without it, the serving one answers.
+        """
         return CandidatePipeline(
             self.items,
             self._settings,
             self.sources,
             self.filters,
             self.scorer,
-            self.slot,
+            slot or self.slot,
             self._clock,
             hydrators=self.hydrators,
             candidate_hydrators=self.candidate_hydrators,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features.compute import SPEC, WIDTHS
+from models.features.compute import FEATURES, columns_of
 from models.release.graphs import Provider, first_output, session_of
 from models.release.release import Release
 from schemas.errors import ReleaseRejected
@@ -30,16 +30,13 @@ class Ranker:
             ReleaseRejected: features of another specification, or a graph that does not run or has non-finite output.
         """
         manifest = release.manifest
-        if manifest.feature_spec not in WIDTHS:
-            raise ReleaseRejected(
-                "feature_spec", f"release {release.name} needs features {manifest.feature_spec}, this Riffle has {SPEC}"
-            )
+        self._columns = columns_of(release.name, manifest.feature_spec)
         self.name = release.name
         self.heads = tuple(head.action for head in manifest.heads)
         self._weights = np.asarray([head.weight for head in manifest.heads], np.float32)
         try:
             self._session = session_of(release.graphs["ranker.onnx"], threads, provider=provider, cache=cache)
-            tried = [self.rank(np.zeros((n, WIDTHS[manifest.feature_spec]), np.float32)) for n in TRIED]
+            tried = [self.rank(np.zeros((n, len(FEATURES)), np.float32)) for n in TRIED]
         except Exception as exc:
             raise ReleaseRejected("graph", f"the ranker of release {release.name} does not run: {exc}") from exc
         if not all(
@@ -54,7 +51,8 @@ class Ranker:
 
     def rank(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Predict a calibrated probability per head: float32 `(n, heads)`."""
-        return first_output(self._session, features=features)
+        mine = features if self._columns is None else features[:, self._columns]
+        return first_output(self._session, features=mine)
 
     def score(self, heads: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the ranking score, the weighted sum of the heads: float32 `(n,)`."""

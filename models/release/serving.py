@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features.compute import SPEC, WIDTHS, compute
+from models.features.compute import FEATURES, columns_of, compute
 from models.items.store import TEXT_DIMENSIONS, ItemStore
 from models.items.vectors import MODALITIES
 from models.pipeline.batch import Candidates, Queries
@@ -67,12 +67,8 @@ class ServingModel:
             ReleaseRejected: features of another specification, or a graph that does not run or has non-finite output.
         """
         manifest = release.manifest
-        if manifest.feature_spec not in WIDTHS:
-            raise ReleaseRejected(
-                "feature_spec", f"release {release.name} needs features {manifest.feature_spec}, this Riffle has {SPEC}"
-            )
+        self._columns = columns_of(release.name, manifest.feature_spec)
         self.release = release
-        self.feature_count = WIDTHS[manifest.feature_spec]
         self.name = release.name
         self.heads = tuple(head.action for head in manifest.heads)
         self.windows_ms = {head.action: head.window_ms for head in manifest.heads}
@@ -156,7 +152,7 @@ class ServingModel:
         items = self._graphs.item(
             content, *(np.zeros((n, width), np.float32) for width in (*widths_of(self.release), len(MODALITIES)))
         )
-        heads = self.rank(np.zeros((n, self.feature_count), np.float32))
+        heads = self.rank(np.zeros((n, len(FEATURES)), np.float32))
         for array, shape in ((shapes, (n, self.dimensions)), (items, (n, self.dimensions)), (heads, (n, len(self.heads)))):
             if array.shape != shape or not bool(np.isfinite(array).all()):
                 raise ReleaseRejected("graph", f"a graph of release {self.name} gives {array.shape}, not finite {shape}")
@@ -186,7 +182,7 @@ class ServingModel:
 
     def rank(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Predict a calibrated probability per head: float32 `(n, heads)`."""
-        return self._graphs.rank(features)
+        return self._graphs.rank(features if self._columns is None else features[:, self._columns])
 
     def score(self, heads: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the ranking score, the weighted sum of the heads: float32 `(n,)`."""

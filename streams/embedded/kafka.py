@@ -9,14 +9,13 @@ import ssl
 import subprocess
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from schemas.errors import NotReady
 from schemas.settings import Settings
 from streams.embedded.jars import class_path, java, require_plain
-from streams.embedded.process import Daemon, answer_of, require_free_ports, wait_until
+from streams.embedded.process import Daemon, Steps, answer_of, driven, polled, require_free_ports
 from streams.kafka.probe import ANSWER_BYTES, API_VERSIONS, is_answer
 
 __all__ = ["EmbeddedKafka", "broker_answers"]
@@ -83,6 +82,8 @@ ACTIVE, FENCED = "Becoming the active controller", "Fencing broker 1 "
 FENCE_S = 5.0
 """Seconds that an active controller has to fence a broker. If the last one was killed before it was ready, there is none to
 fence."""
+READING = "it reads its log, and does not answer yet"
+FENCING = "it was killed: its end is recorded in the metadata log first"
 APPENDED_S = 3.0
 "Seconds until the controller's decision is in the log."
 
@@ -91,6 +92,14 @@ def broker_answers(host: str, port: int, timeout_s: float = 1.0, context: ssl.SS
     """Whether a Kafka broker answers an ApiVersions request there. Accepting connections is not enough. `context`: for TLS."""
     answer = answer_of(port, API_VERSIONS, ANSWER_BYTES, host.strip("[]"), timeout_s, context)
     return answer is not None and is_answer(answer)
+
+
+def _locked(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class EmbeddedKafka:
@@ -104,37 +113,37 @@ class EmbeddedKafka:
         self._controller = Daemon("Kafka's controller", settings.run_dir / "kafka-controller.pid", said)
 
     def start(self) -> None:
-        """Start the broker unless it runs; returns when it answers.
+        """Start the broker unless it runs; returns when it answers. Raises as `starting`."""
+        driven(self.starting())
+
+    def starting(self) -> Steps[int | None]:
+        """Start the broker unless it runs; ends when it answers, with its pid.
 
         Raises:
             ConfigError: as `check`.
             NotReady: it did not start; the message shows its log.
         """
         settings = self._settings
-        with self._starting():
+        settings.run_dir.mkdir(parents=True, exist_ok=True)
+        with (settings.run_dir / "kafka.lock").open("w") as lock:
+            while not _locked(lock):
+                yield "another start of it is under way"
             self._controller.stop()  # left behind by an interrupted start
             self.check()
             if self.daemon.pid() is None:
                 path = class_path(settings.cache)
                 properties = self._configure(path)
-                self._fence(path)
+                yield from self._fence(path)
                 self._run(self.daemon, path, properties, settings.bootstrap_servers)
-        self.daemon.await_ready(self.answers, settings.start_timeout_s)
-
-    @contextmanager
-    def _starting(self) -> Iterator[None]:
-        """Allow one start at a time."""
-        self._settings.run_dir.mkdir(parents=True, exist_ok=True)
-        with (self._settings.run_dir / "kafka.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        yield from self.daemon.until_ready(self.answers, settings.start_timeout_s, READING)
+        return self.daemon.pid()
 
     def _run(self, daemon: Daemon, path: str, properties: Path, address: str = "", *options: str) -> None:
         environment = {"PATH": os.environ.get("PATH", ""), "LANG": "C.UTF-8"}
         command = [java(), *JVM, *options, "-cp", path, "kafka.Kafka", properties.name]
         daemon.start(command, environment, self._folder, address)
 
-    def _fence(self, path: str) -> None:
+    def _fence(self, path: str) -> Steps[None]:
         """Record in the metadata log that a killed broker is gone, before its successor starts.
 
         A broker that starts within the session of a killed one considers itself the leader that the old one was. When that
@@ -153,10 +162,11 @@ class EmbeddedKafka:
         self._controller.log_file.unlink(missing_ok=True)
         try:
             self._run(self._controller, path, properties, "", *CONTROLLER_LOG)
-            self._controller.await_ready(lambda: ACTIVE in self._controller_says(), settings.start_timeout_s)
-            if wait_until(lambda: FENCED in self._controller_says(), FENCE_S):
+            active = lambda: ACTIVE in self._controller_says()
+            yield from self._controller.until_ready(active, settings.start_timeout_s, FENCING)
+            if (yield from polled(lambda: FENCED in self._controller_says(), FENCE_S, FENCING)):
                 size = self._metadata_bytes()  # decisions are appended in order, and each half second adds a record
-                wait_until(lambda: self._metadata_bytes() > size, APPENDED_S)
+                yield from polled(lambda: self._metadata_bytes() > size, APPENDED_S, FENCING)
             else:
                 log.warning("Kafka was not stopped cleanly, but there is no broker to fence: an earlier start fenced it")
         finally:

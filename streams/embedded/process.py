@@ -13,11 +13,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
+from urllib.parse import urlsplit
 
 from schemas.errors import ConfigError, NotReady
 from schemas.masking import masked
@@ -27,11 +29,14 @@ from streams.embedded.patience import WHOLE, Patience
 __all__ = [
     "PORT_S",
     "Daemon",
+    "Steps",
     "answer_of",
+    "driven",
     "exchanged",
     "exit_status",
     "is_alive",
     "listens",
+    "polled",
     "port_is_free",
     "python",
     "require_free_ports",
@@ -48,6 +53,11 @@ SAFE_PATH = {"PYTHONSAFEPATH": "1"}
 LISTENING = "0A"
 "State of a listening socket in proc(5), net/tcp."
 TAIL_BYTES = 65_536
+REAP_S = 2.0
+"Seconds for which a process that was stopped may have threads that have not ended."
+T = TypeVar("T")
+Steps = Generator[str, None, T]
+"Work that waits: after each step it yields what it waits for, and whoever takes the steps pauses, or does other work."
 
 
 def python(*arguments: str) -> list[str]:
@@ -84,8 +94,8 @@ def uninterrupted() -> Iterator[None]:
             signal.raise_signal(number)
 
 
-def listens(pid: int, port: int) -> bool:
-    """Whether a process listens on TCP `port`; true as well where the system does not show it."""
+def listens(pid: int, port: int, *, unknown: bool = True) -> bool:
+    """Whether a process listens on TCP `port`; `unknown` where the system does not show it."""
     folder = Path(f"/proc/{pid}")
     try:
         rows = [row.split() for name in ("tcp", "tcp6") for row in (folder / "net" / name).read_text("ascii").splitlines()[1:]]
@@ -94,7 +104,7 @@ def listens(pid: int, port: int) -> bool:
     except ProcessLookupError:
         return False
     except (OSError, ValueError, IndexError):
-        return _started_at(pid) is not None
+        return unknown and _started_at(pid) is not None
     for handle in handles:
         with contextlib.suppress(OSError):  # it was closed in the meantime
             if str(handle.readlink()) in sockets:
@@ -148,16 +158,28 @@ class Daemon:
             return None, ""
         return (pid, address) if _started_at(pid) == started else (None, "")
 
-    def require_address(self, address: str, variable: str) -> None:
+    def require_address(self, address: str, port: str, host: str = "", certificate: str = "") -> None:
         """Check that a running process listens at `address`, because another server there would be mistaken for it.
 
+        `port`, `host`, `certificate`: the variables that set these parts of the address; a certificate makes it one of TLS.
+
         Raises:
-            ConfigError: it listens elsewhere; the message names the variable to change.
+            ConfigError: it listens elsewhere; the message names the variables that differ, and what to do.
         """
         there = self.address()
-        if there and there != address:
-            message = f"{self.name} is already running at {there}, {variable} is now {address}: reset it or `riffle down` first"
-            raise ConfigError("runs_elsewhere", message, variable)
+        if not there or there == address:
+            return
+        old, new = (urlsplit(place if "//" in place else f"//{place}") for place in (there, address))
+        changed = {port: f"is now {new.port}"} if old.port != new.port else {}
+        if old.hostname != new.hostname:
+            changed[host or port] = f"is now {address}"
+        if old.scheme != new.scheme:
+            changed[certificate or port] = "is now set" if new.scheme == "https" else "is no longer set"
+        changed = changed or {port: f"is now {address}"}
+        what = " and ".join(f"{variable} {state}" for variable, state in changed.items())
+        back = ", ".join(changed)
+        message = f"{self.name} is already running at {there}, but {what}: `riffle down`, then `riffle up`; or set {back} back"
+        raise ConfigError("runs_elsewhere", masked(message), next(iter(changed)))
 
     def start(self, command: Sequence[str], environment: Mapping[str, str], cwd: Path, address: str = "") -> int:
         """Start `command` in its own session and append its output to the log; `address` is where it will listen."""
@@ -226,6 +248,10 @@ class Daemon:
             return ""
 
     def await_ready(self, ready: Callable[[], bool], timeout_s: float) -> None:
+        """Wait until `ready()`, as `until_ready`; raises NotReady."""
+        driven(self.until_ready(ready, timeout_s, ""))
+
+    def until_ready(self, ready: Callable[[], bool], timeout_s: float, what: str) -> Steps[None]:
         """Wait until `ready()` while the process that `start` created is alive: another server's answer does not count.
 
         Raises:
@@ -237,7 +263,7 @@ class Daemon:
             pid = self.pid()
             return pid is None or ready() or patience.is_over(pid)
 
-        wait_until(settled, WHOLE * timeout_s)
+        yield from polled(settled, WHOLE * timeout_s, what)
         if self.pid() is None or not ready():
             state = "ended" if self.pid() is None else f"did not become ready: no progress for {timeout_s:.0f} s"
             raise NotReady("not_started", f"{self.name} {state}; {self.log_file}:\n{self.tail()}")
@@ -272,17 +298,33 @@ def serving(settings: Settings) -> Daemon:
 
 
 def _reap(pid: int) -> None:
-    exit_status(pid)
+    exit_status(pid, REAP_S)
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float, step_s: float = 0.05) -> bool:
-    """Poll `condition`; returns its last answer."""
+def polled(condition: Callable[[], bool], timeout_s: float, what: str) -> Steps[bool]:
+    """Check `condition` at each step, for at most `timeout_s`; returns its last answer. `what`: what is waited for."""
     end = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > end:
             return False
-        time.sleep(step_s)
+        yield what
     return True
+
+
+def driven(steps: Steps[T], step_s: float = 0.05) -> T:
+    """Take the steps to their end, with a pause after each; returns their result."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        time.sleep(step_s)
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float, step_s: float = 0.05) -> bool:
+    """Poll `condition`; returns its last answer."""
+    return driven(polled(condition, timeout_s, ""), step_s)
 
 
 def port_is_free(port: int, host: str = "127.0.0.1") -> bool:

@@ -6,7 +6,7 @@ import os
 from urllib.parse import urlsplit
 
 from schemas.settings import Settings
-from streams.embedded.process import Daemon, answer_of, require_free_ports
+from streams.embedded.process import Daemon, Steps, answer_of, driven, require_free_ports
 
 __all__ = ["EmbeddedRedis"]
 
@@ -23,7 +23,11 @@ class EmbeddedRedis:
         self.daemon = Daemon("Redis", settings.run_dir / "redis.pid", settings.logs_dir / "redis.log")
 
     def start(self) -> None:
-        """Start the server unless it runs; returns when it answers.
+        """Start the server unless it runs; returns when it answers. Raises as `starting`."""
+        driven(self.starting())
+
+    def starting(self) -> Steps[int | None]:
+        """Start the server unless it runs; ends when it answers, with its pid.
 
         Raises:
             ConfigError: as `check`.
@@ -42,7 +46,8 @@ class EmbeddedRedis:
                 *("--maxmemory", "512mb", "--maxmemory-policy", "allkeys-lru"),
             ]
             self.daemon.start(command, {"PATH": os.environ.get("PATH", "")}, self._folder, self._settings.redis)
-        self.daemon.await_ready(self.answers, self._settings.start_timeout_s)
+        yield from self.daemon.until_ready(self.answers, self._settings.start_timeout_s, "it does not answer yet")
+        return self.daemon.pid()
 
     def ports_to_bind(self) -> dict[str, int]:
         """Return the port that `start` would bind, by the variable that sets it; none while the server runs."""

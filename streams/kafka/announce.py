@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import TopicPartition
+from aiokafka.errors import MessageSizeTooLargeError
 
 from schemas.codec import decode, encode
 from schemas.errors import BadEvent
@@ -96,10 +97,18 @@ async def announcements(settings: Settings) -> list[tuple[str, Announcement | No
 
 
 async def announce(settings: Settings, aliases: Mapping[str, Announcement | None]) -> None:
-    """Set aliases; None removes one. Returns when the broker has acknowledged all."""
+    """Set aliases, all or none of them; None removes one. Returns when the broker has acknowledged them.
+
+    They are one batch of records, which the broker appends as a whole: a rollback that is cut off does not lose the release
+    that it leaves. A transaction would do the same, and need rights on a transactional id.
+
+    Raises:
+        KafkaError: the broker did not acknowledge them; whether they are set is not known.
+    """
     producer = connect.producer(settings.kafka, connect.DURABLE)
     try:
         await producer.start()
+        batch = producer.create_batch()
         for alias, announcement in aliases.items():
             value = None
             if announcement is not None:
@@ -111,6 +120,9 @@ async def announce(settings: Settings, aliases: Mapping[str, Announcement | None
                     "published_at": announcement.published_at or int(time.time() * 1000),
                 }
                 value = encode("release_announcement", datum)
-            await producer.send_and_wait(settings.topic("models"), value, key=alias.encode(), partition=0)
+            if batch.append(key=alias.encode(), value=value, timestamp=None) is None:
+                raise MessageSizeTooLargeError(f"{len(aliases)} aliases do not fit into a batch")
+        batch.close()
+        await (await producer.send_batch(batch, settings.topic("models"), partition=0))
     finally:
         await producer.stop()

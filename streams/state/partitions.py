@@ -150,6 +150,9 @@ class PartitionState:
         """Source offset that the rows on disk include, also before they are `ready` and after they failed; -1 while there are
         no rows, or it is not known."""
         self.ready = asyncio.Event()
+        self.restoring: tuple[int, int] | None = None
+        """Offsets of the changelog that were read, and that are to be read, while rows are restored; None before their number
+        is known."""
         self.restored_records = 0
         self.restore_seconds = 0.0
         self.flush_seconds = 0.0
@@ -273,6 +276,7 @@ class PartitionState:
         started = time.perf_counter()
         tp = TopicPartition(self.changelog, self.partition)
         source = TopicPartition(self.source, self.partition)
+        self.restoring = None
         consumer = connect.consumer(self._settings.kafka, connect.RESTORE)
         try:
             await consumer.start()
@@ -298,7 +302,9 @@ class PartitionState:
                 consumer.seek(tp, self.store.position)
             else:
                 await consumer.seek_to_beginning(tp)
+            first = await consumer.position(tp)
             while (position := await consumer.position(tp)) < end:
+                self.restoring = position - first, end - first
                 fetched = await consumer.getmany(tp, timeout_ms=200, max_records=5_000)
                 records = fetched.get(tp, ())
                 rows = {r.key: r.value for r in records}

@@ -19,6 +19,7 @@ from learning_corpus import POSITIVE, SMALL, corpus
 from agents.cli.release import promote
 from models.archive.files import next_offsets
 from models.archive.target import LocalFolder
+from models.features.compute import SPEC
 from models.release.serving import ServingModel
 from schemas.records import Interaction
 from schemas.settings import Settings
@@ -89,7 +90,7 @@ async def test_what_was_shown_and_what_followed_reach_the_ranker(
     for slate in slates[::2]:
         expected[slate["request_id"], 0], expected[slate["request_id"], 1] = {"like", "positive"}, {"view"}
     assert labels == expected
-    assert all(row["feature_spec"] == learned.manifest.feature_spec for row in rows)
+    assert all(row["feature_spec"] == SPEC for row in rows)
 
     vocabulary = vocabulary_of(found.events, POSITIVE)
     heads = heads_of(found.events, vocabulary, POSITIVE)
@@ -104,8 +105,7 @@ async def test_what_was_shown_and_what_followed_reach_the_ranker(
     assert len(replayed.examples) == 30 + len(slates)
     for one in mine:
         assert one.features is not None
-        mine_read = one.features[:, : model.feature_count]
-        n = next(n for n in range(len(replayed.examples)) if np.array_equal(replayed.examples.features[n, :6], mine_read))
+        n = next(n for n in range(len(replayed.examples)) if np.array_equal(replayed.examples.features[n, :6], one.features))
         assert replayed.examples.valid[n].sum() == 6
         assert np.array_equal(replayed.examples.labels[n, :6], one.labels)
         assert np.exp(replayed.examples.correction[n, :6]) == pytest.approx(one.weight, rel=1e-5)

@@ -432,6 +432,12 @@ async def test_an_operator_promotes_and_rolls_back_a_release(watched: Watched, l
     async with watched.page("#/models") as page:
         panel = page.locator(".panel", has=page.get_by_role("heading", name=accepted.name))
         await expect(page.locator(".panel", has=page.get_by_role("heading", name=refused.name))).to_contain_text(HOSTILE)
+        for plot, (head, bins) in zip(
+            await panel.locator(".square").all(), learned.measured["reliability"].items(), strict=True
+        ):
+            assert await plot.locator(".spot").count() == len(bins)
+            off = sum(abs(b["predicted"] - b["observed"]) * b["weight"] for b in bins) / sum(b["weight"] for b in bins)
+            await expect(plot.locator("figcaption")).to_have_text(f"{head}off by {100 * off:.3g} %")
         assert await page.get_by_role("button", name="Promote").count() == 1, "what the gate refused cannot be promoted"
         await panel.get_by_role("button", name="Promote").click()
         dialog = page.get_by_role("dialog")
@@ -444,3 +450,25 @@ async def test_an_operator_promotes_and_rolls_back_a_release(watched: Watched, l
         await page.get_by_role("dialog").get_by_role("button", name="Roll back").click()
         await expect(panel.locator(".pill").first).to_have_text("not serving", timeout=60_000)
         assert (await watched.get("/readyz"))["release"] == "none"
+
+
+async def test_a_release_is_compared_with_what_serves_and_nothing_is_promoted(watched: Watched, learned: Learned) -> None:
+    made = learned.write(watched.settings.releases_dir, {"gate": {"passed": False, "reasons": ["too few queries"]}})
+    asked = "/v1/explain/ann?k=12"
+    served, other = (await watched.get(asked))["slate"], (await watched.get(f"{asked}&release={made.name}"))["slate"]
+    assert (served["release"], other["release"]) == ("none", made.name)
+    async with watched.page("#/user/ann") as page:
+        await page.get_by_label("Release to compare with").select_option(made.name)
+        sides = page.locator(".ranking")
+        await expect(sides).to_have_count(2)
+        for side, slate in zip(await sides.all(), (served, other), strict=True):
+            shown = [await row.get_attribute("data-item") for row in await side.locator("li").all()]
+            assert shown == [item["item_id"] for item in slate["items"]]
+        before = {item["item_id"] for item in served["items"]}
+        new = [item["item_id"] for item in other["items"] if item["item_id"] not in before]
+        assert await sides.last.get_by_text("new", exact=True).count() == len(new)
+        await page.get_by_label("Release to compare with").select_option("")
+        await expect(sides).to_have_count(0)
+    assert (await watched.get("/readyz"))["release"] == "none"
+    async with watched.http.get(f"{asked}&release=unknown") as response:
+        assert (response.status, (await response.json())["error"]["field"]) == (404, "release")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ import aiohttp
 import boto3
 import pytest
 from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import MessageSizeTooLargeError
 from click.testing import CliRunner
 from learning_corpus import corpus
 from moto.server import ThreadedMotoServer
 
 from agents.cli.release import promote, release
-from models.features.compute import WIDTHS
+from agents.promotion import challenge, roll_back
+from models.features.compute import FEATURES
 from models.release.release import Release, manifest_sha256
 from schemas.codec import decode
 from schemas.errors import ReleaseRejected
@@ -154,7 +157,7 @@ async def test_impressions_carry_the_features_as_scored(worker: Settings, learne
     assert impression["release"] == folder.name
     assert impression["feature_spec"] == learned.manifest.feature_spec
     assert [item["item_id"] for item in impression["items"]] == [item["item_id"] for item in slate["items"]]
-    assert all(len(item["features"]) == WIDTHS[learned.manifest.feature_spec] for item in impression["items"])
+    assert all(len(item["features"]) == len(FEATURES) for item in impression["items"])
 
 
 def test_a_worker_that_starts_serves_what_was_announced(
@@ -181,6 +184,41 @@ def test_the_gate_is_heeded_unless_forced(fresh: Settings, learned: Learned) -> 
     found = asyncio.run(announced(fresh))[CHAMPION]
     assert found is not None
     assert found.manifest_sha256 == manifest_sha256(folder)
+
+
+def batches_of(segment: Path) -> list[int]:
+    """Return the number of records of each batch of a log segment; see the format of record batches of Kafka, version 2."""
+    data, at, found = segment.read_bytes(), 0, []
+    while at < len(data):
+        (length,) = struct.unpack_from(">i", data, at + 8)
+        found.append(struct.unpack_from(">i", data, at + 57)[0])
+        at += 12 + length
+    return found
+
+
+def test_what_belongs_together_is_announced_as_a_whole(stack: Settings, fresh: Settings, learned: Learned) -> None:
+    """A promotion or a rollback is one batch, which the broker appends or does not: no cut leaves half of it."""
+    from streams.kafka.topics import ensure_topics
+
+    asyncio.run(ensure_topics(fresh))
+    first = learned.write(fresh.releases_dir, {"gate": {"passed": True}, "n": 1}).name
+    second = learned.write(fresh.releases_dir, {"gate": {"passed": True}, "n": 2}, parent=first).name
+    segment = stack.data_dir / "kafka" / "log" / f"{fresh.topic('models')}-0" / f"{0:020}.log"
+    promote(fresh, first)
+    challenge(fresh, second)
+    promote(fresh, second)
+    assert roll_back(fresh) == {"champion": first, "previous": second}
+    assert roll_back(fresh) == {"champion": second, "previous": first}
+    assert batches_of(segment) == [2, 1, 3, 2, 2]
+    with pytest.raises(MessageSizeTooLargeError):
+        asyncio.run(announce(fresh, {CHAMPION: None, "x" * 20_000: None}))
+    assert len(batches_of(segment)) == 5
+    named = asyncio.run(announced(fresh))
+    assert {alias: found and found.release for alias, found in named.items()} == {
+        "previous": first,
+        "champion": second,
+        "challenger": None,
+    }
 
 
 def test_a_release_travels_through_s3_and_is_verified_on_arrival(

@@ -41,6 +41,7 @@ async def test_a_worker_serves_on_a_secured_broker(secured: Secured, tmp_path: P
     assert CLIENT_SECRET not in log
     assert not any(token in log for token in secured.issuer.issued)
     assert "Traceback" not in log
+    assert "\x1b" not in log, "no codes of terminals"
 
 
 async def used(settings: Settings) -> None:

@@ -9,7 +9,6 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,9 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from interrupting import INTERRUPTIBLE
 
+from agents.supervisor import histories
 from schemas.settings import Settings
-from streams.embedded.kafka import FENCED, EmbeddedKafka
+from streams.embedded.kafka import FENCED, FENCING, READING, EmbeddedKafka
 from streams.embedded.process import riffle as command
 from streams.embedded.process import wait_until
 
@@ -141,10 +141,6 @@ def is_ready(riffle: Riffle, own: Settings) -> bool:
     return bool(status_of(riffle, own)["ready"])
 
 
-def is_restarted_once(riffle: Riffle, own: Settings, name: str) -> bool:
-    return bool(status_of(riffle, own)["restarts"][name]["restarts"] == 1)
-
-
 def test_what_ends_by_itself_is_started_again_and_said(own: Settings, riffle: Riffle) -> None:
     nobody = "http://127.0.0.1:1"
     started = riffle("up", HTTP_PROXY=nobody, http_proxy=nobody, ALL_PROXY=nobody)
@@ -152,7 +148,15 @@ def test_what_ends_by_itself_is_started_again_and_said(own: Settings, riffle: Ri
     for name in ("worker", "redis", "kafka"):
         pid = status_of(riffle, own)["pids"][name]
         os.kill(pid, signal.SIGKILL)
-        assert wait_until(partial(is_restarted_once, riffle, own, name), SOON_S)
+        said = set[str]()
+
+        def restarted(name: str = name, said: set[str] = said) -> bool:
+            history = histories(own)[name]
+            said.add(history.doing)
+            return history.restarts == 1
+
+        assert wait_until(restarted, SOON_S)
+        assert name != "kafka" or {FENCING, READING} <= said, "what a start waits for is shown while it waits"
         assert status_of(riffle, own)["pids"][name] not in {None, pid}
         found = status_of(riffle, own)["restarts"][name]
         assert (found["restarts"], found["exit"], found["why"]) == (1, -signal.SIGKILL, "ended by SIGKILL")
@@ -180,6 +184,9 @@ def test_what_ends_by_itself_is_started_again_and_said(own: Settings, riffle: Ri
     assert (foreign["ready"], set(foreign["pids"].values())) == (False, {None})
     assert "a RIFFLE_HOME other than" in foreign["reasons"]["web"]
     assert riffle("doctor", settings=other).returncode == 1
+    refused = riffle("ask", "someone", settings=other)
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
+    assert f"Kafka on port {own.kafka_port} belongs to RIFFLE_HOME={own.home}" in refused.stderr
     assert "are in use by other programs" in riffle("up", settings=other).stderr
     # a hanging broker accepts connections but does not answer
     kafka = after["pids"]["kafka"]

@@ -87,6 +87,9 @@ def evaluate_command(options: EvaluateOptions) -> None:
     Reports NDCG@10, HR@10, Recall@50 and MRR of the serving pipeline, over all queries and by segment, with intervals; recall
     of the candidates; the stages where liked items are lost; calibration, coverage, novelty and diversity.
 
+    If the data holds lists that another system showed, also the rank of the liked item among the shown ones: by a request that
+    names them as its candidates, as they were shown, and by two baselines.
+
     A slate holds items that the user interacted with only with --repeats. If likes follow views of the same item, use --first.
 
     Example: riffle evaluate my-dataset --report quality.html --json
@@ -115,12 +118,13 @@ def evaluate_command(options: EvaluateOptions) -> None:
         from training.measure import measurement  # both import torch, which only training and measuring need
         from training.trainer import evaluate_release
 
-        plan = EvaluationPlan(share, options.queries, options.parity, options.first, options.repeats)
+        plan = EvaluationPlan(share, options.queries, options.parity, options.first, repeats=options.repeats, shown=True)
         at, train, before = vectors_in(options), not options.no_train, options.before
         made = evaluate_release(corpus, plan, settings, at, existing, report, train=train, before=before)
     if not options.repeats:
         _warn_of_interacted(made.figures, console)
     facts = _facts(corpus, made, {**about, **({"repeats": True} if options.repeats else {})})
+    lists = _lists(made)
     label = "without a release" if made.name == "none" else "with a release" if existing is None else existing.name
     found = [measurement(corpus, plan, made.figures, label, made.name, facts)]
     if made.baseline is not None:
@@ -135,6 +139,7 @@ def evaluate_command(options: EvaluateOptions) -> None:
         **made.figures.to_json(),
         **({"before": made.baseline.to_json()} if made.baseline else {}),
         **found[-1].summary(),
+        **lists,
         **facts,
         "seconds": round(time.monotonic() - started, 1),
     }
@@ -177,6 +182,17 @@ def _facts(corpus: Corpus, made: Evaluated, about: dict[str, Any]) -> dict[str, 
         **(images_of(learned.images) if learned is not None else {}),
         **({"parity": made.parity.to_json()} if made.parity else {}),
     }
+
+
+def _lists(made: Evaluated) -> dict[str, Any]:
+    """Figures of re-ranking shown slates; empty without such slates."""
+    figures, baseline = made.figures.lists, None if made.baseline is None else made.baseline.lists
+    if figures is None:
+        return {}
+    examination = made.examination
+    before = {} if baseline is None else {"before": baseline.to_json(examination)}
+    bias = {} if examination is None else {"position_bias": examination.to_json()}
+    return {"shown_slates": {**figures.to_json(examination), **before, **bias}}
 
 
 def _demand_queries(corpus: Corpus, share: float, *, first: bool) -> None:

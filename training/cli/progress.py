@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from training.data.corpus import Corpus
 from training.loop.alone import is_first
 
-__all__ = ["SAID_EVERY_S", "Report", "Reporter", "Whole", "note", "progress"]
+__all__ = ["SAID_EVERY_S", "Lines", "Report", "Reporter", "Whole", "note", "progress"]
 
 SAID_EVERY_S = 10.0
 PACE_FROM = 0.05
 "Share of the whole from which the time that is left follows from the pace so far."
 LEAST_MINUTES_S = 90.0
 "Seconds from which a time is given in minutes."
+LOOK_S = 1.0
+"Seconds between two looks at whether a line is due."
 Report = Callable[[str, int, int], None]
-"Called with the name of a part, the work done, and its total work."
+"""Called with the name of a part, the work done, and its total work. A part of which nothing is done yet is shown by its time,
+because many have no measure."""
 
 
 class Whole:
@@ -69,13 +74,13 @@ class Whole:
 class Reporter:
     """Reports the progress of parts, and of the whole once its parts are expected. A `Report`."""
 
-    def __init__(self, said: Callable[[str, int, int, Whole], None], clock: Callable[[], float] = time.monotonic) -> None:
-        self._said, self._whole = said, Whole(clock)
+    def __init__(self, report: Report, whole: Whole) -> None:
+        self._report, self._whole = report, whole
 
     def __call__(self, part: str, done: int, of: int) -> None:
         """Report that `done` of `of` of a part is done."""
         self._whole.at(part, done, of)
-        self._said(part, done, of, self._whole)
+        self._report(part, done, of)
 
     def expect(self, parts: Mapping[str, float]) -> None:
         """Set the parts that follow, in their order, with their expected seconds."""
@@ -84,50 +89,108 @@ class Reporter:
 
 @contextmanager
 def progress(console: Console, clock: Callable[[], float] = time.monotonic) -> Iterator[Reporter]:
-    """Report progress: a bar per part that stays on the screen, or without a terminal at most one line per `SAID_EVERY_S`.
+    """Report progress: a bar per part that stays on the screen, or without a terminal a line every `SAID_EVERY_S`.
 
     In a group of processes only the first reports.
     """
     if not is_first():
-        yield Reporter(lambda part, done, of, whole: None, clock)  # noqa: ARG005
+        yield Reporter(lambda part, done, of: None, Whole(clock))  # noqa: ARG005
     elif console.is_terminal:
-        yield from _bars(console, clock)
+        yield from _bars(console, Whole(clock))
     else:
-        yield Reporter(_lines(console, clock), clock)
+        yield from _lines(console, clock)
 
 
-def _bars(console: Console, clock: Callable[[], float]) -> Iterator[Reporter]:
-    columns = (TextColumn("{task.description:36s}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+class _Done(ProgressColumn):
+    """`done/total` of a part with a measure; empty for others."""
+
+    def render(self, task: Task) -> Text:
+        """Render the column."""
+        return Text("" if task.total is None else f"{task.completed:.0f}/{task.total:.0f}")
+
+
+def _bars(console: Console, whole: Whole) -> Iterator[Reporter]:
+    columns = (TextColumn("{task.description:36s}"), BarColumn(), _Done(), TimeElapsedColumn())
     tasks: dict[str, TaskID] = {}
+    every: list[TaskID] = []
+    "The bar of the whole, once its parts are expected."
     with Progress(*columns, console=console) as bar:
-        every: list[TaskID] = []
 
-        def said(part: str, done: int, of: int, whole: Whole) -> None:
+        def end(task: TaskID) -> None:
+            total = bar.tasks[task].total or 1
+            bar.update(task, completed=total, total=total)
+            bar.stop_task(task)
+
+        def report(part: str, done: int, of: int) -> None:
             if whole.known and not every:
-                every.append(bar.add_task("the whole", total=100))
-            if part not in tasks:
-                for task in tasks.values():
-                    bar.update(task, completed=bar.tasks[task].total)
-                    bar.stop_task(task)
-                tasks[part] = bar.add_task(part, total=of)
-            bar.update(tasks[part], completed=done, total=of)
+                every.append(bar.add_task("", total=100))
             if every:
                 bar.update(every[0], completed=int(100 * whole.share), description=whole.text())
+            if part not in tasks:
+                for task in tasks.values():
+                    end(task)
+                tasks[part] = bar.add_task(part, total=None)
+            if done:  # without a total the bar moves to and fro
+                bar.update(tasks[part], completed=done, total=of)
 
-        yield Reporter(said, clock)
+        yield Reporter(report, whole)
+        for task in (*tasks.values(), *every):
+            end(task)
 
 
-def _lines(console: Console, clock: Callable[[], float]) -> Callable[[str, int, int, Whole], None]:
-    said = clock()
+class Lines:
+    """Lines about the part under way, for output without a terminal, at most one every `SAID_EVERY_S`.
 
-    def report(part: str, done: int, of: int, whole: Whole) -> None:
-        nonlocal said
-        if (now := clock()) - said >= SAID_EVERY_S:
-            said = now
-            rest = f" ({whole.text()})" if whole.known else ""
-            console.print(f"{part}: {100 * done // max(1, of)} %{rest}", highlight=False)
+    `look` writes a line that is due though nothing is reported.
+    """
 
-    return report
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic, whole: Whole | None = None) -> None:
+        """With `whole`, whose parts may be expected later, each line also says how far that is."""
+        self._console, self._clock, self._whole = console, clock, whole
+        self._lock = threading.Lock()
+        self._said = self._began = clock()
+        self._part, self._done, self._of = "", 0, 0
+
+    def report(self, part: str, done: int, of: int) -> None:
+        """Report the work done of a part, and its total work."""
+        with self._lock:
+            if part != self._part:
+                self._part, self._began = part, self._clock()
+            self._done, self._of = done, of
+            self._say()
+
+    def look(self) -> None:
+        """Write a line if one is due."""
+        with self._lock:
+            if self._part:
+                self._say()
+
+    def _say(self) -> None:
+        now = self._clock()
+        if now - self._said < SAID_EVERY_S:
+            return
+        self._said = now
+        share = 100 * self._done // max(1, self._of)
+        far = f"{share} %" if share else f"{now - self._began:.0f} s so far"
+        rest = f" ({self._whole.text()})" if self._whole is not None and self._whole.known else ""
+        self._console.print(f"{self._part}: {far}{rest}", highlight=False)
+
+
+def _lines(console: Console, clock: Callable[[], float]) -> Iterator[Reporter]:
+    whole = Whole(clock)
+    lines, ended = Lines(console, clock, whole), threading.Event()
+
+    def look() -> None:
+        while not ended.wait(LOOK_S):
+            lines.look()
+
+    watch = threading.Thread(target=look, name="progress", daemon=True)
+    watch.start()
+    try:
+        yield Reporter(lines.report, whole)
+    finally:
+        ended.set()
+        watch.join()
 
 
 def note(console: Console, corpus: Corpus) -> None:

@@ -11,7 +11,7 @@ later. An item that the pipeline does not rank counts as beyond every rank.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -22,6 +22,7 @@ from models.pipeline.slot import ModelSlot
 from schemas.records import Interaction, Item
 from training.discount import discounts_at
 from training.evaluation.ranking_metrics import reciprocal_rank
+from training.evaluation.shown_lists import ListFigures, ListRanker, ShownTest
 from training.replay.outcomes import Outcomes
 from training.replay.probe import Probed, Prober
 from training.replay.world import SimulatedWorker, Vectors
@@ -53,6 +54,8 @@ class EvaluationPlan:
     "Allow slates to hold items that the user has interacted with, so that queries for these can be answered, too."
     independent: bool = False
     "Apply no event after the first part; queries are independent of each other (`training.evaluation.holdout`)."
+    shown: bool = False
+    "Also re-rank the slates that another system showed after the first part (`training.evaluation.shown_lists`)."
 
 
 STANDARD = EvaluationPlan()
@@ -95,6 +98,8 @@ class Figures:
     "Outcome of each query."
     heads: tuple[str, ...] = ()
     "Heads of the release; empty without one."
+    lists: ListFigures | None = None
+    "Outcomes of re-ranking shown slates, if any were given."
 
     def note(self, asked: QueryOutcome) -> None:
         """Add the outcome of one query."""
@@ -167,7 +172,7 @@ def spread(asked: list[int], most: int) -> list[int]:
     return [asked[place] for place in np.linspace(0, len(asked) - 1, most).astype(int).tolist()]
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 - the history, and what is observed on the way
     items: Iterable[Item],
     events: Sequence[Interaction],
     positive: Callable[[str, float | None], bool],
@@ -176,12 +181,13 @@ def evaluate(
     slot: ModelSlot | None = None,
     at_cut: Callable[[SimulatedWorker], None] | None = None,
     vectors: Vectors | None = None,
+    shown: ShownTest | None = None,
 ) -> Figures:
     """Apply the first `plan.share` of the events, then query at each positive one of the rest and apply it.
 
     `events` are in event-time order. `progress` is called with work done and total work, in units of one event. `at_cut` is
     called once the first part is applied. `vectors` are of items that the release lacks or holds in another form, see
-    `SimulatedWorker`. Deterministic.
+    `SimulatedWorker`. `shown`: slates that are re-ranked, each before the event at its place. Deterministic.
     """
     items = list(items)
     world, figures = SimulatedWorker(items, slot, vectors), Figures()
@@ -203,8 +209,15 @@ def evaluate(
         model.sync(world.items)
     if at_cut is not None:
         at_cut(world)
+    lists = None if shown is None else ListRanker(world, shown)
+    pending = deque(() if shown is None else shown.slates)
     waiting: list[Interaction] = []
     for n, event in enumerate(events[cut:], cut):
+        while lists is not None and pending and pending[0].place <= n:
+            world.apply(waiting)
+            waiting = []
+            world.publish(pending[0].shown_ms)
+            lists.ask(pending.popleft())
         # nobody reads the state between two queries, and the size of chunks does not affect it while no item is published
         if n in queries or world.publishes(event.event_time) or len(waiting) == CHUNK:
             world.apply(waiting)
@@ -224,6 +237,7 @@ def evaluate(
                 liked.add(event.user_id)
             waiting.append(event)
         progress(n + 1 + ASKING * len(figures.asked), work)
+    figures.lists = None if lists is None else lists.figures
     return figures
 
 

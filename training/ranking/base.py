@@ -49,9 +49,14 @@ class Ranker(nn.Module):
             self.mean.copy_(torch.from_numpy(seen.mean(axis=0)))
             self.scale.copy_(torch.from_numpy(np.where(deviation < 1e-3, CONSTANT, deviation)))
 
-    def set_prior(self, seen: Examples) -> None:
-        """Initialise each head's log odds from its action rate, and its exposure bias from the difference in slates."""
+    def set_prior(self, seen: Examples, shown: Examples | None = None) -> None:
+        """Initialise each head's log odds from its action rate, and its exposure bias from the difference in slates.
+
+        `shown`: slates from impression events, which count where there are no others.
+        """
         kinds = [seen.take(np.flatnonzero(seen.exposed == kind)) for kind in (False, True)]
+        if not len(kinds[1]) and shown is not None:
+            kinds[1] = shown
         odds = [_log_odds(part) for part in kinds if len(part)]
         with torch.no_grad():
             self.prior.copy_(torch.from_numpy(odds[0]))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from models.features.compute import FEATURES
 
-__all__ = ["Examples", "Replayed", "calibrated_from", "parts"]
+__all__ = ["Examples", "Replayed", "ShownLists", "calibrated_from", "parts"]
 
 
 @dataclass(slots=True)
@@ -38,17 +38,44 @@ class Examples:
 
 
 @dataclass(slots=True)
+class ShownLists:
+    """Slates from impression events: each a choice among the items that were shown together."""
+
+    examples: Examples
+    "Features are those of a request that names the items as its candidates."
+    positions: NDArray[np.int64]
+    "Position of each item, 0 is first, -1 where it is unknown: `(q, c)`."
+    users: NDArray[np.int64]
+    "Number of each slate's user: `(q,)`."
+    items: NDArray[np.int64]
+    "Row of each item: `(q, c)`."
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def take(self, rows: slice | NDArray[np.intp]) -> ShownLists:
+        """Select some of the slates."""
+        return ShownLists(self.examples.take(rows), self.positions[rows], self.users[rows], self.items[rows])
+
+    def parts(self) -> tuple[ShownLists, ShownLists]:
+        """Split into those to learn from and later ones, which may be none."""
+        cut = calibrated_from(len(self)) if len(self) > 1 else len(self)
+        return self.take(slice(0, cut)), self.take(slice(cut, None))
+
+
+@dataclass(slots=True)
 class Replayed:
     """Result of a replay."""
 
     examples: Examples
+    "Replayed history and logged slates."
     light_scores: NDArray[np.float32]
     "Normalised source scores of sampled candidates, the liked one first: `(q, c, sources)`."
     sources: list[str]
     logged: int
-    "Number of queries that are slates; slates of unknown items only are not counted."
-    told: NDArray[np.bool_]
-    "True for slates from impression events, which have no logged features: `(q,)`."
+    "Number of queries that are logged slates; slates of unknown items only are not counted."
+    shown: ShownLists
+    "Slates from impression events."
 
     def without_transitions(self) -> Replayed:
         """Remove the features of transitions, and the candidates that only they brought."""
@@ -60,11 +87,18 @@ class Replayed:
             np.where(valid, examples.gains, np.float32(0)),
             np.where(valid[..., None], examples.labels, np.float32(0)),
         )
-        features = np.ascontiguousarray(examples.features[..., : FEATURES.index("by_transitions")])
+        features, shown = (_without_features_of_transitions(part.features) for part in (examples, self.shown.examples))
         light = self.light_scores.copy()
         light[..., column : column + 1] = 0.0
         kept = replace(examples, features=features, valid=valid, gains=gains, labels=labels)
-        return replace(self, examples=kept, light_scores=light)
+        lists = replace(self.shown, examples=replace(self.shown.examples, features=shown))
+        return replace(self, examples=kept, light_scores=light, shown=lists)
+
+
+def _without_features_of_transitions(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    left = features.copy()
+    left[..., [FEATURES.index(name) for name in ("by_transitions", "transition", "transition_share")]] = 0.0
+    return left
 
 
 def calibrated_from(queries: int) -> int:

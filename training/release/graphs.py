@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping
@@ -33,22 +34,26 @@ PLAIN = (bool, int, float, str, type(None))
 "Types of attributes that a module's graph may depend on. A module with another one is traced each time."
 
 _templates: OrderedDict[Hashable, bytes] = OrderedDict()
+_tracing = threading.Lock()
+"""Held while templates are looked up, traced and kept: an architecture is traced once, and tracing replaces the standard output
+and the filters of warnings of the whole process for a moment."""
 
 
 def graph_of(module: nn.Module, inputs: Mapping[str, NDArray[np.float32]], output: str) -> bytes:
     """Serialised graph of `module`, which is in evaluation mode, with a dynamic first dimension.
 
-    `inputs`: example arrays by input name, in the order of the module's arguments.
+    `inputs`: example arrays by input name, in the order of the module's arguments. Any thread may call this.
     """
     architecture = _architecture(module, inputs, output)
-    template = None if architecture is None else _templates.get(architecture)
-    if template is None:
-        template = _traced(module, inputs, output)
-    if architecture is not None:
-        _templates[architecture] = template
-        _templates.move_to_end(architecture)
-        while len(_templates) > KEPT:
-            _templates.popitem(last=False)
+    with _tracing:
+        template = None if architecture is None else _templates.get(architecture)
+        if template is None:
+            template = _traced(module, inputs, output)
+        if architecture is not None:
+            _templates[architecture] = template
+            _templates.move_to_end(architecture)
+            while len(_templates) > KEPT:
+                _templates.popitem(last=False)
     return _filled(template, module)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from models.release.release import Manifest, Release, write_release
+from training.data.slates.examination import Examination
 from training.loop.checkpoints import Checkpoints
 from training.release.parity import Modules
 
@@ -28,9 +29,9 @@ class Learned:
     parity: float = 0.0
     measured: dict[str, Any] = field(default_factory=dict)
     """Measurements of the training for the manifest: `reliability` per head, number of `logged_slates` and of
-    `content_queries` (interactions that the content weights were learned from), and where they exist `index`, `half` and
-    `transitions` (whether they were `kept`, the `gain` by which they lower the light score's loss, and the `decay` of a
-    session's events)."""
+    `content_queries` (interactions that the content weights were learned from), and `index`, `half`,
+    `position_bias` and `transitions` (`kept`, the `gain` in the light score's loss, the `decay` of a session's events) where
+    they exist."""
     checkpoints: Checkpoints | None = None
     modules: Modules | None = None
     "Torch modules that were exported."
@@ -38,6 +39,8 @@ class Learned:
     "Both towers' weights, from which an update continues."
     images: Mapping[str, int] = field(default_factory=dict)
     "Counts for images by URL: fetched, and not fetched by reason. Also counts unusable images by reason."
+    examination: Examination | None = None
+    "How likely each position of a slate is looked at; None without slates from impression events."
 
     @property
     def size_mb(self) -> float:

@@ -6,11 +6,12 @@ event or a later one. Only the labels look ahead, up to the attribution window.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.features.compute import FEATURES
 from models.items.store import ItemStore
 from models.pipeline.clock import after_all
 from models.pipeline.pipeline import CandidatePipeline
@@ -18,7 +19,7 @@ from models.release.serving import ServingModel
 from schemas.records import Interaction, Request
 from training.data.slates.logged import LoggedSlate
 from training.data.table import ATTRIBUTION_MS, EventTable
-from training.ranking.examples import Examples, Replayed
+from training.ranking.examples import Examples, Replayed, ShownLists
 from training.replay.tap import Tap
 from training.replay.world import SimulatedWorker
 
@@ -38,41 +39,64 @@ class _Gathered:
         self.heads = heads
         self.rows: list[dict[str, NDArray[np.float32]]] = []
         self.exposed: list[bool] = []
-        self.told: list[bool] = []
+        self.shown: list[tuple[int, dict[str, NDArray[np.float32]], NDArray[np.int64], NDArray[np.int32]]] = []
+        "Slates from impression events: user, columns, positions and item rows."
+        self.users: dict[str, int] = {}
         self.light: list[NDArray[np.float32]] = []
 
-    def slate(self, slate: LoggedSlate, known: NDArray[np.intp], features: NDArray[np.float32]) -> bool:
-        """Add a slate: its items at indices `known`, with the features of these. Returns whether there are any."""
+    def slate(
+        self, slate: LoggedSlate, known: NDArray[np.intp], rows: NDArray[np.int32], features: NDArray[np.float32]
+    ) -> bool:
+        """Add a slate: its items at indices `known`, with their item rows and features. Returns whether there are any."""
         if not len(known):
             return False
         labels, correction = slate.labels[known], np.log(slate.weight[known])
         row = {"features": features, "labels": labels, "gains": labels[:, 0], "correction": correction}
+        if slate.positions is not None:
+            user = self.users.setdefault(slate.user_id, len(self.users))
+            self.shown.append((user, row, slate.positions[known], rows))
+            return True
         self.rows.append(row)
         self.exposed.append(True)
-        self.told.append(slate.features is None)
         return True
 
     def examples(self, features: int) -> Examples:
-        q = len(self.rows)
-        out = Examples(
-            np.zeros((q, KEPT, features), np.float32),
-            np.zeros((q, KEPT, self.heads), np.float32),
-            np.zeros((q, KEPT), np.float32),
-            np.zeros((q, KEPT), np.bool_),
-            np.zeros((q, KEPT), np.float32),
-            np.asarray(self.exposed, np.bool_),
-        )
-        for n, row in enumerate(self.rows):
-            c = len(row["gains"])
-            out.valid[n, :c] = True
-            for name, array in (
-                ("features", out.features),
-                ("labels", out.labels),
-                ("gains", out.gains),
-                ("correction", out.correction),
-            ):
-                array[n, :c] = row[name]
-        return out
+        """Queries from history and logged slates."""
+        return _padded(self.rows, KEPT, features, self.heads, self.exposed)
+
+    def lists(self, features: int) -> ShownLists:
+        """Slates from impression events."""
+        width = max((len(positions) for _, _, positions, _ in self.shown), default=0)
+        examples = _padded([row for _, row, _, _ in self.shown], width, features, self.heads, [True] * len(self.shown))
+        positions, items = np.full((len(self.shown), width), -1, np.int64), np.zeros((len(self.shown), width), np.int64)
+        for n, (_, _, mine, rows) in enumerate(self.shown):
+            positions[n, : len(mine)], items[n, : len(rows)] = mine, rows
+        return ShownLists(examples, positions, np.asarray([user for user, *_ in self.shown], np.int64), items)
+
+
+def _padded(
+    rows: Sequence[Mapping[str, NDArray[np.float32]]], width: int, features: int, heads: int, exposed: Sequence[bool]
+) -> Examples:
+    q = len(rows)
+    out = Examples(
+        np.zeros((q, width, features), np.float32),
+        np.zeros((q, width, heads), np.float32),
+        np.zeros((q, width), np.float32),
+        np.zeros((q, width), np.bool_),
+        np.zeros((q, width), np.float32),
+        np.asarray(exposed, np.bool_),
+    )
+    for n, row in enumerate(rows):
+        c = len(row["gains"])
+        out.valid[n, :c] = True
+        for name, array in (
+            ("features", out.features),
+            ("labels", out.labels),
+            ("gains", out.gains),
+            ("correction", out.correction),
+        ):
+            array[n, :c] = row[name]
+    return out
 
 
 def replay(  # noqa: PLR0913 - the history, and the sizes of the sample
@@ -113,36 +137,40 @@ def replay(  # noqa: PLR0913 - the history, and the sizes of the sample
             world.apply(events[at:stop])
             at = stop
         if slate is not None and slate.features is not None:
-            slates += _gather_logged(gathered, slate, slate.features[:, : model.feature_count], world.items)
+            slates += _gather_logged(gathered, slate, slate.features, world.items)
             continue
         user, time_ms = (events[n].user_id, events[n].event_time) if slate is None else (slate.user_id, slate.shown_ms)
         world.publish(time_ms)
         world.know(world.record(user))
         tap.clear()
-        pipeline.run([Request("replay", user, k=1)], [world.record(user)], [None])
+        # the items of a slate are compared with each other, as those of a request that names them
+        named = None if slate is None else tuple(slate.item_ids)
+        pipeline.run([Request("replay", user, k=1, candidates=named)], [world.record(user)], [None])
         if slate is None:
             _gather(gathered, tap, world.items, ahead.of(n, events), rng, len(world.items))
         else:
-            slates += _gather_shown(gathered, tap, slate, world.items)
+            _gather_shown(gathered, tap, slate, world.items)
         if progress is not None:
             progress(done, len(todo))
-    examples = gathered.examples(model.feature_count)
+    examples = gathered.examples(len(FEATURES))
     light = np.stack(gathered.light) if gathered.light else np.zeros((0, LIGHT_KEPT, 0), np.float32)
-    told = np.asarray(gathered.told, np.bool_)
-    return Replayed(examples, light, [source.name for source in pipeline.sources], slates, told)
+    sources = [source.name for source in pipeline.sources]
+    return Replayed(examples, light, sources, slates, gathered.lists(len(FEATURES)))
 
 
-def _gather_shown(gathered: _Gathered, tap: Tap, slate: LoggedSlate, items: ItemStore) -> bool:
-    """Add a slate without logged features, with the features of its items at that moment. Returns whether there are any."""
+def _gather_shown(gathered: _Gathered, tap: Tap, slate: LoggedSlate, items: ItemStore) -> None:
+    """Add a slate without logged features, with the features of its items at that moment, if the catalogue holds any."""
     rows = items.rows_of(slate.item_ids)[:KEPT]
     known = np.flatnonzero(rows >= 0)
     features = tap.features(rows[known], items)
-    return features is not None and gathered.slate(slate, known, features)
+    if features is not None:
+        gathered.slate(slate, known, rows[known], features)
 
 
 def _gather_logged(gathered: _Gathered, slate: LoggedSlate, features: NDArray[np.float32], items: ItemStore) -> bool:
-    known = np.flatnonzero(items.rows_of(slate.item_ids)[:KEPT] >= 0)
-    return gathered.slate(slate, known, features[known])
+    rows = items.rows_of(slate.item_ids)[:KEPT]
+    known = np.flatnonzero(rows >= 0)
+    return gathered.slate(slate, known, rows[known], features[known])
 
 
 class _Ahead:
@@ -201,7 +229,6 @@ def _gather(
         }
     )
     gathered.exposed.append(False)
-    gathered.told.append(False)
     target = items.row_of(ahead[0][0])
     place = np.flatnonzero(merged.item_row == target)
     if ahead[0][2] > 0 and len(place):

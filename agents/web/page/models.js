@@ -1,5 +1,6 @@
 // Models: the releases of this home, and what the gate says of each.
 import { change, get, id, mayWrite } from "./api.js";
+import { calibration } from "./calibration.js";
 import { colorOf, trend } from "./charts.js";
 import { action, bar, confirmed, fill, h, loading, panel, state, table, tell } from "./dom.js";
 import { day, number, percent } from "./format.js";
@@ -106,5 +107,6 @@ function releasePanel(release, { serving, champion }) {
       h("div", {}, h("h3", {}, "Weights of the light score"), h("ul", { class: "bars" }, light.map(([name, weight]) => bar(name, Math.abs(weight) / most, number(weight), colorOf(name)))),
         h("p", { class: "note below" }, `The ranker predicts ${release.heads.join(", ")}.`)),
       release.after.stages ? h("div", {}, h("h3", {}, "Where liked items of held-out events end"), shareBars(release.after.stages, (key) => ENDS[key] ?? key)) : null,
+      Object.keys(release.reliability ?? {}).length ? h("div", {}, h("h3", {}, "Whether the ranker's probabilities come true"), h("div", { class: "row squares" }, Object.entries(release.reliability).map(([head, bins]) => calibration(head, bins)))) : null,
       release.after.sources ? h("div", {}, h("h3", {}, "Share of them that each source retrieves"), shareBars(release.after.sources, (key) => key, colorOf)) : null));
 }

@@ -1,10 +1,11 @@
 // Pipeline: what flows through the stages, how long they take, and what a set of rules would change.
 import { change, get, id, itemsOf } from "./api.js";
-import { colorOf, picture, sourceTag } from "./charts.js";
+import { colorOf } from "./charts.js";
 import { action, bar, fill, h, loading, panel, state, tell } from "./dom.js";
 import { ms, number, percent } from "./format.js";
-import { graph } from "./pipeline_graph.js";
 import { shares } from "./live.js";
+import { graph } from "./pipeline_graph.js";
+import { sideBySide } from "./slates.js";
 
 const POLL_MS = 2000;
 const KEPT = 30;
@@ -124,16 +125,6 @@ function rulesPanel(userId, signal) {
 function compared({ rules, serving, proposed }, known) {
   const matches = h("ul", { class: "findings" }, rules.map((rule) => h("li", {}, h("b", {}, rule.name), ` ${rule.kind}, ${rule.state}, matches ${number(rule.matches)} item${rule.matches === 1 ? "" : "s"}`)));
   if (!serving) return [h("h3", {}, "Rules"), matches, h("p", { class: "note" }, "Name a user to see both slates.")];
-  const before = new Map(serving.items.map((item, place) => [item.item_id, place]));
-  const after = new Map(proposed.items.map((item, place) => [item.item_id, place]));
-  const mark = (item, place) => {
-    const old = before.get(item.item_id);
-    if (old === undefined) return h("em", { class: "up" }, "new");
-    return old === place ? null : h("em", { class: old > place ? "up" : "down" }, `${old > place ? "↑" : "↓"} ${Math.abs(old - place)}`);
-  };
-  const side = (name, slate, extra) => h("div", {}, h("h3", {}, name), h("ol", { class: "ranking" }, slate.items.map((item, place) =>
-    h("li", { class: after.has(item.item_id) ? "" : "gone" }, h("span", { class: "rank" }, place + 1), h("a", { class: "item-cell", href: `#/items/${id(item.item_id)}` }, picture(known.get(item.item_id), item.item_id),
-      h("span", {}, known.get(item.item_id)?.title || item.item_id)), extra(item, place), sourceTag(item.sources[0] ?? "rules")))));
   if (!proposed.items.length) tell("Both slates are empty.");
-  return [h("h3", {}, "Rules"), matches, h("div", { class: "columns below" }, side("Serving rules", serving, (item) => (after.has(item.item_id) ? null : h("em", { class: "down" }, "gone"))), side("These rules", proposed, mark))];
+  return [h("h3", {}, "Rules"), matches, sideBySide(["Serving rules", "These rules"], [serving, proposed], known)];
 }

@@ -3,6 +3,7 @@ import { change, get, id, itemsOf, mayWrite, send } from "./api.js";
 import { picture, reasonOf, sourceTag } from "./charts.js";
 import { action, bar, confirmed, fill, h, icon, loading, panel, state, tell } from "./dom.js";
 import { duration, moment, ms, number, percent } from "./format.js";
+import { shared, sideBySide } from "./slates.js";
 
 const K = 12;
 const ACTIONS = [["like", "Like"], ["click", "Click"], ["skip", "Skip"]];
@@ -74,6 +75,7 @@ function shownUser(detail, userId) {
   fill(detail,
     panel(userId, null, person),
     panel("Slate", facts, took, grid),
+    comparing(userId, leaving.signal),
     panel("History", null, past));
   fill(person, loading("the history"));
   fill(grid, h("li", {}, loading("the slate")));
@@ -170,6 +172,41 @@ function shownUser(detail, userId) {
     close: () => leaving.abort(),
   };
 }
+
+/** The slate of the serving release beside that of another one. Nothing is promoted, and nothing counts as shown. */
+function comparing(userId, signal) {
+  const found = h("div", { "aria-live": "polite" });
+  const choice = h("select", { "aria-label": "Release to compare with", onchange: compare });
+  const list = panel("Compare releases", "this user's slate as another release would make it, from the same events; nothing is promoted", h("div", { class: "row" }, choice), found);
+  let asked = 0;
+
+  async function compare() {
+    const turn = (asked += 1);
+    const name = choice.value;
+    if (!name) {
+      fill(found);
+      return;
+    }
+    fill(found, loading(`the slate of ${name}`));
+    try {
+      const ask = (more) => get(`/v1/explain/${id(userId)}?k=${K}${more}`, signal);
+      const other = (await ask(`&release=${id(name)}`)).slate;
+      const serving = (await ask("")).slate;
+      const known = await itemsOf([...serving.items, ...other.items].map((item) => item.item_id), signal);
+      if (turn === asked) fill(found, h("p", { class: "note" }, shared([serving, other])), sideBySide([`${named(serving.release)} (serving)`, named(other.release)], [serving, other], known));
+    } catch (error) {
+      if (error.name !== "AbortError" && turn === asked) fill(found, state("error", "There is no slate of this release", error.message));
+    }
+  }
+
+  get("/v1/releases", signal).then(({ serving, releases }) => {
+    const others = [...releases.map((release) => release.release), "none"].filter((name) => name !== serving);
+    fill(choice, h("option", { value: "" }, others.length ? "choose a release" : "there is no other release"), others.map((name) => h("option", { value: name }, named(name))));
+  }, () => fill(choice, h("option", { value: "" }, "the releases cannot be read")));
+  return list;
+}
+
+const named = (release) => (release === "none" ? "without a release" : release);
 
 function cardOf(entry, place, item, best, moved, act) {
   const title = item?.title || entry.item_id;

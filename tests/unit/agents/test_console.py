@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ import pytest
 from fakes import FakeService
 from serving import Served
 
+from agents.broadcast.beside import Beside
 from agents.console import Seen, WorkerConsole
 from agents.findings import Health
 from agents.health.broker import BrokerProbe
@@ -25,9 +27,10 @@ from agents.web.routes import build_app
 from models.items.store import ItemStore
 from models.pipeline.pipeline import CandidatePipeline
 from models.state.rows import UserRecord
-from schemas.errors import NotReady
+from schemas.errors import BadRequest, NotReady
 from schemas.records import After, AsOf, Item, Request
 from schemas.settings import Settings
+from training.release.learned import Learned
 
 
 class Users:
@@ -50,17 +53,20 @@ class Users:
         return not self._slow
 
 
-def console(users: dict[int, Users], owners: dict[int, str] | None = None, peers: Peers | None = None) -> WorkerConsole:
+def console(
+    users: dict[int, Users], owners: dict[int, str] | None = None, peers: Peers | None = None, folder: Path = Path("none")
+) -> WorkerConsole:
     settings, metrics, health, items = Settings(partitions=4), Metrics(), Health(), ItemStore(4)
     for n in range(9):
         items.upsert(Item(f"i{n}", f"Print {n}"))
     metrics.lag.set(3, topic="riffle.interactions", partition="1")
     held = cast("dict[int, Any]", users)
+    pipeline = CandidatePipeline(items)
     seen = Seen(
         held,
         lambda: {2},
         items,
-        CandidatePipeline(items),
+        pipeline,
         Readiness(settings, held, BrokerProbe(settings), health),
         health,
         Samples(metrics),
@@ -68,6 +74,7 @@ def console(users: dict[int, Users], owners: dict[int, str] | None = None, peers
         int,
         lambda number: Others((owners or {}).get(number), ("other:1",) if number == 1 else (), False),
         peers or Peers(metrics),
+        Beside(folder, items, pipeline.slot),
         lambda: "r1",
     )
     return WorkerConsole(settings, metrics, seen)
@@ -160,3 +167,29 @@ def test_the_pipeline_is_shown_as_sums_and_without_requests_as_zeros() -> None:
     assert all(stage["batches"] == 1 for stage in found["stages"])
     popular = next(source for source in found["sources"] if source["name"] == "popular")
     assert popular["retrieved"] >= popular["shown"] == len(slate.items)
+
+
+async def test_another_release_answers_only_the_request_that_names_it(tmp_path: Path, learned: Learned) -> None:
+    release = learned.write(tmp_path, {})
+    shown = console({1: Users("i0")}, folder=tmp_path)
+    for name, served in ((release.name, release.name), ("none", "none"), (None, "none")):
+        found = await shown.explain(asked("1"), name)
+        assert (found["slate"]["release"], found["slate"]["degraded"]) == (served, [])
+        assert "i0" not in {item["item_id"] for item in found["slate"]["items"]}
+    with pytest.raises(BadRequest, match="has no release"):
+        await shown.explain(asked("1"), "other")
+
+
+async def test_a_release_of_the_owner_is_named_to_it(tmp_path: Path) -> None:
+    other = FakeService(catalogue={"far": Item("far")})
+    metrics = Metrics()
+    peers = Peers(metrics)
+    try:
+        async with Served(build_app(other), other.metrics) as server:
+            near = console({}, {1: f"{server.host}:{server.port}"}, peers)
+            assert (await near.explain(asked("1"), "r7"))["slate"]["release"] == "r7"
+            other.failure = BadRequest("not_found", "no such release", "release")
+            with pytest.raises(BadRequest, match="no such release"):
+                await near.explain(asked("1"), "r8")
+    finally:
+        await peers.stop()

@@ -18,7 +18,7 @@ from agents.summaries import RECENT, record_of, summary
 from models.items.store import ItemStore
 from models.tables.users import UserTable
 from schemas.columns import EventColumns
-from schemas.records import AsOf, Interaction, Item
+from schemas.records import After, AsOf, Interaction, Item
 from streams.state.rocks import PartitionStore, block_cache
 from streams.state.standby import Reach
 
@@ -57,6 +57,13 @@ def test_a_copy_answers_once_it_knows_what_it_includes(store: PartitionStore) ->
     assert (found.as_of, found.degraded) == (AsOf(0, 41, 1_001), STANDBY)
     assert found.record is not None
     assert sum(found.record.counts.values()) == 2
+    standby.reached["users", 0] = Reach(-1, 0)
+    empty = copies.find(0, "ann")
+    assert empty is not None
+    assert empty.as_of is None, "no event yet"
+    assert empty.reflects(None)
+    assert not empty.reflects(After(0, 0))
+    standby.reached["users", 0] = Reach(41, 1_001)
     unknown = copies.find(0, "bob")
     assert unknown is not None
     assert unknown.record is None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -244,3 +246,66 @@ def test_a_part_that_hangs_is_started_anew_and_the_reason_is_kept() -> None:
     for _ in range(3):
         world.after(ASK_S)
     assert len(world.killed) == 1
+
+
+@given(steps=st.integers(1, 40), pause=st.floats(0.1, 3))
+def test_a_start_that_takes_long_says_so_at_once_and_holds_up_no_other_part(steps: int, pause: float) -> None:
+    kafka, worker, redis = FakePart("kafka"), FakePart("worker", needs=("kafka",)), FakePart("redis")
+    world = World([kafka, redis, worker])
+    kafka.waits = ["its end is recorded"] * steps
+    kafka.end(-9)
+    worker.end(1)
+    world.after(0.1)
+    assert world.history("kafka").next_try_at is not None
+    began = world.after(FIRST_S).now
+    found = world.history("kafka")
+    assert (found.doing, found.next_try_at) == ("its end is recorded", None)
+    assert found.doing_since == began * 1000
+    redis.end(-9)
+    for n in range(1, steps):
+        world.after(pause)
+        assert kafka.starts == worker.starts == 1, n
+    assert world.history("kafka").doing_since == began * 1000
+    if (steps - 1) * pause > FIRST_S + pause:
+        assert redis.starts == 2
+        assert world.history("worker").doing == "waiting for kafka"
+        assert world.history("worker").next_try_at is None, "it is due, and no time is shown that has passed"
+    world.after(pause)
+    assert kafka.starts == 2
+    assert (world.history("kafka").doing, world.history("kafka").doing_since) == ("", None)
+    world.after(FIRST_S)
+    assert worker.starts == 2
+    assert [world.history(name).restarts for name in ("kafka", "worker")] == [1, 1]
+    assert world.history("worker").doing == ""
+
+
+def test_a_start_that_fails_half_way_waits_like_any_other_end() -> None:
+    part = FakePart("kafka")
+    part.waits, part.failure = ["it reads its log"], NotReady("not_started", "no progress")
+    world = World([part])
+    assert world.history("kafka").doing == "it reads its log"
+    world.after(0.25)
+    found = world.history("kafka")
+    assert (found.doing, found.why, found.in_row) == ("", "no progress", 1)
+    assert found.next_try_at == found.ended_at + FIRST_S * 1000  # type: ignore[operator]
+    part.failure = None
+    world.after(FIRST_S)
+    world.supervisor.leave()
+
+
+REAPS = """
+import subprocess, time
+from pathlib import Path
+from agents.supervisor import Supervisor
+child = subprocess.Popen(["true"])
+state = Path(f"/proc/{child.pid}/stat")
+while state.read_text().rpartition(")")[2].split()[0] != "Z":
+    time.sleep(0.01)
+Supervisor([], lambda found: None).reap()
+assert not state.exists()
+child.returncode = 0
+"""
+
+
+def test_a_child_that_nobody_waits_for_does_not_stay_defunct() -> None:
+    subprocess.run([sys.executable, "-c", REAPS], check=True, timeout=60)

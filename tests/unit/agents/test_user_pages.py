@@ -160,6 +160,7 @@ async def test_a_query_of_another_worker_is_answered_once() -> None:
     [
         (b"{", {2: Page()}, "not_json"),
         (None, {2: Page()}, "not_json"),
+        (b"[" * 100_000, {2: Page()}, "too_deep"),
         (b"[]", {2: Page()}, "invalid_body"),
         (b'{"limit": 501}', {2: Page()}, "invalid_field"),
         (b'{"after": "' + b"x" * 257 + b'"}', {2: Page()}, "invalid_field"),

@@ -39,6 +39,8 @@ def test_what_was_only_shown_counts_for_what_is_reflected_and_for_no_statistic(t
         users = UserPartition(Settings(home=tmp_path), ANN, items, block_cache(8), Metrics())
         users.state.store.open()
         try:
+            before = users.as_of
+            assert before is None, "no event yet"
             await users.apply(chunk([Interaction("a", "ann", "i", START + 5, SHOWN)], 0))
             assert (users.as_of, items.stream_time_ms) == (AsOf(ANN, 0, START + 5), 0)
             await users.apply(chunk([Interaction("b", "ann", "i", START + 2, "view")], 1))

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from agents.cli import loading
-from agents.cli.waiting import INTERRUPTED
+from agents.cli.interrupts import INTERRUPTED
 from models.state.rows import HISTORY
 from schemas.settings import Settings
 

@@ -192,3 +192,31 @@ def test_the_end_of_a_long_log_is_shown_without_logins(tmp_path: Path) -> None:
     made.log_file.parent.mkdir()
     made.log_file.write_bytes(b"\xff" * 200_000 + b"\nfirst\nredis://:hidden@h failed\n")
     assert made.tail(2).splitlines() == ["first", "redis://***@h failed"]
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted", "said"),
+    [
+        (
+            "http://127.0.0.1:6066",
+            "http://127.0.0.1:7077",
+            "PORT is now 7077: `riffle down`, then",
+        ),
+        (
+            "http://127.0.0.1:6066",
+            "https://127.0.0.1:6066",
+            "CERT is now set: `riffle down`, then",
+        ),
+        ("https://127.0.0.1:6066", "http://127.0.0.1:6066", "CERT is no longer set: `riffle down`, then"),
+        ("http://127.0.0.1:6066", "http://127.0.0.2:6066", "HOST is now http://127.0.0.2:6066: `riffle down`, then"),
+        ("http://127.0.0.1:6066", "https://127.0.0.1:7077", "PORT is now 7077 and CERT is now set: `riffle down`, then"),
+        ("127.0.0.1:19092", "127.0.0.1:19093", "PORT is now 19093: `riffle down`, then"),
+    ],
+)
+def test_who_runs_elsewhere_is_told_by_the_variables_that_differ(tmp_path: Path, there: str, wanted: str, said: str) -> None:
+    made = daemon(tmp_path)
+    made.record(os.getpid(), there)
+    made.require_address(there, "PORT", "HOST", "CERT")
+    with pytest.raises(ConfigError) as refused:
+        made.require_address(wanted, "PORT", "HOST", "CERT")
+    assert f"sleeper is already running at {there}, but {said}" in refused.value.message

@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from models.features.compute import FEATURES, LAYOUT, SPEC
+from models.features import kernels
+from models.features.compute import FEATURES, GENERATIONS, LAYOUT, SPEC
 from models.features.context import CONTEXT, Moment
 from models.features.cross import CROSS, Crossed
 from models.features.item import ITEM, OfItems
@@ -177,6 +178,30 @@ def test_published_layouts_keep_their_names() -> None:
     published: dict[str, list[str]] = json.loads(PUBLISHED.read_text())
     assert {specification([Feature(name) for name in names]) for names in published.values()} == set(published)
     assert sorted(KNOWN.values()) == sorted(published)
+
+
+def test_releases_of_earlier_generations_read_the_features_that_they_were_trained_on() -> None:
+    published: dict[str, list[str]] = json.loads(PUBLISHED.read_text())
+    assert list(GENERATIONS)[-1] == SPEC
+    assert GENERATIONS[SPEC].tolist() == list(range(len(FEATURES)))
+    for spec, names in published.items():
+        assert [FEATURES[n] for n in GENERATIONS[spec]] == names
+
+
+@given(st.lists(st.lists(st.sampled_from([None, 0.5, 1.0, 1.5, 4.0]), max_size=6), min_size=1, max_size=4))
+def test_a_value_among_those_of_its_query_is_placed_by_counting(queries: list[list[float | None]]) -> None:
+    values = np.asarray([np.nan if v is None else v for query in queries for v in query], np.float32)
+    spans = np.cumsum([0, *map(len, queries)])
+    found, expected = kernels.among(values, spans), []
+    for query in queries:
+        known = [v for v in query if v is not None]
+        for v in query:
+            if v is None or len(known) < 2:
+                expected.append((0.0, 0.0))
+                continue
+            below, equal = sum(k < v for k in known), sum(k == v for k in known)
+            expected.append(((below + (equal - 1) / 2) / (len(known) - 1) - 0.5, v - sum(known) / len(known)))
+    assert found == pytest.approx(np.asarray(expected, np.float32).reshape(-1, 2), abs=1e-6)
 
 
 def test_every_source_that_retrieves_has_a_feature_and_no_other() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnxruntime as ort
@@ -97,6 +99,24 @@ def test_a_filled_template_is_the_traced_graph_byte_for_byte(kind: str, traced: 
     assert graph_of(made(kind, 1), INPUTS[kind], "out") == filled
     assert len(traced) == 2
     assert graph_of(made(kind, 2), INPUTS[kind], "out") != filled
+
+
+def test_threads_trace_an_architecture_once_and_keep_at_most_so_many(
+    traced: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graphs, "KEPT", 1)
+    inputs, out = {"x": np.ones((4, 3), np.float32)}, sys.stdout
+    torch.manual_seed(0)
+    modules = [Scaled(2.0).eval() for _ in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda module: answer(graph_of(module, inputs, "out"), inputs), modules))
+    assert len(traced) == 1
+    assert sys.stdout is out
+    for module, said in zip(modules, found, strict=True):
+        with torch.inference_mode():
+            assert said == pytest.approx(module(torch.ones(4, 3)).numpy(), abs=1e-5)
+    graph_of(Scaled(3.0).eval(), inputs, "out")
+    assert (len(traced), len(graphs._templates)) == (2, 1)
 
 
 class Scaled(nn.Module):

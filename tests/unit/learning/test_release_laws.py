@@ -5,19 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from resealed import refused, reseal
 
+from models.features.compute import FEATURES, GENERATIONS
 from models.pipeline.slot import ModelSlot
+from models.release.ranker import Ranker
 from models.release.release import FILES, Manifest, Release, list_releases, write_release
 from models.release.serving import ServingModel, prepare
 from schemas.errors import ReleaseRejected
+from training.ranking.kinds import make_ranker
+from training.recipe import RankerSettings
 from training.release.learned import Learned
+from training.release.parts import RANKER, exported, ranker_examples
 
 
 def test_what_is_written_is_what_is_read(learned: Learned, folder: Path) -> None:
@@ -67,6 +74,22 @@ def test_missing_extra_linked_and_renamed_files_are_refused(folder: Path, tmp_pa
         shutil.copytree(folder, copy)
         change(copy)  # type: ignore[no-untyped-call]
         assert refused(copy) == code
+
+
+def test_a_release_of_the_first_features_still_serves_by_them(learned: Learned) -> None:
+    columns, rng = GENERATIONS["f7"], np.random.default_rng(0)
+    ranker = make_ranker(len(columns), len(learned.manifest.heads), RankerSettings(width=8)).eval()
+    ranker.fit(rng.normal(size=(64, len(columns))).astype(np.float32))
+    graph = exported([(RANKER, ranker, ranker_examples(ranker, rng))], half=False).graphs[RANKER]
+    release = learned.release()
+    earlier = Release(
+        replace(release.manifest, feature_spec="f7"), release.arrays, {**release.graphs, RANKER: graph}, release.item_ids
+    )
+    features = rng.normal(size=(9, len(FEATURES))).astype(np.float32)
+    with torch.inference_mode():
+        expected = ranker(torch.from_numpy(features[:, columns])).numpy()
+    for made in (ServingModel(earlier), Ranker(earlier)):
+        assert made.rank(features) == pytest.approx(expected, abs=1e-5)
 
 
 def test_an_announcement_pins_the_manifest(folder: Path) -> None:

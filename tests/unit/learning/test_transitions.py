@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from learning_corpus import SMALL
 from resealed import refused, reseal
 
-from models.features.compute import FEATURES, WIDTHS
+from models.features.compute import FEATURES, SPEC
 from models.pipeline.kernels import signals
 from models.pipeline.pipeline import CandidatePipeline
 from models.pipeline.sources import SOURCES
@@ -26,7 +26,7 @@ from schemas.records import Interaction, Item, Request
 from training.data.corpus import Corpus
 from training.data.table import EventTable, vocabulary_of
 from training.learn import learn
-from training.ranking.examples import Examples, Replayed
+from training.ranking.examples import Examples, Replayed, ShownLists
 from training.ranking.light import fit_light, gain_of
 from training.release.learned import Learned
 from training.replay.world import SimulatedWorker
@@ -179,8 +179,11 @@ def test_replayed_queries_without_transitions_hold_what_the_other_sources_brough
     examples = Examples(features, ones[..., None].copy(), ones.copy(), ones > 0, ones.copy(), exposed)
     names = [source.name for source in SOURCES]
     light = np.ones((2, 4, len(names)), np.float32)
-    left = Replayed(examples, light, names, 1, np.zeros(2, np.bool_)).without_transitions()
-    assert left.examples.features.shape[-1] == WIDTHS["f7"]
+    none = np.zeros((0, 3), np.int64)
+    nothing = ShownLists(examples.take(slice(0, 0)), none, none[:, 0], none)
+    left = Replayed(examples, light, names, 1, nothing).without_transitions()
+    assert not left.examples.features[..., FEATURES.index("by_transitions")].any()
+    assert left.examples.features[..., by["by_ease"]].any()
     assert left.examples.valid.tolist() == [[False, True, True], [True, True, True]], "slates were shown as they are"
     assert left.examples.gains.tolist() == left.examples.labels[..., 0].tolist() == [[0, 1, 1], [1, 1, 1]]
     column = names.index("transitions")
@@ -220,7 +223,7 @@ def test_a_training_keeps_transitions_of_sessions_and_the_slate_begins_with_what
     release = sequential.release()
     assert sequential.measured["transitions"]["kept"]
     assert release.manifest.format == WITH_TRANSITIONS
-    assert WIDTHS[release.manifest.feature_spec] == len(FEATURES)
+    assert release.manifest.feature_spec == SPEC
     assert release.manifest.light["transitions"] > 0
     world = SimulatedWorker([Item(f"i{n}") for n in range(40)])
     world.slot.swap(ServingModel(release))
@@ -283,13 +286,14 @@ def test_a_training_drops_transitions_that_do_not_help_and_the_release_is_as_if_
     made = trained(vectors, sequential=False)
     assert made.measured["transitions"]["kept"] is False
     assert made.manifest.format == FORMAT
-    assert made.manifest.feature_spec == "f7"
     assert "transitions" not in made.manifest.light
     release = made.release()
     assert release.transitions is None
     model = ServingModel(release)
-    assert model.feature_count == WIDTHS["f7"]
-    assert np.isfinite(model.rank(np.zeros((2, model.feature_count), np.float32))).all()
+    features = np.zeros((2, len(FEATURES)), np.float32)
+    others = features.copy()
+    others[:, [FEATURES.index(name) for name in ("by_transitions", "transition", "transition_share")]] = 1.0
+    assert np.array_equal(model.rank(features), model.rank(others)), "it does not read what it never saw"
 
 
 def test_cold_items_neither_lead_anywhere_nor_follow() -> None:

@@ -273,7 +273,7 @@ def with_release(learned: Learned) -> tuple[CandidatePipeline, UserRecord]:
 
 
 def test_a_release_ranks_explains_and_logs_what_it_saw(learned: Learned) -> None:
-    from models.features.compute import WIDTHS
+    from models.features.compute import FEATURES
 
     pipeline, user = with_release(learned)
     slate = pipeline.run([Request("r", "u", k=5, explain=True)], [user], [None])[0]
@@ -285,7 +285,7 @@ def test_a_release_ranks_explains_and_logs_what_it_saw(learned: Learned) -> None
         assert set(heads) == {head.action for head in learned.manifest.heads}
         weights = {head.action: head.weight for head in learned.manifest.heads}
         assert item.score == pytest.approx(sum(weights[name] * p for name, p in heads.items()), abs=1e-4)
-        assert len(item.features) == WIDTHS[learned.manifest.feature_spec]
+        assert len(item.features) == len(FEATURES)
         assert np.isfinite(item.features).all()
     assert {"learned"} & {source for item in slate.items for source in item.sources}
 

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.errors import BadRequest
-from schemas.parsing import MAX_SHOWN, shown
+from schemas.codec import decode
+from schemas.errors import BadEvent, BadRequest, BadRules
+from schemas.parsing import MAX_LEVELS, MAX_SHOWN, shown
+from schemas.rules import decode_rules
 from schemas.validation import request_from
 
 JSON = st.recursive(
@@ -52,3 +54,22 @@ def test_an_answer_spells_what_is_wrong_as_the_request_did() -> None:
         with pytest.raises(BadRequest) as refused:
             request_from({"user_id": "u", field: value}, request_id="r")
         assert refused.value.message.endswith({"k": "is true", "explain": "is [null]", "user_id": "is false"}[field])
+
+
+@pytest.mark.parametrize("levels", [MAX_LEVELS + 1, 100_000])
+@pytest.mark.parametrize(("start", "end"), [(b"[", b"]"), (b'{"a":', b"}")])
+def test_json_that_is_nested_too_deep_is_refused_as_such(levels: int, start: bytes, end: bytes) -> None:
+    value = start * levels + b"1" + end * levels
+    with pytest.raises(BadEvent, match="levels deep") as event:
+        decode("interaction", value, [("content-type", b"application/json")])
+    with pytest.raises(BadRules, match="levels deep") as rules:
+        decode_rules(value)
+    assert (event.value.code, rules.value.code) == ("too_deep", "too_deep")
+
+
+def test_json_of_as_many_levels_as_are_read_is_not_too_deep() -> None:
+    value = b'{"a":' * MAX_LEVELS + b"1" + b"}" * MAX_LEVELS
+    assert decode("interaction", value, [("content-type", b"application/json")])[0].keys() == {"a"}
+    with pytest.raises(BadEvent, match="not JSON") as broken:
+        decode("interaction", value[:-1], [("content-type", b"application/json")])
+    assert broken.value.code == "not_json"

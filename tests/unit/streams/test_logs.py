@@ -6,12 +6,13 @@ import asyncio
 import json
 import logging
 import sys
+import unicodedata
 from datetime import UTC, datetime
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.logs import MOST, Json, Seldom, request_facts
+from streams.logs import MOST, Json, Masking, Seldom, request_facts
 
 MESSAGES = st.lists(
     st.tuples(st.floats(0, 5), st.integers(0, 3), st.sampled_from([logging.INFO, logging.WARNING])), max_size=60
@@ -114,3 +115,14 @@ async def test_lines_name_the_request_and_its_trace() -> None:
     assert (found["request_id"], found["trace_id"]) == ("r1", "t1")
     assert "request_id" not in other
     assert _line(_record("x", request_id="r2"))["request_id"] == "r2"
+
+
+@given(st.text(), st.sampled_from(["text", "json"]))
+def test_no_line_commands_a_terminal(name: str, form: str) -> None:
+    made = Json() if form == "json" else Masking("%(message)s")
+    line = made.format(logging.LogRecord("agents.worker", logging.INFO, "a.py", 1, "user %s \x1b[31m\x9b", (name,), None))
+    assert not [c for c in line if unicodedata.category(c) == "Cc" and c not in "\n\t"]
+    if form == "json":
+        assert json.loads(line)["message"].startswith(f"user {name}")
+    elif name.isprintable():
+        assert line == f"user {name} \\u001b[31m\\u009b"

@@ -61,6 +61,7 @@ SCOPES = {
     "/metrics": Scope.METRICS,
     "/": Scope.OPEN,
     "/page": Scope.OPEN,
+    "/openapi.json": Scope.OPEN,
     "/healthz": Scope.OPEN,
     "/readyz": Scope.OPEN,
 }

@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from fakes import FakeService
@@ -15,11 +16,14 @@ from hypothesis import strategies as st
 from serving import Served
 
 from agents.metrics import Metrics
+from agents.web.access import Gate
 from agents.web.address import advertised, reachable
 from agents.web.peers import FAIR_S, PeerAway, Peers, body_of
 from agents.web.protocol import Wanted, always
 from agents.web.routes import build_app
+from agents.web.tokens import Scope, line_of, new_token
 from schemas.errors import BadRequest, DeadlineExceeded, NotReady
+from schemas.http_settings import HttpSettings
 from schemas.records import After, Item, Request, Slate
 from schemas.settings import Settings
 from schemas.validation import request_from
@@ -256,3 +260,16 @@ async def test_a_server_that_leaves_closes_each_connection_after_its_answer() ->
         assert b"connection: close" not in (await answer()).lower()
         server.runner.leave()  # type: ignore[union-attr]
         assert b"connection: close" in (await answer()).lower()
+
+
+async def test_a_worker_that_refuses_this_workers_token_is_not_ready_for_the_sender(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(line_of("other", [Scope.OPERATE], "-", new_token()) + "\n")
+    service = FakeService()
+    gate = Gate(HttpSettings(tokens_file=str(file)), service.metrics)
+    async with Served(build_app(service, gate=gate), service.metrics) as server, peers_of() as (peers, metrics):
+        with pytest.raises(NotReady) as caught:
+            await peers.explain(f"{server.host}:{server.port}", ASKED)
+        assert caught.value.code == "not_ready"
+        assert "token" in caught.value.message
+        assert metrics.peers_failed.value(reason="token_required") == 1

@@ -15,7 +15,7 @@ from serving import Served
 
 from agents.web.body import MAX_BODY_BYTES, MAX_JSON_DEPTH
 from agents.web.routes import MAX_EVENTS, attach, build_app
-from schemas.errors import DeadlineExceeded, NotReady
+from schemas.errors import ConfigError, DeadlineExceeded, NotReady, ReleaseRejected, StoreCorrupt
 from schemas.records import After, Item
 
 NOW_MS = 1_700_000_000_000
@@ -104,13 +104,15 @@ async def test_a_single_bad_event_is_a_bad_request_that_names_the_field(client: 
         (b'{"user_id": "\\ud800", "item_id": "i"}', "not_json"),
         (b'"text"', "invalid_body"),
         (b"null", "invalid_body"),
-        (b"[" * 5_000 + b"]" * 5_000, None),
+        (b"[" * 5_000 + b"]" * 5_000, "too_deep"),
+        (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "too_deep"),
         (b"[" * (MAX_JSON_DEPTH + 2) + b"]" * (MAX_JSON_DEPTH + 2), "too_deep"),
     ],
 )
-async def test_a_malformed_body_is_a_clear_error(client: Client, body: bytes, code: str | None) -> None:
+async def test_a_malformed_body_is_a_clear_error(client: Client, body: bytes, code: str) -> None:
     error = await error_of(await client.post("/v1/events", data=body), 400)
-    assert code is None or error["code"] == code
+    assert error["code"] == code
+    assert ("levels deep" in str(error["message"])) == (code == "too_deep")
 
 
 async def test_a_body_is_bounded_in_bytes_and_events(client: Client) -> None:
@@ -466,3 +468,26 @@ async def test_rules_are_shown_and_tried_without_serving(client: Client, service
 async def test_bad_rules_are_a_bad_request_that_names_the_field(client: Client, body: dict[str, object], field: str) -> None:
     error = await error_of(await client.post("/v1/rules/preview", json=body), 400)
     assert error["field"] == field
+
+
+async def test_an_error_that_its_sender_need_not_understand_is_internal(
+    service: FakeService, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    for failure in (
+        StoreCorrupt("damaged", "a block"),
+        ConfigError("invalid_setting", "a file"),
+        ReleaseRejected("gate", "no"),
+    ):
+        service.failure = failure
+        async with client.get("/v1/users/ann") as response:
+            error = (await response.json())["error"]
+        assert (response.status, error["code"]) == (500, "internal")
+        assert failure.message not in error["message"]
+        assert failure.message in caplog.text
+
+
+async def test_the_id_of_an_item_may_be_null_in_the_body(service: FakeService, client: Client) -> None:
+    for given, status in ((None, 202), ("i9", 202), ("other", 400), ("", 400)):
+        async with client.put("/v1/items/i9", json={"item_id": given}) as response:
+            assert response.status == status, given
+    assert service.catalogue["i9"].item_id == "i9"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from models.archive.files import partitions
 from models.archive.target import Target
-from models.features.compute import FEATURES, WIDTHS
+from models.features.compute import FEATURES, SPEC
 from schemas.errors import BadDataset
 from training.data.events import EventFrame
 from training.data.slates.examples import ImpressionSettings, made_with, newest_examples, newest_of
@@ -34,14 +34,15 @@ class LoggedSlate:
     user_id: str
     item_ids: Sequence[str]
     features: NDArray[np.float32] | None
-    """Logged features `(c, len(FEATURES))`, 0 where the release did not read them; None where none were logged, then replay
-    computes them."""
+    "Logged features `(c, len(FEATURES))`; None where none were logged, then replay computes them."
     labels: NDArray[np.float32]
     "Labels: `(c, heads)`."
     weight: NDArray[np.float32]
     "Weight of each item from propensity and position, see `ImpressionSettings`."
     shown_ms: int = 0
     "Event time, ms. Only set where no features were logged."
+    positions: NDArray[np.int64] | None = None
+    "Position of each item, 0 is first, -1 where it is unknown: `(c,)`. Only set where no features were logged."
 
 
 def logged_of(target: Target, positive: str, erased: pl.LazyFrame) -> Logged:
@@ -49,7 +50,7 @@ def logged_of(target: Target, positive: str, erased: pl.LazyFrame) -> Logged:
 
     def read(after_ms: int, until_ms: int, most: int, windows_ms: Mapping[str, int]) -> pl.DataFrame:
         settings = ImpressionSettings(positive, windows_ms=windows_ms, until_ms=until_ms)
-        return newest_examples(target, settings, WIDTHS, after_ms, most, erased)
+        return newest_examples(target, settings, SPEC, after_ms, most, erased)
 
     return read
 
@@ -78,7 +79,7 @@ def logged_in(folder: Path, positive: str, windows_s: Mapping[str, float], targe
         raise BadDataset("partial_examples", f"{message}: write them with riffle examples ARCHIVE --out {folder}")
 
     def read(after_ms: int, until_ms: int, most: int, _: Mapping[str, int]) -> pl.DataFrame:
-        return newest_of(files, replace(settings, until_ms=until_ms), WIDTHS, after_ms, most, erased)
+        return newest_of(files, replace(settings, until_ms=until_ms), SPEC, after_ms, most, erased)
 
     return read
 
@@ -92,7 +93,7 @@ def _joined(settings: ImpressionSettings) -> dict[str, Any]:
 
 def slates_of(examples: pl.DataFrame, events: EventFrame, heads: Heads) -> list[LoggedSlate]:
     """Slates in order of `place`. Slates whose number of features differs from the specification are dropped."""
-    examples = examples.filter(pl.col("features").list.len() == pl.col("feature_spec").replace_strict(WIDTHS, default=-1))
+    examples = examples.filter(pl.col("features").list.len() == len(FEATURES))
     if not examples.height:
         return []
     as_of = examples["as_of"].struct
@@ -107,14 +108,9 @@ def slates_of(examples: pl.DataFrame, events: EventFrame, heads: Heads) -> list[
                 int(slate["_place"][0]),
                 str(slate["user_id"][0]),
                 slate["item_id"].to_list(),
-                _padded(np.asarray(slate["features"].to_list(), np.float32)),
+                np.asarray(slate["features"].to_list(), np.float32),
                 np.asarray([[name in mine for name, _ in heads] for mine in names], np.float32),
                 slate["weight"].to_numpy(),
             )
         )
     return sorted(found, key=lambda slate: slate.place)
-
-
-def _padded(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Append zeros for the features of later specifications."""
-    return np.pad(features, ((0, 0), (0, len(FEATURES) - features.shape[1])))

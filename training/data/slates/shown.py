@@ -3,22 +3,27 @@
 Items shown to a user under one `request_id` form a slate, as do items shown at one moment without one. An event with a slate's
 `request_id` follows it and implies that its item was shown. An event without one follows the newest slate that showed the item
 to the user before it. Features were not logged: replay computes them for the time of the slate.
+
+Of a slate whose windows are still open at the last event, a like is known, but not that none will follow. So it is used if it
+has a like, and left out otherwise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from itertools import count
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from models.rules import PositiveRule
 from training.data.events import ORDER, EventFrame
-from training.data.slates.examples import ImpressionSettings
+from training.data.slates.examination import FIXED, Examination
 from training.data.slates.logged import LoggedSlate
 from training.data.table import ATTRIBUTION_MS, Heads, with_liked
 
-__all__ = ["shown_slates"]
+__all__ = ["all_slates", "liked_slates", "shown_slates"]
 
 SLATE = ["user_id", "_slate"]
 FEWEST_ITEMS = 2
@@ -27,11 +32,12 @@ LOOKED_AT = 8
 "Number of newest slates examined per slate taken, because few slates without a like are needed."
 LIKED = 0.75
 "Fraction of the slates with a liked item, where there are enough: these teach the order, the others the level."
+LIKES: Heads = (("positive", 1.0),)
 TEXTS = ["user_id", "item_id", "action", "request_id"]
 KEPT = [*TEXTS, "value", "position", *ORDER]
 
 
-def shown_slates(
+def shown_slates(  # noqa: PLR0913 - the slates and how they are labelled
     shown: EventFrame,
     events: EventFrame,
     heads: Heads,
@@ -40,28 +46,74 @@ def shown_slates(
     after_ms: int,
     most: int,
     but: Collection[tuple[str, str]] = (),
+    examination: Examination = FIXED,
 ) -> list[LoggedSlate]:
     """At most `most` of the newest slates that began after `after_ms`, in the order of their start, without features.
 
     `rule` decides which events are liked. `windows_ms`: time after a slate in which an event counts, by head, a day by default.
-    Slates whose windows are still open at the last event are excluded. So are those in `but`, by user and request, although
-    events are still attributed to them. Memory holds the texts of users with an eligible slate, after `after_ms`.
+    Slates in `but`, by user and request, are excluded, although events are still attributed to them. `examination`: how likely
+    each position is looked at. Memory holds the texts of users with an eligible slate, after `after_ms`.
     """
-    if not len(shown) or not len(events) or most <= 0:
-        return []
-    windows = [windows_ms.get(name, ATTRIBUTION_MS) for name, _ in heads]
+    rows = _rows(shown, events, heads, rule, windows_ms, after_ms, but, LOOKED_AT * most)
+    return [] if rows is None else _slates_of(rows, _picked(rows, most), heads, examination)
+
+
+def liked_slates(
+    shown: EventFrame, events: EventFrame, rule: PositiveRule, windows_ms: Mapping[str, int], after_ms: int
+) -> list[LoggedSlate]:
+    """Every slate with a liked item that began after `after_ms`, in the order of their start, with the one head `positive`."""
+    rows = _rows(shown, events, LIKES, rule, windows_ms, after_ms)
+    return [] if rows is None else _slates_of(rows, _starts(rows).filter("head0"), LIKES, FIXED)
+
+
+def all_slates(
+    shown: EventFrame, events: EventFrame, rule: PositiveRule, windows_ms: Mapping[str, int], newest: int
+) -> pl.DataFrame:
+    """Items of the `newest` slates, a row for each, in the order of their start.
+
+    Columns: `user_id`; `slate`, numbered from 0; `item_id`; `position`, null where the slate has none; `liked`, whether the
+    user liked the item within the window.
+    """
+    rows = _rows(shown, events, LIKES, rule, windows_ms, -1, newest=newest)
+    if rows is None:
+        return pl.DataFrame(
+            schema={"user_id": pl.String, "slate": pl.Int64, "item_id": pl.String, "position": pl.Int64, "liked": pl.Boolean}
+        )
+    number = pl.col("_began").rank("dense").cast(pl.Int64) - 1
+    return rows.sort("_began", maintain_order=True).select(
+        "user_id", number.alias("slate"), "item_id", pl.col("position").cast(pl.Int64), pl.col("head0").alias("liked")
+    )
+
+
+def _rows(
+    shown: EventFrame,
+    events: EventFrame,
+    heads: Heads,
+    rule: PositiveRule,
+    windows_ms: Mapping[str, int],
+    after_ms: int,
+    but: Collection[tuple[str, str]] = (),
+    newest: int | None = None,
+) -> pl.DataFrame | None:
+    """Items of eligible slates, with labels in `head0`, …; None where there is none. `newest`: number of slates examined."""
+    if not len(shown) or not len(events) or (newest is not None and newest <= 0):
+        return None
+    windows, until_ms = [windows_ms.get(name, ATTRIBUTION_MS) for name, _ in heads], int(events.frame["event_time"][-1])
     told = shown.frame.lazy().filter(pl.col("event_time") > after_ms).select(KEPT)
     acts = events.frame.lazy().with_row_index("_event").filter(pl.col("event_time") > after_ms).select("_event", *KEPT)
     slates = _slates(_members(told, acts), _begun(shown, events, after_ms))
-    wanted = _wanted(slates, int(events.frame["event_time"][-1]) - max(windows), but).tail(LOOKED_AT * most)
+    wanted = _wanted(slates, until_ms, but)
+    wanted = wanted if newest is None else wanted.tail(newest)
     if not wanted.height:
-        return []
+        return None
     people = wanted.lazy().select("user_id").unique()
     told, acts = (_texts(part).join(people, on="user_id", how="semi") for part in (told, acts))
     # events are attributed among all slates of a user, not only among the eligible ones
     rows = _members(told, acts).collect().join(_placed(slates, events), on=SLATE, maintain_order="left")
     labelled = _labelled(rows, _hits(acts.collect(), heads, rule), windows)
-    return _picked(labelled.join(wanted.select(SLATE), on=SLATE, how="semi", maintain_order="left"), len(heads), most)
+    labelled = labelled.join(wanted.select(SLATE), on=SLATE, how="semi", maintain_order="left")
+    closed = pl.col("_shown_ms") <= until_ms - max(windows)
+    return labelled.filter(closed | pl.col("head0").any().over(SLATE))
 
 
 def _texts(frame: pl.LazyFrame) -> pl.LazyFrame:
@@ -131,19 +183,38 @@ def _labelled(rows: pl.DataFrame, acts: pl.DataFrame, windows: list[int]) -> pl.
     return joined.with_columns(pl.col(names).fill_null(value=False))
 
 
-def _picked(rows: pl.DataFrame, heads: int, most: int) -> list[LoggedSlate]:
-    slates = rows.group_by(SLATE).agg(pl.col("head0").any(), pl.first("_began", "_place")).sort("_began")
+def _starts(rows: pl.DataFrame) -> pl.DataFrame:
+    """The slates of `rows` in the order of their start, with whether one of their items is liked in `head0`."""
+    return rows.group_by(SLATE).agg(pl.col("head0").any(), pl.first("_began", "_place")).sort("_began")
+
+
+def _picked(rows: pl.DataFrame, most: int) -> pl.DataFrame:
+    """Select the slates to learn from."""
+    slates = _starts(rows)
     liked, other = slates.filter("head0"), slates.filter(~pl.col("head0"))
     liking = min(liked.height, max(int(most * LIKED), most - other.height))
-    taken = pl.concat([liked.tail(liking), other.tail(most - liking)]).sort("_began")
-    names, bias = [f"head{n}" for n in range(heads)], ImpressionSettings().position_bias
+    return pl.concat([liked.tail(liking), other.tail(most - liking)]).sort("_began")
+
+
+def _slates_of(rows: pl.DataFrame, taken: pl.DataFrame, heads: Heads, examination: Examination) -> list[LoggedSlate]:
+    names = [f"head{n}" for n in range(len(heads))]
     by_slate = rows.join(taken.select(SLATE), on=SLATE, how="semi").partition_by(SLATE, as_dict=True, maintain_order=True)
     places = taken.select(*SLATE, "_place").iter_rows()
-    return [_slate(place, user_id, by_slate[user_id, slate], names, bias) for user_id, slate, place in places]
+    return [_slate(place, user_id, by_slate[user_id, slate], names, examination) for user_id, slate, place in places]
 
 
-def _slate(place: int, user_id: str, rows: pl.DataFrame, names: list[str], bias: float) -> LoggedSlate:
+def _slate(place: int, user_id: str, rows: pl.DataFrame, names: list[str], examination: Examination) -> LoggedSlate:
     labels = rows.select(names).to_numpy().astype(np.float32)
-    position = rows["position"].fill_null(0).clip(0).to_numpy().astype(np.float32)
-    weight = np.where(labels.any(axis=1), 1.0, (1.0 + position) ** -bias).astype(np.float32)
-    return LoggedSlate(place, user_id, rows["item_id"].to_list(), None, labels, weight, int(rows["_shown_ms"][0]))
+    positions = _positions(rows["position"].to_list())
+    looked_at = examination.at(positions)
+    weight = np.where(labels.any(axis=1), 1.0, looked_at).astype(np.float32)
+    return LoggedSlate(place, user_id, rows["item_id"].to_list(), None, labels, weight, int(rows["_shown_ms"][0]), positions)
+
+
+def _positions(given: list[int | None]) -> NDArray[np.int64]:
+    """Positions of a slate's items. A missing one is the lowest that is free; all are -1 where none is given."""
+    known = {position for position in given if position is not None}
+    if not known:
+        return np.full(len(given), -1, np.int64)
+    free = (position for position in count() if position not in known)
+    return np.asarray([next(free) if position is None else max(position, 0) for position in given], np.int64)
