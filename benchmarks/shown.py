@@ -1,10 +1,11 @@
 """Learning from slates that another system showed, on hotel searches with known preferences, prices and position bias.
 
-shown.py [--searches 16000] [--users 3000] [--cities 40] [--seed S] [--slates N] [--ranked PERSONAL] [--quick] [--write FOLDER]
+shown.py [--searches 9000] [--users 600] [--cities 15] [--seed S] [--slates N] [--ranked PERSONAL] [--floor P] [--quick]
+    [--write FOLDER]
 
 A person has a usual price, tastes among amenities, and cities that they search in. A search shows 25 hotels of a city in the
 order of another system, which knows how good hotels are, with noise, and with --ranked also in part what the person likes. The
-person looks at position p with probability 0.15 + 0.85 exp(-p / 5), independently, likes each hotel or not, and clicks one of
+person looks at position p with probability 0.3 + 0.7 exp(-p / 5), independently, likes each hotel or not, and clicks one of
 the hotels that they looked at and like, if there is one.
 
 Trains on the first 80 % of the clicks with their searches, and re-ranks the later searches. Prints one line of JSON: MRR and
@@ -45,9 +46,9 @@ DAYS = 60
 START_MS = 1_700_000_000_000
 
 
-def looked_at(position: np.ndarray) -> np.ndarray:
-    """The true probability that a position is looked at, 0 is first."""
-    probability: np.ndarray = 0.15 + 0.85 * np.exp(-position / 5.0)
+def looked_at(position: np.ndarray, floor: float) -> np.ndarray:
+    """The true probability that a position is looked at, 0 is first. `floor`: that of the last positions."""
+    probability: np.ndarray = floor + (1 - floor) * np.exp(-position / 5.0)
     return probability
 
 
@@ -99,9 +100,10 @@ class Searches:
     "Of each search with a click: request, log odds and log examination by position, and the clicked position."
 
 
-def searches(world: World, n: int, personal: float, rng: np.random.Generator) -> Searches:
-    """Draw `n` searches. `personal`: weight of the person's own liking in the other system's order."""
-    made, look = Searches(), looked_at(np.arange(SHOWN))
+def searches(world: World, options: argparse.Namespace, rng: np.random.Generator) -> Searches:
+    """Draw the searches."""
+    n, personal = options.searches, options.ranked
+    made, look = Searches(), looked_at(np.arange(SHOWN), options.floor)
     times = START_MS + np.sort(rng.integers(0, DAYS * 86_400_000, n))
     for number, time_ms in enumerate(times.tolist()):
         person = int(rng.integers(len(world.usual)))
@@ -147,11 +149,11 @@ def of_truth(made: Searches, share: float) -> dict[str, dict[str, float]]:
     return {"mrr": {name: round(float(np.mean(values)), 4) for name, values in found.items()}}
 
 
-def recovered(examination: Examination | None) -> dict[str, Any]:
+def recovered(examination: Examination | None, floor: float) -> dict[str, Any]:
     """The measured curve beside the true one, and at how many positions the interval holds the true value."""
     if examination is None or examination.low is None or examination.high is None:
         return {"measured": False}
-    true = np.log(looked_at(np.arange(len(examination.low))) / looked_at(np.zeros(1)))
+    true = np.log(looked_at(np.arange(len(examination.low)), floor))
     inside = (examination.low <= true) & (true <= examination.high)
     inside[0] = True
     error = examination.log[: len(true)] - true
@@ -195,16 +197,18 @@ def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     assert figures.lists is not None
     assert without.lists is not None
     lists = figures.lists.to_json(learned.examination)
-    best = max(lists["mrr"][name][0] for name in lists["mrr"] if name != "riffle")
+    mrr = {name: value[0] for name, value in lists["mrr"].items()}
+    others = {name: value for name, value in mrr.items() if name not in ("riffle", "as_shown")}
     quality = figures.to_json()
     return {
         "clicks": len(corpus.events),
         "shown_slates": lists,
         "mrr_without_release": without.lists.to_json()["mrr"]["riffle"][0],
-        "mrr_over_best_other": round(lists["mrr"]["riffle"][0] / best, 3),
+        "mrr_over_shown": {name: round(mrr[name] / mrr["shown"], 3) for name in mrr if name != "shown"},
+        "as_shown_over_best_other": round(mrr.get("as_shown", 0.0) / max(others.values()), 3),
         "retrieval": {name: quality[name] for name in ("ndcg@10", "hr@10", "queries")},
         "learned_slates": learned.measured["logged_slates"],
-        "position_bias": recovered(learned.examination),
+        "position_bias": recovered(learned.examination, options.floor),
         "training_cpu_s": round(trained, 1),
         "cpu_s": round(time.process_time() - since, 1),
         "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
@@ -213,18 +217,19 @@ def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--searches", type=int, default=16_000)
-    parser.add_argument("--users", type=int, default=3_000)
-    parser.add_argument("--cities", type=int, default=40)
+    parser.add_argument("--searches", type=int, default=9_000)
+    parser.add_argument("--users", type=int, default=600)
+    parser.add_argument("--cities", type=int, default=15)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--slates", type=int, help="learn from that many slates at most")
+    parser.add_argument("--floor", type=float, default=0.3, help="probability that the last positions are looked at")
     parser.add_argument("--ranked", type=float, default=0.0, help="weight of the person's liking in the shown order")
     parser.add_argument("--quick", action="store_true", help="train with fewer passes")
     parser.add_argument("--write", type=Path, help="only write the dataset there")
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)
     world = World.made(options.users, options.cities, rng)
-    made = searches(world, options.searches, options.ranked, rng)
+    made = searches(world, options, rng)
     if options.write is not None:
         write(options.write, world, made)
         return

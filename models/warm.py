@@ -38,7 +38,7 @@ def warm() -> None:
     This keeps compilation out of the stream, because compiling a loop while events wait would block the whole worker.
     """
     store = ItemStore(1)
-    store.upsert(Item("i1", categories=("c",)))
+    store.upsert(Item("i1", categories=("c",), price=1.0))
     events = EventColumns.of([Interaction("e1", "u", "i1", 1), Interaction("e2", "u", "i2", 2, value=1.0)], [0, 1])
     users, statistics = UserTable(store, lambda keys: [None] * len(keys)), StatisticsTable(store)
     applied = users.apply(events)
@@ -147,7 +147,7 @@ def _warm_serving(items: ItemStore, users: UserTable) -> None:
     requests = [
         Request("a", "u", k=2),
         Request("b", "stranger", k=2, exclude=("i1",), categories=("c",)),
-        Request("c", "u", candidates=("i1", "i2")),
+        Request("c", "u", candidates=("i1", "i2"), repeats=True),
     ]
     for rules in (None, RuleBook(rules_from(RULES), items)):
         pipeline.rules.swap(rules)

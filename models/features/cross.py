@@ -144,6 +144,15 @@ class Crossed:
         found: NDArray[np.float32] = kernels.among(np.log1p(np.maximum(prices, 0)), self.spans)
         return found
 
+    @once
+    def seen(self) -> NDArray[np.float32] | None:
+        """`kernels.seen` `(n, 2)`; None where no request allows repeats."""
+        queries = self.queries
+        if not queries.repeats.any():
+            return None
+        found: NDArray[np.float32] = kernels.seen(self.query, self.rows, queries.history_rows, queries.repeats)
+        return found
+
 
 CROSS = Group[Crossed]()
 
@@ -285,6 +294,18 @@ def price_rank(of: Crossed) -> Values:
 def price_over_mean(of: Crossed) -> Values:
     """Log of the price minus the mean of the query's candidates; 0 where it is unknown."""
     return None if of.price_among is None else of.price_among[:, 1]
+
+
+@CROSS.feature("seen_events", since=2)
+def seen_events(of: Crossed) -> Values:
+    """Number of the user's kept events on the candidate, as a logarithm; 0 unless the request allows repeats."""
+    return None if of.seen is None else of.seen[:, 0]
+
+
+@CROSS.feature("seen_last", since=2)
+def seen_last(of: Crossed) -> Values:
+    """1 / (1 + number of events after the user's newest one on the candidate); 0 without one, as for `seen_events`."""
+    return None if of.seen is None else of.seen[:, 1]
 
 
 @CROSS.feature(*(f"by_{source.name}" for source in RETRIEVING[LATER:]), since=3)

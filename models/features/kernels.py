@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-__all__ = ["among", "by_category", "finite", "newest", "standard", "standardised"]
+__all__ = ["among", "by_category", "finite", "newest", "seen", "standard", "standardised"]
 
 PRIOR = 3.0
 "Number of neutral events that a category's means are shrunk by."
@@ -102,6 +102,28 @@ def among(values: Any, spans: Any) -> Any:
                 out[known[place], 0] = 0.5 * (start + stop - 1) / (count - 1) - 0.5
                 out[known[place], 1] = values[known[place]] - total / count
             start = stop
+    return out
+
+
+@njit(cache=True, nogil=True)
+def seen(query_row: Any, item_row: Any, history: Any, keeping: Any) -> Any:
+    """Return how often and how recently each candidate is in its user's history: float32 `(n, 2)`, 0 where it is not.
+
+    The number of events on it, as a logarithm, and 1 / (1 + number of newer events). `history` `(q, h)`: item rows, newest
+    first, -1 for none. `keeping` `(q,)`: whether the query may have such candidates; others have zeros.
+    """
+    out = np.zeros((len(item_row), 2), np.float32)
+    for i in range(len(item_row)):
+        q = query_row[i]
+        if not keeping[q]:
+            continue
+        count = 0
+        for j in range(history.shape[1]):
+            if history[q, j] == item_row[i]:
+                count += 1
+                if count == 1:
+                    out[i, 1] = 1.0 / (1.0 + j)
+        out[i, 0] = np.log1p(count)
     return out
 
 

@@ -45,7 +45,7 @@ class SeenFilter:
     name = "seen"
 
     def keep(self, queries: Queries, candidates: Candidates, items: ItemStore) -> NDArray[np.bool_]:
-        """Keep items that are not in the user's seen-set."""
+        """Keep items that are not in the user's seen-set, and all of a request that keeps seen ones."""
         users = queries.users
         held = kernels.seen(users.seen_tiers, users.seen_starts, items.bloom, candidates.query_row, candidates.item_row)
         kept: NDArray[np.bool_] = ~held

@@ -1,8 +1,9 @@
 """Re-ranking of slates that another system showed: how high the item that the user then liked ranks among the shown ones.
 
 Each slate becomes a request of its user with the shown items as `candidates`, at its moment in history, through the serving
-pipeline. The same items are ranked in the order in which they were shown, and by two pointwise baselines that know no user: the
-rate of likes per impression in the slates before the first query, shrunk to the mean, and the number of events so far.
+pipeline. Items that the user has seen are kept, because the other system showed them. The same items are ranked in the order
+in which they were shown, and by two pointwise baselines that know no user: the rate of likes per impression in the slates
+before the first query, shrunk to the mean, and the number of events so far.
 
 Users look more often at the top of what was shown, so a like is likelier there. The shown order gains from this. `as_shown`
 gains in the same way: it orders by the score and by the probability that the position is looked at, and so predicts where a
@@ -49,6 +50,7 @@ ORDERS: Mapping[str, str] = {
     "as_shown": "its score, and how likely the shown position is looked at",
     "shown": "as they were shown",
     "like_rate": "likes per impression before",
+    "like_rate_as_shown": "the same rate, and how likely the shown position is looked at",
     "popularity": "events so far",
 }
 "Orders that are measured, with their descriptions."
@@ -125,7 +127,7 @@ class ListFigures:
 
     def _unbiased(self) -> list[str]:
         """Orders to which no position is known, and the shown order."""
-        return [name for name in ORDERS if name != "as_shown"]
+        return [name for name in ORDERS if not name.endswith("as_shown")]
 
     def to_json(self, examination: Examination | None = None) -> dict[str, Any]:
         """Means with 95 % intervals over users, by measure and order, and differences to the shown order.
@@ -175,7 +177,7 @@ class ListRanker:
         world, names = self._world, slate.item_ids
         record = world.record(slate.user_id)
         world.know(record)
-        request = Request("evaluate", slate.user_id, k=len(names), candidates=tuple(names))
+        request = Request("evaluate", slate.user_id, k=len(names), candidates=tuple(names), repeats=True)
         answer = self._pipeline.run([request], [record], [None])[0]
         if answer.degraded:
             raise RuntimeError(f"the pipeline is degraded: {', '.join(answer.degraded)}")
@@ -196,6 +198,8 @@ class ListRanker:
         }
         if self._test.examination is not None and slate.positions is not None:
             orders["as_shown"] = self._as_shown(slate, answer, number, self._test.examination)
+            look = self._test.examination.log_at(slate.positions)
+            orders["like_rate_as_shown"] = self._best_first(np.log(np.maximum(rates, LEAST)) + look)
         self.figures.note(slate, orders, dropped)
 
     @staticmethod

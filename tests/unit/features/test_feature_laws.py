@@ -93,9 +93,10 @@ def observed() -> Ranked:
         Request("a", "u1", k=5),
         Request("b", "stranger", k=5, context={"device": "tv", "mood": "calm"}),
         Request("c", "u2", k=3, categories=("c0",), candidates=("i1", "i5", "i12", "i13", "i0")),
+        Request("d", "u1", k=5, candidates=("i0", "i4", "i8", "i9", "i11"), repeats=True),
     ]
     pipeline = CandidatePipeline(world.items, slot=slot, clock=after_all, observers=[ranked])
-    pipeline.run(requests, [world.record(request.user_id) for request in requests], [None] * 3)
+    pipeline.run(requests, [world.record(request.user_id) for request in requests], [None] * 4)
     return ranked
 
 

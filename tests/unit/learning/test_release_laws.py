@@ -24,7 +24,7 @@ from schemas.errors import ReleaseRejected
 from training.ranking.kinds import make_ranker
 from training.recipe import RankerSettings
 from training.release.learned import Learned
-from training.release.parts import RANKER, exported, ranker_examples
+from training.release.parts import RANKER, exported
 
 
 def test_what_is_written_is_what_is_read(learned: Learned, folder: Path) -> None:
@@ -80,7 +80,8 @@ def test_a_release_of_the_first_features_still_serves_by_them(learned: Learned) 
     columns, rng = GENERATIONS["f7"], np.random.default_rng(0)
     ranker = make_ranker(len(columns), len(learned.manifest.heads), RankerSettings(width=8)).eval()
     ranker.fit(rng.normal(size=(64, len(columns))).astype(np.float32))
-    graph = exported([(RANKER, ranker, ranker_examples(ranker, rng))], half=False).graphs[RANKER]
+    inputs = rng.normal(size=(64, len(columns))).astype(np.float32)
+    graph = exported([(RANKER, ranker, {"features": inputs})], half=False).graphs[RANKER]
     release = learned.release()
     earlier = Release(
         replace(release.manifest, feature_spec="f7"), release.arrays, {**release.graphs, RANKER: graph}, release.item_ids

@@ -325,6 +325,20 @@ def test_every_requested_candidate_is_ranked_even_beyond_the_light_cut(learned: 
     assert {item.item_id for item in slate.items} == set(asked)
 
 
+def test_only_a_request_that_allows_repeats_gets_candidates_that_the_user_has_seen(learned: Learned) -> None:
+    from models.features.compute import FEATURES
+
+    pipeline, user = with_release(learned)
+    asked, seen = tuple(f"i{n}" for n in range(20)), {"i0", "i3", "i6", "i9"}
+    requests = [Request("r", "u", k=30, candidates=asked), Request("s", "u", k=30, candidates=asked, repeats=True)]
+    dropping, keeping = pipeline.run(requests, [user, user], [None, None])
+    assert {item.item_id for item in dropping.items} == set(asked) - seen
+    assert {item.item_id for item in keeping.items} == set(asked)
+    row = FEATURES.index("seen_last")
+    assert {item.item_id for item in keeping.items if np.asarray(item.features)[row] > 0} == seen
+    assert not any(np.asarray(item.features)[row] for item in dropping.items)
+
+
 def test_an_item_that_arrives_under_a_release_is_retrieved_by_its_content(learned: Learned) -> None:
     pipeline, user = with_release(learned)
     pipeline.run([Request("r", "u")], [user], [None])

@@ -73,3 +73,9 @@ def test_json_of_as_many_levels_as_are_read_is_not_too_deep() -> None:
     with pytest.raises(BadEvent, match="not JSON") as broken:
         decode("interaction", value[:-1], [("content-type", b"application/json")])
     assert broken.value.code == "not_json"
+
+
+def test_repeats_are_off_unless_a_request_asks_for_them() -> None:
+    assert request_from({"user_id": "u", "candidates": ["a"], "repeats": True}, request_id="r").repeats
+    assert not request_from({"user_id": "u", "repeats": False}, request_id="r").repeats
+    assert request_from({"user_id": "u", "repeats": True}, request_id="r").repeats
