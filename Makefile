@@ -30,8 +30,8 @@ test: setup
 	@requirements/specs $(VENV) || echo "AsyncAPI's schemas could not be had: the document is checked without them."
 	@trap 'kill $$unit $$second 2> /dev/null; exit 130' INT TERM; \
 	$(BIN)/python -m pytest tests/unit -m "not slow" > $(VENV)/unit.log 2>&1 & unit=$$!; \
-	$(BIN)/python -m pytest tests/integration/test_[q-z]*.py > $(VENV)/integration.log 2>&1 & second=$$!; \
-	$(BIN)/python -m pytest tests/integration/test_[a-p]*.py; first=$$?; \
+	$(BIN)/python -m pytest --durations=12 tests/integration/test_[q-z]*.py > $(VENV)/integration.log 2>&1 & second=$$!; \
+	$(BIN)/python -m pytest --durations=12 tests/integration/test_[a-p]*.py; first=$$?; \
 	$(BIN)/python -m pytest tests/fuzz; fuzz=$$?; \
 	wait $$second; second=$$?; cat $(VENV)/integration.log; \
 	wait $$unit; unit=$$?; cat $(VENV)/unit.log; exit $$((unit | first | fuzz | second))
