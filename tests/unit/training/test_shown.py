@@ -190,7 +190,7 @@ def test_features_are_those_that_serving_has_as_the_slate_is_shown(learned: Lear
         at = slate.place
         record = world.record(slate.user_id)
         world.know(record)
-        requested = Request("r", slate.user_id, k=6, candidates=tuple(slate.item_ids), keep_seen=True)
+        requested = Request("r", slate.user_id, k=6, candidates=tuple(slate.item_ids), repeats=True)
         (alone,) = pipeline.run([requested], [record], [None])
         of_item = {item.item_id: np.asarray(item.features) for item in alone.items}
         for place, item_id in enumerate(slate.item_ids):

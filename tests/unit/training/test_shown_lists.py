@@ -63,7 +63,7 @@ def test_each_order_is_measured_over_the_slates_with_a_like_after_the_split(fold
         at = slate.place
         record = world.record(slate.user_id)
         world.know(record)
-        request = Request("r", slate.user_id, k=6, candidates=tuple(slate.item_ids), keep_seen=True)
+        request = Request("r", slate.user_id, k=6, candidates=tuple(slate.item_ids), repeats=True)
         ranked = [item.item_id for item in pipeline.run([request], [record], [None])[0].items]
         assert slate.positions is not None
         in_order = [slate.item_ids[n] for n in np.argsort(slate.positions)]
