@@ -17,8 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 from models.features.compute import FEATURES, SPEC
 from models.items.store import TEXT_DIMENSIONS
 from models.items.vectors import MODALITIES, unit_rows
-from models.release.release import Head, Manifest, write_release
+from models.release.release import FORMAT, WITH_TRANSITIONS, Head, Manifest, write_release
 from models.release.sequences import EVENT_WIDTH, LENGTH
+from models.release.transitions import Transitions
 from schemas.codec import encode
 from schemas.columns import EventColumns
 from schemas.records import Interaction
@@ -26,6 +27,7 @@ from schemas.records import Interaction
 DIMENSIONS, TEXT, IMAGE, NEAR = 64, 64, 64, 32
 BASE_MS = 1_700_000_000_000
 WORDS = 20_000
+FOLLOWERS, LAGS = 64, 5
 
 
 def clusters_of(n: int) -> NDArray[np.int64]:
@@ -138,8 +140,8 @@ def _graphs() -> dict[str, bytes]:
     }
 
 
-def release(folder: Path, cluster: NDArray[np.int64]) -> Path:
-    """Write a release over the items below `folder`; returns its folder."""
+def release(folder: Path, cluster: NDArray[np.int64], *, transitions: bool = False) -> Path:
+    """Write a release over the items below `folder`, with transitions if wanted; returns its folder."""
     n, rng = len(cluster), np.random.default_rng(4)
     by_cluster, starts = np.argsort(cluster, kind="stable"), np.searchsorted(np.sort(cluster), np.arange(cluster.max() + 2))
     sizes = np.diff(starts)[cluster]
@@ -157,7 +159,20 @@ def release(folder: Path, cluster: NDArray[np.int64]) -> Path:
         "text_projection.npy": np.zeros((65, TEXT), np.float32),
         "image_projection.npy": np.zeros((65, IMAGE), np.float32),
     }
-    light = {"popular": 0.3, "covisitation": 0.5, "ease": 1.0, "learned": 1.0, "content": 0.5, "fresh": 0.1}
+    if transitions:
+        picked = starts[cluster][:, None] + rng.integers(0, sizes[:, None], (n, FOLLOWERS))
+        weights = np.sort(rng.random((n, FOLLOWERS), np.float32), axis=1)[:, ::-1]
+        lags = np.float32(0.4) ** np.arange(LAGS, dtype=np.float32)
+        arrays |= Transitions(by_cluster[picked].astype(np.int32), weights, lags).arrays()
+    light = {
+        "popular": 0.3,
+        "covisitation": 0.5,
+        "ease": 1.0,
+        "learned": 1.0,
+        "content": 0.5,
+        "fresh": 0.1,
+        **({"transitions": 1.0} if transitions else {}),
+    }
     manifest = Manifest(
         "made",
         SPEC,
@@ -169,6 +184,7 @@ def release(folder: Path, cluster: NDArray[np.int64]) -> Path:
         light,
         BASE_MS,
         n,
+        format=WITH_TRANSITIONS if transitions else FORMAT,
     )
     return write_release(folder, manifest, arrays, _graphs(), [f"item-{i:08d}" for i in range(n)])
 

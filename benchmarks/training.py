@@ -1,7 +1,7 @@
 """CPU time, memory and quality of a whole training on short anonymous sessions.
 
 training.py [DATASET] [--clicks 100000] [--sessions 20000] [--items 3000] [--seed S] [--queries N] [--quick] [--gate]
-    [--peers FOLDER] [--keep FOLDER]
+    [--no-transitions] [--repeats] [--peers FOLDER] [--keep FOLDER]
 
 Trains on the first 80 % of the events and queries the serving pipeline at each click of the rest. Prints one line of JSON: CPU
 seconds and seconds by part, peak memory, and quality. Without DATASET it generates clicks with item-to-item transitions,
@@ -149,6 +149,7 @@ def settings(options: argparse.Namespace) -> LearnSettings:
     """Standard settings, or those of `riffle train --quick`."""
     seed = options.seed
     made = LearnSettings(seed=seed, towers=TowerSettings(seed=seed), ranker=RankerSettings(seed=seed))
+    made = replace(made, followers=0) if options.no_transitions else made
     return replace(made, towers=replace(made.towers, epochs=3), queries=1_500) if options.quick else made
 
 
@@ -167,7 +168,9 @@ def measured(folder: str, options: argparse.Namespace) -> dict[str, Any]:
         measure(corpus, plan, costs, "gate: without a release", None, encode)
     trained = {"cpu_s": round(sum(costs.cpu.values()), 1), "wall_s": round(sum(costs.wall.values()), 1)}
     model = ServingModel(learned.release(), threads())
-    figures, _ = measure(corpus, EvaluationPlan(SHARE, options.queries), costs, "evaluation", model, encode, None)
+    figures, _ = measure(
+        corpus, EvaluationPlan(SHARE, options.queries, repeats=options.repeats), costs, "evaluation", model, encode, None
+    )
     costs.end()
     quality = figures.to_json()
     return {
@@ -193,6 +196,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--queries", type=int, help="ask only that many, evenly spread")
     parser.add_argument("--quick", action="store_true", help="train with fewer passes")
+    parser.add_argument("--no-transitions", action="store_true", help="learn no transitions of items in sessions")
+    parser.add_argument("--repeats", action="store_true", help="slates may hold items that the session has clicked")
     parser.add_argument("--gate", action="store_true", help="also do the gate's part of a training")
     parser.add_argument("--peers", type=Path, help="folder of the peers' quality.py")
     parser.add_argument("--keep", type=Path, help="write the generated dataset there")

@@ -82,7 +82,8 @@ class _Rehearsal:
         self._content = RowSearch()
         self._content.grow(size)
         # as in a release, which is read from a file
-        self._near.flags.writeable = self._weights.flags.writeable = False
+        self._lags = np.ones(2, np.float32)
+        self._near.flags.writeable = self._weights.flags.writeable = self._lags.flags.writeable = False
 
     def synced(self, _items: ItemStore) -> bool:
         return True
@@ -96,6 +97,10 @@ class _Rehearsal:
         work = SCRATCH.sums(queries.size), *SCRATCH.marks(queries.size, len(queries))
         found = signals.weighted(rows, queries.liked, np.float32(0.5), numbers, near, weights, numbers, queries.size, *work)
         queries.signals["ease"] = Scored(*found)
+        work = SCRATCH.sums(queries.size), *SCRATCH.marks(queries.size, len(queries))
+        sequence, gap_ms = (queries.recent_rows, queries.users.time, self._lags), 1
+        found = signals.transitions(*sequence, gap_ms, numbers, near, weights, numbers, queries.size, *work)
+        queries.signals["transitions"] = Scored(*found)
         inputs_of(queries.users, self.vocabulary, queries.liked)
         queries.user_vectors = np.ones((len(queries), 4), np.float32)
         return lambda: None
@@ -142,7 +147,7 @@ def _warm_serving(items: ItemStore, users: UserTable) -> None:
     requests = [
         Request("a", "u", k=2),
         Request("b", "stranger", k=2, exclude=("i1",), categories=("c",)),
-        Request("c", "u", candidates=("i1", "i2"), keep_seen=True),
+        Request("c", "u", candidates=("i1", "i2"), repeats=True),
     ]
     for rules in (None, RuleBook(rules_from(RULES), items)):
         pipeline.rules.swap(rules)

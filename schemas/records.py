@@ -51,10 +51,7 @@ class After:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A recommendation request. With `candidates` exactly those are ranked; without, candidates are retrieved.
-
-    With `keep_seen` candidates that the user interacted with are ranked, too.
-    """
+    """A recommendation request. With `candidates` exactly those are ranked; without, candidates are retrieved."""
 
     request_id: str
     user_id: str
@@ -65,7 +62,8 @@ class Request:
     explain: bool = False
     after: After | None = None
     candidates: tuple[str, ...] | None = None
-    keep_seen: bool = False
+    repeats: bool = False
+    "Whether the slate may hold items that the user has interacted with."
 
 
 @dataclass(frozen=True, slots=True)

@@ -280,9 +280,7 @@ def request_from(source: Mapping[str, Any], *, request_id: str) -> Request:
     context = get.strings_by_name("context", MAX_PAIRS)
     if "" in context:
         get.fail("context", "context must name each value, but a name is empty")
-    candidates, keep_seen = source.get("candidates"), get.flag("keep_seen", default=False)
-    if keep_seen and candidates is None:
-        get.fail("keep_seen", "keep_seen needs candidates")
+    candidates = source.get("candidates")
     return Request(
         request_id if source.get("request_id") in (None, "") else get.identifier("request_id"),
         get.identifier("user_id"),
@@ -293,7 +291,7 @@ def request_from(source: Mapping[str, Any], *, request_id: str) -> Request:
         get.flag("explain", default=False),
         token,
         None if candidates is None else get.strings("candidates", MAX_CANDIDATES),
-        keep_seen,
+        get.flag("repeats", default=False),
     )
 
 

@@ -22,9 +22,11 @@ SIZE = 4
 class FakeModel:
     """Vectors follow from the rows' numbers, and a ranker that adds features up."""
 
-    def __init__(self, items: ItemStore, light: Mapping[str, float] = DEFAULT_WEIGHTS) -> None:
+    def __init__(self, items: ItemStore, light: Mapping[str, float] = DEFAULT_WEIGHTS, *, transitions: bool = False) -> None:
+        """`transitions`: whether it has the signal of transitions and reads their features."""
         self.name, self.heads, self.windows_ms = "fake", ("positive",), {"positive": 86_400_000}
         self.light, self.trained_until_ms, self.index_recall = light, 0, 1.0
+        self._transitions = transitions
         self.vocabulary = Vocabulary(("like", "view"), 3.0, 1.5, "action == 'like'")
         self.bound = len(items)
         rows = np.arange(len(items))[:, None]
@@ -48,6 +50,11 @@ class FakeModel:
         starts = np.arange(len(queries) + 1, dtype=np.int64) * len(rows)
         scores = np.tile((1 / (1 + rows)).astype(np.float32), len(queries))
         queries.signals["ease"] = Scored(starts, np.tile(rows, len(queries)), scores)
+        if self._transitions:
+            rows = np.arange(1, queries.size, 3, dtype=np.int32)
+            starts = np.arange(len(queries) + 1, dtype=np.int64) * len(rows)
+            scores = np.tile((1 / (2 + rows)).astype(np.float32), len(queries))
+            queries.signals["transitions"] = Scored(starts, np.tile(rows, len(queries)), scores)
 
         def encode() -> None:
             queries.user_vectors = np.cos(np.arange(len(queries) * SIZE)).reshape(-1, SIZE).astype(np.float32)

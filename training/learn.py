@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from models.features.compute import FEATURES, SPEC
 from models.pipeline.scoring import DEFAULT_WEIGHTS
 from models.release.nearest import STANDARD, VectorIndex
-from models.release.release import Head, Manifest, Release
+from models.release.release import FORMAT, WITH_TRANSITIONS, Head, Manifest, Release
 from models.release.sequences import Vocabulary
 from models.release.serving import ServingModel
 from models.rules import PositiveRule
@@ -37,7 +37,7 @@ from training.ranking.choice import trained_ranker
 from training.ranking.examples import Replayed
 from training.ranking.fit import with_passes as with_ranker_passes
 from training.ranking.kinds import make_ranker
-from training.ranking.light import fit_light
+from training.ranking.light import fit_light, gain_of
 from training.ranking.position_bias import choices_in, measured
 from training.recipe import LearnSettings
 from training.release.learned import Learned
@@ -61,6 +61,7 @@ from training.retrieval.negatives import NEVER, first_interaction_ms
 from training.retrieval.next_item import Validation
 from training.retrieval.simulated_cold import Retrieval, simulate_cold
 from training.retrieval.towers import Content, ItemTower, UserTower, item_vectors
+from training.retrieval.transitions import chosen_decay, lags_of, transitions
 from training.retrieval.weights import weights_of
 
 __all__ = ["learn"]
@@ -68,6 +69,8 @@ __all__ = ["learn"]
 EXAMINED = 50_000
 "Number of newest slates by which position bias is measured."
 STANDARD_SETTINGS = LearnSettings()
+GAIN = 2.0
+"Standard errors by which transitions must lower the light score's loss to be kept."
 Report = Callable[[str, int, int], None]
 
 
@@ -129,11 +132,13 @@ def learn(
         for part in (base, table):
             maker.towers(part, "", None)
         raise NotFirst
+    maker.choose_lags(base, table)
     first = maker.retrieval(base, "older part", _watching(watch, table, encoded.content, history.start, settings.seed))
     first = simulate_cold(first, encoded.content, settings.unlearned_share, settings.seed)
     clock.part("measure position bias")
     examination = _examination(corpus, history)
     replayed = _replayed(corpus, history, table, maker.unranked(first), settings, clock, examination)
+    replayed = maker.with_transitions_if_they_help(replayed)
     progress = clock.part("train the ranker")
     how = with_ranker_passes(len(replayed.examples), settings.ranker, settings.least_steps)
     chosen = trained_ranker(replayed, history.replayed_ms, how, progress, examination)
@@ -141,6 +146,8 @@ def learn(
     if corpus.shown is not None and len(corpus.shown):
         maker.measured["position_bias"] = chosen.examination.to_json()
     light = fit_light(replayed.light_scores, replayed.sources, dict(DEFAULT_WEIGHTS))
+    for unfitted in ("history",) if maker.lags is not None else ("history", "transitions"):
+        light.pop(unfitted, None)
     second = maker.retrieval(table, "all")
     clock.part("export")
     arrays, graphs, parity = maker.parts(second, ranker)
@@ -267,6 +274,35 @@ class _Maker:
     settings: LearnSettings
     clock: _Clock
     measured: dict[str, Any] = field(default_factory=dict)
+    lags: NDArray[np.float32] | None = None
+    "Weights of a session's newest events in transitions; None for a release without transitions."
+
+    def choose_lags(self, older: EventTable, table: EventTable) -> None:
+        """Choose the weights by which transitions of the older part predict the newer one best, if there are transitions."""
+        settings = self.settings
+        if not settings.followers:
+            return
+        self.clock.part("transitions")
+        found = transitions(older, len(self.history.items), settings.followers, lags_of(1.0))
+        if (found.index >= 0).any():
+            self.lags = lags_of(chosen_decay(found, table, self.history.start, settings.seed))
+
+    def with_transitions_if_they_help(self, replayed: Replayed) -> Replayed:
+        """Drop the transitions if they lower the light score's loss by less than GAIN standard errors.
+
+        The release is then as if none had been learned, and costs no more to serve.
+        """
+        if self.lags is None:
+            return replayed
+        gain, error = gain_of(replayed.sources.index("transitions"), replayed.light_scores)
+        kept = gain > GAIN * error
+        self.measured["transitions"] = {"kept": kept, "gain": round(gain, 4), "decay": round(float(self.lags[1]), 2)}
+        if not np.isfinite(error):
+            self.measured["transitions"]["gain"] = None
+        if kept:
+            return replayed
+        self.lags = None
+        return replayed.without_transitions()
 
     @property
     def checkpoints(self) -> Checkpoints | None:
@@ -283,7 +319,8 @@ class _Maker:
         index, weight = ease(table.user[table.liked], table.item[table.liked], n, settings.neighbours, settings.ease_l2)
         user, item = self.towers(table, what, watch)
         warm = first_interaction_ms(table, n) != NEVER
-        return Retrieval(user, item, item_vectors(item, self.encoded.content, ~warm), warm, index, weight)
+        follow = None if self.lags is None else transitions(table, n, settings.followers, self.lags)
+        return Retrieval(user, item, item_vectors(item, self.encoded.content, ~warm), warm, index, weight, follow)
 
     def manifest(self, events: Sequence[Interaction], light: Mapping[str, float]) -> Manifest:
         history, until = self.history, events[-1].event_time
@@ -300,6 +337,7 @@ class _Maker:
             trained_events=len(events),
             encoders=self.encoded.encoders,
             content=self.encoded.weights,
+            format=FORMAT if self.lags is None else WITH_TRANSITIONS,
         )
 
     def unranked(self, made: Retrieval) -> ServingModel:

@@ -98,6 +98,8 @@ class LearnSettings:
     "L2 regularisation of the item-to-item weights (EASE)."
     neighbours: int = 128
     "Maximum number of item-to-item weights kept per item."
+    followers: int = 64
+    "Maximum number of transitions kept per item, for sessions. 0: no transitions are learned."
     replayed_share: float = 0.3
     "Newest fraction of the training events. The ranker learns on it, from retrieval that was trained without it."
     unlearned_share: float = 0.1

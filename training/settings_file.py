@@ -44,6 +44,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "ranker.pointwise": (0.0, 100.0),
     "ease_l2": (1e-3, 1e9),
     "neighbours": (1, 4_096),
+    "followers": (0, 4_096),
     "replayed_share": (0.01, 0.9),
     "unlearned_share": (0.0, 0.9),
     "queries": (1, 10_000_000),

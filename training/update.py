@@ -1,8 +1,9 @@
 """Incremental training: starts from the champion's weights, on new events and a sample of old ones.
 
-Towers continue from the champion's weights (`weights.safetensors` in its folder). Item-to-item weights are recomputed. Items
-added since get ids of their own. Vectors are projected as before. The ranker, its calibration, the actions and the projections
-stay the champion's: only a full training learns them, from retrieval that had not seen its labels.
+Towers continue from the champion's weights (`weights.safetensors` in its folder). Item-to-item weights are recomputed, and
+transitions if the champion has them. Items added since get ids of their own. Vectors are projected as before. The ranker, its
+calibration, the actions and the projections stay the champion's: only a full training learns them, from retrieval that had not
+seen its labels.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from training.retrieval.fit_towers import train_towers
 from training.retrieval.negatives import NEVER, first_interaction_ms
 from training.retrieval.simulated_cold import Retrieval
 from training.retrieval.towers import item_vectors
+from training.retrieval.transitions import transitions
 from training.retrieval.weights import Champion, warm_start, weights_of
 
 __all__ = ["rows_to_learn", "update", "update_release"]
@@ -120,7 +122,10 @@ def update(
     if not group.first:
         raise NotFirst
     index, weight = ease(table.user[table.liked], table.item[table.liked], len(items), settings.neighbours, settings.ease_l2)
-    made = Retrieval(user, item, item_vectors(item, content, first_ms == NEVER), first_ms != NEVER, index, weight)
+    follow = champion.release.transitions
+    if follow is not None:
+        follow = transitions(table, len(items), max(settings.followers, 1), follow.lags)
+    made = Retrieval(user, item, item_vectors(item, content, first_ms == NEVER), first_ms != NEVER, index, weight, follow)
     rng = np.random.default_rng(0)
     modules = ((USER_TOWER, user, user_examples(made.vectors, rng)), (ITEM_TOWER, item, item_examples(content, rng)))
     export = exported(modules, half=settings.half or "half" in before.metrics)

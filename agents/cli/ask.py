@@ -131,6 +131,7 @@ def _dropped(slate: dict[str, Any]) -> str:
 @click.option(
     "--explain", is_flag=True, help="Show the scores of sources and ranker, and the numbers of candidates that filters dropped."
 )
+@click.option("--repeats", is_flag=True, help="Items that the user has interacted with may be shown.")
 @click.option("--category", multiple=True, help="Include only these categories.")
 @click.option("--exclude", multiple=True, help="Exclude these items.")
 @click.option("--context", multiple=True, metavar="NAME=VALUE", help="A context value, such as device=tv.")
@@ -141,6 +142,7 @@ def ask(  # noqa: PLR0913 - an argument for each option
     user: str,
     k: int,
     explain: bool,
+    repeats: bool,
     category: tuple[str, ...],
     exclude: tuple[str, ...],
     context: tuple[str, ...],
@@ -153,7 +155,7 @@ def ask(  # noqa: PLR0913 - an argument for each option
     Example: riffle ask u0001 -k 5 --explain
     """
     settings = own_settings()
-    body: dict[str, Any] = {"user_id": user, "k": k, "explain": explain}
+    body: dict[str, Any] = {"user_id": user, "k": k, "explain": explain, "repeats": repeats}
     body |= {"categories": list(category), "exclude": list(exclude)}
     if unnamed := [entry for entry in context if entry.find("=") < 1]:
         raise click.BadParameter(f"{unnamed[0]!r} is not NAME=VALUE", param_hint="--context")

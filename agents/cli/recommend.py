@@ -155,17 +155,19 @@ def _interrupted(run: _Run, *, as_json: bool) -> NoReturn:
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The file to write: .parquet or .jsonl.")
 @click.option("-k", "--k", type=Whole(1, MAX_K), default=10, show_default=True, help="Number of items for each user.")
 @click.option("--category", "--categories", multiple=True, help="Only these categories.")
+@click.option("--repeats", is_flag=True, help="Items that a user has interacted with may be shown.")
 @click.option("--deadline-ms", type=Whole(1, 60_000), default=10_000, show_default=True, help="Deadline of each request.")
 @click.option(
     "--parallel", type=Whole(1, 32), default=1, show_default=True, help="Lists in flight; more delay other users' requests."
 )
 @click.option("--worker", metavar="URL", help="Ask this worker; default: the one of this instance.")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
-def recommend(
+def recommend(  # noqa: PLR0913 - an argument for each option
     users: str,
     out: Path,
     k: int,
     category: tuple[str, ...],
+    repeats: bool,
     deadline_ms: int,
     parallel: int,
     worker: str | None,
@@ -193,7 +195,7 @@ def recommend(
     try:
         url = _worker(worker or web_of(settings), caller)
         run.users = _users(users, url, run.report, caller)
-        request = {"k": k, **({"categories": list(category)} if category else {})}
+        request = {"k": k, **({"categories": list(category)} if category else {}), **({"repeats": True} if repeats else {})}
         run.ask(SlateLists(url, request, deadline_ms, parallel=parallel, caller=caller))
     except KeyboardInterrupt:
         if not run.complete:

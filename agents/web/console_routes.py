@@ -19,7 +19,7 @@ __all__ = ["MAX_CARDS", "MAX_FOUND", "MAX_RECENT", "console_routes"]
 
 MAX_CARDS, MAX_FOUND, MAX_RECENT = 100, 100, 200
 "Maximum number of items by id, of items found by words, and of recent requests in one answer."
-EXPLAIN = frozenset({"k", "exclude", "category", "after", "release", CONTEXT})
+EXPLAIN = frozenset({"k", "repeats", "exclude", "category", "after", "release", CONTEXT})
 "Parameters of `GET /v1/explain/{user_id}`."
 
 

@@ -33,7 +33,7 @@ CONTEXT = "context."
 "Prefix of parameters that set a context value."
 MANY = frozenset({"exclude", "category", "id"})
 "Parameters that may be repeated."
-RECOMMEND = frozenset({"k", "explain", "exclude", "category", "after", "deadline_ms", "request_id", CONTEXT})
+RECOMMEND = frozenset({"k", "explain", "repeats", "exclude", "category", "after", "deadline_ms", "request_id", CONTEXT})
 "Parameters of `GET /v1/recommend/{user_id}`."
 
 
@@ -57,7 +57,7 @@ def request_from_query(user_id: str, query: MultiMapping[str]) -> Request:
     """Build the request of `GET /v1/recommend/{user_id}` from a query that `check_parameters` has accepted.
 
     `exclude` and `category` may be repeated, and each may hold several values separated by commas; `after` is
-    `partition:offset`; `context.<name>` sets a context value; `explain` is a flag.
+    `partition:offset`; `context.<name>` sets a context value; `explain` and `repeats` are flags.
 
     Raises:
         BadRequest: a parameter does not parse or is out of bounds.
@@ -68,8 +68,9 @@ def request_from_query(user_id: str, query: MultiMapping[str]) -> Request:
     }
     if "k" in query:
         body["k"] = integer(query, "k")
-    if "explain" in query:
-        body["explain"] = flag_of(query, "explain")
+    for name in ("explain", "repeats"):
+        if name in query:
+            body[name] = flag_of(query, name)
     if "after" in query:
         body["after"] = _after(query["after"])
     if "request_id" in query:

@@ -46,7 +46,7 @@ REPEATS = (
 )
 MEANT = {
     **dict.fromkeys(("amount", "paid", "revenue"), "a price paid belongs in `value`"),
-    "price": "but items without a price get the median of theirs; a price paid belongs in `value`",
+    "price": "a price paid belongs in `value`; items without a price get the median of these",
     **dict.fromkeys(
         ("clicked", "click", "is_click"), "a click belongs in `action`, as a row of its own or in place of the impression"
     ),

@@ -13,13 +13,15 @@ from models.features.spec import Group, Values, once
 from models.items.store import ItemStore
 from models.pipeline.batch import RECENT, Candidates, Model, Queries
 from models.pipeline.kernels import signals
-from models.pipeline.sources import RETRIEVING
+from models.pipeline.sources import RETRIEVING, TransitionSource
 from models.state.rows import AFFINITY_HALF_LIFE_MS
 
 __all__ = ["CROSS", "LAST", "Crossed"]
 
 EQUAL = np.ones(RECENT, np.float32)
 "Weights of a user's newest items."
+LATER = RETRIEVING.index(TransitionSource)
+"Index of the first source that the first generation of features lacks."
 LAST = 5
 "Number of newest items that a candidate is compared with one by one."
 
@@ -82,6 +84,11 @@ class Crossed:
         return self.signal("ease")
 
     @once
+    def transitions(self) -> NDArray[np.float32] | None:
+        """The signal `transitions` `(n,)`; None without it."""
+        return self.signal("transitions")
+
+    @once
     def dots(self) -> NDArray[np.float32] | None:
         """Products of the towers' vectors `(n,)`; None without user vectors."""
         users = self.queries.user_vectors
@@ -139,12 +146,11 @@ class Crossed:
 
     @once
     def seen(self) -> NDArray[np.float32] | None:
-        """`kernels.seen` `(n, 2)`; None where no request keeps seen candidates."""
-        requests = self.queries.requests
-        keeping = np.fromiter((request.keep_seen for request in requests), np.bool_, len(requests))
-        if not keeping.any():
+        """`kernels.seen` `(n, 2)`; None where no request allows repeats."""
+        queries = self.queries
+        if not queries.repeats.any():
             return None
-        found: NDArray[np.float32] = kernels.seen(self.query, self.rows, self.queries.history_rows, keeping)
+        found: NDArray[np.float32] = kernels.seen(self.query, self.rows, queries.history_rows, queries.repeats)
         return found
 
 
@@ -272,10 +278,10 @@ def popularity_share(of: Crossed) -> Values:
     return found
 
 
-@CROSS.feature(*(f"by_{source.name}" for source in RETRIEVING))
+@CROSS.feature(*(f"by_{source.name}" for source in RETRIEVING[:LATER]))
 def by_source(of: Crossed) -> Values:
     """Whether each source retrieved the candidate."""
-    return of.brought
+    return of.brought[:, :LATER]
 
 
 @CROSS.feature("price_rank", since=2)
@@ -292,7 +298,7 @@ def price_over_mean(of: Crossed) -> Values:
 
 @CROSS.feature("seen_events", since=2)
 def seen_events(of: Crossed) -> Values:
-    """Number of the user's kept events on the candidate, as a logarithm; 0 unless the request keeps seen candidates."""
+    """Number of the user's kept events on the candidate, as a logarithm; 0 unless the request allows repeats."""
     return None if of.seen is None else of.seen[:, 0]
 
 
@@ -300,3 +306,22 @@ def seen_events(of: Crossed) -> Values:
 def seen_last(of: Crossed) -> Values:
     """1 / (1 + number of events after the user's newest one on the candidate); 0 without one, as for `seen_events`."""
     return None if of.seen is None else of.seen[:, 1]
+
+
+@CROSS.feature(*(f"by_{source.name}" for source in RETRIEVING[LATER:]), since=3)
+def by_later_source(of: Crossed) -> Values:
+    """Whether each of the sources from the transitions on retrieved the candidate."""
+    found = of.brought[:, LATER:]
+    return found if found.shape[1] > 1 else found[:, 0]
+
+
+@CROSS.feature("transition", since=3)
+def transition(of: Crossed) -> Values:
+    """Transition weights from the newest events of the session."""
+    return of.transitions
+
+
+@CROSS.feature("transition_share", since=3)
+def transition_share(of: Crossed) -> Values:
+    """`transition` as a share of the query's largest."""
+    return of.share("transitions", of.transitions)

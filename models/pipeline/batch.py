@@ -94,7 +94,8 @@ class Model(Protocol):
         """Update the vectors after changes of the catalogue, for a bounded number of items per call."""
 
     def hydrate(self, queries: Queries, items: ItemStore) -> Callable[[], None]:
-        """Set `liked` and the signal `ease` of a batch; the returned call sets `user_vectors`, in any thread."""
+        """Set `liked` and the signals `ease` and, if the release has it, `transitions`; the returned call sets `user_vectors`,
+        in any thread."""
 
     def nearest(self, users: NDArray[np.float32], eligible: NDArray[np.bool_], most: int, ties: Ties) -> Scored:
         """Find, per user vector, up to `most` eligible item rows with the largest inner products; rows ascend."""
@@ -128,6 +129,8 @@ class Queries:
     "Length of each slate at most `(q,)`."
     retrieving: NDArray[np.bool_]
     "Whether Riffle retrieves the candidates; False where the request names its own `(q,)`."
+    repeats: NDArray[np.bool_]
+    "Whether the slate may hold items that the user has interacted with `(q,)`."
     history_rows: NDArray[np.int32]
     "Item rows of all kept events, newest first, -1 where there is none or the item is unknown: `(q, HISTORY)`."
     recent_rows: NDArray[np.int32]
@@ -183,6 +186,7 @@ class Queries:
             users,
             np.fromiter((request.k for request in requests), np.int64, len(requests)),
             np.fromiter((request.candidates is None for request in requests), np.bool_, len(requests)),
+            np.fromiter((request.repeats for request in requests), np.bool_, len(requests)),
             rows,
             np.ascontiguousarray(rows[:, :RECENT]),
             Ragged.of([items.rows_of(request.exclude) for request in requests]),

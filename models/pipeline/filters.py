@@ -37,9 +37,9 @@ class UnpublishedFilter:
 
 
 class SeenFilter:
-    """Drops items that the user interacted with, by Bloom filters: it may hide an unseen item, but never shows a seen one.
+    """Drops items that the user interacted with, unless the request allows repeats.
 
-    A request with `keep_seen` is an exception: it names its candidates itself.
+    It asks Bloom filters: it may hide an unseen item, but never shows a seen one.
     """
 
     name = "seen"
@@ -49,8 +49,9 @@ class SeenFilter:
         users = queries.users
         held = kernels.seen(users.seen_tiers, users.seen_starts, items.bloom, candidates.query_row, candidates.item_row)
         kept: NDArray[np.bool_] = ~held
-        keeping = np.fromiter((request.keep_seen for request in queries.requests), np.bool_, len(queries))
-        return kept | keeping[candidates.query_row] if keeping.any() else kept
+        if queries.repeats.any():
+            kept |= queries.repeats[candidates.query_row]
+        return kept
 
 
 class ExcludedFilter:

@@ -23,7 +23,7 @@ class LightScorer:
     """Weighted sum of the source scores, each divided by its maximum within the query so that scales do not matter.
 
     The weights are those fitted for the serving release; a source that is newer than the release has weight 0. Without a
-    release each source has its default weight.
+    release, and for a source that only answers what a request asks for (`retrieves` is False), it is the default weight.
     """
 
     name = "light"
@@ -32,13 +32,15 @@ class LightScorer:
         """`sources`: in the order of the source-score columns."""
         self._sources = tuple(source.name for source in sources)
         self._weights = np.asarray([source.default_weight for source in sources], np.float32)
+        self._unfitted = tuple(0.0 if source.retrieves else source.default_weight for source in sources)
 
     def score(self, queries: Queries, candidates: Candidates, items: ItemStore) -> NDArray[np.float32]:
         """Return the light scores. Candidates of a re-ranking request are scored by their content and popularity."""
         weights = self._weights
         if queries.model is not None:
             learned = queries.model.light
-            weights = np.asarray([learned.get(name, 0.0) for name in self._sources], np.float32)
+            known = zip(self._sources, self._unfitted, strict=True)
+            weights = np.asarray([learned.get(name, weight) for name, weight in known], np.float32)
         scores: NDArray[np.float32] = kernels.light_scores(candidates.source_scores, candidates.spans(len(queries)), weights)
         if not queries.retrieving.all():
             mine = np.flatnonzero(~queries.retrieving[candidates.query_row])

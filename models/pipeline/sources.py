@@ -23,11 +23,13 @@ __all__ = [
     "CovisitationSource",
     "EaseSource",
     "FreshSource",
+    "HistorySource",
     "LearnedSource",
     "PopularSource",
     "RequestedSource",
     "RulesSource",
     "SignalSource",
+    "TransitionSource",
 ]
 
 RECENCY = np.float32(0.9) ** np.arange(RECENT, dtype=np.float32)
@@ -87,6 +89,15 @@ class EaseSource(SignalSource):
     """Items with the largest learned item-to-item weights from the user's liked items."""
 
     name = "ease"
+
+
+class TransitionSource(SignalSource):
+    """Items that follow the newest events of the user's session in other sessions, by a release that learned transitions."""
+
+    name = "transitions"
+
+    def __init__(self, most: int = 100) -> None:
+        super().__init__(most)
 
 
 class LearnedSource:
@@ -174,6 +185,22 @@ class FreshSource:
         return Retrieved(np.repeat(asked, len(score)), rows, np.tile(score, len(asked)))
 
 
+class HistorySource:
+    """The user's newest items, for requests that allow repeats."""
+
+    name = "history"
+    default_weight = 0.5
+    retrieves = False
+
+    def retrieve(self, queries: Queries, items: ItemStore) -> Retrieved:  # noqa: ARG002
+        """Return the items of the user's newest events, the newest with the largest score."""
+        asked = queries.repeats & queries.retrieving
+        if not asked.any():
+            return Retrieved.none()
+        query, place = np.nonzero((queries.recent_rows >= 0) & asked[:, None])
+        return Retrieved(query.astype(np.int32), queries.recent_rows[query, place], RECENCY[place])
+
+
 class RequestedSource:
     """The candidates that a re-ranking request names itself."""
 
@@ -199,6 +226,8 @@ SOURCES: tuple[type[Source], ...] = (
     FreshSource,
     RequestedSource,
     RulesSource,
+    TransitionSource,
+    HistorySource,
 )
 "The sources of the pipeline, in the order of the columns of `Candidates.source_scores`. Weights and features derive from it."
 RETRIEVING = tuple(source for source in SOURCES if source.retrieves)

@@ -9,13 +9,16 @@
     present.npy         bool (n, 2): has text, has image
     met.npy             bool (n,): training had interactions with it; the vectors of others come from their content (format 3)
     ease_index.npy      int32 (n, m), ease_weight.npy float32 (n, m): heaviest item-to-item weights, -1 where none
+    transition_index.npy int32 (n, m), transition_weight.npy float32 (n, m): items that follow an item in sessions, heaviest
+                        first, -1 after the last; transition_lags.npy float32 (l,): weights of the newest events, newest first
+                        (format 4, of releases with transitions)
     user_tower.onnx     recent history → user vector
     item_tower.onnx     content alone → item vector, for items that training did not see
     ranker.onnx         features → calibrated probability per head
     weights.safetensors optional: weights for a warm start of training; serving checks the file and does not load it
 
-Format 1 has no projections, so that new items have vectors from words and categories only. In releases before format 3 all
-items count as trained with interactions.
+Format 4 is format 3 with transitions; a release without them is written as format 3. Format 1 has no projections, so that new
+items have vectors from words and categories only. In releases before format 3 all items count as trained with interactions.
 
 A release holds no code that Python would run: only JSON, NumPy arrays without pickle and ONNX graphs without external data.
 """
@@ -39,6 +42,7 @@ from numpy.typing import NDArray
 
 from models.items.texts import Ids, Packed
 from models.items.vectors import MODALITIES
+from models.release.transitions import LAGS, TRANSITIONS, Transitions
 from models.rules import PositiveRule
 from models.units import DAY_MS
 from schemas.errors import ReleaseRejected, RiffleError
@@ -51,6 +55,7 @@ __all__ = [
     "MAX_MANIFEST_BYTES",
     "OPTIONAL",
     "WEIGHTS",
+    "WITH_TRANSITIONS",
     "Head",
     "Manifest",
     "Release",
@@ -62,6 +67,9 @@ __all__ = [
 ]
 
 FORMAT = 3
+"Format of a release without transitions."
+WITH_TRANSITIONS = 4
+"Format of a release with transitions."
 ARRAYS: Mapping[str, tuple[str, int]] = {
     "item_vectors.npy": ("<f4", 2),
     "text.npy": ("<f4", 2),
@@ -79,6 +87,7 @@ FILES_OF: Mapping[int, frozenset[str]] = {
     1: frozenset((*ARRAYS, *GRAPHS, "item_ids.json")),
     2: frozenset((*ARRAYS, *PROJECTIONS, *GRAPHS, "item_ids.json")),
     3: frozenset((*ARRAYS, MET, *PROJECTIONS, *GRAPHS, "item_ids.json")),
+    4: frozenset((*ARRAYS, MET, *TRANSITIONS, *PROJECTIONS, *GRAPHS, "item_ids.json")),
 }
 "Files of a release, by format."
 FILES = FILES_OF[FORMAT]
@@ -152,7 +161,7 @@ class Manifest:
             if fields.get("format") not in FILES_OF:
                 raise ReleaseRejected(
                     "unknown_format",
-                    f"its format is {fields.get('format')!r}, this Riffle reads up to {FORMAT}",
+                    f"its format is {fields.get('format')!r}, this Riffle reads up to {max(FILES_OF)}",
                 )
             fields["heads"] = tuple(
                 Head(str(h["action"]), float(h["weight"]), int(h.get("window_ms", DAY_MS))) for h in fields["heads"]
@@ -243,6 +252,8 @@ class Release:
         self.met: NDArray[np.bool_] = arrays[MET] if MET in arrays else np.ones(len(ids), np.bool_)
         self.ease_index: NDArray[np.int32] = arrays["ease_index.npy"]
         self.ease_weight: NDArray[np.float32] = arrays["ease_weight.npy"]
+        self.transitions = Transitions.of(arrays) if LAGS in arrays else None
+        "Transitions of items in sessions; None in a release without them."
         self.projections: Mapping[str, NDArray[np.float32]] = {
             name.removesuffix("_projection.npy"): arrays[name] for name in PROJECTIONS if name in arrays
         }
@@ -275,6 +286,7 @@ class Release:
         arrays = {name: _array(folder / name, kind, rank) for name, (kind, rank) in ARRAYS.items()}
         if MET in manifest.files:
             arrays[MET] = _array(folder / MET, "|b1", 1)
+        followers = {name: _array(folder / name, *kind) for name, kind in TRANSITIONS.items() if name in manifest.files}
         graphs = {name: (folder / name).read_bytes() for name in GRAPHS}
         projections = {name: _array(folder / name, "<f4", 2) for name in PROJECTIONS if name in manifest.files}
         try:
@@ -284,8 +296,12 @@ class Release:
         if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids) or len(set(ids)) != len(ids):
             raise ReleaseRejected("bad_file", "item_ids.json must list distinct ids", "item_ids.json")
         _check_arrays(manifest.name, arrays, projections, len(ids))
+        if followers:
+            Transitions.of(followers).check(manifest.name, len(ids))
         # packed, because a million strings would take 90 MB
-        return cls(manifest, {**arrays, **projections}, graphs, Ids(Packed.of((i.encode() for i in ids), len(ids))))
+        return cls(
+            manifest, {**arrays, **followers, **projections}, graphs, Ids(Packed.of((i.encode() for i in ids), len(ids)))
+        )
 
 
 def _check_arrays(name: str, arrays: Mapping[str, NDArray[Any]], projections: Mapping[str, NDArray[Any]], n_items: int) -> None:

@@ -22,6 +22,7 @@ from models.release.nearest import STANDARD, IndexSettings, VectorIndex
 from models.release.release import Release
 from models.release.rows import ReleaseRows, content_width, sampled_histories, widths_of
 from models.release.sequences import EVENT_WIDTH, LENGTH, Vocabulary, inputs_of
+from models.release.transitions import SESSION_GAP_MS
 from schemas.errors import ReleaseRejected
 
 __all__ = ["ServingModel", "prepare"]
@@ -189,7 +190,7 @@ class ServingModel:
         return weighted
 
     def hydrate(self, queries: Queries, items: ItemStore) -> Callable[[], None]:
-        """Set the liked histories and the item-to-item signal (Steck 2019, on the live history) of a batch.
+        """Set the liked histories, the item-to-item signal (Steck 2019, on the live history) and transitions of a batch.
 
         The returned call runs the user tower, which sets `user_vectors`.
         """
@@ -200,6 +201,12 @@ class ServingModel:
         work = SCRATCH.sums(size), *SCRATCH.marks(size, len(queries))
         found = signals.weighted(queries.history_rows, queries.liked, LIKED_DECAY, number, near, weights, row, size, *work)
         queries.signals["ease"] = Scored(*found)
+        if release.transitions is not None:
+            follow = release.transitions
+            work = SCRATCH.sums(size), *SCRATCH.marks(size, len(queries))
+            sequence, lags = (queries.recent_rows, queries.users.time), follow.lags
+            found = signals.transitions(*sequence, lags, SESSION_GAP_MS, number, follow.index, follow.weight, row, size, *work)
+            queries.signals["transitions"] = Scored(*found)
         events, mask = inputs_of(queries.users, self.vocabulary, queries.liked)
         newest = queries.history_rows[:, LENGTH - 1 :: -1]
         vectors = np.where((newest >= 0)[:, :, None], self.vectors[newest], np.float32(0))

@@ -504,7 +504,7 @@ def _datum(request: Request) -> dict[str, Any]:
         "explain": request.explain,
         "after": None if request.after is None else asdict(request.after),
         "candidates": None if request.candidates is None else list(request.candidates),
-        "keep_seen": request.keep_seen,
+        "repeats": request.repeats,
     }
 
 

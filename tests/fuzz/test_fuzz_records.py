@@ -123,6 +123,7 @@ REQUESTS = bodies(
         "explain": st.booleans(),
         "after": st.none() | st.fixed_dictionaries({"partition": NUMBER, "offset": NUMBER}),
         "candidates": st.none() | st.lists(TEXT, max_size=3),
+        "repeats": st.booleans(),
     }
 )
 

@@ -49,6 +49,7 @@ class EvaluateOptions(LearningOptions):
     before: bool
     queries: int | None
     first: bool
+    repeats: bool
     parity: int
     save: Path | None
     page: Path | None
@@ -71,6 +72,7 @@ class EvaluateOptions(LearningOptions):
 @click.option(
     "--first", is_flag=True, help="Query only at first interactions with liked items: for logged impressions and views."
 )
+@click.option("--repeats", is_flag=True, help="Slates may hold items that the user has interacted with.")
 @click.option(
     "--parity", default=0, type=Whole(0), help="Number of requests on which the exported graphs are compared with torch."
 )
@@ -88,12 +90,16 @@ def evaluate_command(options: EvaluateOptions) -> None:
     If the data holds lists that another system showed, also the rank of the liked item among the shown ones: by a request that
     names them as its candidates, as they were shown, and by two baselines.
 
-    A slate never holds items that the user interacted with. If likes follow views of the same item, use --first.
+    A slate holds items that the user interacted with only with --repeats. If likes follow views of the same item, use --first.
 
     Example: riffle evaluate my-dataset --report quality.html --json
     """
     console, started = Console(stderr=True), time.monotonic()
     settings = checked_settings(options)
+    if options.repeats and options.first:
+        raise ConfigError(
+            "repeats", "--first queries only items that the user has not seen: leave out --first or --repeats", "repeats"
+        )
     if options.named is None:
         _demand_release()
     else:
@@ -112,11 +118,12 @@ def evaluate_command(options: EvaluateOptions) -> None:
         from training.measure import measurement  # both import torch, which only training and measuring need
         from training.trainer import evaluate_release
 
-        plan = EvaluationPlan(share, options.queries, options.parity, options.first, shown=True)
+        plan = EvaluationPlan(share, options.queries, options.parity, options.first, repeats=options.repeats, shown=True)
         at, train, before = vectors_in(options), not options.no_train, options.before
         made = evaluate_release(corpus, plan, settings, at, existing, report, train=train, before=before)
-    _warn_of_interacted(made.figures, console)
-    facts = _facts(corpus, made, about)
+    if not options.repeats:
+        _warn_of_interacted(made.figures, console)
+    facts = _facts(corpus, made, {**about, **({"repeats": True} if options.repeats else {})})
     lists = _lists(made)
     label = "without a release" if made.name == "none" else "with a release" if existing is None else existing.name
     found = [measurement(corpus, plan, made.figures, label, made.name, facts)]
@@ -161,7 +168,7 @@ def _warn_of_interacted(figures: Figures, console: Console) -> None:
     met = sum(one.interacted for one in figures.asked)
     if WARN_ONE_IN * met > len(figures.asked):
         said = f"{met:,} of {len(figures.asked):,} queries are for items that the user has seen, which no slate holds: "
-        console.print(f"[yellow]{said}use --first", highlight=False)
+        console.print(f"[yellow]{said}use --first, or --repeats if yours may hold them", highlight=False)
 
 
 def _facts(corpus: Corpus, made: Evaluated, about: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -14,9 +14,13 @@ from rich.text import Text
 from training.data.corpus import Corpus
 from training.loop.alone import is_first
 
-__all__ = ["SAID_EVERY_S", "Lines", "Report", "note", "progress"]
+__all__ = ["SAID_EVERY_S", "Lines", "Report", "Reporter", "Whole", "note", "progress"]
 
 SAID_EVERY_S = 10.0
+PACE_FROM = 0.05
+"Share of the whole from which the time that is left follows from the pace so far."
+LEAST_MINUTES_S = 90.0
+"Seconds from which a time is given in minutes."
 LOOK_S = 1.0
 "Seconds between two looks at whether a line is due."
 Report = Callable[[str, int, int], None]
@@ -24,16 +28,75 @@ Report = Callable[[str, int, int], None]
 because many have no measure."""
 
 
+class Whole:
+    """How far a training as a whole is, by the expected seconds of its parts."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._parts = clock, dict[str, float]()
+        self._begun_s, self.share = 0.0, 0.0
+        "Share of the whole that is done, 0 to 1. It never falls."
+
+    def expect(self, parts: Mapping[str, float]) -> None:
+        """Begin the whole: the expected seconds of the parts, in their order."""
+        self._parts, self._begun_s, self.share = dict(parts), self._clock(), 0.0
+
+    @property
+    def known(self) -> bool:
+        """Whether anything is expected."""
+        return sum(self._parts.values()) > 0
+
+    def at(self, part: str, done: int, of: int) -> None:
+        """Note the progress of a part. Parts that were not expected, and whose name begins with none, change nothing."""
+        before, total = 0.0, sum(self._parts.values())
+        if not self.known:
+            return
+        for name, seconds in self._parts.items():
+            if part.startswith(name):
+                reached = (before + seconds * min(1.0, done / max(1, of))) / total
+                self.share = max(self.share, reached)
+                return
+            before += seconds
+
+    def left_s(self) -> float:
+        """Seconds that the rest takes: at first as expected, later at the pace so far."""
+        expected = sum(self._parts.values()) * (1.0 - self.share)
+        if self.share < PACE_FROM:
+            return expected
+        return (self._clock() - self._begun_s) * (1.0 - self.share) / self.share
+
+    def text(self) -> str:
+        """Return the share in percent and the time that is left."""
+        left = self.left_s()
+        said = f"{left / 60:.0f} min" if left >= LEAST_MINUTES_S else f"{left:.0f} s"
+        return f"{100 * self.share:.0f} % of all, about {said} left"
+
+
+class Reporter:
+    """Reports the progress of parts, and of the whole once its parts are expected. A `Report`."""
+
+    def __init__(self, report: Report, whole: Whole) -> None:
+        self._report, self._whole = report, whole
+
+    def __call__(self, part: str, done: int, of: int) -> None:
+        """Report that `done` of `of` of a part is done."""
+        self._whole.at(part, done, of)
+        self._report(part, done, of)
+
+    def expect(self, parts: Mapping[str, float]) -> None:
+        """Set the parts that follow, in their order, with their expected seconds."""
+        self._whole.expect(parts)
+
+
 @contextmanager
-def progress(console: Console, clock: Callable[[], float] = time.monotonic) -> Iterator[Report]:
+def progress(console: Console, clock: Callable[[], float] = time.monotonic) -> Iterator[Reporter]:
     """Report progress: a bar per part that stays on the screen, or without a terminal a line every `SAID_EVERY_S`.
 
     In a group of processes only the first reports.
     """
     if not is_first():
-        yield lambda part, done, of: None  # noqa: ARG005
+        yield Reporter(lambda part, done, of: None, Whole(clock))  # noqa: ARG005
     elif console.is_terminal:
-        yield from _bars(console)
+        yield from _bars(console, Whole(clock))
     else:
         yield from _lines(console, clock)
 
@@ -46,9 +109,11 @@ class _Done(ProgressColumn):
         return Text("" if task.total is None else f"{task.completed:.0f}/{task.total:.0f}")
 
 
-def _bars(console: Console) -> Iterator[Report]:
+def _bars(console: Console, whole: Whole) -> Iterator[Reporter]:
     columns = (TextColumn("{task.description:36s}"), BarColumn(), _Done(), TimeElapsedColumn())
     tasks: dict[str, TaskID] = {}
+    every: list[TaskID] = []
+    "The bar of the whole, once its parts are expected."
     with Progress(*columns, console=console) as bar:
 
         def end(task: TaskID) -> None:
@@ -57,6 +122,10 @@ def _bars(console: Console) -> Iterator[Report]:
             bar.stop_task(task)
 
         def report(part: str, done: int, of: int) -> None:
+            if whole.known and not every:
+                every.append(bar.add_task("", total=100))
+            if every:
+                bar.update(every[0], completed=int(100 * whole.share), description=whole.text())
             if part not in tasks:
                 for task in tasks.values():
                     end(task)
@@ -64,8 +133,8 @@ def _bars(console: Console) -> Iterator[Report]:
             if done:  # without a total the bar moves to and fro
                 bar.update(tasks[part], completed=done, total=of)
 
-        yield report
-        for task in tasks.values():
+        yield Reporter(report, whole)
+        for task in (*tasks.values(), *every):
             end(task)
 
 
@@ -75,8 +144,9 @@ class Lines:
     `look` writes a line that is due though nothing is reported.
     """
 
-    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
-        self._console, self._clock = console, clock
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic, whole: Whole | None = None) -> None:
+        """With `whole`, whose parts may be expected later, each line also says how far that is."""
+        self._console, self._clock, self._whole = console, clock, whole
         self._lock = threading.Lock()
         self._said = self._began = clock()
         self._part, self._done, self._of = "", 0, 0
@@ -102,11 +172,13 @@ class Lines:
         self._said = now
         share = 100 * self._done // max(1, self._of)
         far = f"{share} %" if share else f"{now - self._began:.0f} s so far"
-        self._console.print(f"{self._part}: {far}", highlight=False)
+        rest = f" ({self._whole.text()})" if self._whole is not None and self._whole.known else ""
+        self._console.print(f"{self._part}: {far}{rest}", highlight=False)
 
 
-def _lines(console: Console, clock: Callable[[], float]) -> Iterator[Report]:
-    lines, ended = Lines(console, clock), threading.Event()
+def _lines(console: Console, clock: Callable[[], float]) -> Iterator[Reporter]:
+    whole = Whole(clock)
+    lines, ended = Lines(console, clock, whole), threading.Event()
 
     def look() -> None:
         while not ended.wait(LOOK_S):
@@ -115,7 +187,7 @@ def _lines(console: Console, clock: Callable[[], float]) -> Iterator[Report]:
     watch = threading.Thread(target=look, name="progress", daemon=True)
     watch.start()
     try:
-        yield lines.report
+        yield Reporter(lines.report, whole)
     finally:
         ended.set()
         watch.join()

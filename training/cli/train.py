@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from models.release.source import take
 from models.release.tracking import Tracking
 from schemas.click_types import Number, Whole
 from schemas.errors import BadDataset, ConfigError
+from training.cli.forecast import forecast_of
 from training.cli.options import LEARNING, WRITTEN, LearningOptions, gathered, vectors_in
 from training.cli.progress import note, progress
 from training.cli.shared import checked_settings, finish, images_of, write_page
@@ -37,6 +39,8 @@ if TYPE_CHECKING:  # they import torch
 __all__ = ["train_command"]
 
 GATE_QUERIES = 1_000
+INTERRUPTED = 130
+"Exit status after an interrupt."
 TRAIN_HELP = f"""Train a release from a dataset folder or an archive, and judge it on events that it was not trained on.
 
 The release is always written. Its manifest holds the gate's verdict, which `riffle release promote` enforces.
@@ -136,15 +140,35 @@ def train_command(options: TrainOptions) -> None:
         if not options.incremental:
             demand_trainable(corpus.items, held.events[: held.trained], corpus.positive, settings, options.settings)
         _announce(console, held, champion, settings, options)
+        named = "none" if champion is None else champion.name
+        expected = forecast_of(corpus, held, settings, options.queries, named, incremental=options.incremental)
+        for line in expected.lines():
+            console.print(line, highlight=False, soft_wrap=True)
+        report.expect(expected.seconds)
         forewarn(tracking := Tracking.from_env() if first else None)
         from training.trainer import Task, train_and_judge  # it imports torch
 
         task = Task(corpus, held, settings, vectors_in(options), options.queries, champion, releases, options.incremental)
-        made = train_and_judge(task, lambda learned: _bounds(learned, options), report)
+        made = _uninterrupted(lambda: train_and_judge(task, lambda learned: _bounds(learned, options), report), settings)
     facts, kept = _written(task, made, options, started)
+    facts["expected"] = expected.to_json()
     if tracking is not None:
         facts["mlflow"] = record(tracking, facts, corpus.name, settings, {path.name: path.read_bytes() for path in kept})
     finish(facts, console, as_json=options.as_json)
+
+
+def _uninterrupted(train: Callable[[], Judged], settings: LearnSettings) -> Judged:
+    """Train; if a person interrupts it, say how to go on, and exit with status 130."""
+    try:
+        return train()
+    except KeyboardInterrupt:
+        if is_first():
+            if settings.checkpoints:
+                said = f"the same command goes on from the newest checkpoint of the towers in {settings.checkpoints}"
+            else:
+                said = "only encoded vectors were kept; with --checkpoints FOLDER a training goes on where it was interrupted"
+            click.echo(f"interrupted: {said}", err=True)
+        raise click.exceptions.Exit(INTERRUPTED) from None
 
 
 def _bounds(learned: Learned, options: TrainOptions) -> Bounds:

@@ -1,8 +1,8 @@
 """Offline evaluation of slates by the prequential protocol, through the serving pipeline.
 
 Events are processed in time order. Each positive event of the last part is a query: recommend to its user from all earlier
-events, out of the whole catalogue, without items that the user has interacted with. The rank of the liked item gives NDCG@10,
-HR@10, Recall@50 and MRR. The event is then applied, as a worker would apply it.
+events, out of the whole catalogue, without items that the user has interacted with unless the plan allows repeats. The rank of
+the liked item gives NDCG@10, HR@10, Recall@50 and MRR. The event is then applied, as a worker would apply it.
 
 Three things differ from a worker and are exact here. Statistics and neighbours are current at once instead of some milliseconds
 later. They are summed over one partition. A new item's text and image vectors arrive with the item instead of some seconds
@@ -50,6 +50,8 @@ class EvaluationPlan:
     "Number of requests on which the exported graphs are compared with torch."
     first: bool = False
     "Query at first interactions with items liked then or later, instead of at every positive event (`asked_of`)."
+    repeats: bool = False
+    "Allow slates to hold items that the user has interacted with, so that queries for these can be answered, too."
     independent: bool = False
     "Apply no event after the first part; queries are independent of each other (`training.evaluation.holdout`)."
     shown: bool = False
@@ -71,7 +73,7 @@ class QueryOutcome:
     cold: bool
     "Whether no user had interacted with the item before."
     interacted: bool
-    "Whether the user had interacted with the item before, so that it is seen and no slate holds it."
+    "Whether the user had interacted with the item before, so that it is seen; a slate holds it only with repeats."
     top: tuple[str, ...]
     "The first K item ids of the slate."
     hits: NDArray[np.bool_]
@@ -189,7 +191,7 @@ def evaluate(  # noqa: PLR0913 - the history, and what is observed on the way
     """
     items = list(items)
     world, figures = SimulatedWorker(items, slot, vectors), Figures()
-    prober, cut = Prober(world.items, world.slot), int(len(events) * plan.share)
+    prober, cut = Prober(world.items, world.slot, repeats=plan.repeats), int(len(events) * plan.share)
     queries = set(asked_of(events, positive, plan.share, plan.queries, first=plan.first))
     work = len(events) + ASKING * len(queries)
     model = world.slot.current

@@ -177,7 +177,7 @@ class ListRanker:
         world, names = self._world, slate.item_ids
         record = world.record(slate.user_id)
         world.know(record)
-        request = Request("evaluate", slate.user_id, k=len(names), candidates=tuple(names), keep_seen=True)
+        request = Request("evaluate", slate.user_id, k=len(names), candidates=tuple(names), repeats=True)
         answer = self._pipeline.run([request], [record], [None])[0]
         if answer.degraded:
             raise RuntimeError(f"the pipeline is degraded: {', '.join(answer.degraded)}")

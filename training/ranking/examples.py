@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+
+from models.features.compute import FEATURES
 
 __all__ = ["Examples", "Replayed", "ShownLists", "calibrated_from", "parts"]
 
@@ -74,6 +76,29 @@ class Replayed:
     "Number of queries that are logged slates; slates of unknown items only are not counted."
     shown: ShownLists
     "Slates from impression events."
+
+    def without_transitions(self) -> Replayed:
+        """Remove the features of transitions, and the candidates that only they brought."""
+        examples, column = self.examples, self.sources.index("transitions")
+        others = [n for n, name in enumerate(FEATURES) if name.startswith("by_") and name != "by_transitions"]
+        alone = (examples.features[..., FEATURES.index("by_transitions")] > 0) & ~examples.features[..., others].any(axis=-1)
+        valid = examples.valid & ~(alone & ~examples.exposed[:, None])
+        gains, labels = (
+            np.where(valid, examples.gains, np.float32(0)),
+            np.where(valid[..., None], examples.labels, np.float32(0)),
+        )
+        features, shown = (_without_features_of_transitions(part.features) for part in (examples, self.shown.examples))
+        light = self.light_scores.copy()
+        light[..., column : column + 1] = 0.0
+        kept = replace(examples, features=features, valid=valid, gains=gains, labels=labels)
+        lists = replace(self.shown, examples=replace(self.shown.examples, features=shown))
+        return replace(self, examples=kept, light_scores=light, shown=lists)
+
+
+def _without_features_of_transitions(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    left = features.copy()
+    left[..., [FEATURES.index(name) for name in ("by_transitions", "transition", "transition_share")]] = 0.0
+    return left
 
 
 def calibrated_from(queries: int) -> int:

@@ -29,7 +29,8 @@ class Learned:
     parity: float = 0.0
     measured: dict[str, Any] = field(default_factory=dict)
     """Measurements of the training for the manifest: `reliability` per head, number of `logged_slates` and of
-    `content_queries` (interactions that the content weights were learned from), and `index`, `half` and `position_bias` where
+    `content_queries` (interactions that the content weights were learned from), and `index`, `half`,
+    `position_bias` and `transitions` (`kept`, the `gain` in the light score's loss, the `decay` of a session's events) where
     they exist."""
     checkpoints: Checkpoints | None = None
     modules: Modules | None = None

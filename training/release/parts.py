@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from models.features.compute import FEATURES
 from models.items.vectors import unit_rows
 from models.release.sequences import EVENT_WIDTH, LENGTH
 from training.ranking.base import CONSTANT, Ranker
@@ -59,6 +58,7 @@ def arrays_of(made: Retrieval, content: Content, projections: Mapping[str, NDArr
         "met.npy": made.met,
         "ease_index.npy": made.ease_index,
         "ease_weight.npy": made.ease_weight,
+        **({} if made.transitions is None else made.transitions.arrays()),
         **{f"{modality}_projection.npy": np.asarray(fitted) for modality, fitted in projections.items()},
     }
 
@@ -97,5 +97,6 @@ def item_examples(content: Content, rng: np.random.Generator, n: int = EXAMPLES)
 
 def ranker_examples(ranker: Ranker, rng: np.random.Generator, n: int = EXAMPLES) -> dict[str, NDArray[np.float32]]:
     """Inputs of a ranker: `n` rows of features, distributed as in its training, where some were constant."""
-    spread, scale = rng.normal(0, 1, (n, len(FEATURES))).astype(np.float32), ranker.scale.detach().numpy()
+    scale = ranker.scale.detach().numpy()
+    spread = rng.normal(0, 1, (n, len(scale))).astype(np.float32)
     return {"features": spread * np.where(scale < CONSTANT, scale, np.float32(0)) + ranker.mean.detach().numpy()}

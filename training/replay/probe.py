@@ -88,8 +88,11 @@ class _Watch(Observer):
 class Prober:
     """Runs a request per item and observes it. Slates equal those of a worker."""
 
-    def __init__(self, items: ItemStore, slot: ModelSlot | None = None, settings: PipelineSettings = STANDARD) -> None:
-        self._items = items
+    def __init__(
+        self, items: ItemStore, slot: ModelSlot | None = None, settings: PipelineSettings = STANDARD, *, repeats: bool = False
+    ) -> None:
+        """`repeats`: whether slates may hold items that the user has interacted with."""
+        self._items, self._repeats = items, repeats
         self._depth = settings.light_top
         self._watch = _Watch()
         self._pipeline = CandidatePipeline(items, settings, slot=slot, clock=after_all, observers=[self._watch])
@@ -102,7 +105,7 @@ class Prober:
         """
         watch = self._watch
         watch.begin(self._items.row_of(item_id))
-        slate = self._pipeline.run([Request("evaluate", user_id, k=self._depth)], [user], [None])[0]
+        slate = self._pipeline.run([Request("evaluate", user_id, k=self._depth, repeats=self._repeats)], [user], [None])[0]
         if slate.degraded:
             raise RuntimeError(f"the pipeline is degraded: {', '.join(slate.degraded)}")
         rows = self._items.rows_of([item.item_id for item in slate.items])

@@ -145,7 +145,7 @@ def replay(  # noqa: PLR0913 - the history, and the sizes of the sample
         tap.clear()
         # the items of a slate are compared with each other, as those of a request that names them
         named = None if slate is None else tuple(slate.item_ids)
-        request = Request("replay", user, k=1, candidates=named, keep_seen=named is not None)
+        request = Request("replay", user, k=1, candidates=named, repeats=named is not None)
         pipeline.run([request], [world.record(user)], [None])
         if slate is None:
             _gather(gathered, tap, world.items, ahead.of(n, events), rng, len(world.items))

@@ -154,9 +154,9 @@ REQUEST = _closed(
         "exclude": _strings("Ids of items that must not be shown.", MAX_EXCLUDE),
         "categories": _strings("Only items of one of these.", MAX_CATEGORIES),
         "explain": _flag("Whether each item lists its scores.", usual=False),
+        "repeats": _flag("Whether the slate may hold items that the user has interacted with.", usual=False),
         "after": AFTER,
         "candidates": _strings("Rank exactly these; without it Riffle retrieves.", MAX_CANDIDATES),
-        "keep_seen": _flag("Also rank candidates that the user has seen.", usual=False),
     },
     "A request for a slate.",
 )

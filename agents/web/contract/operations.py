@@ -230,6 +230,7 @@ DEADLINE = _integer(1, MAX_DEADLINE_MS, "Milliseconds within which the answer mu
 QUERY: Mapping[str, Schema] = {
     "k": _integer(1, MAX_K, "Number of items.", 10),
     "explain": _flag("Whether each item lists its scores."),
+    "repeats": _flag("Whether the slate may hold items that the user has interacted with."),
     "exclude": _several("Ids of items that must not be shown."),
     "category": _several("Only items of one of these."),
     "after": {

@@ -120,8 +120,8 @@ export function trend(label, entries, show) {
 }
 
 /** The colours of sources, the same wherever a source is shown. */
-const ORDER = ["covisitation", "content", "learned", "ease", "popular", "fresh", "requested", "rules"];
-export const colorOf = (source) => `var(--c${(ORDER.indexOf(source) + 8) % 8})`;
+const ORDER = ["covisitation", "content", "learned", "ease", "popular", "fresh", "requested", "rules", "transitions"];
+export const colorOf = (source) => `var(--c${(ORDER.indexOf(source) + 9) % 9})`;
 
 const REASONS = {
   covisitation: "often chosen together with their items",
@@ -132,6 +132,7 @@ const REASONS = {
   fresh: "new in the catalogue",
   requested: "named by the request",
   rules: "placed by a rule",
+  transitions: "often chosen next in a session",
 };
 export const reasonOf = (source) => REASONS[source] ?? source;
 

@@ -7,7 +7,18 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-__all__ = ["at_least", "best_dots", "covisits", "dots", "largest", "neighbours_of", "profiles", "value_at", "weighted"]
+__all__ = [
+    "at_least",
+    "best_dots",
+    "covisits",
+    "dots",
+    "largest",
+    "neighbours_of",
+    "profiles",
+    "transitions",
+    "value_at",
+    "weighted",
+]
 
 
 DENSE = 32
@@ -122,6 +133,59 @@ def weighted(
                         count += 1
                     sums[row] += weights[number, j] * weight
             weight *= decay
+        at = starts[n]
+        _gathered(sums, marked, first + n, touched, count, n_items, rows, scores, at)
+        starts[n + 1] = at + count
+    return starts, rows[: starts[q]].copy(), scores[: starts[q]].copy()
+
+
+@njit(cache=True, nogil=True)
+def transitions(
+    recent: Any,
+    times: Any,
+    lags: Any,
+    gap_ms: int,
+    number_of_row: Any,
+    near: Any,
+    weights: Any,
+    row_of_number: Any,
+    n_items: int,
+    sums: Any,
+    marked: Any,
+    first: int,
+) -> Any:
+    """Sum, per query, the transition weights from the newest events of its session, each times the weight of its lag.
+
+    `recent`: item rows, newest first `(q, r)`; `times`: event times in ms, at least `(q, len(lags))`; `lags`: weights of the
+    newest events, newest first, at most r; the session ends at the first two events that are more than `gap_ms` apart.
+    `near`, `weights`, work arrays and result are as in `weighted`.
+    """
+    q, width = recent.shape[0], near.shape[1]
+    room = min(len(lags) * width, n_items)
+    starts = np.zeros(q + 1, np.int64)
+    rows, scores = np.empty(q * room, np.int32), np.empty(q * room, np.float32)
+    touched = np.empty(room, np.int32)
+    for n in range(q):
+        count = 0
+        for place in range(len(lags)):
+            if place and times[n, place - 1] - times[n, place] > gap_ms:
+                break
+            item = recent[n, place]
+            number = number_of_row[item] if item >= 0 else -1
+            if number < 0:
+                continue
+            for j in range(width):
+                other = near[number, j]
+                if other < 0:
+                    break
+                row = row_of_number[other]
+                if row < 0 or row >= n_items:
+                    continue
+                if marked[row] != first + n:
+                    marked[row] = first + n
+                    touched[count] = row
+                    count += 1
+                sums[row] += weights[number, j] * lags[place]
         at = starts[n]
         _gathered(sums, marked, first + n, touched, count, n_items, rows, scores, at)
         starts[n + 1] = at + count

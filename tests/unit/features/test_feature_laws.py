@@ -29,7 +29,7 @@ from models.pipeline.batch import Candidates, Queries, Retrieved
 from models.pipeline.clock import after_all
 from models.pipeline.pipeline import CandidatePipeline
 from models.pipeline.slot import ModelSlot
-from models.pipeline.sources import RETRIEVING, SOURCES, RulesSource
+from models.pipeline.sources import RETRIEVING, SOURCES, HistorySource, RulesSource
 from models.pipeline.stages import Observer
 from schemas.records import Interaction, Item, Request
 from training.replay.world import SimulatedWorker
@@ -88,12 +88,12 @@ def observed() -> Ranked:
     )
     for user in ("u1", "u2"):
         world.know(world.record(user))
-    slot.swap(FakeModel(world.items))
+    slot.swap(FakeModel(world.items, transitions=True))
     requests = [
         Request("a", "u1", k=5),
         Request("b", "stranger", k=5, context={"device": "tv", "mood": "calm"}),
         Request("c", "u2", k=3, categories=("c0",), candidates=("i1", "i5", "i12", "i13", "i0")),
-        Request("d", "u1", k=5, candidates=("i0", "i4", "i8", "i9", "i11"), keep_seen=True),
+        Request("d", "u1", k=5, candidates=("i0", "i4", "i8", "i9", "i11"), repeats=True),
     ]
     pipeline = CandidatePipeline(world.items, slot=slot, clock=after_all, observers=[ranked])
     pipeline.run(requests, [world.record(request.user_id) for request in requests], [None] * 4)
@@ -210,7 +210,7 @@ def test_every_source_that_retrieves_has_a_feature_and_no_other() -> None:
     assert told == [source.name for source in RETRIEVING]
 
 
-@pytest.mark.parametrize("source", [source.name for source in SOURCES if source is not RulesSource])
+@pytest.mark.parametrize("source", [source.name for source in SOURCES if source not in (RulesSource, HistorySource)])
 def test_every_source_brings_each_item_of_the_catalogue_once_with_a_finite_score(source: str) -> None:
     brought = observed().brought[source]
     assert len(brought.item_row) > 0, "the small world does not reach it"

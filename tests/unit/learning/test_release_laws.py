@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from resealed import refused, reseal
 
 from models.features.compute import FEATURES, GENERATIONS
 from models.pipeline.slot import ModelSlot
@@ -24,20 +25,6 @@ from training.ranking.kinds import make_ranker
 from training.recipe import RankerSettings
 from training.release.learned import Learned
 from training.release.parts import RANKER, exported
-
-
-def reseal(folder: Path, **changes: Any) -> Path:
-    """Rewrite the manifest to match the changed files, as anyone with write access to the folder could."""
-    manifest = json.loads((folder / "manifest.json").read_bytes())
-    manifest["files"] = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in manifest["files"]}
-    (folder / "manifest.json").write_text(json.dumps({**manifest, **changes}))
-    return folder
-
-
-def refused(folder: Path) -> str:
-    with pytest.raises(ReleaseRejected) as caught:
-        prepare(folder)
-    return caught.value.code
 
 
 def test_what_is_written_is_what_is_read(learned: Learned, folder: Path) -> None:
@@ -95,10 +82,8 @@ def test_a_release_of_the_first_features_still_serves_by_them(learned: Learned) 
     ranker.fit(rng.normal(size=(64, len(columns))).astype(np.float32))
     inputs = rng.normal(size=(64, len(columns))).astype(np.float32)
     graph = exported([(RANKER, ranker, {"features": inputs})], half=False).graphs[RANKER]
-    release = learned.release()
-    earlier = Release(
-        replace(release.manifest, feature_spec="f7"), release.arrays, {**release.graphs, RANKER: graph}, release.item_ids
-    )
+    graphs, manifest = {**learned.graphs, RANKER: graph}, replace(learned.manifest, feature_spec="f7")
+    earlier = Release(manifest, learned.arrays, graphs, learned.item_ids)
     features = rng.normal(size=(9, len(FEATURES))).astype(np.float32)
     with torch.inference_mode():
         expected = ranker(torch.from_numpy(features[:, columns])).numpy()

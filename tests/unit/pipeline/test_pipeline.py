@@ -325,12 +325,12 @@ def test_every_requested_candidate_is_ranked_even_beyond_the_light_cut(learned: 
     assert {item.item_id for item in slate.items} == set(asked)
 
 
-def test_only_a_request_that_keeps_them_gets_candidates_that_the_user_has_seen(learned: Learned) -> None:
+def test_only_a_request_that_allows_repeats_gets_candidates_that_the_user_has_seen(learned: Learned) -> None:
     from models.features.compute import FEATURES
 
     pipeline, user = with_release(learned)
     asked, seen = tuple(f"i{n}" for n in range(20)), {"i0", "i3", "i6", "i9"}
-    requests = [Request("r", "u", k=30, candidates=asked), Request("s", "u", k=30, candidates=asked, keep_seen=True)]
+    requests = [Request("r", "u", k=30, candidates=asked), Request("s", "u", k=30, candidates=asked, repeats=True)]
     dropping, keeping = pipeline.run(requests, [user, user], [None, None])
     assert {item.item_id for item in dropping.items} == set(asked) - seen
     assert {item.item_id for item in keeping.items} == set(asked)

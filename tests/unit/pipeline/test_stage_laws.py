@@ -118,6 +118,33 @@ def test_a_release_that_names_other_sources_still_serves(light: dict[str, float]
     assert len(slate.items) == 5
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, N - 1), max_size=8), st.booleans(), st.lists(st.booleans(), min_size=1, max_size=4))
+def test_a_slate_holds_seen_items_only_where_the_request_allows_repeats(
+    seen: list[int], with_release: bool, allowed: list[bool]
+) -> None:
+    world, user = world_of(["plain"] * N, seen, with_release=with_release)
+    pipeline = CandidatePipeline(world.items, slot=world.slot)
+    requests = [Request(f"r{n}", "u", k=N, repeats=repeats) for n, repeats in enumerate(allowed)]
+    slates = pipeline.run(requests, [user] * len(requests), [None] * len(requests))
+    mine = {f"i{n}" for n in seen}
+    for slate, repeats in zip(slates, allowed, strict=True):
+        shown = {item.item_id for item in slate.items}
+        assert not slate.degraded
+        assert shown >= mine if repeats else not shown & mine
+        for item in slate.items:
+            assert ("history" in item.sources) == (item.item_id in mine)
+
+
+def test_seen_candidates_of_a_request_are_ranked_where_it_allows_repeats() -> None:
+    world, user = world_of(["plain"] * N, [1, 2])
+    pipeline, candidates = CandidatePipeline(world.items, slot=world.slot), ("i1", "i7")
+    for repeats, expected in ((False, ["i7"]), (True, ["i1", "i7"])):
+        request = Request("r", "u", candidates=candidates, repeats=repeats)
+        slate = pipeline.run([request], [user], [None])[0]
+        assert sorted(item.item_id for item in slate.items) == expected
+
+
 def test_no_two_stages_of_a_kind_share_a_name() -> None:
     for stages in (FILTERS, HYDRATORS):
         names = [stage.name for stage in stages]

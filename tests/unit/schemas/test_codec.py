@@ -66,6 +66,14 @@ def test_golden_bytes(name: str) -> None:
     assert decode(name, bytes.fromhex(golden[name]))[0] == datum
 
 
+def test_requests_of_clients_that_know_no_repeats_are_read() -> None:
+    """The bytes are those of a client that was built before the field."""
+    written = "c30185d28b48f24fc05b04c3bc04c3bc0e02026b04c3bc000204c3bc000204c3bc0001020e80a0abfef962020204c3bc00"
+    found, _ = decode("request", bytes.fromhex(written))
+    assert found == {**example(json.loads(schema_text("request"))), "repeats": False}
+    assert request_from(found, request_id="r").repeats is False
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_fastavro_equals_apache_avro(name: str) -> None:
     datum = example(json.loads(schema_text(name)))

@@ -75,9 +75,7 @@ def test_json_of_as_many_levels_as_are_read_is_not_too_deep() -> None:
     assert broken.value.code == "not_json"
 
 
-def test_seen_items_are_kept_only_among_candidates_of_the_request() -> None:
-    assert request_from({"user_id": "u", "candidates": ["a"], "keep_seen": True}, request_id="r").keep_seen
-    assert not request_from({"user_id": "u", "keep_seen": False}, request_id="r").keep_seen
-    with pytest.raises(BadRequest, match="needs candidates") as caught:
-        request_from({"user_id": "u", "keep_seen": True}, request_id="r")
-    assert caught.value.field == "keep_seen"
+def test_repeats_are_off_unless_a_request_asks_for_them() -> None:
+    assert request_from({"user_id": "u", "candidates": ["a"], "repeats": True}, request_id="r").repeats
+    assert not request_from({"user_id": "u", "repeats": False}, request_id="r").repeats
+    assert request_from({"user_id": "u", "repeats": True}, request_id="r").repeats

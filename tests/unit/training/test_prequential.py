@@ -139,6 +139,20 @@ def test_every_query_ends_in_one_stage_and_seen_items_are_never_ranked() -> None
         seen.add((event.user_id, event.item_id))
 
 
+def test_with_repeats_seen_items_are_ranked() -> None:
+    items, events = drawn(3)
+    without, found = evaluate(items, events, liked), evaluate(items, events, liked, EvaluationPlan(repeats=True))
+    assert [(q.user_id, q.item_id, q.interacted) for q in without.asked] == [
+        (q.user_id, q.item_id, q.interacted) for q in found.asked
+    ]
+    assert any(asked.interacted for asked in found.asked)
+    for before, now in zip(without.asked, found.asked, strict=True):
+        if now.interacted:
+            assert before.probed.rank == BEYOND
+            assert now.probed.rank != BEYOND
+            assert "history" in now.probed.sources
+
+
 def test_an_item_is_in_no_slate_before_it_is_published() -> None:
     items, events = drawn(4)
     late = Item("late", title="word1 late", published_at=events[200].event_time)
@@ -201,6 +215,12 @@ def test_the_command_says_that_what_was_viewed_is_asked_for_with_first(tmp_path:
     assert plain.exit_code == 0, plain.output
     assert "use --first" in plain.stderr
     assert json.loads(plain.stdout)["hr@10"] == 0.0
+    repeats = CliRunner().invoke(evaluate_command, [*asked, "--repeats"])
+    assert "use --first" not in repeats.stderr
+    assert json.loads(repeats.stdout)["repeats"] is True
+    assert json.loads(repeats.stdout)["hr@10"] > 0.0
+    both = CliRunner().invoke(evaluate_command, [*asked, "--first", "--repeats"])
+    assert "leave out --first or --repeats" in str(both.exception)
     first = CliRunner().invoke(evaluate_command, [*asked, "--first"])
     assert first.exit_code == 0, first.output
     assert "use --first" not in first.stderr

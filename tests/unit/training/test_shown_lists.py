@@ -63,7 +63,7 @@ def test_each_order_is_measured_over_the_slates_with_a_like_after_the_split(fold
         at = slate.place
         record = world.record(slate.user_id)
         world.know(record)
-        request = Request("r", slate.user_id, k=6, candidates=tuple(slate.item_ids), keep_seen=True)
+        request = Request("r", slate.user_id, k=6, candidates=tuple(slate.item_ids), repeats=True)
         ranked = [item.item_id for item in pipeline.run([request], [record], [None])[0].items]
         assert slate.positions is not None
         in_order = [slate.item_ids[n] for n in np.argsort(slate.positions)]
@@ -117,9 +117,13 @@ def test_items_without_a_price_get_the_median_of_those_in_their_events(folder: P
     median = dict(events.group_by("item_id").agg(pl.col("price").median()).iter_rows())
     for kind in ("parquet", "csv", "jsonl"):
         (folder / "events.parquet").unlink(missing_ok=True)
-        {"parquet": events.write_parquet, "csv": events.write_csv, "jsonl": events.write_ndjson}[kind](
-            folder / f"events.{kind}"
-        )
+        written = folder / f"events.{kind}"
+        if kind == "parquet":
+            events.write_parquet(written)
+        elif kind == "csv":
+            events.write_csv(written)
+        else:
+            events.write_ndjson(written)
         items = {item.item_id: item.price for item in open_corpus(str(folder)).items}
         (folder / f"events.{kind}").unlink()
         assert items["i5"] == 6.0, "its own"

@@ -28,7 +28,7 @@ from schemas.records import After, Item, Request, Slate
 from schemas.settings import Settings
 from schemas.validation import request_from
 
-ASKED = Request("r1", "ann", 3, {"device": "tv"}, ("b",), ("films",), explain=True, after=After(2, 7))
+ASKED = Request("r1", "ann", 3, {"device": "tv"}, ("b",), ("films",), explain=True, after=After(2, 7), repeats=True)
 
 
 class Clock:

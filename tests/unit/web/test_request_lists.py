@@ -87,6 +87,7 @@ sound = st.fixed_dictionaries(
         "candidates": st.lists(st.sampled_from(["i1", "i3"]), max_size=2),
         "after": st.sampled_from([None, {"partition": 0, "offset": 1}, {"partition": 0}, "0:1"]),
         "request_id": st.sampled_from(["r1", "r2", ""]),
+        "repeats": st.booleans(),
         "colour": st.just("red"),
     },
 )

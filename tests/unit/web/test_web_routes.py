@@ -155,11 +155,13 @@ async def test_writes_from_pages_of_another_origin_are_refused(client: Client, s
 
 
 async def test_every_parameter_reaches_the_request(client: Client, service: FakeService) -> None:
-    query = "k=3&explain=1&exclude=i0,i1&exclude=i2&category=A&category=B,C&after=2:17&deadline_ms=900&context.device=tv"
+    query = (
+        "k=3&explain=1&repeats=1&exclude=i0,i1&exclude=i2&category=A&category=B,C&after=2:17&deadline_ms=900&context.device=tv"
+    )
     response = await client.get(f"/v1/recommend/some%20one?{query}")
     assert response.status == 200
     request, deadline_ms = service.requests[0]
-    assert (request.user_id, request.k, request.explain) == ("some one", 3, True)
+    assert (request.user_id, request.k, request.explain, request.repeats) == ("some one", 3, True, True)
     assert request.exclude == ("i0", "i1", "i2")
     assert request.categories == ("A", "B", "C")
     assert request.after == After(2, 17)
@@ -175,6 +177,7 @@ async def test_a_plain_request_has_the_defaults_and_an_id_of_its_own(client: Cli
         assert (await client.get("/v1/recommend/u")).status == 200
     (first, deadline_ms), (second, _) = service.requests
     assert (first.k, first.explain, first.after, first.candidates, deadline_ms) == (10, False, None, None, None)
+    assert not first.repeats
     assert first.request_id
     assert first.request_id != second.request_id
 
@@ -198,6 +201,7 @@ async def test_a_body_asks_for_exactly_its_candidates(client: Client, service: F
         "k=" + "9" * 300,
         "k=%D9%A1",
         "explain=perhaps",
+        "repeats=perhaps",
         "after=1",
         "after=a:b",
         "after=-1:2",
