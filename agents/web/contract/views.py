@@ -207,8 +207,8 @@ VIEWS: Mapping[str, Schema] = {
                 structure(
                     {"table": TEXT, "partition": COUNT, "role": known(ROLES), "position": {"type": "integer"}},
                     {"lag": {"type": "integer"}, "rows": COUNT, "hash": TEXT, "restored": COUNT, "of": COUNT},
-                    "A partition of a table: `position` is its changelog offset on disk, -1 while it is restored. Then `restored`"
-                    " of `of` offsets of its changelog are read, once their number is known.",
+                    "A partition of a table: `position` is its changelog offset on disk, -1 while it is restored. Then"
+                    " `restored` of `of` offsets of its changelog are read, once their number is known.",
                 )
             )
         }
