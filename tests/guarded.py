@@ -199,13 +199,17 @@ class Guarded:
         """Return the worker's log, from a position on."""
         return self.worker.log.read_text()[since:]
 
-    async def refusal(self, code: str, about: str, since: int = 0, within_s: float = WITHIN_S) -> str:
-        """Use everything until a line of the log names a refusal with `code` and what it is `about`; returns the line."""
+    async def refusal(self, code: str, about: str, since: int = 0, within_s: float = WITHIN_S, *, state: bool = False) -> str:
+        """Use everything until a line of the log names a refusal with `code` and what it is `about`; returns the line.
+
+        `state`: or until `/readyz` names it, which may be about an earlier one.
+        """
         try:
             async with asyncio.timeout(within_s):
                 while True:
                     await self.missing()
-                    if found := next((line for line in self.log(since).splitlines() if code in line and about in line), ""):
+                    lines = self.log(since).splitlines() + ([str((await self.get("/readyz"))[1])] if state else [])
+                    if found := next((line for line in lines if code in line and about in line), ""):
                         return found
                     await asyncio.sleep(0.2)
         except TimeoutError:
