@@ -76,13 +76,10 @@ def shown_test(
     cut, events = int(len(corpus.events) * share), corpus.events
     if corpus.shown is None or not isinstance(events, EventFrame) or not 0 < cut < len(events):
         return None
-    rule, after_ms = PositiveRule(corpus.positive), events[cut].event_time
-    found = [slate for slate in liked_slates(corpus.shown, events, rule, {}, after_ms) if slate.place >= cut]
+    rule = PositiveRule(corpus.positive)
+    found = liked_slates(corpus.shown, events, rule, {}, cut, MOST if most is None else most)
     if not found:
         return None
-    most = MOST if most is None else most
-    if len(found) > most:
-        found = [found[n] for n in np.linspace(0, len(found) - 1, most).astype(int).tolist()]
     before = all_slates(corpus.shown, EventFrame(events.frame.head(cut)), rule, {}, NEWEST)
     mean = float(before["liked"].mean() or 0.0)  # type: ignore[arg-type]
     counts = before.group_by("item_id").agg(pl.col("liked").sum(), pl.len())

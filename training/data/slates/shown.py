@@ -59,11 +59,19 @@ def shown_slates(  # noqa: PLR0913 - the slates and how they are labelled
 
 
 def liked_slates(
-    shown: EventFrame, events: EventFrame, rule: PositiveRule, windows_ms: Mapping[str, int], after_ms: int
+    shown: EventFrame, events: EventFrame, rule: PositiveRule, windows_ms: Mapping[str, int], first: int, most: int
 ) -> list[LoggedSlate]:
-    """Every slate with a liked item that began after `after_ms`, in the order of their start, with the one head `positive`."""
-    rows = _rows(shown, events, LIKES, rule, windows_ms, after_ms)
-    return [] if rows is None else _slates_of(rows, _starts(rows).filter("head0"), LIKES, FIXED)
+    """Slates with a liked item that began after event `first`, in the order of their start, with the one head `positive`.
+
+    If there are more than `most`, these are evenly spread.
+    """
+    rows = _rows(shown, events, LIKES, rule, windows_ms, int(events.frame["event_time"][first]))
+    if rows is None:
+        return []
+    taken = _starts(rows).filter(pl.col("head0") & (pl.col("_place") >= first))
+    if taken.height > most:
+        taken = taken[np.linspace(0, taken.height - 1, most).astype(np.int64)]
+    return _slates_of(rows, taken, LIKES, FIXED)
 
 
 def all_slates(
