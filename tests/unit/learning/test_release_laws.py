@@ -84,7 +84,7 @@ def test_a_release_of_the_first_features_still_serves_by_them(learned: Learned) 
     graph = exported([(RANKER, ranker, {"features": inputs})], half=False).graphs[RANKER]
     release = learned.release()
     earlier = Release(
-        replace(release.manifest, feature_spec="f7"), release.arrays, {**release.graphs, RANKER: graph}, release.item_ids
+        replace(release.manifest, feature_spec="f7"), learned.arrays, {**release.graphs, RANKER: graph}, release.item_ids
     )
     features = rng.normal(size=(9, len(FEATURES))).astype(np.float32)
     with torch.inference_mode():
