@@ -106,6 +106,13 @@ class WorkerProcess:
 
     def start(self, *, fault: str = "") -> WorkerProcess:
         """Start and wait until it is ready; `fault` names one of `tests/faults/faulty.py`, which its build then has."""
+        alive = self.spawn(fault=fault)
+        assert wait_until(lambda: self.ready() or alive.poll() is not None, 60)
+        assert self.ready(), self.log.read_text()[-4000:]
+        return self
+
+    def spawn(self, *, fault: str = "") -> subprocess.Popen[bytes]:
+        """Start without waiting."""
         script = [str(Path(__file__).parent / "faults" / "faulty.py"), fault] if fault else ["-m", "agents.worker"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -114,10 +121,7 @@ class WorkerProcess:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        alive = self.process
-        assert wait_until(lambda: self.ready() or alive.poll() is not None, 60)
-        assert self.ready(), self.log.read_text()[-4000:]
-        return self
+        return self.process
 
     def ready(self) -> bool:
         return self._says("readyz")

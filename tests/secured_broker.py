@@ -219,15 +219,16 @@ def secured_broker(stack: Settings, folder: Path, more: str = "") -> Iterator[Se
         kafka = EmbeddedKafka(own)
         try:
             kafka.start()
-            _add_users(own)
+            add_user(own, "ann")
             yield Secured(own, ssl_port, sasl_port, folder, issuer, kafka.daemon.log_file)
         finally:
             kafka.stop()
 
 
-def _add_users(settings: Settings) -> None:
+def add_user(settings: Settings, name: str) -> None:
+    """Let a user log in by SCRAM with `PASSWORD`."""
     admin = AdminClient({"bootstrap.servers": settings.bootstrap_servers})
     for mechanism in (ScramMechanism.SCRAM_SHA_256, ScramMechanism.SCRAM_SHA_512):
-        user = UserScramCredentialUpsertion("ann", ScramCredentialInfo(mechanism, 4_096), PASSWORD.encode())
+        user = UserScramCredentialUpsertion(name, ScramCredentialInfo(mechanism, 4_096), PASSWORD.encode())
         for done in admin.alter_user_scram_credentials([user]).values():
             done.result(10)

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import click
 
+from agents.cli.checking import check_folder
 from agents.cli.interrupts import INTERRUPTED
 from agents.cli.outcomes import outcomes, since
 from agents.cli.own import own_settings
@@ -115,16 +116,26 @@ def _words(name: str, value: object) -> str:
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--strict", is_flag=True, help="Produce nothing and exit with 1 when any row is bad.")
+@click.option(
+    "--check",
+    "only_check",
+    is_flag=True,
+    help="Send nothing: report within seconds what is wrong, and how to mend it.",
+)
 @click.option("--items-only", is_flag=True, help="Load no events (for `riffle replay`); the file of events is then optional.")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
-def load(folder: Path, strict: bool, items_only: bool, as_json: bool) -> None:
+def load(folder: Path, strict: bool, only_check: bool, items_only: bool, as_json: bool) -> None:
     """Validate a dataset folder, then produce its items and events. Bad rows are reported and skipped.
 
     Exit code 1 if a quote in a CSV file is not closed, because the boundaries of later rows are then a guess. If a worker
     answers, the last line counts the events that it applied and those that it had before.
 
-    Example: riffle load my-dataset --strict
+    With --check nothing is sent, and no worker is needed: exit code 1 if a check fails.
+
+    Example: riffle load my-dataset --check
     """
+    if only_check:
+        check_folder(folder, items_only=items_only, as_json=as_json)
     settings, dataset = own_settings(), Dataset.open(folder, events=not items_only)
     dataset.check(events=not items_only)
     n_items, n_events = dataset.counts()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from agents.findings import why
 from agents.metrics import Metrics
 
 __all__ = ["Outbox", "Producer", "Queued"]
@@ -178,7 +179,7 @@ class Outbox:
                 self._failed(record, reason, error)
 
     def _failed(self, record: Queued, reason: str, error: BaseException) -> None:
-        log.warning("%s to %s failed: %s", record.what, record.topic, error)
+        log.warning("%s to %s failed: %s", record.what, record.topic, why(error))
         self._metrics.sends_failed.add(what=record.what, reason=reason)
         self._end(record)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from models.dataset.fields import typed
 from models.dataset.row_parsing import columns, rows
-from schemas.errors import BadInput
+from schemas.errors import BadDataset, BadInput
 
 __all__ = ["median_prices"]
 
@@ -20,12 +21,16 @@ KEPT = 1_000
 def median_prices(events: Path) -> dict[str, float]:
     """Median of the prices in the events on each item, by `item_id`; without such a column none. Other values are ignored.
 
-    Raises:
-        BadDataset: the file cannot be read at all.
+    A file that cannot be read has none: reading its events reports why.
     """
-    if COLUMN not in columns(events):
-        return {}
     found: dict[str, list[float]] = {}
+    with suppress(BadDataset):
+        if COLUMN in columns(events):
+            _collect(events, found)
+    return {item: float(np.median(prices)) for item, prices in found.items()}
+
+
+def _collect(events: Path, found: dict[str, list[float]]) -> None:
     for _, row in rows(events):
         if not isinstance(row, dict):
             continue
@@ -39,4 +44,3 @@ def median_prices(events: Path) -> dict[str, float]:
         held = found.setdefault(str(item), [])
         if len(held) < KEPT:
             held.append(float(price))
-    return {item: float(np.median(prices)) for item, prices in found.items()}

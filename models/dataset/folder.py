@@ -8,6 +8,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from models.dataset.bad_rows import BadRow, Report
 from models.dataset.catalogue import image_problem, item_of
 from models.dataset.event_prices import median_prices
 from models.dataset.fields import event_text, nothing, plain_text, typed
-from models.dataset.row_parsing import OPEN_QUOTE, Bad, columns, count, header, in_ms, left_out, readable, rows, schema
+from models.dataset.row_parsing import OPEN_QUOTE, Bad, Row, columns, count, header, in_ms, left_out, readable, rows, schema
 from models.rules import SHOWN, PositiveRule
 from schemas.errors import BadDataset, BadInput
 from schemas.parsing import MAX_TIME_MS, epoch_ms, shown
@@ -45,7 +46,7 @@ REPEATS = (
 )
 MEANT = {
     **dict.fromkeys(("amount", "paid", "revenue"), "a price paid belongs in `value`"),
-    "price": "but items without a price get the median of theirs; a price paid belongs in `value`",
+    "price": "a price paid belongs in `value`; items without a price get the median of these",
     **dict.fromkeys(
         ("clicked", "click", "is_click"), "a click belongs in `action`, as a row of its own or in place of the impression"
     ),
@@ -70,6 +71,10 @@ class Dataset:
     _events: Path | None = field(repr=False)
     _users: Path | None = field(default=None, repr=False)
     report: Report = field(default_factory=Report)
+    most_rows: int | None = None
+    "Number of rows of items, and of events, after which reading ends; None: all are read."
+    cut: set[str] = field(default_factory=set)
+    "Names of files that have more rows than that, as far as they were read."
 
     @property
     def bad(self) -> list[BadRow]:
@@ -133,7 +138,7 @@ class Dataset:
             needed[self._events] = ("user_id", "item_id", "event_time")
         for file, names in needed.items():
             there = columns(file)
-            if not count(file):
+            if next(rows(file), None) is None:
                 only = f", only the header {shown(','.join(there))}" if there else ""
                 raise BadDataset("empty", f"{file.name} holds no rows{only}")
             for name in names:
@@ -143,7 +148,8 @@ class Dataset:
         PositiveRule(self.positive)
         PositiveRule(self.shown, "shown")
         if events and self._events is not None:
-            times = (_time(row.get("event_time")) for _, row in rows(self._events) if isinstance(row, dict))
+            read = islice(rows(self._events), self.most_rows)
+            times = (_time(row.get("event_time")) for _, row in read if isinstance(row, dict))
             first = next((time for time in times if time is not None), EARLIEST_MS)
             if first < EARLIEST_MS and all(time is None or time < EARLIEST_MS for time in times):
                 raise BadDataset(
@@ -211,7 +217,7 @@ class Dataset:
         self.report.begin(self._items)
         seen: set[str] = set()
         prices: dict[str, float] | None = None
-        for row, source in rows(self._items, self._doubt(self._items)):
+        for row, source in self._rows(self._items):
             try:
                 if isinstance(source, Bad):
                     raise BadInput(source.code, source.reason)
@@ -225,7 +231,7 @@ class Dataset:
                 reason = f"{shown(name)} is not text, a number, a flag or a list of these, and is left out"
                 self._warn(self._items, row, "nested_value", reason, name, shown(name))
             seen.add(item.item_id)
-            if item.price is None and self._events is not None:
+            if item.price is None and self._events is not None and self.most_rows is None:
                 prices = median_prices(self._events) if prices is None else prices
                 item = replace(item, price=prices.get(item.item_id))
             yield self._with_image(item, row)
@@ -268,6 +274,9 @@ class Dataset:
         if kind is not None and (kind.is_integer() or kind.is_float() or isinstance(kind, pl.Date | pl.Datetime)):
             scan = pl.scan_parquet(file).with_row_index("_row", 1)
             kept = ["_row", *(in_ms(name, kind) for name, kind in there.items() if name in INTERACTION_FIELDS)]
+            if self.most_rows is not None and count(file) > self.most_rows:
+                self.cut.add(file.name)
+                scan = scan.head(self.most_rows)
             yield from self._sorted(file, scan.select(kept).with_columns(_whole(pl.col("event_time")).alias("_time")), now_ms)
             return
         folder = Path(tempfile.mkdtemp(prefix="riffle-events-"))
@@ -287,7 +296,7 @@ class Dataset:
             pl.DataFrame(held, schema=schema, orient="row").write_parquet(folder / f"{parts:06d}.parquet")
             held.clear()
 
-        for row, source in rows(file, self._doubt(file)):
+        for row, source in self._rows(file):
             try:
                 if isinstance(source, Bad):
                     raise BadInput(source.code, source.reason)
@@ -345,6 +354,14 @@ class Dataset:
 
     def _shows(self) -> PositiveRule | None:
         return None if self.shown == SHOWS else PositiveRule(self.shown, "shown")
+
+    def _rows(self, file: Path) -> Iterator[tuple[int, Row]]:
+        """Yield the file's rows, at most `most_rows`."""
+        for n, found in enumerate(rows(file, self._doubt(file))):
+            if n == self.most_rows:
+                self.cut.add(file.name)
+                return
+            yield found
 
     def _doubt(self, file: Path) -> Callable[[int, str], None]:
         return lambda line, reason: self._warn(file, line, "unclear_quote", reason)

@@ -15,7 +15,7 @@ from schemas.settings import Settings
 
 pytestmark = pytest.mark.integration
 
-CASES = int(os.environ.get("CONTRACT_CASES", "15"))
+CASES = int(os.environ.get("CONTRACT_CASES", "10"))
 "Requests of each kind to each operation: few in `make test`, 150 in `make contract`."
 ONLY = os.environ.get("CONTRACT_ROUTE", "")
 START_MS = 1_700_000_000_000

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from models.dataset.needs import FEWEST_EVENTS
 from models.rules import PositiveRule
 from schemas.errors import BadDataset, ConfigError
 from schemas.records import Interaction, Item
@@ -20,8 +21,6 @@ from training.recipe import LearnSettings
 
 __all__ = ["FEWEST_EVENTS", "FEWEST_NEW", "demand_enough", "demand_trainable", "new_events"]
 
-FEWEST_EVENTS = 100
-"Minimum number of events for a training."
 FEWEST_NEW = 50
 "Minimum number of new events for an update."
 NAMED = 6

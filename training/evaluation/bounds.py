@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from models.dataset.needs import LIKED_USERS, QUERIES, QUERY_USERS
+
 __all__ = ["HALF", "LEAVE_LAST_OUT", "PREQUENTIAL", "STANDARD", "Bounds"]
 
 PREQUENTIAL, LEAVE_LAST_OUT = "prequential", "leave_last_out"
@@ -14,11 +16,11 @@ PREQUENTIAL, LEAVE_LAST_OUT = "prequential", "leave_last_out"
 class Bounds:
     """Bounds that a release must satisfy."""
 
-    queries: int = 50
+    queries: int = QUERIES
     "Minimum number of queries to judge by, for `prequential`."
-    people: int = 30
+    people: int = QUERY_USERS
     "Minimum number of users to judge by, for `prequential`: resampling a handful of users gives too narrow an interval."
-    last: int = 12
+    last: int = LIKED_USERS
     "Minimum number of users to judge by, for `leave_last_out`."
     parity: float = 1e-4
     "Largest score difference between the exported graphs and torch."

@@ -206,8 +206,9 @@ VIEWS: Mapping[str, Schema] = {
             "tables": listed(
                 structure(
                     {"table": TEXT, "partition": COUNT, "role": known(ROLES), "position": {"type": "integer"}},
-                    {"lag": {"type": "integer"}, "rows": COUNT, "hash": TEXT},
-                    "A partition of a table: `position` is its changelog offset on disk, -1 while it is restored.",
+                    {"lag": {"type": "integer"}, "rows": COUNT, "hash": TEXT, "restored": COUNT, "of": COUNT},
+                    "A partition of a table: `position` is its changelog offset on disk, -1 while it is restored. Then"
+                    " `restored` of `of` offsets of its changelog are read, once their number is known.",
                 )
             )
         }

@@ -6,7 +6,8 @@ import asyncio
 from collections import Counter
 from typing import Any
 
-from aiokafka.errors import KafkaError
+import pytest
+from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from virtual_time import VirtualLoop, run_virtually
@@ -26,6 +27,7 @@ class Broker:
         self.sent: list[tuple[str, bytes | None]] = []
         self.followed: set[str] = set()
         self._sends = 0
+        self.error: KafkaError = KafkaError()
 
     def knows(self, topic: str) -> bool:
         return topic != "new" or self._loop.time() - self.began > self._appears_s
@@ -40,7 +42,7 @@ class Broker:
     async def send(self, topic: str, value: bytes | None, key: bytes | None = None, headers: Any = ()) -> Any:
         self._sends += 1
         if self._sends in self._refuses:
-            raise KafkaError
+            raise self.error
         self.sent.append((topic, value))
         done = self._loop.create_future()
         self._loop.call_later(0.005, done.set_result, None)
@@ -88,3 +90,18 @@ def test_a_topic_that_never_appears_is_given_up_and_its_name_forgotten() -> None
     assert metrics.sends_failed.value(what="reply", reason="no_topic") == 1
     assert not broker.followed
     assert seconds <= TOPIC_TRIES * TOPIC_WAIT_S + 0.1
+
+
+def test_a_refused_record_is_named_with_what_an_operator_can_do(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene(loop: VirtualLoop) -> None:
+        broker = Broker(loop, refuses=frozenset({1}))
+        broker.error = TopicAuthorizationFailedError("replies")
+        outbox = Outbox(broker, Metrics(), clock=loop.time)
+        outbox.put(Queued("replies", None, b"", (), "reply", lambda: None))
+        running = loop.create_task(outbox.run())
+        assert await outbox.drained(1.0)
+        running.cancel()
+
+    run_virtually(scene)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("reply to replies failed: TOPIC_AUTHORIZATION_FAILED: grant this client's principal")

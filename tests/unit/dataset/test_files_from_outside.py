@@ -382,4 +382,4 @@ def test_a_price_in_events_is_said_to_belong_into_value(tmp_path: Path) -> None:
     dataset = folder_of(tmp_path, events=f"user_id,item_id,event_time,price\nu,a,{NOW},5\n")
     dataset.check()
     (line,) = dataset.report.warning_lines()
-    assert line.startswith("events.csv: column 'price' is not read; a price paid belongs in `value`; known: action, ")
+    assert line.startswith("events.csv: column 'price' is not read; a price paid belongs in `value`; items without a price")

@@ -82,10 +82,8 @@ def test_a_release_of_the_first_features_still_serves_by_them(learned: Learned) 
     ranker.fit(rng.normal(size=(64, len(columns))).astype(np.float32))
     inputs = rng.normal(size=(64, len(columns))).astype(np.float32)
     graph = exported([(RANKER, ranker, {"features": inputs})], half=False).graphs[RANKER]
-    release = learned.release()
-    earlier = Release(
-        replace(release.manifest, feature_spec="f7"), learned.arrays, {**release.graphs, RANKER: graph}, release.item_ids
-    )
+    graphs, manifest = {**learned.graphs, RANKER: graph}, replace(learned.manifest, feature_spec="f7")
+    earlier = Release(manifest, learned.arrays, graphs, learned.item_ids)
     features = rng.normal(size=(9, len(FEATURES))).astype(np.float32)
     with torch.inference_mode():
         expected = ranker(torch.from_numpy(features[:, columns])).numpy()

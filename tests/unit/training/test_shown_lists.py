@@ -117,9 +117,13 @@ def test_items_without_a_price_get_the_median_of_those_in_their_events(folder: P
     median = dict(events.group_by("item_id").agg(pl.col("price").median()).iter_rows())
     for kind in ("parquet", "csv", "jsonl"):
         (folder / "events.parquet").unlink(missing_ok=True)
-        {"parquet": events.write_parquet, "csv": events.write_csv, "jsonl": events.write_ndjson}[kind](
-            folder / f"events.{kind}"
-        )
+        written = folder / f"events.{kind}"
+        if kind == "parquet":
+            events.write_parquet(written)
+        elif kind == "csv":
+            events.write_csv(written)
+        else:
+            events.write_ndjson(written)
         items = {item.item_id: item.price for item in open_corpus(str(folder)).items}
         (folder / f"events.{kind}").unlink()
         assert items["i5"] == 6.0, "its own"
