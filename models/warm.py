@@ -140,7 +140,7 @@ RULES = {
 def _warm_serving(items: ItemStore, users: UserTable) -> None:
     """Answer requests of every kind once, as one batch and alone."""
     for n in range(8):
-        items.upsert(Item(f"i{n}", f"thing {n}", categories=("c",), published_at=1))
+        items.upsert(Item(f"i{n}", f"thing {n}", categories=("c",), price=1.0 + n, published_at=1))
     items.set_neighbours("i1", ["i2", "i3"], [1.0, 2.0], 3.0)
     pipeline = CandidatePipeline(items, slot=ModelSlot())
     pipeline.slot.swap(_Rehearsal(items))
