@@ -1,6 +1,6 @@
 """What a training read, what it will cost, and what its gate has to judge by: reported before it begins.
 
-Costs are CPU seconds of one thread per event, query or item, measured by `benchmarks/training.py` (docs/training-cost.md).
+Costs are CPU seconds of one thread per event, query or item, measured by `benchmarks/training_cost.py` (docs/training-cost.md).
 """
 
 from __future__ import annotations
