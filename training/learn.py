@@ -151,7 +151,9 @@ def learn(
     second = maker.retrieval(table, "all")
     clock.part("export")
     arrays, graphs, parity = maker.parts(second, ranker)
-    maker.measured["reliability"] = dict(zip(dict(history.heads), reliability(ranker, chosen.examples), strict=True))
+    maker.measured["reliability"] = dict(
+        zip(dict(history.heads), reliability(ranker, chosen.examples, cut=chosen.cut), strict=True)
+    )
     clock.end()
     return Learned(
         maker.manifest(history.events, light),

@@ -13,6 +13,8 @@ from training.ranking.examples import Examples
 
 __all__ = ["CONSTANT", "Ranker", "run"]
 
+TENSORS = ("features", "labels", "gains", "valid", "correction", "exposed")
+"Arrays of examples that `run` returns as tensors, in this order."
 CONSTANT = np.float32(1e9)
 "The scale of a feature that was constant in training."
 
@@ -88,7 +90,7 @@ def _log_odds(part: Examples) -> NDArray[np.float32]:
 
 
 def _tensors(part: Examples, device: torch.device) -> tuple[Tensor, ...]:
-    return tuple(torch.from_numpy(np.ascontiguousarray(getattr(part, name))).to(device) for name in part.__slots__)
+    return tuple(torch.from_numpy(np.ascontiguousarray(getattr(part, name))).to(device) for name in TENSORS)
 
 
 def run(model: Ranker, part: Examples) -> tuple[Tensor, tuple[Tensor, ...]]:

@@ -49,13 +49,14 @@ def _platt(z: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return torch.exp(slope.clamp(-3, 3)).detach(), offset.detach()
 
 
-def reliability(model: Ranker, examples: Examples, bins: int = 10) -> list[list[dict[str, float]]]:
-    """Reliability of the ranker's probabilities on the later queries: per head, bins of equal weight by probability.
+def reliability(model: Ranker, examples: Examples, bins: int = 10, cut: int | None = None) -> list[list[dict[str, float]]]:
+    """Reliability of the ranker's probabilities on the queries from place `cut` on, per head: bins of equal weight by
+    probability.
 
     Each bin has the mean probability `predicted`, the share `observed`, and the `weight` of its candidates. The queries are
     split in halves, each calibrated on the other, so that no figure comes from the data of its own calibration.
     """
-    later = parts(examples)[1]
+    later = parts(examples, cut)[1]
     halves = [_scored(model, later.take(np.arange(half, len(later), 2))) for half in (0, 1)]
     probabilities = []
     for mine, other in zip(halves, halves[::-1], strict=True):

@@ -13,7 +13,7 @@ from training.data.slates.examination import FIXED, Examination
 from training.discount import discounts, expected_discount
 from training.ranking.base import Ranker, run
 from training.ranking.cycles import without_short_cycles
-from training.ranking.examples import Examples, Replayed, ShownLists, calibrated_from
+from training.ranking.examples import Examples, Replayed, ShownLists, held_out_from
 from training.ranking.fit import train_ranker
 from training.ranking.position_bias import Choices, measured
 from training.recipe import RankerSettings
@@ -32,6 +32,8 @@ class Chosen:
     "Number of slates that it learned from, logged ones and those from impression events."
     examination: Examination
     "How likely each position is looked at, measured given the ranker where it could be."
+    cut: int
+    "Place from which queries were held out from training."
 
 
 def trained_ranker(
@@ -45,26 +47,44 @@ def trained_ranker(
 
     In slates from impression events another system chose the items and the users. An item that it shows to everybody is no
     better than the rest of its slates, though it gets more interactions. So a second ranker trains without these slates. The
-    first is kept only if it ranks the likes of the newest tenth of these slates no lower, and those of the newest tenth of
-    history not lower by more than the standard error of the difference. Neither was trained on either tenth.
+    first is kept only if it ranks the likes of the newest of these slates no lower, and those of the newest history not lower
+    by more than the standard error of the difference. Both parts begin at one moment; neither ranker was trained on what
+    came after it.
     """
     shown = replayed.shown
     # replayed history holds times of actions, not of requests: its hours do not predict those of requests
     span_ms = span_ms if replayed.logged or len(shown) else 0
     examples = without_short_cycles(replayed.examples, span_ms)
     if not len(shown):
-        return Chosen(train_ranker(examples, settings, progress), examples, replayed.logged, examination)
+        return _plain(examples, replayed, settings, progress, examination)
     shown = replace(shown, examples=without_short_cycles(shown.examples, span_ms))
-    ranker = train_ranker(examples, settings, progress, shown, examination)
     plain = without_short_cycles(replayed.examples, span_ms if replayed.logged else 0)
-    without = train_ranker(plain, settings, progress)
-    newest = slice(calibrated_from(len(examples)), None)
+    cut = held_out_from(examples, shown) if len(examples) else 0
+    if not len(shown.parts(cut)[0]):
+        return _plain(plain, replayed, settings, progress, examination)
+    ranker = train_ranker(examples, settings, progress, shown, examination, cut)
+    without = train_ranker(plain, settings, progress, cut=cut)
+    newest = np.flatnonzero(examples.places >= cut)
     history = ndcg_of_each(ranker, examples.take(newest)), ndcg_of_each(without, plain.take(newest))
-    later = shown.parts()[1].examples
+    later = shown.parts(cut)[1].examples
     lists = ndcg_of_each(ranker, later), ndcg_of_each(without, later)
     if not helps(history, lists):
-        return Chosen(without, plain, replayed.logged, examination)
-    return Chosen(ranker, examples, replayed.logged + len(shown), _given(ranker, shown, examination))
+        if cut == held_out_from(plain):
+            return Chosen(without, plain, replayed.logged, examination, cut)
+        return _plain(plain, replayed, settings, progress, examination)
+    return Chosen(ranker, examples, replayed.logged + len(shown), _given(ranker, shown, examination), cut)
+
+
+def _plain(
+    examples: Examples,
+    replayed: Replayed,
+    settings: RankerSettings,
+    progress: Callable[[int, int], None] | None,
+    examination: Examination,
+) -> Chosen:
+    """Train without slates from impression events."""
+    ranker = train_ranker(examples, settings, progress)
+    return Chosen(ranker, examples, replayed.logged, examination, held_out_from(examples))
 
 
 def helps(history: tuple[NDArray[np.float64], ...], lists: tuple[NDArray[np.float64], ...]) -> bool:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.features.compute import FEATURES
 
-__all__ = ["Examples", "Replayed", "ShownLists", "calibrated_from", "parts"]
+__all__ = ["Examples", "Replayed", "ShownLists", "held_out_from", "parts"]
+
+FEWEST_LATER = 50
+"Minimum number of queries to calibrate on."
+MOST_LATER = 0.2
+"Largest fraction of the queries of history that is held out so that enough slates are."
 
 
 @dataclass(slots=True)
@@ -28,6 +33,13 @@ class Examples:
     "Logarithm of the number of candidates that each represents: `(q, c)`."
     exposed: NDArray[np.bool_]
     "True for slates, whose labels are responses to exposure; False for replayed organic interactions. `(q,)`."
+    places: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    "Number of training events before each query, ascending: `(q,)`. Their own order where it is not given."
+
+    def __post_init__(self) -> None:
+        """Number the queries if no places are given."""
+        if len(self.places) != len(self.features):
+            self.places = np.arange(len(self.features), dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.features)
@@ -57,10 +69,10 @@ class ShownLists:
         """Select some of the slates."""
         return ShownLists(self.examples.take(rows), self.positions[rows], self.users[rows], self.items[rows])
 
-    def parts(self) -> tuple[ShownLists, ShownLists]:
-        """Split into those to learn from and later ones, which may be none."""
-        cut = calibrated_from(len(self)) if len(self) > 1 else len(self)
-        return self.take(slice(0, cut)), self.take(slice(cut, None))
+    def parts(self, cut: int) -> tuple[ShownLists, ShownLists]:
+        """Split into those before place `cut`, to learn from, and the others. Either may be none."""
+        before = self.examples.places < cut
+        return self.take(np.flatnonzero(before)), self.take(np.flatnonzero(~before))
 
 
 @dataclass(slots=True)
@@ -101,13 +113,36 @@ def _without_features_of_transitions(features: NDArray[np.float32]) -> NDArray[n
     return left
 
 
-def calibrated_from(queries: int) -> int:
-    """Index of the first query that is held out from training."""
+def _nine_tenths(queries: int) -> int:
+    """Index of the first query after nine tenths of them."""
     return min(queries - 1, max(1, int(queries * 0.9)))
 
 
-def parts(examples: Examples) -> tuple[Examples, Examples]:
-    """Split into training queries and later calibration queries. If the latter are too few, the training queries serve both."""
-    cut = calibrated_from(len(examples))
-    learn, later = examples.take(slice(0, cut)), examples.take(slice(cut, None))
-    return learn, later if len(later) >= 50 else learn
+def held_out_from(examples: Examples, shown: ShownLists | None = None) -> int:
+    """Place from which queries and slates are held out from training: one moment for both.
+
+    Nine tenths of the queries precede it. With slates `shown` it is where nine tenths of these precede it, as far as at least
+    FEWEST_LATER queries and at most MOST_LATER of them are held out: the newest slates may all lie in the
+    newest tenth of history.
+    """
+    places, n = examples.places, len(examples)
+    at = _nine_tenths(n)
+    if shown is not None and len(shown):
+        wanted = np.searchsorted(places, shown.examples.places[_nine_tenths(len(shown))])
+        at = int(np.clip(wanted, min(at, int(n * (1 - MOST_LATER))), max(at, n - FEWEST_LATER)))
+    place = int(places[at])
+    if place > int(places[0]):
+        return place
+    # at least the first query is learned from
+    later = places[places > place]
+    return int(later[0]) if len(later) else place + 1
+
+
+def parts(examples: Examples, cut: int | None = None) -> tuple[Examples, Examples]:
+    """Split into queries before place `cut`, to learn from, and later ones to calibrate on. `cut`: `held_out_from` by default.
+
+    If the latter are too few, the training queries serve both.
+    """
+    before = examples.places < (held_out_from(examples) if cut is None else cut)
+    learn, later = examples.take(np.flatnonzero(before)), examples.take(np.flatnonzero(~before))
+    return learn, later if len(later) >= FEWEST_LATER else learn

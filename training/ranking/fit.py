@@ -21,7 +21,7 @@ from training.loop.group import Group
 from training.loop.schedule import one_cycle
 from training.ranking.base import Ranker, run
 from training.ranking.calibrate import calibrate
-from training.ranking.examples import Examples, ShownLists, parts
+from training.ranking.examples import Examples, ShownLists, held_out_from, parts
 from training.ranking.kinds import make_ranker
 from training.recipe import RankerSettings
 
@@ -42,11 +42,13 @@ def train_ranker(
     progress: Progress | None = None,
     shown: ShownLists | None = None,
     examination: Examination = FIXED,
+    cut: int | None = None,
 ) -> Ranker:
-    """Train on the first nine tenths of the queries and calibrate on the rest. Uses a GPU where there is one.
+    """Train on the queries before place `cut` and calibrate on the rest. Uses a GPU where there is one.
 
-    Of the slates `shown`, the first nine tenths are learned from too, in steps of their own. There the listwise loss is that of
-    a choice among the shown items: `examination` enters it, and is adjusted to the slates while the ranker learns.
+    `cut`: `held_out_from` by default. The slates `shown` before it are learned from too, in steps of their own. There the
+    listwise loss is that of a choice among the shown items: `examination` enters it, and is adjusted to the slates while the
+    ranker learns.
 
     Deterministic for one seed and one number of threads. The ranker is returned on the CPU.
 
@@ -57,8 +59,10 @@ def train_ranker(
         raise BadDataset("no_meetings", "in the newer events no user has a first interaction: nothing can be ranked")
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
-    learn, later = parts(examples)
-    lists = None if shown is None or not len(shown) else shown.parts()[0]
+    cut = held_out_from(examples, shown) if cut is None else cut
+    learn, later = parts(examples, cut)
+    lists = None if shown is None else shown.parts(cut)[0]
+    lists = None if lists is None or not len(lists) else lists
     model = make_ranker(examples.features.shape[2], examples.labels.shape[2], settings)
     seen = learn.features[learn.valid]
     model.fit(seen if lists is None else np.concatenate([seen, lists.examples.features[lists.examples.valid]]))

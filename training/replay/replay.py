@@ -7,6 +7,7 @@ event or a later one. Only the labels look ahead, up to the attribution window.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,8 @@ class _Gathered:
         self.heads = heads
         self.rows: list[dict[str, NDArray[np.float32]]] = []
         self.exposed: list[bool] = []
+        self.places: list[int] = []
+        self.shown_places: list[int] = []
         self.shown: list[tuple[int, dict[str, NDArray[np.float32]], NDArray[np.int64], NDArray[np.int32]]] = []
         "Slates from impression events: user, columns, positions and item rows."
         self.users: dict[str, int] = {}
@@ -55,19 +58,26 @@ class _Gathered:
         if slate.positions is not None:
             user = self.users.setdefault(slate.user_id, len(self.users))
             self.shown.append((user, row, slate.positions[known], rows))
+            self.shown_places.append(slate.place)
             return True
-        self.rows.append(row)
-        self.exposed.append(True)
+        self.query(row, slate.place, exposed=True)
         return True
+
+    def query(self, row: dict[str, NDArray[np.float32]], place: int, *, exposed: bool) -> None:
+        """Add a query at `place`."""
+        self.rows.append(row)
+        self.exposed.append(exposed)
+        self.places.append(place)
 
     def examples(self, features: int) -> Examples:
         """Queries from history and logged slates."""
-        return _padded(self.rows, KEPT, features, self.heads, self.exposed)
+        return replace(_padded(self.rows, KEPT, features, self.heads, self.exposed), places=np.asarray(self.places, np.int64))
 
     def lists(self, features: int) -> ShownLists:
         """Slates from impression events."""
         width = max((len(positions) for _, _, positions, _ in self.shown), default=0)
         examples = _padded([row for _, row, _, _ in self.shown], width, features, self.heads, [True] * len(self.shown))
+        examples = replace(examples, places=np.asarray(self.shown_places, np.int64))
         positions, items = np.full((len(self.shown), width), -1, np.int64), np.zeros((len(self.shown), width), np.int64)
         for n, (_, _, mine, rows) in enumerate(self.shown):
             positions[n, : len(mine)], items[n, : len(rows)] = mine, rows
@@ -148,7 +158,7 @@ def replay(  # noqa: PLR0913 - the history, and the sizes of the sample
         request = Request("replay", user, k=1, candidates=named, repeats=named is not None)
         pipeline.run([request], [world.record(user)], [None])
         if slate is None:
-            _gather(gathered, tap, world.items, ahead.of(n, events), rng, len(world.items))
+            _gather(gathered, tap, world.items, ahead.of(n, events), rng, n)
         else:
             _gather_shown(gathered, tap, slate, world.items)
         if progress is not None:
@@ -203,11 +213,12 @@ def _gather(
     items: ItemStore,
     ahead: list[tuple[str, NDArray[np.float32], float]],
     rng: np.random.Generator,
-    size: int,
+    place: int,
 ) -> None:
     ranked, merged = tap.ranked, tap.merged
     if ranked is None or merged is None or not ranked.features.size:
         return
+    size = len(items)
     label = np.zeros((size, gathered.heads), np.float32)
     gain = np.zeros(size, np.float32)
     for item_id, labels, value in ahead:
@@ -221,15 +232,16 @@ def _gather(
     kept = np.concatenate([followed, drawn])
     correction = np.zeros(len(kept), np.float32)
     correction[len(followed) :] = np.log(max(len(rest), 1) / max(len(drawn), 1))
-    gathered.rows.append(
+    gathered.query(
         {
             "features": ranked.features[kept],
             "labels": label[rows[kept]],
             "gains": gain[rows[kept]],
             "correction": correction,
-        }
+        },
+        place,
+        exposed=False,
     )
-    gathered.exposed.append(False)
     target = items.row_of(ahead[0][0])
     place = np.flatnonzero(merged.item_row == target)
     if ahead[0][2] > 0 and len(place):
