@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 from numpy.typing import NDArray
 
@@ -135,9 +134,12 @@ def learn(
     maker.choose_lags(base, table)
     first = maker.retrieval(base, "older part", _watching(watch, table, encoded.content, history.start, settings.seed))
     first = simulate_cold(first, encoded.content, settings.unlearned_share, settings.seed)
+    clock.part("read logged slates")
+    logged, known = _logged(corpus, history, settings)
     clock.part("measure position bias")
-    examination = _examination(corpus, history)
-    replayed = _replayed(corpus, history, table, maker.unranked(first), settings, clock, examination)
+    examination = _examination(corpus, history, known)
+    slates = logged + _shown(corpus, history, settings, examination, known)
+    replayed = _replayed(history, table, maker.unranked(first), settings, clock, slates)
     replayed = maker.with_transitions_if_they_help(replayed)
     progress = clock.part("train the ranker")
     how = with_ranker_passes(len(replayed.examples), settings.ranker, settings.least_steps)
@@ -212,49 +214,58 @@ class _History:
         return int(self.events[-1].event_time - self.events[self.start].event_time)
 
 
-def _examination(corpus: Corpus, history: _History) -> Examination:
-    """How likely each position of a slate is looked at, by the newest slates from impression events, or the fixed curve."""
+def _examination(corpus: Corpus, history: _History, known: Collection[tuple[str, str]]) -> Examination:
+    """How likely each position of a slate is looked at, by the newest slates from impression events, or the fixed curve.
+
+    The logged slates `known`, by user and request, are left out: their order follows what the user likes.
+    """
     if corpus.shown is None or not isinstance(history.events, EventFrame):
         return FIXED
     rule = PositiveRule(history.positive)
-    slates = all_slates(corpus.shown, history.events, rule, history.windows, EXAMINED)
+    slates = all_slates(corpus.shown, history.events, rule, history.windows, EXAMINED, known)
     return measured(choices_in(slates)) or FIXED
 
 
 def _replayed(
-    corpus: Corpus,
     history: _History,
     table: EventTable,
     model: ServingModel,
     settings: LearnSettings,
     clock: _Clock,
-    examination: Examination,
+    slates: Sequence[LoggedSlate],
 ) -> Replayed:
     """Gather ranking examples from the newer part, with candidates retrieved by `model`."""
-    clock.part("read logged slates")
-    slates = _slates(corpus, history, settings, examination)
     # slates from impression events have a limit of their own
     progress, queries = clock.part("replay"), settings.queries - sum(slate.features is not None for slate in slates)
     world = SimulatedWorker(history.items)
     return replay(world, model, history.events, table, history.start, queries, settings.seed, progress, slates)
 
 
-def _slates(corpus: Corpus, history: _History, settings: LearnSettings, examination: Examination) -> list[LoggedSlate]:
-    """Slates of the newer part, logged ones first, then those from impression events, up to the limits in the settings."""
-    events, heads, windows = history.events, history.heads, history.windows
-    slates: list[LoggedSlate] = []
-    if not isinstance(events, EventFrame):
-        return slates
+def _logged(corpus: Corpus, history: _History, settings: LearnSettings) -> tuple[list[LoggedSlate], set[tuple[str, str]]]:
+    """Logged slates of the newer part, up to the limit in the settings, and the user and request of each."""
+    events = history.events
+    if corpus.logged is None or not isinstance(events, EventFrame):
+        return [], set()
     most, after_ms = int(settings.queries * settings.logged_share), events[history.start].event_time
-    logged = pl.DataFrame()
-    if corpus.logged is not None:
-        logged = corpus.logged(after_ms, events[-1].event_time, most, windows)
-        slates = slates_of(logged, events, heads)
-    if corpus.shown is not None:
-        known = set(logged.select("user_id", "request_id").iter_rows()) if len(logged) else set()
-        rule, left = PositiveRule(history.positive), settings.shown_slates
-        slates += shown_slates(corpus.shown, events, heads, rule, windows, after_ms, left, known, examination)
-    return slates
+    found = corpus.logged(after_ms, events[-1].event_time, most, history.windows)
+    known = set(found.select("user_id", "request_id").iter_rows()) if len(found) else set()
+    return slates_of(found, events, history.heads), known
+
+
+def _shown(
+    corpus: Corpus,
+    history: _History,
+    settings: LearnSettings,
+    examination: Examination,
+    known: Collection[tuple[str, str]],
+) -> list[LoggedSlate]:
+    """Slates of the newer part from impression events without the `known` ones, up to the limit in the settings."""
+    events = history.events
+    if corpus.shown is None or not isinstance(events, EventFrame):
+        return []
+    rule, after_ms = PositiveRule(history.positive), events[history.start].event_time
+    most = settings.shown_slates
+    return shown_slates(corpus.shown, events, history.heads, rule, history.windows, after_ms, most, known, examination)
 
 
 def _watching(

@@ -23,7 +23,7 @@ from schemas.records import Interaction, Item, Request
 from training.data.corpus import Corpus, open_corpus
 from training.data.events import EventFrame
 from training.data.slates.logged import LoggedSlate
-from training.data.slates.shown import shown_slates
+from training.data.slates.shown import all_slates, shown_slates
 from training.data.table import EventTable, vocabulary_of
 from training.evaluation.evaluate import evaluate
 from training.learn import learn
@@ -152,6 +152,17 @@ def test_what_was_shown_lower_and_not_acted_on_weighs_less_and_requests_known_ot
     (slate,) = shown_slates(shown, history, HEADS, RULE, WINDOWS, 0, 9)
     assert slate.weight == pytest.approx([1, 2**-0.5, 1, 4**-0.5])
     assert shown_slates(shown, history, HEADS, RULE, WINDOWS, 0, 9, [("u", "r")]) == []
+
+
+def test_position_bias_is_measured_without_requests_known_otherwise() -> None:
+    events = [
+        Interaction(f"e{n}-{at}", "u", f"i{at}", 10 * n, SHOWN, None, None, f"r{n}", at) for n in range(1, 4) for at in range(2)
+    ]
+    history, shown = EventFrame.of([*events, Interaction("end", "u", "i0", 10**9, "view")]).split(SHOWN)
+    assert len(all_slates(shown, history, RULE, WINDOWS, 9)) == 6
+    left = all_slates(shown, history, RULE, WINDOWS, 9, {("u", "r2")})
+    assert left["slate"].to_list() == [0, 0, 1, 1]
+    assert len(all_slates(shown, history, RULE, WINDOWS, 1, {("u", "r3")})) == 2, "the newest of the others"
 
 
 def with_slates(seed: int = 0, per_slate: int = 6) -> tuple[list[Item], list[Interaction]]:

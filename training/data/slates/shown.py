@@ -75,14 +75,19 @@ def liked_slates(
 
 
 def all_slates(
-    shown: EventFrame, events: EventFrame, rule: PositiveRule, windows_ms: Mapping[str, int], newest: int
+    shown: EventFrame,
+    events: EventFrame,
+    rule: PositiveRule,
+    windows_ms: Mapping[str, int],
+    newest: int,
+    but: Collection[tuple[str, str]] = (),
 ) -> pl.DataFrame:
-    """Items of the `newest` slates, a row for each, in the order of their start.
+    """Items of the `newest` slates without those in `but`, by user and request: a row for each, in the order of their start.
 
     Columns: `user_id`; `slate`, numbered from 0; `item_id`; `position`, null where the slate has none; `liked`, whether the
     user liked the item within the window.
     """
-    rows = _rows(shown, events, LIKES, rule, windows_ms, -1, newest=newest)
+    rows = _rows(shown, events, LIKES, rule, windows_ms, -1, but, newest)
     if rows is None:
         return pl.DataFrame(
             schema={"user_id": pl.String, "slate": pl.Int64, "item_id": pl.String, "position": pl.Int64, "liked": pl.Boolean}
