@@ -81,6 +81,8 @@ def shown_test(
     if not found:
         return None
     before = all_slates(corpus.shown, EventFrame(events.frame.head(cut)), rule, {}, NEWEST)
+    # of open slates only those with a like are known
+    before = before.filter("closed")
     mean = float(before["liked"].mean() or 0.0)  # type: ignore[arg-type]
     counts = before.group_by("item_id").agg(pl.col("liked").sum(), pl.len())
     rates = {item: (likes + PRIOR * mean) / (times + PRIOR) for item, likes, times in counts.iter_rows()}

@@ -54,11 +54,11 @@ class Ranker(nn.Module):
     def set_prior(self, seen: Examples, shown: Examples | None = None) -> None:
         """Initialise each head's log odds from its action rate, and its exposure bias from the difference in slates.
 
-        `shown`: slates from impression events, which count where there are no others.
+        `shown`: slates from impression events. Those whose labels are final count where there are no others.
         """
         kinds = [seen.take(np.flatnonzero(seen.exposed == kind)) for kind in (False, True)]
         if not len(kinds[1]) and shown is not None:
-            kinds[1] = shown
+            kinds[1] = shown.take(np.flatnonzero((np.isfinite(shown.correction) | ~shown.valid).all(axis=1)))
         odds = [_log_odds(part) for part in kinds if len(part)]
         with torch.no_grad():
             self.prior.copy_(torch.from_numpy(odds[0]))

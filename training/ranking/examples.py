@@ -30,7 +30,7 @@ class Examples:
     valid: NDArray[np.bool_]
     "True for candidates, False for padding: `(q, c)`."
     correction: NDArray[np.float32]
-    "Logarithm of the number of candidates that each represents: `(q, c)`."
+    "Logarithm of the number of candidates that each represents: `(q, c)`. Minus infinity where labels are not final."
     exposed: NDArray[np.bool_]
     "True for slates, whose labels are responses to exposure; False for replayed organic interactions. `(q,)`."
     places: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))

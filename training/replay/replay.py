@@ -53,7 +53,8 @@ class _Gathered:
         """Add a slate: its items at indices `known`, with their item rows and features. Returns whether there are any."""
         if not len(known):
             return False
-        labels, correction = slate.labels[known], np.log(slate.weight[known])
+        with np.errstate(divide="ignore"):  # weight 0 is minus infinity
+            labels, correction = slate.labels[known], np.log(slate.weight[known])
         row = {"features": features, "labels": labels, "gains": labels[:, 0], "correction": correction}
         if slate.positions is not None:
             user = self.users.setdefault(slate.user_id, len(self.users))
@@ -243,11 +244,11 @@ def _gather(
         exposed=False,
     )
     target = items.row_of(ahead[0][0])
-    place = np.flatnonzero(merged.item_row == target)
-    if ahead[0][2] > 0 and len(place):
+    there = np.flatnonzero(merged.item_row == target)
+    if ahead[0][2] > 0 and len(there):
         scores = np.nan_to_num(merged.source_scores, nan=0.0)
         scores = scores / np.maximum(scores.max(axis=0), 1e-9)
-        others = rng.permutation(np.setdiff1d(np.arange(len(merged)), place))[: LIGHT_KEPT - 1]
+        others = rng.permutation(np.setdiff1d(np.arange(len(merged)), there))[: LIGHT_KEPT - 1]
         sample = np.zeros((LIGHT_KEPT, scores.shape[1]), np.float32)
-        sample[: 1 + len(others)] = scores[np.concatenate([place, others])]
+        sample[: 1 + len(others)] = scores[np.concatenate([there, others])]
         gathered.light.append(sample)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from training.ranking import choice
 from training.ranking.base import Ranker
 from training.ranking.choice import trained_ranker
 from training.ranking.examples import Examples, Replayed, ShownLists, held_out_from, parts
+from training.ranking.fit import train_ranker
 from training.recipe import RankerSettings
 
 PLACES = st.lists(st.integers(0, 400), min_size=1, max_size=300).map(sorted)
@@ -66,6 +68,24 @@ def test_slates_of_the_newest_history_only_are_still_learned_from() -> None:
     assert held_out_from(queries, lists(list(range(1_850, 1_950)))) == 1_940
     assert held_out_from(queries, lists(list(range(1_900, 2_000)))) == 1_950, "50 are left to calibrate on"
     assert held_out_from(queries, lists(list(range(100)))) == 1_600, "no more than a fifth"
+
+
+def test_slates_whose_labels_are_not_final_enter_the_listwise_loss_only() -> None:
+    queries, slates = examples(list(range(60))), lists(list(range(40)))
+    slates.examples.correction[::2] = -np.inf
+    other = lists(list(range(40)))
+    other.examples.correction[::2] = -np.inf
+    other.examples.labels[::2] = 1  # gains, of the listwise loss, stay
+    first, second = (train_ranker(queries, SETTINGS, shown=given).state_dict() for given in (slates, other))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    slates.examples.correction[1::2] = -np.inf
+    ranker = train_ranker(queries, SETTINGS, shown=slates)
+    assert all(bool(torch.isfinite(part).all()) for part in ranker.state_dict().values())
+    assert float(ranker.exposure_bias.detach().abs().max()) < 1e-6, "no slate says how much likelier an action is there"
+    slates.examples.gains[::2] = 0
+    assert any(
+        not torch.equal(first[name], part) for name, part in train_ranker(queries, SETTINGS, shown=slates).state_dict().items()
+    )
 
 
 @pytest.mark.parametrize("helps", [True, False])

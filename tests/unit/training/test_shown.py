@@ -154,6 +154,22 @@ def test_what_was_shown_lower_and_not_acted_on_weighs_less_and_requests_known_ot
     assert shown_slates(shown, history, HEADS, RULE, WINDOWS, 0, 9, [("u", "r")]) == []
 
 
+def test_slates_whose_windows_are_open_teach_what_was_chosen_but_not_how_often() -> None:
+    events = [
+        Interaction(f"e{n}-{at}", "u", f"i{at}", 100 * n, SHOWN, None, None, f"r{n}", at)
+        for n in range(1, 3)
+        for at in range(2)
+    ]
+    events += [Interaction(f"l{n}", "u", "i1", 100 * n + 1, "like", None, None, f"r{n}") for n in range(1, 3)]
+    history, shown = EventFrame.of([*events, Interaction("end", "u", "i0", 215, "view")]).split(SHOWN)
+    over, still = shown_slates(shown, history, HEADS, RULE, WINDOWS, 0, 9)
+    assert over.weight == pytest.approx([1, 1])
+    assert still.weight.tolist() == [0, 0]
+    assert still.labels[:, 0].tolist() == [0, 1]
+    rows = all_slates(shown, history, RULE, {"positive": 100}, 9)
+    assert rows["closed"].to_list() == [True, True, False, False]
+
+
 def test_position_bias_is_measured_without_requests_known_otherwise() -> None:
     events = [
         Interaction(f"e{n}-{at}", "u", f"i{at}", 10 * n, SHOWN, None, None, f"r{n}", at) for n in range(1, 4) for at in range(2)

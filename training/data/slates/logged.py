@@ -38,7 +38,7 @@ class LoggedSlate:
     labels: NDArray[np.float32]
     "Labels: `(c, heads)`."
     weight: NDArray[np.float32]
-    "Weight of each item from propensity and position, see `ImpressionSettings`."
+    "Weight of each item from propensity and position, see `ImpressionSettings`. 0 where labels are not final."
     shown_ms: int = 0
     "Event time, ms. Only set where no features were logged."
     positions: NDArray[np.int64] | None = None

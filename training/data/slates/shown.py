@@ -4,8 +4,8 @@ Items shown to a user under one `request_id` form a slate, as do items shown at 
 `request_id` follows it and implies that its item was shown. An event without one follows the newest slate that showed the item
 to the user before it. Features were not logged: replay computes them for the time of the slate.
 
-Of a slate whose windows are still open at the last event, a like is known, but not that none will follow. So it is used if it
-has a like, and left out otherwise.
+Of a slate whose windows are still open at the last event, a like is known, but not that none will follow. So it is left out
+without a like. With one it teaches which of its items was chosen, but not how often an item is: its items have weight 0.
 """
 
 from __future__ import annotations
@@ -85,16 +85,28 @@ def all_slates(
     """Items of the `newest` slates without those in `but`, by user and request: a row for each, in the order of their start.
 
     Columns: `user_id`; `slate`, numbered from 0; `item_id`; `position`, null where the slate has none; `liked`, whether the
-    user liked the item within the window.
+    user liked the item within the window; `closed`, whether that window was over at the last event.
     """
     rows = _rows(shown, events, LIKES, rule, windows_ms, -1, but, newest)
     if rows is None:
         return pl.DataFrame(
-            schema={"user_id": pl.String, "slate": pl.Int64, "item_id": pl.String, "position": pl.Int64, "liked": pl.Boolean}
+            schema={
+                "user_id": pl.String,
+                "slate": pl.Int64,
+                "item_id": pl.String,
+                "position": pl.Int64,
+                "liked": pl.Boolean,
+                "closed": pl.Boolean,
+            }
         )
     number = pl.col("_began").rank("dense").cast(pl.Int64) - 1
     return rows.sort("_began", maintain_order=True).select(
-        "user_id", number.alias("slate"), "item_id", pl.col("position").cast(pl.Int64), pl.col("head0").alias("liked")
+        "user_id",
+        number.alias("slate"),
+        "item_id",
+        pl.col("position").cast(pl.Int64),
+        pl.col("head0").alias("liked"),
+        pl.col("_closed").alias("closed"),
     )
 
 
@@ -125,8 +137,8 @@ def _rows(
     rows = _members(told, acts).collect().join(_placed(slates, events), on=SLATE, maintain_order="left")
     labelled = _labelled(rows, _hits(acts.collect(), heads, rule), windows)
     labelled = labelled.join(wanted.select(SLATE), on=SLATE, how="semi", maintain_order="left")
-    closed = pl.col("_shown_ms") <= until_ms - max(windows)
-    return labelled.filter(closed | pl.col("head0").any().over(SLATE))
+    labelled = labelled.with_columns((pl.col("_shown_ms") <= until_ms - max(windows)).alias("_closed"))
+    return labelled.filter(pl.col("_closed") | pl.col("head0").any().over(SLATE))
 
 
 def _texts(frame: pl.LazyFrame) -> pl.LazyFrame:
@@ -220,7 +232,7 @@ def _slate(place: int, user_id: str, rows: pl.DataFrame, names: list[str], exami
     labels = rows.select(names).to_numpy().astype(np.float32)
     positions = _positions(rows["position"].to_list())
     looked_at = examination.at(positions)
-    weight = np.where(labels.any(axis=1), 1.0, looked_at).astype(np.float32)
+    weight = np.where(labels.any(axis=1), 1.0, looked_at).astype(np.float32) * np.float32(rows["_closed"][0])
     return LoggedSlate(place, user_id, rows["item_id"].to_list(), None, labels, weight, int(rows["_shown_ms"][0]), positions)
 
 
