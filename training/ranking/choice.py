@@ -66,13 +66,13 @@ def trained_ranker(
     without = train_ranker(plain, settings, progress, cut=cut)
     newest = np.flatnonzero(examples.places >= cut)
     history = ndcg_of_each(ranker, examples.take(newest)), ndcg_of_each(without, plain.take(newest))
-    later = shown.parts(cut)[1].examples
-    lists = ndcg_of_each(ranker, later), ndcg_of_each(without, later)
+    later = shown.parts(cut)[1]
+    lists = ndcg_of_each(ranker, later.examples), ndcg_of_each(without, later.examples)
     if not helps(history, lists):
         if cut == held_out_from(plain):
             return Chosen(without, plain, replayed.logged, examination, cut)
         return _plain(plain, replayed, settings, progress, examination)
-    return Chosen(ranker, examples, replayed.logged + len(shown), _given(ranker, shown, examination), cut)
+    return Chosen(ranker, examples, replayed.logged + len(shown), _given(ranker, later, examination), cut)
 
 
 def _plain(
@@ -99,7 +99,10 @@ def helps(history: tuple[NDArray[np.float64], ...], lists: tuple[NDArray[np.floa
 
 
 def _given(ranker: Ranker, shown: ShownLists, examination: Examination) -> Examination:
-    """The curve measured once more, given what the ranker knows of users and items; `examination` where it cannot be."""
+    """The curve measured once more, given what the ranker knows of users and items; `examination` where it cannot be.
+
+    `shown`: slates that the ranker did not learn from, because its logits of others know what was chosen.
+    """
     chosen = shown.examples.gains.sum(axis=1) > 0
     known = (shown.positions >= 0) | ~shown.examples.valid
     rows = np.flatnonzero(chosen & known.all(axis=1) & (shown.examples.valid.sum(axis=1) > 1))

@@ -18,6 +18,7 @@ from training.ranking.base import Ranker
 from training.ranking.choice import trained_ranker
 from training.ranking.examples import Examples, Replayed, ShownLists, held_out_from, parts
 from training.ranking.fit import train_ranker
+from training.ranking.position_bias import Choices
 from training.recipe import RankerSettings
 
 PLACES = st.lists(st.integers(0, 400), min_size=1, max_size=300).map(sorted)
@@ -91,6 +92,11 @@ def test_slates_whose_labels_are_not_final_enter_the_listwise_loss_only() -> Non
 @pytest.mark.parametrize("helps", [True, False])
 def test_rankers_are_compared_on_what_neither_learned_from(monkeypatch: pytest.MonkeyPatch, helps: bool) -> None:
     asked: list[NDArray[np.int64]] = []
+    users: list[int] = []
+
+    def measured(choices: Choices, logits: NDArray[np.float32]) -> None:
+        assert len(logits) == len(choices)
+        users.extend(choices.users.tolist())
 
     def noted(_: Ranker, part: Examples) -> NDArray[np.float64]:
         asked.append(part.places)
@@ -98,6 +104,7 @@ def test_rankers_are_compared_on_what_neither_learned_from(monkeypatch: pytest.M
 
     monkeypatch.setattr(choice, "ndcg_of_each", noted)
     monkeypatch.setattr(choice, "helps", lambda *_: helps)
+    monkeypatch.setattr(choice, "measured", measured)
     replayed = Replayed(
         examples(list(range(0, 600, 2))), np.zeros((0, 4, 1), np.float32), ["a"], 0, lists(list(range(150, 590)))
     )
@@ -105,3 +112,5 @@ def test_rankers_are_compared_on_what_neither_learned_from(monkeypatch: pytest.M
     assert min(int(places.min()) for places in asked) == held_out_from(replayed.examples, replayed.shown)
     assert found.cut == held_out_from(replayed.examples, replayed.shown if helps else None)
     assert found.slates == (440 if helps else 0)
+    assert users == (replayed.shown.parts(found.cut)[1].users.tolist() if helps else [])
+    assert found.examination is FIXED, "too few for a measurement given the ranker"
