@@ -6,8 +6,8 @@ in which they were shown, and by two pointwise baselines that know no user: the 
 before the first query, shrunk to the mean, and the number of events so far.
 
 Users look more often at the top of what was shown, so a like is likelier there. The shown order gains from this. `as_shown`
-gains in the same way: it orders by the score and by the probability that the position is looked at, and so predicts where a
-user clicks in the shown order. `mrr_unbiased` removes the gain instead.
+gains in the same way: it orders by the probability of a like and by the probability that the position is looked at, and so
+predicts where a user clicks in the shown order. `mrr_unbiased` removes the gain instead.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from models.pipeline.clock import after_all
 from models.pipeline.pipeline import CandidatePipeline
 from models.rules import PositiveRule
-from schemas.records import Request, Slate
+from schemas.records import Request, Slate, SlateItem
 from training.data.corpus import Corpus
 from training.data.events import EventFrame
 from training.data.slates.examination import Examination
@@ -40,14 +40,14 @@ MOST = 5_000
 PRIOR = 20.0
 "Impressions of mean rate that an item's rate of likes is shrunk by."
 LEAST = 1e-6
-"Smallest score whose log odds are taken, and that of a dropped item."
+"Smallest probability whose log odds are taken, and that of a dropped item."
 LARGEST_WEIGHT = 10.0
 "Largest inverse of an examination probability by which a slate weighs."
 NEWEST = 1_000_000
 "Number of newest slates before the first query from which rates of likes are counted."
 ORDERS: Mapping[str, str] = {
     "riffle": "the serving pipeline",
-    "as_shown": "its score, and how likely the shown position is looked at",
+    "as_shown": "its probability of a like, and how likely the shown position is looked at",
     "shown": "as they were shown",
     "like_rate": "likes per impression before",
     "like_rate_as_shown": "the same rate, and how likely the shown position is looked at",
@@ -176,7 +176,8 @@ class ListRanker:
         world, names = self._world, slate.item_ids
         record = world.record(slate.user_id)
         world.know(record)
-        request = Request("evaluate", slate.user_id, k=len(names), candidates=tuple(names), repeats=True)
+        explain = self._test.examination is not None
+        request = Request("evaluate", slate.user_id, k=len(names), candidates=tuple(names), repeats=True, explain=explain)
         answer = self._pipeline.run([request], [record], [None])[0]
         if answer.degraded:
             raise RuntimeError(f"the pipeline is degraded: {', '.join(answer.degraded)}")
@@ -203,10 +204,10 @@ class ListRanker:
 
     @staticmethod
     def _as_shown(slate: LoggedSlate, answer: Slate, number: Mapping[str, int], examination: Examination) -> NDArray[np.intp]:
-        """Indices by the log odds of the score, weighed as in choices, plus the log examination of the position."""
+        """Indices by the log odds of a like, weighed as in choices, plus the log examination of the position."""
         score = np.full(len(number), LEAST)
         for item in answer.items:
-            score[number[item.item_id]] = min(max(item.score, LEAST), 1 - LEAST)
+            score[number[item.item_id]] = min(max(_probability(item), LEAST), 1 - LEAST)
         assert slate.positions is not None
         return np.argsort(
             -(examination.scale * np.log(score / (1 - score)) + examination.log_at(slate.positions)), kind="stable"
@@ -215,3 +216,9 @@ class ListRanker:
     def _best_first(self, scores: Floats) -> NDArray[np.intp]:
         """Indices by descending score; ties in random order, because a record's place must not decide."""
         return np.lexsort((self._rng.random(len(scores)), -scores))
+
+
+def _probability(item: SlateItem) -> float:
+    """Probability of the first head, a like; the score without a release. With further heads the score is no probability."""
+    heads = (item.explanation or {}).get("heads")
+    return float(next(iter(heads.values()))) if isinstance(heads, Mapping) and heads else item.score

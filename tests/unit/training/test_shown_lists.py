@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,13 @@ from click.testing import CliRunner
 from models.pipeline.clock import after_all
 from models.pipeline.pipeline import CandidatePipeline
 from models.rules import PositiveRule
-from schemas.records import Request
+from schemas.records import Request, Slate, SlateItem
 from training.cli.evaluate import evaluate_command
 from training.data.corpus import open_corpus
 from training.data.slates.examination import Examination, fixed_curve
+from training.data.slates.logged import LoggedSlate
 from training.evaluation.evaluate import EvaluationPlan, evaluate
-from training.evaluation.shown_lists import ORDERS, shown_test
+from training.evaluation.shown_lists import ORDERS, ListRanker, shown_test
 from training.replay.world import SimulatedWorker
 
 HOUR = 3_600_000
@@ -82,6 +84,19 @@ def test_each_order_is_measured_over_the_slates_with_a_like_after_the_split(fold
     assert set(told["mrr"]) == set(told["ndcg"]) == set(ORDERS)
     assert told["mrr"]["like_rate"][0] > told["mrr"]["shown"][0] + 0.1, "clicks follow the items, not the positions"
     assert told["mrr_unbiased"]["shown"] < told["mrr"]["shown"][0], "likes at the top weigh less"
+
+
+def test_the_shown_order_is_predicted_by_the_probability_of_a_like_not_by_a_score_of_several_heads() -> None:
+    heads = {"a": (0.1, 0.9), "b": (0.3, 0.1), "c": (0.2, 0.8)}
+    explained = {name: {"heads": {"positive": like, "buy": buy}} for name, (like, buy) in heads.items()}
+    items = [SlateItem(name, like + 2 * buy, (), explained[name]) for name, (like, buy) in heads.items()]
+    answer = Slate("r", "u", tuple(items), "none", "default")
+    labels, flat = np.zeros((3, 1), np.float32), Examination(np.zeros(100))
+    slate = LoggedSlate(0, "u", list(heads), None, labels, np.ones(3, np.float32), 0, np.arange(3))
+    order = ListRanker._as_shown(slate, answer, {name: n for n, name in enumerate(heads)}, flat)
+    assert order.tolist() == [1, 2, 0]
+    bare = replace(answer, items=tuple(replace(item, explanation=None) for item in items))
+    assert ListRanker._as_shown(slate, bare, {name: n for n, name in enumerate(heads)}, flat).tolist() == [0, 2, 1]
 
 
 def test_without_shown_slates_or_likes_after_the_split_there_is_nothing_to_re_rank(folder: Path) -> None:
