@@ -23,6 +23,7 @@ from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
 from training.data.amounts import FEWEST_NEW
 from training.data.corpus import Corpus
+from training.data.slates.examination import Examination
 from training.data.table import EventTable, of_known_items
 from training.encoders.web_images import OFF
 from training.loop.group import Group, NotFirst
@@ -44,6 +45,8 @@ __all__ = ["rows_to_learn", "update", "update_release"]
 RATE = 0.2
 "Learning rate as a fraction of a full training's: an update adjusts the learned weights and does not replace them."
 EPOCHS = 2
+COPIED = ("reliability", "position_bias", "transitions")
+"Measurements of the champion's training that hold for what an update copies: ranker, examination curve, weights of lags."
 REPLAYED = 1.0
 "Old events of users without new ones, per event of the active users. They keep the update from forgetting old behaviour."
 Report = Callable[[str, int, int], None]
@@ -126,6 +129,7 @@ def update(
     if follow is not None:
         follow = transitions(table, len(items), max(settings.followers, 1), follow.lags)
     made = Retrieval(user, item, item_vectors(item, content, first_ms == NEVER), first_ms != NEVER, index, weight, follow)
+    kept = {name: before.metrics[name] for name in COPIED if name in before.metrics}
     rng = np.random.default_rng(0)
     modules = ((USER_TOWER, user, user_examples(made.vectors, rng)), (ITEM_TOWER, item, item_examples(content, rng)))
     export = exported(modules, half=settings.half or "half" in before.metrics)
@@ -137,10 +141,11 @@ def update(
         ids,
         {"update": round(time.perf_counter() - since, 1)},
         export.parity,
-        {} if export.half is None else {"half": export.half},
+        {**kept, **({} if export.half is None else {"half": export.half})},
         modules=Modules(user, item, Frozen(graphs[RANKER])),
         weights=weights_of(user, item, champion.settings),
         images=dict(images),
+        examination=Examination.of_json(kept.get("position_bias")),
     )
 
 

@@ -23,6 +23,7 @@ from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
 from training import update as incremental
 from training.cli.train import train_command
+from training.data.slates.examination import Examination, fixed_curve
 from training.data.table import EventTable
 from training.evaluation.bounds import HALF
 from training.loop.group import Group
@@ -114,8 +115,15 @@ def test_an_update_learns_what_is_new_and_keeps_what_was(
     seen, unmet = pictured(vectors / "images")
     new, events = later()
     items = [*seen, *unmet, *new]
+    curve = Examination(fixed_curve(), np.zeros(6), np.zeros(6), 400)
+    metrics = {**champion.release.manifest.metrics, "position_bias": curve.to_json(), "gate": {"passed": True}}
+    champion.release.manifest = replace(champion.release.manifest, metrics=metrics)
     made = update(champion, items, events, vectors, SMALL)
     again = update(champion, items, events, vectors, SMALL)
+    assert set(made.measured) == {"reliability", "position_bias", "transitions"}, "of what is copied, nothing of its gate"
+    assert made.measured["reliability"] == learned.measured["reliability"]
+    assert made.examination is not None
+    assert made.examination.log[:6] == pytest.approx(fixed_curve()[:6], abs=1e-3)
     world, people = SimulatedWorker(items), sorted({event.user_id for event in events})
     world.apply(events)
     assert made.modules is not None
