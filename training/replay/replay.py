@@ -172,16 +172,23 @@ def replay(  # noqa: PLR0913 - the history, and the sizes of the sample
 
 def _gather_shown(gathered: _Gathered, tap: Tap, slate: LoggedSlate, items: ItemStore) -> None:
     """Add a slate without logged features, with the features of its items at that moment, if the catalogue holds any."""
-    rows = items.rows_of(slate.item_ids)[:KEPT]
-    known = np.flatnonzero(rows >= 0)
+    rows = items.rows_of(slate.item_ids)
+    known = _kept(slate, rows)
     features = tap.features(rows[known], items)
     if features is not None:
         gathered.slate(slate, known, rows[known], features)
 
 
-def _gather_logged(gathered: _Gathered, slate: LoggedSlate, features: NDArray[np.float32], items: ItemStore) -> bool:
-    rows = items.rows_of(slate.item_ids)[:KEPT]
+def _kept(slate: LoggedSlate, rows: NDArray[np.int32]) -> NDArray[np.intp]:
+    """Indices of the known items of a slate, in its order: at most KEPT, those with an action before others."""
     known = np.flatnonzero(rows >= 0)
+    first = np.argsort(~slate.labels[known].any(axis=1), kind="stable")[:KEPT]
+    return known[np.sort(first)]
+
+
+def _gather_logged(gathered: _Gathered, slate: LoggedSlate, features: NDArray[np.float32], items: ItemStore) -> bool:
+    rows = items.rows_of(slate.item_ids)
+    known = _kept(slate, rows)
     return gathered.slate(slate, known, rows[known], features[known])
 
 

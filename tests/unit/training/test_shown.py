@@ -29,6 +29,7 @@ from training.evaluation.evaluate import evaluate
 from training.learn import learn
 from training.ranking import choice
 from training.release.learned import Learned
+from training.replay import replay as replay_module
 from training.replay.replay import replay
 from training.replay.world import SimulatedWorker
 
@@ -227,6 +228,16 @@ def test_features_are_those_that_serving_has_as_the_slate_is_shown(learned: Lear
         assert lists.items[n].tolist() == world.items.rows_of(slate.item_ids).tolist()
         assert found.valid[n].sum() == len(slate.item_ids) == 6
         assert np.array_equal(found.labels[n, :6], slate.labels)
+
+
+def test_of_a_long_slate_items_with_an_action_are_kept_before_others() -> None:
+    labels = np.zeros((150, 2), np.float32)
+    labels[120, 0] = labels[140, 1] = 1
+    slate = LoggedSlate(0, "u", [f"i{n}" for n in range(150)], None, labels, np.ones(150, np.float32))
+    rows = np.arange(150, dtype=np.int32)
+    rows[[3, 130]] = -1
+    kept = replay_module._kept(slate, rows).tolist()
+    assert kept == [n for n in range(99) if n != 3] + [120, 140], "in the order of the slate, without unknown ones"
 
 
 def test_a_person_who_has_met_everything_has_features_of_their_own(learned: Learned) -> None:
