@@ -105,10 +105,15 @@ def update(
     unchanged. Deterministic for one seed.
 
     Raises:
-        BadDataset: too few new events, or the champion's encoders or features differ from this installation's.
+        BadDataset: too few new events, or the champion's encoders or features differ from this installation's, or it has
+            transitions and `settings` none.
         NotFirst: this process is not the first of its group, and its part is done.
     """
     since, before, group = time.perf_counter(), champion.release.manifest, Group.current()
+    follow = champion.release.transitions
+    if follow is not None and not settings.followers:
+        message = f"release {before.name} has transitions, which an update cannot remove (followers = 0): train in full"
+        raise BadDataset("followers", message)
     events = of_known_items(events, items)
     table, fresh = _table(champion, items, events)
     with group.first_then_others():
@@ -125,9 +130,8 @@ def update(
     if not group.first:
         raise NotFirst
     index, weight = ease(table.user[table.liked], table.item[table.liked], len(items), settings.neighbours, settings.ease_l2)
-    follow = champion.release.transitions
     if follow is not None:
-        follow = transitions(table, len(items), max(settings.followers, 1), follow.lags)
+        follow = transitions(table, len(items), settings.followers, follow.lags)
     made = Retrieval(user, item, item_vectors(item, content, first_ms == NEVER), first_ms != NEVER, index, weight, follow)
     kept = {name: before.metrics[name] for name in COPIED if name in before.metrics}
     rng = np.random.default_rng(0)

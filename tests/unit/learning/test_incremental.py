@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from models.release.release import ARRAYS, MET, PROJECTIONS, WEIGHTS, Release, write_release
 from models.release.sequences import LENGTH, Vocabulary
 from models.release.serving import ServingModel
+from models.release.transitions import Transitions
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
 from training import update as incremental
@@ -269,6 +270,11 @@ def test_what_cannot_be_gone_on_from_is_said(learned: Learned, champion: Champio
     bare = replace(learned, weights=b"").write(tmp_path / "bare", {})
     with pytest.raises(BadDataset, match="no weights"):
         Champion.open(bare)
+    none = np.zeros((len(champion.release.item_ids), 0))
+    champion.release.transitions = Transitions(none.astype(np.int32), none.astype(np.float32), np.ones(1, np.float32))
+    with pytest.raises(BadDataset, match=r"has transitions, .*train in full"):
+        update(champion, [*seen, *unmet, *later()[0]], later()[1], vectors, replace(SMALL, followers=0))
+    champion.release.transitions = None
     manifest = replace(learned.manifest, encoders={**learned.manifest.encoders, "text": "text-another"})
     other = Champion.open(replace(learned, manifest=manifest).write(tmp_path / "other", {}))
     with pytest.raises(BadDataset, match="another"):
