@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import polars as pl
+
 from training.data.corpus import Corpus
 from training.evaluation.bounds import STANDARD
 from training.evaluation.holdout import Holdout
@@ -103,13 +105,15 @@ def forecast_of(
     else:
         older = events * (1 - settings.replayed_share)
         learned = min(settings.queries, round(events * settings.replayed_share))
-        epochs = settings.towers.epochs
+        lists, epochs = min(settings.shown_slates, round(_lists(corpus) * settings.replayed_share)), settings.towers.epochs
+        # a second ranker trains without the slates from impression events
+        ranked = 2 * learned + lists if lists else learned
         seconds |= {
             "weigh content": CONTENT_S,
             "item-to-item weights, older part": weights,
             "train the towers, older part": TOWERS_S * older * epochs,
-            "replay": REPLAY_S * learned + APPLY_S * events,
-            "train the ranker": RANKER_S * learned * settings.ranker.epochs,
+            "replay": REPLAY_S * (learned + lists) + APPLY_S * events,
+            "train the ranker": RANKER_S * ranked * settings.ranker.epochs,
             "item-to-item weights, all": weights,
             "train the towers, all": TOWERS_S * events * epochs,
             "export": EXPORT_S,
@@ -137,6 +141,14 @@ def forecast_of(
             "needed_users": STANDARD.last if last else STANDARD.people,
         },
     )
+
+
+def _lists(corpus: Corpus) -> int:
+    """Number of slates from impression events: those of one user and request, or of one moment without a request."""
+    if corpus.shown is None or not len(corpus.shown):
+        return 0
+    moment = pl.when(pl.col("request_id").is_null()).then(pl.col("event_time"))
+    return int(corpus.shown.frame.select(pl.struct("user_id", "request_id", moment).n_unique()).item())
 
 
 def _minutes(seconds: float) -> str:

@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from learning_corpus import POSITIVE, corpus, write_dataset
 from rich.console import Console
 
-from schemas.records import Item
-from training.cli.forecast import Forecast, forecast_of
+from models.rules import SHOWN
+from schemas.records import Interaction, Item
+from training.cli.forecast import REPLAY_S, Forecast, forecast_of
 from training.cli.progress import Whole, progress
 from training.cli.train import INTERRUPTED, train_command
 from training.data.corpus import Corpus
+from training.data.events import EventFrame
 from training.evaluation.bounds import STANDARD
 from training.evaluation.holdout import Holdout, held_out
 from training.recipe import LearnSettings
@@ -59,6 +61,22 @@ def test_more_events_epochs_and_a_champion_cost_more() -> None:
     assert set(forecast(champion="r1").seconds) - set(one.seconds) == {"measure r1"}
     assert sum(forecast(champion="r1", incremental=True).seconds.values()) < sum(forecast(champion="r1").seconds.values())
     assert all(seconds >= 0 for seconds in one.seconds.values())
+
+
+def test_slates_from_impressions_are_replayed_and_a_second_ranker_is_trained() -> None:
+    (plain, held), asked = given_of(), range(200)
+    told = [
+        Interaction(f"s{n}-{at}", "u", f"i{at}", 10**9 + n, SHOWN, None, None, f"r{n}" if n % 2 else None, at)
+        for n in asked
+        for at in range(3)
+    ]
+    _, shown = EventFrame.of([*told, Interaction("end", "u", "i0", 10**10, "view")]).split(SHOWN)
+    one, more = (forecast_of(part, held, SETTINGS, 100, "none").seconds for part in (plain, replace(plain, shown=shown)))
+    assert more["replay"] - one["replay"] == pytest.approx(REPLAY_S * 60, abs=0.11), "the newer part of 200 slates"
+    assert more["train the ranker"] > 2 * one["train the ranker"]
+    few = replace(SETTINGS, shown_slates=10)
+    limited = forecast_of(replace(plain, shown=shown), held, few, 100, "none").seconds
+    assert limited["replay"] - one["replay"] == pytest.approx(REPLAY_S * 10, abs=0.11)
 
 
 PARTS = st.dictionaries(st.sampled_from(["read", "towers", "replay", "export"]), st.floats(0, 100), min_size=1)
