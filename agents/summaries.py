@@ -24,17 +24,17 @@ def summary(record: UserRecord, items: ItemStore) -> dict[str, Any]:
         name: round(weight * 2.0 ** (-(newest - at) / AFFINITY_HALF_LIFE_MS), 4)
         for name, (weight, at) in record.affinities.items()
     }
-    recent = []
-    for event in record.history[-RECENT:][::-1]:
-        value = float(event["value"])
-        recent.append(
-            {
-                "item_id": items.id_of(int(event["item"])),
-                "action": record.actions[int(event["action"])],
-                "event_time": int(event["time"]),
-                "value": None if math.isnan(value) else value,
-            }
-        )
+    newest_events = record.history[-RECENT:][::-1]
+    columns = (newest_events[name].tolist() for name in ("item", "action", "time", "value"))
+    recent = [
+        {
+            "item_id": items.id_of(item),
+            "action": record.actions[action],
+            "event_time": time_ms,
+            "value": None if math.isnan(value) else value,
+        }
+        for item, action, time_ms, value in zip(*columns, strict=True)
+    ]
     session_id, started, events = record.session
     return {
         "events": sum(record.counts.values()),

@@ -60,7 +60,9 @@ class Mirroring:
             most = MIRRORED_WHEN_BUSY if busy_chunks > self._seen_chunks else MIRRORED_AT_ONCE
             self._seen_chunks = busy_chunks
             for user in list(islice(self._changed, most)):
-                self._put(user, self._changed.pop(user))
+                if (number := self._changed.pop(user, None)) is not None:  # it may have been erased meanwhile
+                    self._put(user, number)
+                await asyncio.sleep(0)  # requests go before
             for outcome, n in self._mirror.counters.items():
                 self._metrics.mirrored_users.set(n, outcome=outcome)
 
