@@ -3,7 +3,7 @@ import { change, get, id, itemsOf, mayWrite, send } from "./api.js";
 import { picture, reasonOf, sourceTag } from "./charts.js";
 import { action, bar, confirmed, fill, h, icon, loading, panel, state, tell } from "./dom.js";
 import { duration, moment, ms, number, percent } from "./format.js";
-import { shared, sideBySide } from "./slates.js";
+import { lacking, shared, sideBySide } from "./slates.js";
 
 const K = 12;
 const AGAIN_MS = 2_000;
@@ -208,7 +208,8 @@ function comparing(userId, signal) {
       const other = await once();
       const serving = (await ask("")).slate;
       const known = await itemsOf([...serving.items, ...other.items].map((item) => item.item_id), signal);
-      if (turn === asked) fill(found, h("p", { class: "note" }, shared([serving, other])), sideBySide([`${named(serving.release)} (serving)`, named(other.release)], [serving, other], known));
+      const names = [`${named(serving.release)} (serving)`, named(other.release)];
+      if (turn === asked) fill(found, h("p", { class: "note" }, shared([serving, other])), lacking(names, [serving, other]), sideBySide(names, [serving, other], known));
     } catch (error) {
       if (error.name !== "AbortError" && turn === asked) fill(found, state("error", "There is no slate of this release", error.message));
     }
