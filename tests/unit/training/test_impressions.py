@@ -400,10 +400,10 @@ def test_slates_of_earlier_features_are_learned_from_with_zeros_for_what_they_la
     found = slates_of(rows, EventFrame.of([]), (("positive", 1.0),))
     assert len(GENERATIONS) > 1
     assert len(found) == len(GENERATIONS)
-    for (spec, columns), slate in zip(GENERATIONS.items(), found, strict=True):
-        assert slate.features is not None
-        assert slate.features.shape == (2, len(FEATURES))
-        assert np.array_equal(slate.features[:, columns], given_[spec])
-        assert not np.delete(slate.features, columns, axis=1).any()
+    for (spec, columns), learned in zip(GENERATIONS.items(), found, strict=True):
+        assert learned.features is not None
+        assert learned.features.shape == (2, len(FEATURES))
+        assert np.array_equal(learned.features[:, columns], given_[spec])
+        assert not np.delete(learned.features, columns, axis=1).any()
     short = rows.with_columns(pl.col("features").list.head(5))
     assert slates_of(short, EventFrame.of([]), (("positive", 1.0),)) == []
