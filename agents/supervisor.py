@@ -275,8 +275,10 @@ class Supervisor:
             return
         except StopIteration as end:
             watched.process = end.value
-        except (RiffleError, OSError) as exc:
-            self._ended(watched, watched.part.exit_status(), exc.message if isinstance(exc, RiffleError) else str(exc))
+        except Exception as exc:
+            if not isinstance(exc, RiffleError | OSError):
+                log.exception("the start of %s failed", watched.part.name)
+            self._ended(watched, watched.part.exit_status(), _words_of(exc))
             return
         history, watched.starting = watched.history, None
         watched.since, history.next_try_at, self._changed = self.clock(), None, True
@@ -296,6 +298,12 @@ class Supervisor:
         history.next_try_at = history.ended_at + round(wait_s * 1000)
         self._changed = True
         log.warning("%s ended, exit status %s; next try in %.0f s: %s", watched.part.name, status, wait_s, history.why)
+
+
+def _words_of(exc: Exception) -> str:
+    if isinstance(exc, RiffleError):
+        return exc.message
+    return str(exc) if isinstance(exc, OSError) else f"{type(exc).__name__}: {exc}"
 
 
 def _signal(status: int | None) -> str:

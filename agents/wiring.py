@@ -97,7 +97,8 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
     flushing = Flushing(app, ownership, assignment, lanes, recovery, crash, settings.commit_interval_s, afterwards)
 
     shelves = Shelves(shelves_dir(settings), items, slot, metrics, settings.shelf_items)
-    releases = Releases(settings, slot, items, metrics, shelves)
+    beside = Beside(settings.releases_dir, items, slot)
+    releases = Releases(settings, slot, items, metrics, shelves, beside.alone)
     rules = Rules(pipeline.rules, items, metrics)
     reader = _reader(settings, Catalogue(items, metrics, registry), releases, rules, health)
     changes = TopicChanges(settings, app, ownership, recovery, reader, commits, health)
@@ -138,7 +139,7 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
         recommend.partition_of,
         holders,
         peers,
-        Beside(settings.releases_dir, items, pipeline.slot),
+        beside,
         lambda: releases.champion,
     )
     console = WorkerConsole(settings, metrics, watched)

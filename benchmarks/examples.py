@@ -34,7 +34,7 @@ PEOPLE, ITEMS = 20_000, 20_000
 NEWEST = 2_000
 JOBS = {
     "build": "build_examples(target, Path({out!r}), settings)",
-    "newest": f"newest_examples(target, settings, {SPEC!r}, 0, {NEWEST})",
+    "newest": f"newest_examples(target, settings, [{SPEC!r}], 0, {NEWEST})",
 }
 JOB = """
 import resource

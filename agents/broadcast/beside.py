@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from agents.broadcast.releases import follow_catalogue
@@ -12,19 +14,23 @@ from models.pipeline.batch import Model
 from models.pipeline.slot import ModelSlot
 from models.release.release import NAME
 from models.release.serving import ServingModel, prepare
-from schemas.errors import BadRequest, NotReady, ReleaseRejected
+from schemas.errors import BadRequest, NotReady, ReleaseRejected, RiffleError
 from schemas.parsing import shown
 
-__all__ = ["KEPT_S", "Beside"]
+__all__ = ["KEPT_S", "PATIENCE_S", "Beside"]
+
+log = logging.getLogger(__name__)
 
 KEPT_S = 600.0
 "Seconds for which a release that is not asked for any more stays loaded."
+PATIENCE_S = 5.0
+"Seconds that a request waits for a release that is being loaded: less than another worker waits for the whole answer."
 
 
 class Beside:
     """Holds at most one release beside the serving one, because a release may take much memory.
 
-    It belongs to the item store's thread.
+    Loading goes on when the request that began it ends. It belongs to the item store's thread.
     """
 
     def __init__(
@@ -34,6 +40,7 @@ class Beside:
         serving: ModelSlot,
         prepared: Callable[[Path], ServingModel] = prepare,
         kept_s: float = KEPT_S,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         """`folder`: the one of the releases; `prepared`: loads and tries one."""
         self._folder = folder
@@ -42,7 +49,12 @@ class Beside:
         self._prepared = prepared
         self._kept_s = kept_s
         self._held = ModelSlot()
-        self._loading = asyncio.Lock()
+        self._patience_s = patience_s
+        self._one = asyncio.Lock()
+        "Held while a release is loaded, so that two are never loaded at once."
+        self._task: asyncio.Task[Model] | None = None
+        "The load under way, or a failed one that no request has received yet."
+        self._loads = ""
         self._leaving: asyncio.TimerHandle | None = None
 
     @property
@@ -55,26 +67,63 @@ class Beside:
 
         Raises:
             BadRequest: `not_found`, the folder has no such release; `release_refused`, it cannot be used.
-            NotReady: `busy`, another release is being loaded.
+            NotReady: `busy`, this release or another one is being loaded.
         """
         found = ModelSlot()
         if name != "none":
             found.swap(self._serving.current if name == self._serving.name else await self._loaded(name))
         return found
 
-    async def _loaded(self, name: str) -> Model | None:
-        if self._loading.locked():
-            raise NotReady("busy", "another release is being loaded here: try again")
-        async with self._loading:
-            if self._held.name != name:
-                folder = self._folder / name
-                if not NAME.fullmatch(name) or not folder.is_dir():
-                    message = f"this worker's folder has no release {shown(name)}: GET /v1/releases lists them"
-                    raise BadRequest("not_found", message, "release")
-                self._held.swap(None)  # before the next one is loaded, so that there are never two
-                self._held.swap(await self._prepare(folder))
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Load another release in this context: a load that is under way ends first, and the held release is dropped."""
+        async with self._one:
+            self._leave()
+            yield
+
+    async def _loaded(self, name: str) -> Model:
+        if self._held.current is not None and self._held.name == name:
             self._stay()
             return self._held.current
+        task = self._task
+        if task is not None and task.done() and self._loads != name:
+            task = None  # a failure that nobody has asked about again
+        if task is None:
+            task = self._begin(name)
+        elif self._loads != name:
+            raise NotReady("busy", "another release is being loaded here: try again")
+        await asyncio.wait({task}, timeout=self._patience_s)  # which cancels nothing
+        if not task.done():
+            raise NotReady("busy", f"release {name} is being loaded: try again")
+        if self._task is task:
+            self._task = None
+        return task.result()
+
+    def _begin(self, name: str) -> asyncio.Task[Model]:
+        folder = self._folder / name
+        if not NAME.fullmatch(name) or not folder.is_dir():
+            message = f"this worker's folder has no release {shown(name)}: GET /v1/releases lists them"
+            raise BadRequest("not_found", message, "release")
+        if self._one.locked():
+            raise NotReady("busy", "another release is being loaded here: try again")
+        self._task, self._loads = asyncio.create_task(self._load(folder)), name
+        self._task.add_done_callback(self._ended)
+        return self._task
+
+    def _ended(self, task: asyncio.Task[Model]) -> None:
+        """Keep a failure for the next request, which may come after it."""
+        if task.cancelled() or (failure := task.exception()) is None:
+            self._task = None
+        elif not isinstance(failure, RiffleError):
+            log.error("release %s could not be loaded to be compared", self._loads, exc_info=failure)
+
+    async def _load(self, folder: Path) -> Model:
+        async with self._one:
+            self._held.swap(None)  # before the next one is loaded, so that there are never two
+            model = await self._prepare(folder)
+            self._held.swap(model)
+            self._stay()
+            return model
 
     async def _prepare(self, folder: Path) -> ServingModel:
         try:
@@ -91,5 +140,4 @@ class Beside:
         self._leaving = asyncio.get_running_loop().call_later(self._kept_s, self._leave)
 
     def _leave(self) -> None:
-        if not self._loading.locked():
-            self._held.swap(None)
+        self._held.swap(None)

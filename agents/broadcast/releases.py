@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -144,16 +146,25 @@ class Releases(Announced[Model]):
     """The releases of a worker, whose vectors follow its catalogue."""
 
     def __init__(
-        self, settings: Settings, slot: ModelSlot, items: ItemStore, metrics: Metrics, shelves: Shelves | None = None
+        self,
+        settings: Settings,
+        slot: ModelSlot,
+        items: ItemStore,
+        metrics: Metrics,
+        shelves: Shelves | None = None,
+        alone: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
     ) -> None:
+        """`alone`: entered while a release is loaded; no other release is loaded then, nor held only to be compared."""
         super().__init__(settings, slot, metrics)
         self._items = items
         self._shelves = shelves
+        self._alone = alone
 
     async def _load(self, wanted: Announcement) -> Model:
-        model = await self._prepared(wanted)
-        await follow_catalogue(model, self._items)
-        return model
+        async with self._alone():
+            model = await self._prepared(wanted)
+            await follow_catalogue(model, self._items)
+            return model
 
     async def _prepared(self, wanted: Announcement) -> ServingModel:
         """Prepare a release in a thread, with what it knows of the store's shelf if that was written and can be used."""

@@ -34,6 +34,8 @@ PREVIEW_S = 10.0
 CONNECT_S, TLS_CONNECT_S, CONNECT_SHARE = 0.05, 0.25, 0.2
 """Seconds within which another worker must accept a connection, in plain text and with the handshake of TLS, or a share of the
 time if that is more: a busy worker accepts late."""
+ADDED = frozenset({"release", "repeats"})
+"Fields of a request that a worker of an earlier version refuses as unknown."
 NOT_ADMITTED = frozenset({401, 403, 429})
 "Statuses with which a worker refuses this worker's token, not the request."
 AT_ONCE = 64
@@ -141,7 +143,8 @@ class Peers:
             return dict(found)
         error = found["error"]
         self._metrics.peers_failed.add(reason=error["code"])
-        if status == 404 and error["field"] != "release":
+        earlier = status == 404 and error["field"] != "release"
+        if earlier or _unknown_there(error["code"], error["field"]):
             raise NotReady("not_ready", f"{address}, which has this user's partition, is of an earlier version: ask that one")
         if status in NOT_ADMITTED:  # the sender's own token was accepted here
             message = f"{address}, which has this user's partition, does not accept this worker's token: {error['message']}"
@@ -178,6 +181,8 @@ class Peers:
                 raise DeadlineExceeded(error.code, error.message) from error
             if status >= 500 or status in NOT_ADMITTED or error.code == "unreadable_reply":
                 raise NotReady(error.code, error.message) from error
+            if isinstance(error, BadRequest) and _unknown_there(error.code, error.field):
+                raise NotReady("not_held", f"{address} is of an earlier version, without {error.field}") from error
             raise
 
     async def stop(self) -> None:
@@ -208,6 +213,11 @@ def body_of(request: Request) -> dict[str, Any]:
         for name, value in asdict(request).items()
         if name in {"request_id", "user_id"} or value != getattr(usual, name)
     }
+
+
+def _unknown_there(code: str, field: str | None) -> bool:
+    """Whether another worker's refusal names a field that an earlier version lacks; this worker has checked the request."""
+    return code == "invalid_field" and field in ADDED
 
 
 def _reason(exc: BaseException) -> str:

@@ -75,6 +75,8 @@ class Dataset:
     "Number of rows of items, and of events, after which reading ends; None: all are read."
     cut: set[str] = field(default_factory=set)
     "Names of files that have more rows than that, as far as they were read."
+    _prices: dict[str, float] | None = field(default=None, repr=False, compare=False)
+    "Medians of the prices in events, by item, once they were needed."
 
     @property
     def bad(self) -> list[BadRow]:
@@ -216,7 +218,6 @@ class Dataset:
         """
         self.report.begin(self._items)
         seen: set[str] = set()
-        prices: dict[str, float] | None = None
         for row, source in self._rows(self._items):
             try:
                 if isinstance(source, Bad):
@@ -232,8 +233,9 @@ class Dataset:
                 self._warn(self._items, row, "nested_value", reason, name, shown(name))
             seen.add(item.item_id)
             if item.price is None and self._events is not None and self.most_rows is None:
-                prices = median_prices(self._events) if prices is None else prices
-                item = replace(item, price=prices.get(item.item_id))
+                if self._prices is None:
+                    self._prices = median_prices(self._events)
+                item = replace(item, price=self._prices.get(item.item_id))
             yield self._with_image(item, row)
 
     def _with_image(self, item: Item, row: int) -> Item:

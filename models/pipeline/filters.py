@@ -39,7 +39,7 @@ class UnpublishedFilter:
 class SeenFilter:
     """Drops items that the user interacted with, unless the request allows repeats.
 
-    It asks Bloom filters: it may hide an unseen item, but never shows a seen one.
+    It looks items up in Bloom filters: without repeats it may hide an unseen item, but never keeps a seen one.
     """
 
     name = "seen"

@@ -20,7 +20,7 @@ from urllib.parse import quote
 import aiohttp
 import pytest
 from aiokafka import AIOKafkaProducer
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, Page, Route, async_playwright, expect
 
 from agents.web.page_token import page_token
 from schemas.kernels import partition_of
@@ -469,6 +469,25 @@ async def test_a_release_is_compared_with_what_serves_and_nothing_is_promoted(wa
         assert await sides.last.get_by_text("new", exact=True).count() == len(new)
         await page.get_by_label("Release to compare with").select_option("")
         await expect(sides).to_have_count(0)
+        answers: list[int] = []
+
+        async def loading_first(route: Route) -> None:
+            answers.append(503 if not answers else 200)
+            if answers[-1] == 503:
+                error = {"code": "busy", "message": "release r is being loaded: try again", "field": None}
+                await route.fulfill(status=503, json={"error": error})
+            else:
+                found = await (await route.fetch()).json()
+                await route.fulfill(json={**found, "slate": {**found["slate"], "degraded": ["stale", "light"]}})
+
+        await page.route("**/v1/explain/ann?*release=*", loading_first)
+        await page.get_by_label("Release to compare with").select_option(made.name)
+        await expect(page.locator("[data-degraded]")).to_contain_text(f"{made.name}: stale, light")
+        await expect(sides).to_have_count(2)
+        assert answers == [503, 200]
+    (complaint,) = watched.complaints
+    assert "503" in complaint
+    watched.complaints.clear()
     assert (await watched.get("/readyz"))["release"] == "none"
     async with watched.http.get(f"{asked}&release=unknown") as response:
         assert (response.status, (await response.json())["error"]["field"]) == (404, "release")

@@ -120,8 +120,8 @@ export function trend(label, entries, show) {
 }
 
 /** The colours of sources, the same wherever a source is shown. */
-const ORDER = ["covisitation", "content", "learned", "ease", "popular", "fresh", "requested", "rules", "transitions"];
-export const colorOf = (source) => `var(--c${(ORDER.indexOf(source) + 9) % 9})`;
+const ORDER = ["covisitation", "content", "learned", "ease", "popular", "fresh", "requested", "rules", "transitions", "history"];
+export const colorOf = (source) => `var(--c${(ORDER.indexOf(source) + ORDER.length) % ORDER.length})`;
 
 const REASONS = {
   covisitation: "often chosen together with their items",
@@ -133,6 +133,7 @@ const REASONS = {
   requested: "named by the request",
   rules: "placed by a rule",
   transitions: "often chosen next in a session",
+  history: "seen before, and may be repeated",
 };
 export const reasonOf = (source) => REASONS[source] ?? source;
 

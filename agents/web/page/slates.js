@@ -28,3 +28,9 @@ export function shared([one, other]) {
   const same = other.items.filter((item, place) => one.items[place]?.item_id === item.item_id).length;
   return `${number(both)} of ${number(other.items.length)} items are in both slates, ${number(same)} at the same place.`;
 }
+
+/** A note on the slates that are degraded, which compare a release without a part of it; null if none is. */
+export function lacking(names, slates) {
+  const parts = slates.flatMap((slate, n) => (slate.degraded.length ? [`${names[n]}: ${slate.degraded.join(", ")}`] : []));
+  return parts.length ? h("p", { class: "note", "data-degraded": "" }, `Degraded: ${parts.join("; ")}.`) : null;
+}

@@ -3,9 +3,11 @@ import { change, get, id, itemsOf, mayWrite, send } from "./api.js";
 import { picture, reasonOf, sourceTag } from "./charts.js";
 import { action, bar, confirmed, fill, h, icon, loading, panel, state, tell } from "./dom.js";
 import { duration, moment, ms, number, percent } from "./format.js";
-import { shared, sideBySide } from "./slates.js";
+import { lacking, shared, sideBySide } from "./slates.js";
 
 const K = 12;
+const AGAIN_MS = 2_000;
+const LONGEST_MS = 120_000;
 const ACTIONS = [["like", "Like"], ["click", "Click"], ["skip", "Skip"]];
 
 /** An id just before `text` in the order of bytes, from which on a page begins with `text` itself. */
@@ -188,12 +190,26 @@ function comparing(userId, signal) {
       return;
     }
     fill(found, loading(`the slate of ${name}`));
+    const ask = (more) => get(`/v1/explain/${id(userId)}?k=${K}${more}`, signal);
+    const until = performance.now() + LONGEST_MS;
+    /** The slate of the other release; while the worker loads it, it is asked again. */
+    async function once() {
+      for (;;) {
+        try {
+          return (await ask(`&release=${id(name)}`)).slate;
+        } catch (error) {
+          if (error.code !== "busy" || turn !== asked || performance.now() > until) throw error;
+          fill(found, loading(`the release ${name}`));
+          await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+        }
+      }
+    }
     try {
-      const ask = (more) => get(`/v1/explain/${id(userId)}?k=${K}${more}`, signal);
-      const other = (await ask(`&release=${id(name)}`)).slate;
+      const other = await once();
       const serving = (await ask("")).slate;
       const known = await itemsOf([...serving.items, ...other.items].map((item) => item.item_id), signal);
-      if (turn === asked) fill(found, h("p", { class: "note" }, shared([serving, other])), sideBySide([`${named(serving.release)} (serving)`, named(other.release)], [serving, other], known));
+      const names = [`${named(serving.release)} (serving)`, named(other.release)];
+      if (turn === asked) fill(found, h("p", { class: "note" }, shared([serving, other])), lacking(names, [serving, other]), sideBySide(names, [serving, other], known));
     } catch (error) {
       if (error.name !== "AbortError" && turn === asked) fill(found, state("error", "There is no slate of this release", error.message));
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -105,3 +107,18 @@ async def test_what_cannot_be_fetched_is_tried_again(slot: Slot, monkeypatch: py
     await releases._changed.wait()
     await releases.take_up()
     assert slot.name == "r1"
+
+
+async def test_a_release_is_loaded_within_the_context_that_keeps_others_away(slot: Slot) -> None:
+    within: list[str] = []
+
+    @asynccontextmanager
+    async def alone() -> AsyncIterator[None]:
+        within.append(f"begun at {slot.name}")
+        yield
+        within.append(f"ended at {slot.name}")
+
+    releases = Releases(Settings(), slot, None, Metrics(), alone=alone)  # type: ignore[arg-type]
+    announce(releases, "r1")
+    await releases.take_up()
+    assert (within, slot.name) == (["begun at none", "ended at none"], "r1")

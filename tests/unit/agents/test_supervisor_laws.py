@@ -309,3 +309,16 @@ child.returncode = 0
 
 def test_a_child_that_nobody_waits_for_does_not_stay_defunct() -> None:
     subprocess.run([sys.executable, "-c", REAPS], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("no thread"), ValueError("a bad file"), KeyError("name")])
+def test_a_start_that_fails_in_any_way_is_tried_again_after_its_wait(failure: Exception) -> None:
+    world = World([part := FakePart("worker", failure=failure)])
+    found = world.history("worker")
+    assert (found.in_row, found.why) == (1, f"{type(failure).__name__}: {failure}")
+    world.after(FIRST_S - 0.01)
+    assert (part.starts, world.history("worker").in_row) == (0, 1)
+    part.failure = None
+    world.after(0.02)
+    assert (part.starts, part.pid()) == (1, 1_001)
+    assert world.history("worker").restarts == 1

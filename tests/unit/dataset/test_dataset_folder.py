@@ -9,11 +9,13 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.dataset import event_prices
 from models.dataset import folder as folder_module
 from models.dataset.folder import Dataset
 from schemas.errors import BadDataset, BadEvent
@@ -351,3 +353,48 @@ def test_a_column_of_events_that_is_not_read_is_a_warning_and_costs_no_row(tmp_p
     (line,) = dataset.report.warning_lines()
     assert line.startswith(f"{file.name}: 2 columns are not read: 'rating', 'note'; a rating belongs in `value`; known: action")
     assert dataset.bad_count == 0
+
+
+PRICES = st.lists(
+    st.tuples(st.sampled_from("abc"), st.none() | st.floats(allow_nan=True, allow_infinity=True, width=32)), max_size=12
+)
+
+
+@settings(max_examples=20)
+@given(PRICES, st.integers(1, 3))
+def test_every_format_gives_the_same_medians_of_the_prices_in_events(priced: list[tuple[str, float | None]], kept: int) -> None:
+    rows = [{"user_id": "u", "item_id": item, "event_time": n, "price": price} for n, (item, price) in enumerate(priced)]
+    kinds = {"user_id": pl.String, "item_id": pl.String, "event_time": pl.Int64, "price": pl.Float64}
+    catalogue, found = pl.DataFrame({"item_id": list("abc")}), []
+    with tempfile.TemporaryDirectory() as root, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(event_prices, "KEPT", kept)
+        for form in ("parquet", "csv"):
+            dataset = write(Path(root) / form, pl.DataFrame(rows, schema=kinds), form, catalogue)
+            found.append({item.item_id: item.price for item in dataset.items()})
+    usable = {
+        name: [p for item, p in priced if item == name and p is not None and 0 <= p < float("inf")][:kept] for name in "abc"
+    }
+    for name, of in usable.items():
+        for prices in found:
+            assert prices[name] == (pytest.approx(np.median(of)) if of else None)
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+def test_prices_in_events_are_read_once_and_only_when_an_item_lacks_its_own(
+    tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[Path] = []
+
+    def counted(events: Path) -> dict[str, float]:
+        reads.append(events)
+        return event_prices.median_prices(events)
+
+    monkeypatch.setattr(folder_module, "median_prices", counted)
+    events = pl.DataFrame({"user_id": "u", "item_id": "a", "event_time": [1, 2, 3], "price": [1.0, 9.0, 2.0]})
+    own = write(tmp_path / "own", events, form, pl.DataFrame({"item_id": ["a"], "price": [5.0]}))
+    assert [item.price for item in own.items()] == [5.0]
+    assert reads == []
+    dataset = write(tmp_path / "none", events, form)
+    for _ in range(3):
+        assert [item.price for item in dataset.items()] == [2.0]
+    assert len(reads) == 1

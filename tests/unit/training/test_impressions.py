@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import example, given, settings
@@ -19,9 +20,11 @@ import training.data.slates.examples
 from models.archive.files import ArchiveFile, parquet
 from models.archive.standing import erasures
 from models.archive.target import LocalFolder
+from models.features.compute import FEATURES, GENERATIONS
 from models.rules import SHOWN
 from schemas.codec import decode, encode
 from schemas.records import Interaction
+from training.data.events import EventFrame
 from training.data.slates.examples import (
     ImpressionSettings,
     build_examples,
@@ -31,6 +34,7 @@ from training.data.slates.examples import (
     newest_of,
     read_examples,
 )
+from training.data.slates.logged import logged_of, slates_of
 
 NOW = 1_700_000_000_000
 WINDOWS = ImpressionSettings(positive="action == 'like'", window_ms=10, windows_ms={"buy": 25})
@@ -185,8 +189,8 @@ def test_one_partition_alone_gives_exactly_its_rows(steps: list[tuple[Any, ...]]
             assert pl.read_parquet(alone).equals(pl.read_parquet(file))
             assert alone.read_bytes() == file.read_bytes()
         rows = sum(len(slate["items"]) for slate in slates)
-        assert read_examples(files, "f1").collect().height == rows
-        assert read_examples(files, "f2").collect().height == 0
+        assert read_examples(files, ["f1"]).collect().height == rows
+        assert read_examples(files, ["f2"]).collect().height == 0
 
 
 @settings(max_examples=12, deadline=None)
@@ -210,7 +214,7 @@ def test_a_slate_is_learned_from_only_when_its_windows_are_over(steps: list[tupl
     events, slates = history(steps)
     cut = replace(WINDOWS, until_ms=NOW + after)
     with tempfile.TemporaryDirectory() as folder:
-        found = newest_examples(archived(folder, events, slates), cut, "f1", 0, 1_000)
+        found = newest_examples(archived(folder, events, slates), cut, ["f1"], 0, 1_000)
     shown = {
         (s["user_id"], s["request_id"]) for s in slates if s["items"] and s["as_of"] and s["event_time"] <= NOW + after - 25
     }
@@ -314,8 +318,8 @@ def test_however_an_archive_is_cut_and_read_its_examples_are_those_of_a_plain_re
         target = cut_up(folder, events, slates, size)
         found = [row for partition in (0, 1) for row in examples(target, partition, how)]
         written = [row for file in build_examples(target, Path(out), how) for row in pl.read_parquet(file).to_dicts()]
-        newest = newest_examples(target, how, "f1", NOW + 5, most).to_dicts()
-        everything = newest_examples(target, how, "f1", 0, 1_000).to_dicts()
+        newest = newest_examples(target, how, ["f1"], NOW + 5, most).to_dicts()
+        everything = newest_examples(target, how, ["f1"], 0, 1_000).to_dicts()
     assert found == expected
     assert written == found
     timed = [row for row in expected if row["as_of"] and row["feature_spec"] == "f1"]
@@ -341,8 +345,8 @@ def test_the_newest_slates_are_the_same_in_files_that_were_joined_before(
         files = build_examples(archived(before, *muddled(*history(steps), NOBODY, 0)[:2]), Path(out), how)
         assert [made_with(file) for file in files] == [how] * len(files)
         target = archived(since, *muddled(*history(steps), erased, 0)[:2])
-        found = newest_of(files, cut, "f1", 0, most, erasures(target))
-        assert found.equals(newest_examples(target, cut, "f1", 0, most))
+        found = newest_of(files, cut, ["f1"], 0, most, erasures(target))
+        assert found.equals(newest_examples(target, cut, ["f1"], 0, most))
 
 
 def test_slates_of_a_partition_that_a_person_has_left_are_gone_with_its_erasure(tmp_path: Path) -> None:
@@ -350,8 +354,8 @@ def test_slates_of_a_partition_that_a_person_has_left_are_gone_with_its_erasure(
     files = build_examples(target, tmp_path / "out", WINDOWS)
     elsewhere = erasures(target).clear().collect()
     gone = pl.DataFrame([("u0", 5, 0, NOW)], schema=elsewhere.schema, orient="row").lazy()
-    assert newest_of(files, WINDOWS, "f1", 0, 9, elsewhere.lazy())["user_id"].unique().sort().to_list() == ["u0", "u2"]
-    assert newest_of(files, WINDOWS, "f1", 0, 9, gone)["user_id"].to_list() == ["u2"]
+    assert newest_of(files, WINDOWS, ["f1"], 0, 9, elsewhere.lazy())["user_id"].unique().sort().to_list() == ["u0", "u2"]
+    assert newest_of(files, WINDOWS, ["f1"], 0, 9, gone)["user_id"].to_list() == ["u2"]
 
 
 class Counted(LocalFolder):
@@ -373,9 +377,33 @@ def test_a_job_looks_once_for_who_was_erased(tmp_path: Path) -> None:
     assert len(events) == 2
     for job in (
         lambda: build_examples(target, tmp_path / "out", WINDOWS),
-        lambda: newest_examples(target, WINDOWS, "f1", 0, 10),
+        lambda: newest_examples(target, WINDOWS, ["f1"], 0, 10),
     ):
         target.reads.clear()
         job()
         # once for erasures, once for the actions that followed
         assert {path: target.reads[path] for path in events} == dict.fromkeys(events, 2)
+
+
+def test_slates_of_earlier_features_are_learned_from_with_zeros_for_what_they_lack(tmp_path: Path) -> None:
+    specs = [*GENERATIONS, "f1"]
+    events, slates = history([("act", 0, 0, "view", 1, None), *(("show", 0, [0, 1]) for _ in specs)])
+    rng = np.random.default_rng(1)
+    given_: dict[str, Any] = {}
+    for spec, slate in zip(specs, slates, strict=True):
+        slate["feature_spec"] = spec
+        given_[spec] = rng.random((2, len(GENERATIONS[spec]) if spec in GENERATIONS else len(FEATURES)), np.float32) + 1
+        for row, item in enumerate(slate["items"]):
+            item["features"] = given_[spec][row].tolist()
+    target = archived(str(tmp_path), events, slates)
+    rows = logged_of(target, "action == 'like'", erasures(target))(0, NOW + 10**9, 100, {})
+    found = slates_of(rows, EventFrame.of([]), (("positive", 1.0),))
+    assert len(GENERATIONS) > 1
+    assert len(found) == len(GENERATIONS)
+    for (spec, columns), learned in zip(GENERATIONS.items(), found, strict=True):
+        assert learned.features is not None
+        assert learned.features.shape == (2, len(FEATURES))
+        assert np.array_equal(learned.features[:, columns], given_[spec])
+        assert not np.delete(learned.features, columns, axis=1).any()
+    short = rows.with_columns(pl.col("features").list.head(5))
+    assert slates_of(short, EventFrame.of([]), (("positive", 1.0),)) == []

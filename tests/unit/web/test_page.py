@@ -19,6 +19,7 @@ from agents.web.page_files import HEADERS, page_files
 from agents.web.page_token import page_token, page_url
 from agents.web.routes import build_app
 from agents.web.tokens import Scope
+from models.pipeline.sources import SOURCES
 from schemas.errors import BadRequest
 from schemas.http_settings import HttpSettings
 from schemas.records import Interaction, Item
@@ -60,6 +61,22 @@ def test_every_file_that_a_file_names_is_there_and_none_is_elsewhere() -> None:
         assert set(re.findall(r"https?://[^\s\"'`]+", text)) <= {"http://www.w3.org/2000/svg"}, name
     loaded = {found for text in files.values() for found in re.findall(r'(?:/page/|from "\./)([\w.-]+)"', text)}
     assert set(files) - loaded == {"index.html"}, "a file that nothing loads"
+
+
+def test_every_source_has_a_colour_of_its_own_and_a_reason() -> None:
+    charts = texts()["charts.js"]
+    found = re.search(r"const ORDER = \[(.*?)\];", charts)
+    reasons = re.search(r"const REASONS = \{(.*?)\};", charts, re.DOTALL)
+    assert found is not None
+    assert reasons is not None
+    order, names = re.findall(r'"(\w+)"', found[1]), {source.name for source in SOURCES}
+    assert len(order) == len(set(order))
+    assert names <= set(order)
+    assert names <= set(re.findall(r'(\w+): "', reasons[1]))
+    colours = re.findall(r"--c(\d+): (#\w+);", texts()["page.css"])
+    for n in range(len(order)):  # one in the light and one in the dark scheme
+        assert len([colour for number, colour in colours if int(number) == n]) == 2
+    assert len(colours) == len(set(colours)) == 2 * len(order)
 
 
 def test_no_file_makes_markup_of_text() -> None:

@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from fakes import FakeService
 from hypothesis import given
 from hypothesis import strategies as st
@@ -273,3 +275,19 @@ async def test_a_worker_that_refuses_this_workers_token_is_not_ready_for_the_sen
         assert caught.value.code == "not_ready"
         assert "token" in caught.value.message
         assert metrics.peers_failed.value(reason="token_required") == 1
+
+
+@pytest.mark.parametrize("field", ["release", "repeats"])
+async def test_a_field_that_an_earlier_worker_lacks_is_no_error_of_the_client(field: str) -> None:
+    async def refuse(_: web.Request) -> web.Response:
+        refused = BadRequest("invalid_field", f"unknown field {field}", field)
+        return web.json_response({"error": refused.to_json()}, status=400)
+
+    earlier = web.Application()
+    earlier.router.add_post("/{path:.*}", refuse)
+    async with TestServer(earlier) as server, peers_of() as (peers, _):
+        address = f"{server.host}:{server.port}"
+        with pytest.raises(NotReady, match="earlier version"):
+            await peers.explain(address, ASKED, "r1")
+        with pytest.raises(NotReady, match="earlier version"):
+            await peers.ask(address, ASKED, 1.0)

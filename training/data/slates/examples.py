@@ -12,7 +12,7 @@ half a kB per example of the largest file (`benchmarks/examples.py`).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -127,12 +127,12 @@ def build_examples(
 def newest_examples(
     target: Target,
     settings: ImpressionSettings,
-    feature_spec: str,
+    feature_specs: Collection[str],
     after_ms: int,
     most: int,
     erased: pl.LazyFrame | None = None,
 ) -> pl.DataFrame:
-    """Examples of the newest slates after `after_ms` with features of this specification, at most `most` slates.
+    """Examples of the newest slates after `after_ms` with features of these specifications, at most `most` slates.
 
     Features of another specification have another meaning, so such slates are excluded. Also excluded are slates without the
     time they were shown (no `as_of`) and, with `settings.until_ms`, slates whose windows are still open then, because a missing
@@ -140,7 +140,7 @@ def newest_examples(
     """
     erased = erasures(target) if erased is None else erased
     usable = (
-        (pl.col("feature_spec") == feature_spec)
+        pl.col("feature_spec").is_in(list(feature_specs))
         & (pl.col("event_time") > after_ms)
         & ~pl.col("_timeless")
         & (pl.col("event_time") <= _closed_ms(settings))
@@ -164,7 +164,12 @@ def newest_examples(
 
 
 def newest_of(
-    files: Sequence[Path], settings: ImpressionSettings, feature_spec: str, after_ms: int, most: int, erased: pl.LazyFrame
+    files: Sequence[Path],
+    settings: ImpressionSettings,
+    feature_specs: Collection[str],
+    after_ms: int,
+    most: int,
+    erased: pl.LazyFrame,
 ) -> pl.DataFrame:
     """Result of `newest_examples`, read from files made with these settings except `until_ms`. Their labels are valid, because
     windows of the selected slates close before `until_ms`.
@@ -172,7 +177,7 @@ def newest_of(
     `erased`: current result of `erasures`, which may hold more than when the files were made. Slates that do not reflect it are
     excluded, and those of users who were erased in a partition other than their own.
     """
-    rows = read_examples(files, feature_spec).filter(
+    rows = read_examples(files, feature_specs).filter(
         (pl.col("event_time") > after_ms) & pl.col("as_of").is_not_null() & (pl.col("event_time") <= _closed_ms(settings))
     )
     as_of = pl.col("as_of").struct
@@ -216,8 +221,8 @@ def _rivals(slates: pl.DataFrame, mine: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def read_examples(files: Sequence[Path], feature_spec: str) -> pl.LazyFrame:
-    """Read examples of this feature specification; features of another one have another meaning."""
+def read_examples(files: Sequence[Path], feature_specs: Collection[str]) -> pl.LazyFrame:
+    """Read examples of these feature specifications; features of another one have another meaning."""
     if not files:
         return pl.LazyFrame(schema=KINDS)
-    return pl.scan_parquet(list(files), glob=False, schema=KINDS).filter(pl.col("feature_spec") == feature_spec)
+    return pl.scan_parquet(list(files), glob=False, schema=KINDS).filter(pl.col("feature_spec").is_in(list(feature_specs)))

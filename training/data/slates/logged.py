@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from models.archive.files import partitions
 from models.archive.target import Target
-from models.features.compute import FEATURES, SPEC
+from models.features.compute import FEATURES, GENERATIONS
 from schemas.errors import BadDataset
 from training.data.events import EventFrame
 from training.data.slates.examples import ImpressionSettings, made_with, newest_examples, newest_of
@@ -50,7 +50,7 @@ def logged_of(target: Target, positive: str, erased: pl.LazyFrame) -> Logged:
 
     def read(after_ms: int, until_ms: int, most: int, windows_ms: Mapping[str, int]) -> pl.DataFrame:
         settings = ImpressionSettings(positive, windows_ms=windows_ms, until_ms=until_ms)
-        return newest_examples(target, settings, SPEC, after_ms, most, erased)
+        return newest_examples(target, settings, GENERATIONS, after_ms, most, erased)
 
     return read
 
@@ -79,7 +79,7 @@ def logged_in(folder: Path, positive: str, windows_s: Mapping[str, float], targe
         raise BadDataset("partial_examples", f"{message}: write them with riffle examples ARCHIVE --out {folder}")
 
     def read(after_ms: int, until_ms: int, most: int, _: Mapping[str, int]) -> pl.DataFrame:
-        return newest_of(files, replace(settings, until_ms=until_ms), SPEC, after_ms, most, erased)
+        return newest_of(files, replace(settings, until_ms=until_ms), GENERATIONS, after_ms, most, erased)
 
     return read
 
@@ -92,8 +92,13 @@ def _joined(settings: ImpressionSettings) -> dict[str, Any]:
 
 
 def slates_of(examples: pl.DataFrame, events: EventFrame, heads: Heads) -> list[LoggedSlate]:
-    """Slates in order of `place`. Slates whose number of features differs from the specification are dropped."""
-    examples = examples.filter(pl.col("features").list.len() == len(FEATURES))
+    """Slates in order of `place`. Features that a slate's specification lacks are 0, as where a feature is unknown.
+
+    Slates of other specifications, and those whose number of features differs from their specification, are dropped.
+    """
+    sizes = [(spec, len(columns)) for spec, columns in GENERATIONS.items()]
+    whole = [(pl.col("feature_spec") == spec) & (pl.col("features").list.len() == size) for spec, size in sizes]
+    examples = examples.filter(pl.any_horizontal(whole))
     if not examples.height:
         return []
     as_of = examples["as_of"].struct
@@ -108,9 +113,16 @@ def slates_of(examples: pl.DataFrame, events: EventFrame, heads: Heads) -> list[
                 int(slate["_place"][0]),
                 str(slate["user_id"][0]),
                 slate["item_id"].to_list(),
-                np.asarray(slate["features"].to_list(), np.float32),
+                _features(slate),
                 np.asarray([[name in mine for name, _ in heads] for mine in names], np.float32),
                 slate["weight"].to_numpy(),
             )
         )
     return sorted(found, key=lambda slate: slate.place)
+
+
+def _features(slate: pl.DataFrame) -> NDArray[np.float32]:
+    """A slate's logged features in the columns of this specification: `(c, len(FEATURES))`."""
+    found = np.zeros((slate.height, len(FEATURES)), np.float32)
+    found[:, GENERATIONS[slate["feature_spec"][0]]] = np.asarray(slate["features"].to_list(), np.float32)
+    return found
