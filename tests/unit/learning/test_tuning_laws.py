@@ -56,7 +56,7 @@ def test_a_study_goes_on_prunes_and_tries_again_what_was_cut_off(
 
     def logged(after_ms: int, until_ms: int, most: int, windows_ms: Mapping[str, int]) -> pl.DataFrame:
         asked.append(until_ms)
-        return pl.DataFrame(schema={"features": pl.List(pl.Float32)})
+        return pl.DataFrame(schema={"features": pl.List(pl.Float32), "feature_spec": pl.String})
 
     columns, progress = EventFrame.of(events[:700]), lambda *told: said.append(told)
     part = Corpus("glass", items, columns, POSITIVE, logged=logged)
