@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 UV := UV_SYSTEM_CERTS=1 $(BIN)/uv
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup tools demo docs test trainings fuzz contract faults soak quality bench mlflow images images-test cluster aws lint clean lock
+.PHONY: setup tools demo docs test trainings laws fuzz contract faults soak quality bench mlflow images images-test cluster aws lint clean lock
 
 setup:
 	@requirements/setup $(VENV) $(PYTHON)
@@ -39,6 +39,10 @@ test: setup
 # Tests with whole trainings that take minutes each: that rankers learn what they should, resume, and come out the same.
 trainings: setup
 	$(BIN)/python -m pytest tests/unit -m slow --durations=0
+
+# The property tests with EXAMPLES of each law (500), other ones at each run; LAW=name for some of them.
+laws: setup
+	LAW_EXAMPLES=$(or $(EXAMPLES),500) $(BIN)/python -m pytest tests/unit -m "hypothesis and not slow" $(if $(LAW),-k $(LAW))
 
 # Generated input against every boundary: CASES a fuzzer (10000), FUZZ=name for one of tests/fuzz. Minutes.
 fuzz: setup

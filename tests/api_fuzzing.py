@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import requests
@@ -26,6 +27,7 @@ from schemathesis.checks import (
 __all__ = ["Finding", "fuzzed", "problem_of"]
 
 CONFORMS = [status_code_conformance, content_type_conformance, response_headers_conformance, response_schema_conformance]
+FEW = 10
 TEMPORARY = {503, 504}
 "Statuses of failures that a client may meet, where they are described."
 TIMEOUT_S = 90.0
@@ -43,6 +45,8 @@ def fuzzed(
 ) -> Counter[str]:
     """Send `cases` requests of each kind to each operation, and check every answer; returns the numbers of answers by status.
 
+    With 0 `cases` it is `FEW`, the same at each call.
+
     Half of the requests that fit the document name ids that are `known`, by the name of the parameter. `only`: part of the
     names of the operations that are meant.
 
@@ -53,10 +57,12 @@ def fuzzed(
     with requests.Session() as session:
         session.headers["Authorization"] = f"Bearer {token}"
         for operation, about in _operations(document, only):
-            most = cases if about["x-kind"] != "operator" else max(2, round(cases * ACTION_SHARE))
+            share = ACTION_SHARE if about["x-kind"] == "operator" else 1.0
+            most = max(2, round((cases or FEW) * share))
             for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
                 strategy = _with_known(operation.as_strategy(generation_mode=mode), mode, known)
-                _run(strategy, most, lambda case, a=about, m=mode: _check(document, a, case, m, session, address, counts))
+                check = partial(_check, document, about, mode, session, address, counts)
+                _run(strategy, most, not cases, check)
     return counts
 
 
@@ -67,10 +73,12 @@ def _operations(document: dict[str, Any], only: str) -> Iterator[tuple[Any, dict
             yield operation, document["paths"][operation.path][operation.method]
 
 
-def _run(strategy: st.SearchStrategy[Case], most: int, check: Any) -> None:
+def _run(strategy: st.SearchStrategy[Case], most: int, same: bool, check: Any) -> None:
     phases = [Phase.generate, Phase.shrink]
 
-    @settings(max_examples=most, deadline=None, database=None, phases=phases, suppress_health_check=list(HealthCheck))
+    slow = list(HealthCheck)
+
+    @settings(max_examples=most, deadline=None, database=None, phases=phases, derandomize=same, suppress_health_check=slow)
     @given(strategy)
     def run(case: Case) -> None:
         check(case)
@@ -97,11 +105,11 @@ def _with_known(
 def _check(
     document: dict[str, Any],
     about: dict[str, Any],
-    case: Case,
     mode: GenerationMode,
     session: requests.Session,
     address: str,
     counts: Counter[str],
+    case: Case,
 ) -> None:
     answer = case.call(base_url=address, session=session, timeout=TIMEOUT_S)
     counts[f"{mode.value} {answer.status_code}"] += 1

@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     from training.release.learned import Learned
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# the duration of an example depends on the machine, not on the law
-hypothesis_settings.register_profile("riffle", deadline=None, max_examples=50)
+# The duration of an example depends on the machine, not on the law. `make test` tries the same examples each time, so that a
+# change is judged by what it changes; `make laws` and `make fuzz` look for new ones.
+EXAMPLES = int(os.environ.get("LAW_EXAMPLES", "0"))
+hypothesis_settings.register_profile("riffle", deadline=None, max_examples=EXAMPLES or 50, derandomize=not EXAMPLES)
 hypothesis_settings.load_profile("riffle")
 
 

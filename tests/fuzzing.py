@@ -11,10 +11,11 @@ from hypothesis import HealthCheck, find, settings
 from hypothesis.errors import NoSuchExample
 from hypothesis.strategies import SearchStrategy
 
-CASES = int(os.environ.get("FUZZ_CASES", "100"))
-"Cases of each fuzzer: few in `make test`, ten thousand in `make fuzz`."
+MORE = int(os.environ.get("FUZZ_CASES", "0"))
+"Cases of each fuzzer in `make fuzz`, other ones at each run. In `make test` there are 100, always the same ones."
 fuzz = settings(
-    max_examples=CASES,
+    max_examples=MORE or 100,
+    derandomize=not MORE,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.large_base_example],
 )

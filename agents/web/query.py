@@ -56,8 +56,8 @@ def check_parameters(query: MultiMapping[str], takes: frozenset[str]) -> None:
 def request_from_query(user_id: str, query: MultiMapping[str]) -> Request:
     """Build the request of `GET /v1/recommend/{user_id}` from a query that `check_parameters` has accepted.
 
-    `exclude` and `category` may be repeated, and each may hold several values separated by commas; `after` is
-    `partition:offset`; `context.<name>` sets a context value; `explain` and `repeats` are flags.
+    `exclude` and `category` may be repeated, and each may hold several values separated by commas, of which empty ones do not
+    count; `after` is `partition:offset`; `context.<name>` sets a context value; `explain` and `repeats` are flags.
 
     Raises:
         BadRequest: a parameter does not parse or is out of bounds.

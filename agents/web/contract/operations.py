@@ -222,8 +222,12 @@ def _flag(text: str) -> Schema:
 
 
 def _several(text: str) -> Schema:
-    entry = {"type": "string", "minLength": 1, "maxLength": MAX_ENTRY_CHARS}
-    return {"type": "array", "items": entry, "description": f"{text} May be repeated, and hold several values with commas."}
+    entry = {"type": "string", "maxLength": MAX_ENTRY_CHARS}
+    return {
+        "type": "array",
+        "items": entry,
+        "description": f"{text} May be repeated, and hold several values with commas; empty ones do not count.",
+    }
 
 
 DEADLINE = _integer(1, MAX_DEADLINE_MS, "Milliseconds within which the answer must come.")
