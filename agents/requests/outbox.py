@@ -1,4 +1,5 @@
-"""A queue of records before a producer. One task sends them in order, without waiting for each."""
+"""A queue of records before a producer. One task sends them in order, without waiting for each; to a producer that never waits,
+records go at once."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 from agents.findings import why
 from agents.metrics import Metrics
 
-__all__ = ["Outbox", "Producer", "Queued"]
+__all__ = ["AtOnce", "Outbox", "Producer", "Queued"]
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,10 @@ AT_ONCE = 16
 
 def _nothing() -> None:
     pass
+
+
+AtOnce = Callable[..., "asyncio.Future[Any]"]
+"Queues one record, given by topic, value, key and headers as for `Producer.send`, without waiting; returns the same future."
 
 
 class Producer(Protocol):
@@ -76,11 +81,14 @@ class Outbox:
         clock: Callable[[], float] = time.monotonic,
         *,
         pause_s: float = 0.0,
+        at_once: AtOnce | None = None,
     ) -> None:
         """`took` is called with the seconds from `put` to the acknowledgement of each record to a known topic.
 
-        `clock`: seconds, never set back. `pause_s`: seconds that records wait for others before they are sent.
+        `clock`: seconds, never set back. `pause_s`: seconds that records wait for others before they are sent. `at_once`: sends
+        a record to a known topic within `put`, if no other waits. The event loop's next turn may hold a batch of requests.
         """
+        self._at_once = at_once
         self._clock = clock
         self._producer = producer
         self._metrics = metrics
@@ -97,12 +105,25 @@ class Outbox:
         "Records to topics that are being looked up."
 
     def put(self, record: Queued) -> None:
-        """Queue a record without waiting."""
+        """Send or queue a record without waiting."""
         record.put_s = self._clock()
-        self._queue.append(record)
         self._under_way += 1
         self._empty.clear()
+        if self._at_once is not None and not self._queue and self._sends_at_once(record):
+            return
+        self._queue.append(record)
         self._work.set()
+
+    def _sends_at_once(self, record: Queued) -> bool:
+        if self._at_once is None or record.topic in self._unknown or not self._producer.knows(record.topic):
+            return False
+        try:
+            future = self._at_once(record.topic, record.encoded(), record.key, list(record.headers))
+        except Exception as exc:
+            self._failed(record, "refused", exc)
+        else:
+            self._ends_with(record, future, timed=True)
+        return True
 
     def expect(self, topic: str) -> None:
         """Look a topic up in advance if it is unknown, because records to it will follow."""
@@ -144,8 +165,10 @@ class Outbox:
             future = await self._producer.send(record.topic, value, key=record.key, headers=headers)
         except Exception as exc:
             self._failed(record, "refused", exc)
-            return
+        else:
+            self._ends_with(record, future, timed=timed)
 
+    def _ends_with(self, record: Queued, future: asyncio.Future[Any], *, timed: bool) -> None:
         def acknowledged(sent: asyncio.Future[object]) -> None:
             if not sent.cancelled() and (error := sent.exception()) is not None:
                 self._failed(record, "refused", error)

@@ -34,6 +34,7 @@ from schemas.kernels import partition_of
 from schemas.records import Request, Slate, UserPage
 from schemas.settings import Settings
 from streams.kafka.chunks import Chunk
+from streams.kafka.native.producer import NativeProducer
 from streams.tracing import Span, Tracing
 
 __all__ = ["Recommend"]
@@ -84,7 +85,8 @@ class Recommend:
         self._ranking = Ranking(
             pipeline, partitions, metrics, clock, self._show, aside, remote, threaded=threaded(settings.graphs, cores())
         )
-        self._outbox = Outbox(producer, metrics, self._ranking.backlog.reply.learn, clock.monotonic)
+        at_once = producer.send_at_once if isinstance(producer, NativeProducer) else None
+        self._outbox = Outbox(producer, metrics, self._ranking.backlog.reply.learn, clock.monotonic, at_once=at_once)
         self._outputs = Outbox(outputs or producer, metrics, clock=clock.monotonic, pause_s=OUTPUT_PAUSE_S)
         self._replies = Replies(self._outbox, registry)
         self.recent = self._ranking.recent

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features import kernels
 from models.features.context import CONTEXT, context_of
 from models.features.cross import CROSS, Crossed
 from models.features.item import ITEM, OfItems
+from models.features.kernels import columns, values
 from models.features.spec import generations, layout, specification
 from models.features.user import USER, OfUsers
 from models.items.store import ItemStore
@@ -54,26 +54,22 @@ def compute(
     """Compute all candidates' features: float32 `(n, len(FEATURES))`, all finite. `sources` names the source-score columns."""
     out = np.zeros((len(candidates), len(FEATURES)), np.float32)
     query_row, spans = candidates.query_row, candidates.spans(len(queries))
-    of_users = np.zeros((len(queries), len(USER.features)), np.float32)
-    USER.fill(of_users, OfUsers(queries, items.stream_time_ms, model))
-    # users without history have zeros
-    of_users[queries.users.size == 0] = 0.0
-    out[:, OF_USER] = of_users[query_row]
-    out[:, OF_CONTEXT] = context_of(queries.requests, items.stream_time_ms)[query_row]
+    of_queries = np.zeros((len(queries), OF_CONTEXT.stop), np.float32)
+    USER.fill(of_queries[:, OF_USER], OfUsers(queries, items.stream_time_ms, model))
+    of_queries[:, OF_CONTEXT] = context_of(queries.requests, items.stream_time_ms)
+    out[:, : OF_CONTEXT.stop] = of_queries[query_row]
     ITEM.fill(out[:, OF_ITEM], OfItems(candidates.item_row, items, model))
     of = Crossed(
         candidates, spans, np.ascontiguousarray(out[:, POPULARITY]), _brought(candidates, sources), queries, items, model
     )
     CROSS.fill(out[:, OF_CROSS], of)
-    kernels.finite(out)
+    values.finite(out)
     return out
 
 
 def _brought(candidates: Candidates, sources: Sequence[str]) -> NDArray[np.float32]:
     """Mark candidates per retrieving source: 1 where it retrieved the candidate. Sources that the pipeline lacks have zeros."""
-    out = np.zeros((len(candidates), len(RETRIEVING)), np.float32)
-    there, places = ~np.isnan(candidates.source_scores), {name: n for n, name in enumerate(sources)}
-    for n, source in enumerate(RETRIEVING):
-        if source.name in places:
-            out[:, n] = there[:, places[source.name]]
-    return out
+    there = {name: n for n, name in enumerate(sources)}
+    places = np.asarray([there.get(source.name, -1) for source in RETRIEVING], np.int64)
+    found: NDArray[np.float32] = columns.brought(candidates.source_scores, places)
+    return found

@@ -18,7 +18,7 @@ from models.state.rows import hash64
 from models.units import DAY_MS
 from schemas.records import Request
 
-__all__ = ["BUCKETS", "CONTEXT", "WEEK_MS", "Moment", "context_of", "hour_nearness"]
+__all__ = ["BUCKETS", "CONTEXT", "WEEK_MS", "Moment", "context_of"]
 
 WEEK_MS = 7 * DAY_MS
 BUCKETS = 16
@@ -93,9 +93,3 @@ def context_of(requests: Sequence[Request], now_ms: int) -> NDArray[np.float32]:
     out = np.zeros((len(requests), len(CONTEXT.features)), np.float32)
     CONTEXT.fill(out, Moment(requests, now_ms))
     return out
-
-
-def hour_nearness(times_ms: NDArray[np.int64], now_ms: int) -> NDArray[np.float64]:
-    """Return how near times are to `now_ms` by time of day: 1 for the same time, 0 from a distance of six hours on."""
-    nearness: NDArray[np.float64] = np.maximum(np.cos((times_ms - now_ms) % DAY_MS * (2 * math.pi / DAY_MS)), 0.0)
-    return nearness

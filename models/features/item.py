@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features.spec import Group, Values, once
+from models.features.kernels import columns
+from models.features.spec import Group, Values
 from models.items.store import ItemStore
 from models.pipeline.batch import Model
+from models.state.kernels.statistics import POPULARITY_HALF_LIFE_MS
 from models.units import DAY_MS
 
 __all__ = ["ACTIONS", "ITEM", "OfItems"]
@@ -17,112 +19,66 @@ ACTIONS = 4
 
 
 class OfItems:
-    """Items as of stream time: columns over n rows of the store, computed at first use."""
+    """Items as of stream time: n rows of the store."""
 
     def __init__(self, rows: NDArray[np.int32], items: ItemStore, model: Model) -> None:
         self.rows, self.items, self.model = rows, items, model
 
-    @once
-    def popularity(self) -> NDArray[np.float32]:
-        """Decayed number of events `(n,)`."""
-        return self.items.popularity_now(self.rows)
-
-    @once
-    def events(self) -> NDArray[np.int64]:
-        """Number of events `(n,)`."""
-        found: NDArray[np.int64] = self.items.events[self.rows].sum(axis=1)
-        return found
-
-    @once
-    def valued(self) -> NDArray[np.int64]:
-        """Number of events with a value `(n,)`."""
-        found: NDArray[np.int64] = self.items.value_count[self.rows].sum(axis=1)
-        return found
-
-    @once
-    def price(self) -> NDArray[np.float32]:
-        """Price, NaN where it is unknown `(n,)`."""
-        found: NDArray[np.float32] = self.items.price[self.rows]
-        return found
-
-    def days_since(self, times_ms: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the log of the days since these times; 0 where a time is unknown `(n,)`."""
-        days = np.log1p(np.maximum(self.items.stream_time_ms - times_ms, 0) / DAY_MS)
-        known: NDArray[np.float64] = np.where(times_ms > 0, days, 0)
-        return known
+    def slots(self) -> NDArray[np.int64]:
+        """Return the store's column of each of the release's ACTIONS most frequent actions, -1 for none `(ACTIONS,)`."""
+        slots, known = np.full(ACTIONS, -1, np.int64), self.items.action_names
+        for n, name in enumerate(self.model.vocabulary.actions[:ACTIONS]):
+            if name in known:
+                slots[n] = known.index(name)
+        return slots
 
 
 ITEM = Group[OfItems]()
 
 
-@ITEM.feature("item_popularity")
-def item_popularity(of: OfItems) -> Values:
-    """Decayed number of events, as a logarithm."""
-    return np.log1p(of.popularity)
+@ITEM.feature(
+    "item_popularity",
+    "item_events",
+    "item_trend",
+    "item_age",
+    "item_published",
+    "item_value",
+    "item_values",
+    "item_price",
+    "item_priced",
+    "item_learned",
+    *(f"item_action{n}" for n in range(ACTIONS)),
+)
+def item(of: OfItems) -> Values:
+    """What is known of the item. Numbers of events and of days and the price are logarithms of one plus the number.
 
-
-@ITEM.feature("item_events")
-def item_events(of: OfItems) -> Values:
-    """Number of events, as a logarithm."""
-    return np.log1p(of.events)
-
-
-@ITEM.feature("item_trend")
-def item_trend(of: OfItems) -> Values:
-    """Decayed number of events divided by the number of events: how recent they are."""
-    return of.popularity / (of.events + 1.0)
-
-
-@ITEM.feature("item_age")
-def item_age(of: OfItems) -> Values:
-    """Days since the first event, as a logarithm."""
-    return of.days_since(of.items.first_ms[of.rows])
-
-
-@ITEM.feature("item_published")
-def item_published(of: OfItems) -> Values:
-    """Days since publication, as a logarithm."""
-    return of.days_since(of.items.published_ms[of.rows])
-
-
-@ITEM.feature("item_value")
-def item_value(of: OfItems) -> Values:
-    """Mean standardised value, shrunk towards 0 by five events."""
-    mean = of.items.value_sum[of.rows].sum(axis=1) / np.maximum(of.valued, 1)
-    standard = of.model.vocabulary.standard(np.where(of.valued > 0, mean, np.nan).astype(np.float32))
-    return standard * of.valued / (of.valued + 5.0)
-
-
-@ITEM.feature("item_values")
-def item_values(of: OfItems) -> Values:
-    """Number of events with a value, as a logarithm."""
-    return np.log1p(of.valued)
-
-
-@ITEM.feature("item_price")
-def item_price(of: OfItems) -> Values:
-    """Price, as a logarithm; 0 where it is unknown."""
-    return np.log1p(np.where(of.price > 0, of.price, np.float32(0)))
-
-
-@ITEM.feature("item_priced")
-def item_priced(of: OfItems) -> Values:
-    """Whether the price is known."""
-    return ~np.isnan(of.price)
-
-
-@ITEM.feature("item_learned")
-def item_learned(of: OfItems) -> Values:
-    """Whether training had interactions with the item."""
-    return of.model.met[of.rows]
-
-
-@ITEM.feature(*(f"item_action{n}" for n in range(ACTIONS)))
-def item_actions(of: OfItems) -> Values:
-    """Share of each of the release's most frequent actions in the item's events, shrunk towards 0 by five events."""
-    out = np.zeros((len(of.rows), ACTIONS), np.float32)
-    for n, name in enumerate(of.model.vocabulary.actions[:ACTIONS]):
-        if name in of.items.action_names:
-            slot = of.items.action_names.index(name)
-            out[:, n] = of.items.actions[of.rows, :, slot].sum(axis=1) / (of.events + 5.0)
+    - `item_popularity`, `item_events`: decayed number of events, and number of events.
+    - `item_trend`: decayed number of events divided by the number of events: how recent they are.
+    - `item_age`, `item_published`: days since the first event, and since publication; 0 where there was none.
+    - `item_value`, `item_values`: mean standardised value, shrunk towards 0 by five events, and number of events with a value.
+    - `item_price`, `item_priced`: price, 0 where it is unknown, and whether it is known.
+    - `item_learned`: whether training had interactions with the item.
+    - `item_actionN`: share of the release's Nth most frequent action in the item's events, shrunk towards 0 by five events.
+    """
+    items, model = of.items, of.model
+    out = np.empty((len(of.rows), len(ITEM.features)), np.float32)
+    columns.of_items(
+        of.rows,
+        items.popularity,
+        items.popularity_ms,
+        POPULARITY_HALF_LIFE_MS,
+        items.events,
+        items.value_sum,
+        items.value_count,
+        items.actions,
+        of.slots(),
+        items.first_ms,
+        items.published_ms,
+        items.price,
+        model.met,
+        items.stream_time_ms,
+        float(DAY_MS),
+        model.vocabulary.scale,
+        out,
+    )
     return out

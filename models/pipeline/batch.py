@@ -33,6 +33,10 @@ class EventEncoding(Protocol):
     def actions(self) -> Sequence[str]:
         """Actions that have an encoding of their own, most frequent first."""
 
+    @property
+    def scale(self) -> NDArray[np.float32]:
+        """Mean and deviation by which values are standardised, and the size to which they are clipped: float32 `(3,)`."""
+
     def standard(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Standardise and clip values; NaN (no value) becomes 0. float32, same shape."""
 
@@ -252,7 +256,7 @@ class Retrieved:
 
     def ordered(self) -> Retrieved:
         """Return the same candidates ordered by query; those of a query keep their order."""
-        if len(self.query_row) < 2 or bool((np.diff(self.query_row) >= 0).all()):
+        if kernels.ascending(self.query_row):
             return self
         order = np.argsort(self.query_row, kind="stable")
         return Retrieved(self.query_row[order], self.item_row[order], self.score[order])

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features import kernels
+from models.features.kernels.values import standard
 from models.rules import PositiveRule
 from models.state.users import Users
 
@@ -30,6 +30,8 @@ class Vocabulary:
         self.actions = tuple(actions[: ACTION_SLOTS - 1])
         self._slot: Mapping[str, int] = {name: n for n, name in enumerate(self.actions)}
         self.value_mean, self.value_deviation = value_mean, max(value_deviation, 1e-6)
+        self.scale = np.asarray([self.value_mean, self.value_deviation, MOST], np.float32)
+        "Mean and deviation by which values are standardised, and the size to which they are clipped."
         self._rule = PositiveRule(positive)
         self._liked: dict[tuple[str, float], bool] = {}
 
@@ -40,7 +42,7 @@ class Vocabulary:
     def standard(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Standardise values and clip them to ±5; NaN (no value) becomes 0."""
         flat, out = np.ascontiguousarray(values, np.float32).reshape(-1), np.empty(values.shape, np.float32)
-        kernels.standard(flat, np.float32(self.value_mean), np.float32(self.value_deviation), MOST, out.reshape(-1))
+        standard(flat, *self.scale, out.reshape(-1))
         return out
 
     def liked(self, action: str, value: float) -> bool:

@@ -9,7 +9,16 @@ from numba import njit
 
 from models.state.kernels.seen import in_tier
 
-__all__ = ["among", "diverse", "in_categories", "light_scores", "merged", "seen"]
+__all__ = ["among", "ascending", "diverse", "in_categories", "light_scores", "merged", "seen"]
+
+
+@njit(cache=True, nogil=True)
+def ascending(values: Any) -> bool:
+    """Whether no value is smaller than the one before it."""
+    for i in range(1, len(values)):  # noqa: SIM110 - compiled
+        if values[i] < values[i - 1]:
+            return False
+    return True
 
 
 @njit(cache=True, nogil=True)

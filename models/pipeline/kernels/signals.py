@@ -13,7 +13,6 @@ __all__ = [
     "covisits",
     "dots",
     "largest",
-    "neighbours_of",
     "profiles",
     "transitions",
     "value_at",
@@ -207,25 +206,6 @@ def value_at(starts: Any, rows: Any, scores: Any, query_row: Any, item_row: Any)
                 high = middle
         if low < end and rows[low] == item:
             out[i] = scores[low]
-    return out
-
-
-@njit(cache=True, nogil=True)
-def neighbours_of(last: Any, near: Any, weights: Any, totals: Any, query_row: Any, item_row: Any) -> Any:
-    """Return each candidate's share of the co-visits of its query's newest item `last` `(q,)`: float32 `(n,)`.
-
-    `near`: complements of rows, as in `covisits`.
-    """
-    out = np.zeros(len(item_row), np.float32)
-    for i in range(len(item_row)):
-        item = last[query_row[i]]
-        if item < 0:
-            continue
-        total = max(totals[item], np.float32(1e-9))
-        for j in range(near.shape[1]):
-            if ~near[item, j] == item_row[i]:
-                out[i] = weights[item, j] / total
-                break
     return out
 
 

@@ -113,6 +113,17 @@ class NativeProducer:
         headers: Sequence[tuple[str, bytes]] = (),
         partition: int | None = None,
     ) -> asyncio.Future[None]:
+        """Call `send_at_once`."""
+        return self.send_at_once(topic, value, key, headers, partition)
+
+    def send_at_once(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None = None,
+        headers: Sequence[tuple[str, bytes]] = (),
+        partition: int | None = None,
+    ) -> asyncio.Future[None]:
         """Queue one record; without `partition` the key decides. The future is done when the record is acknowledged.
 
         Raises:

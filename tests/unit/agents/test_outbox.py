@@ -40,6 +40,9 @@ class Broker:
         self.followed.discard(topic)
 
     async def send(self, topic: str, value: bytes | None, key: bytes | None = None, headers: Any = ()) -> Any:
+        return self.send_at_once(topic, value, key, headers)
+
+    def send_at_once(self, topic: str, value: bytes | None, key: bytes | None = None, headers: Any = ()) -> Any:
         self._sends += 1
         if self._sends in self._refuses:
             raise self.error
@@ -50,11 +53,16 @@ class Broker:
 
 
 async def sent_all(
-    loop: VirtualLoop, given_records: list[tuple[str, str]], appears_s: float, refuses: frozenset[int]
+    loop: VirtualLoop,
+    given_records: list[tuple[str, str]],
+    appears_s: float,
+    refuses: frozenset[int],
+    *,
+    at_once: bool = False,
 ) -> tuple[Broker, Counter[int], Metrics, list[float]]:
     broker, metrics, took = Broker(loop, appears_s=appears_s, refuses=refuses), Metrics(), list[float]()
     ended = Counter[int]()
-    outbox = Outbox(broker, metrics, took.append, loop.time)
+    outbox = Outbox(broker, metrics, took.append, loop.time, at_once=broker.send_at_once if at_once else None)
     for n, (topic, what) in enumerate(given_records):
         outbox.put(Queued(topic, None, str(n).encode(), (), what, lambda n=n: ended.update([n])))  # type: ignore[misc]
     running = loop.create_task(outbox.run())
@@ -68,17 +76,29 @@ records = st.lists(st.tuples(st.sampled_from(["known", "new"]), st.sampled_from(
 
 
 @settings(max_examples=60, deadline=None)
-@given(records, st.sampled_from([0.1, 1.0, 1e9]), st.frozensets(st.integers(1, 20), max_size=4))
+@given(records, st.sampled_from([0.1, 1.0, 1e9]), st.frozensets(st.integers(1, 20), max_size=4), st.booleans())
 def test_each_record_ends_once_and_what_is_not_sent_is_counted(
-    given_records: list[tuple[str, str]], appears_s: float, refuses: frozenset[int]
+    given_records: list[tuple[str, str]], appears_s: float, refuses: frozenset[int], at_once: bool
 ) -> None:
-    broker, ended, metrics, took = run_virtually(lambda loop: sent_all(loop, given_records, appears_s, refuses))
+    broker, ended, metrics, took = run_virtually(
+        lambda loop: sent_all(loop, given_records, appears_s, refuses, at_once=at_once)
+    )
     assert ended == Counter(range(len(given_records)))
     failed = sum(metrics.sends_failed.value(what=what, reason=reason) for what in KINDS for reason in ("refused", "no_topic"))
     assert failed + len(broker.sent) == len(given_records)
     assert len(took) <= sum(topic == "known" for topic, _ in given_records)
     order = [int(value or b"") for topic, value in broker.sent if topic == "known"]
     assert order == sorted(order)
+
+
+def test_a_record_to_a_known_topic_does_not_wait_for_the_next_turn_of_the_loop() -> None:
+    async def scene(loop: VirtualLoop) -> list[tuple[str, bytes | None]]:
+        broker = Broker(loop)
+        outbox = Outbox(broker, Metrics(), clock=loop.time, at_once=broker.send_at_once)
+        outbox.put(Queued("known", None, b"0", (), "reply"))
+        return broker.sent
+
+    assert run_virtually(scene) == [("known", b"0")]
 
 
 def test_a_topic_that_never_appears_is_given_up_and_its_name_forgotten() -> None:

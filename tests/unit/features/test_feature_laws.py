@@ -18,11 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from models.features import kernels
 from models.features.compute import FEATURES, GENERATIONS, LAYOUT, SPEC
 from models.features.context import CONTEXT, Moment
 from models.features.cross import CROSS, Crossed
 from models.features.item import ITEM, OfItems
+from models.features.kernels.values import among
 from models.features.spec import KNOWN, Feature, Group, layout, specification
 from models.features.user import USER, OfUsers
 from models.pipeline.batch import Candidates, Queries, Retrieved
@@ -193,7 +193,7 @@ def test_releases_of_earlier_generations_read_the_features_that_they_were_traine
 def test_a_value_among_those_of_its_query_is_placed_by_counting(queries: list[list[float | None]]) -> None:
     values = np.asarray([np.nan if v is None else v for query in queries for v in query], np.float32)
     spans = np.cumsum([0, *map(len, queries)])
-    found, expected = kernels.among(values, spans), []
+    found, expected = among(values, spans), []
     for query in queries:
         known = [v for v in query if v is not None]
         for v in query:

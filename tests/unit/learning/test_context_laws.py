@@ -15,7 +15,8 @@ from learning_corpus import POSITIVE, SMALL, corpus
 from numpy.typing import NDArray
 
 from models.features.compute import FEATURES
-from models.features.context import CONTEXT, context_of, hour_nearness
+from models.features.context import CONTEXT, context_of
+from models.features.kernels.categories import hour_nearness
 from models.items.store import ItemStore
 from models.pipeline.pipeline import CandidatePipeline
 from models.pipeline.slot import ModelSlot
@@ -82,7 +83,7 @@ def test_what_was_asked_for_shows() -> None:
 
 @given(TIMES, TIMES)
 def test_nearness_in_the_time_of_day_ends_after_six_hours(time_ms: int, now_ms: int) -> None:
-    near = float(hour_nearness(np.asarray([time_ms]), now_ms)[0])
+    near = hour_nearness(time_ms, now_ms)
     apart = abs((time_ms - now_ms + DAY // 2) % DAY - DAY // 2) / HOUR
     assert near == pytest.approx(max(np.cos(np.pi * apart / 12), 0.0), abs=1e-9)
 

@@ -1,4 +1,4 @@
-"""Compiled loops of features over the candidates of a batch."""
+"""Compiled loops that compute single features."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-__all__ = ["among", "by_category", "finite", "newest", "seen", "standard", "standardised"]
-
-PRIOR = 3.0
-"Number of neutral events that a category's means are shrunk by."
+__all__ = ["among", "finite", "newest", "seen", "standard", "standardised", "standardised_value"]
 
 
 @njit(cache=True, nogil=True)
@@ -33,6 +30,12 @@ def newest(history: Any, liked: Any, most: int) -> Any:
     return out
 
 
+@njit(inline="always")
+def standardised_value(value: Any, mean: Any, deviation: Any, most: Any) -> Any:
+    """Standardise one float32 value, which is not NaN."""
+    return min(max((value - mean) / deviation, -most), most)
+
+
 @njit(cache=True, nogil=True)
 def standard(values: Any, mean: Any, deviation: Any, most: Any, out: Any) -> None:
     """Write each value less the mean, divided by the deviation and clipped to `most`; 0 for NaN. All are float32."""
@@ -40,7 +43,7 @@ def standard(values: Any, mean: Any, deviation: Any, most: Any, out: Any) -> Non
         if np.isnan(values[i]):
             out[i] = 0
         else:
-            out[i] = min(max((values[i] - mean) / deviation, -most), most)
+            out[i] = standardised_value(values[i], mean, deviation, most)
 
 
 @njit(cache=True, nogil=True)
@@ -124,75 +127,4 @@ def seen(query_row: Any, item_row: Any, history: Any, keeping: Any) -> Any:
                 if count == 1:
                     out[i, 1] = 1.0 / (1.0 + j)
         out[i, 0] = np.log1p(count)
-    return out
-
-
-@njit(cache=True, nogil=True)
-def by_category(
-    query_row: Any,
-    item_row: Any,
-    category_ids: Any,
-    categories: int,
-    starts: Any,
-    affine: Any,
-    affinity: Any,
-    history: Any,
-    values: Any,
-    liked: Any,
-    near: Any,
-) -> Any:
-    """Return statistics of each candidate's categories in its user's history: float32 `(n, 5)`, as `ByCategory` lists them.
-
-    `starts`, `affine`, `affinity`: each user's categories (-1 for unknown) and their decayed weights; `history` `(q, h)`: item
-    rows, -1 for none, with the events' standardised `values`, whether `liked`, and how `near` they are by time of day.
-    """
-    out = np.zeros((len(item_row), 5), np.float32)
-    # of one query, by category: affinity, number of events, sum of values, likes and nearness
-    sums, total = np.zeros((categories, 5)), np.zeros(5)
-    last = -1
-    greatest, nearness, events, told = 0.0, 0.0, 0, False
-    for i in range(len(item_row)):
-        q = query_row[i]
-        if q != last:
-            last, told, events, nearness, greatest = q, False, 0, 0.0, 0.0
-            sums[:] = 0.0
-            for a in range(starts[q], starts[q + 1]):
-                if affine[a] >= 0:
-                    sums[affine[a], 0] = affinity[a]
-                    greatest = max(greatest, affinity[a])
-                    told = True
-            for j in range(history.shape[1]):
-                item = history[q, j]
-                if item < 0:
-                    continue
-                told = True
-                events += 1
-                nearness += near[q, j]
-                for c in range(category_ids.shape[1]):
-                    category = category_ids[item, c]
-                    if category < 0:
-                        break
-                    sums[category, 1] += 1
-                    sums[category, 2] += values[q, j]
-                    sums[category, 3] += liked[q, j]
-                    sums[category, 4] += near[q, j]
-        if not told:
-            continue
-        number = 0
-        total[:] = 0.0
-        for c in range(category_ids.shape[1]):
-            category = category_ids[item_row[i], c]
-            if category < 0:
-                break
-            number += 1
-            count = sums[category, 1]
-            total[0] += sums[category, 0]
-            total[1] += sums[category, 0] / max(greatest, 1e-6)
-            total[2] += sums[category, 2] / (count + PRIOR)
-            total[3] += sums[category, 3] / (count + PRIOR)
-            total[4] += (sums[category, 4] - nearness * count / max(events, 1)) / (nearness + PRIOR)
-        if number:
-            out[i, 0] = np.log1p(total[0])
-            for place in range(1, 5):
-                out[i, place] = total[place] / number
     return out

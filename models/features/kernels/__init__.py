@@ -1,0 +1,1 @@
+"""Compiled loops of features over the candidates of a batch."""
