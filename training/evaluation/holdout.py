@@ -86,7 +86,8 @@ def held_out(
         BadDataset: neither protocol finds enough to judge by; the message gives available and needed numbers.
     """
     newest = _newest(events, positive, share, queries, until_ms, bounds)
-    return _sufficient(newest, events, positive, champion, until_ms, bounds, "none is trained")
+    after_ms = until_ms if len(events) and events[-1].event_time > until_ms else -1
+    return _sufficient(newest, events, positive, champion, after_ms, bounds, "none is trained")
 
 
 def newer_held_out(
@@ -111,12 +112,11 @@ def newer_queries(events: Sequence[Interaction], positive: str, until_ms: int) -
 
 
 def _sufficient(
-    newest: Holdout, events: Sequence[Interaction], positive: str, champion: str, until_ms: int, bounds: Bounds, so: str
+    newest: Holdout, events: Sequence[Interaction], positive: str, champion: str, after_ms: int, bounds: Bounds, so: str
 ) -> Holdout:
     """`newest` if it suffices, else the last likes of users; raises BadDataset where these are too few, with `so` as result."""
     if newest.queries >= bounds.queries and newest.people >= bounds.people:
         return newest
-    after_ms = until_ms if len(events) and events[-1].event_time > until_ms else -1
     last = last_out(events, positive, after_ms)
     if last.people >= bounds.last:
         return last
