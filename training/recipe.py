@@ -122,6 +122,9 @@ class LearnSettings:
     "Minimum number of training steps of the towers, and of the ranker. With few events, more epochs are run to reach it."
     seed: int = 0
     "Seed of samples: ranking queries, simulated cold items, validation."
+    refit: bool = True
+    """Whether `riffle train` trains retrieval again on all events once the gate has passed the release, so that the events
+    that the gate held out are learned from, too (`training.refit`)."""
     half: bool = False
     "Whether the graphs multiply matrices in half precision (`training.release.export.to_half`)."
     checkpoints: str = ""

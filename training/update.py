@@ -16,29 +16,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features.compute import GENERATIONS
 from models.release.release import Manifest, Release
-from models.release.sequences import LENGTH, Vocabulary
+from models.release.sequences import LENGTH
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
 from training.data.amounts import FEWEST_NEW
 from training.data.corpus import Corpus
-from training.data.slates.examination import Examination
 from training.data.table import EventTable, of_known_items
-from training.encoders.web_images import OFF
-from training.loop.group import Group, NotFirst
 from training.recipe import LearnSettings
 from training.release.learned import Learned
-from training.release.parity import Frozen, Modules
-from training.release.parts import ITEM_TOWER, RANKER, USER_TOWER, arrays_of, exported, item_examples, user_examples
-from training.retrieval.content import encode_as
-from training.retrieval.ease import ease
-from training.retrieval.fit_towers import train_towers
-from training.retrieval.negatives import NEVER, first_interaction_ms
-from training.retrieval.simulated_cold import Retrieval
-from training.retrieval.towers import item_vectors
-from training.retrieval.transitions import transitions
-from training.retrieval.weights import Champion, warm_start, weights_of
+from training.release.renewed import TowerTraining, renewed, table_as
+from training.retrieval.weights import Champion, warm_start
 
 __all__ = ["rows_to_learn", "update", "update_release"]
 
@@ -109,65 +97,28 @@ def update(
             transitions and `settings` none.
         NotFirst: this process is not the first of its group, and its part is done.
     """
-    since, before, group = time.perf_counter(), champion.release.manifest, Group.current()
-    follow = champion.release.transitions
-    if follow is not None and not settings.followers:
+    since, release, before = time.perf_counter(), champion.release, champion.release.manifest
+    if release.transitions is not None and not settings.followers:
         message = f"release {before.name} has transitions, which an update cannot remove (followers = 0): train in full"
         raise BadDataset("followers", message)
     events = of_known_items(events, items)
-    table, fresh = _table(champion, items, events)
-    with group.first_then_others():
-        # only the first process fetches images; the others skip those that it failed to fetch, so that all train on the same
-        hosts = settings.image_hosts if group.first else OFF
-        content, images = encode_as(champion.release, items, settings.text_model, hosts, cache)
-    first_ms = first_interaction_ms(table, len(items))
-    ids = [item.item_id for item in items]
-    part = table.take(rows_to_learn(table, before.trained_until_ms, settings.seed))
-    towers = replace(champion.settings, rate=champion.settings.rate * RATE, epochs=EPOCHS, seed=settings.seed)
-    what = f"update the towers, {fresh} new events"
-    progress = None if report is None else lambda done, of: report(what, done, of)
-    user, item = train_towers(part, content, towers, progress, start=warm_start(champion, ids), first_ms=first_ms)
-    if not group.first:
-        raise NotFirst
-    index, weight = ease(table.user[table.liked], table.item[table.liked], len(items), settings.neighbours, settings.ease_l2)
-    if follow is not None:
-        follow = transitions(table, len(items), settings.followers, follow.lags)
-    made = Retrieval(user, item, item_vectors(item, content, first_ms == NEVER), first_ms != NEVER, index, weight, follow)
-    kept = {name: before.metrics[name] for name in COPIED if name in before.metrics}
-    rng = np.random.default_rng(0)
-    modules = ((USER_TOWER, user, user_examples(made.vectors, rng)), (ITEM_TOWER, item, item_examples(content, rng)))
-    export = exported(modules, half=settings.half or "half" in before.metrics)
-    graphs = {**export.graphs, RANKER: champion.release.graphs[RANKER]}
-    return Learned(
-        _manifest(champion.release, events),
-        arrays_of(made, content, champion.release.projections),
-        graphs,
-        ids,
-        {"update": round(time.perf_counter() - since, 1)},
-        export.parity,
-        {**kept, **({} if export.half is None else {"half": export.half})},
-        modules=Modules(user, item, Frozen(graphs[RANKER])),
-        weights=weights_of(user, item, champion.settings),
-        images=dict(images),
-        examination=Examination.of_json(kept.get("position_bias")),
-    )
-
-
-def _table(champion: Champion, items: Sequence[Item], events: Sequence[Interaction]) -> tuple[EventTable, int]:
-    """Events encoded as for the champion's training, and the number of new ones. Raises BadDataset as `update` does."""
-    release, before = champion.release, champion.release.manifest
-    if before.feature_spec not in GENERATIONS:
-        known = ", ".join(GENERATIONS)
-        message = f"release {release.name} ranks by features {before.feature_spec}, this has {known}: train in full"
-        raise BadDataset("feature_spec", message)
-    vocabulary = Vocabulary(before.actions, before.value_mean, before.value_deviation, before.positive)
-    heads = tuple((head.action, head.weight) for head in before.heads)
-    table = EventTable.of(events, items, vocabulary, heads, {head.action: head.window_ms for head in before.heads})
+    table = table_as(release, items, events)
     fresh = int((table.time_ms > before.trained_until_ms).sum())
     if fresh < FEWEST_NEW:
         newer = f"{fresh} events are newer than release {release.name}"
         raise BadDataset("too_little", f"{newer}, {FEWEST_NEW} are needed")
-    return table, fresh
+    what = f"update the towers, {fresh} new events"
+    towers = TowerTraining(
+        table.take(rows_to_learn(table, before.trained_until_ms, settings.seed)),
+        replace(champion.settings, rate=champion.settings.rate * RATE, epochs=EPOCHS, seed=settings.seed),
+        champion.settings,
+        warm_start(champion, [item.item_id for item in items]),
+        None if report is None else lambda done, of: report(what, done, of),
+    )
+    kept = {name: before.metrics[name] for name in COPIED if name in before.metrics}
+    made = renewed(release, _manifest(release, events), items, table, towers, settings, cache, kept)
+    made.seconds["update"] = round(time.perf_counter() - since, 1)
+    return made
 
 
 def _manifest(champion: Release, events: Sequence[Interaction]) -> Manifest:

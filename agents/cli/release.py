@@ -25,7 +25,7 @@ from agents.cli.waiting import step
 from agents.promotion import aliases_of, challenge, note, promote, roll_back
 from models.release.release import Manifest, list_releases, manifest_sha256, read_manifest
 from models.release.source import take
-from schemas.errors import ReleaseRejected
+from schemas.errors import ReleaseRejected, RiffleError
 from schemas.settings import Settings
 from streams.embedded.process import SAFE_PATH, python
 from streams.kafka.announce import CHALLENGER, CHAMPION, Announcement
@@ -33,6 +33,7 @@ from streams.release_store import fetch_release
 
 __all__ = [
     "await_served",
+    "champion_now",
     "current_champion",
     "note",
     "print_training",
@@ -50,10 +51,12 @@ NOT_JUDGED = "not judged"
 TOO_LITTLE = frozenset({"too_little", "too_little_to_judge", "no_meetings"})
 "Error codes of a training with too few events, as in a shop's first days."
 TRAIN = (
-    "from agents.cli import guarded; from training.cli.train import train_command;"
+    "from agents.cli import guarded; from agents.cli.release import champion_now; from training.cli.train import train_command;"
+    " train_command.context_settings['obj'] = champion_now;"
     " guarded(train_command, 'riffle train', child=True)"
 )
-"Program of the training process; usage errors in its options name this command."
+"""Program of the training process; usage errors in its options name this command. It asks `champion_now` before it judges,
+because another release may be promoted while it trains."""
 
 
 def current_champion(settings: Settings) -> str:
@@ -74,6 +77,19 @@ def _at_hand(settings: Settings) -> str:
         message = f"{needed}. Copy it there with `riffle release import`, or compare with no release: --against none"
         raise ReleaseRejected(exc.code, message) from exc
     return champion.release
+
+
+def champion_now(before: str) -> str:
+    """Name of the announced champion, whose folder is then in the releases folder; `none` without one.
+
+    Returns `before`, the champion's name when last asked, where the present one cannot be found out or fetched: that must not
+    fail a training that took hours.
+    """
+    try:
+        return _at_hand(own_settings())
+    except (KafkaError, OSError, RiffleError) as exc:
+        log.warning("the release is judged against %s: the champion of now cannot be had: %s", before, exc)
+        return before
 
 
 def run_training(settings: Settings, options: list[str]) -> dict[str, Any]:
@@ -168,16 +184,17 @@ def train(promoting: bool, upload: str, as_json: bool, options: tuple[str, ...])
                      --checkpoints FOLDER  to resume after a kill
                      --examples FOLDER  output of `riffle examples`
                      --queries N      most queries of the gate
+                     --no-refit       do not train again on the held-out events after the gate
 
     Example: riffle train --positive "action == 'like'" --promote
     """
     settings, console = own_settings(), plain_console(stderr=True)
     given = _given(options)
     source = [] if "source" in given else [settings.archive_target]
-    against = "none"
+    against, follow = "none", []
     if "against" not in given and (promoting or readiness(settings).get("release") is not None):
-        against = _at_hand(settings)
-    facts = run_training(settings, [*source, "--against", against, *options])
+        against, follow = _at_hand(settings), ["--follow"]
+    facts = run_training(settings, [*source, "--against", against, *follow, *options])
     if facts.get("skipped"):  # an update that is not worth a release yet, as the training has reported
         if as_json:
             click.echo(json.dumps(facts))
@@ -219,6 +236,18 @@ def print_training(facts: dict[str, Any], console: Console) -> None:
         console.print("the current release keeps serving", highlight=False)
         return
     console.print(f"the gate passes it ({by})", highlight=False, soft_wrap=True)
+    if before := facts.get("champion_before"):
+        said = f"{facts['against']} was promoted instead of {before} during the training, so it was judged against that"
+        console.print(said, highlight=False, soft_wrap=True)
+    if refit := facts.get("refit"):
+        if refit["published"]:
+            added = f"{refit['added_events']:,} newer events"
+            said = (
+                f"refitted on all {refit['events']:,} events, {added} among them; parity, latency and size were checked again"
+            )
+        else:
+            said = f"not refitted: {'; '.join(refit['reasons'])}"
+        console.print(said, highlight=False, soft_wrap=True)
     if "champion" not in facts:
         console.print(f"promote it with: riffle release promote {facts['release']}", highlight=False, soft_wrap=True)
 

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from training.data.corpus import Corpus, open_corpus
 from training.data.slates.logged import logged_in
 from training.data.table import of_known_items
 from training.evaluation.bounds import HALF, STANDARD, Bounds
-from training.evaluation.holdout import Holdout, held_out, without_revealing_slates
+from training.evaluation.holdout import Holdout, held_out, newer_queries, without_revealing_slates
 from training.loop.alone import agree, is_first
 from training.recipe import LearnSettings
 from training.release.record import forewarn, record
@@ -43,7 +44,8 @@ INTERRUPTED = 130
 "Exit status after an interrupt."
 TRAIN_HELP = f"""Train a release from a dataset folder or an archive, and judge it on events that it was not trained on.
 
-The release is always written. Its manifest holds the gate's verdict, which `riffle release promote` enforces.
+The release is always written. Its manifest holds the gate's verdict, which `riffle release promote` enforces. A release that
+the gate passes is refitted: its retrieval is trained again on all events, those included that were held out. Both are written.
 
 \b
 The minimum, checked before training:
@@ -73,6 +75,8 @@ class TrainOptions(LearningOptions):
     page: Path | None
     incremental: bool
     examples: Path | None
+    refit: bool | None
+    follow: bool
 
 
 @click.command("train", help=TRAIN_HELP)
@@ -119,20 +123,37 @@ class TrainOptions(LearningOptions):
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder written by `riffle examples`: its slates are not joined again. Slates of users erased since are left out.",
 )
+@click.option(
+    "--refit/--no-refit",
+    default=None,
+    help="Train retrieval again on all events once the gate has passed the release. Default: the setting `refit`, which is on.",
+)
+@click.option(
+    "--follow",
+    is_flag=True,
+    hidden=True,
+    help="--against names the champion, and the context's object finds out which it is when the training ends.",
+)
 @gathered(TrainOptions, *LEARNING)
 def train_command(options: TrainOptions) -> None:
     """Train a release from a dataset folder or an archive, and judge it on events that it was not trained on."""
     if options.incremental:
         _demand_updatable(options)
     settings = checked_settings(options)
+    if options.refit is not None:
+        settings = replace(settings, refit=options.refit)
     first = is_first()
     console, started = Console(stderr=True, quiet=not first), time.monotonic()
     with progress(console) as report, tempfile.TemporaryDirectory(prefix="riffle-against-") as fetched:
         report("read", 0, 1)
         champion, releases = _champion(options, Path(fetched))
-        corpus = open_corpus(options.source, options.positive, champion.manifest.positive if champion else None, options.newest)
-        note(console, corpus)
-        corpus = _with_examples(corpus, options.examples, settings)
+        serves = "none" if champion is None else champion.name
+        rule = champion.manifest.positive if champion else None
+        read = partial(open_corpus, options.source, options.positive, rule, options.newest)
+        whole = read()
+        note(console, whole)
+        corpus = _with_examples(whole, options.examples, settings)
+        champion = _to_judge_by(corpus, champion, releases, options)
         held = _held(corpus, champion, options)
         if held is None:
             return
@@ -148,7 +169,11 @@ def train_command(options: TrainOptions) -> None:
         forewarn(tracking := Tracking.from_env() if first else None)
         from training.trainer import Task, train_and_judge  # it imports torch
 
-        task = Task(corpus, held, settings, vectors_in(options), options.queries, champion, releases, options.incremental)
+        now = click.get_current_context().obj if options.follow else None
+        at = vectors_in(options)
+        task = Task(
+            corpus, held, settings, at, options.queries, champion, releases, options.incremental, whole, serves, now, read
+        )
         made = _uninterrupted(lambda: train_and_judge(task, lambda learned: _bounds(learned, options), report), settings)
     facts, kept = _written(task, made, options, started)
     facts["expected"] = expected.to_json()
@@ -185,6 +210,21 @@ def _champion(options: TrainOptions, fetched: Path) -> tuple[Release | None, Pat
     return champion, at.parent
 
 
+def _to_judge_by(corpus: Corpus, champion: Release | None, releases: Path, options: TrainOptions) -> Release | None:
+    """The release that the new one is measured against: the champion, or the one that it was refitted from.
+
+    A refitted champion has learned from all events of its time. As long as too few are newer, settings are compared with the
+    release that the gate judged then: it and the new one learn from the events before the held-out ones.
+    """
+    judged = None if champion is None else champion.manifest.metrics.get("refit", {}).get("of")
+    if champion is None or options.incremental or not judged or not (releases / judged).is_dir():
+        return champion
+    newer = newer_queries(corpus.events, corpus.positive, champion.manifest.trained_until_ms)
+    if newer >= 2 * STANDARD.queries:  # half of the newer events may be learned from
+        return champion
+    return Release.open(releases / judged)
+
+
 def _held(corpus: Corpus, champion: Release | None, options: TrainOptions) -> Holdout | None:
     """Choose training events and queries; None where an update has too few new events."""
     demand_enough(of_known_items(corpus.events, corpus.items), corpus.positive)
@@ -214,29 +254,35 @@ def _written(task: Task, made: Judged, options: TrainOptions, started: float) ->
         "after": made.candidate.to_json(),
         "seed": options.seed,
     }
-    folder = learned.write(options.out, {**metrics, "gate": verdict.untimed()}, task.against)
+    kept = {**metrics, "gate": verdict.untimed()}
+    folder = learned.write(options.out, kept, made.against)
+    if made.refit is not None and (published := made.published) is not learned:
+        folder = published.write(options.out, {**kept, "refit": made.refit.untimed(folder.name)}, made.against)
     facts = {
         "release": folder.name,
         "folder": str(folder),
         "manifest_sha256": manifest_sha256(folder),
         **metrics,
-        "against": task.against,
+        "against": made.against,
+        **({"measured_against": task.champion.name} if task.champion and task.champion.name != task.against else {}),
+        **({"champion_before": made.before} if made.before else {}),
+        **({"refit": made.refit.to_json()} if made.refit is not None else {}),
         **({"against_refused": made.refused} if made.refused else {}),
         "parity": learned.parity,
         **({"half": learned.measured["half"]} if "half" in learned.measured else {}),
         "logged_slates": learned.measured.get("logged_slates", 0),
         "events": task.holdout.trained,
         "items": len(task.corpus.items),
-        "training_seconds": learned.seconds,
+        "training_seconds": (made.refit.learned if made.refit is not None else learned).seconds,
         **images_of(learned.images),
         "seconds": round(time.monotonic() - started, 1),
     }
-    kept = [options.out / f"{folder.name}.report.json", folder / "manifest.json"]
-    kept[0].write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    files = [options.out / f"{folder.name}.report.json", folder / "manifest.json"]
+    files[0].write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     if options.page is not None:
         write_page(options.page, made.measurements(task, folder.name))
-        kept.append(options.page)
-    return facts, kept
+        files.append(options.page)
+    return facts, files
 
 
 def _to_update(corpus: Corpus, champion: Release | None, options: TrainOptions) -> Holdout | None:

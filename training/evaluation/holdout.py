@@ -33,6 +33,8 @@ __all__ = [
     "gate_share",
     "held_out",
     "last_out",
+    "newer_held_out",
+    "newer_queries",
     "unseen_share",
     "without_revealing_slates",
 ]
@@ -76,16 +78,45 @@ def held_out(
     """Choose training events and queries, before any training.
 
     Where the newest events are held out, at least `share` of all is trained on. At most `queries` are asked. Events up to
-    `until_ms`, on which the `champion` was trained, are not queried. A champion trained past the last event belongs to other
+    `until_ms`, on which the `champion` was trained, are not queried. Of the later ones at most half is held out, or as many as
+    `bounds` need, so that the new release learns from the others. A champion trained past the last event belongs to other
     data, or nothing is new; then all held-out events are queried.
 
     Raises:
         BadDataset: neither protocol finds enough to judge by; the message gives available and needed numbers.
     """
     newest = _newest(events, positive, share, queries, until_ms, bounds)
+    after_ms = until_ms if len(events) and events[-1].event_time > until_ms else -1
+    return _sufficient(newest, events, positive, champion, after_ms, bounds, "none is trained")
+
+
+def newer_held_out(
+    events: Sequence[Interaction], positive: str, queries: int, champion: str, until_ms: int, bounds: Bounds = STANDARD
+) -> Holdout:
+    """Choose queries that judge an existing release, among the events later than `until_ms`.
+
+    Neither that release nor the `champion` was trained on them.
+
+    Raises:
+        BadDataset: neither protocol finds enough to judge by; the message gives available and needed numbers.
+    """
+    cut = bisect_right(events, until_ms, key=lambda event: event.event_time)
+    newest = _queried(events, positive, (cut + 0.5) / max(len(events), 1), queries, bounds)
+    return _sufficient(newest, events, positive, champion, until_ms, bounds, "it is not judged")
+
+
+def newer_queries(events: Sequence[Interaction], positive: str, until_ms: int) -> int:
+    """Number of first interactions with liked items later than `until_ms`."""
+    cut = bisect_right(events, until_ms, key=lambda event: event.event_time)
+    return len(asked_of(events, PositiveRule(positive), (cut + 0.5) / max(len(events), 1), first=True)) if len(events) else 0
+
+
+def _sufficient(
+    newest: Holdout, events: Sequence[Interaction], positive: str, champion: str, after_ms: int, bounds: Bounds, so: str
+) -> Holdout:
+    """`newest` if it suffices, else the last likes of users; raises BadDataset where these are too few, with `so` as result."""
     if newest.queries >= bounds.queries and newest.people >= bounds.people:
         return newest
-    after_ms = until_ms if len(events) and events[-1].event_time > until_ms else -1
     last = last_out(events, positive, after_ms)
     if last.people >= bounds.last:
         return last
@@ -93,7 +124,7 @@ def held_out(
     kept = len(events) - newest.trained
     raise BadDataset(
         "too_little_to_judge",
-        f"too little to judge a release by, so none is trained: {last.people} users liked something{since} after their first "
+        f"too little to judge a release by, so {so}: {last.people} users liked something{since} after their first "
         f"event, {bounds.last} are needed (or, in the newest {kept:,} events, {bounds.queries} first interactions with liked "
         f"items by {bounds.people} users; there are {newest.queries} by {newest.people}). Train again when more users have "
         "liked something",
@@ -101,9 +132,24 @@ def held_out(
 
 
 def _newest(events: Sequence[Interaction], positive: str, share: float, queries: int, until_ms: int, bounds: Bounds) -> Holdout:
-    cut = unseen_share(events, share, until_ms)
-    asked = asked_of(events, PositiveRule(positive), cut, first=True)
-    cut = _gate_share(events, asked, cut, queries, bounds)
+    share = unseen_share(events, share, until_ms)
+    held = _queried(events, positive, share, queries, bounds)
+    first_new = bisect_right(events, until_ms, key=lambda event: event.event_time)
+    middle = (first_new + len(events)) // 2
+    if not 0 < first_new < len(events) or held.trained >= middle:
+        return held
+    # a release that learned nothing since the champion could not be better: half of the new events are learned from, if the
+    # other half suffices to judge by, else as many as can be spared
+    asked = asked_of(events, PositiveRule(positive), held.share, first=True)
+    spared = int(len(events) * _gate_share(events, asked, held.share, bounds.queries, bounds))
+    cut = max(held.trained, min(middle, spared))
+    return held if cut == held.trained else _queried(events, positive, (cut + 0.5) / len(events), queries, bounds)
+
+
+def _queried(events: Sequence[Interaction], positive: str, share: float, queries: int, bounds: Bounds) -> Holdout:
+    """Hold out the events after `share`, or only as many as `queries` need."""
+    asked = asked_of(events, PositiveRule(positive), share, first=True)
+    cut = _gate_share(events, asked, share, queries, bounds)
     held = spread([n for n in asked if n >= int(len(events) * cut)], queries)
     people = {events[n].user_id for n in held}
     return Holdout(PREQUENTIAL, events, int(len(events) * cut), len(held), len(people))

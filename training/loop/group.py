@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -22,10 +23,14 @@ from schemas.errors import ConfigError
 from training.environment import Launch
 from training.loop.alone import NotFirst
 
-__all__ = ["Group", "NotFirst", "joined"]
+__all__ = ["Group", "NotFirst", "alone", "joined"]
 
 PATIENCE = timedelta(hours=12)
 "Timeout between processes. It is long because the others wait while the first one replays history and trains the ranker."
+
+
+_ALONE: ContextVar[bool] = ContextVar("alone", default=False)
+"Whether this process works without its group."
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,7 @@ class Group:
     @classmethod
     def current(cls) -> Group:
         """Return the group made by `joined`, or a group of one."""
-        if dist.is_available() and dist.is_initialized():
+        if not _ALONE.get() and dist.is_available() and dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size())
         return cls()
 
@@ -117,6 +122,16 @@ class Group:
 def _spread(joint: Tensor, tensors: Sequence[Tensor]) -> None:
     for tensor, part in zip(tensors, torch.split(joint, [tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(part.view_as(tensor))
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Work without the other processes of the group in the block, as a group of one, because their part is done."""
+    token = _ALONE.set(True)
+    try:
+        yield
+    finally:
+        _ALONE.reset(token)
 
 
 @contextmanager

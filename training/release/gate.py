@@ -23,7 +23,7 @@ from training.evaluation.ranking_metrics import NOTHING, Interval, bootstrap, ex
 if TYPE_CHECKING:  # it imports torch
     from training.release.parity import Parity
 
-__all__ = ["Verdict", "judge"]
+__all__ = ["Verdict", "judge", "no_worse", "unfit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +99,23 @@ def judge(
     users = [one.user_id for one in candidate.asked] or [str(n) for n in range(len(mine))]
     people = np.unique(users, return_inverse=True)[1] if users else np.zeros(0, np.int64)
     found, chance, reasons = _compared(mine - theirs, people, bounds, seed, protocol)
+    reasons += unfit(exported, parity, size_mb, bounds, asked=bool(candidate.asked))
+    means = [float(gains.mean()) if len(gains) else 0.0 for gains in (mine, theirs)]
+    return Verdict(
+        not reasons, reasons, means[0], means[1], found, parity, size_mb, protocol, len(mine), len(set(users)), chance
+    )
+
+
+def unfit(exported: float, parity: Parity | None, size_mb: float, bounds: Bounds, *, asked: bool = True) -> list[str]:
+    """Reasons why a release is not fit to run, whatever its quality: parity with torch, latency of ranking, size.
+
+    `exported`, `parity`: as for `judge`. `asked`: whether slates were requested of it, so that parity must be known.
+    """
+    reasons = []
     worst = max(exported, parity.worst if parity else 0.0)
     if not worst <= bounds.parity:
         reasons.append(f"ONNX differs from torch by {worst:.1e}, {bounds.parity:.0e} is allowed")
-    if parity is None and candidate.asked:
+    if parity is None and asked:
         reasons.append("no slates were requested of the release: neither parity on requests nor latency is known")
     if parity is not None:
         if parity.differing > bounds.differing:
@@ -114,10 +127,19 @@ def judge(
             reasons.append(f"ranking takes {took}, {bounds.rank_ms:g} ms are allowed")
     if not size_mb <= bounds.size_mb:
         reasons.append(f"the release holds {size_mb:,.1f} MB, {bounds.size_mb:g} MB are allowed")
-    means = [float(gains.mean()) if len(gains) else 0.0 for gains in (mine, theirs)]
-    return Verdict(
-        not reasons, reasons, means[0], means[1], found, parity, size_mb, protocol, len(mine), len(set(users)), chance
-    )
+    return reasons
+
+
+def no_worse(candidate: Figures, than: Figures, bounds: Bounds = STANDARD, seed: int = 0) -> tuple[Interval, list[str]]:
+    """Interval of the difference in NDCG@10 on the same queries, and a reason where all of it is below 0."""
+    differences = _gains(candidate) - _gains(than)
+    if not len(differences):
+        return NOTHING, []
+    people = np.unique([one.user_id for one in candidate.asked], return_inverse=True)[1]
+    found = bootstrap(differences, people, bounds.level, seed=seed)
+    if found.high >= 0:
+        return found, []
+    return found, [f"NDCG@{K} differs by {found.mean:+.4f}, interval {found.low:+.4f} to {found.high:+.4f}"]
 
 
 def _compared(

@@ -58,6 +58,7 @@ def test_the_folder_may_stand_anywhere_and_no_option_is_lost(options: list[tuple
     assert found["positive"] == ("value > 3" if len(rule) == 1 else rule[1])
     compared = "--promote" in given_options and "--against" not in given_options
     assert found["against"] == ("the-champion" if compared else "none")
+    assert found["follow"] == compared, "only the champion may change meanwhile"
 
 
 def test_the_usage_of_a_wrong_option_is_that_of_training(tmp_path: Path) -> None:

@@ -22,13 +22,13 @@ from models.release.serving import ServingModel
 from models.release.transitions import Transitions
 from schemas.errors import BadDataset
 from schemas.records import Interaction, Item
-from training import update as incremental
 from training.cli.train import train_command
 from training.data.slates.examination import Examination, fixed_curve
 from training.data.table import EventTable
 from training.evaluation.bounds import HALF
 from training.loop.group import Group
 from training.recipe import TowerSettings
+from training.release import renewed as renewal
 from training.release.learned import Learned
 from training.release.parity import in_parity
 from training.replay.world import SimulatedWorker
@@ -177,7 +177,7 @@ def test_what_was_met_before_an_update_counts_as_not_chosen_in_it(
         asked.append((table, first_ms))
         return train_towers(table, content, settings, progress, start=start, first_ms=first_ms)
 
-    monkeypatch.setattr(incremental, "train_towers", trained)
+    monkeypatch.setattr(renewal, "train_towers", trained)
     update(champion, items, events, vectors, SMALL)
     number, expected = {item.item_id: n for n, item in enumerate(items)}, [NEVER] * len(items)
     for event in events:

@@ -11,33 +11,23 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from learning_corpus import POSITIVE, corpus
+from ranked_figures import figures
 
 from models.release.release import Release
 from models.rules import PositiveRule
-from schemas.errors import ConfigError
+from schemas.errors import BadDataset, ConfigError
 from schemas.records import Interaction, Request, Slate, SlateItem
 from training.cli.train import train_command
 from training.evaluation.bounds import HALF, STANDARD, Bounds
-from training.evaluation.evaluate import Figures, QueryOutcome, asked_of
-from training.evaluation.holdout import gate_share, unseen_share
+from training.evaluation.evaluate import asked_of
+from training.evaluation.holdout import gate_share, held_out, newer_held_out, unseen_share
 from training.release import parity
 from training.release.gate import judge
 from training.release.learned import Learned
 from training.release.parity import Modules, Parity, in_parity
-from training.replay.probe import Probed
 from training.replay.world import SimulatedWorker
 
 HELD = Parity(worst=2e-7, differing=0, tied=1, swapped=3, requests=1_000, rank_p99_ms=4.0, candidates=300)
-NONE = np.zeros(0, np.int32)
-
-
-def figures(ranks: list[int], people: int = 0) -> Figures:
-    found = Figures(ranks=ranks)
-    for n in range(len(ranks) if people else 0):
-        probed = Probed(ranks[n], "ranked", [], 0, 0, NONE, NONE, np.zeros((0, 0), np.float32))
-        none = np.zeros(0, np.bool_)
-        found.asked.append(QueryOutcome(f"u{n % people}", "i", probed, False, False, False, (), none, 0, none.reshape(0, 0)))
-    return found
 
 
 def test_each_refusal_says_why_and_by_how_much() -> None:
@@ -208,6 +198,44 @@ def test_no_more_is_kept_from_training_than_the_gate_asks(
     assert gate_share(events, POSITIVE, share, queries + 1, fewest) <= found
     assert gate_share(events, POSITIVE, share, queries, replace(fewest, people=people + 1)) <= found
     assert gate_share(events, POSITIVE, share / 2, queries, fewest) <= found
+
+
+@given(met, st.integers(1_000, 1_080), st.integers(1, 12), st.integers(1, 4))
+def test_half_of_what_is_new_is_learned_from_where_the_other_half_suffices(
+    drawn: list[tuple[int, int, str]], until_ms: int, queries: int, people: int
+) -> None:
+    fewest = Bounds(queries=3, people=people, last=1)
+    events = [Interaction(f"e{n}", f"u{u}", f"i{i}", 1_000 + n, action) for n, (u, i, action) in enumerate(drawn)]
+    try:
+        held = held_out(events, POSITIVE, 0.5, queries, "r1", until_ms, fewest)
+    except BadDataset:
+        return
+    new = [n for n, event in enumerate(events) if event.event_time > until_ms]
+    if held.independent or not new or len(new) == len(events):
+        return
+    asked = [n for n in asked_of(events, PositiveRule(POSITIVE), 0.0, first=True) if n >= held.trained]
+    assert len(asked) >= held.queries >= min(queries, 3), "enough to judge by is always held out"
+    assert len({events[n].user_id for n in asked}) >= people
+    assert held.trained >= new[0], "never queried on what the champion learned"
+    fewer = [n for n in asked if n > held.trained]
+    spare = len(fewer) >= 3 and len({events[n].user_id for n in fewer}) >= people
+    assert not spare or held.trained >= (new[0] + len(events)) // 2, "more only where the gate needs it"
+
+
+@given(met, st.integers(1_000, 1_090), st.integers(1, 12))
+def test_an_existing_release_is_queried_on_newer_events_only(
+    drawn: list[tuple[int, int, str]], until_ms: int, queries: int
+) -> None:
+    events = [Interaction(f"e{n}", f"u{u}", f"i{i}", 1_000 + n, action) for n, (u, i, action) in enumerate(drawn)]
+    try:
+        held = newer_held_out(events, POSITIVE, queries, "r1", until_ms, Bounds(queries=3, people=1, last=1))
+    except BadDataset as exc:
+        assert exc.code == "too_little_to_judge"
+        return
+    asked = asked_of(held.events, PositiveRule(POSITIVE), held.share, queries, first=True)
+    assert asked
+    assert held.independent or all(held.events[n].event_time > until_ms for n in asked)
+    assert all(time_ms > until_ms for time_ms in held.held_from_ms.values())
 
 
 def test_what_the_gate_keeps_does_not_grow_with_the_history() -> None:
