@@ -2,11 +2,11 @@
 
 refit.py DATASET [--later 0.1] [--positive RULE] [--queries N] [--seed S] [--quick] [--settings FILE] [--cache FOLDER] [--json]
 
-Keeps the newest --later of the events outside. In the rest it does as `riffle train`: the gate's part is held out, and a release is
-trained on the older part (`judged`). Then it is trained again on all of the rest, its ranker unchanged, in two ways: from the start
-with the same settings (`fresh`, what `riffle train` does), and from the judged weights as an update (`warm`). All three are
-measured on the first likes of the events outside, query by query in time order. Prints NDCG@10, the differences from `judged`
-with 95 % intervals over users, and the seconds that each training took.
+Keeps the newest --later of the events outside. In the rest it does as `riffle train`: the gate's part is held out, and a
+release is trained on the older part (`judged`). Then it is trained again on all of the rest, its ranker unchanged, in two
+ways: from the start with the same settings (`fresh`, what `riffle train` does), and from the judged weights as an update
+(`warm`). All three are measured on the first likes of the events outside, query by query in time order. Prints NDCG@10, the
+differences from `judged` with 95 % intervals over users, and the seconds that each training took.
 """
 
 from __future__ import annotations
