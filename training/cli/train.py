@@ -22,6 +22,7 @@ from training.cli.forecast import forecast_of
 from training.cli.options import LEARNING, WRITTEN, LearningOptions, gathered, vectors_in
 from training.cli.progress import note, progress
 from training.cli.shared import checked_settings, finish, images_of, write_page
+from training.cli.written import written
 from training.data.amounts import FEWEST_EVENTS, FEWEST_NEW, demand_enough, demand_trainable, new_events
 from training.data.corpus import Corpus, open_corpus
 from training.data.slates.logged import logged_in
@@ -73,6 +74,7 @@ class TrainOptions(LearningOptions):
     page: Path | None
     incremental: bool
     examples: Path | None
+    progress: Path | None
 
 
 @click.command("train", help=TRAIN_HELP)
@@ -119,6 +121,7 @@ class TrainOptions(LearningOptions):
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder written by `riffle examples`: its slates are not joined again. Slates of users erased since are left out.",
 )
+@click.option("--progress", type=WRITTEN, help="Append the progress to a file, as lines of JSON.")
 @gathered(TrainOptions, *LEARNING)
 def train_command(options: TrainOptions) -> None:
     """Train a release from a dataset folder or an archive, and judge it on events that it was not trained on."""
@@ -127,7 +130,11 @@ def train_command(options: TrainOptions) -> None:
     settings = checked_settings(options)
     first = is_first()
     console, started = Console(stderr=True, quiet=not first), time.monotonic()
-    with progress(console) as report, tempfile.TemporaryDirectory(prefix="riffle-against-") as fetched:
+    with (
+        progress(console) as shown,
+        written(options.progress, shown) as report,
+        tempfile.TemporaryDirectory(prefix="riffle-against-") as fetched,
+    ):
         report("read", 0, 1)
         champion, releases = _champion(options, Path(fetched))
         corpus = open_corpus(options.source, options.positive, champion.manifest.positive if champion else None, options.newest)

@@ -1,0 +1,107 @@
+"""Progress of a training, as it is reported on the topic of trainings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from schemas.codec import decode, encode
+from schemas.errors import BadEvent
+
+__all__ = ["ENDS", "MAX_PARTS", "RUNNING", "STATES", "TrainingProgress", "decode_progress", "encode_progress"]
+
+RUNNING = "running"
+ENDS = ("accepted", "refused", "skipped", "failed", "interrupted")
+"How a training ends: `accepted` and `refused` by the gate; `skipped`, because there was nothing to learn yet."
+STATES = (RUNNING, *ENDS)
+SCHEMA = "training_progress"
+MAX_PARTS, MAX_REASONS = 64, 16
+MAX_NAME, MAX_REASON = 120, 400
+"Maximum numbers of characters. Longer texts are cut off."
+MAX_SECONDS = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingProgress:
+    """How far a training is, or how it ended."""
+
+    training: str
+    "Identifies the training."
+    kind: str = "full"
+    "`full` or `incremental`."
+    host: str = ""
+    "Name of the machine or pod."
+    started_at: int = 0
+    "Epoch ms, by the trainer's clock."
+    elapsed_s: float = 0.0
+    state: str = RUNNING
+    "One of `STATES`."
+    part: str = ""
+    "Name of the part under way."
+    part_share: float = 0.0
+    "Share of the part that is done, 0 to 1."
+    share: float | None = None
+    "Share of the whole that is done, 0 to 1; None until it is known."
+    left_s: float | None = None
+    "Expected seconds until the end; None until they are known."
+    parts: tuple[tuple[str, float], ...] = ()
+    "The parts in their order, with the expected seconds of each."
+    release: str | None = None
+    "The release that was made."
+    reasons: tuple[str, ...] = ()
+    "Why the gate refused the release, or why there is none."
+
+
+def encode_progress(found: TrainingProgress) -> bytes:
+    """Encode a record. Texts and lists that are too long are cut off."""
+    return encode(
+        SCHEMA,
+        {
+            "training": found.training[:MAX_NAME],
+            "kind": found.kind,
+            "host": found.host[:MAX_NAME],
+            "started_at": found.started_at,
+            "elapsed_s": found.elapsed_s,
+            "state": found.state,
+            "part": found.part[:MAX_NAME],
+            "part_share": found.part_share,
+            "share": found.share,
+            "left_s": found.left_s,
+            "parts": [{"name": name[:MAX_NAME], "expected_s": seconds} for name, seconds in found.parts[:MAX_PARTS]],
+            "release": None if found.release is None else found.release[:MAX_NAME],
+            "reasons": [reason[:MAX_REASON] for reason in found.reasons[:MAX_REASONS]],
+        },
+    )
+
+
+def decode_progress(value: bytes) -> TrainingProgress:
+    """Decode a record.
+
+    Raises:
+        BadEvent: it cannot be decoded, or holds what Riffle would not have written.
+    """
+    datum: Mapping[str, Any] = decode(SCHEMA, value)[0]
+    parts = tuple((part["name"], part["expected_s"]) for part in datum["parts"])
+    reasons = tuple(datum["reasons"])
+    texts = (datum["training"], datum["kind"], datum["host"], datum["part"], datum["release"] or "", *(name for name, _ in parts))
+    seconds = (datum["elapsed_s"], datum["left_s"] or 0.0, *(expected for _, expected in parts))
+    shares = (datum["part_share"], datum["share"] or 0.0)
+    sound = (
+        datum["training"]
+        and datum["state"] in STATES
+        and all(len(text) <= MAX_NAME for text in texts)
+        and all(len(reason) <= MAX_REASON for reason in reasons)
+        and len(parts) <= MAX_PARTS
+        and len(reasons) <= MAX_REASONS
+        and 0 <= datum["started_at"] < 1 << 53
+        and all(math.isfinite(number) and 0 <= number <= MAX_SECONDS for number in seconds)
+        and all(0 <= share <= 1 for share in shares)
+    )
+    if not sound:
+        raise BadEvent("invalid_field", "progress of a training that Riffle would not have written")
+    known = {name: datum[name] for name in ("training", "kind", "host", "started_at", "elapsed_s", "state", "part", "part_share")}
+    return TrainingProgress(
+        **known, share=datum["share"], left_s=datum["left_s"], parts=parts, release=datum["release"], reasons=reasons
+    )
