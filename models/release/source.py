@@ -13,6 +13,7 @@ import shutil
 import tarfile
 import tempfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -46,9 +47,9 @@ def take(root: Path, source: str, sha256: str = "", client: Any = None) -> Path:
         part = Path(made) / "release"
         part.mkdir()
         if source.startswith("s3://"):
-            _from_s3(source, part, client)
+            _from_s3(source, part, sha256, client)
         elif source.endswith(ARCHIVES) and Path(source).is_file():
-            _unpack(Path(source), part)
+            _unpack(Path(source), part, sha256)
         elif Path(source).is_dir():
             _copy(Path(source), part)
         else:
@@ -86,10 +87,19 @@ class _Sparing(gzip.GzipFile):
         return super().read(size)
 
 
-def _unpack(archive: Path, part: Path) -> None:
-    """Extract the files of the archive's only release; other files, such as a report, are skipped."""
+def _unpack(archive: Path, part: Path, sha256: str) -> None:
+    """Extract the published release of the archive to `part`; other files, such as a report, are skipped."""
     _bounded(archive.name, archive.stat().st_size, MOST_BYTES)
-    total, folder = 0, None
+    with tempfile.TemporaryDirectory(prefix="archive-", dir=part.parent) as unpacked:
+        folders = _extract(archive, Path(unpacked))
+        if folders:
+            part.rmdir()
+            _published(archive.name, folders, sha256).rename(part)
+
+
+def _extract(archive: Path, to: Path) -> list[Path]:
+    """Extract the files whose names are known from releases; returns a folder for each that the archive has them in."""
+    total, folders = 0, dict[PurePosixPath, Path]()
     try:
         with _Sparing(archive) as data, tarfile.open(fileobj=data, mode="r:") as tar:
             for number, member in enumerate(tar, 1):
@@ -106,16 +116,40 @@ def _unpack(archive: Path, part: Path) -> None:
                     raise ReleaseRejected("bad_archive", f"{archive.name} holds {what}")
                 if member.isdir() or path.name not in KNOWN:
                     continue
-                if folder not in (None, path.parent) or (part / path.name).exists():
-                    raise ReleaseRejected("bad_archive", f"{archive.name} holds more than one {path.name}")
                 limit = MAX_MANIFEST_BYTES if path.name == MANIFEST else MAX_FILE_BYTES
                 _bounded(f"{path.name} in {archive.name}", member.size, limit)
-                folder, content = path.parent, tar.extractfile(member)
+                folder = folders.setdefault(path.parent, to / str(len(folders)))
+                folder.mkdir(exist_ok=True)
+                if (folder / path.name).exists():
+                    raise ReleaseRejected("bad_archive", f"{archive.name} holds more than one {path}")
+                content = tar.extractfile(member)
                 assert content is not None
-                with content, (part / path.name).open("xb") as out:
+                with content, (folder / path.name).open("xb") as out:
                     shutil.copyfileobj(content, out)
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, RecursionError) as exc:  # headers nest without end
         raise ReleaseRejected("bad_archive", f"{archive.name} cannot be unpacked: {exc}") from exc
+    return list(folders.values())
+
+
+def _published(archive: str, folders: Sequence[Path], sha256: str) -> Path:
+    """Find the release that a training published: of a judged one and its refit, the refit. With `sha256`, the one it names."""
+    if len(folders) == 1:
+        return folders[0]
+    if any(not (folder / MANIFEST).is_file() for folder in folders):
+        raise ReleaseRejected("bad_archive", f"{archive} holds files of releases in several folders, some without a {MANIFEST}")
+    for folder in folders:
+        if sha256 and hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest() == sha256.lower():
+            return folder
+    try:
+        manifests = {folder: read_manifest(folder) for folder in folders}
+    except ReleaseRejected as exc:
+        raise ReleaseRejected("bad_archive", f"{archive} holds more than one release, not all with a manifest: {exc}") from exc
+    judged = {str(refit.get("of")) for found in manifests.values() if isinstance(refit := found.metrics.get("refit"), dict)}
+    left = [folder for folder, found in manifests.items() if found.name not in judged]
+    if len(left) != 1:
+        names = ", ".join(sorted(found.name for found in manifests.values())[:5])
+        raise ReleaseRejected("bad_archive", f"{archive} holds more than one release ({names}): name one by its sha256")
+    return left[0]
 
 
 def _bounded(name: str, size: int, limit: int) -> None:
@@ -146,7 +180,7 @@ def _get(s3: Any, bucket: str, key: str, to: Path, limit: int) -> None:
     s3.download_file(bucket, key, str(to))
 
 
-def _from_s3(source: str, part: Path, client: Any) -> None:
+def _from_s3(source: str, part: Path, sha256: str, client: Any) -> None:
     import boto3
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
@@ -157,7 +191,7 @@ def _from_s3(source: str, part: Path, client: Any) -> None:
         if key.endswith(ARCHIVES):
             archive = part.with_name("model.tar.gz")
             _get(s3, bucket, key, archive, MOST_BYTES)
-            _unpack(archive, part)
+            _unpack(archive, part, sha256)
         else:
             download(s3, bucket, key, part)
     except ClientError as exc:

@@ -108,7 +108,9 @@ def test_from_the_archived_stream_to_a_release_that_serves_and_back(worker: Sett
     nothing = last_json(riffle(worker, "train", "--incremental", *gate, "--promote", "--json"))
     assert nothing == {"release": None, "skipped": "nothing_new", "new_events": 0, "needed": 50, "against": name}
     listed = last_json(riffle(worker, "release", "list", "--json"))
-    assert [(row["release"], row["serving"], row["aliases"]) for row in listed] == [(name, True, ["champion"])]
+    judged = json.loads((worker.releases_dir / name / "manifest.json").read_text())["metrics"]["refit"]["of"]
+    found_aliases = {row["release"]: (row["serving"], row["aliases"]) for row in listed}
+    assert found_aliases == {name: (True, ["champion"]), judged: (False, [])}
     for user in ("u0", "u1", "u2"):
         slate = recommended(worker, user)
         assert (slate["release"], slate["degraded"], len(slate["items"])) == (name, [], 5)

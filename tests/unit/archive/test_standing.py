@@ -158,7 +158,8 @@ def test_columns_behave_like_the_list_of_their_records(
     if not records:
         return
     one, other = (vocabulary_of(events, "action == 'a'") for events in (frame, records))
-    assert vars(one) | {"_rule": 0} == vars(other) | {"_rule": 0}
+    assert one.scale.tolist() == other.scale.tolist()
+    assert vars(one) | {"_rule": 0, "scale": 0} == vars(other) | {"_rule": 0, "scale": 0}
     heads = heads_of(records, one, "action == 'a'")
     assert heads_of(frame, one, "action == 'a'") == heads
     tables = [EventTable.of(events, items, one, heads) for events in (frame, records)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -99,6 +100,36 @@ def test_an_archive_that_holds_a_file_twice_is_refused(folder: Path, tmp_path: P
     again = f"{folder.name}/ranker.onnx"
     source = packed(folder, tmp_path / "model.tar.gz", lambda tar: member(tar, again, b"x"))
     assert refused(tmp_path / "there", source) == "bad_archive"
+
+
+def another(folder: Path, name: str, metrics: dict[str, Any]) -> Path:
+    """A copy of the release of another name, beside it."""
+    made = shutil.copytree(folder, folder.with_name(name))
+    manifest = json.loads((made / "manifest.json").read_text())
+    (made / "manifest.json").write_text(json.dumps(manifest | {"name": name, "metrics": metrics}))
+    return made
+
+
+@pytest.mark.parametrize("refit_first", [False, True])
+def test_of_a_judged_release_and_its_refit_the_refit_arrives(folder: Path, tmp_path: Path, refit_first: bool) -> None:
+    refit = another(folder, "refit", {"refit": {"of": folder.name}})
+    first, second = (refit, folder) if refit_first else (folder, refit)
+    source = packed(first, tmp_path / "model.tar.gz", lambda tar: tar.add(second, second.name))
+    root = tmp_path / "there"
+    assert refused(root, source, "0" * 64) == "manifest_changed"
+    assert take(root, str(source)) == root / "refit"
+    assert take(root, str(source), manifest_sha256(refit)) == root / "refit"
+    assert sorted(path.name for path in root.iterdir()) == ["refit"]
+    assert take(root, str(source), manifest_sha256(folder)) == root / folder.name
+
+
+@pytest.mark.parametrize("of", ["nobody", "other", 5, ["release"], None])
+def test_of_two_releases_without_a_refit_none_arrives(folder: Path, tmp_path: Path, of: Any) -> None:
+    other = another(folder, "other", {"refit": {"of": of}})
+    source = packed(folder, tmp_path / "model.tar.gz", lambda tar: tar.add(other, other.name))
+    if of != "other":
+        assert refused(tmp_path / "there", source) == "bad_archive"
+    assert take(tmp_path / "there", str(source), manifest_sha256(other)).name == "other"
 
 
 def test_number_and_size_are_bounded(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
