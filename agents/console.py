@@ -168,7 +168,8 @@ class WorkerConsole:
         waited = self._clock() - began
         slot = None if release is None else await self._seen.beside.slot(release)
         try:
-            await asyncio.wait_for(self._tracing.acquire(), WAIT_S)
+            async with asyncio.timeout(WAIT_S):
+                await self._tracing.acquire()
         except TimeoutError as exc:
             raise NotReady("busy", "other requests are being traced here: try again") from exc
         try:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import faulthandler
 import logging
 
 from faust.types import TP
 from faust.web.base import Web
 
+from agents.ending import end_within
 from agents.memory import GIVE_BACK_S, give_back
 from agents.parts import Parts
 from agents.web.access import Gate
@@ -57,7 +57,7 @@ class RiffleApp(ChunkedApp):
 
         The exit is forced if that takes too long, which loses no data.
         """
-        faulthandler.dump_traceback_later(self.parts.settings.stop_timeout_s, exit=True)
+        end_within(self.parts.settings.stop_timeout_s)
         await self._leave()
         # take no more chunks; the next owner reads them again
         self.consumer.stop_flow()
