@@ -185,6 +185,7 @@ def _known(settings: Settings, until: float | None) -> list[tuple[str, Announcem
 
     async def found() -> list[tuple[str, Announcement | None]]:
         async with asyncio.timeout(left):
+            await asyncio.sleep(0)  # a time that is over ends it here
             return await announcements(settings)
 
     try:
