@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from agents.sizing.costs import COSTS, Costs
 from agents.sizing.limits import Limit, limits
 
-__all__ = ["Kafka", "Load", "Plan", "Store", "Times", "Workers", "plan"]
+__all__ = ["Broadcast", "Kafka", "Load", "Plan", "Store", "Times", "Workers", "broadcast", "plan"]
 
 SPARE = 1.5
 "Partitions per worker: their number cannot be raised without copying the topics."
