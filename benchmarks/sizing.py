@@ -183,7 +183,7 @@ def rows(lengths: tuple[int, ...] = (1, 10, 100, 1_000, 10_000)) -> dict[int, in
     return found
 
 
-def placing(members: tuple[int, ...] = (250, 500, 1_000)) -> dict[int, float]:
+def placing(members: tuple[int, ...] = (500, 2_000, 8_000)) -> dict[int, float]:
     """Seconds that the leader of a group takes to place partitions when one of as many members is lost."""
     found = {}
     for n in members:

@@ -46,7 +46,7 @@ class Costs:
     restore_s: float
     restore_open_s: float
     join_s: float
-    place_pair_s: float
+    place_s: float
     session_s: float
     process_bytes: float
     cache_bytes: float

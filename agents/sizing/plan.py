@@ -189,7 +189,7 @@ def _kafka(load: Load, workers: Workers, shared: Broadcast, row: float, costs: C
 
 
 def _times(load: Load, workers: Workers, shared: Broadcast, costs: Costs) -> Times:
-    rebalance = costs.join_s + workers.count * workers.partitions * costs.place_pair_s
+    rebalance = costs.join_s + (workers.count + workers.partitions) * costs.place_s
     records = load.users / workers.count * (1 + load.standbys) * costs.changelog_overhead
     statistics = shared.statistics_held * costs.statistics_record_s
     return Times(
