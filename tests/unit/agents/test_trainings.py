@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +18,7 @@ REPORTS = st.lists(
 )
 
 
-def chunk(records: list[tuple[bytes | None, bytes | None, int]]) -> Chunk:
+def chunk(records: Sequence[tuple[bytes | None, bytes | None, int]]) -> Chunk:
     keys, values, times = ([record[n] for record in records] for n in range(3))
     return Chunk("riffle.trainings", 0, range(len(records)), keys, values, times, [[]] * len(records))  # type: ignore[arg-type]
 

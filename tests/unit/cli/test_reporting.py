@@ -113,7 +113,12 @@ def test_how_it_ended(status: int, facts: dict[str, Any], state: str, reasons: t
 
 
 def test_no_other_file_is_taken_for_progress() -> None:
-    for wrong in ({}, {"part": "x"}, {"share": None, "left_s": None, "done": "x", "of": 1, "part": "x", "parts": []}):
+    wrongs: list[dict[str, Any]] = [
+        {},
+        {"part": "x"},
+        {"share": None, "left_s": None, "done": "x", "of": 1, "part": "x", "parts": []},
+    ]
+    for wrong in wrongs:
         with pytest.raises((ValueError, TypeError, KeyError)):
             progress_of(wrong)
 
