@@ -39,7 +39,7 @@ function entry(one, now) {
   const whole = live || one.state === "silent" ? h("div", { class: "progress", role: "progressbar", "aria-label": `Training ${one.training}`, "aria-valuemin": 0, "aria-valuemax": 100, "aria-valuenow": one.share === null ? null : Math.round(one.share * 100) },
     h("span", { class: one.share === null ? "unknown" : "", style: { width: one.share === null ? "100%" : `${one.share * 100}%` } })) : null;
   return h("li", { class: `training ${one.state}`, "data-training": one.training },
-    h("p", { class: "training-head" }, h("span", { class: `pill ${kind}` }, name), " ", h("b", {}, one.kind === "incremental" ? "update" : "full training"), h("small", {}, `since ${moment(one.started_at)} UTC on ${one.host}`),
+    h("p", { class: "training-head" }, h("span", { class: `pill ${kind}` }, name), " ", h("b", {}, one.kind === "incremental" ? "update" : "full training"), h("small", {}, `began ${moment(one.started_at)} UTC on ${one.host}`),
       one.share !== null && live ? h("b", { class: "training-share" }, percent(Math.round(one.share * 1000) / 1000)) : null),
     whole, h("p", { class: "training-now" }, sentence(one, now)), live ? partsOf(one) : null);
 }
