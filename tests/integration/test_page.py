@@ -477,7 +477,7 @@ async def test_a_training_is_shown_while_it_runs_and_when_it_has_ended(watched: 
         assert await bar.get_attribute("aria-valuenow") is None, "the share is not known yet"
         parts = (("towers", 60.0), ("replay", 30.0), ("ranker", 30.0))
         now = replace(now, part="replay", part_share=0.5, share=0.625, left_s=45.0, parts=parts, elapsed_s=75.0)
-        await expect(bar).to_have_attribute("aria-valuenow", "62", timeout=30_000)
+        await expect(bar).to_have_attribute("aria-valuenow", "63", timeout=30_000)
         (said,) = (await watched.get("/v1/trainings"))["trainings"]
         assert (said["state"], said["part"], said["share"], said["left_s"]) == ("running", "replay", 0.625, 45.0)
         await expect(row).to_contain_text("replay, about 45 s left")
