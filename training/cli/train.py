@@ -23,6 +23,7 @@ from training.cli.forecast import forecast_of
 from training.cli.options import LEARNING, WRITTEN, LearningOptions, gathered, vectors_in
 from training.cli.progress import note, progress
 from training.cli.shared import checked_settings, finish, images_of, write_page
+from training.cli.written import written
 from training.data.amounts import FEWEST_EVENTS, FEWEST_NEW, demand_enough, demand_trainable, new_events
 from training.data.corpus import Corpus, open_corpus
 from training.data.slates.logged import logged_in
@@ -77,6 +78,7 @@ class TrainOptions(LearningOptions):
     examples: Path | None
     refit: bool | None
     follow: bool
+    progress: Path | None
 
 
 @click.command("train", help=TRAIN_HELP)
@@ -134,6 +136,12 @@ class TrainOptions(LearningOptions):
     hidden=True,
     help="--against names the champion, and the context's object finds out which it is when the training ends.",
 )
+@click.option(
+    "--progress",
+    type=WRITTEN,
+    hidden=True,
+    help="Keep this file at the newest progress, for the program that runs the training.",
+)
 @gathered(TrainOptions, *LEARNING)
 def train_command(options: TrainOptions) -> None:
     """Train a release from a dataset folder or an archive, and judge it on events that it was not trained on."""
@@ -144,7 +152,11 @@ def train_command(options: TrainOptions) -> None:
         settings = replace(settings, refit=options.refit)
     first = is_first()
     console, started = Console(stderr=True, quiet=not first), time.monotonic()
-    with progress(console) as report, tempfile.TemporaryDirectory(prefix="riffle-against-") as fetched:
+    with (
+        progress(console) as shown,
+        written(options.progress, shown) as report,
+        tempfile.TemporaryDirectory(prefix="riffle-against-") as fetched,
+    ):
         report("read", 0, 1)
         champion, releases = _champion(options, Path(fetched))
         serves = "none" if champion is None else champion.name
