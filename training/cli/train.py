@@ -283,6 +283,8 @@ def _written(task: Task, made: Judged, options: TrainOptions, started: float) ->
         "parity": learned.parity,
         **({"half": learned.measured["half"]} if "half" in learned.measured else {}),
         "logged_slates": learned.measured.get("logged_slates", 0),
+        "calibration": learned.measured.get("calibration", {}),
+        "reliability": learned.measured.get("reliability", {}),
         "events": task.holdout.trained,
         "items": len(task.corpus.items),
         "training_seconds": (made.refit.learned if made.refit is not None else learned).seconds,
