@@ -28,6 +28,7 @@ from training.data.corpus import Corpus, open_corpus
 from training.data.slates.logged import logged_in
 from training.data.table import of_known_items
 from training.evaluation.bounds import HALF, STANDARD, Bounds
+from training.evaluation.drift import Drift, drift_of
 from training.evaluation.holdout import Holdout, held_out, newer_queries, without_revealing_slates
 from training.evaluation.updatable import updatable
 from training.loop.alone import agree, is_first
@@ -148,7 +149,7 @@ def train_command(options: TrainOptions) -> None:
     with progress(console) as report, tempfile.TemporaryDirectory(prefix="riffle-against-") as fetched:
         report("read", 0, 1)
         champion, releases = _champion(options, Path(fetched))
-        serves = "none" if champion is None else champion.name
+        serves, since = ("none", None) if champion is None else (champion.name, champion.manifest.trained_until_ms)
         rule = champion.manifest.positive if champion else None
         read = partial(open_corpus, options.source, options.positive, rule, options.newest)
         whole = read()
@@ -162,6 +163,9 @@ def train_command(options: TrainOptions) -> None:
         if not options.incremental:
             demand_trainable(corpus.items, held.events[: held.trained], corpus.positive, settings, options.settings)
         _announce(console, held, champion, settings, options)
+        moved = None if since is None else drift_of(whole, serves, since)
+        for line in [] if moved is None else moved.lines():
+            console.print(line, highlight=False, soft_wrap=True)
         named = "none" if champion is None else champion.name
         expected = forecast_of(corpus, held, settings, options.queries, named, incremental=options.incremental)
         for line in expected.lines():
@@ -176,7 +180,9 @@ def train_command(options: TrainOptions) -> None:
             corpus, held, settings, at, options.queries, champion, releases, options.incremental, whole, serves, now, read
         )
         made = _uninterrupted(lambda: train_and_judge(task, lambda learned: _bounds(learned, options), report), settings)
-    facts, kept = _written(task, made, options, started)
+    facts, kept = _written(task, made, moved, options, started)
+    if moved is not None:
+        facts["drift"] = moved.to_json()
     facts["expected"] = expected.to_json()
     if tracking is not None:
         facts["mlflow"] = record(tracking, facts, corpus.name, settings, {path.name: path.read_bytes() for path in kept})
@@ -246,7 +252,9 @@ def _announce(
         console.print(f"{said} (leave_last_out)", style="yellow", highlight=False, soft_wrap=True)
 
 
-def _written(task: Task, made: Judged, options: TrainOptions, started: float) -> tuple[dict[str, Any], list[Path]]:
+def _written(
+    task: Task, made: Judged, moved: Drift | None, options: TrainOptions, started: float
+) -> tuple[dict[str, Any], list[Path]]:
     """Write the release, its report and its page; returns the reported facts and the paths of the accompanying files."""
     learned, verdict = made.learned, made.verdict
     metrics = {
@@ -254,6 +262,7 @@ def _written(task: Task, made: Judged, options: TrainOptions, started: float) ->
         "before": made.baseline.to_json(),
         "after": made.candidate.to_json(),
         "seed": options.seed,
+        **({} if moved is None else {"drift": moved.to_json(named=False)}),
     }
     kept = {**metrics, "gate": verdict.untimed()}
     folder = learned.write(options.out, kept, made.against)
