@@ -106,7 +106,8 @@ def test_new_events_of_one_kind_give_a_release(train: Train, kind: str, tmp_path
         more = [*views, *(replace(event, event_time=event.event_time + HOUR) for event in new(200, users=40))]
     elif kind == "new users":  # of one event each, and then of one like
         early = [replace(event, user_id=f"n{n}") for n, event in enumerate(new(100, "view"))]
-        more = early + [replace(event, user_id=f"n{n}", event_time=event.event_time + HOUR) for n, event in enumerate(new(100))]
+        likes = [replace(event, user_id=f"n{n}", item_id=f"i{(n + 3) % 40}") for n, event in enumerate(new(100))]
+        more = [*early, *(replace(event, event_time=event.event_time + HOUR) for event in likes)]
     else:
         items = [*items, *(Item(f"new{n}", f"{COLOURS[n % 3]} thing", "of glass", (COLOURS[n % 3],)) for n in range(40))]
         more = new(300, item="new{}")
