@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import faulthandler
 import logging
 
 from faust.types import TP
 from faust.web.base import Web
 
+from agents.ending import end_within
 from agents.memory import GIVE_BACK_S, give_back
 from agents.parts import Parts
 from agents.web.access import Gate
@@ -57,7 +57,7 @@ class RiffleApp(ChunkedApp):
 
         The exit is forced if that takes too long, which loses no data.
         """
-        faulthandler.dump_traceback_later(self.parts.settings.stop_timeout_s, exit=True)
+        end_within(self.parts.settings.stop_timeout_s)
         await self._leave()
         # take no more chunks; the next owner reads them again
         self.consumer.stop_flow()
@@ -109,6 +109,7 @@ async def start(parts: Parts) -> None:
     parts.tasks.start("samples", parts.samples.run())
     parts.tasks.start("broker", parts.broker.run())
     parts.tasks.start("memory", _give_back_forever())
+    await parts.trainings.start(_no_progress)
     parts.archiving.start()
 
 
@@ -136,10 +137,16 @@ async def stop(parts: Parts) -> None:
     await parts.tasks.cancel()
     await parts.ownership.close()
     await parts.reader.stop()
+    await parts.trainings.stop()
     await parts.replies.stop()
     await parts.events.stop()
     await parts.rank_tasks.stop()
     await parts.recommend.close()
+
+
+def _no_progress(error: BaseException) -> None:
+    """Go on without the progress of trainings, which no answer needs."""
+    log.error("the progress of trainings is no longer read: %s: %s", type(error).__name__, error, exc_info=error)
 
 
 async def _give_back_forever() -> None:

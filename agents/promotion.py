@@ -182,8 +182,14 @@ def note(name: str, tags: Mapping[str, str]) -> None:
 
 def _known(settings: Settings, until: float | None) -> list[tuple[str, Announcement | None]]:
     left = None if until is None else until - time.monotonic()
+
+    async def found() -> list[tuple[str, Announcement | None]]:
+        async with asyncio.timeout(left):
+            await asyncio.sleep(0)  # a time that is over ends it here
+            return await announcements(settings)
+
     try:
-        return asyncio.run(asyncio.wait_for(announcements(settings), left))
+        return asyncio.run(found())
     except TimeoutError as exc:
         message = "Kafka did not return the announced releases in time: nothing was announced"
         raise NotReady("broker_unavailable", message) from exc

@@ -11,6 +11,9 @@ __all__ = ["Crash", "Tasks", "crash_on_error"]
 
 log = logging.getLogger(__name__)
 
+AGAIN_S = 3.0
+"Seconds after which a task that has not ended is cancelled again."
+
 Crash = Callable[[BaseException], None]
 "A function that stops the worker, because of an error from which it cannot recover."
 
@@ -44,8 +47,14 @@ class Tasks:
             await asyncio.wait([self._running[name]], timeout=timeout_s)
 
     async def cancel(self, *, but: Collection[str] = ()) -> None:
-        """Cancel all tasks but these, and wait until they have ended."""
-        ending = [self._running.pop(name) for name in list(self._running) if name not in but]
-        for task in ending:
-            task.cancel()
-        await asyncio.gather(*ending, return_exceptions=True)
+        """Cancel all tasks but these, and wait until they have ended.
+
+        A task that goes on, because a library took its cancellation for something else, is cancelled again.
+        """
+        ending = {self._running.pop(name) for name in list(self._running) if name not in but}
+        while ending:
+            for task in ending:
+                task.cancel()
+            _, ending = await asyncio.wait(ending, timeout=AGAIN_S)
+            if ending:
+                log.warning("cancelled again, because they go on: %s", ", ".join(sorted(task.get_name() for task in ending)))

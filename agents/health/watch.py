@@ -62,7 +62,8 @@ class Watch:
 
     async def _look_at_progress(self) -> None:
         try:
-            progress = await asyncio.wait_for(self._app.consumer.progress(), WATCH_TIMEOUT_S)
+            async with asyncio.timeout(WATCH_TIMEOUT_S):
+                progress = await self._app.consumer.progress()
         except TimeoutError:
             self._watchdog.observe("the consumer's thread", None, waiting=True)
             return

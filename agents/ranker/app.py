@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import faulthandler
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from typing import Any
 from aiokafka.errors import KafkaError
 from faust.types import TP
 
+from agents.ending import end_within
 from agents.findings import NOTED_S, Health, code_of, why
 from agents.health.broker import BrokerProbe
 from agents.health.looks import Reading
@@ -114,7 +114,7 @@ class RankerApp(ChunkedApp):
 
     async def on_stop(self) -> None:
         """Answer what was read, then leave the group."""
-        faulthandler.dump_traceback_later(self.parts.settings.stop_timeout_s, exit=True)
+        end_within(self.parts.settings.stop_timeout_s)
         parts = self.parts
         parts.status.leaving = True
         self.consumer.stop_flow()
@@ -181,7 +181,8 @@ class RankerApp(ChunkedApp):
                 self.stop_for(NotReady("not_ready", "the consumer's tasks have ended"))
                 return
             try:
-                progress = await asyncio.wait_for(self.consumer.progress(), self.parts.settings.stuck_s)
+                async with asyncio.timeout(self.parts.settings.stuck_s):
+                    progress = await self.consumer.progress()
             except (KafkaError, TimeoutError) as error:
                 log.warning("the consumer's position is not known: %r", error)
                 continue

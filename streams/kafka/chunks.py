@@ -125,7 +125,8 @@ async def seek_to_committed(consumer: aiokafka.AIOKafkaConsumer) -> dict[Any, in
     begun = [tp for tp, offset in found.items() if not offset and tp in consumer.assignment()]
     if begun:
         with contextlib.suppress(TimeoutError):  # the consumer retries; a partition without a leader must not block others
-            await asyncio.wait_for(consumer.seek_to_beginning(*begun), SEEK_S)
+            async with asyncio.timeout(SEEK_S):
+                await consumer.seek_to_beginning(*begun)
     return found
 
 
