@@ -177,8 +177,8 @@ def _kafka(load: Load, workers: Workers, shared: Broadcast, row: float, costs: C
     kept = (events + impressions) * load.days * DAY_S
     compacted = load.users * row + load.items * costs.item_bytes + shared.statistics_held * costs.statistics_record_bytes
     retained = load.replication * (kept + compacted * costs.changelog_overhead)
-    # interactions, requests, impressions, covisits, rank, rank-acks and two changelogs, and seven topics of one partition
-    replicas = load.replication * (8 * workers.partitions + 7)
+    # interactions, requests, impressions, covisits, rank, rank-acks and two changelogs, and eight topics of one partition
+    replicas = load.replication * (8 * workers.partitions + 8)
     brokers = max(
         LEAST_BROKERS,
         math.ceil(write / costs.broker_write_bytes_per_s_most),
