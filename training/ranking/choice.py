@@ -14,7 +14,7 @@ from training.discount import discounts, expected_discount
 from training.ranking.base import Ranker, run
 from training.ranking.calibrate import calibrate
 from training.ranking.cycles import without_short_cycles
-from training.ranking.examples import Examples, Replayed, ShownLists, held_out_from, parts
+from training.ranking.examples import Examples, Replayed, ShownLists, calibrating, held_out_from, parts
 from training.ranking.fit import train_ranker
 from training.ranking.position_bias import Choices, measured
 from training.recipe import RankerSettings
@@ -36,7 +36,8 @@ class Chosen:
     cut: int
     "Place from which queries were held out from training."
     lists: Examples | None = None
-    "Held-out slates from impression events, if there are any, whether or not the ranker learned from others."
+    """Slates from impression events that calibrated it, if there are any: held-out ones, or all if it learned from none. See
+    `calibrating`."""
 
 
 def trained_ranker(
@@ -73,11 +74,12 @@ def trained_ranker(
     lists = ndcg_of_each(ranker, later.examples), ndcg_of_each(without, later.examples)
     if not helps(history, lists):
         if cut == held_out_from(plain):
-            calibrate(without, parts(plain, cut)[1], later.examples)
-            return Chosen(without, plain, replayed.logged, examination, cut, later.examples)
+            # it learned from none of the slates, so that all of them may calibrate it
+            calibrate(without, parts(plain, cut)[1], shown.examples)
+            return Chosen(without, plain, replayed.logged, examination, cut, shown.examples)
         return _plain(plain, replayed, settings, progress, examination)
     curve = _given(ranker, later, examination)
-    return Chosen(ranker, examples, replayed.logged + len(shown), curve, cut, later.examples)
+    return Chosen(ranker, examples, replayed.logged + len(shown), curve, cut, calibrating(shown, cut))
 
 
 def _plain(
@@ -91,7 +93,7 @@ def _plain(
     ranker, cut = train_ranker(examples, settings, progress), held_out_from(examples)
     if not len(replayed.shown):
         return Chosen(ranker, examples, replayed.logged, examination, cut)
-    lists = replayed.shown.parts(cut)[1].examples
+    lists = replayed.shown.examples
     calibrate(ranker, parts(examples, cut)[1], lists)
     return Chosen(ranker, examples, replayed.logged, examination, cut, lists)
 

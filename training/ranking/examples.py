@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 
 from models.features.compute import FEATURES
 
-__all__ = ["Examples", "Replayed", "ShownLists", "held_out_from", "of_traffic", "parts"]
+__all__ = ["Examples", "Replayed", "ShownLists", "calibrating", "held_out_from", "of_traffic", "parts"]
 
 FEWEST_LATER = 50
 "Minimum number of queries to calibrate on."
+SLATES = 500
+"Number of newest slates that calibrate where fewer than FEWEST_LATER are held out with final labels."
 MOST_LATER = 0.2
 "Largest fraction of the queries of history that is held out so that enough slates are."
 
@@ -153,8 +155,28 @@ def parts(examples: Examples, cut: int | None = None) -> tuple[Examples, Example
     return learn, later if len(later) >= FEWEST_LATER else learn
 
 
+def calibrating(shown: ShownLists, cut: int) -> Examples:
+    """Slates that calibrate a ranker that learned from those before place `cut`: the later ones.
+
+    If fewer than FEWEST_LATER of these have final labels, because windows may be as long as the later part, the newest
+    SLATES with final labels are added. The ranker has learned from these; without them, probabilities would be those of
+    history, which are lower by far.
+    """
+    final = _final(shown.examples)
+    later = shown.examples.places >= cut
+    if (final & later).sum() < FEWEST_LATER:
+        later |= np.isin(np.arange(len(shown)), np.flatnonzero(final)[-SLATES:])
+    return shown.examples.take(np.flatnonzero(later))
+
+
+def _final(part: Examples) -> NDArray[np.bool_]:
+    """Whether each query is a slate whose labels are final: `(q,)`."""
+    final: NDArray[np.bool_] = part.exposed & (np.isfinite(part.correction) | ~part.valid).all(axis=1)
+    return final
+
+
 def of_traffic(later: Examples, lists: Examples | None = None) -> list[Examples]:
-    """Those of held-out queries that stand for all traffic. `lists`: held-out slates from impression events.
+    """Those of held-out queries that stand for all traffic. `lists`: slates from impression events.
 
     They are the slates whose labels are final, if there are FEWEST_LATER of them: what was shown to whom is known. Otherwise
     they are the queries of history.
@@ -162,8 +184,7 @@ def of_traffic(later: Examples, lists: Examples | None = None) -> list[Examples]
     slates = []
     for part in (later, lists):
         if part is not None:
-            final = (np.isfinite(part.correction) | ~part.valid).all(axis=1)
-            slates.append(part.take(np.flatnonzero(part.exposed & final)))
+            slates.append(part.take(np.flatnonzero(_final(part))))
     if sum(map(len, slates)) >= FEWEST_LATER:
         return [part for part in slates if len(part)]
     history = later.take(np.flatnonzero(~later.exposed))

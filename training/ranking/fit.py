@@ -21,7 +21,7 @@ from training.loop.group import Group
 from training.loop.schedule import one_cycle
 from training.ranking.base import Ranker, run
 from training.ranking.calibrate import calibrate
-from training.ranking.examples import Examples, ShownLists, held_out_from, parts
+from training.ranking.examples import Examples, ShownLists, calibrating, held_out_from, parts
 from training.ranking.kinds import make_ranker
 from training.recipe import RankerSettings
 
@@ -98,7 +98,7 @@ def train_ranker(
             step += 1
             if progress is not None:
                 progress(step, steps)
-    calibrate(model.eval(), later, None if shown is None else shown.parts(cut)[1].examples)
+    calibrate(model.eval(), later, None if shown is None else calibrating(shown, cut))
     return model.cpu()
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from training.evaluation.calibration import Traffic
 from training.ranking.base import Ranker
 from training.ranking.calibrate import calibrate, calibration_error, reliability
-from training.ranking.examples import FEWEST_LATER, Examples, of_traffic
+from training.ranking.examples import FEWEST_LATER, Examples, ShownLists, calibrating, of_traffic
 from training.ranking.fit import train_ranker
 from training.recipe import KINDS, RankerSettings
 
@@ -173,3 +173,16 @@ def test_without_moments_there_is_no_reliability() -> None:
     found = Traffic()
     found.note(np.zeros((0, 1), np.float32), np.zeros((0, 1), np.bool_))
     assert found.to_json(("positive",)) == {}
+
+
+def test_slates_calibrate_also_if_few_later_ones_have_final_labels() -> None:
+    slates, _ = moments(400, 0)
+    slates = replace(slates, exposed=np.ones(len(slates), np.bool_))
+    slates.correction[380:] = -np.inf
+    positions = np.zeros((400, WIDTH), np.int64)
+    shown = ShownLists(slates, positions, np.arange(400), positions.astype(np.int32))
+    assert calibrating(shown, 300).places.tolist() == list(range(300, 400)), "80 are enough"
+    assert calibrating(shown, 360).places.tolist() == list(range(400)), "20 are not: earlier ones are added"
+    history, _ = moments(60, 1)
+    (found,) = of_traffic(history, calibrating(shown, 360))
+    assert found.places.tolist() == list(range(380))
