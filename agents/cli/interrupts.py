@@ -18,6 +18,7 @@ LEFT: Mapping[str, str] = {
     "status": NOTHING,
     "top": NOTHING,
     "doctor": NOTHING,
+    "size": NOTHING,
     "worker": "what it had not committed is applied again by the next worker that starts",
     "token": "a token that was not printed is lost: make another one",
     "topics": (

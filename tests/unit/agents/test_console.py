@@ -76,6 +76,7 @@ def console(
         peers or Peers(metrics),
         Beside(folder, items, pipeline.slot),
         lambda: "r1",
+        list,
     )
     return WorkerConsole(settings, metrics, seen)
 

@@ -28,7 +28,7 @@ import socket, sys, time
 with socket.create_server(("127.0.0.1", int(sys.argv[1]))):
     time.sleep(600)
 """
-OF_A_FOLDER = {"rules check", "release import", "evaluate", "report", "examples", "tune", "token"}
+OF_A_FOLDER = {"rules check", "release import", "evaluate", "report", "examples", "tune", "token", "size"}
 ELSEWHERE = {"launch kubeflow", "launch kubernetes", "launch sagemaker", "launch status"}
 OF_THE_STACK = {"up", "down", "status", "doctor", "demo"}
 "Commands that start or describe the parts of the home, and name what is not its own."

@@ -134,7 +134,7 @@ def test_rights_name_all_topics_of_the_code_and_no_others() -> None:
     [
         ("ranking", ["agents/ranker/app.py"]),
         ("encoder", ["streams/encoding.py"]),
-        ("train", ["streams/kafka/announce.py"]),
+        ("train", ["streams/kafka/announce.py", "streams/kafka/trainings.py"]),
         ("client", ["streams/kafka/client.py", "streams/kafka/writes.py"]),
     ],
 )

@@ -121,7 +121,9 @@ def test_an_update_learns_what_is_new_and_keeps_what_was(
     champion.release.manifest = replace(champion.release.manifest, metrics=metrics)
     made = update(champion, items, events, vectors, SMALL)
     again = update(champion, items, events, vectors, SMALL)
-    assert set(made.measured) == {"reliability", "calibration", "position_bias", "transitions"}, "of what is copied, nothing of its gate"
+    assert set(made.measured) == {"reliability", "calibration", "position_bias", "transitions"}, (
+        "of what is copied, nothing of its gate"
+    )
     for name in ("reliability", "calibration"):
         assert made.measured[name] == learned.measured[name]
     assert made.examination is not None

@@ -58,6 +58,7 @@ SCOPES = {
     "/v1/explain": Scope.OPERATE,
     "/v1/workers/explain": Scope.OPERATE,
     "/v1/releases": Scope.OPERATE,
+    "/v1/trainings": Scope.OPERATE,
     "/metrics": Scope.METRICS,
     "/": Scope.OPEN,
     "/page": Scope.OPEN,
