@@ -64,6 +64,6 @@ async def watching(settings: Settings) -> AsyncIterator[Watched]:
         try:
             found = Watched(settings, browser, http)
             yield found
-            assert found.complaints == [], "no error, no violation of the policy, nothing from elsewhere"
+            assert found.complaints == [], f"errors, violations of the policy, or what is from elsewhere: {found.complaints}"
         finally:
             await browser.close()

@@ -28,16 +28,21 @@ SERVICES = "10.96.0.0/16"
 
 def built() -> Path:
     """Build all parts of Kubernetes as one program, unless it is cached: ten minutes of processor time, 3 GB of build cache."""
-    sources = b"".join((SOURCE / name).read_bytes() for name in ("main.go", "go.mod", "go.sum"))
-    program = CACHE / f"kubernetes-{hashlib.sha256(sources).hexdigest()[:12]}"
+    (version,) = re.findall(r"k8s\.io/kubernetes v(\d+)\.(\d+)\.(\d+)", (SOURCE / "go.mod").read_text())
+    at = "k8s.io/component-base/version"
+    stamps = {"gitVersion": f"v{'.'.join(version)}", "gitMajor": version[0], "gitMinor": version[1]}
+    return compiled(SOURCE, " ".join(f"-X {at}.{name}={value}" for name, value in stamps.items()))
+
+
+def compiled(source: Path, flags: str = "") -> Path:
+    """Build a Go program into the cache, unless this state of its sources is there."""
+    sources = b"".join((source / name).read_bytes() for name in ("main.go", "go.mod", "go.sum"))
+    program = CACHE / f"{source.name}-{hashlib.sha256(sources).hexdigest()[:12]}"
     if not program.exists():
-        (version,) = re.findall(r"k8s\.io/kubernetes v(\d+)\.(\d+)\.(\d+)", (SOURCE / "go.mod").read_text())
-        at = "k8s.io/component-base/version"
-        stamps = {"gitVersion": f"v{'.'.join(version)}", "gitMajor": version[0], "gitMinor": version[1]}
-        flags = "-s -w " + " ".join(f"-X {at}.{name}={value}" for name, value in stamps.items())
         CACHE.mkdir(parents=True, exist_ok=True)
         part = program.with_suffix(".part")
-        subprocess.run(["go", "build", "-trimpath", "-ldflags", flags, "-o", str(part), "."], cwd=SOURCE, check=True)
+        command = ["go", "build", "-trimpath", "-ldflags", f"-s -w {flags}", "-o", str(part), "."]
+        subprocess.run(command, cwd=source, check=True)
         part.replace(program)
     return program
 

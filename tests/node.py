@@ -1,4 +1,4 @@
-"""One node of Kubernetes in a network namespace of this machine: containerd, kubelet and kube-proxy. As root."""
+"""One node of Kubernetes in a network namespace of this machine: containerd, kubelet, kube-proxy, network policies. As root."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from control_plane import CACHE, HERE, SERVICES, ControlPlane, built, control_plane
+from control_plane import CACHE, HERE, SERVICES, ControlPlane, built, compiled, control_plane
 
 from streams.embedded.process import wait_until
 
@@ -102,6 +102,7 @@ class Node:
             *("--node-labels", "topology.kubernetes.io/zone=a"),
         )
         self.plane.run("kube-proxy", *inside(program, "kube-proxy", "--config", str(self.home / "proxy.json")))
+        self._enforce_policies()
         ready = ("wait", "--for", "condition=Ready", "node/node", "--timeout", "5s")
         assert wait_until(lambda: self.plane.ask(*ready).returncode == 0 or bool(self.plane.ended()), READY_S, 0.5), (
             self.plane.logs()
@@ -143,6 +144,18 @@ class Node:
             command("umount", "--lazy", mount, check=False)
         for name in _networks() - self._before:
             command("ip", "netns", "delete", name, check=False)
+
+    def _enforce_policies(self) -> None:
+        """Let the enforcer of network policies decide on each new connection of a pod, but not on those of the node itself.
+
+        Its own rules need nftables' queue, which not every kernel has; their sync fails there, and these decide alike.
+        """
+        rules = [("-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED", "-j", "ACCEPT")]
+        rules += [("-m", "owner", "--uid-owner", "0", "-j", "ACCEPT")]
+        rules += [(end, PODS, "-j", "NFQUEUE", "--queue-num", "100") for end in ("-s", "-d")]
+        for rule in rules:
+            command(*inside("iptables", "-t", "mangle", "-A", "POSTROUTING", *rule))
+        self.plane.run("policies", *inside(str(compiled(HERE / "policies")), "node", str(self.plane.config)))
 
     def _pause(self) -> None:
         work = self.home / "pause"

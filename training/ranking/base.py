@@ -17,8 +17,6 @@ TENSORS = ("features", "labels", "gains", "valid", "correction", "exposed")
 "Arrays of examples that `run` returns as tensors, in this order."
 CONSTANT = np.float32(1e9)
 "The scale of a feature that was constant in training."
-WIDEST = 20.0
-"Largest absolute standardised value. A source's largest weights may lie 10 and more deviations from the mean, which is near 0."
 
 
 class Ranker(nn.Module):
@@ -32,9 +30,6 @@ class Ranker(nn.Module):
         super().__init__()
         self.mean = nn.Parameter(torch.zeros(features), requires_grad=False)
         self.scale = nn.Parameter(torch.ones(features), requires_grad=False)
-        # range of the standardised values in training
-        self.low = nn.Parameter(torch.full((features,), -WIDEST), requires_grad=False)
-        self.high = nn.Parameter(torch.full((features,), WIDEST), requires_grad=False)
         self._heads = heads
 
     def _add_output_parameters(self) -> None:
@@ -47,19 +42,14 @@ class Ranker(nn.Module):
         self.exposure_bias = nn.Parameter(torch.zeros(self._heads))
 
     def fit(self, seen: NDArray[np.float32]) -> None:
-        """Compute mean, deviation and range of the features before training. `seen`: `(n, f)`, all training queries' valid
-        candidates.
+        """Compute mean and deviation of the features before training. `seen`: `(n, f)`, all training queries' valid candidates.
 
         A feature that is constant in training has untrained weights, so it is fixed at 0 for all later values.
         """
-        mean, deviation = seen.mean(axis=0), seen.std(axis=0)
-        scale = np.where(deviation < 1e-3, CONSTANT, deviation).astype(np.float32)
-        ends = ((seen.min(axis=0) - mean) / scale, (seen.max(axis=0) - mean) / scale)
+        deviation = seen.std(axis=0)
         with torch.no_grad():
-            self.mean.copy_(torch.from_numpy(mean))
-            self.scale.copy_(torch.from_numpy(scale))
-            for bound, end in zip((self.low, self.high), ends, strict=True):
-                bound.copy_(torch.from_numpy(end).clamp(-WIDEST, WIDEST))
+            self.mean.copy_(torch.from_numpy(seen.mean(axis=0)))
+            self.scale.copy_(torch.from_numpy(np.where(deviation < 1e-3, CONSTANT, deviation)))
 
     def set_prior(self, seen: Examples, shown: Examples | None = None) -> None:
         """Initialise each head's log odds from its action rate, and its exposure bias from the difference in slates.
@@ -69,19 +59,14 @@ class Ranker(nn.Module):
         kinds = [seen.take(np.flatnonzero(seen.exposed == kind)) for kind in (False, True)]
         if not len(kinds[1]) and shown is not None:
             kinds[1] = shown.take(np.flatnonzero((np.isfinite(shown.correction) | ~shown.valid).all(axis=1)))
-        # otherwise Adam would turn the rounding errors of its gradient into steps
-        self.exposure_bias.requires_grad_(len(kinds[1]) > 0)
         odds = [_log_odds(part) for part in kinds if len(part)]
         with torch.no_grad():
             self.prior.copy_(torch.from_numpy(odds[0]))
             self.exposure_bias.copy_(torch.from_numpy(odds[-1] - odds[0]))
 
     def standard(self, features: Tensor) -> Tensor:
-        """Standardise features to mean 0 and deviation 1, and clip them to their range in training.
-
-        So values that drift, such as the age of items, are never outside what the weights were trained with.
-        """
-        return torch.minimum(torch.maximum((features - self.mean) / self.scale, self.low), self.high)
+        """Standardise features to mean 0 and deviation 1, and clip them."""
+        return ((features - self.mean) / self.scale).clamp(-5, 5)
 
     def served(self) -> nn.Module:
         """Module of the same function that is exported in this one's place, because it is faster there."""

@@ -63,7 +63,7 @@ class ServedMMoE(nn.Module):
         columns = torch.from_numpy(np.flatnonzero(kept))
         self._features, self._heads = len(kept), len(ranker.gates)
         self._experts = len(ranker.experts)
-        parts: dict[str, Tensor] = {name: getattr(ranker, name)[columns] for name in ("mean", "scale", "low", "high")}
+        parts: dict[str, Tensor] = {"mean": ranker.mean[columns], "scale": ranker.scale[columns]}
         given: dict[str, Tensor] = dict(ranker.named_parameters())
         for kind in ("weight", "bias"):
             side: Tensor = torch.cat([*(given[f"gates.{n}.{kind}"] for n in range(self._heads)), given[f"linear.{kind}"]])
@@ -86,8 +86,7 @@ class ServedMMoE(nn.Module):
         """The columns that are not constant, standardised and clipped."""
         if self.runs != (0, self._features):
             features = torch.cat([features[:, a:b] for a, b in zip(self.runs[::2], self.runs[1::2], strict=True)], dim=1)
-        standard = (features - self.get_buffer("mean")) / self.get_buffer("scale")
-        return torch.minimum(torch.maximum(standard, self.get_buffer("low")), self.get_buffer("high"))
+        return ((features - self.get_buffer("mean")) / self.get_buffer("scale")).clamp(-5, 5)
 
     def forward(self, features: Tensor) -> Tensor:
         """Calibrated probability per head."""

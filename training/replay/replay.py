@@ -29,9 +29,8 @@ __all__ = ["replay"]
 KEPT = 100
 "Candidates kept per query: items with later actions, at most half, and others at random."
 LIGHT_KEPT = 200
-FADE = 0.01
-"""Factor on the listwise target for each further first interaction. The nearest liked candidate is the target, because what
-predicts it differs from what predicts the rest of a session."""
+FADE = 0.85
+"Factor on the listwise target for each further first interaction."
 CHUNK = 1_000
 Progress = Callable[[int, int], None]
 

@@ -20,7 +20,7 @@ from schemas.errors import BadDataset, ConfigError, ReleaseRejected
 from training.ranking.base import Ranker
 from training.ranking.calibrate import reliability
 from training.ranking.choice import listwise_ndcg
-from training.ranking.examples import Examples, held_out_from
+from training.ranking.examples import Examples
 from training.ranking.fit import train_ranker
 from training.ranking.kinds import make_ranker
 from training.recipe import KINDS, RankerSettings
@@ -123,36 +123,6 @@ def test_how_high_it_puts_what_has_gains_equals_a_plain_recomputation(kind: str,
             found.append(discounted[0] / discounted[1])
     assert listwise_ndcg(trained[kind], examples) == pytest.approx(np.mean(found), abs=1e-5)
     assert listwise_ndcg(trained[kind], examples.take(slice(0, 0))) == 0
-
-
-def test_values_outside_the_range_of_training_count_as_its_ends(kind: str, trained: dict[str, Ranker]) -> None:
-    """A feature that drifts, such as an item's age, must not reach where no weight was trained."""
-    ranker, low, high = trained[kind], drawn(700), drawn(20, 12)
-    seen = low.features[low.places < held_out_from(low)].reshape(-1, F)
-    far, ends = high.features.reshape(-1, F), (seen.min(axis=0), seen.max(axis=0))
-    far = np.concatenate([far * 3, far - 100, far + 100])
-    with torch.inference_mode():
-        found, at_ends = (ranker.standard(torch.from_numpy(part)).numpy() for part in (far, far.clip(*ends)))
-    assert found == pytest.approx(at_ends, abs=1e-5)
-
-
-def test_the_largest_values_of_a_sparse_feature_keep_their_order(kind: str) -> None:
-    """Of a source's weights most are 0, and what matters is which of a few large ones is the largest."""
-    torch.set_num_threads(1)
-
-    def sparse(queries: int, seed: int) -> Examples:
-        rng, examples = np.random.default_rng(seed), drawn(queries, seed)
-        examples.features[..., 0] = rng.random((queries, C)) * 1e-3
-        examples.features[:, :2, 0] = rng.random((queries, 2)) * 0.8 + 0.2
-        examples.features[rng.random(queries) < 0.7, :2, 0] = 0
-        liked = examples.features[..., 0] == examples.features[..., 0].max(axis=1, keepdims=True)
-        examples.labels[:], examples.gains[:] = liked[..., None], liked
-        return examples
-
-    ranker, fresh = train_ranker(sparse(600, 13), replace(SETTINGS, kind=kind)), sparse(300, 14)
-    fresh = fresh.take(np.flatnonzero(fresh.features[:, 0, 0] > 0))
-    scores = told(ranker, fresh)[:, 0].reshape(fresh.gains.shape)
-    assert (scores.argmax(axis=1) == fresh.gains.argmax(axis=1)).mean() > 0.9
 
 
 def test_its_probabilities_hold(kind: str, trained: dict[str, Ranker]) -> None:

@@ -325,5 +325,5 @@ def test_what_training_lacks_is_said_with_its_figures() -> None:
 
 def test_few_queries_are_passed_over_more_often() -> None:
     few, many = with_passes(30, RankerSettings(), 40), with_passes(4_000, RankerSettings(), 40)
-    assert few.epochs == 20, "two steps each"
+    assert few.epochs == 40
     assert many == RankerSettings(), "what has enough steps keeps its passes"
