@@ -19,12 +19,13 @@ from agents.requests.recent import Recent
 from agents.requests.routing import Others
 from agents.samples import Samples
 from agents.web.peers import Peers
+from models.items.history import ItemHistory
 from models.items.search import found_rows, statistics_of
 from models.items.store import ItemStore
 from models.pipeline.clock import wall_ms
 from models.pipeline.pipeline import CandidatePipeline
 from models.release.release import Manifest, list_releases
-from schemas.errors import NotReady
+from schemas.errors import BadItem, NotReady
 from schemas.records import Request
 from schemas.settings import Settings
 
@@ -55,6 +56,7 @@ class Seen:
     beside: Beside
     champion: Callable[[], str]
     "Returns the name of the announced champion."
+    history: ItemHistory
 
 
 class WorkerConsole:
@@ -189,6 +191,27 @@ class WorkerConsole:
         items = self._seen.items
         rows = [row for row in map(items.row_of, item_ids) if row >= 0 and items.listed[row]]
         return [self._card(row) for row in rows]
+
+    def history(self, item_id: str, per: str) -> dict[str, Any]:
+        """Return how often an item was shown here, and its events by action, by `minute` or `hour`.
+
+        Raises:
+            BadItem: code `not_found`.
+        """
+        items = self._seen.items
+        row = items.row_of(item_id)
+        if row < 0 or not items.listed[row]:
+            raise BadItem("not_found", "there is no such item", "item_id")
+        found = self._seen.history.of(item_id, per, wall_ms())
+        return {
+            "item_id": item_id,
+            "per": per,
+            "slot_ms": found.slot_ms,
+            "began": found.began_ms,
+            "at": found.at,
+            "shown": found.shown,
+            "actions": found.actions,
+        }
 
     def _card(self, row: int) -> dict[str, Any]:
         items, item = self._seen.items, self._seen.items.items[row]

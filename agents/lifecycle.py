@@ -9,6 +9,7 @@ from faust.types import TP
 from faust.web.base import Web
 
 from agents.ending import end_within
+from agents.item_history import keep_history
 from agents.memory import GIVE_BACK_S, give_back
 from agents.parts import Parts
 from agents.web.access import Gate
@@ -107,6 +108,7 @@ async def start(parts: Parts) -> None:
     parts.tasks.start("shelves", parts.shelves.run())
     parts.tasks.start("watch", parts.watch.run())
     parts.tasks.start("samples", parts.samples.run())
+    parts.tasks.start("history", keep_history(parts.history, lambda: parts.readiness.ready()[0]))
     parts.tasks.start("broker", parts.broker.run())
     parts.tasks.start("memory", _give_back_forever())
     parts.archiving.start()

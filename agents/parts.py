@@ -28,6 +28,7 @@ from agents.service import WorkerService
 from agents.tasks import Crash, Tasks
 from agents.topic_changes import TopicChanges
 from agents.web.peers import Peers
+from models.items.history import ItemHistory
 from schemas.settings import Settings
 from streams.kafka.broadcast import BroadcastReader
 from streams.kafka.healing_producer import HealingProducer
@@ -74,4 +75,5 @@ class Parts:
     readiness: Readiness
     watch: Watch
     samples: Samples
+    history: ItemHistory
     service: WorkerService

@@ -50,6 +50,7 @@ from agents.web.caller import Caller
 from agents.web.page_token import page_token
 from agents.web.peers import Peers
 from agents.web.server_tls import server_context
+from models.items.history import ItemHistory
 from models.items.store import ItemStore
 from models.pipeline.pipeline import CandidatePipeline
 from models.pipeline.slot import ModelSlot
@@ -87,8 +88,18 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
     remote = Remote(settings, tasks, metrics, SYSTEM)
     used = remote if settings.ranking == "remote" else None
     tracing = tracing_of(settings, "riffle-worker")
+    history = ItemHistory(items)
     recommend = Recommend(
-        settings, pipeline, ownership.users, replies, metrics, registry, outputs=events, remote=used, tracing=tracing
+        settings,
+        pipeline,
+        ownership.users,
+        replies,
+        metrics,
+        registry,
+        outputs=events,
+        remote=used,
+        tracing=tracing,
+        shown=history.show,
     )
     commits = Commits(settings, app, recommend, metrics, health)
     mirror = mirror_of(settings)
@@ -141,6 +152,7 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
         peers,
         beside,
         lambda: releases.champion,
+        history,
     )
     console = WorkerConsole(settings, metrics, watched)
     figures = Figures(metrics, ownership.users, items, pipeline, readiness, health, lambda: recommend.waiting)
@@ -180,6 +192,7 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
         readiness=readiness,
         watch=watch,
         samples=samples,
+        history=history,
         service=service,
     )
 

@@ -63,6 +63,10 @@ class FakeConsole:
     def cards(self, item_ids: Sequence[str]) -> Sequence[Mapping[str, object]]:
         return [{"item_id": item_id} for item_id in item_ids if item_id in self.service.catalogue]
 
+    def history(self, item_id: str, per: str) -> Mapping[str, object]:
+        self.service.item(item_id)
+        return {"item_id": item_id, "per": per}
+
     def champion(self) -> str:
         return self.service.operator.serving[-1]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from agents.cores import cores
@@ -68,15 +68,17 @@ class Recommend:
         aside: Aside | None = None,
         remote: Remote | None = None,
         tracing: Tracing | None = None,
+        shown: Callable[[Sequence[str]], None] | None = None,
     ) -> None:
         """`partitioner`: returns the partition of a key, given the number of partitions. `aside` and `remote`: as for
-        `Ranking`.
+        `Ranking`. `shown` is called with the ids of every slate that is logged as shown.
 
         `producer` sends replies, `outputs` impressions and dead letters. With one producer for both, replies would wait for the
         acknowledgement of impressions, because aiokafka has one request of a producer in flight to each broker.
         """
         self._settings = settings
         self._tracing = tracing
+        self._shown = shown
         self._partitions = partitions
         self._metrics = metrics
         self._clock = clock.monotonic
@@ -286,3 +288,5 @@ class Recommend:
 
     def _show(self, slate: Slate) -> None:
         self._outputs.put(impression(slate, self._settings.topic("impressions")))
+        if self._shown is not None:
+            self._shown([item.item_id for item in slate.items])

@@ -38,6 +38,13 @@ class Console(Protocol):
     def cards(self, item_ids: Sequence[str]) -> Sequence[Mapping[str, object]]:
         """Return the items of these ids that the catalogue holds, in this order, with their statistics."""
 
+    def history(self, item_id: str, per: str) -> Mapping[str, object]:
+        """Return how often an item was shown by this worker, and its events by action, by `minute` or `hour`.
+
+        Raises:
+            BadItem: code `not_found`.
+        """
+
     def champion(self) -> str:
         """Return the name of the announced champion, `none` without one. It serves once this worker has verified it."""
 

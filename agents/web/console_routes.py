@@ -13,6 +13,7 @@ from agents.web.protocol import Service
 from agents.web.query import CONTEXT, identifier, integer, request_from_query, request_of
 from agents.web.tokens import Scope
 from agents.web.views import route
+from models.items.history import SLOTS
 from schemas.errors import BadRequest
 
 __all__ = ["MAX_CARDS", "MAX_FOUND", "MAX_RECENT", "console_routes"]
@@ -97,6 +98,14 @@ def _catalogue(table: web.RouteTableDef, service: Service) -> None:
             return json_response({"items": list(service.console.cards([identifier(text, "id") for text in ids]))})
         text = request.query.get("q", "")[:1_000]
         return json_response({"items": list(service.console.search(text, _limit(request, MAX_FOUND, 50)))})
+
+    @route(table, Scope.ITEMS, "get", "/v1/items/{item_id}/history", frozenset({"per"}), kind=CONSOLE)
+    async def history(request: web.Request) -> web.Response:
+        """Return how often an item was shown, and its events by action, over the last hour or the last two days."""
+        per = request.query.get("per", "hour")
+        if per not in SLOTS:
+            raise BadRequest("invalid_field", f"per is one of: {', '.join(SLOTS)}", "per")
+        return json_response(dict(service.console.history(identifier(request.match_info["item_id"], "item_id"), per)))
 
 
 def _limit(request: web.Request, most: int, usual: int | None = None) -> int:

@@ -259,6 +259,7 @@ PATHS = st.one_of(
                 "/v1/live",
                 "/v1/recent",
                 "/v1/items",
+                "/v1/items/i/history?per=minute",
                 "/v1/releases",
                 "/page/app.js",
                 "/healthz",

@@ -11,6 +11,7 @@ from agents.web.contract.shapes import Schema, ref
 from agents.web.operator_routes import MAX_LETTERS
 from agents.web.peers import EXPLAIN_PATH, PATH, PREVIEW_PATH
 from agents.web.query import CONTEXT, MAX_DEADLINE_MS
+from models.items.history import SLOTS
 from schemas.parsing import FLAGS
 from schemas.validation import (
     MAX_ENTRY_CHARS,
@@ -139,6 +140,9 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         "readImage", "catalogue", {200: Answer("The image.", None, IMAGES)}, ("not_found",)
     ),
     ("GET", "/v1/items"): Operation("searchItems", "catalogue", _ok("Items with their statistics.", "Cards")),
+    ("GET", "/v1/items/{item_id}/history"): Operation(
+        "readItemHistory", "catalogue", _ok("Counts of the item by time.", "ItemHistory"), ("not_found",)
+    ),
     ("GET", "/v1/rules"): Operation("readRules", "rules", _ok("The rules.", "ServingRules")),
     ("POST", "/v1/rules/preview"): Operation(
         "previewRules", "rules", _ok("The preview.", "PreviewedRules"), (*BODY, *RULES, *PEER), body="Preview"
@@ -260,6 +264,7 @@ QUERY: Mapping[str, Schema] = {
         "description": "The release that answers instead of the serving one; `none`: without a release.",
     },
     "since": _integer(0, MAX_SINCE, "Samples that the client has: `next` of the call before.", 0),
+    "per": {"type": "string", "enum": list(SLOTS), "default": "hour", "description": "How long a count is."},
     "q": {"type": "string", "description": "Words or an id; without it, the most popular items."},
     "code": {"type": "string", "description": "Only letters with this code."},
     "partition": _integer(0, MAX_PARTITION, "Number of a partition, from 0 on."),

@@ -21,6 +21,7 @@ from agents.web.contract.shapes import (
     ref,
     structure,
 )
+from models.items.history import SLOTS
 
 __all__ = ["VIEWS"]
 
@@ -99,6 +100,20 @@ CARD = structure(
         ),
     },
     text="A catalogue entry in short, with its statistics.",
+)
+MOST_SLOTS = max(kept for _, kept in SLOTS.values())
+COUNTS = listed(COUNT, most=MOST_SLOTS)
+HISTORY = structure(
+    {
+        "item_id": TEXT,
+        "per": known(tuple(SLOTS)),
+        "slot_ms": COUNT,
+        "began": {**nullable(TIME_MS), "description": "Since when the counts are complete, null while nothing is counted."},
+        "at": listed(TIME_MS, most=MOST_SLOTS),
+        "shown": COUNTS,
+        "actions": mapped(COUNTS, "Events of all users by action; actions without any are left out."),
+    },
+    text="What happened to an item, in columns by time, oldest first; the last entry is of the time that goes on.",
 )
 TRACED_SOURCE = structure(
     {"name": TEXT, **dict.fromkeys(("brought", "alone", "dropped", "passed", "ranked", "shown"), COUNT)},
@@ -218,6 +233,7 @@ VIEWS: Mapping[str, Schema] = {
     "Trace": TRACE,
     "Traced": structure({"slate": ref("Slate"), "trace": ref("Trace"), "waited_ms": NUMBER}),
     "Card": CARD,
+    "ItemHistory": HISTORY,
     "Cards": structure({"items": listed(ref("Card"))}),
     "Release": RELEASE,
     "Releases": structure({"serving": TEXT, "champion": TEXT, "releases": listed(ref("Release"))}),

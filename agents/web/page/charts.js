@@ -52,8 +52,11 @@ export function sparkline() {
   };
 }
 
-/** A chart with axes and a reading under the pointer. `series`: `[name, class]`; `show(value)` formats a value. */
-export function chart(label, series, show) {
+const minutesAgo = (length) => `${Math.round((length - 1) / 60)} min ago`;
+
+/** A chart with axes and a reading under the pointer. `series`: `[name, class]`; `show(value)` formats a value, `since(length)` names
+ * the left end of so many values, and `when(at)` the time under the pointer. */
+export function chart(label, series, show, since = minutesAgo, when = clock) {
   const areas = series.map(([, name], n) => (n === 0 ? s("path", { class: `area ${name}` }) : null)).filter(Boolean);
   const lines = series.map(([, name]) => s("path", { class: `line ${name}` }));
   const grid = [25, 50, 75].map((y) => s("line", { class: "grid", x1: 0, x2: WIDTH, y1: y, y2: y }));
@@ -71,7 +74,7 @@ export function chart(label, series, show) {
     const place = pointer === null ? held.at.length - 1 : Math.round(pointer * (held.length - 1)) - (held.length - held.at.length);
     const known = place >= 0 && place < held.at.length;
     keys.forEach((key, n) => (key.lastChild.textContent = known ? show(held.columns[n][place]) : NONE));
-    time.textContent = pointer !== null && known ? clock(held.at[place]) : "";
+    time.textContent = pointer !== null && known ? when(held.at[place]) : "";
     cursor.hidden = pointer === null || !known;
     if (known && pointer !== null) cursor.style.left = `${pointer * 100}%`;
   }
@@ -95,7 +98,7 @@ export function chart(label, series, show) {
         if (n === 0) areas[0].setAttribute("d", found.area);
       });
       marks.forEach((mark, n) => (mark.textContent = show((top * (2 - n)) / 2)));
-      ends.firstChild.textContent = `${Math.round((length - 1) / 60)} min ago`;
+      ends.firstChild.textContent = since(length);
       read();
     },
   };

@@ -4,6 +4,7 @@ import { picture, sourceTag } from "./charts.js";
 import { action, bar, confirmed, fill, h, loading, panel, state, tell } from "./dom.js";
 import { day, number } from "./format.js";
 import { itemForm, settled } from "./item_form.js";
+import { overTime } from "./item_history.js";
 
 const NEAR = 12;
 
@@ -80,7 +81,7 @@ async function shownItem(detail, itemId, signal) {
     const ids = alike.items.map((one) => `id=${id(one.item_id)}`).join("&");
     const near = ids ? (await get(`/v1/items?${ids}`, signal)).items : [];
     const known = new Map(near.map((one) => [one.item_id, one]));
-    fill(detail, panel(item.title || item.item_id, item.item_id, factsOf(item), actionsOf(item)), statisticsOf(item),
+    fill(detail, panel(item.title || item.item_id, item.item_id, factsOf(item), actionsOf(item)), statisticsOf(item), overTime(itemId, signal),
       similarPanel("Chosen together", "by behaviour: co-visitation", alike.items.filter((one) => one.sources.includes("covisitation")).slice(0, NEAR), known),
       similarPanel("Alike in content", "by words and categories", alike.items.filter((one) => !one.sources.includes("covisitation")).slice(0, NEAR), known));
   } catch (error) {

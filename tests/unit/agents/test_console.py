@@ -17,6 +17,7 @@ from agents.console import Seen, WorkerConsole
 from agents.findings import Health
 from agents.health.broker import BrokerProbe
 from agents.health.readiness import Readiness
+from agents.item_history import keep_history
 from agents.metrics import Metrics
 from agents.requests.batches import note_batch, note_stages
 from agents.requests.recent import Recent
@@ -24,10 +25,11 @@ from agents.requests.routing import Others
 from agents.samples import Samples
 from agents.web.peers import Peers
 from agents.web.routes import build_app
+from models.items.history import SLOTS, ItemHistory
 from models.items.store import ItemStore
 from models.pipeline.pipeline import CandidatePipeline
-from models.state.rows import UserRecord
-from schemas.errors import BadRequest, NotReady
+from models.state.rows import ItemStatRow, UserRecord
+from schemas.errors import BadItem, BadRequest, NotReady
 from schemas.records import After, AsOf, Item, Request
 from schemas.settings import Settings
 from training.release.learned import Learned
@@ -76,6 +78,7 @@ def console(
         peers or Peers(metrics),
         Beside(folder, items, pipeline.slot),
         lambda: "r1",
+        ItemHistory(items),
     )
     return WorkerConsole(settings, metrics, seen)
 
@@ -144,6 +147,33 @@ async def test_items_are_shown_as_they_are_and_unknown_ones_are_left_out() -> No
     assert len(shown.search("", 4)) == 4
     assert {card["item_id"] for card in shown.search("print", 100)} == {f"i{n}" for n in range(9)}
     assert shown.search("nothing of this", 5) == []
+
+
+async def test_what_happened_to_an_item_is_counted_once_the_worker_is_ready() -> None:
+    shown, ready = console({}), asyncio.Event()
+    items, history = shown._seen.items, shown._seen.history
+    with pytest.raises(BadItem, match="no such item"):
+        shown.history("none", "hour")
+    assert (shown.history("i3", "hour")["began"], shown.history("i3", "hour")["at"]) == (None, ())
+    items.set_statistics("i3", 1, ItemStatRow({"like": 7}, 0.0, 0, 7.0, 1, 1))
+    keeping = asyncio.create_task(keep_history(history, ready.is_set))
+    try:
+        await asyncio.sleep(0)
+        assert history.of("i3", "hour", 0).began_ms is None
+        ready.set()
+        async with asyncio.timeout(30):
+            while True:
+                if history.begun:
+                    break
+                await asyncio.sleep(0.01)
+        history.show(["i3", "i5", "unknown"])
+        items.set_statistics("i3", 1, ItemStatRow({"like": 8, "skip": 1}, 0.0, 0, 9.0, 2, 1))
+        for per in SLOTS:
+            found = shown.history("i3", per)
+            assert {name: sum(column) for name, column in found["actions"].items()} == {"like": 1, "skip": 1}
+            assert (sum(found["shown"]), sum(shown.history("i4", per)["shown"])) == (1, 0)
+    finally:
+        keeping.cancel()
 
 
 async def test_without_a_folder_there_are_no_releases(tmp_path: Any) -> None:

@@ -146,7 +146,7 @@ async def test_programs_and_listed_origins_need_no_token(client: Client) -> None
     assert (await client.post("/v1/events", json=EVENT, headers=proxied)).status == 202
 
 
-PATHS = ["/v1/live", "/v1/pipeline", "/v1/recent", "/v1/explain/u", "/v1/items", "/v1/releases"]
+PATHS = ["/v1/live", "/v1/pipeline", "/v1/recent", "/v1/explain/u", "/v1/items", "/v1/items/i1/history", "/v1/releases"]
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -294,3 +294,6 @@ async def test_items_are_found_by_words_or_given_by_id(client: Client) -> None:
         assert (await client.get(f"/v1/items?{bad}")).status == 400, bad
     assert (await client.get("/v1/live?since=-1")).status == 400
     assert (await client.get("/v1/recent?limit=201")).status == 400
+    for path, status in (("i1", 200), ("i1?per=hour", 200), ("i1?per=day", 400), ("none", 404)):
+        item_id, _, query = path.partition("?")
+        assert (await client.get(f"/v1/items/{item_id}/history?{query}")).status == status, path
