@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 UV := UV_SYSTEM_CERTS=1 $(BIN)/uv
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup tools demo docs test trainings laws fuzz contract faults soak quality bench mlflow images images-test cluster aws lint clean lock
+.PHONY: setup tools demo docs test trainings laws fuzz contract faults soak quality bench mlflow images images-test cluster aws audit lint clean lock
 
 setup:
 	@requirements/setup $(VENV) $(PYTHON)
@@ -101,6 +101,11 @@ aws: tools
 	$(UV) pip install --quiet --python $(VENV)/aws/bin/python --require-hashes -r requirements/aws.txt
 	$(BIN)/python -m pip download --quiet --no-deps --require-hashes --only-binary :all: -d $(VENV)/aws/wheels -r requirements/aws-schema.txt
 	$(BIN)/python -m pytest tests/aws -rs
+
+# Licences and known vulnerabilities of every pinned package; needs the index and its advisories. `requirements/audit .venv` has statuses of its own:
+# 1 for a finding, 75 if one of both did not answer.
+audit: setup
+	@requirements/audit $(VENV)
 
 lint: setup
 	$(BIN)/ruff check .

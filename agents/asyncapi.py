@@ -39,6 +39,7 @@ AVRO: Mapping[str, str] = {
     "slateAvro": "slate",
     "impression": "impression",
     "deadLetter": "dead_letter",
+    "trainingProgress": "training_progress",
 }
 "Avro schema of each message in Avro."
 DESCRIPTION = f"""Send events and items to Riffle over Kafka, and ask for slates. HTTP accepts the same bodies, see the
@@ -55,6 +56,7 @@ USED: Mapping[str, Sequence[str]] = {
     "rules": ("rules", "deletion"),
     "impressions": ("impression",),
     "dead-letters": ("deadLetter",),
+    "trainings": ("trainingProgress",),
 }
 "Messages of each topic that programs read or write."
 
@@ -86,6 +88,7 @@ ANSWERS_WITH = {CORRELATION: {**TEXT, "description": "That of the request."}}
 USER_KEY = _user("The user_id.")
 ITEM_KEY = {**_user("The item_id."), "type": "string"}
 LETTER_KEY = {"type": ["string", "null"], "description": "That of the record."}
+TRAINING_KEY = {"type": "string", "description": "That of the training."}
 
 
 def _message(title: str, key: Schema, payload: Schema, headers: Schema | None = None, kind: str = JSON) -> dict[str, Any]:
@@ -128,6 +131,9 @@ MESSAGES: Mapping[str, dict[str, Any]] = {
     "rules": _message("Merchandising rules", {"const": "serving"}, ref("Rules")),
     "impression": _message("A slate as shown, with the ranker's input", USER_KEY, _avro("impression"), None, SINGLE_OBJECT),
     "deadLetter": _message("A record that could not be used", LETTER_KEY, _avro("dead_letter"), None, SINGLE_OBJECT),
+    "trainingProgress": _message(
+        "How far a training is, or how it ended", TRAINING_KEY, _avro("training_progress"), None, SINGLE_OBJECT
+    ),
 }
 OPERATIONS: Mapping[str, tuple[str, str, str]] = {
     "applyEvents": ("receive", "interactions", "Applies events: the next slate of the user reflects them."),
@@ -136,6 +142,7 @@ OPERATIONS: Mapping[str, tuple[str, str, str]] = {
     "applyRules": ("receive", "rules", "Applies the newest rules within a second."),
     "logSlates": ("send", "impressions", "Logs slates as shown. One that was sent twice has the same `request_id`."),
     "reportUnusable": ("send", "dead-letters", "Reports records that cannot be used. Read with `read_committed`."),
+    "reportTrainings": ("send", "trainings", "`riffle train` reports its progress every few seconds, and its end."),
 }
 "By name: what Riffle does, on which topic."
 

@@ -56,6 +56,8 @@ class Seen:
     beside: Beside
     champion: Callable[[], str]
     "Returns the name of the announced champion."
+    trainings: Callable[[], list[dict[str, Any]]]
+    "Returns the trainings that reported on their topic."
     history: ItemHistory
 
 
@@ -232,6 +234,10 @@ class WorkerConsole:
     def champion(self) -> str:
         """Return the name of the announced champion, `none` without one."""
         return self._seen.champion()
+
+    def trainings(self) -> list[dict[str, Any]]:
+        """Return the running and the last trainings that reported their progress, newest report first."""
+        return self._seen.trainings()
 
     async def releases(self) -> list[dict[str, Any]]:
         """Return the releases in this worker's folder, newest training data first."""

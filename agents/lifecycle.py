@@ -111,6 +111,7 @@ async def start(parts: Parts) -> None:
     parts.tasks.start("history", keep_history(parts.history, lambda: parts.readiness.ready()[0]))
     parts.tasks.start("broker", parts.broker.run())
     parts.tasks.start("memory", _give_back_forever())
+    await parts.trainings.start(_no_progress)
     parts.archiving.start()
 
 
@@ -138,10 +139,16 @@ async def stop(parts: Parts) -> None:
     await parts.tasks.cancel()
     await parts.ownership.close()
     await parts.reader.stop()
+    await parts.trainings.stop()
     await parts.replies.stop()
     await parts.events.stop()
     await parts.rank_tasks.stop()
     await parts.recommend.close()
+
+
+def _no_progress(error: BaseException) -> None:
+    """Go on without the progress of trainings, which no answer needs."""
+    log.error("the progress of trainings is no longer read: %s: %s", type(error).__name__, error, exc_info=error)
 
 
 async def _give_back_forever() -> None:

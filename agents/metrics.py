@@ -75,6 +75,7 @@ class Metrics(Collector):
         self._of_pipeline()
         self._of_releases()
         self._of_rules()
+        self._of_trainings()
         self._of_process()
 
     def _of_events(self) -> None:
@@ -204,6 +205,12 @@ class Metrics(Collector):
         self.rules_version = gauge("rules_version", "Version of the serving rule set, 0 without one.")
         self.rules = gauge("rules", "Serving rules, by state.", "state")
         self.rules_pins_skipped = gauge("rules_pins_skipped", "Pins skipped since the start, by reason.", "reason")
+
+    def _of_trainings(self) -> None:
+        self._section = "Trainings"
+        self.training_reports = self._counter(
+            "training_reports", "Reports of trainings read from their topic, by outcome.", "outcome", "code"
+        )
 
     def _of_http(self) -> None:
         counter, histogram = self._counter, self._histogram

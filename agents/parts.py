@@ -62,6 +62,8 @@ class Parts:
     recommend: Recommend
     commits: Commits
     reader: BroadcastReader
+    trainings: BroadcastReader
+    "Reads the progress of trainings, which nothing waits for."
     shelves: Shelves
     releases: Releases
     rules: Rules

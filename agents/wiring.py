@@ -16,6 +16,7 @@ from agents.broadcast.mirroring import Mirroring
 from agents.broadcast.releases import Releases
 from agents.broadcast.rules import Rules
 from agents.broadcast.shelves import Shelves, shelves_dir
+from agents.broadcast.trainings import Trainings
 from agents.console import Seen, WorkerConsole
 from agents.figures import Figures
 from agents.findings import Health
@@ -112,6 +113,7 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
     releases = Releases(settings, slot, items, metrics, shelves, beside.alone)
     rules = Rules(pipeline.rules, items, metrics)
     reader = _reader(settings, Catalogue(items, metrics, registry), releases, rules, health)
+    trainings = Trainings(metrics)
     changes = TopicChanges(settings, app, ownership, recovery, reader, commits, health)
     topic_watch = TopicWatch(settings, health.set, changes.made_anew, ownership.sources, changes.begun)
 
@@ -152,6 +154,7 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
         peers,
         beside,
         lambda: releases.champion,
+        trainings.listed,
         history,
     )
     console = WorkerConsole(settings, metrics, watched)
@@ -179,6 +182,7 @@ def assemble(settings: Settings, app: RiffleApp) -> Parts:
         recommend=recommend,
         commits=commits,
         reader=reader,
+        trainings=_progress(settings, trainings, health),
         shelves=shelves,
         releases=releases,
         rules=rules,
@@ -207,6 +211,12 @@ def _reader(settings: Settings, catalogue: Catalogue, releases: Releases, rules:
         "rules": rules.on_rules,
     }
     return BroadcastReader(settings, handlers, health.set)
+
+
+def _progress(settings: Settings, trainings: Trainings, health: Health) -> BroadcastReader:
+    handlers = {"trainings": trainings.on_trainings}
+    what = "the progress of trainings"
+    return BroadcastReader(settings, handlers, health.set, profile=connect.TRAININGS, name="trainings", what=what)
 
 
 def create_app(settings: Settings) -> RiffleApp:

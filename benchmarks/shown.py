@@ -10,7 +10,8 @@ the hotels that they looked at and like, if there is one.
 
 Trains on the first 80 % of the clicks with their searches, and re-ranks the later searches. Prints one line of JSON: MRR and
 NDCG of the clicked hotel among the shown ones by the pipeline, in the shown order, by likes per impression and by popularity,
-and with the true preferences; the measured position bias with the true one; CPU seconds. --write only writes the dataset there.
+and with the true preferences; the measured position bias with the true one; the
+calibration on all later searches; CPU seconds. --write only writes the dataset there.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from training.measure import measure, threads, train_release
 from training.recipe import LearnSettings, RankerSettings, TowerSettings
 
 SHARE = 0.8
+TRAFFIC = 2_000
+"Number of later searches, clicked or not, on which probabilities are compared with outcomes."
 SHOWN = 25
 HOTELS = 40
 "Hotels of a city."
@@ -191,7 +194,7 @@ def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     learned = train_release(corpus, SHARE, settings(options), cache, report)
     trained = time.process_time() - since
     model, encode = ServingModel(learned.release(), threads()), partial(encode_catalogue, cache=cache)
-    plan = EvaluationPlan(SHARE, 1_500, shown=True)
+    plan = EvaluationPlan(SHARE, 1_500, shown=True, traffic=TRAFFIC)
     figures, _ = measure(corpus, plan, report, "evaluation", model, encode, learned)
     without = measure(corpus, plan, report, "without a release", None, encode)[0]
     assert figures.lists is not None
@@ -207,6 +210,11 @@ def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "mrr_over_shown": {name: round(mrr[name] / mrr["shown"], 3) for name in mrr if name != "shown"},
         "as_shown_over_best_other": round(mrr.get("as_shown", 0.0) / max(others.values()), 3),
         "retrieval": {name: quality[name] for name in ("ndcg@10", "hr@10", "queries")},
+        "calibration": {
+            "held_out": learned.measured["calibration"],
+            "on_slates": figures.slates.to_json(figures.heads),
+            "on_traffic": {head: told["ece"] for head, told in figures.traffic.to_json(figures.heads).items()},
+        },
         "learned_slates": learned.measured["logged_slates"],
         "position_bias": recovered(learned.examination, options.floor),
         "training_cpu_s": round(trained, 1),

@@ -70,6 +70,9 @@ class FakeConsole:
     def champion(self) -> str:
         return self.service.operator.serving[-1]
 
+    def trainings(self) -> Sequence[Mapping[str, object]]:
+        return []
+
     async def releases(self) -> Sequence[Mapping[str, object]]:
         return []
 

@@ -31,7 +31,7 @@ from training.encoders.web_images import OFF
 from training.loop.checkpoints import Checkpoints
 from training.loop.group import Group, NotFirst
 from training.ranking.base import Ranker
-from training.ranking.calibrate import reliability
+from training.ranking.calibrate import calibration_error, reliability
 from training.ranking.choice import trained_ranker
 from training.ranking.examples import Replayed
 from training.ranking.fit import with_passes as with_ranker_passes
@@ -153,9 +153,11 @@ def learn(
     second = maker.retrieval(table, "all")
     clock.part("export")
     arrays, graphs, parity = maker.parts(second, ranker)
-    maker.measured["reliability"] = dict(
-        zip(dict(history.heads), reliability(ranker, chosen.examples, cut=chosen.cut), strict=True)
-    )
+    bins = reliability(ranker, chosen.examples, cut=chosen.cut, lists=chosen.lists)
+    maker.measured["reliability"] = dict(zip(dict(history.heads), bins, strict=True))
+    maker.measured["calibration"] = {
+        name: round(calibration_error(one), 6) for name, one in maker.measured["reliability"].items()
+    }
     clock.end()
     return Learned(
         maker.manifest(history.events, light),

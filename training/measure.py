@@ -16,6 +16,7 @@ from schemas.records import Item
 from training.data.corpus import Corpus
 from training.data.slates.examination import Examination
 from training.environment import processes_here
+from training.evaluation.calibration import of_logged
 from training.evaluation.evaluate import EvaluationPlan, Figures, evaluate
 from training.evaluation.measurement import Catalogue, Measurement
 from training.evaluation.shown_lists import shown_test
@@ -80,8 +81,18 @@ def measure(
 
     rule = PositiveRule(corpus.positive)
     progress = lambda done, of: report(what, done, of)
-    shown = shown_test(corpus, plan.share, plan.queries, examination_of(model, learned)) if plan.shown else None
+    heads, windows = ((), {}) if model is None else (tuple((name, 1.0) for name in model.heads), model.windows_ms)
+    examination = examination_of(model, learned)
+    shown = (
+        shown_test(corpus, plan.share, plan.queries, examination, heads, windows, plan.traffic if plan.shown else 0)
+        if plan.shown
+        else None
+    )
     figures = evaluate(corpus.items, corpus.events, rule, plan, progress, slot, at_cut, vectors, shown)
+    if model is not None and plan.traffic and plan.shown and (cut := int(len(corpus.events) * plan.share)) < len(corpus.events):
+        logged = of_logged(corpus, model, corpus.events[cut].event_time, corpus.events[-1].event_time)
+        figures.slates.heads += logged.heads
+        figures.slates.came += logged.came
     return figures, found[0] if found else None
 
 

@@ -33,7 +33,7 @@ __all__ = ["rows_to_learn", "update", "update_release"]
 RATE = 0.2
 "Learning rate as a fraction of a full training's: an update adjusts the learned weights and does not replace them."
 EPOCHS = 2
-COPIED = ("reliability", "position_bias", "transitions")
+COPIED = ("reliability", "calibration", "position_bias", "transitions")
 "Measurements of the champion's training that hold for what an update copies: ranker, examination curve, weights of lags."
 REPLAYED = 1.0
 "Old events of users without new ones, per event of the active users. They keep the update from forgetting old behaviour."

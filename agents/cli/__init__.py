@@ -32,6 +32,7 @@ COMMANDS = {
     "status": ("agents.cli.operate", "status", "Print addresses, readiness, and each process with its partitions."),
     "top": ("agents.cli.top", "top", "Watch a worker: rates, latency, stages, partitions, the newest requests."),
     "doctor": ("agents.cli.doctor", "doctor", "Check for problems and print how to fix them."),
+    "size": ("agents.cli.size", "size", "Forecast how large a deployment must be for a load, and what limits it."),
     "worker": ("agents.cli.operate", "worker", "Run one worker in the foreground."),
     "token": ("agents.cli.token", "token", "Make a token for the HTTP interface."),
     "topics": (

@@ -45,7 +45,7 @@ def _command(command: click.Command, context: click.Context, depth: int) -> Iter
     text = inspect.cleandoc(command.help or command.short_help or "").partition("\f")[0]
     yield _paragraphs(text) + "\n"
     options = [record for option in command.get_params(context) if (record := option.get_help_record(context)) is not None]
-    options = [record for record in options if record[0] != "--help"]
+    options = [record for record in options if not record[0].endswith("--help")]  # or "-h, --help", once it was called
     if options:
         yield "\n| option | |\n|---|---|\n"
         yield from (

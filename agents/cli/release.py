@@ -9,8 +9,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -19,6 +21,7 @@ from click.core import ParameterSource
 from rich.console import Console
 
 from agents.cli.own import own_settings
+from agents.cli.reporting import INTERRUPTED, Reported
 from agents.cli.screen import plain_console, print_table
 from agents.cli.states import readiness
 from agents.cli.waiting import step
@@ -122,7 +125,26 @@ def _last_line(out: str) -> dict[str, Any]:
 
 
 def _trained(settings: Settings, options: list[str]) -> tuple[int, str]:
-    """Return a training's exit status and output. Its error is on stderr, and as JSON at the end of the output."""
+    """Run a training, and report its progress; returns its exit status and output.
+
+    Its error is on stderr, and as JSON at the end of the output.
+    """
+    with tempfile.TemporaryDirectory(prefix="riffle-training-") as folder:
+        path = Path(folder) / "progress.json"
+        reported = Reported(settings, path, options)
+        reported.start()
+        status, out = 1, ""
+        try:
+            status, out = _ran(settings, [*options, "--progress", str(path)])
+        except KeyboardInterrupt:
+            status = INTERRUPTED
+            raise
+        finally:
+            reported.end(status, _last_line(out))
+    return status, out
+
+
+def _ran(settings: Settings, options: list[str]) -> tuple[int, str]:
     command = python("-c", TRAIN, *options, "--json", "--out", str(settings.releases_dir), "--cache", str(settings.cache))
     ran = subprocess.run(
         command, env={**os.environ, **SAFE_PATH}, stdout=subprocess.PIPE, encoding="utf-8", errors="replace", check=False

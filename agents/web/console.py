@@ -48,5 +48,8 @@ class Console(Protocol):
     def champion(self) -> str:
         """Return the name of the announced champion, `none` without one. It serves once this worker has verified it."""
 
+    def trainings(self) -> Sequence[Mapping[str, object]]:
+        """Return the running and the last trainings that reported their progress, newest report first."""
+
     async def releases(self) -> Sequence[Mapping[str, object]]:
         """Return the releases in this worker's folder, newest training data first."""

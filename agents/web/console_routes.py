@@ -84,6 +84,11 @@ def _worker(table: web.RouteTableDef, service: Service) -> None:
         found = list(await service.console.releases())
         return json_response({"serving": service.release, "champion": service.console.champion(), "releases": found})
 
+    @route(table, Scope.OPERATE, "get", "/v1/trainings", kind=CONSOLE)
+    async def trainings(request: web.Request) -> web.Response:  # noqa: ARG001
+        """Return the running and the last trainings, as they reported themselves."""
+        return json_response({"trainings": list(service.console.trainings())})
+
 
 def _catalogue(table: web.RouteTableDef, service: Service) -> None:
     @route(table, Scope.ITEMS, "get", "/v1/items", frozenset({"q", "id", "limit"}), kind=CONSOLE)

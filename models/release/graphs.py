@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from models.release.sequences import LENGTH
 from schemas.errors import ReleaseRejected
 
 __all__ = ["Graphs", "OnnxGraphs", "Provider", "first_output", "session_of"]
@@ -21,7 +22,10 @@ class Graphs(Protocol):
     """What a release computes. All arrays are float32, and the first dimension is the batch."""
 
     def user(self, items: Array, events: Array, mask: Array) -> Array:
-        """User vectors `(n, d)` of histories: item vectors `(n, LENGTH, d)`, `(n, LENGTH, EVENT_WIDTH)`, `(n, LENGTH)`."""
+        """User vectors `(n, d)` of histories: item vectors `(n, l, d)`, `(n, l, EVENT_WIDTH)`, `(n, l)`.
+
+        `l`: LENGTH, or a smaller multiple of STEP where all histories are shorter.
+        """
 
     def item(self, content: Array, text: Array, image: Array, present: Array) -> Array:
         """Item vectors `(n, d)` of contents: hashed words, text and image vectors, and which of these two are present."""
@@ -81,11 +85,15 @@ class OnnxGraphs:
             self._user, self._item, self._ranker = (
                 session_of(graphs[f"{part}.onnx"], threads) for part in ("user_tower", "item_tower", "ranker")
             )
+            self._length = _fixed_length(self._user)
         except Exception as exc:
             raise ReleaseRejected("graph", f"a graph of release {name} does not run: {exc}") from exc
 
     def user(self, items: Array, events: Array, mask: Array) -> Array:
         """See `Graphs.user`."""
+        if (missing := self._length - mask.shape[1]) > 0:
+            items, events = (np.pad(part, ((0, 0), (missing, 0), (0, 0))) for part in (items, events))
+            mask = np.pad(mask, ((0, 0), (missing, 0)))
         return first_output(self._user, items=items, events=events, mask=mask)
 
     def item(self, content: Array, text: Array, image: Array, present: Array) -> Array:
@@ -95,6 +103,18 @@ class OnnxGraphs:
     def rank(self, features: Array) -> Array:
         """See `Graphs.rank`."""
         return first_output(self._ranker, features=features)
+
+
+def _fixed_length(session: Any) -> int:
+    """Return the only length of histories that a user tower's graph reads, 0 if it reads any up to LENGTH.
+
+    A GPU gets one length, because TensorRT would compile an engine for each.
+    """
+    (mask,) = (given for given in session.get_inputs() if given.name == "mask")
+    length = mask.shape[1]
+    if isinstance(length, int):
+        return length
+    return 0 if session.get_providers() == ["CPUExecutionProvider"] else LENGTH
 
 
 def first_output(session: Any, **inputs: Array) -> Array:

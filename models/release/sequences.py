@@ -11,10 +11,12 @@ from models.features.kernels.values import standard
 from models.rules import PositiveRule
 from models.state.users import Users
 
-__all__ = ["ACTION_SLOTS", "EVENT_WIDTH", "LENGTH", "Vocabulary", "event_inputs"]
+__all__ = ["ACTION_SLOTS", "EVENT_WIDTH", "LENGTH", "Vocabulary", "event_inputs", "length_of"]
 
 LENGTH = 64
-"Number of newest events that the user tower reads."
+"Maximum number of newest events that the user tower reads."
+STEP = 8
+"Histories are padded to a multiple of this length."
 ACTION_SLOTS = 8
 "Number of action slots; all actions without a slot of their own share the last."
 MOST = np.float32(5)
@@ -88,19 +90,26 @@ def event_inputs(
     return out
 
 
+def length_of(users: Users) -> int:
+    """Return the length of histories that holds the newest events of each user: a multiple of STEP, at most LENGTH."""
+    longest = int(users.size.max(initial=1))
+    return min(-(-max(longest, 1) // STEP) * STEP, LENGTH)
+
+
 def inputs_of(
     users: Users, vocabulary: Vocabulary, liked: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Encode the newest LENGTH events of q users by `event_inputs`; `liked` is the result of `Vocabulary.liked_of`.
+    """Encode the newest events of q users by `event_inputs`; `liked` is the result of `Vocabulary.liked_of`.
 
-    Returns inputs, float32 `(q, LENGTH, EVENT_WIDTH)`, and 1 for each event, float32 `(q, LENGTH)`. Both are oldest first and
-    end with the newest event; zeros precede a history shorter than LENGTH.
+    Returns inputs, float32 `(q, length, EVENT_WIDTH)`, and 1 for each event, float32 `(q, length)`, with `length_of(users)`.
+    Both are oldest first and end with the newest event; zeros precede a shorter history.
     """
-    kept = np.arange(LENGTH) < users.size[:, None]
+    length = length_of(users)
+    kept = np.arange(length) < users.size[:, None]
     q, n = np.nonzero(kept)
     first = n + 1 == users.size[q]
     gaps = np.where(first, 0, users.time[q, n] - users.time[q, n + 1])
     values, slots = users.value[q, n], vocabulary.slots(users.actions)[users.action[q, n]]
-    events = np.zeros((len(users), LENGTH, EVENT_WIDTH), np.float32)
-    events[q, LENGTH - 1 - n] = event_inputs(slots, vocabulary.standard(values), ~np.isnan(values), gaps, liked[q, n])
+    events = np.zeros((len(users), length, EVENT_WIDTH), np.float32)
+    events[q, length - 1 - n] = event_inputs(slots, vocabulary.standard(values), ~np.isnan(values), gaps, liked[q, n])
     return events, np.ascontiguousarray(kept[:, ::-1], np.float32)

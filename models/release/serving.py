@@ -21,7 +21,7 @@ from models.release.graphs import Graphs, OnnxGraphs
 from models.release.nearest import STANDARD, IndexSettings, VectorIndex
 from models.release.release import Release
 from models.release.rows import ReleaseRows, content_width, sampled_histories, widths_of
-from models.release.sequences import EVENT_WIDTH, LENGTH, Vocabulary, inputs_of
+from models.release.sequences import EVENT_WIDTH, LENGTH, STEP, Vocabulary, inputs_of
 from models.release.transitions import SESSION_GAP_MS
 from schemas.errors import ReleaseRejected
 
@@ -80,6 +80,7 @@ class ServingModel:
         try:
             for n in WARM_BATCHES:
                 self._try(n)
+            self._try(1, STEP)
         except ReleaseRejected:
             raise
         except Exception as exc:
@@ -142,11 +143,11 @@ class ServingModel:
         """Apply changes of the catalogue and of vectors, a bounded number of them: see `ReleaseRows.sync`."""
         self.rows.sync(items)
 
-    def _try(self, n: int) -> None:
+    def _try(self, n: int, length: int = LENGTH) -> None:
         shapes = self._graphs.user(
-            np.zeros((n, LENGTH, self.dimensions), np.float32),
-            np.zeros((n, LENGTH, EVENT_WIDTH), np.float32),
-            np.zeros((n, LENGTH), np.float32),
+            np.zeros((n, length, self.dimensions), np.float32),
+            np.zeros((n, length, EVENT_WIDTH), np.float32),
+            np.zeros((n, length), np.float32),
         )
         content = np.zeros((n, TEXT_DIMENSIONS), np.float32)
         items = self._graphs.item(
@@ -208,7 +209,7 @@ class ServingModel:
             found = signals.transitions(*sequence, lags, SESSION_GAP_MS, number, follow.index, follow.weight, row, size, *work)
             queries.signals["transitions"] = Scored(*found)
         events, mask = inputs_of(queries.users, self.vocabulary, queries.liked)
-        newest = queries.history_rows[:, LENGTH - 1 :: -1]
+        newest = queries.history_rows[:, mask.shape[1] - 1 :: -1]
         vectors = np.where((newest >= 0)[:, :, None], self.vectors[newest], np.float32(0))
 
         def encode() -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush, heapreplace
 from typing import Any
 
 import orjson
@@ -64,30 +65,67 @@ def place(partitions: Sequence[int], held: Mapping[str, Mapping[int, int]], stan
     """
     members = sorted(held)
     placed = Placement({m: [] for m in members}, {m: [] for m in members})
-    least, extra = divmod(len(partitions), len(members))
-    left = []
-    # the best holders choose first; a full member must release, as must one of too many with an extra partition
-    claims = sorted((-how, n, m) for m in members for n, how in held[m].items() if n in set(partitions))
-    taken: set[int] = set()
-    for _, n, member in claims:
-        full = sum(len(mine) > least for mine in placed.owned.values()) >= extra
-        if n not in taken and len(placed.owned[member]) < least + (0 if full else 1):
-            placed.owned[member].append(n)
-            taken.add(n)
-    left = [n for n in partitions if n not in taken]
-    for n in left:
-        member = min(members, key=lambda m: (len(placed.owned[m]), m))
-        placed.owned[member].append(n)
-    owner = {n: m for m, mine in placed.owned.items() for n in mine}
-    most = -(-len(partitions) * standbys // len(members))
-    for n in partitions:
-        others = [m for m in members if m != owner[n]]
-        others.sort(key=lambda m: (len(placed.standby[m]) >= most, -held[m].get(n, 0), len(placed.standby[m]), m))
-        for member in others[:standbys]:
-            placed.standby[member].append(n)
+    owner = _owners(partitions, held, members, placed.owned)
+    _add_standbys(partitions, held, owner, placed.standby, standbys)
     for mine in (*placed.owned.values(), *placed.standby.values()):
         mine.sort()
     return placed
+
+
+def _owners(
+    partitions: Sequence[int], held: Mapping[str, Mapping[int, int]], members: Sequence[str], owned: dict[str, list[int]]
+) -> dict[int, str]:
+    """Give each number to a member; returns the owner of each."""
+    least, extra = divmod(len(partitions), len(members))
+    known, owner = set(partitions), dict[int, str]()
+    # the best holders choose first; a full member must release, as must one of too many with an extra partition
+    for _, n, member in sorted((-how, n, m) for m in members for n, how in held[m].items() if n in known):
+        mine = owned[member]
+        if n not in owner and len(mine) < least + (extra > 0):
+            mine.append(n)
+            owner[n] = member
+            extra -= len(mine) > least
+    lightest = [(len(owned[m]), m) for m in members]
+    heapify(lightest)
+    for n in partitions:
+        if n not in owner:
+            count, member = lightest[0]
+            owned[member].append(n)
+            owner[n] = member
+            heapreplace(lightest, (count + 1, member))
+    return owner
+
+
+def _add_standbys(
+    partitions: Sequence[int],
+    held: Mapping[str, Mapping[int, int]],
+    owner: Mapping[int, str],
+    standby: dict[str, list[int]],
+    standbys: int,
+) -> None:
+    """Give each number to `standbys` members beside its owner: first those with room that hold it best, then the lightest."""
+    most = -(-len(partitions) * standbys // len(standby))
+    holders: dict[int, list[str]] = {}
+    for member, mine in held.items():
+        for n in mine:
+            holders.setdefault(n, []).append(member)
+    lightest = [(0, m) for m in standby]
+    heapify(lightest)
+    for n in partitions:
+        # no other member can be among the chosen, because as many lighter ones precede it
+        first: list[str] = []
+        while lightest and len(first) <= standbys:
+            count, member = heappop(lightest)
+            if count == len(standby[member]):
+                first.append(member)
+            else:
+                heappush(lightest, (len(standby[member]), member))
+        candidates = {*first, *holders.get(n, ())} - {owner[n]}
+        rank = {m: (len(standby[m]) >= most, -held[m].get(n, 0), len(standby[m]), m) for m in candidates}
+        for member in sorted(candidates, key=rank.__getitem__)[:standbys]:
+            standby[member].append(n)
+        for member in first:
+            heappush(lightest, (len(standby[member]), member))
 
 
 def packed(held: Mapping[int, int]) -> bytes:

@@ -1,4 +1,4 @@
-"""Reader of the topics that every worker reads whole: the catalogue, statistics, neighbours, releases."""
+"""Reader of the topics that every worker reads whole: the catalogue, statistics, neighbours, releases, trainings."""
 
 from __future__ import annotations
 
@@ -41,10 +41,16 @@ class BroadcastReader:
         settings: Settings,
         handlers: Mapping[str, Callable[[Chunk], Awaitable[None] | None]],
         warn: Callable[[str, str], None] = lambda _name, _text: None,
+        *,
+        profile: connect.Profile = connect.BROADCAST,
+        name: str = "broadcast",
+        what: str = "the catalogue and statistics",
     ) -> None:
+        """`name`: of the problem that is given to `warn`; `what`: the content of the topics, for its text."""
         self._settings = settings
         self._handlers = {settings.topic(name): handler for name, handler in handlers.items()}
         self._warn = warn
+        self._profile, self._name, self._what = profile, name, what
         self.caught_up = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._position: dict[TopicPartition, int] = {}
@@ -54,7 +60,7 @@ class BroadcastReader:
 
     async def start(self, on_failure: Callable[[BaseException], None]) -> None:
         """Begin reading; `caught_up` is set when all records present at the start have been handled."""
-        self._task = asyncio.create_task(self._run(), name="broadcast")
+        self._task = asyncio.create_task(self._run(), name=self._name)
 
         def ended(task: asyncio.Task[None]) -> None:
             if not task.cancelled() and (error := task.exception()) is not None:
@@ -94,12 +100,12 @@ class BroadcastReader:
             except KafkaError as error:
                 if action_of(error) is Action.END:
                     raise
-                log.warning("the broadcast topics cannot be read: %s; trying again", advice_of(error))
-                self._warn("broadcast", f"the catalogue and statistics cannot be read: {advice_of(error)}")
+                log.warning("%s cannot be read: %s; trying again", self._what, advice_of(error))
+                self._warn(self._name, f"{self._what} cannot be read: {advice_of(error)}")
             await asyncio.sleep(RETRY_S)
 
     async def _follow(self) -> None:
-        consumer = connect.consumer(self._settings.kafka, connect.BROADCAST)
+        consumer = connect.consumer(self._settings.kafka, self._profile)
         try:
             await consumer.start()
             partitions = [
@@ -121,7 +127,7 @@ class BroadcastReader:
                             await handled
                         await asyncio.sleep(0)
                     self._position[tp] = records[-1].offset + 1
-                self._warn("broadcast", "")
+                self._warn(self._name, "")
                 if self._again:
                     again = frozenset(self._again)
                     log.warning("reading again from their beginning: %s", ", ".join(sorted(again)))
@@ -132,7 +138,7 @@ class BroadcastReader:
                     positions = {tp: await consumer.position(tp) for tp in partitions}
                     if all(positions[tp] >= ends[tp] for tp in partitions):
                         self.caught_up.set()
-                        log.info("broadcast topics read: %s", {tp.topic: end for tp, end in ends.items()})
+                        log.info("topics read: %s", {tp.topic: end for tp, end in ends.items()})
         finally:
             await consumer.stop()
 

@@ -92,6 +92,8 @@ COMMITTED: Profile = {"enable_auto_commit": False, "auto_offset_reset": "earlies
 "Committed records from the beginning, for commands that read to an end."
 BROADCAST: Profile = {**COMMITTED, "fetch_max_wait_ms": 50, "max_partition_fetch_bytes": 1 << 20}
 "Topics that every worker reads whole."
+TRAININGS: Profile = {**COMMITTED, "fetch_max_wait_ms": 500}
+"The topic of trainings, which no request waits for."
 STANDBY: Profile = {**COMMITTED, "fetch_max_wait_ms": 100, "max_partition_fetch_bytes": 4 << 20}
 "Changelogs that standbys follow."
 RESTORE: Profile = {**COMMITTED, "fetch_max_wait_ms": 20, "max_partition_fetch_bytes": 4 << 20}

@@ -15,11 +15,11 @@ from typing import Any
 from schemas.errors import ConfigError
 from schemas.settings import Settings
 from streams.kafka.client import REPLIES
-from streams.kafka.topics import CLIENT, RANKING, TOPICS, WORKER
+from streams.kafka.topics import CLIENT, RANKING, TOPICS, TRAIN, WORKER
 
 __all__ = ["ROLES", "Right", "commands_of", "policy_of", "rights_of"]
 
-ROLES = (WORKER, RANKING, CLIENT)
+ROLES = (WORKER, RANKING, CLIENT, TRAIN)
 CLUSTER = re.compile(
     r"arn:(?P<partition>aws[a-z-]*):kafka:(?P<region>[a-z0-9-]+):(?P<account>\d+):cluster/(?P<name>[^/]+/[^/]+)"
 )
@@ -50,10 +50,12 @@ class Right:
 
 def rights_of(role: str, settings: Settings) -> tuple[Right, ...]:
     """Return the rights of one of `ROLES`. The topics must exist: nobody may create one but that of replies."""
-    found = [Right("topic", settings.topic_prefix, "Describe", prefixed=True)]
+    found = [] if role == TRAIN else [Right("topic", settings.topic_prefix, "Describe", prefixed=True)]
     for name, spec in TOPICS.items():
         found += [Right("topic", settings.topic(name), "Read")] if role in spec.readers else []
         found += [Right("topic", settings.topic(name), "Write")] if role in spec.writers else []
+    if role == TRAIN:
+        return tuple(found)
     replies = settings.topic(REPLIES)
     if role == RANKING:
         return (*found, Right("topic", replies, "Write"), Right("group", settings.topic("rank"), "Read"))

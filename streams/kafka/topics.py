@@ -12,11 +12,12 @@ from schemas.settings import Settings
 from streams.kafka import connect
 from streams.kafka.error_codes import advice_of
 
-__all__ = ["CLIENT", "RANKING", "TOPICS", "WORKER", "TopicSpec", "ensure_topics", "partition_counts", "partitions_of"]
+__all__ = ["CLIENT", "RANKING", "TOPICS", "TRAIN", "WORKER", "TopicSpec", "ensure_topics", "partition_counts", "partitions_of"]
 
-WORKER, RANKING, CLIENT = "worker", "ranking", "client"
-"Roles on Kafka: workers, ranking processes, and programs that embed the client."
+WORKER, RANKING, CLIENT, TRAIN = "worker", "ranking", "client", "train"
+"Roles on Kafka: workers, ranking processes, programs that embed the client, and `riffle train`."
 RETENTION_MS = 30 * 86_400_000
+TRAININGS_MS = 7 * 86_400_000
 TOMBSTONES_MS = 7 * 86_400_000
 """Milliseconds that a compacted topic keeps tombstones. Rows on an older disk may lack a deletion, so a worker rebuilds tables
 that were not written for half of that time."""
@@ -62,7 +63,20 @@ TOPICS: dict[str, TopicSpec] = {
     "item-stats": TopicSpec(partitions=1, compacted=True, purpose="item statistics per source partition, absolute"),
     "covisits": TopicSpec(retention_ms=86_400_000, purpose="co-visitation increments, key item_id"),
     "neighbours": TopicSpec(partitions=1, compacted=True, purpose="each item's neighbours, absolute"),
-    "models": TopicSpec(partitions=1, compacted=True, purpose="announced releases, key alias", readers=(WORKER, RANKING)),
+    "models": TopicSpec(
+        partitions=1,
+        compacted=True,
+        purpose="announced releases, key alias",
+        readers=(WORKER, RANKING, TRAIN),
+        writers=(WORKER, TRAIN),
+    ),
+    "trainings": TopicSpec(
+        partitions=1,
+        retention_ms=TRAININGS_MS,
+        stamped=True,
+        purpose="progress of trainings, key training",
+        writers=(WORKER, TRAIN),
+    ),
     "rules": TopicSpec(
         partitions=1, compacted=True, purpose="merchandising rules, key serving; an empty value removes them", writers=()
     ),

@@ -134,11 +134,16 @@ def test_an_image_has_labels_a_bill_of_materials_and_neither_compiler_nor_login(
     assert labels["org.opencontainers.image.revision"] not in {"", "unknown"}
     assert described["Config"]["User"] == "10001"
     listed = ran(name, "cat", "/opt/riffle/sbom.cdx.json")
-    materials = {part["name"] for part in json.loads(listed.stdout)["components"]}
+    listed_parts = json.loads(listed.stdout)["components"]
+    materials = {part["name"] for part in listed_parts}
     held = ran(name, "python", "-c", "from importlib import metadata as m; print(*{d.name for d in m.distributions()})").stdout
     packages = {package.lower().replace("_", "-") for package in held.split()}
     assert packages <= {material.lower().replace("_", "-") for material in materials}
     assert {"numpy", "aiokafka"} <= packages
+    base = ran(name, "dpkg-query", "--show", "--showformat=${Package}=${Version}\\n").stdout.split()
+    of_debian = {f"{part['name']}={part['version']}" for part in listed_parts if part.get("purl", "").startswith("pkg:deb/")}
+    assert set(base) == of_debian
+    assert any(one.startswith("libc6=") for one in base)
     found = ran(name, "sh", "-c", f"for p in {' '.join(COMPILERS)}; do command -v $p; done; true")
     assert (found.returncode, found.stdout) == (0, ""), found
 

@@ -46,6 +46,11 @@ def last_json(ran: subprocess.CompletedProcess[str]) -> Any:
     return json.loads(ran.stdout.strip().splitlines()[-1])
 
 
+def shown_trainings(settings: Settings) -> Any:
+    with urllib.request.urlopen(f"{settings.web}/v1/trainings", timeout=20) as response:
+        return json.load(response)["trainings"]
+
+
 def recommended(settings: Settings, user: str) -> Any:
     with urllib.request.urlopen(f"{settings.web}/v1/recommend/{user}?k=5&deadline_ms=10000", timeout=20) as response:
         return json.load(response)
@@ -107,6 +112,12 @@ def test_from_the_archived_stream_to_a_release_that_serves_and_back(worker: Sett
     assert (trained["champion"], trained["previous"], trained["served"]) == (name, "none", True)
     nothing = last_json(riffle(worker, "train", "--incremental", *gate, "--promote", "--json"))
     assert nothing == {"release": None, "skipped": "nothing_new", "new_events": 0, "needed": 50, "against": name}
+    update, full = shown_trainings(worker)
+    assert (update["state"], update["kind"], update["reasons"]) == ("skipped", "incremental", ["nothing_new"])
+    assert (full["state"], full["kind"], full["release"], full["share"]) == ("accepted", "full", name, 1.0)
+    assert full["parts"]
+    assert 0 < full["elapsed_s"] < 300
+    assert full["started_at"] < full["reported_at"] <= update["reported_at"]
     listed = last_json(riffle(worker, "release", "list", "--json"))
     judged = json.loads((worker.releases_dir / name / "manifest.json").read_text())["metrics"]["refit"]["of"]
     found_aliases = {row["release"]: (row["serving"], row["aliases"]) for row in listed}

@@ -8,33 +8,32 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
-import aiohttp
 import pytest
 from aiokafka import AIOKafkaProducer
-from playwright.async_api import Browser, Page, Route, async_playwright, expect
+from browsing import CHROMIUM, MISSING, PATIENCE_MS, Watched, watching
+from playwright.async_api import Page, Route, expect
 
 from agents.web.page_token import page_token
 from schemas.kernels import partition_of
 from schemas.records import Interaction, Item
 from schemas.settings import Settings
+from schemas.trainings import TrainingProgress
 from streams.kafka.produce import produce_events, produce_items
+from streams.kafka.trainings import Announcer
 
 if TYPE_CHECKING:
     from training.release.learned import Learned
 
-CHROMIUM = os.environ.get("RIFFLE_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or ""
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium: install Debian's chromium, or name one in RIFFLE_CHROMIUM"),
+    pytest.mark.skipif(not CHROMIUM, reason=MISSING),
 ]
 
 HOSTILE = '<img src=x onerror="document.title=1">"\'&amp;</script><script>document.title=1</script>'
@@ -42,45 +41,11 @@ TITLES = {"i07": HOSTILE}
 VIEWS = ("#/user/ann", "#/live", "#/why/ann", "#/pipeline/ann", "#/items/i01", "#/items/i01/edit", "#/models", "#/health")
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 START_MS = 1_700_000_000_000
-PATIENCE_MS = 10_000
-
-
-@dataclass
-class Watched:
-    """A worker with data, a browser, and what the browser complained of."""
-
-    settings: Settings
-    browser: Browser
-    http: aiohttp.ClientSession
-    complaints: list[str] = field(default_factory=list)
-
-    @asynccontextmanager
-    async def page(self, path: str, *, token: bool = True, **context: Any) -> AsyncIterator[Page]:
-        """The page at `path`, in a browser context of its own."""
-        given = await self.browser.new_context(**context)
-        page = await given.new_page()
-        page.set_default_timeout(PATIENCE_MS)
-        page.on("console", lambda said: self.complaints.append(said.text) if said.type in {"error", "warning"} else None)
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("request", lambda asked: None if asked.url.startswith(self.settings.web) else self.complaints.append(asked.url))
-        if token:
-            await page.goto(f"{self.settings.web}/#token={page_token(self.settings)}")
-            await expect(page.locator("#token")).to_have_text("Changes allowed")
-        await page.goto(f"{self.settings.web}/{path}")
-        try:
-            yield page
-        finally:
-            await given.close()
-
-    async def get(self, path: str) -> Any:
-        async with self.http.get(path) as response:
-            assert response.status == 200, await response.text()
-            return await response.json()
 
 
 @pytest.fixture
 async def watched(worker: Settings) -> AsyncIterator[Watched]:
-    async with async_playwright() as playwright, aiohttp.ClientSession(worker.web) as http:
+    async with watching(worker) as found:
         items = [Item(f"i{n:02d}", TITLES.get(f"i{n:02d}", f"Print no. {n}"), categories=(f"c{n % 3}",)) for n in range(40)]
         await produce_items(worker, items)
         users = ["ann", "bea", HOSTILE, *(f"u{n}" for n in range(12))]
@@ -93,16 +58,9 @@ async def watched(worker: Settings) -> AsyncIterator[Watched]:
         last = {partition_of(user.encode(), worker.partitions): user for user in users}
         for partition, offset in tokens.items():
             body = {"user_id": last[partition], "after": {"partition": partition, "offset": offset}}
-            async with http.post("/v1/recommend?deadline_ms=20000", json=body) as response:
+            async with found.http.post("/v1/recommend?deadline_ms=20000", json=body) as response:
                 assert (await response.json())["degraded"] == []
-        # --no-sandbox because tests may run as root
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        try:
-            found = Watched(worker, browser, http)
-            yield found
-            assert found.complaints == [], "no error, no violation of the policy, nothing from elsewhere"
-        finally:
-            await browser.close()
+        yield found
 
 
 @pytest.fixture(scope="session")
@@ -503,3 +461,41 @@ async def test_a_release_is_compared_with_what_serves_and_nothing_is_promoted(wa
     assert (await watched.get("/readyz"))["release"] == "none"
     async with watched.http.get(f"{asked}&release=unknown") as response:
         assert (response.status, (await response.json())["error"]["field"]) == (404, "release")
+
+
+async def test_a_training_is_shown_while_it_runs_and_when_it_has_ended(watched: Watched) -> None:
+    now = TrainingProgress("20260101-000000-abcdef", host=HOSTILE[:80], started_at=START_MS, part="start")
+    announcer = Announcer(watched.settings, lambda: now, watched.complaints.append)
+    async with watched.page("#/models") as page:
+        row = page.locator("[data-training]")
+        await expect(page.get_by_role("heading", name="Trainings")).to_be_visible()
+        await expect(page.locator(".panel", has_text="None reported in the last seven days")).to_have_count(1)
+        announcer.start()
+        await expect(row).to_have_count(1, timeout=30_000)
+        await expect(row).to_contain_text(HOSTILE[:80])
+        bar = row.get_by_role("progressbar", name="Training")
+        assert await bar.get_attribute("aria-valuenow") is None, "the share is not known yet"
+        parts = (("towers", 60.0), ("replay", 30.0), ("ranker", 30.0))
+        now = replace(now, part="replay", part_share=0.5, share=0.625, left_s=45.0, parts=parts, elapsed_s=75.0)
+        await expect(bar).to_have_attribute("aria-valuenow", "63", timeout=30_000)
+        (said,) = (await watched.get("/v1/trainings"))["trainings"]
+        assert (said["state"], said["part"], said["share"], said["left_s"]) == ("running", "replay", 0.625, 45.0)
+        await expect(row).to_contain_text("replay, about 45 s left")
+        widths = [await one.evaluate("element => element.style.width") for one in await row.locator(".bar-track span").all()]
+        assert widths == ["100%", "50%", "0%"]
+        now = replace(
+            now, state="refused", share=1.0, left_s=0.0, release="20260101-0123456789", reasons=("no better", HOSTILE)
+        )
+        await asyncio.to_thread(announcer.stop)
+        await expect(row.locator(".pill")).to_have_text("refused", timeout=30_000)
+        await expect(row).to_contain_text(f"The gate refused 20260101-0123456789 after 75 s: no better; {HOSTILE}")
+
+        async def killed(route: Route) -> None:
+            found = await (await route.fetch()).json()
+            silent = [{**one, "state": "silent", "share": 0.625} for one in found["trainings"]]
+            await route.fulfill(json={"trainings": silent})
+
+        await page.route("**/v1/trainings", killed)
+        await page.reload()
+        await expect(row.locator(".pill")).to_have_text("no report")
+        await expect(row).to_contain_text("it was probably killed")

@@ -30,6 +30,8 @@ if TYPE_CHECKING:  # it imports torch
 __all__ = ["evaluate_command"]
 
 SHARE = 0.8
+TRAFFIC = 500
+"Number of moments of all traffic, and of shown slates, at which probabilities are compared with outcomes."
 WARN_ONE_IN = 10
 "A warning is printed if more than one query in this many asks for an item that the user interacted with before."
 OF_TRAINING = ("quick", "seed", "ranker", "settings", "checkpoints", "fp16")
@@ -85,7 +87,8 @@ def evaluate_command(options: EvaluateOptions) -> None:
     With --release nothing is trained: an existing release is measured on the events newer than its training data.
 
     Reports NDCG@10, HR@10, Recall@50 and MRR of the serving pipeline, over all queries and by segment, with intervals; recall
-    of the candidates; the stages where liked items are lost; calibration, coverage, novelty and diversity.
+    of the candidates; the stages where liked items are lost; coverage, novelty and diversity; and calibration, at the queries,
+    on all traffic (moments of first interactions, liked or not) and on logged or shown slates, by head and decile.
 
     If the data holds lists that another system showed, also the rank of the liked item among the shown ones: by a request that
     names them as its candidates, as they were shown, and by two baselines.
@@ -118,7 +121,9 @@ def evaluate_command(options: EvaluateOptions) -> None:
         from training.measure import measurement  # both import torch, which only training and measuring need
         from training.trainer import evaluate_release
 
-        plan = EvaluationPlan(share, options.queries, options.parity, options.first, repeats=options.repeats, shown=True)
+        plan = EvaluationPlan(
+            share, options.queries, options.parity, options.first, repeats=options.repeats, shown=True, traffic=TRAFFIC
+        )
         at, train, before = vectors_in(options), not options.no_train, options.before
         made = evaluate_release(corpus, plan, settings, at, existing, report, train=train, before=before)
     if not options.repeats:

@@ -41,6 +41,11 @@ class Whole:
         self._parts, self._begun_s, self.share = dict(parts), self._clock(), 0.0
 
     @property
+    def parts(self) -> Mapping[str, float]:
+        """Expected seconds of the parts, in their order."""
+        return self._parts
+
+    @property
     def known(self) -> bool:
         """Whether anything is expected."""
         return sum(self._parts.values()) > 0
@@ -75,16 +80,16 @@ class Reporter:
     """Reports the progress of parts, and of the whole once its parts are expected. A `Report`."""
 
     def __init__(self, report: Report, whole: Whole) -> None:
-        self._report, self._whole = report, whole
+        self._report, self.whole = report, whole
 
     def __call__(self, part: str, done: int, of: int) -> None:
         """Report that `done` of `of` of a part is done."""
-        self._whole.at(part, done, of)
+        self.whole.at(part, done, of)
         self._report(part, done, of)
 
     def expect(self, parts: Mapping[str, float]) -> None:
         """Set the parts that follow, in their order, with their expected seconds."""
-        self._whole.expect(parts)
+        self.whole.expect(parts)
 
 
 @contextmanager

@@ -23,12 +23,15 @@ from training.cli.forecast import forecast_of
 from training.cli.options import LEARNING, WRITTEN, LearningOptions, gathered, vectors_in
 from training.cli.progress import note, progress
 from training.cli.shared import checked_settings, finish, images_of, write_page
-from training.data.amounts import FEWEST_EVENTS, FEWEST_NEW, demand_enough, demand_trainable, new_events
+from training.cli.written import written
+from training.data.amounts import FEWEST_EVENTS, FEWEST_NEW, demand_enough, demand_trainable
 from training.data.corpus import Corpus, open_corpus
 from training.data.slates.logged import logged_in
 from training.data.table import of_known_items
 from training.evaluation.bounds import HALF, STANDARD, Bounds
+from training.evaluation.drift import Drift, drift_of
 from training.evaluation.holdout import Holdout, held_out, newer_queries, without_revealing_slates
+from training.evaluation.updatable import updatable
 from training.loop.alone import agree, is_first
 from training.recipe import LearnSettings
 from training.release.record import forewarn, record
@@ -55,7 +58,7 @@ The minimum, checked before training:
                   their first event: the last like of each is held out and queried
   for an update   {FEWEST_NEW} events newer than the release that serves (--incremental)
 
-With --incremental, too few new events are not an error: nothing is written, and the exit status is 0.
+With --incremental, too few new events are not an error: nothing is written, the reason is named, and the exit status is 0.
 With MLFLOW_TRACKING_URI the release is recorded there as a run.
 
 Example: python -m training train .riffle/archive --out .riffle/releases --positive "action == 'like'"
@@ -77,6 +80,7 @@ class TrainOptions(LearningOptions):
     examples: Path | None
     refit: bool | None
     follow: bool
+    progress: Path | None
 
 
 @click.command("train", help=TRAIN_HELP)
@@ -134,6 +138,12 @@ class TrainOptions(LearningOptions):
     hidden=True,
     help="--against names the champion, and the context's object finds out which it is when the training ends.",
 )
+@click.option(
+    "--progress",
+    type=WRITTEN,
+    hidden=True,
+    help="Keep this file at the newest progress, for the program that runs the training.",
+)
 @gathered(TrainOptions, *LEARNING)
 def train_command(options: TrainOptions) -> None:
     """Train a release from a dataset folder or an archive, and judge it on events that it was not trained on."""
@@ -144,10 +154,14 @@ def train_command(options: TrainOptions) -> None:
         settings = replace(settings, refit=options.refit)
     first = is_first()
     console, started = Console(stderr=True, quiet=not first), time.monotonic()
-    with progress(console) as report, tempfile.TemporaryDirectory(prefix="riffle-against-") as fetched:
+    with (
+        progress(console) as shown,
+        written(options.progress, shown) as report,
+        tempfile.TemporaryDirectory(prefix="riffle-against-") as fetched,
+    ):
         report("read", 0, 1)
         champion, releases = _champion(options, Path(fetched))
-        serves = "none" if champion is None else champion.name
+        serves, since = ("none", None) if champion is None else (champion.name, champion.manifest.trained_until_ms)
         rule = champion.manifest.positive if champion else None
         read = partial(open_corpus, options.source, options.positive, rule, options.newest)
         whole = read()
@@ -161,6 +175,9 @@ def train_command(options: TrainOptions) -> None:
         if not options.incremental:
             demand_trainable(corpus.items, held.events[: held.trained], corpus.positive, settings, options.settings)
         _announce(console, held, champion, settings, options)
+        moved = None if since is None else drift_of(whole, serves, since)
+        for line in [] if moved is None else moved.lines():
+            console.print(line, highlight=False, soft_wrap=True)
         named = "none" if champion is None else champion.name
         expected = forecast_of(corpus, held, settings, options.queries, named, incremental=options.incremental)
         for line in expected.lines():
@@ -175,7 +192,9 @@ def train_command(options: TrainOptions) -> None:
             corpus, held, settings, at, options.queries, champion, releases, options.incremental, whole, serves, now, read
         )
         made = _uninterrupted(lambda: train_and_judge(task, lambda learned: _bounds(learned, options), report), settings)
-    facts, kept = _written(task, made, options, started)
+    facts, kept = _written(task, made, moved, options, started)
+    if moved is not None:
+        facts["drift"] = moved.to_json()
     facts["expected"] = expected.to_json()
     if tracking is not None:
         facts["mlflow"] = record(tracking, facts, corpus.name, settings, {path.name: path.read_bytes() for path in kept})
@@ -227,9 +246,9 @@ def _to_judge_by(corpus: Corpus, champion: Release | None, releases: Path, optio
 
 def _held(corpus: Corpus, champion: Release | None, options: TrainOptions) -> Holdout | None:
     """Choose training events and queries; None where an update has too few new events."""
-    demand_enough(of_known_items(corpus.events, corpus.items), corpus.positive)
     if options.incremental:
         return _to_update(corpus, champion, options)
+    demand_enough(of_known_items(corpus.events, corpus.items), corpus.positive)
     name, until_ms = ("none", -1) if champion is None else (champion.name, champion.manifest.trained_until_ms)
     return held_out(corpus.events, corpus.positive, 1.0 - options.holdout, options.queries, name, until_ms)
 
@@ -245,7 +264,9 @@ def _announce(
         console.print(f"{said} (leave_last_out)", style="yellow", highlight=False, soft_wrap=True)
 
 
-def _written(task: Task, made: Judged, options: TrainOptions, started: float) -> tuple[dict[str, Any], list[Path]]:
+def _written(
+    task: Task, made: Judged, moved: Drift | None, options: TrainOptions, started: float
+) -> tuple[dict[str, Any], list[Path]]:
     """Write the release, its report and its page; returns the reported facts and the paths of the accompanying files."""
     learned, verdict = made.learned, made.verdict
     metrics = {
@@ -253,6 +274,7 @@ def _written(task: Task, made: Judged, options: TrainOptions, started: float) ->
         "before": made.baseline.to_json(),
         "after": made.candidate.to_json(),
         "seed": options.seed,
+        **({} if moved is None else {"drift": moved.to_json(named=False)}),
     }
     kept = {**metrics, "gate": verdict.untimed()}
     folder = learned.write(options.out, kept, made.against)
@@ -271,6 +293,8 @@ def _written(task: Task, made: Judged, options: TrainOptions, started: float) ->
         "parity": learned.parity,
         **({"half": learned.measured["half"]} if "half" in learned.measured else {}),
         "logged_slates": learned.measured.get("logged_slates", 0),
+        "calibration": learned.measured.get("calibration", {}),
+        "reliability": learned.measured.get("reliability", {}),
         "events": task.holdout.trained,
         "items": len(task.corpus.items),
         "training_seconds": (made.refit.learned if made.refit is not None else learned).seconds,
@@ -297,29 +321,14 @@ def _to_update(corpus: Corpus, champion: Release | None, options: TrainOptions) 
     if corpus.positive != champion.manifest.positive:
         rules = f"{champion.name} was trained with the rule {champion.manifest.positive!r}, here it is {corpus.positive!r}"
         raise BadDataset("positive_changed", f"{rules}: train in full, without --incremental", "positive")
-    name, until_ms = champion.name, champion.manifest.trained_until_ms
-    found = new_events(corpus, 1.0, until_ms)
-    held = None
-    why: dict[str, Any] = {"skipped": "nothing_new", "new_events": found, "needed": FEWEST_NEW}
-    said = f"{found} events are newer than {name}, {FEWEST_NEW} are needed"
-    if found >= FEWEST_NEW:
-        try:
-            held = held_out(corpus.events, corpus.positive, 1.0 - options.holdout, options.queries, name, until_ms)
-            found = new_events(replace(corpus, events=held.events), held.share, until_ms)
-            why["new_events"] = found
-            said = f"{found} events are newer than {name} and not kept for the gate, {FEWEST_NEW} are needed"
-        except BadDataset as exc:
-            if exc.code != "too_little_to_judge":
-                raise
-            said, why = exc.message, {"skipped": exc.code, "message": exc.message}
-    agree("new events", found)
-    if held is not None and found >= FEWEST_NEW:
-        return held
-    if is_first():
-        click.echo(f"nothing to learn yet: {said}", err=True)
+    until_ms = champion.manifest.trained_until_ms
+    found = updatable(corpus, champion.name, until_ms, 1.0 - options.holdout, options.queries)
+    agree("new events", found.new)
+    if found.held is None and is_first():
+        click.echo(f"nothing to learn yet: {found.message}", err=True)
         if options.as_json:
-            click.echo(json.dumps({"release": None, **why, "against": name}))
-    return None
+            click.echo(json.dumps({"release": None, **found.to_json(), "against": champion.name}))
+    return found.held
 
 
 def _demand_updatable(options: TrainOptions) -> None:

@@ -11,7 +11,7 @@ later. An item that the pipeline does not rank counts as beyond every rank.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from models.pipeline.slot import ModelSlot
 from schemas.records import Interaction, Item
 from training.discount import discounts_at
+from training.evaluation.calibration import Traffic
 from training.evaluation.ranking_metrics import reciprocal_rank
 from training.evaluation.shown_lists import ListFigures, ListRanker, ShownTest
 from training.replay.outcomes import Outcomes
@@ -56,6 +57,9 @@ class EvaluationPlan:
     "Apply no event after the first part; queries are independent of each other (`training.evaluation.holdout`)."
     shown: bool = False
     "Also re-rank the slates that another system showed after the first part (`training.evaluation.shown_lists`)."
+    traffic: int = 0
+    """Maximum number of first interactions after the first part, liked or not and evenly spread, at which probabilities are
+    compared with outcomes (`training.evaluation.calibration`). None with `independent`, whose queries are likes only."""
 
 
 STANDARD = EvaluationPlan()
@@ -100,6 +104,10 @@ class Figures:
     "Heads of the release; empty without one."
     lists: ListFigures | None = None
     "Outcomes of re-ranking shown slates, if any were given."
+    traffic: Traffic = field(default_factory=Traffic)
+    "Probabilities and outcomes at moments of all traffic."
+    slates: Traffic = field(default_factory=Traffic)
+    "Probabilities and outcomes of the items of logged and shown slates."
 
     def note(self, asked: QueryOutcome) -> None:
         """Add the outcome of one query."""
@@ -108,6 +116,13 @@ class Figures:
         self.stages[asked.probed.stage] += 1
         self.sources.update(asked.probed.sources)
         self.without_history += asked.without_history
+
+    def note_moment(self, asked: QueryOutcome, *, query: bool, traffic: bool) -> None:
+        """Add the outcome of a moment that is a query, or one of all traffic, or both."""
+        if query:
+            self.note(asked)
+        if traffic:
+            self.traffic.note(asked.probed.heads, asked.came)
 
     def to_json(self) -> dict[str, object]:
         """Means over all queries, null without any."""
@@ -193,11 +208,12 @@ def evaluate(  # noqa: PLR0913 - the history, and what is observed on the way
     world, figures = SimulatedWorker(items, slot, vectors), Figures()
     prober, cut = Prober(world.items, world.slot, repeats=plan.repeats), int(len(events) * plan.share)
     queries = set(asked_of(events, positive, plan.share, plan.queries, first=plan.first))
-    work = len(events) + ASKING * len(queries)
     model = world.slot.current
     heads, windows = (("positive",), {}) if model is None else (model.heads, model.windows_ms)
     outcomes = Outcomes(events, positive, heads, windows)
     figures.heads = () if model is None else heads
+    moments = set() if model is None or plan.independent else _moments(events, outcomes, cut, plan.traffic)
+    work = len(events) + ASKING * len(queries | moments)
     liked: set[str] = set()
     for start in range(0, cut, CHUNK):
         chunk = events[start : min(start + CHUNK, cut)]
@@ -210,35 +226,43 @@ def evaluate(  # noqa: PLR0913 - the history, and what is observed on the way
     if at_cut is not None:
         at_cut(world)
     lists = None if shown is None else ListRanker(world, shown)
-    pending = deque(() if shown is None else shown.slates)
     waiting: list[Interaction] = []
+    done = 0
     for n, event in enumerate(events[cut:], cut):
-        while lists is not None and pending and pending[0].place <= n:
+        while lists is not None and lists.due(n):
             world.apply(waiting)
             waiting = []
-            world.publish(pending[0].shown_ms)
-            lists.ask(pending.popleft())
+            lists.proceed()
+        asking = n in queries or n in moments
         # nobody reads the state between two queries, and the size of chunks does not affect it while no item is published
-        if n in queries or world.publishes(event.event_time) or len(waiting) == CHUNK:
+        if asking or world.publishes(event.event_time) or len(waiting) == CHUNK:
             world.apply(waiting)
             waiting = []
         world.publish(event.event_time)
-        if n in queries:
+        if asking:
             world.know(world.record(event.user_id))
             probed = prober.probe(event.user_id, world.record(event.user_id), event.item_id)
             ahead = outcomes.of(event.user_id, n, event.event_time)
-            figures.note(
-                _asked(
-                    world, event, probed, ahead, len(heads), event.user_id not in liked, not outcomes.begins(event.user_id, n)
-                )
-            )
+            new, again = event.user_id not in liked, not outcomes.begins(event.user_id, n)
+            asked = _asked(world, event, probed, ahead, len(heads), new, again)
+            figures.note_moment(asked, query=n in queries, traffic=n in moments)
+            done += 1
         if not plan.independent:
             if positive(event.action, event.value):
                 liked.add(event.user_id)
             waiting.append(event)
-        progress(n + 1 + ASKING * len(figures.asked), work)
-    figures.lists = None if lists is None else lists.figures
+        progress(n + 1 + ASKING * done, work)
+    if lists is not None:
+        figures.lists, figures.slates = lists.figures, lists.traffic
     return figures
+
+
+def _moments(events: Sequence[Interaction], outcomes: Outcomes, cut: int, most: int) -> set[int]:
+    """Indices of at most `most` first interactions after the cut, evenly spread."""
+    if not most:
+        return set()
+    first = [n for n, event in enumerate(events[cut:], cut) if outcomes.begins(event.user_id, n)]
+    return set(spread(first, most))
 
 
 def _asked(

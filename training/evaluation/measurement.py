@@ -88,7 +88,8 @@ class Measurement:
     catalogue_size: int
     calibration: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Per head: reliability bins, expected calibration error, AUC, and GAUC by user. `segments` holds the last three by
-    segment, AUC and GAUC with intervals over resampled users. Absent in files saved before segments existed."""
+    segment, AUC and GAUC with intervals over resampled users. Absent in files saved before segments existed.
+    `traffic` and `slates`, where they were measured, hold the reliability on all traffic and on logged slates (`Traffic`)."""
     facts: dict[str, Any] = field(default_factory=dict)
     "Further facts, such as training seconds and parity."
 
@@ -121,6 +122,10 @@ class Measurement:
             facts=dict(facts),
         )
         made.calibration = _calibration(figures, made.people, {name: made.within(name) for name in SEGMENTS})
+        for name, part in (("traffic", figures.traffic), ("slates", figures.slates)):
+            for head, found in part.to_json(figures.heads).items():
+                if head in made.calibration:
+                    made.calibration[head][name] = found
         return made
 
     def __len__(self) -> int:

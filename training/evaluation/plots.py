@@ -168,18 +168,21 @@ def by_source(found: Sequence[Measurement]) -> str:
 
 
 def reliability(found: Sequence[Measurement]) -> str:
-    """Plot predicted probabilities against observed frequencies on logarithmic scales; empty text without a release."""
+    """Plot predicted probabilities against observed frequencies on logarithmic scales; empty text without a release.
+
+    Of slates where there are any, or else of all traffic, or else at the queries.
+    """
     heads = list(dict.fromkeys(head for one in found for head in one.calibration))
     if not heads:
         return ""
     with mpl.rc_context(STYLE):
         figure, panels = _grid(min(10.4, 3.6 * len(heads)), 3.4, 1, len(heads))
         for panel, head in zip(panels, heads, strict=True):
-            points = [p for one in found for p in one.calibration.get(head, {}).get("bins", ()) if p[0] > 0 and p[1] > 0]
+            points = [p for one in found for p in _bins(one, head)]
             ends_at = [min(min(p[:2]) for p in points), max(max(p[:2]) for p in points)] if points else [1e-3, 1.0]
             panel.plot(ends_at, ends_at, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
             for n, one in enumerate(found):
-                bins = [p for p in one.calibration.get(head, {}).get("bins", ()) if p[0] > 0 and p[1] > 0]
+                bins = _bins(one, head)
                 panel.plot(
                     [p[0] for p in bins], [p[1] for p in bins], "o-", color=SERIES[n % len(SERIES)], markersize=5, linewidth=1.4
                 )
@@ -194,6 +197,13 @@ def reliability(found: Sequence[Measurement]) -> str:
                 axis.set_minor_locator(NullLocator())
             panel.grid()
     return _svg(figure, "predicted probabilities against observed shares")
+
+
+def _bins(one: Measurement, head: str) -> list[list[float]]:
+    """Reliability bins of a head that logarithmic scales can show."""
+    said = one.calibration.get(head, {})
+    found = said.get("slates") or said.get("traffic") or said
+    return [point for point in found.get("bins", ()) if point[0] > 0 and point[1] > 0]
 
 
 def beyond_accuracy(found: Sequence[Measurement]) -> str:

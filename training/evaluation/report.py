@@ -17,6 +17,8 @@ __all__ = ["html_report"]
 
 HEADLINE = (f"ndcg@{K}", f"hr@{K}", f"recall@{DEEP}", "mrr", f"candidate_recall@{DEEP}", "candidate_recall")
 PLOTTED = (f"ndcg@{K}", f"hr@{K}", f"recall@{DEEP}", f"candidate_recall@{DEEP}")
+TRAFFIC = {"slates": "on slates", "traffic": "on all traffic"}
+"Where probabilities are compared with outcomes beside the queries, with descriptions."
 
 CSS = """
 :root { color-scheme: light dark; --page: #fbfaf8; --card: #ffffff; --ink: #1d2430; --muted: #667085; --line: #e2e5ea;
@@ -83,8 +85,9 @@ def html_report(found: Sequence[Measurement]) -> str:
         parts.append(
             _section(
                 "Whether probabilities are calibrated",
-                "For all ranked candidates: the predicted probability, in ten bins of equal size, against the observed share "
-                "within the attribution window. Queries are at liked events, around which users are more active than usual.",
+                "The predicted probability, in ten bins of equal size, against the observed share within the attribution "
+                "window: of items of logged slates, or else of all ranked candidates on all traffic, or else at the queries. "
+                "These are at liked events, around which users are more active than usual.",
                 figure + _calibration(found),
             )
         )
@@ -157,11 +160,32 @@ def _calibration(found: Sequence[Measurement]) -> str:
     rows = []
     for n, one in enumerate(found):
         for head, said in one.calibration.items():
-            figures = [f"{said[name]:.4f}" if said[name] is not None else "–" for name in ("ece", "auc", "gauc")]
-            cells = "".join(f"<td>{figure}</td>" for figure in figures)
+            errors = [said.get(where, {}).get("ece") for where in TRAFFIC] + [said[name] for name in ("ece", "auc", "gauc")]
+            cells = "".join(f"<td>{'–' if figure is None else f'{figure:.4f}'}</td>" for figure in errors)
             rows.append(f"<tr><td>{_key(n)}{html.escape(one.label)}: {html.escape(head)}</td>{cells}</tr>")
-    head = "<th></th><th>Expected calibration error</th><th>AUC</th><th>GAUC by user</th>"
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>{_calibration_by_segment(found, head)}"
+    areas = "<th>AUC</th><th>GAUC by user</th>"
+    named = "".join(f"<th>Expected calibration error, {what}</th>" for what in (*TRAFFIC.values(), "at the queries"))
+    table = f"<table><thead><tr><th></th>{named}{areas}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    by_segment = _calibration_by_segment(found, f"<th></th><th>Expected calibration error</th>{areas}")
+    return f"{table}{_calibration_by_decile(found)}{by_segment}"
+
+
+def _calibration_by_decile(found: Sequence[Measurement]) -> str:
+    """Table per measurement of predicted and observed probabilities on slates and on all traffic."""
+    out = []
+    for n, one in enumerate(found):
+        rows = []
+        for head, said in one.calibration.items():
+            for where, what in TRAFFIC.items():
+                for decile, (predicted, observed, size) in enumerate(said.get(where, {}).get("bins", ()), 1):
+                    name = f"{html.escape(head)}, {what}, {decile}"
+                    rows.append(f"<tr><td>{name}</td><td>{predicted:.4f}</td><td>{observed:.4f}</td><td>{size:,}</td></tr>")
+        if rows:
+            head = "<th>Head and decile</th><th>Predicted</th><th>Observed</th><th>Items</th>"
+            body = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+            summary = f"{_key(n)}By decile: {html.escape(one.label)}"
+            out.append(f'<details><summary>{summary}</summary><div class="wide">{body}</div></details>')
+    return "".join(out)
 
 
 def _calibration_by_segment(found: Sequence[Measurement], head: str) -> str:

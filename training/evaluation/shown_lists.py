@@ -12,8 +12,10 @@ predicts where a user clicks in the shown order. `mrr_unbiased` removes the gain
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -28,8 +30,10 @@ from training.data.corpus import Corpus
 from training.data.events import EventFrame
 from training.data.slates.examination import Examination
 from training.data.slates.logged import LoggedSlate
-from training.data.slates.shown import all_slates, liked_slates
+from training.data.slates.shown import all_slates, final_slates, liked_slates
+from training.data.table import Heads
 from training.discount import discounts
+from training.evaluation.calibration import Traffic
 from training.evaluation.ranking_metrics import bootstrap
 from training.replay.world import SimulatedWorker
 
@@ -67,12 +71,23 @@ class ShownTest:
     mean_rate: float
     examination: Examination | None
     "How likely each position is looked at; None where it was not measured."
+    traffic: Sequence[LoggedSlate] = ()
+    "Slates with and without likes, in order of `place`, on which probabilities are compared with outcomes."
 
 
 def shown_test(
-    corpus: Corpus, share: float, most: int | None = None, examination: Examination | None = None
+    corpus: Corpus,
+    share: float,
+    most: int | None = None,
+    examination: Examination | None = None,
+    heads: Heads = (),
+    windows_ms: Mapping[str, int] = MappingProxyType({}),
+    traffic: int = 0,
 ) -> ShownTest | None:
-    """Slates that were shown after the first `share` of the events and have a like, at most `most` (MOST); None without any."""
+    """Slates that were shown after the first `share` of the events and have a like, at most `most` (MOST); None without any.
+
+    Probabilities of `heads` are compared with outcomes, within `windows_ms`, on at most `traffic` slates, liked or not.
+    """
     cut, events = int(len(corpus.events) * share), corpus.events
     if corpus.shown is None or not isinstance(events, EventFrame) or not 0 < cut < len(events):
         return None
@@ -86,7 +101,8 @@ def shown_test(
     mean = float(before["liked"].mean() or 0.0)  # type: ignore[arg-type]
     counts = before.group_by("item_id").agg(pl.col("liked").sum(), pl.len())
     rates = {item: (likes + PRIOR * mean) / (times + PRIOR) for item, likes, times in counts.iter_rows()}
-    return ShownTest(found, rates, mean, examination)
+    every = final_slates(corpus.shown, events, heads, rule, windows_ms, cut, traffic) if heads and traffic else []
+    return ShownTest(found, rates, mean, examination, every)
 
 
 @dataclass(slots=True)
@@ -165,7 +181,23 @@ class ListRanker:
         self._world, self._test = world, test
         self._pipeline = CandidatePipeline(world.items, slot=world.slot, clock=after_all)
         self._rng = np.random.default_rng(0)
-        self.figures = ListFigures()
+        self.figures, self.traffic = ListFigures(), Traffic()
+        todo = [*((slate, self.ask) for slate in test.slates), *((slate, self.compare) for slate in test.traffic)]
+        self._pending = deque(sorted(todo, key=lambda one: one[0].place))
+
+    def due(self, n: int) -> bool:
+        """Whether a slate was shown before event `n` and waits for its turn."""
+        return bool(self._pending) and self._pending[0][0].place <= n
+
+    def proceed(self) -> None:
+        """Re-rank or compare the next slate, at the time when it was shown.
+
+        Raises:
+            RuntimeError: a part of the pipeline failed.
+        """
+        slate, work = self._pending.popleft()
+        self._world.publish(slate.shown_ms)
+        work(slate)
 
     def ask(self, slate: LoggedSlate) -> None:
         """Re-rank a slate.
@@ -174,13 +206,7 @@ class ListRanker:
             RuntimeError: a part of the pipeline failed; figures of a degraded pipeline would mislead.
         """
         world, names = self._world, slate.item_ids
-        record = world.record(slate.user_id)
-        world.know(record)
-        explain = self._test.examination is not None
-        request = Request("evaluate", slate.user_id, k=len(names), candidates=tuple(names), repeats=True, explain=explain)
-        answer = self._pipeline.run([request], [record], [None])[0]
-        if answer.degraded:
-            raise RuntimeError(f"the pipeline is degraded: {', '.join(answer.degraded)}")
+        answer = self._answer(slate, explain=self._test.examination is not None)
         number = {name: n for n, name in enumerate(names)}
         ranked = [number[item.item_id] for item in answer.items]
         dropped = np.ones(len(names), np.bool_)
@@ -201,6 +227,28 @@ class ListRanker:
             look = self._test.examination.log_at(slate.positions)
             orders["like_rate_as_shown"] = self._best_first(np.log(np.maximum(rates, LEAST)) + look)
         self.figures.note(slate, orders, dropped)
+
+    def compare(self, slate: LoggedSlate) -> None:
+        """Compare the probabilities of a slate's items with their outcomes. Items that the pipeline drops have none.
+
+        Raises:
+            RuntimeError: a part of the pipeline failed.
+        """
+        labels = dict(zip(slate.item_ids, slate.labels > 0, strict=True))
+        told = [(item, (item.explanation or {}).get("heads")) for item in self._answer(slate, explain=True).items]
+        rows = [(list(heads.values()), labels[item.item_id]) for item, heads in told if isinstance(heads, Mapping)]
+        if rows:
+            self.traffic.note(np.asarray([heads for heads, _ in rows], np.float32), np.stack([came for _, came in rows]))
+
+    def _answer(self, slate: LoggedSlate, *, explain: bool) -> Slate:
+        world, names = self._world, tuple(slate.item_ids)
+        record = world.record(slate.user_id)
+        world.know(record)
+        request = Request("evaluate", slate.user_id, k=len(names), candidates=names, repeats=True, explain=explain)
+        answer = self._pipeline.run([request], [record], [None])[0]
+        if answer.degraded:
+            raise RuntimeError(f"the pipeline is degraded: {', '.join(answer.degraded)}")
+        return answer
 
     @staticmethod
     def _as_shown(slate: LoggedSlate, answer: Slate, number: Mapping[str, int], examination: Examination) -> NDArray[np.intp]:

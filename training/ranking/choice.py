@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from training.data.slates.examination import FIXED, Examination
 from training.discount import discounts, expected_discount
 from training.ranking.base import Ranker, run
+from training.ranking.calibrate import calibrate
 from training.ranking.cycles import without_short_cycles
-from training.ranking.examples import Examples, Replayed, ShownLists, held_out_from
+from training.ranking.examples import Examples, Replayed, ShownLists, held_out_from, parts
 from training.ranking.fit import train_ranker
 from training.ranking.position_bias import Choices, measured
 from training.recipe import RankerSettings
@@ -34,6 +35,8 @@ class Chosen:
     "How likely each position is looked at, measured given the ranker where it could be."
     cut: int
     "Place from which queries were held out from training."
+    lists: Examples | None = None
+    "Held-out slates from impression events, if there are any, whether or not the ranker learned from others."
 
 
 def trained_ranker(
@@ -70,9 +73,11 @@ def trained_ranker(
     lists = ndcg_of_each(ranker, later.examples), ndcg_of_each(without, later.examples)
     if not helps(history, lists):
         if cut == held_out_from(plain):
-            return Chosen(without, plain, replayed.logged, examination, cut)
+            calibrate(without, parts(plain, cut)[1], later.examples)
+            return Chosen(without, plain, replayed.logged, examination, cut, later.examples)
         return _plain(plain, replayed, settings, progress, examination)
-    return Chosen(ranker, examples, replayed.logged + len(shown), _given(ranker, later, examination), cut)
+    curve = _given(ranker, later, examination)
+    return Chosen(ranker, examples, replayed.logged + len(shown), curve, cut, later.examples)
 
 
 def _plain(
@@ -82,9 +87,13 @@ def _plain(
     progress: Callable[[int, int], None] | None,
     examination: Examination,
 ) -> Chosen:
-    """Train without slates from impression events."""
-    ranker = train_ranker(examples, settings, progress)
-    return Chosen(ranker, examples, replayed.logged, examination, held_out_from(examples))
+    """Train without slates from impression events. They still calibrate: they are traffic."""
+    ranker, cut = train_ranker(examples, settings, progress), held_out_from(examples)
+    if not len(replayed.shown):
+        return Chosen(ranker, examples, replayed.logged, examination, cut)
+    lists = replayed.shown.parts(cut)[1].examples
+    calibrate(ranker, parts(examples, cut)[1], lists)
+    return Chosen(ranker, examples, replayed.logged, examination, cut, lists)
 
 
 def helps(history: tuple[NDArray[np.float64], ...], lists: tuple[NDArray[np.float64], ...]) -> bool:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from models.features.compute import FEATURES
 
-__all__ = ["Examples", "Replayed", "ShownLists", "held_out_from", "parts"]
+__all__ = ["Examples", "Replayed", "ShownLists", "held_out_from", "of_traffic", "parts"]
 
 FEWEST_LATER = 50
 "Minimum number of queries to calibrate on."
@@ -35,11 +35,16 @@ class Examples:
     "True for slates, whose labels are responses to exposure; False for replayed organic interactions. `(q,)`."
     places: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     "Number of training events before each query, ascending: `(q,)`. Their own order where it is not given."
+    traffic: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    """Number of moments of all traffic that each query stands for, because queries with likes are sampled more often than
+    others: `(q,)`. 1 where it is not given."""
 
     def __post_init__(self) -> None:
-        """Number the queries if no places are given."""
+        """Number the queries if no places are given, and let each stand for itself if no traffic is given."""
         if len(self.places) != len(self.features):
             self.places = np.arange(len(self.features), dtype=np.int64)
+        if len(self.traffic) != len(self.features):
+            self.traffic = np.ones(len(self.features), np.float32)
 
     def __len__(self) -> int:
         return len(self.features)
@@ -146,3 +151,20 @@ def parts(examples: Examples, cut: int | None = None) -> tuple[Examples, Example
     before = examples.places < (held_out_from(examples) if cut is None else cut)
     learn, later = examples.take(np.flatnonzero(before)), examples.take(np.flatnonzero(~before))
     return learn, later if len(later) >= FEWEST_LATER else learn
+
+
+def of_traffic(later: Examples, lists: Examples | None = None) -> list[Examples]:
+    """Those of held-out queries that stand for all traffic. `lists`: held-out slates from impression events.
+
+    They are the slates whose labels are final, if there are FEWEST_LATER of them: what was shown to whom is known. Otherwise
+    they are the queries of history.
+    """
+    slates = []
+    for part in (later, lists):
+        if part is not None:
+            final = (np.isfinite(part.correction) | ~part.valid).all(axis=1)
+            slates.append(part.take(np.flatnonzero(part.exposed & final)))
+    if sum(map(len, slates)) >= FEWEST_LATER:
+        return [part for part in slates if len(part)]
+    history = later.take(np.flatnonzero(~later.exposed))
+    return [history if len(history) else later]

@@ -98,7 +98,7 @@ def train_ranker(
             step += 1
             if progress is not None:
                 progress(step, steps)
-    calibrate(model.eval(), later)
+    calibrate(model.eval(), later, None if shown is None else shown.parts(cut)[1].examples)
     return model.cpu()
 
 

@@ -14,6 +14,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -42,6 +43,7 @@ and the filters of warnings of the whole process for a moment."""
 def graph_of(module: nn.Module, inputs: Mapping[str, NDArray[np.float32]], output: str) -> bytes:
     """Serialised graph of `module`, which is in evaluation mode, with a dynamic first dimension.
 
+    The second dimension of the inputs that the class attribute `VARIED` names is dynamic, too, up to that of `inputs`.
     `inputs`: example arrays by input name, in the order of the module's arguments. Any thread may call this.
     """
     architecture = _architecture(module, inputs, output)
@@ -90,6 +92,13 @@ def _weights(module: nn.Module) -> dict[str, torch.Tensor]:
 def _traced(module: nn.Module, inputs: Mapping[str, NDArray[np.float32]], output: str) -> bytes:
     arguments = tuple(torch.from_numpy(np.ascontiguousarray(array[:2])) for array in inputs.values())
     batch = torch.export.Dim("n", min=1, max=1 << 20)
+    varied: frozenset[str] = getattr(type(module), "VARIED", frozenset())
+    shapes: list[dict[int, Any]] = [{0: batch} for _ in inputs]
+    if varied:
+        places = torch.export.Dim("places", min=2, max=max(inputs[name].shape[1] for name in varied))
+        for name, shape in zip(inputs, shapes, strict=True):
+            if name in varied:
+                shape[1] = places
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -98,7 +107,7 @@ def _traced(module: nn.Module, inputs: Mapping[str, NDArray[np.float32]], output
             arguments,
             input_names=list(inputs),
             output_names=[output],
-            dynamic_shapes=tuple({0: batch} for _ in inputs),
+            dynamic_shapes=tuple(shapes),
             opset_version=OPSET,
             dynamo=True,
             verbose=False,

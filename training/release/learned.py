@@ -28,8 +28,8 @@ class Learned:
     seconds: dict[str, float] = field(default_factory=dict)
     parity: float = 0.0
     measured: dict[str, Any] = field(default_factory=dict)
-    """Measurements of the training for the manifest: `reliability` per head, number of `logged_slates` and of
-    `content_queries` (interactions that the content weights were learned from), and `index`, `half`,
+    """Measurements of the training for the manifest: `reliability` per head and the expected `calibration` error of it, number
+    of `logged_slates` and of `content_queries` (interactions that the content weights were learned from), and `index`, `half`,
     `position_bias` and `transitions` (`kept`, the `gain` in the light score's loss, the `decay` of a session's events) where
     they exist."""
     checkpoints: Checkpoints | None = None

@@ -27,6 +27,7 @@ MEASURED = (
     "images_unused",
     "parity",
     "logged_slates",
+    "calibration",
     "events",
     "items",
     "seconds",

@@ -41,7 +41,9 @@ class _Gathered:
         self.rows: list[dict[str, NDArray[np.float32]]] = []
         self.exposed: list[bool] = []
         self.places: list[int] = []
+        self.traffic: list[float] = []
         self.shown_places: list[int] = []
+        self.shown_traffic: list[float] = []
         self.shown: list[tuple[int, dict[str, NDArray[np.float32]], NDArray[np.int64], NDArray[np.int32]]] = []
         "Slates from impression events: user, columns, positions and item rows."
         self.users: dict[str, int] = {}
@@ -60,25 +62,29 @@ class _Gathered:
             user = self.users.setdefault(slate.user_id, len(self.users))
             self.shown.append((user, row, slate.positions[known], rows))
             self.shown_places.append(slate.place)
+            self.shown_traffic.append(slate.traffic)
             return True
-        self.query(row, slate.place, exposed=True)
+        self.query(row, slate.place, slate.traffic, exposed=True)
         return True
 
-    def query(self, row: dict[str, NDArray[np.float32]], place: int, *, exposed: bool) -> None:
-        """Add a query at `place`."""
+    def query(self, row: dict[str, NDArray[np.float32]], place: int, traffic: float, *, exposed: bool) -> None:
+        """Add a query at `place` that stands for `traffic` moments."""
         self.rows.append(row)
         self.exposed.append(exposed)
         self.places.append(place)
+        self.traffic.append(traffic)
 
     def examples(self, features: int) -> Examples:
         """Queries from history and logged slates."""
-        return replace(_padded(self.rows, KEPT, features, self.heads, self.exposed), places=np.asarray(self.places, np.int64))
+        made = _padded(self.rows, KEPT, features, self.heads, self.exposed)
+        return replace(made, places=np.asarray(self.places, np.int64), traffic=np.asarray(self.traffic, np.float32))
 
     def lists(self, features: int) -> ShownLists:
         """Slates from impression events."""
         width = max((len(positions) for _, _, positions, _ in self.shown), default=0)
         examples = _padded([row for _, row, _, _ in self.shown], width, features, self.heads, [True] * len(self.shown))
-        examples = replace(examples, places=np.asarray(self.shown_places, np.int64))
+        traffic = np.asarray(self.shown_traffic, np.float32)
+        examples = replace(examples, places=np.asarray(self.shown_places, np.int64), traffic=traffic)
         positions, items = np.full((len(self.shown), width), -1, np.int64), np.zeros((len(self.shown), width), np.int64)
         for n, (_, _, mine, rows) in enumerate(self.shown):
             positions[n, : len(mine)], items[n, : len(rows)] = mine, rows
@@ -134,12 +140,17 @@ def replay(  # noqa: PLR0913 - the history, and the sizes of the sample
     liked = first[table.labels[first, 0] > 0]
     # three of four queries lead to a like: these teach the order, the others the level
     other = np.setdiff1d(first, liked)
-    picked = set(rng.permutation(liked)[: most - most // 4].tolist()) | set(rng.permutation(other)[: most // 4].tolist())
+    stands_for = {
+        n: len(moments) / len(some)
+        for moments, limit in ((liked, most - most // 4), (other, most // 4))
+        if len(some := rng.permutation(moments)[:limit])
+        for n in some.tolist()
+    }
     ahead = _Ahead(table)
     gathered = _Gathered(table.labels.shape[1])
     # a slate precedes the event at its place
     todo: list[tuple[int, LoggedSlate | None]] = [(slate.place, slate) for slate in logged if slate.place >= start]
-    todo = sorted([*todo, *((n, None) for n in picked)], key=lambda query: query[0])
+    todo = sorted([*todo, *((n, None) for n in stands_for)], key=lambda query: query[0])
     at = slates = 0
     for done, (n, slate) in enumerate(todo, 1):
         while at < n:
@@ -159,7 +170,7 @@ def replay(  # noqa: PLR0913 - the history, and the sizes of the sample
         request = Request("replay", user, k=1, candidates=named, repeats=named is not None)
         pipeline.run([request], [world.record(user)], [None])
         if slate is None:
-            _gather(gathered, tap, world.items, ahead.of(n, events), rng, n)
+            _gather(gathered, tap, world.items, ahead.of(n, events), rng, n, stands_for[n])
         else:
             _gather_shown(gathered, tap, slate, world.items)
         if progress is not None:
@@ -222,6 +233,7 @@ def _gather(
     ahead: list[tuple[str, NDArray[np.float32], float]],
     rng: np.random.Generator,
     place: int,
+    traffic: float,
 ) -> None:
     ranked, merged = tap.ranked, tap.merged
     if ranked is None or merged is None or not ranked.features.size:
@@ -248,6 +260,7 @@ def _gather(
             "correction": correction,
         },
         place,
+        traffic,
         exposed=False,
     )
     target = items.row_of(ahead[0][0])

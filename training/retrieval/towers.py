@@ -132,6 +132,9 @@ class UserTower(nn.Module):
 
     fade: Tensor
     distance: Tensor
+    itself: Tensor
+    VARIED: ClassVar[frozenset[str]] = frozenset({"items", "events", "mask"})
+    "Inputs whose second dimension is any number of places up to LENGTH, in the exported graph, too."
 
     def __init__(self, settings: TowerSettings) -> None:
         super().__init__()
@@ -153,23 +156,25 @@ class UserTower(nn.Module):
         bias = -slopes[:, None, None] * distance
         self.register_buffer("fade", bias.masked_fill(distance < 0, -1e9), persistent=False)
         self.register_buffer("distance", distance, persistent=False)
+        self.register_buffer("itself", torch.eye(LENGTH).mul(1e9).sub(1e9), persistent=False)
 
     def states(
         self, items: Tensor, events: Tensor, mask: Tensor, places: slice = slice(None), window: Tensor | None = None
     ) -> Tensor:
         """User vector after every event, or after those at `places`: `(batch, places, d + 1)`.
 
-        `window`: number of the window that each place belongs to, where several share a row, `(batch, LENGTH)`. An event then
-        attends to those of its own window only. Needs all places.
+        Up to LENGTH places, the last of which is the newest event. `window`: number of the window that each place belongs to,
+        where several share a row, `(batch, LENGTH)`. An event then attends to those of its own window only. Needs all places.
         """
         x = self.dropout(self.items(items * 8.0) + self.events(events))
         x = x * mask.unsqueeze(-1)
-        bias = self.fade.unsqueeze(0) + (mask[:, None, None, :] - 1) * 1e9
+        length = mask.shape[1]
+        bias = self.fade[:, :length, :length].unsqueeze(0) + (mask[:, None, None, :] - 1) * 1e9
         other = None if window is None else window[:, :, None] != window[:, None, :]
         if other is not None:
             bias = bias.masked_fill(other[:, None], -1e9)
         # an event always attends to itself, so that a padded row has something to attend to
-        bias = torch.maximum(bias, torch.eye(LENGTH, device=mask.device).mul(1e9).sub(1e9))
+        bias = torch.maximum(bias, self.itself[:length, :length])
         for block in self.blocks[:-1]:
             x = block(x, bias)
         # places attend to earlier blocks' states of all events, and to none of the last block's
@@ -188,7 +193,7 @@ class UserTower(nn.Module):
         """
         vectors = items[..., :-1]
         there = mask * (vectors != 0).any(dim=-1).float()
-        distance = self.distance[places]
+        distance = self.distance[: mask.shape[1], : mask.shape[1]][places]
         weights = self.mean_weight(events).transpose(1, 2) - self.mean_rate.abs() * distance
         weights = weights + (there - 1)[:, None, :] * 1e9
         # future items weigh less than absent ones: without a present item the mean is 0 and leaks nothing from the future

@@ -181,6 +181,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         "explainForWorker", "workers", _ok("The slate and its trace.", "Traced"), (*BODY, *TRACED), body="TracedRequest"
     ),
     ("GET", "/v1/releases"): Operation("listReleases", "operation", _ok("The releases.", "Releases")),
+    ("GET", "/v1/trainings"): Operation("listTrainings", "operation", _ok("The trainings.", "Trainings")),
     ("GET", "/v1/letters"): Operation(
         "listLetters", "operation", _ok("The dead letters.", "Letters"), ("busy", "broker_unavailable")
     ),

@@ -22,6 +22,7 @@ from agents.web.contract.shapes import (
     structure,
 )
 from models.items.history import SLOTS
+from schemas import trainings
 
 __all__ = ["VIEWS"]
 
@@ -178,6 +179,29 @@ LETTER = structure(
     },
     text="A dead letter; bytes that are not text are escaped.",
 )
+TRAINING = structure(
+    {
+        "training": {**TEXT, "description": "Identifies it."},
+        "kind": known(("full", "incremental")),
+        "host": TEXT,
+        "state": {
+            **known(trainings.SHOWN),
+            "description": "`running`; `silent`, if it has not reported for a minute and did not report its end either;"
+            " `accepted` or `refused` by the gate; `skipped`, because there was too little to learn; `failed`; `interrupted`.",
+        },
+        "started_at": TIME_MS,
+        "reported_at": TIME_MS,
+        "elapsed_s": NUMBER,
+        "part": {**TEXT, "description": "The part under way, or the last one."},
+        "part_share": {**NUMBER, "description": "Share of the part that is done, 0 to 1."},
+        "share": {**NULLABLE_NUMBER, "description": "Share of the whole that is done, 0 to 1; null until it is known."},
+        "left_s": {**NULLABLE_NUMBER, "description": "Expected seconds until the end; null until they are known."},
+        "parts": listed(structure({"name": TEXT, "expected_s": NUMBER}), most=trainings.MAX_PARTS),
+        "release": {**NULLABLE_TEXT, "description": "The release that it made."},
+        "reasons": listed(TEXT, most=trainings.MAX_REASONS),
+    },
+    text="A training that `riffle train` ran, as it last reported itself.",
+)
 PIPELINE = structure(
     {
         "release": TEXT,
@@ -237,6 +261,8 @@ VIEWS: Mapping[str, Schema] = {
     "Cards": structure({"items": listed(ref("Card"))}),
     "Release": RELEASE,
     "Releases": structure({"serving": TEXT, "champion": TEXT, "releases": listed(ref("Release"))}),
+    "Training": TRAINING,
+    "Trainings": structure({"trainings": listed(ref("Training"), most=trainings.KEPT, text="Newest report first.")}),
     "Announced": structure({"champion": TEXT, "previous": TEXT}, text="Names of releases, `none` without one."),
     "Letter": LETTER,
     "Letters": structure(

@@ -4,6 +4,7 @@ import { calibration } from "./calibration.js";
 import { colorOf, trend } from "./charts.js";
 import { action, bar, confirmed, fill, h, loading, panel, state, table, tell } from "./dom.js";
 import { day, number, percent } from "./format.js";
+import { trainingsPanel } from "./trainings.js";
 
 const METRICS = [["ndcg@10", "NDCG@10"], ["hr@10", "Hit rate@10"], ["recall@50", "Recall@50"], ["mrr", "MRR"], ["catalogue@10", "Coverage@10"]];
 
@@ -11,17 +12,18 @@ export function models(body) {
   const leaving = new AbortController();
   let serving = null;
   let champion;
-  fill(body, loading("the releases"));
+  const releases = h("div", { class: "detail" }, loading("the releases"));
   async function read() {
     try {
       const found = await get("/v1/releases", leaving.signal);
       ({ serving, champion } = found);
-      fill(body, found.releases.length ? [servingPanel(found), trends(found.releases), found.releases.map((release) => releasePanel(release, found))] : state("empty", "No release yet",
+      fill(releases, found.releases.length ? [servingPanel(found), trends(found.releases), found.releases.map((release) => releasePanel(release, found))] : state("empty", "No release yet",
         "Slates come from co-visitation, content and popularity, in the order of the light score. riffle train makes a release from the archived stream, and the gate judges it."));
     } catch (error) {
-      if (error.name !== "AbortError") fill(body, state("error", "The releases cannot be read", error.message));
+      if (error.name !== "AbortError") fill(releases, state("error", "The releases cannot be read", error.message));
     }
   }
+  fill(body, trainingsPanel(leaving.signal, () => read()), releases);
   read();
   return {
     token: read,

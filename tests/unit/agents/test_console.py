@@ -78,6 +78,7 @@ def console(
         peers or Peers(metrics),
         Beside(folder, items, pipeline.slot),
         lambda: "r1",
+        list,
         ItemHistory(items),
     )
     return WorkerConsole(settings, metrics, seen)

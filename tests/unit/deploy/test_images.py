@@ -134,6 +134,20 @@ def test_the_training_image_runs_what_is_launched_and_the_commands_of_the_schedu
     assert {"train", "evaluate", "release"} <= set(listed.stdout.split())
 
 
+def test_the_bill_of_materials_gets_the_installed_packages_of_debian(tmp_path: Path) -> None:
+    """What `dpkg-query` prints, of which a package that was removed keeps a line."""
+    (tmp_path / "dpkg-query").write_text(
+        "#!/bin/sh\nprintf 'libc6\\t2.36-9\\tamd64\\tinstalled\\nold\\t1\\tall\\tconfig-files\\n'\n", encoding="utf-8"
+    )
+    (tmp_path / "dpkg-query").chmod(0o755)
+    bill = tmp_path / "sbom.json"
+    bill.write_text(json.dumps({"components": [{"name": "numpy"}]}), encoding="utf-8")
+    command = [sys.executable, str(ROOT / "docker" / "materials.py"), str(bill)]
+    subprocess.run(command, env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, check=True)
+    debian = {"type": "library", "name": "libc6", "version": "2.36-9", "purl": "pkg:deb/debian/libc6@2.36-9?arch=amd64"}
+    assert json.loads(bill.read_text(encoding="utf-8"))["components"] == [{"name": "numpy"}, debian]
+
+
 def test_what_is_copied_is_not_ignored() -> None:
     lines = (ROOT / "docker" / "ignored").read_text(encoding="utf-8").split()
     kept = [line[1:] for line in lines if line.startswith("!")]

@@ -209,7 +209,7 @@ def shown(learned: Learned, said: bool) -> Examples:
         features = np.asarray([item.features for item in slate.items], np.float32)
         slates.append(LoggedSlate(place, slate.user_id, names, features, labels, np.ones(len(names), np.float32)))
     examples = replay(SimulatedWorker(items), model, events, table_of(events, items), 300, 0, 0, None, slates).examples
-    parts = {name: getattr(examples, name)[:, :8] for name in Examples.__slots__ if name != "exposed"}
+    parts = {name: getattr(examples, name)[:, :8] for name in Examples.__slots__ if name not in {"exposed", "places"}}
     return replace(examples, **parts)
 
 

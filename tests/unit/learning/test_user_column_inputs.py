@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_history import history_inputs, liked_history
 
-from models.release.sequences import EVENT_WIDTH, LENGTH, Vocabulary, inputs_of
+from models.release.sequences import EVENT_WIDTH, LENGTH, STEP, Vocabulary, inputs_of, length_of
 from models.rules import PositiveRule
 from models.state.rows import HISTORY, UserRecord
 from models.state.users import Users
@@ -69,17 +69,21 @@ def test_likes_and_inputs_of_columns_are_those_of_records(
     users = Users.read(rows)
     liked = vocabulary.liked_of(users)
     events, mask = inputs_of(users, vocabulary, liked)
+    length, longest = length_of(users), int(users.size.max())
+    assert length % STEP == 0
+    assert min(longest, LENGTH) <= length < max(longest, 1) + STEP
     assert liked.shape == (len(rows), HISTORY)
-    assert events.shape == (len(rows), LENGTH, EVENT_WIDTH)
-    assert mask.shape == (len(rows), LENGTH)
+    assert events.shape == (len(rows), length, EVENT_WIDTH)
+    assert mask.shape == (len(rows), length)
     assert events.dtype == mask.dtype == np.float32
     for q, row in enumerate(rows):
         record = UserRecord() if row is None else UserRecord.decode(row)
         expected = liked_history(vocabulary, record)
         assert liked[q, : len(expected)].tolist() == expected.tolist()
         assert not liked[q, len(expected) :].any()
-        n = min(LENGTH, len(expected))
+        n = min(length, len(expected))
+        assert n == min(LENGTH, len(expected))
         inputs = history_inputs(record, vocabulary, expected) if n else np.zeros((0, EVENT_WIDTH), np.float32)
-        assert events[q, LENGTH - n :].tobytes() == inputs.tobytes()
-        assert not events[q, : LENGTH - n].any()
-        assert mask[q].tolist() == [0.0] * (LENGTH - n) + [1.0] * n
+        assert events[q, length - n :].tobytes() == inputs.tobytes()
+        assert not events[q, : length - n].any()
+        assert mask[q].tolist() == [0.0] * (length - n) + [1.0] * n

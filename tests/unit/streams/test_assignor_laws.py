@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -49,6 +50,48 @@ def test_every_partition_has_one_owner_and_the_load_is_even(n: int, held: dict[s
     copies = [p for mine in placed.standby.values() for p in mine]
     for p in range(n):
         assert copies.count(p) == min(standbys, len(held) - 1)
+
+
+def place_plainly(partitions: Sequence[int], held: Mapping[str, Mapping[int, int]], standbys: int) -> Placement:
+    """As `place`, by looking at every member for every partition."""
+    members = sorted(held)
+    placed = Placement({m: [] for m in members}, {m: [] for m in members})
+    least, extra = divmod(len(partitions), len(members))
+    # the best holders choose first; a full member must release, as must one of too many with an extra partition
+    claims = sorted((-how, n, m) for m in members for n, how in held[m].items() if n in set(partitions))
+    taken: set[int] = set()
+    for _, n, member in claims:
+        full = sum(len(mine) > least for mine in placed.owned.values()) >= extra
+        if n not in taken and len(placed.owned[member]) < least + (0 if full else 1):
+            placed.owned[member].append(n)
+            taken.add(n)
+    left = [n for n in partitions if n not in taken]
+    for n in left:
+        member = min(members, key=lambda m: (len(placed.owned[m]), m))
+        placed.owned[member].append(n)
+    owner = {n: m for m, mine in placed.owned.items() for n in mine}
+    most = -(-len(partitions) * standbys // len(members))
+    for n in partitions:
+        others = [m for m in members if m != owner[n]]
+        others.sort(key=lambda m: (len(placed.standby[m]) >= most, -held[m].get(n, 0), len(placed.standby[m]), m))
+        for member in others[:standbys]:
+            placed.standby[member].append(n)
+    for mine in (*placed.owned.values(), *placed.standby.values()):
+        mine.sort()
+    return placed
+
+
+@given(st.integers(1, 20), groups(), st.integers(0, 3))
+def test_partitions_are_placed_as_by_looking_at_every_member(n: int, held: dict[str, dict[int, int]], standbys: int) -> None:
+    assert place(range(n), held, standbys) == place_plainly(range(n), held, standbys)
+
+
+@given(st.integers(1, 60), st.integers(1, 40), st.integers(0, 3), st.data())
+def test_larger_groups_that_lose_members_are_placed_alike(n: int, size: int, standbys: int, data: st.DataObject) -> None:
+    held = held_after(place_plainly(range(n), {f"m{k:02d}": {} for k in range(size)}, standbys))
+    gone = data.draw(st.sets(st.sampled_from(sorted(held)), max_size=size - 1))
+    left = {member: mine for member, mine in held.items() if member not in gone} | {"new": {}}
+    assert place(range(n), left, standbys) == place_plainly(range(n), left, standbys)
 
 
 @given(st.integers(1, 20), groups(), st.integers(0, 2))

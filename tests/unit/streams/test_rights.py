@@ -17,7 +17,7 @@ from schemas.errors import ConfigError
 from schemas.settings import Settings
 from streams.kafka.client import REPLIES
 from streams.kafka.rights import ACTIONS, ROLES, Right, commands_of, policy_of, rights_of
-from streams.kafka.topics import CLIENT, RANKING, TOPICS, WORKER
+from streams.kafka.topics import CLIENT, RANKING, TOPICS, TRAIN, WORKER
 
 CLUSTER = "arn:aws:kafka:eu-west-1:123456789012:cluster/shop/11112222-3333-4444-5555-666677778888-9"
 TERRAFORM = Path(__file__).resolve().parents[3] / "deploy" / "terraform" / "modules" / "iam"
@@ -113,6 +113,7 @@ def test_the_rights_of_terraform_are_these_and_a_few_more() -> None:
         },
         RANKING: set[tuple[str, str, str]](),
         CLIENT: set[tuple[str, str, str]](),
+        TRAIN: set[tuple[str, str, str]](),
     }
     listed = json.loads((TERRAFORM / "rights.json").read_text())
     settings = Settings()

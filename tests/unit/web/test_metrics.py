@@ -74,6 +74,7 @@ PUBLISHED = {
     "riffle_peers_failed_total": ("counter", {"reason"}),
     "riffle_requests_total": ("counter", {"outcome", "code"}),
     "riffle_rule_sets_total": ("counter", {"outcome", "code"}),
+    "riffle_training_reports_total": ("counter", {"outcome", "code"}),
     "riffle_rules": ("gauge", {"state"}),
     "riffle_rules_pins_skipped": ("gauge", {"reason"}),
     "riffle_rules_version": ("gauge", set()),

@@ -43,6 +43,8 @@ class LoggedSlate:
     "Event time, ms. Only set where no features were logged."
     positions: NDArray[np.int64] | None = None
     "Position of each item, 0 is first, -1 where it is unknown: `(c,)`. Only set where no features were logged."
+    traffic: float = 1.0
+    "Number of slates that this one stands for, because slates with a like are sampled more often than others."
 
 
 def logged_of(target: Target, positive: str, erased: pl.LazyFrame) -> Logged:

@@ -23,7 +23,7 @@ from training.data.slates.examination import FIXED, Examination
 from training.data.slates.logged import LoggedSlate
 from training.data.table import ATTRIBUTION_MS, Heads, with_liked
 
-__all__ = ["all_slates", "liked_slates", "shown_slates"]
+__all__ = ["all_slates", "final_slates", "liked_slates", "shown_slates"]
 
 SLATE = ["user_id", "_slate"]
 FEWEST_ITEMS = 2
@@ -72,6 +72,28 @@ def liked_slates(
     if taken.height > most:
         taken = taken[np.linspace(0, taken.height - 1, most).astype(np.int64)]
     return _slates_of(rows, taken, LIKES, FIXED)
+
+
+def final_slates(
+    shown: EventFrame,
+    events: EventFrame,
+    heads: Heads,
+    rule: PositiveRule,
+    windows_ms: Mapping[str, int],
+    first: int,
+    most: int,
+) -> list[LoggedSlate]:
+    """Slates that began after event `first` and whose windows are over, liked or not, in the order of their start.
+
+    If there are more than `most`, these are evenly spread.
+    """
+    rows = _rows(shown, events, heads, rule, windows_ms, int(events.frame["event_time"][first]))
+    if rows is None:
+        return []
+    taken = _starts(rows).filter(pl.col("_closed") & (pl.col("_place") >= first))
+    if taken.height > most:
+        taken = taken[np.linspace(0, taken.height - 1, most).astype(np.int64)]
+    return _slates_of(rows, taken, heads, FIXED)
 
 
 def all_slates(
@@ -210,30 +232,44 @@ def _labelled(rows: pl.DataFrame, acts: pl.DataFrame, windows: list[int]) -> pl.
 
 def _starts(rows: pl.DataFrame) -> pl.DataFrame:
     """The slates of `rows` in the order of their start, with whether one of their items is liked in `head0`."""
-    return rows.group_by(SLATE).agg(pl.col("head0").any(), pl.first("_began", "_place")).sort("_began")
+    return rows.group_by(SLATE).agg(pl.col("head0").any(), pl.first("_began", "_place", "_closed")).sort("_began")
 
 
 def _picked(rows: pl.DataFrame, most: int) -> pl.DataFrame:
-    """Select the slates to learn from."""
+    """Select the slates to learn from, with the number of slates that each stands for in `_traffic`.
+
+    Of slates with a like those stand for others whose windows are over, as those without a like are.
+    """
     slates = _starts(rows)
     liked, other = slates.filter("head0"), slates.filter(~pl.col("head0"))
     liking = min(liked.height, max(int(most * LIKED), most - other.height))
-    return pl.concat([liked.tail(liking), other.tail(most - liking)]).sort("_began")
+    parts = []
+    for every, taken in ((liked, liked.tail(liking)), (other, other.tail(most - liking))):
+        share = int(every["_closed"].sum()) / max(int(taken["_closed"].sum()), 1)
+        parts.append(taken.with_columns(pl.lit(share, pl.Float64).alias("_traffic")))
+    return pl.concat(parts).sort("_began")
 
 
 def _slates_of(rows: pl.DataFrame, taken: pl.DataFrame, heads: Heads, examination: Examination) -> list[LoggedSlate]:
     names = [f"head{n}" for n in range(len(heads))]
     by_slate = rows.join(taken.select(SLATE), on=SLATE, how="semi").partition_by(SLATE, as_dict=True, maintain_order=True)
-    places = taken.select(*SLATE, "_place").iter_rows()
-    return [_slate(place, user_id, by_slate[user_id, slate], names, examination) for user_id, slate, place in places]
+    traffic = taken["_traffic"] if "_traffic" in taken.columns else pl.Series("_traffic", [1.0] * taken.height)
+    starts = taken.select(*SLATE, "_place", traffic).iter_rows()
+    return [
+        _slate(place, user_id, by_slate[user_id, slate], names, examination, stands_for)
+        for user_id, slate, place, stands_for in starts
+    ]
 
 
-def _slate(place: int, user_id: str, rows: pl.DataFrame, names: list[str], examination: Examination) -> LoggedSlate:
+def _slate(
+    place: int, user_id: str, rows: pl.DataFrame, names: list[str], examination: Examination, traffic: float
+) -> LoggedSlate:
     labels = rows.select(names).to_numpy().astype(np.float32)
     positions = _positions(rows["position"].to_list())
     looked_at = examination.at(positions)
     weight = np.where(labels.any(axis=1), 1.0, looked_at).astype(np.float32) * np.float32(rows["_closed"][0])
-    return LoggedSlate(place, user_id, rows["item_id"].to_list(), None, labels, weight, int(rows["_shown_ms"][0]), positions)
+    items, shown_ms = rows["item_id"].to_list(), int(rows["_shown_ms"][0])
+    return LoggedSlate(place, user_id, items, None, labels, weight, shown_ms, positions, traffic)
 
 
 def _positions(given: list[int | None]) -> NDArray[np.int64]:

@@ -1,0 +1,1 @@
+"""How large a deployment must be for a load, from measured costs."""
