@@ -105,7 +105,6 @@ async def test_the_page_shows_the_worker_and_a_click_changes_a_slate(watched: Wa
         await explains(watched, page)
         await shows_text_as_text(watched, page)
         await shows_figures(watched, page)
-        await counts_over_time(watched, page)
     async with watched.page("#/user/ann", token=False, color_scheme="dark", viewport={"width": 360, "height": 740}) as page:
         await is_read_only_dark_and_narrow(watched, page)
     async with watched.page("", token=False) as page:
@@ -193,30 +192,6 @@ async def shows_figures(watched: Watched, page: Page) -> None:
     await expect(page.get_by_role("region", name="Tables").locator("tbody tr")).to_have_count(watched.settings.partitions)
 
 
-async def counts_over_time(watched: Watched, page: Page) -> None:
-    """The chart of an item counts a like, and the slates that are asked for, as the interface does."""
-    shown = page.locator("[data-totals]")
-    item_id = (await slate_of(watched, "bea"))[0][0]
-    await page.goto(f"{watched.settings.web}/#/items/{item_id}")
-    await expect(shown).to_contain_text("shown ")
-    before = await watched.get(f"/v1/items/{item_id}/history")
-    event = {"user_id": "u0", "item_id": item_id, "action": "like"}
-    async with watched.http.post("/v1/events", json=event) as response:
-        token = (await response.json())["tokens"][0]
-    async with watched.http.post("/v1/recommend?deadline_ms=20000", json={"user_id": "u0", "after": token}) as response:
-        assert (await response.json())["degraded"] == []
-    await slate_of(watched, "bea")
-    for per, button in (("minute", "Last hour"), ("hour", "Last two days")):
-        await page.get_by_role("button", name=button).click()
-        await expect(page.get_by_role("img", name=f"Of the item, {button.lower()}")).to_be_visible()
-        after = await watched.get(f"/v1/items/{item_id}/history?per={per}")
-        sums = {"shown": sum(after["shown"]), **{name: sum(column) for name, column in after["actions"].items()}}
-        assert sums["like"] == sum(before["actions"].get("like", [])) + 1
-        assert sums["shown"] > sum(before["shown"])
-        for name, n in sums.items():
-            await expect(shown).to_contain_text(f"{name} {n}")
-
-
 async def is_read_only_dark_and_narrow(watched: Watched, page: Page) -> None:
     before = (await watched.get("/v1/users/ann"))["events"]
     await cards_of(page)
@@ -272,6 +247,30 @@ async def says_that_the_worker_is_away(watched: Watched, page: Page) -> None:
     await expect(page.locator(".pill").first).to_have_text("ready")
     await expect(page.locator(".state.error")).to_have_count(0)
     watched.complaints[:] = [said for said in watched.complaints if "ERR_FAILED" not in said]
+
+
+async def test_the_chart_of_an_item_counts_what_the_interface_counts(watched: Watched) -> None:
+    async with watched.page("#/items", token=False) as page:
+        shown = page.locator("[data-totals]")
+        item_id = (await slate_of(watched, "bea"))[0][0]
+        await page.goto(f"{watched.settings.web}/#/items/{item_id}")
+        await expect(shown).to_contain_text("shown ")
+        before = await watched.get(f"/v1/items/{item_id}/history")
+        event = {"user_id": "u0", "item_id": item_id, "action": "like"}
+        async with watched.http.post("/v1/events", json=event) as response:
+            token = (await response.json())["tokens"][0]
+        async with watched.http.post("/v1/recommend?deadline_ms=20000", json={"user_id": "u0", "after": token}) as response:
+            assert (await response.json())["degraded"] == []
+        await slate_of(watched, "bea")
+        for per, button in (("minute", "Last hour"), ("hour", "Last two days")):
+            await page.get_by_role("button", name=button).click()
+            await expect(page.get_by_role("img", name=f"Of the item, {button.lower()}")).to_be_visible()
+            after = await watched.get(f"/v1/items/{item_id}/history?per={per}")
+            sums = {"shown": sum(after["shown"]), **{name: sum(column) for name, column in after["actions"].items()}}
+            assert sums["like"] == sum(before["actions"].get("like", [])) + 1
+            assert sums["shown"] > sum(before["shown"])
+            for name, n in sums.items():
+                await expect(shown).to_contain_text(f"{name} {n}")
 
 
 async def test_nothing_keeps_people_from_using_the_page(watched: Watched, axe: str) -> None:
